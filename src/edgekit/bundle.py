@@ -1,0 +1,231 @@
+"""The bundle: what ships to the device. A folder, or a .zip of it, with `bundle.json`, the model files and golden tensors.
+
+A file is compared with its digest before it is handed to anybody, and a path that leaves the folder is refused. Nothing in a
+bundle is a pickle: the golden tensors are a NumPy archive that is read with pickles forbidden.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from edgekit.errors import BundleError, near
+from edgekit.files import cache_folder, sha256, write_text
+from edgekit.preprocess import Preprocessing
+
+BUNDLE_SCHEMA = 1
+MANIFEST = "bundle.json"
+
+RuntimeName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
+Precision = Literal["fp32", "fp16", "int8"]
+
+
+class Part(BaseModel):
+    """A part of the manifest: no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class BundleFile(Part):
+    """A file of the bundle and what must be in it."""
+
+    path: str = Field(description="relative to the bundle, with forward slashes")
+    bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+    @field_validator("path")
+    @classmethod
+    def _stays_inside(cls, path: str) -> str:
+        parts = PurePosixPath(path).parts
+        if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
+            raise ValueError(f"the path {path!r} leaves the bundle")
+        return path
+
+    @classmethod
+    def of(cls, folder: Path, path: str) -> BundleFile:
+        """Describe a file that is in `folder` now."""
+        return cls(path=path, bytes=(folder / path).stat().st_size, sha256=sha256(folder / path))
+
+
+class Tensor(Part):
+    """An input or output of the graph; None in the shape is the free batch axis."""
+
+    name: str
+    dtype: Literal["uint8", "float32"]
+    layout: Literal["NHWC", "NC"]
+    shape: list[int | None]
+
+
+class Parity(Part):
+    """How near a variant comes to the trained model on the golden tensors."""
+
+    samples: int
+    top1_agreement: float = Field(ge=0, le=1)
+    max_abs_diff: float = Field(description="largest absolute difference of a logit")
+    sqnr_db: float | None = Field(description="signal to quantisation noise of the logits, in dB; null where the noise is 0")
+
+
+class Accuracy(Part):
+    """Accuracy of a variant, or of the trained model, on the evaluation set."""
+
+    top1: float = Field(ge=0, le=1)
+    top5: float | None = Field(None, ge=0, le=1, description="only where there are more than five classes")
+    samples: int
+
+
+class Variant(Part):
+    """One way to run the model: a runtime, a precision, and the files that it takes."""
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="for instance onnx-fp32, onnx-int8, openvino-fp16, openvino-int8")
+    runtime: RuntimeName
+    precision: Precision
+    files: list[BundleFile] = Field(min_length=1, description="the first is the one that the runtime opens")
+    settings: dict[str, str] = Field(default_factory=dict, description="what the runtime must be told, for instance the inference precision")
+    quantization: dict[str, Any] | None = Field(None, description="how the INT8 was made: calibration, format, layers kept in float")
+    executed: bool = Field(description="whether it was run where it was exported")
+    status: Literal["verified", "rejected", "unexecuted"]
+    parity: Parity | None = None
+    accuracy: Accuracy | None = None
+    drop: float | None = Field(None, description="accuracy of the trained model minus this one's, as a share")
+    note: str = Field("", description="what a user should know, for instance why it was rejected")
+
+
+class Manifest(Part):
+    """The content of `bundle.json`."""
+
+    bundle_schema: Literal[1] = Field(BUNDLE_SCHEMA, alias="schema")
+    name: str
+    created: str
+    edgekit: str = Field(description="version of edgekit that wrote it")
+    classes: list[str] = Field(min_length=2)
+    preprocessing: Preprocessing
+    input: Tensor
+    outputs: list[Tensor] = Field(min_length=1)
+    golden: BundleFile = Field(description=".npz with `images` (n, H, W, 3) uint8 and the trained model's `logits` (n, classes) float32")
+    accuracy: Accuracy | None = Field(None, description="of the trained model, in float, before any conversion")
+    variants: list[Variant]
+    provenance: dict[str, Any] = Field(description="run, digests of weights and stages, packages, machine, command")
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+
+class Bundle:
+    """An opened bundle; make one with `Bundle.open`."""
+
+    def __init__(self, path: Path, manifest: Manifest, digest: str) -> None:
+        self.path = path
+        self.manifest = manifest
+        self.digest = digest
+
+    @classmethod
+    def open(cls, path: Path | str) -> Bundle:
+        """Open a bundle's folder, its `bundle.json`, or a .zip of it, and check every file that it lists against its digest.
+
+        Raises:
+            BundleError: it is missing, damaged, of a newer schema, or names a path outside itself.
+        """
+        path = Path(path)
+        if path.is_file() and path.name == MANIFEST:
+            path = path.parent
+        if path.is_file():
+            path = _unzipped(path)
+        if not path.is_dir():
+            raise BundleError(f"{path}: no such bundle", "export one with `edgekit export RUN --target onnx`")
+        try:
+            text = (path / MANIFEST).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path}: not a bundle, it holds no {MANIFEST}", "give the folder that `edgekit export` printed") from error
+        bundle = cls(path, _manifest(text, path / MANIFEST), hashlib.sha256(text).hexdigest())
+        for file in [bundle.manifest.golden, *(f for v in bundle.manifest.variants for f in v.files)]:
+            bundle.file(file)
+        return bundle
+
+    def file(self, file: BundleFile) -> Path:
+        """The path of a file, after its digest was checked.
+
+        Raises:
+            BundleError: it is missing, changed, or reaches outside the bundle through a link.
+        """
+        path = self.path / file.path
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise BundleError(f"{path}: leaves the bundle", "do not use this bundle")
+        if not path.is_file():
+            raise BundleError(f"{path}: missing from the bundle", "export or copy the bundle again")
+        if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
+            raise BundleError(f"{path}: changed since the export, its digest is not the recorded one", "export or copy the bundle again")
+        return path
+
+    def variant(self, name: str) -> Variant:
+        """A variant by its id.
+
+        Raises:
+            BundleError: there is none of that id.
+        """
+        for variant in self.manifest.variants:
+            if variant.id == name:
+                return variant
+        known = [v.id for v in self.manifest.variants]
+        raise BundleError(f"{self.path}: no variant {name}", near(name, known) or f"it has {', '.join(known)}")
+
+    def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        """The golden images (n, H, W, 3) uint8 and the trained model's logits for them (n, classes) float32."""
+        with np.load(self.file(self.manifest.golden), allow_pickle=False) as archive:
+            return archive["images"], archive["logits"]
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `bundle.json` atomically; the files that it lists must be in `folder` already."""
+    write_text(folder / MANIFEST, manifest.model_dump_json(indent=2, by_alias=True) + "\n")
+
+
+def _manifest(text: bytes, path: Path) -> Manifest:
+    try:
+        content = json.loads(text)
+        schema = content["schema"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path}: not a bundle manifest", "export or copy the bundle again") from error
+    if isinstance(schema, int) and schema > BUNDLE_SCHEMA:
+        raise BundleError(
+            f"{path}: the bundle's schema is {schema}, this edgekit reads up to {BUNDLE_SCHEMA}", "update edgekit on this machine"
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}", "export or copy the bundle again") from error
+
+
+def _unzipped(archive: Path) -> Path:
+    """Extract a zipped bundle into the user's cache, once for each content, and return the folder."""
+    target = cache_folder() / "bundles" / sha256(archive)[:32]
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent))
+    try:
+        with zipfile.ZipFile(archive) as content:
+            names = content.namelist()
+            if any(name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name for name in names):
+                raise BundleError(f"{archive}: holds a path that leaves the bundle", "do not use this bundle")
+            content.extractall(temporary)
+        inner = temporary
+        if not (temporary / MANIFEST).is_file():  # a zip of the folder itself
+            inner = next((p.parent for p in temporary.glob(f"*/{MANIFEST}")), temporary)
+        os.replace(inner, target)
+    except (zipfile.BadZipFile, OSError, EOFError) as error:
+        if not target.is_dir():  # another process may have put the same content there
+            raise BundleError(f"{archive}: not a bundle folder and not a readable .zip: {error}", "copy the bundle again") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target

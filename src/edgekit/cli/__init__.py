@@ -1,0 +1,1 @@
+"""The commands: one file each, parsing and printing, no logic."""

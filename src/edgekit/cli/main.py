@@ -1,0 +1,97 @@
+"""`edgekit`: finds the command, loads only what it needs, and turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from edgekit import __version__
+from edgekit.errors import EdgekitError
+
+# name -> one line for `edgekit --help`; the command itself is `edgekit.cli.NAME:command`, imported when it is called.
+COMMANDS = {
+    "init": "Write a commented recipe for a folder of images.",
+    "train": "Pretrain, fine-tune and distil, as a recipe says; goes on where it was interrupted.",
+    "evaluate": "Score a run's encoder, teacher and student on its test set.",
+    "export": "Convert a run's student, quantise it, verify it, and bundle it.",
+    "bench": "Measure the latency of a bundle on this machine.",
+    "predict": "Classify images with a bundle.",
+    "report": "Draw a run's results as one self-contained HTML page.",
+    "schema": "Print the JSON schema of a recipe, bundle or result.",
+    "completion": "Print the tab-completion script for a shell.",
+}
+
+
+class Lazy(click.Group):
+    """A group that lists its commands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"edgekit.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        from edgekit.errors import near
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"no such command {args[0]!r}. {near(args[0], COMMANDS) or 'See edgekit --help.'}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="edgekit")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """From unlabelled images to a small, fast, proven model on your device.
+
+    \b
+    For example:
+      edgekit init photos/ > recipe.yaml
+      edgekit train recipe.yaml
+      edgekit export runs/photos --target onnx
+      edgekit bench runs/photos/export
+    """
+    if debug:
+        os.environ["EDGEKIT_DEBUG"] = "1"  # child processes of bench and export show theirs too
+
+
+def main() -> None:
+    """Run the command line; the exit code is 0 done, 1 a gate did not pass, 2 bad input, 130 interrupted, 70 a bug."""
+    try:
+        code = cli.main(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; the same command goes on from here", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except EdgekitError as error:
+        _raise_in_debug()
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        _raise_in_debug()
+        text = " ".join(str(error).split()) or "no message"
+        click.echo(f"internal error: {type(error).__name__}: {text} (edgekit --debug … shows the traceback; please report it)", err=True)
+        sys.exit(70)
+
+
+def _raise_in_debug() -> None:
+    if os.environ.get("EDGEKIT_DEBUG"):
+        raise  # noqa: PLE0704 - called from an except block

@@ -1,0 +1,24 @@
+"""`edgekit schema`: the published formats."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command(name="schema")
+@click.argument("what", type=click.Choice(["recipe", "bundle", "result"]))
+def command(what: str) -> None:
+    """Print the JSON schema (draft 2020-12) of a recipe, a bundle's manifest, or a result file.
+
+    \b
+    For example, to have an editor complete and check recipes:
+      edgekit schema recipe > recipe.schema.json
+    """
+    from edgekit.bundle import Manifest
+    from edgekit.recipe import Recipe
+    from edgekit.result import Result
+
+    model = {"recipe": Recipe, "bundle": Manifest, "result": Result}[what]
+    click.echo(json.dumps(model.model_json_schema(by_alias=True), indent=2))

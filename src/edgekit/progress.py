@@ -1,0 +1,75 @@
+"""Progress that a person can watch and a log file can keep: a bar with ETA on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Advance(Protocol):
+    """Called with the number of steps done since the last call and, optionally, a note to show beside the bar."""
+
+    def __call__(self, steps: int = 1, note: str = "") -> None: ...
+
+
+_LINE_EVERY_SECONDS = 15.0
+
+
+@contextmanager
+def progress(title: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:
+    """Show the progress of `total` steps on standard error, of which `done` are done already.
+
+    On a terminal: a bar with elapsed time and ETA. Elsewhere: one line every 15 s, and none for work shorter than that.
+    """
+    if sys.stderr.isatty():
+        with _bar(title, total, done, unit) as advance:
+            yield advance
+    else:
+        yield _lines(title, total, done, unit)
+
+
+@contextmanager
+def _bar(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
+        TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+        task = bar.add_task(title, total=total, completed=done, note="")
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            if note:
+                bar.update(task, advance=steps, note=note)
+            else:
+                bar.update(task, advance=steps)
+
+        yield advance
+
+
+def _lines(title: str, total: int, done: int, unit: str) -> Advance:
+    began = last = time.monotonic()
+    at_start = done
+
+    def advance(steps: int = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += steps
+        now = time.monotonic()
+        if now - last >= _LINE_EVERY_SECONDS:
+            last = now
+            rate = (done - at_start) / (now - began)
+            eta = f", {_duration((total - done) / rate)} left" if rate > 0 and done < total else ""
+            print(f"{title}: {done}/{total} {unit}{eta}  {note}".rstrip(), file=sys.stderr, flush=True)
+
+    return advance
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,0 +1,341 @@
+"""The recipe: what to train. YAML on disk, validated here; every default is a paper's, and its comment says which.
+
+`load(path, overrides)` is the one way in. Unknown keys, wrong types and impossible combinations are refused with the key's
+path, the value and what would be accepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from edgekit.errors import RecipeError, near
+from edgekit.preprocess import Preprocessing
+
+RECIPE_SCHEMA = 1
+SMALL_IMAGE = 64  # at or below this size, the CIFAR settings of SimCLR (appendix B.9) are the defaults
+
+
+class Part(BaseModel):
+    """A part of the recipe: no unknown keys, no change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(Part):
+    """Where the images are and who may see which."""
+
+    labelled: str = Field("digits", description="folder with one sub-folder a class, or `digits` (shipped with scikit-learn)")
+    pool: str | None = Field(
+        None, description="folder of unlabelled images, flat or nested; without it, the labelled images without their labels"
+    )
+    test: str | Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2, description="folder with one sub-folder a class, or the share of `labelled` that is held out, class-balanced"
+    )
+    probe: float = Field(
+        0.1, ge=0, lt=1, description="share of `labelled` kept out of pool and budget: bank of the kNN, training of the linear probe"
+    )
+    labels: int | float | str = Field(
+        0.1,
+        description="label budget: a fraction (0.01), a count a class (20), or a CSV file with the column `file` (relative to `labelled`)",
+    )
+    label_seed: int = Field(0, ge=0, description="seed of the draw of the label budget, alone")
+    split_seed: int = Field(0, ge=0, description="seed of the draw of the test and probe sets")
+    image_size: int = Field(32, ge=4, le=1024, description="side of the square that the models take, in pixels")
+    resize_to: int | None = Field(
+        None, ge=4, le=2048, description="shorter side before the centre crop; default image_size up to 64 px, 8/7 of it above (256/224)"
+    )
+    fit: Literal["crop", "stretch"] = Field("crop", description="crop: keep the shape, cut the centre out; stretch: squash to the square")
+    interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    mean: float = Field(0.5, description="pixels in [0, 1] are normalised as (x - mean) / std; one scalar, which INT8 runtimes fuse")
+    std: float = Field(0.25, gt=0)
+    max_skipped: float = Field(0.01, ge=0, le=1, description="share of unreadable files above which the run is refused")
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if self.resize_to is not None and self.resize_to < self.image_size:
+            raise ValueError(f"resize_to ({self.resize_to}) must be at least image_size ({self.image_size})")
+        if isinstance(self.labels, float) and not 0 < self.labels <= 1:
+            raise ValueError(f"labels ({self.labels}) must be a fraction in (0, 1], a whole number of images a class, or a CSV file")
+        if isinstance(self.labels, int) and self.labels < 1:
+            raise ValueError(f"labels ({self.labels}) must be at least 1 image a class")
+        return self
+
+    def preprocessing(self) -> Preprocessing:
+        """How an image becomes the square that the models take, in evaluation and on the device."""
+        resize_to = self.resize_to or (self.image_size if self.image_size <= SMALL_IMAGE else round(self.image_size * 8 / 7))
+        return Preprocessing(
+            image_size=self.image_size, resize_to=resize_to, fit=self.fit, interpolation=self.interpolation
+        )
+
+
+class Augmentation(Part):
+    """SimCLR's family (Chen et al. 2020, appendix A), random for each image; a probability of 0 switches a part off."""
+
+    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="area of the crop as a share of the image's")
+    crop_ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect ratio of the crop")
+    flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    jitter: float = Field(0.8, ge=0, le=1, description="probability of the colour jitter")
+    strength: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="SimCLR's s: brightness, contrast, saturation 0.8 s and hue 0.2 s; default 0.5 up to 64 px (appendix B.9), 1.0 above",
+    )
+    grey: float = Field(0.2, ge=0, le=1, description="probability of dropping the colour")
+    blur: float | None = Field(
+        None, ge=0, le=1, description="probability of the Gaussian blur (sigma 0.1 to 2, kernel 10 % of the side); default 0 up to 64 px, 0.5 above"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Augmentation:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            raise ValueError(f"crop_scale {list(self.crop_scale)} must be two shares with 0 < low <= high <= 1")
+        low, high = self.crop_ratio
+        if not 0 < low <= high:
+            raise ValueError(f"crop_ratio {list(self.crop_ratio)} must be two ratios with 0 < low <= high")
+        return self
+
+    def at(self, image_size: int) -> Augmentation:
+        """The same with the defaults that depend on the image size filled in."""
+        small = image_size <= SMALL_IMAGE
+        return self.model_copy(
+            update={
+                "strength": self.strength if self.strength is not None else (0.5 if small else 1.0),
+                "blur": self.blur if self.blur is not None else (0.0 if small else 0.5),
+            }
+        )
+
+
+class Optimizer(Part):
+    """The optimizer and its schedule: linear warm-up, then cosine decay to 0 (both by step)."""
+
+    name: Literal["lars", "sgd", "adamw"] = "lars"
+    lr: float = Field(0.3, gt=0, description="base learning rate; multiplied by batch_size / 256 where `scale_lr`")
+    scale_lr: bool = Field(True, description="linear scaling of the learning rate with the batch size (Goyal et al. 2017)")
+    weight_decay: float = Field(1e-6, ge=0, description="not applied to biases and normalisation")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of lars and sgd")
+    warmup_epochs: float = Field(0, ge=0)
+
+
+class Architecture(Part):
+    """An image network by name."""
+
+    name: str = Field("resnet18", description="any of torchvision or timm; `torchvision:` or `timm:` before the name settles which")
+    width: float = Field(1.0, ge=0.125, le=4, description="ResNets only: multiplier of every stage's channels")
+    stem: Literal["auto", "cifar", "imagenet"] = Field(
+        "auto", description="ResNets only: cifar is a 3x3 convolution of stride 1 and no max-pool; auto takes it up to 64 px"
+    )
+
+
+class Projection(Part):
+    """SimCLR's projection head g: hidden layers Linear + BatchNorm + ReLU, the last one Linear without bias."""
+
+    layers: Literal[2, 3] = Field(3, description="2: SimCLR v1; 3: SimCLR v2")
+    hidden: int | None = Field(None, ge=8, description="width of the hidden layers; default the encoder's feature width, as in SimCLR v2")
+    output: int = Field(128, ge=2, description="dimension of the space in which views are compared")
+
+
+class Pretrain(Part):
+    """Contrastive pretraining of the teacher's encoder on the pool."""
+
+    method: Literal["simclr"] = Field("simclr", description="SimCLR v1 or v2 (by projection.layers)")
+    encoder: Architecture = Architecture()
+    projection: Projection = Projection()
+    temperature: float = Field(0.1, gt=0, description="of NT-Xent; 0.1 for long ImageNet trainings (SimCLR v2), 0.5 on CIFAR-10 (v1, B.9)")
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(512, ge=2)
+    optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)  # SimCLR v1, section 2.1
+    augmentation: Augmentation = Augmentation()
+
+
+class Finetune(Part):
+    """Fine-tuning on the label budget from the middle of the projection head (SimCLR v2, section 2)."""
+
+    keep_projection_layers: int = Field(1, ge=0, description="layers of the projection head that stay; 0: none (v1), never all")
+    epochs: int = Field(60, ge=1, description="SimCLR v2: 60 epochs for 1 % of the labels, 30 for 10 %")
+    batch_size: int = Field(256, ge=2)
+    optimizer: Optimizer = Optimizer(name="lars", lr=0.05, weight_decay=0.0)  # SimCLR v2's run.py: 0.005-0.16, no warm-up
+    augmentation: Augmentation = Augmentation(jitter=0.0, grey=0.0, blur=0.0)  # random crop and flip alone (v2, section 3)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class Distill(Part):
+    """Distillation of the teacher into the student on the unlabelled pool (SimCLR v2, equations 2 and 3)."""
+
+    student: Architecture = Architecture(name="resnet18", width=0.5)
+    temperature: float = Field(1.0, gt=0, description="of teacher and student; the loss is multiplied by its square")
+    labelled_weight: float = Field(
+        0.0, ge=0, le=1, description="share of the supervised loss on the label budget (1 - alpha in equation 3); 0 is equation 2"
+    )
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(512, ge=2)
+    optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=5)
+    augmentation: Augmentation = Augmentation(jitter=0.0, grey=0.0, blur=0.0)
+
+
+class Supervised(Part):
+    """The student's architecture trained from scratch on the same label budget: what the run must beat."""
+
+    enabled: bool = True
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(128, ge=2)
+    optimizer: Optimizer = Optimizer(name="sgd", lr=0.1, weight_decay=5e-4, warmup_epochs=5)
+    augmentation: Augmentation = Augmentation(jitter=0.0, grey=0.0, blur=0.0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class Hardware(Part):
+    """Where and how the training runs; no result depends on it but through rounding."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on GPUs that have it, else fp32")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default PyTorch's choice")
+
+
+class Recipe(Part):
+    """What to train, from the images to the student."""
+
+    recipe_schema: Literal[1] = Field(RECIPE_SCHEMA, alias="schema", description="version of this format")
+    name: str = Field("digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run folder is runs/NAME")
+    seed: int = Field(0, ge=0, description="of weights, batches and augmentation")
+    data: Data = Data()
+    pretrain: Pretrain = Pretrain()
+    finetune: Finetune = Finetune()
+    distill: Distill = Distill()
+    supervised: Supervised = Supervised()
+    hardware: Hardware = Hardware()
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        kept, layers = self.finetune.keep_projection_layers, self.pretrain.projection.layers
+        if kept >= layers:
+            raise ValueError(
+                f"finetune.keep_projection_layers is {kept}, but the projection head has {layers} layers and never all are kept: "
+                f"accepted are 0 to {layers - 1}"
+            )
+        for name in ("pretrain", "finetune", "distill", "supervised"):
+            stage = getattr(self, name)
+            if stage.optimizer.warmup_epochs >= stage.epochs:
+                raise ValueError(
+                    f"{name}.optimizer.warmup_epochs ({stage.optimizer.warmup_epochs:g}) must be less than {name}.epochs ({stage.epochs})"
+                )
+        return self
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        path: a YAML file.
+        overrides: `a.b=c` pairs; the value is read as YAML.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or says something impossible; the message lists each key's path, its
+            value and what would be accepted.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such recipe", "write one with `edgekit init FOLDER > recipe.yaml`") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise RecipeError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(content).__name__}")
+    for override in overrides:
+        _apply(content, override)
+    return parse(content, where=str(path))
+
+
+def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Validate a recipe that is already a dictionary (see `load`).
+
+    What it leaves out is taken from the defaults of the stage that it stands in: `distill: {optimizer: {lr: 0.1}}` changes
+    the learning rate of the distillation's optimizer and nothing else of it.
+    """
+    defaults = Recipe().model_dump(mode="json", by_alias=True)
+    try:
+        return Recipe.model_validate(_merged(defaults, content))
+    except ValidationError as error:
+        problems = [_problem(e) for e in error.errors()]
+        raise RecipeError(f"{where}: " + "; ".join(problems)) from error
+
+
+def dump(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+
+
+def _merged(defaults: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    merged = {**defaults, **content}
+    for key in defaults.keys() & content.keys():
+        if isinstance(defaults[key], dict) and isinstance(content[key], dict):
+            merged[key] = _merged(defaults[key], content[key])
+    return merged
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise RecipeError(f"--set {override}: not of the form key.path=value", "for instance --set pretrain.epochs=20")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is not valid YAML") from error
+    *parents, last = key.strip().split(".")
+    node = content
+    for i, name in enumerate(parents):
+        child = node.setdefault(name, {})
+        if not isinstance(child, dict):
+            raise RecipeError(f"--set {override}: {'.'.join(parents[: i + 1])} is a value, not a group of keys")
+        node = child
+    node[last] = value
+
+
+def _problem(error: Any) -> str:
+    """One validation error of pydantic as `key.path: what is wrong (got value)`."""
+    location = [str(part) for part in error["loc"] if not _is_union_tag(str(part))]
+    key = ".".join(location) or "recipe"
+    if error["type"] == "extra_forbidden":
+        siblings = _keys_of(location[:-1])
+        hint = near(location[-1], siblings) or f"accepted: {', '.join(siblings)}"
+        return f"unknown key {key} ({hint})"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = f"must be {message}" if error["msg"].startswith("Input should be ") else message
+    if error["type"] == "value_error":
+        return message if key == "recipe" else f"{key}: {message}"
+    return f"{key}: {message}, got {error['input']!r}"
+
+
+def _is_union_tag(part: str) -> bool:
+    return part.startswith(("constrained-", "function-")) or part in {"str", "int", "float"}
+
+
+def _keys_of(location: Iterable[str]) -> list[str]:
+    model: Any = Recipe
+    for name in location:
+        field = model.model_fields.get(name)
+        model = field.annotation if field is not None else None
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            return []
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+__all__ = [
+    "Architecture", "Augmentation", "Data", "Distill", "Finetune", "Hardware", "Optimizer", "Pretrain", "Projection", "Recipe",
+    "Supervised", "dump", "load", "parse",
+]  # fmt: skip

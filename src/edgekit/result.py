@@ -1,0 +1,124 @@
+"""The result: one JSON file a measurement, raw samples included, with what is needed to repeat it."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgekit.errors import EdgekitError
+from edgekit.files import write_text
+from edgekit.machine import Machine, this_machine
+
+RESULT_SCHEMA = 1
+
+
+class Part(BaseModel):
+    """A part of a result: no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Latency(Part):
+    """The latency of one variant of a bundle at one batch size, measured in a fresh process."""
+
+    kind: Literal["latency"] = "latency"
+    bundle: str = Field(description="path of the bundle as given")
+    bundle_digest: str = Field(description="SHA-256 of its bundle.json, which holds the digests of all its files")
+    variant: str
+    runtime: str
+    runtime_version: str
+    precision: str
+    settings: dict[str, str] = Field(description="what the runtime was told and what it answered: provider, inference precision, …")
+    scenario: Literal["single-stream"] = "single-stream"
+    batch: int
+    threads: int
+    affinity: list[int] = Field(description="the processors that the measuring process could run on")
+    quick: bool = Field(description="measured for less time than the floor asks")
+    interrupted: bool = False
+    warmup_runs: int
+    samples_ns: list[int] = Field(description="every timed Session.run, in order, in nanoseconds; none is dropped")
+    percentiles_ms: dict[str, float | None] = Field(description="p50, p90, p95, p99, p99.9; null where the samples do not suffice")
+    mean_ms: float
+    cv: float = Field(description="standard deviation over mean")
+    drift: float = Field(description="median of the last tenth of the samples over that of the first tenth, minus 1")
+    throughput: float = Field(description="images a second: batch over mean latency")
+    stages_ms: dict[str, float | None] = Field(
+        description="medians where there are several: import, load, first_run, preprocess, run, postprocess, end_to_end (from JPEG bytes)"
+    )
+    peak_rss_bytes: int | None
+    golden_max_abs_diff: float | None = Field(description="largest difference from the golden logits, checked in the same process")
+    golden_top1_agreement: float | None
+    conditions: dict[str, Any] = Field(description="governor, clocks, temperatures, load before and after; null where absent")
+    warnings: list[str] = Field(description="why a figure here is not to be trusted, one sentence each")
+
+
+class Score(Part):
+    """One number about one model, with the protocol that it was measured by."""
+
+    model: str = Field(description="encoder, teacher, student, supervised, or a variant's id")
+    metric: Literal["top1", "top5", "knn", "linear"]
+    value: float = Field(ge=0, le=1)
+    samples: int
+    protocol: str
+    per_class: dict[str, float] | None = None
+
+
+class Evaluation(Part):
+    """What the models of a run score on its test set."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    run: str
+    data: str = Field(description="what the test set is")
+    scores: list[Score]
+
+    def value(self, model: str, metric: str) -> float | None:
+        """One score, or None where it was not measured."""
+        return next((s.value for s in self.scores if s.model == model and s.metric == metric), None)
+
+
+class Result(Part):
+    """A measurement and the circumstances that it was made in."""
+
+    result_schema: Literal[1] = Field(RESULT_SCHEMA, alias="schema")
+    created: str
+    command: list[str]
+    seed: int | None = None
+    machine: Machine
+    measurement: Annotated[Latency | Evaluation, Field(discriminator="kind")]
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    @classmethod
+    def of(cls, measurement: Latency | Evaluation, seed: int | None = None) -> Result:
+        """A measurement made just now, on this machine, by this command."""
+        command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+        return cls(created=now(), command=command, seed=seed, machine=this_machine(), measurement=measurement)
+
+    @classmethod
+    def read(cls, path: Path) -> Result:
+        """Read a result file.
+
+        Raises:
+            EdgekitError: the file is missing, damaged, or of a newer schema.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError as error:
+            raise EdgekitError(f"{path}: no such result") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise EdgekitError(f"{path}: not a result file of schema {RESULT_SCHEMA}: {where}: {first['msg']}") from error
+
+    def write(self, path: Path) -> None:
+        """Write the result atomically."""
+        write_text(path, self.model_dump_json(indent=1, by_alias=True) + "\n")
+
+
+def now() -> str:
+    """The time, in UTC, to the second, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,131 @@
+"""The run: one folder that holds a recipe and what each stage made of it.
+
+    runs/NAME/{recipe.yaml, data/, pretrain/, finetune/, distill/, supervised/, evaluate/, export/, bench/, report.html}
+
+A stage's folder holds `stage.json` (a `StageRecord`) once the stage is complete, and what the record lists; nothing else in
+it counts. This module knows the layout and reads it; training writes it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgekit import recipe as recipes
+from edgekit.errors import RunError
+from edgekit.files import digest_of, sha256, write_json
+from edgekit.recipe import Recipe
+
+StageName = Literal["data", "pretrain", "finetune", "distill", "supervised"]
+STAGES: tuple[StageName, ...] = ("data", "pretrain", "finetune", "distill", "supervised")
+
+
+class StageRecord(BaseModel):
+    """What a complete stage was made from and what it made."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    stage: str
+    inputs: dict[str, Any] = Field(description="everything that the outputs depend on: recipe parts and digests of what came before")
+    digest: str = Field(description="SHA-256 of `inputs` in canonical JSON")
+    outputs: dict[str, str] = Field(description="file name inside the stage's folder -> SHA-256")
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    seconds: float = 0.0
+    created: str = ""
+    packages: dict[str, str] = Field(default_factory=dict)
+
+
+class Run:
+    """A run folder.
+
+    Args:
+        path: the folder; it need not exist yet.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Run:
+        """An existing run.
+
+        Raises:
+            RunError: there is no such folder, or it holds no recipe.
+        """
+        run = cls(path)
+        if not run.path.is_dir():
+            raise RunError(f"{run.path}: no such run", "train one with `edgekit train recipe.yaml`")
+        if not run.recipe_path.is_file():
+            raise RunError(f"{run.path}: not a run, it holds no recipe.yaml", "give the folder that `edgekit train` printed")
+        return run
+
+    @property
+    def recipe_path(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's recipe, validated."""
+        return recipes.load(self.recipe_path)
+
+    def stage_path(self, stage: str) -> Path:
+        return self.path / stage
+
+    def record(self, stage: str) -> StageRecord | None:
+        """The record of a complete stage, or None where the stage is not complete.
+
+        Raises:
+            RunError: the record is there but cannot be understood.
+        """
+        path = self.stage_path(stage) / "stage.json"
+        if not path.is_file():
+            return None
+        try:
+            return StageRecord.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise RunError(f"{path}: damaged stage record", f"delete {path.parent} to train the stage again") from error
+
+    def require(self, stage: str) -> StageRecord:
+        """The record of a complete stage whose files still have the digests that they were written with.
+
+        Raises:
+            RunError: the stage is not complete, or one of its files is missing or changed.
+        """
+        record = self.record(stage)
+        if record is None:
+            raise RunError(f"{self.path}: the stage {stage} is not complete", f"run `edgekit train {self.recipe_path}`")
+        self.check_outputs(record)
+        return record
+
+    def check_outputs(self, record: StageRecord) -> None:
+        """Compare a stage's files with their digests.
+
+        Raises:
+            RunError: a file is missing or changed.
+        """
+        for name, digest in record.outputs.items():
+            path = self.stage_path(record.stage) / name
+            if not path.is_file():
+                raise RunError(f"{path}: missing", f"delete {path.parent} to train the stage again")
+            if sha256(path) != digest:
+                raise RunError(f"{path}: damaged, its digest is not the recorded one", f"delete {path.parent} to train the stage again")
+
+    def write_record(
+        self, stage: str, inputs: dict[str, Any], outputs: list[str], metrics: dict[str, Any], seconds: float, created: str, packages: dict[str, str]
+    ) -> StageRecord:
+        """Declare a stage complete; `outputs` name files that are already in its folder."""
+        folder = self.stage_path(stage)
+        record = StageRecord(
+            stage=stage,
+            inputs=inputs,
+            digest=digest_of(inputs),
+            outputs={name: sha256(folder / name) for name in outputs},
+            metrics=metrics,
+            seconds=seconds,
+            created=created,
+            packages=packages,
+        )
+        write_json(folder / "stage.json", record.model_dump(mode="json"))
+        return record
