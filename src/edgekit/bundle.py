@@ -72,7 +72,9 @@ class Parity(Part):
     samples: int
     top1_agreement: float = Field(ge=0, le=1)
     max_abs_diff: float = Field(description="largest absolute difference of a logit")
-    sqnr_db: float | None = Field(description="signal to quantisation noise of the logits, in dB; null where the noise is 0")
+    sqnr_db: float | None = Field(
+        description="signal to quantisation noise of the logits, in dB; null where the noise is 0"
+    )
 
 
 class Accuracy(Part):
@@ -86,12 +88,18 @@ class Accuracy(Part):
 class Variant(Part):
     """One way to run the model: a runtime, a precision, and the files that it takes."""
 
-    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", description="for instance onnx-fp32, onnx-int8, openvino-fp16, openvino-int8")
+    id: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]*$", description="for instance onnx-fp32, onnx-int8, openvino-fp16, openvino-int8"
+    )
     runtime: RuntimeName
     precision: Precision
     files: list[BundleFile] = Field(min_length=1, description="the first is the one that the runtime opens")
-    settings: dict[str, str] = Field(default_factory=dict, description="what the runtime must be told, for instance the inference precision")
-    quantization: dict[str, Any] | None = Field(None, description="how the INT8 was made: calibration, format, layers kept in float")
+    settings: dict[str, str] = Field(
+        default_factory=dict, description="what the runtime must be told, for instance the inference precision"
+    )
+    quantization: dict[str, Any] | None = Field(
+        None, description="how the INT8 was made: calibration, format, layers kept in float"
+    )
     executed: bool = Field(description="whether it was run where it was exported")
     status: Literal["verified", "rejected", "unexecuted"]
     parity: Parity | None = None
@@ -103,7 +111,7 @@ class Variant(Part):
 class Manifest(Part):
     """The content of `bundle.json`."""
 
-    bundle_schema: Literal[1] = Field(BUNDLE_SCHEMA, alias="schema")
+    bundle_schema: Literal[1] = Field(1, alias="schema")
     name: str
     created: str
     edgekit: str = Field(description="version of edgekit that wrote it")
@@ -111,7 +119,9 @@ class Manifest(Part):
     preprocessing: Preprocessing
     input: Tensor
     outputs: list[Tensor] = Field(min_length=1)
-    golden: BundleFile = Field(description=".npz with `images` (n, H, W, 3) uint8 and the trained model's `logits` (n, classes) float32")
+    golden: BundleFile = Field(
+        description=".npz with `images` (n, H, W, 3) uint8 and the trained model's `logits` (n, classes) float32"
+    )
     accuracy: Accuracy | None = Field(None, description="of the trained model, in float, before any conversion")
     variants: list[Variant]
     provenance: dict[str, Any] = Field(description="run, digests of weights and stages, packages, machine, command")
@@ -144,7 +154,9 @@ class Bundle:
         try:
             text = (path / MANIFEST).read_bytes()
         except OSError as error:
-            raise BundleError(f"{path}: not a bundle, it holds no {MANIFEST}", "give the folder that `edgekit export` printed") from error
+            raise BundleError(
+                f"{path}: not a bundle, it holds no {MANIFEST}", "give the folder that `edgekit export` printed"
+            ) from error
         bundle = cls(path, _manifest(text, path / MANIFEST), hashlib.sha256(text).hexdigest())
         for file in [bundle.manifest.golden, *(f for v in bundle.manifest.variants for f in v.files)]:
             bundle.file(file)
@@ -162,7 +174,10 @@ class Bundle:
         if not path.is_file():
             raise BundleError(f"{path}: missing from the bundle", "export or copy the bundle again")
         if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
-            raise BundleError(f"{path}: changed since the export, its digest is not the recorded one", "export or copy the bundle again")
+            raise BundleError(
+                f"{path}: changed since the export, its digest is not the recorded one",
+                "export or copy the bundle again",
+            )
         return path
 
     def variant(self, name: str) -> Variant:
@@ -196,14 +211,17 @@ def _manifest(text: bytes, path: Path) -> Manifest:
         raise BundleError(f"{path}: not a bundle manifest", "export or copy the bundle again") from error
     if isinstance(schema, int) and schema > BUNDLE_SCHEMA:
         raise BundleError(
-            f"{path}: the bundle's schema is {schema}, this edgekit reads up to {BUNDLE_SCHEMA}", "update edgekit on this machine"
+            f"{path}: the bundle's schema is {schema}, this edgekit reads up to {BUNDLE_SCHEMA}",
+            "update edgekit on this machine",
         )
     try:
         return Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}", "export or copy the bundle again") from error
+        raise BundleError(
+            f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}", "export or copy the bundle again"
+        ) from error
 
 
 def _unzipped(archive: Path) -> Path:
@@ -225,7 +243,9 @@ def _unzipped(archive: Path) -> Path:
         os.replace(inner, target)
     except (zipfile.BadZipFile, OSError, EOFError) as error:
         if not target.is_dir():  # another process may have put the same content there
-            raise BundleError(f"{archive}: not a bundle folder and not a readable .zip: {error}", "copy the bundle again") from error
+            raise BundleError(
+                f"{archive}: not a bundle folder and not a readable .zip: {error}", "copy the bundle again"
+            ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target

@@ -13,7 +13,19 @@ _PACKAGES = (
     "edgekit-vision", "numpy", "pillow", "torch", "torchvision", "timm", "lightning", "onnx", "onnxruntime", "openvino", "nncf",
     "scikit-learn",
 )  # fmt: skip
-_ISA = ("sse4_2", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16")
+_ISA = (
+    "sse4_2",
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)
 
 
 class Machine(BaseModel):

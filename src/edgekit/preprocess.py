@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgekit.errors import DataError
@@ -34,7 +34,9 @@ class Preprocessing(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image_size: int = Field(ge=4, le=4096, description="side of the square that the model takes, in pixels")
-    resize_to: int = Field(ge=4, le=8192, description="length of the shorter side before the centre is cut out, in pixels")
+    resize_to: int = Field(
+        ge=4, le=8192, description="length of the shorter side before the centre is cut out, in pixels"
+    )
     fit: Literal["crop", "stretch"] = "crop"
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
 
@@ -83,7 +85,7 @@ def read_image(source: Path | str | bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: too many pixels to be decoded safely ({error})") from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, … on bad files
-        reason = "not an image that Pillow can read" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        reason = "not an image that Pillow can read" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"{name}: {reason or type(error).__name__}") from error
 
 

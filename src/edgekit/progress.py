@@ -34,7 +34,14 @@ def progress(title: str, total: int, done: int = 0, unit: str = "") -> Iterator[
 @contextmanager
 def _bar(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),

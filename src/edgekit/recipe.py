@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from edgekit.errors import RecipeError, near
 from edgekit.preprocess import Preprocessing
 
-RECIPE_SCHEMA = 1
 SMALL_IMAGE = 64  # at or below this size, the CIFAR settings of SimCLR (appendix B.9) are the defaults
 
 
@@ -29,15 +28,22 @@ class Part(BaseModel):
 class Data(Part):
     """Where the images are and who may see which."""
 
-    labelled: str = Field("digits", description="folder with one sub-folder a class, or `digits` (shipped with scikit-learn)")
+    labelled: str = Field(
+        "digits", description="folder with one sub-folder a class, or `digits` (shipped with scikit-learn)"
+    )
     pool: str | None = Field(
-        None, description="folder of unlabelled images, flat or nested; without it, the labelled images without their labels"
+        None,
+        description="folder of unlabelled images, flat or nested; without it, the labelled images without their labels",
     )
     test: str | Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.2, description="folder with one sub-folder a class, or the share of `labelled` that is held out, class-balanced"
+        0.2,
+        description="folder with one sub-folder a class, or the share of `labelled` that is held out, class-balanced",
     )
     probe: float = Field(
-        0.1, ge=0, lt=1, description="share of `labelled` kept out of pool and budget: bank of the kNN, training of the linear probe"
+        0.1,
+        ge=0,
+        lt=1,
+        description="share of `labelled` kept out of pool and budget: bank of the kNN, training of the linear probe",
     )
     labels: int | float | str = Field(
         0.1,
@@ -47,11 +53,18 @@ class Data(Part):
     split_seed: int = Field(0, ge=0, description="seed of the draw of the test and probe sets")
     image_size: int = Field(32, ge=4, le=1024, description="side of the square that the models take, in pixels")
     resize_to: int | None = Field(
-        None, ge=4, le=2048, description="shorter side before the centre crop; default image_size up to 64 px, 8/7 of it above (256/224)"
+        None,
+        ge=4,
+        le=2048,
+        description="shorter side before the centre crop; default image_size up to 64 px, 8/7 of it above (256/224)",
     )
-    fit: Literal["crop", "stretch"] = Field("crop", description="crop: keep the shape, cut the centre out; stretch: squash to the square")
+    fit: Literal["crop", "stretch"] = Field(
+        "crop", description="crop: keep the shape, cut the centre out; stretch: squash to the square"
+    )
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
-    mean: float = Field(0.5, description="pixels in [0, 1] are normalised as (x - mean) / std; one scalar, which INT8 runtimes fuse")
+    mean: float = Field(
+        0.5, description="pixels in [0, 1] are normalised as (x - mean) / std; one scalar, which INT8 runtimes fuse"
+    )
     std: float = Field(0.25, gt=0)
     max_skipped: float = Field(0.01, ge=0, le=1, description="share of unreadable files above which the run is refused")
 
@@ -60,14 +73,18 @@ class Data(Part):
         if self.resize_to is not None and self.resize_to < self.image_size:
             raise ValueError(f"resize_to ({self.resize_to}) must be at least image_size ({self.image_size})")
         if isinstance(self.labels, float) and not 0 < self.labels <= 1:
-            raise ValueError(f"labels ({self.labels}) must be a fraction in (0, 1], a whole number of images a class, or a CSV file")
+            raise ValueError(
+                f"labels ({self.labels}) must be a fraction in (0, 1], a whole number of images a class, or a CSV file"
+            )
         if isinstance(self.labels, int) and self.labels < 1:
             raise ValueError(f"labels ({self.labels}) must be at least 1 image a class")
         return self
 
     def preprocessing(self) -> Preprocessing:
         """How an image becomes the square that the models take, in evaluation and on the device."""
-        resize_to = self.resize_to or (self.image_size if self.image_size <= SMALL_IMAGE else round(self.image_size * 8 / 7))
+        resize_to = self.resize_to or (
+            self.image_size if self.image_size <= SMALL_IMAGE else round(self.image_size * 8 / 7)
+        )
         return Preprocessing(
             image_size=self.image_size, resize_to=resize_to, fit=self.fit, interpolation=self.interpolation
         )
@@ -88,7 +105,10 @@ class Augmentation(Part):
     )
     grey: float = Field(0.2, ge=0, le=1, description="probability of dropping the colour")
     blur: float | None = Field(
-        None, ge=0, le=1, description="probability of the Gaussian blur (sigma 0.1 to 2, kernel 10 % of the side); default 0 up to 64 px, 0.5 above"
+        None,
+        ge=0,
+        le=1,
+        description="probability of the Gaussian blur (sigma 0.1 to 2, kernel 10 % of the side); default 0 up to 64 px, 0.5 above",
     )
 
     @model_validator(mode="after")
@@ -117,7 +137,9 @@ class Optimizer(Part):
 
     name: Literal["lars", "sgd", "adamw"] = "lars"
     lr: float = Field(0.3, gt=0, description="base learning rate; multiplied by batch_size / 256 where `scale_lr`")
-    scale_lr: bool = Field(True, description="linear scaling of the learning rate with the batch size (Goyal et al. 2017)")
+    scale_lr: bool = Field(
+        True, description="linear scaling of the learning rate with the batch size (Goyal et al. 2017)"
+    )
     weight_decay: float = Field(1e-6, ge=0, description="not applied to biases and normalisation")
     momentum: float = Field(0.9, ge=0, lt=1, description="of lars and sgd")
     warmup_epochs: float = Field(0, ge=0)
@@ -126,10 +148,13 @@ class Optimizer(Part):
 class Architecture(Part):
     """An image network by name."""
 
-    name: str = Field("resnet18", description="any of torchvision or timm; `torchvision:` or `timm:` before the name settles which")
+    name: str = Field(
+        "resnet18", description="any of torchvision or timm; `torchvision:` or `timm:` before the name settles which"
+    )
     width: float = Field(1.0, ge=0.125, le=4, description="ResNets only: multiplier of every stage's channels")
     stem: Literal["auto", "cifar", "imagenet"] = Field(
-        "auto", description="ResNets only: cifar is a 3x3 convolution of stride 1 and no max-pool; auto takes it up to 64 px"
+        "auto",
+        description="ResNets only: cifar is a 3x3 convolution of stride 1 and no max-pool; auto takes it up to 64 px",
     )
 
 
@@ -137,7 +162,9 @@ class Projection(Part):
     """SimCLR's projection head g: hidden layers Linear + BatchNorm + ReLU, the last one Linear without bias."""
 
     layers: Literal[2, 3] = Field(3, description="2: SimCLR v1; 3: SimCLR v2")
-    hidden: int | None = Field(None, ge=8, description="width of the hidden layers; default the encoder's feature width, as in SimCLR v2")
+    hidden: int | None = Field(
+        None, ge=8, description="width of the hidden layers; default the encoder's feature width, as in SimCLR v2"
+    )
     output: int = Field(128, ge=2, description="dimension of the space in which views are compared")
 
 
@@ -147,7 +174,9 @@ class Pretrain(Part):
     method: Literal["simclr"] = Field("simclr", description="SimCLR v1 or v2 (by projection.layers)")
     encoder: Architecture = Architecture()
     projection: Projection = Projection()
-    temperature: float = Field(0.1, gt=0, description="of NT-Xent; 0.1 for long ImageNet trainings (SimCLR v2), 0.5 on CIFAR-10 (v1, B.9)")
+    temperature: float = Field(
+        0.1, gt=0, description="of NT-Xent; 0.1 for long ImageNet trainings (SimCLR v2), 0.5 on CIFAR-10 (v1, B.9)"
+    )
     epochs: int = Field(100, ge=1)
     batch_size: int = Field(512, ge=2)
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)  # SimCLR v1, section 2.1
@@ -157,11 +186,17 @@ class Pretrain(Part):
 class Finetune(Part):
     """Fine-tuning on the label budget from the middle of the projection head (SimCLR v2, section 2)."""
 
-    keep_projection_layers: int = Field(1, ge=0, description="layers of the projection head that stay; 0: none (v1), never all")
+    keep_projection_layers: int = Field(
+        1, ge=0, description="layers of the projection head that stay; 0: none (v1), never all"
+    )
     epochs: int = Field(60, ge=1, description="SimCLR v2: 60 epochs for 1 % of the labels, 30 for 10 %")
     batch_size: int = Field(256, ge=2)
-    optimizer: Optimizer = Optimizer(name="lars", lr=0.05, weight_decay=0.0)  # SimCLR v2's run.py: 0.005-0.16, no warm-up
-    augmentation: Augmentation = Augmentation(jitter=0.0, grey=0.0, blur=0.0)  # random crop and flip alone (v2, section 3)
+    optimizer: Optimizer = Optimizer(
+        name="lars", lr=0.05, weight_decay=0.0
+    )  # SimCLR v2's run.py: 0.005-0.16, no warm-up
+    augmentation: Augmentation = Augmentation(
+        jitter=0.0, grey=0.0, blur=0.0
+    )  # random crop and flip alone (v2, section 3)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
@@ -171,7 +206,10 @@ class Distill(Part):
     student: Architecture = Architecture(name="resnet18", width=0.5)
     temperature: float = Field(1.0, gt=0, description="of teacher and student; the loss is multiplied by its square")
     labelled_weight: float = Field(
-        0.0, ge=0, le=1, description="share of the supervised loss on the label budget (1 - alpha in equation 3); 0 is equation 2"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the supervised loss on the label budget (1 - alpha in equation 3); 0 is equation 2",
     )
     epochs: int = Field(100, ge=1)
     batch_size: int = Field(512, ge=2)
@@ -194,14 +232,16 @@ class Hardware(Part):
     """Where and how the training runs; no result depends on it but through rounding."""
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 autocast on GPUs that have it, else fp32")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 autocast on GPUs that have it, else fp32"
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; default PyTorch's choice")
 
 
 class Recipe(Part):
     """What to train, from the images to the student."""
 
-    recipe_schema: Literal[1] = Field(RECIPE_SCHEMA, alias="schema", description="version of this format")
+    recipe_schema: Literal[1] = Field(1, alias="schema", description="version of this format")
     name: str = Field("digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run folder is runs/NAME")
     seed: int = Field(0, ge=0, description="of weights, batches and augmentation")
     data: Data = Data()

@@ -32,7 +32,9 @@ class Latency(Part):
     runtime: str
     runtime_version: str
     precision: str
-    settings: dict[str, str] = Field(description="what the runtime was told and what it answered: provider, inference precision, …")
+    settings: dict[str, str] = Field(
+        description="what the runtime was told and what it answered: provider, inference precision, …"
+    )
     scenario: Literal["single-stream"] = "single-stream"
     batch: int
     threads: int
@@ -41,7 +43,9 @@ class Latency(Part):
     interrupted: bool = False
     warmup_runs: int
     samples_ns: list[int] = Field(description="every timed Session.run, in order, in nanoseconds; none is dropped")
-    percentiles_ms: dict[str, float | None] = Field(description="p50, p90, p95, p99, p99.9; null where the samples do not suffice")
+    percentiles_ms: dict[str, float | None] = Field(
+        description="p50, p90, p95, p99, p99.9; null where the samples do not suffice"
+    )
     mean_ms: float
     cv: float = Field(description="standard deviation over mean")
     drift: float = Field(description="median of the last tenth of the samples over that of the first tenth, minus 1")
@@ -50,9 +54,13 @@ class Latency(Part):
         description="medians where there are several: import, load, first_run, preprocess, run, postprocess, end_to_end (from JPEG bytes)"
     )
     peak_rss_bytes: int | None
-    golden_max_abs_diff: float | None = Field(description="largest difference from the golden logits, checked in the same process")
+    golden_max_abs_diff: float | None = Field(
+        description="largest difference from the golden logits, checked in the same process"
+    )
     golden_top1_agreement: float | None
-    conditions: dict[str, Any] = Field(description="governor, clocks, temperatures, load before and after; null where absent")
+    conditions: dict[str, Any] = Field(
+        description="governor, clocks, temperatures, load before and after; null where absent"
+    )
     warnings: list[str] = Field(description="why a figure here is not to be trusted, one sentence each")
 
 
@@ -83,7 +91,7 @@ class Evaluation(Part):
 class Result(Part):
     """A measurement and the circumstances that it was made in."""
 
-    result_schema: Literal[1] = Field(RESULT_SCHEMA, alias="schema")
+    result_schema: Literal[1] = Field(1, alias="schema")
     created: str
     command: list[str]
     seed: int | None = None
@@ -112,7 +120,9 @@ class Result(Part):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise EdgekitError(f"{path}: not a result file of schema {RESULT_SCHEMA}: {where}: {first['msg']}") from error
+            raise EdgekitError(
+                f"{path}: not a result file of schema {RESULT_SCHEMA}: {where}: {first['msg']}"
+            ) from error
 
     def write(self, path: Path) -> None:
         """Write the result atomically."""

@@ -28,7 +28,9 @@ class StageRecord(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     stage: str
-    inputs: dict[str, Any] = Field(description="everything that the outputs depend on: recipe parts and digests of what came before")
+    inputs: dict[str, Any] = Field(
+        description="everything that the outputs depend on: recipe parts and digests of what came before"
+    )
     digest: str = Field(description="SHA-256 of `inputs` in canonical JSON")
     outputs: dict[str, str] = Field(description="file name inside the stage's folder -> SHA-256")
     metrics: dict[str, Any] = Field(default_factory=dict)
@@ -58,7 +60,9 @@ class Run:
         if not run.path.is_dir():
             raise RunError(f"{run.path}: no such run", "train one with `edgekit train recipe.yaml`")
         if not run.recipe_path.is_file():
-            raise RunError(f"{run.path}: not a run, it holds no recipe.yaml", "give the folder that `edgekit train` printed")
+            raise RunError(
+                f"{run.path}: not a run, it holds no recipe.yaml", "give the folder that `edgekit train` printed"
+            )
         return run
 
     @property
@@ -110,10 +114,20 @@ class Run:
             if not path.is_file():
                 raise RunError(f"{path}: missing", f"delete {path.parent} to train the stage again")
             if sha256(path) != digest:
-                raise RunError(f"{path}: damaged, its digest is not the recorded one", f"delete {path.parent} to train the stage again")
+                raise RunError(
+                    f"{path}: damaged, its digest is not the recorded one",
+                    f"delete {path.parent} to train the stage again",
+                )
 
     def write_record(
-        self, stage: str, inputs: dict[str, Any], outputs: list[str], metrics: dict[str, Any], seconds: float, created: str, packages: dict[str, str]
+        self,
+        stage: str,
+        inputs: dict[str, Any],
+        outputs: list[str],
+        metrics: dict[str, Any],
+        seconds: float,
+        created: str,
+        packages: dict[str, str],
     ) -> StageRecord:
         """Declare a stage complete; `outputs` name files that are already in its folder."""
         folder = self.stage_path(stage)

@@ -46,7 +46,9 @@ class Lazy(click.Group):
         from edgekit.errors import near
 
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(f"no such command {args[0]!r}. {near(args[0], COMMANDS) or 'See edgekit --help.'}", ctx)
+            raise click.UsageError(
+                f"no such command {args[0]!r}. {near(args[0], COMMANDS) or 'See edgekit --help.'}", ctx
+            )
         return super().resolve_command(ctx, args)
 
 
@@ -88,7 +90,10 @@ def main() -> None:
     except Exception as error:
         _raise_in_debug()
         text = " ".join(str(error).split()) or "no message"
-        click.echo(f"internal error: {type(error).__name__}: {text} (edgekit --debug … shows the traceback; please report it)", err=True)
+        click.echo(
+            f"internal error: {type(error).__name__}: {text} (edgekit --debug … shows the traceback; please report it)",
+            err=True,
+        )
         sys.exit(70)
 
 

@@ -16,9 +16,12 @@ def command(what: str) -> None:
     For example, to have an editor complete and check recipes:
       edgekit schema recipe > recipe.schema.json
     """
+    from pydantic import BaseModel
+
     from edgekit.bundle import Manifest
     from edgekit.recipe import Recipe
     from edgekit.result import Result
 
-    model = {"recipe": Recipe, "bundle": Manifest, "result": Result}[what]
+    models: dict[str, type[BaseModel]] = {"recipe": Recipe, "bundle": Manifest, "result": Result}
+    model = models[what]
     click.echo(json.dumps(model.model_json_schema(by_alias=True), indent=2))
