@@ -1,0 +1,105 @@
+"""The runtimes: one file each, all with the same few verbs. A runtime is imported when a session is opened, never before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import metadata, util
+from pathlib import Path
+from types import MappingProxyType
+
+from edgekit.bundle import Bundle, RuntimeName, Variant
+from edgekit.errors import BundleError, RuntimeMissing
+from edgekit.runtimes.session import Session
+
+# runtime -> (import name, distributions that bring it, edgekit's extra)
+_RUNTIMES: dict[RuntimeName, tuple[str, tuple[str, ...], str]] = {
+    "onnxruntime": ("onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"), "ort"),
+    "openvino": ("openvino", ("openvino",), "openvino"),
+    "tensorrt": ("tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "trt"),
+    "tensorrt-rtx": ("tensorrt_rtx", ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), "trt-rtx"),
+}
+RUNNABLE: tuple[RuntimeName, ...] = ("onnxruntime", "openvino")
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+def installed() -> dict[RuntimeName, str | None]:
+    """The version of every runtime that edgekit knows; None where it is not installed. Nothing is imported for it."""
+    return {name: _version(*_RUNTIMES[name][:2]) for name in _RUNTIMES}
+
+
+def why_not(runtime: RuntimeName) -> RuntimeMissing | None:
+    """Why this edgekit cannot run models of a runtime on this machine, or None where it can."""
+    if runtime not in RUNNABLE:
+        return RuntimeMissing(
+            f"{runtime}: this version of edgekit exports for it but cannot run it yet",
+            f"use a variant for {' or '.join(RUNNABLE)}",
+        )
+    module, distributions, extra = _RUNTIMES[runtime]
+    if _version(module, distributions) is None:
+        return RuntimeMissing(f"{runtime} is not installed", f"install edgekit's wheel with the extra [{extra}]")
+    return None
+
+
+def open_session(
+    runtime: RuntimeName, model: Path, *, threads: int = 0, settings: Mapping[str, str] = _NONE
+) -> Session:
+    """Load a model file into a runtime.
+
+    Args:
+        runtime: which one.
+        model: what it opens: .onnx for onnxruntime; .xml (its .bin beside it) or .onnx for openvino.
+        threads: threads inside an operator; 0 leaves it to the runtime.
+        settings: what else the runtime must be told; see the runtime's file for the keys that it takes.
+
+    Raises:
+        RuntimeMissing: the runtime is not installed, or this edgekit cannot run it yet.
+        BundleError: the file cannot be loaded, is not a graph of edgekit's, or asks for what this machine does not do.
+    """
+    if missing := why_not(runtime):
+        raise missing
+    if not Path(model).is_file():
+        raise BundleError(f"{model}: no such model", "export it again")
+    try:
+        if runtime == "onnxruntime":
+            from edgekit.runtimes.onnxruntime import OnnxRuntimeSession
+
+            return OnnxRuntimeSession(Path(model), threads, settings)
+        from edgekit.runtimes.openvino import OpenVinoSession
+
+        return OpenVinoSession(Path(model), threads, settings)
+    except ImportError as error:
+        extra = _RUNTIMES[runtime][2]
+        raise RuntimeMissing(
+            f"{runtime} is installed but does not load: {error}",
+            f"install edgekit's wheel with the extra [{extra}] anew",
+        ) from error
+
+
+def load(bundle: Bundle, variant: Variant, *, threads: int = 0) -> Session:
+    """Load a variant of a bundle, each of its files checked against its digest first.
+
+    Raises:
+        RuntimeMissing, BundleError: see `open_session`; also where a file was changed.
+    """
+    files = [bundle.file(file) for file in variant.files]
+    model = files[0]
+    if model.suffix == ".xml" and model.with_suffix(".bin") not in files:
+        raise BundleError(
+            f"{model}: the bundle does not list its weights, {model.with_suffix('.bin').name}",
+            "export the bundle again",
+        )
+    return open_session(variant.runtime, model, threads=threads, settings=variant.settings)
+
+
+def _version(module: str, distributions: tuple[str, ...]) -> str | None:
+    if util.find_spec(module) is None:
+        return None
+    for name in distributions:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"  # there, but not from a package: its session will tell the version
+
+
+__all__ = ["RUNNABLE", "Session", "installed", "load", "open_session", "why_not"]
