@@ -1,0 +1,65 @@
+"""The classifier: an encoder, what is kept of the projection head, and a linear layer."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from edgekit.models.encoders import Encoder, build_encoder
+from edgekit.models.heads import KeptLayers, kept_layers
+from edgekit.recipe import Architecture
+
+
+class Classifier(nn.Module):
+    """Teacher or student.
+
+    Args:
+        architecture: what the encoder was built from, kept so that the model can be stored and built again.
+        image_size: side of the images, in pixels.
+        classes: names, in the order of the logits.
+        encoder: maps images to features.
+        kept: layers of the projection head that stay (none for students).
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        image_size: int,
+        classes: list[str],
+        encoder: Encoder,
+        kept: KeptLayers | None = None,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.image_size = image_size
+        self.classes = list(classes)
+        self.encoder = encoder
+        self.kept = kept if kept is not None else KeptLayers([])
+        widths = self.kept.widths()
+        self.head = nn.Linear(widths[-1] if widths else encoder.feature_dim, len(classes))
+        nn.init.zeros_(self.head.weight)  # the zero-initialised classifier of SimCLR v2's fine-tuning
+        nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def build(
+        cls,
+        architecture: Architecture,
+        image_size: int,
+        classes: list[str],
+        kept_widths: list[int],
+        where: str = "encoder",
+    ) -> Classifier:
+        """A classifier with fresh weights.
+
+        Raises:
+            RecipeError: the architecture is unknown or does not fit the image size.
+        """
+        encoder = build_encoder(architecture, image_size, where)
+        return cls(architecture, image_size, classes, encoder, kept_layers(encoder.feature_dim, kept_widths))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What the linear layer sees, (n, d), of normalised float32 images (n, 3, s, s)."""
+        return self.kept(self.encoder(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (n, classes) of normalised float32 images (n, 3, s, s)."""
+        return self.head(self.embed(images))

@@ -1,0 +1,231 @@
+"""Encoders: any image network of torchvision or timm by name, without its classifier; ResNets by width and stem.
+
+An encoder maps normalised float32 images (n, 3, s, s) to features (n, d).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.errors import RecipeError, near
+from edgekit.recipe import SMALL_IMAGE, Architecture
+
+# Depth -> (bottleneck?, blocks of the four stages): He et al. 2016, table 1; 10 and 14 are the usual smaller siblings.
+_RESNETS = {
+    "resnet10": (False, (1, 1, 1, 1)),
+    "resnet14": (True, (1, 1, 1, 1)),
+    "resnet18": (False, (2, 2, 2, 2)),
+    "resnet26": (True, (2, 2, 2, 2)),
+    "resnet34": (False, (3, 4, 6, 3)),
+    "resnet50": (True, (3, 4, 6, 3)),
+    "resnet101": (True, (3, 4, 23, 3)),
+    "resnet152": (True, (3, 8, 36, 3)),
+}
+# Attributes that hold the classifier in torchvision's networks.
+_CLASSIFIERS = ("fc", "classifier", "heads", "head")
+
+
+class Encoder(nn.Module):
+    """An image network without its classifier.
+
+    Args:
+        network: maps images (n, 3, s, s) to features (n, d).
+        feature_dim: d.
+    """
+
+    def __init__(self, network: nn.Module, feature_dim: int) -> None:
+        super().__init__()
+        self.network = network
+        self.feature_dim = feature_dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (n, d) of normalised images (n, 3, s, s)."""
+        return self.network(images)
+
+
+def build_encoder(architecture: Architecture, image_size: int, where: str = "encoder") -> Encoder:
+    """Build an encoder with fresh weights from the current random state.
+
+    Args:
+        architecture: its name, width and stem.
+        image_size: side of the images that it will see, in pixels; decides `stem: auto`.
+        where: the recipe's key, for messages.
+
+    Raises:
+        RecipeError: the name is unknown, the width or stem does not apply, or the images are too small for the network.
+    """
+    library, _, name = architecture.name.rpartition(":")
+    stem = architecture.stem
+    if name in _RESNETS and library != "torchvision":
+        cifar = stem == "cifar" or (stem == "auto" and image_size <= SMALL_IMAGE)
+        network = _resnet(name, architecture.width, cifar)
+    else:
+        if architecture.width != 1.0:
+            raise RecipeError(
+                f"{where}.width is {architecture.width:g}, but {architecture.name} has no width multiplier",
+                f"widths are for {', '.join(_RESNETS)}",
+            )
+        if stem == "cifar":
+            raise RecipeError(
+                f"{where}.stem is cifar, but {architecture.name} has no such stem", f"it is for {', '.join(_RESNETS)}"
+            )
+        network = _by_name(library, name, image_size, where)
+    encoder = Encoder(network, _probe(network, architecture.name, image_size, where))
+    return encoder.to(memory_format=torch.channels_last)
+
+
+def _resnet(name: str, width: float, cifar: bool) -> nn.Module:
+    from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+
+    bottleneck, layers = _RESNETS[name]
+    channels = tuple(max(8, round(c * width / 8) * 8) for c in (64, 128, 256, 512))
+    network = ResNet(
+        block=Bottleneck if bottleneck else BasicBlock,
+        layers=layers,
+        num_classes=0,
+        channels=channels,
+        stem_width=channels[0],
+    )
+    if cifar:  # SimCLR, appendix B.9: a 3x3 convolution of stride 1 and no max-pool
+        network.conv1 = nn.Conv2d(3, network.conv1.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        network.maxpool = nn.Identity()
+    return network
+
+
+def _by_name(library: str, name: str, image_size: int, where: str) -> nn.Module:
+    if library not in {"", "timm", "torchvision"}:
+        raise RecipeError(
+            f"{where}.name: unknown library {library!r}", "accepted: torchvision:NAME, timm:NAME or NAME alone"
+        )
+    if library != "timm" and name in _torchvision_names():
+        return _torchvision(name, where)
+    if library != "torchvision" and name in _timm_names():
+        return _timm(name, image_size, where)
+    known = {
+        "": {*_RESNETS, *_torchvision_names(), *_timm_names()},
+        "timm": _timm_names(),
+        "torchvision": _torchvision_names(),
+    }[library]
+    hint = (
+        near(name, sorted(known)) or "any classification network of torchvision or timm will do, for instance resnet18"
+    )
+    raise RecipeError(f"{where}.name: unknown network {name!r}", hint)
+
+
+@functools.cache
+def _torchvision_names() -> frozenset[str]:
+    import torchvision.models as zoo
+
+    return frozenset(zoo.list_models(module=zoo))
+
+
+@functools.cache
+def _timm_names() -> frozenset[str]:
+    import timm
+
+    return frozenset(timm.list_models())
+
+
+def _torchvision(name: str, where: str) -> nn.Module:
+    import torchvision.models as zoo
+
+    options: dict[str, Any] = {"weights": None}
+    if name in {"googlenet", "inception_v3"}:
+        options |= {"aux_logits": False, "init_weights": True}
+    network = zoo.get_model(name, **options)
+    for attribute in _CLASSIFIERS:
+        classifier = getattr(network, attribute, None)
+        if isinstance(classifier, nn.Sequential) and len(classifier) > 1:
+            # Keep what comes before the last Linear (MobileNetV3's hidden layer, say): it is part of the network.
+            setattr(network, attribute, classifier[:-1] if isinstance(classifier[-1], nn.Linear) else _pool())
+            return network
+        if classifier is not None:
+            setattr(network, attribute, nn.Identity())
+            return network
+    raise RecipeError(f"{where}.name: {name} has no classifier that can be taken off", "choose another network")
+
+
+def _pool() -> nn.Module:
+    """What stands for a fully convolutional classifier (SqueezeNet's)."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
+
+
+def _timm(name: str, image_size: int, where: str) -> nn.Module:
+    import timm
+
+    options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
+    try:
+        return timm.create_model(name, img_size=image_size, **options)  # transformers must be told
+    except TypeError:
+        return timm.create_model(name, **options)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise RecipeError(
+            f"{where}.name: {name} cannot be built for images of {image_size} px: {error}", "change data.image_size"
+        ) from error
+
+
+def _probe(network: nn.Module, name: str, image_size: int, where: str) -> int:
+    """The feature dimension, found by running the network; refuses images smaller than the network's total stride."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            features = network(torch.zeros(1, 3, image_size, image_size))
+    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise RecipeError(
+            f"data.image_size: {image_size} px is too small for {where} {name}, or does not fit it: {reason}",
+            "raise data.image_size or choose a network for small images (resnet18 has a stem for them)",
+        ) from error
+    finally:
+        network.train(was_training)
+    if features.ndim != 2:
+        raise RecipeError(
+            f"{where}.name: {name} gives features of shape {tuple(features.shape)}, not one vector an image",
+            "choose another",
+        )
+    stride = _total_stride(network)
+    if stride is not None and image_size < stride:
+        raise RecipeError(
+            f"data.image_size: {image_size} px is too small for {where} {name}, whose total stride is {stride}",
+            f"use at least {stride} px or a network for small images (resnet18 has a stem for them)",
+        )
+    return features.shape[1]
+
+
+def _total_stride(network: nn.Module) -> int | None:
+    """Product of the strides along the deepest chain, measured as the ratio of a large input to its last feature map.
+
+    None for networks that accept one image size only (most transformers).
+    """
+    side = 256
+    smallest = side
+
+    def note(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal smallest
+        # Kernels that look beyond a pooled 1x1 map (squeeze-excite) see no space: their maps do not count.
+        if isinstance(output, Tensor) and output.ndim == 4 and 1 < output.shape[-1] < smallest:
+            smallest = output.shape[-1]
+
+    hooks = [
+        m.register_forward_hook(note)
+        for m in network.modules()
+        if isinstance(m, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d))
+    ]
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, side, side))
+    except (RuntimeError, ValueError, AssertionError):
+        return None
+    finally:
+        for hook in hooks:
+            hook.remove()
+        network.train(was_training)
+    return side // smallest
