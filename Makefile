@@ -1,0 +1,67 @@
+# Everything here runs in its own .venv, made with uv; the system's Python is only asked for uv where there is none.
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+SHELL := /bin/sh
+# Bytecode, caches and colours of whoever calls make are no business of ours; a shared PYTHONPATH would shadow the checkout.
+unexport PYTHONPATH
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN := runs/digits
+
+PRIVATE_UV := build/uv/bin/uv
+UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo $(PRIVATE_UV); fi)
+
+# What a set-up installs: the job on two cores, or the job and everything that checks it.
+EXTRAS_demo := train,export,ort,openvino,report
+EXTRAS_dev := dev
+
+.PHONY: help setup demo test lint wheel clean
+
+help: ## list what make can do
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
+	  || grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed-dev ## make .venv with everything for working on edgekit
+
+demo: $(VENV)/.installed-demo ## the whole job on the embedded digits: train, evaluate, export, bench, report
+	$(BIN)/edgekit train examples/digits.yaml
+	$(BIN)/edgekit evaluate $(RUN)
+	$(BIN)/edgekit export $(RUN)
+	$(BIN)/edgekit bench $(RUN)/export --quick
+	$(BIN)/edgekit report $(RUN)
+	@echo
+	@echo "The report is one file; open it in a browser: $(CURDIR)/$(RUN)/report.html"
+
+lint: $(VENV)/.installed-dev ## the house's arrows, style and types
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint ## lint, then every test (PYTEST_ARGS='-m "not slow"' for the quick ones)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+wheel: | $(filter $(PRIVATE_UV),$(UV)) ## build the wheel into dist/
+	$(UV) build --quiet --wheel --out-dir dist
+	@ls -1 dist/*.whl
+
+clean: ## delete caches and built files; .venv/ and runs/ stay
+	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is younger than pyproject.toml as long as nothing that it asks for has changed.
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	@echo "installing edgekit[$(EXTRAS_$*)] into $(VENV) (PyTorch is the large part; once, and again when pyproject.toml changes)"
+	$(UV) pip install --python $(BIN)/python --editable '.[$(EXTRAS_$*)]'
+	@touch $@
+
+$(BIN)/python: | $(filter $(PRIVATE_UV),$(UV))
+	$(UV) venv --quiet --allow-existing --python '>=3.10' $(VENV)
+
+$(PRIVATE_UV):
+	@echo "no uv here: installing it into build/uv"
+	@python3 -m venv build/uv && build/uv/bin/python -m pip install --quiet uv \
+	  || { rm -rf build/uv; python3 -m pip install --quiet --user uv && mkdir -p build/uv/bin \
+	       && ln -sf "$$(python3 -m site --user-base)/bin/uv" $(PRIVATE_UV); } \
+	  || { echo "error: uv could not be installed; get it from https://docs.astral.sh/uv and run make again" >&2; exit 1; }

@@ -1,0 +1,47 @@
+"""What every test may use: tools that not every machine has."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+# Tools that go by several names: the first one that is on PATH is taken.
+_ALIASES = {"chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")}
+_REQUIRE_ALL = "EDGEKIT_REQUIRE_ALL"
+
+
+def _missing(what: str, why: str) -> None:
+    """Skip the test that needs `what`; fail it where everything must be there (continuous integration)."""
+    message = f"needs {what}: {why}"
+    if os.environ.get(_REQUIRE_ALL, "") not in {"", "0"}:
+        pytest.fail(f"{message} ({_REQUIRE_ALL} is set, so this is not skipped)", pytrace=False)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def require_tool() -> Callable[[str, str], str]:
+    """`require_tool("chromium", "draws the report")` gives the program's path, or skips the test and says why."""
+
+    def require(name: str, why: str) -> str:
+        for candidate in _ALIASES.get(name, (name,)):
+            if path := shutil.which(candidate):
+                return path
+        _missing(f"the program {name}", why)
+        raise AssertionError  # not reached: _missing raises
+
+    return require
+
+
+@pytest.fixture(scope="session")
+def require_module() -> Callable[[str, str], None]:
+    """`require_module("tensorrt", "builds an engine")` returns, or skips the test and says why; nothing is imported."""
+
+    def require(name: str, why: str) -> None:
+        if importlib.util.find_spec(name) is None:
+            _missing(f"the Python package {name}", why)
+
+    return require
