@@ -1,0 +1,42 @@
+"""The collapse monitor: two numbers that say while training whether the representation still has its dimensions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Below this share of 1/sqrt(d) the projections are called collapsed; a healthy SimCLR stays near 1.
+STD_SHARE = 0.2
+MIN_RANK = 2.0
+
+
+def projection_std(projections: Tensor) -> Tensor:
+    """Mean over the dimensions of the standard deviation of the l2-normalised projections (n, d), times sqrt(d).
+
+    1 is a uniform sphere, 0 a single point (SimSiam, Chen & He 2021, figure 2).
+    """
+    normalised = F.normalize(projections.detach().float(), dim=1)
+    return normalised.std(dim=0).mean() * math.sqrt(projections.shape[1])
+
+
+def effective_rank(features: Tensor) -> Tensor:
+    """exp of the entropy of the normalised singular values of the centred features (n, d): between 1 and min(n, d).
+
+    Roy & Vetterli 2007, "The effective rank". Needs no labels; a falling rank is a dimensional collapse.
+    """
+    centred = features.detach().float() - features.detach().float().mean(dim=0)
+    values = torch.linalg.svdvals(centred)
+    shares = values / values.sum().clamp(min=1e-12)
+    return torch.exp(-(shares * torch.log(shares.clamp(min=1e-12))).sum())
+
+
+def verdict(std: float, rank: float) -> str | None:
+    """A warning sentence where the representation has collapsed, else None."""
+    if std < STD_SHARE:
+        return f"the projections are collapsing to a point: their spread is {std:.2f} of a sphere's (below {STD_SHARE})"
+    if rank < MIN_RANK:
+        return f"the features are collapsing to a line: their effective rank is {rank:.1f}"
+    return None
