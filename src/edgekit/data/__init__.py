@@ -1,0 +1,1 @@
+"""Image sources, splits and label budgets; augmentation on the training device."""

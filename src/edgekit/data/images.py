@@ -1,0 +1,76 @@
+"""Decoded images with their names, content digests and labels."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that looks like an image and could not be decoded."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Decoded square images.
+
+    Args:
+        images: (n, S, S, 3) uint8, C-contiguous and read-only; may be a memory map.
+        names: n paths relative to the source's folder, with forward slashes.
+        digests: n BLAKE2b-128 digests (32 hexadecimal digits) of the upright RGB pixels and size before resizing.
+        labels: (n,) int64 indices into the classes, or None where there are no labels.
+
+    Raises:
+        ValueError: the lengths differ, or the images have another shape or dtype.
+    """
+
+    images: NDArray[np.uint8]
+    names: list[str]
+    digests: list[str]
+    labels: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        count, *shape = self.images.shape
+        if len(shape) != 3 or shape[0] != shape[1] or shape[2] != 3 or self.images.dtype != np.uint8:
+            raise ValueError(f"images must be (n, S, S, 3) uint8, not {self.images.shape} {self.images.dtype}")
+        lengths = {count, len(self.names), len(self.digests)} | (
+            {len(self.labels)} if self.labels is not None else set()
+        )
+        if len(lengths) != 1:
+            raise ValueError(f"images, names, digests and labels differ in length: {sorted(lengths)}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def side(self) -> int:
+        """S, in pixels."""
+        return int(self.images.shape[1])
+
+    def subset(self, index: Sequence[int] | NDArray[Any]) -> ImageSet:
+        """The images at `index` (whole numbers, or a mask of n booleans), in that order, as a copy."""
+        rows = np.arange(len(self))[np.asarray(index)] if len(index) else np.zeros(0, dtype=np.int64)
+        return ImageSet(
+            images=np.ascontiguousarray(self.images[rows]),
+            names=[self.names[i] for i in rows],
+            digests=[self.digests[i] for i in rows],
+            labels=self.labels[rows] if self.labels is not None else None,
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the content digests in their order, the labels and S: equal for equal pictures, whatever their names."""
+        digest = hashlib.sha256(f"S={self.side}\n".encode())
+        digest.update("\n".join(self.digests).encode())
+        digest.update(b"unlabelled" if self.labels is None else self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()

@@ -1,0 +1,141 @@
+"""Draws by content: which images are held out, and which few carry their labels.
+
+Every draw sorts the images of a class by a hash of the seed and the image's content digest, and takes a prefix. So a draw is
+the same on every machine and with every version of every library; renaming files does not change it; adding a file changes it
+by at most one image; and a smaller draw of the same seed is contained in a larger one.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import DataError, near
+
+
+def shuffled(names: Sequence[str], digests: Sequence[str], purpose: str, seed: int) -> list[int]:
+    """The positions of the images in the order in which a draw for `purpose` with `seed` takes them."""
+
+    def key(i: int) -> tuple[bytes, str]:
+        return hashlib.blake2b(f"{purpose}:{seed}:{digests[i]}".encode(), digest_size=16).digest(), names[i]
+
+    return sorted(range(len(names)), key=key)
+
+
+def share(count: int, fraction: float) -> int:
+    """A fraction of a class's images, rounded to the nearest (half up), at least 1."""
+    return max(1, math.floor(count * fraction + 0.5))
+
+
+def draw(
+    order: Sequence[int], labels: NDArray[np.int64], counts: Sequence[int], allowed: NDArray[np.bool_]
+) -> list[int]:
+    """The first `counts[c]` allowed images of each class c in `order`; fewer where the class has fewer.
+
+    Returns:
+        Their positions, sorted.
+    """
+    left = list(counts)
+    drawn = []
+    for i in order:
+        if allowed[i] and left[labels[i]] > 0:
+            left[labels[i]] -= 1
+            drawn.append(i)
+    return sorted(drawn)
+
+
+def budget_counts(
+    labels: int | float, base: Sequence[int], available: Sequence[int], classes: Sequence[str]
+) -> list[int]:
+    """How many labels of each class a budget takes.
+
+    A whole number is that many of every class. A fraction is that fraction of every class's training images (the probe set
+    counts in), so imbalanced classes keep their proportions; 1.0 is everything that is not in the probe set.
+
+    Args:
+        labels: the recipe's `labels`: a fraction in (0, 1], or a count a class.
+        base: training images of each class, those of the probe set included.
+        available: training images of each class that a label may be drawn for.
+        classes: their names.
+
+    Raises:
+        DataError: a class has fewer images than that.
+    """
+    if isinstance(labels, float):
+        asked = list(available) if labels == 1.0 else [share(n, labels) for n in base]
+    else:
+        asked = [labels] * len(classes)
+    short = [c for c in range(len(classes)) if available[c] < asked[c]]
+    if short:
+        c = min(short, key=lambda c: available[c])
+        more = f" (and {len(short) - 1} more classes are short)" if len(short) > 1 else ""
+        raise DataError(
+            f"data.labels: class {classes[c]} has {available[c]} training images outside the probe set, the budget ({labels}) asks for "
+            f"{asked[c]}{more}",
+            f"ask for at most {min(available)} a class, lower data.probe, or add images",
+        )
+    return asked
+
+
+def read_label_file(path: Path, names: Sequence[str], labels: NDArray[np.int64], classes: Sequence[str]) -> list[int]:
+    """The positions in `names` of the images that a CSV file lists in its column `file`.
+
+    Args:
+        path: UTF-8 CSV with a header; `file` is relative to the labelled folder; a column `class`, where there is one, must
+            agree with the folder.
+        names: all images of the labelled folder.
+        labels: their classes' indices.
+        classes: the names of the classes.
+
+    Raises:
+        DataError: the file is missing, is no such CSV, names an unknown file or another class, or leaves a class out.
+    """
+    known = {name: i for i, name in enumerate(names)}
+    found: dict[int, None] = {}
+    for line, row in _rows(path):
+        text = (row["file"] or "").strip()
+        name = str(PurePosixPath(text.replace("\\", "/")))
+        where = f"data.labels: {path}, line {line}"
+        if name not in known:
+            raise DataError(
+                f"{where}: {text or 'an empty name'} is no image of the labelled folder",
+                near(name, names[:20000]) or f"names are relative to it, like {names[0]}",
+            )
+        i = known[name]
+        given = (row.get("class") or "").strip()
+        if given and given != classes[labels[i]]:
+            raise DataError(
+                f"{where}: {text} is in the folder of {classes[labels[i]]}, not {given}", "correct one of the two"
+            )
+        found[i] = None
+    missing = sorted(set(range(len(classes))) - {int(labels[i]) for i in found})
+    if missing:
+        listed = ", ".join(classes[c] for c in missing[:5]) + (", …" if len(missing) > 5 else "")
+        raise DataError(f"data.labels: {path}: lists no image of {listed}", "every class needs at least one label")
+    return sorted(found)
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str | None]]]:
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            columns = reader.fieldnames or []
+            if "file" not in columns:
+                raise DataError(
+                    f"data.labels: {path}: has no column `file`, its columns are {', '.join(columns) or 'none'}",
+                    "the first line must be a header like file,class",
+                )
+            return [(reader.line_num, row) for row in reader]
+    except FileNotFoundError as error:
+        raise DataError(
+            f"data.labels: {path}: no such file",
+            "give a fraction (0.1), a count a class (20), or a CSV with the column `file`",
+        ) from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"data.labels: {path}: cannot be read: {error}", "it must be a CSV file in UTF-8") from error
