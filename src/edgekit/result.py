@@ -43,6 +43,10 @@ class Latency(Part):
     interrupted: bool = False
     warmup_runs: int
     samples_ns: list[int] = Field(description="every timed Session.run, in order, in nanoseconds; none is dropped")
+    rounds: list[int] = Field(
+        default_factory=list,
+        description="how many of the samples each fresh process took, in order; variants measured together take turns",
+    )
     percentiles_ms: dict[str, float | None] = Field(
         description="p50, p90, p95, p99, p99.9; null where the samples do not suffice"
     )

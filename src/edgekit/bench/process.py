@@ -1,0 +1,93 @@
+"""Starting the worker, and bringing back what it measured or why it could not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgekit import errors
+from edgekit.bench.worker import Request
+from edgekit.errors import EdgekitError
+
+_GRACE_SECONDS = 20.0
+
+
+class Interrupted(Exception):
+    """The user interrupted a worker; `outcome` is what it had measured until then, None where nothing."""
+
+    def __init__(self, outcome: dict[str, Any] | None) -> None:
+        super().__init__("interrupted")
+        self.outcome = outcome
+
+
+def run_worker(request: Request) -> dict[str, Any]:
+    """Measure in a fresh process.
+
+    Raises:
+        EdgekitError: of the worker's own kind, or because it died.
+        Interrupted: the user pressed Ctrl-C; the worker was asked to end and did.
+    """
+    with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as folder:
+        request_file, outcome_file = Path(folder, "request.json"), Path(folder, "outcome.json")
+        request_file.write_text(json.dumps(asdict(request)))
+        with open(Path(folder, "stderr"), "w+b") as stderr:
+            child = subprocess.Popen(
+                [sys.executable, "-m", "edgekit.bench.worker", str(request_file), str(outcome_file)],
+                cwd=folder,  # `-m` puts the working folder first on the path: nothing of the user's may be imported from there
+                env={**os.environ, "PYTHONPATH": _python_path()},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=None if os.environ.get("EDGEKIT_DEBUG") else stderr,
+                start_new_session=True,  # Ctrl-C reaches it only through `_stop`, once
+            )
+            try:
+                code = child.wait()
+            except BaseException as error:
+                _stop(child)
+                if isinstance(error, KeyboardInterrupt):
+                    raise Interrupted(_read(outcome_file)) from None
+                raise
+            stderr.seek(0)
+            said = stderr.read().decode(errors="replace").strip().splitlines()
+        outcome = _read(outcome_file)
+    if outcome is None or code != 0:
+        died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        raise EdgekitError(
+            f"{request.variant}: the measuring process died ({died}){': ' + said[-1] if said else ''}",
+            "`edgekit --debug bench …` shows what it printed; SIGKILL means that memory ran out",
+        )
+    if "error" in outcome:
+        kind = getattr(errors, outcome["error"]["kind"], EdgekitError)
+        raise kind(outcome["error"]["message"], outcome["error"]["hint"])
+    return outcome
+
+
+def _stop(child: subprocess.Popen[bytes]) -> None:
+    """Ask the worker to end with what it has; kill it where it does not."""
+    child.send_signal(signal.SIGINT)
+    try:
+        child.wait(timeout=_GRACE_SECONDS)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        child.kill()
+        child.wait()
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        outcome: dict[str, Any] = json.loads(path.read_text())
+        return outcome
+    except (OSError, ValueError):
+        return None
+
+
+def _python_path() -> str:
+    """The inherited PYTHONPATH with absolute entries, since the worker's working folder is another."""
+    entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return os.pathsep.join(os.path.abspath(entry) for entry in entries)

@@ -1,0 +1,80 @@
+"""What a list of latencies says, and what it is too short to say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from edgekit.result import Latency
+
+# How many samples make a percentile valid: the early-stopping rule of MLPerf LoadGen, at its confidence of 0.99.
+SAMPLES_NEEDED = {"p50": 11, "p90": 64, "p95": 130, "p99": 662, "p99.9": 6636}
+CV_LIMIT = 0.025
+DRIFT_LIMIT = 0.05
+
+
+def percentiles(samples: ArrayLike) -> dict[str, float | None]:
+    """The percentiles of `SAMPLES_NEEDED`, in the unit of the samples; None where there are too few samples.
+
+    Between two samples the value is interpolated linearly, as NumPy does by default.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    return {
+        name: float(np.percentile(values, float(name[1:]))) if values.size >= needed else None
+        for name, needed in SAMPLES_NEEDED.items()
+    }
+
+
+def coefficient_of_variation(samples: ArrayLike) -> float:
+    """Standard deviation over mean (0 for a single sample)."""
+    values = np.asarray(samples, dtype=np.float64)
+    return float(values.std() / values.mean())
+
+
+def drift(samples: ArrayLike) -> float:
+    """Median of the last tenth of the samples over the median of the first tenth, minus 1: positive where it became slower."""
+    values = np.asarray(samples, dtype=np.float64)
+    tenth = max(1, values.size // 10)
+    return float(np.median(values[-tenth:]) / np.median(values[:tenth]) - 1)
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times faster one variant is than another: the median over the rounds, and the rounds' extremes."""
+
+    median: float
+    low: float
+    high: float
+
+
+def speedup(base: Latency, other: Latency) -> Speedup | None:
+    """How many times faster `other` is than `base`, compared round by round where both were measured in turns.
+
+    None where they were not measured in the same number of rounds, or one of them has no complete round.
+    """
+    ratios = [
+        float(np.median(a) / np.median(b))
+        for a, b in zip(_rounds(base), _rounds(other), strict=False)
+        if len(a) and len(b)
+    ]
+    if len(base.rounds) != len(other.rounds) or not ratios:
+        return None
+    return Speedup(float(np.median(ratios)), min(ratios), max(ratios))
+
+
+def _rounds(latency: Latency) -> list[NDArray[np.float64]]:
+    edges = np.cumsum(latency.rounds)[:-1]
+    return np.split(np.asarray(latency.samples_ns, dtype=np.float64), edges)
+
+
+def fp32_of(latency: Latency, others: Sequence[Latency]) -> Latency | None:
+    """Among `others`, the fp32 variant of the same bundle, runtime, batch and threads, or None."""
+    for other in others:
+        if other.precision == "fp32" and all(
+            getattr(other, key) == getattr(latency, key) for key in ("bundle_digest", "runtime", "batch", "threads")
+        ):
+            return other
+    return None

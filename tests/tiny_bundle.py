@@ -1,0 +1,108 @@
+"""A real bundle in a fraction of a second: a small convolutional network written with onnx's helpers, no training, no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, helper, numpy_helper
+
+from edgekit.bundle import Accuracy, Bundle, BundleFile, Manifest, Parity, Tensor, Variant, write_manifest
+from edgekit.preprocess import Preprocessing
+
+SIZE = 16
+CLASSES = ["cat", "dog", "owl", "fox", "bee", "cow"]
+
+
+def write_onnx(path: Path, *, size: int = SIZE, classes: int = len(CLASSES), width: int = 8, layers: int = 2) -> None:
+    """A graph of edgekit's form: uint8 NHWC with a free batch axis in, cast and scaled inside, `logits` out."""
+    random = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(np.float32(1 / 255), "scale"), numpy_helper.from_array(np.float32(0.5), "mean")]
+    nodes = [
+        helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["nchw"], perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", ["nchw", "scale"], ["scaled"]),
+        helper.make_node("Sub", ["scaled", "mean"], ["x0"]),
+    ]
+    channels = 3
+    for i in range(layers):
+        kernel = random.standard_normal((width, channels, 3, 3)) * np.sqrt(2 / (9 * channels))
+        weights.append(numpy_helper.from_array(kernel.astype(np.float32), f"w{i}"))
+        nodes.append(helper.make_node("Conv", [f"x{i}", f"w{i}"], [f"c{i}"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"c{i}"], [f"x{i + 1}"]))
+        channels = width
+    weights.append(numpy_helper.from_array(random.standard_normal((channels, classes)).astype(np.float32) * 4, "head"))
+    nodes += [
+        helper.make_node("GlobalAveragePool", [f"x{layers}"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["features"]),
+        helper.make_node("MatMul", ["features", "head"], ["logits"]),
+    ]
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", size, size, 3])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])
+    graph = helper.make_graph(nodes, "tiny", [images], [logits], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
+
+
+def write_openvino(path: Path, source: Path) -> None:
+    """The IR of an ONNX file: `path` (.xml) and its .bin, weights compressed to FP16."""
+    import openvino as ov
+
+    ov.save_model(ov.convert_model(source), path, compress_to_fp16=True)
+
+
+def some_images(count: int, size: int = SIZE) -> np.ndarray:
+    """Random uint8 images (count, size, size, 3): smooth, so that they survive JPEG, and unlike each other."""
+    random = np.random.default_rng(1)
+    coarse = random.integers(0, 256, (count, 4, 4, 3))
+    return np.kron(coarse, np.ones((1, size // 4, size // 4, 1), dtype=np.int64)).astype(np.uint8)
+
+
+def make_bundle(folder: Path, *, openvino: bool = True, size: int = SIZE, width: int = 8, layers: int = 2) -> Bundle:
+    """Write a bundle with `onnx-fp32` and, if asked for, `openvino-fp16`, both verified, and open it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_onnx(folder / "model.onnx", size=size, width=width, layers=layers)
+    golden = some_images(12, size)
+    session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    logits = session.run(["logits"], {"images": golden})[0]
+    np.savez(folder / "golden.npz", images=golden, logits=logits)
+    parity = Parity(samples=12, top1_agreement=1.0, max_abs_diff=0.0, sqnr_db=None)
+    common = {
+        "executed": True,
+        "status": "verified",
+        "parity": parity,
+        "accuracy": Accuracy(top1=0.9, top5=None, samples=100),
+    }
+    variants = [
+        Variant(
+            id="onnx-fp32",
+            runtime="onnxruntime",
+            precision="fp32",
+            files=[BundleFile.of(folder, "model.onnx")],
+            **common,
+        )
+    ]
+    if openvino:
+        write_openvino(folder / "model.xml", folder / "model.onnx")
+        files = [BundleFile.of(folder, "model.xml"), BundleFile.of(folder, "model.bin")]
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        variants.append(
+            Variant(id="openvino-fp16", runtime="openvino", precision="fp16", files=files, settings=settings, **common)
+        )
+    manifest = Manifest(
+        name="tiny",
+        created="2026-01-01T00:00:00+00:00",
+        edgekit="0.1.0",
+        classes=CLASSES,
+        preprocessing=Preprocessing(image_size=size, resize_to=size + 2),
+        input=Tensor(name="images", dtype="uint8", layout="NHWC", shape=[None, size, size, 3]),
+        outputs=[Tensor(name="logits", dtype="float32", layout="NC", shape=[None, len(CLASSES)])],
+        golden=BundleFile.of(folder, "golden.npz"),
+        variants=variants,
+        provenance={},
+    )
+    write_manifest(folder, manifest)
+    return Bundle.open(folder)
