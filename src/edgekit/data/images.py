@@ -67,6 +67,14 @@ class ImageSet:
             labels=self.labels[rows] if self.labels is not None else None,
         )
 
+    def centre_crop(self, size: int) -> ImageSet:
+        """The central squares of `size` pixels (a view where the memory allows), for what is stored larger than models take."""
+        margin = (self.side - size) // 2
+        if margin == 0:
+            return self
+        images = np.ascontiguousarray(self.images[:, margin : margin + size, margin : margin + size])
+        return ImageSet(images=images, names=self.names, digests=self.digests, labels=self.labels)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the content digests in their order, the labels and S: equal for equal pictures, whatever their names."""
