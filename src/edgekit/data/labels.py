@@ -35,7 +35,7 @@ def share(count: int, fraction: float) -> int:
 
 def draw(
     order: Sequence[int], labels: NDArray[np.int64], counts: Sequence[int], allowed: NDArray[np.bool_]
-) -> list[int]:
+) -> NDArray[np.int64]:
     """The first `counts[c]` allowed images of each class c in `order`; fewer where the class has fewer.
 
     Returns:
@@ -47,7 +47,7 @@ def draw(
         if allowed[i] and left[labels[i]] > 0:
             left[labels[i]] -= 1
             drawn.append(i)
-    return sorted(drawn)
+    return np.array(sorted(drawn), dtype=np.int64)
 
 
 def budget_counts(
@@ -83,7 +83,9 @@ def budget_counts(
     return asked
 
 
-def read_label_file(path: Path, names: Sequence[str], labels: NDArray[np.int64], classes: Sequence[str]) -> list[int]:
+def read_label_file(
+    path: Path, names: Sequence[str], labels: NDArray[np.int64], classes: Sequence[str]
+) -> NDArray[np.int64]:
     """The positions in `names` of the images that a CSV file lists in its column `file`.
 
     Args:
@@ -118,7 +120,7 @@ def read_label_file(path: Path, names: Sequence[str], labels: NDArray[np.int64],
     if missing:
         listed = ", ".join(classes[c] for c in missing[:5]) + (", …" if len(missing) > 5 else "")
         raise DataError(f"data.labels: {path}: lists no image of {listed}", "every class needs at least one label")
-    return sorted(found)
+    return np.array(sorted(found), dtype=np.int64)
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str | None]]]:

@@ -238,9 +238,7 @@ def _utf8(name: str, where: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: the name of the class folder {name!a} is not UTF-8", "rename the folder"
-        ) from error
+        raise DataError(f"{where}: the name of the class folder {name!a} is not UTF-8", "rename the folder") from error
     return name
 
 

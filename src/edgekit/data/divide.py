@@ -1,0 +1,154 @@
+"""The division of a labelled folder into test, probe, label budget and the rest, by names, labels and content digests alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.data.labels import budget_counts, draw, read_label_file, share, shuffled
+from edgekit.data.sources import Source
+from edgekit.errors import DataError
+from edgekit.recipe import Data
+
+Rows = NDArray[np.int64]
+NO_ROWS: Rows = np.zeros(0, dtype=np.int64)
+
+
+@dataclass(frozen=True)
+class Division:
+    """Positions in the labelled source, each sorted; `test` is empty where the test set is a folder of its own.
+
+    `training` is what is in neither test nor probe and is no copy of what is; the budget is a part of it.
+    """
+
+    test: Rows
+    probe: Rows
+    budget: Rows
+    training: Rows
+    notes: list[str]
+
+
+def divide(data: Data, source: Source, digests: Sequence[str], test_digests: Sequence[str] | None) -> Division:
+    """Draw the test set, then the probe set, then the label budget; each is closed to what follows, by content.
+
+    Args:
+        data: the recipe's part: `test`, `probe`, `labels` and the seeds.
+        source: the labelled images; its labels are there.
+        digests: their content digests; empty for what cannot be read.
+        test_digests: those of the test set where it is a folder of its own, else None.
+
+    Raises:
+        DataError: a class has too few images, or the label file is wrong.
+    """
+    return _Divider(data, source, digests).divide(test_digests)
+
+
+def copies_of(digests: Sequence[str], taken: Iterable[str]) -> NDArray[np.bool_]:
+    """Which images have the content of one that is taken."""
+    known = set(taken)
+    return np.array([d in known for d in digests], dtype=bool)
+
+
+class _Divider:
+    def __init__(self, data: Data, source: Source, digests: Sequence[str]) -> None:
+        assert source.labels is not None
+        self.data = data
+        self.source = source
+        self.labels = source.labels
+        self.digests = digests
+        self.open = np.array([bool(d) for d in digests], dtype=bool)
+        self.totals = self._count_open()
+        self.notes: list[str] = []
+
+    def divide(self, test_digests: Sequence[str] | None) -> Division:
+        where = self.source.where
+        self._check_readable()
+        self._note_conflicts()
+        test = NO_ROWS
+        if test_digests is not None:
+            self._close_copies(test_digests, f"images of {where} are also in the test set")
+        else:
+            assert isinstance(self.data.test, float)
+            test = self._draw_share("test", self.data.test, self.open)
+            self._close(test, f"images of {where} are copies of test images")
+        base = self._count_open()
+
+        listed = self._listed() if isinstance(self.data.labels, str) else None
+        probe = NO_ROWS
+        if self.data.probe:
+            allowed = self.open.copy()
+            if listed is not None:  # a label that somebody chose by hand is not to be lost to the probe set
+                allowed &= ~copies_of(self.digests, (self.digests[i] for i in listed))
+            probe = self._draw_share("probe", self.data.probe, allowed)
+            self._close(probe, f"images of {where} are copies of probe images")
+        self._check_training_left()
+        budget = listed if listed is not None else self._draw_budget(base)
+        return Division(test, probe, budget, np.flatnonzero(self.open), self.notes)
+
+    def _draw_share(self, purpose: str, fraction: float, allowed: NDArray[np.bool_]) -> Rows:
+        counts = [share(n, fraction) for n in self.totals]
+        order = shuffled(self.source.names, self.digests, purpose, self.data.split_seed)
+        return draw(order, self.labels, counts, allowed)
+
+    def _draw_budget(self, base: list[int]) -> Rows:
+        assert not isinstance(self.data.labels, str)
+        counts = budget_counts(self.data.labels, base, self._count_open(), self.source.classes)
+        order = shuffled(self.source.names, self.digests, "labels", self.data.label_seed)
+        return draw(order, self.labels, counts, self.open)
+
+    def _listed(self) -> Rows:
+        path = str(self.data.labels)
+        rows = read_label_file(Path(path).expanduser(), self.source.names, self.labels, self.source.classes)
+        lost = [i for i in rows if not self.open[i]]
+        if lost:
+            first, more = lost[0], f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+            if not self.digests[first]:
+                raise DataError(
+                    f"data.labels: {path}: {self.source.names[first]} cannot be decoded{more}",
+                    "take it out of the file",
+                )
+            raise DataError(
+                f"data.labels: {path}: {self.source.names[first]} is in the test set{more}",
+                "take it out of the file, or give data.test a folder of other images",
+            )
+        return rows
+
+    def _close(self, rows: Rows, what: str) -> None:
+        self.open[rows] = False
+        self._close_copies((self.digests[i] for i in rows), what)
+
+    def _close_copies(self, taken: Iterable[str], what: str) -> None:
+        copies = copies_of(self.digests, taken) & self.open
+        self.open &= ~copies
+        if copies.any():
+            self.notes.append(f"{int(copies.sum())} {what} and were taken out of {self.source.where}")
+
+    def _check_readable(self) -> None:
+        for name, total in zip(self.source.classes, self.totals, strict=True):
+            if not total:
+                raise DataError(
+                    f"data.labelled: {self.source.where}: no image of class {name} can be read", "replace its images"
+                )
+
+    def _check_training_left(self) -> None:
+        for name, total, left in zip(self.source.classes, self.totals, self._count_open(), strict=True):
+            if not left:
+                raise DataError(
+                    f"data.labelled: {self.source.where}: of the {total} images of class {name} none is left to train on after the "
+                    "test and probe sets",
+                    "add images, set data.probe to 0, or give data.test a folder of other images",
+                )
+
+    def _note_conflicts(self) -> None:
+        first: dict[str, int] = {}
+        pairs = zip(self.digests, self.labels, strict=True)
+        conflicts = {d for d, label in pairs if d and first.setdefault(d, int(label)) != label}
+        if conflicts:
+            self.notes.append(f"{len(conflicts)} pictures lie in more than one class of {self.source.where}")
+
+    def _count_open(self) -> list[int]:
+        return [int(n) for n in np.bincount(self.labels[self.open], minlength=len(self.source.classes))]
