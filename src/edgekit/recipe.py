@@ -6,15 +6,17 @@ path, the value and what would be accepted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from edgekit.errors import RecipeError, near
+from edgekit.errors import RecipeError
 from edgekit.preprocess import Preprocessing
+from edgekit.validation import problems
 
 SMALL_IMAGE = 64  # at or below this size, the CIFAR settings of SimCLR (appendix B.9) are the defaults
 
@@ -22,20 +24,33 @@ SMALL_IMAGE = 64  # at or below this size, the CIFAR settings of SimCLR (appendi
 class Part(BaseModel):
     """A part of the recipe: no unknown keys, no change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_booleans(cls, content: Any) -> Any:
+        """Python counts True as the number 1, so that `labels: yes` would be one label a class."""
+        for name, value in content.items() if isinstance(content, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                raise ValueError(f"{name} must not be {str(value).lower()}, accepted: {field.description or 'a value'}")
+        return content
+
+
+Text = Annotated[str, Field(min_length=1)]
 
 
 class Data(Part):
     """Where the images are and who may see which."""
 
-    labelled: str = Field(
+    labelled: Text = Field(
         "digits", description="folder with one sub-folder a class, or `digits` (shipped with scikit-learn)"
     )
-    pool: str | None = Field(
+    pool: Text | None = Field(
         None,
         description="folder of unlabelled images, flat or nested; without it, the labelled images without their labels",
     )
-    test: str | Annotated[float, Field(gt=0, lt=1)] = Field(
+    test: Text | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2,
         description="folder with one sub-folder a class, or the share of `labelled` that is held out, class-balanced",
     )
@@ -45,7 +60,7 @@ class Data(Part):
         lt=1,
         description="share of `labelled` kept out of pool and budget: bank of the kNN, training of the linear probe",
     )
-    labels: int | float | str = Field(
+    labels: int | float | Text = Field(
         0.1,
         description="label budget: a fraction (0.01), a count a class (20), or a CSV file with the column `file` (relative to `labelled`)",
     )
@@ -78,6 +93,10 @@ class Data(Part):
             )
         if isinstance(self.labels, int) and self.labels < 1:
             raise ValueError(f"labels ({self.labels}) must be at least 1 image a class")
+        if isinstance(self.test, float) and self.test + self.probe >= 1:
+            raise ValueError(
+                f"test ({self.test:g}) and probe ({self.probe:g}) must leave images to train on: together less than 1"
+            )
         return self
 
     def preprocessing(self) -> Preprocessing:
@@ -152,9 +171,10 @@ class Architecture(Part):
         "resnet18", description="any of torchvision or timm; `torchvision:` or `timm:` before the name settles which"
     )
     width: float = Field(1.0, ge=0.125, le=4, description="ResNets only: multiplier of every stage's channels")
-    stem: Literal["auto", "cifar", "imagenet"] = Field(
+    stem: Literal["auto", "cifar", "strided", "imagenet"] = Field(
         "auto",
-        description="ResNets only: cifar is a 3x3 convolution of stride 1 and no max-pool; auto takes it up to 64 px",
+        description="ResNets only: cifar is a 3x3 convolution of stride 1 and no max-pool, strided the same with stride 2 "
+        "(a quarter of the work), imagenet 7x7 with both; auto is cifar up to 64 px, imagenet above",
     )
 
 
@@ -251,7 +271,7 @@ class Recipe(Part):
     supervised: Supervised = Supervised()
     hardware: Hardware = Hardware()
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -283,11 +303,12 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such recipe", "write one with `edgekit init FOLDER > recipe.yaml`") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"{path}: cannot be read: {reason}", "a recipe is a text file in UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -311,20 +332,44 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(_merged(defaults, content))
     except ValidationError as error:
-        problems = [_problem(e) for e in error.errors()]
-        raise RecipeError(f"{where}: " + "; ".join(problems)) from error
+        raise RecipeError(f"{where}: " + "; ".join(problems(Recipe, error))) from error
 
 
 def dump(recipe: Recipe) -> str:
     """The whole recipe, defaults included, as YAML."""
-    return yaml.safe_dump(recipe.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
+    content = recipe.model_dump(mode="json", by_alias=True)
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people expect it: `1e-3` is a number (YAML 1.2; PyYAML's 1.1 takes it for text), and no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands twice", key.start_mark)
+            keys.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads."""
+
+
+_EXPONENT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 def _merged(defaults: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
     merged = {**defaults, **content}
     for key in defaults.keys() & content.keys():
-        if isinstance(defaults[key], dict) and isinstance(content[key], dict):
-            merged[key] = _merged(defaults[key], content[key])
+        if isinstance(defaults[key], dict):
+            if content[key] is None:  # a group whose keys are all commented out
+                merged[key] = defaults[key]
+            elif isinstance(content[key], dict):
+                merged[key] = _merged(defaults[key], content[key])
     return merged
 
 
@@ -333,46 +378,17 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not separator or not key.strip():
         raise RecipeError(f"--set {override}: not of the form key.path=value", "for instance --set pretrain.epochs=20")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {override}: the value is not valid YAML") from error
     *parents, last = key.strip().split(".")
     node = content
     for i, name in enumerate(parents):
-        child = node.setdefault(name, {})
+        child = node[name] = {} if node.get(name) is None else node[name]
         if not isinstance(child, dict):
             raise RecipeError(f"--set {override}: {'.'.join(parents[: i + 1])} is a value, not a group of keys")
         node = child
     node[last] = value
-
-
-def _problem(error: Any) -> str:
-    """One validation error of pydantic as `key.path: what is wrong (got value)`."""
-    location = [str(part) for part in error["loc"] if not _is_union_tag(str(part))]
-    key = ".".join(location) or "recipe"
-    if error["type"] == "extra_forbidden":
-        siblings = _keys_of(location[:-1])
-        hint = near(location[-1], siblings) or f"accepted: {', '.join(siblings)}"
-        return f"unknown key {key} ({hint})"
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    message = f"must be {message}" if error["msg"].startswith("Input should be ") else message
-    if error["type"] == "value_error":
-        return message if key == "recipe" else f"{key}: {message}"
-    return f"{key}: {message}, got {error['input']!r}"
-
-
-def _is_union_tag(part: str) -> bool:
-    return part.startswith(("constrained-", "function-")) or part in {"str", "int", "float"}
-
-
-def _keys_of(location: Iterable[str]) -> list[str]:
-    model: Any = Recipe
-    for name in location:
-        field = model.model_fields.get(name)
-        model = field.annotation if field is not None else None
-        if not (isinstance(model, type) and issubclass(model, BaseModel)):
-            return []
-    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 __all__ = [
