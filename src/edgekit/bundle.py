@@ -12,6 +12,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -25,6 +26,9 @@ from edgekit.preprocess import Preprocessing
 
 BUNDLE_SCHEMA = 1
 MANIFEST = "bundle.json"
+
+# What reading a damaged, truncated, encrypted (RuntimeError) or unusually compressed (NotImplementedError) archive raises.
+_BAD_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, ValueError)
 
 RuntimeName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 Precision = Literal["fp32", "fp16", "int8"]
@@ -47,7 +51,7 @@ class BundleFile(Part):
     @classmethod
     def _stays_inside(cls, path: str) -> str:
         parts = PurePosixPath(path).parts
-        if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
+        if not parts or path.startswith("/") or ".." in parts or not path.isprintable() or set(path) & set("\\:"):
             raise ValueError(f"the path {path!r} leaves the bundle")
         return path
 
@@ -83,6 +87,9 @@ class Accuracy(Part):
     top1: float = Field(ge=0, le=1)
     top5: float | None = Field(None, ge=0, le=1, description="only where there are more than five classes")
     samples: int
+    agreement: float | None = Field(
+        None, ge=0, le=1, description="share of the same images that a variant classifies as the trained model does"
+    )
 
 
 class Variant(Part):
@@ -128,6 +135,14 @@ class Manifest(Part):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
+    @field_validator("variants")
+    @classmethod
+    def _names_differ(cls, variants: list[Variant]) -> list[Variant]:
+        names = [variant.id for variant in variants]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two variants have the same id ({', '.join(names)})")
+        return variants
+
 
 class Bundle:
     """An opened bundle; make one with `Bundle.open`."""
@@ -148,7 +163,7 @@ class Bundle:
         if path.is_file() and path.name == MANIFEST:
             path = path.parent
         if path.is_file():
-            path = _unzipped(path)
+            return cls._open_zip(path)
         if not path.is_dir():
             raise BundleError(f"{path}: no such bundle", "export one with `edgekit export RUN --target onnx`")
         try:
@@ -162,6 +177,16 @@ class Bundle:
             bundle.file(file)
         return bundle
 
+    @classmethod
+    def _open_zip(cls, archive: Path) -> Bundle:
+        folder = _unzipped(archive)
+        try:
+            return cls.open(folder)
+        except BundleError:
+            # Either the archive is at fault or what was extracted from it has been changed since: only a new look tells.
+            shutil.rmtree(folder, ignore_errors=True)
+            return cls.open(_unzipped(archive))
+
     def file(self, file: BundleFile) -> Path:
         """The path of a file, after its digest was checked.
 
@@ -169,16 +194,23 @@ class Bundle:
             BundleError: it is missing, changed, or reaches outside the bundle through a link.
         """
         path = self.path / file.path
-        if not path.resolve().is_relative_to(self.path.resolve()):
-            raise BundleError(f"{path}: leaves the bundle", "do not use this bundle")
-        if not path.is_file():
-            raise BundleError(f"{path}: missing from the bundle", "export or copy the bundle again")
-        if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
+        try:
+            same = self._check(path, file)
+        except OSError as error:
+            raise BundleError(f"{path}: cannot be read: {error.strerror}", "check its permissions") from error
+        if not same:
             raise BundleError(
                 f"{path}: changed since the export, its digest is not the recorded one",
                 "export or copy the bundle again",
             )
         return path
+
+    def _check(self, path: Path, file: BundleFile) -> bool:
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise BundleError(f"{path}: leaves the bundle", "do not use this bundle")
+        if not path.is_file():
+            raise BundleError(f"{path}: missing from the bundle", "export or copy the bundle again")
+        return path.stat().st_size == file.bytes and sha256(path) == file.sha256
 
     def variant(self, name: str) -> Variant:
         """A variant by its id.
@@ -193,9 +225,26 @@ class Bundle:
         raise BundleError(f"{self.path}: no variant {name}", near(name, known) or f"it has {', '.join(known)}")
 
     def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """The golden images (n, H, W, 3) uint8 and the trained model's logits for them (n, classes) float32."""
-        with np.load(self.file(self.manifest.golden), allow_pickle=False) as archive:
-            return archive["images"], archive["logits"]
+        """The golden images (n, H, W, 3) uint8 and the trained model's logits for them (n, classes) float32.
+
+        Raises:
+            BundleError: the file is not an archive of these two arrays, or it holds Python objects (pickles are not read).
+        """
+        path = self.file(self.manifest.golden)
+        size, classes = self.manifest.preprocessing.image_size, len(self.manifest.classes)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                images, logits = archive["images"], archive["logits"]
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
+            raise BundleError(f"{path}: not golden tensors: {error}", "export the bundle again") from error
+        right = images.dtype == np.uint8 and images.shape[1:] == (size, size, 3) and len(images) > 0
+        if not right or logits.dtype != np.float32 or logits.shape != (len(images), classes):
+            raise BundleError(
+                f"{path}: not golden tensors: {images.dtype} images of shape {images.shape}, {logits.dtype} logits of "
+                f"shape {logits.shape}",
+                "export the bundle again",
+            )
+        return images, logits
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -207,7 +256,7 @@ def _manifest(text: bytes, path: Path) -> Manifest:
     try:
         content = json.loads(text)
         schema = content["schema"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{path}: not a bundle manifest", "export or copy the bundle again") from error
     if isinstance(schema, int) and schema > BUNDLE_SCHEMA:
         raise BundleError(
@@ -226,11 +275,17 @@ def _manifest(text: bytes, path: Path) -> Manifest:
 
 def _unzipped(archive: Path) -> Path:
     """Extract a zipped bundle into the user's cache, once for each content, and return the folder."""
-    target = cache_folder() / "bundles" / sha256(archive)[:32]
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=target.parent))
+    try:
+        target = cache_folder() / "bundles" / sha256(archive)[:32]
+        if target.is_dir():
+            return target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=target.parent))
+    except OSError as error:
+        raise BundleError(
+            f"{archive}: cannot be extracted into {cache_folder()}: {error.strerror or error}",
+            "set EDGEKIT_CACHE to a folder that can be written, or extract it yourself and give the folder",
+        ) from error
     try:
         with zipfile.ZipFile(archive) as content:
             names = content.namelist()
@@ -241,7 +296,7 @@ def _unzipped(archive: Path) -> Path:
         if not (temporary / MANIFEST).is_file():  # a zip of the folder itself
             inner = next((p.parent for p in temporary.glob(f"*/{MANIFEST}")), temporary)
         os.replace(inner, target)
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except _BAD_ZIP as error:
         if not target.is_dir():  # another process may have put the same content there
             raise BundleError(
                 f"{archive}: not a bundle folder and not a readable .zip: {error}", "copy the bundle again"

@@ -55,10 +55,11 @@ class Preprocessing(BaseModel):
         width, height = image.size
         scale = self.resize_to / min(width, height)
         width, height = max(size, round(width * scale)), max(size, round(height * scale))
-        if (width, height) != image.size:
-            image = image.resize((width, height), resampling)
         left, top = (width - size) // 2, (height - size) // 2
-        return np.asarray(image.crop((left, top, left + size, top + size)))
+        # Only the centre is resized: faster, and an image that is long and thin does not become a huge one on the way.
+        x, y = image.width / width, image.height / height
+        box = (left * x, top * y, (left + size) * x, (top + size) * y)
+        return np.asarray(image.resize((size, size), resampling, box=box))
 
 
 def read_image(source: Path | str | bytes) -> Image.Image:
@@ -96,9 +97,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "I":  # 32-bit container; PNG and TIFF readers put 16-bit greys here
         return _grey(np.clip(np.asarray(image), 0, 65535) >> 8)
     if image.mode == "F":
-        values = np.asarray(image)
+        values = np.nan_to_num(np.asarray(image))
         return _grey(np.clip(values * 255.0 if values.max(initial=0) <= 1.0 else values, 0, 255))
-    if image.mode in {"RGBA", "LA", "PA", "RGBa", "La"} or "transparency" in image.info:
+    if image.mode == "La":  # premultiplied, as only some TIFFs are; Pillow converts it to LA and to nothing else
+        image = image.convert("LA")
+    if image.mode in {"RGBA", "LA", "PA", "RGBa"} or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, rgba).convert("RGB")
@@ -106,4 +109,4 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey(values: NDArray[np.generic]) -> Image.Image:
-    return Image.fromarray(values.astype(np.uint8), mode="L").convert("RGB")
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")

@@ -121,6 +121,8 @@ class Result(Part):
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError as error:
             raise EdgekitError(f"{path}: no such result") from error
+        except OSError as error:
+            raise EdgekitError(f"{path}: cannot be read: {error.strerror}") from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])

@@ -242,7 +242,7 @@ def _warnings(latency: Latency, settled: bool, crowded: bool) -> list[str]:
         (latency.interrupted, "interrupted before it was complete"),
         (
             latency.quick and not latency.interrupted,
-            f"quick: fewer than {FLOOR_SECONDS:.0f} s or {FLOOR_RUNS} samples, a first look and not a measurement",
+            f"short: less than {FLOOR_SECONDS:.0f} s or {FLOOR_RUNS} samples is a first look, not a measurement",
         ),
         (
             latency.cv > statistics.CV_LIMIT,

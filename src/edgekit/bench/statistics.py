@@ -71,10 +71,11 @@ def _rounds(latency: Latency) -> list[NDArray[np.float64]]:
 
 
 def fp32_of(latency: Latency, others: Sequence[Latency]) -> Latency | None:
-    """Among `others`, the fp32 variant of the same bundle, runtime, batch and threads, or None."""
-    for other in others:
-        if other.precision == "fp32" and all(
-            getattr(other, key) == getattr(latency, key) for key in ("bundle_digest", "runtime", "batch", "threads")
-        ):
-            return other
-    return None
+    """What a variant's speed-up is told against: among `others` the one of the same bundle, runtime, batch and threads that
+    computes in fp32, or None. That is the fp32 variant; where there is none, an fp16 one whose weights the runtime was told
+    to compute with in fp32."""
+    same = ("bundle_digest", "runtime", "batch", "threads")
+    alike = [other for other in others if all(getattr(other, key) == getattr(latency, key) for key in same)]
+    fp32 = [other for other in alike if other.precision == "fp32"]
+    fp32 += [o for o in alike if o.precision == "fp16" and o.settings.get("INFERENCE_PRECISION_HINT") == "f32"]
+    return fp32[0] if fp32 else None

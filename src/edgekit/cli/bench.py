@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,29 +93,21 @@ def _print_table(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant,
 
     from edgekit.bench.statistics import fp32_of, speedup
 
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=120)
     every = [latency for _, latency, _ in outcome.results]
     batches = {latency.batch for latency in every}
     if every:
         table = Table(
-            title=f"{bundle.manifest.name}: latency of one run in ms", title_justify="left", title_style="bold"
+            title=f"{bundle.manifest.name}: latency of one run in ms; n: samples; ×fp32: times faster than fp32 in the same runtime",
+            title_justify="left",
+            title_style="bold",
         )
         table.box, table.padding = None, (0, 1, 0, 0)  # fits 80 columns
-        table.add_column("variant", no_wrap=True)
-        table.add_column("precision", no_wrap=True)
-        for name in [
-            *(["batch"] if len(batches) > 1 else []),
-            "p50",
-            "p90",
-            "p99",
-            "samples",
-            "cv",
-            "images/s",
-            "top-1",
-        ]:
+        table.add_column("variant", overflow="fold")
+        table.add_column("prec.", no_wrap=True)
+        batch = ["batch"] if len(batches) > 1 else []
+        for name in (*batch, "p50", "p90", "p99", "n", "cv", "img/s", "top-1", "size", "×fp32"):
             table.add_column(name, justify="right", no_wrap=True)
-        table.add_column("size", justify="right", no_wrap=True)
-        table.add_column("vs fp32", justify="right", no_wrap=True)
         for latency in every:
             variant = bundle.variant(latency.variant)
             base = fp32_of(latency, every)
@@ -122,14 +115,14 @@ def _print_table(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant,
             table.add_row(
                 variant.id,
                 variant.precision,
-                *([str(latency.batch)] if len(batches) > 1 else []),
-                *(_or_na(latency.percentiles_ms[name], "{:#.3g}") for name in ("p50", "p90", "p99")),
+                *(str(latency.batch) for _ in batch),
+                *(_milliseconds(latency.percentiles_ms[name]) for name in ("p50", "p90", "p99")),
                 str(len(latency.samples_ns)),
                 f"{latency.cv:.1%}",
                 f"{latency.throughput:.0f}",
                 _or_na(variant.accuracy.top1 if variant.accuracy else None, "{:.1%}"),
                 _size(variant),
-                _or_na(ratio.median if ratio else None, "{:.2f}x"),
+                _or_na(ratio.median if ratio else None, "{:.2f}"),
             )
         console.print(table)
     for latency in every:
@@ -176,6 +169,11 @@ def _print_json(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant, 
             indent=2,
         )
     )
+
+
+def _milliseconds(value: float | None) -> str:
+    """Four significant digits, but never more than three after the point."""
+    return _or_na(value, "{:.3f}" if value is None or value < 10 else "{:.2f}" if value < 100 else "{:.1f}")
 
 
 def _or_na(value: float | None, form: str) -> str:
