@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.cli import STAGES
+
 if TYPE_CHECKING:
     from edgekit.train.stages import Report
 
@@ -26,8 +28,9 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Another run: its stages are copied where their inputs are the same.",
 )
+@click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="The last stage to train.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line a stage.")
-def command(recipe: Path, overrides: tuple[str, ...], folder: Path | None, reuse: Path | None, as_json: bool) -> None:
+def command(recipe: Path, overrides: tuple[str, ...], folder: Path | None, reuse: Path | None, until: str, as_json: bool) -> None:
     """Pretrain, fine-tune and distil, as a recipe says.
 
     Stages that are complete and whose inputs have not changed are skipped; one that was interrupted goes on from its last epoch.
@@ -62,7 +65,7 @@ def command(recipe: Path, overrides: tuple[str, ...], folder: Path | None, reuse
             click.echo(_line(report))
 
     try:
-        train(loaded, run, reuse=Run.open(reuse) if reuse else None, on_stage=say)
+        train(loaded, run, reuse=Run.open(reuse) if reuse else None, until=until, on_stage=say)
     except Interrupted:
         raise KeyboardInterrupt from None
     if not as_json:

@@ -66,7 +66,9 @@ class Augment:
         if config.blur:
             sigmas = torch.empty(n).uniform_(0.1, 2.0, generator=generator)
             chosen = (torch.rand(n, generator=generator) < config.blur).to(device)
-            images = torch.where(chosen[:, None, None, None], gaussian_blur(images, sigmas.to(device), blur_kernel(self.size)), images)
+            images = torch.where(
+                chosen[:, None, None, None], gaussian_blur(images, sigmas.to(device), blur_kernel(self.size)), images
+            )
         return images
 
     def _jitter(self, images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -82,7 +84,10 @@ class Augment:
         factors, hues = factors.to(images.device), hues.to(images.device)
         parts = []
         for part, factor, hue in zip(
-            images.tensor_split(_ORDER_GROUPS), factors.tensor_split(_ORDER_GROUPS), hues.tensor_split(_ORDER_GROUPS), strict=True
+            images.tensor_split(_ORDER_GROUPS),
+            factors.tensor_split(_ORDER_GROUPS),
+            hues.tensor_split(_ORDER_GROUPS),
+            strict=True,
         ):
             order = torch.randperm(4, generator=generator).tolist()
             if len(part) == 0:
@@ -91,7 +96,9 @@ class Augment:
                 if operation == 3:
                     part = adjust_hue(part, hue)  # noqa: PLW2901
                 else:
-                    part = (adjust_brightness, adjust_contrast, adjust_saturation)[operation](part, factor[:, operation])  # noqa: PLW2901
+                    part = (adjust_brightness, adjust_contrast, adjust_saturation)[operation](
+                        part, factor[:, operation]
+                    )  # noqa: PLW2901
             parts.append(part)
         return torch.cat(parts)
 
@@ -236,6 +243,8 @@ def _blur_weights(sigmas: Tensor, kernel: int, extent: int) -> Tensor:
     taps = taps / taps.sum(dim=1, keepdim=True)
     sources = torch.arange(extent, device=device)[:, None] + offsets  # (extent, kernel)
     sources = sources.abs()
-    sources = torch.where(sources >= extent, 2 * (extent - 1) - sources, sources)  # reflect without repeating the border
+    sources = torch.where(
+        sources >= extent, 2 * (extent - 1) - sources, sources
+    )  # reflect without repeating the border
     weights = torch.zeros(len(sigmas), extent, extent, device=device)
     return weights.scatter_add_(2, sources.expand(len(sigmas), -1, -1), taps[:, None, :].expand(-1, extent, -1))

@@ -61,24 +61,25 @@ def build_encoder(architecture: Architecture, image_size: int, where: str = "enc
     library, _, name = architecture.name.rpartition(":")
     stem = architecture.stem
     if name in _RESNETS and library != "torchvision":
-        cifar = stem == "cifar" or (stem == "auto" and image_size <= SMALL_IMAGE)
-        network = _resnet(name, architecture.width, cifar)
+        if stem == "auto":
+            stem = "cifar" if image_size <= SMALL_IMAGE else "imagenet"
+        network = _resnet(name, architecture.width, stem)
     else:
         if architecture.width != 1.0:
             raise RecipeError(
                 f"{where}.width is {architecture.width:g}, but {architecture.name} has no width multiplier",
                 f"widths are for {', '.join(_RESNETS)}",
             )
-        if stem == "cifar":
+        if stem in {"cifar", "strided"}:
             raise RecipeError(
-                f"{where}.stem is cifar, but {architecture.name} has no such stem", f"it is for {', '.join(_RESNETS)}"
+                f"{where}.stem is {stem}, but {architecture.name} has no such stem", f"it is for {', '.join(_RESNETS)}"
             )
         network = _by_name(library, name, image_size, where)
     encoder = Encoder(network, _probe(network, architecture.name, image_size, where))
     return encoder.to(memory_format=torch.channels_last)
 
 
-def _resnet(name: str, width: float, cifar: bool) -> nn.Module:
+def _resnet(name: str, width: float, stem: str) -> nn.Module:
     from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 
     bottleneck, layers = _RESNETS[name]
@@ -90,8 +91,9 @@ def _resnet(name: str, width: float, cifar: bool) -> nn.Module:
         channels=channels,
         stem_width=channels[0],
     )
-    if cifar:  # SimCLR, appendix B.9: a 3x3 convolution of stride 1 and no max-pool
-        network.conv1 = nn.Conv2d(3, network.conv1.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
+    if stem != "imagenet":  # SimCLR, appendix B.9: a 3x3 convolution of stride 1 and no max-pool
+        stride = {"cifar": 1, "strided": 2}[stem]
+        network.conv1 = nn.Conv2d(3, network.conv1.out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.maxpool = nn.Identity()
     return network

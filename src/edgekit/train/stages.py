@@ -55,7 +55,12 @@ class Report:
 
 
 def train(
-    recipe: Recipe, run: Run, *, reuse: Run | None = None, on_stage: Callable[[Report], None] = lambda report: None
+    recipe: Recipe,
+    run: Run,
+    *,
+    reuse: Run | None = None,
+    until: str = STAGES[-1],
+    on_stage: Callable[[Report], None] = lambda report: None,
 ) -> None:
     """Train every stage of a recipe that the run does not have yet.
 
@@ -63,6 +68,7 @@ def train(
         recipe: what to train.
         run: the folder; made if it is not there.
         reuse: another run whose complete stages are copied where their inputs are the same.
+        until: the last stage to train, one of `edgekit.run.STAGES`.
         on_stage: called after each stage.
 
     Raises:
@@ -72,7 +78,7 @@ def train(
         splits = load_splits(recipe.data)
         _check(recipe, splits)
         write_text(run.recipe_path, dump(recipe))
-        Stages(recipe, run, splits, reuse, on_stage).all()
+        Stages(recipe, run, splits, reuse, on_stage).all(until)
 
 
 class Stages:
@@ -97,14 +103,11 @@ class Stages:
         self.size = recipe.data.image_size
         self.device = _device(recipe)
 
-    def all(self) -> None:
-        """Every stage, in order."""
-        self.data()
-        self.pretrain()
-        self.finetune()
-        self.distill()
-        if self.recipe.supervised.enabled:
-            self.supervised()
+    def all(self, until: str) -> None:
+        """Every stage, in order, up to and with `until`."""
+        for stage in STAGES[: STAGES.index(until) + 1]:
+            if stage != "supervised" or self.recipe.supervised.enabled:
+                getattr(self, stage)()
 
     def data(self) -> None:
         """Write down who saw which image."""
