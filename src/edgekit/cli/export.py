@@ -1,0 +1,205 @@
+"""`edgekit export`: a run's model as a verified bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edgekit.bundle import Bundle, Variant
+
+# model -> the stage that trained it
+_STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervised"}
+
+
+@click.command(name="export")
+@click.argument("run")
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    type=click.Choice(["onnx", "openvino", "trt", "all"]),
+    help="What to export for; may be repeated.  [default: onnx and openvino]",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    help="Only this precision; may be repeated.  [default: onnx fp32 and int8, openvino fp16 and int8]",
+)
+@click.option(
+    "--max-drop", type=click.FloatRange(0, 100), default=1.0, show_default=True,
+    help="Largest loss of accuracy that passes, in percentage points.",
+)  # fmt: skip
+@click.option(
+    "--calibration-images", type=click.IntRange(1), default=300, show_default=True,
+    help="Unlabelled images of the pool that INT8 is calibrated with.",
+)  # fmt: skip
+@click.option("--model", "which", type=click.Choice(list(_STAGES)), default="student", show_default=True)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The bundle's folder.  [default: RUN/export, for another model than the student RUN/export-MODEL]",
+)
+@click.option("--zip", "as_zip", is_flag=True, help="Also write the bundle as one file, DIR.zip.")
+@click.option("--json", "as_json", is_flag=True, help="Print the variants as JSON.")
+def command(
+    run: str, targets: tuple[str, ...], precisions: tuple[str, ...], max_drop: float, calibration_images: int, which: str,
+    output: Path | None, as_zip: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Convert the student of a RUN, quantise it, verify it, and bundle it.
+
+    Every variant is run in its runtime: float ones must decide as the trained model does on the golden images, and all must
+    keep its accuracy on the test set within --max-drop. A variant that does not is marked as rejected in the bundle, and
+    the exit code is 1. What is in the bundle already and has not changed is not made again.
+
+    \b
+    For example:
+      edgekit export runs/photos
+      edgekit export runs/photos --target onnx --precision int8 --max-drop 0.5
+      edgekit export runs/photos --target openvino --zip
+    """
+    from edgekit.errors import ExportError
+
+    if "trt" in targets:
+        raise ExportError(
+            "--target trt: this version of edgekit does not build TensorRT engines yet", "use --target onnx or openvino"
+        )
+    if "all" in targets or not targets:
+        targets = ("onnx", "openvino")
+    bundle, ids = _export(run, which, output, targets, precisions, max_drop, calibration_images)
+    archive = None
+    if as_zip:
+        from edgekit.export.pack import zipped
+
+        archive = bundle.path.with_name(f"{bundle.path.name}.zip")
+        zipped(bundle, archive)
+    if as_json:
+        _print_json(bundle, archive)
+    else:
+        _print_table(bundle, archive)
+    from edgekit.export.pipeline import gate
+
+    gate(bundle, ids)
+
+
+def _export(
+    run: str, which: str, output: Path | None, targets: tuple[str, ...], precisions: tuple[str, ...], max_drop: float,
+    calibration_images: int,
+) -> tuple[Bundle, list[str]]:  # fmt: skip
+    """The bundle, and the ids of the variants that were asked for; what can be refused without torch is refused first."""
+    from edgekit.run import Run
+
+    opened = Run.open(run)
+    recipe = opened.recipe
+    stage = _STAGES[which]
+    record = opened.require(stage)
+
+    import numpy as np
+
+    from edgekit.data.splits import load_splits
+    from edgekit.errors import RunError
+    from edgekit.export.pipeline import export_classifier, plan
+    from edgekit.models.pixels import PixelClassifier
+    from edgekit.models.store import load_classifier
+
+    ids = plan(targets, precisions)
+    splits = load_splits(recipe.data)
+    classifier = load_classifier(opened.stage_path(stage))
+    if classifier.classes != splits.classes:
+        raise RunError(
+            f"{opened.stage_path(stage)}: trained on the classes {', '.join(classifier.classes)}, "
+            f"but the images now have {', '.join(splits.classes)}",
+            "train the run again",
+        )
+    preprocessing = recipe.data.preprocessing()
+    count = min(calibration_images, len(splits.pool))
+    rows = np.linspace(0, len(splits.pool) - 1, count).round().astype(int)  # spread over a pool that may be sorted
+    test = splits.test
+    assert test.labels is not None
+    bundle = export_classifier(
+        PixelClassifier(classifier, recipe.data.mean, recipe.data.std),
+        classes=splits.classes,
+        preprocessing=preprocessing,
+        calibration=splits.pool.subset(rows).centre_crop(preprocessing.image_size).images,
+        evaluation=(test.images, test.labels),
+        output=output or opened.path / ("export" if which == "student" else f"export-{which}"),
+        targets=targets,
+        precisions=precisions,
+        max_drop=max_drop,
+        name=recipe.name,
+        provenance=_provenance(opened, which, record.outputs),
+    )
+    return bundle, ids
+
+
+def _provenance(run: Any, which: str, outputs: dict[str, str]) -> dict[str, Any]:
+    from edgekit.files import digest_of, sha256
+    from edgekit.run import STAGES
+
+    records = {stage: run.record(stage) for stage in STAGES}
+    return {
+        "run": str(run.path),
+        "model": which,
+        "recipe_file_sha256": sha256(run.recipe_path),
+        "recipe_sha256": digest_of(run.recipe.model_dump(mode="json", by_alias=True)),
+        "weights_file_sha256": outputs.get("model.safetensors"),
+        "stages": {stage: record.digest for stage, record in records.items() if record is not None},
+    }
+
+
+def _print_table(bundle: Bundle, archive: Path | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    manifest, console = bundle.manifest, Console()
+    trained = manifest.accuracy
+    table = Table(
+        title=f"{manifest.name}: trained model {trained.top1:.1%} on {trained.samples} test images" if trained else manifest.name,
+        title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    table.add_column("variant", overflow="fold")
+    for name in ("size", "top-1", "drop", "agrees", "max |Δlogit|"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    colours = {"verified": "green", "rejected": "red", "unexecuted": "yellow"}
+    for v in manifest.variants:
+        table.add_row(
+            v.id,
+            _size(v),
+            f"{v.accuracy.top1:.1%}" if v.accuracy else "n/a",
+            f"{v.drop * 100:+.2f}" if v.drop is not None else "n/a",
+            f"{v.accuracy.agreement:.1%}" if v.accuracy and v.accuracy.agreement is not None else "n/a",
+            f"{v.parity.max_abs_diff:.2g}" if v.parity else "n/a",
+            f"[{colours[v.status]}]{v.status}[/]",
+        )
+    console.print(table)
+    console.print(
+        "drop: points of accuracy; agrees: on the test images; max |Δlogit|: on the golden images",
+        style="dim",
+        highlight=False,
+    )
+    for v in manifest.variants:
+        if v.note:
+            console.print(
+                f"{v.id}: {v.note}", style="yellow" if v.status != "rejected" else "red", markup=False, highlight=False
+            )
+    for path in (bundle.path, archive):
+        if path is not None:
+            console.print(f"bundle: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_json(bundle: Bundle, archive: Path | None) -> None:
+    import json
+
+    content = bundle.manifest.model_dump(mode="json", by_alias=True, include={"name", "accuracy", "variants"})
+    click.echo(json.dumps({"bundle": str(bundle.path), "zip": str(archive) if archive else None, **content}, indent=2))
+
+
+def _size(variant: Variant) -> str:
+    size = sum(file.bytes for file in variant.files)
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

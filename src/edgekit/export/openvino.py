@@ -1,0 +1,96 @@
+"""OpenVINO's IR: FP32, FP16, and INT8 from the Q/DQ file or by NNCF."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from edgekit.errors import ExportError, RuntimeMissing
+from edgekit.export.quantize import Calibration, kept_in_float
+
+# Told to the runtime with every variant: its own default is bf16 where the CPU has it, which is less exact and no faster.
+SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
+
+
+def write_ir(source: Path, output: Path, *, half: bool = False) -> None:
+    """Convert an ONNX file, float or Q/DQ.
+
+    Args:
+        source: the ONNX.
+        output: the .xml; its weights go into the .bin beside it.
+        half: store float weights as FP16.
+
+    Raises:
+        RuntimeMissing: OpenVINO is not installed.
+        ExportError: OpenVINO does not take the graph.
+    """
+    ov = _openvino()
+    try:
+        ov.save_model(ov.Core().read_model(source), output, compress_to_fp16=half)
+    except RuntimeError as error:
+        raise ExportError(f"OpenVINO cannot convert the model: {' '.join(str(error).split())[:200]}") from error
+
+
+def quantize_ir(calibration: Calibration, output: Path) -> dict[str, Any]:
+    """Quantise the float model with NNCF, in a way that saturates on no CPU, and say how it was made.
+
+    Args:
+        calibration: the float model and its calibration images.
+        output: the .xml to write; its weights go into the .bin beside it.
+
+    Raises:
+        RuntimeMissing: OpenVINO or NNCF is not installed.
+        ExportError: NNCF does not take the graph.
+    """
+    ov = _openvino()
+    try:
+        import nncf
+        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+    except ImportError as error:
+        raise RuntimeMissing("nncf is not installed", "install edgekit's wheel with the extra [export]") from error
+    graph = onnx.load(calibration.model)
+    transformer = any(node.op_type == "Softmax" for node in graph.graph.node)
+    model = ov.Core().read_model(calibration.model)
+    present = {operation.get_friendly_name() for operation in model.get_ops()}
+    kept = [name for name in kept_in_float(graph) if name in present]
+    batches = [calibration.images[i : i + 1] for i in range(len(calibration.images))]
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            quantized = nncf.quantize(
+                model,
+                nncf.Dataset(batches),
+                subset_size=len(batches),
+                model_type=nncf.ModelType.TRANSFORMER if transformer else None,
+                ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
+                advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
+            )
+            ov.save_model(quantized, output, compress_to_fp16=False)
+    except Exception as error:  # whatever a graph that it does not expect makes of it
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ExportError(f"NNCF cannot quantise the model: {reason}", "export it without --precision int8") from error
+    return {
+        "tool": f"nncf {metadata.version('nncf')} quantize, overflow fix",
+        "format": "OpenVINO FakeQuantize",
+        "activations": "8 bits, per tensor",
+        "weights": "int8 symmetric, per output channel, 7 bits",
+        "calibration": {"method": "NNCF's default", "images": len(batches)},
+        "kept_in_float": kept,
+    }
+
+
+def _openvino() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise RuntimeMissing(
+            "openvino is not installed",
+            "install edgekit's wheel with the extra [openvino], or export --target onnx alone",
+        ) from error
+    return openvino

@@ -1,0 +1,159 @@
+"""A trained network rewritten, without changing what it computes, so that its graph comes out short and static."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_linear_bn_eval
+
+
+def exportable(model: nn.Module, image_size: int) -> nn.Module:
+    """A copy of a model on the CPU, in evaluation mode, with what exports badly replaced by its equal.
+
+    - `AdaptiveAvgPool2d(1)` becomes a mean: torch 2.15 exports the pooling as `as_strided`. To more than one pixel it becomes
+      two constant matrices, since ONNX has no word for it.
+    - TensorFlow's SAME convolutions of timm get the padding that they have at this image size: their own is computed from
+      the input's shape and leaves some forty nodes a convolution.
+    - A BatchNorm1d right after a Linear is folded into it; those after convolutions are folded by the exporter.
+
+    Args:
+        model: takes uint8 images (n, image_size, image_size, 3).
+        image_size: side of the images, in pixels.
+    """
+    from timm.layers.conv2d_same import Conv2dSame
+
+    model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    sizes = _input_sizes(model, image_size, (Conv2dSame, nn.AdaptiveAvgPool2d))
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.AdaptiveAvgPool2d):
+                one = child.output_size in (1, (1, 1))
+                setattr(parent, name, GlobalMean() if one else MatrixPool(sizes[child], child.output_size))
+            elif isinstance(child, Conv2dSame):
+                setattr(parent, name, PaddedConv2d(child, sizes[child]))
+        if isinstance(parent, nn.Sequential):
+            _fold_linear_batch_norm(parent)
+    return model
+
+
+class GlobalMean(nn.Module):
+    """The mean over height and width, which stay as axes of one: (n, c, h, w) -> (n, c, 1, 1)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean((2, 3), keepdim=True)
+
+
+class MatrixPool(nn.Module):
+    """`AdaptiveAvgPool2d` for one input size: (n, c, h, w) -> (n, c, h', w'), each output a mean over a window.
+
+    Args:
+        size: h and w.
+        output_size: what the pooling was built with.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, size: tuple[int, int], output_size: Any) -> None:
+        super().__init__()
+        pool = nn.AdaptiveAvgPool2d(output_size)
+        # Pooling is linear and the axes are independent: what it does to unit vectors is its matrix.
+        along_rows = pool(torch.eye(size[0])[:, None, :, None].expand(-1, 1, -1, size[1]))[:, 0, :, 0]
+        along_columns = pool(torch.eye(size[1])[:, None, None, :].expand(-1, 1, size[0], -1))[:, 0, 0, :]
+        self.register_buffer("rows", along_rows.T.contiguous())
+        self.register_buffer("columns", along_columns.contiguous())
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.rows @ features @ self.columns
+
+
+class PaddedConv2d(nn.Module):
+    """A SAME convolution at one input size: its padding, which may differ from side to side, is an attribute of the ONNX Conv.
+
+    Args:
+        same: the convolution.
+        size: height and width of its input.
+    """
+
+    def __init__(self, same: nn.Conv2d, size: tuple[int, int]) -> None:
+        super().__init__()
+        from timm.layers.padding import get_same_padding
+
+        self.weight, self.bias = same.weight, same.bias
+        self.stride, self.dilation, self.groups = tuple(same.stride), tuple(same.dilation), same.groups
+        total = [
+            int(get_same_padding(size[i], same.kernel_size[i], self.stride[i], self.dilation[i])) for i in range(2)
+        ]
+        self.begins = [t // 2 for t in total]
+        self.ends = [t - t // 2 for t in total]
+
+    def forward(self, features: Tensor) -> Tensor:
+        result: Tensor = _PaddedConvolution.apply(
+            features, self.weight, self.bias, self.stride, self.dilation, self.groups, self.begins, self.ends
+        )
+        return result
+
+
+class _PaddedConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        begins: Sequence[int],
+        ends: Sequence[int],
+    ) -> Tensor:
+        padded = functional.pad(features, (begins[1], ends[1], begins[0], ends[0]))
+        return functional.conv2d(padded, weight, bias, tuple(stride), 0, tuple(dilation), groups)
+
+    @staticmethod
+    def symbolic(
+        g: Any,
+        features: Any,
+        weight: Any,
+        bias: Any,
+        stride: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        begins: Sequence[int],
+        ends: Sequence[int],
+    ) -> Any:
+        inputs = [features, weight] if bias is None or bias.node().mustBeNone() else [features, weight, bias]
+        return g.op(
+            "Conv", *inputs, strides_i=stride, dilations_i=dilation, group_i=groups, pads_i=[*begins, *ends],
+            kernel_shape_i=weight.type().sizes()[2:],
+        )  # fmt: skip
+
+
+def _input_sizes(
+    model: nn.Module, image_size: int, kinds: tuple[type[nn.Module], ...]
+) -> dict[nn.Module, tuple[int, int]]:
+    """Height and width of what every module of some kinds is given, found by running the model on one blank image."""
+    sizes: dict[nn.Module, tuple[int, int]] = {}
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sizes[module] = (inputs[0].shape[2], inputs[0].shape[3])
+
+    hooks = [m.register_forward_pre_hook(record) for m in model.modules() if isinstance(m, kinds)]
+    if hooks:
+        with torch.no_grad():
+            model(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
+    for hook in hooks:
+        hook.remove()
+    return sizes
+
+
+def _fold_linear_batch_norm(layers: nn.Sequential) -> None:
+    for i in range(len(layers) - 1):
+        first, second = layers[i], layers[i + 1]
+        if isinstance(first, nn.Linear) and isinstance(second, nn.BatchNorm1d):
+            layers[i], layers[i + 1] = fuse_linear_bn_eval(first, second), nn.Identity()
