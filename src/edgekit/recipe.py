@@ -256,6 +256,9 @@ class Hardware(Part):
         "auto", description="auto: bf16 autocast on GPUs that have it, else fp32"
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; default PyTorch's choice")
+    checkpoint_seconds: float = Field(
+        10.0, ge=0, description="a checkpoint is written at the end of an epoch, where the last one is older than this"
+    )
 
 
 class Recipe(Part):
@@ -303,7 +306,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        content = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such recipe", "write one with `edgekit init FOLDER > recipe.yaml`") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -320,6 +323,15 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply(content, override)
     return parse(content, where=str(path))
+
+
+def read_yaml(text: str) -> Any:
+    """The content of a recipe's text, not validated.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or a key stands twice.
+    """
+    return yaml.load(text, _Loader)
 
 
 def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -378,7 +390,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
     if not separator or not key.strip():
         raise RecipeError(f"--set {override}: not of the form key.path=value", "for instance --set pretrain.epochs=20")
     try:
-        value = yaml.load(text, _Loader)
+        value = read_yaml(text)
     except yaml.YAMLError as error:
         raise RecipeError(f"--set {override}: the value is not valid YAML") from error
     *parents, last = key.strip().split(".")
@@ -393,5 +405,5 @@ def _apply(content: dict[str, Any], override: str) -> None:
 
 __all__ = [
     "Architecture", "Augmentation", "Data", "Distill", "Finetune", "Hardware", "Optimizer", "Pretrain", "Projection", "Recipe",
-    "Supervised", "dump", "load", "parse",
+    "Supervised", "dump", "load", "parse", "read_yaml",
 ]  # fmt: skip

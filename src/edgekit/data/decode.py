@@ -20,6 +20,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgekit import __version__
 from edgekit.data.images import Skipped
 from edgekit.data.sources import Source
 from edgekit.errors import DataError, EdgekitError
@@ -184,7 +185,7 @@ def _blocks(source: Source, preprocessing: Preprocessing, index: _Index) -> Iter
 def _cache_key(source: Source, preprocessing: Preprocessing) -> str | None:
     if source.stamp is None:
         return None
-    return digest_of([CACHE_SCHEMA, PIL.__version__, preprocessing.model_dump(), source.stamp])[:32]
+    return digest_of([CACHE_SCHEMA, __version__, PIL.__version__, preprocessing.model_dump(), source.stamp])[:32]
 
 
 def _cache_paths(key: str) -> tuple[Path, Path]:

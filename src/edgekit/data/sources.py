@@ -79,19 +79,19 @@ def extensions() -> frozenset[str]:
     return frozenset(e.lower() for e, kind in registered.items() if kind in Image.OPEN) - _NOT_DECODED
 
 
-def open_labelled(where: str, key: str) -> Source:
+def open_labelled(where: str, key: str = "") -> Source:
     """A folder with one sub-folder a class (images may lie deeper in it), or `digits`.
 
     Args:
         where: path of the folder, or `digits`.
-        key: the recipe's key that named it, for error messages.
+        key: the recipe's key that named it, for error messages; empty where it was given on the command line.
 
     Raises:
         DataError: it is missing, is no folder, holds no images, fewer than two classes, or two that differ by case alone.
     """
     if where == DIGITS:
         return _digits()
-    root = _folder(where, key)
+    root = existing_folder(where, key)
     seen = {_identity(root.stat())}
     files: list[_File] = []
     labels: list[int] = []
@@ -112,13 +112,13 @@ def open_labelled(where: str, key: str) -> Source:
     if not files:
         if loose:
             raise DataError(
-                f"{key}: {where}: holds {loose} images but no folder of images",
+                f"{_at(key, where)}: holds {loose} images but no folder of images",
                 "put each class into a sub-folder of its own",
             )
-        raise DataError(f"{key}: {where}: holds no images", "one sub-folder a class, with image files in it")
+        raise DataError(f"{_at(key, where)}: holds no images", "one sub-folder a class, with image files in it")
     if len(classes) < 2:
         raise DataError(
-            f"{key}: {where}: holds one class only ({classes[0]})",
+            f"{_at(key, where)}: holds one class only ({classes[0]})",
             "a classifier needs at least two sub-folders with images",
         )
     _refuse_same_but_case(classes, where, key)
@@ -127,12 +127,12 @@ def open_labelled(where: str, key: str) -> Source:
     return _of_files(where, root, files, np.array(labels, dtype=np.int64), classes, notes)
 
 
-def open_pool(where: str, key: str) -> Source:
+def open_pool(where: str, key: str = "") -> Source:
     """A folder of images, flat or nested, without labels.
 
     Args:
         where: path of the folder, or `digits`.
-        key: the recipe's key that named it, for error messages.
+        key: the recipe's key that named it, for error messages; empty where it was given on the command line.
 
     Raises:
         DataError: it is missing, is no folder, or holds no images.
@@ -140,14 +140,33 @@ def open_pool(where: str, key: str) -> Source:
     if where == DIGITS:
         source = _digits()
         return Source(where=where, names=source.names, read=source.read)
-    root = _folder(where, key)
+    root = existing_folder(where, key)
     seen = {_identity(root.stat())}
     files: list[_File] = []
     for entry in _entries(root):
         files += _walk(entry, entry.name, seen)
     if not files:
-        raise DataError(f"{key}: {where}: holds no images", "give a folder of image files, flat or nested")
+        raise DataError(f"{_at(key, where)}: holds no images", "give a folder of image files, flat or nested")
     return _of_files(where, root, files)
+
+
+def check_same_classes(test: Source, labelled: Source) -> None:
+    """Refuse a test folder that has other classes than the labelled one.
+
+    Raises:
+        DataError: it names the classes that only one of them has.
+    """
+    if test.classes == labelled.classes:
+        return
+    parts = []
+    for here, there in ((test, labelled), (labelled, test)):
+        alone = [name for name in here.classes if name not in there.classes]
+        if alone:
+            parts.append(f"only {here.where} has {', '.join(alone[:5])}{', …' if len(alone) > 5 else ''}")
+    raise DataError(
+        f"data.test: its classes are not those of data.labelled: {'; '.join(parts)}",
+        "both need a sub-folder with images for every class, of the same name",
+    )
 
 
 def _of_files(
@@ -186,14 +205,24 @@ def _digits() -> Source:
     )
 
 
-def _folder(where: str, key: str) -> Path:
+def existing_folder(where: str, key: str = "") -> Path:
+    """The path of a folder that is there.
+
+    Raises:
+        DataError: it is not, or is a file.
+    """
     root = Path(where).expanduser()
     if not root.exists():
-        hint = "paths in a recipe are relative to the folder that the command runs in"
-        raise DataError(f"{key}: {where}: no such folder", hint)
+        raise DataError(
+            f"{_at(key, where)}: no such folder", "relative paths begin at the folder that the command runs in"
+        )
     if not root.is_dir():
-        raise DataError(f"{key}: {where}: is not a folder", "give the folder that the images lie in")
+        raise DataError(f"{_at(key, where)}: is not a folder", "give the folder that the images lie in")
     return root
+
+
+def _at(key: str, where: str) -> str:
+    return f"{key}: {where}" if key else where
 
 
 def _entries(folder: Path | os.DirEntry[str]) -> list[os.DirEntry[str]]:
@@ -248,5 +277,5 @@ def _refuse_same_but_case(classes: list[str], where: str, key: str) -> None:
         other = folded.setdefault(name.casefold(), name)
         if other != name:
             raise DataError(
-                f"{key}: {where}: the classes {other} and {name} differ by case alone", "rename or merge them"
+                f"{_at(key, where)}: the classes {other} and {name} differ by case alone", "rename or merge them"
             )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgekit.data.decode import Decoded, decode
 from edgekit.data.divide import Rows, copies_of, divide
 from edgekit.data.images import ImageSet, Skipped
-from edgekit.data.sources import Source, open_labelled, open_pool
+from edgekit.data.sources import Source, check_same_classes, open_labelled, open_pool
 from edgekit.errors import DataError
 from edgekit.files import write_bytes, write_json
 from edgekit.preprocess import Preprocessing
@@ -66,7 +66,7 @@ def load_splits(data: Data) -> Splits:
     test_source = open_labelled(data.test, "data.test") if isinstance(data.test, str) else None
     pool_source = open_pool(data.pool, "data.pool") if data.pool is not None else None
     if test_source is not None:
-        _check_classes(test_source, source)
+        check_same_classes(test_source, source)
 
     store = _Store(data)
     decoded = store.decode(source)
@@ -195,20 +195,6 @@ def _set(source: Source, decoded: Decoded, images: NDArray[np.uint8], order: Row
 
 def _without_labels(images: ImageSet) -> ImageSet:
     return ImageSet(images.images, images.names, images.digests)
-
-
-def _check_classes(test: Source, labelled: Source) -> None:
-    if test.classes == labelled.classes:
-        return
-    parts = []
-    for here, there in ((test, labelled), (labelled, test)):
-        alone = [name for name in here.classes if name not in there.classes]
-        if alone:
-            parts.append(f"only {here.where} has {', '.join(alone[:5])}{', …' if len(alone) > 5 else ''}")
-    raise DataError(
-        f"data.test: its classes are not those of data.labelled: {'; '.join(parts)}",
-        "both need a sub-folder with images for every class, of the same name",
-    )
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -1,0 +1,40 @@
+"""`edgekit init`: a commented recipe for a folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(name="init")
+@click.argument("folder")
+@click.option("--name", help="Name of the run.  [default: the folder's]")
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to this file, not to standard output."
+)
+@click.option("--force", is_flag=True, help="Overwrite FILE.")
+def command(folder: str, name: str | None, output: Path | None, force: bool) -> None:
+    """Write a commented recipe for the images in FOLDER, or for the embedded `digits`.
+
+    FOLDER holds one sub-folder a class; or train/ with those, and beside it what there is of test/ (or val/) with the same
+    classes and unlabelled/ with any images. Paths in the recipe are relative to the current directory.
+
+    \b
+    For example:
+      edgekit init photos/ > recipe.yaml
+      edgekit init photos/ --name birds --output birds.yaml
+      edgekit init digits > digits.yaml
+    """
+    from edgekit.data.layout import inspect_folder
+    from edgekit.data.template import recipe_text
+    from edgekit.errors import EdgekitError
+    from edgekit.files import write_text
+
+    if output is None:
+        click.echo(recipe_text(inspect_folder(folder), name), nl=False)
+        return
+    if output.exists() and not force:
+        raise EdgekitError(f"{output}: exists already", "choose another --output, or overwrite it with --force")
+    write_text(output, recipe_text(inspect_folder(folder), name, str(output)))
+    click.echo(f"wrote {output}; train it with `edgekit train {output}`", err=True)

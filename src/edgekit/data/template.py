@@ -1,0 +1,196 @@
+"""The recipe that `edgekit init` writes: one template, filled in with what the folder holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+from edgekit import recipe as recipes
+from edgekit.data.labels import share
+from edgekit.data.layout import Layout
+from edgekit.data.sources import DIGITS
+from edgekit.recipe import SMALL_IMAGE
+
+_TEMPLATE = """\
+# A recipe for edgekit: {summary}
+# Train it with `edgekit train {file}`. What is left out has the default that `edgekit schema recipe` describes.
+name: {name}   # the run goes to runs/NAME
+seed: 0   # of weights, batches and augmentation
+
+data:
+{data}
+  probe: {probe:g}   # share of `labelled` kept apart: measures the encoder (kNN, linear probe), never trains the models
+  labels: {labels}   # {labels_why}
+  label_seed: 0   # another seed draws other labels
+  split_seed: 0   # another seed draws another probe set, and test set where `test` is a share
+  image_size: {image_size}   # side of the square that the models take, in pixels; {size_why}
+  fit: crop   # crop: keep the shape and cut the centre out; stretch: squash to the square, so that nothing is cut off
+  max_skipped: 0.01   # refuse the data when a larger share of the files cannot be decoded
+
+pretrain:   # SimCLR on all images, without labels
+  method: simclr
+  encoder: {{name: {encoder}, width: {encoder_width:g}}}   # the teacher: any of torchvision or timm; width scales a ResNet's channels
+  projection: {{layers: 3, output: 128}}   # 3: SimCLR v2, 2: SimCLR v1
+  temperature: {temperature:g}   # of the loss: 0.5 suits small images and short trainings, 0.1 long trainings of large ones
+  epochs: {pretrain_epochs}   # the more images, the fewer; longer is nearly always better
+  batch_size: {pretrain_batch}   # at most the number of images; an image is compared with all others of its batch
+  optimizer: {{name: {optimizer}, lr: {pretrain_lr:g}, weight_decay: {weight_decay}, warmup_epochs: {warmup}}}   # lr is for a batch of 256
+  augmentation: {{{augmentation}}}   # {augmentation_why}
+
+finetune:   # the teacher, on the label budget
+  keep_projection_layers: 1   # of the projection head; 0 keeps none
+  epochs: {finetune_epochs}
+  batch_size: {finetune_batch}
+  optimizer: {{name: {optimizer}, lr: {finetune_lr:g}, weight_decay: 0.0}}
+  augmentation: {{{plain}}}
+
+distill:   # the teacher's answers on all images train the student
+  student: {{name: {student}, width: {student_width:g}}}   # what goes to the device: any of torchvision or timm, for instance mobilenetv3_small_100
+  temperature: 1.0   # above 1, the student also learns which wrong answers are nearly right
+  labelled_weight: 0.0   # share of the true labels in the student's loss, beside the teacher's answers
+  epochs: {distill_epochs}
+  batch_size: {distill_batch}
+  optimizer: {{name: {optimizer}, lr: {distill_lr:g}, weight_decay: {weight_decay}, warmup_epochs: {distill_warmup}}}
+  augmentation: {{{plain}}}
+
+supervised:   # the student's architecture from scratch on the label budget: what all this must beat
+  enabled: true
+  epochs: {supervised_epochs}
+  batch_size: {supervised_batch}
+  augmentation: {{{plain}}}
+"""
+
+
+@dataclass(frozen=True)
+class _Values:
+    """What the template says about training; `_for_images` fits it to the images, `_for_digits` holds the embedded data's own."""
+
+    encoder: str = "resnet18"
+    encoder_width: float = 1.0
+    student: str = "resnet18"
+    student_width: float = 0.5
+    temperature: float = 0.5
+    optimizer: str = "lars"
+    weight_decay: str = "1.0e-6"
+    pretrain_epochs: int = 100
+    pretrain_batch: int = 256
+    pretrain_lr: float = 0.3
+    warmup: int = 10
+    augmentation: str = "crop_scale: [0.08, 1.0], flip: 0.5, jitter: 0.8, grey: 0.2"
+    augmentation_why: str = "set flip to 0 where left and right matter, jitter and grey to 0 where colour does"
+    finetune_epochs: int = 60
+    finetune_batch: int = 64
+    finetune_lr: float = 0.05
+    plain: str = "crop_scale: [0.08, 1.0], flip: 0.5, jitter: 0.0, grey: 0.0, blur: 0.0"
+    distill_epochs: int = 100
+    distill_batch: int = 256
+    distill_lr: float = 0.3
+    distill_warmup: int = 5
+    supervised_epochs: int = 100
+    supervised_batch: int = 64
+
+
+def _for_digits() -> _Values:
+    """Grey 8x8 digits: a mirrored digit is another sign, and there is no colour to change."""
+    return _Values(
+        augmentation="crop_scale: [0.4, 1.0], flip: 0.0, jitter: 0.0, grey: 0.0, blur: 0.0",
+        augmentation_why="no flip, a mirrored digit is another sign; no colour to change",
+        plain="crop_scale: [0.6, 1.0], flip: 0.0, jitter: 0.0, grey: 0.0, blur: 0.0",
+    )
+
+
+def _for_images(images: int, labels: int, image_size: int) -> _Values:
+    """Batches that the images fill several times, and epochs for about as many views as 100 epochs of CIFAR-10 have."""
+    small = image_size <= SMALL_IMAGE
+    batch = _power_of_two(images // 4, 2, 512 if small else 256)
+    epochs = min(500, max(50, _rounded(5_000_000 / images)))
+    few = _power_of_two(labels // 4, 2, 128)
+    return _Values(
+        temperature=0.5 if small else 0.1,
+        pretrain_epochs=epochs,
+        pretrain_batch=batch,
+        distill_epochs=epochs,
+        distill_batch=batch,
+        finetune_batch=few,
+        supervised_batch=few,
+    )
+
+
+def recipe_text(layout: Layout, name: str | None = None, file: str = "recipe.yaml") -> str:
+    """A commented recipe for a folder; it is valid as it stands.
+
+    Args:
+        layout: what the folder holds.
+        name: of the run; default the folder's.
+        file: what the recipe will be called.
+
+    Raises:
+        RecipeError: the name is not one that a run can have.
+    """
+    digits = layout.labelled == DIGITS
+    image_size = 16 if digits else layout.image_size
+    probe = 0.1 if layout.smallest_class >= 10 else 0.0
+    test_share = 0.0 if layout.test else 0.2
+    trained = round(layout.labelled_images * (1 - probe - test_share))
+    labels = "0.1" if digits else "1.0"
+    labelled = share(trained, float(labels))
+    values = _for_digits() if digits else _for_images(layout.pool_images or trained, labelled, image_size)
+    text = _TEMPLATE.format(
+        **vars(values),
+        summary=_summary(layout),
+        file=file,
+        name=json.dumps(name if name is not None else _run_name(layout)),
+        data="\n".join(_data_lines(layout)),
+        probe=probe,
+        labels=labels,
+        labels_why="label budget: a share (0.1), a count a class (20), or a CSV file with the column `file`; 1.0 is every label there is",
+        image_size=image_size,
+        size_why=f"the images' shorter side is {layout.side} in the median",
+    )
+    recipes.parse(recipes.read_yaml(text), where="recipe")
+    return text
+
+
+def _data_lines(layout: Layout) -> list[str]:
+    if layout.labelled == DIGITS:
+        lines = [
+            f"  labelled: {DIGITS}   # scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, nothing to download"
+        ]
+    else:
+        lines = [
+            f"  labelled: {_quoted(layout.labelled)}   # one sub-folder a class: {layout.labelled_images:,} images"
+        ]
+    if layout.pool is not None:
+        lines.append(f"  pool: {_quoted(layout.pool)}   # images without labels: {layout.pool_images:,}")
+    else:
+        lines.append("  pool: null   # folder of unlabelled images; null: those of `labelled`, their labels unseen")
+    if layout.test is not None:
+        lines.append(f"  test: {_quoted(layout.test)}   # {layout.test_images:,} images, of the same classes")
+    else:
+        lines.append("  test: 0.2   # share of `labelled` held out for the final score; or a folder like `labelled`")
+    return lines
+
+
+def _summary(layout: Layout) -> str:
+    shown = ", ".join(layout.classes[:8]) + (", …" if len(layout.classes) > 8 else "")
+    return f"{len(layout.classes)} classes ({shown})"
+
+
+def _run_name(layout: Layout) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", layout.name).strip("-._") or "images"
+
+
+def _quoted(path: str) -> str:
+    return json.dumps(path, ensure_ascii=False)
+
+
+def _power_of_two(value: float, low: int, high: int) -> int:
+    """The largest power of two up to `value`, between `low` and `high`."""
+    return max(low, min(high, 1 << max(0, int(value).bit_length() - 1)))
+
+
+def _rounded(value: float) -> int:
+    """A number of epochs with one digit that is not 0, or 5 in the second place."""
+    step = 10 ** max(0, len(str(int(value))) - 1) // 2 or 1
+    return max(1, round(value / step) * step)
