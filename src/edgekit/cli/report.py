@@ -1,0 +1,42 @@
+"""`edgekit report`: a run as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command(name="report")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="The HTML file.  [default: RUN/report.html]")
+@click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the path, the headline's numbers and what is missing as JSON."
+)
+def command(run: Path, output: Path | None, open_it: bool, as_json: bool) -> None:
+    """Draw the run in the folder RUN as one self-contained HTML page.
+
+    The page needs nothing but a browser. What the run does not have yet is named in it, with the command that makes it.
+
+    \b
+    For example:
+      edgekit report runs/photos
+      edgekit report runs/photos --output photos.html --open
+    """
+    import json
+    import webbrowser
+
+    from edgekit.report.page import write_report
+    from edgekit.report.summary import summary
+
+    written = write_report(run, output)
+    facts = written.facts
+    if as_json:
+        click.echo(json.dumps(summary(written), indent=2))
+    else:
+        for gap in facts.gaps:
+            click.echo(f"not in the report: {gap.why}; make it with `{gap.command}`", err=True)
+        click.echo(str(written.path))
+    if open_it and not webbrowser.open(written.path.resolve().as_uri()):
+        click.echo("no browser could be opened; open the file yourself", err=True)

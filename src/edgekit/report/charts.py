@@ -1,0 +1,266 @@
+"""The report's charts. Each is drawn twice where width matters: wide for a screen or paper, narrow for a phone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from markupsafe import Markup
+
+from edgekit.report.format import milliseconds, percent, plain, points
+from edgekit.report.svg import Frame, Scale, drawing, element, padded, path
+
+Size = Literal["wide", "narrow"]
+WIDTH = {"wide": 880, "narrow": 360}
+
+
+def both(draw: Callable[[Size], Markup]) -> Markup:
+    """The wide and the narrow drawing; style.css shows one of them."""
+    return draw("wide") + draw("narrow")
+
+
+@dataclass(frozen=True)
+class AccuracyRow:
+    """One model's accuracy with its 95 % interval; `kind` is a class of style.css."""
+
+    label: str
+    note: str
+    kind: str
+    value: float
+    low: float
+    high: float
+
+
+def stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str) -> Markup:
+    """Accuracy of each stage as a dot with its interval, and what the unlabelled images bought on the row `gain_to`.
+
+    Args:
+        rows: in the order of the drawing.
+        gain_from: accuracy of the supervised student, or None where it was not measured.
+        gain_to: the label of the row that the gain is drawn on.
+    """
+    told = "; ".join(f"{r.label} {percent(r.value)}" for r in rows)
+    return both(lambda size: _stages(rows, gain_from, gain_to, size, f"Accuracy by stage: {told}"))
+
+
+def _stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str, size: Size, told: str) -> Markup:
+    width, narrow = WIDTH[size], size == "narrow"
+    step = 58 if narrow else 46
+    left, right, top = (4, width - 6, 10) if narrow else (226, width - 74, 10)
+    bottom = top + step * len(rows)
+    low = min([r.low for r in rows] + ([gain_from] if gain_from is not None else []))
+    floor = max(0.0, int(low * 20 - 0.2) / 20)
+    x = Scale(floor, 1.0, left, right)
+    parts: list[Markup] = []
+    for tick in x.ticks(4 if narrow else 8):
+        parts.append(element("line", class_="grid", x1=x(tick), x2=x(tick), y1=top, y2=bottom))
+        anchor = "end" if tick >= 0.999 and narrow else "start" if x(tick) < 12 else "middle"
+        label = element("text", percent(tick, 0), class_="tick", x=x(tick), y=bottom + 18, text_anchor=anchor)
+        parts.append(label)
+    for i, row in enumerate(rows):
+        y = top + step * i + (40 if narrow else step / 2)
+        if narrow:
+            parts.append(element("text", row.label, class_="name", x=left, y=y - 17))
+            parts.append(element("text", percent(row.value), class_="value", x=right, y=y - 17, text_anchor="end"))
+        else:
+            parts.append(element("text", row.label, class_="name", x=0, y=y - 1))
+            parts.append(element("text", row.note, class_="note", x=0, y=y + 14))
+            parts.append(element("text", percent(row.value), class_="value", x=width, y=y + 5, text_anchor="end"))
+        parts.append(element("line", class_="track", x1=left, x2=right, y1=y, y2=y))
+        if gain_from is not None and row.label == gain_to:
+            parts.append(_gain(x, y, gain_from, row.value))
+        tip = element(
+            "title", f"{row.label}: {percent(row.value)}, 95 % interval {percent(row.low)} to {percent(row.high)}"
+        )
+        parts.append(
+            element(
+                "g",
+                tip,
+                element("line", class_="whisker", x1=x(row.low), x2=x(row.high), y1=y, y2=y),
+                element("circle", class_="dot", cx=x(row.value), cy=y, r=6.5),
+                class_=row.kind,
+            )
+        )
+    return drawing(width, bottom + 26, told, *parts, class_=size)
+
+
+def _gain(x: Scale, y: float, start: float, end: float) -> Markup:
+    """A band from the supervised accuracy to the student's, with the difference over it where it fits."""
+    left, right = sorted((x(start), x(end)))
+    band = element("rect", class_="gain", x=left, y=y - 5, width=max(right - left, 1.0), height=10, rx=2)
+    mark = element("line", class_="gainmark", x1=x(start), x2=x(start), y1=y - 11, y2=y + 11)
+    text = None
+    if right - left > 70:
+        text = element(
+            "text", f"{points(end - start)} points", class_="gaintext", x=(left + right) / 2, y=y - 10, text_anchor="middle"
+        )  # fmt: skip
+    return element("g", band, mark, text)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured variant: median latency in ms, top-1 accuracy as a share; runtime and precision give its look."""
+
+    label: str
+    latency: float
+    accuracy: float
+    runtime: str
+    precision: str
+
+
+def tradeoff(marks: Sequence[Point], reference: float | None) -> Markup:
+    """Accuracy over latency (logarithmic); up and to the left is better. `reference` is the trained model's accuracy."""
+    told = "; ".join(f"{p.label} {percent(p.accuracy)} at {milliseconds(p.latency)}" for p in marks)
+    return both(lambda size: _tradeoff(marks, reference, size, f"Accuracy over latency: {told}"))
+
+
+def _tradeoff(marks: Sequence[Point], reference: float | None, size: Size, told: str) -> Markup:
+    width, height = WIDTH[size], 380 if size == "wide" else 330
+    left, right, top, bottom = 56, width - 16, 34, height - 46
+    low, high = padded([p.latency for p in marks], 0.16, log=True)
+    accuracies = [p.accuracy for p in marks] + ([reference] if reference is not None else [])
+    middle = (min(accuracies) + max(accuracies)) / 2
+    half = max(
+        (max(accuracies) - min(accuracies)) * 0.75, 0.015
+    )  # three points at least: noise must not look like a cliff
+    frame = Frame(Scale(low, high, left, right, log=True), Scale(middle - half, middle + half, bottom, top))
+    parts = [frame.axes("median latency of one image, ms (log scale)", "top-1 accuracy", y_format=percent)]
+    taken: list[tuple[float, float, float, float]] = []
+    if reference is not None:
+        y = frame.y(reference)
+        parts.append(element("line", class_="reference", x1=left, x2=right, y1=y, y2=y))
+        parts.append(element("text", "trained model, float", class_="note", x=right, y=y - 7, text_anchor="end"))
+        taken.append((right - 125, y - 19, right, y + 2))
+    spots = [(frame.x(p.latency), frame.y(p.accuracy)) for p in marks]
+    taken += [(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
+    for mark, (x, y) in zip(marks, spots, strict=True):
+        tip = element("title", f"{mark.label}: {percent(mark.accuracy)}, {milliseconds(mark.latency)}")
+        parts.append(element("g", tip, _shape(mark.runtime, x, y), class_=f"mark {mark.precision}"))
+        parts.append(_place(mark.label, x, y, taken, (left, top - 10, right, bottom)))
+    return drawing(width, height, told, *parts, class_=size)
+
+
+def _shape(runtime: str, x: float, y: float) -> Markup:
+    if runtime == "onnxruntime":
+        return element("circle", class_="dot", cx=x, cy=y, r=7)
+    if runtime == "openvino":
+        return element("rect", class_="dot", x=x - 6.5, y=y - 6.5, width=13, height=13, rx=1.5)
+    if runtime == "tensorrt":
+        outline = f"M{x:.1f} {y - 9:.1f} L{x + 9:.1f} {y:.1f} L{x:.1f} {y + 9:.1f} L{x - 9:.1f} {y:.1f} Z"
+    else:
+        outline = f"M{x:.1f} {y - 8.5:.1f} L{x + 8:.1f} {y + 6:.1f} L{x - 8:.1f} {y + 6:.1f} Z"
+    return element("path", class_="dot", d=outline)
+
+
+def _place(
+    text: str,
+    x: float,
+    y: float,
+    taken: list[tuple[float, float, float, float]],
+    bounds: tuple[float, float, float, float],
+) -> Markup:
+    """A label beside a point where it covers nothing, as far as there is such a place."""
+    long = 7.0 * len(text)
+    choices = [
+        ("start", x + 13, y + 4.5, x + 13),
+        ("middle", x, y - 14, x - long / 2),
+        ("middle", x, y + 25, x - long / 2),
+        ("end", x - 13, y + 4.5, x - 13 - long),
+        *(("start", x + 10, y + dy, x + 10) for dy in (-16, 24, -32, 40)),
+        *(("end", x - 10, y + dy, x - 10 - long) for dy in (-16, 24, -32, 40)),
+    ]
+
+    def covered(choice: tuple[str, float, float, float]) -> float:
+        _, _, baseline, start = choice
+        box = (start, baseline - 11, start + long, baseline + 3)
+        outside = (
+            max(0, bounds[0] - box[0])
+            + max(0, box[2] - bounds[2])
+            + max(0, bounds[1] - box[1])
+            + max(0, box[3] - bounds[3])
+        )
+        shared = sum(
+            max(0, min(box[2], b[2]) - max(box[0], b[0])) * max(0, min(box[3], b[3]) - max(box[1], b[1])) for b in taken
+        )
+        return outside * 50 + shared
+
+    anchor, left, baseline, start = min(choices, key=covered)
+    taken.append((start, baseline - 11, start + long, baseline + 3))
+    return element("text", text, class_="name small", x=left, y=baseline, text_anchor=anchor)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The raw latencies of one measurement, in ms."""
+
+    label: str
+    series: int
+    values: list[float]
+
+
+def distribution(measurements: Sequence[Samples]) -> Markup:
+    """The share of runs that were done within a time: every raw sample counts, the slowest included."""
+    told = "; ".join(f"{m.label}: {len(m.values)} samples" for m in measurements)
+    return both(lambda size: _distribution(measurements, size, f"Distribution of latency: {told}"))
+
+
+def _distribution(measurements: Sequence[Samples], size: Size, told: str) -> Markup:
+    width, height = WIDTH[size], 360 if size == "wide" else 300
+    left, right, top, bottom = 56, width - 16, 34, height - 46
+    low, high = padded([v for m in measurements for v in (min(m.values), max(m.values))], 0.03, log=True)
+    frame = Frame(Scale(low, high, left, right, log=True), Scale(0.0, 1.0, bottom, top))
+    parts = [
+        frame.axes("latency of one run, ms (log scale)", "share of runs done by then", plain, lambda v: percent(v, 0))
+    ]
+    for m in measurements:
+        steps = [(frame.x(value), frame.y(share)) for value, share in _quantiles(m.values)]
+        line = path([(steps[0][0], bottom), *steps], "line")
+        parts.append(element("g", element("title", m.label), line, class_=f"series s{m.series}"))
+    return drawing(width, height, told, *parts, class_=size)
+
+
+def _quantiles(values: Sequence[float], count: int = 120) -> list[tuple[float, float]]:
+    """(value, share of values that are no larger) at `count` even shares and in the tail, from the first to the last."""
+    ordered = sorted(values)
+    n = len(ordered)
+    shares = {i / count for i in range(1, count + 1)} | {0.995, 0.997, 0.999, 0.9995, 0.9999}
+    ranks = sorted({min(n - 1, max(0, round(share * n) - 1)) for share in shares} | {0, n - 1})
+    return [(ordered[rank], (rank + 1) / n) for rank in ranks]
+
+
+def curve(
+    title: str,
+    epochs: Sequence[float],
+    values: Sequence[float | None],
+    kind: str,
+    reference: tuple[float, str] | None = None,
+    share: bool = False,
+) -> Markup:
+    """One logged value over the epochs, small; `reference` is a level to compare with and its name; a `share` is in percent."""
+    known = [(e, v) for e, v in zip(epochs, values, strict=True) if v is not None]
+    width, height, left, right, top, bottom = 252, 196, 44, 246, 34, 152
+    heights = [v for _, v in known] + ([reference[0]] if reference else [])
+    low, high = padded(heights)
+    if min(heights) >= 0:
+        low = max(low, 0.0) if min(heights) > 0.15 * max(heights) else 0.0
+    x_low, x_high = known[0][0], known[-1][0]
+    frame = Frame(Scale(x_low, max(x_high, x_low + 1e-9), left, right), Scale(low, high or 1.0, bottom, top))
+    last = known[-1]
+    tell = (lambda v: percent(v, 0)) if share else plain
+    final = percent(last[1]) if share else plain(float(f"{last[1]:.3g}"))
+    parts = [frame.axes("epoch", title, y_format=tell, x_count=4, y_count=3)]
+    if reference:
+        y = frame.y(reference[0])
+        parts.append(element("line", class_="reference", x1=left, x2=right, y1=y, y2=y))
+        parts.append(element("text", reference[1], class_="note", x=right, y=y - 6, text_anchor="end"))
+    parts.append(
+        element(
+            "g",
+            path([(frame.x(e), frame.y(v)) for e, v in known], "line"),
+            element("circle", class_="dot", cx=frame.x(last[0]), cy=frame.y(last[1]), r=4),
+            class_=kind,
+        )
+    )
+    parts.append(element("text", final, class_="value small", x=right, y=top - 14, text_anchor="end"))
+    return drawing(width, height, f"{title} over {len(known)} epochs, last {final}", *parts)

@@ -1,0 +1,219 @@
+"""Everything that a run's folder says, read once; what is missing or cannot be read becomes a `Gap`, never an error."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from edgekit.bundle import Bundle
+from edgekit.errors import EdgekitError, RunError
+from edgekit.recipe import Recipe
+from edgekit.result import Evaluation, Latency, Result
+from edgekit.run import STAGES, Run, StageRecord
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A part that the report cannot show, why, and the command that makes it."""
+
+    part: str
+    why: str
+    command: str
+
+
+@dataclass(frozen=True)
+class History:
+    """A stage's history.csv: `columns[name][i]` is the value after epoch `epochs[i]`, None where none was logged."""
+
+    epochs: list[float]
+    columns: dict[str, list[float | None]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A complete stage."""
+
+    name: str
+    record: StageRecord
+    history: History | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A latency result and whether it is about the bundle that the run holds now."""
+
+    file: str
+    result: Result
+    latency: Latency
+    current: bool
+
+
+@dataclass(frozen=True)
+class ImageCounts:
+    """How many images one of the sets holds, and of each class where they are labelled."""
+
+    images: int
+    per_class: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the data stage wrote (splits.json, skipped.csv): sets named pool, labels, probe and test."""
+
+    classes: list[str]
+    sets: dict[str, ImageCounts]
+    notes: list[str]
+    skipped: list[tuple[str, str]]
+
+
+@dataclass
+class Facts:
+    """A run, read."""
+
+    path: Path
+    recipe: Recipe
+    recipe_text: str
+    stages: dict[str, Stage] = field(default_factory=dict)
+    data: Data | None = None
+    evaluation_result: Result | None = None
+    evaluation: Evaluation | None = None
+    bundle: Bundle | None = None
+    measured: list[Measured] = field(default_factory=list)
+    views: Path | None = None
+    gaps: list[Gap] = field(default_factory=list)
+
+    def missing(self, part: str) -> list[Gap]:
+        """The gaps of one part."""
+        return [gap for gap in self.gaps if gap.part == part]
+
+
+def collect(path: Path | str) -> Facts:
+    """Read a run's folder.
+
+    Raises:
+        RunError: it is no run folder.
+        RecipeError: its recipe cannot be understood.
+    """
+    run = Run.open(path)
+    facts = Facts(path=run.path, recipe=run.recipe, recipe_text=run.recipe_path.read_text(encoding="utf-8"))
+    _read_stages(run, facts)
+    _read_evaluation(run, facts)
+    _read_bundle(run, facts)
+    _read_latencies(run, facts)
+    views = run.stage_path("pretrain") / "views.png"
+    if views.is_file():
+        facts.views = views
+    elif "pretrain" in facts.stages:
+        facts.gaps.append(Gap("views", "the pretraining wrote no views.png", f"edgekit train {run.recipe_path}"))
+    return facts
+
+
+def _read_stages(run: Run, facts: Facts) -> None:
+    train = f"edgekit train {run.recipe_path}"
+    for name in STAGES:
+        if name == "supervised" and not facts.recipe.supervised.enabled:
+            continue
+        folder = run.stage_path(name)
+        try:
+            record = run.record(name)
+            if record is None:
+                facts.gaps.append(Gap(name, f"the stage {name} is not complete", train))
+                continue
+            if name == "data":
+                facts.data = _read_data(folder)
+                history = None
+            else:
+                history = _read_history(folder / "history.csv")
+                if history is None:
+                    facts.gaps.append(Gap("training", f"the stage {name} has no history.csv", train))
+        except EdgekitError as error:
+            facts.gaps.append(Gap(name, error.message, train))
+            continue
+        facts.stages[name] = Stage(name, record, history)
+
+
+def _read_evaluation(run: Run, facts: Facts) -> None:
+    path, command = run.path / "evaluate" / "evaluation.json", f"edgekit evaluate {run.path}"
+    if not path.is_file():
+        facts.gaps.append(Gap("evaluate", "the models have not been evaluated", command))
+        return
+    try:
+        result = Result.read(path)
+    except EdgekitError as error:
+        facts.gaps.append(Gap("evaluate", error.message, command))
+        return
+    if isinstance(result.measurement, Evaluation):
+        facts.evaluation_result, facts.evaluation = result, result.measurement
+    else:
+        facts.gaps.append(Gap("evaluate", f"{path} holds no evaluation", command))
+
+
+def _read_bundle(run: Run, facts: Facts) -> None:
+    path, command = run.path / "export", f"edgekit export {run.path}"
+    if not (path / "bundle.json").is_file():
+        facts.gaps.append(Gap("export", "the student has not been exported", command))
+        return
+    try:
+        facts.bundle = Bundle.open(path)
+    except EdgekitError as error:
+        facts.gaps.append(Gap("export", error.message, command))
+
+
+def _read_latencies(run: Run, facts: Facts) -> None:
+    command = f"edgekit bench {run.path / 'export'}"
+    for path in sorted((run.path / "bench").glob("*.json")):
+        try:
+            result = Result.read(path)
+        except EdgekitError as error:
+            facts.gaps.append(Gap("bench", error.message, command))
+            continue
+        if isinstance(result.measurement, Latency):
+            current = facts.bundle is not None and result.measurement.bundle_digest == facts.bundle.digest
+            facts.measured.append(Measured(path.name, result, result.measurement, current))
+    if not facts.measured:
+        facts.gaps.append(Gap("bench", "no latency has been measured", command))
+    elif facts.bundle is not None and not any(m.current for m in facts.measured):
+        facts.gaps.append(Gap("bench", "every latency here was measured on another export of this run", command))
+
+
+def _read_history(path: Path) -> History | None:
+    try:
+        with open(path, encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return None
+    epochs = [_number(row.get("epoch")) for row in rows]
+    if not rows or any(epoch is None for epoch in epochs):
+        return None
+    names = [name for name in rows[0] if name and name != "epoch"]
+    columns = {name: [_number(row.get(name)) for row in rows] for name in names}
+    return History(
+        epochs=[epoch for epoch in epochs if epoch is not None],
+        columns={name: values for name, values in columns.items() if any(v is not None for v in values)},
+    )
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _read_data(folder: Path) -> Data:
+    try:
+        content: dict[str, Any] = json.loads((folder / "splits.json").read_bytes())
+        sets = {
+            name: ImageCounts(int(content[name]["images"]), dict(content[name].get("per_class") or {}))
+            for name in ("pool", "labels", "probe", "test")
+        }
+        with open(folder / "skipped.csv", encoding="utf-8", errors="replace", newline="") as stream:
+            skipped = [(row["file"], row["reason"]) for row in csv.DictReader(stream)]
+        return Data([str(c) for c in content["classes"]], sets, [str(n) for n in content["notes"]], skipped)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
+        raise RunError(f"{folder}: splits.json or skipped.csv cannot be understood ({type(error).__name__})") from error

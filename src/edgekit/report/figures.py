@@ -1,0 +1,149 @@
+"""Which of the run's numbers go into which chart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from edgekit.report import charts
+from edgekit.report import format as show
+from edgekit.report.facts import Facts, Stage
+from edgekit.report.headline import Headline, interval, measured_here, p50
+from edgekit.report.tables import METRICS, MODELS, RUNTIMES, setting
+
+TITLES = {
+    "pretrain": "Pretrain",
+    "finetune": "Fine-tune",
+    "distill": "Distil",
+    "supervised": "Supervised from scratch",
+}
+_COLUMNS = {
+    "loss": "loss",
+    "lr": "learning rate",
+    "collapse_std": "spread of the projections",
+    "effective_rank": "effective rank of the features",
+    "train_top1": "top-1 on the training batch",
+    "agreement": "agreement with the teacher",
+}
+_SHARES = {"train_top1", "agreement"}
+_SERIES = 6  # as many colours as style.css has
+
+
+@dataclass(frozen=True)
+class Key:
+    """An entry of a chart's legend; `series` is a class of style.css."""
+
+    label: str
+    series: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with what is said about it."""
+
+    svg: Markup
+    keys: list[Key]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The small charts of one stage."""
+
+    title: str
+    note: str
+    charts: list[Markup]
+
+
+def stages(facts: Facts, top: Headline) -> Figure | None:
+    """The models' accuracies in the order in which a run makes them, the supervised student first."""
+    if facts.evaluation is None:
+        return None
+    order = [
+        ("supervised", "top1"),
+        ("encoder", "knn"),
+        ("encoder", "linear"),
+        ("teacher", "top1"),
+        ("student", "top1"),
+    ]
+    scores = [s for pair in order for s in facts.evaluation.scores if (s.model, s.metric) == pair]
+    if not scores:
+        return None
+    rows = []
+    for s in scores:
+        low, high = interval(s.value, s.samples)
+        label = MODELS[s.model] if s.metric == "top1" else f"{MODELS[s.model]}, {METRICS[s.metric]}"
+        note = {
+            "supervised": "student's network, same labels",
+            "encoder": "frozen features",
+            "teacher": "encoder fine-tuned on few labels",
+            "student": "distilled from the teacher",
+        }[s.model]
+        rows.append(charts.AccuracyRow(label, note, f"m-{s.model}", s.value, low, high))
+    gain_from = top.supervised.value if top.supervised and top.gain is not None else None
+    return Figure(charts.stages(rows, gain_from, MODELS["student"]), [])
+
+
+def tradeoff(facts: Facts, top: Headline) -> Figure | None:
+    """Every measured variant whose accuracy is known, at batch 1."""
+    accuracy = {v.id: v for v in facts.bundle.manifest.variants if v.accuracy} if facts.bundle else {}
+    measured = [m for m in measured_here(facts) if m.latency.variant in accuracy and m.latency.batch == 1]
+    marks = []
+    settings = {(m.latency.threads, m.result.machine.cpu) for m in measured}
+    for m in measured:
+        variant, latency = accuracy[m.latency.variant], p50(m)
+        if latency is None or variant.accuracy is None:
+            continue
+        label = f"{variant.id} ×{m.latency.threads}" if len(settings) > 1 and m.latency.threads else variant.id
+        marks.append(charts.Point(label, latency, variant.accuracy.top1, variant.runtime, variant.precision))
+    if not marks:
+        return None
+    precisions = list(dict.fromkeys(m.precision for m in marks))
+    keys = [Key(p.upper(), p) for p in precisions]
+    shapes = {"onnxruntime": "circle", "openvino": "square", "tensorrt": "diamond", "tensorrt-rtx": "triangle"}
+    used = list(dict.fromkeys(m.runtime for m in marks))
+    note = ", ".join(f"{shapes[r]}: {RUNTIMES[r]}" for r in used)
+    return Figure(charts.tradeoff(marks, top.float_top1), keys, note)
+
+
+def distribution(facts: Facts) -> Figure | None:
+    """The raw samples of every measurement that counts."""
+    measured = sorted((m for m in measured_here(facts) if m.latency.samples_ns), key=lambda m: m.latency.mean_ms)[
+        :_SERIES
+    ]
+    if not measured:
+        return None
+    series = [
+        charts.Samples(m.latency.variant, i + 1, [ns / 1e6 for ns in m.latency.samples_ns])
+        for i, m in enumerate(measured)
+    ]
+    keys = [
+        Key(m.latency.variant, f"s{i + 1}", f"{show.count(len(m.latency.samples_ns))} samples, {setting(m, facts)}")
+        for i, m in enumerate(measured)
+    ]
+    left_out = len(measured_here(facts)) - len(measured)
+    return Figure(charts.distribution(series), keys, f"{left_out} more in the table" if left_out > 0 else "")
+
+
+def curves(facts: Facts) -> list[Curves]:
+    """What each stage logged, a chart a column."""
+    return [_curves(stage) for name in TITLES if (stage := facts.stages.get(name)) and stage.history]
+
+
+def _curves(stage: Stage) -> Curves:
+    history = stage.history
+    assert history is not None
+    order = [*(c for c in _COLUMNS if c in history.columns), *(c for c in history.columns if c not in _COLUMNS)]
+    drawn = []
+    for name in order:
+        reference = (1.0, "uniform on the sphere") if name == "collapse_std" else None
+        label = _COLUMNS.get(name, name.replace("_", " "))
+        drawn.append(
+            charts.curve(
+                label, history.epochs, history.columns[name], f"stage-{stage.name}", reference, name in _SHARES
+            )
+        )
+    note = f"{len(history.epochs)} epochs in {show.duration(stage.record.seconds)}"
+    return Curves(TITLES[stage.name], note, drawn)

@@ -1,0 +1,92 @@
+"""What the run comes to: the few numbers at the top of the page, and the rules by which they are chosen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from edgekit.bundle import Variant
+from edgekit.report.facts import Facts, Measured
+from edgekit.result import Score
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The numbers at the top; None where the run does not have them."""
+
+    student: Score | None
+    supervised: Score | None
+    gain: float | None  # student minus supervised, as a share
+    float_top1: float | None  # of the trained model on the bundle's evaluation set
+    int8: Variant | None
+    fastest: Measured | None
+    shipped: Variant | None  # the fastest variant, or the smallest verified one where nothing was measured
+    full: Variant | None  # the largest verified float variant: what the size is compared with
+
+
+def headline(facts: Facts) -> Headline:
+    """Choose the headline's numbers.
+
+    The fastest variant is the verified one with the lowest p50 at batch 1 among the complete measurements of this very
+    bundle. The INT8 accuracy is that of the fastest verified INT8 variant, or of the most accurate where none was measured.
+    """
+    student, supervised = score(facts, "student", "top1"), score(facts, "supervised", "top1")
+    verified = [v for v in facts.bundle.manifest.variants if v.status == "verified"] if facts.bundle else []
+    ids = {v.id: v for v in verified}
+    ranked = sorted(
+        (m for m in measured_here(facts) if m.latency.variant in ids and m.latency.batch == 1 and p50(m) is not None),
+        key=lambda m: p50(m) or math.inf,
+    )
+    fastest = ranked[0] if ranked else None
+    int8 = [v for v in verified if v.precision == "int8"]
+    timed_int8 = next((ids[m.latency.variant] for m in ranked if ids[m.latency.variant] in int8), None)
+    if fastest is not None:
+        shipped: Variant | None = ids[fastest.latency.variant]
+    else:
+        shipped = min(verified, key=size_of, default=None)
+    floats = [v for v in verified if v.precision != "int8"]
+    return Headline(
+        student=student,
+        supervised=supervised,
+        gain=student.value - supervised.value if student and supervised else None,
+        float_top1=facts.bundle.manifest.accuracy.top1 if facts.bundle and facts.bundle.manifest.accuracy else None,
+        int8=timed_int8 or max(int8, key=lambda v: v.accuracy.top1 if v.accuracy else -1.0, default=None),
+        fastest=fastest,
+        shipped=shipped,
+        full=max(floats, key=size_of, default=None),
+    )
+
+
+def score(facts: Facts, model: str, metric: str) -> Score | None:
+    """One score of the evaluation, or None where it was not measured."""
+    scores = facts.evaluation.scores if facts.evaluation else []
+    return next((s for s in scores if s.model == model and s.metric == metric), None)
+
+
+def measured_here(facts: Facts) -> list[Measured]:
+    """The latencies that count: complete, and of the bundle that the run holds now; of repeats, the newest."""
+    newest: dict[tuple[str, str, int, int, str], Measured] = {}
+    for m in sorted(facts.measured, key=lambda m: m.result.created):
+        if m.current and not m.latency.interrupted:
+            key = (m.latency.variant, m.latency.runtime, m.latency.threads, m.latency.batch, m.result.machine.cpu)
+            newest[key] = m
+    return list(newest.values())
+
+
+def p50(measured: Measured) -> float | None:
+    """The median latency in milliseconds."""
+    return measured.latency.percentiles_ms.get("p50")
+
+
+def size_of(variant: Variant) -> int:
+    """What a variant takes on disk, in bytes: all its files."""
+    return sum(file.bytes for file in variant.files)
+
+
+def interval(share: float, samples: int, z: float = 1.959964) -> tuple[float, float]:
+    """The 95 % confidence interval of a share of `samples` independent trials (Wilson 1927)."""
+    if samples <= 0:
+        return 0.0, 1.0
+    centre = (share + z * z / (2 * samples)) / (1 + z * z / samples)
+    half = z / (1 + z * z / samples) * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -1,0 +1,131 @@
+"""A run's facts as one HTML page that needs nothing but a browser: no network, no file beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import io
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from edgekit import __version__
+from edgekit.errors import RuntimeMissing
+from edgekit.files import write_text
+from edgekit.report import format as show
+from edgekit.report.facts import Facts, collect
+from edgekit.report.headline import Headline, headline
+from edgekit.result import now
+
+_VIEWS_BYTES = 500_000  # the page stays small: a larger grid is encoded again
+
+
+@dataclass(frozen=True)
+class Written:
+    """A report on disk."""
+
+    path: Path
+    facts: Facts
+    top: Headline
+
+
+def write_report(run: Path | str, output: Path | None = None) -> Written:
+    """Read a run and write its report.
+
+    Args:
+        run: the run folder.
+        output: the HTML file; default `report.html` in the run folder.
+
+    Raises:
+        RunError, RecipeError: it is no run folder, or its recipe cannot be understood.
+        RuntimeMissing: the extra [report] is not installed.
+        EdgekitError: the file cannot be written.
+    """
+    if importlib.util.find_spec("jinja2") is None:
+        raise RuntimeMissing("jinja2 is not installed", "install edgekit's wheel with the extra [report]")
+    facts = collect(run)
+    path = output or facts.path / "report.html"
+    # A file name or a class may be no valid Unicode; the page is.
+    write_text(path, render(facts).encode("utf-8", "replace").decode("utf-8"))
+    return Written(path, facts, headline(facts))
+
+
+def render(facts: Facts) -> str:
+    """The page as text."""
+    import jinja2
+
+    from edgekit.report import figures, tables
+    from edgekit.report.provenance import provenance
+    from edgekit.report.story import lead, steps, tiles
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_resource),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    top = headline(facts)
+    script = _resource("script.js").strip()
+    return environment.get_template("template.html").render(
+        facts=facts,
+        top=top,
+        show=show,
+        lead=lead(facts, top),
+        tiles=tiles(facts, top),
+        steps=steps(facts),
+        figures={
+            "stages": figures.stages(facts, top),
+            "tradeoff": figures.tradeoff(facts, top),
+            "distribution": figures.distribution(facts),
+        },
+        curves=figures.curves(facts),
+        tables={
+            "stages": tables.stages(facts),
+            "classes": tables.classes(facts),
+            "variants": tables.variants(facts),
+            "latency": tables.latencies(facts),
+            "steps": tables.steps(facts),
+            "circumstances": tables.circumstances(facts),
+        },
+        views=_embedded(facts.views) if facts.views else None,
+        provenance=provenance(facts),
+        style=_resource("style.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        made=now(),
+        version=__version__,
+    )
+
+
+def _resource(name: str) -> str:
+    return resources.files("edgekit.report").joinpath(name).read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image in the page itself; `pixelated` where it is so small that smoothing would blur it away."""
+
+    url: str
+    width: int
+    height: int
+    pixelated: bool
+
+
+def _embedded(path: Path) -> Picture | None:
+    from PIL import Image
+
+    try:
+        content, kind = path.read_bytes(), "png"
+        with Image.open(io.BytesIO(content)) as image:
+            width, height = image.size
+            if len(content) > _VIEWS_BYTES:
+                smaller = image.convert("RGB")
+                smaller.thumbnail((1600, 1600))
+                stream = io.BytesIO()
+                smaller.save(stream, "JPEG", quality=82)
+                content, kind = stream.getvalue(), "jpeg"
+    except (OSError, ValueError):
+        return None
+    return Picture(f"data:image/{kind};base64,{base64.b64encode(content).decode()}", width, height, width < 900)

@@ -1,0 +1,156 @@
+"""The top of the page in words and figures: what went in, what came out, and how far the run has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgekit.recipe import Architecture
+from edgekit.report import format as show
+from edgekit.report.facts import Facts
+from edgekit.report.headline import Headline, interval, p50, score, size_of
+from edgekit.report.tables import RUNTIMES
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One number of the headline with its unit, and what it is about."""
+
+    name: str
+    value: str
+    unit: str
+    note: str
+    hero: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the way from images to a measured model; `missing` is why there is none, `command` what makes it."""
+
+    name: str
+    detail: str
+    time: str = ""
+    missing: str = ""
+    command: str = ""
+
+
+def lead(facts: Facts, top: Headline) -> str:
+    """The page's sentence."""
+    made = ""
+    if facts.data is not None:
+        pool, labels = facts.data.sets["pool"].images, facts.data.sets["labels"].images
+        made = f"From {show.count(pool)} unlabelled images and {show.count(labels)} labels"
+    if top.shipped is not None and facts.bundle is not None:
+        verified = sum(v.status == "verified" for v in facts.bundle.manifest.variants)
+        model = f"a model of {show.size(size_of(top.shipped))}, verified in {_many(verified, 'variant')}"
+        return f"{made} to {model}." if made else f"{model[0].upper()}{model[1:]}."
+    return f"{made}." if made else "A run on its way."
+
+
+def tiles(facts: Facts, top: Headline) -> list[Tile]:
+    """The five numbers; one that the run does not have says how to get it."""
+    return [_student(facts, top), _int8(facts, top), _fastest(facts, top), _size(facts, top), _gain(facts, top)]
+
+
+def _student(facts: Facts, top: Headline) -> Tile:
+    if top.student is None:
+        return Tile("Student accuracy", show.NONE, "", f"run edgekit evaluate {facts.path}")
+    low, high = interval(top.student.value, top.student.samples)
+    note = f"top-1 on {show.count(top.student.samples)} test images; 95\u00a0% interval {low * 100:.1f} to {high * 100:.1f}"
+    return Tile("Student accuracy", f"{top.student.value * 100:.1f}", "%", note)
+
+
+def _int8(facts: Facts, top: Headline) -> Tile:
+    if top.int8 is None or top.int8.accuracy is None:
+        return Tile("INT8 accuracy", show.NONE, "", _export_note(facts, "no verified INT8 variant in the bundle"))
+    change = -top.int8.drop if top.int8.drop is not None else None
+    against = f"{show.points(change)} points against float" if change is not None else "drop not measured"
+    note = f"{top.int8.id}, {against}, {show.count(top.int8.accuracy.samples)} images"
+    return Tile("INT8 accuracy", f"{top.int8.accuracy.top1 * 100:.1f}", "%", note)
+
+
+def _fastest(facts: Facts, top: Headline) -> Tile:
+    if top.fastest is None:
+        return Tile("Fastest, p50", show.NONE, "", f"run edgekit bench {facts.path / 'export'}")
+    latency = top.fastest.latency
+    quick = ", quick" if latency.quick else ""
+    runtime = RUNTIMES.get(latency.runtime, latency.runtime)
+    note = f"{latency.variant} on {runtime}, {show.count(len(latency.samples_ns))} runs{quick}"
+    return Tile("Fastest, p50", show.significant(p50(top.fastest) or 0.0), "ms", note)
+
+
+def _size(facts: Facts, top: Headline) -> Tile:
+    if top.shipped is None:
+        return Tile("Size", show.NONE, "", _export_note(facts, "no verified variant in the bundle"))
+    value, unit = show.size(size_of(top.shipped)).split("\u00a0")
+    note = f"{top.shipped.id} on disk"
+    if top.full and size_of(top.full) > size_of(top.shipped):
+        note += f", {size_of(top.full) / size_of(top.shipped):.1f}× smaller than {top.full.id}"
+    return Tile("Size", value, unit, note)
+
+
+def _gain(facts: Facts, top: Headline) -> Tile:
+    name = "What the unlabelled images bought"
+    if top.gain is None or top.student is None or top.supervised is None:
+        why = "needs the accuracy of the student and of the same network trained from scratch"
+        if not facts.recipe.supervised.enabled:
+            why = "the recipe trains no supervised student to compare with (supervised.enabled)"
+        return Tile(name, show.NONE, "", why, hero=True)
+    note = f"student {show.percent(top.student.value)}, the same network from scratch on the same labels {show.percent(top.supervised.value)}"
+    return Tile(name, show.points(top.gain), "points", note, hero=True)
+
+
+def _export_note(facts: Facts, otherwise: str) -> str:
+    return otherwise if facts.bundle else f"run edgekit export {facts.path}"
+
+
+def architecture(a: Architecture) -> str:
+    """A network in short: `resnet18 ×0.5`."""
+    return a.name if a.width == 1.0 else f"{a.name} ×{a.width:g}"
+
+
+def steps(facts: Facts) -> list[Step]:
+    """The way from the images to the measured model."""
+    recipe = facts.recipe
+    labels = f"{show.count(facts.data.sets['labels'].images)} labels" if facts.data else "labels"
+    knn = score(facts, "encoder", "knn")
+    seen = (
+        f"{len(facts.data.classes)} classes, {show.count(facts.data.sets['pool'].images)} images" if facts.data else ""
+    )
+    details = {
+        "data": ("Data", seen),
+        "pretrain": ("Pretrain", f"SimCLR, {architecture(recipe.pretrain.encoder)}, {recipe.pretrain.epochs} epochs"),
+        "finetune": ("Fine-tune", f"{labels}, {recipe.finetune.epochs} epochs"),
+        "distill": ("Distil", f"{architecture(recipe.distill.student)}, {recipe.distill.epochs} epochs"),
+        "supervised": ("From scratch", f"to compare with, {recipe.supervised.epochs} epochs"),
+    }
+    found = []
+    for stage, (name, detail) in details.items():
+        if stage == "supervised" and not recipe.supervised.enabled:
+            continue
+        record = facts.stages.get(stage)
+        found.append(_step(facts, stage, name, detail, show.duration(record.record.seconds) if record else ""))
+    scored = f"{_many(len(facts.evaluation.scores), 'score')}" if facts.evaluation else ""
+    if knn is not None:
+        scored += f", encoder kNN {show.percent(knn.value)}"
+    found.append(_step(facts, "evaluate", "Evaluate", scored))
+    exported = ""
+    if facts.bundle is not None:
+        by_status = {
+            s: sum(v.status == s for v in facts.bundle.manifest.variants)
+            for s in ("verified", "rejected", "unexecuted")
+        }
+        exported = ", ".join(f"{n} {s}" for s, n in by_status.items() if n)
+    found.append(_step(facts, "export", "Export", exported))
+    found.append(_step(facts, "bench", "Bench", _many(len(facts.measured), "measurement") if facts.measured else ""))
+    return found
+
+
+def _step(facts: Facts, part: str, name: str, detail: str, time: str = "") -> Step:
+    gaps = facts.missing(part)
+    if not gaps:
+        return Step(name, detail, time)
+    return Step(name, detail, time, missing=gaps[0].why, command=gaps[0].command)
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,26 @@
+"""The headline as plain data, for scripts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgekit.report.headline import p50, size_of
+from edgekit.report.page import Written
+
+
+def summary(written: Written) -> dict[str, Any]:
+    """The report's path and size, its headline (accuracies and gain as shares, latency in ms, sizes in bytes), its gaps."""
+    top = written.top
+    return {
+        "report": str(written.path),
+        "bytes": written.path.stat().st_size,
+        "student_top1": top.student.value if top.student else None,
+        "supervised_top1": top.supervised.value if top.supervised else None,
+        "gain": top.gain,
+        "int8_variant": top.int8.id if top.int8 else None,
+        "int8_top1": top.int8.accuracy.top1 if top.int8 and top.int8.accuracy else None,
+        "fastest_variant": top.fastest.latency.variant if top.fastest else None,
+        "fastest_p50_ms": p50(top.fastest) if top.fastest else None,
+        "size_bytes": size_of(top.shipped) if top.shipped else None,
+        "missing": [{"part": g.part, "why": g.why, "command": g.command} for g in written.facts.gaps],
+    }
