@@ -92,4 +92,5 @@ class OnnxRuntimeSession:
 
 def _dtype(kind: str) -> str:
     """NumPy's name for ONNX Runtime's `tensor(uint8)`."""
-    return kind.removeprefix("tensor(").removesuffix(")")
+    name = kind.removeprefix("tensor(").removesuffix(")")
+    return {"float": "float32", "double": "float64"}.get(name, name)

@@ -18,7 +18,6 @@ DEVICE = "CPU"
 # is less exact and there even slower), so it is always told: by the variant, else f32.
 PRECISION = "INFERENCE_PRECISION_HINT"
 _TYPES = {"f32": ov.Type.f32, "f16": ov.Type.f16, "bf16": ov.Type.bf16}
-_NAMES = {"float": "f32", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
 class OpenVinoSession:
@@ -46,7 +45,7 @@ class OpenVinoSession:
         try:
             core = ov.Core()
             graph = core.read_model(model)
-            inputs = [(x.get_any_name(), _name(x.get_element_type()), _shape(x)) for x in graph.inputs]
+            inputs = [(x.get_any_name(), _dtype(x.get_element_type()), _shape(x)) for x in graph.inputs]
             outputs = [name for x in graph.outputs for name in x.get_names()]
             self._input, self._shape = check_graph(model, inputs, outputs)
             compiled = core.compile_model(graph, DEVICE, told)
@@ -91,9 +90,14 @@ class OpenVinoSession:
 
 
 def _name(kind: Any) -> str:
-    """`f32` and so on for OpenVINO's types as a float, `uint8` and so on (NumPy's names) for others."""
-    name = kind.to_dtype().name if kind != ov.Type.bf16 else "bfloat16"
-    return _NAMES.get(name, name)
+    """OpenVINO's own name of an element type: f32, u8, …"""
+    name: str = kind.get_type_name()
+    return name
+
+
+def _dtype(kind: Any) -> str:
+    """NumPy's name of an element type, or OpenVINO's where NumPy has none."""
+    return _name(kind) if kind == ov.Type.bf16 else str(kind.to_dtype())
 
 
 def _shape(node: Any) -> list[int | None]:
