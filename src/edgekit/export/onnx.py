@@ -5,10 +5,12 @@ The graph takes `image`, uint8 (n, s, s, 3) with a free batch axis, and gives `l
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
+import os
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -41,7 +43,7 @@ def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[
     try:
         # The exporter that traces: the newer one, asked for opset 17, silently writes 18 (torch 2.15), and converting
         # that down breaks on ReduceMean.
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+        with warnings.catch_warnings(), _quiet(), torch.no_grad():
             warnings.simplefilter("ignore")  # of the deprecation, and of what tracing makes constant: that is meant
             torch.onnx.export(
                 exportable(model, image_size),
@@ -112,6 +114,20 @@ def tidy(model: ModelProto) -> ModelProto:
             node.name = f"{node.op_type}_{i}"
         names.add(node.name)
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep standard output clean: on a failure the exporter's C++ prints the whole graph there."""
+    sys.stdout.flush()
+    saved, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(nowhere)
 
 
 def _remove_idle_casts(model: ModelProto) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -22,7 +21,7 @@ from edgekit.export import openvino, pack
 from edgekit.export.int8 import Int8
 from edgekit.export.onnx import INPUT, OUTPUT, export_onnx
 from edgekit.export.verify import Reference, verify
-from edgekit.files import digest_of
+from edgekit.files import digest_of, sha256
 from edgekit.machine import cpu_features, this_machine
 from edgekit.preprocess import Preprocessing
 from edgekit.result import now
@@ -84,50 +83,51 @@ def export_classifier(
     images, labels = evaluation
     size = preprocessing.image_size
     _check(images, labels, calibration, size, len(classes))
-    weights = weights_digest(model)
     old = pack.existing(output)
-    # What two exports must share for their variants to stand in one bundle.
-    same = {
-        "weights": weights,
-        "classes": list(classes),
-        "preprocessing": preprocessing.model_dump(mode="json"),
-        "evaluation": _digest_of_arrays(images, labels),
-    }
-    keys = {id_: _key(id_, same, calibration, max_drop) for id_ in wanted}
-    kept = _kept(old, digest_of(same), keys)
-    if old is not None and set(keys) <= set(kept):
-        return old
-    reference = Reference.of(model, images, labels)
-    with pack.replaced(output) as folder, tempfile.TemporaryDirectory(prefix="edgekit-export-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="edgekit-export-") as scratch:
         float_onnx = Path(scratch) / "model.onnx"
         export_onnx(model, float_onnx, image_size=size, classes=list(classes))
-        sources = Sources(float_onnx, Int8(float_onnx, calibration, Path(scratch)), reference, max_drop, folder)
-        variants = [pack.carry(v, old, folder) for v in kept.values()] if old is not None else []
-        variants += [_make(id_, sources) for id_ in wanted if id_ not in kept]
-        order = [f"{target}-{precision}" for target, has in TARGETS.items() for precision in has]
-        rows = reference.golden
-        manifest = Manifest(
-            name=name,
-            created=now(),
-            edgekit=__version__,
-            classes=list(classes),
-            preprocessing=preprocessing,
-            input=Tensor(name=INPUT, dtype="uint8", layout="NHWC", shape=[None, size, size, 3]),
-            outputs=[Tensor(name=OUTPUT, dtype="float32", layout="NC", shape=[None, len(classes)])],
-            golden=pack.write_golden(folder, np.ascontiguousarray(images[rows]), reference.logits[rows]),
-            accuracy=reference.accuracy,
-            variants=sorted(variants, key=lambda v: order.index(v.id)),
-            provenance={
-                **(provenance or {}),
-                "weights": weights,
-                "machine": this_machine().model_dump(mode="json"),
-                "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-                "max_drop": max_drop,
-                "inputs": digest_of(same),
-                "variants": {v.id: keys.get(v.id) or _recorded(old, v.id) for v in variants},
-            },
-        )
-        write_manifest(folder, manifest)
+        # What two exports must share for their variants to stand in one bundle; the graph holds weights and normalisation.
+        same = {
+            "graph": sha256(float_onnx),
+            "classes": list(classes),
+            "preprocessing": preprocessing.model_dump(mode="json"),
+            "evaluation": _digest_of_arrays(images, labels),
+        }
+        keys = {id_: _key(id_, same, calibration, max_drop) for id_ in wanted}
+        kept = _kept(old, digest_of(same), keys)
+        if old is not None and set(keys) <= set(kept):
+            return old
+        reference = Reference.of(model, images, labels)
+        int8 = Int8(float_onnx, calibration, Path(scratch))
+        with pack.replaced(output) as folder:
+            sources = Sources(float_onnx, int8, reference, max_drop, folder)
+            variants = [pack.carry(v, old, folder) for v in kept.values()] if old is not None else []
+            variants += [_make(id_, sources) for id_ in wanted if id_ not in kept]
+            order = [f"{target}-{precision}" for target, has in TARGETS.items() for precision in has]
+            rows = reference.golden
+            manifest = Manifest(
+                name=name,
+                created=now(),
+                edgekit=__version__,
+                classes=list(classes),
+                preprocessing=preprocessing,
+                input=Tensor(name=INPUT, dtype="uint8", layout="NHWC", shape=[None, size, size, 3]),
+                outputs=[Tensor(name=OUTPUT, dtype="float32", layout="NC", shape=[None, len(classes)])],
+                golden=pack.write_golden(folder, np.ascontiguousarray(images[rows]), reference.logits[rows]),
+                accuracy=reference.accuracy,
+                variants=sorted(variants, key=lambda v: order.index(v.id)),
+                provenance={
+                    **(provenance or {}),
+                    "graph": same["graph"],
+                    "machine": this_machine().model_dump(mode="json"),
+                    "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+                    "max_drop": max_drop,
+                    "inputs": digest_of(same),
+                    "variants": {v.id: keys.get(v.id) or _recorded(old, v.id) for v in variants},
+                },
+            )
+            write_manifest(folder, manifest)
     return Bundle.open(output)
 
 
@@ -165,16 +165,6 @@ def gate(bundle: Bundle, ids: Iterable[str]) -> None:
             f"{len(rejected)} of the variants did not pass: {reasons}",
             "the bundle is complete and marks them; more --calibration-images or a larger --max-drop may let them pass",
         )
-
-
-def weights_digest(model: nn.Module) -> str:
-    """The SHA-256 over a model's names, shapes, types and values, and what it is made of."""
-    digest = hashlib.sha256(repr(model).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        array = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tuple(array.shape)} {array.dtype}".encode())
-        digest.update(array.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _make(id_: str, sources: Sources) -> Variant:
