@@ -94,6 +94,7 @@ def _print_table(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant,
     from edgekit.bench.statistics import fp32_of, speedup
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
+    plain: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     every = [latency for _, latency, _ in outcome.results]
     batches = {latency.batch for latency in every}
     if every:
@@ -128,13 +129,13 @@ def _print_table(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant,
     for latency in every:
         where = f"{latency.variant}, batch {latency.batch}" if len(batches) > 1 else latency.variant
         for warning in latency.warnings:
-            console.print(f"{where}: {warning}", style="yellow", markup=False, highlight=False)
+            console.print(f"{where}: {warning}", style="yellow", **plain)
     for name, error in outcome.failed:
-        console.print(f"{name}: failed: {error}", style="red", markup=False, highlight=False)
+        console.print(f"{name}: failed: {error}", style="red", **plain)
     for variant, reason in left_out:
-        console.print(f"{variant.id}: left out: {reason}", style="dim", markup=False, highlight=False)
+        console.print(f"{variant.id}: left out: {reason}", style="dim", **plain)
     if every:
-        console.print(f"results: {outcome.results[0][2].parent}", markup=False, highlight=False)
+        console.print(f"results: {outcome.results[0][2].parent}", **plain)
 
 
 def _print_json(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant, str]]) -> None:
