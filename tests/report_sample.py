@@ -83,7 +83,9 @@ def make_stage(run: Run, stage: str, epochs: int, columns: tuple[str, ...]) -> N
     write_rows(folder / "history.csv", [("epoch", *columns), *rows])
     outputs = ["history.csv"]
     if stage == "pretrain":
-        pixels = np.random.default_rng(0).integers(0, 256, (4 * 34, 9 * 34, 3), dtype=np.uint8)
+        y, x, band = np.mgrid[0 : 4 * 34, 0 : 9 * 34, 0:3]
+        pixels = (127 + 120 * np.sin(x / (9 + y // 34) + band) * np.cos(y / (7 + x // 34))).astype(np.uint8)
+        pixels[(y % 34 < 2) | (x % 34 < 2)] = 255
         Image.fromarray(pixels).save(folder / "views.png")
         outputs.append("views.png")
     run.write_record(stage, {"epochs": epochs}, outputs, {}, 0.9 * epochs, CREATED, this_machine().packages)

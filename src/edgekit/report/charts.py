@@ -54,7 +54,9 @@ def _stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str, 
     x = Scale(floor, 1.0, left, right)
     parts: list[Markup] = []
     for tick in x.ticks(4 if narrow else 8):
-        parts.append(element("line", class_="grid", x1=x(tick), x2=x(tick), y1=top, y2=bottom))
+        # On a phone the names stand over the lines: the grid is a short mark on each line.
+        marks = [(top + step * i + 34, top + step * i + 46) for i in range(len(rows))] if narrow else [(top, bottom)]
+        parts += [element("line", class_="grid", x1=x(tick), x2=x(tick), y1=a, y2=b) for a, b in marks]
         anchor = "end" if tick >= 0.999 and narrow else "start" if x(tick) < 12 else "middle"
         label = element("text", percent(tick, 0), class_="tick", x=x(tick), y=bottom + 18, text_anchor=anchor)
         parts.append(label)
@@ -100,13 +102,14 @@ def _gain(x: Scale, y: float, start: float, end: float) -> Markup:
 
 @dataclass(frozen=True)
 class Point:
-    """One measured variant: median latency in ms, top-1 accuracy as a share; runtime and precision give its look."""
+    """One measured variant: median latency in ms, top-1 accuracy as a share; the rest gives its look."""
 
     label: str
     latency: float
     accuracy: float
     runtime: str
     precision: str
+    rejected: bool
 
 
 def tradeoff(marks: Sequence[Point], reference: float | None) -> Markup:
@@ -117,7 +120,7 @@ def tradeoff(marks: Sequence[Point], reference: float | None) -> Markup:
 
 def _tradeoff(marks: Sequence[Point], reference: float | None, size: Size, told: str) -> Markup:
     width, height = WIDTH[size], 380 if size == "wide" else 330
-    left, right, top, bottom = 56, width - 16, 34, height - 46
+    left, right, top, bottom = 56.0, width - 16.0, 34.0, height - 46.0
     low, high = padded([p.latency for p in marks], 0.16, log=True)
     accuracies = [p.accuracy for p in marks] + ([reference] if reference is not None else [])
     middle = (min(accuracies) + max(accuracies)) / 2
@@ -125,18 +128,21 @@ def _tradeoff(marks: Sequence[Point], reference: float | None, size: Size, told:
         (max(accuracies) - min(accuracies)) * 0.75, 0.015
     )  # three points at least: noise must not look like a cliff
     frame = Frame(Scale(low, high, left, right, log=True), Scale(middle - half, middle + half, bottom, top))
-    parts = [frame.axes("median latency of one image, ms (log scale)", "top-1 accuracy", y_format=percent)]
+    parts = [frame.axes("median latency, ms (log scale)", "top-1 accuracy", y_format=percent)]
     taken: list[tuple[float, float, float, float]] = []
+    spots = [(frame.x(p.latency), frame.y(p.accuracy)) for p in marks]
+    taken += [(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
     if reference is not None:
         y = frame.y(reference)
         parts.append(element("line", class_="reference", x1=left, x2=right, y1=y, y2=y))
-        parts.append(element("text", "trained model, float", class_="note", x=right, y=y - 7, text_anchor="end"))
-        taken.append((right - 125, y - 19, right, y + 2))
-    spots = [(frame.x(p.latency), frame.y(p.accuracy)) for p in marks]
-    taken += [(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
+        taken.append((left, y - 2, right, y + 2))
     for mark, (x, y) in zip(marks, spots, strict=True):
         tip = element("title", f"{mark.label}: {percent(mark.accuracy)}, {milliseconds(mark.latency)}")
-        parts.append(element("g", tip, _shape(mark.runtime, x, y), class_=f"mark {mark.precision}"))
+        parts.append(
+            element(
+                "g", tip, _shape(mark.runtime, x, y), class_=f"{mark.precision}{' rejected' if mark.rejected else ''}"
+            )
+        )
         parts.append(_place(mark.label, x, y, taken, (left, top - 10, right, bottom)))
     return drawing(width, height, told, *parts, class_=size)
 

@@ -97,14 +97,23 @@ def tradeoff(facts: Facts, top: Headline) -> Figure | None:
         if latency is None or variant.accuracy is None:
             continue
         label = f"{variant.id} ×{m.latency.threads}" if len(settings) > 1 and m.latency.threads else variant.id
-        marks.append(charts.Point(label, latency, variant.accuracy.top1, variant.runtime, variant.precision))
+        marks.append(
+            charts.Point(
+                label, latency, variant.accuracy.top1, variant.runtime, variant.precision, variant.status == "rejected"
+            )
+        )
     if not marks:
         return None
     precisions = list(dict.fromkeys(m.precision for m in marks))
     keys = [Key(p.upper(), p) for p in precisions]
     shapes = {"onnxruntime": "circle", "openvino": "square", "tensorrt": "diamond", "tensorrt-rtx": "triangle"}
     used = list(dict.fromkeys(m.runtime for m in marks))
-    note = ", ".join(f"{shapes[r]}: {RUNTIMES[r]}" for r in used)
+    if top.float_top1 is not None:
+        keys.append(Key("trained model, float", "dashed", show.percent(top.float_top1)))
+    looks = [f"{shapes[r]}: {RUNTIMES[r]}" for r in used] + (
+        ["hollow: rejected"] if any(m.rejected for m in marks) else []
+    )
+    note = ", ".join(looks)
     return Figure(charts.tradeoff(marks, top.float_top1), keys, note)
 
 
@@ -119,10 +128,11 @@ def distribution(facts: Facts) -> Figure | None:
         charts.Samples(m.latency.variant, i + 1, [ns / 1e6 for ns in m.latency.samples_ns])
         for i, m in enumerate(measured)
     ]
-    keys = [
-        Key(m.latency.variant, f"s{i + 1}", f"{show.count(len(m.latency.samples_ns))} samples, {setting(m, facts)}")
-        for i, m in enumerate(measured)
-    ]
+    settings = {(m.latency.threads, m.latency.batch, m.result.machine.cpu) for m in measured}
+    keys = []
+    for i, m in enumerate(measured):
+        note = f"{show.count(len(m.latency.samples_ns))} samples"
+        keys.append(Key(m.latency.variant, f"s{i + 1}", f"{note}, {setting(m, facts)}" if len(settings) > 1 else note))
     left_out = len(measured_here(facts)) - len(measured)
     return Figure(charts.distribution(series), keys, f"{left_out} more in the table" if left_out > 0 else "")
 

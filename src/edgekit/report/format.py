@@ -28,7 +28,8 @@ def significant(value: float, digits: int = 3) -> str:
     """A number with so many significant digits and without an exponent: `0.0421`, `1.23`, `45.6`, `1,234`."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else NONE
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    rounded = float(f"{value:.{digits - 1}e}")  # 0.9999 has as many decimals as 1.00
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
     return f"{value:,.{decimals}f}".replace("-", MINUS)
 
 

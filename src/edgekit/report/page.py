@@ -68,7 +68,7 @@ def render(facts: Facts) -> str:
     )
     top = headline(facts)
     script = _resource("script.js").strip()
-    return environment.get_template("template.html").render(
+    page = environment.get_template("template.html").render(
         facts=facts,
         top=top,
         show=show,
@@ -97,6 +97,7 @@ def render(facts: Facts) -> str:
         made=now(),
         version=__version__,
     )
+    return f"{page.strip()}\n"
 
 
 def _resource(name: str) -> str:

@@ -26,8 +26,6 @@ def provenance(facts: Facts) -> list[Group]:
         packages.update(stage.record.packages)
     for machine, _ in _machines(facts):
         packages.update({k: v for k, v in machine.packages.items() if k not in packages})
-    if packages:
-        groups.append(Group("Packages", sorted(packages.items())))
     recipe = facts.recipe
     seeds = [
         ("weights, batches, augmentation", str(recipe.seed)),
@@ -35,6 +33,8 @@ def provenance(facts: Facts) -> list[Group]:
         ("draw of test and probe", str(recipe.data.split_seed)),
     ]
     groups.append(Group("Seeds", seeds))
+    if packages:
+        groups.append(Group("Packages", sorted(packages.items())))
     if commands := _commands(facts):
         groups.append(Group("Commands", commands, code=True))
     if digests := _digests(facts):

@@ -43,6 +43,7 @@ class Column:
     name: str
     number: bool = True
     title: str = ""
+    long: bool = False  # of sentences: wide enough to be read on a phone, where the table scrolls
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def stages(facts: Facts) -> Table | None:
         Column("Accuracy"),
         Column("95 % interval", title="Wilson's interval for this number of test images"),
         Column("Images"),
-        Column("Protocol", number=False),
+        Column("Protocol", number=False, long=True),
     ]
     return Table("Accuracy by stage", columns, [_score_row(s) for s in facts.evaluation.scores])
 
@@ -205,11 +206,15 @@ def setting(m: Measured, facts: Facts) -> str:
     """Under what a latency was measured: batch, threads, runtime, and the machine where there are several."""
     latency = m.latency
     threads = (
-        f"{latency.threads} threads" if latency.threads > 1 else "1 thread" if latency.threads else "default threads"
+        f"{latency.threads}\u00a0threads"
+        if latency.threads > 1
+        else "1\u00a0thread"
+        if latency.threads
+        else "default threads"
     )
     parts = [
         f"{RUNTIMES.get(latency.runtime, latency.runtime)} {latency.runtime_version}",
-        f"batch {latency.batch}",
+        f"batch\u00a0{latency.batch}",
         threads,
     ]
     if len({other.result.machine.cpu for other in facts.measured}) > 1:
@@ -237,10 +242,8 @@ def circumstances(facts: Facts) -> Table | None:
     """What the runtimes were told and answered, and the state of the machine before and after."""
     if not facts.measured:
         return None
-    columns = [
-        Column(name, number=False)
-        for name in ("Variant", "Settings", "Conditions", "Golden tensors", "Mean and peak memory", "Measured")
-    ]
+    names = ("Variant", "Settings", "Conditions", "Golden tensors", "Mean and peak memory", "Measured")
+    columns = [Column(name, number=False, long=name in {"Settings", "Conditions"}) for name in names]
     rows = []
     for m in facts.measured:
         latency = m.latency
