@@ -39,10 +39,10 @@ def classifier() -> Classifier:
         torch.manual_seed(0)
         model = Classifier.build(RECIPE.distill.student, data.image_size, splits().classes, [])
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=200)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=160)
         images, labels = torch.from_numpy(labelled.images.copy()), torch.from_numpy(labelled.labels)
-        for _ in range(200):
-            rows = torch.randint(len(images), (64,))
+        for _ in range(160):
+            rows = torch.randint(len(images), (32,))
             logits = model(normalise(images[rows], data.mean, data.std))
             loss = functional.cross_entropy(logits, labels[rows])
             optimizer.zero_grad()

@@ -1,0 +1,118 @@
+"""`edgekit export`, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import exported
+from edgekit.bundle import Bundle
+from edgekit.cli.main import main
+from edgekit.export import quantize
+from edgekit.run import Run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return exported.write_run(tmp_path_factory.mktemp("runs") / "digits")
+
+
+def edgekit(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["edgekit", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code if isinstance(ended.value.code, int) else 0
+
+
+def test_the_default_is_both_runtimes(
+    trained: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert edgekit(monkeypatch, "export", trained.path, "--zip", "--calibration-images", "60") == 0
+    printed = capsys.readouterr()
+    bundle = Bundle.open(trained.path / "export")
+    assert [v.id for v in bundle.manifest.variants] == ["onnx-fp32", "onnx-int8", "openvino-fp16", "openvino-int8"]
+    assert printed.out.count("verified") == 4
+    assert str(bundle.path) in printed.out
+    assert "warning" not in printed.err.lower()
+    assert (trained.path / "export.zip").is_file()
+    provenance = bundle.manifest.provenance
+    record = trained.require("distill")
+    assert provenance["model"] == "student"
+    assert provenance["weights_file_sha256"] == record.outputs["model.safetensors"]
+    assert provenance["stages"] == {"distill": record.digest}
+    assert provenance["command"][:2] == ["edgekit", "export"]
+    assert bundle.manifest.name == "digits"
+    quantization = bundle.variant("onnx-int8").quantization
+    assert quantization is not None
+    assert quantization["calibration"]["images"] == 60
+
+
+def test_json_is_all_that_is_printed(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "here"
+    code = edgekit(monkeypatch, "export", trained.path, "--precision", "int8", "--output", out, "--json")
+    content = json.loads(capfd.readouterr().out)
+    assert code == 0
+    assert [v["id"] for v in content["variants"]] == ["onnx-int8", "openvino-int8"]
+    assert content["bundle"] == str(out)
+    assert content["accuracy"]["samples"] == len(exported.splits().test)
+
+
+def test_a_variant_that_loses_too_much_ends_in_exit_code_1(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(quantize, "PERCENTILE", 30.0)  # clips most of what the activations do
+    out = tmp_path / "export"
+    assert edgekit(monkeypatch, "export", trained.path, "--target", "onnx", "--output", out) == 1
+    printed = capsys.readouterr()
+    assert "rejected" in printed.out
+    assert printed.err.splitlines()[-1].startswith("error: 1 of the variants did not pass: onnx-int8: ")
+    bundle = Bundle.open(out)  # complete all the same
+    assert {v.id: v.status for v in bundle.manifest.variants} == {"onnx-fp32": "verified", "onnx-int8": "rejected"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--target", "trt"], "does not build TensorRT engines yet"),
+        (["--target", "onnx", "--precision", "fp16"], "no target asked for has the precision fp16"),
+        (["--model", "teacher"], "the stage finetune is not complete"),
+        (["--output", "/dev/null/export"], "cannot be written"),
+        (["--target", "coreml"], "coreml"),
+        (["--max-drop", "-1"], "max-drop"),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(
+    trained: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert edgekit(monkeypatch, "export", trained.path, *arguments) == 2
+    printed = capsys.readouterr()
+    assert says in printed.err
+    assert "Traceback" not in printed.err
+    assert printed.out == ""
+
+
+def test_no_such_run_and_a_run_without_a_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert edgekit(monkeypatch, "export", tmp_path / "nothing") == 2
+    assert "no such run" in capsys.readouterr().err
+    run = Run(tmp_path)
+    run.recipe_path.write_text("name: early\n")
+    assert edgekit(monkeypatch, "export", tmp_path) == 2
+    assert "the stage distill is not complete" in capsys.readouterr().err
+
+
+def test_damaged_weights_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = exported.write_run(tmp_path / "run")
+    weights = run.stage_path("distill") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01")
+    assert edgekit(monkeypatch, "export", run.path) == 2
+    assert "its digest is not the recorded one" in capsys.readouterr().err
+    assert not (run.path / "export").exists()
