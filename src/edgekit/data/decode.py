@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -72,7 +73,8 @@ def decode(source: Source, preprocessing: Preprocessing, max_skipped: float) -> 
         DataError: too many images are unreadable, or what they decode to fits neither on the disk nor in memory.
     """
     key = _cache_key(source, preprocessing)
-    found = _read_cache(key) if key else None
+    shape = _shape(source, preprocessing)
+    found = _read_cache(key, shape) if key else None
     images, index, notes = found if found is not None else _decode(source, preprocessing, key)
     skipped = [Skipped(source.path(i), reason) for i, reason in sorted(index.reasons.items())]
     _refuse_too_many(source, skipped, max_skipped)
@@ -103,8 +105,8 @@ def _refuse_too_many(source: Source, skipped: list[Skipped], max_skipped: float)
 def _decode(
     source: Source, preprocessing: Preprocessing, key: str | None
 ) -> tuple[NDArray[np.uint8], _Index, list[str]]:
-    side, total = preprocessing.image_size, len(source.names)
-    size = total * side * side * 3
+    shape = _shape(source, preprocessing)
+    total, size = shape[0], math.prod(shape)
     notes = []
     if key:
         problem = _no_room(size)
@@ -114,7 +116,7 @@ def _decode(
             except EdgekitError as error:  # for instance the disk filled up on the way
                 problem = error.message
             else:
-                found = _read_cache(key)
+                found = _read_cache(key, shape)
                 if found is not None:
                     return found
                 problem = f"{_cache_paths(key)[0]} vanished"
@@ -128,7 +130,7 @@ def _decode(
             f"{cache_folder()} has free",
             "set EDGEKIT_CACHE to a folder on a larger disk, or lower data.image_size",
         )
-    images = np.zeros((total, side, side, 3), dtype=np.uint8)
+    images = np.zeros(shape, dtype=np.uint8)
     index = _Index()
     at = 0
     for block in _blocks(source, preprocessing, index):
@@ -196,19 +198,22 @@ def _cache_paths(key: str) -> tuple[Path, Path]:
 def _write_cache(key: str, source: Source, preprocessing: Preprocessing) -> None:
     """Decode straight into the cache. The .json is written last: without it there is no entry."""
     pixels, meta = _cache_paths(key)
-    side = preprocessing.image_size
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(source.names), side, side, 3)}
+    header = {"descr": "|u1", "fortran_order": False, "shape": _shape(source, preprocessing)}
     _purge(pixels.parent)
     index = _Index()
     with atomic_write(pixels) as stream:
         np.lib.format.write_array_header_1_0(stream, header)
         for block in _blocks(source, preprocessing, index):
             stream.write(block.data)
-    content = {"schema": CACHE_SCHEMA, "where": source.where, "digests": index.digests, "reasons": index.reasons}
+    content = {"schema": CACHE_SCHEMA, "digests": index.digests, "reasons": index.reasons}
     write_json(meta, content)
 
 
-def _read_cache(key: str) -> tuple[NDArray[np.uint8], _Index, list[str]] | None:
+def _shape(source: Source, preprocessing: Preprocessing) -> tuple[int, int, int, int]:
+    return len(source.names), preprocessing.image_size, preprocessing.image_size, 3
+
+
+def _read_cache(key: str, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], _Index, list[str]] | None:
     """An entry of the cache, memory-mapped copy-on-write, or None where there is none that is whole."""
     pixels, meta = _cache_paths(key)
     try:
@@ -219,7 +224,8 @@ def _read_cache(key: str) -> tuple[NDArray[np.uint8], _Index, list[str]] | None:
             os.utime(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
-    if content.get("schema") != CACHE_SCHEMA or images.dtype != np.uint8 or images.shape[0] != len(index.digests):
+    whole = images.shape == shape and images.dtype == np.uint8 and len(index.digests) == shape[0]
+    if not whole or content.get("schema") != CACHE_SCHEMA:
         return None
     return np.asarray(images), index, []
 
