@@ -1,0 +1,221 @@
+"""`edgekit init`: the recipe that it prints is valid, fits the folder, and trains on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgekit import recipe as recipes
+from edgekit.cli.init import command
+from edgekit.data.splits import load_splits
+from edgekit.errors import EdgekitError
+from image_folders import class_folders, picture, save
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.chdir(tmp_path)
+
+
+def init(*arguments: str) -> Result:
+    return CliRunner().invoke(command, list(arguments), catch_exceptions=False, standalone_mode=False)
+
+
+def recipe_for(*arguments: str) -> recipes.Recipe:
+    Path("recipe.yaml").write_text(init(*arguments).stdout, encoding="utf-8")
+    return recipes.load("recipe.yaml")
+
+
+def test_class_folders_alone() -> None:
+    class_folders(Path("photos"), {"cat": 20, "dog": 20})
+    recipe = recipe_for("photos/")
+    assert recipe.name == "photos"
+    assert (recipe.data.labelled, recipe.data.test, recipe.data.pool) == ("photos", 0.2, None)
+    assert (recipe.data.probe, recipe.data.labels) == (0.1, 1.0)
+    splits = load_splits(recipe.data)
+    assert splits.classes == ["cat", "dog"]
+    assert len(splits.test) == 8
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "pool"),
+    [
+        ("train", "test", "unlabelled"),
+        ("Train", "val", "unlabeled"),
+        ("labelled", "test", "pool"),
+        ("train", None, "unlabelled"),
+        ("train", "test", None),
+    ],
+)
+def test_the_usual_folders_are_recognised(train: str, test: str | None, pool: str | None) -> None:
+    class_folders(Path("set") / train, {"cat": 12, "dog": 12})
+    if test:
+        class_folders(Path("set") / test, {"cat": 2, "dog": 2})
+    if pool:
+        save(Path("set") / pool / "x.png")
+        save(Path("set") / pool / "deep/y.png")
+    recipe = recipe_for("set", "--name", "mine")
+    assert recipe.name == "mine"
+    assert recipe.data.labelled == f"set/{train}"
+    assert recipe.data.test == (f"set/{test}" if test else 0.2)
+    assert recipe.data.pool == (f"set/{pool}" if pool else None)
+    splits = load_splits(recipe.data)
+    assert len(splits.pool) == (2 if pool else len(splits.labelled))
+
+
+def test_a_test_set_goes_before_a_validation_set() -> None:
+    for part in ("train", "val", "test"):
+        class_folders(Path("set") / part, {"cat": 2, "dog": 2})
+    assert recipe_for("set").data.test == "set/test"
+
+
+@pytest.mark.parametrize(
+    ("side", "image_size", "temperature"),
+    [(8, 32, 0.5), (28, 32, 0.5), (50, 64, 0.5), (100, 96, 0.1), (150, 128, 0.1), (700, 224, 0.1)],
+)
+def test_the_image_size_is_the_usual_one_that_is_nearest(side: int, image_size: int, temperature: float) -> None:
+    for name in ("cat", "dog"):
+        for i in range(3):
+            save(Path("set") / name / f"{i}.png", picture(f"{name}{i}", side + 5, side))
+        (Path("set") / name / "broken.png").write_bytes(b"x")
+    recipe = recipe_for("set")
+    assert recipe.data.image_size == image_size
+    assert recipe.pretrain.temperature == temperature
+
+
+@pytest.mark.parametrize("count", [2, 5, 9, 40, 300])
+def test_batches_are_not_larger_than_the_sets_that_they_are_drawn_from(count: int) -> None:
+    class_folders(Path("set"), {"cat": count, "dog": count})
+    recipe = recipe_for("set")
+    splits = load_splits(recipe.data)
+    assert recipe.pretrain.batch_size <= len(splits.pool)
+    assert recipe.distill.batch_size <= len(splits.pool)
+    assert recipe.finetune.batch_size <= len(splits.labelled)
+    assert recipe.supervised.batch_size <= len(splits.labelled)
+
+
+def test_digits_are_neither_flipped_nor_coloured() -> None:
+    recipe = recipe_for("digits")
+    assert (recipe.name, recipe.data.labelled, recipe.data.image_size) == ("digits", "digits", 16)
+    for stage in (recipe.pretrain, recipe.finetune, recipe.distill, recipe.supervised):
+        assert (stage.augmentation.flip, stage.augmentation.jitter, stage.augmentation.grey) == (0, 0, 0)
+    assert len(load_splits(recipe.data).classes) == 10
+
+
+def test_every_value_has_a_comment_or_a_name_that_says_it() -> None:
+    lines = init("digits").stdout.splitlines()
+    values = [line for line in lines if ":" in line and not line.startswith("#")]
+    commented = [line for line in values if "#" in line]
+    assert len(commented) >= 0.6 * len(values)
+    data = lines[lines.index("data:") + 1 : lines.index("", lines.index("data:"))]
+    assert all("#" in line for line in data)
+    assert all(len(line) < 170 for line in lines)
+
+
+@pytest.mark.parametrize("name", ["with space", "größe", "-dash", "no", "123", "1e3", 'quo"te', "a: b #c"])
+def test_odd_folder_names_give_a_valid_recipe(name: str) -> None:
+    class_folders(Path(name), {"cat": 2, "dog": 2})
+    arguments = ("--", name) if name.startswith("-") else (name,)
+    recipe = recipe_for(*arguments)
+    assert recipe.data.labelled == name
+    assert recipe.name
+
+
+def test_an_absolute_folder_and_the_current_one(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"cat": 2, "dog": 2})
+    assert recipe_for(str(tmp_path)).data.labelled == str(tmp_path)
+    here = recipe_for(".")
+    assert here.data.labelled == "."
+    assert here.name == tmp_path.name
+    assert load_splits(here.data).classes == ["cat", "dog"]
+
+
+def _flat() -> None:
+    save(Path("set/a.png"))
+    save(Path("set/b.png"))
+
+
+def _unlabelled() -> None:
+    save(Path("set/unlabelled/a.png"))
+
+
+def _mixed() -> None:
+    class_folders(Path("set"), {"cat": 2, "unlabelled": 2})
+
+
+def _other_classes() -> None:
+    class_folders(Path("set/train"), {"cat": 2, "dog": 2})
+    class_folders(Path("set/test"), {"cat": 2, "cow": 2})
+
+
+def _broken() -> None:
+    for name in ("cat", "dog"):
+        save(Path("set") / name / "a.png").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: None, "set: no such folder"),
+        (lambda: Path("set").write_text("x"), "set: is not a folder"),
+        (lambda: Path("set").mkdir(), "set: holds no images"),
+        (_flat, r"set: holds 2 images and no labels .*set/train/CLASS/.*set/unlabelled/"),
+        (_unlabelled, r"set: holds 1 images and no labels .*set/train/CLASS/"),
+        (_mixed, r"holds unlabelled/ beside cat/.*move the class folders into set/train/"),
+        (_other_classes, "only set/test has cow; only set/train has dog"),
+        (lambda: class_folders(Path("set"), {"cat": 2}), "one class only"),
+        (_broken, "none of the 2 images looked at can be read"),
+    ],
+)
+def test_a_folder_of_no_use_is_one_clear_line(make: Any, message: str) -> None:
+    make()
+    with pytest.raises(EdgekitError, match=message) as caught:
+        init("set")
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_no_run_can_have_is_refused() -> None:
+    with pytest.raises(EdgekitError, match="name: must be letters, digits"):
+        init("digits", "--name", "a/b")
+
+
+def test_an_output_file_is_written_and_not_overwritten_without_force() -> None:
+    result = init("digits", "--output", "new/mine.yaml")
+    assert result.stdout == ""
+    assert "edgekit train new/mine.yaml" in result.stderr
+    assert recipes.load("new/mine.yaml").name == "digits"
+    Path("new/mine.yaml").write_text("precious")
+    with pytest.raises(EdgekitError, match=r"new/mine\.yaml: exists already .*--force"):
+        init("digits", "--output", "new/mine.yaml")
+    assert Path("new/mine.yaml").read_text() == "precious"
+    init("digits", "--output", "new/mine.yaml", "--force")
+    assert recipes.load("new/mine.yaml").name == "digits"
+
+
+def test_the_command_line_prints_a_recipe_without_torch_and_errors_with_exit_code_2() -> None:
+    class_folders(Path("photos"), {"cat": 2, "dog": 2})
+    program = (
+        "import sys; sys.argv = ['edgekit', 'init', sys.argv[1]]\n"
+        "import atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        "from edgekit.cli.main import main; main()"
+    )
+
+    def run(folder: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", program, folder], capture_output=True, text=True, check=False, env=os.environ
+        )
+
+    good, bad = run("photos"), run("nope")
+    assert (good.returncode, good.stderr) == (0, "False\n")
+    assert 'labelled: "photos"' in good.stdout
+    assert bad.returncode == 2
+    assert bad.stdout == ""
+    assert bad.stderr.splitlines()[0].startswith("error: nope: no such folder (")
