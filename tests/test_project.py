@@ -54,7 +54,8 @@ def test_the_wrong_install_is_recognised(text: str, wrong: bool) -> None:
 
 
 def test_no_document_installs_another_projects_package() -> None:
-    assert [str(path) for path, text in texts() if WRONG_INSTALL.search(text)] == []
+    said = [str(path) for path, text in texts() if WRONG_INSTALL.search(text) and path.parts[0] != "tests"]
+    assert said == []  # tests may name it, to check that nobody says it
 
 
 def package_hosts() -> set[str]:
