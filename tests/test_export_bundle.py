@@ -20,7 +20,7 @@ import exported
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import ExportError, GateFailed, RuntimeMissing
 from edgekit.export import pack, pipeline, quantize, verify
-from edgekit.export.int8 import ways
+from edgekit.export.int8 import NNCF, ways
 from edgekit.export.pipeline import export_classifier, gate, plan
 from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, Calibration, quantize_onnx
 from edgekit.files import sha256
@@ -172,13 +172,14 @@ def test_no_way_that_saturates_is_tried_where_products_saturate(monkeypatch: pyt
 
 @pytest.mark.parametrize(("count", "batches"), [(1, [1]), (9, [9]), (10, [10]), (25, [10, 10])])
 def test_no_calibration_batch_is_partial(count: int, batches: list[int]) -> None:
-    reader = quantize._Reader(np.zeros((count, 4, 4, 3), np.uint8), batch=10)
+    counted: list[int] = []
+    reader = quantize._Reader(np.zeros((count, 4, 4, 3), np.uint8), 10, lambda steps=1, note="": counted.append(steps))
     seen = []
     for i in range(len(reader)):
         reader.set_range(i, i + 1)
         while (fed := reader.get_next()) is not None:
             seen.append(len(fed["image"]))
-    assert seen == batches
+    assert seen == counted == batches
 
 
 def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(tmp_path: Path) -> None:
@@ -198,6 +199,21 @@ def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(tmp_path: P
         gate(bundle, ["onnx-fp32", "onnx-int8"])
     # Asked again it is rejected again, without being made again.
     assert export(tmp_path / "export", calibration=blank, targets=["onnx"]).digest == bundle.digest
+
+
+def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quantize, "PERCENTILE", 30.0)  # spoils the first way
+    bundle = export(tmp_path / "export", targets=["openvino"], precisions=["int8"])
+    variant = bundle.variant("openvino-int8")
+    assert variant.quantization is not None
+    first, second = variant.quantization["tried"]
+    assert (first["status"], second["way"], second["status"]) == ("rejected", NNCF, "verified")
+    assert variant.quantization["tool"].startswith("nncf")
+    assert variant.accuracy is not None
+    assert variant.accuracy.top1 == second["top1"]
+    assert variant.note == ""
+    images, golden = bundle.golden()
+    assert (load(bundle, variant).run(images).argmax(1) == golden.argmax(1)).mean() > 0.9
 
 
 def test_a_float_variant_that_decides_otherwise_is_rejected(bundle: Bundle) -> None:

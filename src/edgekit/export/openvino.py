@@ -9,7 +9,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from edgekit.errors import ExportError, RuntimeMissing
 from edgekit.export.quantize import Calibration, kept_in_float
@@ -49,6 +51,7 @@ def quantize_ir(calibration: Calibration, output: Path) -> dict[str, Any]:
         ExportError: NNCF does not take the graph.
     """
     ov = _openvino()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA at import
     try:
         import nncf
         from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
@@ -59,14 +62,19 @@ def quantize_ir(calibration: Calibration, output: Path) -> dict[str, Any]:
     model = ov.Core().read_model(calibration.model)
     present = {operation.get_friendly_name() for operation in model.get_ops()}
     kept = [name for name in kept_in_float(graph) if name in present]
-    batches = [calibration.images[i : i + 1] for i in range(len(calibration.images))]
+    count = len(calibration.images)
     logging.getLogger("nncf").setLevel(logging.ERROR)
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), calibration.progress() as advance:
+
+            def image(i: int) -> NDArray[np.uint8]:
+                advance()
+                return calibration.images[i : i + 1]
+
             quantized = nncf.quantize(
                 model,
-                nncf.Dataset(batches),
-                subset_size=len(batches),
+                nncf.Dataset(range(count), image),
+                subset_size=count,
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
                 ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
                 advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
@@ -80,7 +88,7 @@ def quantize_ir(calibration: Calibration, output: Path) -> dict[str, Any]:
         "format": "OpenVINO FakeQuantize",
         "activations": "8 bits, per tensor",
         "weights": "int8 symmetric, per output channel, 7 bits",
-        "calibration": {"method": "NNCF's default", "images": len(batches)},
+        "calibration": {"method": "NNCF's default", "images": count},
         "kept_in_float": kept,
     }
 

@@ -8,6 +8,7 @@ costs next to nothing and carries the logits' precision.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import platform
@@ -25,6 +26,7 @@ from onnx import ModelProto
 from edgekit.errors import ExportError
 from edgekit.export.onnx import INPUT, OUTPUT
 from edgekit.machine import has_int8_dot_product
+from edgekit.progress import Advance, progress
 
 # What both runtimes compute in INT8. Everything else (SiLU's pieces, LayerNorm, Softmax) is faster and more exact in float.
 OPERATIONS = ["Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool"]
@@ -76,6 +78,10 @@ class Calibration:
         self.images = images
         self.cache = folder / "ranges.json"
 
+    def progress(self) -> contextlib.AbstractContextManager[Advance]:
+        """Show the progress of one calibration, in images."""
+        return progress("calibrate", len(self.images), unit="images")
+
     def describe(self) -> dict[str, Any]:
         return {"method": "percentile", "percentile": PERCENTILE, "images": len(self.images)}
 
@@ -87,9 +93,10 @@ class _Reader:
     a stride of one batch the activations of that batch are all that is in memory.
     """
 
-    def __init__(self, images: NDArray[np.uint8], batch: int) -> None:
+    def __init__(self, images: NDArray[np.uint8], batch: int, advance: Advance) -> None:
         self.images = images
         self.batch = min(batch, len(images))
+        self.advance = advance
         self.range: Iterator[int] = iter(range(0))
 
     def __len__(self) -> int:
@@ -100,7 +107,10 @@ class _Reader:
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         i = next(self.range, None)
-        return None if i is None else {INPUT: self.images[i * self.batch : (i + 1) * self.batch]}
+        if i is None:
+            return None
+        self.advance(self.batch)
+        return {INPUT: self.images[i * self.batch : (i + 1) * self.batch]}
 
 
 def quantize_onnx(
@@ -119,16 +129,18 @@ def quantize_onnx(
     from onnxruntime import quantization as ort
 
     kept = kept_in_float(onnx.load(calibration.model))
+    # Older releases of ONNX Runtime cannot keep the ranges: there a second scheme calibrates anew.
+    can_keep = "calibration_cache_path" in inspect.signature(ort.quantize_static).parameters
+    keep = {"calibration_cache_path": calibration.cache} if can_keep else {}
     log = logging.getLogger()
     level = log.level
     log.setLevel(logging.ERROR)  # it advises on the root logger to optimise first, which the exporter did
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), calibration.progress() as advance:
             ort.quantize_static(
                 calibration.model,
                 output,
-                _Reader(calibration.images, batch=10),
-                calibration_cache_path=calibration.cache,
+                _Reader(calibration.images, batch=10, advance=advance),
                 quant_format=ort.QuantFormat.QDQ,
                 op_types_to_quantize=OPERATIONS,
                 nodes_to_exclude=kept,
@@ -138,6 +150,7 @@ def quantize_onnx(
                 weight_type=ort.QuantType.QInt8 if scheme.signed else ort.QuantType.QUInt8,
                 calibrate_method=ort.CalibrationMethod.Percentile,
                 extra_options={"CalibPercentile": PERCENTILE, "CalibStridedMinMax": 1, "QuantizeBias": False},
+                **keep,
             )
     except Exception as error:  # whatever a graph that it does not expect makes of it
         reason = " ".join(str(error).split())[:200] or type(error).__name__
