@@ -41,8 +41,8 @@ def bare_call(session: Session, images: np.ndarray) -> Callable[[], object]:
     if session.runtime == "onnxruntime":
         run, outputs, feed = inner._session.run, ["logits"], {"images": images}
         return lambda: run(outputs, feed)[0]
-    infer, node, output = inner._request.infer, inner._input, inner._output
-    return lambda: infer({node: images}, share_inputs=True)[output]
+    infer, output = inner._calls[1]
+    return lambda: infer(images, share_inputs=True)[output]
 
 
 def compare(session: Session, images: np.ndarray, pairs: int) -> dict[str, Any]:

@@ -52,6 +52,14 @@ def test_logits_are_those_of_the_graph(session: Session, model: Path, count: int
     np.testing.assert_allclose(logits, reference(model, images), atol=1e-4)
 
 
+def test_batches_of_every_size_agree(session: Session) -> None:
+    # More sizes than OpenVINO's session keeps graphs of their own for, and back again.
+    images = some_images(12)
+    expected = session.run(images)
+    for count in (1, 2, 3, 5, 7, 11, 2, 12, 1):
+        np.testing.assert_allclose(session.run(images[:count]), expected[:count], atol=1e-5)
+
+
 def test_memory_layouts_make_no_difference(session: Session) -> None:
     images = some_images(4)
     expected = session.run(images)

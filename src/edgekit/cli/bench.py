@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from edgekit.bench.rounds import Outcome
     from edgekit.bundle import Bundle, Variant
+    from edgekit.result import Latency
 
 
 @click.command(name="bench")
@@ -126,16 +127,28 @@ def _print_table(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant,
                 _or_na(ratio.median if ratio else None, "{:.2f}"),
             )
         console.print(table)
-    for latency in every:
-        where = f"{latency.variant}, batch {latency.batch}" if len(batches) > 1 else latency.variant
-        for warning in latency.warnings:
-            console.print(f"{where}: {warning}", style="yellow", **plain)
+    for warning, about in _by_warning(every).items():
+        where = "all" if len(about) == len(every) > 1 else ", ".join(_label(latency, batches) for latency in about)
+        console.print(f"{where}: {warning}", style="yellow", **plain)
     for name, error in outcome.failed:
         console.print(f"{name}: failed: {error}", style="red", **plain)
     for variant, reason in left_out:
         console.print(f"{variant.id}: left out: {reason}", style="dim", **plain)
     if every:
         console.print(f"results: {outcome.results[0][2].parent}", **plain)
+
+
+def _by_warning(every: list[Latency]) -> dict[str, list[Latency]]:
+    """Each warning once, with all measurements that it is about."""
+    found: dict[str, list[Latency]] = {}
+    for latency in every:
+        for warning in latency.warnings:
+            found.setdefault(warning, []).append(latency)
+    return found
+
+
+def _label(latency: Latency, batches: set[int]) -> str:
+    return f"{latency.variant} (batch {latency.batch})" if len(batches) > 1 else latency.variant
 
 
 def _print_json(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant, str]]) -> None:

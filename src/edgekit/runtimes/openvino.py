@@ -14,6 +14,9 @@ from edgekit.errors import BundleError
 from edgekit.runtimes.session import OUTPUT, check_graph, check_settings, wrong_images
 
 DEVICE = "CPU"
+# A graph compiled for a fixed batch size runs a small model 5 to 15 % faster than one with a free batch axis, so the first few sizes
+# that are asked for get graphs of their own; whoever asks for many shares one with a free axis.
+_FIXED_SIZES = 4
 # The type that float layers are computed in. OpenVINO's own default depends on the machine (bf16 where the CPU has it, which
 # is less exact and there even slower), so it is always told: by the variant, else f32.
 PRECISION = "INFERENCE_PRECISION_HINT"
@@ -39,34 +42,32 @@ class OpenVinoSession:
         precision = settings.get(PRECISION, "f32")
         if precision not in _TYPES:
             raise BundleError(f"{model}: {PRECISION} is {precision}, not one of {', '.join(_TYPES)}", "export it again")
-        told: dict[str, Any] = {PRECISION: _TYPES[precision], "PERFORMANCE_HINT": "LATENCY"}
+        self._told: dict[str, Any] = {PRECISION: _TYPES[precision], "PERFORMANCE_HINT": "LATENCY"}
         if threads:
-            told["INFERENCE_NUM_THREADS"] = threads
+            self._told["INFERENCE_NUM_THREADS"] = threads
         try:
-            core = ov.Core()
-            graph = core.read_model(model)
-            inputs = [(x.get_any_name(), _dtype(x.get_element_type()), _shape(x)) for x in graph.inputs]
-            outputs = [name for x in graph.outputs for name in x.get_names()]
-            self._input, self._shape = check_graph(model, inputs, outputs)
-            compiled = core.compile_model(graph, DEVICE, told)
-            answered = {key: compiled.get_property(key) for key in (PRECISION, "INFERENCE_NUM_THREADS", "NUM_STREAMS")}
-            devices = compiled.get_property("EXECUTION_DEVICES")
-            self._output = compiled.output(OUTPUT)
-            self._request: Any = compiled.create_infer_request()
+            self._core = ov.Core()
+            self._graph: Any = self._core.read_model(model)
+            inputs = [(x.get_any_name(), _dtype(x.get_element_type()), _shape(x)) for x in self._graph.inputs]
+            outputs = [name for x in self._graph.outputs for name in x.get_names()]
+            _, self._shape = check_graph(model, inputs, outputs)
+            compiled = self._compile(1)
         except RuntimeError as error:
             raise BundleError(f"{model}: OpenVINO cannot load it: {error}", "export the bundle again") from error
-        if _name(answered[PRECISION]) != precision:
+        answered = _name(compiled.get_property(PRECISION))
+        if answered != precision:
             raise BundleError(
-                f"{model}: asked OpenVINO to compute in {precision}, this machine answers {_name(answered[PRECISION])}",
+                f"{model}: asked OpenVINO to compute in {precision}, this machine answers {answered}",
                 "use another variant of the bundle here",
             )
+        self._calls = {1: _call_of(compiled)}  # by batch size; 0 takes any
         self.version: str = ov.__version__
         self.settings = {
-            "device": ", ".join(devices),
-            PRECISION: _name(answered[PRECISION]),
+            "device": ", ".join(compiled.get_property("EXECUTION_DEVICES")),
+            PRECISION: answered,
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": str(answered["INFERENCE_NUM_THREADS"]),
-            "NUM_STREAMS": str(answered["NUM_STREAMS"]),
+            "INFERENCE_NUM_THREADS": str(compiled.get_property("INFERENCE_NUM_THREADS")),
+            "NUM_STREAMS": str(compiled.get_property("NUM_STREAMS")),
         }
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -79,14 +80,34 @@ class OpenVinoSession:
             or not len(images)
         ):
             raise wrong_images(images, self._shape)
+        infer, output = self._calls.get(len(images)) or self._call(len(images))
         # The input's memory is shared, which is safe since the call returns after the inference; the output is a copy.
-        logits: NDArray[np.float32] = self._request.infer({self._input: images}, share_inputs=True)[self._output]
+        logits: NDArray[np.float32] = infer(images, share_inputs=True)[output]
         return logits
+
+    def _call(self, batch: int) -> tuple[Any, Any]:
+        """How to infer a batch size that has no graph of its own yet, and what to look the logits up by."""
+        size = batch if len(self._calls) < _FIXED_SIZES else 0
+        if size not in self._calls:
+            self._calls[size] = _call_of(self._compile(size))
+        return self._calls[size]
+
+    def _compile(self, batch: int) -> Any:
+        """The graph compiled for one batch size, or for any (0)."""
+        graph = self._graph
+        if batch:
+            graph = graph.clone()
+            graph.reshape([batch, *self._shape])
+        return self._core.compile_model(graph, DEVICE, self._told)
 
     def close(self) -> None:
         """Release the model."""
-        self._request = None
-        self._output = None
+        self._calls.clear()
+        self._graph = None
+
+
+def _call_of(compiled: Any) -> tuple[Any, Any]:
+    return compiled.create_infer_request().infer, compiled.output(OUTPUT)
 
 
 def _name(kind: Any) -> str:
