@@ -12,8 +12,10 @@ from edgekit.errors import RecipeError, RunError
 from edgekit.report import format as show
 from edgekit.report.facts import collect
 from edgekit.report.headline import headline, interval, p50
+from edgekit.report.latency import latencies, setting
+from edgekit.report.story import tiles
 from edgekit.report.svg import Scale, log_ticks, nice_ticks, padded
-from edgekit.report.tables import latencies, stages, variants
+from edgekit.report.tables import stages, variants
 from report_sample import CREATED, make_latency, make_run, write_result
 
 
@@ -205,6 +207,29 @@ def test_latencies_of_another_export_are_said_to_be(run: Path) -> None:
     table = latencies(facts)
     assert table is not None
     assert "another export" in table.rows[0][0].warnings[0]
+
+
+def test_a_student_that_is_worse_is_said_to_be(run: Path) -> None:
+    path = run / "evaluate" / "evaluation.json"
+    path.write_text(path.read_text().replace("0.9639", "0.8222"))
+    facts = collect(run)
+    tile = tiles(facts, headline(facts))[-1]
+    assert (tile.name, tile.value, tile.loss) == ("The unlabelled images did not help here", "−2.5", True)
+
+
+def test_a_setting_is_short_and_names_the_machine_only_among_several(run: Path) -> None:
+    bundle = Bundle.open(run / "export")
+    changes = {"runtime_version": "2026.4.1-22982-e213a147257-releases/2026/4", "threads": 0}
+    latency = make_latency(bundle.variant("openvino-int8"), bundle.digest, [170_000] * 700, **changes)
+    path = run / "bench" / "openvino-int8-b1.json"
+    write_result(path, latency)
+    facts = collect(run)
+    measured = next(m for m in facts.measured if m.file == path.name)
+    assert setting(measured, facts).replace("\u00a0", " ") == "OpenVINO 2026.4.1, batch 1, default threads"
+    path.write_text(path.read_text().replace('"cpu": "', '"cpu": "Raspberry '))
+    facts = collect(run)
+    measured = next(m for m in facts.measured if m.file == path.name)
+    assert "Raspberry" in setting(measured, facts)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

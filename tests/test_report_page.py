@@ -119,6 +119,8 @@ def test_the_page_is_whole_and_asks_for_nothing(report: Path, opened: Callable[.
         "n/a",
         "first look",
         "SHA-256",
+        "calibrated on 300 images",
+        "random weights: 81.1 %",
     ):
         assert word in text, word
     assert seen.page.title() == "digits · edgekit report"

@@ -30,6 +30,7 @@ class AccuracyRow:
     value: float
     low: float
     high: float
+    untrained: float | None = None  # the same before any training, drawn as a mark
 
 
 def stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str) -> Markup:
@@ -49,7 +50,8 @@ def _stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str, 
     step = 58 if narrow else 46
     left, right, top = (4, width - 6, 10) if narrow else (226, width - 74, 10)
     bottom = top + step * len(rows)
-    low = min([r.low for r in rows] + ([gain_from] if gain_from is not None else []))
+    shown = [v for r in rows for v in (r.low, r.untrained) if v is not None]
+    low = min([*shown, gain_from] if gain_from is not None else shown)
     floor = max(0.0, int(low * 20 - 0.2) / 20)
     x = Scale(floor, 1.0, left, right)
     parts: list[Markup] = []
@@ -72,6 +74,10 @@ def _stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str, 
         parts.append(element("line", class_="track", x1=left, x2=right, y1=y, y2=y))
         if gain_from is not None and row.label == gain_to:
             parts.append(_gain(x, y, gain_from, row.value))
+        if row.untrained is not None:
+            tip = element("title", f"random weights: {percent(row.untrained)}")
+            stroke = element("line", class_="untrained", x1=x(row.untrained), x2=x(row.untrained), y1=y - 8, y2=y + 8)
+            parts.append(element("g", tip, stroke))
         tip = element(
             "title", f"{row.label}: {percent(row.value)}, 95 % interval {percent(row.low)} to {percent(row.high)}"
         )

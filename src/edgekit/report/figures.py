@@ -10,7 +10,8 @@ from edgekit.report import charts
 from edgekit.report import format as show
 from edgekit.report.facts import Facts, Stage
 from edgekit.report.headline import Headline, interval, measured_here, p50
-from edgekit.report.tables import METRICS, MODELS, RUNTIMES, setting
+from edgekit.report.latency import setting
+from edgekit.report.tables import METRICS, MODELS, RUNTIMES
 
 TITLES = {
     "pretrain": "Pretrain",
@@ -81,9 +82,18 @@ def stages(facts: Facts, top: Headline) -> Figure | None:
             "teacher": "encoder fine-tuned on few labels",
             "student": "distilled from the teacher",
         }[s.model]
-        rows.append(charts.AccuracyRow(label, note, f"m-{s.model}", s.value, low, high))
+        untrained = _random_knn(facts) if s.metric == "knn" else None
+        if untrained is not None:
+            note = f"random weights: {show.percent(untrained)}"
+        rows.append(charts.AccuracyRow(label, note, f"m-{s.model}", s.value, low, high, untrained))
     gain_from = top.supervised.value if top.supervised and top.gain is not None else None
     return Figure(charts.stages(rows, gain_from, MODELS["student"]), [])
+
+
+def _random_knn(facts: Facts) -> float | None:
+    """The kNN accuracy of the encoder before its training, which the pretraining wrote down."""
+    value = facts.stages["pretrain"].record.metrics.get("knn_random_weights") if "pretrain" in facts.stages else None
+    return float(value) if isinstance(value, (int, float)) else None
 
 
 def tradeoff(facts: Facts, top: Headline) -> Figure | None:

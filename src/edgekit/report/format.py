@@ -58,6 +58,8 @@ def duration(seconds: float | None) -> str:
     """A duration as `8.2 s`, `3 min 05 s` or `2 h 14 min`."""
     if seconds is None:
         return NONE
+    if seconds < 0.05:
+        return f"under{_SPACE}0.1{_SPACE}s"
     if seconds < 59.95:
         return f"{seconds:.1f}{_SPACE}s"
     minutes, rest = divmod(round(seconds), 60)

@@ -55,7 +55,7 @@ def render(facts: Facts) -> str:
     """The page as text."""
     import jinja2
 
-    from edgekit.report import figures, tables
+    from edgekit.report import figures, latency, tables
     from edgekit.report.provenance import provenance
     from edgekit.report.story import lead, steps, tiles
 
@@ -85,9 +85,9 @@ def render(facts: Facts) -> str:
             "stages": tables.stages(facts),
             "classes": tables.classes(facts),
             "variants": tables.variants(facts),
-            "latency": tables.latencies(facts),
-            "steps": tables.steps(facts),
-            "circumstances": tables.circumstances(facts),
+            "latency": latency.latencies(facts),
+            "steps": latency.steps(facts),
+            "circumstances": latency.circumstances(facts),
         },
         views=_embedded(facts.views) if facts.views else None,
         provenance=provenance(facts),

@@ -20,6 +20,7 @@ class Tile:
     unit: str
     note: str
     hero: bool = False
+    loss: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ def _fastest(facts: Facts, top: Headline) -> Tile:
         return Tile("Fastest, p50", show.NONE, "", f"run edgekit bench {facts.path / 'export'}")
     latency = top.fastest.latency
     quick = ", quick" if latency.quick else ""
+    quick += "; read its warnings below" if len(latency.warnings) > latency.quick else ""
     runtime = RUNTIMES.get(latency.runtime, latency.runtime)
     note = f"{latency.variant} on {runtime}, {show.count(len(latency.samples_ns))} runs{quick}"
     return Tile("Fastest, p50", show.significant(p50(top.fastest) or 0.0), "ms", note)
@@ -95,8 +97,10 @@ def _gain(facts: Facts, top: Headline) -> Tile:
         if not facts.recipe.supervised.enabled:
             why = "the recipe trains no supervised student to compare with (supervised.enabled)"
         return Tile(name, show.NONE, "", why, hero=True)
+    if top.gain < 0:
+        name = "The unlabelled images did not help here"
     note = f"student {show.percent(top.student.value)}, the same network from scratch on the same labels {show.percent(top.supervised.value)}"
-    return Tile(name, show.points(top.gain), "points", note, hero=True)
+    return Tile(name, show.points(top.gain), "points", note, hero=True, loss=top.gain < 0)
 
 
 def _export_note(facts: Facts, otherwise: str) -> str:

@@ -1,0 +1,114 @@
+"""The report's tables of latency: percentiles, steps, and the circumstances that they were measured in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgekit.bench.statistics import SAMPLES_NEEDED, fp32_of, speedup
+from edgekit.report import format as show
+from edgekit.report.facts import Facts, Measured
+from edgekit.report.tables import RUNTIMES, Cell, Column, Table
+
+
+def latencies(facts: Facts) -> Table | None:
+    """Percentiles of every measurement, with the number of samples that they are from."""
+    if not facts.measured:
+        return None
+    columns = [
+        Column("Variant", number=False),
+        Column("Samples"),
+        *(Column(name, title=f"needs {needed:,} samples") for name, needed in SAMPLES_NEEDED.items()),
+        Column("CV", title="coefficient of variation: standard deviation over mean"),
+        Column("Images/s", title="batch over mean latency"),
+        Column("Against FP32", title="how many times faster than the same runtime computing in FP32, round by round"),
+    ]
+    return Table("Latency", columns, [_latency_row(m, facts) for m in facts.measured])
+
+
+def _latency_row(m: Measured, facts: Facts) -> list[Cell]:
+    latency = m.latency
+    warnings = [] if m.current else ["measured on another export of this run: the headline and the plots leave it out"]
+    warnings += latency.warnings
+    base = fp32_of(latency, [other.latency for other in facts.measured])
+    ratio = speedup(base, latency) if base is not None and base.variant != latency.variant else None
+    cells = [
+        Cell(latency.variant, latency.variant, note=setting(m, facts), warnings=warnings),
+        Cell(show.count(len(latency.samples_ns)), len(latency.samples_ns)),
+    ]
+    for name, needed in SAMPLES_NEEDED.items():
+        value = latency.percentiles_ms.get(name)
+        why = f"{len(latency.samples_ns):,} samples, {needed:,} are needed" if value is None else ""
+        cells.append(Cell(show.milliseconds(value), value, title=why))
+    return [
+        *cells,
+        Cell(show.percent(latency.cv), latency.cv),
+        Cell(show.significant(latency.throughput), latency.throughput),
+        Cell(f"{ratio.median:.2f}×", ratio.median, note=f"{ratio.low:.2f} to {ratio.high:.2f}") if ratio else Cell("–"),
+    ]
+
+
+def setting(m: Measured, facts: Facts) -> str:
+    """Under what a latency was measured: runtime, batch, threads, and the machine where there are several."""
+    latency = m.latency
+    release = latency.runtime_version.partition("-")[0]  # OpenVINO's goes on with its commit
+    threads = {0: "default threads", 1: "1\u00a0thread"}.get(latency.threads, f"{latency.threads}\u00a0threads")
+    parts = [f"{RUNTIMES.get(latency.runtime, latency.runtime)} {release}", f"batch\u00a0{latency.batch}", threads]
+    if len({other.result.machine.cpu for other in facts.measured}) > 1:
+        parts.append(m.result.machine.cpu)
+    return ", ".join(parts)
+
+
+def steps(facts: Facts) -> Table | None:
+    """From importing the runtime to the answer for a JPEG file: the medians of each step."""
+    names = list(
+        dict.fromkeys(name for m in facts.measured for name, v in m.latency.stages_ms.items() if v is not None)
+    )
+    if not names:
+        return None
+    columns = [Column("Variant", number=False), *(Column(name.replace("_", " ")) for name in names)]
+    rows = []
+    for m in facts.measured:
+        values = [m.latency.stages_ms.get(name) for name in names]
+        head = Cell(m.latency.variant, m.latency.variant, note=setting(m, facts))
+        rows.append([head, *(Cell(show.milliseconds(v), v) for v in values)])
+    return Table("Where the time goes (medians)", columns, rows)
+
+
+def circumstances(facts: Facts) -> Table | None:
+    """What the runtimes were told and answered, and the state of the machine before and after."""
+    if not facts.measured:
+        return None
+    names = ("Variant", "Settings", "Conditions", "Golden tensors", "Mean and peak memory", "Measured")
+    columns = [Column(name, number=False, long=name in {"Settings", "Conditions"}) for name in names]
+    rows = []
+    for m in facts.measured:
+        latency = m.latency
+        agreement = latency.golden_top1_agreement
+        golden = f"{show.percent(agreement)} agreement, max |Δ logit| {show.difference(latency.golden_max_abs_diff)}"
+        rows.append(
+            [
+                Cell(latency.variant, latency.variant, note=setting(m, facts)),
+                Cell(
+                    "; ".join(
+                        [f"version {latency.runtime_version}", *(f"{k} {v}" for k, v in latency.settings.items())]
+                    )
+                ),
+                Cell("; ".join(_flat(latency.conditions)) or "–"),
+                Cell(golden if agreement is not None else show.NONE),
+                Cell(show.milliseconds(latency.mean_ms), latency.mean_ms, note=show.size(latency.peak_rss_bytes)),
+                Cell(show.day(m.result.created), m.result.created, note=m.file),
+            ]
+        )
+    return Table("Circumstances of each measurement", columns, rows)
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> list[str]:
+    """`name value` for every leaf of a nested dictionary that has a value."""
+    found = []
+    for key, value in content.items():
+        name = f"{prefix}{key.replace('_', ' ')}"
+        if isinstance(value, dict):
+            found += _flat(value, f"{name} ")
+        elif value is not None:
+            found.append(f"{name} {show.plain(value) if isinstance(value, float) else value}")
+    return found
