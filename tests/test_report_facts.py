@@ -209,6 +209,17 @@ def test_latencies_of_another_export_are_said_to_be(run: Path) -> None:
     assert "another export" in table.rows[0][0].warnings[0]
 
 
+def test_commands_can_be_pasted(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("runs/digits", "my runs/one"):
+        Path(folder).mkdir(parents=True)
+        shutil.copy(whole / "recipe.yaml", folder)
+    usual, other = collect("runs/digits"), collect("my runs/one")
+    assert usual.command("train") == "edgekit train runs/digits/recipe.yaml"
+    assert other.command("train") == "edgekit train 'my runs/one/recipe.yaml' --run 'my runs/one'"
+    assert other.command("bench") == "edgekit bench 'my runs/one/export'"
+
+
 def test_a_student_that_is_worse_is_said_to_be(run: Path) -> None:
     path = run / "evaluate" / "evaluation.json"
     path.write_text(path.read_text().replace("0.9639", "0.8222"))

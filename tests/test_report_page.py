@@ -265,8 +265,8 @@ def test_a_run_that_has_only_begun_says_what_is_missing(
     shutil.copy(whole / "recipe.yaml", run)
     seen = opened(write_report(run).path, viewport={"width": 390, "height": 844})
     text = seen.page.inner_text("body")
-    for command in ("train", "evaluate", "export", "bench"):
-        assert f"edgekit {command} {run}" in text
+    for command in (f"train {run}/recipe.yaml --run {run}", f"evaluate {run}", f"export {run}", f"bench {run}/export"):
+        assert f"edgekit {command}" in text
     assert seen.page.locator(".steps li.missing").count() == 8
     assert seen.page.locator("svg.chart").count() == 0
     assert seen.complaints == []
@@ -313,7 +313,7 @@ def test_the_command_as_json_says_what_is_missing(whole: Path, tmp_path: Path) -
     ]
     plain = edgekit("report", run)
     assert plain.returncode == 0
-    assert f"make it with `edgekit bench {run / 'export'}`" in plain.stderr
+    assert f"Make it with `edgekit bench {run / 'export'}`" in plain.stderr
 
 
 def test_the_command_opens_the_browser(whole: Path, tmp_path: Path) -> None:

@@ -35,8 +35,9 @@ def command(run: Path, output: Path | None, open_it: bool, as_json: bool) -> Non
     if as_json:
         click.echo(json.dumps(summary(written), indent=2))
     else:
-        for gap in facts.gaps:
-            click.echo(f"not in the report: {gap.why}; make it with `{gap.command}`", err=True)
+        for command_line in dict.fromkeys(gap.command for gap in facts.gaps):
+            missing = "; ".join(gap.why for gap in facts.gaps if gap.command == command_line)
+            click.echo(f"not in the report: {missing}. Make it with `{command_line}`", err=True)
         click.echo(str(written.path))
     if open_it and not webbrowser.open(written.path.resolve().as_uri()):
         click.echo("no browser could be opened; open the file yourself", err=True)

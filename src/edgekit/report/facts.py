@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,14 @@ class Facts:
     views: Path | None = None
     gaps: list[Gap] = field(default_factory=list)
 
+    def command(self, name: str) -> str:
+        """The command line that makes a part of this very run, ready to be pasted into a shell."""
+        run = shlex.quote(str(self.path))
+        if name == "train":
+            elsewhere = "" if self.path == Path("runs") / self.recipe.name else f" --run {run}"
+            return f"edgekit train {shlex.quote(str(self.path / 'recipe.yaml'))}{elsewhere}"
+        return f"edgekit {name} {shlex.quote(str(self.path / 'export')) if name == 'bench' else run}"
+
     def missing(self, part: str) -> list[Gap]:
         """The gaps of one part."""
         return [gap for gap in self.gaps if gap.part == part]
@@ -108,12 +117,12 @@ def collect(path: Path | str) -> Facts:
     if views.is_file():
         facts.views = views
     elif "pretrain" in facts.stages:
-        facts.gaps.append(Gap("views", "the pretraining wrote no views.png", f"edgekit train {run.recipe_path}"))
+        facts.gaps.append(Gap("views", "the pretraining wrote no views.png", facts.command("train")))
     return facts
 
 
 def _read_stages(run: Run, facts: Facts) -> None:
-    train = f"edgekit train {run.recipe_path}"
+    train = facts.command("train")
     for name in STAGES:
         if name == "supervised" and not facts.recipe.supervised.enabled:
             continue
@@ -137,7 +146,7 @@ def _read_stages(run: Run, facts: Facts) -> None:
 
 
 def _read_evaluation(run: Run, facts: Facts) -> None:
-    path, command = run.path / "evaluate" / "evaluation.json", f"edgekit evaluate {run.path}"
+    path, command = run.path / "evaluate" / "evaluation.json", facts.command("evaluate")
     if not path.is_file():
         facts.gaps.append(Gap("evaluate", "the models have not been evaluated", command))
         return
@@ -153,7 +162,7 @@ def _read_evaluation(run: Run, facts: Facts) -> None:
 
 
 def _read_bundle(run: Run, facts: Facts) -> None:
-    path, command = run.path / "export", f"edgekit export {run.path}"
+    path, command = run.path / "export", facts.command("export")
     if not (path / "bundle.json").is_file():
         facts.gaps.append(Gap("export", "the student has not been exported", command))
         return
@@ -164,7 +173,7 @@ def _read_bundle(run: Run, facts: Facts) -> None:
 
 
 def _read_latencies(run: Run, facts: Facts) -> None:
-    command = f"edgekit bench {run.path / 'export'}"
+    command = facts.command("bench")
     for path in sorted((run.path / "bench").glob("*.json")):
         try:
             result = Result.read(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgekit.recipe import Architecture
 from edgekit.report import format as show
@@ -54,7 +54,7 @@ def tiles(facts: Facts, top: Headline) -> list[Tile]:
 
 def _student(facts: Facts, top: Headline) -> Tile:
     if top.student is None:
-        return Tile("Student accuracy", show.NONE, "", f"run edgekit evaluate {facts.path}")
+        return Tile("Student accuracy", show.NONE, "", f"run {facts.command('evaluate')}")
     low, high = interval(top.student.value, top.student.samples)
     note = f"top-1 on {show.count(top.student.samples)} test images; 95\u00a0% interval {low * 100:.1f} to {high * 100:.1f}"
     return Tile("Student accuracy", f"{top.student.value * 100:.1f}", "%", note)
@@ -71,7 +71,7 @@ def _int8(facts: Facts, top: Headline) -> Tile:
 
 def _fastest(facts: Facts, top: Headline) -> Tile:
     if top.fastest is None:
-        return Tile("Fastest, p50", show.NONE, "", f"run edgekit bench {facts.path / 'export'}")
+        return Tile("Fastest, p50", show.NONE, "", f"run {facts.command('bench')}")
     latency = top.fastest.latency
     quick = ", quick" if latency.quick else ""
     quick += "; read its warnings below" if len(latency.warnings) > latency.quick else ""
@@ -104,7 +104,7 @@ def _gain(facts: Facts, top: Headline) -> Tile:
 
 
 def _export_note(facts: Facts, otherwise: str) -> str:
-    return otherwise if facts.bundle else f"run edgekit export {facts.path}"
+    return otherwise if facts.bundle else f"run {facts.command('export')}"
 
 
 def architecture(a: Architecture) -> str:
@@ -146,6 +146,11 @@ def steps(facts: Facts) -> list[Step]:
         exported = ", ".join(f"{n} {s}" for s, n in by_status.items() if n)
     found.append(_step(facts, "export", "Export", exported))
     found.append(_step(facts, "bench", "Bench", _many(len(facts.measured), "measurement") if facts.measured else ""))
+    said: set[str] = set()
+    for i, step in enumerate(found):  # one command makes several steps: it is named at the first
+        if step.command in said:
+            found[i] = replace(step, command="")
+        said.add(step.command)
     return found
 
 
