@@ -196,6 +196,18 @@ def test_a_disk_that_fills_up_on_the_way_is_no_obstacle(tmp_path: Path, cache: P
     assert list(cache.iterdir()) == []
 
 
+def test_a_cache_that_can_only_be_read_is_read(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(tmp_path, {"a": 5})
+    source = open_pool(str(tmp_path))
+    first = decode(source, SMALL, 0)
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert same(decode(unreadable(source), SMALL, 0), first)
+
+
 def test_more_than_disk_and_memory_hold_is_refused_before_it_is_tried(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,7 +83,7 @@ def test_a_fraction_counts_the_probe_set_in_and_keeps_the_classes_proportions() 
     ("labels", "message"),
     [
         (30, r"class b has 9 .* the budget \(30\) asks for 30"),
-        (0.95, r"class b has 9 .* \(0\.95\) asks for 10.*1 more class"),
+        (0.95, r"class b has 9 .* \(0\.95\) asks for 10; 1 more class"),
     ],
 )
 def test_a_budget_that_a_class_cannot_pay_names_the_class_what_it_has_and_what_is_asked(

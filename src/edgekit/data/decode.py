@@ -12,7 +12,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -220,13 +220,14 @@ def _read_cache(key: str, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], _I
         content = json.loads(meta.read_bytes())
         index = _Index([str(d) for d in content["digests"]], {int(i): str(r) for i, r in content["reasons"].items()})
         images = np.load(pixels, mmap_mode="c", allow_pickle=False)
-        for path in (pixels, meta):
-            os.utime(path)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
     whole = images.shape == shape and images.dtype == np.uint8 and len(index.digests) == shape[0]
     if not whole or content.get("schema") != CACHE_SCHEMA:
         return None
+    with suppress(OSError):  # a cache that somebody else may write is read all the same
+        for path in (pixels, meta):
+            os.utime(path)
     return np.asarray(images), index, []
 
 

@@ -74,7 +74,7 @@ def budget_counts(
     short = [c for c in range(len(classes)) if available[c] < asked[c]]
     if short:
         c = min(short, key=lambda c: available[c])
-        more = f" (and {len(short) - 1} more classes are short)" if len(short) > 1 else ""
+        more = f"; {len(short) - 1} more classes are short" if len(short) > 1 else ""
         raise DataError(
             f"data.labels: class {classes[c]} has {available[c]} training images outside the probe set, the budget ({labels}) asks for "
             f"{asked[c]}{more}",
