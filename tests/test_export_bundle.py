@@ -19,7 +19,7 @@ from onnx import TensorProto, numpy_helper
 import exported
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import ExportError, GateFailed, RuntimeMissing
-from edgekit.export import pack, pipeline, quantize, verify
+from edgekit.export import int8, pack, pipeline, quantize, verify
 from edgekit.export.int8 import NNCF, ways
 from edgekit.export.pipeline import export_classifier, gate, plan
 from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, Calibration, quantize_onnx
@@ -214,6 +214,20 @@ def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.
     assert variant.note == ""
     images, golden = bundle.golden()
     assert (load(bundle, variant).run(images).argmax(1) == golden.argmax(1)).mean() > 0.9
+
+
+def test_a_way_that_fails_leads_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ExportError("cannot quantise this")
+
+    monkeypatch.setattr(int8, "quantize_onnx", fail)
+    bundle = export(tmp_path / "export", targets=["openvino"], precisions=["int8"])
+    variant = bundle.variant("openvino-int8")
+    assert variant.quantization is not None
+    assert [t["status"] for t in variant.quantization["tried"]] == ["failed", "verified"]
+    with pytest.raises(ExportError, match="cannot quantise this"):
+        export(tmp_path / "other", targets=["onnx"])
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_float_variant_that_decides_otherwise_is_rejected(bundle: Bundle) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import BundleFile, Variant
+from edgekit.errors import ExportError
 from edgekit.export import openvino
 from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, Calibration, Scheme, quantize_onnx, saturates
 from edgekit.export.verify import Reference, verify
@@ -50,22 +51,35 @@ class Int8:
         self._made: dict[Scheme, tuple[Path, dict[str, Any]]] = {}
 
     def best(self, target: str, folder: Path, reference: Reference, max_drop: float) -> Variant:
-        """The first way that passes, its files in `folder`; where none does, the most accurate one, rejected."""
-        tried: list[tuple[Variant, Path]] = []
+        """The first way that passes, its files in `folder`; where none does, the most accurate one, rejected.
+
+        Raises:
+            ExportError: no way leads to a file that runs.
+        """
+        made: list[tuple[Variant, Path]] = []
+        tried: list[dict[str, Any]] = []
+        failure: ExportError | None = None
         for i, way in enumerate(ways(target)):
             place = self.scratch / f"{target}-{i}"
             place.mkdir()
-            variant = verify(self._make(target, way, place), place, reference, max_drop)
-            tried.append((variant, place))
+            try:
+                variant = verify(self._make(target, way, place), place, reference, max_drop)
+            except ExportError as error:  # of the tool behind this way; another may do
+                failure = error
+                tried.append({"way": way if isinstance(way, str) else way.name, "status": "failed", "why": str(error)})
+                continue
+            made.append((variant, place))
+            tried.append(_outcome(variant))
             if variant.status != "rejected":
                 break
-        chosen, place = max(
-            tried, key=lambda t: (t[0].status != "rejected", t[0].accuracy.top1 if t[0].accuracy else 0.0)
-        )
+        if not made:
+            assert failure is not None
+            raise failure
+        chosen, place = max(made, key=lambda m: (m[0].status != "rejected", m[0].accuracy.top1 if m[0].accuracy else 0))
         for file in chosen.files:
             (folder / file.path).write_bytes((place / file.path).read_bytes())
         assert chosen.quantization is not None
-        chosen.quantization["tried"] = [_outcome(variant) for variant, _ in tried]
+        chosen.quantization["tried"] = tried
         return chosen
 
     def _make(self, target: str, way: Way, folder: Path) -> Variant:

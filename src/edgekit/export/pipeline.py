@@ -26,9 +26,10 @@ from edgekit.machine import cpu_features, this_machine
 from edgekit.preprocess import Preprocessing
 from edgekit.result import now
 
-# target -> the precisions that it has; the first tuple is what is made where none is asked for.
+# target -> the precisions that it has, and those that are made where none is asked for.
 TARGETS: dict[str, tuple[Precision, ...]] = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "fp16", "int8")}
 DEFAULTS: dict[str, tuple[Precision, ...]] = {"onnx": ("fp32", "int8"), "openvino": ("fp16", "int8")}
+_ORDER = [f"{target}-{precision}" for target, has in TARGETS.items() for precision in has]
 _RUNTIMES: dict[str, RuntimeName] = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
@@ -104,7 +105,6 @@ def export_classifier(
             sources = Sources(float_onnx, int8, reference, max_drop, folder)
             variants = [pack.carry(v, old, folder) for v in kept.values()] if old is not None else []
             variants += [_make(id_, sources) for id_ in wanted if id_ not in kept]
-            order = [f"{target}-{precision}" for target, has in TARGETS.items() for precision in has]
             rows = reference.golden
             manifest = Manifest(
                 name=name,
@@ -116,13 +116,14 @@ def export_classifier(
                 outputs=[Tensor(name=OUTPUT, dtype="float32", layout="NC", shape=[None, len(classes)])],
                 golden=pack.write_golden(folder, np.ascontiguousarray(images[rows]), reference.logits[rows]),
                 accuracy=reference.accuracy,
-                variants=sorted(variants, key=lambda v: order.index(v.id)),
+                variants=sorted(variants, key=lambda v: _ORDER.index(v.id)),
                 provenance={
                     **(provenance or {}),
-                    "graph": same["graph"],
                     "machine": this_machine().model_dump(mode="json"),
                     "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
                     "max_drop": max_drop,
+                    # What the next export compares with its own, to know what it may keep.
+                    "graph": same["graph"],
                     "inputs": digest_of(same),
                     "variants": {v.id: keys.get(v.id) or _recorded(old, v.id) for v in variants},
                 },
