@@ -68,6 +68,13 @@ def test_an_unreadable_image_does_not_stop_the_others(bundle: Bundle, photos: Pa
     assert "gone.jpg: no such file" in errors[1]
 
 
+def test_damaged_metadata_is_not_worth_a_word(bundle: Bundle, photos: Path) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"
+    Image.fromarray(some_images(1)[0]).save(photos / "0.jpg", exif=exif)
+    done = predict(bundle.path, photos / "0.jpg")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

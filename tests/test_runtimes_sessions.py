@@ -176,7 +176,8 @@ def test_a_missing_model_is_named(runtime: runtimes.RuntimeName, tmp_path: Path)
 def graph(kind: int, shape: list[object], output: str = "logits", inputs: int = 1) -> onnx.ModelProto:
     """A graph that takes and gives other things than edgekit's."""
     taken = [helper.make_tensor_value_info(f"images{i}", kind, shape) for i in range(inputs)]
-    nodes = [helper.make_node("Cast", ["images0"], ["float"], to=TensorProto.FLOAT)]
+    nodes = [helper.make_node("Concat", [value.name for value in taken], ["all"], axis=0)]
+    nodes += [helper.make_node("Cast", ["all"], ["float"], to=TensorProto.FLOAT)]
     nodes += [helper.make_node("Flatten", ["float"], [output])]
     given = [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)]
     opset = [helper.make_opsetid("", 17)]

@@ -16,7 +16,7 @@ from edgekit import errors
 from edgekit.bench.worker import Request
 from edgekit.errors import EdgekitError
 
-_GRACE_SECONDS = 20.0
+_GRACE_SECONDS = 60.0
 
 
 class Interrupted(Exception):

@@ -81,7 +81,8 @@ def command(
     else:
         _print_table(opened, outcome, left_out)
     if outcome.interrupted:
-        raise KeyboardInterrupt
+        click.echo("interrupted; what was measured until then is marked so in its results", err=True)
+        click.get_current_context().exit(130)
     if outcome.failed:
         if not outcome.results:
             raise outcome.failed[0][1]

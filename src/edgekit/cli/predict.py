@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,7 @@ def command(bundle: str, images: tuple[Path, ...], variant: str | None, top: int
     from edgekit.errors import DataError
     from edgekit.runtimes.predictor import Predictor, image_files
 
+    warnings.filterwarnings("ignore", module="PIL")  # about metadata that is of no use here, such as damaged EXIF
     opened = Bundle.open(bundle)
     predictor = Predictor(opened, variant, threads=threads)
     if predictor.variant.status != "verified":
