@@ -236,7 +236,7 @@ def test_ctrl_c_leaves_valid_results_marked_interrupted(folder: Path, tmp_path: 
     out = tmp_path / "out"
     # A process group of its own, and one signal to the parent alone: it has to pass it on.
     child = subprocess.Popen(
-        [sys.executable, "-m", "edgekit", "bench", str(folder), "--seconds", "300", "--variant", "onnx-fp32", "--output", str(out)],
+        [sys.executable, "-m", "edgekit", "bench", str(folder), "--seconds", "3000", "--variant", "onnx-fp32", "--output", str(out)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     workers: list[int] = []

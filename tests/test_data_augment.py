@@ -29,7 +29,9 @@ def floats(n: int = 6, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("size", [8, 32, 64])
 def test_crop_resize_flip_equals_torchvision_image_by_image(size: int) -> None:
     pixels = images()
-    boxes = torch.tensor([[0, 0, 40, 48], [3, 5, 10, 20], [30, 40, 10, 8], [0, 0, 1, 1], [7, 9, 32, 32], [39, 0, 1, 48]])
+    boxes = torch.tensor(
+        [[0, 0, 40, 48], [3, 5, 10, 20], [30, 40, 10, 8], [0, 0, 1, 1], [7, 9, 32, 32], [39, 0, 1, 48]]
+    )
     flips = torch.tensor([False, True, False, True, True, False])
     ours = augment.crop_resize_flip(pixels, boxes, flips, size)
     for i in range(len(pixels)):
@@ -70,7 +72,9 @@ def test_blur_equals_torchvision_image_by_image(kernel: int) -> None:
     sigmas = torch.tensor([0.1, 0.4, 0.8, 1.0, 1.5, 2.0])
     result = augment.gaussian_blur(batch, sigmas, kernel)
     for i, sigma in enumerate(sigmas.tolist()):
-        torch.testing.assert_close(result[i], F.gaussian_blur(batch[i], [kernel, kernel], [sigma, sigma]), atol=2e-6, rtol=0)
+        torch.testing.assert_close(
+            result[i], F.gaussian_blur(batch[i], [kernel, kernel], [sigma, sigma]), atol=2e-6, rtol=0
+        )
 
 
 def test_random_boxes_are_distributed_as_torchvisions() -> None:
@@ -98,9 +102,19 @@ def test_impossible_crops_fall_back_to_the_centre_as_torchvisions() -> None:
 @pytest.mark.parametrize(("part", "probability"), [("flip", 0.5), ("grey", 0.2), ("jitter", 0.8), ("blur", 0.5)])
 def test_each_part_strikes_as_often_as_asked(part: str, probability: float) -> None:
     n = 3000
-    off = dict(flip=0.0, jitter=0.0, grey=0.0, blur=0.0, crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), strength=1.0)
+    off = {
+        "flip": 0.0,
+        "jitter": 0.0,
+        "grey": 0.0,
+        "blur": 0.0,
+        "crop_scale": (1.0, 1.0),
+        "crop_ratio": (1.0, 1.0),
+        "strength": 1.0,
+    }
     pixels = images(1, 32, 32).repeat(n, 1, 1, 1)
-    views = Augment(Augmentation(**{**off, part: probability}), 32, 0.0, 1.0).views(pixels, torch.Generator().manual_seed(3))
+    views = Augment(Augmentation(**{**off, part: probability}), 32, 0.0, 1.0).views(
+        pixels, torch.Generator().manual_seed(3)
+    )
     untouched = pixels[:1].permute(0, 3, 1, 2).float() / 255
     struck = ((views - untouched).abs().amax(dim=(1, 2, 3)) > 1e-4).sum().item()
     assert stats.binomtest(struck, n, probability).pvalue > 1e-4

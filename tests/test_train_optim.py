@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -12,7 +13,9 @@ from edgekit.recipe import Optimizer
 from edgekit.train.optim import LARS, build_optimizer, warmup_cosine
 
 
-def naive_lars(w: torch.Tensor, grads: list[torch.Tensor], lr: float, momentum: float, decay: float, adapt: bool) -> torch.Tensor:
+def naive_lars(
+    w: torch.Tensor, grads: list[torch.Tensor], lr: float, momentum: float, decay: float, adapt: bool
+) -> torch.Tensor:
     """You et al. 2017, algorithm 1, one parameter at a time."""
     w, buffer = w.double().clone(), torch.zeros_like(w).double()
     for gradient in grads:
@@ -41,7 +44,9 @@ def test_lars_adapts_without_weight_decay_and_moves_zero_weights() -> None:
     optimizer = LARS([w, zero], lr=1.0, momentum=0.0)
     w.grad, zero.grad = torch.full((2, 2), 100.0), torch.full((2, 2), 0.5)
     optimizer.step()
-    torch.testing.assert_close(w.detach(), torch.full((2, 2), 2.0 - 0.001 * 2.0), atol=1e-6, rtol=0)  # eta |w| / |g| * g
+    torch.testing.assert_close(
+        w.detach(), torch.full((2, 2), 2.0 - 0.001 * 2.0), atol=1e-6, rtol=0
+    )  # eta |w| / |g| * g
     torch.testing.assert_close(zero.detach(), torch.full((2, 2), -0.5))
 
 
@@ -63,6 +68,6 @@ def test_the_schedule_warms_up_linearly_and_ends_at_zero() -> None:
     assert factors[10] == 1.0
     assert factors[55] == pytest.approx(0.5)
     assert factors[100] == pytest.approx(0.0)
-    assert all(a >= b for a, b in zip(factors[10:], factors[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(factors))
     assert warmup_cosine(0, 10, 0) == 1.0
     assert math.isfinite(warmup_cosine(1, 1, 0))

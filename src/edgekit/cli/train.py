@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 )
 @click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="The last stage to train.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line a stage.")
-def command(recipe: Path, overrides: tuple[str, ...], folder: Path | None, reuse: Path | None, until: str, as_json: bool) -> None:
+def command(
+    recipe: Path, overrides: tuple[str, ...], folder: Path | None, reuse: Path | None, until: str, as_json: bool
+) -> None:
     """Pretrain, fine-tune and distil, as a recipe says.
 
     Stages that are complete and whose inputs have not changed are skipped; one that was interrupted goes on from its last epoch.

@@ -82,25 +82,20 @@ class Augment:
         factors[skipped] = 1.0
         hues[skipped] = 0.0
         factors, hues = factors.to(images.device), hues.to(images.device)
-        parts = []
-        for part, factor, hue in zip(
-            images.tensor_split(_ORDER_GROUPS),
-            factors.tensor_split(_ORDER_GROUPS),
-            hues.tensor_split(_ORDER_GROUPS),
-            strict=True,
-        ):
-            order = torch.randperm(4, generator=generator).tolist()
-            if len(part) == 0:
-                continue
-            for operation in order:
-                if operation == 3:
-                    part = adjust_hue(part, hue)  # noqa: PLW2901
-                else:
-                    part = (adjust_brightness, adjust_contrast, adjust_saturation)[operation](
-                        part, factor[:, operation]
-                    )  # noqa: PLW2901
-            parts.append(part)
-        return torch.cat(parts)
+        groups = zip(*(t.tensor_split(_ORDER_GROUPS) for t in (images, factors, hues)), strict=True)
+        return torch.cat(
+            [_jitter_in_order(*group, torch.randperm(4, generator=generator).tolist()) for group in groups]
+        )
+
+
+def _jitter_in_order(images: Tensor, factors: Tensor, hues: Tensor, order: list[int]) -> Tensor:
+    """The four colour operations in one order (3 is the hue); an empty group passes."""
+    for operation in order if len(images) else []:
+        if operation == 3:
+            images = adjust_hue(images, hues)
+        else:
+            images = (adjust_brightness, adjust_contrast, adjust_saturation)[operation](images, factors[:, operation])
+    return images
 
 
 def random_boxes(

@@ -37,8 +37,6 @@ from edgekit.train.loader import batches, seed_for
 from edgekit.train.optim import build_optimizer, warmup_cosine
 
 CHECKPOINT = "last.ckpt"
-# A checkpoint at the end of an epoch, but not more often than this: tiny epochs would spend their time on the disk.
-_CHECKPOINT_SECONDS = 10.0
 
 
 class Diverged(EdgekitError):
@@ -93,7 +91,7 @@ def fit(
         devices=1,
         precision=_precision(hardware),
         max_epochs=epochs,
-        callbacks=[history, _SaveLast(folder / CHECKPOINT)],
+        callbacks=[history, _SaveLast(folder / CHECKPOINT, hardware.checkpoint_seconds)],
         logger=TensorBoardLogger(folder, name="tensorboard", version=""),
         plugins=[_AtomicCheckpoints()],
         default_root_dir=folder,
@@ -189,14 +187,18 @@ class _History(Callback):
 
 
 class _SaveLast(Checkpoint):
-    """Runs after the other callbacks; the trainer's state is that of an epoch's end."""
+    """Runs after the other callbacks: the trainer's state is that of an epoch's end.
 
-    def __init__(self, path: Path) -> None:
+    Tiny epochs would spend their time on the disk, so there are `seconds` between two checkpoints.
+    """
+
+    def __init__(self, path: Path, seconds: float) -> None:
         self.path = path
+        self.seconds = seconds
         self.saved = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if time.monotonic() - self.saved >= _CHECKPOINT_SECONDS:
+        if time.monotonic() - self.saved >= self.seconds:
             trainer.save_checkpoint(self.path)
             self.saved = time.monotonic()
 

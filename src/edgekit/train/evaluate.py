@@ -92,14 +92,14 @@ def encoder_knn(encoder: nn.Module, splits: Splits, recipe: Recipe, device: torc
     predicted = knn(
         apply(encoder, bank.images, data.mean, data.std, device), labels_of(bank),
         apply(encoder, splits.test.images, data.mean, data.std, device),
-        len(splits.classes), neighbours_for(len(bank)), KNN_TEMPERATURE,
+        len(splits.classes), neighbours_for(len(bank), len(splits.classes)), KNN_TEMPERATURE,
     )  # fmt: skip
     return (predicted == labels_of(splits.test)).float().mean().item()
 
 
-def neighbours_for(bank: int) -> int:
-    """k: 200, or a fifth of a small bank."""
-    return min(KNN_NEIGHBOURS, max(1, bank // 5))
+def neighbours_for(bank: int, classes: int) -> int:
+    """k: 200, or half of a class's share of a small bank (a k beyond a class's images lets the others outvote it)."""
+    return min(KNN_NEIGHBOURS, max(1, bank // (2 * classes)))
 
 
 def bank_of(splits: Splits, recipe: Recipe) -> ImageSet:
@@ -137,7 +137,7 @@ def evaluate(run: Run, splits: Splits, device: torch.device) -> Evaluation:
     bank = bank_of(splits, recipe)
     bank_name = "probe set (not in the pool)" if len(splits.probe) else "label budget"
     known, queries = (apply(encoder, s.images, mean, std, device, "features") for s in (bank, test))
-    k = neighbours_for(len(bank))
+    k = neighbours_for(len(bank), len(splits.classes))
     for metric, predicted, how in (
         (
             "knn",

@@ -1,0 +1,177 @@
+"""Wrong input, as a user meets it: the command says what, where and what to do in one line, and exits with 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from edgekit.cli import main as command_line
+
+Run = Callable[..., tuple[int, str]]
+
+RECIPE = {
+    "name": "photos",
+    "data": {"labelled": "photos", "image_size": 16, "labels": 2, "test": 0.2, "probe": 0.2},
+    "pretrain": {
+        "encoder": {"name": "resnet10", "width": 0.125},
+        "batch_size": 8,
+        "epochs": 1,
+        "optimizer": {"warmup_epochs": 0},
+    },
+    "finetune": {"epochs": 1},
+    "distill": {
+        "student": {"name": "resnet10", "width": 0.125},
+        "batch_size": 8,
+        "epochs": 1,
+        "optimizer": {"warmup_epochs": 0},
+    },
+    "supervised": {"enabled": False},
+    "hardware": {"accelerator": "cpu"},
+}
+
+
+@pytest.fixture
+def edgekit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in an empty folder; gives the exit code and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("EDGEKIT_DEBUG", raising=False)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["edgekit", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            command_line.main()
+        return int(exit_.value.code or 0), capsys.readouterr().err
+
+    return run
+
+
+def photos(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 20) -> None:
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
+
+
+def write(**changes: object) -> str:
+    content = json.loads(json.dumps(RECIPE))
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        node = content
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = value
+    Path("recipe.yaml").write_text(yaml.safe_dump(content))
+    return "recipe.yaml"
+
+
+def refused(result: tuple[int, str], *parts: str) -> None:
+    """Exit code 2 and one `error:` line that holds every part."""
+    code, text = result
+    lines = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert code == 2, text
+    assert len(lines) == 1, text
+    assert "Traceback" not in text
+    for part in parts:
+        assert part in lines[0]
+
+
+def test_missing_recipe(edgekit: Run) -> None:
+    refused(edgekit("train", "nothing.yaml"), "nothing.yaml", "edgekit init")
+
+
+def test_missing_folder(edgekit: Run) -> None:
+    refused(edgekit("train", write()), "photos")
+
+
+def test_empty_folder(edgekit: Run, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    refused(edgekit("train", write()), "photos")
+
+
+def test_one_class_only(edgekit: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos", ("cat",))
+    refused(edgekit("train", write()), "cat")
+
+
+def test_a_class_with_fewer_images_than_the_budget_asks(edgekit: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    photos(tmp_path / "photos", ("owl",), count=4)
+    refused(edgekit("train", write(data__labels=10)), "owl", "10")
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"pretrain__encoder__name": "resnet81"}, ("pretrain.encoder.name", "resnet81", "did you mean", "resnet18")),
+        ({"finetune__keep_projection_layers": 3}, ("finetune.keep_projection_layers", "3 layers", "0 to 2")),
+        ({"distill__student": {"name": "mobilenet_v3_small", "width": 1.0}}, ("data.image_size", "16 px", "too small", "mobilenet_v3_small")),
+        ({"pretrain__batch_size": 512}, ("pretrain.batch_size is 512", "the pool has")),
+        ({"pretrain__temprature": 0.5}, ("unknown key pretrain.temprature", "did you mean temperature?")),
+        ({"pretrain__epochs": "many"}, ("pretrain.epochs", "many")),
+    ],
+)  # fmt: skip
+def test_impossible_recipes(edgekit: Run, tmp_path: Path, changes: dict[str, object], parts: tuple[str, ...]) -> None:
+    photos(tmp_path / "photos")
+    refused(edgekit("train", write(**changes)), *parts)
+    assert not list(tmp_path.glob("runs/**/*.safetensors"))
+
+
+def test_unwritable_run_folder(edgekit: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    (tmp_path / "file").write_text("not a folder")
+    refused(edgekit("train", write(), "--run", "file/run"), "file/run", "--run")
+
+
+def test_too_many_unreadable_files(edgekit: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    for i in range(5):
+        (tmp_path / "photos" / "cat" / f"{i}.png").write_bytes(b"not an image")
+    refused(edgekit("train", write()), "5")
+
+
+def test_damaged_checkpoint(edgekit: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    recipe = write()
+    assert edgekit("train", recipe)[0] == 0
+    folder = tmp_path / "runs" / "photos" / "pretrain"
+    record = json.loads((folder / "stage.json").read_text())
+    (folder / "stage.json").unlink()  # as if it had been interrupted
+    (folder / "started.json").write_text(json.dumps({"digest": record["digest"]}))
+    (folder / "last.ckpt").write_bytes(os.urandom(500))
+    refused(edgekit("train", recipe), "last.ckpt", "damaged checkpoint", "delete it")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "report"])
+def test_commands_on_what_is_no_run(edgekit: Run, tmp_path: Path, command: str) -> None:
+    refused(edgekit(command, "runs/none"), "runs/none")
+    (tmp_path / "empty").mkdir()
+    refused(edgekit(command, "empty"), "empty")
+
+
+def test_evaluate_names_the_stage_that_is_missing(edgekit: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    assert edgekit("train", write(), "--until", "pretrain")[0] == 0
+    refused(edgekit("evaluate", "runs/photos"), "finetune is not complete", "edgekit train")
+    refused(edgekit("export", "runs/photos"), "distill is not complete", "edgekit train")
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "edgekit", "--debug", "train", "nothing.yaml"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr

@@ -1,0 +1,238 @@
+"""Stages: complete ones are skipped, changed ones trained again, killed ones resumed to the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from edgekit import recipe as recipes
+from edgekit.errors import DataError, RecipeError, RunError
+from edgekit.files import sha256
+from edgekit.run import Run
+from edgekit.train.stages import Report, train
+
+TINY = {
+    "name": "tiny",
+    "data": {"labelled": "digits", "image_size": 16, "labels": 10},
+    "pretrain": {
+        "encoder": {"name": "resnet10", "width": 0.125, "stem": "strided"},
+        "projection": {"output": 16},
+        "epochs": 3,
+        "batch_size": 256,
+        "optimizer": {"name": "lars", "lr": 0.2, "warmup_epochs": 1},
+    },
+    "finetune": {"epochs": 3, "batch_size": 50, "optimizer": {"name": "sgd", "lr": 0.05, "warmup_epochs": 0}},
+    "distill": {
+        "student": {"name": "resnet10", "width": 0.125, "stem": "strided"},
+        "epochs": 3,
+        "batch_size": 256,
+        "labelled_weight": 0.2,
+        "optimizer": {"name": "adamw", "lr": 1e-3, "warmup_epochs": 1},
+    },
+    "supervised": {"epochs": 3, "batch_size": 50, "optimizer": {"warmup_epochs": 0}},
+    "hardware": {"accelerator": "cpu", "checkpoint_seconds": 0},
+}
+
+
+def tiny(**changes: object) -> recipes.Recipe:
+    content = json.loads(json.dumps(TINY))
+    for key, value in changes.items():
+        *parents, last = key.split("__")
+        node = content
+        for name in parents:
+            node = node.setdefault(name, {})
+        node[last] = value
+    return recipes.parse(content)
+
+
+def outcomes(recipe: recipes.Recipe, folder: Path, **options: object) -> dict[str, str]:
+    reports: list[Report] = []
+    train(recipe, Run(folder), on_stage=reports.append, **options)
+    return {report.stage: report.outcome for report in reports}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert set(outcomes(tiny(), folder).values()) == {"done"}
+    return folder
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_a_run_holds_what_the_design_says(trained: Path) -> None:
+    for stage in ("pretrain", "finetune", "distill", "supervised"):
+        assert {p.name for p in (trained / stage).iterdir()} >= {
+            "stage.json",
+            "model.json",
+            "model.safetensors",
+            "history.csv",
+        }
+        rows = (trained / stage / "history.csv").read_text().splitlines()
+        assert len(rows) == 4
+        assert not list((trained / stage).glob("*.ckpt"))
+        assert list((trained / stage / "tensorboard").glob("events.*"))
+    header = (trained / "pretrain" / "history.csv").read_text().splitlines()[0]
+    assert {"epoch", "loss", "lr", "collapse_std", "effective_rank"} <= set(header.split(","))
+    assert (trained / "pretrain" / "views.png").read_bytes().startswith(b"\x89PNG")
+    assert recipes.load(trained / "recipe.yaml") == tiny()
+    record = Run(trained).require("distill")
+    assert record.inputs["from"] == sha256(trained / "finetune" / "model.safetensors")
+    assert 0 <= record.metrics["test_top1"] <= 1
+
+
+def test_complete_stages_are_skipped_and_their_files_left_alone(copied: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in copied.glob("*/model.safetensors")}
+    assert set(outcomes(tiny(), copied).values()) == {"skipped"}
+    assert before == {p: p.stat().st_mtime_ns for p in copied.glob("*/model.safetensors")}
+
+
+def test_a_changed_stage_is_trained_again_with_what_follows_it_and_the_old_one_is_kept(copied: Path) -> None:
+    before = sha256(copied / "finetune" / "model.safetensors")
+    assert outcomes(tiny(finetune__epochs=4), copied) == {
+        "data": "skipped", "pretrain": "skipped", "finetune": "done", "distill": "done", "supervised": "skipped",
+    }  # fmt: skip
+    assert sha256(copied / ".previous" / "finetune" / "model.safetensors") == before
+
+
+def test_a_change_that_ends_in_the_same_place_trains_nothing(copied: Path) -> None:
+    assert set(outcomes(tiny(hardware__threads=1), copied).values()) == {"skipped"}
+
+
+def test_another_label_draw_keeps_the_pretraining(copied: Path) -> None:
+    result = outcomes(tiny(data__label_seed=1), copied, until="pretrain")
+    assert result == {"data": "done", "pretrain": "skipped"}
+
+
+def test_stages_are_reused_from_another_run(trained: Path, tmp_path: Path) -> None:
+    result = outcomes(tiny(data__label_seed=1), tmp_path / "new", reuse=Run(trained), until="pretrain")
+    assert result["pretrain"] == "copied"
+    assert sha256(tmp_path / "new" / "pretrain" / "model.safetensors") == sha256(
+        trained / "pretrain" / "model.safetensors"
+    )
+
+
+def test_the_same_recipe_gives_the_same_bits(trained: Path, tmp_path: Path) -> None:
+    outcomes(tiny(), tmp_path / "again")
+    for stage in ("pretrain", "finetune", "distill", "supervised"):
+        name = Path(stage) / "model.safetensors"
+        assert sha256(tmp_path / "again" / name) == sha256(trained / name), stage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["pretrain", "distill"])
+def test_a_killed_training_resumes_to_the_same_bits(stage: str, tmp_path: Path) -> None:
+    """SIGKILL in the middle of a stage, then the same command again, against a run that nobody disturbed."""
+    recipe = tmp_path / "recipe.yaml"
+    content = {**TINY, stage: {**TINY[stage], "epochs": 12}}  # type: ignore[dict-item]
+    recipe.write_text(yaml.safe_dump(content))
+
+    def command(run: str) -> list[str]:
+        return [sys.executable, "-m", "edgekit", "train", str(recipe), "--run", str(tmp_path / run)]
+
+    subprocess.run(command("whole"), check=True, capture_output=True, timeout=300)
+    with open(tmp_path / "log", "wb") as log:
+        process = subprocess.Popen(command("killed"), stdout=log, stderr=log)
+        checkpoint = tmp_path / "killed" / stage / "last.ckpt"
+        first = None
+        while process.poll() is None:
+            if checkpoint.exists():
+                first = first or checkpoint.stat().st_mtime_ns
+                if checkpoint.stat().st_mtime_ns != first:  # the second checkpoint: in the middle of the stage
+                    process.send_signal(signal.SIGKILL)
+                    break
+            time.sleep(0.002)
+        assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
+    assert not (tmp_path / "killed" / stage / "stage.json").exists()
+    done = subprocess.run(command("killed"), check=True, capture_output=True, text=True, timeout=300)
+    assert f"{stage}: goes on from epoch" in done.stderr
+    for name in ("pretrain", "finetune", "distill", "supervised"):
+        for file in ("model.safetensors", "history.csv"):
+            assert sha256(tmp_path / "killed" / name / file) == sha256(tmp_path / "whole" / name / file), (name, file)
+
+
+def test_ctrl_c_exits_with_130_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**TINY, "pretrain": {**TINY["pretrain"], "epochs": 500}}))  # type: ignore[dict-item]
+    command = [sys.executable, "-m", "edgekit", "train", str(recipe), "--run", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "pretrain" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "interrupted" in errors
+    assert (tmp_path / "run" / "pretrain" / "last.ckpt").exists()
+
+
+def test_a_damaged_checkpoint_is_named_and_left(copied: Path) -> None:
+    (copied / "pretrain" / "stage.json").rename(copied / "stage.json")
+    started = {"digest": json.loads((copied / "stage.json").read_text())["digest"]}
+    (copied / "pretrain" / "started.json").write_text(json.dumps(started))
+    checkpoint = copied / "pretrain" / "last.ckpt"
+    checkpoint.write_bytes(os.urandom(1000))
+    with pytest.raises(RunError, match=r"last\.ckpt: damaged checkpoint.*delete it"):
+        train(tiny(), Run(copied))
+    assert checkpoint.stat().st_size == 1000
+
+
+def test_damaged_weights_are_named(copied: Path) -> None:
+    weights = copied / "finetune" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(RunError, match=r"finetune/model\.safetensors: damaged"):
+        train(tiny(), Run(copied))
+
+
+def test_two_trainings_do_not_share_a_run(copied: Path) -> None:
+    import fcntl
+
+    with open(copied / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="another process"):
+            train(tiny(), Run(copied))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pretrain__batch_size": 5000}, r"pretrain\.batch_size is 5000, but the pool has 1\d\d\d images"),
+        ({"distill__batch_size": 5000}, r"distill\.batch_size is 5000"),
+        ({"pretrain__encoder__name": "resnet81", "pretrain__encoder__width": 1.0}, r"unknown network 'resnet81' .*resnet18"),
+        ({"distill__student__name": "mobilenet_v3_small", "distill__student__width": 1.0, "distill__student__stem": "auto"},
+         r"image_size: 16 px is too small for distill\.student mobilenet_v3_small, whose total stride is 32"),
+        ({"distill__student__name": "mobilenet_v3_small", "distill__student__stem": "auto"}, r"has no width multiplier"),
+    ],
+)  # fmt: skip
+def test_what_would_fail_later_is_refused_before_anything_is_trained(
+    changes: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises((DataError, RecipeError), match=message):
+        train(tiny(**changes), Run(tmp_path / "run"))
+    assert not list(tmp_path.glob("run/*/model.safetensors"))
+
+
+def test_divergence_is_said_and_the_last_good_checkpoint_kept(tmp_path: Path) -> None:
+    from edgekit.train.engine import Diverged
+
+    recipe = tiny(
+        pretrain__optimizer={"name": "sgd", "lr": 1e30, "warmup_epochs": 0, "weight_decay": 0.1}, pretrain__epochs=5
+    )
+    with pytest.raises(Diverged, match=r"pretrain: the loss is (nan|inf) in epoch \d.*lower pretrain\.optimizer\.lr"):
+        train(recipe, Run(tmp_path / "run"))
+    assert not (tmp_path / "run" / "pretrain" / "stage.json").exists()
