@@ -167,11 +167,7 @@ def test_evaluate_names_the_stage_that_is_missing(edgekit: Run, tmp_path: Path) 
 
 
 def test_debug_shows_the_traceback() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "edgekit", "--debug", "train", "nothing.yaml"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    command = [sys.executable, "-m", "edgekit", "--debug", "train", "nothing.yaml"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert "Traceback" in done.stderr

@@ -82,10 +82,9 @@ class Augment:
         factors[skipped] = 1.0
         hues[skipped] = 0.0
         factors, hues = factors.to(images.device), hues.to(images.device)
-        groups = zip(*(t.tensor_split(_ORDER_GROUPS) for t in (images, factors, hues)), strict=True)
-        return torch.cat(
-            [_jitter_in_order(*group, torch.randperm(4, generator=generator).tolist()) for group in groups]
-        )
+        parts, factors_of, hues_of = (t.tensor_split(_ORDER_GROUPS) for t in (images, factors, hues))
+        orders = [torch.randperm(4, generator=generator).tolist() for _ in parts]
+        return torch.cat([_jitter_in_order(*group) for group in zip(parts, factors_of, hues_of, orders, strict=True)])
 
 
 def _jitter_in_order(images: Tensor, factors: Tensor, hues: Tensor, order: list[int]) -> Tensor:

@@ -84,8 +84,9 @@ def _resnet(name: str, width: float, stem: str) -> nn.Module:
 
     bottleneck, layers = _RESNETS[name]
     channels = tuple(max(8, round(c * width / 8) * 8) for c in (64, 128, 256, 512))
-    network = ResNet(
-        block=Bottleneck if bottleneck else BasicBlock,
+    block: Any = Bottleneck if bottleneck else BasicBlock
+    network: Any = ResNet(
+        block=block,
         layers=layers,
         num_classes=0,
         channels=channels,

@@ -55,7 +55,7 @@ class BatchedImages(Dataset[dict[str, Tensor]]):
         self.images = images
         self.labels = labels
 
-    def __getitem__(self, indexes: list[int]) -> dict[str, Tensor]:  # type: ignore[override]
+    def __getitem__(self, indexes: list[int]) -> dict[str, Tensor]:
         batch = {"images": torch.from_numpy(self.images[indexes])}
         if self.labels is not None:
             batch["labels"] = torch.from_numpy(self.labels[indexes])
