@@ -245,7 +245,10 @@ def test_ctrl_c_leaves_valid_results_marked_interrupted(folder: Path, tmp_path: 
         workers = children(child.pid)
     while child.poll() is None and "onnxruntime" not in maps(workers[0]):
         time.sleep(0.1)
-    time.sleep(3)  # the runtime is there: to load this model, prove it and warm up takes a fraction of a second
+    # To load this model, prove it and warm up takes a fraction of a second of the processor's time.
+    measuring = cpu_seconds(workers[0]) + 3
+    while child.poll() is None and cpu_seconds(workers[0]) < measuring:
+        time.sleep(0.1)
     child.send_signal(signal.SIGINT)
     stdout, stderr = child.communicate(timeout=300)
     assert child.returncode == 130, stderr
@@ -262,6 +265,12 @@ def test_ctrl_c_leaves_valid_results_marked_interrupted(folder: Path, tmp_path: 
 def children(pid: int) -> list[int]:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     return [int(child) for child in path.read_text().split()] if path.exists() else []
+
+
+def cpu_seconds(pid: int) -> float:
+    """The processor's time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def maps(pid: int) -> str:
