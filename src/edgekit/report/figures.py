@@ -129,9 +129,9 @@ def tradeoff(facts: Facts, top: Headline) -> Figure | None:
 
 def distribution(facts: Facts) -> Figure | None:
     """The raw samples of every measurement that counts."""
-    measured = sorted((m for m in measured_here(facts) if m.latency.samples_ns), key=lambda m: m.latency.mean_ms)[
-        :_SERIES
-    ]
+    measured = sorted(
+        (m for m in measured_here(facts) if m.latency.samples_ns), key=lambda m: p50(m) or m.latency.mean_ms
+    )[:_SERIES]
     if not measured:
         return None
     series = [
