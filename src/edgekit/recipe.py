@@ -170,7 +170,9 @@ class Architecture(Part):
     name: str = Field(
         "resnet18", description="any of torchvision or timm; `torchvision:` or `timm:` before the name settles which"
     )
-    width: float = Field(1.0, ge=0.125, le=4, description="ResNets only: multiplier of every stage's channels")
+    width: float = Field(
+        1.0, ge=0.125, le=4, description="ResNets only: multiplier of the channels of the stem and of every stage"
+    )
     stem: Literal["auto", "cifar", "strided", "imagenet"] = Field(
         "auto",
         description="ResNets only: cifar is a 3x3 convolution of stride 1 and no max-pool, strided the same with stride 2 "

@@ -70,7 +70,7 @@ def command(
         train(loaded, run, reuse=Run.open(reuse) if reuse else None, until=until, on_stage=say)
     except Interrupted:
         raise KeyboardInterrupt from None
-    if not as_json:
+    if not as_json and until == STAGES[-1]:
         click.echo(
             f"\n{run.path} is complete. Next:\n  edgekit evaluate {run.path}\n  edgekit export {run.path}\n  edgekit report {run.path}"
         )

@@ -12,19 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import RecipeError, near
+from edgekit.models.resnet import RESNETS, ResNet
 from edgekit.recipe import SMALL_IMAGE, Architecture
 
-# Depth -> (bottleneck?, blocks of the four stages): He et al. 2016, table 1; 10 and 14 are the usual smaller siblings.
-_RESNETS = {
-    "resnet10": (False, (1, 1, 1, 1)),
-    "resnet14": (True, (1, 1, 1, 1)),
-    "resnet18": (False, (2, 2, 2, 2)),
-    "resnet26": (True, (2, 2, 2, 2)),
-    "resnet34": (False, (3, 4, 6, 3)),
-    "resnet50": (True, (3, 4, 6, 3)),
-    "resnet101": (True, (3, 4, 23, 3)),
-    "resnet152": (True, (3, 8, 36, 3)),
-}
 # Attributes that hold the classifier in torchvision's networks.
 _CLASSIFIERS = ("fc", "classifier", "heads", "head")
 
@@ -60,44 +50,23 @@ def build_encoder(architecture: Architecture, image_size: int, where: str = "enc
     """
     library, _, name = architecture.name.rpartition(":")
     stem = architecture.stem
-    if name in _RESNETS and library != "torchvision":
+    if name in RESNETS and not library:
         if stem == "auto":
             stem = "cifar" if image_size <= SMALL_IMAGE else "imagenet"
-        network = _resnet(name, architecture.width, stem)
+        network: nn.Module = ResNet(name, architecture.width, stem)
     else:
         if architecture.width != 1.0:
             raise RecipeError(
                 f"{where}.width is {architecture.width:g}, but {architecture.name} has no width multiplier",
-                f"widths are for {', '.join(_RESNETS)}",
+                f"widths are for {', '.join(RESNETS)}",
             )
         if stem in {"cifar", "strided"}:
             raise RecipeError(
-                f"{where}.stem is {stem}, but {architecture.name} has no such stem", f"it is for {', '.join(_RESNETS)}"
+                f"{where}.stem is {stem}, but {architecture.name} has no such stem", f"it is for {', '.join(RESNETS)}"
             )
         network = _by_name(library, name, image_size, where)
     encoder = Encoder(network, _probe(network, architecture.name, image_size, where))
     return encoder.to(memory_format=torch.channels_last)
-
-
-def _resnet(name: str, width: float, stem: str) -> nn.Module:
-    from timm.models.resnet import BasicBlock, Bottleneck, ResNet
-
-    bottleneck, layers = _RESNETS[name]
-    channels = tuple(max(8, round(c * width / 8) * 8) for c in (64, 128, 256, 512))
-    block: Any = Bottleneck if bottleneck else BasicBlock
-    network: Any = ResNet(
-        block=block,
-        layers=layers,
-        num_classes=0,
-        channels=channels,
-        stem_width=channels[0],
-    )
-    if stem != "imagenet":  # SimCLR, appendix B.9: a 3x3 convolution of stride 1 and no max-pool
-        stride = {"cifar": 1, "strided": 2}[stem]
-        network.conv1 = nn.Conv2d(3, network.conv1.out_channels, kernel_size=3, stride=stride, padding=1, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-        network.maxpool = nn.Identity()
-    return network
 
 
 def _by_name(library: str, name: str, image_size: int, where: str) -> nn.Module:
@@ -110,7 +79,7 @@ def _by_name(library: str, name: str, image_size: int, where: str) -> nn.Module:
     if library != "torchvision" and name in _timm_names():
         return _timm(name, image_size, where)
     known = {
-        "": {*_RESNETS, *_torchvision_names(), *_timm_names()},
+        "": {*RESNETS, *_torchvision_names(), *_timm_names()},
         "timm": _timm_names(),
         "torchvision": _torchvision_names(),
     }[library]

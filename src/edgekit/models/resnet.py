@@ -1,0 +1,76 @@
+"""ResNets of any width, with the stem that the image size asks for.
+
+Neither torchvision's nor timm's ResNet scales its stem with its stages, as SimCLR's width multiplier does; the blocks are
+torchvision's.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+# Name -> (bottleneck?, blocks of the four stages): He et al. 2016, table 1; 10, 14 and 26 are the usual smaller siblings.
+RESNETS = {
+    "resnet10": (False, (1, 1, 1, 1)),
+    "resnet14": (True, (1, 1, 1, 1)),
+    "resnet18": (False, (2, 2, 2, 2)),
+    "resnet26": (True, (2, 2, 2, 2)),
+    "resnet34": (False, (3, 4, 6, 3)),
+    "resnet50": (True, (3, 4, 6, 3)),
+    "resnet101": (True, (3, 4, 23, 3)),
+    "resnet152": (True, (3, 8, 36, 3)),
+}
+Stem = Literal["cifar", "strided", "imagenet"]
+
+
+class ResNet(nn.Module):
+    """A ResNet without classifier (He et al. 2016; strides in the 3x3 convolutions, as torchvision has them).
+
+    The last normalisation of every block starts at 0, so that blocks start as the identity (Goyal et al. 2017; SimCLR too).
+
+    Args:
+        name: one of `RESNETS`.
+        width: multiplier of the channels of the stem and of every stage, rounded to multiples of 8.
+        stem: cifar is a 3x3 convolution of stride 1 without max-pool (SimCLR, appendix B.9), strided the same with stride 2,
+            imagenet a 7x7 convolution of stride 2 and a max-pool.
+    """
+
+    def __init__(self, name: str, width: float, stem: Stem) -> None:
+        super().__init__()
+        bottleneck, blocks = RESNETS[name]
+        block: type[BasicBlock | Bottleneck] = Bottleneck if bottleneck else BasicBlock
+        channels = [max(8, round(c * width / 8) * 8) for c in (64, 128, 256, 512)]
+        kernel, stride = {"cifar": (3, 1), "strided": (3, 2), "imagenet": (7, 2)}[stem]
+        self.conv1 = nn.Conv2d(3, channels[0], kernel, stride, padding=kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels[0])
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else nn.Identity()
+        ins = channels[0]
+        stages = []
+        for i, (planes, count) in enumerate(zip(channels, blocks, strict=True)):
+            stages.append(_stage(block, ins, planes, count, stride=1 if i == 0 else 2))
+            ins = planes * block.expansion
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.feature_dim = ins
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, (BasicBlock, Bottleneck)):
+                last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+                nn.init.zeros_(last.weight)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features (n, d) of images (n, 3, s, s): the mean over the last map."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return x.mean((2, 3))
+
+
+def _stage(block: type[BasicBlock | Bottleneck], ins: int, planes: int, count: int, stride: int) -> nn.Sequential:
+    outs = planes * block.expansion
+    shortcut = None
+    if stride != 1 or ins != outs:
+        shortcut = nn.Sequential(nn.Conv2d(ins, outs, 1, stride, bias=False), nn.BatchNorm2d(outs))
+    return nn.Sequential(block(ins, planes, stride, shortcut), *(block(outs, planes) for _ in range(count - 1)))
