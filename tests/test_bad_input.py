@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from edgekit.cli import main as command_line
+from tests.tiny_bundle import make_bundle
 
 Run = Callable[..., tuple[int, str]]
 
@@ -164,6 +165,28 @@ def test_evaluate_names_the_stage_that_is_missing(edgekit: Run, tmp_path: Path) 
     assert edgekit("train", write(), "--until", "pretrain")[0] == 0
     refused(edgekit("evaluate", "runs/photos"), "finetune is not complete", "edgekit train")
     refused(edgekit("export", "runs/photos"), "distill is not complete", "edgekit train")
+
+
+@pytest.mark.parametrize("command", ["bench", "predict"])
+def test_a_bundle_with_a_changed_byte(edgekit: Run, tmp_path: Path, command: str) -> None:
+    make_bundle(tmp_path / "bundle", openvino=False)
+    photos(tmp_path / "photos")
+    model = tmp_path / "bundle" / "model.onnx"
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+    arguments = ["bundle", "photos"] if command == "predict" else ["bundle", "--quick"]
+    refused(edgekit(command, *arguments), "model.onnx", "changed since the export")
+
+
+@pytest.mark.parametrize("command", ["bench", "predict"])
+def test_a_bundle_of_a_newer_schema(edgekit: Run, tmp_path: Path, command: str) -> None:
+    make_bundle(tmp_path / "bundle", openvino=False)
+    photos(tmp_path / "photos")
+    manifest = tmp_path / "bundle" / "bundle.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema": 2}))
+    arguments = ["bundle", "photos"] if command == "predict" else ["bundle", "--quick"]
+    refused(edgekit(command, *arguments), "schema is 2", "update edgekit")
 
 
 def test_debug_shows_the_traceback() -> None:

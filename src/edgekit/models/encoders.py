@@ -55,6 +55,7 @@ def build_encoder(architecture: Architecture, image_size: int, where: str = "enc
             stem = "cifar" if image_size <= SMALL_IMAGE else "imagenet"
         network: nn.Module = ResNet(name, architecture.width, stem)
     else:
+        network = _by_name(library, name, image_size, where)
         if architecture.width != 1.0:
             raise RecipeError(
                 f"{where}.width is {architecture.width:g}, but {architecture.name} has no width multiplier",
@@ -64,7 +65,6 @@ def build_encoder(architecture: Architecture, image_size: int, where: str = "enc
             raise RecipeError(
                 f"{where}.stem is {stem}, but {architecture.name} has no such stem", f"it is for {', '.join(RESNETS)}"
             )
-        network = _by_name(library, name, image_size, where)
     encoder = Encoder(network, _probe(network, architecture.name, image_size, where))
     return encoder.to(memory_format=torch.channels_last)
 

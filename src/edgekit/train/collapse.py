@@ -28,7 +28,7 @@ def effective_rank(features: Tensor) -> Tensor:
     Roy & Vetterli 2007, "The effective rank". Needs no labels; a falling rank is a dimensional collapse.
     """
     centred = features.detach().float() - features.detach().float().mean(dim=0)
-    values = torch.linalg.svdvals(centred)
+    values = torch.linalg.svdvals(torch.nan_to_num(centred))  # a loss that diverged is said by whoever reads the loss
     shares = values / values.sum().clamp(min=1e-12)
     return torch.exp(-(shares * torch.log(shares.clamp(min=1e-12))).sum())
 
