@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from edgekit.cli import main as command_line
-from tests.tiny_bundle import make_bundle
+from tiny_bundle import make_bundle
 
 Run = Callable[..., tuple[int, str]]
 
