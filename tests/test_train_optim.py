@@ -68,6 +68,6 @@ def test_the_schedule_warms_up_linearly_and_ends_at_zero() -> None:
     assert factors[10] == 1.0
     assert factors[55] == pytest.approx(0.5)
     assert factors[100] == pytest.approx(0.0)
-    assert all(a >= b for a, b in itertools.pairwise(factors))
+    assert all(a >= b for a, b in itertools.pairwise(factors[10:]))
     assert warmup_cosine(0, 10, 0) == 1.0
     assert math.isfinite(warmup_cosine(1, 1, 0))
