@@ -81,6 +81,7 @@ def fit(
         Interrupted: a signal asked to stop.
     """
     _quiet()
+    task.train()  # a loaded or evaluated model comes in evaluation mode, and Lightning leaves modes as they are
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
     loader = batches(images, batch_size, seed_for(seed, stage, "order"))

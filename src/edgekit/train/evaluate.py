@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,22 +25,26 @@ _LAST = "weights of the last epoch"
 
 
 def apply(
-    model: Callable[[Tensor], Tensor],
+    model: nn.Module,
     images: NDArray[np.uint8],
     mean: float,
     std: float,
     device: torch.device,
     title: str = "",
 ) -> Tensor:
-    """A model's outputs for uint8 images (n, s, s, 3), in evaluation mode and float32, on the CPU: (n, d)."""
-    if isinstance(model, nn.Module):
-        model.eval().to(device)
+    """A model's outputs for uint8 images (n, s, s, 3), in evaluation mode and float32, on the CPU: (n, d).
+
+    The model is left in the mode that it came in, on `device`.
+    """
+    was_training = model.training
+    model.eval().to(device)
     outputs = []
     with torch.inference_mode(), progress(title, len(images), unit="images") as advance:
         for start in range(0, len(images), _BATCH):
             pixels = torch.tensor(images[start : start + _BATCH], device=device)
             outputs.append(model(normalise(pixels, mean, std)).float().cpu())
             advance(len(pixels))
+    model.train(was_training)
     return torch.cat(outputs)
 
 

@@ -41,7 +41,7 @@ from edgekit.train.tasks import ClassifyTask, DistillTask, PretrainTask, Teacher
 from edgekit.train.views import draw_views
 
 # Raise it when a change makes the same recipe train other weights, so that old stages are not taken for new ones.
-_TRAINING_VERSION = 1
+_TRAINING_VERSION = 2
 _STARTED = "started.json"
 
 
