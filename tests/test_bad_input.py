@@ -92,12 +92,12 @@ def test_missing_recipe(edgekit: Run) -> None:
 
 
 def test_missing_folder(edgekit: Run) -> None:
-    refused(edgekit("train", write()), "photos")
+    refused(edgekit("train", write()), "photos: no such folder")
 
 
 def test_empty_folder(edgekit: Run, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
-    refused(edgekit("train", write()), "photos")
+    refused(edgekit("train", write()), "photos", "no")
 
 
 def test_one_class_only(edgekit: Run, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_too_many_unreadable_files(edgekit: Run, tmp_path: Path) -> None:
     photos(tmp_path / "photos")
     for i in range(5):
         (tmp_path / "photos" / "cat" / f"{i}.png").write_bytes(b"not an image")
-    refused(edgekit("train", write()), "5")
+    refused(edgekit("train", write()), "5 of 40")
 
 
 def test_damaged_checkpoint(edgekit: Run, tmp_path: Path) -> None:

@@ -133,6 +133,15 @@ def test_views_are_random_for_each_image_and_repeat_with_the_seed() -> None:
     assert first.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_autocast_leaves_the_views_alone() -> None:
+    pixels = images(16, 32, 32)
+    transform = Augment(Augmentation(blur=0.5), 32, 0.5, 0.25)
+    plain = transform(pixels, torch.Generator().manual_seed(7))
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = transform(pixels, torch.Generator().manual_seed(7))
+    assert torch.equal(plain, cast)
+
+
 def test_jitter_factors_span_simclrs_range() -> None:
     """Brightness alone on flat grey: the view's value over the image's is the factor, uniform in [1 - 0.8 s, 1 + 0.8 s]."""
     n, strength = 2000, 0.5

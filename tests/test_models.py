@@ -96,7 +96,7 @@ def test_kept_layers_are_the_heads_own(keep: int, widths: list[int]) -> None:
     head = ProjectionHead(32, 64, 16, layers=3).eval()
     kept = head.keep(keep)
     assert kept.widths() == widths
-    features, expected = torch.rand(4, 32), torch.rand(0)
+    features = torch.rand(4, 32)
     expected = features
     for layer in head.layers[:keep]:
         expected = layer(expected)

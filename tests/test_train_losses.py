@@ -71,6 +71,19 @@ def test_nt_xent_survives_low_temperatures_and_bfloat16() -> None:
     assert loss.item() == pytest.approx(0.0, abs=1e-3)  # identical views, far from every other image
 
 
+def test_nt_xent_is_float32_under_autocast_with_its_gradient() -> None:
+    torch.manual_seed(0)
+    plain, cast = (torch.randn(32, 16, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
+    other = torch.randn(32, 16)
+    expected = nt_xent(plain, other, 0.1)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = nt_xent(cast, other, 0.1)
+    assert loss.dtype == torch.float32
+    for value in (expected, loss):
+        value.backward()
+    torch.testing.assert_close(cast.grad, plain.grad, atol=1e-6, rtol=1e-5)
+
+
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(1, 6), k=st.integers(2, 8), temperature=st.floats(0.5, 8.0), seed=st.integers(0, 1000))
 def test_distillation_equals_the_naive_version(n: int, k: int, temperature: float, seed: int) -> None:

@@ -93,6 +93,17 @@ def test_a_run_holds_what_the_design_says(trained: Path) -> None:
     assert 0 <= record.metrics["test_top1"] <= 1
 
 
+def test_every_batch_normalisation_saw_every_step(trained: Path) -> None:
+    """Networks train in training mode: each layer's counter is the number of steps, of this stage and those before it."""
+    import safetensors.numpy
+
+    steps = {"pretrain": 12, "finetune": 12 + 6, "distill": 12, "supervised": 6}
+    for stage, expected in steps.items():
+        weights = safetensors.numpy.load_file(trained / stage / "model.safetensors")
+        counters = {int(v) for name, v in weights.items() if name.endswith("num_batches_tracked")}
+        assert counters == {expected}, stage
+
+
 def test_complete_stages_are_skipped_and_their_files_left_alone(copied: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in copied.glob("*/model.safetensors")}
     assert set(outcomes(tiny(), copied).values()) == {"skipped"}
@@ -122,6 +133,37 @@ def test_stages_are_reused_from_another_run(trained: Path, tmp_path: Path) -> No
     assert sha256(tmp_path / "new" / "pretrain" / "model.safetensors") == sha256(
         trained / "pretrain" / "model.safetensors"
     )
+
+
+def test_reusing_keeps_what_it_replaces(trained: Path, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    outcomes(tiny(seed=1), target, until="pretrain")
+    before = sha256(target / "pretrain" / "model.safetensors")
+    assert outcomes(tiny(), target, reuse=Run(trained), until="pretrain")["pretrain"] == "copied"
+    assert sha256(target / ".previous" / "pretrain" / "model.safetensors") == before
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "precious.txt").write_text("years of work")
+    with pytest.raises(RunError, match="is not empty and not a run"):
+        train(tiny(), Run(tmp_path))
+    (tmp_path / ".lock").touch()  # a run, but somebody put a folder where a stage belongs
+    with pytest.raises(RunError, match=r"data: holds files that edgekit did not write"):
+        train(tiny(), Run(tmp_path))
+    assert (tmp_path / "data" / "precious.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("changes", [{"data__split_seed": 1}, {"finetune__epochs": 4}])
+def test_old_models_are_not_scored_with_a_new_recipe(copied: Path, changes: dict[str, object]) -> None:
+    from edgekit.data.splits import load_splits
+    from edgekit.train.evaluate import evaluate
+
+    recipe = tiny(**changes)
+    evaluate(Run(copied), load_splits(tiny().data))
+    outcomes(recipe, copied, until="finetune" if "finetune__epochs" in changes else "data")
+    with pytest.raises(RunError, match=r"was made from another recipe or other images.*edgekit train"):
+        evaluate(Run(copied), load_splits(recipe.data))
 
 
 def test_the_same_recipe_gives_the_same_bits(trained: Path, tmp_path: Path) -> None:
@@ -163,20 +205,24 @@ def test_a_killed_training_resumes_to_the_same_bits(stage: str, tmp_path: Path) 
             assert sha256(tmp_path / "killed" / name / file) == sha256(tmp_path / "whole" / name / file), (name, file)
 
 
-def test_ctrl_c_exits_with_130_and_the_next_run_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_exits_with_130_and_the_next_run_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump({**TINY, "pretrain": {**TINY["pretrain"], "epochs": 500}}))  # type: ignore[dict-item]
+    recipe.write_text(yaml.safe_dump({**TINY, "pretrain": {**TINY["pretrain"], "epochs": 60}}))  # type: ignore[dict-item]
     command = [sys.executable, "-m", "edgekit", "train", str(recipe), "--run", str(tmp_path / "run")]
+    command += ["--until", "pretrain"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "run" / "pretrain" / "last.ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "interrupted" in errors
+    assert "goes on from the last checkpoint" in errors
     assert (tmp_path / "run" / "pretrain" / "last.ckpt").exists()
+    again = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    assert "pretrain: goes on from epoch" in again.stderr
 
 
 def test_a_damaged_checkpoint_is_named_and_left(copied: Path) -> None:
@@ -227,7 +273,7 @@ def test_what_would_fail_later_is_refused_before_anything_is_trained(
     assert not list(tmp_path.glob("run/*/model.safetensors"))
 
 
-def test_divergence_is_said_and_the_last_good_checkpoint_kept(tmp_path: Path) -> None:
+def test_divergence_is_said_and_the_stage_not_called_complete(tmp_path: Path) -> None:
     from edgekit.train.engine import Diverged
 
     recipe = tiny(

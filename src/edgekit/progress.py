@@ -61,17 +61,18 @@ def _bar(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
 
 def _lines(title: str, total: int, done: int, unit: str) -> Advance:
     began = last = time.monotonic()
-    at_start = done
+    at_start, latest = done, ""
 
     def advance(steps: int = 1, note: str = "") -> None:
-        nonlocal done, last
+        nonlocal done, last, latest
         done += steps
+        latest = note or latest
         now = time.monotonic()
         if now - last >= _LINE_EVERY_SECONDS:
             last = now
             rate = (done - at_start) / (now - began)
             eta = f", {_duration((total - done) / rate)} left" if rate > 0 and done < total else ""
-            print(f"{title}: {done}/{total} {unit}{eta}  {note}".rstrip(), file=sys.stderr, flush=True)
+            print(f"{title}: {done}/{total} {unit}{eta}  {latest}".rstrip(), file=sys.stderr, flush=True)
 
     return advance
 

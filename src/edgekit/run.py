@@ -99,7 +99,10 @@ class Run:
         """
         record = self.record(stage)
         if record is None:
-            raise RunError(f"{self.path}: the stage {stage} is not complete", f"run `edgekit train {self.recipe_path}`")
+            raise RunError(
+                f"{self.path}: the stage {stage} is not complete",
+                f"run `edgekit train {self.recipe_path} --run {self.path}`",
+            )
         self.check_outputs(record)
         return record
 

@@ -27,14 +27,11 @@ def command(run: Path, as_json: bool) -> None:
     opened = Run.open(run)
     recipe = opened.recipe
 
-    import torch
-
     from edgekit.data.splits import load_splits
     from edgekit.result import Result
     from edgekit.train.evaluate import evaluate
 
-    device = torch.device("cuda" if torch.cuda.is_available() and recipe.hardware.accelerator != "cpu" else "cpu")
-    measured = evaluate(opened, load_splits(recipe.data), device)
+    measured = evaluate(opened, load_splits(recipe.data))
     result = Result.of(measured, seed=recipe.seed)
     path = opened.path / "evaluate" / "evaluation.json"
     result.write(path)

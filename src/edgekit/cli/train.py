@@ -69,6 +69,7 @@ def command(
     try:
         train(loaded, run, reuse=Run.open(reuse) if reuse else None, until=until, on_stage=say)
     except Interrupted:
+        click.echo(f"{run.path}: the same command goes on from the last checkpoint", err=True)
         raise KeyboardInterrupt from None
     if not as_json and until == STAGES[-1]:
         click.echo(
@@ -84,10 +85,12 @@ def _line(report: Report) -> str:
         counts = ", ".join(f"{name} {count}" for name, count in metrics["images"].items())
         notes = "".join(f"\n           {note}" for note in metrics["notes"])
         what = f"{counts}" + (f"; {metrics['skipped']} unreadable files skipped" if metrics["skipped"] else "") + notes
-    elif report.stage == "pretrain":
+    elif report.stage == "pretrain" and report.current:
         what = (
             f"loss {metrics['loss']:.3f}, kNN {metrics['knn']:.1%} (random weights {metrics['knn_random_weights']:.1%})"
         )
+    elif not report.current:
+        what = "(its accuracy was measured on other test or probe images; see edgekit evaluate)"
     else:
         name = {"finetune": "teacher", "distill": "student", "supervised": "student from scratch"}[report.stage]
         what = f"{name}: test accuracy {metrics['test_top1']:.1%}"

@@ -51,7 +51,11 @@ class Augment:
         return ((views - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def views(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """The same before normalisation: float32 (n, 3, size, size) in [0, 1]."""
+        """The same before normalisation: float32 (n, 3, size, size) in [0, 1], also under autocast."""
+        with torch.autocast(pixels.device.type, enabled=False):
+            return self._views(pixels, generator)
+
+    def _views(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         n, height, width, _ = pixels.shape
         device, config = pixels.device, self.config
         boxes = random_boxes(n, height, width, config.crop_scale, config.crop_ratio, generator)

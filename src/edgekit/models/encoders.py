@@ -53,18 +53,19 @@ def build_encoder(architecture: Architecture, image_size: int, where: str = "enc
     if name in RESNETS and not library:
         if stem == "auto":
             stem = "cifar" if image_size <= SMALL_IMAGE else "imagenet"
-        network: nn.Module = ResNet(name, architecture.width, stem)
-    else:
-        network = _by_name(library, name, image_size, where)
-        if architecture.width != 1.0:
-            raise RecipeError(
-                f"{where}.width is {architecture.width:g}, but {architecture.name} has no width multiplier",
-                f"widths are for {', '.join(RESNETS)}",
-            )
-        if stem in {"cifar", "strided"}:
-            raise RecipeError(
-                f"{where}.stem is {stem}, but {architecture.name} has no such stem", f"it is for {', '.join(RESNETS)}"
-            )
+        resnet = ResNet(name, architecture.width, stem)
+        _fits(image_size, resnet.stride, name, where)
+        return Encoder(resnet, resnet.feature_dim).to(memory_format=torch.channels_last)
+    network = _by_name(library, name, image_size, where)
+    if architecture.width != 1.0:
+        raise RecipeError(
+            f"{where}.width is {architecture.width:g}, but {architecture.name} has no width multiplier",
+            f"widths are for {', '.join(RESNETS)}",
+        )
+    if stem in {"cifar", "strided"}:
+        raise RecipeError(
+            f"{where}.stem is {stem}, but {architecture.name} has no such stem", f"it is for {', '.join(RESNETS)}"
+        )
     encoder = Encoder(network, _probe(network, architecture.name, image_size, where))
     return encoder.to(memory_format=torch.channels_last)
 
@@ -132,9 +133,10 @@ def _timm(name: str, image_size: int, where: str) -> nn.Module:
 
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
     try:
-        return timm.create_model(name, img_size=image_size, **options)  # transformers must be told
-    except TypeError:
-        return timm.create_model(name, **options)
+        try:
+            return timm.create_model(name, img_size=image_size, **options)  # transformers must be told
+        except TypeError:
+            return timm.create_model(name, **options)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise RecipeError(
             f"{where}.name: {name} cannot be built for images of {image_size} px: {error}", "change data.image_size"
@@ -162,12 +164,17 @@ def _probe(network: nn.Module, name: str, image_size: int, where: str) -> int:
             "choose another",
         )
     stride = _total_stride(network)
-    if stride is not None and image_size < stride:
+    if stride is not None:
+        _fits(image_size, stride, name, where)
+    return features.shape[1]
+
+
+def _fits(image_size: int, stride: int, name: str, where: str) -> None:
+    if image_size < stride:
         raise RecipeError(
             f"data.image_size: {image_size} px is too small for {where} {name}, whose total stride is {stride}",
             f"use at least {stride} px or a network for small images (resnet18 has a stem for them)",
         )
-    return features.shape[1]
 
 
 def _total_stride(network: nn.Module) -> int | None:

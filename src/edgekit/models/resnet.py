@@ -54,6 +54,7 @@ class ResNet(nn.Module):
             ins = planes * block.expansion
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.feature_dim = ins
+        self.stride = {"cifar": 8, "strided": 16, "imagenet": 32}[stem]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

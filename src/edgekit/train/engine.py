@@ -10,6 +10,7 @@ import csv
 import io
 import logging
 import math
+import pickle
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
@@ -29,7 +31,7 @@ from torch import Tensor, nn
 
 from edgekit.data.images import ImageSet
 from edgekit.errors import EdgekitError, RunError
-from edgekit.files import atomic_write, write_text
+from edgekit.files import write_bytes, write_text
 from edgekit.progress import Advance, progress
 from edgekit.recipe import Hardware, Optimizer
 from edgekit.train.collapse import verdict
@@ -37,10 +39,15 @@ from edgekit.train.loader import batches, seed_for
 from edgekit.train.optim import build_optimizer, warmup_cosine
 
 CHECKPOINT = "last.ckpt"
+EARLIER_SECONDS = "earlier_seconds"
 
 
 class Diverged(EdgekitError):
     """The loss is no longer a number."""
+
+
+class OutOfMemory(EdgekitError):
+    """A batch does not fit into the device's memory."""
 
 
 class Interrupted(BaseException):
@@ -73,11 +80,12 @@ def fit(
         hardware: accelerator, precision, threads.
 
     Returns:
-        The last epoch's log.
+        The last epoch's log, and under `EARLIER_SECONDS` the time of the sessions before an interruption.
 
     Raises:
         RunError: the checkpoint is damaged.
         Diverged: the loss became infinite or not a number; the last checkpoint is from before that.
+        OutOfMemory: a batch does not fit.
         Interrupted: a signal asked to stop.
     """
     _quiet()
@@ -94,7 +102,7 @@ def fit(
         max_epochs=epochs,
         callbacks=[history, _SaveLast(folder / CHECKPOINT, hardware.checkpoint_seconds)],
         logger=TensorBoardLogger(folder, name="tensorboard", version=""),
-        plugins=[_AtomicCheckpoints()],
+        plugins=[_AtomicCheckpoints(), LightningEnvironment()],
         default_root_dir=folder,
         use_distributed_sampler=False,
         enable_progress_bar=False,
@@ -109,8 +117,14 @@ def fit(
         print(f"{stage}: goes on from epoch {done // len(loader)} of {epochs}", file=sys.stderr)
     with _signals(), progress(stage, epochs * len(loader), done, "steps") as advance:
         history.advance = advance
-        trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
-    return history.rows[-1]
+        try:
+            trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(
+                f"{stage}: out of memory with batches of {batch_size}",
+                f"lower {stage}.batch_size or the width of its network",
+            ) from error
+    return {**history.rows[-1], EARLIER_SECONDS: history.earlier_seconds}
 
 
 class _Stage(pl.LightningModule):
@@ -155,14 +169,17 @@ class _History(Callback):
         self.stage = stage
         self.epochs = epochs
         self.rows: list[dict[str, float]] = []
+        self.earlier_seconds = 0.0
+        self.began = time.monotonic()
         self.advance: Advance | None = None
         self.warned = False
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows}
+        return {"rows": self.rows, "seconds": self.earlier_seconds + time.monotonic() - self.began}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
+        self.earlier_seconds = state_dict["seconds"]
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
         if self.advance:
@@ -174,7 +191,7 @@ class _History(Callback):
         if not math.isfinite(values["loss"]):
             raise Diverged(
                 f"{self.stage}: the loss is {values['loss']} in epoch {row['epoch']}",
-                f"lower {self.stage}.optimizer.lr or raise its warmup_epochs; the checkpoint before it is kept",
+                f"lower {self.stage}.optimizer.lr or raise its warmup_epochs, and train again",
             )
         self.rows.append(row)
         write_text(self.folder / "history.csv", _csv(self.rows))
@@ -208,8 +225,9 @@ class _AtomicCheckpoints(TorchCheckpointIO):
     """Checkpoints that are whole or absent, checked before they are read, and never unpickled."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        with atomic_write(Path(path)) as stream:
-            torch.save(checkpoint, stream)
+        stream = io.BytesIO()  # torch.save hides a full disk's OSError behind an error of its own
+        torch.save(checkpoint, stream)
+        write_bytes(Path(path), stream.getvalue())
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return read_checkpoint(Path(path), map_location)
@@ -227,7 +245,7 @@ def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
         if damaged is not None:
             raise ValueError(f"its record {damaged} has another checksum")
         return torch.load(path, map_location=map_location, weights_only=True)
-    except (zipfile.BadZipFile, ValueError, RuntimeError, EOFError, OSError, KeyError) as error:
+    except (zipfile.BadZipFile, pickle.UnpicklingError, ValueError, RuntimeError, EOFError, OSError, KeyError) as error:
         raise RunError(
             f"{path}: damaged checkpoint: {error}",
             f"delete it to train the stage {path.parent.name} again from its start",
@@ -251,7 +269,11 @@ def _precision(hardware: Hardware) -> Any:
     if hardware.precision == "bf16":
         return "bf16-mixed"
     gpu = hardware.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
-    return "bf16-mixed" if hardware.precision == "auto" and gpu and torch.cuda.is_bf16_supported() else "32-true"
+    return (
+        "bf16-mixed"
+        if hardware.precision == "auto" and gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        else "32-true"
+    )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from edgekit.progress import progress
 from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, Score
 from edgekit.run import Run
+from edgekit.train.inputs import require_current
 
 _BATCH = 500
 KNN_NEIGHBOURS = 200
@@ -104,6 +105,12 @@ def neighbours_for(bank: int, classes: int) -> int:
     return min(KNN_NEIGHBOURS, max(1, bank // (2 * classes)))
 
 
+def device_of(recipe: Recipe) -> torch.device:
+    """Where models are applied: a CUDA GPU where there is one and the recipe lets it be used, else the CPU."""
+    gpu = recipe.hardware.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
+    return torch.device("cuda" if gpu else "cpu")
+
+
 def bank_of(splits: Splits, recipe: Recipe) -> ImageSet:
     """Labelled images for kNN and linear probe: the probe set, which no training saw; without one, the label budget."""
     if len(splits.probe):
@@ -118,14 +125,19 @@ def labels_of(images: ImageSet) -> Tensor:
     return torch.from_numpy(images.labels)
 
 
-def evaluate(run: Run, splits: Splits, device: torch.device) -> Evaluation:
+def evaluate(run: Run, splits: Splits) -> Evaluation:
     """Every number about a run's models on its test set.
 
     Raises:
-        RunError: a stage is not complete or damaged.
+        RunError: a stage is not complete, damaged, or made from another recipe or other images.
         DataError: the test set is empty.
     """
     recipe, test = run.recipe, splits.test
+    device = device_of(recipe)
+    stages = {"teacher": "finetune", "student": "distill"} | (
+        {"supervised": "supervised"} if recipe.supervised.enabled else {}
+    )
+    require_current(["data", "pretrain", *stages.values()], recipe, splits, run)
     if not len(test):
         raise DataError(f"{run.path}: the test set is empty")
     mean, std = recipe.data.mean, recipe.data.std
@@ -134,7 +146,6 @@ def evaluate(run: Run, splits: Splits, device: torch.device) -> Evaluation:
     def share(predicted: Tensor) -> float:
         return (predicted == truth).float().mean().item()
 
-    run.require("pretrain")
     encoder = load_pretrained(run.stage_path("pretrain")).encoder
     bank = bank_of(splits, recipe)
     bank_name = "probe set (not in the pool)" if len(splits.probe) else "label budget"
@@ -157,11 +168,7 @@ def evaluate(run: Run, splits: Splits, device: torch.device) -> Evaluation:
             Score(model="encoder", metric=metric, value=share(predicted), samples=len(test), protocol=protocol)
         )
 
-    stages = {"teacher": "finetune", "student": "distill"} | (
-        {"supervised": "supervised"} if recipe.supervised.enabled else {}
-    )
     for name, stage in stages.items():
-        run.require(stage)
         logits = apply(load_classifier(run.stage_path(stage)), test.images, mean, std, device, name)
         scores.extend(_accuracy(name, logits, truth, splits.classes))
     return Evaluation(run=str(run.path), data=f"{recipe.data.labelled}: test set of {len(test)} images", scores=scores)

@@ -24,8 +24,9 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
         float32 scalar.
     """
     n = len(first)
-    projections = F.normalize(torch.cat([first, second]).float(), dim=1)
-    similarities = projections @ projections.T / temperature
+    with torch.autocast(first.device.type, enabled=False):  # a matrix product would go back to bfloat16
+        projections = F.normalize(torch.cat([first, second]).float(), dim=1)
+        similarities = projections @ projections.T / temperature
     similarities = similarities.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=similarities.device), _MASKED)
     siblings = torch.arange(2 * n, device=similarities.device).roll(n)
     return F.cross_entropy(similarities, siblings)
