@@ -8,12 +8,15 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from edgekit.data.splits import Splits, load_splits
+from edgekit.data.splits import Splits, load_splits, write_splits
 from edgekit.models.classifier import Classifier
+from edgekit.models.encoders import build_encoder
+from edgekit.models.heads import ProjectionHead
 from edgekit.models.pixels import PixelClassifier, normalise
-from edgekit.models.store import FILES, save_classifier
+from edgekit.models.store import Pretrained, save_classifier, save_pretrained
 from edgekit.recipe import Architecture, Recipe, dump, parse
 from edgekit.run import Run
+from edgekit.train.inputs import stage_inputs
 
 RECIPE: Recipe = parse(
     {
@@ -58,12 +61,25 @@ def pixels() -> PixelClassifier:
 
 
 def write_run(folder: Path) -> Run:
-    """A run folder that holds the network as its student."""
+    """A run folder that holds the network as its student; its teacher and its encoder are there, and untrained."""
     run = Run(folder)
     run.path.mkdir(parents=True)
     run.recipe_path.write_text(dump(RECIPE))
-    save_classifier(run.stage_path("distill"), classifier())
-    run.write_record("distill", {"test": True}, FILES, {}, 0.0, "2020-01-01T00:00:00+00:00", {})
+    architecture, size = RECIPE.distill.student, RECIPE.data.image_size
+    encoder = build_encoder(architecture, size)
+    teacher = Classifier.build(architecture, size, splits().classes, [])
+    made = {
+        "data": lambda path: write_splits(splits(), path),
+        "pretrain": lambda path: save_pretrained(
+            path, Pretrained(architecture, size, encoder, ProjectionHead(encoder.feature_dim, 16, 8, 2))
+        ),
+        "finetune": lambda path: save_classifier(path, teacher),
+        "distill": lambda path: save_classifier(path, classifier()),
+    }
+    for stage, make in made.items():
+        files = make(run.stage_path(stage))
+        inputs = stage_inputs(stage, RECIPE, splits(), run)
+        run.write_record(stage, inputs, files, {}, 0.0, "2020-01-01T00:00:00+00:00", {})
     return run
 
 

@@ -42,7 +42,8 @@ def test_the_default_is_both_runtimes(
     record = trained.require("distill")
     assert provenance["model"] == "student"
     assert provenance["weights_file_sha256"] == record.outputs["model.safetensors"]
-    assert provenance["stages"] == {"distill": record.digest}
+    stages = ("data", "pretrain", "finetune", "distill")
+    assert provenance["stages"] == {stage: trained.require(stage).digest for stage in stages}
     assert provenance["command"][:2] == ["edgekit", "export"]
     assert bundle.manifest.name == "digits"
     quantization = bundle.variant("onnx-int8").quantization
@@ -80,7 +81,7 @@ def test_a_variant_that_loses_too_much_ends_in_exit_code_1(
     [
         (["--target", "trt"], "does not build TensorRT engines yet"),
         (["--target", "onnx", "--precision", "fp16"], "no target asked for has the precision fp16"),
-        (["--model", "teacher"], "the stage finetune is not complete"),
+        (["--model", "supervised"], "the stage supervised is not complete"),
         (["--output", "/dev/null/export"], "cannot be written"),
         (["--target", "coreml"], "coreml"),
         (["--max-drop", "-1"], "max-drop"),

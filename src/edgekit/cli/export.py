@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 # model -> the stage that trained it
 _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervised"}
+# model -> the stages that its own stage builds on
+_BEFORE = {"student": ["pretrain", "finetune"], "teacher": ["pretrain"], "supervised": []}
 
 
 @click.command(name="export")
@@ -102,20 +104,15 @@ def _export(
     import numpy as np
 
     from edgekit.data.splits import load_splits
-    from edgekit.errors import RunError
     from edgekit.export.pipeline import export_classifier, plan
     from edgekit.models.pixels import PixelClassifier
     from edgekit.models.store import load_classifier
+    from edgekit.train.inputs import require_current
 
     ids = plan(targets, precisions)
     splits = load_splits(recipe.data)
+    require_current(["data", *_BEFORE[which], stage], recipe, splits, opened)
     classifier = load_classifier(opened.stage_path(stage))
-    if classifier.classes != splits.classes:
-        raise RunError(
-            f"{opened.stage_path(stage)}: trained on the classes {', '.join(classifier.classes)}, "
-            f"but the images now have {', '.join(splits.classes)}",
-            "train the run again",
-        )
     preprocessing = recipe.data.preprocessing()
     count = min(calibration_images, len(splits.pool))
     rows = np.linspace(0, len(splits.pool) - 1, count).round().astype(int)  # spread over a pool that may be sorted
