@@ -95,7 +95,9 @@ class _Values:
     distill_optimizer: str = "name: sgd, lr: 0.2, weight_decay: 1.0e-4, warmup_epochs: 2"
     supervised_epochs: int = 100
     supervised_batch: int = 64
-    supervised_optimizer: str = "name: sgd, lr: 0.2, weight_decay: 5.0e-4, warmup_epochs: 5"
+    supervised_optimizer: str = (
+        _FEW_STEPS  # until it fits its labels: an undertrained baseline would flatter the student
+    )
 
 
 def _for_digits() -> _Values:
@@ -118,7 +120,7 @@ def _for_digits() -> _Values:
         distill_epochs=30,
         distill_batch=128,
         distill_optimizer="name: adamw, lr: 4.0e-3, scale_lr: false, weight_decay: 1.0e-4, warmup_epochs: 2",
-        supervised_epochs=200,
+        supervised_epochs=300,
         supervised_batch=30,
     )
 
@@ -136,7 +138,7 @@ def _for_images(images: int, labels: int, image_size: int) -> _Values:
         distill_batch=batch,
         finetune_epochs=min(150, max(30, _rounded(30_000 / max(1, labels)))),
         finetune_batch=few,
-        supervised_epochs=min(200, max(60, _rounded(100_000 / max(1, labels)))),
+        supervised_epochs=min(300, max(60, _rounded(100_000 / max(1, labels)))),
         supervised_batch=few,
         temperature=0.5 if small else 0.1,
     )
