@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from edgekit.cli import main as command_line
+from recipe_changes import changed
 from tiny_bundle import make_bundle
 
 Run = Callable[..., tuple[int, str]]
@@ -65,14 +66,7 @@ def photos(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int =
 
 
 def write(**changes: object) -> str:
-    content = json.loads(json.dumps(RECIPE))
-    for key, value in changes.items():
-        *parents, last = key.split("__")
-        node = content
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = value
-    Path("recipe.yaml").write_text(yaml.safe_dump(content))
+    Path("recipe.yaml").write_text(yaml.safe_dump(changed(RECIPE, **changes)))
     return "recipe.yaml"
 
 

@@ -19,6 +19,7 @@ from edgekit.errors import DataError, RecipeError, RunError
 from edgekit.files import sha256
 from edgekit.run import Run
 from edgekit.train.stages import Report, train
+from recipe_changes import changed
 
 TINY = {
     "name": "tiny",
@@ -44,14 +45,7 @@ TINY = {
 
 
 def tiny(**changes: object) -> recipes.Recipe:
-    content = json.loads(json.dumps(TINY))
-    for key, value in changes.items():
-        *parents, last = key.split("__")
-        node = content
-        for name in parents:
-            node = node.setdefault(name, {})
-        node[last] = value
-    return recipes.parse(content)
+    return recipes.parse(changed(TINY, **changes))
 
 
 def outcomes(recipe: recipes.Recipe, folder: Path, **options: object) -> dict[str, str]:
@@ -70,6 +64,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copied(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def test_the_command_line_names_the_same_stages() -> None:
+    from edgekit import cli, run
+
+    assert cli.STAGES == run.STAGES
 
 
 def test_a_run_holds_what_the_design_says(trained: Path) -> None:

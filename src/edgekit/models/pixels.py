@@ -1,4 +1,4 @@
-"""Pixels in: the cast, layout and normalisation that every model starts with, in training, evaluation and the exported graph."""
+"""Pixels in: the cast, layout and normalisation that every model starts with, in evaluation and the exported graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def normalise(pixels: Tensor, mean: float, std: float) -> Tensor:
 
 
 class PixelClassifier(nn.Module):
-    """A model that takes pixels: what is exported, and what evaluation runs.
+    """A model that takes pixels: what is exported.
 
     Args:
         model: maps normalised float32 images (n, 3, s, s) to logits (n, classes).
