@@ -97,7 +97,9 @@ def test_every_variant_computes_what_it_says(bundle: Bundle, id_: str) -> None:
     assert variant.drop is not None
     assert variant.parity.samples == 16
     assert variant.parity.max_abs_diff == pytest.approx(np.abs(logits - golden).max(), rel=0.05, abs=1e-4)
-    assert variant.accuracy.top1 == pytest.approx((on_test.argmax(1) == test.labels).mean())
+    # INT8 kernels round by batch and threads: an image on the border of two classes may fall to either side.
+    border = 3 / len(test) if variant.precision == "int8" else 1e-9
+    assert variant.accuracy.top1 == pytest.approx((on_test.argmax(1) == test.labels).mean(), abs=border)
     assert variant.drop <= 0.01 + 1e-9
     if variant.precision != "int8":
         assert (logits.argmax(1) == golden.argmax(1)).all()
