@@ -95,8 +95,8 @@ def test_a_misspelt_key_is_named_with_the_nearest_that_there_are(text: str, mess
             "pretrain: {encoder: resnet18}",
             "pretrain.encoder: must be a group of keys (name, width, stem); got 'resnet18'",
         ),
-        ("pretrain: {projection: {layers: 4}}", "pretrain.projection.layers: must be 2 or 3; got 4"),
-        ("pretrain: {method: byol}", "pretrain.method: must be 'simclr'; got 'byol'"),
+        ("pretrain: {projection: {layers: 4}}", "pretrain.projection.layers is 4, accepted: 2 (SimCLR v1) or 3 (v2)"),
+        ("pretrain: {method: bylo}", "pretrain.method: unknown 'bylo' (did you mean byol?)"),
         ("pretrain: {augmentation: {crop_scale: 0.5}}", "crop_scale: must be two numbers, low and high"),
         ("pretrain: {augmentation: {crop_scale: [0.5]}}", "crop_scale: must be two numbers, low and high"),
         ("pretrain: {augmentation: {crop_scale: [0.1, 0.5, 1]}}", "crop_scale: must be two numbers, low and high"),
@@ -234,7 +234,7 @@ def test_the_defaults_of_the_augmentation_follow_the_image_size_and_never_a_give
 def test_every_key_has_a_description_or_speaks_for_itself() -> None:
     plain = {"interpolation", "std", "epochs", "batch_size", "optimizer", "augmentation", "encoder", "projection", "student",
              "label_smoothing", "enabled", "accelerator", "name", "warmup_epochs", "data", "pretrain", "finetune", "distill",
-             "supervised", "hardware"}  # fmt: skip
+             "supervised", "hardware", "monitor"}  # fmt: skip
 
     def undescribed(model: type[BaseModel]) -> set[str]:
         found = set()

@@ -199,7 +199,7 @@ def test_a_killed_training_resumes_to_the_same_bits(stage: str, tmp_path: Path) 
         assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
     assert not (tmp_path / "killed" / stage / "stage.json").exists()
     done = subprocess.run(command("killed"), check=True, capture_output=True, text=True, timeout=300)
-    assert f"{stage}: goes on from epoch" in done.stderr
+    assert f"{stage}: goes on from step" in done.stderr
     for name in ("pretrain", "finetune", "distill", "supervised"):
         for file in ("model.safetensors", "history.csv"):
             assert sha256(tmp_path / "killed" / name / file) == sha256(tmp_path / "whole" / name / file), (name, file)
@@ -222,7 +222,7 @@ def test_ctrl_c_exits_with_130_and_the_next_run_goes_on(number: signal.Signals, 
     assert "goes on from the last checkpoint" in errors
     assert (tmp_path / "run" / "pretrain" / "last.ckpt").exists()
     again = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
-    assert "pretrain: goes on from epoch" in again.stderr
+    assert "pretrain: goes on from step" in again.stderr
 
 
 def test_a_damaged_checkpoint_is_named_and_left(copied: Path) -> None:

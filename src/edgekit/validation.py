@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -29,28 +29,34 @@ def problems(model: type[BaseModel], error: ValidationError) -> list[str]:
     """One sentence a key; the several errors of a union (one for each type that it might have been) become one."""
     grouped: dict[tuple[str, ...], list[Any]] = {}
     for problem in error.errors():
-        keys = tuple(part for part in problem["loc"] if isinstance(part, str) and not _is_union_tag(part))
-        grouped.setdefault(keys, []).append(problem)
-    return [_sentence(model, keys, found) for keys, found in grouped.items()]
+        path = tuple(part for part in problem["loc"] if isinstance(part, str) and not _is_union_tag(part))
+        grouped.setdefault(path, []).append(problem)
+    return [_sentence(model, path, found) for path, found in grouped.items()]
 
 
-def _sentence(model: type[BaseModel], keys: tuple[str, ...], found: list[Any]) -> str:
+def _sentence(model: type[BaseModel], path: tuple[str, ...], found: list[Any]) -> str:
+    keys = _without_tags(model, path)
     kind, value, key = found[0]["type"], found[0]["input"], ".".join(keys) or "recipe"
     if kind == "extra_forbidden":
-        siblings = _keys_of(model, keys[:-1])
+        siblings = _keys_of(model, path[:-1])
         return f"unknown key {key} ({near(keys[-1], siblings) or 'accepted: ' + ', '.join(siblings)})"
+    if kind == "union_tag_invalid":
+        context = found[0]["ctx"]
+        choices = str(context["expected_tags"]).replace("'", "").split(", ")
+        hint = near(str(context["tag"]), choices) or "accepted: " + ", ".join(choices)
+        return f"{key}.{str(context['discriminator']).strip(chr(39))}: unknown {context['tag']!r} ({hint})"
     if (
         kind == "value_error"
     ):  # a check of ours: its message begins with the key inside the group, or with the whole path
         message = str(found[0]["msg"]).removeprefix("Value error, ")
-        begins_with_key = message.split(maxsplit=1)[0] in _keys_of(model, keys)
+        begins_with_key = message.split(maxsplit=1)[0].partition(".")[0] in _keys_of(model, path)
         return ("" if not keys else f"{key}." if begins_with_key else f"{key}: ") + message
     if kind in {"model_type", "model_attributes_type"}:
-        accepted = f"must be a group of keys ({', '.join(_keys_of(model, keys))})"
+        accepted = f"must be a group of keys ({', '.join(_keys_of(model, path))})"
     elif kind in _PAIR:
-        accepted = f"must be two numbers, low and high ({_description(model, keys)})"
+        accepted = f"must be two numbers, low and high ({_description(model, path)})"
     elif len(found) > 1:
-        accepted = f"accepted is {_description(model, keys)}"
+        accepted = f"accepted is {_description(model, path)}"
     else:
         accepted = _MEANING.get(kind) or str(found[0]["msg"]).replace("Input should be", "must be")
     return f"{key}: {accepted}; got {value!r}"
@@ -71,12 +77,32 @@ def _description(model: type[BaseModel], keys: Sequence[str]) -> str:
     return (field.description if field is not None else None) or "another value"
 
 
-def _group(model: type[BaseModel], keys: Sequence[str]) -> type[BaseModel] | None:
+def _group(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | None:
+    """The model that a path leads to; where a discriminator chooses one of several, the path names which."""
     group: Any = model
-    for name in keys:
+    for name in path:
+        if isinstance(group, dict):
+            group = group.get(name)
+            continue
         field = group.model_fields.get(name)
-        group = field.annotation if field is not None else None
-        if not (isinstance(group, type) and issubclass(group, BaseModel)):
+        group = _choices(field) if field is not None and field.discriminator else field.annotation if field else None
+        if not (isinstance(group, dict) or (isinstance(group, type) and issubclass(group, BaseModel))):
             return None
-    found: type[BaseModel] = group
-    return found
+    return next(iter(group.values())) if isinstance(group, dict) else group  # no tag yet: the first stands for all
+
+
+def _choices(field: Any) -> dict[str, type[BaseModel]]:
+    """The members of a tagged union by their tags."""
+    members = get_args(field.annotation)
+    return {m.model_fields[field.discriminator].default: m for m in members}
+
+
+def _without_tags(model: type[BaseModel], path: tuple[str, ...]) -> tuple[str, ...]:
+    """The keys as they stand in the YAML: pydantic puts the tag of a tagged union between them."""
+    keys: list[str] = []
+    for i, name in enumerate(path):
+        before = _group(model, path[: i - 1]) if i else None
+        field = before.model_fields.get(path[i - 1]) if before is not None and i else None
+        if field is None or not field.discriminator:
+            keys.append(name)
+    return tuple(keys)

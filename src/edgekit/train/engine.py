@@ -1,7 +1,8 @@
 """The loop: one stage's task trained by Lightning, exactly resumable, with progress, logs and a checkpoint that is never half-written.
 
 Everything random in a step is drawn from a seed of (recipe seed, stage, step), and the order of an epoch from (seed, epoch):
-a resumed training needs no random state, and on the CPU ends with the same bits as an uninterrupted one.
+a resumed training needs no random state, goes on in the middle of an epoch, and on the CPU ends with the same bits as an
+uninterrupted one. To Lightning the whole training is one long epoch of `epochs * steps` batches; what an epoch is, is ours.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,22 +25,32 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
+from torch import distributed as dist
+from torch.utils.data import DataLoader
 
-from edgekit.data.images import ImageSet
 from edgekit.errors import EdgekitError, RunError
 from edgekit.files import write_bytes, write_text
+from edgekit.models.encoders import Encoder
 from edgekit.progress import Advance, progress
 from edgekit.recipe import Hardware, Optimizer
 from edgekit.train.collapse import verdict
-from edgekit.train.loader import batches, seed_for
+from edgekit.train.distributed import broadcast, rank, synchronise_batchnorm, world_size
+from edgekit.train.loader import Ahead, Batches, seed_for
+from edgekit.train.memory import is_out_of_memory, largest_that_fits
 from edgekit.train.optim import build_optimizer, warmup_cosine
+from edgekit.train.tasks import Draws
 
 CHECKPOINT = "last.ckpt"
 EARLIER_SECONDS = "earlier_seconds"
+_ASK_EVERY = 20  # steps between two looks at the clock where the processes must agree on it
+
+Observe = Callable[[], dict[str, float]]
 
 
 class Diverged(EdgekitError):
@@ -56,28 +67,30 @@ class Interrupted(BaseException):
 
 def fit(
     task: nn.Module,
-    images: ImageSet,
+    batches: Batches,
     folder: Path,
     *,
     stage: str,
     epochs: int,
-    batch_size: int,
     optimizer: Optimizer,
     seed: int,
     hardware: Hardware,
+    observe: Observe | None = None,
+    observe_every: int = 0,
 ) -> dict[str, float]:
-    """Train `task` in place on batches of `images`; goes on from `folder/last.ckpt` where there is one.
+    """Train `task` in place; goes on from `folder/last.ckpt` where there is one.
 
     Args:
-        task: forward(batch, generator, monitor) -> {"loss", "logs"}.
-        images: what the batches are drawn from.
+        task: forward(batch, draws, monitor) -> {"loss", "logs"}; may have `after_step(done)` and `constant_lr()`.
+        batches: what it is trained on.
         folder: the stage's folder; receives history.csv, tensorboard/ and, while it trains, last.ckpt.
         stage: its name, for seeds and progress.
         epochs: how often the images are seen.
-        batch_size: images a step.
         optimizer: and its schedule.
         seed: the recipe's.
-        hardware: accelerator, precision, threads.
+        hardware: accelerator, precision, devices, threads.
+        observe: called every `observe_every` epochs, when the epoch's last step is done; its numbers go into the history.
+        observe_every: 0 for never.
 
     Returns:
         The last epoch's log, and under `EARLIER_SECONDS` the time of the sessions before an interruption.
@@ -92,133 +105,219 @@ def fit(
     task.train()  # a loaded or evaluated model comes in evaluation mode, and Lightning leaves modes as they are
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
-    loader = batches(images, batch_size, seed_for(seed, stage, "order"))
-    module = _Stage(task, optimizer, batch_size, epochs, len(loader), seed_for(seed, stage, "steps"))
-    history = _History(folder, stage, epochs)
-    trainer = pl.Trainer(
-        accelerator=hardware.accelerator,
-        devices=1,
-        precision=_precision(hardware),
-        max_epochs=epochs,
-        callbacks=[history, _SaveLast(folder / CHECKPOINT, hardware.checkpoint_seconds)],
-        logger=TensorBoardLogger(folder, name="tensorboard", version=""),
-        plugins=[_AtomicCheckpoints(), LightningEnvironment()],
-        default_root_dir=folder,
-        use_distributed_sampler=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        log_every_n_steps=50,
-    )
+    if world_size() > 1 and hardware.sync_batchnorm:
+        synchronise_batchnorm(task, device_for(hardware))
+    if hardware.compile:
+        for encoder in (m for m in task.modules() if isinstance(m, Encoder)):
+            encoder.compile()
+    total = epochs * batches.steps
+    module = _Stage(task, optimizer, batches, total, seed_for(seed, stage, "steps"))
     checkpoint = folder / CHECKPOINT
     resume = checkpoint if checkpoint.exists() else None
     done = _steps_done(checkpoint) if resume else 0
-    if resume:
-        print(f"{stage}: goes on from epoch {done // len(loader)} of {epochs}", file=sys.stderr)
-    with _signals(), progress(stage, epochs * len(loader), done, "steps") as advance:
+    history = _History(folder, stage, batches.steps, epochs, hardware.checkpoint_seconds)
+    if observe is not None and observe_every:
+        history.observe, history.observe_every = observe, observe_every
+    on_gpu = device_for(hardware).type == "cuda"
+    loader = DataLoader(Ahead(batches, done, total, pin=on_gpu), batch_size=None)
+    trainer = pl.Trainer(
+        accelerator=hardware.accelerator,
+        devices=hardware.devices if world_size() > 1 else 1,
+        num_nodes=hardware.nodes,
+        strategy=_strategy(hardware),
+        precision=_precision(hardware),
+        max_steps=total,
+        max_epochs=-1,
+        callbacks=[history],
+        logger=TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done) if rank() == 0 else False,
+        plugins=[_AtomicCheckpoints(), TorchElasticEnvironment() if world_size() > 1 else LightningEnvironment()],
+        default_root_dir=folder,
+        use_distributed_sampler=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        benchmark=on_gpu,
+    )
+    if resume and rank() == 0:
+        print(f"{stage}: goes on from step {done} of {total} (epoch {done // batches.steps + 1})", file=sys.stderr)
+    with _signals(), _bar(stage, total, done) as advance:
         history.advance = advance
         try:
             trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(
-                f"{stage}: out of memory with batches of {batch_size}",
-                f"lower {stage}.batch_size or the width of its network",
-            ) from error
-    return {**history.rows[-1], EARLIER_SECONDS: history.earlier_seconds}
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            trouble = str(error)
+        else:
+            return {**history.rows[-1], EARLIER_SECONDS: history.earlier_seconds}
+    # Outside the except block: the failed step's tensors are free now.
+    fits = largest_that_fits(task, next(batches.stream(done)), device_for(hardware))
+    raise OutOfMemory(
+        f"{stage}: out of memory with batches of {batches.batch_size} ({' '.join(trouble.split())[:80]})",
+        f"set {stage}.batch_size to {fits * world_size()}, which fits here"
+        if fits
+        else "take a smaller network or image size: not even a batch of 2 fits",
+    )
+
+
+def device_for(hardware: Hardware) -> torch.device:
+    """The device that this process trains on."""
+    if hardware.accelerator in {"auto", "gpu"} and torch.cuda.is_available():
+        return torch.device("cuda", rank() % torch.cuda.device_count())
+    if hardware.accelerator == "mps":
+        return torch.device("mps")
+    return torch.device("cpu")
 
 
 class _Stage(pl.LightningModule):
-    def __init__(
-        self, task: nn.Module, optimizer: Optimizer, batch_size: int, epochs: int, steps: int, seed: int
-    ) -> None:
+    """The task as Lightning's module: seeds, optimizer, and running sums of what is logged (on the device: no step waits for them)."""
+
+    def __init__(self, task: nn.Module, optimizer: Optimizer, batches: Batches, total: int, seed: int) -> None:
         super().__init__()
         self.task = task
         self.optimizer = optimizer
-        self.batch_size = batch_size
-        self.total = epochs * steps
-        self.warmup = round(optimizer.warmup_epochs * steps)
-        self.steps = steps
+        self.batches = batches
+        self.total = total
         self.seed = seed
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.optimizer, self.task, self.batch_size)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: warmup_cosine(step, self.total, self.warmup)
-        )
+        constant: Iterable[nn.Parameter] = getattr(self.task, "constant_lr", tuple)()
+        optimizer = build_optimizer(self.optimizer, self.task, self.batches.batch_size, constant)
+        warmup = round(self.optimizer.warmup_epochs * self.batches.steps)
+
+        def cosine(step: int) -> float:
+            return warmup_cosine(step, self.total, warmup)
+
+        factors = [(lambda step: 1.0) if group["constant_lr"] else cosine for group in optimizer.param_groups]
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        step_seed = seed_for(self.seed, self.global_step)
-        torch.manual_seed(step_seed)  # dropout and the like
-        generator = torch.Generator().manual_seed(step_seed)
-        outcome = self.task(batch, generator, monitor=batch_idx == self.steps - 1)
-        self.log_dict(
-            {"loss": outcome["loss"].detach(), **outcome["logs"]},
-            on_step=False,
-            on_epoch=True,
-            batch_size=self.batch_size,
-        )
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        step = self.global_step
+        torch.manual_seed(seed_for(self.seed, step))  # dropout and the like
+        own, shared = (torch.Generator().manual_seed(seed_for(self.seed, step, *who)) for who in ([rank()], []))
+        outcome = self.task(batch, Draws(own, shared), monitor=(step + 1) % self.batches.steps == 0)
+        for name, value in {"loss": outcome["loss"], **outcome["logs"]}.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()
+            self.counts[name] = self.counts.get(name, 0) + 1
         return outcome["loss"]
+
+    def averages(self) -> dict[str, float]:
+        """Means of what was logged since the last call, over all processes; waits for the device."""
+        if not self.sums:
+            return {}
+        values = torch.stack([self.sums[name] / self.counts[name] for name in self.sums])
+        if world_size() > 1:
+            dist.all_reduce(values)
+            values /= world_size()
+        means = dict(zip(self.sums, values.tolist(), strict=True))
+        self.sums, self.counts = {}, {}
+        return means
+
+    def healthy(self) -> bool:
+        """Whether the loss is still a number; waits for the device."""
+        return "loss" not in self.sums or bool(torch.isfinite(self.sums["loss"]))
 
 
 class _History(Callback):
-    """One row an epoch, kept in the checkpoint so that a resumed training has no gap and no double row; drives the progress."""
+    """One row an epoch, kept in the checkpoint so that a resumed training has no gap and no double row; drives the progress
+    and writes the checkpoint.
 
-    def __init__(self, folder: Path, stage: str, epochs: int) -> None:
+    Args:
+        folder: the stage's.
+        stage: its name.
+        steps: of an epoch.
+        epochs: of the training.
+        seconds: between two checkpoints: tiny epochs would spend their time on the disk.
+    """
+
+    def __init__(self, folder: Path, stage: str, steps: int, epochs: int, seconds: float) -> None:
         self.folder = folder
         self.stage = stage
+        self.steps = steps
         self.epochs = epochs
+        self.seconds = seconds
         self.rows: list[dict[str, float]] = []
         self.earlier_seconds = 0.0
-        self.began = time.monotonic()
+        self.began = self.saved = time.monotonic()
         self.advance: Advance | None = None
+        self.observe: Observe | None = None
+        self.observe_every = 0
         self.warned = False
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "seconds": self.earlier_seconds + time.monotonic() - self.began}
+        return {
+            "rows": self.rows,
+            "seconds": self.earlier_seconds + time.monotonic() - self.began,
+            "sums": {name: value.cpu() for name, value in self.sums.items()},
+            "counts": self.counts,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows = state_dict["rows"]
         self.earlier_seconds = state_dict["seconds"]
+        self.sums, self.counts = state_dict["sums"], state_dict["counts"]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl_module.sums = {name: value.to(pl_module.device) for name, value in self.sums.items()}  # type: ignore[assignment]
+        pl_module.counts = dict(self.counts)  # type: ignore[assignment]
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
+        step = trainer.global_step
+        if hasattr(pl_module.task, "after_step"):
+            pl_module.task.after_step(step / pl_module.total)
         if self.advance:
             self.advance(1)
+        if step % self.steps == 0:
+            self._epoch(trainer, pl_module, step // self.steps)
+        if step < pl_module.total and self._time_to_save(step):
+            self._save(trainer, pl_module)
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        values = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        row = {"epoch": trainer.current_epoch + 1, "lr": trainer.optimizers[0].param_groups[0]["lr"], **values}
+    def _epoch(self, trainer: pl.Trainer, module: _Stage, epoch: int) -> None:
+        values = module.averages()
+        row = {"epoch": epoch, "lr": trainer.optimizers[0].param_groups[0]["lr"], **values}
         if not math.isfinite(values["loss"]):
-            raise Diverged(
-                f"{self.stage}: the loss is {values['loss']} in epoch {row['epoch']}",
-                f"lower {self.stage}.optimizer.lr or raise its warmup_epochs, and train again",
-            )
+            self._diverged(values["loss"], epoch)
+        if self.observe is not None and (epoch % self.observe_every == 0 or epoch == self.epochs):
+            row |= self.observe()
         self.rows.append(row)
+        if rank() > 0:
+            return
         write_text(self.folder / "history.csv", _csv(self.rows))
+        if trainer.logger is not None:
+            trainer.logger.log_metrics({k: v for k, v in row.items() if k != "epoch"}, step=epoch * self.steps)
         if self.advance:
-            self.advance(0, note=f"epoch {row['epoch']}/{self.epochs} loss {values['loss']:.3f}")
-        if "collapse_std" in values and not self.warned:
+            self.advance(0, note=f"epoch {epoch}/{self.epochs} loss {values['loss']:.3f}")
+        if "collapse_std" in values and not self.warned and epoch > 1:
             warning = verdict(values["collapse_std"], values["effective_rank"])
-            if warning and row["epoch"] > 1:
+            if warning:
                 print(f"{self.stage}: warning: {warning}", file=sys.stderr)
                 self.warned = True
 
+    def _time_to_save(self, step: int) -> bool:
+        if world_size() == 1:
+            return time.monotonic() - self.saved >= self.seconds
+        return step % _ASK_EVERY == 0 and bool(broadcast(time.monotonic() - self.saved >= self.seconds))
 
-class _SaveLast(Checkpoint):
-    """Runs after the other callbacks: the trainer's state is that of an epoch's end.
-
-    Tiny epochs would spend their time on the disk, so there are `seconds` between two checkpoints.
-    """
-
-    def __init__(self, path: Path, seconds: float) -> None:
-        self.path = path
-        self.seconds = seconds
+    def _save(self, trainer: pl.Trainer, module: _Stage) -> None:
+        """Write the checkpoint, unless the weights may already be spoiled: the last good one stays."""
+        if not module.healthy():
+            self._diverged(math.nan, trainer.global_step // self.steps + 1)
+        self.sums, self.counts = module.sums, module.counts
+        trainer.save_checkpoint(self.folder / CHECKPOINT)
         self.saved = time.monotonic()
 
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if time.monotonic() - self.saved >= self.seconds:
-            trainer.save_checkpoint(self.path)
-            self.saved = time.monotonic()
+    def _diverged(self, loss: float, epoch: int) -> None:
+        raise Diverged(
+            f"{self.stage}: the loss is {loss} in epoch {epoch}",
+            f"lower {self.stage}.optimizer.lr or raise its warmup_epochs, and train again; "
+            "the checkpoint in the stage's folder is from before it",
+        )
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):
@@ -263,6 +362,23 @@ def _csv(rows: list[dict[str, float]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _strategy(hardware: Hardware) -> Any:
+    if world_size() == 1:
+        return "auto"
+    # Buffers are the same everywhere (BatchNorm is synchronised, queues and banks are gathered) or meant to differ.
+    return DDPStrategy(broadcast_buffers=False, process_group_backend=dist.get_backend())
+
+
+@contextmanager
+def _bar(stage: str, total: int, done: int) -> Iterator[Advance | None]:
+    """The first process shows the progress."""
+    if rank() > 0:
+        yield None
+        return
+    with progress(stage, total, done, "steps") as advance:
+        yield advance
 
 
 def _precision(hardware: Hardware) -> Any:

@@ -14,7 +14,7 @@ from edgekit.recipe import Recipe
 from edgekit.run import Run, StageRecord
 
 # Raise it when a change makes the same recipe train other weights, so that old stages are not taken for new ones.
-_TRAINING_VERSION = 2
+_TRAINING_VERSION = 3
 
 
 def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[str, Any]:

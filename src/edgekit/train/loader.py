@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import IterableDataset
 
 from edgekit.data.images import ImageSet
+from edgekit.train.distributed import rank, world_size
+from edgekit.train.tasks import Batch
+
+_AHEAD = 2  # batches that are prepared while one is trained on
 
 
 def seed_for(seed: int, *path: str | int) -> int:
@@ -20,49 +24,91 @@ def seed_for(seed: int, *path: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
-class EpochBatches(Sampler[list[int]]):
-    """Shuffled batches of indexes; the last partial one is left out (BatchNorm and NT-Xent want whole batches).
+class Batches(Protocol):
+    """Where a training's batches come from.
 
-    Args:
-        count: number of images.
-        batch_size: images a batch.
-        seed: with the epoch, decides the order.
+    `batch_size` counts the images of all processes together, `steps` the batches of an epoch.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int) -> None:
-        self.count = count
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
+    batch_size: int
+    steps: int
 
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
+    def stream(self, start: int) -> Iterator[Batch]:
+        """This process's share of every batch from step `start` on (counted over all epochs), without end.
 
-    def __len__(self) -> int:
-        return self.count // self.batch_size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = np.random.default_rng(seed_for(self.seed, self.epoch)).permutation(self.count)
-        for i in range(len(self)):
-            yield order[i * self.batch_size : (i + 1) * self.batch_size].tolist()
+        The batch of a step depends on the seed and the step alone.
+        """
+        ...
 
 
-class BatchedImages(Dataset[dict[str, Tensor]]):
-    """Whole batches by their indexes: `images` uint8 (n, h, w, 3) and, where there are any, `labels` int64 (n)."""
+class ShuffledImages:
+    """Shuffled batches of images in memory; an epoch's last partial one is left out (BatchNorm and NT-Xent want whole batches).
 
-    def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> None:
+    Args:
+        images: what the batches are drawn from.
+        batch_size: images a batch, of all processes together.
+        seed: with the epoch, decides the order.
+
+    Raises:
+        ValueError: the batch cannot be divided among the processes.
+    """
+
+    def __init__(self, images: ImageSet, batch_size: int, seed: int) -> None:
+        if batch_size % world_size():
+            raise ValueError(f"a batch of {batch_size} cannot be divided among {world_size()} processes")
         self.images = images
-        self.labels = labels
+        self.batch_size = batch_size
+        self.steps = len(images) // batch_size
+        self.seed = seed
 
-    def __getitem__(self, indexes: list[int]) -> dict[str, Tensor]:
-        batch = {"images": torch.from_numpy(self.images[indexes])}
-        if self.labels is not None:
-            batch["labels"] = torch.from_numpy(self.labels[indexes])
+    def stream(self, start: int) -> Iterator[Batch]:
+        """See `Batches`."""
+        epoch, first = divmod(start, self.steps)
+        share = self.batch_size // world_size()
+        while True:
+            order = np.random.default_rng(seed_for(self.seed, epoch)).permutation(len(self.images))
+            for step in range(first, self.steps):
+                begin = step * self.batch_size + rank() * share
+                yield self._batch(order[begin : begin + share])
+            epoch, first = epoch + 1, 0
+
+    def _batch(self, rows: np.ndarray) -> Batch:
+        # Sorted rows read a memory map in its order; a batch's own order carries no information.
+        rows = np.sort(rows)
+        batch = Batch(images=torch.from_numpy(self.images.images[rows]), index=torch.from_numpy(rows))
+        if self.images.labels is not None:
+            batch["labels"] = torch.from_numpy(self.images.labels[rows])
         return batch
 
 
-def batches(images: ImageSet, batch_size: int, seed: int) -> DataLoader[dict[str, Tensor]]:
-    """A loader of shuffled whole batches."""
-    sampler = EpochBatches(len(images), batch_size, seed)
-    return DataLoader(BatchedImages(images.images, images.labels), sampler=sampler, batch_size=None)
+class Ahead(IterableDataset[Batch]):
+    """The remaining batches of a training, prepared by a thread while the device works; pinned where that lets copies overlap.
+
+    Args:
+        batches: where they come from.
+        start: the first step.
+        stop: the step after the last one.
+        pin: page-lock the tensors, for asynchronous copies to a GPU.
+    """
+
+    def __init__(self, batches: Batches, start: int, stop: int, pin: bool) -> None:
+        self.batches = batches
+        self.start = start
+        self.stop = stop
+        self.pin = pin
+
+    def __iter__(self) -> Iterator[Batch]:
+        stream = self.batches.stream(self.start)
+
+        def prepare() -> Batch:
+            batch = next(stream)
+            return Batch(**{k: v.pin_memory() for k, v in batch.items()}) if self.pin else batch  # type: ignore[attr-defined,typeddict-item]
+
+        with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+            waiting: list[Future[Batch]] = []
+            for _ in range(self.start, self.stop):
+                while len(waiting) < _AHEAD:
+                    waiting.append(thread.submit(prepare))
+                yield waiting.pop(0).result()
+            for future in waiting:
+                future.cancel()

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgekit.train.distributed import gather, rank, world_size
+
 _MASKED = -1e9  # a large negative fill: boolean indexing would make shapes dynamic and synchronise with the host
 
 
@@ -13,7 +15,8 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """NT-Xent, the normalised temperature-scaled cross-entropy (SimCLR, Chen et al. 2020, equation 1).
 
     For each of the 2n projections, cross-entropy over the 2n - 1 others with its sibling view as the target, averaged over
-    all 2n (Google's code sums the two directions, which doubles the gradient; LightlySSL averages as we do).
+    all 2n (Google's code sums the two directions, which doubles the gradient; LightlySSL averages as we do). With several
+    processes, each one's rows are compared with the projections of all.
 
     Args:
         first: projections (n, d) of the first views.
@@ -23,13 +26,15 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     Returns:
         float32 scalar.
     """
-    n = len(first)
+    n, total, start = len(first), len(first) * world_size(), len(first) * rank()
     with torch.autocast(first.device.type, enabled=False):  # a matrix product would go back to bfloat16
-        projections = F.normalize(torch.cat([first, second]).float(), dim=1)
-        similarities = projections @ projections.T / temperature
-    similarities = similarities.masked_fill(torch.eye(2 * n, dtype=torch.bool, device=similarities.device), _MASKED)
-    siblings = torch.arange(2 * n, device=similarities.device).roll(n)
-    return F.cross_entropy(similarities, siblings)
+        first, second = (F.normalize(z.float(), dim=1) for z in (first, second))
+        columns = torch.cat([gather(first), gather(second)])
+        similarities = torch.cat([first, second]) @ columns.T / temperature
+    own = torch.arange(start, start + n, device=columns.device)
+    selves, siblings = torch.cat([own, own + total]), torch.cat([own + total, own])
+    mask = selves[:, None] == torch.arange(2 * total, device=columns.device)
+    return F.cross_entropy(similarities.masked_fill(mask, _MASKED), siblings)
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

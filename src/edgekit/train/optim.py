@@ -68,23 +68,33 @@ class LARS(torch.optim.Optimizer):
         torch._foreach_sub_(parameters, buffers)
 
 
-def build_optimizer(config: OptimizerConfig, model: nn.Module, batch_size: int) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: OptimizerConfig, model: nn.Module, batch_size: int, constant_lr: Iterable[nn.Parameter] = ()
+) -> torch.optim.Optimizer:
     """The optimizer of a recipe; biases and normalisation (parameters of one dimension) get no decay and no adaptation.
 
     Args:
         config: name, learning rate and so on.
         model: its trainable parameters are optimised.
         batch_size: the global batch, for linear learning-rate scaling (Goyal et al. 2017).
+        constant_lr: parameters whose learning rate follows no schedule (SimSiam's predictor); their groups carry
+            `constant_lr: True`.
     """
+    constant = {id(p) for p in constant_lr}
     trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = []
+    for stays in (False, True):
+        own = [p for p in trainable if (id(p) in constant) is stays]
+        for adapts in (True, False):
+            parameters = [p for p in own if (p.ndim > 1) is adapts]
+            decay = config.weight_decay if adapts else 0.0
+            if parameters:
+                groups.append({"params": parameters, "weight_decay": decay, "constant_lr": stays, "adapt": adapts})
     lr = config.lr * batch_size / 256 if config.scale_lr else config.lr
     if config.name == "lars":
-        groups[1]["adapt"] = False
         return LARS(groups, lr=lr, momentum=config.momentum)
+    for group in groups:
+        del group["adapt"]
     if config.name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=config.momentum, nesterov=config.momentum > 0)
     return torch.optim.AdamW(groups, lr=lr)

@@ -25,12 +25,13 @@ from edgekit.models.encoders import build_encoder
 from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained
 from edgekit.recipe import Augmentation, Recipe, dump
 from edgekit.run import STAGES, Run, StageRecord
-from edgekit.train.engine import fit
+from edgekit.train.distributed import world_size
+from edgekit.train.engine import Observe, fit
 from edgekit.train.evaluate import bank_of, device_of, encoder_knn, top1
 from edgekit.train.folders import complete, only_one
 from edgekit.train.inputs import stage_inputs
-from edgekit.train.loader import seed_for
-from edgekit.train.pretrain import METHODS
+from edgekit.train.loader import ShuffledImages, seed_for
+from edgekit.train.pretrain import build_method
 from edgekit.train.tasks import ClassifyTask, DistillTask, PretrainTask, Teacher
 from edgekit.train.views import draw_views
 
@@ -116,7 +117,7 @@ class Stages:
         """Train encoder and projection head on the pool, without labels."""
         config, splits = self.recipe.pretrain, self.splits
         torch.manual_seed(seed_for(self.recipe.seed, "pretrain", "weights"))
-        method = METHODS[config.method](config, self.size)
+        method = build_method(config, self.size, len(splits.pool))
         augment = self._augment(config.augmentation)
         draw_views(splits.pool, augment, self.recipe.seed, folder / "views.png")
         before = encoder_knn(method.model.encoder, splits, self.recipe, self.device)
@@ -164,12 +165,17 @@ class Stages:
         accuracy = top1(model, self.splits.test, self.recipe, self.device)
         return [*files, "history.csv"], {**last, "test_top1": accuracy, "measured_on": self.measured_on}
 
-    def _fit(self, task: torch.nn.Module, stage: str, images: ImageSet, folder: Path) -> dict[str, float]:
+    def _fit(
+        self, task: torch.nn.Module, stage: str, images: ImageSet, folder: Path, observe: Observe | None = None
+    ) -> dict[str, float]:
         """Train; a label budget smaller than the batch is one batch."""
-        config = getattr(self.recipe, stage)
+        config, seed = getattr(self.recipe, stage), self.recipe.seed
+        batch_size = min(config.batch_size, len(images))
+        batch_size -= batch_size % world_size()
+        batches = ShuffledImages(images, batch_size, seed_for(seed, stage, "order"))
         return fit(
-            task, images, folder, stage=stage, epochs=config.epochs, batch_size=min(config.batch_size, len(images)),
-            optimizer=config.optimizer, seed=self.recipe.seed, hardware=self.recipe.hardware,
+            task, batches, folder, stage=stage, epochs=config.epochs, optimizer=config.optimizer, seed=seed,
+            hardware=self.recipe.hardware, observe=observe, observe_every=self.recipe.monitor.every,
         )  # fmt: skip
 
     def _augment(self, config: Augmentation) -> Augment:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
@@ -14,7 +16,28 @@ from edgekit.data.images import ImageSet
 from edgekit.models.classifier import Classifier
 from edgekit.train.collapse import effective_rank, projection_std
 from edgekit.train.losses import distillation
-from edgekit.train.pretrain.simclr import SimCLR
+from edgekit.train.pretrain.method import Method, Views
+
+
+class Batch(TypedDict, total=False):
+    """`images` uint8 (n, h, w, 3), `index` int64 (n) of the images in their set and, where there are any, `labels` int64 (n)."""
+
+    images: Tensor
+    index: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The randomness of a step, from CPU generators that depend on the seed, the stage and the step alone.
+
+    Args:
+        own: another on every process: augmentation.
+        shared: the same on every process: what is drawn over the whole batch.
+    """
+
+    own: torch.Generator
+    shared: torch.Generator
 
 
 class Outcome(TypedDict):
@@ -25,28 +48,37 @@ class Outcome(TypedDict):
 
 
 class PretrainTask(nn.Module):
-    """Two random views of each image, and the method's loss.
+    """Random views of each image, and the method's loss.
 
     Args:
         method: one of `edgekit.train.pretrain.METHODS`.
         augment: makes a view.
     """
 
-    def __init__(self, method: SimCLR, augment: Augment) -> None:
+    def __init__(self, method: Method, augment: Augment) -> None:
         super().__init__()
         self.method = method
         self.augment = augment
 
-    def forward(self, batch: dict[str, Tensor], generator: torch.Generator, monitor: bool) -> Outcome:
-        """Loss of a batch of uint8 images; with `monitor`, also the collapse monitor's two numbers."""
-        loss, seen = self.method.loss([self.augment(batch["images"], generator) for _ in range(2)])
+    def forward(self, batch: Batch, draws: Draws, monitor: bool) -> Outcome:
+        """Loss of a batch; with `monitor`, also the collapse monitor's two numbers."""
+        views = [self.augment(batch["images"], draws.own) for _ in range(self.method.views)]
+        loss = self.method(Views(views, batch["index"], draws.shared))
         logs = {}
         if monitor:
             logs = {
-                "collapse_std": projection_std(seen["projections"]),
-                "effective_rank": effective_rank(seen["features"]),
+                "collapse_std": projection_std(loss.projections),
+                "effective_rank": effective_rank(loss.features),
             }
-        return {"loss": loss, "logs": logs}
+        return {"loss": loss.value, "logs": logs}
+
+    def after_step(self, done: float) -> None:
+        """What the method does between steps (its momentum encoder, say)."""
+        self.method.after_step(done)
+
+    def constant_lr(self) -> Iterable[nn.Parameter]:
+        """Parameters whose learning rate does not decay."""
+        return self.method.constant_lr()
 
 
 class ClassifyTask(nn.Module):
@@ -64,9 +96,9 @@ class ClassifyTask(nn.Module):
         self.augment = augment
         self.label_smoothing = label_smoothing
 
-    def forward(self, batch: dict[str, Tensor], generator: torch.Generator, monitor: bool) -> Outcome:
+    def forward(self, batch: Batch, draws: Draws, monitor: bool) -> Outcome:
         """Loss and training accuracy of a batch of uint8 images with labels."""
-        logits = self.model(self.augment(batch["images"], generator)).float()
+        logits = self.model(self.augment(batch["images"], draws.own)).float()
         loss = F.cross_entropy(logits, batch["labels"], label_smoothing=self.label_smoothing)
         return {"loss": loss, "logs": {"train_top1": (logits.argmax(1) == batch["labels"]).float().mean()}}
 
@@ -119,16 +151,16 @@ class DistillTask(nn.Module):
         self.labelled = labelled
         self.labelled_weight = labelled_weight
 
-    def forward(self, batch: dict[str, Tensor], generator: torch.Generator, monitor: bool) -> Outcome:
+    def forward(self, batch: Batch, draws: Draws, monitor: bool) -> Outcome:
         """Loss of a batch of uint8 images and how often student and teacher agree."""
-        images = self.augment(batch["images"], generator)
+        images = self.augment(batch["images"], draws.own)
         if self.labelled_weight == 0:
             student = self.student(images).float()
             targets = self.teacher.logits(images)
             loss = distillation(student, targets, self.temperature)
         else:
-            pixels, labels = self._draw(len(images), generator)
-            supervised = self.augment(pixels.to(images.device), generator)
+            pixels, labels = self._draw(len(images), draws.own)
+            supervised = self.augment(pixels.to(images.device), draws.own)
             both = self.student(torch.cat([images, supervised])).float()  # one BatchNorm batch
             student, on_labelled = both[: len(images)], both[len(images) :]
             targets = self.teacher.logits(images)

@@ -1,10 +1,25 @@
-"""Pretraining methods, one file each. A new method is a new file and a line here.
-
-A method is a module with `model` (a `Pretrained`: encoder and head) and `loss(views) -> (loss, what the monitor looks at)`.
-"""
+"""Pretraining methods, one file each. A new method is a new file, its part of the recipe (`edgekit.recipe.methods`), and a line here."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from edgekit.recipe import Pretrain
+from edgekit.train.pretrain.method import Method
 from edgekit.train.pretrain.simclr import SimCLR
 
-METHODS = {"simclr": SimCLR}
+METHODS: dict[str, Any] = {"simclr": SimCLR}
+
+
+def build_method(config: Pretrain, image_size: int, pool: int) -> Method:
+    """A method with fresh weights from the current random state.
+
+    Args:
+        config: the recipe's part; its class says which method.
+        image_size: side of the views, in pixels.
+        pool: number of images, for methods that remember each of them.
+    """
+    method = METHODS[config.method]
+    return (
+        method(config, image_size, pool) if getattr(method, "remembers_images", False) else method(config, image_size)
+    )

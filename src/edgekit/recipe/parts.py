@@ -1,22 +1,15 @@
-"""The recipe: what to train. YAML on disk, validated here; every default is a paper's, and its comment says which.
+"""The parts of a recipe that are not a pretraining method: data, augmentation, optimizer, networks, the later stages, the machine.
 
-`load(path, overrides)` is the one way in. Unknown keys, wrong types and impossible combinations are refused with the key's
-path, the value and what would be accepted.
+Every default is a paper's or says why not.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Hashable, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from edgekit.errors import RecipeError
 from edgekit.preprocess import Preprocessing
-from edgekit.validation import problems
 
 SMALL_IMAGE = 64  # at or below this size, the CIFAR settings of SimCLR (appendix B.9) are the defaults
 
@@ -180,31 +173,6 @@ class Architecture(Part):
     )
 
 
-class Projection(Part):
-    """SimCLR's projection head g: hidden layers Linear + BatchNorm + ReLU, the last one Linear without bias."""
-
-    layers: Literal[2, 3] = Field(3, description="2: SimCLR v1; 3: SimCLR v2")
-    hidden: int | None = Field(
-        None, ge=8, description="width of the hidden layers; default the encoder's feature width, as in SimCLR v2"
-    )
-    output: int = Field(128, ge=2, description="dimension of the space in which views are compared")
-
-
-class Pretrain(Part):
-    """Contrastive pretraining of the teacher's encoder on the pool."""
-
-    method: Literal["simclr"] = Field("simclr", description="SimCLR v1 or v2 (by projection.layers)")
-    encoder: Architecture = Architecture()
-    projection: Projection = Projection()
-    temperature: float = Field(
-        0.1, gt=0, description="of NT-Xent; 0.1 for long ImageNet trainings (SimCLR v2), 0.5 on CIFAR-10 (v1, B.9)"
-    )
-    epochs: int = Field(100, ge=1)
-    batch_size: int = Field(512, ge=2)
-    optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)  # SimCLR v1, section 2.1
-    augmentation: Augmentation = Augmentation()
-
-
 class Finetune(Part):
     """Fine-tuning on the label budget from the middle of the projection head (SimCLR v2, section 2)."""
 
@@ -256,155 +224,27 @@ class Hardware(Part):
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="auto: bf16 autocast on GPUs that have it, else fp32"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads; default PyTorch's choice")
+    devices: int = Field(
+        1, ge=1, description="GPUs (or CPU processes) a machine; batch_size is the batch of all of them together"
+    )
+    nodes: int = Field(1, ge=1, description="machines; start the same command on each with torchrun or SLURM")
+    sync_batchnorm: bool = Field(
+        True, description="with several devices: BatchNorm over the whole batch, not over each device's share"
+    )
+    compile: bool = Field(False, description="torch.compile the step: minutes at the start, faster steps on GPUs")
+    threads: int | None = Field(None, ge=1, description="CPU threads of each process; default PyTorch's choice")
     checkpoint_seconds: float = Field(
-        10.0, ge=0, description="a checkpoint is written at the end of an epoch, where the last one is older than this"
+        30.0,
+        ge=0,
+        description="seconds between two checkpoints; training goes on from the last one, to the same weights (on the CPU, bit for bit)",
     )
 
 
-class Recipe(Part):
-    """What to train, from the images to the student."""
+class Monitor(Part):
+    """What is measured while the encoder is pretrained; no weight depends on it, so that a change trains nothing again."""
 
-    recipe_schema: Literal[1] = Field(1, alias="schema", description="version of this format")
-    name: str = Field("digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run folder is runs/NAME")
-    seed: int = Field(0, ge=0, description="of weights, batches and augmentation")
-    data: Data = Data()
-    pretrain: Pretrain = Pretrain()
-    finetune: Finetune = Finetune()
-    distill: Distill = Distill()
-    supervised: Supervised = Supervised()
-    hardware: Hardware = Hardware()
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
-
-    @model_validator(mode="after")
-    def _check(self) -> Recipe:
-        kept, layers = self.finetune.keep_projection_layers, self.pretrain.projection.layers
-        if kept >= layers:
-            raise ValueError(
-                f"finetune.keep_projection_layers is {kept}, but the projection head has {layers} layers and never all are kept: "
-                f"accepted are 0 to {layers - 1}"
-            )
-        for name in ("pretrain", "finetune", "distill", "supervised"):
-            stage = getattr(self, name)
-            if stage.optimizer.warmup_epochs >= stage.epochs:
-                raise ValueError(
-                    f"{name}.optimizer.warmup_epochs ({stage.optimizer.warmup_epochs:g}) must be less than {name}.epochs ({stage.epochs})"
-                )
-        return self
-
-
-def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and validate a recipe.
-
-    Args:
-        path: a YAML file.
-        overrides: `a.b=c` pairs; the value is read as YAML.
-
-    Raises:
-        RecipeError: the file is missing, is not YAML, or says something impossible; the message lists each key's path, its
-            value and what would be accepted.
-    """
-    path = Path(path)
-    try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise RecipeError(f"{path}: no such recipe", "write one with `edgekit init FOLDER > recipe.yaml`") from error
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RecipeError(f"{path}: cannot be read: {reason}", "a recipe is a text file in UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RecipeError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from error
-    if content is None:
-        content = {}
-    if not isinstance(content, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(content).__name__}")
-    for override in overrides:
-        _apply(content, override)
-    return parse(content, where=str(path))
-
-
-def read_yaml(text: str) -> Any:
-    """The content of a recipe's text, not validated.
-
-    Raises:
-        yaml.YAMLError: it is not YAML, or a key stands twice.
-    """
-    return yaml.load(text, _Loader)
-
-
-def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Validate a recipe that is already a dictionary (see `load`).
-
-    What it leaves out is taken from the defaults of the stage that it stands in: `distill: {optimizer: {lr: 0.1}}` changes
-    the learning rate of the distillation's optimizer and nothing else of it.
-    """
-    defaults = Recipe().model_dump(mode="json", by_alias=True)
-    try:
-        return Recipe.model_validate(_merged(defaults, content))
-    except ValidationError as error:
-        raise RecipeError(f"{where}: " + "; ".join(problems(Recipe, error))) from error
-
-
-def dump(recipe: Recipe) -> str:
-    """The whole recipe, defaults included, as YAML."""
-    content = recipe.model_dump(mode="json", by_alias=True)
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people expect it: `1e-3` is a number (YAML 1.2; PyYAML's 1.1 takes it for text), and no key stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in keys:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands twice", key.start_mark)
-            keys.add(key.value if isinstance(key, yaml.ScalarNode) else "")
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads."""
-
-
-_EXPONENT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
-for _yaml in (_Loader, _Dumper):
-    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
-
-
-def _merged(defaults: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
-    merged = {**defaults, **content}
-    for key in defaults.keys() & content.keys():
-        if isinstance(defaults[key], dict):
-            if content[key] is None:  # a group whose keys are all commented out
-                merged[key] = defaults[key]
-            elif isinstance(content[key], dict):
-                merged[key] = _merged(defaults[key], content[key])
-    return merged
-
-
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise RecipeError(f"--set {override}: not of the form key.path=value", "for instance --set pretrain.epochs=20")
-    try:
-        value = read_yaml(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is not valid YAML") from error
-    *parents, last = key.strip().split(".")
-    node = content
-    for i, name in enumerate(parents):
-        child = node[name] = {} if node.get(name) is None else node[name]
-        if not isinstance(child, dict):
-            raise RecipeError(f"--set {override}: {'.'.join(parents[: i + 1])} is a value, not a group of keys")
-        node = child
-    node[last] = value
-
-
-__all__ = [
-    "Architecture", "Augmentation", "Data", "Distill", "Finetune", "Hardware", "Optimizer", "Pretrain", "Projection", "Recipe",
-    "Supervised", "dump", "load", "parse", "read_yaml",
-]  # fmt: skip
+    every: int = Field(
+        0, ge=0, description="epochs between two evaluations of the frozen encoder on the test set; 0: only at the end"
+    )
+    knn: bool = Field(True, description="weighted k-nearest-neighbour accuracy, bank: the probe set")
+    linear: bool = Field(False, description="linear probe, trained on the probe set (slower than kNN)")

@@ -1,0 +1,27 @@
+"""The recipe: what to train. YAML on disk, validated here.
+
+`load(path, overrides)` is the one way in. Unknown keys, wrong types and impossible combinations are refused with the key's
+path, the value and what would be accepted.
+"""
+
+from edgekit.recipe.methods import METHODS, Pretrain
+from edgekit.recipe.parts import (
+    SMALL_IMAGE,
+    Architecture,
+    Augmentation,
+    Data,
+    Distill,
+    Finetune,
+    Hardware,
+    Monitor,
+    Optimizer,
+    Part,
+    Supervised,
+)  # fmt: skip
+from edgekit.recipe.reading import dump, load, parse, read_yaml
+from edgekit.recipe.whole import Recipe
+
+__all__ = [
+    "METHODS", "SMALL_IMAGE", "Architecture", "Augmentation", "Data", "Distill", "Finetune", "Hardware", "Monitor", "Optimizer",
+    "Part", "Pretrain", "Recipe", "Supervised", "dump", "load", "parse", "read_yaml",
+]  # fmt: skip

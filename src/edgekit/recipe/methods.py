@@ -1,0 +1,135 @@
+"""The pretraining methods' parts of the recipe: one class a method, so that each has its own keys and its own paper's defaults.
+
+`pretrain.method` chooses the class; a key that belongs to another method is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from edgekit.recipe.parts import Architecture, Augmentation, Optimizer, Part
+
+
+class Projection(Part):
+    """The projection head g: hidden layers Linear + BatchNorm + ReLU, then one Linear layer."""
+
+    layers: int = Field(3, ge=1, le=4, description="of SimCLR 2 (v1) or 3 (v2)")
+    hidden: int | None = Field(
+        None, ge=8, description="width of the hidden layers; default the encoder's feature width, as in SimCLR v2"
+    )
+    output: int = Field(128, ge=2, description="dimension of the space in which views are compared")
+
+
+class Predictor(Part):
+    """The predictor h of BYOL and SimSiam: Linear + BatchNorm + ReLU, Linear; its learning rate stays constant where the paper says so."""
+
+    enabled: bool = Field(True, description="without it, only guided stop-gradient keeps the method from collapsing")
+    hidden: int = Field(512, ge=8)
+
+
+class Method(Part):
+    """What every method has."""
+
+    method: str = ""
+    encoder: Architecture = Architecture()
+    projection: Projection = Projection()
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(512, ge=2, description="images a step, of all devices together")
+    optimizer: Optimizer = Optimizer()
+    augmentation: Augmentation = Augmentation()
+
+
+class SimCLR(Method):
+    """SimCLR v1 and v2 (Chen et al. 2020a, 2020b), by projection.layers."""
+
+    method: Literal["simclr"] = "simclr"
+    temperature: float = Field(
+        0.1, gt=0, description="of NT-Xent; 0.1 for long ImageNet trainings (SimCLR v2), 0.5 on CIFAR-10 (v1, B.9)"
+    )
+    optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)  # SimCLR v1, section 2.1
+
+    @model_validator(mode="after")
+    def _layers(self) -> SimCLR:
+        if self.projection.layers not in {2, 3}:
+            raise ValueError(f"projection.layers is {self.projection.layers}, accepted: 2 (SimCLR v1) or 3 (v2)")
+        return self
+
+
+class MoCo(Method):
+    """Momentum Contrast v2 (He et al. 2020; Chen et al. 2020c): keys of a momentum encoder, negatives from a queue."""
+
+    method: Literal["moco"] = "moco"
+    projection: Projection = Projection(layers=2)
+    temperature: float = Field(0.2, gt=0, description="of InfoNCE; 0.2 in MoCo v2, 0.1 on CIFAR-10")
+    momentum: float = Field(
+        0.99, ge=0, lt=1, description="of the key encoder; 0.999 on ImageNet, 0.99 for 200 epochs of CIFAR-10"
+    )
+    queue: int = Field(4096, ge=1, description="negatives; a multiple of batch_size (65,536 on ImageNet)")
+    optimizer: Optimizer = Optimizer(name="sgd", lr=0.03, weight_decay=1e-4)
+
+
+class InstDisc(Method):
+    """Instance discrimination with a memory bank (Wu et al. 2018): one slot an image of the pool, NCE over sampled slots."""
+
+    method: Literal["instdisc"] = "instdisc"
+    projection: Projection = Projection(layers=1)
+    temperature: float = Field(0.07, gt=0)
+    negatives: int = Field(4096, ge=1, description="slots sampled for each batch")
+    momentum: float = Field(0.5, ge=0, lt=1, description="of the slots' exponential moving average")
+    optimizer: Optimizer = Optimizer(name="sgd", lr=0.03, weight_decay=5e-4)
+
+
+class BYOL(Method):
+    """Bootstrap Your Own Latent (Grill et al. 2020)."""
+
+    method: Literal["byol"] = "byol"
+    projection: Projection = Projection(layers=2, hidden=4096, output=256)
+    predictor: Predictor = Predictor(hidden=4096)
+    momentum: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="of the target at the start, by cosine to 1: 0.97 for 40 epochs, 0.99 for 100 to 300, 0.996 for 1000",
+    )
+    optimizer: Optimizer = Optimizer(name="lars", lr=0.2, weight_decay=1.5e-6, warmup_epochs=10)
+
+
+class SimSiam(Method):
+    """Simple Siamese (Chen & He 2021): stop-gradient and a predictor, no negatives and no momentum encoder."""
+
+    method: Literal["simsiam"] = "simsiam"
+    projection: Projection = Projection(layers=3, hidden=2048, output=2048)
+    predictor: Predictor = Predictor(hidden=512)
+    stop_gradient: bool = Field(True, description="false: the collapse of the paper's figure 2, on purpose")
+    optimizer: Optimizer = Optimizer(name="sgd", lr=0.05, weight_decay=1e-4)
+
+
+class BYOLGuided(BYOL):
+    """BYOL with guided stop-gradient (arXiv 2503.09058)."""
+
+    method: Literal["byol+gsg"] = "byol+gsg"  # type: ignore[assignment]
+
+
+class SimSiamGuided(SimSiam):
+    """SimSiam with guided stop-gradient (arXiv 2503.09058)."""
+
+    method: Literal["simsiam+gsg"] = "simsiam+gsg"  # type: ignore[assignment]
+
+
+class Triplet(Method):
+    """Triplet loss between the views of a batch, with mined negatives (Schroff et al. 2015)."""
+
+    method: Literal["triplet"] = "triplet"
+    margin: float = Field(0.5, gt=0, description="on squared distances of l2-normalised projections")
+    mining: Literal["semi-hard", "hard", "all"] = "semi-hard"
+
+
+Pretrain = Annotated[
+    SimCLR | MoCo | InstDisc | BYOL | SimSiam | BYOLGuided | SimSiamGuided | Triplet, Field(discriminator="method")
+]
+METHODS: dict[str, type[Method]] = {
+    "simclr": SimCLR, "moco": MoCo, "instdisc": InstDisc, "byol": BYOL, "simsiam": SimSiam, "byol+gsg": BYOLGuided,
+    "simsiam+gsg": SimSiamGuided, "triplet": Triplet,
+}  # fmt: skip

@@ -1,0 +1,143 @@
+"""Recipes as YAML: reading with overrides, merging with the defaults, writing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from edgekit.errors import RecipeError
+from edgekit.recipe.methods import METHODS
+from edgekit.recipe.whole import Recipe
+from edgekit.validation import problems
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        path: a YAML file.
+        overrides: `a.b=c` pairs; the value is read as YAML.
+
+    Raises:
+        RecipeError: the file is missing, is not YAML, or says something impossible; the message lists each key's path, its
+            value and what would be accepted.
+    """
+    path = Path(path)
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such recipe", "write one with `edgekit init FOLDER > recipe.yaml`") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"{path}: cannot be read: {reason}", "a recipe is a text file in UTF-8") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise RecipeError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(content).__name__}")
+    for override in overrides:
+        _apply(content, override)
+    return parse(content, where=str(path))
+
+
+def read_yaml(text: str) -> Any:
+    """The content of a recipe's text, not validated.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or a key stands twice.
+    """
+    return yaml.load(text, _Loader)
+
+
+def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Validate a recipe that is already a dictionary (see `load`).
+
+    What it leaves out is taken from the defaults of the stage that it stands in: `distill: {optimizer: {lr: 0.1}}` changes
+    the learning rate of the distillation's optimizer and nothing else of it; `pretrain.method` chooses whose defaults those
+    of the pretraining are.
+    """
+    defaults = Recipe().model_dump(mode="json", by_alias=True)
+    pretrain = content.get("pretrain")
+    method = METHODS.get(str(pretrain.get("method", "simclr"))) if isinstance(pretrain, dict) else None
+    if method is not None:
+        defaults["pretrain"] = method().model_dump(mode="json")
+    merged = _merged(defaults, content)
+    _keep_what_there_is(merged, content)
+    try:
+        return Recipe.model_validate(merged)
+    except ValidationError as error:
+        raise RecipeError(f"{where}: " + "; ".join(problems(Recipe, error))) from error
+
+
+def dump(recipe: Recipe) -> str:
+    """The whole recipe, defaults included, as YAML."""
+    content = recipe.model_dump(mode="json", by_alias=True)
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people expect it: `1e-3` is a number (YAML 1.2; PyYAML's 1.1 takes it for text), and no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands twice", key.start_mark)
+            keys.add(key.value if isinstance(key, yaml.ScalarNode) else "")
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads."""
+
+
+_EXPONENT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
+for _yaml in (_Loader, _Dumper):
+    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
+def _merged(defaults: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
+    merged = {**defaults, **content}
+    for key in defaults.keys() & content.keys():
+        if isinstance(defaults[key], dict):
+            if content[key] is None:  # a group whose keys are all commented out
+                merged[key] = defaults[key]
+            elif isinstance(content[key], dict):
+                merged[key] = _merged(defaults[key], content[key])
+    return merged
+
+
+def _keep_what_there_is(merged: dict[str, Any], content: dict[str, Any]) -> None:
+    """The default of finetune.keep_projection_layers is 1, and 0 where the head has a single layer, which is never kept."""
+    asked = content.get("finetune")
+    if isinstance(asked, dict) and "keep_projection_layers" in asked:
+        return
+    projection = merged["pretrain"].get("projection") if isinstance(merged["pretrain"], dict) else None
+    if isinstance(projection, dict) and projection.get("layers") == 1 and isinstance(merged["finetune"], dict):
+        merged["finetune"] = {**merged["finetune"], "keep_projection_layers": 0}
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise RecipeError(f"--set {override}: not of the form key.path=value", "for instance --set pretrain.epochs=20")
+    try:
+        value = read_yaml(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is not valid YAML") from error
+    *parents, last = key.strip().split(".")
+    node = content
+    for i, name in enumerate(parents):
+        child = node[name] = {} if node.get(name) is None else node[name]
+        if not isinstance(child, dict):
+            raise RecipeError(f"--set {override}: {'.'.join(parents[: i + 1])} is a value, not a group of keys")
+        node = child
+    node[last] = value

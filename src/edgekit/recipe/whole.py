@@ -1,0 +1,43 @@
+"""The whole recipe."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from edgekit.recipe.methods import Pretrain, SimCLR
+from edgekit.recipe.parts import Data, Distill, Finetune, Hardware, Monitor, Part, Supervised
+
+
+class Recipe(Part):
+    """What to train, from the images to the student."""
+
+    recipe_schema: Literal[1] = Field(1, alias="schema", description="version of this format")
+    name: str = Field("digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run folder is runs/NAME")
+    seed: int = Field(0, ge=0, description="of weights, batches and augmentation")
+    data: Data = Data()
+    pretrain: Pretrain = SimCLR()
+    finetune: Finetune = Finetune()
+    distill: Distill = Distill()
+    supervised: Supervised = Supervised()
+    monitor: Monitor = Monitor()
+    hardware: Hardware = Hardware()
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        kept, layers = self.finetune.keep_projection_layers, self.pretrain.projection.layers
+        if kept >= layers:
+            raise ValueError(
+                f"finetune.keep_projection_layers is {kept}, but the projection head has {layers} layers and never all are kept: "
+                f"accepted are 0 to {layers - 1}"
+            )
+        for name in ("pretrain", "finetune", "distill", "supervised"):
+            stage = getattr(self, name)
+            if stage.optimizer.warmup_epochs >= stage.epochs:
+                raise ValueError(
+                    f"{name}.optimizer.warmup_epochs ({stage.optimizer.warmup_epochs:g}) must be less than {name}.epochs ({stage.epochs})"
+                )
+        return self

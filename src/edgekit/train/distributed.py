@@ -1,0 +1,132 @@
+"""More than one process: gathering with gradients, and BatchNorm over the whole batch, on any backend.
+
+Every process computes the loss of its own rows against the whole batch's columns; DDP then averages the gradients of the
+processes, which is the gradient of the mean loss. That holds only if what is gathered carries its gradient back to the
+process that it came from, summed over the processes (several libraries lose a factor of the world size there).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+
+def world_size() -> int:
+    """Number of processes that train together; 1 where nothing is distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, 0 to world_size() - 1."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def barrier() -> None:
+    """Wait for the other processes."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def broadcast(value: Any) -> Any:
+    """The first process's value, on every process."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gather(rows: Tensor) -> Tensor:
+    """Rows of all processes in the order of their ranks, with gradient.
+
+    Args:
+        rows: (n, ...) floating point, the same shape on every process.
+
+    Returns:
+        (world size * n, ...). The gradient of each row is the sum of what all processes computed for it.
+    """
+    return rows if world_size() == 1 else _Gather.apply(rows)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        whole = gradient.contiguous()
+        dist.all_reduce(whole)
+        return whole.chunk(world_size())[rank()]
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total
+
+
+class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """BatchNorm over the batches of all processes, on backends where PyTorch's SyncBatchNorm has no kernel (the CPU's).
+
+    Same parameters, buffers and results as one BatchNorm that sees the whole batch; (n, c) or (n, c, h, w), float32.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(f"expected (n, c, ...), got {tuple(input.shape)}")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalised images or features; in evaluation mode, PyTorch's own."""
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        axes = [0, *range(2, input.ndim)]
+        shape = [1, -1] + [1] * (input.ndim - 2)
+        count = input.numel() // input.shape[1] * world_size()  # the same number of rows on every process
+        mean = _Sum.apply(input.sum(axes)) / count
+        centred = input - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum(axes)) / count
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                assert self.num_batches_tracked is not None
+                self.num_batches_tracked.add_(1)
+                share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
+                self.running_mean.lerp_(mean.detach(), share)
+                self.running_var.lerp_(variance.detach() * count / (count - 1), share)
+        normalised = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
+        return normalised
+
+
+def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
+    """Replace every BatchNorm by one that sees the batches of all processes, keeping parameters, buffers and their names."""
+    if device.type != "cpu":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for name, child in module.named_children():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, WholeBatchNorm):
+            whole = WholeBatchNorm(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
+            whole.load_state_dict(child.state_dict())
+            whole.weight, whole.bias = child.weight, child.bias  # the same parameters, whoever else holds them
+            whole.train(child.training)
+            setattr(module, name, whole)
+        else:
+            synchronise_batchnorm(child, device)
+    return module

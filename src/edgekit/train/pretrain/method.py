@@ -1,0 +1,73 @@
+"""What a pretraining method is: a module with an encoder and a head, that turns the views of a batch into a loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.models.encoders import build_encoder
+from edgekit.models.heads import ProjectionHead
+from edgekit.models.store import Pretrained
+from edgekit.recipe.methods import Method as MethodConfig
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a method sees of a step.
+
+    Args:
+        images: `Method.views` random views, each float32 (n, 3, s, s), normalised.
+        index: int64 (n), each image's position in the pool.
+        generator: a CPU generator in the same state on every process: for what is drawn over the whole batch.
+    """
+
+    images: list[Tensor]
+    index: Tensor
+    generator: torch.Generator
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A step's loss and what the collapse monitor looks at.
+
+    Args:
+        value: float32 scalar with gradient.
+        features: (m, d), the encoder's.
+        projections: (m, k), the head's.
+    """
+
+    value: Tensor
+    features: Tensor
+    projections: Tensor
+
+
+class Method(nn.Module):
+    """A method: `model` is what is trained and stored.
+
+    Args:
+        config: the method's part of the recipe.
+        image_size: side of the views, in pixels.
+    """
+
+    views = 2
+
+    def __init__(self, config: MethodConfig, image_size: int) -> None:
+        super().__init__()
+        encoder = build_encoder(config.encoder, image_size, "pretrain.encoder")
+        hidden = config.projection.hidden or encoder.feature_dim
+        head = ProjectionHead(encoder.feature_dim, hidden, config.projection.output, config.projection.layers)
+        self.model = Pretrained(config.encoder, image_size, encoder, head)
+
+    def forward(self, views: Views) -> Loss:
+        """The loss of a step."""
+        raise NotImplementedError
+
+    def after_step(self, done: float) -> None:
+        """Called after each optimizer step; `done` is the share of the training that lies behind, in (0, 1]."""
+
+    def constant_lr(self) -> Iterable[nn.Parameter]:
+        """Parameters whose learning rate does not decay."""
+        return ()
