@@ -23,10 +23,13 @@ class Projection(Part):
 
 
 class Predictor(Part):
-    """The predictor h of BYOL and SimSiam: Linear + BatchNorm + ReLU, Linear; its learning rate stays constant where the paper says so."""
+    """The predictor h of BYOL and SimSiam: Linear + BatchNorm + ReLU, Linear."""
 
     enabled: bool = Field(True, description="without it, only guided stop-gradient keeps the method from collapsing")
     hidden: int = Field(512, ge=8)
+    constant_lr: bool = Field(
+        False, description="its learning rate follows no schedule, as in SimSiam (Chen & He 2021, section 4.2)"
+    )
 
 
 class Method(Part):
@@ -66,8 +69,21 @@ class MoCo(Method):
     momentum: float = Field(
         0.99, ge=0, lt=1, description="of the key encoder; 0.999 on ImageNet, 0.99 for 200 epochs of CIFAR-10"
     )
-    queue: int = Field(4096, ge=1, description="negatives; a multiple of batch_size (65,536 on ImageNet)")
+    queue: int = Field(4096, ge=1, description="negatives; a multiple of the keys a step (65,536 on ImageNet)")
+    symmetric: bool = Field(
+        False, description="both views are queries and both are keys, as in the authors' CIFAR-10 demo; twice the work"
+    )
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.03, weight_decay=1e-4)
+
+    @model_validator(mode="after")
+    def _queue(self) -> MoCo:
+        keys = self.batch_size * (2 if self.symmetric else 1)
+        if self.queue % keys:
+            raise ValueError(
+                f"queue is {self.queue}, but must be a multiple of {keys}, the keys a step "
+                f"({'2 * ' if self.symmetric else ''}batch_size): for instance {max(1, round(self.queue / keys)) * keys}"
+            )
+        return self
 
 
 class InstDisc(Method):
@@ -76,13 +92,13 @@ class InstDisc(Method):
     method: Literal["instdisc"] = "instdisc"
     projection: Projection = Projection(layers=1)
     temperature: float = Field(0.07, gt=0)
-    negatives: int = Field(4096, ge=1, description="slots sampled for each batch")
-    momentum: float = Field(0.5, ge=0, lt=1, description="of the slots' exponential moving average")
+    negatives: int = Field(4096, ge=1, description="slots drawn (with replacement) for each batch: m of the NCE")
+    momentum: float = Field(0.5, ge=0, lt=1, description="share of the old slot that stays when its image is seen")
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.03, weight_decay=5e-4)
 
 
 class BYOL(Method):
-    """Bootstrap Your Own Latent (Grill et al. 2020)."""
+    """Bootstrap Your Own Latent (Grill et al. 2020); the loss is a quarter of the paper's, which LARS does not feel and SGD does."""
 
     method: Literal["byol"] = "byol"
     projection: Projection = Projection(layers=2, hidden=4096, output=256)
@@ -101,19 +117,23 @@ class SimSiam(Method):
 
     method: Literal["simsiam"] = "simsiam"
     projection: Projection = Projection(layers=3, hidden=2048, output=2048)
-    predictor: Predictor = Predictor(hidden=512)
+    predictor: Predictor = Predictor(hidden=512, constant_lr=True)
     stop_gradient: bool = Field(True, description="false: the collapse of the paper's figure 2, on purpose")
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.05, weight_decay=1e-4)
 
 
 class BYOLGuided(BYOL):
-    """BYOL with guided stop-gradient (arXiv 2503.09058)."""
+    """BYOL with guided stop-gradient (arXiv 2503.09058).
+
+    The defaults are BYOL's, so that the method alone is what differs; the authors trained both with SimSiam's optimizer and widths
+    (SGD, lr 0.05, weight decay 1e-4, projections of 2048, predictor 512 with a constant learning rate) and momentum 0.99.
+    """
 
     method: Literal["byol+gsg"] = "byol+gsg"  # type: ignore[assignment]
 
 
 class SimSiamGuided(SimSiam):
-    """SimSiam with guided stop-gradient (arXiv 2503.09058)."""
+    """SimSiam with guided stop-gradient (arXiv 2503.09058); the authors' defaults are SimSiam's."""
 
     method: Literal["simsiam+gsg"] = "simsiam+gsg"  # type: ignore[assignment]
 

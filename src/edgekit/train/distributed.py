@@ -43,7 +43,7 @@ def gather(rows: Tensor) -> Tensor:
     """Rows of all processes in the order of their ranks, with gradient.
 
     Args:
-        rows: (n, ...) floating point, the same shape on every process.
+        rows: (n, ...), the same shape on every process; integers have no gradient.
 
     Returns:
         (world size * n, ...). The gradient of each row is the sum of what all processes computed for it.
@@ -84,7 +84,8 @@ class _Sum(torch.autograd.Function):
 class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
     """BatchNorm over the batches of all processes, on backends where PyTorch's SyncBatchNorm has no kernel (the CPU's).
 
-    Same parameters, buffers and results as one BatchNorm that sees the whole batch; (n, c) or (n, c, h, w), float32.
+    Same parameters, buffers and results as one BatchNorm that sees the whole batch; (n, c) or (n, c, h, w), the same shape on
+    every process. Statistics of 16-bit input are computed in float32.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -92,14 +93,16 @@ class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
             raise ValueError(f"expected (n, c, ...), got {tuple(input.shape)}")
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalised images or features; in evaluation mode, PyTorch's own."""
+        """Normalised images or features, of the input's type; in evaluation mode, PyTorch's own."""
         if not self.training or world_size() == 1:
             return super().forward(input)
+        self._check_input_dim(input)
         axes = [0, *range(2, input.ndim)]
         shape = [1, -1] + [1] * (input.ndim - 2)
+        values = input.to(torch.promote_types(input.dtype, torch.float32))
         count = input.numel() // input.shape[1] * world_size()  # the same number of rows on every process
-        mean = _Sum.apply(input.sum(axes)) / count
-        centred = input - mean.view(shape)
+        mean = _Sum.apply(values.sum(axes)) / count
+        centred = values - mean.view(shape)
         variance = _Sum.apply(centred.square().sum(axes)) / count
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             with torch.no_grad():
@@ -111,7 +114,7 @@ class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
         normalised = centred * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        return normalised
+        return normalised.to(input.dtype)
 
 
 def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
@@ -123,10 +126,18 @@ def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
             whole = WholeBatchNorm(
                 child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
             )
-            whole.load_state_dict(child.state_dict())
-            whole.weight, whole.bias = child.weight, child.bias  # the same parameters, whoever else holds them
+            # The same tensors, whoever else holds them, and with their type.
+            whole.weight, whole.bias = child.weight, child.bias
+            for buffer in child._buffers:
+                setattr(whole, buffer, getattr(child, buffer))
             whole.train(child.training)
             setattr(module, name, whole)
         else:
             synchronise_batchnorm(child, device)
     return module
+
+
+def is_synchronised(module: nn.Module) -> bool:
+    """Whether no BatchNorm in it normalises a process's share of the batch alone."""
+    whole = (nn.SyncBatchNorm, WholeBatchNorm)
+    return all(isinstance(m, whole) for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))

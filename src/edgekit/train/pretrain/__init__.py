@@ -5,10 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from edgekit.recipe import Pretrain
+from edgekit.train.pretrain.byol import BYOL
+from edgekit.train.pretrain.guided import BYOLGuided, SimSiamGuided
+from edgekit.train.pretrain.instdisc import InstDisc
 from edgekit.train.pretrain.method import Method
+from edgekit.train.pretrain.moco import MoCo
 from edgekit.train.pretrain.simclr import SimCLR
+from edgekit.train.pretrain.simsiam import SimSiam
+from edgekit.train.pretrain.triplet import Triplet
 
-METHODS: dict[str, Any] = {"simclr": SimCLR}
+METHODS: dict[str, Any] = {
+    "simclr": SimCLR, "moco": MoCo, "instdisc": InstDisc, "byol": BYOL, "simsiam": SimSiam, "byol+gsg": BYOLGuided,
+    "simsiam+gsg": SimSiamGuided, "triplet": Triplet,
+}  # fmt: skip
 
 
 def build_method(config: Pretrain, image_size: int, pool: int) -> Method:

@@ -1,0 +1,61 @@
+"""InstDisc (Wu et al. 2018): every image of the pool is a class of its own, with a slot in a memory bank; one view."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgekit.recipe.methods import InstDisc as Config
+from edgekit.train.distributed import gather
+from edgekit.train.losses import nce, nce_log_normaliser, unit
+from edgekit.train.pretrain.method import Loss, Method, Views
+
+
+class InstDisc(Method):
+    """The method; the bank and the normalising constant are part of its state.
+
+    Two deviations: the whole batch shares the slots drawn (the paper draws for each image; shared ones are a matrix product
+    instead of a gather of n * m slots), and there is no proximal regularisation (the authors' code has none either).
+
+    Args:
+        config: the recipe's part.
+        image_size: side of the views, in pixels.
+        pool: number of images: slots of the bank.
+    """
+
+    views = 1
+    remembers_images = True
+    bank: Tensor
+    log_normaliser: Tensor
+
+    def __init__(self, config: Config, image_size: int, pool: int) -> None:
+        super().__init__(config, image_size)
+        self.temperature = config.temperature
+        self.negatives = config.negatives
+        self.momentum = config.momentum
+        self.register_buffer("bank", F.normalize(torch.randn(pool, config.projection.output), dim=1))
+        self.register_buffer("log_normaliser", torch.tensor(math.nan))  # until the first batch
+        self._normalised = False
+
+    def forward(self, views: Views) -> Loss:
+        """NCE of each image's projection against its own slot and slots drawn from the whole bank."""
+        features = self.model.encoder(views.images[0])
+        projections = self.model.head(features)
+        drawn = torch.randint(len(self.bank), (self.negatives,), generator=views.generator)
+        samples = self.bank[drawn.to(self.bank.device)]
+        if not self._normalised:  # asked once a training: the answer waits for the device
+            if self.log_normaliser.isnan():
+                self.log_normaliser.copy_(nce_log_normaliser(projections, samples, self.temperature, len(self.bank)))
+            self._normalised = True
+        loss = nce(projections, self.bank[views.index], samples, self.temperature, self.log_normaliser, len(self.bank))
+        self._remember(views.index, projections.detach())
+        return Loss(loss, features, projections)
+
+    @torch.no_grad()
+    def _remember(self, index: Tensor, projections: Tensor) -> None:
+        """The slots of the whole batch move towards the projections, and back onto the sphere."""
+        everybody, v = gather(index), gather(unit(projections)).to(self.bank.dtype)
+        self.bank[everybody] = F.normalize(torch.lerp(v, self.bank[everybody], self.momentum), dim=1)
