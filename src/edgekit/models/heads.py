@@ -1,8 +1,9 @@
-"""Projection heads: SimCLR's g, and the part of it that fine-tuning keeps."""
+"""Projection heads: SimCLR's g, the part of it that fine-tuning keeps, and the predictor of BYOL and SimSiam."""
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,23 +11,28 @@ from torch import Tensor, nn
 class ProjectionHead(nn.Module):
     """SimCLR's projection head: hidden layers Linear + BatchNorm + ReLU, the last one Linear without bias.
 
-    Two layers are SimCLR v1's head, three SimCLR v2's (Chen et al. 2020b, section 2: h -> layer 1 -> layer 2 -> layer 3).
+    Two layers are SimCLR v1's head and BYOL's, three SimCLR v2's (Chen et al. 2020b, section 2: h -> layer 1 -> layer 2 -> layer 3).
+    SimSiam also normalises the last layer's output (Chen & He 2021, section 3), without scale and shift (their code).
 
     Args:
         feature_dim: width of the encoder's features h.
         hidden: width of the hidden layers.
         output: dimension of the projections z.
-        layers: number of layers, 2 or more.
+        layers: number of layers, 1 or more.
+        normalise_output: BatchNorm without affine parameters after the last layer.
     """
 
-    def __init__(self, feature_dim: int, hidden: int, output: int, layers: int) -> None:
+    def __init__(
+        self, feature_dim: int, hidden: int, output: int, layers: int, *, normalise_output: bool = False
+    ) -> None:
         super().__init__()
+        self.spec: dict[str, Any] = {"hidden": hidden, "output": output, "layers": layers}
+        if normalise_output:  # left out otherwise: the heads of older files have no such key
+            self.spec["normalise_output"] = True
         widths = [feature_dim] + [hidden] * (layers - 1)
-        blocks: list[nn.Module] = [
-            nn.Sequential(nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU())
-            for a, b in itertools.pairwise(widths)
-        ]
-        blocks.append(nn.Linear(widths[-1], output, bias=False))
+        blocks: list[nn.Module] = [_hidden_layer(a, b) for a, b in itertools.pairwise(widths)]
+        last = nn.Linear(widths[-1], output, bias=False)
+        blocks.append(nn.Sequential(last, nn.BatchNorm1d(output, affine=False)) if normalise_output else last)
         self.layers = nn.ModuleList(blocks)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -40,6 +46,25 @@ class ProjectionHead(nn.Module):
         if not 0 <= count < len(self.layers):
             raise ValueError(f"cannot keep {count} of {len(self.layers)} layers: 0 to {len(self.layers) - 1}")
         return KeptLayers(list(self.layers[:count]))
+
+
+class Predictor(nn.Module):
+    """The predictor h of BYOL and SimSiam: Linear + BatchNorm + ReLU, then Linear, from projections to projections.
+
+    Args:
+        dimension: of the projections.
+        hidden: width between the two layers.
+        bias: of the last layer; SimSiam's has one, BYOL's has not (its predictor is built as its projection head is).
+    """
+
+    def __init__(self, dimension: int, hidden: int, *, bias: bool) -> None:
+        super().__init__()
+        self.hidden = _hidden_layer(dimension, hidden)
+        self.output = nn.Linear(hidden, dimension, bias=bias)
+
+    def forward(self, projections: Tensor) -> Tensor:
+        """Predictions p (n, dimension) of projections z (n, dimension)."""
+        return self.output(self.hidden(projections))
 
 
 class KeptLayers(nn.Module):
@@ -66,9 +91,8 @@ class KeptLayers(nn.Module):
 
 def kept_layers(feature_dim: int, widths: list[int]) -> KeptLayers:
     """Fresh kept layers of given widths, to load weights into."""
-    return KeptLayers(
-        [
-            nn.Sequential(nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU())
-            for a, b in itertools.pairwise([feature_dim, *widths])
-        ]
-    )
+    return KeptLayers([_hidden_layer(a, b) for a, b in itertools.pairwise([feature_dim, *widths])])
+
+
+def _hidden_layer(ins: int, outs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(ins, outs, bias=False), nn.BatchNorm1d(outs), nn.ReLU())

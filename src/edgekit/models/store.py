@@ -69,12 +69,11 @@ class Pretrained(nn.Module):
 
 def save_pretrained(folder: Path, model: Pretrained) -> list[str]:
     """Write a pretrained encoder and its head; returns the names of the files written."""
-    linears = [m for m in model.head.modules() if isinstance(m, nn.Linear)]
     spec = {
         "kind": "pretrained",
         "architecture": model.architecture.model_dump(mode="json"),
         "image_size": model.image_size,
-        "head": {"hidden": linears[0].out_features, "output": linears[-1].out_features, "layers": len(linears)},
+        "head": model.head.spec,
     }
     return _save(folder, spec, model)
 

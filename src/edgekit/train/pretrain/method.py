@@ -53,12 +53,16 @@ class Method(nn.Module):
     """
 
     views = 2
+    normalise_output = False  # of the projection head; SimSiam's
 
     def __init__(self, config: MethodConfig, image_size: int) -> None:
         super().__init__()
         encoder = build_encoder(config.encoder, image_size, "pretrain.encoder")
         hidden = config.projection.hidden or encoder.feature_dim
-        head = ProjectionHead(encoder.feature_dim, hidden, config.projection.output, config.projection.layers)
+        head = ProjectionHead(
+            encoder.feature_dim, hidden, config.projection.output, config.projection.layers,
+            normalise_output=self.normalise_output,
+        )  # fmt: skip
         self.model = Pretrained(config.encoder, image_size, encoder, head)
 
     def forward(self, views: Views) -> Loss:
