@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -14,6 +15,8 @@ from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import build_encoder
 from edgekit.models.heads import ProjectionHead, kept_layers
 from edgekit.models.pixels import PixelClassifier, normalise
+from edgekit.models.resnet import ResNet
+from edgekit.models.selective import SelectiveKernels
 from edgekit.models.store import Pretrained, load_classifier, load_pretrained, save_classifier, save_pretrained
 from edgekit.recipe import Architecture
 
@@ -31,6 +34,7 @@ def parameters(module: nn.Module) -> int:
         ("mobilenet_v3_small", 32, 1024),
         ("squeezenet1_1", 64, 512),
         ("timm:vit_tiny_patch16_224", 32, 192),
+        ("torchvision:vit_b_16", 32, 768),
         ("shufflenet_v2_x0_5", 64, 1024),
     ],
 )
@@ -75,12 +79,90 @@ def test_the_stem_follows_the_image_size() -> None:
         (Architecture(name="resnet18", stem="imagenet"), 16, r"16 px is too small .* total stride is 32"),
         (Architecture(name="mobilenet_v3_small", width=0.5), 32, "no width multiplier"),
         (Architecture(name="mobilenet_v3_small", stem="cifar"), 32, "no such stem"),
-        (Architecture(name="torchvision:vit_b_16"), 32, "data.image_size: 32 px"),
+        (
+            Architecture(name="torchvision:vit_b_16"),
+            40,
+            r"40 px is no multiple of the 16-px patches .* \(use 32 or 48 px",
+        ),
+        (Architecture(name="timm:vit_tiny_patch16_224"), 40, r"40 px is no multiple of the 16-px patches"),
+        (Architecture(name="timm:vit_tiny_patch16_224"), 8, r"8 px is no multiple of the 16-px patches .* \(use 16 px"),
+        (
+            Architecture(name="timm:vit_tiny_patch16_224", patch_size=5),
+            32,
+            r"no multiple of the 5-px patches .* \(use 30 or 35",
+        ),
+        (
+            Architecture(name="mobilenet_v3_small", patch_size=4),
+            32,
+            "encoder.patch_size is 4, but mobilenet_v3_small takes no patch",
+        ),
+        (Architecture(name="timm:convnext_atto", patch_size=4), 32, "takes no patch size"),
+        (Architecture(name="resnet18", patch_size=4), 32, "takes no patch size"),
+        (
+            Architecture(name="resnet18", selective_kernels=True),
+            32,
+            r"resnet18 has no bottleneck blocks .* \(use .*resnet50",
+        ),
+        (Architecture(name="mobilenet_v3_small", selective_kernels=True), 32, "has no such option .* timm:skresnet18"),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_a_reason(architecture: Architecture, size: int, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         build_encoder(architecture, size, "pretrain.encoder")
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "selective", "millions"),
+    [
+        ("resnet50", 1, False, 24), ("resnet50", 1, True, 35), ("resnet50", 2, False, 94), ("resnet50", 2, True, 140),
+        ("resnet101", 2, True, 257), ("resnet152", 1, True, 89), ("resnet152", 3, True, 795),
+    ],
+)  # fmt: skip
+def test_the_encoders_have_the_sizes_of_simclr_v2s_table_1(
+    name: str, width: int, selective: bool, millions: int
+) -> None:
+    with torch.device("meta"):
+        network = ResNet(name, width, "imagenet", selective)
+    assert round(parameters(network) / 1e6) == millions
+
+
+def naive_selective_kernels(module: SelectiveKernels, maps: np.ndarray) -> np.ndarray:
+    """Google's sk_conv2d, image by image and channel by channel, from the streams on."""
+    with torch.no_grad():
+        streams = module.relu(module.bn(module.streams(torch.from_numpy(maps)))).double().numpy()
+    channels = streams.shape[1] // 2
+    mixed = np.zeros((len(maps), channels, *streams.shape[2:]))
+    squeeze, norm, mix = module.squeeze[0].weight[:, :, 0, 0], module.squeeze[1], module.mix.weight[:, :, 0, 0]
+    for i, image in enumerate(streams):
+        content = [(image[c] + image[channels + c]).mean() for c in range(channels)]
+        middle = squeeze.detach().double().numpy() @ np.array(content)
+        mean, variance = norm.running_mean.double().numpy(), norm.running_var.double().numpy()
+        middle = np.maximum(0, (middle - mean) / np.sqrt(variance + norm.eps))
+        logits = mix.detach().double().numpy() @ middle
+        for c in range(channels):
+            a, b = np.exp(logits[c]), np.exp(logits[channels + c])
+            mixed[i, c] = (a * image[c] + b * image[channels + c]) / (a + b)
+    return mixed
+
+
+def test_selective_kernels_mix_two_streams_as_the_formula_says() -> None:
+    torch.manual_seed(0)
+    module = SelectiveKernels(3, 5, stride=2)
+    nn.init.normal_(module.mix.weight)
+    module.train()(torch.randn(8, 3, 9, 9))  # running statistics that are not 0 and 1
+    maps = torch.randn(2, 3, 8, 8)
+    expected = naive_selective_kernels(module.eval(), maps.numpy())
+    torch.testing.assert_close(module(maps).double(), torch.from_numpy(expected), atol=1e-5, rtol=1e-5)
+
+
+def test_selective_kernels_bring_resnet_ds_stem_and_shortcuts() -> None:
+    selective = Architecture(name="resnet50", width=0.125, selective_kernels=True)
+    large, small = (build_encoder(selective, size).network for size in (96, 32))
+    assert [m.stride for m in large.conv1 if isinstance(m, nn.Conv2d)] == [(2, 2), (1, 1), (1, 1)]
+    assert isinstance(small.conv1, nn.Conv2d), "Google's code leaves the CIFAR stem as it is"
+    strided = [m for m in large.modules() if isinstance(m, nn.AvgPool2d)]
+    assert len(strided) == 3, "one for each stage with a stride"
+    assert not any(m.stride == (2, 2) and m.kernel_size == (1, 1) for m in large.modules() if isinstance(m, nn.Conv2d))
 
 
 def test_the_projection_head_is_simclr_v2s() -> None:

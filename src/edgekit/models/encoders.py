@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import RecipeError, near
-from edgekit.models.resnet import RESNETS, ResNet
+from edgekit.models.resnet import RESNETS, SELECTIVE, ResNet
+from edgekit.models.weights import Loaded, load_weights
 from edgekit.recipe import SMALL_IMAGE, Architecture
 
 # Attributes that hold the classifier in torchvision's networks.
@@ -25,12 +26,15 @@ class Encoder(nn.Module):
     Args:
         network: maps images (n, 3, s, s) to features (n, d).
         feature_dim: d.
+
+    `loaded` says what came from a file of weights, where it started from one.
     """
 
     def __init__(self, network: nn.Module, feature_dim: int) -> None:
         super().__init__()
         self.network = network
         self.feature_dim = feature_dim
+        self.loaded: Loaded | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (n, d) of normalised images (n, 3, s, s)."""
@@ -38,47 +42,79 @@ class Encoder(nn.Module):
 
 
 def build_encoder(architecture: Architecture, image_size: int, where: str = "encoder") -> Encoder:
-    """Build an encoder with fresh weights from the current random state.
+    """Build an encoder: with the weights of its file, where it names one, else with fresh ones from the current random state.
 
     Args:
-        architecture: its name, width and stem.
+        architecture: its name, width, stem, weights and so on.
         image_size: side of the images that it will see, in pixels; decides `stem: auto`.
         where: the recipe's key, for messages.
 
     Raises:
-        RecipeError: the name is unknown, the width or stem does not apply, or the images are too small for the network.
+        RecipeError: the name is unknown, another key does not apply to it, the images are too small for the network, or the
+            file's weights are not those of the network.
     """
     library, _, name = architecture.name.rpartition(":")
-    stem = architecture.stem
     if name in RESNETS and not library:
-        if stem == "auto":
-            stem = "cifar" if image_size <= SMALL_IMAGE else "imagenet"
-        resnet = ResNet(name, architecture.width, stem)
-        _fits(image_size, resnet.stride, name, where)
-        return Encoder(resnet, resnet.feature_dim).to(memory_format=torch.channels_last)
-    network = _by_name(library, name, image_size, where)
-    if architecture.width != 1.0:
-        raise RecipeError(
-            f"{where}.width is {architecture.width:g}, but {architecture.name} has no width multiplier",
-            f"widths are for {', '.join(RESNETS)}",
-        )
-    if stem in {"cifar", "strided"}:
-        raise RecipeError(
-            f"{where}.stem is {stem}, but {architecture.name} has no such stem", f"it is for {', '.join(RESNETS)}"
-        )
-    encoder = Encoder(network, _probe(network, architecture.name, image_size, where))
+        encoder = _resnet(architecture, image_size, where)
+    else:
+        network = _by_name(library, name, image_size, architecture.patch_size, where)
+        _no_resnet_keys(architecture, where)
+        encoder = Encoder(network, _probe(network, architecture.name, image_size, where))
+    if architecture.weights is not None:
+        encoder.loaded = load_weights(encoder.network, architecture.weights, where)
     return encoder.to(memory_format=torch.channels_last)
 
 
-def _by_name(library: str, name: str, image_size: int, where: str) -> nn.Module:
+def _resnet(architecture: Architecture, image_size: int, where: str) -> Encoder:
+    name, stem = architecture.name, architecture.stem
+    if architecture.selective_kernels and name not in SELECTIVE:
+        raise RecipeError(
+            f"{where}.selective_kernels: {name} has no bottleneck blocks to put them in", f"use {', '.join(SELECTIVE)}"
+        )
+    if architecture.patch_size is not None:
+        _no_patches(name, architecture.patch_size, where)
+    if stem == "auto":
+        stem = "cifar" if image_size <= SMALL_IMAGE else "imagenet"
+    resnet = ResNet(name, architecture.width, stem, architecture.selective_kernels)
+    _fits(image_size, resnet.stride, name, where)
+    return Encoder(resnet, resnet.feature_dim)
+
+
+def _no_resnet_keys(architecture: Architecture, where: str) -> None:
+    """Refuse what only ResNets of our own can do."""
+    name, stem = architecture.name, architecture.stem
+    if architecture.width != 1.0:
+        raise RecipeError(
+            f"{where}.width is {architecture.width:g}, but {name} has no width multiplier",
+            f"widths are for {', '.join(RESNETS)}",
+        )
+    if stem in {"cifar", "strided"}:
+        raise RecipeError(f"{where}.stem is {stem}, but {name} has no such stem", f"it is for {', '.join(RESNETS)}")
+    if architecture.selective_kernels:
+        raise RecipeError(
+            f"{where}.selective_kernels is true, but {name} has no such option",
+            f"it is for {', '.join(SELECTIVE)}; timm has networks of its own with them, for instance timm:skresnet18",
+        )
+
+
+def _no_patches(name: str, patch_size: int, where: str) -> None:
+    raise RecipeError(
+        f"{where}.patch_size is {patch_size}, but {name} takes no patch size",
+        "it is for timm's ViTs, for instance timm:vit_tiny_patch16_224",
+    )
+
+
+def _by_name(library: str, name: str, image_size: int, patch_size: int | None, where: str) -> nn.Module:
     if library not in {"", "timm", "torchvision"}:
         raise RecipeError(
             f"{where}.name: unknown library {library!r}", "accepted: torchvision:NAME, timm:NAME or NAME alone"
         )
     if library != "timm" and name in _torchvision_names():
-        return _torchvision(name, where)
+        if patch_size is not None:
+            _no_patches(name, patch_size, where)
+        return _torchvision(name, image_size, where)
     if library != "torchvision" and name in _timm_names():
-        return _timm(name, image_size, where)
+        return _timm(name, image_size, patch_size, where)
     known = {
         "": {*RESNETS, *_torchvision_names(), *_timm_names()},
         "timm": _timm_names(),
@@ -104,12 +140,15 @@ def _timm_names() -> frozenset[str]:
     return frozenset(timm.list_models())
 
 
-def _torchvision(name: str, where: str) -> nn.Module:
+def _torchvision(name: str, image_size: int, where: str) -> nn.Module:
     import torchvision.models as zoo
 
     options: dict[str, Any] = {"weights": None}
     if name in {"googlenet", "inception_v3"}:
         options |= {"aux_logits": False, "init_weights": True}
+    if name.startswith("vit_"):
+        _divisible(image_size, int(name.rpartition("_")[2]), name, where)
+        options["image_size"] = image_size  # its positional embedding has one vector a patch
     network = zoo.get_model(name, **options)
     for attribute in _CLASSIFIERS:
         classifier = getattr(network, attribute, None)
@@ -128,19 +167,36 @@ def _pool() -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
 
 
-def _timm(name: str, image_size: int, where: str) -> nn.Module:
+def _timm(name: str, image_size: int, patch_size: int | None, where: str) -> nn.Module:
     import timm
 
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
+    patches = {} if patch_size is None else {"patch_size": patch_size}
     try:
         try:
-            return timm.create_model(name, img_size=image_size, **options)  # transformers must be told
+            network = timm.create_model(name, img_size=image_size, **options, **patches)  # transformers must be told
         except TypeError:
-            return timm.create_model(name, **options)
-    except (AssertionError, ValueError, RuntimeError) as error:
+            if patch_size is not None:
+                _no_patches(name, patch_size, where)
+            network = timm.create_model(name, **options)
+    except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
         raise RecipeError(
             f"{where}.name: {name} cannot be built for images of {image_size} px: {error}", "change data.image_size"
         ) from error
+    side = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    if side is not None:
+        _divisible(image_size, side[0] if isinstance(side, tuple) else side, name, where)
+    return network
+
+
+def _divisible(image_size: int, patch: int, name: str, where: str) -> None:
+    """Refuse images that are not whole patches: what is left over at two borders would never be seen."""
+    if image_size % patch:
+        fitting = [size for size in (image_size // patch * patch, (image_size // patch + 1) * patch) if size]
+        raise RecipeError(
+            f"data.image_size: {image_size} px is no multiple of the {patch}-px patches of {where} {name}",
+            f"use {' or '.join(map(str, fitting))} px, or set {where}.patch_size for a ViT of timm",
+        )
 
 
 def _probe(network: nn.Module, name: str, image_size: int, where: str) -> int:

@@ -5,12 +5,13 @@ Every default is a paper's or says why not.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgekit.preprocess import Preprocessing
 
+TORCHVISION = "torchvision:"  # before the name of one of torchvision's sets
 SMALL_IMAGE = 64  # at or below this size, the CIFAR settings of SimCLR (appendix B.9) are the defaults
 
 
@@ -25,7 +26,8 @@ class Part(BaseModel):
         """Python counts True as the number 1, so that `labels: yes` would be one label a class."""
         for name, value in content.items() if isinstance(content, dict) else ():
             field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+            allowed = (field.annotation, *get_args(field.annotation)) if field is not None else (bool,)
+            if isinstance(value, bool) and field is not None and bool not in allowed:
                 raise ValueError(f"{name} must not be {str(value).lower()}, accepted: {field.description or 'a value'}")
         return content
 
@@ -37,15 +39,19 @@ class Data(Part):
     """Where the images are and who may see which."""
 
     labelled: Text = Field(
-        "digits", description="folder with one sub-folder a class, or `digits` (shipped with scikit-learn)"
+        "digits",
+        description="folder with one sub-folder a class, WebDataset shards (`train-{000..099}.tar`, a glob or a folder of them), Parquet tables "
+        "(a file, a glob or a folder), a set of torchvision (`torchvision:CIFAR10`), or `digits` (shipped with scikit-learn)",
     )
     pool: Text | None = Field(
         None,
-        description="folder of unlabelled images, flat or nested; without it, the labelled images without their labels",
+        description="unlabelled images: a folder, flat or nested, or whatever `labelled` may be; "
+        "without it, the labelled images without their labels",
     )
     test: Text | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2,
-        description="folder with one sub-folder a class, or the share of `labelled` that is held out, class-balanced",
+        description="whatever `labelled` may be, or the share of `labelled` that is held out, class-balanced; "
+        "default 0.2, for a set of torchvision its own test split",
     )
     probe: float = Field(
         0.1,
@@ -75,6 +81,29 @@ class Data(Part):
     )
     std: float = Field(0.25, gt=0)
     max_skipped: float = Field(0.01, ge=0, le=1, description="share of unreadable files above which the run is refused")
+    stream: bool | Literal["auto"] = Field(
+        "auto",
+        description="true: decode the pool while training, and keep nothing of it; false: decode it once, into the cache or the memory; "
+        "auto: only where neither the disk nor the memory holds it; no weight depends on it",
+    )
+    image_column: Text = Field("image", description="Parquet tables: column of the encoded images")
+    label_column: Text = Field("label", description="column of a table, or key of a shard's .json members: the class")
+    class_names: Text | None = Field(
+        None, description="shards and tables with numbers for labels: text file whose line i (from 0) names class i"
+    )
+    torchvision_root: Text | None = Field(
+        None, description="folder that torchvision's sets lie in; default torchvision/ in the cache"
+    )
+    download: bool = Field(False, description="let torchvision download the set where it is not there")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _official_test_split(cls, content: Any) -> Any:
+        """A set of torchvision is tested on its own test split unless the recipe says otherwise."""
+        if isinstance(content, dict) and str(content.get("labelled")).startswith(TORCHVISION):
+            name = content["labelled"].split(":")[1]
+            return {"test": f"{TORCHVISION}{name}", **content}
+        return content
 
     @model_validator(mode="after")
     def _check(self) -> Data:
@@ -170,6 +199,17 @@ class Architecture(Part):
         "auto",
         description="ResNets only: cifar is a 3x3 convolution of stride 1 and no max-pool, strided the same with stride 2 "
         "(a quarter of the work), imagenet 7x7 with both; auto is cifar up to 64 px, imagenet above",
+    )
+    selective_kernels: bool = Field(
+        False,
+        description="resnet50 and its like only: SimCLR v2's selective kernels, with ResNet-D's stem and shortcuts",
+    )
+    patch_size: int | None = Field(
+        None, ge=1, le=64, description="timm's ViTs only: side of the patches in pixels; default the one in the name"
+    )
+    weights: Text | None = Field(
+        None,
+        description="file to start from, safetensors or a torch state dict; loaded strictly, the classifier in it is left out",
     )
 
 
