@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 from typing import Any
 
 import click
@@ -75,13 +76,15 @@ def main() -> None:
         code = cli.main(standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
+        if "RANK" not in os.environ:  # one of several processes: the one that started them says so
+            click.echo("interrupted", err=True)
         sys.exit(130)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except EdgekitError as error:
         _raise_in_debug()
+        _after_the_first_process()
         click.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
     except OSError as error:
@@ -97,6 +100,12 @@ def main() -> None:
             err=True,
         )
         sys.exit(70)
+
+
+def _after_the_first_process() -> None:
+    """Of several processes that fail for one reason the first says so, and ends the others before they repeat it."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(2)
 
 
 def _raise_in_debug() -> None:

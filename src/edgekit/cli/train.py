@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,27 +29,43 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Another run: its stages are copied where their inputs are the same.",
 )
+@click.option("--devices", type=click.IntRange(1), help="GPUs, or CPU processes, a machine.  [default: the recipe's]")
+@click.option("--nodes", type=click.IntRange(1), help="Machines; start the command on each with torchrun or srun.")
 @click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="The last stage to train.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line a stage.")
 def command(
-    recipe: Path, overrides: tuple[str, ...], folder: Path | None, reuse: Path | None, until: str, as_json: bool
-) -> None:
+    recipe: Path,
+    overrides: tuple[str, ...],
+    folder: Path | None,
+    reuse: Path | None,
+    devices: int | None,
+    nodes: int | None,
+    until: str,
+    as_json: bool,
+) -> int:
     """Pretrain, fine-tune and distil, as a recipe says.
 
-    Stages that are complete and whose inputs have not changed are skipped; one that was interrupted goes on from its last epoch.
+    Stages that are complete and whose inputs have not changed are skipped; one that was interrupted goes on from its last checkpoint.
 
     \b
     For example:
       edgekit train recipe.yaml
       edgekit train recipe.yaml --set data.labels=0.01 --set pretrain.epochs=200 --run runs/one-percent
+      edgekit train recipe.yaml --devices 4
     """
     # On a machine that others use too, OpenMP threads that spin while they wait cost a hundred times what they gain.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from edgekit.recipe import load
     from edgekit.run import Run
 
-    loaded = load(recipe, overrides)
+    hardware = [f"hardware.{name}={value}" for name, value in (("devices", devices), ("nodes", nodes)) if value]
+    loaded = load(recipe, [*overrides, *hardware])
     run = Run(folder or Path("runs") / loaded.name)
+
+    from edgekit.train.launch import launch, processes_are_running
+
+    if loaded.hardware.devices > 1 and loaded.hardware.nodes == 1 and not processes_are_running():
+        return launch(loaded.hardware.devices, sys.argv[1:])
 
     from edgekit.train.engine import Interrupted
     from edgekit.train.stages import train
@@ -71,10 +88,11 @@ def command(
     except Interrupted:
         click.echo(f"{run.path}: the same command goes on from the last checkpoint", err=True)
         raise KeyboardInterrupt from None
-    if not as_json and until == STAGES[-1]:
+    if not as_json and until == STAGES[-1] and os.environ.get("RANK", "0") == "0":
         click.echo(
             f"\n{run.path} is complete. Next:\n  edgekit evaluate {run.path}\n  edgekit export {run.path}\n  edgekit report {run.path}"
         )
+    return 0
 
 
 def _line(report: Report) -> str:

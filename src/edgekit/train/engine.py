@@ -164,7 +164,7 @@ def fit(
 def device_for(hardware: Hardware) -> torch.device:
     """The device that this process trains on."""
     if hardware.accelerator in {"auto", "gpu"} and torch.cuda.is_available():
-        return torch.device("cuda", rank() % torch.cuda.device_count())
+        return torch.device("cuda", torch.cuda.current_device())
     if hardware.accelerator == "mps":
         return torch.device("mps")
     return torch.device("cpu")

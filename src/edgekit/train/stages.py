@@ -8,7 +8,9 @@ What a stage depends on is in `edgekit.train.inputs`, what happens to its folder
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +27,14 @@ from edgekit.models.encoders import build_encoder
 from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained
 from edgekit.recipe import Augmentation, Recipe, dump
 from edgekit.run import STAGES, Run, StageRecord
-from edgekit.train.distributed import world_size
-from edgekit.train.engine import Observe, fit
+from edgekit.train.distributed import barrier, broadcast, rank, world_size
+from edgekit.train.engine import CHECKPOINT, Observe, fit
 from edgekit.train.evaluate import bank_of, device_of, encoder_knn, top1
-from edgekit.train.folders import complete, only_one
+from edgekit.train.folders import Make, complete, only_one
 from edgekit.train.inputs import stage_inputs
+from edgekit.train.launch import joined
 from edgekit.train.loader import ShuffledImages, seed_for
+from edgekit.train.online import online
 from edgekit.train.pretrain import build_method
 from edgekit.train.tasks import ClassifyTask, DistillTask, PretrainTask, Teacher
 from edgekit.train.views import draw_views
@@ -75,19 +79,52 @@ def train(
     Raises:
         EdgekitError: of many kinds; whatever was complete before stays complete.
     """
-    with only_one(run):
-        splits = load_splits(recipe.data)
+    with joined(recipe.hardware), only_one(run) if rank() == 0 else nullcontext():
+        splits = _load(recipe)
         _check(recipe, splits)
-        write_text(run.recipe_path, dump(recipe))
+        if rank() == 0:
+            write_text(run.recipe_path, dump(recipe))
         stages = Stages(recipe, run, splits)
         for stage in STAGES[: STAGES.index(until) + 1]:
             if stage == "supervised" and not recipe.supervised.enabled:
                 continue
-            outcome, record = complete(
-                run, stage, stage_inputs(stage, recipe, splits, run), getattr(stages, stage), reuse
-            )
+            if rank() > 0:
+                _follow(run, stage, getattr(stages, stage))
+                continue
+            inputs = stage_inputs(stage, recipe, splits, run)
+            outcome, record = complete(run, stage, inputs, _leading(getattr(stages, stage)), reuse)
+            broadcast(False)
             current = record.metrics.get("measured_on", stages.measured_on) == stages.measured_on
             on_stage(Report(stage, outcome, record, current))
+
+
+def _load(recipe: Recipe) -> Splits:
+    """The images; the first process decodes them into the cache, the others read them there."""
+    splits = load_splits(recipe.data) if rank() == 0 else None
+    barrier()
+    return splits if splits is not None else load_splits(recipe.data)
+
+
+def _leading(make: Make) -> Make:
+    """Makes a stage, and has the other processes make it too."""
+
+    def leading(folder: Path) -> Made:
+        broadcast(True)
+        return make(folder)
+
+    return leading
+
+
+def _follow(run: Run, stage: str, make: Make) -> None:
+    """Train a stage with the first process if it does; what this process writes is nobody's."""
+    if not broadcast(None):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = run.stage_path(stage) / CHECKPOINT
+        if checkpoint.exists():
+            (Path(folder) / CHECKPOINT).symlink_to(checkpoint.resolve())
+        make(Path(folder))
+    broadcast(None)
 
 
 class Stages:
@@ -121,7 +158,8 @@ class Stages:
         augment = self._augment(config.augmentation)
         draw_views(splits.pool, augment, self.recipe.seed, folder / "views.png")
         before = encoder_knn(method.model.encoder, splits, self.recipe, self.device)
-        last = self._fit(PretrainTask(method, augment), "pretrain", splits.pool, folder)
+        observe = online(method.model.encoder, splits, self.recipe)
+        last = self._fit(PretrainTask(method, augment), "pretrain", splits.pool, folder, observe)
         files = save_pretrained(folder, method.model)
         after = encoder_knn(method.model.encoder, splits, self.recipe, self.device)
         metrics = {**last, "knn": after, "knn_random_weights": before, "measured_on": self.measured_on}
@@ -200,6 +238,11 @@ def _check(recipe: Recipe, splits: Splits) -> None:
             raise DataError(
                 f"{stage}.batch_size is {batch}, but the pool has {len(splits.pool)} images",
                 f"set it to at most {len(splits.pool)}",
+            )
+        if batch % world_size():
+            raise RecipeError(
+                f"{stage}.batch_size is {batch}, which {world_size()} devices cannot share evenly",
+                f"set it to a multiple of {world_size()}",
             )
     build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder")
     build_encoder(recipe.distill.student, recipe.data.image_size, "distill.student")

@@ -1,0 +1,136 @@
+"""Starting and joining the processes of a training on several devices or machines.
+
+    edgekit train recipe.yaml --devices 4                                            one machine: edgekit starts the processes
+    torchrun --nnodes 2 --nproc-per-node 4 … -m edgekit train … --devices 4 --nodes 2   several: torchrun does, on each of them
+    srun --nodes 2 --ntasks-per-node 4 edgekit train … --devices 4 --nodes 2            or SLURM
+
+Every process runs the same command; the first one alone writes into the run, which lies on a file system that all of them see.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import distributed as dist
+
+from edgekit.errors import EdgekitError, RecipeError
+from edgekit.recipe import Hardware
+
+# One process may decode images or evaluate for a long time while the others wait for it.
+_PATIENCE = timedelta(hours=4)
+
+
+class WorkerLost(EdgekitError):
+    """A process of a distributed training ended without being asked to."""
+
+    exit_code = 1
+
+
+def processes_are_running() -> bool:
+    """Whether torchrun, SLURM or `launch` has started this process as one of several."""
+    return "RANK" in os.environ or (int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ)
+
+
+def launch(devices: int, arguments: list[str]) -> int:
+    """Run `edgekit ARGUMENTS` in `devices` processes on this machine and wait for them.
+
+    Args:
+        devices: number of processes.
+        arguments: of the command line, without the program.
+
+    Returns:
+        The exit code: 0, or that of the process that failed first.
+
+    Raises:
+        WorkerLost: a process was killed; the others were stopped.
+        KeyboardInterrupt: Ctrl-C or a termination signal, passed on to the processes.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.disable(logging.ERROR)  # this process only waits; those that work say what goes wrong
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=devices, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
+        rdzv_endpoint="127.0.0.1:0", max_restarts=0, monitor_interval=0.2,
+    )  # fmt: skip
+    try:
+        elastic_launch(config, sys.executable)("-m", "edgekit", *arguments)
+    except ChildFailedError as error:
+        worker, failure = error.get_first_failure()
+        if failure.exitcode < 0:
+            raise WorkerLost(
+                f"process {worker} of {devices} was ended by {signal.Signals(-failure.exitcode).name}; the others were stopped",
+                "the last checkpoint is whole: the same command goes on from it",
+            ) from error
+        return failure.exitcode
+    except SignalException:
+        raise KeyboardInterrupt from None
+    return 0
+
+
+@contextmanager
+def joined(hardware: Hardware) -> Iterator[None]:
+    """Join the other processes of this training, if there are any, and leave them at the end.
+
+    Raises:
+        RecipeError: the recipe asks for other processes than were started.
+    """
+    wanted = hardware.devices * hardware.nodes
+    if not processes_are_running():
+        if wanted > 1:
+            raise RecipeError(
+                f"hardware: {hardware.nodes} machines with {hardware.devices} devices each, but this process was started alone",
+                "start the same command on each machine with torchrun or srun",
+            )
+        yield
+        return
+    if "RANK" not in os.environ:
+        _from_slurm()
+    if int(os.environ["WORLD_SIZE"]) != wanted:
+        raise RecipeError(
+            f"{os.environ['WORLD_SIZE']} processes were started, but the recipe asks for {wanted}",
+            "give --devices and --nodes as they were given to torchrun or srun",
+        )
+    if wanted == 1:
+        yield
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    on_gpu = hardware.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
+    if on_gpu and local >= torch.cuda.device_count():
+        raise RecipeError(
+            f"hardware.devices: {hardware.devices} processes on a machine with {torch.cuda.device_count()} GPUs",
+            f"lower --devices to {torch.cuda.device_count()}",
+        )
+    if on_gpu:
+        torch.cuda.set_device(local)
+    elif not hardware.threads:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // hardware.devices))
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _from_slurm() -> None:
+    """SLURM's variables under torchrun's names."""
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    slurm = SLURMEnvironment(auto_requeue=False)
+    os.environ |= {
+        "RANK": os.environ["SLURM_PROCID"],
+        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
+        "WORLD_SIZE": os.environ["SLURM_NTASKS"],
+        "MASTER_ADDR": slurm.main_address,
+        "MASTER_PORT": str(slurm.main_port),
+    }
