@@ -72,11 +72,13 @@ class Score(Part):
     """One number about one model, with the protocol that it was measured by."""
 
     model: str = Field(description="encoder, teacher, student, supervised, or a variant's id")
-    metric: Literal["top1", "top5", "knn", "linear"]
+    metric: Literal["top1", "top5", "knn", "linear", "centroid", "logistic"]
     value: float = Field(ge=0, le=1)
     samples: int
     protocol: str
     per_class: dict[str, float] | None = None
+    shots: int | None = Field(None, description="of a few-shot score: labelled images a class; value is the mean over draws")
+    interval: tuple[float, float] | None = Field(None, description="of a few-shot score: 95 % of its mean over the draws")
 
 
 class Evaluation(Part):

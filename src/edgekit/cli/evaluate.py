@@ -8,10 +8,28 @@ from pathlib import Path
 import click
 
 
+def _shots(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+    try:
+        shots = sorted({int(part) for part in text.split(",") if part.strip()})
+    except ValueError:
+        shots = [0]
+    if any(k < 1 for k in shots):
+        raise click.BadParameter(f"{text!r} is not a list of whole numbers from 1 on, like 1,5,10")
+    return shots
+
+
 @click.command(name="evaluate")
 @click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--few-shot",
+    metavar="K,K,…",
+    default="",
+    callback=_shots,
+    help="Also few-shot accuracy of the encoder, with so many labelled images of each class, for instance 1,5,10.",
+)
+@click.option("--draws", type=click.IntRange(2), default=100, show_default=True, help="Random draws of those images.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of tables.")
-def command(run: Path, as_json: bool) -> None:
+def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
     """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set.
 
     The numbers and their protocols are written to RUN/evaluate/evaluation.json.
@@ -19,6 +37,7 @@ def command(run: Path, as_json: bool) -> None:
     \b
     For example:
       edgekit evaluate runs/photos
+      edgekit evaluate runs/photos --few-shot 1,5,10
       edgekit evaluate runs/photos --json | jq '.measurement.scores[] | {model, metric, value}'
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -31,7 +50,7 @@ def command(run: Path, as_json: bool) -> None:
     from edgekit.result import Result
     from edgekit.train.evaluate import evaluate
 
-    measured = evaluate(opened, load_splits(recipe.data))
+    measured = evaluate(opened, load_splits(recipe.data), few_shot, draws)
     result = Result.of(measured, seed=recipe.seed)
     path = opened.path / "evaluate" / "evaluation.json"
     result.write(path)
@@ -44,7 +63,9 @@ def command(run: Path, as_json: bool) -> None:
 
     table = Table("model", "metric", "accuracy", "images", "protocol", title=measured.data, title_justify="left")
     for score in measured.scores:
-        table.add_row(score.model, score.metric, f"{score.value:.1%}", str(score.samples), score.protocol)
+        metric = score.metric if score.shots is None else f"{score.shots}-shot {score.metric}"
+        spread = f" ±{(score.interval[1] - score.interval[0]) / 2 * 100:.1f}" if score.interval else ""
+        table.add_row(score.model, metric, f"{score.value:.1%}{spread}", str(score.samples), score.protocol)
     per_class = {s.model: s.per_class for s in measured.scores if s.per_class}
     classes = Table("class", *per_class, title="accuracy by class", title_justify="left")
     for name in next(iter(per_class.values())):

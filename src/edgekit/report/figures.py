@@ -26,8 +26,10 @@ _COLUMNS = {
     "effective_rank": "effective rank of the features",
     "train_top1": "top-1 on the training batch",
     "agreement": "agreement with the teacher",
+    "knn": "kNN on the test set",
+    "linear": "linear probe on the test set",
 }
-_SHARES = {"train_top1", "agreement"}
+_SHARES = {"train_top1", "agreement", "knn", "linear"}
 _SERIES = 6  # as many colours as style.css has
 
 

@@ -14,7 +14,14 @@ from edgekit.report.facts import Facts
 from edgekit.report.headline import interval, measured_here, p50, size_of
 from edgekit.result import Score
 
-METRICS = {"top1": "top-1", "top5": "top-5", "knn": "kNN", "linear": "linear probe"}
+METRICS = {
+    "top1": "top-1",
+    "top5": "top-5",
+    "knn": "kNN",
+    "linear": "linear probe",
+    "centroid": "nearest centroid",
+    "logistic": "logistic regression",
+}
 MODELS = {"encoder": "Encoder", "teacher": "Teacher", "student": "Student", "supervised": "Supervised from scratch"}
 RUNTIMES = {
     "onnxruntime": "ONNX Runtime",
@@ -65,7 +72,7 @@ def stages(facts: Facts) -> Table | None:
         Column("Model", number=False),
         Column("Metric", number=False),
         Column("Accuracy"),
-        Column("95 % interval", title="Wilson's interval for this number of test images"),
+        Column("95 % interval", title="Wilson's interval for this number of test images; of few-shot scores, that of the mean over the draws"),
         Column("Images"),
         Column("Protocol", number=False, long=True),
     ]
@@ -73,11 +80,12 @@ def stages(facts: Facts) -> Table | None:
 
 
 def _score_row(score: Score) -> list[Cell]:
-    low, high = interval(score.value, score.samples)
+    low, high = score.interval or interval(score.value, score.samples)
     name = MODELS.get(score.model, score.model)
+    metric = METRICS[score.metric] if score.shots is None else f"{score.shots}-shot {METRICS[score.metric]}"
     return [
         Cell(name, name.lower()),
-        Cell(METRICS[score.metric], score.metric),
+        Cell(metric, metric.lower()),
         Cell(show.percent(score.value), score.value),
         Cell(f"{low * 100:.1f} – {high * 100:.1f}", low),
         Cell(show.count(score.samples), score.samples),

@@ -8,10 +8,11 @@ What a stage depends on is in `edgekit.train.inputs`, what happens to its folder
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from edgekit.data.splits import Splits, load_splits, write_splits
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import write_text
 from edgekit.models.classifier import Classifier
-from edgekit.models.encoders import build_encoder
-from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained
-from edgekit.recipe import Augmentation, Recipe, dump
+from edgekit.models.encoders import Encoder, build_encoder
+from edgekit.models.store import load_pretrained, save_classifier, save_pretrained
+from edgekit.recipe import Architecture, Augmentation, Recipe, dump
 from edgekit.run import STAGES, Run, StageRecord
+from edgekit.train.distillation import DistillTask, with_labels
 from edgekit.train.distributed import barrier, broadcast, rank, world_size
 from edgekit.train.engine import CHECKPOINT, Observe, fit
 from edgekit.train.evaluate import bank_of, device_of, encoder_knn, top1
@@ -36,7 +38,8 @@ from edgekit.train.launch import joined
 from edgekit.train.loader import ShuffledImages, seed_for
 from edgekit.train.online import online
 from edgekit.train.pretrain import build_method
-from edgekit.train.tasks import ClassifyTask, DistillTask, PretrainTask, Teacher
+from edgekit.train.tasks import ClassifyTask, PretrainTask
+from edgekit.train.teachers import load_teachers
 from edgekit.train.views import draw_views
 
 Made = tuple[list[str], dict[str, Any]]
@@ -81,7 +84,7 @@ def train(
     """
     with joined(recipe.hardware), only_one(run) if rank() == 0 else nullcontext():
         splits = _load(recipe)
-        _check(recipe, splits)
+        _check(recipe, splits, run)
         if rank() == 0:
             write_text(run.recipe_path, dump(recipe))
         stages = Stages(recipe, run, splits)
@@ -155,6 +158,7 @@ class Stages:
         config, splits = self.recipe.pretrain, self.splits
         torch.manual_seed(seed_for(self.recipe.seed, "pretrain", "weights"))
         method = build_method(config, self.size, len(splits.pool))
+        start = _start("pretrain", method.model.encoder)
         augment = self._augment(config.augmentation)
         draw_views(splits.pool, augment, self.recipe.seed, folder / "views.png")
         before = encoder_knn(method.model.encoder, splits, self.recipe, self.device)
@@ -162,7 +166,8 @@ class Stages:
         last = self._fit(PretrainTask(method, augment), "pretrain", splits.pool, folder, observe)
         files = save_pretrained(folder, method.model)
         after = encoder_knn(method.model.encoder, splits, self.recipe, self.device)
-        metrics = {**last, "knn": after, "knn_random_weights": before, "measured_on": self.measured_on}
+        knn = {"knn": after, "knn_starting_weights" if start else "knn_random_weights": before}
+        metrics = {**last, **knn, **start, "measured_on": self.measured_on}
         return [*files, "history.csv", "views.png"], metrics
 
     def finetune(self, folder: Path) -> Made:
@@ -176,24 +181,28 @@ class Stages:
         return self._classifier("finetune", task, model, self.splits.labelled, folder)
 
     def distill(self, folder: Path) -> Made:
-        """Train the student on the pool to answer as the teacher does."""
-        config = self.recipe.distill
-        model = self._student("distill")
-        teacher = Teacher(load_classifier(self.run.stage_path("finetune")))
-        augment = self._augment(config.augmentation)
-        task = DistillTask(model, teacher, augment, config.temperature, self.splits.labelled, config.labelled_weight)
-        return self._classifier("distill", task, model, self.splits.pool, folder)
+        """Train the student to answer as the teachers do."""
+        config, labelled = self.recipe.distill, self.splits.labelled
+        teachers = load_teachers(config.teachers, self.run, self.recipe.data, self.splits.classes)
+        student = self._student("distill", config.student)
+        start = _start("distill", student.encoder)
+        task = DistillTask(student, teachers, self._augment(config.augmentation), config, labelled)
+        images = labelled if config.images == "labelled" else self.splits.pool
+        if config.images == "both":
+            images = with_labels(images, labelled)
+        files, metrics = self._classifier("distill", task, task.result, images, folder)
+        return files, metrics | start
 
     def supervised(self, folder: Path) -> Made:
         """Train the student's architecture from scratch on the label budget: what the unlabelled images must beat."""
         config = self.recipe.supervised
-        model = self._student("supervised")
+        model = self._student("supervised", self.recipe.distill.student.model_copy(update={"weights": None}))
         task = ClassifyTask(model, self._augment(config.augmentation), config.label_smoothing)
         return self._classifier("supervised", task, model, self.splits.labelled, folder)
 
-    def _student(self, stage: str) -> Classifier:
+    def _student(self, stage: str, architecture: Architecture) -> Classifier:
         torch.manual_seed(seed_for(self.recipe.seed, stage, "weights"))
-        return Classifier.build(self.recipe.distill.student, self.size, self.splits.classes, [], "distill.student")
+        return Classifier.build(architecture, self.size, self.splits.classes, [], "distill.student")
 
     def _classifier(
         self, stage: str, task: ClassifyTask | DistillTask, model: Classifier, images: ImageSet, folder: Path
@@ -220,11 +229,21 @@ class Stages:
         return Augment(config, self.size, self.recipe.data.mean, self.recipe.data.std)
 
 
-def _check(recipe: Recipe, splits: Splits) -> None:
+def _start(stage: str, encoder: Encoder) -> dict[str, Any]:
+    """For the stage's record: what the encoder started from, where that is a file; says it, too."""
+    if encoder.loaded is None:
+        return {}
+    if rank() == 0:
+        print(f"{stage}: starts from {encoder.loaded}", file=sys.stderr)
+    return {"started_from": asdict(encoder.loaded)}
+
+
+def _check(recipe: Recipe, splits: Splits, run: Run) -> None:
     """Refuse now what would fail hours later.
 
     Raises:
-        RecipeError: a network is unknown or does not fit the images, or the accelerator is not there.
+        RecipeError: a network is unknown or does not fit the images, a file of weights does not fit the network, a teacher is for
+            other classes, or the accelerator is not there.
         DataError: a batch is larger than the pool.
     """
     wanted = recipe.hardware.accelerator
@@ -234,7 +253,7 @@ def _check(recipe: Recipe, splits: Splits) -> None:
         raise RecipeError(f"hardware.accelerator: PyTorch finds no {wanted} here", "set it to auto or cpu")
     for stage in ("pretrain", "distill"):
         batch = getattr(recipe, stage).batch_size
-        if batch > len(splits.pool):
+        if batch > len(splits.pool) and not (stage == "distill" and recipe.distill.images == "labelled"):
             raise DataError(
                 f"{stage}.batch_size is {batch}, but the pool has {len(splits.pool)} images",
                 f"set it to at most {len(splits.pool)}",
@@ -246,3 +265,7 @@ def _check(recipe: Recipe, splits: Splits) -> None:
             )
     build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder")
     build_encoder(recipe.distill.student, recipe.data.image_size, "distill.student")
+    teachers = load_teachers(recipe.distill.teachers, run, recipe.data, splits.classes, own=False)
+    if recipe.distill.loss == "feature":
+        for teacher in teachers:
+            _ = teacher.embedding_dim

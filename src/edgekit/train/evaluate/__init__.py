@@ -1,0 +1,36 @@
+"""Evaluation: accuracy, kNN and linear probe, each number with the protocol that it was measured by."""
+
+from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
+from edgekit.train.evaluate.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, knn, linear_probe, neighbours_for
+from edgekit.train.evaluate.scores import (
+    LAST,
+    classifier_scores,
+    encoder_knn,
+    encoder_scores,
+    evaluate,
+    per_class,
+    share,
+    top1,
+)
+
+__all__ = [
+    "KNN_NEIGHBOURS",
+    "KNN_TEMPERATURE",
+    "LAST",
+    "apply",
+    "bank_name",
+    "bank_of",
+    "classifier_scores",
+    "device_of",
+    "encoder_knn",
+    "encoder_scores",
+    "evaluate",
+    "knn",
+    "labels_of",
+    "linear_probe",
+    "neighbours_for",
+    "outputs",
+    "per_class",
+    "share",
+    "top1",
+]

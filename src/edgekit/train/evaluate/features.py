@@ -1,0 +1,113 @@
+"""What a model, as it is, makes of a set of images: evaluation mode, float32, one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgekit.data.images import ImageSet
+from edgekit.data.splits import Splits
+from edgekit.models.pixels import normalise
+from edgekit.progress import Advance, progress
+from edgekit.recipe import Recipe
+
+BATCH = 500
+
+
+def outputs(
+    model: nn.Module,
+    images: NDArray[np.uint8],
+    mean: float,
+    std: float,
+    device: torch.device,
+    title: str = "",
+) -> Tensor:
+    """A model's outputs for uint8 images (n, s, s, 3), in evaluation mode and float32, on `device`: (n, d).
+
+    The model is left on `device`, and each of its modules in the mode that it came in. No random number is drawn.
+
+    Args:
+        model: maps normalised float32 images (b, 3, s, s) to (b, d).
+        images: an array or a view of one; copied a batch at a time.
+        mean: of the normalisation, for pixels in [0, 1].
+        std: of the normalisation.
+        device: where it is computed.
+        title: of the progress; without one, none is shown (inside a training, whose own is on the screen).
+    """
+    parts = []
+    with _evaluating(model), _uncompiled(model), torch.inference_mode(), _bar(title, len(images)) as advance:
+        model.to(device)
+        for start in range(0, len(images), BATCH):
+            pixels = torch.tensor(images[start : start + BATCH], device=device)
+            parts.append(model(normalise(pixels, mean, std)).float())
+            advance(len(pixels))
+    return torch.cat(parts)
+
+
+def apply(
+    model: nn.Module,
+    images: NDArray[np.uint8],
+    mean: float,
+    std: float,
+    device: torch.device,
+    title: str = "",
+) -> Tensor:
+    """`outputs`, brought to the CPU."""
+    return outputs(model, images, mean, std, device, title).cpu()
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """Where models are applied: a CUDA GPU where there is one and the recipe lets it be used, else the CPU."""
+    gpu = recipe.hardware.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
+    return torch.device("cuda" if gpu else "cpu")
+
+
+def bank_of(splits: Splits, recipe: Recipe) -> ImageSet:
+    """Labelled images for kNN and linear probe: the probe set, which no training saw; without one, the label budget."""
+    if len(splits.probe):
+        return splits.probe
+    preprocessing = recipe.data.preprocessing()
+    return splits.labelled.centre_crop(preprocessing.image_size)
+
+
+def bank_name(splits: Splits) -> str:
+    """What `bank_of` is, in a protocol's words."""
+    return "probe set (not in the pool)" if len(splits.probe) else "label budget"
+
+
+def labels_of(images: ImageSet) -> Tensor:
+    """int64 (n)."""
+    assert images.labels is not None
+    return torch.from_numpy(images.labels)
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards each module has its own mode again (a part of a model that trains may be frozen)."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _uncompiled(model: nn.Module) -> AbstractContextManager[object]:
+    """A model that was compiled for its training would be compiled again, for minutes, for these batches."""
+    compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Advance]:
+    if not title:
+        yield lambda steps=1, note="": None
+        return
+    with progress(title, total, unit="images") as advance:
+        yield advance

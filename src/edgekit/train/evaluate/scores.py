@@ -1,0 +1,136 @@
+"""The numbers about a run's models, each with its protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.data.images import ImageSet
+from edgekit.data.splits import Splits
+from edgekit.errors import DataError
+from edgekit.models.store import load_classifier, load_pretrained
+from edgekit.recipe import Recipe
+from edgekit.result import Evaluation, Score
+from edgekit.run import Run
+from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
+from edgekit.train.evaluate.probes import KNN_TEMPERATURE, LINEAR, knn, knn_protocol, linear_probe, neighbours_for
+from edgekit.train.fewshot import DRAWS, few_shot_scores
+from edgekit.train.inputs import require_current
+
+LAST = "weights of the last epoch"
+
+
+def top1(model: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device) -> float:
+    """Share of the images whose label is the model's first choice."""
+    logits = apply(model, images.images, recipe.data.mean, recipe.data.std, device, "test")
+    return share(logits.argmax(1), labels_of(images))
+
+
+def encoder_scores(
+    encoder: nn.Module,
+    splits: Splits,
+    recipe: Recipe,
+    device: torch.device,
+    *,
+    knn_too: bool = True,
+    linear_too: bool = False,
+    title: str = "",
+) -> dict[str, float]:
+    """Accuracies of a frozen encoder on the test set, by `knn` and `linear`; features are computed once, on `device`.
+
+    Args:
+        encoder: maps normalised images to features.
+        splits: the bank is `bank_of(splits, recipe)`.
+        recipe: for the normalisation.
+        device: where the features are computed and compared.
+        knn_too: weighted k nearest neighbours (`edgekit.train.evaluate.knn`).
+        linear_too: a logistic regression, on the CPU (`edgekit.train.evaluate.linear_probe`).
+        title: of the progress, or "".
+    """
+    bank, data, classes = bank_of(splits, recipe), recipe.data, len(splits.classes)
+    known = outputs(encoder, bank.images, data.mean, data.std, device, title)
+    queries = outputs(encoder, splits.test.images, data.mean, data.std, device, title)
+    labels, truth = labels_of(bank), labels_of(splits.test)
+    found = {}
+    if knn_too:
+        k = neighbours_for(len(bank), classes)
+        predicted = knn(known, labels.to(device), queries, classes, k, KNN_TEMPERATURE)
+        found["knn"] = share(predicted.cpu(), truth)
+    if linear_too:
+        found["linear"] = share(linear_probe(known.cpu(), labels, queries.cpu()), truth)
+    return found
+
+
+def encoder_knn(encoder: nn.Module, splits: Splits, recipe: Recipe, device: torch.device) -> float:
+    """kNN accuracy of a frozen encoder on the test set."""
+    return encoder_scores(encoder, splits, recipe, device, title="kNN")["knn"]
+
+
+def share(predicted: Tensor, truth: Tensor) -> float:
+    """Accuracy of predicted classes (n) against the true ones (n)."""
+    return (predicted == truth).float().mean().item()
+
+
+def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int = DRAWS) -> Evaluation:
+    """Every number about a run's models on its test set.
+
+    Args:
+        run: with complete stages.
+        splits: of its recipe.
+        few_shot: images a class to learn from, for `edgekit.train.fewshot`; none by default.
+        draws: of those images.
+
+    Raises:
+        RunError: a stage is not complete, damaged, or made from another recipe or other images.
+        DataError: the test set is empty, or a class has fewer labelled images than `few_shot` asks for.
+    """
+    recipe, test = run.recipe, splits.test
+    device = device_of(recipe)
+    stages = {"teacher": "finetune", "student": "distill"} | (
+        {"supervised": "supervised"} if recipe.supervised.enabled else {}
+    )
+    require_current(["data", "pretrain", *stages.values()], recipe, splits, run)
+    if not len(test):
+        raise DataError(f"{run.path}: the test set is empty")
+    mean, std = recipe.data.mean, recipe.data.std
+    truth = labels_of(test)
+
+    encoder = load_pretrained(run.stage_path("pretrain")).encoder
+    bank = bank_of(splits, recipe)
+    known, queries = (apply(encoder, s.images, mean, std, device, "features") for s in (bank, test))
+    about = f"bank: {bank_name(splits)}, {len(bank)} images; {LAST}"
+    classes = len(splits.classes)
+    k = neighbours_for(len(bank), classes)
+    scores = [
+        Score(model="encoder", metric=metric, value=share(predicted, truth), samples=len(test),
+              protocol=f"frozen encoder, {how}; {about}")
+        for metric, predicted, how in (
+            ("knn", knn(known, labels_of(bank), queries, classes, k, KNN_TEMPERATURE), knn_protocol(len(bank), classes)),
+            ("linear", linear_probe(known, labels_of(bank), queries), LINEAR),
+        )
+    ]  # fmt: skip
+    scores += few_shot_scores(known, bank, queries, truth, splits.classes, few_shot, draws, recipe.seed, about)
+
+    for name, stage in stages.items():
+        logits = apply(load_classifier(run.stage_path(stage)), test.images, mean, std, device, name)
+        scores += classifier_scores(name, logits, truth, splits.classes, f"single centre view, {LAST}")
+    return Evaluation(run=str(run.path), data=f"{recipe.data.labelled}: test set of {len(test)} images", scores=scores)
+
+
+def per_class(predicted: Tensor, truth: Tensor, classes: Sequence[str]) -> dict[str, float]:
+    """Accuracy on each class that the test set has images of."""
+    right = predicted == truth
+    return {c: right[truth == i].float().mean().item() for i, c in enumerate(classes) if (truth == i).any()}
+
+
+def classifier_scores(name: str, logits: Tensor, truth: Tensor, classes: Sequence[str], protocol: str) -> list[Score]:
+    """Top-1, by class too, and, with more than five classes, top-5, of logits (n, classes)."""
+    predicted = logits.argmax(1)
+    value, each = share(predicted, truth), per_class(predicted, truth, classes)
+    scores = [Score(model=name, metric="top1", value=value, samples=len(truth), protocol=protocol, per_class=each)]
+    if len(classes) > 5:
+        five = (logits.topk(5, dim=1).indices == truth[:, None]).any(dim=1).float().mean().item()
+        scores.append(Score(model=name, metric="top5", value=five, samples=len(truth), protocol=protocol))
+    return scores
