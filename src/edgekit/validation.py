@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -18,6 +18,7 @@ _MEANING = {
     "finite_number": "must be a finite number",
     "bool_type": "must be true or false",
     "bool_parsing": "must be true or false",
+    "list_type": "must be a list",
     "string_type": "must be text",
     "string_too_short": "must not be empty",
     "string_pattern_mismatch": "must be letters, digits, dots, dashes and underscores, a letter or digit first",
@@ -63,7 +64,7 @@ def _sentence(model: type[BaseModel], path: tuple[str, ...], found: list[Any]) -
 
 
 def _is_union_tag(part: str) -> bool:
-    return part.startswith(("constrained-", "function-")) or part in {"str", "int", "float"}
+    return part.startswith(("constrained-", "function-", "tuple[")) or part in {"str", "int", "float"}
 
 
 def _keys_of(model: type[BaseModel], keys: Sequence[str]) -> list[str]:
@@ -86,6 +87,8 @@ def _group(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | Non
             continue
         field = group.model_fields.get(name)
         group = _choices(field) if field is not None and field.discriminator else field.annotation if field else None
+        elements = get_args(group) if get_origin(group) in {tuple, list} else ()  # of a list, the element stands for all
+        group = elements[0] if elements else group
         if not (isinstance(group, dict) or (isinstance(group, type) and issubclass(group, BaseModel))):
             return None
     return next(iter(group.values())) if isinstance(group, dict) else group  # no tag yet: the first stands for all

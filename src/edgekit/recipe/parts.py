@@ -5,6 +5,7 @@ Every default is a paper's or says why not.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -132,11 +133,18 @@ class Data(Part):
 
 
 class Augmentation(Part):
-    """SimCLR's family (Chen et al. 2020, appendix A), random for each image; a probability of 0 switches a part off."""
+    """SimCLR's family (Chen et al. 2020, figure 4 and appendix A), random for each image; a probability of 0 switches a part off."""
 
+    crop: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="probability of a random crop, resized to the image's size; else the central square",
+    )
     crop_scale: tuple[float, float] = Field((0.08, 1.0), description="area of the crop as a share of the image's")
     crop_ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect ratio of the crop")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    rotate: float = Field(0.0, ge=0, le=1, description="probability of a rotation by 90, 180 or 270 degrees")
     jitter: float = Field(0.8, ge=0, le=1, description="probability of the colour jitter")
     strength: float | None = Field(
         None,
@@ -149,7 +157,17 @@ class Augmentation(Part):
         None,
         ge=0,
         le=1,
-        description="probability of the Gaussian blur (sigma 0.1 to 2, kernel 10 % of the side); default 0 up to 64 px, 0.5 above",
+        description="probability of the Gaussian blur (kernel 10 % of the side); default 0 up to 64 px, 0.5 above",
+    )
+    blur_sigma: tuple[float, float] = Field((0.1, 2.0), description="standard deviation of the blur, in pixels")
+    sobel: float = Field(0.0, ge=0, le=1, description="probability of the Sobel filter (length of the gradient)")
+    noise: float = Field(0.0, ge=0, le=1, description="probability of Gaussian noise")
+    noise_std: float = Field(
+        0.1, gt=0, le=1, description="standard deviation of the noise, of pixels in [0, 1] (torchvision's default)"
+    )
+    cutout: float = Field(0.0, ge=0, le=1, description="probability of cutting out a square")
+    cutout_side: float = Field(
+        0.5, gt=0, le=1, description="side of that square as a share of the view's (DeVries & Taylor 2017: 16 of 32 px)"
     )
 
     @model_validator(mode="after")
@@ -160,6 +178,9 @@ class Augmentation(Part):
         low, high = self.crop_ratio
         if not 0 < low <= high:
             raise ValueError(f"crop_ratio {list(self.crop_ratio)} must be two ratios with 0 < low <= high")
+        low, high = self.blur_sigma
+        if not 0 < low <= high:
+            raise ValueError(f"blur_sigma {list(self.blur_sigma)} must be two widths in pixels with 0 < low <= high")
         return self
 
     def at(self, image_size: int) -> Augmentation:
@@ -229,21 +250,95 @@ class Finetune(Part):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
+Normalisation = float | tuple[float, float, float]
+
+
+class TeacherSource(Part):
+    """A teacher: the run's own, one of another run, or a network of the user's."""
+
+    model: Text = Field(
+        "own",
+        description="own: the run's fine-tuned model; a run's folder: its fine-tuned model; a stage's folder (runs/NAME/distill): that "
+        "model; module:factory: a function without arguments that gives a network from images to logits",
+    )
+    weights: Text | None = Field(
+        None,
+        description="of a factory's network: file of its weights, safetensors or a torch state dict, loaded strictly",
+    )
+    mean: Normalisation | None = Field(
+        None,
+        description="of a factory's network: what its images are normalised with, one number or three; default data.mean",
+    )
+    std: Normalisation | None = Field(None, description="one number or three, greater than 0; default data.std")
+
+    @property
+    def factory(self) -> tuple[str, str] | None:
+        """Module and name of a factory, or None."""
+        found = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)", self.model)
+        return (found[1], found[2]) if found else None
+
+    @model_validator(mode="after")
+    def _check(self) -> TeacherSource:
+        if self.factory is not None and self.weights is None:
+            raise ValueError(f"weights is missing: {self.model} builds the network, a file of weights fills it")
+        given = [name for name in ("weights", "mean", "std") if getattr(self, name) is not None]
+        if self.factory is None and given:
+            raise ValueError(f"{given[0]} is for a network of your own (module:factory); {self.model} brings its own")
+        stds = self.std if isinstance(self.std, tuple) else (self.std,)
+        if any(std is not None and std <= 0 for std in stds):
+            raise ValueError(f"std ({self.std}) must be greater than 0")
+        return self
+
+
 class Distill(Part):
     """Distillation of the teacher into the student on the unlabelled pool (SimCLR v2, equations 2 and 3)."""
 
     student: Architecture = Architecture(name="resnet18", width=0.5)
+    teachers: list[TeacherSource] = Field(
+        [TeacherSource()],
+        description="list of {model: own, a run's folder or module:factory}; of several, the mean of the softened probabilities counts",
+    )
+    images: Literal["unlabelled", "labelled", "both"] = Field(
+        "unlabelled",
+        description="what is distilled on: the pool, the label budget, or the pool with the label budget added where it is not in it",
+    )
+    loss: Literal["kd", "dkd", "feature"] = Field(
+        "kd",
+        description="kd: soft cross-entropy (Hinton et al. 2015); dkd: decoupled (Zhao et al. 2022), with the teacher's first choice where "
+        "there is no label; feature: kd and a regression of the teacher's embedding (FitNets, Romero et al. 2015)",
+    )
     temperature: float = Field(1.0, gt=0, description="of teacher and student; the loss is multiplied by its square")
+    dkd_alpha: float = Field(1.0, ge=0, description="dkd: weight of the target class's part; 1 in the paper")
+    dkd_beta: float = Field(
+        8.0,
+        ge=0,
+        description="dkd: weight of the other classes' part; 8 on CIFAR-100 (with temperature 4), 0.5 on ImageNet (1)",
+    )
+    feature_weight: float = Field(
+        1.0, gt=0, description="feature: weight of the embedding's mean squared error, beside kd"
+    )
     labelled_weight: float = Field(
         0.0,
         ge=0,
         le=1,
         description="share of the supervised loss on the label budget (1 - alpha in equation 3); 0 is equation 2",
     )
+    ema: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="0.999, say: the stored student is the exponential moving average of the weights; 0: the last ones",
+    )
     epochs: int = Field(100, ge=1)
     batch_size: int = Field(512, ge=2)
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=5)
     augmentation: Augmentation = Augmentation(jitter=0.0, grey=0.0, blur=0.0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Distill:
+        if not self.teachers:
+            raise ValueError("teachers is empty, accepted: a list of {model: own, a run's folder or module:factory}")
+        return self
 
 
 class Supervised(Part):

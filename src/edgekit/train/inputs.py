@@ -12,6 +12,7 @@ from edgekit.errors import RunError
 from edgekit.files import digest_of
 from edgekit.recipe import Recipe
 from edgekit.run import Run, StageRecord
+from edgekit.train.teachers import digest_of_weights, identity
 
 # Raise it when a change makes the same recipe train other weights, so that old stages are not taken for new ones.
 _TRAINING_VERSION = 3
@@ -28,19 +29,21 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
 
     Raises:
         RunError: a stage before it is missing or damaged.
+        RecipeError: a file of weights or a teacher is not there.
     """
     labelled = {"labelled": splits.labelled.digest, "classes": splits.classes}
     pool = {"pool": splits.pool.digest}
     if stage == "data":
         sets = {name: getattr(splits, name) for name in ("pool", "labelled", "probe", "test")}
         return {
-            "data": _json(recipe.data),
+            # Not in it: how the images are read. What they are is in the digests.
+            "data": _json(recipe.data, without={"stream", "torchvision_root", "download"}),
             "digests": {name: s.digest for name, s in sets.items()},
             "names": digest_of([*(s.names for s in sets.values()), [(s.path, s.reason) for s in splits.skipped]]),
             "classes": splits.classes,
         }
     common = {
-        "config": _json(getattr(recipe, stage)),
+        "config": _config(stage, recipe),
         "seed": recipe.seed,
         "pixels": {
             "preprocessing": _json(recipe.data.preprocessing()),
@@ -54,9 +57,14 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     if stage == "finetune":
         return {"from": _weights(run, "pretrain"), **labelled, **common}
     if stage == "distill":
-        images = pool | (labelled if recipe.distill.labelled_weight else {"classes": splits.classes})
-        return {"from": _weights(run, "finetune"), **images, **common}
-    return {"student": _json(recipe.distill.student), **labelled, **common}
+        config = recipe.distill
+        images = pool if config.images != "labelled" else {}
+        images |= labelled if config.labelled_weight or config.images != "unlabelled" else {"classes": splits.classes}
+        own = [source for source in config.teachers if source.model == "own"]
+        others = [identity(source, run) for source in config.teachers if source.model != "own"]
+        start = {"from": _weights(run, "finetune"), "own": len(own)} if own else {}
+        return {**start, "teachers": others, **images, **common}
+    return {"student": _json(recipe.distill.student, without={"weights"}), **labelled, **common}
 
 
 def require_current(stages: list[str], recipe: Recipe, splits: Splits, run: Run) -> dict[str, StageRecord]:
@@ -80,5 +88,15 @@ def _weights(run: Run, stage: str) -> str:
     return run.require(stage).outputs["model.safetensors"]
 
 
-def _json(part: BaseModel) -> dict[str, Any]:
-    return part.model_dump(mode="json")
+def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
+    """A stage's part of the recipe; files stand in it by their content, not by their name."""
+    content = _json(getattr(recipe, stage), without={"teachers"} if stage == "distill" else None)
+    for key in ("encoder", "student"):
+        path = content.get(key, {}).pop("weights", None)
+        if path is not None:
+            content[key]["weights"] = digest_of_weights(path, f"{stage}.{key}.weights")
+    return content
+
+
+def _json(part: BaseModel, without: set[str] | None = None) -> dict[str, Any]:
+    return part.model_dump(mode="json", exclude=without)
