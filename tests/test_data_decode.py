@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from edgekit.data import decode as decoding
-from edgekit.data.decode import Decoded, content_digest, decode
+from edgekit.data.decode import Decoded, decode
+from edgekit.data.images import content_digest
 from edgekit.data.sources import Source, open_pool
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocessing, read_image
@@ -216,8 +217,17 @@ def test_more_than_disk_and_memory_hold_is_refused_before_it_is_tried(
     machine = decoding.this_machine().model_copy(update={"memory_bytes": 100})
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10, 10, 50))
     monkeypatch.setattr(decoding, "this_machine", lambda: machine)
-    with pytest.raises(DataError, match="5 images take 960 bytes, more than the memory"):
-        decode(open_pool(str(tmp_path)), SMALL, 0)
+    source = open_pool(str(tmp_path))
+    with pytest.raises(
+        DataError, match=r"its 5 images need 960 bytes, but .* has 50 bytes free, and half of the memory is 50 bytes"
+    ) as caught:
+        decode(source, SMALL, 0)
+    assert "set EDGEKIT_CACHE to a folder on a disk with 979 bytes free" in caught.value.hint
+    assert "data.stream" not in caught.value.hint  # a test set is not streamed
+    with pytest.raises(DataError) as caught:
+        decode(source, SMALL, 0, stream=False)
+    assert "set data.stream to true" in caught.value.hint
+    assert "\n" not in str(caught.value)
 
 
 def test_entries_that_nothing_read_for_a_month_are_deleted(tmp_path: Path, cache: Path) -> None:
@@ -289,7 +299,7 @@ def test_a_bar_is_shown_for_what_takes_longer_than_two_seconds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class_folders(tmp_path, {"a": 200})
-    monkeypatch.setattr(decoding, "_BAR_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr("edgekit.data.workers.BAR_AFTER_SECONDS", 0.0)
     monkeypatch.setattr("edgekit.progress._LINE_EVERY_SECONDS", 0.0)
     decode(open_pool(str(tmp_path)), SMALL, 0)
     said = capsys.readouterr().err

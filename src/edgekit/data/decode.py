@@ -1,39 +1,31 @@
-"""Decoding: from a source to one uint8 array, on all processors, kept in a cache that is memory-mapped the next time."""
+"""Decoding: from a source to uint8 pixels, once, kept in a cache that is memory-mapped; or again whenever they are needed."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-import shutil
-import time
-import warnings
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any, Literal, cast
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgekit import __version__
-from edgekit.data.images import Skipped
-from edgekit.data.sources import Source
+from edgekit.data.cache import entry_folder, in_bytes, load_images, load_json, no_room, save_images, save_json
+from edgekit.data.images import Skipped, content_digest
+from edgekit.data.lazy import LazyPixels
+from edgekit.data.source import Source
+from edgekit.data.workers import in_order
 from edgekit.errors import DataError, EdgekitError
-from edgekit.files import atomic_write, cache_folder, digest_of, write_json
+from edgekit.files import digest_of
 from edgekit.machine import this_machine
 from edgekit.preprocess import Preprocessing
-from edgekit.progress import Advance, progress
 
 CACHE_SCHEMA = 1
-_CACHE_DAYS = 30  # an entry that nothing has read for so long is deleted when another is written
-_CHUNK = 64  # images a task of a thread
-_BAR_AFTER_SECONDS = 2.0
+_MEMORY_SHARE = 0.5  # of the machine's memory that decoded images may take; networks and others need the rest
+
+Stream = bool | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class Decoded:
 
     Args:
         images: (n, S, S, 3) uint8, row i for name i of the source; writing to it never reaches the cache's file. Rows of
-            unreadable images are black.
+            unreadable images are black. Or `LazyPixels` of the same shape, which decode the rows that are asked for.
         digests: n content digests (see `content_digest`); empty for an unreadable image.
         skipped: the unreadable images.
         notes: what a user should know, one sentence each.
@@ -53,32 +45,53 @@ class Decoded:
     skipped: list[Skipped]
     notes: list[str] = field(default_factory=list)
 
-
-def content_digest(image: Image.Image) -> str:
-    """BLAKE2b-128 of an upright RGB image's size and pixels: the same for the same picture in any lossless file."""
-    digest = hashlib.blake2b(f"{image.width}x{image.height}:".encode(), digest_size=16)
-    digest.update(image.tobytes())
-    return digest.hexdigest()
+    @property
+    def lazy(self) -> LazyPixels | None:
+        """The images where they are decoded on demand."""
+        return self.images if isinstance(self.images, LazyPixels) else None
 
 
-def decode(source: Source, preprocessing: Preprocessing, max_skipped: float) -> Decoded:
-    """Decode and resize all images of a source, or take them from the cache.
+def decode(source: Source, preprocessing: Preprocessing, max_skipped: float, stream: Stream | None = None) -> Decoded:
+    """Decode and resize all images of a source, take them from the cache, or only look at each once to decode them later.
 
     Args:
         source: what to decode.
         preprocessing: from the upright RGB image to the stored square.
         max_skipped: the share of unreadable images above which the source is refused.
+        stream: the recipe's `data.stream`, or None for a set that is never streamed. True: decode images when they are
+            needed; "auto": only where they fit neither on the disk nor in memory.
 
     Raises:
         DataError: too many images are unreadable, or what they decode to fits neither on the disk nor in memory.
     """
-    key = _cache_key(source, preprocessing)
-    shape = _shape(source, preprocessing)
-    found = _read_cache(key, shape) if key else None
-    images, index, notes = found if found is not None else _decode(source, preprocessing, key)
-    skipped = [Skipped(source.path(i), reason) for i, reason in sorted(index.reasons.items())]
-    _refuse_too_many(source, skipped, max_skipped)
-    return Decoded(images, index.digests, skipped, notes)
+    if stream is True:
+        return _on_demand(source, preprocessing, max_skipped, [])
+    key = _key(source, preprocessing.model_dump()) if source.stamp is not None else None
+    shape = (len(source.names), preprocessing.image_size, preprocessing.image_size, 3)
+    found, problem = _from_cache(key, shape) if key else None, ""
+    if found is None and key:
+        found, problem = _into_cache(key, shape, source, preprocessing)
+    notes: list[str] = []
+    if found is None:
+        size = math.prod(shape)
+        fits = fits_memory(size)
+        if not fits and stream == "auto" and source.streamable:
+            note = f"the images of {source.where}, {in_bytes(size)} decoded, are streamed: {problem}"
+            return _on_demand(source, preprocessing, max_skipped, [note])
+        if not fits:
+            raise _too_large(source, size, problem, stream)
+        if key:
+            size_of = f"the decoded images of {source.where} ({in_bytes(size)})"
+            notes = [f"{size_of} are kept in memory, not in the cache: {problem}"]
+        found = _into_memory(shape, source, preprocessing)
+    images, index = found
+    return Decoded(images, index.digests, _skipped(source, index, max_skipped), notes)
+
+
+def fits_memory(size: int) -> bool:
+    """Whether so many bytes of decoded images may be held in memory."""
+    memory = this_machine().memory_bytes
+    return memory is None or size <= _MEMORY_SHARE * memory
 
 
 @dataclass
@@ -86,11 +99,128 @@ class _Index:
     digests: list[str] = field(default_factory=list)
     reasons: dict[int, str] = field(default_factory=dict)
 
+    def add(self, part: _Index) -> None:
+        self.digests += part.digests
+        self.reasons |= part.reasons
 
-def _refuse_too_many(source: Source, skipped: list[Skipped], max_skipped: float) -> None:
-    total = len(source.names)
+    def content(self) -> dict[str, Any]:
+        return {"schema": CACHE_SCHEMA, "digests": self.digests, "reasons": self.reasons}
+
+    @classmethod
+    def of(cls, content: Any, total: int) -> _Index | None:
+        """From an entry of the cache; None where that is none of this version, for so many images."""
+        try:
+            digests = [str(d) for d in content["digests"]]
+            reasons = {int(i): str(r) for i, r in content["reasons"].items()}
+            return cls(digests, reasons) if content["schema"] == CACHE_SCHEMA and len(digests) == total else None
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+
+def _on_demand(source: Source, preprocessing: Preprocessing, max_skipped: float, notes: list[str]) -> Decoded:
+    """Each image is decoded once now, for its digest: who may see what is decided by content, and the damaged are known."""
+    if not source.streamable:
+        raise DataError(
+            f"{source.where}: a table cannot be streamed: its rows can only be read by the group",
+            "leave data.stream at auto or false, or write the images as WebDataset shards",
+        )
+    key = _key(source, "digests") if source.stamp is not None else None
+    index = _Index.of(load_json("digests", key), len(source.names)) if key else None
+    if index is None:
+        index = _Index()
+        for part in in_order(len(source.names), lambda start, stop: _read(source, start, stop), "index"):
+            index.add(part)
+        if key:
+            save_json("digests", key, index.content())
+    images = LazyPixels(source, preprocessing, index.digests)
+    return Decoded(cast(Any, images), index.digests, _skipped(source, index, max_skipped), notes)
+
+
+def _read(
+    source: Source,
+    start: int,
+    stop: int,
+    preprocessing: Preprocessing | None = None,
+    out: NDArray[np.uint8] | None = None,
+) -> _Index:
+    """Look at images `start` to `stop`; with a preprocessing, also put their pixels into `out`."""
+    part = _Index()
+    for i in range(start, stop):
+        try:
+            image = source.read(i)
+            if preprocessing is not None and out is not None:
+                out[i - start] = preprocessing(image)
+            part.digests.append(content_digest(image))
+        except DataError as error:
+            part.reasons[i] = error.message.rpartition(f"{source.names[i]}: ")[2]
+            part.digests.append("")
+    return part
+
+
+def _blocks(source: Source, preprocessing: Preprocessing, index: _Index) -> Iterator[NDArray[np.uint8]]:
+    """Decoded images in the source's order, a block at a time; `index` is filled on the way."""
+    side = preprocessing.image_size
+
+    def work(start: int, stop: int) -> tuple[NDArray[np.uint8], _Index]:
+        block = np.zeros((stop - start, side, side, 3), dtype=np.uint8)
+        return block, _read(source, start, stop, preprocessing, block)
+
+    for block, part in in_order(len(source.names), work, "decode"):
+        index.add(part)
+        yield block
+
+
+def _from_cache(key: str, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], _Index] | None:
+    index = _Index.of(load_json("images", key), shape[0])
+    images = load_images(key, shape) if index is not None else None
+    return (images, index) if images is not None and index is not None else None
+
+
+def _into_cache(
+    key: str, shape: tuple[int, ...], source: Source, preprocessing: Preprocessing
+) -> tuple[tuple[NDArray[np.uint8], _Index] | None, str]:
+    """Decode straight into the cache; None, and why, where that cannot be."""
+    problem = no_room(math.prod(shape))
+    if problem:
+        return None, problem
+    index = _Index()
+    try:
+        save_images(key, shape, _blocks(source, preprocessing, index))
+    except EdgekitError as error:  # for instance the disk filled up on the way
+        return None, error.message
+    save_json("images", key, index.content())  # the last: without it there is no entry
+    images = load_images(key, shape)
+    return ((images, index), "") if images is not None else (None, f"{entry_folder('images')}: the entry vanished")
+
+
+def _too_large(source: Source, size: int, problem: str, stream: Stream | None) -> DataError:
+    or_stream = " set data.stream to true," if stream is False and source.streamable else ""
+    half = in_bytes(_MEMORY_SHARE * (this_machine().memory_bytes or 0))
+    return DataError(
+        f"{source.where}: decoded, its {len(source.names):,} images need {in_bytes(size)}, "
+        f"but {f'{problem}, and ' if problem else ''}half of the memory is {half}",
+        f"set EDGEKIT_CACHE to a folder on a disk with {in_bytes(1.02 * size)} free,{or_stream} or lower data.image_size",
+    )
+
+
+def _into_memory(
+    shape: tuple[int, ...], source: Source, preprocessing: Preprocessing
+) -> tuple[NDArray[np.uint8], _Index]:
+    images = np.zeros(shape, dtype=np.uint8)
+    index = _Index()
+    at = 0
+    for block in _blocks(source, preprocessing, index):
+        images[at : at + len(block)] = block
+        at += len(block)
+    return images, index
+
+
+def _skipped(source: Source, index: _Index, max_skipped: float) -> list[Skipped]:
+    """What cannot be read; refused where it is too much."""
+    skipped = [*source.lost, *(Skipped(source.path(i), reason) for i, reason in sorted(index.reasons.items()))]
+    total = len(source.names) + len(source.lost)
     if not skipped or (len(skipped) <= max_skipped * total and len(skipped) < total):
-        return
+        return skipped
     first = "; ".join(f"{s.path}: {s.reason}" for s in skipped[:3])
     more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
     if len(skipped) == total:
@@ -102,160 +232,5 @@ def _refuse_too_many(source: Source, skipped: list[Skipped], max_skipped: float)
     )
 
 
-def _decode(
-    source: Source, preprocessing: Preprocessing, key: str | None
-) -> tuple[NDArray[np.uint8], _Index, list[str]]:
-    shape = _shape(source, preprocessing)
-    total, size = shape[0], math.prod(shape)
-    notes = []
-    if key:
-        problem = _no_room(size)
-        if not problem:
-            try:
-                _write_cache(key, source, preprocessing)
-            except EdgekitError as error:  # for instance the disk filled up on the way
-                problem = error.message
-            else:
-                found = _read_cache(key, shape)
-                if found is not None:
-                    return found
-                problem = f"{_cache_paths(key)[0]} vanished"
-        notes.append(
-            f"the decoded images of {source.where} ({_bytes(size)}) are kept in memory, not in the cache: {problem}"
-        )
-    memory = this_machine().memory_bytes
-    if memory is not None and size > memory:
-        raise DataError(
-            f"{source.where}: decoded, its {total} images take {_bytes(size)}, more than the memory ({_bytes(memory)}) and than "
-            f"{cache_folder()} has free",
-            "set EDGEKIT_CACHE to a folder on a larger disk, or lower data.image_size",
-        )
-    images = np.zeros(shape, dtype=np.uint8)
-    index = _Index()
-    at = 0
-    for block in _blocks(source, preprocessing, index):
-        images[at : at + len(block)] = block
-        at += len(block)
-    return images, index, notes
-
-
-def _blocks(source: Source, preprocessing: Preprocessing, index: _Index) -> Iterator[NDArray[np.uint8]]:
-    """Decoded images in the source's order, a block at a time; `index` is filled on the way."""
-    total = len(source.names)
-    side = preprocessing.image_size
-
-    def work(start: int) -> tuple[NDArray[np.uint8], list[str], dict[int, str]]:
-        stop = min(start + _CHUNK, total)
-        block = np.zeros((stop - start, side, side, 3), dtype=np.uint8)
-        digests, reasons = [], {}
-        for i in range(start, stop):
-            try:
-                image = source.read(i)
-                block[i - start] = preprocessing(image)
-                digests.append(content_digest(image))
-            except DataError as error:
-                reasons[i] = error.message.rpartition(f"{source.names[i]}: ")[2]
-                digests.append("")
-        return block, digests, reasons
-
-    began = time.monotonic()
-    bar: Advance | None = None
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with ExitStack() as stack:
-        # Pillow warns of odd metadata and large images; what matters about a file is whether it decodes.
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        pool = stack.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="decode"))
-        starts = iter(range(0, total, _CHUNK))
-        waiting: deque[Future[tuple[NDArray[np.uint8], list[str], dict[int, str]]]] = deque()
-        while True:
-            # A bounded queue: decoding must not run ahead of what is written, or the memory would hold all of it.
-            while len(waiting) < 4 * threads and (start := next(starts, None)) is not None:
-                waiting.append(pool.submit(work, start))
-            if not waiting:
-                return
-            block, digests, reasons = waiting.popleft().result()
-            if bar is None and time.monotonic() - began > _BAR_AFTER_SECONDS:
-                bar = stack.enter_context(progress("decode", total, len(index.digests), "images"))
-            index.digests += digests
-            index.reasons |= reasons
-            if bar is not None:
-                bar(len(digests))
-            yield block
-
-
-def _cache_key(source: Source, preprocessing: Preprocessing) -> str | None:
-    if source.stamp is None:
-        return None
-    return digest_of([CACHE_SCHEMA, __version__, PIL.__version__, preprocessing.model_dump(), source.stamp])[:32]
-
-
-def _cache_paths(key: str) -> tuple[Path, Path]:
-    folder = cache_folder() / "images"
-    return folder / f"{key}.npy", folder / f"{key}.json"
-
-
-def _write_cache(key: str, source: Source, preprocessing: Preprocessing) -> None:
-    """Decode straight into the cache. The .json is written last: without it there is no entry."""
-    pixels, meta = _cache_paths(key)
-    header = {"descr": "|u1", "fortran_order": False, "shape": _shape(source, preprocessing)}
-    _purge(pixels.parent)
-    index = _Index()
-    with atomic_write(pixels) as stream:
-        np.lib.format.write_array_header_1_0(stream, header)
-        for block in _blocks(source, preprocessing, index):
-            stream.write(block.data)
-    content = {"schema": CACHE_SCHEMA, "digests": index.digests, "reasons": index.reasons}
-    write_json(meta, content)
-
-
-def _shape(source: Source, preprocessing: Preprocessing) -> tuple[int, int, int, int]:
-    return len(source.names), preprocessing.image_size, preprocessing.image_size, 3
-
-
-def _read_cache(key: str, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], _Index, list[str]] | None:
-    """An entry of the cache, memory-mapped copy-on-write, or None where there is none that is whole."""
-    pixels, meta = _cache_paths(key)
-    try:
-        content = json.loads(meta.read_bytes())
-        index = _Index([str(d) for d in content["digests"]], {int(i): str(r) for i, r in content["reasons"].items()})
-        images = np.load(pixels, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
-        return None
-    whole = images.shape == shape and images.dtype == np.uint8 and len(index.digests) == shape[0]
-    if not whole or content.get("schema") != CACHE_SCHEMA:
-        return None
-    with suppress(OSError):  # a cache that somebody else may write is read all the same
-        for path in (pixels, meta):
-            os.utime(path)
-    return np.asarray(images), index, []
-
-
-def _no_room(size: int) -> str:
-    """Why `size` bytes cannot be added to the cache, or an empty string."""
-    folder = cache_folder() / "images"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        return f"{folder} cannot be written ({error.strerror})"
-    return f"{folder} has {_bytes(free)} free" if size * 1.02 > free else ""
-
-
-def _purge(folder: Path) -> None:
-    """Delete what nothing has used for a month, and what an interrupted writer left behind as long ago."""
-    oldest = time.time() - _CACHE_DAYS * 86400
-    for path in folder.iterdir() if folder.is_dir() else ():
-        try:
-            if path.stat().st_mtime < oldest:
-                path.unlink()
-        except OSError:  # another process was faster, or it is not ours to delete
-            continue
-
-
-def _bytes(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit in {"bytes", "kB"} else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
+def _key(source: Source, purpose: Any) -> str:
+    return digest_of([CACHE_SCHEMA, __version__, PIL.__version__, purpose, source.stamp])[:32]

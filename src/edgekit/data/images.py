@@ -10,14 +10,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file that looks like an image and could not be decoded."""
+    """A file, or a member of a shard or table, that should be an image and could not be decoded."""
 
     path: str
     reason: str
+
+
+def content_digest(image: Image.Image) -> str:
+    """BLAKE2b-128 of an upright RGB image's size and pixels: the same for the same picture in any lossless file."""
+    digest = hashlib.blake2b(f"{image.width}x{image.height}:".encode(), digest_size=16)
+    digest.update(image.tobytes())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +33,8 @@ class ImageSet:
     """Decoded square images.
 
     Args:
-        images: (n, S, S, 3) uint8, C-contiguous and read-only; may be a memory map.
+        images: (n, S, S, 3) uint8, C-contiguous and read-only; may be a memory map, or `edgekit.data.lazy.LazyPixels`: the
+            pool, and a budget of all labels, may be more than the machine can hold. Then every use of rows decodes them.
         names: n paths relative to the source's folder, with forward slashes.
         digests: n BLAKE2b-128 digests (32 hexadecimal digits) of the upright RGB pixels and size before resizing.
         labels: (n,) int64 indices into the classes, or None where there are no labels.
@@ -72,7 +81,10 @@ class ImageSet:
         margin = (self.side - size) // 2
         if margin == 0:
             return self
-        images = np.ascontiguousarray(self.images[:, margin : margin + size, margin : margin + size])
+        if isinstance(self.images, np.ndarray):
+            images = np.ascontiguousarray(self.images[:, margin : margin + size, margin : margin + size])
+        else:
+            images = self.images.centre_crop(size)
         return ImageSet(images=images, names=self.names, digests=self.digests, labels=self.labels)
 
     @cached_property

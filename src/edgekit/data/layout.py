@@ -117,8 +117,12 @@ def _median_side(source: Source) -> int:
     looked_at = range(0, len(source.names), math.ceil(len(source.names) / _LOOKED_AT))
     for i in looked_at:
         try:
-            with Image.open(Path(source.path(i)).expanduser()) as image:  # the header alone
-                sides.append(min(image.size))
+            path = Path(source.path(i)).expanduser()
+            if path.is_file():
+                with Image.open(path) as image:  # the header alone
+                    sides.append(min(image.size))
+            else:  # in a shard or a table
+                sides.append(min(source.read(i).size))
         except Exception:  # as many kinds as Pillow has plugins; training lists what it cannot read, and why
             continue
     if not sides:

@@ -7,19 +7,21 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.data.decode import Decoded, decode
+from edgekit.data.decode import Decoded, Stream, decode
 from edgekit.data.divide import Rows, copies_of, divide
 from edgekit.data.images import ImageSet, Skipped
-from edgekit.data.sources import Source, check_same_classes, open_labelled, open_pool
+from edgekit.data.sources import Source, check_same_classes, official_test, open_labelled, open_pool
 from edgekit.errors import DataError
 from edgekit.files import write_bytes, write_json
 from edgekit.preprocess import Preprocessing
 from edgekit.recipe import Data
+
+_MANY_BYTES = 1 << 30  # of a label budget, above which it is streamed where the pool is
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class Splits:
     notes: list[str]
 
 
+def set_sizes(splits: Splits) -> dict[str, int]:
+    """Number of images of each set."""
+    return {name: len(getattr(splits, name)) for name in ("pool", "labelled", "probe", "test")}
+
+
 def training_preprocessing(data: Data) -> Preprocessing:
     """How training images are stored: the centre square at the full shorter side, for the augmentation to crop from."""
     evaluation = data.preprocessing()
@@ -62,26 +69,26 @@ def load_splits(data: Data) -> Splits:
         DataError: a folder is missing, empty or no folder, the classes do not suffice or conflict, a class has too few images, the
             label file is wrong, or too many files cannot be decoded.
     """
-    source = open_labelled(data.labelled, "data.labelled")
-    test_source = open_labelled(data.test, "data.test") if isinstance(data.test, str) else None
-    pool_source = open_pool(data.pool, "data.pool") if data.pool is not None else None
+    source = open_labelled(data.labelled, "data.labelled", data)
+    test_source = open_labelled(official_test(data.test), "data.test", data) if isinstance(data.test, str) else None
+    pool_source = open_pool(data.pool, "data.pool", data) if data.pool is not None else None
     if test_source is not None:
         check_same_classes(test_source, source)
 
     store = _Store(data)
-    decoded = store.decode(source)
+    decoded = store.decode(source, stream=data.stream)
     test: ImageSet | None = None
     if test_source is not None:
         test = _whole(test_source, store.decode(test_source, data.preprocessing()))
     division = divide(data, source, decoded.digests, test.digests if test is not None else None)
     store.notes += division.notes
 
-    labelled = _copy(source, decoded, division.budget)
+    labelled = store.budget(source, decoded, division.budget)
     probe = store.evaluation_set(source, decoded, division.probe)
     if test is None:
         test = store.evaluation_set(source, decoded, division.test)
     if pool_source is not None:
-        pool = _pool(pool_source, store.decode(pool_source), test, probe, store.notes)
+        pool = _pool(pool_source, store.decode(pool_source, stream=data.stream), test, probe, store.notes)
     elif len(division.budget) == len(division.training):
         pool = ImageSet(labelled.images, labelled.names, labelled.digests)  # one array serves both
     else:
@@ -125,17 +132,28 @@ class _Store:
         self.skipped: list[Skipped] = []
         self.notes: list[str] = []
 
-    def decode(self, source: Source, preprocessing: Preprocessing | None = None) -> Decoded:
+    def decode(
+        self, source: Source, preprocessing: Preprocessing | None = None, stream: Stream | None = None
+    ) -> Decoded:
         """Decode as training images, or as `preprocessing` says."""
-        decoded = decode(source, preprocessing or self.training, self.max_skipped)
+        decoded = decode(source, preprocessing or self.training, self.max_skipped, stream)
         self.notes += [note for note in [*source.notes, *decoded.notes] if note not in self.notes]
         known = set(self.skipped)
         self.skipped += [s for s in decoded.skipped if s not in known]
         return decoded
 
+    def budget(self, source: Source, decoded: Decoded, rows: Rows) -> ImageSet:
+        """The labelled training images; decoded once and for all, unless they are as many as the pool that is streamed."""
+        if decoded.lazy is None:
+            return _copy(source, decoded, rows)
+        if len(rows) * np.prod(decoded.images.shape[1:]) > _MANY_BYTES:
+            return _set(source, decoded, cast(Any, decoded.lazy.subset(rows)), rows)
+        part = source.subset(rows)
+        return _whole(part, self.decode(part))
+
     def evaluation_set(self, source: Source, decoded: Decoded, rows: Rows) -> ImageSet:
         """Images of the labelled source as evaluation sees them; decoded again where training stores another square."""
-        if self.training == self.evaluation or not len(rows):
+        if (self.training == self.evaluation and decoded.lazy is None) or not len(rows):
             images = _copy(source, decoded, rows)
             side = self.evaluation.image_size
             return images if len(rows) else ImageSet(np.zeros((0, side, side, 3), np.uint8), [], [], images.labels)
@@ -179,12 +197,15 @@ def _in_place(source: Source, decoded: Decoded, rows: Rows) -> ImageSet:
     order = np.arange(len(rows))
     gaps = np.setdiff1d(order, rows, assume_unique=True)
     order[gaps] = rows[rows >= len(rows)]
+    if decoded.lazy is not None:  # in the same order: a streamed pool and a decoded one are the same pool
+        return _set(source, decoded, cast(Any, decoded.lazy.subset(order)), order)
     decoded.images[gaps] = decoded.images[order[gaps]]
     return _set(source, decoded, decoded.images[: len(rows)], order)
 
 
 def _set(source: Source, decoded: Decoded, images: NDArray[np.uint8], order: Rows) -> ImageSet:
-    images.flags.writeable = False
+    if isinstance(images, np.ndarray):
+        images.flags.writeable = False
     return ImageSet(
         images=images,
         names=[source.names[i] for i in order],

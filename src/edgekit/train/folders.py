@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import RunError
-from edgekit.files import digest_of, write_json
+from edgekit.files import digest_of
 from edgekit.machine import installed_packages
 from edgekit.result import now
 from edgekit.run import STAGES, Run, StageRecord
 from edgekit.train.engine import CHECKPOINT, EARLIER_SECONDS
+from edgekit.train.unfinished import STARTED, read_started, refuse_changed, write_started
 
-# Beside the checkpoint while a stage trains: the inputs that it trains from.
-_STARTED = "started.json"
 _RECORD = "stage.json"
 _LOCK = ".lock"
 
@@ -28,7 +26,9 @@ _LOCK = ".lock"
 Make = Callable[[Path], tuple[list[str], dict[str, Any]]]
 
 
-def complete(run: Run, stage: str, inputs: dict[str, Any], make: Make, reuse: Run | None) -> tuple[str, StageRecord]:
+def complete(
+    run: Run, stage: str, inputs: dict[str, Any], make: Make, reuse: Run | None, images: Mapping[str, int] | None = None
+) -> tuple[str, StageRecord]:
     """Bring a stage to completion.
 
     Args:
@@ -37,32 +37,36 @@ def complete(run: Run, stage: str, inputs: dict[str, Any], make: Make, reuse: Ru
         inputs: what it is made from.
         make: trains it, going on from a checkpoint in the folder if there is one.
         reuse: another run to copy it from, where the inputs are the same.
+        images: number of images of each set, to say what changed if an unfinished stage finds other inputs.
 
     Returns:
         `skipped`, `copied` or `done`, and the record.
 
     Raises:
-        RunError: its folder holds somebody else's files, or a file of the complete stage is damaged.
+        RunError: its folder holds somebody else's files or an unfinished training with other inputs, or a file of the complete
+            stage is damaged.
     """
     folder, digest = run.stage_path(stage), digest_of(inputs)
     record = run.record(stage)
     if record is not None and record.digest == digest:
         run.check_outputs(record)
         return "skipped", record
-    if record is None and _started(folder) is None and folder.exists() and any(folder.iterdir()):
+    if record is None and read_started(folder) is None and folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder}: holds files that edgekit did not write", "choose another folder with --run")
+    if record is None:
+        refuse_changed(folder, stage, inputs, images or {})
     if reuse is not None and (copied := _copy(reuse, run, stage, digest)) is not None:
         return "copied", copied
     if record is not None:
         _set_aside(folder)
-    elif _started(folder) != digest:
-        shutil.rmtree(folder, ignore_errors=True)  # of a training with other inputs that was never completed
-    write_json(folder / _STARTED, {"digest": digest, "inputs": inputs})
+    elif (started := read_started(folder)) is None or started.digest != digest:
+        shutil.rmtree(folder, ignore_errors=True)  # of a training that ended before its first checkpoint
+    write_started(folder, inputs, images or {})
     began = time.monotonic()
     outputs, metrics = make(folder)
     seconds = time.monotonic() - began + metrics.pop(EARLIER_SECONDS, 0.0)
     record = run.write_record(stage, inputs, outputs, metrics, seconds, created=now(), packages=installed_packages())
-    for left in (_STARTED, CHECKPOINT):
+    for left in (STARTED, CHECKPOINT):
         (folder / left).unlink(missing_ok=True)
     return "done", record
 
@@ -92,16 +96,6 @@ def only_one(run: Run) -> Iterator[None]:
                 f"{run.path}: another process is training into this run", "wait for it, or choose another --run"
             ) from error
         yield
-
-
-def _started(folder: Path) -> str | None:
-    """The digest of the inputs that an unfinished stage was started with, or None."""
-    try:
-        return str(json.loads((folder / _STARTED).read_bytes())["digest"])
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError):
-        return "damaged"
 
 
 def _set_aside(folder: Path) -> None:

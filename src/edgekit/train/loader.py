@@ -63,19 +63,24 @@ class ShuffledImages:
 
     def stream(self, start: int) -> Iterator[Batch]:
         """See `Batches`."""
+        for rows in self.rows(start):
+            yield self.batch(rows, self.images.images[rows])
+
+    def rows(self, start: int) -> Iterator[np.ndarray]:
+        """Which images, sorted, are this process's share of every batch from step `start` on, without end."""
         epoch, first = divmod(start, self.steps)
         share = self.batch_size // world_size()
         while True:
             order = np.random.default_rng(seed_for(self.seed, epoch)).permutation(len(self.images))
             for step in range(first, self.steps):
                 begin = step * self.batch_size + rank() * share
-                yield self._batch(order[begin : begin + share])
+                # Sorted rows read a memory map in its order; a batch's own order carries no information.
+                yield np.sort(order[begin : begin + share])
             epoch, first = epoch + 1, 0
 
-    def _batch(self, rows: np.ndarray) -> Batch:
-        # Sorted rows read a memory map in its order; a batch's own order carries no information.
-        rows = np.sort(rows)
-        batch = Batch(images=torch.from_numpy(self.images.images[rows]), index=torch.from_numpy(rows))
+    def batch(self, rows: np.ndarray, images: np.ndarray) -> Batch:
+        """A batch of the images at `rows`, whose pixels are `images`."""
+        batch = Batch(images=torch.from_numpy(images), index=torch.from_numpy(rows))
         if self.images.labels is not None:
             batch["labels"] = torch.from_numpy(self.images.labels[rows])
         return batch

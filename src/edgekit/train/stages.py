@@ -20,7 +20,7 @@ import torch
 
 from edgekit.data.augment import Augment
 from edgekit.data.images import ImageSet
-from edgekit.data.splits import Splits, load_splits, write_splits
+from edgekit.data.splits import Splits, load_splits, set_sizes, write_splits
 from edgekit.errors import DataError, RecipeError
 from edgekit.files import write_text
 from edgekit.models.classifier import Classifier
@@ -35,11 +35,13 @@ from edgekit.train.evaluate import bank_of, device_of, encoder_knn, top1
 from edgekit.train.folders import Make, complete, only_one
 from edgekit.train.inputs import stage_inputs
 from edgekit.train.launch import joined
-from edgekit.train.loader import ShuffledImages, seed_for
+from edgekit.train.loader import seed_for
 from edgekit.train.online import online
 from edgekit.train.pretrain import build_method
+from edgekit.train.streaming import shuffled
 from edgekit.train.tasks import ClassifyTask, PretrainTask
 from edgekit.train.teachers import load_teachers
+from edgekit.train.unfinished import check_unfinished
 from edgekit.train.views import draw_views
 
 Made = tuple[list[str], dict[str, Any]]
@@ -85,17 +87,18 @@ def train(
     with joined(recipe.hardware), only_one(run) if rank() == 0 else nullcontext():
         splits = _load(recipe)
         _check(recipe, splits, run)
+        images = set_sizes(splits)
+        wanted = [s for s in STAGES[: STAGES.index(until) + 1] if s != "supervised" or recipe.supervised.enabled]
+        check_unfinished(run, wanted, lambda stage: stage_inputs(stage, recipe, splits, run), images)
         if rank() == 0:
             write_text(run.recipe_path, dump(recipe))
         stages = Stages(recipe, run, splits)
-        for stage in STAGES[: STAGES.index(until) + 1]:
-            if stage == "supervised" and not recipe.supervised.enabled:
-                continue
+        for stage in wanted:
             if rank() > 0:
                 _follow(run, stage, getattr(stages, stage))
                 continue
             inputs = stage_inputs(stage, recipe, splits, run)
-            outcome, record = complete(run, stage, inputs, _leading(getattr(stages, stage)), reuse)
+            outcome, record = complete(run, stage, inputs, _leading(getattr(stages, stage)), reuse, images)
             broadcast(False)
             current = record.metrics.get("measured_on", stages.measured_on) == stages.measured_on
             on_stage(Report(stage, outcome, record, current))
@@ -149,8 +152,7 @@ class Stages:
 
     def data(self, folder: Path) -> Made:
         """Write down who saw which image."""
-        counts = {name: len(getattr(self.splits, name)) for name in ("pool", "labelled", "probe", "test")}
-        metrics = {"images": counts, "skipped": len(self.splits.skipped), "notes": self.splits.notes}
+        metrics = {"images": set_sizes(self.splits), "skipped": len(self.splits.skipped), "notes": self.splits.notes}
         return write_splits(self.splits, folder), metrics
 
     def pretrain(self, folder: Path) -> Made:
@@ -219,7 +221,7 @@ class Stages:
         config, seed = getattr(self.recipe, stage), self.recipe.seed
         batch_size = min(config.batch_size, len(images))
         batch_size -= batch_size % world_size()
-        batches = ShuffledImages(images, batch_size, seed_for(seed, stage, "order"))
+        batches = shuffled(images, batch_size, seed_for(seed, stage, "order"))
         return fit(
             task, batches, folder, stage=stage, epochs=config.epochs, optimizer=config.optimizer, seed=seed,
             hardware=self.recipe.hardware, observe=observe, observe_every=self.recipe.monitor.every,

@@ -1,0 +1,134 @@
+"""The shards or tables that a text names: one file, a folder of them, a glob, a brace range."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from edgekit.data.source import at, extensions
+from edgekit.errors import DataError
+
+Kind = Literal["tar", "parquet"]
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
+_MOST = 1_000_000  # files that a brace range may name
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files of one kind.
+
+    Args:
+        where: as the recipe names them.
+        kind: what they are.
+        base: the folder that all of them lie in; empty for the current one.
+        names: their paths relative to it, with forward slashes; sorted, each once.
+    """
+
+    where: str
+    kind: Kind
+    base: str
+    names: list[str]
+
+    def path(self, index: int) -> Path:
+        """Of a file."""
+        return Path(self.base, self.names[index]).expanduser()
+
+
+def find_files(where: str, key: str) -> Files | None:
+    """The shards or tables that `where` names, or None where it is a folder of something else, or nothing that is there.
+
+    Raises:
+        DataError: it names no such file, files of two kinds, compressed archives, or something that is not on this machine.
+    """
+    if "://" in where or where.startswith("pipe:"):
+        raise DataError(
+            f"{at(key, where)}: is not a path on this machine", "mount or copy the files, and give their path"
+        )
+    path = Path(where).expanduser()
+    if path.is_dir():
+        found = _in_folder(where)
+    elif path.exists():
+        found = [where]
+        if _kind(where) is None and not where.lower().endswith(_COMPRESSED):
+            return None
+    elif any(c in where for c in "{*?["):
+        found = _expanded(where, key)
+    elif _kind(where) is not None:
+        raise DataError(
+            f"{at(key, where)}: no such file", "relative paths begin at the folder that the command runs in"
+        )
+    else:
+        return None
+    if not found:
+        return None
+    for name in found:
+        if name.lower().endswith(_COMPRESSED):
+            raise DataError(
+                f"{at(key, name)}: a compressed archive cannot be read at random",
+                "decompress it to .tar: encoded images hardly shrink",
+            )
+    kinds = {_kind(name) for name in found}
+    if len(kinds) > 1 or None in kinds:
+        odd = next(name for name in found if _kind(name) is None or _kind(name) != _kind(found[0]))
+        raise DataError(
+            f"{at(key, where)}: names {odd}, and not .tar or .parquet files alone", "name files of one kind"
+        )
+    kind = kinds.pop()
+    assert kind is not None
+    found = sorted(set(found))
+    base = os.path.commonpath([os.path.dirname(name) for name in found])
+    return Files(where, kind, base, [os.path.relpath(name, base or ".").replace(os.sep, "/") for name in found])
+
+
+def _kind(name: str) -> Kind | None:
+    kinds: dict[str, Kind] = {".tar": "tar", ".parquet": "parquet"}
+    return kinds.get(os.path.splitext(name)[1].lower())
+
+
+def _in_folder(where: str) -> list[str]:
+    """The shards and tables of a folder that holds neither images nor folders."""
+    found = []
+    try:
+        entries = sorted(os.listdir(Path(where).expanduser()))
+    except OSError:  # said by whoever lists it as a folder of images
+        return []
+    for name in entries:
+        if name.startswith("."):
+            continue
+        if Path(where, name).expanduser().is_dir() or os.path.splitext(name)[1].lower() in extensions():
+            return []
+        if _kind(name) is not None or name.lower().endswith(_COMPRESSED):
+            found.append(os.path.join(where, name))
+    return found
+
+
+def _expanded(where: str, key: str) -> list[str]:
+    """Brace ranges and globs, written out; a name of a range that is not there is an error."""
+    from braceexpand import braceexpand
+
+    try:
+        patterns = list(islice(braceexpand(where), _MOST + 1))
+    except ValueError as error:
+        raise DataError(f"{at(key, where)}: unbalanced braces", "write a range like {000..099}") from error
+    if len(patterns) > _MOST:
+        raise DataError(f"{at(key, where)}: names more than {_MOST:,} files", "write a range like {000..099}")
+    found, missing = [], []
+    exists: Callable[[str], bool] = lambda path: os.path.isfile(os.path.expanduser(path))  # noqa: E731
+    for pattern in patterns:
+        globbed = any(c in pattern for c in "*?[") and not exists(pattern)
+        matches = glob.glob(os.path.expanduser(pattern), recursive=True) if globbed else [pattern] * exists(pattern)
+        found += [match for match in matches if not globbed or os.path.isfile(match)]
+        if not matches:
+            missing.append(pattern)
+    if missing:
+        more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
+        raise DataError(
+            f"{at(key, where)}: no such file: {missing[0]}{more}",
+            "relative paths begin at the folder that the command runs in; name only files that are there",
+        )
+    return found

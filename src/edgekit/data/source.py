@@ -1,0 +1,147 @@
+"""A `Source`: a list of names with a way to read each image, wherever they lie. Nothing is decoded here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgekit.data.images import Skipped
+from edgekit.errors import DataError
+
+# Formats that Pillow recognises and cannot decode by itself: containers of other libraries' data, video, PostScript, metafiles.
+_NOT_DECODED = {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".ps", ".wmf"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images that can be read one by one, by several threads at once.
+
+    Args:
+        where: the folder, shards or table as the recipe names them, or `digits`.
+        names: n names, with forward slashes: paths relative to the folder, `SHARD/MEMBER`, `TABLE/ROW`.
+        read: from a position in `names` to an upright RGB image; raises DataError where it cannot be decoded.
+        stamp: what changes when the files do (for the cache's key), one value a name; None where nothing is to be cached.
+        labels: (n,) int64 indices into `classes`, or None.
+        classes: names of the classes; empty where there are no labels.
+        notes: what a user should know, one sentence each.
+        base: what `path` puts before a name; default `where`.
+        lost: what was found and cannot even be listed as an image (a damaged part of a shard, a sample without a label).
+        streamable: whether any image can be read in about the time that it takes to decode it, in any order.
+    """
+
+    where: str
+    names: list[str]
+    read: Callable[[int], Image.Image]
+    stamp: list[Any] | None = None
+    labels: NDArray[np.int64] | None = None
+    classes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    base: str | None = None
+    lost: list[Skipped] = field(default_factory=list)
+    streamable: bool = True
+
+    def subset(self, index: Sequence[int] | NDArray[np.int64]) -> Source:
+        """The source of the images at `index` alone."""
+        rows = [int(i) for i in index]
+        return Source(
+            where=self.where,
+            names=[self.names[i] for i in rows],
+            read=lambda i: self.read(rows[i]),
+            stamp=[self.stamp[i] for i in rows] if self.stamp is not None else None,
+            labels=self.labels[rows] if self.labels is not None else None,
+            classes=self.classes,
+            base=self.base,
+            streamable=self.streamable,
+        )
+
+    def path(self, index: int) -> str:
+        """The name of an image as a user would write it."""
+        base = self.base if self.base is not None else self.where
+        return f"{base}/{self.names[index]}" if base else self.names[index]
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """The file extensions (lower case, with the dot) of the formats that this Pillow decodes."""
+    registered = Image.registered_extensions()
+    return frozenset(e.lower() for e, kind in registered.items() if kind in Image.OPEN) - _NOT_DECODED
+
+
+def at(key: str, where: str) -> str:
+    """The beginning of an error message: the recipe's key, where there is one, and what it names."""
+    return f"{key}: {where}" if key else where
+
+
+def refuse_same_but_case(classes: Sequence[str], where: str) -> None:
+    """Refuse classes that some file systems and people take for the same.
+
+    Raises:
+        DataError: two names differ by case alone.
+    """
+    folded: dict[str, str] = {}
+    for name in classes:
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise DataError(f"{where}: the classes {other} and {name} differ by case alone", "rename or merge them")
+
+
+def numbered(values: Sequence[int | str], names_file: str | None, where: str) -> tuple[list[str], NDArray[np.int64]]:
+    """Labels as indices into sorted classes.
+
+    Args:
+        values: one label an image: all whole numbers, or all names.
+        names_file: text file whose line i (from 0) names the number i; None to call a class by its number.
+        where: the beginning of an error message.
+
+    Returns:
+        The names of the classes that occur (by number, or by name), and (n,) int64 indices into them.
+
+    Raises:
+        DataError: numbers and names are mixed, there are fewer than two classes, two differ by case alone, or the file has
+            no such line.
+    """
+    kinds = {isinstance(value, str) for value in values}
+    if len(kinds) == 2:
+        number, name = (next(v for v in values if isinstance(v, str) == text) for text in (False, True))
+        raise DataError(f"{where}: its labels are numbers ({number}) and names ({name})", "use one of the two")
+    found = sorted(set(values))
+    classes = [str(value) for value in found]
+    if names_file is not None and kinds == {False}:
+        classes = _lines(names_file, [int(value) for value in found])
+    if len(classes) < 2:
+        raise DataError(
+            f"{where}: holds one class only ({', '.join(classes)})"
+            if classes
+            else f"{where}: holds no labelled images",
+            "a classifier needs images of at least two classes",
+        )
+    refuse_same_but_case(classes, where)
+    index = {value: i for i, value in enumerate(found)}
+    return classes, np.array([index[value] for value in values], dtype=np.int64)
+
+
+def _lines(path: str, numbers: list[int]) -> list[str]:
+    """The names of the given numbers."""
+    try:
+        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.class_names: {path}: cannot be read: {error}", "give a text file in UTF-8") from error
+    names = [line.strip() for line in lines]
+    missing = [n for n in numbers if not 0 <= n < len(names) or not names[n]]
+    if missing:
+        raise DataError(
+            f"data.class_names: {path}: has no name for the label {missing[0]}",
+            "line i names the label i; the first line is the label 0's",
+        )
+    chosen = [names[n] for n in numbers]
+    double = next((name for i, name in enumerate(chosen) if name in chosen[:i]), None)
+    if double is not None:
+        raise DataError(f"data.class_names: {path}: two labels have the name {double}", "give each its own")
+    return chosen

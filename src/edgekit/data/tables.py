@@ -1,0 +1,207 @@
+"""Parquet tables of encoded images, as Hugging Face writes them, read from disk with pyarrow alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgekit.data.files import Files
+from edgekit.data.images import Skipped
+from edgekit.data.source import Source, at, numbered
+from edgekit.data.workers import slow_progress
+from edgekit.errors import DataError, near
+from edgekit.preprocess import read_image
+from edgekit.recipe import Data
+
+_GROUPS = 4  # row groups that are kept: what threads that decode in order read at the same time
+_SPLIT = re.compile(r"^(.+)-\d{5}-of-\d{5}")  # as Hugging Face names the files of a split
+
+
+def open_tables(files: Files, key: str, data: Data, labelled: bool) -> Source:
+    """The rows of all tables, in the order of the files' names.
+
+    Args:
+        files: the .parquet files.
+        key: the recipe's key that named them, for error messages.
+        data: the recipe's part: `image_column`, `label_column`, `class_names`.
+        labelled: whether labels are wanted.
+
+    Raises:
+        DataError: a file is no Parquet table, lacks a column, or has one of another type; or the labels are of no use.
+    """
+    where = at(key, files.where)
+    _refuse_several_splits(files, where)
+    tables = [_Table(files.path(i), files.names[i], data, labelled) for i in range(len(files.names))]
+    names: list[str] = []
+    places: list[tuple[int, int, int]] = []
+    stamps: list[tuple[Any, ...]] = []
+    labels: list[int | str] = []
+    lost: list[Skipped] = []
+    with slow_progress("index", len(tables), "tables") as advance:
+        for number, table in enumerate(tables):
+            values = table.labels() if labelled else None
+            row = 0
+            for group, rows in enumerate(table.rows):
+                for inside in range(rows):
+                    name = f"{table.name}/{row:07}"
+                    label = values[row] if values is not None else None
+                    if labelled and label is None:
+                        lost.append(Skipped(os.path.join(files.base, name), f"its {data.label_column} is empty"))
+                    else:
+                        names.append(name)
+                        places.append((number, group, inside))
+                        stamps.append((*table.stamp, row))
+                        labels += [label] if label is not None else []
+                    row += 1
+            advance(1)
+    if not names:
+        raise DataError(f"{where}: holds no {'labelled ' if labelled else ''}rows", "give a table with rows")
+    classes, numbers = numbered(labels, data.class_names, where) if labelled else ([], None)
+    return Source(
+        where=files.where,
+        names=names,
+        read=_Reader(tables, names, np.array(places, dtype=np.int64)),
+        stamp=stamps,
+        labels=numbers,
+        classes=classes,
+        base=files.base,
+        lost=lost,
+        streamable=False,
+    )
+
+
+def _refuse_several_splits(files: Files, where: str) -> None:
+    """A folder of Hugging Face's holds the test set beside the training set."""
+    splits = sorted({match[1] for name in files.names if (match := _SPLIT.match(os.path.basename(name)))})
+    if len(splits) > 1:
+        first = os.path.join(files.base, f"{splits[-1]}-*.parquet")
+        raise DataError(f"{where}: holds several splits ({', '.join(splits)})", f"name one of them, like {first}")
+
+
+class _Table:
+    """One file: its columns, checked, and its labels."""
+
+    def __init__(self, path: Path, name: str, data: Data, labelled: bool) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.path = path
+        self.name = name
+        self.image, self.label = data.image_column, data.label_column
+        try:
+            status = path.stat()
+            self.file = pq.ParquetFile(path)
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path}: is no readable Parquet table: {error}", "check the file") from error
+        self.stamp = (os.fspath(path.resolve()), status.st_size, status.st_mtime_ns, self.image)
+        self.rows = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
+        self.schema = self.file.schema_arrow
+        self._require(self.image, "data.image_column")
+        self._check_image_type()
+        if labelled:
+            self._require(self.label, "data.label_column")
+
+    def labels(self) -> list[int | str | None]:
+        """The label of each row: a name where the table knows it, else a number; None where there is none."""
+        import pyarrow as pa
+
+        kind = self.schema.field(self.label).type
+        kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+            raise DataError(
+                f"{self.path}: its column {self.label} is of type {kind}", "labels are whole numbers or names (strings)"
+            )
+        try:
+            values = self.file.read(columns=[self.label]).column(0).to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(
+                f"{self.path}: its column {self.label} cannot be read: {error}", "check the file"
+            ) from error
+        names = self._class_names()
+        if names is None:
+            return values
+        return [names[v] if isinstance(v, int) and 0 <= v < len(names) else None for v in values]
+
+    def images(self, group: int) -> Any:
+        """The image column of a row group."""
+        return self.file.read_row_group(group, columns=[self.image]).column(0)
+
+    def _class_names(self) -> list[str] | None:
+        """What Hugging Face's ClassLabel says, from the schema's metadata."""
+        try:
+            features = json.loads((self.schema.metadata or {})[b"huggingface"])["info"]["features"]
+            names = features[self.label]["names"]
+        except (KeyError, TypeError, ValueError):
+            return None
+        return [str(name) for name in names] if isinstance(names, list) and names else None
+
+    def _require(self, column: str, key: str) -> None:
+        if column not in self.schema.names:
+            raise DataError(
+                f"{self.path}: has no column {column}, its columns are {', '.join(self.schema.names)}",
+                near(column, self.schema.names) or f"say which with {key}",
+            )
+
+    def _check_image_type(self) -> None:
+        import pyarrow as pa
+
+        kind = self.schema.field(self.image).type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            return
+        if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            raise DataError(
+                f"{self.path}: its column {self.image} is of type {kind}",
+                "images are encoded files: binary, or a struct of bytes and path; data.image_column names another column",
+            )
+
+
+class _Reader:
+    """Reads a row's image; row groups are kept for a while, because they can only be read whole."""
+
+    def __init__(self, tables: list[_Table], names: list[str], places: NDArray[np.int64]) -> None:
+        self.tables = tables
+        self.names = names
+        self.places = places
+        self.lock = Lock()
+        self.groups: OrderedDict[tuple[int, int], Any] = OrderedDict()
+
+    def __call__(self, i: int) -> Image.Image:
+        table, group, row = (int(n) for n in self.places[i])
+        column = self._group(table, group)
+        if isinstance(column, Exception):
+            raise DataError(f"{self.names[i]}: its row group cannot be read: {column}")
+        value = column[row].as_py()
+        content = value.get("bytes") if isinstance(value, dict) else value
+        try:
+            if content is None and isinstance(value, dict) and value.get("path"):
+                return read_image(self.tables[table].path.parent / value["path"])
+            if content is None:
+                raise DataError("it is empty")
+            return read_image(content)
+        except DataError as error:
+            raise DataError(f"{self.names[i]}: {error.message.removeprefix('<bytes>: ')}") from error
+
+    def _group(self, table: int, group: int) -> Any:
+        """The images of a row group, or the error that reading it gives (once, for all of its rows)."""
+        import pyarrow as pa
+
+        with self.lock:
+            key = (table, group)
+            if key not in self.groups:
+                if len(self.groups) >= _GROUPS:
+                    self.groups.popitem(last=False)
+                try:
+                    self.groups[key] = self.tables[table].images(group)
+                except (pa.ArrowException, OSError) as error:
+                    self.groups[key] = error
+            self.groups.move_to_end(key)
+            return self.groups[key]

@@ -1,0 +1,220 @@
+"""What lies where in a tar: one pass over its headers, after which any sample is one read at an offset.
+
+That is why shards are not read through a streaming library here: with the offsets, an epoch is an exact shuffle of all
+samples (not of a buffer), a training resumes at any step without reading what came before, several processes share a batch
+without owning shards, and who may see which image is decided by content before training. Tars must not be compressed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from edgekit.data.cache import load_json, save_json
+from edgekit.data.source import extensions
+from edgekit.errors import DataError
+from edgekit.files import digest_of
+
+_SCHEMA = 1
+_BLOCK = tarfile.BLOCKSIZE
+# As WebDataset splits a member's name: the key up to the first dot of the base name, and the rest.
+_KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
+_LARGEST_LABEL = 16 << 20  # bytes of a .json member
+
+Label = int | str
+
+
+@dataclass
+class TarIndex:
+    """The samples of one shard.
+
+    Args:
+        names: n names of the members that hold the images.
+        offsets: n positions of the encoded images in the file, in bytes.
+        sizes: n lengths, in bytes.
+        labels: n labels, or empty where none were asked for.
+        damage: name (or place) and reason of what cannot be used.
+        others: image members beside the one that is taken of their sample.
+        bare: samples without an image.
+        ended: whether the archive has its end mark.
+    """
+
+    names: list[str] = field(default_factory=list)
+    offsets: list[int] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
+    damage: list[tuple[str, str]] = field(default_factory=list)
+    others: int = 0
+    bare: int = 0
+    ended: bool = True
+
+
+@dataclass(frozen=True)
+class _Member:
+    key: str
+    extension: str
+    name: str
+    offset: int
+    size: int
+
+
+def shard_key(path: Path) -> str:
+    """A digest of a shard's path, size and time: what changes when the file does.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+    """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}", "name only shards that are there") from error
+    return digest_of([_SCHEMA, os.fspath(path.resolve()), status.st_size, status.st_mtime_ns])[:32]
+
+
+def index_shard(path: Path, key: str, label_key: str | None) -> TarIndex:
+    """The samples of a shard, from the cache where it is unchanged.
+
+    Args:
+        path: of the .tar.
+        key: its `shard_key`.
+        label_key: key of the .json members that holds the label (a .cls member goes before it), or None for no labels.
+
+    Raises:
+        DataError: it cannot be read, is compressed, or is no tar.
+    """
+    entry = digest_of([key, label_key])[:32]
+    content = load_json("shards", entry)
+    if content is not None:
+        try:
+            return TarIndex(**content)
+        except TypeError:
+            pass
+    try:
+        with open(path, "rb") as stream:
+            index = _scan(stream, path, label_key)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}", "check the file") from error
+    save_json("shards", entry, vars(index))
+    return index
+
+
+def _scan(stream: BinaryIO, path: Path, label_key: str | None) -> TarIndex:
+    index = TarIndex()
+    sample: list[_Member] = []
+    for member in _members(stream, path, index):
+        # As WebDataset does: neighbours with the same key are a sample.
+        if sample and member.key != sample[0].key:
+            _add(index, sample, stream, label_key)
+            sample = []
+        sample.append(member)
+    if sample:
+        _add(index, sample, stream, label_key)
+    return index
+
+
+def _members(stream: BinaryIO, path: Path, index: TarIndex) -> Iterator[_Member]:
+    """The files of a tar; damaged headers are stepped over, block by block, and noted."""
+    size = os.fstat(stream.fileno()).st_size
+    try:
+        # Zeros are ignored, so that concatenated archives are read whole, and so are headers that are none.
+        archive = tarfile.open(fileobj=stream, mode="r:", ignore_zeros=True)  # noqa: SIM115 - the stream is the caller's
+        following = archive.next()
+    except (tarfile.TarError, ValueError) as error:
+        raise DataError(f"{path}: is no tar archive ({error})", "compressed ones must be decompressed first") from error
+    if following is None:
+        raise DataError(f"{path}: is an empty archive, or none", "compressed ones must be decompressed first")
+    end, before = 0, ""  # of the last member's data, rounded up to a block; its name
+    while following is not None:
+        member = following
+        _note_gap(stream, end, member.offset, before, index)
+        end, before = member.offset_data + -(-member.size // _BLOCK) * _BLOCK, member.name
+        match = _KEY.match(member.name)
+        if member.isreg() and not member.issparse() and match is not None:
+            yield _Member(match[1], match[2].lower(), member.name, member.offset_data, member.size)
+        following = _next(archive, size)
+        archive.members = []  # type: ignore[attr-defined] # or it would remember every one
+    index.ended = end < size and not _has_data(stream, end, min(size, end + _BLOCK))
+    if end < size:
+        _note_gap(stream, end, size, before, index)
+
+
+def _next(archive: tarfile.TarFile, size: int) -> tarfile.TarInfo | None:
+    while archive.offset < size:
+        at = archive.offset
+        try:
+            member = archive.next()
+        except (tarfile.TarError, ValueError):  # a header that belongs to the next one is damaged
+            archive.offset = at + _BLOCK
+            continue
+        if member is None or archive.offset > at:
+            return member
+        archive.offset = at + _BLOCK  # a size below zero would lead back
+    return None
+
+
+def _note_gap(stream: BinaryIO, start: int, stop: int, before: str, index: TarIndex) -> None:
+    """Something between two members that is no header and not zero is a member that is lost."""
+    if _has_data(stream, start, stop):
+        where = f"(after {before})" if before else "(at its start)"
+        index.damage.append((where, f"no tar header at byte {start}: what lies there is lost"))
+
+
+def _has_data(stream: BinaryIO, start: int, stop: int) -> bool:
+    """Whether a file has a byte other than 0 in a range."""
+    parts = ((at, min(1 << 20, stop - at)) for at in range(start, stop, 1 << 20))
+    return any(os.pread(stream.fileno(), length, at).strip(b"\0") for at, length in parts)
+
+
+def _add(index: TarIndex, sample: list[_Member], stream: BinaryIO, label_key: str | None) -> None:
+    """One sample: its first image whose extension is an image's alone (jpg), or else ends in one (seg.png)."""
+    images = [m for m in sample if f".{m.extension.rpartition('.')[2]}" in extensions()]
+    if not images:
+        index.bare += 1
+        return
+    image = min(images, key=lambda m: "." in m.extension)
+    index.others += len(images) - 1
+    if label_key is not None:
+        try:
+            index.labels.append(_label(sample, stream, label_key))
+        except ValueError as error:
+            index.damage.append((image.name, str(error)))
+            return
+    index.names.append(image.name)
+    index.offsets.append(image.offset)
+    index.sizes.append(image.size)
+
+
+def _label(sample: list[_Member], stream: BinaryIO, label_key: str) -> Label:
+    members = {m.extension: m for m in sample}
+    member = members.get("cls") or members.get("json")
+    if member is None:
+        raise ValueError("its sample has neither a .cls nor a .json member")
+    if member.size > _LARGEST_LABEL:
+        raise ValueError(f"its .{member.extension} is too large to hold a label: {member.size} bytes")
+    content = os.pread(stream.fileno(), member.size, member.offset)
+    if len(content) < member.size:
+        raise ValueError(f"the shard ends inside its .{member.extension}")
+    if member.extension == "cls":
+        return _number_or_name(content.decode().strip())
+    try:
+        fields = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"its .json cannot be read: {error}") from error
+    if not isinstance(fields, dict) or label_key not in fields:
+        raise ValueError(f"its .json has no key {label_key}")
+    return _number_or_name(fields[label_key])
+
+
+def _number_or_name(value: Any) -> Label:
+    if isinstance(value, str) and value.strip():
+        text = value.strip()
+        return int(text) if re.fullmatch(r"[0-9]+", text) else text
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"its label is {str(value)[:40]!r}, neither a number nor a name")
