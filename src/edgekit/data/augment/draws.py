@@ -1,0 +1,130 @@
+"""What is random about a batch of views, drawn on the CPU into one tensor that one copy brings to the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from edgekit.data.augment.geometry import central_box, random_boxes
+from edgekit.recipe import Augmentation
+
+_GROUPS = 4  # of images that share the order of the colour operations
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The parameters of n views.
+
+    Args:
+        packed: float32 (n, columns). The columns of an operation begin with the indices of the views that it is applied to,
+            in its first rows; whole numbers up to 2**24 are exact.
+        columns: operation -> its slice of the columns.
+        counts: operation -> how many views it is applied to.
+        orders: of the colour operations (indices into `colour.OPERATIONS`), one a group of jittered views.
+        noise_seed: of the noise's pixels, which the device itself draws.
+    """
+
+    packed: Tensor
+    columns: dict[str, slice]
+    counts: dict[str, int]
+    orders: list[list[int]]
+    noise_seed: int
+
+    def to(self, device: torch.device) -> Draws:
+        """The same on a device; to a GPU without waiting for it."""
+        packed = self.packed.pin_memory() if device.type == "cuda" else self.packed
+        packed = packed.to(device, non_blocking=True)
+        return Draws(packed, self.columns, self.counts, self.orders, self.noise_seed)
+
+    def geometry(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (n, 4), mirrored (n) bool and quarter turns (n)."""
+        part = self.packed[:, self.columns["geometry"]]
+        return part[:, :4], part[:, 4] > 0, part[:, 5]
+
+    def of(self, operation: str) -> tuple[Tensor, Tensor]:
+        """Indices (m) int64 of the views that an operation is applied to, and its parameters (m, …)."""
+        part = self.packed[: self.counts[operation], self.columns[operation]]
+        return part[:, 0].long(), part[:, 1:]
+
+
+def draw(config: Augmentation, size: int, n: int, height: int, width: int, generator: torch.Generator) -> Draws:
+    """Draw the parameters of n views.
+
+    Args:
+        config: with the defaults that depend on the size filled in (`Augmentation.at`).
+        size: side of the views.
+        n: how many.
+        height: of the images.
+        width: of the images.
+        generator: a CPU generator; all randomness comes from it.
+    """
+    parts: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def apply(operation: str, chosen: Tensor, *parameters: Tensor) -> None:
+        """Columns of an operation on the views in `chosen` (m), with parameters (m) or (m, k) each."""
+        if not len(chosen):
+            return
+        counts[operation] = len(chosen)
+        listed = [chosen[:, None].float(), *(p.reshape(len(chosen), -1).float() for p in parameters)]
+        rows = torch.cat(listed, dim=1)
+        parts[operation] = torch.cat([rows, rows.new_zeros(n - len(rows), rows.shape[1])])
+
+    def some(probability: float) -> Tensor:
+        """The views that an operation of this probability is applied to."""
+        return (torch.rand(n, generator=generator) < probability).nonzero()[:, 0]
+
+    def uniform(count: int, low: float, high: float) -> Tensor:
+        return torch.empty(count).uniform_(low, high, generator=generator)
+
+    parts["geometry"] = _geometry(config, size, n, height, width, generator)
+    orders: list[list[int]] = []
+    strength = config.strength or 0.0
+    if config.jitter > 0 and strength > 0:
+        chosen = some(config.jitter)
+        # In random order: neighbours in a batch may be of a kind, and groups of neighbours share an order.
+        chosen = chosen[torch.randperm(len(chosen), generator=generator)]
+        m = len(chosen)
+        factors = [uniform(m, max(0.0, 1 - 0.8 * strength), 1 + 0.8 * strength) for _ in range(3)]
+        reach = min(0.2 * strength, 0.5)
+        apply("jitter", chosen, *factors, uniform(m, -reach, reach))
+        orders = [torch.randperm(4, generator=generator).tolist() for _ in range(_GROUPS)]
+    if config.grey > 0:
+        apply("grey", some(config.grey))
+    if config.blur:
+        chosen = some(config.blur)
+        apply("blur", chosen, uniform(len(chosen), *config.blur_sigma))
+    if config.sobel > 0:
+        apply("sobel", some(config.sobel))
+    noise_seed = 0
+    if config.noise > 0:
+        chosen = some(config.noise)
+        noise_seed = int(torch.randint(2**62, (), generator=generator))
+        apply("noise", chosen, torch.full((len(chosen),), config.noise_std))
+    if config.cutout > 0:
+        chosen = some(config.cutout)
+        side = max(1, round(config.cutout_side * size))
+        centres = (torch.rand(len(chosen), 2, generator=generator) * size).floor()
+        apply("cutout", chosen, centres - side // 2, torch.full((len(chosen), 2), side))
+    columns, start = {}, 0
+    for operation, part in parts.items():
+        columns[operation] = slice(start, start + part.shape[1])
+        start += part.shape[1]
+    return Draws(torch.cat(list(parts.values()), dim=1), columns, counts, orders, noise_seed)
+
+
+def _geometry(config: Augmentation, size: int, n: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Box, mirrored and quarter turns: float32 (n, 6)."""
+    boxes = torch.tensor([central_box(height, width, size)]).expand(n, 4)
+    if config.crop > 0:
+        drawn = random_boxes(n, height, width, config.crop_scale, config.crop_ratio, generator)
+        cropped = torch.rand(n, 1, generator=generator) < config.crop if config.crop < 1 else torch.tensor(True)
+        boxes = torch.where(cropped, drawn, boxes)
+    flips = torch.rand(n, 1, generator=generator) < config.flip
+    turns = torch.zeros(n, 1)
+    if config.rotate > 0:
+        turns = torch.randint(1, 4, (n, 1), generator=generator)
+        turns = torch.where(torch.rand(n, 1, generator=generator) < config.rotate, turns, 0)
+    return torch.cat([boxes.float(), flips.float(), turns.float()], dim=1)

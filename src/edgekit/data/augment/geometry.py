@@ -1,0 +1,130 @@
+"""Crop, resize, mirror and turn: one linear map of the rows and one of the columns an image, so that a batch of random crops is two
+batched matrix products with antialiased bilinear weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from edgekit.data.augment.chunks import chunks
+
+
+def random_boxes(
+    n: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """Random crops as torchvision's RandomResizedCrop draws them (Inception's), without its loop.
+
+    Area uniform in `scale`, log aspect ratio uniform in `ratio`; ten draws an image, the first that fits is taken, else the
+    centre of the image at the nearest allowed ratio.
+
+    Returns:
+        int64 (n, 4): top, left, height, width.
+    """
+    tries = 10
+    area = height * width * torch.empty(n, tries).uniform_(*scale, generator=generator)
+    aspect = torch.exp(torch.empty(n, tries).uniform_(math.log(ratio[0]), math.log(ratio[1]), generator=generator))
+    widths, heights = torch.sqrt(area * aspect).round().long(), torch.sqrt(area / aspect).round().long()
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    found = fits.any(dim=1)
+    w, h = widths.gather(1, first)[:, 0], heights.gather(1, first)[:, 0]
+    fallback_h, fallback_w = _widest(height, width, ratio)
+    w, h = torch.where(found, w, fallback_w), torch.where(found, h, fallback_h)
+    room = torch.stack([height - h + 1, width - w + 1], dim=1)
+    corner = (torch.rand(n, 2, generator=generator) * room).long().minimum(room - 1)
+    middle = torch.tensor([(height - fallback_h) // 2, (width - fallback_w) // 2])
+    corner = torch.where(found[:, None], corner, middle)
+    return torch.cat([corner, h[:, None], w[:, None]], dim=1)
+
+
+def central_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the central square of `size` pixels, or of the largest one where the image is smaller."""
+    side = min(height, width, size)
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+def crop_resize_flip(
+    pixels: Tensor, boxes: Tensor, flips: Tensor, size: int, turns: Tensor | None = None, views: int = 1
+) -> Tensor:
+    """Cut a box out of each image, resize it (bilinear, antialiased), mirror some, and turn some.
+
+    Args:
+        pixels: uint8 (n, h, w, 3), or float32 in [0, 1].
+        boxes: (views * n, 4) top, left, height, width in pixels, whole numbers of any dtype: the first n of the first views.
+        flips: bool (views * n), True where the view is mirrored left to right.
+        size: side of the result.
+        turns: (views * n), quarter turns counter-clockwise after the mirroring, 0 to 3; None for none.
+        views: how many of each image.
+
+    Returns:
+        float32 (views * n, 3, size, size) in [0, 1].
+    """
+    n, height, width, _ = pixels.shape
+    gain = 1.0 / 255.0 if pixels.dtype == torch.uint8 else 1.0
+    upside = None if turns is None else turns >= 2
+    if turns is not None:
+        flips = flips ^ ((turns == 1) | (turns == 2))
+    out = torch.empty(views, n, 3, size, size, device=pixels.device)
+    boxes, flips = boxes.view(views, n, 4), flips.view(views, n)
+    for part in chunks(n, 12 * max(height * width, size * size) * views, pixels.device):
+        count = part.stop - part.start
+        box, mirrored = boxes[:, part].to(torch.float32), flips[:, part]
+        turned = None if upside is None else upside.view(views, n)[:, part]
+        rows = _resize_weights(box[..., 0], box[..., 2], height, size, turned, gain)
+        columns = _resize_weights(box[..., 1], box[..., 3], width, size, mirrored)
+        # Rows of all views and channels in one product: (n, views * size, h) @ (n, h, w * 3).
+        flat = pixels[part].to(torch.float32).reshape(count, height, width * 3)
+        strips = torch.bmm(rows.transpose(0, 1).reshape(count, views * size, height), flat)
+        strips = strips.view(count, views, size, width, 3).permute(1, 0, 4, 2, 3).reshape(views, count, 3 * size, width)
+        for view in range(views):
+            torch.bmm(strips[view], columns[view].transpose(1, 2), out=out[view, part].view(count, 3 * size, size))
+    images = out.view(views * n, 3, size, size)
+    return images if turns is None else _transpose_some(images, turns)
+
+
+def mirror_and_turn(images: Tensor, flips: Tensor, turns: Tensor | None) -> Tensor:
+    """Mirror some of the images (n, c, s, s) left to right and turn some: what `crop_resize_flip` does, without a crop."""
+    images = torch.where(flips[:, None, None, None], images.flip(3), images)
+    if turns is None:
+        return images
+    images = torch.where(((turns == 1) | (turns == 2))[:, None, None, None], images.flip(3), images)
+    images = torch.where((turns >= 2)[:, None, None, None], images.flip(2), images)
+    return _transpose_some(images, turns)
+
+
+def _transpose_some(images: Tensor, turns: Tensor) -> Tensor:
+    """A quarter turn is a mirroring and a transposition."""
+    odd = (turns == 1) | (turns == 3)
+    return torch.where(odd[:, None, None, None], images.transpose(2, 3), images)
+
+
+def _resize_weights(
+    start: Tensor, length: Tensor, extent: int, size: int, mirrored: Tensor | None, gain: float = 1.0
+) -> Tensor:
+    """Weights (…, size, extent) that resize the `length` pixels from `start` (both float32, …) to `size`, times `gain`.
+
+    A triangle filter, widened when it shrinks; rows in reverse order where `mirrored`.
+    """
+    device = start.device
+    scale = (length / size)[..., None]
+    centres = start[..., None] + scale * (torch.arange(size, device=device) + 0.5)
+    if mirrored is not None:
+        centres = torch.where(mirrored[..., None], centres.flip(-1), centres)
+    positions = torch.arange(extent, device=device)
+    inside = (positions >= start[..., None]) & (positions < (start + length)[..., None])
+    # Pixels outside the box are put so far away that their weight is 0: no mask over the matrices.
+    positions = torch.where(inside, positions + 0.5, 1e9)
+    weights = (centres[..., :, None] - positions[..., None, :]).abs_()
+    weights = weights.mul_(-1.0 / scale.clamp(min=1.0)[..., None]).add_(1.0).clamp_(min=0.0)
+    return weights.mul_(gain / weights.sum(dim=-1, keepdim=True))
+
+
+def _widest(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
+    """Height and width of the largest box whose aspect ratio is allowed."""
+    if width / height < ratio[0]:
+        return min(height, round(width / ratio[0])), width
+    if width / height > ratio[1]:
+        return height, min(width, round(height * ratio[1]))
+    return height, width
