@@ -1,0 +1,65 @@
+"""Families of networks end to end: one step of SimCLR, the disk and back, and as students the exported graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from edgekit.export.onnx import export_onnx
+from edgekit.models.classifier import Classifier
+from edgekit.models.pixels import PixelClassifier
+from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained
+from edgekit.recipe import Architecture
+from edgekit.recipe.methods import Projection, SimCLR
+from edgekit.train.pretrain import build_method
+from edgekit.train.pretrain.method import Views
+
+FAMILIES = [
+    (Architecture(name="resnet10", width=0.125), 16, 64),
+    (Architecture(name="resnet14", width=0.125, selective_kernels=True), 16, 256),
+    (Architecture(name="resnet14", width=0.125, selective_kernels=True, stem="imagenet"), 33, 256),
+    (Architecture(name="mobilenet_v3_small"), 32, 1024),
+    (Architecture(name="timm:vit_tiny_patch16_224", patch_size=8), 16, 192),
+    (Architecture(name="timm:test_convnext"), 32, 64),
+    (Architecture(name="timm:efficientnet_lite0"), 32, 1280),
+]
+IDS = ["resnet", "selective kernels", "resnet-d stem", "mobilenet", "vit", "convnext", "efficientnet-lite"]
+
+
+@pytest.mark.parametrize(("architecture", "size", "features"), FAMILIES, ids=IDS)
+def test_a_family_goes_through_pretraining_the_disk_and_the_export(
+    architecture: Architecture, size: int, features: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    config = SimCLR(encoder=architecture, projection=Projection(layers=2, output=8))
+    method = build_method(config, size, 10)
+    assert method.model.encoder.feature_dim == features
+    before = {name: tensor.clone() for name, tensor in method.model.state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    views = [torch.randn(4, 3, size, size, generator=generator) for _ in range(2)]
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
+    method(Views(views, torch.arange(4), generator)).value.backward()
+    optimizer.step()
+    moved = [name for name, tensor in method.model.state_dict().items() if not torch.equal(tensor, before[name])]
+    assert len(moved) > len(before) / 3, "hardly anything was trained"
+
+    save_pretrained(tmp_path / "pretrained", method.model)
+    images = torch.rand(2, 3, size, size)
+    pretrained = load_pretrained(tmp_path / "pretrained")
+    torch.testing.assert_close(pretrained(images), method.model.eval()(images))
+
+    student = Classifier(pretrained.architecture, size, ["a", "b", "c"], pretrained.encoder)
+    nn.init.normal_(student.head.weight)
+    save_classifier(tmp_path / "student", student)
+    model = PixelClassifier(load_classifier(tmp_path / "student"), 0.5, 0.25).eval()
+    export_onnx(model, tmp_path / "student.onnx", image_size=size, classes=student.classes)
+    session = onnxruntime.InferenceSession(tmp_path / "student.onnx", providers=["CPUExecutionProvider"])
+    pixels = torch.randint(0, 256, (3, size, size, 3), dtype=torch.uint8)
+    (logits,) = session.run(None, {"image": pixels.numpy()})
+    with torch.no_grad():
+        expected = model(pixels)
+    torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-3, rtol=1e-3)
