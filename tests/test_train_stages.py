@@ -128,7 +128,7 @@ def test_another_label_draw_keeps_the_pretraining(copied: Path) -> None:
 
 
 def test_stages_are_reused_from_another_run(trained: Path, tmp_path: Path) -> None:
-    result = outcomes(tiny(data__label_seed=1), tmp_path / "new", reuse=Run(trained), until="pretrain")
+    result = outcomes(tiny(data__label_seed=1), tmp_path / "new", reuse=[Run(trained)], until="pretrain")
     assert result["pretrain"] == "copied"
     assert sha256(tmp_path / "new" / "pretrain" / "model.safetensors") == sha256(
         trained / "pretrain" / "model.safetensors"
@@ -139,7 +139,7 @@ def test_reusing_keeps_what_it_replaces(trained: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     outcomes(tiny(seed=1), target, until="pretrain")
     before = sha256(target / "pretrain" / "model.safetensors")
-    assert outcomes(tiny(), target, reuse=Run(trained), until="pretrain")["pretrain"] == "copied"
+    assert outcomes(tiny(), target, reuse=[Run(trained)], until="pretrain")["pretrain"] == "copied"
     assert sha256(target / ".previous" / "pretrain" / "model.safetensors") == before
 
 

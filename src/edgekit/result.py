@@ -77,8 +77,12 @@ class Score(Part):
     samples: int
     protocol: str
     per_class: dict[str, float] | None = None
-    shots: int | None = Field(None, description="of a few-shot score: labelled images a class; value is the mean over draws")
-    interval: tuple[float, float] | None = Field(None, description="of a few-shot score: 95 % of its mean over the draws")
+    shots: int | None = Field(
+        None, description="of a few-shot score: labelled images a class; value is the mean over draws"
+    )
+    interval: tuple[float, float] | None = Field(
+        None, description="of a few-shot score: 95 % of its mean over the draws"
+    )
 
 
 class Evaluation(Part):
@@ -94,6 +98,50 @@ class Evaluation(Part):
         return next((s.value for s in self.scores if s.model == model and s.metric == metric), None)
 
 
+class Cell(Part):
+    """One training of an ablation."""
+
+    values: list[str] = Field(description="one for each axis, in their order")
+    run: str = Field(description="its run folder, relative to the ablation's")
+    scores: list[Score] = Field(default_factory=list, description="empty where it failed")
+    seconds: float | None = Field(None, description="of its stages, copied ones included; null where it failed")
+    error: str | None = None
+
+    def value(self, model: str, metric: str) -> float | None:
+        """One score, or None where it was not measured."""
+        return next((s.value for s in self.scores if (s.model, s.metric) == (model, metric)), None)
+
+
+class Axis(Part):
+    """What an ablation changes, and the values that it takes."""
+
+    name: str = Field(description="a key of the recipe; first and second: the transformations of one branch, in order")
+    values: list[str]
+
+
+class Ablation(Part):
+    """A recipe trained with other values of some keys: every combination of them."""
+
+    kind: Literal["ablation"] = "ablation"
+    subject: Literal["augmentations", "values"] = Field(
+        description="augmentations: SimCLR's figure 5, where a cell with the same transformation twice has it once"
+    )
+    recipe: str = Field(description="its name")
+    data: str = Field(description="what the test set is")
+    until: str = Field(description="the last stage that was trained")
+    axes: list[Axis]
+    planned: int = Field(description="how many cells it has; fewer are listed where it was interrupted")
+    cells: list[Cell]
+
+    def cell(self, *values: str) -> Cell | None:
+        """The cell of these values, or None where it is not done."""
+        return next((c for c in self.cells if c.values == list(values)), None)
+
+    def metrics(self) -> list[tuple[str, str]]:
+        """(model, metric) of every score, in the order of the stages."""
+        return list(dict.fromkeys((s.model, s.metric) for c in self.cells for s in c.scores))
+
+
 class Result(Part):
     """A measurement and the circumstances that it was made in."""
 
@@ -102,12 +150,12 @@ class Result(Part):
     command: list[str]
     seed: int | None = None
     machine: Machine
-    measurement: Annotated[Latency | Evaluation, Field(discriminator="kind")]
+    measurement: Annotated[Latency | Evaluation | Ablation, Field(discriminator="kind")]
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     @classmethod
-    def of(cls, measurement: Latency | Evaluation, seed: int | None = None) -> Result:
+    def of(cls, measurement: Latency | Evaluation | Ablation, seed: int | None = None) -> Result:
         """A measurement made just now, on this machine, by this command."""
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
         return cls(created=now(), command=command, seed=seed, machine=this_machine(), measurement=measurement)

@@ -84,7 +84,7 @@ def command(
             click.echo(_line(report))
 
     try:
-        train(loaded, run, reuse=Run.open(reuse) if reuse else None, until=until, on_stage=say)
+        train(loaded, run, reuse=[Run.open(reuse)] if reuse else [], until=until, on_stage=say)
     except Interrupted:
         click.echo(f"{run.path}: the same command goes on from the last checkpoint", err=True)
         raise KeyboardInterrupt from None

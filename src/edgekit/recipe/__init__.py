@@ -18,11 +18,12 @@ from edgekit.recipe.parts import (
     Part,
     Supervised,
     TeacherSource,
+    Transformation,
 )  # fmt: skip
 from edgekit.recipe.reading import dump, load, parse, read_yaml
 from edgekit.recipe.whole import Recipe
 
 __all__ = [
     "METHODS", "SMALL_IMAGE", "Architecture", "Augmentation", "Data", "Distill", "Finetune", "Hardware", "Monitor", "Optimizer",
-    "Part", "Pretrain", "Recipe", "Supervised", "TeacherSource", "dump", "load", "parse", "read_yaml",
+    "Part", "Pretrain", "Recipe", "Supervised", "TeacherSource", "Transformation", "dump", "load", "parse", "read_yaml",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from edgekit.recipe.parts import Architecture, Augmentation, Optimizer, Part
+from edgekit.recipe.parts import Architecture, Augmentation, Optimizer, Part, Transformation
 
 
 class Projection(Part):
@@ -42,6 +42,13 @@ class Method(Part):
     batch_size: int = Field(512, ge=2, description="images a step, of all devices together")
     optimizer: Optimizer = Optimizer()
     augmentation: Augmentation = Augmentation()
+    one_branch: list[Transformation] | None = Field(
+        None,
+        min_length=1,
+        description="SimCLR's ablation (figure 5): all views share one random crop, these transformations are applied to the first "
+        "view alone, in this order, with the strengths of `augmentation`: crop, cutout, colour (jitter and grey), sobel, noise, blur, "
+        "rotate, flip, jitter, grey",
+    )
 
 
 class SimCLR(Method):

@@ -36,6 +36,13 @@ class Part(BaseModel):
 Text = Annotated[str, Field(min_length=1)]
 
 
+def default_test(labelled: object) -> str | float:
+    """`data.test` where the recipe leaves it out: a share, or the own test split of a set of torchvision."""
+    if isinstance(labelled, str) and labelled.startswith(TORCHVISION):
+        return f"{TORCHVISION}{labelled.split(':')[1]}"
+    return 0.2
+
+
 class Data(Part):
     """Where the images are and who may see which."""
 
@@ -97,15 +104,6 @@ class Data(Part):
     )
     download: bool = Field(False, description="let torchvision download the set where it is not there")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _official_test_split(cls, content: Any) -> Any:
-        """A set of torchvision is tested on its own test split unless the recipe says otherwise."""
-        if isinstance(content, dict) and str(content.get("labelled")).startswith(TORCHVISION):
-            name = content["labelled"].split(":")[1]
-            return {"test": f"{TORCHVISION}{name}", **content}
-        return content
-
     @model_validator(mode="after")
     def _check(self) -> Data:
         if self.resize_to is not None and self.resize_to < self.image_size:
@@ -130,6 +128,9 @@ class Data(Part):
         return Preprocessing(
             image_size=self.image_size, resize_to=resize_to, fit=self.fit, interpolation=self.interpolation
         )
+
+
+Transformation = Literal["crop", "cutout", "colour", "sobel", "noise", "blur", "rotate", "flip", "jitter", "grey"]
 
 
 class Augmentation(Part):

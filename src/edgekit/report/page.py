@@ -9,6 +9,7 @@ import io
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit import __version__
 from edgekit.errors import RuntimeMissing
@@ -17,6 +18,9 @@ from edgekit.report import format as show
 from edgekit.report.facts import Facts, collect
 from edgekit.report.headline import Headline, headline
 from edgekit.result import now
+
+if TYPE_CHECKING:
+    import jinja2
 
 _VIEWS_BYTES = 500_000  # the page stays small: a larger grid is encoded again
 
@@ -53,22 +57,13 @@ def write_report(run: Path | str, output: Path | None = None) -> Written:
 
 def render(facts: Facts) -> str:
     """The page as text."""
-    import jinja2
-
     from edgekit.report import figures, latency, tables
     from edgekit.report.provenance import provenance
     from edgekit.report.story import lead, steps, tiles
 
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(_resource),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    top = headline(facts)
-    script = _resource("script.js").strip()
-    page = environment.get_template("template.html").render(
+    template, top = environment().get_template("template.html"), headline(facts)
+    script = resource("script.js").strip()
+    page = template.render(
         facts=facts,
         top=top,
         show=show,
@@ -91,7 +86,7 @@ def render(facts: Facts) -> str:
         },
         views=_embedded(facts.views) if facts.views else None,
         provenance=provenance(facts),
-        style=_resource("style.css"),
+        style=resource("style.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         made=now(),
@@ -100,7 +95,21 @@ def render(facts: Facts) -> str:
     return f"{page.strip()}\n"
 
 
-def _resource(name: str) -> str:
+def environment() -> jinja2.Environment:
+    """Where pages' templates are found; everything that they print is escaped."""
+    import jinja2
+
+    return jinja2.Environment(
+        loader=jinja2.FunctionLoader(resource),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def resource(name: str) -> str:
+    """A file of this package, as text."""
     return resources.files("edgekit.report").joinpath(name).read_text(encoding="utf-8")
 
 

@@ -6,7 +6,7 @@ import fcntl
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,12 @@ Make = Callable[[Path], tuple[list[str], dict[str, Any]]]
 
 
 def complete(
-    run: Run, stage: str, inputs: dict[str, Any], make: Make, reuse: Run | None, images: Mapping[str, int] | None = None
+    run: Run,
+    stage: str,
+    inputs: dict[str, Any],
+    make: Make,
+    reuse: Sequence[Run],
+    images: Mapping[str, int] | None = None,
 ) -> tuple[str, StageRecord]:
     """Bring a stage to completion.
 
@@ -36,7 +41,7 @@ def complete(
         stage: its name.
         inputs: what it is made from.
         make: trains it, going on from a checkpoint in the folder if there is one.
-        reuse: another run to copy it from, where the inputs are the same.
+        reuse: other runs to copy it from, where the inputs are the same.
         images: number of images of each set, to say what changed if an unfinished stage finds other inputs.
 
     Returns:
@@ -55,8 +60,9 @@ def complete(
         raise RunError(f"{folder}: holds files that edgekit did not write", "choose another folder with --run")
     if record is None:
         refuse_changed(folder, stage, inputs, images or {})
-    if reuse is not None and (copied := _copy(reuse, run, stage, digest)) is not None:
-        return "copied", copied
+    for other in reuse:
+        if (copied := _copy(other, run, stage, digest)) is not None:
+            return "copied", copied
     if record is not None:
         _set_aside(folder)
     elif (started := read_started(folder)) is None or started.digest != digest:

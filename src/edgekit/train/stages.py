@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from edgekit.data.augment import Augment
+from edgekit.data.augment import Augment, OneBranch
 from edgekit.data.images import ImageSet
 from edgekit.data.splits import Splits, load_splits, set_sizes, write_splits
 from edgekit.errors import DataError, RecipeError
@@ -37,7 +37,7 @@ from edgekit.train.inputs import stage_inputs
 from edgekit.train.launch import joined
 from edgekit.train.loader import seed_for
 from edgekit.train.online import online
-from edgekit.train.pretrain import build_method
+from edgekit.train.pretrain import METHODS, build_method
 from edgekit.train.streaming import shuffled
 from edgekit.train.tasks import ClassifyTask, PretrainTask
 from edgekit.train.teachers import load_teachers
@@ -68,7 +68,8 @@ def train(
     recipe: Recipe,
     run: Run,
     *,
-    reuse: Run | None = None,
+    reuse: Sequence[Run] = (),
+    splits: Splits | None = None,
     until: str = STAGES[-1],
     on_stage: Callable[[Report], None] = lambda report: None,
 ) -> None:
@@ -77,7 +78,8 @@ def train(
     Args:
         recipe: what to train.
         run: the folder; made if it is not there.
-        reuse: another run whose complete stages are copied where their inputs are the same.
+        reuse: other runs, whose complete stages are copied where their inputs are the same.
+        splits: the recipe's images, where the caller has them already.
         until: the last stage to train, one of `edgekit.run.STAGES`.
         on_stage: called after each stage.
 
@@ -85,8 +87,8 @@ def train(
         EdgekitError: of many kinds; whatever was complete before stays complete.
     """
     with joined(recipe.hardware), only_one(run) if rank() == 0 else nullcontext():
-        splits = _load(recipe)
-        _check(recipe, splits, run)
+        splits = splits or _load(recipe)
+        check(recipe, splits, run)
         images = set_sizes(splits)
         wanted = [s for s in STAGES[: STAGES.index(until) + 1] if s != "supervised" or recipe.supervised.enabled]
         check_unfinished(run, wanted, lambda stage: stage_inputs(stage, recipe, splits, run), images)
@@ -161,7 +163,10 @@ class Stages:
         torch.manual_seed(seed_for(self.recipe.seed, "pretrain", "weights"))
         method = build_method(config, self.size, len(splits.pool))
         start = _start("pretrain", method.model.encoder)
-        augment = self._augment(config.augmentation)
+        augment: Augment | OneBranch = self._augment(config.augmentation)
+        if config.one_branch is not None:
+            data = self.recipe.data
+            augment = OneBranch(config.augmentation, config.one_branch, self.size, data.mean, data.std)
         draw_views(splits.pool, augment, self.recipe.seed, folder / "views.png")
         before = encoder_knn(method.model.encoder, splits, self.recipe, self.device)
         observe = online(method.model.encoder, splits, self.recipe)
@@ -240,7 +245,7 @@ def _start(stage: str, encoder: Encoder) -> dict[str, Any]:
     return {"started_from": asdict(encoder.loaded)}
 
 
-def _check(recipe: Recipe, splits: Splits, run: Run) -> None:
+def check(recipe: Recipe, splits: Splits, run: Run) -> None:
     """Refuse now what would fail hours later.
 
     Raises:
@@ -253,6 +258,12 @@ def _check(recipe: Recipe, splits: Splits, run: Run) -> None:
         wanted == "mps" and not torch.backends.mps.is_available()
     ):
         raise RecipeError(f"hardware.accelerator: PyTorch finds no {wanted} here", "set it to auto or cpu")
+    method = METHODS[recipe.pretrain.method]
+    if recipe.pretrain.one_branch is not None and method.views < 2:
+        raise RecipeError(
+            f"pretrain.one_branch: {recipe.pretrain.method} compares an image's only view with its past, there is no other branch",
+            "choose a method with two views, simclr for instance",
+        )
     for stage in ("pretrain", "distill"):
         batch = getattr(recipe, stage).batch_size
         if batch > len(splits.pool) and not (stage == "distill" and recipe.distill.images == "labelled"):
@@ -265,6 +276,11 @@ def _check(recipe: Recipe, splits: Splits, run: Run) -> None:
                 f"{stage}.batch_size is {batch}, which {world_size()} devices cannot share evenly",
                 f"set it to a multiple of {world_size()}",
             )
+    if len(splits.labelled) < 2 * world_size():  # BatchNorm wants two images in each process
+        raise DataError(
+            f"data.labels: a budget of {len(splits.labelled)} images is too small for {world_size()} devices",
+            "ask for more labels, or train on fewer devices",
+        )
     build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder")
     build_encoder(recipe.distill.student, recipe.data.image_size, "distill.student")
     teachers = load_teachers(recipe.distill.teachers, run, recipe.data, splits.classes, own=False)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgekit.data.augment import Augment
+from edgekit.data.augment import Augment, OneBranch
 from edgekit.models.classifier import Classifier
 from edgekit.train.collapse import effective_rank, projection_std
 from edgekit.train.pretrain.method import Method, Views
@@ -49,18 +49,18 @@ class PretrainTask(nn.Module):
 
     Args:
         method: one of `edgekit.train.pretrain.METHODS`.
-        augment: makes a view.
+        augment: makes the views.
     """
 
-    def __init__(self, method: Method, augment: Augment) -> None:
+    def __init__(self, method: Method, augment: Augment | OneBranch) -> None:
         super().__init__()
         self.method = method
         self.augment = augment
 
     def forward(self, batch: Batch, draws: Draws, monitor: bool) -> Outcome:
         """Loss of a batch; with `monitor`, also the collapse monitor's two numbers."""
-        views = [self.augment(batch["images"], draws.own) for _ in range(self.method.views)]
-        loss = self.method(Views(views, batch["index"], draws.shared))
+        views = self.augment(batch["images"], draws.own, self.method.views).chunk(self.method.views)
+        loss = self.method(Views(list(views), batch["index"], draws.shared))
         logs = {}
         if monitor:
             logs = {

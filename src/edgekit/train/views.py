@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from edgekit.data.augment import Augment
+from edgekit.data.augment import Augment, OneBranch
 from edgekit.data.images import ImageSet
 from edgekit.files import write_bytes
 from edgekit.train.loader import seed_for
@@ -17,7 +17,7 @@ from edgekit.train.loader import seed_for
 _IMAGES, _VIEWS, _TILE = 8, 7, 64
 
 
-def draw_views(pool: ImageSet, augment: Augment, seed: int, path: Path) -> None:
+def draw_views(pool: ImageSet, augment: Augment | OneBranch, seed: int, path: Path) -> None:
     """Write a PNG: one row an image of the pool, the image first, then random views of it."""
     chosen = np.random.default_rng(seed).choice(len(pool), size=min(_IMAGES, len(pool)), replace=False)
     pixels = torch.tensor(pool.images[np.sort(chosen)])

@@ -1,0 +1,161 @@
+"""`edgekit ablate`: a recipe with other augmentations or values, as a matrix."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgekit.cli import STAGES
+
+if TYPE_CHECKING:
+    from edgekit.result import Ablation, Result
+
+_AUGMENTATIONS = "augmentations"
+
+
+@click.command(name="ablate")
+@click.argument("what", nargs=-1, required=True, metavar="augmentations|FIELD=V1,V2,…")
+@click.argument("recipe", type=click.Path(path_type=Path))
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe; may be given often."
+)
+@click.option(
+    "--run", "folder", type=click.Path(path_type=Path), help="The ablation's folder.  [default: runs/NAME-ablate-…]"
+)
+@click.option(
+    "--reuse", type=click.Path(path_type=Path), help="A run: its stages are copied where their inputs are the same."
+)
+@click.option(
+    "--until",
+    type=click.Choice(STAGES[1:]),
+    help="The last stage to train.  [default: pretrain for augmentations; the stage that all fields belong to; else the last]",
+)
+@click.option(
+    "--only", metavar="A,B,…", help="With augmentations: the transformations.  [default: those of SimCLR's figure 5]"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of tables.")
+def command(
+    what: tuple[str, ...],
+    recipe: Path,
+    overrides: tuple[str, ...],
+    folder: Path | None,
+    reuse: Path | None,
+    until: str | None,
+    only: str | None,
+    as_json: bool,
+) -> int:
+    """Train RECIPE once for each combination of some values, and compare.
+
+    `augmentations` is SimCLR's figure 5: every single transformation and every ordered pair, applied to one branch, evaluated by
+    linear probe and kNN. FIELD=V1,V2,… takes the values of a key of the recipe; several fields make a grid. Each cell is a run in
+    the ablation's folder; the same command goes on where it was interrupted. Results: ablation.json and ablation.html.
+
+    \b
+    For example:
+      edgekit ablate augmentations recipe.yaml --set pretrain.epochs=20
+      edgekit ablate augmentations recipe.yaml --only crop,colour,blur
+      edgekit ablate pretrain.temperature=0.1,0.2,0.5 pretrain.batch_size=128,512 recipe.yaml
+      edgekit ablate data.labels=0.01,0.1,1.0 recipe.yaml
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if _AUGMENTATIONS in what and len(what) > 1:
+        raise click.UsageError("`augmentations` is an ablation of its own: give no FIELD=… beside it")
+    if only is not None and what[0] != _AUGMENTATIONS:
+        raise click.UsageError("--only belongs to `augmentations`")
+
+    from edgekit.result import Result
+    from edgekit.run import Run
+    from edgekit.train.ablate import ablate, plan_augmentations, plan_values
+
+    if what[0] == _AUGMENTATIONS:
+        names = [name.strip() for name in only.split(",")] if only is not None else []
+        plan = plan_augmentations(recipe, overrides, names, until)
+        suffix = _AUGMENTATIONS
+    else:
+        plan = plan_values(recipe, overrides, what, until)
+        suffix = "-".join(axis.name.rpartition(".")[2] for axis in plan.axes)
+    base = plan.cells[0].recipe
+    folder = folder or Path("runs") / f"{base.name}-ablate-{suffix}"
+
+    from edgekit.report.ablation import best, named, write_ablation
+    from edgekit.train.engine import Interrupted
+
+    clock = _Clock(len(plan.cells))
+    result: Result | None = None
+
+    def say(ablation: Ablation, trained: bool) -> None:
+        nonlocal result
+        result = Result.of(ablation, seed=base.seed)
+        result.write(folder / "ablation.json")
+        write_ablation(result, folder / "ablation.html")
+        click.echo(clock.line(ablation, named(ablation, ablation.cells[-1]), trained), err=True)
+
+    try:
+        done = ablate(plan, folder, reuse=[Run.open(reuse)] if reuse else [], on_cell=say)
+    except Interrupted:
+        click.echo(f"{folder}: the same command goes on from the last checkpoint", err=True)
+        raise KeyboardInterrupt from None
+    assert result is not None
+    if as_json:
+        click.echo(result.model_dump_json(by_alias=True))
+    else:
+        _print(done)
+        found = best(done)
+        if found is not None:
+            click.echo(f"best: {named(done, found[0])}")
+        click.echo(f"written to {folder / 'ablation.json'} and {folder / 'ablation.html'}")
+    return 1 if any(cell.error for cell in done.cells) else 0
+
+
+class _Clock:
+    """Progress over the cells: those that were found complete say nothing about the time that the others take."""
+
+    def __init__(self, planned: int) -> None:
+        self.planned = planned
+        self.last = time.monotonic()
+        self.spent: list[float] = []
+
+    def line(self, ablation: Ablation, name: str, trained: bool) -> str:
+        from edgekit.report.ablation import metric_name
+        from edgekit.report.format import duration, percent
+
+        now = time.monotonic()
+        took, self.last = now - self.last, now
+        cell, done = ablation.cells[-1], len(ablation.cells)
+        if cell.error or trained:
+            self.spent.append(took)
+        what = cell.error or ", ".join(f"{metric_name(s.model, s.metric)} {percent(s.value)}" for s in cell.scores)
+        how = f"in {duration(took)}" if trained or cell.error else "up to date"
+        left = (self.planned - done) * sum(self.spent) / len(self.spent) if self.spent else None
+        eta = f", about {duration(left)} left" if left else ""
+        return f"[{done}/{self.planned}] {name}: {what} ({how}{eta})"
+
+
+def _print(ablation: Ablation) -> None:
+    """A matrix of the first metric for two axes, else a row a cell."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgekit.report.ablation import metric_name, metrics
+
+    console, pairs = Console(), metrics(ablation)
+    for pair in pairs if len(ablation.axes) == 2 else ():
+        rows, columns = ablation.axes
+        title = f"{metric_name(*pair)} (%), {rows.name} ↓ {columns.name} →"
+        matrix = Table("", *columns.values, title=title, title_justify="left")
+        for row in rows.values:
+            cells = [ablation.cell(row, column) for column in columns.values]
+            values = [cell.value(*pair) if cell else None for cell in cells]
+            matrix.add_row(row, *("–" if v is None else f"{v * 100:.1f}" for v in values))
+        console.print(matrix)
+    if len(ablation.axes) != 2:
+        names = [axis.name for axis in ablation.axes]
+        listed = Table(*names, *(metric_name(*pair) for pair in pairs), title=ablation.data, title_justify="left")
+        for cell in ablation.cells:
+            found = [cell.value(*pair) for pair in pairs]
+            listed.add_row(*cell.values, *("–" if v is None else f"{v:.1%}" for v in found))
+        console.print(listed)

@@ -1,0 +1,70 @@
+"""SimCLR's asymmetric setting, in which single augmentations can be compared (Chen et al. 2020, section 3 and figure 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from edgekit.data.augment.transform import Augment, normalised
+from edgekit.recipe import Augmentation, Transformation
+
+_OFF = {
+    "crop": 0.0,
+    "flip": 0.0,
+    "rotate": 0.0,
+    "jitter": 0.0,
+    "grey": 0.0,
+    "blur": 0.0,
+    "sobel": 0.0,
+    "noise": 0.0,
+    "cutout": 0.0,
+}
+# Probabilities of one transformation alone: always, but where the paper's own gives an identity a share.
+_ALONE = {
+    "crop": {"crop": 1.0}, "cutout": {"cutout": 1.0}, "colour": {"jitter": 0.8, "grey": 0.2}, "sobel": {"sobel": 1.0},
+    "noise": {"noise": 1.0}, "blur": {"blur": 1.0}, "rotate": {"rotate": 1.0}, "flip": {"flip": 0.5},
+    "jitter": {"jitter": 1.0}, "grey": {"grey": 1.0},
+}  # fmt: skip
+
+
+def alone(config: Augmentation, transformation: Transformation) -> Augmentation:
+    """One transformation with the strength that `config` has and nothing else."""
+    return config.model_copy(update={**_OFF, **_ALONE[transformation]})
+
+
+class OneBranch:
+    """Views of which the first is transformed and the others are not; it is called as an `Augment` is.
+
+    Each image is first cropped at random and resized, once for all its views. The first view then goes through the
+    transformations in their order, the others stay as they are.
+
+    Args:
+        config: the strengths; its probabilities do not count.
+        transformations: what is done to the first view.
+        size: side of the views, in pixels.
+        mean: of the normalisation.
+        std: of the normalisation.
+    """
+
+    def __init__(
+        self, config: Augmentation, transformations: Sequence[Transformation], size: int, mean: float, std: float
+    ) -> None:
+        self.size = size
+        self.mean = mean
+        self.std = std
+        self.shared = Augment(alone(config, "crop"), size, mean, std)
+        self.steps = [Augment(alone(config, name), size, mean, std) for name in transformations]
+
+    def __call__(self, pixels: Tensor, generator: torch.Generator, count: int = 1) -> Tensor:
+        """See `Augment.__call__`."""
+        return normalised(self.views(pixels, generator, count), self.mean, self.std)
+
+    def views(self, pixels: Tensor, generator: torch.Generator, count: int = 1) -> Tensor:
+        """See `Augment.views`."""
+        shared = self.shared.views(pixels, generator)
+        transformed = shared
+        for step in self.steps:
+            transformed = step.views(transformed.permute(0, 2, 3, 1), generator)
+        return torch.cat([transformed, *[shared] * (count - 1)])

@@ -1,0 +1,195 @@
+"""An ablation as one HTML page: heat maps or lines, the table, and how it was done."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit import __version__
+from edgekit.errors import RuntimeMissing
+from edgekit.files import write_text
+from edgekit.report import format as show
+from edgekit.report.figures import Figure, Key
+from edgekit.report.grids import Heat, Line, heat, lines
+from edgekit.report.headline import interval
+from edgekit.report.page import environment, resource
+from edgekit.report.tables import METRICS, MODELS, Column, Table
+from edgekit.report.tables import Cell as Entry
+from edgekit.result import Ablation, Cell, Result
+
+_ORDER = [("student", "top1"), ("teacher", "top1"), ("supervised", "top1"), ("encoder", "linear"), ("encoder", "knn")]
+
+
+@dataclass(frozen=True)
+class Titled:
+    """A figure with its heading."""
+
+    title: str
+    note: str
+    figure: Figure
+
+
+def write_ablation(result: Result, path: Path) -> None:
+    """Write an ablation's page.
+
+    Args:
+        result: whose measurement is an `Ablation`.
+        path: the HTML file.
+
+    Raises:
+        RuntimeMissing: the extra [report] is not installed.
+        EdgekitError: the file cannot be written.
+    """
+    if importlib.util.find_spec("jinja2") is None:
+        raise RuntimeMissing("jinja2 is not installed", "install edgekit's wheel with the extra [report]")
+    ablation = result.measurement
+    assert isinstance(ablation, Ablation)
+    script = resource("script.js").strip()
+    page = (
+        environment()
+        .get_template("ablation.html")
+        .render(
+            ablation=ablation,
+            result=result,
+            show=show,
+            lead=lead(ablation),
+            figures=figures(ablation),
+            table=table(ablation),
+            protocols=protocols(ablation),
+            failed=[(named(ablation, cell), cell.error) for cell in ablation.cells if cell.error],
+            style=resource("style.css"),
+            script=script,
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            version=__version__,
+        )
+    )
+    write_text(path, f"{page.strip()}\n")
+
+
+def metrics(ablation: Ablation) -> list[tuple[str, str]]:
+    """(model, metric), what counts most first."""
+    return [pair for pair in _ORDER if pair in ablation.metrics()]
+
+
+def metric_name(model: str, metric: str) -> str:
+    """As the report calls it."""
+    return METRICS[metric] if model == "encoder" else MODELS[model]
+
+
+def named(ablation: Ablation, cell: Cell) -> str:
+    """A cell in words: `crop, then colour`, or `temperature 0.1, batch_size 64`."""
+    if ablation.subject == "augmentations":
+        first, second = cell.values
+        return first if first == second else f"{first}, then {second}"
+    return ", ".join(
+        f"{axis.name.rpartition('.')[2]} {value}" for axis, value in zip(ablation.axes, cell.values, strict=True)
+    )
+
+
+def best(ablation: Ablation) -> tuple[Cell, float] | None:
+    """The cell with the highest value of the metric that counts most."""
+    for pair in metrics(ablation):
+        scored = [(cell, value) for cell in ablation.cells if (value := cell.value(*pair)) is not None]
+        return max(scored, key=lambda both: both[1])
+    return None
+
+
+def lead(ablation: Ablation) -> str:
+    """The page's first sentence."""
+    found = best(ablation)
+    if found is None:
+        return "No cell is done yet."
+    cell, value = found
+    return f"{show.percent(value)} {metric_name(*metrics(ablation)[0])} with {named(ablation, cell)}"
+
+
+def protocols(ablation: Ablation) -> list[tuple[str, str]]:
+    """Each metric with how it was measured and how far a number of this many images can be trusted."""
+    told = []
+    for model, metric in metrics(ablation):
+        scores = [s for c in ablation.cells for s in c.scores if (s.model, s.metric) == (model, metric)]
+        half = max((high - low) / 2 for low, high in (interval(s.value, s.samples) for s in scores))
+        how = "; or: ".join(dict.fromkeys(s.protocol for s in scores))
+        sizes = ", ".join(dict.fromkeys(show.count(s.samples) for s in scores))
+        told.append(
+            (metric_name(model, metric), f"{how}; {sizes} test images, 95 % interval up to ±{half * 100:.1f} points")
+        )
+    return told
+
+
+def table(ablation: Ablation) -> Table:
+    """A row for each cell, the failed ones included."""
+    pairs = metrics(ablation)
+    keys = [axis.name.rpartition(".")[2] for axis in ablation.axes]
+    columns = [Column(name, number=False) for name in keys]
+    columns += [Column(metric_name(*pair)) for pair in pairs]
+    columns.append(Column("time", title="of the cell's stages, copied ones included"))
+    rows = []
+    for cell in ablation.cells:
+        row = [Entry(value, _sort(value)) for value in cell.values]
+        for pair in pairs:
+            value = cell.value(*pair)
+            row.append(
+                Entry(
+                    show.percent(value),
+                    value,
+                    bar=value,
+                    warnings=[cell.error] if cell.error and pair == pairs[0] else (),
+                )
+            )
+        row.append(Entry(show.duration(cell.seconds), cell.seconds))
+        rows.append(row)
+    return Table("Every cell", columns, rows, tall=len(rows) > 16)
+
+
+def _sort(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value.lower()
+
+
+def figures(ablation: Ablation) -> list[Titled]:
+    """Lines where one key is changed, else heat maps of the last two, one for each metric and each value of the others."""
+    pairs = metrics(ablation)
+    if not pairs:
+        return []
+    if len(ablation.axes) == 1:
+        return [_lines(ablation, pairs)]
+    *others, rows, columns = ablation.axes
+    drawn = []
+    for pair, fixed in itertools.product(pairs, itertools.product(*(axis.values for axis in others))):
+        values = [[_value(ablation, (*fixed, r, c), pair) for c in columns.values] for r in rows.values]
+        known = [v for row in values for v in row if v is not None]
+        if not known:
+            continue
+        augmentations = ablation.subject == "augmentations"
+        grid = Heat(
+            rows.values, columns.values, "first" if augmentations else rows.name, "then" if augmentations else columns.name,
+            values, average=augmentations,
+        )  # fmt: skip
+        note = f"{show.percent(min(known))} to {show.percent(max(known))}; the darker, the better"
+        at = ", ".join(f"{axis.name} {value}" for axis, value in zip(others, fixed, strict=True))
+        drawn.append(Titled(metric_name(*pair) + (f" at {at}" if at else ""), note, Figure(heat(grid), [])))
+    return drawn
+
+
+def _value(ablation: Ablation, values: Sequence[str], pair: tuple[str, str]) -> float | None:
+    cell = ablation.cell(*values)
+    return cell.value(*pair) if cell else None
+
+
+def _lines(ablation: Ablation, pairs: Sequence[tuple[str, str]]) -> Titled:
+    (axis,) = ablation.axes
+    done = [value for value in axis.values if ablation.cell(value)]
+    series = [
+        Line(metric_name(*pair), i + 1, [_value(ablation, [value], pair) for value in done])
+        for i, pair in enumerate(pairs)
+    ]
+    keys = [Key(line.label, f"s{line.series}") for line in series]
+    return Titled("Test accuracy", "one training a value", Figure(lines(done, axis.name, series), keys))

@@ -1,0 +1,174 @@
+"""Charts of an ablation: a heat map of two values, and lines over one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from edgekit.report.charts import WIDTH, Size, both
+from edgekit.report.format import percent
+from edgekit.report.svg import Frame, Scale, drawing, element, padded, path
+
+_ON_DARK = 0.8  # from this share of the scale on, the number is written in the light colour
+_LETTER = 7.6  # pixels a letter of a label, about
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A heat map's numbers.
+
+    Args:
+        rows: labels of the rows.
+        columns: labels of the columns.
+        row_title: what the rows are.
+        column_title: what the columns are.
+        values: shares, a list for each row; None where there is none.
+        average: whether a last column gives the mean of each row that is complete.
+    """
+
+    rows: Sequence[str]
+    columns: Sequence[str]
+    row_title: str
+    column_title: str
+    values: Sequence[Sequence[float | None]]
+    average: bool = False
+
+
+def heat(grid: Heat) -> Markup:
+    """Shares as cells, the higher the darker; the scale runs from the lowest to the highest."""
+    known = [v for row in grid.values for v in row if v is not None]
+    told = f"Heat map of {len(known)} accuracies, {percent(min(known))} to {percent(max(known))}"
+    return both(lambda size: _heat(grid, size, min(known), max(known), told))
+
+
+def _heat(grid: Heat, size: Size, low: float, high: float, told: str) -> Markup:
+    narrow, width = size == "narrow", WIDTH[size]
+    count = len(grid.columns) + (1.25 if grid.average else 0)
+    left = min(max(len(label) for label in grid.rows) * _LETTER + 14, width / 3)
+    cell = min((width - left) / count, 84)
+    height = min(cell, 36 if narrow else 46)
+    steep = max(len(label) for label in (*grid.columns, "average" if grid.average else "")) * _LETTER > cell - 4
+    top = 22 + (max(len(label) for label in grid.columns) * _LETTER * 0.72 if steep else 20)
+    parts = [
+        element("text", f"{grid.row_title} ↓", class_="label", x=0, y=top - 8),
+        element("text", f"{grid.column_title} →", class_="label", x=left, y=12),
+    ]
+    columns = [(left + i * cell, label) for i, label in enumerate(grid.columns)]
+    if grid.average:
+        columns.append((left + (len(grid.columns) + 0.25) * cell, "average"))
+    for x, label in columns:
+        at = (x + cell / 2, top - 8)
+        turn = f"rotate(-45 {at[0] - 4:.1f} {at[1]:.1f})" if steep else None
+        anchor = "start" if steep else "middle"
+        parts.append(
+            element(
+                "text",
+                label,
+                class_="name small",
+                x=at[0] - (4 if steep else 0),
+                y=at[1],
+                text_anchor=anchor,
+                transform=turn,
+            )
+        )
+    for i, (label, row) in enumerate(zip(grid.rows, grid.values, strict=True)):
+        y = top + i * height
+        parts.append(element("text", label, class_="name small", x=left - 8, y=y + height / 2 + 4, text_anchor="end"))
+        cells = [*row]
+        if grid.average:
+            full = [v for v in row if v is not None]
+            cells.append(sum(full) / len(full) if len(full) == len(row) else None)
+        for (x, column), value in zip(columns, cells, strict=True):
+            parts.append(_cell(x, y, cell, height, value, low, high, f"{label}, {column}", narrow))
+    return drawing(width, top + len(grid.rows) * height + 6, told, *parts, class_=size)
+
+
+def _cell(
+    x: float,
+    y: float,
+    width: float,
+    height: float,
+    value: float | None,
+    low: float,
+    high: float,
+    name: str,
+    narrow: bool,
+) -> Markup:
+    box = {"x": x + 1, "y": y + 1, "width": width - 2, "height": height - 2, "rx": 4}
+    middle = {"x": x + width / 2, "y": y + height / 2 + 4.5, "text_anchor": "middle"}
+    if value is None:
+        tip = element("title", f"{name}: not measured")
+        return element(
+            "g", tip, element("rect", class_="heat none", **box), element("text", "–", class_="tick", **middle)
+        )
+    share = (value - low) / (high - low) if high > low else 0.5
+    number = f"{value * 100:.0f}" if narrow and width < 30 else f"{value * 100:.1f}"
+    look = "heattext dark" if share >= _ON_DARK else "heattext"
+    return element(
+        "g",
+        element("title", f"{name}: {percent(value)}"),
+        element("rect", class_="heat", style=f"--share:{share:.3f}", **box),
+        element("text", number, class_=look, **middle),
+    )
+
+
+@dataclass(frozen=True)
+class Line:
+    """One metric over the values; `series` is a number of a class of style.css. None where a value has none."""
+
+    label: str
+    series: int
+    values: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class _Marked(Scale):
+    """A scale whose ticks are the values that were tried."""
+
+    marks: tuple[float, ...] = ()
+
+    def ticks(self, count: int = 5) -> list[float]:
+        return list(self.marks)
+
+
+def lines(values: Sequence[str], x_title: str, series: Sequence[Line]) -> Markup:
+    """Shares over the values of one key: at their places on an axis where they are numbers, else side by side."""
+    told = "; ".join(f"{s.label}: " + ", ".join(percent(v) for v in s.values) for s in series)
+    return both(lambda size: _lines(values, x_title, series, size, f"Accuracy over {x_title}: {told}"))
+
+
+def _lines(values: Sequence[str], x_title: str, series: Sequence[Line], size: Size, told: str) -> Markup:
+    width, height = WIDTH[size], 360 if size == "wide" else 300
+    left, right, top, bottom = 56.0, width - 24.0, 34.0, height - 46.0
+    places, log = _places(values)
+    low, high = padded(places, 0.06, log=log)
+    x = _Marked(low, high, left, right, log=log, marks=tuple(places))
+    bottom_share, top_share = padded([v for s in series for v in s.values if v is not None], 0.12)
+    frame = Frame(x, Scale(max(0.0, bottom_share), min(1.0, top_share), bottom, top))
+    labels = dict(zip(places, values, strict=True))
+    scale = " (log scale)" if log else ""
+    parts = [frame.axes(f"{x_title}{scale}", "accuracy", lambda v: labels[v], lambda v: percent(v, 0), y_count=5)]
+    for s in series:
+        spots = [(frame.x(p), frame.y(v)) for p, v in zip(places, s.values, strict=True) if v is not None]
+        marks = [
+            element("g", element("title", f"{s.label}, {x_title} {value}: {percent(v)}"),
+                    element("circle", class_="dot", cx=frame.x(p), cy=frame.y(v), r=5))
+            for p, value, v in zip(places, values, s.values, strict=True) if v is not None
+        ]  # fmt: skip
+        parts.append(
+            element("g", path(spots, "line") if len(spots) > 1 else None, *marks, class_=f"series s{s.series}")
+        )
+    return drawing(width, height, told, *parts, class_=size)
+
+
+def _places(values: Sequence[str]) -> tuple[list[float], bool]:
+    """Where values stand, and whether on a logarithmic axis (from a factor of 8 on)."""
+    try:
+        numbers = [float(value) for value in values]
+    except ValueError:
+        numbers = []
+    if not numbers or len(set(numbers)) < len(numbers):
+        return [float(i) for i in range(len(values))], False
+    return numbers, min(numbers) > 0 and max(numbers) / min(numbers) >= 8

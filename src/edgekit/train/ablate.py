@@ -1,0 +1,287 @@
+"""Ablations: a recipe trained once for each combination of some values, every cell a run that can be interrupted and goes on.
+
+    FOLDER/{ablation.json, ablation.html, cells/NAME/}
+
+A cell is an ordinary run. What two cells have in common (the pretraining, where only the label budget differs) is trained once
+and copied.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from edgekit.data.splits import Splits, load_splits
+from edgekit.errors import DataError, RecipeError, RunError
+from edgekit.files import digest_of, write_json
+from edgekit.models.store import load_classifier, load_pretrained
+from edgekit.recipe import Data, Recipe, Transformation, load
+from edgekit.result import Ablation, Axis, Cell, Score
+from edgekit.run import STAGES, Run
+from edgekit.train.engine import Diverged, OutOfMemory
+from edgekit.train.evaluate import LAST, bank_name, bank_of, device_of, encoder_scores, top1
+from edgekit.train.evaluate.probes import LINEAR, knn_protocol
+from edgekit.train.stages import Report, check, train
+
+FIGURE_5: tuple[Transformation, ...] = ("crop", "cutout", "colour", "sobel", "noise", "blur", "rotate")
+_MODELS = {"finetune": "teacher", "distill": "student", "supervised": "supervised"}
+_SCORES = "cell.json"
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell that is not trained yet: its values on the axes, and the recipe with them."""
+
+    values: list[str]
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an ablation trains.
+
+    Args:
+        subject: augmentations or values.
+        axes: what is changed.
+        cells: every combination.
+        until: the last stage to train.
+    """
+
+    subject: Any
+    axes: list[Axis]
+    cells: list[PlannedCell]
+    until: str
+
+
+def plan_augmentations(recipe: Path, overrides: Sequence[str], names: Sequence[str], until: str | None = None) -> Plan:
+    """SimCLR's figure 5: each transformation alone (the diagonal) and each ordered pair.
+
+    Args:
+        recipe: the file.
+        overrides: of the recipe, as `--set` takes them.
+        names: the transformations; none for those of the figure.
+        until: the last stage to train; default pretrain.
+
+    Raises:
+        RecipeError: a transformation is unknown or stands twice, or the recipe is not valid.
+    """
+    chosen = list(names) or list(FIGURE_5)
+    known = get_args(Transformation)
+    for name in chosen:
+        if name not in known:
+            raise RecipeError(f"{name!r} is no transformation", f"accepted: {', '.join(known)}")
+    _refuse_repeated("the transformations", chosen)
+    cells = []
+    for first, second in itertools.product(chosen, chosen):
+        branch = [first] if first == second else [first, second]
+        changed = load(recipe, [*overrides, f"pretrain.one_branch=[{', '.join(branch)}]"])
+        cells.append(PlannedCell([first, second], changed))
+    axes = [Axis(name="first", values=chosen), Axis(name="second", values=chosen)]
+    return Plan("augmentations", axes, cells, until or "pretrain")
+
+
+def plan_values(recipe: Path, overrides: Sequence[str], fields: Sequence[str], until: str | None = None) -> Plan:
+    """Every combination of the values of some keys of the recipe.
+
+    Args:
+        recipe: the file.
+        overrides: of the recipe, as `--set` takes them.
+        fields: `key.path=v1,v2,…`; commas inside brackets belong to a value.
+        until: the last stage to train; default the one that all the keys belong to, else the last.
+
+    Raises:
+        RecipeError: a field has no values, stands twice, does nothing before `until`, or is not valid with one of its values.
+    """
+    axes = [_axis(field) for field in fields]
+    _refuse_repeated("the fields", [axis.name for axis in axes])
+    groups = {axis.name.partition(".")[0] for axis in axes}
+    own = groups.pop() if len(groups) == 1 else ""
+    until = until or (own if own in STAGES[1:] else STAGES[-1])
+    for axis in axes:
+        group = axis.name.partition(".")[0]
+        if group in STAGES and STAGES.index(group) > STAGES.index(until):
+            raise RecipeError(
+                f"{axis.name} does nothing before the stage {group}", f"give --until {group}, or a later stage"
+            )
+    cells = []
+    for values in itertools.product(*(axis.values for axis in axes)):
+        changes = [f"{axis.name}={value}" for axis, value in zip(axes, values, strict=True)]
+        cells.append(PlannedCell(list(values), load(recipe, [*overrides, *changes])))
+    return Plan("values", axes, cells, until)
+
+
+def _axis(field: str) -> Axis:
+    name, separator, listed = field.partition("=")
+    if not separator or not name.strip():
+        raise RecipeError(f"{field}: not of the form key.path=v1,v2,…", "for instance pretrain.temperature=0.1,0.5")
+    values = [value.strip() for value in _split(listed)]
+    if not all(values):
+        raise RecipeError(f"{field}: a value is missing", f"for instance {name.strip()}=v1,v2,…")
+    _refuse_repeated(name.strip(), values)
+    return Axis(name=name.strip(), values=values)
+
+
+def _split(text: str) -> list[str]:
+    """At the commas outside brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _refuse_repeated(where: str, values: Sequence[str]) -> None:
+    repeated = next((v for v in values if values.count(v) > 1), None)
+    if repeated is not None:
+        raise RecipeError(f"{where}: {repeated} stands twice", "give each once")
+
+
+def ablate(
+    plan: Plan,
+    folder: Path,
+    *,
+    reuse: Sequence[Run] = (),
+    on_cell: Callable[[Ablation, bool], None] = lambda ablation, trained: None,
+) -> Ablation:
+    """Train and score every cell that is not done yet.
+
+    A cell whose loss diverges or whose batch does not fit into the memory is noted as failed, and the others are trained.
+
+    Args:
+        plan: what to train.
+        folder: receives a run folder for each cell.
+        reuse: runs whose stages are copied where their inputs are the same.
+        on_cell: called after each cell with what there is, and whether the cell was trained now (not found complete).
+
+    Raises:
+        EdgekitError: of many kinds; a cell that the plan could not train is found before the first is trained.
+    """
+    _claim(folder)
+    images = _Images()
+    _check(plan, images, folder)
+    ablation = Ablation(
+        subject=plan.subject, recipe=plan.cells[0].recipe.name, data="", until=plan.until, axes=plan.axes,
+        planned=len(plan.cells), cells=[],
+    )  # fmt: skip
+    sources, scored = list(reuse), _Scored()
+    for planned in plan.cells:
+        run = Run(folder / "cells" / cell_name(plan, planned.values))
+        splits = images.of(planned.recipe.data)
+        ablation.data = f"{planned.recipe.data.labelled}: test set of {len(splits.test)} images"
+        cell = Cell(values=planned.values, run=str(run.path.relative_to(folder)))
+        reports: list[Report] = []
+        try:
+            train(planned.recipe, run, reuse=sources, splits=splits, until=plan.until, on_stage=reports.append)
+        except (Diverged, OutOfMemory) as error:
+            cell.error = str(error)
+        else:
+            cell.seconds = sum(report.record.seconds for report in reports)
+            cell.scores = scored.of(run, planned.recipe, splits, reports)
+            sources.append(run)
+        ablation.cells.append(cell)
+        on_cell(ablation, any(report.outcome == "done" for report in reports))
+    return ablation
+
+
+def cell_name(plan: Plan, values: Sequence[str]) -> str:
+    """The name of a cell's run folder: readable, and different for different values."""
+    if plan.subject == "augmentations":
+        return "+".join(dict.fromkeys(values))
+    text = ",".join(f"{axis.name.rpartition('.')[2]}={value}" for axis, value in zip(plan.axes, values, strict=True))
+    name = re.sub(r"[^A-Za-z0-9._=,+-]", "_", text)
+    if name == text and len(name) <= 100:
+        return name
+    return f"{name[:80]}-{digest_of([[axis.name for axis in plan.axes], list(values)])[:8]}"
+
+
+def _claim(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder}: is a file", "choose another folder with --run")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "cells").is_dir():
+        raise RunError(f"{folder}: is not empty and not an ablation", "choose another folder with --run")
+    (folder / "cells").mkdir(parents=True, exist_ok=True)
+
+
+def _check(plan: Plan, images: _Images, folder: Path) -> None:
+    """Refuse a cell that cannot be trained before the first one is; recipes that differ in nothing checked count once."""
+    seen = set()
+    for cell in plan.cells:
+        recipe = cell.recipe
+        if recipe.hardware.devices * recipe.hardware.nodes > 1:
+            raise RecipeError(
+                "hardware: the cells of an ablation are trained on one device each", "set devices and nodes to 1"
+            )
+        parts = recipe.model_dump(mode="json", include={"data", "pretrain", "distill", "hardware"})
+        parts["pretrain"]["one_branch"] = recipe.pretrain.one_branch is not None
+        key = digest_of(parts)
+        if key not in seen:
+            splits = images.of(recipe.data)
+            check(recipe, splits, Run(folder / "cells" / cell_name(plan, cell.values)))
+            if not len(splits.test):
+                raise DataError(f"{recipe.data.test}: the test set is empty", "every cell is scored on it")
+        seen.add(key)
+
+
+class _Images:
+    """The images of the last data part that was asked for: cells that follow each other mostly share them."""
+
+    def __init__(self) -> None:
+        self.data: Data | None = None
+        self.splits: Splits | None = None
+
+    def of(self, data: Data) -> Splits:
+        if self.splits is None or self.data != data:
+            self.data, self.splits = data, load_splits(data)
+        return self.splits
+
+
+class _Scored:
+    """The scores of a cell; the same encoder on the same images is measured once."""
+
+    def __init__(self) -> None:
+        self.encoders: dict[str, list[Score]] = {}
+
+    def of(self, run: Run, recipe: Recipe, splits: Splits, reports: Sequence[Report]) -> list[Score]:
+        records = {report.stage: report.record for report in reports}
+        bank, device = bank_of(splits, recipe), device_of(recipe)
+        key = digest_of([records["pretrain"].outputs["model.safetensors"], bank.digest, splits.test.digest])
+        self.encoders.setdefault(key, _kept(run, key))
+        if not self.encoders[key]:
+            encoder = load_pretrained(run.stage_path("pretrain")).encoder
+            values = encoder_scores(encoder, splits, recipe, device, linear_too=True)
+            about = f"bank: {bank_name(splits)}, {len(bank)} images; {LAST}"
+            how = {"linear": LINEAR, "knn": knn_protocol(len(bank), len(splits.classes))}
+            self.encoders[key] = [
+                Score(model="encoder", metric=metric, value=values[metric], samples=len(splits.test),
+                      protocol=f"frozen encoder, {how[metric]}; {about}")
+                for metric in ("linear", "knn")
+            ]  # fmt: skip
+        write_json(run.path / _SCORES, {"of": key, "scores": [s.model_dump(mode="json") for s in self.encoders[key]]})
+        scores = list(self.encoders[key])
+        for report in reports:
+            if report.stage in _MODELS:
+                value = report.record.metrics["test_top1"]
+                if not report.current:  # copied from a run with other test images
+                    value = top1(load_classifier(run.stage_path(report.stage)), splits.test, recipe, device)
+                scores.append(
+                    Score(model=_MODELS[report.stage], metric="top1", value=value, samples=len(splits.test),
+                          protocol=f"single centre view, {LAST}")
+                )  # fmt: skip
+        return scores
+
+
+def _kept(run: Run, key: str) -> list[Score]:
+    """The scores that an earlier command has measured of the same encoder on the same images."""
+    try:
+        content = json.loads((run.path / _SCORES).read_bytes())
+        return [Score.model_validate(s) for s in content["scores"]] if content["of"] == key else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
