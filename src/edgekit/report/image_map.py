@@ -1,0 +1,174 @@
+"""A map of images as one HTML page that needs nothing but a browser: positions, thumbnails, neighbours and outliers are in it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import io
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from edgekit import __version__
+from edgekit.errors import RuntimeMissing
+from edgekit.files import write_text
+from edgekit.report import format as show
+from edgekit.report.page import resource
+from edgekit.result import now
+
+THUMBNAIL = 64  # pixels of a thumbnail's side
+_QUALITY = 80
+_OUTLIERS = 12
+
+
+@dataclass(frozen=True)
+class Colouring:
+    """A way to colour the images: a name for each, or None.
+
+    Args:
+        key: for the page's address, letters alone.
+        title: what the names are.
+        names: m names or None, one an image.
+    """
+
+    key: str
+    title: str
+    names: Sequence[str | None]
+
+
+@dataclass(frozen=True)
+class ImageMap:
+    """What the page shows about m images.
+
+    Args:
+        title: of the page.
+        lead: one sentence below it.
+        files: m names.
+        positions: (m, 2).
+        anomaly: (m) scores, high for outliers.
+        definition: of the score.
+        neighbours: m lists of the nearest images as (position in `files`, or a name where it is not on the map; cosine).
+        colourings: what to choose from beside the anomaly score; the first one is shown.
+        probability: (m) of the predicted class, where there is one.
+        thumbnails: m pictures.
+        facts: what it was made from and how, name and value.
+    """
+
+    title: str
+    lead: str
+    files: Sequence[str]
+    positions: NDArray[np.float32]
+    anomaly: NDArray[np.float32]
+    definition: str
+    neighbours: Sequence[Sequence[tuple[int | str, float]]]
+    colourings: Sequence[Colouring]
+    probability: NDArray[np.float32] | None
+    thumbnails: Sequence[Image.Image]
+    facts: Sequence[tuple[str, str]]
+
+
+def write_map(content: ImageMap, path: Path) -> None:
+    """Write the page, atomically.
+
+    Raises:
+        RuntimeMissing: the extra [report] is not installed.
+        EdgekitError: the file cannot be written.
+    """
+    if importlib.util.find_spec("jinja2") is None:
+        raise RuntimeMissing("jinja2 is not installed", "install edgekit's wheel with the extra [report]")
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(resource), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )  # fmt: skip
+    script = f"{resource('script.js').strip()}\n{resource('map.js').strip()}"
+    sprite, columns = _sprite(content.thumbnails)
+    page = environment.get_template("map.html").render(
+        content=content,
+        count=show.count(len(content.files)),
+        outliers=_outliers(content),
+        data=_data(content, columns),
+        sprite=sprite,
+        style=resource("style.css") + resource("map.css"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        made=now()[:10],
+        version=__version__,
+    )
+    write_text(path, f"{page.strip()}\n".encode("utf-8", "replace").decode("utf-8"))
+
+
+def _sprite(thumbnails: Sequence[Image.Image]) -> tuple[str, int]:
+    """All thumbnails in one JPEG as a data URL, and how many stand in a row."""
+    columns = max(1, math.ceil(math.sqrt(len(thumbnails))))
+    rows = max(1, math.ceil(len(thumbnails) / columns))
+    sheet = Image.new("RGB", (columns * THUMBNAIL, rows * THUMBNAIL), "white")
+    for i, picture in enumerate(thumbnails):
+        sheet.paste(_thumbnail(picture), (i % columns * THUMBNAIL, i // columns * THUMBNAIL))
+    stream = io.BytesIO()
+    sheet.save(stream, "JPEG", quality=_QUALITY)
+    return f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}", columns
+
+
+def _thumbnail(picture: Image.Image) -> Image.Image:
+    """The whole picture in a square; small ones keep their pixels' edges."""
+    small = max(picture.size) * 2 <= THUMBNAIL
+    method = Image.Resampling.NEAREST if small else Image.Resampling.BICUBIC
+    return ImageOps.pad(picture.convert("RGB"), (THUMBNAIL, THUMBNAIL), method, color=(128, 128, 128))
+
+
+def _outliers(content: ImageMap) -> list[tuple[int, str, str]]:
+    """Position, name and score of the images with the highest scores."""
+    order = np.argsort(-content.anomaly, kind="stable")[:_OUTLIERS]
+    return [(int(i), content.files[i], f"{content.anomaly[i]:.3f}") for i in order]
+
+
+def _data(content: ImageMap, columns: int) -> str:
+    """What the script draws, as JSON that may stand inside HTML. Positions are 0 to 1, with the map's shape kept."""
+    low, high = content.positions.min(0), content.positions.max(0)
+    spread = float((high - low).max()) or 1.0
+    positions = (content.positions - (low + high) / 2) / spread + 0.5
+    data: dict[str, Any] = {
+        "files": list(content.files),
+        "x": [round(float(v), 4) for v in positions[:, 0]],
+        "y": [round(1 - float(v), 4) for v in positions[:, 1]],
+        "anomaly": [round(float(v), 4) for v in content.anomaly],
+        "neighbours": [[[who, round(float(c), 3)] for who, c in row] for row in content.neighbours],
+        "probability": None if content.probability is None else [round(float(p), 4) for p in content.probability],
+        "colourings": [_coded(colouring) for colouring in content.colourings],
+        "columns": columns,
+        "side": THUMBNAIL,
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _coded(colouring: Colouring) -> dict[str, Any]:
+    """Names once, the most frequent first (those of equal number by name), and an index an image; -1 for none."""
+    counts: dict[str, int] = {}
+    for name in colouring.names:
+        if name is not None:
+            counts[name] = counts.get(name, 0) + 1
+    names = sorted(counts, key=lambda name: (-counts[name], name)) if len(counts) > 12 else sorted(counts, key=_natural)
+    index = {name: i for i, name in enumerate(names)}
+    return {
+        "key": colouring.key,
+        "title": colouring.title,
+        "names": names,
+        "of": [-1 if name is None else index[name] for name in colouring.names],
+    }
+
+
+def _natural(name: str) -> tuple[str, int, str]:
+    """A number at the end counts as one: 2 before 10."""
+    words, number = re.fullmatch(r"(.*?)(\d{0,18})", name, re.DOTALL).groups()  # type: ignore[union-attr]
+    return words, int(number or -1), name
