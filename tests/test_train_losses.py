@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,23 +13,87 @@ from hypothesis import strategies as st
 from lightly.loss import NTXentLoss
 
 from edgekit.train.collapse import effective_rank, projection_std, verdict
-from edgekit.train.losses import distillation, nt_xent
+from edgekit.train.losses import Mining, distillation, info_nce, nce, nce_log_normaliser, nt_xent, triplet, unit
+
+MININGS: list[Mining] = ["semi-hard", "hard", "all"]
+SEEDS = st.integers(0, 10_000)
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
 
 
 def naive_nt_xent(first: np.ndarray, second: np.ndarray, temperature: float) -> float:
     """SimCLR's equation 1, term by term."""
-    z = np.concatenate([first, second]).astype(np.float64)
-    n = len(first)
-
-    def similarity(i: int, k: int) -> float:
-        return float(z[i] @ z[k] / (np.linalg.norm(z[i]) * np.linalg.norm(z[k])))
-
+    z, n = np.concatenate([first, second]), len(first)
     total = 0.0
     for i in range(2 * n):
         j = (i + n) % (2 * n)
-        denominator = sum(math.exp(similarity(i, k) / temperature) for k in range(2 * n) if k != i)
-        total += -math.log(math.exp(similarity(i, j) / temperature) / denominator)
+        denominator = sum(math.exp(cosine(z[i], z[k]) / temperature) for k in range(2 * n) if k != i)
+        total += -math.log(math.exp(cosine(z[i], z[j]) / temperature) / denominator)
     return total / (2 * n)
+
+
+def naive_info_nce(queries: np.ndarray, keys: np.ndarray, negatives: np.ndarray, temperature: float) -> float:
+    """MoCo's equation 1, term by term."""
+    total = 0.0
+    for q, k in zip(queries, keys, strict=True):
+        positive = math.exp(cosine(q, k) / temperature)
+        others = sum(math.exp(cosine(q, negative) / temperature) for negative in negatives)
+        total += -math.log(positive / (positive + others))
+    return total / len(queries)
+
+
+def naive_nce(
+    projections: np.ndarray, slots: np.ndarray, samples: np.ndarray, temperature: float, z: float, images: int
+) -> float:
+    """Wu et al. 2018, equations 4, 6 and 7, term by term."""
+    m, noise = len(samples), 1 / images
+
+    def h(v: np.ndarray, slot: np.ndarray) -> float:
+        p = math.exp(cosine(v, slot) / temperature) / z
+        return p / (p + m * noise)
+
+    total = 0.0
+    for v, slot in zip(projections, slots, strict=True):
+        total -= math.log(h(v, slot))
+        for sample in samples:
+            total -= math.log(1 - h(v, sample))
+    return total / len(projections)
+
+
+def naive_normaliser(projections: np.ndarray, samples: np.ndarray, temperature: float, images: int) -> float:
+    """Wu et al. 2018, equation 8, averaged over the batch."""
+    estimates = [
+        images / len(samples) * sum(math.exp(cosine(v, sample) / temperature) for sample in samples)
+        for v in projections
+    ]
+    return sum(estimates) / len(estimates)
+
+
+def naive_triplet(first: np.ndarray, second: np.ndarray, margin: float, mining: Mining) -> float:
+    """FaceNet's equation 3 with its choice of the negative, anchor by anchor."""
+    n = len(first)
+    views = [z / np.linalg.norm(z) for z in np.concatenate([first, second])]
+
+    def distance(i: int, k: int) -> float:
+        return float(((views[i] - views[k]) ** 2).sum())
+
+    losses = []
+    for anchor in range(2 * n):
+        positive = (anchor + n) % (2 * n)
+        others = [k for k in range(2 * n) if k % n != anchor % n]
+        beyond = [k for k in others if distance(anchor, k) > distance(anchor, positive)]
+        if mining == "all":
+            chosen = others
+        elif mining == "hard":
+            chosen = [min(others, key=lambda k: distance(anchor, k))]
+        elif beyond:
+            chosen = [min(beyond, key=lambda k: distance(anchor, k))]
+        else:
+            chosen = [max(others, key=lambda k: distance(anchor, k))]
+        losses += [max(0.0, distance(anchor, positive) - distance(anchor, k) + margin) for k in chosen]
+    return sum(losses) / len(losses)
 
 
 def naive_distillation(student: np.ndarray, teacher: np.ndarray, temperature: float) -> float:
@@ -41,20 +106,103 @@ def naive_distillation(student: np.ndarray, teacher: np.ndarray, temperature: fl
     return temperature**2 * total / len(student)
 
 
-@settings(max_examples=30, deadline=None)
-@given(n=st.integers(2, 9), d=st.integers(2, 16), temperature=st.floats(0.05, 2.0), seed=st.integers(0, 1000))
-def test_nt_xent_equals_the_naive_version(n: int, d: int, temperature: float, seed: int) -> None:
-    first, second = np.random.default_rng(seed).normal(size=(2, n, d)).astype(np.float32)
-    ours = nt_xent(torch.from_numpy(first), torch.from_numpy(second), temperature).item()
-    assert ours == pytest.approx(naive_nt_xent(first, second, temperature), rel=1e-4, abs=1e-5)
+def slope(loss: Callable[..., float], inputs: list[np.ndarray], which: int) -> np.ndarray:
+    """Gradient of a naive loss by central differences."""
+    step, result = 1e-6, np.zeros_like(inputs[which])
+    for place in np.ndindex(result.shape):
+        values = []
+        for sign in (1, -1):
+            moved = [x.copy() for x in inputs]
+            moved[which][place] += sign * step
+            values.append(loss(*moved))
+        result[place] = (values[0] - values[1]) / (2 * step)
+    return result
+
+
+def check(ours: Callable[..., torch.Tensor], naive: Callable[..., float], inputs: list[np.ndarray], learn: int) -> None:
+    """Value and gradient of the first `learn` inputs, float64, to 1e-6; value in float32 to 1e-5."""
+    tensors = [torch.from_numpy(x).requires_grad_(i < learn) for i, x in enumerate(inputs)]
+    loss = ours(*tensors)
+    loss.backward()
+    assert loss.item() == pytest.approx(naive(*inputs), rel=1e-9)
+    for which in range(learn):
+        np.testing.assert_allclose(tensors[which].grad, slope(naive, inputs, which), atol=1e-6, rtol=1e-6)
+    single = ours(*(torch.from_numpy(x).float() for x in inputs))
+    assert single.dtype == torch.float32
+    assert single.item() == pytest.approx(loss.item(), rel=1e-5, abs=1e-5)
+
+
+def draw(seed: int, *shapes: tuple[int, int]) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.normal(size=shape) for shape in shapes]
+
+
+@settings(max_examples=8, deadline=None)
+@given(n=st.integers(2, 5), d=st.integers(2, 6), temperature=st.floats(0.1, 2.0), seed=SEEDS)
+def test_nt_xent_is_its_equation(n: int, d: int, temperature: float, seed: int) -> None:
+    check(
+        lambda a, b: nt_xent(a, b, temperature), lambda a, b: naive_nt_xent(a, b, temperature),
+        draw(seed, (n, d), (n, d)), learn=2,
+    )  # fmt: skip
+
+
+@settings(max_examples=8, deadline=None)
+@given(n=st.integers(1, 5), m=st.integers(1, 7), temperature=st.floats(0.1, 2.0), seed=SEEDS)
+def test_info_nce_is_its_equation(n: int, m: int, temperature: float, seed: int) -> None:
+    queries, keys, negatives = draw(seed, (n, 4), (n, 4), (m, 4))
+    negatives = negatives / np.linalg.norm(negatives, axis=1, keepdims=True)
+    check(
+        lambda q, k, x: info_nce(q, k, x, temperature), lambda q, k, x: naive_info_nce(q, k, x, temperature),
+        [queries, keys, negatives], learn=2,
+    )  # fmt: skip
+
+
+@settings(max_examples=8, deadline=None)
+@given(n=st.integers(1, 5), m=st.integers(1, 7), temperature=st.floats(0.1, 2.0), seed=SEEDS)
+def test_nce_and_its_normaliser_are_their_equations(n: int, m: int, temperature: float, seed: int) -> None:
+    projections, slots, samples = draw(seed, (n, 4), (n, 4), (m, 4))
+    slots, samples = (bank / np.linalg.norm(bank, axis=1, keepdims=True) for bank in (slots, samples))
+    images, z = 20, naive_normaliser(projections, samples, temperature, 20)
+    log_z = nce_log_normaliser(torch.from_numpy(projections), torch.from_numpy(samples), temperature, images)
+    assert log_z.item() == pytest.approx(math.log(z), abs=1e-9)
+    check(
+        lambda v, f, x: nce(v, f, x, temperature, log_z.to(v.dtype), images),
+        lambda v, f, x: naive_nce(v, f, x, temperature, z, images),
+        [projections, slots, samples], learn=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("mining", MININGS)
+@settings(max_examples=8, deadline=None)
+@given(n=st.integers(2, 5), d=st.integers(2, 6), margin=st.floats(0.05, 2.0), seed=SEEDS)
+def test_triplet_is_its_equation(mining: Mining, n: int, d: int, margin: float, seed: int) -> None:
+    check(
+        lambda a, b: triplet(a, b, margin, mining), lambda a, b: naive_triplet(a, b, margin, mining),
+        draw(seed, (n, d), (n, d)), learn=2,
+    )  # fmt: skip
+
+
+def test_semi_hard_takes_the_farthest_where_no_negative_is_beyond_the_positive() -> None:
+    # Two images; each one's views are opposite, so that every other view is nearer than the sibling.
+    first = torch.tensor([[1.0, 0.0], [0.6, 0.8]], dtype=torch.float64)
+    second = -first
+    expected = naive_triplet(first.numpy(), second.numpy(), 0.2, "semi-hard")
+    assert expected == pytest.approx(4 - 3.2 + 0.2)  # |a - p|^2 = 4, the farthest other one at 2 + 2 * 0.6
+    assert triplet(first, second, 0.2, "semi-hard").item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0])
-def test_nt_xent_equals_lightly_with_gradients(temperature: float) -> None:
+@pytest.mark.parametrize("memory", [0, 48])
+def test_equal_to_lightly_with_gradients(temperature: float, memory: int) -> None:
     torch.manual_seed(0)
     ours = [torch.randn(16, 32, requires_grad=True) for _ in range(2)]
     theirs = [t.detach().clone().requires_grad_() for t in ours]
-    a, b = nt_xent(*ours, temperature), NTXentLoss(temperature=temperature)(*theirs)
+    reference = NTXentLoss(temperature=temperature, memory_bank_size=(memory, 32) if memory else 0)
+    if memory:
+        a = info_nce(*ours, reference.memory_bank.bank.clone(), temperature)
+    else:
+        a = nt_xent(*ours, temperature)
+    b = reference(*theirs)
     a.backward()
     b.backward()
     torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
@@ -62,26 +210,80 @@ def test_nt_xent_equals_lightly_with_gradients(temperature: float) -> None:
         torch.testing.assert_close(x.grad, y.grad, atol=1e-5, rtol=0)
 
 
-def test_nt_xent_survives_low_temperatures_and_bfloat16() -> None:
-    torch.manual_seed(0)
-    first = torch.randn(8, 16)
-    loss = nt_xent(first.bfloat16(), first.bfloat16(), 0.005)
-    assert loss.dtype == torch.float32
-    assert math.isfinite(loss.item())
-    assert loss.item() == pytest.approx(0.0, abs=1e-3)  # identical views, far from every other image
+# Every loss as a function of two views, for what must hold of all of them.
+BANK = unit(torch.randn(24, 8, generator=torch.Generator().manual_seed(5)))
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]] = {
+    "nt_xent": nt_xent,
+    "info_nce": lambda a, b, t: info_nce(a, b, BANK, t),
+    "nce": lambda a, b, t: nce(a, unit(b), BANK, t, nce_log_normaliser(a, BANK, t, 100), 100),
+    "triplet semi-hard": lambda a, b, t: triplet(a, b, t, "semi-hard"),
+    "triplet hard": lambda a, b, t: triplet(a, b, t, "hard"),
+    "triplet all": lambda a, b, t: triplet(a, b, t, "all"),
+}
+every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+Views = tuple[torch.Tensor, torch.Tensor]
 
 
-def test_nt_xent_is_float32_under_autocast_with_its_gradient() -> None:
-    torch.manual_seed(0)
-    plain, cast = (torch.randn(32, 16, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
-    other = torch.randn(32, 16)
-    expected = nt_xent(plain, other, 0.1)
+def views(seed: int, n: int = 8) -> Views:
+    generator = torch.Generator().manual_seed(seed)
+    first = torch.randn(n, 8, generator=generator)
+    return first, first + 0.3 * torch.randn(n, 8, generator=generator)
+
+
+@every_loss
+@settings(max_examples=8, deadline=None)
+@given(seed=SEEDS, n=st.integers(2, 12), t=st.floats(0.05, 1.0))
+def test_the_order_of_the_images_and_the_length_of_the_vectors_do_not_matter(
+    loss: Callable[..., torch.Tensor], seed: int, n: int, t: float
+) -> None:
+    first, second = views(seed, n)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    expected = loss(first, second, t)
+    torch.testing.assert_close(loss(first[order], second[order], t), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss(3.7 * first, 0.2 * second, t), expected, rtol=1e-4, atol=1e-5)
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=SEEDS, t=st.floats(0.05, 1.0))
+def test_the_order_of_the_negatives_does_not_matter(seed: int, t: float) -> None:
+    first, second = views(seed)
+    mixed = BANK[torch.randperm(len(BANK), generator=torch.Generator().manual_seed(seed))]
+    torch.testing.assert_close(info_nce(first, second, mixed, t), info_nce(first, second, BANK, t))
+    log_z = nce_log_normaliser(first, BANK, t, 100)
+    torch.testing.assert_close(nce_log_normaliser(first, mixed, t, 100), log_z)
+    slots = unit(second)
+    torch.testing.assert_close(nce(first, slots, mixed, t, log_z, 100), nce(first, slots, BANK, t, log_z, 100))
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_low_temperatures_do_not_overflow(loss: Callable[..., torch.Tensor], dtype: torch.dtype) -> None:
+    first, second = (z.to(dtype).requires_grad_() for z in views(0))
+    value = loss(first, second, 1e-3)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert math.isfinite(value.item())
+    assert first.grad is not None
+    assert first.grad.isfinite().all()
+
+
+def test_nt_xent_of_identical_views_is_zero_at_low_temperatures() -> None:
+    first, _ = views(0)
+    assert nt_xent(first, first, 0.005).item() == pytest.approx(0.0, abs=1e-3)  # far from every other image
+
+
+@every_loss
+def test_float32_under_autocast_with_its_gradient(loss: Callable[..., torch.Tensor]) -> None:
+    first, second = views(1, 32)
+    plain, cast = (first.clone().requires_grad_() for _ in range(2))
+    expected = loss(plain, second, 0.1)
     with torch.autocast("cpu", torch.bfloat16):
-        loss = nt_xent(cast, other, 0.1)
-    assert loss.dtype == torch.float32
-    for value in (expected, loss):
-        value.backward()
-    torch.testing.assert_close(cast.grad, plain.grad, atol=1e-6, rtol=1e-5)
+        value = loss(cast, second, 0.1)
+    assert value.dtype == torch.float32
+    for result in (expected, value):
+        result.backward()
+    torch.testing.assert_close(value, expected, atol=0, rtol=0)
+    torch.testing.assert_close(cast.grad, plain.grad, atol=0, rtol=0)
 
 
 @settings(max_examples=30, deadline=None)

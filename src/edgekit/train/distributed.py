@@ -65,20 +65,32 @@ class _Gather(torch.autograd.Function):
         return whole.chunk(world_size())[rank()]
 
 
-class _Sum(torch.autograd.Function):
-    """Sum over the processes; so is its gradient."""
+class _Standardise(torch.autograd.Function):
+    """Values (n, c, ...) less the whole batch's mean, divided by its standard deviation; one exchange each way, as SyncBatchNorm."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
+    def forward(ctx: Any, values: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        axes = [0, *range(2, values.ndim)]
+        variance, mean = torch.var_mean(values, axes, correction=0)
+        # Of equal shares, the variance is the mean of the variances plus the variance of the means (Chan et al. 1979).
+        means, variances = gather(torch.stack([mean, variance])[None]).unbind(1)
+        variance, mean = torch.var_mean(means, 0, correction=0)
+        variance += variances.mean(0)
+        shape = [1, -1] + [1] * (values.ndim - 2)
+        scale = torch.rsqrt(variance + eps).view(shape)
+        standardised = (values - mean.view(shape)) * scale
+        ctx.save_for_backward(standardised, scale)
+        ctx.mark_non_differentiable(mean, variance)
+        return standardised, mean, variance
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+    def backward(ctx: Any, gradient: Tensor, *statistics: Any) -> tuple[Tensor, None]:
+        standardised, scale = ctx.saved_tensors
+        axes = [0, *range(2, gradient.ndim)]
+        means = torch.stack([gradient.mean(axes), (gradient * standardised).mean(axes)])
+        dist.all_reduce(means)
+        of_gradient, of_product = (means / world_size()).view(2, *scale.shape)
+        return (gradient - of_gradient - standardised * of_product) * scale, None
 
 
 class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
@@ -97,22 +109,18 @@ class WholeBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training or world_size() == 1:
             return super().forward(input)
         self._check_input_dim(input)
-        axes = [0, *range(2, input.ndim)]
-        shape = [1, -1] + [1] * (input.ndim - 2)
         values = input.to(torch.promote_types(input.dtype, torch.float32))
-        count = input.numel() // input.shape[1] * world_size()  # the same number of rows on every process
-        mean = _Sum.apply(values.sum(axes)) / count
-        centred = values - mean.view(shape)
-        variance = _Sum.apply(centred.square().sum(axes)) / count
+        normalised, mean, variance = _Standardise.apply(values, self.eps)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            assert self.num_batches_tracked is not None
+            count = input.numel() // input.shape[1] * world_size()  # the same number of rows on every process
             with torch.no_grad():
-                assert self.num_batches_tracked is not None
                 self.num_batches_tracked.add_(1)
                 share = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
-                self.running_mean.lerp_(mean.detach(), share)
-                self.running_var.lerp_(variance.detach() * count / (count - 1), share)
-        normalised = centred * torch.rsqrt(variance + self.eps).view(shape)
+                self.running_mean.lerp_(mean, share)
+                self.running_var.lerp_(variance * count / (count - 1), share)
         if self.affine:
+            shape = [1, -1] + [1] * (input.ndim - 2)
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
         return normalised.to(input.dtype)
 
