@@ -171,10 +171,10 @@ def _timm(name: str, image_size: int, patch_size: int | None, where: str) -> nn.
     import timm
 
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
-    patches = {} if patch_size is None else {"patch_size": patch_size}
+    sizes: dict[str, Any] = {"img_size": image_size} | ({} if patch_size is None else {"patch_size": patch_size})
     try:
         try:
-            network = timm.create_model(name, img_size=image_size, **options, **patches)  # transformers must be told
+            network = timm.create_model(name, **options, **sizes)  # transformers must be told
         except TypeError:
             if patch_size is not None:
                 _no_patches(name, patch_size, where)

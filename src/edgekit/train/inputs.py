@@ -31,8 +31,8 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         RunError: a stage before it is missing or damaged.
         RecipeError: a file of weights or a teacher is not there.
     """
-    labelled = {"labelled": splits.labelled.digest, "classes": splits.classes}
-    pool = {"pool": splits.pool.digest}
+    labelled: dict[str, Any] = {"labelled": splits.labelled.digest, "classes": splits.classes}
+    pool: dict[str, Any] = {"pool": splits.pool.digest}
     if stage == "data":
         sets = {name: getattr(splits, name) for name in ("pool", "labelled", "probe", "test")}
         return {
@@ -58,7 +58,7 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         return {"from": _weights(run, "pretrain"), **labelled, **common}
     if stage == "distill":
         config = recipe.distill
-        images = pool if config.images != "labelled" else {}
+        images: dict[str, Any] = pool if config.images != "labelled" else {}
         images |= labelled if config.labelled_weight or config.images != "unlabelled" else {"classes": splits.classes}
         own = [source for source in config.teachers if source.model == "own"]
         others = [identity(source, run) for source in config.teachers if source.model != "own"]

@@ -62,7 +62,8 @@ class Teacher:
         """Logits (n, classes) and embedding (n, d) of the student's images (n, 3, s, s); (n, 0) where there is no embedding."""
         if images.device != self.device:
             self.device = images.device
-            self.model, self.scale, self.shift = (part.to(self.device) for part in (self.model, self.scale, self.shift))
+            self.model = self.model.to(self.device)
+            self.scale, self.shift = self.scale.to(self.device), self.shift.to(self.device)
         logits = self.model(images if self.as_it_is else images * self.scale + self.shift)
         embedding = self._seen.pop(self._last)[0] if self._last is not None else logits.new_zeros(len(logits), 0)
         return logits, embedding
