@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from edgekit.errors import RecipeError
 from edgekit.recipe.methods import METHODS
+from edgekit.recipe.parts import default_test
 from edgekit.recipe.whole import Recipe
 from edgekit.validation import problems
 
@@ -69,6 +70,8 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
     method = METHODS.get(str(pretrain.get("method", "simclr"))) if isinstance(pretrain, dict) else None
     if method is not None:
         defaults["pretrain"] = method().model_dump(mode="json")
+    if isinstance(data := content.get("data"), dict) and data.get("labelled"):
+        defaults["data"]["test"] = default_test(data["labelled"])
     merged = _merged(defaults, content)
     _keep_what_there_is(merged, content)
     try:
