@@ -1,0 +1,125 @@
+"""Failing on purpose: one clear line, and the last good checkpoint as it was."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from edgekit.files import sha256
+from edgekit.recipe import Hardware, Optimizer
+from edgekit.train.engine import CHECKPOINT, Diverged, OutOfMemory, fit, read_checkpoint
+from edgekit.train.loader import ShuffledImages
+from edgekit.train.memory import is_out_of_memory
+from edgekit.train.tasks import Batch, Draws, Outcome
+from exported import splits
+from recipe_changes import changed
+from test_train_stages import TINY
+
+
+class Fragile(nn.Module):
+    """A linear model that goes wrong in the way, and from the step, that a test wants."""
+
+    def __init__(self, spoil_at: int = -1, gigabytes_an_image: int = 0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.spoil_at = spoil_at
+        self.gigabytes = gigabytes_an_image
+        self.steps = 0
+
+    def forward(self, batch: Batch, draws: Draws, monitor: bool) -> Outcome:
+        if self.gigabytes:
+            torch.empty(len(batch["images"]) * self.gigabytes << 30, dtype=torch.uint8)  # never touched: only asked for
+        loss = self.linear(batch["images"].float().mean((1, 2)) / 255).square().mean()
+        self.steps += 1
+        return {"loss": loss * (float("nan") if self.steps == self.spoil_at else 1.0), "logs": {}}
+
+
+def training(task: nn.Module, folder: Path, batch_size: int = 16, **hardware: object) -> dict[str, float]:
+    return fit(
+        task, ShuffledImages(splits().pool, batch_size, 0), folder, stage="pretrain", epochs=1,
+        optimizer=Optimizer(name="sgd", lr=0.01), seed=0,
+        hardware=Hardware(accelerator="cpu", **{"checkpoint_seconds": 0, **hardware}),
+    )  # fmt: skip
+
+
+def test_a_loss_that_is_no_number_ends_the_training_and_leaves_the_checkpoint_from_before(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"pretrain: the loss is nan in epoch 1 \(lower pretrain.optimizer.lr"):
+        training(Fragile(spoil_at=5), tmp_path)
+    kept = read_checkpoint(tmp_path / CHECKPOINT)
+    assert kept["global_step"] == 4
+    assert all(torch.isfinite(weights).all() for weights in kept["state_dict"].values())
+
+
+def test_without_a_checkpoint_in_between_the_end_of_the_epoch_notices(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match="the loss is nan in epoch 1"):
+        training(Fragile(spoil_at=5), tmp_path, checkpoint_seconds=3600)
+    assert not (tmp_path / "history.csv").exists()
+
+
+def test_out_of_memory_names_a_batch_that_fits(tmp_path: Path) -> None:
+    """The allocator itself refuses: an image wants a tenth of the machine's memory."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 30
+    each = max(1, memory // 10)  # gigabytes: up to about 10 images fit
+    with pytest.raises(OutOfMemory) as caught:
+        training(Fragile(gigabytes_an_image=each), tmp_path, batch_size=64)
+    assert "pretrain: out of memory with batches of 64" in caught.value.message
+    assert caught.value.hint in {f"set pretrain.batch_size to {n}, which fits here" for n in (2, 4, 8)}
+    with pytest.raises(OutOfMemory, match="not even a batch of 2 fits"):
+        training(Fragile(gigabytes_an_image=memory * 2), tmp_path / "other", batch_size=64)
+
+
+def test_other_errors_are_not_taken_for_memory() -> None:
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+
+
+@pytest.mark.slow
+def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(tmp_path: Path) -> None:
+    """The system refuses to write beyond a size, in the middle of a checkpoint, as a full disk does."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(changed(TINY, pretrain__epochs=60)))
+    checkpoint = tmp_path / "run" / "pretrain" / CHECKPOINT
+    command = [
+        sys.executable,
+        "-m",
+        "edgekit",
+        "train",
+        str(recipe),
+        "--run",
+        str(tmp_path / "run"),
+        "--until",
+        "pretrain",
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as first:
+        while not checkpoint.exists() and first.poll() is None:
+            time.sleep(0.01)
+        first.send_signal(signal.SIGKILL)
+    before, room = sha256(checkpoint), checkpoint.stat().st_size // 2
+
+    def full() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, preexec_fn=full)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "cannot write" in errors[0]
+    assert "check the folder's permissions and the free space" in errors[0]
+    assert "Traceback" not in done.stderr
+    assert sha256(checkpoint) == before
+    assert not list(checkpoint.parent.glob(".last.ckpt*"))
+    again = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr
+    assert "pretrain: goes on from step" in again.stderr
