@@ -56,7 +56,10 @@ def test_what_a_group_leaves_out_is_that_stage_s_default_and_not_another_s() -> 
         ("dta: {}", "unknown key dta (did you mean data?)"),
         ("data: {lables: 1}", "unknown key data.lables (did you mean labels, labelled or label_seed?)"),
         ("pretrain: {encoder: {nam: x}}", "unknown key pretrain.encoder.nam (did you mean name?)"),
-        ("pretrain: {encoder: {zzz: x}}", "unknown key pretrain.encoder.zzz (accepted: name, width, stem, selective_kernels, patch_size, weights)"),
+        (
+            "pretrain: {encoder: {zzz: x}}",
+            "unknown key pretrain.encoder.zzz (accepted: name, width, stem, selective_kernels, patch_size, weights)",
+        ),
         ("hardware: {presicion: fp32}", "unknown key hardware.presicion (did you mean precision?)"),
     ],
 )
@@ -89,7 +92,10 @@ def test_a_misspelt_key_is_named_with_the_nearest_that_there_are(text: str, mess
         ("data: {labels: ''}", "data.labels: accepted is label budget"),
         ("data: {labelled: ''}", "data.labelled: must not be empty"),
         ("data: {labelled: 12}", "data.labelled: must be text; got 12"),
-        ("data: {test: 1.5}", "data.test: accepted is folder with one sub-folder a class, or the share of `labelled`"),
+        (
+            "data: {test: 1.5}",
+            "data.test: accepted is whatever `labelled` may be, or the share of `labelled` that is held out",
+        ),
         ("data: 3", "data: must be a group of keys (labelled, pool, test,"),
         (
             "pretrain: {encoder: resnet18}",

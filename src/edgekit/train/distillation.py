@@ -129,21 +129,18 @@ class DistillTask(nn.Module):
             seen = torch.cat([images, self.augment(pixels.to(images.device), draws.own)])  # one BatchNorm batch
         embedding = self.student.embed(seen)
         logits = self.student.head(embedding).float()
-        student, count = logits[: len(images)], len(images)
+        count = len(images)
+        student = logits[:count]
         answers = [teacher(images) for teacher in self.teachers]
-        targets = ensemble([logits for logits, _ in answers], self.config.temperature)
+        targets = ensemble([answer for answer, _ in answers], self.config.temperature)
         loss = self._soft(student, targets, labels)
         if self.projector is not None:
             projected = self.projector(embedding[:count])
             hints = torch.cat([hint for _, hint in answers], dim=1)
             loss = loss + self.config.feature_weight * regression(projected, hints)
         if share:
-            hard = (
-                F.cross_entropy(logits[count:], extra.to(images.device))
-                if extra is not None
-                else F.cross_entropy(student, batch["labels"])
-            )
-            loss = (1 - share) * loss + share * hard
+            on_labelled = (logits[count:], extra.to(images.device)) if extra is not None else (student, batch["labels"])
+            loss = (1 - share) * loss + share * F.cross_entropy(*on_labelled)
         return {"loss": loss, "logs": {"agreement": (student.argmax(1) == targets.argmax(1)).float().mean()}}
 
     def after_step(self, done: float) -> None:
