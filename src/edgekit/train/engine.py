@@ -315,8 +315,8 @@ class _History(Callback):
     def _diverged(self, loss: float, epoch: int) -> None:
         raise Diverged(
             f"{self.stage}: the loss is {loss} in epoch {epoch}",
-            f"lower {self.stage}.optimizer.lr or raise its warmup_epochs, and train again; "
-            "the checkpoint in the stage's folder is from before it",
+            f"lower {self.stage}.optimizer.lr or raise its warmup_epochs, and train into another --run, or delete {self.folder} "
+            "(its checkpoint is from before it)",
         )
 
 
