@@ -48,6 +48,20 @@ def test_crop_resize_flip_equals_torchvision_image_by_image(size: int) -> None:
         torch.testing.assert_close(ours[i], theirs, atol=2e-6, rtol=0)
 
 
+@pytest.mark.parametrize("size", [16, 64, 96])
+def test_large_images_are_cropped_as_torchvision_does(size: int) -> None:
+    """On a CPU their rows are gathered instead of multiplied with a matrix."""
+    pixels = images(5, 110, 128)
+    boxes = [[0, 0, 110, 128], [3, 5, 100, 20], [30, 40, 10, 8], [0, 0, 1, 1], [109, 0, 1, 128]]
+    flips, turns = torch.tensor([False, True, False, True, True]), torch.tensor([0, 2, 1, 3, 0])
+    ours = augment.crop_resize_flip(pixels, torch.tensor(boxes), flips, size, turns)
+    for i, box in enumerate(boxes):
+        image = pixels[i].permute(2, 0, 1).float() / 255
+        theirs = F.resized_crop(image, *box, size=[size, size], antialias=True)
+        theirs = F.horizontal_flip(theirs) if flips[i] else theirs
+        torch.testing.assert_close(ours[i], torch.rot90(theirs, int(turns[i]), (1, 2)), atol=5e-6, rtol=0)
+
+
 @pytest.mark.parametrize("flipped", [False, True])
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_crops_turn_as_torchvision_rotates(turns: int, flipped: bool) -> None:

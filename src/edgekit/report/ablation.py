@@ -105,7 +105,8 @@ def lead(ablation: Ablation) -> str:
     if found is None:
         return "No cell is done yet."
     cell, value = found
-    return f"{show.percent(value)} {metric_name(*metrics(ablation)[0])} with {named(ablation, cell)}"
+    name = metric_name(*metrics(ablation)[0])
+    return f"Best with {named(ablation, cell)}: {name[0].lower() + name[1:]} {show.percent(value)}"
 
 
 def protocols(ablation: Ablation) -> list[tuple[str, str]]:
@@ -134,14 +135,7 @@ def table(ablation: Ablation) -> Table:
         row = [Entry(value, _sort(value)) for value in cell.values]
         for pair in pairs:
             value = cell.value(*pair)
-            row.append(
-                Entry(
-                    show.percent(value),
-                    value,
-                    bar=value,
-                    warnings=[cell.error] if cell.error and pair == pairs[0] else (),
-                )
-            )
+            row.append(Entry(show.percent(value), value, bar=value))
         row.append(Entry(show.duration(cell.seconds), cell.seconds))
         rows.append(row)
     return Table("Every cell", columns, rows, tall=len(rows) > 16)
@@ -173,7 +167,7 @@ def figures(ablation: Ablation) -> list[Titled]:
             rows.values, columns.values, "first" if augmentations else rows.name, "then" if augmentations else columns.name,
             values, average=augmentations,
         )  # fmt: skip
-        note = f"{show.percent(min(known))} to {show.percent(max(known))}; the darker, the better"
+        note = f"{show.percent(min(known))} to {show.percent(max(known))}; the stronger the colour, the better"
         at = ", ".join(f"{axis.name} {value}" for axis, value in zip(others, fixed, strict=True))
         drawn.append(Titled(metric_name(*pair) + (f" at {at}" if at else ""), note, Figure(heat(grid), [])))
     return drawn

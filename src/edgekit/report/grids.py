@@ -47,7 +47,7 @@ def _heat(grid: Heat, size: Size, low: float, high: float, told: str) -> Markup:
     narrow, width = size == "narrow", WIDTH[size]
     count = len(grid.columns) + (1.25 if grid.average else 0)
     left = min(max(len(label) for label in grid.rows) * _LETTER + 14, width / 3)
-    cell = min((width - left) / count, 84)
+    cell = min((width - left) / count, 100)
     height = min(cell, 36 if narrow else 46)
     steep = max(len(label) for label in (*grid.columns, "average" if grid.average else "")) * _LETTER > cell - 4
     top = 22 + (max(len(label) for label in grid.columns) * _LETTER * 0.72 if steep else 20)

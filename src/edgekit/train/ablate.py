@@ -219,9 +219,11 @@ def _check(plan: Plan, images: _Images, folder: Path) -> None:
             raise RecipeError(
                 "hardware: the cells of an ablation are trained on one device each", "set devices and nodes to 1"
             )
-        parts = recipe.model_dump(mode="json", include={"data", "pretrain", "distill", "hardware"})
-        parts["pretrain"]["one_branch"] = recipe.pretrain.one_branch is not None
-        key = digest_of(parts)
+        parts = recipe.model_dump(
+            mode="json",
+            include={"data": True, "pretrain": {"method", "encoder", "batch_size"}, "distill": True, "hardware": True},
+        )
+        key = digest_of([parts, recipe.pretrain.one_branch is None])
         if key not in seen:
             splits = images.of(recipe.data)
             check(recipe, splits, Run(folder / "cells" / cell_name(plan, cell.values)))
