@@ -41,6 +41,7 @@ CPU = torch.device("cpu")
 CASES: dict[str, dict[str, Any]] = {
     **{name: {"method": name} for name in METHODS},
     "moco, symmetric": {"method": "moco", "symmetric": True},
+    "instdisc, info_nce": {"method": "instdisc", "loss": "info_nce"},
     "triplet, hard": {"method": "triplet", "mining": "hard"},
     "triplet, all": {"method": "triplet", "mining": "all"},
 }

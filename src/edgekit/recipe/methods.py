@@ -94,11 +94,15 @@ class MoCo(Method):
 
 
 class InstDisc(Method):
-    """Instance discrimination with a memory bank (Wu et al. 2018): one slot an image of the pool, NCE over sampled slots."""
+    """Instance discrimination with a memory bank (Wu et al. 2018): one slot an image of the pool, negatives are sampled slots."""
 
     method: Literal["instdisc"] = "instdisc"
     projection: Projection = Projection(layers=1)
     temperature: float = Field(0.07, gt=0)
+    loss: Literal["nce", "info_nce"] = Field(
+        "nce",
+        description="nce: the paper's; info_nce: cross-entropy over the same slots, as the authors' later model has it",
+    )
     negatives: int = Field(4096, ge=1, description="slots drawn (with replacement) for each batch: m of the NCE")
     momentum: float = Field(0.5, ge=0, lt=1, description="share of the old slot that stays when its image is seen")
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.03, weight_decay=5e-4)
@@ -149,8 +153,13 @@ class Triplet(Method):
     """Triplet loss between the views of a batch, with mined negatives (Schroff et al. 2015)."""
 
     method: Literal["triplet"] = "triplet"
-    margin: float = Field(0.5, gt=0, description="on squared distances of l2-normalised projections")
-    mining: Literal["semi-hard", "hard", "all"] = "semi-hard"
+    margin: float = Field(0.2, gt=0, description="on squared distances of l2-normalised projections; 0.2 in FaceNet")
+    mining: Literal["semi-hard", "hard", "all"] = Field(
+        "semi-hard",
+        description="which views of other images are the negatives: the nearest beyond the positive, the nearest, or all",
+    )
+    # SimCLR's: FaceNet's (AdaGrad, 1,000 hours) is for labelled faces.
+    optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)
 
 
 Pretrain = Annotated[

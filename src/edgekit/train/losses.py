@@ -19,9 +19,14 @@ _MASKED = -1e9  # a large negative fill: boolean indexing would make shapes dyna
 _FARTHER = 5.0  # than any squared distance of unit vectors, which is at most 4
 
 
+def precise(vectors: Tensor) -> Tensor:
+    """float32 at least."""
+    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+
+
 def unit(vectors: Tensor) -> Tensor:
-    """l2-normalised rows of (n, d), in float32 (float64 stays)."""
-    return F.normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=1)
+    """l2-normalised rows of (n, d), in float32 at least."""
+    return F.normalize(precise(vectors), dim=1)
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -167,8 +172,8 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
     Returns:
         float32 scalar: T^2 * mean over n of -sum_y P_teacher(y; T) log P_student(y; T).
     """
-    targets = F.softmax(teacher.detach().float() / temperature, dim=1)
-    return F.cross_entropy(student.float() / temperature, targets) * temperature**2
+    targets = F.softmax(precise(teacher.detach()) / temperature, dim=1)
+    return F.cross_entropy(precise(student) / temperature, targets) * temperature**2
 
 
 def _compared(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from edgekit.recipe.methods import InstDisc as Config
 from edgekit.train.distributed import gather
-from edgekit.train.losses import nce, nce_log_normaliser, unit
+from edgekit.train.losses import info_nce, nce, nce_log_normaliser, unit
 from edgekit.train.pretrain.method import Loss, Method, Views
 
 
@@ -33,6 +33,7 @@ class InstDisc(Method):
 
     def __init__(self, config: Config, image_size: int, pool: int) -> None:
         super().__init__(config, image_size)
+        self.loss = config.loss
         self.temperature = config.temperature
         self.negatives = config.negatives
         self.momentum = config.momentum
@@ -41,18 +42,23 @@ class InstDisc(Method):
         self._normalised = False
 
     def forward(self, views: Views) -> Loss:
-        """NCE of each image's projection against its own slot and slots drawn from the whole bank."""
+        """NCE or InfoNCE of each image's projection with its own slot, against slots drawn from the whole bank."""
         features = self.model.encoder(views.images[0])
         projections = self.model.head(features)
         drawn = torch.randint(len(self.bank), (self.negatives,), generator=views.generator)
         samples = self.bank[drawn.to(self.bank.device)]
+        loss = self._loss(projections, self.bank[views.index], samples)
+        self._remember(views.index, projections.detach())
+        return Loss(loss, features, projections)
+
+    def _loss(self, projections: Tensor, slots: Tensor, samples: Tensor) -> Tensor:
+        if self.loss == "info_nce":
+            return info_nce(projections, slots, samples, self.temperature)
         if not self._normalised:  # asked once a training: the answer waits for the device
             if self.log_normaliser.isnan():
                 self.log_normaliser.copy_(nce_log_normaliser(projections, samples, self.temperature, len(self.bank)))
             self._normalised = True
-        loss = nce(projections, self.bank[views.index], samples, self.temperature, self.log_normaliser, len(self.bank))
-        self._remember(views.index, projections.detach())
-        return Loss(loss, features, projections)
+        return nce(projections, slots, samples, self.temperature, self.log_normaliser, len(self.bank))
 
     @torch.no_grad()
     def _remember(self, index: Tensor, projections: Tensor) -> None:

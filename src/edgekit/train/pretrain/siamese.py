@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from edgekit.models.heads import Predictor
 from edgekit.recipe.methods import BYOL, SimSiam
+from edgekit.train.losses import precise
 from edgekit.train.pretrain.method import Loss, Method, Views
 
 
@@ -85,8 +86,3 @@ def negative_cosine(sources: Sequence[Tensor], targets: Sequence[Tensor], weight
             ]
         )
     return -(agreements if weights is None else weights * agreements).sum(0).mean() / 2
-
-
-def precise(vectors: Tensor) -> Tensor:
-    """float32 at least."""
-    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
