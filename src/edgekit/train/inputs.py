@@ -15,7 +15,7 @@ from edgekit.run import Run, StageRecord
 from edgekit.train.teachers import digest_of_weights, identity
 
 # Raise it when a change makes the same recipe train other weights, so that old stages are not taken for new ones.
-_TRAINING_VERSION = 3
+_TRAINING_VERSION = 4
 
 
 def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[str, Any]:
