@@ -71,7 +71,7 @@ class Latency(Part):
 class Score(Part):
     """One number about one model, with the protocol that it was measured by."""
 
-    model: str = Field(description="encoder, teacher, student, supervised, or a variant's id")
+    model: str = Field(description="encoder, teacher, student, supervised, a variant's id; of a transfer, the weights")
     metric: Literal["top1", "top5", "knn", "linear", "centroid", "logistic"]
     value: float = Field(ge=0, le=1)
     samples: int
@@ -142,6 +142,31 @@ class Ablation(Part):
         return list(dict.fromkeys((s.model, s.metric) for c in self.cells for s in c.scores))
 
 
+class TransferSet(Part):
+    """What a run's encoder comes to on one other labelled data set."""
+
+    name: str
+    data: str = Field(description="the folder as given")
+    classes: int
+    train: int = Field(description="images with labels")
+    test: int
+    split: str = Field(description="how train and test were divided")
+    scores: list[Score] = Field(description="models: encoder, random; fine-tuned, from scratch")
+
+    def value(self, model: str) -> float | None:
+        """One accuracy, or None where it was not measured."""
+        return next((s.value for s in self.scores if s.model == model), None)
+
+
+class Transfer(Part):
+    """A run's encoder on other labelled data sets, as in SimCLR's table 8."""
+
+    kind: Literal["transfer"] = "transfer"
+    run: str
+    weights_sha256: str = Field(description="of the pretrained encoder")
+    sets: list[TransferSet]
+
+
 class Result(Part):
     """A measurement and the circumstances that it was made in."""
 
@@ -150,12 +175,12 @@ class Result(Part):
     command: list[str]
     seed: int | None = None
     machine: Machine
-    measurement: Annotated[Latency | Evaluation | Ablation, Field(discriminator="kind")]
+    measurement: Annotated[Latency | Evaluation | Ablation | Transfer, Field(discriminator="kind")]
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     @classmethod
-    def of(cls, measurement: Latency | Evaluation | Ablation, seed: int | None = None) -> Result:
+    def of(cls, measurement: Latency | Evaluation | Ablation | Transfer, seed: int | None = None) -> Result:
         """A measurement made just now, on this machine, by this command."""
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
         return cls(created=now(), command=command, seed=seed, machine=this_machine(), measurement=measurement)

@@ -1,0 +1,102 @@
+"""`edgekit transfer`: what a run's encoder is worth on other labelled images."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edgekit.result import Transfer, TransferSet
+
+
+@click.command(name="transfer")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER…")
+@click.option(
+    "--fine-tune",
+    "finetune",
+    is_flag=True,
+    help="Also train all weights on each folder, from the encoder's and from random ones, as the recipe's `finetune` says.",
+)
+@click.option("--epochs", type=click.IntRange(1), help="Epochs of the fine-tuning.  [default: the recipe's]")
+@click.option(
+    "--test",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.2,
+    show_default=True,
+    help="Share of each class that is held out, for folders without a test set of their own.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of a table.")
+def command(
+    run: Path, folders: tuple[str, ...], finetune: bool, epochs: int | None, test: float, as_json: bool
+) -> None:
+    """Score a run's encoder on other labelled data sets: each FOLDER has one sub-folder a class, or train/ and test/ with them.
+
+    The same command goes on where it was interrupted; sets that are complete are not measured again. The numbers and their
+    protocols are written to RUN/transfer/transfer.json.
+
+    \b
+    For example:
+      edgekit transfer runs/photos flowers/ pets/
+      edgekit transfer runs/photos flowers/ pets/ cars/ --fine-tune --epochs 30
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from edgekit.run import Run
+
+    opened = Run.open(run)
+    recipe = opened.recipe
+
+    from edgekit.result import Result
+    from edgekit.train.engine import Interrupted
+    from edgekit.train.transfer import transfer
+
+    def say(done: TransferSet) -> None:
+        listed = ", ".join(f"{score.model} {score.value:.1%}" for score in done.scores)
+        click.echo(f"{done.name}: {listed}", err=True)
+
+    try:
+        found = transfer(opened, folders, finetune=finetune, epochs=epochs, test=test, on_set=say)
+    except Interrupted:
+        click.echo(f"{opened.path}: the same command goes on from what is complete", err=True)
+        raise KeyboardInterrupt from None
+    result = Result.of(found, seed=recipe.seed)
+    path = opened.path / "transfer" / "transfer.json"
+    result.write(path)
+    if as_json:
+        click.echo(result.model_dump_json(by_alias=True))
+        return
+    _print(found, path)
+
+
+def _print(found: Transfer, path: Path) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    models = [s.model for s in found.sets[0].scores]
+    heads = {"encoder": "linear", "random": "linear, random weights"}
+    table = Table(
+        "data set",
+        "classes",
+        "train",
+        "test",
+        *(heads.get(m, m) for m in models),
+        title="Top-1 accuracy",
+        title_justify="left",
+    )
+    for row in found.sets:
+        values = [f"{row.value(m):.1%}" for m in models]
+        table.add_row(escape(row.name), str(row.classes), f"{row.train:,}", f"{row.test:,}", *values)
+    console = Console(highlight=False)
+    console.print(table)
+    protocols: dict[tuple[str, str], list[str]] = {}
+    for row in found.sets:
+        for score in row.scores:
+            protocols.setdefault((heads.get(score.model, score.model), score.protocol), []).append(row.name)
+    for (model, protocol), names in protocols.items():
+        of = "" if len(names) == len(found.sets) else f" ({', '.join(names)})"
+        console.print(f"{escape(model + of)}: {escape(protocol)}")
+    console.print(f"written to {escape(os.fspath(path))}")
