@@ -2,7 +2,7 @@
 
 Each draw takes K labelled images of every class from the bank (all classes at once, not episodes of five) and classifies the
 whole test set, on l2-normalised features, by the nearest centroid (SimpleShot, Wang et al. 2019, "L2N") and by logistic
-regression (Tian et al. 2020). The draws are those of `edgekit.data.divide`: by content and seed, the same on every machine,
+regression (Tian et al. 2020). The draws are those of `edgekit.data.labels`: by content and seed, the same on every machine,
 and a draw's 1 image a class is among its 5.
 """
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgekit.data.divide import draw, shuffled
 from edgekit.data.images import ImageSet
+from edgekit.data.labels import draw, shuffled
 from edgekit.errors import DataError
 from edgekit.progress import progress
 from edgekit.result import Score

@@ -96,5 +96,5 @@ class _Heard:
 
 @contextmanager
 def _reported(advance: Advance) -> Iterator[None]:
-    with redirect_stdout(_Heard(advance)):  # type: ignore[type-var]
+    with redirect_stdout(_Heard(advance)):
         yield

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from edgekit.data.augment import Augment
-from edgekit.data.divide import draw, share, shuffled
 from edgekit.data.images import ImageSet
+from edgekit.data.labels import draw, share, shuffled
 from edgekit.data.layout import inspect_folder
 from edgekit.data.splits import Splits, load_splits
 from edgekit.files import digest_of
