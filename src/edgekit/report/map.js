@@ -107,11 +107,13 @@
   const told = (i) => [
     ...data.colourings.filter((c) => c.of[i] >= 0).map((c) => `${c.title} ${c.names[c.of[i]]}`), `anomaly score ${data.anomaly[i].toFixed(3)}`,
   ].join(", ");
+  // A long name breaks after a folder before it breaks in a word.
+  const breakable = (name) => name.split("/").flatMap((part, k, parts) => k < parts.length - 1 ? [`${part}/`, document.createElement("wbr")] : [part]);
   function showTip(i) {
     tip.hidden = i < 0;
     if (i < 0) return;
     picture(tip.children[0], i);
-    tip.children[1].textContent = data.files[i];
+    tip.children[1].replaceChildren(...breakable(data.files[i]));
     tip.children[2].textContent = by >= 0 && group(i) >= 0 ? data.colourings[by].names[group(i)] : `anomaly ${data.anomaly[i].toFixed(3)}`;
     const [x, y] = toScreen(i), w = tip.offsetWidth, h = tip.offsetHeight;
     const left = x + 18 + w > width ? x - 18 - w : x + 18;
@@ -131,7 +133,8 @@
       row(c.title, c.names[c.of[chosen]] + sure);
     }
     row("anomaly score", `${data.anomaly[chosen].toFixed(3)}, rank ${rank[chosen].toLocaleString("en")} of ${total.toLocaleString("en")}`);
-    const near = document.createElement("ul");
+    const heading = document.createElement("h2"), near = document.createElement("ul");
+    heading.append(...breakable(data.files[chosen]));
     for (const [who, cosine] of data.neighbours[chosen]) {
       const item = document.createElement("li"), on = typeof who === "number";
       const line = document.createElement(on ? "button" : "div");
@@ -140,7 +143,7 @@
       line.title = on ? data.files[who] : `${who} is not on this map`;
       item.append(line); near.append(item);
     }
-    box.replaceChildren(pictureOf(chosen, 256, "picture"), element("h2", data.files[chosen]), list, element("h3", "Nearest neighbours, with their cosine"), near);
+    box.replaceChildren(pictureOf(chosen, 256, "picture"), heading, list, element("h3", "Nearest neighbours, with their cosine"), near);
     $("said").textContent = `${data.files[chosen]}: ${told(chosen)}`;
   }
   function choose(i, move = false) {
