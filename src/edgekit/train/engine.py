@@ -42,7 +42,7 @@ from edgekit.recipe import Hardware, Optimizer
 from edgekit.train.collapse import verdict
 from edgekit.train.distributed import broadcast, rank, synchronise_batchnorm, world_size
 from edgekit.train.loader import Ahead, Batches, seed_for
-from edgekit.train.memory import is_out_of_memory, largest_that_fits
+from edgekit.train.memory import is_out_of_memory, keep_freed_memory, largest_that_fits
 from edgekit.train.optim import build_optimizer, warmup_cosine
 from edgekit.train.tasks import Draws
 
@@ -102,6 +102,8 @@ def fit(
         Interrupted: a signal asked to stop.
     """
     _quiet()
+    if device_for(hardware).type == "cpu":
+        keep_freed_memory()
     task.train()  # a loaded or evaluated model comes in evaluation mode, and Lightning leaves modes as they are
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
