@@ -72,7 +72,10 @@ def stages(facts: Facts) -> Table | None:
         Column("Model", number=False),
         Column("Metric", number=False),
         Column("Accuracy"),
-        Column("95 % interval", title="Wilson's interval for this number of test images; of few-shot scores, that of the mean over the draws"),
+        Column(
+            "95 % interval",
+            title="Wilson's interval for this number of test images; of few-shot scores, that of the mean over the draws",
+        ),
         Column("Images"),
         Column("Protocol", number=False, long=True),
     ]
