@@ -103,7 +103,7 @@ def test_a_queue_that_is_no_multiple_of_the_batch_is_refused(options: dict[str, 
 
 
 def test_instdisc_is_nce_against_the_bank_as_it_was() -> None:
-    method: InstDisc = build("instdisc", negatives=7)
+    method: InstDisc = build("instdisc", negatives=7, loss="nce")
     views, bank = batch(method), method.bank.clone()
     assert len(views.images) == 1
     loss = method(views)
@@ -118,7 +118,7 @@ def test_instdisc_is_nce_against_the_bank_as_it_was() -> None:
 
 
 def test_instdisc_with_info_nce_compares_with_the_same_slots() -> None:
-    method: InstDisc = build("instdisc", negatives=7, loss="info_nce")
+    method: InstDisc = build("instdisc", negatives=7)
     views, bank = batch(method), method.bank.clone()
     loss = method(views)
     samples = bank[torch.randint(POOL, (7,), generator=torch.Generator().manual_seed(0))]
@@ -127,7 +127,7 @@ def test_instdisc_with_info_nce_compares_with_the_same_slots() -> None:
 
 
 def test_instdisc_keeps_the_normaliser_of_its_first_batch() -> None:
-    method: InstDisc = build("instdisc", negatives=7)
+    method: InstDisc = build("instdisc", negatives=7, loss="nce")
     assert method.log_normaliser.isnan()
     descend(method, 1)
     first = method.log_normaliser.clone()

@@ -99,11 +99,11 @@ class InstDisc(Method):
     method: Literal["instdisc"] = "instdisc"
     projection: Projection = Projection(layers=1)
     temperature: float = Field(0.07, gt=0)
-    loss: Literal["nce", "info_nce"] = Field(
-        "nce",
-        description="nce: the paper's; info_nce: cross-entropy over the same slots, as the authors' later model has it",
+    loss: Literal["info_nce", "nce"] = Field(
+        "info_nce",
+        description="cross-entropy over the slots, as the authors' later model has it; nce: the paper's, which diverged on pools of a few thousand",
     )
-    negatives: int = Field(4096, ge=1, description="slots drawn (with replacement) for each batch: m of the NCE")
+    negatives: int = Field(4096, ge=1, description="slots drawn (with replacement) for each batch: the paper's m")
     momentum: float = Field(0.5, ge=0, lt=1, description="share of the old slot that stays when its image is seen")
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.03, weight_decay=5e-4)
 
