@@ -1,9 +1,31 @@
-"""Recipes with a few values changed, for tests that train."""
+"""A recipe that trains in seconds, and recipes with a few values changed, for tests that train."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
+
+TINY = {
+    "name": "tiny",
+    "data": {"labelled": "digits", "image_size": 16, "labels": 10},
+    "pretrain": {
+        "encoder": {"name": "resnet10", "width": 0.125, "stem": "strided"},
+        "projection": {"output": 16},
+        "epochs": 3,
+        "batch_size": 256,
+        "optimizer": {"name": "lars", "lr": 0.2, "warmup_epochs": 1},
+    },
+    "finetune": {"epochs": 3, "batch_size": 50, "optimizer": {"name": "sgd", "lr": 0.05, "warmup_epochs": 0}},
+    "distill": {
+        "student": {"name": "resnet10", "width": 0.125, "stem": "strided"},
+        "epochs": 3,
+        "batch_size": 256,
+        "labelled_weight": 0.2,
+        "optimizer": {"name": "adamw", "lr": 1e-3, "warmup_epochs": 1},
+    },
+    "supervised": {"epochs": 3, "batch_size": 50, "optimizer": {"warmup_epochs": 0}},
+    "hardware": {"accelerator": "cpu", "checkpoint_seconds": 0},
+}
 
 
 def changed(content: dict[str, Any], **changes: object) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import recipe_changes
 from edgekit import recipe as recipes
 from edgekit.cli import main as command_line
 from edgekit.models.store import load_classifier
@@ -23,23 +24,17 @@ from edgekit.report.image_map import Colouring, ImageMap, write_map
 from edgekit.run import Run
 from edgekit.train.evaluate import apply
 from edgekit.train.stages import train
+from recipe_changes import changed
 
 Command = Callable[..., tuple[int, str, str]]
 
-TINY = {
-    "name": "tiny",
-    "data": {"labelled": "digits", "image_size": 16, "labels": 10},
-    "pretrain": {
-        "encoder": {"name": "resnet10", "width": 0.125, "stem": "strided"},
-        "projection": {"output": 16},
-        "epochs": 1,
-        "batch_size": 256,
-        "optimizer": {"warmup_epochs": 0},
-    },
-    "finetune": {"epochs": 2, "batch_size": 50},
-    "distill": {"student": {"name": "resnet10", "width": 0.125, "stem": "strided"}, "batch_size": 256},
-    "hardware": {"accelerator": "cpu", "threads": 1},
-}
+TINY = changed(
+    recipe_changes.TINY,
+    pretrain__epochs=1,
+    pretrain__optimizer={"warmup_epochs": 0},
+    finetune={"epochs": 2, "batch_size": 50},
+    hardware={"accelerator": "cpu", "threads": 1},
+)
 HOSTILE = "<img src=x onerror=alert(1)> & 猫.png"
 
 

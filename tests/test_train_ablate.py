@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import recipe_changes
 from edgekit.errors import DataError, RecipeError, RunError
 from edgekit.recipe import load
 from edgekit.result import Ablation
@@ -14,20 +15,13 @@ from edgekit.run import Run
 from edgekit.train.ablate import FIGURE_5, ablate, cell_name, plan_augmentations, plan_values
 from recipe_changes import changed
 
-TINY = {
-    "name": "tiny",
-    "data": {"labelled": "digits", "image_size": 16, "labels": 10},
-    "pretrain": {
-        "encoder": {"name": "resnet10", "width": 0.125, "stem": "strided"},
-        "projection": {"output": 16},
-        "epochs": 1,
-        "batch_size": 256,
-        "optimizer": {"name": "sgd", "lr": 0.1, "warmup_epochs": 0},
-    },
-    "finetune": {"epochs": 1, "batch_size": 50},
-    "distill": {"student": {"name": "resnet10", "width": 0.125, "stem": "strided"}, "batch_size": 256},
-    "hardware": {"accelerator": "cpu"},
-}
+TINY = changed(
+    recipe_changes.TINY,
+    pretrain__epochs=1,
+    pretrain__optimizer={"name": "sgd", "lr": 0.1, "warmup_epochs": 0},
+    finetune={"epochs": 1, "batch_size": 50},
+    hardware={"accelerator": "cpu"},
+)
 
 
 def written(folder: Path, **changes: object) -> Path:

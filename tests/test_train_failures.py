@@ -22,8 +22,7 @@ from edgekit.train.loader import ShuffledImages
 from edgekit.train.memory import is_out_of_memory
 from edgekit.train.tasks import Batch, Draws, Outcome
 from exported import splits
-from recipe_changes import changed
-from test_train_stages import TINY
+from recipe_changes import TINY, changed
 
 
 class Fragile(nn.Module):

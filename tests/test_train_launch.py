@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from recipe_changes import changed
-from test_train_stages import TINY
+from recipe_changes import TINY, changed
 
 TWO = changed(TINY, finetune__batch_size=48, supervised__batch_size=48)
 

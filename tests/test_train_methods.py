@@ -22,14 +22,14 @@ from edgekit.models.store import load_classifier, load_pretrained, save_classifi
 from edgekit.recipe import Augmentation
 from edgekit.recipe.methods import METHODS as CONFIGS
 from edgekit.run import Run
+from edgekit.train.collapse import verdict
 from edgekit.train.pretrain import METHODS, build_method
 from edgekit.train.pretrain.method import Method, Views
 from edgekit.train.stages import train
 from edgekit.train.tasks import Batch, ClassifyTask, Draws
 
 POOL, BATCH = 64, 32
-ADAMW = {"name": "adamw", "lr": 2e-3, "scale_lr": False, "weight_decay": 1e-4}
-FAST = {"name": "sgd", "lr": 0.5, "scale_lr": False, "weight_decay": 1e-4}  # there within seconds, wherever it leads
+ADAMW = {"name": "adamw", "lr": 2e-3, "scale_lr": False, "weight_decay": 1e-4, "warmup_epochs": 0}
 ENCODER = {"name": "resnet10", "width": 0.125, "stem": "strided"}
 # What the methods need beside their defaults to train small heads on small batches.
 SMALL: dict[str, dict[str, Any]] = {
@@ -173,7 +173,7 @@ def test_every_method_learns_digits_and_goes_the_whole_way(name: str, tmp_path: 
     train(recipes.parse(digits(name)), run)
     metrics = run.require("pretrain").metrics
     assert metrics["knn"] > 2 * metrics["knn_random_weights"], metrics
-    assert metrics["collapse_std"] > 0.4, metrics
+    assert verdict(metrics["collapse_std"], metrics["effective_rank"]) is None, metrics
     run.require("distill")
 
 
@@ -183,10 +183,10 @@ def test_simsiam_collapses_without_stop_gradient_and_is_warned_of(tmp_path: Path
     spreads, losses, warnings = [], [], []
     for stop_gradient in (True, False):
         recipe, run = tmp_path / f"{stop_gradient}.yaml", tmp_path / str(stop_gradient)
-        changes = {"stop_gradient": stop_gradient, "optimizer": FAST, "batch_size": 64, "epochs": 10}
+        changes = {"stop_gradient": stop_gradient, "optimizer": {**ADAMW, "lr": 1e-2}, "batch_size": 256, "epochs": 24}
         recipe.write_text(yaml.safe_dump(digits("simsiam", **changes)))
         command = [sys.executable, "-m", "edgekit", "train", str(recipe), "--run", str(run), "--until", "pretrain"]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=550)
         with open(run / "pretrain" / "history.csv") as file:
             last = list(csv.DictReader(file))[-1]
         spreads.append(float(last["collapse_std"]))

@@ -19,29 +19,7 @@ from edgekit.errors import DataError, RecipeError, RunError
 from edgekit.files import sha256
 from edgekit.run import Run
 from edgekit.train.stages import Report, train
-from recipe_changes import changed
-
-TINY = {
-    "name": "tiny",
-    "data": {"labelled": "digits", "image_size": 16, "labels": 10},
-    "pretrain": {
-        "encoder": {"name": "resnet10", "width": 0.125, "stem": "strided"},
-        "projection": {"output": 16},
-        "epochs": 3,
-        "batch_size": 256,
-        "optimizer": {"name": "lars", "lr": 0.2, "warmup_epochs": 1},
-    },
-    "finetune": {"epochs": 3, "batch_size": 50, "optimizer": {"name": "sgd", "lr": 0.05, "warmup_epochs": 0}},
-    "distill": {
-        "student": {"name": "resnet10", "width": 0.125, "stem": "strided"},
-        "epochs": 3,
-        "batch_size": 256,
-        "labelled_weight": 0.2,
-        "optimizer": {"name": "adamw", "lr": 1e-3, "warmup_epochs": 1},
-    },
-    "supervised": {"epochs": 3, "batch_size": 50, "optimizer": {"warmup_epochs": 0}},
-    "hardware": {"accelerator": "cpu", "checkpoint_seconds": 0},
-}
+from recipe_changes import TINY, changed
 
 
 def tiny(**changes: object) -> recipes.Recipe:
