@@ -35,7 +35,12 @@ from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.result import now
 
-BATCH = {32: 256, 96: 128}
+BATCH = {
+    (32, 0.25): 256,
+    (32, 1.0): 64,
+    (96, 0.25): 64,
+    (96, 1.0): 16,
+}  # by side and width: a step of seconds on two cores
 ROWS = [
     (size, width, precision)
     for size in (32, 96)
@@ -62,7 +67,7 @@ def edgekit_steps(
     recipe = parse(
         {
             "data": {"labelled": str(folder), "image_size": size, "test": 0.1, "probe": 0.0, "labels": 10},
-            "pretrain": {"encoder": {"name": "resnet18", "width": width, "stem": "cifar"}, "batch_size": BATCH[size],
+            "pretrain": {"encoder": {"name": "resnet18", "width": width, "stem": "cifar"}, "batch_size": BATCH[size, width],
                          "projection": {"layers": 2}, "optimizer": {"name": "sgd", "lr": 0.06}},
             "hardware": {"precision": {"defaults": "auto"}.get(precision, precision)},
         }
@@ -116,7 +121,7 @@ def edgekit_steps(
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as run, contextlib.suppress(Done):
         fit(
-            task, ShuffledImages(splits.pool, BATCH[size], 0), Path(run), stage="pretrain", epochs=10_000,
+            task, ShuffledImages(splits.pool, BATCH[size, width], 0), Path(run), stage="pretrain", epochs=10_000,
             optimizer=recipe.pretrain.optimizer, seed=0, hardware=recipe.hardware,
         )  # fmt: skip
     yield from times[:-1] if "step" not in times[-1] else times
@@ -149,7 +154,7 @@ def lightly_steps(
 
         dataset = InMemory()
     loader = torch.utils.data.DataLoader(
-        dataset, batch_size=BATCH[size], shuffle=True, drop_last=True, num_workers=workers
+        dataset, batch_size=BATCH[size, width], shuffle=True, drop_last=True, num_workers=workers
     )
     torch.manual_seed(0)
     torch.set_num_threads(threads)
@@ -186,7 +191,7 @@ def one(
         steps = list(lightly_steps(folder, size, width, precision, threads, seconds, workers))[WARMUP:]
     total = sum(step["step"] for step in steps)
     account = {name: sum(step[name] for step in steps) / total for name in steps[0] if name != "step"}
-    return {"images_per_second": BATCH[size] * len(steps) / total, "steps": len(steps), "account": account}
+    return {"images_per_second": BATCH[size, width] * len(steps) / total, "steps": len(steps), "account": account}
 
 
 def photographs(folder: Path) -> Path:
@@ -250,7 +255,7 @@ def main() -> None:
                 rounds.append({side: measure(side, folder, row, options, workers) for side in order})
             ratios = [r["edgekit"]["images_per_second"] / r["lightly"]["images_per_second"] for r in rounds]
             results.append(
-                {"size": size, "width": width, "precision": precision, "batch": BATCH[size], "workers": workers,
+                {"size": size, "width": width, "precision": precision, "batch": BATCH[size, width], "workers": workers,
                  "workers_trial": trial, "ratio": statistics.median(ratios), "ratios": ratios, "rounds": rounds}
             )  # fmt: skip
             show(results[-1])
