@@ -24,7 +24,7 @@ from edgekit.result import Result, now
 from edgekit.run import STAGES, Run
 
 HERE = Path(__file__).resolve().parent
-BUDGETS = {0.01: [], 0.1: ["finetune.epochs=25", "supervised.epochs=80"]}
+BUDGETS = {0.01: [], 0.1: ["finetune.epochs=25", "distill.epochs=15", "supervised.epochs=80"]}
 SEEDS = (0, 1, 2)
 MODELS = ("teacher", "student", "student_int8", "supervised")
 
