@@ -16,6 +16,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from edgekit import recipe as recipes
 from edgekit.data.splits import Splits, load_splits
 from edgekit.files import write_json, write_text
 from edgekit.machine import this_machine
-from edgekit.models.store import Pretrained, load_pretrained, save_pretrained
+from edgekit.models.store import load_pretrained, save_pretrained
 from edgekit.recipe import Recipe
 from edgekit.result import now
 from edgekit.run import Run
@@ -69,7 +70,7 @@ def recipe_of(method: str, changes: dict[str, Any], seed: int, epochs: int) -> d
     content["seed"] = content["data"]["label_seed"] = seed
     content["pretrain"] = {
         "method": method,
-        "encoder": {"name": "resnet10", "width": 0.125},
+        "encoder": {"name": "resnet10", "width": 0.125, "stem": "strided"},
         "epochs": epochs,
         "batch_size": 128,
         "optimizer": {**pretrain["optimizer"], "warmup_epochs": min(5, epochs // 2)},
@@ -107,18 +108,18 @@ def train(row: str, seed: int, work: Path, epochs: int) -> dict[str, Any]:
     }
 
 
-def untrained(seed: int, work: Path, epochs: int) -> dict[str, Any]:
+def untrained(seed: int, epochs: int) -> dict[str, Any]:
     """The same numbers for the encoder that the methods start from; its fine-tuning is the same, too."""
-    content = recipe_of("simclr", {}, seed, epochs)
-    recipe = recipes.parse(content)
+    recipe = recipes.parse(recipe_of("simclr", {}, seed, epochs))
     splits = load_splits(recipe.data)
-    folder = work / f"random-weights-{seed}"
     torch.manual_seed(seed_for(seed, "pretrain", "weights"))
-    model: Pretrained = build_method(recipe.pretrain, recipe.data.image_size, len(splits.pool)).model
-    for stage in ("pretrain", "finetune"):
-        (folder / stage).mkdir(parents=True, exist_ok=True)
-    save_pretrained(folder / "pretrain", model)
-    _, metrics = Stages(recipe, Run(folder), splits).finetune(folder / "finetune")
+    model = build_method(recipe.pretrain, recipe.data.image_size, len(splits.pool)).model
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for stage in ("pretrain", "finetune"):
+            (folder / stage).mkdir()
+        save_pretrained(folder / "pretrain", model)
+        _, metrics = Stages(recipe, Run(folder), splits).finetune(folder / "finetune")
     return {"row": RANDOM, "seed": seed, **scores(model.encoder, recipe, splits), "teacher": metrics["test_top1"]}
 
 
@@ -142,7 +143,7 @@ def main() -> None:
     cells: list[dict[str, Any]] = []
     tasks = [(row, seed) for seed in range(told.seeds) for row in rows]
     for row, seed in tasks:
-        cell = untrained(seed, told.work, told.epochs) if row == RANDOM else train(row, seed, told.work, told.epochs)
+        cell = untrained(seed, told.epochs) if row == RANDOM else train(row, seed, told.work, told.epochs)
         cells.append(cell)
         write(told, cells, complete=len(cells) == len(tasks))  # after every cell: what is measured is kept
     show(rows, cells)

@@ -30,6 +30,7 @@ from edgekit.train.tasks import Batch, ClassifyTask, Draws
 
 POOL, BATCH = 64, 32
 ADAMW = {"name": "adamw", "lr": 2e-3, "scale_lr": False, "weight_decay": 1e-4, "warmup_epochs": 0}
+SGD = {"name": "sgd", "lr": 0.5, "scale_lr": False, "weight_decay": 1e-4, "warmup_epochs": 0}
 ENCODER = {"name": "resnet10", "width": 0.125, "stem": "strided"}
 # What the methods need beside their defaults to train small heads on small batches.
 SMALL: dict[str, dict[str, Any]] = {
@@ -118,7 +119,9 @@ def test_the_checkpoint_holds_the_whole_state(name: str) -> None:
     mine, its = fresh.state_dict(), method.state_dict()
     assert mine.keys() == its.keys()
     for key, value in mine.items():
-        assert torch.equal(value, its[key]), key
+        torch.testing.assert_close(
+            value, its[key], rtol=0, atol=0, equal_nan=True, msg=key
+        )  # InstDisc has one that is not set yet
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -183,7 +186,7 @@ def test_simsiam_collapses_without_stop_gradient_and_is_warned_of(tmp_path: Path
     spreads, losses, warnings = [], [], []
     for stop_gradient in (True, False):
         recipe, run = tmp_path / f"{stop_gradient}.yaml", tmp_path / str(stop_gradient)
-        changes = {"stop_gradient": stop_gradient, "optimizer": {**ADAMW, "lr": 1e-2}, "batch_size": 256, "epochs": 24}
+        changes = {"stop_gradient": stop_gradient, "optimizer": SGD, "epochs": 20}
         recipe.write_text(yaml.safe_dump(digits("simsiam", **changes)))
         command = [sys.executable, "-m", "edgekit", "train", str(recipe), "--run", str(run), "--until", "pretrain"]
         done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=550)
