@@ -3,10 +3,10 @@
     python benchmarks/methods_digits.py [--epochs 80] [--seeds 3] [--rows simclr,byol] [--work runs/methods_digits]
 
 Beside the methods there are rows for what theory says about those without negatives: SimSiam without stop-gradient, and each
-without predictor, with and without guided stop-gradient. The row `random weights` is the encoder that all of them start from.
-Each cell is a run of `edgekit train` in WORK: interrupted, the same command goes on where it was. The settings were chosen once
-for all methods and are nobody's optimum. The result, with machine, versions, seeds and every number, is written to
-benchmarks/results/methods_digits.json after every cell.
+without predictor, with and without guided stop-gradient (BYOL's also with normalised projections, as SimSiam's are). The row
+`random weights` is the encoder that all of them start from. Each cell is a run of `edgekit train` in WORK:
+interrupted, the same command goes on where it was. The settings were chosen once for all methods and are nobody's optimum. The
+result, with machine, versions, seeds and every number, is written to benchmarks/results/methods_digits.json after every cell.
 """
 
 from __future__ import annotations
@@ -53,10 +53,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "triplet": {"projection": {"layers": 3, **SMALL_HEAD}},
 }
 ALONE = {"predictor": {"enabled": False}}
+NORMALISED = {"projection": {**BYOL["projection"], "normalise_output": True}}
 # Row -> method and what differs from its settings.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in METHODS} | {
     "byol without predictor": ("byol", ALONE),
     "byol+gsg without predictor": ("byol+gsg", ALONE),
+    "byol+gsg normalised without predictor": ("byol+gsg", {**NORMALISED, **ALONE}),
+    "byol normalised without predictor": ("byol", {**NORMALISED, **ALONE}),
     "simsiam without predictor": ("simsiam", ALONE),
     "simsiam+gsg without predictor": ("simsiam+gsg", ALONE),
     "simsiam without stop-gradient": ("simsiam", {"stop_gradient": False}),
@@ -132,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=80)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", help=f"some of: {', '.join([RANDOM, *ROWS])}; default all")
+    parser.add_argument("--rows", help=f"some of: {', '.join([RANDOM, *ROWS])}. Default all")
     parser.add_argument("--work", type=Path, default=Path("runs/methods_digits"))
     parser.add_argument("--output", type=Path, default=HERE / "results" / "methods_digits.json")
     told = parser.parse_args()
@@ -177,14 +180,14 @@ def show(rows: list[str], cells: list[dict[str, Any]]) -> None:
         "kNN": ("knn", 100, ".1f"), "linear": ("linear", 100, ".1f"), "teacher": ("teacher", 100, ".1f"), "spread": ("collapse_std", 1, ".2f"),
         "rank": ("effective_rank", 1, ".1f"), "seconds": ("pretrain_seconds", 1, ".0f"),
     }  # fmt: skip
-    print(f"\n{'':<30}" + "".join(f"{name:>14}" for name in columns))
+    print(f"\n{'':<40}" + "".join(f"{name:>14}" for name in columns))
     for row in rows:
         texts = []
         for key, scale, form in columns.values():
             values = [cell[key] * scale for cell in cells if cell["row"] == row and key in cell]
             spread = f" ±{statistics.stdev(values):{form}}" if len(values) > 1 else ""
             texts.append(f"{statistics.mean(values):{form}}{spread}" if values else "")
-        print(f"{row:<30}" + "".join(f"{text:>14}" for text in texts))
+        print(f"{row:<40}" + "".join(f"{text:>14}" for text in texts))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def settings(method: str) -> dict[str, Any]:
 
 def build(method: str, seed: int = 0) -> Method:
     torch.manual_seed(seed)
-    return build_method(CONFIGS[method].model_validate(settings(method)), 16, POOL).train()
+    return build_method(recipes.parse({"pretrain": settings(method)}).pretrain, 16, POOL).train()
 
 
 def views(method: Method, seed: int) -> Views:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 from lightly.loss import NegativeCosineSimilarity
 from torch import Tensor, nn
 
+from edgekit import recipe as recipes
 from edgekit.models.heads import Predictor, ProjectionHead
-from edgekit.recipe.methods import METHODS as CONFIGS
 from edgekit.train.pretrain import build_method
 from edgekit.train.pretrain.byol import BYOL, target_momentum
 from edgekit.train.pretrain.guided import closest, derangement, guidance
@@ -26,11 +27,14 @@ SIAMESE = ("byol", "simsiam", "byol+gsg", "simsiam+gsg")
 ENCODER = {"name": "resnet10", "width": 0.125, "stem": "strided"}
 
 
+def configured(method: str, **changes: object) -> Any:
+    """A method's part of a recipe that says little else: the method's defaults with changes."""
+    return recipes.parse({"pretrain": {"method": method, "encoder": ENCODER, **changes}}).pretrain
+
+
 def build(method: str, *, predictor: bool = True, **changes: object) -> Siamese:
-    config = CONFIGS[method](
-        encoder=ENCODER, projection={"layers": 2, "hidden": 24, "output": 16},
-        predictor={"enabled": predictor, "hidden": 8, "constant_lr": method.startswith("simsiam")}, **changes,
-    )  # fmt: skip
+    small = {"layers": 2, "hidden": 24, "output": 16}
+    config = configured(method, **{"projection": small, "predictor": {"enabled": predictor, "hidden": 8}, **changes})
     torch.manual_seed(0)
     built = build_method(config, 16, 64).train()
     assert isinstance(built, Siamese)
@@ -300,6 +304,15 @@ def test_simsiams_projections_are_normalised_without_scale_and_shift() -> None:
     torch.testing.assert_close(projections.var(0, unbiased=False), torch.ones(16), atol=1e-2, rtol=0)
 
 
+def test_any_methods_projections_can_be_normalised() -> None:
+    for method in ("byol", "simclr"):
+        built = build_method(configured(method, projection={"normalise_output": True}), 16, 64)
+        assert isinstance(built.model.head.layers[-1][-1], nn.BatchNorm1d)
+        assert built.model.head.spec["normalise_output"]
+    plain = build("simsiam", projection={"layers": 2, "hidden": 24, "output": 16, "normalise_output": False})
+    assert isinstance(plain.model.head.layers[-1], nn.Linear)
+
+
 def test_heads_and_predictors_are_laid_out_as_in_the_papers_code() -> None:
     def layout(module: nn.Module) -> list[tuple[str, bool]]:
         """Each layer with whether it has a shift of its own."""
@@ -308,7 +321,7 @@ def test_heads_and_predictors_are_laid_out_as_in_the_papers_code() -> None:
 
     hidden = [("Linear", False), ("BatchNorm1d", True), ("ReLU", False)]
     torch.manual_seed(0)
-    byol, simsiam = (build_method(CONFIGS[m](encoder=ENCODER), 16, 64) for m in ("byol", "simsiam"))
+    byol, simsiam = (build_method(configured(m), 16, 64) for m in ("byol", "simsiam"))
     assert layout(byol.model.head) == [*hidden, ("Linear", False)]
     assert layout(byol.predictor) == [*hidden, ("Linear", False)]
     assert layout(simsiam.model.head) == [*hidden, *hidden, ("Linear", False), ("BatchNorm1d", False)]
@@ -324,10 +337,10 @@ def test_heads_and_predictors_are_laid_out_as_in_the_papers_code() -> None:
 def test_the_predictors_learning_rate_is_constant_in_simsiam(method: str, stays: bool) -> None:
     from edgekit.train.optim import build_optimizer
 
-    built = build_method(CONFIGS[method](encoder=ENCODER), 16, 64)
+    built = build_method(configured(method), 16, 64)
     predictor = {id(p) for p in built.predictor.parameters()}
     assert {id(p) for p in built.constant_lr()} == (predictor if stays else set())
-    optimizer = build_optimizer(CONFIGS[method]().optimizer, built, 512, built.constant_lr())
+    optimizer = build_optimizer(configured(method).optimizer, built, 512, built.constant_lr())
     constant = {id(p) for group in optimizer.param_groups if group["constant_lr"] for p in group["params"]}
     assert constant == (predictor if stays else set())
 

@@ -20,13 +20,18 @@ class Projection(Part):
         None, ge=8, description="width of the hidden layers; default the encoder's feature width, as in SimCLR v2"
     )
     output: int = Field(128, ge=2, description="dimension of the space in which views are compared")
+    normalise_output: bool = Field(
+        False,
+        description="BatchNorm without scale and shift after the last layer, as in SimSiam's code; with it, guided stop-gradient "
+        "keeps BYOL from collapsing without predictor, too",
+    )
 
 
 class Predictor(Part):
     """The predictor h of BYOL and SimSiam: Linear + BatchNorm + ReLU, Linear."""
 
     enabled: bool = Field(True, description="without it, only guided stop-gradient keeps the method from collapsing")
-    hidden: int = Field(512, ge=8)
+    hidden: int = Field(512, ge=8, description="width between its two layers")
     constant_lr: bool = Field(
         False, description="its learning rate follows no schedule, as in SimSiam (Chen & He 2021, section 4.2)"
     )
@@ -127,7 +132,7 @@ class SimSiam(Method):
     """Simple Siamese (Chen & He 2021): stop-gradient and a predictor, no negatives and no momentum encoder."""
 
     method: Literal["simsiam"] = "simsiam"
-    projection: Projection = Projection(layers=3, hidden=2048, output=2048)
+    projection: Projection = Projection(layers=3, hidden=2048, output=2048, normalise_output=True)
     predictor: Predictor = Predictor(hidden=512, constant_lr=True)
     stop_gradient: bool = Field(True, description="false: the collapse of the paper's figure 2, on purpose")
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.05, weight_decay=1e-4)

@@ -53,7 +53,6 @@ class Method(nn.Module):
     """
 
     views = 2
-    normalise_output = False  # of the projection head; SimSiam's
 
     def __init__(self, config: MethodConfig, image_size: int) -> None:
         super().__init__()
@@ -61,7 +60,7 @@ class Method(nn.Module):
         hidden = config.projection.hidden or encoder.feature_dim
         head = ProjectionHead(
             encoder.feature_dim, hidden, config.projection.output, config.projection.layers,
-            normalise_output=self.normalise_output,
+            normalise_output=config.projection.normalise_output,
         )  # fmt: skip
         self.model = Pretrained(config.encoder, image_size, encoder, head)
 

@@ -16,7 +16,6 @@ class SimSiam(Siamese):
         image_size: side of the views, in pixels.
     """
 
-    normalise_output = True
     predictor_bias = True
 
     def __init__(self, config: Config, image_size: int) -> None:
