@@ -87,7 +87,9 @@ def _group(model: type[BaseModel], path: Sequence[str]) -> type[BaseModel] | Non
             continue
         field = group.model_fields.get(name)
         group = _choices(field) if field is not None and field.discriminator else field.annotation if field else None
-        elements = get_args(group) if get_origin(group) in {tuple, list} else ()  # of a list, the element stands for all
+        elements = (
+            get_args(group) if get_origin(group) in {tuple, list} else ()
+        )  # of a list, the element stands for all
         group = elements[0] if elements else group
         if not (isinstance(group, dict) or (isinstance(group, type) and issubclass(group, BaseModel))):
             return None

@@ -105,9 +105,7 @@ def _line(report: Report) -> str:
         what = f"{counts}" + (f"; {metrics['skipped']} unreadable files skipped" if metrics["skipped"] else "") + notes
     elif report.stage == "pretrain" and report.current:
         before = "starting" if "started_from" in metrics else "random"
-        what = (
-            f"loss {metrics['loss']:.3f}, kNN {metrics['knn']:.1%} ({before} weights {metrics[f'knn_{before}_weights']:.1%})"
-        )
+        what = f"loss {metrics['loss']:.3f}, kNN {metrics['knn']:.1%} ({before} weights {metrics[f'knn_{before}_weights']:.1%})"
     elif not report.current:
         what = "(its accuracy was measured on other test or probe images; see edgekit evaluate)"
     else:

@@ -127,7 +127,10 @@ def read_tensors(path: str, where: str) -> dict[str, Tensor]:
             start = stream.read(9)
         if start[8:9] == b"{":  # eight bytes of length, then JSON
             return safetensors.torch.load_file(file)
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():  # many have their `args`
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            warnings.catch_warnings(),
+        ):  # many have their `args`
             warnings.simplefilter("ignore")  # of pickles by other programs
             content = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
