@@ -1,10 +1,11 @@
-"""What every test may use: tools that not every machine has."""
+"""What every test may use: the command line, and tools that not every machine has."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -45,3 +46,17 @@ def require_module() -> Callable[[str, str], None]:
             _missing(f"the Python package {name}", why)
 
     return require
+
+
+@pytest.fixture
+def edgekit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process; gives exit code, standard output and standard error."""
+    from edgekit.cli import main as command_line
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["edgekit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            command_line.main()
+        return int(left.value.code or 0), *capsys.readouterr()
+
+    return run

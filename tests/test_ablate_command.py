@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from edgekit.cli import main as command_line
 from edgekit.report.ablation import write_ablation
 from edgekit.result import Ablation, Axis, Cell, Result, Score
 from test_train_ablate import TINY
@@ -20,20 +18,13 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def edgekit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command line in a folder with a recipe; gives the exit code, standard output and standard error."""
+def edgekit(edgekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run `edgekit ablate` in a folder with a recipe; gives the exit code, standard output and standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("EDGEKIT_DEBUG", raising=False)
     Path("recipe.yaml").write_text(yaml.safe_dump(TINY))
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgekit", "ablate", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            command_line.main()
-        return int(exit_.value.code or 0), *capsys.readouterr()
-
-    return run
+    return lambda *arguments: edgekit("ablate", *arguments)
 
 
 def test_a_grid_from_the_command_line(edgekit: Run) -> None:

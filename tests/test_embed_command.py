@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from PIL import Image
 
 import recipe_changes
 from edgekit import recipe as recipes
-from edgekit.cli import main as command_line
 from edgekit.models.store import load_classifier
 from edgekit.preprocess import read_image
 from edgekit.report.image_map import Colouring, ImageMap, write_map
@@ -62,19 +60,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "dark" / "broken.png").write_bytes(b"not an image")
     (root / "bright" / "cut.png").write_bytes((root / "bright" / "00.png").read_bytes()[:60])
     return root
-
-
-@pytest.fixture
-def edgekit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command line in this process; gives exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgekit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            command_line.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return call
 
 
 def test_the_table_holds_what_the_model_makes_of_every_image(

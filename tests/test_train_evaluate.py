@@ -17,8 +17,8 @@ import torch
 import yaml
 from torch import nn
 
+import recipe_changes
 from edgekit import recipe as recipes
-from edgekit.cli import main as command_line
 from edgekit.data.images import ImageSet
 from edgekit.errors import DataError
 from edgekit.files import sha256
@@ -28,26 +28,15 @@ from edgekit.train.fewshot import Shots, few_shot, few_shot_scores, nearest_cent
 from edgekit.train.stages import train
 from recipe_changes import changed
 
-TINY = {
-    "name": "tiny",
-    "data": {"labelled": "digits", "image_size": 16, "labels": 10},
-    "pretrain": {
-        "encoder": {"name": "resnet10", "width": 0.125, "stem": "strided"},
-        "projection": {"output": 16},
-        "epochs": 3,
-        "batch_size": 256,
-        "optimizer": {"name": "lars", "lr": 0.2, "warmup_epochs": 1},
-    },
-    "finetune": {"epochs": 1, "batch_size": 50},
-    "distill": {
-        "student": {"name": "resnet10", "width": 0.125, "stem": "strided"},
-        "epochs": 1,
-        "batch_size": 256,
-        "optimizer": {"warmup_epochs": 0},
-    },
-    "supervised": {"enabled": False},
-    "hardware": {"accelerator": "cpu", "threads": 1},
-}
+TINY = changed(
+    recipe_changes.TINY,
+    finetune={"epochs": 1, "batch_size": 50},
+    distill__epochs=1,
+    distill__labelled_weight=0.0,
+    distill__optimizer={"warmup_epochs": 0},
+    supervised={"enabled": False},
+    hardware={"accelerator": "cpu", "threads": 1},
+)
 
 
 def naive_knn(
@@ -255,19 +244,6 @@ def test_more_shots_than_a_class_has_are_refused() -> None:
     known, bank, queries, truth = blobs()
     with pytest.raises(DataError, match=r"--few-shot 31: the class a has 30 images.*data\.probe"):
         few_shot(known, bank, queries, truth, ["a", "b", "c"], [1, 31], 10, 0)
-
-
-@pytest.fixture
-def edgekit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run the command line in this process; gives exit code, standard output and standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgekit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            command_line.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return run
 
 
 def test_the_command_prints_every_number_with_its_protocol(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from PIL import Image
 
 import recipe_changes
 from edgekit import recipe as recipes
-from edgekit.cli import main as command_line
 from edgekit.data.images import ImageSet
 from edgekit.result import Result, Transfer
 from edgekit.run import Run
@@ -37,19 +35,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     train(recipes.parse(TINY), Run(folder), until="pretrain")
     return folder
-
-
-@pytest.fixture
-def edgekit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run the command line in this process; gives exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgekit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            command_line.main()
-        return int(left.value.code or 0), *capsys.readouterr()
-
-    return call
 
 
 def painted(folder: Path, colours: dict[str, tuple[int, int, int]], count: int, seed: int = 0) -> Path:

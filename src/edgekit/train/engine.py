@@ -40,6 +40,7 @@ from edgekit.models.encoders import Encoder
 from edgekit.progress import Advance, progress
 from edgekit.recipe import Hardware, Optimizer
 from edgekit.train.collapse import verdict
+from edgekit.train.devices import device_for, uses_cuda
 from edgekit.train.distributed import broadcast, rank, synchronise_batchnorm, world_size
 from edgekit.train.loader import Ahead, Batches, seed_for
 from edgekit.train.memory import is_out_of_memory, keep_freed_memory, largest_that_fits
@@ -102,13 +103,14 @@ def fit(
         Interrupted: a signal asked to stop.
     """
     _quiet()
-    if device_for(hardware).type == "cpu":
+    device = device_for(hardware)
+    if device.type == "cpu":
         keep_freed_memory()
     task.train()  # a loaded or evaluated model comes in evaluation mode, and Lightning leaves modes as they are
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
     if world_size() > 1 and hardware.sync_batchnorm:
-        synchronise_batchnorm(task, device_for(hardware))
+        synchronise_batchnorm(task, device)
     if hardware.compile:
         for encoder in (m for m in task.modules() if isinstance(m, Encoder)):
             encoder.compile()
@@ -120,7 +122,7 @@ def fit(
     history = _History(folder, stage, batches.steps, epochs, hardware.checkpoint_seconds)
     if observe is not None and observe_every:
         history.observe, history.observe_every = observe, observe_every
-    on_gpu = device_for(hardware).type == "cuda"
+    on_gpu = device.type == "cuda"
     loader = DataLoader(Ahead(batches, done, total, pin=on_gpu), batch_size=None)
     trainer = pl.Trainer(
         accelerator=hardware.accelerator,
@@ -154,22 +156,13 @@ def fit(
         else:
             return {**history.rows[-1], EARLIER_SECONDS: history.earlier_seconds}
     # Outside the except block: the failed step's tensors are free now.
-    fits = largest_that_fits(task, next(batches.stream(done)), device_for(hardware))
+    fits = largest_that_fits(task, next(batches.stream(done)), device)
     raise OutOfMemory(
         f"{stage}: out of memory with batches of {batches.batch_size} ({' '.join(trouble.split())[:80]})",
         f"set {stage}.batch_size to {fits * world_size()}, which fits here"
         if fits
         else "take a smaller network or image size: not even a batch of 2 fits",
     )
-
-
-def device_for(hardware: Hardware) -> torch.device:
-    """The device that this process trains on."""
-    if hardware.accelerator in {"auto", "gpu"} and torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    if hardware.accelerator == "mps":
-        return torch.device("mps")
-    return torch.device("cpu")
 
 
 class _Stage(pl.LightningModule):
@@ -386,7 +379,7 @@ def _bar(stage: str, total: int, done: int) -> Iterator[Advance | None]:
 def _precision(hardware: Hardware) -> Any:
     if hardware.precision == "bf16":
         return "bf16-mixed"
-    gpu = hardware.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
+    gpu = uses_cuda(hardware)
     return (
         "bf16-mixed"
         if hardware.precision == "auto" and gpu and torch.cuda.is_bf16_supported(including_emulation=False)

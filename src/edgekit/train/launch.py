@@ -23,6 +23,7 @@ from torch import distributed as dist
 
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.recipe import Hardware
+from edgekit.train.devices import uses_cuda
 
 # One process may decode images or evaluate for a long time while the others wait for it.
 _PATIENCE = timedelta(hours=4)
@@ -105,7 +106,7 @@ def joined(hardware: Hardware) -> Iterator[None]:
         yield
         return
     local = int(os.environ["LOCAL_RANK"])
-    on_gpu = hardware.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
+    on_gpu = uses_cuda(hardware)
     if on_gpu and local >= torch.cuda.device_count():
         raise RecipeError(
             f"hardware.devices: {hardware.devices} processes on a machine with {torch.cuda.device_count()} GPUs",

@@ -15,6 +15,7 @@ from edgekit.data.splits import Splits
 from edgekit.models.pixels import normalise
 from edgekit.progress import Advance, progress
 from edgekit.recipe import Recipe
+from edgekit.train.devices import uses_cuda
 
 BATCH = 500
 
@@ -63,8 +64,7 @@ def apply(
 
 def device_of(recipe: Recipe) -> torch.device:
     """Where models are applied: a CUDA GPU where there is one and the recipe lets it be used, else the CPU."""
-    gpu = recipe.hardware.accelerator in {"auto", "gpu"} and torch.cuda.is_available()
-    return torch.device("cuda" if gpu else "cpu")
+    return torch.device("cuda" if uses_cuda(recipe.hardware) else "cpu")
 
 
 def bank_of(splits: Splits, recipe: Recipe) -> ImageSet:
