@@ -18,7 +18,8 @@ from edgekit.errors import BundleError, DataError, RuntimeMissing
 from edgekit.runtimes import RUNNABLE, Session, installed, load, open_session, why_not
 from edgekit.runtimes.onnxruntime import SPINNING, OnnxRuntimeSession
 from edgekit.runtimes.openvino import PRECISION
-from tiny_bundle import CLASSES, SIZE, make_bundle, some_images, write_onnx
+from edgekit.runtimes.session import run_in_batches
+from tiny_bundle import CLASSES, SIZE, make_bundle, some_images, write_onnx, write_openvino
 
 both = pytest.mark.parametrize("runtime", RUNNABLE)
 
@@ -80,6 +81,47 @@ def test_the_logits_are_not_overwritten_by_the_next_run(session: Session) -> Non
     kept = first.copy()
     session.run(255 - images)
     assert np.array_equal(first, kept)
+
+
+@both
+def test_every_output_is_given_by_its_name(runtime: runtimes.RuntimeName, model: Path, tmp_path: Path) -> None:
+    write_onnx(tmp_path / "two.onnx", embedding=True)
+    path = tmp_path / "two.onnx"
+    if runtime == "openvino":
+        write_openvino(tmp_path / "two.xml", path)
+        path = tmp_path / "two.xml"
+    session = open_session(runtime, path, threads=1)
+    images = some_images(5)
+    assert (session.outputs, session.batch) == (["embedding", "logits"], None)
+    every = session.run_all(images)
+    assert every["embedding"].shape == (5, 8)
+    np.testing.assert_allclose(every["logits"], reference(model, images), atol=0.05)
+    np.testing.assert_array_equal(every["logits"], session.run(images))
+    kept = every["embedding"].copy()
+    np.testing.assert_allclose(run_in_batches(session, images, 2)["embedding"], kept, atol=1e-4)
+    session.run_all(255 - images)
+    assert np.array_equal(every["embedding"], kept), "overwritten by the next run"
+    with pytest.raises(DataError, match="holds no image"):
+        session.run_all(images[:0])
+
+
+@both
+def test_a_graph_that_fixes_its_batch_takes_that_and_nothing_else(
+    runtime: runtimes.RuntimeName, model: Path, tmp_path: Path
+) -> None:
+    write_onnx(tmp_path / "four.onnx", batch=4)
+    session = open_session(runtime, tmp_path / "four.onnx", threads=1)
+    assert session.batch == 4
+    images = some_images(9)
+    np.testing.assert_allclose(session.run(images[:4]), reference(model, images[:4]), atol=1e-4)
+    for wrong in (images, images[:1], images[:0]):
+        with pytest.raises(DataError, match=r"\(4, 16, 16, 3\), got|no image"):
+            session.run(wrong)
+    with pytest.raises(DataError, match="exactly 4 images a run"):
+        session.run_all(images[:3])
+    for count in (1, 3, 4, 9):  # filled up, and what the filling gives is dropped
+        got = run_in_batches(session, images[:count], 2)["logits"]
+        np.testing.assert_allclose(got, reference(model, images[:count]), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +232,7 @@ def graph(kind: int, shape: list[object], output: str = "logits", inputs: int = 
     [
         (graph(TensorProto.FLOAT, ["n", 8, 8, 3]), "takes float32"),
         (graph(TensorProto.UINT8, ["n", 3, 8, 8]), r"\(free, 3, 8, 8\)"),
-        (graph(TensorProto.UINT8, [1, 8, 8, 3]), r"\(1, 8, 8, 3\)"),
+        (graph(TensorProto.UINT8, [1, 8, 8, 4]), r"\(1, 8, 8, 4\)"),
         (graph(TensorProto.UINT8, ["n", "h", "w", 3]), "does not fix the image size"),
         (graph(TensorProto.UINT8, ["n", 8, 8, 3], output="scores"), "no output named logits, only scores"),
         (graph(TensorProto.UINT8, ["n", 8, 8, 3], inputs=2), "takes 2 inputs"),

@@ -16,8 +16,11 @@ SIZE = 16
 CLASSES = ["cat", "dog", "owl", "fox", "bee", "cow"]
 
 
-def write_onnx(path: Path, *, size: int = SIZE, classes: int = len(CLASSES), width: int = 8, layers: int = 2) -> None:
-    """A graph of edgekit's form: uint8 NHWC with a free batch axis in, cast and scaled inside, `logits` out."""
+def write_onnx(
+    path: Path, *, size: int = SIZE, classes: int = len(CLASSES), width: int = 8, layers: int = 2,
+    batch: int | None = None, embedding: bool = False,
+) -> None:  # fmt: skip
+    """A graph of edgekit's form: uint8 NHWC in, cast and scaled inside, `logits` out and, if asked for, the `embedding`."""
     random = np.random.default_rng(0)
     weights = [numpy_helper.from_array(np.float32(1 / 255), "scale"), numpy_helper.from_array(np.float32(0.5), "mean")]
     nodes = [
@@ -36,12 +39,15 @@ def write_onnx(path: Path, *, size: int = SIZE, classes: int = len(CLASSES), wid
     weights.append(numpy_helper.from_array(random.standard_normal((channels, classes)).astype(np.float32) * 4, "head"))
     nodes += [
         helper.make_node("GlobalAveragePool", [f"x{layers}"], ["pooled"]),
-        helper.make_node("Flatten", ["pooled"], ["features"]),
-        helper.make_node("MatMul", ["features", "head"], ["logits"]),
+        helper.make_node("Flatten", ["pooled"], ["embedding"]),
+        helper.make_node("MatMul", ["embedding", "head"], ["logits"]),
     ]
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", size, size, 3])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", classes])
-    graph = helper.make_graph(nodes, "tiny", [images], [logits], weights)
+    free = batch or "batch"
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, [free, size, size, 3])
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [free, classes])]
+    if embedding:  # first, so that whoever takes the first output finds out
+        outputs.insert(0, helper.make_tensor_value_info("embedding", TensorProto.FLOAT, [free, channels]))
+    graph = helper.make_graph(nodes, "tiny", [images], outputs, weights)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Variant
 from edgekit.errors import BundleError
 from edgekit.runtimes import Session
+from edgekit.runtimes.session import run_in_batches
 
 # Largest logit difference of a float variant, as a share of the largest golden logit: sums in another order, FP16 weights.
 _TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
@@ -36,7 +37,7 @@ def prove(
     Raises:
         BundleError: a float variant computes something else on this machine, or any variant gives values that are not finite.
     """
-    got = np.concatenate([session.run(images[i : i + batch]) for i in range(0, len(images), batch)])
+    got = run_in_batches(session, images, batch)["logits"]
     if got.shape != logits.shape:
         raise BundleError(
             f"{variant.id}: gives logits of shape {got.shape}, the golden ones are {logits.shape}", "export again"

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgekit.errors import BundleError, RuntimeMissing
-from edgekit.runtimes.session import OUTPUT, check_graph, check_settings, wrong_images
+from edgekit.runtimes.session import OUTPUT, check_graph, check_images, check_settings, wrong_images
 
 PROVIDER = "CPUExecutionProvider"
 # Whether idle threads of the pool spin while they wait. On by default, which is the lowest latency for one session; where
@@ -58,8 +58,9 @@ class OnnxRuntimeSession:
         inputs = [
             (x.name, _dtype(x.type), [s if isinstance(s, int) else None for s in x.shape]) for x in session.get_inputs()
         ]
-        self._input, self._shape = check_graph(model, inputs, [x.name for x in session.get_outputs()])
-        self._outputs = [OUTPUT]
+        self.outputs = [x.name for x in session.get_outputs()]
+        self._input, self._shape, self.batch = check_graph(model, inputs, self.outputs)
+        self._logits = [OUTPUT]
         self._session: Any = session
         self.version: str = ort.__version__
         told = session.get_session_options()
@@ -79,11 +80,16 @@ class OnnxRuntimeSession:
             not isinstance(images, np.ndarray)
             or images.dtype != np.uint8
             or images.shape[1:] != self._shape
-            or not len(images)
+            or len(images) != (self.batch or len(images) or 1)
         ):
-            raise wrong_images(images, self._shape)
-        logits: NDArray[np.float32] = self._session.run(self._outputs, {self._input: images})[0]
+            raise wrong_images(images, self._shape, self.batch)
+        logits: NDArray[np.float32] = self._session.run(self._logits, {self._input: images})[0]
         return logits
+
+    def run_all(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Every output by its name (see `Session.run_all`)."""
+        check_images(images, self._shape, self.batch)
+        return dict(zip(self.outputs, self._session.run(self.outputs, {self._input: images}), strict=True))
 
     def close(self) -> None:
         """Release the model."""

@@ -11,7 +11,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from edgekit.errors import BundleError
-from edgekit.runtimes.session import OUTPUT, check_graph, check_settings, wrong_images
+from edgekit.runtimes.session import EMBEDDING, OUTPUT, check_graph, check_images, check_settings, wrong_images
 
 DEVICE = "CPU"
 # A graph compiled for a fixed batch size runs a small model 5 to 15 % faster than one with a free batch axis, so the first few sizes
@@ -49,9 +49,9 @@ class OpenVinoSession:
             self._core = ov.Core()
             self._graph: Any = self._core.read_model(model)
             inputs = [(x.get_any_name(), _dtype(x.get_element_type()), _shape(x)) for x in self._graph.inputs]
-            outputs = [name for x in self._graph.outputs for name in x.get_names()]
-            _, self._shape = check_graph(model, inputs, outputs)
-            compiled = self._compile(1)
+            self.outputs = [_output_name(x) for x in self._graph.outputs]
+            _, self._shape, self.batch = check_graph(model, inputs, self.outputs)
+            compiled = self._compile(self.batch or 1)
         except RuntimeError as error:
             raise BundleError(f"{model}: OpenVINO cannot load it: {error}", "export the bundle again") from error
         answered = _name(compiled.get_property(PRECISION))
@@ -60,7 +60,7 @@ class OpenVinoSession:
                 f"{model}: asked OpenVINO to compute in {precision}, this machine answers {answered}",
                 "use another variant of the bundle here",
             )
-        self._calls = {1: _call_of(compiled)}  # by batch size; 0 takes any
+        self._calls = {self.batch or 1: _call_of(compiled)}  # by batch size; 0 takes any
         self.version: str = ov.__version__
         self.settings = {
             "device": ", ".join(compiled.get_property("EXECUTION_DEVICES")),
@@ -77,13 +77,19 @@ class OpenVinoSession:
             not isinstance(images, np.ndarray)
             or images.dtype != np.uint8
             or images.shape[1:] != self._shape
-            or not len(images)
+            or len(images) != (self.batch or len(images) or 1)
         ):
-            raise wrong_images(images, self._shape)
+            raise wrong_images(images, self._shape, self.batch)
         infer, output = self._calls.get(len(images)) or self._call(len(images))
         # The input's memory is shared, which is safe since the call returns after the inference; the output is a copy.
         logits: NDArray[np.float32] = infer(images, share_inputs=True)[output]
         return logits
+
+    def run_all(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Every output by its name (see `Session.run_all`)."""
+        check_images(images, self._shape, self.batch)
+        infer, _ = self._calls.get(len(images)) or self._call(len(images))
+        return dict(zip(self.outputs, infer(images, share_inputs=True).to_tuple(), strict=True))
 
     def _call(self, batch: int) -> tuple[Any, Any]:
         """How to infer a batch size that has no graph of its own yet, and what to look the logits up by."""
@@ -95,7 +101,7 @@ class OpenVinoSession:
     def _compile(self, batch: int) -> Any:
         """The graph compiled for one batch size, or for any (0)."""
         graph = self._graph
-        if batch:
+        if batch and not self.batch:
             graph = graph.clone()
             graph.reshape([batch, *self._shape])
         return self._core.compile_model(graph, DEVICE, self._told)
@@ -108,6 +114,12 @@ class OpenVinoSession:
 
 def _call_of(compiled: Any) -> tuple[Any, Any]:
     return compiled.create_infer_request().infer, compiled.output(OUTPUT)
+
+
+def _output_name(output: Any) -> str:
+    """The name that an output was exported under; conversions add names of their own to it."""
+    names = output.get_names()
+    return next((name for name in (OUTPUT, EMBEDDING) if name in names), output.get_any_name())
 
 
 def _name(kind: Any) -> str:

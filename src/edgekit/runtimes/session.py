@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgekit.errors import BundleError, DataError, near
 
 OUTPUT = "logits"
+EMBEDDING = "embedding"
 
 
 class Session(Protocol):
@@ -21,17 +22,22 @@ class Session(Protocol):
         runtime: the runtime's name, as in a bundle's variant.
         version: the runtime's own version.
         settings: what the runtime was told and what it answered: provider or device, inference precision, threads, …
+        outputs: the names of the graph's outputs, `logits` among them.
+        batch: the batch size that the graph fixes; None where its batch axis is free.
     """
 
     runtime: str
     version: str
     settings: dict[str, str]
+    outputs: list[str]
+    batch: int | None
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Classify a batch.
 
         Args:
-            images: uint8 pixels of shape (n, H, W, 3) with n >= 1 and the model's H and W; any memory layout, read-only too.
+            images: uint8 pixels of shape (n, H, W, 3) with n >= 1 (n = `batch` where the graph fixes it) and the model's H and
+                W; any memory layout, read-only too.
 
         Returns:
             The logits, float32 of shape (n, classes), in memory of their own.
@@ -41,15 +47,28 @@ class Session(Protocol):
         """
         ...
 
+    def run_all(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Every output of the graph, by its name: `logits` (n, classes) and, where it was exported, `embedding` (n, features).
+
+        Takes and raises what `run` does.
+        """
+        ...
+
     def close(self) -> None:
         """Release the model's memory; the session cannot run afterwards."""
         ...
 
 
-def check_graph(
-    model: Path, inputs: Sequence[tuple[str, str, Sequence[int | None]]], outputs: Sequence[str]
-) -> tuple[str, tuple[int, int, int]]:
-    """The name and (H, W, 3) of a graph's one input, after checking that the graph is one of edgekit's.
+class Input(NamedTuple):
+    """The one input of a graph: its name, (H, W, 3), and the batch size where the graph fixes one."""
+
+    name: str
+    shape: tuple[int, int, int]
+    batch: int | None
+
+
+def check_graph(model: Path, inputs: Sequence[tuple[str, str, Sequence[int | None]]], outputs: Sequence[str]) -> Input:
+    """A graph's one input, after checking that the graph is one of edgekit's.
 
     Args:
         model: the file, for the message.
@@ -57,32 +76,49 @@ def check_graph(
         outputs: the names of the outputs.
 
     Raises:
-        BundleError: the graph does not take uint8 (free, H, W, 3) images or gives no `logits`.
+        BundleError: the graph does not take uint8 (n, H, W, 3) images or gives no `logits`.
     """
     hint = "export the model with `edgekit export`"
     if len(inputs) != 1:
         raise BundleError(f"{model}: the graph takes {len(inputs)} inputs, not one batch of images", hint)
     name, dtype, shape = inputs[0]
-    if dtype != "uint8" or len(shape) != 4 or shape[0] is not None or shape[3] != 3:
+    if dtype != "uint8" or len(shape) != 4 or shape[3] != 3:
         listed = ", ".join("free" if side is None else str(side) for side in shape)
-        raise BundleError(f"{model}: the graph takes {dtype} ({listed}), not uint8 images (free, H, W, 3)", hint)
+        raise BundleError(f"{model}: the graph takes {dtype} ({listed}), not uint8 images (n, H, W, 3)", hint)
     if shape[1] is None or shape[2] is None:
         raise BundleError(f"{model}: the graph does not fix the image size", hint)
     if OUTPUT not in outputs:
         raise BundleError(f"{model}: the graph has no output named {OUTPUT}, only {', '.join(outputs)}", hint)
-    return name, (shape[1], shape[2], 3)
+    return Input(name, (shape[1], shape[2], 3), shape[0])
 
 
-def wrong_images(images: object, shape: tuple[int, int, int]) -> DataError:
+def check_images(images: object, shape: tuple[int, int, int], batch: int | None) -> None:
+    """Refuse what a graph does not take; `Session.run` itself has this test inline, since a call would cost it.
+
+    Raises:
+        DataError: not a batch of uint8 images of that shape, an empty one, or not as many as the graph fixes.
+    """
+    if (
+        not isinstance(images, np.ndarray)
+        or images.dtype != np.uint8
+        or images.shape[1:] != shape
+        or len(images) != (batch or len(images) or 1)
+    ):
+        raise wrong_images(images, shape, batch)
+
+
+def wrong_images(images: object, shape: tuple[int, int, int], batch: int | None) -> DataError:
     """The error for a batch that a session refuses; made only after the cheap test in `Session.run` failed."""
     hint = "prepare images with the bundle's preprocessing and stack them: np.stack([preprocessing(image)])"
-    want = f"uint8 images of shape (n, {shape[0]}, {shape[1]}, 3)"
+    want = f"uint8 images of shape ({batch or 'n'}, {shape[0]}, {shape[1]}, 3)"
     if not isinstance(images, np.ndarray):
         return DataError(f"the model takes {want}, got {type(images).__name__}", hint)
     if images.dtype == np.uint8 and images.shape == (0, *shape):
         return DataError("the batch holds no image", hint)
     if images.dtype == np.uint8 and images.shape == shape:
         hint = "add the batch axis: image[None]"
+    elif images.dtype == np.uint8 and images.shape[1:] == shape:
+        hint = f"the graph takes exactly {batch} images a run: fill the batch up (`run_in_batches` does), or export with a free batch"
     got = ", ".join(str(side) for side in images.shape)
     return DataError(f"the model takes {want}, got {images.dtype} of shape ({got})", hint)
 
@@ -98,3 +134,33 @@ def check_settings(runtime: str, settings: Mapping[str, str], known: Sequence[st
             raise BundleError(
                 f"{runtime}: unknown setting {key}", near(key, known) or f"it takes {', '.join(known)}; update edgekit"
             )
+
+
+def run_in_batches(session: Session, images: NDArray[np.uint8], batch: int) -> dict[str, NDArray[np.float32]]:
+    """Every output for any number of images, `batch` images a run, or as many as the graph fixes.
+
+    Where the graph fixes the batch size, the last batch is filled up with images of the same set; what they give is dropped.
+
+    Args:
+        session: a loaded model.
+        images: uint8 (n, H, W, 3) with n >= 1.
+        batch: images a run where the graph leaves it free.
+
+    Returns:
+        By output name, float32 of n rows.
+
+    Raises:
+        DataError: see `Session.run`.
+    """
+    size = session.batch or batch
+    parts: list[dict[str, NDArray[np.float32]]] = []
+    for start in range(0, max(1, len(images)), size):
+        part = images[start : start + size]
+        if session.batch and 0 < len(part) < size:
+            part = (
+                np.resize(images, (size, *images.shape[1:]))
+                if not start
+                else np.concatenate([part, images[: size - len(part)]])
+            )
+        parts.append(session.run_all(part))
+    return {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in session.outputs}
