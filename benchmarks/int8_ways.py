@@ -19,9 +19,10 @@ import numpy as np
 from edgekit.bundle import BundleFile, Variant
 from edgekit.data.splits import load_splits
 from edgekit.export import openvino
+from edgekit.export.calibration import Calibration
 from edgekit.export.int8 import NNCF
 from edgekit.export.onnx import export_onnx
-from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, Calibration, quantize_onnx, saturates
+from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, quantize_onnx, saturates
 from edgekit.export.verify import Reference, verify
 from edgekit.machine import this_machine
 from edgekit.models.pixels import PixelClassifier

@@ -19,10 +19,11 @@ from onnx import TensorProto, numpy_helper
 import exported
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import ExportError, GateFailed, RuntimeMissing
-from edgekit.export import int8, pack, pipeline, quantize, verify
+from edgekit.export import int8, pack, pipeline, quantize, ranges, verify
+from edgekit.export.calibration import Calibration
 from edgekit.export.int8 import NNCF, ways
 from edgekit.export.pipeline import export_classifier, gate, plan
-from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, Calibration, quantize_onnx
+from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, quantize_onnx
 from edgekit.files import sha256
 from edgekit.runtimes import load
 
@@ -172,18 +173,6 @@ def test_no_way_that_saturates_is_tried_where_products_saturate(monkeypatch: pyt
         assert ways("openvino")[0] is first
 
 
-@pytest.mark.parametrize(("count", "batches"), [(1, [1]), (9, [9]), (10, [10]), (25, [10, 10])])
-def test_no_calibration_batch_is_partial(count: int, batches: list[int]) -> None:
-    counted: list[int] = []
-    reader = quantize._Reader(np.zeros((count, 4, 4, 3), np.uint8), 10, lambda steps=1, note="": counted.append(steps))
-    seen = []
-    for i in range(len(reader)):
-        reader.set_range(i, i + 1)
-        while (fed := reader.get_next()) is not None:
-            seen.append(len(fed["image"]))
-    assert seen == counted == batches
-
-
 def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(tmp_path: Path) -> None:
     blank = np.zeros((20, 16, 16, 3), np.uint8)  # nothing can be learnt about the activations' ranges from these
     bundle = export(tmp_path / "export", calibration=blank, targets=["onnx"])
@@ -204,7 +193,7 @@ def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(tmp_path: P
 
 
 def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quantize, "PERCENTILE", 30.0)  # spoils the first way
+    monkeypatch.setattr(ranges, "PERCENTILE", 30.0)  # spoils the first way
     bundle = export(tmp_path / "export", targets=["openvino"], precisions=["int8"])
     variant = bundle.variant("openvino-int8")
     assert variant.quantization is not None

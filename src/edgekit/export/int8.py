@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from edgekit.bundle import BundleFile, Variant
 from edgekit.errors import ExportError
 from edgekit.export import openvino
-from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, Calibration, Scheme, quantize_onnx, saturates
+from edgekit.export.calibration import Calibration
+from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, Scheme, quantize_onnx, saturates
 from edgekit.export.verify import Reference, verify
 from edgekit.machine import cpu_features
 

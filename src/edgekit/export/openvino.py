@@ -14,7 +14,8 @@ import onnx
 from numpy.typing import NDArray
 
 from edgekit.errors import ExportError, RuntimeMissing
-from edgekit.export.quantize import Calibration, kept_in_float
+from edgekit.export.calibration import Calibration
+from edgekit.export.quantize import kept_in_float
 
 # Told to the runtime with every variant: its own default is bf16 where the CPU has it, which is less exact and no faster.
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
