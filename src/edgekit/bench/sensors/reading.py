@@ -1,69 +1,87 @@
-"""The conditions that a measurement was made under, as far as Linux tells them; None where it does not."""
+"""The sensors at one moment, and what two moments say about the time between."""
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-_CPU = "sys/devices/system/cpu"
-# Firmware flags of a Raspberry Pi: bit 0 under-voltage now, 1 frequency capped now, 2 throttled now, 3 soft temperature limit.
-_PI_THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"
+from edgekit.bench.sensors import clocks
+from edgekit.bench.sensors.files import text
+from edgekit.bench.sensors.mode import power_mode
+from edgekit.bench.sensors.temperature import temperature_files, temperatures
+from edgekit.bench.sensors.throttle import ThrottleSensor, Throttling, happened
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The sensors at one moment."""
+    """The sensors at one moment; None is what the machine does not tell.
+
+    Attributes:
+        seconds: monotonic.
+        governor: of the processors' clocks.
+        power_mode: a Jetson's.
+        clock_mhz, gpu_clock_mhz: the fastest one's.
+        temperature_c: the hottest one's; `temperatures` has them by name.
+        load: the average over the last minute.
+        throttling: what tells of throttling.
+        busy_seconds: time that all processors together spent at work since the start.
+        own_seconds: processor time of this process.
+    """
 
     seconds: float
     governor: str | None
     clock_mhz: float | None
     temperature_c: float | None
     load: float | None
-    throttle_events: int | None
-    throttled_now: bool | None
     busy_seconds: float | None
     own_seconds: float
+    power_mode: str | None = None
+    gpu_clock_mhz: float | None = None
+    temperatures: dict[str, float] = field(default_factory=dict)
+    throttling: Throttling = field(default_factory=Throttling)
 
 
 def read(root: Path = Path("/")) -> Reading:
     """Read every sensor now.
 
     Args:
-        root: where `proc` and `sys` are.
+        root: where `proc`, `sys`, `etc` and `var` are.
     """
-    clocks = _numbers(root, f"{_CPU}/cpu[0-9]*/cpufreq/scaling_cur_freq")
-    temperatures = _numbers(root, "sys/class/thermal/thermal_zone*/temp")
-    events = _numbers(root, f"{_CPU}/cpu[0-9]*/thermal_throttle/core_throttle_count")
-    pi = _text(root / _PI_THROTTLED)
-    load = _text(root / "proc/loadavg")
+    by_name = temperatures(temperature_files(root))
+    load = text(root / "proc/loadavg")
     times = os.times()
     return Reading(
         seconds=time.monotonic(),
-        governor=_text(root / f"{_CPU}/cpu0/cpufreq/scaling_governor"),
-        clock_mhz=max(clocks) / 1e3 if clocks else _cpuinfo_clock(root),
-        temperature_c=max(temperatures) / 1e3 if temperatures else None,
+        governor=clocks.governor(root),
+        clock_mhz=clocks.cpu_clock(clocks.cpu_clock_files(root), root),
+        temperature_c=max(by_name.values(), default=None),
         load=float(load.split()[0]) if load else None,
-        throttle_events=int(sum(events)) if events else None,
-        throttled_now=bool(int(pi, 16) & 0xF) if pi else None,
         busy_seconds=_busy_seconds(root),
         own_seconds=times.user + times.system,
+        power_mode=power_mode(root),
+        gpu_clock_mhz=clocks.gpu_clock(clocks.gpu_clock_files(root)),
+        temperatures=by_name,
+        throttling=ThrottleSensor(root).read(),
     )
 
 
 def conditions(before: Reading, after: Reading) -> dict[str, Any]:
     """What `Latency.conditions` holds, from a reading directly before and one directly after the measuring."""
-    throttled = after.throttled_now
-    if before.throttle_events is not None and after.throttle_events is not None:
-        throttled = bool(throttled) or after.throttle_events > before.throttle_events
+    slowed = happened(before.throttling, after.throttling)
     return {
         "governor": after.governor,
+        "power_mode": after.power_mode,
         "clock_mhz": {"before": before.clock_mhz, "after": after.clock_mhz},
+        "gpu_clock_mhz": {"before": before.gpu_clock_mhz, "after": after.gpu_clock_mhz},
         "temperature_c": {"before": before.temperature_c, "after": after.temperature_c},
+        "temperatures_c": after.temperatures,
         "load": {"before": before.load, "after": after.load},
-        "throttled": throttled,
+        "throttled": None if slowed is None else bool(slowed),
+        "throttled_by": slowed or [],
+        "throttled_since_start": list(after.throttling.since_start),
         "other_cores_busy": _others(before, after),
     }
 
@@ -79,17 +97,11 @@ def _others(before: Reading, after: Reading) -> float | None:
 
 def _busy_seconds(root: Path) -> float | None:
     """Time that all processors together spent at work or had stolen by a hypervisor since the start (proc(5), /proc/stat)."""
-    line = (_text(root / "proc/stat") or "").split("\n", 1)[0].split()
+    line = (text(root / "proc/stat") or "").split("\n", 1)[0].split()
     if len(line) < 9:
         return None
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, line[1:9])
     return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-
-
-def _cpuinfo_clock(root: Path) -> float | None:
-    lines = (_text(root / "proc/cpuinfo") or "").splitlines()
-    clocks = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
-    return max(clocks) if clocks else None
 
 
 def peak_memory(root: Path = Path("/")) -> int | None:
@@ -97,23 +109,7 @@ def peak_memory(root: Path = Path("/")) -> int | None:
 
     From /proc, since `getrusage` of a child also counts what its parent held when it was forked.
     """
-    for line in (_text(root / "proc/self/status") or "").splitlines():
+    for line in (text(root / "proc/self/status") or "").splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return None
-
-
-def _numbers(root: Path, pattern: str) -> list[float]:
-    found = []
-    for path in root.glob(pattern):
-        text = _text(path)
-        if text and text.lstrip("-").isdigit():
-            found.append(float(text))
-    return found
-
-
-def _text(path: Path) -> str | None:
-    try:
-        return path.read_text(errors="replace").strip() or None
-    except OSError:  # absent, or a sensor that cannot be read now
-        return None

@@ -1,0 +1,159 @@
+"""Power and energy: Intel's and AMD's RAPL counters, and the INA3221 monitors on a Jetson's board."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.bench.sensors.files import found, number, raw, text
+
+# A rail that feeds the whole module: where there is one, the others are parts of it.
+_WHOLE = ("VDD_IN", "POM_5V_IN")
+# What RAPL's domains below a package hold is in the package's own count, except its memory.
+_BESIDE_PACKAGE = "dram"
+
+
+@dataclass
+class Domain:
+    """Something whose energy is counted.
+
+    Attributes:
+        name: the kernel's.
+        joules: since the first reading.
+        watts: since the last reading (RAPL; None at the first) or now (INA3221).
+        answers: whether it did when it was last read.
+    """
+
+    name: str
+    joules: float = 0.0
+    watts: float | None = None
+    answers: bool = False
+
+
+class Rapl(Domain):
+    """One counter of RAPL in microjoules, which starts again at 0 above `max_energy_range_uj` (kernel documentation:
+    power/powercap/powercap.rst). It must be read at least once a turn, which takes a minute or more."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        super().__init__(name)
+        self._file = folder / "energy_uj"
+        self._range = number(folder / "max_energy_range_uj") or 0.0
+        self._last: tuple[float, float] | None = None
+
+    def read(self, seconds: float) -> None:
+        """Add what was used since the last reading; `seconds` is a monotonic time."""
+        count = number(self._file)
+        self.answers = count is not None and count <= self._range
+        if count is None or not self.answers:
+            self._last = self.watts = None
+            return
+        if self._last is not None:
+            then, at = self._last
+            used = (count - then if count >= then else count - then + self._range) / 1e6
+            self.joules += used
+            self.watts = used / (seconds - at) if seconds > at else self.watts
+        self._last = (count, seconds)
+
+
+class Rail(Domain):
+    """One channel of an INA3221: millivolts times milliamperes (kernel documentation: hwmon/ina3221.rst). Its energy is the
+    integral over the readings, by the trapezoidal rule."""
+
+    def __init__(self, name: str, folder: Path, channel: str) -> None:
+        super().__init__(name)
+        self._volts, self._amperes = folder / f"in{channel}_input", folder / f"curr{channel}_input"
+        self._last: float | None = None
+
+    def read(self, seconds: float) -> None:
+        """Read the power now and add the energy since the last reading; `seconds` is a monotonic time."""
+        millivolts, milliamperes = number(self._volts), number(self._amperes)
+        self.answers = millivolts is not None and milliamperes is not None
+        if millivolts is None or milliamperes is None:
+            self.watts = self._last = None
+            return
+        watts = millivolts * milliamperes / 1e6
+        if self._last is not None and self.watts is not None:
+            self.joules += (self.watts + watts) / 2 * (seconds - self._last)
+        self.watts, self._last = watts, seconds
+
+
+class PowerMeter:
+    """What this machine counts energy with.
+
+    Attributes:
+        domains: every counter or rail that can be read.
+        total: those that add up to the machine's power, as far as it is measured; none is part of another.
+        source: what `total` is, in words; empty where there is none.
+        why_not: where there is none, the reason.
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        rapl, refused = _rapl(root)
+        rails = _rails(root)
+        self.domains: list[Rapl | Rail] = [*rapl, *rails]
+        self.source = self.why_not = ""
+        self.total: list[Rapl | Rail] = []
+        if rails:
+            self.total = [*([rail for rail in rails if rail.name in _WHOLE][:1] or rails)]
+            self.source = f"INA3221 {' + '.join(domain.name for domain in self.total)}"
+        elif rapl:
+            self.total = [d for d in rapl if d.name.endswith(_BESIDE_PACKAGE) or re.fullmatch(r"package-\d+", d.name)]
+            self.total = self.total or [*rapl[:1]]
+            self.source = f"RAPL {' + '.join(domain.name for domain in self.total)}"
+        else:
+            self.why_not = refused or "no RAPL counter (powercap) and no INA3221 monitor on this machine"
+
+    def read(self, seconds: float) -> tuple[float, float | None] | None:
+        """Read every domain.
+
+        Args:
+            seconds: the time now, monotonic.
+
+        Returns:
+            Joules since the first reading and watts now (None at a counter's first reading), of `total`; None where there is
+            nothing to read or a part of it does not answer.
+        """
+        for domain in self.domains:
+            domain.read(seconds)
+        if not self.total or not all(domain.answers for domain in self.total):
+            return None
+        watts = [domain.watts for domain in self.total if domain.watts is not None]
+        return sum(d.joules for d in self.total), sum(watts) if len(watts) == len(self.total) else None
+
+
+def _rapl(root: Path) -> tuple[list[Rapl], str]:
+    """RAPL's counters, and why they cannot be read. The zones are named `package-0`, `core`, `dram`, `psys`; those below a
+    package carry its name."""
+    domains: list[Rapl] = []
+    refused = ""
+    for folder in found(root, "sys/class/powercap/intel-rapl:*"):
+        name = text(folder / "name") or folder.name
+        package = folder.name.rpartition(":")[0]
+        above = text(folder.parent / package / "name") if package != "intel-rapl" else None
+        try:
+            raw(folder / "energy_uj")
+        except PermissionError:
+            refused = "RAPL's counters (energy_uj) are readable by root only"
+        except OSError:
+            continue
+        else:
+            domains.append(Rapl(f"{above} {name}" if above else name, folder))
+    return domains, refused
+
+
+def _rails(root: Path) -> list[Rail]:
+    """The channels of every INA3221 that are named and connected. On some kernels in4 to in6 are the shunts' voltages, which
+    have no current of their own, and in7 their sum."""
+    rails = []
+    for folder in found(root, "sys/class/hwmon/hwmon*"):
+        if "ina3221" not in (text(folder / "name") or ""):
+            continue
+        for label in found(folder, "in*_label"):
+            channel = re.fullmatch(r"in(\d)_label", label.name)
+            name = text(label)
+            if not channel or not name or name == "NC" or "sum of shunt" in name:
+                continue
+            if (folder / f"curr{channel[1]}_input").exists() and text(folder / f"in{channel[1]}_enable") != "0":
+                rails.append(Rail(name, folder, channel[1]))
+    return rails

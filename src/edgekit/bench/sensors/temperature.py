@@ -1,0 +1,44 @@
+"""Temperatures: the kernel's thermal zones by name, and the processors' own sensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.bench.sensors.files import found, number, text
+
+# Sensors of processors among the hardware monitors; discs, network and memory have theirs as well.
+_PROCESSORS = {"coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_thermal"}
+# Zones that tell of something else than the processors: wireless network, battery, and firmware's placeholders.
+_OTHERS = ("iwlwifi", "bat", "int340", "nvme")
+# A sensor whose unit sleeps reports nonsense (a Jetson's GPU: -256 °C).
+_COLDEST, _HOTTEST = -100.0, 200.0
+
+
+def temperature_files(root: Path) -> dict[str, Path]:
+    """Name → file that holds the temperature in thousandths of °C.
+
+    Thermal zones by their type (kernel documentation: driver-api/thermal/sysfs-api.rst), and the processors' hardware
+    monitors by name and label (hwmon/sysfs-interface.rst). A second one of a name gets a number.
+    """
+    files: dict[str, Path] = {}
+    for path in found(root, "sys/class/thermal/thermal_zone*/temp"):
+        name = text(path.parent / "type") or path.parent.name
+        if not name.lower().startswith(_OTHERS):
+            _add(files, name, path)
+    for path in found(root, "sys/class/hwmon/hwmon*/temp*_input"):
+        chip = text(path.parent / "name") or ""
+        label = text(path.with_name(path.name.replace("_input", "_label")))
+        if chip in _PROCESSORS:
+            _add(files, f"{chip} {label}" if label else chip, path)
+    return files
+
+
+def temperatures(files: dict[str, Path]) -> dict[str, float]:
+    """Name → temperature in °C now, of those that answer."""
+    read = {name: number(path) for name, path in files.items()}
+    return {n: v / 1e3 for n, v in read.items() if v is not None and _COLDEST < v / 1e3 < _HOTTEST}
+
+
+def _add(files: dict[str, Path], name: str, path: Path) -> None:
+    count = sum(known == name or known.startswith(f"{name} #") for known in files)
+    files[f"{name} #{count + 1}" if count else name] = path

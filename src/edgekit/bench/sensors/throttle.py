@@ -1,0 +1,141 @@
+"""Whether the machine was slowed down by heat or by its power supply: counters, states and flags, by kind of machine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgekit.bench.sensors.files import found, number, raw, text, to_number
+
+_CPU = "sys/devices/system/cpu"
+# Bits of a Raspberry Pi's firmware, the same 16 places higher for "since the start" (documentation of vcgencmd get_throttled).
+_PI_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
+_PI_FILES = (
+    "sys/devices/platform/soc*/soc*:firmware/get_throttled",
+    "sys/devices/platform/soc*:firmware/get_throttled",
+)
+_PI_PROGRAM_SECONDS = 2.0
+# Cooling devices that slow processors down while their state is above 0; a fan's or a display's state means nothing here, and
+# idle injection (intel_powerclamp) reports -1 when it is off.
+_COOLING = re.compile(r"^(thermal-)?(cpufreq|devfreq)-|throttle-alert$|^Processor$|^intel_powerclamp$")
+
+
+@dataclass(frozen=True)
+class Throttling:
+    """What tells of throttling at one moment; each is empty or None where this machine does not tell.
+
+    Attributes:
+        events: counters that only grow while the machine runs: x86 cores and packages, Jetson's over-current and under-voltage.
+        now: what slows it down at this moment.
+        since_start: a Raspberry Pi's flags of what has happened since it was started.
+        known: whether anything here can be read at all.
+    """
+
+    events: dict[str, int] = field(default_factory=dict)
+    now: tuple[str, ...] = ()
+    since_start: tuple[str, ...] = ()
+    known: bool = False
+
+
+class ThrottleSensor:
+    """Finds what tells of throttling once, and reads it often.
+
+    Args:
+        root: where `proc`, `sys` and `usr` are.
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._x86 = found(root, f"{_CPU}/cpu[0-9]*/thermal_throttle/*_throttle_count")
+        self._jetson = found(root, "sys/class/hwmon/hwmon*/oc*_event_cnt")
+        self._cooling = [
+            (name, path)
+            for path in found(root, "sys/class/thermal/cooling_device*/cur_state")
+            if (name := text(path.parent / "type")) and _COOLING.search(name)
+        ]
+        self._pi = next((path for pattern in _PI_FILES for path in found(root, pattern)), None)
+        self._pi_supply = [
+            path
+            for path in found(root, "sys/class/hwmon/hwmon*/in0_lcrit_alarm")
+            if text(path.parent / "name") == "rpi_volt"
+        ]
+        self._vcgencmd = None if self._pi else _vcgencmd(root)
+        self.slow = self._vcgencmd is not None
+
+    def read(self) -> Throttling:
+        """Read all of them now."""
+        events: dict[str, int] = {}
+        for path in self._x86:
+            _count(events, f"{path.name.removesuffix('_throttle_count')} too hot", path)
+        for path in self._jetson:
+            _count(events, f"over-current event {path.name.removesuffix('_event_cnt')}", path)
+        states = [(name, number(path)) for name, path in self._cooling]
+        now = [f"cooling device {name}" for name, state in states if state is not None and state > 0]
+        supplies = [number(path) for path in self._pi_supply]
+        now += ["under-voltage" for alarm in supplies if alarm]
+        flags = self._flags()
+        since: list[str] = []
+        if flags is not None:
+            now += [name for bit, name in _PI_BITS.items() if flags & 1 << bit]
+            since = [name for bit, name in _PI_BITS.items() if flags & 1 << bit + 16]
+        answers = [*events, *(s for _, s in states if s is not None), *(s for s in supplies if s is not None)]
+        known = bool(answers) or flags is not None
+        return Throttling(events, tuple(dict.fromkeys(now)), tuple(since), known)
+
+    def _flags(self) -> int | None:
+        """A Raspberry Pi's flags: from the kernel, or else from the firmware's own program."""
+        if self._pi:
+            return _hexadecimal(text(self._pi))
+        if self._vcgencmd:
+            try:
+                said = subprocess.run(
+                    [self._vcgencmd, "get_throttled"],
+                    capture_output=True,
+                    text=True,
+                    timeout=_PI_PROGRAM_SECONDS,
+                    check=True,
+                ).stdout
+            except (OSError, subprocess.SubprocessError):
+                return None
+            return _hexadecimal(said.strip().removeprefix("throttled="))
+        return None
+
+
+def happened(before: Throttling, after: Throttling) -> list[str] | None:
+    """What slowed the machine down between two readings, in words.
+
+    Returns:
+        An empty list where nothing did, None where the machine does not tell.
+    """
+    if not before.known or not after.known:
+        return None
+    grown = [name for name, count in before.events.items() if after.events.get(name, count) > count]
+    new = [name for name in after.since_start if name not in before.since_start]
+    return list(dict.fromkeys([*before.now, *after.now, *new, *grown]))
+
+
+def _vcgencmd(root: Path) -> str | None:
+    if root != Path("/"):
+        program = root / "usr/bin/vcgencmd"
+        return str(program) if program.is_file() else None
+    try:  # the program exists on other machines too, where it fails
+        if "raspberry" not in raw("/proc/device-tree/model").lower():
+            return None
+    except OSError:
+        return None
+    return shutil.which("vcgencmd")
+
+
+def _hexadecimal(said: str | None) -> int | None:
+    try:
+        return int(said, 16) if said else None
+    except ValueError:
+        return None
+
+
+def _count(events: dict[str, int], name: str, path: Path) -> None:
+    value = to_number(text(path))
+    if value is not None:
+        events[name] = events.get(name, 0) + int(value)

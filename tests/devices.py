@@ -1,0 +1,22 @@
+"""Copies of the device trees in tests/data/devices, which a test may change while a sampler reads them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+TREES = Path(__file__).parent / "data" / "devices"
+JETSON, PI, X86 = "jetson-orin-nano", "raspberry-pi-5", "x86-rapl"
+
+
+def device(name: str, folder: Path) -> Path:
+    """A copy of a tree in `folder`."""
+    return Path(shutil.copytree(TREES / name, folder / name))
+
+
+def plant(root: Path, files: dict[str, object]) -> None:
+    """Write files into a tree."""
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{content}\n")
