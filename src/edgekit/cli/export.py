@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle, Variant
+    from edgekit.export.sources.source import Source
 
 # model -> the stage that trained it
 _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervised"}
-# model -> the stages that its own stage builds on
-_BEFORE = {"student": ["pretrain", "finetune"], "teacher": ["pretrain"], "supervised": []}
 
 
 @click.command(name="export")
@@ -73,7 +72,23 @@ def command(
         )
     if "all" in targets or not targets:
         targets = ("onnx", "openvino")
-    bundle, ids = _export(run, which, output, targets, precisions, max_drop, calibration_images)
+    from edgekit.export.pipeline import export_classifier, gate, plan
+
+    ids = plan(targets, precisions)
+    source = _source(run, which, calibration_images)
+    bundle = export_classifier(
+        source.model,
+        classes=source.classes,
+        preprocessing=source.preprocessing,
+        calibration=source.calibration,
+        evaluation=source.evaluation,
+        output=output or source.output,
+        targets=targets,
+        precisions=precisions,
+        max_drop=max_drop,
+        name=source.name,
+        provenance=source.provenance,
+    )
     archive = None
     if as_zip:
         from edgekit.export.pack import zipped
@@ -84,69 +99,20 @@ def command(
         _print_json(bundle, archive)
     else:
         _print_table(bundle, archive)
-    from edgekit.export.pipeline import gate
-
     gate(bundle, ids)
 
 
-def _export(
-    run: str, which: str, output: Path | None, targets: tuple[str, ...], precisions: tuple[str, ...], max_drop: float,
-    calibration_images: int,
-) -> tuple[Bundle, list[str]]:  # fmt: skip
-    """The bundle, and the ids of the variants that were asked for; what can be refused without torch is refused first."""
+def _source(run: str, which: str, calibration_images: int) -> Source:
+    """What is exported; what can be refused without torch is refused first."""
     from edgekit.run import Run
 
     opened = Run.open(run)
-    recipe = opened.recipe
-    stage = _STAGES[which]
-    record = opened.require(stage)
+    opened.require(_STAGES[which])
 
-    import numpy as np
-
-    from edgekit.data.splits import load_splits
-    from edgekit.export.pipeline import export_classifier, plan
-    from edgekit.models.pixels import PixelClassifier
-    from edgekit.models.store import load_classifier
+    from edgekit.export.sources.runs import from_run
     from edgekit.train.inputs import require_current
 
-    ids = plan(targets, precisions)
-    splits = load_splits(recipe.data)
-    require_current(["data", *_BEFORE[which], stage], recipe, splits, opened)
-    classifier = load_classifier(opened.stage_path(stage))
-    preprocessing = recipe.data.preprocessing()
-    count = min(calibration_images, len(splits.pool))
-    rows = np.linspace(0, len(splits.pool) - 1, count).round().astype(int)  # spread over a pool that may be sorted
-    test = splits.test
-    assert test.labels is not None
-    bundle = export_classifier(
-        PixelClassifier(classifier, recipe.data.mean, recipe.data.std),
-        classes=splits.classes,
-        preprocessing=preprocessing,
-        calibration=splits.pool.subset(rows).centre_crop(preprocessing.image_size).images,
-        evaluation=(test.images, test.labels),
-        output=output or opened.path / ("export" if which == "student" else f"export-{which}"),
-        targets=targets,
-        precisions=precisions,
-        max_drop=max_drop,
-        name=recipe.name,
-        provenance=_provenance(opened, which, record.outputs),
-    )
-    return bundle, ids
-
-
-def _provenance(run: Any, which: str, outputs: dict[str, str]) -> dict[str, Any]:
-    from edgekit.files import digest_of, sha256
-    from edgekit.run import STAGES
-
-    records = {stage: run.record(stage) for stage in STAGES}
-    return {
-        "run": str(run.path),
-        "model": which,
-        "recipe_file_sha256": sha256(run.recipe_path),
-        "recipe_sha256": digest_of(run.recipe.model_dump(mode="json", by_alias=True)),
-        "weights_file_sha256": outputs.get("model.safetensors"),
-        "stages": {stage: record.digest for stage, record in records.items() if record is not None},
-    }
+    return from_run(opened, which, calibration_images, require_current)
 
 
 def _print_table(bundle: Bundle, archive: Path | None) -> None:

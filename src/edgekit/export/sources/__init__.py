@@ -1,0 +1,1 @@
+"""What can be exported: one file a kind, each giving the same `Source`."""

@@ -1,0 +1,66 @@
+"""A run's student, teacher or supervised baseline: images, classes and normalisation are the recipe's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from edgekit.data.splits import load_splits
+from edgekit.export.sources.source import Source
+from edgekit.files import digest_of, sha256
+from edgekit.models.pixels import PixelClassifier
+from edgekit.models.store import load_classifier
+from edgekit.run import STAGES, Run
+
+# model -> the stage that trained it
+TRAINED_BY = {"student": "distill", "teacher": "finetune", "supervised": "supervised"}
+# model -> the stages that its own stage builds on
+_BEFORE = {"student": ["pretrain", "finetune"], "teacher": ["pretrain"], "supervised": []}
+
+
+def from_run(run: Run, which: str, calibration_images: int, require_current: Callable[..., Any]) -> Source:
+    """A model of a run.
+
+    Args:
+        run: the run.
+        which: of `TRAINED_BY`.
+        calibration_images: how many images of the pool to calibrate with, at most.
+        require_current: `edgekit.train.inputs.require_current`, which refuses stages that are not made from today's recipe
+            and images. Training is not below export, so the caller hands it in.
+
+    Raises:
+        RunError: the model's stage is not complete, damaged, or was made from something else.
+        DataError: the recipe's images cannot be read.
+    """
+    recipe, stage = run.recipe, TRAINED_BY[which]
+    record = run.require(stage)
+    splits = load_splits(recipe.data)
+    require_current(["data", *_BEFORE[which], stage], recipe, splits, run)
+    preprocessing = recipe.data.preprocessing()
+    count = min(calibration_images, len(splits.pool))
+    rows = np.linspace(0, len(splits.pool) - 1, count).round().astype(int)  # spread over a pool that may be sorted
+    assert splits.test.labels is not None
+    return Source(
+        name=recipe.name,
+        model=PixelClassifier(load_classifier(run.stage_path(stage)), recipe.data.mean, recipe.data.std),
+        classes=splits.classes,
+        preprocessing=preprocessing,
+        calibration=splits.pool.subset(rows).centre_crop(preprocessing.image_size).images,
+        evaluation=(splits.test.images, splits.test.labels),
+        output=run.path / ("export" if which == "student" else f"export-{which}"),
+        provenance=_provenance(run, which, record.outputs),
+    )
+
+
+def _provenance(run: Run, which: str, outputs: dict[str, str]) -> dict[str, Any]:
+    records = {stage: run.record(stage) for stage in STAGES}
+    return {
+        "run": str(run.path),
+        "model": which,
+        "recipe_file_sha256": sha256(run.recipe_path),
+        "recipe_sha256": digest_of(run.recipe.model_dump(mode="json", by_alias=True)),
+        "weights_file_sha256": outputs.get("model.safetensors"),
+        "stages": {stage: record.digest for stage, record in records.items() if record is not None},
+    }
