@@ -16,8 +16,9 @@ from edgekit import runtimes
 from edgekit.bundle import BundleFile
 from edgekit.errors import BundleError, DataError, RuntimeMissing
 from edgekit.runtimes import RUNNABLE, Session, installed, load, open_session, why_not
-from edgekit.runtimes.onnxruntime import SPINNING, OnnxRuntimeSession
+from edgekit.runtimes.onnxruntime import SPINNING
 from edgekit.runtimes.openvino import PRECISION
+from edgekit.runtimes.providers import ONNXRUNTIME
 from edgekit.runtimes.session import run_in_batches
 from tiny_bundle import CLASSES, SIZE, make_bundle, some_images, write_onnx, write_openvino
 
@@ -191,10 +192,26 @@ def test_a_precision_that_the_machine_does_not_compute_in_is_refused(model: Path
                 open_session("openvino", model, settings={PRECISION: precision})
 
 
-def test_a_provider_that_was_not_given_is_an_error(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgekit.runtimes.onnxruntime.PROVIDER", "XnnpackExecutionProvider")  # not in the CPU wheel
-    with pytest.raises((RuntimeMissing, BundleError), match="XnnpackExecutionProvider"):
-        OnnxRuntimeSession(model, 0, {})
+def test_a_provider_that_is_not_here_is_an_error_and_never_replaced(model: Path) -> None:
+    for provider, name in (("cuda", "CUDAExecutionProvider"), ("openvino", "OpenVINOExecutionProvider")):
+        if name not in ort.get_available_providers():
+            with pytest.raises(RuntimeMissing, match=f"asked ONNX Runtime for {name}, this build has .*CPUExec"):
+                open_session("onnxruntime", model, settings={"provider": provider})
+    with pytest.raises(RuntimeMissing, match=r"OpenVINO finds no NPU on this machine, only .*CPU"):
+        open_session("openvino", model, settings={"provider": "npu"})
+    with pytest.raises(BundleError, match=r"unknown provider cudda of onnxruntime .*did you mean cuda"):
+        open_session("onnxruntime", model, settings={"provider": "cudda"})
+    with pytest.raises(BundleError, match="unknown provider cuda of openvino"):
+        open_session("openvino", model, settings={"provider": "cuda"})
+
+
+def test_a_provider_that_onnx_runtime_lists_but_does_not_start_is_an_error(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What a build for GPUs does where their libraries are missing: it logs a line and gives the CPU.
+    monkeypatch.setitem(ONNXRUNTIME, "cuda", ("AzureExecutionProvider", "x", "cuda"))
+    with pytest.raises((RuntimeMissing, BundleError), match="AzureExecutionProvider"):
+        open_session("onnxruntime", model, settings={"provider": "cuda"})
 
 
 @both

@@ -75,8 +75,14 @@ def open_session(
         ) from error
 
 
-def load(bundle: Bundle, variant: Variant, *, threads: int = 0) -> Session:
+def load(bundle: Bundle, variant: Variant, *, threads: int = 0, settings: Mapping[str, str] = _NONE) -> Session:
     """Load a variant of a bundle, each of its files checked against its digest first.
+
+    Args:
+        bundle: an opened bundle.
+        variant: one of its variants.
+        threads: threads inside an operator; 0 leaves it to the runtime.
+        settings: what the runtime must be told beyond the variant's own settings, for instance the provider.
 
     Raises:
         RuntimeMissing, BundleError: see `open_session`; also where a file was changed.
@@ -88,7 +94,7 @@ def load(bundle: Bundle, variant: Variant, *, threads: int = 0) -> Session:
             f"{model}: the bundle does not list its weights, {model.with_suffix('.bin').name}",
             "export the bundle again",
         )
-    return open_session(variant.runtime, model, threads=threads, settings=variant.settings)
+    return open_session(variant.runtime, model, threads=threads, settings={**variant.settings, **settings})
 
 
 def _version(module: str, distributions: tuple[str, ...]) -> str | None:

@@ -1,7 +1,10 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime: on the CPU, and with the execution providers of other builds of it (CUDA, TensorRT, OpenVINO)."""
 
 from __future__ import annotations
 
+import json
+import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,51 +13,46 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from edgekit.errors import BundleError, RuntimeMissing
-from edgekit.runtimes.session import OUTPUT, check_graph, check_images, check_settings, wrong_images
+from edgekit.errors import BundleError, RuntimeMissing, near
+from edgekit.runtimes.providers import ONNXRUNTIME, PROVIDER
+from edgekit.runtimes.session import (
+    OUTPUT,
+    Layer,
+    StageTimes,
+    check_graph,
+    check_images,
+    check_settings,
+    fold_layers,
+    wrong_images,
+)
+from edgekit.runtimes.streams import Streams, ThreadStreams, processors
 
-PROVIDER = "CPUExecutionProvider"
 # Whether idle threads of the pool spin while they wait. On by default, which is the lowest latency for one session; where
 # several sessions live in one process on few cores, spinning inflates each by 2 to 5 times: set it to "0" there.
 SPINNING = "session.intra_op.allow_spinning"
+# ONNX Runtime gives nodes that a provider does not take to the CPU without a word; with this the session is refused instead.
+_NO_FALLBACK = "session.disable_cpu_ep_fallback"
 
 
 class OnnxRuntimeSession:
-    """A session of ONNX Runtime: CPU provider, one node after the other (see `edgekit.runtimes.Session`).
+    """A session of ONNX Runtime: one provider, one node after the other (see `edgekit.runtimes.Session`).
 
     Args:
         model: the .onnx file.
         threads: threads inside an operator; 0 leaves it to ONNX Runtime (one a physical core).
-        settings: takes `session.intra_op.allow_spinning`, "0" or "1".
+        settings: takes `provider` (cpu, the default, cuda, tensorrt or openvino) and `session.intra_op.allow_spinning` ("0" or "1").
 
     Raises:
-        BundleError: ONNX Runtime cannot load the file.
+        BundleError: ONNX Runtime cannot load the file, or the provider does not take every node of it.
         RuntimeMissing: this build of ONNX Runtime does not give the provider that was asked for.
     """
 
     runtime = "onnxruntime"
 
-    def __init__(self, model: Path, threads: int, settings: Mapping[str, str]) -> None:
-        check_settings(self.runtime, settings, [SPINNING])
-        spinning = settings.get(SPINNING, "1")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.add_session_config_entry(SPINNING, spinning)
-        options.log_severity_level = (
-            3  # errors only: they become exceptions, and warnings are about choices made at export
-        )
-        try:
-            session = ort.InferenceSession(str(model), options, providers=[PROVIDER])
-        except Exception as error:  # onnxruntime's own exception classes share no base but Exception
-            raise BundleError(f"{model}: ONNX Runtime cannot load it: {error}", "export the bundle again") from error
-        if session.get_providers() != [PROVIDER]:  # ONNX Runtime falls back to others without an error
-            raise RuntimeMissing(
-                f"{model}: asked ONNX Runtime for {PROVIDER}, got {', '.join(session.get_providers())}",
-                "install edgekit's wheel with the extra [ort]",
-            )
+    def __init__(self, model: Path, threads: int, settings: Mapping[str, str], *, profile: Path | None = None) -> None:
+        check_settings(self.runtime, settings, [PROVIDER, SPINNING])
+        self._opened = (model, threads, dict(settings))
+        session = _open(model, threads, settings, profile)
         inputs = [
             (x.name, _dtype(x.type), [s if isinstance(s, int) else None for s in x.shape]) for x in session.get_inputs()
         ]
@@ -91,9 +89,111 @@ class OnnxRuntimeSession:
         check_images(images, self._shape, self.batch)
         return dict(zip(self.outputs, self._session.run(self.outputs, {self._input: images}), strict=True))
 
+    def streams(self, count: int = 0, batch: int = 1) -> Streams:
+        """Threads that run the same model at the same time (see `Streaming.streams`).
+
+        One session, which ONNX Runtime lets several threads run at once, with its pool cut down to a stream's share of the
+        threads: one for each stream where as many streams as processors are best. No thread of a pool spins.
+        """
+        model, threads, settings = self._opened
+        total = threads or processors()
+        count = count or total
+        shared = OnnxRuntimeSession(model, max(1, total // count), {**settings, SPINNING: "0"})
+        return ThreadStreams(shared, count)
+
+    def stages(self, images: NDArray[np.uint8]) -> StageTimes | None:
+        """One run with its transfers timed apart, in nanoseconds; None where tensors need no transfer (CPU, OpenVINO)."""
+        device = ONNXRUNTIME[self._opened[2].get(PROVIDER, "cpu")][2]
+        return None if device is None else self._staged(images, device)
+
+    def _staged(self, images: NDArray[np.uint8], device: str) -> StageTimes:
+        check_images(images, self._shape, self.batch)
+        binding = self._session.io_binding()
+        began = time.perf_counter_ns()
+        taken = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images), device, 0)
+        binding.bind_ortvalue_input(self._input, taken)
+        binding.bind_output(OUTPUT, device)
+        binding.synchronize_inputs()
+        there = time.perf_counter_ns()
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        computed = time.perf_counter_ns()
+        binding.get_outputs()[0].numpy()
+        return StageTimes(there - began, computed - there, time.perf_counter_ns() - computed)
+
+    def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[Layer]:
+        """The time of every node over `runs` runs after `warmup` others, by ONNX Runtime's profiler.
+
+        A node that the optimiser made of several bears the name that it gave. Times are whole microseconds: ONNX Runtime's
+        profiler counts no finer.
+        """
+        model, threads, settings = self._opened
+        with tempfile.TemporaryDirectory(prefix="edgekit-profile-") as folder:
+            profiled = OnnxRuntimeSession(model, threads, settings, profile=Path(folder, "ort"))
+            for _ in range(warmup + runs):
+                profiled.run(images)
+            written = Path(profiled._session.end_profiling())
+            events = json.loads(written.read_text())
+            profiled.close()
+        return fold_layers(_node_times(events), warmup + runs, warmup)
+
     def close(self) -> None:
         """Release the model."""
         self._session = None
+
+
+def _open(model: Path, threads: int, settings: Mapping[str, str], profile: Path | None) -> Any:
+    name = settings.get(PROVIDER, "cpu")
+    if name not in ONNXRUNTIME:
+        raise BundleError(
+            f"{model}: unknown provider {name} of onnxruntime",
+            near(name, ONNXRUNTIME) or f"one of {', '.join(ONNXRUNTIME)}",
+        )
+    provider, build, _ = ONNXRUNTIME[name]
+    if provider not in ort.get_available_providers():
+        raise RuntimeMissing(
+            f"{model}: asked ONNX Runtime for {provider}, this build has {', '.join(ort.get_available_providers())}",
+            f"install the package {build} in place of onnxruntime",
+        )
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.add_session_config_entry(SPINNING, settings.get(SPINNING, "1"))
+    if name != "cpu":
+        options.add_session_config_entry(_NO_FALLBACK, "1")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    options.log_severity_level = 3  # errors only: they become exceptions, and warnings are about choices made at export
+    try:
+        session = ort.InferenceSession(str(model), options, providers=[provider], enable_fallback=0)
+    except Exception as error:  # onnxruntime's own exception classes share no base but Exception
+        raise BundleError(
+            f"{model}: ONNX Runtime cannot load it{'' if name == 'cpu' else f' with {provider}'}: {error}",
+            "export the bundle again" if name == "cpu" else "without --provider it runs on the CPU",
+        ) from error
+    if session.get_providers()[0] != provider:  # the provider's own libraries are missing: ONNX Runtime only logs that
+        raise RuntimeMissing(
+            f"{model}: asked ONNX Runtime for {provider}, got {', '.join(session.get_providers())}",
+            "install edgekit's wheel with the extra [ort]" if name == "cpu" else "install what the provider needs",
+        )
+    session.disable_fallback()  # of a run: an error of the provider stays one
+    return session
+
+
+def _node_times(events: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
+    """Name, operator and nanoseconds of every execution of a node, in order.
+
+    The profile is Chrome's trace format: `ph` X events with `cat` Node, whose `dur` is in microseconds.
+    """
+    ending = "_kernel_time"
+    return [
+        (event["name"].removesuffix(ending), event["args"]["op_name"], event["dur"] * 1000)
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith(ending)
+    ]
 
 
 def _dtype(kind: str) -> str:

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU."""
+"""OpenVINO: CPU, GPU or NPU."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from edgekit.errors import BundleError
-from edgekit.runtimes.session import EMBEDDING, OUTPUT, check_graph, check_images, check_settings, wrong_images
+from edgekit.errors import BundleError, RuntimeMissing
+from edgekit.runtimes.providers import OPENVINO, PROVIDER
+from edgekit.runtimes.session import (
+    EMBEDDING,
+    OUTPUT,
+    Layer,
+    check_graph,
+    check_images,
+    check_settings,
+    fold_layers,
+    wrong_images,
+)
+from edgekit.runtimes.streams import Done, Streams
 
-DEVICE = "CPU"
 # A graph compiled for a fixed batch size runs a small model 5 to 15 % faster than one with a free batch axis, so the first few sizes
 # that are asked for get graphs of their own; whoever asks for many shares one with a free axis.
 _FIXED_SIZES = 4
@@ -21,32 +31,35 @@ _FIXED_SIZES = 4
 # is less exact and there even slower), so it is always told: by the variant, else f32.
 PRECISION = "INFERENCE_PRECISION_HINT"
 _TYPES = {"f32": ov.Type.f32, "f16": ov.Type.f16, "bf16": ov.Type.bf16}
+_THREADS, _HINT, _STREAMS = "INFERENCE_NUM_THREADS", "PERFORMANCE_HINT", "NUM_STREAMS"
 
 
 class OpenVinoSession:
-    """A session of OpenVINO: CPU, tuned for the latency of one request (see `edgekit.runtimes.Session`).
+    """A session of OpenVINO, tuned for the latency of one request (see `edgekit.runtimes.Session`).
 
     Args:
         model: the .xml of an IR with its .bin beside it, or an .onnx file.
-        threads: threads of the inference; 0 leaves it to OpenVINO.
-        settings: takes `INFERENCE_PRECISION_HINT`: f32 (the default), f16 or bf16.
+        threads: threads of the inference on a CPU; 0 leaves it to OpenVINO.
+        settings: takes `provider` (cpu, the default, gpu or npu) and `INFERENCE_PRECISION_HINT`: f32 (the default), f16 or bf16.
 
     Raises:
         BundleError: OpenVINO cannot load the file, or this machine does not compute in the precision that was asked for.
+        RuntimeMissing: OpenVINO finds no such device on this machine.
     """
 
     runtime = "openvino"
 
     def __init__(self, model: Path, threads: int, settings: Mapping[str, str]) -> None:
-        check_settings(self.runtime, settings, [PRECISION])
+        check_settings(self.runtime, settings, [PROVIDER, PRECISION])
         precision = settings.get(PRECISION, "f32")
         if precision not in _TYPES:
             raise BundleError(f"{model}: {PRECISION} is {precision}, not one of {', '.join(_TYPES)}", "export it again")
-        self._told: dict[str, Any] = {PRECISION: _TYPES[precision], "PERFORMANCE_HINT": "LATENCY"}
-        if threads:
-            self._told["INFERENCE_NUM_THREADS"] = threads
+        self._told: dict[str, Any] = {PRECISION: _TYPES[precision], _HINT: "LATENCY"}
+        self._core = ov.Core()
+        self._device = _device(self._core, model, settings.get(PROVIDER, "cpu"))
+        if threads and self._device == "CPU":
+            self._told[_THREADS] = threads
         try:
-            self._core = ov.Core()
             self._graph: Any = self._core.read_model(model)
             inputs = [(x.get_any_name(), _dtype(x.get_element_type()), _shape(x)) for x in self._graph.inputs]
             self.outputs = [_output_name(x) for x in self._graph.outputs]
@@ -62,13 +75,7 @@ class OpenVinoSession:
             )
         self._calls = {self.batch or 1: _call_of(compiled)}  # by batch size; 0 takes any
         self.version: str = ov.__version__
-        self.settings = {
-            "device": ", ".join(compiled.get_property("EXECUTION_DEVICES")),
-            PRECISION: answered,
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_NUM_THREADS": str(compiled.get_property("INFERENCE_NUM_THREADS")),
-            "NUM_STREAMS": str(compiled.get_property("NUM_STREAMS")),
-        }
+        self.settings = {PRECISION: answered, **_answers(compiled)}
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits (n, classes) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
@@ -98,18 +105,112 @@ class OpenVinoSession:
             self._calls[size] = _call_of(self._compile(size))
         return self._calls[size]
 
-    def _compile(self, batch: int) -> Any:
+    def streams(self, count: int = 0, batch: int = 1) -> Streams:
+        """OpenVINO's own queue of asynchronous requests (see `Streaming.streams`); 0 streams leaves their number to its
+        throughput hint."""
+        told = {**self._told, _HINT: "THROUGHPUT", **({_STREAMS: count} if count else {})}
+        return OpenVinoStreams(self, self._compile(self.batch or batch, told), count)
+
+    def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[Layer]:
+        """The time of every node over `runs` runs after `warmup` others, by OpenVINO's performance counters.
+
+        Nodes that the compiler fused bear the name of the last; the counters are whole microseconds.
+        """
+        check_images(images, self._shape, self.batch)
+        request = self._compile(len(images), {**self._told, "PERF_COUNT": True}).create_infer_request()
+        executions: list[tuple[str, str, int]] = []
+        for _ in range(warmup + runs):
+            request.infer(images, share_inputs=True)
+            executions += [
+                (node.node_name, node.node_type, round(node.real_time.total_seconds() * 1e9))
+                for node in request.profiling_info
+                if node.status == ov.ProfilingInfo.Status.EXECUTED
+            ]
+        return fold_layers(executions, warmup + runs, warmup)
+
+    def _compile(self, batch: int, told: Mapping[str, Any] | None = None) -> Any:
         """The graph compiled for one batch size, or for any (0)."""
         graph = self._graph
         if batch and not self.batch:
             graph = graph.clone()
             graph.reshape([batch, *self._shape])
-        return self._core.compile_model(graph, DEVICE, self._told)
+        return self._core.compile_model(graph, self._device, dict(told or self._told))
 
     def close(self) -> None:
         """Release the model."""
         self._calls.clear()
         self._graph = None
+
+
+class OpenVinoStreams:
+    """The asynchronous requests of a compiled graph (see `Streams`); made by `OpenVinoSession.streams`.
+
+    Args:
+        session: checks the images.
+        compiled: the graph, compiled for streams.
+        requests: how many are in flight at most; 0 leaves it to OpenVINO.
+    """
+
+    def __init__(self, session: OpenVinoSession, compiled: Any, requests: int) -> None:
+        self._check = (session._shape, session.batch)
+        self._queue: Any = ov.AsyncInferQueue(compiled, requests)
+        self._output: int = session.outputs.index(OUTPUT)
+        self._error: BaseException | None = None
+        self._queue.set_callback(self._finished)
+        self.count = len(self._queue)
+        self.settings = {**session.settings, **_answers(compiled), "streams": str(self.count)}
+
+    def _finished(self, request: Any, userdata: tuple[Any, Done]) -> None:
+        try:
+            userdata[1](request.get_output_tensor(self._output).data.copy())
+        except BaseException as error:  # OpenVINO would tell it in words of its own; handed to whoever waits
+            self._error = self._error or error
+
+    def submit(self, images: NDArray[np.uint8], done: Done) -> None:
+        """Start a run (see `Streams.submit`)."""
+        self._raise()
+        check_images(images, *self._check)
+        # The images travel with the request, which shares their memory.
+        self._queue.start_async(images, (images, done), share_inputs=True)
+
+    def wait(self) -> None:
+        """Return when nothing is in flight (see `Streams.wait`)."""
+        self._queue.wait_all()
+        self._raise()
+
+    def close(self) -> None:
+        """Wait, then release the model."""
+        self._queue.wait_all()
+        self._queue = None
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+
+def _device(core: Any, model: Path, name: str) -> str:
+    """OpenVINO's name of a device, which must be here: an absent one is never replaced by another."""
+    if name not in OPENVINO:
+        raise BundleError(f"{model}: unknown provider {name} of openvino", f"one of {', '.join(OPENVINO)}")
+    here = core.available_devices  # GPU.0, GPU.1, … where there are several
+    if not any(device.split(".")[0] == name.upper() for device in here):
+        raise RuntimeMissing(
+            f"{model}: OpenVINO finds no {name.upper()} on this machine, only {', '.join(here)}",
+            "install the device's driver, or leave out --provider",
+        )
+    return name.upper()
+
+
+def _answers(compiled: Any) -> dict[str, str]:
+    """What a compiled graph says that it runs with; a device tells only what it knows."""
+    supported = set(compiled.get_property("SUPPORTED_PROPERTIES"))
+    answers = {"device": ", ".join(compiled.get_property("EXECUTION_DEVICES"))}
+    for key in (_HINT, _THREADS, _STREAMS):
+        if key in supported:
+            answer = compiled.get_property(key)
+            answers[key] = getattr(answer, "name", None) or str(answer)
+    return answers
 
 
 def _call_of(compiled: Any) -> tuple[Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,56 @@ class Session(Protocol):
     def close(self) -> None:
         """Release the model's memory; the session cannot run afterwards."""
         ...
+
+
+class Layer(NamedTuple):
+    """The time that one node of the graph, as the runtime executes it, took over all runs of a profile."""
+
+    name: str
+    operator: str
+    calls: int
+    nanoseconds: int
+
+
+class StageTimes(NamedTuple):
+    """One run on an accelerator, in nanoseconds: the images to it, the work itself until it is finished, the logits back."""
+
+    host_to_device: int
+    compute: int
+    device_to_host: int
+
+
+@runtime_checkable
+class Profiled(Protocol):
+    """A session that can tell where the time goes."""
+
+    def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[Layer]:
+        """The time of every node over `runs` runs of a batch after `warmup` others, in the order of execution."""
+        ...
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A session whose transfers can be timed apart from its work."""
+
+    def stages(self, images: NDArray[np.uint8]) -> StageTimes | None:
+        """One run, timed stage by stage; None where there is nothing to transfer."""
+        ...
+
+
+def fold_layers(executions: Sequence[tuple[str, str, int]], runs: int, warmup: int) -> list[Layer]:
+    """Add up the executions (name, operator, nanoseconds) of each node over the runs, without the first `warmup` of them.
+
+    A node that is executed several times a run counts each time.
+    """
+    found: dict[tuple[str, str], list[int]] = {}
+    for name, operator, nanoseconds in executions:
+        found.setdefault((name, operator), []).append(nanoseconds)
+    layers = []
+    for (name, operator), times in found.items():
+        kept = times[len(times) * warmup // runs :]
+        layers.append(Layer(name, operator, len(kept), sum(kept)))
+    return layers
 
 
 class Input(NamedTuple):
