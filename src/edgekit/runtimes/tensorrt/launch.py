@@ -1,0 +1,113 @@
+"""Building an engine in a process of its own: progress, cancellation, and what a crash looks like from outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import EdgekitError, ExportError, RuntimeMissing
+from edgekit.files import atomic_write
+from edgekit.progress import Advance, progress
+from edgekit.runtimes.tensorrt.options import BuildOptions, BuildReport, check_capabilities
+
+STEPS = 100  # of a build's progress
+_MODULE = "edgekit.runtimes.tensorrt.build"
+_KINDS = {"RuntimeMissing": RuntimeMissing, "ExportError": ExportError}
+
+
+def build(
+    onnx: Path,
+    engine: Path,
+    options: BuildOptions,
+    advance: Advance | None = None,
+    *,
+    timing_cache: Path | None = None,
+) -> BuildReport:
+    """Build a TensorRT engine from an ONNX file.
+
+    The engine appears under its name when it is complete, and not at all where the build fails or is cancelled. Whatever `advance` raises
+    (KeyboardInterrupt, too) ends the building process and comes out of here.
+
+    Args:
+        onnx: the file; external data beside it.
+        engine: the file to write.
+        options: see `BuildOptions`.
+        advance: told of the progress, in hundredths; without it a bar is shown.
+        timing_cache: a file of kernel times, read and written; classic TensorRT alone.
+
+    Raises:
+        RuntimeMissing: this flavour is not installed, or needs a GPU that is not there.
+        ExportError: TensorRT refuses the graph (naming nodes, operators and reasons), fails, or crashes.
+    """
+    check_capabilities(options.compute_capabilities)
+    if not Path(onnx).is_file():
+        raise ExportError(f"{onnx}: no such model", "export it again")
+    if advance is None:
+        with progress(f"build {Path(onnx).stem}", STEPS, unit="%") as shown:
+            return build(onnx, engine, options, shown, timing_cache=timing_cache)
+    with tempfile.TemporaryDirectory(prefix="edgekit-build-") as scratch:
+        made, spec, log = (Path(scratch) / name for name in ("made.engine", "spec.json", "log"))
+        asked = {
+            "onnx": str(Path(onnx).absolute()),
+            "engine": str(made),
+            "timing_cache": str(timing_cache) if timing_cache is not None else None,
+            "options": options.model_dump(mode="json"),
+        }
+        spec.write_text(json.dumps(asked))
+        report = _run([sys.executable, "-m", _MODULE, str(spec)], log, Path(onnx), options, advance)
+        with made.open("rb") as source, atomic_write(engine) as stream:
+            shutil.copyfileobj(source, stream)
+    return report
+
+
+def _run(command: list[str], log: Path, onnx: Path, options: BuildOptions, advance: Advance) -> BuildReport:
+    said: dict[str, Any] = {}
+    done = 0
+    with log.open("wb") as errors:
+        # A session of its own: Ctrl-C reaches this process alone, which then ends the builder at once.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
+        )
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                said = json.loads(line)
+                if "done" in said:
+                    reached = min(STEPS, int(said["done"] * STEPS))
+                    if reached > done:
+                        advance(reached - done, said["phase"])
+                        done = reached
+            code = process.wait()
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            if process.stdout is not None:
+                process.stdout.close()
+    if "report" in said and code == 0:
+        advance(STEPS - done)
+        return BuildReport.model_validate(said["report"])
+    if error := said.get("error"):
+        raise _KINDS.get(error["kind"], EdgekitError)(error["message"], error["hint"])
+    raise _crashed(code, log, onnx, options)
+
+
+def _crashed(code: int, log: Path, onnx: Path, options: BuildOptions) -> ExportError:
+    last = next((line for line in reversed(log.read_text(errors="replace").splitlines()) if line.strip()), "")
+    if code < 0:
+        name = signal.Signals(-code).name
+        if code == -signal.SIGKILL:
+            hint = "it was killed, most often for want of memory: build with a smaller batch, or end other programs"
+        elif options.flags:
+            hint = f"leave out the flags {', '.join(options.flags)}"
+        else:
+            hint = "another release of TensorRT may take the model"
+        return ExportError(f"TensorRT crashed with {name} while building {onnx.name}", hint)
+    return ExportError(f"the TensorRT builder ended with code {code} while building {onnx.name}: {last[:200]}")

@@ -1,0 +1,75 @@
+"""The layers of an engine, from what TensorRT says about them.
+
+Deserialising an engine needs a GPU and so does the engine inspector, but TensorRT for RTX lists the compiled layers in its verbose
+build log where the profiling verbosity is DETAILED; that much can be had on any machine.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from edgekit.runtimes.tensorrt.options import Layer
+
+LOG_HEAD = "Layers:"
+_LINE = re.compile(
+    r"^Name: .*?, LayerType: (?P<kind>[^,]*), Inputs: (?P<inputs>.*), Constants: (?P<weights>.*), "
+    r"Outputs: (?P<outputs>.*), TacticName: .*?, Metadata: (?P<nodes>.*)$"
+)
+_TYPE = re.compile(r"Datatype: (\w+)")
+_NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
+_KNOWN = ("int8", "uint8", "int4", "fp8", "bf16", "fp16", "fp32", "half", "float", "int32", "int64", "bool")
+
+
+def from_log(message: str) -> tuple[Layer, ...]:
+    """The layers in the builder's message that begins with `LOG_HEAD`."""
+    return tuple(
+        Layer(
+            kind=found["kind"],
+            inputs=_types(found["inputs"]),
+            weights=_types(found["weights"]),
+            outputs=_types(found["outputs"]),
+            nodes=tuple(_NODE.findall(found["nodes"])),
+        )
+        for line in message.splitlines()
+        if (found := _LINE.match(line))
+    )
+
+
+def from_inspector(text: str) -> tuple[Layer, ...]:
+    """The layers in the engine inspector's JSON (of an engine built with the verbosity DETAILED; else it gives names alone)."""
+    return tuple(
+        Layer(
+            kind=str(layer.get("LayerType", "")),
+            inputs=tuple(_type(t) for t in layer.get("Inputs", [])),
+            weights=tuple(
+                [str(w["Type"]).lower() for w in [layer.get("Weights")] if isinstance(w, dict) and "Type" in w]
+                or [_type(t) for t in layer.get("Constants", [])]
+            ),
+            outputs=tuple(_type(t) for t in layer.get("Outputs", [])),
+            nodes=tuple(_NODE.findall(str(layer.get("Metadata", "")))),
+        )
+        for layer in json.loads(text).get("Layers", [])
+        if isinstance(layer, dict)
+    )
+
+
+def computed_in_int8(layers: Sequence[Layer], nodes: Iterable[str]) -> tuple[str, ...]:
+    """Of these ONNX nodes, the ones that a layer computes from INT8 inputs and INT8 weights."""
+    done = {node for layer in layers if "int8" in layer.inputs and "int8" in layer.weights for node in layer.nodes}
+    return tuple(node for node in nodes if node in done)
+
+
+def _types(text: str) -> tuple[str, ...]:
+    return tuple(name.lower() for name in _TYPE.findall(text))
+
+
+def _type(tensor: Any) -> str:
+    """`Channel major INT8 format …` -> int8."""
+    text = (
+        str(tensor.get("Datatype") or tensor.get("Format/Datatype") or "").lower() if isinstance(tensor, dict) else ""
+    )
+    words = set(re.findall(r"\w+", text))
+    return next((name for name in _KNOWN if name in words), text)
