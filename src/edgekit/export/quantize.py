@@ -24,11 +24,11 @@ from edgekit.errors import ExportError
 from edgekit.export.calibration import Calibration
 from edgekit.export.onnx import OUTPUT
 from edgekit.export.ranges import Method, select
+from edgekit.export.signed import LAYERS, quantize_signed
 from edgekit.machine import has_int8_dot_product
 
 # What both runtimes compute in INT8. Everything else (SiLU's pieces, LayerNorm, Softmax) is faster and more exact in float.
 OPERATIONS = ["Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool"]
-_LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,12 @@ def quantize_onnx(
     """
     model = onnx.load(calibration.model)
     kept = list(dict.fromkeys([*kept_in_float(model), *exclude]))
-    found = select(calibration.histograms, method)
+    found = select(calibration.histograms, method, scheme.symmetric)
     try:
-        quantized = _by_onnxruntime(model, found, scheme, kept)
+        if scheme.symmetric:
+            quantized = quantize_signed(model, found, kept)
+        else:
+            quantized = _by_onnxruntime(model, found, scheme, kept)
     except Exception as error:  # whatever a graph that it does not expect makes of it
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ExportError(
@@ -116,25 +119,17 @@ def _by_onnxruntime(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     extremes = {name: (np.float32(low), np.float32(high)) for name, (low, high) in found.items()}
-    options: dict[str, Any] = {"QuantizeBias": False}
-    operations = OPERATIONS
-    if scheme.symmetric:
-        operations = ["Conv", "ConvTranspose", "Gemm", "MatMul"]
-        options |= {
-            "ActivationSymmetric": True, "WeightSymmetric": True, "OpTypesToExcludeOutputQuantization": operations,
-            "AddQDQPairToWeight": True,
-        }  # fmt: skip
     quantizer = QDQQuantizer(
         onnx.shape_inference.infer_shapes(model),
         True,  # per channel
         scheme.bits == 7,
         QuantType.QInt8 if scheme.signed else QuantType.QUInt8,
-        QuantType.QInt8 if scheme.symmetric else QuantType.QUInt8,
+        QuantType.QUInt8,
         TensorsData(CalibrationMethod.MinMax, extremes),
         [],
         kept,
-        operations,
-        options,
+        OPERATIONS,
+        {"QuantizeBias": False},
     )
     with contextlib.redirect_stdout(io.StringIO()):
         quantizer.quantize_model()
@@ -146,7 +141,7 @@ def _by_onnxruntime(
 def kept_in_float(model: ModelProto) -> list[str]:
     """Names of the nodes that stay in float: those before the first layer, and the last layer with what follows it."""
     nodes = list(model.graph.node)
-    first = next((i for i, node in enumerate(nodes) if node.op_type in _LAYERS), len(nodes))
+    first = next((i for i, node in enumerate(nodes) if node.op_type in LAYERS), len(nodes))
     kept = [node.name for node in nodes[:first]]
     by_output = {name: node for node in nodes for name in node.output}
     frontier = [OUTPUT]
@@ -155,6 +150,6 @@ def kept_in_float(model: ModelProto) -> list[str]:
         if node is None or node.name in kept:
             continue
         kept.append(node.name)
-        if node.op_type not in _LAYERS:
+        if node.op_type not in LAYERS:
             frontier.extend(node.input)
     return kept

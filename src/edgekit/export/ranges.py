@@ -63,19 +63,21 @@ class Histogram:
         bins = np.floor(index, out=index).astype(np.int32) + BINS // 2
         self.counts += np.bincount(np.clip(bins, 0, BINS - 1, out=bins), minlength=BINS)
 
-    def range(self, method: Method, levels: int = 256) -> tuple[float, float]:
+    def range(self, method: Method, symmetric: bool = False) -> tuple[float, float]:
         """The lowest and highest value that the quantised tensor should represent.
 
         Args:
             method: of `METHODS`.
-            levels: how many values the integers have for the range of the tensor; `entropy` alone depends on it.
+            symmetric: half of the 256 integers are for either sign, even where there are values of one sign alone; the
+                divergence depends on it.
         """
         if not self.counts.any():
             return 0.0, 0.0
         if method == "percentile":
             return self.percentile(PERCENTILE)
         if method == "entropy":
-            reach = self.entropy_threshold(levels if self.lowest >= 0 or self.highest <= 0 else levels // 2)
+            one_sided = self.lowest >= 0 or self.highest <= 0
+            reach = self.entropy_threshold(256 if one_sided and not symmetric else 128)
             return max(self.lowest, -reach), min(self.highest, reach)
         return self.lowest, self.highest
 
@@ -209,6 +211,8 @@ def observing(model: ModelProto, names: Sequence[str]) -> Any:
         raise ExportError(f"ONNX Runtime cannot run the model: {' '.join(str(error).split())[:200]}") from error
 
 
-def select(histograms: Mapping[str, Histogram], method: Method, levels: int = 256) -> dict[str, tuple[float, float]]:
+def select(
+    histograms: Mapping[str, Histogram], method: Method, symmetric: bool = False
+) -> dict[str, tuple[float, float]]:
     """The ranges of all tensors by one method; see `Histogram.range`."""
-    return {name: histogram.range(method, levels) for name, histogram in histograms.items()}
+    return {name: histogram.range(method, symmetric) for name, histogram in histograms.items()}
