@@ -18,7 +18,8 @@ _RUNTIMES: dict[RuntimeName, tuple[str, tuple[str, ...], str]] = {
     "tensorrt": ("tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "trt"),
     "tensorrt-rtx": ("tensorrt_rtx", ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), "trt-rtx"),
 }
-RUNNABLE: tuple[RuntimeName, ...] = ("onnxruntime", "openvino")
+RUNNABLE: tuple[RuntimeName, ...] = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
+_ON_NVIDIA: tuple[RuntimeName, ...] = ("tensorrt", "tensorrt-rtx")
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
@@ -27,16 +28,26 @@ def installed() -> dict[RuntimeName, str | None]:
     return {name: _version(*_RUNTIMES[name][:2]) for name in _RUNTIMES}
 
 
+def extra(runtime: RuntimeName) -> str:
+    """The extra of edgekit's wheel that brings a runtime."""
+    return _RUNTIMES[runtime][2]
+
+
 def why_not(runtime: RuntimeName) -> RuntimeMissing | None:
-    """Why this edgekit cannot run models of a runtime on this machine, or None where it can."""
-    if runtime not in RUNNABLE:
-        return RuntimeMissing(
-            f"{runtime}: this version of edgekit exports for it but cannot run it yet",
-            f"use a variant for {' or '.join(RUNNABLE)}",
-        )
+    """Why models of a runtime cannot run on this machine, or None where they can."""
     module, distributions, extra = _RUNTIMES[runtime]
     if _version(module, distributions) is None:
-        return RuntimeMissing(f"{runtime} is not installed", f"install edgekit's wheel with the extra [{extra}]")
+        jetson = "; a Jetson has it from JetPack" if runtime == "tensorrt" else ""
+        return RuntimeMissing(
+            f"{runtime} is not installed", f"install edgekit's wheel with the extra [{extra}]{jetson}"
+        )
+    if runtime in _ON_NVIDIA:
+        from edgekit.runtimes.tensorrt import cuda
+
+        try:
+            cuda.driver()
+        except RuntimeMissing as missing:
+            return RuntimeMissing(f"{runtime}: {missing.message}", missing.hint)
     return None
 
 
@@ -47,12 +58,13 @@ def open_session(
 
     Args:
         runtime: which one.
-        model: what it opens: .onnx for onnxruntime; .xml (its .bin beside it) or .onnx for openvino.
+        model: what it opens: .onnx for onnxruntime; .xml (its .bin beside it) or .onnx for openvino; .engine (its record beside it) or
+            .onnx (its build plan beside it) for tensorrt and tensorrt-rtx.
         threads: threads inside an operator; 0 leaves it to the runtime.
         settings: what else the runtime must be told; see the runtime's file for the keys that it takes.
 
     Raises:
-        RuntimeMissing: the runtime is not installed, or this edgekit cannot run it yet.
+        RuntimeMissing: the runtime is not installed, or needs a GPU that is not here.
         BundleError: the file cannot be loaded, is not a graph of edgekit's, or asks for what this machine does not do.
     """
     if missing := why_not(runtime):
@@ -64,6 +76,10 @@ def open_session(
             from edgekit.runtimes.onnxruntime import OnnxRuntimeSession
 
             return OnnxRuntimeSession(Path(model), threads, settings)
+        if runtime in _ON_NVIDIA:
+            from edgekit.runtimes.tensorrt.session import TensorRtSession
+
+            return TensorRtSession(runtime, Path(model), threads, settings)
         from edgekit.runtimes.openvino import OpenVinoSession
 
         return OpenVinoSession(Path(model), threads, settings)
@@ -108,4 +124,4 @@ def _version(module: str, distributions: tuple[str, ...]) -> str | None:
     return "unknown"  # there, but not from a package: its session will tell the version
 
 
-__all__ = ["RUNNABLE", "Session", "installed", "load", "open_session", "why_not"]
+__all__ = ["RUNNABLE", "Session", "extra", "installed", "load", "open_session", "why_not"]

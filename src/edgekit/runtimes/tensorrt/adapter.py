@@ -285,3 +285,16 @@ def inspect(trt: Any, engine: Any) -> str:
     """The layers of a deserialised engine as the engine inspector's JSON."""
     inspector = engine.create_engine_inspector()
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def profiler(trt: Any, times: list[tuple[str, float]]) -> Any:
+    """What a context tells the time of its layers to; appends (layer, milliseconds)."""
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            times.append((layer_name, ms))
+
+    return Profiler()

@@ -20,7 +20,7 @@ class _Frozen(BaseModel):
 
 
 class Batch(_Frozen):
-    """The batch sizes that an engine takes; all three equal is a static batch.
+    """The batch sizes that an engine takes: from 1 on, or, all three the same, a static batch.
 
     Attributes:
         min, max: the bounds; a larger batch is cut into parts by the session.
@@ -35,6 +35,8 @@ class Batch(_Frozen):
     def _in_order(self) -> Batch:
         if not self.min <= self.opt <= self.max:
             raise ValueError(f"the batch sizes are not in order: min {self.min}, opt {self.opt}, max {self.max}")
+        if self.min not in {1, self.max}:
+            raise ValueError(f"the least batch is {self.min}: it must be 1, or all three the same")
         return self
 
 

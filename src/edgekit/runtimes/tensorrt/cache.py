@@ -1,0 +1,136 @@
+"""Engines that were built here, kept by everything that decides what an engine is."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from edgekit.errors import BundleError, EdgekitError, ExportError
+from edgekit.files import cache_folder, digest_of, sha256, write_text
+from edgekit.runtimes.tensorrt import cuda
+from edgekit.runtimes.tensorrt.launch import build
+from edgekit.runtimes.tensorrt.options import BUILD_SCHEMA, BuildOptions, EngineRecord
+
+Loaded = TypeVar("Loaded")
+RECORD = ".json"  # is added to an engine's file name
+
+
+def this_machine(tensorrt: str, gpu: cuda.Gpu) -> dict[str, str]:
+    """What an engine is bound to beside its own contents.
+
+    Args:
+        tensorrt: the exact version.
+        gpu: the one to run on.
+    """
+    return {
+        "tensorrt": tensorrt,
+        "gpu": gpu.name,
+        "compute_capability": gpu.capability,
+        "cuda": cuda.driver().version(),
+        "driver": cuda.driver_release(),
+        "os": f"{platform.system()} {platform.release()}",
+        "architecture": platform.machine(),
+    }
+
+
+def key(onnx: Path, options: BuildOptions, machine: dict[str, str]) -> str:
+    """The SHA-256 that an engine is known by: of the ONNX and its external data, the options, and the machine."""
+    external = sorted(p for p in onnx.parent.glob(f"{onnx.name}*") if p != onnx and p.suffix in {".data", ".bin"})
+    return digest_of(
+        {
+            "schema": BUILD_SCHEMA,
+            "onnx": [sha256(path) for path in (onnx, *external)],
+            "options": options.model_dump(mode="json"),
+            "machine": machine,
+        }
+    )
+
+
+def write_record(engine: Path, record: EngineRecord) -> Path:
+    """Write what an engine is beside it, and return the file."""
+    path = engine.with_name(engine.name + RECORD)
+    write_text(path, record.model_dump_json(indent=2, by_alias=True) + "\n")
+    return path
+
+
+def read_record(engine: Path) -> EngineRecord | None:
+    """What lies beside an engine; None where that is missing or of another schema."""
+    try:
+        return EngineRecord.model_validate_json(engine.with_name(engine.name + RECORD).read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+class EngineCache:
+    """A folder of engines, one for each `key`.
+
+    Args:
+        folder: where; by default in the user's cache.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.folder = folder or cache_folder() / "engines"
+
+    def load(
+        self, onnx: Path, options: BuildOptions, machine: dict[str, str], deserialise: Callable[[bytes], Loaded | None]
+    ) -> Loaded:
+        """The engine of an ONNX on this machine: the one that is kept, or a new one, built now and kept.
+
+        One that TensorRT does not take any more is built anew. The record is written before the engine gets its name, so an engine is
+        never without one.
+
+        Args:
+            onnx, options: what to build.
+            machine: see `this_machine`.
+            deserialise: gives the loaded engine, or None where TensorRT does not take it.
+
+        Raises:
+            BundleError: it cannot be built, or what was built is not taken either.
+            RuntimeMissing: TensorRT is not installed, or there is no GPU.
+        """
+        engine = self.folder / f"{key(onnx, options, machine)[:40]}.engine"
+        kept = self._read(engine)
+        if kept is not None and (loaded := deserialise(kept)) is not None:
+            return loaded
+        self._build(onnx, engine, options, machine)
+        loaded = deserialise(engine.read_bytes())
+        if loaded is None:
+            raise BundleError(
+                f"{onnx}: TensorRT {machine['tensorrt']} built an engine from it and does not take it",
+                "see its log; another variant of the bundle may run",
+            )
+        return loaded
+
+    def _read(self, engine: Path) -> bytes | None:
+        record = read_record(engine)
+        try:
+            if record is not None and sha256(engine) == record.report.engine_sha256:
+                return engine.read_bytes()
+        except OSError:
+            pass
+        return None
+
+    def _build(self, onnx: Path, engine: Path, options: BuildOptions, machine: dict[str, str]) -> None:
+        times = self.folder / f"timing-{digest_of(machine)[:16]}.cache"
+        made = engine.with_name(f".{engine.name}.{os.getpid()}.new")
+        try:
+            report = build(onnx, made, options, timing_cache=times)
+            record = EngineRecord(
+                onnx=onnx.name, onnx_sha256=sha256(onnx), options=options, machine=machine, report=report
+            )
+            write_record(engine, record)
+            made.replace(engine)
+        except ExportError as error:
+            raise BundleError(error.message, error.hint or "another variant of the bundle may run here") from error
+        except OSError as error:
+            raise EdgekitError(
+                f"{self.folder}: cannot keep the engine: {error.strerror or error}",
+                "set EDGEKIT_CACHE to a folder that can be written",
+            ) from error
+        finally:
+            made.unlink(missing_ok=True)

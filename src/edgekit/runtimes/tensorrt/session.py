@@ -1,0 +1,281 @@
+"""TensorRT and TensorRT for RTX, on an NVIDIA GPU."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from edgekit.errors import BundleError
+from edgekit.runtimes.session import (
+    OUTPUT,
+    Layer,
+    StageTimes,
+    check_graph,
+    check_images,
+    check_settings,
+    fold_layers,
+    wrong_images,
+)
+from edgekit.runtimes.tensorrt import adapter, cuda
+from edgekit.runtimes.tensorrt.cache import EngineCache, read_record, this_machine
+from edgekit.runtimes.tensorrt.engine import Engine
+from edgekit.runtimes.tensorrt.options import BuildOptions, BuildPlan, Flavour
+
+# Whether a run (copy in, compute, copy out) is recorded once as a CUDA graph and replayed: one launch instead of one a kernel.
+GRAPH = "cuda_graph"
+DEVICE = "gpu"  # its number, from 0
+_FLAVOURS: dict[str, Flavour] = {"tensorrt": "trt", "tensorrt-rtx": "trt-rtx"}
+
+
+class _Buffer(NamedTuple):
+    """One tensor's places: on the GPU, and pinned on the host as an array of the largest batch."""
+
+    name: str
+    device: int
+    host: NDArray[Any]
+
+
+class TensorRtSession:
+    """A session of TensorRT (see `edgekit.runtimes.Session`): addresses bound once, pinned host memory, one CUDA graph.
+
+    An .onnx is built into an engine on first use and kept (see `EngineCache`); how, says the plan beside it, NAME.json. An .engine is
+    taken as it is where this machine's TensorRT takes it, and else built anew from the ONNX that its record names.
+
+    A batch over the engine's largest is run in parts. The CUDA graph is of the last batch size that ran twice; another size is run without
+    one first.
+
+    Args:
+        runtime: `tensorrt` or `tensorrt-rtx`.
+        model: the .onnx or .engine.
+        threads: ignored; the work is the GPU's.
+        settings: takes `cuda_graph` ("1", the default, or "0") and `gpu` (a number, default "0").
+        engines: where built engines are kept.
+
+    Raises:
+        RuntimeMissing: this flavour of TensorRT is not installed, or there is no GPU.
+        BundleError: the engine cannot be built or loaded, or is not one of edgekit's graphs.
+    """
+
+    def __init__(
+        self, runtime: str, model: Path, threads: int, settings: Mapping[str, str], engines: EngineCache | None = None
+    ) -> None:
+        check_settings(runtime, settings, [GRAPH, DEVICE])
+        self.runtime = runtime
+        flavour = _FLAVOURS[runtime]
+        trt = adapter.load(flavour)
+        self.version = str(trt.__version__)
+        self._stream = cuda.Stream(_number(model, settings.get(DEVICE, "0")))
+        try:
+            self._engine = _load(flavour, self.version, model, self._stream.gpu, engines or EngineCache())
+            self._bind(model)
+        except BaseException:
+            self._stream.close()
+            raise
+        self._graphs = settings.get(GRAPH, "1") == "1" and self._engine.capturable(self._stream.handle)
+        self._shown = 0  # the batch size that the engine was told last
+        self._runs = 0  # of that size
+        self._recorded = False  # whether the graph is of that size
+        self.settings = {
+            "gpu": self._stream.gpu.name,
+            "compute_capability": self._stream.gpu.capability,
+            "cuda": cuda.driver().version(),
+            # The three that trtexec's releases differ in.
+            "transfers": "within the run, from and to pinned memory",
+            GRAPH: "1" if self._graphs else "0",
+            "wait": "cuStreamSynchronize, the driver's default (spins where processors outnumber contexts)",
+        }
+
+    def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits (n, classes) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
+        # One chained test is all that a good batch pays for; what is wrong with a bad one is found out afterwards.
+        if (
+            not isinstance(images, np.ndarray)
+            or images.dtype != np.uint8
+            or images.shape[1:] != self._shape
+            or len(images) != (self.batch or len(images) or 1)
+        ):
+            raise wrong_images(images, self._shape, self.batch)
+        logits: NDArray[np.float32] = self._run(images, [self._logits])[0]
+        return logits
+
+    def run_all(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        """Every output by its name (see `Session.run_all`)."""
+        check_images(images, self._shape, self.batch)
+        return dict(zip(self.outputs, self._run(images, self._results), strict=True))
+
+    def stages(self, images: NDArray[np.uint8]) -> StageTimes | None:
+        """One run of at most the engine's largest batch with its transfers timed apart, without the CUDA graph."""
+        check_images(images, self._shape, self.batch)
+        images = images[: self._largest]
+        self._show(len(images))
+        np.copyto(self._input.host[: len(images)], images)
+        marks = [time.perf_counter_ns()]
+        for part in (self._copy_in, self._compute, self._copy_out):
+            part(len(images))
+            self._stream.wait()
+            marks.append(time.perf_counter_ns())
+        return StageTimes(marks[1] - marks[0], marks[2] - marks[1], marks[3] - marks[2])
+
+    def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[Layer]:
+        """The time of every layer over `runs` runs after `warmup` others, as TensorRT's profiler reports it."""
+        check_images(images, self._shape, self.batch)
+        times: list[tuple[str, float]] = []
+        self._engine.time_layers(times)
+        try:
+            for _ in range(warmup + runs):
+                self.stages(images)
+        finally:
+            self._engine.time_layers(None)
+        return fold_layers([(name, "", round(ms * 1e6)) for name, ms in times], warmup + runs, warmup)
+
+    def close(self) -> None:
+        """Release the engine and its memory."""
+        self._engine.close()
+        self._stream.close()
+
+    def _bind(self, model: Path) -> None:
+        engine, stream = self._engine, self._stream
+        outputs = [name for name, _, _ in engine.outputs]
+        name, self._shape, self.batch = check_graph(model, engine.inputs, outputs)
+        if wrong := [f"{name} ({dtype})" for name, dtype, _ in engine.outputs if dtype != "float32"]:
+            raise BundleError(f"{model}: the engine's outputs are not float32: {', '.join(wrong)}", "export it again")
+        if self.batch is None:
+            least, _, self._largest = engine.batches(name)
+            self.batch = least if least == self._largest else None
+        else:
+            self._largest = self.batch
+        places = []
+        for tensor, dtype, shape in [*engine.inputs, *engine.outputs]:
+            whole = (self._largest, *(side or 1 for side in shape[1:]))
+            size = int(np.prod(whole)) * np.dtype(dtype).itemsize
+            host: Any = (ctypes.c_byte * size).from_address(stream.pinned(size))
+            places.append(_Buffer(tensor, stream.device(size), np.frombuffer(host, np.dtype(dtype)).reshape(whole)))
+            engine.bind(tensor, places[-1].device)
+        self._input, self._results = places[0], places[1:]
+        self._logits = self._results[outputs.index(OUTPUT)]
+        self.outputs = outputs
+
+    def _run(self, images: NDArray[np.uint8], wanted: list[_Buffer]) -> list[NDArray[np.float32]]:
+        if len(images) <= self._largest:
+            self._once(images)
+            return [place.host[: len(images)].copy() for place in wanted]
+        parts = []
+        for start in range(0, len(images), self._largest):
+            part = images[start : start + self._largest]
+            self._once(part)
+            parts.append([place.host[: len(part)].copy() for place in wanted])
+        return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
+
+    def _once(self, images: NDArray[np.uint8]) -> None:
+        """One run, its results in the outputs' host memory when it returns."""
+        batch, stream = len(images), self._stream
+        self._show(batch)
+        np.copyto(self._input.host[:batch], images)
+        if self._recorded:
+            stream.launch()
+        elif self._graphs and self._runs:  # the first run of a size is not recorded: TensorRT prepares itself in it
+            self._record(batch)
+            stream.launch()
+        else:
+            self._everything(batch)
+        stream.wait()
+        self._runs += 1
+
+    def _show(self, batch: int) -> None:
+        """Tell the engine a batch size; the graph of another is void, since it belongs to the state that the engine was in."""
+        self._stream.enter()
+        if batch == self._shown:
+            return
+        self._stream.drop_graph()
+        self._recorded, self._runs = False, 0
+        self._engine.set_shape(self._input.name, (batch, *self._shape))
+        self._shown = batch
+
+    def _record(self, batch: int) -> None:
+        self._stream.begin_capture()
+        try:
+            self._everything(batch)
+        except BaseException:
+            self._stream.abandon_capture()
+            raise
+        self._stream.end_capture()
+        self._recorded = True
+
+    def _everything(self, batch: int) -> None:
+        self._copy_in(batch)
+        self._compute(batch)
+        self._copy_out(batch)
+
+    def _copy_in(self, batch: int) -> None:
+        place = self._input
+        self._stream.to_device(place.device, place.host.ctypes.data, place.host[:batch].nbytes)
+
+    def _compute(self, batch: int) -> None:
+        self._engine.enqueue(self._stream.handle)
+
+    def _copy_out(self, batch: int) -> None:
+        for place in self._results:
+            self._stream.to_host(place.host.ctypes.data, place.device, place.host[:batch].nbytes)
+
+
+def _number(model: Path, text: str) -> int:
+    if not text.isdecimal():
+        raise BundleError(f"{model}: {DEVICE} is {text}, not a number", "count GPUs from 0")
+    return int(text)
+
+
+def _load(flavour: Flavour, version: str, model: Path, gpu: cuda.Gpu, engines: EngineCache) -> Engine:
+    def deserialise(plan: bytes) -> Engine | None:
+        return Engine.load(flavour, plan)
+
+    machine = this_machine(version, gpu)
+    onnx, options = model, None
+    if model.suffix == ".engine":
+        record = read_record(model)
+        if record is None:
+            raise BundleError(f"{model}: its record, {model.name}.json, is missing or damaged", "export it again")
+        if not why_not_here(record.report.tensorrt, record.options, record.machine, machine):
+            loaded = deserialise(model.read_bytes())
+            if loaded is not None:
+                return loaded
+        onnx = model.with_name(record.onnx)
+        options = record.options.model_copy(update={"compute_capabilities": ()})
+        if not onnx.is_file():
+            raise BundleError(
+                f"{model}: {why_not_here(record.report.tensorrt, record.options, record.machine, machine) or 'TensorRT does not take it'}, "
+                f"and {onnx.name}, to build it anew from, is not beside it",
+                "copy the whole bundle",
+            )
+    return engines.load(onnx, options or _planned(onnx, flavour), machine, deserialise)
+
+
+def why_not_here(built_by: str, options: BuildOptions, bound_to: Mapping[str, str], machine: Mapping[str, str]) -> str:
+    """Why an engine cannot run on a machine, in words; an empty string where nothing speaks against it."""
+    if built_by != machine["tensorrt"]:
+        return f"it was built by TensorRT {built_by}, here is {machine['tensorrt']}"
+    if options.compute_capabilities:
+        if machine["compute_capability"] not in options.compute_capabilities:
+            return f"it was built for compute capability {', '.join(options.compute_capabilities)}, this GPU has {machine['compute_capability']}"
+        return ""
+    for what in ("gpu", "compute_capability", "architecture"):
+        if bound_to.get(what) != machine[what]:
+            return f"it was built on {bound_to.get(what, 'another machine')}, here is {machine[what]}"
+    return ""
+
+
+def _planned(onnx: Path, flavour: Flavour) -> BuildOptions:
+    """How the plan beside an ONNX says to build it."""
+    path = onnx.with_suffix(".json")
+    try:
+        return BuildPlan.model_validate_json(path.read_bytes()).options(flavour)
+    except (OSError, ValidationError) as error:
+        raise BundleError(
+            f"{path}: the build plan of {onnx.name} is missing or damaged", "export the bundle again"
+        ) from error
