@@ -24,6 +24,7 @@ TRAINING = ("torch", "torchvision", "timm", "lightning", "onnx", "sklearn", "saf
 CONTRACTS = [
     "edgekit.errors", "edgekit.files", "edgekit.machine", "edgekit.preprocess", "edgekit.progress", "edgekit.recipe",
     "edgekit.bundle", "edgekit.result", "edgekit.run", "edgekit.cli.bench", "edgekit.cli.predict", "edgekit.cli.report",
+    "edgekit.cli.doctor",
 ]  # fmt: skip
 
 

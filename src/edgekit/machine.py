@@ -25,7 +25,19 @@ _ISA = (
     "asimddp",
     "i8mm",
     "bf16",
+    "asimdhp",
+    "sve",
 )
+# Arm's processors by (implementer, part), which is all that the kernel says of them; those of boards, phones and servers
+# that models run on (Arm's MIDR_EL1 registers).
+_ARM_PARTS = {
+    ("0x41", "0xd03"): "Cortex-A53", ("0x41", "0xd04"): "Cortex-A35", ("0x41", "0xd05"): "Cortex-A55",
+    ("0x41", "0xd07"): "Cortex-A57", ("0x41", "0xd08"): "Cortex-A72", ("0x41", "0xd09"): "Cortex-A73",
+    ("0x41", "0xd0a"): "Cortex-A75", ("0x41", "0xd0b"): "Cortex-A76", ("0x41", "0xd0c"): "Neoverse-N1",
+    ("0x41", "0xd40"): "Neoverse-V1", ("0x41", "0xd41"): "Cortex-A78", ("0x41", "0xd42"): "Cortex-A78AE",
+    ("0x41", "0xd44"): "Cortex-X1", ("0x41", "0xd49"): "Neoverse-N2", ("0x41", "0xd4f"): "Neoverse-V2",
+    ("0x41", "0xd83"): "Neoverse-V3AE", ("0x4e", "0x004"): "Carmel",
+}  # fmt: skip
 
 
 class Machine(BaseModel):
@@ -46,10 +58,10 @@ class Machine(BaseModel):
 def this_machine() -> Machine:
     """The fingerprint of the machine that runs this process; nothing heavy is imported for it."""
     return Machine(
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         architecture=platform.machine(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        memory_bytes=_memory(),
+        memory_bytes=memory_bytes(),
         isa=cpu_features(),
         os=platform.platform(),
         python=platform.python_version(),
@@ -85,20 +97,43 @@ def has_int8_dot_product(features: list[str] | None = None) -> bool:
     return bool({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"} & set(features))
 
 
-def _cpu_name() -> str:
-    model = Path("/proc/device-tree/model")
-    if model.exists():
-        return model.read_text(errors="replace").strip("\0\n ")
-    for line in _lines(Path("/proc/cpuinfo")):
+def cpu_name(root: Path = Path("/")) -> str:
+    """The board's name where there is one (Jetson, Raspberry Pi), else the processor's; `unknown` where nothing tells.
+
+    Args:
+        root: where `proc` is.
+    """
+    board = _lines(root / "proc/device-tree/model")
+    if board:
+        return board[0].strip("\0\n ")
+    for line in _lines(root / "proc/cpuinfo"):
         key, _, value = line.partition(":")
         if key.strip() == "model name":
             return value.strip()
-    return platform.processor() or "unknown"
+    own = platform.processor() if root == Path("/") else ""
+    return ", ".join(arm_cores(root)) or own or "unknown"
 
 
-def _memory() -> int | None:
-    for line in _lines(Path("/proc/meminfo")):
-        if line.startswith("MemTotal:"):
+def arm_cores(root: Path = Path("/")) -> dict[str, list[int]]:
+    """Name → numbers of the processors of that kind, on Arm (empty elsewhere); several kinds are a big.LITTLE machine."""
+    kinds: dict[str, list[int]] = {}
+    number, implementer = 0, ""
+    for line in _lines(root / "proc/cpuinfo"):
+        key, _, value = (part.strip() for part in line.partition(":"))
+        if key == "processor" and value.isdigit():
+            number = int(value)
+        elif key == "CPU implementer":
+            implementer = value
+        elif key == "CPU part":
+            name = _ARM_PARTS.get((implementer, value), f"Arm {implementer}/{value}")
+            kinds.setdefault(name, []).append(number)
+    return kinds
+
+
+def memory_bytes(root: Path = Path("/"), key: str = "MemTotal") -> int | None:
+    """A figure of /proc/meminfo in bytes: all memory, or with `MemAvailable` what programs can still have."""
+    for line in _lines(root / "proc/meminfo"):
+        if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024
     return None
 

@@ -80,8 +80,8 @@ def conditions(before: Reading, after: Reading) -> dict[str, Any]:
         "temperatures_c": after.temperatures,
         "load": {"before": before.load, "after": after.load},
         "throttled": None if slowed is None else bool(slowed),
-        "throttled_by": slowed or [],
-        "throttled_since_start": list(after.throttling.since_start),
+        "throttled_by": slowed or None,
+        "throttled_since_start": list(after.throttling.since_start) or None,
         "other_cores_busy": _others(before, after),
     }
 

@@ -126,9 +126,8 @@ class Sampler:
         if self._before is None or self._after is None:
             raise RuntimeError("the sampler has not ended")
         got = conditions(self._before, self._after)
-        got["throttled_by"] = list(dict.fromkeys([*self.timeline.throttled_by, *got["throttled_by"]]))
-        if got["throttled_by"]:
-            got["throttled"] = True
+        if by := list(dict.fromkeys([*self.timeline.throttled_by, *(got["throttled_by"] or [])])):
+            got |= {"throttled": True, "throttled_by": by}
         return got
 
     def energy(

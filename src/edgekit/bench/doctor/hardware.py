@@ -1,0 +1,242 @@
+"""What the machine is made of: processors and what this process may use of them, memory, discs, graphics processors."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgekit.bench.sensors.files import found, number, text, to_number
+from edgekit.files import cache_folder
+from edgekit.machine import arm_cores, cpu_features, cpu_name, memory_bytes
+
+_NVIDIA_SMI_SECONDS = 20.0
+# NVIDIA's integrated graphics processors by the chip in the device tree: name and compute capability (developer.nvidia.com/cuda-gpus).
+_TEGRA = {
+    "tegra264": ("Thor, Blackwell", "11.0"),
+    "tegra234": ("Orin, Ampere", "8.7"),
+    "tegra194": ("Xavier, Volta", "7.2"),
+    "tegra186": ("TX2, Pascal", "6.2"),
+    "tegra210": ("TX1 or Nano, Maxwell", "5.3"),
+}
+
+
+@dataclass(frozen=True)
+class Processors:
+    """The processors, and how many of them this process may use.
+
+    Attributes:
+        name: of the board or the processor.
+        architecture: x86_64, aarch64, …
+        isa: instruction-set extensions that matter for inference.
+        logical: hardware threads that are online.
+        cores: physical cores; None where the system does not tell.
+        usable: the processors that this process may run on.
+        quota: processors' worth of time that its control group grants (0.5: half of one); None without a limit.
+        kinds: where they differ, kind → their numbers: performance and efficiency cores, or Arm's big.LITTLE.
+        virtual: whether a hypervisor runs below.
+    """
+
+    name: str
+    architecture: str
+    isa: list[str]
+    logical: int | None
+    cores: int | None
+    usable: list[int]
+    quota: float | None
+    kinds: dict[str, list[int]] = field(default_factory=dict)
+    virtual: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Main memory in bytes; `limit` is what the control group grants, where that is less."""
+
+    total: int | None
+    available: int | None
+    limit: int | None
+
+
+@dataclass(frozen=True)
+class Disc:
+    """The free space of a folder's disc, in bytes."""
+
+    purpose: str
+    folder: str
+    free: int
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A graphics processor."""
+
+    name: str
+    compute_capability: str | None = None
+    memory: int | None = None
+    driver: str | None = None
+
+
+def processors(root: Path = Path("/")) -> Processors:
+    """What there is of processors, read from `proc` and `sys` below `root`."""
+    cpuinfo = text(root / "proc/cpuinfo") or ""
+    here = root == Path("/")
+    listed = [int(n) for n in re.findall(r"^processor\s*:\s*(\d+)", cpuinfo, re.MULTILINE)]
+    allowed = re.search(r"^Cpus_allowed_list:\s*(\S+)", text(root / "proc/self/status") or "", re.MULTILINE)
+    return Processors(
+        name=cpu_name(root),
+        architecture=platform.machine() if here else "aarch64" if "CPU part" in cpuinfo else "x86_64",
+        isa=cpu_features(root / "proc/cpuinfo"),
+        logical=(os.cpu_count() if here else None) or len(listed) or None,
+        cores=_physical(cpuinfo),
+        usable=sorted(os.sched_getaffinity(0))
+        if here and hasattr(os, "sched_getaffinity")
+        else numbers_of(allowed[1])
+        if allowed
+        else listed,
+        quota=_quota(root),
+        kinds=_kinds(root),
+        virtual=bool(re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE)),
+    )
+
+
+def memory(root: Path = Path("/")) -> Memory:
+    """How much memory there is, read from `proc` and `sys` below `root`."""
+    total = memory_bytes(root)
+    limits = [number(file) for file in _group_files(root, "memory", ("memory.max", "memory.limit_in_bytes"))]
+    known = [int(limit) for limit in limits if limit is not None]
+    limit = min(known, default=None)
+    return Memory(
+        total, memory_bytes(root, "MemAvailable"), limit if limit is not None and limit < (total or 0) else None
+    )
+
+
+def discs() -> list[Disc]:
+    """The free space where results are written and where edgekit keeps what it can make again."""
+    where = [("results", Path.cwd()), ("cache (engines, unpacked bundles)", cache_folder())]
+    found_discs = []
+    for purpose, folder in where:
+        there = next((parent for parent in (folder, *folder.parents) if parent.is_dir()), Path("/"))
+        try:
+            found_discs.append(Disc(purpose, str(folder), shutil.disk_usage(there).free))
+        except OSError:
+            continue
+    return found_discs
+
+
+def gpus(root: Path = Path("/")) -> list[Gpu]:
+    """NVIDIA's graphics processors: from nvidia-smi, else from the driver's own files, else from a Jetson's device tree."""
+    compatible = text(root / "proc/device-tree/compatible") or ""
+    for chip, (name, capability) in _TEGRA.items():
+        if f"nvidia,{chip}" in compatible:
+            return [Gpu(f"{name} (integrated)", capability)]
+    if root == Path("/") and (listed := _nvidia_smi()):
+        return listed
+    version = re.search(r"Kernel Module\D*?([\d.]+)", text(root / "proc/driver/nvidia/version") or "")
+    models = [
+        re.search(r"^Model:\s*(.+)$", text(file) or "", re.MULTILINE)
+        for file in found(root, "proc/driver/nvidia/gpus/*/information")
+    ]
+    return [Gpu(model[1].strip(), driver=version[1] if version else None) for model in models if model]
+
+
+def numbers_of(listed: str) -> list[int]:
+    """The numbers of a kernel's list: `0-3,8` is 0, 1, 2, 3 and 8."""
+    numbers: list[int] = []
+    for part in listed.split(","):
+        first, _, last = part.strip().partition("-")
+        if first.isdigit():
+            numbers += range(int(first), int(last or first) + 1)
+    return numbers
+
+
+def as_list(numbers: list[int]) -> str:
+    """The kernel's way of writing numbers: 0, 1, 2, 3 and 8 are `0-3,8`, as `taskset -c` takes them."""
+    runs: list[list[int]] = []
+    for n in sorted(numbers):
+        if runs and n == runs[-1][-1] + 1:
+            runs[-1].append(n)
+        else:
+            runs.append([n])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _physical(cpuinfo: str) -> int | None:
+    """Physical cores, by (package, core); only x86's /proc/cpuinfo tells."""
+    cores = re.findall(r"^physical id\s*:\s*(\d+)$.*?^core id\s*:\s*(\d+)$", cpuinfo, re.MULTILINE | re.DOTALL)
+    return len(set(cores)) or None
+
+
+def _kinds(root: Path) -> dict[str, list[int]]:
+    """Kinds of processors, where there are several (kernel documentation: arch/x86/topology, intel-hybrid)."""
+    kinds = {
+        "performance": numbers_of(text(root / "sys/devices/cpu_core/cpus") or ""),
+        "efficiency": numbers_of(text(root / "sys/devices/cpu_atom/cpus") or ""),
+    }
+    if not all(kinds.values()):
+        kinds = arm_cores(root)
+    return kinds if len(kinds) > 1 else {}
+
+
+def _quota(root: Path) -> float | None:
+    """Processors' worth of time that the control group grants (kernel documentation: cgroup-v2, `cpu.max`; v1, CFS quota)."""
+    quotas = []
+    for file in _group_files(root, "cpu", ("cpu.max", "cpu.cfs_quota_us")):
+        if file.name == "cpu.max":
+            quota, _, period = (text(file) or "").partition(" ")
+        else:
+            quota, period = text(file) or "", text(file.with_name("cpu.cfs_period_us")) or ""
+        time, every = to_number(quota), to_number(period)
+        if time is not None and every and time > 0:
+            quotas.append(time / every)
+    return round(min(quotas), 2) if quotas else None
+
+
+def _group_files(root: Path, controller: str, names: tuple[str, str]) -> list[Path]:
+    """A limit's files of the control groups that this process is in, the innermost first: a limit of any of them holds.
+
+    Args:
+        root: where `proc` and `sys` are.
+        controller: of version 1, where each has a hierarchy of its own.
+        names: the file's name in version 2, and in version 1.
+    """
+    files = []
+    for line in (text(root / "proc/self/cgroup") or "0::/").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = root / "sys/fs/cgroup" / (controller if controllers else "")
+        name = names[1] if controllers else names[0]
+        inner = top / path.lstrip("/")
+        for folder in (inner, *inner.parents):
+            if (folder / name).is_file():
+                files.append(folder / name)
+            if folder == top:
+                break
+    return files
+
+
+def _nvidia_smi() -> list[Gpu]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    query = "--query-gpu=name,compute_cap,memory.total,driver_version"
+    try:
+        said = subprocess.run(
+            [program, query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=_NVIDIA_SMI_SECONDS,
+            check=True,
+        ).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    listed = []
+    for line in said.splitlines():
+        name, capability, mebibytes, driver = (part.strip() for part in line.rsplit(",", 3))
+        size = to_number(mebibytes)
+        listed.append(Gpu(name, capability, int(size * 2**20) if size else None, driver))
+    return listed

@@ -1,0 +1,68 @@
+"""What else the machine is doing."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgekit.bench.lock import presence
+from edgekit.bench.sensors import conditions, read
+from edgekit.bench.sensors.files import text
+
+_LOOK_SECONDS = 0.5
+_BUSY = 0.05
+
+
+@dataclass(frozen=True)
+class Loads:
+    """Other work on this machine.
+
+    Attributes:
+        average: of processes that ran or waited over the last minute.
+        busy: how many processors others kept busy over half a second; None where the system does not tell.
+        busiest: processes with the most of it: name and processors.
+        bench: whether another `edgekit bench` runs.
+    """
+
+    average: float | None
+    busy: float | None
+    busiest: list[tuple[str, float]] = field(default_factory=list)
+    bench: bool = False
+
+
+def loads(root: Path = Path("/"), seconds: float = _LOOK_SECONDS) -> Loads:
+    """Look for `seconds` at what runs.
+
+    Args:
+        root: where `proc` is.
+        seconds: how long.
+    """
+    before, times = read(root), _times(root)
+    time.sleep(seconds)
+    after, later = read(root), _times(root)
+    elapsed = max(after.seconds - before.seconds, 1e-9)
+    used = [(name, (t - times[pid][1]) / elapsed) for pid, (name, t) in later.items() if pid in times]
+    busiest = sorted((u for u in used if u[1] >= _BUSY), key=lambda u: -u[1])[:3]
+    with presence() as alone:
+        return Loads(
+            average=after.load,
+            busy=conditions(before, after)["other_cores_busy"],
+            busiest=[(name, round(share, 2)) for name, share in busiest],
+            bench=not alone(),
+        )
+
+
+def _times(root: Path) -> dict[int, tuple[str, float]]:
+    """Process → name and processor time in seconds (proc(5), /proc/pid/stat), of others than this one."""
+    ticks = os.sysconf("SC_CLK_TCK")
+    times = {}
+    for folder in (root / "proc").glob("[0-9]*"):
+        stat = text(folder / "stat")
+        if stat is None or int(folder.name) == os.getpid():
+            continue
+        name, _, rest = stat.partition("(")[2].rpartition(")")
+        fields = rest.split()
+        times[int(folder.name)] = (name, (int(fields[11]) + int(fields[12])) / ticks)
+    return times

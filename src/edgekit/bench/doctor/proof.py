@@ -1,0 +1,82 @@
+"""Which variants of a bundle run on this machine: each that can is loaded and proved with the golden tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from edgekit.bench.doctor.apart import apart
+from edgekit.bench.golden import Proof, prove
+from edgekit.bundle import Bundle, Variant
+from edgekit.errors import BundleError, EdgekitError, RuntimeMissing
+from edgekit.runtimes import load, why_not
+
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Check:
+    """What became of one variant.
+
+    Attributes:
+        variant: it.
+        outcome: proved; left out (it cannot run here); failed (it does not compute what was trained, or does not load).
+        proof: of a proved one.
+        reason: of any other, and the warning of a proved one.
+        version: the runtime's.
+    """
+
+    variant: Variant
+    outcome: Literal["proved", "left out", "failed"]
+    proof: Proof | None = None
+    reason: str = ""
+    version: str = ""
+
+
+def check(
+    bundle: Bundle, variants: list[Variant], *, advance: Callable[[int, str], None] = lambda steps, note: None
+) -> list[Check]:
+    """Load each variant in a process of its own and compare with the golden tensors.
+
+    Args:
+        bundle: an opened bundle.
+        variants: which of its variants.
+        advance: called after each variant with 1 and its id.
+    """
+    checks = []
+    for variant in variants:
+        checks.append(_check(bundle, variant))
+        advance(1, variant.id)
+    return checks
+
+
+def broken(checks: list[Check]) -> list[Check]:
+    """Those that were verified at export and do not compute here what they should."""
+    return [c for c in checks if c.outcome == "failed" and c.variant.status == "verified"]
+
+
+def _check(bundle: Bundle, variant: Variant) -> Check:
+    missing = why_not(variant.runtime)
+    if missing is not None:
+        return Check(variant, "left out", reason=str(missing))
+    try:
+        said = apart(_prove, str(bundle.path.resolve()), variant.id)
+    except RuntimeMissing as error:
+        return Check(variant, "left out", reason=str(error))
+    except EdgekitError as error:
+        return Check(variant, "failed", reason=str(error))
+    proof = Proof(**said["proof"])
+    return Check(variant, "proved", proof, proof.warning, said["version"])
+
+
+def _prove(path: str, name: str) -> dict[str, Any]:
+    bundle = Bundle.open(path)
+    variant = bundle.variant(name)
+    images, logits = bundle.golden()
+    session = load(bundle, variant)
+    try:
+        proof = prove(session, variant, images, logits, min(_BATCH, len(images)))
+    except BundleError as error:
+        raise BundleError(error.message.removeprefix(f"{variant.id}: "), error.hint) from error
+    return {"proof": asdict(proof), "version": session.version}

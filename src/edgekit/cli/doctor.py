@@ -1,0 +1,226 @@
+"""`edgekit doctor`: what this machine can do, what to do about it, and which variants of a bundle run on it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from edgekit.bench.doctor import Advice, Check, Findings
+    from edgekit.bundle import Bundle
+
+_MARKS = {"proved": "[green]proved[/]", "left out": "[dim]left out[/]", "failed": "[red]failed[/]"}
+
+
+@click.command(name="doctor")
+@click.argument("bundle", required=False)
+@click.option(
+    "--variant",
+    "names",
+    multiple=True,
+    metavar="ID",
+    help="Check this variant only; may be given often.  [default: all]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+def command(bundle: str | None, names: tuple[str, ...], as_json: bool) -> None:
+    """Say what this machine can do: processors, runtimes, GPUs, sensors; and what would make it faster or steadier.
+
+    With a BUNDLE (a folder or a .zip): which of its variants run here, each proved with the golden tensors, and why the others
+    do not. The exit code is 1 if a variant that was verified at export does not compute here what it should.
+
+    \b
+    For example:
+      edgekit doctor
+      edgekit doctor runs/photos/export
+      edgekit doctor bundle.zip --variant onnx-int8 --json
+    """
+    if bundle is None:
+        if names:
+            raise click.UsageError("--variant needs a BUNDLE")
+        _machine(as_json)
+    else:
+        _bundle(bundle, names, as_json)
+
+
+def _machine(as_json: bool) -> None:
+    from edgekit.bench.doctor import advice, examine
+    from edgekit.bench.doctor import as_json as plain
+    from edgekit.progress import progress
+
+    with progress("doctor", 2, unit="looks") as advance:
+        found = examine(advance=advance)
+    pieces = advice(found)
+    if as_json:
+        _echo_json({**plain(found), "advice": [vars(piece) for piece in pieces]})
+    else:
+        _print_machine(found, pieces)
+
+
+def _bundle(path: str, names: tuple[str, ...], as_json: bool) -> None:
+    from edgekit.bench.doctor import broken, check
+    from edgekit.bundle import Bundle
+    from edgekit.errors import GateFailed
+    from edgekit.progress import progress
+
+    opened = Bundle.open(path)
+    variants = [opened.variant(name) for name in dict.fromkeys(names)] or opened.manifest.variants
+    with progress("doctor", len(variants), unit="variants") as advance:
+        checks = check(opened, variants, advance=advance)
+    if as_json:
+        _echo_json({"bundle": opened.manifest.name, "digest": opened.digest, "variants": [_plain(c) for c in checks]})
+    else:
+        _print_checks(opened, checks)
+    if wrong := broken(checks):
+        raise GateFailed(
+            f"{', '.join(c.variant.id for c in wrong)}: verified at export, and not what was trained on this machine",
+            "do not use it here; `edgekit doctor` alone says what else is wrong",
+        )
+
+
+def _plain(made: Check) -> dict[str, Any]:
+    return {
+        "variant": made.variant.id,
+        "runtime": made.variant.runtime,
+        "runtime_version": made.version or None,
+        "precision": made.variant.precision,
+        "status": made.variant.status,
+        "outcome": made.outcome,
+        "reason": made.reason,
+        "max_abs_diff": made.proof.max_abs_diff if made.proof else None,
+        "top1_agreement": made.proof.top1_agreement if made.proof else None,
+    }
+
+
+def _print_machine(found: Findings, pieces: list[Advice]) -> None:
+    from edgekit.bench.doctor import sensors
+
+    console = _console()
+    _section(console, "Machine", _machine_rows(found))
+    rows = []
+    for runtime in found.runtimes:
+        if runtime.version is None:
+            rows.append((runtime.name, f"n/a: {runtime.missing or 'not installed'}"))
+        else:
+            devices = ", ".join(runtime.devices) or "no device found"
+            said = runtime.fails or devices
+            rows.append((runtime.name, f"{runtime.version}: {said}{f'; {runtime.missing}' if runtime.missing else ''}"))
+    _section(console, "Runtimes", rows)
+    _section(console, "Sensors", [(name, value or f"n/a: {why}") for name, value, why in sensors(found)])
+    if pieces:
+        _section(
+            console, "Advice", [(p.about, f"{p.says}{chr(10) + '→ ' + p.do if p.do else ''}") for p in pieces], "yellow"
+        )
+    else:
+        console.print("Nothing to advise: measure with `edgekit bench BUNDLE`.", markup=False)
+
+
+def _machine_rows(found: Findings) -> list[tuple[str, str]]:
+    from edgekit.bench.doctor.hardware import as_list
+
+    processors, memory, now = found.processors, found.memory, found.sensors
+    cores = f"{processors.cores} cores, " if processors.cores else ""
+    rows = [
+        ("machine", f"{processors.name} ({processors.architecture}{', virtual' if processors.virtual else ''})"),
+        (
+            "processors",
+            f"{cores}{_or_na(processors.logical)} threads, {len(processors.usable)} usable"
+            f"{f', time for {processors.quota:g}' if processors.quota else ''}",
+        ),
+        *((f"  {kind}", as_list(numbers)) for kind, numbers in processors.kinds.items()),
+        ("instructions", ", ".join(processors.isa) or "n/a: the system does not tell"),
+        (
+            "memory",
+            f"{_gigabytes(memory.total)}, {_gigabytes(memory.available)} available"
+            f"{f', limited to {_gigabytes(memory.limit)}' if memory.limit else ''}",
+        ),
+        *(
+            (f"disc, {disc.purpose.split(' ')[0]}", f"{_gigabytes(disc.free)} free in {disc.folder}")
+            for disc in found.discs
+        ),
+    ]
+    for gpu in found.gpus:
+        capability = f", compute capability {gpu.compute_capability}" if gpu.compute_capability else ""
+        driver = f", driver {gpu.driver}" if gpu.driver else ""
+        rows.append(("GPU", f"{gpu.name}{f', {_gigabytes(gpu.memory)}' if gpu.memory else ''}{capability}{driver}"))
+    if not found.gpus:
+        rows.append(("GPU", "n/a: none of NVIDIA's"))
+    if found.jetpack:
+        rows.append(("JetPack", f"{_or_na(found.jetpack.version)} (Jetson Linux {found.jetpack.linux})"))
+    if found.system_tensorrt:
+        rows.append(("TensorRT libraries", found.system_tensorrt))
+    rows.append(
+        ("load", f"{_or_na(now.load)} over a minute; others keep {_or_na(found.loads.busy)} processors busy now")
+    )
+    rows.append(("edgekit", f"{found.edgekit}, Python {found.python}"))
+    return rows
+
+
+def _print_checks(bundle: Bundle, checks: list[Check]) -> None:
+    from rich.markup import escape
+
+    console = _console()
+    table = _table("variant", "status", "here", "top-1 agrees", "max |Δ logit|")
+    for made in checks:
+        proof = made.proof
+        table.add_row(
+            made.variant.id,
+            made.variant.status,
+            _MARKS[made.outcome],
+            f"{proof.top1_agreement:.1%}" if proof else "n/a",
+            f"{proof.max_abs_diff:.3g}" if proof else "n/a",
+        )
+    console.print(f"[bold]{escape(bundle.manifest.name)}[/]: golden tensors on this machine")
+    console.print(table)
+    for made in checks:
+        if made.reason:
+            style = {"failed": "red", "left out": "dim"}.get(made.outcome, "yellow")
+            console.print(
+                f"{made.variant.id}: {made.reason}", style=style, markup=False, highlight=False, soft_wrap=True
+            )
+
+
+def _section(console: Console, title: str, rows: list[tuple[str, str]], style: str = "cyan") -> None:
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(Text(name), Text(value, style="dim" if value.startswith("n/a") else ""))
+    console.print(Panel(table, title=title, title_align="left", border_style=style))
+
+
+def _table(*columns: str) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in columns:
+        table.add_column(name, justify="right" if name.startswith(("top", "max")) else "left", no_wrap=True)
+    return table
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(highlight=False) if sys.stdout.isatty() else Console(width=120, highlight=False)
+
+
+def _echo_json(content: dict[str, Any]) -> None:
+    import json
+
+    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def _gigabytes(size: int | None) -> str:
+    return "n/a" if size is None else f"{size / 1e9:.1f} GB"
+
+
+def _or_na(value: object) -> str:
+    return "n/a" if value is None else str(value)
