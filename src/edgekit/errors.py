@@ -45,6 +45,10 @@ class RuntimeMissing(EdgekitError):
     """A runtime or an optional package is not installed; the hint names the extra that brings it."""
 
 
+class RemoteError(EdgekitError):
+    """A remote device cannot be reached, refuses, or cannot do what is asked of it."""
+
+
 class ExportError(EdgekitError):
     """A model cannot be converted to the target."""
 

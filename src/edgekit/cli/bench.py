@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.devices import on_devices
+
 if TYPE_CHECKING:
     from edgekit.bench.rounds import Outcome
     from edgekit.bundle import Bundle, Variant
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     help="Where the result files go.  [default: RUN/bench, else ./bench-NAME]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+@on_devices
 def command(
     bundle: str, names: tuple[str, ...], batches: tuple[int, ...], threads: int, seconds: float | None, quick: bool,
     output: Path | None, as_json: bool,
@@ -57,6 +60,7 @@ def command(
       edgekit bench runs/photos/export
       edgekit bench bundle.zip --variant onnx-int8 --batch 1 --batch 8 --threads 1
       edgekit bench runs/photos/export --quick --json
+      edgekit bench runs/photos/export --device ssh://pi@raspberrypi.local,ssh://nano
     """
     from edgekit.bench.output import default_output
     from edgekit.bench.rounds import Plan, bench, choose

@@ -1,0 +1,102 @@
+"""The same bench on several devices side by side."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgekit.bench.remote import wheel as wheels
+from edgekit.bench.remote.address import Address
+from edgekit.bench.remote.connection import Stopped
+from edgekit.bench.remote.device import Controls, Job, Measured, measure
+from edgekit.bundle import Bundle
+from edgekit.errors import EdgekitError
+from edgekit.runtimes import extra
+
+
+@dataclass
+class Fleet:
+    """What the devices brought, in their order."""
+
+    measured: dict[Address, Measured] = field(default_factory=dict)
+    failed: dict[Address, EdgekitError] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+def bench_on(
+    devices: Sequence[Address],
+    bundle: Bundle,
+    output: Path,
+    *,
+    options: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    wheel: Path | None = None,
+    python: str | None = None,
+    keep: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Fleet:
+    """Bench a bundle on devices; one that fails does not stop the others.
+
+    The first Ctrl-C ends the benches on all devices and brings what they have; the second leaves the devices alone.
+
+    Args:
+        devices: where.
+        bundle: an opened bundle.
+        output: gets a sub-folder for each device.
+        options: for `edgekit bench` there.
+        variants: ids of variants: their runtimes must be installed; without any, those of the bundle where that works.
+        wheel: edgekit's wheel for the devices; None packs the edgekit that runs here.
+        python: a Python on the devices that has edgekit's dependencies; None makes a private environment.
+        keep: leave the bench's folder on the devices.
+        say: called with lines that tell how far each device is.
+
+    Raises:
+        BundleError: there is no such variant.
+        RemoteError: `wheel` is not edgekit's, or none can be packed.
+    """
+    chosen = [bundle.variant(name) for name in variants] or [
+        v for v in bundle.manifest.variants if v.status != "rejected"
+    ]
+    extras = tuple(dict.fromkeys(extra(variant.runtime) for variant in chosen))
+    controls = Controls()
+    fleet = Fleet()
+    printing = threading.Lock()
+
+    def tell(address: Address, line: str) -> None:
+        with printing:
+            say(f"{address}: {line}")
+
+    with tempfile.TemporaryDirectory(prefix="edgekit-remote-") as folder:
+        packed = wheels.check(wheel) if wheel else wheels.pack(Path(folder))
+        named, optional = (extras, ()) if variants else ((), extras)
+        job = Job(bundle, tuple(options), named, optional, packed, python, keep)
+
+        def one(address: Address) -> Measured:
+            return measure(address, job, output / address.folder, controls, lambda line: tell(address, line))
+
+        with ThreadPoolExecutor(len(devices)) as pool:
+            futures = {pool.submit(one, address): address for address in devices}
+            _wait(set(futures), controls)
+        for future, address in futures.items():
+            try:
+                fleet.measured[address] = future.result()
+            except Stopped:
+                pass
+            except EdgekitError as error:
+                fleet.failed[address] = error
+    fleet.interrupted = controls.stop.is_set()
+    return fleet
+
+
+def _wait(futures: set[Future[Measured]], controls: Controls) -> None:
+    while futures:
+        try:
+            futures = wait(futures, timeout=0.2, return_when=FIRST_COMPLETED).not_done
+        except KeyboardInterrupt:
+            if controls.stop.is_set():
+                controls.abandon.set()
+            controls.stop.set()

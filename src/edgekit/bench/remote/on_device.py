@@ -1,0 +1,388 @@
+"""What runs on the device: one request, one reply. Standard library only, since nothing is installed there yet.
+
+Its source goes over the SSH connection to `python3 -I -c …`, followed by a line of JSON (the request: `op` and its arguments) and,
+for `store`, the bytes of a file. It answers with lines that begin with `MARK`, everything else that a login shell may print is
+skipped: `{"event": …}` any number of times, then `{"reply": …}` or `{"error": …}`. No name ever goes through a shell.
+
+Everything lies below one private folder, `remote/` of edgekit's cache on the device:
+
+    objects/SHA256        the bundle's files and the wheel, by content; `.part` while one arrives
+    wheels/SHA256/        an unpacked wheel: what PYTHONPATH points to
+    venvs/KEY/            a private environment with edgekit's dependencies and runtimes; complete where it holds `edgekit.json`
+    runs/ID/              one bench: bundle/ (links to objects), results/, stdout, stderr, and `exit` once it has ended
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from importlib import util
+from pathlib import Path
+from typing import Any, BinaryIO
+
+MARK = b"@edgekit "
+_BLOCK = 1 << 18
+_KEEP_SECONDS = 30 * 86400.0  # of an object that no bench has asked for
+_PICK_UP_SECONDS = 86400.0  # results older than that are not what somebody who asks now wants
+# What edgekit imports beside a runtime.
+CORE = {"click": "click", "numpy": "numpy", "PIL": "pillow", "pydantic": "pydantic", "yaml": "pyyaml", "rich": "rich"}
+
+
+def root() -> Path:
+    """Where everything of edgekit's remote benches lies on this device."""
+    cache = os.environ.get("EDGEKIT_CACHE")
+    base = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
+    return base / "remote"
+
+
+def say(**line: Any) -> None:
+    """One line to the other end."""
+    sys.stdout.buffer.write(MARK + json.dumps(line).encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def probe(_: BinaryIO) -> dict[str, Any]:
+    """What device this is, and which of edgekit's packages this Python has."""
+    folder = root()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # Not in this isolated interpreter: a bench may also import from the user's site or PYTHONPATH.
+    code = f"import importlib.util as u; print(*[n for n in {sorted(CORE)!r} if u.find_spec(n) is None])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=False)
+    return {
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "architecture": platform.machine(),
+        "root": str(folder),
+        "missing": [CORE[name] for name in found.stdout.split()],
+        "gpu": Path("/dev/nvidia0").exists(),
+    }
+
+
+def offer(_: BinaryIO, objects: dict[str, int]) -> dict[str, Any]:
+    """Which of the objects (SHA-256 -> size) are not here, each with the bytes of it that arrived before, and the free space."""
+    folder = root() / "objects"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    missing = {}
+    for digest, size in objects.items():
+        path, part = folder / digest, folder / f"{digest}.part"
+        if path.is_file() and path.stat().st_size == size and _sha256(path) == digest:
+            os.utime(path)
+        else:
+            missing[digest] = min(part.stat().st_size, size) if part.is_file() else 0
+    return {"missing": missing, "free": shutil.disk_usage(folder).free}
+
+
+def store(stdin: BinaryIO, objects: list[tuple[str, int, int]]) -> dict[str, Any]:
+    """Take the bytes of objects (digest, size, offset), each from its offset on; gives the digests of those that are damaged.
+
+    An object counts only once all of it is there and gives its digest.
+    """
+    return {"damaged": [digest for digest, size, offset in objects if not _store(stdin, digest, size, offset)]}
+
+
+def _store(stdin: BinaryIO, digest: str, size: int, offset: int) -> bool:
+    path = root() / "objects" / digest
+    part = path.with_suffix(".part")
+    with open(part, "r+b" if part.exists() else "w+b") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # another client may bring the same
+        stream.truncate(offset)
+        stream.seek(offset)
+        left = size - offset
+        while left:
+            block = stdin.read(min(_BLOCK, left))
+            if not block:
+                raise SystemExit(1)  # the connection is lost; what came stays for the next try
+            stream.write(block)
+            left -= len(block)
+        stream.flush()
+        os.fsync(stream.fileno())
+        if _sha256(part) != digest:
+            part.unlink()
+            return False
+        os.replace(part, path)
+    return True
+
+
+def environment(stdin: BinaryIO, key: str, wheel: str, name: str, extras: list[str], system: bool) -> dict[str, Any]:
+    """A virtual environment with what edgekit and its extras need.
+
+    Args:
+        stdin: its end means that the client is gone: then installing ends.
+        key: one environment for each.
+        wheel: digest of the wheel, an object.
+        name: its file name.
+        extras: which to install, each apart, so that one which this device cannot have does not keep the others away.
+        system: whether it sees the system's packages (JetPack brings TensorRT as one).
+    """
+    folder = root() / "venvs" / key
+    ready, python = folder / "edgekit.json", folder / "bin" / "python"
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _end_with(stdin)
+        have: list[str] = json.loads(ready.read_text())["extras"] if ready.is_file() else []
+        if not ready.is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            say(event="say", text="making a virtual environment")
+            _make_environment(folder, system)
+        failed = {}
+        for extra in [extra for extra in extras if extra not in have]:
+            say(event="say", text=f"installing edgekit's dependencies with [{extra}]")
+            with tempfile.TemporaryDirectory(dir=root()) as place:
+                link = Path(place) / name  # pip reads a wheel's name
+                _link(root() / "objects" / wheel, link)
+                reason = _install(python, f"{link}[{extra}]")
+            if reason:
+                failed[extra] = reason
+            else:
+                have.append(extra)
+                _write(ready, json.dumps({"extras": have}).encode())
+    return {"python": str(python), "extras": have, "failed": failed}
+
+
+def start(_: BinaryIO, run: str, python: str, wheel: str, options: list[str], files: dict[str, str]) -> dict[str, Any]:
+    """Start `edgekit bench` on a bundle made of objects (path in the bundle -> digest), or find the one that was started.
+
+    It goes on when the connection is lost; `follow` finds it again.
+    """
+    folder = root() / "runs" / run
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return {"state": "running", "folder": str(folder)}
+    ended = folder / "exit"
+    if ended.is_file() and time.time() - ended.stat().st_mtime < _PICK_UP_SECONDS:
+        return {"state": "ended", "folder": str(folder)}
+    for old in folder.iterdir():
+        if old.name != "lock":
+            _remove(old)
+    for path, digest in files.items():
+        target = folder / "bundle" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link(root() / "objects" / digest, target)
+    environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    private = Path(python).is_relative_to(root() / "venvs")
+    given = [] if private else [os.environ.get("PYTHONPATH", "")]
+    environ["PYTHONPATH"] = os.pathsep.join(entry for entry in (str(_unpacked(wheel)), *given) if entry)
+    command = [python, "-m", "edgekit", "bench", str(folder / "bundle"), "--output", str(folder / "results"), "--json"]
+    if os.fork() == 0:
+        _supervise(folder, [*command, *options], environ, lock)
+    return {"state": "started", "folder": str(folder)}
+
+
+def _supervise(folder: Path, command: list[str], environ: dict[str, str], lock: int) -> None:
+    """In a process of its own session: run the bench, and note how it ended. The lock says that this goes on."""
+    os.setsid()
+    try:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (0, 1, 2):
+            os.dup2(nowhere, stream)  # the connection may end now
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job would hand its deafness down
+        with open(folder / "stdout", "wb") as out, open(folder / "stderr", "wb") as err:
+            child = subprocess.Popen(
+                command, cwd=folder, env=environ, stdout=out, stderr=err, stdin=nowhere, pass_fds=[lock]
+            )
+            _write(folder / "pid", str(child.pid).encode())
+            code = child.wait()
+        _write(folder / "exit", str(code).encode())
+    finally:
+        os._exit(0)
+
+
+def follow(stdin: BinaryIO, run: str, seen: int) -> dict[str, Any]:
+    """Tell what the bench prints on stderr from byte `seen` on, until it has ended."""
+    folder = root() / "runs" / run
+    while True:
+        over = not _alive(folder)  # asked before reading: what it printed last is not missed
+        with contextlib.suppress(FileNotFoundError), open(folder / "stderr", "rb") as log:
+            log.seek(seen)
+            *lines, rest = log.read().split(b"\n")
+            if over and rest:
+                lines.append(rest)
+            for line in lines:
+                seen += len(line) + 1
+                say(event="line", text=line.decode(errors="replace"), seen=seen)
+        if over:
+            break
+        if select.select([stdin], [], [], 0.2)[0]:
+            raise SystemExit(1)  # nobody listens any more; the bench goes on
+    ended = folder / "exit"
+    results = [
+        path.relative_to(folder).as_posix()
+        for path in sorted([folder / "stdout", *(folder / "results").rglob("*")])
+        if path.is_file() and not path.is_symlink()
+    ]
+    return {"exit": int(ended.read_text()) if ended.is_file() else None, "files": results}
+
+
+def stop(_: BinaryIO, run: str) -> dict[str, Any]:
+    """Ask a bench to end with what it has, as Ctrl-C does."""
+    folder = root() / "runs" / run
+    for _try in range(50):  # it may have been forked and not yet begun
+        if not _alive(folder):
+            return {"stopped": False}
+        with contextlib.suppress(OSError, ValueError):
+            os.kill(int((folder / "pid").read_text()), signal.SIGINT)
+            return {"stopped": True}
+        time.sleep(0.1)
+    return {"stopped": False}
+
+
+def fetch(_: BinaryIO, run: str, paths: list[str]) -> dict[str, Any]:
+    """The bytes of files of a bench, each announced with its size and digest."""
+    for path in paths:
+        file = root() / "runs" / run / path
+        say(event="data", path=path, bytes=file.stat().st_size, sha256=_sha256(file))
+        with open(file, "rb") as stream:
+            shutil.copyfileobj(stream, sys.stdout.buffer, _BLOCK)
+    return {}
+
+
+def finish(_: BinaryIO, run: str) -> dict[str, Any]:
+    """Remove a bench's folder, and objects that no bench has asked for in 30 days. The environment stays for the next bench."""
+    _remove(root() / "runs" / run)
+    for path in [*(root() / "objects").glob("*"), *(root() / "wheels").glob("*")]:
+        if time.time() - path.stat().st_mtime > _KEEP_SECONDS:
+            _remove(path)
+    return {}
+
+
+def _make_environment(folder: Path, system: bool) -> None:
+    options = ["--system-site-packages"] if system else []
+    uv = shutil.which("uv")
+    if util.find_spec("ensurepip"):
+        reason = _run([sys.executable, "-m", "venv", *options, str(folder)])
+    elif uv:
+        reason = _run([uv, "venv", "--quiet", "--python", sys.executable, *options, str(folder)])
+    else:
+        reason = "it has no ensurepip; on Debian and its kin install the package python3-venv"
+    if reason:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise RuntimeError(f"{sys.executable} cannot make a virtual environment: {reason}")
+
+
+def _install(python: Path, what: str) -> str:
+    """Install into an environment; gives the reason where it did not work."""
+    if (python.parent / "pip").exists():
+        return _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", what])
+    return _run([shutil.which("uv") or "uv", "pip", "install", "--quiet", "--python", str(python), what])
+
+
+def _run(command: list[str]) -> str:
+    """Run a program; gives its last line where it failed, what begins with ERROR first."""
+    environ = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME"}}
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environ, check=False)
+    if done.returncode == 0:
+        return ""
+    lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith("error")]
+    return (errors or lines or [f"exit code {done.returncode}"])[-1]
+
+
+def _end_with(stdin: BinaryIO) -> None:
+    """End this process and what it started when the client is gone."""
+
+    def watch() -> None:
+        os.read(stdin.fileno(), 1)  # returns at the end of the connection, nothing else comes
+        os.killpg(os.getpgrp(), signal.SIGKILL)
+
+    if os.getpgrp() != os.getpid():
+        os.setpgrp()
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _unpacked(wheel: str) -> Path:
+    folder = root() / "wheels" / wheel
+    if folder.is_dir():
+        os.utime(folder)
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        with zipfile.ZipFile(root() / "objects" / wheel) as archive:
+            archive.extractall(temporary)
+        with contextlib.suppress(OSError):  # another client was faster
+            os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _alive(folder: Path) -> bool:
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def main() -> None:
+    """Answer the request on standard input."""
+    stdin = sys.stdin.buffer
+    request = json.loads(stdin.readline())
+    verbs = (probe, offer, store, environment, start, follow, stop, fetch, finish)
+    verb: Any = {verb.__name__: verb for verb in verbs}[request.pop("op")]
+    try:
+        say(reply=verb(stdin, **request))
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+        say(error=f"{error.filename or root()}: {error.strerror or error}", full=full)
+    except (RuntimeError, zipfile.BadZipFile) as error:
+        say(error=str(error), full=False)
+
+
+if __name__ == "__main__":
+    main()

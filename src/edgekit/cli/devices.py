@@ -1,0 +1,149 @@
+"""`edgekit bench --device ssh://…`: the options for remote devices, and the printing of what several of them brought."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edgekit.bench.remote.fan_out import Fleet
+    from edgekit.bundle import Bundle
+
+# What concerns this machine and is not an option of the bench over there.
+_NOT_FORWARDED = {"bundle", "devices", "python", "wheel", "keep", "output", "as_json"}
+
+
+def on_devices(function: Callable[..., None]) -> Callable[..., None]:
+    """Add `--device` and what belongs to it to the bench command; with it the bench runs there instead of here."""
+
+    @click.option(
+        "--device",
+        "devices",
+        multiple=True,
+        metavar="SSH",
+        help="Bench there instead of here: ssh://user@host:port, several with commas or repeated.",
+    )
+    @click.option(
+        "--python", metavar="PATH", help="Of a device: its Python that has the packages; no environment is made."
+    )
+    @click.option(
+        "--wheel",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="For a device: this wheel of edgekit.  [default: the edgekit that runs here]",
+    )
+    @click.option("--keep", is_flag=True, help="Leave the bench's folder on the device.")
+    @functools.wraps(function)
+    def command(devices: tuple[str, ...], python: str | None, wheel: Path | None, keep: bool, **others: Any) -> None:
+        if not devices:
+            if python or wheel or keep:
+                raise click.UsageError("--python, --wheel and --keep are about a device: name one with --device")
+            function(**others)
+            return
+        _bench(devices, python, wheel, keep, others)
+
+    return command
+
+
+def _bench(
+    devices: tuple[str, ...], python: str | None, wheel: Path | None, keep: bool, others: dict[str, Any]
+) -> None:
+    from edgekit.bench.output import default_output
+    from edgekit.bench.remote.address import parse
+    from edgekit.bench.remote.fan_out import bench_on
+    from edgekit.bundle import Bundle
+    from edgekit.errors import GateFailed
+
+    addresses = parse(devices)
+    bundle = Bundle.open(others["bundle"])
+    fleet = bench_on(
+        addresses,
+        bundle,
+        others["output"] or default_output(bundle),
+        options=_given_options(click.get_current_context()),
+        variants=others["names"],
+        wheel=wheel,
+        python=python,
+        keep=keep,
+        say=lambda line: click.echo(line, err=True),
+    )
+    if others["as_json"]:
+        _print_json(bundle, fleet)
+    else:
+        _print_tables(bundle, fleet)
+    if fleet.interrupted:
+        for error in fleet.failed.values():
+            click.echo(f"error: {error}", err=True)
+        click.echo("interrupted; what was measured until then is marked so in its results", err=True)
+        click.get_current_context().exit(130)
+    failed = list(fleet.failed.values())
+    if failed and not fleet.measured:
+        for error in failed[:-1]:
+            click.echo(f"error: {error}", err=True)
+        raise failed[-1]
+    for error in failed:
+        click.echo(f"error: {error}", err=True)
+    incomplete = [address for address, measured in fleet.measured.items() if measured.exit_code != 0]
+    if failed or incomplete:
+        raise GateFailed(
+            f"{len(failed) + len(incomplete)} of {len(addresses)} devices failed or measured only a part, see above"
+        )
+
+
+def _given_options(context: click.Context) -> list[str]:
+    """The options that the user gave, as words for `edgekit bench` on the device."""
+    from click.core import ParameterSource
+
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name in _NOT_FORWARDED or context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        value = context.params[name]
+        if isinstance(parameter, click.Option) and parameter.is_flag:
+            words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
+            continue
+        for one in value if parameter.multiple else [value]:
+            words += [parameter.opts[0], str(one)]
+    return words
+
+
+def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
+    from edgekit.bench.rounds import Outcome
+    from edgekit.cli.bench import _print_table
+    from edgekit.errors import EdgekitError
+    from edgekit.result import Latency, Result
+
+    for address, measured in fleet.measured.items():
+        outcome = Outcome(interrupted=fleet.interrupted)
+        for row in measured.content["results"]:
+            result = Result.read(Path(row["file"]))
+            if isinstance(result.measurement, Latency):
+                outcome.results.append((result, result.measurement, Path(row["file"])))
+        outcome.failed = [(row["variant"], EdgekitError(row["reason"])) for row in measured.content["failed"]]
+        left_out = [(bundle.variant(row["variant"]), row["reason"]) for row in measured.content["left_out"]]
+        machine = outcome.results[0][0].machine if outcome.results else None
+        click.echo(f"\n{address}{f': {machine.cpu}, {machine.architecture}, {machine.cores} cores' if machine else ''}")
+        _print_table(bundle, outcome, left_out)
+        for note in measured.notes:
+            click.echo(note)
+
+
+def _print_json(bundle: Bundle, fleet: Fleet) -> None:
+    click.echo(
+        json.dumps(
+            {
+                "bundle": bundle.manifest.name,
+                "devices": [
+                    {"device": str(address), **measured.content, "notes": measured.notes}
+                    for address, measured in fleet.measured.items()
+                ],
+                "failed": [{"device": str(address), "reason": str(error)} for address, error in fleet.failed.items()],
+            },
+            indent=2,
+        )
+    )
