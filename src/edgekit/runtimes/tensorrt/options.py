@@ -115,6 +115,7 @@ class EngineRecord(_Frozen):
     Attributes:
         onnx, onnx_sha256: the file that it was built from, by name, and its digest.
         machine: what a classic engine is bound to (GPU, driver, system); empty for one that was built without a GPU.
+        metadata: what the ONNX says about itself: the classes, in the order of the logits, and edgekit's version.
     """
 
     build_schema: Literal[1] = Field(1, alias="schema")
@@ -123,6 +124,7 @@ class EngineRecord(_Frozen):
     options: BuildOptions
     machine: dict[str, str]
     report: BuildReport
+    metadata: dict[str, str] = {}
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
@@ -131,17 +133,17 @@ class BuildPlan(_Frozen):
     """What a device needs to build an engine on first use, as NAME.json beside the ONNX NAME.onnx.
 
     Attributes:
-        tensorrt: the versions that the ONNX is made for.
-        typing: which typing is used from which version on; see `adapter.strongly_typed`.
+        onnx: for a strongly typed build (classic TensorRT from 10.12 on, TensorRT for RTX): its own types are the engine's.
+        weak_onnx: for a weakly typed one (before), which takes its types from flags; None where it is the same file.
+        tensorrt: the releases that the files are made for.
     """
 
     build_schema: Literal[1] = Field(1, alias="schema")
     onnx: str
-    onnx_sha256: str
+    weak_onnx: str | None
     precision: Precision
     batch: Batch
     tensorrt: str = ">=8.5,<12"
-    typing: dict[str, str] = {"<10.12": "weak, with the flags FP16 and INT8", ">=10.12, RTX": "strong"}
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 

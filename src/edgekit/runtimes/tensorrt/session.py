@@ -236,24 +236,27 @@ def _load(flavour: Flavour, version: str, model: Path, gpu: cuda.Gpu, engines: E
         return Engine.load(flavour, plan)
 
     machine = this_machine(version, gpu)
-    onnx, options = model, None
-    if model.suffix == ".engine":
-        record = read_record(model)
-        if record is None:
-            raise BundleError(f"{model}: its record, {model.name}.json, is missing or damaged", "export it again")
-        if not why_not_here(record.report.tensorrt, record.options, record.machine, machine):
-            loaded = deserialise(model.read_bytes())
-            if loaded is not None:
-                return loaded
-        onnx = model.with_name(record.onnx)
-        options = record.options.model_copy(update={"compute_capabilities": ()})
-        if not onnx.is_file():
-            raise BundleError(
-                f"{model}: {why_not_here(record.report.tensorrt, record.options, record.machine, machine) or 'TensorRT does not take it'}, "
-                f"and {onnx.name}, to build it anew from, is not beside it",
-                "copy the whole bundle",
-            )
-    return engines.load(onnx, options or _planned(onnx, flavour), machine, deserialise)
+    if model.suffix != ".engine":
+        onnx, options = _planned(
+            model, flavour, adapter.strongly_typed(flavour, adapter.version(adapter.load(flavour)))
+        )
+        return engines.load(onnx, options, machine, deserialise)
+    record = read_record(model)
+    if record is None:
+        raise BundleError(f"{model}: its record, {model.name}.json, is missing or damaged", "export it again")
+    why = why_not_here(record.report.tensorrt, record.options, record.machine, machine)
+    if not why:
+        loaded = deserialise(model.read_bytes())
+        if loaded is not None:
+            return loaded
+        why = "TensorRT does not take it"
+    onnx = model.with_name(Path(record.onnx).name)
+    if not onnx.is_file():
+        raise BundleError(
+            f"{model}: {why}, and {onnx.name}, to build it anew from, is not beside it", "copy the whole bundle"
+        )
+    options = record.options.model_copy(update={"compute_capabilities": ()})
+    return engines.load(onnx, options, machine, deserialise)
 
 
 def why_not_here(built_by: str, options: BuildOptions, bound_to: Mapping[str, str], machine: Mapping[str, str]) -> str:
@@ -270,12 +273,16 @@ def why_not_here(built_by: str, options: BuildOptions, bound_to: Mapping[str, st
     return ""
 
 
-def _planned(onnx: Path, flavour: Flavour) -> BuildOptions:
-    """How the plan beside an ONNX says to build it."""
-    path = onnx.with_suffix(".json")
+def _planned(model: Path, flavour: Flavour, strong: bool) -> tuple[Path, BuildOptions]:
+    """Which ONNX to build and how, by the plan beside the one that the bundle opens."""
+    path = model.with_suffix(".json")
     try:
-        return BuildPlan.model_validate_json(path.read_bytes()).options(flavour)
+        plan = BuildPlan.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         raise BundleError(
-            f"{path}: the build plan of {onnx.name} is missing or damaged", "export the bundle again"
+            f"{path}: the build plan of {model.name} is missing or damaged", "export the bundle again"
         ) from error
+    name = plan.onnx if strong else plan.weak_onnx or plan.onnx
+    if name != Path(name).name or not model.with_name(name).is_file():
+        raise BundleError(f"{path}: {name} is not beside it", "copy the whole bundle")
+    return model.with_name(name), plan.options(flavour)
