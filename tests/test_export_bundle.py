@@ -19,7 +19,7 @@ from onnx import TensorProto, numpy_helper
 import exported
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import ExportError, GateFailed, RuntimeMissing
-from edgekit.export import int8, pack, pipeline, quantize, ranges, verify
+from edgekit.export import int8, jobs, pack, pipeline, quantize, ranges, verify
 from edgekit.export.calibration import Calibration
 from edgekit.export.int8 import NNCF, ways
 from edgekit.export.pipeline import export_classifier, gate, plan
@@ -257,8 +257,8 @@ def test_an_export_adds_to_a_bundle_of_the_same_weights(tmp_path: Path) -> None:
 
 def test_what_has_not_changed_is_not_made_again(copied: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    make = pipeline._make
-    monkeypatch.setattr(pipeline, "_make", lambda id_, sources: made.append(id_) or make(id_, sources))
+    make = jobs.make
+    monkeypatch.setattr(jobs, "make", lambda id_, sources: made.append(id_) or make(id_, sources))
     again = export(copied.path, precisions=["fp32", "fp16", "int8"])
     assert (again.digest, made) == (copied.digest, [])
     pool = exported.splits().pool.centre_crop(16).images
@@ -295,6 +295,12 @@ def test_an_export_that_ends_early_leaves_the_old_bundle(
     with pytest.raises((KeyboardInterrupt, ExportError)):
         export(copied.path, max_drop=2.0, targets=["onnx"], precisions=["fp32"])
     assert files_of(copied.path) == before
+    # Beside it is the work that was finished, for the next export to go on with.
+    assert {path.name for path in copied.path.parent.iterdir()} == {"export", ".export.partial"}
+    monkeypatch.undo()
+    monkeypatch.setattr(jobs, "make", fail)
+    goes_on = export(copied.path, max_drop=2.0, targets=["onnx"], precisions=["fp32"])
+    assert goes_on.manifest.provenance["max_drop"] == 2.0
     assert [path.name for path in copied.path.parent.iterdir()] == ["export"]
 
 

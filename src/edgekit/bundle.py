@@ -62,7 +62,10 @@ class BundleFile(Part):
 
 
 class Tensor(Part):
-    """An input or output of the graph; None in the shape is the free batch axis."""
+    """An input or output of the graph; None in the shape is the free batch axis.
+
+    `embedding` is what the linear layer sees, float32 (n, d), not normalised to length 1.
+    """
 
     name: str
     dtype: Literal["uint8", "float32"]
@@ -78,6 +81,12 @@ class Parity(Part):
     max_abs_diff: float = Field(description="largest absolute difference of a logit")
     sqnr_db: float | None = Field(
         description="signal to quantisation noise of the logits, in dB; null where the noise is 0"
+    )
+    embedding_max_abs_diff: float | None = Field(
+        None, description="largest absolute difference of a component of the embedding; only where it is an output"
+    )
+    embedding_cosine: float | None = Field(
+        None, description="smallest cosine between the embedding and the trained one"
     )
 
 
@@ -111,7 +120,13 @@ class Variant(Part):
     status: Literal["verified", "rejected", "unexecuted"]
     parity: Parity | None = None
     accuracy: Accuracy | None = None
+    agreement: float | None = Field(
+        None, ge=0, le=1, description="share of the evaluation images that it classifies as the trained model does"
+    )
     drop: float | None = Field(None, description="accuracy of the trained model minus this one's, as a share")
+    drop_is: Literal["measured", "expected"] = Field(
+        "measured", description="expected: there were no labels, and the trained model's own confidence stands for them"
+    )
     note: str = Field("", description="what a user should know, for instance why it was rejected")
 
 
@@ -127,7 +142,8 @@ class Manifest(Part):
     input: Tensor
     outputs: list[Tensor] = Field(min_length=1)
     golden: BundleFile = Field(
-        description=".npz with `images` (n, H, W, 3) uint8 and the trained model's `logits` (n, classes) float32"
+        description=".npz with `images` (n, H, W, 3) uint8 and the trained model's `logits` (n, classes) float32; where it is an output, "
+        "also `embedding` (n, d) float32"
     )
     accuracy: Accuracy | None = Field(None, description="of the trained model, in float, before any conversion")
     variants: list[Variant]
@@ -230,21 +246,35 @@ class Bundle:
         Raises:
             BundleError: the file is not an archive of these two arrays, or it holds Python objects (pickles are not read).
         """
+        outputs = self.golden_outputs()
+        return outputs["images"], outputs["logits"]
+
+    def golden_outputs(self) -> dict[str, NDArray[Any]]:
+        """The golden `images` (n, H, W, 3) uint8, and each output of the trained model for them, float32, by its name.
+
+        Raises:
+            BundleError: as `golden`.
+        """
         path = self.file(self.manifest.golden)
         size, classes = self.manifest.preprocessing.image_size, len(self.manifest.classes)
         try:
             with np.load(path, allow_pickle=False) as archive:
-                images, logits = archive["images"], archive["logits"]
+                images, *outputs = (archive[name] for name in ("images", *(o.name for o in self.manifest.outputs)))
         except (ValueError, KeyError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
             raise BundleError(f"{path}: not golden tensors: {error}", "export the bundle again") from error
         right = images.dtype == np.uint8 and images.shape[1:] == (size, size, 3) and len(images) > 0
-        if not right or logits.dtype != np.float32 or logits.shape != (len(images), classes):
-            raise BundleError(
-                f"{path}: not golden tensors: {images.dtype} images of shape {images.shape}, {logits.dtype} logits of "
-                f"shape {logits.shape}",
-                "export the bundle again",
-            )
-        return images, logits
+        named = dict(zip((o.name for o in self.manifest.outputs), outputs, strict=True))
+        for name, output in named.items():
+            width = classes if name == "logits" else output.shape[-1] if output.ndim else 0
+            if not right or output.dtype != np.float32 or output.shape != (len(images), width):
+                raise BundleError(
+                    f"{path}: not golden tensors: {images.dtype} images of shape {images.shape}, {output.dtype} {name} of "
+                    f"shape {output.shape}",
+                    "export the bundle again",
+                )
+        if "logits" not in named:
+            raise BundleError(f"{path.parent}: the bundle lists no output named logits", "export the bundle again")
+        return {"images": images, **named}
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -76,24 +76,28 @@ def replaced(output: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_golden(folder: Path, images: NDArray[np.uint8], logits: NDArray[np.float32]) -> BundleFile:
-    """Write the golden tensors: images (n, s, s, 3) uint8 and the trained model's logits (n, classes) float32."""
+def write_golden(folder: Path, images: NDArray[np.uint8], outputs: dict[str, NDArray[np.float32]]) -> BundleFile:
+    """Write the golden tensors: images (n, s, s, 3) uint8 and the trained model's outputs by name, `logits` (n, classes) among them."""
     with atomic_write(folder / GOLDEN_FILE) as stream:
-        np.savez_compressed(stream, images=images, logits=logits)
+        np.savez_compressed(stream, allow_pickle=False, images=images, **outputs)
     return BundleFile.of(folder, GOLDEN_FILE)
 
 
 def carry(variant: Variant, old: Bundle, folder: Path) -> Variant:
     """Take a variant over from an older bundle: link its files into `folder` (copy where links cannot be)."""
     for file in variant.files:
-        source, target = old.file(file), folder / file.path
-        if target.exists():
-            continue
-        try:
-            os.link(source, target)
-        except OSError:
-            shutil.copyfile(source, target)
+        link_or_copy(old.file(file), folder / file.path)
     return variant
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`, or a copy where links cannot be; what is there already stays."""
+    if target.exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def zipped(bundle: Bundle, archive: Path) -> None:

@@ -3,125 +3,149 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
 from edgekit import __version__
-from edgekit.bundle import Bundle, BundleFile, Manifest, Precision, RuntimeName, Tensor, Variant, write_manifest
-from edgekit.errors import ExportError, GateFailed, near
-from edgekit.export import openvino, pack
-from edgekit.export.int8 import Int8
-from edgekit.export.onnx import INPUT, OUTPUT, export_onnx
-from edgekit.export.verify import Reference, verify
+from edgekit.bundle import Bundle, Manifest, Tensor, Variant, write_manifest
+from edgekit.errors import ExportError, GateFailed
+from edgekit.export import pack
+from edgekit.export.calibration import Calibration
+from edgekit.export.jobs import make_all
+from edgekit.export.onnx import INPUT, export_onnx
+from edgekit.export.staging import Staging, staged
+from edgekit.export.targets import DEFAULTS, TARGETS, Options, Sources, in_order, plan, split
+from edgekit.export.verify import Reference, Run, runner
 from edgekit.files import digest_of, sha256
-from edgekit.machine import cpu_features, this_machine
+from edgekit.machine import cpu_features, installed_packages, this_machine
 from edgekit.preprocess import Preprocessing
 from edgekit.result import now
+from edgekit.runtimes.session import EMBEDDING, OUTPUT
 
-# target -> the precisions that it has, and those that are made where none is asked for.
-TARGETS: dict[str, tuple[Precision, ...]] = {"onnx": ("fp32", "int8"), "openvino": ("fp32", "fp16", "int8")}
-DEFAULTS: dict[str, tuple[Precision, ...]] = {"onnx": ("fp32", "int8"), "openvino": ("fp16", "int8")}
-_ORDER = [f"{target}-{precision}" for target, has in TARGETS.items() for precision in has]
-_RUNTIMES: dict[str, RuntimeName] = {"onnx": "onnxruntime", "openvino": "openvino"}
-
-
-@dataclass
-class Sources:
-    """What every variant of one export is made from and held against."""
-
-    float_onnx: Path
-    int8: Int8
-    reference: Reference
-    max_drop: float
-    folder: Path
+Evaluation = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def export_classifier(
-    model: nn.Module,
+    model: nn.Module | Path,
     *,
     classes: Sequence[str],
     preprocessing: Preprocessing,
     calibration: NDArray[np.uint8],
-    evaluation: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    evaluation: Evaluation | None,
     output: Path,
     targets: Sequence[str] = ("onnx", "openvino"),
     precisions: Sequence[str] = (),
-    max_drop: float = 1.0,
+    embedding: bool = False,
+    batch: int | None = None,
+    jobs: int = 1,
     name: str = "model",
     provenance: dict[str, Any] | None = None,
+    trained: Run | None = None,
+    **options: Any,
 ) -> Bundle:
     """Convert, quantise, verify and bundle a classifier.
 
     A bundle of the same weights and evaluation set that is in `output` already keeps its other variants, and those asked for
-    whose inputs have not changed are not made again. Whether all passed is the caller's to ask: see `gate`.
+    whose inputs have not changed are not made again; nor are those that an interrupted export had finished. Whether all passed
+    is the caller's to ask: see `gate`.
 
     Args:
-        model: uint8 images (n, s, s, 3) -> float32 logits (n, classes), s being the preprocessing's image size.
+        model: uint8 images (n, s, s, 3) -> float32 logits (n, classes), s being the preprocessing's image size; or a float ONNX
+            of that form (`image` in, `logits` out, a free batch axis).
         classes: names, in the order of the logits.
         preprocessing: how an image file becomes such pixels; written into the bundle.
         calibration: uint8 images (m, s, s, 3) without labels, for the ranges of INT8.
-        evaluation: uint8 images (k, s, s, 3) and labels int64 (k,) to verify on; the golden images are drawn from them.
+        evaluation: uint8 images (k, s, s, 3) and labels int64 (k,) to verify on; the golden images are drawn from them. None:
+            the calibration images stand in, and the loss of accuracy is estimated (see `verify`).
         output: the bundle's folder.
         targets: of `TARGETS`.
         precisions: of those that the targets have; none means `DEFAULTS`.
-        max_drop: the largest loss of accuracy that passes, in percentage points.
+        embedding: whether the graphs also give the embedding, what the linear layer sees.
+        batch: the batch size of the graphs; None leaves it free.
+        jobs: how many variants are made at the same time, each in a process of its own; what comes out does not depend on it.
         name: of the model.
         provenance: what else the bundle should say about where the model came from.
+        trained: what the trained model says, where that is not `model` itself; for a model that comes as ONNX.
+        options: the fields of `targets.Options`.
 
     Raises:
         ExportError: a target or precision is unknown, the network cannot be converted, or the folder cannot be written.
         RuntimeMissing: a target's own converter is not installed.
     """
     wanted = plan(targets, precisions)
-    images, labels = evaluation
+    chosen = Options(**options)
+    images, labels = evaluation if evaluation is not None else (calibration, None)
     size = preprocessing.image_size
     _check(images, labels, calibration, size, len(classes))
-    old = pack.existing(output)
-    with tempfile.TemporaryDirectory(prefix="edgekit-export-") as scratch:
+    with staged(output) as staging, tempfile.TemporaryDirectory(prefix="edgekit-export-") as scratch:
+        old = pack.existing(output)
         float_onnx = Path(scratch) / "model.onnx"
-        export_onnx(model, float_onnx, image_size=size, classes=list(classes))
+        if isinstance(model, Path):
+            shutil.copyfile(model, float_onnx)
+        else:
+            export_onnx(model, float_onnx, image_size=size, classes=list(classes))
         # What two exports must share for their variants to stand in one bundle; the graph holds weights and normalisation.
         same = {
             "graph": sha256(float_onnx),
+            "batch": batch,
             "classes": list(classes),
             "preprocessing": preprocessing.model_dump(mode="json"),
-            "evaluation": _digest_of_arrays(images, labels),
+            "evaluation": _digest_of_arrays(images, *([] if labels is None else [labels])),
         }
-        keys = {id_: _key(id_, same, calibration, max_drop) for id_ in wanted}
+        keys = {id_: _key(id_, same, calibration, chosen) for id_ in wanted}
         kept = _kept(old, digest_of(same), keys)
         if old is not None and set(keys) <= set(kept):
             return old
-        reference = Reference.of(model, images, labels)
-        int8 = Int8(float_onnx, calibration, Path(scratch))
+        staging.begin(digest_of({**same, "edgekit": __version__, "packages": installed_packages()}))
+        reference = _reference(model, trained, float_onnx, images, labels, embedding, staging)
+        sources = Sources(
+            float_onnx=float_onnx,
+            calibration=Calibration(float_onnx, calibration, Path(scratch)),
+            reference=reference,
+            options=chosen,
+            folder=Path(scratch),
+            scratch=Path(scratch),
+            model=model if isinstance(model, nn.Module) else None,
+            batch=batch,
+        )
+        made = _finished(wanted, kept, keys, staging)
+        for variant in make_all([id_ for id_ in wanted if id_ not in {*kept, *made}], sources, staging, jobs):
+            staging.finish(variant, keys[variant.id])
+            made[variant.id] = variant
         with pack.replaced(output) as folder:
-            sources = Sources(float_onnx, int8, reference, max_drop, folder)
             variants = [pack.carry(v, old, folder) for v in kept.values()] if old is not None else []
-            variants += [_make(id_, sources) for id_ in wanted if id_ not in kept]
-            rows = reference.golden
+            for variant in made.values():
+                staging.place(variant, folder)
+                variants.append(variant)
+            golden = np.ascontiguousarray(images[reference.golden])
+            outputs = reference.golden_outputs
             manifest = Manifest(
                 name=name,
                 created=now(),
                 edgekit=__version__,
                 classes=list(classes),
                 preprocessing=preprocessing,
-                input=Tensor(name=INPUT, dtype="uint8", layout="NHWC", shape=[None, size, size, 3]),
-                outputs=[Tensor(name=OUTPUT, dtype="float32", layout="NC", shape=[None, len(classes)])],
-                golden=pack.write_golden(folder, np.ascontiguousarray(images[rows]), reference.logits[rows]),
+                input=Tensor(name=INPUT, dtype="uint8", layout="NHWC", shape=[batch, size, size, 3]),
+                outputs=[
+                    Tensor(name=key, dtype="float32", layout="NC", shape=[batch, value.shape[1]])
+                    for key, value in outputs.items()
+                ],
+                golden=pack.write_golden(folder, golden, outputs),
                 accuracy=reference.accuracy,
-                variants=sorted(variants, key=lambda v: _ORDER.index(v.id)),
+                variants=in_order(variants),
                 provenance={
                     **(provenance or {}),
                     "machine": this_machine().model_dump(mode="json"),
                     "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-                    "max_drop": max_drop,
+                    "max_drop": chosen.max_drop,
                     # What the next export compares with its own, to know what it may keep.
                     "graph": same["graph"],
                     "inputs": digest_of(same),
@@ -130,27 +154,6 @@ def export_classifier(
             )
             write_manifest(folder, manifest)
     return Bundle.open(output)
-
-
-def plan(targets: Iterable[str], precisions: Sequence[str] = ()) -> list[str]:
-    """The ids of the variants that a user asks for, in a fixed order.
-
-    Raises:
-        ExportError: a target or precision is unknown, or a target has none of the precisions.
-    """
-    ids = []
-    for target in dict.fromkeys(targets):
-        if target not in TARGETS:
-            raise ExportError(f"unknown target {target}", near(target, TARGETS) or f"accepted: {', '.join(TARGETS)}")
-        chosen = [p for p in TARGETS[target] if p in precisions] if precisions else list(DEFAULTS[target])
-        ids += [f"{target}-{precision}" for precision in chosen]
-    had = {precision for target in targets for precision in TARGETS[target]}
-    if lacking := [p for p in precisions if p not in had]:
-        raise ExportError(
-            f"no target asked for has the precision {', '.join(lacking)}",
-            "; ".join(f"{target} has {', '.join(has)}" for target, has in TARGETS.items()),
-        )
-    return ids
 
 
 def gate(bundle: Bundle, ids: Iterable[str]) -> None:
@@ -168,33 +171,47 @@ def gate(bundle: Bundle, ids: Iterable[str]) -> None:
         )
 
 
-def _make(id_: str, sources: Sources) -> Variant:
-    target, _, precision = id_.partition("-")
-    if precision == "int8":
-        return sources.int8.best(target, sources.folder, sources.reference, sources.max_drop)
-    if target == "onnx":
-        names = ["model.onnx"]
-        (sources.folder / names[0]).write_bytes(sources.float_onnx.read_bytes())
-    else:
-        names = [f"model.{precision}.xml", f"model.{precision}.bin"]
-        openvino.write_ir(sources.float_onnx, sources.folder / names[0], half=precision == "fp16")
-    variant = Variant(
-        id=id_,
-        runtime=_RUNTIMES[target],
-        precision=cast(Precision, precision),
-        files=[BundleFile.of(sources.folder, name) for name in names],
-        settings=openvino.SETTINGS if target == "openvino" else {},
-        executed=False,
-        status="unexecuted",
-    )
-    return verify(variant, sources.folder, sources.reference, sources.max_drop)
+def _reference(
+    model: nn.Module | Path, trained: Run | None, float_onnx: Path, images: NDArray[np.uint8],
+    labels: NDArray[np.int64] | None, embedding: bool, staging: Staging,
+) -> Reference:  # fmt: skip
+    """What the trained model says, from the interrupted export before this one where that had got so far."""
+    if (kept := staging.arrays()) is not None and {OUTPUT, "golden"} <= kept.keys():
+        return Reference(images, labels, kept[OUTPUT], kept["golden"].astype(np.int64), kept.get(EMBEDDING))
+    if trained is None:
+        trained = runner(model, embedding=embedding) if isinstance(model, nn.Module) else _onnx_runner(float_onnx)
+    reference = Reference.of(trained, images, labels)
+    arrays: dict[str, NDArray[Any]] = {OUTPUT: reference.logits, "golden": reference.golden}
+    if reference.embedding is not None:
+        arrays[EMBEDDING] = reference.embedding
+    staging.keep_arrays(arrays)
+    return reference
 
 
-def _key(id_: str, same: dict[str, Any], calibration: NDArray[np.uint8], max_drop: float) -> str:
+def _onnx_runner(path: Path) -> Run:
+    """A float ONNX in ONNX Runtime: what stands for the trained model where it came as nothing else."""
+    from edgekit.runtimes import open_session
+
+    return open_session("onnxruntime", path).run_all
+
+
+def _finished(
+    wanted: list[str], kept: dict[str, Variant], keys: dict[str, str], staging: Staging
+) -> dict[str, Variant]:
+    """The variants that an interrupted export had finished."""
+    found = {id_: staging.finished(id_, keys[id_]) for id_ in wanted if id_ not in kept}
+    finished = {id_: variant for id_, variant in found.items() if variant is not None}
+    if finished:
+        print(f"goes on after an interrupted export: {', '.join(finished)} made already", file=sys.stderr)
+    return finished
+
+
+def _key(id_: str, same: dict[str, Any], calibration: NDArray[np.uint8], options: Options) -> str:
     """A digest of everything that a variant depends on: where it has not changed, neither has the variant."""
-    machine = this_machine()
-    inputs = {**same, "id": id_, "edgekit": __version__, "packages": machine.packages, "max_drop": max_drop}
-    if id_.endswith("int8"):
+    target, precision = split(id_)
+    chosen = options.of(target, precision)
+    inputs = {**same, "id": id_, "edgekit": __version__, "packages": installed_packages(), "options": chosen}
+    if precision == "int8":
         inputs |= {"calibration": _digest_of_arrays(calibration), "isa": cpu_features()}
     return digest_of(inputs)
 
@@ -224,12 +241,19 @@ def _digest_of_arrays(*arrays: NDArray[Any]) -> str:
 
 
 def _check(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], calibration: NDArray[np.uint8], size: int, classes: int
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64] | None,
+    calibration: NDArray[np.uint8],
+    size: int,
+    classes: int,
 ) -> None:
     for what, array in (("evaluation", images), ("calibration", calibration)):
         if array.dtype != np.uint8 or array.shape[1:] != (size, size, 3) or not len(array):
             raise ExportError(
                 f"the {what} images are {array.dtype} {array.shape}, not uint8 (n, {size}, {size}, 3) with n of 1 or more"
             )
-    if labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= classes:
+    if labels is not None and (labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= classes):
         raise ExportError(f"the evaluation labels are not {len(images)} indices into {classes} classes")
+
+
+__all__ = ["DEFAULTS", "TARGETS", "Options", "Sources", "export_classifier", "gate", "plan"]

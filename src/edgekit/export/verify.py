@@ -1,6 +1,9 @@
 """Does a variant compute what was trained? Each is run in the runtime that will serve it, where that can run here.
 
 Float variants must decide as the trained model does on every golden image; all must keep its accuracy within `max_drop`.
+
+Without labels the loss of accuracy is estimated by the trained model's own confidence: where a variant decides for another class, it
+loses what the model gives its own choice and gains what it gives the other. For a calibrated model that is the expected loss.
 """
 
 from __future__ import annotations
@@ -18,10 +21,14 @@ from torch import nn
 from edgekit.bundle import Accuracy, Parity, Variant
 from edgekit.errors import BundleError, ExportError
 from edgekit.progress import Advance, progress
-from edgekit.runtimes import open_session, why_not
+from edgekit.runtimes import Session, open_session, why_not
+from edgekit.runtimes.session import EMBEDDING, OUTPUT
 
 GOLDEN = 16
-_Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+Outputs = dict[str, NDArray[np.float32]]
+Run = Callable[
+    [NDArray[np.uint8]], Outputs
+]  # images (n, s, s, 3) -> `logits` (n, classes), and `embedding` (n, d) or not
 _TOP5_FROM = 6  # classes; with fewer, a top-5 accuracy says nothing
 
 
@@ -30,37 +37,97 @@ class Reference:
     """What the trained model itself says, in float, before any conversion.
 
     Attributes:
-        images, labels: the evaluation set, uint8 (n, s, s, 3) and int64 (n,).
+        images: the evaluation set, uint8 (n, s, s, 3).
+        labels: its labels, int64 (n,); None where there are none.
         logits: float32 (n, classes).
         golden: rows of the golden images, spread over the classes.
+        embedding: float32 (golden, d), of the golden images; None where the export has no such output.
     """
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64] | None
     logits: NDArray[np.float32]
     golden: NDArray[np.int64]
+    embedding: NDArray[np.float32] | None = None
 
     @classmethod
-    def of(cls, model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Reference:
-        """Run a model, uint8 images (n, s, s, 3) -> float32 logits (n, classes), on the evaluation set."""
-        model = copy.deepcopy(model).cpu().float().eval()
+    def of(cls, model: nn.Module | Run, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> Reference:
+        """Run a model on the evaluation set.
 
-        def run(batch: NDArray[np.uint8]) -> NDArray[np.float32]:
-            with torch.inference_mode():
-                logits: NDArray[np.float32] = model(torch.from_numpy(np.array(batch))).numpy()
-            return logits
+        Args:
+            model: a network from uint8 images (n, s, s, 3) to float32 logits (n, classes), or a function that gives all outputs.
+            images, labels: the evaluation set.
 
+        Raises:
+            ExportError: the logits are not finite numbers.
+        """
+        run = runner(model) if isinstance(model, nn.Module) else model
         with progress("trained", len(images), unit="images") as advance:
-            logits = _batched(run, images, advance)
+            logits = _batched(lambda batch: run(batch)[OUTPUT], images, advance)
         if not np.isfinite(logits).all():
             raise ExportError(
                 "the trained model's logits are not finite numbers", "train it again with a lower learning rate"
             )
-        return cls(images, labels, logits, class_spread(labels, GOLDEN))
+        golden = class_spread(logits.argmax(1) if labels is None else labels, GOLDEN)
+        return cls(images, labels, logits, golden, run(np.ascontiguousarray(images[golden])).get(EMBEDDING))
 
     @property
-    def accuracy(self) -> Accuracy:
-        return _accuracy(self.logits, self.labels)
+    def accuracy(self) -> Accuracy | None:
+        """Of the trained model; None where there are no labels."""
+        return None if self.labels is None else _accuracy(self.logits, self.labels)
+
+    @property
+    def golden_outputs(self) -> Outputs:
+        """The outputs for the golden images, by name."""
+        embedding = {} if self.embedding is None else {EMBEDDING: self.embedding}
+        return {OUTPUT: self.logits[self.golden], **embedding}
+
+
+def runner(model: nn.Module, *, embedding: bool = False) -> Run:
+    """A function that runs a network, uint8 images (n, s, s, 3) -> float32 logits (n, classes), on the CPU.
+
+    Args:
+        model: the network; it is not changed.
+        embedding: also give what the network's last linear layer sees, (n, d).
+
+    Raises:
+        ExportError: the network's last layer is not a linear one (raised when the function is called).
+    """
+    model = copy.deepcopy(model).cpu().float().eval()
+
+    def run(batch: NDArray[np.uint8]) -> Outputs:
+        images = torch.from_numpy(np.array(batch))
+        with torch.inference_mode():
+            logits, seen = with_embedding(model, images) if embedding else (model(images), None)
+        return {OUTPUT: logits.numpy()} | ({} if seen is None else {EMBEDDING: seen.numpy()})
+
+    return run
+
+
+def with_embedding(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logits (n, classes) of some images, and what the linear layer that makes them sees (n, d), not normalised.
+
+    Raises:
+        ExportError: the last layer is not a linear one, or it sees something else than one vector an image.
+    """
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        seen.append((inputs[0], output))
+
+    hooks = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, nn.Linear)]
+    try:
+        logits = model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    # Whatever follows the last layer (a cast to the type that it has) leaves its numbers.
+    if not seen or seen[-1][0].ndim != 2 or seen[-1][1].shape != logits.shape or not torch.equal(seen[-1][1], logits):
+        raise ExportError(
+            "the network has no embedding to give: its logits do not come from a linear layer over one vector an image",
+            "export it without --embedding",
+        )
+    return logits, seen[-1][0]
 
 
 def class_spread(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -97,19 +164,46 @@ def verify(variant: Variant, folder: Path, reference: Reference, max_drop: float
         raise ExportError(f"{variant.id}: exported, but its runtime does not load it: {error.message}") from error
     try:
         with progress(variant.id, len(reference.images), unit="images") as advance:
-            logits = _batched(session.run, reference.images, advance)
+            logits = _batched(session.run, reference.images, advance, session.batch)
+        golden = np.ascontiguousarray(reference.images[reference.golden])
+        outputs = _run_all(session, golden) if reference.embedding is not None else {}
     finally:
         session.close()
+    return judge(variant, logits, outputs.get(EMBEDDING), reference, max_drop)
+
+
+def judge(
+    variant: Variant,
+    logits: NDArray[np.float32],
+    embedding: NDArray[np.float32] | None,
+    reference: Reference,
+    max_drop: float,
+) -> Variant:
+    """A variant with what its answers are worth: parity, accuracy, drop and status.
+
+    Args:
+        variant: that gave them.
+        logits: its own, float32 (n, classes), of the evaluation set.
+        embedding: its own, float32 (golden, d), of the golden images; None where it has no such output.
+        reference: the trained model's answers.
+        max_drop: the largest loss of accuracy that passes, in percentage points.
+    """
     finite = bool(np.isfinite(logits).all())
-    parity = _parity(logits[reference.golden], reference.logits[reference.golden]) if finite else None
-    accuracy = _accuracy(logits, reference.labels)
-    accuracy.agreement = float((logits.argmax(1) == reference.logits.argmax(1)).mean())
-    drop = reference.accuracy.top1 - accuracy.top1
+    parity = _parity(logits[reference.golden], embedding, reference) if finite else None
+    agrees = logits.argmax(1) == reference.logits.argmax(1)
+    accuracy = None
+    if reference.labels is not None and reference.accuracy is not None:
+        accuracy = _accuracy(logits, reference.labels)
+        accuracy.agreement = float(agrees.mean())
+        drop = reference.accuracy.top1 - accuracy.top1
+    else:
+        drop = _expected_drop(logits, reference.logits)
     faults = []
     if parity is None:
         faults.append("its logits are not finite numbers")
     if drop * 100 > max_drop + 1e-9:
-        faults.append(f"it loses {drop * 100:.2f} points of accuracy, more than {max_drop:g}")
+        loses = "loses" if accuracy is not None else "is expected to lose"
+        faults.append(f"it {loses} {drop * 100:.2f} points of accuracy, more than {max_drop:g}")
     if parity is not None and variant.precision != "int8" and parity.top1_agreement < 1:
         faults.append(f"it decides otherwise on {1 - parity.top1_agreement:.0%} of the golden images")
     return variant.model_copy(
@@ -118,22 +212,39 @@ def verify(variant: Variant, folder: Path, reference: Reference, max_drop: float
             "status": "rejected" if faults else "verified",
             "parity": parity,
             "accuracy": accuracy,
+            "agreement": float(agrees.mean()),
             "drop": drop,
+            "drop_is": "measured" if accuracy is not None else "expected",
             "note": _join(variant.note, f"rejected: {' and '.join(faults)}" if faults else ""),
         }
     )
 
 
-def _parity(logits: NDArray[np.float32], trained: NDArray[np.float32]) -> Parity:
+def _parity(logits: NDArray[np.float32], embedding: NDArray[np.float32] | None, reference: Reference) -> Parity:
+    trained = reference.logits[reference.golden]
     difference = logits.astype(np.float64) - trained
     noise = float((difference**2).sum())
     signal = float((trained.astype(np.float64) ** 2).sum())
-    return Parity(
+    parity = Parity(
         samples=len(logits),
         top1_agreement=float((logits.argmax(1) == trained.argmax(1)).mean()),
         max_abs_diff=float(np.abs(difference).max()),
         sqnr_db=float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None,
     )
+    if embedding is not None and reference.embedding is not None:
+        a, b = embedding.astype(np.float64), reference.embedding.astype(np.float64)
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        parity.embedding_max_abs_diff = float(np.abs(a - b).max())
+        parity.embedding_cosine = float(((a * b).sum(1) / np.maximum(norms, 1e-30)).min())
+    return parity
+
+
+def _expected_drop(logits: NDArray[np.float32], trained: NDArray[np.float32]) -> float:
+    """The accuracy that the trained model, where its confidence is right, expects to lose, as a share."""
+    shifted = np.exp(trained - trained.max(1, keepdims=True), dtype=np.float64)
+    probabilities = shifted / shifted.sum(1, keepdims=True)
+    rows = np.arange(len(logits))
+    return float((probabilities.max(1) - probabilities[rows, logits.argmax(1)]).mean())
 
 
 def _accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Accuracy:
@@ -144,16 +255,38 @@ def _accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Accurac
     return Accuracy(top1=float((logits.argmax(1) == labels).mean()), top5=top5, samples=len(labels))
 
 
-def _batched(run: _Run, images: NDArray[np.uint8], advance: Advance) -> NDArray[np.float32]:
-    batch = max(
-        1, min(256, 2**22 // (images.shape[1] * images.shape[2]))
-    )  # about 4 million pixels of activations at once
+def _batched(
+    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
+    images: NDArray[np.uint8],
+    advance: Advance,
+    fixed: int | None = None,
+) -> NDArray[np.float32]:
+    """The logits of many images, in batches: of `fixed`, the last one filled up, or of as many as fit."""
+    # About 4 million pixels of activations at once.
+    batch = fixed or max(1, min(256, 2**22 // (images.shape[1] * images.shape[2])))
     parts = []
     for start in range(0, len(images), batch):
         part = np.ascontiguousarray(images[start : start + batch])
-        parts.append(run(part))
+        parts.append(run(_filled(part, batch) if fixed else part)[: len(part)])
         advance(len(part))
     return np.concatenate(parts)
+
+
+def _run_all(session: Session, images: NDArray[np.uint8]) -> Outputs:
+    """Every output for some images, whatever batch the graph takes."""
+    batch = session.batch or len(images)
+    parts = []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        parts.append({name: value[: len(part)] for name, value in session.run_all(_filled(part, batch)).items()})
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _filled(images: NDArray[np.uint8], batch: int) -> NDArray[np.uint8]:
+    if len(images) == batch:
+        return images
+    blank = np.zeros((batch - len(images), *images.shape[1:]), np.uint8)
+    return np.concatenate([images, blank])
 
 
 def _join(*sentences: str) -> str:
