@@ -9,11 +9,12 @@ import pytest
 
 from edgekit.bundle import Bundle
 from edgekit.errors import RecipeError, RunError
+from edgekit.recipe import Architecture
 from edgekit.report import format as show
 from edgekit.report.facts import collect
 from edgekit.report.headline import headline, interval, p50
 from edgekit.report.latency import latencies, setting
-from edgekit.report.story import tiles
+from edgekit.report.story import architecture, tiles
 from edgekit.report.svg import Scale, log_ticks, nice_ticks, padded
 from edgekit.report.tables import stages, variants
 from report_sample import CREATED, make_latency, make_run, write_result
@@ -252,3 +253,9 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("name: [")
     with pytest.raises(RecipeError):
         collect(tmp_path)
+
+
+def test_a_network_in_short_says_what_makes_it_another_one() -> None:
+    assert architecture(Architecture(name="resnet18", width=0.5)) == "resnet18 ×0.5"
+    assert architecture(Architecture(name="resnet50", width=2.0, selective_kernels=True)) == "resnet50 ×2 + SK"
+    assert architecture(Architecture(name="vit_tiny_patch16_224", patch_size=4)) == "vit_tiny_patch16_224 /4"

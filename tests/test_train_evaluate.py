@@ -259,6 +259,11 @@ def test_the_command_prints_every_number_with_its_protocol(
         ("student", "top1", None), ("student", "top5", None),
     ]  # fmt: skip
     assert all("weights of the last epoch" in s["protocol"] for s in scores)
+    code, text, errors = edgekit("evaluate", monitored, "--few-shot", "2", "--draws", "5", "--json")
+    assert code == 0, errors
+    kept = json.loads(text)["measurement"]["scores"]
+    assert [s["shots"] for s in kept] == [None, None, 1, 1, 2, 2, 5, 5, None, None, None, None]
+    assert [s for s in kept if s["shots"] != 2] == scores
     for wrong in ("0", "1,many", "-3"):
         code, _, errors = edgekit("evaluate", monitored, f"--few-shot={wrong}")
         assert code == 2

@@ -32,7 +32,8 @@ def _shots(context: click.Context, parameter: click.Parameter, text: str) -> lis
 def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
     """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set.
 
-    The numbers and their protocols are written to RUN/evaluate/evaluation.json.
+    The numbers and their protocols are written to RUN/evaluate/evaluation.json; few-shot accuracies of the same encoder that
+    are there already stay.
 
     \b
     For example:
@@ -48,11 +49,12 @@ def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
 
     from edgekit.data.splits import load_splits
     from edgekit.result import Result
-    from edgekit.train.evaluate import evaluate
+    from edgekit.train.evaluate import evaluate, with_earlier_few_shot
 
-    measured = evaluate(opened, load_splits(recipe.data), few_shot, draws)
-    result = Result.of(measured, seed=recipe.seed)
     path = opened.path / "evaluate" / "evaluation.json"
+    measured = evaluate(opened, load_splits(recipe.data), few_shot, draws)
+    result = Result.of(with_earlier_few_shot(measured, path), seed=recipe.seed)
+    measured = result.measurement
     result.write(path)
     if as_json:
         click.echo(result.model_dump_json(by_alias=True))

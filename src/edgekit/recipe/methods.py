@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -40,6 +40,7 @@ class Predictor(Part):
 class Method(Part):
     """What every method has."""
 
+    title: ClassVar[str]  # its name where people read it
     method: str = ""
     encoder: Architecture = Architecture()
     projection: Projection = Projection()
@@ -59,6 +60,7 @@ class Method(Part):
 class SimCLR(Method):
     """SimCLR v1 and v2 (Chen et al. 2020a, 2020b), by projection.layers."""
 
+    title = "SimCLR"
     method: Literal["simclr"] = "simclr"
     temperature: float = Field(
         0.1, gt=0, description="of NT-Xent; 0.1 for long ImageNet trainings (SimCLR v2), 0.5 on CIFAR-10 (v1, B.9)"
@@ -75,6 +77,7 @@ class SimCLR(Method):
 class MoCo(Method):
     """Momentum Contrast v2 (He et al. 2020; Chen et al. 2020c): keys of a momentum encoder, negatives from a queue."""
 
+    title = "MoCo"
     method: Literal["moco"] = "moco"
     projection: Projection = Projection(layers=2)
     temperature: float = Field(0.2, gt=0, description="of InfoNCE; 0.2 in MoCo v2, 0.1 on CIFAR-10")
@@ -101,6 +104,7 @@ class MoCo(Method):
 class InstDisc(Method):
     """Instance discrimination with a memory bank (Wu et al. 2018): one slot an image of the pool, negatives are sampled slots."""
 
+    title = "InstDisc"
     method: Literal["instdisc"] = "instdisc"
     projection: Projection = Projection(layers=1)
     temperature: float = Field(0.07, gt=0)
@@ -116,6 +120,7 @@ class InstDisc(Method):
 class BYOL(Method):
     """Bootstrap Your Own Latent (Grill et al. 2020); the loss is a quarter of the paper's, which LARS does not feel and SGD does."""
 
+    title = "BYOL"
     method: Literal["byol"] = "byol"
     projection: Projection = Projection(layers=2, hidden=4096, output=256)
     predictor: Predictor = Predictor(hidden=4096)
@@ -131,6 +136,7 @@ class BYOL(Method):
 class SimSiam(Method):
     """Simple Siamese (Chen & He 2021): stop-gradient and a predictor, no negatives and no momentum encoder."""
 
+    title = "SimSiam"
     method: Literal["simsiam"] = "simsiam"
     projection: Projection = Projection(layers=3, hidden=2048, output=2048, normalise_output=True)
     predictor: Predictor = Predictor(hidden=512, constant_lr=True)
@@ -145,18 +151,21 @@ class BYOLGuided(BYOL):
     (SGD, lr 0.05, weight decay 1e-4, projections of 2048, predictor 512 with a constant learning rate) and momentum 0.99.
     """
 
+    title = "BYOL + GSG"
     method: Literal["byol+gsg"] = "byol+gsg"  # type: ignore[assignment]
 
 
 class SimSiamGuided(SimSiam):
     """SimSiam with guided stop-gradient (arXiv 2503.09058); the authors' defaults are SimSiam's."""
 
+    title = "SimSiam + GSG"
     method: Literal["simsiam+gsg"] = "simsiam+gsg"  # type: ignore[assignment]
 
 
 class Triplet(Method):
     """Triplet loss between the views of a batch, with mined negatives (Schroff et al. 2015)."""
 
+    title = "Triplet"
     method: Literal["triplet"] = "triplet"
     margin: float = Field(0.2, gt=0, description="on squared distances of l2-normalised projections; 0.2 in FaceNet")
     mining: Literal["semi-hard", "hard", "all"] = Field(

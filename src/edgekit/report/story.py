@@ -108,8 +108,11 @@ def _export_note(facts: Facts, otherwise: str) -> str:
 
 
 def architecture(a: Architecture) -> str:
-    """A network in short: `resnet18 ×0.5`."""
-    return a.name if a.width == 1.0 else f"{a.name} ×{a.width:g}"
+    """A network in short: `resnet18 ×0.5`, `resnet50 + SK`, `vit_tiny_patch16_224 /4`."""
+    width = "" if a.width == 1.0 else f" ×{a.width:g}"
+    kernels = " + SK" if a.selective_kernels else ""
+    patches = f" /{a.patch_size}" if a.patch_size else ""
+    return f"{a.name}{width}{kernels}{patches}"
 
 
 def steps(facts: Facts) -> list[Step]:
@@ -122,7 +125,10 @@ def steps(facts: Facts) -> list[Step]:
     )
     details = {
         "data": ("Data", seen),
-        "pretrain": ("Pretrain", f"SimCLR, {architecture(recipe.pretrain.encoder)}, {recipe.pretrain.epochs} epochs"),
+        "pretrain": (
+            "Pretrain",
+            f"{recipe.pretrain.title}, {architecture(recipe.pretrain.encoder)}, {recipe.pretrain.epochs} epochs",
+        ),
         "finetune": ("Fine-tune", f"{labels}, {recipe.finetune.epochs} epochs"),
         "distill": ("Distil", f"{architecture(recipe.distill.student)}, {recipe.distill.epochs} epochs"),
         "supervised": ("From scratch", f"to compare with, {recipe.supervised.epochs} epochs"),

@@ -11,6 +11,7 @@ from edgekit.train.evaluate.scores import (
     per_class,
     share,
     top1,
+    with_earlier_few_shot,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "per_class",
     "share",
     "top1",
+    "with_earlier_few_shot",
 ]

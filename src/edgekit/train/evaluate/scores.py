@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from edgekit.data.images import ImageSet
 from edgekit.data.splits import Splits
-from edgekit.errors import DataError
+from edgekit.errors import DataError, EdgekitError
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Recipe
-from edgekit.result import Evaluation, Score
+from edgekit.result import Evaluation, Result, Score
 from edgekit.run import Run
 from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
 from edgekit.train.evaluate.probes import KNN_TEMPERATURE, LINEAR, knn, knn_protocol, linear_probe, neighbours_for
@@ -117,6 +118,33 @@ def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int 
         logits = apply(load_classifier(run.stage_path(stage)), test.images, mean, std, device, name)
         scores += classifier_scores(name, logits, truth, splits.classes, f"single centre view, {LAST}")
     return Evaluation(run=str(run.path), data=f"{recipe.data.labelled}: test set of {len(test)} images", scores=scores)
+
+
+def with_earlier_few_shot(measured: Evaluation, path: Path) -> Evaluation:
+    """An evaluation with the few-shot scores of an earlier one of the same encoder that it did not measure anew.
+
+    The encoder is the same where all its other scores are, to the last bit and by the same protocol.
+
+    Args:
+        measured: just now.
+        path: the earlier result file, which may be missing, damaged, or of another encoder.
+    """
+    try:
+        earlier = Result.read(path).measurement
+    except EdgekitError:
+        return measured
+    if not isinstance(earlier, Evaluation) or _of_encoder(earlier) != _of_encoder(measured):
+        return measured
+    anew = {s.shots for s in measured.scores}
+    kept = [s for s in earlier.scores if s.shots is not None and s.shots not in anew]
+    shots = sorted([s for s in measured.scores if s.shots is not None] + kept, key=lambda s: s.shots or 0)
+    plain = [s for s in measured.scores if s.shots is None]
+    count = len(_of_encoder(measured))
+    return measured.model_copy(update={"scores": [*plain[:count], *shots, *plain[count:]]})
+
+
+def _of_encoder(evaluation: Evaluation) -> list[Score]:
+    return [s for s in evaluation.scores if s.model == "encoder" and s.shots is None]
 
 
 def per_class(predicted: Tensor, truth: Tensor, classes: Sequence[str]) -> dict[str, float]:
