@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import hashlib
+import os
+import zipfile
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import ExportError
 from edgekit.export import ranges
+from edgekit.files import atomic_write, sha256
 from edgekit.progress import Advance, progress
 
 
@@ -21,24 +27,40 @@ class Calibration:
     Args:
         model: the float ONNX.
         images: uint8 (n, s, s, 3), without labels.
-        folder: for what is made on the way.
+        folder: where what was collected is kept: another object of the same model and images finds it there, in this process or
+            in one that runs beside it.
+        drawn: how the images were drawn, for the bundle (see `selection.draw`).
 
     Raises:
         ExportError: there are no images.
     """
 
-    def __init__(self, model: Path, images: NDArray[np.uint8], folder: Path) -> None:
+    def __init__(
+        self, model: Path, images: NDArray[np.uint8], folder: Path, drawn: Mapping[str, Any] | None = None
+    ) -> None:
         if not len(images):
             raise ExportError("no calibration images: INT8 needs some to find the activations' ranges")
         self.model = model
         self.images = images
         self.folder = folder
+        self.drawn = dict(drawn or {})
 
     @cached_property
     def histograms(self) -> dict[str, ranges.Histogram]:
-        """The distribution of every float activation, by the name of its tensor; collected when first asked for."""
-        with self.progress() as advance:
-            return ranges.collect(self.model, self.images, advance)
+        """The distribution of every float activation, by the name of its tensor; collected when first asked for.
+
+        Raises:
+            ExportError: see `ranges.collect`.
+        """
+        content = hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest()
+        path = self.folder / f"ranges-{sha256(self.model)[:16]}-{content[:16]}.npz"
+        with _locked(path.with_suffix(".lock")):
+            found = _load(path)
+            if found is None:
+                with self.progress() as advance:
+                    found = ranges.collect(self.model, self.images, advance)
+                _save(found, path)
+        return found
 
     def progress(self) -> contextlib.AbstractContextManager[Advance]:
         """Show the progress of one calibration, in images."""
@@ -47,4 +69,36 @@ class Calibration:
     def describe(self, method: ranges.Method = "percentile") -> dict[str, Any]:
         """What the bundle records about it."""
         how = {"percentile": ranges.PERCENTILE} if method == "percentile" else {}
-        return {"method": method, **how, "images": len(self.images)}
+        return {"method": method, **how, "images": len(self.images), **self.drawn}
+
+
+def _save(histograms: Mapping[str, ranges.Histogram], path: Path) -> None:
+    extremes = np.array([[h.lowest, h.highest, h.reach] for h in histograms.values()])
+    counts = np.array([h.counts for h in histograms.values()])
+    with atomic_write(path) as stream:
+        np.savez(stream, allow_pickle=False, names=np.array(list(histograms)), extremes=extremes, counts=counts)
+
+
+def _load(path: Path) -> dict[str, ranges.Histogram] | None:
+    found = {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            rows = zip(archive["names"].tolist(), archive["extremes"].tolist(), archive["counts"], strict=True)
+            for name, (lowest, highest, reach), counts in rows:
+                found[name] = ranges.Histogram()
+                found[name].lowest, found[name].highest, found[name].reach = lowest, highest, reach
+                found[name].counts[:] = counts
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return found
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time; the others wait, and find what it has collected."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from edgekit.errors import ExportError
 from edgekit.export.calibration import Calibration
@@ -142,14 +142,24 @@ def kept_in_float(model: ModelProto) -> list[str]:
     """Names of the nodes that stay in float: those before the first layer, and the last layer with what follows it."""
     nodes = list(model.graph.node)
     first = next((i for i, node in enumerate(nodes) if node.op_type in LAYERS), len(nodes))
-    kept = [node.name for node in nodes[:first]]
-    by_output = {name: node for node in nodes for name in node.output}
+    return list(dict.fromkeys(node.name for node in (*nodes[:first], *_last_nodes(model))))
+
+
+def last_layer(model: ModelProto) -> NodeProto | None:
+    """The layer that makes the logits; None where the graph has no layers."""
+    return next((node for node in _last_nodes(model) if node.op_type in LAYERS), None)
+
+
+def _last_nodes(model: ModelProto) -> list[NodeProto]:
+    """Back from the logits until the layer that made them."""
+    by_output = {name: node for node in model.graph.node for name in node.output}
+    found: dict[str, NodeProto] = {}
     frontier = [OUTPUT]
-    while frontier:  # back from the logits until the layer that made them
+    while frontier:
         node = by_output.get(frontier.pop())
-        if node is None or node.name in kept:
+        if node is None or node.name in found:
             continue
-        kept.append(node.name)
+        found[node.name] = node
         if node.op_type not in LAYERS:
             frontier.extend(node.input)
-    return kept
+    return list(found.values())

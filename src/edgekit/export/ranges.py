@@ -136,7 +136,7 @@ def _divergence(kept: NDArray[np.float64], beyond: float, levels: int) -> float:
     filled = kept > 0
     if reference[-1] > 0 and not filled[-1]:
         return np.inf
-    starts = np.ceil(np.arange(levels) * (len(kept) / levels)).astype(int)
+    starts = -(-np.arange(levels) * len(kept) // levels)  # bin j belongs to level floor(j * levels / bins)
     sizes = np.diff(np.append(starts, len(kept)))
     totals, members = np.add.reduceat(kept, starts), np.add.reduceat(filled.astype(np.float64), starts)
     even = np.repeat(totals / np.maximum(members, 1), sizes)[filled]
@@ -202,7 +202,8 @@ def observing(model: ModelProto, names: Sequence[str]) -> Any:
     watched.CopyFrom(model)
     known = {output.name for output in watched.graph.output}
     typed = {v.name: v for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
-    watched.graph.output.extend(typed[name] for name in names if name not in known)
+    unknown = {name: onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names}
+    watched.graph.output.extend((unknown | typed)[name] for name in names if name not in known)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
