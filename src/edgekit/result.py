@@ -22,6 +22,33 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
+
+
+class Probe(Part):
+    """One rate that was tried in the search for the highest that keeps a bound."""
+
+    rate: float = Field(description="queries a second that were offered")
+    queries: int
+    over: int = Field(description="of them answered later than the bound")
+    allowed: int = Field(description="how many may be, so that the percentile keeps the bound at confidence 0.99")
+    kept: bool
+
+
+class Timeline(Part):
+    """What the sensors said while it was measured, about ten times a second; null where a sensor did not answer."""
+
+    round: list[int] = Field(description="in which round of `rounds`, from 0")
+    seconds: list[float] = Field(description="since the first sample of that round")
+    clock_mhz: list[float | None]
+    gpu_clock_mhz: list[float | None]
+    temperature_c: list[float | None]
+    power_w: list[float | None]
+    throttled: list[bool | None]
+    power_source: str = Field("", description="what was metered; empty where nothing can be")
+    why_no_power: str = ""
+
+
 class Latency(Part):
     """The latency of one variant of a bundle at one batch size, measured in a fresh process."""
 
@@ -35,14 +62,23 @@ class Latency(Part):
     settings: dict[str, str] = Field(
         description="what the runtime was told and what it answered: provider, inference precision, …"
     )
-    scenario: Literal["single-stream"] = "single-stream"
-    batch: int
-    threads: int
+    scenario: Scenario = "single-stream"
+    batch: int = Field(description="images a run")
+    threads: int = Field(description="of the inference, shared out over the streams; 0 left it to the runtime")
+    provider: str | None = Field(None, description="what the runtime was told to compute with; null is its CPU")
+    streams: int = Field(1, description="runs in flight at the same time")
+    query: int | None = Field(None, description="images a query, the unit that is timed; null is one batch")
+    rate: float | None = Field(None, description="server: queries a second that were offered, as a Poisson process")
+    bound_ms: float | None = Field(None, description="server: the latency that p99 was to keep")
+    probes: list[Probe] = Field(default_factory=list, description="server: the rates that were tried, in order")
     affinity: list[int] = Field(description="the processors that the measuring process could run on")
     quick: bool = Field(description="measured for less time than the floor asks")
     interrupted: bool = False
     warmup_runs: int
-    samples_ns: list[int] = Field(description="every timed Session.run, in order, in nanoseconds; none is dropped")
+    samples_ns: list[int] = Field(
+        description="the latency of every query, in order, in nanoseconds; none is dropped. single-stream: a `Session.run`; "
+        "multi-stream: all images of a query; offline: a batch while every stream is busy; server: from the scheduled arrival"
+    )
     rounds: list[int] = Field(
         default_factory=list,
         description="how many of the samples each fresh process took, in order; variants measured together take turns",
@@ -53,11 +89,26 @@ class Latency(Part):
     mean_ms: float
     cv: float = Field(description="standard deviation over mean")
     drift: float = Field(description="median of the last tenth of the samples over that of the first tenth, minus 1")
-    throughput: float = Field(description="images a second: batch over mean latency")
+    throughput: float = Field(
+        description="images a second: of a query over mean latency; offline and server: all images over the time from the first "
+        "to the last"
+    )
     stages_ms: dict[str, float | None] = Field(
-        description="medians where there are several: import, load, first_run, preprocess, run, postprocess, end_to_end (from JPEG bytes)"
+        description="medians where there are several: import, load, first_run, preprocess, host_to_device, compute and "
+        "device_to_host (null where nothing is transferred), run, postprocess, end_to_end (from JPEG bytes)"
     )
     peak_rss_bytes: int | None
+    device_memory_bytes: int | None = Field(
+        None, description="held on the accelerator at the end; null where none is used"
+    )
+    energy_joules_per_inference: float | None = Field(
+        None, description="of an image: energy of the measured time less `idle_watts` times it; null without a sensor"
+    )
+    idle_watts: float | None = Field(None, description="drawn before anything was loaded")
+    timeline: Timeline | None = None
+    loadgen: dict[str, Any] | None = Field(
+        None, description="of a run under MLCommons LoadGen: its version, its own summary, and the folder of its logs"
+    )
     golden_max_abs_diff: float | None = Field(
         description="largest difference from the golden logits, checked in the same process"
     )
@@ -66,6 +117,53 @@ class Latency(Part):
         description="governor, clocks, temperatures, load before and after; null where absent"
     )
     warnings: list[str] = Field(description="why a figure here is not to be trusted, one sentence each")
+
+
+class LayerTime(Part):
+    """The time of one node of the graph, as the runtime executes it."""
+
+    name: str
+    operator: str
+    calls: int
+    ms: float = Field(description="a run")
+    share: float = Field(description="of the time of all nodes")
+
+
+class Profile(Part):
+    """Where the time of one variant of a bundle goes: the runtime's own profiler, in a fresh process."""
+
+    kind: Literal["profile"] = "profile"
+    bundle: str = Field(description="path of the bundle as given")
+    bundle_digest: str
+    variant: str
+    runtime: str
+    runtime_version: str
+    precision: str
+    settings: dict[str, str]
+    batch: int
+    threads: int
+    provider: str | None = None
+    runs: int = Field(description="that were profiled, after a warm-up")
+    run_ms: float = Field(description="median of a run without the profiler, in the same process")
+    layers_ms: float = Field(description="a run, all nodes together; more than `run_ms` by what the profiler costs")
+    layers: list[LayerTime] = Field(description="in the order of execution")
+
+    def by_operator(self) -> list[LayerTime]:
+        """The layers of each operator added up, the longest first; their name is the number of nodes."""
+        found: dict[str, list[LayerTime]] = {}
+        for layer in self.layers:
+            found.setdefault(layer.operator, []).append(layer)
+        rows = [
+            LayerTime(
+                name=str(len(layers)),
+                operator=operator,
+                calls=sum(layer.calls for layer in layers),
+                ms=sum(layer.ms for layer in layers),
+                share=sum(layer.share for layer in layers),
+            )
+            for operator, layers in found.items()
+        ]
+        return sorted(rows, key=lambda row: -row.ms)
 
 
 class Score(Part):
@@ -175,12 +273,12 @@ class Result(Part):
     command: list[str]
     seed: int | None = None
     machine: Machine
-    measurement: Annotated[Latency | Evaluation | Ablation | Transfer, Field(discriminator="kind")]
+    measurement: Annotated[Latency | Profile | Evaluation | Ablation | Transfer, Field(discriminator="kind")]
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     @classmethod
-    def of(cls, measurement: Latency | Evaluation | Ablation | Transfer, seed: int | None = None) -> Result:
+    def of(cls, measurement: Latency | Profile | Evaluation | Ablation | Transfer, seed: int | None = None) -> Result:
         """A measurement made just now, on this machine, by this command."""
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
         return cls(created=now(), command=command, seed=seed, machine=this_machine(), measurement=measurement)

@@ -18,12 +18,22 @@ _SETTLED = 0.02
 
 @dataclass(frozen=True)
 class Timed:
-    """What `measure` saw."""
+    """What a scenario saw.
+
+    Attributes:
+        samples_ns: the latency of every query, in order.
+        warmup_runs: queries before the first sample.
+        settled: whether the warm-up became stable.
+        interrupted: ended before it was complete.
+        began_ns, ended_ns: the clock before the first query and after the last.
+    """
 
     samples_ns: list[int]
     warmup_runs: int
     settled: bool
     interrupted: bool
+    began_ns: int
+    ended_ns: int
 
 
 def measure(
@@ -45,16 +55,17 @@ def measure(
     """
     warmup_runs, settled = warm_up(call, stop=stop, clock=clock)
     samples: list[int] = []
-    end = clock() + int(seconds * 1e9)
+    start = ended = clock()
+    end = start + int(seconds * 1e9)
     while True:
         if stop():
-            return Timed(samples, warmup_runs, settled, interrupted=True)
+            return Timed(samples, warmup_runs, settled, True, start, ended)
         began = clock()
         call()
         ended = clock()
         samples.append(ended - began)
         if ended >= end and len(samples) >= runs:
-            return Timed(samples, warmup_runs, settled, interrupted=False)
+            return Timed(samples, warmup_runs, settled, False, start, ended)
 
 
 def warm_up(

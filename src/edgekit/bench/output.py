@@ -10,9 +10,28 @@ from edgekit.result import Latency
 
 
 def file_name(latency: Latency) -> str:
-    """The name of the file that holds a latency: one for each variant, batch size and number of threads."""
-    threads = f"-t{latency.threads}" if latency.threads else ""
-    return f"{latency.variant}-b{latency.batch}{threads}.json"
+    """The name of the file that holds a latency: one for each variant, batch size, number of threads, provider and scenario."""
+    parts = [latency.variant, f"b{latency.batch}"]
+    if latency.threads:
+        parts.append(f"t{latency.threads}")
+    if latency.provider:
+        parts.append(latency.provider)
+    if latency.scenario != "single-stream":
+        parts += [latency.scenario, f"s{latency.streams}"]
+    if latency.query:
+        parts.append(f"q{latency.query}")
+    if latency.bound_ms:
+        parts.append(f"p99-{latency.bound_ms:g}ms")
+    elif latency.rate:
+        parts.append(f"r{latency.rate:g}")
+    if latency.loadgen:
+        parts.append("loadgen")
+    return "-".join(parts) + ".json"
+
+
+def loadgen_folder(output: Path, variant: str, batch: int, scenario: str) -> Path:
+    """Where LoadGen writes its logs."""
+    return output / f"{variant}-b{batch}-{scenario}-loadgen-logs"
 
 
 def default_output(bundle: Bundle) -> Path:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import errors
-from edgekit.bench.worker import Request
+from edgekit.bench.request import Request
+from edgekit.bench.sensors import Sampler
+from edgekit.bench.watch import watched
 from edgekit.errors import EdgekitError
 
 _GRACE_SECONDS = 60.0
@@ -37,23 +39,27 @@ def run_worker(request: Request) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as folder:
         request_file, outcome_file = Path(folder, "request.json"), Path(folder, "outcome.json")
         request_file.write_text(json.dumps(asdict(request)))
+        stopped, code = False, 0
         with open(Path(folder, "stderr"), "w+b") as stderr:
-            child = subprocess.Popen(
-                [sys.executable, "-m", "edgekit.bench.worker", str(request_file), str(outcome_file)],
-                cwd=folder,  # `-m` puts the working folder first on the path: nothing of the user's may be imported from there
-                env={**os.environ, "PYTHONPATH": _python_path()},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=None if os.environ.get("EDGEKIT_DEBUG") else stderr,
-                start_new_session=True,  # Ctrl-C reaches it only through `_stop`, once
-            )
-            try:
-                code = child.wait()
-            except BaseException as error:
-                _stop(child)
-                if isinstance(error, KeyboardInterrupt):
-                    raise Interrupted(_read(outcome_file)) from None
-                raise
+            with Sampler() as sampler:
+                child = subprocess.Popen(
+                    [sys.executable, "-m", "edgekit.bench.worker", str(request_file), str(outcome_file)],
+                    cwd=folder,  # `-m` puts the working folder first on the path: nothing of the user's may be imported from there
+                    env={**os.environ, "PYTHONPATH": _python_path()},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=None if os.environ.get("EDGEKIT_DEBUG") else stderr,
+                    start_new_session=True,  # Ctrl-C reaches it only through `_stop`, once
+                )
+                try:
+                    code = child.wait()
+                except BaseException as error:
+                    _stop(child)
+                    if not isinstance(error, KeyboardInterrupt):
+                        raise
+                    stopped = True
+            if stopped:
+                raise Interrupted(_watched(_read(outcome_file), sampler))
             stderr.seek(0)
             said = stderr.read().decode(errors="replace").strip().splitlines()
         outcome = _read(outcome_file)
@@ -66,7 +72,12 @@ def run_worker(request: Request) -> dict[str, Any]:
     if "error" in outcome:
         kind = getattr(errors, outcome["error"]["kind"], EdgekitError)
         raise kind(outcome["error"]["message"], outcome["error"]["hint"])
-    return outcome
+    return _watched(outcome, sampler) or outcome
+
+
+def _watched(outcome: dict[str, Any] | None, sampler: Sampler) -> dict[str, Any] | None:
+    """With the sensors, where the worker measured (a profile has no time of its own)."""
+    return watched(outcome, sampler) if outcome is not None and "began_ns" in outcome else outcome
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

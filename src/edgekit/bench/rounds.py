@@ -5,25 +5,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import numpy as np
-
-from edgekit.bench import statistics
+from edgekit.bench import sensors, statistics
+from edgekit.bench.find_rate import find_rate
+from edgekit.bench.load import Load
 from edgekit.bench.lock import presence
 from edgekit.bench.measure import FLOOR_RUNS, FLOOR_SECONDS
-from edgekit.bench.output import file_name
+from edgekit.bench.output import file_name, loadgen_folder
 from edgekit.bench.process import Interrupted, run_worker
-from edgekit.bench.worker import Request
+from edgekit.bench.request import Request
+from edgekit.bench.summary import latency_of
 from edgekit.bundle import Bundle, Variant
-from edgekit.errors import BundleError, EdgekitError
-from edgekit.result import Latency, Result
-from edgekit.runtimes import why_not
-
-_OTHERS_LIMIT = 0.1
+from edgekit.errors import EdgekitError
+from edgekit.result import Latency, Probe, Result
 
 
 @dataclass(frozen=True)
@@ -60,38 +57,10 @@ class _Job:
     """One variant at one batch size, and what its rounds brought so far."""
 
     variant: Variant
-    batch: int
+    request: Request
     outcomes: list[dict[str, Any]] = field(default_factory=list)
+    probes: list[Probe] = field(default_factory=list)
     error: EdgekitError | None = None
-
-
-def choose(bundle: Bundle, names: Sequence[str] = ()) -> tuple[list[Variant], list[tuple[Variant, str]]]:
-    """The variants to measure on this machine, and those left out, each with the reason.
-
-    Args:
-        bundle: an opened bundle.
-        names: ids of variants; none means all that were not rejected.
-
-    Raises:
-        BundleError: a name is unknown, or nothing is left to measure.
-        RuntimeMissing: a variant that was named cannot run on this machine.
-    """
-    chosen: list[Variant] = []
-    left_out: list[tuple[Variant, str]] = []
-    for variant in [bundle.variant(name) for name in dict.fromkeys(names)] or bundle.manifest.variants:
-        missing = why_not(variant.runtime)
-        if missing is not None and names:
-            raise missing
-        if missing is not None:
-            left_out.append((variant, str(missing)))
-        elif variant.status == "rejected" and not names:
-            left_out.append((variant, f"rejected at export{': ' + variant.note if variant.note else ''}"))
-        else:
-            chosen.append(variant)
-    if not chosen:
-        reasons = "; ".join(f"{variant.id}: {reason}" for variant, reason in left_out)
-        raise BundleError(f"{bundle.path}: no variant to measure on this machine ({reasons or 'it has none'})")
-    return chosen, left_out
 
 
 def bench(
@@ -103,6 +72,7 @@ def bench(
     batches: Sequence[int] = (1,),
     threads: int = 0,
     plan: Plan | None = None,
+    load: Load | None = None,
     advance: Callable[[int, str], None] = lambda steps, note: None,
 ) -> Outcome:
     """Measure variants in turns and write one result file for each variant and batch size into `output`.
@@ -116,145 +86,117 @@ def bench(
         output: the folder for the result files.
         given: the bundle's path as the user gave it.
         batches: the batch sizes.
-        threads: threads inside an operator; 0 leaves it to the runtime.
+        threads: of the inference; 0 leaves it to the runtime.
         plan: how long; the floor for percentiles if not given.
-        advance: called after each turn with 1 and the variant's id.
+        load: the scenario and where it runs; a single stream on the CPU if not given.
+        advance: called after each turn with 1 and the variant's id, and during a search for a rate with 0 and what it found.
 
     Raises:
         EdgekitError: `output` cannot be written.
     """
-    plan = plan or Plan()
-    jobs = [_Job(variant, batch) for batch in batches for variant in variants]
-    crowded = interrupted = False
+    plan, load = plan or Plan(), load or Load()
+    if load.loadgen:
+        plan = replace(plan, rounds=1)  # LoadGen's own rules are about one run
+    jobs = [_Job(v, _request(bundle, v, batch, threads, plan, load, output)) for batch in batches for v in variants]
+    outcome = Outcome()
+    crowded, idle = False, None
     with presence() as alone:
-        for job in _turns(jobs, plan.rounds):
-            request = Request(
-                bundle=str(bundle.path.resolve()),
-                variant=job.variant.id,
-                runtime=job.variant.runtime,
-                batch=job.batch,
-                threads=threads,
-                seconds=plan.seconds / plan.rounds,
-                runs=math.ceil(plan.runs / plan.rounds),
-            )
-            crowded = crowded or not alone()
-            try:
-                job.outcomes.append(run_worker(request))
-            except Interrupted as stop:
-                if stop.outcome is not None and "error" not in stop.outcome:
-                    job.outcomes.append(stop.outcome)
-                interrupted = True
-                break
-            except EdgekitError as error:
-                job.error = error
-            crowded = crowded or not alone()
-            advance(1, job.variant.id)
-    outcome = Outcome(interrupted=interrupted)
+        try:
+            idle = sensors.idle()
+            if load.bound_ms is not None:
+                for job in jobs:
+                    _find_rate(job, load.bound_ms, plan, advance)
+            for job in _turns(jobs, plan.rounds):
+                crowded = crowded or not alone()
+                _measure(job)
+                crowded = crowded or not alone()
+                advance(1, job.variant.id)
+        except KeyboardInterrupt:
+            outcome.interrupted = True
     for job in jobs:
+        outcomes = [o for o in job.outcomes if o["samples_ns"]]
         if job.error is not None:
             outcome.failed.append((job.variant.id, job.error))
-        elif any(o["samples_ns"] for o in job.outcomes):
-            latency = _latency(bundle, job, given or str(bundle.path), threads, plan, interrupted, crowded)
+        elif outcomes:
+            latency = latency_of(
+                bundle,
+                job.variant,
+                job.request,
+                outcomes,
+                given=given or str(bundle.path),
+                complete=len(outcomes) == plan.rounds,
+                crowded=crowded,
+                bound_ms=load.bound_ms,
+                probes=job.probes,
+                idle_watts=idle.watts if idle else None,
+            )
             path = output / file_name(latency)
-            result = Result.of(latency)
+            result = Result.of(latency, seed=load.seed if load.scenario == "server" else None)
             result.write(path)
             outcome.results.append((result, latency, path))
     return outcome
+
+
+def _request(
+    bundle: Bundle, variant: Variant, batch: int, threads: int, plan: Plan, load: Load, output: Path
+) -> Request:
+    """What every round of a variant is asked."""
+    return Request(
+        bundle=str(bundle.path.resolve()),
+        variant=variant.id,
+        runtime=variant.runtime,
+        batch=batch,
+        threads=threads,
+        seconds=plan.seconds / plan.rounds,
+        runs=math.ceil(
+            (min(plan.runs, statistics.SAMPLES_NEEDED["p90"]) if load.scenario == "offline" else plan.runs)
+            / plan.rounds
+        ),
+        scenario=load.scenario,
+        query=load.query if load.scenario == "multi-stream" else 0,
+        streams=load.streams,
+        rate=load.rate or 0.0,
+        seed=load.seed,
+        provider=load.provider,
+        cpus=list(load.cpus),
+        loadgen=str(loadgen_folder(output.resolve(), variant.id, batch, load.scenario)) if load.loadgen else None,
+        bound_ms=load.bound_ms,
+    )
+
+
+def _measure(job: _Job) -> None:
+    """One round."""
+    try:
+        # Every round has arrivals of its own, and they are the same for all variants.
+        job.outcomes.append(run_worker(replace(job.request, seed=job.request.seed + len(job.outcomes))))
+    except Interrupted as stop:
+        if stop.outcome is not None and "error" not in stop.outcome:
+            job.outcomes.append(stop.outcome)
+        raise KeyboardInterrupt from None
+    except EdgekitError as error:
+        job.error = error
+
+
+def _find_rate(job: _Job, bound_ms: float, plan: Plan, advance: Callable[[int, str], None]) -> None:
+    """Find the rate that a job is then measured at."""
+    quick = plan.rounds == 1
+    try:
+        rate, job.probes = find_rate(
+            run_worker,
+            job.request,
+            bound_ms,
+            seconds=1.0 if quick else FLOOR_SECONDS / 4,
+            resolution=0.2 if quick else 0.03,
+            advance=lambda note: advance(0, note),
+        )
+        job.request = replace(job.request, rate=rate)
+    except Interrupted:
+        raise KeyboardInterrupt from None
+    except EdgekitError as error:
+        job.error = error
 
 
 def _turns(jobs: Sequence[_Job], rounds: int) -> Iterator[_Job]:
     """A, B, C, A, B, C, … without those that have failed."""
     for _ in range(rounds):
         yield from (job for job in jobs if job.error is None)
-
-
-def _latency(
-    bundle: Bundle, job: _Job, given: str, threads: int, plan: Plan, interrupted: bool, crowded: bool
-) -> Latency:
-    """One measurement from the outcomes of its rounds."""
-    outcomes = [o for o in job.outcomes if o["samples_ns"]]
-    samples = [sample for o in outcomes for sample in o["samples_ns"]]
-    milliseconds = np.asarray(samples) / 1e6
-    percentiles = statistics.percentiles(milliseconds)
-    conditions = _conditions(outcomes)
-    incomplete = interrupted and (len(outcomes) < plan.rounds or outcomes[-1]["interrupted"])
-    quick = sum(samples) < FLOOR_SECONDS * 0.95e9 or len(samples) < FLOOR_RUNS
-    latency = Latency(
-        bundle=given,
-        bundle_digest=bundle.digest,
-        variant=job.variant.id,
-        runtime=job.variant.runtime,
-        runtime_version=outcomes[0]["runtime_version"],
-        precision=job.variant.precision,
-        settings=outcomes[0]["settings"],
-        batch=job.batch,
-        threads=threads,
-        affinity=outcomes[0]["affinity"],
-        quick=quick,
-        interrupted=incomplete,
-        warmup_runs=sum(o["warmup_runs"] for o in outcomes),
-        samples_ns=samples,
-        rounds=[len(o["samples_ns"]) for o in outcomes],
-        percentiles_ms=percentiles,
-        mean_ms=float(milliseconds.mean()),
-        cv=statistics.coefficient_of_variation(milliseconds),
-        drift=statistics.drift(milliseconds),
-        throughput=job.batch / float(milliseconds.mean()) * 1e3,
-        stages_ms=_stages(outcomes, float(np.median(milliseconds))),
-        peak_rss_bytes=max((o["peak_rss_bytes"] for o in outcomes if o["peak_rss_bytes"]), default=None),
-        golden_max_abs_diff=max(o["golden"]["max_abs_diff"] for o in outcomes),
-        golden_top1_agreement=min(o["golden"]["top1_agreement"] for o in outcomes),
-        conditions=conditions,
-        warnings=[],
-    )
-    latency.warnings = [o["golden"]["warning"] for o in outcomes[:1] if o["golden"]["warning"]]
-    latency.warnings += _warnings(latency, all(o["settled"] for o in outcomes), crowded)
-    return latency
-
-
-def _stages(outcomes: Sequence[dict[str, Any]], run: float) -> dict[str, float | None]:
-    """The stages' times in the order that they happen in; the median over the rounds."""
-    names = ("import", "load", "first_run", "preprocess", "run", "postprocess", "end_to_end")
-    stages: dict[str, float | None] = {}
-    for name in names:
-        values = [o["stages_ms"][name] for o in outcomes if name in o["stages_ms"]]
-        stages[name] = median(values) if values else None
-    stages["run"] = run
-    return stages
-
-
-def _conditions(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Before the first round, after the last, and the worst of all rounds for what disturbs."""
-    every = [o["conditions"] for o in outcomes]
-    merged = dict(every[-1])
-    for name in ("clock_mhz", "temperature_c", "load"):
-        merged[name] = {"before": every[0][name]["before"], "after": every[-1][name]["after"]}
-    for name in ("throttled", "other_cores_busy"):
-        known = [c[name] for c in every if c[name] is not None]
-        merged[name] = max(known) if known else None
-    return merged
-
-
-def _warnings(latency: Latency, settled: bool, crowded: bool) -> list[str]:
-    """Why a figure of this measurement is not to be trusted, one sentence each."""
-    others = latency.conditions["other_cores_busy"]
-    checks = [
-        (latency.interrupted, "interrupted before it was complete"),
-        (
-            latency.quick and not latency.interrupted,
-            f"short: less than {FLOOR_SECONDS:.0f} s or {FLOOR_RUNS} samples is a first look, not a measurement",
-        ),
-        (
-            latency.cv > statistics.CV_LIMIT,
-            f"varies by {latency.cv:.1%} (coefficient of variation; above {statistics.CV_LIMIT:.1%} something disturbs it)",
-        ),
-        (
-            abs(latency.drift) > statistics.DRIFT_LIMIT,
-            f"drifts: the last tenth of the samples is {abs(latency.drift):.1%} {'slower' if latency.drift > 0 else 'faster'} than the first",
-        ),
-        (not settled, "the warm-up did not settle within 5 s"),
-        (others is not None and others > _OTHERS_LIMIT, f"other processes kept {others or 0:.1f} cores busy meanwhile"),
-        (latency.conditions["throttled"] is True, "the processor was throttled (heat or power)"),
-        (crowded, "another `edgekit bench` ran on this machine at the same time"),
-    ]
-    return [sentence for applies, sentence in checks if applies]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,6 +66,17 @@ def speedup(base: Latency, other: Latency) -> Speedup | None:
     return Speedup(float(np.median(ratios)), min(ratios), max(ratios))
 
 
+def gain(base: Latency, other: Latency) -> float | None:
+    """How many times faster `other` is than `base` in what their scenario is about: latency (round by round), throughput
+    offline, and the rate that keeps the bound for a server; None where that cannot be told."""
+    if other.scenario == "offline":
+        return other.throughput / base.throughput
+    if other.scenario == "server":
+        return other.rate / base.rate if other.bound_ms and other.rate and base.rate else None
+    ratio = speedup(base, other)
+    return ratio.median if ratio else None
+
+
 def _rounds(latency: Latency) -> list[NDArray[np.float64]]:
     edges = np.cumsum(latency.rounds)[:-1]
     return np.split(np.asarray(latency.samples_ns, dtype=np.float64), edges)
@@ -74,8 +86,28 @@ def fp32_of(latency: Latency, others: Sequence[Latency]) -> Latency | None:
     """What a variant's speed-up is told against: among `others` the one of the same bundle, runtime, batch and threads that
     computes in fp32, or None. That is the fp32 variant; where there is none, an fp16 one whose weights the runtime was told
     to compute with in fp32."""
-    same = ("bundle_digest", "runtime", "batch", "threads")
+    same = ("bundle_digest", "runtime", "batch", "threads", "scenario", "streams", "query", "provider", "bound_ms")
     alike = [other for other in others if all(getattr(other, key) == getattr(latency, key) for key in same)]
     fp32 = [other for other in alike if other.precision == "fp32"]
     fp32 += [o for o in alike if o.precision == "fp16" and o.settings.get("INFERENCE_PRECISION_HINT") == "f32"]
     return fp32[0] if fp32 else None
+
+
+def allowed_over(samples: int, percentile: float = 0.99, confidence: float = 0.99) -> int:
+    """How many of `samples` latencies may lie over a bound while the percentile is under it at a confidence.
+
+    The largest t with P(X <= t) <= 1 - confidence for X binomial over the samples with probability 1 - percentile: were the true
+    percentile over the bound, t or fewer would be a rare luck. The early-stopping rule of MLPerf LoadGen for its server scenario
+    (github.com/mlcommons/inference, loadgen/early_stopping.cc, with tolerance 0); `SAMPLES_NEEDED` is its smallest count with t = 1.
+
+    Returns:
+        -1 where even no latency over the bound does not prove it (p99 with fewer than 459 samples).
+    """
+    over = 1 - percentile
+    log_term = samples * math.log(percentile)  # of P(X = 0)
+    total, t = math.exp(log_term), -1
+    while total <= 1 - confidence and t < samples - 1:
+        t += 1
+        log_term += math.log((samples - t) / (t + 1)) + math.log(over / percentile)
+        total += math.exp(log_term)
+    return t

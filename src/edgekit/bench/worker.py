@@ -11,35 +11,19 @@ import os
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from edgekit.bench.request import Request
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edgekit.bundle import Bundle
+    from edgekit.bench.measure import Timed
     from edgekit.runtimes import Session
-
-# The picture that decoding and resizing are timed with: what a camera gives, made from a golden image.
-_JPEG_SIZE = (640, 480)
-_JPEG_QUALITY = 90
-_PIPELINE_SECONDS = 0.5
-_PIPELINE_RUNS = 11
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to measure."""
-
-    bundle: str
-    variant: str
-    runtime: str
-    batch: int
-    threads: int
-    seconds: float
-    runs: int
 
 
 def main() -> None:
@@ -53,6 +37,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, interrupt)  # what was measured until then is kept
     signal.signal(signal.SIGTERM, interrupt)
     request = Request(**json.loads(Path(sys.argv[1]).read_text()))
+    if request.cpus:
+        os.sched_setaffinity(0, request.cpus)  # before any runtime starts a thread, which inherits it
     from edgekit.errors import EdgekitError
 
     try:
@@ -60,9 +46,14 @@ def main() -> None:
     except EdgekitError as error:
         outcome = {"error": {"kind": type(error).__name__, "message": error.message, "hint": error.hint}}
     Path(sys.argv[2]).write_text(json.dumps(outcome))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(
+        0
+    )  # LoadGen's threads may still run after an interruption, and a runtime's teardown is nobody's business here
 
 
-def _measure(request: Request, stop: Any) -> dict[str, Any]:
+def _measure(request: Request, stop: Callable[[], bool]) -> dict[str, Any]:
     began = time.perf_counter()
     import importlib
 
@@ -70,82 +61,117 @@ def _measure(request: Request, stop: Any) -> dict[str, Any]:
     from edgekit.runtimes import load
     from edgekit.runtimes.predictor import Predictor  # noqa: F401 - counted: whoever predicts imports it
 
-    importlib.import_module(f"edgekit.runtimes.{request.runtime}")
+    importlib.import_module(f"edgekit.runtimes.{_module(request.runtime)}")
     imported = time.perf_counter()
     bundle = Bundle.open(request.bundle)
     variant = bundle.variant(request.variant)
-    session = load(bundle, variant, threads=request.threads)
+    told = {"provider": request.provider} if request.provider else {}
+    session = load(bundle, variant, threads=request.threads, settings=told)
     loaded = time.perf_counter()
 
     import numpy as np
 
     from edgekit.bench import sensors
+    from edgekit.bench.device_memory import device_memory
     from edgekit.bench.golden import prove
-    from edgekit.bench.measure import measure
+    from edgekit.bench.pipeline import pipeline, transfers
 
     images, logits = bundle.golden()
+    _check_batch(session, request)
     batch = np.ascontiguousarray(np.resize(images, (request.batch, *images.shape[1:])))
     first = time.perf_counter()
     session.run(batch)
     first_run = time.perf_counter() - first
     proof = prove(session, variant, images, logits, request.batch)
+    common = {
+        "runtime_version": session.version,
+        "settings": session.settings,
+        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
+        "golden": asdict(proof),
+    }
+    if request.scenario == "profile":
+        from edgekit.bench.profile import profile
+
+        return {**common, **profile(session, batch, request.runs, stop)}
 
     before = sensors.read()
-    timed = measure(lambda: session.run(batch), request.seconds, request.runs, stop=stop)
+    timed, more = _scenario(request, session, images, batch, stop)
     after = sensors.read()
     stages = {
         "import": (imported - began) * 1e3,
         "load": (loaded - imported) * 1e3,
         "first_run": first_run * 1e3,
-        **({} if timed.interrupted else _pipeline(bundle, session, batch, stop)),
+        **({} if timed.interrupted else transfers(session, batch)),
+        **({} if timed.interrupted else pipeline(session, bundle.manifest.preprocessing, batch, stop)),
     }
+    on_device = request.runtime.startswith("tensorrt") or request.provider not in (None, "cpu")
     return {
+        **common,
         **asdict(timed),
-        "runtime_version": session.version,
-        "settings": session.settings,
-        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
         "stages_ms": stages,
         "peak_rss_bytes": sensors.peak_memory(),
-        "golden": asdict(proof),
+        "device_memory_bytes": device_memory() if on_device else None,
         "conditions": sensors.conditions(before, after),
+        **more,
     }
 
 
-def _pipeline(bundle: Bundle, session: Session, pixels: NDArray[np.uint8], stop: Any) -> dict[str, float]:
-    """Medians, in milliseconds, of the way from JPEG bytes to the likeliest classes, for a whole batch."""
-    import io
-    from statistics import median
+def _scenario(
+    request: Request, session: Session, images: NDArray[np.uint8], batch: NDArray[np.uint8], stop: Callable[[], bool]
+) -> tuple[Timed, dict[str, Any]]:
+    """What the scenario saw, and what else belongs into the outcome."""
+    from edgekit.bench import scenarios
+    from edgekit.bench.measure import measure
+    from edgekit.runtimes.streams import OneByOne, open_streams
 
-    import numpy as np
-    from PIL import Image
+    if request.scenario == "single-stream" and not request.loadgen:
+        return measure(lambda: session.run(batch), request.seconds, request.runs, stop=stop), {"streams": 1}
+    one = request.streams == 1
+    streams = OneByOne(session) if one else open_streams(session, request.streams, request.batch)
+    more: dict[str, Any] = {"streams": streams.count, "settings": streams.settings}
+    if request.loadgen:
+        from edgekit.bench.loadgen import run
 
-    from edgekit.preprocess import read_image
-    from edgekit.runtimes.predictor import likeliest
+        timed, summary = run(request, streams, images, stop)
+        more["loadgen"] = summary
+    elif request.scenario == "multi-stream":
+        parts = [batch] * max(1, request.query // request.batch)
+        timed = scenarios.multi_stream(streams, parts, request.seconds, request.runs, stop)
+    elif request.scenario == "offline":
+        timed = scenarios.offline(streams, batch, request.seconds, request.runs, stop)
+    else:
+        give_up = _too_many(request.over_ns, request.over_allowed) if request.over_ns else None
+        timed = scenarios.server(
+            streams, batch, request.rate, request.seconds, request.runs, request.seed, stop, give_up
+        )
+    return timed, more
 
-    jpegs = []
-    for array in pixels:
-        stream = io.BytesIO()
-        Image.fromarray(array).resize(_JPEG_SIZE).save(stream, "JPEG", quality=_JPEG_QUALITY)
-        jpegs.append(stream.getvalue())
-    preprocessing = bundle.manifest.preprocessing
-    times: list[tuple[int, int, int, int]] = []
-    end = time.perf_counter() + _PIPELINE_SECONDS
-    while not stop() and (time.perf_counter() < end or len(times) < _PIPELINE_RUNS):
-        began = time.perf_counter_ns()
-        batch = np.stack([preprocessing(read_image(jpeg)) for jpeg in jpegs])
-        prepared = time.perf_counter_ns()
-        logits = session.run(batch)
-        ran = time.perf_counter_ns()
-        for row in logits:
-            likeliest(row, 5)
-        times.append((began, prepared, ran, time.perf_counter_ns()))
-    if not times:
-        return {}
-    return {
-        "preprocess": median(t[1] - t[0] for t in times) / 1e6,
-        "postprocess": median(t[3] - t[2] for t in times) / 1e6,
-        "end_to_end": median(t[3] - t[0] for t in times) / 1e6,
-    }
+
+def _too_many(bound_ns: int, allowed: int) -> Callable[[int], bool]:
+    """Counts the latencies over a bound, and says yes when they are more than allowed."""
+    over = 0
+
+    def told(latency: int) -> bool:
+        nonlocal over
+        over += latency > bound_ns
+        return over > allowed
+
+    return told
+
+
+def _check_batch(session: Session, request: Request) -> None:
+    from edgekit.errors import BundleError
+
+    if session.batch not in (None, request.batch):
+        raise BundleError(
+            f"{request.variant}: its graph takes batches of {session.batch} and no other, not {request.batch}",
+            f"--batch {session.batch}, or export with a free batch axis",
+        )
+
+
+def _module(runtime: str) -> str:
+    """The module of a runtime's session: both TensorRTs share one."""
+    return "tensorrt" if runtime.startswith("tensorrt") else runtime
 
 
 if __name__ == "__main__":

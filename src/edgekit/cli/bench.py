@@ -13,7 +13,14 @@ from edgekit.cli.devices import on_devices
 if TYPE_CHECKING:
     from edgekit.bench.rounds import Outcome
     from edgekit.bundle import Bundle, Variant
-    from edgekit.result import Latency
+    from edgekit.result import Latency, Scenario
+
+_WHAT = {
+    "single-stream": "latency of one run",
+    "multi-stream": "latency of a query of {query} images",
+    "offline": "throughput with every stream busy (img/s), and a batch's time",
+    "server": "latency of queries that arrive at random, queueing included,",
+}
 
 
 @click.command(name="bench")
@@ -24,12 +31,41 @@ if TYPE_CHECKING:
     "batches",
     multiple=True,
     type=click.IntRange(1),
-    default=(1,),
-    show_default=True,
-    help="Images a run; may be repeated.",
+    help="Images a run; may be repeated.  [default: 1; offline: 1 to 32; multi-stream: a query]",
 )
 @click.option(
-    "--threads", type=click.IntRange(0), default=0, help="Threads inside an operator; 0 leaves it to the runtime."
+    "--threads",
+    type=click.IntRange(0),
+    default=0,
+    help="Threads of the inference, shared out over the streams; 0 leaves it to the runtime.",
+)
+@click.option(
+    "--scenario",
+    type=click.Choice(["single-stream", "multi-stream", "offline", "server"]),
+    default="single-stream",
+    show_default=True,
+    help="MLPerf's: one run after the other; queries of several images; as much as it can; random arrivals.",
+)
+@click.option(
+    "--streams",
+    type=click.IntRange(0),
+    help="Runs in flight at the same time; 0 leaves it to the runtime.  [default: 1; offline and server: 0]",
+)
+@click.option("--query", type=click.IntRange(1), default=8, show_default=True, help="Multi-stream: images a query.")
+@click.option("--rate", type=float, help="Server: queries a second, as a Poisson process.")
+@click.option(
+    "--find-rate", "bound_ms", type=float, metavar="MS", help="Server: find the highest rate that keeps p99 under this."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Server: of the arrivals.")
+@click.option(
+    "--provider",
+    type=click.Choice(["cpu", "cuda", "tensorrt", "openvino", "gpu", "npu"]),
+    help="What the runtime computes with: ONNX Runtime's cpu, cuda, tensorrt, openvino; OpenVINO's cpu, gpu, npu.  [default: cpu]",
+)
+@click.option("--cpus", metavar="LIST", help="Run on these processors only, for instance 0,1 or 0-3.")
+@click.option("--loadgen", is_flag=True, help="Run under MLCommons LoadGen and keep its logs beside the result.")
+@click.option(
+    "--profile", is_flag=True, help="Measure where the time goes instead: every layer, by the runtime's profiler."
 )
 @click.option(
     "--seconds",
@@ -46,8 +82,9 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @on_devices
 def command(
-    bundle: str, names: tuple[str, ...], batches: tuple[int, ...], threads: int, seconds: float | None, quick: bool,
-    output: Path | None, as_json: bool,
+    bundle: str, names: tuple[str, ...], batches: tuple[int, ...], threads: int, scenario: Scenario, streams: int | None,
+    query: int, rate: float | None, bound_ms: float | None, seed: int, provider: str | None, cpus: str | None, loadgen: bool,
+    profile: bool, seconds: float | None, quick: bool, output: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Measure the latency of a BUNDLE (a folder or a .zip) on this machine, with every runtime that is installed.
 
@@ -60,26 +97,47 @@ def command(
       edgekit bench runs/photos/export
       edgekit bench bundle.zip --variant onnx-int8 --batch 1 --batch 8 --threads 1
       edgekit bench runs/photos/export --quick --json
+      edgekit bench runs/photos/export --scenario offline --batch 8
+      edgekit bench runs/photos/export --scenario server --find-rate 20
+      edgekit bench runs/photos/export --profile
       edgekit bench runs/photos/export --device ssh://pi@raspberrypi.local,ssh://nano
     """
+    from edgekit.bench.choose import choose
+    from edgekit.bench.load import Load, batch_sizes
     from edgekit.bench.output import default_output
-    from edgekit.bench.rounds import Plan, bench, choose
+    from edgekit.bench.rounds import Plan, bench
     from edgekit.bundle import Bundle
     from edgekit.errors import GateFailed
     from edgekit.progress import progress
 
+    if streams is None:
+        streams = 0 if scenario in ("offline", "server") else 1
+    load = Load(scenario, streams, query, rate, bound_ms, seed, provider, processor_list(cpus), loadgen)
+    if loadgen:
+        from edgekit.bench.loadgen import check_installed
+
+        check_installed()
     opened = Bundle.open(bundle)
-    variants, left_out = choose(opened, names)
+    variants, left_out = choose(opened, names, provider)
+    batches = batch_sizes(opened, load, batches)
     if quick:
         plan = Plan.quick(seconds or 1.0)
     else:
         plan = Plan(seconds) if seconds else Plan()
     folder = output or default_output(opened)
-    batches = tuple(dict.fromkeys(batches))
-    with progress("bench", len(variants) * len(batches) * plan.rounds, unit="rounds") as advance:
+    if profile:
+        from edgekit.cli.profiles import profile_variants
+
+        if scenario != "single-stream" or loadgen:
+            raise click.UsageError("--profile is about a run by itself: leave out --scenario and --loadgen")
+        profile_variants(opened, variants, left_out, folder, bundle, batches, threads, load, quick, as_json)
+        return
+    rounds = 1 if loadgen else plan.rounds
+    with progress("bench", len(variants) * len(batches) * rounds, unit="rounds") as advance:
         outcome = bench(
-            opened, variants, folder, given=bundle, batches=batches, threads=threads, plan=plan, advance=advance
-        )
+            opened, variants, folder,
+            given=bundle, batches=batches, threads=threads, plan=plan, load=load, advance=advance,
+        )  # fmt: skip
     if as_json:
         _print_json(opened, outcome, left_out)
     else:
@@ -97,15 +155,17 @@ def _print_table(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant,
     from rich.console import Console
     from rich.table import Table
 
-    from edgekit.bench.statistics import fp32_of, speedup
+    from edgekit.bench.statistics import fp32_of, gain
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
     plain: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
     every = [latency for _, latency, _ in outcome.results]
     batches = {latency.batch for latency in every}
     if every:
+        first = every[0]
         table = Table(
-            title=f"{bundle.manifest.name}: latency of one run in ms; n: samples; ×fp32: times faster than fp32 in the same runtime",
+            title=f"{bundle.manifest.name}: {_WHAT[first.scenario].format(query=first.query or first.batch)} in ms; n: samples; "
+            "×fp32: times faster than fp32 in the same runtime",
             title_justify="left",
             title_style="bold",
         )
@@ -113,25 +173,38 @@ def _print_table(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant,
         table.add_column("variant", overflow="fold")
         table.add_column("prec.", no_wrap=True)
         batch = ["batch"] if len(batches) > 1 else []
-        for name in (*batch, "p50", "p90", "p99", "n", "cv", "img/s", "top-1", "size", "×fp32"):
+        extra = [] if first.scenario == "single-stream" else ["streams"]
+        extra += ["query/s"] if first.scenario == "server" else []
+        cv = [] if first.scenario == "server" else ["cv"]  # of latencies with a queue it says nothing
+        for name in (*batch, *extra, "p50", "p90", "p99", "n", *cv, "img/s", "top-1", "size", "×fp32"):
             table.add_column(name, justify="right", no_wrap=True)
         for latency in every:
             variant = bundle.variant(latency.variant)
             base = fp32_of(latency, every)
-            ratio = speedup(base, latency) if base else None
             table.add_row(
                 variant.id,
                 variant.precision,
                 *(str(latency.batch) for _ in batch),
+                *([str(latency.streams)] if extra else []),
+                *([f"{latency.rate:.4g}"] if latency.rate else []),
                 *(_milliseconds(latency.percentiles_ms[name]) for name in ("p50", "p90", "p99")),
                 str(len(latency.samples_ns)),
-                f"{latency.cv:.1%}",
+                *(f"{latency.cv:.1%}" for _ in cv),
                 f"{latency.throughput:.0f}",
                 _or_na(variant.accuracy.top1 if variant.accuracy else None, "{:.1%}"),
                 _size(variant),
-                _or_na(ratio.median if ratio else None, "{:.2f}"),
+                _or_na(gain(base, latency) if base else None, "{:.2f}"),
             )
         console.print(table)
+        for latency in every:
+            if latency.bound_ms:
+                console.print(
+                    f"{_label(latency, batches)}: p99 stays under {latency.bound_ms:g} ms up to {latency.rate:.4g} queries a "
+                    f"second ({len(latency.probes)} rates tried)",
+                    **plain,
+                )
+            if latency.loadgen:
+                console.print(f"{_label(latency, batches)}: LoadGen: {_loadgen(latency)}", **plain)
     for warning, about in _by_warning(every).items():
         where = "all" if len(about) == len(every) > 1 else ", ".join(_label(latency, batches) for latency in about)
         console.print(f"{where}: {warning}", style="yellow", **plain)
@@ -141,6 +214,37 @@ def _print_table(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant,
         console.print(f"{variant.id}: left out: {reason}", style="dim", **plain)
     if every:
         console.print(f"results: {outcome.results[0][2].parent}", **plain)
+
+
+def _loadgen(latency: Latency) -> str:
+    """LoadGen's own figure and verdict."""
+    summary = (latency.loadgen or {}).get("summary", {})
+    for key in ("90.00 percentile latency (ns)", "99.00 percentile latency (ns)"):
+        if key in summary and latency.scenario != "offline":
+            figure = f"{key.split('.')[0]}th percentile {int(summary[key]) / 1e6:.3f} ms, "
+            if (key[:2] == "90") == (latency.scenario == "single-stream"):
+                return f"{figure}result {summary.get('Result is', 'n/a')}"
+    per_second = summary.get("Samples per second")
+    return f"{f'{float(per_second):.0f} img/s, ' if per_second else ''}result {summary.get('Result is', 'n/a')}"
+
+
+def processor_list(text: str | None) -> tuple[int, ...]:
+    """The processors that `0,2` or `0-3` lists.
+
+    Raises:
+        EdgekitError: it is not such a list.
+    """
+    import re
+
+    from edgekit.errors import EdgekitError
+
+    found: set[int] = set()
+    for part in (text or "").split(",") if text is not None else []:
+        ends = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
+        if not ends or int(ends[2] or ends[1]) < int(ends[1]):
+            raise EdgekitError(f"--cpus {text}: {part!r} is no processor", "give numbers, for instance 0,1 or 0-3")
+        found.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+    return tuple(sorted(found))
 
 
 def _by_warning(every: list[Latency]) -> dict[str, list[Latency]]:
@@ -169,7 +273,7 @@ def _print_json(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant, 
         ratio = speedup(base, latency) if base else None
         rows.append(
             {
-                **latency.model_dump(exclude={"samples_ns", "kind"}),
+                **latency.model_dump(exclude={"samples_ns", "kind", "timeline"}),
                 "samples": len(latency.samples_ns),
                 "top1": variant.accuracy.top1 if variant.accuracy else None,
                 "size_bytes": sum(file.bytes for file in variant.files),

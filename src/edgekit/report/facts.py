@@ -180,7 +180,7 @@ def _read_latencies(run: Run, facts: Facts) -> None:
         except EdgekitError as error:
             facts.gaps.append(Gap("bench", error.message, command))
             continue
-        if isinstance(result.measurement, Latency):
+        if isinstance(result.measurement, Latency) and result.measurement.scenario == "single-stream":
             current = facts.bundle is not None and result.measurement.bundle_digest == facts.bundle.digest
             facts.measured.append(Measured(path.name, result, result.measurement, current))
     if not facts.measured:

@@ -166,6 +166,10 @@ class OpenVinoStreams:
         except BaseException as error:  # OpenVINO would tell it in words of its own; handed to whoever waits
             self._error = self._error or error
 
+    def ready(self) -> None:
+        """Return when a request is free (see `Streams.ready`)."""
+        self._queue.get_idle_request_id()
+
     def submit(self, images: NDArray[np.uint8], done: Done) -> None:
         """Start a run (see `Streams.submit`)."""
         self._raise()

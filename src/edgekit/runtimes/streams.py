@@ -28,6 +28,10 @@ class Streams(Protocol):
     count: int
     settings: dict[str, str]
 
+    def ready(self) -> None:
+        """Return when a stream is free: the next `submit` does not wait. For one thread that submits."""
+        ...
+
     def submit(self, images: NDArray[np.uint8], done: Done) -> None:
         """Start a run, after waiting for a free stream where all are busy.
 
@@ -91,6 +95,9 @@ class OneByOne:
         self._session = session
         self.settings = session.settings
 
+    def ready(self) -> None:
+        """Always."""
+
     def submit(self, images: NDArray[np.uint8], done: Done) -> None:
         """Run a batch (see `Streams.submit`)."""
         done(self._session.run(images))
@@ -131,6 +138,11 @@ class ThreadStreams:
             finally:
                 del item, images, done
                 self._free.release()
+
+    def ready(self) -> None:
+        """Return when a thread is free (see `Streams.ready`)."""
+        self._free.acquire()
+        self._free.release()
 
     def submit(self, images: NDArray[np.uint8], done: Done) -> None:
         """Start a run (see `Streams.submit`)."""

@@ -1,0 +1,52 @@
+"""Which of a bundle's variants are measured on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgekit.bundle import Bundle, Variant
+from edgekit.errors import BundleError, RuntimeMissing
+from edgekit.runtimes import why_not
+from edgekit.runtimes.providers import PROVIDERS
+
+
+def choose(
+    bundle: Bundle, names: Sequence[str] = (), provider: str | None = None
+) -> tuple[list[Variant], list[tuple[Variant, str]]]:
+    """The variants to measure on this machine, and those left out, each with the reason.
+
+    Args:
+        bundle: an opened bundle.
+        names: ids of variants; none means all that were not rejected.
+        provider: what they are to compute with; None is the CPU.
+
+    Raises:
+        BundleError: a name is unknown, or nothing is left to measure.
+        RuntimeMissing: a variant that was named cannot run on this machine, or not with that provider.
+    """
+    chosen: list[Variant] = []
+    left_out: list[tuple[Variant, str]] = []
+    for variant in [bundle.variant(name) for name in dict.fromkeys(names)] or bundle.manifest.variants:
+        missing = why_not(variant.runtime) or _no_provider(variant, provider)
+        if missing is not None and names:
+            raise missing
+        if missing is not None:
+            left_out.append((variant, str(missing)))
+        elif variant.status == "rejected" and not names:
+            left_out.append((variant, f"rejected at export{': ' + variant.note if variant.note else ''}"))
+        else:
+            chosen.append(variant)
+    if not chosen:
+        reasons = "; ".join(f"{variant.id}: {reason}" for variant, reason in left_out)
+        raise BundleError(f"{bundle.path}: no variant to measure on this machine ({reasons or 'it has none'})")
+    return chosen, left_out
+
+
+def _no_provider(variant: Variant, provider: str | None) -> RuntimeMissing | None:
+    known = PROVIDERS.get(variant.runtime, ())
+    if provider is None or provider in known:
+        return None
+    return RuntimeMissing(
+        f"{variant.id}: {variant.runtime} has no provider {provider}",
+        f"it takes {', '.join(known)}" if known else "leave out --provider",
+    )

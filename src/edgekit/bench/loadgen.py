@@ -1,0 +1,182 @@
+"""The same session under MLCommons LoadGen, the load generator of MLPerf Inference (github.com/mlcommons/inference, loadgen)."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib import metadata, util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bench.measure import Timed, warm_up
+from edgekit.bench.request import Request
+from edgekit.bench.scenarios import sharp_timers
+from edgekit.errors import BundleError, RuntimeMissing
+from edgekit.runtimes.streams import Streams
+
+SUMMARY = "mlperf_log_summary.txt"
+_SCENARIOS = {
+    "single-stream": "SingleStream",
+    "multi-stream": "MultiStream",
+    "offline": "Offline",
+    "server": "Server",
+}
+_MARGIN = 1.1  # of the samples that an offline run is given over those that fill its time
+
+
+def check_installed() -> None:
+    """Refuse what cannot be run.
+
+    Raises:
+        RuntimeMissing: LoadGen is not installed.
+    """
+    if util.find_spec("mlperf_loadgen") is None:
+        raise RuntimeMissing("MLCommons LoadGen is not installed", "install edgekit's wheel with the extra [loadgen]")
+
+
+def run(
+    request: Request, streams: Streams, images: NDArray[np.uint8], stop: Callable[[], bool]
+) -> tuple[Timed, dict[str, Any]]:
+    """Let LoadGen ask its queries of a model, in performance mode; its logs go into `request.loadgen`.
+
+    A LoadGen sample is one image; a server's or a single stream's query is one, a multi-stream's are `request.query`, and the
+    offline query, which holds all of them, is cut into batches.
+
+    Args:
+        request: scenario, time, runs, rate and bound.
+        streams: run the batches.
+        images: uint8 (n, H, W, 3), the sample library.
+        stop: asked while LoadGen runs: it cannot be ended itself, so what it has done by then is what there is.
+
+    Returns:
+        What was timed around the session (a query's images, from when LoadGen issued it), and LoadGen's version, scenario and
+        own summary.
+    """
+    import mlperf_loadgen as lg
+
+    warmup_runs, settled = warm_up(lambda: _once(streams, images[: request.batch]), stop=stop)
+    rate = _rate(streams, images[: request.batch]) if request.scenario == "offline" else 0.0
+    sut = _Sut(lg, streams, images, request.batch)
+    folder = Path(request.loadgen or ".")
+    folder.mkdir(parents=True, exist_ok=True)
+    sharp_timers()
+    settings, logs = _settings(lg, request, rate), _log_settings(lg, folder)
+    test = lg.ConstructSUT(sut.issue, sut.flush)
+    library = lg.ConstructQSL(len(images), len(images), lambda _: None, lambda _: None)
+    began = time.perf_counter_ns()
+    # LoadGen holds its thread until it has done; this one, which gets the signals, waits beside it.
+    thread = threading.Thread(target=lg.StartTestWithLogSettings, args=(test, library, settings, logs, ""), daemon=True)
+    thread.start()
+    while thread.is_alive() and not stop():
+        thread.join(0.1)
+    interrupted = thread.is_alive()
+    if not interrupted:
+        lg.DestroyQSL(library)
+        lg.DestroySUT(test)
+    timed = Timed(list(sut.samples), warmup_runs, settled, interrupted, began, sut.ended or began)
+    summary = {} if interrupted else read_summary(folder / SUMMARY)
+    return timed, {
+        "version": metadata.version("mlcommons-loadgen"),
+        "scenario": _SCENARIOS[request.scenario],
+        "summary": summary,
+        "logs": folder.name,
+    }
+
+
+class _Sut:
+    """The system under test: gets queries (lists of samples) and completes each sample."""
+
+    def __init__(self, lg: Any, streams: Streams, images: NDArray[np.uint8], batch: int) -> None:
+        self._lg, self._streams, self._images, self._batch = lg, streams, images, batch
+        self.samples: list[int] = []
+        self.ended = 0
+
+    def issue(self, query: list[Any]) -> None:
+        """Run a query's samples, in batches, on the streams."""
+        issued = time.perf_counter_ns()
+        for start in range(0, len(query), self._batch):
+            part = query[start : start + self._batch]
+            indices = [sample.index for sample in part]
+            indices += indices[:1] * (self._batch - len(part))  # a graph may fix its batch: filled up
+            self._streams.submit(self._images[indices], partial(self._complete, part, issued))
+        if len(query) > self._batch:
+            self._streams.wait()
+
+    def _complete(self, part: list[Any], issued: int, logits: NDArray[np.float32]) -> None:
+        self.ended = time.perf_counter_ns()
+        self.samples.append(self.ended - issued)
+        self._lg.QuerySamplesComplete([self._lg.QuerySampleResponse(s.id, 0, 0) for s in part])
+
+    def flush(self) -> None:
+        """All queries are issued."""
+        self._streams.wait()
+
+
+def _settings(lg: Any, request: Request, batches_per_second: float) -> Any:
+    settings = lg.TestSettings()
+    settings.scenario = getattr(lg.TestScenario, _SCENARIOS[request.scenario])
+    settings.mode = lg.TestMode.PerformanceOnly
+    settings.min_duration_ms = round(request.seconds * 1000)
+    settings.min_query_count = request.runs
+    if request.scenario == "multi-stream":
+        settings.multi_stream_samples_per_query = request.query
+    if request.scenario == "offline":
+        settings.offline_expected_qps = batches_per_second * request.batch * _MARGIN
+        settings.min_query_count = 1
+    if request.scenario == "server":
+        settings.server_target_qps = request.rate
+        settings.server_target_latency_percentile = 0.99
+        # Without a bound LoadGen's own verdict (VALID) is about one that anything keeps.
+        settings.server_target_latency_ns = round((request.bound_ms or 1e6) * 1e6)
+        settings.schedule_rng_seed = request.seed
+    return settings
+
+
+def _log_settings(lg: Any, folder: Path) -> Any:
+    output = lg.LogOutputSettings()
+    output.outdir = str(folder)
+    output.copy_summary_to_stdout = output.copy_detail_to_stdout = False
+    settings = lg.LogSettings()
+    settings.log_output = output
+    settings.enable_trace = False
+    return settings
+
+
+def read_summary(path: Path) -> dict[str, str]:
+    """LoadGen's own summary: its lines of `name : value`, as they stand.
+
+    Raises:
+        BundleError: LoadGen wrote none.
+    """
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError as error:
+        raise BundleError(f"{path}: LoadGen wrote no summary: {error.strerror}", "see its other logs there") from error
+    pairs = (line.partition(" : ") for line in lines if " : " in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def percentile_ms(summary: dict[str, str], percentile: float) -> float | None:
+    """A percentile of the latency by LoadGen's summary, in milliseconds; None where it tells none (offline)."""
+    value = summary.get(f"{percentile:.2f} percentile latency (ns)")
+    return int(value) / 1e6 if value else None
+
+
+def _once(streams: Streams, batch: NDArray[np.uint8]) -> None:
+    streams.submit(batch, lambda _: None)
+    streams.wait()
+
+
+def _rate(streams: Streams, batch: NDArray[np.uint8]) -> float:
+    """Batches a second with every stream busy: what LoadGen must be told before an offline run."""
+    count = 8 * streams.count
+    began = time.perf_counter()
+    for _ in range(count):
+        streams.submit(batch, lambda _: None)
+    streams.wait()
+    return count / (time.perf_counter() - began)

@@ -1,0 +1,120 @@
+"""Where the time of a run goes: the runtime's own profiler, node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bench.load import Load
+from edgekit.bench.measure import measure
+from edgekit.bench.process import run_worker
+from edgekit.bench.request import Request
+from edgekit.bundle import Bundle, Variant
+from edgekit.errors import EdgekitError, RuntimeMissing
+from edgekit.result import LayerTime, Profile, Result
+from edgekit.runtimes import Session
+from edgekit.runtimes.session import Layer, Profiled
+
+RUNS = 100
+WARMUP = 20
+_SECONDS = 0.5
+
+
+def profile(session: Session, batch: NDArray[np.uint8], runs: int, stop: Callable[[], bool]) -> dict[str, Any]:
+    """What a worker finds out: a run without the profiler, and every node with it.
+
+    Raises:
+        RuntimeMissing: the runtime's session has no profiler.
+    """
+    if not isinstance(session, Profiled):
+        raise RuntimeMissing(f"{session.runtime}: no profile of its layers", "leave the variant out, or --profile")
+    timed = measure(lambda: session.run(batch), _SECONDS, runs, stop=stop)
+    layers = session.profile(batch, runs, WARMUP)
+    return {"samples_ns": timed.samples_ns, "layers": [layer._asdict() for layer in layers]}
+
+
+def folded(layers: Sequence[Layer], runs: int) -> list[LayerTime]:
+    """Every node's time a run, and its share of all nodes' time."""
+    total = sum(layer.nanoseconds for layer in layers) or 1
+    return [
+        LayerTime(
+            name=layer.name,
+            operator=layer.operator,
+            calls=layer.calls,
+            ms=layer.nanoseconds / runs / 1e6,
+            share=layer.nanoseconds / total,
+        )
+        for layer in layers
+    ]
+
+
+def profile_of(bundle: Bundle, variant: Variant, request: Request, outcome: dict[str, Any], given: str) -> Profile:
+    """The result's part, from what a worker brought."""
+    layers = folded([Layer(**layer) for layer in outcome["layers"]], request.runs)
+    if not layers:
+        raise EdgekitError(f"{variant.id}: the runtime's profiler listed no layer", "please report it")
+    return Profile(
+        bundle=given,
+        bundle_digest=bundle.digest,
+        variant=variant.id,
+        runtime=variant.runtime,
+        runtime_version=outcome["runtime_version"],
+        precision=variant.precision,
+        settings=outcome["settings"],
+        batch=request.batch,
+        threads=request.threads,
+        provider=request.provider,
+        runs=request.runs,
+        run_ms=median(outcome["samples_ns"]) / 1e6,
+        layers_ms=sum(layer.ms for layer in layers),
+        layers=layers,
+    )
+
+
+def profile_name(profile: Profile) -> Path:
+    """The file that holds a profile, beside the latencies."""
+    provider = f"-{profile.provider}" if profile.provider else ""
+    threads = f"-t{profile.threads}" if profile.threads else ""
+    return Path(f"{profile.variant}-b{profile.batch}{threads}{provider}-profile.json")
+
+
+def profile_variant(
+    bundle: Bundle, variant: Variant, batch: int, threads: int, load: Load, runs: int, output: Path, given: str
+) -> tuple[Profile, Path]:
+    """Profile one variant in a fresh process and write its result file.
+
+    Args:
+        bundle: an opened bundle.
+        variant: one of its variants.
+        batch: images a run.
+        threads: of the inference; 0 leaves it to the runtime.
+        load: provider and processors.
+        runs: how many are profiled.
+        output: the folder for the result file.
+        given: the bundle's path as the user gave it.
+
+    Raises:
+        EdgekitError: it cannot be profiled.
+        Interrupted: the user pressed Ctrl-C.
+    """
+    request = Request(
+        bundle=str(bundle.path.resolve()),
+        variant=variant.id,
+        runtime=variant.runtime,
+        batch=batch,
+        threads=threads,
+        seconds=0.0,
+        runs=runs,
+        scenario="profile",
+        provider=load.provider,
+        cpus=list(load.cpus),
+    )
+    found = profile_of(bundle, variant, request, run_worker(request), given)
+    path = output / profile_name(found)
+    Result.of(found).write(path)
+    return found, path

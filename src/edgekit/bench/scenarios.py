@@ -1,0 +1,161 @@
+"""The scenarios beside the single stream, as MLPerf Inference defines them (Reddi et al. 2020, arXiv:1911.02549, section III-C).
+
+| scenario | a query | the next one comes | figure |
+|---|---|---|---|
+| single-stream | one batch | when the last is answered | percentiles of the latency |
+| multi-stream | N images | when the last is answered | p99 of the latency of a query |
+| offline | one batch | at once: every stream is always busy | images a second |
+| server | one batch | at random (Poisson process), whether or not the last is answered | p99 at a rate; the highest rate |
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bench.measure import Timed, measure, warm_up
+from edgekit.runtimes.streams import Streams
+
+Stop = Callable[[], bool]
+# How far the arrivals are waited for in one sleep, so that an interruption is noticed.
+_NAP_SECONDS = 0.2
+_PR_SET_TIMERSLACK = 29
+
+
+def multi_stream(
+    streams: Streams, parts: Sequence[NDArray[np.uint8]], seconds: float, runs: int, stop: Stop = lambda: False
+) -> Timed:
+    """Time queries of several batches that start together: a query is answered when its last batch is.
+
+    Args:
+        streams: run them.
+        parts: the batches of a query.
+        seconds: least time of measuring.
+        runs: least number of queries.
+        stop: asked between two queries.
+    """
+
+    def query() -> None:
+        for part in parts:
+            streams.submit(part, _forget)
+        streams.wait()
+
+    return measure(query, seconds, runs, stop=stop)
+
+
+def offline(streams: Streams, batch: NDArray[np.uint8], seconds: float, runs: int, stop: Stop = lambda: False) -> Timed:
+    """Keep every stream busy; a sample is a batch's time from when a stream took it to its end.
+
+    Args:
+        streams: run the batches.
+        batch: the images of each.
+        seconds: least time of measuring.
+        runs: least number of batches.
+        stop: asked between two batches.
+    """
+    clock = time.perf_counter_ns
+    warmup_runs, settled = warm_up(lambda: _fill(streams, batch), stop=stop)
+    taken: list[int] = []
+    finished: dict[int, int] = {}
+    began = clock()
+    end = began + int(seconds * 1e9)
+    interrupted = False
+    while (clock() < end or len(taken) < runs) and not (interrupted := stop()):
+        streams.ready()
+        taken.append(clock())
+        streams.submit(batch, partial(_finish, finished, len(taken) - 1))
+    streams.wait()
+    ended = max(finished.values(), default=began)
+    samples = [finished[i] - start for i, start in enumerate(taken)]
+    return Timed(samples, warmup_runs * streams.count, settled, interrupted, began, ended)
+
+
+def server(
+    streams: Streams,
+    batch: NDArray[np.uint8],
+    rate: float,
+    seconds: float,
+    runs: int,
+    seed: int,
+    stop: Stop = lambda: False,
+    give_up: Callable[[int], bool] | None = None,
+) -> Timed:
+    """Time queries that arrive as a Poisson process, from their scheduled arrival to their answer: queueing is included, and so
+    is every delay that the measuring itself causes.
+
+    Args:
+        streams: answer them, in the order of their arrival.
+        batch: the images of each query.
+        rate: mean arrivals a second.
+        seconds: time of the arrivals.
+        runs: least number of queries.
+        seed: of the arrival times.
+        stop: asked between two arrivals.
+        give_up: told every latency when it is known; measuring ends where it answers yes.
+    """
+    clock = time.perf_counter_ns
+    warmup_runs, settled = warm_up(lambda: _fill(streams, batch), stop=stop)
+    sharp_timers()
+    arrivals = arrival_times(rate, max(runs, int(np.ceil(rate * seconds))), seed)
+    finished: dict[int, int] = {}
+    hopeless = interrupted = False
+    began = clock()
+    issued = 0
+
+    def answered(i: int, due: int, _: object) -> None:
+        nonlocal hopeless
+        finished[i] = clock()
+        if give_up is not None and give_up(finished[i] - due):
+            hopeless = True
+
+    for i, offset in enumerate(arrivals):
+        due = began + int(offset)
+        while not (interrupted := stop()) and not hopeless and (ahead := (due - clock()) / 1e9) > 0:
+            time.sleep(min(ahead, _NAP_SECONDS))
+        if interrupted or hopeless:
+            break
+        streams.submit(batch, partial(answered, i, due))
+        issued += 1
+    streams.wait()
+    samples = [finished[i] - began - int(arrivals[i]) for i in range(issued)]
+    ended = max(finished.values(), default=began)
+    return Timed(samples, warmup_runs * streams.count, settled, interrupted or hopeless, began, ended)
+
+
+def arrival_times(rate: float, count: int, seed: int) -> NDArray[np.float64]:
+    """When the queries of a Poisson process arrive, in nanoseconds from its beginning: gaps are exponential, of mean 1 / rate.
+
+    Args:
+        rate: a second.
+        count: how many.
+        seed: the same seed gives the same times, in proportion to 1 / rate.
+    """
+    gaps: NDArray[np.float64] = np.random.default_rng(seed).exponential(1e9 / rate, count)
+    return np.cumsum(gaps)
+
+
+def sharp_timers() -> None:
+    """Ask Linux to wake this thread when it is due and not up to 50 µs later (prctl(2), PR_SET_TIMERSLACK)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+
+
+def _fill(streams: Streams, batch: NDArray[np.uint8]) -> None:
+    """One batch on every stream."""
+    for _ in range(streams.count):
+        streams.submit(batch, _forget)
+    streams.wait()
+
+
+def _forget(_: object) -> None:
+    """Nobody wants the logits."""
+
+
+def _finish(finished: dict[int, int], i: int, _: object) -> None:
+    finished[i] = time.perf_counter_ns()

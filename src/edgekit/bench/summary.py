@@ -1,0 +1,173 @@
+"""One measurement from its rounds: the figures, and why not to trust them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from edgekit.bench import statistics
+from edgekit.bench.measure import FLOOR_RUNS, FLOOR_SECONDS
+from edgekit.bench.request import Request
+from edgekit.bench.watch import joules_per_image, timeline
+from edgekit.bundle import Bundle, Variant
+from edgekit.result import Latency, Probe
+
+_OTHERS_LIMIT = 0.1
+
+
+def latency_of(
+    bundle: Bundle,
+    variant: Variant,
+    request: Request,
+    outcomes: Sequence[dict[str, Any]],
+    *,
+    given: str,
+    complete: bool,
+    crowded: bool,
+    bound_ms: float | None = None,
+    probes: Sequence[Probe] = (),
+    idle_watts: float | None = None,
+) -> Latency:
+    """One measurement from the outcomes of its rounds.
+
+    Args:
+        bundle: an opened bundle.
+        variant: which of its variants was measured.
+        request: of a round.
+        outcomes: of the rounds that have samples, in order.
+        given: the bundle's path as the user gave it.
+        complete: whether all rounds that were planned took place.
+        crowded: whether another bench was seen.
+        bound_ms: of a server: what p99 was to keep.
+        probes: of a server: the rates that were tried.
+        idle_watts: what the machine draws at rest.
+    """
+    samples = [sample for o in outcomes for sample in o["samples_ns"]]
+    milliseconds = np.asarray(samples) / 1e6
+    elapsed = sum(o["ended_ns"] - o["began_ns"] for o in outcomes) / 1e9
+    query = request.query or request.batch
+    open_ended = request.scenario in ("offline", "server")
+    throughput = len(samples) * query / elapsed if open_ended else query / float(milliseconds.mean()) * 1e3
+    runs = 0 if request.scenario == "offline" else FLOOR_RUNS  # an offline run's figure is its throughput
+    latency = Latency(
+        bundle=given,
+        bundle_digest=bundle.digest,
+        variant=variant.id,
+        runtime=variant.runtime,
+        runtime_version=outcomes[0]["runtime_version"],
+        precision=variant.precision,
+        settings=outcomes[0]["settings"],
+        scenario=request.scenario,
+        batch=request.batch,
+        threads=request.threads,
+        provider=request.provider,
+        streams=outcomes[0]["streams"],
+        query=query if query != request.batch else None,
+        rate=request.rate or None,
+        bound_ms=bound_ms,
+        probes=list(probes),
+        affinity=outcomes[0]["affinity"],
+        quick=elapsed < FLOOR_SECONDS * 0.95 or len(samples) < runs,
+        interrupted=not complete or outcomes[-1]["interrupted"],
+        warmup_runs=sum(o["warmup_runs"] for o in outcomes),
+        samples_ns=samples,
+        rounds=[len(o["samples_ns"]) for o in outcomes],
+        percentiles_ms=statistics.percentiles(milliseconds),
+        mean_ms=float(milliseconds.mean()),
+        cv=statistics.coefficient_of_variation(milliseconds),
+        drift=statistics.drift(milliseconds),
+        throughput=throughput,
+        stages_ms=_stages(outcomes, float(np.median(milliseconds)) if request.scenario == "single-stream" else None),
+        peak_rss_bytes=max((o["peak_rss_bytes"] for o in outcomes if o["peak_rss_bytes"]), default=None),
+        device_memory_bytes=max((o["device_memory_bytes"] for o in outcomes if o["device_memory_bytes"]), default=None),
+        energy_joules_per_inference=joules_per_image(outcomes, len(samples) * query, idle_watts),
+        idle_watts=idle_watts,
+        timeline=timeline(outcomes),
+        loadgen=outcomes[0].get("loadgen"),
+        golden_max_abs_diff=max(o["golden"]["max_abs_diff"] for o in outcomes),
+        golden_top1_agreement=min(o["golden"]["top1_agreement"] for o in outcomes),
+        conditions=_conditions(outcomes),
+        warnings=[],
+    )
+    latency.warnings = [o["golden"]["warning"] for o in outcomes[:1] if o["golden"]["warning"]]
+    latency.warnings += _warnings(latency, outcomes, crowded)
+    return latency
+
+
+def _stages(outcomes: Sequence[dict[str, Any]], run: float | None) -> dict[str, float | None]:
+    """The stages' times in the order that they happen in; the median over the rounds."""
+    names = (
+        "import", "load", "first_run", "preprocess", "host_to_device", "compute", "device_to_host", "run", "postprocess",
+        "end_to_end",
+    )  # fmt: skip
+    stages: dict[str, float | None] = {}
+    for name in names:
+        values = [o["stages_ms"][name] for o in outcomes if name in o["stages_ms"]]
+        stages[name] = median(values) if values else None
+    stages["run"] = run
+    return stages
+
+
+def _conditions(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Before the first round, after the last, and the worst of all rounds for what disturbs."""
+    every = [o["conditions"] for o in outcomes]
+    merged = dict(every[-1])
+    for name in ("clock_mhz", "gpu_clock_mhz", "temperature_c", "load"):
+        merged[name] = {"before": every[0][name]["before"], "after": every[-1][name]["after"]}
+    for name in ("throttled", "other_cores_busy"):
+        known = [c[name] for c in every if c[name] is not None]
+        merged[name] = max(known) if known else None
+    merged["throttled_by"] = list(dict.fromkeys(name for c in every for name in c["throttled_by"] or []))
+    return merged
+
+
+def _warnings(latency: Latency, outcomes: Sequence[dict[str, Any]], crowded: bool) -> list[str]:
+    """Why a figure of this measurement is not to be trusted, one sentence each."""
+    others = latency.conditions["other_cores_busy"]
+    by = ", ".join(latency.conditions["throttled_by"] or []) or "heat or power"
+    server = latency.scenario == "server"
+    p99 = latency.percentiles_ms["p99"]
+    least = (
+        f"{FLOOR_SECONDS:.0f} s" if latency.scenario == "offline" else f"{FLOOR_SECONDS:.0f} s or {FLOOR_RUNS} samples"
+    )
+    checks = [
+        (latency.interrupted, "interrupted before it was complete"),
+        (
+            latency.quick and not latency.interrupted,
+            f"short: less than {least} is a first look, not a measurement",
+        ),
+        (
+            not server and latency.streams == 1 and latency.cv > statistics.CV_LIMIT,
+            f"varies by {latency.cv:.1%} (coefficient of variation; above {statistics.CV_LIMIT:.1%} something disturbs it)",
+        ),
+        (
+            not server and abs(latency.drift) > statistics.DRIFT_LIMIT,
+            f"drifts: the last tenth of the samples is {abs(latency.drift):.1%} {'slower' if latency.drift > 0 else 'faster'} than the first",
+        ),
+        (
+            server and _queue_grows(outcomes),
+            f"the queue grows: {latency.rate or 0:.4g} queries a second are more than it can serve, and the latencies only tell "
+            "for how long it was measured",
+        ),
+        (
+            latency.bound_ms is not None and p99 is not None and p99 > latency.bound_ms,
+            f"p99 came out above the bound of {latency.bound_ms or 0:g} ms at the rate that had kept it",
+        ),
+        (not all(o["settled"] for o in outcomes), "the warm-up did not settle within 5 s"),
+        (others is not None and others > _OTHERS_LIMIT, f"other processes kept {others or 0:.1f} cores busy meanwhile"),
+        (latency.conditions["throttled"] is True, f"the processor was throttled ({by})"),
+        (crowded, "another `edgekit bench` ran on this machine at the same time"),
+    ]
+    return [sentence for applies, sentence in checks if applies]
+
+
+def _queue_grows(outcomes: Sequence[dict[str, Any]]) -> bool:
+    """Whether, in every round, queries waited ever longer: the last tenth more than three times as long as the first, and at
+    the end for more than a twentieth of the whole time."""
+    return all(
+        statistics.drift(o["samples_ns"]) > 2 and o["samples_ns"][-1] > (o["ended_ns"] - o["began_ns"]) / 20
+        for o in outcomes
+    )

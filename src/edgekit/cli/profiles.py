@@ -1,0 +1,127 @@
+"""`edgekit bench --profile`: where the time of a run goes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edgekit.bench.load import Load
+    from edgekit.bundle import Bundle, Variant
+    from edgekit.errors import EdgekitError
+    from edgekit.result import LayerTime, Profile
+
+_SHOWN = 12
+
+
+def profile_variants(
+    bundle: Bundle, variants: Sequence[Variant], left_out: Sequence[tuple[Variant, str]], output: Path, given: str,
+    batches: Sequence[int], threads: int, load: Load, quick: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Profile each variant, write a result file for each, and print them.
+
+    Raises:
+        EdgekitError: no variant could be profiled.
+        GateFailed: some could not.
+        KeyboardInterrupt: what was profiled until then is written.
+    """
+    from edgekit.bench.process import Interrupted
+    from edgekit.bench.profile import RUNS, profile_variant
+    from edgekit.errors import EdgekitError, GateFailed
+    from edgekit.progress import progress
+
+    done: list[tuple[Profile, Path]] = []
+    failed: list[tuple[str, EdgekitError]] = []
+    jobs = [(variant, batch) for batch in batches for variant in variants]
+    interrupted = False
+    with progress("profile", len(jobs), unit="variants") as advance:
+        for variant, batch in jobs:
+            try:
+                runs = RUNS // 5 if quick else RUNS
+                done.append(profile_variant(bundle, variant, batch, threads, load, runs, output, given))
+            except (Interrupted, KeyboardInterrupt):
+                interrupted = True
+                break
+            except EdgekitError as error:
+                failed.append((variant.id, error))
+            advance(1, variant.id)
+    if as_json:
+        _print_json(bundle, done, failed, left_out)
+    else:
+        _print_tables(done, failed, left_out)
+    if interrupted:
+        click.echo("interrupted; what was profiled until then is written", err=True)
+        click.get_current_context().exit(130)
+    if failed and not done:
+        raise failed[0][1]
+    if failed:
+        raise GateFailed(f"{len(failed)} of {len(jobs)} profiles failed, see above")
+
+
+def _print_tables(
+    done: Sequence[tuple[Profile, Path]],
+    failed: Sequence[tuple[str, EdgekitError]],
+    left_out: Sequence[tuple[Variant, str]],
+) -> None:
+    for profile, _ in done:
+        per_run = f"{profile.layers_ms:.3f} ms in {len(profile.layers)} layers, a run without the profiler {profile.run_ms:.3f} ms"
+        click.echo(f"\n{profile.variant} (batch {profile.batch}): {per_run}")
+        click.echo(_rows("operator", [(row.operator, f"×{row.name}", row) for row in profile.by_operator()[:_SHOWN]]))
+        slowest = sorted(profile.layers, key=lambda layer: -layer.ms)
+        click.echo(_rows("layer", [(layer.name, layer.operator, layer) for layer in slowest[:_SHOWN]]))
+        if len(slowest) > _SHOWN:
+            rest = sum(layer.share for layer in slowest[_SHOWN:])
+            click.echo(f"  {len(slowest) - _SHOWN} other layers: {rest:.1%}")
+    for name, error in failed:
+        click.secho(f"{name}: failed: {error}", fg="red")
+    for variant, reason in left_out:
+        click.echo(f"{variant.id}: left out: {reason}")
+    if done:
+        click.echo(f"results: {done[0][1].parent}")
+
+
+def _rows(title: str, rows: Sequence[tuple[str, str, LayerTime]]) -> str:
+    """A table as text: name, kind, milliseconds a run, share, and the share as a bar."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column(f"  {title}", overflow="ellipsis", no_wrap=True, max_width=44)
+    table.add_column("", no_wrap=True)
+    for name in ("ms", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for name, kind, row in rows:
+        table.add_row(f"  {name}", kind, f"{row.ms:.4f}", f"{row.share:.1%}", "█" * round(20 * row.share))
+    with console.capture() as text:
+        console.print(table, markup=False, highlight=False)
+    return text.get().rstrip("\n")
+
+
+def _print_json(
+    bundle: Bundle,
+    done: Sequence[tuple[Profile, Path]],
+    failed: Sequence[tuple[str, EdgekitError]],
+    left_out: Sequence[tuple[Variant, str]],
+) -> None:
+    rows = [
+        {
+            **profile.model_dump(exclude={"kind"}),
+            "by_operator": [row.model_dump() for row in profile.by_operator()],
+            "file": str(path),
+        }
+        for profile, path in done
+    ]
+    content = {
+        "bundle": bundle.manifest.name,
+        "results": rows,
+        "failed": [{"variant": name, "reason": str(error)} for name, error in failed],
+        "left_out": [{"variant": variant.id, "reason": reason} for variant, reason in left_out],
+    }
+    click.echo(json.dumps(content, indent=2))
