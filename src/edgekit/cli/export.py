@@ -21,7 +21,7 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
     "--target",
     "targets",
     multiple=True,
-    type=click.Choice(["onnx", "openvino", "trt", "all"]),
+    type=click.Choice(["onnx", "openvino", "trt", "trt-rtx", "all"]),
     help="What to export for; may be repeated.  [default: onnx and openvino]",
 )
 @click.option(
@@ -29,8 +29,12 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
     "precisions",
     multiple=True,
     type=click.Choice(["fp32", "fp16", "int8"]),
-    help="Only this precision; may be repeated.  [default: onnx fp32 and int8, openvino fp16 and int8]",
+    help="Only this precision; may be repeated.  [default: onnx fp32 and int8, the others fp16 and int8]",
 )
+@click.option(
+    "--compute-capability", "capabilities", metavar="X.Y[,…]",
+    help="GPUs that trt-rtx builds for, for instance 8.6,8.9.  [default: 8.0, 8.6, 8.9, 12.0 and 12.1]",
+)  # fmt: skip
 @click.option(
     "--max-drop", type=click.FloatRange(0, 100), default=1.0, show_default=True,
     help="Largest loss of accuracy that passes, in percentage points.",
@@ -49,12 +53,12 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
 @click.option("--zip", "as_zip", is_flag=True, help="Also write the bundle as one file, DIR.zip.")
 @click.option("--json", "as_json", is_flag=True, help="Print the variants as JSON.")
 def command(
-    run: str, targets: tuple[str, ...], precisions: tuple[str, ...], max_drop: float, calibration_images: int, which: str,
-    output: Path | None, as_zip: bool, as_json: bool,
+    run: str, targets: tuple[str, ...], precisions: tuple[str, ...], capabilities: str | None, max_drop: float,
+    calibration_images: int, which: str, output: Path | None, as_zip: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Convert the student of a RUN, quantise it, verify it, and bundle it.
 
-    Every variant is run in its runtime: float ones must decide as the trained model does on the golden images, and all must
+    Every variant is run in its runtime where that is here: float ones must decide as the trained model does on the golden images, and all must
     keep its accuracy on the test set within --max-drop. A variant that does not is marked as rejected in the bundle, and
     the exit code is 1. What is in the bundle already and has not changed is not made again.
 
@@ -63,15 +67,10 @@ def command(
       edgekit export runs/photos
       edgekit export runs/photos --target onnx --precision int8 --max-drop 0.5
       edgekit export runs/photos --target openvino --zip
+      edgekit export runs/photos --target trt --target trt-rtx --compute-capability 8.6,8.9
     """
-    from edgekit.errors import ExportError
-
-    if "trt" in targets:
-        raise ExportError(
-            "--target trt: this version of edgekit does not build TensorRT engines yet", "use --target onnx or openvino"
-        )
-    if "all" in targets or not targets:
-        targets = ("onnx", "openvino")
+    targets = _targets(targets)
+    options = _for_gpus(capabilities, targets)
     from edgekit.export.pipeline import export_classifier, gate, plan
 
     ids = plan(targets, precisions)
@@ -88,6 +87,7 @@ def command(
         max_drop=max_drop,
         name=source.name,
         provenance=source.provenance,
+        **options,
     )
     archive = None
     if as_zip:
@@ -100,6 +100,29 @@ def command(
     else:
         _print_table(bundle, archive)
     gate(bundle, ids)
+
+
+def _targets(asked: tuple[str, ...]) -> tuple[str, ...]:
+    """The targets that are meant; all of them leaves out what can be exported only with a package that is not here, and says so."""
+    from edgekit.runtimes import installed
+
+    if "all" not in asked:
+        return asked or ("onnx", "openvino")
+    if installed()["tensorrt-rtx"]:
+        return ("onnx", "openvino", "trt", "trt-rtx")
+    click.echo("trt-rtx is left out: its package is not installed (the extra [trt-rtx], x86-64 alone)", err=True)
+    return ("onnx", "openvino", "trt")
+
+
+def _for_gpus(capabilities: str | None, targets: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    from edgekit.errors import ExportError
+    from edgekit.runtimes.tensorrt.options import parse_capabilities
+
+    if capabilities is None:
+        return {}
+    if "trt-rtx" not in targets:
+        raise ExportError("--compute-capability is of --target trt-rtx alone", "other targets build on the device")
+    return {"compute_capabilities": parse_capabilities(capabilities)}
 
 
 def _source(run: str, which: str, calibration_images: int) -> Source:

@@ -128,20 +128,22 @@ def parse(trt: Any, network: Any, model: Path, target: str) -> Any:
 def fault(node: str, operator: str, reason: str, code: str) -> str:
     """One refused node in words."""
     reason = " ".join(reason.split())
+    # The parser says the node and the operator in its reason again, and before a sentence the C++ expression that was false.
+    reason = re.sub(r"In node -?\d+ with name:.*?and operator:.*?\(\w+\): (?:\w+: )?", "", reason)
+    reason = re.sub(r"Assertion failed: .*?: ", "", reason)
+    reason = reason.removesuffix(".")
     if reason in {"", "false"}:  # what a failed assertion without a text says
         reason = code.replace("_", " ").lower()
     if not node and not operator:
         return reason[:300]
-    # The parser says the node and the operator in its reason again.
-    reason = re.sub(r"^In node \d+ with name: .*? and operator: \S+ \(\w+\): (\w+: )?", "", reason)
     return f"node {node or '(unnamed)'}, operator {operator or 'unknown'}: {reason[:300]}"
 
 
 def _advice(reasons: str) -> str:
-    if any(word in reasons.lower() for word in ("external", "weights file", "open file", "failed to open")):
-        return "keep the file of the weights beside the .onnx"
-    if re.search(r"operator (Loop|If|Scan)\b", reasons):
-        return "dynamic control flow cannot be exported: write the branch or loop as tensor operations"
+    if "parse the ONNX model" in reasons:
+        return "the file is damaged or not ONNX: export it again"
+    if "import initializer" in reasons:
+        return "its weights are in another file: keep that beside the .onnx"
     return "choose a network without it, or export for --target onnx or openvino"
 
 

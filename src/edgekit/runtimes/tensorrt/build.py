@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -40,8 +41,9 @@ class _Logged:
     def refuse_fatal_warnings(self, target: str, model: Path) -> None:
         for warning in self.warnings:
             if any(words in warning for words in adapter.FATAL_WARNINGS):
+                reason = re.sub(r"^\w+\.cpp:\d+: ", "", warning)[:200]
                 raise ExportError(
-                    f"{target} would compute something else than {model.name} says: {warning[:300]}",
+                    f"{target} would compute something else than {model.name} says: {reason}",
                     "quantise it with --target trt or trt-rtx, whose Q/DQ nodes are signed and symmetric",
                 )
 
@@ -72,9 +74,8 @@ def run(model: Path, engine: Path, options: BuildOptions, timing_cache: Path | N
     logged.refuse_fatal_warnings(target, model)
     if plan is None:
         reason = _why(logged, "it does not say why")
-        raise ExportError(
-            f"{target} could not build {model.name}: {reason}", _GPU_HINT if "cudaError" in reason else ""
-        )
+        hint = _GPU_HINT if "cudaError" in reason else _TURING_HINT if "Turing" in reason else ""
+        raise ExportError(f"{target} could not build {model.name}: {reason}", hint)
     if times is not None and timing_cache is not None:
         write_bytes(timing_cache, times())
     quantized = adapter.dequantised(trt, network)
@@ -98,6 +99,7 @@ def run(model: Path, engine: Path, options: BuildOptions, timing_cache: Path | N
 
 
 _GPU_HINT = "it needs an NVIDIA GPU and its driver on this machine"
+_TURING_HINT = "leave out compute capability 7.5, or take fp16"
 
 
 def _layers(trt: Any, logger: Any, logged: _Logged, plan: bytes) -> tuple[tuple[Layer, ...], Any]:

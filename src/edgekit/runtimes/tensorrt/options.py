@@ -60,7 +60,7 @@ class BuildOptions(_Frozen):
     @field_validator("compute_capabilities")
     @classmethod
     def _known(cls, asked: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(set(asked), key=lambda c: [int(part) for part in c.split(".")]))
+        return tuple(sorted(set(asked), key=lambda c: (len(c), c)))
 
 
 class Layer(_Frozen):
@@ -164,3 +164,14 @@ def check_capabilities(asked: tuple[str, ...]) -> None:
             f"TensorRT for RTX does not build for compute capability {', '.join(unknown)}",
             f"it builds for {', '.join(RTX_CAPABILITIES)}{orin}",
         )
+
+
+def parse_capabilities(text: str) -> tuple[str, ...]:
+    """`8.6,8.9` as BuildOptions takes it.
+
+    Raises:
+        ExportError: it is not such a list, or names what TensorRT for RTX does not build for.
+    """
+    asked = tuple(part.strip() for part in text.split(","))
+    check_capabilities(asked)
+    return asked
