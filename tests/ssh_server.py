@@ -99,20 +99,15 @@ GlobalKnownHostsFile none
             time.sleep(0.05)
         raise AssertionError("sshd does not listen")
 
-    def connections(self) -> list[int]:
-        """The processes that serve connections."""
-        assert self.process is not None
-        children = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False)
-        return [int(pid) for pid in children.stdout.split()]
-
     def drop(self) -> None:
         """Kill what serves the connections, as a network that breaks would."""
-        for pid in self.connections():
-            for child in subprocess.run(
-                ["pgrep", "-P", str(pid)], capture_output=True, text=True, check=False
-            ).stdout.split():
-                if "sshd" in Path(f"/proc/{child}/comm").read_text():
-                    os.kill(int(child), signal.SIGKILL)
+        assert self.process is not None
+        for pid in children(self.process.pid):
+            for child in children(pid):
+                if Path(f"/proc/{child}/comm").read_text().startswith("sshd"):
+                    os.kill(
+                        child, signal.SIGKILL
+                    )  # with separated privileges one process has the connection, another the session
             os.kill(pid, signal.SIGKILL)
 
     def stop(self) -> None:
@@ -124,3 +119,8 @@ GlobalKnownHostsFile none
 
 def keygen(*arguments: str) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
