@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from edgekit.bundle import MANIFEST, Bundle
+from edgekit.bundle import MANIFEST, Bundle, BundleFile, Tensor, write_manifest
 from edgekit.runtimes.predictor import Predictor
-from tiny_bundle import CLASSES, make_bundle, some_images
+from tiny_bundle import CLASSES, make_bundle, some_images, write_onnx
+
+Command = Callable[..., tuple[int, str, str]]
+Call = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +39,27 @@ def photos(tmp_path: Path) -> Path:
 
 
 def predict(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, as a user calls it."""
     command = [sys.executable, "-m", "edgekit", "predict", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def call(edgekit: Command) -> Call:
+    """The same in this process, which is faster."""
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(arguments, *edgekit("predict", *arguments))
+
+    return run
 
 
 def test_json_lines_say_what_the_api_says(bundle: Bundle, photos: Path) -> None:
     done = predict(bundle.path, photos, "--json", "--top", "2", "--threads", "1")
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+    assert re.fullmatch(
+        r"3 images, [\d.]+ s: [\d.]+ images/s \(onnx-fp32, batch 1, from file to class\)\n", done.stderr
+    )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["file"] for line in lines] == [str(photos / f"{i}.jpg") for i in range(3)]
     predictor = Predictor(bundle, threads=1)
@@ -49,29 +70,30 @@ def test_json_lines_say_what_the_api_says(bundle: Bundle, photos: Path) -> None:
         assert [c["probability"] for c in line["classes"]] == pytest.approx([p for _, p in expected], abs=1e-5)
 
 
-def test_lines_for_people(bundle: Bundle, photos: Path) -> None:
-    done = predict(bundle.path, photos / "0.jpg", "--variant", "openvino-fp16", "--top", "1")
+def test_lines_for_people(bundle: Bundle, photos: Path, call: Call) -> None:
+    done = call(bundle.path, photos / "0.jpg", "--variant", "openvino-fp16", "--top", "1")
     assert done.returncode == 0, done.stderr
     name, probability = Predictor(bundle, "openvino-fp16").predict(photos / "0.jpg").classes[0]
     assert done.stdout == f"{photos / '0.jpg'}  {name} {probability:.1%}\n"
     assert name in CLASSES
 
 
-def test_an_unreadable_image_does_not_stop_the_others(bundle: Bundle, photos: Path) -> None:
+def test_an_unreadable_image_does_not_stop_the_others(bundle: Bundle, photos: Path, call: Call) -> None:
     (photos / "1.jpg").write_bytes(b"not an image")
-    done = predict(bundle.path, photos, photos / "gone.jpg", "--json")
-    assert done.returncode == 2
+    done = call(bundle.path, photos, photos / "gone.jpg", "--json")
+    assert done.returncode == 1
     assert [Path(json.loads(line)["file"]).name for line in done.stdout.splitlines()] == ["0.jpg", "2.jpg"]
     errors = done.stderr.splitlines()
-    assert len(errors) == 2
+    assert len(errors) == 3
     assert "1.jpg: not an image" in errors[0]
     assert "gone.jpg: no such file" in errors[1]
+    assert errors[2].startswith("2 images, 2 could not be read, ")
 
 
-def test_damaged_metadata_is_not_worth_a_word(bundle: Bundle, photos: Path) -> None:
+def test_damaged_metadata_is_not_worth_a_word(bundle: Bundle, photos: Path, call: Call) -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"
     Image.fromarray(some_images(1)[0]).save(photos / "0.jpg", exif=exif)
-    done = predict(bundle.path, photos / "0.jpg")
+    done = call(bundle.path, photos / "0.jpg")
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -82,29 +104,35 @@ def test_damaged_metadata_is_not_worth_a_word(bundle: Bundle, photos: Path) -> N
         (["--top", "0"], "--top"),
     ],
 )
-def test_wrong_options_end_in_one_line(bundle: Bundle, photos: Path, arguments: list[str], message: str) -> None:
-    done = predict(bundle.path, photos, *arguments)
+def test_wrong_options_end_in_one_line(
+    bundle: Bundle,
+    photos: Path,
+    arguments: list[str],
+    message: str,
+    call: Call,
+) -> None:
+    done = call(bundle.path, photos, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-def test_a_missing_bundle_and_an_empty_folder(bundle: Bundle, tmp_path: Path) -> None:
-    assert "no such bundle" in predict(tmp_path / "none", tmp_path).stderr
-    done = predict(bundle.path, tmp_path)
+def test_a_missing_bundle_and_an_empty_folder(bundle: Bundle, tmp_path: Path, call: Call) -> None:
+    assert "no such bundle" in call(tmp_path / "none", tmp_path).stderr
+    done = call(bundle.path, tmp_path)
     assert (done.returncode, "no image in this folder" in done.stderr) == (2, True)
 
 
-def test_a_rejected_variant_runs_only_by_name_and_with_a_warning(tmp_path: Path, photos: Path) -> None:
+def test_a_rejected_variant_runs_only_by_name_and_with_a_warning(tmp_path: Path, photos: Path, call: Call) -> None:
     folder = make_bundle(tmp_path / "export", openvino=False).path
     content = json.loads((folder / MANIFEST).read_text())
     content["variants"][0]["status"] = "rejected"
     (folder / MANIFEST).write_text(json.dumps(content))
-    done = predict(folder, photos)
+    done = call(folder, photos)
     assert done.returncode == 2
     assert "no verified variant" in done.stderr
-    done = predict(folder, photos, "--variant", "onnx-fp32", "--json")
+    done = call(folder, photos, "--variant", "onnx-fp32", "--json")
     assert done.returncode == 0
     assert "onnx-fp32 is rejected" in done.stderr
     assert len(done.stdout.splitlines()) == 3
@@ -121,3 +149,148 @@ def test_file_names_that_are_no_text_are_printed_all_the_same(bundle: Bundle, ph
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == 1
     assert os.fsencode(json.loads(done.stdout)["file"]) == name
+
+
+def with_embedding(folder: Path) -> Bundle:
+    """The tiny bundle whose graph also gives what its linear layer sees."""
+    bundle = make_bundle(folder, openvino=False)
+    write_onnx(bundle.path / "model.onnx", embedding=True)
+    variant = bundle.manifest.variants[0].model_copy(update={"files": [BundleFile.of(bundle.path, "model.onnx")]})
+    images, logits = bundle.golden()
+    session = ort.InferenceSession(str(bundle.path / "model.onnx"), providers=["CPUExecutionProvider"])
+    embedding = session.run(["embedding"], {"images": images})[0]
+    np.savez(bundle.path / "golden.npz", images=images, logits=logits, embedding=embedding)
+    outputs = [*bundle.manifest.outputs, Tensor(name="embedding", dtype="float32", layout="NC", shape=[None, 8])]
+    golden = BundleFile.of(bundle.path, "golden.npz")
+    update = {"outputs": outputs, "golden": golden, "variants": [variant]}
+    write_manifest(bundle.path, bundle.manifest.model_copy(update=update))
+    return Bundle.open(bundle.path)
+
+
+def test_embeddings_go_into_a_file_or_into_the_lines(tmp_path: Path, photos: Path, edgekit: Command) -> None:
+    bundle = with_embedding(tmp_path / "export")
+    (photos / "1.jpg").write_bytes(b"not an image")
+    target = tmp_path / "out" / "photos.npz"
+    code, _, err = edgekit("predict", bundle.path, photos, "--embedding", target, "--batch", 2)
+    assert (code, "1 could not be read" in err) == (1, True)
+    with np.load(target) as archive:
+        rows, files = archive["embeddings"], archive["files"]
+    assert [Path(name).name for name in files] == ["0.jpg", "2.jpg"]
+    predictor = Predictor(bundle)
+    expected = np.stack([predictor.predict(str(name)).embedding for name in files])
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, expected, rtol=1e-5)
+    edgekit("predict", bundle.path, photos / "0.jpg", "--embedding", tmp_path / "one.npy")
+    np.testing.assert_allclose(np.load(tmp_path / "one.npy"), expected[:1], rtol=1e-5)
+    _, out, _ = edgekit("predict", bundle.path, photos / "0.jpg", "--jsonl", "--embedding", "-")
+    np.testing.assert_allclose(json.loads(out)["embedding"], expected[0], rtol=1e-5)
+    _, out, _ = edgekit("predict", bundle.path, photos / "0.jpg", "--json")
+    assert "embedding" not in json.loads(out), "only where it is asked for"
+
+
+@pytest.mark.parametrize("end", ["\n", "\0", "\r\n"])
+def test_a_list_on_standard_input(
+    bundle: Bundle, photos: Path, end: str, edgekit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "empty").mkdir()
+    names = [photos / "2.jpg", photos / "empty", photos]
+    listed = end.join(map(str, names)) + end
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed.encode())))
+    code, out, err = edgekit("predict", bundle.path, "-", "--json", "--batch", 2)
+    assert [Path(json.loads(line)["file"]).name for line in out.splitlines()] == ["2.jpg", "0.jpg", "1.jpg", "2.jpg"]
+    assert code == 1
+    assert "empty: is a folder, not an image" in err
+
+
+def test_a_list_is_answered_name_by_name_and_a_closed_pipe_ends_quietly(bundle: Bundle, photos: Path) -> None:
+    command = [sys.executable, "-m", "edgekit", "predict", str(bundle.path), "-", "--top", "1"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, **pipes) as running:
+        assert running.stdin
+        assert running.stdout
+        assert running.stderr
+        for name in ("0.jpg", "2.jpg"):
+            print(photos / name, file=running.stdin, flush=True)
+            assert running.stdout.readline().startswith(str(photos / name)), "before the next one is named"
+        running.stdout.close()
+        print(photos / "1.jpg", file=running.stdin, flush=True)
+        running.stdin.close()
+        assert running.stderr.read() == ""
+        assert running.wait() == 141
+
+
+def test_batches_and_thresholds(bundle: Bundle, photos: Path, edgekit: Command) -> None:
+    one = edgekit("predict", bundle.path, photos, "--json")[1]
+    many = edgekit("predict", bundle.path, photos, "--json", "--batch", 2)[1]
+    for single, batched in zip(one.splitlines(), many.splitlines(), strict=True):
+        a, b = json.loads(single), json.loads(batched)
+        assert a["file"] == b["file"]
+        assert [c["probability"] for c in a["classes"]] == pytest.approx(
+            [c["probability"] for c in b["classes"]], abs=1e-5
+        )
+    best = [json.loads(line)["classes"][0]["probability"] for line in one.splitlines()]
+    _, out, _ = edgekit("predict", bundle.path, photos, "--json", "--threshold", min(best) + 1e-4)
+    assert [len(json.loads(line)["classes"]) > 0 for line in out.splitlines()] == [p > min(best) for p in best]
+    _, out, _ = edgekit("predict", bundle.path, photos / "0.jpg", "--threshold", 1)
+    assert out == f"{photos / '0.jpg'}  –\n"
+
+
+def test_the_frames_of_a_video(
+    bundle: Bundle, tmp_path: Path, edgekit: Command, require_module: Callable[[str, str], None]
+) -> None:
+    require_module("cv2", "writes the video and reads it")
+    import cv2
+
+    path = tmp_path / "a.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 32))
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]  # OpenCV's order: blue, green, red
+    for colour in colours:
+        writer.write(np.full((32, 32, 3), colour, np.uint8))
+    writer.release()
+    code, out, err = edgekit("predict", bundle.path, "--video", path, "--json", "--batch", 2)
+    assert code == 0
+    assert err.startswith("3 frames, ")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert [(line["video"], line["frame"]) for line in lines] == [(str(path), i) for i in range(3)]
+    assert [line["seconds"] for line in lines] == pytest.approx([0, 0.1, 0.2])
+    predictor = Predictor(bundle)
+    for line, (blue, green, red) in zip(lines, colours, strict=True):
+        expected = predictor.predict_image(Image.new("RGB", (32, 32), (red, green, blue))).classes
+        assert line["classes"][0]["class"] == expected[0][0]
+        assert line["classes"][0]["probability"] == pytest.approx(expected[0][1], abs=0.05)
+    assert edgekit("predict", bundle.path, "--video", path, "--threshold", 1)[1].startswith(f"{path}#0  ")
+    (tmp_path / "b.avi").write_bytes(b"no video")
+    for source, said in (("b.avi", "not a video"), ("c.avi", "no such file"), ("camera:99", "no such camera")):
+        code, _, err = edgekit("predict", bundle.path, "--video", source if ":" in source else tmp_path / source)
+        assert (code, said in err) == (2, True), err
+
+
+def test_a_video_without_opencv_names_the_extra(
+    bundle: Bundle, tmp_path: Path, edgekit: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    code, _, err = edgekit("predict", bundle.path, "--video", tmp_path)
+    assert code == 2
+    assert err == (
+        "error: a video or a camera needs OpenCV, which is not installed (install edgekit's wheel with the extra [video])\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "name images"),
+        (["-", "a.jpg"], "- stands alone"),
+        (["a.jpg", "--video", "b.mp4"], "takes no IMAGE"),
+        (["a.jpg", "--embedding", "-"], "give --json too"),
+        (["a.jpg", "--embedding", "a.parquet"], "give a .npz or .npy file"),
+        (["a.jpg", "--embedding", "a.npy"], "onnx-fp32 gives no embedding"),
+        (["a.jpg", "--threshold", "2"], "--threshold"),
+    ],
+)
+def test_arguments_that_do_not_go_together(
+    bundle: Bundle, arguments: list[str], message: str, edgekit: Command
+) -> None:
+    code, out, err = edgekit("predict", bundle.path, *arguments)
+    assert (code, out) == (2, "")
+    assert message in err

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, BundleFile, write_manifest
 from edgekit.errors import BundleError, DataError, RuntimeMissing
-from edgekit.runtimes.predictor import Predictor, default_variant, image_files, likeliest, softmax
+from edgekit.runtimes.predictor import Predictor, default_variant, likeliest, softmax
+from edgekit.runtimes.sources import image_files
 from tiny_bundle import CLASSES, make_bundle, some_images
 
 
@@ -99,3 +104,80 @@ def test_a_closed_predictor_is_closed(bundle: Bundle) -> None:
     predictor.close()
     with pytest.raises((AttributeError, TypeError)):
         predictor.predict_image(Image.fromarray(some_images(1)[0]))
+
+
+def test_wrong_input_to_the_api_is_one_line(bundle: Bundle) -> None:
+    predictor = Predictor(bundle, "onnx-fp32")
+    right = some_images(2)
+    assert len(predictor.predict_pixels(right)) == 2
+    for pixels, said in (
+        (right[:, :8], r"takes uint8 images of shape \(n, 16, 16, 3\), got uint8 of shape \(2, 8, 16, 3\)"),
+        (np.full(right.shape, np.nan, np.float32), "got float32"),
+        (right[:0], "holds no image"),
+        (right[0], "got uint8 of shape"),
+        ([right], "got list"),
+    ):
+        with pytest.raises(DataError, match=said) as error:
+            predictor.predict_pixels(pixels)
+        assert error.value.hint
+        assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match=r"takes a PIL image, got ndarray of shape \(16, 16, 3\)"):
+        predictor.predict_image(right[0])
+    grey = Image.fromarray(right[0]).convert("L")
+    assert predictor.predict_image(grey).classes == predictor.predict_image(grey.convert("RGB")).classes
+
+
+def test_values_that_are_not_finite_are_never_probabilities(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path / "export", openvino=False)
+    model = onnx.load(bundle.path / "model.onnx")
+    head = next(weight for weight in model.graph.initializer if weight.name == "head")
+    head.CopyFrom(onnx.numpy_helper.from_array(np.full((8, len(CLASSES)), np.nan, np.float32), "head"))
+    onnx.save(model, str(bundle.path / "model.onnx"))
+    variant = bundle.manifest.variants[0].model_copy(update={"files": [BundleFile.of(bundle.path, "model.onnx")]})
+    write_manifest(bundle.path, bundle.manifest.model_copy(update={"variants": [variant]}))
+    with pytest.raises(BundleError, match="onnx-fp32: gives values that are not finite"):
+        Predictor(Bundle.open(bundle.path)).predict_image(Image.fromarray(some_images(1)[0]))
+
+
+def test_many_images_keep_their_order_and_each_its_own_error(bundle: Bundle) -> None:
+    predictor = Predictor(bundle, "onnx-fp32")
+    images = [Image.fromarray(image) for image in some_images(5)]
+    items = [*images[:3], b"not an image", *images[3:]]
+    for batch in (1, 2, 4, 100):
+        got = list(predictor.predict_many(items, batch=batch, top=2, threshold=0.01))
+        assert [item for item, _ in got] == items
+        assert isinstance(got[3][1], DataError)
+        for image, prediction in [*got[:3], *got[4:]]:
+            expected = predictor.predict_image(image, top=2, threshold=0.01).classes
+            assert [name for name, _ in prediction.classes] == [name for name, _ in expected]
+    assert list(predictor.predict_many([])) == []
+
+
+def test_a_source_that_waits_is_not_read_ahead(bundle: Bundle) -> None:
+    asked: list[int] = []
+
+    def camera() -> Iterator[Image.Image]:
+        for i, image in enumerate(some_images(3)):
+            asked.append(i)
+            yield Image.fromarray(image)
+
+    predictor = Predictor(bundle, "onnx-fp32")
+    for i, _ in enumerate(predictor.predict_many(camera(), ahead=False)):
+        assert asked == list(range(i + 1))
+
+
+def test_three_lines_are_enough_and_the_package_stays_light() -> None:
+    code = "import edgekit, sys; assert not {'numpy', 'typing', 'pydantic'} & set(sys.modules); print(edgekit.Predictor.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path}; {code}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "Predictor\n", done.stderr
+    import edgekit
+
+    assert edgekit.Bundle is Bundle
+    assert "Predictor" in dir(edgekit)
+    with pytest.raises(AttributeError, match="no attribute 'Predicter'"):
+        edgekit.Predicter  # noqa: B018

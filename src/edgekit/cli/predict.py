@@ -3,65 +3,230 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from edgekit.runtimes.predictor import Prediction
+    from edgekit.runtimes.predictor import Prediction, Predictor
+    from edgekit.runtimes.sources import Frame
+
+_IN_LINES = "-"
+_BROKEN_PIPE = 141  # what a shell shows of a program that SIGPIPE ended, as it ends others
 
 
 @click.command(name="predict")
 @click.argument("bundle")
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="IMAGE…")
+@click.argument("images", nargs=-1, type=click.Path(path_type=Path), metavar="[IMAGE…]")
 @click.option(
-    "--variant", metavar="ID", help="Which variant; by default the verified one nearest to the trained model."
+    "--video",
+    metavar="FILE|camera:N",
+    help="Classify every frame of a video, or of a camera until Ctrl-C.  [needs OpenCV]",
 )
+@click.option("--variant", metavar="ID", help="Which variant.  [default: a verified one; docs/bundle.md says which]")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many classes to print.")
+@click.option(
+    "--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Leave out less probable classes."
+)
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images a run.")
 @click.option(
     "--threads", type=click.IntRange(0), default=0, help="Threads inside an operator; 0 leaves it to the runtime."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON for each image.")
-def command(bundle: str, images: tuple[Path, ...], variant: str | None, top: int, threads: int, as_json: bool) -> None:
-    """Classify images with a BUNDLE (a folder or a .zip). Each IMAGE is a file, or a folder that is searched for images.
+@click.option("--json", "--jsonl", "as_json", is_flag=True, help="Print one line of JSON for each image.")
+@click.option(
+    "--embedding",
+    metavar="FILE|-",
+    help="Write the embeddings to a .npz (with the names) or .npy; - puts them into the lines of JSON.",
+)
+def command(
+    bundle: str,
+    images: tuple[Path, ...],
+    video: str | None,
+    variant: str | None,
+    top: int,
+    threshold: float,
+    batch: int,
+    threads: int,
+    as_json: bool,
+    embedding: str | None,
+) -> None:
+    """Classify images with a BUNDLE (a folder or a .zip). Each IMAGE is a file, a folder that is searched for images, or - for a
+    list of them on standard input, one a line or ended by NUL.
 
-    An image that cannot be read is named on standard error, the others go on, and the exit code is 2.
+    An image that cannot be read is named on standard error, the others go on, and the exit code is 1. How many images a second
+    were classified is said there too.
 
     \b
     For example:
       edgekit predict runs/photos/export photo.jpg
-      edgekit predict bundle.zip photos/ --variant onnx-int8 --top 1
-      edgekit predict bundle.zip photos/ --json > classes.jsonl
+      edgekit predict bundle.zip photos/ --variant onnx-int8 --top 1 --batch 16
+      find photos -name '*.jpg' -print0 | edgekit predict bundle.zip - --json > classes.jsonl
+      edgekit predict bundle.zip --video camera:0 --threshold 0.8
+      edgekit predict bundle.zip photos/ --embedding photos.npz
     """
+    _check_arguments(images, video, as_json, embedding)
     from edgekit.bundle import Bundle
-    from edgekit.errors import DataError
-    from edgekit.runtimes.predictor import Predictor, image_files
+    from edgekit.errors import BundleError
+    from edgekit.runtimes.predictor import Predictor
+    from edgekit.runtimes.sources import Video, image_files, listed
 
     warnings.filterwarnings("ignore", module="PIL")  # about metadata that is of no use here, such as damaged EXIF
     opened = Bundle.open(bundle)
     predictor = Predictor(opened, variant, threads=threads)
     if predictor.variant.status != "verified":
         click.echo(f"warning: {predictor.variant.id} is {predictor.variant.status}, not verified", err=True)
-    failed = 0
-    for path in image_files(list(images)):
-        try:
-            prediction = predictor.predict(path, top)
-        except DataError as error:
-            failed += 1
-            click.echo(f"error: {error}", err=True)
+    if embedding and not predictor.has_embedding:
+        raise BundleError(
+            f"{bundle}: {predictor.variant.id} gives no embedding",
+            "export the run again with the embedding as an output",
+        )
+    job = _Job(predictor, top, threshold, batch, as_json, embedding, video)
+    try:
+        if video is not None:
+            with Video(video) as frames:
+                job.run(frames, frames.count, ahead=not frames.is_camera)
+        elif images == (Path("-"),):
+            job.run(listed(sys.stdin.buffer), None, ahead=False)
         else:
-            click.echo(_line(path, prediction, predictor.variant.id, as_json))
-    if failed:
-        click.get_current_context().exit(2)
+            files = image_files(images)
+            job.run(files, len(files), ahead=True)
+    except BrokenPipeError:  # nobody reads any more, which is nobody's error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so when it flushes at the end
+        click.get_current_context().exit(_BROKEN_PIPE)
+    if job.failed:
+        click.get_current_context().exit(1)
 
 
-def _line(path: Path, prediction: Prediction, variant: str, as_json: bool) -> str:
-    if as_json:
+def _check_arguments(images: tuple[Path, ...], video: str | None, as_json: bool, embedding: str | None) -> None:
+    if video is None and not images:
+        raise click.UsageError("name images, folders, - for a list on standard input, or --video")
+    if video is not None and images:
+        raise click.UsageError("--video takes no IMAGE beside it")
+    if Path("-") in images and len(images) > 1:
+        raise click.UsageError("- stands alone: put the other images into the list")
+    if embedding == _IN_LINES and not as_json:
+        raise click.UsageError("--embedding - puts them into lines of JSON: give --json too")
+    if embedding and embedding != _IN_LINES and Path(embedding).suffix not in {".npz", ".npy"}:
+        raise click.UsageError(f"--embedding {embedding}: give a .npz or .npy file, or -")
+
+
+class _Job:
+    """Classifies, prints, and counts."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        top: int,
+        threshold: float,
+        batch: int,
+        as_json: bool,
+        embedding: str | None,
+        video: str | None,
+    ) -> None:
+        self._predictor = predictor
+        self._top, self._threshold, self._batch = top, threshold, batch
+        self._as_json, self._embedding, self._video = as_json, embedding, video
+        self._kept: list[tuple[str, Any]] = []
+        self.done = self.failed = 0
+
+    def run(self, items: Iterable[Path | Frame], total: int | None, *, ahead: bool) -> None:
+        """Classify all of them and say how fast that went, after Ctrl-C too; the embeddings are written at the end only.
+
+        Args:
+            items: files or frames.
+            total: how many, where that is known.
+            ahead: whether items may be asked for before what came before them is answered.
+        """
+        from edgekit.progress import progress
+
+        # Lines on a terminal show the progress themselves, and of a stream nobody knows the end.
+        shown = total is not None and not sys.stdout.isatty()
+        bar = progress("predict", total or 0, unit="images") if shown else nullcontext(lambda steps: None)
+        began = time.perf_counter()
+        try:
+            with bar as advance:
+                for line in self._lines(items, ahead):
+                    if line is not None:
+                        click.echo(line)
+                    advance(1)
+        except KeyboardInterrupt:
+            self._say_throughput(time.perf_counter() - began)
+            raise
+        self._say_throughput(time.perf_counter() - began)
+        if self._embedding and self._embedding != _IN_LINES:
+            _write_embeddings(Path(self._embedding), self._kept)
+
+    def _lines(self, items: Iterable[Path | Frame], ahead: bool) -> Iterator[str | None]:
+        """What to print of each item; None for one that failed, which is told on standard error."""
+        from edgekit.errors import DataError
+        from edgekit.preprocess import read_image
+
+        answers = self._predictor.predict_many(
+            items,
+            batch=self._batch,
+            top=self._top,
+            threshold=self._threshold,
+            read=lambda item: read_image(item) if isinstance(item, Path) else item.image,
+            ahead=ahead,
+        )
+        for item, answer in answers:
+            if isinstance(answer, DataError):
+                self.failed += 1
+                click.echo(f"error: {answer}", err=True)
+                yield None
+                continue
+            self.done += 1
+            if self._embedding and self._embedding != _IN_LINES:
+                self._kept.append((self._name(item), answer.embedding))
+            yield self._json_line(item, answer) if self._as_json else self._line(item, answer)
+
+    def _name(self, item: Path | Frame) -> str:
+        return os.fspath(item) if isinstance(item, Path) else f"{self._video}#{item.number}"
+
+    def _line(self, item: Path | Frame, prediction: Prediction) -> str:
+        classes = "  ".join(f"{name} {p:.1%}" for name, p in prediction.classes)
+        return f"{click.format_filename(self._name(item))}  {classes or '–'}"
+
+    def _json_line(self, item: Path | Frame, prediction: Prediction) -> str:
         import json
 
-        classes = [{"class": name, "probability": round(p, 6)} for name, p in prediction.classes]
-        return json.dumps({"file": os.fspath(path), "classes": classes, "variant": variant})
-    listed = "  ".join(f"{name} {p:.1%}" for name, p in prediction.classes)
-    return f"{click.format_filename(path)}  {listed}"
+        if isinstance(item, Path):
+            content: dict[str, Any] = {"file": os.fspath(item)}
+        else:
+            seconds = None if item.seconds is None else round(item.seconds, 6)
+            content = {"video": self._video, "frame": item.number, "seconds": seconds}
+        content["classes"] = [{"class": name, "probability": round(p, 6)} for name, p in prediction.classes]
+        content["variant"] = self._predictor.variant.id
+        if self._embedding == _IN_LINES and prediction.embedding is not None:
+            content["embedding"] = [float(f"{value:.7g}") for value in prediction.embedding.tolist()]
+        return json.dumps(content)
+
+    def _say_throughput(self, seconds: float) -> None:
+        if self.done + self.failed == 1:
+            return
+        what = "frames" if self._video else "images"
+        lost = f", {self.failed} could not be read" if self.failed else ""
+        rate = f"{self.done / seconds:.1f} {what}/s" if seconds > 0 else "n/a"
+        how = f"{self._predictor.variant.id}, batch {self._batch}, from file to class"
+        click.echo(f"{self.done} {what}{lost}, {seconds:.1f} s: {rate} ({how})", err=True)
+
+
+def _write_embeddings(path: Path, kept: list[tuple[str, Any]]) -> None:
+    """The embeddings (n, features) float32 in the order of the lines; a .npz holds them as `embeddings`, and the names as
+    `files`."""
+    import numpy as np
+
+    from edgekit.files import atomic_write
+
+    rows = np.stack([row for _, row in kept]) if kept else np.empty((0, 0), np.float32)
+    with atomic_write(path) as stream:
+        if path.suffix == ".npy":
+            np.save(stream, rows)
+        else:
+            np.savez(stream, embeddings=rows, files=np.array([name for name, _ in kept], dtype=str))

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,17 +17,28 @@ from PIL import Image
 
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import BundleError, DataError
-from edgekit.preprocess import read_image
+from edgekit.preprocess import read_image, to_rgb
 from edgekit.runtimes import RUNNABLE, load, why_not
+from edgekit.runtimes.session import EMBEDDING, OUTPUT, check_images, run_in_batches
 
 _PRECISIONS = ("fp32", "fp16", "int8")
 
 
+_DECODERS = 8  # threads that decode the images of a batch
+_Item = TypeVar("_Item")
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one image, the likeliest first, each with its probability."""
+    """What the model says about one image.
+
+    Attributes:
+        classes: the likeliest, the likeliest first, each with its probability.
+        embedding: float32 (features,), where the bundle's graph has that output; else None.
+    """
 
     classes: list[tuple[str, float]]
+    embedding: NDArray[np.float32] | None = None
 
 
 class Predictor:
@@ -42,30 +59,131 @@ class Predictor:
         self.classes = bundle.manifest.classes
         self._preprocessing = bundle.manifest.preprocessing
         self._session = load(bundle, self.variant, threads=threads)
+        self.has_embedding = EMBEDDING in self._session.outputs
 
-    def predict(self, source: Path | str | bytes, top: int = 3) -> Prediction:
+    def predict(self, source: Path | str | bytes, top: int = 3, threshold: float = 0.0) -> Prediction:
         """Classify one image.
 
         Args:
             source: a path, or the bytes of an encoded image.
-            top: how many classes to give.
+            top: how many classes to give, at most.
+            threshold: leave out classes that are less probable.
 
         Raises:
             DataError: the image cannot be read.
+            BundleError: the model gives values that are not finite.
         """
-        return self.predict_image(read_image(source), top)
+        return self.predict_image(read_image(source), top, threshold)
 
-    def predict_image(self, image: Image.Image, top: int = 3) -> Prediction:
-        """Classify one upright RGB image that is decoded already, for instance a camera's frame."""
-        return self.top(self._session.run(self._preprocessing(image)[None])[0], top)
+    def predict_image(self, image: Image.Image, top: int = 3, threshold: float = 0.0) -> Prediction:
+        """Classify one upright image that is decoded already, for instance a camera's frame.
 
-    def top(self, logits: NDArray[np.float32], count: int) -> Prediction:
-        """The `count` likeliest classes for logits (classes,)."""
-        return Prediction([(self.classes[i], p) for i, p in likeliest(logits, count)])
+        Raises:
+            DataError: it is not a PIL image.
+            BundleError: the model gives values that are not finite.
+        """
+        return self.predict_pixels(self._pixels(image)[None], top, threshold)[0]
+
+    def predict_pixels(self, pixels: NDArray[np.uint8], top: int = 3, threshold: float = 0.0) -> list[Prediction]:
+        """Classify images that went through the bundle's preprocessing already.
+
+        Args:
+            pixels: uint8 (n, H, W, 3) with n >= 1 and the model's H and W.
+            top: how many classes to give of each, at most.
+            threshold: leave out classes that are less probable.
+
+        Raises:
+            DataError: another dtype or shape, or no image.
+            BundleError: the model gives values that are not finite.
+        """
+        size = self._preprocessing.image_size
+        check_images(pixels, (size, size, 3), None)
+        outputs = run_in_batches(self._session, pixels, len(pixels))
+        logits, embeddings = outputs[OUTPUT], outputs.get(EMBEDDING)
+        if not np.isfinite(logits).all():
+            raise BundleError(
+                f"{self.variant.id}: gives values that are not finite",
+                "do not use this variant here; `edgekit doctor BUNDLE` proves each of them",
+            )
+        return [
+            Prediction(self.top(row, top, threshold).classes, None if embeddings is None else embeddings[i])
+            for i, row in enumerate(logits)
+        ]
+
+    def predict_many(
+        self,
+        items: Iterable[_Item],
+        *,
+        batch: int = 1,
+        top: int = 3,
+        threshold: float = 0.0,
+        read: Callable[[_Item], Image.Image] | None = None,
+        ahead: bool = True,
+    ) -> Iterator[tuple[_Item, Prediction | DataError]]:
+        """Classify one image after the other, in their order, decoded in parallel.
+
+        Args:
+            items: paths, bytes of encoded images, or PIL images; anything else with `read`.
+            batch: images a run.
+            top: how many classes to give of each, at most.
+            threshold: leave out classes that are less probable.
+            read: makes an upright image of an item.
+            ahead: decode the next batch while this one runs. Without it no item is asked for before what came
+                before it is answered, as a camera or a list that grows needs it.
+
+        Yields:
+            The item, and what the model says about it or why it cannot be read.
+
+        Raises:
+            BundleError: the model gives values that are not finite.
+        """
+        with ThreadPoolExecutor(min(_DECODERS, _usable_processors())) as pool:
+            waiting: deque[list[tuple[_Item, Future[NDArray[np.uint8] | DataError]]]] = deque()
+            rest = iter(items)
+            while chunk := list(islice(rest, batch)):
+                waiting.append([(item, pool.submit(self._decoded, item, read)) for item in chunk])
+                if len(waiting) > ahead:
+                    yield from self._finish(waiting.popleft(), top, threshold)
+            while waiting:
+                yield from self._finish(waiting.popleft(), top, threshold)
+
+    def _finish(
+        self, chunk: list[tuple[_Item, Future[NDArray[np.uint8] | DataError]]], top: int, threshold: float
+    ) -> Iterator[tuple[_Item, Prediction | DataError]]:
+        decoded = [(item, future.result()) for item, future in chunk]
+        pixels = [result for _, result in decoded if not isinstance(result, DataError)]
+        predictions = iter(self.predict_pixels(np.stack(pixels), top, threshold) if pixels else [])
+        for item, result in decoded:
+            yield item, result if isinstance(result, DataError) else next(predictions)
+
+    def _decoded(self, item: Any, read: Callable[[Any], Image.Image] | None) -> NDArray[np.uint8] | DataError:
+        try:
+            if read is not None:
+                return self._pixels(read(item))
+            return self._pixels(item if isinstance(item, Image.Image) else read_image(item))
+        except DataError as error:
+            return error
+
+    def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        if not isinstance(image, Image.Image):
+            shape = f" of shape {image.shape}" if isinstance(image, np.ndarray) else ""
+            raise DataError(
+                f"the predictor takes a PIL image, got {type(image).__name__}{shape}",
+                "PIL.Image.fromarray makes one of uint8 RGB pixels (H, W, 3); OpenCV's are BGR: pixels[..., ::-1]",
+            )
+        return self._preprocessing(image if image.mode == "RGB" else to_rgb(image))
+
+    def top(self, logits: NDArray[np.float32], count: int, threshold: float = 0.0) -> Prediction:
+        """The `count` likeliest classes for logits (classes,), without those less probable than `threshold`."""
+        return Prediction([(self.classes[i], p) for i, p in likeliest(logits, count) if p >= threshold])
 
     def close(self) -> None:
         """Release the model."""
         self._session.close()
+
+
+def _usable_processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -102,28 +220,3 @@ def default_variant(bundle: Bundle) -> Variant:
         assert missing is not None
         raise missing
     return min(runnable, key=lambda v: (_PRECISIONS.index(v.precision), RUNNABLE.index(v.runtime)))
-
-
-def image_files(sources: list[Path]) -> list[Path]:
-    """The files among `sources`, and of each folder the files below it that Pillow knows by their suffix, sorted.
-
-    Hidden files are left out.
-
-    Raises:
-        DataError: a folder holds no image.
-    """
-    suffixes = set(Image.registered_extensions())
-    found: list[Path] = []
-    for source in sources:
-        if not source.is_dir():
-            found.append(source)  # whether it can be read shows when it is read
-            continue
-        inside = sorted(
-            path
-            for path in source.rglob("*")
-            if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
-        )
-        if not inside:
-            raise DataError(f"{source}: no image in this folder", "give image files, or a folder that holds some")
-        found += inside
-    return found

@@ -1,0 +1,153 @@
+"""Where the images to classify come from: files and folders, a list of names on a stream, the frames of a video or a camera."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import Image
+
+from edgekit.errors import DataError, RuntimeMissing
+
+_CAMERA = "camera:"
+_BLOCK = 1 << 16
+
+
+def image_files(sources: Iterable[Path]) -> list[Path]:
+    """The files among `sources`, and of each folder the files below it that Pillow knows by their suffix, sorted.
+
+    Hidden files are left out.
+
+    Raises:
+        DataError: a folder holds no image.
+    """
+    found: list[Path] = []
+    for source in sources:
+        if not source.is_dir():
+            found.append(source)  # whether it can be read shows when it is read
+            continue
+        inside = _inside(source)
+        if not inside:
+            raise DataError(f"{source}: no image in this folder", "give image files, or a folder that holds some")
+        found += inside
+    return found
+
+
+def listed(stream: BinaryIO) -> Iterator[Path]:
+    """The files that a stream lists, one by one as their names arrive, and of each folder the images below it.
+
+    Names end with NUL (`find … -print0`) if there is a NUL in what arrives first, else with a newline; an empty one is left out.
+    A folder without images is given itself, so that whoever reads it reports it.
+    """
+    for name in _names(stream):
+        path = Path(os.fsdecode(name))
+        yield from (_inside(path) if path.is_dir() else []) or [path]
+
+
+def _names(stream: BinaryIO) -> Iterator[bytes]:
+    read = getattr(stream, "read1", stream.read)  # what is there already, without waiting for a whole block
+    rest = read(_BLOCK)
+    end = b"\0" if b"\0" in rest else b"\n"
+    block = rest
+    while block:
+        *names, rest = rest.split(end)
+        yield from (name.rstrip(b"\r") if end == b"\n" else name for name in names if name.strip())
+        block = read(_BLOCK)
+        rest += block
+    if rest.strip():
+        yield rest
+
+
+def _inside(folder: Path) -> list[Path]:
+    suffixes = set(Image.registered_extensions())
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
+    )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One picture of a video or a camera.
+
+    Attributes:
+        number: from 0.
+        seconds: since the video's beginning; None where a camera does not tell.
+        image: upright RGB.
+    """
+
+    number: int
+    seconds: float | None
+    image: Image.Image
+
+
+class Video:
+    """The frames of a video file, or of a camera until it ends or nobody asks any more. Needs OpenCV.
+
+    Args:
+        source: a path, or `camera:0` for the first camera.
+
+    Attributes:
+        is_camera: whether it is one.
+        count: how many frames the file says it has; None of a camera, or where it does not say.
+
+    Raises:
+        RuntimeMissing: OpenCV is not installed.
+        DataError: the file or camera cannot be opened, or gives no frame.
+    """
+
+    def __init__(self, source: str) -> None:
+        cv2 = _opencv()
+        number = source.removeprefix(_CAMERA)
+        self.is_camera = source.startswith(_CAMERA)
+        if self.is_camera and not number.isdigit():
+            raise DataError(f"{source}: no such camera", "camera:0 is the first one")
+        if not self.is_camera and not Path(source).is_file():
+            raise DataError(f"{source}: no such file")
+        self.source = source
+        self._cv2 = cv2
+        self._capture = cv2.VideoCapture(int(number) if self.is_camera else source)
+        self._first: Any = self._capture.read() if self._capture.isOpened() else (False, None)
+        if not self._first[0]:
+            self.close()
+            what = "no such camera, or another program has it" if self.is_camera else "not a video that OpenCV can read"
+            raise DataError(f"{source}: {what}")
+        count = 0 if self.is_camera else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        self.count = count if count > 0 else None
+
+    def __enter__(self) -> Video:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Frame]:
+        number = 0
+        while self._first[0]:
+            milliseconds = self._capture.get(self._cv2.CAP_PROP_POS_MSEC)
+            seconds = milliseconds / 1e3 if milliseconds > 0 or number == 0 else None
+            rgb = self._cv2.cvtColor(self._first[1], self._cv2.COLOR_BGR2RGB)
+            yield Frame(number, seconds, Image.fromarray(rgb))
+            self._first = self._capture.read()
+            number += 1
+
+    def close(self) -> None:
+        """Release the file or camera."""
+        self._capture.release()
+
+
+def _opencv() -> Any:
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # it tells of every way in which it could not open a file
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    try:
+        import cv2
+    except ImportError as error:
+        raise RuntimeMissing(
+            f"a video or a camera needs OpenCV, which {'is not installed' if isinstance(error, ModuleNotFoundError) else f'does not load: {error}'}",
+            "install edgekit's wheel with the extra [video]",
+        ) from error
+    return cv2
