@@ -1,9 +1,10 @@
-"""`edgekit export`: a run's model as a verified bundle."""
+"""`edgekit export`: a run's model, or any other classifier, as a verified bundle."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +17,24 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
 
 
 @click.command(name="export")
-@click.argument("run")
+@click.argument("model", metavar="MODEL", required=False)
+@click.option(
+    "--list", "as_list", is_flag=True, help="Show what can be exported, and what this machine builds and runs."
+)
+@click.option(
+    "--weights", metavar="FILE", help="Weights for MODEL: .safetensors, .pth or .pt; code in them is never run."
+)
+@click.option(
+    "--classes", metavar="FILE", help="Names of MODEL's classes, one a line or a JSON list, in the order of its logits."
+)
+@click.option("--calibrate", metavar="IMAGES", help="Images without labels, which INT8 is calibrated with.")
+@click.option("--evaluate", metavar="IMAGES", help="Images in one sub-folder a class, which accuracy is measured on.")
+@click.option("--size", type=click.IntRange(4, 4096), help="Side of the images that MODEL takes, in pixels.")
+@click.option("--resize", type=click.IntRange(4, 8192), help="Shorter side before the centre is cut out, in pixels.")
+@click.option("--interpolation", type=click.Choice(["bilinear", "bicubic", "lanczos"]), help="How images are resized.")
+@click.option("--fit", type=click.Choice(["crop", "stretch"]), help="Cut out the centre, or stretch the whole image.")
+@click.option("--mean", metavar="M[,M,M]", help="Of pixels in [0, 1], which MODEL wants as (x - mean) / std.")
+@click.option("--std", metavar="S[,S,S]", help="See --mean.")
 @click.option(
     "--target",
     "targets",
@@ -41,22 +59,27 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
 )  # fmt: skip
 @click.option(
     "--calibration-images", type=click.IntRange(1), default=300, show_default=True,
-    help="Unlabelled images of the pool that INT8 is calibrated with.",
+    help="Unlabelled images that INT8 is calibrated with, of the pool or --calibrate.",
 )  # fmt: skip
-@click.option("--model", "which", type=click.Choice(list(_STAGES)), default="student", show_default=True)
+@click.option("--model", "which", type=click.Choice(list(_STAGES)), help="Of a run.  [default: student]")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The bundle's folder.  [default: RUN/export, for another model than the student RUN/export-MODEL]",
+    help="The bundle's folder.  [default: RUN/export, for another model than the student RUN/export-MODEL; for a model of your "
+    "own export/NAME]",
 )
 @click.option("--zip", "as_zip", is_flag=True, help="Also write the bundle as one file, DIR.zip.")
 @click.option("--json", "as_json", is_flag=True, help="Print the variants as JSON.")
 def command(
-    run: str, targets: tuple[str, ...], precisions: tuple[str, ...], capabilities: str | None, max_drop: float,
-    calibration_images: int, which: str, output: Path | None, as_zip: bool, as_json: bool,
+    model: str | None, as_list: bool, targets: tuple[str, ...], precisions: tuple[str, ...], capabilities: str | None,
+    max_drop: float, calibration_images: int, which: str | None, output: Path | None, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
-    """Convert the student of a RUN, quantise it, verify it, and bundle it.
+    """Convert a model, quantise it, verify it, and bundle it.
+
+    MODEL is a run's folder (its student, or --model), or a classifier of your own: model.onnx, model.safetensors, timm:NAME,
+    torchvision:NAME or package.module:factory, which needs --calibrate, and --evaluate for its accuracy to be known. Without
+    --weights timm's and torchvision's networks have random ones, good for timing them before training.
 
     Every variant is run in its runtime where that is here: float ones must decide as the trained model does on the golden images, and all must
     keep its accuracy on the test set within --max-drop. A variant that does not is marked as rejected in the bundle, and
@@ -67,28 +90,40 @@ def command(
       edgekit export runs/photos
       edgekit export runs/photos --target onnx --precision int8 --max-drop 0.5
       edgekit export runs/photos --target openvino --zip
+      edgekit export model.onnx --calibrate photos/ --evaluate test/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+      edgekit export timm:mobilenetv3_small_050 --weights mine.safetensors --classes names.txt --calibrate photos/
+      edgekit export torchvision:resnet18 --calibrate photos/ --size 128
+      edgekit export --list
       edgekit export runs/photos --target trt --target trt-rtx --compute-capability 8.6,8.9
     """
+    if as_list:
+        return _print_possibilities(as_json)
+    if model is None:
+        raise click.UsageError("Missing argument 'MODEL': a run's folder, or a model (see --help).")
     targets = _targets(targets)
     options = _for_gpus(capabilities, targets)
     from edgekit.export.pipeline import export_classifier, gate, plan
 
     ids = plan(targets, precisions)
-    source = _source(run, which, calibration_images)
-    bundle = export_classifier(
-        source.model,
-        classes=source.classes,
-        preprocessing=source.preprocessing,
-        calibration=source.calibration,
-        evaluation=source.evaluation,
-        output=output or source.output,
-        targets=targets,
-        precisions=precisions,
-        max_drop=max_drop,
-        name=source.name,
-        provenance=source.provenance,
-        **options,
-    )
+    with tempfile.TemporaryDirectory(prefix="edgekit-export-") as scratch:
+        source = _source(model, which, calibration_images, own, Path(scratch))
+        if source.random:
+            click.echo(f"{model}: {source.notes[0]}", err=True)
+        bundle = export_classifier(
+            source.model,
+            classes=source.classes,
+            preprocessing=source.preprocessing,
+            calibration=source.calibration,
+            evaluation=source.evaluation,
+            output=output or source.output,
+            targets=targets,
+            precisions=precisions,
+            max_drop=max_drop,
+            name=source.name,
+            provenance=source.provenance,
+            trained=source.trained,
+            **options,
+        )
     archive = None
     if as_zip:
         from edgekit.export.pack import zipped
@@ -114,7 +149,7 @@ def _targets(asked: tuple[str, ...]) -> tuple[str, ...]:
     return ("onnx", "openvino", "trt")
 
 
-def _for_gpus(capabilities: str | None, targets: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+def _for_gpus(capabilities: str | None, targets: tuple[str, ...]) -> dict[str, Any]:
     from edgekit.errors import ExportError
     from edgekit.runtimes.tensorrt.options import parse_capabilities
 
@@ -125,17 +160,31 @@ def _for_gpus(capabilities: str | None, targets: tuple[str, ...]) -> dict[str, t
     return {"compute_capabilities": parse_capabilities(capabilities)}
 
 
-def _source(run: str, which: str, calibration_images: int) -> Source:
+def _source(model: str, which: str | None, calibration_images: int, own: dict[str, Any], scratch: Path) -> Source:
     """What is exported; what can be refused without torch is refused first."""
-    from edgekit.run import Run
+    from edgekit.errors import ExportError
+    from edgekit.export.sources.kinds import kind_of
 
-    opened = Run.open(run)
-    opened.require(_STAGES[which])
+    given = [f"--{name}" for name, value in own.items() if value is not None]
+    if kind_of(model) == "run":
+        from edgekit.run import Run
 
-    from edgekit.export.sources.runs import from_run
-    from edgekit.train.inputs import require_current
+        run, which = Run.open(model), which or "student"
+        run.require(_STAGES[which])
+        if given:
+            raise ExportError(f"{given[0]}: {model} is a run, which has its own", f"leave {', '.join(given)} out")
 
-    return from_run(opened, which, calibration_images, require_current)
+        from edgekit.export.sources.runs import from_run
+        from edgekit.train.inputs import require_current
+
+        return from_run(run, which, calibration_images, require_current)
+    if which is not None:
+        raise ExportError(f"--model {which}: {model} is not a run", "leave --model out")
+
+    from edgekit.export.sources.asked import asked
+    from edgekit.export.sources.bring import bring
+
+    return bring(asked(model, calibration_images=calibration_images, **own), scratch)
 
 
 def _print_table(bundle: Bundle, archive: Path | None) -> None:
@@ -174,6 +223,8 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
             console.print(
                 f"{v.id}: {v.note}", style="yellow" if v.status != "rejected" else "red", markup=False, highlight=False
             )
+    for note in manifest.provenance.get("notes", []):
+        console.print(note, style="bold red" if "RANDOM" in note else "dim", markup=False, highlight=False)
     for path in (bundle.path, archive):
         if path is not None:
             console.print(f"bundle: {path}", markup=False, highlight=False, soft_wrap=True)
@@ -183,7 +234,35 @@ def _print_json(bundle: Bundle, archive: Path | None) -> None:
     import json
 
     content = bundle.manifest.model_dump(mode="json", by_alias=True, include={"name", "accuracy", "variants"})
-    click.echo(json.dumps({"bundle": str(bundle.path), "zip": str(archive) if archive else None, **content}, indent=2))
+    notes = bundle.manifest.provenance.get("notes", [])
+    where = {"bundle": str(bundle.path), "zip": str(archive) if archive else None}
+    click.echo(json.dumps({**where, **content, "notes": notes}, indent=2))
+
+
+def _print_possibilities(as_json: bool) -> None:
+    import json
+    from dataclasses import asdict
+
+    from edgekit.export.listing import possibilities
+
+    rows = possibilities()
+    if as_json:
+        click.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("target", "precision", "runtime", "made here", "run here"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        made, run = (
+            (f"no: {row.not_built}" if row.not_built else row.made),
+            (f"no: {row.not_run}" if row.not_run else "yes"),
+        )
+        table.add_row(row.target, f"{row.precision}{' *' if row.default else ''}", row.runtime, made, run)
+    Console().print(table)
+    click.echo("* made where no --precision is asked for")
 
 
 def _size(variant: Variant) -> str:
