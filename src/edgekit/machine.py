@@ -7,7 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 _PACKAGES = (
     "edgekit-vision", "numpy", "pillow", "torch", "torchvision", "timm", "lightning", "onnx", "onnxruntime", "openvino", "nncf",
@@ -53,6 +53,7 @@ class Machine(BaseModel):
     os: str
     python: str
     packages: dict[str, str]
+    emulated: bool = Field(False, description="another processor emulates this one (QEMU user mode): no latency counts")
 
 
 def this_machine() -> Machine:
@@ -62,10 +63,11 @@ def this_machine() -> Machine:
         architecture=platform.machine(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_bytes=memory_bytes(),
-        isa=cpu_features(),
+        isa=[] if emulated() else cpu_features(),  # /proc/cpuinfo is that of the processor below
         os=platform.platform(),
         python=platform.python_version(),
         packages=installed_packages(),
+        emulated=emulated(),
     )
 
 
@@ -89,6 +91,31 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
             flags.update(value.split())
             break
     return [name for name in _ISA if name in flags]
+
+
+def emulated(root: Path = Path("/"), architecture: str = "") -> bool:
+    """Whether this process runs on another kind of processor than it was built for, under QEMU's user-mode emulation.
+
+    The kernel is then still the one below: it names its own architecture (Linux 6.1), or its /proc/cpuinfo does.
+
+    Args:
+        root: where `proc` is.
+        architecture: what this process takes its processor for; by default what the system calls tell it.
+    """
+    own = _family(architecture or platform.machine())
+    kernel = "".join(_lines(root / "proc/sys/kernel/arch")).strip()
+    if kernel:
+        return _family(kernel) != own
+    keys = {line.partition(":")[0].strip() for line in _lines(root / "proc/cpuinfo")}
+    return (own == "arm" and "vendor_id" in keys) or (own == "x86" and "CPU implementer" in keys)
+
+
+def _family(architecture: str) -> str:
+    """A 64-bit kernel runs 32-bit programs of its family without emulation."""
+    name = architecture.lower()
+    if name.startswith(("aarch64", "arm")):
+        return "arm"
+    return "x86" if name in {"x86_64", "amd64", "i386", "i486", "i586", "i686"} else name
 
 
 def has_int8_dot_product(features: list[str] | None = None) -> bool:

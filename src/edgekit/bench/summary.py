@@ -13,6 +13,7 @@ from edgekit.bench.measure import FLOOR_RUNS, FLOOR_SECONDS
 from edgekit.bench.request import Request
 from edgekit.bench.watch import joules_per_image, timeline
 from edgekit.bundle import Bundle, Variant
+from edgekit.machine import emulated
 from edgekit.result import Latency, Probe
 
 _OTHERS_LIMIT = 0.1
@@ -159,6 +160,7 @@ def _warnings(latency: Latency, outcomes: Sequence[dict[str, Any]], crowded: boo
         (not all(o["settled"] for o in outcomes), "the warm-up did not settle within 5 s"),
         (others is not None and others > _OTHERS_LIMIT, f"other processes kept {others or 0:.1f} cores busy meanwhile"),
         (latency.conditions["throttled"] is True, f"the processor was throttled ({by})"),
+        (emulated(), "the processor is emulated: no time that is measured here says anything about a device"),
         (crowded, "another `edgekit bench` ran on this machine at the same time"),
     ]
     return [sentence for applies, sentence in checks if applies]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +66,7 @@ def _bundle(path: str, names: tuple[str, ...], as_json: bool) -> None:
     from edgekit.bench.doctor import broken, check
     from edgekit.bundle import Bundle
     from edgekit.errors import GateFailed
+    from edgekit.machine import emulated
     from edgekit.progress import progress
 
     opened = Bundle.open(path)
@@ -72,7 +74,15 @@ def _bundle(path: str, names: tuple[str, ...], as_json: bool) -> None:
     with progress("doctor", len(variants), unit="variants") as advance:
         checks = check(opened, variants, advance=advance)
     if as_json:
-        _echo_json({"bundle": opened.manifest.name, "digest": opened.digest, "variants": [_plain(c) for c in checks]})
+        machine = {"architecture": platform.machine(), "emulated": emulated()}
+        _echo_json(
+            {
+                "bundle": opened.manifest.name,
+                "digest": opened.digest,
+                **machine,
+                "variants": [_plain(c) for c in checks],
+            }
+        )
     else:
         _print_checks(opened, checks)
     if wrong := broken(checks):
@@ -121,11 +131,15 @@ def _print_machine(found: Findings, pieces: list[Advice]) -> None:
 
 def _machine_rows(found: Findings) -> list[tuple[str, str]]:
     from edgekit.bench.doctor.hardware import as_list
+    from edgekit.machine import emulated
 
     processors, memory, now = found.processors, found.memory, found.sensors
     cores = f"{processors.cores} cores, " if processors.cores else ""
     rows = [
-        ("machine", f"{processors.name} ({processors.architecture}{', virtual' if processors.virtual else ''})"),
+        (
+            "machine",
+            f"{processors.name} ({processors.architecture}{', emulated' if emulated() else ''}{', virtual' if processors.virtual else ''})",
+        ),
         (
             "processors",
             f"{cores}{_or_na(processors.logical)} threads, {len(processors.usable)} usable"
