@@ -1,0 +1,101 @@
+"""How faithfully a quantised file answers as the trained model does, on images without labels, in the runtime that will serve it.
+
+This alone chooses between candidates of one rung of the ladder. The labels of the evaluation set choose nothing: the loss of
+accuracy on it is the gate that a chosen candidate passes or does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.bundle import RuntimeName
+from edgekit.errors import BundleError, ExportError
+from edgekit.export.ranges import batches
+from edgekit.runtimes import open_session
+
+IMAGES = 256  # enough to tell candidates apart (the standard error of an agreement of 95 % is 1.4 points), few enough to be quick
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What a quantised file keeps of the trained model.
+
+    Attributes:
+        agreement: share of the images that both classify the same.
+        sqnr_db: signal to quantisation noise of the logits, 10 log10(sum y^2 / sum (y' - y)^2); infinite where they are equal.
+        images: how many.
+    """
+
+    agreement: float
+    sqnr_db: float
+    images: int
+
+    @property
+    def standard_error(self) -> float:
+        """Of the agreement, with one disagreement more than was seen, so that a perfect score is not taken for certainty."""
+        p = (self.agreement * self.images) / (self.images + 1)
+        return math.sqrt(p * (1 - p) / self.images)
+
+    def describe(self) -> dict[str, float | int | None]:
+        """For the bundle; an infinite SQNR is null there."""
+        sqnr = round(self.sqnr_db, 2) if math.isfinite(self.sqnr_db) else None
+        return {"agreement": self.agreement, "sqnr_db": sqnr, "images": self.images}
+
+    def better_than(self, other: Fidelity) -> bool:
+        """Whether to prefer this: by agreement where it differs by more than a standard error, else by the logits' noise."""
+        if abs(self.agreement - other.agreement) > max(self.standard_error, other.standard_error):
+            return self.agreement > other.agreement
+        return self.sqnr_db > other.sqnr_db
+
+
+def compare(logits: NDArray[np.float32], trained: NDArray[np.float32]) -> Fidelity:
+    """The fidelity of logits (n, classes) to the trained model's (n, classes); of one that is not finite, none."""
+    if not np.isfinite(logits).all():
+        return Fidelity(0.0, -math.inf, len(logits))
+    noise = float(((logits.astype(np.float64) - trained) ** 2).sum())
+    signal = float((trained.astype(np.float64) ** 2).sum())
+    sqnr = math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    return Fidelity(float((logits.argmax(1) == trained.argmax(1)).mean()), sqnr, len(logits))
+
+
+class Judge:
+    """Compares files with the float model on some unlabelled images.
+
+    Args:
+        float_onnx: the float model that was trained.
+        images: uint8 (n, s, s, 3); `IMAGES` of them are used, spread over the whole.
+    """
+
+    def __init__(self, float_onnx: Path, images: NDArray[np.uint8]) -> None:
+        rows = np.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().astype(int)
+        self.images = np.ascontiguousarray(images[rows])
+        self.trained = run("onnxruntime", float_onnx, self.images)
+
+    def __call__(self, runtime: RuntimeName, model: Path, settings: Mapping[str, str]) -> Fidelity:
+        """Run a file in its runtime.
+
+        Raises:
+            ExportError: the runtime does not load it.
+            RuntimeMissing: the runtime is not installed.
+        """
+        return compare(run(runtime, model, self.images, settings), self.trained)
+
+
+def run(
+    runtime: RuntimeName, model: Path, images: NDArray[np.uint8], settings: Mapping[str, str] | None = None
+) -> NDArray[np.float32]:
+    """Logits (n, classes) of images uint8 (n, s, s, 3)."""
+    try:
+        session = open_session(runtime, model, settings=settings or {})
+    except BundleError as error:
+        raise ExportError(f"{model.name}: exported, but its runtime does not load it: {error.message}") from error
+    try:
+        return np.concatenate([session.run(batch) for batch in batches(images)])
+    finally:
+        session.close()
