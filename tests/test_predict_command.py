@@ -6,6 +6,8 @@ import io
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -294,3 +296,42 @@ def test_arguments_that_do_not_go_together(
     code, out, err = edgekit("predict", bundle.path, *arguments)
     assert (code, out) == (2, "")
     assert message in err
+
+
+def test_the_examples_of_the_documentation(
+    tmp_path: Path,
+    photos: Path,
+    edgekit: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    require_module: Callable[[str, str], None],
+) -> None:
+    """docs/predict.md, block by block as it stands, in a folder with what it names."""
+    require_module("cv2", "one of the examples reads a video")
+    import cv2
+
+    bundle = with_embedding(tmp_path / "export")
+    shutil.make_archive(str(tmp_path / "bundle"), "zip", bundle.path)
+    shutil.copy(photos / "0.jpg", tmp_path / "photo.jpg")
+    writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 32))
+    writer.write(np.zeros((32, 32, 3), np.uint8))
+    writer.release()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    text = (Path(__file__).parents[1] / "docs" / "predict.md").read_text()
+    lines = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines()
+    assert len(lines) > 5
+    for line in lines:
+        before, pipe, own = line.rpartition(" | ")
+        if pipe:
+            names = subprocess.run(["bash", "-c", before], stdout=subprocess.PIPE, check=True).stdout
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(names)))
+        code, out, err = edgekit(*shlex.split(own)[1:])
+        assert code == 0, f"{line}: {err}"
+        assert len(out.splitlines()) == (3 if "photos" in line else 1), line
+    with np.load("photos.npz") as archive:
+        assert archive["embeddings"].shape == (3, 8)
+    exec("".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), {})
+    printed = capsys.readouterr().out
+    assert printed.count("photos/") == 3
+    assert "unreadable" not in printed
