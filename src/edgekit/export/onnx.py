@@ -20,14 +20,17 @@ from torch import nn
 
 from edgekit import __version__
 from edgekit.errors import ExportError
+from edgekit.export.normalisation import spread
 from edgekit.export.prepare import exportable
+from edgekit.export.simplify import add_embedding, refuse_huge, simplify
+from edgekit.runtimes.session import EMBEDDING
 
 OPSET = 17  # the newest that TensorRT 8.6 reads; the oldest with LayerNormalization
 INPUT, OUTPUT = "image", "logits"
 _TRAINING_ONLY = {"Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli"}
 
 
-def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[str]) -> None:
+def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[str], embedding: bool = False) -> None:
     """Write a model as float ONNX.
 
     Args:
@@ -35,10 +38,13 @@ def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[
         path: the file to write.
         image_size: s, in pixels.
         classes: names, in the order of the logits; written into the file's metadata.
+        embedding: whether the graph also gives what the linear layer sees, `embedding`, float32 (n, d).
 
     Raises:
-        ExportError: the network holds an operation that opset 17 has no word for, or the graph that came out is not valid.
+        ExportError: the network holds an operation that opset 17 has no word for, is too large for an ONNX file, has no
+            embedding to give, or the graph that came out is not valid.
     """
+    refuse_huge(sum(p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers())))
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     try:
         # The exporter that traces: the newer one, asked for opset 17, silently writes 18 (torch 2.15), and converting
@@ -61,7 +67,24 @@ def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[
         raise ExportError(
             f"the network cannot be written as ONNX opset {OPSET}: {reason}", "choose another student architecture"
         ) from error
-    graph = tidy(onnx.load(path))
+    save(onnx.load(path), path, classes, embedding=embedding)
+
+
+def save(model: ModelProto, path: Path, classes: list[str], *, embedding: bool = False) -> None:
+    """Write a graph that takes pixels as edgekit's float ONNX: simplified, its metadata filled, checked.
+
+    Args:
+        model: uint8 image (n, s, s, 3) -> float32 logits (n, classes), opset 17; it is changed.
+        path: the file to write.
+        classes: names, in the order of the logits.
+        embedding: whether what the linear layer sees becomes an output beside the logits.
+
+    Raises:
+        ExportError: see `check`, `simplify` and `add_embedding`.
+    """
+    graph = spread(simplify(model))
+    if embedding:
+        add_embedding(graph, OUTPUT, EMBEDDING)
     graph.producer_name, graph.producer_version = "edgekit", __version__
     onnx.helper.set_model_props(graph, {"edgekit": __version__, "classes": json.dumps(classes, ensure_ascii=False)})
     check(graph)
@@ -89,33 +112,6 @@ def check(graph: ModelProto) -> None:
             raise ExportError(f"the batch axis of {value.name} is not free")
 
 
-def tidy(model: ModelProto) -> ModelProto:
-    """Constants as initialisers, no Identity, nothing unused, every node with a name of its own; changes `model`."""
-    graph = model.graph
-    for node in [n for n in graph.node if n.op_type == "Constant"]:
-        (value,) = node.attribute
-        if value.name == "value":
-            tensor = onnx.TensorProto()
-            tensor.CopyFrom(value.t)
-            tensor.name = node.output[0]
-            graph.initializer.append(tensor)
-            graph.node.remove(node)
-    outputs = {output.name for output in graph.output}
-    for node in [n for n in graph.node if n.op_type == "Identity" and n.output[0] not in outputs]:
-        _rewire(graph, node.output[0], node.input[0])
-        graph.node.remove(node)
-    _remove_idle_casts(model)
-    used = {name for node in graph.node for name in node.input}
-    for tensor in [t for t in graph.initializer if t.name not in used]:
-        graph.initializer.remove(tensor)
-    names: set[str] = set()
-    for i, node in enumerate(graph.node):
-        if not node.name or node.name in names:
-            node.name = f"{node.op_type}_{i}"
-        names.add(node.name)
-    return model
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep standard output clean: on a failure the exporter's C++ prints the whole graph there."""
@@ -128,34 +124,6 @@ def _quiet() -> Iterator[None]:
         os.dup2(saved, 1)
         os.close(saved)
         os.close(nowhere)
-
-
-def _remove_idle_casts(model: ModelProto) -> None:
-    """Remove casts to the type that a value has already."""
-    graph = model.graph
-    typed = onnx.shape_inference.infer_shapes(model).graph
-    types = {v.name: v.type.tensor_type.elem_type for v in (*typed.value_info, *typed.input, *typed.output)}
-    outputs = {output.name for output in graph.output}
-    for node in [n for n in graph.node if n.op_type == "Cast"]:
-        source, result = node.input[0], node.output[0]
-        if types.get(source) != node.attribute[0].i:
-            continue
-        graph.node.remove(node)
-        if result not in outputs:
-            _rewire(graph, result, source)
-            continue
-        for other in graph.node:  # what made the value makes the output
-            for names in (other.input, other.output):
-                for i, name in enumerate(names):
-                    if name == source:
-                        names[i] = result
-
-
-def _rewire(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
-        for i, name in enumerate(node.input):
-            if name == old:
-                node.input[i] = new
 
 
 def _of_training(node: NodeProto) -> bool:

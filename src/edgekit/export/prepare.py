@@ -20,6 +20,7 @@ def exportable(model: nn.Module, image_size: int) -> nn.Module:
     - TensorFlow's SAME convolutions of timm get the padding that they have at this image size: their own is computed from
       the input's shape and leaves some forty nodes a convolution.
     - A BatchNorm1d right after a Linear is folded into it; those after convolutions are folded by the exporter.
+    - The branches of a reparameterisable network become the one convolution that they amount to (see `fused`).
 
     Args:
         model: takes uint8 images (n, image_size, image_size, 3).
@@ -27,7 +28,7 @@ def exportable(model: nn.Module, image_size: int) -> nn.Module:
     """
     from timm.layers.conv2d_same import Conv2dSame
 
-    model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    model = fused(copy.deepcopy(model).cpu().float().eval().requires_grad_(False))
     sizes = _input_sizes(model, image_size, (Conv2dSame, nn.AdaptiveAvgPool2d))
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -39,6 +40,23 @@ def exportable(model: nn.Module, image_size: int) -> nn.Module:
         if isinstance(parent, nn.Sequential):
             _fold_linear_batch_norm(parent)
     return model
+
+
+def fused(model: nn.Module) -> nn.Module:
+    """A network whose parallel branches are fused where it can do so: MobileOne, RepVGG, FastViT, RepViT, …
+
+    They train with several convolutions and BatchNorms side by side, whose sum is one convolution in evaluation mode (Ding et al.
+    2021, RepVGG, section 3.3). Quantising must come after it: the branches' weights alone have other ranges than their sum.
+
+    Args:
+        model: in evaluation mode; left as it is where there is nothing to fuse, else copied.
+    """
+    from timm.utils.model import reparameterize_model
+
+    fuses = ("fuse", "reparameterize", "switch_to_deploy")
+    if not any(callable(getattr(type(module), name, None)) for module in model.modules() for name in fuses):
+        return model
+    return reparameterize_model(model)
 
 
 class GlobalMean(nn.Module):
