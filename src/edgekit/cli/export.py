@@ -58,6 +58,10 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
     help="Largest loss of accuracy that passes, in percentage points.",
 )  # fmt: skip
 @click.option(
+    "--recover", is_flag=True,
+    help="Where INT8 loses more than that, adapt the weights on unlabelled images (minutes; see docs/export.md).",
+)  # fmt: skip
+@click.option(
     "--calibration-images", type=click.IntRange(1), default=300, show_default=True,
     help="Unlabelled images that INT8 is calibrated with, of the pool or --calibrate.",
 )  # fmt: skip
@@ -73,7 +77,7 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
 @click.option("--json", "as_json", is_flag=True, help="Print the variants as JSON.")
 def command(
     model: str | None, as_list: bool, targets: tuple[str, ...], precisions: tuple[str, ...], capabilities: str | None,
-    max_drop: float, calibration_images: int, which: str | None, output: Path | None, as_zip: bool, as_json: bool, **own: Any,
+    max_drop: float, recover: bool, calibration_images: int, which: str | None, output: Path | None, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
     """Convert a model, quantise it, verify it, and bundle it.
 
@@ -119,6 +123,7 @@ def command(
             targets=targets,
             precisions=precisions,
             max_drop=max_drop,
+            recover=recover,
             name=source.name,
             provenance=source.provenance,
             trained=source.trained,
@@ -207,14 +212,15 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
             v.id,
             _size(v),
             f"{v.accuracy.top1:.1%}" if v.accuracy else "n/a",
-            f"{v.drop * 100:+.2f}" if v.drop is not None else "n/a",
-            f"{v.accuracy.agreement:.1%}" if v.accuracy and v.accuracy.agreement is not None else "n/a",
+            f"{'~' if v.drop_is == 'expected' else ''}{v.drop * 100:+.2f}" if v.drop is not None else "n/a",
+            f"{v.agreement:.1%}" if v.agreement is not None else "n/a",
             f"{v.parity.max_abs_diff:.2g}" if v.parity else "n/a",
             f"[{colours[v.status]}]{v.status}[/]",
         )
     console.print(table)
     console.print(
-        "drop: points of accuracy; agrees: on the test images; max |Δlogit|: on the golden images",
+        f"drop: points of accuracy{'' if trained else ', ~ expected by the model itself, for want of labels'}; "
+        f"agrees: on the {'test' if trained else 'calibration'} images; max |Δlogit|: on the golden images",
         style="dim",
         highlight=False,
     )
@@ -252,16 +258,20 @@ def _print_possibilities(as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for name in ("target", "precision", "runtime", "made here", "run here"):
-        table.add_column(name, overflow="fold")
+    console = Console(highlight=False, markup=False)
+    table = Table("target", "precision", "runtime", "made here", "run here", box=None, padding=(0, 2, 0, 0))
     for row in rows:
-        made, run = (
-            (f"no: {row.not_built}" if row.not_built else row.made),
-            (f"no: {row.not_run}" if row.not_run else "yes"),
+        precision = f"{row.precision} *" if row.default else row.precision
+        table.add_row(
+            row.target, precision, row.runtime, "no" if row.not_built else "yes", "no" if row.not_run else "yes"
         )
-        table.add_row(row.target, f"{row.precision}{' *' if row.default else ''}", row.runtime, made, run)
-    Console().print(table)
+    console.print(table)
+    for target in dict.fromkeys(row.target for row in rows):
+        row = next(row for row in rows if row.target == target)
+        console.print(f"{target}: {row.made}", soft_wrap=True)
+        for what, why in (("made", row.not_built), ("run", row.not_run)):
+            if why:
+                console.print(f"  not {what} here: {why}", style="yellow", soft_wrap=True)
     click.echo("* made where no --precision is asked for")
 
 

@@ -109,16 +109,16 @@ def _by_name(library: str, name: str, image_size: int, patch_size: int | None, w
         raise RecipeError(
             f"{where}.name: unknown library {library!r}", "accepted: torchvision:NAME, timm:NAME or NAME alone"
         )
-    if library != "timm" and name in _torchvision_names():
+    if library != "timm" and name in torchvision_names():
         if patch_size is not None:
             _no_patches(name, patch_size, where)
         return _torchvision(name, image_size, where)
-    if library != "torchvision" and name in _timm_names():
+    if library != "torchvision" and name in timm_names():
         return _timm(name, image_size, patch_size, where)
     known = {
-        "": {*RESNETS, *_torchvision_names(), *_timm_names()},
-        "timm": _timm_names(),
-        "torchvision": _torchvision_names(),
+        "": {*RESNETS, *torchvision_names(), *timm_names()},
+        "timm": timm_names(),
+        "torchvision": torchvision_names(),
     }[library]
     hint = (
         near(name, sorted(known)) or "any classification network of torchvision or timm will do, for instance resnet18"
@@ -127,14 +127,16 @@ def _by_name(library: str, name: str, image_size: int, patch_size: int | None, w
 
 
 @functools.cache
-def _torchvision_names() -> frozenset[str]:
+def torchvision_names() -> frozenset[str]:
+    """The classification networks that torchvision has."""
     import torchvision.models as zoo
 
     return frozenset(zoo.list_models(module=zoo))
 
 
 @functools.cache
-def _timm_names() -> frozenset[str]:
+def timm_names() -> frozenset[str]:
+    """The networks that timm has."""
     import timm
 
     return frozenset(timm.list_models())

@@ -5,13 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+# Of a normalisation: one number, or one a channel.
+Statistics = float | tuple[float, float, float]
 
-def normalise(pixels: Tensor, mean: float, std: float) -> Tensor:
+
+def normalise(pixels: Tensor, mean: Statistics, std: Statistics) -> Tensor:
     """uint8 images (n, h, w, 3) as float32 (n, 3, h, w), channels last in memory: (x / 255 - mean) / std.
 
     The cast comes first: TensorRT rejects a transpose of uint8.
     """
-    return pixels.to(torch.float32).permute(0, 3, 1, 2) * (1 / (255 * std)) - mean / std
+    images = pixels.to(torch.float32).permute(0, 3, 1, 2)
+    if not isinstance(mean, tuple) and not isinstance(std, tuple):
+        return images * (1 / (255 * std)) - mean / std
+    means, stds = (per_channel(values, images) for values in (mean, std))
+    return images * (1 / (255 * stds)) - means / stds
+
+
+def per_channel(values: Statistics, like: Tensor) -> Tensor:
+    """Statistics as a float32 tensor (3, 1, 1) on the device of `like`."""
+    three = values if isinstance(values, tuple) else (values,) * 3
+    return torch.tensor(three, dtype=torch.float32, device=like.device).reshape(3, 1, 1)
 
 
 class PixelClassifier(nn.Module):
@@ -19,11 +32,11 @@ class PixelClassifier(nn.Module):
 
     Args:
         model: maps normalised float32 images (n, 3, s, s) to logits (n, classes).
-        mean: of the normalisation, for pixels in [0, 1].
+        mean: of the normalisation, for pixels in [0, 1]; one number, or one a channel.
         std: of the normalisation.
     """
 
-    def __init__(self, model: nn.Module, mean: float, std: float) -> None:
+    def __init__(self, model: nn.Module, mean: Statistics, std: Statistics) -> None:
         super().__init__()
         self.model = model
         self.mean = mean

@@ -67,28 +67,30 @@ class Loaded:
         return text
 
 
-def load_weights(network: nn.Module, path: str, where: str) -> Loaded:
+def load_weights(network: nn.Module, path: str, where: str, named: str = "") -> Loaded:
     """Fill a network with the weights of a file, in place.
 
     Args:
-        network: a network without classifier.
+        network: a network, with or without classifier.
         path: safetensors, or a state dict (or a checkpoint that holds one) of `torch.save`.
-        where: the recipe's key of the network, for messages (`pretrain.encoder`).
+        where: the recipe's key of the network, for messages (`pretrain.encoder`), or the command's option that named the file.
+        named: what the user called the network on the command line; empty where the recipe names it.
 
     Raises:
         RecipeError: the file is missing, damaged, would run code, or its tensors are not those of the network. The network is
             then as it was.
     """
-    here = f"{where}.weights: {path}"
+    key, network_key = (where, named) if named else (f"{where}.weights", f"{where}.name")
+    here = f"{key}: {path}"
     wanted = network.state_dict()
-    found, prefix, unused = _matched(read_tensors(path, f"{where}.weights"), wanted)
+    found, prefix, unused = _matched(read_tensors(path, key), wanted)
     own = {name for name in found if name in wanted}
     if not own:
         raise RecipeError(
             f"{here}: none of its tensors has a name of this network: {_some(found)} in the file, {_some(wanted)} here",
-            f"is {where}.name the network that the file was made from?",
+            f"is {network_key} the network that the file was made from?",
         )
-    _same_shapes(found, wanted, here, where)
+    _same_shapes(found, wanted, here, where, named)
     missing = [name for name in wanted if name not in own and not name.endswith(_UNIMPORTANT)]
     extra = [name for name in found if name not in wanted]
     if missing or extra:
@@ -99,7 +101,7 @@ def load_weights(network: nn.Module, path: str, where: str) -> Loaded:
         ]
         raise RecipeError(
             f"{here}: not the tensors of this network, {'; '.join(parts)}",
-            f"is {where}.name the network that it was made from?",
+            f"is {network_key} the network that it was made from?",
         )
     broken = [name for name in own if found[name].is_floating_point() and not found[name].isfinite().all()]
     if broken:
@@ -236,15 +238,19 @@ def _cut(children: dict[str, str]) -> Callable[[str], str]:
     return rename
 
 
-def _same_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], here: str, where: str) -> None:
+def _same_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], here: str, where: str, named: str) -> None:
     """Refuse tensors of another shape, and say what it means where that is known."""
     other = [name for name in found if name in wanted and found[name].shape != wanted[name].shape]
     if not other:
         return
     listed = ", ".join(f"{n} {tuple(found[n].shape)} instead of {tuple(wanted[n].shape)}" for n in other[:3])
     message = f"{here}: {len(other)} of its tensors have another shape: {listed}" + (", …" if len(other) > 3 else "")
-    hint = f"is {where}.name, with its width, the network that it was made from?"
-    if other == ["conv1.weight"]:
+    hint = (
+        f"is {named} the network that it was made from?"
+        if named
+        else f"is {where}.name, with its width, the network that it was made from?"
+    )
+    if other == ["conv1.weight"] and not named:
         theirs, ours = (int(t["conv1.weight"].shape[-1]) for t in (found, wanted))
         if theirs != ours:
             message = f"{here}: has a stem of {theirs}x{theirs} pixels, the network here one of {ours}x{ours}"
@@ -254,7 +260,8 @@ def _same_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], here
                 f"the file is of {'an ImageNet' if imagenet else 'a CIFAR'} ResNet"
             )
     elif any("pos_embed" in name or "pos_embedding" in name for name in other):
-        hint = "its positional embedding is for another number of patches: set data.image_size (or patch_size) to what it was trained with"
+        size = "give the --size" if named else "set data.image_size (or patch_size) to what"
+        hint = f"its positional embedding is for another number of patches: {size} it was trained with"
     raise RecipeError(message, hint)
 
 

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgekit.errors import EdgekitError, RecipeError, near
+from edgekit.errors import EdgekitError, RecipeError
 from edgekit.files import sha256
+from edgekit.models.factories import import_factory, source_file
+from edgekit.models.pixels import Statistics
 from edgekit.models.store import load_classifier
 from edgekit.models.weights import load_weights
 from edgekit.recipe import Data, TeacherSource
 from edgekit.run import Run
 
-Statistics = float | tuple[float, float, float]
 _STAGES = ("finetune", "distill", "supervised")
 _WHERE = "distill.teachers"
 
@@ -124,7 +121,7 @@ def identity(source: TeacherSource, run: Run) -> dict[str, Any]:
         assert source.weights is not None
         return {
             "factory": source.model,
-            "source": sha256(_source_of(module, source.model)),
+            "source": sha256(source_file(module, f"{_WHERE}: {source.model}")),
             "weights": digest_of_weights(source.weights, f"{_WHERE}.weights"),
             "mean": source.mean,
             "std": source.std,
@@ -185,7 +182,7 @@ def _of_factory(source: TeacherSource, data: Data, classes: list[str]) -> Teache
     assert source.weights is not None
     module, name = source.factory
     here = f"{_WHERE}: {source.model}"
-    factory = _imported(module, name, here)
+    factory = import_factory(module, name, here)
     mean, std = (data.mean if source.mean is None else source.mean), (data.std if source.std is None else source.std)
     try:
         model = factory()
@@ -226,49 +223,3 @@ def _renormalised(data: Data, mean: Statistics, std: Statistics) -> tuple[Statis
     means, stds = (v if isinstance(v, tuple) else (v, v, v) for v in (mean, std))
     scale, shift = [data.std / s for s in stds], [(data.mean - m) / s for m, s in zip(means, stds, strict=True)]
     return (scale[0], scale[1], scale[2]), (shift[0], shift[1], shift[2])
-
-
-def _imported(module: str, name: str, here: str) -> Any:
-    try:
-        with _current_folder():
-            found: Any = importlib.import_module(module)
-    except Exception as error:  # the user's own code
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise RecipeError(
-            f"{here}: the module {module} cannot be imported: {reason}", "it is looked for in the current folder too"
-        ) from error
-    for part in name.split("."):
-        if not hasattr(found, part):
-            hint = near(part, dir(found)) or "accepted: module:function, which gives the network"
-            raise RecipeError(f"{here}: {module} has no {name}", hint)
-        found = getattr(found, part)
-    return found
-
-
-def _source_of(module: str, model: str) -> Path:
-    """The file that a module is imported from."""
-    try:
-        with _current_folder():
-            spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        spec = None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
-        raise RecipeError(
-            f"{_WHERE}: {model}: there is no module {module}", "it is looked for in the current folder too"
-        )
-    return Path(spec.origin)
-
-
-@contextmanager
-def _current_folder() -> Iterator[None]:
-    """Import from the current folder too, which a console script does not do by itself."""
-    here = str(Path.cwd())
-    if here in sys.path:
-        yield
-        return
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        sys.path.remove(here)

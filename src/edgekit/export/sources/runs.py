@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from edgekit.data.splits import load_splits
+from edgekit.export.selection import Candidates
 from edgekit.export.sources.source import Source
 from edgekit.files import digest_of, sha256
 from edgekit.models.pixels import PixelClassifier
@@ -39,15 +38,19 @@ def from_run(run: Run, which: str, calibration_images: int, require_current: Cal
     splits = load_splits(recipe.data)
     require_current(["data", *_BEFORE[which], stage], recipe, splits, run)
     preprocessing = recipe.data.preprocessing()
-    count = min(calibration_images, len(splits.pool))
-    rows = np.linspace(0, len(splits.pool) - 1, count).round().astype(int)  # spread over a pool that may be sorted
     assert splits.test.labels is not None
     return Source(
         name=recipe.name,
         model=PixelClassifier(load_classifier(run.stage_path(stage)), recipe.data.mean, recipe.data.std),
         classes=splits.classes,
         preprocessing=preprocessing,
-        calibration=splits.pool.subset(rows).centre_crop(preprocessing.image_size).images,
+        calibration=Candidates(
+            total=len(splits.pool),
+            read=lambda rows: splits.pool.subset(rows).centre_crop(preprocessing.image_size).images,
+            digest=splits.pool.digest,
+            count=calibration_images,
+            classes=len(splits.classes),
+        ),
         evaluation=(splits.test.images, splits.test.labels),
         output=run.path / ("export" if which == "student" else f"export-{which}"),
         provenance=_provenance(run, which, record.outputs),

@@ -1,0 +1,44 @@
+"""Which operator of a graph, in which node, a target does not have."""
+
+from __future__ import annotations
+
+import re
+
+from onnx import ModelProto
+
+from edgekit.errors import ExportError
+
+# `Det-17`, `my.domain.Foo` (OpenVINO); `implementation for Det(11) node`, `(odd, Foo, "", -1)`, `my.domain:Foo(-1)` (ONNX Runtime).
+_WORD = re.compile(r"[A-Za-z_][\w.]*")
+
+
+def refused(target: str, model: ModelProto, error: BaseException, hint: str) -> ExportError:
+    """What to raise where a target's converter or runtime refuses a graph.
+
+    Args:
+        target: its name, for people.
+        model: the graph.
+        error: what the converter said; operators of the graph that it names are looked up.
+        hint: what to do.
+    """
+    reason = " ".join(str(error).split())
+    words = {word.rpartition(".")[2] for word in _WORD.findall(_said(reason))}
+    nodes = [node for node in model.graph.node if node.op_type in words]
+    if not nodes:
+        return ExportError(f"{target} cannot take the model: {reason[:200]}", hint)
+    kinds = list(dict.fromkeys(node.op_type for node in nodes))
+    listed = ", ".join(f"{kind} (node {next(n.name for n in nodes if n.op_type == kind) or '?'})" for kind in kinds[:3])
+    return ExportError(f"{target} does not have the operator {listed}{', …' if len(kinds) > 3 else ''}", hint)
+
+
+def _said(reason: str) -> str:
+    """The part of a message that names operators, where it has one."""
+    for mark in (
+        "No conversion rule found for operations:",
+        "Could not find an implementation for",
+        "In Node,",
+        "Fatal error:",
+    ):
+        if mark in reason:
+            return reason.partition(mark)[2][:300]
+    return ""

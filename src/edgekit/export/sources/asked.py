@@ -1,0 +1,133 @@
+"""What a user says about a model of their own, and what every kind of model answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from edgekit.errors import ExportError
+from edgekit.models.pixels import Statistics
+
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+Fit = Literal["crop", "stretch"]
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """From an image file to what a network takes; None is not said.
+
+    Attributes:
+        size: side of the square that the network takes, in pixels.
+        resize: length of the shorter side before the centre is cut out, in pixels.
+        interpolation, fit: see `edgekit.preprocess.Preprocessing`.
+        mean, std: pixels in [0, 1] are normalised as (x - mean) / std, with one number or one a channel.
+    """
+
+    size: int | None = None
+    resize: int | None = None
+    interpolation: Interpolation | None = None
+    fit: Fit | None = None
+    mean: Statistics | None = None
+    std: Statistics | None = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The command line, as far as it says what is exported.
+
+    Attributes:
+        model: a path, `timm:NAME`, `torchvision:NAME` or `package.module:factory`.
+        weights: a file of weights for it.
+        classes: a file of class names.
+        calibrate, evaluate: images without and with labels, as `edgekit.data.sources` takes them.
+        pixels: what of the preprocessing was said.
+        calibration_images: how many images to calibrate with, at most.
+    """
+
+    model: str
+    weights: str | None = None
+    classes: str | None = None
+    calibrate: str | None = None
+    evaluate: str | None = None
+    pixels: Pixels = field(default_factory=Pixels)
+    calibration_images: int = 300
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model of a user's own, opened.
+
+    Attributes:
+        module: normalised float32 images (n, 3, s, s) -> logits (n, classes); None where the model is a graph.
+        graph: the float ONNX that edgekit makes of a foreign one; None where the model is a module.
+        classes: how many logits.
+        pixels: what the model itself says about its preprocessing.
+        provenance: where it came from.
+        notes: what a user should know, one sentence each.
+        random: whether its weights are random.
+        names: its own class names, where it has some.
+    """
+
+    module: nn.Module | None
+    classes: int
+    pixels: Pixels
+    provenance: dict[str, Any]
+    graph: Graph | None = None
+    notes: list[str] = field(default_factory=list)
+    random: bool = False
+    names: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A foreign ONNX.
+
+    Attributes:
+        write: writes it in edgekit's form, given the path, image size, mean, std and the names of the classes.
+        run: what the file itself answers, given mean and std: uint8 images (n, s, s, 3) -> logits (n, classes).
+    """
+
+    write: Callable[[Path, int, Statistics, Statistics, list[str]], None]
+    run: Callable[[Statistics, Statistics], Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
+
+
+def asked(
+    model: str, *, mean: str | None = None, std: str | None = None, size: int | None = None, resize: int | None = None,
+    interpolation: Interpolation | None = None, fit: Fit | None = None, **others: Any,
+) -> Asked:  # fmt: skip
+    """The command line as `Asked`.
+
+    Raises:
+        ExportError: --mean or --std is no number, or three.
+    """
+    pixels = Pixels(size, resize, interpolation, fit, parse_statistics(mean, "--mean"), parse_statistics(std, "--std"))
+    return Asked(model, pixels=pixels, **others)
+
+
+def parse_statistics(text: str | None, option: str) -> Statistics | None:
+    """`0.5`, or `0.485,0.456,0.406`.
+
+    Raises:
+        ExportError: it is neither.
+    """
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    positive = option == "--std"
+    if len(values) not in {1, 3} or not all(math.isfinite(v) and (v > 0 or not positive) for v in values):
+        kind = "positive numbers" if positive else "numbers"
+        raise ExportError(
+            f"{option} {text}: is not one number, nor three for red, green and blue",
+            f"give {kind} for pixels in [0, 1], for instance {option} {'0.229,0.224,0.225' if positive else '0.485,0.456,0.406'}",
+        )
+    return values[0] if len(values) == 1 else (values[0], values[1], values[2])

@@ -1,0 +1,199 @@
+"""A model of the user's own: which kind it is, its classes, its pixels, its images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from edgekit.data.source import Source as Images
+from edgekit.errors import ExportError
+from edgekit.export.sources.asked import Asked, Network, Pixels
+from edgekit.export.sources.classes import agree, numbered, read_classes
+from edgekit.export.sources.images import draw, open_calibration, open_evaluation, pixels
+from edgekit.export.sources.kinds import kind_of
+from edgekit.export.sources.source import Source
+from edgekit.models.pixels import PixelClassifier, Statistics
+from edgekit.preprocess import Preprocessing
+from edgekit.runtimes.session import OUTPUT
+
+_SMALL = 64  # px: up to here nothing is cut off around the centre, as in a recipe
+
+
+def bring(asked: Asked, scratch: Path) -> Source:
+    """Open a model that edgekit did not train.
+
+    Args:
+        asked: what the user said.
+        scratch: an empty folder that outlives the export.
+
+    Raises:
+        EdgekitError: the model, its weights, its classes or its images are not what they must be.
+    """
+    if asked.calibrate is None:
+        raise ExportError(
+            f"{asked.model}: no images to calibrate with", "give a folder of images, without labels: --calibrate FOLDER"
+        )
+    calibration = open_calibration(asked.calibrate)
+    evaluation = open_evaluation(asked.evaluate) if asked.evaluate is not None else None
+    names, said_by = _names(asked, evaluation)
+    network = _opener(asked.model)(asked, len(names) if names is not None else None)
+    if names is None and network.names is not None:
+        names, said_by = network.names, "its description"
+    said = _merged(asked.pixels, network.pixels)
+    preprocessing = _preprocessing(said, asked.model)
+    mean, std = _statistics(said, asked.model)
+    count = network.classes
+    if network.module is not None and not count:
+        from edgekit.export.sources.modules import count_of_logits
+
+        count = count_of_logits(network.module, preprocessing.image_size, asked.model)
+    agree(count, asked.model, names, said_by)
+    notes = list(network.notes)
+    if names is None:
+        notes.append(f"its classes are called class_0 to class_{count - 1}: nobody named them (--classes FILE)")
+        names = numbered(count)
+    images, _, skipped = pixels(draw(calibration, asked.calibration_images), preprocessing)
+    notes += skipped
+    labelled = None
+    if evaluation is not None:
+        test, labels, skipped = pixels(evaluation, preprocessing)
+        assert labels is not None
+        labelled, notes = (test, _as_in(names, evaluation, labels)), [*notes, *skipped]
+    else:
+        notes.append(
+            "no labelled images (--evaluate FOLDER): accuracy is unknown; variants are held against the float model on the "
+            "calibration images"
+        )
+    notes.append(_described(preprocessing, mean, std))
+    model, trained = _in_pixels(network, scratch, preprocessing.image_size, mean, std, names)
+    return Source(
+        name=_name(asked.model),
+        model=model,
+        trained=trained,
+        classes=names,
+        preprocessing=preprocessing,
+        calibration=images,
+        evaluation=labelled,
+        output=Path("export") / _name(asked.model),
+        provenance={
+            **network.provenance,
+            "random_weights": network.random,
+            "normalisation": {"mean": mean, "std": std},
+            "calibrated_on": asked.calibrate,
+            "evaluated_on": asked.evaluate,
+            "notes": notes,
+        },
+        notes=notes,
+        random=network.random,
+    )
+
+
+def _opener(model: str) -> Callable[[Asked, int | None], Network]:
+    kind = kind_of(model)
+    if kind == "onnx":
+        from edgekit.export.sources.onnx_file import from_onnx
+
+        return from_onnx
+    if kind == "safetensors":
+        from edgekit.export.sources.safetensors_file import from_safetensors
+
+        return from_safetensors
+    from edgekit.export.sources import modules
+
+    return {"timm": modules.from_timm, "torchvision": modules.from_torchvision, "factory": modules.from_factory}[kind]
+
+
+def _names(asked: Asked, evaluation: Images | None) -> tuple[list[str] | None, str]:
+    """The names of the classes, and who said them."""
+    if asked.classes is None:
+        return (None, "") if evaluation is None else (list(evaluation.classes), f"--evaluate {asked.evaluate}")
+    names = read_classes(asked.classes)
+    if evaluation is not None and (unknown := [c for c in evaluation.classes if c not in names]):
+        raise ExportError(
+            f"--evaluate: {asked.evaluate}: {len(unknown)} of its classes are not in {asked.classes}: {', '.join(unknown[:3])}",
+            "a sub-folder has the name of its class",
+        )
+    return names, f"--classes {asked.classes}"
+
+
+def _as_in(names: list[str], evaluation: Images, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Labels as positions in the model's classes rather than in the folder's."""
+    return np.array([names.index(name) for name in evaluation.classes], dtype=np.int64)[labels]
+
+
+def _merged(asked: Pixels, network: Pixels) -> Pixels:
+    """What the user said, and for the rest what the network says. A shorter side is for one image size alone, so it scales with it."""
+    changes = {f.name: getattr(asked, f.name) for f in fields(Pixels) if getattr(asked, f.name) is not None}
+    if "size" in changes and "resize" not in changes and network.resize and network.size:
+        changes["resize"] = max(changes["size"], int(changes["size"] * network.resize / network.size))
+    return replace(network, **changes)
+
+
+def _preprocessing(said: Pixels, model: str) -> Preprocessing:
+    if said.size is None:
+        raise ExportError(f"{model}: does not say which image size it takes", "say it: --size 224")
+    resize = said.resize or (said.size if said.size <= _SMALL else said.size * 8 // 7)
+    try:
+        return Preprocessing(
+            image_size=said.size,
+            resize_to=resize,
+            fit=said.fit or "crop",
+            interpolation=said.interpolation or "bilinear",
+        )
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ExportError(f"--size {said.size} --resize {resize}: {reason}", "--resize is at least --size") from error
+
+
+def _statistics(said: Pixels, model: str) -> tuple[Statistics, Statistics]:
+    if said.mean is None or said.std is None:
+        raise ExportError(
+            f"{model}: does not say how its pixels are normalised, and a wrong guess would cost accuracy silently",
+            "give --mean and --std for pixels in [0, 1]: ImageNet's are --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225; "
+            "--mean 0 --std 1 if it takes [0, 1]",
+        )
+    # A number for each channel costs time in some runtimes; three equal ones are one.
+    mean, std = (v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in (said.mean, said.std))
+    return mean, std
+
+
+def _in_pixels(
+    network: Network, scratch: Path, size: int, mean: Statistics, std: Statistics, names: list[str]
+) -> tuple[Any, Any]:
+    """What takes pixels: a module, or a graph on the disk with the foreign graph's own answers."""
+    if network.module is not None:
+        return PixelClassifier(network.module, mean, std).eval(), None
+    assert network.graph is not None
+    path = scratch / "rewired.onnx"
+    network.graph.write(path, size, mean, std, names)
+    answer = network.graph.run(mean, std)
+    return path, lambda images: {OUTPUT: answer(images)}
+
+
+def _described(preprocessing: Preprocessing, mean: Statistics, std: Statistics) -> str:
+    p = preprocessing
+    way = (
+        f"shorter side to {p.resize_to} px, the centre {p.image_size} px"
+        if p.fit == "crop"
+        else f"stretched to {p.image_size} px"
+    )
+    return f"images: {way}, {p.interpolation}; (pixel / 255 - mean) / std with mean {_said(mean)}, std {_said(std)}"
+
+
+def _said(values: Statistics) -> str:
+    return ", ".join(f"{v:g}" for v in (values if isinstance(values, tuple) else (values,)))
+
+
+def _name(model: str) -> str:
+    """A name for the bundle and its folder."""
+    tail = model.rpartition(":")[2]
+    stem = Path(tail).stem if kind_of(model) in {"onnx", "safetensors"} else tail
+    if stem == "model":  # says nothing; its folder's name may
+        stem = Path(tail).resolve().parent.name or stem
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in stem) or "model"

@@ -1,0 +1,55 @@
+"""The images that a user's own model is calibrated with and verified on."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.data.decode import decode
+from edgekit.data.source import Source
+from edgekit.data.sources import open_labelled, open_pool
+from edgekit.preprocess import Preprocessing
+
+
+def open_calibration(where: str) -> Source:
+    """Images without labels.
+
+    Raises:
+        DataError: there are none.
+    """
+    return open_pool(where, "--calibrate")
+
+
+def open_evaluation(where: str) -> Source:
+    """Labelled images.
+
+    Raises:
+        DataError: there are none, or only one class of them.
+    """
+    return open_labelled(where, "--evaluate")
+
+
+def draw(source: Source, count: int) -> Source:
+    """At most `count` images, spread over a source that may be sorted."""
+    rows = np.linspace(0, len(source.names) - 1, min(count, len(source.names))).round().astype(int)
+    return source.subset([int(row) for row in rows])
+
+
+def pixels(
+    source: Source, preprocessing: Preprocessing
+) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, list[str]]:
+    """Decode all images: uint8 (n, s, s, 3), their labels, and notes on those that cannot be read and are left out.
+
+    Raises:
+        DataError: none can be read.
+    """
+    decoded = decode(source, preprocessing, max_skipped=1.0)
+    readable = np.array([bool(digest) for digest in decoded.digests])
+    images = np.ascontiguousarray(decoded.images[readable])
+    notes = list(source.notes)
+    if skipped := decoded.skipped:
+        first = f"{skipped[0].path}: {skipped[0].reason}"
+        notes.append(
+            f"{len(skipped)} images of {source.where} cannot be read and are left out, the first being {first}"
+        )
+    return images, source.labels[readable] if source.labels is not None else None, notes

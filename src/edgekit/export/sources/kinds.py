@@ -1,0 +1,44 @@
+"""What a MODEL on the command line is; nothing is opened for it and no code is run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from edgekit.errors import ExportError
+
+Kind = Literal["run", "onnx", "safetensors", "timm", "torchvision", "factory"]
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_WEIGHTS = {".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".th", ".tar"}
+
+
+def kind_of(model: str) -> Kind:
+    """What a text names.
+
+    Raises:
+        ExportError: it is a file of a kind that cannot be exported; hinting at what can.
+    """
+    if model.startswith("timm:"):
+        return "timm"
+    if model.startswith("torchvision:"):
+        return "torchvision"
+    path = Path(model).expanduser()
+    suffix = path.suffix.lower()
+    if suffix == ".onnx" and not path.is_dir():
+        return "onnx"
+    if suffix == ".safetensors" and not path.is_dir():
+        return "safetensors"
+    if path.is_file():
+        if suffix in _WEIGHTS:
+            raise ExportError(
+                f"{model}: holds weights or a pickle, which says nothing about the network or could run code; it was not opened",
+                f"name the network: edgekit export timm:NAME --weights {model}, or torchvision:NAME, or package.module:factory",
+            )
+        raise ExportError(
+            f"{model}: is not a model that edgekit exports", "accepted: a run's folder, .onnx, .safetensors, timm:NAME, "
+            "torchvision:NAME, package.module:factory",
+        )  # fmt: skip
+    if _FACTORY.fullmatch(model) and not path.exists():
+        return "factory"
+    return "run"

@@ -1,0 +1,135 @@
+"""A foreign ONNX, read with care: whatever is wrong with it is one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto, TensorProto
+from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+
+from edgekit.errors import ExportError
+from edgekit.export.onnx import OPSET
+
+_LARGEST = 2**31 - 1  # bytes of a protobuf message
+_CONTROL = {"If", "Loop", "Scan"}
+_QUANTISED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
+
+
+def read(path: Path) -> ModelProto:
+    """A model with all of its weights inside.
+
+    Raises:
+        ExportError: it is missing, damaged, not ONNX, larger than 2 GB, or its external data is missing or outside its folder.
+    """
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST:
+            raise _too_large(path, size)
+        model = onnx.load(path, format="protobuf", load_external_data=False)
+    except ExportError:
+        raise
+    except OSError as error:
+        raise ExportError(
+            f"{path}: cannot be read: {error.strerror or error}", "give the path of an .onnx file"
+        ) from error
+    except Exception as error:  # protobuf's DecodeError, and ValueError
+        raise ExportError(
+            f"{path}: not an ONNX model, or a truncated one: {' '.join(str(error).split())[:100]}",
+            "copy or export it again",
+        ) from error
+    if not model.graph.node or not model.opset_import:
+        raise ExportError(
+            f"{path}: not an ONNX model, or a truncated one: it holds no graph", "copy or export it again"
+        )
+    external = [t for t in _tensors(model.graph) if uses_external_data(t)]
+    for tensor in external:
+        size += _bytes_outside(path, tensor)
+    if size > _LARGEST:
+        raise _too_large(path, size)
+    try:
+        load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # ValidationError, OSError, ValueError
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(f"{path}: its external data cannot be read: {reason}", "copy all of its files") from error
+    short = [t.name for t in external if len(t.raw_data) < _bytes(t)]
+    if short:
+        raise ExportError(f"{path}: its external data is truncated: {short[0]} is not all there", "copy it again")
+    return model
+
+
+def refuse_what_no_target_takes(model: ModelProto, path: Path) -> None:
+    """Refuse operators of other domains, and models that are quantised already.
+
+    Raises:
+        ExportError: naming operator and node.
+    """
+    local = {(f.domain, f.name) for f in model.functions}
+    for node in model.graph.node:
+        if node.domain not in {"", "ai.onnx"} and (node.domain, node.op_type) not in local:
+            raise ExportError(
+                f"{path}: {node.domain}.{node.op_type} (node {node.name or '?'}) is not an operator of ONNX: no target has it",
+                f"export it with the operators of opset {OPSET} alone, and without a runtime's own optimisations",
+            )
+        if node.op_type in _QUANTISED:
+            raise ExportError(
+                f"{path}: is quantised already: {node.op_type} (node {node.name or '?'})",
+                "give the float model: edgekit quantises it for each target",
+            )
+
+
+def refuse_control_flow(model: ModelProto, path: Path) -> None:
+    """Refuse branches and loops that depend on the input (constant ones must have been folded before).
+
+    Raises:
+        ExportError: naming operator and node.
+    """
+    for node in model.graph.node:
+        if node.op_type in _CONTROL:
+            raise ExportError(
+                f"{path}: {node.op_type} (node {node.name or '?'}): dynamic control flow, which no target takes",
+                "export it by tracing, with fixed branches",
+            )
+
+
+def type_name(kind: int) -> str:
+    """Of a tensor's elements: float, int64, uint8."""
+    name: str = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else str(kind)
+    return name.lower()
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _bytes_outside(path: Path, tensor: TensorProto) -> int:
+    """How many bytes of a tensor lie in another file, which must be there."""
+    where = ExternalDataInfo(tensor).location
+    file = path.parent / where
+    if not file.resolve().is_relative_to(path.parent.resolve()):
+        raise ExportError(f"{path}: its external data {where} lies outside its folder", "do not use this model")
+    if not file.is_file():
+        raise ExportError(
+            f"{path}: its external data is missing: {where} (of {tensor.name} and maybe more)",
+            f"copy {where} beside it, under that name",
+        )
+    return _bytes(tensor)
+
+
+def _bytes(tensor: TensorProto) -> int:
+    return math.prod(tensor.dims) * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+
+
+def _too_large(path: Path, size: int) -> ExportError:
+    return ExportError(
+        f"{path}: {size / 2**30:.1f} GiB with its weights: ONNX in one file, which every target reads, holds at most 2 GiB",
+        "choose a smaller network, or distil it into one with `edgekit train`",
+    )
