@@ -261,6 +261,7 @@ def test_the_frames_of_a_video(
         assert line["classes"][0]["class"] == expected[0][0]
         assert line["classes"][0]["probability"] == pytest.approx(expected[0][1], abs=0.05)
     assert edgekit("predict", bundle.path, "--video", path, "--threshold", 1)[1].startswith(f"{path}#0  ")
+    assert len(edgekit("predict", bundle.path, "--video", path.as_uri())[1].splitlines()) == 3, "a stream"
     (tmp_path / "b.avi").write_bytes(b"no video")
     for source, said in (("b.avi", "not a video"), ("c.avi", "no such file"), ("camera:99", "no such camera")):
         code, _, err = edgekit("predict", bundle.path, "--video", source if ":" in source else tmp_path / source)

@@ -26,7 +26,7 @@ _BROKEN_PIPE = 141  # what a shell shows of a program that SIGPIPE ended, as it 
 @click.argument("images", nargs=-1, type=click.Path(path_type=Path), metavar="[IMAGE…]")
 @click.option(
     "--video",
-    metavar="FILE|camera:N",
+    metavar="FILE|camera:N|URL",
     help="Classify every frame of a video, or of a camera until Ctrl-C.  [needs OpenCV]",
 )
 @click.option("--variant", metavar="ID", help="Which variant.  [default: a verified one; docs/bundle.md says which]")
@@ -90,7 +90,7 @@ def command(
     try:
         if video is not None:
             with Video(video) as frames:
-                job.run(frames, frames.count, ahead=not frames.is_camera)
+                job.run(frames, frames.count, ahead=not frames.is_live)
         elif images == (Path("-"),):
             job.run(listed(sys.stdin.buffer), None, ahead=False)
         else:
@@ -136,7 +136,8 @@ class _Job:
         self.done = self.failed = 0
 
     def run(self, items: Iterable[Path | Frame], total: int | None, *, ahead: bool) -> None:
-        """Classify all of them and say how fast that went, after Ctrl-C too; the embeddings are written at the end only.
+        """Classify all of them write the embeddings, and say how fast that went; after Ctrl-C, which is how a
+        camera ends, what was classified until then.
 
         Args:
             items: files or frames.
@@ -156,11 +157,14 @@ class _Job:
                         click.echo(line)
                     advance(1)
         except KeyboardInterrupt:
-            self._say_throughput(time.perf_counter() - began)
+            self._finish(time.perf_counter() - began)
             raise
-        self._say_throughput(time.perf_counter() - began)
+        self._finish(time.perf_counter() - began)
+
+    def _finish(self, seconds: float) -> None:
         if self._embedding and self._embedding != _IN_LINES:
             _write_embeddings(Path(self._embedding), self._kept)
+        self._say_throughput(seconds)
 
     def _lines(self, items: Iterable[Path | Frame], ahead: bool) -> Iterator[str | None]:
         """What to print of each item; None for one that failed, which is told on standard error."""

@@ -89,11 +89,11 @@ class Video:
     """The frames of a video file, or of a camera until it ends or nobody asks any more. Needs OpenCV.
 
     Args:
-        source: a path, or `camera:0` for the first camera.
+        source: a path, `camera:0` for the first camera, or the address of a stream that OpenCV reads (`rtsp://…`).
 
     Attributes:
-        is_camera: whether it is one.
-        count: how many frames the file says it has; None of a camera, or where it does not say.
+        is_live: whether it is a camera or a stream, whose next frame may be waited for.
+        count: how many frames the file says it has; None of what is live, or where it does not say.
 
     Raises:
         RuntimeMissing: OpenCV is not installed.
@@ -103,20 +103,21 @@ class Video:
     def __init__(self, source: str) -> None:
         cv2 = _opencv()
         number = source.removeprefix(_CAMERA)
-        self.is_camera = source.startswith(_CAMERA)
-        if self.is_camera and not number.isdigit():
+        is_camera = source.startswith(_CAMERA)
+        self.is_live = is_camera or "://" in source
+        if is_camera and not number.isdigit():
             raise DataError(f"{source}: no such camera", "camera:0 is the first one")
-        if not self.is_camera and not Path(source).is_file():
+        if not self.is_live and not Path(source).is_file():
             raise DataError(f"{source}: no such file")
         self.source = source
         self._cv2 = cv2
-        self._capture = cv2.VideoCapture(int(number) if self.is_camera else source)
+        self._capture = cv2.VideoCapture(int(number) if is_camera else source)
         self._first: Any = self._capture.read() if self._capture.isOpened() else (False, None)
         if not self._first[0]:
             self.close()
-            what = "no such camera, or another program has it" if self.is_camera else "not a video that OpenCV can read"
+            what = "no such camera, or another program has it" if is_camera else "not a video that OpenCV can read"
             raise DataError(f"{source}: {what}")
-        count = 0 if self.is_camera else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        count = 0 if self.is_live else int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         self.count = count if count > 0 else None
 
     def __enter__(self) -> Video:

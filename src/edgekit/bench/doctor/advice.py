@@ -70,7 +70,7 @@ def _runtimes(found: Findings) -> Iterator[Advice]:
 
 def _precision(found: Findings) -> Iterator[Advice]:
     features = found.processors.isa
-    if has_int8_dot_product(features):
+    if not features or has_int8_dot_product(features):  # nothing is known of a processor that tells nothing
         return
     if found.processors.architecture in {"x86_64", "AMD64"}:
         yield Advice(

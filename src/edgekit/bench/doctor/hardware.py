@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edgekit.bench.sensors.files import found, number, text, to_number
 from edgekit.files import cache_folder
-from edgekit.machine import arm_cores, cpu_features, cpu_name, memory_bytes
+from edgekit.machine import arm_cores, cpu_features, cpu_name, emulated, memory_bytes
 
 _NVIDIA_SMI_SECONDS = 20.0
 # NVIDIA's integrated graphics processors by the chip in the device tree: name and compute capability (developer.nvidia.com/cuda-gpus).
@@ -89,7 +89,7 @@ def processors(root: Path = Path("/")) -> Processors:
     return Processors(
         name=cpu_name(root),
         architecture=platform.machine() if here else "aarch64" if "CPU part" in cpuinfo else "x86_64",
-        isa=cpu_features(root / "proc/cpuinfo"),
+        isa=[] if here and emulated() else cpu_features(root / "proc/cpuinfo"),
         logical=(os.cpu_count() if here else None) or len(listed) or None,
         cores=_physical(cpuinfo),
         usable=sorted(os.sched_getaffinity(0))

@@ -42,10 +42,11 @@ def check(
     Args:
         bundle: an opened bundle.
         variants: which of its variants.
-        advance: called after each variant with 1 and its id.
+        advance: called before each variant with 0 and its id, and with 1 after it.
     """
     checks = []
     for variant in variants:
+        advance(0, variant.id)  # an engine that is built first takes minutes
         checks.append(_check(bundle, variant))
         advance(1, variant.id)
     return checks
