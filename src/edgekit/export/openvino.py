@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import ExportError, RuntimeMissing
 from edgekit.export.calibration import Calibration
+from edgekit.export.metadata import into_ir, of_onnx
 from edgekit.export.quantize import kept_in_float
 
 # Told to the runtime with every variant: its own default is bf16 where the CPU has it, which is less exact and no faster.
@@ -35,9 +37,32 @@ def write_ir(source: Path, output: Path, *, half: bool = False) -> None:
     """
     ov = _openvino()
     try:
-        ov.save_model(ov.Core().read_model(source), output, compress_to_fp16=half)
+        model = ov.Core().read_model(source)
+        into_ir(model, of_onnx(source) | ({"precision": "fp16"} if half else {}))
+        ov.save_model(model, output, compress_to_fp16=half)
     except RuntimeError as error:
         raise ExportError(f"OpenVINO cannot convert the model: {' '.join(str(error).split())[:200]}") from error
+
+
+def fix_ir_batch(path: Path, batch: int) -> None:
+    """Give an IR with a free batch axis one batch size, in place.
+
+    Raises:
+        RuntimeMissing: OpenVINO is not installed.
+        ExportError: the graph does not take that batch.
+    """
+    ov = _openvino()
+    temporary = path.with_name(f"fixed-{path.name}")
+    try:
+        model = ov.Core().read_model(path)
+        model.reshape([batch, *(side.get_length() for side in list(model.input().partial_shape)[1:])])
+        ov.save_model(model, temporary, compress_to_fp16=False)  # FP16 weights stay what they are
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(f"--batch {batch}: the network does not take that batch size: {reason}") from error
+    del model  # it reads its weights from the file that is replaced now
+    for suffix in (".bin", ".xml"):
+        os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))
 
 
 def quantize_ir(calibration: Calibration, output: Path) -> dict[str, Any]:
@@ -80,6 +105,7 @@ def quantize_ir(calibration: Calibration, output: Path) -> dict[str, Any]:
                 ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
                 advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
             )
+            into_ir(quantized, of_onnx(calibration.model) | {"precision": "int8"})
             ov.save_model(quantized, output, compress_to_fp16=False)
     except Exception as error:  # whatever a graph that it does not expect makes of it
         reason = " ".join(str(error).split())[:200] or type(error).__name__
