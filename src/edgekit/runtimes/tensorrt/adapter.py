@@ -167,7 +167,7 @@ def configure(
         config.set_flag(flag)
     if options.compute_capabilities:
         check_capabilities(options.compute_capabilities)
-        if not hasattr(config, "set_compute_capability"):
+        if not (hasattr(config, "set_compute_capability") and hasattr(config, "num_compute_capabilities")):
             raise ExportError(
                 f"{TITLES[options.flavour]} builds for the GPU of this machine alone", "leave --compute-capability out"
             )
