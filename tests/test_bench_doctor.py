@@ -22,7 +22,7 @@ from tiny_bundle import make_bundle
 
 
 def look(root: Path) -> tuple[Findings, dict[str, Advice]]:
-    found = examine(root, ask=False)
+    found = examine(root, ask=False, seconds=0.02)
     json.dumps(as_json(found))
     return found, {piece.about: piece for piece in advice(found)}
 
@@ -149,7 +149,7 @@ def test_this_machine(edgekit: Callable[..., tuple[int, str, str]]) -> None:
 def test_the_page_for_people(edgekit: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
     from edgekit.bench import doctor
 
-    monkeypatch.setattr(doctor, "examine", lambda advance: examine(TREES / X86, ask=False))
+    monkeypatch.setattr(doctor, "examine", lambda advance: examine(TREES / X86, ask=False, seconds=0.02))
     code, out, _ = edgekit("doctor")
     assert code == 0
     for part in (

@@ -37,7 +37,11 @@ class Findings:
 
 
 def examine(
-    root: Path = Path("/"), *, ask: bool = True, advance: Callable[[int, str], None] = lambda steps, note: None
+    root: Path = Path("/"),
+    *,
+    ask: bool = True,
+    seconds: float = 0.5,
+    advance: Callable[[int, str], None] = lambda steps, note: None,
 ) -> Findings:
     """Look at a machine; nothing is changed and nothing is loaded into this process.
 
@@ -45,11 +49,12 @@ def examine(
         root: where `proc`, `sys`, `etc`, `var` and `usr` are. Of another root than `/` the runtimes, discs and packages are still
             those of this machine.
         ask: whether runtimes are loaded, each in a process of its own, to be asked for their devices.
+        seconds: how long to look at what else runs.
         advance: called after each of 2 steps with 1 and what comes next.
     """
     runtimes = software.runtimes(ask)
     advance(1, "other loads")
-    busy = loads(root)
+    busy = loads(root, seconds)
     advance(1, "")
     return Findings(
         edgekit=__version__,

@@ -11,7 +11,6 @@ from edgekit.bench.lock import presence
 from edgekit.bench.sensors import conditions, read
 from edgekit.bench.sensors.files import text
 
-_LOOK_SECONDS = 0.5
 _BUSY = 0.05
 
 
@@ -21,7 +20,7 @@ class Loads:
 
     Attributes:
         average: of processes that ran or waited over the last minute.
-        busy: how many processors others kept busy over half a second; None where the system does not tell.
+        busy: how many processors others kept busy meanwhile; None where the system does not tell.
         busiest: processes with the most of it: name and processors.
         bench: whether another `edgekit bench` runs.
     """
@@ -32,7 +31,7 @@ class Loads:
     bench: bool = False
 
 
-def loads(root: Path = Path("/"), seconds: float = _LOOK_SECONDS) -> Loads:
+def loads(root: Path, seconds: float) -> Loads:
     """Look for `seconds` at what runs.
 
     Args:
