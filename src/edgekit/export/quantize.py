@@ -22,13 +22,16 @@ from onnx import ModelProto, NodeProto
 
 from edgekit.errors import ExportError
 from edgekit.export.calibration import Calibration
+from edgekit.export.metadata import set_precision
 from edgekit.export.onnx import OUTPUT
 from edgekit.export.ranges import Method, select
 from edgekit.export.signed import LAYERS, quantize_signed
 from edgekit.machine import has_int8_dot_product
 
 # What both runtimes compute in INT8. Everything else (SiLU's pieces, LayerNorm, Softmax) is faster and more exact in float.
-OPERATIONS = ["Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool"]
+OPERATIONS = [
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,20 +95,19 @@ def quantize_onnx(
             quantized = _by_onnxruntime(model, found, scheme, kept)
     except Exception as error:  # whatever a graph that it does not expect makes of it
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ExportError(
-            f"ONNX Runtime cannot quantise the model: {reason}", "export it without --precision int8"
-        ) from error
+        raise ExportError(f"the model cannot be quantised: {reason}", "export it without --precision int8") from error
     onnx.checker.check_model(quantized, full_check=True)
     if not any(node.op_type == "QuantizeLinear" for node in quantized.graph.node):
         raise ExportError("nothing in the network can be quantised", "export it without --precision int8")
+    set_precision(quantized, "int8")
     onnx.save(quantized, output)
     return {
-        "tool": f"onnxruntime {metadata.version('onnxruntime')} QDQQuantizer",
+        "tool": "edgekit" if scheme.symmetric else f"onnxruntime {metadata.version('onnxruntime')} QDQQuantizer",
         "format": "QDQ",
         "activations": "int8 symmetric, per tensor" if scheme.symmetric else "uint8 asymmetric, per tensor",
         "weights": f"{'int8' if scheme.signed else 'uint8'} symmetric, per output channel, {scheme.bits} bits",
         "calibration": calibration.describe(method),
-        "operations": OPERATIONS,
+        "operations": [*sorted(LAYERS), "the skip of residual sums"] if scheme.symmetric else OPERATIONS,
         "kept_in_float": kept,
     }
 
