@@ -49,6 +49,11 @@ class Candidates:
     classes: int = 1
     seed: int = 0
 
+    @classmethod
+    def these(cls, images: NDArray[np.uint8]) -> Candidates:
+        """Exactly these images, uint8 (n, s, s, 3)."""
+        return cls(len(images), lambda rows: images[rows], digest_of_arrays(images), len(images))
+
     @property
     def key(self) -> str:
         """A digest of all that the draw depends on beside the network."""
@@ -68,6 +73,16 @@ class Drawn:
     images: NDArray[np.uint8]
     rows: NDArray[np.int64]
     record: dict[str, Any] = field(default_factory=dict)
+
+
+def digest_of_arrays(*arrays: NDArray[Any]) -> str:
+    """A digest of arrays' shapes, dtypes and contents."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        for part in np.array_split(array, max(1, len(array) // 1024)):  # a memory map is read part by part
+            digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
 
 
 def draw(model: Path, candidates: Candidates, how: Literal["clusters", "random"] = "clusters") -> Drawn:
@@ -98,10 +113,15 @@ def draw(model: Path, candidates: Candidates, how: Literal["clusters", "random"]
         clusters = min(count, max(candidates.classes, round(np.sqrt(few))))
         chosen, sizes = stratified(features, count, clusters, candidates.seed)
         rows = embedded[chosen]
-        record |= {"embedded": few, "clusters": len(sizes), "smallest_cluster": min(sizes), "largest_cluster": max(sizes)}
+        record |= {
+            "embedded": few,
+            "clusters": len(sizes),
+            "smallest_cluster": min(sizes),
+            "largest_cluster": max(sizes),
+        }
     rows = np.sort(rows).astype(np.int64)
     images = np.ascontiguousarray(candidates.read(rows))
-    record["images_sha256"] = hashlib.sha256(images.tobytes()).hexdigest()
+    record["images_sha256"] = digest_of_arrays(images)
     return Drawn(images, rows, record)
 
 
