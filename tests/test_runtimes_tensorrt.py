@@ -24,7 +24,19 @@ from edgekit.errors import BundleError, DataError, ExportError, RuntimeMissing
 from edgekit.files import sha256
 from edgekit.runtimes import open_session
 from edgekit.runtimes.session import Profiled, Staged
-from edgekit.runtimes.tensorrt import Batch, BuildOptions, BuildPlan, EngineRecord, adapter, build, cuda, engine, layers
+from edgekit.runtimes.tensorrt import (
+    Batch,
+    BuildOptions,
+    BuildPlan,
+    BuildReport,
+    EngineRecord,
+    adapter,
+    build,
+    builder,
+    cuda,
+    engine,
+    layers,
+)
 from edgekit.runtimes.tensorrt.cache import EngineCache, key, read_record, this_machine, write_record
 from edgekit.runtimes.tensorrt.options import parse_capabilities
 from edgekit.runtimes.tensorrt.session import TensorRtSession, why_not_here
@@ -35,6 +47,11 @@ RTX = BuildOptions(flavour="trt-rtx", precision="fp32", batch=Batch(max=4), comp
 
 
 def silent(steps: int = 1, note: str = "") -> None: ...
+
+
+def built_here(path: Path, options: BuildOptions = RTX) -> BuildReport:
+    """What the builder's process does, in this one: for what is not about the process."""
+    return builder.run(path, path.with_name("made.engine"), options, None, lambda done, phase: True)
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +126,9 @@ class TestBuilding:
     ) -> None:
         path = with_nodes(tmp_path / "model.onnx", nodes)
         with pytest.raises(ExportError, match=rf"TensorRT for RTX does not take model\.onnx: {says}") as caught:
-            build(path, tmp_path / "model.engine", RTX, silent)
+            built_here(path)
         assert "\n" not in str(caught.value)
-        assert not (tmp_path / "model.engine").exists()
+        assert not (tmp_path / "made.engine").exists()
 
     @pytest.mark.parametrize(
         ("spoil", "says"),
@@ -119,9 +136,8 @@ class TestBuilding:
             (lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]), "the file is damaged or not ONNX"),
             (lambda p: p.write_bytes(b""), "the file is empty"),
             (lambda p: p.with_name("weights").unlink(), "its weights are in another file"),
-            (lambda p: p.unlink(), "no such model"),
         ],
-        ids=["truncated", "empty", "external data missing", "missing"],
+        ids=["truncated", "empty", "external data missing"],
     )
     def test_a_damaged_file_is_one_line(
         self, model: Path, tmp_path: Path, spoil: Callable[[Path], None], says: str
@@ -130,22 +146,32 @@ class TestBuilding:
         onnx.save(onnx.load(model), path, save_as_external_data=True, location="weights", size_threshold=0)
         spoil(path)
         with pytest.raises(ExportError, match=says):
-            build(path, tmp_path / "model.engine", RTX, silent)
+            built_here(path)
+
+    def test_what_the_builders_process_refuses_comes_out_as_it_is(self, model: Path, tmp_path: Path) -> None:
+        damaged = tmp_path / "model.onnx"
+        damaged.write_bytes(model.read_bytes()[:500])
+        with pytest.raises(ExportError, match=r"does not take model\.onnx") as caught:
+            build(damaged, tmp_path / "model.engine", RTX, silent)
+        assert caught.value.hint == "the file is damaged or not ONNX: export it again"
+        with pytest.raises(ExportError, match="no such model"):
+            build(tmp_path / "none.onnx", tmp_path / "model.engine", RTX, silent)
+        assert list(tmp_path.iterdir()) == [damaged]
 
     def test_external_data_is_read(self, model: Path, tmp_path: Path) -> None:
         path = tmp_path / "model.onnx"
         onnx.save(onnx.load(model), path, save_as_external_data=True, location="weights", size_threshold=0)
-        assert build(path, tmp_path / "a.engine", RTX, silent).engine_bytes > 0
+        assert built_here(path).engine_sha256 == built_here(model).engine_sha256
 
     def test_what_the_parser_would_only_warn_of_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(
             ExportError, match=r"would compute something else than model\.onnx says: .*Defaulting to INT8"
         ):
-            build(with_nodes(tmp_path / "model.onnx", *pairs(np.uint8(0))), tmp_path / "model.engine", RTX, silent)
+            built_here(with_nodes(tmp_path / "model.onnx", *pairs(np.uint8(0))))
         with pytest.raises(ExportError, match="node quantize, operator QuantizeLinear: Non-zero zero point"):
-            build(with_nodes(tmp_path / "model.onnx", *pairs(np.uint8(7))), tmp_path / "model.engine", RTX, silent)
+            built_here(with_nodes(tmp_path / "model.onnx", *pairs(np.uint8(7))))
         signed = with_nodes(tmp_path / "model.onnx", *pairs(np.int8(0)))
-        assert build(signed, tmp_path / "model.engine", RTX, silent).quantized == ("product",)
+        assert built_here(signed).quantized == ("product",)
 
     @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
     def test_what_the_progress_raises_ends_the_build_and_comes_out(
@@ -192,7 +218,7 @@ class TestBuilding:
     def test_what_a_release_does_not_have_is_refused(self, model: Path, tmp_path: Path) -> None:
         for flag in ("INT8", "FASTER"):  # TensorRT for RTX has no flags for types
             with pytest.raises(ExportError, match=f"has no builder flag {flag}"):
-                build(model, tmp_path / "e", RTX.model_copy(update={"flags": (flag,)}), silent)
+                built_here(model, RTX.model_copy(update={"flags": (flag,)}))
         orin = RTX.model_copy(update={"compute_capabilities": ("8.7",)})
         with pytest.raises(
             ExportError, match=r"does not build for compute capability 8\.7 .*a Jetson takes --target trt"
@@ -200,7 +226,7 @@ class TestBuilding:
             build(model, tmp_path / "e", orin, silent)
         turing = RTX.model_copy(update={"compute_capabilities": ("7.5",)})
         with pytest.raises(ExportError, match=r"leave out compute capability 7\.5"):
-            build(model, tmp_path / "e", turing, silent)
+            built_here(model, turing)
 
     def test_engines_are_kept_and_made_again_where_they_are_not_taken(self, model: Path, tmp_path: Path) -> None:
         machine = {"tensorrt": "1.7.1", "gpu": "a", "compute_capability": "8.6"}
@@ -231,7 +257,7 @@ class TestBuilding:
 def children() -> list[int]:
     """Processes that this one started and that live."""
     text = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    return [int(child) for child in text.split() if "tensorrt.build" in Path(f"/proc/{child}/cmdline").read_text()]
+    return [int(child) for child in text.split() if "tensorrt.builder" in Path(f"/proc/{child}/cmdline").read_text()]
 
 
 def test_every_detail_of_a_build_and_a_machine_is_part_of_an_engines_name(model: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from edgekit.progress import Advance, progress
 from edgekit.runtimes.tensorrt.options import BuildOptions, BuildReport, check_capabilities
 
 STEPS = 100  # of a build's progress
-_MODULE = "edgekit.runtimes.tensorrt.build"
+_MODULE = "edgekit.runtimes.tensorrt.builder"
 _KINDS = {"RuntimeMissing": RuntimeMissing, "ExportError": ExportError}
 
 

@@ -1,4 +1,4 @@
-"""The builder's own process: `python -m edgekit.runtimes.tensorrt.build SPEC`. TensorRT can crash, and then only this process dies.
+"""The builder's own process: `python -m edgekit.runtimes.tensorrt.builder SPEC`. TensorRT can crash, and then only this process dies.
 
 What it says comes as JSON lines on standard output: {"done": 0.4, "phase": …}, then {"report": …} or {"error": …}.
 """
@@ -49,7 +49,7 @@ class _Logged:
 
 
 def run(model: Path, engine: Path, options: BuildOptions, timing_cache: Path | None, step: adapter.Step) -> BuildReport:
-    """Build an engine in this process (see `edgekit.runtimes.tensorrt.build`)."""
+    """Build an engine in this process (see `edgekit.runtimes.tensorrt.launch.build`)."""
     target = adapter.TITLES[options.flavour]
     trt = adapter.load(options.flavour)
     logged = _Logged()
