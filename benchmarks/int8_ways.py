@@ -20,7 +20,6 @@ from edgekit.bundle import BundleFile, Variant
 from edgekit.data.splits import load_splits
 from edgekit.export import openvino
 from edgekit.export.calibration import Calibration
-from edgekit.export.int8 import NNCF
 from edgekit.export.onnx import export_onnx
 from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, quantize_onnx, saturates
 from edgekit.export.verify import Reference, verify
@@ -30,6 +29,8 @@ from edgekit.models.store import load_classifier
 from edgekit.result import now
 from edgekit.run import Run
 from edgekit.runtimes import open_session
+
+NNCF = "nncf"
 
 
 def main() -> None:

@@ -19,9 +19,10 @@ from onnx import TensorProto, numpy_helper
 import exported
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import ExportError, GateFailed, RuntimeMissing
-from edgekit.export import int8, jobs, pack, pipeline, quantize, ranges, verify
+from edgekit.export import jobs, ladder, pack, pipeline, quantize, ranges, verify
+from edgekit.export import ways as ways_module
 from edgekit.export.calibration import Calibration
-from edgekit.export.int8 import NNCF, ways
+from edgekit.export.ladder import ways
 from edgekit.export.pipeline import export_classifier, gate, plan
 from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, quantize_onnx
 from edgekit.files import sha256
@@ -40,6 +41,7 @@ def export(output: Path, **changes: Any) -> Bundle:
         "evaluation": (splits.test.images, splits.test.labels),
         "output": output,
         "name": "digits",
+        "timed": False,
         **changes,
     }
     return export_classifier(settings.pop("model"), **settings)
@@ -169,11 +171,14 @@ def test_no_way_that_saturates_is_tried_where_products_saturate(monkeypatch: pyt
     ):
         monkeypatch.setattr(quantize, "has_int8_dot_product", lambda f=features: "avx_vnni" in f)
         monkeypatch.setattr("platform.machine", lambda m=machine: m)
-        assert ways("onnx")[0] is first
-        assert ways("openvino")[0] is first
+        for target in ("onnx", "openvino"):
+            assert {way.scheme for way in ways(target)[0]} == {first}
 
 
-def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(tmp_path: Path) -> None:
+def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "METHODS", ("percentile",))
     blank = np.zeros((20, 16, 16, 3), np.uint8)  # nothing can be learnt about the activations' ranges from these
     bundle = export(tmp_path / "export", calibration=blank, targets=["onnx"])
     bad = bundle.variant("onnx-int8")
@@ -183,7 +188,10 @@ def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(tmp_path: P
     assert bad.drop > 0.1
     assert "points of accuracy" in bad.note
     assert bad.quantization is not None
-    assert [t["way"] for t in bad.quantization["tried"]] == [w.name for w in ways("onnx") if not isinstance(w, str)]
+    tried = bad.quantization["tried"]
+    assert [t["way"] for t in tried[:1]] == [way.name for way in ways("onnx")[0]]
+    assert {"calibration", "equalisation", "layers in float"} <= {t["rung"] for t in tried}
+    assert bad.quantization["rung"] is None
     assert bundle.variant("onnx-fp32").status == "verified"
     gate(bundle, ["onnx-fp32"])
     with pytest.raises(GateFailed, match="onnx-int8"):
@@ -193,12 +201,13 @@ def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(tmp_path: P
 
 
 def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ladder, "METHODS", ("percentile",))
     monkeypatch.setattr(ranges, "PERCENTILE", 30.0)  # spoils the first way
     bundle = export(tmp_path / "export", targets=["openvino"], precisions=["int8"])
     variant = bundle.variant("openvino-int8")
     assert variant.quantization is not None
     first, second = variant.quantization["tried"]
-    assert (first["status"], second["way"], second["status"]) == ("rejected", NNCF, "verified")
+    assert (first["status"], second["way"], second["status"]) == ("rejected", "nncf", "verified")
     assert variant.quantization["tool"].startswith("nncf")
     assert variant.accuracy is not None
     assert variant.accuracy.top1 == second["top1"]
@@ -211,11 +220,11 @@ def test_a_way_that_fails_leads_to_the_next(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: object) -> None:
         raise ExportError("cannot quantise this")
 
-    monkeypatch.setattr(int8, "quantize_onnx", fail)
+    monkeypatch.setattr(ways_module, "quantize_onnx", fail)
     bundle = export(tmp_path / "export", targets=["openvino"], precisions=["int8"])
     variant = bundle.variant("openvino-int8")
     assert variant.quantization is not None
-    assert [t["status"] for t in variant.quantization["tried"]] == ["failed", "verified"]
+    assert [t["status"] for t in variant.quantization["tried"]] == ["failed", "failed", "failed", "verified"]
     with pytest.raises(ExportError, match="cannot quantise this"):
         export(tmp_path / "other", targets=["onnx"])
     assert not (tmp_path / "other").exists()

@@ -101,6 +101,19 @@ class Accuracy(Part):
     )
 
 
+class Speed(Part):
+    """A first look at a variant's latency where it was exported, beside the same runtime's float graph, in turns."""
+
+    p50_ms: float = Field(gt=0, description="median of one batch")
+    float_p50_ms: float = Field(gt=0, description="the same of the float graph")
+    ratio: float = Field(gt=0, description="float_p50_ms / p50_ms: above 1, the variant is the faster one")
+    batch: int = Field(ge=1)
+    samples: int = Field(description="runs of the variant")
+    cores: int = Field(description="that the process could use; the runtime had its default number of threads")
+    cpu: str
+    isa: list[str] = Field(description="instruction-set extensions: what it says holds for machines with the same")
+
+
 class Variant(Part):
     """One way to run the model: a runtime, a precision, and the files that it takes."""
 
@@ -123,6 +136,7 @@ class Variant(Part):
     agreement: float | None = Field(
         None, ge=0, le=1, description="share of the evaluation images that it classifies as the trained model does"
     )
+    speed: Speed | None = Field(None, description="of INT8, where it was timed at export")
     drop: float | None = Field(None, description="accuracy of the trained model minus this one's, as a share")
     drop_is: Literal["measured", "expected"] = Field(
         "measured", description="expected: there were no labels, and the trained model's own confidence stands for them"

@@ -203,7 +203,8 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
         title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("variant", overflow="fold")
-    for name in ("size", "top-1", "drop", "agrees", "max |Δlogit|"):
+    timed = any(v.speed for v in manifest.variants)
+    for name in ("size", "top-1", "drop", "agrees", "max |Δlogit|", *(["× float"] if timed else [])):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     colours = {"verified": "green", "rejected": "red", "unexecuted": "yellow"}
@@ -215,12 +216,14 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
             f"{'~' if v.drop_is == 'expected' else ''}{v.drop * 100:+.2f}" if v.drop is not None else "n/a",
             f"{v.agreement:.1%}" if v.agreement is not None else "n/a",
             f"{v.parity.max_abs_diff:.2g}" if v.parity else "n/a",
+            *([f"{v.speed.ratio:.2f}" if v.speed else ""] if timed else []),
             f"[{colours[v.status]}]{v.status}[/]",
         )
     console.print(table)
     console.print(
         f"drop: points of accuracy{'' if trained else ', ~ expected by the model itself, for want of labels'}; "
-        f"agrees: on the {'test' if trained else 'calibration'} images; max |Δlogit|: on the golden images",
+        f"agrees: on the {'test' if trained else 'calibration'} images; max |Δlogit|: on the golden images"
+        + ("; × float: how many times as fast as its runtime's float, a first look" if timed else ""),
         style="dim",
         highlight=False,
     )

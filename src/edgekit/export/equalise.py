@@ -87,7 +87,7 @@ def rescale(graph: Graph, pair: Pair, factor: NDArray[np.float32]) -> None:
     else:
         name = graph.weight(first)
         assert name is not None
-        graph.set(name, scale_outputs(first, graph.value(name), 1 / factor))
+        graph.set(name, scale_outputs(first, graph.value(name), np.reciprocal(factor)))
         if len(first.input) > 2 and first.input[2]:
             bias = graph.bias(first)
             if bias is None:

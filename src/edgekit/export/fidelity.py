@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,11 @@ from edgekit.errors import BundleError, ExportError
 from edgekit.export.ranges import batches
 from edgekit.runtimes import open_session
 
+if TYPE_CHECKING:
+    from edgekit.export.selection import Candidates, Drawn
+
 IMAGES = 256  # enough to tell candidates apart (the standard error of an agreement of 95 % is 1.4 points), few enough to be quick
+_RECOVER = 4096  # images to distil on
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,21 @@ class Judge:
             RuntimeMissing: the runtime is not installed.
         """
         return compare(run(runtime, model, self.images, settings), self.trained)
+
+
+def further(candidates: Candidates, drawn: Drawn, recover: bool) -> NDArray[np.uint8]:
+    """Images without labels beside those of the calibration, spread over the pool: enough to compare, or to distil on.
+
+    Args:
+        candidates: where the calibration's images were drawn from.
+        drawn: the calibration's; where there are no others, these.
+        recover: whether to distil: then as many as `_RECOVER`, within a quarter of a gigabyte.
+    """
+    others = np.setdiff1d(np.arange(candidates.total), drawn.rows)
+    if not len(others):
+        return drawn.images
+    count = min(_RECOVER, max(IMAGES, 2**28 // drawn.images[0].size)) if recover else IMAGES
+    return candidates.read(others[np.linspace(0, len(others) - 1, min(count, len(others))).round().astype(int)])
 
 
 def run(

@@ -117,11 +117,10 @@ class Climb:
             began = time.monotonic()
             variant = verify(made.variant, made.folder, self.sources.reference, self.max_drop)
             self.made[made.way] = replace(made, variant=variant)
-            accuracy = variant.accuracy
             entry |= {
                 "status": variant.status,
-                "top1": accuracy.top1 if accuracy else None,
-                "agreement": accuracy.agreement if accuracy else None,
+                "top1": variant.accuracy.top1 if variant.accuracy else None,
+                "agreement": variant.agreement,
                 "drop": variant.drop,
                 "seconds": round(entry["seconds"] + time.monotonic() - began, 3),
             }
@@ -308,4 +307,7 @@ def _delivered(state: Climb, made: Made, rung: str | None) -> Variant:
     quantization = {**(made.variant.quantization or {}), "rung": rung, "tried": state.tried}
     if state.layers:
         quantization["sensitivity"] = [layer.describe() for layer in state.layers]
-    return made.variant.model_copy(update={"quantization": quantization})
+    note = made.variant.note
+    if rung in {EQUALISATION, FLOAT_LAYERS, DISTILLATION}:
+        note = "; ".join(n for n in (note, f"kept its accuracy by {rung}: {made.way.name}") if n)
+    return made.variant.model_copy(update={"quantization": quantization, "note": note})

@@ -84,8 +84,8 @@ def recover(
 
 def divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over n, for logits (n, classes)."""
-    logs = [functional.log_softmax(logits.float() / TEMPERATURE, dim=1) for logits in (student, teacher)]
-    return functional.kl_div(*logs, reduction="batchmean", log_target=True) * TEMPERATURE**2
+    answer, target = (functional.log_softmax(logits.float() / TEMPERATURE, dim=1) for logits in (student, teacher))
+    return functional.kl_div(answer, target, reduction="batchmean", log_target=True) * TEMPERATURE**2
 
 
 def quantised_layers(model: nn.Module, images: NDArray[np.uint8]) -> list[nn.Conv2d | nn.Linear]:

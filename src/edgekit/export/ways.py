@@ -18,6 +18,7 @@ from edgekit.export import correct, openvino
 from edgekit.export.calibration import Calibration
 from edgekit.export.equalise import By, equalise
 from edgekit.export.fidelity import Fidelity, Judge
+from edgekit.export.metadata import inherit
 from edgekit.export.onnx import export_onnx
 from edgekit.export.quantize import FULL, UNSIGNED, Scheme, quantize_onnx, saturates
 from edgekit.export.ranges import Method
@@ -25,6 +26,7 @@ from edgekit.export.recover import STEPS, recover
 from edgekit.machine import cpu_features
 from edgekit.progress import progress
 from edgekit.runtimes import why_not
+from edgekit.runtimes.session import EMBEDDING
 
 if TYPE_CHECKING:
     from edgekit.export.targets import Sources
@@ -192,7 +194,10 @@ class Workshop:
         assert model is not None
         with progress("recover", STEPS, unit="steps") as advance:
             learnt = recover(model, self.unlabelled, bits=self._bits, advance=advance)
-        metadata = {p.key: p.value for p in onnx.load(self.sources.float_onnx).metadata_props}
+        was = onnx.load(self.sources.float_onnx, load_external_data=False)
+        classes = next(p.value for p in was.metadata_props if p.key == "classes")
+        embedding = any(output.name == EMBEDDING for output in was.graph.output)
         size = self.unlabelled.shape[1]
-        export_onnx(learnt, path, image_size=size, classes=json.loads(metadata["classes"]))
+        export_onnx(learnt, path, image_size=size, classes=json.loads(classes), embedding=embedding)
+        inherit(self.sources.float_onnx, path)
         return path

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +17,13 @@ from PIL import Image
 
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import BundleError, DataError
+from edgekit.machine import cpu_features
 from edgekit.preprocess import read_image, to_rgb
 from edgekit.runtimes import RUNNABLE, load, why_not
 from edgekit.runtimes.session import EMBEDDING, OUTPUT, check_images, run_in_batches
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 _PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -137,6 +141,8 @@ class Predictor:
         Raises:
             BundleError: the model gives values that are not finite.
         """
+        from concurrent.futures import ThreadPoolExecutor  # here, since one image needs none of it
+
         with ThreadPoolExecutor(min(_DECODERS, _usable_processors())) as pool:
             waiting: deque[list[tuple[_Item, Future[NDArray[np.uint8] | DataError]]]] = deque()
             rest = iter(items)
@@ -201,11 +207,11 @@ def likeliest(logits: NDArray[np.float32], count: int) -> list[tuple[int, float]
 
 
 def default_variant(bundle: Bundle) -> Variant:
-    """The variant to run where none is named: verified, runnable here, and nearest to the trained model.
+    """The variant to run where none is named: verified, runnable here, and the fastest of those whose speed is known for such a CPU.
 
-    fp32 before fp16 before int8, and of one precision onnxruntime before openvino. Which variant is fastest depends on the
-    machine (INT8 is not always faster, and CPUs without 8-bit dot products compute it less exactly), so speed is not guessed:
-    `edgekit bench` measures it, and `--variant` takes what it found.
+    Speed is what the export measured, and counts where this machine has the same instruction-set extensions: INT8 that was
+    slower than its runtime's float is not taken, and float variants count with their runtime's float. On another kind of machine speed
+    is not guessed: fp32 before fp16 before int8, and of one precision onnxruntime before openvino.
 
     Raises:
         BundleError: no variant was verified.
@@ -219,4 +225,14 @@ def default_variant(bundle: Bundle) -> Variant:
         missing = why_not(verified[0].runtime)
         assert missing is not None
         raise missing
-    return min(runnable, key=lambda v: (_PRECISIONS.index(v.precision), RUNNABLE.index(v.runtime)))
+    isa = cpu_features()
+    known = {v.id: v.speed for v in runnable if v.speed is not None and v.speed.isa == isa}
+    of_float = {v.runtime: known[v.id].float_p50_ms for v in runnable if v.id in known}
+
+    def preference(v: Variant) -> tuple[bool, float, int, int]:
+        speed = known.get(v.id)
+        slower = speed is not None and speed.ratio < 1
+        p50 = speed.p50_ms if speed is not None else of_float.get(v.runtime) if v.precision != "int8" else None
+        return slower, p50 if p50 is not None else math.inf, _PRECISIONS.index(v.precision), RUNNABLE.index(v.runtime)
+
+    return min(runnable, key=preference)
