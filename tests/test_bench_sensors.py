@@ -127,6 +127,24 @@ def test_a_raspberry_pis_supply_and_a_program_that_fails(tmp_path: Path) -> None
     assert conditions(reading, reading)["throttled"] is None, "nothing can tell, so nobody says no"
 
 
+def test_a_raspberry_pis_power_chip_is_asked_once_a_second(tmp_path: Path) -> None:
+    root = device(PI, tmp_path)
+    meter = PowerMeter(root)
+    assert meter.source.startswith("PMIC, all rails")
+    watts = 0.08 * 3.3 + 0.15 * 1.8 + 1.2 * 0.75
+    assert meter.read(10.0) == pytest.approx((0.0, watts))
+    plant(
+        root,
+        {"usr/bin/vcgencmd.pmic_read_adc": "VDD_CORE_A current(7)=2.0A\nVDD_CORE_V volt(15)=0.5V\nEXT5V_V volt(24)=5V"},
+    )
+    assert meter.read(10.5) == pytest.approx((0.5 * watts, watts))
+    assert meter.read(11.0) == pytest.approx((watts, 1.0))
+    assert meter.read(11.5) == pytest.approx((watts + 0.5, 1.0))
+    plant(root, {"usr/bin/vcgencmd.pmic_read_adc": ""})
+    assert meter.read(12.5) is None
+    assert PowerMeter(root).why_not, "an older model has no such chip"
+
+
 def test_energy_of_a_counter_that_starts_again(tmp_path: Path) -> None:
     root = device(X86, tmp_path)
     meter = PowerMeter(root)

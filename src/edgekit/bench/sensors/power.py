@@ -1,4 +1,4 @@
-"""Power and energy: Intel's and AMD's RAPL counters, and the INA3221 monitors on a Jetson's board."""
+"""Power and energy: Intel's and AMD's RAPL counters, the INA3221 monitors on a Jetson's board, a Raspberry Pi 5's power chip."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.bench.sensors.files import found, number, raw, text
+from edgekit.bench.sensors.raspberry import PERIOD_SECONDS, rails_watts, vcgencmd
 
 # A rail that feeds the whole module: where there is one, the others are parts of it.
 _WHOLE = ("VDD_IN", "POM_5V_IN")
@@ -78,6 +79,23 @@ class Rail(Domain):
         self.watts, self._last = watts, seconds
 
 
+class Pmic(Domain):
+    """The power chip of a Raspberry Pi 5, asked once a second: in between its last answer holds."""
+
+    def __init__(self, program: str) -> None:
+        super().__init__("PMIC")
+        self._program = program
+        self._asked = self._last = float("-inf")
+
+    def read(self, seconds: float) -> None:
+        """Add the energy since the last reading, and ask anew where that is due; `seconds` is a monotonic time."""
+        if self.watts is not None:
+            self.joules += self.watts * (seconds - self._last)
+        if seconds - self._asked >= PERIOD_SECONDS:
+            self.watts, self._asked = rails_watts(self._program), seconds
+        self.answers, self._last = self.watts is not None, seconds
+
+
 class PowerMeter:
     """What this machine counts energy with.
 
@@ -91,9 +109,11 @@ class PowerMeter:
     def __init__(self, root: Path = Path("/")) -> None:
         rapl, refused = _rapl(root)
         rails = _rails(root)
-        self.domains: list[Rapl | Rail] = [*rapl, *rails]
+        program = vcgencmd(root)
+        pmic = [Pmic(program)] if program and rails_watts(program) is not None else []
+        self.domains: list[Rapl | Rail | Pmic] = [*rapl, *rails, *pmic]
         self.source = self.why_not = ""
-        self.total: list[Rapl | Rail] = []
+        self.total: list[Rapl | Rail | Pmic] = []
         if rails:
             self.total = [*([rail for rail in rails if rail.name in _WHOLE][:1] or rails)]
             self.source = f"INA3221 {' + '.join(domain.name for domain in self.total)}"
@@ -101,8 +121,13 @@ class PowerMeter:
             self.total = [d for d in rapl if d.name.endswith(_BESIDE_PACKAGE) or re.fullmatch(r"package-\d+", d.name)]
             self.total = self.total or [*rapl[:1]]
             self.source = f"RAPL {' + '.join(domain.name for domain in self.total)}"
+        elif pmic:
+            self.total = [*pmic]
+            self.source = "PMIC, all rails (without what USB and the 5 V pins draw)"
         else:
-            self.why_not = refused or "no RAPL counter (powercap) and no INA3221 monitor on this machine"
+            self.why_not = (
+                refused or "no RAPL counter (powercap), no INA3221 monitor and no PMIC that tells on this machine"
+            )
 
     def read(self, seconds: float) -> tuple[float, float | None] | None:
         """Read every domain.

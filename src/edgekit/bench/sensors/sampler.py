@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgekit.bench.sensors import clocks
+from edgekit.bench.sensors import clocks, raspberry
 from edgekit.bench.sensors.power import PowerMeter
 from edgekit.bench.sensors.reading import Reading, conditions, read
 from edgekit.bench.sensors.temperature import temperature_files, temperatures
@@ -16,8 +16,6 @@ from edgekit.bench.sensors.throttle import ThrottleSensor, happened
 
 PERIOD_SECONDS = 0.1
 IDLE_SECONDS = 2.0
-# A sensor that starts a program to be read is read once a second.
-_SLOW_SECONDS = 1.0
 
 
 @dataclass
@@ -29,7 +27,7 @@ class Timeline:
         seconds: when each sample was taken.
         clock_mhz, gpu_clock_mhz: the fastest processor's.
         temperature_c: the hottest sensor's.
-        power_w: of `power_source`, between this sample and the last one (RAPL) or at this moment (INA3221).
+        power_w: of `power_source`, between this sample and the last one (RAPL) or at this moment (INA3221, PMIC).
         joules: of `power_source`, since the first sample.
         throttled: whether anything slowed the machine down since the last sample.
         throttled_by: what, in words, over the whole time.
@@ -179,7 +177,7 @@ class Sampler:
         line.throttled.append(self._throttled(last))
 
     def _throttled(self, last: bool) -> bool | None:
-        if self._throttle.slow and not last and time.monotonic() - self._last_read < _SLOW_SECONDS:
+        if self._throttle.slow and not last and time.monotonic() - self._last_read < raspberry.PERIOD_SECONDS:
             return self.timeline.throttled[-1] if self.timeline.throttled else None
         state = self._throttle.read()
         by = happened(self._last, state)

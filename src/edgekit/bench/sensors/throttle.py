@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit.bench.sensors.files import found, number, raw, text, to_number
+from edgekit.bench.sensors.files import found, number, text, to_number
+from edgekit.bench.sensors.raspberry import ask, vcgencmd
 
 _CPU = "sys/devices/system/cpu"
 # Bits of a Raspberry Pi's firmware, the same 16 places higher for "since the start" (documentation of vcgencmd get_throttled).
@@ -17,7 +16,6 @@ _PI_FILES = (
     "sys/devices/platform/soc*/soc*:firmware/get_throttled",
     "sys/devices/platform/soc*:firmware/get_throttled",
 )
-_PI_PROGRAM_SECONDS = 2.0
 # Cooling devices that slow processors down while their state is above 0; a fan's or a display's state means nothing here, and
 # idle injection (intel_powerclamp) reports -1 when it is off.
 _COOLING = re.compile(r"^(thermal-)?(cpufreq|devfreq)-|throttle-alert$|^Processor$|^intel_powerclamp$")
@@ -61,7 +59,7 @@ class ThrottleSensor:
             for path in found(root, "sys/class/hwmon/hwmon*/in0_lcrit_alarm")
             if text(path.parent / "name") == "rpi_volt"
         ]
-        self._vcgencmd = None if self._pi else _vcgencmd(root)
+        self._vcgencmd = None if self._pi else vcgencmd(root)
         self.slow = self._vcgencmd is not None
 
     def read(self) -> Throttling:
@@ -89,17 +87,7 @@ class ThrottleSensor:
         if self._pi:
             return _hexadecimal(text(self._pi))
         if self._vcgencmd:
-            try:
-                said = subprocess.run(
-                    [self._vcgencmd, "get_throttled"],
-                    capture_output=True,
-                    text=True,
-                    timeout=_PI_PROGRAM_SECONDS,
-                    check=True,
-                ).stdout
-            except (OSError, subprocess.SubprocessError):
-                return None
-            return _hexadecimal(said.strip().removeprefix("throttled="))
+            return _hexadecimal((ask(self._vcgencmd, "get_throttled") or "").removeprefix("throttled="))
         return None
 
 
@@ -114,18 +102,6 @@ def happened(before: Throttling, after: Throttling) -> list[str] | None:
     grown = [name for name, count in before.events.items() if after.events.get(name, count) > count]
     new = [name for name in after.since_start if name not in before.since_start]
     return list(dict.fromkeys([*before.now, *after.now, *new, *grown]))
-
-
-def _vcgencmd(root: Path) -> str | None:
-    if root != Path("/"):
-        program = root / "usr/bin/vcgencmd"
-        return str(program) if program.is_file() else None
-    try:  # the program exists on other machines too, where it fails
-        if "raspberry" not in raw("/proc/device-tree/model").lower():
-            return None
-    except OSError:
-        return None
-    return shutil.which("vcgencmd")
 
 
 def _hexadecimal(said: str | None) -> int | None:
