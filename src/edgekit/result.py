@@ -113,6 +113,8 @@ class Latency(Part):
         description="largest difference from the golden logits, checked in the same process"
     )
     golden_top1_agreement: float | None
+    accuracy: float | None = Field(None, description="top-1 of the variant where it was exported, as the bundle has it")
+    accuracy_samples: int | None = Field(None, description="the test images behind it")
     conditions: dict[str, Any] = Field(
         description="governor, clocks, temperatures, load before and after; null where absent"
     )

@@ -90,6 +90,8 @@ def latency_of(
         loadgen=outcomes[0].get("loadgen"),
         golden_max_abs_diff=max(o["golden"]["max_abs_diff"] for o in outcomes),
         golden_top1_agreement=min(o["golden"]["top1_agreement"] for o in outcomes),
+        accuracy=variant.accuracy.top1 if variant.accuracy else None,
+        accuracy_samples=variant.accuracy.samples if variant.accuracy else None,
         conditions=_conditions(outcomes),
         warnings=[],
     )

@@ -25,6 +25,7 @@ COMMANDS = {
     "bench": "Measure the latency of a bundle on this machine.",
     "predict": "Classify images with a bundle.",
     "doctor": "Say what this machine can do, and which variants of a bundle run on it.",
+    "compare": "Say what changed between two measurements, and fail where it must not have.",
     "report": "Draw a run's results as one self-contained HTML page.",
     "schema": "Print the JSON schema of a recipe, bundle or result.",
     "completion": "Print the tab-completion script for a shell.",
