@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import os
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,13 @@ def fix_ir_batch(path: Path, batch: int) -> None:
         os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))
 
 
-def quantize_ir(calibration: Calibration, output: Path) -> dict[str, Any]:
+def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str] = ()) -> dict[str, Any]:
     """Quantise the float model with NNCF, in a way that saturates on no CPU, and say how it was made.
 
     Args:
         calibration: the float model and its calibration images.
         output: the .xml to write; its weights go into the .bin beside it.
+        exclude: names of nodes that stay in float beside `kept_in_float`.
 
     Raises:
         RuntimeMissing: OpenVINO or NNCF is not installed.
@@ -87,7 +89,7 @@ def quantize_ir(calibration: Calibration, output: Path) -> dict[str, Any]:
     transformer = any(node.op_type == "Softmax" for node in graph.graph.node)
     model = ov.Core().read_model(calibration.model)
     present = {operation.get_friendly_name() for operation in model.get_ops()}
-    kept = [name for name in kept_in_float(graph) if name in present]
+    kept = [name for name in dict.fromkeys([*kept_in_float(graph), *exclude]) if name in present]
     count = len(calibration.images)
     logging.getLogger("nncf").setLevel(logging.ERROR)
     try:
@@ -115,7 +117,7 @@ def quantize_ir(calibration: Calibration, output: Path) -> dict[str, Any]:
         "format": "OpenVINO FakeQuantize",
         "activations": "8 bits, per tensor",
         "weights": "int8 symmetric, per output channel, 7 bits",
-        "calibration": {"method": "NNCF's default", "images": count},
+        "calibration": {"method": "NNCF's default", "images": count, **calibration.drawn},
         "kept_in_float": kept,
     }
 
