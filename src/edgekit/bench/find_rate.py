@@ -31,7 +31,8 @@ def find_rate(
     """Bisect between nothing and what the streams serve when they are always busy.
 
     A rate keeps the bound when so few of its queries are late that p99 is under the bound at confidence 0.99
-    (`statistics.allowed_over`), with at least the 662 queries that allow for one late one. Every probe is a fresh process.
+    (`statistics.allowed_over`), with at least the 662 queries that allow for one late one. That errs on the safe side, the less
+    the more queries a probe has. Every probe is a fresh process.
 
     Args:
         ask: measures what a request says.

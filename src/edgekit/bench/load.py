@@ -105,6 +105,11 @@ def batch_sizes(bundle: Bundle, load: Load, asked: Sequence[int]) -> tuple[int, 
             f"{bundle.path}: its graphs take batches of {fixed} and no other, not {', '.join(map(str, sizes))}",
             f"--batch {fixed}, or export with a free batch axis",
         )
+    if load.loadgen and load.scenario in ("single-stream", "server") and sizes != (1,):
+        raise EdgekitError(
+            f"LoadGen's queries of a {load.scenario} are single images, not batches of {', '.join(map(str, sizes))}",
+            "--batch 1, or --scenario multi-stream or offline",
+        )
     if load.scenario == "multi-stream" and any(load.query % size for size in sizes):
         raise EdgekitError(
             f"a query of {load.query} images is not made of whole batches of {', '.join(map(str, sizes))}",

@@ -54,14 +54,14 @@ def run(
         stop: asked while LoadGen runs: it cannot be ended itself, so what it has done by then is what there is.
 
     Returns:
-        What was timed around the session (a query's images, from when LoadGen issued it), and LoadGen's version, scenario and
-        own summary.
+        What was timed around the session (a query from when LoadGen issued it; offline a batch from when a stream took it), and
+        LoadGen's version, scenario and own summary.
     """
     import mlperf_loadgen as lg
 
     warmup_runs, settled = warm_up(lambda: _once(streams, images[: request.batch]), stop=stop)
-    rate = _rate(streams, images[: request.batch]) if request.scenario == "offline" else 0.0
-    sut = _Sut(lg, streams, images, request.batch)
+    rate = _rate(streams, images[: request.batch])
+    sut = _Sut(lg, streams, images, request)
     folder = Path(request.loadgen or ".")
     folder.mkdir(parents=True, exist_ok=True)
     sharp_timers()
@@ -78,7 +78,7 @@ def run(
     if not interrupted:
         lg.DestroyQSL(library)
         lg.DestroySUT(test)
-    timed = Timed(list(sut.samples), warmup_runs, settled, interrupted, began, sut.ended or began)
+    timed = Timed(sut.samples, warmup_runs, settled, interrupted, began, sut.ended or began)
     summary = {} if interrupted else read_summary(folder / SUMMARY)
     return timed, {
         "version": metadata.version("mlcommons-loadgen"),
@@ -91,25 +91,38 @@ def run(
 class _Sut:
     """The system under test: gets queries (lists of samples) and completes each sample."""
 
-    def __init__(self, lg: Any, streams: Streams, images: NDArray[np.uint8], batch: int) -> None:
-        self._lg, self._streams, self._images, self._batch = lg, streams, images, batch
-        self.samples: list[int] = []
+    def __init__(self, lg: Any, streams: Streams, images: NDArray[np.uint8], request: Request) -> None:
+        self._lg, self._streams, self._images, self._batch = lg, streams, images, request.batch
+        self._offline = request.scenario == "offline"
+        self._latencies: dict[int, int] = {}
+        self._issued = 0
         self.ended = 0
+
+    @property
+    def samples(self) -> list[int]:
+        """The latencies in nanoseconds: of every query in the order of their issue; offline of every batch."""
+        known = list(self._latencies.items())  # at one go: after an interruption LoadGen's threads go on
+        return [latency for _, latency in sorted(known)]
 
     def issue(self, query: list[Any]) -> None:
         """Run a query's samples, in batches, on the streams."""
-        issued = time.perf_counter_ns()
+        began = time.perf_counter_ns()
         for start in range(0, len(query), self._batch):
+            if self._offline:
+                self._streams.ready()
+                began = time.perf_counter_ns()
             part = query[start : start + self._batch]
             indices = [sample.index for sample in part]
-            indices += indices[:1] * (self._batch - len(part))  # a graph may fix its batch: filled up
-            self._streams.submit(self._images[indices], partial(self._complete, part, issued))
+            indices += indices[:1] * (self._batch - len(part))  # filled up: a graph may fix its batch
+            self._streams.submit(self._images[indices], partial(self._complete, part, self._issued, began))
+            self._issued += self._offline
         if len(query) > self._batch:
             self._streams.wait()
+        self._issued += not self._offline
 
-    def _complete(self, part: list[Any], issued: int, logits: NDArray[np.float32]) -> None:
+    def _complete(self, part: list[Any], number: int, began: int, logits: NDArray[np.float32]) -> None:
         self.ended = time.perf_counter_ns()
-        self.samples.append(self.ended - issued)
+        self._latencies[number] = self.ended - began  # of a query of several batches the last one counts
         self._lg.QuerySamplesComplete([self._lg.QuerySampleResponse(s.id, 0, 0) for s in part])
 
     def flush(self) -> None:
@@ -123,8 +136,11 @@ def _settings(lg: Any, request: Request, batches_per_second: float) -> Any:
     settings.mode = lg.TestMode.PerformanceOnly
     settings.min_duration_ms = round(request.seconds * 1000)
     settings.min_query_count = request.runs
+    # What LoadGen makes its queries by before it begins; too few, and it makes more.
+    settings.single_stream_expected_latency_ns = round(1e9 / batches_per_second)
     if request.scenario == "multi-stream":
         settings.multi_stream_samples_per_query = request.query
+        settings.multi_stream_expected_latency_ns = round(1e9 / batches_per_second * request.query / request.batch)
     if request.scenario == "offline":
         settings.offline_expected_qps = batches_per_second * request.batch * _MARGIN
         settings.min_query_count = 1
@@ -173,7 +189,7 @@ def _once(streams: Streams, batch: NDArray[np.uint8]) -> None:
 
 
 def _rate(streams: Streams, batch: NDArray[np.uint8]) -> float:
-    """Batches a second with every stream busy: what LoadGen must be told before an offline run."""
+    """Batches a second with every stream busy: LoadGen must be told beforehand."""
     count = 8 * streams.count
     began = time.perf_counter()
     for _ in range(count):

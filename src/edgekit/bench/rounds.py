@@ -179,13 +179,13 @@ def _measure(job: _Job) -> None:
 
 def _find_rate(job: _Job, bound_ms: float, plan: Plan, advance: Callable[[int, str], None]) -> None:
     """Find the rate that a job is then measured at."""
-    quick = plan.rounds == 1
+    quick = plan.rounds == 1  # rougher, and shorter
     try:
         rate, job.probes = find_rate(
             run_worker,
             job.request,
             bound_ms,
-            seconds=1.0 if quick else FLOOR_SECONDS / 4,
+            seconds=plan.seconds / 4,
             resolution=0.2 if quick else 0.03,
             advance=lambda note: advance(0, note),
         )

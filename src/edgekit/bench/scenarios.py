@@ -23,6 +23,7 @@ from edgekit.bench.measure import Timed, measure, warm_up
 from edgekit.runtimes.streams import Streams
 
 Stop = Callable[[], bool]
+Clock = Callable[[], int]
 # How far the arrivals are waited for in one sleep, so that an interruption is noticed.
 _NAP_SECONDS = 0.2
 _PR_SET_TIMERSLACK = 29
@@ -49,7 +50,14 @@ def multi_stream(
     return measure(query, seconds, runs, stop=stop)
 
 
-def offline(streams: Streams, batch: NDArray[np.uint8], seconds: float, runs: int, stop: Stop = lambda: False) -> Timed:
+def offline(
+    streams: Streams,
+    batch: NDArray[np.uint8],
+    seconds: float,
+    runs: int,
+    stop: Stop = lambda: False,
+    clock: Clock = time.perf_counter_ns,
+) -> Timed:
     """Keep every stream busy; a sample is a batch's time from when a stream took it to its end.
 
     Args:
@@ -58,18 +66,22 @@ def offline(streams: Streams, batch: NDArray[np.uint8], seconds: float, runs: in
         seconds: least time of measuring.
         runs: least number of batches.
         stop: asked between two batches.
+        clock: nanoseconds, monotonic.
     """
-    clock = time.perf_counter_ns
-    warmup_runs, settled = warm_up(lambda: _fill(streams, batch), stop=stop)
+    warmup_runs, settled = warm_up(lambda: _fill(streams, batch), stop=stop, clock=clock)
     taken: list[int] = []
     finished: dict[int, int] = {}
     began = clock()
     end = began + int(seconds * 1e9)
     interrupted = False
+
+    def finish(i: int, _: object) -> None:
+        finished[i] = clock()
+
     while (clock() < end or len(taken) < runs) and not (interrupted := stop()):
         streams.ready()
         taken.append(clock())
-        streams.submit(batch, partial(_finish, finished, len(taken) - 1))
+        streams.submit(batch, partial(finish, len(taken) - 1))
     streams.wait()
     ended = max(finished.values(), default=began)
     samples = [finished[i] - start for i, start in enumerate(taken)]
@@ -85,6 +97,8 @@ def server(
     seed: int,
     stop: Stop = lambda: False,
     give_up: Callable[[int], bool] | None = None,
+    clock: Clock = time.perf_counter_ns,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> Timed:
     """Time queries that arrive as a Poisson process, from their scheduled arrival to their answer: queueing is included, and so
     is every delay that the measuring itself causes.
@@ -98,9 +112,10 @@ def server(
         seed: of the arrival times.
         stop: asked between two arrivals.
         give_up: told every latency when it is known; measuring ends where it answers yes.
+        clock: nanoseconds, monotonic.
+        sleep: seconds.
     """
-    clock = time.perf_counter_ns
-    warmup_runs, settled = warm_up(lambda: _fill(streams, batch), stop=stop)
+    warmup_runs, settled = warm_up(lambda: _fill(streams, batch), stop=stop, clock=clock)
     sharp_timers()
     arrivals = arrival_times(rate, max(runs, int(np.ceil(rate * seconds))), seed)
     finished: dict[int, int] = {}
@@ -117,7 +132,7 @@ def server(
     for i, offset in enumerate(arrivals):
         due = began + int(offset)
         while not (interrupted := stop()) and not hopeless and (ahead := (due - clock()) / 1e9) > 0:
-            time.sleep(min(ahead, _NAP_SECONDS))
+            sleep(min(ahead, _NAP_SECONDS))
         if interrupted or hopeless:
             break
         streams.submit(batch, partial(answered, i, due))
@@ -155,7 +170,3 @@ def _fill(streams: Streams, batch: NDArray[np.uint8]) -> None:
 
 def _forget(_: object) -> None:
     """Nobody wants the logits."""
-
-
-def _finish(finished: dict[int, int], i: int, _: object) -> None:
-    finished[i] = time.perf_counter_ns()
