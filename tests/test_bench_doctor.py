@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +13,8 @@ import numpy as np
 import pytest
 
 from devices import JETSON, PI, TREES, X86, device, plant
+from edgekit.bench.apart import apart
 from edgekit.bench.doctor import Advice, Findings, advice, as_json, examine, hardware, sensors
-from edgekit.bench.doctor.apart import apart
 from edgekit.bench.doctor.jetson import JetPack, jetpack
 from edgekit.bench.doctor.software import system_tensorrt
 from edgekit.bundle import MANIFEST, Bundle, BundleFile, write_manifest
@@ -115,6 +116,21 @@ def test_a_machine_that_tells_nothing(tmp_path: Path) -> None:
     assert (found.gpus, found.jetpack) == ([], None)
     assert [value for _, value, _ in sensors(found)] == [None] * 6
     assert all(why for _, _, why in sensors(found))
+
+
+@pytest.mark.parametrize("content", ["", "garbage", "-1", "9" * 400, "nan", "a:b:c\n:::", "0x", "\0"])
+@pytest.mark.parametrize("name", [JETSON, PI, X86])
+def test_files_that_hold_nonsense_harm_nothing(tmp_path: Path, name: str, content: str) -> None:
+    root = device(name, tmp_path)
+    some = [
+        path for i, path in enumerate(sorted(root.rglob("*"))) if path.is_file() and (path.name[0] in "mpec" or i % 2)
+    ]
+    for path in [*some, root / "proc/self/cgroup"]:
+        path.write_text(content)
+    found, _ = look(root)
+    assert all(value or why for _, value, why in sensors(found))
+    for value in (found.sensors.clock_mhz, found.sensors.temperature_c, found.processors.quota, found.memory.total):
+        assert value is None or math.isfinite(value)
 
 
 def test_lists_of_processors_as_the_kernel_writes_them() -> None:

@@ -205,7 +205,7 @@ def _group_files(root: Path, controller: str, names: tuple[str, str]) -> list[Pa
     """
     files = []
     for line in (text(root / "proc/self/cgroup") or "0::/").splitlines():
-        _, controllers, path = line.split(":", 2)
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers and controller not in controllers.split(","):
             continue
         top = root / "sys/fs/cgroup" / (controller if controllers else "")

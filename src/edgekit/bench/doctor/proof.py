@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from edgekit.bench.doctor.apart import apart
+from edgekit.bench.apart import apart
 from edgekit.bench.golden import Proof, prove
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import BundleError, EdgekitError, RuntimeMissing

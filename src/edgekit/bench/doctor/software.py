@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
-from edgekit.bench.doctor.apart import apart
+from edgekit.bench.apart import apart
 from edgekit.bench.sensors.files import found
 from edgekit.bundle import RuntimeName
 from edgekit.errors import EdgekitError

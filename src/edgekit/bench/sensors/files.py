@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -38,11 +39,12 @@ def number(path: Path | str) -> float | None:
 
 
 def to_number(content: str | None) -> float | None:
-    """A decimal number, or None where it is none."""
+    """A finite decimal number, or None where it is none."""
     try:
-        return float(content) if content else None
+        value = float(content) if content else math.nan
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 
 def numbers(paths: list[Path]) -> list[float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bench.sensors import clocks
-from edgekit.bench.sensors.files import text
+from edgekit.bench.sensors.files import text, to_number
 from edgekit.bench.sensors.mode import power_mode
 from edgekit.bench.sensors.temperature import temperature_files, temperatures
 from edgekit.bench.sensors.throttle import ThrottleSensor, Throttling, happened
@@ -58,7 +58,7 @@ def read(root: Path = Path("/")) -> Reading:
         governor=clocks.governor(root),
         clock_mhz=clocks.cpu_clock(clocks.cpu_clock_files(root), root),
         temperature_c=max(by_name.values(), default=None),
-        load=float(load.split()[0]) if load else None,
+        load=to_number(load.split()[0]) if load else None,
         busy_seconds=_busy_seconds(root),
         own_seconds=times.user + times.system,
         power_mode=power_mode(root),
