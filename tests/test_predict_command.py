@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -277,6 +278,18 @@ def test_a_video_without_opencv_names_the_extra(
     assert err == (
         "error: a video or a camera needs OpenCV, which is not installed (install edgekit's wheel with the extra [video])\n"
     )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed here")
+def test_a_runtime_that_is_not_installed_names_its_extra(tmp_path: Path, photos: Path, edgekit: Command) -> None:
+    bundle = make_bundle(tmp_path / "export", openvino=False)
+    variant = bundle.manifest.variants[0].model_copy(update={"id": "trt-fp16", "runtime": "tensorrt"})
+    write_manifest(bundle.path, bundle.manifest.model_copy(update={"variants": [variant]}))
+    for options in ([], ["--variant", "trt-fp16"]):
+        code, out, err = edgekit("predict", bundle.path, photos, *options)
+        assert (code, out) == (2, "")
+        assert err.startswith("error: tensorrt is not installed (install edgekit's wheel with the extra [trt]")
+        assert len(err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
