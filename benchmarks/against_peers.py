@@ -3,9 +3,9 @@
     python benchmarks/against_peers.py [--pairs 4] [--seconds 5] [--quick]
 
 The same model file, threads and settings, in turns, each in a fresh process: edgekit, the other, the other, edgekit, … Reported
-is the median over the pairs of the ratio of their p50; the goal is within 2 %. `benchmark_app` (comes with OpenVINO) runs with
-one stream, -api sync and -infer_precision f32 (what its latency hint sets; with the hint it takes no -nthreads); the bare loop is what a careful user writes: a warm-up, then
-`InferenceSession.run` between two readings of `time.perf_counter_ns`.
+is the median over the pairs of the ratio of their p50; the goal is within 2 %. `benchmark_app` (comes with OpenVINO) runs with one
+stream, -api sync and -infer_precision f32, which is what its latency hint sets (with the hint it takes no -nthreads); the bare loop is
+what a careful user writes: a warm-up, then `InferenceSession.run` between two readings of `time.perf_counter_ns`.
 """
 
 from __future__ import annotations
