@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -16,19 +16,53 @@ class Advance(Protocol):
 
 
 _LINE_EVERY_SECONDS = 15.0
+_TELL_EVERY_SECONDS = 0.5
+_relay: Callable[[str], None] | None = None
 
 
 @contextmanager
 def progress(title: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:
     """Show the progress of `total` steps on standard error, of which `done` are done already.
 
-    On a terminal: a bar with elapsed time and ETA. Elsewhere: one line every 15 s, and none for work shorter than that.
+    On a terminal: a bar with elapsed time and ETA. Elsewhere: one line every 15 s, and none for work shorter than that. Inside
+    `relayed`: told to whoever shows it.
     """
-    if sys.stderr.isatty():
+    if _relay is not None:
+        yield _relaying(_relay, title, total, done, unit)
+    elif sys.stderr.isatty():
         with _bar(title, total, done, unit) as advance:
             yield advance
     else:
         yield _lines(title, total, done, unit)
+
+
+@contextmanager
+def relayed(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell progress instead of showing it: for a process whose parent shows that of several.
+
+    Args:
+        tell: given what is going on, as in `calibrate 120/300 images`, at most every half second.
+    """
+    global _relay  # noqa: PLW0603 - as standard error is of the whole process, so is what stands for it
+    before, _relay = _relay, tell
+    try:
+        yield
+    finally:
+        _relay = before
+
+
+def _relaying(tell: Callable[[str], None], title: str, total: int, done: int, unit: str) -> Advance:
+    last = -_TELL_EVERY_SECONDS
+
+    def advance(steps: int = 1, note: str = "") -> None:
+        nonlocal done, last
+        done += steps
+        if time.monotonic() - last >= _TELL_EVERY_SECONDS:
+            last = time.monotonic()
+            tell(f"{title} {done}/{total} {unit} {note}".rstrip())
+
+    advance(0)
+    return advance
 
 
 @contextmanager

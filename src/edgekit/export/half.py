@@ -20,6 +20,7 @@ from onnx import ModelProto, TensorProto
 from edgekit.bundle import Precision
 from edgekit.errors import ExportError
 from edgekit.export.calibration import Calibration
+from edgekit.export.metadata import set_precision
 from edgekit.export.qdq_lint import PAIR, lint
 from edgekit.export.quantize import SIGNED, quantize_onnx
 from edgekit.export.ranges import Method
@@ -69,6 +70,7 @@ def tensorrt_onnx(
     if faults:
         listed = "; ".join(f"{f.node} ({f.operator}): {f.reason}" for f in faults[:3])
         raise ExportError(f"TensorRT would not read the {precision} graph as it is meant: {listed}")
+    set_precision(model, precision)
     onnx.save(model, output)
     return told
 

@@ -1,23 +1,224 @@
-"""The variants of one export, one after the other or several at a time."""
+"""The variants of one export, one after the other or several at a time, each in a process of its own.
+
+Processes, not threads: the quantisers and exporters redirect standard output, set log levels and keep state of their own.
+What a variant turns out to be does not depend on how many are made at a time: every process verifies with the same number of
+threads, and the ranges of the activations are collected once, by whoever comes first (see `Calibration.histograms`).
+"""
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import sys
+import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit import progress as shown
 from edgekit.bundle import Variant
+from edgekit.errors import ExportError
+from edgekit.export.calibration import Calibration
+from edgekit.export.finish import finish
 from edgekit.export.staging import Staging
-from edgekit.export.targets import Sources, make
+from edgekit.export.targets import Sources, make, split
+from edgekit.export.verify import Reference
+
+_TICK_SECONDS = 0.2
+
+
+def default_jobs(count: int) -> int:
+    """How many variants to make at a time: one a core but one, as far as there are variants.
+
+    A process more costs some seconds and some hundred megabytes (torch, ONNX Runtime, OpenVINO), and every variant's own work uses
+    all cores where it can; on two cores one after the other is as fast.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(count, cores - 1, 4))
 
 
 def make_all(ids: list[str], sources: Sources, staging: Staging, jobs: int) -> Iterator[Variant]:
-    """Make variants, each in its folder of the staging area; gives each as it is made.
+    """Make variants, each in its folder of the staging area; gives each as it is made, in any order.
 
     Args:
         ids: of the variants.
         sources: what they are made from.
         staging: where their files go.
         jobs: how many at a time.
+
+    Raises:
+        ExportError: of the first that cannot be made; the others are given up.
     """
-    for id_ in ids:
-        yield make(id_, replace(sources, folder=staging.folder(id_)))
+    folders = {id_: staging.folder(id_) for id_ in ids}
+    jobs = min(jobs, len(ids))
+    model = _pickled(sources) if jobs > 1 else None
+    if model is None:
+        for id_ in ids:
+            yield _made(id_, replace(sources, folder=folders[id_]))
+    else:
+        yield from _in_processes(folders, _Stored.of(sources, model), jobs)
+
+
+def _made(id_: str, sources: Sources) -> Variant:
+    return finish(make(id_, sources), sources)
+
+
+def _pickled(sources: Sources) -> bytes | None:
+    """The torch model for other processes; None where it cannot travel (a class defined in a notebook or in a function)."""
+    try:
+        return pickle.dumps(sources.model)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        print("this network cannot be handed to other processes: its variants are made one by one", file=sys.stderr)
+        return None
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """`Sources` for another process: large arrays lie in files that are mapped there, not copied."""
+
+    sources: Sources  # without what stands below
+    folder: Path
+    model: bytes
+    drawn: dict[str, Any]
+
+    @classmethod
+    def of(cls, sources: Sources, model: bytes) -> _Stored:
+        folder = Path(tempfile.mkdtemp(prefix="shared-", dir=sources.scratch))
+        reference, calibration = sources.reference, sources.calibration
+        arrays = {
+            "images": reference.images,
+            "labels": reference.labels,
+            "logits": reference.logits,
+            "golden": reference.golden,
+            "embedding": reference.embedding,
+            "calibration": calibration.images,
+            "unlabelled": sources.unlabelled,
+        }
+        for name, array in arrays.items():
+            if array is not None:
+                np.save(folder / f"{name}.npy", array, allow_pickle=False)
+        blank = np.zeros((1, 1, 1, 3), np.uint8)
+        empty = replace(
+            sources,
+            model=None,
+            unlabelled=None,
+            shared={},
+            calibration=Calibration(calibration.model, blank, calibration.folder),
+            reference=Reference(blank, None, np.zeros((1, 1), np.float32), np.zeros(1, np.int64)),
+        )
+        return cls(empty, folder, model, calibration.drawn)
+
+    def load(self) -> Sources:
+        """What it was made of."""
+        sources = self.sources
+        images, logits, golden, calibration = (self._array(n) for n in ("images", "logits", "golden", "calibration"))
+        assert images is not None
+        assert logits is not None
+        assert golden is not None
+        assert calibration is not None
+        reference = Reference(
+            images, self._array("labels"), np.array(logits), np.array(golden), self._array("embedding")
+        )
+        return replace(
+            sources,
+            model=pickle.loads(self.model),
+            unlabelled=self._array("unlabelled"),
+            reference=reference,
+            calibration=Calibration(sources.calibration.model, calibration, sources.calibration.folder, self.drawn),
+            scratch=Path(tempfile.mkdtemp(prefix="job-", dir=self.folder)),
+        )
+
+    def _array(self, name: str) -> NDArray[Any] | None:
+        path = self.folder / f"{name}.npy"
+        return np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
+
+
+def _in_processes(folders: dict[str, Path], stored: _Stored, jobs: int) -> Iterator[Variant]:
+    context = multiprocessing.get_context("spawn")  # a fork of a process with running threads may hang
+    heard: Any = context.Queue()
+    # Those that need the ranges come last: the first of them collects, and by then others have had work to do.
+    order = sorted(folders, key=lambda id_: split(id_)[1] == "int8")
+    # What a process starts from lies in a file: handed over by its pipe, it would hold up the start of the next one.
+    at = stored.folder / "sources.pickle"
+    at.write_bytes(pickle.dumps(stored))
+    pool = ProcessPoolExecutor(jobs, context, _begin, (at, heard))
+    try:
+        pending: set[Future[Variant]] = {pool.submit(_work, id_, folders[id_]) for id_ in order}
+        with shown.progress("variants", len(order)) as advance:
+            doing: dict[str, str] = {}
+            while pending:
+                done, pending = wait(pending, _TICK_SECONDS, FIRST_COMPLETED)
+                _listen(heard, doing)
+                for future in done:
+                    variant = future.result()
+                    doing.pop(variant.id, None)
+                    advance(1)
+                    yield variant
+                advance(0, "; ".join(f"{id_}: {what}" for id_, what in doing.items()))
+        pool.shutdown()
+    except BrokenProcessPool as error:
+        raise ExportError(
+            "a process that made a variant died, perhaps for lack of memory", "try again with --jobs 1"
+        ) from error
+    finally:
+        _end(pool)
+
+
+def _listen(heard: Any, doing: dict[str, str]) -> None:
+    while True:
+        try:
+            id_, what = heard.get_nowait()
+        except queue.Empty:
+            return
+        doing[id_] = what
+
+
+def _end(pool: ProcessPoolExecutor) -> None:
+    """Stop what is still running: ask, so that builders that a process started go with it, then insist."""
+    processes = list((pool._processes or {}).values())
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in processes:
+        if process.is_alive():
+            process.terminate()
+    for process in processes:
+        process.join(5)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+_SOURCES: list[Sources] = []  # of a worker's process: loaded once, so that its variants share what they can
+_HEARD: list[Any] = []
+
+
+def _begin(at: Path, heard: Any) -> None:
+    """The first thing that a worker's process does.
+
+    Args:
+        at: where its parent pickled what it starts from, in the export's own temporary folder.
+        heard: the queue to tell progress to.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of the group: the parent decides
+    signal.signal(signal.SIGTERM, _leave)
+    stored: _Stored = pickle.loads(at.read_bytes())
+    _SOURCES.append(stored.load())
+    _HEARD.append(heard)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt  # unwinds the stack: temporary files go, and processes that were started are stopped
+
+
+def _work(id_: str, folder: Path) -> Variant:
+    with shown.relayed(lambda what: _HEARD[0].put((id_, what))):
+        return _made(id_, replace(_SOURCES[0], folder=folder))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from edgekit.errors import ExportError, RuntimeMissing
 from edgekit.export.calibration import Calibration
 from edgekit.export.metadata import into_ir, of_onnx
+from edgekit.export.operators import refused
 from edgekit.export.quantize import kept_in_float
 
 # Told to the runtime with every variant: its own default is bf16 where the CPU has it, which is less exact and no faster.
@@ -42,7 +43,7 @@ def write_ir(source: Path, output: Path, *, half: bool = False) -> None:
         into_ir(model, of_onnx(source) | ({"precision": "fp16"} if half else {}))
         ov.save_model(model, output, compress_to_fp16=half)
     except RuntimeError as error:
-        raise ExportError(f"OpenVINO cannot convert the model: {' '.join(str(error).split())[:200]}") from error
+        raise refused("OpenVINO", onnx.load(source), error, "leave --target openvino out") from error
 
 
 def fix_ir_batch(path: Path, batch: int) -> None:

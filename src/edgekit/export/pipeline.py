@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import shutil
 import sys
 import tempfile
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 from torch import nn
 
@@ -19,8 +20,13 @@ from edgekit.bundle import Bundle, Manifest, Tensor, Variant, write_manifest
 from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
 from edgekit.export.calibration import Calibration
-from edgekit.export.jobs import make_all
-from edgekit.export.onnx import INPUT, export_onnx
+from edgekit.export.fidelity import further
+from edgekit.export.jobs import default_jobs, make_all
+from edgekit.export.metadata import label
+from edgekit.export.onnx import INPUT, export_onnx, save
+from edgekit.export.prepare import fused
+from edgekit.export.selection import Candidates, Drawn, digest_of_arrays, draw
+from edgekit.export.speed import with_speed
 from edgekit.export.staging import Staging, staged
 from edgekit.export.targets import DEFAULTS, TARGETS, Options, Sources, in_order, plan, split
 from edgekit.export.verify import Reference, Run, runner
@@ -38,14 +44,15 @@ def export_classifier(
     *,
     classes: Sequence[str],
     preprocessing: Preprocessing,
-    calibration: NDArray[np.uint8],
+    calibration: NDArray[np.uint8] | Candidates,
     evaluation: Evaluation | None,
     output: Path,
     targets: Sequence[str] = ("onnx", "openvino"),
     precisions: Sequence[str] = (),
     embedding: bool = False,
     batch: int | None = None,
-    jobs: int = 1,
+    jobs: int | None = None,
+    timed: bool = True,
     name: str = "model",
     provenance: dict[str, Any] | None = None,
     trained: Run | None = None,
@@ -62,7 +69,7 @@ def export_classifier(
             of that form (`image` in, `logits` out, a free batch axis).
         classes: names, in the order of the logits.
         preprocessing: how an image file becomes such pixels; written into the bundle.
-        calibration: uint8 images (m, s, s, 3) without labels, for the ranges of INT8.
+        calibration: uint8 images (m, s, s, 3) without labels, for the ranges of INT8: these, or a pool to draw them from.
         evaluation: uint8 images (k, s, s, 3) and labels int64 (k,) to verify on; the golden images are drawn from them. None:
             the calibration images stand in, and the loss of accuracy is estimated (see `verify`).
         output: the bundle's folder.
@@ -70,7 +77,9 @@ def export_classifier(
         precisions: of those that the targets have; none means `DEFAULTS`.
         embedding: whether the graphs also give the embedding, what the linear layer sees.
         batch: the batch size of the graphs; None leaves it free.
-        jobs: how many variants are made at the same time, each in a process of its own; what comes out does not depend on it.
+        jobs: how many variants are made at the same time, each in a process of its own; what comes out does not depend on it. None:
+            `jobs.default_jobs`.
+        timed: whether INT8 is timed beside float, half a second each (see `speed`).
         name: of the model.
         provenance: what else the bundle should say about where the model came from.
         trained: what the trained model says, where that is not `model` itself; for a model that comes as ONNX.
@@ -82,42 +91,59 @@ def export_classifier(
     """
     wanted = plan(targets, precisions)
     chosen = Options(**options)
-    images, labels = evaluation if evaluation is not None else (calibration, None)
+    candidates = calibration if isinstance(calibration, Candidates) else Candidates.these(calibration)
     size = preprocessing.image_size
-    _check(images, labels, calibration, size, len(classes))
     with staged(output) as staging, tempfile.TemporaryDirectory(prefix="edgekit-export-") as scratch:
         old = pack.existing(output)
         float_onnx = Path(scratch) / "model.onnx"
         if isinstance(model, Path):
             shutil.copyfile(model, float_onnx)
+            if embedding:
+                save(onnx.load(float_onnx), float_onnx, list(classes), embedding=True)
         else:
-            export_onnx(model, float_onnx, image_size=size, classes=list(classes))
+            model = fused(copy.deepcopy(model).cpu().float().eval())
+            export_onnx(model, float_onnx, image_size=size, classes=list(classes), embedding=embedding)
+        label(float_onnx, name=name, classes=classes, preprocessing=preprocessing)
+        drawn: Drawn | None = None
+        labels: NDArray[np.int64] | None = None
+        if evaluation is None:
+            drawn = draw(float_onnx, candidates)
+            images = drawn.images
+        else:
+            images, labels = evaluation
+        _check(images, labels, size, len(classes))
         # What two exports must share for their variants to stand in one bundle; the graph holds weights and normalisation.
         same = {
             "graph": sha256(float_onnx),
             "batch": batch,
             "classes": list(classes),
             "preprocessing": preprocessing.model_dump(mode="json"),
-            "evaluation": _digest_of_arrays(images, *([] if labels is None else [labels])),
+            "evaluation": digest_of_arrays(images, *([] if labels is None else [labels])),
         }
-        keys = {id_: _key(id_, same, calibration, chosen) for id_ in wanted}
+        keys = {id_: _key(id_, same, candidates, chosen) for id_ in wanted}
         kept = _kept(old, digest_of(same), keys)
         if old is not None and set(keys) <= set(kept):
             return old
+        if drawn is None:  # where nothing is calibrated, it is not worth embedding the pool
+            calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in kept)
+            drawn = draw(float_onnx, candidates, "clusters" if calibrates else "random")
+            _check(drawn.images, None, size, len(classes), "calibration")
         staging.begin(digest_of({**same, "edgekit": __version__, "packages": installed_packages()}))
         reference = _reference(model, trained, float_onnx, images, labels, embedding, staging)
         sources = Sources(
             float_onnx=float_onnx,
-            calibration=Calibration(float_onnx, calibration, Path(scratch)),
+            calibration=Calibration(float_onnx, drawn.images, staging.ranges, drawn.record),
             reference=reference,
             options=chosen,
             folder=Path(scratch),
             scratch=Path(scratch),
             model=model if isinstance(model, nn.Module) else None,
             batch=batch,
+            unlabelled=further(candidates, drawn, chosen.recover),
         )
         made = _finished(wanted, kept, keys, staging)
-        for variant in make_all([id_ for id_ in wanted if id_ not in {*kept, *made}], sources, staging, jobs):
+        missing = [id_ for id_ in wanted if id_ not in {*kept, *made}]
+        for variant in make_all(missing, sources, staging, jobs or default_jobs(len(missing))):
             staging.finish(variant, keys[variant.id])
             made[variant.id] = variant
         with pack.replaced(output) as folder:
@@ -126,6 +152,8 @@ def export_classifier(
                 staging.place(variant, folder)
                 variants.append(variant)
             golden = np.ascontiguousarray(images[reference.golden])
+            if timed:
+                variants = with_speed(variants, folder, float_onnx, np.resize(golden, (batch or 1, *golden.shape[1:])))
             outputs = reference.golden_outputs
             manifest = Manifest(
                 name=name,
@@ -206,13 +234,13 @@ def _finished(
     return finished
 
 
-def _key(id_: str, same: dict[str, Any], calibration: NDArray[np.uint8], options: Options) -> str:
+def _key(id_: str, same: dict[str, Any], candidates: Candidates, options: Options) -> str:
     """A digest of everything that a variant depends on: where it has not changed, neither has the variant."""
     target, precision = split(id_)
     chosen = options.of(target, precision)
     inputs = {**same, "id": id_, "edgekit": __version__, "packages": installed_packages(), "options": chosen}
     if precision == "int8":
-        inputs |= {"calibration": _digest_of_arrays(calibration), "isa": cpu_features()}
+        inputs |= {"calibration": candidates.key, "isa": cpu_features()}
     return digest_of(inputs)
 
 
@@ -231,27 +259,17 @@ def _recorded(old: Bundle | None, id_: str) -> str | None:
     return recorded.get(id_) if isinstance(recorded, dict) else None
 
 
-def _digest_of_arrays(*arrays: NDArray[Any]) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.shape} {array.dtype}".encode())
-        for part in np.array_split(array, max(1, len(array) // 1024)):  # a memory map is read part by part
-            digest.update(np.ascontiguousarray(part).tobytes())
-    return digest.hexdigest()
-
-
 def _check(
     images: NDArray[np.uint8],
     labels: NDArray[np.int64] | None,
-    calibration: NDArray[np.uint8],
     size: int,
     classes: int,
+    what: str = "evaluation",
 ) -> None:
-    for what, array in (("evaluation", images), ("calibration", calibration)):
-        if array.dtype != np.uint8 or array.shape[1:] != (size, size, 3) or not len(array):
-            raise ExportError(
-                f"the {what} images are {array.dtype} {array.shape}, not uint8 (n, {size}, {size}, 3) with n of 1 or more"
-            )
+    if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or not len(images):
+        raise ExportError(
+            f"the {what} images are {images.dtype} {images.shape}, not uint8 (n, {size}, {size}, 3) with n of 1 or more"
+        )
     if labels is not None and (labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= classes):
         raise ExportError(f"the evaluation labels are not {len(images)} indices into {classes} classes")
 

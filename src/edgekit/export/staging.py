@@ -4,6 +4,7 @@
     ├── lock               held by the export that works here
     ├── inputs.json        what all of it was made from
     ├── reference.npz      what the trained model says
+    ├── ranges/            what calibration collected
     └── variants/ID/       the files of a finished variant and its record; without a record it is not finished
 
 A record is written last and names the digest of every file, so whatever moment a process dies at, what counts as finished is whole.
@@ -58,7 +59,13 @@ class Staging:
                 if entry.name != _LOCK:
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
             write_json(self.path / _INPUTS, inputs)
-        (self.path / _VARIANTS).mkdir(exist_ok=True)
+        for folder in (self.path / _VARIANTS, self.ranges):
+            folder.mkdir(exist_ok=True)
+
+    @property
+    def ranges(self) -> Path:
+        """Where calibration keeps what it collected."""
+        return self.path / "ranges"
 
     def folder(self, id_: str) -> Path:
         """Where a variant's files go: an empty folder, unless the variant is finished and `finished` says so."""
