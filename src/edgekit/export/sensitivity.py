@@ -9,7 +9,7 @@ from typing import Any
 from onnx import ModelProto
 
 from edgekit.export.fidelity import Fidelity
-from edgekit.export.layers import HOMOGENEOUS, Graph
+from edgekit.export.layers import HOMOGENEOUS, LAYERS, Graph
 from edgekit.export.quantize import kept_in_float
 from edgekit.progress import Advance
 
@@ -72,6 +72,43 @@ def sensitivity(
         found.append(LayerSensitivity(name, operator, fidelity.agreement, fidelity.sqnr_db, gain))
         advance(note=f"{name} {gain:+.1f} dB")
     return sorted(found, key=lambda s: (-s.gain_db, -s.agreement))
+
+
+def release(quantised: ModelProto, exclude: Sequence[str]) -> ModelProto:
+    """Let layers that stay in float read what the graph computed, not what quantising it left; changes the model.
+
+    ONNX Runtime's quantiser leaves the weights of an excluded layer alone, but what the layer reads has been quantised by whoever
+    made it. A layer is sensitive as often for what it reads as for its weights.
+
+    Args:
+        quantised: a Q/DQ graph.
+        exclude: names of the nodes that were left in float.
+    """
+    graph = quantised.graph
+    maker = {name: node for node in graph.node for name in node.output}
+    names = set(exclude)
+    for node in graph.node:
+        if node.name not in names or node.op_type not in LAYERS:
+            continue
+        dequantise = maker.get(node.input[0])
+        if dequantise is None or dequantise.op_type != "DequantizeLinear":
+            continue
+        quantise = maker.get(dequantise.input[0])
+        if quantise is not None and quantise.op_type == "QuantizeLinear":
+            node.input[0] = quantise.input[0]
+    kept = {output.name for output in graph.output}
+    while True:
+        read = kept | {name for node in graph.node for name in node.input}
+        idle = [
+            n for n in graph.node if n.op_type in {"QuantizeLinear", "DequantizeLinear"} and n.output[0] not in read
+        ]
+        if not idle:
+            break
+        for node in idle:
+            graph.node.remove(node)
+    for tensor in [t for t in graph.initializer if t.name not in read]:
+        graph.initializer.remove(tensor)
+    return quantised
 
 
 def fewest(order: Sequence[str], passes: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...] | None:

@@ -23,6 +23,7 @@ from edgekit.export.onnx import export_onnx
 from edgekit.export.quantize import FULL, UNSIGNED, Scheme, quantize_onnx, saturates
 from edgekit.export.ranges import Method
 from edgekit.export.recover import STEPS, recover
+from edgekit.export.sensitivity import release
 from edgekit.machine import cpu_features
 from edgekit.progress import progress
 from edgekit.runtimes import why_not
@@ -172,6 +173,8 @@ class Workshop:
             assert way.scheme is not None
             path = self.folder / f"{len(self._files)}.u8.onnx"
             told = quantize_onnx(calibration, path, way.scheme, method=way.method, exclude=way.exclude)
+            if way.exclude:
+                onnx.save(release(onnx.load(path), way.exclude), path)
             if way.equalised:
                 told["equalised"] = _EQUALISED[way.equalised]
             if way.corrected:

@@ -1,0 +1,274 @@
+"""INT8's ladder: each rung against a naive computation, and the whole climb on a network whose plain INT8 loses most of its accuracy."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import ModelProto
+from torch import nn
+
+import exported
+from edgekit.export import ladder
+from edgekit.export.calibration import Calibration
+from edgekit.export.correct import correct
+from edgekit.export.equalise import equalise, rescale
+from edgekit.export.fidelity import Fidelity, compare, run
+from edgekit.export.ladder import Climb, climb
+from edgekit.export.layers import Graph, Pair, by_input_channel, depthwise, output_axis, pairs
+from edgekit.export.onnx import export_onnx
+from edgekit.export.quantize import REDUCED, quantize_onnx
+from edgekit.export.ranges import observing
+from edgekit.export.recover import quantised_layers, recover
+from edgekit.export.sensitivity import fewest, quantisable
+from edgekit.export.targets import Options, Sources
+from edgekit.export.verify import Reference, runner
+from edgekit.export.ways import Way, Workshop
+from edgekit.models.pixels import PixelClassifier
+
+
+def nothing(steps: int = 1, note: str = "") -> None:
+    """No progress is shown."""
+
+
+class Separable(nn.Module):
+    """Every kind of pair: convolutions with ReLU, ReLU6 and pooling between them, a depthwise one, and LayerNorm before Linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expand, self.deep = nn.Conv2d(3, 12, 3, 2, 1), nn.Conv2d(12, 12, 3, 1, 1, groups=12)
+        self.project, self.grouped = nn.Conv2d(12, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=2)
+        self.norm, self.hidden, self.head = nn.LayerNorm(8), nn.Linear(8, 16), nn.Linear(16, 10)
+        with torch.no_grad():
+            self.norm.weight.uniform_(0.2, 3)
+            self.expand.weight.mul_(4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = nn.functional.relu6(self.expand(images))
+        x = nn.functional.max_pool2d(nn.functional.relu(self.deep(x)), 2)
+        x = self.grouped(nn.functional.relu(self.project(x))).mean((2, 3))
+        return self.head(nn.functional.gelu(self.hidden(self.norm(x))))
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return exported.splits().pool.centre_crop(16).images[:60]
+
+
+@pytest.fixture(scope="module")
+def separable(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
+    path = tmp_path_factory.mktemp("separable") / "model.onnx"
+    torch.manual_seed(0)
+    export_onnx(PixelClassifier(Separable().eval(), 0.5, 0.25), path, image_size=16, classes=list("0123456789"))
+    return onnx.load(path)
+
+
+def logits_of(model: ModelProto, path: Path, images: np.ndarray) -> np.ndarray:
+    onnx.save(model, path)
+    return run("onnxruntime", path, images)
+
+
+def imbalanced(model: ModelProto, spread: float, only: list[int] | None = None) -> ModelProto:
+    """The same function with channels between layers scaled by up to exp(+-spread): nothing for floats, the end of INT8."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    graph, random = Graph(copy), np.random.default_rng(0)
+    for i, pair in enumerate(p for p in pairs(graph) if p.ceiling is None):
+        if only is None or i in only:
+            name = graph.weight(pair.second[0])
+            assert name is not None
+            channels = len(by_input_channel(pair.second[0], graph.value(name)))
+            rescale(graph, pair, np.exp(random.uniform(-spread, spread, channels)).astype(np.float32))
+    return copy
+
+
+@pytest.mark.parametrize("by", ["weights", "activations"])
+def test_an_equalised_graph_computes_the_same(
+    separable: ModelProto, images: np.ndarray, tmp_path: Path, by: str
+) -> None:
+    before = imbalanced(separable, 3)
+    expected = logits_of(separable, tmp_path / "a.onnx", images)
+    np.testing.assert_allclose(logits_of(before, tmp_path / "b.onnx", images), expected, atol=1e-5)
+    after, count = equalise(before, images, by, nothing)
+    assert count == (4 if by == "activations" else 3)
+    np.testing.assert_allclose(logits_of(after, tmp_path / "c.onnx", images), expected, atol=1e-5)
+    graph = Graph(after)
+    for pair in pairs(graph):
+        first, second = (graph.value(str(graph.weight(node))) for node in (pair.first, pair.second[0]))
+        made = [np.abs(np.take(first, i, output_axis(pair.first))).max() for i in range(len(first))]
+        read = [_what_reads(pair, second, i) for i in range(len(made))]
+        if by == "weights" and pair.ceiling is None:
+            np.testing.assert_allclose(made, read, rtol=0.01)
+        if by == "activations" and depthwise(pair.second[0], second):
+            (seen,) = observing(after, [pair.tensor]).run([pair.tensor], {"image": images})
+            peaks = np.abs(seen).max(axis=(0, 2, 3))
+            assert (peaks > 5.9).all()  # ReLU6: every channel reaches up to the ceiling, none over it
+
+
+def _what_reads(pair: Pair, weight: np.ndarray, channel: int) -> float:
+    """The largest weight that multiplies an input channel, found one by one."""
+    groups = next((a.i for a in pair.second[0].attribute if a.name == "group"), 1)
+    each_in, each_out = weight.shape[1], weight.shape[0] // groups
+    rows = [o for o in range(weight.shape[0]) if o // each_out == channel // each_in]
+    return max(float(np.abs(weight[o, channel % each_in]).max()) for o in rows)
+
+
+def test_bias_correction_makes_the_channels_means_equal(
+    separable: ModelProto, images: np.ndarray, tmp_path: Path
+) -> None:
+    onnx.save(separable, tmp_path / "float.onnx")
+    quantize_onnx(Calibration(tmp_path / "float.onnx", images, tmp_path), tmp_path / "q.onnx", REDUCED)
+    quantised = onnx.load(tmp_path / "q.onnx")
+    corrected = correct(separable, quantised, images, nothing)
+    convolutions = [node.name for node in separable.graph.node if node.op_type == "Conv"]
+
+    def means(model: ModelProto) -> list[np.ndarray]:
+        tensors = [node.output[0] for name in convolutions for node in model.graph.node if node.name == name]
+        found = observing(model, tensors).run(tensors, {"image": images})
+        return [values.astype(np.float64).mean(axis=(0, 2, 3)) for values in found]
+
+    wanted = means(separable)
+    errors = {
+        when: max(np.abs(m - w).max() / np.abs(w).max() for m, w in zip(means(model), wanted, strict=True))
+        for when, model in (("before", quantised), ("after", corrected.model))
+    }
+    assert errors["before"] > 2e-3
+    # Rounding what a layer reads may flip when the bias before it moves by a hair; nothing else is left.
+    assert errors["after"] < 0.2 * errors["before"]
+    assert corrected.after < 0.2 * corrected.before
+    assert corrected.layers >= len(convolutions)
+
+
+def test_fidelity_is_agreement_and_signal_to_noise() -> None:
+    trained = np.array([[3, 1], [0, 2], [5, 4]], np.float32)
+    found = compare(np.array([[3, 0], [2, 0], [5, 4]], np.float32), trained)
+    assert found.agreement == pytest.approx(2 / 3)
+    assert found.sqnr_db == pytest.approx(10 * np.log10(55 / 9))
+    assert compare(np.full((3, 2), np.nan, np.float32), trained).agreement == 0
+    clear, noisy = Fidelity(0.90, 30.0, 256), Fidelity(0.91, 20.0, 256)
+    assert clear.better_than(noisy)  # one point of 256 images is chance, ten decibels are not
+    assert not clear.better_than(Fidelity(0.97, 20.0, 256))
+
+
+@pytest.mark.parametrize("needed", [{0}, {3}, {1, 2}, {0, 4, 5}, {6}])
+def test_the_fewest_layers_that_suffice(needed: set[int]) -> None:
+    order = [f"layer {i}" for i in range(7)]
+    asked: list[tuple[str, ...]] = []
+
+    def passes(names: tuple[str, ...]) -> bool:
+        asked.append(names)
+        return {order[i] for i in needed} <= set(names)
+
+    smallest = min((c for n in range(8) for c in itertools.combinations(order, n) if passes(c)), key=len)
+    asked.clear()
+    assert fewest(order, passes) == smallest
+    assert len(asked) <= 2 * 3 + 7
+    assert fewest(order, lambda names: False) is None
+
+
+def sources_of(model: ModelProto, folder: Path, **changes: object) -> Sources:
+    test, pool = exported.splits().test, exported.splits().pool.centre_crop(16).images
+    assert test.labels is not None
+    onnx.save(model, folder / "float.onnx")
+    (folder / "out").mkdir()
+    return Sources(
+        float_onnx=folder / "float.onnx",
+        calibration=Calibration(folder / "float.onnx", pool[:40], folder),
+        reference=Reference.of(runner(exported.pixels()), test.images, test.labels),
+        options=Options(),
+        folder=folder / "out",
+        scratch=folder,
+        unlabelled=pool[100:200],
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
+    path = tmp_path_factory.mktemp("digits") / "model.onnx"
+    export_onnx(exported.pixels(), path, image_size=16, classes=exported.splits().classes)
+    return onnx.load(path)
+
+
+def test_a_network_of_wildly_different_channels_is_brought_back(
+    digits: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "METHODS", ("minmax",))
+    sources = sources_of(imbalanced(digits, 4), tmp_path)
+    variant = climb("onnx", sources, 1.0)
+    assert variant.quantization is not None
+    first, *others = variant.quantization["tried"]
+    assert (first["rung"], first["status"]) == ("calibration", "rejected")
+    assert first["drop"] > 0.1
+    assert variant.status == "verified"
+    assert variant.quantization["rung"] == "equalisation"
+    assert "equalisation" in variant.note
+    assert variant.drop is not None
+    assert variant.drop <= 0.01
+    assert max(t["unlabelled"]["sqnr_db"] for t in others) > first["unlabelled"]["sqnr_db"] + 10
+    assert [t["status"] for t in others].count("verified") == 1
+    assert all(t["seconds"] > 0 for t in variant.quantization["tried"])
+    assert (sources.folder / variant.files[0].path).is_file()
+
+
+def test_sensitivity_finds_the_planted_layer_and_leaves_it_alone_in_float(digits: ModelProto, tmp_path: Path) -> None:
+    sources = sources_of(imbalanced(digits, 6, only=[1]), tmp_path)
+    bad = [p for p in pairs(Graph(digits)) if p.ceiling is None][1].second[0].name
+    state = Climb("onnx", sources, 1.0, Workshop(sources))
+    base = state.candidate("calibration", Way(REDUCED, "minmax"))
+    assert base is not None
+    assert not state.gate(base)
+    made = ladder._keep_in_float(state)
+    assert made is not None
+    assert state.layers[0].layer == bad
+    assert state.layers[0].gain_db > 3 * max(abs(s.gain_db) for s in state.layers[1:])
+    assert len(state.layers) == len(quantisable(digits))
+    assert bad in made.way.exclude
+    assert len(made.way.exclude) <= 2  # the layer and its activation
+    assert made.variant.status == "verified"
+    (layer,) = (n for n in onnx.load(made.folder / "model.u8.onnx").graph.node if n.name == bad)
+    assert layer.input[1] in {t.name for t in onnx.load(made.folder / "model.u8.onnx").graph.initializer}
+
+
+def test_distillation_without_labels_raises_agreement() -> None:
+    model, pool = exported.pixels(), exported.splits().pool.centre_crop(16).images
+    learnt = recover(model, pool[:256], bits=2, steps=40, learning_rate=1e-3, advance=nothing)
+    unseen = torch.from_numpy(pool[600:1000].copy())
+    with torch.no_grad():
+        trained = model(unseen).argmax(1)
+        agreement = [float((_rounded(m, 2)(unseen).argmax(1) == trained).float().mean()) for m in (model, learnt)]
+    assert agreement[0] < 0.9
+    assert agreement[1] > agreement[0] + 0.05
+    assert {n: p.shape for n, p in learnt.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+    for name, statistics in model.named_buffers():
+        assert torch.equal(dict(learnt.named_buffers())[name], statistics), name  # BatchNorm learnt nothing
+
+
+def _rounded(model: nn.Module, bits: int) -> nn.Module:
+    """The model with its weights rounded, channel by channel."""
+    import copy
+
+    rounded, top = copy.deepcopy(model), 2 ** (bits - 1) - 1
+    with torch.no_grad():
+        for layer in quantised_layers(rounded, exported.splits().pool.centre_crop(16).images[:2]):
+            for channel in layer.weight:
+                scale = channel.abs().max() / top
+                channel.copy_((channel / scale).round() * scale)
+    return rounded
+
+
+def test_a_model_that_came_as_onnx_cannot_be_distilled(
+    digits: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ladder, "METHODS", ("minmax",))
+    monkeypatch.setattr(ladder, "_equalise", lambda state: None)
+    monkeypatch.setattr(ladder, "_keep_in_float", lambda state: None)
+    variant = climb("onnx", sources_of(imbalanced(digits, 4), tmp_path), 1.0, recover=True)
+    assert variant.quantization is not None
+    (told,) = (t for t in variant.quantization["tried"] if t["rung"] == "distillation")
+    assert (told["status"], "ONNX" in told["why"]) == ("failed", True)
+    assert (variant.status, variant.quantization["rung"]) in {("rejected", None), ("verified", "unsigned weights")}
