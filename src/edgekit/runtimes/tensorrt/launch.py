@@ -18,6 +18,20 @@ from edgekit.runtimes.tensorrt.options import BuildOptions, BuildReport, check_c
 
 STEPS = 100  # of a build's progress
 _MODULE = "edgekit.runtimes.tensorrt.builder"
+# Lay the builder's memory out alike each time, where the system can (Linux) and lets it (not every container does): TensorRT for RTX orders
+# some of a graph with a free batch by address, and the same engine then has other numbers in its internal names, and other bytes
+# (measured with 1.7.1; a static batch always gave the same). 0xffffffff asks, 0x40000 is ADDR_NO_RANDOMIZE of personality(2).
+_SAME_ADDRESSES = """
+import ctypes, os, sys
+try:
+    personality = ctypes.CDLL(None).personality
+    now = personality(ctypes.c_ulong(0xffffffff))
+    if now >= 0:
+        personality(ctypes.c_ulong(now | 0x40000))
+except (OSError, AttributeError):
+    pass
+os.execve(sys.executable, [sys.executable, *sys.argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
+"""
 _KINDS = {"RuntimeMissing": RuntimeMissing, "ExportError": ExportError}
 
 
@@ -60,7 +74,8 @@ def build(
             "options": options.model_dump(mode="json"),
         }
         spec.write_text(json.dumps(asked))
-        report = _run([sys.executable, "-m", _MODULE, str(spec)], log, Path(onnx), options, advance)
+        command = [sys.executable, "-I", "-S", "-c", _SAME_ADDRESSES, "-m", _MODULE, str(spec)]
+        report = _run(command, log, Path(onnx), options, advance)
         with made.open("rb") as source, atomic_write(engine) as stream:
             shutil.copyfileobj(source, stream)
     return report
