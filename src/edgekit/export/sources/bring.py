@@ -15,7 +15,7 @@ from edgekit.data.source import Source as Images
 from edgekit.errors import ExportError
 from edgekit.export.sources.asked import Asked, Network, Pixels
 from edgekit.export.sources.classes import agree, numbered, read_classes
-from edgekit.export.sources.images import draw, open_calibration, open_evaluation, pixels
+from edgekit.export.sources.images import candidates, open_calibration, open_evaluation, pixels
 from edgekit.export.sources.kinds import kind_of
 from edgekit.export.sources.source import Source
 from edgekit.models.pixels import PixelClassifier, Statistics
@@ -58,7 +58,7 @@ def bring(asked: Asked, scratch: Path) -> Source:
     if names is None:
         notes.append(f"its classes are called class_0 to class_{count - 1}: nobody named them (--classes FILE)")
         names = numbered(count)
-    images, _, skipped = pixels(draw(calibration, asked.calibration_images), preprocessing)
+    pool, skipped = candidates(calibration, preprocessing, asked.calibration_images, count)
     notes += skipped
     labelled = None
     if evaluation is not None:
@@ -78,7 +78,7 @@ def bring(asked: Asked, scratch: Path) -> Source:
         trained=trained,
         classes=names,
         preprocessing=preprocessing,
-        calibration=images,
+        calibration=pool,
         evaluation=labelled,
         output=Path("export") / _name(asked.model),
         provenance={

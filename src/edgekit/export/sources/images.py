@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.decode import decode
 from edgekit.data.source import Source
 from edgekit.data.sources import open_labelled, open_pool
+from edgekit.export.selection import MOST_EMBEDDED, Candidates
 from edgekit.preprocess import Preprocessing
 
 
@@ -29,10 +32,29 @@ def open_evaluation(where: str) -> Source:
     return open_labelled(where, "--evaluate")
 
 
-def draw(source: Source, count: int) -> Source:
+def spread(source: Source, count: int) -> Source:
     """At most `count` images, spread over a source that may be sorted."""
     rows = np.linspace(0, len(source.names) - 1, min(count, len(source.names))).round().astype(int)
     return source.subset([int(row) for row in rows])
+
+
+def candidates(source: Source, preprocessing: Preprocessing, count: int, classes: int) -> tuple[Candidates, list[str]]:
+    """What calibration draws from: of a large folder, no more images than the draw would look at.
+
+    Args:
+        source: images without labels.
+        preprocessing: of the network.
+        count: how many to draw.
+        classes: of the network.
+
+    Returns:
+        The images, and notes on those that cannot be read.
+
+    Raises:
+        DataError: none can be read.
+    """
+    images, _, notes = pixels(spread(source, MOST_EMBEDDED), preprocessing)
+    return replace(Candidates.these(images), count=count, classes=classes), notes
 
 
 def pixels(

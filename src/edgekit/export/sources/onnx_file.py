@@ -141,6 +141,7 @@ class _Foreign:
         expected = self.run(mean, std)(images)
         model = self._in_opset()
         # First with a batch of one, which lets shapes that are computed fold to constants; where that freezes something, without.
+        failure: ExportError | None = None
         for batch in (1, "batch") if self.ports.batch is None else (1,):
             graph = _copy(model)
             rewire.set_shape(graph, self.ports, batch, size)
@@ -151,15 +152,17 @@ class _Foreign:
             rewire.name_logits(graph, self.ports, len(classes))
             try:
                 save(graph, path, classes)
-                if _answers(path, images, expected):
-                    return
-            except ExportError:
-                if batch == "batch" or self.ports.batch is not None:
-                    raise
+            except ExportError as error:
+                failure = error
+                continue
+            if _answers(path, images, expected):
+                return
+        path.unlink(missing_ok=True)
+        reason = failure.message if failure is not None else "the rewritten graph answers otherwise"
         raise ExportError(
-            f"{self.here}: its batch axis is fixed to {self.ports.batch} and cannot be freed: the rewritten graph answers otherwise",
+            f"{self.here}: its batch axis{f', fixed to {self.ports.batch},' if self.ports.batch else ''} cannot be freed: {reason}",
             "export it with a free batch axis (torch: dynamic_axes or dynamic_shapes)",
-        )
+        ) from failure
 
     def _in_opset(self) -> ModelProto:
         model = _copy(self.model)

@@ -158,9 +158,11 @@ def free_batch(model: ModelProto) -> None:
     constants = {t.name: t for t in graph.initializer}
     for node in [n for n in graph.node if n.op_type == "Reshape" and n.input[1] in constants]:
         shape = numpy_helper.to_array(constants[node.input[1]]).tolist()
-        if not shape or shape[0] != 1 or any(a.name == "allowzero" and a.i for a in node.attribute):
+        if shape[:1] != [1] or 0 in shape:
             continue
-        shape[0] = 0 if -1 in shape else -1  # 0: as long as the axis is now
+        shape[0] = 0  # as long as the axis is now, unless `allowzero` says that it is empty
+        for attribute in [a for a in node.attribute if a.name == "allowzero"]:
+            node.attribute.remove(attribute)
         name = f"{node.name or node.output[0]}_shape"
         graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), name))
         node.input[1] = name

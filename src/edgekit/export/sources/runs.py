@@ -19,7 +19,9 @@ TRAINED_BY = {"student": "distill", "teacher": "finetune", "supervised": "superv
 _BEFORE = {"student": ["pretrain", "finetune"], "teacher": ["pretrain"], "supervised": []}
 
 
-def from_run(run: Run, which: str, calibration_images: int, require_current: Callable[..., Any]) -> Source:
+def from_run(
+    run: Run, which: str, calibration_images: int, require_current: Callable[..., Any], image_size: int | None = None
+) -> Source:
     """A model of a run.
 
     Args:
@@ -28,6 +30,8 @@ def from_run(run: Run, which: str, calibration_images: int, require_current: Cal
         calibration_images: how many images of the pool to calibrate with, at most.
         require_current: `edgekit.train.inputs.require_current`, which refuses stages that are not made from today's recipe
             and images. Training is not below export, so the caller hands it in.
+        image_size: another side of the images than the model was trained with; the side before the crop keeps its proportion, and
+            the same images are decoded anew.
 
     Raises:
         RunError: the model's stage is not complete, damaged, or was made from something else.
@@ -38,6 +42,10 @@ def from_run(run: Run, which: str, calibration_images: int, require_current: Cal
     splits = load_splits(recipe.data)
     require_current(["data", *_BEFORE[which], stage], recipe, splits, run)
     preprocessing = recipe.data.preprocessing()
+    if image_size is not None and image_size != preprocessing.image_size:
+        resize_to = round(preprocessing.resize_to * image_size / preprocessing.image_size)
+        data = recipe.data.model_copy(update={"image_size": image_size, "resize_to": resize_to})
+        splits, preprocessing = load_splits(data), data.preprocessing()
     assert splits.test.labels is not None
     return Source(
         name=recipe.name,
