@@ -118,3 +118,27 @@ def test_damaged_weights_are_refused(
     assert edgekit(monkeypatch, "export", run.path) == 2
     assert "its digest is not the recorded one" in capsys.readouterr().err
     assert not (run.path / "export").exists()
+
+
+def test_several_resolutions_are_a_bundle_each(
+    trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["--target", "onnx", "--precision", "fp32", "--image-size", "16", "--image-size", "24", "--json"]
+    outputs = ["--embedding", "--batch", "2", "--jobs", "1", "--output", tmp_path / "bundle"]
+    assert edgekit(monkeypatch, "export", trained.path, *asked, *outputs) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [Path(bundle["bundle"]).name for bundle in printed] == ["bundle-16", "bundle-24"]
+    recipe = trained.recipe.data.preprocessing()
+    for size in (16, 24):
+        manifest = Bundle.open(tmp_path / f"bundle-{size}").manifest
+        assert manifest.preprocessing.image_size == size
+        assert manifest.preprocessing.resize_to == round(recipe.resize_to * size / recipe.image_size)
+        assert manifest.input.shape == [2, size, size, 3]
+        assert [output.name for output in manifest.outputs] == ["logits", "embedding"]
+        (variant,) = manifest.variants
+        assert variant.status == "verified"  # against the trained network at that very resolution
+        assert manifest.accuracy is not None
+        assert variant.accuracy is not None
+        assert variant.accuracy.top1 == manifest.accuracy.top1
+    small, large = (Bundle.open(tmp_path / f"bundle-{size}").manifest.accuracy for size in (16, 24))
+    assert small != large  # measured at each, on images decoded for it

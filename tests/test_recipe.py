@@ -51,6 +51,20 @@ def test_what_a_group_leaves_out_is_that_stage_s_default_and_not_another_s() -> 
 
 
 @pytest.mark.parametrize(
+    ("student", "width"),
+    [
+        ("{}", 0.5),
+        ("{name: resnet10}", 0.5),
+        ("{name: 'timm:mobileone_s0'}", 1.0),
+        ("{name: mobilenet_v3_small}", 1.0),
+        ("{name: resnet10, width: 0.125}", 0.125),
+    ],
+)
+def test_a_student_without_width_multiplier_is_taken_whole(student: str, width: float) -> None:
+    assert parse(f"distill: {{student: {student}}}").distill.student.width == width
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("dta: {}", "unknown key dta (did you mean data?)"),

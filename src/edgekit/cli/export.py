@@ -73,11 +73,22 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
     help="The bundle's folder.  [default: RUN/export, for another model than the student RUN/export-MODEL; for a model of your "
     "own export/NAME]",
 )
+@click.option("--embedding", is_flag=True, help="The graph also gives the embedding: what the linear layer sees.")
+@click.option("--batch", type=click.IntRange(1), metavar="N", help="Fix the graph's batch size.  [default: any]")
+@click.option(
+    "--image-size", "sizes", multiple=True, type=click.IntRange(4, 4096), metavar="PIXELS",
+    help="Export at this resolution, into DIR-PIXELS; may be repeated.  [default: the one that it was trained at, into DIR]",
+)  # fmt: skip
+@click.option(
+    "--jobs", type=click.IntRange(1), metavar="N",
+    help="Make N variants at a time, each in a process of its own.  [default: cores - 1, at most 4]",
+)  # fmt: skip
 @click.option("--zip", "as_zip", is_flag=True, help="Also write the bundle as one file, DIR.zip.")
 @click.option("--json", "as_json", is_flag=True, help="Print the variants as JSON.")
 def command(
     model: str | None, as_list: bool, targets: tuple[str, ...], precisions: tuple[str, ...], capabilities: str | None,
-    max_drop: float, recover: bool, calibration_images: int, which: str | None, output: Path | None, as_zip: bool, as_json: bool, **own: Any,
+    max_drop: float, recover: bool, calibration_images: int, which: str | None, output: Path | None, embedding: bool, batch: int | None,
+    sizes: tuple[int, ...], jobs: int | None, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
     """Convert a model, quantise it, verify it, and bundle it.
 
@@ -94,6 +105,7 @@ def command(
       edgekit export runs/photos
       edgekit export runs/photos --target onnx --precision int8 --max-drop 0.5
       edgekit export runs/photos --target openvino --zip
+      edgekit export runs/photos --embedding --batch 1 --image-size 128 --image-size 160
       edgekit export model.onnx --calibrate photos/ --evaluate test/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
       edgekit export timm:mobilenetv3_small_050 --weights mine.safetensors --classes names.txt --calibrate photos/
       edgekit export torchvision:resnet18 --calibrate photos/ --size 128
@@ -109,37 +121,45 @@ def command(
     from edgekit.export.pipeline import export_classifier, gate, plan
 
     ids = plan(targets, precisions)
-    with tempfile.TemporaryDirectory(prefix="edgekit-export-") as scratch:
-        source = _source(model, which, calibration_images, own, Path(scratch))
-        if source.random:
-            click.echo(f"{model}: {source.notes[0]}", err=True)
-        bundle = export_classifier(
-            source.model,
-            classes=source.classes,
-            preprocessing=source.preprocessing,
-            calibration=source.calibration,
-            evaluation=source.evaluation,
-            output=output or source.output,
-            targets=targets,
-            precisions=precisions,
-            max_drop=max_drop,
-            recover=recover,
-            name=source.name,
-            provenance=source.provenance,
-            trained=source.trained,
-            **options,
-        )
-    archive = None
-    if as_zip:
-        from edgekit.export.pack import zipped
+    made: list[tuple[Bundle, Path | None]] = []
+    for size in dict.fromkeys(sizes) or [None]:
+        with tempfile.TemporaryDirectory(prefix="edgekit-export-") as scratch:
+            source = _source(model, which, calibration_images, own, size, Path(scratch))
+            if source.random:
+                click.echo(f"{model}: {source.notes[0]}", err=True)
+            folder = output or source.output
+            bundle = export_classifier(
+                source.model,
+                classes=source.classes,
+                preprocessing=source.preprocessing,
+                calibration=source.calibration,
+                evaluation=source.evaluation,
+                output=folder if size is None else folder.with_name(f"{folder.name}-{size}"),
+                targets=targets,
+                precisions=precisions,
+                embedding=embedding,
+                batch=batch,
+                jobs=jobs,
+                max_drop=max_drop,
+                recover=recover,
+                name=source.name,
+                provenance=source.provenance,
+                trained=source.trained,
+                **options,
+            )
+        archive = None
+        if as_zip:
+            from edgekit.export.pack import zipped
 
-        archive = bundle.path.with_name(f"{bundle.path.name}.zip")
-        zipped(bundle, archive)
+            archive = bundle.path.with_name(f"{bundle.path.name}.zip")
+            zipped(bundle, archive)
+        made.append((bundle, archive))
+        if not as_json:
+            _print_table(bundle, archive)
     if as_json:
-        _print_json(bundle, archive)
-    else:
-        _print_table(bundle, archive)
-    gate(bundle, ids)
+        _print_json(made)
+    for bundle, _ in made:
+        gate(bundle, ids)
 
 
 def _targets(asked: tuple[str, ...]) -> tuple[str, ...]:
@@ -165,8 +185,10 @@ def _for_gpus(capabilities: str | None, targets: tuple[str, ...]) -> dict[str, A
     return {"compute_capabilities": parse_capabilities(capabilities)}
 
 
-def _source(model: str, which: str | None, calibration_images: int, own: dict[str, Any], scratch: Path) -> Source:
-    """What is exported; what can be refused without torch is refused first."""
+def _source(
+    model: str, which: str | None, calibration_images: int, own: dict[str, Any], size: int | None, scratch: Path
+) -> Source:
+    """What is exported, at another resolution than its own where `size` says so; what can be refused without torch is refused first."""
     from edgekit.errors import ExportError
     from edgekit.export.sources.kinds import kind_of
 
@@ -182,13 +204,19 @@ def _source(model: str, which: str | None, calibration_images: int, own: dict[st
         from edgekit.export.sources.runs import from_run
         from edgekit.train.inputs import require_current
 
-        return from_run(run, which, calibration_images, require_current)
+        return from_run(run, which, calibration_images, require_current, size)
     if which is not None:
         raise ExportError(f"--model {which}: {model} is not a run", "leave --model out")
 
     from edgekit.export.sources.asked import asked
     from edgekit.export.sources.bring import bring
 
+    if size is not None:
+        if own.get("size") or own.get("resize"):
+            raise ExportError(
+                "--image-size: goes with neither --size nor --resize", "leave those out, or give --size alone"
+            )
+        own = {**own, "size": size}
     return bring(asked(model, calibration_images=calibration_images, **own), scratch)
 
 
@@ -239,13 +267,17 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
             console.print(f"bundle: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_json(bundle: Bundle, archive: Path | None) -> None:
+def _print_json(made: list[tuple[Bundle, Path | None]]) -> None:
+    """One object; a list of them where there are several resolutions."""
     import json
 
-    content = bundle.manifest.model_dump(mode="json", by_alias=True, include={"name", "accuracy", "variants"})
-    notes = bundle.manifest.provenance.get("notes", [])
-    where = {"bundle": str(bundle.path), "zip": str(archive) if archive else None}
-    click.echo(json.dumps({**where, **content, "notes": notes}, indent=2))
+    found = []
+    for bundle, archive in made:
+        content = bundle.manifest.model_dump(mode="json", by_alias=True, include={"name", "accuracy", "variants"})
+        notes = bundle.manifest.provenance.get("notes", [])
+        where = {"bundle": str(bundle.path), "zip": str(archive) if archive else None}
+        found.append({**where, **content, "notes": notes})
+    click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=2))
 
 
 def _print_possibilities(as_json: bool) -> None:

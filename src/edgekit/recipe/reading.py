@@ -74,6 +74,7 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
         defaults["data"]["test"] = default_test(data["labelled"])
     merged = _merged(defaults, content)
     _keep_what_there_is(merged, content)
+    _whole_student(merged, content)
     try:
         return Recipe.model_validate(merged)
     except ValidationError as error:
@@ -102,6 +103,7 @@ class _Dumper(yaml.SafeDumper):
     """Writes what `_Loader` reads."""
 
 
+_OF_ANY_WIDTH = re.compile(r"resnet\d+")  # `models.resnet.RESNETS`, which importing would load torch
 _EXPONENT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
 for _yaml in (_Loader, _Dumper):
     _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
@@ -116,6 +118,16 @@ def _merged(defaults: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]
             elif isinstance(content[key], dict):
                 merged[key] = _merged(defaults[key], content[key])
     return merged
+
+
+def _whole_student(merged: dict[str, Any], content: dict[str, Any]) -> None:
+    """The default student is half as wide as its ResNet; a network that has no width multiplier is taken whole."""
+    distill = content.get("distill")
+    asked = distill.get("student") if isinstance(distill, dict) else None
+    if not isinstance(asked, dict) or "width" in asked or not isinstance(asked.get("name"), str):
+        return
+    if not _OF_ANY_WIDTH.fullmatch(asked["name"]):
+        merged["distill"] = {**merged["distill"], "student": {**merged["distill"]["student"], "width": 1.0}}
 
 
 def _keep_what_there_is(merged: dict[str, Any], content: dict[str, Any]) -> None:
