@@ -101,8 +101,12 @@ class Latency(Part):
     device_memory_bytes: int | None = Field(
         None, description="held on the accelerator at the end; null where none is used"
     )
+    energy_joules: float | None = Field(
+        None,
+        description="drawn over the measured time, whatever it was for; null without a sensor, see `timeline.power_source`",
+    )
     energy_joules_per_inference: float | None = Field(
-        None, description="of an image: energy of the measured time less `idle_watts` times it; null without a sensor"
+        None, description="of an image: `energy_joules` less `idle_watts` times the time, over the number of images"
     )
     idle_watts: float | None = Field(None, description="drawn before anything was loaded")
     timeline: Timeline | None = None

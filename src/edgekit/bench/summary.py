@@ -11,7 +11,7 @@ import numpy as np
 from edgekit.bench import statistics
 from edgekit.bench.measure import FLOOR_RUNS, FLOOR_SECONDS
 from edgekit.bench.request import Request
-from edgekit.bench.watch import joules_per_image, timeline
+from edgekit.bench.watch import joules, timeline
 from edgekit.bundle import Bundle, Variant
 from edgekit.machine import emulated
 from edgekit.result import Latency, Probe
@@ -50,6 +50,7 @@ def latency_of(
     milliseconds = np.asarray(samples) / 1e6
     elapsed = sum(o["ended_ns"] - o["began_ns"] for o in outcomes) / 1e9
     query = request.query or request.batch
+    above_idle = None if idle_watts is None else joules(outcomes, idle_watts)
     open_ended = request.scenario in ("offline", "server")
     throughput = len(samples) * query / elapsed if open_ended else query / float(milliseconds.mean()) * 1e3
     runs = 0 if request.scenario == "offline" else FLOOR_RUNS  # an offline run's figure is its throughput
@@ -84,7 +85,8 @@ def latency_of(
         stages_ms=_stages(outcomes, float(np.median(milliseconds)) if request.scenario == "single-stream" else None),
         peak_rss_bytes=max((o["peak_rss_bytes"] for o in outcomes if o["peak_rss_bytes"]), default=None),
         device_memory_bytes=max((o["device_memory_bytes"] for o in outcomes if o["device_memory_bytes"]), default=None),
-        energy_joules_per_inference=joules_per_image(outcomes, len(samples) * query, idle_watts),
+        energy_joules=joules(outcomes),
+        energy_joules_per_inference=None if above_idle is None else above_idle / (len(samples) * query),
         idle_watts=idle_watts,
         timeline=timeline(outcomes),
         loadgen=outcomes[0].get("loadgen"),

@@ -58,9 +58,9 @@ def timeline(outcomes: Sequence[dict[str, Any]]) -> Timeline | None:
     )
 
 
-def joules_per_image(outcomes: Sequence[dict[str, Any]], images: int, idle_watts: float | None) -> float | None:
-    """Energy of the measured time above what the machine draws at rest, an image; None where either was not measured."""
+def joules(outcomes: Sequence[dict[str, Any]], idle_watts: float = 0.0) -> float | None:
+    """Energy of the measured time above a power that is drawn anyway; None where a round's was not measured."""
     energies = [outcome.get("energy") for outcome in outcomes]
-    if idle_watts is None or not images or not all(energies):
+    if not all(energies):
         return None
-    return sum(e["joules"] - idle_watts * e["seconds"] for e in energies if e) / images
+    return float(sum(e["joules"] - idle_watts * e["seconds"] for e in energies if e))
