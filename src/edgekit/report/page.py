@@ -59,6 +59,7 @@ def render(facts: Facts) -> str:
     """The page as text."""
     from edgekit.report import figures, latency, tables
     from edgekit.report.provenance import provenance
+    from edgekit.report.quantization import ladders
     from edgekit.report.story import lead, steps, tiles
 
     template, top = environment().get_template("template.html"), headline(facts)
@@ -84,6 +85,7 @@ def render(facts: Facts) -> str:
             "steps": latency.steps(facts),
             "circumstances": latency.circumstances(facts),
         },
+        ladders=ladders(facts),
         views=_embedded(facts.views) if facts.views else None,
         provenance=provenance(facts),
         style=resource("style.css"),
