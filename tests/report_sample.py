@@ -16,7 +16,7 @@ from edgekit.bundle import Accuracy, Bundle, BundleFile, Manifest, Parity, Tenso
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.preprocess import Preprocessing
-from edgekit.result import Evaluation, Latency, Result, Score
+from edgekit.result import Evaluation, Latency, Result, Score, Timeline
 from edgekit.run import Run
 
 CREATED = "2026-03-01T12:30:00+00:00"
@@ -175,6 +175,37 @@ def make_latencies(run: Run, samples: int) -> None:
         drawn[generator.random(samples) < 0.01] *= 2.2
         latency = make_latency(variant, bundle.digest, [int(ns) for ns in drawn])
         write_result(run.path / "bench" / f"{variant.id}-b1.json", latency)
+
+
+def make_remote(folder: Path, device: str) -> None:
+    """Results of another device, twice as slow, with a timeline of sensors and throttling at its end; and one under load, here."""
+    bundle = Bundle.open(folder / "export")
+    generator = np.random.default_rng(2)
+    ticks = 42
+    timeline = Timeline(
+        round=[i // 14 for i in range(ticks)], seconds=[0.018 * (i % 14) for i in range(ticks)],
+        clock_mhz=[1510.0 if i < 30 else 1190.0 for i in range(ticks)], gpu_clock_mhz=[None] * ticks,
+        temperature_c=[52 + 0.9 * i for i in range(ticks)], power_w=[5.1 + 0.2 * (i % 3) for i in range(ticks)],
+        throttled=[i >= 30 for i in range(ticks)], power_source="INA3221 VDD_IN",
+    )  # fmt: skip
+    for name, joules in (("onnx-fp32", 0.0041), ("onnx-int8", 0.0029)):
+        variant = bundle.variant(name)
+        drawn = 2 * VARIANTS[name][-1] * 1e6 * (1 + generator.gamma(2, 0.02, 900))
+        latency = make_latency(
+            variant, bundle.digest, [int(ns) for ns in drawn], timeline=timeline, energy_joules_per_inference=joules,
+            idle_watts=3.2, warnings=["throttled: the clocks were lowered while it was measured"],
+        )  # fmt: skip
+        write_result(folder / "bench" / device / f"{name}-b1.json", latency)
+    load = make_latency(
+        bundle.variant("onnx-int8"),
+        bundle.digest,
+        [int(ns) for ns in drawn],
+        scenario="server",
+        rate=850.0,
+        bound_ms=2.0,
+        warnings=[],
+    )
+    write_result(folder / "bench" / "onnx-int8-b1-server.json", load)
 
 
 def make_latency(variant: Variant, digest: str, samples_ns: list[int], **changes: Any) -> Latency:

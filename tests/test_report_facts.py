@@ -11,6 +11,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import RecipeError, RunError
 from edgekit.recipe import Architecture
 from edgekit.report import format as show
+from edgekit.report.charts import Point, pareto
 from edgekit.report.facts import collect
 from edgekit.report.headline import headline, interval, p50
 from edgekit.report.latency import latencies, setting
@@ -259,3 +260,21 @@ def test_a_network_in_short_says_what_makes_it_another_one() -> None:
     assert architecture(Architecture(name="resnet18", width=0.5)) == "resnet18 ×0.5"
     assert architecture(Architecture(name="resnet50", width=2.0, selective_kernels=True)) == "resnet50 ×2 + SK"
     assert architecture(Architecture(name="vit_tiny_patch16_224", patch_size=4)) == "vit_tiny_patch16_224 /4"
+
+
+def test_the_pareto_front_holds_what_nothing_else_beats() -> None:
+    def point(
+        label: str, latency: float, accuracy: float, energy: float | None = None, rejected: bool = False
+    ) -> Point:
+        return Point(label, latency, accuracy, "onnxruntime", "fp32", rejected, energy)
+
+    marks = [
+        point("fast", 1, 0.90),
+        point("good", 3, 0.95),
+        point("beaten", 3.5, 0.94),
+        point("rejected", 0.5, 0.99, None, True),
+    ]
+    assert [p.label for p in pareto(marks)] == ["fast", "good"]
+    # Slower and less accurate, but the thriftiest of those that were metered.
+    metered = [point("fast", 1, 0.90, 0.02), point("thrifty", 2, 0.89, 0.01), point("neither", 2.5, 0.88, 0.03)]
+    assert [p.label for p in pareto(metered)] == ["fast", "thrifty"]

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from edgekit.report.page import write_report
-from report_sample import make_run
+from report_sample import make_remote, make_run
 
 HOSTILE = [
     "<script>document.title='owned'</script>",
@@ -137,8 +137,8 @@ def test_every_chart_is_drawn_from_the_data(report: Path, opened: Callable[..., 
     page = opened(report, viewport={"width": 1280, "height": 900}).page
     visible = page.locator("svg.chart:visible")
     assert (
-        visible.count() == 3 + 4 + 3 + 3 + 3
-    )  # stages, trade-off, distribution; four charts of pretrain, three of the others
+        visible.count() == 3 + 5 + 4 + 3 + 3 + 3
+    )  # stages, trade-off, distribution; five measurements over time; four charts of pretrain, three of the others
     assert page.locator("#accuracy svg.wide circle.dot").count() == 5
     assert page.locator("#variants svg.wide .dot").count() == 5
     assert page.locator("#variants svg.wide .rejected .dot").count() == 1
@@ -155,6 +155,41 @@ def test_every_chart_is_drawn_from_the_data(report: Path, opened: Callable[..., 
     )
     assert spots["openvino-int8"][0] < spots["onnx-int8"][0] < spots["onnx-fp32"][0]
     assert spots["onnx-int8-tensor"][1] > spots["onnx-int8"][1] > spots["onnx-fp32"][1]
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run that was also measured on a remote device, with sensors, and under load."""
+    run = make_run(tmp_path_factory.mktemp("runs") / "digits")
+    make_remote(run, "jetson")
+    return write_report(run).path
+
+
+def test_devices_are_drawn_against_each_other_with_what_their_sensors_said(
+    fleet: Path, opened: Callable[..., Opened]
+) -> None:
+    seen = opened(fleet, viewport={"width": 1280, "height": 900})
+    page = seen.page
+    chart = page.locator("#latency figure", has_text="Device against device")
+    assert chart.locator("svg.wide circle.dot").count() == 5 + 2  # five variants here, two there
+    assert "jetson" in chart.locator(".keys").inner_text()
+    # The same variant on the slower device stands further right.
+    spots = chart.evaluate(
+        "f => Object.fromEntries([...f.querySelectorAll('svg.wide g')].map(g => [g.querySelector('title').textContent.split(':')[0],"
+        " g.querySelector('circle').getBoundingClientRect().x]))"
+    )
+    assert spots["onnx-int8 ×2, jetson"] > spots["onnx-int8 ×2, this machine"]
+    card = page.locator("#latency .card", has_text="jetson").filter(has=page.locator(".curves")).first
+    assert card.locator("svg").count() == 4  # latency, clock, temperature, power
+    assert card.locator("circle.throttled").count() > 0
+    assert "throttled" in card.locator(".doubt").inner_text()
+    text = page.inner_text("#latency")
+    assert "Under load" in text
+    assert "server" in text
+    assert page.locator("#variants path.front").count() == 2  # of the wide and the narrow drawing
+    assert seen.complaints == []
+    narrow = opened(fleet, viewport={"width": 390, "height": 844})
+    assert narrow.overflow() <= 0
 
 
 @pytest.mark.parametrize("width", [390, 820])

@@ -108,7 +108,8 @@ def _gain(x: Scale, y: float, start: float, end: float) -> Markup:
 
 @dataclass(frozen=True)
 class Point:
-    """One measured variant: median latency in ms, top-1 accuracy as a share; the rest gives its look."""
+    """One measured variant: median latency in ms, top-1 accuracy as a share, energy an image in J where it was metered; the rest
+    gives its look."""
 
     label: str
     latency: float
@@ -116,6 +117,21 @@ class Point:
     runtime: str
     precision: str
     rejected: bool
+    energy: float | None = None
+
+
+def pareto(marks: Sequence[Point]) -> list[Point]:
+    """The points that no other beats: none is at least as fast, as accurate and (where both were metered) as thrifty, and better
+    in one of these. Rejected variants neither beat nor are kept. From the fastest on."""
+
+    def beats(a: Point, b: Point) -> bool:
+        pairs = [(-a.latency, -b.latency), (a.accuracy, b.accuracy)]
+        if a.energy is not None and b.energy is not None:
+            pairs.append((-a.energy, -b.energy))
+        return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
+
+    sound = [mark for mark in marks if not mark.rejected]
+    return sorted((m for m in sound if not any(beats(other, m) for other in sound)), key=lambda m: m.latency)
 
 
 def tradeoff(marks: Sequence[Point], reference: float | None) -> Markup:
@@ -142,8 +158,12 @@ def _tradeoff(marks: Sequence[Point], reference: float | None, size: Size, told:
         y = frame.y(reference)
         parts.append(element("line", class_="reference", x1=left, x2=right, y1=y, y2=y))
         taken.append((left, y - 2, right, y + 2))
+    front = [(frame.x(p.latency), frame.y(p.accuracy)) for p in pareto(marks)]
+    if len(front) > 1:
+        parts.append(path(front, "front"))
     for mark, (x, y) in zip(marks, spots, strict=True):
-        tip = element("title", f"{mark.label}: {percent(mark.accuracy)}, {milliseconds(mark.latency)}")
+        joules = f", {mark.energy * 1e3:.3g} mJ an image" if mark.energy is not None else ""
+        tip = element("title", f"{mark.label}: {percent(mark.accuracy)}, {milliseconds(mark.latency)}{joules}")
         parts.append(
             element(
                 "g", tip, _shape(mark.runtime, x, y), class_=f"{mark.precision}{' rejected' if mark.rejected else ''}"

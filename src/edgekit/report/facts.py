@@ -45,12 +45,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Measured:
-    """A latency result and whether it is about the bundle that the run holds now."""
+    """A latency result and whether it is about the bundle that the run holds now; `device` is empty for this machine."""
 
     file: str
     result: Result
     latency: Latency
     current: bool
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class Facts:
     evaluation_result: Result | None = None
     evaluation: Evaluation | None = None
     bundle: Bundle | None = None
-    measured: list[Measured] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)  # single-stream
+    scenarios: list[Measured] = field(default_factory=list)  # all others
     views: Path | None = None
     gaps: list[Gap] = field(default_factory=list)
 
@@ -174,15 +176,18 @@ def _read_bundle(run: Run, facts: Facts) -> None:
 
 def _read_latencies(run: Run, facts: Facts) -> None:
     command = facts.command("bench")
-    for path in sorted((run.path / "bench").glob("*.json")):
+    folder = run.path / "bench"
+    for path in [*sorted(folder.glob("*.json")), *sorted(folder.glob("*/*.json"))]:  # a sub-folder a remote device
         try:
             result = Result.read(path)
         except EdgekitError as error:
             facts.gaps.append(Gap("bench", error.message, command))
             continue
-        if isinstance(result.measurement, Latency) and result.measurement.scenario == "single-stream":
+        if isinstance(result.measurement, Latency):
             current = facts.bundle is not None and result.measurement.bundle_digest == facts.bundle.digest
-            facts.measured.append(Measured(path.name, result, result.measurement, current))
+            device = path.parent.name if path.parent != folder else ""
+            found = Measured(path.name, result, result.measurement, current, device)
+            (facts.measured if found.latency.scenario == "single-stream" else facts.scenarios).append(found)
     if not facts.measured:
         facts.gaps.append(Gap("bench", "no latency has been measured", command))
     elif facts.bundle is not None and not any(m.current for m in facts.measured):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from edgekit.report import charts
+from edgekit.report import charts, devices
 from edgekit.report import format as show
-from edgekit.report.facts import Facts, Stage
-from edgekit.report.headline import Headline, interval, measured_here, p50
+from edgekit.report.facts import Facts, Measured, Stage
+from edgekit.report.headline import Headline, interval, measured_everywhere, measured_here, p50
 from edgekit.report.latency import setting
 from edgekit.report.tables import METRICS, MODELS, RUNTIMES
 
@@ -53,11 +54,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class Curves:
-    """The small charts of one stage."""
+    """The small charts of one stage or measurement, and what to doubt in them."""
 
     title: str
     note: str
     charts: list[Markup]
+    warnings: Sequence[str] = ()
 
 
 def stages(facts: Facts, top: Headline) -> Figure | None:
@@ -111,7 +113,13 @@ def tradeoff(facts: Facts, top: Headline) -> Figure | None:
         label = f"{variant.id} ×{m.latency.threads}" if len(settings) > 1 and m.latency.threads else variant.id
         marks.append(
             charts.Point(
-                label, latency, variant.accuracy.top1, variant.runtime, variant.precision, variant.status == "rejected"
+                label,
+                latency,
+                variant.accuracy.top1,
+                variant.runtime,
+                variant.precision,
+                variant.status == "rejected",
+                m.latency.energy_joules_per_inference,
             )
         )
     if not marks:
@@ -125,6 +133,9 @@ def tradeoff(facts: Facts, top: Headline) -> Figure | None:
     looks = [f"{shapes[r]}: {RUNTIMES[r]}" for r in used] + (
         ["hollow: rejected"] if any(m.rejected for m in marks) else []
     )
+    if len(charts.pareto(marks)) > 1:
+        thrift = ", nor more thrifty" if any(m.energy is not None for m in marks) else ""
+        looks.append(f"line: the Pareto front, where nothing measured is faster and more accurate{thrift}")
     note = ", ".join(looks)
     return Figure(charts.tradeoff(marks, top.float_top1), keys, note)
 
@@ -143,10 +154,35 @@ def distribution(facts: Facts) -> Figure | None:
     settings = {(m.latency.threads, m.latency.batch, m.result.machine.cpu) for m in measured}
     keys = []
     for i, m in enumerate(measured):
-        note = f"{show.count(len(m.latency.samples_ns))} samples"
+        doubts = f"; ⚠ {m.latency.warnings[0].partition(':')[0]}" if m.latency.warnings else ""
+        note = f"{show.count(len(m.latency.samples_ns))} samples{doubts}"
         keys.append(Key(m.latency.variant, f"s{i + 1}", f"{note}, {setting(m, facts)}" if len(settings) > 1 else note))
     left_out = len(measured_here(facts)) - len(measured)
     return Figure(charts.distribution(series), keys, f"{left_out} more in the table" if left_out > 0 else "")
+
+
+def by_device(facts: Facts) -> Figure | None:
+    """Every variant on every device that it was measured on, at batch 1; None with a single device."""
+    measured = [m for m in measured_everywhere(facts) if m.latency.batch == 1 and p50(m) is not None]
+    names = list(dict.fromkeys(_device(m) for m in measured))[:_SERIES]
+    if len(names) < 2:
+        return None
+    rows: dict[str, list[devices.Spot]] = {}
+    for m in sorted(measured, key=lambda m: names.index(_device(m)) if _device(m) in names else _SERIES):
+        middle = p50(m)
+        if middle is not None and _device(m) in names:
+            threads = f" ×{m.latency.threads}" if m.latency.threads else ""
+            spot = devices.Spot(_device(m), names.index(_device(m)) + 1, middle, m.latency.percentiles_ms.get("p90"))
+            rows.setdefault(f"{m.latency.variant}{threads}", []).append(spot)
+    keys = [
+        Key(name, f"s{i + 1}", next(m.result.machine.cpu for m in measured if _device(m) == name))
+        for i, name in enumerate(names)
+    ]
+    return Figure(devices.devices([devices.Row(label, spots) for label, spots in rows.items()]), keys)
+
+
+def _device(m: Measured) -> str:
+    return m.device or "this machine"
 
 
 def curves(facts: Facts) -> list[Curves]:

@@ -63,14 +63,28 @@ def score(facts: Facts, model: str, metric: str) -> Score | None:
     return next((s for s in scores if s.model == model and s.metric == metric), None)
 
 
-def measured_here(facts: Facts) -> list[Measured]:
+def measured_everywhere(facts: Facts) -> list[Measured]:
     """The latencies that count: complete, and of the bundle that the run holds now; of repeats, the newest."""
-    newest: dict[tuple[str, str, int, int, str], Measured] = {}
+    newest: dict[tuple[str, str, str, int, int, str], Measured] = {}
     for m in sorted(facts.measured, key=lambda m: m.result.created):
         if m.current and not m.latency.interrupted:
-            key = (m.latency.variant, m.latency.runtime, m.latency.threads, m.latency.batch, m.result.machine.cpu)
+            key = (
+                m.device,
+                m.latency.variant,
+                m.latency.runtime,
+                m.latency.threads,
+                m.latency.batch,
+                m.result.machine.cpu,
+            )
             newest[key] = m
     return list(newest.values())
+
+
+def measured_here(facts: Facts) -> list[Measured]:
+    """Those of this machine; where there are none, those of the first remote device: what the headline is about."""
+    every = measured_everywhere(facts)
+    first = min((m.device for m in every), default="")
+    return [m for m in every if m.device == first]
 
 
 def p50(measured: Measured) -> float | None:

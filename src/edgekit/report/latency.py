@@ -29,7 +29,7 @@ def _latency_row(m: Measured, facts: Facts) -> list[Cell]:
     latency = m.latency
     warnings = [] if m.current else ["measured on another export of this run: the headline and the plots leave it out"]
     warnings += latency.warnings
-    base = fp32_of(latency, [other.latency for other in facts.measured])
+    base = fp32_of(latency, [other.latency for other in facts.measured if other.device == m.device])
     ratio = speedup(base, latency) if base is not None and base.variant != latency.variant else None
     cells = [
         Cell(latency.variant, latency.variant, note=setting(m, facts), warnings=warnings),
@@ -47,13 +47,51 @@ def _latency_row(m: Measured, facts: Facts) -> list[Cell]:
     ]
 
 
+def scenarios(facts: Facts) -> Table | None:
+    """Measurements under load: several streams, the most throughput, requests that arrive at a rate."""
+    if not facts.scenarios:
+        return None
+    columns = [
+        Column("Variant", number=False),
+        Column("Scenario", number=False),
+        Column("Streams"),
+        Column(
+            "Offered, queries/s",
+            title="server: of a Poisson process; where a bound was given, the highest rate that keeps it",
+        ),
+        Column("Bound on p99", title="server: the latency that the rate was sought for"),
+        *(Column(name) for name in ("p50", "p90", "p99")),
+        Column("Images/s"),
+        Column("Samples"),
+    ]
+    rows = []
+    for m in facts.scenarios:
+        latency = m.latency
+        warnings = [] if m.current else ["measured on another export of this run"]
+        rows.append(
+            [
+                Cell(latency.variant, latency.variant, note=setting(m, facts), warnings=[*warnings, *latency.warnings]),
+                Cell(latency.scenario, latency.scenario),
+                Cell(str(latency.streams), latency.streams),
+                Cell(show.significant(latency.rate), latency.rate) if latency.rate else Cell("–"),
+                Cell(show.milliseconds(latency.bound_ms), latency.bound_ms) if latency.bound_ms else Cell("–"),
+                *(Cell(show.milliseconds(latency.percentiles_ms.get(n)), latency.percentiles_ms.get(n)) for n in ("p50", "p90", "p99")),
+                Cell(show.significant(latency.throughput), latency.throughput),
+                Cell(show.count(len(latency.samples_ns)), len(latency.samples_ns)),
+            ]
+        )  # fmt: skip
+    return Table("Under load", columns, rows)
+
+
 def setting(m: Measured, facts: Facts) -> str:
     """Under what a latency was measured: runtime, batch, threads, and the machine where there are several."""
     latency = m.latency
     release = latency.runtime_version.partition("-")[0]  # OpenVINO's goes on with its commit
     threads = {0: "default threads", 1: "1\u00a0thread"}.get(latency.threads, f"{latency.threads}\u00a0threads")
     parts = [f"{RUNTIMES.get(latency.runtime, latency.runtime)} {release}", f"batch\u00a0{latency.batch}", threads]
-    if len({other.result.machine.cpu for other in facts.measured}) > 1:
+    if m.device:
+        parts.append(f"{m.device} ({m.result.machine.cpu})")
+    elif len({other.result.machine.cpu for other in facts.measured}) > 1:
         parts.append(m.result.machine.cpu)
     return ", ".join(parts)
 

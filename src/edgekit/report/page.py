@@ -58,6 +58,7 @@ def write_report(run: Path | str, output: Path | None = None) -> Written:
 def render(facts: Facts) -> str:
     """The page as text."""
     from edgekit.report import figures, latency, tables
+    from edgekit.report.over_time import over_time
     from edgekit.report.provenance import provenance
     from edgekit.report.quantization import ladders
     from edgekit.report.story import lead, steps, tiles
@@ -75,13 +76,16 @@ def render(facts: Facts) -> str:
             "stages": figures.stages(facts, top),
             "tradeoff": figures.tradeoff(facts, top),
             "distribution": figures.distribution(facts),
+            "devices": figures.by_device(facts),
         },
+        over_time=over_time(facts),
         curves=figures.curves(facts),
         tables={
             "stages": tables.stages(facts),
             "classes": tables.classes(facts),
             "variants": tables.variants(facts),
             "latency": latency.latencies(facts),
+            "scenarios": latency.scenarios(facts),
             "steps": latency.steps(facts),
             "circumstances": latency.circumstances(facts),
         },
