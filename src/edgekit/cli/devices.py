@@ -115,20 +115,23 @@ def _given_options(context: click.Context) -> list[str]:
 def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
     from edgekit.bench.rounds import Outcome
     from edgekit.cli.bench import _print_table
+    from edgekit.cli.profiles import _print_tables as print_profiles
     from edgekit.errors import EdgekitError
-    from edgekit.result import Latency, Result
+    from edgekit.result import Latency, Profile, Result
 
     for address, measured in fleet.measured.items():
-        outcome = Outcome(interrupted=fleet.interrupted)
-        for row in measured.content["results"]:
-            result = Result.read(Path(row["file"]))
-            if isinstance(result.measurement, Latency):
-                outcome.results.append((result, result.measurement, Path(row["file"])))
-        outcome.failed = [(row["variant"], EdgekitError(row["reason"])) for row in measured.content["failed"]]
+        files = [Path(row["file"]) for row in measured.content["results"]]
+        results = [(Result.read(path), path) for path in files]
+        machine = results[0][0].machine
+        click.echo(f"\n{address}: {machine.cpu}, {machine.architecture}, {machine.cores} cores")
+        failed = [(row["variant"], EdgekitError(row["reason"])) for row in measured.content["failed"]]
         left_out = [(bundle.variant(row["variant"]), row["reason"]) for row in measured.content["left_out"]]
-        machine = outcome.results[0][0].machine if outcome.results else None
-        click.echo(f"\n{address}{f': {machine.cpu}, {machine.architecture}, {machine.cores} cores' if machine else ''}")
-        _print_table(bundle, outcome, left_out)
+        profiles = [(r.measurement, path) for r, path in results if isinstance(r.measurement, Profile)]
+        if profiles:
+            print_profiles(profiles, failed, left_out)
+        else:
+            latencies = [(r, r.measurement, path) for r, path in results if isinstance(r.measurement, Latency)]
+            _print_table(bundle, Outcome(latencies, failed, fleet.interrupted), left_out)
         for note in measured.notes:
             click.echo(note)
 
