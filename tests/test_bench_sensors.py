@@ -158,6 +158,15 @@ def test_energy_of_a_counter_that_starts_again(tmp_path: Path) -> None:
     assert meter.read(13.0) is None
 
 
+def test_a_counter_that_stands_still_is_no_energy_of_nought(tmp_path: Path) -> None:
+    root = device(X86, tmp_path)
+    with Sampler(root, period=0.01) as sampler:
+        time.sleep(0.03)
+    assert sampler.timeline.joules[-1] == 0
+    assert sampler.energy() is None
+    assert idle(0.03, root) is None
+
+
 def test_memory_counts_beside_its_package(tmp_path: Path) -> None:
     root = device(X86, tmp_path)
     zone = f"{RAPL}/intel-rapl:0:2"

@@ -130,7 +130,7 @@ class PowerMeter:
             )
 
     def read(self, seconds: float) -> tuple[float, float | None] | None:
-        """Read every domain.
+        """Read what `total` consists of; each reading of a Jetson's monitor is a conversation on its bus.
 
         Args:
             seconds: the time now, monotonic.
@@ -139,7 +139,7 @@ class PowerMeter:
             Joules since the first reading and watts now (None at a counter's first reading), of `total`; None where there is
             nothing to read or a part of it does not answer.
         """
-        for domain in self.domains:
+        for domain in self.total:
             domain.read(seconds)
         if not self.total or not all(domain.answers for domain in self.total):
             return None

@@ -139,7 +139,7 @@ class Sampler:
             until_ns: of its end.
 
         Returns:
-            None where the machine has no power sensor, or it did not answer throughout.
+            None where the machine has no power sensor, or it did not answer throughout, or did not move.
         """
         line = self.timeline
         known = [(s, j) for s, j in zip(line.seconds, line.joules, strict=True) if j is not None]
@@ -151,6 +151,8 @@ class Sampler:
         if until <= since:
             return None
         joules = _between(known, until) - _between(known, since)
+        if joules <= 0:  # a counter that a virtual machine shows and does not move is none
+            return None
         return Energy(line.power_source, until - since, joules, idle.watts if idle else None)
 
     def _run(self) -> None:
