@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import exported
+from edgekit.bundle import Bundle
 from edgekit.errors import ExportError
+from edgekit.export import pipeline
 from edgekit.export.onnx import export_onnx
+from edgekit.export.pipeline import export_classifier
 from edgekit.export.quantize import last_layer
 from edgekit.export.selection import Candidates, draw, embed, proportional, stratified
 
@@ -75,6 +78,44 @@ def test_a_small_pool_is_taken_whole(model: Path, pool: NDArray[np.uint8]) -> No
     assert whole.record["drawn"] == "all"
     with pytest.raises(ExportError, match="no calibration images"):
         draw(model, candidates(pool[:0], 300))
+
+
+def test_an_export_draws_from_a_pool_and_says_how(
+    pool: NDArray[np.uint8], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits, data = exported.splits(), exported.RECIPE.data
+    assert splits.test.labels is not None
+
+    def export(count: int) -> Bundle:
+        return export_classifier(
+            exported.pixels(),
+            classes=splits.classes,
+            preprocessing=data.preprocessing(),
+            calibration=candidates(pool, count),
+            evaluation=(splits.test.images, splits.test.labels),
+            output=tmp_path / "export",
+            targets=["onnx"],
+            precisions=["int8"],
+            timed=False,
+        )
+
+    told = export(20).variant("onnx-int8").quantization
+    assert told is not None
+    assert told["calibration"] == {
+        **told["calibration"],
+        "drawn": "clusters",
+        "images": 20,
+        "pool": len(pool),
+        "seed": 0,
+    }
+
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(pipeline, "draw", fail)  # the same pool and number: nothing is embedded, drawn or made again
+    export(20)
+    with pytest.raises(AssertionError):
+        export(21)
 
 
 def test_the_embedding_is_what_the_classifier_sees(model: Path, pool: NDArray[np.uint8]) -> None:
