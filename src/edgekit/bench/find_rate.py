@@ -48,6 +48,7 @@ def find_rate(
     Raises:
         EdgekitError: a single query alone takes longer than the bound, or no rate that was tried keeps it.
     """
+    request = replace(request, loadgen=None, stages=False)
     alone = ask(replace(request, scenario="single-stream", streams=1, seconds=0.5, runs=SAMPLES_NEEDED["p50"]))
     alone_ms = median(alone["samples_ns"]) / 1e6
     none = EdgekitError(

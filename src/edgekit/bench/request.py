@@ -27,6 +27,7 @@ class Request:
         cpus: the processors that may be used; empty is all.
         loadgen: run it under MLCommons LoadGen, which writes its logs into this folder.
         bound_ms: LoadGen's server: the latency that p99 is to keep.
+        stages: time the way from JPEG bytes to class names, too.
     """
 
     bundle: str
@@ -47,3 +48,4 @@ class Request:
     cpus: list[int] = field(default_factory=list)
     loadgen: str | None = None
     bound_ms: float | None = None
+    stages: bool = True

@@ -66,7 +66,8 @@ def _measure(request: Request, stop: Callable[[], bool]) -> dict[str, Any]:
     bundle = Bundle.open(request.bundle)
     variant = bundle.variant(request.variant)
     told = {"provider": request.provider} if request.provider else {}
-    session = load(bundle, variant, threads=request.threads, settings=told)
+    # ONNX Runtime would make a thread for every processor of the machine, and pin it there.
+    session = load(bundle, variant, threads=request.threads or len(request.cpus), settings=told)
     loaded = time.perf_counter()
 
     import numpy as np
@@ -101,9 +102,9 @@ def _measure(request: Request, stop: Callable[[], bool]) -> dict[str, Any]:
         "import": (imported - began) * 1e3,
         "load": (loaded - imported) * 1e3,
         "first_run": first_run * 1e3,
-        **({} if timed.interrupted else transfers(session, batch)),
-        **({} if timed.interrupted else pipeline(session, bundle.manifest.preprocessing, batch, stop)),
     }
+    if request.stages and not timed.interrupted:
+        stages |= transfers(session, batch) | pipeline(session, bundle.manifest.preprocessing, batch, stop)
     on_device = request.runtime.startswith("tensorrt") or request.provider not in (None, "cpu")
     return {
         **common,

@@ -30,6 +30,7 @@ def profile_variants(
         GateFailed: some could not.
         KeyboardInterrupt: what was profiled until then is written.
     """
+    from edgekit.bench.lock import presence
     from edgekit.bench.process import Interrupted
     from edgekit.bench.profile import RUNS, profile_variant
     from edgekit.errors import EdgekitError, GateFailed
@@ -39,7 +40,7 @@ def profile_variants(
     failed: list[tuple[str, EdgekitError]] = []
     jobs = [(variant, batch) for batch in batches for variant in variants]
     interrupted = False
-    with progress("profile", len(jobs), unit="variants") as advance:
+    with presence(), progress("profile", len(jobs), unit="variants") as advance:
         for variant, batch in jobs:
             try:
                 runs = RUNS // 5 if quick else RUNS
