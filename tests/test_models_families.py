@@ -13,6 +13,7 @@ from edgekit.export.onnx import export_onnx
 from edgekit.models.classifier import Classifier
 from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained
+from edgekit.models.strided import pick_before_convolving
 from edgekit.recipe import Architecture
 from edgekit.recipe.methods import Projection, SimCLR
 from edgekit.train.pretrain import build_method
@@ -63,3 +64,35 @@ def test_a_family_goes_through_pretraining_the_disk_and_the_export(
     with torch.no_grad():
         expected = model(pixels)
     torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_strided_convolutions_of_one_pixel_compute_the_same_and_train() -> None:
+    convolution = torch.nn.Conv2d(3, 16, 1, stride=2, bias=False)
+    images = torch.randn(4, 3, 9, 8).to(memory_format=torch.channels_last)
+    expected = convolution(images)
+    expected.square().sum().backward()  # once is seldom enough to damage anything
+    gradient, convolution.weight.grad = convolution.weight.grad, None
+    pick_before_convolving(convolution)
+    assert torch.equal(convolution(images), expected)
+    for _ in range(30):
+        convolution.weight.grad = None
+        convolution(images).square().sum().backward()
+    torch.testing.assert_close(convolution.weight.grad, gradient)
+
+
+@pytest.mark.parametrize(
+    "name", ["timm:mobileone_s0", "timm:repvgg_a0", "timm:efficientnet_lite0", "mobilenet_v3_small"]
+)
+def test_students_for_int8_learn_on_small_images(name: str) -> None:
+    torch.manual_seed(0)
+    student = Classifier.build(Architecture(name=name), 32, ["a", "b"], [])
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3)
+    images, labels = torch.randn(8, 3, 32, 32).to(memory_format=torch.channels_last), torch.arange(8) % 2
+    losses = []
+    for _ in range(12):
+        loss = torch.nn.functional.cross_entropy(student(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert min(losses) < 0.9 * losses[0]

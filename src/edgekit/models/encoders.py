@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import RecipeError, near
 from edgekit.models.resnet import RESNETS, SELECTIVE, ResNet
+from edgekit.models.strided import pick_before_convolving
 from edgekit.models.weights import Loaded, load_weights
 from edgekit.recipe import SMALL_IMAGE, Architecture
 
@@ -62,6 +63,7 @@ def build_encoder(architecture: Architecture, image_size: int, where: str = "enc
         encoder = Encoder(network, _probe(network, architecture.name, image_size, where))
     if architecture.weights is not None:
         encoder.loaded = load_weights(encoder.network, architecture.weights, where)
+    pick_before_convolving(encoder)
     return encoder.to(memory_format=torch.channels_last)
 
 
