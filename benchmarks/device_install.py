@@ -136,7 +136,7 @@ def measure(extra: str, runs: int, folder: Path) -> dict[str, Any]:
     }
     return {
         "created": now(),
-        "command": ["python", *sys.argv],
+        "command": ["python", "benchmarks/device_install.py", *sys.argv[1:]],
         "machine": this_machine().model_dump(mode="json", exclude={"packages"}),
         "extra": extra,
         "runtime_version": proofs[0]["runtime_version"],
