@@ -168,7 +168,10 @@ def _open(model: Path, threads: int, settings: Mapping[str, str], profile: Path 
         options.profile_file_prefix = str(profile)
     options.log_severity_level = 3  # errors only: they become exceptions, and warnings are about choices made at export
     try:
-        session = ort.InferenceSession(str(model), options, providers=[provider], enable_fallback=0)
+        told = [_options(name, threads)]
+        session = ort.InferenceSession(
+            str(model), options, providers=[provider], provider_options=told, enable_fallback=0
+        )
     except Exception as error:  # onnxruntime's own exception classes share no base but Exception
         raise BundleError(
             f"{model}: ONNX Runtime cannot load it{'' if name == 'cpu' else f' with {provider}'}: {error}",
@@ -181,6 +184,17 @@ def _open(model: Path, threads: int, settings: Mapping[str, str], profile: Path 
         )
     session.disable_fallback()  # of a run: an error of the provider stays one
     return session
+
+
+def _options(name: str, threads: int) -> dict[str, str]:
+    """What a provider is told beside the session: OpenVINO's knows nothing of its threads, and would choose the precision of
+    float layers by the machine."""
+    if name != "openvino":
+        return {}
+    config = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"}
+    if threads:
+        config["INFERENCE_NUM_THREADS"] = str(threads)
+    return {"device_type": "CPU", "load_config": json.dumps({"CPU": config})}
 
 
 def _node_times(events: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
