@@ -43,8 +43,9 @@ def from_timm(asked: Asked, classes: int | None) -> Network:
         raise _unknown(asked.model, name, timm_names())
 
     def build(classes: int | None, size: int | None) -> nn.Module:
-        count = {} if classes is None else {"num_classes": classes}
-        return timm.create_model(name, pretrained=False, **count, **({} if size is None else {"img_size": size}))
+        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        options |= {} if size is None else {"img_size": size}
+        return timm.create_model(name, pretrained=False, **options)
 
     network = _built(asked, classes, build)
     return _network(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -178,7 +178,7 @@ def take_pixels(model: ModelProto, ports: Ports, size: int, mean: Statistics, st
     nodes: list[onnx.NodeProto] = []
     value = INPUT
 
-    def then(kind: str, result: str, *constants: str, **attributes: object) -> None:
+    def then(kind: str, result: str, *constants: str, **attributes: Any) -> None:
         nonlocal value
         nodes.append(helper.make_node(kind, [value, *constants], [result], name=result, **attributes))
         value = result
