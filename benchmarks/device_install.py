@@ -142,6 +142,7 @@ def measure(extra: str, runs: int, folder: Path) -> dict[str, Any]:
         "runtime_version": proofs[0]["runtime_version"],
         "wheel_bytes": packed.path.stat().st_size,
         "installed_bytes": total,
+        "of_these_bytecode_bytes": sum(path.stat().st_size for path in site.rglob("*.pyc")),
         "packages_bytes": packages,
         "training_stack": [name for name in packages if name.lower() in TRAINING],
         "golden": [
@@ -166,6 +167,9 @@ def main() -> None:
     for name, size in result["packages_bytes"].items():
         print(f"{size / 1e6:8.1f} MB  {name}")
     print(f"{result['installed_bytes'] / 1e6:8.1f} MB  altogether (goal: below {GOAL_BYTES / 1e6:.0f})")
+    print(
+        f"{result['of_these_bytecode_bytes'] / 1e6:8.1f} MB  of it bytecode, which installers make or leave to the first import"
+    )
     for name, value in result["median_seconds"].items():
         print(f"{value:8.3f} s   {name}")
     proved = ", ".join(f"{proof['variant']} {proof['outcome']}" for proof in result["golden"])
