@@ -84,6 +84,16 @@ def test_a_servers_latencies_are_those_of_its_queue() -> None:
     assert timed.ended_ns - timed.began_ns == pytest.approx(2000 / 160 * 1e9, rel=0.1)
 
 
+def test_arrivals_go_on_for_the_time_that_was_asked_for() -> None:
+    for seed in range(20):
+        device = Device(1 * MS)
+        timed = scenarios.server(
+            device, np.zeros(1, np.uint8), 100, 10.0, 5, seed, clock=device.clock, sleep=device.sleep
+        )  # fmt: skip
+        assert 10e9 <= timed.ended_ns - timed.began_ns < 10.2e9
+        assert len(timed.samples_ns) == pytest.approx(1000, abs=150)
+
+
 def test_a_stall_counts_for_every_query_that_waits_through_it() -> None:
     # A measuring that waits for each answer before it asks again would see one slow query of 1000.
     warm = Device(1 * MS)

@@ -107,7 +107,7 @@ def server(
         streams: answer them, in the order of their arrival.
         batch: the images of each query.
         rate: mean arrivals a second.
-        seconds: time of the arrivals.
+        seconds: least time of the arrivals.
         runs: least number of queries.
         seed: of the arrival times.
         stop: asked between two arrivals.
@@ -117,7 +117,9 @@ def server(
     """
     warmup_runs, settled = warm_up(lambda: _fill(streams, batch), stop=stop, clock=clock)
     sharp_timers()
-    arrivals = arrival_times(rate, max(runs, int(np.ceil(rate * seconds))), seed)
+    expected = rate * seconds
+    arrivals = arrival_times(rate, max(runs, int(expected + 6 * expected**0.5) + 2), seed)
+    arrivals = arrivals[: max(runs, int(np.searchsorted(arrivals, seconds * 1e9)) + 1 if seconds else 0)]
     finished: dict[int, int] = {}
     hopeless = interrupted = False
     began = clock()
