@@ -139,6 +139,7 @@ def test_devices_side_by_side_and_one_that_cannot_be_reached(
     assert "onnx-fp32" in out
     [kept] = (remote(second) / "runs").iterdir()
     assert f"kept on the device: {kept}" in out
+    assert "-kept-" in kept.name, "the next bench would take it for its own"
     assert (kept / "results" / "onnx-fp32-b1-t1.json").is_file()
 
 

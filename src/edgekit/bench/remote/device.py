@@ -249,12 +249,11 @@ class _Visit:
             f"the results are in {folder} on the device; the same command, within a day, brings them",
         )
         code = reply["exit"]
+        ended = self._steadily(
+            lambda: self.connection.call("finish", run=run, keep=self.job.keep), f"{folder} is left on the device"
+        )
         if self.job.keep:
-            self.notes.append(f"kept on the device: {folder}")
-        else:
-            self._steadily(
-                lambda: self.connection.call("finish", run=run), f"{folder} is left on the device, to be deleted"
-            )
+            self.notes.append(f"kept on the device: {ended['folder']}")
         for row in content.get("results", []):
             row["file"] = str(self.output / PurePosixPath(row["file"]).relative_to(f"{folder}/results"))
         if not content.get("results"):

@@ -88,6 +88,10 @@ def bench_on(
                 pass
             except EdgekitError as error:
                 fleet.failed[address] = error
+            except OSError as error:  # of this machine, for instance a bundle that was deleted meanwhile
+                fleet.failed[address] = EdgekitError(
+                    f"{address}: {error.filename or 'here'}: {error.strerror or error}"
+                )
     fleet.interrupted = controls.stop.is_set()
     return fleet
 

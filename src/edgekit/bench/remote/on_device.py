@@ -254,13 +254,21 @@ def fetch(_: BinaryIO, run: str, paths: list[str]) -> dict[str, Any]:
     return {}
 
 
-def finish(_: BinaryIO, run: str) -> dict[str, Any]:
-    """Remove a bench's folder, and objects that no bench has asked for in 30 days. The environment stays for the next bench."""
-    _remove(root() / "runs" / run)
+def finish(_: BinaryIO, run: str, keep: bool) -> dict[str, Any]:
+    """Remove a bench's folder, or keep it under a name that no later bench takes for its own; and objects unused for 30 days.
+
+    The environment stays for the next bench.
+    """
+    folder = root() / "runs" / run
+    kept = folder.with_name(f"{run}-kept-{time.strftime('%Y%m%d-%H%M%S')}")
+    if keep and folder.is_dir():
+        os.replace(folder, kept)
+    else:
+        _remove(folder)
     for path in [*(root() / "objects").glob("*"), *(root() / "wheels").glob("*")]:
         if time.time() - path.stat().st_mtime > _KEEP_SECONDS:
             _remove(path)
-    return {}
+    return {"folder": str(kept)}
 
 
 def _make_environment(folder: Path, system: bool) -> None:
