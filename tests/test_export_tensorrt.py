@@ -93,7 +93,7 @@ def test_what_was_not_run_says_so_and_states_its_graphs_error(bundle: Bundle) ->
     for variant in bundle.manifest.variants:
         assert (variant.executed, variant.status) == (False, "unexecuted")
         assert "not run here: " in variant.note
-        assert "the ONNX that the engine is built from, run by ONNX Runtime on 256 images" in variant.note
+        assert "the ONNX that the engine is built from, run by ONNX Runtime on up to 256 images" in variant.note
         assert variant.parity is not None
         assert variant.parity.samples == 16
         graph = next(f.path for f in variant.files if f.path.endswith(".onnx"))
@@ -117,6 +117,9 @@ def test_every_quantised_layer_is_computed_in_int8(bundle: Bundle) -> None:
     )
     assert set(report.int8) == set(report.quantized)
     assert variant.quantization is not None
+    assert [tried["method"] for tried in variant.quantization["tried"]] == ["percentile"], (
+        "it passes, so no other is tried"
+    )
     assert variant.quantization["engine_layers"] == {"quantised": 7, "computed_in_int8": 7, "according_to": "log"}
     assert report.warnings == () or all("scales to fp32" in warning for warning in report.warnings)
 
@@ -132,10 +135,19 @@ def test_a_graph_that_is_not_the_network_is_rejected_though_no_engine_ran(tmp_pa
         float_onnx=graph, calibration=Calibration(graph, test.images[:8], tmp_path), options=Options(), folder=folder,
         scratch=tmp_path, reference=dataclasses.replace(reference, logits=-reference.logits),
     )  # fmt: skip
+    # Of a model that is always right, INT8 that agrees with another loses almost everything, whatever its ranges.
+    worse = dataclasses.replace(reference, logits=10 * np.eye(10, dtype=np.float32)[test.labels], labels=test.labels)
+    worse = dataclasses.replace(worse, images=np.ascontiguousarray(255 - worse.images))
     variant = tensorrt.make("trt", "fp16", sources)
     assert (variant.status, variant.executed) == ("rejected", False)
     assert "it decides otherwise on 100% of the golden images" in variant.note
-    assert variant.note.endswith("run by ONNX Runtime on 256 images")
+    assert variant.note.endswith("run by ONNX Runtime on up to 256 images")
+    quantised = tensorrt.make(
+        "trt", "int8", dataclasses.replace(sources, options=Options(max_drop=0.0), reference=worse)
+    )
+    assert quantised.quantization is not None
+    assert [tried["method"] for tried in quantised.quantization["tried"]] == ["percentile", "entropy", "minmax"]
+    assert quantised.status == "rejected"
 
 
 @needs_rtx

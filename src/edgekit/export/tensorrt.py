@@ -12,10 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from edgekit.bundle import BundleFile, Precision, RuntimeName, Variant
 from edgekit.errors import RuntimeMissing
 from edgekit.export.half import simulated, tensorrt_onnx
+from edgekit.export.ranges import Method
 from edgekit.export.targets import Sources
 from edgekit.export.verify import Reference, class_spread, judge, verify
 from edgekit.files import sha256, write_text
@@ -28,6 +30,7 @@ Target = Literal["trt", "trt-rtx"]
 RUNTIMES: dict[Target, RuntimeName] = {"trt": "tensorrt", "trt-rtx": "tensorrt-rtx"}
 # Images that the graph is simulated on: node by node on the CPU, FP16 by way of FP32, it takes several times as long as the float graph.
 _SIMULATED = 256
+_METHODS: tuple[Method, ...] = ("percentile", "entropy", "minmax")  # of the activations' ranges
 _BATCH = Batch(min=1, opt=1, max=8)  # of a graph with a free batch axis
 
 
@@ -44,47 +47,74 @@ def make(target: Target, precision: Precision, sources: Sources) -> Variant:
     folder = sources.folder
     name = f"model.{target}.{precision}"
     strong = folder / f"{name}.onnx"
-    quantization = _onnx(sources, strong, precision, typed=True)
+    variant = _chosen(f"{target}-{precision}", RUNTIMES[target], precision, strong, sources)
     weak = None
     if target == "trt" and precision != "fp32":
         weak = folder / f"{name}.weak.onnx"
-        _onnx(sources, weak, precision, typed=False)
-    variant = Variant(
-        id=f"{target}-{precision}",
-        runtime=RUNTIMES[target],
-        precision=precision,
-        files=[BundleFile.of(folder, strong.name)],
-        quantization=quantization if precision == "int8" else None,
-        executed=False,
-        status="unexecuted",
-    )
+        _onnx(sources, weak, precision, _method(variant), typed=False)
     batch = Batch(min=sources.batch, opt=sources.batch, max=sources.batch) if sources.batch else _BATCH
     if target == "trt":
         files = _plan(strong, weak, precision, batch)
         report = None
     else:
         files, report = _engine(strong, precision, batch, sources.options.compute_capabilities)
+    about, judged = _about(report) if report else "", variant.note
     variant = variant.model_copy(
         update={
             "files": [BundleFile.of(folder, path.name) for path in files],
-            "note": _about(report) if report is not None else "",
+            "note": about,
             "quantization": _with_layers(variant.quantization, report),
         }
     )
     missing = why_not(variant.runtime)
     if missing is None:
         return verify(variant, folder, sources.reference, sources.options.max_drop)
-    return _unexecuted(variant, strong, sources, missing)
+    return _unexecuted(variant, judged, missing)
 
 
-def _onnx(sources: Sources, output: Path, precision: Precision, *, typed: bool) -> dict[str, Any]:
+def _chosen(id_: str, runtime: RuntimeName, precision: Precision, graph: Path, sources: Sources) -> Variant:
+    """The variant with the figures of its graph in ONNX Runtime, and the graph in its place.
+
+    For INT8 the ways to take the activations' ranges are tried in order until one passes; where none does, it is the most accurate.
+    """
+    reference = _sample(sources.reference)
+    methods: tuple[Method, ...] = _METHODS if precision == "int8" else _METHODS[:1]
+    made: dict[Method, Variant] = {}
+    for method in methods:
+        told = _onnx(sources, graph, precision, method, typed=True)
+        variant = Variant(
+            id=id_,
+            runtime=runtime,
+            precision=precision,
+            files=[BundleFile.of(graph.parent, graph.name)],
+            quantization={**told, "method": method} if precision == "int8" else None,
+            executed=False,
+            status="unexecuted",
+        )
+        logits = _simulate(graph, id_, reference)
+        made[method] = judge(variant, logits, None, reference, sources.options.max_drop)
+        if made[method].status != "rejected":
+            break
+    best = min(made.values(), key=lambda v: (v.status == "rejected", v.drop if v.drop is not None else 1.0))
+    if best.quantization is not None:
+        best.quantization["tried"] = [{"method": m, "status": v.status, "drop": v.drop} for m, v in made.items()]
+        _onnx(sources, graph, precision, _method(best), typed=True)
+    return best
+
+
+def _method(variant: Variant) -> Method:
+    return variant.quantization["method"] if variant.quantization else _METHODS[0]
+
+
+def _onnx(sources: Sources, output: Path, precision: Precision, method: Method, *, typed: bool) -> dict[str, Any]:
     """The ONNX of a precision, made once for both targets."""
-    made: dict[tuple[Precision, bool], tuple[Path, dict[str, Any]]] = sources.shared.setdefault("tensorrt", {})
-    if (precision, typed) not in made:
-        path = sources.scratch / f"tensorrt.{precision}.{'typed' if typed else 'weak'}.onnx"
+    made: dict[Any, tuple[Path, dict[str, Any]]] = sources.shared.setdefault("tensorrt", {})
+    key = precision, typed, method
+    if key not in made:
+        path = sources.scratch / f"tensorrt.{precision}.{method}.{'typed' if typed else 'weak'}.onnx"
         source = sources.calibration if precision == "int8" else sources.float_onnx
-        made[precision, typed] = path, tensorrt_onnx(source, path, precision, typed=typed)
-    path, told = made[precision, typed]
+        made[key] = path, tensorrt_onnx(source, path, precision, typed=typed, method=method)
+    path, told = made[key]
     shutil.copyfile(path, output)
     return dict(told)
 
@@ -134,20 +164,17 @@ def _with_layers(quantization: dict[str, Any] | None, report: BuildReport | None
     return {**quantization, "engine_layers": layers}
 
 
-def _unexecuted(variant: Variant, graph: Path, sources: Sources, missing: RuntimeMissing) -> Variant:
-    """The variant with the figures of its graph in ONNX Runtime."""
-    reference = _sample(sources.reference)
-    logits, embedding = _simulate(graph, variant.id, reference)
-    judged = judge(variant, logits, embedding, reference, sources.options.max_drop)
+def _unexecuted(variant: Variant, judged: str, missing: RuntimeMissing) -> Variant:
+    """A variant with its graph's figures as one that no engine has confirmed."""
     said = (
         f"not run here: {missing.message}; its figures are of the ONNX that the engine is built from, run by ONNX Runtime on "
-        f"{len(reference.images)} images"
+        f"up to {_SIMULATED} images"
     )
-    return judged.model_copy(
+    return variant.model_copy(
         update={
             "executed": False,
-            "status": "rejected" if judged.status == "rejected" else "unexecuted",
-            "note": "; ".join(part for part in (judged.note, said) if part),
+            "status": "rejected" if variant.status == "rejected" else "unexecuted",
+            "note": "; ".join(part for part in (judged, variant.note, said) if part),
         }
     )
 
@@ -163,7 +190,7 @@ def _sample(reference: Reference) -> Reference:
     return Reference(reference.images[rows], labels, reference.logits[rows], golden, reference.embedding)
 
 
-def _simulate(graph: Path, title: str, reference: Reference) -> tuple[Any, Any]:
+def _simulate(graph: Path, title: str, reference: Reference) -> NDArray[np.float32]:
     run = simulated(graph)
     parts = []
     with progress(f"{title}, its graph", len(reference.images), unit="images") as advance:
@@ -171,4 +198,4 @@ def _simulate(graph: Path, title: str, reference: Reference) -> tuple[Any, Any]:
             part = np.ascontiguousarray(reference.images[start : start + 16])
             parts.append(run(part))
             advance(len(part))
-    return np.concatenate(parts), None
+    return np.concatenate(parts)

@@ -20,7 +20,8 @@ STEPS = 100  # of a build's progress
 _MODULE = "edgekit.runtimes.tensorrt.builder"
 # Lay the builder's memory out alike each time, where the system can (Linux) and lets it (not every container does): TensorRT for RTX orders
 # some of a graph with a free batch by address, and the same engine then has other numbers in its internal names, and other bytes
-# (1.7.1; a static batch always gave the same). It makes such differences rare, not impossible. 0xffffffff asks, 0x40000 is ADDR_NO_RANDOMIZE of personality(2).
+# (1.7.1; a static batch always gave the same). It makes such differences rare, not impossible.
+# Of personality(2): 0xffffffff asks, 0x40000 is ADDR_NO_RANDOMIZE.
 _SAME_ADDRESSES = """
 import ctypes, os, sys
 try:
