@@ -1,6 +1,6 @@
 """INT8 by edgekit and by Optimum (Hugging Face) of the same float ONNX: size, latency, accuracy drop, seconds.
 
-    uv venv PEERS && uv pip install --python PEERS/bin/python "optimum-onnx[onnxruntime]" datasets
+    uv venv PEERS && uv pip install --python PEERS/bin/python "optimum-onnx[onnxruntime]" datasets "huggingface-hub<1.0"
     python benchmarks/export_peers.py --peer PEERS/bin/python --data CIFAR10 --student runs/a/distill [--quick]
 
 Optimum runs in an environment of its own. It gets edgekit's float graph, the same 300 calibration images, and its own configuration for
