@@ -217,7 +217,7 @@ def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_way_that_fails_leads_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise ExportError("cannot quantise this")
 
     monkeypatch.setattr(ways_module, "quantize_onnx", fail)
