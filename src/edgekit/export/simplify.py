@@ -316,7 +316,7 @@ def _fold_batch_independent_shapes(model: ModelProto) -> None:
         only_reshapes = all(n.op_type == "Reshape" and i == 1 for n, i, other in readers if other == name)
         if all(np.array_equal(values[0], other) for other in values):
             folded = values[0]
-        elif only_reshapes and len({v.shape for v in values}) == 1 and (values[0] > 0).all():
+        elif only_reshapes and len({v.shape for v in values}) == 1 and np.greater(values[0], 0).all():
             differs = np.any([values[0] != other for other in values], axis=0)
             if differs.sum() != 1:
                 continue
