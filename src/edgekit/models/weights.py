@@ -163,7 +163,7 @@ def _not_weights(reason: str) -> str:
     named = re.search(r"(?:GLOBAL|class|callable)\s+([\w.]+)", reason)
     if named:
         return f"holds more than weights ({named[1]}), which could run code and is never loaded"
-    if "Unsupported operand" in reason:  # pickle's own later protocols, which torch.save does not write
+    if "Unsupported operand 149" in reason:  # FRAME, of pickle's later protocols, which torch.save does not write
         return "a pickle of something else than weights, which could run code and is never loaded"
     return "damaged, or no file of weights"
 
