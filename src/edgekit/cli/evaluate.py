@@ -52,9 +52,8 @@ def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
     from edgekit.train.evaluate import evaluate, with_earlier_few_shot
 
     path = opened.path / "evaluate" / "evaluation.json"
-    measured = evaluate(opened, load_splits(recipe.data), few_shot, draws)
-    result = Result.of(with_earlier_few_shot(measured, path), seed=recipe.seed)
-    measured = result.measurement
+    measured = with_earlier_few_shot(evaluate(opened, load_splits(recipe.data), few_shot, draws), path)
+    result = Result.of(measured, seed=recipe.seed)
     result.write(path)
     if as_json:
         click.echo(result.model_dump_json(by_alias=True))
