@@ -39,8 +39,8 @@ lint: $(VENV)/.installed-dev ## the house's arrows, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## lint, then every test (PYTEST_ARGS='-m "not slow"' for the quick ones)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: lint ## lint, then every test, two files at a time (PYTEST_ARGS='-m "not slow"' for the quick ones)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 $(PYTEST_ARGS)
 
 wheel: | $(filter $(PRIVATE_UV),$(UV)) ## build the wheel into dist/
 	$(UV) build --quiet --wheel --out-dir dist

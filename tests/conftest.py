@@ -6,13 +6,25 @@ import importlib.util
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 # Tools that go by several names: the first one that is on PATH is taken.
 _ALIASES = {"chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")}
 _REQUIRE_ALL = "EDGEKIT_REQUIRE_ALL"
+
+
+if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    # Tests that run side by side: one thread each, and a temporary folder each, as benches of one machine know each other by a
+    # file there.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    _own = Path(tempfile.gettempdir()) / f"edgekit-tests-{os.getppid()}-{_worker}"
+    _own.mkdir(exist_ok=True)
+    os.environ["TMPDIR"] = str(_own)
+    tempfile.tempdir = None
 
 
 def _missing(what: str, why: str) -> None:
