@@ -16,7 +16,7 @@ from edgekit.bundle import Accuracy, Bundle, BundleFile, Manifest, Parity, Tenso
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.preprocess import Preprocessing
-from edgekit.result import Evaluation, Latency, Result, Score, Timeline
+from edgekit.result import Evaluation, Latency, LayerTime, Profile, Result, Score, Timeline
 from edgekit.run import Run
 
 CREATED = "2026-03-01T12:30:00+00:00"
@@ -196,6 +196,14 @@ def make_remote(folder: Path, device: str) -> None:
             idle_watts=3.2, warnings=["throttled: the clocks were lowered while it was measured"],
         )  # fmt: skip
         write_result(folder / "bench" / device / f"{name}-b1.json", latency)
+    layers = [LayerTime(name=f"layer{i}.conv", operator="Conv", calls=100, ms=0.05, share=0.2) for i in range(4)] + [
+        LayerTime(name="fc", operator="Gemm", calls=100, ms=0.05, share=0.2)
+    ]
+    profile = Profile(
+        bundle="runs/digits/export", bundle_digest=bundle.digest, variant="onnx-fp32", runtime="onnxruntime", runtime_version="1.31.0",
+        precision="fp32", settings={}, batch=1, threads=2, runs=100, run_ms=0.21, layers_ms=0.25, layers=layers,
+    )  # fmt: skip
+    write_result(folder / "bench" / "profile-onnx-fp32-b1.json", profile)
     load = make_latency(
         bundle.variant("onnx-int8"),
         bundle.digest,
@@ -240,7 +248,7 @@ def make_latency(variant: Variant, digest: str, samples_ns: list[int], **changes
     return Latency(**(content | changes))
 
 
-def write_result(path: Path, measurement: Latency | Evaluation) -> None:
+def write_result(path: Path, measurement: Latency | Evaluation | Profile) -> None:
     command = ["edgekit", "bench" if isinstance(measurement, Latency) else "evaluate", "runs/digits"]
     result = Result(created=CREATED, command=command, seed=0, machine=this_machine(), measurement=measurement)
     result.write(path)

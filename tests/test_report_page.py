@@ -185,6 +185,8 @@ def test_devices_are_drawn_against_each_other_with_what_their_sensors_said(
     assert "throttled" in card.locator(".doubt").inner_text()
     text = page.inner_text("#latency")
     assert "Under load" in text
+    assert "layer0.conv 20.0 %" in text.replace("\u00a0", " ")
+    assert "80.0 %" in text.replace("\u00a0", " ")  # four convolutions of 20 % each
     assert "server" in text
     assert page.locator("#variants path.front").count() == 2  # of the wide and the narrow drawing
     assert seen.complaints == []

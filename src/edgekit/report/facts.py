@@ -13,7 +13,7 @@ from typing import Any
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError, RunError
 from edgekit.recipe import Recipe
-from edgekit.result import Evaluation, Latency, Result
+from edgekit.result import Evaluation, Latency, Profile, Result
 from edgekit.run import STAGES, Run, StageRecord
 
 
@@ -86,6 +86,7 @@ class Facts:
     bundle: Bundle | None = None
     measured: list[Measured] = field(default_factory=list)  # single-stream
     scenarios: list[Measured] = field(default_factory=list)  # all others
+    profiles: list[tuple[Profile, str]] = field(default_factory=list)  # of the bundle that is there now, and the device
     views: Path | None = None
     gaps: list[Gap] = field(default_factory=list)
 
@@ -177,15 +178,21 @@ def _read_bundle(run: Run, facts: Facts) -> None:
 def _read_latencies(run: Run, facts: Facts) -> None:
     command = facts.command("bench")
     folder = run.path / "bench"
-    for path in [*sorted(folder.glob("*.json")), *sorted(folder.glob("*/*.json"))]:  # a sub-folder a remote device
+    remote = [
+        path for path in sorted(folder.glob("*/*.json")) if not path.name.startswith("mlperf_")
+    ]  # not LoadGen's own logs
+    for path in [*sorted(folder.glob("*.json")), *remote]:  # a sub-folder a remote device
         try:
             result = Result.read(path)
         except EdgekitError as error:
             facts.gaps.append(Gap("bench", error.message, command))
             continue
-        if isinstance(result.measurement, Latency):
+        device = path.parent.name if path.parent != folder else ""
+        if isinstance(result.measurement, Profile):
+            if facts.bundle is not None and result.measurement.bundle_digest == facts.bundle.digest:
+                facts.profiles.append((result.measurement, device))
+        elif isinstance(result.measurement, Latency):
             current = facts.bundle is not None and result.measurement.bundle_digest == facts.bundle.digest
-            device = path.parent.name if path.parent != folder else ""
             found = Measured(path.name, result, result.measurement, current, device)
             (facts.measured if found.latency.scenario == "single-stream" else facts.scenarios).append(found)
     if not facts.measured:

@@ -59,6 +59,7 @@ def render(facts: Facts) -> str:
     """The page as text."""
     from edgekit.report import figures, latency, tables
     from edgekit.report.over_time import over_time
+    from edgekit.report.profiles import profiles
     from edgekit.report.provenance import provenance
     from edgekit.report.quantization import ladders
     from edgekit.report.story import lead, steps, tiles
@@ -79,6 +80,7 @@ def render(facts: Facts) -> str:
             "devices": figures.by_device(facts),
         },
         over_time=over_time(facts),
+        profiles=profiles(facts),
         curves=figures.curves(facts),
         tables={
             "stages": tables.stages(facts),

@@ -1,0 +1,44 @@
+"""Where a run's time goes inside the graph: a table a profile, by operator, with its longest nodes."""
+
+from __future__ import annotations
+
+from edgekit.report import format as show
+from edgekit.report.facts import Facts
+from edgekit.report.tables import RUNTIMES, Cell, Column, Table
+from edgekit.result import Profile
+
+_LONGEST = 5
+
+
+def profiles(facts: Facts) -> list[Table]:
+    """One table for each profile of the bundle that the run holds now."""
+    return [_table(profile, device) for profile, device in facts.profiles]
+
+
+def _table(profile: Profile, device: str) -> Table:
+    where = f", {device}" if device else ""
+    caption = (
+        f"{profile.variant}: {show.milliseconds(profile.run_ms)} a run without the profiler, "
+        f"{RUNTIMES.get(profile.runtime, profile.runtime)}, batch {profile.batch}{where}"
+    )
+    columns = [
+        Column("Operator", number=False),
+        Column("Share", title="of the time of all nodes"),
+        Column("Time", title="a run, as the profiler sees it: its own cost is in it"),
+        Column("Nodes"),
+        Column("Longest nodes", number=False, long=True),
+    ]
+    rows = []
+    for operator in profile.by_operator():
+        nodes = sorted((n for n in profile.layers if n.operator == operator.operator), key=lambda n: -n.ms)[:_LONGEST]
+        longest = "; ".join(f"{node.name} {show.percent(node.share)}" for node in nodes)
+        rows.append(
+            [
+                Cell(operator.operator, operator.operator.lower()),
+                Cell(show.percent(operator.share), operator.share, bar=min(1.0, operator.share)),
+                Cell(show.milliseconds(operator.ms), operator.ms),
+                Cell(operator.name, int(operator.name)),
+                Cell(longest),
+            ]
+        )
+    return Table(caption, columns, rows, tall=len(rows) > 24)
