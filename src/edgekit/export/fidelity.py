@@ -112,7 +112,8 @@ def run(
 ) -> NDArray[np.float32]:
     """Logits (n, classes) of images uint8 (n, s, s, 3)."""
     try:
-        session = open_session(runtime, model, settings=settings or {})
+        # One thread: with several, OpenVINO's INT8 need not say the same twice (see `verify.exact_threads`).
+        session = open_session(runtime, model, threads=int(runtime == "openvino"), settings=settings or {})
     except BundleError as error:
         raise ExportError(f"{model.name}: exported, but its runtime does not load it: {error.message}") from error
     try:
