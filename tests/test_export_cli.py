@@ -6,12 +6,15 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import exported
 from edgekit.bundle import Bundle
 from edgekit.cli.main import main
-from edgekit.export import quantize
+from edgekit.export import ladder
+from edgekit.export.selection import Candidates
+from edgekit.export.sources import runs
 from edgekit.run import Run
 
 
@@ -66,7 +69,9 @@ def test_json_is_all_that_is_printed(
 def test_a_variant_that_loses_too_much_ends_in_exit_code_1(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(quantize, "PERCENTILE", 30.0)  # clips most of what the activations do
+    blank = np.zeros((20, 16, 16, 3), np.uint8)  # nothing can be learnt about the activations' ranges from these
+    monkeypatch.setattr(runs, "Candidates", lambda **_: Candidates.these(blank))
+    monkeypatch.setattr(ladder, "METHODS", ("percentile",))
     out = tmp_path / "export"
     assert edgekit(monkeypatch, "export", trained.path, "--target", "onnx", "--output", out) == 1
     printed = capsys.readouterr()

@@ -41,9 +41,18 @@ def write_ir(source: Path, output: Path, *, half: bool = False) -> None:
     try:
         model = ov.Core().read_model(source)
         into_ir(model, of_onnx(source) | ({"precision": "fp16"} if half else {}))
-        ov.save_model(model, output, compress_to_fp16=half)
+        _save(model, output, half=half)
     except RuntimeError as error:
         raise refused("OpenVINO", onnx.load(source), error, "leave --target openvino out") from error
+
+
+def _save(model: Any, path: Path, *, half: bool = False) -> None:
+    """Write an IR, the same bytes each time: OpenVINO names what has no name by a counter of the process, and these names get
+    the node's place in the graph instead."""
+    for place, operation in enumerate(model.get_ordered_ops()):
+        if operation.get_friendly_name() == operation.get_name():
+            operation.set_friendly_name(f"{operation.get_type_name()}.{place}")
+    _openvino().save_model(model, path, compress_to_fp16=half)
 
 
 def fix_ir_batch(path: Path, batch: int) -> None:
@@ -58,7 +67,7 @@ def fix_ir_batch(path: Path, batch: int) -> None:
     try:
         model = ov.Core().read_model(path)
         model.reshape([batch, *(side.get_length() for side in list(model.input().partial_shape)[1:])])
-        ov.save_model(model, temporary, compress_to_fp16=False)  # FP16 weights stay what they are
+        _save(model, temporary)  # FP16 weights stay what they are
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ExportError(f"--batch {batch}: the network does not take that batch size: {reason}") from error
@@ -109,7 +118,7 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
                 advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
             )
             into_ir(quantized, of_onnx(calibration.model) | {"precision": "int8"})
-            ov.save_model(quantized, output, compress_to_fp16=False)
+            _save(quantized, output)
     except Exception as error:  # whatever a graph that it does not expect makes of it
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ExportError(f"NNCF cannot quantise the model: {reason}", "export it without --precision int8") from error
