@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn import functional
 
+from edgekit.bundle import Bundle
 from edgekit.data.splits import Splits, load_splits, write_splits
+from edgekit.export.pipeline import export_classifier
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import build_encoder
 from edgekit.models.heads import ProjectionHead
@@ -58,6 +61,23 @@ def classifier() -> Classifier:
 def pixels() -> PixelClassifier:
     """The same as a model that takes pixels."""
     return PixelClassifier(classifier(), RECIPE.data.mean, RECIPE.data.std).eval()
+
+
+def export(output: Path, **changes: Any) -> Bundle:
+    """Its bundle, calibrated on 50 images of the pool; `changes` are arguments of `export_classifier`."""
+    data = RECIPE.data
+    settings: dict[str, Any] = {
+        "model": pixels(),
+        "classes": splits().classes,
+        "preprocessing": data.preprocessing(),
+        "calibration": splits().pool.centre_crop(data.image_size).images[:50],
+        "evaluation": (splits().test.images, splits().test.labels),
+        "output": output,
+        "name": "digits",
+        "timed": False,
+        **changes,
+    }
+    return export_classifier(settings.pop("model"), **settings)
 
 
 def write_run(folder: Path) -> Run:

@@ -23,28 +23,13 @@ from edgekit.export import jobs, ladder, pack, pipeline, quantize, ranges, verif
 from edgekit.export import ways as ways_module
 from edgekit.export.calibration import Calibration
 from edgekit.export.ladder import ways
-from edgekit.export.pipeline import export_classifier, gate, plan
+from edgekit.export.pipeline import gate, plan
 from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, quantize_onnx
 from edgekit.files import sha256
 from edgekit.runtimes import load
+from exported import export
 
 EVERY = ["onnx-fp32", "onnx-int8", "openvino-fp32", "openvino-fp16", "openvino-int8"]
-
-
-def export(output: Path, **changes: Any) -> Bundle:
-    splits, data = exported.splits(), exported.RECIPE.data
-    settings: dict[str, Any] = {
-        "model": exported.pixels(),
-        "classes": splits.classes,
-        "preprocessing": data.preprocessing(),
-        "calibration": splits.pool.centre_crop(data.image_size).images[:50],
-        "evaluation": (splits.test.images, splits.test.labels),
-        "output": output,
-        "name": "digits",
-        "timed": False,
-        **changes,
-    }
-    return export_classifier(settings.pop("model"), **settings)
 
 
 @pytest.fixture(scope="module")

@@ -19,26 +19,11 @@ import exported
 from edgekit.bundle import Bundle
 from edgekit.errors import ExportError
 from edgekit.export import jobs, verify
-from edgekit.export.pipeline import export_classifier
 from edgekit.export.staging import staged
 from edgekit.runtimes import load
+from exported import export
 
 HERE = Path(__file__).parent
-
-
-def export(output: Path, **changes: Any) -> Bundle:
-    splits, data = exported.splits(), exported.RECIPE.data
-    settings: dict[str, Any] = {
-        "classes": splits.classes,
-        "preprocessing": data.preprocessing(),
-        "calibration": splits.pool.centre_crop(data.image_size).images[:50],
-        "evaluation": (splits.test.images, splits.test.labels),
-        "output": output,
-        "name": "digits",
-        "timed": False,
-        **changes,
-    }
-    return export_classifier(settings.pop("model", None) or exported.pixels(), **settings)
 
 
 @pytest.fixture(scope="module")

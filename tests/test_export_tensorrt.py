@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +17,12 @@ from edgekit.export import tensorrt, verify
 from edgekit.export.calibration import Calibration
 from edgekit.export.half import simulated, tensorrt_onnx
 from edgekit.export.onnx import export_onnx
-from edgekit.export.pipeline import export_classifier, gate, plan
+from edgekit.export.pipeline import gate, plan
 from edgekit.export.targets import Options, Sources
 from edgekit.files import sha256
 from edgekit.runtimes.tensorrt import Batch, BuildOptions, BuildPlan, build
 from edgekit.runtimes.tensorrt.cache import read_record
+from exported import export
 
 NETWORKS = ["resnet18", "mobilenet_v3_small", "timm:tf_efficientnet_lite0"]
 needs_rtx = pytest.mark.usefixtures("rtx")
@@ -31,20 +31,6 @@ needs_rtx = pytest.mark.usefixtures("rtx")
 @pytest.fixture
 def rtx(require_module: Callable[[str, str], None]) -> None:
     require_module("tensorrt_rtx", "builds engines")
-
-
-def export(output: Path, **changes: Any) -> Bundle:
-    splits, data = exported.splits(), exported.RECIPE.data
-    settings: dict[str, Any] = {
-        "classes": splits.classes,
-        "preprocessing": data.preprocessing(),
-        "calibration": splits.pool.centre_crop(data.image_size).images[:50],
-        "evaluation": (splits.test.images, splits.test.labels),
-        "output": output,
-        "name": "digits",
-        **changes,
-    }
-    return export_classifier(settings.pop("model", exported.pixels()), **settings)
 
 
 @pytest.fixture(scope="module")
