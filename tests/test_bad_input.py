@@ -46,7 +46,7 @@ def edgekit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     """Run the command line in an empty folder; gives the exit code and standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("EDGEKIT_DEBUG", raising=False)
+    monkeypatch.setenv("EDGEKIT_DEBUG", "")  # and whatever --debug makes of it is undone
 
     def run(*arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["edgekit", *arguments])
@@ -79,6 +79,35 @@ def refused(result: tuple[int, str], *parts: str) -> None:
     assert "Traceback" not in text
     for part in parts:
         assert part in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["benhc"], "no such command 'benhc' (did you mean bench?)"),
+        (["--frob"], "no such option --frob (see edgekit --help)"),
+        (["doctor", "--variants", "x"], "no such option --variants (did you mean --variant?)"),
+        (["bench", "--debug", "B"], "no such option --debug (it stands before the command: edgekit --debug bench …)"),
+        (["bench", "B", "--scenario", "ofline"],
+         "--scenario: 'ofline' is not one of single-stream, multi-stream, offline, server (did you mean offline?)"),
+        (["bench", "B", "--provider", "x"], "--provider: 'x' is not one of cpu, cuda, tensorrt, openvino, gpu, npu (see edgekit bench --help)"),
+        (["bench", "B", "--provider"], "option '--provider' requires an argument (it takes one of cpu, cuda, tensorrt, openvino, gpu, npu)"),
+        (["bench", "B", "--quick=3"], "option '--quick' does not take a value (see edgekit bench --help)"),
+        (["bench", "B", "--batch", "x"], "--batch: 'x' is not a whole number of at least 1 (see edgekit bench --help)"),
+        (["bench", "B", "--seconds", "0"], "--seconds: 0.0 is not a number above 0 (see edgekit bench --help)"),
+        (["bench", "B", "--wheel", "none.whl"], "--wheel: file 'none.whl' does not exist (see edgekit bench --help)"),
+        (["bench", "B", "--profile", "--loadgen"],
+         "--profile is about a run by itself: leave out --scenario and --loadgen (see edgekit bench --help)"),
+        (["evaluate", "R", "--few-shot", "0"], "--few-shot: '0' is not a list of whole numbers from 1 on, like 1,5,10 (see edgekit evaluate --help)"),
+        (["export", "R", "--image-size", "3"], "--image-size: 3 is not a whole number of at least 4 and at most 4096 (see edgekit export --help)"),
+        (["compare", "A"], "AFTER is missing (usage: edgekit compare [OPTIONS] BEFORE AFTER)"),
+        (["completion"], "SHELL is missing, one of bash, zsh, fish (usage: edgekit completion [OPTIONS] {bash|zsh|fish})"),
+        (["report", "R", "S"], "got unexpected extra argument (S) (see edgekit report --help)"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_line_is_one_line(edgekit: Run, arguments: list[str], line: str) -> None:
+    assert edgekit(*arguments) == (2, f"error: {line}\n")
+    assert edgekit("--debug", *arguments) == (2, f"error: {line}\n")  # no bug: there is no traceback to show
 
 
 def test_missing_recipe(edgekit: Run) -> None:

@@ -79,7 +79,7 @@ def test_a_killed_process_stops_the_others_and_the_same_command_goes_on(tmp_path
             {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
             "2 processes were started, but the recipe asks for 1",
         ),
-        (["--devices", "0"], {}, "Invalid value for '--devices'"),
+        (["--devices", "0"], {}, "--devices: 0 is not a whole number of at least 1"),
     ],
 )
 def test_other_processes_than_asked_for_are_refused(

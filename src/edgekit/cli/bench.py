@@ -110,6 +110,8 @@ def command(
     from edgekit.errors import GateFailed
     from edgekit.progress import progress
 
+    if profile and (scenario != "single-stream" or loadgen):
+        raise click.UsageError("--profile is about a run by itself: leave out --scenario and --loadgen")
     if streams is None:
         streams = 0 if scenario in ("offline", "server") else 1
     load = Load(scenario, streams, query, rate, bound_ms, seed, provider, processor_list(cpus), loadgen)
@@ -128,8 +130,6 @@ def command(
     if profile:
         from edgekit.cli.profiles import profile_variants
 
-        if scenario != "single-stream" or loadgen:
-            raise click.UsageError("--profile is about a run by itself: leave out --scenario and --loadgen")
         profile_variants(opened, variants, left_out, folder, bundle, batches, threads, load, quick, as_json)
         return
     rounds = 1 if loadgen else plan.rounds

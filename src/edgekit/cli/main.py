@@ -51,11 +51,18 @@ class Lazy(click.Group):
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         from edgekit.errors import near
 
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise click.UsageError(
-                f"no such command {args[0]!r}. {near(args[0], COMMANDS) or 'See edgekit --help.'}", ctx
-            )
+        if args and args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            raise EdgekitError(f"no such command {args[0]!r}", near(args[0], COMMANDS) or "see edgekit --help")
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            command = self.get_command(ctx, ctx.invoked_subcommand or "")
+            if error.ctx is None and command is not None:  # click's parser does not say which command's option it is
+                error.ctx = click.Context(command, ctx, ctx.invoked_subcommand)
+            raise
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -85,8 +92,13 @@ def main() -> None:
             click.echo("interrupted", err=True)
         sys.exit(130)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        from edgekit.cli.usage import usage_error
+
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2's, for `edgekit` alone
+            error.show()
+        else:
+            click.echo(f"error: {usage_error(error)}", err=True)
+        sys.exit(2)
     except EdgekitError as error:
         _raise_in_debug()
         _after_the_first_process()
