@@ -22,7 +22,7 @@ from edgekit.export import openvino
 from edgekit.export.calibration import Calibration
 from edgekit.export.onnx import export_onnx
 from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, quantize_onnx, saturates
-from edgekit.export.verify import Reference, verify
+from edgekit.export.verify import Bounds, Reference, verify
 from edgekit.machine import this_machine
 from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier
@@ -62,7 +62,7 @@ def main() -> None:
             else:
                 quantize_onnx(calibration, folder / file, way)
             for runtime in ("onnxruntime", "openvino")[isinstance(way, str) :]:
-                variant = verify(_variant(runtime, folder, file), folder, reference, max_drop=100)
+                variant = verify(_variant(runtime, folder, file), folder, reference, Bounds(max_drop=100))
                 ratio, latency = _compare(runtime, folder / "model.onnx", folder / file, images[:1], told)
                 assert variant.accuracy is not None
                 measured.append(

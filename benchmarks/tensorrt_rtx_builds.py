@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import exported  # the tests' untrained networks
 from edgekit.export.calibration import Calibration
-from edgekit.export.half import simulated, tensorrt_onnx
+from edgekit.export.half import simulated
 from edgekit.export.onnx import export_onnx
 from edgekit.files import write_json
 from edgekit.machine import this_machine
@@ -49,7 +49,7 @@ def measure(name: str, size: int, count: int, scratch: Path) -> list[dict[str, A
     rows = []
     for precision in PRECISIONS:
         path = scratch / f"{precision}.onnx"
-        tensorrt_onnx(calibration if precision == "int8" else graph, path, precision)
+        exported.for_tensorrt(calibration, path, precision)
         logits = simulated(path)(images)
         for batch, profile in BATCHES.items():
             options = BuildOptions(

@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, Precision
 from edgekit.data.splits import Splits, load_splits, write_splits
+from edgekit.export.calibration import Calibration
+from edgekit.export.half import tensorrt_onnx
 from edgekit.export.pipeline import export_classifier
+from edgekit.export.quantize import SIGNED, quantize_onnx
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import build_encoder
 from edgekit.models.heads import ProjectionHead
@@ -78,6 +81,13 @@ def export(output: Path, **changes: Any) -> Bundle:
         **changes,
     }
     return export_classifier(settings.pop("model"), **settings)
+
+
+def for_tensorrt(calibration: Calibration, output: Path, precision: Precision, *, typed: bool = True) -> None:
+    """The ONNX that TensorRT builds a precision from, as the export makes it."""
+    if precision == "int8":
+        quantize_onnx(calibration, output, SIGNED)
+    tensorrt_onnx(output if precision == "int8" else calibration.model, output, precision, typed=typed)
 
 
 def write_run(folder: Path) -> Run:

@@ -19,10 +19,10 @@ from onnx import TensorProto, numpy_helper
 import exported
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import ExportError, GateFailed, RuntimeMissing
-from edgekit.export import jobs, ladder, pack, pipeline, quantize, ranges, verify
+from edgekit.export import families, jobs, pack, pipeline, quantize, ranges, verify
 from edgekit.export import ways as ways_module
 from edgekit.export.calibration import Calibration
-from edgekit.export.ladder import ways
+from edgekit.export.families import ways
 from edgekit.export.pipeline import gate, plan
 from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, quantize_onnx
 from edgekit.files import sha256
@@ -163,7 +163,7 @@ def test_no_way_that_saturates_is_tried_where_products_saturate(monkeypatch: pyt
 def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ladder, "METHODS", ("percentile",))
+    monkeypatch.setattr(families, "METHODS", ("percentile",))
     blank = np.zeros((20, 16, 16, 3), np.uint8)  # nothing can be learnt about the activations' ranges from these
     bundle = export(tmp_path / "export", calibration=blank, targets=["onnx"])
     bad = bundle.variant("onnx-int8")
@@ -186,7 +186,7 @@ def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(
 
 
 def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ladder, "METHODS", ("percentile",))
+    monkeypatch.setattr(families, "METHODS", ("percentile",))
     monkeypatch.setattr(ranges, "PERCENTILE", 30.0)  # spoils the first way
     bundle = export(tmp_path / "export", targets=["openvino"], precisions=["int8"])
     variant = bundle.variant("openvino-int8")
@@ -223,10 +223,10 @@ def test_a_float_variant_that_decides_otherwise_is_rejected(bundle: Bundle) -> N
     row = reference.golden[3]
     logits[row] = np.roll(logits[row], 1)
     other = verify.Reference(test.images, test.labels, logits, reference.golden)
-    checked = verify.verify(bundle.variant("onnx-fp32"), bundle.path, other, max_drop=100)
+    checked = verify.verify(bundle.variant("onnx-fp32"), bundle.path, other, verify.Bounds(max_drop=100))
     assert checked.status == "rejected"
     assert "golden" in checked.note
-    assert verify.verify(bundle.variant("onnx-fp32"), bundle.path, reference, 100).status == "verified"
+    assert verify.verify(bundle.variant("onnx-fp32"), bundle.path, reference, verify.Bounds(100)).status == "verified"
 
 
 def test_what_cannot_run_here_says_so(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +235,7 @@ def test_what_cannot_run_here_says_so(bundle: Bundle, monkeypatch: pytest.Monkey
     assert test.labels is not None
     reference = verify.Reference.of(exported.pixels(), test.images, test.labels)
     fresh = bundle.variant("onnx-fp32").model_copy(update={"parity": None, "accuracy": None, "drop": None})
-    checked = verify.verify(fresh, bundle.path, reference, 1.0)
+    checked = verify.verify(fresh, bundle.path, reference, verify.Bounds())
     assert (checked.status, checked.executed) == ("unexecuted", False)
     assert (checked.parity, checked.accuracy, checked.drop) == (None, None, None)
     assert "onnxruntime is not installed" in checked.note

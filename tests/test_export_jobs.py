@@ -16,7 +16,7 @@ import onnx
 import pytest
 
 import exported
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, BundleFile, Variant
 from edgekit.errors import ExportError
 from edgekit.export import jobs, verify
 from edgekit.export.staging import staged
@@ -83,7 +83,7 @@ def test_a_wrong_embedding_is_seen(fixed: Bundle) -> None:
         return {"logits": outputs["logits"], "embedding": -outputs["embedding"]}
 
     reference = verify.Reference.of(negated, test.images, test.labels)
-    checked = verify.verify(fixed.variant("onnx-fp32"), fixed.path, reference, 1.0)
+    checked = verify.verify(fixed.variant("onnx-fp32"), fixed.path, reference, verify.Bounds())
     assert checked.parity is not None
     assert checked.parity.embedding_cosine == pytest.approx(-1, abs=1e-3)
 
@@ -101,9 +101,26 @@ def test_without_labels_the_loss_is_the_one_that_the_model_expects(tmp_path: Pat
     # A file that decides otherwise where the model is sure is rejected.
     sure = np.full((4, 2), [8, 0], np.float32)
     reference = verify.Reference(pool[:4], None, sure, np.arange(4))
-    judged = verify.judge(bundle.variant("onnx-int8"), sure[:, ::-1], None, reference, max_drop=5)
+    judged = verify.judge(bundle.variant("onnx-int8"), sure[:, ::-1], None, reference, verify.Bounds(max_drop=5))
     assert judged.status == "rejected"
     assert "expected to lose 99.9" in judged.note
+
+
+def test_a_variant_as_good_that_decides_otherwise_is_remarked_upon_and_may_be_bounded() -> None:
+    """One error for another: the accuracy stays, half of the decisions do not."""
+    images, labels = np.zeros((4, 16, 16, 3), np.uint8), np.array([0, 0, 1, 1])
+    trained, other = (np.eye(2, dtype=np.float32)[rows] for rows in ([0, 1, 1, 0], [1, 0, 1, 0]))
+    reference = verify.Reference(images, labels, trained, np.arange(4))
+    file = BundleFile(path="model.onnx", bytes=1, sha256="0" * 64)
+    variant = Variant(
+        id="onnx-int8", runtime="onnxruntime", precision="int8", files=[file], executed=False, status="unexecuted"
+    )
+    judged = verify.judge(variant, other, None, reference, verify.Bounds())
+    assert (judged.status, judged.drop, judged.agreement) == ("verified", 0.0, 0.5)
+    assert "decides otherwise than the trained model on 50.0% of the images" in judged.note
+    bounded = verify.judge(variant, other, None, reference, verify.Bounds(min_agreement=0.9))
+    assert bounded.status == "rejected"
+    assert "on 50.0% of the images, fewer than 90.0%" in bounded.note
 
 
 KILLED = """

@@ -13,16 +13,19 @@ from onnx import ModelProto
 from torch import nn
 
 import exported
-from edgekit.export import ladder
+from edgekit.export import families, ladder, tensorrt
 from edgekit.export.calibration import Calibration
 from edgekit.export.correct import correct
 from edgekit.export.equalise import equalise, rescale
+from edgekit.export.families import Served
 from edgekit.export.fidelity import Fidelity, compare, run
+from edgekit.export.half import simulated
 from edgekit.export.ladder import Climb, climb
 from edgekit.export.layers import Graph, Pair, by_input_channel, depthwise, output_axis, pairs
 from edgekit.export.onnx import export_onnx
-from edgekit.export.quantize import REDUCED, quantize_onnx
-from edgekit.export.ranges import observing
+from edgekit.export.qdq_lint import lint
+from edgekit.export.quantize import REDUCED, Scheme, quantize_onnx
+from edgekit.export.ranges import METHODS, observing
 from edgekit.export.recover import quantised_layers, recover
 from edgekit.export.sensitivity import fewest, quantisable
 from edgekit.export.targets import Options, Sources
@@ -187,6 +190,10 @@ def sources_of(model: ModelProto, folder: Path, **changes: object) -> Sources:
     )
 
 
+def onnx_family(sources: Sources) -> Served:
+    return Served("onnx", Workshop.of(sources), sources.options.bounds)
+
+
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
     path = tmp_path_factory.mktemp("digits") / "model.onnx"
@@ -197,9 +204,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
 def test_a_network_of_wildly_different_channels_is_brought_back(
     digits: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ladder, "METHODS", ("minmax",))
+    monkeypatch.setattr(families, "METHODS", ("minmax",))
     sources = sources_of(imbalanced(digits, 4), tmp_path)
-    variant = climb("onnx", sources, 1.0)
+    variant = climb(onnx_family(sources), sources.folder)[0]
     assert variant.quantization is not None
     first, *others = variant.quantization["tried"]
     assert (first["rung"], first["status"]) == ("calibration", "rejected")
@@ -215,10 +222,32 @@ def test_a_network_of_wildly_different_channels_is_brought_back(
     assert (sources.folder / variant.files[0].path).is_file()
 
 
+def test_tensorrt_climbs_the_same_ladder(digits: ModelProto, tmp_path: Path) -> None:
+    """Its graph is simulated; what is delivered for both ways of typing is equalised, and its pairs are those that TensorRT reads."""
+    sources = sources_of(imbalanced(digits, 6), tmp_path)
+    variant = tensorrt.make("trt", "int8", sources)
+    told = variant.quantization
+    assert told is not None
+    assert (variant.status, told["rung"]) == ("unexecuted", "equalisation")
+    first = [t for t in told["tried"] if t["rung"] == "calibration"]
+    assert [t["way"] for t in first] == [f"signed 8-bit, {method}" for method in METHODS]
+    (rejected,) = (t for t in first if t["status"] == "rejected")
+    assert rejected["drop"] > 0.01
+    assert variant.drop is not None
+    assert variant.drop <= 0.01
+    assert "kept its accuracy by equalisation" in variant.note
+    images = sources.reference.images[:64]
+    typed, _, untyped = (sources.folder / file.path for file in variant.files)
+    expected = sources.reference.logits[:64].argmax(1)
+    for graph in (typed, untyped):
+        assert not lint(onnx.load(graph))
+        assert (simulated(graph)(images).argmax(1) == expected).mean() > 0.9
+
+
 def test_sensitivity_finds_the_planted_layer_and_leaves_it_alone_in_float(digits: ModelProto, tmp_path: Path) -> None:
     sources = sources_of(imbalanced(digits, 6, only=[1]), tmp_path)
     bad = [p for p in pairs(Graph(digits)) if p.ceiling is None][1].second[0].name
-    state = Climb("onnx", sources, 1.0, Workshop(sources))
+    state = Climb(onnx_family(sources))
     base = state.candidate("calibration", Way(REDUCED, "minmax"))
     assert base is not None
     assert not state.gate(base)
@@ -234,9 +263,12 @@ def test_sensitivity_finds_the_planted_layer_and_leaves_it_alone_in_float(digits
     assert layer.input[1] in {t.name for t in onnx.load(made.folder / "model.u8.onnx").graph.initializer}
 
 
-def test_distillation_without_labels_raises_agreement() -> None:
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_distillation_without_labels_raises_agreement(symmetric: bool) -> None:
     model, pool = exported.pixels(), exported.splits().pool.centre_crop(16).images
-    learnt = recover(model, pool[:256], bits=2, steps=40, learning_rate=1e-3, advance=nothing)
+    learnt = recover(
+        model, pool[:256], Scheme("2-bit", 2, symmetric=symmetric), steps=40, learning_rate=1e-3, advance=nothing
+    )
     unseen = torch.from_numpy(pool[600:1000].copy())
     with torch.no_grad():
         trained = model(unseen).argmax(1)
@@ -264,10 +296,11 @@ def _rounded(model: nn.Module, bits: int) -> nn.Module:
 def test_a_model_that_came_as_onnx_cannot_be_distilled(
     digits: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ladder, "METHODS", ("minmax",))
+    monkeypatch.setattr(families, "METHODS", ("minmax",))
     monkeypatch.setattr(ladder, "_equalise", lambda state: None)
     monkeypatch.setattr(ladder, "_keep_in_float", lambda state: None)
-    variant = climb("onnx", sources_of(imbalanced(digits, 4), tmp_path), 1.0, recover=True)
+    sources = sources_of(imbalanced(digits, 4), tmp_path)
+    variant, _ = climb(onnx_family(sources), sources.folder, recover=True)
     assert variant.quantization is not None
     (told,) = (t for t in variant.quantization["tried"] if t["rung"] == "distillation")
     assert (told["status"], "ONNX" in told["why"]) == ("failed", True)

@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 import exported
 from edgekit.errors import ExportError
 from edgekit.export.calibration import Calibration
-from edgekit.export.half import simulated, tensorrt_onnx
+from edgekit.export.half import check_range, simulated, tensorrt_onnx
 from edgekit.export.onnx import export_onnx
 from edgekit.export.qdq_lint import Fault, lint
 from edgekit.export.quantize import FULL, REDUCED, SIGNED, quantize_onnx
@@ -82,7 +82,7 @@ def test_pairs_stand_where_tensorrt_fuses(signed: ModelProto) -> None:
 def test_the_file_computes_what_the_model_does(
     calibration: Calibration, tmp_path: Path, precision: str, typed: bool
 ) -> None:
-    told = tensorrt_onnx(calibration, tmp_path / "t.onnx", precision, typed=typed)  # type: ignore[arg-type]
+    exported.for_tensorrt(calibration, tmp_path / "t.onnx", precision, typed=typed)  # type: ignore[arg-type]
     model = onnx.load(tmp_path / "t.onnx")
     assert model.opset_import[0].version == 17
     assert [i.type.tensor_type.elem_type for i in model.graph.input] == [TensorProto.UINT8]
@@ -90,7 +90,6 @@ def test_the_file_computes_what_the_model_does(
     kinds = {t.data_type for t in model.graph.initializer if t.data_type in {TensorProto.FLOAT, TensorProto.FLOAT16}}
     half = typed and precision != "fp32"
     assert kinds == {TensorProto.FLOAT16 if half else TensorProto.FLOAT}
-    assert told["rest"] == ("fp16" if half else "fp32")
     assert any(n.op_type == "QuantizeLinear" for n in model.graph.node) == (precision == "int8")
     images = exported.splits().test.images
     trained, computed = simulated(calibration.model)(images), simulated(tmp_path / "t.onnx")(images)
@@ -359,10 +358,8 @@ def test_what_tensorrt_would_misread_is_not_written(
     monkeypatch.setattr("edgekit.export.half.lint", lambda model: [Fault("conv", "Conv", "so and so")])
     (tmp_path / "t.onnx").write_bytes(b"before")
     with pytest.raises(ExportError, match=r"conv \(Conv\): so and so"):
-        tensorrt_onnx(calibration, tmp_path / "t.onnx", "fp16")
+        tensorrt_onnx(calibration.model, tmp_path / "t.onnx", "fp16")
     assert (tmp_path / "t.onnx").read_bytes() == b"before"
-    with pytest.raises(ExportError, match="needs calibration images"):
-        tensorrt_onnx(calibration.model, tmp_path / "t.onnx", "int8")
 
 
 def test_values_beyond_half_precision_are_named(calibration: Calibration, tmp_path: Path) -> None:
@@ -372,7 +369,7 @@ def test_values_beyond_half_precision_are_named(calibration: Calibration, tmp_pa
     _replace(loud, weight.name, numpy_helper.to_array(weight) * 1e5)
     onnx.save(loud, tmp_path / "loud.onnx")
     with pytest.raises(ExportError, match=r"logits reaches .* beyond FP16's 65504"):
-        tensorrt_onnx(Calibration(tmp_path / "loud.onnx", calibration.images, tmp_path), tmp_path / "t.onnx", "fp16")
+        check_range(Calibration(tmp_path / "loud.onnx", calibration.images, tmp_path))
 
 
 _PARSE = """
@@ -399,7 +396,7 @@ def test_the_real_parser_agrees(calibration: Calibration, signed: ModelProto, tm
         command = [sys.executable, "-c", _PARSE, str(path)]
         return subprocess.run(command, check=True, capture_output=True, text=True, env=dict(os.environ)).stdout
 
-    tensorrt_onnx(calibration, tmp_path / "clean.onnx", precision)  # type: ignore[arg-type]
+    exported.for_tensorrt(calibration, tmp_path / "clean.onnx", precision)  # type: ignore[arg-type]
     said = parse(tmp_path / "clean.onnx")
     assert "PARSED True" in said
     assert "Defaulting to INT8" not in said

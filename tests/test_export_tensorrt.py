@@ -15,9 +15,10 @@ from edgekit.bundle import Bundle
 from edgekit.errors import ExportError
 from edgekit.export import tensorrt, verify
 from edgekit.export.calibration import Calibration
-from edgekit.export.half import simulated, tensorrt_onnx
+from edgekit.export.half import simulated
 from edgekit.export.onnx import export_onnx
 from edgekit.export.pipeline import gate, plan
+from edgekit.export.ranges import METHODS
 from edgekit.export.targets import Options, Sources
 from edgekit.files import sha256
 from edgekit.runtimes.tensorrt import Batch, BuildOptions, BuildPlan, build
@@ -103,9 +104,14 @@ def test_every_quantised_layer_is_computed_in_int8(bundle: Bundle) -> None:
     )
     assert set(report.int8) == set(report.quantized)
     assert variant.quantization is not None
-    assert [tried["method"] for tried in variant.quantization["tried"]] == ["percentile"], (
-        "it passes, so no other is tried"
+    tried = variant.quantization["tried"]
+    assert {t["rung"] for t in tried} == {"calibration"}, "it passes, so no other rung is tried"
+    assert [t["way"] for t in tried] == [f"signed 8-bit, {method}" for method in METHODS]
+    assert all(t["unlabelled"]["agreement"] > 0.95 for t in tried)
+    assert sorted(t["status"] for t in tried) == ["not chosen", "not chosen", "verified"], (
+        "labels see the most faithful alone"
     )
+    assert variant.quantization["judged_by"] == "its ONNX in ONNX Runtime"
     assert variant.quantization["engine_layers"] == {"quantised": 7, "computed_in_int8": 7, "according_to": "log"}
     assert report.warnings == () or all("scales to fp32" in warning for warning in report.warnings)
 
@@ -132,8 +138,9 @@ def test_a_graph_that_is_not_the_network_is_rejected_though_no_engine_ran(tmp_pa
         "trt", "int8", dataclasses.replace(sources, options=Options(max_drop=0.0), reference=worse)
     )
     assert quantised.quantization is not None
-    assert [tried["method"] for tried in quantised.quantization["tried"]] == ["percentile", "entropy", "minmax"]
-    assert quantised.status == "rejected"
+    rungs = {t["rung"] for t in quantised.quantization["tried"]}
+    assert {"calibration", "equalisation", "layers in float"} <= rungs
+    assert (quantised.status, quantised.quantization["rung"]) == ("rejected", None)
 
 
 @needs_rtx
@@ -165,7 +172,7 @@ def test_the_matrix_of_networks_precisions_and_batches_builds(name: str, tmp_pat
     calibration = Calibration(float_onnx, images, tmp_path)
     for precision, at_most in (("fp32", 1e-4), ("fp16", 0.02), ("int8", 0.6)):
         path = tmp_path / f"{precision}.onnx"
-        tensorrt_onnx(calibration if precision == "int8" else float_onnx, path, precision)
+        exported.for_tensorrt(calibration, path, precision)
         error = np.abs(simulated(path)(images) - expected).max() / np.abs(expected).max()
         assert error <= at_most, precision
         for batch in (Batch(max=8), Batch(min=1, opt=1, max=1)):

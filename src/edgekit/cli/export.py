@@ -58,6 +58,10 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
     help="Largest loss of accuracy that passes, in percentage points.",
 )  # fmt: skip
 @click.option(
+    "--min-agreement", type=click.FloatRange(0, 1), default=0.0, show_default="none",
+    help="Smallest share of the test images, 0 to 1, on which a variant must decide as the trained model does.",
+)  # fmt: skip
+@click.option(
     "--recover", is_flag=True,
     help="Where INT8 loses more than that, adapt the weights on unlabelled images (minutes; see docs/export.md).",
 )  # fmt: skip
@@ -87,8 +91,8 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
 @click.option("--json", "as_json", is_flag=True, help="Print the variants as JSON.")
 def command(
     model: str | None, as_list: bool, targets: tuple[str, ...], precisions: tuple[str, ...], capabilities: str | None,
-    max_drop: float, recover: bool, calibration_images: int, which: str | None, output: Path | None, embedding: bool, batch: int | None,
-    sizes: tuple[int, ...], jobs: int | None, as_zip: bool, as_json: bool, **own: Any,
+    max_drop: float, min_agreement: float, recover: bool, calibration_images: int, which: str | None, output: Path | None,
+    embedding: bool, batch: int | None, sizes: tuple[int, ...], jobs: int | None, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
     """Convert a model, quantise it, verify it, and bundle it.
 
@@ -141,6 +145,7 @@ def command(
                 batch=batch,
                 jobs=jobs,
                 max_drop=max_drop,
+                min_agreement=min_agreement,
                 recover=recover,
                 name=source.name,
                 provenance=source.provenance,

@@ -7,7 +7,7 @@ accuracy on it is the gate that a chosen candidate passes or does not.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,14 +82,13 @@ class Judge:
         self.images = np.ascontiguousarray(images[rows])
         self.trained = run("onnxruntime", float_onnx, self.images)
 
-    def __call__(self, runtime: RuntimeName, model: Path, settings: Mapping[str, str]) -> Fidelity:
-        """Run a file in its runtime.
+    def __call__(self, answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> Fidelity:
+        """Hold a file against the model.
 
-        Raises:
-            ExportError: the runtime does not load it.
-            RuntimeMissing: the runtime is not installed.
+        Args:
+            answer: runs the file: images uint8 (n, s, s, 3) -> logits float32 (n, classes).
         """
-        return compare(run(runtime, model, self.images, settings), self.trained)
+        return compare(answer(self.images), self.trained)
 
 
 def further(candidates: Candidates, drawn: Drawn, recover: bool) -> NDArray[np.uint8]:
@@ -110,7 +109,12 @@ def further(candidates: Candidates, drawn: Drawn, recover: bool) -> NDArray[np.u
 def run(
     runtime: RuntimeName, model: Path, images: NDArray[np.uint8], settings: Mapping[str, str] | None = None
 ) -> NDArray[np.float32]:
-    """Logits (n, classes) of images uint8 (n, s, s, 3)."""
+    """Logits (n, classes) of images uint8 (n, s, s, 3).
+
+    Raises:
+        ExportError: the runtime does not load the file.
+        RuntimeMissing: the runtime is not installed.
+    """
     try:
         # One thread: with several, OpenVINO's INT8 need not say the same twice (see `verify.exact_threads`).
         session = open_session(runtime, model, threads=int(runtime == "openvino"), settings=settings or {})

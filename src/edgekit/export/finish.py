@@ -37,7 +37,7 @@ def finish(variant: Variant, sources: Sources) -> Variant:
     variant = variant.model_copy(update={"files": [BundleFile.of(sources.folder, file.path) for file in variant.files]})
     if variant.status == "rejected":
         return variant
-    return verify(variant, sources.folder, sources.reference, sources.options.max_drop)
+    return verify(variant, sources.folder, sources.reference, sources.options.bounds)
 
 
 def _fix_onnx(path: Path, batch: int) -> None:

@@ -8,9 +8,8 @@ they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,57 +21,31 @@ from edgekit.errors import ExportError
 from edgekit.export.calibration import Calibration
 from edgekit.export.metadata import set_precision
 from edgekit.export.qdq_lint import PAIR, lint
-from edgekit.export.quantize import SIGNED, quantize_onnx
-from edgekit.export.ranges import Method
 
 _LARGEST = float(np.finfo(np.float16).max)
 
 
-def tensorrt_onnx(
-    source: Calibration | Path,
-    output: Path,
-    precision: Precision,
-    *,
-    typed: bool = True,
-    method: Method = "percentile",
-    exclude: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Write the ONNX for TensorRT and say how it was made.
+def tensorrt_onnx(source: Path, output: Path, precision: Precision, *, typed: bool = True) -> None:
+    """Write the ONNX for TensorRT.
 
     Args:
-        source: the float ONNX, opset 17; for int8 its calibration.
-        output: the file to write.
-        precision: fp32, fp16, or int8 (signed Q/DQ, the rest in FP16).
+        source: the float ONNX, opset 17; for int8 the one with signed Q/DQ pairs (`quantize.SIGNED`).
+        output: the file to write; may be the source.
+        precision: fp32, fp16, or int8 (the pairs as they are, the rest in FP16).
         typed: whether the builder is strongly typed; otherwise all that is not INT8 stays FP32, and its flags do the rest.
-        method: of the activations' ranges, for int8.
-        exclude: names of nodes that int8 leaves alone beside those that it always does.
 
     Raises:
-        ExportError: int8 without calibration, values beyond FP16, or a graph that does not come out as TensorRT reads it.
+        ExportError: a graph that does not come out as TensorRT reads it.
     """
-    calibration = source if isinstance(source, Calibration) else None
-    model_path = source.model if isinstance(source, Calibration) else source
-    told: dict[str, Any] = {}
-    if precision == "int8":
-        if calibration is None:
-            raise ExportError(
-                "INT8 for TensorRT needs calibration images", "export fp16, or give images to calibrate with"
-            )
-        told = quantize_onnx(calibration, output, SIGNED, method=method, exclude=exclude)
-        model_path = output
-    model = onnx.load(model_path)
+    model = onnx.load(source)
     if precision != "fp32" and typed:
-        if calibration is not None:
-            _check_range(calibration)
         model = to_half(model)
-    told["rest"] = "fp16" if precision != "fp32" and typed else "fp32"
     faults = lint(model)
     if faults:
         listed = "; ".join(f"{f.node} ({f.operator}): {f.reason}" for f in faults[:3])
         raise ExportError(f"TensorRT would not read the {precision} graph as it is meant: {listed}")
     set_precision(model, precision)
     onnx.save(model, output)
-    return told
 
 
 def to_half(model: ModelProto) -> ModelProto:
@@ -118,7 +91,12 @@ def simulated(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     return run
 
 
-def _check_range(calibration: Calibration) -> None:
+def check_range(calibration: Calibration) -> None:
+    """Make sure that activations on the calibration images are within FP16.
+
+    Raises:
+        ExportError: one is not.
+    """
     for name, histogram in calibration.histograms.items():
         reached = max(-histogram.lowest, histogram.highest)
         if reached > _LARGEST:

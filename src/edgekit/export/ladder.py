@@ -16,22 +16,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
 
 from edgekit.bundle import Variant
 from edgekit.errors import ExportError
+from edgekit.export.families import Family
 from edgekit.export.fidelity import Fidelity
-from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, Scheme, saturates
-from edgekit.export.ranges import METHODS
 from edgekit.export.sensitivity import Exclude, LayerSensitivity, fewest, quantisable, sensitivity
-from edgekit.export.verify import verify
 from edgekit.export.ways import Way, Workshop
 from edgekit.progress import progress
-
-if TYPE_CHECKING:
-    from edgekit.export.targets import Sources
 
 CALIBRATION, EQUALISATION, FLOAT_LAYERS, DISTILLATION, UNSIGNED_WEIGHTS = (
     "calibration", "equalisation", "layers in float", "distillation", "unsigned weights",
@@ -46,7 +41,7 @@ class Made:
         way: how.
         variant: verified or not yet.
         folder: of its files.
-        fidelity: None where its runtime is not here.
+        fidelity: None where nothing here runs it: then nothing can be compared, and the first way stands.
         entry: of it in the bundle's `tried`.
     """
 
@@ -59,41 +54,41 @@ class Made:
 
 @dataclass
 class Climb:
-    """One target's way up the ladder.
+    """One runtime's way up the ladder.
 
     Attributes:
-        target: onnx or openvino.
-        sources: what is exported.
-        max_drop: the gate, in percentage points.
-        workshop: makes the files.
+        family: the runtime's.
         made: every candidate, in the order of the making.
         tried: the same for the bundle.
         layers: what leaving each layer in float brings, once it was measured.
+        failure: of the last candidate that could not be made.
     """
 
-    target: str
-    sources: Sources
-    max_drop: float
-    workshop: Workshop
+    family: Family
     made: dict[Way, Made] = field(default_factory=dict)
     tried: list[dict[str, Any]] = field(default_factory=list)
     layers: list[LayerSensitivity] = field(default_factory=list)
     failure: ExportError | None = None
+
+    @property
+    def workshop(self) -> Workshop:
+        """That quantises."""
+        return self.family.workshop
 
     def candidate(self, rung: str, way: Way) -> Made | None:
         """Make a file and compare it on unlabelled images; None where it cannot be made."""
         if way in self.made:
             return self.made[way]
         began = time.monotonic()
-        folder = self.workshop.folder / f"{self.target}-{len(self.tried)}"
+        folder = self.workshop.folder / f"{self.family.target}-{len(self.tried)}"
         folder.mkdir()
         entry: dict[str, Any] = {"rung": rung, "way": way.name, "status": "not chosen"}
         if way.exclude:
             entry["in_float"] = list(way.exclude)
         self.tried.append(entry)
         try:
-            variant = self.workshop.make(self.target, way, folder)
-            fidelity = self.workshop.fidelity(variant, folder) if self.runs else None
+            variant = self.family.make(way, folder)
+            fidelity = self.family.fidelity(variant, folder)
         except ExportError as error:  # of the tool behind this way; another may do
             self.failure = error
             entry |= {"status": "failed", "why": error.message}
@@ -105,17 +100,12 @@ class Climb:
         self.made[way] = Made(way, variant, folder, fidelity, entry)
         return self.made[way]
 
-    @property
-    def runs(self) -> bool:
-        """Whether the target's runtime is here: without it nothing can be compared, and the first way stands."""
-        return self.workshop.runs(self.target)
-
     def gate(self, made: Made) -> bool:
         """Hold a candidate against the evaluation set; whether it passes."""
         entry = made.entry
         if made.variant.status == "unexecuted":
             began = time.monotonic()
-            variant = verify(made.variant, made.folder, self.sources.reference, self.max_drop)
+            variant = self.family.verify(made.variant, made.folder)
             self.made[made.way] = replace(made, variant=variant)
             entry |= {
                 "status": variant.status,
@@ -148,23 +138,20 @@ class Climb:
         return chosen
 
 
-def climb(target: str, sources: Sources, max_drop: float, recover: bool = False) -> Variant:
-    """The INT8 variant of a target: the first rung's that keeps the accuracy, its files in `sources.folder`.
+def climb(family: Family, folder: Path, *, recover: bool = False) -> tuple[Variant, Way]:
+    """The INT8 variant of a runtime: the first rung's that keeps the accuracy; and the way that it was made.
 
     Where none does, the most faithful one, rejected.
 
     Args:
-        target: onnx or openvino.
-        sources: the float graph, the calibration, the trained model's answers and, for distillation, the network itself.
-        max_drop: the largest loss of accuracy that passes, in percentage points.
+        family: the runtime's.
+        folder: where the variant's files go.
         recover: whether to adapt the weights (minutes) where nothing else suffices.
 
     Raises:
         ExportError: no way leads to a file that runs.
     """
-    if "int8" not in sources.shared:
-        sources.shared["int8"] = Workshop(sources)
-    state = Climb(target, sources, max_drop, sources.shared["int8"])
+    state = Climb(family)
     rungs: dict[str, Callable[[Climb], Made | None]] = {
         CALIBRATION: _calibrate,
         EQUALISATION: _equalise,
@@ -172,32 +159,20 @@ def climb(target: str, sources: Sources, max_drop: float, recover: bool = False)
     }
     if recover:
         rungs[DISTILLATION] = _distil
-    if saturates() and target == "onnx":
-        rungs[UNSIGNED_WEIGHTS] = _unsigned
+    rungs[UNSIGNED_WEIGHTS] = _unsigned
     for rung, attempt in rungs.items():
         made = attempt(state)
         if made is not None:
-            return _delivered(state, made, rung)
+            return _delivered(state, made, rung, folder)
     made = state.so_far(quantised_here=False)
     if made is None:
-        raise state.failure or ExportError(f"{target}: no INT8 file could be made")
+        raise state.failure or ExportError(f"{family.target}: no INT8 file could be made")
     state.gate(made)
-    return _delivered(state, state.made[made.way], None)
-
-
-def scheme() -> Scheme:
-    """The weights' scheme that is fast and does not saturate on this machine."""
-    return REDUCED if saturates() else FULL
-
-
-def ways(target: str) -> list[list[Way]]:
-    """What the first rung tries: groups in order, the most faithful of each being held against the gate."""
-    groups = [[Way(scheme(), method) for method in METHODS]]
-    return [*groups, [Way(None)]] if target == "openvino" else groups
+    return _delivered(state, state.made[made.way], None, folder)
 
 
 def _calibrate(state: Climb) -> Made | None:
-    for group in ways(state.target):
+    for group in state.family.groups():
         made = state.best_of(CALIBRATION, group)
         if made is not None and state.gate(made):
             return state.made[made.way]
@@ -213,18 +188,18 @@ def _keep_in_float(state: Climb) -> Made | None:
     base = state.so_far(quantised_here=True)
     if base is None or base.fidelity is None or base.way.scheme is None:
         return None
-    calibration = state.workshop.calibration(base.way.recovered, base.way.equalised)
+    calibration = state.workshop.calibration(base.way)
     assert calibration is not None
     model = onnx.load(calibration.model)
     layers = quantisable(model)
     uncorrected = replace(base.way, corrected=False)
-    scratch = state.workshop.folder / f"{state.target}-left-out"
+    scratch = state.workshop.folder / f"{state.family.target}-left-out"
     scratch.mkdir()
 
     def measure(exclude: Exclude) -> Fidelity:
-        return state.workshop.fidelity(
-            state.workshop.make(state.target, replace(uncorrected, exclude=exclude), scratch), scratch
-        )
+        fidelity = state.family.fidelity(state.family.make(replace(uncorrected, exclude=exclude), scratch), scratch)
+        assert fidelity is not None
+        return fidelity
 
     with progress("sensitivity", len(layers) + 1, unit="layers") as advance:
         quantised = measure(())
@@ -246,7 +221,7 @@ def _keep_in_float(state: Climb) -> Made | None:
 
 
 def _distil(state: Climb) -> Made | None:
-    if state.sources.model is None:
+    if state.workshop.sources.model is None:
         state.tried.append(
             {"rung": DISTILLATION, "way": "distilled", "status": "failed", "seconds": 0.0,
              "why": "the model came as ONNX: its weights cannot be trained further"}
@@ -255,17 +230,19 @@ def _distil(state: Climb) -> Made | None:
     base = _base(state)
     if base.scheme is None:
         return None
-    state.workshop.prepare(base.scheme.bits)
-    made = state.best_of(DISTILLATION, [replace(base, recovered=True)])
+    learnt = replace(base, learnt=base.scheme)
+    made = state.best_of(DISTILLATION, [learnt])
     if made is not None and state.gate(made):
         return state.made[made.way]
-    return _prepared(state, DISTILLATION, replace(base, recovered=True))
+    return _prepared(state, DISTILLATION, learnt)
 
 
 def _unsigned(state: Climb) -> Made | None:
     base = state.so_far(quantised_here=True)
-    way = base.way if base is not None else Way(UNSIGNED)
-    made = state.best_of(UNSIGNED_WEIGHTS, [replace(way, scheme=UNSIGNED, exclude=())])
+    way = state.family.last(base.way if base is not None else None)
+    if way is None:
+        return None
+    made = state.best_of(UNSIGNED_WEIGHTS, [way])
     return state.made[made.way] if made is not None and state.gate(made) else None
 
 
@@ -273,13 +250,14 @@ def _prepared(state: Climb, rung: str, base: Way) -> Made | None:
     graphs = [
         replace(base, equalised=by)
         for by in (None, "weights", "activations")
-        if by is None or state.workshop.calibration(base.recovered, by) is not None
+        if by is None or state.workshop.calibration(replace(base, equalised=by)) is not None
     ]
     made = state.best_of(rung, graphs)
     if (
         made is not None and made.way.equalised
     ):  # what was best for wildly different channels need not be for equal ones
-        made = state.best_of(rung, [made.way, *(replace(made.way, method=m) for m in METHODS if m != made.way.method)])
+        methods = dict.fromkeys([made.way.method, *(way.method for way in state.family.groups()[0])])
+        made = state.best_of(rung, [replace(made.way, method=method) for method in methods])
     if made is None:
         return None
     made = state.best_of(rung, [made.way, replace(made.way, corrected=True)])
@@ -288,11 +266,12 @@ def _prepared(state: Climb, rung: str, base: Way) -> Made | None:
 
 def _base(state: Climb) -> Way:
     """What the later rungs start from: the calibration method that was the most faithful."""
-    plain = [m for m in state.made.values() if m.way in ways(state.target)[0]]
+    first = state.family.groups()[0]
+    plain = [m for m in state.made.values() if m.way in first]
     chosen = plain[0] if plain else None
     for made in plain:
         chosen = made if chosen is None or _better(made, chosen) else chosen
-    return chosen.way if chosen is not None else ways(state.target)[0][0]
+    return chosen.way if chosen is not None else first[0]
 
 
 def _better(one: Made, other: Made) -> bool:
@@ -301,13 +280,13 @@ def _better(one: Made, other: Made) -> bool:
     return one.fidelity.better_than(other.fidelity)
 
 
-def _delivered(state: Climb, made: Made, rung: str | None) -> Variant:
+def _delivered(state: Climb, made: Made, rung: str | None, folder: Path) -> tuple[Variant, Way]:
     for file in made.variant.files:
-        shutil.copyfile(made.folder / file.path, state.sources.folder / file.path)
+        shutil.copyfile(made.folder / file.path, folder / file.path)
     quantization = {**(made.variant.quantization or {}), "rung": rung, "tried": state.tried}
     if state.layers:
         quantization["sensitivity"] = [layer.describe() for layer in state.layers]
     note = made.variant.note
     if rung in {EQUALISATION, FLOAT_LAYERS, DISTILLATION}:
         note = "; ".join(n for n in (note, f"kept its accuracy by {rung}: {made.way.name}") if n)
-    return made.variant.model_copy(update={"quantization": quantization, "note": note})
+    return made.variant.model_copy(update={"quantization": quantization, "note": note}), made.way

@@ -174,6 +174,7 @@ def export_classifier(
                     "machine": this_machine().model_dump(mode="json"),
                     "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
                     "max_drop": chosen.max_drop,
+                    "min_agreement": chosen.min_agreement,
                     # What the next export compares with its own, to know what it may keep.
                     "graph": same["graph"],
                     "inputs": digest_of(same),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,7 +46,7 @@ class Scheme:
     """
 
     name: str
-    bits: Literal[7, 8]
+    bits: int
     signed: bool = True
     symmetric: bool = False
 

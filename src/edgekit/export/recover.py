@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from edgekit.export.quantize import Scheme
 from edgekit.progress import Advance
 
 STEPS = 150
@@ -33,8 +34,8 @@ _SAMPLED = 1 << 20  # values of one tensor and batch that its percentiles are ta
 def recover(
     model: nn.Module,
     images: NDArray[np.uint8],
+    scheme: Scheme,
     *,
-    bits: int = 8,
     steps: int = STEPS,
     learning_rate: float = LEARNING_RATE,
     advance: Advance,
@@ -42,13 +43,13 @@ def recover(
     """A copy of a model whose weights were adapted to being quantised.
 
     Weights are simulated symmetric, one scale an output channel, recomputed at every step; what Conv2d and Linear read is simulated
-    as uint8 with one range a tensor, found once on the images before the first step. The layer that makes the logits stays in float, as
-    it does in the file. BatchNorm keeps its statistics. The loss is KL(float || quantised) at T = 2, times T^2.
+    as uint8, or as int8 around 0, with one range a tensor, found once on the images before the first step. The layer that makes the
+    logits stays in float, as it does in the file. BatchNorm keeps its statistics. The loss is KL(float || quantised) at T = 2, times T^2.
 
     Args:
         model: uint8 images (n, s, s, 3) -> float32 logits (n, classes), on the CPU; it is not changed.
         images: unlabelled, uint8 (n, s, s, 3).
-        bits: of the weights, 8 or 7.
+        scheme: how weights and activations will be rounded.
         steps: of `BATCH` images each (fewer where there are fewer).
         learning_rate: the first; it falls to zero along a cosine.
         advance: told each step.
@@ -56,13 +57,13 @@ def recover(
     student = copy.deepcopy(model).eval().requires_grad_(True)
     targets = _logits(copy.deepcopy(model).eval(), images)
     layers = quantised_layers(student, images[:2])
-    quantisers = [_Activation() for _ in layers]
+    quantisers = [_Activation(scheme.symmetric) for _ in layers]
     handles = [layer.register_forward_pre_hook(quantiser) for layer, quantiser in zip(layers, quantisers, strict=True)]
     _logits(student, images[np.linspace(0, len(images) - 1, min(_RANGED, len(images))).round().astype(int)])
     for quantiser in quantisers:
         quantiser.freeze()
     for layer in layers:
-        parametrize.register_parametrization(layer, "weight", _Weight(bits))
+        parametrize.register_parametrization(layer, "weight", _Weight(scheme.bits))
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5 * (1 + math.cos(math.pi * step / steps)))
     generator = np.random.default_rng(0)
@@ -117,16 +118,22 @@ class _Weight(nn.Module):
 
 
 class _Activation:
-    """What a layer reads, as uint8 with one range gives it back; it looks at values until it is frozen."""
+    """What a layer reads, as integers with one range give it back; it looks at values until it is frozen.
 
-    def __init__(self) -> None:
+    Args:
+        symmetric: int8 around 0, without -128; otherwise uint8.
+    """
+
+    def __init__(self, symmetric: bool) -> None:
+        self.symmetric = symmetric
         self.low, self.high = 0.0, 0.0  # zero is always represented exactly
         self.frozen: tuple[float, int] | None = None
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         values = inputs[0]
         if self.frozen is not None:
-            return torch.fake_quantize_per_tensor_affine(values, *self.frozen, 0, 255), *inputs[1:]
+            reach = (-127, 127) if self.symmetric else (0, 255)
+            return torch.fake_quantize_per_tensor_affine(values, *self.frozen, *reach), *inputs[1:]
         flat = values.detach().flatten()
         flat = flat[:: max(1, len(flat) // _SAMPLED)][:_SAMPLED]
         low, high = torch.quantile(flat, torch.tensor([1 - _PERCENTILE, _PERCENTILE])).tolist()
@@ -134,6 +141,9 @@ class _Activation:
         return inputs
 
     def freeze(self) -> None:
+        if self.symmetric:
+            self.frozen = max(-self.low, self.high, 1e-12) / 127, 0
+            return
         scale = max(self.high - self.low, 1e-12) / 255
         self.frozen = scale, min(255, max(0, round(-self.low / scale)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,10 @@ from edgekit.bundle import BundleFile, Precision, Variant
 from edgekit.errors import ExportError, near
 from edgekit.export import openvino
 from edgekit.export.calibration import Calibration
+from edgekit.export.families import Served
 from edgekit.export.ladder import climb
-from edgekit.export.verify import Reference, verify
+from edgekit.export.verify import Bounds, Reference, verify
+from edgekit.export.ways import Workshop
 
 # target -> the precisions that it has, and those that are made where none is asked for.
 TARGETS: dict[str, tuple[Precision, ...]] = {
@@ -42,13 +44,20 @@ class Options:
 
     Attributes:
         max_drop: the largest loss of accuracy that passes, in percentage points.
+        min_agreement: the smallest share of the evaluation set on which a variant must decide as the trained model does.
         recover: whether INT8 that loses too much is distilled (see `recover`).
         compute_capabilities: of the GPUs that trt-rtx builds for.
     """
 
     max_drop: float = 1.0
+    min_agreement: float = 0.0
     recover: bool = False
     compute_capabilities: tuple[str, ...] = COMPUTE_CAPABILITIES
+
+    @property
+    def bounds(self) -> Bounds:
+        """What passes."""
+        return Bounds(self.max_drop, self.min_agreement)
 
     def of(self, target: str, precision: Precision) -> dict[str, Any]:
         """Those that a variant depends on, for its digest."""
@@ -155,7 +164,7 @@ def _onnx(precision: Precision, sources: Sources) -> Variant:
         executed=False,
         status="unexecuted",
     )
-    return verify(variant, sources.folder, sources.reference, sources.options.max_drop)
+    return verify(variant, sources.folder, sources.reference, sources.options.bounds)
 
 
 def _openvino(precision: Precision, sources: Sources) -> Variant:
@@ -172,11 +181,12 @@ def _openvino(precision: Precision, sources: Sources) -> Variant:
         executed=False,
         status="unexecuted",
     )
-    return verify(variant, sources.folder, sources.reference, sources.options.max_drop)
+    return verify(variant, sources.folder, sources.reference, sources.options.bounds)
 
 
-def _int8(target: str, sources: Sources) -> Variant:
-    return climb(target, sources, sources.options.max_drop, sources.options.recover)
+def _int8(target: Literal["onnx", "openvino"], sources: Sources) -> Variant:
+    family = Served(target, Workshop.of(sources), sources.options.bounds)
+    return climb(family, sources.folder, recover=sources.options.recover)[0]
 
 
 def _trt(precision: Precision, sources: Sources) -> Variant:

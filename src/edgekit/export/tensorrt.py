@@ -7,6 +7,7 @@ An RTX engine runs on no Jetson, and is never called `trt`.
 from __future__ import annotations
 
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,10 +17,15 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import BundleFile, Precision, RuntimeName, Variant
 from edgekit.errors import RuntimeMissing
-from edgekit.export.half import simulated, tensorrt_onnx
-from edgekit.export.ranges import Method
+from edgekit.export.families import Family
+from edgekit.export.fidelity import Fidelity
+from edgekit.export.half import check_range, simulated, tensorrt_onnx
+from edgekit.export.ladder import climb
+from edgekit.export.quantize import SIGNED
+from edgekit.export.ranges import METHODS, batches
 from edgekit.export.targets import Sources
-from edgekit.export.verify import Reference, class_spread, judge, verify
+from edgekit.export.verify import Bounds, Reference, class_spread, judge, verify
+from edgekit.export.ways import Way, Workshop
 from edgekit.files import sha256, write_text
 from edgekit.progress import progress
 from edgekit.runtimes import why_not
@@ -30,8 +36,8 @@ Target = Literal["trt", "trt-rtx"]
 RUNTIMES: dict[Target, RuntimeName] = {"trt": "tensorrt", "trt-rtx": "tensorrt-rtx"}
 # Images that the graph is simulated on: node by node on the CPU, FP16 by way of FP32, it takes several times as long as the float graph.
 _SIMULATED = 256
-_METHODS: tuple[Method, ...] = ("percentile", "entropy", "minmax")  # of the activations' ranges
 _BATCH = Batch(min=1, opt=1, max=8)  # of a graph with a free batch axis
+_GRAPH, _PAIRS = "graph.onnx", "pairs.onnx"
 
 
 def make(target: Target, precision: Precision, sources: Sources) -> Variant:
@@ -46,77 +52,123 @@ def make(target: Target, precision: Precision, sources: Sources) -> Variant:
     """
     folder = sources.folder
     name = f"model.{target}.{precision}"
+    graphs = _graphs(precision, sources)
     strong = folder / f"{name}.onnx"
-    variant = _chosen(f"{target}-{precision}", RUNTIMES[target], precision, strong, sources)
-    weak = None
-    if target == "trt" and precision != "fp32":
-        weak = folder / f"{name}.weak.onnx"
-        _onnx(sources, weak, precision, _method(variant), typed=False)
+    shutil.copyfile(graphs.typed, strong)
     batch = Batch(min=sources.batch, opt=sources.batch, max=sources.batch) if sources.batch else _BATCH
     if target == "trt":
+        weak = folder / f"{name}.weak.onnx" if precision != "fp32" else None
+        if weak is not None:
+            tensorrt_onnx(graphs.untyped, weak, precision, typed=False)
         files = _plan(strong, weak, precision, batch)
         report = None
     else:
         files, report = _engine(strong, precision, batch, sources.options.compute_capabilities)
-    about, judged = _about(report) if report else "", variant.note
-    variant = variant.model_copy(
+    variant = graphs.variant.model_copy(
         update={
+            "id": f"{target}-{precision}",
+            "runtime": RUNTIMES[target],
             "files": [BundleFile.of(folder, path.name) for path in files],
-            "note": about,
-            "quantization": _with_layers(variant.quantization, report),
+            "note": _about(report) if report else "",
+            "quantization": _with_layers(graphs.variant.quantization, report),
         }
     )
     missing = why_not(variant.runtime)
     if missing is None:
-        return verify(variant, folder, sources.reference, sources.options.max_drop)
-    return _unexecuted(variant, judged, missing)
+        return verify(variant, folder, sources.reference, sources.options.bounds)
+    return _unexecuted(variant, graphs.variant.note, missing)
 
 
-def _chosen(id_: str, runtime: RuntimeName, precision: Precision, graph: Path, sources: Sources) -> Variant:
-    """The variant with the figures of its graph in ONNX Runtime, and the graph in its place.
+@dataclass(frozen=True)
+class _Graphs:
+    """The ONNX of a precision, the same for both targets.
 
-    For INT8 the ways to take the activations' ranges are tried in order until one passes; where none does, it is the most accurate.
+    Attributes:
+        typed: for a strongly typed builder.
+        untyped: what it was made from: the float graph, for int8 with its pairs.
+        variant: with the figures of `typed` in ONNX Runtime.
     """
-    reference = _sample(sources.reference)
-    methods: tuple[Method, ...] = _METHODS if precision == "int8" else _METHODS[:1]
-    made: dict[Method, Variant] = {}
-    for method in methods:
-        told = _onnx(sources, graph, precision, method, typed=True)
-        variant = Variant(
-            id=id_,
-            runtime=runtime,
-            precision=precision,
-            files=[BundleFile.of(graph.parent, graph.name)],
-            quantization={**told, "method": method} if precision == "int8" else None,
-            executed=False,
-            status="unexecuted",
-        )
-        logits = _simulate(graph, id_, reference)
-        made[method] = judge(variant, logits, None, reference, sources.options.max_drop)
-        if made[method].status != "rejected":
-            break
-    best = min(made.values(), key=lambda v: (v.status == "rejected", v.drop if v.drop is not None else 1.0))
-    if best.quantization is not None:
-        best.quantization["tried"] = [{"method": m, "status": v.status, "drop": v.drop} for m, v in made.items()]
-        _onnx(sources, graph, precision, _method(best), typed=True)
-    return best
+
+    typed: Path
+    untyped: Path
+    variant: Variant
 
 
-def _method(variant: Variant) -> Method:
-    return variant.quantization["method"] if variant.quantization else _METHODS[0]
+def _graphs(precision: Precision, sources: Sources) -> _Graphs:
+    made: dict[Precision, _Graphs] = sources.shared.setdefault("tensorrt", {})
+    if precision not in made:
+        folder = sources.scratch / f"tensorrt-{precision}"
+        folder.mkdir()
+        reference = _sample(sources.reference)
+        if precision == "int8":
+            family: Family = _Simulated("tensorrt", Workshop.of(sources), sources.options.bounds, reference)
+            variant, way = climb(family, folder, recover=sources.options.recover)
+            untyped = folder / _PAIRS
+            family.workshop.qdq(way, untyped)
+        else:
+            untyped = sources.float_onnx
+            tensorrt_onnx(untyped, folder / _GRAPH, precision)
+            logits = _answers(folder / _GRAPH, f"tensorrt-{precision}, its graph", reference.images)
+            variant = judge(_variant(folder, precision), logits, None, reference, sources.options.bounds)
+        made[precision] = _Graphs(folder / _GRAPH, untyped, variant)
+    return made[precision]
 
 
-def _onnx(sources: Sources, output: Path, precision: Precision, method: Method, *, typed: bool) -> dict[str, Any]:
-    """The ONNX of a precision, made once for both targets."""
-    made: dict[Any, tuple[Path, dict[str, Any]]] = sources.shared.setdefault("tensorrt", {})
-    key = precision, typed, method
-    if key not in made:
-        path = sources.scratch / f"tensorrt.{precision}.{method}.{'typed' if typed else 'weak'}.onnx"
-        source = sources.calibration if precision == "int8" else sources.float_onnx
-        made[key] = path, tensorrt_onnx(source, path, precision, typed=typed, method=method)
-    path, told = made[key]
-    shutil.copyfile(path, output)
-    return dict(told)
+@dataclass
+class _Simulated:
+    """TensorRT's INT8 on the ladder (a `families.Family`), its graph run by ONNX Runtime: what the pairs say, not TensorRT's kernels.
+
+    Attributes:
+        target: names its files on the way.
+        workshop: that quantises.
+        bounds: what passes.
+        reference: the trained model's answers for the images that the graph is simulated on.
+    """
+
+    target: str
+    workshop: Workshop
+    bounds: Bounds
+    reference: Reference
+
+    def groups(self) -> list[list[Way]]:
+        """Signed and symmetric, with each method."""
+        return [[Way(SIGNED, method) for method in METHODS]]
+
+    def last(self, best: Way | None) -> Way | None:
+        """Nothing."""
+        return None
+
+    def make(self, way: Way, folder: Path) -> Variant:
+        """Write a way's graph, and beside it the one with the rest in FP32."""
+        told = self.workshop.qdq(way, folder / _PAIRS)
+        calibration = self.workshop.calibration(way)
+        assert calibration is not None
+        check_range(calibration)
+        tensorrt_onnx(folder / _PAIRS, folder / _GRAPH, "int8")
+        told |= {"rest": "fp16", "way": way.name, "judged_by": "its ONNX in ONNX Runtime"}
+        return _variant(folder, "int8", told)
+
+    def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
+        """Of the pairs, the rest in FP32: several times as fast as FP16, and no different between candidates."""
+        return self.workshop.judge(lambda images: _answers(folder / _PAIRS, "", images))
+
+    def verify(self, variant: Variant, folder: Path) -> Variant:
+        """By the graph as the builder gets it."""
+        logits = _answers(folder / _GRAPH, "tensorrt-int8, its graph", self.reference.images)
+        return judge(variant, logits, None, self.reference, self.bounds)
+
+
+def _variant(folder: Path, precision: Precision, quantization: dict[str, Any] | None = None) -> Variant:
+    """What both targets' variants of a precision begin as."""
+    return Variant(
+        id=f"tensorrt-{precision}",
+        runtime="tensorrt",
+        precision=precision,
+        files=[BundleFile.of(folder, _GRAPH)],
+        quantization=quantization,
+        executed=False,
+        status="unexecuted",
+    )
 
 
 def _plan(strong: Path, weak: Path | None, precision: Precision, batch: Batch) -> list[Path]:
@@ -190,12 +242,14 @@ def _sample(reference: Reference) -> Reference:
     return Reference(reference.images[rows], labels, reference.logits[rows], golden, reference.embedding)
 
 
-def _simulate(graph: Path, title: str, reference: Reference) -> NDArray[np.float32]:
+def _answers(graph: Path, title: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The logits (n, classes) that a graph gives for images, with a progress bar where it has a title."""
     run = simulated(graph)
+    if not title:
+        return np.concatenate([run(part) for part in batches(images)])
     parts = []
-    with progress(f"{title}, its graph", len(reference.images), unit="images") as advance:
-        for start in range(0, len(reference.images), 16):
-            part = np.ascontiguousarray(reference.images[start : start + 16])
+    with progress(title, len(images), unit="images") as advance:
+        for part in batches(images):
             parts.append(run(part))
             advance(len(part))
     return np.concatenate(parts)

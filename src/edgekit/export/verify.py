@@ -34,7 +34,21 @@ _RACES = (
     "thread, run it so (--threads 1) or one image at a time"
 )
 _SPINNING = "session.intra_op.allow_spinning"
+_ALIKE = 0.9  # the agreement below which a variant that passes is remarked upon
 _TOP5_FROM = 6  # classes; with fewer, a top-5 accuracy says nothing
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a variant must keep of the trained model.
+
+    Attributes:
+        max_drop: the largest loss of accuracy that passes, in percentage points.
+        min_agreement: the smallest share of the evaluation set on which it must decide as the trained model does.
+    """
+
+    max_drop: float = 1.0
+    min_agreement: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -146,14 +160,14 @@ def class_spread(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return np.array(rows, dtype=np.int64)
 
 
-def verify(variant: Variant, folder: Path, reference: Reference, max_drop: float) -> Variant:
+def verify(variant: Variant, folder: Path, reference: Reference, bounds: Bounds) -> Variant:
     """A variant with what was found about it: parity, accuracy, drop and status.
 
     Args:
         variant: its files are in `folder`.
         folder: of the bundle.
         reference: the trained model's answers.
-        max_drop: the largest loss of accuracy that passes, in percentage points.
+        bounds: what passes.
     """
     if missing := why_not(variant.runtime):
         return variant.model_copy(
@@ -179,7 +193,7 @@ def verify(variant: Variant, folder: Path, reference: Reference, max_drop: float
         session.close()
     if exact_threads(variant) and not _same_with_threads(variant, path, settings, golden, logits[reference.golden]):
         variant = variant.model_copy(update={"note": _join(variant.note, _RACES)})
-    return judge(variant, logits, outputs.get(EMBEDDING), reference, max_drop)
+    return judge(variant, logits, outputs.get(EMBEDDING), reference, bounds)
 
 
 def exact_threads(variant: Variant) -> int:
@@ -208,7 +222,7 @@ def judge(
     logits: NDArray[np.float32],
     embedding: NDArray[np.float32] | None,
     reference: Reference,
-    max_drop: float,
+    bounds: Bounds,
 ) -> Variant:
     """A variant with what its answers are worth: parity, accuracy, drop and status.
 
@@ -217,24 +231,28 @@ def judge(
         logits: its own, float32 (n, classes), of the evaluation set.
         embedding: its own, float32 (golden, d), of the golden images; None where it has no such output.
         reference: the trained model's answers.
-        max_drop: the largest loss of accuracy that passes, in percentage points.
+        bounds: what passes.
     """
     finite = bool(np.isfinite(logits).all())
     parity = _parity(logits[reference.golden], embedding, reference) if finite else None
-    agrees = logits.argmax(1) == reference.logits.argmax(1)
+    agreement = float((logits.argmax(1) == reference.logits.argmax(1)).mean())
     accuracy = None
     if reference.labels is not None and reference.accuracy is not None:
         accuracy = _accuracy(logits, reference.labels)
-        accuracy.agreement = float(agrees.mean())
+        accuracy.agreement = agreement
         drop = reference.accuracy.top1 - accuracy.top1
     else:
         drop = _expected_drop(logits, reference.logits)
     faults = []
     if parity is None:
         faults.append("its logits are not finite numbers")
-    if drop * 100 > max_drop + 1e-9:
+    if drop * 100 > bounds.max_drop + 1e-9:
         loses = "loses" if accuracy is not None else "is expected to lose"
-        faults.append(f"it {loses} {drop * 100:.2f} points of accuracy, more than {max_drop:g}")
+        faults.append(f"it {loses} {drop * 100:.2f} points of accuracy, more than {bounds.max_drop:g}")
+    if agreement < bounds.min_agreement - 1e-9:
+        faults.append(
+            f"it decides as the trained model does on {agreement:.1%} of the images, fewer than {bounds.min_agreement:.1%}"
+        )
     if parity is not None and variant.precision != "int8" and parity.top1_agreement < 1:
         faults.append(f"it decides otherwise on {1 - parity.top1_agreement:.0%} of the golden images")
     return variant.model_copy(
@@ -243,12 +261,19 @@ def judge(
             "status": "rejected" if faults else "verified",
             "parity": parity,
             "accuracy": accuracy,
-            "agreement": float(agrees.mean()),
+            "agreement": agreement,
             "drop": drop,
             "drop_is": "measured" if accuracy is not None else "expected",
-            "note": _join(variant.note, f"rejected: {' and '.join(faults)}" if faults else ""),
+            "note": _join(variant.note, f"rejected: {' and '.join(faults)}" if faults else _differs(agreement)),
         }
     )
+
+
+def _differs(agreement: float) -> str:
+    """What to know of a variant that passes, though it is another classifier: as good on average, not image by image."""
+    if agreement >= _ALIKE:
+        return ""
+    return f"it decides otherwise than the trained model on {1 - agreement:.1%} of the images (--min-agreement bounds that)"
 
 
 def _parity(logits: NDArray[np.float32], embedding: NDArray[np.float32] | None, reference: Reference) -> Parity:

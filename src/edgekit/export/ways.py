@@ -1,10 +1,11 @@
-"""One way of making an INT8 file, and the workshop that makes it; what several ways need is made once."""
+"""One way of quantising to INT8, and the workshop that does it; what several ways, and several runtimes, need is made once."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,32 +14,23 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgekit.bundle import BundleFile, RuntimeName, Variant
-from edgekit.export import correct, openvino
+from edgekit.export import correct
 from edgekit.export.calibration import Calibration
 from edgekit.export.equalise import By, equalise
-from edgekit.export.fidelity import Fidelity, Judge
+from edgekit.export.fidelity import Judge
 from edgekit.export.metadata import inherit
 from edgekit.export.onnx import export_onnx
-from edgekit.export.quantize import FULL, UNSIGNED, Scheme, quantize_onnx, saturates
+from edgekit.export.quantize import Scheme, quantize_onnx
 from edgekit.export.ranges import Method
 from edgekit.export.recover import STEPS, recover
 from edgekit.export.sensitivity import release
-from edgekit.machine import cpu_features
 from edgekit.progress import progress
-from edgekit.runtimes import why_not
 from edgekit.runtimes.session import EMBEDDING
 
 if TYPE_CHECKING:
     from edgekit.export.targets import Sources
 
-RUNTIMES: dict[str, RuntimeName] = {"onnx": "onnxruntime", "openvino": "openvino"}
 _EQUALISED = {"weights": "cross-layer equalisation", "activations": "activations smoothed"}
-_X86_NOTE = (
-    "verified on a CPU with an INT8 dot product; on x86 without one (no VNNI) its products can saturate and cost accuracy: "
-    "`edgekit bench` there compares with the golden tensors, and an export made there avoids it"
-)
-_SLOW_NOTE = "unsigned weights: exact on every CPU, on x86 without VNNI hardly faster than float"
 
 
 @dataclass(frozen=True)
@@ -51,7 +43,7 @@ class Way:
         equalised: how the float graph's channels were rescaled first.
         corrected: whether the biases were corrected afterwards.
         exclude: nodes that stay in float beside those that always do.
-        recovered: whether the weights come from quantisation-aware distillation.
+        learnt: the scheme whose rounding the weights were distilled to bear; None: the weights as they were trained.
     """
 
     scheme: Scheme | None
@@ -59,7 +51,7 @@ class Way:
     equalised: By | None = None
     corrected: bool = False
     exclude: tuple[str, ...] = ()
-    recovered: bool = False
+    learnt: Scheme | None = None
 
     @property
     def name(self) -> str:
@@ -68,12 +60,12 @@ class Way:
         parts += [_EQUALISED[self.equalised]] if self.equalised else []
         parts += ["biases corrected"] if self.corrected else []
         parts += [f"{len(self.exclude)} nodes in float"] if self.exclude else []
-        parts += ["distilled"] if self.recovered else []
+        parts += ["distilled"] if self.learnt else []
         return ", ".join(parts)
 
 
 class Workshop:
-    """Makes the INT8 files of one export; shared by its targets.
+    """Quantises the float graph of one export; shared by its targets.
 
     Args:
         sources: what is exported.
@@ -82,8 +74,18 @@ class Workshop:
     def __init__(self, sources: Sources) -> None:
         self.sources = sources
         self.folder = Path(tempfile.mkdtemp(dir=sources.scratch, prefix="int8-"))
-        self.calibrations: dict[tuple[bool, By | None], Calibration | None] = {(False, None): sources.calibration}
+        self._calibrations: dict[tuple[Scheme | None, By | None], Calibration | None] = {
+            (None, None): sources.calibration
+        }
         self._files: dict[Way, tuple[Path, dict[str, Any]]] = {}
+
+    @classmethod
+    def of(cls, sources: Sources) -> Workshop:
+        """The one of an export, in this process."""
+        if "int8" not in sources.shared:
+            sources.shared["int8"] = cls(sources)
+        shop: Workshop = sources.shared["int8"]
+        return shop
 
     @cached_property
     def judge(self) -> Judge:
@@ -96,93 +98,57 @@ class Workshop:
         more = self.sources.unlabelled
         return self.sources.calibration.images if more is None else more
 
-    def calibration(self, recovered: bool, by: By | None) -> Calibration | None:
-        """The calibration of a float graph that was rewritten; None where it has nothing to equalise."""
-        key = recovered, by
-        if key not in self.calibrations:
-            if by is None:
-                model = self._recovered()
+    def calibration(self, way: Way) -> Calibration | None:
+        """The calibration of the float graph that a way starts from; None where that has nothing to equalise.
+
+        The first way with weights that are `learnt` takes minutes; the network must be there as torch (`sources.model`).
+        """
+        key = way.learnt, way.equalised
+        if key not in self._calibrations:
+            if way.equalised is None:
+                assert way.learnt is not None
+                model = self._distilled(way.learnt)
             else:
-                before = self.calibration(recovered, None)
+                before = self.calibration(replace(way, equalised=None))
                 assert before is not None
                 with progress("equalise", len(before.images), unit="images") as advance:
-                    rewritten, count = equalise(onnx.load(before.model), before.images, by, advance)
+                    rewritten, count = equalise(onnx.load(before.model), before.images, way.equalised, advance)
                 if not count:
-                    self.calibrations[key] = None
+                    self._calibrations[key] = None
                     return None
-                model = self.folder / f"{'recovered-' if recovered else ''}{by}.onnx"
+                model = self.folder / f"{len(self._calibrations)}-{way.equalised}.onnx"
                 onnx.save(rewritten, model)
             first = self.sources.calibration
-            self.calibrations[key] = Calibration(model, first.images, self.folder, first.drawn)
-        return self.calibrations[key]
+            self._calibrations[key] = Calibration(model, first.images, self.folder, first.drawn)
+        return self._calibrations[key]
 
-    def prepare(self, bits: int) -> None:
-        """Learn the weights of the ways that are `recovered`, for weights of so many bits.
-
-        The network must be there as torch (`sources.model`).
-        """
-        self._bits = bits
-        self.calibration(True, None)
-
-    def make(self, target: str, way: Way, folder: Path) -> Variant:
-        """Write a way's files into a folder; the variant is not verified yet.
+    def qdq(self, way: Way, output: Path) -> dict[str, Any]:
+        """Write a way's graph with quantise/dequantise pairs, the rest in FP32, and say how it was made.
 
         Raises:
             ExportError: it cannot be made.
-            RuntimeMissing: its converter is not installed.
         """
-        if way.scheme is None:
-            files = ["model.int8.xml", "model.int8.bin"]
-            calibration = self.calibration(way.recovered, way.equalised)
-            assert calibration is not None
-            quantization = openvino.quantize_ir(calibration, folder / files[0])
-        else:
-            source, quantization = self._qdq(way)
-            if target == "onnx":
-                files = ["model.u8.onnx"]
-                (folder / files[0]).write_bytes(source.read_bytes())
-            else:
-                files = ["model.int8.xml", "model.int8.bin"]
-                openvino.write_ir(source, folder / files[0])
-        return Variant(
-            id=f"{target}-int8",
-            runtime=RUNTIMES[target],
-            precision="int8",
-            files=[BundleFile.of(folder, file) for file in files],
-            settings=openvino.SETTINGS if target == "openvino" else {},
-            quantization={
-                **quantization, "way": way.name, "made_on": {"isa": cpu_features(), "saturates": saturates()},
-            },
-            executed=False,
-            status="unexecuted",
-            note=_X86_NOTE if way.scheme is FULL else _SLOW_NOTE if way.scheme is UNSIGNED else "",
-        )  # fmt: skip
-
-    def runs(self, target: str) -> bool:
-        """Whether a target's runtime is here."""
-        return why_not(RUNTIMES[target]) is None
-
-    def fidelity(self, variant: Variant, folder: Path) -> Fidelity:
-        """Of a variant whose files are in a folder, in its runtime."""
-        return self.judge(variant.runtime, folder / variant.files[0].path, variant.settings)
-
-    def _qdq(self, way: Way) -> tuple[Path, dict[str, Any]]:
-        if way not in self._files:
-            calibration = self.calibration(way.recovered, way.equalised)
-            assert calibration is not None
-            assert way.scheme is not None
-            path = self.folder / f"{len(self._files)}.u8.onnx"
-            told = quantize_onnx(calibration, path, way.scheme, method=way.method, exclude=way.exclude)
-            if way.exclude:
-                onnx.save(release(onnx.load(path), way.exclude), path)
-            if way.equalised:
-                told["equalised"] = _EQUALISED[way.equalised]
-            if way.corrected:
-                told["bias_correction"] = self._correct(calibration, path)
-            if way.recovered:
-                told["distilled"] = {"steps": STEPS, "images": len(self.unlabelled), "labels": 0}
+        if way in self._files:
+            path, told = self._files[way]
+            shutil.copyfile(path, output)
+            return dict(told)
+        calibration = self.calibration(way)
+        assert calibration is not None
+        assert way.scheme is not None
+        told = quantize_onnx(calibration, output, way.scheme, method=way.method, exclude=way.exclude)
+        if way.exclude:
+            onnx.save(release(onnx.load(output), way.exclude), output)
+        if way.equalised:
+            told["equalised"] = _EQUALISED[way.equalised]
+        if way.corrected:
+            told["bias_correction"] = self._correct(calibration, output)
+        if way.learnt:
+            told["distilled"] = {"steps": STEPS, "images": len(self.unlabelled), "labels": 0}
+        if not way.exclude:  # of those there may be one a layer, and nobody asks again
+            path = self.folder / f"{len(self._files)}.onnx"
+            shutil.copyfile(output, path)
             self._files[way] = path, told
-        return self._files[way]
+        return dict(told)
 
     def _correct(self, calibration: Calibration, path: Path) -> dict[str, Any]:
         images = calibration.images[: correct.IMAGES]
@@ -192,11 +158,11 @@ class Workshop:
         onnx.save(corrected.model, path)
         return {"layers": corrected.layers, "error_before": corrected.before, "error_after": corrected.after}
 
-    def _recovered(self) -> Path:
-        model, path = self.sources.model, self.folder / "recovered.onnx"
+    def _distilled(self, scheme: Scheme) -> Path:
+        model, path = self.sources.model, self.folder / f"{len(self._calibrations)}-distilled.onnx"
         assert model is not None
         with progress("recover", STEPS, unit="steps") as advance:
-            learnt = recover(model, self.unlabelled, bits=self._bits, advance=advance)
+            learnt = recover(model, self.unlabelled, scheme, advance=advance)
         was = onnx.load(self.sources.float_onnx, load_external_data=False)
         classes = next(p.value for p in was.metadata_props if p.key == "classes")
         embedding = any(output.name == EMBEDDING for output in was.graph.output)

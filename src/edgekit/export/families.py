@@ -1,0 +1,139 @@
+"""What the ladder must know of a runtime to climb for it; and what it is for ONNX Runtime and OpenVINO (TensorRT's: `tensorrt`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from edgekit.bundle import BundleFile, RuntimeName, Variant
+from edgekit.export import openvino
+from edgekit.export.fidelity import Fidelity, run
+from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, saturates
+from edgekit.export.ranges import METHODS
+from edgekit.export.verify import Bounds, verify
+from edgekit.export.ways import Way, Workshop
+from edgekit.machine import cpu_features
+from edgekit.runtimes import why_not
+
+RUNTIMES: dict[str, RuntimeName] = {"onnx": "onnxruntime", "openvino": "openvino"}
+_X86_NOTE = (
+    "verified on a CPU with an INT8 dot product; on x86 without one (no VNNI) its products can saturate and cost accuracy: "
+    "`edgekit bench` there compares with the golden tensors, and an export made there avoids it"
+)
+_SLOW_NOTE = "unsigned weights: exact on every CPU, on x86 without VNNI hardly faster than float"
+
+
+class Family(Protocol):
+    """A runtime's INT8: how its files are made, compared and judged."""
+
+    @property
+    def target(self) -> str:
+        """Names its files on the way."""
+
+    @property
+    def workshop(self) -> Workshop:
+        """That quantises for it."""
+
+    def groups(self) -> list[list[Way]]:
+        """What the first rung tries: groups in order, the most faithful of each being held against the gate."""
+
+    def last(self, best: Way | None) -> Way | None:
+        """What is left to try when every rung failed, from the most faithful way until then; None: nothing."""
+
+    def make(self, way: Way, folder: Path) -> Variant:
+        """Write a way's files into a folder; the variant is not verified yet.
+
+        Raises:
+            ExportError: it cannot be made.
+            RuntimeMissing: its converter is not installed.
+        """
+
+    def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
+        """Of a variant whose files are in a folder, on images without labels; None where nothing here can run it."""
+
+    def verify(self, variant: Variant, folder: Path) -> Variant:
+        """A variant with what the evaluation set says of it."""
+
+
+def ways(target: str) -> list[list[Way]]:
+    """What is tried first: the scheme that is fast and does not saturate on this machine, with each method; for OpenVINO then NNCF."""
+    scheme = REDUCED if saturates() else FULL
+    groups = [[Way(scheme, method) for method in METHODS]]
+    return [*groups, [Way(None)]] if target == "openvino" else groups
+
+
+@dataclass
+class Served:
+    """ONNX Runtime's and OpenVINO's INT8, run in the runtime that will serve it.
+
+    Attributes:
+        target: onnx or openvino.
+        workshop: that quantises.
+        bounds: what passes.
+    """
+
+    target: Literal["onnx", "openvino"]
+    workshop: Workshop
+    bounds: Bounds
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """That serves the files."""
+        return RUNTIMES[self.target]
+
+    def groups(self) -> list[list[Way]]:
+        """See `ways`."""
+        return ways(self.target)
+
+    def last(self, best: Way | None) -> Way | None:
+        """Unsigned weights where signed ones saturate in ONNX Runtime."""
+        if self.target != "onnx" or not saturates():
+            return None
+        return Way(
+            UNSIGNED,
+            best.method if best else "percentile",
+            best.equalised if best else None,
+            corrected=bool(best and best.corrected),
+            learnt=best.learnt if best else None,
+        )
+
+    def make(self, way: Way, folder: Path) -> Variant:
+        """Write a way's files into a folder."""
+        if way.scheme is None:
+            files = ["model.int8.xml", "model.int8.bin"]
+            calibration = self.workshop.calibration(way)
+            assert calibration is not None
+            quantization = openvino.quantize_ir(calibration, folder / files[0])
+        elif self.target == "onnx":
+            files = ["model.u8.onnx"]
+            quantization = self.workshop.qdq(way, folder / files[0])
+        else:
+            files = ["model.int8.xml", "model.int8.bin"]
+            graph = folder / "model.u8.onnx"
+            quantization = self.workshop.qdq(way, graph)
+            openvino.write_ir(graph, folder / files[0])
+        return Variant(
+            id=f"{self.target}-int8",
+            runtime=self.runtime,
+            precision="int8",
+            files=[BundleFile.of(folder, file) for file in files],
+            settings=openvino.SETTINGS if self.target == "openvino" else {},
+            quantization={
+                **quantization, "way": way.name, "made_on": {"isa": cpu_features(), "saturates": saturates()},
+            },
+            executed=False,
+            status="unexecuted",
+            note=_X86_NOTE if way.scheme is FULL else _SLOW_NOTE if way.scheme is UNSIGNED else "",
+        )  # fmt: skip
+
+    def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
+        """In its runtime."""
+        if why_not(self.runtime) is not None:
+            return None
+        path = folder / variant.files[0].path
+        return self.workshop.judge(lambda images: run(self.runtime, path, images, variant.settings))
+
+    def verify(self, variant: Variant, folder: Path) -> Variant:
+        """In its runtime."""
+        return verify(variant, folder, self.workshop.sources.reference, self.bounds)
