@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 
 from edgekit.bundle import BundleFile, RuntimeName, Variant
 from edgekit.export import openvino
+from edgekit.export.catalogue import RUNTIMES
 from edgekit.export.fidelity import Fidelity, run
 from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, saturates
 from edgekit.export.ranges import METHODS
@@ -16,7 +17,6 @@ from edgekit.export.ways import Way, Workshop
 from edgekit.machine import cpu_features
 from edgekit.runtimes import why_not
 
-RUNTIMES: dict[str, RuntimeName] = {"onnx": "onnxruntime", "openvino": "openvino"}
 _X86_NOTE = (
     "verified on a CPU with an INT8 dot product; on x86 without one (no VNNI) its products can saturate and cost accuracy: "
     "`edgekit bench` there compares with the golden tensors, and an export made there avoids it"

@@ -29,9 +29,10 @@ from edgekit import progress as shown
 from edgekit.bundle import Variant
 from edgekit.errors import ExportError
 from edgekit.export.calibration import Calibration
+from edgekit.export.catalogue import split
 from edgekit.export.finish import finish
 from edgekit.export.staging import Staging
-from edgekit.export.targets import Sources, make, split
+from edgekit.export.targets import Sources, make
 from edgekit.export.verify import Reference
 
 _TICK_SECONDS = 0.2

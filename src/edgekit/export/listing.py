@@ -6,13 +6,10 @@ from dataclasses import dataclass
 
 from edgekit.bundle import Precision, RuntimeName
 from edgekit.errors import EdgekitError
-from edgekit.export.targets import DEFAULTS, TARGETS
+from edgekit.export.catalogue import DEFAULTS, RUNTIMES, TARGETS
 from edgekit.runtimes import extra, installed, why_not
 
-# target -> its runtime, and the package that must be here to make its files
-_RUNTIME: dict[str, RuntimeName] = {
-    "onnx": "onnxruntime", "openvino": "openvino", "trt": "tensorrt", "trt-rtx": "tensorrt-rtx",
-}  # fmt: skip
+# target -> the package that must be here to make its files
 _CONVERTER: dict[str, RuntimeName] = {"openvino": "openvino", "trt-rtx": "tensorrt-rtx"}
 _MADE = {
     "onnx": "ONNX",
@@ -49,7 +46,7 @@ def possibilities() -> list[Possibility]:
     here = installed()
     found = []
     for target, precisions in TARGETS.items():
-        runtime, converter = _RUNTIME[target], _CONVERTER.get(target)
+        runtime, converter = RUNTIMES[target], _CONVERTER.get(target)
         lacking = converter is not None and here[converter] is None
         not_built = f"{converter} is not installed: the extra [{extra(converter)}]" if converter and lacking else ""
         missing = why_not(runtime)

@@ -20,6 +20,7 @@ from edgekit.bundle import Bundle, Manifest, Tensor, Variant, write_manifest
 from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
 from edgekit.export.calibration import Calibration
+from edgekit.export.catalogue import DEFAULTS, TARGETS, in_order, plan, split
 from edgekit.export.fidelity import further
 from edgekit.export.jobs import default_jobs, make_all
 from edgekit.export.metadata import label
@@ -28,7 +29,7 @@ from edgekit.export.prepare import fused
 from edgekit.export.selection import Candidates, Drawn, digest_of_arrays, draw
 from edgekit.export.speed import with_speed
 from edgekit.export.staging import Staging, staged
-from edgekit.export.targets import DEFAULTS, TARGETS, Options, Sources, in_order, plan, split
+from edgekit.export.targets import Options, Sources
 from edgekit.export.verify import Reference, Run, runner
 from edgekit.files import digest_of, sha256
 from edgekit.machine import cpu_features, installed_packages, this_machine

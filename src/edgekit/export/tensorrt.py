@@ -15,8 +15,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from edgekit.bundle import BundleFile, Precision, RuntimeName, Variant
+from edgekit.bundle import BundleFile, Precision, Variant
 from edgekit.errors import RuntimeMissing
+from edgekit.export.catalogue import RUNTIMES
 from edgekit.export.families import Family
 from edgekit.export.fidelity import Fidelity
 from edgekit.export.half import check_range, simulated, tensorrt_onnx
@@ -33,7 +34,6 @@ from edgekit.runtimes.tensorrt import Batch, BuildOptions, BuildPlan, BuildRepor
 from edgekit.runtimes.tensorrt.cache import write_record
 
 Target = Literal["trt", "trt-rtx"]
-RUNTIMES: dict[Target, RuntimeName] = {"trt": "tensorrt", "trt-rtx": "tensorrt-rtx"}
 # Images that the graph is simulated on: node by node on the CPU, FP16 by way of FP32, it takes several times as long as the float graph.
 _SIMULATED = 256
 _BATCH = Batch(min=1, opt=1, max=8)  # of a graph with a free batch axis
