@@ -23,7 +23,7 @@ from edgekit.bench.remote.fan_out import bench_on
 from edgekit.bundle import Bundle
 from edgekit.errors import RemoteError
 from edgekit.files import sha256
-from edgekit.result import Latency, Result
+from edgekit.result import Latency, Profile, Result
 from ssh_server import SshServer, children, keygen
 from tiny_bundle import make_bundle
 
@@ -131,7 +131,16 @@ def test_devices_side_by_side_and_one_that_cannot_be_reached(
     assert "Connection refused" in content["failed"][0]["reason"]
     assert not list(Path.cwd().glob("pwned"))
 
-    # Once more: nothing is copied, and the table says which device it is about.
+    # Once more: nothing is copied, and where the time goes comes back as well.
+    code, out, err = edgekit("bench", bundle, *QUICK, *THEIRS, "--device", known.url, "--output", output, "--profile")
+    assert code == 0, err
+    assert "copying" not in err
+    profile = Result.read(output / known.device / "onnx-fp32-b1-t1-profile.json").measurement
+    assert isinstance(profile, Profile)
+    assert profile.layers
+    assert all(layer.name[:20] in out for layer in sorted(profile.layers, key=lambda layer: -layer.ms)[:2])
+
+    # And the table says which device it is about.
     code, out, err = edgekit("bench", bundle, *QUICK, *THEIRS, "--device", second.url, "--output", output, "--keep")
     assert code == 0, err
     assert "copying" not in err
@@ -363,6 +372,10 @@ def test_a_private_environment_is_made_and_used_again(
     packages = Result.read(Path(measured["file"])).machine.packages
     assert {"edgekit-vision", "onnxruntime", "numpy"} <= set(packages)
     assert "torch" not in packages
-    code, _, err = edgekit(*command)
+    # The environment is used again; what another option needs is added to it.
+    code, out, err = edgekit(*command, "--loadgen")
     assert code == 0, err
-    assert "installing" not in err
+    assert [line.split("[")[1] for line in err.splitlines() if "installing" in line] == ["loadgen]"]
+    [measured] = json.loads(out)["devices"][0]["results"]
+    assert measured["loadgen"]["summary"]["Result is"] in {"VALID", "INVALID"}
+    assert list(Path(measured["file"]).parent.glob("**/mlperf_log_summary.txt"))

@@ -65,6 +65,7 @@ def _bench(
         bundle,
         others["output"] or default_output(bundle),
         options=_given_options(click.get_current_context()),
+        extras=("loadgen",) if others["loadgen"] else (),
         variants=others["names"],
         wheel=wheel,
         python=python,

@@ -34,7 +34,7 @@ class Job:
         bundle: the opened bundle.
         options: for `edgekit bench` on the device.
         extras: of the wheel, that must be installed.
-        optional: extras that are installed where that works.
+        optional: extras of runtimes that are installed where that works: one of them, at least.
         wheel: edgekit itself.
         python: a Python on the device that has everything already; None makes an environment.
         keep: leave the bench's folder on the device.
@@ -200,7 +200,7 @@ class _Visit:
             f"its environment in {about['root']}/venvs/{key} is made anew by the same command",
         )
         for extra, reason in made["failed"].items():
-            if extra in job.extras or not made["extras"]:
+            if extra in job.extras or not set(made["extras"]) & set(job.optional):
                 raise RemoteError(
                     f"{self.address}: [{extra}] cannot be installed: {reason}",
                     "give the device access to a package index, or name a Python that has the packages with --python",

@@ -33,6 +33,7 @@ def bench_on(
     output: Path,
     *,
     options: Sequence[str] = (),
+    extras: Sequence[str] = (),
     variants: Sequence[str] = (),
     wheel: Path | None = None,
     python: str | None = None,
@@ -48,6 +49,7 @@ def bench_on(
         bundle: an opened bundle.
         output: gets a sub-folder for each device.
         options: for `edgekit bench` there.
+        extras: of the wheel, that these options need beside a runtime.
         variants: ids of variants: their runtimes must be installed; without any, those of the bundle where that works.
         wheel: edgekit's wheel for the devices; None packs the edgekit that runs here.
         python: a Python on the devices that has edgekit's dependencies; None makes a private environment.
@@ -61,7 +63,7 @@ def bench_on(
     chosen = [bundle.variant(name) for name in variants] or [
         v for v in bundle.manifest.variants if v.status != "rejected"
     ]
-    extras = tuple(dict.fromkeys(extra(variant.runtime) for variant in chosen))
+    runtimes = tuple(dict.fromkeys(extra(variant.runtime) for variant in chosen))
     controls = Controls()
     fleet = Fleet()
     printing = threading.Lock()
@@ -72,8 +74,8 @@ def bench_on(
 
     with tempfile.TemporaryDirectory(prefix="edgekit-remote-") as folder:
         packed = wheels.check(wheel) if wheel else wheels.pack(Path(folder))
-        named, optional = (extras, ()) if variants else ((), extras)
-        job = Job(bundle, tuple(options), named, optional, packed, python, keep)
+        needed, optional = (runtimes, ()) if variants else ((), runtimes)
+        job = Job(bundle, tuple(options), (*needed, *extras), optional, packed, python, keep)
 
         def one(address: Address) -> Measured:
             return measure(address, job, output / address.folder, controls, lambda line: tell(address, line))
