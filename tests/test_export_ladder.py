@@ -20,6 +20,7 @@ from edgekit.export.equalise import equalise, rescale
 from edgekit.export.families import Served
 from edgekit.export.fidelity import Fidelity, compare, run
 from edgekit.export.half import simulated
+from edgekit.export.inputs import Options, Sources
 from edgekit.export.ladder import Climb, climb
 from edgekit.export.layers import Graph, Pair, by_input_channel, depthwise, output_axis, pairs
 from edgekit.export.onnx import export_onnx
@@ -28,7 +29,6 @@ from edgekit.export.quantize import REDUCED, Scheme, quantize_onnx
 from edgekit.export.ranges import METHODS, observing
 from edgekit.export.recover import quantised_layers, recover
 from edgekit.export.sensitivity import fewest, quantisable
-from edgekit.export.targets import Options, Sources
 from edgekit.export.verify import Reference, runner
 from edgekit.export.ways import Way, Workshop
 from edgekit.models.pixels import PixelClassifier

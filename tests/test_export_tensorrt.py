@@ -16,10 +16,10 @@ from edgekit.errors import ExportError
 from edgekit.export import tensorrt, verify
 from edgekit.export.calibration import Calibration
 from edgekit.export.half import simulated
+from edgekit.export.inputs import Options, Sources
 from edgekit.export.onnx import export_onnx
 from edgekit.export.pipeline import gate, plan
 from edgekit.export.ranges import METHODS
-from edgekit.export.targets import Options, Sources
 from edgekit.files import sha256
 from edgekit.runtimes.tensorrt import Batch, BuildOptions, BuildPlan, build
 from edgekit.runtimes.tensorrt.cache import read_record

@@ -31,8 +31,9 @@ from edgekit.errors import ExportError
 from edgekit.export.calibration import Calibration
 from edgekit.export.catalogue import split
 from edgekit.export.finish import finish
+from edgekit.export.inputs import Sources
 from edgekit.export.staging import Staging
-from edgekit.export.targets import Sources, make
+from edgekit.export.targets import make
 from edgekit.export.verify import Reference
 
 _TICK_SECONDS = 0.2

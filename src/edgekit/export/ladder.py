@@ -88,6 +88,7 @@ class Climb:
         self.tried.append(entry)
         try:
             variant = self.family.make(way, folder)
+            entry["making_seconds"] = round(time.monotonic() - began, 3)
             fidelity = self.family.fidelity(variant, folder)
         except ExportError as error:  # of the tool behind this way; another may do
             self.failure = error

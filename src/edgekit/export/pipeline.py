@@ -22,6 +22,7 @@ from edgekit.export import pack
 from edgekit.export.calibration import Calibration
 from edgekit.export.catalogue import DEFAULTS, TARGETS, in_order, plan, split
 from edgekit.export.fidelity import further
+from edgekit.export.inputs import Options, Sources
 from edgekit.export.jobs import default_jobs, make_all
 from edgekit.export.metadata import label
 from edgekit.export.onnx import INPUT, export_onnx, save
@@ -29,7 +30,6 @@ from edgekit.export.prepare import fused
 from edgekit.export.selection import Candidates, Drawn, digest_of_arrays, draw
 from edgekit.export.speed import with_speed
 from edgekit.export.staging import Staging, staged
-from edgekit.export.targets import Options, Sources
 from edgekit.export.verify import Reference, Run, runner
 from edgekit.files import digest_of, sha256
 from edgekit.machine import cpu_features, installed_packages, this_machine
@@ -84,7 +84,7 @@ def export_classifier(
         name: of the model.
         provenance: what else the bundle should say about where the model came from.
         trained: what the trained model says, where that is not `model` itself; for a model that comes as ONNX.
-        options: the fields of `targets.Options`.
+        options: the fields of `inputs.Options`.
 
     Raises:
         ExportError: a target or precision is unknown, the network cannot be converted, or the folder cannot be written.

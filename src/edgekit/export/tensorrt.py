@@ -21,10 +21,10 @@ from edgekit.export.catalogue import RUNTIMES
 from edgekit.export.families import Family
 from edgekit.export.fidelity import Fidelity
 from edgekit.export.half import check_range, simulated, tensorrt_onnx
+from edgekit.export.inputs import Sources
 from edgekit.export.ladder import climb
 from edgekit.export.quantize import SIGNED
 from edgekit.export.ranges import METHODS, batches
-from edgekit.export.targets import Sources
 from edgekit.export.verify import Bounds, Reference, class_spread, judge, verify
 from edgekit.export.ways import Way, Workshop
 from edgekit.files import sha256, write_text

@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,6 +18,7 @@ from edgekit.export import correct
 from edgekit.export.calibration import Calibration
 from edgekit.export.equalise import By, equalise
 from edgekit.export.fidelity import Judge
+from edgekit.export.inputs import Sources
 from edgekit.export.metadata import inherit
 from edgekit.export.onnx import export_onnx
 from edgekit.export.quantize import Scheme, quantize_onnx
@@ -26,9 +27,6 @@ from edgekit.export.recover import STEPS, recover
 from edgekit.export.sensitivity import release
 from edgekit.progress import progress
 from edgekit.runtimes.session import EMBEDDING
-
-if TYPE_CHECKING:
-    from edgekit.export.targets import Sources
 
 _EQUALISED = {"weights": "cross-layer equalisation", "activations": "activations smoothed"}
 

@@ -1,0 +1,79 @@
+"""What the variants of an export are made from, and what the user chose about them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from edgekit.bundle import Precision
+from edgekit.export.calibration import Calibration
+from edgekit.export.catalogue import COMPUTE_CAPABILITIES
+from edgekit.export.verify import Bounds, Reference
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose about how variants are made. All of it is part of what a variant is known by.
+
+    Attributes:
+        max_drop: the largest loss of accuracy that passes, in percentage points.
+        min_agreement: the smallest share of the evaluation set on which a variant must decide as the trained model does.
+        recover: whether INT8 that loses too much is distilled (see `recover`).
+        compute_capabilities: of the GPUs that trt-rtx builds for.
+    """
+
+    max_drop: float = 1.0
+    min_agreement: float = 0.0
+    recover: bool = False
+    compute_capabilities: tuple[str, ...] = COMPUTE_CAPABILITIES
+
+    @property
+    def bounds(self) -> Bounds:
+        """What passes."""
+        return Bounds(self.max_drop, self.min_agreement)
+
+    def of(self, target: str, precision: Precision) -> dict[str, Any]:
+        """Those that a variant depends on, for its digest."""
+        chosen = asdict(self)
+        if precision != "int8":
+            del chosen["recover"]
+        if target != "trt-rtx":
+            del chosen["compute_capabilities"]
+        return chosen
+
+
+@dataclass
+class Sources:
+    """What a variant is made from and held against.
+
+    Attributes:
+        float_onnx: the float graph, its batch axis free, weights inside.
+        calibration: images without labels, and the ranges that they give the activations.
+        reference: what the trained model says.
+        options: the user's.
+        folder: where the variant's files go; empty, the variant's alone.
+        scratch: for what is made on the way; of this process alone.
+        model: the trained network, from pixels to logits, as torch; None where the model came as ONNX.
+        batch: the batch size that the bundle's graphs are to have; None leaves it free. Whoever makes ONNX or OpenVINO files
+            makes them with a free batch axis all the same: `finish` fixes it, and writes the metadata, in whatever was made.
+        unlabelled: more images without labels than the calibration's, uint8 (n, s, s, 3), to compare and to distil on; None: those.
+        shared: of this process alone: what is made once and used by several variants.
+
+    Nothing here may measure time: other variants may be being made beside this one.
+    """
+
+    float_onnx: Path
+    calibration: Calibration
+    reference: Reference
+    options: Options
+    folder: Path
+    scratch: Path
+    model: nn.Module | None = None
+    batch: int | None = None
+    unlabelled: NDArray[np.uint8] | None = None
+    shared: dict[str, Any] = field(default_factory=dict)
