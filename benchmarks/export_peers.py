@@ -149,7 +149,8 @@ def main() -> None:
         ]
         table.append({
             "name": "edgekit", "bytes": int8.stat().st_size, "accuracy": accuracy_of(int8, images, labels),
-            "p50_ms": p50["edgekit"], "seconds": making, "files_made": len(tried), "seconds_with_verification": sum(entry["seconds"] for entry in tried),
+            "p50_ms": p50["edgekit"], "seconds": making, "files_made": len(tried),
+            "seconds_with_verification": sum(entry["seconds"] for entry in tried),
             "whole_export_seconds": whole, "way": quantization.get("way"), "rung": quantization.get("rung"),
         })  # fmt: skip
         table += [

@@ -9,7 +9,7 @@ squeeze-and-excitation) is distilled from it on the run's pool, resumable epoch 
 - with its channels scaled by up to e^3 between neighbouring layers, which no float computation notices;
 - with the channels of its residual streams scaled likewise: they have many readers, which equalisation cannot reach.
 
-For each, in both runtimes: what plain INT8 loses (calibration alone, whatever the loss), then what the ladder does about it with
+For each, in both runtimes and for TensorRT's graph (simulated): what plain INT8 loses (calibration alone, whatever the loss), then what the ladder does about it with
 --recover: the rung, everything that was tried, the seconds, and the latency of both beside float's.
 """
 
@@ -46,6 +46,7 @@ from edgekit.train.losses import distillation
 HERE = Path(__file__).resolve().parent
 SPREAD = 3.0  # channels differ by up to e^6, four hundred times
 STUDENT = Architecture(name="mnasnet_050")
+TARGETS = ["onnx", "openvino", "trt"]
 BATCH, LEARNING_RATE, TEMPERATURE = 128, 3e-3, 2.0
 
 
@@ -129,7 +130,7 @@ def imbalanced(model: Classifier, where: str, spread: float, seed: int = 0) -> C
 
 
 def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[str, Any]:
-    """Plain INT8 and what the ladder makes of it, for both runtimes."""
+    """Plain INT8 and what the ladder makes of it, for each target."""
     data, test = run.recipe.data, splits.test
     rows = np.linspace(0, len(splits.pool) - 1, min(4396, len(splits.pool))).round().astype(int)
     pool = splits.pool.subset(rows).centre_crop(data.image_size).images
@@ -145,6 +146,7 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
             calibration=candidates,
             evaluation=(test.images, test.labels),
             output=folder / name,
+            targets=TARGETS,
             precisions=["int8"],
             **changes,
         )
@@ -182,9 +184,7 @@ def main() -> None:
         few = {"pool": 1024, "test": 500}  # spread: sets may be sorted by class
         rows = {name: np.linspace(0, len(getattr(splits, name)) - 1, n).astype(int) for name, n in few.items()}
         splits = replace(splits, pool=splits.pool.subset(rows["pool"]), test=splits.test.subset(rows["test"]))
-    began = time.monotonic()
     trained = student(run, splits, told.work, 1 if told.quick else told.epochs)
-    training = time.monotonic() - began
     cases = {
         "as trained": trained,
         "channels imbalanced between layers": imbalanced(trained, "between", SPREAD),
@@ -193,7 +193,7 @@ def main() -> None:
     measured = {}
     for i, (name, model) in enumerate(cases.items()):
         measured[name] = measure(model, splits, run, told.work / f"case-{i}")
-        for id_ in ("onnx-int8", "openvino-int8"):
+        for id_ in (f"{target}-int8" for target in TARGETS):
             plain, ladder = (measured[name][id_][which] for which in ("plain", "ladder"))
             print(
                 f"{name}, {id_}: {100 * plain['drop']:.2f} points lost, then {100 * ladder['drop']:.2f} by {ladder['rung']}"
@@ -204,7 +204,6 @@ def main() -> None:
             "command": sys.argv,
             "architecture": STUDENT.model_dump(mode="json"),
             "epochs": told.epochs,
-            "training_seconds": training,
             "test_images": len(splits.test),
             "spread": SPREAD,
             "quick": told.quick,
