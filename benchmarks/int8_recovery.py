@@ -9,8 +9,8 @@ squeeze-and-excitation) is distilled from it on the run's pool, resumable epoch 
 - with its channels scaled by up to e^3 between neighbouring layers, which no float computation notices;
 - with the channels of its residual streams scaled likewise: they have many readers, which equalisation cannot reach.
 
-For each, in both runtimes and for TensorRT's graph (simulated): what plain INT8 loses (calibration alone, whatever the loss), then what the ladder does about it with
---recover: the rung, everything that was tried, the seconds, and the latency of both beside float's.
+For each, in both runtimes and for TensorRT's graph (simulated): what plain INT8 loses (calibration alone, whatever the loss), then
+what the ladder does about it with --recover: the rung, everything that was tried, the seconds, and the latency of both beside float's.
 """
 
 from __future__ import annotations
