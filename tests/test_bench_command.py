@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import pytest
 
 from edgekit.bench import rounds
 from edgekit.bench.choose import choose
-from edgekit.bench.golden import prove
+from edgekit.bench.golden import Proof, prove
 from edgekit.bench.process import run_worker
 from edgekit.bench.request import Request
 from edgekit.bench.rounds import Plan, bench
@@ -203,12 +204,11 @@ def test_a_float_variant_that_computes_something_else_is_not_measured(folder: Pa
 
 def test_an_int8_variant_that_agrees_less_than_where_it_was_exported_is_warned_about(folder: Path) -> None:
     bundle = Bundle.open(folder)
-    images, logits = bundle.golden()
+    golden = bundle.golden_outputs()
     int8 = bundle.variant("onnx-fp32").model_copy(update={"precision": "int8"})
     session = load(bundle, int8, threads=1)
-    assert prove(session, int8, images, logits, 5).warning == ""
-    rolled = np.roll(logits, 1, axis=1)
-    proof = prove(session, int8, images, rolled, 5)
+    assert prove(session, int8, golden, 5).warning == ""
+    proof = prove(session, int8, {**golden, "logits": np.roll(golden["logits"], 1, axis=1)}, 5)
     assert proof.top1_agreement < 0.5
     assert "its recorded accuracy does not hold on this machine" in proof.warning
 
@@ -311,7 +311,7 @@ def outcome(samples: list[int], **other: Any) -> dict[str, Any]:
         "samples_ns": samples, "began_ns": 0, "ended_ns": sum(samples), "streams": 1, "device_memory_bytes": None,
         "warmup_runs": 10, "settled": True, "interrupted": False, "runtime_version": "1", "settings": {},
         "affinity": [0], "stages_ms": {"import": 5.0}, "peak_rss_bytes": 10, "conditions": conditions,
-        "golden": {"max_abs_diff": 0.0, "top1_agreement": 1.0, "warning": ""},
+        "golden": asdict(Proof(max_abs_diff=0.0, top1_agreement=1.0, warning="")),
     }  # fmt: skip
     return {**made, **other}
 

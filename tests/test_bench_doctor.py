@@ -206,3 +206,35 @@ def test_a_bundle_is_proved_or_the_exit_code_is_1(edgekit: Callable[..., tuple[i
     assert edgekit("doctor", bundle.path, "--variant", "openvino-fp16")[0] == 0
     (bundle.path / MANIFEST).write_text("{}")
     assert edgekit("doctor", bundle.path)[0] == 2
+
+
+def test_the_embedding_is_proved_beside_the_logits(
+    edgekit: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "export", embedding=True)
+    parity = bundle.variant("onnx-fp32").parity
+    assert parity is not None
+    update = {"id": "onnx-int8", "precision": "int8", "parity": parity.model_copy(update={"embedding_cosine": 1.0})}
+    variants = [*bundle.manifest.variants, bundle.variant("onnx-fp32").model_copy(update=update)]
+    manifest = bundle.manifest.model_copy(update={"variants": variants})
+    write_manifest(bundle.path, manifest)
+    code, out, _ = edgekit("doctor", bundle.path, "--json")
+    assert code == 0
+    for row in json.loads(out)["variants"]:
+        assert (row["outcome"], row["reason"]) == ("proved", "")
+        assert row["embedding_cosine"] > 0.999
+        assert row["embedding_max_abs_diff"] < 0.01
+
+    # Other embeddings beside the same logits: no float variant may differ, INT8 may a little in direction, and says so.
+    golden = bundle.golden_outputs()
+    embedding = golden["embedding"]
+    turned = embedding.copy()
+    turned[0, embedding[0].argmax()] = 0
+    for other, proved in ((turned, ["onnx-int8"]), (-embedding, [])):
+        np.savez(bundle.path / "golden.npz", **{**golden, "embedding": other})
+        write_manifest(bundle.path, manifest.model_copy(update={"golden": BundleFile.of(bundle.path, "golden.npz")}))
+        code, out, _ = edgekit("doctor", bundle.path)
+        assert code == 1
+        assert [line.split()[0] for line in out.splitlines() if " proved " in line] == proved
+        assert "onnx-fp32: does not compute what was trained on this machine: the golden embedding differs by" in out
+        assert ("onnx-int8: its embedding's cosine with the trained one is" in out) == bool(proved)

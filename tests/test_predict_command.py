@@ -15,13 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import pytest
 from PIL import Image
 
-from edgekit.bundle import MANIFEST, Bundle, BundleFile, Tensor, write_manifest
+from edgekit.bundle import MANIFEST, Bundle, write_manifest
 from edgekit.runtimes.predictor import Predictor
-from tiny_bundle import CLASSES, make_bundle, some_images, write_onnx
+from tiny_bundle import CLASSES, make_bundle, some_images
 
 Command = Callable[..., tuple[int, str, str]]
 Call = Callable[..., subprocess.CompletedProcess[str]]
@@ -154,24 +153,8 @@ def test_file_names_that_are_no_text_are_printed_all_the_same(bundle: Bundle, ph
     assert os.fsencode(json.loads(done.stdout)["file"]) == name
 
 
-def with_embedding(folder: Path) -> Bundle:
-    """The tiny bundle whose graph also gives what its linear layer sees."""
-    bundle = make_bundle(folder, openvino=False)
-    write_onnx(bundle.path / "model.onnx", embedding=True)
-    variant = bundle.manifest.variants[0].model_copy(update={"files": [BundleFile.of(bundle.path, "model.onnx")]})
-    images, logits = bundle.golden()
-    session = ort.InferenceSession(str(bundle.path / "model.onnx"), providers=["CPUExecutionProvider"])
-    embedding = session.run(["embedding"], {"images": images})[0]
-    np.savez(bundle.path / "golden.npz", images=images, logits=logits, embedding=embedding)
-    outputs = [*bundle.manifest.outputs, Tensor(name="embedding", dtype="float32", layout="NC", shape=[None, 8])]
-    golden = BundleFile.of(bundle.path, "golden.npz")
-    update = {"outputs": outputs, "golden": golden, "variants": [variant]}
-    write_manifest(bundle.path, bundle.manifest.model_copy(update=update))
-    return Bundle.open(bundle.path)
-
-
 def test_embeddings_go_into_a_file_or_into_the_lines(tmp_path: Path, photos: Path, edgekit: Command) -> None:
-    bundle = with_embedding(tmp_path / "export")
+    bundle = make_bundle(tmp_path / "export", openvino=False, embedding=True)
     (photos / "1.jpg").write_bytes(b"not an image")
     target = tmp_path / "out" / "photos.npz"
     code, _, err = edgekit("predict", bundle.path, photos, "--embedding", target, "--batch", 2)
@@ -324,7 +307,7 @@ def test_the_examples_of_the_documentation(
     require_module("cv2", "one of the examples reads a video")
     import cv2
 
-    bundle = with_embedding(tmp_path / "export")
+    bundle = make_bundle(tmp_path / "export", openvino=False, embedding=True)
     shutil.make_archive(str(tmp_path / "bundle"), "zip", bundle.path)
     shutil.copy(photos / "0.jpg", tmp_path / "photo.jpg")
     writer = cv2.VideoWriter(str(tmp_path / "clip.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (32, 32))

@@ -67,14 +67,20 @@ def some_images(count: int, size: int = SIZE) -> np.ndarray:
     return np.kron(coarse, np.ones((1, size // 4, size // 4, 1), dtype=np.int64)).astype(np.uint8)
 
 
-def make_bundle(folder: Path, *, openvino: bool = True, size: int = SIZE, width: int = 8, layers: int = 2) -> Bundle:
-    """Write a bundle with `onnx-fp32` and, if asked for, `openvino-fp16`, both verified, and open it."""
+def make_bundle(
+    folder: Path, *, openvino: bool = True, size: int = SIZE, width: int = 8, layers: int = 2, embedding: bool = False
+) -> Bundle:
+    """Write a bundle with `onnx-fp32` and, if asked for, `openvino-fp16`, both verified, and open it.
+
+    With `embedding` the graphs also give what their linear layer sees.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_onnx(folder / "model.onnx", size=size, width=width, layers=layers)
+    write_onnx(folder / "model.onnx", size=size, width=width, layers=layers, embedding=embedding)
     golden = some_images(12, size)
     session = ort.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-    logits = session.run(["logits"], {"images": golden})[0]
-    np.savez(folder / "golden.npz", images=golden, logits=logits)
+    widths = {"logits": len(CLASSES), **({"embedding": width} if embedding else {})}
+    outputs = dict(zip(widths, session.run(list(widths), {"images": golden}), strict=True))
+    np.savez(folder / "golden.npz", images=golden, **outputs)
     parity = Parity(samples=12, top1_agreement=1.0, max_abs_diff=0.0, sqnr_db=None)
     common = {
         "executed": True,
@@ -105,7 +111,7 @@ def make_bundle(folder: Path, *, openvino: bool = True, size: int = SIZE, width:
         classes=CLASSES,
         preprocessing=Preprocessing(image_size=size, resize_to=size + 2),
         input=Tensor(name="images", dtype="uint8", layout="NHWC", shape=[None, size, size, 3]),
-        outputs=[Tensor(name="logits", dtype="float32", layout="NC", shape=[None, len(CLASSES)])],
+        outputs=[Tensor(name=name, dtype="float32", layout="NC", shape=[None, n]) for name, n in widths.items()],
         golden=BundleFile.of(folder, "golden.npz"),
         variants=variants,
         provenance={},

@@ -117,6 +117,10 @@ class Latency(Part):
         description="largest difference from the golden logits, checked in the same process"
     )
     golden_top1_agreement: float | None
+    golden_embedding_max_abs_diff: float | None = Field(
+        None, description="largest difference from the golden embedding; null where the bundle has none"
+    )
+    golden_embedding_cosine: float | None = Field(None, description="smallest cosine with the golden embedding")
     accuracy: float | None = Field(None, description="top-1 of the variant where it was exported, as the bundle has it")
     accuracy_samples: int | None = Field(None, description="the test images behind it")
     conditions: dict[str, Any] = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import median
 from typing import Any
 
@@ -92,6 +92,8 @@ def latency_of(
         loadgen=outcomes[0].get("loadgen"),
         golden_max_abs_diff=max(o["golden"]["max_abs_diff"] for o in outcomes),
         golden_top1_agreement=min(o["golden"]["top1_agreement"] for o in outcomes),
+        golden_embedding_max_abs_diff=_worst(max, outcomes, "embedding_max_abs_diff"),
+        golden_embedding_cosine=_worst(min, outcomes, "embedding_cosine"),
         accuracy=variant.accuracy.top1 if variant.accuracy else None,
         accuracy_samples=variant.accuracy.samples if variant.accuracy else None,
         conditions=_conditions(outcomes),
@@ -100,6 +102,12 @@ def latency_of(
     latency.warnings = [o["golden"]["warning"] for o in outcomes[:1] if o["golden"]["warning"]]
     latency.warnings += _warnings(latency, outcomes, crowded)
     return latency
+
+
+def _worst(choose: Callable[[list[float]], float], outcomes: Sequence[dict[str, Any]], name: str) -> float | None:
+    """A figure of the golden tensors' proof over all rounds; None where there is none."""
+    known = [o["golden"][name] for o in outcomes if o["golden"][name] is not None]
+    return choose(known) if known else None
 
 
 def _stages(outcomes: Sequence[dict[str, Any]], run: float | None) -> dict[str, float | None]:

@@ -77,13 +77,14 @@ def _measure(request: Request, stop: Callable[[], bool]) -> dict[str, Any]:
     from edgekit.bench.golden import prove
     from edgekit.bench.pipeline import pipeline, transfers
 
-    images, logits = bundle.golden()
+    golden = bundle.golden_outputs()
+    images: NDArray[np.uint8] = golden["images"]
     _check_batch(session, request)
     batch = np.ascontiguousarray(np.resize(images, (request.batch, *images.shape[1:])))
     first = time.perf_counter()
     session.run(batch)
     first_run = time.perf_counter() - first
-    proof = prove(session, variant, images, logits, request.batch)
+    proof = prove(session, variant, golden, request.batch)
     common = {
         "runtime_version": session.version,
         "settings": session.settings,

@@ -103,6 +103,8 @@ def _plain(made: Check) -> dict[str, Any]:
         "reason": made.reason,
         "max_abs_diff": made.proof.max_abs_diff if made.proof else None,
         "top1_agreement": made.proof.top1_agreement if made.proof else None,
+        "embedding_max_abs_diff": made.proof.embedding_max_abs_diff if made.proof else None,
+        "embedding_cosine": made.proof.embedding_cosine if made.proof else None,
     }
 
 
@@ -178,15 +180,18 @@ def _print_checks(bundle: Bundle, checks: list[Check]) -> None:
     from rich.markup import escape
 
     console = _console()
-    table = _table("variant", "status", "here", "top-1 agrees", "max |Δ logit|")
+    embedding = any(made.proof and made.proof.embedding_cosine is not None for made in checks)
+    table = _table("variant", "status", "here", "top-1 agrees", "max |Δ logit|", *["min cos emb."] * embedding)
     for made in checks:
         proof = made.proof
+        cosine = proof.embedding_cosine if proof else None
         table.add_row(
             made.variant.id,
             made.variant.status,
             _MARKS[made.outcome],
             f"{proof.top1_agreement:.1%}" if proof else "n/a",
             f"{proof.max_abs_diff:.3g}" if proof else "n/a",
+            *(["n/a" if cosine is None else f"{cosine:.4f}"] if embedding else []),
         )
     console.print(f"[bold]{escape(bundle.manifest.name)}[/]: golden tensors on this machine")
     console.print(table)
@@ -216,7 +221,7 @@ def _table(*columns: str) -> Table:
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in columns:
-        table.add_column(name, justify="right" if name.startswith(("top", "max")) else "left", no_wrap=True)
+        table.add_column(name, justify="right" if name.startswith(("top", "max", "min")) else "left", no_wrap=True)
     return table
 
 

@@ -74,10 +74,10 @@ def _check(bundle: Bundle, variant: Variant) -> Check:
 def _prove(path: str, name: str) -> dict[str, Any]:
     bundle = Bundle.open(path)
     variant = bundle.variant(name)
-    images, logits = bundle.golden()
+    golden = bundle.golden_outputs()
     session = load(bundle, variant)
     try:
-        proof = prove(session, variant, images, logits, min(_BATCH, len(images)))
+        proof = prove(session, variant, golden, min(_BATCH, len(golden["images"])))
     except BundleError as error:
         raise BundleError(error.message.removeprefix(f"{variant.id}: "), error.hint) from error
     return {"proof": asdict(proof), "version": session.version}
