@@ -312,6 +312,11 @@ def outcome(samples: list[int], **other: Any) -> dict[str, Any]:
         "warmup_runs": 10, "settled": True, "interrupted": False, "runtime_version": "1", "settings": {},
         "affinity": [0], "stages_ms": {"import": 5.0}, "peak_rss_bytes": 10, "conditions": conditions,
         "golden": asdict(Proof(max_abs_diff=0.0, top1_agreement=1.0, warning="")),
+        "power": {"source": "", "why_not": ""},
+        "timeline": {
+            "seconds": [0.0], "cost_seconds": 0.001, "clock_mhz": [1.0], "gpu_clock_mhz": [None], "temperature_c": [None],
+            "power_w": [None], "throttled": [None],
+        },
     }  # fmt: skip
     return {**made, **other}
 
@@ -326,6 +331,8 @@ def outcome(samples: list[int], **other: Any) -> dict[str, Any]:
         ({"settled": False}, "did not settle"),
         ({"throttled": True}, "throttled"),
         ({"other_cores_busy": 0.7}, "other processes kept 0.7 cores busy"),
+        ({"cost_seconds": 0.13}, None),
+        ({"cost_seconds": 0.3}, "reading the sensors kept 2.1% of a processor busy meanwhile"),
     ],
 )
 def test_each_warning_is_given_when_it_is_due_and_only_then(
@@ -333,7 +340,7 @@ def test_each_warning_is_given_when_it_is_due_and_only_then(
 ) -> None:
     made = outcome([10**7] * 1400)
     for key, value in change.items():
-        (made if key in made else made["conditions"])[key] = value
+        next(part for part in (made, made["conditions"], made["timeline"]) if key in part)[key] = value
     monkeypatch.setattr(rounds, "run_worker", lambda request: made)
     bundle = Bundle.open(folder)
     results = bench(bundle, choose(bundle, ["onnx-fp32"])[0], tmp_path, plan=Plan(rounds=1)).results

@@ -231,9 +231,10 @@ def test_the_sampler_integrates_what_a_board_draws_and_takes_idle_off(tmp_path: 
     assert before.above_idle_joules is None
     assert before.joules < whole.joules - part.joules
     line = sampler.timeline
-    assert len({len(column) for column in (line.seconds, line.joules, line.power_w, line.clock_mhz)}) == 1
+    columns = (line.seconds, line.joules, line.power_w, line.clock_mhz, line.cost_seconds)
+    assert len({len(column) for column in columns}) == 1
     assert line.seconds == sorted(line.seconds)
-    assert 0 < line.cost_seconds < line.seconds[-1] / 2
+    assert 0 < sum(line.cost_seconds) < line.seconds[-1] / 2
     assert Idle(1, 2, "").seconds == 2
 
 

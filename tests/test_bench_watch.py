@@ -25,6 +25,7 @@ def sampled(watts: float, *, throttled_at: int | None = None, source: str = "RAP
         power_w=[watts if source else None] * 11,
         joules=[watts * s if source else None for s in seconds],
         throttled=[i == throttled_at for i in range(11)],
+        cost_seconds=[0.002] * 11,
         throttled_by=[] if throttled_at is None else ["over-current"],
         power_source=source,
         why_no_power="" if source else "no RAPL counter",
@@ -43,6 +44,7 @@ def test_loading_and_warming_up_are_not_in_the_timeline_nor_in_the_energy() -> N
     assert line is not None
     assert line.round == [0] * 5 + [1] * 5
     assert line.seconds == [0, 1, 2, 3, 4] * 2
+    assert line.cost_seconds == pytest.approx(10 * 0.002)
     assert line.clock_mhz[:5] == [1003, 1004, 1005, 1006, 1007]
     assert line.power_source == "RAPL package-0"
     assert got["energy"] == pytest.approx({"joules": 36, "seconds": 4})

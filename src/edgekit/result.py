@@ -47,6 +47,10 @@ class Timeline(Part):
     throttled: list[bool | None]
     power_source: str = Field("", description="what was metered; empty where nothing can be")
     why_no_power: str = ""
+    cost_seconds: float | None = Field(
+        None,
+        description="processor time that reading the sensors took, in the process that waits for the measuring one",
+    )
 
 
 class Latency(Part):

@@ -17,6 +17,7 @@ from edgekit.machine import emulated
 from edgekit.result import Latency, Probe
 
 _OTHERS_LIMIT = 0.1
+_SENSORS_LIMIT = 0.01
 
 
 def latency_of(
@@ -100,7 +101,7 @@ def latency_of(
         warnings=[],
     )
     latency.warnings = [o["golden"]["warning"] for o in outcomes[:1] if o["golden"]["warning"]]
-    latency.warnings += _warnings(latency, outcomes, crowded)
+    latency.warnings += _warnings(latency, outcomes, elapsed, crowded)
     return latency
 
 
@@ -137,12 +138,13 @@ def _conditions(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def _warnings(latency: Latency, outcomes: Sequence[dict[str, Any]], crowded: bool) -> list[str]:
-    """Why a figure of this measurement is not to be trusted, one sentence each."""
+def _warnings(latency: Latency, outcomes: Sequence[dict[str, Any]], elapsed: float, crowded: bool) -> list[str]:
+    """Why a figure of this measurement, of so many seconds, is not to be trusted, one sentence each."""
     others = latency.conditions["other_cores_busy"]
     by = ", ".join(latency.conditions["throttled_by"] or []) or "heat or power"
     server = latency.scenario == "server"
     p99 = latency.percentiles_ms["p99"]
+    sensors = (latency.timeline.cost_seconds or 0) / elapsed if latency.timeline else 0.0
     least = (
         f"{FLOOR_SECONDS:.0f} s" if latency.scenario == "offline" else f"{FLOOR_SECONDS:.0f} s or {FLOOR_RUNS} samples"
     )
@@ -171,6 +173,7 @@ def _warnings(latency: Latency, outcomes: Sequence[dict[str, Any]], crowded: boo
         ),
         (not all(o["settled"] for o in outcomes), "the warm-up did not settle within 5 s"),
         (others is not None and others > _OTHERS_LIMIT, f"other processes kept {others or 0:.1f} cores busy meanwhile"),
+        (sensors > _SENSORS_LIMIT, f"reading the sensors kept {sensors:.1%} of a processor busy meanwhile"),
         (latency.conditions["throttled"] is True, f"the processor was throttled ({by})"),
         (emulated(), "the processor is emulated: no time that is measured here says anything about a device"),
         (crowded, "another `edgekit bench` ran on this machine at the same time"),

@@ -36,7 +36,11 @@ def watched(outcome: dict[str, Any], sampler: Sampler) -> dict[str, Any]:
     return {
         **outcome,
         "conditions": conditions,
-        "timeline": {"seconds": [(times[i] - began) / 1e9 for i in inside], **series},
+        "timeline": {
+            "seconds": [(times[i] - began) / 1e9 for i in inside],
+            "cost_seconds": sum(line.cost_seconds[i] for i in inside),
+            **series,
+        },
         "power": {"source": line.power_source, "why_not": line.why_no_power},
         "energy": None if energy is None else {"joules": energy.joules, "seconds": energy.seconds},
     }
@@ -54,6 +58,7 @@ def timeline(outcomes: Sequence[dict[str, Any]]) -> Timeline | None:
         seconds=[second for _, line in watched for second in line["seconds"]],
         power_source=power["source"],
         why_no_power=power["why_not"],
+        cost_seconds=sum(line["cost_seconds"] for _, line in watched),
         **{name: [value for _, line in watched for value in line[name]] for name in _SERIES},
     )
 

@@ -33,7 +33,7 @@ class Timeline:
         throttled_by: what, in words, over the whole time.
         power_source: what was metered; empty where nothing can be.
         why_no_power: the reason for that.
-        cost_seconds: processor time that the sampling itself took.
+        cost_seconds: processor time that each sample itself took, without that of programs that it started.
     """
 
     began_ns: int = 0
@@ -47,7 +47,7 @@ class Timeline:
     throttled_by: list[str] = field(default_factory=list)
     power_source: str = ""
     why_no_power: str = ""
-    cost_seconds: float = 0.0
+    cost_seconds: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -156,18 +156,16 @@ class Sampler:
         return Energy(line.power_source, until - since, joules, idle.watts if idle else None)
 
     def _run(self) -> None:
-        began = time.thread_time()
         due = time.monotonic()
         while True:
             due = max(due + self._period, time.monotonic())  # what was missed is not made up for
             if self._stop.wait(max(0.0, due - time.monotonic())):
                 break
             self._sample()
-        self.timeline.cost_seconds = time.thread_time() - began
 
     def _sample(self, last: bool = False) -> None:
         line = self.timeline
-        now = time.perf_counter_ns()
+        now, began = time.perf_counter_ns(), time.thread_time()
         energy = self._meter.read(now / 1e9)
         hot = temperatures(self._temperatures)
         line.seconds.append((now - line.began_ns) / 1e9)
@@ -177,6 +175,7 @@ class Sampler:
         line.gpu_clock_mhz.append(clocks.gpu_clock(self._gpu))
         line.temperature_c.append(max(hot.values(), default=None))
         line.throttled.append(self._throttled(last))
+        line.cost_seconds.append(time.thread_time() - began)
 
     def _throttled(self, last: bool) -> bool | None:
         if self._throttle.slow and not last and time.monotonic() - self._last_read < raspberry.PERIOD_SECONDS:
