@@ -283,7 +283,10 @@ def test_a_runtime_that_is_not_installed_names_its_extra(tmp_path: Path, photos:
         (["a.jpg", "--video", "b.mp4"], "takes no IMAGE"),
         (["a.jpg", "--embedding", "-"], "give --json too"),
         (["a.jpg", "--embedding", "a.parquet"], "give a .npz or .npy file"),
-        (["a.jpg", "--embedding", "a.npy"], "onnx-fp32 gives no embedding"),
+        (
+            ["a.jpg", "--embedding", "a.npy"],
+            "onnx-fp32 gives no embedding (make a bundle that does with `edgekit export RUN --embedding`)",
+        ),
         (["a.jpg", "--threshold", "2"], "--threshold"),
     ],
 )

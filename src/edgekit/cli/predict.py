@@ -84,7 +84,7 @@ def command(
     if embedding and not predictor.has_embedding:
         raise BundleError(
             f"{bundle}: {predictor.variant.id} gives no embedding",
-            "export the run again with the embedding as an output",
+            "make a bundle that does with `edgekit export RUN --embedding`",
         )
     job = _Job(predictor, top, threshold, batch, as_json, embedding, video)
     try:
