@@ -22,7 +22,7 @@ from tiny_bundle import make_bundle, some_images
 
 TRAINING = ("torch", "torchvision", "timm", "lightning", "onnx", "sklearn", "safetensors", "nncf", "scipy", "pandas")
 CONTRACTS = [
-    "edgekit.errors", "edgekit.files", "edgekit.machine", "edgekit.preprocess", "edgekit.progress", "edgekit.recipe",
+    "edgekit.archive", "edgekit.errors", "edgekit.files", "edgekit.machine", "edgekit.preprocess", "edgekit.progress", "edgekit.recipe",
     "edgekit.bundle", "edgekit.result", "edgekit.run", "edgekit.cli.bench", "edgekit.cli.predict", "edgekit.cli.report",
     "edgekit.cli.doctor",
 ]  # fmt: skip
@@ -58,6 +58,11 @@ def test_help_loads_next_to_nothing(arguments: list[str]) -> None:
     code = f"import sys; sys.argv = ['edgekit', *{arguments}]\nfrom edgekit.cli.main import main\n"
     code += "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code"
     assert loaded_by(code).isdisjoint({*TRAINING, "numpy", "pydantic", "PIL", "onnxruntime", "openvino", "yaml"})
+
+
+def test_predicting_imports_nothing_that_it_may_not_need() -> None:
+    loaded = loaded_by("import edgekit; edgekit.Predictor, edgekit.Bundle")
+    assert loaded.isdisjoint({"PIL", "click", "rich", "yaml", "onnxruntime", "openvino", *TRAINING})
 
 
 def test_opening_a_bundle_loads_no_runtime(tmp_path: Path) -> None:

@@ -8,11 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -21,23 +16,20 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgekit.errors import BundleError, near
-from edgekit.files import cache_folder, sha256, write_text
+from edgekit.files import sha256, write_text
 from edgekit.preprocess import Preprocessing
 
 BUNDLE_SCHEMA = 1
 MANIFEST = "bundle.json"
-
-# What reading a damaged, truncated, encrypted (RuntimeError) or unusually compressed (NotImplementedError) archive raises.
-_BAD_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, ValueError)
 
 RuntimeName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 Precision = Literal["fp32", "fp16", "int8"]
 
 
 class Part(BaseModel):
-    """A part of the manifest: no unknown keys."""
+    """A part of the manifest: no unknown keys. Built when it is first used: importing this is not yet opening a bundle."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class BundleFile(Part):
@@ -163,7 +155,7 @@ class Manifest(Part):
     variants: list[Variant]
     provenance: dict[str, Any] = Field(description="run, digests of weights and stages, packages, machine, command")
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     @field_validator("variants")
     @classmethod
@@ -209,13 +201,17 @@ class Bundle:
 
     @classmethod
     def _open_zip(cls, archive: Path) -> Bundle:
-        folder = _unzipped(archive)
+        import shutil
+
+        from edgekit.archive import extracted
+
+        folder = extracted(archive, MANIFEST)
         try:
             return cls.open(folder)
         except BundleError:
             # Either the archive is at fault or what was extracted from it has been changed since: only a new look tells.
             shutil.rmtree(folder, ignore_errors=True)
-            return cls.open(_unzipped(archive))
+            return cls.open(extracted(archive, MANIFEST))
 
     def file(self, file: BundleFile) -> Path:
         """The path of a file, after its digest was checked.
@@ -269,12 +265,14 @@ class Bundle:
         Raises:
             BundleError: as `golden`.
         """
+        from zipfile import BadZipFile  # a .npz is one
+
         path = self.file(self.manifest.golden)
         size, classes = self.manifest.preprocessing.image_size, len(self.manifest.classes)
         try:
             with np.load(path, allow_pickle=False) as archive:
                 images, *outputs = (archive[name] for name in ("images", *(o.name for o in self.manifest.outputs)))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, zipfile.BadZipFile) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, BadZipFile) as error:
             raise BundleError(f"{path}: not golden tensors: {error}", "export the bundle again") from error
         right = images.dtype == np.uint8 and images.shape[1:] == (size, size, 3) and len(images) > 0
         named = dict(zip((o.name for o in self.manifest.outputs), outputs, strict=True))
@@ -315,36 +313,3 @@ def _manifest(text: bytes, path: Path) -> Manifest:
         raise BundleError(
             f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}", "export or copy the bundle again"
         ) from error
-
-
-def _unzipped(archive: Path) -> Path:
-    """Extract a zipped bundle into the user's cache, once for each content, and return the folder."""
-    try:
-        target = cache_folder() / "bundles" / sha256(archive)[:32]
-        if target.is_dir():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent))
-    except OSError as error:
-        raise BundleError(
-            f"{archive}: cannot be extracted into {cache_folder()}: {error.strerror or error}",
-            "set EDGEKIT_CACHE to a folder that can be written, or extract it yourself and give the folder",
-        ) from error
-    try:
-        with zipfile.ZipFile(archive) as content:
-            names = content.namelist()
-            if any(name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name for name in names):
-                raise BundleError(f"{archive}: holds a path that leaves the bundle", "do not use this bundle")
-            content.extractall(temporary)
-        inner = temporary
-        if not (temporary / MANIFEST).is_file():  # a zip of the folder itself
-            inner = next((p.parent for p in temporary.glob(f"*/{MANIFEST}")), temporary)
-        os.replace(inner, target)
-    except _BAD_ZIP as error:
-        if not target.is_dir():  # another process may have put the same content there
-            raise BundleError(
-                f"{archive}: not a bundle folder and not a readable .zip: {error}", "copy the bundle again"
-            ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return target

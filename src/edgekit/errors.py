@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -61,6 +60,8 @@ class GateFailed(EdgekitError):
 
 def near(value: str, known: Iterable[str], count: int = 3) -> str:
     """`did you mean a, b or c?` for a misspelt name, or an empty string where nothing is near."""
+    import difflib  # for a misspelt name only
+
     matches = difflib.get_close_matches(value, list(known), n=count, cutoff=0.6)
     if not matches:
         return ""

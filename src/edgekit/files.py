@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +22,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         EdgekitError: the folder cannot be written, or the disk is full.
     """
+    import tempfile  # whoever only reads needs none of it
+
     path = Path(path)
     temporary: Path | None = None
     try:

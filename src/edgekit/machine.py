@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -43,7 +42,7 @@ _ARM_PARTS = {
 class Machine(BaseModel):
     """The fingerprint of a machine and of the software on it."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
     cpu: str
     architecture: str
@@ -73,6 +72,8 @@ def this_machine() -> Machine:
 
 def installed_packages() -> dict[str, str]:
     """The versions of the packages that matter to edgekit, of those that are installed."""
+    from importlib import metadata
+
     found = {}
     for name in _PACKAGES:
         try:

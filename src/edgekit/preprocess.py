@@ -1,26 +1,24 @@
 """From any image file to the uint8 pixels that a model takes: the same code in training evaluation and on the device.
 
-The bundle carries a `Preprocessing`; whoever holds it can repeat what the training did, to the byte, with Pillow alone.
+The bundle carries a `Preprocessing`; whoever holds it can repeat what the training did, to the byte, with Pillow alone. Pillow is
+imported with the first image: whoever has pixels already, a camera's for instance, needs none of it.
 """
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgekit.errors import DataError
 
-_RESAMPLING = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
+if TYPE_CHECKING:
+    from PIL import Image
+
 _16_BIT_MODES = {"I;16", "I;16B", "I;16L", "I;16N"}
 
 
@@ -31,7 +29,7 @@ class Preprocessing(BaseModel):
     image is resized to the square whatever its shape. Resampling is Pillow's (antialiased).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     image_size: int = Field(ge=4, le=4096, description="side of the square that the model takes, in pixels")
     resize_to: int = Field(
@@ -48,7 +46,9 @@ class Preprocessing(BaseModel):
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """An upright RGB image as uint8 pixels of shape (image_size, image_size, 3)."""
-        resampling = _RESAMPLING[self.interpolation]
+        from PIL.Image import Resampling
+
+        resampling = Resampling[self.interpolation.upper()]
         size = self.image_size
         if self.fit == "stretch":
             return np.asarray(image.resize((size, size), resampling))
@@ -74,6 +74,8 @@ def read_image(source: Path | str | bytes) -> Image.Image:
     Raises:
         DataError: the file is missing, is not an image, is truncated, or is large enough to be a decompression bomb.
     """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
     name = "<bytes>" if isinstance(source, bytes) else str(source)
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -92,6 +94,8 @@ def read_image(source: Path | str | bytes) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any Pillow mode as 8-bit RGB (see `read_image` for the rules)."""
+    from PIL import Image
+
     if image.mode in _16_BIT_MODES:
         return _grey((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode == "I":  # 32-bit container; PNG and TIFF readers put 16-bit greys here
@@ -109,4 +113,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _grey(values: NDArray[np.generic]) -> Image.Image:
+    from PIL import Image
+
     return Image.fromarray(values.astype(np.uint8)).convert("RGB")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 from types import MappingProxyType
 
@@ -116,6 +116,8 @@ def load(bundle: Bundle, variant: Variant, *, threads: int = 0, settings: Mappin
 def _version(module: str, distributions: tuple[str, ...]) -> str | None:
     if util.find_spec(module) is None:
         return None
+    from importlib import metadata
+
     for name in distributions:
         try:
             return metadata.version(name)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import BundleError, DataError
@@ -24,6 +23,8 @@ from edgekit.runtimes.session import EMBEDDING, OUTPUT, check_images, run_in_bat
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    from PIL import Image
 
 _PRECISIONS = ("fp32", "fp16", "int8")
 
@@ -163,6 +164,8 @@ class Predictor:
             yield item, result if isinstance(result, DataError) else next(predictions)
 
     def _decoded(self, item: Any, read: Callable[[Any], Image.Image] | None) -> NDArray[np.uint8] | DataError:
+        from PIL import Image
+
         try:
             if read is not None:
                 return self._pixels(read(item))
@@ -171,6 +174,8 @@ class Predictor:
             return error
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        from PIL import Image
+
         if not isinstance(image, Image.Image):
             shape = f" of shape {image.shape}" if isinstance(image, np.ndarray) else ""
             raise DataError(
