@@ -135,6 +135,11 @@ class Variant(Part):
     )
     note: str = Field("", description="what a user should know, for instance why it was rejected")
 
+    @property
+    def bytes(self) -> int:
+        """What it takes on the disk: all its files."""
+        return sum(file.bytes for file in self.files)
+
 
 class Manifest(Part):
     """The content of `bundle.json`."""

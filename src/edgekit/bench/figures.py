@@ -158,13 +158,12 @@ def _of_bundle(path: Path) -> list[Measured]:
 
 def _of_variant(variant: Variant, manifest: Manifest, source: str) -> Measured:
     found = variant.accuracy
-    size = float(sum(file.bytes for file in variant.files))
     return Measured(
         variant.id,
         ("variant", variant.id),
         {
             "accuracy": _share(found.top1 if found else None, found.samples if found else None),
-            "size": Figure(size, "bytes"),
+            "size": Figure(float(variant.bytes), "bytes"),
         },
         {"test set": f"{manifest.accuracy.samples if manifest.accuracy else 0} images"},
         [f"{variant.id} was rejected at export"] if variant.status == "rejected" else [],

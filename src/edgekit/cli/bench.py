@@ -276,7 +276,7 @@ def _print_json(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant, 
                 **latency.model_dump(exclude={"samples_ns", "kind", "timeline"}),
                 "samples": len(latency.samples_ns),
                 "top1": variant.accuracy.top1 if variant.accuracy else None,
-                "size_bytes": sum(file.bytes for file in variant.files),
+                "size_bytes": variant.bytes,
                 "speedup_over_fp32": vars(ratio) if ratio else None,
                 "file": str(path),
             }
@@ -304,5 +304,4 @@ def _or_na(value: float | None, form: str) -> str:
 
 
 def _size(variant: Variant) -> str:
-    size = sum(file.bytes for file in variant.files)
-    return f"{size / 1e6:.2f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+    return f"{variant.bytes / 1e6:.2f} MB" if variant.bytes >= 1e6 else f"{variant.bytes / 1e3:.0f} kB"

@@ -43,7 +43,7 @@ def headline(facts: Facts) -> Headline:
     if fastest is not None:
         shipped: Variant | None = ids[fastest.latency.variant]
     else:
-        shipped = min(verified, key=size_of, default=None)
+        shipped = min(verified, key=lambda v: v.bytes, default=None)
     floats = [v for v in verified if v.precision != "int8"]
     return Headline(
         student=student,
@@ -53,7 +53,7 @@ def headline(facts: Facts) -> Headline:
         int8=timed_int8 or max(int8, key=lambda v: v.accuracy.top1 if v.accuracy else -1.0, default=None),
         fastest=fastest,
         shipped=shipped,
-        full=max(floats, key=size_of, default=None),
+        full=max(floats, key=lambda v: v.bytes, default=None),
     )
 
 
@@ -90,11 +90,6 @@ def measured_here(facts: Facts) -> list[Measured]:
 def p50(measured: Measured) -> float | None:
     """The median latency in milliseconds."""
     return measured.latency.percentiles_ms.get("p50")
-
-
-def size_of(variant: Variant) -> int:
-    """What a variant takes on disk, in bytes: all its files."""
-    return sum(file.bytes for file in variant.files)
 
 
 def interval(share: float, samples: int, z: float = 1.959964) -> tuple[float, float]:

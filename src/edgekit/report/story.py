@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from edgekit.recipe import Architecture
 from edgekit.report import format as show
 from edgekit.report.facts import Facts
-from edgekit.report.headline import Headline, interval, p50, score, size_of
+from edgekit.report.headline import Headline, interval, p50, score
 from edgekit.report.tables import RUNTIMES
 
 
@@ -42,7 +42,7 @@ def lead(facts: Facts, top: Headline) -> str:
         made = f"From {show.count(pool)} unlabelled images and {show.count(labels)} labels"
     if top.shipped is not None and facts.bundle is not None:
         verified = sum(v.status == "verified" for v in facts.bundle.manifest.variants)
-        model = f"a model of {show.size(size_of(top.shipped))}, verified in {_many(verified, 'variant')}"
+        model = f"a model of {show.size(top.shipped.bytes)}, verified in {_many(verified, 'variant')}"
         return f"{made} to {model}." if made else f"{model[0].upper()}{model[1:]}."
     return f"{made}." if made else "A run on its way."
 
@@ -83,10 +83,10 @@ def _fastest(facts: Facts, top: Headline) -> Tile:
 def _size(facts: Facts, top: Headline) -> Tile:
     if top.shipped is None:
         return Tile("Size", show.NONE, "", _export_note(facts, "no verified variant in the bundle"))
-    value, unit = show.size(size_of(top.shipped)).split("\u00a0")
+    value, unit = show.size(top.shipped.bytes).split("\u00a0")
     note = f"{top.shipped.id} on disk"
-    if top.full and size_of(top.full) > size_of(top.shipped):
-        note += f", {size_of(top.full) / size_of(top.shipped):.1f}× smaller than {top.full.id}"
+    if top.full and top.full.bytes > top.shipped.bytes:
+        note += f", {top.full.bytes / top.shipped.bytes:.1f}× smaller than {top.full.id}"
     return Tile("Size", value, unit, note)
 
 

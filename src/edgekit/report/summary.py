@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgekit.report.headline import p50, size_of
+from edgekit.report.headline import p50
 from edgekit.report.page import Written
 
 
@@ -21,6 +21,6 @@ def summary(written: Written) -> dict[str, Any]:
         "int8_top1": top.int8.accuracy.top1 if top.int8 and top.int8.accuracy else None,
         "fastest_variant": top.fastest.latency.variant if top.fastest else None,
         "fastest_p50_ms": p50(top.fastest) if top.fastest else None,
-        "size_bytes": size_of(top.shipped) if top.shipped else None,
+        "size_bytes": top.shipped.bytes if top.shipped else None,
         "missing": [{"part": g.part, "why": g.why, "command": g.command} for g in written.facts.gaps],
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from edgekit.bundle import Accuracy, Variant
 from edgekit.report import format as show
 from edgekit.report.facts import Facts
-from edgekit.report.headline import interval, measured_here, p50, size_of
+from edgekit.report.headline import interval, measured_here, p50
 from edgekit.result import Score
 
 METRICS = {
@@ -160,7 +160,7 @@ def _variant_row(v: Variant, latency: float | None) -> list[Cell]:
         _agreement(v),
         Cell(show.difference(parity.max_abs_diff), parity.max_abs_diff) if parity else none,
         Cell(show.significant(parity.sqnr_db), parity.sqnr_db) if parity and parity.sqnr_db is not None else none,
-        Cell(show.size(size_of(v)), size_of(v)),
+        Cell(show.size(v.bytes), v.bytes),
         Cell(show.milliseconds(latency), latency),
     ]
 
