@@ -2,14 +2,22 @@
 
     python benchmarks/device_install.py [--extra ort] [--runs 21] [--output benchmarks/results/device_install.json]
 
-Packs the wheel of this edgekit, makes a virtual environment with nothing else in it, and installs the wheel with one extra. Then:
-the size of every package on the disk, bytecode included; what of the training stack is there (nothing may be); the golden tensors of a small
-bundle, proved there by `edgekit doctor`; and, each in a fresh process and after one that is not counted, the times of
+Packs the wheel of this edgekit, makes virtual environments with nothing else in them, and installs the wheel with one extra: as an
+installer chooses versions by itself (`newest`), and with the versions that docs/devices.md names for a device with little space (`small`).
+In each of them:
+
+- the size of every package as installed, without bytecode; then with the bytecode that Python keeps of what `edgekit doctor` imports;
+  then with all of it compiled, as `pip install` does unless told `--no-compile`;
+- what of the training stack is there (nothing may be), and the golden tensors of a small bundle, proved there by `edgekit doctor`.
+
+Compiled, each in a fresh process and after one that is not counted, the times of
 
 - `import`: what a program that predicts imports of edgekit (`edgekit.bundle`, `edgekit.runtimes.predictor`), without the runtime;
-- `with runtime`: the same and the runtime itself;
+- `with runtime`: the same and the runtime itself, and that again where Python has no bytecode and must not keep any;
 - `edgekit --help` and `edgekit --version`, whole processes, Python's own start among them;
 - `python -c pass`, for comparison.
+
+For aarch64 the wheels are only unpacked, and their sizes added up; benchmarks/aarch64.py runs them.
 
 Needs uv and onnx (for the small bundle). Quiet machine, please: the times are medians, all of them are in the file.
 """
@@ -30,6 +38,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from aarch64 import PLATFORM  # beside this script
 from edgekit.bench.remote import wheel
 from edgekit.files import write_json
 from edgekit.machine import this_machine
@@ -49,37 +58,101 @@ TRAINING = (
     "pandas",
 )
 RUNTIMES = {"ort": "onnxruntime", "openvino": "openvino"}
+# ONNX Runtime grows: 51 MB unpacked on x86-64 in 1.25, the first without SymPy (27 MB) beside it, and 76 MB in 1.32.
+SMALL = {"ort": "onnxruntime==1.25.*"}
+OURS = "edgekit.bundle, edgekit.runtimes.predictor"
 GOAL_BYTES, GOAL_SECONDS = 150_000_000, 0.25
 
 
-def environment() -> dict[str, str]:
-    """Nothing of the environment that this runs in."""
-    return {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "VIRTUAL_ENV"}}
+def environment(bytecode: bool) -> dict[str, str]:
+    """Nothing of the environment that this runs in; whether Python may keep bytecode."""
+    ours = {"PYTHONPATH", "PYTHONPYCACHEPREFIX", "VIRTUAL_ENV", "UV_COMPILE_BYTECODE", "PYTHONDONTWRITEBYTECODE"}
+    kept = {k: v for k, v in os.environ.items() if k not in ours}
+    return kept if bytecode else kept | {"PYTHONDONTWRITEBYTECODE": "1"}
 
 
-def run(*command: str | Path) -> str:
+def run(*command: str | Path, bytecode: bool = True) -> str:
     """What a program prints; ends this one where it fails."""
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, env=environment(), check=False
-    )
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment(bytecode), check=False)
     if done.returncode:
         raise SystemExit(f"{command[0]}: {done.stderr.strip()}")
     return done.stdout
 
 
+def total(site: Path, pattern: str = "*") -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in site.rglob(pattern) if path.is_file())
+
+
 def sizes(site: Path) -> dict[str, int]:
-    """Bytes of every installed package, the largest first: files that it lists, and the bytecode made of them."""
-    found: dict[str, int] = {}
+    """Bytes of every installed package, the largest first: the files that it lists and that are there."""
+    found = {}
     for package in metadata.distributions(path=[str(site)]):
         files = {Path(str(file.locate())).resolve() for file in package.files or []}
-        compiled = {
-            code
-            for file in files
-            if file.suffix == ".py"
-            for code in (file.parent / "__pycache__").glob(f"{file.stem}.*.pyc")
-        }
-        found[package.metadata["Name"]] = sum(file.stat().st_size for file in files | compiled if file.is_file())
+        found[package.metadata["Name"]] = sum(file.stat().st_size for file in files if file.is_file())
     return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def install(folder: Path, *requirements: str) -> Path:
+    """A virtual environment with these requirements and no bytecode; gives its Python."""
+    run("uv", "venv", "--quiet", "--python", sys.executable, folder)
+    python = folder / "bin" / "python"
+    run("uv", "pip", "install", "--quiet", "--link-mode", "copy", "--python", python, *requirements)
+    return python
+
+
+def unpacked(folder: Path, platform: str, *requirements: str) -> dict[str, Any]:
+    """The sizes of the wheels that another platform would get, for the Python version that this runs on."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    target = ["--target", folder, "--python-platform", platform, "--python-version", version]
+    run("uv", "pip", "install", "--quiet", "--link-mode", "copy", "--only-binary", ":all:", *target, *requirements)
+    packages = sizes(folder)
+    return {"installed_bytes": total(folder), "packages_bytes": packages, "versions": versions(folder)}
+
+
+def versions(site: Path) -> dict[str, str]:
+    """Which versions were chosen."""
+    return {package.metadata["Name"]: package.version for package in metadata.distributions(path=[str(site)])}
+
+
+def proofs(python: Path, bundle: Path, runtime: str, *, bytecode: bool) -> list[dict[str, Any]]:
+    """What `edgekit doctor` says there about the bundle's variants of a runtime."""
+    found = json.loads(run(python.parent / "edgekit", "doctor", bundle, "--json", bytecode=bytecode))["variants"]
+    told = ("variant", "outcome", "max_abs_diff", "top1_agreement")
+    return [{key: proof[key] for key in told} for proof in found if proof["runtime"] == runtime]
+
+
+def look(python: Path, bundle: Path, runtime: str, runs: int) -> dict[str, Any]:
+    """Sizes without and with bytecode, golden tensors, and times; leaves everything compiled."""
+    site = next((python.parents[1] / "lib").glob("python3*/site-packages"))
+    edgekit = python.parent / "edgekit"
+    packages = sizes(site)
+    bare = total(site)
+    golden = proofs(python, bundle, runtime, bytecode=False)
+    seconds = {"with runtime, no bytecode": import_times(python, f"{OURS}, {runtime}", runs, bytecode=False)}
+    if (kept := total(site) - bare) != 0:
+        raise SystemExit(f"{kept} bytes were written although Python was told to keep no bytecode")
+    proofs(python, bundle, runtime, bytecode=True)
+    used = total(site, "*.pyc")
+    run(python, "-m", "compileall", "-q", site)
+    seconds |= {
+        "import": import_times(python, OURS, runs),
+        "with runtime": import_times(python, f"{OURS}, {runtime}", runs),
+        "edgekit --help": times([edgekit, "--help"], runs),
+        "edgekit --version": times([edgekit, "--version"], runs),
+        "python -c pass": times([python, "-c", "pass"], runs),
+    }
+    return {
+        "versions": versions(site),
+        "installed_bytes": bare,
+        "bytecode_bytes": {"of what the doctor imports": used, "of everything": total(site, "*.pyc")},
+        "packages_bytes": packages,
+        "training_stack": [name for name in packages if name.lower() in TRAINING],
+        "golden": golden,
+        "median_seconds": {name: round(median(values), 4) for name, values in seconds.items()},
+        "seconds": seconds,
+    }
 
 
 def times(command: list[str | Path], runs: int) -> list[float]:
@@ -93,65 +166,51 @@ def times(command: list[str | Path], runs: int) -> list[float]:
     return seconds
 
 
-def import_times(python: Path, modules: str, runs: int) -> list[float]:
-    """Seconds that an import takes inside a fresh process."""
+def import_times(python: Path, modules: str, runs: int, *, bytecode: bool = True) -> list[float]:
+    """Seconds that an import takes inside a fresh process, after one that is not counted."""
     code = f"import time; t = time.perf_counter(); import {modules}; print(time.perf_counter() - t)"
-    run(python, "-c", code)
-    return [round(float(run(python, "-c", code)), 4) for _ in range(runs)]
+    run(python, "-c", code, bytecode=bytecode)
+    return [round(float(run(python, "-c", code, bytecode=bytecode)), 4) for _ in range(runs)]
 
 
 def measure(extra: str, runs: int, folder: Path) -> dict[str, Any]:
     """Install into `folder` and look."""
     packed = wheel.pack(folder)
-    device = folder / "device"
-    run("uv", "venv", "--quiet", "--python", sys.executable, device)
-    python = device / "bin" / "python"
-    run(
-        "uv",
-        "pip",
-        "install",
-        "--quiet",
-        "--compile-bytecode",
-        "--link-mode",
-        "copy",
-        "--python",
-        python,
-        f"{packed.path}[{extra}]",
-    )
-    site = next((device / "lib").glob("python3*/site-packages"))
-    packages = sizes(site)
-    total = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
+    ours = f"{packed.path}[{extra}]"
+    wanted = {"newest": [ours]} | ({"small": [ours, SMALL[extra]]} if extra in SMALL else {})
     bundle = make_bundle(folder / "bundle").path
-    edgekit = device / "bin" / "edgekit"
-    proofs = [
-        p for p in json.loads(run(edgekit, "doctor", bundle, "--json"))["variants"] if p["runtime"] == RUNTIMES[extra]
-    ]
-    ours = "edgekit.bundle, edgekit.runtimes.predictor"
-    seconds = {
-        "import": import_times(python, ours, runs),
-        "with runtime": import_times(python, f"{ours}, {RUNTIMES[extra]}", runs),
-        "edgekit --help": times([edgekit, "--help"], runs),
-        "edgekit --version": times([edgekit, "--version"], runs),
-        "python -c pass": times([python, "-c", "pass"], runs),
-    }
+    installs, aarch64 = {}, {}
+    for name, requirements in wanted.items():
+        python = install(folder / name, *requirements)
+        installs[name] = {"pinned": requirements[1:]} | look(python, bundle, RUNTIMES[extra], runs)
+        aarch64[name] = unpacked(folder / f"aarch64-{name}", PLATFORM, *requirements)
     return {
         "created": now(),
         "command": ["python", "benchmarks/device_install.py", *sys.argv[1:]],
         "machine": this_machine().model_dump(mode="json", exclude={"packages"}),
         "extra": extra,
-        "runtime_version": proofs[0]["runtime_version"],
         "wheel_bytes": packed.path.stat().st_size,
-        "installed_bytes": total,
-        "of_these_bytecode_bytes": sum(path.stat().st_size for path in site.rglob("*.pyc")),
-        "packages_bytes": packages,
-        "training_stack": [name for name in packages if name.lower() in TRAINING],
-        "golden": [
-            {key: proof[key] for key in ("variant", "outcome", "max_abs_diff", "top1_agreement")} for proof in proofs
-        ],
-        "median_seconds": {name: round(median(values), 4) for name, values in seconds.items()},
-        "seconds": seconds,
+        "installs": installs,
+        "aarch64_unpacked": aarch64,
         "goals": {"installed_bytes": GOAL_BYTES, "import_seconds": GOAL_SECONDS},
     }
+
+
+def show(name: str, found: dict[str, Any], aarch64: dict[str, Any]) -> None:
+    """Print one installation."""
+    print(f"\n{name}: {', '.join(found['pinned']) or 'what the installer chooses'}")
+    for package, size in found["packages_bytes"].items():
+        print(f"{size / 1e6:8.1f} MB  {package} {found['versions'][package]}")
+    bare, bytecode = found["installed_bytes"], found["bytecode_bytes"]
+    print(f"{bare / 1e6:8.1f} MB  altogether, without bytecode (goal: below {GOAL_BYTES / 1e6:.0f})")
+    for what, size in bytecode.items():
+        print(f"{(bare + size) / 1e6:8.1f} MB  with the bytecode {what} ({size / 1e6:.1f} MB)")
+    print(f"{aarch64['installed_bytes'] / 1e6:8.1f} MB  the wheels of aarch64 unpacked, without bytecode")
+    for what, value in found["median_seconds"].items():
+        print(f"{value:8.3f} s   {what}")
+    proved = ", ".join(f"{proof['variant']} {proof['outcome']}" for proof in found["golden"])
+    print(f"golden tensors: {proved}")
+    print(f"training stack: {', '.join(found['training_stack']) or 'nothing of it'}")
 
 
 def main() -> None:
@@ -164,17 +223,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="edgekit-device-") as folder:
         result = measure(options.extra, options.runs, Path(folder).resolve())
     write_json(options.output, result)
-    for name, size in result["packages_bytes"].items():
-        print(f"{size / 1e6:8.1f} MB  {name}")
-    print(f"{result['installed_bytes'] / 1e6:8.1f} MB  altogether (goal: below {GOAL_BYTES / 1e6:.0f})")
-    print(
-        f"{result['of_these_bytecode_bytes'] / 1e6:8.1f} MB  of it bytecode, which installers make or leave to the first import"
-    )
-    for name, value in result["median_seconds"].items():
-        print(f"{value:8.3f} s   {name}")
-    proved = ", ".join(f"{proof['variant']} {proof['outcome']}" for proof in result["golden"])
-    print(f"golden tensors: {proved}")
-    print(f"training stack: {', '.join(result['training_stack']) or 'nothing of it'}; {options.output}")
+    for name, found in result["installs"].items():
+        show(name, found, result["aarch64_unpacked"][name])
+    print(f"\n{options.output}")
 
 
 if __name__ == "__main__":
