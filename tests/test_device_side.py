@@ -106,6 +106,13 @@ def test_bench_and_predict_where_there_is_no_torch(
     assert "openvino is not installed" in content["left_out"][0]["reason"]
     assert (tmp_path / "out" / "onnx-fp32-b1.json").is_file()
 
+    for command, missing in (("export", "onnx is not installed"), ("train", "torch is not installed")):
+        refused = run(edgekit, command, str(root / "examples" / "digits.yaml"), cwd=tmp_path, check=False)
+        assert refused.returncode == 2
+        assert missing in refused.stderr
+        assert "install edgekit's wheel with the extra" in refused.stderr
+    assert not (tmp_path / "runs").exists()
+
     size = sum(p.stat().st_size for p in (tmp_path / "device" / "lib").rglob("*") if p.is_file())
     seconds = []
     for _ in range(5):

@@ -253,7 +253,9 @@ class Bundle:
             if variant.id == name:
                 return variant
         known = [v.id for v in self.manifest.variants]
-        raise BundleError(f"{self.path}: no variant {name}", near(name, known) or f"it has {', '.join(known)}")
+        raise BundleError(
+            f"bundle {self.manifest.name}: no variant {name}", near(name, known) or f"it has {', '.join(known)}"
+        )
 
     def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """The golden images (n, H, W, 3) uint8 and the trained model's logits for them (n, classes) float32.

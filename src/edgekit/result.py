@@ -312,7 +312,7 @@ class Result(Part):
             raise EdgekitError(f"{path}: cannot be read: {error.strerror}") from error
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
+            where = ".".join(str(part) for part in first["loc"]) or "the file"
             raise EdgekitError(
                 f"{path}: not a result file of schema {RESULT_SCHEMA}: {where}: {first['msg']}"
             ) from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from edgekit.bundle import Bundle
+from edgekit.errors import EdgekitError
 from edgekit.result import Latency
 
 
@@ -32,6 +34,19 @@ def file_name(latency: Latency) -> str:
 def loadgen_folder(output: Path, variant: str, batch: int, scenario: str) -> Path:
     """Where LoadGen writes its logs."""
     return output / f"{variant}-b{batch}-{scenario}-loadgen-logs"
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder for results that cannot be made or written into, before minutes are spent on what could not be kept.
+
+    Raises:
+        EdgekitError: a file is in its way, or there is no permission.
+    """
+    there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    if not there.is_dir():
+        raise EdgekitError(f"{folder}: {there} is no folder", "give another --output")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise EdgekitError(f"{folder}: no permission to write into {there}", "give another --output")
 
 
 def default_output(bundle: Bundle) -> Path:

@@ -31,6 +31,13 @@ COMMANDS = {
     "completion": "Print the tab-completion script for a shell.",
 }
 
+# Packages that a device does not need, and the extra that brings them.
+EXTRAS = {
+    **dict.fromkeys(("onnx", "nncf"), "export"),
+    **dict.fromkeys(("torch", "torchvision", "torchmetrics", "lightning", "timm", "safetensors", "sklearn"), "train"),
+    **dict.fromkeys(("braceexpand", "pyarrow"), "train"),
+}
+
 
 class Lazy(click.Group):
     """A group that lists its commands without importing them."""
@@ -111,6 +118,12 @@ def main() -> None:
         sys.exit(2)
     except Exception as error:
         _raise_in_debug()
+        package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if extra := EXTRAS.get(package):
+            click.echo(
+                f"error: {package} is not installed (install edgekit's wheel with the extra [{extra}])", err=True
+            )
+            sys.exit(2)
         text = " ".join(str(error).split()) or "no message"
         click.echo(
             f"internal error: {type(error).__name__}: {text} (edgekit --debug … shows the traceback; please report it)",
