@@ -1,7 +1,9 @@
-"""Graphs and options for the tests of TensorRT: what all of their files share."""
+"""Graphs, options and the stand-in for a GPU's driver for the tests of TensorRT: what all of their files share."""
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,16 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.onnx"
     write_onnx(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def driver(require_tool: Callable[[str, str], str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stand-in for the CUDA driver's library."""
+    library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
+    compiler = require_tool("cc", "compiles the stand-in for the CUDA driver")
+    source = Path(__file__).parent / "stand_ins" / "cuda.c"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    return library
 
 
 def with_nodes(path: Path, nodes: list[Any], weights: list[Any] = []) -> Path:  # noqa: B006

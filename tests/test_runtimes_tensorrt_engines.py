@@ -1,27 +1,30 @@
-"""Which engine is which, and which one runs here: what needs neither a GPU nor TensorRT."""
+"""Which engine is which, and which one runs here: what needs no GPU."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import tensorrt_graphs
-from edgekit.errors import ExportError
-from edgekit.runtimes.tensorrt import (
-    Batch,
-    BuildOptions,
-    adapter,
-    layers,
-)
-from edgekit.runtimes.tensorrt.cache import key
+from edgekit.bundle import BundleFile, write_manifest
+from edgekit.errors import BundleError, ExportError
+from edgekit.files import sha256
+from edgekit.runtimes import open_session
+from edgekit.runtimes.tensorrt import Batch, BuildOptions, EngineRecord, adapter, build, cuda, engine, layers
+from edgekit.runtimes.tensorrt.cache import key, read_record, write_record
 from edgekit.runtimes.tensorrt.options import parse_capabilities
 from edgekit.runtimes.tensorrt.session import why_not_here
 from tensorrt_graphs import RTX
-from tiny_bundle import write_onnx
+from tiny_bundle import make_bundle, write_onnx
 
-model = tensorrt_graphs.model
+model, driver = tensorrt_graphs.model, tensorrt_graphs.driver
 
 
 def test_every_detail_of_a_build_and_a_machine_is_part_of_an_engines_name(model: Path, tmp_path: Path) -> None:
@@ -103,3 +106,89 @@ def test_types_in_the_inspectors_words(text: str, kind: str) -> None:
     told = {"Layers": [{"Name": "a", "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": text}]}, "b"]}
     (layer,) = layers.from_inspector(json.dumps(told))
     assert (layer.kind, layer.inputs) == ("CaskConvolution", (kind,))
+
+
+@pytest.fixture(scope="module")
+def real(model: Path, tmp_path_factory: pytest.TempPathFactory, require_module: Callable[[str, str], None]) -> Path:
+    """An engine that TensorRT for RTX built, with its record, as a bundle ships it."""
+    require_module("tensorrt_rtx", "builds the engine that is refused")
+    path = tmp_path_factory.mktemp("real") / "model.engine"
+    report = build(model, path, RTX)
+    record = EngineRecord(onnx=model.name, onnx_sha256=sha256(model), options=RTX, machine={}, report=report)
+    write_record(path, record)
+    return path
+
+
+def recorded_as(release: str) -> Callable[[Path], None]:
+    def change(path: Path) -> None:
+        record = json.loads(path.with_name("model.engine.json").read_text())
+        record["report"]["tensorrt"] = release
+        path.with_name("model.engine.json").write_text(json.dumps(record))
+
+    return change
+
+
+def of_release(*numbers: int) -> Callable[[Path], None]:
+    return lambda path: path.write_bytes(path.read_bytes()[:24] + bytes(numbers) + path.read_bytes()[28:])
+
+
+OTHERS = [
+    (recorded_as("1.6.0.72"), r"it was built by TensorRT 1\.6\.0\.72, here is "),
+    (of_release(1, 6, 0, 72), r"its bytes are of TensorRT 1\.6\.0, here is "),
+    (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "TensorRT does not take it"),
+]
+
+
+def test_a_real_engine_says_which_release_made_it(real: Path) -> None:
+    import tensorrt_rtx
+
+    record = read_record(real)
+    assert record is not None
+    assert record.report.tensorrt == tensorrt_rtx.__version__
+    assert engine.release_of(real.read_bytes()) == adapter.version(tensorrt_rtx)[:3]
+    for other in (b"", real.read_bytes()[:27], b"not an engine, but as long as one's header is"):
+        assert engine.release_of(other) is None
+
+
+@pytest.mark.parametrize(("change", "says"), OTHERS, ids=["record", "bytes", "damaged"])
+def test_a_real_engine_of_another_release_is_one_line(
+    real: Path, driver: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+    change: Callable[[Path], None], says: str,
+) -> None:  # fmt: skip
+    """The GPU and its driver are stand-ins; TensorRT for RTX, the engine, and what is said about it are real."""
+    monkeypatch.setattr(cuda.Driver.__init__, "__defaults__", (str(driver),))
+    monkeypatch.setenv("STAND_IN_CAPABILITY", "86")
+    cuda.driver.cache_clear()
+    path = Path(shutil.copytree(real.parent, tmp_path / "export")) / real.name
+    change(path)
+    try:
+        with pytest.raises(
+            BundleError,
+            match=rf"{says}.*, and model\.onnx, to build it anew from, is not beside it \(copy the whole bundle\)",
+        ) as caught:
+            open_session("tensorrt-rtx", path)
+    finally:
+        cuda.driver.cache_clear()
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_doctor_refuses_a_real_engine_of_another_release_in_one_line(
+    real: Path, driver: Path, tmp_path: Path
+) -> None:
+    bundle = make_bundle(tmp_path / "export", openvino=False)
+    for file in real.parent.iterdir():
+        shutil.copy(file, bundle.path)
+    of_release(1, 6, 0, 72)(bundle.path / real.name)
+    files = [BundleFile.of(bundle.path, name) for name in ("model.engine", "model.engine.json")]
+    changes = {"id": "trt-rtx-fp32", "runtime": "tensorrt-rtx", "files": files}
+    variant = bundle.manifest.variants[0].model_copy(update=changes)
+    write_manifest(bundle.path, bundle.manifest.model_copy(update={"variants": [variant]}))
+    (bundle.path / "model.onnx").unlink()
+    environ = {**os.environ, "LD_LIBRARY_PATH": str(driver.parent), "STAND_IN_CAPABILITY": "86"}
+    command = [sys.executable, "-m", "edgekit", "doctor", str(bundle.path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
+    assert done.returncode == 1
+    (said,) = [line for line in done.stdout.splitlines() if line.startswith("trt-rtx-fp32: ")]
+    assert "its bytes are of TensorRT 1.6.0, here is" in said
+    assert "Traceback" not in done.stdout + done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,15 +31,7 @@ from tensorrt_graphs import silent
 from tiny_bundle import CLASSES, SIZE, some_images
 
 HERE = Path(__file__).parent
-model = tensorrt_graphs.model
-
-
-@pytest.fixture(scope="module")
-def driver(require_tool: Callable[[str, str], str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
-    compiler = require_tool("cc", "compiles the stand-in for the CUDA driver")
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, HERE / "stand_ins" / "cuda.c"], check=True)
-    return library
+model, driver = tensorrt_graphs.model, tensorrt_graphs.driver
 
 
 @pytest.fixture(scope="module")

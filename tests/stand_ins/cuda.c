@@ -34,8 +34,10 @@ int cuDeviceGetCount(int *count) { *count = 1; return 0; }
 int cuDeviceGet(int *device, int index) { *device = index; return index ? 101 : 0; }
 int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "Stand-in GPU", length); return device; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    const char *capability = getenv("STAND_IN_CAPABILITY"); /* 87 where it is not set: a Jetson's */
+    int number = capability ? atoi(capability) : 87;
     if (attribute != 75 && attribute != 76) return 1;
-    *value = attribute == 75 ? 8 : 7;
+    *value = attribute == 75 ? number / 10 : number % 10;
     return device;
 }
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)8 << 30; return device; }

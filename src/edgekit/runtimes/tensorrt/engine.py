@@ -8,6 +8,19 @@ from edgekit.runtimes.tensorrt import adapter
 from edgekit.runtimes.tensorrt.options import Flavour
 
 _DTYPES = {"UINT8": "uint8", "FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT8": "int8", "BOOL": "bool"}
+# What a serialised engine begins with: classic TensorRT's tag as trtexec reads it, that of TensorRT for RTX as 1.7.1 writes it.
+_TAGS = {b"ftrt", b"vtrt"}
+
+
+def release_of(plan: bytes) -> tuple[int, ...] | None:
+    """The release that a serialised engine says it was made by, (1, 7, 1); None where its header is of another form.
+
+    Behind the tag stand four bytes of the serialisation's version, 0, and from byte 24 on major, minor and patch (NVIDIA's trtexec,
+    `--getPlanVersionOnly`).
+    """
+    if len(plan) < 28 or plan[:4] not in _TAGS or plan[4:8] != bytes(4):
+        return None
+    return tuple(plan[24:27])
 
 
 class Engine:

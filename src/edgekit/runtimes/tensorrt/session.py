@@ -25,7 +25,7 @@ from edgekit.runtimes.session import (
 )
 from edgekit.runtimes.tensorrt import adapter, cuda
 from edgekit.runtimes.tensorrt.cache import EngineCache, read_record, this_machine
-from edgekit.runtimes.tensorrt.engine import Engine
+from edgekit.runtimes.tensorrt.engine import Engine, release_of
 from edgekit.runtimes.tensorrt.options import BuildOptions, BuildPlan, Flavour
 
 # Whether a run (copy in, compute, copy out) is recorded once as a CUDA graph and replayed: one launch instead of one a kernel.
@@ -235,21 +235,23 @@ def _load(flavour: Flavour, version: str, model: Path, gpu: cuda.Gpu, engines: E
     def deserialise(plan: bytes) -> Engine | None:
         return Engine.load(flavour, plan)
 
-    machine = this_machine(version, gpu)
+    machine, release = this_machine(version, gpu), adapter.version(adapter.load(flavour))
     if model.suffix != ".engine":
-        onnx, options = _planned(
-            model, flavour, adapter.strongly_typed(flavour, adapter.version(adapter.load(flavour)))
-        )
+        onnx, options = _planned(model, flavour, adapter.strongly_typed(flavour, release))
         return engines.load(onnx, options, machine, deserialise)
     record = read_record(model)
     if record is None:
         raise BundleError(f"{model}: its record, {model.name}.json, is missing or damaged", "export it again")
     why = why_not_here(record.report.tensorrt, record.options, record.machine, machine)
     if not why:
-        loaded = deserialise(model.read_bytes())
-        if loaded is not None:
+        plan = model.read_bytes()
+        # Another release's bytes are not for this one to read, whatever their record says.
+        if (made := release_of(plan)) is not None and made != release[:3]:
+            why = f"its bytes are of TensorRT {'.'.join(map(str, made))}, here is {version}"
+        elif (loaded := deserialise(plan)) is not None:
             return loaded
-        why = "TensorRT does not take it"
+        else:
+            why = "TensorRT does not take it"
     onnx = model.with_name(Path(record.onnx).name)
     if not onnx.is_file():
         raise BundleError(
