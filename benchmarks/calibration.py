@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.splits import load_splits
-from edgekit.export.calibration import Calibration
-from edgekit.export.onnx import export_onnx
-from edgekit.export.quantize import FULL, REDUCED, quantize_onnx, saturates
-from edgekit.export.ranges import METHODS
-from edgekit.export.selection import Candidates, draw
+from edgekit.export.graph.onnx import export_onnx
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.quantize import FULL, REDUCED, quantize_onnx, saturates
+from edgekit.export.int8.ranges import METHODS
+from edgekit.export.int8.selection import Candidates, draw
 from edgekit.machine import this_machine
 from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
 from edgekit.data.splits import load_splits
+from edgekit.export.int8.quantize import saturates
 from edgekit.export.pipeline import export_classifier
-from edgekit.export.quantize import saturates
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.models.pixels import PixelClassifier

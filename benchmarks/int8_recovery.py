@@ -30,8 +30,8 @@ from torch import nn
 
 from edgekit.data.augment import Augment
 from edgekit.data.splits import Splits, load_splits
+from edgekit.export.int8.selection import Candidates, digest_of_arrays
 from edgekit.export.pipeline import export_classifier
-from edgekit.export.selection import Candidates, digest_of_arrays
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.models.classifier import Classifier

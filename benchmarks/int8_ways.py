@@ -19,9 +19,9 @@ import numpy as np
 from edgekit.bundle import BundleFile, Variant
 from edgekit.data.splits import load_splits
 from edgekit.export import openvino
-from edgekit.export.calibration import Calibration
-from edgekit.export.onnx import export_onnx
-from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, quantize_onnx, saturates
+from edgekit.export.graph.onnx import export_onnx
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.quantize import FULL, REDUCED, UNSIGNED, quantize_onnx, saturates
 from edgekit.export.verify import Bounds, Reference, verify
 from edgekit.machine import this_machine
 from edgekit.models.pixels import PixelClassifier

@@ -116,7 +116,7 @@ def rows_of(name: str, bundle: Bundle, times: dict[int, dict[str, Latency]], tra
             "student": name,
             "variant": v.id,
             "status": v.status,
-            "bytes": sum(file.bytes for file in v.files),
+            "bytes": v.bytes,
             "accuracy": v.accuracy.top1 if trained and v.accuracy else None,
             "drop": v.drop if trained else None,
             "p50_ms": p50,

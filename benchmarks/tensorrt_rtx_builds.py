@@ -23,9 +23,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import exported  # the tests' untrained networks
-from edgekit.export.calibration import Calibration
+from edgekit.export.graph.onnx import export_onnx
 from edgekit.export.half import simulated
-from edgekit.export.onnx import export_onnx
+from edgekit.export.int8.calibration import Calibration
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.result import now

@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from edgekit.bundle import Bundle, Precision
 from edgekit.data.splits import Splits, load_splits, write_splits
-from edgekit.export.calibration import Calibration
 from edgekit.export.half import tensorrt_onnx
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.quantize import SIGNED, quantize_onnx
 from edgekit.export.pipeline import export_classifier
-from edgekit.export.quantize import SIGNED, quantize_onnx
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import build_encoder
 from edgekit.models.heads import ProjectionHead

@@ -19,7 +19,7 @@ from torch import nn
 import exported
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
-from edgekit.export.onnx import export_onnx
+from edgekit.export.graph.onnx import export_onnx
 from edgekit.export.sources.asked import asked
 from edgekit.export.sources.bring import bring
 from edgekit.export.sources.onnx_file import from_onnx

@@ -19,12 +19,13 @@ from onnx import TensorProto, numpy_helper
 import exported
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import ExportError, GateFailed, RuntimeMissing
-from edgekit.export import families, jobs, pack, pipeline, quantize, ranges, verify
-from edgekit.export import ways as ways_module
-from edgekit.export.calibration import Calibration
-from edgekit.export.families import ways
+from edgekit.export import jobs, pack, pipeline, served, verify
+from edgekit.export.int8 import quantize, ranges
+from edgekit.export.int8 import ways as ways_module
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.quantize import FULL, REDUCED, UNSIGNED, quantize_onnx
 from edgekit.export.pipeline import gate, plan
-from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, quantize_onnx
+from edgekit.export.served import ways
 from edgekit.files import sha256
 from edgekit.runtimes import load
 from exported import export
@@ -163,7 +164,7 @@ def test_no_way_that_saturates_is_tried_where_products_saturate(monkeypatch: pyt
 def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(families, "METHODS", ("percentile",))
+    monkeypatch.setattr(served, "METHODS", ("percentile",))
     blank = np.zeros((20, 16, 16, 3), np.uint8)  # nothing can be learnt about the activations' ranges from these
     bundle = export(tmp_path / "export", calibration=blank, targets=["onnx"])
     bad = bundle.variant("onnx-int8")
@@ -186,7 +187,7 @@ def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(
 
 
 def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(families, "METHODS", ("percentile",))
+    monkeypatch.setattr(served, "METHODS", ("percentile",))
     monkeypatch.setattr(ranges, "PERCENTILE", 30.0)  # spoils the first way
     bundle = export(tmp_path / "export", targets=["openvino"], precisions=["int8"])
     variant = bundle.variant("openvino-int8")

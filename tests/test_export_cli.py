@@ -12,8 +12,8 @@ import pytest
 import exported
 from edgekit.bundle import Bundle
 from edgekit.cli.main import main
-from edgekit.export import families
-from edgekit.export.selection import Candidates
+from edgekit.export import served
+from edgekit.export.int8.selection import Candidates
 from edgekit.export.sources import runs
 from edgekit.run import Run
 
@@ -71,7 +71,7 @@ def test_a_variant_that_loses_too_much_ends_in_exit_code_1(
 ) -> None:
     blank = np.zeros((20, 16, 16, 3), np.uint8)  # nothing can be learnt about the activations' ranges from these
     monkeypatch.setattr(runs, "Candidates", lambda **_: Candidates.these(blank))
-    monkeypatch.setattr(families, "METHODS", ("percentile",))
+    monkeypatch.setattr(served, "METHODS", ("percentile",))
     out = tmp_path / "export"
     assert edgekit(monkeypatch, "export", trained.path, "--target", "onnx", "--output", out) == 1
     printed = capsys.readouterr()

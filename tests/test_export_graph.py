@@ -15,8 +15,8 @@ from torch import nn
 
 import exported
 from edgekit.errors import ExportError
-from edgekit.export.onnx import check, export_onnx
-from edgekit.export.prepare import exportable
+from edgekit.export.graph.onnx import check, export_onnx
+from edgekit.export.graph.prepare import exportable
 from edgekit.models.heads import kept_layers
 from edgekit.models.pixels import PixelClassifier
 from edgekit.runtimes import open_session

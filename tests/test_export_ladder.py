@@ -13,24 +13,25 @@ from onnx import ModelProto
 from torch import nn
 
 import exported
-from edgekit.export import families, ladder, tensorrt
-from edgekit.export.calibration import Calibration
-from edgekit.export.correct import correct
-from edgekit.export.equalise import equalise, rescale
-from edgekit.export.families import Served
-from edgekit.export.fidelity import Fidelity, compare, run
+from edgekit.export import served, tensorrt
+from edgekit.export.graph.onnx import export_onnx
 from edgekit.export.half import simulated
 from edgekit.export.inputs import Options, Sources
-from edgekit.export.ladder import Climb, climb
-from edgekit.export.layers import Graph, Pair, by_input_channel, depthwise, output_axis, pairs
-from edgekit.export.onnx import export_onnx
-from edgekit.export.qdq_lint import lint
-from edgekit.export.quantize import REDUCED, Scheme, quantize_onnx
-from edgekit.export.ranges import METHODS, observing
-from edgekit.export.recover import quantised_layers, recover
-from edgekit.export.sensitivity import fewest, quantisable
+from edgekit.export.int8 import ladder
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.correct import correct
+from edgekit.export.int8.equalise import equalise, rescale
+from edgekit.export.int8.fidelity import Fidelity, compare, run
+from edgekit.export.int8.ladder import Climb, climb
+from edgekit.export.int8.layers import Graph, Pair, by_input_channel, depthwise, output_axis, pairs
+from edgekit.export.int8.qdq_lint import lint
+from edgekit.export.int8.quantize import REDUCED, Scheme, quantize_onnx
+from edgekit.export.int8.ranges import METHODS, observing
+from edgekit.export.int8.recover import quantised_layers, recover
+from edgekit.export.int8.sensitivity import fewest, quantisable
+from edgekit.export.int8.ways import Way
+from edgekit.export.served import Served
 from edgekit.export.verify import Reference, runner
-from edgekit.export.ways import Way, Workshop
 from edgekit.models.pixels import PixelClassifier
 
 
@@ -191,7 +192,7 @@ def sources_of(model: ModelProto, folder: Path, **changes: object) -> Sources:
 
 
 def onnx_family(sources: Sources) -> Served:
-    return Served("onnx", Workshop.of(sources), sources.options.bounds)
+    return Served("onnx", sources.workshop, sources.reference, sources.options.bounds)
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
 def test_a_network_of_wildly_different_channels_is_brought_back(
     digits: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(families, "METHODS", ("minmax",))
+    monkeypatch.setattr(served, "METHODS", ("minmax",))
     sources = sources_of(imbalanced(digits, 4), tmp_path)
     variant = climb(onnx_family(sources), sources.folder)[0]
     assert variant.quantization is not None
@@ -296,7 +297,7 @@ def _rounded(model: nn.Module, bits: int) -> nn.Module:
 def test_a_model_that_came_as_onnx_cannot_be_distilled(
     digits: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(families, "METHODS", ("minmax",))
+    monkeypatch.setattr(served, "METHODS", ("minmax",))
     monkeypatch.setattr(ladder, "_equalise", lambda state: None)
     monkeypatch.setattr(ladder, "_keep_in_float", lambda state: None)
     sources = sources_of(imbalanced(digits, 4), tmp_path)

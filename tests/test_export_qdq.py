@@ -16,13 +16,13 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 import exported
 from edgekit.errors import ExportError
-from edgekit.export.calibration import Calibration
+from edgekit.export.graph.onnx import export_onnx
 from edgekit.export.half import check_range, simulated, tensorrt_onnx
-from edgekit.export.onnx import export_onnx
-from edgekit.export.qdq_lint import Fault, lint
-from edgekit.export.quantize import FULL, REDUCED, SIGNED, quantize_onnx
-from edgekit.export.ranges import METHODS
-from edgekit.export.signed import Wiring
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.qdq_lint import Fault, lint
+from edgekit.export.int8.quantize import FULL, REDUCED, SIGNED, quantize_onnx
+from edgekit.export.int8.ranges import METHODS
+from edgekit.export.int8.signed import Wiring
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from onnx import TensorProto, helper
 
 import exported
 from edgekit.errors import ExportError
-from edgekit.export import calibration as calibrating
-from edgekit.export import ranges
-from edgekit.export.calibration import Calibration
-from edgekit.export.onnx import export_onnx
-from edgekit.export.ranges import BINS, METHODS, Histogram, activations, observing
+from edgekit.export.graph.onnx import export_onnx
+from edgekit.export.int8 import calibration as calibrating
+from edgekit.export.int8 import ranges
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.ranges import BINS, METHODS, Histogram, activations, observing
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, allow_nan=False, width=32)
 BATCHES = st.lists(hnp.arrays(np.float32, st.integers(0, 40), elements=FLOATS), min_size=1, max_size=6)

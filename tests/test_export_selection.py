@@ -15,10 +15,10 @@ import exported
 from edgekit.bundle import Bundle
 from edgekit.errors import ExportError
 from edgekit.export import pipeline
-from edgekit.export.onnx import export_onnx
+from edgekit.export.graph.onnx import export_onnx
+from edgekit.export.int8.quantize import last_layer
+from edgekit.export.int8.selection import Candidates, draw, embed, proportional, stratified
 from edgekit.export.pipeline import export_classifier
-from edgekit.export.quantize import last_layer
-from edgekit.export.selection import Candidates, draw, embed, proportional, stratified
 
 
 @pytest.fixture(scope="module")

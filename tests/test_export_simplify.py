@@ -16,10 +16,10 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import exported
 from edgekit.errors import ExportError
-from edgekit.export import simplify as simplifying
-from edgekit.export.onnx import export_onnx
-from edgekit.export.prepare import fused
-from edgekit.export.simplify import add_embedding, fix_batch, simplify
+from edgekit.export.graph import simplify as simplifying
+from edgekit.export.graph.onnx import export_onnx
+from edgekit.export.graph.prepare import fused
+from edgekit.export.graph.simplify import add_embedding, fix_batch, simplify
 
 NETWORKS = [
     ("resnet10", 32), ("mobilenet_v3_small", 32), ("timm:efficientnet_lite0", 32), ("timm:vit_tiny_patch16_224", 32),
@@ -44,7 +44,7 @@ def random_images(count: int, size: int) -> np.ndarray:
 @cache
 def raw(name: str, size: int) -> bytes:
     """What PyTorch's exporter writes, before anything is done to it."""
-    from edgekit.export.prepare import exportable
+    from edgekit.export.graph.prepare import exportable
 
     model = exportable(exported.untrained(name, size), size)
     axes = {"image": {0: "batch"}, "logits": {0: "batch"}}

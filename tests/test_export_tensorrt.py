@@ -14,12 +14,12 @@ import exported
 from edgekit.bundle import Bundle
 from edgekit.errors import ExportError
 from edgekit.export import tensorrt, verify
-from edgekit.export.calibration import Calibration
+from edgekit.export.graph.onnx import export_onnx
 from edgekit.export.half import simulated
 from edgekit.export.inputs import Options, Sources
-from edgekit.export.onnx import export_onnx
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.ranges import METHODS
 from edgekit.export.pipeline import gate, plan
-from edgekit.export.ranges import METHODS
 from edgekit.files import sha256
 from edgekit.runtimes.tensorrt import Batch, BuildOptions, BuildPlan, build
 from edgekit.runtimes.tensorrt.cache import read_record

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.export.onnx import export_onnx
+from edgekit.export.graph.onnx import export_onnx
 from edgekit.models.classifier import Classifier
 from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained

@@ -244,7 +244,7 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
     for v in manifest.variants:
         table.add_row(
             v.id,
-            _size(v),
+            _size(v.bytes),
             f"{v.accuracy.top1:.1%}" if v.accuracy else "n/a",
             f"{'~' if v.drop_is == 'expected' else ''}{v.drop * 100:+.2f}" if v.drop is not None else "n/a",
             f"{v.agreement:.1%}" if v.agreement is not None else "n/a",
@@ -315,6 +315,5 @@ def _print_possibilities(as_json: bool) -> None:
     click.echo("* made where no --precision is asked for")
 
 
-def _size(variant: Variant) -> str:
-    size = sum(file.bytes for file in variant.files)
+def _size(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

@@ -9,9 +9,9 @@ import onnx
 
 from edgekit.bundle import BundleFile, Variant
 from edgekit.errors import ExportError
+from edgekit.export.graph.simplify import fix_batch
 from edgekit.export.inputs import Sources
 from edgekit.export.openvino import fix_ir_batch
-from edgekit.export.simplify import fix_batch
 from edgekit.export.verify import verify
 
 

@@ -18,9 +18,9 @@ from onnx import ModelProto, TensorProto
 
 from edgekit.bundle import Precision
 from edgekit.errors import ExportError
-from edgekit.export.calibration import Calibration
-from edgekit.export.metadata import set_precision
-from edgekit.export.qdq_lint import PAIR, lint
+from edgekit.export.graph.metadata import set_precision
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.qdq_lint import PAIR, lint
 
 _LARGEST = float(np.finfo(np.float16).max)
 

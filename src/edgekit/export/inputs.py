@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.bundle import Precision
-from edgekit.export.calibration import Calibration
 from edgekit.export.catalogue import COMPUTE_CAPABILITIES
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.ways import Workshop
 from edgekit.export.verify import Bounds, Reference
 
 
@@ -77,3 +78,11 @@ class Sources:
     batch: int | None = None
     unlabelled: NDArray[np.uint8] | None = None
     shared: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def workshop(self) -> Workshop:
+        """That quantises: one for all variants of this process."""
+        if "int8" not in self.shared:
+            self.shared["int8"] = Workshop(self.calibration, self.scratch, self.unlabelled, self.model)
+        made: Workshop = self.shared["int8"]
+        return made

@@ -28,10 +28,10 @@ from numpy.typing import NDArray
 from edgekit import progress as shown
 from edgekit.bundle import Variant
 from edgekit.errors import ExportError
-from edgekit.export.calibration import Calibration
 from edgekit.export.catalogue import split
 from edgekit.export.finish import finish
 from edgekit.export.inputs import Sources
+from edgekit.export.int8.calibration import Calibration
 from edgekit.export.staging import Staging
 from edgekit.export.targets import make
 from edgekit.export.verify import Reference

@@ -16,10 +16,10 @@ import onnx
 from numpy.typing import NDArray
 
 from edgekit.errors import ExportError, RuntimeMissing
-from edgekit.export.calibration import Calibration
-from edgekit.export.metadata import into_ir, of_onnx
-from edgekit.export.operators import refused
-from edgekit.export.quantize import kept_in_float
+from edgekit.export.graph.metadata import into_ir, of_onnx
+from edgekit.export.graph.operators import refused
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.quantize import kept_in_float
 
 # Told to the runtime with every variant: its own default is bf16 where the CPU has it, which is less exact and no faster.
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}

@@ -19,15 +19,15 @@ from edgekit import __version__
 from edgekit.bundle import Bundle, Manifest, Tensor, Variant, write_manifest
 from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
-from edgekit.export.calibration import Calibration
 from edgekit.export.catalogue import DEFAULTS, TARGETS, in_order, plan, split
-from edgekit.export.fidelity import further
+from edgekit.export.graph.metadata import label
+from edgekit.export.graph.onnx import INPUT, export_onnx, save
+from edgekit.export.graph.prepare import fused
 from edgekit.export.inputs import Options, Sources
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.fidelity import further
+from edgekit.export.int8.selection import Candidates, Drawn, digest_of_arrays, draw
 from edgekit.export.jobs import default_jobs, make_all
-from edgekit.export.metadata import label
-from edgekit.export.onnx import INPUT, export_onnx, save
-from edgekit.export.prepare import fused
-from edgekit.export.selection import Candidates, Drawn, digest_of_arrays, draw
 from edgekit.export.speed import with_speed
 from edgekit.export.staging import Staging, staged
 from edgekit.export.verify import Reference, Run, runner

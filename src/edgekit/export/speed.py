@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 
 from edgekit.bundle import Speed, Variant
-from edgekit.export.quantize import saturates
+from edgekit.export.int8.quantize import saturates
 from edgekit.machine import this_machine
 from edgekit.progress import progress
 from edgekit.runtimes import Session, open_session

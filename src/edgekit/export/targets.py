@@ -8,11 +8,10 @@ from typing import Literal
 from edgekit.bundle import BundleFile, Precision, Variant
 from edgekit.export import openvino, tensorrt
 from edgekit.export.catalogue import split
-from edgekit.export.families import Served
 from edgekit.export.inputs import Sources
-from edgekit.export.ladder import climb
+from edgekit.export.int8.ladder import climb
+from edgekit.export.served import Served
 from edgekit.export.verify import verify
-from edgekit.export.ways import Workshop
 
 Maker = Callable[[Precision, Sources], Variant]
 
@@ -61,7 +60,7 @@ def _openvino(precision: Precision, sources: Sources) -> Variant:
 
 
 def _int8(target: Literal["onnx", "openvino"], sources: Sources) -> Variant:
-    family = Served(target, Workshop.of(sources), sources.options.bounds)
+    family = Served(target, sources.workshop, sources.reference, sources.options.bounds)
     return climb(family, sources.folder, recover=sources.options.recover)[0]
 
 

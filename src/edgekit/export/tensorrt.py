@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 from edgekit.bundle import BundleFile, Precision, Variant
 from edgekit.errors import RuntimeMissing
 from edgekit.export.catalogue import RUNTIMES
-from edgekit.export.families import Family
-from edgekit.export.fidelity import Fidelity
 from edgekit.export.half import check_range, simulated, tensorrt_onnx
 from edgekit.export.inputs import Sources
-from edgekit.export.ladder import climb
-from edgekit.export.quantize import SIGNED
-from edgekit.export.ranges import METHODS, batches
+from edgekit.export.int8.family import Family
+from edgekit.export.int8.fidelity import Fidelity
+from edgekit.export.int8.ladder import climb
+from edgekit.export.int8.quantize import SIGNED
+from edgekit.export.int8.ranges import METHODS, batches
+from edgekit.export.int8.ways import Way, Workshop
 from edgekit.export.verify import Bounds, Reference, class_spread, judge, verify
-from edgekit.export.ways import Way, Workshop
 from edgekit.files import sha256, write_text
 from edgekit.progress import progress
 from edgekit.runtimes import why_not
@@ -105,7 +105,7 @@ def _graphs(precision: Precision, sources: Sources) -> _Graphs:
         folder.mkdir()
         reference = _sample(sources.reference)
         if precision == "int8":
-            family: Family = _Simulated("tensorrt", Workshop.of(sources), sources.options.bounds, reference)
+            family: Family = _Simulated("tensorrt", sources.workshop, reference, sources.options.bounds)
             variant, way = climb(family, folder, recover=sources.options.recover)
             untyped = folder / _PAIRS
             family.workshop.qdq(way, untyped)
@@ -120,19 +120,19 @@ def _graphs(precision: Precision, sources: Sources) -> _Graphs:
 
 @dataclass
 class _Simulated:
-    """TensorRT's INT8 on the ladder (a `families.Family`), its graph run by ONNX Runtime: what the pairs say, not TensorRT's kernels.
+    """TensorRT's INT8 on the ladder (a `family.Family`), its graph run by ONNX Runtime: what the pairs say, not TensorRT's kernels.
 
     Attributes:
         target: names its files on the way.
         workshop: that quantises.
-        bounds: what passes.
         reference: the trained model's answers for the images that the graph is simulated on.
+        bounds: what passes.
     """
 
     target: str
     workshop: Workshop
-    bounds: Bounds
     reference: Reference
+    bounds: Bounds
 
     def groups(self) -> list[list[Way]]:
         """Signed and symmetric, with each method."""

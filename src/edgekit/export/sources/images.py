@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from edgekit.data.decode import decode
 from edgekit.data.source import Source
 from edgekit.data.sources import open_labelled, open_pool
-from edgekit.export.selection import MOST_EMBEDDED, Candidates
+from edgekit.export.int8.selection import MOST_EMBEDDED, Candidates
 from edgekit.preprocess import Preprocessing
 
 

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
 from edgekit.errors import ExportError
-from edgekit.export.onnx import OPSET
+from edgekit.export.graph.onnx import OPSET
 
 _LARGEST = 2**31 - 1  # bytes of a protobuf message
 _CONTROL = {"If", "Loop", "Scan"}

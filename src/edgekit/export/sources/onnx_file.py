@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edgekit.errors import ExportError
-from edgekit.export.onnx import save
-from edgekit.export.operators import refused
+from edgekit.export.graph.onnx import save
+from edgekit.export.graph.operators import refused
 from edgekit.export.sources import onnx_checks, rewire
 from edgekit.export.sources.asked import Asked, Graph, Network, Pixels
 from edgekit.export.sources.opset import to_opset, version_of

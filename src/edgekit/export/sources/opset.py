@@ -13,7 +13,7 @@ import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from edgekit.errors import ExportError
-from edgekit.export.onnx import OPSET
+from edgekit.export.graph.onnx import OPSET
 
 _IR = 8  # the IR version of opset 17; ONNX Runtime 1.12 and TensorRT 8.6 read no newer one
 # Attributes that only say how newer types are cast, or that the shapes say too.

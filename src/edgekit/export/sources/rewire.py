@@ -12,8 +12,8 @@ import onnx
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgekit.errors import ExportError
-from edgekit.export.onnx import INPUT, OUTPUT
-from edgekit.export.operators import refused
+from edgekit.export.graph.onnx import INPUT, OUTPUT
+from edgekit.export.graph.operators import refused
 from edgekit.export.sources.onnx_checks import type_name
 from edgekit.models.pixels import Statistics
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from edgekit.data.splits import load_splits
-from edgekit.export.selection import Candidates
+from edgekit.export.int8.selection import Candidates
 from edgekit.export.sources.source import Source
 from edgekit.files import digest_of, sha256
 from edgekit.models.pixels import PixelClassifier

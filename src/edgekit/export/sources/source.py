@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edgekit.export.selection import Candidates
+from edgekit.export.int8.selection import Candidates
 from edgekit.preprocess import Preprocessing
 
 

@@ -20,9 +20,9 @@ from torch import nn
 
 from edgekit import __version__
 from edgekit.errors import ExportError
-from edgekit.export.normalisation import spread
-from edgekit.export.prepare import exportable
-from edgekit.export.simplify import add_embedding, refuse_huge, simplify
+from edgekit.export.graph.normalisation import spread
+from edgekit.export.graph.prepare import exportable
+from edgekit.export.graph.simplify import add_embedding, refuse_huge, simplify
 from edgekit.runtimes.session import EMBEDDING
 
 OPSET = 17  # the newest that TensorRT 8.6 reads; the oldest with LayerNormalization

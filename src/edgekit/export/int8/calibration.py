@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import ExportError
-from edgekit.export import ranges
+from edgekit.export.int8 import ranges
 from edgekit.files import atomic_write, sha256
 from edgekit.progress import Advance, progress
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgekit.errors import ExportError
-from edgekit.export.names import rename
+from edgekit.export.graph.names import rename
 
 LARGEST_BYTES = 2**31 - 2**20  # protobuf's limit, with room for what is not weights
 _NEVER_FOLDED = {

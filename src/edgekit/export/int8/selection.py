@@ -19,8 +19,8 @@ import onnx
 from numpy.typing import NDArray
 
 from edgekit.errors import ExportError
-from edgekit.export.quantize import last_layer
-from edgekit.export.ranges import batches, observing
+from edgekit.export.int8.quantize import last_layer
+from edgekit.export.int8.ranges import batches, observing
 from edgekit.files import digest_of
 from edgekit.progress import progress
 

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from torch import nn
 
-from edgekit.export import correct
-from edgekit.export.calibration import Calibration
-from edgekit.export.equalise import By, equalise
-from edgekit.export.fidelity import Judge
-from edgekit.export.inputs import Sources
-from edgekit.export.metadata import inherit
-from edgekit.export.onnx import export_onnx
-from edgekit.export.quantize import Scheme, quantize_onnx
-from edgekit.export.ranges import Method
-from edgekit.export.recover import STEPS, recover
-from edgekit.export.sensitivity import release
+from edgekit.export.graph.metadata import inherit
+from edgekit.export.graph.onnx import export_onnx
+from edgekit.export.int8 import correct
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.equalise import By, equalise
+from edgekit.export.int8.fidelity import Judge
+from edgekit.export.int8.quantize import Scheme, quantize_onnx
+from edgekit.export.int8.ranges import Method
+from edgekit.export.int8.recover import STEPS, recover
+from edgekit.export.int8.sensitivity import release
 from edgekit.progress import progress
 from edgekit.runtimes.session import EMBEDDING
 
@@ -66,40 +66,31 @@ class Workshop:
     """Quantises the float graph of one export; shared by its targets.
 
     Args:
-        sources: what is exported.
+        calibration: of the float graph.
+        scratch: where its own folder is made.
+        unlabelled: more images without labels than the calibration's, uint8 (n, s, s, 3); None: those.
+        model: the trained network, from pixels to logits, as torch; None where it came as ONNX.
     """
 
-    def __init__(self, sources: Sources) -> None:
-        self.sources = sources
-        self.folder = Path(tempfile.mkdtemp(dir=sources.scratch, prefix="int8-"))
-        self._calibrations: dict[tuple[Scheme | None, By | None], Calibration | None] = {
-            (None, None): sources.calibration
-        }
+    def __init__(
+        self, calibration: Calibration, scratch: Path, unlabelled: NDArray[np.uint8] | None, model: nn.Module | None
+    ) -> None:
+        self.first = calibration
+        self.unlabelled = calibration.images if unlabelled is None else unlabelled
+        self.model = model
+        self.folder = Path(tempfile.mkdtemp(dir=scratch, prefix="int8-"))
+        self._calibrations: dict[tuple[Scheme | None, By | None], Calibration | None] = {(None, None): calibration}
         self._files: dict[Way, tuple[Path, dict[str, Any]]] = {}
-
-    @classmethod
-    def of(cls, sources: Sources) -> Workshop:
-        """The one of an export, in this process."""
-        if "int8" not in sources.shared:
-            sources.shared["int8"] = cls(sources)
-        shop: Workshop = sources.shared["int8"]
-        return shop
 
     @cached_property
     def judge(self) -> Judge:
         """Compares files with the float model on unlabelled images."""
-        return Judge(self.sources.float_onnx, self.unlabelled)
-
-    @property
-    def unlabelled(self) -> NDArray[np.uint8]:
-        """Images without labels: more than the calibration's, where there are."""
-        more = self.sources.unlabelled
-        return self.sources.calibration.images if more is None else more
+        return Judge(self.first.model, self.unlabelled)
 
     def calibration(self, way: Way) -> Calibration | None:
         """The calibration of the float graph that a way starts from; None where that has nothing to equalise.
 
-        The first way with weights that are `learnt` takes minutes; the network must be there as torch (`sources.model`).
+        The first way with weights that are `learnt` takes minutes; the network must be there as torch.
         """
         key = way.learnt, way.equalised
         if key not in self._calibrations:
@@ -116,8 +107,7 @@ class Workshop:
                     return None
                 model = self.folder / f"{len(self._calibrations)}-{way.equalised}.onnx"
                 onnx.save(rewritten, model)
-            first = self.sources.calibration
-            self._calibrations[key] = Calibration(model, first.images, self.folder, first.drawn)
+            self._calibrations[key] = Calibration(model, self.first.images, self.folder, self.first.drawn)
         return self._calibrations[key]
 
     def qdq(self, way: Way, output: Path) -> dict[str, Any]:
@@ -157,14 +147,14 @@ class Workshop:
         return {"layers": corrected.layers, "error_before": corrected.before, "error_after": corrected.after}
 
     def _distilled(self, scheme: Scheme) -> Path:
-        model, path = self.sources.model, self.folder / f"{len(self._calibrations)}-distilled.onnx"
+        model, path = self.model, self.folder / f"{len(self._calibrations)}-distilled.onnx"
         assert model is not None
         with progress("recover", STEPS, unit="steps") as advance:
             learnt = recover(model, self.unlabelled, scheme, advance=advance)
-        was = onnx.load(self.sources.float_onnx, load_external_data=False)
+        was = onnx.load(self.first.model, load_external_data=False)
         classes = next(p.value for p in was.metadata_props if p.key == "classes")
         embedding = any(output.name == EMBEDDING for output in was.graph.output)
         size = self.unlabelled.shape[1]
         export_onnx(learnt, path, image_size=size, classes=json.loads(classes), embedding=embedding)
-        inherit(self.sources.float_onnx, path)
+        inherit(self.first.model, path)
         return path

@@ -13,8 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from edgekit.export.onnx import OPSET
-from edgekit.export.signed import CONVOLUTIONS, FEWEST_CHANNELS, LAYERS, Wiring, attribute, layer_channels, output_axis
+from edgekit.export.graph.onnx import OPSET
+from edgekit.export.int8.signed import (
+    CONVOLUTIONS,
+    FEWEST_CHANNELS,
+    LAYERS,
+    Wiring,
+    attribute,
+    layer_channels,
+    output_axis,
+)
 
 PAIR = {"QuantizeLinear", "DequantizeLinear"}
 # What the kernel of the layer before computes along; a pair between the two keeps them apart.

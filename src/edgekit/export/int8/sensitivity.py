@@ -8,9 +8,9 @@ from typing import Any
 
 from onnx import ModelProto
 
-from edgekit.export.fidelity import Fidelity
-from edgekit.export.layers import HOMOGENEOUS, LAYERS, Graph
-from edgekit.export.quantize import kept_in_float
+from edgekit.export.int8.fidelity import Fidelity
+from edgekit.export.int8.layers import HOMOGENEOUS, LAYERS, Graph
+from edgekit.export.int8.quantize import kept_in_float
 from edgekit.progress import Advance
 
 Exclude = tuple[str, ...]

@@ -1,19 +1,19 @@
-"""What the ladder must know of a runtime to climb for it; and what it is for ONNX Runtime and OpenVINO (TensorRT's: `tensorrt`)."""
+"""ONNX Runtime's and OpenVINO's INT8: which ways are tried, and each file run in the runtime that will serve it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from edgekit.bundle import BundleFile, RuntimeName, Variant
 from edgekit.export import openvino
 from edgekit.export.catalogue import RUNTIMES
-from edgekit.export.fidelity import Fidelity, run
-from edgekit.export.quantize import FULL, REDUCED, UNSIGNED, saturates
-from edgekit.export.ranges import METHODS
-from edgekit.export.verify import Bounds, verify
-from edgekit.export.ways import Way, Workshop
+from edgekit.export.int8.fidelity import Fidelity, run
+from edgekit.export.int8.quantize import FULL, REDUCED, UNSIGNED, saturates
+from edgekit.export.int8.ranges import METHODS
+from edgekit.export.int8.ways import Way, Workshop
+from edgekit.export.verify import Bounds, Reference, verify
 from edgekit.machine import cpu_features
 from edgekit.runtimes import why_not
 
@@ -22,38 +22,6 @@ _X86_NOTE = (
     "`edgekit bench` there compares with the golden tensors, and an export made there avoids it"
 )
 _SLOW_NOTE = "unsigned weights: exact on every CPU, on x86 without VNNI hardly faster than float"
-
-
-class Family(Protocol):
-    """A runtime's INT8: how its files are made, compared and judged."""
-
-    @property
-    def target(self) -> str:
-        """Names its files on the way."""
-
-    @property
-    def workshop(self) -> Workshop:
-        """That quantises for it."""
-
-    def groups(self) -> list[list[Way]]:
-        """What the first rung tries: groups in order, the most faithful of each being held against the gate."""
-
-    def last(self, best: Way | None) -> Way | None:
-        """What is left to try when every rung failed, from the most faithful way until then; None: nothing."""
-
-    def make(self, way: Way, folder: Path) -> Variant:
-        """Write a way's files into a folder; the variant is not verified yet.
-
-        Raises:
-            ExportError: it cannot be made.
-            RuntimeMissing: its converter is not installed.
-        """
-
-    def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
-        """Of a variant whose files are in a folder, on images without labels; None where nothing here can run it."""
-
-    def verify(self, variant: Variant, folder: Path) -> Variant:
-        """A variant with what the evaluation set says of it."""
 
 
 def ways(target: str) -> list[list[Way]]:
@@ -65,16 +33,18 @@ def ways(target: str) -> list[list[Way]]:
 
 @dataclass
 class Served:
-    """ONNX Runtime's and OpenVINO's INT8, run in the runtime that will serve it.
+    """A runtime's INT8 (a `family.Family`).
 
     Attributes:
         target: onnx or openvino.
         workshop: that quantises.
+        reference: the trained model's answers.
         bounds: what passes.
     """
 
     target: Literal["onnx", "openvino"]
     workshop: Workshop
+    reference: Reference
     bounds: Bounds
 
     @property
@@ -136,4 +106,4 @@ class Served:
 
     def verify(self, variant: Variant, folder: Path) -> Variant:
         """In its runtime."""
-        return verify(variant, folder, self.workshop.sources.reference, self.bounds)
+        return verify(variant, folder, self.reference, self.bounds)

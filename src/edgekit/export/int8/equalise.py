@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto
 
 from edgekit.errors import ExportError
-from edgekit.export.layers import (
+from edgekit.export.int8.layers import (
     Graph,
     Pair,
     by_input_channel,
@@ -34,7 +34,7 @@ from edgekit.export.layers import (
     scale_inputs,
     scale_outputs,
 )
-from edgekit.export.ranges import batches, observing
+from edgekit.export.int8.ranges import batches, observing
 from edgekit.progress import Advance
 
 By = Literal["weights", "activations"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from edgekit.export.quantize import Scheme
+from edgekit.export.int8.quantize import Scheme
 from edgekit.progress import Advance
 
 STEPS = 150

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
-from edgekit.export.ranges import batches, observing
+from edgekit.export.int8.ranges import batches, observing
 from edgekit.progress import Advance
 
 IMAGES = 100  # a mean over them and all positions is exact enough: both graphs see the same ones

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import RuntimeName
 from edgekit.errors import BundleError, ExportError
-from edgekit.export.ranges import batches
+from edgekit.export.int8.ranges import batches
 from edgekit.runtimes import open_session
 
 if TYPE_CHECKING:
-    from edgekit.export.selection import Candidates, Drawn
+    from edgekit.export.int8.selection import Candidates, Drawn
 
 IMAGES = 256  # enough to tell candidates apart (the standard error of an agreement of 95 % is 1.4 points), few enough to be quick
 _RECOVER = 4096  # images to distil on

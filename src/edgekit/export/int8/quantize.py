@@ -21,11 +21,11 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from edgekit.errors import ExportError
-from edgekit.export.calibration import Calibration
-from edgekit.export.metadata import set_precision
-from edgekit.export.onnx import OUTPUT
-from edgekit.export.ranges import Method, select
-from edgekit.export.signed import LAYERS, quantize_signed
+from edgekit.export.graph.metadata import set_precision
+from edgekit.export.graph.onnx import OUTPUT
+from edgekit.export.int8.calibration import Calibration
+from edgekit.export.int8.ranges import Method, select
+from edgekit.export.int8.signed import LAYERS, quantize_signed
 from edgekit.machine import has_int8_dot_product
 
 # What both runtimes compute in INT8. Everything else (SiLU's pieces, LayerNorm, Softmax) is faster and more exact in float.

@@ -22,10 +22,10 @@ import onnx
 
 from edgekit.bundle import Variant
 from edgekit.errors import ExportError
-from edgekit.export.families import Family
-from edgekit.export.fidelity import Fidelity
-from edgekit.export.sensitivity import Exclude, LayerSensitivity, fewest, quantisable, sensitivity
-from edgekit.export.ways import Way, Workshop
+from edgekit.export.int8.family import Family
+from edgekit.export.int8.fidelity import Fidelity
+from edgekit.export.int8.sensitivity import Exclude, LayerSensitivity, fewest, quantisable, sensitivity
+from edgekit.export.int8.ways import Way, Workshop
 from edgekit.progress import progress
 
 CALIBRATION, EQUALISATION, FLOAT_LAYERS, DISTILLATION, UNSIGNED_WEIGHTS = (
@@ -222,7 +222,7 @@ def _keep_in_float(state: Climb) -> Made | None:
 
 
 def _distil(state: Climb) -> Made | None:
-    if state.workshop.sources.model is None:
+    if state.workshop.model is None:
         state.tried.append(
             {"rung": DISTILLATION, "way": "distilled", "status": "failed", "seconds": 0.0,
              "why": "the model came as ONNX: its weights cannot be trained further"}
