@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from edgekit.bundle import Bundle, Variant
+    from edgekit.bundle import Bundle
     from edgekit.export.sources.source import Source
 
 # model -> the stage that trained it
