@@ -321,6 +321,27 @@ def outcome(samples: list[int], **other: Any) -> dict[str, Any]:
     return {**made, **other}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")
+def test_a_worker_does_not_outlive_the_command_that_is_killed(folder: Path, tmp_path: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "edgekit", "bench", str(folder), "--seconds", "3000", "--threads", "1", "--variant", "onnx-fp32", "--output",
+         str(tmp_path / "out")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    workers: list[int] = []
+    while not workers and child.poll() is None:
+        time.sleep(0.1)
+        workers = children(child.pid)
+    while child.poll() is None and "onnxruntime" not in maps(workers[0]):
+        time.sleep(0.1)
+    child.kill()
+    child.wait()
+    ended = time.monotonic() + 60
+    while maps(workers[0]) and time.monotonic() < ended:  # a process that has ended maps nothing
+        time.sleep(0.1)
+    assert not maps(workers[0])
+
+
 @pytest.mark.parametrize(
     ("change", "warning"),
     [

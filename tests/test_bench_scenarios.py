@@ -18,7 +18,7 @@ import pytest
 from edgekit.bench import scenarios
 from edgekit.bench.device_memory import held_by
 from edgekit.bench.find_rate import find_rate
-from edgekit.bench.load import SCENARIOS, Load, batch_sizes
+from edgekit.bench.load import SCENARIOS, Load, batch_sizes, check_parallel
 from edgekit.bench.request import Request
 from edgekit.bench.scenarios import arrival_times
 from edgekit.bench.statistics import SAMPLES_NEEDED, allowed_over
@@ -213,6 +213,15 @@ def test_the_rate_that_is_found_keeps_the_bound_and_a_little_more_does_not() -> 
 def test_a_bound_below_a_single_run_is_refused() -> None:
     with pytest.raises(EdgekitError, match=r"no rate keeps p99 under 3 ms: even a run alone takes 4 ms"):
         find_rate(ask_a_device(4 * MS, []), plan(), 3.0)
+
+
+def test_more_threads_than_any_use_could_be_made_of_are_refused() -> None:
+    processors = os.cpu_count() or 1
+    check_parallel(8 * processors, Load("offline", streams=32 * processors))
+    with pytest.raises(EdgekitError, match=rf"--threads 9999: this machine has {processors} processors .give at most"):
+        check_parallel(9999, Load())
+    with pytest.raises(EdgekitError, match=r"--streams 5000: .* which leaves it to the runtime"):
+        check_parallel(0, Load("offline", streams=5000))
 
 
 @pytest.mark.parametrize(

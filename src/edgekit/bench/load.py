@@ -14,6 +14,7 @@ from edgekit.runtimes.providers import PROVIDERS
 
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 OFFLINE_BATCHES = (1, 2, 4, 8, 16, 32)
+_MOST_THREADS, _MOST_STREAMS = 8, 32  # a processor
 QUERY = 8  # samples a query of MLPerf's multi-stream
 
 
@@ -74,6 +75,21 @@ class Load:
             )
         if self.cpus:
             _check_cpus(self.cpus)
+
+
+def check_parallel(threads: int, load: Load) -> None:
+    """Refuse more threads or streams than any use could be made of on this machine: thousands would only bring it to a standstill.
+
+    Raises:
+        EdgekitError: naming the option, and how many this machine takes.
+    """
+    processors = os.cpu_count() or 1
+    for option, asked, each in (("--threads", threads, _MOST_THREADS), ("--streams", load.streams, _MOST_STREAMS)):
+        if asked > each * processors:
+            raise EdgekitError(
+                f"{option} {asked}: this machine has {processors} processors",
+                f"give at most {each * processors}, or 0, which leaves it to the runtime",
+            )
 
 
 def _check_cpus(cpus: Sequence[int]) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bench.measure import Timed, warm_up
+from edgekit.bench.prctl import sharp_timers
 from edgekit.bench.request import Request
-from edgekit.bench.scenarios import sharp_timers
 from edgekit.errors import BundleError, RuntimeMissing
 from edgekit.runtimes.streams import Streams
 

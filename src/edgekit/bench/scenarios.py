@@ -10,8 +10,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bench.measure import Timed, measure, warm_up
+from edgekit.bench.prctl import sharp_timers
 from edgekit.runtimes.streams import Streams
 
 Stop = Callable[[], bool]
 Clock = Callable[[], int]
 # How far the arrivals are waited for in one sleep, so that an interruption is noticed.
 _NAP_SECONDS = 0.2
-_PR_SET_TIMERSLACK = 29
 
 
 def multi_stream(
@@ -155,12 +153,6 @@ def arrival_times(rate: float, count: int, seed: int) -> NDArray[np.float64]:
     """
     gaps: NDArray[np.float64] = np.random.default_rng(seed).exponential(1e9 / rate, count)
     return np.cumsum(gaps)
-
-
-def sharp_timers() -> None:
-    """Ask Linux to wake this thread when it is due and not up to 50 µs later (prctl(2), PR_SET_TIMERSLACK)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
 
 
 def _fill(streams: Streams, batch: NDArray[np.uint8]) -> None:

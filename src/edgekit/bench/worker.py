@@ -1,7 +1,7 @@
 """The process that measures: one variant, one batch size, one round. `python -m edgekit.bench.worker REQUEST OUTCOME`.
 
 A fresh process, so that nothing that another variant left behind (threads that spin, memory, caches) is measured with it. It
-imports nothing before `main`, since the imports are timed too.
+imports next to nothing before `main`, since the imports are timed too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgekit.bench.prctl import end_with_the_parent
 from edgekit.bench.request import Request
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Measure as the request file says, and write what came out, or the error, to the outcome file."""
+    end_with_the_parent()
     interrupted = False
 
     def interrupt(*_: object) -> None:

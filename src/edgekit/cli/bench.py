@@ -103,8 +103,8 @@ def command(
       edgekit bench runs/photos/export --device ssh://pi@raspberrypi.local,ssh://nano
     """
     from edgekit.bench.choose import choose
-    from edgekit.bench.load import Load, batch_sizes
-    from edgekit.bench.output import default_output
+    from edgekit.bench.load import Load, batch_sizes, check_parallel
+    from edgekit.bench.output import check_output, default_output
     from edgekit.bench.rounds import Plan, bench
     from edgekit.bundle import Bundle
     from edgekit.errors import GateFailed
@@ -115,6 +115,7 @@ def command(
     if streams is None:
         streams = 0 if scenario in ("offline", "server") else 1
     load = Load(scenario, streams, query, rate, bound_ms, seed, provider, processor_list(cpus), loadgen)
+    check_parallel(threads, load)
     if loadgen:
         from edgekit.bench.loadgen import check_installed
 
@@ -127,6 +128,7 @@ def command(
     else:
         plan = Plan(seconds) if seconds else Plan()
     folder = output or default_output(opened)
+    check_output(folder)
     if profile:
         from edgekit.cli.profiles import profile_variants
 
