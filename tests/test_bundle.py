@@ -176,6 +176,29 @@ def test_a_zip_with_a_changed_byte_is_refused(folder: Path, tmp_path: Path) -> N
         Bundle.open(zipped(folder, tmp_path / "bundle.zip"))
 
 
+def test_only_what_the_manifest_lists_comes_out_of_a_zip(folder: Path, tmp_path: Path) -> None:
+    (folder / "much.bin").write_bytes(bytes(1 << 20))
+    bundle = Bundle.open(zipped(folder, tmp_path / "bundle.zip"))
+    assert {path.name for path in bundle.path.rglob("*")} == {MANIFEST, *(file.path for file in bundle.manifest.files)}
+    (folder / "golden.npz").unlink()
+    with pytest.raises(BundleError, match=r"bundle\.zip: golden\.npz: missing from the bundle"):
+        Bundle.open(zipped(folder, tmp_path / "bundle.zip"))
+
+
+def test_a_zip_that_does_not_fit_is_refused_before_it_is_extracted(folder: Path, tmp_path: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["golden"]["bytes"] = 10**15
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    archive = zipped(folder, tmp_path / "bundle.zip")
+    with zipfile.ZipFile(archive, "a") as content:
+        content.comment = b"rewrites the directory"
+        content.getinfo("golden.npz").file_size = 10**15  # as an archive of a thousand terabytes would say
+    with pytest.raises(BundleError, match="it takes 1000000000 MB") as caught:
+        Bundle.open(archive)
+    assert "EDGEKIT_CACHE" in caught.value.hint
+    assert not list((tmp_path / "cache" / "bundles").iterdir())
+
+
 @pytest.mark.parametrize("name", ["../evil.txt", "a/../../evil.txt", "/evil.txt", "..\\evil.txt"])
 def test_a_zip_that_writes_outside_is_refused(folder: Path, tmp_path: Path, name: str) -> None:
     archive = zipped(folder, tmp_path / "bundle.zip")

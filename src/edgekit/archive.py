@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from edgekit.errors import BundleError
@@ -14,40 +16,43 @@ from edgekit.files import cache_folder, sha256
 
 # What reading a damaged, truncated, encrypted (RuntimeError) or unusually compressed (NotImplementedError) archive raises.
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, ValueError)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_MANIFEST_BYTES = 64 << 20  # far above any, and little enough to be read
 
 
-def extracted(archive: Path, manifest: str) -> Path:
-    """The folder with an archive's content, which is extracted where it is not there yet.
+def extracted(archive: Path, manifest: str, listed: Callable[[bytes, Path], Mapping[str, int]]) -> Path:
+    """The folder with the files of an archived bundle, which are extracted where they are not there yet.
+
+    Only the manifest and what it lists come out, at the sizes that it records: whatever else an archive holds, or claims to hold,
+    costs no room on the device.
 
     Args:
         archive: a .zip of a bundle's folder or of what is in it.
         manifest: the name of the file that tells the folder.
+        listed: from that file's bytes and its path (for messages), the paths of the files in the folder and their bytes.
 
     Raises:
-        BundleError: it is no readable .zip, holds a path that leaves it, or the cache cannot be written.
+        BundleError: it is no readable .zip, holds a path that leaves it, lacks a file, or the cache cannot take it.
     """
     try:
-        target = cache_folder() / "bundles" / sha256(archive)[:32]
+        digest = sha256(archive)
+    except OSError as error:
+        raise BundleError(f"{archive}: cannot be read: {error.strerror or error}", "check its permissions") from error
+    target = cache_folder() / "bundles" / digest[:32]
+    try:
         if target.is_dir():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=target.parent))
     except OSError as error:
-        raise BundleError(
-            f"{archive}: cannot be extracted into {cache_folder()}: {error.strerror or error}",
-            "set EDGEKIT_CACHE to a folder that can be written, or extract it yourself and give the folder",
-        ) from error
+        raise _no_room(archive, error.strerror or str(error)) from error
     try:
         with zipfile.ZipFile(archive) as content:
-            names = content.namelist()
-            if any(name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name for name in names):
-                raise BundleError(f"{archive}: holds a path that leaves the bundle", "do not use this bundle")
-            content.extractall(temporary)
-        inner = temporary
-        if not (temporary / manifest).is_file():  # a zip of the folder itself
-            inner = next((p.parent for p in temporary.glob(f"*/{manifest}")), temporary)
-        os.replace(inner, target)
+            _extract(content, archive, manifest, listed, temporary)
+        os.replace(temporary, target)
     except _BAD_ZIP as error:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            raise _no_room(archive, error.strerror or "full") from error
         if not target.is_dir():  # another process may have put the same content there
             raise BundleError(
                 f"{archive}: not a bundle folder and not a readable .zip: {error}", "copy the bundle again"
@@ -55,3 +60,53 @@ def extracted(archive: Path, manifest: str) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return target
+
+
+def _extract(
+    content: zipfile.ZipFile,
+    archive: Path,
+    manifest: str,
+    listed: Callable[[bytes, Path], Mapping[str, int]],
+    folder: Path,
+) -> None:
+    entries = {entry.filename: entry for entry in content.infolist()}
+    if any(name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name for name in entries):
+        raise BundleError(f"{archive}: holds a path that leaves the bundle", "do not use this bundle")
+    # `manifest` itself, or in a zip of the folder `export/manifest`.
+    found = [name for name in entries if name.rpartition("/")[2] == manifest and name.count("/") <= 1]
+    if not found:
+        raise BundleError(
+            f"{archive}: not a bundle, it holds no {manifest}", "give a .zip of what `edgekit export` made"
+        )
+    inner = min(found, key=lambda name: name.count("/")).removesuffix(manifest)
+    told = entries[inner + manifest]
+    if told.file_size > _MANIFEST_BYTES:
+        raise BundleError(
+            f"{archive}: its {manifest} of {told.file_size} bytes is no bundle's", "do not use this bundle"
+        )
+    text = content.read(told)
+    files = {name: size for name, size in listed(text, archive / manifest).items() if name != manifest}
+    for name, size in files.items():
+        if inner + name not in entries:
+            raise BundleError(f"{archive}: {name}: missing from the bundle", "export or copy the bundle again")
+        if entries[inner + name].file_size != size:
+            raise BundleError(
+                f"{archive}: {name}: changed since the export, its size is not the recorded one",
+                "export or copy the bundle again",
+            )
+    needed, free = sum(files.values()), shutil.disk_usage(folder).free
+    if needed > free:
+        raise _no_room(archive, f"it takes {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
+    (folder / manifest).write_bytes(text)
+    for name in files:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with content.open(entries[inner + name]) as packed, open(path, "wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked, 1 << 20)
+
+
+def _no_room(archive: Path, reason: str) -> BundleError:
+    return BundleError(
+        f"{archive}: cannot be extracted into {cache_folder()}: {reason}",
+        "set EDGEKIT_CACHE to a folder that can be written, or extract it yourself and give the folder",
+    )

@@ -162,6 +162,11 @@ class Manifest(Part):
 
     model_config = ConfigDict(populate_by_name=True)
 
+    @property
+    def files(self) -> list[BundleFile]:
+        """All files of the bundle; one that several variants share comes several times."""
+        return [self.golden, *(file for variant in self.variants for file in variant.files)]
+
     @field_validator("variants")
     @classmethod
     def _names_differ(cls, variants: list[Variant]) -> list[Variant]:
@@ -200,7 +205,7 @@ class Bundle:
                 f"{path}: not a bundle, it holds no {MANIFEST}", "give the folder that `edgekit export` printed"
             ) from error
         bundle = cls(path, _manifest(text, path / MANIFEST), hashlib.sha256(text).hexdigest())
-        for file in [bundle.manifest.golden, *(f for v in bundle.manifest.variants for f in v.files)]:
+        for file in bundle.manifest.files:
             bundle.file(file)
         return bundle
 
@@ -210,13 +215,13 @@ class Bundle:
 
         from edgekit.archive import extracted
 
-        folder = extracted(archive, MANIFEST)
+        folder = extracted(archive, MANIFEST, _listed)
         try:
             return cls.open(folder)
         except BundleError:
             # Either the archive is at fault or what was extracted from it has been changed since: only a new look tells.
             shutil.rmtree(folder, ignore_errors=True)
-            return cls.open(extracted(archive, MANIFEST))
+            return cls.open(extracted(archive, MANIFEST, _listed))
 
     def file(self, file: BundleFile) -> Path:
         """The path of a file, after its digest was checked.
@@ -299,6 +304,11 @@ class Bundle:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `bundle.json` atomically; the files that it lists must be in `folder` already."""
     write_text(folder / MANIFEST, manifest.model_dump_json(indent=2, by_alias=True) + "\n")
+
+
+def _listed(text: bytes, path: Path) -> dict[str, int]:
+    """The paths that a manifest lists, and their bytes."""
+    return {file.path: file.bytes for file in _manifest(text, path).files}
 
 
 def _manifest(text: bytes, path: Path) -> Manifest:

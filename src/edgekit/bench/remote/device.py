@@ -127,8 +127,7 @@ class _Visit:
             )
         self.say(f"Python {about['python']}, {about['architecture']}")
         files = {MANIFEST: job.bundle.path / MANIFEST} | {
-            file.path: job.bundle.path / file.path
-            for file in (job.bundle.manifest.golden, *(f for v in job.bundle.manifest.variants for f in v.files))
+            file.path: job.bundle.path / file.path for file in job.bundle.manifest.files
         }
         digests = {name: sha256(path) for name, path in files.items()}
         objects = {digests[name]: path for name, path in files.items()} | {job.wheel.sha256: job.wheel.path}
