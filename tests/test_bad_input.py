@@ -212,6 +212,18 @@ def test_a_bundle_of_a_newer_schema(edgekit: Run, tmp_path: Path, command: str) 
     refused(edgekit(command, *arguments), "schema is 2", "update edgekit")
 
 
+def test_results_that_could_not_be_kept_are_not_measured(edgekit: Run, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle", openvino=False)
+    (tmp_path / "file").touch()
+    for output in ("file", "file/bench"):
+        code, text = edgekit("bench", "bundle", "--output", output)
+        refused((code, text), f"{output}: ", "is no folder", "give another --output")
+        assert "rounds" not in text  # the progress of a measurement
+    (tmp_path / "locked").mkdir(mode=0o500)
+    if not os.access(tmp_path / "locked", os.W_OK):  # root may write anywhere
+        refused(edgekit("bench", "bundle", "--output", "locked/bench"), "no permission to write into")
+
+
 def test_debug_shows_the_traceback() -> None:
     command = [sys.executable, "-m", "edgekit", "--debug", "train", "nothing.yaml"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
