@@ -212,6 +212,10 @@ def test_a_bundle_of_a_newer_schema(edgekit: Run, tmp_path: Path, command: str) 
     refused(edgekit(command, *arguments), "schema is 2", "update edgekit")
 
 
+def test_predict_refuses_thousands_of_threads(edgekit: Run) -> None:
+    refused(edgekit("predict", "bundle", "photo.jpg", "--threads", "99999"), "--threads 99999: this machine has")
+
+
 def test_results_that_could_not_be_kept_are_not_measured(edgekit: Run, tmp_path: Path) -> None:
     make_bundle(tmp_path / "bundle", openvino=False)
     (tmp_path / "file").touch()

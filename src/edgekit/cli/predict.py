@@ -71,12 +71,14 @@ def command(
       edgekit predict bundle.zip photos/ --embedding photos.npz
     """
     _check_arguments(images, video, as_json, embedding)
+    from edgekit.bench.load import Load, check_parallel
     from edgekit.bundle import Bundle
     from edgekit.errors import BundleError
     from edgekit.runtimes.predictor import Predictor
     from edgekit.runtimes.sources import Video, image_files, listed
 
     warnings.filterwarnings("ignore", module="PIL")  # about metadata that is of no use here, such as damaged EXIF
+    check_parallel(threads, Load())
     opened = Bundle.open(bundle)
     predictor = Predictor(opened, variant, threads=threads)
     if predictor.variant.status != "verified":
