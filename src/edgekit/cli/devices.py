@@ -115,8 +115,8 @@ def _given_options(context: click.Context) -> list[str]:
 
 def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
     from edgekit.bench.rounds import Outcome
-    from edgekit.cli.bench import _print_table
-    from edgekit.cli.profiles import _print_tables as print_profiles
+    from edgekit.cli.bench_table import print_latencies
+    from edgekit.cli.profiles import print_profiles
     from edgekit.errors import EdgekitError
     from edgekit.result import Latency, Profile, Result
 
@@ -132,7 +132,7 @@ def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
             print_profiles(profiles, failed, left_out)
         else:
             latencies = [(r, r.measurement, path) for r, path in results if isinstance(r.measurement, Latency)]
-            _print_table(bundle, Outcome(latencies, failed, fleet.interrupted), left_out)
+            print_latencies(bundle, Outcome(latencies, failed, fleet.interrupted), left_out)
         for note in measured.notes:
             click.echo(note)
 

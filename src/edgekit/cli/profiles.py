@@ -54,7 +54,7 @@ def profile_variants(
     if as_json:
         _print_json(bundle, done, failed, left_out)
     else:
-        _print_tables(done, failed, left_out)
+        print_profiles(done, failed, left_out)
     if interrupted:
         click.echo("interrupted; what was profiled until then is written", err=True)
         click.get_current_context().exit(130)
@@ -64,11 +64,12 @@ def profile_variants(
         raise GateFailed(f"{len(failed)} of {len(jobs)} profiles failed, see above")
 
 
-def _print_tables(
+def print_profiles(
     done: Sequence[tuple[Profile, Path]],
     failed: Sequence[tuple[str, EdgekitError]],
     left_out: Sequence[tuple[Variant, str]],
 ) -> None:
+    """For each profile the time by operator and by layer; then what failed and what was left out."""
     for profile, _ in done:
         per_run = f"{profile.layers_ms:.3f} ms in {len(profile.layers)} layers, a run without the profiler {profile.run_ms:.3f} ms"
         click.echo(f"\n{profile.variant} (batch {profile.batch}): {per_run}")
