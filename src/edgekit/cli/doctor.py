@@ -137,6 +137,7 @@ def _machine_rows(found: Findings) -> list[tuple[str, str]]:
 
     processors, memory, now = found.processors, found.memory, found.sensors
     cores = f"{processors.cores} cores, " if processors.cores else ""
+    busy = None if found.loads.busy is None else round(found.loads.busy, 1)
     rows = [
         (
             "machine",
@@ -169,9 +170,7 @@ def _machine_rows(found: Findings) -> list[tuple[str, str]]:
         rows.append(("JetPack", f"{_or_na(found.jetpack.version)} (Jetson Linux {found.jetpack.linux})"))
     if found.system_tensorrt:
         rows.append(("TensorRT libraries", found.system_tensorrt))
-    rows.append(
-        ("load", f"{_or_na(now.load)} over a minute; others keep {_or_na(found.loads.busy)} processors busy now")
-    )
+    rows.append(("load", f"{_or_na(now.load)} over a minute; others keep {_or_na(busy)} processors busy now"))
     rows.append(("edgekit", f"{found.edgekit}, Python {found.python}"))
     return rows
 

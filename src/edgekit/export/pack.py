@@ -102,9 +102,8 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def zipped(bundle: Bundle, archive: Path) -> None:
     """Write a bundle as one .zip: exactly the files that it lists, the same bytes each time."""
-    files = [bundle.manifest.golden, *(f for variant in bundle.manifest.variants for f in variant.files)]
     with atomic_write(archive) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as content:
-        for path in sorted({MANIFEST, *(file.path for file in files)}):
+        for path in sorted({MANIFEST, *(file.path for file in bundle.manifest.files)}):
             entry = zipfile.ZipInfo(path)  # dated 1980, so that equal content gives equal archives
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
