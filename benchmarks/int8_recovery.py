@@ -7,7 +7,9 @@ squeeze-and-excitation) is distilled from it on the run's pool, resumable epoch 
 
 - as it was trained;
 - with its channels scaled by up to e^3 between neighbouring layers, which no float computation notices;
-- with the channels of its residual streams scaled likewise: they have many readers, which equalisation cannot reach.
+- with the channels of its residual streams scaled likewise.
+
+An export that is in --work already is read, not made again.
 
 For each, in both runtimes and for TensorRT's graph (simulated): what plain INT8 loses (calibration alone, whatever the loss), then
 what the ladder does about it with --recover: the rung, everything that was tried, the seconds, and the latency of both beside float's.
@@ -18,7 +20,6 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -138,7 +139,6 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
     assert test.labels is not None
     found: dict[str, Any] = {}
     for name, changes in (("plain", {"max_drop": 100.0}), ("ladder", {"max_drop": 1.0, "recover": True})):
-        began = time.monotonic()
         bundle = export_classifier(
             PixelClassifier(model, data.mean, data.std),
             classes=splits.classes,
@@ -150,7 +150,6 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
             precisions=["int8"],
             **changes,
         )
-        seconds = time.monotonic() - began
         assert bundle.manifest.accuracy is not None
         found["float_top1"] = bundle.manifest.accuracy.top1
         for variant in bundle.manifest.variants:
@@ -166,7 +165,6 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
                 "tried": told.get("tried"),
                 "sensitivity": told.get("sensitivity"),
             }
-        found[f"{name}_seconds"] = seconds
     return found
 
 

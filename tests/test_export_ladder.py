@@ -23,7 +23,7 @@ from edgekit.export.int8.correct import correct
 from edgekit.export.int8.equalise import equalise, rescale
 from edgekit.export.int8.fidelity import Fidelity, compare, run
 from edgekit.export.int8.ladder import Climb, climb
-from edgekit.export.int8.layers import Graph, Pair, by_input_channel, depthwise, output_axis, pairs
+from edgekit.export.int8.layers import Graph, Pair, by_input_channel, depthwise, output_axis, pairs, streams
 from edgekit.export.int8.qdq_lint import lint
 from edgekit.export.int8.quantize import REDUCED, Scheme, quantize_onnx
 from edgekit.export.int8.ranges import METHODS, observing
@@ -102,15 +102,78 @@ def test_an_equalised_graph_computes_the_same(
     np.testing.assert_allclose(logits_of(after, tmp_path / "c.onnx", images), expected, atol=1e-5)
     graph = Graph(after)
     for pair in pairs(graph):
-        first, second = (graph.value(str(graph.weight(node))) for node in (pair.first, pair.second[0]))
-        made = [np.abs(np.take(first, i, output_axis(pair.first))).max() for i in range(len(first))]
+        first, second = (graph.value(str(graph.weight(node))) for node in (pair.first[0], pair.second[0]))
+        made = [np.abs(np.take(first, i, output_axis(pair.first[0]))).max() for i in range(len(first))]
         read = [_what_reads(pair, second, i) for i in range(len(made))]
         if by == "weights" and pair.ceiling is None:
             np.testing.assert_allclose(made, read, rtol=0.01)
         if by == "activations" and depthwise(pair.second[0], second):
-            (seen,) = observing(after, [pair.tensor]).run([pair.tensor], {"image": images})
+            (seen,) = observing(after, list(pair.tensors)).run(list(pair.tensors), {"image": images})
             peaks = np.abs(seen).max(axis=(0, 2, 3))
             assert (peaks > 5.9).all()  # ReLU6: every channel reaches up to the ceiling, none over it
+
+
+class Residual(nn.Module):
+    """Two streams: one with ReLU behind its sums and another resolution's projection, as in ResNet; one of linear blocks, as in MobileNetV2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.skip = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 24, 1, 2)
+        self.a1, self.a2 = nn.Conv2d(16, 20, 3, padding=1), nn.Conv2d(20, 16, 3, padding=1)
+        self.b1, self.b2 = nn.Conv2d(16, 20, 3, 2, 1), nn.Conv2d(20, 24, 3, padding=1)
+        self.c1, self.c2 = nn.Conv2d(24, 30, 1), nn.Conv2d(30, 24, 1)
+        self.last, self.head = nn.Conv2d(24, 16, 1), nn.Linear(16, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        relu = nn.functional.relu
+        x = relu(self.stem(images))
+        x = relu(x + self.a2(relu(self.a1(x))))
+        x = self.skip(x) + self.b2(relu(self.b1(x)))
+        x = x + self.c2(relu(self.c1(x)))
+        return self.head(relu(self.last(x)).mean((2, 3)))
+
+
+def test_one_factor_a_channel_goes_through_a_residual_stream(images: np.ndarray, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    path = tmp_path / "model.onnx"
+    export_onnx(PixelClassifier(Residual().eval(), 0.5, 0.25), path, image_size=16, classes=list("0123456789"))
+    model, random = onnx.load(path), np.random.default_rng(0)
+    expected = logits_of(model, path, images)
+    graph = Graph(model)
+    first, second = streams(graph)
+    assert [len(first.first), len(first.second)] == [2, 3]  # stem and a2; a1, b1 and the projection
+    assert [len(second.first), len(second.second)] == [3, 2]  # the projection, b2 and c2; c1 and the last
+    for stream, channels in ((first, 16), (second, 24)):
+        rescale(graph, stream, np.exp(random.uniform(-4, 4, channels)).astype(np.float32))
+    np.testing.assert_allclose(logits_of(model, path, images), expected, atol=1e-4)
+    by_weights, count = equalise(model, images, "weights", nothing)
+    assert count == 3 + 2  # what stands within the blocks, and the streams
+    np.testing.assert_allclose(logits_of(by_weights, path, images), expected, atol=1e-4)
+    graph = Graph(by_weights)
+    for stream in streams(graph):
+        made = [
+            np.abs(graph.value(str(graph.weight(n)))).reshape(len(graph.value(str(graph.weight(n)))), -1).max(1)
+            for n in stream.first
+        ]
+        read = [np.abs(graph.value(str(graph.weight(n)))).max(axis=(0, 2, 3)) for n in stream.second]
+        np.testing.assert_allclose(np.max(made, axis=0), np.max(read, axis=0), rtol=0.01)
+    by_activations, _ = equalise(model, images, "activations", nothing)
+    np.testing.assert_allclose(logits_of(by_activations, path, images), expected, atol=1e-4)
+    for stream in streams(Graph(by_activations)):
+        seen = observing(by_activations, list(stream.tensors)).run(list(stream.tensors), {"image": images})
+        peaks = np.max([np.abs(values).max(axis=(0, 2, 3)) for values in seen], axis=0)
+        assert peaks.max() / np.median(peaks) < 10  # e^8 before
+
+
+def test_a_stream_that_something_else_reads_is_left_alone(tmp_path: Path) -> None:
+    class Clipped(Residual):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            x = nn.functional.relu6(self.stem(images))
+            return self.head((x + self.a2(nn.functional.relu(self.a1(x)))).mean((2, 3)))
+
+    path = tmp_path / "model.onnx"
+    export_onnx(PixelClassifier(Clipped().eval(), 0.5, 0.25), path, image_size=16, classes=list("0123456789"))
+    assert streams(Graph(onnx.load(path))) == []
 
 
 def _what_reads(pair: Pair, weight: np.ndarray, channel: int) -> float:

@@ -10,6 +10,9 @@ by s_i changes nothing in float (ReLU lets positive factors through) and everyth
   published, and between convolutions too. A depthwise convolution has a weight scale for each channel, so there alpha is 1:
   all that it reads gets the same range.
 
+A residual stream has many writers and readers; one factor a channel goes through all of them, its ranges being the largest of any (both papers
+leave streams out; where blocks end in a linear projection, as in MobileNetV2, most of the activations lie in them).
+
 ReLU6 lets factors through below its ceiling alone. A channel that reaches the ceiling on the calibration images keeps its scale, the
 others stay below it: the graph computes the same on these images, and elsewhere unless a value leaves the range that they have.
 """
@@ -33,6 +36,7 @@ from edgekit.export.int8.layers import (
     pairs,
     scale_inputs,
     scale_outputs,
+    streams,
 )
 from edgekit.export.int8.ranges import batches, observing
 from edgekit.progress import Advance
@@ -57,18 +61,18 @@ def equalise(model: ModelProto, images: NDArray[np.uint8], by: By, advance: Adva
     copy = ModelProto()
     copy.CopyFrom(model)
     graph = Graph(copy)
-    found = [*pairs(graph), *(normalised_pairs(graph) if by == "activations" else [])]
+    found = [*pairs(graph), *streams(graph), *(normalised_pairs(graph) if by == "activations" else [])]
     if not found:
         return copy, 0
     peaks = channel_peaks(model, found, images, advance)
     for _ in range(_SWEEPS):
         largest = 1.0
         for pair in found:
-            peak = peaks[pair.tensor]
+            peak = peaks[pair.tensors]
             wanted = _by_weights(graph, pair) if by == "weights" else _by_activations(graph, pair, peak)
             factor = _allowed(wanted, peak, pair.ceiling)
             rescale(graph, pair, factor)
-            peaks[pair.tensor] = peak / factor
+            peaks[pair.tensors] = peak / factor
             largest = max(largest, float(np.exp(np.abs(np.log(factor)).max())))
         if largest < 1.001:
             break
@@ -76,35 +80,35 @@ def equalise(model: ModelProto, images: NDArray[np.uint8], by: By, advance: Adva
 
 
 def rescale(graph: Graph, pair: Pair, factor: NDArray[np.float32]) -> None:
-    """Divide the channels between two layers by `factor` (c,), all positive, and undo it in the second.
+    """Divide the channels between layers by `factor` (c,), all positive, and undo it in those that read them.
 
     What the graph computes stays as it was where the nodes between are homogeneous; a Clip between is not: see `equalise`.
     """
-    first = pair.first
-    if first.op_type == "LayerNormalization":
-        for name in first.input[1:3]:
-            graph.set(name, graph.value(name) / factor)
-    else:
-        name = graph.weight(first)
-        assert name is not None
-        graph.set(name, scale_outputs(first, graph.value(name), np.reciprocal(factor)))
+    for first in pair.first:
+        if first.op_type == "LayerNormalization":
+            for name in first.input[1:3]:
+                graph.set(name, graph.value(name) / factor)
+            continue
+        weight = graph.weight(first)
+        assert weight is not None
+        graph.set(weight, scale_outputs(first, graph.value(weight), np.reciprocal(factor)))
         if len(first.input) > 2 and first.input[2]:
             bias = graph.bias(first)
             if bias is None:
                 raise ExportError(f"the bias of {first.name} is not a weight of its own")
             graph.set(bias, graph.value(bias) / factor)
     for second in pair.second:
-        name = graph.weight(second)
-        assert name is not None
-        graph.set(name, scale_inputs(second, graph.value(name), factor))
+        weight = graph.weight(second)
+        assert weight is not None
+        graph.set(weight, scale_inputs(second, graph.value(weight), factor))
 
 
 def channel_peaks(
     model: ModelProto, found: list[Pair], images: NDArray[np.uint8], advance: Advance
-) -> dict[str, NDArray[np.float32]]:
-    """The largest magnitude of each channel of what the second layers read, by the tensor's name: float32 (c,)."""
-    names = list(dict.fromkeys(pair.tensor for pair in found))
-    of_map = {pair.tensor for pair in found if pair.second[0].op_type == "Conv"}
+) -> dict[tuple[str, ...], NDArray[np.float32]]:
+    """The largest magnitude of each channel of what the second layers read, by the pair's tensors: float32 (c,)."""
+    names = list(dict.fromkeys(name for pair in found for name in pair.tensors))
+    of_map = {name for pair in found for name in pair.tensors if pair.second[0].op_type == "Conv"}
     session = observing(model, names)
     (image,) = (i.name for i in model.graph.input)
     peaks: dict[str, NDArray[np.float32]] = {}
@@ -114,19 +118,23 @@ def channel_peaks(
             peak = np.abs(values).max(axis=tuple(i for i in range(values.ndim) if i != axis))
             peaks[name] = np.maximum(peaks[name], peak) if name in peaks else peak
         advance(len(batch))
-    return peaks
+    return {pair.tensors: np.max([peaks[name] for name in pair.tensors], axis=0) for pair in found}
 
 
 def _by_weights(graph: Graph, pair: Pair) -> NDArray[np.float32]:
-    """s = sqrt(r1 r2) / r2 for the ranges r1, r2 of the two layers' weights of each channel."""
-    (second,) = pair.second
-    names = graph.weight(pair.first), graph.weight(second)
-    assert names[0] is not None
-    assert names[1] is not None
-    made = np.moveaxis(graph.value(names[0]), output_axis(pair.first), 0)
-    ranges1 = np.abs(made).reshape(len(made), -1).max(axis=1)
-    ranges2 = np.abs(by_input_channel(second, graph.value(names[1]))).max(axis=1)
-    return _ratio(np.sqrt(ranges1 * ranges2), ranges2)
+    """s = sqrt(r1 r2) / r2 for the ranges r1, r2 of each channel's weights in the layers that make it and in those that read it."""
+    ranges1, ranges2 = [], []
+    for first in pair.first:
+        name = graph.weight(first)
+        assert name is not None
+        made = np.moveaxis(graph.value(name), output_axis(first), 0)
+        ranges1.append(np.abs(made).reshape(len(made), -1).max(axis=1))
+    for second in pair.second:
+        name = graph.weight(second)
+        assert name is not None
+        ranges2.append(np.abs(by_input_channel(second, graph.value(name))).max(axis=1))
+    r1, r2 = np.max(ranges1, axis=0), np.max(ranges2, axis=0)
+    return _ratio(np.sqrt(r1 * r2), r2)
 
 
 def _by_activations(graph: Graph, pair: Pair, peak: NDArray[np.float32]) -> NDArray[np.float32]:

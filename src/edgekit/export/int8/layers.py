@@ -65,19 +65,19 @@ class Graph:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two layers with nothing between them but what scales along, channel by channel.
+    """Two layers with nothing between them but what scales along, channel by channel; or all that write a residual stream and all that read it.
 
     Attributes:
-        first: makes the channels: a Conv or Gemm, or a LayerNormalization.
-        second: the layers that read them; several only after a LayerNormalization.
+        first: makes the channels: Convs or Gemms, whose outputs are summed where there are several, or a LayerNormalization.
+        second: the layers that read them; several only after a sum or a LayerNormalization.
+        tensors: those that carry the channels to the second layers: one, or each of a stream.
         between: the nodes from the first to the second.
         ceiling: the upper bound of a Clip between them (6 for ReLU6), where there is one.
-        tensor: what the second layers read.
     """
 
-    first: NodeProto
+    first: tuple[NodeProto, ...]
     second: tuple[NodeProto, ...]
-    tensor: str
+    tensors: tuple[str, ...]
     between: tuple[NodeProto, ...] = ()
     ceiling: float | None = field(default=None)
 
@@ -93,7 +93,7 @@ def pairs(graph: Graph) -> list[Pair]:
         while (node := graph.sole_reader(tensor)) is not None and tensor == node.input[0]:
             if node.op_type in {"Conv", "Gemm"}:
                 if graph.weight(node) is not None and _same_channels(graph, first, node):
-                    found.append(Pair(first, (node,), tensor, tuple(between), ceiling))
+                    found.append(Pair((first,), (node,), (tensor,), tuple(between), ceiling))
                 break
             if node.op_type == "Clip":
                 low, high = clip_bounds(graph, node)
@@ -105,6 +105,66 @@ def pairs(graph: Graph) -> list[Pair]:
             between.append(node)
             tensor = node.output[0]
     return found
+
+
+def streams(graph: Graph) -> list[Pair]:
+    """The residual streams whose channels can be scaled: every layer that adds to one and every layer that reads it.
+
+    The tensors of a stream are those that sums and homogeneous nodes tie together: all carry the same channels, so one factor a channel
+    goes through all of them. A stream that anything else makes or reads (a Clip, a product, the graph's output) is left out.
+    """
+    found = []
+    for tensors, nodes in _tied(graph):
+        inside = {node.name for node in nodes}
+        sums = [node for node in nodes if node.op_type == "Add"]
+        makers = [graph.maker[name] for name in tensors if name in graph.maker]
+        readers = [(node, name) for name in tensors for node in graph.readers.get(name, [])]
+        first = [node for node in makers if node.name not in inside]
+        second = [(node, name) for node, name in readers if node.name not in inside]
+        whole = len(makers) == len(tensors) and not graph.outputs.intersection(tensors)
+        scaled = all(_scales(graph, node) for node in first) and all(
+            node.input[0] == name and _scales(graph, node) for node, name in second
+        )
+        if sums and first and second and whole and scaled:
+            read = tuple(node for node, _ in second)
+            if all(_same_channels(graph, made, node) for made in first for node in read):
+                found.append(Pair(tuple(first), read, tuple(dict.fromkeys(name for _, name in second)), tuple(nodes)))
+    return found
+
+
+def _tied(graph: Graph) -> list[tuple[list[str], list[NodeProto]]]:
+    """Groups of tensors that carry the same channels, each with the sums and homogeneous nodes that tie it, in the order of the graph."""
+    group: dict[str, str] = {}
+
+    def of(name: str) -> str:
+        while group.setdefault(name, name) != name:
+            name = group[name]
+        return name
+
+    ties = []
+    for node in graph.model.graph.node:
+        names = [*node.input, *node.output]
+        if node.op_type == "Add":
+            tie = not any(name in graph.weights for name in node.input)
+        else:
+            tie = node.op_type in HOMOGENEOUS
+        if tie:
+            ties.append(node)
+            for name in names:
+                group[of(name)] = of(names[0])
+    found: dict[str, tuple[list[str], list[NodeProto]]] = {}
+    for name in list(group):
+        found.setdefault(of(name), ([], []))[0].append(name)
+    for node in ties:
+        found[of(node.output[0])][1].append(node)
+    return list(found.values())
+
+
+def _scales(graph: Graph, node: NodeProto) -> bool:
+    """Whether a node is a layer whose channels can be scaled: a Conv or Gemm with a weight, and a bias where it has one, of its own."""
+    if node.op_type not in {"Conv", "Gemm"} or graph.weight(node) is None:
+        return False
+    return len(node.input) < 3 or not node.input[2] or graph.bias(node) is not None
 
 
 def normalised_pairs(graph: Graph) -> list[Pair]:
@@ -121,7 +181,7 @@ def normalised_pairs(graph: Graph) -> list[Pair]:
             for r in readers
         )
         if layers and len(graph.value(node.input[1]).shape) == 1:
-            found.append(Pair(node, tuple(readers), node.output[0]))
+            found.append(Pair((node,), tuple(readers), (node.output[0],)))
     return found
 
 
