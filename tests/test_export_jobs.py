@@ -233,7 +233,7 @@ def _without_seconds(bundle: Bundle) -> list[Any]:
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
             # `note`: whether OpenVINO's race between threads is met is chance.
-            return {key: clean(v) for key, v in value.items() if key not in {"seconds", "note"}}
+            return {key: clean(v) for key, v in value.items() if key not in {"seconds", "making_seconds", "note"}}
         return [clean(v) for v in value] if isinstance(value, list) else value
 
     return [clean(v.model_dump(mode="json")) for v in bundle.manifest.variants]
