@@ -129,9 +129,7 @@ def variants(facts: Facts) -> Table | None:
         Column("Status", number=False, title="verified: run here and within the allowed drop"),
         Column("Top-1"),
         Column("Drop, points", title="accuracy of the trained model minus this variant's"),
-        Column(
-            "Agreement", title="share of the golden images on which variant and trained model choose the same class"
-        ),
+        Column("Agreement", title="share of the images named below it on which variant and trained model choose alike"),
         Column("Max |Δ logit|", title="largest difference of a logit from the trained model's, on the golden images"),
         Column("SQNR, dB", title="signal to quantisation noise of the logits"),
         Column("Size"),
@@ -153,7 +151,7 @@ def _variant_row(v: Variant, latency: float | None) -> list[Cell]:
     if isinstance(calibration, dict) and "images" in calibration:
         what += f", calibrated on {calibration['images']} images"
     return [
-        Cell(v.id, v.id, note=f"{what}. {v.note}" if v.note else what),
+        Cell(v.id, v.id, note=f"{what}; {v.note}" if v.note else what),
         Cell(v.status, v.status, badge=v.status, note="" if v.executed else "not run where it was exported"),
         _top1(v.accuracy),
         Cell(_drop(v.drop), v.drop),
