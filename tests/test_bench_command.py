@@ -255,17 +255,12 @@ def test_ctrl_c_leaves_valid_results_marked_interrupted(folder: Path, tmp_path: 
          *options],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
-    workers: list[int] = []
-    while not workers and child.poll() is None:
-        time.sleep(0.1)
-        workers = children(child.pid)
-    while child.poll() is None and "onnxruntime" not in maps(workers[0]):
-        time.sleep(0.1)
+    worker = worker_of(child)
     while child.poll() is None and "--loadgen" in options and not list(out.glob("*-logs/mlperf_log_detail.txt")):
         time.sleep(0.1)
     # To load this model, prove it and warm up takes a fraction of a second of the processor's time.
-    measuring = cpu_seconds(workers[0]) + 2
-    while child.poll() is None and cpu_seconds(workers[0]) < measuring:
+    measuring = cpu_seconds(worker) + 2
+    while child.poll() is None and cpu_seconds(worker) < measuring:
         time.sleep(0.1)
     child.send_signal(signal.SIGINT)
     stdout, stderr = child.communicate(timeout=300)
@@ -278,7 +273,7 @@ def test_ctrl_c_leaves_valid_results_marked_interrupted(folder: Path, tmp_path: 
     assert latency.interrupted
     assert latency.samples_ns
     assert "interrupted before it was complete" in latency.warnings
-    assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+    assert not Path(f"/proc/{worker}").exists()
 
 
 def children(pid: int) -> list[int]:
@@ -290,6 +285,17 @@ def cpu_seconds(pid: int) -> float:
     """The processor's time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def worker_of(child: subprocess.Popen[Any]) -> int:
+    """The process that measures for a bench, once it has loaded its runtime."""
+    workers: list[int] = []
+    while not workers and child.poll() is None:
+        time.sleep(0.1)
+        workers = children(child.pid)
+    while child.poll() is None and "onnxruntime" not in maps(workers[0]):
+        time.sleep(0.1)
+    return workers[0]
 
 
 def maps(pid: int) -> str:
@@ -328,18 +334,13 @@ def test_a_worker_does_not_outlive_the_command_that_is_killed(folder: Path, tmp_
          str(tmp_path / "out")],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    workers: list[int] = []
-    while not workers and child.poll() is None:
-        time.sleep(0.1)
-        workers = children(child.pid)
-    while child.poll() is None and "onnxruntime" not in maps(workers[0]):
-        time.sleep(0.1)
+    worker = worker_of(child)
     child.kill()
     child.wait()
     ended = time.monotonic() + 60
-    while maps(workers[0]) and time.monotonic() < ended:  # a process that has ended maps nothing
+    while maps(worker) and time.monotonic() < ended:  # a process that has ended maps nothing
         time.sleep(0.1)
-    assert not maps(workers[0])
+    assert not maps(worker)
 
 
 @pytest.mark.parametrize(
