@@ -270,7 +270,7 @@ def test_a_network_of_wildly_different_channels_is_brought_back(
 ) -> None:
     monkeypatch.setattr(served, "METHODS", ("minmax",))
     sources = sources_of(imbalanced(digits, 4), tmp_path)
-    variant = climb(onnx_family(sources), sources.folder)[0]
+    variant = climb(onnx_family(sources), sources.folder)
     assert variant.quantization is not None
     first, *others = variant.quantization["tried"]
     assert (first["rung"], first["status"]) == ("calibration", "rejected")
@@ -364,7 +364,7 @@ def test_a_model_that_came_as_onnx_cannot_be_distilled(
     monkeypatch.setattr(ladder, "_equalise", lambda state: None)
     monkeypatch.setattr(ladder, "_keep_in_float", lambda state: None)
     sources = sources_of(imbalanced(digits, 4), tmp_path)
-    variant, _ = climb(onnx_family(sources), sources.folder, recover=True)
+    variant = climb(onnx_family(sources), sources.folder, recover=True)
     assert variant.quantization is not None
     (told,) = (t for t in variant.quantization["tried"] if t["rung"] == "distillation")
     assert (told["status"], "ONNX" in told["why"]) == ("failed", True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -60,13 +60,7 @@ class Served:
         """Unsigned weights where signed ones saturate in ONNX Runtime."""
         if self.target != "onnx" or not saturates():
             return None
-        return Way(
-            UNSIGNED,
-            best.method if best else "percentile",
-            best.equalised if best else None,
-            corrected=bool(best and best.corrected),
-            learnt=best.learnt if best else None,
-        )
+        return replace(best or Way(UNSIGNED), scheme=UNSIGNED, exclude=())
 
     def make(self, way: Way, folder: Path) -> Variant:
         """Write a way's files into a folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 from edgekit.bundle import BundleFile, Precision, Variant
@@ -61,15 +62,12 @@ def _openvino(precision: Precision, sources: Sources) -> Variant:
 
 def _int8(target: Literal["onnx", "openvino"], sources: Sources) -> Variant:
     family = Served(target, sources.workshop, sources.reference, sources.options.bounds)
-    return climb(family, sources.folder, recover=sources.options.recover)[0]
+    return climb(family, sources.folder, recover=sources.options.recover)
 
 
-def _trt(precision: Precision, sources: Sources) -> Variant:
-    return tensorrt.make("trt", precision, sources)
-
-
-def _trt_rtx(precision: Precision, sources: Sources) -> Variant:
-    return tensorrt.make("trt-rtx", precision, sources)
-
-
-MAKERS: dict[str, Maker] = {"onnx": _onnx, "openvino": _openvino, "trt": _trt, "trt-rtx": _trt_rtx}
+MAKERS: dict[str, Maker] = {
+    "onnx": _onnx,
+    "openvino": _openvino,
+    "trt": partial(tensorrt.make, "trt"),
+    "trt-rtx": partial(tensorrt.make, "trt-rtx"),
+}

@@ -20,7 +20,6 @@ from edgekit.errors import RuntimeMissing
 from edgekit.export.catalogue import RUNTIMES
 from edgekit.export.half import check_range, simulated, tensorrt_onnx
 from edgekit.export.inputs import Sources
-from edgekit.export.int8.family import Family
 from edgekit.export.int8.fidelity import Fidelity
 from edgekit.export.int8.ladder import climb
 from edgekit.export.int8.quantize import SIGNED
@@ -105,15 +104,14 @@ def _graphs(precision: Precision, sources: Sources) -> _Graphs:
         folder.mkdir()
         reference = _sample(sources.reference)
         if precision == "int8":
-            family: Family = _Simulated("tensorrt", sources.workshop, reference, sources.options.bounds)
-            variant, way = climb(family, folder, recover=sources.options.recover)
+            family = _Simulated("tensorrt", sources.workshop, reference, sources.options.bounds)
+            variant = climb(family, folder, recover=sources.options.recover)
             untyped = folder / _PAIRS
-            family.workshop.qdq(way, untyped)
         else:
             untyped = sources.float_onnx
             tensorrt_onnx(untyped, folder / _GRAPH, precision)
             logits = _answers(folder / _GRAPH, f"tensorrt-{precision}, its graph", reference.images)
-            variant = judge(_variant(folder, precision), logits, None, reference, sources.options.bounds)
+            variant = judge(_variant(folder, precision, (_GRAPH,)), logits, None, reference, sources.options.bounds)
         made[precision] = _Graphs(folder / _GRAPH, untyped, variant, len(reference.images))
     return made[precision]
 
@@ -150,7 +148,7 @@ class _Simulated:
         check_range(calibration)
         tensorrt_onnx(folder / _PAIRS, folder / _GRAPH, "int8")
         told |= {"rest": "fp16", "way": way.name, "judged_by": "its ONNX in ONNX Runtime"}
-        return _variant(folder, "int8", told)
+        return _variant(folder, "int8", (_GRAPH, _PAIRS), told)
 
     def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
         """Of the pairs, the rest in FP32: several times as fast as FP16, and no different between candidates."""
@@ -162,13 +160,15 @@ class _Simulated:
         return judge(variant, logits, None, self.reference, self.bounds)
 
 
-def _variant(folder: Path, precision: Precision, quantization: dict[str, Any] | None = None) -> Variant:
+def _variant(
+    folder: Path, precision: Precision, files: tuple[str, ...], quantization: dict[str, Any] | None = None
+) -> Variant:
     """What both targets' variants of a precision begin as."""
     return Variant(
         id=f"tensorrt-{precision}",
         runtime="tensorrt",
         precision=precision,
-        files=[BundleFile.of(folder, _GRAPH)],
+        files=[BundleFile.of(folder, file) for file in files],
         quantization=quantization,
         executed=False,
         status="unexecuted",

@@ -139,8 +139,8 @@ class Climb:
         return chosen
 
 
-def climb(family: Family, folder: Path, *, recover: bool = False) -> tuple[Variant, Way]:
-    """The INT8 variant of a runtime: the first rung's that keeps the accuracy; and the way that it was made.
+def climb(family: Family, folder: Path, *, recover: bool = False) -> Variant:
+    """The INT8 variant of a runtime: the first rung's that keeps the accuracy.
 
     Where none does, the most faithful one, rejected.
 
@@ -281,7 +281,7 @@ def _better(one: Made, other: Made) -> bool:
     return one.fidelity.better_than(other.fidelity)
 
 
-def _delivered(state: Climb, made: Made, rung: str | None, folder: Path) -> tuple[Variant, Way]:
+def _delivered(state: Climb, made: Made, rung: str | None, folder: Path) -> Variant:
     for file in made.variant.files:
         shutil.copyfile(made.folder / file.path, folder / file.path)
     quantization = {**(made.variant.quantization or {}), "rung": rung, "tried": state.tried}
@@ -290,4 +290,4 @@ def _delivered(state: Climb, made: Made, rung: str | None, folder: Path) -> tupl
     note = made.variant.note
     if rung in {EQUALISATION, FLOAT_LAYERS, DISTILLATION}:
         note = "; ".join(n for n in (note, f"kept its accuracy by {rung}: {made.way.name}") if n)
-    return made.variant.model_copy(update={"quantization": quantization, "note": note}), made.way
+    return made.variant.model_copy(update={"quantization": quantization, "note": note})
