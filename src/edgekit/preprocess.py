@@ -6,27 +6,37 @@ imported with the first image: whoever has pixels already, a camera's for instan
 
 from __future__ import annotations
 
-import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
-from edgekit.errors import DataError
+from edgekit.image_files import MAX_PIXELS, bounded_decoding, open_image
+from edgekit.pixel_range import PixelRange, check_pixel_range, gray_image, is_deep
 
 if TYPE_CHECKING:
     from PIL import Image
 
-_16_BIT_MODES = {"I;16", "I;16B", "I;16L", "I;16N"}
+__all__ = ["MAX_PIXELS", "Preprocessing", "bounded_decoding", "open_image", "read_image", "to_rgb"]
+
+_LONGEST = 50_000_000  # pixels: a picture that would be larger when resized as a whole is resized in its centre alone
+_STRIP = 1 << 24  # pixels of a transparent picture that are laid over white at a time
 
 
 class Preprocessing(BaseModel):
-    """How an upright RGB image becomes a square of `image_size` pixels.
+    """How an upright image becomes a square of `image_size` pixels.
 
     With `fit="crop"` the shorter side is resized to `resize_to` and the centre is cut out; with `fit="stretch"` the whole
     image is resized to the square whatever its shape. Resampling is Pillow's (antialiased).
+
+    `geometry` says how sides are rounded. "edgekit": to the nearest pixel, the margin downwards, and only the centre is resized.
+    "torchvision": as `torchvision.transforms.Resize` and `CenterCrop` do it (the longer side is cut down to a whole number, the
+    margin is rounded half to even, what is missing is filled), and with it timm's transforms: pixel by pixel the same. There
+    `fit="stretch"` resizes to a square of `resize_to` and cuts the centre out, and `fit="border"` resizes the longer side to
+    `resize_to` and fills the rest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
@@ -35,20 +45,68 @@ class Preprocessing(BaseModel):
     resize_to: int = Field(
         ge=4, le=8192, description="length of the shorter side before the centre is cut out, in pixels"
     )
-    fit: Literal["crop", "stretch"] = "crop"
+    fit: Literal["crop", "stretch", "border"] = Field(
+        "crop",
+        description="crop: the shorter side becomes resize_to; stretch: both do, whatever the shape; border: the longer one does",
+    )
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
+    geometry: Literal["edgekit", "torchvision"] = Field(
+        "edgekit",
+        description="how sides and margins are rounded: as edgekit trains, or as torchvision's and timm's transforms do",
+    )
+    fill: tuple[int, int, int] = Field(
+        (0, 0, 0), description="geometry torchvision: color, 0 to 255, of what the resized image leaves of the square"
+    )
+    pixel_range: PixelRange | None = Field(
+        None,
+        description="images of more than 8 bits: the lowest and the highest value, which become 0 and 255; dtype: [0, 65535] of whole "
+        "numbers, [0, 1] of floats; null: no such image was among the training images",
+    )
+
+    @field_validator("pixel_range", mode="after")
+    @classmethod
+    def _is_a_range(cls, pixel_range: PixelRange | None) -> PixelRange | None:
+        check_pixel_range(pixel_range)
+        return pixel_range
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Preprocessing:
+        if self.geometry == "torchvision":
+            return self
         if self.resize_to < self.image_size:
             raise ValueError(f"resize_to ({self.resize_to}) must be at least image_size ({self.image_size})")
+        if self.fit == "border":
+            raise ValueError("fit: border needs geometry: torchvision")
         return self
 
+    @model_serializer(mode="wrap")
+    def _without_new_defaults(self, handler: Callable[[Preprocessing], dict[str, Any]]) -> dict[str, Any]:
+        """What older versions did not know is left out where it says nothing new: digests of older records hold, and a device with
+        an older edgekit reads the bundle, or refuses it where it would compute other pixels."""
+        content = handler(self)
+        for name in ("geometry", "fill", "pixel_range"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                content.pop(name, None)
+        return content
+
+    def read(self, source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+        """The pixels (image_size, image_size, 3) of a file.
+
+        Raises:
+            DataError: it cannot be read, or has too many pixels.
+        """
+        with bounded_decoding():
+            return self(open_image(source, max_pixels))
+
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """An upright RGB image as uint8 pixels of shape (image_size, image_size, 3)."""
+        """An upright image as uint8 pixels of shape (image_size, image_size, 3); one that is not RGB becomes it (see `to_rgb`)."""
         from PIL.Image import Resampling
 
+        if image.mode != "RGB":
+            image = to_rgb(image, self.pixel_range)
         resampling = Resampling[self.interpolation.upper()]
+        if self.geometry == "torchvision":
+            return self._as_torchvision(image, resampling)
         size = self.image_size
         if self.fit == "stretch":
             return np.asarray(image.resize((size, size), resampling))
@@ -56,63 +114,88 @@ class Preprocessing(BaseModel):
         scale = self.resize_to / min(width, height)
         width, height = max(size, round(width * scale)), max(size, round(height * scale))
         left, top = (width - size) // 2, (height - size) // 2
-        # Only the centre is resized: faster, and an image that is long and thin does not become a huge one on the way.
-        x, y = image.width / width, image.height / height
-        box = (left * x, top * y, (left + size) * x, (top + size) * y)
-        return np.asarray(image.resize((size, size), resampling, box=box))
+        return _resized_part(image, (width, height), (left, top), size, resampling)
+
+    def _as_torchvision(self, image: Image.Image, resampling: Any) -> NDArray[np.uint8]:
+        """torchvision.transforms.functional: `resize`, `center_crop`; timm.data.transforms: `ResizeKeepRatio`, `center_crop_or_pad`."""
+        from PIL import Image
+
+        size = self.image_size
+        width, height = self._resized(*image.size)
+        margins = []
+        for side in (width, height):
+            missing = size - side
+            # Padded first, by which an odd margin is one pixel less before the picture; then the centre is cut out.
+            margins.append(-(missing // 2) if missing > 0 else round(-missing / 2))
+        if width * height > _LONGEST:
+            return _resized_part(image, (width, height), (max(0, margins[0]), max(0, margins[1])), size, resampling)
+        if (width, height) != image.size:
+            image = image.resize((width, height), resampling)
+        square = Image.new("RGB", (size, size), self.fill)
+        square.paste(image, (-margins[0], -margins[1]))
+        return np.asarray(square)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of the whole resized image, by torchvision's and timm's rounding."""
+        short, long = min(width, height), max(width, height)
+        if self.fit == "stretch":
+            return self.resize_to, self.resize_to
+        if self.fit == "border":
+            ratio = max(height / self.resize_to, width / self.resize_to)
+            return max(1, round(width / ratio)), max(1, round(height / ratio))
+        longer = int(self.resize_to * long / short)
+        return (self.resize_to, longer) if width <= height else (longer, self.resize_to)
 
 
-def read_image(source: Path | str | bytes) -> Image.Image:
+def _resized_part(
+    image: Image.Image, resized: tuple[int, int], offset: tuple[int, int], size: int, resampling: Any
+) -> NDArray[np.uint8]:
+    """A square of the resized image. Only that is resized: faster, and an image that is long and thin does not become a huge one."""
+    (width, height), (left, top) = resized, offset
+    x, y = image.width / width, image.height / height
+    box = (left * x, top * y, (left + size) * x, (top + size) * y)
+    return np.asarray(image.resize((size, size), resampling, box=box))
+
+
+def read_image(
+    source: Path | str | bytes, pixel_range: PixelRange | None = None, max_pixels: int = MAX_PIXELS
+) -> Image.Image:
     """Any image that Pillow reads, as upright 8-bit RGB.
 
-    EXIF orientation is applied; 16-bit greys keep their high byte; transparency is laid over white; palette, grey, CMYK
-    and other colour spaces are converted; of an animation the first frame is taken.
+    EXIF orientation is applied; transparency is laid over white; palette, gray, CMYK and other color spaces are converted; grays of
+    more than 8 bits are mapped by `pixel_range` (see `edgekit.pixel_range.to_gray`); of an animation the first frame is taken.
 
     Args:
         source: a path, or the bytes of an encoded image.
+        pixel_range: of images of more than 8 bits.
+        max_pixels: the largest number of pixels that is decoded.
 
     Raises:
-        DataError: the file is missing, is not an image, is truncated, or is large enough to be a decompression bomb.
+        DataError: the file is missing, is not an image, is truncated, or has too many pixels.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    name = "<bytes>" if isinstance(source, bytes) else str(source)
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
-    except FileNotFoundError as error:
-        raise DataError(f"{name}: no such file") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{name}: is a folder, not an image") from error
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: too many pixels to be decoded safely ({error})") from error
-    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, … on bad files
-        reason = "not an image that Pillow can read" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise DataError(f"{name}: {reason or type(error).__name__}") from error
+    return to_rgb(open_image(source, max_pixels), pixel_range)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, pixel_range: PixelRange | None = None) -> Image.Image:
     """An image of any Pillow mode as 8-bit RGB (see `read_image` for the rules)."""
-    from PIL import Image
-
-    if image.mode in _16_BIT_MODES:
-        return _grey((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    if image.mode == "I":  # 32-bit container; PNG and TIFF readers put 16-bit greys here
-        return _grey(np.clip(np.asarray(image), 0, 65535) >> 8)
-    if image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
-        return _grey(np.clip(values * 255.0 if values.max(initial=0) <= 1.0 else values, 0, 255))
+    if is_deep(image):
+        return gray_image(image, pixel_range).convert("RGB")
     if image.mode == "La":  # premultiplied, as only some TIFFs are; Pillow converts it to LA and to nothing else
         image = image.convert("LA")
     if image.mode in {"RGBA", "LA", "PA", "RGBa"} or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return _over_white(image)
     return image.convert("RGB")
 
 
-def _grey(values: NDArray[np.generic]) -> Image.Image:
+def _over_white(image: Image.Image) -> Image.Image:
+    """A transparent image laid over white, in strips: as a whole it would take four times its memory."""
     from PIL import Image
 
-    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _STRIP // max(1, image.width))
+    for top in range(0, image.height, rows):
+        part = image if image.height <= rows else image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgba = part.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        rgb.paste(Image.alpha_composite(white, rgba).convert("RGB"), (0, top))
+    return rgb

@@ -94,6 +94,8 @@ def command(
     from edgekit.report.image_map import write_map
 
     write_map(_map(found), files["map"])
+    for note in found.notes:
+        click.echo(f"note: {note}", err=True)
     for skipped in found.skipped[:5]:
         click.echo(f"skipped {skipped.path}: {skipped.reason}", err=True)
     if len(found.skipped) > 5:

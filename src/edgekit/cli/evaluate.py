@@ -52,7 +52,7 @@ def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
     from edgekit.train.evaluate import evaluate, with_earlier_few_shot
 
     path = opened.path / "evaluate" / "evaluation.json"
-    measured = with_earlier_few_shot(evaluate(opened, load_splits(recipe.data), few_shot, draws), path)
+    measured = with_earlier_few_shot(evaluate(opened, load_splits(recipe.data, opened), few_shot, draws), path)
     result = Result.of(measured, seed=recipe.seed)
     result.write(path)
     if as_json:

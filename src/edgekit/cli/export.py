@@ -33,6 +33,20 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
 @click.option("--resize", type=click.IntRange(4, 8192), help="Shorter side before the centre is cut out, in pixels.")
 @click.option("--interpolation", type=click.Choice(["bilinear", "bicubic", "lanczos"]), help="How images are resized.")
 @click.option("--fit", type=click.Choice(["crop", "stretch"]), help="Cut out the centre, or stretch the whole image.")
+@click.option(
+    "--resize-rule", type=click.Choice(["torchvision", "edgekit"]),
+    help="How sides and margins are rounded to pixels.  [default: torchvision, as timm does too; edgekit for its own networks]",
+)  # fmt: skip
+@click.option(
+    "--pixel-range", metavar="auto|dtype|LOW,HIGH",
+    help="Images of more than 8 bits: the values that become 0 and 255.  [default: auto, found from --calibrate]",
+)  # fmt: skip
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Largest image that is read, in pixels.  [default: 100 million]",
+)
 @click.option("--mean", metavar="M[,M,M]", help="Of pixels in [0, 1], which MODEL wants as (x - mean) / std.")
 @click.option("--std", metavar="S[,S,S]", help="See --mean.")
 @click.option(
@@ -197,7 +211,7 @@ def _source(
     from edgekit.errors import ExportError
     from edgekit.export.sources.kinds import kind_of
 
-    given = [f"--{name}" for name, value in own.items() if value is not None]
+    given = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
     if kind_of(model) == "run":
         from edgekit.run import Run
 

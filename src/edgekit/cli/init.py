@@ -31,10 +31,14 @@ def command(folder: str, name: str | None, output: Path | None, force: bool) -> 
     from edgekit.errors import EdgekitError
     from edgekit.files import write_text
 
-    if output is None:
-        click.echo(recipe_text(inspect_folder(folder), name), nl=False)
-        return
-    if output.exists() and not force:
+    if output is not None and output.exists() and not force:
         raise EdgekitError(f"{output}: exists already", "choose another --output, or overwrite it with --force")
-    write_text(output, recipe_text(inspect_folder(folder), name, str(output)))
+    layout = inspect_folder(folder)
+    text = recipe_text(layout, name, *([str(output)] if output is not None else []))
+    for note in layout.notes:
+        click.echo(f"note: {note}", err=True)
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    write_text(output, text)
     click.echo(f"wrote {output}; train it with `edgekit train {output}`", err=True)

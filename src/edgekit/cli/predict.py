@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -38,6 +39,12 @@ _BROKEN_PIPE = 141  # what a shell shows of a program that SIGPIPE ended, as it 
 @click.option(
     "--threads", type=click.IntRange(0), default=0, help="Threads inside an operator; 0 leaves it to the runtime."
 )
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Largest image that is read, in pixels.  [default: 100 million]",
+)
 @click.option("--json", "--jsonl", "as_json", is_flag=True, help="Print one line of JSON for each image.")
 @click.option(
     "--embedding",
@@ -53,6 +60,7 @@ def command(
     threshold: float,
     batch: int,
     threads: int,
+    max_pixels: int | None,
     as_json: bool,
     embedding: str | None,
 ) -> None:
@@ -74,13 +82,17 @@ def command(
     from edgekit.bench.load import Load, check_parallel
     from edgekit.bundle import Bundle
     from edgekit.errors import BundleError
+    from edgekit.pixel_range import PixelRangeWarning
+    from edgekit.preprocess import MAX_PIXELS
     from edgekit.runtimes.predictor import Predictor
     from edgekit.runtimes.sources import Video, image_files, listed
+    from edgekit.walk import Walk
 
     warnings.filterwarnings("ignore", module="PIL")  # about metadata that is of no use here, such as damaged EXIF
+    warnings.filterwarnings("ignore", category=PixelRangeWarning)  # said at the end, with numbers
     check_parallel(threads, Load())
     opened = Bundle.open(bundle)
-    predictor = Predictor(opened, variant, threads=threads)
+    predictor = Predictor(opened, variant, threads=threads, max_pixels=max_pixels or MAX_PIXELS)
     if predictor.variant.status != "verified":
         click.echo(f"warning: {predictor.variant.id} is {predictor.variant.status}, not verified", err=True)
     if embedding and not predictor.has_embedding:
@@ -89,18 +101,21 @@ def command(
             "make a bundle that does with `edgekit export RUN --embedding`",
         )
     job = _Job(predictor, top, threshold, batch, as_json, embedding, video)
+    left_out: Counter[str] = Counter()
     try:
         if video is not None:
             with Video(video) as frames:
                 job.run(frames, frames.count, ahead=not frames.is_live)
         elif images == (Path("-"),):
-            job.run(listed(sys.stdin.buffer), None, ahead=False)
+            job.run(listed(sys.stdin.buffer, left_out), None, ahead=False)
         else:
-            files = image_files(images)
+            files = image_files(images, left_out)
             job.run(files, len(files), ahead=True)
     except BrokenPipeError:  # nobody reads any more, which is nobody's error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so when it flushes at the end
         click.get_current_context().exit(_BROKEN_PIPE)
+    for note in [*Walk(left_out).notes("the folders"), *predictor.notes("these")]:
+        click.echo(f"note: {note}", err=True)
     if job.failed:
         click.get_current_context().exit(1)
 
@@ -171,14 +186,13 @@ class _Job:
     def _lines(self, items: Iterable[Path | Frame], ahead: bool) -> Iterator[str | None]:
         """What to print of each item; None for one that failed, which is told on standard error."""
         from edgekit.errors import DataError
-        from edgekit.preprocess import read_image
 
         answers = self._predictor.predict_many(
             items,
             batch=self._batch,
             top=self._top,
             threshold=self._threshold,
-            read=lambda item: read_image(item) if isinstance(item, Path) else item.image,
+            read=self._read,
             ahead=ahead,
         )
         for item, answer in answers:
@@ -191,6 +205,11 @@ class _Job:
             if self._embedding and self._embedding != _IN_LINES:
                 self._kept.append((self._name(item), answer.embedding))
             yield self._json_line(item, answer) if self._as_json else self._line(item, answer)
+
+    def _read(self, item: Path | Frame) -> Any:
+        from edgekit.preprocess import open_image
+
+        return open_image(item, self._predictor.max_pixels) if isinstance(item, Path) else item.image
 
     def _name(self, item: Path | Frame) -> str:
         return os.fspath(item) if isinstance(item, Path) else f"{self._video}#{item.number}"

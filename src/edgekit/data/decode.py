@@ -15,14 +15,15 @@ from edgekit import __version__
 from edgekit.data.cache import entry_folder, in_bytes, load_images, load_json, no_room, save_images, save_json
 from edgekit.data.images import Skipped, content_digest
 from edgekit.data.lazy import LazyPixels
-from edgekit.data.source import Source
+from edgekit.data.source import RangeNeeded, Source
 from edgekit.data.workers import in_order
 from edgekit.errors import DataError, EdgekitError
 from edgekit.files import digest_of
 from edgekit.machine import this_machine
-from edgekit.preprocess import Preprocessing
+from edgekit.pixel_range import Depth
+from edgekit.preprocess import Preprocessing, bounded_decoding
 
-CACHE_SCHEMA = 1
+CACHE_SCHEMA = 2
 _MEMORY_SHARE = 0.5  # of the machine's memory that decoded images may take; networks and others need the rest
 
 Stream = bool | Literal["auto"]
@@ -63,6 +64,7 @@ def decode(source: Source, preprocessing: Preprocessing, max_skipped: float, str
 
     Raises:
         DataError: too many images are unreadable, or what they decode to fits neither on the disk nor in memory.
+        RangeNeeded: an image has more than 8 bits, and the source does not say which range of its values is to be used.
     """
     if stream is True:
         return _on_demand(source, preprocessing, max_skipped, [])
@@ -85,7 +87,24 @@ def decode(source: Source, preprocessing: Preprocessing, max_skipped: float, str
             notes = [f"{size_of} are kept in memory, not in the cache: {problem}"]
         found = _into_memory(shape, source, preprocessing)
     images, index = found
+    _check_range(source, index)
+    notes += _depth_notes(source, index)
     return Decoded(images, index.digests, _skipped(source, index, max_skipped), notes)
+
+
+def _check_range(source: Source, index: _Index) -> None:
+    """An entry of the cache may hold images that were mapped by their number type, which nobody has asked for."""
+    if source.pixel_range == "auto" and index.depth.deep:
+        raise RangeNeeded
+
+
+def _depth_notes(source: Source, index: _Index) -> list[str]:
+    pixel_range = None if source.pixel_range == "auto" else source.pixel_range
+    if pixel_range is None:
+        hint = "the model knows no range for them: its training images had 8 bits, or it was trained before edgekit found ranges"
+    else:
+        hint = "if that is too few, state the range that matters (data.pixel_range, --pixel-range): LOW and HIGH become 0 and 255"
+    return index.depth.notes(source.where, pixel_range, hint)
 
 
 def fits_memory(size: int) -> bool:
@@ -98,13 +117,15 @@ def fits_memory(size: int) -> bool:
 class _Index:
     digests: list[str] = field(default_factory=list)
     reasons: dict[int, str] = field(default_factory=dict)
+    depth: Depth = field(default_factory=Depth)
 
     def add(self, part: _Index) -> None:
         self.digests += part.digests
         self.reasons |= part.reasons
+        self.depth.merge(part.depth)
 
     def content(self) -> dict[str, Any]:
-        return {"schema": CACHE_SCHEMA, "digests": self.digests, "reasons": self.reasons}
+        return {"schema": CACHE_SCHEMA, "digests": self.digests, "reasons": self.reasons, "depth": self.depth.content()}
 
     @classmethod
     def of(cls, content: Any, total: int) -> _Index | None:
@@ -112,7 +133,8 @@ class _Index:
         try:
             digests = [str(d) for d in content["digests"]]
             reasons = {int(i): str(r) for i, r in content["reasons"].items()}
-            return cls(digests, reasons) if content["schema"] == CACHE_SCHEMA and len(digests) == total else None
+            depth = Depth.of(content["depth"])
+            return cls(digests, reasons, depth) if content["schema"] == CACHE_SCHEMA and len(digests) == total else None
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
 
@@ -132,7 +154,9 @@ def _on_demand(source: Source, preprocessing: Preprocessing, max_skipped: float,
             index.add(part)
         if key:
             save_json("digests", key, index.content())
+    _check_range(source, index)
     images = LazyPixels(source, preprocessing, index.digests)
+    notes = [*notes, *_depth_notes(source, index)]
     return Decoded(cast(Any, images), index.digests, _skipped(source, index, max_skipped), notes)
 
 
@@ -147,10 +171,11 @@ def _read(
     part = _Index()
     for i in range(start, stop):
         try:
-            image = source.read(i)
-            if preprocessing is not None and out is not None:
-                out[i - start] = preprocessing(image)
-            part.digests.append(content_digest(image))
+            with bounded_decoding():
+                image = source.rgb(i, part.depth)
+                if preprocessing is not None and out is not None:
+                    out[i - start] = preprocessing(image)
+                part.digests.append(content_digest(image))
         except DataError as error:
             part.reasons[i] = error.message.rpartition(f"{source.names[i]}: ")[2]
             part.digests.append("")
@@ -233,4 +258,5 @@ def _skipped(source: Source, index: _Index, max_skipped: float) -> list[Skipped]
 
 
 def _key(source: Source, purpose: Any) -> str:
-    return digest_of([CACHE_SCHEMA, __version__, PIL.__version__, purpose, source.stamp])[:32]
+    ranged = [source.pixel_range] if source.pixel_range not in {"auto", None} else []
+    return digest_of([CACHE_SCHEMA, __version__, PIL.__version__, purpose, source.stamp, *ranged])[:32]

@@ -12,6 +12,7 @@ from typing import Literal
 
 from edgekit.data.source import at, extensions
 from edgekit.errors import DataError
+from edgekit.walk import is_system
 
 Kind = Literal["tar", "parquet"]
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
@@ -98,7 +99,7 @@ def _in_folder(where: str) -> list[str]:
     except OSError:  # said by whoever lists it as a folder of images
         return []
     for name in entries:
-        if name.startswith("."):
+        if is_system(name):
             continue
         if Path(where, name).expanduser().is_dir() or os.path.splitext(name)[1].lower() in extensions():
             return []

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from PIL import Image
 
 from edgekit.data.sources import DIGITS, Source, check_same_classes, existing_folder, open_labelled, open_pool
 from edgekit.errors import DataError
+from edgekit.image_files import MAX_PIXELS, image_header
+from edgekit.pixel_range import DEEP
+from edgekit.walk import is_system
 
 SIZES = (32, 64, 96, 128, 224)
 _TRAIN = ("train", "training", "labelled", "labeled")
@@ -34,6 +38,7 @@ class Layout:
         test_images: number of images in `test`.
         pool_images: number of images in `pool`.
         side: median of the shorter side, in pixels, of a sample of the training images.
+        notes: what a user should know, one sentence each.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Layout:
     test_images: int
     pool_images: int
     side: int
+    notes: list[str] = field(default_factory=list)
 
     @property
     def image_size(self) -> int:
@@ -63,10 +69,10 @@ def inspect_folder(folder: str) -> Layout:
         return _layout(DIGITS, open_labelled(DIGITS), None, None)
     root = existing_folder(folder)
     name = root.resolve().name
-    parts = {path.name.lower(): path for path in sorted(root.iterdir()) if path.is_dir()}
+    parts = {path.name.lower(): path for path in sorted(root.iterdir()) if _is_folder(path)}
     train, test, pool = (_first(parts, names) for names in (_TRAIN, _TEST, _POOL))
     if train is None:
-        _check_classes_alone(folder, [path for path in parts.values() if not path.name.startswith(".")], pool or test)
+        _check_classes_alone(folder, list(parts.values()), pool or test)
         return _layout(name, open_labelled(str(root)), None, None)
     labelled = open_labelled(str(train))
     tests = open_labelled(str(test)) if test is not None else None
@@ -93,6 +99,8 @@ def _check_classes_alone(folder: str, folders: list[Path], special: Path | None)
 
 def _layout(name: str, labelled: Source, test: Source | None, pool: Source | None) -> Layout:
     assert labelled.labels is not None
+    looked_at = _LookedAt(pool or labelled)
+    notes = dict.fromkeys(note for source in (labelled, test, pool) if source is not None for note in source.notes)
     counts = [int((labelled.labels == c).sum()) for c in range(len(labelled.classes))]
     return Layout(
         name=name,
@@ -104,7 +112,8 @@ def _layout(name: str, labelled: Source, test: Source | None, pool: Source | Non
         smallest_class=min(counts),
         test_images=len(test.names) if test is not None else 0,
         pool_images=len(pool.names) if pool is not None else 0,
-        side=8 if labelled.where == DIGITS else _median_side(pool or labelled),
+        side=8 if labelled.where == DIGITS else looked_at.median_side(),
+        notes=[*notes, *looked_at.notes()],
     )
 
 
@@ -112,19 +121,60 @@ def _first(parts: dict[str, Path], names: tuple[str, ...]) -> Path | None:
     return next((parts[name] for name in names if name in parts), None)
 
 
-def _median_side(source: Source) -> int:
-    sides = []
-    looked_at = range(0, len(source.names), math.ceil(len(source.names) / _LOOKED_AT))
-    for i in looked_at:
-        try:
-            path = Path(source.path(i)).expanduser()
-            if path.is_file():
-                with Image.open(path) as image:  # the header alone
-                    sides.append(min(image.size))
-            else:  # in a shard or a table
-                sides.append(min(source.read(i).size))
-        except Exception:  # as many kinds as Pillow has plugins; training lists what it cannot read, and why
-            continue
-    if not sides:
-        raise DataError(f"{source.where}: none of the {len(looked_at)} images looked at can be read", "replace them")
-    return round(float(statistics.median(sides)))
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir() and not is_system(path.name)
+    except OSError:  # a link to itself
+        return False
+
+
+class _LookedAt:
+    """A sample of a source's images, by their headers."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.count = self.deep = self.large = 0
+        self.sides: list[int] = []
+        for i in range(0, len(source.names), math.ceil(len(source.names) / _LOOKED_AT)):
+            self.count += 1
+            # As many kinds of errors as Pillow has plugins; training lists what it cannot read, and why.
+            with suppress(Exception):
+                self._look(i)
+
+    def _look(self, i: int) -> None:
+        path = Path(self.source.path(i)).expanduser()
+        # Of a folder the header alone; what is in a shard or a table is read whole.
+        mode, (width, height) = image_header(path) if path.is_file() else _of(self.source.read(i))
+        self.sides.append(min(width, height))
+        self.deep += mode in DEEP
+        self.large += width * height > MAX_PIXELS
+
+    def median_side(self) -> int:
+        """In pixels.
+
+        Raises:
+            DataError: none can be read.
+        """
+        if not self.sides:
+            raise DataError(
+                f"{self.source.where}: none of the {self.count} images looked at can be read", "replace them"
+            )
+        return round(float(statistics.median(self.sides)))
+
+    def notes(self) -> list[str]:
+        """What a user should know about them."""
+        of = f"of the {self.count} images of {self.source.where} that were looked at"
+        notes = []
+        if self.deep:
+            notes.append(
+                f"{self.deep} {of} have more than 8 bits: training finds the range of their values (data.pixel_range)"
+            )
+        if self.large:
+            notes.append(
+                f"{self.large} {of} have over {MAX_PIXELS:,} pixels: JPEGs are read smaller, others need data.max_pixels"
+            )
+        return notes
+
+
+def _of(image: Image.Image) -> tuple[str, tuple[int, int]]:
+    return image.mode, image.size

@@ -13,7 +13,7 @@ from edgekit.data.images import content_digest
 from edgekit.data.source import Source
 from edgekit.data.workers import cpus
 from edgekit.errors import DataError
-from edgekit.preprocess import Preprocessing
+from edgekit.preprocess import Preprocessing, bounded_decoding
 
 _PART = 16  # images a task of a thread
 
@@ -90,14 +90,14 @@ class LazyPixels:
 
     def _decode(self, row: int) -> NDArray[np.uint8]:
         try:
-            image = self.source.read(row)
+            with bounded_decoding():
+                image = self.source.rgb(row)
+                if content_digest(image) == self.digests[row]:
+                    pixels, margin = self.preprocessing(image), self.margin
+                    return pixels[margin:-margin, margin:-margin] if margin else pixels
+            reason = "its pixels are not those that it was indexed with"
         except DataError as error:
             reason = error.message.rpartition(f"{self.source.names[row]}: ")[2]
-        else:
-            if content_digest(image) == self.digests[row]:
-                pixels, margin = self.preprocessing(image), self.margin
-                return pixels[margin:-margin, margin:-margin] if margin else pixels
-            reason = "its pixels are not those that it was indexed with"
         raise DataError(
             f"{self.source.path(row)}: changed while it was in use: {reason}",
             "put it back and repeat the command, which goes on from the last checkpoint; to train on the images as they are now, "

@@ -15,7 +15,7 @@ from edgekit.data.source import Source, at, numbered
 from edgekit.data.tar_index import Label, index_shard, shard_key
 from edgekit.data.workers import slow_progress
 from edgekit.errors import DataError
-from edgekit.preprocess import read_image
+from edgekit.preprocess import open_image
 from edgekit.recipe import Data
 
 _OPEN = 64  # shards that are kept open
@@ -65,7 +65,7 @@ def open_shards(files: Files, key: str, data: Data, labelled: bool) -> Source:
     return Source(
         where=files.where,
         names=names,
-        read=_Reader(paths, names, np.array(places, dtype=np.int64)),
+        read=_Reader(paths, names, np.array(places, dtype=np.int64), data.max_pixels),
         stamp=stamps,
         labels=numbers,
         classes=classes,
@@ -78,7 +78,8 @@ def open_shards(files: Files, key: str, data: Data, labelled: bool) -> Source:
 class _Reader:
     """Reads an image at its offset; several threads may."""
 
-    def __init__(self, paths: list[Path], names: list[str], places: np.ndarray) -> None:
+    def __init__(self, paths: list[Path], names: list[str], places: np.ndarray, max_pixels: int) -> None:
+        self.max_pixels = max_pixels
         self.names = names
         self.places = places
         # A file that is dropped from the cache is closed when the last thread that reads from it is done.
@@ -93,9 +94,9 @@ class _Reader:
         if len(content) < size:
             raise DataError(f"{self.names[i]}: the shard ends inside it")
         try:
-            return read_image(content)
+            return open_image(content, self.max_pixels)
         except DataError as error:
-            raise DataError(f"{self.names[i]}: {error.message.removeprefix('<bytes>: ')}") from error
+            raise DataError(f"{self.names[i]}: {error.message.removeprefix('<bytes>: ')}", error.hint) from error
 
 
 class _Opened:

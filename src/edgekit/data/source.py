@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,9 +13,15 @@ from PIL import Image
 
 from edgekit.data.images import Skipped
 from edgekit.errors import DataError
+from edgekit.image_files import extensions
+from edgekit.pixel_range import Depth, PixelRange, is_deep
+from edgekit.preprocess import to_rgb
 
-# Formats that Pillow recognises and cannot decode by itself: containers of other libraries' data, video, PostScript, metafiles.
-_NOT_DECODED = {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".ps", ".wmf"}
+__all__ = ["RangeNeeded", "Source", "at", "extensions", "numbered", "refuse_same_but_case"]
+
+
+class RangeNeeded(Exception):
+    """An image has more than 8 bits, and nobody has said or found yet which range of its values is to be used."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Source:
     Args:
         where: the folder, shards or table as the recipe names them, or `digits`.
         names: n names, with forward slashes: paths relative to the folder, `SHARD/MEMBER`, `TABLE/ROW`.
-        read: from a position in `names` to an upright RGB image; raises DataError where it cannot be decoded.
+        read: from a position in `names` to an upright image of any mode; raises DataError where it cannot be decoded.
         stamp: what changes when the files do (for the cache's key), one value a name; None where nothing is to be cached.
         labels: (n,) int64 indices into `classes`, or None.
         classes: names of the classes; empty where there are no labels.
@@ -34,6 +39,7 @@ class Source:
         base: what `path` puts before a name; default `where`.
         lost: what was found and cannot even be listed as an image (a damaged part of a shard, a sample without a label).
         streamable: whether any image can be read in about the time that it takes to decode it, in any order.
+        pixel_range: of images of more than 8 bits (see `edgekit.pixel_range.to_gray`); auto: not known yet.
     """
 
     where: str
@@ -46,6 +52,32 @@ class Source:
     base: str | None = None
     lost: list[Skipped] = field(default_factory=list)
     streamable: bool = True
+    pixel_range: PixelRange | Literal["auto"] | None = "auto"
+
+    def rgb(self, index: int, depth: Depth | None = None) -> Image.Image:
+        """An image as upright 8-bit RGB.
+
+        Args:
+            index: its position in `names`.
+            depth: counts what became of it.
+
+        Raises:
+            DataError: it cannot be decoded.
+            RangeNeeded: it has more than 8 bits, and the range is not known yet.
+        """
+        image = self.read(index)
+        deep = is_deep(image)
+        if deep and self.pixel_range == "auto":
+            raise RangeNeeded
+        pixel_range = None if self.pixel_range == "auto" else self.pixel_range
+        rgb = to_rgb(image, pixel_range)
+        if depth is not None:
+            depth.add(image, rgb.getchannel(0) if deep else None, pixel_range)
+        return rgb
+
+    def ranged(self, pixel_range: PixelRange | Literal["auto"] | None) -> Source:
+        """The same images, with a range for those of more than 8 bits."""
+        return replace(self, pixel_range=pixel_range)
 
     def subset(self, index: Sequence[int] | NDArray[np.int64]) -> Source:
         """The source of the images at `index` alone."""
@@ -59,19 +91,13 @@ class Source:
             classes=self.classes,
             base=self.base,
             streamable=self.streamable,
+            pixel_range=self.pixel_range,
         )
 
     def path(self, index: int) -> str:
         """The name of an image as a user would write it."""
         base = self.base if self.base is not None else self.where
         return f"{base}/{self.names[index]}" if base else self.names[index]
-
-
-@cache
-def extensions() -> frozenset[str]:
-    """The file extensions (lower case, with the dot) of the formats that this Pillow decodes."""
-    registered = Image.registered_extensions()
-    return frozenset(e.lower() for e, kind in registered.items() if kind in Image.OPEN) - _NOT_DECODED
 
 
 def at(key: str, where: str) -> str:

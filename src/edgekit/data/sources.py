@@ -87,7 +87,7 @@ def _open(where: str, key: str, data: Data, labelled: bool) -> Source:
         return open_set(where, key, data, labelled)
     found = find_files(where, key)
     if found is None:
-        return labelled_folder(where, key) if labelled else unlabelled_folder(where, key)
+        return (labelled_folder if labelled else unlabelled_folder)(where, key, data.max_pixels)
     if found.kind == "tar":
         from edgekit.data.shards import open_shards
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 from edgekit.data.decode import Decoded, Stream, decode
 from edgekit.data.divide import Rows, copies_of, divide
 from edgekit.data.images import ImageSet, Skipped
+from edgekit.data.ranges import stated, with_range
 from edgekit.data.sources import Source, check_same_classes, official_test, open_labelled, open_pool
 from edgekit.errors import DataError
 from edgekit.files import write_bytes, write_json
+from edgekit.pixel_range import PixelRange
 from edgekit.preprocess import Preprocessing
 from edgekit.recipe import Data
+from edgekit.run import Run
 
 _MANY_BYTES = 1 << 30  # of a label budget, above which it is streamed where the pool is
 
@@ -36,6 +39,7 @@ class Splits:
         test: labelled, evaluation preprocessing.
         skipped: files that could not be decoded.
         notes: what a user should know, one sentence each.
+        pixel_range: that images of more than 8 bits were read with; None where there are none.
     """
 
     classes: list[str]
@@ -45,6 +49,7 @@ class Splits:
     test: ImageSet
     skipped: list[Skipped]
     notes: list[str]
+    pixel_range: PixelRange | None = None
 
 
 def set_sizes(splits: Splits) -> dict[str, int]:
@@ -60,10 +65,14 @@ def training_preprocessing(data: Data) -> Preprocessing:
     return evaluation.model_copy(update={"image_size": evaluation.resize_to})
 
 
-def load_splits(data: Data) -> Splits:
+def load_splits(data: Data, run: Run | None = None) -> Splits:
     """Decode a recipe's images and divide them.
 
     The draws depend on the pictures' content and the seeds alone. Decoded images come from the cache on repeated calls.
+
+    Args:
+        data: the recipe's part.
+        run: whose images they are: one that is older than `data.pixel_range` keeps the pixels that it was trained with.
 
     Raises:
         DataError: a folder is missing, empty or no folder, the classes do not suffice or conflict, a class has too few images, the
@@ -74,7 +83,21 @@ def load_splits(data: Data) -> Splits:
     pool_source = open_pool(data.pool, "data.pool", data) if data.pool is not None else None
     if test_source is not None:
         check_same_classes(test_source, source)
+    training = [source] if pool_source is None else [source, pool_source]
+    splits, pixel_range = with_range(
+        stated(data, run),
+        [training, [test_source] if test_source is not None else []],
+        lambda known: _divided(
+            data,
+            source.ranged(known),
+            test_source.ranged(known) if test_source is not None else None,
+            pool_source.ranged(known) if pool_source is not None else None,
+        ),
+    )
+    return replace(splits, pixel_range=pixel_range)
 
+
+def _divided(data: Data, source: Source, test_source: Source | None, pool_source: Source | None) -> Splits:
     store = _Store(data)
     decoded = store.decode(source, stream=data.stream)
     test: ImageSet | None = None
@@ -112,7 +135,7 @@ def write_splits(splits: Splits, folder: Path) -> list[str]:
         rows = zip(images.names, (splits.classes[c] for c in images.labels), images.digests, strict=True)
         _write_csv(folder / f"{name}.csv", ("file", "class", "digest"), rows)
     _write_csv(folder / "skipped.csv", ("file", "reason"), ((s.path, s.reason) for s in splits.skipped))
-    summary: dict[str, Any] = {"classes": splits.classes}
+    summary: dict[str, Any] = {"classes": splits.classes, "pixel_range": splits.pixel_range}
     for name, images in {"pool": splits.pool, **sets}.items():
         summary[name] = {"images": len(images), "side": images.side, "digest": images.digest}
         if images.labels is not None:

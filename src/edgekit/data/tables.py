@@ -19,7 +19,7 @@ from edgekit.data.images import Skipped
 from edgekit.data.source import Source, at, numbered
 from edgekit.data.workers import slow_progress
 from edgekit.errors import DataError, near
-from edgekit.preprocess import read_image
+from edgekit.preprocess import open_image
 from edgekit.recipe import Data
 
 _GROUPS = 4  # row groups that are kept: what threads that decode in order read at the same time
@@ -69,7 +69,7 @@ def open_tables(files: Files, key: str, data: Data, labelled: bool) -> Source:
     return Source(
         where=files.where,
         names=names,
-        read=_Reader(tables, names, np.array(places, dtype=np.int64)),
+        read=_Reader(tables, names, np.array(places, dtype=np.int64), data.max_pixels),
         stamp=stamps,
         labels=numbers,
         classes=classes,
@@ -167,7 +167,8 @@ class _Table:
 class _Reader:
     """Reads a row's image; row groups are kept for a while, because they can only be read whole."""
 
-    def __init__(self, tables: list[_Table], names: list[str], places: NDArray[np.int64]) -> None:
+    def __init__(self, tables: list[_Table], names: list[str], places: NDArray[np.int64], max_pixels: int) -> None:
+        self.max_pixels = max_pixels
         self.tables = tables
         self.names = names
         self.places = places
@@ -183,12 +184,12 @@ class _Reader:
         content = value.get("bytes") if isinstance(value, dict) else value
         try:
             if content is None and isinstance(value, dict) and value.get("path"):
-                return read_image(self.tables[table].path.parent / value["path"])
+                return open_image(self.tables[table].path.parent / value["path"], self.max_pixels)
             if content is None:
                 raise DataError("it is empty")
-            return read_image(content)
+            return open_image(content, self.max_pixels)
         except DataError as error:
-            raise DataError(f"{self.names[i]}: {error.message.removeprefix('<bytes>: ')}") from error
+            raise DataError(f"{self.names[i]}: {error.message.removeprefix('<bytes>: ')}", error.hint) from error
 
     def _group(self, table: int, group: int) -> Any:
         """The images of a row group, or the error that reading it gives (once, for all of its rows)."""

@@ -20,8 +20,9 @@ from edgekit.data.cache import load_json, save_json
 from edgekit.data.source import extensions
 from edgekit.errors import DataError
 from edgekit.files import digest_of
+from edgekit.walk import is_system
 
-_SCHEMA = 1
+_SCHEMA = 2
 _BLOCK = tarfile.BLOCKSIZE
 # As WebDataset splits a member's name: the key up to the first dot of the base name, and the rest.
 _KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")
@@ -135,7 +136,8 @@ def _members(stream: BinaryIO, path: Path, index: TarIndex) -> Iterator[_Member]
         _note_gap(stream, end, member.offset, before, index)
         end, before = member.offset_data + -(-member.size // _BLOCK) * _BLOCK, member.name
         match = _KEY.match(member.name)
-        if member.isreg() and not member.issparse() and match is not None:
+        system = any(is_system(part) for part in member.name.split("/") if not part.startswith("."))
+        if member.isreg() and not member.issparse() and match is not None and not system:
             yield _Member(match[1], match[2].lower(), member.name, member.offset_data, member.size)
         following = _next(archive, size)
         archive.members = []  # type: ignore[attr-defined] # or it would remember every one

@@ -12,7 +12,7 @@ import numpy as np
 from edgekit.data.source import Source, at
 from edgekit.errors import DataError, near
 from edgekit.files import cache_folder
-from edgekit.preprocess import read_image
+from edgekit.preprocess import open_image
 from edgekit.recipe import Data
 
 _FLAG: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
@@ -93,7 +93,7 @@ def open_set(where: str, key: str, data: Data, labelled: bool) -> Source:
     return Source(
         where=where,
         names=[os.path.relpath(path, root).replace(os.sep, "/") for path in paths],
-        read=lambda i: read_image(paths[i]),
+        read=lambda i: open_image(paths[i], data.max_pixels),
         stamp=[(home, os.fspath(path), *_size_and_time(path)) for path in paths],
         labels=labels if labelled else None,
         classes=classes,

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from edgekit.preprocess import Preprocessing
+from edgekit.pixel_range import PixelRange, check_pixel_range
+from edgekit.preprocess import MAX_PIXELS, Preprocessing
 
 TORCHVISION = "torchvision:"  # before the name of one of torchvision's sets
 SMALL_IMAGE = 64  # at or below this size, the CIFAR settings of SimCLR (appendix B.9) are the defaults
@@ -89,6 +90,16 @@ class Data(Part):
     )
     std: float = Field(0.25, gt=0)
     max_skipped: float = Field(0.01, ge=0, le=1, description="share of unreadable files above which the run is refused")
+    pixel_range: PixelRange | Literal["auto"] = Field(
+        "auto",
+        description="images of more than 8 bits: [LOW, HIGH], which become the gray levels 0 and 255; dtype: what the number type holds "
+        "([0, 65535] of whole numbers, [0, 1] of floats); auto: found from all images of `labelled` and `pool`",
+    )
+    max_pixels: int = Field(
+        MAX_PIXELS,
+        ge=1,
+        description="images of more pixels than this count as unreadable; a JPEG of more than 100 million is decoded at a reduced size",
+    )
     stream: bool | Literal["auto"] = Field(
         "auto",
         description="true: decode the pool while training, and keep nothing of it; false: decode it once, into the cache or the memory; "
@@ -108,6 +119,7 @@ class Data(Part):
     def _check(self) -> Data:
         if self.resize_to is not None and self.resize_to < self.image_size:
             raise ValueError(f"resize_to ({self.resize_to}) must be at least image_size ({self.image_size})")
+        check_pixel_range(self.pixel_range)
         if isinstance(self.labels, float) and not 0 < self.labels <= 1:
             raise ValueError(
                 f"labels ({self.labels}) must be a fraction in (0, 1], a whole number of images a class, or a CSV file"
@@ -120,13 +132,21 @@ class Data(Part):
             )
         return self
 
-    def preprocessing(self) -> Preprocessing:
-        """How an image becomes the square that the models take, in evaluation and on the device."""
+    def preprocessing(self, found: PixelRange | None = None) -> Preprocessing:
+        """How an image becomes the square that the models take, in evaluation and on the device.
+
+        Args:
+            found: the range of the data set, which counts where `pixel_range` is auto.
+        """
         resize_to = self.resize_to or (
             self.image_size if self.image_size <= SMALL_IMAGE else round(self.image_size * 8 / 7)
         )
         return Preprocessing(
-            image_size=self.image_size, resize_to=resize_to, fit=self.fit, interpolation=self.interpolation
+            image_size=self.image_size,
+            resize_to=resize_to,
+            fit=self.fit,
+            interpolation=self.interpolation,
+            pixel_range=found if self.pixel_range == "auto" else self.pixel_range,
         )
 
 

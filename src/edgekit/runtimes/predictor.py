@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -17,7 +19,8 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import BundleError, DataError
 from edgekit.machine import cpu_features
-from edgekit.preprocess import read_image, to_rgb
+from edgekit.pixel_range import Depth, PixelRangeWarning, is_deep
+from edgekit.preprocess import MAX_PIXELS, bounded_decoding, open_image, to_rgb
 from edgekit.runtimes import RUNNABLE, load, why_not
 from edgekit.runtimes.session import EMBEDDING, OUTPUT, check_images, run_in_batches
 
@@ -53,16 +56,24 @@ class Predictor:
         bundle: an opened bundle.
         variant: the id of a variant; None takes the one that `default_variant` names.
         threads: threads inside an operator; 0 leaves it to the runtime.
+        max_pixels: the largest image that is decoded, in pixels.
+
+    Attributes:
+        depth: what became of images of more than 8 bits, and of 16 bits a color, since the predictor was made.
 
     Raises:
         BundleError: there is no such variant, none was verified, or it cannot be loaded.
         RuntimeMissing: its runtime is not installed.
     """
 
-    def __init__(self, bundle: Bundle, variant: str | None = None, *, threads: int = 0) -> None:
+    def __init__(
+        self, bundle: Bundle, variant: str | None = None, *, threads: int = 0, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.variant = bundle.variant(variant) if variant else default_variant(bundle)
         self.classes = bundle.manifest.classes
         self._preprocessing = bundle.manifest.preprocessing
+        self.max_pixels = max_pixels
+        self.depth, self._counting, self._warned = Depth(), Lock(), False
         self._session = load(bundle, self.variant, threads=threads)
         self.has_embedding = EMBEDDING in self._session.outputs
 
@@ -78,10 +89,11 @@ class Predictor:
             DataError: the image cannot be read.
             BundleError: the model gives values that are not finite.
         """
-        return self.predict_image(read_image(source), top, threshold)
+        with bounded_decoding():
+            return self.predict_image(open_image(source, self.max_pixels), top, threshold)
 
     def predict_image(self, image: Image.Image, top: int = 3, threshold: float = 0.0) -> Prediction:
-        """Classify one upright image that is decoded already, for instance a camera's frame.
+        """Classify one upright image that is decoded already, for instance a camera's frame; what is not RGB becomes it.
 
         Raises:
             DataError: it is not a PIL image.
@@ -167,9 +179,10 @@ class Predictor:
         from PIL import Image
 
         try:
-            if read is not None:
-                return self._pixels(read(item))
-            return self._pixels(item if isinstance(item, Image.Image) else read_image(item))
+            with bounded_decoding():
+                if read is not None:
+                    return self._pixels(read(item))
+                return self._pixels(item if isinstance(item, Image.Image) else open_image(item, self.max_pixels))
         except DataError as error:
             return error
 
@@ -182,7 +195,33 @@ class Predictor:
                 f"the predictor takes a PIL image, got {type(image).__name__}{shape}",
                 "PIL.Image.fromarray makes one of uint8 RGB pixels (H, W, 3); OpenCV's are BGR: pixels[..., ::-1]",
             )
-        return self._preprocessing(image if image.mode == "RGB" else to_rgb(image))
+        deep, pixel_range = is_deep(image), self._preprocessing.pixel_range
+        rgb = image if image.mode == "RGB" else to_rgb(image, pixel_range)
+        with self._counting:
+            self.depth.add(image, rgb.getchannel(0) if deep else None, pixel_range)
+            warn = deep and pixel_range is None and not self._warned
+            self._warned |= warn
+        if warn:
+            warnings.warn(
+                "the bundle states no pixel_range for images of more than 8 bits: they are mapped by their number type, and few gray "
+                "levels may be left of them (see docs/bundle.md)",
+                PixelRangeWarning,
+                stacklevel=2,
+            )
+        return self._preprocessing(rgb)
+
+    def notes(self, where: str) -> list[str]:
+        """What a user should know about the images so far, one sentence each.
+
+        Args:
+            where: what they are called.
+        """
+        pixel_range = self._preprocessing.pixel_range
+        if pixel_range is None:
+            hint = "the bundle states no pixel_range, so train or export it again with such images to find one"
+        else:
+            hint = "they use little of the range that the bundle states: are they of the kind that it was made for?"
+        return self.depth.notes(where, pixel_range, hint)
 
     def top(self, logits: NDArray[np.float32], count: int, threshold: float = 0.0) -> Prediction:
         """The `count` likeliest classes for logits (classes,), without those less probable than `threshold`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,40 +12,59 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from edgekit.errors import DataError, RuntimeMissing
+from edgekit.walk import Walk
 
 _CAMERA = "camera:"
 _BLOCK = 1 << 16
 
 
-def image_files(sources: Iterable[Path]) -> list[Path]:
-    """The files among `sources`, and of each folder the files below it that Pillow knows by their suffix, sorted.
+def image_files(sources: Iterable[Path], left_out: Counter[str] | None = None) -> list[Path]:
+    """The files among `sources`, and of each folder the images at and below it, by the names of the files (see `edgekit.walk`), sorted.
 
-    Hidden files are left out.
+    Args:
+        sources: files and folders.
+        left_out: counts the files of folders that are no image by their name, by extension.
 
     Raises:
-        DataError: a folder holds no image.
+        DataError: a folder holds no image, or cannot be listed.
     """
     found: list[Path] = []
     for source in sources:
         if not source.is_dir():
             found.append(source)  # whether it can be read shows when it is read
             continue
-        inside = _inside(source)
+        walk = Walk()
+        inside = _inside(source, walk)
         if not inside:
-            raise DataError(f"{source}: no image in this folder", "give image files, or a folder that holds some")
+            instead = "".join(f" ({note})" for note in walk.notes(str(source)))
+            raise DataError(
+                f"{source}: no image in this folder{instead}", "give image files, or a folder that holds some"
+            )
         found += inside
+        if left_out is not None:
+            left_out.update(walk.left_out)
     return found
 
 
-def listed(stream: BinaryIO) -> Iterator[Path]:
+def listed(stream: BinaryIO, left_out: Counter[str] | None = None) -> Iterator[Path]:
     """The files that a stream lists, one by one as their names arrive, and of each folder the images below it.
 
     Names end with NUL (`find … -print0`) if there is a NUL in what arrives first, else with a newline; an empty one is left out.
     A folder without images is given itself, so that whoever reads it reports it.
+
+    Args:
+        stream: of bytes.
+        left_out: as of `image_files`.
+
+    Raises:
+        DataError: a folder cannot be listed.
     """
     for name in _names(stream):
         path = Path(os.fsdecode(name))
-        yield from (_inside(path) if path.is_dir() else []) or [path]
+        walk = Walk()
+        yield from (_inside(path, walk) if path.is_dir() else []) or [path]
+        if left_out is not None:
+            left_out.update(walk.left_out)
 
 
 def _names(stream: BinaryIO) -> Iterator[bytes]:
@@ -61,13 +81,8 @@ def _names(stream: BinaryIO) -> Iterator[bytes]:
         yield rest
 
 
-def _inside(folder: Path) -> list[Path]:
-    suffixes = set(Image.registered_extensions())
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes and path.is_file() and not path.name.startswith(".")
-    )
+def _inside(folder: Path, walk: Walk) -> list[Path]:
+    return [folder / image.name for image in walk.images(folder)]
 
 
 @dataclass(frozen=True)

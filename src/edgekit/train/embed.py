@@ -15,13 +15,14 @@ from torch import Tensor, nn
 
 from edgekit.data.decode import decode
 from edgekit.data.images import Skipped
+from edgekit.data.ranges import of_run
 from edgekit.data.sources import DIGITS, Source, open_pool
 from edgekit.data.splits import load_splits
 from edgekit.errors import DataError
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder
 from edgekit.models.store import load_classifier, load_pretrained
-from edgekit.preprocess import read_image
+from edgekit.preprocess import Preprocessing
 from edgekit.recipe import Architecture, Recipe
 from edgekit.run import Run
 from edgekit.train.evaluate import device_of, outputs
@@ -63,7 +64,8 @@ class Model:
         classes: names, or none for an encoder.
         architecture: its name and width.
         digest: SHA-256 of its weights.
-        recipe: the run's, for preprocessing and seed.
+        recipe: the run's, for its seed.
+        preprocessing: of the run, the range of its images included.
     """
 
     of: str
@@ -72,6 +74,7 @@ class Model:
     architecture: Architecture
     digest: str
     recipe: Recipe
+    preprocessing: Preprocessing
 
     @classmethod
     def load(cls, run: Run, of: str) -> Model:
@@ -83,11 +86,13 @@ class Model:
         stage = STAGE_OF[of]
         digest = run.require(stage).outputs["model.safetensors"]
         folder = run.stage_path(stage)
+        preprocessing = run.recipe.data.preprocessing(of_run(run))
         if of == "encoder":
             pretrained = load_pretrained(folder)
-            return cls(of, pretrained.encoder, [], pretrained.architecture, digest, run.recipe)
+            return cls(of, pretrained.encoder, [], pretrained.architecture, digest, run.recipe, preprocessing)
         classifier = load_classifier(folder)
-        return cls(of, Both(classifier), classifier.classes, classifier.architecture, digest, run.recipe)
+        known = (classifier.classes, classifier.architecture, digest)
+        return cls(of, Both(classifier), *known, run.recipe, preprocessing)
 
     def __call__(self, images: NDArray[np.uint8], title: str = "") -> tuple[Tensor, Tensor]:
         """Features (n, d) and probabilities (n, classes) of uint8 images (n, s, s, 3), on the device they were computed on."""
@@ -119,6 +124,7 @@ class Embedding:
         skipped: files that could not be read.
         model: what embedded them.
         definition: of the anomaly score.
+        notes: what a user should know about the images, one sentence each.
     """
 
     source: Source
@@ -138,6 +144,7 @@ class Embedding:
     skipped: list[Skipped]
     model: Model
     definition: str
+    notes: list[str]
 
     def outliers(self, count: int) -> list[int]:
         """The images with the highest anomaly scores, the highest first."""
@@ -149,7 +156,7 @@ class Embedding:
         Raises:
             DataError: it cannot be read.
         """
-        pixels = self.model.recipe.data.preprocessing()(read_image(image))
+        pixels = self.model.preprocessing.read(image, self.model.recipe.data.max_pixels)
         query, _ = self.model(pixels[None])
         bank = torch.from_numpy(self.features).to(query.device)
         cosines, rows = nearest(bank, query, min(count, len(self.files)))
@@ -185,8 +192,8 @@ def embed(
     """
     model = Model.load(run, of)
     data = model.recipe.data
-    source = open_pool(folder, data=data)
-    decoded = decode(source, data.preprocessing(), max_skipped=1.0)
+    source = open_pool(folder, data=data).ranged(model.preprocessing.pixel_range)
+    decoded = decode(source, model.preprocessing, max_skipped=1.0)
     rows = [i for i, digest in enumerate(decoded.digests) if digest]
     if len(rows) < 2:
         raise DataError(
@@ -230,6 +237,7 @@ def embed(
         skipped=decoded.skipped,
         model=model,
         definition=definition,
+        notes=[*source.notes, *decoded.notes],
     )
 
 
@@ -243,7 +251,7 @@ def _against_pool(
 ) -> tuple[NDArray[np.float32], str]:
     """Cosines (n) to the k-th neighbour in the pool, the same picture left out, and the score's definition."""
     recipe = model.recipe
-    splits = load_splits(recipe.data)
+    splits = load_splits(recipe.data, run)
     require_current([STAGE_OF[model.of]], recipe, splits, run)
     pool, size = splits.pool, recipe.data.image_size
     margin = (pool.side - size) // 2

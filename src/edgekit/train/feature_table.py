@@ -84,7 +84,7 @@ def about(embedding: Embedding) -> dict[str, Any]:
         "architecture": model.architecture.model_dump(mode="json"),
         "weights_sha256": model.digest,
         "classes": model.classes,
-        "preprocessing": model.recipe.data.preprocessing().model_dump(mode="json"),
+        "preprocessing": model.preprocessing.model_dump(mode="json"),
         "mean": model.recipe.data.mean,
         "std": model.recipe.data.std,
         "anomaly": embedding.definition,

@@ -37,7 +37,7 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         sets = {name: getattr(splits, name) for name in ("pool", "labelled", "probe", "test")}
         return {
             # Not in it: how the images are read. What they are is in the digests.
-            "data": _json(recipe.data, without={"stream", "torchvision_root", "download"}),
+            "data": _json(recipe.data, without={"stream", "torchvision_root", "download", "pixel_range", "max_pixels"}),
             "digests": {name: s.digest for name, s in sets.items()},
             "names": digest_of([*(s.names for s in sets.values()), [(s.path, s.reason) for s in splits.skipped]]),
             "classes": splits.classes,
@@ -46,7 +46,7 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         "config": _config(stage, recipe),
         "seed": recipe.seed,
         "pixels": {
-            "preprocessing": _json(recipe.data.preprocessing()),
+            "preprocessing": _json(recipe.data.preprocessing(), without={"pixel_range"}),
             "mean": recipe.data.mean,
             "std": recipe.data.std,
         },

@@ -87,7 +87,7 @@ def train(
         EdgekitError: of many kinds; whatever was complete before stays complete.
     """
     with joined(recipe.hardware), only_one(run) if rank() == 0 else nullcontext():
-        splits = splits or _load(recipe)
+        splits = splits or _load(recipe, run)
         check(recipe, splits, run)
         images = set_sizes(splits)
         wanted = [s for s in STAGES[: STAGES.index(until) + 1] if s != "supervised" or recipe.supervised.enabled]
@@ -106,11 +106,11 @@ def train(
             on_stage(Report(stage, outcome, record, current))
 
 
-def _load(recipe: Recipe) -> Splits:
+def _load(recipe: Recipe, run: Run) -> Splits:
     """The images; the first process decodes them into the cache, the others read them there."""
-    splits = load_splits(recipe.data) if rank() == 0 else None
+    splits = load_splits(recipe.data, run) if rank() == 0 else None
     barrier()
-    return splits if splits is not None else load_splits(recipe.data)
+    return splits if splits is not None else load_splits(recipe.data, run)
 
 
 def _leading(make: Make) -> Make:

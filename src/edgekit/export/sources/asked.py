@@ -14,9 +14,11 @@ from torch import nn
 
 from edgekit.errors import ExportError
 from edgekit.models.pixels import Statistics
+from edgekit.pixel_range import PixelRange, parse_pixel_range
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
-Fit = Literal["crop", "stretch"]
+Fit = Literal["crop", "stretch", "border"]
+Geometry = Literal["edgekit", "torchvision"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Pixels:
         resize: length of the shorter side before the centre is cut out, in pixels.
         interpolation, fit: see `edgekit.preprocess.Preprocessing`.
         mean, std: pixels in [0, 1] are normalised as (x - mean) / std, with one number or one a channel.
+        geometry, fill: how sides are rounded, and the color around what does not fill the square (see `Preprocessing`).
+        share: of the resized image that the square is, by which another size finds its `resize` (timm's `crop_pct`).
+        pixel_range: of images of more than 8 bits; auto: found from the images to calibrate with.
     """
 
     size: int | None = None
@@ -36,6 +41,10 @@ class Pixels:
     fit: Fit | None = None
     mean: Statistics | None = None
     std: Statistics | None = None
+    geometry: Geometry | None = None
+    fill: tuple[int, int, int] | None = None
+    share: float | None = None
+    pixel_range: PixelRange | Literal["auto"] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ class Asked:
         calibrate, evaluate: images without and with labels, as `edgekit.data.sources` takes them.
         pixels: what of the preprocessing was said.
         calibration_images: how many images to calibrate with, at most.
+        max_pixels: images of more pixels are not read.
     """
 
     model: str
@@ -58,6 +68,7 @@ class Asked:
     evaluate: str | None = None
     pixels: Pixels = field(default_factory=Pixels)
     calibration_images: int = 300
+    max_pixels: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,15 +111,26 @@ class Graph:
 
 def asked(
     model: str, *, mean: str | None = None, std: str | None = None, size: int | None = None, resize: int | None = None,
-    interpolation: Interpolation | None = None, fit: Fit | None = None, **others: Any,
+    interpolation: Interpolation | None = None, fit: Fit | None = None, resize_rule: Geometry | None = None,
+    pixel_range: str | None = None, **others: Any,
 ) -> Asked:  # fmt: skip
     """The command line as `Asked`.
 
     Raises:
-        ExportError: --mean or --std is no number, or three.
+        ExportError: --mean or --std is no number, or three; --pixel-range is none.
     """
-    pixels = Pixels(size, resize, interpolation, fit, parse_statistics(mean, "--mean"), parse_statistics(std, "--std"))
+    pixels = Pixels(
+        size, resize, interpolation, fit, parse_statistics(mean, "--mean"), parse_statistics(std, "--std"), resize_rule,
+        pixel_range=_range(pixel_range),
+    )  # fmt: skip
     return Asked(model, pixels=pixels, **others)
+
+
+def _range(text: str | None) -> PixelRange | Literal["auto"] | None:
+    try:
+        return parse_pixel_range(text) if text is not None else None
+    except ValueError as error:
+        raise ExportError(f"--pixel-range {text}: {error}", "for instance --pixel-range 0,4095 for 12 bits") from error
 
 
 def parse_statistics(text: str | None, option: str) -> Statistics | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from edgekit.data.ranges import Stated, with_range
 from edgekit.data.source import Source as Images
 from edgekit.errors import ExportError
+from edgekit.export.int8.selection import MOST_EMBEDDED, Candidates
 from edgekit.export.sources.asked import Asked, Network, Pixels
 from edgekit.export.sources.classes import agree, numbered, read_classes
-from edgekit.export.sources.images import candidates, open_calibration, open_evaluation, pixels
+from edgekit.export.sources.images import candidates, open_calibration, open_evaluation, pixels, spread
 from edgekit.export.sources.kinds import kind_of
 from edgekit.export.sources.source import Source
 from edgekit.models.pixels import PixelClassifier, Statistics
@@ -39,14 +42,14 @@ def bring(asked: Asked, scratch: Path) -> Source:
         raise ExportError(
             f"{asked.model}: no images to calibrate with", "give a folder of images, without labels: --calibrate FOLDER"
         )
-    calibration = open_calibration(asked.calibrate)
-    evaluation = open_evaluation(asked.evaluate) if asked.evaluate is not None else None
+    calibration = open_calibration(asked.calibrate, asked.max_pixels)
+    evaluation = open_evaluation(asked.evaluate, asked.max_pixels) if asked.evaluate is not None else None
     names, said_by = _names(asked, evaluation)
     network = _opener(asked.model)(asked, len(names) if names is not None else None)
     if names is None and network.names is not None:
         names, said_by = network.names, "its description"
     said = _merged(asked.pixels, network.pixels)
-    preprocessing = _preprocessing(said, asked.model)
+    preprocessing = _preprocessing(said, asked.pixels, asked.model)
     mean, std = _statistics(said, asked.model)
     count = network.classes
     if network.module is not None and not count:
@@ -58,13 +61,17 @@ def bring(asked: Asked, scratch: Path) -> Source:
     if names is None:
         notes.append(f"its classes are called class_0 to class_{count - 1}: nobody named them (--classes FILE)")
         names = numbered(count)
-    pool, skipped = candidates(calibration, preprocessing, asked.calibration_images, count)
-    notes += skipped
+    images, pixel_range = with_range(
+        said.pixel_range or "auto",
+        [[spread(calibration, MOST_EMBEDDED)], [evaluation] if evaluation is not None else []],
+        lambda known: _decoded(asked, calibration.ranged(known), evaluation, known, preprocessing, count),
+    )
+    preprocessing = preprocessing.model_copy(update={"pixel_range": pixel_range})
+    pool, test, of_images = images
+    notes += of_images
     labelled = None
-    if evaluation is not None:
-        test, labels, skipped = pixels(evaluation, preprocessing)
-        assert labels is not None
-        labelled, notes = (test, _as_in(names, evaluation, labels)), [*notes, *skipped]
+    if evaluation is not None and test is not None:
+        labelled = test[0], _as_in(names, evaluation, test[1])
     else:
         notes.append(
             "no labelled images (--evaluate FOLDER): accuracy is unknown; variants are held against the float model on the "
@@ -92,6 +99,23 @@ def bring(asked: Asked, scratch: Path) -> Source:
         notes=notes,
         random=network.random,
     )
+
+
+def _decoded(
+    asked: Asked,
+    calibration: Images,
+    evaluation: Images | None,
+    known: Stated,
+    preprocessing: Preprocessing,
+    classes: int,
+) -> tuple[Candidates, tuple[NDArray[np.uint8], NDArray[np.int64]] | None, list[str]]:
+    """The images to calibrate with, those to evaluate on and their labels, and notes on all of them."""
+    pool, notes = candidates(calibration, preprocessing, asked.calibration_images, classes)
+    if evaluation is None:
+        return pool, None, notes
+    test, labels, more = pixels(evaluation.ranged(known), preprocessing)
+    assert labels is not None
+    return pool, (test, labels), [*notes, *more]
 
 
 def _opener(model: str) -> Callable[[Asked, int | None], Network]:
@@ -130,25 +154,38 @@ def _as_in(names: list[str], evaluation: Images, labels: NDArray[np.int64]) -> N
 def _merged(asked: Pixels, network: Pixels) -> Pixels:
     """What the user said, and for the rest what the network says. A shorter side is for one image size alone, so it scales with it."""
     changes = {f.name: getattr(asked, f.name) for f in fields(Pixels) if getattr(asked, f.name) is not None}
-    if "size" in changes and "resize" not in changes and network.resize and network.size:
-        changes["resize"] = max(changes["size"], int(changes["size"] * network.resize / network.size))
+    if "resize" not in changes:
+        size = changes.get("size", network.size)
+        if "fit" in changes and changes["fit"] != network.fit:  # what the network says is about its own way
+            changes["resize"] = size if changes["fit"] == "stretch" else None
+        elif size is not None and "size" in changes and network.share:
+            changes["resize"] = math.floor(size / network.share)
+        elif size is not None and "size" in changes and network.resize and network.size:
+            changes["resize"] = max(size, int(size * network.resize / network.size))
     return replace(network, **changes)
 
 
-def _preprocessing(said: Pixels, model: str) -> Preprocessing:
+def _preprocessing(said: Pixels, asked: Pixels, model: str) -> Preprocessing:
     if said.size is None:
         raise ExportError(f"{model}: does not say which image size it takes", "say it: --size 224")
-    resize = said.resize or (said.size if said.size <= _SMALL else said.size * 8 // 7)
+    whole = said.size <= _SMALL or said.fit == "stretch"
+    resize = said.resize or (said.size if whole else said.size * 8 // 7)
+    here = f"--size {said.size} --resize {resize}"
+    if resize < said.size and asked.resize is not None:
+        raise ExportError(f"{here}: leaves a border around the image", "--resize is at least --size")
     try:
         return Preprocessing(
             image_size=said.size,
             resize_to=resize,
             fit=said.fit or "crop",
             interpolation=said.interpolation or "bilinear",
+            # Most networks of other origin were trained with torchvision's transforms, or with timm's, which are the same.
+            geometry=said.geometry or "torchvision",
+            fill=said.fill or (0, 0, 0),
         )
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ExportError(f"--size {said.size} --resize {resize}: {reason}", "--resize is at least --size") from error
+        raise ExportError(f"{here}: {reason}", "--resize is at least --size") from error
 
 
 def _statistics(said: Pixels, model: str) -> tuple[Statistics, Statistics]:
@@ -178,12 +215,16 @@ def _in_pixels(
 
 def _described(preprocessing: Preprocessing, mean: Statistics, std: Statistics) -> str:
     p = preprocessing
-    way = (
-        f"shorter side to {p.resize_to} px, the centre {p.image_size} px"
-        if p.fit == "crop"
-        else f"stretched to {p.image_size} px"
-    )
-    return f"images: {way}, {p.interpolation}; (pixel / 255 - mean) / std with mean {_said(mean)}, std {_said(std)}"
+    center = "" if p.geometry == "torchvision" and p.resize_to == p.image_size else f", the center {p.image_size} px"
+    ways = {
+        "crop": f"shorter side to {p.resize_to} px, the center {p.image_size} px",
+        "stretch": f"stretched to {p.resize_to} px{center}"
+        if p.geometry == "torchvision"
+        else f"stretched to {p.image_size} px",
+        "border": f"longer side to {p.resize_to} px{center}, bordered",
+    }
+    way = f"{ways[p.fit]}, {p.interpolation}, rounded as {p.geometry} does (--resize-rule)"
+    return f"images: {way}; (pixel / 255 - mean) / std with mean {_said(mean)}, std {_said(std)}"
 
 
 def _said(values: Statistics) -> str:

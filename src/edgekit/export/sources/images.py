@@ -12,24 +12,29 @@ from edgekit.data.source import Source
 from edgekit.data.sources import open_labelled, open_pool
 from edgekit.export.int8.selection import MOST_EMBEDDED, Candidates
 from edgekit.preprocess import Preprocessing
+from edgekit.recipe import Data
 
 
-def open_calibration(where: str) -> Source:
+def open_calibration(where: str, max_pixels: int | None = None) -> Source:
     """Images without labels.
 
     Raises:
         DataError: there are none.
     """
-    return open_pool(where, "--calibrate")
+    return open_pool(where, "--calibrate", _data(max_pixels))
 
 
-def open_evaluation(where: str) -> Source:
+def open_evaluation(where: str, max_pixels: int | None = None) -> Source:
     """Labelled images.
 
     Raises:
         DataError: there are none, or only one class of them.
     """
-    return open_labelled(where, "--evaluate")
+    return open_labelled(where, "--evaluate", _data(max_pixels))
+
+
+def _data(max_pixels: int | None) -> Data:
+    return Data() if max_pixels is None else Data(max_pixels=max_pixels)
 
 
 def spread(source: Source, count: int) -> Source:
@@ -54,7 +59,7 @@ def candidates(source: Source, preprocessing: Preprocessing, count: int, classes
         DataError: none can be read.
     """
     images, _, notes = pixels(spread(source, MOST_EMBEDDED), preprocessing)
-    return replace(Candidates.these(images), count=count, classes=classes), notes
+    return replace(Candidates.these(images), count=count, classes=classes), [*source.notes, *notes]
 
 
 def pixels(
@@ -68,7 +73,7 @@ def pixels(
     decoded = decode(source, preprocessing, max_skipped=1.0)
     readable = np.array([bool(digest) for digest in decoded.digests])
     images = np.ascontiguousarray(decoded.images[readable])
-    notes = list(source.notes)
+    notes = [*source.notes, *decoded.notes]
     if skipped := decoded.skipped:
         first = f"{skipped[0].path}: {skipped[0].reason}"
         notes.append(

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import EdgekitError, ExportError, near
-from edgekit.export.sources.asked import Asked, Interpolation, Network, Pixels
+from edgekit.export.sources.asked import Asked, Fit, Interpolation, Network, Pixels
 from edgekit.files import sha256
 from edgekit.models.encoders import timm_names, torchvision_names
 from edgekit.models.factories import import_factory, source_file
 from edgekit.models.weights import load_weights, read_tensors
 
 _INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "bicubic", "lanczos")
+_TIMM_SHARE = 0.875  # timm's DEFAULT_CROP_PCT
 RANDOM = (
     "its weights are RANDOM (no --weights): good for timing an architecture and for nothing else; what is said about accuracy and "
     "agreement means nothing"
@@ -76,6 +77,7 @@ def from_torchvision(asked: Asked, classes: int | None) -> Network:
     pixels = Pixels(
         size=published.crop_size[0],
         resize=published.resize_size[0],
+        geometry="torchvision",
         interpolation=_interpolation(published.interpolation.value),
         mean=_statistics(published.mean),
         std=_statistics(published.std),
@@ -184,13 +186,21 @@ def _network(asked: Asked, network: nn.Module, pixels: Pixels, provenance: dict[
 def timm_pixels(config: Mapping[str, Any]) -> Pixels:
     """The preprocessing in timm's configuration of a network (`pretrained_cfg`)."""
     size = int(config.get("input_size", (3, 224, 224))[-1])
+    share = float(config.get("crop_pct") or _TIMM_SHARE)
+    mean = _statistics(config.get("mean", (0.5, 0.5, 0.5)))
+    fits: dict[Any, Fit] = {"squash": "stretch", "border": "border"}
+    fit = fits.get(config.get("crop_mode"), "crop")
+    red, green, blue = (round(255 * v) for v in mean)
     return Pixels(
         size=size,
-        resize=max(size, math.floor(size / float(config.get("crop_pct") or 1.0))),
+        resize=math.floor(size / share),
         interpolation=_interpolation(config.get("interpolation", "bilinear")),
-        fit="stretch" if config.get("crop_mode") == "squash" else "crop",
-        mean=_statistics(config.get("mean", (0.5, 0.5, 0.5))),
+        fit=fit,
+        mean=mean,
         std=_statistics(config.get("std", (0.5, 0.5, 0.5))),
+        geometry="torchvision",
+        fill=(red, green, blue) if fit == "border" else None,
+        share=share,
     )
 
 

@@ -39,13 +39,14 @@ def from_run(
     """
     recipe, stage = run.recipe, TRAINED_BY[which]
     record = run.require(stage)
-    splits = load_splits(recipe.data)
+    splits = load_splits(recipe.data, run)
     require_current(["data", *_BEFORE[which], stage], recipe, splits, run)
-    preprocessing = recipe.data.preprocessing()
+    preprocessing = recipe.data.preprocessing(splits.pixel_range)
     if image_size is not None and image_size != preprocessing.image_size:
         resize_to = round(preprocessing.resize_to * image_size / preprocessing.image_size)
         data = recipe.data.model_copy(update={"image_size": image_size, "resize_to": resize_to})
-        splits, preprocessing = load_splits(data), data.preprocessing()
+        splits = load_splits(data, run)
+        preprocessing = data.preprocessing(splits.pixel_range)
     assert splits.test.labels is not None
     return Source(
         name=recipe.name,

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from edgekit.data.ranges import of_run
 from edgekit.errors import EdgekitError, ExportError
 from edgekit.export.sources.asked import Asked, Network, Pixels
 from edgekit.export.sources.modules import from_timm, timm_pixels
@@ -48,11 +49,15 @@ def from_safetensors(asked: Asked, classes: int | None) -> Network:
 
 def _of_edgekit(path: Path) -> Network:
     classifier = load_classifier(path.parent)
-    pixels = Pixels(size=classifier.image_size)
+    pixels = Pixels(size=classifier.image_size, geometry="edgekit")
     try:  # a stage's folder: the run's recipe knows how its images were made
-        data = Run.open(path.parent.parent).recipe.data
+        run = Run.open(path.parent.parent)
+        data = run.recipe.data
         known = data.preprocessing()
-        pixels = Pixels(known.image_size, known.resize_to, known.interpolation, known.fit, data.mean, data.std)
+        pixels = Pixels(
+            known.image_size, known.resize_to, known.interpolation, known.fit, data.mean, data.std, known.geometry,
+            pixel_range=of_run(run) or "dtype",
+        )  # fmt: skip
     except EdgekitError:
         pass
     provenance = {"model": str(path), "weights": str(path), "weights_file_sha256": sha256(path)}

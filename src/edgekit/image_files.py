@@ -1,0 +1,236 @@
+"""Image files, opened within limits: on their size, on what is decoded at the same time, and on what is an image by its name."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgekit.errors import DataError
+from edgekit.pixel_range import REDUCED
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 100_000_000  # at 4 bytes a pixel in Pillow's memory, and as much again for what is made of them
+HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
+
+# Formats that Pillow recognizes and cannot decode by itself: containers of other libraries' data, video, PostScript, metafiles.
+_NOT_DECODED = {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".ps", ".wmf"}
+_HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
+
+
+@cache
+def extensions() -> frozenset[str]:
+    """The file extensions (lower case, with the dot) of the formats that can be decoded here."""
+    from PIL import Image
+
+    _register_heif()
+    registered = Image.registered_extensions()
+    return frozenset(e.lower() for e, kind in registered.items() if kind in Image.OPEN) - _NOT_DECODED
+
+
+@cache
+def _register_heif() -> bool:
+    """Let Pillow read HEIC, where pillow-heif is installed."""
+    try:
+        from pillow_heif import register_heif_opener
+    except Exception:  # not installed, or its libraries do not load: said when such a file is read
+        return False
+    register_heif_opener()
+    return True
+
+
+def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Any image that Pillow reads, upright by its EXIF orientation, in its own mode; of an animation the first frame.
+
+    The number of pixels is read from the header, before anything is decoded. A JPEG of more than 100 million pixels (or more than
+    `max_pixels`, where that is less) is decoded at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the memory.
+
+    Args:
+        source: a path, or the bytes of an encoded image.
+        max_pixels: the largest number of pixels that is decoded.
+
+    Raises:
+        DataError: the file is missing, is not an image, is truncated, or has too many pixels.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    name = "<bytes>" if isinstance(source, bytes) else str(source)
+    _register_heif()
+    try:
+        with _opened(source) as image:
+            _reduce(image, max_pixels)
+            pixels = image.width * image.height
+            if pixels > max_pixels:
+                raise DataError(
+                    f"{name}: too many pixels: {image.width} x {image.height} is over the limit of {max_pixels:,}",
+                    "raise the limit (data.max_pixels in a recipe, --max-pixels), or make the image smaller",
+                )
+            reduced = _is_reduced(image)
+            with _room(pixels), _without_pillows_limit(pixels):
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)  # a copy would take the memory of another image
+            if reduced:
+                image.info[REDUCED] = True
+            return image
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such file") from error
+    except IsADirectoryError as error:
+        raise DataError(f"{name}: is a folder, not an image") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{name}: too many pixels to be decoded safely ({error})") from error
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, … on bad files
+        unknown = isinstance(error, UnidentifiedImageError)
+        if unknown and _is_heif(source):
+            raise DataError(
+                f"{name}: HEIC needs pillow-heif", "install edgekit's wheel with the extra [heic]"
+            ) from error
+        reason = "not an image that Pillow can read" if unknown else str(error)
+        raise DataError(f"{name}: {reason or type(error).__name__}") from error
+
+
+@contextmanager
+def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
+    from PIL import Image
+
+    with _without_pillows_limit():
+        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+    with image:
+        yield image
+
+
+def image_header(path: Path) -> tuple[str, tuple[int, int]]:
+    """Pillow's mode, and width and height as stored, of a file that nothing is decoded of. Raises what Pillow raises."""
+    _register_heif()
+    with _opened(path) as image:
+        return image.mode, image.size
+
+
+def _reduce(image: Image.Image, max_pixels: int) -> None:
+    """Let libjpeg decode fewer pixels. The limit is never above 100 million, so that no option changes what a model sees."""
+    width, height = image.size
+    if image.format not in {"JPEG", "MPO"}:
+        return
+    scale = 1
+    while scale < 8 and -(-width // scale) * -(-height // scale) > min(max_pixels, MAX_PIXELS):
+        scale *= 2
+    if scale > 1:
+        image.draft(None, (width // scale, height // scale))
+
+
+def _is_reduced(image: Image.Image) -> bool:
+    """Whether the file holds 16 bits a color: Pillow has no such mode, and keeps the high bytes."""
+    if image.mode not in {"RGB", "RGBA", "LA", "RGBX", "CMYK"}:
+        return False
+    for tile in getattr(image, "tile", []):
+        options = tile[3] if isinstance(tile[3], tuple) else (tile[3],)
+        if any(isinstance(option, str) and ";16" in option for option in options):
+            return True
+    return False
+
+
+def _is_heif(source: Path | str | bytes) -> bool:
+    try:
+        if isinstance(source, bytes):
+            start = source[:12]
+        else:
+            with open(source, "rb") as stream:
+                start = stream.read(12)
+    except OSError:
+        return False
+    return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
+
+
+class _PillowsLimit:
+    """Pillow warns of 89 million pixels and refuses 179 million, by one number for the process. Ours is told for each call."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.kept: int | None = None
+
+
+_pillows_limit = _PillowsLimit()
+
+
+@contextmanager
+def _without_pillows_limit(pixels: int | None = None) -> Iterator[None]:
+    """Without Pillow's own limit, if an image of so many pixels (None: not known yet) could meet it."""
+    from PIL import Image
+
+    state = _pillows_limit
+    if pixels is not None and pixels <= (Image.MAX_IMAGE_PIXELS or pixels):
+        yield
+        return
+    with state.lock:
+        if state.users == 0:
+            state.kept = Image.MAX_IMAGE_PIXELS
+            Image.MAX_IMAGE_PIXELS = None
+        state.users += 1
+    try:
+        yield
+    finally:
+        with state.lock:
+            state.users -= 1
+            if state.users == 0:
+                Image.MAX_IMAGE_PIXELS = state.kept
+
+
+class _Mine(threading.local):
+    """Of one thread: how many calls of `bounded_decoding` it is in, and how many pixels it holds."""
+
+    depth = 0
+    held = 0
+
+
+class _Space:
+    """The pixels that all threads hold decoded at the same time."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self.in_use = 0
+        self.mine = _Mine()
+
+    def take(self, pixels: int) -> None:
+        """Wait until so many pixels fit. Whoever holds some already does not wait: two of them would wait for each other."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.mine.held > 0 or self.in_use == 0 or self.in_use + pixels <= MAX_PIXELS)
+            self.in_use += pixels
+            self.mine.held += pixels
+
+    def give_back(self) -> None:
+        """All that this thread holds."""
+        with self.changed:
+            self.in_use -= self.mine.held
+            self.mine.held = 0
+            self.changed.notify_all()
+
+
+_space = _Space()
+
+
+@contextmanager
+def bounded_decoding() -> Iterator[None]:
+    """Where several threads each decode an image and make it small: together they hold at most `MAX_PIXELS`, or one larger image."""
+    _space.mine.depth += 1
+    try:
+        yield
+    finally:
+        _space.mine.depth -= 1
+        if _space.mine.depth == 0:
+            _space.give_back()
+
+
+@contextmanager
+def _room(pixels: int) -> Iterator[None]:
+    """Wait until an image of so many pixels fits; inside `bounded_decoding` it is counted until that ends."""
+    with bounded_decoding():
+        _space.take(pixels)
+        yield
