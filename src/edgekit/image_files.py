@@ -69,7 +69,7 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Imag
             if pixels > max_pixels:
                 raise DataError(
                     f"{name}: too many pixels: {image.width} x {image.height} is over the limit of {max_pixels:,}",
-                    "raise the limit (data.max_pixels in a recipe, --max-pixels), or make the image smaller",
+                    "raise the limit with data.max_pixels in a recipe or --max-pixels, or make the image smaller",
                 )
             reduced = _is_reduced(image)
             with _room(pixels), _without_pillows_limit(pixels):

@@ -16,6 +16,7 @@ from edgekit.export.graph.operators import refused
 from edgekit.export.sources import onnx_checks, rewire
 from edgekit.export.sources.asked import Asked, Graph, Network, Pixels
 from edgekit.export.sources.opset import to_opset, version_of
+from edgekit.export.sources.own_file import own_pixels
 from edgekit.files import sha256
 from edgekit.models.pixels import Statistics
 
@@ -71,7 +72,7 @@ def from_onnx(asked: Asked, classes: int | None) -> Network:
     return Network(
         module=None,
         classes=logits.shape[1],
-        pixels=Pixels(size=size, mean=0.0 if ports.is_pixels else None, std=1.0 if ports.is_pixels else None),
+        pixels=own_pixels(model, size) if ports.is_pixels else Pixels(size=size),
         provenance=provenance,
         graph=Graph(foreign.write, foreign.run),
         notes=notes,
