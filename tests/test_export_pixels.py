@@ -72,7 +72,9 @@ def test_the_limit_on_pixels_is_that_of_the_command_line(tmp_path: Path) -> None
 
 def test_a_file_of_edgekit_s_own_brings_its_preprocessing_along(tmp_path: Path) -> None:
     photos = class_folders(tmp_path / "photos", {"a": 6})
-    own = Preprocessing(image_size=SIZE, resize_to=19, fit="crop", interpolation="lanczos", pixel_range=(7000.0, 7900.0))
+    own = Preprocessing(
+        image_size=SIZE, resize_to=19, fit="crop", interpolation="lanczos", pixel_range=(7000.0, 7900.0)
+    )
     write_onnx(tmp_path / "model.onnx")
     label(tmp_path / "model.onnx", name="tiny", classes=CLASSES, preprocessing=own)
     assert opened(tmp_path / "model.onnx", photos, tmp_path).preprocessing == own

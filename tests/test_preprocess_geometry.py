@@ -123,6 +123,9 @@ def test_long_and_thin_images_stay_small_in_memory() -> None:
     got = Preprocessing(image_size=224, resize_to=256, geometry="torchvision")(image)
     assert got.shape == (224, 224, 3)
     assert (got == np.array([1, 2, 3])).all()
+    padded = Preprocessing(image_size=224, resize_to=200, geometry="torchvision", fill=(9, 9, 9))(image)
+    assert (padded[:, 12:212] == np.array([1, 2, 3])).all()
+    assert (np.delete(padded, range(12, 212), axis=1) == 9).all()
 
 
 def test_what_older_versions_do_not_know_is_written_only_where_it_matters() -> None:

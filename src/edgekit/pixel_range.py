@@ -27,6 +27,7 @@ DEEP = {"I;16", "I;16B", "I;16L", "I;16N", "I", "F"}
 _TRIM = 1e-4  # share of an image's pixels at either end that may be dead or hot ones
 _USED = 0.999  # share of the pixels that the gray levels in use hold
 _FEW = LEVELS // 10
+_CLIPPED = 0.01  # share of the pixels above which a range that is known already does not fit
 _ROWS = 1 << 22  # pixels that are mapped at a time
 
 
@@ -204,29 +205,20 @@ class Depth:
         shares = np.cumsum(np.sort(self.levels)[::-1])
         return int(np.searchsorted(shares, _USED * shares[-1]) + 1) if shares[-1] else 0
 
-    def notes(self, where: str, pixel_range: PixelRange | None, hint: str) -> list[str]:
+    def notes(self, where: str, pixel_range: PixelRange | None, hint: str, always: bool = True) -> list[str]:
         """What a user should know, one sentence each.
 
         Args:
             where: what the images are of.
             pixel_range: that was applied.
             hint: what to do about a bad one.
+            always: tell of the range also where nothing is wrong with it.
         """
         notes = []
-        if self.deep:
-            of = (
-                f"{self.deep:,} of the {self.images:,} images"
-                if self.deep < self.images
-                else f"the {self.deep:,} images"
-            )
-            notes.append(
-                f"{of} of {where} have more than 8 bits: {described(pixel_range)} becomes the gray levels 0 to 255"
-            )
-            if self.deep < self.images:
-                notes[-1] += "; the others have 8 bits and keep theirs"
-            if share := self.clipped / max(1, int(self.levels.sum())):
-                notes[-1] += f"; {share:.2g} of the pixels lie outside and are clipped"
-        if self.deep and self.used_levels < _FEW:
+        few, clipped = self.used_levels < _FEW, self.clipped / max(1, int(self.levels.sum()))
+        if self.deep and (always or few or clipped > _CLIPPED):
+            notes.append(self._summary(where, pixel_range, clipped))
+        if self.deep and few:
             notes.append(f"they use {self.used_levels} of the 256 gray levels: {hint}")
         if self.not_finite:
             notes.append(
@@ -238,6 +230,13 @@ class Depth:
                 "less than 16 bits, convert them to 8 bits a color first"
             )
         return notes
+
+    def _summary(self, where: str, pixel_range: PixelRange | None, clipped: float) -> str:
+        mixed = self.deep < self.images
+        of = f"{self.deep:,} of the {self.images:,} images" if mixed else f"the {self.deep:,} images"
+        text = f"{of} of {where} have more than 8 bits: {described(pixel_range)} becomes the gray levels 0 to 255"
+        text += "; the others have 8 bits and keep theirs" if mixed else ""
+        return text + (f"; {clipped:.2g} of the pixels lie outside and are clipped" if clipped else "")
 
     def content(self) -> dict[str, Any]:
         """For JSON."""

@@ -114,7 +114,7 @@ class Preprocessing(BaseModel):
         scale = self.resize_to / min(width, height)
         width, height = max(size, round(width * scale)), max(size, round(height * scale))
         left, top = (width - size) // 2, (height - size) // 2
-        return _resized_part(image, (width, height), (left, top), size, resampling)
+        return np.asarray(_resized_part(image, (width, height), (left, top), (size, size), resampling))
 
     def _as_torchvision(self, image: Image.Image, resampling: Any) -> NDArray[np.uint8]:
         """torchvision.transforms.functional: `resize`, `center_crop`; timm.data.transforms: `ResizeKeepRatio`, `center_crop_or_pad`."""
@@ -127,12 +127,15 @@ class Preprocessing(BaseModel):
             missing = size - side
             # Padded first, by which an odd margin is one pixel less before the picture; then the centre is cut out.
             margins.append(-(missing // 2) if missing > 0 else round(-missing / 2))
-        if width * height > _LONGEST:
-            return _resized_part(image, (width, height), (max(0, margins[0]), max(0, margins[1])), size, resampling)
-        if (width, height) != image.size:
-            image = image.resize((width, height), resampling)
+        left, top = margins
         square = Image.new("RGB", (size, size), self.fill)
-        square.paste(image, (-margins[0], -margins[1]))
+        if width * height > _LONGEST:
+            part = (min(size, width), min(size, height))
+            image = _resized_part(image, (width, height), (max(0, left), max(0, top)), part, resampling)
+            left, top = min(0, left), min(0, top)
+        elif (width, height) != image.size:
+            image = image.resize((width, height), resampling)
+        square.paste(image, (-left, -top))
         return np.asarray(square)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
@@ -148,13 +151,13 @@ class Preprocessing(BaseModel):
 
 
 def _resized_part(
-    image: Image.Image, resized: tuple[int, int], offset: tuple[int, int], size: int, resampling: Any
-) -> NDArray[np.uint8]:
-    """A square of the resized image. Only that is resized: faster, and an image that is long and thin does not become a huge one."""
+    image: Image.Image, resized: tuple[int, int], offset: tuple[int, int], size: tuple[int, int], resampling: Any
+) -> Image.Image:
+    """A part of the resized image. Only that is resized: faster, and an image that is long and thin does not become a huge one."""
     (width, height), (left, top) = resized, offset
     x, y = image.width / width, image.height / height
-    box = (left * x, top * y, (left + size) * x, (top + size) * y)
-    return np.asarray(image.resize((size, size), resampling, box=box))
+    box = (left * x, top * y, (left + size[0]) * x, (top + size[1]) * y)
+    return image.resize(size, resampling, box=box)
 
 
 def read_image(

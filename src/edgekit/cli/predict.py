@@ -114,7 +114,7 @@ def command(
     except BrokenPipeError:  # nobody reads any more, which is nobody's error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so when it flushes at the end
         click.get_current_context().exit(_BROKEN_PIPE)
-    for note in [*Walk(left_out).notes("the folders"), *predictor.notes("these")]:
+    for note in [*Walk(left_out).notes("the folders"), *predictor.notes("the input")]:
         click.echo(f"note: {note}", err=True)
     if job.failed:
         click.get_current_context().exit(1)

@@ -90,7 +90,8 @@ class Predictor:
             BundleError: the model gives values that are not finite.
         """
         with bounded_decoding():
-            return self.predict_image(open_image(source, self.max_pixels), top, threshold)
+            pixels = self._pixels(open_image(source, self.max_pixels))
+        return self.predict_pixels(pixels[None], top, threshold)[0]
 
     def predict_image(self, image: Image.Image, top: int = 3, threshold: float = 0.0) -> Prediction:
         """Classify one upright image that is decoded already, for instance a camera's frame; what is not RGB becomes it.
@@ -197,8 +198,10 @@ class Predictor:
             )
         deep, pixel_range = is_deep(image), self._preprocessing.pixel_range
         rgb = image if image.mode == "RGB" else to_rgb(image, pixel_range)
+        depth = Depth()
+        depth.add(image, rgb.getchannel(0) if deep else None, pixel_range)
         with self._counting:
-            self.depth.add(image, rgb.getchannel(0) if deep else None, pixel_range)
+            self.depth.merge(depth)
             warn = deep and pixel_range is None and not self._warned
             self._warned |= warn
         if warn:
@@ -220,8 +223,8 @@ class Predictor:
         if pixel_range is None:
             hint = "the bundle states no pixel_range, so train or export it again with such images to find one"
         else:
-            hint = "they use little of the range that the bundle states: are they of the kind that it was made for?"
-        return self.depth.notes(where, pixel_range, hint)
+            hint = "are they of the kind of images that the bundle's range was found from?"
+        return self.depth.notes(where, pixel_range, hint, always=False)
 
     def top(self, logits: NDArray[np.float32], count: int, threshold: float = 0.0) -> Prediction:
         """The `count` likeliest classes for logits (classes,), without those less probable than `threshold`."""
