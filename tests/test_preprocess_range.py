@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from edgekit.data.decode import decode
-from edgekit.data.ranges import find_range, with_range
+from edgekit.data.ranges import find_range, of_run, with_range
 from edgekit.data.sources import open_pool
 from edgekit.data.splits import load_splits, write_splits
 from edgekit.errors import EdgekitError
@@ -243,6 +243,36 @@ def test_a_run_that_is_older_than_ranges_keeps_the_pixels_it_was_trained_with(tm
     assert any("of the 256 gray levels" in note for note in old.notes)
     (run.path / "data/splits.json").write_text('{"classes": ["cat", "dog"], "pixel_range": [0, 4095]}')
     assert load_splits(data, run).pixel_range == (0, 4095)
+
+
+def test_a_run_tells_the_range_of_its_images(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    (run.path / "data").mkdir(parents=True)
+    for recipe, summary, expected in (
+        ("{}", '{"pixel_range": [0, 4095]}', (0, 4095)),
+        ("{}", '{"pixel_range": null}', None),
+        ("{}", '{"pixel_range": "dtype"}', "dtype"),
+        ("{}", "{}", None),
+        ("{}", "damaged", None),
+        ("{data: {pixel_range: [1, 2]}}", '{"pixel_range": [0, 4095]}', (1, 2)),
+    ):
+        run.recipe_path.write_text(recipe)
+        (run.path / "data/splits.json").write_text(summary)
+        assert of_run(run) == expected, (recipe, summary)
+
+
+def test_an_upgrade_retrains_nothing(tmp_path: Path) -> None:
+    """What stages are known by has no key that older versions did not write, unless it says something new."""
+    from edgekit.train.inputs import stage_inputs
+
+    photos = class_folders(tmp_path / "photos", {"cat": 6, "dog": 6})
+    recipe = parse({"data": {"labelled": str(photos), "image_size": 8, "labels": 2}})
+    splits, run = load_splits(recipe.data), Run(tmp_path / "run")
+    data, pretrain = (stage_inputs(stage, recipe, splits, run) for stage in ("data", "pretrain"))
+    assert not {"pixel_range", "max_pixels"} & data["data"].keys()
+    assert pretrain["pixels"]["preprocessing"] == {
+        "image_size": 8, "resize_to": 8, "fit": "crop", "interpolation": "bilinear",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

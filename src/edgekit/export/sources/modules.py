@@ -49,9 +49,13 @@ def from_timm(asked: Asked, classes: int | None) -> Network:
         return timm.create_model(name, pretrained=False, **options)
 
     network = _built(asked, classes, build)
-    return _network(
-        asked, network, timm_pixels(getattr(network, "pretrained_cfg", {})), {"library": f"timm {timm.__version__}"}
-    )
+    config = getattr(network, "pretrained_cfg", {})
+    opened = _network(asked, network, timm_pixels(config), {"library": f"timm {timm.__version__}"})
+    _, height, width = config.get("input_size", (3, 0, 0))
+    if height == width or asked.pixels.size is not None:
+        return opened
+    note = f"{asked.model}: timm feeds it {width} x {height} pixels; edgekit takes squares alone, here of {width}"
+    return replace(opened, notes=[*opened.notes, note])
 
 
 def from_torchvision(asked: Asked, classes: int | None) -> Network:
