@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,6 +19,7 @@ from torch import nn
 from edgekit.files import sha256
 from edgekit.recipe import Hardware, Optimizer
 from edgekit.train.engine import CHECKPOINT, Diverged, OutOfMemory, fit, read_checkpoint
+from edgekit.train.evaluate import apply
 from edgekit.train.loader import ShuffledImages
 from edgekit.train.memory import is_out_of_memory
 from edgekit.train.tasks import Batch, Draws, Outcome
@@ -75,6 +77,77 @@ def test_out_of_memory_names_a_batch_that_fits(tmp_path: Path) -> None:
     assert caught.value.hint in {f"set pretrain.batch_size to {n}, which fits here" for n in (2, 4, 8)}
     with pytest.raises(OutOfMemory, match="not even a batch of 2 fits"):
         training(Fragile(gigabytes_an_image=memory * 2), tmp_path / "other", batch_size=64)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_batch_that_fits_is_tried_in_the_trainings_precision(precision: str, tmp_path: Path) -> None:
+    """Under bfloat16 autocast more images fit: trying in float32 would name a batch half as large as need be."""
+    seen = []
+
+    class Fails(Fragile):
+        def forward(self, batch: Batch, draws: Draws, monitor: bool) -> Outcome:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            if len(batch["images"]) > 8:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(batch, draws, monitor)
+
+    with pytest.raises(OutOfMemory) as caught:
+        training(Fails(), tmp_path, precision=precision)
+    assert caught.value.hint == "set pretrain.batch_size to 8, which fits here"
+    assert seen == [precision == "bf16"] * 2
+
+
+def test_an_evaluation_that_does_not_fit_goes_on_with_smaller_batches() -> None:
+    """A GPU that trained batches of 64 may have no room for the evaluation's 500."""
+    sizes = []
+
+    class Small(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            sizes.append(len(images))
+            if len(images) > 130:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return images.mean((2, 3))
+
+    images = np.random.default_rng(0).integers(0, 256, (300, 4, 4, 3), dtype=np.uint8)
+    found = apply(Small(), images, 0.0, 1.0, torch.device("cpu"))
+    assert sizes == [300, 250, 125, 125, 50]
+    np.testing.assert_allclose(found.numpy(), images.mean((1, 2)) / 255, rtol=1e-5)
+
+
+def test_an_evaluation_of_which_not_one_image_fits_says_so() -> None:
+    class Full(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        apply(Full(), np.zeros((3, 4, 4, 3), np.uint8), 0.0, 1.0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB.",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_the_libraries_of_a_gpu_have_messages_of_their_own_for_it(message: str) -> None:
+    assert is_out_of_memory(RuntimeError(message))
+
+
+def test_fp32_is_float32_while_it_trains(tmp_path: Path) -> None:
+    """cuDNN's convolutions are in TF32 unless PyTorch is told otherwise; the switch exists without a GPU, too."""
+    seen = []
+
+    class Looks(Fragile):
+        def forward(self, batch: Batch, draws: Draws, monitor: bool) -> Outcome:
+            seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32))
+            return super().forward(batch, draws, monitor)
+
+    before = torch.backends.cudnn.allow_tf32
+    training(Looks(), tmp_path)
+    assert set(seen) == {(False, False)}
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_other_errors_are_not_taken_for_memory() -> None:

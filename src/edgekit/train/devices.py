@@ -1,6 +1,9 @@
-"""Which device a process uses."""
+"""Which device a process uses, and how exactly it computes there."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -17,3 +20,20 @@ def device_for(hardware: Hardware) -> torch.device:
     if uses_cuda(hardware):
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if hardware.accelerator == "mps" else "cpu")
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Convolutions and matrix products of float32 in float32, also on NVIDIA GPUs.
+
+    There PyTorch lets cuDNN convolve in TF32 by default, whose 10 bits of mantissa are 13 fewer than float32's. Does nothing elsewhere.
+    """
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.allow_tf32 = value

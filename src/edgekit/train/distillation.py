@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from edgekit.data.augment import Augment
 from edgekit.data.images import ImageSet
+from edgekit.data.to_device import to_device
 from edgekit.models.classifier import Classifier
 from edgekit.models.momentum import Momentum
 from edgekit.recipe import Distill
@@ -125,8 +126,8 @@ class DistillTask(nn.Module):
         seen = images
         extra: Tensor | None = None
         if share and self.config.images != "labelled":
-            pixels, extra = self._draw(len(images), draws.own)
-            seen = torch.cat([images, self.augment(pixels.to(images.device), draws.own)])  # one BatchNorm batch
+            pixels, extra = (to_device(t, images.device) for t in self._draw(len(images), draws.own))
+            seen = torch.cat([images, self.augment(pixels, draws.own)])  # one BatchNorm batch
         embedding = self.student.embed(seen)
         logits = self.student.head(embedding).float()
         count = len(images)
@@ -139,7 +140,7 @@ class DistillTask(nn.Module):
             hints = torch.cat([hint for _, hint in answers], dim=1)
             loss = loss + self.config.feature_weight * regression(projected, hints)
         if share:
-            on_labelled = (logits[count:], extra.to(images.device)) if extra is not None else (student, batch["labels"])
+            on_labelled = (logits[count:], extra) if extra is not None else (student, batch["labels"])
             loss = (1 - share) * loss + share * F.cross_entropy(*on_labelled)
         return {"loss": loss, "logs": {"agreement": (student.argmax(1) == targets.argmax(1)).float().mean()}}
 

@@ -40,7 +40,7 @@ from edgekit.models.encoders import Encoder
 from edgekit.progress import Advance, progress
 from edgekit.recipe import Hardware, Optimizer
 from edgekit.train.collapse import verdict
-from edgekit.train.devices import device_for, uses_cuda
+from edgekit.train.devices import device_for, full_float32, uses_cuda
 from edgekit.train.distributed import broadcast, rank, synchronise_batchnorm, world_size
 from edgekit.train.loader import Ahead, Batches, seed_for
 from edgekit.train.memory import is_out_of_memory, keep_freed_memory, largest_that_fits
@@ -122,14 +122,14 @@ def fit(
     history = _History(folder, stage, batches.steps, epochs, hardware.checkpoint_seconds)
     if observe is not None and observe_every:
         history.observe, history.observe_every = observe, observe_every
-    on_gpu = device.type == "cuda"
+    on_gpu, precision = device.type == "cuda", _precision(hardware)
     loader = DataLoader(Ahead(batches, done, total, pin=on_gpu), batch_size=None)
     trainer = pl.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices if world_size() > 1 else 1,
         num_nodes=hardware.nodes,
         strategy=_strategy(hardware),
-        precision=_precision(hardware),
+        precision=precision,
         max_steps=total,
         max_epochs=-1,
         callbacks=[history],
@@ -145,7 +145,7 @@ def fit(
     )
     if resume and rank() == 0:
         print(f"{stage}: goes on from step {done} of {total} (epoch {done // batches.steps + 1})", file=sys.stderr)
-    with _signals(), _bar(stage, total, done) as advance:
+    with _signals(), full_float32(), _bar(stage, total, done) as advance:
         history.advance = advance
         try:
             trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
@@ -156,7 +156,7 @@ def fit(
         else:
             return {**history.rows[-1], EARLIER_SECONDS: history.earlier_seconds}
     # Outside the except block: the failed step's tensors are free now.
-    fits = largest_that_fits(task, next(batches.stream(done)), device)
+    fits = largest_that_fits(task, next(batches.stream(done)), device, bf16=precision == "bf16-mixed")
     raise OutOfMemory(
         f"{stage}: out of memory with batches of {batches.batch_size} ({' '.join(trouble.split())[:80]})",
         f"set {stage}.batch_size to {fits * world_size()}, which fits here"

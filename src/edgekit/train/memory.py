@@ -34,14 +34,24 @@ def keep_freed_memory() -> None:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that a device or the machine has no memory left (the CPU's allocator raises a plain RuntimeError)."""
     text = str(error).lower()
-    said = ("can't allocate memory", "out of memory")
+    said = (
+        "can't allocate memory",
+        "out of memory",
+        "_status_alloc_failed",
+    )  # cuBLAS and cuDNN have a message of their own
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in text for words in said)
 
 
-def largest_that_fits(task: nn.Module, batch: Batch, device: torch.device) -> int:
+def largest_that_fits(task: nn.Module, batch: Batch, device: torch.device, bf16: bool) -> int:
     """The largest half, quarter, ... of a batch whose forward and backward pass fits on the device; 0 if not even 2 images do.
 
     Tried, not estimated. With some head-room for the optimizer's state: that of a first step is not there yet.
+
+    Args:
+        task: what was trained.
+        batch: the one that did not fit.
+        device: where it is tried.
+        bf16: whether the training computes under bfloat16 autocast; activations take half the memory there.
     """
     size = len(batch["images"]) // 2
     while size >= 2:
@@ -51,7 +61,9 @@ def largest_that_fits(task: nn.Module, batch: Batch, device: torch.device) -> in
                 name: values[:size].to(device) for name, values in cast("dict[str, torch.Tensor]", batch).items()
             }
             draws = Draws(torch.Generator().manual_seed(0), torch.Generator().manual_seed(0))
-            task.to(device)(part, draws, monitor=False)["loss"].backward()
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss = task.to(device)(part, draws, monitor=False)["loss"]
+            loss.backward()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 return 0  # the batch is too small for something else

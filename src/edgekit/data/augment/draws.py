@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from edgekit.data.augment.geometry import central_box, random_boxes
+from edgekit.data.to_device import to_device
 from edgekit.recipe import Augmentation
 
 _GROUPS = 4  # of images that share the order of the colour operations
@@ -34,9 +35,7 @@ class Draws:
 
     def to(self, device: torch.device) -> Draws:
         """The same on a device; to a GPU without waiting for it."""
-        packed = self.packed.pin_memory() if device.type == "cuda" else self.packed
-        packed = packed.to(device, non_blocking=True)
-        return Draws(packed, self.columns, self.counts, self.orders, self.noise_seed)
+        return Draws(to_device(self.packed, device), self.columns, self.counts, self.orders, self.noise_seed)
 
     def geometry(self) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (n, 4), mirrored (n) bool and quarter turns (n)."""

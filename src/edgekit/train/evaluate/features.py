@@ -15,7 +15,8 @@ from edgekit.data.splits import Splits
 from edgekit.models.pixels import normalise
 from edgekit.progress import Advance, progress
 from edgekit.recipe import Recipe
-from edgekit.train.devices import uses_cuda
+from edgekit.train.devices import full_float32, uses_cuda
+from edgekit.train.memory import is_out_of_memory
 
 BATCH = 500
 
@@ -40,14 +41,35 @@ def outputs(
         device: where it is computed.
         title: of the progress; without one, none is shown (inside a training, whose own is on the screen).
     """
-    parts = []
-    with _evaluating(model), _uncompiled(model), torch.inference_mode(), _bar(title, len(images)) as advance:
+    parts: list[Tensor] = []
+    done, size = 0, BATCH
+    with (
+        _evaluating(model), _uncompiled(model), full_float32(), torch.inference_mode(), _bar(title, len(images)) as advance,
+    ):  # fmt: skip
         model.to(device)
-        for start in range(0, len(images), BATCH):
-            pixels = torch.tensor(images[start : start + BATCH], device=device)
-            parts.append(model(normalise(pixels, mean, std)).float())
-            advance(len(pixels))
+        while done < len(images):
+            part = _outputs_if_they_fit(model, images[done : done + size], mean, std, device)
+            if (
+                part is None
+            ):  # large images on a small GPU, hours after the training began: smaller batches give the same
+                size //= 2
+                continue
+            parts.append(part)
+            done += len(part)
+            advance(len(part))
     return torch.cat(parts)
+
+
+def _outputs_if_they_fit(
+    model: nn.Module, images: NDArray[np.uint8], mean: float, std: float, device: torch.device
+) -> Tensor | None:
+    """Outputs of one batch; None where it does not fit into the memory and a smaller one may."""
+    try:
+        return model(normalise(torch.tensor(images, device=device), mean, std)).float()
+    except (RuntimeError, MemoryError) as error:
+        if len(images) == 1 or not is_out_of_memory(error):
+            raise
+        return None
 
 
 def apply(

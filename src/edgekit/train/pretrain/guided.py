@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from edgekit.data.to_device import to_device
 from edgekit.train.distributed import gather, rank
 from edgekit.train.losses import precise
 from edgekit.train.pretrain.byol import BYOL
@@ -79,7 +80,7 @@ class Guided(Siamese):
         """Of this process's images, (2, n)."""
         n = len(targets[0])
         first, second = (gather(z.detach()) for z in targets)
-        partner = derangement(len(first), generator).to(first.device, non_blocking=True)
+        partner = to_device(derangement(len(first), generator), first.device)
         return guidance(partner, *closest(first, second, partner))[:, rank() * n : (rank() + 1) * n]
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgekit.data.to_device import to_device
 from edgekit.recipe.methods import InstDisc as Config
 from edgekit.train.distributed import gather
 from edgekit.train.losses import info_nce, nce, nce_log_normaliser, unit
@@ -46,7 +47,7 @@ class InstDisc(Method):
         features = self.model.encoder(views.images[0])
         projections = self.model.head(features)
         drawn = torch.randint(len(self.bank), (self.negatives,), generator=views.generator)
-        samples = self.bank[drawn.to(self.bank.device)]
+        samples = self.bank[to_device(drawn, self.bank.device)]
         loss = self._loss(projections, self.bank[views.index], samples)
         self._remember(views.index, projections.detach())
         return Loss(loss, features, projections)

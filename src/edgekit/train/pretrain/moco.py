@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgekit.data.to_device import to_device
 from edgekit.models.momentum import Momentum
 from edgekit.recipe.methods import MoCo as Config
 from edgekit.train.distributed import gather, is_synchronised, rank, world_size
@@ -59,7 +60,7 @@ class MoCo(Method):
         if world_size() == 1 or is_synchronised(self.model):
             return gather(unit(self.key_encoder(images)))
         everybody = gather(images)
-        order = torch.randperm(len(everybody), generator=generator).to(images.device)
+        order = to_device(torch.randperm(len(everybody), generator=generator), images.device)
         shuffled = gather(unit(self.key_encoder(everybody[order.chunk(world_size())[rank()]])))
         return torch.empty_like(shuffled).index_copy_(0, order, shuffled)
 
