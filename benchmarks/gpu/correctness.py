@@ -122,7 +122,12 @@ def collectives(device: torch.device) -> dict[str, Any]:
             dist.destroy_process_group()
     apart = float((gradients[0] - gradients[1]).norm() / gradients[0].norm())
     # float32 sums in another order: the rounding of one step, amplified as `steps` measures it; a lost factor would be of the order of 1.
-    return {"passed": exact and apart <= 1e-3, "backend": backend, "gather_is_exact": exact, "ddp_gradient_differs_by": apart}
+    return {
+        "passed": exact and apart <= 1e-3,
+        "backend": backend,
+        "gather_is_exact": exact,
+        "ddp_gradient_differs_by": apart,
+    }
 
 
 def _gradient(distributed: bool, device: torch.device) -> torch.Tensor:
@@ -134,7 +139,9 @@ def _gradient(distributed: bool, device: torch.device) -> torch.Tensor:
     if distributed:
         synchronise_batchnorm(task, device)
         whole = nn.parallel.DistributedDataParallel(task, broadcast_buffers=False)
-    batch = Batch(images=torch.from_numpy(images(steps.BATCH).images).to(device), index=torch.arange(steps.BATCH, device=device))
+    batch = Batch(
+        images=torch.from_numpy(images(steps.BATCH).images).to(device), index=torch.arange(steps.BATCH, device=device)
+    )
     draws = Draws(torch.Generator().manual_seed(SEED), torch.Generator().manual_seed(SEED))
     with full_float32():
         whole(batch, draws, monitor=False)["loss"].backward()
@@ -149,7 +156,9 @@ def out_of_memory(options: Options) -> dict[str, Any]:
     torch.cuda.set_per_process_memory_fraction(share)
     try:
         torch.manual_seed(SEED)
-        config = steps.settings("simclr").model_copy(update={"encoder": steps.settings("simclr").encoder.model_copy(update={"width": 1.0})})
+        config = steps.settings("simclr").model_copy(
+            update={"encoder": steps.settings("simclr").encoder.model_copy(update={"width": 1.0})}
+        )
         task = PretrainTask(SimCLR(config, 64), Augment(Augmentation(), 64, 0.5, 0.25))
         try:
             fit(task, images(2048, 64), 2048, options)

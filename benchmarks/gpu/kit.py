@@ -36,9 +36,8 @@ REHEARSAL = 3600.0
 
 
 def paths(carried: Path) -> None:
-    """Make this checkout importable and, behind everything that is installed, what was carried."""
-    sys.path.insert(0, str(ROOT / "src"))
-    sys.path.append(str(carried / "site"))
+    """Make this checkout importable, and what was carried (only what is not installed here, or older)."""
+    sys.path[:0] = [str(ROOT / "src"), str(carried / "site")]
 
 
 def main() -> int:
@@ -49,9 +48,17 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="folder of the result files")
     parser.add_argument("--carried", type=Path, default=CARRIED, help="folder of what was unpacked")
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="collect what must be carried, in parts")
-    parser.add_argument("--cifar10", type=Path, metavar="DIR", help="with --prepare: the PNG sheets and their labels, or train/ and test/")
+    parser.add_argument(
+        "--cifar10",
+        type=Path,
+        metavar="DIR",
+        help="with --prepare: the PNG sheets and their labels, or train/ and test/",
+    )
     parser.add_argument("--part-mib", type=float, default=56.0, help="with --prepare: largest part")
     parser.add_argument("--python", default="3.12", help="with --prepare: the Python of the machine it is for")
+    parser.add_argument(
+        "--rtx", action="store_true", help="with --prepare: TensorRT for RTX and engines, about 115 MiB more"
+    )
     parser.add_argument("--unpack", type=Path, metavar="FOLDER", help="assemble the parts that have arrived")
     parser.add_argument("--part", choices=LIMITS, help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
@@ -86,8 +93,12 @@ def child(options: Any) -> int:
 
 def parent(options: Any, chosen: list[str]) -> int:
     """Every part in turn, each with its share of the time; the summary, and the exit code."""
-    if missing := [name for name in ("torch", "pydantic", "lightning", "timm", "safetensors") if not importlib.util.find_spec(name)]:
-        print(f"error: not installed here: {', '.join(missing)} (carry them: see --prepare and --unpack)", file=sys.stderr)
+    if missing := [
+        name for name in ("torch", "pydantic", "lightning", "timm", "safetensors") if not importlib.util.find_spec(name)
+    ]:
+        print(
+            f"error: not installed here: {', '.join(missing)} (carry them: see --prepare and --unpack)", file=sys.stderr
+        )
         return 2
     if not options.rehearse:
         import torch
@@ -109,7 +120,10 @@ def parent(options: Any, chosen: list[str]) -> int:
 
 
 def skipped(left: float) -> dict[str, Any]:
-    return {"outcome": "skipped", "why": f"{max(0.0, left):.0f} s were left, a part is not started with less than {LEAST:.0f}"}
+    return {
+        "outcome": "skipped",
+        "why": f"{max(0.0, left):.0f} s were left, a part is not started with less than {LEAST:.0f}",
+    }
 
 
 def run_part(name: str, limit: float, options: Any) -> dict[str, Any]:
@@ -143,7 +157,11 @@ def run_part(name: str, limit: float, options: Any) -> dict[str, Any]:
     for check in checks:
         found[check["outcome"]] = found.get(check["outcome"], 0) + 1
     if cut:
-        return {**found, "outcome": "cut off", "why": f"not finished after {limit:.0f} s; what was measured until then is in {result.name}"}
+        return {
+            **found,
+            "outcome": "cut off",
+            "why": f"not finished after {limit:.0f} s; what was measured until then is in {result.name}",
+        }
     if process.returncode:
         tail = " | ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
         return {**found, "outcome": "error", "why": f"ended with {process.returncode}: {tail}"[:600]}
@@ -154,7 +172,9 @@ def run_part(name: str, limit: float, options: Any) -> dict[str, Any]:
 def show(summary: list[dict[str, Any]]) -> int:
     for entry in summary:
         counts = ", ".join(f"{value} {key}" for key, value in entry.items() if isinstance(value, int))
-        print(f"{entry['part']:<12} {entry['outcome']:<14} {entry.get('seconds', 0):6.1f} s  {counts}  {entry.get('why', '')}".rstrip())
+        print(
+            f"{entry['part']:<12} {entry['outcome']:<14} {entry.get('seconds', 0):6.1f} s  {counts}  {entry.get('why', '')}".rstrip()
+        )
     outcomes = {entry["outcome"] for entry in summary}
     if outcomes & {"failed", "error"}:
         return 1

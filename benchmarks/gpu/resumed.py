@@ -26,8 +26,15 @@ def compare(folder: Path, options: Options) -> dict[str, Any]:
     logs = {name: (folder / f"{name}.log").open("wb") for name in ("first", "second", "killed", "resumed")}
 
     def start(name: str, run: str, kill_after: int = 0) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path[:2], *sys.path[-1:]])}
-        command = [sys.executable, str(Path(__file__)), str(folder / run), str(kill_after), str(int(options.rehearse)), str(options.carried)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[:2])}
+        command = [
+            sys.executable,
+            str(Path(__file__)),
+            str(folder / run),
+            str(kill_after),
+            str(int(options.rehearse)),
+            str(options.carried),
+        ]
         return subprocess.Popen(command, stderr=logs[name], stdout=logs[name], env=environment)
 
     running = {name: start(name, name, KILL_AFTER if name == "killed" else 0) for name in ("first", "second", "killed")}
@@ -53,7 +60,9 @@ def compare(folder: Path, options: Options) -> dict[str, Any]:
 def _weights(stage: Path) -> np.ndarray:
     from safetensors.numpy import load_file
 
-    return np.concatenate([values.astype(np.float64).ravel() for _, values in sorted(load_file(stage / "model.safetensors").items())])
+    return np.concatenate(
+        [values.astype(np.float64).ravel() for _, values in sorted(load_file(stage / "model.safetensors").items())]
+    )
 
 
 def _train(folder: Path, kill_after: int, rehearse: bool) -> None:

@@ -1,0 +1,106 @@
+"""Runtimes on the GPU: golden tensors and latency, or the exact reason why not.
+
+The bundle was exported where the kit was prepared (a network with random weights; its golden logits are the network's own). ONNX Runtime's
+CUDA provider runs it where it is installed; TensorRT for RTX gets an engine that was built there, without a GPU.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from record import Options, Record, Unexecuted
+
+from edgekit.bench.golden import prove
+from edgekit.bundle import Bundle, Variant
+from edgekit.errors import EdgekitError
+from edgekit.runtimes import load, why_not
+from edgekit.runtimes.session import Session
+
+WARMUP, RUNS = 30, 200
+
+
+def run(record: Record) -> None:
+    options = record.options
+    record.about["what"] = __doc__
+    try:
+        bundle = Bundle.open(the_bundle(options))
+    except (Unexecuted, EdgekitError) as error:
+        reason = Unexecuted(str(error))
+
+        def no_bundle() -> dict[str, Any]:
+            raise reason
+
+        record.check("bundle", no_bundle)
+        return
+    for variant in bundle.manifest.variants:
+        if variant.runtime == "onnxruntime":
+            record.check(f"{variant.id}, CPU", lambda v=variant: measure(bundle, v, {}), needs=2)  # type: ignore[misc]
+            record.check(f"{variant.id}, CUDA", lambda v=variant: on_cuda(bundle, v), needs=5)  # type: ignore[misc]
+        elif variant.runtime == "tensorrt-rtx":
+            record.check(variant.id, lambda v=variant: on_rtx(bundle, v), needs=5)  # type: ignore[misc]
+
+
+def the_bundle(options: Options) -> Path:
+    """The carried bundle; a rehearsal without one makes its own, small."""
+    folder = options.carried / "bundle"
+    if folder.is_dir():
+        return folder
+    if not options.rehearse:
+        raise Unexecuted(f"{folder} is not there: no bundle was carried (see --prepare and --unpack)")
+    import carry
+
+    return carry.export_bundle(options.output / "bundle", targets=("onnx",))
+
+
+def on_cuda(bundle: Bundle, variant: Variant) -> dict[str, Any]:
+    import onnxruntime
+
+    available = onnxruntime.get_available_providers()
+    if "CUDAExecutionProvider" not in available:
+        raise Unexecuted(
+            f"ONNX Runtime {onnxruntime.__version__} was built without CUDA: it has {', '.join(available)}"
+        )
+    return measure(bundle, variant, {"provider": "cuda"})
+
+
+def on_rtx(bundle: Bundle, variant: Variant) -> dict[str, Any]:
+    """Where edgekit itself says why not, that line is the reason; it is not a failure of the kit."""
+    if missing := why_not("tensorrt-rtx"):
+        raise Unexecuted(f"{missing.message} ({missing.hint})")
+    try:
+        return measure(bundle, variant, {})
+    except EdgekitError as error:
+        if "does not compute what was trained" in error.message:
+            raise
+        raise Unexecuted(f"{type(error).__name__}: {error.message} ({error.hint})") from error
+
+
+def measure(bundle: Bundle, variant: Variant, settings: Mapping[str, str]) -> dict[str, Any]:
+    """The golden proof, then latencies in this process, one after the other; not `edgekit bench`, which takes minutes."""
+    began = time.perf_counter()
+    session = load(bundle, variant, settings=settings)
+    loaded = time.perf_counter() - began
+    try:
+        golden = bundle.golden_outputs()
+        proof = prove(session, variant, golden, 1)
+        found = {"load_seconds": round(loaded, 3), "proof": vars(proof), "passed": not proof.warning}
+        return {**found, "latency_ms": {f"batch {n}": latency(session, golden["images"], n) for n in (1, 8)}}
+    finally:
+        session.close()
+
+
+def latency(session: Session, images: np.ndarray, batch: int) -> dict[str, float]:
+    pixels = np.concatenate([images] * (batch // len(images) + 1))[:batch]
+    for _ in range(WARMUP):
+        session.run(pixels)
+    samples = []
+    for _ in range(RUNS):
+        start = time.perf_counter_ns()
+        session.run(pixels)
+        samples.append((time.perf_counter_ns() - start) / 1e6)
+    return {"median": statistics.median(samples), "p99": float(np.percentile(samples, 99)), "runs": RUNS}
