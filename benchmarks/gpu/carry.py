@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import json
 import os
@@ -93,13 +94,12 @@ def add_package(name: str, python: str, folder: Path) -> None:
                 if ".." not in file.parts and "__pycache__" not in file.parts:
                     archive.write(str(file.locate()), str(file))
         return
-    pip = (
-        [sys.executable, "-m", "pip"]
-        if subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode == 0
-        else ["pip"]
-    )
-    command = [*pip, "download", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version", python, "--implementation", "cp",
-               *(f"--platform=manylinux{'' if n == '2014' else '_'}{n}_x86_64" for n in MANYLINUX), "--dest", str(folder), f"{name}=={package.version}"]  # fmt: skip
+    platforms = [f"--platform=manylinux{'' if n == '2014' else '_'}{n}_x86_64" for n in MANYLINUX]
+    pip = [sys.executable, "-m", "pip"] if importlib.util.find_spec("pip") else ["pip"]
+    command = [
+        *pip, "download", "--quiet", "--no-deps", "--only-binary=:all:", "--python-version", python, "--implementation", "cp", *platforms,
+        "--dest", str(folder), f"{name}=={package.version}",
+    ]  # fmt: skip
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:

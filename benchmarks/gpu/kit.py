@@ -16,6 +16,7 @@ where nothing failed, but a part was skipped or cut off for time.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -144,10 +145,8 @@ def run_part(name: str, limit: float, options: Any) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             cut = True
         finally:  # also on Ctrl-C: nothing of it stays behind
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             process.wait()
     found: dict[str, Any] = {"seconds": round(time.time() - began, 1)}
     try:

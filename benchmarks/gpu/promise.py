@@ -7,6 +7,7 @@ is timed first, a stage gets its share of the seconds that are left when it begi
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import time
 from pathlib import Path
@@ -173,9 +174,6 @@ def step_seconds(stage: str, recipe: Recipe, run: Run, splits: Splits) -> float:
         )  # fmt: skip
 
     made._fit = timed_fit  # type: ignore[method-assign]
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            getattr(made, stage)(Path(folder))
-        except Done:
-            pass
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Done):
+        getattr(made, stage)(Path(folder))
     return (times[-1] - times[WARMUP]) / TIMED

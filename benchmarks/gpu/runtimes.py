@@ -7,6 +7,7 @@ CUDA provider runs it where it is installed; TensorRT for RTX gets an engine tha
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,15 +21,21 @@ from edgekit.bundle import Bundle, Variant
 from edgekit.errors import EdgekitError
 from edgekit.runtimes import load, why_not
 from edgekit.runtimes.session import Session
+from edgekit.runtimes.tensorrt.options import RTX_CAPABILITIES
 
 WARMUP, RUNS = 30, 200
 
 
 def run(record: Record) -> None:
-    options = record.options
     record.about["what"] = __doc__
+    with tempfile.TemporaryDirectory() as folder:
+        check_all(record, Path(folder))
+
+
+def check_all(record: Record, scratch: Path) -> None:
+    """Every variant of the bundle in every runtime."""
     try:
-        bundle = Bundle.open(the_bundle(options))
+        bundle = Bundle.open(the_bundle(record.options, scratch))
     except (Unexecuted, EdgekitError) as error:
         reason = Unexecuted(str(error))
 
@@ -45,7 +52,7 @@ def run(record: Record) -> None:
             record.check(variant.id, lambda v=variant: on_rtx(bundle, v), needs=5)  # type: ignore[misc]
 
 
-def the_bundle(options: Options) -> Path:
+def the_bundle(options: Options, scratch: Path) -> Path:
     """The carried bundle; a rehearsal without one makes its own, small."""
     folder = options.carried / "bundle"
     if folder.is_dir():
@@ -54,7 +61,7 @@ def the_bundle(options: Options) -> Path:
         raise Unexecuted(f"{folder} is not there: no bundle was carried (see --prepare and --unpack)")
     import carry
 
-    return carry.export_bundle(options.output / "bundle", targets=("onnx",))
+    return carry.export_bundle(scratch / "bundle", targets=("onnx",))
 
 
 def on_cuda(bundle: Bundle, variant: Variant) -> dict[str, Any]:
@@ -70,14 +77,24 @@ def on_cuda(bundle: Bundle, variant: Variant) -> dict[str, Any]:
 
 def on_rtx(bundle: Bundle, variant: Variant) -> dict[str, Any]:
     """Where edgekit itself says why not, that line is the reason; it is not a failure of the kit."""
+    here, known = capability(), ""
+    if here and here not in RTX_CAPABILITIES:
+        known = f"; TensorRT for RTX builds for {', '.join(RTX_CAPABILITIES)}, this GPU has {here}"
     if missing := why_not("tensorrt-rtx"):
-        raise Unexecuted(f"{missing.message} ({missing.hint})")
+        raise Unexecuted(f"{missing.message} ({missing.hint}){known}")
     try:
         return measure(bundle, variant, {})
     except EdgekitError as error:
         if "does not compute what was trained" in error.message:
             raise
-        raise Unexecuted(f"{type(error).__name__}: {error.message} ({error.hint})") from error
+        raise Unexecuted(f"{type(error).__name__}: {error.message} ({error.hint}){known}") from error
+
+
+def capability() -> str:
+    """The GPU's compute capability; an empty string without a GPU."""
+    import torch
+
+    return ".".join(map(str, torch.cuda.get_device_capability())) if torch.cuda.is_available() else ""
 
 
 def measure(bundle: Bundle, variant: Variant, settings: Mapping[str, str]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ same random uint8 images of 32 pixels, in turns. LightlySSL's is the loop of its
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import tempfile
@@ -146,14 +147,11 @@ def ours(setting: Setting, compiled: bool) -> dict[str, float]:
         compile=compiled,
         checkpoint_seconds=3600,
     )
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            engine.fit(
-                timed, ShuffledImages(pool, setting.batch, SEED), Path(folder), stage="pretrain", epochs=10_000,
-                optimizer=setting.config.optimizer, seed=SEED, hardware=hardware,
-            )  # fmt: skip
-        except Done:
-            pass
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(Done):
+        engine.fit(
+            timed, ShuffledImages(pool, setting.batch, SEED), Path(folder), stage="pretrain", epochs=10_000,
+            optimizer=setting.config.optimizer, seed=SEED, hardware=hardware,
+        )  # fmt: skip
     timed.warm_up = timed.began - began
     return timed.found()
 
