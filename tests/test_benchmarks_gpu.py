@@ -41,7 +41,7 @@ def tree(folder: Path, count: int) -> Path:
             (folder / split / name).mkdir(parents=True)
             for i in range(each):
                 Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
-                    folder / split / name / f"{i}.png"
+                    folder / split / name / f"{i:03}.png"
                 )
     return folder
 
@@ -193,7 +193,7 @@ def test_a_part_that_hangs_is_cut_off_with_its_children_and_keeps_its_file(
         "(out / 'child').write_text(str(child.pid))\n"
         "time.sleep(600)\n"
     )
-    found = kit.run_part("speed", 5.0, part_that(body, tmp_path, monkeypatch))
+    found = kit.run_part("speed", 5.0, 5.0, part_that(body, tmp_path, monkeypatch))
     assert (found["outcome"], found["passed"]) == ("cut off", 1)
     child = Path("/proc") / (tmp_path / "child").read_text() / "stat"
     end = time.monotonic() + 60
@@ -203,7 +203,7 @@ def test_a_part_that_hangs_is_cut_off_with_its_children_and_keeps_its_file(
 
 
 def test_a_part_that_dies_is_an_error_with_its_last_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = kit.run_part("speed", 60.0, part_that("sys.exit('Segmentation fault')", tmp_path, monkeypatch))
+    found = kit.run_part("speed", 60.0, 60.0, part_that("sys.exit('Segmentation fault')", tmp_path, monkeypatch))
     assert found["outcome"] == "error"
     assert "Segmentation fault" in found["why"]
 

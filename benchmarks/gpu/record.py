@@ -93,7 +93,7 @@ class Record:
             except Unexecuted as why:
                 entry |= {"outcome": UNEXECUTED, "why": str(why)}
             except Exception as error:  # whatever happens on a machine that nobody has seen yet belongs into the result
-                where = traceback.format_exc().splitlines()[-12:]
+                where = traceback.format_exc().splitlines()[-60:]  # with what it came from, which stands first
                 entry |= {"outcome": ERROR, "why": f"{type(error).__name__}: {error}"[:2000], "traceback": where}
         entry["seconds"] = round(time.time() - began, 2)
         self.checks.append(entry)

@@ -46,7 +46,7 @@ class Setting:
         small = options.rehearse
         self.options = options
         self.batch = 32 if small else 512
-        self.seconds = 2.0 if small else 5.0
+        self.seconds = 2.0 if small else 3.0
         self.warmup = 2 if small else WARMUP
         self.rounds = 1 if small else 2
         self.images = np.random.default_rng(SEED).integers(

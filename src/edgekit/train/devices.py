@@ -28,12 +28,10 @@ def full_float32() -> Iterator[None]:
 
     There PyTorch lets cuDNN convolve in TF32 by default, whose 10 bits of mantissa are 13 fewer than float32's. Does nothing elsewhere.
     """
-    switches = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = [switch.allow_tf32 for switch in switches]
-    for switch in switches:
-        switch.allow_tf32 = False
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = False
     try:
         yield
     finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.allow_tf32 = value
+        cudnn.allow_tf32, matmul.allow_tf32 = before
