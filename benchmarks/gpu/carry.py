@@ -140,9 +140,11 @@ def export_bundle(folder: Path, targets: tuple[str, ...]) -> Path:
             image.save(work / "images" / f"{i}.png")
         save_file(model.state_dict(), work / "weights.safetensors")
         (work / "classes.txt").write_text("".join(f"class {i}\n" for i in range(10)))
-        command = [sys.executable, "-m", "edgekit", "export", f"timm:{name}", "--weights", str(work / "weights.safetensors"), "--classes",
-                   str(work / "classes.txt"), "--calibrate", str(work / "images"), "--size", str(size), "--output", str(folder),
-                   "--precision", "fp32", "--precision", "fp16", *(part for target in targets for part in ("--target", target))]  # fmt: skip
+        command = [
+            sys.executable, "-m", "edgekit", "export", f"timm:{name}", "--weights", str(work / "weights.safetensors"), "--size", str(size),
+            "--classes", str(work / "classes.txt"), "--calibrate", str(work / "images"), "--output", str(folder), "--precision", "fp32",
+            *(("--precision", "fp16") if "trt-rtx" in targets else ()), *(part for target in targets for part in ("--target", target)),
+        ]  # fmt: skip
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH", "")]),
