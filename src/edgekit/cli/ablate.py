@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli import STAGES
+from edgekit.processors import tell_openmp
 
 if TYPE_CHECKING:
     from edgekit.result import Ablation, Result
@@ -61,7 +61,7 @@ def command(
       edgekit ablate pretrain.temperature=0.1,0.2,0.5 pretrain.batch_size=128,512 recipe.yaml
       edgekit ablate data.labels=0.01,0.1,1.0 recipe.yaml
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tell_openmp()
     if _AUGMENTATIONS in what and len(what) > 1:
         raise click.UsageError("`augmentations` is an ablation of its own: give no FIELD=… beside it")
     if only is not None and what[0] != _AUGMENTATIONS:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
+
+from edgekit.processors import tell_openmp
 
 
 def _shots(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
@@ -41,7 +42,7 @@ def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
       edgekit evaluate runs/photos --few-shot 1,5,10
       edgekit evaluate runs/photos --json | jq '.measurement.scores[] | {model, metric, value}'
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tell_openmp()
     from edgekit.run import Run
 
     opened = Run.open(run)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli import STAGES
+from edgekit.processors import tell_openmp
 
 if TYPE_CHECKING:
     from edgekit.train.stages import Report
@@ -53,8 +54,7 @@ def command(
       edgekit train recipe.yaml --set data.labels=0.01 --set pretrain.epochs=200 --run runs/one-percent
       edgekit train recipe.yaml --devices 4
     """
-    # On a machine that others use too, OpenMP threads that spin while they wait cost a hundred times what they gain.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tell_openmp()
     from edgekit.recipe import load
     from edgekit.run import Run
 

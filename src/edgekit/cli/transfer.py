@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.processors import tell_openmp
+
 if TYPE_CHECKING:
     from edgekit.result import Transfer, TransferSet
 
@@ -43,7 +45,7 @@ def command(
       edgekit transfer runs/photos flowers/ pets/
       edgekit transfer runs/photos flowers/ pets/ cars/ --fine-tune --epochs 30
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tell_openmp()
     from edgekit.run import Run
 
     opened = Run.open(run)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from edgekit.errors import BundleError, DataError
 from edgekit.machine import cpu_features
 from edgekit.pixel_range import Depth, PixelRangeWarning, is_deep
 from edgekit.preprocess import MAX_PIXELS, bounded_decoding, open_image, to_rgb
+from edgekit.processors import usable_cpus
 from edgekit.runtimes import RUNNABLE, load, why_not
 from edgekit.runtimes.session import EMBEDDING, OUTPUT, check_images, run_in_batches
 
@@ -157,7 +157,7 @@ class Predictor:
         """
         from concurrent.futures import ThreadPoolExecutor  # here, since one image needs none of it
 
-        with ThreadPoolExecutor(min(_DECODERS, _usable_processors())) as pool:
+        with ThreadPoolExecutor(min(_DECODERS, usable_cpus())) as pool:
             waiting: deque[list[tuple[_Item, Future[NDArray[np.uint8] | DataError]]]] = deque()
             rest = iter(items)
             while chunk := list(islice(rest, batch)):
@@ -233,10 +233,6 @@ class Predictor:
     def close(self) -> None:
         """Release the model."""
         self._session.close()
-
-
-def _usable_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
