@@ -253,7 +253,7 @@ def default_variant(bundle: Bundle) -> Variant:
     """The variant to run where none is named: verified, runnable here, and the fastest of those whose speed is known for such a CPU.
 
     Speed is what the export measured, and counts where this machine has the same instruction-set extensions: INT8 that was
-    slower than its runtime's float is not taken, and float variants count with their runtime's float. On another kind of machine speed
+    not found faster than its runtime's float is not taken, and float variants count with their runtime's float. On another kind of machine speed
     is not guessed: fp32 before fp16 before int8, and of one precision onnxruntime before openvino.
 
     Raises:
@@ -272,10 +272,15 @@ def default_variant(bundle: Bundle) -> Variant:
     known = {v.id: v.speed for v in runnable if v.speed is not None and v.speed.isa == isa}
     of_float = {v.runtime: known[v.id].float_p50_ms for v in runnable if v.id in known}
 
-    def preference(v: Variant) -> tuple[bool, float, int, int]:
+    def preference(v: Variant) -> tuple[bool, float, int, int]:  # the first difference decides
         speed = known.get(v.id)
-        slower = speed is not None and speed.ratio < 1
+        not_faster = speed is not None and speed.outcome != "faster"
         p50 = speed.p50_ms if speed is not None else of_float.get(v.runtime) if v.precision != "int8" else None
-        return slower, p50 if p50 is not None else math.inf, _PRECISIONS.index(v.precision), RUNNABLE.index(v.runtime)
+        return (
+            not_faster,
+            p50 if p50 is not None else math.inf,
+            _PRECISIONS.index(v.precision),
+            RUNNABLE.index(v.runtime),
+        )
 
     return min(runnable, key=preference)
