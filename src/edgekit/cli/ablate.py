@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit import shares
 from edgekit.cli import STAGES
 from edgekit.processors import tell_openmp
 
@@ -150,12 +151,12 @@ def _print(ablation: Ablation) -> None:
         for row in rows.values:
             cells = [ablation.cell(row, column) for column in columns.values]
             values = [cell.value(*pair) if cell else None for cell in cells]
-            matrix.add_row(row, *("–" if v is None else f"{v * 100:.1f}" for v in values))
+            matrix.add_row(row, *("–" if v is None else shares.hundredths(v) for v in values))
         console.print(matrix)
     if len(ablation.axes) != 2:
         names = [axis.name for axis in ablation.axes]
         listed = Table(*names, *(metric_name(*pair) for pair in pairs), title=ablation.data, title_justify="left")
         for cell in ablation.cells:
             found = [cell.value(*pair) for pair in pairs]
-            listed.add_row(*cell.values, *("–" if v is None else f"{v:.1%}" for v in found))
+            listed.add_row(*cell.values, *("–" if v is None else shares.percent(v) for v in found))
         console.print(listed)

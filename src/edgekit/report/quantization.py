@@ -106,7 +106,7 @@ def _tried(variant: str, entries: Sequence[dict[str, Any]]) -> Table:
                 Cell(str(entry.get("way", "")), note=str(entry.get("why", ""))),
                 Cell(show.percent(agreement), agreement),
                 Cell(show.NONE if sqnr is None else show.significant(sqnr), sqnr),
-                Cell(show.NONE if drop is None else f"{drop * 100:.2f}".replace("-", show.MINUS), drop),
+                Cell(show.NONE if drop is None else show.hundredths(drop, 2), drop),
                 Cell(status, status, badge=badge),
                 Cell(show.significant(float(entry.get("seconds", 0))), entry.get("seconds")),
             ]
