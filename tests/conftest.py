@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+import edgekit
+
 # Tools that go by several names: the first one that is on PATH is taken.
 _ALIASES = {"chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")}
 _REQUIRE_ALL = "EDGEKIT_REQUIRE_ALL"
