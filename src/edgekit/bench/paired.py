@@ -24,8 +24,8 @@ LOOKS = (
     80,
     160,
 )  # pairs after which it is decided whether to go on; each look has its share of ERROR (Bonferroni)
-# What is nearer than this is not told apart: two sessions of one and the same model differed by up to 8 per cent for as long as they
-# lived (OpenVINO, ResNet-18), by where their memory lay; and for less no one needs the less exact variant by default.
+# What is nearer than this is not told apart: sessions of one and the same model differ by some per cent for as long as they live, by
+# where their memory lies; and for less no one needs the less exact variant by default.
 MARGIN = 0.1
 
 
