@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from edgekit import privacy
+
+privacy.switch_off()  # before any test file imports a runtime
 # Tools that go by several names: the first one that is on PATH is taken.
 _ALIASES = {"chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")}
 _REQUIRE_ALL = "EDGEKIT_REQUIRE_ALL"

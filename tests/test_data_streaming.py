@@ -236,7 +236,7 @@ def test_the_recipe_takes_true_false_and_auto() -> None:
 
 
 def test_threads_are_shared_among_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "cpus", lambda: 16)
+    monkeypatch.setattr(streaming, "usable_cpus", lambda: 16)
     assert streaming._threads() == 16 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert streaming._threads() == 2

@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from edgekit.bundle import Bundle, Speed, write_manifest
+from edgekit.report import quantization
 from edgekit.report.facts import collect
 from edgekit.report.page import render
 from edgekit.report.quantization import ladders
@@ -63,3 +66,21 @@ def test_a_bundle_that_says_something_else_breaks_nothing(tmp_path: Path) -> Non
         bundle.variant("onnx-int8").quantization = told
         write_manifest(bundle.path, bundle.manifest)
         assert "digits" in render(collect(run))
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({}, "0.80 times the speed of the same runtime's float, which is slower: 0.500"),
+        ({"ratio": 2.0, "verdict": "faster", "low": 1.9, "high": 2.1, "clock": "cpu", "threads": 1},
+         "2.00 (1.90 to 2.10) times the speed of the same runtime's float: 0.500"),
+        ({"verdict": "undecided", "low": 0.7, "high": 1.3, "clock": "cpu"}, "0.80 (0.70 to 1.30) times the speed"),
+        ({"verdict": "undecided", "low": 0.7, "high": 1.3, "clock": "cpu"}, "not clearly faster: float stays the default"),
+        ({"verdict": "faster", "clock": "cpu"}, "of CPU time on one thread"),
+    ],
+)  # fmt: skip
+def test_the_speed_is_said_with_its_interval_and_its_verdict(more: dict[str, Any], words: str) -> None:
+    speed = Speed(
+        p50_ms=0.5, float_p50_ms=0.4, batch=1, samples=900, cores=2, cpu="a CPU", isa=[], **{"ratio": 0.8, **more}
+    )
+    assert words in quantization._speed(speed)

@@ -4,6 +4,10 @@ Importing this package loads nothing else; each room is imported where it is use
 there for whoever only wants to classify images; they are imported when they are first named.
 """
 
+from edgekit import privacy
+
+privacy.switch_off()  # here, since whatever of edgekit imports a runtime imports this first
+
 __version__ = "0.1.0"
 
 _NAMES = {"Bundle": "edgekit.bundle", "Predictor": "edgekit.runtimes.predictor"}

@@ -24,6 +24,7 @@ MANIFEST = "bundle.json"
 
 RuntimeName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
 Precision = Literal["fp32", "fp16", "int8"]
+Verdict = Literal["faster", "slower", "undecided"]
 
 
 class Part(BaseModel):
@@ -94,16 +95,33 @@ class Accuracy(Part):
 
 
 class Speed(Part):
-    """A first look at a variant's latency where it was exported, beside the same runtime's float graph, in turns."""
+    """A first look at a variant's speed where it was exported, beside the same runtime's float graph, in turns."""
 
-    p50_ms: float = Field(gt=0, description="median of one batch")
+    p50_ms: float = Field(gt=0, description="median of one batch, by `clock`")
     float_p50_ms: float = Field(gt=0, description="the same of the float graph")
-    ratio: float = Field(gt=0, description="float_p50_ms / p50_ms: above 1, the variant is the faster one")
+    ratio: float = Field(
+        gt=0, description="float / variant, the median over the pairs: above 1, the variant is the faster one"
+    )
+    low: float | None = Field(None, gt=0, description="lower end of the ratio's confidence interval")
+    high: float | None = Field(None, gt=0, description="its upper end")
+    verdict: Verdict | None = Field(
+        None,
+        description="what the interval says of the variant; null in older bundles, which had none and went by the ratio",
+    )
+    clock: Literal["wall", "cpu"] = Field(
+        "wall", description="cpu: the time that a processor worked for it, which other programs do not lengthen"
+    )
+    threads: int = Field(0, description="of the runtime; 0 was its default number")
     batch: int = Field(ge=1)
     samples: int = Field(description="runs of the variant")
-    cores: int = Field(description="that the process could use; the runtime had its default number of threads")
+    cores: int = Field(description="that the process could use")
     cpu: str
     isa: list[str] = Field(description="instruction-set extensions: what it says holds for machines with the same")
+
+    @property
+    def outcome(self) -> Verdict:
+        """The verdict; of an older bundle what its ratio says."""
+        return self.verdict or ("faster" if self.ratio >= 1 else "slower")
 
 
 class Variant(Part):

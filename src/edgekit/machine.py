@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from edgekit.processors import usable_cpus
 
 _PACKAGES = (
     "edgekit-vision", "numpy", "pillow", "torch", "torchvision", "timm", "lightning", "onnx", "onnxruntime", "openvino", "nncf",
@@ -60,7 +61,7 @@ def this_machine() -> Machine:
     return Machine(
         cpu=cpu_name(),
         architecture=platform.machine(),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=usable_cpus(),
         memory_bytes=memory_bytes(),
         isa=[] if emulated() else cpu_features(),  # /proc/cpuinfo is that of the processor below
         os=platform.platform(),

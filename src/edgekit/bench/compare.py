@@ -14,6 +14,7 @@ from edgekit.bench.figures import Figure, Measured, Unit, read
 from edgekit.bench.gate import Gate, check_metrics
 from edgekit.errors import EdgekitError
 from edgekit.progress import progress
+from edgekit.shares import difference
 
 CONFIDENCE = 0.95
 # What is shown where no gate asks for more.
@@ -155,7 +156,7 @@ def _row(metric: str, before: Figure, after: Figure, seed: int) -> Row:
         return Row(metric, before.unit, a, b, why=f"{side}: {why}")
     if a == 0 and before.unit != "share":
         return Row(metric, before.unit, a, b, why="it was 0 before")
-    change = _change(before.unit, a, b)
+    change = difference(b, a) if before.unit == "share" else _change(before.unit, a, b)
     interval = None
     if before.draw is not None and after.draw is not None:
         count = min(before.draws, after.draws)

@@ -13,6 +13,7 @@ from edgekit.bundle import Variant
 from edgekit.errors import BundleError
 from edgekit.runtimes import Session
 from edgekit.runtimes.session import EMBEDDING, OUTPUT, run_in_batches
+from edgekit.shares import percent
 
 # Largest difference of a float variant, as a share of the largest golden value: sums in another order, FP16 weights.
 _TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
@@ -68,13 +69,14 @@ def prove(session: Session, variant: Variant, golden: Mapping[str, NDArray[Any]]
     tolerance = _TOLERANCE.get(variant.precision, np.inf) * max(1.0, float(np.abs(logits).max()))
     if not np.isfinite(got).all() or difference > tolerance:
         raise _something_else(
-            variant, f"a golden logit differs by {difference:.3g}, top-1 agrees on {agreement:.1%} of {len(logits)}"
+            variant,
+            f"a golden logit differs by {difference:.3g}, top-1 agrees on {percent(agreement)} of {len(logits)}",
         )
     warnings = []
     if variant.parity and agreement < variant.parity.top1_agreement - _AGREEMENT_LOSS:
         warnings.append(
-            f"top-1 agrees with the trained model on {agreement:.1%} of the golden images here, on "
-            f"{variant.parity.top1_agreement:.1%} where it was exported: its recorded accuracy does not hold on this machine"
+            f"top-1 agrees with the trained model on {percent(agreement)} of the golden images here, on "
+            f"{percent(variant.parity.top1_agreement)} where it was exported: its recorded accuracy does not hold on this machine"
         )
     if EMBEDDING not in golden or EMBEDDING not in outputs:
         return Proof(difference, agreement, "; ".join(warnings))

@@ -15,6 +15,7 @@ from edgekit.bench.watch import joules, timeline
 from edgekit.bundle import Bundle, Variant
 from edgekit.machine import emulated
 from edgekit.result import Latency, Probe
+from edgekit.shares import percent
 
 _OTHERS_LIMIT = 0.1
 _SENSORS_LIMIT = 0.01
@@ -156,11 +157,11 @@ def _warnings(latency: Latency, outcomes: Sequence[dict[str, Any]], elapsed: flo
         ),
         (
             not server and latency.streams == 1 and latency.cv > statistics.CV_LIMIT,
-            f"varies by {latency.cv:.1%} (coefficient of variation; above {statistics.CV_LIMIT:.1%} something disturbs it)",
+            f"varies by {percent(latency.cv)} (coefficient of variation; above {percent(statistics.CV_LIMIT)} something disturbs it)",
         ),
         (
             not server and abs(latency.drift) > statistics.DRIFT_LIMIT,
-            f"drifts: the last tenth of the samples is {abs(latency.drift):.1%} {'slower' if latency.drift > 0 else 'faster'} than the first",
+            f"drifts: the last tenth of the samples is {percent(abs(latency.drift))} {'slower' if latency.drift > 0 else 'faster'} than the first",
         ),
         (
             server and _queue_grows(outcomes),
@@ -173,7 +174,7 @@ def _warnings(latency: Latency, outcomes: Sequence[dict[str, Any]], elapsed: flo
         ),
         (not all(o["settled"] for o in outcomes), "the warm-up did not settle within 5 s"),
         (others is not None and others > _OTHERS_LIMIT, f"other processes kept {others or 0:.1f} cores busy meanwhile"),
-        (sensors > _SENSORS_LIMIT, f"reading the sensors kept {sensors:.1%} of a processor busy meanwhile"),
+        (sensors > _SENSORS_LIMIT, f"reading the sensors kept {percent(sensors)} of a processor busy meanwhile"),
         (latency.conditions["throttled"] is True, f"the processor was throttled ({by})"),
         (emulated(), "the processor is emulated: no time that is measured here says anything about a device"),
         (crowded, "another `edgekit bench` ran on this machine at the same time"),

@@ -68,8 +68,7 @@ def _measure(request: Request, stop: Callable[[], bool]) -> dict[str, Any]:
     bundle = Bundle.open(request.bundle)
     variant = bundle.variant(request.variant)
     told = {"provider": request.provider} if request.provider else {}
-    # ONNX Runtime would make a thread for every processor of the machine, and pin it there.
-    session = load(bundle, variant, threads=request.threads or len(request.cpus), settings=told)
+    session = load(bundle, variant, threads=request.threads, settings=told)
     loaded = time.perf_counter()
 
     import numpy as np

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from edgekit import shares
 from edgekit.cli import STAGES
+from edgekit.processors import tell_openmp
 
 if TYPE_CHECKING:
     from edgekit.result import Ablation, Result
@@ -61,7 +62,7 @@ def command(
       edgekit ablate pretrain.temperature=0.1,0.2,0.5 pretrain.batch_size=128,512 recipe.yaml
       edgekit ablate data.labels=0.01,0.1,1.0 recipe.yaml
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tell_openmp()
     if _AUGMENTATIONS in what and len(what) > 1:
         raise click.UsageError("`augmentations` is an ablation of its own: give no FIELD=… beside it")
     if only is not None and what[0] != _AUGMENTATIONS:
@@ -150,12 +151,12 @@ def _print(ablation: Ablation) -> None:
         for row in rows.values:
             cells = [ablation.cell(row, column) for column in columns.values]
             values = [cell.value(*pair) if cell else None for cell in cells]
-            matrix.add_row(row, *("–" if v is None else f"{v * 100:.1f}" for v in values))
+            matrix.add_row(row, *("–" if v is None else shares.hundredths(v) for v in values))
         console.print(matrix)
     if len(ablation.axes) != 2:
         names = [axis.name for axis in ablation.axes]
         listed = Table(*names, *(metric_name(*pair) for pair in pairs), title=ablation.data, title_justify="left")
         for cell in ablation.cells:
             found = [cell.value(*pair) for pair in pairs]
-            listed.add_row(*cell.values, *("–" if v is None else f"{v:.1%}" for v in found))
+            listed.add_row(*cell.values, *("–" if v is None else shares.percent(v) for v in found))
         console.print(listed)

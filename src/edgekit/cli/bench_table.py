@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from edgekit.shares import percent
+
 if TYPE_CHECKING:
     from edgekit.bench.rounds import Outcome
     from edgekit.bundle import Bundle, Variant
@@ -57,9 +59,9 @@ def print_latencies(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Varia
                 *([f"{latency.rate:.4g}"] if latency.rate else []),
                 *(_milliseconds(latency.percentiles_ms[name]) for name in ("p50", "p90", "p99")),
                 str(len(latency.samples_ns)),
-                *(f"{latency.cv:.1%}" for _ in cv),
+                *(percent(latency.cv) for _ in cv),
                 f"{latency.throughput:.0f}",
-                _or_na(variant.accuracy.top1 if variant.accuracy else None, "{:.1%}"),
+                percent(variant.accuracy.top1) if variant.accuracy else "n/a",
                 _size(variant),
                 _or_na(gain(base, latency) if base else None, "{:.2f}"),
             )

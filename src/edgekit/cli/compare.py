@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.shares import hundredths, percent
+
 if TYPE_CHECKING:
     from edgekit.bench.compare import Checked, Compared, Pair, Row
 
@@ -127,14 +129,14 @@ def _value(row: Row, value: float | None) -> str:
     if value is None:
         return "n/a"
     if row.unit == "share":
-        return f"{value:.2%}"
+        return percent(value, 2)
     if row.unit == "bytes":
         return f"{value / 1e6:.2f} MB"
     return f"{value:.4g} {row.unit}"
 
 
 def _change(row: Row, change: float) -> str:
-    return f"{change * 100:+.2f} pt" if row.unit == "share" else f"{change:+.1%}"
+    return f"{hundredths(change, 2, signed=True)} pt" if row.unit == "share" else percent(change, signed=True)
 
 
 def _reason(checked: Checked) -> str:
@@ -151,7 +153,7 @@ def _against(checked: Checked, value: float) -> str:
     """A value as the gate's condition tells its limit."""
     if checked.gate.change == "absolute":
         return f"{value:.4g}"
-    return f"{value * 100:+.2f} pt" if checked.gate.change == "points" else f"{value:+.1%}"
+    return f"{hundredths(value, 2, signed=True)} pt" if checked.gate.change == "points" else percent(value, signed=True)
 
 
 def _notes(pair: Pair) -> list[str]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.shares import percent
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -188,7 +190,7 @@ def _print_checks(bundle: Bundle, checks: list[Check]) -> None:
             made.variant.id,
             made.variant.status,
             _MARKS[made.outcome],
-            f"{proof.top1_agreement:.1%}" if proof else "n/a",
+            percent(proof.top1_agreement) if proof else "n/a",
             f"{proof.max_abs_diff:.3g}" if proof else "n/a",
             *(["n/a" if cosine is None else f"{cosine:.4f}"] if embedding else []),
         )

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.processors import tell_openmp
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -75,7 +77,7 @@ def command(
       edgekit embed runs/photos new-photos/ --of student --against pool --outliers 30
       edgekit embed runs/photos new-photos/ --neighbours scratch.jpg
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tell_openmp()
     from edgekit.run import Run
 
     opened = Run.open(run)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
+
+from edgekit.processors import tell_openmp
+from edgekit.shares import hundredths, percent
 
 
 def _shots(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
@@ -41,7 +43,7 @@ def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
       edgekit evaluate runs/photos --few-shot 1,5,10
       edgekit evaluate runs/photos --json | jq '.measurement.scores[] | {model, metric, value}'
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tell_openmp()
     from edgekit.run import Run
 
     opened = Run.open(run)
@@ -65,12 +67,12 @@ def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
     table = Table("model", "metric", "accuracy", "images", "protocol", title=measured.data, title_justify="left")
     for score in measured.scores:
         metric = score.metric if score.shots is None else f"{score.shots}-shot {score.metric}"
-        spread = f" ±{(score.interval[1] - score.interval[0]) / 2 * 100:.1f}" if score.interval else ""
-        table.add_row(score.model, metric, f"{score.value:.1%}{spread}", str(score.samples), score.protocol)
+        spread = f" ±{hundredths((score.interval[1] - score.interval[0]) / 2)}" if score.interval else ""
+        table.add_row(score.model, metric, f"{percent(score.value)}{spread}", str(score.samples), score.protocol)
     per_class = {s.model: s.per_class for s in measured.scores if s.per_class}
     classes = Table("class", *per_class, title="accuracy by class", title_justify="left")
     for name in next(iter(per_class.values())):
-        classes.add_row(name, *(f"{scores[name]:.1%}" for scores in per_class.values()))
+        classes.add_row(name, *(percent(scores[name]) for scores in per_class.values()))
     console = Console()
     console.print(table)
     console.print(classes)

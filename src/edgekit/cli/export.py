@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.shares import hundredths, percent
+
 if TYPE_CHECKING:
-    from edgekit.bundle import Bundle
+    from edgekit.bundle import Bundle, Speed
     from edgekit.export.sources.source import Source
 
 # model -> the stage that trained it
@@ -246,7 +248,7 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
     manifest, console = bundle.manifest, Console()
     trained = manifest.accuracy
     table = Table(
-        title=f"{manifest.name}: trained model {trained.top1:.1%} on {trained.samples} test images" if trained else manifest.name,
+        title=f"{manifest.name}: trained model {percent(trained.top1)} on {trained.samples} test images" if trained else manifest.name,
         title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("variant", overflow="fold")
@@ -259,18 +261,24 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
         table.add_row(
             v.id,
             _size(v.bytes),
-            f"{v.accuracy.top1:.1%}" if v.accuracy else "n/a",
-            f"{'~' if v.drop_is == 'expected' else ''}{v.drop * 100:+.2f}" if v.drop is not None else "n/a",
-            f"{v.agreement:.1%}" if v.agreement is not None else "n/a",
+            percent(v.accuracy.top1) if v.accuracy else "n/a",
+            f"{'~' if v.drop_is == 'expected' else ''}{hundredths(v.drop, 2, signed=True)}"
+            if v.drop is not None
+            else "n/a",
+            percent(v.agreement) if v.agreement is not None else "n/a",
             f"{v.parity.max_abs_diff:.2g}" if v.parity else "n/a",
-            *([f"{v.speed.ratio:.2f}" if v.speed else ""] if timed else []),
+            *([_times_float(v.speed) if v.speed else ""] if timed else []),
             f"[{colours[v.status]}]{v.status}[/]",
         )
     console.print(table)
     console.print(
         f"drop: points of accuracy{'' if trained else ', ~ expected by the model itself, for want of labels'}; "
         f"agrees: on the {'test' if trained else 'calibration'} images; max |Δlogit|: on the golden images"
-        + ("; × float: how many times as fast as its runtime's float, a first look" if timed else ""),
+        + (
+            "; × float: how many times as fast as its runtime's float, a first look (from … to: undecided)"
+            if timed
+            else ""
+        ),
         style="dim",
         highlight=False,
     )
@@ -284,6 +292,13 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
     for path in (bundle.path, archive):
         if path is not None:
             console.print(f"bundle: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _times_float(speed: Speed) -> str:
+    """How many times as fast as float; where that is undecided, between what and what."""
+    if speed.outcome == "undecided" and speed.low and speed.high:
+        return f"{speed.low:.2f}…{speed.high:.2f}"
+    return f"{speed.ratio:.2f}"
 
 
 def _print_json(made: list[tuple[Bundle, Path | None]]) -> None:

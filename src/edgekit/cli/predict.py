@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.shares import percent
+
 if TYPE_CHECKING:
     from edgekit.runtimes.predictor import Prediction, Predictor
     from edgekit.runtimes.sources import Frame
@@ -215,7 +217,7 @@ class _Job:
         return os.fspath(item) if isinstance(item, Path) else f"{self._video}#{item.number}"
 
     def _line(self, item: Path | Frame, prediction: Prediction) -> str:
-        classes = "  ".join(f"{name} {p:.1%}" for name, p in prediction.classes)
+        classes = "  ".join(f"{name} {percent(p)}" for name, p in prediction.classes)
         return f"{click.format_filename(self._name(item))}  {classes or '–'}"
 
     def _json_line(self, item: Path | Frame, prediction: Prediction) -> str:

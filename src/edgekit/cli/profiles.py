@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.shares import percent
+
 if TYPE_CHECKING:
     from edgekit.bench.load import Load
     from edgekit.bundle import Bundle, Variant
@@ -78,7 +80,7 @@ def print_profiles(
         click.echo(_rows("layer", [(layer.name, layer.operator, layer) for layer in slowest[:_SHOWN]]))
         if len(slowest) > _SHOWN:
             rest = sum(layer.share for layer in slowest[_SHOWN:])
-            click.echo(f"  {len(slowest) - _SHOWN} other layers: {rest:.1%}")
+            click.echo(f"  {len(slowest) - _SHOWN} other layers: {percent(rest)}")
     for name, error in failed:
         click.secho(f"{name}: failed: {error}", fg="red")
     for variant, reason in left_out:
@@ -100,7 +102,7 @@ def _rows(title: str, rows: Sequence[tuple[str, str, LayerTime]]) -> str:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for name, kind, row in rows:
-        table.add_row(f"  {name}", kind, f"{row.ms:.4f}", f"{row.share:.1%}", "█" * round(20 * row.share))
+        table.add_row(f"  {name}", kind, f"{row.ms:.4f}", percent(row.share), "█" * round(20 * row.share))
     with console.capture() as text:
         console.print(table, markup=False, highlight=False)
     return text.get().rstrip("\n")

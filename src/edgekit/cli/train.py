@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli import STAGES
+from edgekit.processors import tell_openmp
+from edgekit.shares import percent
 
 if TYPE_CHECKING:
     from edgekit.train.stages import Report
@@ -53,8 +55,7 @@ def command(
       edgekit train recipe.yaml --set data.labels=0.01 --set pretrain.epochs=200 --run runs/one-percent
       edgekit train recipe.yaml --devices 4
     """
-    # On a machine that others use too, OpenMP threads that spin while they wait cost a hundred times what they gain.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tell_openmp()
     from edgekit.recipe import load
     from edgekit.run import Run
 
@@ -105,10 +106,10 @@ def _line(report: Report) -> str:
         what = f"{counts}" + (f"; {metrics['skipped']} unreadable files skipped" if metrics["skipped"] else "") + notes
     elif report.stage == "pretrain" and report.current:
         before = "starting" if "started_from" in metrics else "random"
-        what = f"loss {metrics['loss']:.3f}, kNN {metrics['knn']:.1%} ({before} weights {metrics[f'knn_{before}_weights']:.1%})"
+        what = f"loss {metrics['loss']:.3f}, kNN {percent(metrics['knn'])} ({before} weights {percent(metrics[f'knn_{before}_weights'])})"
     elif not report.current:
         what = "(its accuracy was measured on other test or probe images; see edgekit evaluate)"
     else:
         name = {"finetune": "teacher", "distill": "student", "supervised": "student from scratch"}[report.stage]
-        what = f"{name}: test accuracy {metrics['test_top1']:.1%}"
+        what = f"{name}: test accuracy {percent(metrics['test_top1'])}"
     return f"{report.stage:<10} {how:<10} {what}"

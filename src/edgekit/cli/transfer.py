@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.processors import tell_openmp
+from edgekit.shares import percent
+
 if TYPE_CHECKING:
     from edgekit.result import Transfer, TransferSet
 
@@ -43,7 +46,7 @@ def command(
       edgekit transfer runs/photos flowers/ pets/
       edgekit transfer runs/photos flowers/ pets/ cars/ --fine-tune --epochs 30
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    tell_openmp()
     from edgekit.run import Run
 
     opened = Run.open(run)
@@ -54,7 +57,7 @@ def command(
     from edgekit.train.transfer import transfer
 
     def say(done: TransferSet) -> None:
-        listed = ", ".join(f"{score.model} {score.value:.1%}" for score in done.scores)
+        listed = ", ".join(f"{score.model} {percent(score.value)}" for score in done.scores)
         click.echo(f"{done.name}: {listed}", err=True)
 
     try:
@@ -88,7 +91,7 @@ def _print(found: Transfer, path: Path) -> None:
         title_justify="left",
     )
     for row in found.sets:
-        values = [f"{row.value(m):.1%}" for m in models]
+        values = ["n/a" if (value := row.value(m)) is None else percent(value) for m in models]
         table.add_row(escape(row.name), str(row.classes), f"{row.train:,}", f"{row.test:,}", *values)
     console = Console(highlight=False)
     console.print(table)

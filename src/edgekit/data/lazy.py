@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from edgekit.data.images import content_digest
 from edgekit.data.source import Source
-from edgekit.data.workers import cpus
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocessing, bounded_decoding
+from edgekit.processors import usable_cpus
 
 _PART = 16  # images a task of a thread
 
@@ -59,7 +59,7 @@ class LazyPixels:
         if rows.ndim == 0:
             return self[[index]][0]
         out = np.empty((len(rows), *self.shape[1:]), dtype=np.uint8)
-        with ThreadPoolExecutor(cpus(), thread_name_prefix="decode") as pool:
+        with ThreadPoolExecutor(usable_cpus(), thread_name_prefix="decode") as pool:
             for future in self.decode_into(out, rows, pool):
                 future.result()
         return out

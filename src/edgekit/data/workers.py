@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections import deque
@@ -11,17 +10,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
+from edgekit.processors import usable_cpus
 from edgekit.progress import Advance, progress
 
 CHUNK = 64  # images a task of a thread
 BAR_AFTER_SECONDS = 2.0
 
 T = TypeVar("T")
-
-
-def cpus() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_order(total: int, work: Callable[[int, int], T], title: str) -> Iterator[T]:
@@ -34,7 +29,7 @@ def in_order(total: int, work: Callable[[int, int], T], title: str) -> Iterator[
         work: from a range of them to a result.
         title: of the progress.
     """
-    threads = cpus()
+    threads = usable_cpus()
     with ExitStack() as stack:
         # Pillow warns of odd metadata and large images; what matters about a file is whether it decodes.
         stack.enter_context(warnings.catch_warnings())

@@ -72,6 +72,8 @@ def simulated(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     """
     import onnxruntime as ort
 
+    from edgekit.runtimes.onnxruntime import session_options
+
     model = onnx.load(path)
     half = {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16}
     pairs = [node for node in model.graph.node if node.op_type in PAIR and node.input[1] in half]
@@ -79,7 +81,7 @@ def simulated(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
         node.domain = "com.microsoft"
     if pairs:
         model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
-    options = ort.SessionOptions()
+    options = session_options()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

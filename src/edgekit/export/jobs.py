@@ -8,7 +8,6 @@ threads, and the ranges of the activations are collected once, by whoever comes 
 from __future__ import annotations
 
 import multiprocessing
-import os
 import pickle
 import queue
 import signal
@@ -35,6 +34,7 @@ from edgekit.export.int8.calibration import Calibration
 from edgekit.export.staging import Staging
 from edgekit.export.targets import make
 from edgekit.export.verify import Reference
+from edgekit.processors import usable_cpus
 
 _TICK_SECONDS = 0.2
 
@@ -45,8 +45,7 @@ def default_jobs(count: int) -> int:
     A process more costs some seconds and some hundred megabytes (torch, ONNX Runtime, OpenVINO), and every variant's own work uses
     all cores where it can; on two cores one after the other is as fast.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(count, cores - 1, 4))
+    return max(1, min(count, usable_cpus() - 1, 4))
 
 
 def make_all(ids: list[str], sources: Sources, staging: Staging, jobs: int) -> Iterator[Variant]:

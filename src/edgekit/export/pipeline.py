@@ -80,7 +80,7 @@ def export_classifier(
         batch: the batch size of the graphs; None leaves it free.
         jobs: how many variants are made at the same time, each in a process of its own; what comes out does not depend on it. None:
             `jobs.default_jobs`.
-        timed: whether INT8 is timed beside float, half a second each (see `speed`).
+        timed: whether INT8 is timed beside float, for some seconds each (see `speed`).
         name: of the model.
         provenance: what else the bundle should say about where the model came from.
         trained: what the trained model says, where that is not `model` itself; for a model that comes as ONNX.

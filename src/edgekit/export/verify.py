@@ -23,6 +23,7 @@ from edgekit.errors import BundleError, ExportError
 from edgekit.progress import Advance, progress
 from edgekit.runtimes import Session, open_session, why_not
 from edgekit.runtimes.session import EMBEDDING, OUTPUT
+from edgekit.shares import difference, hundredths, percent
 
 GOLDEN = 16
 Outputs = dict[str, NDArray[np.float32]]
@@ -240,7 +241,7 @@ def judge(
     if reference.labels is not None and reference.accuracy is not None:
         accuracy = _accuracy(logits, reference.labels)
         accuracy.agreement = agreement
-        drop = reference.accuracy.top1 - accuracy.top1
+        drop = difference(reference.accuracy.top1, accuracy.top1)
     else:
         drop = _expected_drop(logits, reference.logits)
     faults = []
@@ -248,10 +249,10 @@ def judge(
         faults.append("its logits are not finite numbers")
     if drop * 100 > bounds.max_drop + 1e-9:
         loses = "loses" if accuracy is not None else "is expected to lose"
-        faults.append(f"it {loses} {drop * 100:.2f} points of accuracy, more than {bounds.max_drop:g}")
+        faults.append(f"it {loses} {hundredths(drop, 2)} points of accuracy, more than {bounds.max_drop:g}")
     if agreement < bounds.min_agreement - 1e-9:
         faults.append(
-            f"it decides as the trained model does on {agreement:.1%} of the images, fewer than {bounds.min_agreement:.1%}"
+            f"it decides as the trained model does on {percent(agreement)} of the images, fewer than {percent(bounds.min_agreement)}"
         )
     if parity is not None and variant.precision != "int8" and parity.top1_agreement < 1:
         faults.append(f"it decides otherwise on {1 - parity.top1_agreement:.0%} of the golden images")
@@ -273,7 +274,7 @@ def _differs(agreement: float) -> str:
     """What to know of a variant that passes, though it is another classifier: as good on average, not image by image."""
     if agreement >= _ALIKE:
         return ""
-    return f"it decides otherwise than the trained model on {1 - agreement:.1%} of the images (--min-agreement bounds that)"
+    return f"it decides otherwise than the trained model on {percent(difference(1, agreement))} of the images (--min-agreement bounds that)"
 
 
 def _parity(logits: NDArray[np.float32], embedding: NDArray[np.float32] | None, reference: Reference) -> Parity:

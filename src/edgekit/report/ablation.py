@@ -118,7 +118,10 @@ def protocols(ablation: Ablation) -> list[tuple[str, str]]:
         how = "; or: ".join(dict.fromkeys(s.protocol for s in scores))
         sizes = ", ".join(dict.fromkeys(show.count(s.samples) for s in scores))
         told.append(
-            (metric_name(model, metric), f"{how}; {sizes} test images, 95 % interval up to ±{half * 100:.1f} points")
+            (
+                metric_name(model, metric),
+                f"{how}; {sizes} test images, 95 % interval up to ±{show.hundredths(half)} points",
+            )
         )
     return told
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from edgekit.report.format import milliseconds, percent, plain, points
 from edgekit.report.svg import Frame, Scale, drawing, element, padded, path
+from edgekit.shares import difference
 
 Size = Literal["wide", "narrow"]
 WIDTH = {"wide": 880, "narrow": 360}
@@ -101,7 +102,7 @@ def _gain(x: Scale, y: float, start: float, end: float) -> Markup:
     text = None
     if right - left > 70:
         text = element(
-            "text", f"{points(end - start)} points", class_="gaintext", x=(left + right) / 2, y=y - 10, text_anchor="middle"
+            "text", f"{points(difference(end, start))} points", class_="gaintext", x=(left + right) / 2, y=y - 10, text_anchor="middle"
         )  # fmt: skip
     return element("g", band, mark, text)
 

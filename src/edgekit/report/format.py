@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from edgekit import shares
+
 NONE = "n/a"
 MINUS = "\u2212"
 _SPACE = "\u00a0"  # between a number and its unit, where no line may break
@@ -11,17 +13,20 @@ _SPACE = "\u00a0"  # between a number and its unit, where no line may break
 
 def percent(share: float | None, decimals: int = 1) -> str:
     """A share in [0, 1] as `96.4 %`."""
-    return NONE if share is None else f"{share * 100:.{decimals}f}{_SPACE}%"
+    return NONE if share is None else shares.percent(share, decimals, gap=_SPACE)
+
+
+def hundredths(share: float, decimals: int = 1) -> str:
+    """A share in percent without the sign, or a difference in points that has a sign only where it is negative: `96.4`, `−0.6`."""
+    return shares.hundredths(share, decimals).replace("-", MINUS)
 
 
 def points(share: float | None) -> str:
     """A difference of two shares in percentage points, with its sign: `+12.3`, `−0.6`, `0.0`."""
     if share is None:
         return NONE
-    rounded = round(share * 100, 1)
-    if rounded == 0:
-        return "0.0"
-    return f"{'+' if rounded > 0 else MINUS}{abs(rounded):.1f}"
+    text = shares.hundredths(share, signed=True)
+    return "0.0" if text == "+0.0" else text.replace("-", MINUS)
 
 
 def significant(value: float, digits: int = 3) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from edgekit.report.charts import WIDTH, Size, both
-from edgekit.report.format import percent
+from edgekit.report.format import hundredths, percent
 from edgekit.report.svg import Frame, Scale, drawing, element, padded, path
 
 _ON_DARK = 0.8  # from this share of the scale on, the number is written in the light colour
@@ -104,7 +104,7 @@ def _cell(
             "g", tip, element("rect", class_="heat none", **box), element("text", "–", class_="tick", **middle)
         )
     share = (value - low) / (high - low) if high > low else 0.5
-    number = f"{value * 100:.0f}" if narrow and width < 30 else f"{value * 100:.1f}"
+    number = hundredths(value, 0 if narrow and width < 30 else 1)
     look = "heattext dark" if share >= _ON_DARK else "heattext"
     return element(
         "g",

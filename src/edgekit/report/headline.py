@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgekit.bundle import Variant
 from edgekit.report.facts import Facts, Measured
 from edgekit.result import Score
+from edgekit.shares import difference
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def headline(facts: Facts) -> Headline:
     return Headline(
         student=student,
         supervised=supervised,
-        gain=student.value - supervised.value if student and supervised else None,
+        gain=difference(student.value, supervised.value) if student and supervised else None,
         float_top1=facts.bundle.manifest.accuracy.top1 if facts.bundle and facts.bundle.manifest.accuracy else None,
         int8=timed_int8 or max(int8, key=lambda v: v.accuracy.top1 if v.accuracy else -1.0, default=None),
         fastest=fastest,

@@ -68,11 +68,17 @@ def _ladder(variant: Variant, told: dict[str, Any]) -> Ladder:
 
 
 def _speed(speed: Speed) -> str:
-    slower = ", which is slower" if speed.ratio < 1 else ""
+    verdict = {
+        "faster": "",
+        "slower": ", which is slower",
+        "undecided": ", which is not clearly faster: float stays the default",
+    }[speed.outcome]
+    between = f" ({speed.low:.2f} to {speed.high:.2f})" if speed.low and speed.high else ""
     times = f"{show.milliseconds(speed.p50_ms)} against {show.milliseconds(speed.float_p50_ms)}"
+    of_what = " of CPU time on one thread" if speed.clock == "cpu" else ""
     return (
-        f"At export it ran at {speed.ratio:.2f} times the speed of the same runtime's float{slower}: {times} for a batch of "
-        f"{speed.batch}, {speed.cpu}."
+        f"At export it ran at {speed.ratio:.2f}{between} times the speed of the same runtime's float{verdict}: {times}{of_what} "
+        f"for a batch of {speed.batch}, {speed.cpu}."
     )
 
 
@@ -100,7 +106,7 @@ def _tried(variant: str, entries: Sequence[dict[str, Any]]) -> Table:
                 Cell(str(entry.get("way", "")), note=str(entry.get("why", ""))),
                 Cell(show.percent(agreement), agreement),
                 Cell(show.NONE if sqnr is None else show.significant(sqnr), sqnr),
-                Cell(show.NONE if drop is None else f"{drop * 100:.2f}".replace("-", show.MINUS), drop),
+                Cell(show.NONE if drop is None else show.hundredths(drop, 2), drop),
                 Cell(status, status, badge=badge),
                 Cell(show.significant(float(entry.get("seconds", 0))), entry.get("seconds")),
             ]

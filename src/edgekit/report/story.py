@@ -56,8 +56,8 @@ def _student(facts: Facts, top: Headline) -> Tile:
     if top.student is None:
         return Tile("Student accuracy", show.NONE, "", f"run {facts.command('evaluate')}")
     low, high = interval(top.student.value, top.student.samples)
-    note = f"top-1 on {show.count(top.student.samples)} test images; 95\u00a0% interval {low * 100:.1f} to {high * 100:.1f}"
-    return Tile("Student accuracy", f"{top.student.value * 100:.1f}", "%", note)
+    note = f"top-1 on {show.count(top.student.samples)} test images; 95\u00a0% interval {show.hundredths(low)} to {show.hundredths(high)}"
+    return Tile("Student accuracy", show.hundredths(top.student.value), "%", note)
 
 
 def _int8(facts: Facts, top: Headline) -> Tile:
@@ -66,7 +66,7 @@ def _int8(facts: Facts, top: Headline) -> Tile:
     change = -top.int8.drop if top.int8.drop is not None else None
     against = f"{show.points(change)} points against float" if change is not None else "drop not measured"
     note = f"{top.int8.id}, {against}, {show.count(top.int8.accuracy.samples)} images"
-    return Tile("INT8 accuracy", f"{top.int8.accuracy.top1 * 100:.1f}", "%", note)
+    return Tile("INT8 accuracy", show.hundredths(top.int8.accuracy.top1), "%", note)
 
 
 def _fastest(facts: Facts, top: Headline) -> Tile:

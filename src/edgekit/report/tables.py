@@ -90,7 +90,7 @@ def _score_row(score: Score) -> list[Cell]:
         Cell(name, name.lower()),
         Cell(metric, metric.lower()),
         Cell(show.percent(score.value), score.value),
-        Cell(f"{low * 100:.1f} – {high * 100:.1f}", low),
+        Cell(f"{show.hundredths(low)} – {show.hundredths(high)}", low),
         Cell(show.count(score.samples), score.samples),
         Cell(score.protocol, score.protocol.lower()),
     ]
@@ -184,7 +184,4 @@ def _top1(accuracy: Accuracy | None) -> Cell:
 
 def _drop(drop: float | None) -> str:
     """A drop in points: `0.6` is worse than the trained model, `−0.3` is better."""
-    if drop is None:
-        return show.NONE
-    text = f"{drop * 100:.1f}".replace("-", show.MINUS)
-    return "0.0" if text == f"{show.MINUS}0.0" else text
+    return show.NONE if drop is None else show.hundredths(drop)

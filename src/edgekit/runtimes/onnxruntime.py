@@ -14,6 +14,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgekit.errors import BundleError, RuntimeMissing, near
+from edgekit.processors import pinned_threads, usable_cpus
 from edgekit.runtimes.providers import ONNXRUNTIME, PROVIDER
 from edgekit.runtimes.session import (
     OUTPUT,
@@ -25,7 +26,7 @@ from edgekit.runtimes.session import (
     fold_layers,
     wrong_images,
 )
-from edgekit.runtimes.streams import Streams, ThreadStreams, processors
+from edgekit.runtimes.streams import Streams, ThreadStreams
 
 # Whether idle threads of the pool spin while they wait. On by default, which is the lowest latency for one session; where
 # several sessions live in one process on few cores, spinning inflates each by 2 to 5 times: set it to "0" there.
@@ -39,7 +40,7 @@ class OnnxRuntimeSession:
 
     Args:
         model: the .onnx file.
-        threads: threads inside an operator; 0 leaves it to ONNX Runtime (one a physical core).
+        threads: threads inside an operator; 0 is one a physical core, but no more than this process may use processors.
         settings: takes `provider` (cpu, the default, cuda, tensorrt or openvino) and `session.intra_op.allow_spinning` ("0" or "1").
 
     Raises:
@@ -51,6 +52,7 @@ class OnnxRuntimeSession:
 
     def __init__(self, model: Path, threads: int, settings: Mapping[str, str], *, profile: Path | None = None) -> None:
         check_settings(self.runtime, settings, [PROVIDER, SPINNING])
+        threads = threads or pinned_threads()
         self._opened = (model, threads, dict(settings))
         session = _open(model, threads, settings, profile)
         inputs = [
@@ -96,7 +98,7 @@ class OnnxRuntimeSession:
         threads: one for each stream where as many streams as processors are best. No thread of a pool spins.
         """
         model, threads, settings = self._opened
-        total = threads or processors()
+        total = threads or usable_cpus()
         count = count or total
         shared = OnnxRuntimeSession(model, max(1, total // count), {**settings, SPINNING: "0"})
         return ThreadStreams(shared, count)
@@ -142,6 +144,17 @@ class OnnxRuntimeSession:
         self._session = None
 
 
+def session_options(threads: int = 0) -> ort.SessionOptions:
+    """Options of a session whose threads stay where this process may run, for whoever opens one without `OnnxRuntimeSession`.
+
+    ONNX Runtime's own default is a thread for each physical core of the machine, pinned there, whatever the affinity mask says, and an
+    error on standard error for each where pinning is refused; a number that is given is not pinned.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or pinned_threads()
+    return options
+
+
 def _open(model: Path, threads: int, settings: Mapping[str, str], profile: Path | None) -> Any:
     name = settings.get(PROVIDER, "cpu")
     if name not in ONNXRUNTIME:
@@ -155,8 +168,7 @@ def _open(model: Path, threads: int, settings: Mapping[str, str], profile: Path 
             f"{model}: asked ONNX Runtime for {provider}, this build has {', '.join(ort.get_available_providers())}",
             f"install the package {build} in place of onnxruntime",
         )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
+    options = session_options(threads)
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL

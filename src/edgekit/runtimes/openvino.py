@@ -11,6 +11,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from edgekit.errors import BundleError, RuntimeMissing
+from edgekit.processors import narrowed_threads
 from edgekit.runtimes.providers import OPENVINO, PROVIDER
 from edgekit.runtimes.session import (
     EMBEDDING,
@@ -39,7 +40,7 @@ class OpenVinoSession:
 
     Args:
         model: the .xml of an IR with its .bin beside it, or an .onnx file.
-        threads: threads of the inference on a CPU; 0 leaves it to OpenVINO.
+        threads: threads of the inference on a CPU; 0 leaves it to OpenVINO, but no more than this process may use processors.
         settings: takes `provider` (cpu, the default, gpu or npu) and `INFERENCE_PRECISION_HINT`: f32 (the default), f16 or bf16.
 
     Raises:
@@ -57,7 +58,7 @@ class OpenVinoSession:
         self._told: dict[str, Any] = {PRECISION: _TYPES[precision], _HINT: "LATENCY"}
         self._core = ov.Core()
         self._device = _device(self._core, model, settings.get(PROVIDER, "cpu"))
-        if threads and self._device == "CPU":
+        if self._device == "CPU" and (threads := threads or narrowed_threads()):
             self._told[_THREADS] = threads
         try:
             self._graph: Any = self._core.read_model(model)

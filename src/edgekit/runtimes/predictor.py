@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -21,6 +20,7 @@ from edgekit.errors import BundleError, DataError
 from edgekit.machine import cpu_features
 from edgekit.pixel_range import Depth, PixelRangeWarning, is_deep
 from edgekit.preprocess import MAX_PIXELS, bounded_decoding, open_image, to_rgb
+from edgekit.processors import usable_cpus
 from edgekit.runtimes import RUNNABLE, load, why_not
 from edgekit.runtimes.session import EMBEDDING, OUTPUT, check_images, run_in_batches
 
@@ -157,7 +157,7 @@ class Predictor:
         """
         from concurrent.futures import ThreadPoolExecutor  # here, since one image needs none of it
 
-        with ThreadPoolExecutor(min(_DECODERS, _usable_processors())) as pool:
+        with ThreadPoolExecutor(min(_DECODERS, usable_cpus())) as pool:
             waiting: deque[list[tuple[_Item, Future[NDArray[np.uint8] | DataError]]]] = deque()
             rest = iter(items)
             while chunk := list(islice(rest, batch)):
@@ -235,10 +235,6 @@ class Predictor:
         self._session.close()
 
 
-def _usable_processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Probabilities over the last axis; the largest logit is taken off first, so that no exponential overflows."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
@@ -257,7 +253,7 @@ def default_variant(bundle: Bundle) -> Variant:
     """The variant to run where none is named: verified, runnable here, and the fastest of those whose speed is known for such a CPU.
 
     Speed is what the export measured, and counts where this machine has the same instruction-set extensions: INT8 that was
-    slower than its runtime's float is not taken, and float variants count with their runtime's float. On another kind of machine speed
+    not found faster than its runtime's float is not taken, and float variants count with their runtime's float. On another kind of machine speed
     is not guessed: fp32 before fp16 before int8, and of one precision onnxruntime before openvino.
 
     Raises:
@@ -276,10 +272,15 @@ def default_variant(bundle: Bundle) -> Variant:
     known = {v.id: v.speed for v in runnable if v.speed is not None and v.speed.isa == isa}
     of_float = {v.runtime: known[v.id].float_p50_ms for v in runnable if v.id in known}
 
-    def preference(v: Variant) -> tuple[bool, float, int, int]:
+    def preference(v: Variant) -> tuple[bool, float, int, int]:  # the first difference decides
         speed = known.get(v.id)
-        slower = speed is not None and speed.ratio < 1
+        not_faster = speed is not None and speed.outcome != "faster"
         p50 = speed.p50_ms if speed is not None else of_float.get(v.runtime) if v.precision != "int8" else None
-        return slower, p50 if p50 is not None else math.inf, _PRECISIONS.index(v.precision), RUNNABLE.index(v.runtime)
+        return (
+            not_faster,
+            p50 if p50 is not None else math.inf,
+            _PRECISIONS.index(v.precision),
+            RUNNABLE.index(v.runtime),
+        )
 
     return min(runnable, key=preference)

@@ -23,6 +23,7 @@ from edgekit.data.labels import draw, shuffled
 from edgekit.errors import DataError
 from edgekit.progress import progress
 from edgekit.result import Score
+from edgekit.shares import share_of
 
 DRAWS = 100
 _METHODS = {
@@ -115,7 +116,7 @@ def few_shot(
                     ("centroid", nearest_centroid(support, their, queries, len(classes))),
                     ("logistic", logistic(support, their, queries)),
                 ):
-                    found[k, method].append((predicted == truth).float().mean().item())
+                    found[k, method].append(share_of(int((predicted == truth).sum()), len(truth)))
                 advance(1)
     return [Shots(method, k, np.array(values)) for (k, method), values in found.items()]
 

@@ -22,6 +22,7 @@ import torch
 from torch import distributed as dist
 
 from edgekit.errors import EdgekitError, RecipeError
+from edgekit.processors import usable_cpus
 from edgekit.recipe import Hardware
 from edgekit.train.devices import uses_cuda
 
@@ -59,7 +60,8 @@ def launch(devices: int, arguments: list[str]) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.disable(logging.ERROR)  # this process only waits; those that work say what goes wrong
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    share, asked = max(1, usable_cpus() // devices), os.environ.get("OMP_NUM_THREADS", "")
+    os.environ["OMP_NUM_THREADS"] = str(min(share, int(asked)) if asked.isdigit() and int(asked) else share)
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=devices, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0", max_restarts=0, monitor_interval=0.2,
@@ -115,12 +117,21 @@ def joined(hardware: Hardware) -> Iterator[None]:
     if on_gpu:
         torch.cuda.set_device(local)
     elif not hardware.threads:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // hardware.devices))
+        torch.set_num_threads(_own_share(hardware.devices))
     dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _own_share(processes: int) -> int:
+    """Processors for each of so many processes of this machine, of which this is one.
+
+    Those that torchrun started share what this process may use; SLURM may have given each of its tasks its own.
+    """
+    shared = usable_cpus() // processes
+    return max(1, min(usable_cpus(), (os.cpu_count() or 1) // processes) if "SLURM_PROCID" in os.environ else shared)
 
 
 def _from_slurm() -> None:

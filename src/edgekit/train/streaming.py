@@ -12,7 +12,7 @@ import numpy as np
 
 from edgekit.data.images import ImageSet
 from edgekit.data.lazy import LazyPixels
-from edgekit.data.workers import cpus
+from edgekit.processors import usable_cpus
 from edgekit.train.distributed import world_size
 from edgekit.train.loader import ShuffledImages
 from edgekit.train.tasks import Batch
@@ -76,4 +76,4 @@ class StreamedImages(ShuffledImages):
 
 def _threads() -> int:
     """This process's share of the machine's processors."""
-    return max(1, cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_cpus() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

@@ -13,6 +13,7 @@ from pathlib import Path
 from edgekit.bench.sensors.files import found, number, text, to_number
 from edgekit.files import cache_folder
 from edgekit.machine import arm_cores, cpu_features, cpu_name, emulated, memory_bytes
+from edgekit.processors import control_group_files, cpu_quota, physical_cores
 
 _NVIDIA_SMI_SECONDS = 20.0
 # NVIDIA's integrated graphics processors by the chip in the device tree: name and compute capability (developer.nvidia.com/cuda-gpus).
@@ -91,13 +92,13 @@ def processors(root: Path = Path("/")) -> Processors:
         architecture=platform.machine() if here else "aarch64" if "CPU part" in cpuinfo else "x86_64",
         isa=[] if here and emulated() else cpu_features(root / "proc/cpuinfo"),
         logical=(os.cpu_count() if here else None) or len(listed) or None,
-        cores=_physical(cpuinfo),
+        cores=physical_cores(root),
         usable=sorted(os.sched_getaffinity(0))
         if here and hasattr(os, "sched_getaffinity")
         else numbers_of(allowed[1])
         if allowed
         else listed,
-        quota=_quota(root),
+        quota=cpu_quota(root),
         kinds=_kinds(root),
         virtual=bool(re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE)),
     )
@@ -106,7 +107,7 @@ def processors(root: Path = Path("/")) -> Processors:
 def memory(root: Path = Path("/")) -> Memory:
     """How much memory there is, read from `proc` and `sys` below `root`."""
     total = memory_bytes(root)
-    limits = [number(file) for file in _group_files(root, "memory", ("memory.max", "memory.limit_in_bytes"))]
+    limits = [number(file) for file in control_group_files(root, "memory", ("memory.max", "memory.limit_in_bytes"))]
     known = [int(limit) for limit in limits if limit is not None]
     limit = min(known, default=None)
     return Memory(
@@ -164,12 +165,6 @@ def as_list(numbers: list[int]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _physical(cpuinfo: str) -> int | None:
-    """Physical cores, by (package, core); only x86's /proc/cpuinfo tells."""
-    cores = re.findall(r"^physical id\s*:\s*(\d+)$.*?^core id\s*:\s*(\d+)$", cpuinfo, re.MULTILINE | re.DOTALL)
-    return len(set(cores)) or None
-
-
 def _kinds(root: Path) -> dict[str, list[int]]:
     """Kinds of processors, where there are several (kernel documentation: arch/x86/topology, intel-hybrid)."""
     kinds = {
@@ -179,44 +174,6 @@ def _kinds(root: Path) -> dict[str, list[int]]:
     if not all(kinds.values()):
         kinds = arm_cores(root)
     return kinds if len(kinds) > 1 else {}
-
-
-def _quota(root: Path) -> float | None:
-    """Processors' worth of time that the control group grants (kernel documentation: cgroup-v2, `cpu.max`; v1, CFS quota)."""
-    quotas = []
-    for file in _group_files(root, "cpu", ("cpu.max", "cpu.cfs_quota_us")):
-        if file.name == "cpu.max":
-            quota, _, period = (text(file) or "").partition(" ")
-        else:
-            quota, period = text(file) or "", text(file.with_name("cpu.cfs_period_us")) or ""
-        time, every = to_number(quota), to_number(period)
-        if time is not None and every and time > 0:
-            quotas.append(time / every)
-    return round(min(quotas), 2) if quotas else None
-
-
-def _group_files(root: Path, controller: str, names: tuple[str, str]) -> list[Path]:
-    """A limit's files of the control groups that this process is in, the innermost first: a limit of any of them holds.
-
-    Args:
-        root: where `proc` and `sys` are.
-        controller: of version 1, where each has a hierarchy of its own.
-        names: the file's name in version 2, and in version 1.
-    """
-    files = []
-    for line in (text(root / "proc/self/cgroup") or "0::/").splitlines():
-        _, controllers, path = [*line.split(":", 2), "", ""][:3]
-        if controllers and controller not in controllers.split(","):
-            continue
-        top = root / "sys/fs/cgroup" / (controller if controllers else "")
-        name = names[1] if controllers else names[0]
-        inner = top / path.lstrip("/")
-        for folder in (inner, *inner.parents):
-            if (folder / name).is_file():
-                files.append(folder / name)
-            if folder == top:
-                break
-    return files
 
 
 def _nvidia_smi() -> list[Gpu]:

@@ -357,7 +357,9 @@ def _computed(model: ModelProto, nodes: list[NodeProto], names: list[str]) -> di
 def _run(model: ModelProto, names: list[str], inputs: dict[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
     import onnxruntime as ort
 
-    told = ort.SessionOptions()
+    from edgekit.runtimes.onnxruntime import session_options
+
+    told = session_options()
     told.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     told.log_severity_level = 4
     session = ort.InferenceSession(model.SerializeToString(), told, providers=["CPUExecutionProvider"])

@@ -198,13 +198,15 @@ def observing(model: ModelProto, names: Sequence[str]) -> Any:
     """
     import onnxruntime as ort
 
+    from edgekit.runtimes.onnxruntime import session_options
+
     watched = ModelProto()
     watched.CopyFrom(model)
     known = {output.name for output in watched.graph.output}
     typed = {v.name: v for v in onnx.shape_inference.infer_shapes(model).graph.value_info}
     unknown = {name: onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names}
     watched.graph.output.extend((unknown | typed)[name] for name in names if name not in known)
-    options = ort.SessionOptions()
+    options = session_options()
     options.log_severity_level = 3
     try:
         return ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])

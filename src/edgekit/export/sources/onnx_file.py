@@ -100,9 +100,11 @@ class _Foreign:
         """
         import onnxruntime as ort
 
+        from edgekit.runtimes.onnxruntime import session_options
+
         watched = _copy(self.model)
         rewire.observe(watched, self.ports)
-        options = ort.SessionOptions()
+        options = session_options()
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:

@@ -132,8 +132,10 @@ def folded(model: ModelProto, target: str) -> ModelProto:
     """
     import onnxruntime as ort
 
+    from edgekit.runtimes.onnxruntime import session_options
+
     with tempfile.TemporaryDirectory(prefix="edgekit-export-") as scratch:
-        options = ort.SessionOptions()
+        options = session_options()
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(Path(scratch) / "model.onnx")

@@ -15,6 +15,7 @@ from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, Result, Score
 from edgekit.run import Run
+from edgekit.shares import exact, share_of
 from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
 from edgekit.train.evaluate.probes import KNN_TEMPERATURE, LINEAR, knn, knn_protocol, linear_probe, neighbours_for
 from edgekit.train.fewshot import DRAWS, few_shot_scores
@@ -71,7 +72,12 @@ def encoder_knn(encoder: nn.Module, splits: Splits, recipe: Recipe, device: torc
 
 def share(predicted: Tensor, truth: Tensor) -> float:
     """Accuracy of predicted classes (n) against the true ones (n)."""
-    return (predicted == truth).float().mean().item()
+    return share_right(predicted == truth)
+
+
+def share_right(right: Tensor) -> float:
+    """Share of True among bools (n): counted, since the mean of float32 would be a float32."""
+    return share_of(int(right.sum()), right.numel())
 
 
 def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int = DRAWS) -> Evaluation:
@@ -123,7 +129,7 @@ def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int 
 def with_earlier_few_shot(measured: Evaluation, path: Path) -> Evaluation:
     """An evaluation with the few-shot scores of an earlier one of the same encoder that it did not measure anew.
 
-    The encoder is the same where all its other scores are, to the last bit and by the same protocol.
+    The encoder is the same where all its other scores are, and by the same protocol.
 
     Args:
         measured: just now.
@@ -144,13 +150,14 @@ def with_earlier_few_shot(measured: Evaluation, path: Path) -> Evaluation:
 
 
 def _of_encoder(evaluation: Evaluation) -> list[Score]:
-    return [s for s in evaluation.scores if s.model == "encoder" and s.shots is None]
+    scores = [s for s in evaluation.scores if s.model == "encoder" and s.shots is None]
+    return [s.model_copy(update={"value": exact(s.value)}) for s in scores]  # older results hold float32
 
 
 def per_class(predicted: Tensor, truth: Tensor, classes: Sequence[str]) -> dict[str, float]:
     """Accuracy on each class that the test set has images of."""
     right = predicted == truth
-    return {c: right[truth == i].float().mean().item() for i, c in enumerate(classes) if (truth == i).any()}
+    return {c: share_right(right[truth == i]) for i, c in enumerate(classes) if (truth == i).any()}
 
 
 def classifier_scores(name: str, logits: Tensor, truth: Tensor, classes: Sequence[str], protocol: str) -> list[Score]:
@@ -159,6 +166,6 @@ def classifier_scores(name: str, logits: Tensor, truth: Tensor, classes: Sequenc
     value, each = share(predicted, truth), per_class(predicted, truth, classes)
     scores = [Score(model=name, metric="top1", value=value, samples=len(truth), protocol=protocol, per_class=each)]
     if len(classes) > 5:
-        five = (logits.topk(5, dim=1).indices == truth[:, None]).any(dim=1).float().mean().item()
+        five = share_right((logits.topk(5, dim=1).indices == truth[:, None]).any(dim=1))
         scores.append(Score(model=name, metric="top5", value=five, samples=len(truth), protocol=protocol))
     return scores
