@@ -89,6 +89,15 @@ def test_a_softmax_at_any_opset(tmp_path: Path, opset: int) -> None:
     np.testing.assert_allclose(rewritten(model, tmp_path), logits_by_definition(images()), atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", [onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16])
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_outputs_of_another_float_type(tmp_path: Path, kind: int, probabilities: bool) -> None:
+    first = [SOFTMAX, node("Cast", "p", "y", to=kind)] if probabilities else [node("Cast", "z", "y", to=kind)]
+    model = classifier(*first)
+    model.graph.output[0].type.tensor_type.elem_type = kind
+    np.testing.assert_allclose(rewritten(model, tmp_path), logits_by_definition(images()), atol=1e-4)
+
+
 def test_classes_selected_and_reordered_after_the_softmax(tmp_path: Path) -> None:
     order = np.array([4, 2, 1])
     model = classifier(SOFTMAX, node("Gather", "p some", "y", axis=1), constants={"some": order})

@@ -23,6 +23,7 @@ Values = dict[str, NDArray[np.generic]]
 _SHAPES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Gather", "Slice"}
 _SCALES = {"Cast", "Dropout", "Clip", "Min", "Max", "Mul", "Div", "Add", "Sub"}
 _FUNCTIONS = {"Softmax", "LogSoftmax", "Sigmoid"}
+_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, 0}  # 0: the file does not say
 _NOTHING = 1e-6
 _CLOSE = 2e-3  # of probabilities: what clips, small additions and half precision may change
 
@@ -97,7 +98,7 @@ def paths(model: ModelProto) -> list[Path]:
     found = []
     for output in list(model.graph.output):
         tensor = output.type.WhichOneof("value") in {None, "tensor_type"}
-        if tensor and output.type.tensor_type.elem_type in {TensorProto.FLOAT, 0}:
+        if tensor and output.type.tensor_type.elem_type in _FLOATS:
             found.append(_path(model.graph, output.name))
     return found
 
@@ -153,13 +154,14 @@ def _resolve(path: Path, values: Sequence[Values], count: int) -> Output | None:
     """What an output is, by its numbers; None where it holds no row for each image."""
     first = values[0]
     value = first[path.output]
-    own = path.output
-    if not is_flat(value.shape, count):  # a Squeeze may have taken the axis of a batch of one
-        before = [n for n in path.tensors if first[n].size == value.size and first[n].ndim > 1]
-        before = [n for n in before if is_flat(first[n].shape, count)]
-        if not before or value.ndim != 1:
-            return None
-        own = before[0]
+    if not is_flat(value.shape, count) and value.ndim != 1:
+        return None
+    # A Cast may have changed the type, and a Squeeze have taken the axis of a batch of one: then what stands before it is meant.
+    before = [n for n in path.tensors if first[n].size == value.size and first[n].dtype == np.float32]
+    flat = [n for n in before if is_flat(first[n].shape, count) and (n == path.output or first[n].ndim > 1)]
+    if not flat:
+        return None
+    own = flat[0]
     rows = np.concatenate([_rows(v[own], count) for v in values])
     for name in path.seen:
         if not is_flat(first[name].shape, count):
