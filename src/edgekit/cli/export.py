@@ -49,8 +49,18 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
     metavar="N",
     help="Largest image that is read, in pixels.  [default: 100 million]",
 )
-@click.option("--mean", metavar="M[,M,M]", help="Of pixels in [0, 1], which MODEL wants as (x - mean) / std.")
+@click.option(
+    "--mean", metavar="M[,M,M]",
+    help="Of pixels in [0, 1], or in 0 to 255 where a number is over 1; MODEL takes (x - mean) / std. In the order of its own channels.",
+)  # fmt: skip
 @click.option("--std", metavar="S[,S,S]", help="See --mean.")
+@click.option(
+    "--channels", type=click.Choice(["rgb", "bgr"]),
+    help="The order in which MODEL takes them; Caffe's, PaddleOCR's and many of OpenMMLab's networks take bgr.  [default: rgb]",
+)  # fmt: skip
+@click.option(
+    "--output-name", metavar="NAME", help="Which output of model.onnx holds the classes, where it has several."
+)
 @click.option(
     "--target",
     "targets",
@@ -288,7 +298,12 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
                 f"{v.id}: {v.note}", style="yellow" if v.status != "rejected" else "red", markup=False, highlight=False
             )
     for note in manifest.provenance.get("notes", []):
-        console.print(note, style="bold red" if "RANDOM" in note else "dim", markup=False, highlight=False)
+        console.print(
+            note,
+            style="bold red" if "RANDOM" in note or note.startswith("WARNING") else "dim",
+            markup=False,
+            highlight=False,
+        )
     for path in (bundle.path, archive):
         if path is not None:
             console.print(f"bundle: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -20,6 +20,7 @@ from edgekit.bundle import Bundle, Manifest, Tensor, Variant, write_manifest
 from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
 from edgekit.export.catalogue import DEFAULTS, TARGETS, in_order, plan, split
+from edgekit.export.doubts import doubts
 from edgekit.export.graph.metadata import label
 from edgekit.export.graph.onnx import INPUT, export_onnx, save
 from edgekit.export.graph.prepare import fused
@@ -171,7 +172,7 @@ def export_classifier(
                 accuracy=reference.accuracy,
                 variants=in_order(variants),
                 provenance={
-                    **(provenance or {}),
+                    **_with_doubts(provenance or {}, reference, classes),
                     "machine": this_machine().model_dump(mode="json"),
                     "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
                     "max_drop": chosen.max_drop,
@@ -216,6 +217,12 @@ def _reference(
         arrays[EMBEDDING] = reference.embedding
     staging.keep_arrays(arrays)
     return reference
+
+
+def _with_doubts(provenance: dict[str, Any], reference: Reference, classes: Sequence[str]) -> dict[str, Any]:
+    """What is known of a model's origin, with what looks wrong about its answers; of random weights nothing is expected."""
+    found = [] if provenance.get("random_weights") else doubts(reference, classes)
+    return {**provenance, "notes": [*provenance.get("notes", []), *found]} if found else provenance
 
 
 def _onnx_runner(path: Path) -> Run:

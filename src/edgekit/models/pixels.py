@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
 # Of a normalisation: one number, or one a channel.
 Statistics = float | tuple[float, float, float]
+# The order in which a network takes the channels of a pixel; images are RGB.
+Channels = Literal["rgb", "bgr"]
 
 
 def normalise(pixels: Tensor, mean: Statistics, std: Statistics) -> Tensor:
@@ -27,21 +31,33 @@ def per_channel(values: Statistics, like: Tensor) -> Tensor:
     return torch.tensor(three, dtype=torch.float32, device=like.device).reshape(3, 1, 1)
 
 
+def in_reverse(values: Statistics) -> Statistics:
+    """Statistics of channels in the opposite order."""
+    return (values[2], values[1], values[0]) if isinstance(values, tuple) else values
+
+
 class PixelClassifier(nn.Module):
     """A model that takes pixels: what is exported.
 
     Args:
         model: maps normalised float32 images (n, 3, s, s) to logits (n, classes).
-        mean: of the normalisation, for pixels in [0, 1]; one number, or one a channel.
+        mean: of the normalisation, for pixels in [0, 1]; one number, or one a channel in the order in which the model takes them.
         std: of the normalisation.
+        channels: the order in which the model takes the channels.
     """
 
-    def __init__(self, model: nn.Module, mean: Statistics, std: Statistics) -> None:
+    def __init__(self, model: nn.Module, mean: Statistics, std: Statistics, channels: Channels = "rgb") -> None:
         super().__init__()
         self.model = model
         self.mean = mean
         self.std = std
+        self.channels = channels
 
     def forward(self, image: Tensor) -> Tensor:
-        """float32 logits (n, classes) of uint8 images (n, h, w, 3)."""
-        return self.model(normalise(image, self.mean, self.std)).to(torch.float32)
+        """float32 logits (n, classes) of RGB images, uint8 (n, h, w, 3)."""
+        if self.channels == "rgb":
+            return self.model(normalise(image, self.mean, self.std)).to(torch.float32)
+        images = normalise(image, in_reverse(self.mean), in_reverse(self.std))
+        # After the normalization, where it can become part of a first convolution: see `export.graph.channels`.
+        order = torch.tensor([2, 1, 0], device=images.device)
+        return self.model(images.index_select(1, order)).to(torch.float32)

@@ -10,6 +10,8 @@ from onnx import GraphProto, NodeProto
 
 # edgekit's own wrappers around a network (PixelClassifier.model, Classifier.encoder, Encoder.network): no part of its paths.
 _WRAPPERS = ("model", "encoder", "network")
+# Of the graph's own input and outputs, present and to come: a layer may be called `embedding`, its value may not.
+RESERVED = {"image", "logits", "embedding", "image_shape"}
 _LAYER = ("", "weight", "bias")  # what its inputs are
 _ROLES = {"Conv": _LAYER, "ConvTranspose": _LAYER, "Gemm": _LAYER, "MatMul": ("", "weight")}
 
@@ -28,7 +30,7 @@ def rename(graph: GraphProto) -> None:
     for node, (path, operator) in zip(graph.node, paths, strict=True):
         layer = counts[path] == 1 and path not in parents
         wanted = path if not operator or (path and layer) else f"{path}.{operator}" if path else operator
-        node.name = _unique(wanted or node.op_type, names)
+        node.name = unique(wanted or node.op_type, names)
     if any(a.HasField("g") or a.graphs for node in graph.node for a in node.attribute):
         return
     _name_values(graph)
@@ -53,16 +55,16 @@ def _path(name: str) -> tuple[str, str]:
 def _name_values(graph: GraphProto) -> None:
     kept = {value.name for value in (*graph.input, *graph.output)}
     new: dict[str, str] = {}
-    taken = set(kept)
+    taken = kept | RESERVED
     weights = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         for i, name in enumerate(node.output):
             if name and name not in kept:
-                new[name] = _unique(node.name if i == 0 else f"{node.name}:{i}", taken)
+                new[name] = unique(node.name if i == 0 else f"{node.name}:{i}", taken)
     for node in graph.node:
         for i, name in enumerate(node.input):
             if name in weights and name not in new and name not in kept:
-                new[name] = _unique(f"{node.name}.{_role(node, i)}", taken)
+                new[name] = unique(f"{node.name}.{_role(node, i)}", taken)
     for node in graph.node:
         _apply(node.input, new)
         _apply(node.output, new)
@@ -81,7 +83,8 @@ def _role(node: NodeProto, i: int) -> str:
     return roles[i] if i < len(roles) and roles[i] else f"constant_{i}"
 
 
-def _unique(name: str, taken: set[str]) -> str:
+def unique(name: str, taken: set[str]) -> str:
+    """A name that is not taken, `name` itself or with a number added; adds it to `taken`."""
     candidate, i = name, 1
     base = re.sub(r"_\d+$", "", name) if name in taken else name
     while candidate in taken:

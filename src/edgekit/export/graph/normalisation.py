@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
+from edgekit.export.graph.names import unique
+
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
 _BEFORE = {"Cast", "Transpose", *_ARITHMETIC}  # what may stand before the first layer
 
@@ -48,7 +50,8 @@ def _chain(graph: onnx.GraphProto, value: str) -> list[NodeProto]:
 def _expanded(model: ModelProto, before: NodeProto, name: str, shape: list[int]) -> str:
     """Put an Expand of a constant before a node; the name of what it gives."""
     graph = model.graph
-    result, size = f"{name}_over_image", "image_shape"
+    taken = {value for node in graph.node for value in (*node.input, *node.output)}
+    result, size = unique(f"{name}_over_image", taken), "image_shape"
     if size not in {t.name for t in graph.initializer}:
         graph.initializer.append(numpy_helper.from_array(np.array(shape, np.int64), size))
     node = onnx.helper.make_node("Expand", [name, size], [result], name=f"{before.name or before.op_type}_over_image")

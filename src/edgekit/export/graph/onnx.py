@@ -20,6 +20,7 @@ from torch import nn
 
 from edgekit import __version__
 from edgekit.errors import ExportError
+from edgekit.export.graph.channels import fold_reversal
 from edgekit.export.graph.normalisation import spread
 from edgekit.export.graph.prepare import exportable
 from edgekit.export.graph.simplify import add_embedding, refuse_huge, simplify
@@ -27,7 +28,7 @@ from edgekit.runtimes.session import EMBEDDING
 
 OPSET = 17  # the newest that TensorRT 8.6 reads; the oldest with LayerNormalization
 INPUT, OUTPUT = "image", "logits"
-_TRAINING_ONLY = {"Dropout", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli"}
+RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
 def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[str], embedding: bool = False) -> None:
@@ -82,7 +83,7 @@ def save(model: ModelProto, path: Path, classes: list[str], *, embedding: bool =
     Raises:
         ExportError: see `check`, `simplify` and `add_embedding`.
     """
-    graph = spread(simplify(model))
+    graph = spread(fold_reversal(simplify(model)))
     if embedding:
         add_embedding(graph, OUTPUT, EMBEDDING)
     graph.producer_name, graph.producer_version = "edgekit", __version__
@@ -106,7 +107,10 @@ def check(graph: ModelProto) -> None:
         raise ExportError(f"the exported graph asks for the opsets {sorted(opsets)}, not for {OPSET} alone")
     left = sorted({node.op_type for node in graph.graph.node if _of_training(node)})
     if left:
-        raise ExportError(f"the exported graph still trains: it holds {', '.join(left)}")
+        raise ExportError(
+            f"the network is in training mode or draws random numbers (found {', '.join(left)})",
+            "call .eval() before exporting",
+        )
     for value in (*graph.graph.input, *graph.graph.output):
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise ExportError(f"the batch axis of {value.name} is not free")
@@ -128,4 +132,4 @@ def _quiet() -> Iterator[None]:
 
 def _of_training(node: NodeProto) -> bool:
     modes = [a.i for a in node.attribute if a.name == "training_mode"]
-    return node.op_type in _TRAINING_ONLY or any(modes)
+    return node.op_type in RANDOM | {"Dropout"} or any(modes)

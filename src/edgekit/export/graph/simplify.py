@@ -42,7 +42,7 @@ def simplify(model: ModelProto, *, names: bool = True) -> ModelProto:
     """
     refuse_huge(model.ByteSize())
     graph = model.graph
-    _fold_batch_independent_shapes(model)
+    fold_batch_independent_shapes(model)
     while True:
         before = len(graph.node), len(graph.initializer)
         _constants_to_initialisers(graph)
@@ -256,7 +256,8 @@ def _fold_constants(model: ModelProto) -> None:
         return
     inside = {name for node in folded for name in node.output}
     needed = {name for node in graph.node if not inside & set(node.output) for name in _read_by(node)}
-    values = _computed(model, folded, [name for name in inside if name and name in needed])
+    asked = [name for name in inside if name and name in needed]
+    values = _computed(model, folded, asked) if asked else {}  # nobody needs them: they are dead
     read = {name for node in folded for name in node.input}
     budget = _FOLDED_AT_MOST + sum(tensor.ByteSize() for tensor in graph.initializer if tensor.name in read)
     if sum(value.nbytes for value in values.values()) > budget:  # an Expand, say: the node is smaller than its result
@@ -283,7 +284,7 @@ def _fold_shapes(model: ModelProto) -> None:
             graph.node.remove(node)
 
 
-def _fold_batch_independent_shapes(model: ModelProto) -> None:
+def fold_batch_independent_shapes(model: ModelProto) -> None:
     """Shape arithmetic whose result does not depend on the batch becomes constants.
 
     Transformers reshape by the shape that they are given, batch included: some two hundred nodes. All of that arithmetic is run at

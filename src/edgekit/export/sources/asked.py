@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.errors import ExportError
-from edgekit.models.pixels import Statistics
+from edgekit.models.pixels import Channels, Statistics
 from edgekit.pixel_range import PixelRange, parse_pixel_range
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
@@ -29,10 +29,11 @@ class Pixels:
         size: side of the square that the network takes, in pixels.
         resize: length of the shorter side before the centre is cut out, in pixels.
         interpolation, fit: see `edgekit.preprocess.Preprocessing`.
-        mean, std: pixels in [0, 1] are normalised as (x - mean) / std, with one number or one a channel.
+        mean, std: pixels in [0, 1] are normalised as (x - mean) / std, with one number or one a channel, in the network's own order.
         geometry, fill: how sides are rounded, and the color around what does not fill the square (see `Preprocessing`).
         share: of the resized image that the square is, by which another size finds its `resize` (timm's `crop_pct`).
         pixel_range: of images of more than 8 bits; auto: found from the images to calibrate with.
+        channels: the order in which the network takes them.
     """
 
     size: int | None = None
@@ -45,6 +46,7 @@ class Pixels:
     fill: tuple[int, int, int] | None = None
     share: float | None = None
     pixel_range: PixelRange | Literal["auto"] | None = None
+    channels: Channels | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Asked:
         pixels: what of the preprocessing was said.
         calibration_images: how many images to calibrate with, at most.
         max_pixels: images of more pixels are not read.
+        output_name: which of an ONNX graph's outputs holds the classes.
     """
 
     model: str
@@ -69,6 +72,7 @@ class Asked:
     pixels: Pixels = field(default_factory=Pixels)
     calibration_images: int = 300
     max_pixels: int | None = None
+    output_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,18 +105,19 @@ class Graph:
     """A foreign ONNX.
 
     Attributes:
-        write: writes it in edgekit's form, given the path, image size, mean, std and the names of the classes.
-        run: what the file itself answers, given mean and std: uint8 images (n, s, s, 3) -> logits (n, classes).
+        write: writes it in edgekit's form, given the path, image size, mean, std, order of the channels and the names of the classes.
+        run: what the file itself answers, given mean, std and order of the channels: RGB images, uint8 (n, s, s, 3) -> logits
+            (n, classes).
     """
 
-    write: Callable[[Path, int, Statistics, Statistics, list[str]], None]
-    run: Callable[[Statistics, Statistics], Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
+    write: Callable[[Path, int, Statistics, Statistics, Channels, list[str]], None]
+    run: Callable[[Statistics, Statistics, Channels], Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
 
 
 def asked(
     model: str, *, mean: str | None = None, std: str | None = None, size: int | None = None, resize: int | None = None,
     interpolation: Interpolation | None = None, fit: Fit | None = None, resize_rule: Geometry | None = None,
-    pixel_range: str | None = None, **others: Any,
+    pixel_range: str | None = None, channels: Channels | None = None, **others: Any,
 ) -> Asked:  # fmt: skip
     """The command line as `Asked`.
 
@@ -121,7 +126,7 @@ def asked(
     """
     pixels = Pixels(
         size, resize, interpolation, fit, parse_statistics(mean, "--mean"), parse_statistics(std, "--std"), resize_rule,
-        pixel_range=_range(pixel_range),
+        pixel_range=_range(pixel_range), channels=channels,
     )  # fmt: skip
     return Asked(model, pixels=pixels, **others)
 

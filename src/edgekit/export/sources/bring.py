@@ -16,12 +16,14 @@ from edgekit.data.ranges import Stated, with_range
 from edgekit.data.source import Source as Images
 from edgekit.errors import ExportError
 from edgekit.export.int8.selection import MOST_EMBEDDED, Candidates
+from edgekit.export.sources.answers import count_of_classes
 from edgekit.export.sources.asked import Asked, Network, Pixels
 from edgekit.export.sources.classes import agree, numbered, read_classes
 from edgekit.export.sources.images import candidates, open_calibration, open_evaluation, pixels, spread
 from edgekit.export.sources.kinds import kind_of
 from edgekit.export.sources.source import Source
-from edgekit.models.pixels import PixelClassifier, Statistics
+from edgekit.export.sources.statistics import in_unit_range
+from edgekit.models.pixels import Channels, PixelClassifier, Statistics
 from edgekit.preprocess import Preprocessing
 from edgekit.runtimes.session import OUTPUT
 
@@ -42,6 +44,8 @@ def bring(asked: Asked, scratch: Path) -> Source:
         raise ExportError(
             f"{asked.model}: no images to calibrate with", "give a folder of images, without labels: --calibrate FOLDER"
         )
+    if asked.output_name is not None and kind_of(asked.model) != "onnx":
+        raise ExportError(f"--output-name: {asked.model} is no ONNX graph", "leave --output-name out")
     calibration = open_calibration(asked.calibrate, asked.max_pixels)
     evaluation = open_evaluation(asked.evaluate, asked.max_pixels) if asked.evaluate is not None else None
     names, said_by = _names(asked, evaluation)
@@ -50,12 +54,15 @@ def bring(asked: Asked, scratch: Path) -> Source:
         names, said_by = network.names, "its description"
     said = _merged(asked.pixels, network.pixels)
     preprocessing = _preprocessing(said, asked.pixels, asked.model)
-    mean, std = _statistics(said, asked.model)
+    mean, std, divided = _statistics(said, asked.model)
+    channels = said.channels or "rgb"
     count = network.classes
     if network.module is not None and not count:
         from edgekit.export.sources.modules import count_of_logits
 
         count = count_of_logits(network.module, preprocessing.image_size, asked.model)
+    if network.module is not None:
+        network, count = _with_logits(network, count, preprocessing.image_size, asked.model)
     agree(count, asked.model, names, said_by)
     notes = list(network.notes)
     if names is None:
@@ -77,8 +84,10 @@ def bring(asked: Asked, scratch: Path) -> Source:
             "no labelled images (--evaluate FOLDER): accuracy is unknown; variants are held against the float model on the "
             "calibration images"
         )
-    notes.append(_described(preprocessing, mean, std))
-    model, trained = _in_pixels(network, scratch, preprocessing.image_size, mean, std, names)
+    notes.append(_described(preprocessing, mean, std, channels))
+    if divided:
+        notes.append("mean and std are for pixels in 0 to 255, by their size: they were divided by 255")
+    model, trained = _in_pixels(network, scratch, preprocessing.image_size, mean, std, channels, names)
     return Source(
         name=_name(asked.model),
         model=model,
@@ -92,6 +101,7 @@ def bring(asked: Asked, scratch: Path) -> Source:
             **network.provenance,
             "random_weights": network.random,
             "normalisation": {"mean": mean, "std": std},
+            "channels": channels,
             "calibrated_on": asked.calibrate,
             "evaluated_on": asked.evaluate,
             "notes": notes,
@@ -188,32 +198,53 @@ def _preprocessing(said: Pixels, asked: Pixels, model: str) -> Preprocessing:
         raise ExportError(f"{here}: {reason}", "--resize is at least --size") from error
 
 
-def _statistics(said: Pixels, model: str) -> tuple[Statistics, Statistics]:
+def _statistics(said: Pixels, model: str) -> tuple[Statistics, Statistics, bool]:
+    """Mean and std for pixels in [0, 1], and whether they were said for pixels in 0 to 255."""
     if said.mean is None or said.std is None:
         raise ExportError(
             f"{model}: does not say how its pixels are normalised, and a wrong guess would cost accuracy silently",
             "give --mean and --std for pixels in [0, 1]: ImageNet's are --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225; "
             "--mean 0 --std 1 if it takes [0, 1]",
         )
+    mean, std, divided = in_unit_range(said.mean, said.std, model)
     # A number for each channel costs time in some runtimes; three equal ones are one.
-    mean, std = (v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in (said.mean, said.std))
-    return mean, std
+    mean, std = (v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in (mean, std))
+    return mean, std, divided
+
+
+def _with_logits(network: Network, count: int, size: int, model: str) -> tuple[Network, int]:
+    """A network of torch that gives logits, whatever it gives itself, and how many."""
+    from edgekit.export.sources.module_output import WithLogits, reading_of
+
+    assert network.module is not None
+    reading = reading_of(network.module, size, model)
+    if reading == "logits":
+        return network, count
+    note = {
+        "one logit": "gives one number: the logit of the second of two classes; the first one's is 0",
+        "one probability": "gives one probability, of the second of two classes: its logits are their logarithms",
+        "probabilities": "gives probabilities: the bundle's logits are their logarithms",
+    }[reading]
+    wrapped = WithLogits(network.module, reading)
+    return replace(network, module=wrapped, notes=[*network.notes, f"{model}: {note}"]), count_of_classes(
+        count, reading
+    )
 
 
 def _in_pixels(
-    network: Network, scratch: Path, size: int, mean: Statistics, std: Statistics, names: list[str]
+    network: Network, scratch: Path, size: int, mean: Statistics, std: Statistics, channels: Channels, names: list[str]
 ) -> tuple[Any, Any]:
     """What takes pixels: a module, or a graph on the disk with the foreign graph's own answers."""
     if network.module is not None:
-        return PixelClassifier(network.module, mean, std).eval(), None
+        return PixelClassifier(network.module, mean, std, channels).eval(), None
     assert network.graph is not None
     path = scratch / "rewired.onnx"
-    network.graph.write(path, size, mean, std, names)
-    answer = network.graph.run(mean, std)
+    network.graph.write(path, size, mean, std, channels, names)
+    answer = network.graph.run(mean, std, channels)
     return path, lambda images: {OUTPUT: answer(images)}
 
 
-def _described(preprocessing: Preprocessing, mean: Statistics, std: Statistics) -> str:
+def _described(preprocessing: Preprocessing, mean: Statistics, std: Statistics, channels: Channels) -> str:
     p = preprocessing
     center = "" if p.geometry == "torchvision" and p.resize_to == p.image_size else f", the center {p.image_size} px"
     ways = {
@@ -224,7 +255,8 @@ def _described(preprocessing: Preprocessing, mean: Statistics, std: Statistics) 
         "border": f"longer side to {p.resize_to} px{center}, bordered",
     }
     way = f"{ways[p.fit]}, {p.interpolation}, rounded as {p.geometry} does (--resize-rule)"
-    return f"images: {way}; (pixel / 255 - mean) / std with mean {_said(mean)}, std {_said(std)}"
+    order = "; channels in the order blue, green, red (BGR), mean and std too" if channels == "bgr" else ""
+    return f"images: {way}; (pixel / 255 - mean) / std with mean {_said(mean)}, std {_said(std)}{order}"
 
 
 def _said(values: Statistics) -> str:

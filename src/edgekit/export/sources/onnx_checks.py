@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
 
 from edgekit.errors import ExportError
-from edgekit.export.graph.onnx import OPSET
+from edgekit.export.graph.onnx import OPSET, RANDOM
 
 _LARGEST = 2**31 - 1  # bytes of a protobuf message
 _CONTROL = {"If", "Loop", "Scan"}
@@ -57,6 +57,12 @@ def read(path: Path) -> ModelProto:
     short = [t.name for t in external if len(t.raw_data) < _bytes(t)]
     if short:
         raise ExportError(f"{path}: its external data is truncated: {short[0]} is not all there", "copy it again")
+    inputs = {value.name for value in model.graph.input}
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for side in value.type.tensor_type.shape.dim:
+            # Paddle writes -1 where an axis is free, others 0.
+            if side.dim_value < 0 or (side.HasField("dim_value") and not side.dim_value and value.name in inputs):
+                side.Clear()
     return model
 
 
@@ -78,6 +84,47 @@ def refuse_what_no_target_takes(model: ModelProto, path: Path) -> None:
                 f"{path}: is quantised already: {node.op_type} (node {node.name or '?'})",
                 "give the float model: edgekit quantises it for each target",
             )
+
+
+def refuse_training(model: ModelProto, path: Path) -> None:
+    """Refuse networks that were exported as they train, and those that draw random numbers.
+
+    Raises:
+        ExportError: naming operator and node.
+    """
+    constants = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            constants[node.output[0]] = node.attribute[0].t
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.domain not in {"", "ai.onnx"}:
+            continue
+        named = f"{node.op_type}, node {node.name or '?'}"
+        if _trains(node, constants, makers):
+            raise ExportError(
+                f"{path}: the network is in training mode (found {named}): call .eval() before exporting",
+                "export it again",
+            )
+        if node.op_type in RANDOM:
+            raise ExportError(
+                f"{path}: draws random numbers ({named}): its answers differ each time", "call .eval() before exporting"
+            )
+
+
+def _trains(node: onnx.NodeProto, constants: dict[str, TensorProto], makers: dict[str, onnx.NodeProto]) -> bool:
+    attributes = {a.name: a.i for a in node.attribute}
+    if node.op_type == "BatchNormalization":  # before opset 14 further outputs say it, before 7 an attribute
+        return bool(attributes.get("training_mode")) or len([n for n in node.output if n]) > 1
+    if node.op_type != "Dropout" or len(node.input) < 3:
+        return False
+    name = node.input[2]
+    for _ in range(len(makers)):  # and no further: the graph may be a circle
+        maker = makers.get(name)
+        if maker is None or maker.op_type not in {"Identity", "Cast"} or not maker.input:
+            break
+        name = maker.input[0]
+    return name in constants and bool(onnx.numpy_helper.to_array(constants[name]).any())
 
 
 def refuse_control_flow(model: ModelProto, path: Path) -> None:

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, inliner
 
-from edgekit.errors import ExportError
+from edgekit.errors import EdgekitError, ExportError
 from edgekit.export.graph.onnx import save
-from edgekit.export.graph.operators import refused
 from edgekit.export.sources import onnx_checks, rewire
+from edgekit.export.sources.answers import count_of_classes
 from edgekit.export.sources.asked import Asked, Graph, Network, Pixels
+from edgekit.export.sources.batch import free_batch
+from edgekit.export.sources.onnx_reference import Reference
 from edgekit.export.sources.opset import to_opset, version_of
 from edgekit.export.sources.own_file import own_pixels
+from edgekit.export.sources.ports import ImageInput, find_input
 from edgekit.files import sha256
-from edgekit.models.pixels import Statistics
+from edgekit.models.pixels import Channels, Statistics
 
-_Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 _CLOSE = (
     1e-3  # of the logits' reach: what the order of float32 additions may change; a wrong batch axis changes everything
 )
@@ -40,175 +42,173 @@ def from_onnx(asked: Asked, classes: int | None) -> Network:
     if asked.weights is not None:
         raise ExportError(f"--weights: {asked.model} holds its weights already", "leave --weights out")
     model = onnx_checks.read(path)
+    with _one_line(asked.model):
+        return _opened(asked, path, model)
+
+
+def _opened(asked: Asked, path: Path, model: ModelProto) -> Network:
     onnx_checks.refuse_what_no_target_takes(model, path)
-    ports = rewire.find_ports(model, asked.model)
-    pixels = asked.pixels
-    if ports.size and pixels.size not in {None, ports.size}:
-        raise ExportError(
-            f"{asked.model}: takes images of {ports.size} px, --size says {pixels.size}",
-            f"leave --size out, or give {ports.size}",
-        )
-    size = ports.size or pixels.size
-    if size is None:
-        raise ExportError(f"{asked.model}: takes images of any size", "say which: --size 224")
-    if ports.is_pixels and (pixels.mean is not None or pixels.std is not None):
+    onnx_checks.refuse_training(model, path)
+    image = find_input(model, asked.model)
+    size = _size(asked, image)
+    if image.is_pixels and (asked.pixels.mean is not None or asked.pixels.std is not None):
         raise ExportError(
             f"{asked.model}: takes uint8 pixels, so it normalises them itself", "leave --mean and --std out"
         )
-    foreign = _Foreign(model, ports, asked.model)
-    logits = foreign.run(0.0, 1.0)(np.zeros((1, size, size, 3), np.uint8))
-    notes = []
-    if ports.logits != ports.output:
-        notes.append(f"{asked.model}: its Softmax is left out: the bundle's logits are what it saw")
+    reference = Reference(model, image, asked.model, size, asked.output_name)
+    output = reference.output
+    note = output.note(asked.model)
     provenance = {
         "model": asked.model,
         "weights": asked.model,
         "weights_file_sha256": sha256(path),
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
         "opset": version_of(model),
-        "input": f"{ports.input}, {'uint8' if ports.is_pixels else 'float32'} {ports.layout}",
-        "output": ports.output,
+        "input": f"{image.name}, {'uint8' if image.is_pixels else 'float32'} {image.layout}",
+        "output": output.name,
+        "output_is": output.function or output.reading,
     }
+    foreign = _Foreign(model, image, reference, asked.model)
     return Network(
         module=None,
-        classes=logits.shape[1],
-        pixels=own_pixels(model, size) if ports.is_pixels else Pixels(size=size),
+        classes=count_of_classes(output.numbers, output.reading),
+        pixels=own_pixels(model, size) if image.is_pixels else Pixels(size=size),
         provenance=provenance,
-        graph=Graph(foreign.write, foreign.run),
-        notes=notes,
+        graph=Graph(foreign.write, reference.run),
+        notes=[note] if note else [],
     )
 
 
+def _size(asked: Asked, image: ImageInput) -> int:
+    given = asked.pixels.size
+    if image.size and given not in {None, image.size}:
+        raise ExportError(
+            f"{asked.model}: takes images of {image.size} px, --size says {given}",
+            f"leave --size out, or give {image.size}",
+        )
+    size = image.size or given
+    if size is None:
+        raise ExportError(f"{asked.model}: takes images of any size", "say which: --size 224")
+    return size
+
+
 class _Foreign:
-    """A foreign graph: run as it is, and rewritten.
+    """A foreign graph, rewritten.
 
     Args:
         model: with all weights inside; it is not changed.
-        ports: its input and output.
+        image: its input.
+        reference: what it answers.
         here: its path, for messages.
     """
 
-    def __init__(self, model: ModelProto, ports: rewire.Ports, here: str) -> None:
-        self.model, self.ports, self.here = model, ports, here
+    def __init__(self, model: ModelProto, image: ImageInput, reference: Reference, here: str) -> None:
+        self.model, self.image, self.reference, self.here = model, image, reference, here
 
-    def run(self, mean: Statistics, std: Statistics) -> _Run:
-        """What the file itself answers in ONNX Runtime, not optimised, to images that NumPy normalises: a way to the logits that
-        shares nothing with the rewritten graph.
-
-        Raises:
-            ExportError: ONNX Runtime does not take the graph, or it fails on such images.
-        """
-        import onnxruntime as ort
-
-        from edgekit.runtimes.onnxruntime import session_options
-
-        watched = _copy(self.model)
-        rewire.observe(watched, self.ports)
-        options = session_options()
-        options.log_severity_level = 4
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            session = ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions share no base but RuntimeError and Exception
-            hint = "export it again with other operators, or check it with onnx.checker"
-            raise refused("ONNX Runtime", self.model, error, f"{self.here}: {hint}") from error
-
-        def answer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-            step = self.ports.batch or len(images)
-            parts = []
-            for start in range(0, len(images), step):
-                part = images[start : start + step]
-                filled = np.concatenate([part, np.repeat(part[-1:], step - len(part), axis=0)])
-                try:
-                    (logits,) = session.run(
-                        [self.ports.logits], {self.ports.input: self._normalised(filled, mean, std)}
-                    )
-                except Exception as error:
-                    reason = " ".join(str(error).split())[:200]
-                    raise ExportError(
-                        f"{self.here}: fails on images of {images.shape[1]} px: {reason}",
-                        "give the --size that it takes",
-                    ) from error
-                parts.append(self._flat(np.asarray(logits), step)[: len(part)])
-            return np.concatenate(parts)
-
-        return answer
-
-    def write(self, path: Path, size: int, mean: Statistics, std: Statistics, classes: list[str]) -> None:
+    def write(
+        self, path: Path, size: int, mean: Statistics, std: Statistics, channels: Channels, classes: list[str]
+    ) -> None:
         """Write the graph in edgekit's form, and run it on three images to see that it still answers the same.
 
         Raises:
             ExportError: it cannot be converted to opset 17, holds control flow, or its batch axis cannot be freed.
         """
         images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
-        expected = self.run(mean, std)(images)
-        model = self._in_opset()
-        # First with a batch of one, which lets shapes that are computed fold to constants; where that freezes something, without.
-        failure: ExportError | None = None
-        for batch in (1, "batch") if self.ports.batch is None else (1,):
-            graph = _copy(model)
-            rewire.set_shape(graph, self.ports, batch, size)
-            graph = rewire.folded(graph, "ONNX Runtime")
-            onnx_checks.refuse_control_flow(graph, Path(self.here))
-            rewire.free_batch(graph)
-            rewire.take_pixels(graph, self.ports, size, mean, std)
-            rewire.name_logits(graph, self.ports, len(classes))
+        with _one_line(self.here):
+            expected = self.reference.run(mean, std, channels)(images)
+            model, image, source = self._converted(size)
+        failures: list[ExportError] = []
+        for batch, every in self._attempts():
+            graph = rewire.copy_of(model)
             try:
-                save(graph, path, classes)
+                with _one_line(self.here):
+                    rewire.set_shape(graph, image, batch, size)
+                    graph = rewire.folded(graph, "ONNX Runtime")
+                    onnx_checks.refuse_control_flow(graph, Path(self.here))
+                    if isinstance(batch, int):
+                        free_batch(graph, batch, every=every)
+                    rewire.take_pixels(graph, image, size, mean, std, channels)
+                    rewire.name_logits(graph, self.reference.output, source, len(classes))
+                    save(graph, path, classes)
             except ExportError as error:
-                failure = error
+                failures.append(error)
                 continue
             if _answers(path, images, expected):
                 return
         path.unlink(missing_ok=True)
-        reason = failure.message if failure is not None else "the rewritten graph answers otherwise"
-        raise ExportError(
-            f"{self.here}: its batch axis{f', fixed to {self.ports.batch},' if self.ports.batch else ''} cannot be freed: {reason}",
+        raise self._cannot(failures)
+
+    def _attempts(self) -> list[tuple[int | str, bool]]:
+        """Batches that are written into the graph in turn, and whether every Reshape that may hold it is freed.
+
+        One lets shapes that are computed fold to constants; where that freezes something, a free batch does not; and where a larger one is
+        written all over the graph, that one alone fits.
+        """
+        fixed = self.reference.batch
+        if fixed is None:
+            return [(1, False), ("batch", False), (1, True)]
+        return [(1, False), *([(fixed, False)] if fixed > 1 else []), (fixed, True)]
+
+    def _cannot(self, failures: list[ExportError]) -> ExportError:
+        for failure in failures:
+            if "control flow" in failure.message:
+                return failure
+        reason = failures[0].message if failures else "the rewritten graph answers otherwise"
+        fixed = self.reference.batch
+        return ExportError(
+            f"{self.here}: its batch axis{f', fixed to {fixed},' if fixed else ''} cannot be freed: {reason}",
             "export it with a free batch axis (torch: dynamic_axes or dynamic_shapes)",
-        ) from failure
+        )
 
-    def _in_opset(self) -> ModelProto:
-        model = _copy(self.model)
+    def _converted(self, size: int) -> tuple[ModelProto, ImageInput, str]:
+        """The graph in opset 17 with edgekit's names free, its input, and the tensor that its logits are made of."""
+        model = rewire.copy_of(self.model)
         if model.functions:
-            model = onnx.inliner.inline_local_functions(model)
-        rewire.observe(model, self.ports)
-        return to_opset(model, self.here)
+            model = inliner.inline_local_functions(model)
+        output = self.reference.output
+        rewire.set_shape(model, self.image, self.reference.batch or "batch", size)
+        rewire.observe(model, [output.source], output.rank)
+        model = to_opset(model, self.here)
+        new = rewire.step_aside(model)
+        image = self.image
+        named = ImageInput(new.get(image.name, image.name), image.layout, image.is_pixels, image.batch, image.size)
+        return model, named, new.get(output.source, output.source)
 
-    def _normalised(self, images: NDArray[np.uint8], mean: Statistics, std: Statistics) -> NDArray[np.generic]:
-        pixels: NDArray[np.generic] = images
-        if not self.ports.is_pixels:
-            pixels = ((images.astype(np.float64) / 255 - np.array(mean)) / np.array(std)).astype(np.float32)
-        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2) if self.ports.layout == "NCHW" else pixels)
 
-    def _flat(self, logits: NDArray[np.float32], count: int) -> NDArray[np.float32]:
-        if logits.ndim < 2 or logits.shape[0] != count or logits.size != count * logits.shape[1]:
-            raise ExportError(
-                f"{self.here}: its output {self.ports.output} is {logits.shape} for {count} images, not logits (n, classes)",
-                "give an image classifier",
-            )
-        return logits.reshape(count, -1)
+@contextmanager
+def _one_line(here: str) -> Iterator[None]:
+    """Make whatever onnx, ONNX Runtime or protobuf raise about a foreign graph one error that names the file.
+
+    Raises:
+        ExportError: in place of any other exception.
+    """
+    try:
+        yield
+    except EdgekitError:
+        raise
+    except Exception as error:  # they raise many kinds, which share no base
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ExportError(
+            f"{here}: cannot be rewritten: {reason}",
+            "check it with onnx.checker, or export it again with opset 17",
+        ) from error
 
 
 def _answers(path: Path, images: NDArray[np.uint8], expected: NDArray[np.float32]) -> bool:
     """Whether a graph gives these logits, image by image and all at once."""
     from edgekit.runtimes import open_session
 
-    session = open_session("onnxruntime", path, threads=1)
     try:
-        together = session.run(images)
-        alone = np.concatenate([session.run(np.ascontiguousarray(image[None])) for image in images])
+        session = open_session("onnxruntime", path, threads=1)
+        try:
+            together = session.run(images)
+            alone = np.concatenate([session.run(np.ascontiguousarray(image[None])) for image in images])
+        finally:
+            session.close()
     except Exception:  # a Reshape that no longer fits; whatever the runtime calls it
         return False
-    finally:
-        session.close()
     reach = max(float(np.abs(expected).max()), 1e-6)
     return all(
         got.shape == expected.shape and float(np.abs(got - expected).max()) <= _CLOSE * reach
         for got in (together, alone)
     )
-
-
-def _copy(model: ModelProto) -> ModelProto:
-    result = ModelProto()
-    result.CopyFrom(model)
-    return result

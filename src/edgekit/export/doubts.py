@@ -1,0 +1,37 @@
+"""What about a trained model's own answers looks wrong, before any conversion: most often its preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgekit.export.verify import Reference
+
+MARK = "WARNING: "
+_ENOUGH = 8  # images, before one class for all of them says something
+
+
+def doubts(reference: Reference, classes: Sequence[str]) -> list[str]:
+    """One sentence for each; none where all looks well.
+
+    Args:
+        reference: the trained model's answers.
+        classes: names, in the order of its logits.
+    """
+    logits, labels = reference.logits, reference.labels
+    decided = logits.argmax(1)
+    found = []
+    various = labels is None or len(np.unique(labels)) > 1
+    if len(logits) >= _ENOUGH and various and len(np.unique(decided)) == 1:
+        of = "calibration" if labels is None else "test"
+        found.append(
+            f"{MARK}the trained model itself gives one class, {classes[int(decided[0])]}, for all {len(logits)} {of} images: check --mean, "
+            "--std, --channels and the weights; that a variant agrees with it means nothing"
+        )
+    if logits.min() >= 0 and logits.max() <= 1 and float(np.ptp(logits, axis=0).max()) > 0:
+        found.append(
+            f"{MARK}everything that the trained model gives lies between 0 and 1: if these are probabilities of classes that do not "
+            "exclude each other (a multi-label network), this bundle is not one of it"
+        )
+    return found
