@@ -61,8 +61,12 @@ def files(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> Path:
     """`float.onnx`, and `int8.onnx` and `int8.xml` of it."""
     folder = tmp_path_factory.mktemp("unfolded")
     torch.manual_seed(0)
-    export_onnx(PixelClassifier(Unfolded().eval(), 0.5, 0.25), folder / "float.onnx", image_size=16, classes=list("0123456789"))
-    assert "Shape" in {node.op_type for node in onnx.load(folder / "float.onnx").graph.node}  # the graph reads the batch size
+    export_onnx(
+        PixelClassifier(Unfolded().eval(), 0.5, 0.25), folder / "float.onnx", image_size=16, classes=list("0123456789")
+    )
+    assert "Shape" in {
+        node.op_type for node in onnx.load(folder / "float.onnx").graph.node
+    }  # the graph reads the batch size
     quantize_onnx(Calibration(folder / "float.onnx", images, folder), folder / "int8.onnx", REDUCED)
     openvino.write_ir(folder / "int8.onnx", folder / "int8.xml")
     return folder
@@ -176,7 +180,14 @@ def test_a_float_variant_that_decides_otherwise_in_one_batch_size_is_rejected(fi
     file = BundleFile.of(files, "float.onnx")
     for precision, status in (("fp32", "rejected"), ("fp16", "rejected"), ("int8", "verified")):
         variant = Variant.model_validate(
-            {"id": "x", "runtime": "onnxruntime", "precision": precision, "files": [file], "executed": False, "status": "unexecuted"}
+            {
+                "id": "x",
+                "runtime": "onnxruntime",
+                "precision": precision,
+                "files": [file],
+                "executed": False,
+                "status": "unexecuted",
+            }
         )
         judged = judge(variant, reference.logits, None, reference, Bounds(), found)
         assert judged.status == status
