@@ -97,9 +97,10 @@ def test_the_shipped_ir_is_right_with_a_free_batch_axis(files: Path, images: np.
     fixed = by_openvino_alone(files / "int8.xml", images[:48], batch, reshaped=True)
     free = by_openvino_alone(files / "int8.xml", images[:48], batch, reshaped=False)
     trained = run("onnxruntime", files / "float.onnx", images[:48])
-    assert decibels(fixed, trained) > 15
-    assert decibels(free, fixed) > decibels(fixed, trained) - 3
-    assert abs(decibels(free, trained) - decibels(fixed, trained)) < 3
+    noise = decibels(fixed, trained)
+    assert noise > 15
+    assert decibels(free, fixed) > noise / 2  # without its bias the network is at 3 dB
+    assert decibels(free, trained) > noise / 2
 
 
 @pytest.mark.parametrize("name", ["int8.onnx", "int8.xml", "float.onnx"])
@@ -109,15 +110,24 @@ def test_a_session_of_openvino_answers_alike_in_every_batch_size(files: Path, im
     trained = run("onnxruntime", files / "float.onnx", images[:16])
     found = compare_batches(session, images[:16], trained)
     assert 0 in session._calls  # the graph with a free axis was among them
-    assert len(session._calls) == FIXED_SIZES + 1 < len(BATCHES)
+    assert set(session._calls) == {1, BATCHES[1], 0}
     assert found.agree
     assert found.sizes == BATCHES
+    by_itself = open_session(
+        "openvino", files / name, threads=1
+    )  # without being told to share: as a user's session comes by
+    assert isinstance(by_itself, OpenVinoSession)
+    least = min(60, found.noise_db / 2)  # dB; without its bias the network is at 3
+    for size in range(1, FIXED_SIZES + 3):
+        whole = np.concatenate([by_itself.run(images[i : i + size]) for i in range(0, 16 - size + 1, size)])
+        assert decibels(whole, trained[: len(whole)]) > least
+    assert len(by_itself._calls) == FIXED_SIZES + 1
     streams = open_streams(session, 1, batch=4)
     answers: list[np.ndarray] = []
     streams.submit(images[:4], answers.append)
     streams.wait()
     streams.close()
-    assert decibels(answers[0], session.run(images[:4])) > min(60, found.noise_db - 3)
+    assert decibels(answers[0], session.run(images[:4])) > least
 
 
 def test_onnx_runtime_answers_alike_in_every_batch_size(files: Path, images: np.ndarray) -> None:
@@ -161,7 +171,7 @@ def test_what_depends_on_the_batch_size_is_rejected(
         found[amount] = verify(variant, tmp_path, reference, Bounds(max_drop=100))
     assert found[0.0].status == "verified"
     assert found[0.0].parity is not None
-    assert found[0.0].parity.batches == list(BATCHES)
+    assert found[0.0].parity.batches == [*BATCHES, 80]
     assert found[1.0].status == "rejected"
     assert "in batches of" in found[1.0].note
     assert "computes something else than for one image" in found[1.0].note
@@ -200,4 +210,4 @@ def test_every_variant_of_a_bundle_can_be_asked(tmp_path: Path) -> None:
     for variant in Bundle.open(bundle.path).manifest.variants:
         assert check_batches(bundle, variant).agree, variant.id
         assert variant.parity is not None
-        assert variant.parity.batches == list(BATCHES)
+        assert set(variant.parity.batches) > set(BATCHES)

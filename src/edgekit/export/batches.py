@@ -2,22 +2,22 @@
 
 A session of OpenVINO compiles a graph of its own for each of the first few batch sizes and one with a free batch axis for all others; the
 file that is shipped has a free axis until somebody reshapes it. Each of these forms is another compilation, and a fault of the compiler
-may lie in one alone. So a few sizes are run, more than get a graph of their own, and held against one another.
+may lie in one alone. So a few sizes are run, some with graphs of their own and some with the shared one, and held against one another.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.runtimes import Session
-from edgekit.runtimes.session import OUTPUT, run_in_batches
+from edgekit.runtimes.session import OUTPUT, run_in_batches, share_graph
 
-# One image at a time first: what the others are held against. More sizes than `FIXED_SIZES` of OpenVINO, so that the graph with a free
-# axis is among them, and none beyond what an engine of TensorRT takes by default.
-BATCHES = (1, 3, 5, 8, 2, 7)
+# One image at a time first: what the others are held against. None is beyond what an engine of TensorRT takes by default.
+BATCHES = (1, 3, 5, 8)
 # Two forms may round differently, and INT8 makes whole steps of it. Where their errors are independent and of the same size, the
 # difference has twice the power of either; more than that is no rounding.
 _NOISE = 2.0
@@ -29,7 +29,7 @@ class Batches:
     """What batches of several sizes answer, beside one image at a time.
 
     Attributes:
-        sizes: that were run, in that order; one alone where the graph has a fixed batch.
+        sizes: that were run; one alone where the graph has a fixed batch.
         worst: the size whose logits are the furthest from those of one image at a time.
         sqnr_db: of that size's logits to their difference from one image at a time, in dB; infinite where they are equal, minus
             infinite where they are not finite numbers.
@@ -56,18 +56,27 @@ class Batches:
 
 
 def compare_batches(
-    session: Session, images: NDArray[np.uint8], trained: NDArray[np.float32], sizes: tuple[int, ...] = BATCHES
+    session: Session,
+    images: NDArray[np.uint8],
+    trained: NDArray[np.float32],
+    also: Mapping[int, NDArray[np.float32]] | None = None,
 ) -> Batches:
-    """Run some images in batches of several sizes.
+    """Run some images in batches of several sizes: the first sizes each with a graph of its own where the runtime makes such, then the others
+    with the graph that they share.
 
     Args:
-        session: of the variant; where its graph has a fixed batch, that is the only size.
+        session: of the variant, and after this all further sizes share its graph; where that has a fixed batch, it is the only size.
         images: uint8 (n, s, s, 3).
         trained: the trained model's logits for them, float32 (n, classes).
-        sizes: the batch sizes; the first is what the others are held against.
+        also: the logits for them that the session gave in other batch sizes, with a graph for that size.
     """
-    sizes = (session.batch,) if session.batch else sizes
-    answers = {size: _in_batches(session, images, size).astype(np.float64) for size in sizes}
+    sizes = (session.batch,) if session.batch else BATCHES
+    answers: dict[int, NDArray[np.float64]] = {}
+    for i, size in enumerate(sizes):
+        if i == (1 if also else 2):
+            share_graph(session)
+        answers[size] = _in_batches(session, images, size).astype(np.float64)
+    answers = {**{size: logits.astype(np.float64) for size, logits in (also or {}).items()}, **answers}
     first = answers[sizes[0]]
     power = float((trained.astype(np.float64) ** 2).sum())
     noise = _energy(first, trained)
@@ -75,7 +84,7 @@ def compare_batches(
     worst = max(apart, key=lambda size: apart[size])
     classes = trained.argmax(1)
     return Batches(
-        sizes=sizes,
+        sizes=tuple(sorted(answers)),
         worst=worst,
         sqnr_db=_decibels(power, apart[worst]),
         noise_db=_decibels(power, noise),

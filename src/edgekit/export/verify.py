@@ -191,7 +191,8 @@ def verify(variant: Variant, folder: Path, reference: Reference, bounds: Bounds)
             logits = _batched(session.run, reference.images, advance, session.batch)
         golden = np.ascontiguousarray(reference.images[reference.golden])
         outputs = _run_all(session, golden) if reference.embedding is not None else {}
-        batches = compare_batches(session, golden, reference.logits[reference.golden])
+        also = {} if session.batch else {_batch_size(reference.images): logits[reference.golden]}
+        batches = compare_batches(session, golden, reference.logits[reference.golden], also)
     finally:
         session.close()
     if exact_threads(variant) and not _same_with_threads(variant, path, settings, golden, logits[reference.golden]):
@@ -349,14 +350,18 @@ def _batched(
     fixed: int | None = None,
 ) -> NDArray[np.float32]:
     """The logits of many images, in batches: of `fixed`, the last one filled up, or of as many as fit."""
-    # About 4 million pixels of activations at once.
-    batch = fixed or max(1, min(256, 2**22 // (images.shape[1] * images.shape[2])))
+    batch = fixed or _batch_size(images)
     parts = []
     for start in range(0, len(images), batch):
         part = np.ascontiguousarray(images[start : start + batch])
         parts.append(run(_filled(part, batch) if fixed else part)[: len(part)])
         advance(len(part))
     return np.concatenate(parts)
+
+
+def _batch_size(images: NDArray[np.uint8]) -> int:
+    """How many images to run at once: all, or about 4 million pixels of activations."""
+    return min(len(images), max(1, min(256, 2**22 // (images.shape[1] * images.shape[2]))))
 
 
 def _run_all(session: Session, images: NDArray[np.uint8]) -> Outputs:

@@ -75,6 +75,7 @@ class OpenVinoSession:
                 "use another variant of the bundle here",
             )
         self._calls = {self.batch or 1: _call_of(compiled)}  # by batch size; 0 takes any
+        self._fixed_sizes = FIXED_SIZES
         self.version: str = ov.__version__
         self.settings = {PRECISION: answered, **_answers(compiled)}
 
@@ -101,10 +102,14 @@ class OpenVinoSession:
 
     def _call(self, batch: int) -> tuple[Any, Any]:
         """How to infer a batch size that has no graph of its own yet, and what to look the logits up by."""
-        size = batch if len(self._calls) < FIXED_SIZES else 0
+        size = batch if len(self._calls) < self._fixed_sizes else 0
         if size not in self._calls:
             self._calls[size] = _call_of(self._compile(size))
         return self._calls[size]
+
+    def share_graph(self) -> None:
+        """Give no further batch size a graph of its own (see `Sharing.share_graph`)."""
+        self._fixed_sizes = 0
 
     def streams(self, count: int = 0, batch: int = 1) -> Streams:
         """OpenVINO's own queue of asynchronous requests (see `Streaming.streams`); 0 streams leaves their number to its
