@@ -202,6 +202,31 @@ def test_a_float_variant_that_computes_something_else_is_not_measured(folder: Pa
         run_worker(request(folder))
 
 
+def test_a_float_variant_that_decides_otherwise_is_refused_whatever_the_tolerance(folder: Path) -> None:
+    bundle = Bundle.open(folder)
+    golden = bundle.golden_outputs()
+    variant = bundle.variant("onnx-fp32")
+    session = load(bundle, variant, threads=1)
+    classes = golden["logits"].argmax(1)
+    one, other = golden["images"][0], golden["images"][np.argmax(classes != classes[0])]
+    shares = np.linspace(0, 1, 2001)[:, None, None, None]
+    images = np.round(one * (1 - shares) + other * shares).astype(
+        np.uint8
+    )  # from one class to another: somewhere they nearly tie
+    logits = session.run(images)
+    best = np.sort(logits, axis=1)
+    nearest = int(np.argmin(best[:, -1] - best[:, -2]))
+    images, logits = images[nearest : nearest + 1], logits[nearest : nearest + 1].copy()
+    assert prove(session, variant, {"images": images, "logits": logits}, 1).top1_agreement == 1
+    first, second = np.argsort(-logits[0])[:2]
+    logits[0, [first, second]] = logits[0, [second, first]]
+    assert abs(logits[0, first] - logits[0, second]) < 1e-3 * max(1, np.abs(logits).max())  # within the tolerance
+    with pytest.raises(BundleError, match=r"top-1 agrees on 0\.0% of 1"):
+        prove(session, variant, {"images": images, "logits": logits}, 1)
+    int8 = variant.model_copy(update={"precision": "int8"})
+    assert "does not hold on this machine" in prove(session, int8, {"images": images, "logits": logits}, 1).warning
+
+
 def test_an_int8_variant_that_agrees_less_than_where_it_was_exported_is_warned_about(folder: Path) -> None:
     bundle = Bundle.open(folder)
     golden = bundle.golden_outputs()

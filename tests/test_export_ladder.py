@@ -17,7 +17,8 @@ from edgekit.export import served, tensorrt
 from edgekit.export.graph.onnx import export_onnx
 from edgekit.export.half import simulated
 from edgekit.export.inputs import Options, Sources
-from edgekit.export.int8 import ladder
+from edgekit.export.int8 import blocks, ladder
+from edgekit.export.int8.budget import Budget
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.correct import correct
 from edgekit.export.int8.equalise import equalise, rescale
@@ -325,6 +326,63 @@ def test_sensitivity_finds_the_planted_layer_and_leaves_it_alone_in_float(digits
     assert made.variant.status == "verified"
     (layer,) = (n for n in onnx.load(made.folder / "model.u8.onnx").graph.node if n.name == bad)
     assert layer.input[1] in {t.name for t in onnx.load(made.folder / "model.u8.onnx").graph.initializer}
+
+
+def test_many_layers_are_searched_by_blocks(
+    digits: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(blocks, "FEW", 4)
+    sources = sources_of(imbalanced(digits, 6, only=[1]), tmp_path)
+    bad = [p for p in pairs(Graph(digits)) if p.ceiling is None][1].second[0].name
+    state = Climb(onnx_family(sources))
+    base = state.candidate("calibration", Way(REDUCED, "minmax"))
+    assert base is not None
+    assert not state.gate(base)
+    made = ladder._keep_in_float(state)
+    assert made is not None
+    assert made.variant.status == "verified"
+    assert bad in state.blocks[0].members
+    assert len(state.blocks) < len(quantisable(digits))
+    assert bad in made.way.exclude
+    assert len(made.way.exclude) <= 2
+    assert "layers in float, try 1 of at most" in capsys.readouterr().err
+
+
+class Ticking:
+    """A clock on which every look takes a second: how far a search comes then does not depend on the machine."""
+
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> float:
+        self.now += 1
+        return self.now
+
+
+@pytest.mark.parametrize("seconds", [0, 25, 1000])
+def test_a_climb_without_time_delivers_what_passed_or_is_rejected(
+    digits: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """Equalisation is left out, which would bring this network back; its plain INT8 loses most of the accuracy on any CPU."""
+    monkeypatch.setattr(served, "METHODS", ("minmax",))
+    monkeypatch.setattr(ladder, "_equalise", lambda state: None)
+    monkeypatch.setattr(ladder, "_unsigned", lambda state: None)
+    monkeypatch.setattr(blocks, "FEW", 4)
+    sources = sources_of(imbalanced(digits, 6, only=[1]), tmp_path)
+    variant = climb(onnx_family(sources), sources.folder, budget=Budget(seconds, 10, Ticking()))
+    told = variant.quantization
+    assert told is not None
+    assert (sources.folder / variant.files[0].path).is_file()
+    assert told["search"]["cut"] == (seconds < 1000)
+    assert ("ran out of time (10 minutes for all INT8 variants, --search-minutes)" in variant.note) == (seconds < 1000)
+    verified = [entry for entry in told["tried"] if entry["status"] == "verified"]
+    assert (variant.status == "verified") == bool(verified)
+    assert (variant.status, told["rung"]) in {("verified", "layers in float"), ("rejected", None)}
+    if not seconds:
+        assert [entry["rung"] for entry in told["tried"]] == ["calibration"]
+        assert "nothing had passed until then" in variant.note
+    if seconds == 1000:
+        assert variant.status == "verified"
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

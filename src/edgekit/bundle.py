@@ -75,6 +75,12 @@ class Parity(Part):
     sqnr_db: float | None = Field(
         description="signal to quantisation noise of the logits, in dB; null where the noise is 0"
     )
+    batches: list[int] = Field(
+        default_factory=list, description="batch sizes whose logits were held against those of one image at a time"
+    )
+    batches_sqnr_db: float | None = Field(
+        None, description="logits to the largest difference between two of these, in dB; null where there is none"
+    )
     embedding_max_abs_diff: float | None = Field(
         None, description="largest absolute difference of a component of the embedding; only where it is an output"
     )

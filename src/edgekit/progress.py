@@ -51,6 +51,14 @@ def relayed(tell: Callable[[str], None]) -> Iterator[None]:
         _relay = before
 
 
+def say(text: str) -> None:
+    """Say what begins now, in a line on standard error; inside `relayed`: told to whoever shows it."""
+    if _relay is not None:
+        _relay(text)
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
 def _relaying(tell: Callable[[str], None], title: str, total: int, done: int, unit: str) -> Advance:
     last = -_TELL_EVERY_SECONDS
 
@@ -105,13 +113,14 @@ def _lines(title: str, total: int, done: int, unit: str) -> Advance:
         if now - last >= _LINE_EVERY_SECONDS:
             last = now
             rate = (done - at_start) / (now - began)
-            eta = f", {_duration((total - done) / rate)} left" if rate > 0 and done < total else ""
+            eta = f", {duration((total - done) / rate)} left" if rate > 0 and done < total else ""
             print(f"{title}: {done}/{total} {unit}{eta}  {latest}".rstrip(), file=sys.stderr, flush=True)
 
     return advance
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As in 6:12, or 1:06:12."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

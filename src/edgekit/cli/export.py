@@ -92,8 +92,15 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
     help="Where INT8 loses more than that, adapt the weights on unlabelled images (minutes; see docs/export.md).",
 )  # fmt: skip
 @click.option(
+    "--search-minutes", type=click.FloatRange(0), default=10.0, show_default=True, metavar="MINUTES",
+    help="How long INT8 that keeps the accuracy is searched for, all variants together.",
+)  # fmt: skip
+@click.option(
     "--calibration-images", type=click.IntRange(1), default=300, show_default=True,
     help="Unlabelled images that INT8 is calibrated with, of the pool or --calibrate.",
+)  # fmt: skip
+@click.option(
+    "--few-images", is_flag=True, help="Calibrate INT8 with fewer than 8 images, which is refused otherwise.",
 )  # fmt: skip
 @click.option("--model", "which", type=click.Choice(list(_STAGES)), help="Of a run.  [default: student]")
 @click.option(
@@ -117,7 +124,8 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
 @click.option("--json", "as_json", is_flag=True, help="Print the variants as JSON.")
 def command(
     model: str | None, as_list: bool, targets: tuple[str, ...], precisions: tuple[str, ...], capabilities: str | None,
-    max_drop: float, min_agreement: float, recover: bool, calibration_images: int, which: str | None, output: Path | None,
+    max_drop: float, min_agreement: float, recover: bool, search_minutes: float, calibration_images: int, few_images: bool,
+    which: str | None, output: Path | None,
     embedding: bool, batch: int | None, sizes: tuple[int, ...], jobs: int | None, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
     """Convert a model, quantise it, verify it, and bundle it.
@@ -170,9 +178,11 @@ def command(
                 embedding=embedding,
                 batch=batch,
                 jobs=jobs,
+                few_images=few_images,
                 max_drop=max_drop,
                 min_agreement=min_agreement,
                 recover=recover,
+                search_minutes=search_minutes,
                 name=source.name,
                 provenance=source.provenance,
                 trained=source.trained,
@@ -257,8 +267,10 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
 
     manifest, console = bundle.manifest, Console()
     trained = manifest.accuracy
+    where = _judged_on(manifest.provenance)
     table = Table(
-        title=f"{manifest.name}: trained model {percent(trained.top1)} on {trained.samples} test images" if trained else manifest.name,
+        title=f"{manifest.name}: trained model {percent(trained.top1)} on {trained.samples} test images" if trained
+        else f"{manifest.name}: judged on {where}",
         title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("variant", overflow="fold")
@@ -283,7 +295,7 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
     console.print(table)
     console.print(
         f"drop: points of accuracy{'' if trained else ', ~ expected by the model itself, for want of labels'}; "
-        f"agrees: on the {'test' if trained else 'calibration'} images; max |Δlogit|: on the golden images"
+        f"agrees: on {where}; max |Δlogit|: on the golden images"
         + (
             "; × float: how many times as fast as its runtime's float, a first look (from … to: undecided)"
             if timed
@@ -298,12 +310,9 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
                 f"{v.id}: {v.note}", style="yellow" if v.status != "rejected" else "red", markup=False, highlight=False
             )
     for note in manifest.provenance.get("notes", []):
-        console.print(
-            note,
-            style="bold red" if "RANDOM" in note or note.startswith("WARNING") else "dim",
-            markup=False,
-            highlight=False,
-        )
+        alarming = "RANDOM" in note or note.startswith("WARNING")
+        style = "bold red" if alarming else "yellow" if note.startswith("INT8") else "dim"
+        console.print(note, style=style, markup=False, highlight=False)
     for path in (bundle.path, archive):
         if path is not None:
             console.print(f"bundle: {path}", markup=False, highlight=False, soft_wrap=True)
@@ -316,6 +325,16 @@ def _times_float(speed: Speed) -> str:
     return f"{speed.ratio:.2f}"
 
 
+def _judged_on(provenance: dict[str, Any]) -> str:
+    """Which images the figures are of, and how many."""
+    judged = provenance.get("judged_on") or {}
+    return (
+        f"{judged['images']:,} {judged['are']}"
+        if {"images", "are"} <= judged.keys()
+        else "the images that it was judged on"
+    )
+
+
 def _print_json(made: list[tuple[Bundle, Path | None]]) -> None:
     """One object; a list of them where there are several resolutions."""
     import json
@@ -325,7 +344,7 @@ def _print_json(made: list[tuple[Bundle, Path | None]]) -> None:
         content = bundle.manifest.model_dump(mode="json", by_alias=True, include={"name", "accuracy", "variants"})
         notes = bundle.manifest.provenance.get("notes", [])
         where = {"bundle": str(bundle.path), "zip": str(archive) if archive else None}
-        found.append({**where, **content, "notes": notes})
+        found.append({**where, **content, "notes": notes, "judged_on": bundle.manifest.provenance.get("judged_on")})
     click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=2))
 
 

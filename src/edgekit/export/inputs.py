@@ -12,6 +12,7 @@ from torch import nn
 
 from edgekit.bundle import Precision
 from edgekit.export.catalogue import COMPUTE_CAPABILITIES
+from edgekit.export.int8.budget import SEARCH_MINUTES, Budget
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.ways import Workshop
 from edgekit.export.verify import Bounds, Reference
@@ -26,12 +27,14 @@ class Options:
         min_agreement: the smallest share of the evaluation set on which a variant must decide as the trained model does.
         recover: whether INT8 that loses too much is distilled (see `recover`).
         compute_capabilities: of the GPUs that trt-rtx builds for.
+        search_minutes: how long INT8 that keeps the accuracy is searched for, all variants together (see `budget`).
     """
 
     max_drop: float = 1.0
     min_agreement: float = 0.0
     recover: bool = False
     compute_capabilities: tuple[str, ...] = COMPUTE_CAPABILITIES
+    search_minutes: float = SEARCH_MINUTES
 
     @property
     def bounds(self) -> Bounds:
@@ -41,6 +44,7 @@ class Options:
     def of(self, target: str, precision: Precision) -> dict[str, Any]:
         """Those that a variant depends on, for its digest."""
         chosen = asdict(self)
+        del chosen["search_minutes"]  # what a search finds in time does not depend on how long it might have taken
         if precision != "int8":
             del chosen["recover"]
         if target != "trt-rtx":
@@ -64,8 +68,9 @@ class Sources:
             makes them with a free batch axis all the same: `finish` fixes it, and writes the metadata, in whatever was made.
         unlabelled: more images without labels than the calibration's, uint8 (n, s, s, 3), to compare and to distil on; None: those.
         shared: of this process alone: what is made once and used by several variants.
+        searches: how many INT8 variants this export makes, which divide the minutes of the search evenly.
 
-    Nothing here may measure time: other variants may be being made beside this one.
+    Nothing here may measure speed: other variants may be being made beside this one.
     """
 
     float_onnx: Path
@@ -78,6 +83,12 @@ class Sources:
     batch: int | None = None
     unlabelled: NDArray[np.uint8] | None = None
     shared: dict[str, Any] = field(default_factory=dict)
+    searches: int = 1
+
+    @property
+    def budget(self) -> Budget:
+        """The time of one INT8 variant's search, from now: an equal share of all."""
+        return Budget(60 * self.options.search_minutes / max(1, self.searches), self.options.search_minutes)
 
     @property
     def workshop(self) -> Workshop:

@@ -37,13 +37,22 @@ def write_ir(source: Path, output: Path, *, half: bool = False) -> None:
         RuntimeMissing: OpenVINO is not installed.
         ExportError: OpenVINO does not take the graph.
     """
-    ov = _openvino()
     try:
-        model = ov.Core().read_model(source)
+        model = _read(source)
         into_ir(model, of_onnx(source) | ({"precision": "fp16"} if half else {}))
         _save(model, output, half=half)
     except RuntimeError as error:
         raise refused("OpenVINO", onnx.load(source), error, "leave --target openvino out") from error
+
+
+def _read(source: Path) -> Any:
+    """An ONNX file as OpenVINO's model, in a form that computes the same with a free batch axis as with a fixed one."""
+    ov = _openvino()
+    from edgekit.runtimes.openvino import fold_biases
+
+    model = ov.Core().read_model(source)
+    fold_biases(model)
+    return model
 
 
 def _save(model: Any, path: Path, *, half: bool = False) -> None:
@@ -88,7 +97,7 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
         RuntimeMissing: OpenVINO or NNCF is not installed.
         ExportError: NNCF does not take the graph.
     """
-    ov = _openvino()
+    _openvino()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA at import
     try:
         import nncf
@@ -97,7 +106,7 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
         raise RuntimeMissing("nncf is not installed", "install edgekit's wheel with the extra [export]") from error
     graph = onnx.load(calibration.model)
     transformer = any(node.op_type == "Softmax" for node in graph.graph.node)
-    model = ov.Core().read_model(calibration.model)
+    model = _read(calibration.model)
     present = {operation.get_friendly_name() for operation in model.get_ops()}
     kept = [name for name in dict.fromkeys([*kept_in_float(graph), *exclude]) if name in present]
     count = len(calibration.images)

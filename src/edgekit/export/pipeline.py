@@ -25,10 +25,12 @@ from edgekit.export.graph.metadata import label
 from edgekit.export.graph.onnx import INPUT, export_onnx, save
 from edgekit.export.graph.prepare import fused
 from edgekit.export.inputs import Options, Sources
+from edgekit.export.int8.budget import cut_short
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.fidelity import further
-from edgekit.export.int8.selection import Candidates, Drawn, digest_of_arrays, draw
+from edgekit.export.int8.selection import Candidates, digest_of_arrays, draw
 from edgekit.export.jobs import default_jobs, make_all
+from edgekit.export.judged import Evaluation, Judged, merged, notes, shared
 from edgekit.export.speed import with_speed
 from edgekit.export.staging import Staging, staged
 from edgekit.export.verify import Reference, Run, runner
@@ -37,8 +39,6 @@ from edgekit.machine import cpu_features, installed_packages, this_machine
 from edgekit.preprocess import Preprocessing
 from edgekit.result import now
 from edgekit.runtimes.session import EMBEDDING, OUTPUT
-
-Evaluation = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def export_classifier(
@@ -55,6 +55,7 @@ def export_classifier(
     batch: int | None = None,
     jobs: int | None = None,
     timed: bool = True,
+    few_images: bool = False,
     name: str = "model",
     provenance: dict[str, Any] | None = None,
     trained: Run | None = None,
@@ -73,7 +74,7 @@ def export_classifier(
         preprocessing: how an image file becomes such pixels; written into the bundle.
         calibration: uint8 images (m, s, s, 3) without labels, for the ranges of INT8: these, or a pool to draw them from.
         evaluation: uint8 images (k, s, s, 3) and labels int64 (k,) to verify on; the golden images are drawn from them. None:
-            the calibration images stand in, and the loss of accuracy is estimated (see `verify`).
+            some of the calibration images are held back for that (see `judged`), and the loss of accuracy is estimated (see `verify`).
         output: the bundle's folder.
         targets: of `TARGETS`.
         precisions: of those that the targets have; none means `DEFAULTS`.
@@ -82,18 +83,25 @@ def export_classifier(
         jobs: how many variants are made at the same time, each in a process of its own; what comes out does not depend on it. None:
             `jobs.default_jobs`.
         timed: whether INT8 is timed beside float, for some seconds each (see `speed`).
+        few_images: whether INT8 may be calibrated with fewer than `selection.FEWEST` images.
         name: of the model.
         provenance: what else the bundle should say about where the model came from.
         trained: what the trained model says, where that is not `model` itself; for a model that comes as ONNX.
         options: the fields of `inputs.Options`.
 
     Raises:
-        ExportError: a target or precision is unknown, the network cannot be converted, or the folder cannot be written.
+        ExportError: a target or precision is unknown, there are too few images to calibrate INT8 with, the network cannot be
+            converted, or the folder cannot be written.
         RuntimeMissing: a target's own converter is not installed.
     """
     wanted = plan(targets, precisions)
     chosen = Options(**options)
-    candidates = calibration if isinstance(calibration, Candidates) else Candidates.these(calibration)
+    judged = Judged.of(
+        evaluation, calibration if isinstance(calibration, Candidates) else Candidates.these(calibration)
+    )
+    images, labels, candidates = judged.images, judged.labels, judged.calibration
+    if any(split(id_)[1] == "int8" for id_ in wanted):
+        judged.require_enough(few_images)
     size = preprocessing.image_size
     with staged(output) as staging, tempfile.TemporaryDirectory(prefix="edgekit-export-") as scratch:
         old = pack.existing(output)
@@ -106,13 +114,6 @@ def export_classifier(
             model = fused(copy.deepcopy(model).cpu().float().eval())
             export_onnx(model, float_onnx, image_size=size, classes=list(classes), embedding=embedding)
         label(float_onnx, name=name, classes=classes, preprocessing=preprocessing)
-        drawn: Drawn | None = None
-        labels: NDArray[np.int64] | None = None
-        if evaluation is None:
-            drawn = draw(float_onnx, candidates)
-            images = drawn.images
-        else:
-            images, labels = evaluation
         _check(images, labels, size, len(classes))
         # What two exports must share for their variants to stand in one bundle; the graph holds weights and normalisation.
         same = {
@@ -123,13 +124,15 @@ def export_classifier(
             "evaluation": digest_of_arrays(images, *([] if labels is None else [labels])),
         }
         keys = {id_: _key(id_, same, candidates, chosen) for id_ in wanted}
-        kept = _kept(old, digest_of(same), keys)
+        kept = _kept(old, digest_of(same), keys, chosen.search_minutes)
         if old is not None and set(keys) <= set(kept):
             return old
-        if drawn is None:  # where nothing is calibrated, it is not worth embedding the pool
-            calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in kept)
-            drawn = draw(float_onnx, candidates, "clusters" if calibrates else "random")
-            _check(drawn.images, None, size, len(classes), "calibration")
+        # Where nothing is calibrated, it is not worth embedding the pool.
+        calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in kept)
+        drawn = draw(float_onnx, candidates, "clusters" if calibrates else "random")
+        _check(drawn.images, None, size, len(classes), "calibration")
+        if both := shared(drawn.images, images):
+            drawn.record["also_judged_on"] = both
         staging.begin(digest_of({**same, "edgekit": __version__, "packages": installed_packages()}))
         reference = _reference(model, trained, float_onnx, images, labels, embedding, staging)
         sources = Sources(
@@ -143,8 +146,9 @@ def export_classifier(
             batch=batch,
             unlabelled=further(candidates, drawn, chosen.recover),
         )
-        made = _finished(wanted, kept, keys, staging)
+        made = _finished(wanted, kept, keys, staging, chosen.search_minutes)
         missing = [id_ for id_ in wanted if id_ not in {*kept, *made}]
+        sources.searches = sum(split(id_)[1] == "int8" for id_ in missing)
         for variant in make_all(missing, sources, staging, jobs or default_jobs(len(missing))):
             staging.finish(variant, keys[variant.id])
             made[variant.id] = variant
@@ -157,6 +161,10 @@ def export_classifier(
             if timed:
                 variants = with_speed(variants, folder, float_onnx, np.resize(golden, (batch or 1, *golden.shape[1:])))
             outputs = reference.golden_outputs
+            origin = provenance or {}
+            doubtful = (
+                [] if origin.get("random_weights") else doubts(reference, classes)
+            )  # of random weights nothing is expected
             manifest = Manifest(
                 name=name,
                 created=now(),
@@ -172,7 +180,9 @@ def export_classifier(
                 accuracy=reference.accuracy,
                 variants=in_order(variants),
                 provenance={
-                    **_with_doubts(provenance or {}, reference, classes),
+                    **origin,
+                    "notes": merged(origin.get("notes", []), [*doubtful, *notes(variants)]),
+                    "judged_on": judged.describe(),
                     "machine": this_machine().model_dump(mode="json"),
                     "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
                     "max_drop": chosen.max_drop,
@@ -219,12 +229,6 @@ def _reference(
     return reference
 
 
-def _with_doubts(provenance: dict[str, Any], reference: Reference, classes: Sequence[str]) -> dict[str, Any]:
-    """What is known of a model's origin, with what looks wrong about its answers; of random weights nothing is expected."""
-    found = [] if provenance.get("random_weights") else doubts(reference, classes)
-    return {**provenance, "notes": [*provenance.get("notes", []), *found]} if found else provenance
-
-
 def _onnx_runner(path: Path) -> Run:
     """A float ONNX in ONNX Runtime: what stands for the trained model where it came as nothing else."""
     from edgekit.runtimes import open_session
@@ -233,11 +237,15 @@ def _onnx_runner(path: Path) -> Run:
 
 
 def _finished(
-    wanted: list[str], kept: dict[str, Variant], keys: dict[str, str], staging: Staging
+    wanted: list[str], kept: dict[str, Variant], keys: dict[str, str], staging: Staging, minutes: float
 ) -> dict[str, Variant]:
     """The variants that an interrupted export had finished."""
     found = {id_: staging.finished(id_, keys[id_]) for id_ in wanted if id_ not in kept}
-    finished = {id_: variant for id_, variant in found.items() if variant is not None}
+    finished = {
+        id_: variant
+        for id_, variant in found.items()
+        if variant is not None and not cut_short(variant.quantization, minutes)
+    }
     if finished:
         print(f"goes on after an interrupted export: {', '.join(finished)} made already", file=sys.stderr)
     return finished
@@ -253,14 +261,21 @@ def _key(id_: str, same: dict[str, Any], candidates: Candidates, options: Option
     return digest_of(inputs)
 
 
-def _kept(old: Bundle | None, inputs: str, keys: dict[str, str]) -> dict[str, Variant]:
-    """The variants of the bundle that is there already which go into the new one as they are."""
+def _kept(old: Bundle | None, inputs: str, keys: dict[str, str], minutes: float) -> dict[str, Variant]:
+    """The variants of the bundle that is there already which go into the new one as they are.
+
+    What is asked for and whose search had been cut is made again where there are more minutes for it now.
+    """
     if old is None:
         return {}
     provenance = old.manifest.provenance
     if provenance.get("inputs") != inputs:
         return {}
-    return {v.id: v for v in old.manifest.variants if v.id not in keys or _recorded(old, v.id) == keys[v.id]}
+    return {
+        v.id: v
+        for v in old.manifest.variants
+        if v.id not in keys or (_recorded(old, v.id) == keys[v.id] and not cut_short(v.quantization, minutes))
+    }
 
 
 def _recorded(old: Bundle | None, id_: str) -> str | None:

@@ -62,7 +62,7 @@ def _openvino(precision: Precision, sources: Sources) -> Variant:
 
 def _int8(target: Literal["onnx", "openvino"], sources: Sources) -> Variant:
     family = Served(target, sources.workshop, sources.reference, sources.options.bounds)
-    return climb(family, sources.folder, recover=sources.options.recover)
+    return climb(family, sources.folder, recover=sources.options.recover, budget=sources.budget)
 
 
 MAKERS: dict[str, Maker] = {

@@ -105,7 +105,7 @@ def _graphs(precision: Precision, sources: Sources) -> _Graphs:
         reference = _sample(sources.reference)
         if precision == "int8":
             family = _Simulated("tensorrt", sources.workshop, reference, sources.options.bounds)
-            variant = climb(family, folder, recover=sources.options.recover)
+            variant = climb(family, folder, recover=sources.options.recover, budget=sources.budget)
             untyped = folder / _PAIRS
         else:
             untyped = sources.float_onnx

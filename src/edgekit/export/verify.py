@@ -1,6 +1,7 @@
 """Does a variant compute what was trained? Each is run in the runtime that will serve it, where that can run here.
 
-Float variants must decide as the trained model does on every golden image; all must keep its accuracy within `max_drop`.
+Float variants must decide as the trained model does on every golden image, in every batch size; all must keep its accuracy within `max_drop`,
+and compute the same whatever the batch size (see `batches`).
 
 Without labels the loss of accuracy is estimated by the trained model's own confidence: where a variant decides for another class, it
 loses what the model gives its own choice and gains what it gives the other. For a calibrated model that is the expected loss.
@@ -18,10 +19,11 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgekit.bundle import Accuracy, Parity, Variant
+from edgekit.bundle import Accuracy, Bundle, Parity, Variant
 from edgekit.errors import BundleError, ExportError
+from edgekit.export.batches import Batches, compare_batches
 from edgekit.progress import Advance, progress
-from edgekit.runtimes import Session, open_session, why_not
+from edgekit.runtimes import Session, load, open_session, why_not
 from edgekit.runtimes.session import EMBEDDING, OUTPUT
 from edgekit.shares import difference, hundredths, percent
 
@@ -190,11 +192,31 @@ def verify(variant: Variant, folder: Path, reference: Reference, bounds: Bounds)
             logits = _batched(session.run, reference.images, advance, session.batch)
         golden = np.ascontiguousarray(reference.images[reference.golden])
         outputs = _run_all(session, golden) if reference.embedding is not None else {}
+        also = {} if session.batch else {_batch_size(reference.images): logits[reference.golden]}
+        batches = compare_batches(session, golden, reference.logits[reference.golden], also)
     finally:
         session.close()
     if exact_threads(variant) and not _same_with_threads(variant, path, settings, golden, logits[reference.golden]):
         variant = variant.model_copy(update={"note": _join(variant.note, _RACES)})
-    return judge(variant, logits, outputs.get(EMBEDDING), reference, bounds)
+    return judge(variant, logits, outputs.get(EMBEDDING), reference, bounds, batches)
+
+
+def check_batches(bundle: Bundle, variant: Variant) -> Batches:
+    """Whether a variant of a bundle computes the same in every batch size, in its runtime on this machine, on the golden images.
+
+    Args:
+        bundle: an opened bundle.
+        variant: one of its variants.
+
+    Raises:
+        RuntimeMissing, BundleError: see `edgekit.runtimes.load`.
+    """
+    images, logits = bundle.golden()
+    session = load(bundle, variant, threads=exact_threads(variant))
+    try:
+        return compare_batches(session, images, logits)
+    finally:
+        session.close()
 
 
 def exact_threads(variant: Variant) -> int:
@@ -224,6 +246,7 @@ def judge(
     embedding: NDArray[np.float32] | None,
     reference: Reference,
     bounds: Bounds,
+    batches: Batches | None = None,
 ) -> Variant:
     """A variant with what its answers are worth: parity, accuracy, drop and status.
 
@@ -233,9 +256,10 @@ def judge(
         embedding: its own, float32 (golden, d), of the golden images; None where it has no such output.
         reference: the trained model's answers.
         bounds: what passes.
+        batches: how far its answers depend on the batch size; None where that was not looked at.
     """
     finite = bool(np.isfinite(logits).all())
-    parity = _parity(logits[reference.golden], embedding, reference) if finite else None
+    parity = _parity(logits[reference.golden], embedding, reference, batches) if finite else None
     agreement = float((logits.argmax(1) == reference.logits.argmax(1)).mean())
     accuracy = None
     if reference.labels is not None and reference.accuracy is not None:
@@ -254,8 +278,11 @@ def judge(
         faults.append(
             f"it decides as the trained model does on {percent(agreement)} of the images, fewer than {percent(bounds.min_agreement)}"
         )
-    if parity is not None and variant.precision != "int8" and parity.top1_agreement < 1:
-        faults.append(f"it decides otherwise on {1 - parity.top1_agreement:.0%} of the golden images")
+    agreed = min(parity.top1_agreement, batches.top1 if batches else 1) if parity is not None else 1
+    if variant.precision != "int8" and agreed < 1:
+        faults.append(f"it decides otherwise on {percent(difference(1, agreed), 0)} of the golden images")
+    if batches is not None and not batches.agree:
+        faults.append(batches.fault())
     return variant.model_copy(
         update={
             "executed": True,
@@ -277,7 +304,9 @@ def _differs(agreement: float) -> str:
     return f"it decides otherwise than the trained model on {percent(difference(1, agreement))} of the images (--min-agreement bounds that)"
 
 
-def _parity(logits: NDArray[np.float32], embedding: NDArray[np.float32] | None, reference: Reference) -> Parity:
+def _parity(
+    logits: NDArray[np.float32], embedding: NDArray[np.float32] | None, reference: Reference, batches: Batches | None
+) -> Parity:
     trained = reference.logits[reference.golden]
     difference = logits.astype(np.float64) - trained
     noise = float((difference**2).sum())
@@ -288,6 +317,9 @@ def _parity(logits: NDArray[np.float32], embedding: NDArray[np.float32] | None, 
         max_abs_diff=float(np.abs(difference).max()),
         sqnr_db=float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None,
     )
+    if batches is not None:
+        parity.batches = list(batches.sizes)
+        parity.batches_sqnr_db = batches.sqnr_db if np.isfinite(batches.sqnr_db) else None
     if embedding is not None and reference.embedding is not None:
         a, b = embedding.astype(np.float64), reference.embedding.astype(np.float64)
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
@@ -319,14 +351,18 @@ def _batched(
     fixed: int | None = None,
 ) -> NDArray[np.float32]:
     """The logits of many images, in batches: of `fixed`, the last one filled up, or of as many as fit."""
-    # About 4 million pixels of activations at once.
-    batch = fixed or max(1, min(256, 2**22 // (images.shape[1] * images.shape[2])))
+    batch = fixed or _batch_size(images)
     parts = []
     for start in range(0, len(images), batch):
         part = np.ascontiguousarray(images[start : start + batch])
         parts.append(run(_filled(part, batch) if fixed else part)[: len(part)])
         advance(len(part))
     return np.concatenate(parts)
+
+
+def _batch_size(images: NDArray[np.uint8]) -> int:
+    """How many images to run at once: all, or about 4 million pixels of activations."""
+    return min(len(images), max(1, min(256, 2**22 // (images.shape[1] * images.shape[2]))))
 
 
 def _run_all(session: Session, images: NDArray[np.uint8]) -> Outputs:

@@ -27,7 +27,7 @@ from edgekit.runtimes.streams import Done, Streams
 
 # A graph compiled for a fixed batch size runs a small model 5 to 15 % faster than one with a free batch axis, so the first few sizes
 # that are asked for get graphs of their own; whoever asks for many shares one with a free axis.
-_FIXED_SIZES = 4
+FIXED_SIZES = 4
 # The type that float layers are computed in. OpenVINO's own default depends on the machine (bf16 where the CPU has it, which
 # is less exact and there even slower), so it is always told: by the variant, else f32.
 PRECISION = "INFERENCE_PRECISION_HINT"
@@ -62,6 +62,7 @@ class OpenVinoSession:
             self._told[_THREADS] = threads
         try:
             self._graph: Any = self._core.read_model(model)
+            fold_biases(self._graph)
             inputs = [(x.get_any_name(), _dtype(x.get_element_type()), _shape(x)) for x in self._graph.inputs]
             self.outputs = [_output_name(x) for x in self._graph.outputs]
             _, self._shape, self.batch = check_graph(model, inputs, self.outputs)
@@ -75,6 +76,7 @@ class OpenVinoSession:
                 "use another variant of the bundle here",
             )
         self._calls = {self.batch or 1: _call_of(compiled)}  # by batch size; 0 takes any
+        self._fixed_sizes = FIXED_SIZES
         self.version: str = ov.__version__
         self.settings = {PRECISION: answered, **_answers(compiled)}
 
@@ -101,10 +103,14 @@ class OpenVinoSession:
 
     def _call(self, batch: int) -> tuple[Any, Any]:
         """How to infer a batch size that has no graph of its own yet, and what to look the logits up by."""
-        size = batch if len(self._calls) < _FIXED_SIZES else 0
+        size = batch if len(self._calls) < self._fixed_sizes else 0
         if size not in self._calls:
             self._calls[size] = _call_of(self._compile(size))
         return self._calls[size]
+
+    def share_graph(self) -> None:
+        """Give no further batch size a graph of its own (see `Sharing.share_graph`)."""
+        self._fixed_sizes = 0
 
     def streams(self, count: int = 0, batch: int = 1) -> Streams:
         """OpenVINO's own queue of asynchronous requests (see `Streaming.streams`); 0 streams leaves their number to its
@@ -192,6 +198,30 @@ class OpenVinoStreams:
         if self._error is not None:
             error, self._error = self._error, None
             raise error
+
+
+def fold_biases(graph: Any) -> int:
+    """Make constants of what a graph computes from constants alone by a reshape, in place, and say of how many.
+
+    OpenVINO reads the bias of an ONNX convolution as a constant reshaped to (1, c, 1, 1) by the rank of the convolution's output, so
+    it takes the shape between the convolution and its sum with the bias. Where the batch axis is free and a later node needs the batch
+    size, OpenVINO 2026.4 reads it at that very place, and then loses the bias of a quantized convolution: the graph computes something
+    else, without a word, until it is reshaped to a fixed batch. Without that shape every form computes the same (docs/runtimes.md).
+
+    Args:
+        graph: an `openvino.Model`.
+    """
+    count = 0
+    for node in graph.get_ordered_ops():
+        if node.get_type_name() != "Reshape" or not node.get_output_partial_shape(0).is_static:
+            continue
+        value, pattern = (node.input_value(i).get_node() for i in range(2))
+        constant = value.get_type_name() == "Constant" and _name(value.get_element_type()) == "f32"
+        if constant and pattern.get_type_name() != "Constant":
+            folded = ov.op.Constant(value.get_data().reshape(tuple(node.get_output_shape(0))))
+            node.output(0).replace(folded.output(0))
+            count += 1
+    return count
 
 
 def _device(core: Any, model: Path, name: str) -> str:

@@ -94,6 +94,21 @@ class Staged(Protocol):
         ...
 
 
+@runtime_checkable
+class Sharing(Protocol):
+    """A session that makes graphs of their own for batch sizes, and one with a free batch axis for all others."""
+
+    def share_graph(self) -> None:
+        """Give no further batch size a graph of its own: those that come share the one with a free axis."""
+        ...
+
+
+def share_graph(session: Session) -> None:
+    """See `Sharing.share_graph`; nothing where a session has one graph for all sizes anyway."""
+    if isinstance(session, Sharing):
+        session.share_graph()
+
+
 def fold_layers(executions: Sequence[tuple[str, str, int]], runs: int, warmup: int) -> list[Layer]:
     """Add up the executions (name, operator, nanoseconds) of each node over the runs, without the first `warmup` of them.
 

@@ -19,6 +19,7 @@ from edgekit.bundle import RuntimeName
 from edgekit.errors import BundleError, ExportError
 from edgekit.export.int8.ranges import batches
 from edgekit.runtimes import open_session
+from edgekit.runtimes.session import share_graph
 
 if TYPE_CHECKING:
     from edgekit.export.int8.selection import Candidates, Drawn
@@ -120,6 +121,9 @@ def run(
         session = open_session(runtime, model, threads=int(runtime == "openvino"), settings=settings or {})
     except BundleError as error:
         raise ExportError(f"{model.name}: exported, but its runtime does not load it: {error.message}") from error
+    share_graph(
+        session
+    )  # as the file is shipped; and to compile a graph for each batch size would take longer than to run it
     try:
         return np.concatenate([session.run(batch) for batch in batches(images)])
     finally:

@@ -7,6 +7,8 @@ Who decides what:
 - Whether a candidate passes: the loss of accuracy on the evaluation set, at most `max_drop`. That is the gate, and the only thing that labels
   are for. Everything that was ever held against it is in the bundle's `tried`, so a reader sees how often it was asked.
 - How many layers stay in float: their order comes from the unlabelled images, the number from the gate.
+- How long it takes: a `Budget`. When its time is up, no further candidate is made; what passed until then is delivered, else what only the
+  user asked for (distillation) and the last resort are tried, else the most faithful file is rejected. That it was cut is in the bundle.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ import onnx
 
 from edgekit.bundle import Variant
 from edgekit.errors import ExportError
+from edgekit.export.int8.budget import Budget
 from edgekit.export.int8.family import Family
 from edgekit.export.int8.fidelity import Fidelity
-from edgekit.export.int8.sensitivity import Exclude, LayerSensitivity, fewest, quantisable, sensitivity
+from edgekit.export.int8.in_float import Search
+from edgekit.export.int8.sensitivity import Exclude, LayerSensitivity, excluding, quantisable
 from edgekit.export.int8.ways import Way, Workshop
-from edgekit.progress import progress
 
 CALIBRATION, EQUALISATION, FLOAT_LAYERS, DISTILLATION, UNSIGNED_WEIGHTS = (
     "calibration", "equalisation", "layers in float", "distillation", "unsigned weights",
@@ -61,14 +64,18 @@ class Climb:
         made: every candidate, in the order of the making.
         tried: the same for the bundle.
         layers: what leaving each layer in float brings, once it was measured.
+        blocks: the same of blocks of layers, where there are many.
         failure: of the last candidate that could not be made.
+        budget: the time that all of it may take.
     """
 
     family: Family
     made: dict[Way, Made] = field(default_factory=dict)
     tried: list[dict[str, Any]] = field(default_factory=list)
     layers: list[LayerSensitivity] = field(default_factory=list)
+    blocks: list[LayerSensitivity] = field(default_factory=list)
     failure: ExportError | None = None
+    budget: Budget = field(default_factory=Budget)
 
     @property
     def workshop(self) -> Workshop:
@@ -121,6 +128,8 @@ class Climb:
         """The most faithful of a rung's candidates on unlabelled images; None where none could be made."""
         chosen: Made | None = None
         for way in ways:
+            if chosen is not None and way not in self.made and self.budget.over():
+                break
             made = self.candidate(rung, way)
             if made is not None and (chosen is None or _better(made, chosen)):
                 chosen = made
@@ -139,7 +148,7 @@ class Climb:
         return chosen
 
 
-def climb(family: Family, folder: Path, *, recover: bool = False) -> Variant:
+def climb(family: Family, folder: Path, *, recover: bool = False, budget: Budget | None = None) -> Variant:
     """The INT8 variant of a runtime: the first rung's that keeps the accuracy.
 
     Where none does, the most faithful one, rejected.
@@ -148,11 +157,12 @@ def climb(family: Family, folder: Path, *, recover: bool = False) -> Variant:
         family: the runtime's.
         folder: where the variant's files go.
         recover: whether to adapt the weights (minutes) where nothing else suffices.
+        budget: the time that it may take beside that; None: as long as it needs.
 
     Raises:
         ExportError: no way leads to a file that runs.
     """
-    state = Climb(family)
+    state = Climb(family, budget=budget or Budget())
     rungs: dict[str, Callable[[Climb], Made | None]] = {
         CALIBRATION: _calibrate,
         EQUALISATION: _equalise,
@@ -162,6 +172,8 @@ def climb(family: Family, folder: Path, *, recover: bool = False) -> Variant:
         rungs[DISTILLATION] = _distil
     rungs[UNSIGNED_WEIGHTS] = _unsigned
     for rung, attempt in rungs.items():
+        if rung in {EQUALISATION, FLOAT_LAYERS} and state.budget.over():
+            continue
         made = attempt(state)
         if made is not None:
             return _delivered(state, made, rung, folder)
@@ -173,7 +185,9 @@ def climb(family: Family, folder: Path, *, recover: bool = False) -> Variant:
 
 
 def _calibrate(state: Climb) -> Made | None:
-    for group in state.family.groups():
+    for i, group in enumerate(state.family.groups()):
+        if i and state.made and state.budget.over():
+            break
         made = state.best_of(CALIBRATION, group)
         if made is not None and state.gate(made):
             return state.made[made.way]
@@ -202,23 +216,18 @@ def _keep_in_float(state: Climb) -> Made | None:
         assert fidelity is not None
         return fidelity
 
-    with progress("sensitivity", len(layers) + 1, unit="layers") as advance:
-        quantised = measure(())
-        advance()
-        state.layers = sensitivity(model, quantised, measure, advance)
-    order = [s.layer for s in state.layers if s.gain_db > 0][: max(1, len(layers) // 2)]
     passed: dict[tuple[str, ...], Made] = {}
 
     def passes(names: tuple[str, ...]) -> bool:
-        exclude = tuple(name for layer in names for name in layers[layer][1])
-        made = state.candidate(FLOAT_LAYERS, replace(base.way, exclude=exclude))
+        made = state.candidate(FLOAT_LAYERS, replace(base.way, exclude=excluding(layers, names)))
         if made is None or not state.gate(made):
             return False
         passed[names] = state.made[made.way]
         return True
 
-    chosen = fewest(order, passes) if order else None
-    return passed[chosen] if chosen is not None else None
+    found = Search(f"{state.family.target} INT8", layers, measure, passes, state.budget).run()
+    state.layers, state.blocks = found.layers, found.blocks
+    return passed[found.chosen] if found.chosen is not None else None
 
 
 def _distil(state: Climb) -> Made | None:
@@ -284,10 +293,22 @@ def _better(one: Made, other: Made) -> bool:
 def _delivered(state: Climb, made: Made, rung: str | None, folder: Path) -> Variant:
     for file in made.variant.files:
         shutil.copyfile(made.folder / file.path, folder / file.path)
-    quantization = {**(made.variant.quantization or {}), "rung": rung, "tried": state.tried}
+    search = state.budget.describe()
+    quantization = {**(made.variant.quantization or {}), "rung": rung, "tried": state.tried, "search": search}
     if state.layers:
         quantization["sensitivity"] = [layer.describe() for layer in state.layers]
+    if state.blocks:
+        quantization["sensitivity_of_blocks"] = [block.describe() for block in state.blocks]
     note = made.variant.note
     if rung in {EQUALISATION, FLOAT_LAYERS, DISTILLATION}:
         note = "; ".join(n for n in (note, f"kept its accuracy by {rung}: {made.way.name}") if n)
+    if search["cut"]:
+        note = "; ".join(n for n in (note, _cut(state.budget, rung)) if n)
     return made.variant.model_copy(update={"quantization": quantization, "note": note})
+
+
+def _cut(budget: Budget, rung: str | None) -> str:
+    """What to know of a search that was cut."""
+    limit = "" if budget.minutes is None else f" ({budget.minutes:g} minutes for all INT8 variants, --search-minutes)"
+    found = "what had passed until then is taken" if rung is not None else "nothing had passed until then"
+    return f"the search for INT8 that keeps the accuracy ran out of time{limit}: {found}, and more time may find better"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +24,10 @@ from edgekit.export.int8.ranges import batches, observing
 from edgekit.files import digest_of
 from edgekit.progress import progress
 
+MOST_HELD_BACK = 500  # images to judge on: the standard error of a loss of a point on them is half a point
+_HELD_BACK = 3  # one image in so many, but no more than that
+_FEWEST_HELD_BACK = 16  # and no fewer: as many as there are golden images; of fewer than 32 images it is the half
+FEWEST, ADVISED = 8, 100  # images to calibrate with: fewer are refused unless asked for, fewer are warned of
 MOST_EMBEDDED = 5000  # images of the pool, however large it is
 _EMBEDDED_PER_IMAGE = 8  # so many times the images asked for, but at least
 _FEWEST_EMBEDDED = 1000
@@ -58,6 +62,35 @@ class Candidates:
     def key(self) -> str:
         """A digest of all that the draw depends on beside the network."""
         return digest_of([self.total, self.digest, self.count, self.classes, self.seed])
+
+    @property
+    def drawn(self) -> int:
+        """How many images a draw gives."""
+        return min(self.count, self.total)
+
+    def held_back(self) -> tuple[Candidates, NDArray[np.int64]]:
+        """Hold images back from calibration, to judge on: a third of the pool, at most `MOST_HELD_BACK`, drawn blindly; of a small pool the half.
+
+        Which ones depends on the pool and the seed alone, so that exports of other variants, or with more images to calibrate with, are
+        judged on the same. Of a single image none can be held back.
+
+        Returns:
+            What is left to calibrate with, and the rows that were held back, int64 (h,), ascending.
+        """
+        if self.total < 2:
+            return self, np.zeros(0, np.int64)
+        fewest = min(_FEWEST_HELD_BACK, self.total // 2)
+        count = min(MOST_HELD_BACK, max(fewest, self.total // _HELD_BACK))
+        held = np.sort(np.random.default_rng([self.seed, self.total]).choice(self.total, count, replace=False))
+        left = np.setdiff1d(np.arange(self.total), held)
+        read = self.read
+        rest = replace(
+            self,
+            total=len(left),
+            read=lambda rows: read(left[rows]),
+            digest=digest_of([self.digest, count]),
+        )
+        return rest, held
 
 
 @dataclass(frozen=True)
@@ -96,7 +129,7 @@ def draw(model: Path, candidates: Candidates, how: Literal["clusters", "random"]
     Raises:
         ExportError: the pool is empty, or ONNX Runtime cannot run the model.
     """
-    total, count = candidates.total, min(candidates.count, candidates.total)
+    total, count = candidates.total, candidates.drawn
     if not count:
         raise ExportError("no calibration images: INT8 needs some to find the activations' ranges")
     generator = np.random.default_rng(candidates.seed)

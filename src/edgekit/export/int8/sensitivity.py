@@ -1,32 +1,38 @@
-"""Which layers lose the accuracy: each one left in float alone, measured in the runtime that will serve the file, without labels."""
+"""Which layers lose the accuracy: each one, or each block of them, left in float alone, measured in the runtime that will serve the file,
+without labels.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from onnx import ModelProto
 
+from edgekit.export.int8.blocks import name_of
 from edgekit.export.int8.fidelity import Fidelity
 from edgekit.export.int8.layers import HOMOGENEOUS, LAYERS, Graph
 from edgekit.export.int8.quantize import kept_in_float
 from edgekit.progress import Advance
 
+T = TypeVar("T")
 Exclude = tuple[str, ...]
 _ACTIVATIONS = {"Clip", *HOMOGENEOUS} - {"MaxPool", "AveragePool", "GlobalAveragePool"}
 
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """A layer and what leaving it in float brings.
+    """A layer, or a block of layers, and what leaving it in float brings.
 
     Attributes:
-        layer: the node's name.
-        operator: Conv, Gemm or MatMul.
+        layer: the node's name, or what the block is called.
+        operator: Conv, Gemm or MatMul, or the number of layers.
         agreement: with the trained model, with this layer alone in float.
         sqnr_db: of the logits then, in dB.
         gain_db: how much more that is than with every layer quantised.
+        members: the layers of the block: of a layer, itself.
     """
 
     layer: str
@@ -34,10 +40,13 @@ class LayerSensitivity:
     agreement: float
     sqnr_db: float
     gain_db: float
+    members: tuple[str, ...]
 
     def describe(self) -> dict[str, Any]:
         """For the bundle."""
-        return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
+        found = {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
+        del found["members"]
+        return found
 
 
 def quantisable(model: ModelProto) -> dict[str, tuple[str, Exclude]]:
@@ -55,23 +64,38 @@ def quantisable(model: ModelProto) -> dict[str, tuple[str, Exclude]]:
 
 
 def sensitivity(
-    model: ModelProto, quantised: Fidelity, measure: Callable[[Exclude], Fidelity], advance: Advance
+    layers: Mapping[str, tuple[str, Exclude]],
+    groups: Sequence[tuple[str, ...]],
+    quantised: Fidelity,
+    measure: Callable[[Exclude], Fidelity],
+    advance: Advance,
+    over: Callable[[], bool] = lambda: False,
 ) -> list[LayerSensitivity]:
-    """Leave each layer in float in turn; the most sensitive comes first.
+    """Leave each block in float in turn; the most sensitive comes first.
 
     Args:
-        model: the float graph.
+        layers: of the float graph (see `quantisable`).
+        groups: the blocks, each of one layer or several.
         quantised: the fidelity with every layer quantised.
         measure: the fidelity with some nodes left in float.
-        advance: told each layer.
+        advance: told each block.
+        over: whether the time is up: then the blocks that follow are not measured, and not in what is returned.
     """
     found = []
-    for name, (operator, names) in quantisable(model).items():
-        fidelity = measure(names)
+    for group in groups:
+        if over():
+            break
+        fidelity = measure(excluding(layers, group))
         gain = fidelity.sqnr_db - quantised.sqnr_db
-        found.append(LayerSensitivity(name, operator, fidelity.agreement, fidelity.sqnr_db, gain))
-        advance(note=f"{name} {gain:+.1f} dB")
+        operator = layers[group[0]][0] if len(group) == 1 else f"{len(group)} layers"
+        found.append(LayerSensitivity(name_of(group), operator, fidelity.agreement, fidelity.sqnr_db, gain, group))
+        advance(note=f"{name_of(group)} {gain:+.1f} dB")
     return sorted(found, key=lambda s: (-s.gain_db, -s.agreement))
+
+
+def excluding(layers: Mapping[str, tuple[str, Exclude]], names: Iterable[str]) -> Exclude:
+    """The nodes to exclude so that some layers stay in float."""
+    return tuple(node for name in names for node in layers[name][1])
 
 
 def release(quantised: ModelProto, exclude: Sequence[str]) -> ModelProto:
@@ -111,24 +135,31 @@ def release(quantised: ModelProto, exclude: Sequence[str]) -> ModelProto:
     return quantised
 
 
-def fewest(order: Sequence[str], passes: Callable[[tuple[str, ...]], bool]) -> tuple[str, ...] | None:
+def fewest(
+    order: Sequence[T], passes: Callable[[tuple[T, ...]], bool], over: Callable[[], bool] = lambda: False
+) -> tuple[T, ...] | None:
     """The fewest layers in float that pass, taken from the front of an order; None where even all of it does not.
 
     Doubles until it passes, halves back to the shortest beginning that does, then takes out one after the other what is not
     needed beside the others.
 
     Args:
-        order: the layers, the most sensitive first.
-        passes: whether the file with these layers in float passes; asked about `2 log2(n)` beginnings, then about each layer.
+        order: the layers, or blocks of them, the most sensitive first.
+        passes: whether the file with these layers in float passes; asked at most `most_asked` times.
+        over: whether the time is up: then the fewest that passed until now are returned, None where none did.
     """
     count = 1
     failed = 0
-    while not passes(tuple(order[:count])):
+    while True:
+        if over():
+            return None
+        if passes(tuple(order[:count])):
+            break
         failed = count
         if count >= len(order):
             return None
         count = min(2 * count, len(order))
-    while count - failed > 1:
+    while count - failed > 1 and not over():
         middle = (count + failed) // 2
         if passes(tuple(order[:middle])):
             count = middle
@@ -137,6 +168,11 @@ def fewest(order: Sequence[str], passes: Callable[[tuple[str, ...]], bool]) -> t
     chosen = tuple(order[:count])
     for name in chosen[:-1][::-1]:  # without the last it did not pass
         fewer = tuple(n for n in chosen if n != name)
-        if fewer and passes(fewer):
+        if fewer and not over() and passes(fewer):
             chosen = fewer
     return chosen
+
+
+def most_asked(count: int) -> int:
+    """How often `fewest` asks at most, of an order of `count`."""
+    return 2 * math.ceil(math.log2(max(2, count))) + count

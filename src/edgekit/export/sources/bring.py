@@ -81,8 +81,7 @@ def bring(asked: Asked, scratch: Path) -> Source:
         labelled = test[0], _as_in(names, evaluation, test[1])
     else:
         notes.append(
-            "no labelled images (--evaluate FOLDER): accuracy is unknown; variants are held against the float model on the "
-            "calibration images"
+            "no labelled images (--evaluate FOLDER): accuracy is unknown; variants are held against the float model's own decisions"
         )
     notes.append(_described(preprocessing, mean, std, channels))
     if divided:
