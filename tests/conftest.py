@@ -11,6 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Hypothesis tries the same examples at every run, so that what passes once passes again; EDGEKIT_HYPOTHESIS=random looks for new ones.
+# Neither fails for being slow.
+_PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
+settings.register_profile("repeatable", derandomize=True, **_PATIENT)
+settings.register_profile("random", derandomize=False, **_PATIENT)
+settings.load_profile(os.environ.get("EDGEKIT_HYPOTHESIS") or "repeatable")
 
 # Tools that go by several names: the first one that is on PATH is taken.
 _ALIASES = {"chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")}
