@@ -68,7 +68,9 @@ def test_a_family_goes_through_pretraining_the_disk_and_the_export(
         rounding = (model(pixels) - expected).abs().max() / expected.abs().max()
     # Either kind of float32 kernel is at most 1e-6 off here; a graph that computes something else is off by far more than 1e-4.
     assert rounding < 1e-4, "the network is too ill-conditioned to compare anything with"
-    torch.testing.assert_close(torch.from_numpy(logits).double(), expected, atol=1e-4 * expected.abs().max().item(), rtol=0)
+    torch.testing.assert_close(
+        torch.from_numpy(logits).double(), expected, atol=1e-4 * expected.abs().max().item(), rtol=0
+    )
 
 
 def test_strided_convolutions_of_one_pixel_compute_the_same_and_train() -> None:

@@ -16,6 +16,7 @@ from edgekit import runtimes
 from edgekit.bundle import BundleFile
 from edgekit.errors import BundleError, DataError, RuntimeMissing
 from edgekit.runtimes import RUNNABLE, Session, installed, load, open_session, why_not
+from edgekit.runtimes import openvino as openvino_runtime
 from edgekit.runtimes.onnxruntime import SPINNING
 from edgekit.runtimes.openvino import PRECISION
 from edgekit.runtimes.providers import ONNXRUNTIME
@@ -179,18 +180,31 @@ def test_an_unknown_precision_is_refused(model: Path) -> None:
         open_session("openvino", model, settings={PRECISION: "f64"})
 
 
-def test_a_precision_that_the_machine_does_not_compute_in_is_refused(model: Path) -> None:
+@pytest.mark.parametrize("precision", ["f32", "f16", "bf16"])
+def test_a_session_computes_in_the_precision_that_was_asked_for_or_does_not_open(model: Path, precision: str) -> None:
     import openvino
 
-    can = set(openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-    for precision, capability in (("f16", "FP16"), ("bf16", "BF16")):
-        if capability in can:
-            assert open_session("openvino", model, settings={PRECISION: precision}).settings[PRECISION] == precision
-        else:
-            with pytest.raises(
-                BundleError, match=f"asked OpenVINO to compute in {precision}, this machine answers f32"
-            ):
-                open_session("openvino", model, settings={PRECISION: precision})
+    # What the machine makes of the hint: f32 everywhere, bf16 with AVX-512 BF16, f16 with AVX-512 FP16 or on Arm.
+    asked = {PRECISION: getattr(openvino.Type, precision)}
+    answer = openvino.Core().compile_model(model, "CPU", asked).get_property(PRECISION).get_type_name()
+    if answer == precision:
+        assert open_session("openvino", model, settings={PRECISION: precision}).settings[PRECISION] == precision
+    else:
+        message = f"asked OpenVINO to compute in {precision}, this machine answers {answer}"
+        with pytest.raises(BundleError, match=message):
+            open_session("openvino", model, settings={PRECISION: precision})
+
+
+@pytest.mark.parametrize("precision", ["f16", "bf16"])
+def test_a_precision_that_the_machine_does_not_compute_in_is_refused(
+    model: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    import openvino
+
+    # OpenVINO computes in f32 then, as it does on a machine that has nothing else, and answers so.
+    monkeypatch.setitem(openvino_runtime._TYPES, precision, openvino.Type.f32)
+    with pytest.raises(BundleError, match=f"asked OpenVINO to compute in {precision}, this machine answers f32"):
+        open_session("openvino", model, settings={PRECISION: precision})
 
 
 def test_a_provider_that_is_not_here_is_an_error_and_never_replaced(model: Path) -> None:

@@ -142,7 +142,11 @@ def rounding_of_logits(student: np.ndarray, teacher: np.ndarray, temperature: fl
 
 
 def check(
-    ours: Callable[..., torch.Tensor], naive: Callable[..., float], inputs: list[np.ndarray], learn: int, rounding: float
+    ours: Callable[..., torch.Tensor],
+    naive: Callable[..., float],
+    inputs: list[np.ndarray],
+    learn: int,
+    rounding: float,
 ) -> None:
     """Value and gradient of the first `learn` inputs, float64, to 1e-6; value in float32 to `rounding` and 1e-5 of it."""
     tensors = [torch.from_numpy(x).requires_grad_(i < learn) for i, x in enumerate(inputs)]
@@ -322,7 +326,9 @@ def test_float32_under_autocast_with_its_gradient(loss: Callable[..., torch.Tens
 
 
 @settings(max_examples=30)
-@example(n=1, k=2, temperature=0.5, seed=645)  # 3.6e-5, which float32 has to 4e-4 of it: log(1 + 1.4e-4) has no more digits
+@example(
+    n=1, k=2, temperature=0.5, seed=645
+)  # 3.6e-5, which float32 has to 4e-4 of it: log(1 + 1.4e-4) has no more digits
 @given(n=st.integers(1, 6), k=st.integers(2, 8), temperature=st.floats(0.5, 8.0), seed=st.integers(0, 1000))
 def test_distillation_equals_the_naive_version(n: int, k: int, temperature: float, seed: int) -> None:
     student, teacher = (3 * np.random.default_rng(seed).normal(size=(2, n, k))).astype(np.float32).astype(np.float64)
