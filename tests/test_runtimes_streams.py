@@ -49,7 +49,7 @@ def test_two_streams_run_at_the_same_time(session: Session) -> None:
         assert streams.settings["INFERENCE_NUM_THREADS"] == "2"
     else:
         assert streams.settings["intra_op_num_threads"] == "1", "the two threads are shared out"
-        both = threading.Barrier(2, timeout=60)  # each waits for the other: one after the other would wait for ever
+        both = threading.Barrier(2)  # each waits for the other: one after the other would wait for ever
         for _ in range(2):
             streams.submit(some_images(1), lambda _: both.wait())
         streams.wait()
