@@ -229,7 +229,8 @@ def opened(browser: Any, page: Path) -> Iterator[Callable[..., Any]]:
     contexts, complaints = [], []
 
     def open_page(**options: Any) -> Any:
-        contexts.append(browser.new_context(**options))
+        # Nothing glides: where the map is when it is asked for, it still is when the pointer gets there.
+        contexts.append(browser.new_context(reduced_motion="reduce", **options))
         tab = contexts[-1].new_page()
         tab.set_default_timeout(0)  # a busy machine is slow, not wrong
         tab.on("console", lambda message: complaints.append(message.text))
@@ -300,6 +301,15 @@ def test_a_pointed_image_shows_its_thumbnail_and_name_and_a_clicked_one_its_neig
     assert tab.locator("#tip span").inner_text().endswith(".png")
     shown = tab.evaluate("[...document.querySelector('#tip canvas').getContext('2d').getImageData(48, 48, 1, 1).data]")
     assert shown[3] == 255
+
+
+def test_scrolling_glides_only_for_who_wants_motion(browser: Any, page: Path) -> None:
+    for motion, behavior in (("no-preference", "smooth"), ("reduce", "auto")):
+        context = browser.new_context(reduced_motion=motion)
+        tab = context.new_page()
+        tab.goto(page.resolve().as_uri())
+        assert tab.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == behavior
+        context.close()
 
 
 def test_a_tap_shows_the_name_at_the_point(opened: Callable[..., Any]) -> None:

@@ -17,7 +17,7 @@ from edgekit.export import served, tensorrt
 from edgekit.export.graph.onnx import export_onnx
 from edgekit.export.half import simulated
 from edgekit.export.inputs import Options, Sources
-from edgekit.export.int8 import ladder
+from edgekit.export.int8 import ladder, quantize
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.correct import correct
 from edgekit.export.int8.equalise import equalise, rescale
@@ -25,7 +25,7 @@ from edgekit.export.int8.fidelity import Fidelity, compare, run
 from edgekit.export.int8.ladder import Climb, climb
 from edgekit.export.int8.layers import Graph, Pair, by_input_channel, depthwise, output_axis, pairs, streams
 from edgekit.export.int8.qdq_lint import lint
-from edgekit.export.int8.quantize import REDUCED, Scheme, quantize_onnx
+from edgekit.export.int8.quantize import FULL, REDUCED, UNSIGNED, Scheme, quantize_onnx
 from edgekit.export.int8.ranges import METHODS, observing
 from edgekit.export.int8.recover import quantised_layers, recover
 from edgekit.export.int8.sensitivity import fewest, quantisable
@@ -284,6 +284,18 @@ def test_a_network_of_wildly_different_channels_is_brought_back(
     assert [t["status"] for t in others].count("verified") == 1
     assert all(t["seconds"] > 0 for t in variant.quantization["tried"])
     assert (sources.folder / variant.files[0].path).is_file()
+
+
+def test_the_note_says_on_which_cpus_a_scheme_is_exact(
+    digits: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = sources_of(digits, tmp_path)
+    for scheme, says in ((FULL, "on x86 without one (no VNNI)"), (REDUCED, ""), (UNSIGNED, "exact on every CPU")):
+        for dot_product in (True, False):  # the scheme alone decides, not the machine that it was made on
+            monkeypatch.setattr(quantize, "has_int8_dot_product", lambda found=dot_product: found)
+            variant = onnx_family(sources).make(Way(scheme, "minmax"), sources.folder)
+            assert says in variant.note
+            assert bool(says) == bool(variant.note)
 
 
 def test_tensorrt_climbs_the_same_ladder(digits: ModelProto, tmp_path: Path) -> None:

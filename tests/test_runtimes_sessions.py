@@ -61,7 +61,7 @@ def test_batches_of_every_size_agree(session: Session) -> None:
     images = some_images(12)
     expected = session.run(images)
     for count in (1, 2, 3, 5, 7, 11, 2, 12, 1):
-        np.testing.assert_allclose(session.run(images[:count]), expected[:count], atol=1e-5)
+        np.testing.assert_allclose(session.run(images[:count]), expected[:count], atol=1e-4)  # logits up to 4
 
 
 def test_memory_layouts_make_no_difference(session: Session) -> None:
@@ -99,7 +99,7 @@ def test_every_output_is_given_by_its_name(runtime: runtimes.RuntimeName, model:
     every = session.run_all(images)
     assert every["embedding"].shape == (5, 8)
     np.testing.assert_allclose(every["logits"], reference(model, images), atol=0.05)
-    np.testing.assert_array_equal(every["logits"], session.run(images))
+    np.testing.assert_allclose(every["logits"], session.run(images), atol=1e-5)
     kept = every["embedding"].copy()
     np.testing.assert_allclose(run_in_batches(session, images, 2)["embedding"], kept, atol=1e-4)
     session.run_all(255 - images)
