@@ -7,14 +7,24 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from edgekit import privacy
 
+# Hypothesis tries the same examples at every run, so that what passes once passes again; EDGEKIT_HYPOTHESIS=random looks for new ones.
+# Neither fails for being slow.
+_PATIENT = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow], "print_blob": True}
+settings.register_profile("repeatable", derandomize=True, **_PATIENT)
+settings.register_profile("random", derandomize=False, **_PATIENT)
+settings.load_profile(os.environ.get("EDGEKIT_HYPOTHESIS") or "repeatable")
+
 privacy.switch_off()  # before any test file imports a runtime
+
 # Tools that go by several names: the first one that is on PATH is taken.
 _ALIASES = {"chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")}
 _REQUIRE_ALL = "EDGEKIT_REQUIRE_ALL"
@@ -61,6 +71,21 @@ def require_module() -> Callable[[str, str], None]:
             _missing(f"the Python package {name}", why)
 
     return require
+
+
+@pytest.fixture(scope="module")  # longer, and its event loop would be in the way of others
+def browser(require_tool: Callable[[str, str], str], require_module: Callable[[str, str], None]) -> Iterator[Any]:
+    """Chromium, for pages as a reader sees them; it asks nothing of the network by itself."""
+    require_module("playwright", "drives the browser that opens the page")
+    chromium = require_tool("chromium", "opens the page as a reader would")
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    with sync_playwright() as playwright:
+        # However long it takes to start: a busy machine is slow, not wrong.
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", *quiet], timeout=0)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

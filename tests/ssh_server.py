@@ -9,8 +9,9 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
+
+from patience import until
 
 
 class SshServer:
@@ -91,13 +92,14 @@ GlobalKnownHostsFile none
         command = [self._sshd, "-D", "-e", "-f", str(self.folder / "sshd_config")]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         log.close()
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+
+        def listens() -> bool:
+            assert self.process is not None
             assert self.process.poll() is None, (self.folder / "log").read_text()
-            time.sleep(0.05)
-        raise AssertionError("sshd does not listen")
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+        until(listens)
 
     def drop(self) -> None:
         """Kill what serves the connections, as a network that breaks would."""

@@ -230,6 +230,6 @@ def test_results_that_could_not_be_kept_are_not_measured(edgekit: Run, tmp_path:
 
 def test_debug_shows_the_traceback() -> None:
     command = [sys.executable, "-m", "edgekit", "--debug", "train", "nothing.yaml"]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode != 0
     assert "Traceback" in done.stderr

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -29,6 +28,7 @@ from edgekit.bundle import MANIFEST, Bundle, BundleFile
 from edgekit.errors import BundleError, EdgekitError, RuntimeMissing
 from edgekit.result import Latency, Result
 from edgekit.runtimes import load
+from patience import until
 from tiny_bundle import make_bundle
 
 STAGES = [
@@ -269,7 +269,8 @@ def test_nothing_of_the_users_folder_is_imported_by_the_worker(
         ["--scenario", "server", "--rate", "200"],
         pytest.param(["--scenario", "offline", "--batch", "1"], marks=pytest.mark.slow),
         pytest.param(["--scenario", "multi-stream", "--batch", "1", "--query", "4"], marks=pytest.mark.slow),
-        pytest.param(["--loadgen", "--seconds", "30"], marks=pytest.mark.slow),
+        # LoadGen makes all its queries beforehand: at this rate as few as fit into memory.
+        pytest.param(["--loadgen", "--scenario", "server", "--rate", "1000"], marks=pytest.mark.slow),
     ],
 )
 def test_ctrl_c_leaves_valid_results_marked_interrupted(folder: Path, tmp_path: Path, options: list[str]) -> None:
@@ -281,14 +282,15 @@ def test_ctrl_c_leaves_valid_results_marked_interrupted(folder: Path, tmp_path: 
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     worker = worker_of(child)
-    while child.poll() is None and "--loadgen" in options and not list(out.glob("*-logs/mlperf_log_detail.txt")):
-        time.sleep(0.1)
+    if "--loadgen" in options:
+        until(
+            lambda: "generated_query_duration" in "".join(p.read_text() for p in out.glob("*-logs/*_detail.txt")), child
+        )
     # To load this model, prove it and warm up takes a fraction of a second of the processor's time.
-    measuring = cpu_seconds(worker) + 2
-    while child.poll() is None and cpu_seconds(worker) < measuring:
-        time.sleep(0.1)
+    measuring = cpu_seconds(worker) + (0.5 if "--loadgen" in options else 2)
+    until(lambda: cpu_seconds(worker) > measuring, child)
     child.send_signal(signal.SIGINT)
-    stdout, stderr = child.communicate(timeout=300)
+    stdout, stderr = child.communicate()
     assert child.returncode == 130, stderr
     assert "onnx-fp32: interrupted before it was complete" in stdout
     assert "marked so in its results" in stderr
@@ -314,13 +316,9 @@ def cpu_seconds(pid: int) -> float:
 
 def worker_of(child: subprocess.Popen[Any]) -> int:
     """The process that measures for a bench, once it has loaded its runtime."""
-    workers: list[int] = []
-    while not workers and child.poll() is None:
-        time.sleep(0.1)
-        workers = children(child.pid)
-    while child.poll() is None and "onnxruntime" not in maps(workers[0]):
-        time.sleep(0.1)
-    return workers[0]
+    worker = until(lambda: children(child.pid), child)[0]
+    until(lambda: "onnxruntime" in maps(worker), child)
+    return worker
 
 
 def maps(pid: int) -> str:
@@ -362,10 +360,7 @@ def test_a_worker_does_not_outlive_the_command_that_is_killed(folder: Path, tmp_
     worker = worker_of(child)
     child.kill()
     child.wait()
-    ended = time.monotonic() + 60
-    while maps(worker) and time.monotonic() < ended:  # a process that has ended maps nothing
-        time.sleep(0.1)
-    assert not maps(worker)
+    until(lambda: not maps(worker))  # a process that has ended maps nothing
 
 
 @pytest.mark.parametrize(

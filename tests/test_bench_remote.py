@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import RemoteError
 from edgekit.files import sha256
 from edgekit.result import Latency, Profile, Result
+from patience import until
 from ssh_server import SshServer, children, keygen
 from tiny_bundle import make_bundle
 
@@ -248,10 +248,7 @@ def test_a_dropped_connection_is_picked_up(
     left = str(fleet.failed[addresses[0]])
     [run] = (remote(known) / "runs").iterdir()
     assert f"the bench goes on there and writes into {run}; the same command, within a day, brings its results" in left
-    for _ in range(600):
-        if (run / "exit").exists():
-            break
-        time.sleep(0.1)
+    until((run / "exit").exists)
     measured = json.loads((run / "results" / "onnx-fp32-b1-t1.json").read_text())
     known.start()
     said.clear()
@@ -264,20 +261,15 @@ def test_a_dropped_connection_is_picked_up(
 
 
 def test_ctrl_c_ends_the_bench_on_the_device(known: SshServer, bundle: Path, tmp_path: Path) -> None:
-    options = ["--variant", "onnx-fp32", "--seconds", "120", *THEIRS, "--device", known.url, "--output", str(tmp_path)]
+    options = ["--variant", "onnx-fp32", "--seconds", "3000", *THEIRS, "--device", known.url, "--output", str(tmp_path)]
     command = [sys.executable, "-m", "edgekit", "bench", str(bundle), *options]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     runs = remote(known) / "runs"
-    for _ in range(600):
-        if list(runs.glob("*/pid")):
-            break
-        time.sleep(0.1)
-    pid = int(next(runs.glob("*/pid")).read_text())
-    while "bench.worker" not in descendants(pid):
-        time.sleep(0.1)
-    time.sleep(2)
+    [file] = until(lambda: list(runs.glob("*/pid")), child)
+    pid = int(until(lambda: file.read_text().strip(), child))
+    until(lambda: "bench.worker" in descendants(pid), child)
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to ssh, too
-    out, err = child.communicate(timeout=120)
+    out, err = child.communicate()
     assert child.returncode == 130, err
     assert "ending the bench there" in err
     assert "interrupted; what was measured until then is marked so" in err

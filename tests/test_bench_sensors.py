@@ -17,6 +17,7 @@ import pytest
 from devices import JETSON, PI, TREES, X86, device, plant
 from edgekit.bench.lock import presence
 from edgekit.bench.sensors import Idle, PowerMeter, Sampler, conditions, idle, peak_memory, read
+from patience import until
 
 CPU = "sys/devices/system/cpu"
 RAPL = "sys/class/powercap"
@@ -24,7 +25,7 @@ RAPL = "sys/class/powercap"
 
 def test_a_machine_that_tells_nothing_gives_nulls_and_never_zeros(tmp_path: Path) -> None:
     with Sampler(tmp_path, period=0.01) as sampler:
-        time.sleep(0.05)
+        samples(sampler, 2)
     got = sampler.conditions()
     nothing = {"before": None, "after": None}
     assert got == {
@@ -161,7 +162,7 @@ def test_energy_of_a_counter_that_starts_again(tmp_path: Path) -> None:
 def test_a_counter_that_stands_still_is_no_energy_of_nought(tmp_path: Path) -> None:
     root = device(X86, tmp_path)
     with Sampler(root, period=0.01) as sampler:
-        time.sleep(0.03)
+        samples(sampler, 2)
     assert sampler.timeline.joules[-1] == 0
     assert sampler.energy() is None
     assert idle(0.03, root) is None
@@ -211,8 +212,7 @@ def test_counters_that_only_root_may_read_are_named_as_the_reason() -> None:
 def samples(sampler: Sampler, more: int) -> None:
     """Wait for so many samples more, however busy the machine is."""
     enough = len(sampler.timeline.cost_seconds) + more
-    while len(sampler.timeline.cost_seconds) < enough:
-        time.sleep(0.005)
+    until(lambda: len(sampler.timeline.cost_seconds) >= enough)
 
 
 def test_the_sampler_integrates_what_a_board_draws_and_takes_idle_off(tmp_path: Path) -> None:
@@ -260,17 +260,17 @@ def test_planted_throttling_is_flagged_even_if_it_is_over_at_the_end(
     root = device(name, tmp_path)
     plant(root, {file: 0 for file in files if "firmware" in file})
     with Sampler(root, period=0.005) as sampler:
-        time.sleep(0.03)
+        samples(sampler, 2)
         plant(root, {file: during for file, (during, _) in files.items()})
-        time.sleep(0.05)
+        samples(sampler, 2)
         plant(root, {file: after for file, (_, after) in files.items()})
-        time.sleep(0.03)
+        samples(sampler, 2)
     got = sampler.conditions()
     assert (got["throttled"], got["throttled_by"]) == (True, [by])
     assert sampler.timeline.throttled[0] is False
     assert True in sampler.timeline.throttled
     with Sampler(root, period=0.005) as sampler:
-        time.sleep(0.01)
+        samples(sampler, 2)
     assert sampler.conditions()["throttled"] is False, "what was before does not count"
 
 
@@ -284,7 +284,7 @@ def test_what_others_kept_busy_is_the_rest_of_the_processors_time(tmp_path: Path
 
 def test_this_machine_can_be_read() -> None:
     with Sampler() as sampler:
-        time.sleep(0.25)
+        samples(sampler, 1)
     assert len(sampler.timeline.seconds) >= 2
     reading = read()
     assert reading.own_seconds > 0

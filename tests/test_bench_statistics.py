@@ -56,7 +56,7 @@ def test_a_percentile_needs_its_samples() -> None:
     assert set(percentiles([]).values()) == {None}
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 10**9), min_size=1, max_size=400))
 def test_variation_and_drift_equal_naive_versions(samples: list[int]) -> None:
     mean = sum(samples) / len(samples)

@@ -150,7 +150,7 @@ def test_copies_in_the_pool_are_kept_and_counted_and_pictures_of_two_classes_are
     labels=st.floats(0.01, 1.0, exclude_max=True),
     seeds=st.tuples(st.integers(0, 99), st.integers(0, 99)),
 )
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], deadline=None)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 def test_no_picture_is_on_two_sides_whatever_is_copied_where(
     pictures: list[tuple[int, int]],
     exam: list[int] | None,

@@ -224,39 +224,32 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def browser(require_tool: Callable[[str, str], str], require_module: Callable[[str, str], None]) -> Iterator[Any]:
-    require_module("playwright", "drives the browser that opens the page")
-    chromium = require_tool("chromium", "opens the page as a reader would")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=chromium, args=["--no-sandbox", "--disable-background-networking", "--no-first-run"]
-        )
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
 def opened(browser: Any, page: Path) -> Iterator[Callable[..., Any]]:
     contexts, complaints = [], []
 
     def open_page(**options: Any) -> Any:
-        contexts.append(browser.new_context(**options))
+        # Nothing glides: where the map is when it is asked for, it still is when the pointer gets there.
+        contexts.append(browser.new_context(reduced_motion="reduce", **options))
         tab = contexts[-1].new_page()
-        tab.set_default_timeout(120_000)
+        tab.set_default_timeout(0)  # a busy machine is slow, not wrong
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: request.url.startswith(("file:", "data:")) or complaints.append(request.url))
         tab.goto(page.resolve().as_uri())
         tab.wait_for_selector("#legend > *")
+        settled(tab)
         return tab
 
     yield open_page
     for context in contexts:
         context.close()
     assert complaints == []  # nothing broken, and nothing asked of the network
+
+
+def settled(tab: Any) -> None:
+    """Wait until the page has dealt with what was done to it: input comes before a frame is drawn, and the map is drawn in one."""
+    tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}
@@ -298,9 +291,11 @@ def test_a_pointed_image_shows_its_thumbnail_and_name_and_a_clicked_one_its_neig
     other = tab.locator("#chosen h2").inner_text()
     assert other != name
     # The chosen image stands where its ring is drawn: point somewhere on the map until a tip appears.
+    settled(tab)
     box = tab.locator("#map").bounding_box()
     for x in range(20, int(box["width"]), 12):
         tab.mouse.move(box["x"] + x, box["y"] + box["height"] / 2)
+        settled(tab)
         if tab.locator("#tip").is_visible():
             break
     assert tab.locator("#tip span").inner_text().endswith(".png")
@@ -308,10 +303,19 @@ def test_a_pointed_image_shows_its_thumbnail_and_name_and_a_clicked_one_its_neig
     assert shown[3] == 255
 
 
+def test_scrolling_glides_only_for_who_wants_motion(browser: Any, page: Path) -> None:
+    for motion, behavior in (("no-preference", "smooth"), ("reduce", "auto")):
+        context = browser.new_context(reduced_motion=motion)
+        tab = context.new_page()
+        tab.goto(page.resolve().as_uri())
+        assert tab.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == behavior
+        context.close()
+
+
 def test_a_tap_shows_the_name_at_the_point(opened: Callable[..., Any]) -> None:
     tab = opened(**PHONE)
     tab.locator(".outliers button").first.tap()
-    tab.wait_for_timeout(300)
+    settled(tab)
     assert tab.locator("#tip").is_visible()
     assert tab.locator("#tip span").inner_text() == tab.locator(".outliers button span").first.inner_text()
     smallest = tab.evaluate("Math.min(...[...document.querySelectorAll('.zoom button')].map((b) => b.offsetHeight))")
@@ -329,11 +333,11 @@ def test_the_keyboard_walks_zooms_and_lets_go(opened: Callable[..., Any]) -> Non
     before = painted(tab)
     for _ in range(6):
         tab.keyboard.press("+")
-    tab.wait_for_timeout(200)
+    settled(tab)
     assert painted(tab) != before
     tab.keyboard.press("0")
     tab.keyboard.press("Escape")
-    tab.wait_for_timeout(200)
+    settled(tab)
     assert tab.locator("#chosen h2").count() == 0
 
 

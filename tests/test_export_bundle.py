@@ -24,6 +24,8 @@ from edgekit.export.int8 import quantize, ranges
 from edgekit.export.int8 import ways as ways_module
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.quantize import FULL, REDUCED, UNSIGNED, quantize_onnx
+from edgekit.export.int8.sensitivity import quantisable
+from edgekit.export.int8.ways import Way
 from edgekit.export.pipeline import gate, plan
 from edgekit.export.served import ways
 from edgekit.files import sha256
@@ -161,9 +163,13 @@ def test_no_way_that_saturates_is_tried_where_products_saturate(monkeypatch: pyt
             assert {way.scheme for way in ways(target)[0]} == {first}
 
 
+@pytest.mark.parametrize("dot_product", [True, False], ids=["VNNI", "no VNNI"])
 def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dot_product: bool
 ) -> None:
+    # What is bad here are the ranges, so either scheme is bad on either kind of CPU.
+    monkeypatch.setattr(quantize, "has_int8_dot_product", lambda: dot_product)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(served, "METHODS", ("percentile",))
     blank = np.zeros((20, 16, 16, 3), np.uint8)  # nothing can be learnt about the activations' ranges from these
     bundle = export(tmp_path / "export", calibration=blank, targets=["onnx"])
@@ -175,8 +181,13 @@ def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(
     assert "points of accuracy" in bad.note
     assert bad.quantization is not None
     tried = bad.quantization["tried"]
-    assert [t["way"] for t in tried[:1]] == [way.name for way in ways("onnx")[0]]
-    assert {"calibration", "equalisation", "layers in float"} <= {t["rung"] for t in tried}
+    assert [t["way"] for t in tried[:1]] == [Way(FULL if dot_product else REDUCED).name]
+    rungs, sensitivity = {t["rung"] for t in tried}, bad.quantization["sensitivity"]
+    assert {"calibration", "equalisation"} <= rungs
+    # Every layer was left in float alone; whether that helps any of them is up to the kernels, and decides whether the rung is tried.
+    assert {s["layer"] for s in sensitivity} == set(quantisable(onnx.load(bundle.path / "model.onnx")))
+    assert ("layers in float" in rungs) == any(s["gain_db"] > 0 for s in sensitivity)
+    assert ("unsigned weights" in rungs) == (not dot_product)
     assert bad.quantization["rung"] is None
     assert bundle.variant("onnx-fp32").status == "verified"
     gate(bundle, ["onnx-fp32"])

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from edgekit.export import jobs, verify
 from edgekit.export.staging import staged
 from edgekit.runtimes import load
 from exported import export
+from patience import until
 
 HERE = Path(__file__).parent
 
@@ -205,11 +205,9 @@ def test_several_at_a_time_interrupted_and_repeated_give_what_one_by_one_gives(t
     script.write_text(SEVERAL)
     first = subprocess.Popen([sys.executable, str(script), str(HERE), str(output)], start_new_session=True)
     variants = output.with_name(".export.partial") / "variants"
-    deadline = time.monotonic() + 300
-    while not list(variants.glob("*/record.json")) and first.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until(lambda: list(variants.glob("*/record.json")), first)
     os.killpg(first.pid, signal.SIGINT)
-    first.wait(60)
+    first.wait()
     assert not output.exists()
     assert list(variants.glob("*/record.json"))
     assert _of_session(first.pid) == []  # nobody goes on working

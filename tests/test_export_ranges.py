@@ -90,7 +90,7 @@ def test_percentile_is_that_of_onnxruntime(everything: dict[str, NDArray[np.floa
 
 
 @given(BATCHES)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_histogram_that_doubles_counts_what_one_made_at_once_would(batches: list[NDArray[np.float32]]) -> None:
     histogram = Histogram()
     for batch in batches:

@@ -56,6 +56,11 @@ def raw(name: str, size: int) -> bytes:
     return written.getvalue()
 
 
+def same(logits: np.ndarray, expected: np.ndarray) -> None:
+    """The same but for rounding: a runtime may choose another kernel for another graph, which adds up in another order."""
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * max(1.0, float(np.abs(expected).max())))
+
+
 @pytest.mark.parametrize(("name", "size"), NETWORKS)
 def test_real_networks_compute_the_same_and_are_done_after_one_pass(name: str, size: int) -> None:
     before = onnx.load_from_string(raw(name, size))
@@ -63,7 +68,7 @@ def test_real_networks_compute_the_same_and_are_done_after_one_pass(name: str, s
     onnx.checker.check_model(after, full_check=True)
     for count in (1, 4):  # neither is a batch that the exporter saw
         images = random_images(count, size)
-        np.testing.assert_array_equal(run(after, images)[0], run(before, images)[0])
+        same(run(after, images)[0], run(before, images)[0])
     assert simplify(onnx.load_from_string(after.SerializeToString())).SerializeToString() == after.SerializeToString()
 
     kinds = {node.op_type for node in after.graph.node}
@@ -94,7 +99,7 @@ def test_a_fixed_batch(name: str, size: int) -> None:
     images = random_images(3, size)
     logits = run(free, images)[0]
     fixed = fix_batch(free, 3)
-    np.testing.assert_array_equal(run(fixed, images)[0], logits)
+    same(run(fixed, images)[0], logits)
     assert [d.dim_value for d in fixed.graph.input[0].type.tensor_type.shape.dim] == [3, size, size, 3]
     assert [d.dim_value for d in fixed.graph.output[0].type.tensor_type.shape.dim] == [3, 10]
     assert not {"Shape", "Expand"} & {node.op_type for node in fixed.graph.node}
@@ -188,7 +193,7 @@ def test_small_graphs(make: Callable[[], ModelProto], left: list[str]) -> None:
     x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
     after = simplify(make())
     assert [n.op_type for n in after.graph.node] == left
-    np.testing.assert_array_equal(run(after, x)[0], run(make(), x)[0])
+    same(run(after, x)[0], run(make(), x)[0])
 
 
 def test_a_batch_norm_of_another_exporter_becomes_part_of_its_convolution() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 
 from edgekit.export.graph.onnx import export_onnx
 from edgekit.models.classifier import Classifier
-from edgekit.models.pixels import PixelClassifier
+from edgekit.models.pixels import PixelClassifier, normalise
 from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained
 from edgekit.models.strided import pick_before_convolving
 from edgekit.recipe import Architecture
@@ -39,13 +39,15 @@ def test_a_family_goes_through_pretraining_the_disk_and_the_export(
     config = SimCLR(encoder=architecture, projection=Projection(layers=2, output=8))
     method = build_method(config, size, 10)
     assert method.model.encoder.feature_dim == features
-    before = {name: tensor.clone() for name, tensor in method.model.state_dict().items()}
+    before = {name: parameter.detach().clone() for name, parameter in method.model.named_parameters()}
     generator = torch.Generator().manual_seed(0)
     views = [torch.randn(4, 3, size, size, generator=generator) for _ in range(2)]
-    optimizer = torch.optim.SGD(method.parameters(), lr=0.1)
+    # Adam's first step is of one size whatever the gradient. SGD's is not: four images of one pixel in the last BatchNorm give
+    # EfficientNet gradients of 1e3, and a network in which half a unit in the last place of a weight moves a logit by up to 26 %.
+    optimizer = torch.optim.Adam(method.parameters(), lr=1e-3)
     method(Views(views, torch.arange(4), generator)).value.backward()
     optimizer.step()
-    moved = [name for name, tensor in method.model.state_dict().items() if not torch.equal(tensor, before[name])]
+    moved = [name for name, parameter in method.model.named_parameters() if not torch.equal(parameter, before[name])]
     assert len(moved) > len(before) / 3, "hardly anything was trained"
 
     save_pretrained(tmp_path / "pretrained", method.model)
@@ -62,8 +64,13 @@ def test_a_family_goes_through_pretraining_the_disk_and_the_export(
     pixels = torch.randint(0, 256, (3, size, size, 3), dtype=torch.uint8)
     (logits,) = session.run(None, {"image": pixels.numpy()})
     with torch.no_grad():
-        expected = model(pixels)
-    torch.testing.assert_close(torch.from_numpy(logits), expected, atol=1e-3, rtol=1e-3)
+        expected = student.eval().double()(normalise(pixels, 0.5, 0.25).double())
+        rounding = (model(pixels) - expected).abs().max() / expected.abs().max()
+    # Either kind of float32 kernel is at most 1e-6 off here; a graph that computes something else is off by far more than 1e-4.
+    assert rounding < 1e-4, "the network is too ill-conditioned to compare anything with"
+    torch.testing.assert_close(
+        torch.from_numpy(logits).double(), expected, atol=1e-4 * expected.abs().max().item(), rtol=0
+    )
 
 
 def test_strided_convolutions_of_one_pixel_compute_the_same_and_train() -> None:
@@ -73,7 +80,7 @@ def test_strided_convolutions_of_one_pixel_compute_the_same_and_train() -> None:
     expected.square().sum().backward()  # once is seldom enough to damage anything
     gradient, convolution.weight.grad = convolution.weight.grad, None
     pick_before_convolving(convolution)
-    assert torch.equal(convolution(images), expected)
+    torch.testing.assert_close(convolution(images), expected)  # another kernel, which may add up in another order
     for _ in range(30):
         convolution.weight.grad = None
         convolution(images).square().sum().backward()

@@ -208,7 +208,7 @@ def two_steps(preprocessing: Preprocessing, image: Image.Image) -> np.ndarray:
     return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     width=st.integers(1, 300),
     height=st.integers(1, 300),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -308,7 +308,6 @@ _recipes = st.fixed_dictionaries(
 
 
 @given(_recipes)
-@settings(deadline=None)
 def test_what_is_dumped_is_read_back_equal(content: dict[str, Any]) -> None:
     recipe = recipes.parse(content)
     again = recipes.parse(recipes.read_yaml(recipes.dump(recipe)))
@@ -322,7 +321,6 @@ def test_what_is_dumped_is_read_back_equal(content: dict[str, Any]) -> None:
                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
                         st.sampled_from(["data", "pretrain", "encoder", "labels", "test", "augmentation", "crop_scale", "x", "name"]),
                         inner, max_size=4)))  # fmt: skip
-@settings(deadline=None)
 def test_whatever_stands_in_it_a_recipe_is_read_or_refused_in_one_line(content: Any) -> None:
     if not isinstance(content, dict):
         content = {"data": content}

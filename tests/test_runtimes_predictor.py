@@ -34,7 +34,7 @@ def with_variants(bundle: Bundle, *changes: dict[str, str]) -> Bundle:
     return Bundle(bundle.path, bundle.manifest.model_copy(update={"variants": variants}), bundle.digest)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(arrays(np.float32, (3, 5), elements=st.floats(-1e4, 1e4, width=32)))
 def test_softmax_is_a_distribution_for_any_logits(logits: np.ndarray) -> None:
     got = softmax(logits)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from edgekit.errors import DataError, EdgekitError
+from edgekit.machine import this_machine
 from edgekit.runtimes import RUNNABLE, Session, open_session
 from edgekit.runtimes.onnxruntime import OnnxRuntimeSession
 from edgekit.runtimes.session import Layer, Profiled, fold_layers
@@ -45,11 +46,13 @@ def test_streams_give_every_batch_its_own_logits(session: Session, count: int) -
 def test_two_streams_run_at_the_same_time(session: Session) -> None:
     streams = open_streams(session, 2, 1)
     if session.runtime == "openvino":
-        assert streams.settings["NUM_STREAMS"] == "2"
-        assert streams.settings["INFERENCE_NUM_THREADS"] == "2"
+        # OpenVINO runs no more streams than there are processors to run them, and says so.
+        expected = str(min(2, this_machine().cores))
+        assert streams.settings["NUM_STREAMS"] == expected
+        assert streams.settings["INFERENCE_NUM_THREADS"] == expected
     else:
         assert streams.settings["intra_op_num_threads"] == "1", "the two threads are shared out"
-        both = threading.Barrier(2, timeout=60)  # each waits for the other: one after the other would wait for ever
+        both = threading.Barrier(2)  # each waits for the other: one after the other would wait for ever
         for _ in range(2):
             streams.submit(some_images(1), lambda _: both.wait())
         streams.wait()

@@ -147,7 +147,7 @@ def work(number: int, world: int, folder: str) -> None:
     """What each process does."""
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", f"file://{folder}/rendezvous", rank=number, world_size=world, timeout=timedelta(minutes=5)
+        "gloo", f"file://{folder}/rendezvous", rank=number, world_size=world, timeout=timedelta(hours=1)
     )
     try:
         outcome: Outcome = {

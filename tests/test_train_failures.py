@@ -7,7 +7,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from edgekit.train.loader import ShuffledImages
 from edgekit.train.memory import is_out_of_memory
 from edgekit.train.tasks import Batch, Draws, Outcome
 from exported import splits
+from patience import until
 from recipe_changes import TINY, changed
 
 
@@ -175,15 +175,14 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(tmp_path: Pa
         "pretrain",
     ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as first:
-        while not checkpoint.exists() and first.poll() is None:
-            time.sleep(0.01)
+        until(checkpoint.exists, first)
         first.send_signal(signal.SIGKILL)
     before, room = sha256(checkpoint), checkpoint.stat().st_size // 2
 
     def full() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120, preexec_fn=full)
+    done = subprocess.run(command, check=False, capture_output=True, text=True, preexec_fn=full)
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
     assert len(errors) == 1
@@ -192,6 +191,6 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(tmp_path: Pa
     assert "Traceback" not in done.stderr
     assert sha256(checkpoint) == before
     assert not list(checkpoint.parent.glob(".last.ckpt*"))
-    again = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    again = subprocess.run(command, check=False, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "pretrain: goes on from step" in again.stderr

@@ -7,12 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from patience import until
 from recipe_changes import TINY, changed
 
 TWO = changed(TINY, finetune__batch_size=48, supervised__batch_size=48)
@@ -39,14 +39,14 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     recipe = written(tmp_path)
     run = tmp_path / "run"
     command = edgekit(recipe, "--run", str(run), "--devices", "2")
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("pretrain ") == 1  # the second process says nothing
     with open(run / "pretrain" / "history.csv") as file:
         losses = [float(row["loss"]) for row in csv.DictReader(file)]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
-    again = subprocess.run(edgekit(recipe, "--run", str(run)), check=False, capture_output=True, text=True, timeout=300)
+    again = subprocess.run(edgekit(recipe, "--run", str(run)), check=False, capture_output=True, text=True)
     assert again.stdout.count("up to date") == 5  # hardware is no input of any stage
 
 
@@ -56,16 +56,14 @@ def test_a_killed_process_stops_the_others_and_the_same_command_goes_on(tmp_path
     run = tmp_path / "run"
     command = edgekit(recipe, "--run", str(run), "--devices", "2", "--until", "pretrain")
     training = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (run / "pretrain" / "last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until((run / "pretrain" / "last.ckpt").exists, training)
     workers = processes_of(training.pid)
     os.kill(workers[-1], signal.SIGKILL)
-    _, errors = training.communicate(timeout=60)
+    _, errors = training.communicate()
     assert training.returncode == 1
     assert "was ended by SIGKILL; the others were stopped (the last checkpoint is whole" in errors
     assert "Traceback" not in errors
-    again = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
+    again = subprocess.run(command, check=False, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert "pretrain: goes on from step" in again.stderr
 
@@ -86,9 +84,7 @@ def test_other_processes_than_asked_for_are_refused(
     arguments: list[str], environment: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     command = edgekit(written(tmp_path), "--run", str(tmp_path / "run"), *arguments)
-    done = subprocess.run(
-        command, check=False, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}
-    )
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, **environment})
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -19,6 +19,7 @@ from edgekit.errors import DataError, RecipeError, RunError
 from edgekit.files import sha256
 from edgekit.run import Run
 from edgekit.train.stages import Report, train
+from patience import until
 from recipe_changes import TINY, changed
 
 
@@ -162,7 +163,7 @@ def test_a_killed_training_resumes_to_the_same_bits(stage: str, tmp_path: Path) 
     def command(run: str) -> list[str]:
         return [sys.executable, "-m", "edgekit", "train", str(recipe), "--run", str(tmp_path / run)]
 
-    subprocess.run(command("whole"), check=True, capture_output=True, timeout=300)
+    subprocess.run(command("whole"), check=True, capture_output=True)
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(command("killed"), stdout=log, stderr=log)
         checkpoint = tmp_path / "killed" / stage / "last.ckpt"
@@ -176,7 +177,7 @@ def test_a_killed_training_resumes_to_the_same_bits(stage: str, tmp_path: Path) 
             time.sleep(0.002)
         assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
     assert not (tmp_path / "killed" / stage / "stage.json").exists()
-    done = subprocess.run(command("killed"), check=True, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command("killed"), check=True, capture_output=True, text=True)
     assert f"{stage}: goes on from step" in done.stderr
     for name in ("pretrain", "finetune", "distill", "supervised"):
         for file in ("model.safetensors", "history.csv"):
@@ -190,16 +191,14 @@ def test_ctrl_c_exits_with_130_and_the_next_run_goes_on(number: signal.Signals, 
     command = [sys.executable, "-m", "edgekit", "train", str(recipe), "--run", str(tmp_path / "run")]
     command += ["--until", "pretrain"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "pretrain" / "last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until((tmp_path / "run" / "pretrain" / "last.ckpt").exists, process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "goes on from the last checkpoint" in errors
     assert (tmp_path / "run" / "pretrain" / "last.ckpt").exists()
-    again = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    again = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "pretrain: goes on from step" in again.stderr
 
 

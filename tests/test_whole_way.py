@@ -41,7 +41,7 @@ RECIPE = {
 
 def edgekit(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "edgekit", *arguments]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
     return done
 

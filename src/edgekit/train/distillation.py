@@ -1,6 +1,7 @@
 """Distillation: the student learns what the teachers answer to the same augmented images.
 
-The plain loss (`kd`) is `edgekit.train.losses.distillation`; the others are here. All are computed in float32.
+The plain loss (`kd`) is `edgekit.train.losses.distillation`; the others are here. All are computed in float32
+whatever the autocast (float64 stays).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from edgekit.data.to_device import to_device
 from edgekit.models.classifier import Classifier
 from edgekit.models.momentum import Momentum
 from edgekit.recipe import Distill
-from edgekit.train.losses import distillation
+from edgekit.train.losses import distillation, precise
 from edgekit.train.tasks import Batch, Draws, Outcome
 from edgekit.train.teachers import Teacher
 
@@ -49,7 +50,7 @@ def decoupled(
     """
     mask = target[:, None] == torch.arange(student.shape[1], device=student.device)
     binary, others = [], []
-    for logits in (student.float(), teacher.detach().float()):
+    for logits in (precise(student), precise(teacher.detach())):
         scaled = logits / temperature
         rest = scaled.masked_fill(mask, _NEVER)
         both = torch.stack([scaled.gather(1, target[:, None])[:, 0], rest.logsumexp(1)], dim=1)
@@ -71,7 +72,7 @@ def regression(student: Tensor, teacher: Tensor) -> Tensor:
     Returns:
         float32 scalar.
     """
-    return F.mse_loss(student.float(), teacher.detach().float())
+    return F.mse_loss(precise(student), precise(teacher.detach()))
 
 
 def ensemble(logits: Sequence[Tensor], temperature: float) -> Tensor:
@@ -82,8 +83,8 @@ def ensemble(logits: Sequence[Tensor], temperature: float) -> Tensor:
         temperature: T > 0.
     """
     if len(logits) == 1:
-        return logits[0].float()
-    softened = torch.stack([F.log_softmax(one.float() / temperature, dim=1) for one in logits])
+        return precise(logits[0])
+    softened = torch.stack([F.log_softmax(precise(one) / temperature, dim=1) for one in logits])
     return temperature * (softened.logsumexp(0) - np.log(len(logits)))
 
 

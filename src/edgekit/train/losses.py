@@ -170,7 +170,9 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
         temperature: T > 0, of both.
 
     Returns:
-        float32 scalar: T^2 * mean over n of -sum_y P_teacher(y; T) log P_student(y; T).
+        float32 scalar: T^2 * mean over n of -sum_y P_teacher(y; T) log P_student(y; T). Its rounding is absolute, about T^2 2^-24:
+        where both are sure of one class, log P is log(1 + e) of a tiny e, and a loss of 1e-5 has few digits. The gradient,
+        T (P_student - P_teacher) / n, is no worse for it.
     """
     targets = F.softmax(precise(teacher.detach()) / temperature, dim=1)
     return F.cross_entropy(precise(student) / temperature, targets) * temperature**2
