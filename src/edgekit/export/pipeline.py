@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from edgekit.export import pack
 from edgekit.export.catalogue import DEFAULTS, TARGETS, in_order, plan, split
 from edgekit.export.graph.metadata import label
 from edgekit.export.graph.onnx import INPUT, export_onnx, save
-from edgekit.export.graph.prepare import fused
+from edgekit.export.graph.prepare import copied, fused
 from edgekit.export.inputs import Options, Sources
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.fidelity import further
@@ -102,7 +101,7 @@ def export_classifier(
             if embedding:
                 save(onnx.load(float_onnx), float_onnx, list(classes), embedding=True)
         else:
-            model = fused(copy.deepcopy(model).cpu().float().eval())
+            model = fused(copied(model), size)
             export_onnx(model, float_onnx, image_size=size, classes=list(classes), embedding=embedding)
         label(float_onnx, name=name, classes=classes, preprocessing=preprocessing)
         drawn: Drawn | None = None
