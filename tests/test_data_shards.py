@@ -297,10 +297,11 @@ def test_shards_of_no_use_are_one_clear_line(
 def test_class_names_that_do_not_cover_the_labels_are_refused(tmp_path: Path) -> None:
     write_shards(tmp_path / "s")
     names = tmp_path / "classes.txt"
-    for text, message in (("cat\n", "no name for the label 1"), ("cat\ncat\n", "two labels have the name cat")):
-        names.write_text(text)
-        with pytest.raises(DataError, match=message):
-            open_labelled(str(tmp_path / "s"), data=Data(class_names=str(names)))
+    names.write_text("cat\n")
+    with pytest.raises(DataError, match="no name for the label 1"):
+        open_labelled(str(tmp_path / "s"), data=Data(class_names=str(names)))
+    names.write_text("crane\ncrane\nmaillot\n")  # as ImageNet's lists have two of each
+    assert open_labelled(str(tmp_path / "s"), data=Data(class_names=str(names))).classes[:2] == ["crane", "crane (2)"]
     with pytest.raises(DataError, match=r"data\.class_names: .*nope\.txt: cannot be read"):
         open_labelled(str(tmp_path / "s"), data=Data(class_names=str(tmp_path / "nope.txt")))
 

@@ -207,10 +207,10 @@ def test_images_that_are_none(edgekit: Run) -> None:
     ("content", "says"),
     [
         ("cat\ndog\nowl\n", "has 2 classes, --classes names.txt 3 (cat, dog, owl)"),
-        ("cat\ncat\n", "names cat twice"),
         ("cat\n\ndog\n", "line 2 is empty"),
         ("cat\n", "names 1 classes"),
-        ('["cat", 3]', "no list of names"),
+        ('["cat", null]', "null is no name of a class"),
+        ('{"0": "cat", "2": "dog"}', "names 2 classes and none has the index 1"),
         ('["cat"', "is not JSON"),
         ("cat\nowl\n", "1 of its classes are not in names.txt: dog"),
     ],

@@ -16,8 +16,8 @@ from torch import nn
 
 from edgekit.bundle import Bundle
 from edgekit.errors import ExportError
-from edgekit.export.sources.answers import sum_to_one, to_logits
-from edgekit.export.sources.module_output import WithLogits, reading_of
+from edgekit.export.sources.answers import Reading, sum_to_one, to_logits
+from edgekit.export.sources.outputs import as_classifier
 from foreign import CLASSES, answers, classifier, images, logits_by_definition, node, opened, rewritten, softmax
 
 Run = Callable[..., tuple[int, str, str]]
@@ -242,30 +242,21 @@ class Ends(nn.Module):
         (1, lambda z: torch.sigmoid(z).double().float().squeeze(1).unsqueeze(1), "one probability"),
     ],
 )
-def test_networks_of_torch_end_in_the_same_ways(
-    classes: int, ending: Callable[[torch.Tensor], torch.Tensor], reading: str
+def test_networks_of_torch_are_read_as_graphs_are(
+    classes: int, ending: Callable[[torch.Tensor], torch.Tensor], reading: Reading
 ) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = Ends(classes, ending).eval()
     x = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    assert reading_of(network, 8, "it") == reading
     with torch.no_grad():
         own = network(x).numpy()
-        assert reading != "logits" or not sum_to_one(own)
-        if reading != "logits":
-            logits = WithLogits(network, reading)(x).numpy()
-            np.testing.assert_allclose(logits, to_logits(own, reading), atol=1e-5)
-            if reading == "probabilities":
-                np.testing.assert_allclose(softmax(logits), own, atol=1e-6)
-            else:
-                z = network.head(x.mean((2, 3)))
-                np.testing.assert_allclose(softmax(logits)[:, 1:], torch.sigmoid(z).numpy(), atol=1e-6)
-
-
-def test_sigmoids_of_a_torch_network_are_refused() -> None:
-    with pytest.raises(ExportError, match="it: it ends in a Sigmoid of 4 numbers, one for each class: a multi-label"):
-        reading_of(Ends(4, lambda z: torch.sigmoid(z).clamp(0, 1)), 8, "it")
+        found, count, _ = as_classifier(network, 8, "it")
+        logits = found(x).numpy()
+    assert count == logits.shape[1] == max(classes, 2)
+    np.testing.assert_allclose(softmax(logits), softmax(to_logits(own, reading)), atol=1e-6)
+    if reading == "probabilities":
+        np.testing.assert_allclose(softmax(logits), own, atol=1e-6)
 
 
 def test_a_torch_network_of_one_logit_is_exported_as_two_classes(
@@ -287,7 +278,7 @@ def test_a_torch_network_of_one_logit_is_exported_as_two_classes(
     assert code == 0, err
     bundle = Bundle.open(tmp_path / "bundle")
     assert bundle.manifest.classes == ["bad", "good"]
-    assert any("one probability, of the second of two classes" in note for note in bundle.manifest.provenance["notes"])
+    assert any("its last Sigmoid is left out" in note for note in bundle.manifest.provenance["notes"])
     pixels, golden = bundle.golden()
     assert golden.shape[1] == 2
     np.testing.assert_allclose(answers(tmp_path / "bundle" / "model.onnx", pixels), golden, atol=1e-4)

@@ -27,8 +27,13 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
     "--weights", metavar="FILE", help="Weights for MODEL: .safetensors, .pth or .pt; code in them is never run."
 )
 @click.option(
-    "--classes", metavar="FILE", help="Names of MODEL's classes, one a line or a JSON list, in the order of its logits."
-)
+    "--weights-key", metavar="KEY",
+    help="Which weights of a checkpoint that holds several: state_dict, teacher.  [default: those that fit, their average (EMA) first]",
+)  # fmt: skip
+@click.option(
+    "--classes", metavar="FILE",
+    help="Names of MODEL's classes in the order of its logits: one a line, or JSON (a list, or {index: name}).",
+)  # fmt: skip
 @click.option("--calibrate", metavar="IMAGES", help="Images without labels, which INT8 is calibrated with.")
 @click.option("--evaluate", metavar="IMAGES", help="Images in one sub-folder a class, which accuracy is measured on.")
 @click.option("--size", type=click.IntRange(4, 4096), help="Side of the images that MODEL takes, in pixels.")

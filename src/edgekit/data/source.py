@@ -153,6 +153,19 @@ def numbered(values: Sequence[int | str], names_file: str | None, where: str) ->
     return classes, np.array([index[value] for value in values], dtype=np.int64)
 
 
+def numbered_apart(names: list[str]) -> tuple[list[str], list[str]]:
+    """Names with each once, the second `crane` as `crane (2)`; and those that came more than once."""
+    taken, seen, unique = set(names), set[str](), []
+    for name in names:
+        new, number = name, 1
+        while new in seen or (number > 1 and new in taken):
+            number += 1
+            new = f"{name} ({number})"
+        seen.add(new)
+        unique.append(new)
+    return unique, [name for name in dict.fromkeys(names) if names.count(name) > 1]
+
+
 def _lines(path: str, numbers: list[int]) -> list[str]:
     """The names of the given numbers."""
     try:
@@ -166,8 +179,5 @@ def _lines(path: str, numbers: list[int]) -> list[str]:
             f"data.class_names: {path}: has no name for the label {missing[0]}",
             "line i names the label i; the first line is the label 0's",
         )
-    chosen = [names[n] for n in numbers]
-    double = next((name for i, name in enumerate(chosen) if name in chosen[:i]), None)
-    if double is not None:
-        raise DataError(f"data.class_names: {path}: two labels have the name {double}", "give each its own")
-    return chosen
+    unique, _ = numbered_apart(names)
+    return [unique[n] for n in numbers]

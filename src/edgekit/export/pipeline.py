@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from edgekit.export.catalogue import DEFAULTS, TARGETS, in_order, plan, split
 from edgekit.export.doubts import doubts
 from edgekit.export.graph.metadata import label
 from edgekit.export.graph.onnx import INPUT, export_onnx, save
-from edgekit.export.graph.prepare import fused
+from edgekit.export.graph.prepare import copied, fused
 from edgekit.export.inputs import Options, Sources
 from edgekit.export.int8.budget import cut_short
 from edgekit.export.int8.calibration import Calibration
@@ -111,7 +110,7 @@ def export_classifier(
             if embedding:
                 save(onnx.load(float_onnx), float_onnx, list(classes), embedding=True)
         else:
-            model = fused(copy.deepcopy(model).cpu().float().eval())
+            model = fused(copied(model), size)
             export_onnx(model, float_onnx, image_size=size, classes=list(classes), embedding=embedding)
         label(float_onnx, name=name, classes=classes, preprocessing=preprocessing)
         _check(images, labels, size, len(classes))

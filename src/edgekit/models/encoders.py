@@ -62,7 +62,9 @@ def build_encoder(architecture: Architecture, image_size: int, where: str = "enc
         _no_resnet_keys(architecture, where)
         encoder = Encoder(network, _probe(network, architecture.name, image_size, where))
     if architecture.weights is not None:
-        encoder.loaded = load_weights(encoder.network, architecture.weights, where)
+        encoder.loaded = load_weights(
+            encoder.network, architecture.weights, where, weights_key=architecture.weights_key
+        )
     pick_before_convolving(encoder)
     return encoder.to(memory_format=torch.channels_last)
 
@@ -183,7 +185,9 @@ def _timm(name: str, image_size: int, patch_size: int | None, where: str) -> nn.
             if patch_size is not None:
                 _no_patches(name, patch_size, where)
             network = timm.create_model(name, **options)
-    except (AssertionError, ValueError, RuntimeError, ZeroDivisionError) as error:
+    except RecipeError:
+        raise
+    except Exception as error:  # whatever the library's code raises
         raise RecipeError(
             f"{where}.name: {name} cannot be built for images of {image_size} px: {error}", "change data.image_size"
         ) from error
@@ -210,7 +214,7 @@ def _probe(network: nn.Module, name: str, image_size: int, where: str) -> int:
     try:
         with torch.no_grad():
             features = network(torch.zeros(1, 3, image_size, image_size))
-    except (RuntimeError, ValueError, AssertionError, ZeroDivisionError) as error:
+    except Exception as error:  # whatever the library's code raises
         reason = " ".join(str(error).split())[:120]
         raise RecipeError(
             f"data.image_size: {image_size} px is too small for {where} {name}, or does not fit it: {reason}",
@@ -261,7 +265,7 @@ def _total_stride(network: nn.Module) -> int | None:
     try:
         with torch.no_grad():
             network(torch.zeros(1, 3, side, side))
-    except (RuntimeError, ValueError, AssertionError):
+    except Exception:  # whatever the library's code raises
         return None
     finally:
         for hook in hooks:

@@ -25,7 +25,7 @@ def save_classifier(folder: Path, model: Classifier) -> list[str]:
     """Write a classifier; returns the names of the files written."""
     spec = {
         "kind": "classifier",
-        "architecture": model.architecture.model_dump(mode="json", exclude={"weights"}),
+        "architecture": model.architecture.model_dump(mode="json", exclude={"weights", "weights_key"}),
         "image_size": model.image_size,
         "classes": model.classes,
         "kept_widths": model.kept.widths(),
@@ -71,7 +71,7 @@ def save_pretrained(folder: Path, model: Pretrained) -> list[str]:
     """Write a pretrained encoder and its head; returns the names of the files written."""
     spec = {
         "kind": "pretrained",
-        "architecture": model.architecture.model_dump(mode="json", exclude={"weights"}),
+        "architecture": model.architecture.model_dump(mode="json", exclude={"weights", "weights_key"}),
         "image_size": model.image_size,
         "head": model.head.spec,
     }

@@ -1,36 +1,40 @@
 """Weights to start from: a file of the user's own or a public checkpoint, loaded strictly, with a report of what matched.
 
-Files are safetensors or what `torch.save` writes; the latter is read with `weights_only=True`, so that code in it never runs. Key
-styles: torchvision and timm (the network's own names), whatever stands before them in MoCo, solo-learn, Lightly, Lightning, DDP or
+Key styles: torchvision and timm (the network's own names), whatever stands before them in MoCo, solo-learn, Lightly, Lightning, DDP or
 edgekit (`module.encoder_q.`, `backbone.`), and ResNets that were cut into a `Sequential`, as Lightly's examples do (`backbone.4.0.…`).
+Where a checkpoint holds the average of the weights over training (EMA) beside the weights themselves, the average is taken, as timm does.
 """
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from edgekit.errors import RecipeError
 from edgekit.files import sha256
+from edgekit.models.checkpoints import StateDict, owner, read_state_dicts, some
 
-# Where a checkpoint keeps its weights, and what stands before an encoder's own names.
+# Where a checkpoint keeps its weights, the best known first, and what stands before an encoder's own names.
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "backbone", "encoder")
 _PREFIXES = {
     "module", "model", "backbone", "encoder", "encoder_q", "base_encoder", "online_encoder", "student", "network", "net",
-    "resnet", "trunk", "state_dict", "_orig_mod", "online_network", "convnet", "f",
+    "resnet", "trunk", "state_dict", "_orig_mod", "online_network", "convnet", "f", "teacher", "ema", "ema_model", "model_ema",
+    "averaged_model", "online_model", "student_backbone", "teacher_backbone",
 }  # fmt: skip
+# Words of a place in a file that holds an average of the weights.
+_AVERAGED = re.compile(r"(^|_)(ema|averaged?|swa)(_|$)")
+# Of DINO and its like, where the teacher is the student's average; or of a distillation.
+_TEACHER, _STUDENT = "teacher", "student"
+_ALIKE = 0.5  # cosine between weights: near 1 for an average of the same training, near 0 for another training
+_COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 _CLASSIFIERS = ("fc", "classifier", "head", "heads", "head_dist", "linear", "last_linear")
+# Classifiers that help training alone: GoogLeNet's aux1, Inception's AuxLogits.
+_AUXILIARY = re.compile(r"aux", re.IGNORECASE)
 _UNIMPORTANT = "num_batches_tracked"  # files of old PyTorch have none, and no result depends on it
 # A ResNet cut into a Sequential: its children by number, of torchvision's network and of Lightly's for CIFAR.
 _CUT_RESNETS = (
@@ -50,6 +54,9 @@ class Loaded:
         values: numbers in them.
         prefix: what stood before their names.
         unused: what the file holds beside them, by its first name, and how many tensors of each.
+        key: which of the file's state dicts it was; empty for the file itself.
+        averaged: whether they are an average over training.
+        others: weights of the file that would have filled the network too.
     """
 
     file: str
@@ -58,16 +65,66 @@ class Loaded:
     values: int
     prefix: str
     unused: dict[str, int]
+    key: str = ""
+    averaged: bool = False
+    others: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
+        of = f" of `{self.key}`" if self.key else ""
         under = f" under `{self.prefix}`" if self.prefix else ""
-        text = f"{self.file}: {self.tensors} tensors ({self.values / 1e6:.2f} million values){under} fill the whole network"
+        text = f"{self.file}: {self.tensors} tensors ({self.values / 1e6:.2f} million values){of}{under} fill the whole network"
+        if self.averaged:
+            text += "; they are an average of the weights over training (EMA)"
+        if self.others:
+            text += f"; the file's {some(f'`{o}`' for o in self.others)} would too (the option weights-key says which)"
         if self.unused:
             text += "; not used: " + ", ".join(f"{name} ({count})" for name, count in self.unused.items())
         return text
 
 
-def load_weights(network: nn.Module, path: str, where: str, named: str = "") -> Loaded:
+@dataclass(frozen=True)
+class Match:
+    """A state dict, or a part of it, held against a network.
+
+    Attributes:
+        state: the state dict.
+        prefix: what stands before the names.
+        names: the file's names below the prefix, and the network's for them.
+        fits: tensors of the network that have a tensor of their shape.
+        named: tensors of the network that have a tensor of their name.
+    """
+
+    state: StateDict
+    prefix: str
+    names: dict[str, str]
+    fits: int
+    named: int
+
+    @property
+    def path(self) -> list[str]:
+        """The words that lead to the tensors."""
+        return [word for key in self.state.key for word in key.split(".")] + self.prefix.split(".")[:-1]
+
+    @property
+    def place(self) -> str:
+        """The key that chooses these weights."""
+        return ".".join(self.path)
+
+    @property
+    def averaged(self) -> bool:
+        """Whether the place says that the weights are an average over training."""
+        return any(_AVERAGED.search(word.lower()) for word in self.path)
+
+    def of(self, kind: str) -> bool:
+        """Whether a word of the place begins with this one."""
+        return any(word.startswith(kind) for word in self.path)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By the network's names."""
+        return {new: self.state.tensors[old] for old, new in self.names.items()}
+
+
+def load_weights(network: nn.Module, path: str, where: str, named: str = "", weights_key: str | None = None) -> Loaded:
     """Fill a network with the weights of a file, in place.
 
     Args:
@@ -75,6 +132,8 @@ def load_weights(network: nn.Module, path: str, where: str, named: str = "") -> 
         path: safetensors, or a state dict (or a checkpoint that holds one) of `torch.save`.
         where: the recipe's key of the network, for messages (`pretrain.encoder`), or the command's option that named the file.
         named: what the user called the network on the command line; empty where the recipe names it.
+        weights_key: which of the file's weights, see `read_state_dicts`; None takes those that fit, the average of them where there
+            is one.
 
     Raises:
         RecipeError: the file is missing, damaged, would run code, or its tensors are not those of the network. The network is
@@ -83,11 +142,12 @@ def load_weights(network: nn.Module, path: str, where: str, named: str = "") -> 
     key, network_key = (where, named) if named else (f"{where}.weights", f"{where}.name")
     here = f"{key}: {path}"
     wanted = network.state_dict()
-    found, prefix, unused = _matched(read_tensors(path, key), wanted)
+    match, averaged, others = best_match(read_state_dicts(path, key, weights_key), wanted)
+    found, unused = _sorted_out(match, wanted)
     own = {name for name in found if name in wanted}
     if not own:
         raise RecipeError(
-            f"{here}: none of its tensors has a name of this network: {_some(found)} in the file, {_some(wanted)} here",
+            f"{here}: none of its tensors has a name of this network: {some(found)} in the file, {some(wanted)} here",
             f"is {network_key} the network that the file was made from?",
         )
     _same_shapes(found, wanted, here, where, named)
@@ -95,7 +155,7 @@ def load_weights(network: nn.Module, path: str, where: str, named: str = "") -> 
     extra = [name for name in found if name not in wanted]
     if missing or extra:
         parts = [
-            f"{len(names)} {what}: {_some(names)}"
+            f"{len(names)} {what}: {some(names)}"
             for what, names in (("missing", missing), ("too many", extra))
             if names
         ]
@@ -105,106 +165,89 @@ def load_weights(network: nn.Module, path: str, where: str, named: str = "") -> 
         )
     broken = [name for name in own if found[name].is_floating_point() and not found[name].isfinite().all()]
     if broken:
-        raise RecipeError(f"{here}: holds values that are no numbers, in {_some(broken)}", "take another checkpoint")
+        raise RecipeError(f"{here}: holds values that are no numbers, in {some(broken)}", "take another checkpoint")
     with torch.no_grad():
         for name in own:
             wanted[name].copy_(found[name])
     values = sum(found[name].numel() for name in own)
-    return Loaded(path, sha256(Path(path).expanduser()), len(own), values, prefix, unused)
+    return Loaded(
+        path, sha256(Path(path).expanduser()), len(own), values, match.prefix, unused, ".".join(match.state.key), averaged,
+        [other.place for other in others if other.place],
+    )  # fmt: skip
 
 
-def read_tensors(path: str, where: str) -> dict[str, Tensor]:
-    """The tensors of a file by name, on the CPU.
+def best_match(states: list[StateDict], wanted: Mapping[str, Tensor]) -> tuple[Match, bool, list[Match]]:
+    """The weights of a file that fit a network best: most tensors of its names and shapes, then an average before what it averages.
 
     Args:
-        path: safetensors, or what `torch.save` wrote.
-        where: the recipe's key, for messages.
+        states: of the file, at least one.
+        wanted: the network's own tensors.
 
-    Raises:
-        RecipeError: the file is missing, damaged, would run code, or holds no state dict.
+    Returns:
+        The match, whether it is an average over training, and the other weights that fit as well.
     """
-    file, here = Path(path).expanduser(), f"{where}: {path}"
-    try:
-        with open(file, "rb") as stream:
-            start = stream.read(9)
-        if start[8:9] == b"{":  # eight bytes of length, then JSON
-            return safetensors.torch.load_file(file)
-        with (
-            torch.serialization.safe_globals([argparse.Namespace]),
-            warnings.catch_warnings(),
-        ):  # many have their `args`
-            warnings.simplefilter("ignore")  # of pickles by other programs
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise RecipeError(f"{here}: no such file", "give the path of a .safetensors, .pth or .pt file") from error
-    except OSError as error:
-        raise RecipeError(
-            f"{here}: cannot be read: {error.strerror or error}", "give the path of a file of weights"
-        ) from error
-    except pickle.UnpicklingError as error:
-        raise RecipeError(
-            f"{here}: {_not_weights(str(error))}", "save its weights alone: safetensors, or torch.save of a state dict"
-        ) from error
-    except (
-        safetensors.SafetensorError,
-        RuntimeError,
-        ValueError,
-        EOFError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise RecipeError(f"{here}: damaged, or no file of weights: {reason}", "download or copy it again") from error
-    return _state_dict(content, here)
+    matches = [match for state in states for match in _matches(state, wanted)]
+    most = max((match.fits, match.named) for match in matches)
+    best = sorted((m for m in matches if (m.fits, m.named) == most), key=_preference)
+    teacher, student = (next((m for m in best if m.of(kind)), None) for kind in (_TEACHER, _STUDENT))
+    first, averaged = best[0], best[0].averaged
+    if teacher is not None and student is not None and first is teacher:
+        # The teacher of DINO is the student's average over training; the teacher of a distillation is a network of its own.
+        averaged = _alike(teacher.tensors(), student.tensors())
+        first = teacher if averaged else student
+    others = [m for m in best if m.names.keys() != first.names.keys() or m.state.key != first.state.key]
+    return first, averaged, others if most[0] else []
 
 
-def _not_weights(reason: str) -> str:
-    named = re.search(r"(?:GLOBAL|class|callable)\s+([\w.]+)", reason)
-    if named:
-        return f"holds more than weights ({named[1]}), which could run code and is never loaded"
-    if "Unsupported operand 149" in reason:  # FRAME, of pickle's later protocols, which torch.save does not write
-        return "a pickle of something else than weights, which could run code and is never loaded"
-    return "damaged, or no file of weights"
+def _preference(match: Match) -> tuple[int, int, str]:
+    containers = [_CONTAINERS.index(word) for word in match.state.key[:1] if word in _CONTAINERS]
+    if match.averaged:
+        rank = 0
+    elif match.of(_TEACHER) or match.of(_STUDENT):
+        rank = 1 if match.of(_TEACHER) else 2
+    elif containers:
+        rank = 3 + containers[0]
+    else:
+        rank = 20 if not match.state.key else 21
+    return rank, match.prefix.count("."), match.prefix
 
 
-def _state_dict(content: Any, here: str) -> dict[str, Tensor]:
-    """The state dict in a checkpoint."""
-    while isinstance(content, Mapping):
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        inner = [name for name in _CONTAINERS if isinstance(content.get(name), Mapping)]
-        if inner:
-            content = content[inner[0]]
-        elif tensors:
-            return tensors
-        else:
-            break
-    keys = _some(map(str, content)) if isinstance(content, Mapping) and content else f"a {type(content).__name__}"
-    raise RecipeError(
-        f"{here}: holds no state dict, but {keys}", f"accepted: tensors by name, or under {', '.join(_CONTAINERS[:3])}"
-    )
+def _alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    """Whether two sets of weights are of one training: those of two trainings are as good as orthogonal."""
+    names = [n for n, t in first.items() if t.ndim > 1 and n in second and second[n].shape == t.shape]
+    a, b = (torch.cat([torch.zeros(1), *(t[n].double().flatten() for n in names)]) for t in (first, second))
+    return bool(nn.functional.cosine_similarity(a, b, dim=0) > _ALIKE)
 
 
-def _matched(tensors: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str, dict[str, int]]:
-    """The tensors below the prefix that fits best, by the network's names; the prefix; what is left out, counted by name."""
-    best: tuple[int, dict[str, str], str] = (-1, {}, "")
-    for prefix in _prefixes(tensors):
+def _matches(state: StateDict, wanted: Mapping[str, Tensor]) -> list[Match]:
+    """A state dict below each prefix that it has, its names read in the way that fits best."""
+    found = []
+    counted = {name for name in wanted if not name.endswith(_UNIMPORTANT)}
+    for prefix in _prefixes(state.tensors):
+        best: Match | None = None
         for rename in (_as_it_is, *map(_cut, _CUT_RESNETS)):
-            names = {name: rename(name.removeprefix(prefix)) for name in tensors if name.startswith(prefix)}
-            hits = sum(new in wanted for new in names.values())
-            if hits > best[0]:
-                best = hits, names, prefix
-    _, names, prefix = best
+            names = {name: rename(name.removeprefix(prefix)) for name in state.tensors if name.startswith(prefix)}
+            known = [(old, new) for old, new in names.items() if new in counted]
+            fits = sum(state.tensors[old].shape == wanted[new].shape for old, new in known)
+            if best is None or (fits, len(known)) > (best.fits, best.named):
+                best = Match(state, prefix, names, fits, len(known))
+        assert best is not None
+        found.append(best)
+    return found
+
+
+def _sorted_out(match: Match, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """The tensors of a match by the network's names; and what is left out, counted by name."""
     found, unused = {}, dict[str, int]()
-    for name, tensor in tensors.items():
-        new = names.get(name)
+    for name, tensor in match.state.tensors.items():
+        new = match.names.get(name)
         first = new.partition(".")[0] if new is not None else ""
-        if new is None or (new not in wanted and first in _CLASSIFIERS):
-            label = prefix + first if new is not None else _owner(name)
+        if new is None or (new not in wanted and (first in {*_CLASSIFIERS, _COUNTER} or _AUXILIARY.match(first))):
+            label = match.prefix + first if new is not None else owner(name)
             unused[label] = unused.get(label, 0) + 1
         else:
             found[new] = tensor
-    return found, prefix, unused
+    return found, unused | match.state.beside
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
@@ -217,13 +260,6 @@ def _prefixes(names: Iterable[str]) -> list[str]:
                 break
             found.add(".".join(parts[:count]) + ".")
     return sorted(found, key=lambda prefix: (prefix.count("."), prefix))
-
-
-def _owner(name: str) -> str:
-    """What a tensor outside the prefix belongs to: its name up to the first word that says something."""
-    parts = name.split(".")
-    said = next((i for i, part in enumerate(parts) if part not in {"module", "model"}), 0)
-    return ".".join(parts[: said + 1])
 
 
 def _as_it_is(name: str) -> str:
@@ -265,8 +301,3 @@ def _same_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], here
         size = "give the --size" if named else "set data.image_size (or patch_size) to what"
         hint = f"its positional embedding is for another number of patches: {size} it was trained with"
     raise RecipeError(message, hint)
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:3]) + (f", … ({len(names)})" if len(names) > 3 else "")

@@ -253,6 +253,17 @@ class Architecture(Part):
         None,
         description="file to start from, safetensors or a torch state dict; loaded strictly, the classifier in it is left out",
     )
+    weights_key: Text | None = Field(
+        None,
+        description="which weights of a checkpoint that holds several, for instance state_dict or teacher; default those that fit, their "
+        "average over training (EMA) first",
+    )
+
+    @model_validator(mode="after")
+    def _key_of_a_file(self) -> Architecture:
+        if self.weights_key is not None and self.weights is None:
+            raise ValueError(f"weights_key is {self.weights_key}, but weights names no file")
+        return self
 
 
 class Finetune(Part):
@@ -286,6 +297,10 @@ class TeacherSource(Part):
         None,
         description="of a factory's network: file of its weights, safetensors or a torch state dict, loaded strictly",
     )
+    weights_key: Text | None = Field(
+        None,
+        description="which weights of that file, where it holds several; default those that fit, their average (EMA) first",
+    )
     mean: Normalisation | None = Field(
         None,
         description="of a factory's network: what its images are normalised with, one number or three; default data.mean",
@@ -302,7 +317,7 @@ class TeacherSource(Part):
     def _check(self) -> TeacherSource:
         if self.factory is not None and self.weights is None:
             raise ValueError(f"weights is missing: {self.model} builds the network, a file of weights fills it")
-        given = [name for name in ("weights", "mean", "std") if getattr(self, name) is not None]
+        given = [name for name in ("weights", "weights_key", "mean", "std") if getattr(self, name) is not None]
         if self.factory is None and given:
             raise ValueError(f"{given[0]} is for a network of your own (module:factory); {self.model} brings its own")
         stds = self.std if isinstance(self.std, tuple) else (self.std,)

@@ -64,7 +64,7 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         others = [identity(source, run) for source in config.teachers if source.model != "own"]
         start = {"from": _weights(run, "finetune"), "own": len(own)} if own else {}
         return {**start, "teachers": others, **images, **common}
-    return {"student": _json(recipe.distill.student, without={"weights"}), **labelled, **common}
+    return {"student": _json(recipe.distill.student, without={"weights", "weights_key"}), **labelled, **common}
 
 
 def require_current(stages: list[str], recipe: Recipe, splits: Splits, run: Run) -> dict[str, StageRecord]:
@@ -92,6 +92,8 @@ def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
     """A stage's part of the recipe; files stand in it by their content, not by their name."""
     content = _json(getattr(recipe, stage), without={"teachers"} if stage == "distill" else None)
     for key in ("encoder", "student"):
+        if content.get(key, {}).get("weights_key", "") is None:  # as in records that are older than this key
+            del content[key]["weights_key"]
         path = content.get(key, {}).pop("weights", None)
         if path is not None:
             content[key]["weights"] = digest_of_weights(path, f"{stage}.{key}.weights")

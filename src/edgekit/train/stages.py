@@ -40,7 +40,7 @@ from edgekit.train.online import online
 from edgekit.train.pretrain import METHODS, build_method
 from edgekit.train.streaming import shuffled
 from edgekit.train.tasks import ClassifyTask, PretrainTask
-from edgekit.train.teachers import load_teachers
+from edgekit.train.teachers import check_order, load_teachers
 from edgekit.train.unfinished import check_unfinished
 from edgekit.train.views import draw_views
 
@@ -191,6 +191,10 @@ class Stages:
         """Train the student to answer as the teachers do."""
         config, labelled = self.recipe.distill, self.splits.labelled
         teachers = load_teachers(config.teachers, self.run, self.recipe.data, self.splits.classes)
+        taught = [teacher.loaded for teacher in teachers if teacher.loaded is not None]
+        if rank() == 0:
+            for loaded in taught:
+                print(f"distill: a teacher's weights: {loaded}", file=sys.stderr)
         student = self._student("distill", config.student)
         start = _start("distill", student.encoder)
         task = DistillTask(student, teachers, self._augment(config.augmentation), config, labelled)
@@ -198,7 +202,8 @@ class Stages:
         if config.images == "both":
             images = with_labels(images, labelled)
         files, metrics = self._classifier("distill", task, task.result, images, folder)
-        return files, metrics | start
+        teachers_from = {"teachers_from": [asdict(loaded) for loaded in taught]} if taught else {}
+        return files, metrics | start | teachers_from
 
     def supervised(self, folder: Path) -> Made:
         """Train the student's architecture from scratch on the label budget: what the unlabelled images must beat."""
@@ -284,6 +289,7 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
     build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder")
     build_encoder(recipe.distill.student, recipe.data.image_size, "distill.student")
     teachers = load_teachers(recipe.distill.teachers, run, recipe.data, splits.classes, own=False)
+    check_order(recipe.distill.teachers, teachers, recipe.data, splits.labelled, splits.classes)
     if recipe.distill.loss == "feature":
         for teacher in teachers:
             _ = teacher.embedding_dim

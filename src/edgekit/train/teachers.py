@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from edgekit.data.images import ImageSet
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.files import sha256
+from edgekit.models.class_order import hits, natural
 from edgekit.models.factories import import_factory, source_file
-from edgekit.models.pixels import Statistics
+from edgekit.models.pixels import Statistics, normalise
 from edgekit.models.store import load_classifier
-from edgekit.models.weights import load_weights
+from edgekit.models.weights import Loaded, load_weights
 from edgekit.recipe import Data, TeacherSource
 from edgekit.run import Run
 
@@ -39,6 +42,7 @@ class Teacher:
         self.device = torch.device("cpu")
         self._seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self._last = self._find_last(image_size)
+        self.loaded: Loaded | None = None  # what came from a file of weights
 
     @property
     def embedding_dim(self) -> int:
@@ -110,6 +114,43 @@ def load_teachers(
     return teachers
 
 
+def check_order(
+    sources: Sequence[TeacherSource], teachers: Sequence[Teacher], data: Data, labelled: ImageSet, classes: list[str]
+) -> None:
+    """Refuse a network of the user's whose logits are in the order of the numbers in the classes' names, where ours are sorted by letter.
+
+    Args:
+        sources: `distill.teachers`.
+        teachers: of all but the run's own, in their order.
+        data: image size and normalisation of the student's images.
+        labelled: images with labels, which tell the two orders apart.
+        classes: names, sorted.
+
+    Raises:
+        RecipeError: it is clearly more often right in the other order.
+    """
+    by_number = natural(classes)
+    if by_number == classes or classes != sorted(classes):
+        return
+    rows = np.unique(np.linspace(0, len(labelled) - 1, min(512, len(labelled))).round().astype(int))
+    images = labelled.subset(rows).centre_crop(data.image_size)
+    assert images.labels is not None
+    pixels = torch.from_numpy(np.ascontiguousarray(images.images))
+    for source, teacher in zip([s for s in sources if s.model != "own"], teachers, strict=True):
+        if source.factory is None:
+            continue
+        decided = [teacher(normalise(part, data.mean, data.std))[0].argmax(1) for part in pixels.split(32)]
+        right, ours, certain = hits(
+            (by_number, classes), torch.cat(decided).numpy(), [classes[i] for i in images.labels]
+        )
+        if certain and right > ours:
+            raise RecipeError(
+                f"{_WHERE}: {source.model}: its classes are in the order {', '.join(by_number[:4])}, … (right on {right} of {len(rows)} "
+                f"labelled images), the run's are sorted: {', '.join(classes[:4])}, … (right on {ours})",
+                "let the factory give the logits in the sorted order, or name the class folders with leading zeros",
+            )
+
+
 def identity(source: TeacherSource, run: Run) -> dict[str, Any]:
     """What a teacher that is not the run's own is made from, for a stage's inputs.
 
@@ -125,6 +166,7 @@ def identity(source: TeacherSource, run: Run) -> dict[str, Any]:
             "weights": digest_of_weights(source.weights, f"{_WHERE}.weights"),
             "mean": source.mean,
             "std": source.std,
+            **({} if source.weights_key is None else {"weights_key": source.weights_key}),
         }
     other, stage = locate(source.model, run)
     pixels = other.recipe.data
@@ -188,11 +230,13 @@ def _of_factory(source: TeacherSource, data: Data, classes: list[str]) -> Teache
         model = factory()
         if not isinstance(model, nn.Module):
             raise RecipeError(f"{here}: gives a {type(model).__name__}, not an nn.Module", "return the network")
-        load_weights(model, source.weights, _WHERE)
+        loaded = load_weights(model, source.weights, _WHERE, weights_key=source.weights_key)
         with torch.no_grad():
             logits = model.eval()(torch.zeros(2, 3, data.image_size, data.image_size))
         _check_logits(logits, classes, here)
-        return Teacher(model, data.image_size, *_renormalised(data, mean, std))
+        teacher = Teacher(model, data.image_size, *_renormalised(data, mean, std))
+        teacher.loaded = loaded
+        return teacher
     except EdgekitError:
         raise
     except Exception as error:  # the user's own code: anything may come

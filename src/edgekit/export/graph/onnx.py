@@ -19,10 +19,10 @@ from onnx import ModelProto, NodeProto
 from torch import nn
 
 from edgekit import __version__
-from edgekit.errors import ExportError
+from edgekit.errors import EdgekitError, ExportError
 from edgekit.export.graph.channels import fold_reversal
 from edgekit.export.graph.normalisation import spread
-from edgekit.export.graph.prepare import exportable
+from edgekit.export.graph.prepare import exportable, pooling_by_matrices
 from edgekit.export.graph.simplify import add_embedding, refuse_huge, simplify
 from edgekit.runtimes.session import EMBEDDING
 
@@ -50,10 +50,15 @@ def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[
     try:
         # The exporter that traces: the newer one, asked for opset 17, silently writes 18 (torch 2.15), and converting
         # that down breaks on ReduceMean.
-        with warnings.catch_warnings(), _quiet(), torch.no_grad():
+        with warnings.catch_warnings(), _quiet(), torch.no_grad(), slow_attention(), pooling_by_matrices():
             warnings.simplefilter("ignore")  # of the deprecation, and of what tracing makes constant: that is meant
+            prepared = exportable(model, image_size)
+            if any(isinstance(module, torch.jit.ScriptModule) for module in prepared.modules()):
+                prepared = torch.jit.trace(
+                    prepared, (example,), check_trace=False
+                )  # the exporter does not enter them by itself
             torch.onnx.export(
-                exportable(model, image_size),
+                prepared,
                 (example,),
                 str(path),
                 dynamo=False,
@@ -63,10 +68,11 @@ def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[
                 dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
                 external_data=False,
             )
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except EdgekitError:
+        raise
+    except Exception as error:  # whatever the exporter, or the network's own code while it is traced, raises
         raise ExportError(
-            f"the network cannot be written as ONNX opset {OPSET}: {reason}", "choose another student architecture"
+            f"the network cannot be written as ONNX opset {OPSET}: {_reason(error)}", "choose another architecture"
         ) from error
     save(onnx.load(path), path, classes, embedding=embedding)
 
@@ -114,6 +120,25 @@ def check(graph: ModelProto) -> None:
     for value in (*graph.graph.input, *graph.graph.output):
         if not value.type.tensor_type.shape.dim[0].dim_param:
             raise ExportError(f"the batch axis of {value.name} is not free")
+
+
+@contextmanager
+def slow_attention() -> Iterator[None]:
+    """Keep PyTorch's fast path for attention (`nn.TransformerEncoder`, torchvision's ViTs) out of a graph: ONNX has no word for it."""
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
+
+
+def _reason(error: BaseException) -> str:
+    """What an exception says, in a line; of the exporter's, without its invitation to report the matter."""
+    said = " ".join(str(error).partition(". Please feel free to request support")[0].split())
+    if isinstance(error, torch.onnx.errors.OnnxExporterError | RuntimeError | ValueError) and said:
+        return said[:200]
+    return f"{type(error).__name__}: {said}"[:200].rstrip(": ")
 
 
 @contextmanager

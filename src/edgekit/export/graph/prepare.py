@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_linear_bn_eval
+
+from edgekit.errors import ExportError
+
+_FUSED_WITHIN = 1e-3  # of the largest logit: float32 leaves some 1e-6, and a wrong fusion far more
 
 
 def exportable(model: nn.Module, image_size: int) -> nn.Module:
@@ -28,7 +34,7 @@ def exportable(model: nn.Module, image_size: int) -> nn.Module:
     """
     from timm.layers.conv2d_same import Conv2dSame
 
-    model = fused(copy.deepcopy(model).cpu().float().eval().requires_grad_(False))
+    model = fused(copied(model).requires_grad_(False), image_size)
     sizes = _input_sizes(model, image_size, (Conv2dSame, nn.AdaptiveAvgPool2d))
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
@@ -42,21 +48,56 @@ def exportable(model: nn.Module, image_size: int) -> nn.Module:
     return model
 
 
-def fused(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, in float32 and evaluation mode.
+
+    Raises:
+        ExportError: it holds what cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model).cpu().float().eval()
+    except Exception as error:  # of an attribute of the user's: an open file, a lock, a tensor with a history
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ExportError(
+            f"the network cannot be copied: {said}", "keep what is no part of its weights out of it"
+        ) from error
+
+
+def fused(model: nn.Module, image_size: int) -> nn.Module:
     """A network whose parallel branches are fused where it can do so: MobileOne, RepVGG, FastViT, RepViT, …
 
     They train with several convolutions and BatchNorms side by side, whose sum is one convolution in evaluation mode (Ding et al.
     2021, RepVGG, section 3.3). Quantising must come after it: the branches' weights alone have other ranges than their sum.
 
+    The code that fuses is the network's own. It may fail, also on a network that is fused already (FastViT's does), or compute
+    something else; so both networks are run on a few images, and where they differ the network stays as it is.
+
     Args:
-        model: in evaluation mode; left as it is where there is nothing to fuse, else copied.
+        model: takes uint8 images (n, image_size, image_size, 3); in evaluation mode. It is left as it is.
+        image_size: side of the images, in pixels.
     """
     from timm.utils.model import reparameterize_model
 
     fuses = ("fuse", "reparameterize", "switch_to_deploy")
     if not any(callable(getattr(type(module), name, None)) for module in model.modules() for name in fuses):
         return model
-    return reparameterize_model(model)
+    try:
+        candidate = reparameterize_model(model).eval()
+        same = _computes_the_same(model, candidate, image_size)
+    except Exception:  # anything: it is code of the network's author
+        same = False
+    return candidate if same else model
+
+
+def _computes_the_same(model: nn.Module, other: nn.Module, image_size: int) -> bool:
+    """Whether two models answer a few random images alike, up to what the order of float32 sums costs."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, image_size, image_size, 3), generator=generator, dtype=torch.uint8)
+    with torch.no_grad():
+        expected, found = model(images), other(images)
+    return bool(
+        expected.shape == found.shape and (found - expected).abs().max() <= _FUSED_WITHIN * expected.abs().max()
+    )
 
 
 class GlobalMean(nn.Module):
@@ -79,15 +120,39 @@ class MatrixPool(nn.Module):
 
     def __init__(self, size: tuple[int, int], output_size: Any) -> None:
         super().__init__()
-        pool = nn.AdaptiveAvgPool2d(output_size)
-        # Pooling is linear and the axes are independent: what it does to unit vectors is its matrix.
-        along_rows = pool(torch.eye(size[0])[:, None, :, None].expand(-1, 1, -1, size[1]))[:, 0, :, 0]
-        along_columns = pool(torch.eye(size[1])[:, None, None, :].expand(-1, 1, size[0], -1))[:, 0, 0, :]
-        self.register_buffer("rows", along_rows.T.contiguous())
-        self.register_buffer("columns", along_columns.contiguous())
+        height, width = output_size if isinstance(output_size, Sequence) else (output_size, output_size)
+        self.register_buffer("rows", window_means(size[0], size[0] if height is None else height))
+        self.register_buffer("columns", window_means(size[1], size[1] if width is None else width).T.contiguous())
 
     def forward(self, features: Tensor) -> Tensor:
         return self.rows @ features @ self.columns
+
+
+def window_means(size: int, count: int) -> Tensor:
+    """A matrix (count, size), each row the mean over a window of adaptive pooling: from floor(i size / count) to ceil((i + 1) size / count)."""
+    rows = np.zeros((count, size), np.float32)
+    for i in range(count):
+        begin, end = i * size // count, -(-(i + 1) * size // count)
+        rows[i, begin:end] = 1 / (end - begin)
+    return torch.from_numpy(rows)
+
+
+@contextmanager
+def pooling_by_matrices() -> Iterator[None]:
+    """Let `functional.adaptive_avg_pool2d`, which networks call beside its module, be traced as what `exportable` makes of the module."""
+    original = functional.adaptive_avg_pool2d
+
+    def pool(features: Tensor, output_size: Any) -> Tensor:
+        if output_size in (1, (1, 1), [1, 1]):
+            return features.mean((-2, -1), keepdim=True)
+        matrices: Tensor = MatrixPool((int(features.shape[-2]), int(features.shape[-1])), output_size)(features)
+        return matrices
+
+    functional.adaptive_avg_pool2d = pool  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        functional.adaptive_avg_pool2d = original
 
 
 class PaddedConv2d(nn.Module):

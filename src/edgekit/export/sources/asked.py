@@ -56,6 +56,7 @@ class Asked:
     Attributes:
         model: a path, `timm:NAME`, `torchvision:NAME` or `package.module:factory`.
         weights: a file of weights for it.
+        weights_key: which of the file's weights, see `edgekit.models.checkpoints.read_state_dicts`.
         classes: a file of class names.
         calibrate, evaluate: images without and with labels, as `edgekit.data.sources` takes them.
         pixels: what of the preprocessing was said.
@@ -71,6 +72,7 @@ class Asked:
     evaluate: str | None = None
     pixels: Pixels = field(default_factory=Pixels)
     calibration_images: int = 300
+    weights_key: str | None = None
     max_pixels: int | None = None
     output_name: str | None = None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -16,11 +17,11 @@ from edgekit.data.ranges import Stated, with_range
 from edgekit.data.source import Source as Images
 from edgekit.errors import ExportError
 from edgekit.export.int8.selection import MOST_EMBEDDED, Candidates
-from edgekit.export.sources.answers import count_of_classes
 from edgekit.export.sources.asked import Asked, Network, Pixels
-from edgekit.export.sources.classes import agree, numbered, read_classes
+from edgekit.export.sources.classes import Names, agree, described, numbered, read_classes
 from edgekit.export.sources.images import candidates, open_calibration, open_evaluation, pixels, spread
 from edgekit.export.sources.kinds import kind_of
+from edgekit.export.sources.order import Answers, ordered
 from edgekit.export.sources.source import Source
 from edgekit.export.sources.statistics import in_unit_range
 from edgekit.models.pixels import Channels, PixelClassifier, Statistics
@@ -48,26 +49,18 @@ def bring(asked: Asked, scratch: Path) -> Source:
         raise ExportError(f"--output-name: {asked.model} is no ONNX graph", "leave --output-name out")
     calibration = open_calibration(asked.calibrate, asked.max_pixels)
     evaluation = open_evaluation(asked.evaluate, asked.max_pixels) if asked.evaluate is not None else None
-    names, said_by = _names(asked, evaluation)
-    network = _opener(asked.model)(asked, len(names) if names is not None else None)
-    if names is None and network.names is not None:
-        names, said_by = network.names, "its description"
+    given = read_classes(asked.classes) if asked.classes is not None else None
+    listed = given.names if given is not None else evaluation.classes if evaluation is not None else None
+    counted = len(listed) if listed is not None else None
+    network = _opener(asked.model)(asked, counted)
     said = _merged(asked.pixels, network.pixels)
     preprocessing = _preprocessing(said, asked.pixels, asked.model)
     mean, std, divided = _statistics(said, asked.model)
     channels = said.channels or "rgb"
+    if network.module is not None and not network.classes:
+        network = _with_logits(network, preprocessing.image_size, asked.model, counted)
     count = network.classes
-    if network.module is not None and not count:
-        from edgekit.export.sources.modules import count_of_logits
-
-        count = count_of_logits(network.module, preprocessing.image_size, asked.model)
-    if network.module is not None:
-        network, count = _with_logits(network, count, preprocessing.image_size, asked.model)
-    agree(count, asked.model, names, said_by)
-    notes = list(network.notes)
-    if names is None:
-        notes.append(f"its classes are called class_0 to class_{count - 1}: nobody named them (--classes FILE)")
-        names = numbered(count)
+    said_names = _said_names(given, asked, network, evaluation)
     images, pixel_range = with_range(
         said.pixel_range or "auto",
         [[spread(calibration, MOST_EMBEDDED)], [evaluation] if evaluation is not None else []],
@@ -75,11 +68,11 @@ def bring(asked: Asked, scratch: Path) -> Source:
     )
     preprocessing = preprocessing.model_copy(update={"pixel_range": pixel_range})
     pool, test, of_images = images
-    notes += of_images
-    labelled = None
-    if evaluation is not None and test is not None:
-        labelled = test[0], _as_in(names, evaluation, test[1])
-    else:
+    known, labelled = _in_models_order(
+        said_names, asked, evaluation, test, count, _answers(network, mean, std, channels)
+    )
+    names, notes = known.names, [*network.notes, *known.notes, *of_images]
+    if labelled is None:
         notes.append(
             "no labelled images (--evaluate FOLDER): accuracy is unknown; variants are held against the float model's own decisions"
         )
@@ -142,22 +135,66 @@ def _opener(model: str) -> Callable[[Asked, int | None], Network]:
     return {"timm": modules.from_timm, "torchvision": modules.from_torchvision, "factory": modules.from_factory}[kind]
 
 
-def _names(asked: Asked, evaluation: Images | None) -> tuple[list[str] | None, str]:
-    """The names of the classes, and who said them."""
-    if asked.classes is None:
-        return (None, "") if evaluation is None else (list(evaluation.classes), f"--evaluate {asked.evaluate}")
-    names = read_classes(asked.classes)
-    if evaluation is not None and (unknown := [c for c in evaluation.classes if c not in names]):
+def _with_logits(network: Network, size: int, model: str, classes: int | None) -> Network:
+    """The network, whatever its answer looks like, as one that gives logits."""
+    from edgekit.export.sources.outputs import as_classifier
+
+    assert network.module is not None
+    module, count, notes = as_classifier(network.module, size, model, classes)
+    return replace(network, module=module, classes=count, notes=[*network.notes, *notes])
+
+
+def _answers(network: Network, mean: Statistics, std: Statistics, channels: Channels) -> Answers:
+    """What the model itself answers: uint8 images (n, s, s, 3) -> logits (n, classes)."""
+    if network.graph is not None:
+        return network.graph.run(mean, std, channels)
+    assert network.module is not None
+    module = PixelClassifier(network.module, mean, std, channels).eval()
+
+    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            logits: NDArray[np.float32] = module(torch.from_numpy(images)).numpy()
+        return logits
+
+    return run
+
+
+def _said_names(given: Names | None, asked: Asked, network: Network, evaluation: Images | None) -> Names | None:
+    """The names that the user gave, else the model's own, checked before any image is read; None where only folders may say them."""
+    if given is None and network.names is not None:
+        given = described(network.names)
+    if given is None:
+        if evaluation is not None:
+            agree(network.classes, asked.model, evaluation.classes, f"--evaluate {asked.evaluate}")
+        return None
+    agree(network.classes, asked.model, given.names, given.said_by)
+    if evaluation is not None and given.places(evaluation.classes) is None:
+        unknown = [c for c in evaluation.classes if c not in given.names]
         raise ExportError(
-            f"--evaluate: {asked.evaluate}: {len(unknown)} of its classes are not in {asked.classes}: {', '.join(unknown[:3])}",
-            "a sub-folder has the name of its class",
+            f"--evaluate: {asked.evaluate}: {len(unknown)} of its classes are not in {asked.classes or given.said_by}: "
+            f"{', '.join(unknown[:3])}",
+            "a sub-folder has the name of its class" if asked.classes else "say the model's classes: --classes FILE",
         )
-    return names, f"--classes {asked.classes}"
+    return given
 
 
-def _as_in(names: list[str], evaluation: Images, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Labels as positions in the model's classes rather than in the folder's."""
-    return np.array([names.index(name) for name in evaluation.classes], dtype=np.int64)[labels]
+def _in_models_order(
+    known: Names | None, asked: Asked, evaluation: Images | None, test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
+    count: int, answers: Answers,
+) -> tuple[Names, tuple[NDArray[np.uint8], NDArray[np.int64]] | None]:  # fmt: skip
+    """The names of the classes; images and labels as positions in them rather than in the folders."""
+    if evaluation is None or test is None:
+        note = f"its classes are called class_0 to class_{count - 1}: nobody named them (--classes FILE)"
+        return known or Names(numbered(count), notes=[note]), None
+    images, labels = test
+    if known is None:
+        said_by = f"--evaluate {asked.evaluate}"
+        names, notes = ordered(evaluation.classes, images, labels, answers, said_by)
+        known = Names(names, said_by, notes)
+    found = known.places(evaluation.classes)
+    assert found is not None
+    places, numbers = found
+    return replace(known, notes=[*known.notes, *numbers]), (images, np.array(places, dtype=np.int64)[labels])
 
 
 def _merged(asked: Pixels, network: Pixels) -> Pixels:
@@ -209,25 +246,6 @@ def _statistics(said: Pixels, model: str) -> tuple[Statistics, Statistics, bool]
     # A number for each channel costs time in some runtimes; three equal ones are one.
     mean, std = (v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in (mean, std))
     return mean, std, divided
-
-
-def _with_logits(network: Network, count: int, size: int, model: str) -> tuple[Network, int]:
-    """A network of torch that gives logits, whatever it gives itself, and how many."""
-    from edgekit.export.sources.module_output import WithLogits, reading_of
-
-    assert network.module is not None
-    reading = reading_of(network.module, size, model)
-    if reading == "logits":
-        return network, count
-    note = {
-        "one logit": "gives one number: the logit of the second of two classes; the first one's is 0",
-        "one probability": "gives one probability, of the second of two classes: its logits are their logarithms",
-        "probabilities": "gives probabilities: the bundle's logits are their logarithms",
-    }[reading]
-    wrapped = WithLogits(network.module, reading)
-    return replace(network, module=wrapped, notes=[*network.notes, f"{model}: {note}"]), count_of_classes(
-        count, reading
-    )
 
 
 def _in_pixels(

@@ -7,10 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from edgekit.errors import ExportError
+from edgekit.models.foreign_files import recognized
 
 Kind = Literal["run", "onnx", "safetensors", "timm", "torchvision", "factory"]
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _WEIGHTS = {".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".bin", ".joblib", ".th", ".tar"}
+
+
+def _what_to_do(hint: str) -> str:
+    if "weights.pth" not in hint:
+        return hint
+    return f"{hint}; then name the network: edgekit export timm:NAME --weights weights.pth, or torchvision:NAME, or package.module:factory"
 
 
 def kind_of(model: str) -> Kind:
@@ -30,6 +37,8 @@ def kind_of(model: str) -> Kind:
     if suffix == ".safetensors" and not path.is_dir():
         return "safetensors"
     if path.is_file():
+        if other := recognized(path):
+            raise ExportError(f"{model}: is {other[0]}", _what_to_do(other[1]))
         if suffix in _WEIGHTS:
             raise ExportError(
                 f"{model}: holds weights or a pickle, which says nothing about the network or could run code; it was not opened",

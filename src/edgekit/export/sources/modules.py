@@ -6,18 +6,22 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgekit.errors import EdgekitError, ExportError, near
 from edgekit.export.sources.asked import Asked, Fit, Interpolation, Network, Pixels
+from edgekit.export.sources.outputs import reason
 from edgekit.files import sha256
+from edgekit.models.checkpoints import read_state_dicts
 from edgekit.models.encoders import timm_names, torchvision_names
 from edgekit.models.factories import import_factory, source_file
-from edgekit.models.weights import load_weights, read_tensors
+from edgekit.models.weights import best_match, load_weights
 
+# torchvision's networks with auxiliary heads, which may transform their input.
+_INCEPTIONS = {"googlenet", "inception_v3"}
 _INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "bicubic", "lanczos")
 _TIMM_SHARE = 0.875  # timm's DEFAULT_CROP_PCT
 RANDOM = (
@@ -49,6 +53,11 @@ def from_timm(asked: Asked, classes: int | None) -> Network:
         return timm.create_model(name, pretrained=False, **options)
 
     network = _built(asked, classes, build)
+    if getattr(network, "num_classes", None) == 0:
+        raise ExportError(
+            f"{asked.model}: has no classifier: timm gives it none",
+            "say the classes that it shall have (--classes FILE), and give the weights of such a classifier (--weights FILE)",
+        )
     config = getattr(network, "pretrained_cfg", {})
     opened = _network(asked, network, timm_pixels(config), {"library": f"timm {timm.__version__}"})
     _, height, width = config.get("input_size", (3, 0, 0))
@@ -70,23 +79,47 @@ def from_torchvision(asked: Asked, classes: int | None) -> Network:
     name = asked.model.partition(":")[2]
     if name not in torchvision_names():
         raise _unknown(asked.model, name, torchvision_names())
-    once = {"aux_logits": False, "init_weights": True} if name in {"googlenet", "inception_v3"} else {}
+    once: dict[str, Any] = {}
+    notes = []
+    if name in _INCEPTIONS:
+        published = asked.weights is not None and _digest(asked.weights) in published_digests(name)
+        once = {"aux_logits": False, "init_weights": True, "transform_input": published}
+        if asked.weights is not None and not published:
+            notes.append(
+                f"{asked.model} is built with transform_input=False; torchvision's published weights, and what was fine-tuned from them, "
+                "want True: give a factory that says so, if yours are such"
+            )
 
     def build(classes: int | None, size: int | None) -> nn.Module:
         count = {} if classes is None else {"num_classes": classes}
         return zoo.get_model(name, weights=None, **once, **count, **({} if size is None else {"image_size": size}))
 
     network = _built(asked, classes, build)
-    published = zoo.get_model_weights(name).DEFAULT.transforms()
+    transform = zoo.get_model_weights(name).DEFAULT.transforms()
     pixels = Pixels(
-        size=published.crop_size[0],
-        resize=published.resize_size[0],
+        size=transform.crop_size[0],
+        resize=transform.resize_size[0],
         geometry="torchvision",
-        interpolation=_interpolation(published.interpolation.value),
-        mean=_statistics(published.mean),
-        std=_statistics(published.std),
+        interpolation=_interpolation(transform.interpolation.value),
+        mean=_statistics(transform.mean),
+        std=_statistics(transform.std),
     )
-    return _network(asked, network, pixels, {"library": f"torchvision {torchvision.__version__}"})
+    opened = _network(asked, network, pixels, {"library": f"torchvision {torchvision.__version__}"})
+    return replace(opened, notes=[*opened.notes, *notes])
+
+
+def published_digests(name: str) -> set[str]:
+    """The first eight digits of the SHA-256 of torchvision's published weights for a network, as their file names have them."""
+    import torchvision.models as zoo
+
+    return {weights.url.rpartition("-")[2].partition(".")[0] for weights in zoo.get_model_weights(name)}
+
+
+def _digest(path: str) -> str:
+    try:
+        return sha256(Path(path).expanduser())[:8]
+    except OSError:  # loading it says so
+        return ""
 
 
 def from_factory(asked: Asked, classes: int | None) -> Network:
@@ -104,7 +137,7 @@ def from_factory(asked: Asked, classes: int | None) -> Network:
         raise
     except Exception as error:  # the user's own code
         raise ExportError(
-            f"{asked.model}: fails: {_reason(error)}", "it is called without arguments and gives the network"
+            f"{asked.model}: fails: {reason(error)}", "it is called without arguments and gives the network"
         ) from error
     if not isinstance(network, nn.Module):
         raise ExportError(f"{asked.model}: gives a {type(network).__name__}, not an nn.Module", "return the network")
@@ -115,27 +148,6 @@ def from_factory(asked: Asked, classes: int | None) -> Network:
         note = "its weights are what the factory gives: RANDOM ones unless it loads some (or give --weights)"
         opened = replace(opened, random=False, notes=[note])
     return opened
-
-
-def count_of_logits(network: nn.Module, size: int, model: str) -> int:
-    """How many logits a network gives for normalised images (n, 3, size, size).
-
-    Raises:
-        ExportError: it fails on them, or gives something else than logits (n, classes).
-    """
-    try:
-        with torch.no_grad():
-            logits = network.eval()(torch.zeros(2, 3, size, size))
-    except Exception as error:  # the user's own code, or a network that such images do not fit
-        raise ExportError(
-            f"{model}: fails on images of {size} px: {_reason(error)}", "give the --size that it takes"
-        ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != 2:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise ExportError(
-            f"{model}: gives {shape} for two images, not logits (2, classes)", "wrap it in a factory that gives them"
-        )
-    return int(logits.shape[1])
 
 
 def _built(asked: Asked, classes: int | None, build: Callable[[int | None, int | None], nn.Module]) -> nn.Module:
@@ -149,20 +161,23 @@ def _built(asked: Asked, classes: int | None, build: Callable[[int | None, int |
             with contextlib.suppress(TypeError):  # convolutional networks take no image size
                 return build(classes, size)
         return build(classes, None)
-    except (AssertionError, ValueError, RuntimeError, ZeroDivisionError, TypeError) as error:
+    except EdgekitError:
+        raise
+    except Exception as error:  # whatever the library's code raises
         where = f" for images of {size} px" if size is not None else ""
-        raise ExportError(f"{asked.model}: cannot be built{where}: {_reason(error)}", "change --size") from error
+        raise ExportError(f"{asked.model}: cannot be built{where}: {reason(error)}", "change --size") from error
 
 
 def _check_count(asked: Asked, network: nn.Module, classes: int | None) -> int | None:
     """How many classes the file of weights is for, found by the network's last layer; None where that cannot be told."""
     assert asked.weights is not None
-    tensors = read_tensors(asked.weights, "--weights")
+    states = read_state_dicts(asked.weights, "--weights", asked.weights_key)
+    match, *_ = best_match(states, network.state_dict())
     layers = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    found = [t for name, t in tensors.items() if layers and f".{name}".endswith(f".{layers[-1]}.weight")]
-    if len(found) != 1:
+    last = match.tensors().get(f"{layers[-1]}.weight") if layers else None
+    if last is None:
         return None
-    count = int(found[0].shape[0])
+    count = int(last.shape[0])
     if classes is not None and classes != count:
         raise ExportError(
             f"--weights: {asked.weights}: has {count} classes, {'--classes' if asked.classes else '--evaluate'} {classes}",
@@ -174,14 +189,18 @@ def _check_count(asked: Asked, network: nn.Module, classes: int | None) -> int |
 def _network(asked: Asked, network: nn.Module, pixels: Pixels, provenance: dict[str, Any]) -> Network:
     """Fill a network with the weights that were asked for, and say where all of it came from."""
     notes, loaded = [RANDOM], None
+    if asked.weights_key is not None and asked.weights is None:
+        raise ExportError(f"--weights-key {asked.weights_key}: there is no file of weights", "give it: --weights FILE")
     if asked.weights is not None:
-        loaded = load_weights(network, asked.weights, "--weights", asked.model)
+        loaded = load_weights(network, asked.weights, "--weights", asked.model, asked.weights_key)
         notes = [f"weights: {loaded}"]
     provenance = {
         "model": asked.model,
         **provenance,
         "weights": asked.weights or "random",
         "weights_file_sha256": loaded.sha256 if loaded else None,
+        "weights_key": loaded.key if loaded else None,
+        "weights_averaged": loaded.averaged if loaded else None,
         "weights_report": str(loaded) if loaded else None,
     }
     return Network(network.eval(), 0, pixels, provenance, notes=notes, random=loaded is None)
@@ -222,7 +241,3 @@ def _unknown(model: str, name: str, known: frozenset[str]) -> ExportError:
     return ExportError(
         f"{model}: {library} has no network {name!r}", near(name, sorted(known)) or f"see {library}'s own list"
     )
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

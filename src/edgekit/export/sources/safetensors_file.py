@@ -32,9 +32,10 @@ def from_safetensors(asked: Asked, classes: int | None) -> Network:
     path = Path(asked.model).expanduser()
     if not path.is_file():
         raise ExportError(f"{asked.model}: no such file", "give the path of a .safetensors file")
-    if asked.weights is not None:
+    if asked.weights is not None or asked.weights_key is not None:
+        option = "--weights" if asked.weights is not None else "--weights-key"
         raise ExportError(
-            f"--weights: {asked.model} holds the weights already",
+            f"{option}: {asked.model} holds the weights already",
             "to load them into a network: timm:NAME --weights FILE",
         )
     if path.name == FILES[1] and (path.parent / FILES[0]).is_file():
@@ -75,9 +76,10 @@ def _of_timm(asked: Asked, path: Path, classes: int | None) -> Network:
         raise ExportError(
             f"{config}: is not timm's description of a network", f"name it: timm:NAME --weights {asked.model}"
         ) from error
-    opened = from_timm(
-        replace(asked, model=f"timm:{name}", weights=str(path)), classes if classes is not None else count
-    )
+    # How many classes it has is its own to say; the folders of labelled images may be a part of them.
+    if asked.classes is not None or count is None:
+        count = classes
+    opened = from_timm(replace(asked, model=f"timm:{name}", weights=str(path)), count)
     return replace(
         opened,
         pixels=pixels,

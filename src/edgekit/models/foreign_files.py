@@ -1,0 +1,52 @@
+"""Files that are taken for weights and are none: recognized by their first bytes or their members' names, never loaded."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+
+def recognized(path: Path) -> tuple[str, str] | None:
+    """What a file is, and what to do with it; None where it may be a file of weights.
+
+    Args:
+        path: of a file; one that cannot be read is not recognized.
+    """
+    try:
+        with open(path, "rb") as stream:
+            start = stream.read(8)
+        if start == b"\x89HDF\r\n\x1a\n":
+            return (
+                "an HDF5 file (Keras writes such)",
+                "export the network to ONNX with its own tools, and give that file",
+            )
+        if start[:4] == b"GGUF":
+            return "a GGUF file, which holds a quantized model of llama.cpp", "give the weights that it was made from"
+        if start[:4] == b"PK\x03\x04" and zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return _of_members(archive.namelist())
+    except (OSError, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
+        return None
+    return None
+
+
+def _of_members(names: list[str]) -> tuple[str, str] | None:
+    """TorchScript has its code and constants beside the tensors (torch/csrc/jit/serialization); torch.save's files have neither."""
+    inner = {name.partition("/")[2] for name in names}
+    if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
+        return (
+            "a TorchScript archive, which holds a program and not weights alone",
+            "save its weights once, in Python: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')",
+        )
+    if ".data/extern_modules" in inner:
+        return "an archive of torch.package, which holds code", "save the state dict of its network alone"
+    if "archive_format" in inner or any(name.startswith("models/") for name in inner):
+        return (
+            "a program that torch.export wrote, not weights alone",
+            "save its weights once, in Python: torch.save(torch.export.load(FILE).state_dict, 'weights.pth')",
+        )
+    if names and all(name.endswith(".npy") for name in names):
+        return "an archive of NumPy arrays (.npz)", "save them as safetensors under the names of PyTorch's network"
+    if "config.json" in names and any(name.endswith(".weights.h5") for name in names):
+        return "a Keras model", "export the network to ONNX with its own tools, and give that file"
+    return None
