@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from edgekit.errors import DataError, ExportError
+from edgekit.foreign import Unreadable, parse_json
 
 
 def read_classes(path: str) -> list[str]:
@@ -36,9 +36,9 @@ def read_classes(path: str) -> list[str]:
 
 def _of_json(text: str, here: str) -> list[str]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{here}: is not JSON: {error}", "give a list of names, or a text file, one a line") from error
+        content = parse_json(text, here, None)
+    except Unreadable as error:
+        raise DataError(f"{here}: is {error.reason}", "give a list of names, or a text file, one a line") from error
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
         raise DataError(f"{here}: is JSON, but no list of names", 'give a list like ["cat", "dog"]')
     return [name.strip() for name in content]
