@@ -55,17 +55,22 @@ def test_the_place_among_the_processes(
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"RANK": "1"}, "the environment has RANK=1, but not WORLD_SIZE, MASTER_ADDR, MASTER_PORT"),
-        ({"WORLD_SIZE": "2"}, "the environment has WORLD_SIZE=2, but not RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"RANK": "1"}, "the environment has RANK=1, but not WORLD_SIZE"),
+        ({"WORLD_SIZE": "2"}, "the environment has WORLD_SIZE=2, but not RANK"),
         ({**TORCHRUN, "RANK": "one"}, "RANK is 'one', not a number"),
         ({**TORCHRUN, "RANK": "4"}, "this process is number 4 of 4, counted from 0"),
         ({**TORCHRUN, "MASTER_PORT": "99999"}, "MASTER_PORT is 99999, not a port"),
+        ({k: v for k, v in TORCHRUN.items() if k != "MASTER_PORT"}, "MASTER_PORT is not set"),
+        (
+            {k: v for k, v in TORCHRUN.items() if k != "MASTER_ADDR"},
+            "but not MASTER_ADDR, where the first process listens",
+        ),
         ({"SLURM_NTASKS": "2(x3)", "SLURM_PROCID": "0"}, "SLURM_NTASKS is '2(x3)', not a number"),
     ],
 )
 def test_variables_that_make_no_sense_are_one_line(environment: dict[str, str], message: str) -> None:
     with pytest.raises(RecipeError) as refused:
-        place(environment)
+        meet(place(environment) or pytest.fail("alone"))
     assert message in str(refused.value)
     assert refused.value.hint
 

@@ -126,6 +126,8 @@ def joined(hardware: Hardware) -> Iterator[None]:
         "nccl" if on_gpu else "gloo", store=store, rank=found.rank, world_size=found.world_size, timeout=_PATIENCE
     )
     try:
+        # Whoever fails before all are connected would have gloo print a line of its own in the others.
+        dist.barrier()
         yield
     except RuntimeError as error:
         if found.rank == 0 or not is_lost(error):

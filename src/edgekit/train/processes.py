@@ -33,8 +33,8 @@ class Place:
         rank: its number, 0 to world_size - 1.
         world_size: how many there are, 2 or more.
         local_rank: its number on its machine; None where nobody says.
-        address: where the first one listens.
-        port: and on which port.
+        address: where the first one listens; empty where nobody says.
+        port: and on which port; 0 where nobody says.
         hint: what to do where the others do not come.
     """
 
@@ -78,17 +78,12 @@ def _of_torchrun(environment: Mapping[str, str]) -> Place | None:
     world_size = _number(environment, "WORLD_SIZE", 1)
     if world_size == 1 and rank == 0:
         return None
-    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in environment]
-    if missing:
-        found = [f"{name}={environment[name]}" for name in ("RANK", "WORLD_SIZE") if name in environment]
-        raise RecipeError(f"the environment has {', '.join(found)}, but not {', '.join(missing)}", hint)
+    if missing := [name for name in ("RANK", "WORLD_SIZE") if name not in environment]:
+        found = next(f"{name}={environment[name]}" for name in ("RANK", "WORLD_SIZE") if name in environment)
+        raise RecipeError(f"the environment has {found}, but not {missing[0]}", hint)
     local = _number(environment, "LOCAL_RANK", -1)
-    return _checked(
-        Place(
-            rank, world_size, local if local >= 0 else None, environment["MASTER_ADDR"],
-            _number(environment, "MASTER_PORT", 0), hint,
-        )
-    )  # fmt: skip
+    address, port = environment.get("MASTER_ADDR", ""), _number(environment, "MASTER_PORT", 0)
+    return _checked(Place(rank, world_size, local if local >= 0 else None, address, port, hint))
 
 
 def _of_slurm(environment: Mapping[str, str]) -> Place:
@@ -111,8 +106,6 @@ def _of_slurm(environment: Mapping[str, str]) -> Place:
 def _checked(found: Place) -> Place:
     if not 0 <= found.rank < found.world_size:
         raise RecipeError(f"this process is number {found.rank} of {found.world_size}, counted from 0", found.hint)
-    if not 0 < found.port < 1 << 16:
-        raise RecipeError(f"MASTER_PORT is {found.port}, not a port", found.hint)
     return found
 
 
@@ -136,8 +129,16 @@ def meet(found: Place, patience: float = JOIN_SECONDS) -> Any:
         The store of torch.distributed that all of them have joined.
 
     Raises:
+        RecipeError: nobody says where.
         OthersMissing: some did not come.
     """
+    if not found.address:
+        raise RecipeError(
+            "the environment has RANK and WORLD_SIZE, but not MASTER_ADDR, where the first process listens", found.hint
+        )
+    if not 0 < found.port < 1 << 16:
+        what = f"is {found.port}, not a port" if found.port else "is not set"
+        raise RecipeError(f"the environment's MASTER_PORT {what}", found.hint)
     began = time.monotonic()
     said = False
 
