@@ -61,7 +61,7 @@ def test_a_killed_process_stops_the_others_and_the_same_command_goes_on(tmp_path
     os.kill(workers[-1], signal.SIGKILL)
     _, errors = training.communicate()
     assert training.returncode == 1
-    assert "was ended by SIGKILL; the others were stopped (the last checkpoint is whole" in errors
+    assert "was ended by SIGKILL; the others were stopped (run the same command again" in errors
     assert "Traceback" not in errors
     again = subprocess.run(command, check=False, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr

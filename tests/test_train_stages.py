@@ -196,7 +196,7 @@ def test_ctrl_c_exits_with_130_and_the_next_run_goes_on(number: signal.Signals, 
     _, errors = process.communicate()
     assert process.returncode == 130
     assert "Traceback" not in errors
-    assert "goes on from the last checkpoint" in errors
+    assert "from its last checkpoint" in errors
     assert (tmp_path / "run" / "pretrain" / "last.ckpt").exists()
     again = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "pretrain: goes on from step" in again.stderr

@@ -5,19 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 from edgekit.errors import BundleError
 from edgekit.files import cache_folder, sha256
+from edgekit.foreign import MOST_JSON, Unreadable, understood
+from edgekit.temporary import remove_debris, temporary_folder
 
-# What reading a damaged, truncated, encrypted (RuntimeError) or unusually compressed (NotImplementedError) archive raises.
-_BAD_ZIP = (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, NotImplementedError, ValueError)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_MANIFEST_BYTES = 64 << 20  # far above any, and little enough to be read
 
 
 def extracted(archive: Path, manifest: str, listed: Callable[[bytes, Path], Mapping[str, int]]) -> Path:
@@ -43,22 +40,28 @@ def extracted(archive: Path, manifest: str, listed: Callable[[bytes, Path], Mapp
         if target.is_dir():
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=target.parent))
+        remove_debris(target.parent)
+        lock, temporary = temporary_folder(target.parent, ".extract")
     except OSError as error:
         raise _no_room(archive, error.strerror or str(error)) from error
     try:
-        with zipfile.ZipFile(archive) as content:
+        with understood(archive, "a .zip"), zipfile.ZipFile(archive) as content:
             _extract(content, archive, manifest, listed, temporary)
         os.replace(temporary, target)
-    except _BAD_ZIP as error:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            raise _no_room(archive, error.strerror or "full") from error
+    except Unreadable as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _FULL:
+            raise _no_room(archive, cause.strerror or "full") from error
+        raise BundleError(
+            f"{archive}: not a bundle folder and not a readable .zip: {error.reason.removeprefix('not a .zip: ')}",
+            "copy the bundle again",
+        ) from error
+    except OSError as error:
         if not target.is_dir():  # another process may have put the same content there
-            raise BundleError(
-                f"{archive}: not a bundle folder and not a readable .zip: {error}", "copy the bundle again"
-            ) from error
+            raise _no_room(archive, error.strerror or str(error)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
     return target
 
 
@@ -80,7 +83,7 @@ def _extract(
         )
     inner = min(found, key=lambda name: name.count("/")).removesuffix(manifest)
     told = entries[inner + manifest]
-    if told.file_size > _MANIFEST_BYTES:
+    if told.file_size > MOST_JSON:
         raise BundleError(
             f"{archive}: its {manifest} of {told.file_size} bytes is no bundle's", "do not use this bundle"
         )

@@ -7,7 +7,6 @@ bundle is a pickle: the golden tensors are a NumPy archive that is read with pic
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -15,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from edgekit.errors import BundleError, near
+from edgekit.errors import BundleError, near, shortened
 from edgekit.files import sha256, write_text
+from edgekit.foreign import MOST_JSON, Unreadable, parse_json, read_bytes, read_npz
 from edgekit.preprocess import Preprocessing
 
 BUNDLE_SCHEMA = 1
@@ -223,10 +223,11 @@ class Bundle:
         if not path.is_dir():
             raise BundleError(f"{path}: no such bundle", "export one with `edgekit export RUN --target onnx`")
         try:
-            text = (path / MANIFEST).read_bytes()
-        except OSError as error:
+            text = read_bytes(path / MANIFEST, MOST_JSON)
+        except Unreadable as error:
+            what = f"it holds no {MANIFEST}" if error.missing else f"its {MANIFEST}: {error.reason}"
             raise BundleError(
-                f"{path}: not a bundle, it holds no {MANIFEST}", "give the folder that `edgekit export` printed"
+                f"{path}: not a bundle, {what}", "give the folder that `edgekit export` printed"
             ) from error
         bundle = cls(path, _manifest(text, path / MANIFEST), hashlib.sha256(text).hexdigest())
         for file in bundle.manifest.files:
@@ -245,7 +246,12 @@ class Bundle:
         except BundleError:
             # Either the archive is at fault or what was extracted from it has been changed since: only a new look tells.
             shutil.rmtree(folder, ignore_errors=True)
-            return cls.open(extracted(archive, MANIFEST, _listed))
+            folder = extracted(archive, MANIFEST, _listed)
+        try:
+            return cls.open(folder)
+        except BundleError:  # the archive is: what nobody can use takes no room
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def file(self, file: BundleFile) -> Path:
         """The path of a file, after its digest was checked.
@@ -256,8 +262,9 @@ class Bundle:
         path = self.path / file.path
         try:
             same = self._check(path, file)
-        except OSError as error:
-            raise BundleError(f"{path}: cannot be read: {error.strerror}", "check its permissions") from error
+        except (OSError, RuntimeError) as error:  # RuntimeError: Python before 3.13 on a link that leads to itself
+            reason = getattr(error, "strerror", None) or "a link that leads to itself"
+            raise BundleError(f"{path}: cannot be read: {reason}", "export or copy the bundle again") from error
         if not same:
             raise BundleError(
                 f"{path}: changed since the export, its digest is not the recorded one",
@@ -290,7 +297,8 @@ class Bundle:
         """The golden images (n, H, W, 3) uint8 and the trained model's logits for them (n, classes) float32.
 
         Raises:
-            BundleError: the file is not an archive of these two arrays, or it holds Python objects (pickles are not read).
+            BundleError: the file is not an archive of these two arrays, they are not finite, or it holds Python objects (pickles
+                are not read).
         """
         outputs = self.golden_outputs()
         return outputs["images"], outputs["logits"]
@@ -301,17 +309,17 @@ class Bundle:
         Raises:
             BundleError: as `golden`.
         """
-        from zipfile import BadZipFile  # a .npz is one
-
         path = self.file(self.manifest.golden)
         size, classes = self.manifest.preprocessing.image_size, len(self.manifest.classes)
+        names = [output.name for output in self.manifest.outputs]
+        if "logits" not in names:
+            raise BundleError(f"{path.parent}: the bundle lists no output named logits", "export the bundle again")
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                images, *outputs = (archive[name] for name in ("images", *(o.name for o in self.manifest.outputs)))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, BadZipFile) as error:
-            raise BundleError(f"{path}: not golden tensors: {error}", "export the bundle again") from error
+            named = read_npz(path, ["images", *names])
+        except Unreadable as error:
+            raise BundleError(f"{path}: not golden tensors: {error.reason}", "export the bundle again") from error
+        images = named.pop("images")
         right = images.dtype == np.uint8 and images.shape[1:] == (size, size, 3) and len(images) > 0
-        named = dict(zip((o.name for o in self.manifest.outputs), outputs, strict=True))
         for name, output in named.items():
             width = classes if name == "logits" else output.shape[-1] if output.ndim else 0
             if not right or output.dtype != np.float32 or output.shape != (len(images), width):
@@ -320,9 +328,25 @@ class Bundle:
                     f"shape {output.shape}",
                     "export the bundle again",
                 )
-        if "logits" not in named:
-            raise BundleError(f"{path.parent}: the bundle lists no output named logits", "export the bundle again")
+            if not np.isfinite(output).all():  # every comparison with them would hold
+                raise BundleError(
+                    f"{path}: its golden {name} are not finite, so nothing can be proved against them",
+                    "export the bundle again from a model that gives finite numbers",
+                )
         return {"images": images, **named}
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest in a folder, its files not looked at.
+
+    Raises:
+        BundleError: there is none that this edgekit can read.
+    """
+    path = folder / MANIFEST
+    try:
+        return _manifest(read_bytes(path, MOST_JSON), path)
+    except Unreadable as error:
+        raise BundleError(error.message, "export or copy the bundle again") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -337,9 +361,9 @@ def _listed(text: bytes, path: Path) -> dict[str, int]:
 
 def _manifest(text: bytes, path: Path) -> Manifest:
     try:
-        content = json.loads(text)
+        content = parse_json(text, path)
         schema = content["schema"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (Unreadable, KeyError) as error:
         raise BundleError(f"{path}: not a bundle manifest", "export or copy the bundle again") from error
     if isinstance(schema, int) and schema > BUNDLE_SCHEMA:
         raise BundleError(
@@ -350,7 +374,7 @@ def _manifest(text: bytes, path: Path) -> Manifest:
         return Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
+        where = shortened(".".join(str(part) for part in first["loc"]))
         raise BundleError(
             f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}", "export or copy the bundle again"
         ) from error

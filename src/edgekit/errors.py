@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from edgekit.text import quoted, shortened, visible
+
+# What is quoted in a message is shortened where it is quoted; this bounds what nobody thought of.
+_LONGEST = 4000
+
 
 class EdgekitError(Exception):
     """An error that the user can act on. The command line prints its message without a traceback and exits with `exit_code`.
+
+    Whatever stands in them, message and hint are one line each, without control characters, and not longer than a screen.
 
     Args:
         message: what is wrong and where (the path, key or value), in one line.
@@ -17,11 +24,16 @@ class EdgekitError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = " ".join(message.split())
-        self.hint = " ".join(hint.split())
+        self.message = one_line(message)
+        self.hint = one_line(hint)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+def one_line(text: str, limit: int = _LONGEST) -> str:
+    """A text of any origin as one line of at most about `limit` visible characters."""
+    return visible(shortened(" ".join(text.split()), limit))
 
 
 class RecipeError(EdgekitError):
@@ -62,8 +74,15 @@ def near(value: str, known: Iterable[str], count: int = 3) -> str:
     """`did you mean a, b or c?` for a misspelt name, or an empty string where nothing is near."""
     import difflib  # for a misspelt name only
 
-    matches = difflib.get_close_matches(value, list(known), n=count, cutoff=0.6)
+    # Comparing takes quadratic time, and no name is that long.
+    matches = difflib.get_close_matches(value[:200], list(known), n=count, cutoff=0.6)
     if not matches:
         return ""
     listed = matches[0] if len(matches) == 1 else f"{', '.join(matches[:-1])} or {matches[-1]}"
     return f"did you mean {listed}?"
+
+
+__all__ = [
+    "BundleError", "DataError", "EdgekitError", "ExportError", "GateFailed", "RecipeError", "RemoteError", "RunError",
+    "RuntimeMissing", "near", "one_line", "quoted", "shortened", "visible",
+]  # fmt: skip

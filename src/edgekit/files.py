@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,25 +18,26 @@ from edgekit.errors import EdgekitError
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`; when the block ends well it is synced and renamed onto `path`.
 
-    A reader sees the old file or the new one, never a part of one, whenever the process dies.
+    A reader sees the old file or the new one, never a part of one, whenever the process dies; what a killed one left is removed.
 
     Raises:
         EdgekitError: the folder cannot be written, or the disk is full.
     """
-    import tempfile  # whoever only reads needs none of it
+    from edgekit.temporary import debris, temporary_file  # whoever only reads needs none of it
 
     path = Path(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
+        for left in debris(path.parent, path.name):
+            left.unlink(missing_ok=True)
+        handle, temporary = temporary_file(path)
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)  # before it is closed, which unlocks it
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
@@ -79,8 +81,47 @@ def digest_of(content: Any) -> str:
 
 def cache_folder() -> Path:
     """Where edgekit keeps what it can make again: $EDGEKIT_CACHE, else edgekit/ in the user's cache folder."""
-    root = os.environ.get("EDGEKIT_CACHE")
-    return Path(root) if root else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "edgekit"
+    if root := os.environ.get("EDGEKIT_CACHE"):
+        return Path(root)
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / "edgekit"
+    try:
+        return Path.home() / ".cache" / "edgekit"
+    except RuntimeError:  # no HOME, and the user is in no list
+        return homeless() / ".cache" / "edgekit"
+
+
+def homeless() -> Path:
+    """A folder of the user's own in the machine's temporary folder, for who has no home.
+
+    Raises:
+        EdgekitError: somebody else has it, or it cannot be made.
+    """
+    import tempfile
+
+    folder = Path(tempfile.gettempdir()) / f"edgekit-home-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError as error:
+        raise EdgekitError(
+            f"there is no home folder, and {folder} cannot be made: {error.strerror}", "set HOME"
+        ) from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise EdgekitError(f"there is no home folder, and {folder} is somebody else's", "set HOME, or EDGEKIT_CACHE")
+    return folder
+
+
+def prepare_home() -> None:
+    """Where the user is in no list, as in containers, name what libraries would look up there and fail: a home and a user's name."""
+    import pwd
+
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        os.environ.setdefault("USER", str(os.getuid()))
+        if "HOME" not in os.environ:
+            os.environ["HOME"] = str(homeless())
 
 
 def _umask() -> int:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from edgekit.terminal import echo, new_console
+
 
 class Advance(Protocol):
     """Called with the number of steps done since the last call and, optionally, a note to show beside the bar."""
@@ -56,7 +58,7 @@ def say(text: str) -> None:
     if _relay is not None:
         _relay(text)
     else:
-        print(text, file=sys.stderr, flush=True)
+        echo(text, err=True)
 
 
 def _relaying(tell: Callable[[str], None], title: str, total: int, done: int, unit: str) -> Advance:
@@ -75,7 +77,6 @@ def _relaying(tell: Callable[[str], None], title: str, total: int, done: int, un
 
 @contextmanager
 def _bar(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -86,10 +87,10 @@ def _bar(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
     )
 
     columns = (
-        TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
-        TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description:<12}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
+        TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
     )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
+    with Progress(*columns, console=new_console(stderr=True), transient=False) as bar:
         task = bar.add_task(title, total=total, completed=done, note="")
 
         def advance(steps: int = 1, note: str = "") -> None:
@@ -114,7 +115,7 @@ def _lines(title: str, total: int, done: int, unit: str) -> Advance:
             last = now
             rate = (done - at_start) / (now - began)
             eta = f", {duration((total - done) / rate)} left" if rate > 0 and done < total else ""
-            print(f"{title}: {done}/{total} {unit}{eta}  {latest}".rstrip(), file=sys.stderr, flush=True)
+            echo(f"{title}: {done}/{total} {unit}{eta}  {latest}".rstrip(), err=True)
 
     return advance
 

@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgekit.errors import EdgekitError
 from edgekit.files import write_text
+from edgekit.foreign import Unreadable, read_bytes
 from edgekit.machine import Machine, this_machine
 
+MOST_RESULT = 1 << 30  # bytes of a file: every sample is in it
 RESULT_SCHEMA = 1
 
 
@@ -305,11 +307,9 @@ class Result(Part):
             EdgekitError: the file is missing, damaged, or of a newer schema.
         """
         try:
-            return cls.model_validate_json(path.read_bytes())
-        except FileNotFoundError as error:
-            raise EdgekitError(f"{path}: no such result") from error
-        except OSError as error:
-            raise EdgekitError(f"{path}: cannot be read: {error.strerror}") from error
+            return cls.model_validate_json(read_bytes(path, MOST_RESULT))
+        except Unreadable as error:
+            raise EdgekitError(f"{path}: {'no such result' if error.missing else error.reason}") from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgekit import recipe as recipes
 from edgekit.errors import RunError
 from edgekit.files import digest_of, sha256, write_json
+from edgekit.foreign import Unreadable, read_json
 from edgekit.recipe import Recipe
 
 StageName = Literal["data", "pretrain", "finetune", "distill", "supervised"]
@@ -87,8 +88,8 @@ class Run:
         if not path.is_file():
             return None
         try:
-            return StageRecord.model_validate_json(path.read_bytes())
-        except ValidationError as error:
+            return StageRecord.model_validate(read_json(path))
+        except (Unreadable, ValidationError) as error:
             raise RunError(f"{path}: damaged stage record", f"delete {path.parent} to train the stage again") from error
 
     def require(self, stage: str) -> StageRecord:

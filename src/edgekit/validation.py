@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from edgekit.errors import near
+from edgekit.errors import near, quoted, shortened
 
 _MEANING = {
     "int_type": "must be a whole number",
@@ -20,24 +20,30 @@ _MEANING = {
     "bool_parsing": "must be true or false",
     "list_type": "must be a list",
     "string_type": "must be text",
+    "string_too_long": "must be shorter",
     "string_too_short": "must not be empty",
     "string_pattern_mismatch": "must be letters, digits, dots, dashes and underscores, a letter or digit first",
 }
+_MOST = 10  # problems in one message
 _PAIR = {"tuple_type", "missing", "too_long"}  # a key is never missing, defaults are merged in before; an element is
 
 
 def problems(model: type[BaseModel], error: ValidationError) -> list[str]:
-    """One sentence a key; the several errors of a union (one for each type that it might have been) become one."""
+    """One sentence a key; the several errors of a union (one for each type that it might have been) become one.
+
+    Of many only the first ten are told, and of the user's values and keys as much as a line can take.
+    """
     grouped: dict[tuple[str, ...], list[Any]] = {}
     for problem in error.errors():
         path = tuple(part for part in problem["loc"] if isinstance(part, str) and not _is_union_tag(part))
         grouped.setdefault(path, []).append(problem)
-    return [_sentence(model, path, found) for path, found in grouped.items()]
+    sentences = [_sentence(model, path, found) for path, found in list(grouped.items())[:_MOST]]
+    return sentences + ([f"and {len(grouped) - _MOST} more"] if len(grouped) > _MOST else [])
 
 
 def _sentence(model: type[BaseModel], path: tuple[str, ...], found: list[Any]) -> str:
     keys = _without_tags(model, path)
-    kind, value, key = found[0]["type"], found[0]["input"], ".".join(keys) or "recipe"
+    kind, value, key = found[0]["type"], found[0]["input"], shortened(".".join(keys)) or "recipe"
     if kind == "extra_forbidden":
         siblings = _keys_of(model, path[:-1])
         return f"unknown key {key} ({near(keys[-1], siblings) or 'accepted: ' + ', '.join(siblings)})"
@@ -45,11 +51,11 @@ def _sentence(model: type[BaseModel], path: tuple[str, ...], found: list[Any]) -
         context = found[0]["ctx"]
         choices = str(context["expected_tags"]).replace("'", "").split(", ")
         hint = near(str(context["tag"]), choices) or "accepted: " + ", ".join(choices)
-        return f"{key}.{str(context['discriminator']).strip(chr(39))}: unknown {context['tag']!r} ({hint})"
+        return f"{key}.{str(context['discriminator']).strip(chr(39))}: unknown {quoted(context['tag'])} ({hint})"
     if (
         kind == "value_error"
     ):  # a check of ours: its message begins with the key inside the group, or with the whole path
-        message = str(found[0]["msg"]).removeprefix("Value error, ")
+        message = shortened(str(found[0]["msg"]).removeprefix("Value error, "), 500)
         begins_with_key = message.split(maxsplit=1)[0].partition(".")[0] in _keys_of(model, path)
         return ("" if not keys else f"{key}." if begins_with_key else f"{key}: ") + message
     if kind in {"model_type", "model_attributes_type"}:
@@ -60,7 +66,7 @@ def _sentence(model: type[BaseModel], path: tuple[str, ...], found: list[Any]) -
         accepted = f"accepted is {_description(model, path)}"
     else:
         accepted = _MEANING.get(kind) or str(found[0]["msg"]).replace("Input should be", "must be")
-    return f"{key}: {accepted}; got {value!r}"
+    return f"{key}: {accepted}; got {quoted(value)}"
 
 
 def _is_union_tag(part: str) -> bool:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_TRIES, _PAUSE_SECONDS = 20, 0.02
 
 
 @contextmanager
@@ -14,7 +17,8 @@ def presence(path: Path | None = None) -> Iterator[Callable[[], bool]]:
     """Be known as a bench that runs; gives a function that says whether this is the only one now.
 
     Every bench holds the same file with a shared lock; who can get it alone is alone. The lock goes with the process, however
-    it ends. Where the file cannot be locked (no flock, another user's file), nothing is noticed and nothing fails.
+    it ends. Where the file cannot be locked (no flock, another user's file), nothing is noticed and nothing fails; nobody who
+    keeps the file to himself is waited for, and counts as another bench.
 
     Args:
         path: the file; by default one in the machine's temporary folder.
@@ -23,22 +27,39 @@ def presence(path: Path | None = None) -> Iterator[Callable[[], bool]]:
     try:
         import fcntl
 
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
     except (ImportError, OSError):
         yield lambda: True
         return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
 
-        def alone() -> bool:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def lock(kind: int) -> bool:
+        """Whether the lock could be had; OSError where there are no locks."""
+        try:
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            return False
+
+    def share() -> bool:
+        """Hold it with the others; one of them may be looking just now whether it is alone."""
+        for _ in range(_TRIES):
+            if lock(fcntl.LOCK_SH):
                 return True
-            except OSError:
-                return False
-            finally:
-                fcntl.flock(handle, fcntl.LOCK_SH)  # a failed conversion has given the shared lock up
+            time.sleep(_PAUSE_SECONDS)
+        return False
 
+    def alone() -> bool:
+        try:
+            return lock(fcntl.LOCK_EX)
+        except OSError:  # no locks, so nothing can be noticed
+            return True
+        finally:
+            with suppress(OSError):
+                share()  # a failed conversion has given the shared lock up
+
+    try:
+        with suppress(OSError):
+            share()
         yield alone
     finally:
         os.close(handle)

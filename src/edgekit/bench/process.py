@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from edgekit.bench.request import Request
 from edgekit.bench.sensors import Sampler
 from edgekit.bench.watch import watched
 from edgekit.errors import EdgekitError
+from edgekit.temporary import scratch_folder
 
 _GRACE_SECONDS = 60.0
 
@@ -36,7 +36,7 @@ def run_worker(request: Request) -> dict[str, Any]:
         EdgekitError: of the worker's own kind, or because it died.
         Interrupted: the user pressed Ctrl-C; the worker was asked to end and did.
     """
-    with tempfile.TemporaryDirectory(prefix="edgekit-bench-") as folder:
+    with scratch_folder("bench") as folder:
         request_file, outcome_file = Path(folder, "request.json"), Path(folder, "outcome.json")
         request_file.write_text(json.dumps(asdict(request)))
         stopped, code = False, 0

@@ -92,8 +92,9 @@ def bench(
         advance: called after each turn with 1 and the variant's id, and during a search for a rate with 0 and what it found.
 
     Raises:
-        EdgekitError: `output` cannot be written.
+        EdgekitError: `output` cannot be written, or the golden tensors can prove nothing.
     """
+    bundle.golden_outputs()
     plan, load = plan or Plan(), load or Load()
     if load.loadgen:
         plan = replace(plan, rounds=1)  # LoadGen's own rules are about one run

@@ -11,6 +11,7 @@ import click
 from edgekit import shares
 from edgekit.cli import STAGES
 from edgekit.processors import tell_openmp
+from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
     from edgekit.result import Ablation, Result
@@ -93,22 +94,26 @@ def command(
         result = Result.of(ablation, seed=base.seed)
         result.write(folder / "ablation.json")
         write_ablation(result, folder / "ablation.html")
-        click.echo(clock.line(ablation, named(ablation, ablation.cells[-1]), trained), err=True)
+        echo(clock.line(ablation, named(ablation, ablation.cells[-1]), trained), err=True)
 
     try:
         done = ablate(plan, folder, reuse=[Run.open(reuse)] if reuse else [], on_cell=say)
     except Interrupted:
-        click.echo(f"{folder}: the same command goes on from the last checkpoint", err=True)
+        echo(
+            f"{folder}: run the same command again: complete cells are kept; the interrupted one resumes from its last checkpoint, "
+            "or starts again if it has none yet",
+            err=True,
+        )
         raise KeyboardInterrupt from None
     assert result is not None
     if as_json:
-        click.echo(result.model_dump_json(by_alias=True))
+        echo_json(result.model_dump_json(by_alias=True))
     else:
         _print(done)
         found = best(done)
         if found is not None:
-            click.echo(f"best: {named(done, found[0])}")
-        click.echo(f"written to {folder / 'ablation.json'} and {folder / 'ablation.html'}")
+            echo(f"best: {named(done, found[0])}")
+        echo(f"written to {folder / 'ablation.json'} and {folder / 'ablation.html'}")
     return 1 if any(cell.error for cell in done.cells) else 0
 
 
@@ -138,12 +143,11 @@ class _Clock:
 
 def _print(ablation: Ablation) -> None:
     """A matrix of the first metric for two axes, else a row a cell."""
-    from rich.console import Console
     from rich.table import Table
 
     from edgekit.report.ablation import metric_name, metrics
 
-    console, pairs = Console(), metrics(ablation)
+    console, pairs = new_console(), metrics(ablation)
     for pair in pairs if len(ablation.axes) == 2 else ():
         rows, columns = ablation.axes
         title = f"{metric_name(*pair)} (%), {rows.name} ↓ {columns.name} →"

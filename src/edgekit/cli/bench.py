@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.devices import on_devices
+from edgekit.terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from edgekit.bench.rounds import Outcome
@@ -139,7 +140,7 @@ def command(
 
         print_latencies(opened, outcome, left_out)
     if outcome.interrupted:
-        click.echo("interrupted; what was measured until then is marked so in its results", err=True)
+        echo("interrupted; what was measured until then is marked so in its results", err=True)
         click.get_current_context().exit(130)
     if outcome.failed:
         if not outcome.results:
@@ -187,7 +188,7 @@ def _print_json(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant, 
                 "file": str(path),
             }
         )
-    click.echo(
+    echo_json(
         json.dumps(
             {
                 "bundle": bundle.manifest.name,

@@ -6,6 +6,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from edgekit.shares import percent
+from edgekit.terminal import new_console
 
 if TYPE_CHECKING:
     from edgekit.bench.rounds import Outcome
@@ -22,13 +23,12 @@ _WHAT = {
 
 def print_latencies(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant, str]]) -> None:
     """A table of the latencies, then every warning with what it is about, what failed, what was left out, and where the results are."""
-    from rich.console import Console
     from rich.table import Table
 
     from edgekit.bench.statistics import fp32_of, gain
 
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    plain: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}
+    console = new_console() if sys.stdout.isatty() else new_console(width=120)
+    plain: dict[str, Any] = {"highlight": False, "soft_wrap": True}
     every = [latency for _, latency, _ in outcome.results]
     batches = {latency.batch for latency in every}
     if every:

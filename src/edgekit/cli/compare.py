@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.shares import hundredths, percent
+from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
     from edgekit.bench.compare import Checked, Compared, Pair, Row
@@ -61,10 +62,10 @@ def command(
 
 
 def _print_tables(compared: Compared) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    console = Console()
+    console = new_console()
     for pair in compared.pairs:
         table = Table(title=pair.name, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
         table.add_column("")
@@ -74,31 +75,29 @@ def _print_tables(compared: Compared) -> None:
             table.add_row(*_cells(row))
         console.print(table)
         for note in _notes(pair):
-            console.print(note, style="yellow", markup=False, highlight=False)
+            console.print(note, style="yellow", highlight=False)
         for checked in pair.checked:
-            console.print(
-                f"[{_COLOURS[checked.verdict]}]{checked.verdict:9}[/] {_escaped(_reason(checked))}", highlight=False
-            )
+            verdict = Text(f"{checked.verdict:9}", style=_COLOURS[checked.verdict])
+            console.print(verdict, _reason(checked), highlight=False)
         console.print()
     for line in _unpaired(compared):
-        console.print(line, style="dim", markup=False, highlight=False)
+        console.print(line, style="dim", highlight=False)
 
 
 def _print_markdown(compared: Compared) -> None:
     for pair in compared.pairs:
-        click.echo(f"### {pair.name}\n")
-        click.echo("| | before | after | change | 95 % interval |\n|---|---:|---:|---:|---:|")
+        echo(f"### {pair.name}", "", "| | before | after | change | 95 % interval |", "|---|---:|---:|---:|---:|")
         for row in pair.rows:
-            click.echo("| " + " | ".join(_cells(row)) + " |")
-        click.echo()
+            echo("| " + " | ".join(_cells(row)) + " |")
+        echo()
         for checked in pair.checked:
             mark = {"pass": "✅", "fail": "❌", "uncertain": "⚠️"}[checked.verdict]
-            click.echo(f"- {mark} {_reason(checked)}")
+            echo(f"- {mark} {_reason(checked)}")
         for note in _notes(pair):
-            click.echo(f"- {note}")
-        click.echo()
+            echo(f"- {note}")
+        echo()
     for line in _unpaired(compared):
-        click.echo(f"{line}\n")
+        echo(line, "")
 
 
 def _print_json(compared: Compared) -> None:
@@ -116,7 +115,7 @@ def _print_json(compared: Compared) -> None:
         }  # fmt: skip
 
     content = {"pairs": [pair(p) for p in compared.pairs], "missing": compared.missing, "new": compared.new}
-    click.echo(json.dumps(content, indent=2))
+    echo_json(json.dumps(content, indent=2))
 
 
 def _cells(row: Row) -> list[str]:
@@ -166,9 +165,3 @@ def _notes(pair: Pair) -> list[str]:
 def _unpaired(compared: Compared) -> list[str]:
     lines = [f"only before: {', '.join(compared.missing)}"] if compared.missing else []
     return lines + ([f"only after: {', '.join(compared.new)}"] if compared.new else [])
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

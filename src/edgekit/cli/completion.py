@@ -5,6 +5,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
+from edgekit.terminal import echo_file
+
 
 @click.command(name="completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
@@ -19,4 +21,4 @@ def command(shell: str) -> None:
 
     completion = get_completion_class(shell)
     assert completion is not None
-    click.echo(completion(cli, {}, "edgekit", "_EDGEKIT_COMPLETE").source())
+    echo_file(completion(cli, {}, "edgekit", "_EDGEKIT_COMPLETE").source() + "\n")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.terminal import echo, echo_json
+
 if TYPE_CHECKING:
     from edgekit.bench.remote.fan_out import Fleet
     from edgekit.bundle import Bundle
@@ -70,7 +72,7 @@ def _bench(
         wheel=wheel,
         python=python,
         keep=keep,
-        say=lambda line: click.echo(line, err=True),
+        say=lambda line: echo(line, err=True),
     )
     if others["as_json"]:
         _print_json(bundle, fleet)
@@ -78,16 +80,16 @@ def _bench(
         _print_tables(bundle, fleet)
     if fleet.interrupted:
         for error in fleet.failed.values():
-            click.echo(f"error: {error}", err=True)
-        click.echo("interrupted; what was measured until then is marked so in its results", err=True)
+            echo(f"error: {error}", err=True)
+        echo("interrupted; what was measured until then is marked so in its results", err=True)
         click.get_current_context().exit(130)
     failed = list(fleet.failed.values())
     if failed and not fleet.measured:
         for error in failed[:-1]:
-            click.echo(f"error: {error}", err=True)
+            echo(f"error: {error}", err=True)
         raise failed[-1]
     for error in failed:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
     incomplete = [address for address, measured in fleet.measured.items() if measured.exit_code != 0]
     if failed or incomplete:
         raise GateFailed(
@@ -124,7 +126,7 @@ def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
         files = [Path(row["file"]) for row in measured.content["results"]]
         results = [(Result.read(path), path) for path in files]
         machine = results[0][0].machine
-        click.echo(f"\n{address}: {machine.cpu}, {machine.architecture}, {machine.cores} cores")
+        echo("", f"{address}: {machine.cpu}, {machine.architecture}, {machine.cores} cores")
         failed = [(row["variant"], EdgekitError(row["reason"])) for row in measured.content["failed"]]
         left_out = [(bundle.variant(row["variant"]), row["reason"]) for row in measured.content["left_out"]]
         profiles = [(r.measurement, path) for r, path in results if isinstance(r.measurement, Profile)]
@@ -134,11 +136,11 @@ def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
             latencies = [(r, r.measurement, path) for r, path in results if isinstance(r.measurement, Latency)]
             print_latencies(bundle, Outcome(latencies, failed, fleet.interrupted), left_out)
         for note in measured.notes:
-            click.echo(note)
+            echo(note)
 
 
 def _print_json(bundle: Bundle, fleet: Fleet) -> None:
-    click.echo(
+    echo_json(
         json.dumps(
             {
                 "bundle": bundle.manifest.name,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.shares import percent
+from edgekit.terminal import echo_json, new_console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from edgekit.bench.doctor import Advice, Check, Findings
     from edgekit.bundle import Bundle
 
-_MARKS = {"proved": "[green]proved[/]", "left out": "[dim]left out[/]", "failed": "[red]failed[/]"}
+_STYLES = {"proved": "green", "left out": "dim", "failed": "red"}
 
 
 @click.command(name="doctor")
@@ -126,11 +127,10 @@ def _print_machine(found: Findings, pieces: list[Advice]) -> None:
     _section(console, "Runtimes", rows)
     _section(console, "Sensors", [(name, value or f"n/a: {why}") for name, value, why in sensors(found)])
     if pieces:
-        _section(
-            console, "Advice", [(p.about, f"{p.says}{chr(10) + '→ ' + p.do if p.do else ''}") for p in pieces], "yellow"
-        )
+        advised = [row for p in pieces for row in ((p.about, p.says), ("", f"→ {p.do}"))[: 2 if p.do else 1]]
+        _section(console, "Advice", advised, "yellow")
     else:
-        console.print("Nothing to advise: measure with `edgekit bench BUNDLE`.", markup=False)
+        console.print("Nothing to advise: measure with `edgekit bench BUNDLE`.")
 
 
 def _machine_rows(found: Findings) -> list[tuple[str, str]]:
@@ -178,7 +178,7 @@ def _machine_rows(found: Findings) -> list[tuple[str, str]]:
 
 
 def _print_checks(bundle: Bundle, checks: list[Check]) -> None:
-    from rich.markup import escape
+    from rich.text import Text
 
     console = _console()
     embedding = any(made.proof and made.proof.embedding_cosine is not None for made in checks)
@@ -189,19 +189,17 @@ def _print_checks(bundle: Bundle, checks: list[Check]) -> None:
         table.add_row(
             made.variant.id,
             made.variant.status,
-            _MARKS[made.outcome],
+            Text(made.outcome, style=_STYLES[made.outcome]),
             percent(proof.top1_agreement) if proof else "n/a",
             f"{proof.max_abs_diff:.3g}" if proof else "n/a",
             *(["n/a" if cosine is None else f"{cosine:.4f}"] if embedding else []),
         )
-    console.print(f"[bold]{escape(bundle.manifest.name)}[/]: golden tensors on this machine")
+    console.print(Text.assemble((bundle.manifest.name, "bold"), ": golden tensors on this machine"))
     console.print(table)
     for made in checks:
         if made.reason:
             style = {"failed": "red", "left out": "dim"}.get(made.outcome, "yellow")
-            console.print(
-                f"{made.variant.id}: {made.reason}", style=style, markup=False, highlight=False, soft_wrap=True
-            )
+            console.print(f"{made.variant.id}: {made.reason}", style=style, highlight=False, soft_wrap=True)
 
 
 def _section(console: Console, title: str, rows: list[tuple[str, str]], style: str = "cyan") -> None:
@@ -227,15 +225,14 @@ def _table(*columns: str) -> Table:
 
 
 def _console() -> Console:
-    from rich.console import Console
 
-    return Console(highlight=False) if sys.stdout.isatty() else Console(width=120, highlight=False)
+    return new_console(highlight=False) if sys.stdout.isatty() else new_console(width=120, highlight=False)
 
 
 def _echo_json(content: dict[str, Any]) -> None:
     import json
 
-    click.echo(json.dumps(content, indent=2, ensure_ascii=False))
+    echo_json(json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def _gigabytes(size: int | None) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.processors import tell_openmp
+from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -97,13 +98,13 @@ def command(
 
     write_map(_map(found), files["map"])
     for note in found.notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     for skipped in found.skipped[:5]:
-        click.echo(f"skipped {skipped.path}: {skipped.reason}", err=True)
+        echo(f"skipped {skipped.path}: {skipped.reason}", err=True)
     if len(found.skipped) > 5:
-        click.echo(f"skipped {len(found.skipped) - 5} more, see {files['skipped']}", err=True)
+        echo(f"skipped {len(found.skipped) - 5} more, see {files['skipped']}", err=True)
     if as_json:
-        click.echo(json.dumps(_json(found, files, outliers, near), ensure_ascii=False))
+        echo_json(json.dumps(_json(found, files, outliers, near), ensure_ascii=False))
     else:
         _print(found, files, outliers, near)
 
@@ -131,34 +132,32 @@ def _json(
 
 
 def _print(found: Embedding, files: dict[str, Path], outliers: int, near: dict[str, list[tuple[int, float]]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     from edgekit.train.feature_table import printable
 
-    console = Console(highlight=False)
+    console = new_console(highlight=False)
 
     def name(i: int) -> str:
-        return escape(printable(found.files[i]))
+        return printable(found.files[i])
 
     width = found.features.shape[1]
     lost = f"; {len(found.skipped)} could not be read" if found.skipped else ""
     console.print(
-        f"{len(found.files)} images of {escape(found.source.where)}, {width} features each of the {found.model.of}{lost}"
+        f"{len(found.files)} images of {found.source.where}, {width} features each of the {found.model.of}{lost}"
     )
     if outliers:
         table = Table("image", "anomaly", "nearest", title="Outliers", title_justify="left")
         for i in found.outliers(outliers):
             table.add_row(name(i), f"{found.anomaly[i]:.3f}", name(found.neighbours[i, 0]))
         console.print(table)
-        console.print(f"anomaly: {escape(found.definition)}")
+        console.print(f"anomaly: {found.definition}")
     for image, rows in near.items():
-        table = Table("image", "cosine", title=f"Nearest to {escape(printable(image))}", title_justify="left")
+        table = Table("image", "cosine", title=f"Nearest to {printable(image)}", title_justify="left")
         for i, cosine in rows:
             table.add_row(name(i), f"{cosine:.3f}")
         console.print(table)
-    console.print(f"written to {escape(os.fspath(files['features']))} and {escape(os.fspath(files['map']))}")
+    console.print(f"written to {os.fspath(files['features'])} and {os.fspath(files['map'])}")
 
 
 def _map(found: Embedding) -> ImageMap:

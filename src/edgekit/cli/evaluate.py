@@ -8,6 +8,7 @@ import click
 
 from edgekit.processors import tell_openmp
 from edgekit.shares import hundredths, percent
+from edgekit.terminal import echo_json, new_console
 
 
 def _shots(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
@@ -58,10 +59,9 @@ def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
     result = Result.of(measured, seed=recipe.seed)
     result.write(path)
     if as_json:
-        click.echo(result.model_dump_json(by_alias=True))
+        echo_json(result.model_dump_json(by_alias=True))
         return
 
-    from rich.console import Console
     from rich.table import Table
 
     table = Table("model", "metric", "accuracy", "images", "protocol", title=measured.data, title_justify="left")
@@ -73,7 +73,7 @@ def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
     classes = Table("class", *per_class, title="accuracy by class", title_justify="left")
     for name in next(iter(per_class.values())):
         classes.add_row(name, *(percent(scores[name]) for scores in per_class.values()))
-    console = Console()
+    console = new_console()
     console.print(table)
     console.print(classes)
     console.print(f"written to {path}")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.shares import hundredths, percent
+from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle, Speed
@@ -162,14 +162,15 @@ def command(
     targets = _targets(targets)
     options = _for_gpus(capabilities, targets)
     from edgekit.export.pipeline import export_classifier, gate, plan
+    from edgekit.temporary import scratch_folder
 
     ids = plan(targets, precisions)
     made: list[tuple[Bundle, Path | None]] = []
     for size in dict.fromkeys(sizes) or [None]:
-        with tempfile.TemporaryDirectory(prefix="edgekit-export-") as scratch:
+        with scratch_folder("export") as scratch:
             source = _source(model, which, calibration_images, own, size, Path(scratch))
             if source.random:
-                click.echo(f"{model}: {source.notes[0]}", err=True)
+                echo(f"{model}: {source.notes[0]}", err=True)
             folder = output or source.output
             bundle = export_classifier(
                 source.model,
@@ -216,7 +217,7 @@ def _targets(asked: tuple[str, ...]) -> tuple[str, ...]:
         return asked or ("onnx", "openvino")
     if installed()["tensorrt-rtx"]:
         return ("onnx", "openvino", "trt", "trt-rtx")
-    click.echo("trt-rtx is left out: its package is not installed (the extra [trt-rtx], x86-64 alone)", err=True)
+    echo("trt-rtx is left out: its package is not installed (the extra [trt-rtx], x86-64 alone)", err=True)
     return ("onnx", "openvino", "trt")
 
 
@@ -267,10 +268,10 @@ def _source(
 
 
 def _print_table(bundle: Bundle, archive: Path | None) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    manifest, console = bundle.manifest, Console()
+    manifest, console = bundle.manifest, new_console()
     trained = manifest.accuracy
     where = _judged_on(manifest.provenance)
     table = Table(
@@ -295,7 +296,7 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
             percent(v.agreement) if v.agreement is not None else "n/a",
             f"{v.parity.max_abs_diff:.2g}" if v.parity else "n/a",
             *([_times_float(v.speed) if v.speed else ""] if timed else []),
-            f"[{colours[v.status]}]{v.status}[/]",
+            Text(v.status, style=colours[v.status]),
         )
     console.print(table)
     console.print(
@@ -311,16 +312,14 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
     )
     for v in manifest.variants:
         if v.note:
-            console.print(
-                f"{v.id}: {v.note}", style="yellow" if v.status != "rejected" else "red", markup=False, highlight=False
-            )
+            console.print(f"{v.id}: {v.note}", style="yellow" if v.status != "rejected" else "red", highlight=False)
     for note in manifest.provenance.get("notes", []):
         alarming = "RANDOM" in note or note.startswith("WARNING")
         style = "bold red" if alarming else "yellow" if note.startswith("INT8") else "dim"
-        console.print(note, style=style, markup=False, highlight=False)
+        console.print(note, style=style, highlight=False)
     for path in (bundle.path, archive):
         if path is not None:
-            console.print(f"bundle: {path}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"bundle: {path}", highlight=False, soft_wrap=True)
 
 
 def _times_float(speed: Speed) -> str:
@@ -350,7 +349,7 @@ def _print_json(made: list[tuple[Bundle, Path | None]]) -> None:
         notes = bundle.manifest.provenance.get("notes", [])
         where = {"bundle": str(bundle.path), "zip": str(archive) if archive else None}
         found.append({**where, **content, "notes": notes, "judged_on": bundle.manifest.provenance.get("judged_on")})
-    click.echo(json.dumps(found[0] if len(found) == 1 else found, indent=2))
+    echo_json(json.dumps(found[0] if len(found) == 1 else found, indent=2))
 
 
 def _print_possibilities(as_json: bool) -> None:
@@ -361,12 +360,11 @@ def _print_possibilities(as_json: bool) -> None:
 
     rows = possibilities()
     if as_json:
-        click.echo(json.dumps([asdict(row) for row in rows], indent=2))
+        echo_json(json.dumps([asdict(row) for row in rows], indent=2))
         return
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    console = new_console(highlight=False)
     table = Table("target", "precision", "runtime", "made here", "run here", box=None, padding=(0, 2, 0, 0))
     for row in rows:
         precision = f"{row.precision} *" if row.default else row.precision
@@ -380,7 +378,7 @@ def _print_possibilities(as_json: bool) -> None:
         for what, why in (("made", row.not_built), ("run", row.not_run)):
             if why:
                 console.print(f"  not {what} here: {why}", style="yellow", soft_wrap=True)
-    click.echo("* made where no --precision is asked for")
+    echo("* made where no --precision is asked for")
 
 
 def _size(size: int) -> str:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from edgekit.terminal import echo, echo_file
+
 
 @click.command(name="init")
 @click.argument("folder")
@@ -36,9 +38,9 @@ def command(folder: str, name: str | None, output: Path | None, force: bool) -> 
     layout = inspect_folder(folder)
     text = recipe_text(layout, name, *([str(output)] if output is not None else []))
     for note in layout.notes:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     if output is None:
-        click.echo(text, nl=False)
+        echo_file(text)
         return
     write_text(output, text)
-    click.echo(f"wrote {output}; train it with `edgekit train {output}`", err=True)
+    echo(f"wrote {output}; train it with `edgekit train {output}`", err=True)

@@ -6,12 +6,15 @@ import importlib
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, TextIO, cast
 
 import click
+from click.utils import PacifyFlushWrapper
 
 from edgekit import __version__
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, one_line
+from edgekit.files import prepare_home
+from edgekit.terminal import abandon, echo, prepare_streams
 
 # name -> one line for `edgekit --help`; the command itself is `edgekit.cli.NAME:command`, imported when it is called.
 COMMANDS = {
@@ -30,6 +33,8 @@ COMMANDS = {
     "schema": "Print the JSON schema of a recipe, bundle or result.",
     "completion": "Print the tab-completion script for a shell.",
 }
+
+BROKEN_PIPE = 141  # what a shell shows of a program that SIGPIPE ended, as it ends others
 
 # Packages that a device does not need, and the extra that brings them.
 EXTRAS = {
@@ -91,51 +96,97 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line; the exit code is 0 done, 1 a gate did not pass, 2 bad input, 130 interrupted, 70 a bug."""
+    prepare_streams()
+    code = _run()
     try:
-        code = cli.main(standalone_mode=False)
-        sys.exit(code if isinstance(code, int) else 0)
+        sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads any more, which is nobody's error
+        abandon(sys.stdout)
+        code = code or BROKEN_PIPE
+    except OSError as error:
+        abandon(sys.stdout)
+        if code == 0:
+            code = 2
+            _tell(f"error: standard output: {error.strerror or error} (free some space, or write elsewhere)")
+    try:
+        sys.stderr.flush()
+    except OSError:
+        abandon(sys.stderr)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command, say what went wrong, and give the exit code."""
+    try:
+        prepare_home()
+        code = cli.main(prog_name="edgekit", standalone_mode=False)
+        code = code if isinstance(code, int) else 0
     except (KeyboardInterrupt, click.Abort):
-        if "RANK" not in os.environ:  # one of several processes: the one that started them says so
-            click.echo("interrupted", err=True)
-        sys.exit(130)
+        if os.environ.get("WORLD_SIZE", "1") == "1":  # else one of several processes: the one that started them says so
+            _tell("interrupted")
+        code = 130
     except click.ClickException as error:
         from edgekit.cli.usage import usage_error
 
         if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2's, for `edgekit` alone
             error.show()
         else:
-            click.echo(f"error: {usage_error(error)}", err=True)
-        sys.exit(2)
+            _tell(f"error: {usage_error(error)}")
+        code = 2
     except EdgekitError as error:
         _raise_in_debug()
         _after_the_first_process()
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _tell(f"error: {error}")
+        code = error.exit_code
+    except SystemExit as left:
+        # Click's way of saying that nobody reads any more.
+        code = BROKEN_PIPE if isinstance(sys.stdout, cast(type, PacifyFlushWrapper)) else int(left.code or 0)
     except OSError as error:
         _raise_in_debug()
-        where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error} (check permissions and free space)", err=True)
-        sys.exit(2)
+        where = f"{error.filename}: " if error.filename else "" if _takes_more(sys.stdout) else "standard output: "
+        _tell(f"error: {where}{error.strerror or error} (check permissions and free space)")
+        code = 2
     except Exception as error:
         _raise_in_debug()
-        package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-        if extra := EXTRAS.get(package):
-            click.echo(
-                f"error: {package} is not installed (install edgekit's wheel with the extra [{extra}])", err=True
-            )
-            sys.exit(2)
-        text = " ".join(str(error).split()) or "no message"
-        click.echo(
-            f"internal error: {type(error).__name__}: {text} (edgekit --debug … shows the traceback; please report it)",
-            err=True,
-        )
-        sys.exit(70)
+        code = _unexpected(error)
+    return code
+
+
+def _unexpected(error: Exception) -> int:
+    """A package that is missing, or a bug."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if extra := EXTRAS.get(package):
+        _tell(f"error: {package} is not installed (install edgekit's wheel with the extra [{extra}])")
+        return 2
+    _after_the_first_process()
+    text = one_line(str(error)) or "no message"
+    _tell(f"internal error: {type(error).__name__}: {text} (edgekit --debug … shows the traceback; please report it)")
+    return 70
+
+
+def _tell(line: str) -> None:
+    """On standard error, if that takes it."""
+    try:
+        echo(line, err=True)
+    except OSError:
+        abandon(sys.stderr)
+
+
+def _takes_more(stream: TextIO) -> bool:
+    """Whether a stream can still be written, tried with an empty line: a failed flush is forgotten by the next."""
+    try:
+        stream.write("\n")
+        stream.flush()
+    except OSError:
+        abandon(stream)
+        return False
+    return True
 
 
 def _after_the_first_process() -> None:
     """Of several processes that fail for one reason the first says so, and ends the others before they repeat it."""
     if os.environ.get("RANK", "0") != "0":
-        time.sleep(2)
+        time.sleep(10)  # the first needs a while to leave where a machine is busy
 
 
 def _raise_in_debug() -> None:

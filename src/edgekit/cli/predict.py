@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.shares import percent
+from edgekit.terminal import echo
 
 if TYPE_CHECKING:
     from edgekit.runtimes.predictor import Prediction, Predictor
     from edgekit.runtimes.sources import Frame
 
 _IN_LINES = "-"
-_BROKEN_PIPE = 141  # what a shell shows of a program that SIGPIPE ended, as it ends others
 
 
 @click.command(name="predict")
@@ -96,7 +96,7 @@ def command(
     opened = Bundle.open(bundle)
     predictor = Predictor(opened, variant, threads=threads, max_pixels=max_pixels or MAX_PIXELS)
     if predictor.variant.status != "verified":
-        click.echo(f"warning: {predictor.variant.id} is {predictor.variant.status}, not verified", err=True)
+        echo(f"warning: {predictor.variant.id} is {predictor.variant.status}, not verified", err=True)
     if embedding and not predictor.has_embedding:
         raise BundleError(
             f"{bundle}: {predictor.variant.id} gives no embedding",
@@ -104,20 +104,16 @@ def command(
         )
     job = _Job(predictor, top, threshold, batch, as_json, embedding, video)
     left_out: Counter[str] = Counter()
-    try:
-        if video is not None:
-            with Video(video) as frames:
-                job.run(frames, frames.count, ahead=not frames.is_live)
-        elif images == (Path("-"),):
-            job.run(listed(sys.stdin.buffer, left_out), None, ahead=False)
-        else:
-            files = image_files(images, left_out)
-            job.run(files, len(files), ahead=True)
-    except BrokenPipeError:  # nobody reads any more, which is nobody's error
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python says so when it flushes at the end
-        click.get_current_context().exit(_BROKEN_PIPE)
+    if video is not None:
+        with Video(video) as frames:
+            job.run(frames, frames.count, ahead=not frames.is_live)
+    elif images == (Path("-"),):
+        job.run(listed(sys.stdin.buffer, left_out), None, ahead=False)
+    else:
+        files = image_files(images, left_out)
+        job.run(files, len(files), ahead=True)
     for note in [*Walk(left_out).notes("the folders"), *predictor.notes("the input")]:
-        click.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
     if job.failed:
         click.get_current_context().exit(1)
 
@@ -173,7 +169,7 @@ class _Job:
             with bar as advance:
                 for line in self._lines(items, ahead):
                     if line is not None:
-                        click.echo(line)
+                        echo(line)
                     advance(1)
         except KeyboardInterrupt:
             self._finish(time.perf_counter() - began)
@@ -200,7 +196,7 @@ class _Job:
         for item, answer in answers:
             if isinstance(answer, DataError):
                 self.failed += 1
-                click.echo(f"error: {answer}", err=True)
+                echo(f"error: {answer}", err=True)
                 yield None
                 continue
             self.done += 1
@@ -241,7 +237,7 @@ class _Job:
         lost = f", {self.failed} could not be read" if self.failed else ""
         rate = f"{self.done / seconds:.1f} {what}/s" if seconds > 0 else "n/a"
         how = f"{self._predictor.variant.id}, batch {self._batch}, from file to class"
-        click.echo(f"{self.done} {what}{lost}, {seconds:.1f} s: {rate} ({how})", err=True)
+        echo(f"{self.done} {what}{lost}, {seconds:.1f} s: {rate} ({how})", err=True)
 
 
 def _write_embeddings(path: Path, kept: list[tuple[str, Any]]) -> None:

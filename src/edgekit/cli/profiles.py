@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.shares import percent
+from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
     from edgekit.bench.load import Load
@@ -58,7 +59,7 @@ def profile_variants(
     else:
         print_profiles(done, failed, left_out)
     if interrupted:
-        click.echo("interrupted; what was profiled until then is written", err=True)
+        echo("interrupted; what was profiled until then is written", err=True)
         click.get_current_context().exit(130)
     if failed and not done:
         raise failed[0][1]
@@ -74,27 +75,26 @@ def print_profiles(
     """For each profile the time by operator and by layer; then what failed and what was left out."""
     for profile, _ in done:
         per_run = f"{profile.layers_ms:.3f} ms in {len(profile.layers)} layers, a run without the profiler {profile.run_ms:.3f} ms"
-        click.echo(f"\n{profile.variant} (batch {profile.batch}): {per_run}")
-        click.echo(_rows("operator", [(row.operator, f"×{row.name}", row) for row in profile.by_operator()[:_SHOWN]]))
+        echo("", f"{profile.variant} (batch {profile.batch}): {per_run}")
+        _print_rows("operator", [(row.operator, f"×{row.name}", row) for row in profile.by_operator()[:_SHOWN]])
         slowest = sorted(profile.layers, key=lambda layer: -layer.ms)
-        click.echo(_rows("layer", [(layer.name, layer.operator, layer) for layer in slowest[:_SHOWN]]))
+        _print_rows("layer", [(layer.name, layer.operator, layer) for layer in slowest[:_SHOWN]])
         if len(slowest) > _SHOWN:
             rest = sum(layer.share for layer in slowest[_SHOWN:])
-            click.echo(f"  {len(slowest) - _SHOWN} other layers: {percent(rest)}")
+            echo(f"  {len(slowest) - _SHOWN} other layers: {percent(rest)}")
     for name, error in failed:
-        click.secho(f"{name}: failed: {error}", fg="red")
+        new_console().print(f"{name}: failed: {error}", style="red", soft_wrap=True, highlight=False)
     for variant, reason in left_out:
-        click.echo(f"{variant.id}: left out: {reason}")
+        echo(f"{variant.id}: left out: {reason}")
     if done:
-        click.echo(f"results: {done[0][1].parent}")
+        echo(f"results: {done[0][1].parent}")
 
 
-def _rows(title: str, rows: Sequence[tuple[str, str, LayerTime]]) -> str:
-    """A table as text: name, kind, milliseconds a run, share, and the share as a bar."""
-    from rich.console import Console
+def _print_rows(title: str, rows: Sequence[tuple[str, str, LayerTime]]) -> None:
+    """A table: name, kind, milliseconds a run, share, and the share as a bar."""
     from rich.table import Table
 
-    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console = new_console() if sys.stdout.isatty() else new_console(width=120)
     table = Table(box=None, padding=(0, 1, 0, 0))
     table.add_column(f"  {title}", overflow="ellipsis", no_wrap=True, max_width=44)
     table.add_column("", no_wrap=True)
@@ -103,9 +103,7 @@ def _rows(title: str, rows: Sequence[tuple[str, str, LayerTime]]) -> str:
     table.add_column("", no_wrap=True)
     for name, kind, row in rows:
         table.add_row(f"  {name}", kind, f"{row.ms:.4f}", percent(row.share), "█" * round(20 * row.share))
-    with console.capture() as text:
-        console.print(table, markup=False, highlight=False)
-    return text.get().rstrip("\n")
+    console.print(table, highlight=False)
 
 
 def _print_json(
@@ -128,4 +126,4 @@ def _print_json(
         "failed": [{"variant": name, "reason": str(error)} for name, error in failed],
         "left_out": [{"variant": variant.id, "reason": reason} for variant, reason in left_out],
     }
-    click.echo(json.dumps(content, indent=2))
+    echo_json(json.dumps(content, indent=2))

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from edgekit.terminal import echo, echo_json
+
 
 @click.command(name="report")
 @click.argument("run", type=click.Path(path_type=Path))
@@ -33,11 +35,11 @@ def command(run: Path, output: Path | None, open_it: bool, as_json: bool) -> Non
     written = write_report(run, output)
     facts = written.facts
     if as_json:
-        click.echo(json.dumps(summary(written), indent=2))
+        echo_json(json.dumps(summary(written), indent=2))
     else:
         for command_line in dict.fromkeys(gap.command for gap in facts.gaps):
             missing = "; ".join(gap.why for gap in facts.gaps if gap.command == command_line)
-            click.echo(f"not in the report: {missing}. Make it with `{command_line}`", err=True)
-        click.echo(str(written.path))
+            echo(f"not in the report: {missing}. Make it with `{command_line}`", err=True)
+        echo(str(written.path))
     if open_it and not webbrowser.open(written.path.resolve().as_uri()):
-        click.echo("no browser could be opened; open the file yourself", err=True)
+        echo("no browser could be opened; open the file yourself", err=True)

@@ -6,6 +6,8 @@ import json
 
 import click
 
+from edgekit.terminal import echo_json
+
 
 @click.command(name="schema")
 @click.argument("what", type=click.Choice(["recipe", "bundle", "result"]))
@@ -24,4 +26,4 @@ def command(what: str) -> None:
 
     models: dict[str, type[BaseModel]] = {"recipe": Recipe, "bundle": Manifest, "result": Result}
     model = models[what]
-    click.echo(json.dumps(model.model_json_schema(by_alias=True), indent=2))
+    echo_json(json.dumps(model.model_json_schema(by_alias=True), indent=2))

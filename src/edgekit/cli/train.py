@@ -13,6 +13,7 @@ import click
 from edgekit.cli import STAGES
 from edgekit.processors import tell_openmp
 from edgekit.shares import percent
+from edgekit.terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from edgekit.train.stages import Report
@@ -63,9 +64,10 @@ def command(
     loaded = load(recipe, [*overrides, *hardware])
     run = Run(folder or Path("runs") / loaded.name)
 
-    from edgekit.train.launch import launch, processes_are_running
+    from edgekit.train.launch import launch
+    from edgekit.train.processes import place
 
-    if loaded.hardware.devices > 1 and loaded.hardware.nodes == 1 and not processes_are_running():
+    if loaded.hardware.devices > 1 and loaded.hardware.nodes == 1 and place() is None:
         return launch(loaded.hardware.devices, sys.argv[1:])
 
     from edgekit.train.engine import Interrupted
@@ -80,30 +82,35 @@ def command(
                 "seconds": round(record.seconds, 1),
                 "metrics": record.metrics,
             }
-            click.echo(json.dumps(line))
+            echo_json(json.dumps(line))
         else:
-            click.echo(_line(report))
+            echo(*_lines(report))
 
     try:
         train(loaded, run, reuse=[Run.open(reuse)] if reuse else [], until=until, on_stage=say)
     except Interrupted:
-        click.echo(f"{run.path}: the same command goes on from the last checkpoint", err=True)
+        from edgekit.train.unfinished import after_interrupt
+
+        if os.environ.get("RANK", "0") == "0":
+            echo(f"{run.path}: {after_interrupt(run)}", err=True)
         raise KeyboardInterrupt from None
     if not as_json and until == STAGES[-1] and os.environ.get("RANK", "0") == "0":
-        click.echo(
-            f"\n{run.path} is complete. Next:\n  edgekit evaluate {run.path}\n  edgekit export {run.path}\n  edgekit report {run.path}"
+        echo(
+            "",
+            f"{run.path} is complete. Next:",
+            *(f"  edgekit {name} {run.path}" for name in ("evaluate", "export", "report")),
         )
     return 0
 
 
-def _line(report: Report) -> str:
-    metrics, seconds = report.record.metrics, report.record.seconds
+def _lines(report: Report) -> list[str]:
+    metrics, seconds, notes = report.record.metrics, report.record.seconds, list[str]()
     minutes, rest = divmod(round(seconds), 60)
     how = {"done": f"in {minutes}:{rest:02}", "skipped": "up to date", "copied": "copied"}[report.outcome]
     if report.stage == "data":
         counts = ", ".join(f"{name} {count}" for name, count in metrics["images"].items())
-        notes = "".join(f"\n           {note}" for note in metrics["notes"])
-        what = f"{counts}" + (f"; {metrics['skipped']} unreadable files skipped" if metrics["skipped"] else "") + notes
+        notes = [f"           {note}" for note in metrics["notes"]]
+        what = f"{counts}" + (f"; {metrics['skipped']} unreadable files skipped" if metrics["skipped"] else "")
     elif report.stage == "pretrain" and report.current:
         before = "starting" if "started_from" in metrics else "random"
         what = f"loss {metrics['loss']:.3f}, kNN {percent(metrics['knn'])} ({before} weights {percent(metrics[f'knn_{before}_weights'])})"
@@ -112,4 +119,4 @@ def _line(report: Report) -> str:
     else:
         name = {"finetune": "teacher", "distill": "student", "supervised": "student from scratch"}[report.stage]
         what = f"{name}: test accuracy {percent(metrics['test_top1'])}"
-    return f"{report.stage:<10} {how:<10} {what}"
+    return [f"{report.stage:<10} {how:<10} {what}", *notes]

@@ -10,6 +10,7 @@ import click
 
 from edgekit.processors import tell_openmp
 from edgekit.shares import percent
+from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
     from edgekit.result import Transfer, TransferSet
@@ -58,25 +59,23 @@ def command(
 
     def say(done: TransferSet) -> None:
         listed = ", ".join(f"{score.model} {percent(score.value)}" for score in done.scores)
-        click.echo(f"{done.name}: {listed}", err=True)
+        echo(f"{done.name}: {listed}", err=True)
 
     try:
         found = transfer(opened, folders, finetune=finetune, epochs=epochs, test=test, on_set=say)
     except Interrupted:
-        click.echo(f"{opened.path}: the same command goes on from what is complete", err=True)
+        echo(f"{opened.path}: the same command goes on from what is complete", err=True)
         raise KeyboardInterrupt from None
     result = Result.of(found, seed=recipe.seed)
     path = opened.path / "transfer" / "transfer.json"
     result.write(path)
     if as_json:
-        click.echo(result.model_dump_json(by_alias=True))
+        echo_json(result.model_dump_json(by_alias=True))
         return
     _print(found, path)
 
 
 def _print(found: Transfer, path: Path) -> None:
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     models = [s.model for s in found.sets[0].scores]
@@ -92,8 +91,8 @@ def _print(found: Transfer, path: Path) -> None:
     )
     for row in found.sets:
         values = ["n/a" if (value := row.value(m)) is None else percent(value) for m in models]
-        table.add_row(escape(row.name), str(row.classes), f"{row.train:,}", f"{row.test:,}", *values)
-    console = Console(highlight=False)
+        table.add_row(row.name, str(row.classes), f"{row.train:,}", f"{row.test:,}", *values)
+    console = new_console(highlight=False)
     console.print(table)
     protocols: dict[tuple[str, str], list[str]] = {}
     for row in found.sets:
@@ -101,5 +100,5 @@ def _print(found: Transfer, path: Path) -> None:
             protocols.setdefault((heads.get(score.model, score.model), score.protocol), []).append(row.name)
     for (model, protocol), names in protocols.items():
         of = "" if len(names) == len(found.sets) else f" ({', '.join(names)})"
-        console.print(f"{escape(model + of)}: {escape(protocol)}")
-    console.print(f"written to {escape(os.fspath(path))}")
+        console.print(f"{model + of}: {protocol}")
+    console.print(f"written to {os.fspath(path)}")

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import EdgekitError
 from edgekit.files import atomic_write, cache_folder, write_bytes
+from edgekit.foreign import Unreadable, read_json, understood
 
 _DAYS = 30  # an entry that nothing has read for so long is deleted when another is written
 
@@ -32,8 +33,8 @@ def load_json(kind: str, key: str) -> Any:
     """An entry, or None where there is none that is whole."""
     path = entry_folder(kind) / f"{key}.json"
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        content = read_json(path, None)
+    except Unreadable:
         return None
     _touch(path)
     return content
@@ -51,8 +52,9 @@ def load_images(key: str, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     """Decoded images of that shape, memory-mapped copy-on-write, or None where there is no such entry."""
     path = entry_folder("images") / f"{key}.npy"
     try:
-        images = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with understood(path, "a NumPy array"):
+            images = np.load(path, mmap_mode="c", allow_pickle=False)
+    except Unreadable:
         return None
     _touch(path)
     return np.asarray(images) if images.shape == shape and images.dtype == np.uint8 else None

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import DataError, near
+from edgekit.foreign import Unreadable, understood
 
 
 def shuffled(names: Sequence[str], digests: Sequence[str], purpose: str, seed: int) -> list[int]:
@@ -125,7 +126,7 @@ def read_label_file(
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str | None]]]:
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
+        with understood(path, "a CSV file in UTF-8"), open(path, encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
             columns = reader.fieldnames or []
             if "file" not in columns:
@@ -134,10 +135,12 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str | None]]]:
                     "the first line must be a header like file,class",
                 )
             return [(reader.line_num, row) for row in reader]
-    except FileNotFoundError as error:
+    except Unreadable as error:
+        if error.missing:
+            raise DataError(
+                f"data.labels: {path}: no such file",
+                "give a fraction (0.1), a count a class (20), or a CSV with the column `file`",
+            ) from error
         raise DataError(
-            f"data.labels: {path}: no such file",
-            "give a fraction (0.1), a count a class (20), or a CSV with the column `file`",
+            f"data.labels: {path}: cannot be read: {error.reason}", "it must be a CSV file in UTF-8"
         ) from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"data.labels: {path}: cannot be read: {error}", "it must be a CSV file in UTF-8") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -12,6 +11,7 @@ from edgekit.data.source import RangeNeeded, Source
 from edgekit.data.workers import in_order
 from edgekit.errors import DataError
 from edgekit.files import digest_of
+from edgekit.foreign import Unreadable, read_json
 from edgekit.image_files import bounded_decoding
 from edgekit.pixel_range import Extent, PixelRange, is_deep
 from edgekit.recipe import Data
@@ -110,20 +110,20 @@ def _recorded(run: Run, data: Data) -> Stated:
         return data.pixel_range
     try:
         return _parsed(_summary(run).get("pixel_range"))
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (Unreadable, ValueError, TypeError, AttributeError):
         return "auto"
 
 
 def _is_older(run: Run) -> bool:
     try:
         return "pixel_range" not in _summary(run)
-    except (OSError, ValueError, TypeError):
+    except (Unreadable, TypeError):
         return False
 
 
 def _summary(run: Run) -> Any:
     """What the data stage wrote about the images."""
-    return json.loads((run.stage_path("data") / "splits.json").read_bytes())
+    return read_json(run.stage_path("data") / "splits.json")
 
 
 def _parsed(content: Any) -> PixelRange | None:

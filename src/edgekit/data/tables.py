@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections import OrderedDict
@@ -19,6 +18,7 @@ from edgekit.data.images import Skipped
 from edgekit.data.source import Source, at, numbered
 from edgekit.data.workers import slow_progress
 from edgekit.errors import DataError, near
+from edgekit.foreign import Unreadable, parse_json, understood
 from edgekit.preprocess import open_image
 from edgekit.recipe import Data
 
@@ -91,7 +91,6 @@ class _Table:
     """One file: its columns, checked, and its labels."""
 
     def __init__(self, path: Path, name: str, data: Data, labelled: bool) -> None:
-        import pyarrow as pa
         import pyarrow.parquet as pq
 
         self.path = path
@@ -99,9 +98,11 @@ class _Table:
         self.image, self.label = data.image_column, data.label_column
         try:
             status = path.stat()
-            self.file = pq.ParquetFile(path)
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"{path}: is no readable Parquet table: {error}", "check the file") from error
+            with understood(path, "a readable Parquet table"):
+                self.file = pq.ParquetFile(path)
+        except (Unreadable, OSError) as error:
+            reason = error.reason if isinstance(error, Unreadable) else error.strerror
+            raise DataError(f"{path}: is no readable Parquet table: {reason}", "check the file") from error
         self.stamp = (os.fspath(path.resolve()), status.st_size, status.st_mtime_ns, self.image)
         self.rows = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
         self.schema = self.file.schema_arrow
@@ -138,9 +139,9 @@ class _Table:
     def _class_names(self) -> list[str] | None:
         """What Hugging Face's ClassLabel says, from the schema's metadata."""
         try:
-            features = json.loads((self.schema.metadata or {})[b"huggingface"])["info"]["features"]
-            names = features[self.label]["names"]
-        except (KeyError, TypeError, ValueError):
+            told = parse_json((self.schema.metadata or {})[b"huggingface"], self.path)
+            names = told["info"]["features"][self.label]["names"]
+        except (Unreadable, KeyError, TypeError):
             return None
         return [str(name) for name in names] if isinstance(names, list) and names else None
 

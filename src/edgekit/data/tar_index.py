@@ -7,7 +7,6 @@ without owning shards, and who may see which image is decided by content before 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tarfile
@@ -20,6 +19,7 @@ from edgekit.data.cache import load_json, save_json
 from edgekit.data.source import extensions
 from edgekit.errors import DataError
 from edgekit.files import digest_of
+from edgekit.foreign import Unreadable, parse_json
 from edgekit.walk import is_system
 
 _SCHEMA = 2
@@ -205,9 +205,9 @@ def _label(sample: list[_Member], stream: BinaryIO, label_key: str) -> Label:
     if member.extension == "cls":
         return _number_or_name(content.decode().strip())
     try:
-        fields = json.loads(content)
-    except ValueError as error:
-        raise ValueError(f"its .json cannot be read: {error}") from error
+        fields = parse_json(content, "its .json", None)
+    except Unreadable as error:
+        raise ValueError(f"its .json cannot be read: {error.reason}") from error
     if not isinstance(fields, dict) or label_key not in fields:
         raise ValueError(f"its .json has no key {label_key}")
     return _number_or_name(fields[label_key])

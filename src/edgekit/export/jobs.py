@@ -11,7 +11,6 @@ import multiprocessing
 import pickle
 import queue
 import signal
-import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -35,6 +34,7 @@ from edgekit.export.staging import Staging
 from edgekit.export.targets import make
 from edgekit.export.verify import Reference
 from edgekit.processors import usable_cpus
+from edgekit.terminal import echo
 
 _TICK_SECONDS = 0.2
 
@@ -79,7 +79,7 @@ def _pickled(sources: Sources) -> bytes | None:
     try:
         return pickle.dumps(sources.model)
     except (pickle.PicklingError, AttributeError, TypeError):
-        print("this network cannot be handed to other processes: its variants are made one by one", file=sys.stderr)
+        echo("this network cannot be handed to other processes: its variants are made one by one", err=True)
         return None
 
 

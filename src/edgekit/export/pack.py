@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import glob
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import MANIFEST, Bundle, BundleFile, Variant
+from edgekit.bundle import MANIFEST, Bundle, BundleFile, Variant, read_manifest
 from edgekit.errors import BundleError, ExportError
 from edgekit.files import atomic_write
+from edgekit.temporary import debris, temporary_folder
 
 GOLDEN_FILE = "golden.npz"
 _EXCHANGE = 2  # RENAME_EXCHANGE of renameat2(2)
@@ -25,22 +26,21 @@ _HERE = -100  # AT_FDCWD
 
 
 def existing(output: Path) -> Bundle | None:
-    """The bundle that is in a folder now; None where there is none, or it is damaged.
+    """The bundle that is in a folder now; None where there is none, or a file of it is damaged.
 
     Raises:
-        ExportError: the folder holds something else, which an export must not overwrite.
+        ExportError: the folder holds something else, or a record that cannot be read: an export must not overwrite what it does not
+            know.
     """
     if not output.exists():
         return None
     if not output.is_dir():
         raise ExportError(f"{output}: is a file, not a folder for a bundle", "give another --output")
-    if not (output / MANIFEST).is_file():
-        if any(output.iterdir()):
-            raise ExportError(f"{output}: holds other files and no bundle", "give another --output, or an empty folder")
+    if _listed(output) is None:
         return None
     try:
         return Bundle.open(output)
-    except BundleError:
+    except BundleError:  # its record says which files are edgekit's, so they can be replaced
         return None
 
 
@@ -48,32 +48,109 @@ def existing(output: Path) -> Bundle | None:
 def replaced(output: Path) -> Iterator[Path]:
     """An empty folder beside `output`; when the block ends well it takes `output`'s place, else it is deleted.
 
-    Files in `output` that are no part of the old bundle stay in it.
+    Files in `output` that are no part of the old bundle stay in it. What killed exports left beside it is put in order first.
 
     Raises:
-        ExportError: the folder cannot be written.
+        ExportError: the folder cannot be written, or holds files of somebody else's that would be lost.
     """
+    output = Path(os.path.realpath(output))  # a link stays one
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".tmp", dir=output.parent))
+        _recover(output)
+        lock, folder = temporary_folder(output.parent, f".{output.name}")
         folder.chmod(0o777 & ~_umask())
     except OSError as error:
         raise _unwritable(output, error) from error
+    old = False
     try:
         yield folder
         _sync(folder)
-        if output.exists():
-            foreign = _foreign(output)
-            _exchange(folder, output)  # now `folder` is the old bundle
-            for name in foreign:
-                if not (output / name).exists():
-                    os.replace(folder / name, output / name)
-        else:
+        if not output.exists():
             os.rename(folder, output)
+            return
+        foreign = foreign_files(output, _listed(output) or set())
+        if taken := [path for path in foreign if (folder / path).exists()]:
+            raise ExportError(
+                f"{output}: holds {', '.join(map(str, taken[:3]))}, which edgekit did not write and the bundle would overwrite",
+                "move that elsewhere, or give another --output",
+            )
+        _exchange(folder, output)
+        old = True  # from now on `folder` is the old bundle, with the user's files in it
+        _move(foreign, folder, output)
+        old = False
     except OSError as error:
-        raise _unwritable(output, error) from error
+        where = f"; files of yours are in {folder}" if old else ""
+        raise _unwritable(output, error, where) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not old:
+            shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def foreign_files(folder: Path, listed: set[str]) -> list[Path]:
+    """Paths, relative to a bundle's folder, of what is no part of it: files, and whole folders that hold none of its files."""
+    folders = {parent for path in listed for parent in PurePosixPath(path).parents}
+    found: list[Path] = []
+    waiting = [Path()]
+    while waiting:
+        for entry in sorted((folder / waiting.pop()).iterdir()):
+            path = entry.relative_to(folder)
+            if entry.is_dir() and not entry.is_symlink() and PurePosixPath(path) in folders:
+                waiting.append(path)
+            elif path.as_posix() not in listed:
+                found.append(path)
+    return found
+
+
+def _listed(output: Path) -> set[str] | None:
+    """The files that the record in a folder says are edgekit's; None where the folder is empty.
+
+    Raises:
+        ExportError: it is not, and there is no record of ours that can be read.
+    """
+    if not any(output.iterdir()):
+        return None
+    if not os.path.lexists(output / MANIFEST):
+        raise ExportError(f"{output}: holds other files and no bundle", "give another --output, or an empty folder")
+    try:
+        return {MANIFEST, *(file.path for file in read_manifest(output).files)}
+    except BundleError as error:
+        raise ExportError(
+            f"{output}: holds files, and a {MANIFEST} that does not say which are edgekit's: {error.message}",
+            "give another --output, or delete it yourself",
+        ) from error
+
+
+def _move(paths: list[Path], source: Path, target: Path) -> None:
+    for path in paths:
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / path, target / path)
+
+
+def _recover(output: Path) -> None:
+    """Put in order what a killed export left: the old bundle back in its place where it had just been moved aside, the user's files
+    back into it where they had not been yet, and the rest away."""
+    for aside in output.parent.glob(f".{glob.escape(output.name)}.????????.tmp.old"):
+        if not output.exists():
+            os.rename(aside, output)
+        else:
+            _rescue(aside, output)
+    for folder in debris(output.parent, output.name):
+        if folder.is_dir() and not folder.is_symlink():
+            _rescue(folder, output)
+
+
+def _rescue(folder: Path, output: Path) -> None:
+    """Remove a bundle's folder that lies beside `output`, after what is not of the bundle was moved there."""
+    if (folder / MANIFEST).exists():  # without it, it never was in `output`'s place
+        try:
+            foreign = foreign_files(folder, _listed(folder) or set())
+        except ExportError:
+            return
+        if any((output / path).exists() for path in foreign):
+            return
+        _move(foreign, folder, output)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_golden(folder: Path, images: NDArray[np.uint8], outputs: dict[str, NDArray[np.float32]]) -> BundleFile:
@@ -110,18 +187,6 @@ def zipped(bundle: Bundle, archive: Path) -> None:
             content.writestr(entry, (bundle.path / path).read_bytes())
 
 
-def _foreign(output: Path) -> list[str]:
-    """Names in a bundle's folder that are no part of the bundle."""
-    if not (output / MANIFEST).is_file():
-        return []
-    try:
-        manifest = Bundle.open(output).manifest
-    except BundleError:  # damaged: what belonged to it cannot be told
-        return []
-    listed = {MANIFEST, manifest.golden.path, *(f.path for v in manifest.variants for f in v.files)}
-    return [entry.name for entry in output.iterdir() if entry.name not in listed]
-
-
 def _exchange(a: Path, b: Path) -> None:
     """Swap two folders, in one step where the system can (Linux), else in three renames."""
     try:
@@ -149,10 +214,10 @@ def _sync(folder: Path) -> None:
             os.close(handle)
 
 
-def _unwritable(output: Path, error: OSError) -> ExportError:
+def _unwritable(output: Path, error: OSError, also: str = "") -> ExportError:
     full = error.errno == errno.ENOSPC
     return ExportError(
-        f"{output}: cannot be written: {error.strerror or error}",
+        f"{output}: cannot be written: {error.strerror or error}{also}",
         "free some space" if full else "check the folder's permissions, or give another --output",
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,8 @@ from edgekit.machine import cpu_features, installed_packages, this_machine
 from edgekit.preprocess import Preprocessing
 from edgekit.result import now
 from edgekit.runtimes.session import EMBEDDING, OUTPUT
+from edgekit.temporary import scratch_folder
+from edgekit.terminal import echo
 
 
 def export_classifier(
@@ -102,7 +103,7 @@ def export_classifier(
     if any(split(id_)[1] == "int8" for id_ in wanted):
         judged.require_enough(few_images)
     size = preprocessing.image_size
-    with staged(output) as staging, tempfile.TemporaryDirectory(prefix="edgekit-export-") as scratch:
+    with staged(output) as staging, scratch_folder("export") as scratch:
         old = pack.existing(output)
         float_onnx = Path(scratch) / "model.onnx"
         if isinstance(model, Path):
@@ -246,7 +247,7 @@ def _finished(
         if variant is not None and not cut_short(variant.quantization, minutes)
     }
     if finished:
-        print(f"goes on after an interrupted export: {', '.join(finished)} made already", file=sys.stderr)
+        echo(f"goes on after an interrupted export: {', '.join(finished)} made already", err=True)
     return finished
 
 

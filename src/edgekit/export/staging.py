@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import shutil
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +28,7 @@ from edgekit.bundle import Variant
 from edgekit.errors import ExportError
 from edgekit.export.pack import link_or_copy
 from edgekit.files import atomic_write, sha256, write_json
+from edgekit.foreign import Unreadable, read_json, read_npz
 
 _INPUTS, _LOCK, _RECORD, _REFERENCE, _VARIANTS = "inputs.json", "lock", "record.json", "reference.npz", "variants"
 
@@ -51,8 +50,8 @@ class Staging:
             inputs: the digest of what every variant of this export depends on.
         """
         try:
-            same = json.loads((self.path / _INPUTS).read_bytes()) == inputs
-        except (OSError, ValueError):
+            same = read_json(self.path / _INPUTS, str) == inputs
+        except Unreadable:
             same = False
         if not same:
             for entry in self.path.iterdir():
@@ -85,12 +84,12 @@ class Staging:
     def finished(self, id_: str, key: str) -> Variant | None:
         """A finished variant that was made from the same and whose files are as they were; None where there is none."""
         try:
-            record = json.loads(self._record(id_).read_bytes())
+            record = read_json(self._record(id_))
             variant = Variant.model_validate(record["variant"])
             same = record["key"] == key and variant.id == id_
             folder = self._record(id_).parent
             return variant if same and all(sha256(folder / f.path) == f.sha256 for f in variant.files) else None
-        except (OSError, ValueError, KeyError, TypeError, ValidationError):
+        except (Unreadable, OSError, KeyError, ValidationError):
             return None
 
     def place(self, variant: Variant, folder: Path) -> None:
@@ -101,9 +100,8 @@ class Staging:
     def arrays(self) -> dict[str, NDArray[np.float32]] | None:
         """What the trained model says, as `keep_arrays` left it; None where nothing is kept or it cannot be read."""
         try:
-            with np.load(self.path / _REFERENCE, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            return read_npz(self.path / _REFERENCE)
+        except Unreadable:
             return None
 
     def keep_arrays(self, arrays: dict[str, NDArray[np.float32]]) -> None:

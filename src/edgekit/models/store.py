@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-import safetensors
 import safetensors.torch
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 from torch import Tensor, nn
 
-from edgekit.errors import RunError
+from edgekit.errors import RunError, shortened
 from edgekit.files import write_bytes, write_json
+from edgekit.foreign import Unreadable, read_json, understood
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.models.heads import ProjectionHead
 from edgekit.recipe import Architecture
 
+_Width = Annotated[int, Field(ge=1, le=1 << 16)]
 FILES = ["model.json", "model.safetensors"]
 
 
@@ -33,14 +35,46 @@ def save_classifier(folder: Path, model: Classifier) -> list[str]:
     return _save(folder, spec, model)
 
 
+class _Head(BaseModel):
+    hidden: _Width
+    output: _Width
+    layers: int = Field(ge=1, le=64)
+    normalise_output: bool = False
+
+
+class _Described(BaseModel):
+    """What `model.json` says, within the bounds of what can be built: a foreign one may ask for any amount of memory."""
+
+    architecture: Architecture
+    image_size: int = Field(ge=4, le=4096)
+
+    @field_validator("architecture")
+    @classmethod
+    def _weights_are_beside(cls, architecture: Architecture) -> Architecture:
+        return architecture.model_copy(update={"weights": None})  # a foreign description opens no other file
+
+
+class _Classifier(_Described):
+    classes: list[str] = Field(min_length=1, max_length=1 << 20)
+    kept_widths: list[_Width] = Field(max_length=64)
+
+
+class _Pretrained(_Described):
+    head: _Head
+
+
+_Spec = TypeVar("_Spec", _Classifier, _Pretrained)
+
+
 def load_classifier(folder: Path) -> Classifier:
     """Read a classifier in evaluation mode.
 
     Raises:
         RunError: a file is missing, damaged, or holds other weights than the model has.
     """
-    spec = _spec(folder, "classifier")
-    model = Classifier.build(spec["architecture"], spec["image_size"], spec["classes"], spec["kept_widths"])
+    spec = _spec(folder, _Classifier)
+    with _building(folder):
+        model = Classifier.build(spec.architecture, spec.image_size, spec.classes, spec.kept_widths)
     _load(folder, model)
     return model.eval()
 
@@ -84,11 +118,11 @@ def load_pretrained(folder: Path) -> Pretrained:
     Raises:
         RunError: a file is missing, damaged, or holds other weights than the model has.
     """
-    spec = _spec(folder, "pretrained")
-    encoder = build_encoder(spec["architecture"], spec["image_size"])
-    model = Pretrained(
-        spec["architecture"], spec["image_size"], encoder, ProjectionHead(encoder.feature_dim, **spec["head"])
-    )
+    spec = _spec(folder, _Pretrained)
+    with _building(folder):
+        encoder = build_encoder(spec.architecture, spec.image_size)
+        head = ProjectionHead(encoder.feature_dim, **spec.head.model_dump())
+        model = Pretrained(spec.architecture, spec.image_size, encoder, head)
     _load(folder, model)
     return model.eval()
 
@@ -101,28 +135,45 @@ def _save(folder: Path, spec: dict[str, Any], model: nn.Module) -> list[str]:
     return list(FILES)
 
 
-def _spec(folder: Path, kind: str) -> dict[str, Any]:
+def _spec(folder: Path, kind: type[_Spec]) -> _Spec:
     path = folder / FILES[0]
     try:
-        spec = json.loads(path.read_bytes())
-        if spec["kind"] != kind:
-            raise RunError(f"{path}: holds a {spec['kind']}, not a {kind}")
-        return {**spec, "architecture": Architecture.model_validate(spec["architecture"])}
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}", "train the stage again") from error
-    except (ValueError, KeyError, TypeError, ValidationError) as error:
-        raise RunError(f"{path}: damaged", f"delete {folder} to train the stage again") from error
+        spec = read_json(path)
+        wanted = kind.__name__.strip("_").lower()
+        if spec.get("kind") != wanted:
+            raise RunError(f"{path}: holds a {shortened(str(spec.get('kind')))}, not a {wanted}")
+        return kind.model_validate(spec)
+    except Unreadable as error:
+        raise _unreadable(path, error, "damaged") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise RunError(
+            f"{path}: damaged: {where}: {first['msg']}", f"delete {folder} to train the stage again"
+        ) from error
+
+
+@contextmanager
+def _building(folder: Path) -> Iterator[None]:
+    """Build in this block what a description asks for; edgekit's own errors say more and pass."""
+    try:
+        with understood(folder / FILES[0], "a description of a network that can be built"):
+            yield
+    except Unreadable as error:
+        raise RunError(error.message, f"delete {folder} to train the stage again") from error
 
 
 def _load(folder: Path, model: nn.Module) -> None:
     path = folder / FILES[1]
     try:
-        weights = safetensors.torch.load(path.read_bytes())
-        model.load_state_dict(weights, strict=True)
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read: {error.strerror}", "train the stage again") from error
-    except (safetensors.SafetensorError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RunError(
-            f"{path}: damaged, or not the weights of this model: {reason}", f"delete {folder} to train the stage again"
-        ) from error
+        with understood(path, "of this model"):
+            model.load_state_dict(safetensors.torch.load(path.read_bytes()), strict=True)
+    except Unreadable as error:
+        raise _unreadable(path, error, "damaged, or not the weights of this model") from error
+
+
+def _unreadable(path: Path, error: Unreadable, what: str) -> RunError:
+    if isinstance(error.__cause__, OSError):
+        return RunError(f"{path}: cannot be read: {error.__cause__.strerror}", "train the stage again")
+    reason = error.reason.removeprefix("not of this model: ")
+    return RunError(f"{path}: {what}: {reason}", f"delete {path.parent} to train the stage again")

@@ -20,7 +20,8 @@ from edgekit.recipe.parts import (
     TeacherSource,
     Transformation,
 )  # fmt: skip
-from edgekit.recipe.reading import dump, load, parse, read_yaml
+from edgekit.recipe.plain_yaml import read_yaml
+from edgekit.recipe.reading import dump, load, parse
 from edgekit.recipe.whole import Recipe
 
 __all__ = [

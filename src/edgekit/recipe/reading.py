@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from edgekit.errors import RecipeError
+from edgekit.errors import RecipeError, shortened
 from edgekit.recipe.methods import METHODS
 from edgekit.recipe.parts import default_test
+from edgekit.recipe.plain_yaml import MOST_BYTES, Dumper, read_yaml
 from edgekit.recipe.whole import Recipe
 from edgekit.validation import problems
 
@@ -30,16 +31,18 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        content = read_yaml(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as stream:
+            text = stream.read(MOST_BYTES + 1)  # no more: it may be a device without an end
+        if len(text) > MOST_BYTES:
+            raise RecipeError(f"{path}: not a recipe: more than {MOST_BYTES:,} bytes", "give a file of YAML")
+        content = read_yaml(text.decode())
     except FileNotFoundError as error:
         raise RecipeError(f"{path}: no such recipe", "write one with `edgekit init FOLDER > recipe.yaml`") from error
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"{path}: cannot be read: {reason}", "a recipe is a text file in UTF-8") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise RecipeError(f"{path}: not valid YAML{where}: {getattr(error, 'problem', error)}") from error
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error.message.removeprefix(f'{path}: ')}", error.hint) from error
     if content is None:
         content = {}
     if not isinstance(content, dict):
@@ -47,15 +50,6 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply(content, override)
     return parse(content, where=str(path))
-
-
-def read_yaml(text: str) -> Any:
-    """The content of a recipe's text, not validated.
-
-    Raises:
-        yaml.YAMLError: it is not YAML, or a key stands twice.
-    """
-    return yaml.load(text, _Loader)
 
 
 def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
@@ -84,29 +78,11 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
 def dump(recipe: Recipe) -> str:
     """The whole recipe, defaults included, as YAML."""
     content = recipe.model_dump(mode="json", by_alias=True)
-    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as people expect it: `1e-3` is a number (YAML 1.2; PyYAML's 1.1 takes it for text), and no key stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in keys:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} stands twice", key.start_mark)
-            keys.add(key.value if isinstance(key, yaml.ScalarNode) else "")
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads."""
-
-
+_DEEPEST_KEY = 16
 _OF_ANY_WIDTH = re.compile(r"resnet\d+")  # `models.resnet.RESNETS`, which importing would load torch
-_EXPONENT = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$")
-for _yaml in (_Loader, _Dumper):
-    _yaml.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 def _merged(defaults: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]:
@@ -142,17 +118,20 @@ def _keep_what_there_is(merged: dict[str, Any], content: dict[str, Any]) -> None
 
 def _apply(content: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
+    told = f"--set {shortened(override)}"
     if not separator or not key.strip():
-        raise RecipeError(f"--set {override}: not of the form key.path=value", "for instance --set pretrain.epochs=20")
+        raise RecipeError(f"{told}: not of the form key.path=value", "for instance --set pretrain.epochs=20")
     try:
         value = read_yaml(text)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override}: the value is not valid YAML") from error
+    except RecipeError as error:
+        raise RecipeError(f"{told}: the value is {error.message}") from error
     *parents, last = key.strip().split(".")
+    if len(parents) > _DEEPEST_KEY:
+        raise RecipeError(f"{told}: no key of a recipe has so many parts", "for instance --set pretrain.epochs=20")
     node = content
     for i, name in enumerate(parents):
         child = node[name] = {} if node.get(name) is None else node[name]
         if not isinstance(child, dict):
-            raise RecipeError(f"--set {override}: {'.'.join(parents[: i + 1])} is a value, not a group of keys")
+            raise RecipeError(f"{told}: {'.'.join(parents[: i + 1])} is a value, not a group of keys")
         node = child
     node[last] = value

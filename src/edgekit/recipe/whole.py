@@ -14,7 +14,9 @@ class Recipe(Part):
     """What to train, from the images to the student."""
 
     recipe_schema: Literal[1] = Field(1, alias="schema", description="version of this format")
-    name: str = Field("digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run folder is runs/NAME")
+    name: str = Field(
+        "digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200, description="the run folder is runs/NAME"
+    )
     seed: int = Field(0, ge=0, description="of weights, batches and augmentation")
     data: Data = Data()
     pretrain: Pretrain = SimCLR()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 import shlex
 from dataclasses import dataclass, field
@@ -11,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.bundle import Bundle
-from edgekit.errors import EdgekitError, RunError
+from edgekit.errors import EdgekitError
+from edgekit.foreign import Unreadable, read_json, understood
 from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, Latency, Profile, Result
 from edgekit.run import STAGES, Run, StageRecord
@@ -203,9 +203,9 @@ def _read_latencies(run: Run, facts: Facts) -> None:
 
 def _read_history(path: Path) -> History | None:
     try:
-        with open(path, encoding="utf-8", newline="") as stream:
+        with understood(path, "a history of training"), open(path, encoding="utf-8", newline="") as stream:
             rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error):
+    except Unreadable:
         return None
     epochs = [_number(row.get("epoch")) for row in rows]
     if not rows or any(epoch is None for epoch in epochs):
@@ -227,8 +227,8 @@ def _number(text: str | None) -> float | None:
 
 
 def _read_data(folder: Path) -> Data:
-    try:
-        content: dict[str, Any] = json.loads((folder / "splits.json").read_bytes())
+    with understood(folder / "splits.json", "what the data stage writes"):
+        content: dict[str, Any] = read_json(folder / "splits.json")
         sets = {
             name: ImageCounts(int(content[name]["images"]), dict(content[name].get("per_class") or {}))
             for name in ("pool", "labels", "probe", "test")
@@ -236,5 +236,3 @@ def _read_data(folder: Path) -> Data:
         with open(folder / "skipped.csv", encoding="utf-8", errors="replace", newline="") as stream:
             skipped = [(row["file"], row["reason"]) for row in csv.DictReader(stream)]
         return Data([str(c) for c in content["classes"]], sets, [str(n) for n in content["notes"]], skipped)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        raise RunError(f"{folder}: splits.json or skipped.csv cannot be understood ({type(error).__name__})") from error

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from edgekit import __version__
 from edgekit.errors import RuntimeMissing
 from edgekit.files import write_text
+from edgekit.foreign import Unreadable, read_bytes, understood
 from edgekit.report import format as show
 from edgekit.report.facts import Facts, collect
 from edgekit.report.headline import Headline, headline
@@ -22,6 +23,7 @@ from edgekit.result import now
 if TYPE_CHECKING:
     import jinja2
 
+_MOST_BYTES = 64 << 20
 _VIEWS_BYTES = 500_000  # the page stays small: a larger grid is encoded again
 
 
@@ -135,8 +137,8 @@ def _embedded(path: Path) -> Picture | None:
     from PIL import Image
 
     try:
-        content, kind = path.read_bytes(), "png"
-        with Image.open(io.BytesIO(content)) as image:
+        content, kind = read_bytes(path, _MOST_BYTES), "png"
+        with understood(path, "an image"), Image.open(io.BytesIO(content)) as image:
             width, height = image.size
             if len(content) > _VIEWS_BYTES:
                 smaller = image.convert("RGB")
@@ -144,6 +146,6 @@ def _embedded(path: Path) -> Picture | None:
                 stream = io.BytesIO()
                 smaller.save(stream, "JPEG", quality=82)
                 content, kind = stream.getvalue(), "jpeg"
-    except (OSError, ValueError):
+    except Unreadable:
         return None
     return Picture(f"data:image/{kind};base64,{base64.b64encode(content).decode()}", width, height, width < 900)

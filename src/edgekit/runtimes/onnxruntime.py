@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +26,7 @@ from edgekit.runtimes.session import (
     wrong_images,
 )
 from edgekit.runtimes.streams import Streams, ThreadStreams
+from edgekit.temporary import scratch_folder
 
 # Whether idle threads of the pool spin while they wait. On by default, which is the lowest latency for one session; where
 # several sessions live in one process on few cores, spinning inflates each by 2 to 5 times: set it to "0" there.
@@ -130,7 +130,7 @@ class OnnxRuntimeSession:
         profiler counts no finer.
         """
         model, threads, settings = self._opened
-        with tempfile.TemporaryDirectory(prefix="edgekit-profile-") as folder:
+        with scratch_folder("profile") as folder:
             profiled = OnnxRuntimeSession(model, threads, settings, profile=Path(folder, "ort"))
             for _ in range(warmup + runs):
                 profiled.run(images)

@@ -9,7 +9,6 @@ and copied.
 from __future__ import annotations
 
 import itertools
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, get_args
 from edgekit.data.splits import Splits, load_splits
 from edgekit.errors import DataError, RecipeError, RunError
 from edgekit.files import digest_of, write_json
+from edgekit.foreign import Unreadable, read_json
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Data, Recipe, Transformation, load
 from edgekit.result import Ablation, Axis, Cell, Score
@@ -283,7 +283,7 @@ class _Scored:
 def _kept(run: Run, key: str) -> list[Score]:
     """The scores that an earlier command has measured of the same encoder on the same images."""
     try:
-        content = json.loads((run.path / _SCORES).read_bytes())
+        content = read_json(run.path / _SCORES)
         return [Score.model_validate(s) for s in content["scores"]] if content["of"] == key else []
-    except (OSError, ValueError, KeyError, TypeError):
+    except (Unreadable, ValueError, KeyError, TypeError):
         return []

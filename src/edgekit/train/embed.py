@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from edgekit.data.ranges import of_run
 from edgekit.data.sources import DIGITS, Source, open_pool
 from edgekit.data.splits import load_splits
 from edgekit.errors import DataError
+from edgekit.foreign import Unreadable, read_json
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder
 from edgekit.models.store import load_classifier, load_pretrained
@@ -281,8 +281,8 @@ def _classes(run: Run, model: Model) -> int:
     if model.classes:
         return len(model.classes)
     try:
-        return len(json.loads((run.stage_path("data") / "splits.json").read_bytes())["classes"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return len(read_json(run.stage_path("data") / "splits.json")["classes"])
+    except (Unreadable, KeyError, TypeError):
         return _MAX_CLUSTERS
 
 

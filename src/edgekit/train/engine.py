@@ -13,7 +13,6 @@ import logging
 import math
 import pickle
 import signal
-import sys
 import time
 import warnings
 import zipfile
@@ -34,11 +33,13 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.utils.data import DataLoader
 
-from edgekit.errors import EdgekitError, RunError
+from edgekit.errors import EdgekitError, RunError, quoted
 from edgekit.files import write_bytes, write_text
+from edgekit.foreign import Unreadable, understood
 from edgekit.models.encoders import Encoder
 from edgekit.progress import Advance, progress
 from edgekit.recipe import Hardware, Optimizer
+from edgekit.terminal import echo
 from edgekit.train.collapse import verdict
 from edgekit.train.devices import device_for, full_float32, uses_cuda
 from edgekit.train.distributed import broadcast, rank, synchronise_batchnorm, world_size
@@ -118,7 +119,7 @@ def fit(
     module = _Stage(task, optimizer, batches, total, seed_for(seed, stage, "steps"))
     checkpoint = folder / CHECKPOINT
     resume = checkpoint if checkpoint.exists() else None
-    done = _steps_done(checkpoint) if resume else 0
+    done = _steps_done(checkpoint, module) if resume else 0
     history = _History(folder, stage, batches.steps, epochs, hardware.checkpoint_seconds)
     if observe is not None and observe_every:
         history.observe, history.observe_every = observe, observe_every
@@ -144,7 +145,7 @@ def fit(
         benchmark=on_gpu,
     )
     if resume and rank() == 0:
-        print(f"{stage}: goes on from step {done} of {total} (epoch {done // batches.steps + 1})", file=sys.stderr)
+        echo(f"{stage}: goes on from step {done} of {total} (epoch {done // batches.steps + 1})", err=True)
     with _signals(), full_float32(), _bar(stage, total, done) as advance:
         history.advance = advance
         try:
@@ -291,7 +292,7 @@ class _History(Callback):
         if "collapse_std" in values and not self.warned and epoch > 1:
             warning = verdict(values["collapse_std"], values["effective_rank"])
             if warning:
-                print(f"{self.stage}: warning: {warning}", file=sys.stderr)
+                echo(f"{self.stage}: warning: {warning}", err=True)
                 self.warned = True
 
     def _time_to_save(self, step: int) -> bool:
@@ -334,20 +335,65 @@ def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
         RunError: it is damaged.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # CRC-32 of every record
-        if damaged is not None:
-            raise ValueError(f"its record {damaged} has another checksum")
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except (zipfile.BadZipFile, pickle.UnpicklingError, ValueError, RuntimeError, EOFError, OSError, KeyError) as error:
+        with understood(path, "a checkpoint of edgekit's"):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # CRC-32 of every record
+            if damaged is not None:
+                raise ValueError(f"its record {damaged} has another checksum")
+            return _checked(torch.load(path, map_location=map_location, weights_only=True))
+    except Unreadable as error:
+        # PyTorch's own reason advises to load without the restriction, which runs whatever code is in the file.
+        reason = "it holds more than weights" if isinstance(error.__cause__, pickle.UnpicklingError) else error.reason
         raise RunError(
-            f"{path}: damaged checkpoint: {error}",
+            f"{path}: damaged checkpoint: {reason}",
             f"delete it to train the stage {path.parent.name} again from its start",
         ) from error
 
 
-def _steps_done(path: Path) -> int:
-    return int(read_checkpoint(path, "cpu")["global_step"])
+# What Lightning goes on from.
+_KEPT = {
+    "state_dict": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "callbacks": dict,
+    "epoch": int,
+}
+
+
+def _checked(content: Any) -> dict[str, Any]:
+    """What a checkpoint of ours holds, as far as we rely on it; Lightning checks the weights' names and shapes."""
+    if not isinstance(content, dict):
+        raise ValueError("it holds no mapping")
+    for name, kind in _KEPT.items():
+        if not isinstance(content.get(name), kind):
+            raise ValueError(f"it holds no {name}")
+    step = content.get("global_step")
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0:
+        raise ValueError(f"its global_step is {quoted(step)}")
+    return content
+
+
+def _steps_done(path: Path, module: nn.Module) -> int:
+    """The steps that a checkpoint stands for, after a look at whether it is one of this training.
+
+    Raises:
+        RunError: it is damaged, or of another network.
+    """
+    content, own = read_checkpoint(path, "cpu"), module.state_dict()
+    its = content["state_dict"]
+    different = [name for name in {**own, **its} if _shape(own, name) != _shape(its, name)]
+    if different:
+        raise RunError(
+            f"{path}: holds other weights than this training has: {', '.join(different[:3])}",
+            f"delete it to train the stage {path.parent.name} again from its start",
+        )
+    return int(content["global_step"])
+
+
+def _shape(state: dict[str, Any], name: str) -> Any:
+    """Of a tensor; what is no tensor has none, and what is not there is None."""
+    return tuple(getattr(state[name], "shape", ())) if name in state else None
 
 
 def _csv(rows: list[dict[str, float]]) -> str:

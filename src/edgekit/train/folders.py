@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +16,17 @@ from edgekit.files import digest_of
 from edgekit.machine import installed_packages
 from edgekit.result import now
 from edgekit.run import STAGES, Run, StageRecord
+from edgekit.temporary import remove_debris, temporary_folder
 from edgekit.train.engine import CHECKPOINT, EARLIER_SECONDS
 from edgekit.train.unfinished import STARTED, read_started, refuse_changed, write_started
 
 _RECORD = "stage.json"
 _LOCK = ".lock"
+# Whatever a stage writes before its record.
+_WRITTEN = {
+    STARTED, CHECKPOINT, "history.csv", "tensorboard", "views.png", "model.json", "model.safetensors", "labels.csv", "probe.csv",
+    "test.csv", "skipped.csv", "splits.json",
+}  # fmt: skip
 
 # Makes a stage in a folder; gives the names of its files and its metrics.
 Make = Callable[[Path], tuple[list[str], dict[str, Any]]]
@@ -53,6 +59,7 @@ def complete(
     """
     folder, digest = run.stage_path(stage), digest_of(inputs)
     record = run.record(stage)
+    remove_debris(folder)
     if record is not None and record.digest == digest:
         run.check_outputs(record)
         return "skipped", record
@@ -66,7 +73,7 @@ def complete(
     if record is not None:
         _set_aside(folder)
     elif (started := read_started(folder)) is None or started.digest != digest:
-        shutil.rmtree(folder, ignore_errors=True)  # of a training that ended before its first checkpoint
+        _clear(folder)  # of a training that ended before its first checkpoint
     write_started(folder, inputs, images or {})
     began = time.monotonic()
     outputs, metrics = make(folder)
@@ -85,6 +92,7 @@ def only_one(run: Run) -> Iterator[None]:
         RunError: the folder cannot be made or written, holds something else than a run, or another process trains into it.
     """
     try:
+        remove_debris(run.path)
         ours = (run.path / _LOCK).exists() or any((run.path / stage / _RECORD).exists() for stage in STAGES)
         if run.path.is_dir() and not ours and any(run.path.iterdir()):
             raise RunError(f"{run.path}: is not empty and not a run", "choose another folder with --run")
@@ -104,6 +112,22 @@ def only_one(run: Run) -> Iterator[None]:
         yield
 
 
+def _clear(folder: Path) -> None:
+    """Remove what an unfinished stage writes.
+
+    Raises:
+        RunError: there is something else, which edgekit did not write.
+    """
+    if not folder.is_dir():
+        return
+    if foreign := sorted(entry.name for entry in folder.iterdir() if entry.name not in _WRITTEN):
+        raise RunError(
+            f"{folder}: holds {', '.join(foreign[:3])}, which edgekit did not write, beside an unfinished training with other inputs",
+            f"move that elsewhere, delete {folder}, or choose another --run",
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _set_aside(folder: Path) -> None:
     """Keep one older generation of a stage whose inputs have changed: training may have taken hours."""
     old = folder.parent / ".previous" / folder.name
@@ -119,16 +143,17 @@ def _copy(source: Run, target: Run, stage: str, digest: str) -> StageRecord | No
         return None
     source.check_outputs(record)
     folder = target.stage_path(stage)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{stage}.", dir=target.path))
+    lock, temporary = temporary_folder(target.path, f".{stage}")
     try:
         for name in [*record.outputs, _RECORD]:
             shutil.copyfile(source.stage_path(stage) / name, temporary / name)
         temporary.chmod(0o755)
         if (folder / _RECORD).exists():
             _set_aside(folder)
-        shutil.rmtree(folder, ignore_errors=True)  # of an unfinished training
+        _clear(folder)  # of an unfinished training
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
     target.check_outputs(record)
     return record

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,20 +26,17 @@ from edgekit.errors import EdgekitError, RecipeError
 from edgekit.processors import usable_cpus
 from edgekit.recipe import Hardware
 from edgekit.train.devices import uses_cuda
+from edgekit.train.processes import OthersMissing, is_lost, meet, place
 
 # One process may decode images or evaluate for a long time while the others wait for it.
 _PATIENCE = timedelta(hours=4)
+_GRACE_SECONDS = 30.0
 
 
 class WorkerLost(EdgekitError):
     """A process of a distributed training ended without being asked to."""
 
     exit_code = 1
-
-
-def processes_are_running() -> bool:
-    """Whether torchrun, SLURM or `launch` has started this process as one of several."""
-    return "RANK" in os.environ or (int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ)
 
 
 def launch(devices: int, arguments: list[str]) -> int:
@@ -73,7 +71,7 @@ def launch(devices: int, arguments: list[str]) -> int:
         if failure.exitcode < 0:
             raise WorkerLost(
                 f"process {worker} of {devices} was ended by {signal.Signals(-failure.exitcode).name}; the others were stopped",
-                "the last checkpoint is whole: the same command goes on from it",
+                "run the same command again: it resumes from the last checkpoint if there is one",
             ) from error
         return failure.exitcode
     except SignalException:
@@ -86,10 +84,12 @@ def joined(hardware: Hardware) -> Iterator[None]:
     """Join the other processes of this training, if there are any, and leave them at the end.
 
     Raises:
-        RecipeError: the recipe asks for other processes than were started.
+        RecipeError: the recipe asks for other processes than were started, or the environment is not clear about them.
+        OthersMissing: they did not come within two minutes.
     """
     wanted = hardware.devices * hardware.nodes
-    if not processes_are_running():
+    found = place(alone=wanted == 1)
+    if found is None:
         if wanted > 1:
             raise RecipeError(
                 f"hardware: {hardware.nodes} machines with {hardware.devices} devices each, but this process was started alone",
@@ -97,30 +97,45 @@ def joined(hardware: Hardware) -> Iterator[None]:
             )
         yield
         return
-    if "RANK" not in os.environ:
-        _from_slurm()
-    if int(os.environ["WORLD_SIZE"]) != wanted:
+    if found.world_size != wanted:
         raise RecipeError(
-            f"{os.environ['WORLD_SIZE']} processes were started, but the recipe asks for {wanted}",
+            f"{found.world_size} processes were started, but the recipe asks for {wanted}",
             "give --devices and --nodes as they were given to torchrun or srun",
         )
-    if wanted == 1:
-        yield
-        return
-    local = int(os.environ["LOCAL_RANK"])
+    local = found.rank % hardware.devices if found.local_rank is None else found.local_rank
     on_gpu = uses_cuda(hardware)
     if on_gpu and local >= torch.cuda.device_count():
         raise RecipeError(
             f"hardware.devices: {hardware.devices} processes on a machine with {torch.cuda.device_count()} GPUs",
             f"lower --devices to {torch.cuda.device_count()}",
         )
+    # Lightning and whoever else asks finds torchrun's names.
+    os.environ |= {
+        "RANK": str(found.rank),
+        "LOCAL_RANK": str(local),
+        "WORLD_SIZE": str(found.world_size),
+        "MASTER_ADDR": found.address,
+        "MASTER_PORT": str(found.port),
+    }
     if on_gpu:
         torch.cuda.set_device(local)
     elif not hardware.threads:
         torch.set_num_threads(_own_share(hardware.devices))
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_PATIENCE)
+    store = meet(found)
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo", store=store, rank=found.rank, world_size=found.world_size, timeout=_PATIENCE
+    )
     try:
+        # Whoever fails before all are connected would have gloo print a line of its own in the others.
+        dist.barrier()
         yield
+    except RuntimeError as error:
+        if found.rank == 0 or not is_lost(error):
+            raise
+        time.sleep(_GRACE_SECONDS)  # whoever started both ends this one as soon as the first has said why and left
+        raise OthersMissing(
+            f"process {found.rank} of {found.world_size} lost the first one", "its own message says why it ended"
+        ) from error
     finally:
         dist.destroy_process_group()
 
@@ -132,17 +147,3 @@ def _own_share(processes: int) -> int:
     """
     shared = usable_cpus() // processes
     return max(1, min(usable_cpus(), (os.cpu_count() or 1) // processes) if "SLURM_PROCID" in os.environ else shared)
-
-
-def _from_slurm() -> None:
-    """SLURM's variables under torchrun's names."""
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-
-    slurm = SLURMEnvironment(auto_requeue=False)
-    os.environ |= {
-        "RANK": os.environ["SLURM_PROCID"],
-        "LOCAL_RANK": os.environ["SLURM_LOCALID"],
-        "WORLD_SIZE": os.environ["SLURM_NTASKS"],
-        "MASTER_ADDR": slurm.main_address,
-        "MASTER_PORT": str(slurm.main_port),
-    }

@@ -8,8 +8,6 @@ What a stage depends on is in `edgekit.train.inputs`, what happens to its folder
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -28,6 +26,8 @@ from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.models.store import load_pretrained, save_classifier, save_pretrained
 from edgekit.recipe import Architecture, Augmentation, Recipe, dump
 from edgekit.run import STAGES, Run, StageRecord
+from edgekit.temporary import scratch_folder
+from edgekit.terminal import echo
 from edgekit.train.distillation import DistillTask, with_labels
 from edgekit.train.distributed import barrier, broadcast, rank, world_size
 from edgekit.train.engine import CHECKPOINT, Observe, fit
@@ -127,11 +127,11 @@ def _follow(run: Run, stage: str, make: Make) -> None:
     """Train a stage with the first process if it does; what this process writes is nobody's."""
     if not broadcast(None):
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder("follow") as folder:
         checkpoint = run.stage_path(stage) / CHECKPOINT
         if checkpoint.exists():
-            (Path(folder) / CHECKPOINT).symlink_to(checkpoint.resolve())
-        make(Path(folder))
+            (folder / CHECKPOINT).symlink_to(checkpoint.resolve())
+        make(folder)
     broadcast(None)
 
 
@@ -246,7 +246,7 @@ def _start(stage: str, encoder: Encoder) -> dict[str, Any]:
     if encoder.loaded is None:
         return {}
     if rank() == 0:
-        print(f"{stage}: starts from {encoder.loaded}", file=sys.stderr)
+        echo(f"{stage}: starts from {encoder.loaded}", err=True)
     return {"started_from": asdict(encoder.loaded)}
 
 

@@ -195,8 +195,11 @@ def digest_of_weights(path: str, where: str) -> str:
     Raises:
         RecipeError: it is not there.
     """
+    file = Path(path).expanduser()
+    if file.exists() and not file.is_file():  # a device may have no end
+        raise RecipeError(f"{where}: {path}: is not a file", "give the path of the file")
     try:
-        return sha256(Path(path).expanduser())
+        return sha256(file)
     except OSError as error:
         raise RecipeError(f"{where}: {path}: cannot be read: {error.strerror}", "give the path of the file") from error
 

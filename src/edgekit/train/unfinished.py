@@ -10,7 +10,8 @@ from typing import Any
 
 from edgekit.errors import RunError
 from edgekit.files import digest_of, write_json
-from edgekit.run import Run
+from edgekit.foreign import Unreadable, read_json
+from edgekit.run import STAGES, Run
 from edgekit.train.engine import CHECKPOINT
 
 # Beside the checkpoint while a stage trains: the inputs that it trains from.
@@ -45,12 +46,28 @@ def write_started(folder: Path, inputs: Inputs, images: Mapping[str, int]) -> No
 def read_started(folder: Path) -> Started | None:
     """What the unfinished stage in a folder was started with; None where there is none."""
     try:
-        content = json.loads((folder / STARTED).read_bytes())
-        return Started(str(content["digest"]), content.get("inputs", {}), content.get("images", {}))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        content = read_json(folder / STARTED)
+        inputs, images = content.get("inputs", {}), content.get("images", {})
+        if not (isinstance(inputs, dict) and isinstance(images, dict)):
+            return Started("damaged")
+        return Started(str(content["digest"]), inputs, images)
+    except Unreadable as error:
+        return None if error.missing else Started("damaged")
+    except KeyError:
         return Started("damaged")
+
+
+def after_interrupt(run: Run) -> str:
+    """What the same command will do with what an interrupted training left, in one sentence."""
+    unfinished = [stage for stage in STAGES if run.stage_path(stage).is_dir() and run.record(stage) is None]
+    complete = [stage for stage in STAGES if run.record(stage) is not None]
+    kept = f"; complete and kept: {', '.join(complete)}" if complete else ""
+    for stage in unfinished:
+        if (run.stage_path(stage) / CHECKPOINT).is_file():
+            return f"run the same command again to resume the stage {stage} from its last checkpoint{kept}"
+    if unfinished:
+        return f"the stage {unfinished[0]} has no checkpoint yet: the same command starts it again{kept}"
+    return f"run the same command again to go on{kept}" if complete else "nothing was trained yet"
 
 
 def refuse_changed(folder: Path, stage: str, inputs: Inputs, images: Mapping[str, int]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,6 +15,7 @@ from edgekit.bench.remote.device import Controls, Job, Measured, measure
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
 from edgekit.runtimes import extra
+from edgekit.temporary import scratch_folder
 
 
 @dataclass
@@ -72,7 +72,7 @@ def bench_on(
         with printing:
             say(f"{address}: {line}")
 
-    with tempfile.TemporaryDirectory(prefix="edgekit-remote-") as folder:
+    with scratch_folder("remote") as folder:
         packed = wheels.check(wheel) if wheel else wheels.pack(Path(folder))
         needed, optional = (runtimes, ()) if variants else ((), runtimes)
         job = Job(bundle, tuple(options), (*needed, *extras), optional, packed, python, keep)

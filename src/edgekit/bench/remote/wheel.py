@@ -14,6 +14,7 @@ from pathlib import Path
 import edgekit
 from edgekit.errors import RemoteError
 from edgekit.files import sha256, write_bytes
+from edgekit.foreign import Unreadable, understood
 
 DISTRIBUTION = "edgekit-vision"
 # Says how and where this installation was made, which is not true of the next one.
@@ -82,12 +83,12 @@ def check(path: Path) -> Wheel:
         RemoteError: it cannot be read or is something else.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with understood(path, "a wheel"), zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             about = next(name for name in names if name.endswith(".dist-info/METADATA") and name.count("/") == 1)
             text = archive.read(about).decode()
-    except (OSError, zipfile.BadZipFile, StopIteration, UnicodeDecodeError) as error:
-        raise RemoteError(f"{path}: not a wheel: {error}", "make one with `make wheel`") from error
+    except Unreadable as error:
+        raise RemoteError(f"{path}: not a wheel: {error.reason}", "make one with `make wheel`") from error
     lines = text.split("\n\n", 1)[0].splitlines()
     if f"Name: {DISTRIBUTION}" not in lines or "edgekit/cli/bench.py" not in names or path.suffix != ".whl":
         raise RemoteError(f"{path}: not a wheel of this edgekit", "make one with `make wheel`")

@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import hashlib
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from edgekit.errors import ExportError
 from edgekit.export.int8 import ranges
 from edgekit.files import atomic_write, sha256
+from edgekit.foreign import Unreadable, read_npz, understood
 from edgekit.progress import Advance, progress
 
 
@@ -82,13 +82,14 @@ def _save(histograms: Mapping[str, ranges.Histogram], path: Path) -> None:
 def _load(path: Path) -> dict[str, ranges.Histogram] | None:
     found = {}
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = read_npz(path, ["names", "extremes", "counts"])
+        with understood(path, "ranges"):
             rows = zip(archive["names"].tolist(), archive["extremes"].tolist(), archive["counts"], strict=True)
             for name, (lowest, highest, reach), counts in rows:
                 found[name] = ranges.Histogram()
                 found[name].lowest, found[name].highest, found[name].reach = lowest, highest, reach
                 found[name].counts[:] = counts
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Unreadable:
         return None
     return found
 

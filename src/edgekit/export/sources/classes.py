@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 
 from edgekit.data.source import numbered_apart
 from edgekit.errors import DataError, ExportError
+from edgekit.foreign import Unreadable, parse_json
 
 # Where a JSON file keeps the names beside other things: Hugging Face's config, timm's, training scripts' own.
 _KEYS = ("id2label", "label2id", "class_to_idx", "idx_to_class", "label_names", "class_names", "classes", "names", "labels")  # fmt: skip
@@ -40,7 +40,7 @@ class Names:
         for known in (self.names, self.synsets):
             if set(folders) <= set(known):
                 return [known.index(name) for name in folders], []
-        numbers = [int(name) for name in folders if name.isascii() and name.isdecimal() and str(int(name)) == name]
+        numbers = [int(name) for name in folders if _is_index(name) and str(int(name)) == name]
         if len(numbers) == len(folders) and max(numbers) < len(self.names):
             return numbers, ["the folders of --evaluate are numbers and are taken for the classes' places, from 0 on"]
         return None
@@ -119,9 +119,9 @@ def _of_lines(text: str, here: str) -> list[tuple[str, str]]:
 
 def _of_json(text: str, here: str) -> list[tuple[str, str]]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{here}: is not JSON: {error}", _LAYOUTS) from error
+        content = parse_json(text, here, None)
+    except Unreadable as error:
+        raise DataError(f"{here}: is {error.reason}", _LAYOUTS) from error
     if isinstance(content, Mapping):
         content = next((content[key] for key in _KEYS if isinstance(content.get(key), Mapping | list)), content)
     if isinstance(content, Mapping):
@@ -136,7 +136,7 @@ def _of_json(text: str, here: str) -> list[tuple[str, str]]:
 
 def _is_index(value: Any) -> bool:
     if isinstance(value, str):
-        return value.isascii() and value.isdecimal()
+        return len(value) < 10 and value.isascii() and value.isdecimal()
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -162,5 +162,5 @@ def _name(value: Any, here: str) -> tuple[str, str]:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{here}: {json.dumps(value)[:40]} is no name of a class", _LAYOUTS)
+        raise DataError(f"{here}: {str(value)[:40]} is no name of a class", _LAYOUTS)
     return value.strip(), ""

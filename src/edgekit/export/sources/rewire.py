@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from edgekit.export.sources.onnx_output import Output
 from edgekit.export.sources.ports import CHANNELS, ImageInput, Layout
 from edgekit.models.pixels import Channels, Statistics, in_reverse
 from edgekit.runtimes.session import EMBEDDING
+from edgekit.temporary import scratch_folder
 
 # Names that edgekit gives; a foreign graph's own values of these names get others.
 _OURS = {
@@ -99,7 +99,7 @@ def folded(model: ModelProto, target: str) -> ModelProto:
 
     from edgekit.runtimes.onnxruntime import session_options
 
-    with tempfile.TemporaryDirectory(prefix="edgekit-export-") as scratch:
+    with scratch_folder("export") as scratch:
         options = session_options()
         options.log_severity_level = 4
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC

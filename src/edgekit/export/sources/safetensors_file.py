@@ -6,7 +6,6 @@ Two programs write such a file: edgekit itself (`model.json`, see `edgekit.model
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from edgekit.errors import EdgekitError, ExportError
 from edgekit.export.sources.asked import Asked, Network, Pixels
 from edgekit.export.sources.modules import from_timm, timm_pixels
 from edgekit.files import sha256
+from edgekit.foreign import Unreadable, read_json, understood
 from edgekit.models.store import FILES, load_classifier
 from edgekit.run import Run
 
@@ -68,11 +68,12 @@ def _of_edgekit(path: Path) -> Network:
 def _of_timm(asked: Asked, path: Path, classes: int | None) -> Network:
     config = path.parent / _TIMM
     try:
-        content: dict[str, Any] = json.loads(config.read_bytes())
-        said: dict[str, Any] = content.get("pretrained_cfg", {})
-        names = content.get("label_names") or said.get("label_names")
-        name, count, pixels = str(content["architecture"]), content.get("num_classes"), timm_pixels(said)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        content: dict[str, Any] = read_json(config)
+        with understood(config, "timm's description of a network"):
+            said: dict[str, Any] = content.get("pretrained_cfg", {})
+            names = content.get("label_names") or said.get("label_names")
+            name, count, pixels = str(content["architecture"]), content.get("num_classes"), timm_pixels(said)
+    except Unreadable as error:
         raise ExportError(
             f"{config}: is not timm's description of a network", f"name it: timm:NAME --weights {asked.model}"
         ) from error

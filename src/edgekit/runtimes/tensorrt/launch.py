@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from edgekit.errors import EdgekitError, ExportError, RuntimeMissing
 from edgekit.files import atomic_write
 from edgekit.progress import Advance, progress
 from edgekit.runtimes.tensorrt.options import BuildOptions, BuildReport, check_capabilities
+from edgekit.temporary import scratch_folder
 
 STEPS = 100  # of a build's progress
 _MODULE = "edgekit.runtimes.tensorrt.builder"
@@ -66,7 +66,7 @@ def build(
     if advance is None:
         with progress(f"build {Path(onnx).stem}", STEPS, unit="%") as shown:
             return build(onnx, engine, options, shown, timing_cache=timing_cache)
-    with tempfile.TemporaryDirectory(prefix="edgekit-build-") as scratch:
+    with scratch_folder("build") as scratch:
         made, spec, log = (Path(scratch) / name for name in ("made.engine", "spec.json", "log"))
         asked = {
             "onnx": str(Path(onnx).absolute()),
