@@ -12,7 +12,7 @@ import torch
 from edgekit.data.images import ImageSet
 from edgekit.errors import RecipeError
 from edgekit.models.classifier import Classifier
-from edgekit.models.store import _spec, save_classifier
+from edgekit.models.store import load_classifier, save_classifier
 from edgekit.recipe import Architecture, Data, Recipe, TeacherSource
 from edgekit.run import Run
 from edgekit.train.inputs import _config
@@ -92,7 +92,7 @@ def test_a_key_that_nobody_gave_leaves_older_records_as_they_are(here: Path) -> 
     assert identity(source.model_copy(update={"weights_key": "model"}), Run(here / "run"))["weights_key"] == "model"
     save_classifier(here, Classifier.build(Architecture(name="resnet10", width=0.125), SIZE, ["a", "b"], []))
     assert "weights_key" not in (here / "model.json").read_text()
-    assert _spec(here, "classifier")["architecture"].weights_key is None
+    assert load_classifier(here).architecture.weights_key is None
 
 
 @pytest.mark.parametrize("part", ["pretrain.encoder", "distill.student"])

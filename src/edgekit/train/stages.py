@@ -194,7 +194,7 @@ class Stages:
         taught = [teacher.loaded for teacher in teachers if teacher.loaded is not None]
         if rank() == 0:
             for loaded in taught:
-                print(f"distill: a teacher's weights: {loaded}", file=sys.stderr)
+                echo(f"distill: a teacher's weights: {loaded}", err=True)
         student = self._student("distill", config.student)
         start = _start("distill", student.encoder)
         task = DistillTask(student, teachers, self._augment(config.augmentation), config, labelled)

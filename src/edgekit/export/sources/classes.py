@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -162,5 +163,5 @@ def _name(value: Any, here: str) -> tuple[str, str]:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{here}: {str(value)[:40]} is no name of a class", _LAYOUTS)
+        raise DataError(f"{here}: {json.dumps(value)[:40]} is no name of a class", _LAYOUTS)
     return value.strip(), ""
