@@ -24,12 +24,13 @@ def doubts(reference: Reference, classes: Sequence[str]) -> list[str]:
     found = []
     various = labels is None or len(np.unique(labels)) > 1
     if len(logits) >= _ENOUGH and various and len(np.unique(decided)) == 1:
-        of = "calibration" if labels is None else "test"
+        of = "" if labels is None else "test "
         found.append(
-            f"{MARK}the trained model itself gives one class, {classes[int(decided[0])]}, for all {len(logits)} {of} images: check --mean, "
+            f"{MARK}the trained model itself gives one class, {classes[int(decided[0])]}, for all {len(logits)} {of}images: check --mean, "
             "--std, --channels and the weights; that a variant agrees with it means nothing"
         )
-    if logits.min() >= 0 and logits.max() <= 1 and float(np.ptp(logits, axis=0).max()) > 0:
+    # A column that never moves is the 0 beside the one logit of a network of two classes.
+    if logits.min() >= 0 and logits.max() <= 1 and float(np.ptp(logits, axis=0).min()) > 0:
         found.append(
             f"{MARK}everything that the trained model gives lies between 0 and 1: if these are probabilities of classes that do not "
             "exclude each other (a multi-label network), this bundle is not one of it"
