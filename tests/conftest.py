@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ settings.register_profile("random", derandomize=False, **_PATIENT)
 settings.load_profile(os.environ.get("EDGEKIT_HYPOTHESIS") or "repeatable")
 
 privacy.switch_off()  # before any test file imports a runtime
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every command that they start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Tools that go by several names: the first one that is on PATH is taken.
 _ALIASES = {"chromium": ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")}
