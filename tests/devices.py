@@ -15,8 +15,10 @@ def device(name: str, folder: Path) -> Path:
 
 
 def plant(root: Path, files: dict[str, object]) -> None:
-    """Write files into a tree."""
+    """Write files into a tree, each at once: the kernel's files are never half-written, nor are they empty for a moment."""
     for name, content in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{content}\n")
+        written = path.with_name(f".{path.name}")
+        written.write_text(f"{content}\n")
+        written.replace(path)

@@ -17,6 +17,7 @@ import pytest
 from devices import JETSON, PI, TREES, X86, device, plant
 from edgekit.bench.lock import presence
 from edgekit.bench.sensors import Idle, PowerMeter, Sampler, conditions, idle, peak_memory, read
+from edgekit.bench.sensors.throttle import ThrottleSensor, happened
 from patience import until
 
 CPU = "sys/devices/system/cpu"
@@ -272,6 +273,28 @@ def test_planted_throttling_is_flagged_even_if_it_is_over_at_the_end(
     with Sampler(root, period=0.005) as sampler:
         samples(sampler, 2)
     assert sampler.conditions()["throttled"] is False, "what was before does not count"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "event"),
+    [
+        (X86, f"{CPU}/cpu2/thermal_throttle/core_throttle_count", "core too hot"),
+        (JETSON, "sys/class/hwmon/hwmon2/oc3_event_cnt", "over-current event oc3"),
+    ],
+)
+def test_a_counter_that_cannot_be_read_for_a_moment_is_what_it_was(
+    tmp_path: Path, name: str, file: str, event: str
+) -> None:
+    root = device(name, tmp_path)
+    sensor = ThrottleSensor(root)
+    before = sensor.read()
+    plant(root, {file: ""})
+    during = sensor.read()
+    assert during.events == before.events
+    plant(root, {file: before.events[event] + 5})
+    after = sensor.read()
+    assert happened(before, during) == []
+    assert happened(during, after) == [event]
 
 
 def test_what_others_kept_busy_is_the_rest_of_the_processors_time(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_branches_are_fused_and_stay_equal(name: str, tmp_path: Path) -> None:
         sum(isinstance(m, torch.nn.Conv2d) for m in model.modules()) == convolutions
     )  # the model itself is left alone
     plain = exported.untrained("resnet10", 32)
-    assert fused(plain) is plain
+    assert fused(plain, 32) is plain
 
 
 def graph_of(nodes: list, weights: dict[str, np.ndarray], **shapes: list) -> ModelProto:

@@ -48,6 +48,7 @@ class ThrottleSensor:
     def __init__(self, root: Path = Path("/")) -> None:
         self._x86 = found(root, f"{_CPU}/cpu[0-9]*/thermal_throttle/*_throttle_count")
         self._jetson = found(root, "sys/class/hwmon/hwmon*/oc*_event_cnt")
+        self._counts: dict[Path, int] = {}  # of each counter, when it was read last
         self._cooling = [
             (name, path)
             for path in found(root, "sys/class/thermal/cooling_device*/cur_state")
@@ -66,9 +67,9 @@ class ThrottleSensor:
         """Read all of them now."""
         events: dict[str, int] = {}
         for path in self._x86:
-            _count(events, f"{path.name.removesuffix('_throttle_count')} too hot", path)
+            self._count(events, f"{path.name.removesuffix('_throttle_count')} too hot", path)
         for path in self._jetson:
-            _count(events, f"over-current event {path.name.removesuffix('_event_cnt')}", path)
+            self._count(events, f"over-current event {path.name.removesuffix('_event_cnt')}", path)
         states = [(name, number(path)) for name, path in self._cooling]
         now = [f"cooling device {name}" for name, state in states if state is not None and state > 0]
         supplies = [number(path) for path in self._pi_supply]
@@ -81,6 +82,14 @@ class ThrottleSensor:
         answers = [*events, *(s for _, s in states if s is not None), *(s for s in supplies if s is not None)]
         known = bool(answers) or flags is not None
         return Throttling(events, tuple(dict.fromkeys(now)), tuple(since), known)
+
+    def _count(self, events: dict[str, int], name: str, path: Path) -> None:
+        """Add a counter; one that cannot be read at this moment is what it was, so that it has neither shrunk nor grown."""
+        value = to_number(text(path))
+        if value is not None:
+            self._counts[path] = int(value)
+        if path in self._counts:
+            events[name] = events.get(name, 0) + self._counts[path]
 
     def _flags(self) -> int | None:
         """A Raspberry Pi's flags: from the kernel, or else from the firmware's own program."""
@@ -109,9 +118,3 @@ def _hexadecimal(said: str | None) -> int | None:
         return int(said, 16) if said else None
     except ValueError:
         return None
-
-
-def _count(events: dict[str, int], name: str, path: Path) -> None:
-    value = to_number(text(path))
-    if value is not None:
-        events[name] = events.get(name, 0) + int(value)
