@@ -294,7 +294,7 @@ def one(name: str, size: int) -> dict[str, Any]:
         code, told, complaints = export(
             [name, "--weights", weights, "--classes", folder / "classes.txt", "--calibrate", images, "--output", output,
              "--size", size, "--resize", size, "--mean", "0.5", "--std", "0.5", "--target", "onnx", "--target", "openvino",
-             "--precision", "fp32", "--precision", "int8", "--max-drop", "100", "--json", "--jobs", "1"]
+             "--precision", "fp32", "--precision", "int8", "--max-drop", "100", "--json", "--jobs", "1", "--no-timing"]
         )  # fmt: skip
         row: dict[str, Any] = {"exit_code": code, "seconds": round(time.monotonic() - began, 1)}
         if code:

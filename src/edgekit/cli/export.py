@@ -125,13 +125,17 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
     "--jobs", type=click.IntRange(1), metavar="N",
     help="Make N variants at a time, each in a process of its own.  [default: cores - 1, at most 4]",
 )  # fmt: skip
+@click.option(
+    "--timing/--no-timing", "timed", default=True, show_default=True,
+    help="Compare INT8's speed with float's on this machine, at most 20 s a variant; without it float stays the default.",
+)  # fmt: skip
 @click.option("--zip", "as_zip", is_flag=True, help="Also write the bundle as one file, DIR.zip.")
 @click.option("--json", "as_json", is_flag=True, help="Print the variants as JSON.")
 def command(
     model: str | None, as_list: bool, targets: tuple[str, ...], precisions: tuple[str, ...], capabilities: str | None,
     max_drop: float, min_agreement: float, recover: bool, search_minutes: float, calibration_images: int, few_images: bool,
     which: str | None, output: Path | None,
-    embedding: bool, batch: int | None, sizes: tuple[int, ...], jobs: int | None, as_zip: bool, as_json: bool, **own: Any,
+    embedding: bool, batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
     """Convert a model, quantise it, verify it, and bundle it.
 
@@ -184,6 +188,7 @@ def command(
                 embedding=embedding,
                 batch=batch,
                 jobs=jobs,
+                timed=timed,
                 few_images=few_images,
                 max_drop=max_drop,
                 min_agreement=min_agreement,
