@@ -95,7 +95,12 @@ def browser(require_tool: Callable[[str, str], str], require_module: Callable[[s
 @pytest.fixture
 def edgekit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command line in this process; gives exit code, standard output and standard error."""
+    from edgekit import progress
     from edgekit.cli import main as command_line
+
+    monkeypatch.setattr(
+        progress, "_LINE_EVERY_SECONDS", float("inf")
+    )  # what is printed does not depend on how long it took
 
     def run(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["edgekit", *map(str, arguments)])

@@ -172,12 +172,13 @@ def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(served, "METHODS", ("percentile",))
     blank = np.zeros((20, 16, 16, 3), np.uint8)  # nothing can be learnt about the activations' ranges from these
-    bundle = export(tmp_path / "export", calibration=blank, targets=["onnx"])
+    # How much is lost is up to the kernels (2.5 points on one CPU, over 5 on another); one image of 359 is more than the bound.
+    bundle = export(tmp_path / "export", calibration=blank, targets=["onnx"], max_drop=0.1)
     bad = bundle.variant("onnx-int8")
     assert bad.status == "rejected"
     assert bad.executed
     assert bad.drop is not None
-    assert bad.drop > 0.05
+    assert bad.drop > 0.001
     assert "points of accuracy" in bad.note
     assert bad.quantization is not None
     tried = bad.quantization["tried"]
@@ -194,7 +195,8 @@ def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(
     with pytest.raises(GateFailed, match="onnx-int8"):
         gate(bundle, ["onnx-fp32", "onnx-int8"])
     # Asked again it is rejected again, without being made again.
-    assert export(tmp_path / "export", calibration=blank, targets=["onnx"]).digest == bundle.digest
+    again = export(tmp_path / "export", calibration=blank, targets=["onnx"], max_drop=0.1)
+    assert again.digest == bundle.digest
 
 
 def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,6 @@ def _killed_at(operation: str, code: str, folder: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
 
@@ -199,7 +198,6 @@ def test_a_checkpoint_of_another_network_is_one_line(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
     )
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]

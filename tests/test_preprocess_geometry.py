@@ -49,7 +49,7 @@ def of_edgekit(image: Image.Image, config: Mapping[str, Any], **options: Any) ->
     return Preprocessing.model_validate_json(described)(image)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(sides, sides, st.integers(4, 48), st.integers(-8, 24), st.sampled_from(FILTERS))
 def test_every_pixel_is_torchvision_s(width: int, height: int, size: int, more: int, interpolation: str) -> None:
     resize = max(4, size + more)  # also a smaller one, which torchvision pads
@@ -60,7 +60,7 @@ def test_every_pixel_is_torchvision_s(width: int, height: int, size: int, more: 
     assert np.array_equal(preprocessing(image), of_torchvision(image, resize, size, interpolation))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     sides, sides, st.integers(8, 48), st.sampled_from([0.5, 0.875, 0.9, 0.95, 0.965, 1.0, 1.15]),
     st.sampled_from(["center", "squash", "border", None]), st.sampled_from(FILTERS), st.none() | st.integers(8, 60),
@@ -91,7 +91,7 @@ def test_the_case_that_was_a_pixel_away(name: str) -> None:
     assert not np.array_equal(own, of_torchvision(image, 256, 224, "bilinear"))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     sides, sides, st.integers(4, 40), st.integers(0, 12), st.sampled_from(["crop", "stretch"]), st.sampled_from(FILTERS)
 )

@@ -89,7 +89,7 @@ def test_the_range_is_of_the_set_and_not_of_each_image(tmp_path: Path, kind: str
 
 
 @given(arrays(np.uint16, (7, 9)))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_full_range_16_bits_keep_the_high_byte_as_before(values: np.ndarray) -> None:
     image = Image.fromarray(values)
     for pixel_range in ((0.0, 65535.0), "dtype", None):
@@ -97,7 +97,7 @@ def test_full_range_16_bits_keep_the_high_byte_as_before(values: np.ndarray) -> 
 
 
 @given(arrays(np.float32, (5, 4), elements=st.floats(0, 1, width=32)))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_floats_in_0_to_1_and_in_bytes_are_as_before(values: np.ndarray) -> None:
     image = Image.fromarray(values)
     before = np.clip(values * 255.0, 0, 255).astype(np.uint8)
@@ -107,7 +107,7 @@ def test_floats_in_0_to_1_and_in_bytes_are_as_before(values: np.ndarray) -> None
 
 
 @given(arrays(np.int32, (6, 6), elements=st.integers(-5000, 70000)), st.integers(-3000, 3000), st.integers(1, 70000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_whole_numbers_fall_into_bins_of_equal_width(values: np.ndarray, low: int, width: int) -> None:
     expected = [min(255, max(0, (int(v) - low) * 256 // (width + 1))) for v in values.flat]  # Python's exact integers
     assert to_gray(values, (float(low), float(low + width))).ravel().tolist() == expected
