@@ -195,7 +195,7 @@ def test_a_part_that_hangs_is_cut_off_with_its_children_and_keeps_its_file(
         "(out / 'child').write_text(str(child.pid))\n"
         "time.sleep(600)\n"
     )
-    found = kit.run_part("speed", 5.0, 5.0, part_that(body, tmp_path, monkeypatch))
+    found = kit.run_part("speed", 15.0, 15.0, part_that(body, tmp_path, monkeypatch))
     assert (found["outcome"], found["passed"]) == ("cut off", 1)
     child = Path("/proc") / (tmp_path / "child").read_text() / "stat"
     until(lambda: not child.exists() or child.read_text().split()[2] == "Z")
