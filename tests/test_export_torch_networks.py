@@ -593,3 +593,28 @@ def test_whatever_the_library_raises_is_one_line(here: Path) -> None:
             bring(asked(name, calibrate="photos", size=size), here)
         assert "\n" not in str(caught.value)
         assert "--size" in str(caught.value)
+
+
+def test_an_ill_conditioned_network_is_not_taken_for_one_in_training_mode() -> None:
+    """Where float32's rounding alone makes two answers of one image, float64 decides."""
+
+    class IllConditioned(nn.Module):
+        """Adds what float32 rounds away, more of it the more images there are: nothing in float64, everything in float32."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(3, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            z = self.head(x.mean((2, 3)))
+            large = float(2**20 * len(x))
+            return (z + large) - large
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = IllConditioned()
+    found, count, _ = as_classifier(network, 16, "mine")
+    assert (found, count) == (network, 5)
+    training = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), IllConditioned())
+    with pytest.raises(ExportError, match="beside other images: part of it is in training mode"):
+        as_classifier(training, 16, "mine")
