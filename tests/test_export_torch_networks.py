@@ -618,3 +618,14 @@ def test_an_ill_conditioned_network_is_not_taken_for_one_in_training_mode() -> N
     training = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), IllConditioned())
     with pytest.raises(ExportError, match="beside other images: part of it is in training mode"):
         as_classifier(training, 16, "mine")
+
+
+def test_a_network_without_a_classifier_of_its_own_takes_that_of_the_weights(tmp_path: Path) -> None:
+    """timm publishes EVA-02's small networks without one, so their last layer says nothing about classes."""
+    network = timm.create_model("eva02_tiny_patch14_224", num_classes=3, img_size=28)
+    torch.save(network.state_dict(), tmp_path / "w.pth")
+    found = from_timm(asked("timm:eva02_tiny_patch14_224", size=28, weights=str(tmp_path / "w.pth")), 3)
+    assert found.module is not None
+    assert found.module(torch.zeros(1, 3, 28, 28)).shape == (1, 3)
+    with pytest.raises(ExportError, match="has 3 classes, --evaluate 4"):
+        from_timm(asked("timm:eva02_tiny_patch14_224", size=28, weights=str(tmp_path / "w.pth")), 4)

@@ -155,7 +155,8 @@ def _built(asked: Asked, classes: int | None, build: Callable[[int | None, int |
     size = asked.pixels.size
     try:
         if asked.weights is not None:
-            in_file = _check_count(asked, build(None, None), classes)
+            # Built with the classes that are named: by itself a network may have no classifier (EVA-02's small ones).
+            in_file = _check_count(asked, build(classes, None), classes)
             classes = in_file if classes is None else classes
         if size is not None:
             with contextlib.suppress(TypeError):  # convolutional networks take no image size
