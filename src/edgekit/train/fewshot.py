@@ -24,6 +24,7 @@ from edgekit.errors import DataError
 from edgekit.progress import progress
 from edgekit.result import Score
 from edgekit.shares import share_of
+from edgekit.train.blas import threads_for
 
 DRAWS = 100
 _METHODS = {
@@ -66,7 +67,9 @@ def logistic(support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
     """Predictions (m) of a multinomial logistic regression on l2-normalised features (L-BFGS, C = 1)."""
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=1.0, max_iter=1000).fit(F.normalize(support.float(), dim=1).numpy(), labels.numpy())
+    model = LogisticRegression(C=1.0, max_iter=1000)
+    with threads_for(support.numel() * (int(labels.max()) + 1)):
+        model.fit(F.normalize(support.float(), dim=1).numpy(), labels.numpy())
     return torch.from_numpy(model.predict(F.normalize(queries.float(), dim=1).numpy()))
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from edgekit.train.blas import threads_for
 from edgekit.train.evaluate.features import BATCH
 
 KNN_NEIGHBOURS = 200
@@ -62,7 +63,8 @@ def linear_probe(bank: Tensor, bank_labels: Tensor, queries: Tensor, c: float = 
     from sklearn.preprocessing import StandardScaler
 
     probe = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
-    with warnings.catch_warnings():
+    classes = int(bank_labels.max()) + 1
+    with warnings.catch_warnings(), threads_for(bank.numel() * classes):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the protocol names the limit
         probe.fit(bank.numpy(), bank_labels.numpy())
     return torch.from_numpy(probe.predict(queries.numpy()))

@@ -1,0 +1,24 @@
+"""How many threads scikit-learn's solvers may use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_WORTH_THREADS = 200_000_000  # multiplications: some 20 ms of one core, against which the waiting is small
+
+
+@contextmanager
+def threads_for(work: int) -> Iterator[None]:
+    """One BLAS thread while a small problem is solved in this block.
+
+    L-BFGS makes thousands of small matrix products. BLAS threads wait actively for each other after each one. Where another process
+    uses the cores, the waiting costs up to 30 times the CPU time of the products (benchmarks/linear_probe.py).
+
+    Args:
+        work: multiplications of one product: rows x features x classes.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1 if work < _WORTH_THREADS else None, user_api="blas"):
+        yield
