@@ -20,7 +20,7 @@ def command(folder: str, name: str | None, output: Path | None, force: bool) -> 
     """Write a commented recipe for the images in FOLDER, or for the embedded `digits`.
 
     FOLDER holds one sub-folder a class; or train/ with those, and beside it what there is of test/ (or val/) with the same
-    classes and unlabelled/ with any images. Paths in the recipe are relative to the current directory.
+    classes and unlabelled/ with any images; or images alone, without labels. Paths in the recipe are relative to the current directory.
 
     \b
     For example:

@@ -22,6 +22,7 @@ COMMANDS = {
     "train": "Pretrain, fine-tune and distil, as a recipe says; goes on where it was interrupted.",
     "evaluate": "Score a run's encoder, teacher and student on its test set.",
     "transfer": "Score a run's encoder on other labelled folders of images.",
+    "label": "Choose the images of a pile to label first, and label them in a browser.",
     "embed": "Write a folder's features, its outliers, and a map of its images.",
     "ablate": "Train a recipe with other augmentations or values, and compare them as a matrix.",
     "export": "Convert a run's student, quantise it, verify it, and bundle it.",

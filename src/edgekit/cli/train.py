@@ -16,6 +16,7 @@ from edgekit.shares import percent
 from edgekit.terminal import echo, echo_json
 
 if TYPE_CHECKING:
+    from edgekit.run import Run
     from edgekit.train.stages import Report
 
 
@@ -73,7 +74,10 @@ def command(
     from edgekit.train.engine import Interrupted
     from edgekit.train.stages import train
 
+    reports: dict[str, Report] = {}
+
     def say(report: Report) -> None:
+        reports[report.stage] = report
         if as_json:
             record = report.record
             line = {
@@ -94,13 +98,28 @@ def command(
         if os.environ.get("RANK", "0") == "0":
             echo(f"{run.path}: {after_interrupt(run)}", err=True)
         raise KeyboardInterrupt from None
-    if not as_json and until == STAGES[-1] and os.environ.get("RANK", "0") == "0":
+    if not as_json and os.environ.get("RANK", "0") == "0":
+        _next(run, until, list(reports))
+    return 0
+
+
+def _next(run: Run, until: str, trained: list[str]) -> None:
+    """What to do after the training."""
+    if until != STAGES[-1]:
+        return
+    if "finetune" in trained:
         echo(
             "",
             f"{run.path} is complete. Next:",
             *(f"  edgekit {name} {run.path}" for name in ("evaluate", "export", "report")),
         )
-    return 0
+        return
+    echo(
+        "",
+        f"{run.path} has a pretrained encoder, and no labels yet. Next:",
+        f"  edgekit label suggest {run.path}",
+        "then name the labels in the recipe (data.labels: labels.csv) and train again.",
+    )
 
 
 def _lines(report: Report) -> list[str]:
@@ -111,6 +130,8 @@ def _lines(report: Report) -> list[str]:
         counts = ", ".join(f"{name} {count}" for name, count in metrics["images"].items())
         notes = [f"           {note}" for note in metrics["notes"]]
         what = f"{counts}" + (f"; {metrics['skipped']} unreadable files skipped" if metrics["skipped"] else "")
+    elif report.stage == "pretrain" and "knn" not in metrics:
+        what = f"loss {metrics['loss']:.3f}"
     elif report.stage == "pretrain" and report.current:
         before = "starting" if "started_from" in metrics else "random"
         what = f"loss {metrics['loss']:.3f}, kNN {percent(metrics['knn'])} ({before} weights {percent(metrics[f'knn_{before}_weights'])})"

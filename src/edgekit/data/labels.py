@@ -103,7 +103,7 @@ def read_label_file(
     found: dict[int, None] = {}
     for line, row in _rows(path):
         text = (row["file"] or "").strip()
-        name = str(PurePosixPath(text.replace("\\", "/")))
+        name = _name(row)
         where = f"data.labels: {path}, line {line}"
         if name not in known:
             raise DataError(
@@ -122,6 +122,44 @@ def read_label_file(
         listed = ", ".join(classes[c] for c in missing[:5]) + (", …" if len(missing) > 5 else "")
         raise DataError(f"data.labels: {path}: lists no image of {listed}", "every class needs at least one label")
     return np.array(sorted(found), dtype=np.int64)
+
+
+def read_classes(path: Path, names: Sequence[str]) -> dict[int, str]:
+    """The classes that a CSV file gives to images: from positions in `names` to names of classes.
+
+    Args:
+        path: UTF-8 CSV with the columns `file` (relative to the pool) and `class`; a row without a class is no label yet.
+        names: all images of the pool.
+
+    Raises:
+        DataError: the file is missing, is no such CSV, names an unknown file, gives an image two classes, or labels nothing.
+    """
+    known = {name: i for i, name in enumerate(names)}
+    found: dict[int, str] = {}
+    for line, row in _rows(path):
+        name, given = _name(row), (row.get("class") or "").strip()
+        if not given:
+            continue
+        where = f"data.labels: {path}, line {line}"
+        if name not in known:
+            raise DataError(
+                f"{where}: {name} is no image of data.pool",
+                near(name, names[:20000]) or f"names are relative to it, like {names[0]}",
+            )
+        if found.setdefault(known[name], given) != given:
+            raise DataError(
+                f"{where}: {name} is {given} here and {found[known[name]]} before", "keep one of the two lines"
+            )
+    if not found:
+        raise DataError(
+            f"data.labels: {path}: gives no image a class", "fill in the column `class`, the header is file,class"
+        )
+    return found
+
+
+def _name(row: dict[str, str | None]) -> str:
+    """The file of a row, with forward slashes."""
+    return str(PurePosixPath((row["file"] or "").strip().replace("\\", "/")))
 
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str | None]]]:

@@ -29,7 +29,7 @@ class Layout:
 
     Args:
         name: the folder's own, without its path.
-        labelled: folder with one sub-folder a class, or `digits`.
+        labelled: folder with one sub-folder a class, or `digits`; None where the folder is a pile of images without labels.
         test: the like for testing, or None.
         pool: folder of unlabelled images, or None.
         classes: names of the classes.
@@ -42,7 +42,7 @@ class Layout:
     """
 
     name: str
-    labelled: str
+    labelled: str | None
     test: str | None
     pool: str | None
     classes: list[str]
@@ -60,10 +60,10 @@ class Layout:
 
 
 def inspect_folder(folder: str) -> Layout:
-    """Recognise FOLDER/{train,test,val,unlabelled,pool}/ by name, or FOLDER/CLASS/, or `digits`.
+    """Recognise FOLDER/{train,test,val,unlabelled,pool}/ by name, or FOLDER/CLASS/, or a pile of images, or `digits`.
 
     Raises:
-        DataError: it is missing, empty, has no labels, or mixes classes with folders of other purpose.
+        DataError: it is missing, empty, or mixes classes with folders of other purpose.
     """
     if folder == DIGITS:
         return _layout(DIGITS, open_labelled(DIGITS), None, None)
@@ -73,6 +73,8 @@ def inspect_folder(folder: str) -> Layout:
     train, test, pool = (_first(parts, names) for names in (_TRAIN, _TEST, _POOL))
     if train is None:
         _check_classes_alone(folder, list(parts.values()), pool or test)
+        if not parts or pool is not None:
+            return _pile(name, open_pool(str(pool or root)))
         return _layout(name, open_labelled(str(root)), None, None)
     labelled = open_labelled(str(train))
     tests = open_labelled(str(test)) if test is not None else None
@@ -90,11 +92,19 @@ def _check_classes_alone(folder: str, folders: list[Path], special: Path | None)
             f"{folder}: holds {special.name}/ beside {others[0].name}/, and no train/",
             f"move the class folders into {where}/train/",
         )
-    if special is not None or not folders:
+    if special is not None and special.name.lower() in _TEST:
         raise DataError(
             f"{folder}: holds {len(open_pool(folder).names)} images and no labels",
             f"put some images of each class, 20 will do to begin, into {where}/train/CLASS/ and all others into {where}/unlabelled/",
         )
+
+
+def _pile(name: str, pool: Source) -> Layout:
+    looked_at = _LookedAt(pool)
+    return Layout(
+        name=name, labelled=None, test=None, pool=pool.where, classes=[], labelled_images=0, smallest_class=0, test_images=0,
+        pool_images=len(pool.names), side=looked_at.median_side(), notes=[*pool.notes, *looked_at.notes()],
+    )  # fmt: skip
 
 
 def _layout(name: str, labelled: Source, test: Source | None, pool: Source | None) -> Layout:

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.decode import Decoded, Stream, decode
-from edgekit.data.divide import Rows, copies_of, divide
+from edgekit.data.divide import NO_ROWS, Rows, copies_of, divide
 from edgekit.data.images import ImageSet, Skipped
+from edgekit.data.pile import divide_pile
 from edgekit.data.ranges import stated, with_range
 from edgekit.data.sources import Source, check_same_classes, official_test, open_labelled, open_pool
 from edgekit.errors import DataError
@@ -32,7 +33,7 @@ class Splits:
     """The sets of a run. Test, probe and (pool with label budget) share no picture.
 
     Args:
-        classes: names of the classes; labels are indices into it.
+        classes: names of the classes; labels are indices into it. Empty where nothing is labeled yet: then all sets but the pool are.
         pool: no labels; stored at side `resize_to` (`fit: crop`) or `image_size` (`stretch`), for augmentation.
         labelled: the label budget, stored like the pool.
         probe: labelled, evaluation preprocessing; empty where `probe` is 0.
@@ -78,6 +79,8 @@ def load_splits(data: Data, run: Run | None = None) -> Splits:
         DataError: a folder is missing, empty or no folder, the classes do not suffice or conflict, a class has too few images, the
             label file is wrong, or too many files cannot be decoded.
     """
+    if data.labelled is None:
+        return _pile_splits(data, run)
     source = open_labelled(data.labelled, "data.labelled", data)
     test_source = open_labelled(official_test(data.test), "data.test", data) if isinstance(data.test, str) else None
     pool_source = open_pool(data.pool, "data.pool", data) if data.pool is not None else None
@@ -95,6 +98,29 @@ def load_splits(data: Data, run: Run | None = None) -> Splits:
         ),
     )
     return replace(splits, pixel_range=pixel_range)
+
+
+def _pile_splits(data: Data, run: Run | None) -> Splits:
+    """Of images that lie in one pile: what is held out depends on their content alone, so that later labels move no image."""
+    assert data.pool is not None
+    source = open_pool(data.pool, "data.pool", data)
+    splits, pixel_range = with_range(
+        stated(data, run), [[source]], lambda known: _divided_pile(data, source.ranged(known))
+    )
+    return replace(splits, pixel_range=pixel_range)
+
+
+def _divided_pile(data: Data, source: Source) -> Splits:
+    store = _Store(data)
+    decoded = store.decode(source, stream=data.stream)
+    pile = divide_pile(data, source, decoded.digests)
+    store.notes += pile.notes
+    labelled = replace(source, labels=pile.labels, classes=pile.classes)
+    budget = store.budget(labelled, decoded, pile.budget)
+    test = store.evaluation_set(labelled, decoded, pile.test)
+    probe = store.evaluation_set(labelled, decoded, NO_ROWS)
+    pool = _without_labels(_in_place(source, decoded, pile.training))
+    return Splits(pile.classes, pool, budget, probe, test, store.skipped, store.notes)
 
 
 def _divided(data: Data, source: Source, test_source: Source | None, pool_source: Source | None) -> Splits:

@@ -65,6 +65,7 @@ supervised:   # the student's architecture from scratch on the label budget: wha
 
 # Below this many images an epoch has few steps; AdamW (tried on digits) then gets further than SGD (tried on CIFAR-10).
 _MANY = 10_000
+_FIRST_LABELS = 50  # of a pile: what the later stages are sized for
 _FEW_STEPS = "name: adamw, lr: 2.0e-3, scale_lr: false, weight_decay: 1.0e-4, warmup_epochs: 5"
 _FEW_STEPS_WHY = "few images make few steps, which adamw uses best"
 
@@ -163,6 +164,10 @@ def recipe_text(layout: Layout, name: str | None = None, file: str = "recipe.yam
     trained = round(layout.labelled_images * (1 - probe - test_share))
     labels = "3" if digits else "1.0"
     labelled = 30 if digits else share(trained, float(labels))
+    labels_why = "label budget: a share (0.1), a count a class (20), or a CSV file with the column `file`; 1.0 is every label there is"
+    if layout.labelled is None:
+        labels, labelled = "1.0", _FIRST_LABELS
+        labels_why = "no labels yet; later the CSV file with the columns file,class: labels.csv"
     values = _for_digits() if digits else _for_images(layout.pool_images or trained, labelled, image_size)
     text = _TEMPLATE.format(
         **vars(values),
@@ -172,7 +177,7 @@ def recipe_text(layout: Layout, name: str | None = None, file: str = "recipe.yam
         data="\n".join(_data_lines(layout)),
         probe=probe,
         labels=labels,
-        labels_why="label budget: a share (0.1), a count a class (20), or a CSV file with the column `file`; 1.0 is every label there is",
+        labels_why=labels_why,
         image_size=image_size,
         size_why=f"the images' shorter side is {layout.side} in the median",
     )
@@ -181,6 +186,12 @@ def recipe_text(layout: Layout, name: str | None = None, file: str = "recipe.yam
 
 
 def _data_lines(layout: Layout) -> list[str]:
+    if layout.labelled is None:
+        return [
+            "  labelled: null   # no class folders: `labels` names the labels, a CSV file with the columns file,class (edgekit label suggest)",
+            f"  pool: {_quoted(layout.pool or '')}   # all images: {layout.pool_images:,}",
+            "  test: 0.1   # share of the pool that training never sees: the labels of these images measure the models",
+        ]
     if layout.labelled == DIGITS:
         lines = [
             f"  labelled: {DIGITS}   # scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, nothing to download"
@@ -201,6 +212,8 @@ def _data_lines(layout: Layout) -> list[str]:
 
 
 def _summary(layout: Layout) -> str:
+    if layout.labelled is None:
+        return "a pile of images without labels. Only the encoder is trained until `labels` names some."
     shown = ", ".join(layout.classes[:8]) + (", …" if len(layout.classes) > 8 else "")
     return f"{len(layout.classes)} classes ({shown})"
 

@@ -47,10 +47,11 @@ def default_test(labelled: object) -> str | float:
 class Data(Part):
     """Where the images are and who may see which."""
 
-    labelled: Text = Field(
+    labelled: Text | None = Field(
         "digits",
         description="folder with one sub-folder a class, WebDataset shards (`train-{000..099}.tar`, a glob or a folder of them), Parquet tables "
-        "(a file, a glob or a folder), a set of torchvision (`torchvision:CIFAR10`), or `digits` (shipped with scikit-learn)",
+        "(a file, a glob or a folder), a set of torchvision (`torchvision:CIFAR10`), or `digits` (shipped with scikit-learn); null: `pool` "
+        "holds all images, and `labels` is a CSV file that names the class of some, or nothing is labeled yet",
     )
     pool: Text | None = Field(
         None,
@@ -60,7 +61,8 @@ class Data(Part):
     test: Text | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2,
         description="whatever `labelled` may be, or the share of `labelled` that is held out, class-balanced; "
-        "default 0.2, for a set of torchvision its own test split",
+        "default 0.2, for a set of torchvision its own test split; where `labelled` is null, the share of `pool` that training never sees, and "
+        "whose labels in the CSV file make the test set",
     )
     probe: float = Field(
         0.1,
@@ -70,7 +72,8 @@ class Data(Part):
     )
     labels: int | float | Text = Field(
         0.1,
-        description="label budget: a fraction (0.01), a count a class (20), or a CSV file with the column `file` (relative to `labelled`)",
+        description="label budget: a fraction (0.01), a count a class (20), or a CSV file with the column `file` (relative to `labelled`); "
+        "where `labelled` is null, a CSV file with the columns `file` (relative to `pool`) and `class`",
     )
     label_seed: int = Field(0, ge=0, description="seed of the draw of the label budget, alone")
     split_seed: int = Field(0, ge=0, description="seed of the draw of the test and probe sets")
@@ -120,13 +123,17 @@ class Data(Part):
         if self.resize_to is not None and self.resize_to < self.image_size:
             raise ValueError(f"resize_to ({self.resize_to}) must be at least image_size ({self.image_size})")
         check_pixel_range(self.pixel_range)
+        if self.labelled is None and (self.pool is None or not isinstance(self.test, float)):
+            raise ValueError(
+                "labelled is null, so pool must name all images and test must be the share of them that is kept for testing (0.1)"
+            )
         if isinstance(self.labels, float) and not 0 < self.labels <= 1:
             raise ValueError(
                 f"labels ({self.labels}) must be a fraction in (0, 1], a whole number of images a class, or a CSV file"
             )
         if isinstance(self.labels, int) and self.labels < 1:
             raise ValueError(f"labels ({self.labels}) must be at least 1 image a class")
-        if isinstance(self.test, float) and self.test + self.probe >= 1:
+        if self.labelled is not None and isinstance(self.test, float) and self.test + self.probe >= 1:
             raise ValueError(
                 f"test ({self.test:g}) and probe ({self.probe:g}) must leave images to train on: together less than 1"
             )

@@ -175,7 +175,9 @@ def ablate(
     for planned in plan.cells:
         run = Run(folder / "cells" / cell_name(plan, planned.values))
         splits = images.of(planned.recipe.data)
-        ablation.data = f"{planned.recipe.data.labelled}: test set of {len(splits.test)} images"
+        ablation.data = (
+            f"{planned.recipe.data.labelled or planned.recipe.data.pool}: test set of {len(splits.test)} images"
+        )
         cell = Cell(values=planned.values, run=str(run.path.relative_to(folder)))
         reports: list[Report] = []
         try:

@@ -281,7 +281,7 @@ def _classes(run: Run, model: Model) -> int:
     if model.classes:
         return len(model.classes)
     try:
-        return len(read_json(run.stage_path("data") / "splits.json")["classes"])
+        return len(read_json(run.stage_path("data") / "splits.json")["classes"]) or _MAX_CLUSTERS
     except (Unreadable, KeyError, TypeError):
         return _MAX_CLUSTERS
 

@@ -13,7 +13,7 @@ from edgekit.train.evaluate import encoder_scores
 
 
 def online(encoder: nn.Module, splits: Splits, recipe: Recipe) -> Callable[[], dict[str, float]] | None:
-    """What `edgekit.train.engine.fit` calls every `monitor.every` epochs, or None where the recipe asks for nothing.
+    """What `edgekit.train.engine.fit` calls every `monitor.every` epochs, or None where the recipe asks for nothing, or there are no labels.
 
     The encoder is measured where it is, in evaluation mode and float32, as after the training (same bank, test set and
     protocol: the last epoch's number is the stage's). It gets its modes back, no random number is drawn and no weight
@@ -26,7 +26,7 @@ def online(encoder: nn.Module, splits: Splits, recipe: Recipe) -> Callable[[], d
         recipe: its `monitor` says what is measured.
     """
     monitor = recipe.monitor
-    if not monitor.every or not (monitor.knn or monitor.linear):
+    if not monitor.every or not (monitor.knn or monitor.linear) or not len(splits.labelled):
         return None
 
     def measure() -> dict[str, float]:

@@ -45,6 +45,7 @@ from edgekit.train.unfinished import check_unfinished
 from edgekit.train.views import draw_views
 
 Made = tuple[list[str], dict[str, Any]]
+WITHOUT_LABELS = ("data", "pretrain")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def train(
         splits = splits or _load(recipe, run)
         check(recipe, splits, run)
         images = set_sizes(splits)
-        wanted = [s for s in STAGES[: STAGES.index(until) + 1] if s != "supervised" or recipe.supervised.enabled]
+        wanted = wanted_stages(recipe, splits, until)
         check_unfinished(run, wanted, lambda stage: stage_inputs(stage, recipe, splits, run), images)
         if rank() == 0:
             write_text(run.recipe_path, dump(recipe))
@@ -104,6 +105,12 @@ def train(
             broadcast(False)
             current = record.metrics.get("measured_on", stages.measured_on) == stages.measured_on
             on_stage(Report(stage, outcome, record, current))
+
+
+def wanted_stages(recipe: Recipe, splits: Splits, until: str = STAGES[-1]) -> list[str]:
+    """The stages that a recipe asks for; without a single label, those that need none."""
+    wanted = [s for s in STAGES[: STAGES.index(until) + 1] if s != "supervised" or recipe.supervised.enabled]
+    return wanted if len(splits.labelled) else [s for s in wanted if s in WITHOUT_LABELS]
 
 
 def _load(recipe: Recipe, run: Run) -> Splits:
@@ -168,12 +175,16 @@ class Stages:
             data = self.recipe.data
             augment = OneBranch(config.augmentation, config.one_branch, self.size, data.mean, data.std)
         draw_views(splits.pool, augment, self.recipe.seed, folder / "views.png")
-        before = encoder_knn(method.model.encoder, splits, self.recipe, self.device)
+        before = self._knn(method.model.encoder)
         observe = online(method.model.encoder, splits, self.recipe)
         last = self._fit(PretrainTask(method, augment), "pretrain", splits.pool, folder, observe)
         files = save_pretrained(folder, method.model)
-        after = encoder_knn(method.model.encoder, splits, self.recipe, self.device)
-        knn = {"knn": after, "knn_starting_weights" if start else "knn_random_weights": before}
+        knn = {}
+        if before is not None:
+            knn = {
+                "knn": self._knn(method.model.encoder),
+                "knn_starting_weights" if start else "knn_random_weights": before,
+            }
         metrics = {**last, **knn, **start, "measured_on": self.measured_on}
         return [*files, "history.csv", "views.png"], metrics
 
@@ -211,6 +222,12 @@ class Stages:
         model = self._student("supervised", self.recipe.distill.student.model_copy(update={"weights": None}))
         task = ClassifyTask(model, self._augment(config.augmentation), config.label_smoothing)
         return self._classifier("supervised", task, model, self.splits.labelled, folder)
+
+    def _knn(self, encoder: Encoder) -> float | None:
+        """None where there are no labels to measure it with."""
+        if not len(self.splits.labelled):
+            return None
+        return encoder_knn(encoder, self.splits, self.recipe, self.device)
 
     def _student(self, stage: str, architecture: Architecture) -> Classifier:
         torch.manual_seed(seed_for(self.recipe.seed, stage, "weights"))
@@ -269,7 +286,7 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
             f"pretrain.one_branch: {recipe.pretrain.method} compares an image's only view with its past, there is no other branch",
             "choose a method with two views, simclr for instance",
         )
-    for stage in ("pretrain", "distill"):
+    for stage in ("pretrain", "distill") if len(splits.labelled) else ("pretrain",):
         batch = getattr(recipe, stage).batch_size
         if batch > len(splits.pool) and not (stage == "distill" and recipe.distill.images == "labelled"):
             raise DataError(
@@ -281,13 +298,15 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
                 f"{stage}.batch_size is {batch}, which {world_size()} devices cannot share evenly",
                 f"set it to a multiple of {world_size()}",
             )
+    build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder")
+    build_encoder(recipe.distill.student, recipe.data.image_size, "distill.student")
+    if not len(splits.labelled):
+        return
     if len(splits.labelled) < 2 * world_size():  # BatchNorm wants two images in each process
         raise DataError(
             f"data.labels: a budget of {len(splits.labelled)} images is too small for {world_size()} devices",
             "ask for more labels, or train on fewer devices",
         )
-    build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder")
-    build_encoder(recipe.distill.student, recipe.data.image_size, "distill.student")
     teachers = load_teachers(recipe.distill.teachers, run, recipe.data, splits.classes, own=False)
     check_order(recipe.distill.teachers, teachers, recipe.data, splits.labelled, splits.classes)
     if recipe.distill.loss == "feature":

@@ -1,11 +1,13 @@
-"""Small pictures of embedded images, to be looked at."""
+"""Pictures of images, to be looked at."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 from PIL import Image
 
+from edgekit.data.source import Source
 from edgekit.errors import DataError
 from edgekit.progress import progress
 from edgekit.train.embed import Embedding
@@ -28,5 +30,19 @@ def thumbnails(embedding: Embedding) -> list[Image.Image]:
                     picture = embedding.source.read(embedding.rows[i])
             picture.thumbnail((SIDE, SIDE))
             found.append(picture)
+            advance(1)
+    return found
+
+
+def pictures(source: Source, rows: Sequence[int]) -> list[Image.Image]:
+    """The images at `rows` as 8-bit RGB, in their own size.
+
+    Raises:
+        DataError: one cannot be read any more.
+    """
+    found = []
+    with progress("pictures", len(rows), unit="images") as advance:
+        for i in rows:
+            found.append(source.rgb(i))
             advance(1)
     return found

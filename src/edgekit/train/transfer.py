@@ -20,6 +20,7 @@ from edgekit.data.images import ImageSet
 from edgekit.data.labels import draw, share, shuffled
 from edgekit.data.layout import inspect_folder
 from edgekit.data.splits import Splits, load_splits
+from edgekit.errors import DataError
 from edgekit.files import digest_of
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
@@ -76,6 +77,8 @@ def open_target(where: str, recipe: Recipe, test: float) -> Target:
         DataError: it is missing, empty, without labels, or has too few images.
     """
     layout = inspect_folder(where)
+    if layout.labelled is None:
+        raise DataError(f"{where}: holds images and no labels", "give a folder with one sub-folder a class")
     content = recipe.data.model_dump() | {
         "labelled": layout.labelled, "test": layout.test or test, "pool": None, "probe": 0.0, "labels": 1.0, "stream": False,
     }  # fmt: skip

@@ -123,7 +123,11 @@ def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int 
     for name, stage in stages.items():
         logits = apply(load_classifier(run.stage_path(stage)), test.images, mean, std, device, name)
         scores += classifier_scores(name, logits, truth, splits.classes, f"single centre view, {LAST}")
-    return Evaluation(run=str(run.path), data=f"{recipe.data.labelled}: test set of {len(test)} images", scores=scores)
+    return Evaluation(
+        run=str(run.path),
+        data=f"{recipe.data.labelled or recipe.data.pool}: test set of {len(test)} images",
+        scores=scores,
+    )
 
 
 def with_earlier_few_shot(measured: Evaluation, path: Path) -> Evaluation:

@@ -1,0 +1,125 @@
+"""The division of a pile of images: a share is held out before anybody labels anything, and labels come later, one by one.
+
+The held-out share is drawn by content and seed alone. A label that is added moves no image from the pool into the test set or back,
+so that the encoder stays pretrained on the pool that it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.data.labels import read_classes, share, shuffled
+from edgekit.data.source import Source, refuse_same_but_case
+from edgekit.errors import DataError
+from edgekit.recipe import Data
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Pile:
+    """Positions in the source.
+
+    Attributes:
+        training: what is not held out and is no copy of what is, sorted: the pool.
+        held_out: the first image of each held-out content, in the order of the draw: a prefix of it is a random sample.
+        budget: the labeled ones of `training`, sorted.
+        test: the labeled ones of `held_out`, sorted.
+        labels: (n,) int64 indices into `classes`, -1 where there is no label.
+        classes: names, sorted; empty where nothing is labeled.
+        notes: what a user should know, one sentence each.
+    """
+
+    training: Rows
+    held_out: Rows
+    budget: Rows
+    test: Rows
+    labels: NDArray[np.int64]
+    classes: list[str]
+    notes: list[str]
+
+
+def divide_pile(data: Data, source: Source, digests: Sequence[str], *, check: bool = True) -> Pile:
+    """Hold a share out, then read the labels.
+
+    Args:
+        data: the recipe's part: `test` is a share, `labels` perhaps a CSV file; `labelled` is None.
+        source: the images; its own labels are not used.
+        digests: their content digests; empty for what cannot be read.
+        check: refuse labels that nothing can be trained or tested on.
+
+    Raises:
+        DataError: too few images can be read, or the label file is wrong.
+    """
+    assert isinstance(data.test, float)
+    held_out, notes = _hold_out(source, digests, data.test, data.split_seed)
+    held_contents = {digests[i] for i in held_out}
+    training = np.array([i for i, d in enumerate(digests) if d and d not in held_contents], dtype=np.int64)
+    if len(training) < 2:
+        raise DataError(
+            f"data.pool: {source.where}: {len(training)} different images are left to train on", "add images"
+        )
+    if not isinstance(data.labels, str):
+        nothing = np.zeros(0, dtype=np.int64)
+        return Pile(training, held_out, nothing, nothing, np.full(len(digests), -1, np.int64), [], notes)
+    labels, classes = _labels(Path(data.labels).expanduser(), source, digests)
+    budget, test = training[labels[training] >= 0], np.sort(held_out[labels[held_out] >= 0])
+    if check:
+        _check(data.labels, classes, labels, budget, test)
+    return Pile(training, held_out, budget, test, labels, classes, notes)
+
+
+def _hold_out(source: Source, digests: Sequence[str], fraction: float, seed: int) -> tuple[Rows, list[str]]:
+    """The first image of each content that is held out, and a note about copies."""
+    order = [i for i in shuffled(source.names, digests, "test", seed) if digests[i]]
+    first: dict[str, int] = {}
+    for i in order:
+        first.setdefault(digests[i], i)
+    contents = list(first)[: share(len(first), fraction)]
+    copies = sum(digests[i] in set(contents) for i in order) - len(contents)
+    notes = [f"{copies} images of {source.where} are copies of held-out images and were taken out of the pool"]
+    return np.array([first[d] for d in contents], dtype=np.int64), notes if copies else []
+
+
+def _labels(path: Path, source: Source, digests: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+    """The class of each image, -1 where there is none; copies of a labeled image have its class."""
+    by_content: dict[str, str] = {}
+    for i, name in read_classes(path, source.names).items():
+        if not digests[i]:
+            raise DataError(f"data.labels: {path}: {source.names[i]} cannot be decoded", "take it out of the file")
+        if by_content.setdefault(digests[i], name) != name:
+            raise DataError(
+                f"data.labels: {path}: {source.names[i]} is {name}, and a copy of it is {by_content[digests[i]]}",
+                "give both the same class",
+            )
+    classes = sorted(set(by_content.values()))
+    refuse_same_but_case(classes, f"data.labels: {path}")
+    index = {name: c for c, name in enumerate(classes)}
+    return np.array([index[by_content[d]] if d in by_content else -1 for d in digests], dtype=np.int64), classes
+
+
+def _check(path: str, classes: list[str], labels: NDArray[np.int64], budget: Rows, test: Rows) -> None:
+    """Refuse labels that nothing can be trained or tested on."""
+    trained = set(labels[budget].tolist())
+    if len(trained) < 2:
+        names = ", ".join(classes[c] for c in sorted(trained)) or "none"
+        raise DataError(
+            f"data.labels: {path}: the images that training may see have labels of {len(trained)} classes ({names})",
+            "label images of at least two classes; `edgekit label suggest` lists which images training may see",
+        )
+    alone = sorted(set(labels[test].tolist()) - trained)
+    if alone:
+        raise DataError(
+            f"data.labels: {path}: only held-out test images have the class {classes[alone[0]]}",
+            "label an image of this class that training may see; `edgekit label suggest` lists them",
+        )
+    if not len(test):
+        raise DataError(
+            f"data.labels: {path}: no held-out image has a label, so that nothing can be tested",
+            "label some of the images that `edgekit label suggest` lists for the test set",
+        )
