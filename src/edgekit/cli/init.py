@@ -15,8 +15,9 @@ from edgekit.terminal import echo, echo_file
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to this file, not to standard output."
 )
+@click.option("--unlabeled", is_flag=True, help="FOLDER's sub-folders are no classes: all images in it are one pile.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-def command(folder: str, name: str | None, output: Path | None, force: bool) -> None:
+def command(folder: str, name: str | None, output: Path | None, unlabeled: bool, force: bool) -> None:
     """Write a commented recipe for the images in FOLDER, or for the embedded `digits`.
 
     FOLDER holds one sub-folder a class; or train/ with those, and beside it what there is of test/ (or val/) with the same
@@ -26,6 +27,7 @@ def command(folder: str, name: str | None, output: Path | None, force: bool) -> 
     For example:
       edgekit init photos/ > recipe.yaml
       edgekit init photos/ --name birds --output birds.yaml
+      edgekit init camera/ --unlabeled > camera.yaml
       edgekit init digits > digits.yaml
     """
     from edgekit.data.layout import inspect_folder
@@ -35,7 +37,7 @@ def command(folder: str, name: str | None, output: Path | None, force: bool) -> 
 
     if output is not None and output.exists() and not force:
         raise EdgekitError(f"{output}: exists already", "choose another --output, or overwrite it with --force")
-    layout = inspect_folder(folder)
+    layout = inspect_folder(folder, unlabeled=unlabeled)
     text = recipe_text(layout, name, *([str(output)] if output is not None else []))
     for note in layout.notes:
         echo(f"note: {note}", err=True)

@@ -59,8 +59,12 @@ class Layout:
         return min(SIZES, key=lambda size: abs(math.log(size / self.side)))
 
 
-def inspect_folder(folder: str) -> Layout:
+def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
     """Recognise FOLDER/{train,test,val,unlabelled,pool}/ by name, or FOLDER/CLASS/, or a pile of images, or `digits`.
+
+    Args:
+        folder: its path.
+        unlabeled: its sub-folders are no classes (dates, cameras): all images below it are one pile.
 
     Raises:
         DataError: it is missing, empty, or mixes classes with folders of other purpose.
@@ -69,6 +73,8 @@ def inspect_folder(folder: str) -> Layout:
         return _layout(DIGITS, open_labelled(DIGITS), None, None)
     root = existing_folder(folder)
     name = root.resolve().name
+    if unlabeled:
+        return _pile(name, open_pool(str(root)))
     parts = {path.name.lower(): path for path in sorted(root.iterdir()) if _is_folder(path)}
     train, test, pool = (_first(parts, names) for names in (_TRAIN, _TEST, _POOL))
     if train is None:

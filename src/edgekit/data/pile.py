@@ -71,6 +71,12 @@ def divide_pile(data: Data, source: Source, digests: Sequence[str], *, check: bo
     budget, test = training[labels[training] >= 0], np.sort(held_out[labels[held_out] >= 0])
     if check:
         _check(data.labels, classes, labels, budget, test)
+    untaught = sorted(set(labels[test].tolist()) - set(labels[budget].tolist()))
+    if untaught:
+        names = ", ".join(classes[c] for c in untaught)
+        notes.append(
+            f"only test images have the class {names}: no model can learn it before training images have it, too"
+        )
     return Pile(training, held_out, budget, test, labels, classes, notes)
 
 
@@ -111,12 +117,6 @@ def _check(path: str, classes: list[str], labels: NDArray[np.int64], budget: Row
         raise DataError(
             f"data.labels: {path}: the images that training may see have labels of {len(trained)} classes ({names})",
             "label images of at least two classes; `edgekit label suggest` lists which images training may see",
-        )
-    alone = sorted(set(labels[test].tolist()) - trained)
-    if alone:
-        raise DataError(
-            f"data.labels: {path}: only held-out test images have the class {classes[alone[0]]}",
-            "label an image of this class that training may see; `edgekit label suggest` lists them",
         )
     if not len(test):
         raise DataError(

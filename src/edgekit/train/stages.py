@@ -109,7 +109,7 @@ def train(
 
 def wanted_stages(recipe: Recipe, splits: Splits, until: str = STAGES[-1]) -> list[str]:
     """The stages that a recipe asks for; without a single label, those that need none."""
-    wanted = [s for s in STAGES[: STAGES.index(until) + 1] if s != "supervised" or recipe.supervised.enabled]
+    wanted: list[str] = [s for s in STAGES[: STAGES.index(until) + 1] if s != "supervised" or recipe.supervised.enabled]
     return wanted if len(splits.labelled) else [s for s in wanted if s in WITHOUT_LABELS]
 
 

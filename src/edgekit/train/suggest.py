@@ -123,11 +123,10 @@ def typical(features: NDArray[np.float32], labeled: NDArray[np.bool_], count: in
         return []
     clusters = min(int(labeled.sum()) + count, len(np.unique(unit, axis=0)))
     belongs = KMeans(clusters, n_init=1, random_state=seed).fit(unit).labels_
-    neighbors = min(_NEIGHBORS, total - 1)
-    cosines, _ = (
-        nearest(found, found, neighbors, {i: [i] for i in range(total)}, "typicality") if neighbors else (None, None)
-    )
-    near = distances(cosines).mean(axis=1) if cosines is not None else np.zeros(total)
+    near = np.zeros(total, dtype=np.float32)
+    if total > 1:
+        cosines, _ = nearest(found, found, min(_NEIGHBORS, total - 1), {i: [i] for i in range(total)}, "typicality")
+        near = distances(cosines).mean(axis=1)
     return _by_cluster(belongs, near, labeled, count)
 
 
