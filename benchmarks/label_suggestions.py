@@ -4,8 +4,9 @@
 
 Each RUN is pretrained on class folders (`edgekit train RECIPE --until pretrain`): its pool's images stand for the pile, and the labels
 that a person would give are the folders' names. The suggestions are those of `edgekit label suggest` (TypiClust), over seeds of k-means;
-random labels are drawn as often from the same images. The classifier is the nearest centroid of l2-normalized features, which does not
-depend on how many labels each class has, measured on the run's test set. A class without a label counts as wrong. Prints a table and writes benchmarks/results/label_suggestions.json.
+random labels are drawn as often from the same images. The classifier is the nearest centroid of l2-normalized features, measured on the
+run's test set: it does not depend on how many labels each class has. A class without a label counts as wrong.
+Prints a table and writes benchmarks/results/label_suggestions.json.
 """
 
 from __future__ import annotations
