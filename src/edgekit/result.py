@@ -5,17 +5,27 @@ from __future__ import annotations
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from edgekit.errors import EdgekitError
 from edgekit.files import write_text
-from edgekit.foreign import Unreadable, read_bytes
+from edgekit.foreign import Unreadable, read_bytes, understood
 from edgekit.machine import Machine, this_machine
+from edgekit.validation import first_problem
 
 MOST_RESULT = 1 << 30  # bytes of a file: every sample is in it
+# Texts, lists and groups of one file, counted by their signs. Samples are plain numbers; a profile has about fifteen a layer.
+MOST_PIECES = 1_000_000
+_MOST_TEXT = 100_000  # characters of one text
 RESULT_SCHEMA = 1
+
+
+T = TypeVar("T")
+# Of many wrong elements the first is told; an error for each would take more memory than the file.
+Many = Annotated[list[T], FailFast()]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Part(BaseModel):
@@ -40,13 +50,13 @@ class Probe(Part):
 class Timeline(Part):
     """What the sensors said while it was measured, about ten times a second; null where a sensor did not answer."""
 
-    round: list[int] = Field(description="in which round of `rounds`, from 0")
-    seconds: list[float] = Field(description="since the first sample of that round")
-    clock_mhz: list[float | None]
-    gpu_clock_mhz: list[float | None]
-    temperature_c: list[float | None]
-    power_w: list[float | None]
-    throttled: list[bool | None]
+    round: Many[Count] = Field(description="in which round of `rounds`, from 0")
+    seconds: Many[float] = Field(description="since the first sample of that round")
+    clock_mhz: Many[float | None]
+    gpu_clock_mhz: Many[float | None]
+    temperature_c: Many[float | None]
+    power_w: Many[float | None]
+    throttled: Many[bool | None]
     power_source: str = Field("", description="what was metered; empty where nothing can be")
     why_no_power: str = ""
     cost_seconds: float | None = Field(
@@ -76,16 +86,16 @@ class Latency(Part):
     query: int | None = Field(None, description="images a query, the unit that is timed; null is one batch")
     rate: float | None = Field(None, description="server: queries a second that were offered, as a Poisson process")
     bound_ms: float | None = Field(None, description="server: the latency that p99 was to keep")
-    probes: list[Probe] = Field(default_factory=list, description="server: the rates that were tried, in order")
-    affinity: list[int] = Field(description="the processors that the measuring process could run on")
+    probes: Many[Probe] = Field(default_factory=list, description="server: the rates that were tried, in order")
+    affinity: Many[int] = Field(description="the processors that the measuring process could run on")
     quick: bool = Field(description="measured for less time than the floor asks")
     interrupted: bool = False
     warmup_runs: int
-    samples_ns: list[int] = Field(
+    samples_ns: Many[Count] = Field(
         description="the latency of every query, in order, in nanoseconds; none is dropped. single-stream: a `Session.run`; "
         "multi-stream: all images of a query; offline: a batch while every stream is busy; server: from the scheduled arrival"
     )
-    rounds: list[int] = Field(
+    rounds: Many[Count] = Field(
         default_factory=list,
         description="how many of the samples each fresh process took, in order; variants measured together take turns",
     )
@@ -132,7 +142,15 @@ class Latency(Part):
     conditions: dict[str, Any] = Field(
         description="governor, clocks, temperatures, load before and after; null where absent"
     )
-    warnings: list[str] = Field(description="why a figure here is not to be trusted, one sentence each")
+    warnings: Many[str] = Field(description="why a figure here is not to be trusted, one sentence each")
+
+    @model_validator(mode="after")
+    def _whole(self) -> Latency:
+        if self.bound_ms is not None and self.rate is None:
+            raise ValueError("bound_ms is of a rate, and there is none")
+        for name in ("p50", "p90", "p95", "p99", "p99.9"):
+            self.percentiles_ms.setdefault(name, None)
+        return self
 
 
 class LayerTime(Part):
@@ -162,7 +180,7 @@ class Profile(Part):
     runs: int = Field(description="that were profiled, after a warm-up")
     run_ms: float = Field(description="median of a run without the profiler, in the same process")
     layers_ms: float = Field(description="a run, all nodes together; more than `run_ms` by what the profiler costs")
-    layers: list[LayerTime] = Field(description="in the order of execution")
+    layers: Many[LayerTime] = Field(description="in the order of execution")
 
     def by_operator(self) -> list[LayerTime]:
         """The layers of each operator added up, the longest first; their name is the number of nodes."""
@@ -170,7 +188,7 @@ class Profile(Part):
         for layer in self.layers:
             found.setdefault(layer.operator, []).append(layer)
         rows = [
-            LayerTime(
+            LayerTime.model_construct(
                 name=str(len(layers)),
                 operator=operator,
                 calls=sum(layer.calls for layer in layers),
@@ -307,19 +325,50 @@ class Result(Part):
             EdgekitError: the file is missing, damaged, or of a newer schema.
         """
         try:
-            return cls.model_validate_json(read_bytes(path, MOST_RESULT))
+            content = read_bytes(path, MOST_RESULT)
         except Unreadable as error:
             raise EdgekitError(f"{path}: {'no such result' if error.missing else error.reason}") from error
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise EdgekitError(
-                f"{path}: not a result file of schema {RESULT_SCHEMA}: {where}: {first['msg']}"
-            ) from error
+        return cls.parse(content, path)
+
+    @classmethod
+    def parse(cls, content: bytes, path: Path | str) -> Result:
+        """The result in the bytes of a file.
+
+        Args:
+            content: its bytes; the memory that reading them takes is at most about ten times theirs and 1 GB.
+            path: its name, for messages.
+
+        Raises:
+            EdgekitError: it is damaged, holds a number that no measurement gives, or is of a newer schema.
+        """
+        if sum(content.count(sign) for sign in (b'"', b"[", b"{")) > MOST_PIECES:
+            raise EdgekitError(f"{path}: not a result file: it holds more than {MOST_PIECES:,} texts and lists")
+        try:
+            with understood(path, f"a result file of schema {RESULT_SCHEMA}"):
+                try:
+                    result = cls.model_validate_json(content)
+                except ValidationError as error:
+                    raise ValueError(first_problem(error)) from error
+                if not _plausible(result.model_dump(exclude={"measurement": {"samples_ns"}})):
+                    raise ValueError("it holds a number or a text that is too large, or a number that is not finite")
+        except Unreadable as error:
+            raise EdgekitError(f"{path}: {error.reason}") from error
+        return result
 
     def write(self, path: Path) -> None:
         """Write the result atomically."""
         write_text(path, self.model_dump_json(indent=1, by_alias=True) + "\n")
+
+
+def _plausible(value: Any) -> bool:
+    """Whether every number in groups and lists is finite and one that can be calculated with, and every text one that can be shown."""
+    if isinstance(value, dict):
+        return all(_plausible(key) and _plausible(inner) for key, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_plausible, value))
+    if isinstance(value, str):
+        return len(value) <= _MOST_TEXT
+    return not isinstance(value, (int, float)) or abs(value) < 2**63  # false of what is not a number, too
 
 
 def now() -> str:

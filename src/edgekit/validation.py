@@ -28,6 +28,14 @@ _MOST = 10  # problems in one message
 _PAIR = {"tuple_type", "missing", "too_long"}  # a key is never missing, defaults are merged in before; an element is
 
 
+def first_problem(error: ValidationError) -> str:
+    """The first thing that pydantic found wrong with a file or a message, for whoever did not write it: `measurement.batch: …`."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = shortened(".".join(str(part) for part in first["loc"]))
+    message = shortened(first["msg"].removeprefix("Value error, "), 200)
+    return f"{where}: {message}" if where else message
+
+
 def problems(model: type[BaseModel], error: ValidationError) -> list[str]:
     """One sentence a key; the several errors of a union (one for each type that it might have been) become one.
 

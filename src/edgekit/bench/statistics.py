@@ -70,7 +70,7 @@ def gain(base: Latency, other: Latency) -> float | None:
     """How many times faster `other` is than `base` in what their scenario is about: latency (round by round), throughput
     offline, and the rate that keeps the bound for a server; None where that cannot be told."""
     if other.scenario == "offline":
-        return other.throughput / base.throughput
+        return other.throughput / base.throughput if base.throughput else None
     if other.scenario == "server":
         return other.rate / base.rate if other.bound_ms and other.rate and base.rate else None
     ratio = speedup(base, other)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -170,29 +170,13 @@ def processor_list(text: str | None) -> tuple[int, ...]:
 def _print_json(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant, str]]) -> None:
     import json
 
-    from edgekit.bench.statistics import fp32_of, speedup
+    from edgekit.cli.bench_table import latency_rows
 
-    every = [latency for _, latency, _ in outcome.results]
-    rows: list[dict[str, Any]] = []
-    for latency, (_, _, path) in zip(every, outcome.results, strict=True):
-        variant = bundle.variant(latency.variant)
-        base = fp32_of(latency, every)
-        ratio = speedup(base, latency) if base else None
-        rows.append(
-            {
-                **latency.model_dump(exclude={"samples_ns", "kind", "timeline"}),
-                "samples": len(latency.samples_ns),
-                "top1": variant.accuracy.top1 if variant.accuracy else None,
-                "size_bytes": variant.bytes,
-                "speedup_over_fp32": vars(ratio) if ratio else None,
-                "file": str(path),
-            }
-        )
     echo_json(
         json.dumps(
             {
                 "bundle": bundle.manifest.name,
-                "results": rows,
+                "results": latency_rows(bundle, [(latency, path) for _, latency, path in outcome.results]),
                 "failed": [{"variant": name, "reason": str(error)} for name, error in outcome.failed],
                 "left_out": [{"variant": variant.id, "reason": reason} for variant, reason in left_out],
             },

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgekit.shares import percent
 from edgekit.terminal import new_console
+from edgekit.text import shortened
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgekit.bench.rounds import Outcome
     from edgekit.bundle import Bundle, Variant
     from edgekit.result import Latency
@@ -69,7 +73,7 @@ def print_latencies(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Varia
         for latency in every:
             if latency.bound_ms:
                 console.print(
-                    f"{_label(latency, batches)}: p99 stays under {latency.bound_ms:g} ms up to {latency.rate:.4g} queries a "
+                    f"{_label(latency, batches)}: p99 stays under {latency.bound_ms:g} ms up to {latency.rate or 0:.4g} queries a "
                     f"second ({len(latency.probes)} rates tried)",
                     **plain,
                 )
@@ -86,16 +90,47 @@ def print_latencies(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Varia
         console.print(f"results: {outcome.results[0][2].parent}", **plain)
 
 
+def latency_rows(bundle: Bundle, results: Sequence[tuple[Latency, Path]]) -> list[dict[str, Any]]:
+    """The latencies as `--json` prints them: without the samples, with what the bundle knows of the variants."""
+    from edgekit.bench.statistics import fp32_of, speedup
+
+    every = [latency for latency, _ in results]
+    rows: list[dict[str, Any]] = []
+    for latency, path in results:
+        variant = bundle.variant(latency.variant)
+        base = fp32_of(latency, every)
+        ratio = speedup(base, latency) if base else None
+        rows.append(
+            {
+                **latency.model_dump(exclude={"samples_ns", "kind", "timeline"}),
+                "samples": len(latency.samples_ns),
+                "top1": variant.accuracy.top1 if variant.accuracy else None,
+                "size_bytes": variant.bytes,
+                "speedup_over_fp32": vars(ratio) if ratio else None,
+                "file": str(path),
+            }
+        )
+    return rows
+
+
 def _loadgen(latency: Latency) -> str:
     """LoadGen's own figure and verdict."""
-    summary = (latency.loadgen or {}).get("summary", {})
-    for key in ("90.00 percentile latency (ns)", "99.00 percentile latency (ns)"):
-        if key in summary and latency.scenario != "offline":
-            figure = f"{key.split('.')[0]}th percentile {int(summary[key]) / 1e6:.3f} ms, "
-            if (key[:2] == "90") == (latency.scenario == "single-stream"):
-                return f"{figure}result {summary.get('Result is', 'n/a')}"
-    per_second = summary.get("Samples per second")
-    return f"{f'{float(per_second):.0f} img/s, ' if per_second else ''}result {summary.get('Result is', 'n/a')}"
+    summary = (latency.loadgen or {}).get("summary")
+    told = {str(key): str(value) for key, value in summary.items()} if isinstance(summary, dict) else {}
+    verdict = f"result {shortened(told.get('Result is', 'n/a'))}"
+    percentile = "90" if latency.scenario == "single-stream" else "99"
+    nanoseconds = _number(told.get(f"{percentile}.00 percentile latency (ns)"))
+    if nanoseconds is not None and latency.scenario != "offline":
+        return f"{percentile}th percentile {nanoseconds / 1e6:.3f} ms, {verdict}"
+    per_second = _number(told.get("Samples per second"))
+    return verdict if per_second is None else f"{per_second:.0f} img/s, {verdict}"
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
 
 
 def _by_warning(every: list[Latency]) -> dict[str, list[Latency]]:

@@ -13,8 +13,10 @@ import click
 from edgekit.terminal import echo, echo_json
 
 if TYPE_CHECKING:
+    from edgekit.bench.remote.device import Measured
     from edgekit.bench.remote.fan_out import Fleet
     from edgekit.bundle import Bundle
+    from edgekit.result import Latency, Profile
 
 # What concerns this machine and is not an option of the bench over there.
 _NOT_FORWARDED = {"bundle", "devices", "python", "wheel", "keep", "output", "as_json"}
@@ -119,37 +121,49 @@ def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
     from edgekit.bench.rounds import Outcome
     from edgekit.cli.bench_table import print_latencies
     from edgekit.cli.profiles import print_profiles
-    from edgekit.errors import EdgekitError
-    from edgekit.result import Latency, Profile, Result
+    from edgekit.errors import EdgekitError, shortened
 
     for address, measured in fleet.measured.items():
-        files = [Path(row["file"]) for row in measured.content["results"]]
-        results = [(Result.read(path), path) for path in files]
-        machine = results[0][0].machine
-        echo("", f"{address}: {machine.cpu}, {machine.architecture}, {machine.cores} cores")
-        failed = [(row["variant"], EdgekitError(row["reason"])) for row in measured.content["failed"]]
-        left_out = [(bundle.variant(row["variant"]), row["reason"]) for row in measured.content["left_out"]]
-        profiles = [(r.measurement, path) for r, path in results if isinstance(r.measurement, Profile)]
+        brought = measured.brought
+        machine = brought.results[0][0].machine
+        echo("", f"{address}: {shortened(machine.cpu)}, {shortened(machine.architecture)}, {machine.cores} cores")
+        failed = [(reason.variant, EdgekitError(reason.reason)) for reason in brought.failed]
+        left_out = [(bundle.variant(reason.variant), reason.reason) for reason in brought.left_out]
+        latencies, profiles = _by_kind(measured)
         if profiles:
             print_profiles(profiles, failed, left_out)
         else:
-            latencies = [(r, r.measurement, path) for r, path in results if isinstance(r.measurement, Latency)]
-            print_latencies(bundle, Outcome(latencies, failed, fleet.interrupted), left_out)
+            found = [(r, latency, path) for (r, _), (latency, path) in zip(brought.results, latencies, strict=True)]
+            print_latencies(bundle, Outcome(found, failed, fleet.interrupted), left_out)
         for note in measured.notes:
             echo(note)
 
 
+def _by_kind(measured: Measured) -> tuple[list[tuple[Latency, Path]], list[tuple[Profile, Path]]]:
+    """What a device measured: latencies, or profiles where it was asked for those."""
+    from edgekit.result import Latency, Profile
+
+    parts = [(result.measurement, path) for result, path in measured.brought.results]
+    profiles = [(part, path) for part, path in parts if isinstance(part, Profile)]
+    return [(part, path) for part, path in parts if isinstance(part, Latency)], profiles
+
+
 def _print_json(bundle: Bundle, fleet: Fleet) -> None:
-    echo_json(
-        json.dumps(
+    from edgekit.cli.bench_table import latency_rows
+    from edgekit.cli.profiles import profile_rows
+
+    devices = []
+    for address, measured in fleet.measured.items():
+        latencies, profiles = _by_kind(measured)
+        devices.append(
             {
+                "device": str(address),
                 "bundle": bundle.manifest.name,
-                "devices": [
-                    {"device": str(address), **measured.content, "notes": measured.notes}
-                    for address, measured in fleet.measured.items()
-                ],
-                "failed": [{"device": str(address), "reason": str(error)} for address, error in fleet.failed.items()],
-            },
-            indent=2,
+                "results": latency_rows(bundle, latencies) + profile_rows(profiles),
+                "failed": [reason.model_dump() for reason in measured.brought.failed],
+                "left_out": [reason.model_dump() for reason in measured.brought.left_out],
+                "notes": measured.notes,
+            }
         )
-    )
+    failed = [{"device": str(address), "reason": str(error)} for address, error in fleet.failed.items()]
+    echo_json(json.dumps({"bundle": bundle.manifest.name, "devices": devices, "failed": failed}, indent=2))

@@ -6,12 +6,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.shares import percent
 from edgekit.terminal import echo, echo_json, new_console
+from edgekit.text import shortened
 
 if TYPE_CHECKING:
     from edgekit.bench.load import Load
@@ -102,7 +103,8 @@ def _print_rows(title: str, rows: Sequence[tuple[str, str, LayerTime]]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for name, kind, row in rows:
-        table.add_row(f"  {name}", kind, f"{row.ms:.4f}", percent(row.share), "█" * round(20 * row.share))
+        bar = "█" * round(20 * min(1.0, max(0.0, row.share)))
+        table.add_row(f"  {shortened(name)}", shortened(kind), f"{row.ms:.4f}", percent(row.share), bar)
     console.print(table, highlight=False)
 
 
@@ -112,7 +114,18 @@ def _print_json(
     failed: Sequence[tuple[str, EdgekitError]],
     left_out: Sequence[tuple[Variant, str]],
 ) -> None:
-    rows = [
+    content = {
+        "bundle": bundle.manifest.name,
+        "results": profile_rows(done),
+        "failed": [{"variant": name, "reason": str(error)} for name, error in failed],
+        "left_out": [{"variant": variant.id, "reason": reason} for variant, reason in left_out],
+    }
+    echo_json(json.dumps(content, indent=2))
+
+
+def profile_rows(done: Sequence[tuple[Profile, Path]]) -> list[dict[str, Any]]:
+    """The profiles as `--json` prints them."""
+    return [
         {
             **profile.model_dump(exclude={"kind"}),
             "by_operator": [row.model_dump() for row in profile.by_operator()],
@@ -120,10 +133,3 @@ def _print_json(
         }
         for profile, path in done
     ]
-    content = {
-        "bundle": bundle.manifest.name,
-        "results": rows,
-        "failed": [{"variant": name, "reason": str(error)} for name, error in failed],
-        "left_out": [{"variant": variant.id, "reason": reason} for variant, reason in left_out],
-    }
-    echo_json(json.dumps(content, indent=2))

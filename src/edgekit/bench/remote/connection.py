@@ -9,21 +9,36 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import shlex
 import shutil
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, BinaryIO, TypeVar
 
 from edgekit.bench.remote.address import Address
+from edgekit.bench.remote.conversation import Conversation
+from edgekit.bench.remote.replies import (
+    LEAST_RATE,
+    MARK,
+    VERBS,
+    Alive,
+    Data,
+    Failure,
+    Line,
+    Part,
+    Said,
+    misbehaves,
+    parse_message,
+    parse_python,
+)
 from edgekit.errors import RemoteError, RuntimeMissing
 
-_MARK = b"@edgekit "
 _OPTIONS = {
     "BatchMode": "yes",
     "LogLevel": "ERROR",  # no banners, since what ssh prints is what went wrong
@@ -43,8 +58,10 @@ _FIND_PYTHON = (
     'echo "@edgekit "; python3 --version 2>&1; exit 0'
 )
 _RECEIVE = 'import sys; i = sys.stdin.buffer; exec(compile(i.read(int(i.readline())), "edgekit-on-device", "exec"))'
-_POLL_SECONDS = 0.2
-_BLOCK = 1 << 16
+_CONNECT_SECONDS = 120.0  # with the touch of a hardware key; ConnectTimeout ends where the login begins
+_SHELL_SECONDS = 120.0
+_MOST_WORDS = 1 << 16  # bytes of what ssh says about a connection
+R = TypeVar("R", bound=Part)
 
 
 class ConnectionLost(RemoteError):
@@ -79,6 +96,7 @@ class Connection:
             RemoteError: it refuses, or its host key is not known or not the known one.
         """
         self._close_master()
+        began = time.monotonic()
         socket = self._folder / "s"
         socket.unlink(missing_ok=True)
         with open(self._folder / "stderr", "w+b") as stderr:
@@ -88,7 +106,9 @@ class Connection:
             while not socket.exists():
                 if self._master.poll() is not None:
                     stderr.seek(0)
-                    raise _explained(self.address, stderr.read().decode(errors="replace"))
+                    raise _explained(self.address, stderr.read(_MOST_WORDS).decode(errors="replace"))
+                if time.monotonic() - began > _CONNECT_SECONDS:
+                    raise ConnectionLost(f"{self.address}: no login within {_CONNECT_SECONDS:.0f} s")
                 self.idle()
                 time.sleep(0.02)
 
@@ -123,71 +143,105 @@ class Connection:
     def call(
         self,
         op: str,
+        reply: type[R],
         payload: Iterable[bytes] = (),
-        on_event: Callable[[dict[str, Any]], None] = lambda event: None,
+        *,
+        on_event: Callable[[Said | Line], None] = lambda event: None,
+        receive: Callable[[Data], AbstractContextManager[BinaryIO]] | None = None,
+        transfer: int = 0,
         **arguments: Any,
-    ) -> dict[str, Any]:
+    ) -> R:
         """Run one of the verbs of `on_device` on the device.
 
         Args:
             op: its name.
+            reply: the model of its reply, as in `VERBS`.
             payload: bytes that follow the request.
-            on_event: called with each event before the reply; one that brings bytes has them as `content`.
+            on_event: called with each event before the reply.
+            receive: gives the file that takes the bytes which an event announces.
+            transfer: bytes of the payload, which take their time.
             arguments: of the verb.
 
         Raises:
-            ConnectionLost: the connection broke before the reply.
-            RemoteError: the verb failed on the device.
+            ConnectionLost: the connection broke before the reply, or bytes arrived damaged.
+            TooSlow: the device does not get on.
+            RemoteError: the verb failed on the device, or the device says something else than edgekit does.
         """
         source = resources.files("edgekit.bench.remote").joinpath("on_device.py").read_bytes()
         request = json.dumps({"op": op, **arguments}).encode() + b"\n"
-        command = f"exec {_quoted(self.python)} -I -c {shlex.quote(_RECEIVE)}"
-        with tempfile.TemporaryFile() as stderr:
-            child = self._start(command, stderr)
-            try:
-                reply = _Conversation(child, self.idle).hold(
-                    [f"{len(source)}\n".encode(), source, request], payload, on_event
-                )
-            finally:
-                code = _end(child)
-            stderr.seek(0)
-            said = _last_line(stderr.read().decode(errors="replace"))
-        if reply is None:
-            if code == 255 or self._master is None or self._master.poll() is not None:
-                raise ConnectionLost(f"{self.address}: the connection is lost{f': {said}' if said else ''}")
-            raise RemoteError(f"{self.address}: {self.python} failed on the device: {said or f'exit code {code}'}")
-        if "error" in reply:
-            hint = "free some space on the device; EDGEKIT_CACHE there names another place" if reply["full"] else ""
-            raise RemoteError(f"{self.address}: {'no space left: ' if reply['full'] else ''}{reply['error']}", hint)
-        answer: dict[str, Any] = reply["reply"]
-        return answer
+        child = self._start(f"exec {_quoted(self.python)} -I -c {shlex.quote(_RECEIVE)}")
+        seconds = VERBS[op].seconds + transfer / LEAST_RATE
+        answer: Part | None = None
+        said = ""
+        try:
+            conversation = Conversation(child, str(self.address), seconds, self.idle)
+            conversation.send([f"{len(source)}\n".encode(), source, request])
+            conversation.send(payload)
+            answer = self._answer(op, conversation, on_event, receive)
+            if answer is None:
+                said = conversation.last_words()
+        finally:
+            code = _end(child)
+        if isinstance(answer, Failure):
+            hint = "free some space on the device; EDGEKIT_CACHE there names another place" if answer.full else ""
+            raise RemoteError(f"{self.address}: {'no space left: ' if answer.full else ''}{answer.error}", hint)
+        if isinstance(answer, reply):
+            return answer
+        if code == 255 or self._master is None or self._master.poll() is not None:
+            raise ConnectionLost(f"{self.address}: the connection is lost{f': {said}' if said else ''}")
+        raise RemoteError(f"{self.address}: {self.python} failed on the device: {said or f'exit code {code}'}")
+
+    def _answer(
+        self,
+        op: str,
+        conversation: Conversation,
+        on_event: Callable[[Said | Line], None],
+        receive: Callable[[Data], AbstractContextManager[BinaryIO]] | None,
+    ) -> Part | None:
+        """Listen until the reply; None where none came."""
+        for line in conversation.lines():
+            if not line.startswith(MARK):
+                continue  # what a login shell prints
+            message = parse_message(op, line[len(MARK) :], str(self.address))
+            if isinstance(message, (Said, Line)):
+                on_event(message)
+            elif not isinstance(message, (Alive, Data)):
+                return message
+            elif isinstance(message, Data):
+                if receive is None:
+                    raise misbehaves(str(self.address), "sends a file that nobody asked for")
+                digest = sha256()
+                with receive(message) as stream:
+                    conversation.extend(message.bytes / LEAST_RATE)
+
+                    def take(block: bytes, digest: Any = digest, stream: BinaryIO = stream) -> None:
+                        digest.update(block)
+                        stream.write(block)
+
+                    if not conversation.copy(message.bytes, take):
+                        return None
+                if digest.hexdigest() != message.sha256:
+                    raise ConnectionLost(f"{self.address}: {message.path} arrived damaged")
+        return None
 
     def _run(self, command: str) -> tuple[int, list[str], str]:
         """Run a shell command; gives its exit code, what its marked lines say, and the last line that is not marked."""
-        with tempfile.TemporaryFile() as stderr:
-            child = self._start(command, stderr)
-            lines: list[str] = []
-            others: list[str] = []
-            try:
-                for line in _Conversation(child, self.idle).lines():
-                    text = line.decode(errors="replace").strip()
-                    if line.startswith(_MARK):
-                        lines.append(line[len(_MARK) :].decode(errors="replace").strip())
-                    elif text:
-                        others.append(text)
-            finally:
-                code = _end(child)
-            stderr.seek(0)
-            said = _last_line(stderr.read().decode(errors="replace")) or (others[-1] if others else "")
+        child = self._start(command)
+        try:
+            conversation = Conversation(child, str(self.address), _SHELL_SECONDS, self.idle)
+            lines, other = parse_python(conversation.lines(), str(self.address))
+            said = conversation.last_words() or other
+        finally:
+            code = _end(child)
         if code == 255:
             raise ConnectionLost(f"{self.address}: the connection is lost{f': {said}' if said else ''}")
         return code, lines, said
 
-    def _start(self, command: str, stderr: IO[bytes]) -> subprocess.Popen[bytes]:
+    def _start(self, command: str) -> subprocess.Popen[bytes]:
         if self._master is None or self._master.poll() is not None:
             raise ConnectionLost(f"{self.address}: the connection is lost")
         arguments = ["-o", "ControlMaster=no", "-S", str(self._folder / "s"), *self._options(), command]
-        return _ssh(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr)
+        return _ssh(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     def _options(self) -> list[str]:
         options = [argument for key, value in _OPTIONS.items() for argument in ("-o", f"{key}={value}")]
@@ -197,81 +251,6 @@ class Connection:
         if self._master is not None:
             _end(self._master)
             self._master = None
-
-
-class _Conversation:
-    """The two ends of a pipe to a process on the device, neither of which may block the other."""
-
-    def __init__(self, child: subprocess.Popen[bytes], idle: Callable[[], None]) -> None:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        self._in, self._out = child.stdin.fileno(), child.stdout.fileno()
-        os.set_blocking(self._in, False)
-        self._idle = idle
-        self._buffer = bytearray()
-
-    def hold(
-        self, head: list[bytes], payload: Iterable[bytes], on_event: Callable[[dict[str, Any]], None]
-    ) -> dict[str, Any] | None:
-        """Send, then listen until the reply; None where none came."""
-        try:
-            for block in head:
-                self._send(block)
-            for block in payload:
-                self._send(block)
-        except BrokenPipeError:
-            pass  # it ended early; why is in its reply, if there is one
-        while (line := self._line()) is not None:
-            if not line.startswith(_MARK):
-                continue  # what a login shell prints
-            message: dict[str, Any] = json.loads(line[len(_MARK) :])
-            if "event" not in message:
-                return message
-            if "bytes" in message:
-                content = self._bytes(message["bytes"])
-                if content is None:
-                    return None
-                message["content"] = content
-            on_event(message)
-        return None
-
-    def lines(self) -> Iterable[bytes]:
-        """All lines until the end."""
-        while (line := self._line()) is not None:
-            yield line
-
-    def _send(self, block: bytes) -> None:
-        view = memoryview(block)
-        while view:
-            if select.select([], [self._in], [], _POLL_SECONDS)[1]:
-                view = view[os.write(self._in, view[:_BLOCK]) :]
-            self._idle()
-
-    def _line(self) -> bytes | None:
-        while b"\n" not in self._buffer:
-            block = self._read()
-            if not block:
-                return None
-            self._buffer += block
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        return bytes(line)
-
-    def _bytes(self, size: int) -> bytes | None:
-        """The next `size` bytes; None where the other end stops before."""
-        while len(self._buffer) < size:
-            block = self._read()
-            if not block:
-                return None
-            self._buffer += block
-        content = bytes(self._buffer[:size])
-        del self._buffer[:size]
-        return content
-
-    def _read(self) -> bytes:
-        while True:
-            self._idle()
-            if select.select([self._out], [], [], _POLL_SECONDS)[0]:
-                return os.read(self._out, _BLOCK)
 
 
 def _ssh(arguments: list[str], **streams: Any) -> subprocess.Popen[bytes]:
@@ -285,7 +264,7 @@ def _ssh(arguments: list[str], **streams: Any) -> subprocess.Popen[bytes]:
 
 def _end(child: subprocess.Popen[bytes]) -> int:
     """Close a process's pipes and wait for it, not for long."""
-    for stream in (child.stdin, child.stdout):
+    for stream in (child.stdin, child.stdout, child.stderr):
         if stream is not None:
             stream.close()
     if child.stdin is None:

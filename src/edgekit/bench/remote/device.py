@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
 from edgekit.bench.remote.address import Address
 from edgekit.bench.remote.connection import Connection, ConnectionLost, Stopped
+from edgekit.bench.remote.conversation import TooSlow
+from edgekit.bench.remote.replies import (
+    Asked,
+    Ended,
+    Environment,
+    Fetched,
+    Finished,
+    Line,
+    Misbehaves,
+    Offer,
+    Probe,
+    Said,
+    Started,
+    Stored,
+    misbehaves,
+)
+from edgekit.bench.remote.results import Brought, Inbox
 from edgekit.bench.remote.wheel import Wheel
 from edgekit.bundle import MANIFEST, Bundle
-from edgekit.errors import RemoteError
-from edgekit.files import digest_of, sha256, write_bytes
+from edgekit.errors import EdgekitError, RemoteError, shortened
+from edgekit.files import digest_of, sha256
 
 # Pauses before connecting again, in seconds: a Wi-Fi that drops or a device that is out of breath comes back within these.
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -63,13 +78,13 @@ class Measured:
 
     Attributes:
         exit_code: of `edgekit bench` there.
-        content: what it printed with `--json`, its `file`s now those of this machine.
+        brought: its results and what was not measured.
         folder: with the result files.
         notes: what the user should know, a sentence each.
     """
 
     exit_code: int
-    content: dict[str, Any]
+    brought: Brought
     folder: Path
     notes: list[str]
 
@@ -108,7 +123,7 @@ class _Visit:
         self.output = output
         self.address = connection.address
         self.notes: list[str] = []
-        self.errors: list[str] = []
+        self.last_line = ""
         self.seen = 0
         self.asked_to_stop = False
         connection.idle = self._unless_stopped
@@ -117,15 +132,15 @@ class _Visit:
         job = self.job
         self.connection.open()
         self.connection.find_python(job.python)
-        about = self.connection.call("probe")
-        self.connection.python = about["executable"]  # not a shim that looks for it every time
-        place = about["root"]
-        if job.python and about["missing"]:
+        about = self.connection.call("probe", Probe)
+        self.connection.python = about.executable  # not a shim that looks for it every time
+        place = about.root
+        if job.python and about.missing:
             raise RemoteError(
-                f"{self.address}: {job.python} lacks {', '.join(about['missing'])}",
+                f"{self.address}: {job.python} lacks {', '.join(about.missing)}",
                 "install them there, or leave --python out: then a private environment is made",
             )
-        self.say(f"Python {about['python']}, {about['architecture']}")
+        self.say(f"Python {about.python}, {about.architecture}")
         files = {MANIFEST: job.bundle.path / MANIFEST} | {
             file.path: job.bundle.path / file.path for file in job.bundle.manifest.files
         }
@@ -134,37 +149,42 @@ class _Visit:
         self._steadily(
             lambda: self._copy(objects), f"what was copied is in {place}/objects; the same command goes on from there"
         )
-        python = about["executable"] if job.python else self._environment(about)
+        python = about.executable if job.python else self._environment(about)
         run = digest_of([job.bundle.digest, job.options, job.wheel.sha256, python, _client(self.output)])[:16]
         folder = f"{place}/runs/{run}"
         try:
-            reply = self._measure(run, python, digests, folder)
-            return self._bring(run, reply, folder)
+            ended = self._measure(run, python, digests, folder)
+            return self._bring(run, ended, folder)
         finally:
             self.connection.idle = lambda: None
 
     def _copy(self, objects: dict[str, Path]) -> None:
         sizes = {digest: path.stat().st_size for digest, path in objects.items()}
         for _ in range(2):  # a damaged one is copied once more, from its beginning
-            offer = self.connection.call("offer", objects=sizes)
-            missing: dict[str, int] = offer["missing"]
+            offer = self.connection.call("offer", Offer, objects=sizes)
+            missing = offer.missing
             if not missing:
                 return
+            if any(offset > sizes.get(digest, -1) for digest, offset in missing.items()):
+                raise misbehaves(str(self.address), "lacks what nobody offered")
             wanted = sum(sizes[digest] - offset for digest, offset in missing.items())
-            if wanted > offer["free"]:
+            if wanted > offer.free:
                 raise RemoteError(
-                    f"{self.address}: no space left: {_megabytes(wanted)} are to be copied, {_megabytes(offer['free'])} are free",
+                    f"{self.address}: no space left: {_megabytes(wanted)} are to be copied, {_megabytes(offer.free)} are free",
                     "free some space on the device; EDGEKIT_CACHE there names another place",
                 )
             self.say(f"copying {len(missing)} of {len(objects)} files, {_megabytes(wanted)}")
             damaged = self.connection.call(
                 "store",
+                Stored,
                 self._blocks([(objects[digest], offset) for digest, offset in missing.items()], wanted),
+                transfer=wanted,
                 objects=[(digest, sizes[digest], offset) for digest, offset in missing.items()],
-            )["damaged"]
+            ).damaged
             if not damaged:
                 return
-        raise RemoteError(f"{self.address}: {objects[damaged[0]].name} arrives damaged", "check the device's storage")
+        name = objects[damaged[0]].name if damaged[0] in objects else "a file"
+        raise RemoteError(f"{self.address}: {name} arrives damaged", "check the device's storage")
 
     def _blocks(self, files: list[tuple[Path, int]], total: int) -> Iterator[bytes]:
         """The bytes of files, each from an offset on; says now and then how far it is."""
@@ -179,40 +199,41 @@ class _Visit:
                         said = time.monotonic()
                         self.say(f"copied {_megabytes(sent)} of {_megabytes(total)}")
 
-    def _environment(self, about: dict[str, Any]) -> str:
+    def _environment(self, about: Probe) -> str:
         job = self.job
-        optional = [e for e in job.optional if e != "trt-rtx" or (about["gpu"] and about["architecture"] == "x86_64")]
+        optional = [e for e in job.optional if e != "trt-rtx" or (about.gpu and about.architecture == "x86_64")]
         # JetPack brings TensorRT as a package of the system; nothing else there is of use.
         system = "trt" in (*job.extras, *job.optional)
         optional = [extra for extra in optional if extra != "trt"]
-        key = digest_of([about["executable"], about["python"], job.wheel.requirements, system])[:16]
+        key = digest_of([about.executable, about.python, job.wheel.requirements, system])[:16]
         made = self._steadily(
             lambda: self.connection.call(
                 "environment",
-                on_event=lambda event: self.say(event["text"]),
+                Environment,
+                on_event=self._told,
                 key=key,
                 wheel=job.wheel.sha256,
                 name=job.wheel.path.name,
                 extras=[*job.extras, *optional],
                 system=system,
             ),
-            f"its environment in {about['root']}/venvs/{key} is made anew by the same command",
+            f"its environment in {about.root}/venvs/{key} is made anew by the same command",
         )
-        for extra, reason in made["failed"].items():
-            if extra in job.extras or not set(made["extras"]) & set(job.optional):
+        for extra, reason in made.failed.items():
+            if extra in job.extras or not set(made.extras) & set(job.optional):
                 raise RemoteError(
-                    f"{self.address}: [{extra}] cannot be installed: {reason}",
+                    f"{self.address}: [{extra}] cannot be installed: {shortened(reason, 500)}",
                     "give the device access to a package index, or name a Python that has the packages with --python",
                 )
-            self.notes.append(f"[{extra}] cannot be installed there: {reason}")
-        python: str = made["python"]
-        return python
+            self.notes.append(f"[{extra}] cannot be installed there: {shortened(reason, 500)}")
+        return made.python
 
-    def _measure(self, run: str, python: str, digests: dict[str, str], folder: str) -> dict[str, Any]:
+    def _measure(self, run: str, python: str, digests: dict[str, str], folder: str) -> Ended:
         self.connection.idle = lambda: None  # a bench that may have begun is only ended over there, by `stop`
         began = self._steadily(
             lambda: self.connection.call(
                 "start",
+                Started,
                 run=run,
                 python=python,
                 wheel=self.job.wheel.sha256,
@@ -221,48 +242,52 @@ class _Visit:
             ),
             f"whether the bench has begun is not known; what there is of it is in {folder}",
         )
-        if began["state"] == "started":
+        if began.state == "started":
             self.say("measuring")
         else:
-            self.say(f"picking up the bench that {'still runs' if began['state'] == 'running' else 'has ended'} there")
+            self.say(f"picking up the bench that {'still runs' if began.state == 'running' else 'has ended'} there")
         self.connection.idle = lambda: self._pass_the_stop_on(run)
         return self._steadily(
-            lambda: self.connection.call("follow", on_event=self._line, run=run, seen=self.seen),
+            lambda: self.connection.call("follow", Ended, on_event=self._told, run=run, seen=self.seen),
             f"the bench goes on there and writes into {folder}; the same command, within a day, brings its results",
         )
 
-    def _bring(self, run: str, reply: dict[str, Any], folder: str) -> Measured:
-        content: dict[str, Any] = {}
-
-        def keep(event: dict[str, Any]) -> None:
-            name, data = event["path"], event["content"]
-            if hashlib.sha256(data).hexdigest() != event["sha256"]:
-                raise ConnectionLost(f"{self.address}: {name} arrived damaged")
-            if name == "stdout":
-                content.update(_json(data))
-            else:
-                write_bytes(self.output / _inside(name.removeprefix("results/"), self.address), data)
-
-        self._steadily(
-            lambda: self.connection.call("fetch", on_event=keep, run=run, paths=reply["files"]),
-            f"the results are in {folder} on the device; the same command, within a day, brings them",
-        )
-        code = reply["exit"]
-        ended = self._steadily(
-            lambda: self.connection.call("finish", run=run, keep=self.job.keep), f"{folder} is left on the device"
-        )
-        if self.job.keep:
-            self.notes.append(f"kept on the device: {ended['folder']}")
-        for row in content.get("results", []):
-            row["file"] = str(self.output / PurePosixPath(row["file"]).relative_to(f"{folder}/results"))
-        if not content.get("results"):
+    def _bring(self, run: str, ended: Ended, folder: str) -> Measured:
+        left = f"the results are in {folder} on the device; the same command, within a day, brings them"
+        try:
+            with Inbox(self.output, str(self.address), ended.files) as inbox:
+                self._steadily(
+                    lambda: self.connection.call("fetch", Fetched, receive=inbox.receive, run=run, paths=inbox.names),
+                    left,
+                )
+                brought = inbox.keep(self.job.bundle, folder, killed=ended.exit is None or ended.exit < 0)
+        except Misbehaves as error:
+            raise self._set_aside(run, error) from error
+        if inbox.others:
+            self.notes.append(f"{len(inbox.others)} files of the bench there are not edgekit's and were not brought")
+        try:
+            finished = self._steadily(
+                lambda: self.connection.call("finish", Finished, run=run, keep=self.job.keep), "the results are here"
+            )
+            if self.job.keep:
+                self.notes.append(f"kept on the device: {finished.folder}")
+        except RemoteError as error:
+            self.notes.append(f"{folder} is left on the device: {error.message.removeprefix(f'{self.address}: ')}")
+        if not brought.results:
             if self.controls.stop.is_set():
                 raise Stopped
-            raise RemoteError(f"{self.address}: {self._why_nothing(code)}")
-        return Measured(code, content, self.output, self.notes)
+            raise RemoteError(f"{self.address}: {self._why_nothing(ended.exit)}")
+        return Measured(1 if ended.exit is None else ended.exit, brought, self.output, self.notes)
+
+    def _set_aside(self, run: str, error: Misbehaves) -> RemoteError:
+        """The same error; the results that cannot be taken are set aside on the device, where the next bench does not find them."""
+        with suppress(EdgekitError):
+            kept = self.connection.call("finish", Finished, run=run, keep=True).folder
+            return RemoteError(error.message, f"{error.hint}; what it wrote is kept there in {kept}")
+        return error
 
     def _why_nothing(self, code: int | None) -> str:
-        said = self.errors[-1] if self.errors else ""
+        said = self.last_line
         if said.startswith("error: "):
             return said.removeprefix("error: ")
         died = (
@@ -272,12 +297,14 @@ class _Visit:
         )
         return f"{died}{f': {said}' if said else ''}"
 
-    def _line(self, event: dict[str, Any]) -> None:
-        self.seen = event["seen"]
-        text = event["text"].rstrip()
+    def _told(self, event: Said | Line) -> None:
+        text = shortened(event.text.rstrip(), 1000)
+        if isinstance(event, Line):
+            self.seen = event.seen
+            self.last_line = text or self.last_line
+            if text.startswith(("error: ", "interrupted")):
+                return
         if text:
-            self.errors.append(text)
-        if text and not text.startswith(("error: ", "interrupted")):
             self.say(text)
 
     def _steadily(self, step: Callable[[], T], left: str) -> T:
@@ -290,6 +317,8 @@ class _Visit:
         for pause in RETRY_SECONDS:
             try:
                 return step()
+            except TooSlow as error:
+                raise RemoteError(error.message, left) from error
             except ConnectionLost as error:
                 self.say(f"{error.message.removeprefix(f'{self.address}: ')}; trying again")
             if self.controls.stop.wait(pause):
@@ -300,7 +329,7 @@ class _Visit:
                 continue
         try:
             return step()
-        except ConnectionLost as error:
+        except (ConnectionLost, TooSlow) as error:
             raise RemoteError(error.message, left) from error
 
     def _unless_stopped(self) -> None:
@@ -315,7 +344,7 @@ class _Visit:
         if self.controls.stop.is_set() and not self.asked_to_stop:
             self.asked_to_stop = True
             self.say("ending the bench there")
-            self.connection.call("stop", run=run)
+            self.connection.call("stop", Asked, run=run)
 
 
 def _client(output: Path) -> list[str]:
@@ -324,21 +353,6 @@ def _client(output: Path) -> list[str]:
     import socket
 
     return [socket.gethostname(), getpass.getuser(), str(output.resolve())]
-
-
-def _inside(name: str, address: Address) -> str:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not name.isprintable():
-        raise RemoteError(f"{address}: sends a file with the name {name!r}", "do not use this device")
-    return name
-
-
-def _json(data: bytes) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(data or b"{}")
-        return content
-    except ValueError:
-        return {}
 
 
 def _megabytes(size: int) -> str:

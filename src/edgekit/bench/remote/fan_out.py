@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,6 +17,15 @@ from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
 from edgekit.runtimes import extra
 from edgekit.temporary import scratch_folder
+
+
+class InternalError(EdgekitError):
+    """A bug that showed with one of the devices."""
+
+    exit_code = 70
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "edgekit --debug … shows the traceback; please report it")
 
 
 @dataclass
@@ -94,6 +104,10 @@ def bench_on(
                 fleet.failed[address] = EdgekitError(
                     f"{address}: {error.filename or 'here'}: {error.strerror or error}"
                 )
+            except Exception as error:  # a bug, which must not cost what the other devices measured
+                if os.environ.get("EDGEKIT_DEBUG"):
+                    raise
+                fleet.failed[address] = InternalError(f"{address}: internal error: {type(error).__name__}: {error}")
     fleet.interrupted = controls.stop.is_set()
     return fleet
 

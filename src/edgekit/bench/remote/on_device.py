@@ -2,7 +2,8 @@
 
 Its source goes over the SSH connection to `python3 -I -c …`, followed by a line of JSON (the request: `op` and its arguments) and,
 for `store`, the bytes of a file. It answers with lines that begin with `MARK`, everything else that a login shell may print is
-skipped: `{"event": …}` any number of times, then `{"reply": …}` or `{"error": …}`. No name ever goes through a shell.
+skipped: `{"event": …}` any number of times (one every few seconds says that it is alive), then `{"reply": …}` or `{"error": …}`.
+No name ever goes through a shell.
 
 Everything lies below one private folder, `remote/` of edgekit's cache on the device:
 
@@ -21,6 +22,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import select
 import shutil
 import signal
@@ -30,14 +32,22 @@ import tempfile
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
 from importlib import util
 from pathlib import Path
 from typing import Any, BinaryIO
 
 MARK = b"@edgekit "
 _BLOCK = 1 << 18
+_MOST_TEXT = 2000  # characters of what a program printed, in one message
+_ALIVE_SECONDS = 10.0
 _KEEP_SECONDS = 30 * 86400.0  # of an object that no bench has asked for
 _PICK_UP_SECONDS = 86400.0  # results older than that are not what somebody who asks now wants
+_MADE_SECONDS = 60.0  # a scratch folder is locked a moment after it is made
+_DEAD_SECONDS = 3600.0  # after which nobody asks any more for a bench that was killed
+# Names: of what has a key, of what has a digest, of what the module tempfile made.
+_KEY, _OBJECT, _RANDOM = "[0-9a-f]{16}", "[0-9a-f]{64}", "[a-z0-9_]{8}"
+_SCRATCH = rf"edgekit\.{_RANDOM}\.tmp"
 # What edgekit imports beside a runtime.
 CORE = {"click": "click", "numpy": "numpy", "PIL": "pillow", "pydantic": "pydantic", "yaml": "pyyaml", "rich": "rich"}
 
@@ -49,16 +59,30 @@ def root() -> Path:
     return base / "remote"
 
 
+_speaking = threading.RLock()
+_silent = threading.Event()
+
+
 def say(**line: Any) -> None:
     """One line to the other end."""
-    sys.stdout.buffer.write(MARK + json.dumps(line).encode() + b"\n")
-    sys.stdout.buffer.flush()
+    with _speaking:
+        sys.stdout.buffer.write(MARK + json.dumps(line).encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _say_alive() -> None:
+    """Tell now and then that this process is there, however long it takes; the other end gives up on who says nothing."""
+    while not _silent.wait(_ALIVE_SECONDS):
+        with contextlib.suppress(OSError, ValueError):
+            say(event="alive")
 
 
 def probe(_: BinaryIO) -> dict[str, Any]:
     """What device this is, and which of edgekit's packages this Python has."""
     folder = root()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(OSError):
+        remove_debris()
     # Not in this isolated interpreter: a bench may also import from the user's site or PYTHONPATH.
     code = f"import importlib.util as u; print(*[n for n in {sorted(CORE)!r} if u.find_spec(n) is None])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=False)
@@ -142,8 +166,8 @@ def environment(stdin: BinaryIO, key: str, wheel: str, name: str, extras: list[s
         failed = {}
         for extra in [extra for extra in extras if extra not in have]:
             say(event="say", text=f"installing edgekit's dependencies with [{extra}]")
-            with tempfile.TemporaryDirectory(dir=root()) as place:
-                link = Path(place) / name  # pip reads a wheel's name
+            with _scratch(root()) as place:
+                link = place / name  # pip reads a wheel's name
                 _link(root() / "objects" / wheel, link)
                 reason = _install(python, f"{link}[{extra}]")
             if reason:
@@ -180,6 +204,8 @@ def start(_: BinaryIO, run: str, python: str, wheel: str, options: list[str], fi
     private = Path(python).is_relative_to(root() / "venvs")
     given = [] if private else [os.environ.get("PYTHONPATH", "")]
     environ["PYTHONPATH"] = os.pathsep.join(entry for entry in (str(_unpacked(wheel)), *given) if entry)
+    _silent.set()
+    beat.join()  # what forks must have one thread
     command = [python, "-m", "edgekit", "bench", str(folder / "bundle"), "--output", str(folder / "results"), "--json"]
     if os.fork() == 0:
         _supervise(folder, [*command, *options], environ, lock)
@@ -217,7 +243,7 @@ def follow(stdin: BinaryIO, run: str, seen: int) -> dict[str, Any]:
                 lines.append(rest)
             for line in lines:
                 seen += len(line) + 1
-                say(event="line", text=line.decode(errors="replace"), seen=seen)
+                say(event="line", text=line.decode(errors="replace")[-_MOST_TEXT:], seen=seen)
         if over:
             break
         if select.select([stdin], [], [], 0.2)[0]:
@@ -248,27 +274,103 @@ def fetch(_: BinaryIO, run: str, paths: list[str]) -> dict[str, Any]:
     """The bytes of files of a bench, each announced with its size and digest."""
     for path in paths:
         file = root() / "runs" / run / path
-        say(event="data", path=path, bytes=file.stat().st_size, sha256=_sha256(file))
-        with open(file, "rb") as stream:
+        digest = _sha256(file)
+        with _speaking, open(file, "rb") as stream:
+            say(event="data", path=path, bytes=file.stat().st_size, sha256=digest)
             shutil.copyfileobj(stream, sys.stdout.buffer, _BLOCK)
     return {}
 
 
 def finish(_: BinaryIO, run: str, keep: bool) -> dict[str, Any]:
-    """Remove a bench's folder, or keep it under a name that no later bench takes for its own; and objects unused for 30 days.
-
-    The environment stays for the next bench.
-    """
+    """Remove a bench's folder, or keep it under a name that no later bench takes for its own. The environment stays for the next bench."""
     folder = root() / "runs" / run
     kept = folder.with_name(f"{run}-kept-{time.strftime('%Y%m%d-%H%M%S')}")
     if keep and folder.is_dir():
         os.replace(folder, kept)
     else:
         _remove(folder)
-    for path in [*(root() / "objects").glob("*"), *(root() / "wheels").glob("*")]:
-        if time.time() - path.stat().st_mtime > _KEEP_SECONDS:
-            _remove(path)
     return {"folder": str(kept)}
+
+
+def remove_debris() -> None:
+    """Remove what nobody needs any more: objects unused for 30 days, benches that were killed, what killed commands left.
+
+    All of it is known by its name, and what somebody has locked or has touched lately stays; so does every file of anybody else's.
+    """
+    for folder, pattern, seconds in (
+        (root() / "objects", rf"{_OBJECT}(\.part)?", _KEEP_SECONDS),
+        (root() / "wheels", _OBJECT, _KEEP_SECONDS),
+        (root() / "wheels", rf"tmp{_RANDOM}", _DEAD_SECONDS),  # of older versions
+    ):
+        for path in _named(folder, pattern):
+            if _untouched(path) > seconds:
+                _remove(path)
+    for path in _named(root(), rf"tmp{_RANDOM}"):  # of older versions: a folder with a wheel in it, and nothing else
+        if _untouched(path) > _DEAD_SECONDS and all(inner.suffix == ".whl" for inner in path.glob("*")):
+            _remove(path)
+    for path in [*_named(root(), _SCRATCH), *_named(root() / "wheels", _SCRATCH)]:
+        if _untouched(path) > _MADE_SECONDS:
+            _remove_unlocked(path, path)
+    for path in _named(root() / "venvs", _KEY):
+        if not (path / "edgekit.json").exists():
+            _remove_unlocked(path, path.with_suffix(".lock"), unless=path / "edgekit.json")
+    for path in _named(root() / "runs", _KEY):
+        if _untouched(path) > (_KEEP_SECONDS if (path / "exit").exists() else _DEAD_SECONDS):
+            _remove_unlocked(path, path / "lock")
+
+
+def _untouched(path: Path) -> float:
+    """Seconds since a file, or a folder or what lies in it, was changed."""
+    inner = path.iterdir() if path.is_dir() and not path.is_symlink() else []
+    return time.time() - max(entry.lstat().st_mtime for entry in [path, *inner])
+
+
+def _remove_unlocked(path: Path, lock: Path, unless: Path | None = None) -> None:
+    """Remove a folder if nobody holds its lock; not if by then `unless` is there."""
+    with _locked(lock) as ours:
+        if ours and not (unless and unless.exists()):
+            _remove(path)
+
+
+def _named(folder: Path, pattern: str) -> list[Path]:
+    """What lies in a folder under a name of that form."""
+    try:
+        return [folder / name for name in os.listdir(folder) if re.fullmatch(pattern, name)]
+    except OSError:
+        return []
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Whether a file or folder that is there can be locked; while the block runs it is."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """A folder that is removed when the block ends, and locked until then: by that `remove_debris` knows one of a killed process."""
+    folder = Path(tempfile.mkdtemp(prefix="edgekit.", suffix=".tmp", dir=parent))
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
 def _make_environment(folder: Path, system: bool) -> None:
@@ -300,7 +402,7 @@ def _run(command: list[str]) -> str:
         return ""
     lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     errors = [line for line in lines if line.lower().startswith("error")]
-    return (errors or lines or [f"exit code {done.returncode}"])[-1]
+    return (errors or lines or [f"exit code {done.returncode}"])[-1][:_MOST_TEXT]
 
 
 def _end_with(stdin: BinaryIO) -> None:
@@ -321,29 +423,19 @@ def _unpacked(wheel: str) -> Path:
         os.utime(folder)
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent))
-    try:
+    with _scratch(folder.parent) as temporary:
         with zipfile.ZipFile(root() / "objects" / wheel) as archive:
             archive.extractall(temporary)
         with contextlib.suppress(OSError):  # another client was faster
             os.replace(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return folder
 
 
 def _alive(folder: Path) -> bool:
-    try:
-        lock = os.open(folder / "lock", os.O_RDWR)
-    except OSError:
+    if not (folder / "lock").exists():
         return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except OSError:
-        return True
-    finally:
-        os.close(lock)
+    with _locked(folder / "lock") as ours:
+        return not ours
 
 
 def _link(source: Path, target: Path) -> None:
@@ -377,19 +469,25 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+beat = threading.Thread(target=_say_alive, daemon=True)
+
+
 def main() -> None:
     """Answer the request on standard input."""
     stdin = sys.stdin.buffer
     request = json.loads(stdin.readline())
     verbs = (probe, offer, store, environment, start, follow, stop, fetch, finish)
     verb: Any = {verb.__name__: verb for verb in verbs}[request.pop("op")]
+    beat.start()
     try:
         say(reply=verb(stdin, **request))
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
         say(error=f"{error.filename or root()}: {error.strerror or error}", full=full)
     except (RuntimeError, zipfile.BadZipFile) as error:
-        say(error=str(error), full=False)
+        say(error=str(error)[:_MOST_TEXT], full=False)
+    finally:
+        _silent.set()
 
 
 if __name__ == "__main__":
