@@ -70,6 +70,22 @@ class GateFailed(EdgekitError):
     exit_code = 1
 
 
+def error_named(kind: str) -> type[EdgekitError]:
+    """The class of an error that a child process reports by name; `EdgekitError` where there is none of that name."""
+    found = globals().get(kind)
+    return found if isinstance(found, type) and issubclass(found, EdgekitError) else EdgekitError
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL` for 9, and `signal 40` where a number has no name, as most real-time signals have none."""
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 def near(value: str, known: Iterable[str], count: int = 3) -> str:
     """`did you mean a, b or c?` for a misspelt name, or an empty string where nothing is near."""
     import difflib  # for a misspelt name only
@@ -84,5 +100,5 @@ def near(value: str, known: Iterable[str], count: int = 3) -> str:
 
 __all__ = [
     "BundleError", "DataError", "EdgekitError", "ExportError", "GateFailed", "RecipeError", "RemoteError", "RunError",
-    "RuntimeMissing", "near", "one_line", "quoted", "shortened", "visible",
+    "RuntimeMissing", "error_named", "near", "one_line", "quoted", "shortened", "signal_name", "visible",
 ]  # fmt: skip

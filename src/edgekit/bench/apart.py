@@ -9,8 +9,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from edgekit import errors
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, error_named, signal_name
 
 
 def apart(function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
@@ -33,10 +32,10 @@ def apart(function: Callable[..., Any], *arguments: Any, seconds: float | None =
         if not ours.poll(seconds):
             raise EdgekitError(f"no answer within {seconds:.0f} s")
         said = ours.recv()
-    except EOFError:
+    except (EOFError, OSError):  # before its answer, or in the middle of it
         child.join()
         code = child.exitcode or 0
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+        how = signal_name(-code) if code < 0 else f"exit code {code}"
         raise EdgekitError(
             f"the process died ({how})",
             "SIGILL: built for another processor; SIGKILL: memory ran out; EDGEKIT_DEBUG=1 shows what it printed",
@@ -47,7 +46,7 @@ def apart(function: Callable[..., Any], *arguments: Any, seconds: float | None =
         child.join()
     if "error" in said:
         kind, message, hint = said["error"]
-        raise getattr(errors, kind, EdgekitError)(message, hint)
+        raise error_named(kind)(message, hint)
     return said["value"]
 
 

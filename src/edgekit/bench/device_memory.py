@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 
@@ -15,10 +16,10 @@ def device_memory() -> int | None:
     if program is None:
         return None
     try:
-        said = subprocess.run([program, *_QUERY], capture_output=True, text=True, timeout=10, check=False).stdout
+        done = subprocess.run([program, *_QUERY], capture_output=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return held_by(os.getpid(), said)
+    return held_by(os.getpid(), done.stdout.decode(errors="replace"))
 
 
 def held_by(pid: int, listed: str) -> int | None:
@@ -27,6 +28,8 @@ def held_by(pid: int, listed: str) -> int | None:
     Returns:
         None where the process is not listed, or without a number ("[N/A]").
     """
-    held = [line.split(",")[1].strip() for line in listed.splitlines() if line.split(",")[0].strip() == str(pid)]
-    numbers = [int(mebibytes) for mebibytes in held if mebibytes.isdigit()]
+    rows = [[part.strip() for part in line.split(",")] for line in listed.splitlines()]
+    numbers = [
+        int(row[1]) for row in rows if len(row) == 2 and row[0] == str(pid) and re.fullmatch("[0-9]{1,9}", row[1])
+    ]
     return sum(numbers) << 20 if numbers else None

@@ -11,14 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgekit import errors
 from edgekit.bench.request import Request
 from edgekit.bench.sensors import Sampler
 from edgekit.bench.watch import watched
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, error_named, shortened, signal_name
+from edgekit.foreign import Unreadable, parse_json, read_bytes
 from edgekit.temporary import scratch_folder
 
 _GRACE_SECONDS = 60.0
+_MOST_OUTCOME = 1 << 30  # bytes: every sample is in it
+_MOST_WORDS = 1 << 16  # of what a worker printed last
 
 
 class Interrupted(Exception):
@@ -60,18 +62,17 @@ def run_worker(request: Request) -> dict[str, Any]:
                     stopped = True
             if stopped:
                 raise Interrupted(_watched(_read(outcome_file), sampler))
-            stderr.seek(0)
+            stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _MOST_WORDS))
             said = stderr.read().decode(errors="replace").strip().splitlines()
         outcome = _read(outcome_file)
     if outcome is None or code != 0:
-        died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        died = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
         raise EdgekitError(
-            f"{request.variant}: the measuring process died ({died}){': ' + said[-1] if said else ''}",
+            f"{request.variant}: the measuring process died ({died}){': ' + shortened(said[-1], 500) if said else ''}",
             "`edgekit --debug bench …` shows what it printed; SIGKILL means that memory ran out",
         )
     if "error" in outcome:
-        kind = getattr(errors, outcome["error"]["kind"], EdgekitError)
-        raise kind(outcome["error"]["message"], outcome["error"]["hint"])
+        raise error_named(outcome["error"]["kind"])(outcome["error"]["message"], outcome["error"]["hint"])
     return _watched(outcome, sampler) or outcome
 
 
@@ -91,10 +92,11 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """What a worker wrote; None where it was killed before or while it wrote."""
     try:
-        outcome: dict[str, Any] = json.loads(path.read_text())
+        outcome: dict[str, Any] = parse_json(read_bytes(path, _MOST_OUTCOME), path)
         return outcome
-    except (OSError, ValueError):
+    except Unreadable:
         return None
 
 

@@ -13,6 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from edgekit.errors import BundleError, RuntimeMissing, near
+from edgekit.foreign import parse_json, read_bytes, understood
 from edgekit.processors import pinned_threads, usable_cpus
 from edgekit.runtimes.providers import ONNXRUNTIME, PROVIDER
 from edgekit.runtimes.session import (
@@ -32,6 +33,7 @@ from edgekit.temporary import scratch_folder
 # several sessions live in one process on few cores, spinning inflates each by 2 to 5 times: set it to "0" there.
 SPINNING = "session.intra_op.allow_spinning"
 # ONNX Runtime gives nodes that a provider does not take to the CPU without a word; with this the session is refused instead.
+_MOST_PROFILE = 1 << 30  # bytes: every node of every run is in it
 _NO_FALLBACK = "session.disable_cpu_ep_fallback"
 
 
@@ -135,9 +137,9 @@ class OnnxRuntimeSession:
             for _ in range(warmup + runs):
                 profiled.run(images)
             written = Path(profiled._session.end_profiling())
-            events = json.loads(written.read_text())
             profiled.close()
-        return fold_layers(_node_times(events), warmup + runs, warmup)
+            content = read_bytes(written, _MOST_PROFILE)
+        return fold_layers(node_times(content), warmup + runs, warmup)
 
     def close(self) -> None:
         """Release the model."""
@@ -209,17 +211,22 @@ def _options(name: str, threads: int) -> dict[str, str]:
     return {"device_type": "CPU", "load_config": json.dumps({"CPU": config})}
 
 
-def _node_times(events: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
-    """Name, operator and nanoseconds of every execution of a node, in order.
+def node_times(profile: bytes) -> list[tuple[str, str, int]]:
+    """Name, operator and nanoseconds of every execution of a node, in order, in a profile that ONNX Runtime wrote.
 
-    The profile is Chrome's trace format: `ph` X events with `cat` Node, whose `dur` is in microseconds.
+    It is Chrome's trace format: `ph` X events with `cat` Node, whose `dur` is in microseconds.
+
+    Raises:
+        Unreadable: it is not.
     """
-    ending = "_kernel_time"
-    return [
-        (event["name"].removesuffix(ending), event["args"]["op_name"], event["dur"] * 1000)
-        for event in events
-        if event.get("cat") == "Node" and event["name"].endswith(ending)
-    ]
+    ending, source = "_kernel_time", "the profile of ONNX Runtime"
+    events = parse_json(profile, source, list)
+    with understood(source, "a list of events"):
+        return [
+            (str(event["name"]).removesuffix(ending), str(event["args"]["op_name"]), int(event["dur"]) * 1000)
+            for event in events
+            if event.get("cat") == "Node" and str(event["name"]).endswith(ending)
+        ]
 
 
 def _dtype(kind: str) -> str:

@@ -186,6 +186,7 @@ def _nvidia_smi() -> list[Gpu]:
             [program, query, "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
+            errors="replace",
             timeout=_NVIDIA_SMI_SECONDS,
             check=True,
         ).stdout
@@ -193,7 +194,10 @@ def _nvidia_smi() -> list[Gpu]:
         return []
     listed = []
     for line in said.splitlines():
-        name, capability, mebibytes, driver = (part.strip() for part in line.rsplit(",", 3))
+        parts = [part.strip() for part in line.rsplit(",", 3)]
+        if len(parts) != 4:  # a remark, such as that there is no device
+            continue
+        name, capability, mebibytes, driver = parts
         size = to_number(mebibytes)
         listed.append(Gpu(name, capability, int(size * 2**20) if size else None, driver))
     return listed

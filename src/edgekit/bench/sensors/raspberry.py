@@ -12,7 +12,7 @@ from edgekit.bench.sensors.files import text
 # The program is started for every answer, so it is asked seldom.
 PERIOD_SECONDS = 1.0
 _LIMIT_SECONDS = 2.0
-_RAIL = re.compile(r"^\s*(\S+)_([AV])\s+(?:current|volt)\(\d+\)=([\d.]+)[AV]\s*$", re.MULTILINE)
+_RAIL = re.compile(r"^\s*(\S+)_([AV])\s+(?:current|volt)\(\d+\)=(\d+(?:\.\d+)?)[AV]\s*$", re.MULTILINE)
 
 
 def vcgencmd(root: Path = Path("/")) -> str | None:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from edgekit.errors import EdgekitError, ExportError, RuntimeMissing
 from edgekit.files import write_bytes
+from edgekit.foreign import Unreadable, read_json
 from edgekit.runtimes.tensorrt import adapter, layers
 from edgekit.runtimes.tensorrt.options import BuildOptions, BuildReport, Layer
 
@@ -112,7 +113,7 @@ def _layers(trt: Any, logger: Any, logged: _Logged, plan: bytes) -> tuple[tuple[
         return (), "none"
     try:
         found = layers.from_inspector(adapter.inspect(trt, engine))
-    except (ValueError, AttributeError):  # the format is the release's own; without it the engine is as good
+    except Unreadable:  # the format is the release's own; without it the engine is as good
         return (), "none"
     return found, "inspector" if found else "none"
 
@@ -136,7 +137,7 @@ def main(spec: Path, out: BinaryIO) -> int:
             say(done=done, phase=phase)
         return True
 
-    asked = json.loads(spec.read_text())
+    asked = read_json(spec)
     cache = asked["timing_cache"]
     try:
         report = run(

@@ -8,12 +8,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-from edgekit.errors import EdgekitError, ExportError, RuntimeMissing
+from edgekit.errors import ExportError, error_named, signal_name
 from edgekit.files import atomic_write
+from edgekit.foreign import MOST_JSON, Unreadable, understood
 from edgekit.progress import Advance, progress
-from edgekit.runtimes.tensorrt.options import BuildOptions, BuildReport, check_capabilities
+from edgekit.runtimes.tensorrt.options import BuildOptions, BuildProgress, BuildReport, check_capabilities
 from edgekit.temporary import scratch_folder
 
 STEPS = 100  # of a build's progress
@@ -33,7 +33,7 @@ except (OSError, AttributeError):
     pass
 os.execve(sys.executable, [sys.executable, *sys.argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
 """
-_KINDS = {"RuntimeMissing": RuntimeMissing, "ExportError": ExportError}
+_MOST_WORDS = 1 << 16  # bytes of what the builder printed last
 
 
 def build(
@@ -83,7 +83,7 @@ def build(
 
 
 def _run(command: list[str], log: Path, onnx: Path, options: BuildOptions, advance: Advance) -> BuildReport:
-    said: dict[str, Any] = {}
+    said = BuildProgress()
     done = 0
     with log.open("wb") as errors:
         # A session of its own: Ctrl-C reaches this process alone, which then ends the builder at once.
@@ -92,13 +92,12 @@ def _run(command: list[str], log: Path, onnx: Path, options: BuildOptions, advan
         )
         try:
             assert process.stdout is not None
-            for line in process.stdout:
-                said = json.loads(line)
-                if "done" in said:
-                    reached = min(STEPS, int(said["done"] * STEPS))
-                    if reached > done:
-                        advance(reached - done, said["phase"])
-                        done = reached
+            while line := process.stdout.readline(MOST_JSON):
+                said = parse_progress(line) or said
+                reached = int((said.done or 0) * STEPS)
+                if reached > done:
+                    advance(reached - done, said.phase)
+                    done = reached
             code = process.wait()
         except BaseException:
             process.kill()
@@ -107,18 +106,30 @@ def _run(command: list[str], log: Path, onnx: Path, options: BuildOptions, advan
         finally:
             if process.stdout is not None:
                 process.stdout.close()
-    if "report" in said and code == 0:
+    if said.report and code == 0:
         advance(STEPS - done)
-        return BuildReport.model_validate(said["report"])
-    if error := said.get("error"):
-        raise _KINDS.get(error["kind"], EdgekitError)(error["message"], error["hint"])
+        return said.report
+    if said.error:
+        raise error_named(said.error.kind)(said.error.message, said.error.hint)
     raise _crashed(code, log, onnx, options)
 
 
+def parse_progress(line: bytes) -> BuildProgress | None:
+    """A line that the builder's process says; None for any other, such as one that was cut off when the process was killed."""
+    try:
+        with understood("the builder", "a line of the builder's"):
+            return BuildProgress.model_validate_json(line)
+    except Unreadable:
+        return None
+
+
 def _crashed(code: int, log: Path, onnx: Path, options: BuildOptions) -> ExportError:
-    last = next((line for line in reversed(log.read_text(errors="replace").splitlines()) if line.strip()), "")
+    with log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - _MOST_WORDS))
+        words = stream.read().decode(errors="replace").splitlines()
+    last = next((line for line in reversed(words) if line.strip()), "")
     if code < 0:
-        name = signal.Signals(-code).name
+        name = signal_name(-code)
         if code == -signal.SIGKILL:
             hint = "it was killed, most often for want of memory: build with a smaller batch, or end other programs"
         elif options.flags:

@@ -6,14 +6,15 @@ build log where the profiling verbosity is DETAILED; that much can be had on any
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from edgekit.foreign import parse_json, understood
 from edgekit.runtimes.tensorrt.options import Layer
 
 LOG_HEAD = "Layers:"
+_INSPECTOR = "the engine inspector's answer"
 _LINE = re.compile(
     r"^Name: .*?, LayerType: (?P<kind>[^,]*), Inputs: (?P<inputs>.*), Constants: (?P<weights>.*), "
     r"Outputs: (?P<outputs>.*), TacticName: .*?, Metadata: (?P<nodes>.*)$"
@@ -39,7 +40,16 @@ def from_log(message: str) -> tuple[Layer, ...]:
 
 
 def from_inspector(text: str) -> tuple[Layer, ...]:
-    """The layers in the engine inspector's JSON (of an engine built with the verbosity DETAILED; else it gives names alone)."""
+    """The layers in the engine inspector's JSON (of an engine built with the verbosity DETAILED; else it gives names alone).
+
+    Raises:
+        Unreadable: it is not JSON, or of another form: the format is the release's own.
+    """
+    with understood(_INSPECTOR, "a list of layers"):
+        return _layers(parse_json(text, _INSPECTOR))
+
+
+def _layers(told: dict[str, Any]) -> tuple[Layer, ...]:
     return tuple(
         Layer(
             kind=str(layer.get("LayerType", "")),
@@ -51,7 +61,7 @@ def from_inspector(text: str) -> tuple[Layer, ...]:
             outputs=tuple(_type(t) for t in layer.get("Outputs", [])),
             nodes=tuple(_NODE.findall(str(layer.get("Metadata", "")))),
         )
-        for layer in json.loads(text).get("Layers", [])
+        for layer in told.get("Layers", [])
         if isinstance(layer, dict)
     )
 

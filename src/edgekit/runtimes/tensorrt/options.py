@@ -109,6 +109,23 @@ class BuildReport(_Frozen):
     warnings: tuple[str, ...]
 
 
+class BuildError(_Frozen):
+    """Why a build failed: an error's class by name, its message and its hint."""
+
+    kind: str
+    message: str
+    hint: str
+
+
+class BuildProgress(_Frozen):
+    """One line of what the builder's process says: how far it is (0 to 1) and in which phase, or the report, or the error."""
+
+    done: float | None = Field(None, ge=0, le=1)
+    phase: str = ""
+    report: BuildReport | None = None
+    error: BuildError | None = None
+
+
 class EngineRecord(_Frozen):
     """What lies beside an engine as NAME.engine.json (never inside it: trtexec and DeepStream refuse an engine with a prefix).
 
