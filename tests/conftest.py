@@ -92,6 +92,32 @@ def browser(require_tool: Callable[[str, str], str], require_module: Callable[[s
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def sshd(require_tool: Callable[[str, str], str]) -> str:
+    require_tool("ssh", "connects to a device")
+    require_tool("ssh-keygen", "makes throw-away keys")
+    found = shutil.which("sshd", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/usr/local/sbin")
+    return found or require_tool("sshd", "is the device")
+
+
+@pytest.fixture(scope="module")
+def server(sshd: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """An SSH server that stands for a device, one a file of tests."""
+    from ssh_server import SshServer
+
+    server = SshServer(tmp_path_factory.mktemp("device"), sshd)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def awkward_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle in a folder whose name would fall apart in a shell."""
+    from tiny_bundle import make_bundle
+
+    return make_bundle(tmp_path_factory.mktemp("bundle") / """it's "my" bundle; $(touch pwned) & more""").path
+
+
 @pytest.fixture
 def edgekit(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run the command line in this process; gives exit code, standard output and standard error."""

@@ -126,3 +126,11 @@ def keygen(*arguments: str) -> None:
 def children(pid: int) -> list[int]:
     """The processes that a process has started."""
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def one_line(error: str) -> str:
+    """The only line of an error."""
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, error
+    assert "Traceback" not in error
+    return lines[0]

@@ -24,27 +24,11 @@ from edgekit.errors import RemoteError
 from edgekit.files import sha256
 from edgekit.result import Latency, Profile, Result
 from patience import until
-from ssh_server import SshServer, children, keygen
-from tiny_bundle import make_bundle
+from ssh_server import SshServer, children, keygen, one_line
 
 Edgekit = Callable[..., tuple[int, str, str]]
 QUICK = ("--quick", "--seconds", "0.1", "--threads", "1", "--variant", "onnx-fp32")
 THEIRS = ("--python", sys.executable)
-
-
-@pytest.fixture(scope="module")
-def sshd(require_tool: Callable[[str, str], str]) -> str:
-    require_tool("ssh", "connects to a device")
-    require_tool("ssh-keygen", "makes throw-away keys")
-    found = shutil.which("sshd", path=f"{os.environ['PATH']}{os.pathsep}/usr/sbin{os.pathsep}/usr/local/sbin")
-    return found or require_tool("sshd", "is the device")
-
-
-@pytest.fixture(scope="module")
-def server(sshd: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
-    server = SshServer(tmp_path_factory.mktemp("device"), sshd)
-    yield server
-    server.stop()
 
 
 @pytest.fixture
@@ -70,20 +54,6 @@ def known(server: SshServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     return server
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Its folder's name would fall apart in a shell."""
-    return make_bundle(tmp_path_factory.mktemp("bundle") / """it's "my" bundle; $(touch pwned) & more""").path
-
-
-def one_line(error: str) -> str:
-    """The only line of an error."""
-    lines = [line for line in error.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, error
-    assert "Traceback" not in error
-    return lines[0]
-
-
 def closed_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -93,6 +63,11 @@ def closed_port() -> int:
 
 def remote(server: SshServer) -> Path:
     return server.cache / "remote"
+
+
+@pytest.fixture(scope="module")
+def bundle(awkward_bundle: Path) -> Path:
+    return awkward_bundle
 
 
 def test_devices_side_by_side_and_one_that_cannot_be_reached(

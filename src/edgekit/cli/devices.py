@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.terminal import echo, echo_json
+from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
     from edgekit.bench.remote.device import Measured
@@ -80,18 +81,16 @@ def _bench(
         _print_json(bundle, fleet)
     else:
         _print_tables(bundle, fleet)
-    if fleet.interrupted:
-        for error in fleet.failed.values():
+    failed = list(fleet.failed.values())
+    last = failed.pop() if failed and not fleet.measured and not fleet.interrupted else None
+    if others["as_json"] or not fleet.measured:  # else they stand among the tables
+        for error in failed:
             echo(f"error: {error}", err=True)
+    if fleet.interrupted:
         echo("interrupted; what was measured until then is marked so in its results", err=True)
         click.get_current_context().exit(130)
-    failed = list(fleet.failed.values())
-    if failed and not fleet.measured:
-        for error in failed[:-1]:
-            echo(f"error: {error}", err=True)
-        raise failed[-1]
-    for error in failed:
-        echo(f"error: {error}", err=True)
+    if last:
+        raise last
     incomplete = [address for address, measured in fleet.measured.items() if measured.exit_code != 0]
     if failed or incomplete:
         raise GateFailed(
@@ -137,6 +136,11 @@ def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
             print_latencies(bundle, Outcome(found, failed, fleet.interrupted), left_out)
         for note in measured.notes:
             echo(note)
+    if fleet.measured:
+        for address, error in fleet.failed.items():
+            console = new_console() if sys.stdout.isatty() else new_console(width=120)
+            reason = str(error).removeprefix(f"{address}: ")
+            console.print(f"\n{address}: failed: {reason}", style="red", soft_wrap=True, highlight=False)
 
 
 def _by_kind(measured: Measured) -> tuple[list[tuple[Latency, Path]], list[tuple[Profile, Path]]]:

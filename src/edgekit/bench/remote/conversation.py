@@ -13,6 +13,7 @@ from edgekit.errors import RemoteError, shortened
 
 _POLL_SECONDS = 0.2
 _BLOCK = 1 << 16
+_LINE_COST = 64  # bytes that a line counts for beside its own: millions of empty ones take long, too
 _LAST_WORDS = 1 << 13  # bytes of standard error that are kept
 _LAST_SECONDS = 2.0
 
@@ -81,7 +82,7 @@ class Conversation:
                 line = bytes(self._buffer[:at])
                 del self._buffer[: at + 1]
                 self._searched = 0
-                self._count(at + 1)
+                self._count(at + 1 + _LINE_COST)
                 return line
             if len(self._buffer) >= MOST_LINE:
                 raise misbehaves(self._source, f"sends a line of more than {MOST_LINE:,} bytes")
