@@ -140,7 +140,8 @@ def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
         for address, error in fleet.failed.items():
             console = new_console() if sys.stdout.isatty() else new_console(width=120)
             reason = str(error).removeprefix(f"{address}: ")
-            console.print(f"\n{address}: failed: {reason}", style="red", soft_wrap=True, highlight=False)
+            echo()
+            console.print(f"{address}: failed: {reason}", style="red", soft_wrap=True, highlight=False)
 
 
 def _by_kind(measured: Measured) -> tuple[list[tuple[Latency, Path]], list[tuple[Profile, Path]]]:

@@ -260,7 +260,7 @@ class _Visit:
                     lambda: self.connection.call("fetch", Fetched, receive=inbox.receive, run=run, paths=inbox.names),
                     left,
                 )
-                brought = inbox.keep(self.job.bundle, folder, killed=ended.exit is None or ended.exit < 0)
+                brought = inbox.keep(self.job.bundle, killed=ended.exit is None or ended.exit < 0)
         except Misbehaves as error:
             raise self._set_aside(run, error) from error
         if inbox.others:

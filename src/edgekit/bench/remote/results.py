@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -96,12 +96,11 @@ class Inbox:
         with open(path, "wb") as stream:
             yield stream
 
-    def keep(self, bundle: Bundle, folder: str, *, killed: bool = False) -> Brought:
+    def keep(self, bundle: Bundle, *, killed: bool = False) -> Brought:
         """Check everything, and put the results where they belong.
 
         Args:
             bundle: what was measured.
-            folder: of the bench on the device, below which the printed names of the results are.
             killed: the bench was, so what it printed may be cut off.
 
         Raises:
@@ -113,12 +112,10 @@ class Inbox:
         printed = Printed() if killed else self._printed()
         results = []
         for row in printed.results:
-            with suppress(ValueError):
-                name = PurePosixPath(row.file).relative_to(folder).as_posix()
-                if name in checked:
-                    results.append((checked[name], self._target(name)))
-                    continue
-            raise misbehaves(self._source, f"names a result that it did not send, {quoted(row.file)}")
+            name = f"results/{row.file.rpartition('/results/')[2]}"
+            if name not in checked:
+                raise misbehaves(self._source, f"names a result that it did not send, {quoted(row.file)}")
+            results.append((checked[name], self._target(name)))
         known = {variant.id for variant in bundle.manifest.variants}
         for reason in (*printed.failed, *printed.left_out):
             if reason.variant not in known:
