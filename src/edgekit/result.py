@@ -335,7 +335,7 @@ class Result(Part):
         """The result in the bytes of a file.
 
         Args:
-            content: its bytes; the memory that reading them takes is at most about ten times theirs and 1 GB.
+            content: its bytes; reading them takes at most some 25 times as much memory, and half a gigabyte.
             path: its name, for messages.
 
         Raises:
