@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto, NodeProto
 
 from edgekit.export.int8.blocks import name_of
 from edgekit.export.int8.fidelity import Fidelity
@@ -98,28 +98,52 @@ def excluding(layers: Mapping[str, tuple[str, Exclude]], names: Iterable[str]) -
     return tuple(node for name in names for node in layers[name][1])
 
 
-def release(quantised: ModelProto, exclude: Sequence[str]) -> ModelProto:
+def release(quantised: ModelProto, float_model: ModelProto, exclude: Sequence[str]) -> ModelProto:
     """Let layers that stay in float read what the graph computed, not what quantising it left; changes the model.
 
     ONNX Runtime's quantiser leaves the weights of an excluded layer alone, but what the layer reads has been quantised by whoever
-    made it. A layer is sensitive as often for what it reads as for its weights.
+    made it. A layer is sensitive as often for what it reads as for its weights. And where the pair's range does what a Relu or Clip
+    does, that quantiser has removed the Relu or Clip: whoever reads past the pair needs it back.
 
     Args:
         quantised: a Q/DQ graph.
+        float_model: the graph that was quantised; nodes and tensors have the same names.
         exclude: names of the nodes that were left in float.
     """
     graph = quantised.graph
     maker = {name: node for node in graph.node for name in node.output}
+    was_made = {name: node for node in float_model.graph.node for name in node.output}
     names = set(exclude)
-    for node in graph.node:
+    for node in list(graph.node):
         if node.name not in names or node.op_type not in LAYERS:
             continue
         dequantise = maker.get(node.input[0])
         if dequantise is None or dequantise.op_type != "DequantizeLinear":
             continue
         quantise = maker.get(dequantise.input[0])
-        if quantise is not None and quantise.op_type == "QuantizeLinear":
-            node.input[0] = quantise.input[0]
+        if quantise is None or quantise.op_type != "QuantizeLinear":
+            continue
+        read = quantise.input[0]
+        node.input[0] = read
+        if read in maker and read in was_made and maker[read].name != was_made[read].name:
+            _put_back(graph, maker, was_made[read], float_model)
+    _remove_idle_pairs(graph)
+    return quantised
+
+
+def _put_back(graph: GraphProto, maker: dict[str, NodeProto], activation: NodeProto, float_model: ModelProto) -> None:
+    """Insert an activation of the float graph behind the node that makes its output instead."""
+    before = maker[activation.output[0]]
+    place = next(i for i, node in enumerate(graph.node) if node.name == before.name)
+    before.output[list(before.output).index(activation.output[0])] = activation.input[0]
+    graph.node.insert(place + 1, activation)
+    have = {tensor.name for tensor in graph.initializer}
+    bounds = set(activation.input[1:]) - have
+    graph.initializer.extend(tensor for tensor in float_model.graph.initializer if tensor.name in bounds)
+    maker[activation.input[0]], maker[activation.output[0]] = before, graph.node[place + 1]
+
+
+def _remove_idle_pairs(graph: GraphProto) -> None:
     kept = {output.name for output in graph.output}
     while True:
         read = kept | {name for node in graph.node for name in node.input}
@@ -132,7 +156,6 @@ def release(quantised: ModelProto, exclude: Sequence[str]) -> ModelProto:
             graph.node.remove(node)
     for tensor in [t for t in graph.initializer if t.name not in read]:
         graph.initializer.remove(tensor)
-    return quantised
 
 
 def fewest(

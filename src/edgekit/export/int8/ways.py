@@ -125,7 +125,7 @@ class Workshop:
         assert way.scheme is not None
         told = quantize_onnx(calibration, output, way.scheme, method=way.method, exclude=way.exclude)
         if way.exclude:
-            onnx.save(release(onnx.load(output), way.exclude), output)
+            onnx.save(release(onnx.load(output), onnx.load(calibration.model), way.exclude), output)
         if way.equalised:
             told["equalised"] = _EQUALISED[way.equalised]
         if way.corrected:
