@@ -51,6 +51,16 @@ def temporary_folder(parent: Path, prefix: str) -> tuple[int, Path]:
         os.close(handle)
 
 
+def scratch(parent: Path, kind: str) -> tuple[int, Path]:
+    """A new folder `edgekit-KIND.xxxxxxxx.tmp`, locked until the handle is closed; those that killed processes left go first.
+
+    Raises:
+        OSError: as `tempfile.mkdtemp`.
+    """
+    remove_debris(parent, _SCRATCH)
+    return temporary_folder(parent, f"edgekit-{kind}")
+
+
 @contextmanager
 def scratch_folder(kind: str) -> Iterator[Path]:
     """A folder in the machine's temporary folder, deleted when the block ends; those that killed processes left go first.
@@ -63,9 +73,7 @@ def scratch_folder(kind: str) -> Iterator[Path]:
     """
     import tempfile
 
-    parent = Path(tempfile.gettempdir())
-    remove_debris(parent, _SCRATCH)
-    handle, folder = temporary_folder(parent, f"edgekit-{kind}")
+    handle, folder = scratch(Path(tempfile.gettempdir()), kind)
     try:
         yield folder
     finally:

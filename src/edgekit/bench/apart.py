@@ -9,6 +9,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+from edgekit.children import end_with_parent
 from edgekit.errors import EdgekitError, error_named, signal_name
 
 
@@ -25,7 +26,7 @@ def apart(function: Callable[..., Any], *arguments: Any, seconds: float | None =
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(theirs, function, arguments), daemon=True)
+    child = context.Process(target=_child, args=(os.getpid(), theirs, function, arguments), daemon=True)
     child.start()
     theirs.close()
     try:
@@ -50,7 +51,8 @@ def apart(function: Callable[..., Any], *arguments: Any, seconds: float | None =
     return said["value"]
 
 
-def _child(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _child(parent: int, connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
     if not os.environ.get("EDGEKIT_DEBUG"):  # runtimes print about devices that they do not find
         null = os.open(os.devnull, os.O_WRONLY)

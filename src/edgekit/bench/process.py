@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from edgekit import children
 from edgekit.bench.request import Request
 from edgekit.bench.sensors import Sampler
 from edgekit.bench.watch import watched
@@ -44,7 +45,7 @@ def run_worker(request: Request) -> dict[str, Any]:
         stopped, code = False, 0
         with open(Path(folder, "stderr"), "w+b") as stderr:
             with Sampler() as sampler:
-                child = subprocess.Popen(
+                child = children.start(
                     [sys.executable, "-m", "edgekit.bench.worker", str(request_file), str(outcome_file)],
                     cwd=folder,  # `-m` puts the working folder first on the path: nothing of the user's may be imported from there
                     env={**os.environ, "PYTHONPATH": _python_path()},

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.bench.prctl import end_with_the_parent
 from edgekit.bench.request import Request
+from edgekit.children import end_with_parent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Measure as the request file says, and write what came out, or the error, to the outcome file."""
-    end_with_the_parent()
+    end_with_parent()
     interrupted = False
 
     def interrupt(*_: object) -> None:

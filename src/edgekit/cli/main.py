@@ -12,6 +12,7 @@ import click
 from click.utils import PacifyFlushWrapper
 
 from edgekit import __version__
+from edgekit.children import end_with_parent
 from edgekit.errors import EdgekitError, one_line
 from edgekit.files import prepare_home
 from edgekit.terminal import abandon, echo, prepare_streams
@@ -97,6 +98,7 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line; the exit code is 0 done, 1 a gate did not pass, 2 bad input, 130 interrupted, 70 a bug."""
+    end_with_parent()  # one of several that train together
     prepare_streams()
     code = _run()
     try:

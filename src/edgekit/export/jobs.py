@@ -8,6 +8,7 @@ threads, and the ranges of the activations are collected once, by whoever comes 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import queue
 import signal
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from edgekit import progress as shown
 from edgekit.bundle import Variant
+from edgekit.children import end_with_parent
 from edgekit.errors import ExportError
 from edgekit.export.catalogue import split
 from edgekit.export.finish import finish
@@ -152,7 +154,7 @@ def _in_processes(folders: dict[str, Path], stored: _Stored, jobs: int) -> Itera
     # What a process starts from lies in a file: handed over by its pipe, it would hold up the start of the next one.
     at = stored.folder / "sources.pickle"
     at.write_bytes(pickle.dumps(stored))
-    pool = ProcessPoolExecutor(jobs, context, _begin, (at, heard))
+    pool = ProcessPoolExecutor(jobs, context, _begin, (os.getpid(), at, heard))
     try:
         pending: set[Future[Variant]] = {pool.submit(_work, id_, folders[id_]) for id_ in order}
         with shown.progress("variants", len(order)) as advance:
@@ -202,13 +204,15 @@ _SOURCES: list[Sources] = []  # of a worker's process: loaded once, so that its 
 _HEARD: list[Any] = []
 
 
-def _begin(at: Path, heard: Any) -> None:
+def _begin(parent: int, at: Path, heard: Any) -> None:
     """The first thing that a worker's process does.
 
     Args:
-        at: where its parent pickled what it starts from, in the export's own temporary folder.
+        parent: the process that started it.
+        at: where that one pickled what it starts from, in the export's own temporary folder.
         heard: the queue to tell progress to.
     """
+    end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of the group: the parent decides
     signal.signal(signal.SIGTERM, _leave)
     stored: _Stored = pickle.loads(at.read_bytes())

@@ -22,6 +22,7 @@ from datetime import timedelta
 import torch
 from torch import distributed as dist
 
+from edgekit.children import PARENT
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.processors import usable_cpus
 from edgekit.recipe import Hardware
@@ -60,6 +61,7 @@ def launch(devices: int, arguments: list[str]) -> int:
     logging.disable(logging.ERROR)  # this process only waits; those that work say what goes wrong
     share, asked = max(1, usable_cpus() // devices), os.environ.get("OMP_NUM_THREADS", "")
     os.environ["OMP_NUM_THREADS"] = str(min(share, int(asked)) if asked.isdigit() and int(asked) else share)
+    os.environ[PARENT] = str(os.getpid())  # the processes end with this one (see `edgekit.children`)
     config = LaunchConfig(
         min_nodes=1, max_nodes=1, nproc_per_node=devices, run_id=uuid.uuid4().hex, rdzv_backend="c10d",
         rdzv_endpoint="127.0.0.1:0", max_restarts=0, monitor_interval=0.2,

@@ -37,7 +37,9 @@ from edgekit.bench.remote.replies import (
     parse_message,
     parse_python,
 )
+from edgekit.children import start
 from edgekit.errors import RemoteError, RuntimeMissing
+from edgekit.temporary import scratch
 
 _OPTIONS = {
     "BatchMode": "yes",
@@ -84,7 +86,8 @@ class Connection:
         self.address = address
         self.idle = idle
         self.python = ""
-        self._folder = _private_folder()
+        self._lock: int | None
+        self._lock, self._folder = _private_folder()
         self._master: subprocess.Popen[bytes] | None = None
 
     def open(self) -> None:
@@ -116,6 +119,9 @@ class Connection:
         """End the connection and remove its socket."""
         self._close_master()
         shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def find_python(self, given: str | None = None) -> None:
         """Take the device's Python: the one given, else the first of at least 3.10 on its PATH.
@@ -259,7 +265,7 @@ def _ssh(arguments: list[str], **streams: Any) -> subprocess.Popen[bytes]:
         raise RuntimeMissing("there is no `ssh` on this machine", "install the OpenSSH client (Debian: openssh-client)")
     streams.setdefault("stdin", subprocess.DEVNULL)
     # A session of its own: Ctrl-C must not cut the connection over which the bench is stopped.
-    return subprocess.Popen([program, *arguments], start_new_session=True, **streams)
+    return start([program, *arguments], foreign=True, start_new_session=True, **streams)
 
 
 def _end(child: subprocess.Popen[bytes]) -> int:
@@ -283,13 +289,13 @@ def _quoted(program: str) -> str:
     return shlex.quote(program)
 
 
-def _private_folder() -> Path:
-    """A folder that only this user can enter, with a path short enough for a socket (108 bytes, of which ssh takes 18)."""
-    folder = tempfile.mkdtemp(prefix="edgekit-ssh-")
-    if len(folder) > 80:
-        os.rmdir(folder)
-        folder = tempfile.mkdtemp(prefix="edgekit-ssh-", dir="/tmp")
-    return Path(folder)
+def _private_folder() -> tuple[int, Path]:
+    """A folder that only this user can enter, and the handle that locks it: where this process is killed, the next command removes it.
+
+    Its path is short enough for a socket (108 bytes, of which ssh takes 18).
+    """
+    parent = Path(tempfile.gettempdir())
+    return scratch(parent if len(str(parent)) <= 55 else Path("/tmp"), "ssh")
 
 
 def _last_line(text: str) -> str:

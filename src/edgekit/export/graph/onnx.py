@@ -22,6 +22,7 @@ from edgekit import __version__
 from edgekit.errors import EdgekitError, ExportError
 from edgekit.export.graph.channels import fold_reversal
 from edgekit.export.graph.normalisation import spread
+from edgekit.export.graph.padding import fold_pool_padding
 from edgekit.export.graph.prepare import exportable, pooling_by_matrices
 from edgekit.export.graph.simplify import add_embedding, refuse_huge, simplify
 from edgekit.runtimes.session import EMBEDDING
@@ -89,7 +90,7 @@ def save(model: ModelProto, path: Path, classes: list[str], *, embedding: bool =
     Raises:
         ExportError: see `check`, `simplify` and `add_embedding`.
     """
-    graph = spread(fold_reversal(simplify(model)))
+    graph = spread(fold_reversal(fold_pool_padding(simplify(model))))
     if embedding:
         add_embedding(graph, OUTPUT, EMBEDDING)
     graph.producer_name, graph.producer_version = "edgekit", __version__

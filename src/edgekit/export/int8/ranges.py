@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from edgekit.errors import ExportError
+from edgekit.export.graph.padding import only_pooled
 from edgekit.progress import Advance
 
 Method = Literal["minmax", "percentile", "entropy"]
@@ -153,7 +154,7 @@ def collect(model: Path, images: NDArray[np.uint8], advance: Advance) -> dict[st
         advance: told the images done.
 
     Returns:
-        A histogram for each float32 tensor that a node computes.
+        A histogram for each float32 tensor that a node computes. What padding fills in for a max pooling is not counted.
 
     Raises:
         ExportError: an activation is not finite, or ONNX Runtime cannot run the model.
@@ -162,6 +163,8 @@ def collect(model: Path, images: NDArray[np.uint8], advance: Advance) -> dict[st
     names = activations(graph)
     (image,) = (i.name for i in graph.graph.input)
     histograms = {name: Histogram() for name in names}
+    padded = {name: source for name, source in only_pooled(graph).items() if source in histograms}
+    names = [name for name in names if name not in padded]
     session = observing(graph, names)
     for batch in batches(images):
         for name, values in zip(names, session.run(names, {image: batch}), strict=True):
@@ -173,7 +176,7 @@ def collect(model: Path, images: NDArray[np.uint8], advance: Advance) -> dict[st
                     "export it without --precision int8",
                 ) from None
         advance(len(batch))
-    return histograms
+    return histograms | {name: histograms[source] for name, source in padded.items()}
 
 
 def batches(images: NDArray[np.uint8]) -> Any:

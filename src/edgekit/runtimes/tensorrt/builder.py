@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from edgekit.children import end_with_parent
 from edgekit.errors import EdgekitError, ExportError, RuntimeMissing
 from edgekit.files import write_bytes
 from edgekit.foreign import Unreadable, read_json
@@ -155,6 +156,7 @@ def main(spec: Path, out: BinaryIO) -> int:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     # TensorRT's libraries write to standard output as they like: the channel gets a descriptor of its own.
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)

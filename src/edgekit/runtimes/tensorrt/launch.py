@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from edgekit import children
 from edgekit.errors import ExportError, error_named, signal_name
 from edgekit.files import atomic_write
 from edgekit.foreign import MOST_JSON, Unreadable, understood
@@ -87,7 +88,7 @@ def _run(command: list[str], log: Path, onnx: Path, options: BuildOptions, advan
     done = 0
     with log.open("wb") as errors:
         # A session of its own: Ctrl-C reaches this process alone, which then ends the builder at once.
-        process = subprocess.Popen(
+        process = children.start(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
         )
         try:
