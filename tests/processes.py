@@ -29,6 +29,16 @@ def command_line(pid: int) -> str:
         return ""
 
 
+def ignores(pid: int, number: signal.Signals) -> bool:
+    """Whether a process ignores a signal."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    mask = next((line.split()[1] for line in status.splitlines() if line.startswith("SigIgn:")), "0")
+    return bool(int(mask, 16) & 1 << (number - 1))
+
+
 def kill_alone(command: subprocess.Popen[Any], ready: Callable[[set[Identity]], Any]) -> set[Identity]:
     """Kill a command, and nothing else, as soon as its descendants are what they should be; wait until they have all ended.
 

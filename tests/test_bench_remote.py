@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from edgekit.errors import RemoteError
 from edgekit.files import sha256
 from edgekit.result import Latency, Profile, Result
 from patience import until
+from processes import kill_alone
 from ssh_server import SshServer, children, keygen, one_line
 
 Edgekit = Callable[..., tuple[int, str, str]]
@@ -255,6 +257,32 @@ def test_ctrl_c_ends_the_bench_on_the_device(known: SshServer, bundle: Path, tmp
         assert isinstance(latency, Latency)
         assert latency.interrupted
     assert "Traceback" not in out + err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")
+def test_a_bench_that_is_killed_leaves_no_connection_and_the_next_command_removes_its_socket(
+    known: SshServer, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = Path(tempfile.mkdtemp(dir="/tmp"))  # short enough for a socket
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    options = ["--variant", "onnx-fp32", "--seconds", "3000", *THEIRS, "--device", known.url, "--output", str(tmp_path)]
+    command = [sys.executable, "-m", "edgekit", "bench", str(bundle), *options]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    runs = remote(known) / "runs"
+    try:
+        had = kill_alone(child, lambda found: list(runs.glob("*/pid")) and len(found) > 1)
+        assert any(left.name.startswith("edgekit-ssh.") for left in temporary.iterdir())
+        assert len(had) > 1  # the one that holds the connection, and the one that follows the bench over it
+        nowhere = [*command[:5], "--device", f"ssh://127.0.0.1:{closed_port()}", "--output", str(tmp_path)]
+        again = subprocess.run(nowhere, check=False, capture_output=True, text=True)
+        assert "cannot be reached" in again.stderr
+        assert list(temporary.iterdir()) == []
+    finally:
+        for file in runs.glob("*/pid"):  # the bench on the device goes on, as it should
+            os.kill(int(file.read_text()), signal.SIGINT)
+        until(lambda: all((file.parent / "exit").exists() for file in runs.glob("*/pid")))
+        shutil.rmtree(runs, ignore_errors=True)
+        shutil.rmtree(temporary)
 
 
 def descendants(pid: int) -> str:

@@ -192,7 +192,7 @@ def test_a_map_of_classes_is_no_classifier(tmp_path: Path) -> None:
 
 def test_a_softmax_of_a_batch_of_its_own_is_refused(tmp_path: Path) -> None:
     """Over the images instead of the classes: its answer to an image depends on the others."""
-    with pytest.raises(ExportError, match="depends on the images beside it in the batch"):
+    with pytest.raises(ExportError, match="answers an image differently beside other images"):
         opened(classifier(node("Softmax", "z", "y", axis=0)), tmp_path)
 
 

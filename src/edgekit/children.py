@@ -4,7 +4,7 @@ Linux does it: prctl(2), PR_SET_PDEATHSIG. Elsewhere a process that is killed al
 end them everywhere, by the code that started them.
 
 - A Python child of ours is started by `start` and calls `end_with_parent` first.
-- A child of the module multiprocessing calls `end_with_parent` with the process that started it.
+- A child of the module multiprocessing calls `end_with_parent` with the process that started it; the thread that started it waits for it.
 - Any other program is started by `start` with `foreign=True`: a few lines of Python ask for the signal, then become that program.
 """
 
@@ -59,8 +59,8 @@ def start(command: Sequence[str], *, foreign: bool = False, **options: Any) -> s
     elif not foreign:
         options["env"] = naming_parent(options.get("env"))
     if threading.current_thread() is threading.main_thread():
-        return subprocess.Popen(command, **options)
-    return _starter(os.getpid()).submit(subprocess.Popen, command, **options).result()
+        return _popen(command, options)
+    return _starter(os.getpid()).submit(_popen, command, options).result()
 
 
 def naming_parent(environment: dict[str, str] | None = None) -> dict[str, str]:
@@ -82,6 +82,10 @@ def end_with_parent(parent: int | None = None) -> None:
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the request
         os._exit(1)
+
+
+def _popen(command: list[str], options: dict[str, Any]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(command, **options)
 
 
 @cache

@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgekit.errors import ExportError
 from edgekit.export.graph.onnx import slow_attention
 from edgekit.export.sources.answers import sum_to_one
+from edgekit.export.sources.steady import unsteady
 
 Ending = Literal["logits", "softmax", "sigmoid"]
 _DEEPEST = 4  # lists in dictionaries in lists that are looked into
@@ -139,20 +141,11 @@ def _steady(network: nn.Module, probes: Tensor, place: tuple[str | int, ...], mo
 def _unsteady(
     network: nn.Module, probes: Tensor, place: tuple[str | int, ...], model: str, size: int
 ) -> ExportError | None:
-    first, again = (_at(_run(network, probes, model, size), place) for _ in range(2))
-    alone = _at(_run(network, probes[:1], model, size), place)
-    within = _SAME_ALONE * float(first.abs().max())
-    if float((again - first).abs().max()) > within:
-        return ExportError(
-            f"{model}: answers the same images differently from call to call: part of it is in training mode",
-            "let .eval() switch everything off that is random, as functional.dropout(x, p, training=self.training) does",
-        )
-    if alone.numel() * _PROBES != first.numel() or float((alone - first[:1].reshape(alone.shape)).abs().max()) > within:
-        return ExportError(
-            f"{model}: answers an image differently beside other images: part of it is in training mode",
-            "let BatchNorm keep running statistics, and .eval() switch it to them",
-        )
-    return None
+    def answer(images: Tensor) -> NDArray[Any]:
+        scores: Tensor = _at(_run(network, images, model, size), place)
+        return scores.double().numpy()
+
+    return unsteady(model, answer, probes, probes[:1], _SAME_ALONE)
 
 
 def _choice(output: Any, model: str, classes: int | None) -> tuple[tuple[str | int, ...], list[str]]:
