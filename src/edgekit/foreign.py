@@ -3,7 +3,7 @@
 A list of the exceptions that a parser may raise is never complete: zipfile, zlib, lzma, numpy, json and pickle raise some twenty kinds
 for damaged bytes. So there is one function a format, each catches everything, and nothing else in the package parses such bytes.
 The formats that need a package of their own are parsed inside `understood`, each in one module: YAML in `recipe.plain_yaml`, safetensors
-and checkpoints in `models.foreign_files`, ONNX in `onnx_files`, Parquet in `data.tables`, tar in `data.tar_index`, images in `image_files`.
+and checkpoints in `models.weight_files`, ONNX in `export.graph.files`, Parquet in `data.tables`, tar in `data.tar_index`, images in `image_files`.
 
 What is compared with a digest is read once: either into memory (`read_bytes`) or into a copy of its own (`private_copy`) for libraries
 that open a path. Nobody can put other bytes between the comparison and the use.
@@ -19,7 +19,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from edgekit.errors import EdgekitError, one_line
 
@@ -34,12 +34,14 @@ class Unreadable(EdgekitError):
         path: of the file.
         reason: why, in a few words.
         missing: whether there is no such file at all.
+        too_large: whether it has more bytes than are read.
     """
 
-    def __init__(self, path: Path | str, reason: str, *, missing: bool = False) -> None:
+    def __init__(self, path: Path | str, reason: str, *, missing: bool = False, too_large: bool = False) -> None:
         super().__init__(f"{path}: {reason}")
         self.reason = one_line(reason, 200)
         self.missing = missing
+        self.too_large = too_large
 
 
 @contextmanager
@@ -74,7 +76,9 @@ def understood(path: Path | str, what: str) -> Iterator[None]:
 
 @contextmanager
 def open_regular(path: Path | str) -> Iterator[BinaryIO]:
-    """Open a regular file for reading; no pipe or device, which may never end. Parse what is in it inside `understood`.
+    """Open a regular file for reading; no device or named pipe, which may never end. Parse what is in it inside `understood`.
+
+    A pipe that the shell has opened, as in `edgekit train <(sed … recipe.yaml)`, is one, too, but cannot be read twice.
 
     Raises:
         Unreadable: it is missing, no regular file, or cannot be opened.
@@ -83,7 +87,9 @@ def open_regular(path: Path | str) -> Iterator[BinaryIO]:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe without a writer would block
     try:
         mode = os.fstat(handle).st_mode
-        if not stat.S_ISREG(mode):
+        if stat.S_ISFIFO(mode) and os.path.basename(os.path.realpath(path)).startswith("pipe:["):
+            os.set_blocking(handle, True)
+        elif not stat.S_ISREG(mode):
             raise Unreadable(path, "a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
         with os.fdopen(handle, "rb", closefd=False) as stream:
             yield stream
@@ -100,19 +106,19 @@ def read_bytes(path: Path | str, most: int = MOST_JSON) -> bytes:
     with open_regular(path) as stream, understood(path, "a file"):
         content = stream.read(most + 1)
     if len(content) > most:
-        raise Unreadable(path, f"larger than {most:,} bytes")
+        raise Unreadable(path, f"larger than {most:,} bytes", too_large=True)
     return content
 
 
-def read_text(path: Path | str, most: int = MOST_JSON) -> str:
+def read_text(path: Path | str, most: int = MOST_JSON, errors: Literal["strict", "replace"] = "strict") -> str:
     """The text of a file in UTF-8, with or without a byte order mark.
 
     Raises:
-        Unreadable: as `read_bytes`, or it is not UTF-8.
+        Unreadable: as `read_bytes`, or it is not UTF-8 and `errors` is strict.
     """
     content = read_bytes(path, most)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         raise Unreadable(path, f"not a text in UTF-8 (byte {error.start})") from error
 
@@ -140,7 +146,7 @@ def private_copy(path: Path | str) -> Iterator[Copy]:
         digest, size = hashlib.sha256(), 0
         with understood(path, "a file"):
             if os.fstat(stream.fileno()).st_size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-                raise Unreadable(path, "larger than this machine's memory")
+                raise Unreadable(path, "larger than this machine's memory", too_large=True)
             while block := stream.read(1 << 20):
                 digest.update(block)
                 copy.write(block)
@@ -176,7 +182,9 @@ def read_json(path: Path, kind: type | None = dict) -> Any:
     return parse_json(read_bytes(path), path, kind)
 
 
-def read_csv(path: Path | str) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+def read_csv(
+    path: Path | str, errors: Literal["strict", "replace"] = "strict"
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     """The columns of a CSV file in UTF-8 with a header, and its rows: the line that each ends on, and its values by column.
 
     A value that a row lacks is the empty text, and values beyond the header are left out.
@@ -187,7 +195,7 @@ def read_csv(path: Path | str) -> tuple[list[str], list[tuple[int, dict[str, str
     import csv
     import io
 
-    text = read_text(path)
+    text = read_text(path, errors=errors)
     with understood(path, "a CSV file"):
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
         columns = list(reader.fieldnames or [])
