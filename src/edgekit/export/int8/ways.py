@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from edgekit.export.int8.quantize import Scheme, quantize_onnx
 from edgekit.export.int8.ranges import Method
 from edgekit.export.int8.recover import STEPS, recover
 from edgekit.export.int8.sensitivity import release
+from edgekit.foreign import parse_json
 from edgekit.progress import progress
 from edgekit.runtimes.session import EMBEDDING
 
@@ -156,6 +156,8 @@ class Workshop:
         classes = next(p.value for p in was.metadata_props if p.key == "classes")
         embedding = any(output.name == EMBEDDING for output in was.graph.output)
         size = self.unlabelled.shape[1]
-        export_onnx(learnt, path, image_size=size, classes=json.loads(classes), embedding=embedding)
+        export_onnx(
+            learnt, path, image_size=size, classes=parse_json(classes, self.first.model, list), embedding=embedding
+        )
         inherit(self.first.model, path)
         return path
