@@ -43,6 +43,11 @@ class Unreadable(EdgekitError):
         self.missing = missing
         self.too_large = too_large
 
+    @property
+    def detail(self) -> str:
+        """The reason, for a message that says itself that the file cannot be read."""
+        return self.reason.removeprefix("cannot be read: ")
+
 
 @contextmanager
 def understood(path: Path | str, what: str) -> Iterator[None]:

@@ -171,7 +171,7 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
                 "give a fraction (0.1), a count a class (20), or a CSV with the column `file`",
             ) from error
         raise DataError(
-            f"data.labels: {path}: cannot be read: {error.reason}", "it must be a CSV file in UTF-8"
+            f"data.labels: {path}: cannot be read: {error.detail}", "it must be a CSV file in UTF-8"
         ) from error
     if "file" not in columns:
         raise DataError(

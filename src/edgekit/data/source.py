@@ -173,7 +173,7 @@ def _lines(path: str, numbers: list[int]) -> list[str]:
         lines = read_text(Path(path).expanduser()).splitlines()
     except Unreadable as error:
         raise DataError(
-            f"data.class_names: {path}: cannot be read: {error.reason}", "give a text file in UTF-8"
+            f"data.class_names: {path}: cannot be read: {error.detail}", "give a text file in UTF-8"
         ) from error
     names = [line.strip() for line in lines]
     missing = [n for n in numbers if not 0 <= n < len(names) or not names[n]]

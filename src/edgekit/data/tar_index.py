@@ -214,7 +214,7 @@ def _label(sample: list[_Member], stream: BinaryIO, label_key: str) -> Label:
     try:
         fields = parse_json(content, "its .json", None)
     except Unreadable as error:
-        raise ValueError(f"its .json cannot be read: {error.reason}") from error
+        raise ValueError(f"its .json cannot be read: {error.detail}") from error
     if not isinstance(fields, dict) or label_key not in fields:
         raise ValueError(f"its .json has no key {label_key}")
     return _number_or_name(fields[label_key])

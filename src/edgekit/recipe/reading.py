@@ -54,7 +54,7 @@ def _text(path: Path) -> str:
             ) from error
         if error.too_large:
             raise RecipeError(f"{path}: not a recipe: more than {MOST_BYTES:,} bytes", "give a file of YAML") from error
-        reason = error.reason.removeprefix("cannot be read: ")
+        reason = error.detail
         raise RecipeError(f"{path}: cannot be read: {reason}", "a recipe is a text file in UTF-8") from error
 
 

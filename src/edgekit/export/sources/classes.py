@@ -61,7 +61,7 @@ def read_classes(path: str) -> Names:
     try:
         text = read_text(Path(path).expanduser())
     except Unreadable as error:
-        raise DataError(f"{here}: cannot be read: {error.reason}", _LAYOUTS) from error
+        raise DataError(f"{here}: cannot be read: {error.detail}", _LAYOUTS) from error
     found = _of_json(text, here) if text.lstrip().startswith(("[", "{")) else _of_lines(text, here)
     matches = [_SYNSET_LINE.fullmatch(name) for name, _ in found]
     found = [(m[2], m[1]) for m in matches if m] if all(matches) else found

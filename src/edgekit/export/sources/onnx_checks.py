@@ -31,7 +31,7 @@ def read(path: Path) -> tuple[ModelProto, str]:
     try:
         content = read_bytes(path, LARGEST)
     except Unreadable as error:
-        reason = error.reason.removeprefix("cannot be read: ")
+        reason = error.detail
         raise ExportError(f"{path}: cannot be read: {reason}", "give the path of an .onnx file") from error
     size, digest = len(content), hashlib.sha256(content).hexdigest()
     try:
