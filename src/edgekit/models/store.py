@@ -13,7 +13,7 @@ import safetensors.torch
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from torch import Tensor, nn
 
-from edgekit.errors import RunError, shortened
+from edgekit.errors import EdgekitError, RunError, shortened
 from edgekit.files import write_bytes, write_json
 from edgekit.foreign import Unreadable, parse_json, read_bytes, understood
 from edgekit.models.classifier import Classifier
@@ -165,12 +165,15 @@ def _spec(folder: Path, kind: type[_Spec], digests: Mapping[str, str]) -> _Spec:
 
 @contextmanager
 def _building(folder: Path) -> Iterator[None]:
-    """Build in this block what a description asks for; edgekit's own errors say more and pass."""
+    """Build in this block what a description asks for; whatever is wrong with that, the message names the description."""
+    path = folder / FILES[0]
     try:
-        with understood(folder / FILES[0], "a description of a network that can be built"):
+        with understood(path, "a description of a network that can be built"):
             yield
     except Unreadable as error:
         raise RunError(error.message, f"delete {folder} to train the stage again") from error
+    except EdgekitError as error:
+        raise RunError(f"{path}: {error.message}", error.hint) from error
 
 
 def _load(folder: Path, model: nn.Module, digests: Mapping[str, str]) -> None:
