@@ -12,8 +12,9 @@ from typing import Any
 
 # Calls before which another process may come in: each touches a file, and what happens to it elsewhere shows in the next one.
 _FILES = {"open", "read", "memfd_create"}
-# Packages that open paths themselves: the moment before they are called is the one that matters most.
+# Packages that open paths themselves, by calls of these names: the moment before is the one that matters most.
 _LIBRARIES = ("onnxruntime", "openvino", "safetensors", "torch/serialization.py", "stand_ins")
+_OPEN = {"__init__", "read_model", "load", "load_file", "parse_from_file", "deserialize_cuda_engine"}
 
 
 class Exchanges:
@@ -61,8 +62,10 @@ class Exchanges:
         if event == "c_call":
             matters = getattr(argument, "__name__", "") in _FILES
         else:
-            library = next((name for name in _LIBRARIES if name in frame.f_code.co_filename), "")
-            matters, self._library = event == "call" and bool(library) and library != self._library, library
+            code = frame.f_code
+            library = next((name for name in _LIBRARIES if name in code.co_filename), "")
+            entered, self._library = event == "call" and library not in ("", self._library), library
+            matters = entered and code.co_name in _OPEN
         if matters:
             if self.seen == self.moment:
                 self.exchange()

@@ -89,17 +89,21 @@ def open_regular(path: Path | str) -> Iterator[BinaryIO]:
         Unreadable: it is missing, no regular file, or cannot be opened.
     """
     with understood(path, "a file"):
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe without a writer would block
-    try:
-        mode = os.fstat(handle).st_mode
+        try:
+            stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - closed below, outside of `understood`
+        except IsADirectoryError as error:
+            raise Unreadable(path, "a folder, not a file") from error
+    with stream:
+        mode = os.fstat(stream.fileno()).st_mode
         if stat.S_ISFIFO(mode) and os.path.basename(os.path.realpath(path)).startswith("pipe:["):
-            os.set_blocking(handle, True)
+            os.set_blocking(stream.fileno(), True)
         elif not stat.S_ISREG(mode):
-            raise Unreadable(path, "a folder, not a file" if stat.S_ISDIR(mode) else "not a regular file")
-        with os.fdopen(handle, "rb", closefd=False) as stream:
-            yield stream
-    finally:
-        os.close(handle)
+            raise Unreadable(path, "not a regular file")
+        yield stream
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe without a writer would block
 
 
 def read_bytes(path: Path | str, most: int = MOST_JSON) -> bytes:

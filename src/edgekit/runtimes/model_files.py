@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Protocol
 
 from edgekit.bundle import Bundle, BundleFile, Variant
 from edgekit.files import sha256
-from edgekit.temporary import scratch_folder
 
 
 class ModelFiles(Protocol):
@@ -123,6 +121,10 @@ class FilesOfBundle:
     @contextmanager
     def placed(self, name: str) -> Iterator[Path]:
         """See `ModelFiles.placed`."""
+        import shutil  # a device that builds no engine needs none of it
+
+        from edgekit.temporary import scratch_folder
+
         with scratch_folder("model") as folder:
             with self._bundle.copied(self._file(name)) as source:
                 shutil.copyfile(source, folder / name)
