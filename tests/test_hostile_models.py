@@ -149,7 +149,7 @@ def _checkpoint(**changes: Any) -> dict[str, Any]:
 )  # fmt: skip
 def test_a_checkpoint_of_another_form_is_one_line(content: object, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "last.ckpt")
-    with pytest.raises(RunError, match=r"last\.ckpt: damaged checkpoint: it holds|global_step") as refused:
+    with pytest.raises(RunError, match=r"last\.ckpt: damaged checkpoint: .*(it holds|global_step)") as refused:
         read_checkpoint(tmp_path / "last.ckpt")
     assert "\n" not in str(refused.value)
     torch.save(_checkpoint(), tmp_path / "last.ckpt")
