@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 import tensorrt_graphs
 from edgekit.errors import BundleError, ExportError
 from edgekit.files import sha256
+from edgekit.runtimes.model_files import FilesOnDisk
 from edgekit.runtimes.tensorrt import (
     Batch,
     build,
@@ -171,26 +172,26 @@ def test_what_a_release_does_not_have_is_refused(model: Path, tmp_path: Path) ->
 def test_engines_are_kept_and_made_again_where_they_are_not_taken(model: Path, tmp_path: Path) -> None:
     machine = {"tensorrt": "1.7.1", "gpu": "a", "compute_capability": "8.6"}
     kept = EngineCache(tmp_path / "engines")
-    first = kept.load(model, RTX, machine, bytes)
+    first = kept.load(FilesOnDisk(model), model.name, RTX, machine, bytes)
     (path,) = kept.folder.glob("*.engine")
     record = read_record(path)
     assert record is not None
     assert (record.onnx, record.onnx_sha256, record.machine) == ("model.onnx", sha256(model), machine)
     made = path.stat().st_mtime_ns
-    assert kept.load(model, RTX, machine, bytes) == first
+    assert kept.load(FilesOnDisk(model), model.name, RTX, machine, bytes) == first
     assert path.stat().st_mtime_ns == made
 
     path.write_bytes(first[:100])  # damaged
-    assert kept.load(model, RTX, machine, bytes) == first
+    assert kept.load(FilesOnDisk(model), model.name, RTX, machine, bytes) == first
 
     refused = iter([None, b"taken"])  # by a runtime that does not take the first
-    assert kept.load(model, RTX, machine, lambda plan: next(refused)) == b"taken"
+    assert kept.load(FilesOnDisk(model), model.name, RTX, machine, lambda plan: next(refused)) == b"taken"
     with pytest.raises(BundleError, match="built an engine from it and does not take it"):
-        kept.load(model, RTX, machine, lambda plan: None)
+        kept.load(FilesOnDisk(model), model.name, RTX, machine, lambda plan: None)
     coin = helper.make_node("Bernoulli", ["pooled"], ["logits"], name="coin")
     refusable = with_nodes(tmp_path / "bad.onnx", [coin])
     with pytest.raises(BundleError, match="operator Bernoulli"):
-        kept.load(refusable, RTX, machine, bytes)
+        kept.load(FilesOnDisk(refusable), refusable.name, RTX, machine, bytes)
     assert {p.suffix for p in kept.folder.iterdir()} == {".engine", ".json"}, "nothing half-made is left"
 
 

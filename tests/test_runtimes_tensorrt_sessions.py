@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 import tensorrt_graphs
+from edgekit.bundle import Bundle, BundleFile, write_manifest
 from edgekit.errors import BundleError, DataError, RuntimeMissing
 from edgekit.files import sha256
-from edgekit.runtimes import open_session
+from edgekit.runtimes import load, open_session
 from edgekit.runtimes.session import Profiled, Staged
 from edgekit.runtimes.tensorrt import (
     Batch,
@@ -28,7 +30,7 @@ from edgekit.runtimes.tensorrt import (
 from edgekit.runtimes.tensorrt.cache import read_record, this_machine, write_record
 from edgekit.runtimes.tensorrt.session import TensorRtSession
 from tensorrt_graphs import silent
-from tiny_bundle import CLASSES, SIZE, some_images
+from tiny_bundle import CLASSES, SIZE, make_bundle, some_images
 
 HERE = Path(__file__).parent
 model, driver = tensorrt_graphs.model, tensorrt_graphs.driver
@@ -102,6 +104,45 @@ def test_logits_are_those_of_the_graph_for_every_batch_size(planned: Path, drive
     session.close()
     session.close()
     assert stand_in.standInLive() == before, "everything on the GPU is freed"
+
+
+def _bundled(folder: Path, names: list[str]) -> Bundle:
+    """A bundle with one variant of these files in a folder."""
+    made = make_bundle(folder, openvino=False)
+    files = [BundleFile.of(folder, name) for name in names]
+    variant = made.manifest.variants[0].model_copy(update={"id": "trt", "runtime": "tensorrt", "files": files})
+    write_manifest(folder, made.manifest.model_copy(update={"variants": [variant]}))
+    return Bundle.open(folder)
+
+
+@pytest.mark.parametrize("engine", [False, True])
+def test_every_file_of_a_bundle_is_compared_as_it_is_read(engine: bool, planned: Path, own_cache: Path) -> None:
+    images = some_images(2)
+    expected = open_session("onnxruntime", planned).run(images)
+    names = [planned.name, planned.with_suffix(".json").name, "model.trt.int8.weak.onnx"]
+    if engine:
+        open_session("tensorrt", planned).close()
+        (built,) = own_cache.glob("*.engine")
+        shutil.copyfile(built, planned.with_name("m.engine"))
+        shutil.copyfile(built.with_name(f"{built.name}.json"), planned.with_name("m.engine.json"))
+        names = ["m.engine", "m.engine.json"]
+    bundle = _bundled(planned.parent, names)
+    session = load(bundle, bundle.variant("trt"))
+    np.testing.assert_allclose(session.run(images), expected, atol=1e-5)
+    session.close()
+    for engine_file in own_cache.glob("*"):  # what was built before is found by the recorded digest
+        engine_file.unlink()
+    for name in names if engine else names[1:]:  # this release builds from the other ONNX alone
+        path = planned.with_name(name)
+        before = path.read_bytes()
+        path.write_bytes(before[:-2] + b"  ")
+        with pytest.raises(BundleError, match=f"{name}: changed since the export"):
+            load(bundle, bundle.variant("trt"))
+        path.write_bytes(before)
+    # A file that the bundle does not list is not there, whatever lies in its folder.
+    less = _bundled(planned.parent, names[:1])
+    with pytest.raises(BundleError, match="missing or damaged"):
+        load(less, less.variant("trt"))
 
 
 def test_without_the_cuda_graph_the_logits_are_the_same(planned: Path, driver: Path) -> None:

@@ -3,92 +3,84 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from edgekit.errors import BundleError
-from edgekit.files import cache_folder, sha256
-from edgekit.foreign import MOST_JSON, Unreadable, understood
+from edgekit.files import cache_folder
+from edgekit.foreign import MOST_JSON, Unreadable, open_regular, understood
 from edgekit.temporary import remove_debris, temporary_folder
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def extracted(archive: Path, manifest: str, listed: Callable[[bytes, Path], Mapping[str, int]]) -> Path:
-    """The folder with the files of an archived bundle, which are extracted where they are not there yet.
+def extracted(archive: Path, manifest: str, listed: Callable[[bytes, Path], Mapping[str, int]]) -> tuple[Path, str]:
+    """The folder with the files of an archived bundle, which are extracted where they are not there yet, and its manifest's digest.
 
     Only the manifest and what it lists come out, at the sizes that it records: whatever else an archive holds, or claims to hold,
-    costs no room on the device.
+    costs no room on the device. Whether the folder holds this manifest and its files, or what somebody else has put there since, is
+    for the caller to check.
 
     Args:
         archive: a .zip of a bundle's folder or of what is in it.
         manifest: the name of the file that tells the folder.
         listed: from that file's bytes and its path (for messages), the paths of the files in the folder and their bytes.
 
+    Returns:
+        The folder, and the SHA-256 of the manifest in the archive.
+
     Raises:
         BundleError: it is no readable .zip, holds a path that leaves it, lacks a file, or the cache cannot take it.
     """
     try:
-        digest = sha256(archive)
-    except OSError as error:
-        raise BundleError(f"{archive}: cannot be read: {error.strerror or error}", "check its permissions") from error
-    target = cache_folder() / "bundles" / digest[:32]
-    try:
-        if target.is_dir():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        remove_debris(target.parent)
-        lock, temporary = temporary_folder(target.parent, ".extract")
-    except OSError as error:
-        raise _no_room(archive, error.strerror or str(error)) from error
-    try:
-        with understood(archive, "a .zip"), zipfile.ZipFile(archive) as content:
-            _extract(content, archive, manifest, listed, temporary)
-        os.replace(temporary, target)
+        with open_regular(archive) as stream, understood(archive, "a .zip"):
+            digest = _sha256(stream)
+            with zipfile.ZipFile(stream) as content:
+                inner, text = _manifest(content, archive, manifest)
+                target = cache_folder() / "bundles" / digest[:32]
+                if not target.is_dir():
+                    files = {name: size for name, size in listed(text, archive / manifest).items() if name != manifest}
+                    _extract(content, archive, inner, {manifest: len(text), **files}, target)
     except Unreadable as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno in _FULL:
-            raise _no_room(archive, cause.strerror or "full") from error
         raise BundleError(
             f"{archive}: not a bundle folder and not a readable .zip: {error.reason.removeprefix('not a .zip: ')}",
             "copy the bundle again",
         ) from error
-    except OSError as error:
-        if not target.is_dir():  # another process may have put the same content there
-            raise _no_room(archive, error.strerror or str(error)) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        os.close(lock)
-    return target
+    return target, hashlib.sha256(text).hexdigest()
 
 
-def _extract(
-    content: zipfile.ZipFile,
-    archive: Path,
-    manifest: str,
-    listed: Callable[[bytes, Path], Mapping[str, int]],
-    folder: Path,
-) -> None:
-    entries = {entry.filename: entry for entry in content.infolist()}
-    if any(name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name for name in entries):
+def _sha256(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _manifest(content: zipfile.ZipFile, archive: Path, manifest: str) -> tuple[str, bytes]:
+    """Where in an archive the bundle lies (``, or `export/` in a zip of the folder), and its manifest."""
+    names = content.namelist()
+    if any(name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name for name in names):
         raise BundleError(f"{archive}: holds a path that leaves the bundle", "do not use this bundle")
-    # `manifest` itself, or in a zip of the folder `export/manifest`.
-    found = [name for name in entries if name.rpartition("/")[2] == manifest and name.count("/") <= 1]
+    found = [name for name in names if name.rpartition("/")[2] == manifest and name.count("/") <= 1]
     if not found:
         raise BundleError(
             f"{archive}: not a bundle, it holds no {manifest}", "give a .zip of what `edgekit export` made"
         )
-    inner = min(found, key=lambda name: name.count("/")).removesuffix(manifest)
-    told = entries[inner + manifest]
-    if told.file_size > MOST_JSON:
-        raise BundleError(
-            f"{archive}: its {manifest} of {told.file_size} bytes is no bundle's", "do not use this bundle"
-        )
-    text = content.read(told)
-    files = {name: size for name, size in listed(text, archive / manifest).items() if name != manifest}
+    place = min(found, key=lambda name: name.count("/"))
+    if (size := content.getinfo(place).file_size) > MOST_JSON:
+        raise BundleError(f"{archive}: its {manifest} of {size} bytes is no bundle's", "do not use this bundle")
+    return place.removesuffix(manifest), content.read(place)
+
+
+def _extract(content: zipfile.ZipFile, archive: Path, inner: str, files: Mapping[str, int], target: Path) -> None:
+    """Extract files of these sizes into `target`, which appears when it is complete."""
+    entries = {entry.filename: entry for entry in content.infolist()}
     for name, size in files.items():
         if inner + name not in entries:
             raise BundleError(f"{archive}: {name}: missing from the bundle", "export or copy the bundle again")
@@ -97,15 +89,37 @@ def _extract(
                 f"{archive}: {name}: changed since the export, its size is not the recorded one",
                 "export or copy the bundle again",
             )
-    needed, free = sum(files.values()), shutil.disk_usage(folder).free
-    if needed > free:
-        raise _no_room(archive, f"it takes {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
-    (folder / manifest).write_bytes(text)
-    for name in files:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with content.open(entries[inner + name]) as packed, open(path, "wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked, 1 << 20)
+    with _new_folder(archive, target) as folder:
+        needed, free = sum(files.values()), shutil.disk_usage(folder).free
+        if needed > free:
+            raise _no_room(archive, f"it takes {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
+        for name in files:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with content.open(entries[inner + name]) as packed, open(path, "wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
+
+
+@contextmanager
+def _new_folder(archive: Path, target: Path) -> Iterator[Path]:
+    """A folder that takes the name `target` when the block ends well, and is deleted otherwise."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remove_debris(target.parent)
+        lock, folder = temporary_folder(target.parent, ".extract")
+    except OSError as error:
+        raise _no_room(archive, error.strerror or str(error)) from error
+    try:
+        yield folder
+        os.replace(folder, target)
+    except OSError as error:
+        if error.errno in _FULL or (error.filename2 is not None and not target.is_dir()):
+            raise _no_room(archive, error.strerror or str(error)) from error
+        if error.filename2 is None:  # of the archive's content; else another process has put the same content there
+            raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
 def _no_room(archive: Path, reason: str) -> BundleError:

@@ -1,12 +1,16 @@
 """The bundle: what ships to the device. A folder, or a .zip of it, with `bundle.json`, the model files and golden tensors.
 
-A file is compared with its digest before it is handed to anybody, and a path that leaves the folder is refused. Nothing in a
-bundle is a pickle: the golden tensors are a NumPy archive that is read with pickles forbidden.
+Whoever uses a file gets the bytes that were compared with its digest (`Bundle.read`, `Bundle.copied`), never a path that is opened
+again, and a path that leaves the folder is refused. Nothing in a bundle is a pickle: the golden tensors are a NumPy archive that is read
+with pickles forbidden.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -16,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from edgekit.errors import BundleError, near, shortened
 from edgekit.files import sha256, write_text
-from edgekit.foreign import MOST_JSON, Unreadable, parse_json, read_bytes, read_npz
+from edgekit.foreign import MOST_JSON, Unreadable, open_regular, parse_json, parse_npz, private_copy, read_bytes
 from edgekit.preprocess import Preprocessing
 
 BUNDLE_SCHEMA = 1
@@ -209,17 +213,21 @@ class Bundle:
         self.digest = digest
 
     @classmethod
-    def open(cls, path: Path | str) -> Bundle:
+    def open(cls, path: Path | str, digest: str | None = None) -> Bundle:
         """Open a bundle's folder, its `bundle.json`, or a .zip of it, and check every file that it lists against its digest.
 
+        Args:
+            path: of one of them.
+            digest: of the `bundle.json` that it must be: another process opens what the first one has checked. None takes any.
+
         Raises:
-            BundleError: it is missing, damaged, of a newer schema, or names a path outside itself.
+            BundleError: it is missing, damaged, of a newer schema, names a path outside itself, or has another digest.
         """
         path = Path(path)
         if path.is_file() and path.name == MANIFEST:
             path = path.parent
         if path.is_file():
-            return cls._open_zip(path)
+            return cls._open_zip(path, digest)
         if not path.is_dir():
             raise BundleError(f"{path}: no such bundle", "export one with `edgekit export RUN --target onnx`")
         try:
@@ -230,54 +238,89 @@ class Bundle:
                 f"{path}: not a bundle, {what}", "give the folder that `edgekit export` printed"
             ) from error
         bundle = cls(path, _manifest(text, path / MANIFEST), hashlib.sha256(text).hexdigest())
+        if digest not in (None, bundle.digest):
+            raise BundleError(f"{path}: changed while it was used", "run the command again")
         for file in bundle.manifest.files:
             bundle.file(file)
         return bundle
 
     @classmethod
-    def _open_zip(cls, archive: Path) -> Bundle:
+    def _open_zip(cls, archive: Path, digest: str | None) -> Bundle:
         import shutil
 
         from edgekit.archive import extracted
 
-        folder = extracted(archive, MANIFEST, _listed)
+        folder, inside = extracted(archive, MANIFEST, _listed)
         try:
-            return cls.open(folder)
+            return cls.open(folder, digest or inside)
         except BundleError:
             # Either the archive is at fault or what was extracted from it has been changed since: only a new look tells.
             shutil.rmtree(folder, ignore_errors=True)
-            folder = extracted(archive, MANIFEST, _listed)
+            folder, inside = extracted(archive, MANIFEST, _listed)
         try:
-            return cls.open(folder)
+            return cls.open(folder, digest or inside)
         except BundleError:  # the archive is: what nobody can use takes no room
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    def file(self, file: BundleFile) -> Path:
-        """The path of a file, after its digest was checked.
+    def read(self, file: BundleFile) -> bytes:
+        """A file's bytes, which have the recorded digest.
 
         Raises:
             BundleError: it is missing, changed, or reaches outside the bundle through a link.
         """
+        with self._reading(file) as path, open_regular(path) as stream:
+            content = stream.read(file.bytes + 1)
+        self._compare(file, len(content), hashlib.sha256(content).hexdigest())
+        return content
+
+    @contextmanager
+    def copied(self, file: BundleFile) -> Iterator[str]:
+        """The path of a private copy of a file, which has the recorded digest, while the block lasts.
+
+        Raises:
+            BundleError: as `read`.
+        """
+        with ExitStack() as stack:
+            with self._reading(file) as path:
+                copy = stack.enter_context(private_copy(path))
+            self._compare(file, copy.bytes, copy.sha256)
+            yield copy.path
+
+    def file(self, file: BundleFile) -> Path:
+        """The path of a file whose digest was right a moment ago: for those that copy it and check the copy.
+
+        Raises:
+            BundleError: as `read`.
+        """
+        digest, size = hashlib.sha256(), 0
+        with self._reading(file) as path, open_regular(path) as stream:
+            while size <= file.bytes and (block := stream.read(1 << 20)):
+                digest.update(block)
+                size += len(block)
+        self._compare(file, size, digest.hexdigest())
+        return path
+
+    @contextmanager
+    def _reading(self, file: BundleFile) -> Iterator[Path]:
         path = self.path / file.path
         try:
-            same = self._check(path, file)
+            if not path.resolve().is_relative_to(self.path.resolve()):
+                raise BundleError(f"{path}: leaves the bundle", "do not use this bundle")
+            yield path
+        except Unreadable as error:
+            reason = "missing from the bundle" if error.missing else error.reason
+            raise BundleError(f"{path}: {reason}", "export or copy the bundle again") from error
         except (OSError, RuntimeError) as error:  # RuntimeError: Python before 3.13 on a link that leads to itself
             reason = getattr(error, "strerror", None) or "a link that leads to itself"
             raise BundleError(f"{path}: cannot be read: {reason}", "export or copy the bundle again") from error
-        if not same:
+
+    def _compare(self, file: BundleFile, size: int, digest: str) -> None:
+        if size != file.bytes or digest != file.sha256:
             raise BundleError(
-                f"{path}: changed since the export, its digest is not the recorded one",
+                f"{self.path / file.path}: changed since the export, its digest is not the recorded one",
                 "export or copy the bundle again",
             )
-        return path
-
-    def _check(self, path: Path, file: BundleFile) -> bool:
-        if not path.resolve().is_relative_to(self.path.resolve()):
-            raise BundleError(f"{path}: leaves the bundle", "do not use this bundle")
-        if not path.is_file():
-            raise BundleError(f"{path}: missing from the bundle", "export or copy the bundle again")
-        return path.stat().st_size == file.bytes and sha256(path) == file.sha256
 
     def variant(self, name: str) -> Variant:
         """A variant by its id.
@@ -309,13 +352,14 @@ class Bundle:
         Raises:
             BundleError: as `golden`.
         """
-        path = self.file(self.manifest.golden)
+        path = self.path / self.manifest.golden.path
+        content = io.BytesIO(self.read(self.manifest.golden))
         size, classes = self.manifest.preprocessing.image_size, len(self.manifest.classes)
         names = [output.name for output in self.manifest.outputs]
         if "logits" not in names:
             raise BundleError(f"{path.parent}: the bundle lists no output named logits", "export the bundle again")
         try:
-            named = read_npz(path, ["images", *names])
+            named = parse_npz(content, path, ["images", *names])
         except Unreadable as error:
             raise BundleError(f"{path}: not golden tensors: {error.reason}", "export the bundle again") from error
         images = named.pop("images")

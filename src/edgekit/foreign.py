@@ -2,20 +2,24 @@
 
 A list of the exceptions that a parser may raise is never complete: zipfile, zlib, lzma, numpy, json and pickle raise some twenty kinds
 for damaged bytes. So there is one function a format, each catches everything, and nothing else in the package parses such bytes.
-The formats that need a package of their own are parsed inside `understood` where they are used: YAML in `recipe`, safetensors and
-checkpoints in `models` and `train`, Parquet in `data`, images in `preprocess`.
+The formats that need a package of their own are parsed inside `understood`, each in one module: YAML in `recipe.plain_yaml`, safetensors
+and checkpoints in `models.weight_files`, ONNX in `export.graph.files`, Parquet in `data.tables`, tar in `data.tar_index`, images in `image_files`.
+
+What is compared with a digest is read once: either into memory (`read_bytes`) or into a copy of its own (`private_copy`) for libraries
+that open a path. Nobody can put other bytes between the comparison and the use.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from edgekit.errors import EdgekitError, one_line
 
@@ -30,12 +34,19 @@ class Unreadable(EdgekitError):
         path: of the file.
         reason: why, in a few words.
         missing: whether there is no such file at all.
+        too_large: whether it has more bytes than are read.
     """
 
-    def __init__(self, path: Path | str, reason: str, *, missing: bool = False) -> None:
+    def __init__(self, path: Path | str, reason: str, *, missing: bool = False, too_large: bool = False) -> None:
         super().__init__(f"{path}: {reason}")
         self.reason = one_line(reason, 200)
         self.missing = missing
+        self.too_large = too_large
+
+    @property
+    def detail(self) -> str:
+        """The reason, for a message that says itself that the file cannot be read."""
+        return self.reason.removeprefix("cannot be read: ")
 
 
 @contextmanager
@@ -68,21 +79,89 @@ def understood(path: Path | str, what: str) -> Iterator[None]:
         raise Unreadable(path, f"not {what}: {one_line(str(error), 200) or type(error).__name__}") from error
 
 
-def read_bytes(path: Path, most: int = MOST_JSON) -> bytes:
-    """A regular file's bytes; no pipe or device, which may never end.
+@contextmanager
+def open_regular(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a regular file for reading; no device or named pipe, which may never end. Parse what is in it inside `understood`.
+
+    A pipe that the shell has opened, as in `edgekit train <(sed … recipe.yaml)`, is one, too, but cannot be read twice.
+
+    Raises:
+        Unreadable: it is missing, no regular file, or cannot be opened.
+    """
+    with understood(path, "a file"):
+        try:
+            stream = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 - closed below, outside of `understood`
+        except IsADirectoryError as error:
+            raise Unreadable(path, "a folder, not a file") from error
+    with stream:
+        mode = os.fstat(stream.fileno()).st_mode
+        if stat.S_ISFIFO(mode) and os.path.basename(os.path.realpath(path)).startswith("pipe:["):
+            os.set_blocking(stream.fileno(), True)
+        elif not stat.S_ISREG(mode):
+            raise Unreadable(path, "not a regular file")
+        yield stream
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe without a writer would block
+
+
+def read_bytes(path: Path | str, most: int = MOST_JSON) -> bytes:
+    """A regular file's bytes.
 
     Raises:
         Unreadable: it is missing, no regular file, cannot be read, or is larger than `most` bytes.
     """
-    with understood(path, "a file"):
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe without a writer would block
-        with os.fdopen(handle, "rb") as stream:
-            if not stat.S_ISREG(os.fstat(handle).st_mode):
-                raise Unreadable(path, "not a regular file")
-            content = stream.read(most + 1)
+    with open_regular(path) as stream, understood(path, "a file"):
+        content = stream.read(most + 1)
     if len(content) > most:
-        raise Unreadable(path, f"larger than {most:,} bytes")
+        raise Unreadable(path, f"larger than {most:,} bytes", too_large=True)
     return content
+
+
+def read_text(path: Path | str, most: int = MOST_JSON, errors: Literal["strict", "replace"] = "strict") -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        Unreadable: as `read_bytes`, or it is not UTF-8 and `errors` is strict.
+    """
+    content = read_bytes(path, most)
+    try:
+        return content.decode("utf-8-sig", errors)
+    except UnicodeDecodeError as error:
+        raise Unreadable(path, f"not a text in UTF-8 (byte {error.start})") from error
+
+
+class Copy(NamedTuple):
+    """A file's bytes at one moment, in a file that nobody else knows: where it can be opened, and what is in it."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+@contextmanager
+def private_copy(path: Path | str) -> Iterator[Copy]:
+    """The bytes that a regular file has now, for libraries that open a path: its digest is that of what they read.
+
+    On Linux the copy lies in memory, takes its size there until the block ends, and cannot be reached by a name.
+
+    Raises:
+        Unreadable: it is missing, no regular file, cannot be read, or is larger than this machine's memory.
+    """
+    from edgekit.temporary import private_file  # whoever only parses JSON needs none of it
+
+    with open_regular(path) as stream, private_file() as (copy, name):
+        digest, size = hashlib.sha256(), 0
+        with understood(path, "a file"):
+            if os.fstat(stream.fileno()).st_size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+                raise Unreadable(path, "larger than this machine's memory", too_large=True)
+            while block := stream.read(1 << 20):
+                digest.update(block)
+                copy.write(block)
+                size += len(block)
+            copy.flush()
+        yield Copy(name, size, digest.hexdigest())
 
 
 def parse_json(content: bytes | str, path: Path | str, kind: type | None = dict) -> Any:
@@ -112,11 +191,44 @@ def read_json(path: Path, kind: type | None = dict) -> Any:
     return parse_json(read_bytes(path), path, kind)
 
 
+def read_csv(
+    path: Path | str, errors: Literal["strict", "replace"] = "strict"
+) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+    """The columns of a CSV file in UTF-8 with a header, and its rows: the line that each ends on, and its values by column.
+
+    A value that a row lacks is the empty text, and values beyond the header are left out.
+
+    Raises:
+        Unreadable: as `read_text`, or it is no CSV.
+    """
+    import csv
+    import io
+
+    text = read_text(path, errors=errors)
+    with understood(path, "a CSV file"):
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        columns = list(reader.fieldnames or [])
+        return columns, [(reader.line_num, {name: row[name] for name in columns}) for row in reader]
+
+
 def read_npz(path: Path, names: list[str] | None = None, most: int = MOST_ARRAYS) -> dict[str, Any]:
+    """Arrays of a NumPy archive (.npz); see `parse_npz`.
+
+    Raises:
+        Unreadable: there is no such file, or as `parse_npz`.
+    """
+    with open_regular(path) as stream:
+        return parse_npz(stream, path, names, most)
+
+
+def parse_npz(
+    stream: BinaryIO, path: Path | str, names: list[str] | None = None, most: int = MOST_ARRAYS
+) -> dict[str, Any]:
     """Arrays of a NumPy archive (.npz) by name, without pickles.
 
     Args:
-        path: the file.
+        stream: the archive, of a file that is open or of bytes.
+        path: of its file, for messages.
         names: which; None for all.
         most: bytes that they may take together, unpacked.
 
@@ -128,18 +240,15 @@ def read_npz(path: Path, names: list[str] | None = None, most: int = MOST_ARRAYS
     import numpy as np
 
     with understood(path, "a NumPy archive"):
-        if not path.is_file():
-            raise Unreadable(
-                path, "no such file" if not path.exists() else "not a regular file", missing=not path.exists()
-            )
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(stream) as archive:
             sizes = {entry.filename.removesuffix(".npy"): entry.file_size for entry in archive.infolist()}
         if lacking := [name for name in names or [] if name not in sizes]:
             raise Unreadable(path, f"holds no array named {', '.join(lacking)}")
         wanted = list(sizes) if names is None else names
         if (needed := sum(sizes[name] for name in wanted)) > most:
             raise Unreadable(path, f"unpacks to {needed:,} bytes, more than {most:,}")
-        with np.load(path, allow_pickle=False) as arrays:
+        stream.seek(0)
+        with np.load(stream, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in wanted}
     for name, array in found.items():
         if not isinstance(array, np.ndarray):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgekit.errors import DataError
+from edgekit.foreign import Unreadable, open_regular
 from edgekit.pixel_range import REDUCED
 
 if TYPE_CHECKING:
@@ -80,10 +81,9 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Imag
             return image
     except DataError:
         raise
-    except FileNotFoundError as error:
-        raise DataError(f"{name}: no such file") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{name}: is a folder, not an image") from error
+    except Unreadable as error:
+        reason = error.detail.replace("a folder, not a file", "is a folder, not an image")
+        raise DataError(f"{name}: {reason}") from error
     except Image.DecompressionBombError as error:
         raise DataError(f"{name}: too many pixels to be decoded safely ({error})") from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, … on bad files
@@ -100,14 +100,15 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Imag
 def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
     from PIL import Image
 
-    with _without_pillows_limit():
-        image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
-    with image:
-        yield image
+    with ExitStack() as stack:
+        stream = io.BytesIO(source) if isinstance(source, bytes) else stack.enter_context(open_regular(source))
+        with _without_pillows_limit():
+            image = Image.open(stream)
+        yield stack.enter_context(image)
 
 
 def image_header(path: Path) -> tuple[str, tuple[int, int]]:
-    """Pillow's mode, and width and height as stored, of a file that nothing is decoded of. Raises what Pillow raises."""
+    """Pillow's mode, and width and height as stored, of a file that nothing is decoded of. Raises what Pillow raises, or `Unreadable`."""
     _register_heif()
     with _opened(path) as image:
         return image.mode, image.size
@@ -141,9 +142,9 @@ def _is_heif(source: Path | str | bytes) -> bool:
         if isinstance(source, bytes):
             start = source[:12]
         else:
-            with open(source, "rb") as stream:
+            with open_regular(source) as stream:
                 start = stream.read(12)
-    except OSError:
+    except (OSError, Unreadable):
         return False
     return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
 

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 _RANDOM = "[a-z0-9_]{8}"  # as the module tempfile draws them
 _DEBRIS = re.compile(rf"\..+\.{_RANDOM}\.tmp")
@@ -79,6 +80,23 @@ def scratch_folder(kind: str) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         os.close(handle)
+
+
+@contextmanager
+def private_file() -> Iterator[tuple[BinaryIO, str]]:
+    """An empty file to write, and the path under which this process can open it until the block ends.
+
+    On Linux it lies in memory and has no name that others could open; elsewhere in a scratch folder, which is the user's alone.
+
+    Raises:
+        OSError: as `tempfile.mkdtemp`.
+    """
+    if hasattr(os, "memfd_create") and os.path.isdir("/proc/self/fd"):
+        with os.fdopen(os.memfd_create("edgekit"), "r+b") as stream:
+            yield stream, f"/proc/self/fd/{stream.fileno()}"
+    else:
+        with scratch_folder("copy") as folder, open(folder / "copy", "w+b") as stream:
+            yield stream, str(folder / "copy")
 
 
 def debris(folder: Path, stem: str | None = None) -> Iterator[Path]:

@@ -113,6 +113,7 @@ def profile_variant(
         scenario="profile",
         provider=load.provider,
         cpus=list(load.cpus),
+        digest=bundle.digest,
     )
     found = profile_of(bundle, variant, request, run_worker(request), given)
     path = output / profile_name(found)

@@ -28,6 +28,7 @@ class Request:
         loadgen: run it under MLCommons LoadGen, which writes its logs into this folder.
         bound_ms: LoadGen's server: the latency that p99 is to keep.
         stages: time the way from JPEG bytes to class names, too.
+        digest: of the bundle's manifest that the command has opened; None opens whatever is there.
     """
 
     bundle: str
@@ -49,3 +50,4 @@ class Request:
     loadgen: str | None = None
     bound_ms: float | None = None
     stages: bool = True
+    digest: str | None = None

@@ -162,6 +162,7 @@ def _request(
         cpus=list(load.cpus),
         loadgen=str(loadgen_folder(output.resolve(), variant.id, batch, load.scenario)) if load.loadgen else None,
         bound_ms=load.bound_ms,
+        digest=bundle.digest,
     )
 
 

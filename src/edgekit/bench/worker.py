@@ -65,7 +65,7 @@ def _measure(request: Request, stop: Callable[[], bool]) -> dict[str, Any]:
 
     importlib.import_module(f"edgekit.runtimes.{_module(request.runtime)}")
     imported = time.perf_counter()
-    bundle = Bundle.open(request.bundle)
+    bundle = Bundle.open(request.bundle, request.digest)
     variant = bundle.variant(request.variant)
     told = {"provider": request.provider} if request.provider else {}
     session = load(bundle, variant, threads=request.threads, settings=told)

@@ -7,7 +7,6 @@ by at most one image; and a smaller draw of the same seed is contained in a larg
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import math
 from collections.abc import Sequence
@@ -16,8 +15,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import DataError, near
-from edgekit.foreign import Unreadable, understood
+from edgekit.errors import DataError, near, shortened
+from edgekit.foreign import Unreadable, read_csv
 
 
 def shuffled(names: Sequence[str], digests: Sequence[str], purpose: str, seed: int) -> list[int]:
@@ -102,7 +101,7 @@ def read_label_file(
     known = {name: i for i, name in enumerate(names)}
     found: dict[int, None] = {}
     for line, row in _rows(path):
-        text = (row["file"] or "").strip()
+        text = row["file"].strip()
         name = _name(row)
         where = f"data.labels: {path}, line {line}"
         if name not in known:
@@ -111,7 +110,7 @@ def read_label_file(
                 near(name, names[:20000]) or f"names are relative to it, like {names[0]}",
             )
         i = known[name]
-        given = (row.get("class") or "").strip()
+        given = row.get("class", "").strip()
         if given and given != classes[labels[i]]:
             raise DataError(
                 f"{where}: {text} is in the folder of {classes[labels[i]]}, not {given}", "correct one of the two"
@@ -137,7 +136,7 @@ def read_classes(path: Path, names: Sequence[str]) -> dict[int, str]:
     known = {name: i for i, name in enumerate(names)}
     found: dict[int, str] = {}
     for line, row in _rows(path):
-        name, given = _name(row), (row.get("class") or "").strip()
+        name, given = _name(row), row.get("class", "").strip()
         if not given:
             continue
         where = f"data.labels: {path}, line {line}"
@@ -157,22 +156,14 @@ def read_classes(path: Path, names: Sequence[str]) -> dict[int, str]:
     return found
 
 
-def _name(row: dict[str, str | None]) -> str:
+def _name(row: dict[str, str]) -> str:
     """The file of a row, with forward slashes."""
-    return str(PurePosixPath((row["file"] or "").strip().replace("\\", "/")))
+    return str(PurePosixPath(row["file"].strip().replace("\\", "/")))
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str | None]]]:
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     try:
-        with understood(path, "a CSV file in UTF-8"), open(path, encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or []
-            if "file" not in columns:
-                raise DataError(
-                    f"data.labels: {path}: has no column `file`, its columns are {', '.join(columns) or 'none'}",
-                    "the first line must be a header like file,class",
-                )
-            return [(reader.line_num, row) for row in reader]
+        columns, rows = read_csv(path)
     except Unreadable as error:
         if error.missing:
             raise DataError(
@@ -180,5 +171,11 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str | None]]]:
                 "give a fraction (0.1), a count a class (20), or a CSV with the column `file`",
             ) from error
         raise DataError(
-            f"data.labels: {path}: cannot be read: {error.reason}", "it must be a CSV file in UTF-8"
+            f"data.labels: {path}: cannot be read: {error.detail}", "it must be a CSV file in UTF-8"
         ) from error
+    if "file" not in columns:
+        raise DataError(
+            f"data.labels: {path}: has no column `file`, its columns are {shortened(', '.join(columns), 500) or 'none'}",
+            "the first line must be a header like file,class",
+        )
+    return rows

@@ -13,6 +13,7 @@ from PIL import Image
 
 from edgekit.data.images import Skipped
 from edgekit.errors import DataError
+from edgekit.foreign import Unreadable, read_text
 from edgekit.image_files import extensions
 from edgekit.pixel_range import Depth, PixelRange, is_deep
 from edgekit.preprocess import to_rgb
@@ -169,9 +170,11 @@ def numbered_apart(names: list[str]) -> tuple[list[str], list[str]]:
 def _lines(path: str, numbers: list[int]) -> list[str]:
     """The names of the given numbers."""
     try:
-        lines = Path(path).expanduser().read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"data.class_names: {path}: cannot be read: {error}", "give a text file in UTF-8") from error
+        lines = read_text(Path(path).expanduser()).splitlines()
+    except Unreadable as error:
+        raise DataError(
+            f"data.class_names: {path}: cannot be read: {error.detail}", "give a text file in UTF-8"
+        ) from error
     names = [line.strip() for line in lines]
     missing = [n for n in numbers if not 0 <= n < len(names) or not names[n]]
     if missing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections import OrderedDict
 from pathlib import Path
 from threading import Lock
@@ -22,6 +23,7 @@ from edgekit.foreign import Unreadable, parse_json, understood
 from edgekit.preprocess import open_image
 from edgekit.recipe import Data
 
+_MOST_ROWS = 8  # a byte: even a column that says one thing alone takes a bit for eight rows
 _GROUPS = 4  # row groups that are kept: what threads that decode in order read at the same time
 _SPLIT = re.compile(r"^(.+)-\d{5}-of-\d{5}")  # as Hugging Face names the files of a split
 
@@ -87,24 +89,38 @@ def _refuse_several_splits(files: Files, where: str) -> None:
         raise DataError(f"{where}: holds several splits ({', '.join(splits)})", f"name one of them, like {first}")
 
 
+def _opened(path: Path) -> tuple[Any, list[int], os.stat_result]:
+    """A table's file, how many rows each of its groups has, and its status.
+
+    Raises:
+        Unreadable: it is no Parquet table, or claims more rows than its bytes can hold.
+    """
+    import pyarrow.parquet as pq
+
+    with understood(path, "a readable Parquet table"):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise Unreadable(path, "not a regular file")
+        file = pq.ParquetFile(path)
+        rows = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        if min(rows, default=0) < 0 or sum(rows) > _MOST_ROWS * status.st_size:
+            raise ValueError(f"it claims {sum(rows):,} rows in {status.st_size:,} bytes")
+        return file, rows, status
+
+
 class _Table:
     """One file: its columns, checked, and its labels."""
 
     def __init__(self, path: Path, name: str, data: Data, labelled: bool) -> None:
-        import pyarrow.parquet as pq
-
         self.path = path
         self.name = name
         self.image, self.label = data.image_column, data.label_column
         try:
-            status = path.stat()
-            with understood(path, "a readable Parquet table"):
-                self.file = pq.ParquetFile(path)
-        except (Unreadable, OSError) as error:
-            reason = error.reason if isinstance(error, Unreadable) else error.strerror
+            self.file, self.rows, status = _opened(path)
+        except Unreadable as error:
+            reason = error.reason.removeprefix("not a readable Parquet table: ")
             raise DataError(f"{path}: is no readable Parquet table: {reason}", "check the file") from error
         self.stamp = (os.fspath(path.resolve()), status.st_size, status.st_mtime_ns, self.image)
-        self.rows = [self.file.metadata.row_group(i).num_rows for i in range(self.file.num_row_groups)]
         self.schema = self.file.schema_arrow
         self._require(self.image, "data.image_column")
         self._check_image_type()
@@ -122,10 +138,14 @@ class _Table:
                 f"{self.path}: its column {self.label} is of type {kind}", "labels are whole numbers or names (strings)"
             )
         try:
-            values = self.file.read(columns=[self.label]).column(0).to_pylist()
-        except (pa.ArrowException, OSError) as error:
+            with understood(self.path, "a column of a Parquet table"):
+                values = self.file.read(columns=[self.label]).column(0).to_pylist()
+                if len(values) != sum(self.rows):
+                    raise ValueError(f"it has {len(values)} values for {sum(self.rows)} rows")
+        except Unreadable as error:
+            reason = error.reason.removeprefix("not a column of a Parquet table: ")
             raise DataError(
-                f"{self.path}: its column {self.label} cannot be read: {error}", "check the file"
+                f"{self.path}: its column {self.label} cannot be read: {reason}", "check the file"
             ) from error
         names = self._class_names()
         if names is None:
@@ -133,8 +153,16 @@ class _Table:
         return [names[v] if isinstance(v, int) and 0 <= v < len(names) else None for v in values]
 
     def images(self, group: int) -> Any:
-        """The image column of a row group."""
-        return self.file.read_row_group(group, columns=[self.image]).column(0)
+        """The image column of a row group.
+
+        Raises:
+            Unreadable: it is damaged.
+        """
+        with understood(self.path, "a row group of a Parquet table"):
+            column = self.file.read_row_group(group, columns=[self.image]).column(0)
+            if len(column) != self.rows[group]:
+                raise ValueError(f"it has {len(column)} images for {self.rows[group]} rows")
+            return column
 
     def _class_names(self) -> list[str] | None:
         """What Hugging Face's ClassLabel says, from the schema's metadata."""
@@ -179,9 +207,14 @@ class _Reader:
     def __call__(self, i: int) -> Image.Image:
         table, group, row = (int(n) for n in self.places[i])
         column = self._group(table, group)
-        if isinstance(column, Exception):
-            raise DataError(f"{self.names[i]}: its row group cannot be read: {column}")
-        value = column[row].as_py()
+        if isinstance(column, Unreadable):
+            reason = column.reason.removeprefix("not a row group of a Parquet table: ")
+            raise DataError(f"{self.names[i]}: its row group cannot be read: {reason}")
+        try:
+            with understood(self.names[i], "a value of a Parquet table"):
+                value = column[row].as_py()
+        except Unreadable as error:
+            raise DataError(error.message) from error
         content = value.get("bytes") if isinstance(value, dict) else value
         try:
             if content is None and isinstance(value, dict) and value.get("path"):
@@ -194,8 +227,6 @@ class _Reader:
 
     def _group(self, table: int, group: int) -> Any:
         """The images of a row group, or the error that reading it gives (once, for all of its rows)."""
-        import pyarrow as pa
-
         with self.lock:
             key = (table, group)
             if key not in self.groups:
@@ -203,7 +234,7 @@ class _Reader:
                     self.groups.popitem(last=False)
                 try:
                     self.groups[key] = self.tables[table].images(group)
-                except (pa.ArrowException, OSError) as error:
+                except Unreadable as error:
                     self.groups[key] = error
             self.groups.move_to_end(key)
             return self.groups[key]

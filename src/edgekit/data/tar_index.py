@@ -19,7 +19,7 @@ from edgekit.data.cache import load_json, save_json
 from edgekit.data.source import extensions
 from edgekit.errors import DataError
 from edgekit.files import digest_of
-from edgekit.foreign import Unreadable, parse_json
+from edgekit.foreign import Unreadable, open_regular, parse_json, understood
 from edgekit.walk import is_system
 
 _SCHEMA = 2
@@ -97,10 +97,10 @@ def index_shard(path: Path, key: str, label_key: str | None) -> TarIndex:
         except TypeError:
             pass
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream, understood(path, "a tar archive"):
             index = _scan(stream, path, label_key)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or error}", "check the file") from error
+    except Unreadable as error:
+        raise DataError(f"{path}: {error.reason}", "check the file") from error
     save_json("shards", entry, vars(index))
     return index
 
@@ -123,11 +123,15 @@ def _members(stream: BinaryIO, path: Path, index: TarIndex) -> Iterator[_Member]
     """The files of a tar; damaged headers are stepped over, block by block, and noted."""
     size = os.fstat(stream.fileno()).st_size
     try:
-        # Zeros are ignored, so that concatenated archives are read whole, and so are headers that are none.
-        archive = tarfile.open(fileobj=stream, mode="r:", ignore_zeros=True)  # noqa: SIM115 - the stream is the caller's
-        following = archive.next()
-    except (tarfile.TarError, ValueError) as error:
-        raise DataError(f"{path}: is no tar archive ({error})", "compressed ones must be decompressed first") from error
+        with understood(path, "a tar archive"):
+            # Zeros are ignored, so that concatenated archives are read whole, and so are headers that are none.
+            archive = tarfile.open(fileobj=stream, mode="r:", ignore_zeros=True)  # noqa: SIM115 - the stream is the caller's
+            following = archive.next()
+    except Unreadable as error:
+        reason = error.reason.removeprefix("not a tar archive: ")
+        raise DataError(
+            f"{path}: is no tar archive ({reason})", "compressed ones must be decompressed first"
+        ) from error
     if following is None:
         raise DataError(f"{path}: is an empty archive, or none", "compressed ones must be decompressed first")
     end, before = 0, ""  # of the last member's data, rounded up to a block; its name
@@ -139,19 +143,22 @@ def _members(stream: BinaryIO, path: Path, index: TarIndex) -> Iterator[_Member]
         system = any(is_system(part) for part in member.name.split("/") if not part.startswith("."))
         if member.isreg() and not member.issparse() and match is not None and not system:
             yield _Member(match[1], match[2].lower(), member.name, member.offset_data, member.size)
-        following = _next(archive, size)
+        following = _next(archive, size, path)
         archive.members = []  # type: ignore[attr-defined] # or it would remember every one
     index.ended = end < size and not _has_data(stream, end, min(size, end + _BLOCK))
     if end < size:
         _note_gap(stream, end, size, before, index)
 
 
-def _next(archive: tarfile.TarFile, size: int) -> tarfile.TarInfo | None:
+def _next(archive: tarfile.TarFile, size: int, path: Path) -> tarfile.TarInfo | None:
     while archive.offset < size:
         at = archive.offset
         try:
-            member = archive.next()
-        except (tarfile.TarError, ValueError):  # a header that belongs to the next one is damaged
+            with understood(path, "a tar header"):
+                member = archive.next()
+        except Unreadable as error:  # a header that belongs to the next one is damaged
+            if isinstance(error.__cause__, OSError):
+                raise
             archive.offset = at + _BLOCK
             continue
         if member is None or archive.offset > at:
@@ -207,7 +214,7 @@ def _label(sample: list[_Member], stream: BinaryIO, label_key: str) -> Label:
     try:
         fields = parse_json(content, "its .json", None)
     except Unreadable as error:
-        raise ValueError(f"its .json cannot be read: {error.reason}") from error
+        raise ValueError(f"its .json cannot be read: {error.detail}") from error
     if not isinstance(fields, dict) or label_key not in fields:
         raise ValueError(f"its .json has no key {label_key}")
     return _number_or_name(fields[label_key])

@@ -9,6 +9,7 @@ import onnx
 
 from edgekit.bundle import BundleFile, Variant
 from edgekit.errors import ExportError
+from edgekit.export.graph.files import read_onnx
 from edgekit.export.graph.simplify import fix_batch
 from edgekit.export.inputs import Sources
 from edgekit.export.openvino import fix_ir_batch
@@ -41,7 +42,7 @@ def finish(variant: Variant, sources: Sources) -> Variant:
 
 
 def _fix_onnx(path: Path, batch: int) -> None:
-    fixed = fix_batch(onnx.load(path), batch)
+    fixed = fix_batch(read_onnx(path), batch)
     try:
         onnx.checker.check_model(fixed, full_check=True)
     except onnx.checker.ValidationError as error:

@@ -18,6 +18,7 @@ from onnx import ModelProto, TensorProto
 
 from edgekit.bundle import Precision
 from edgekit.errors import ExportError
+from edgekit.export.graph.files import read_onnx
 from edgekit.export.graph.metadata import set_precision
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.qdq_lint import PAIR, lint
@@ -37,7 +38,7 @@ def tensorrt_onnx(source: Path, output: Path, precision: Precision, *, typed: bo
     Raises:
         ExportError: a graph that does not come out as TensorRT reads it.
     """
-    model = onnx.load(source)
+    model = read_onnx(source)
     if precision != "fp32" and typed:
         model = to_half(model)
     faults = lint(model)
@@ -74,7 +75,7 @@ def simulated(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
 
     from edgekit.runtimes.onnxruntime import session_options
 
-    model = onnx.load(path)
+    model = read_onnx(path)
     half = {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16}
     pairs = [node for node in model.graph.node if node.op_type in PAIR and node.input[1] in half]
     for node in pairs:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edgekit.errors import ExportError, RuntimeMissing
+from edgekit.export.graph.files import read_onnx
 from edgekit.export.graph.metadata import into_ir, of_onnx
 from edgekit.export.graph.operators import refused
 from edgekit.export.int8.calibration import Calibration
@@ -42,7 +42,7 @@ def write_ir(source: Path, output: Path, *, half: bool = False) -> None:
         into_ir(model, of_onnx(source) | ({"precision": "fp16"} if half else {}))
         _save(model, output, half=half)
     except RuntimeError as error:
-        raise refused("OpenVINO", onnx.load(source), error, "leave --target openvino out") from error
+        raise refused("OpenVINO", read_onnx(source), error, "leave --target openvino out") from error
 
 
 def _read(source: Path) -> Any:
@@ -104,7 +104,7 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
         from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
     except ImportError as error:
         raise RuntimeMissing("nncf is not installed", "install edgekit's wheel with the extra [export]") from error
-    graph = onnx.load(calibration.model)
+    graph = read_onnx(calibration.model)
     transformer = any(node.op_type == "Softmax" for node in graph.graph.node)
     model = _read(calibration.model)
     present = {operation.get_friendly_name() for operation in model.get_ops()}

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from torch import nn
 
@@ -19,6 +18,7 @@ from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
 from edgekit.export.catalogue import DEFAULTS, TARGETS, in_order, plan, split
 from edgekit.export.doubts import doubts
+from edgekit.export.graph.files import read_onnx
 from edgekit.export.graph.metadata import label
 from edgekit.export.graph.onnx import INPUT, export_onnx, save
 from edgekit.export.graph.prepare import copied, fused
@@ -109,7 +109,7 @@ def export_classifier(
         if isinstance(model, Path):
             shutil.copyfile(model, float_onnx)
             if embedding:
-                save(onnx.load(float_onnx), float_onnx, list(classes), embedding=True)
+                save(read_onnx(float_onnx), float_onnx, list(classes), embedding=True)
         else:
             model = fused(copied(model), size)
             export_onnx(model, float_onnx, image_size=size, classes=list(classes), embedding=embedding)

@@ -15,11 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edgekit.bench.paired import LOOKS, compare
 from edgekit.bundle import Speed, Variant
+from edgekit.export.graph.files import read_onnx
 from edgekit.export.int8.quantize import saturates
 from edgekit.machine import this_machine
 from edgekit.progress import progress
@@ -80,7 +80,7 @@ def _notes(speed: Speed, float_onnx: Path, variant: Variant) -> list[str]:
 
 def why_slow(speed: Speed, float_onnx: Path, variant: Variant) -> str:
     """A sentence for a variant that is slower than float: by how much, and what is known to do that."""
-    operators = {node.op_type for node in onnx.load(float_onnx).graph.node}
+    operators = {node.op_type for node in read_onnx(float_onnx).graph.node}
     reasons = []
     if saturates():
         reasons.append("this CPU has no 8-bit dot product (VNNI)")

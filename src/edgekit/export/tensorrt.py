@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edgekit.bundle import BundleFile, Precision, Variant
 from edgekit.errors import RuntimeMissing
 from edgekit.export.catalogue import RUNTIMES
+from edgekit.export.graph.files import read_onnx
 from edgekit.export.half import check_range, simulated, tensorrt_onnx
 from edgekit.export.inputs import Sources
 from edgekit.export.int8.fidelity import Fidelity
@@ -188,7 +188,7 @@ def _engine(
     options = BuildOptions(flavour="trt-rtx", precision=precision, batch=batch, compute_capabilities=capabilities)
     engine = source.with_suffix(".engine")
     report = build(source, engine, options)
-    props = onnx.load(source, load_external_data=False).metadata_props
+    props = read_onnx(source, external=False).metadata_props
     record = EngineRecord(
         onnx=source.name,
         onnx_sha256=sha256(source),

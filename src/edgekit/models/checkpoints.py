@@ -1,39 +1,23 @@
 """Checkpoints: a file of weights, as the state dicts that it holds. Code in a file never runs.
 
-Files are safetensors or what `torch.save` writes; the latter is read with `weights_only=True`. A training script's checkpoint often
+Files are safetensors or what `torch.save` writes (see `edgekit.models.weight_files`). A training script's checkpoint often
 holds several state dicts: the weights, their average over training (EMA), the optimizer's state, a teacher.
 """
 
 from __future__ import annotations
 
-import argparse
-import pathlib
-import pickle
-import re
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor
 
 from edgekit.errors import RecipeError, near
-from edgekit.models.foreign_files import recognized
+from edgekit.foreign import Unreadable
+from edgekit.models.weight_files import Content, NotWeights, read_weights
 
 _DEPTH = 6  # mappings in mappings that are looked into
-_REBUILT: dict[str, Any] = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
-# What training scripts put beside their weights, which holds data alone: options, the best accuracy as a NumPy scalar, paths.
-# NumPy 2 moved two of its functions, and files keep the name of the version that wrote them.
-_HARMLESS: list[Any] = [
-    argparse.Namespace, pathlib.PurePosixPath, pathlib.PosixPath, np.ndarray, np.dtype,
-    *((rebuild, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for name, rebuild in _REBUILT.items()),
-    *{type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")},
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,11 +28,13 @@ class StateDict:
         key: where in the file, by the names of the mappings on the way: `("state_dict_ema",)`; empty for the file itself.
         tensors: on the CPU, by name.
         beside: what else the file holds, by its place, and how many tensors of each.
+        sha256: of the file.
     """
 
     key: tuple[str, ...]
     tensors: dict[str, Tensor]
     beside: dict[str, int]
+    sha256: str = ""
 
 
 def read_state_dicts(path: str, where: str, key: str | None = None) -> list[StateDict]:
@@ -64,7 +50,7 @@ def read_state_dicts(path: str, where: str, key: str | None = None) -> list[Stat
         RecipeError: the file is missing, damaged, no file of weights, would run code, or holds no state dict, or none of that key.
     """
     here = f"{where}: {path}"
-    content = _load(Path(path).expanduser(), here)
+    content, digest = _load(Path(path).expanduser(), here)
     found = list(_state_dicts(content, ()))
     if not found:
         keys = some(map(str, content)) if isinstance(content, Mapping) and content else f"a {type(content).__name__}"
@@ -72,7 +58,7 @@ def read_state_dicts(path: str, where: str, key: str | None = None) -> list[Stat
             f"{here}: holds no state dict, but {keys}",
             "accepted: tensors by name, or under state_dict, model_state_dict, model",
         )
-    found = [StateDict(s.key, s.tensors, _beside(content, s.key)) for s in found]
+    found = [StateDict(s.key, s.tensors, _beside(content, s.key), digest) for s in found]
     return found if key is None else [_chosen(found, key, here)]
 
 
@@ -89,7 +75,7 @@ def _chosen(found: list[StateDict], key: str, here: str) -> StateDict:
             tensors = {name.removeprefix(prefix): t for name, t in state.tensors.items() if name.startswith(prefix)}
             if tensors:
                 left = owners(name for name in state.tensors if not name.startswith(prefix))
-                return StateDict((*state.key, words), tensors, left | state.beside)
+                return StateDict((*state.key, words), tensors, left | state.beside, state.sha256)
     places = [".".join(state.key) for state in found if state.key]
     first = dict.fromkeys(owner for state in found for owner in owners(state.tensors))
     known = [*places, *first]
@@ -98,41 +84,19 @@ def _chosen(found: list[StateDict], key: str, here: str) -> StateDict:
     )
 
 
-def _load(file: Path, here: str) -> Any:
+def _load(file: Path, here: str) -> Content:
     try:
-        with open(file, "rb") as stream:
-            start = stream.read(9)
-        if start[8:9] == b"{":  # eight bytes of length, then JSON
-            return safetensors.torch.load_file(file)
-        if other := recognized(file):
-            raise RecipeError(f"{here}: is {other[0]}", other[1])
-        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pickles by other programs
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise RecipeError(f"{here}: no such file", "give the path of a .safetensors, .pth or .pt file") from error
-    except OSError as error:
-        raise RecipeError(
-            f"{here}: cannot be read: {error.strerror or error}", "give the path of a file of weights"
-        ) from error
-    except pickle.UnpicklingError as error:
-        raise RecipeError(
-            f"{here}: {_not_weights(str(error))}", "save its weights alone: safetensors, or torch.save of a state dict"
-        ) from error
-    except RecipeError:
-        raise
-    except Exception as error:  # of a damaged file: whatever PyTorch's unpickler trips over
-        reason = " ".join(str(error).split())[:120]
+        return read_weights(file)
+    except NotWeights as error:
+        raise RecipeError(f"{here}: {error.reason}", error.hint) from error
+    except Unreadable as error:
+        if error.missing:
+            raise RecipeError(f"{here}: no such file", "give the path of a .safetensors, .pth or .pt file") from error
+        if isinstance(error.__cause__, OSError) or error.__cause__ is None:
+            reason = error.detail
+            raise RecipeError(f"{here}: cannot be read: {reason}", "give the path of a file of weights") from error
+        reason = error.reason.removeprefix("not safetensors: ").removeprefix("damaged, or no file of weights: ")
         raise RecipeError(f"{here}: damaged, or no file of weights: {reason}", "download or copy it again") from error
-
-
-def _not_weights(reason: str) -> str:
-    named = re.search(r"(?:GLOBAL|class|callable)\s+([\w.]+)", reason)
-    if named:
-        return f"holds more than weights ({named[1]}), which could run code and is never loaded"
-    if "Unsupported operand 149" in reason:  # FRAME, of pickle's later protocols, which torch.save does not write
-        return "a pickle of something else than weights, which could run code and is never loaded"
-    return "damaged, or no file of weights"
 
 
 def _state_dicts(content: Any, key: tuple[str, ...]) -> Iterator[StateDict]:

@@ -5,29 +5,35 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
+from edgekit.foreign import Unreadable, open_regular, understood
 
-def recognized(path: Path) -> tuple[str, str] | None:
+
+def recognized(path: Path | str) -> tuple[str, str] | None:
     """What a file is, and what to do with it; None where it may be a file of weights.
 
     Args:
         path: of a file; one that cannot be read is not recognized.
     """
     try:
-        with open(path, "rb") as stream:
+        with open_regular(path) as stream, understood(path, "a .zip"):
             start = stream.read(8)
-        if start == b"\x89HDF\r\n\x1a\n":
-            return (
-                "an HDF5 file (Keras writes such)",
-                "export the network to ONNX with its own tools, and give that file",
-            )
-        if start[:4] == b"GGUF":
-            return "a GGUF file, which holds a quantized model of llama.cpp", "give the weights that it was made from"
-        if start[:4] == b"PK\x03\x04" and zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
+            if start == b"\x89HDF\r\n\x1a\n":
+                return (
+                    "an HDF5 file (Keras writes such)",
+                    "export the network to ONNX with its own tools, and give that file",
+                )
+            if start[:4] == b"GGUF":
+                return (
+                    "a GGUF file, which holds a quantized model of llama.cpp",
+                    "give the weights that it was made from",
+                )
+            if start[:4] != b"PK\x03\x04":
+                return None
+            stream.seek(0)
+            with zipfile.ZipFile(stream) as archive:
                 return _of_members(archive.namelist())
-    except (OSError, zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError):
+    except Unreadable:
         return None
-    return None
 
 
 def _of_members(names: list[str]) -> tuple[str, str] | None:

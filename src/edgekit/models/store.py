@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 import safetensors.torch
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from torch import Tensor, nn
 
-from edgekit.errors import RunError, shortened
+from edgekit.errors import EdgekitError, RunError, shortened
 from edgekit.files import write_bytes, write_json
-from edgekit.foreign import Unreadable, read_json, understood
+from edgekit.foreign import Unreadable, parse_json, read_bytes, understood
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.models.heads import ProjectionHead
+from edgekit.models.weight_files import read_safetensors
 from edgekit.recipe import Architecture
 
 _Width = Annotated[int, Field(ge=1, le=1 << 16)]
 FILES = ["model.json", "model.safetensors"]
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def save_classifier(folder: Path, model: Classifier) -> list[str]:
@@ -66,16 +70,20 @@ class _Pretrained(_Described):
 _Spec = TypeVar("_Spec", _Classifier, _Pretrained)
 
 
-def load_classifier(folder: Path) -> Classifier:
+def load_classifier(folder: Path, digests: Mapping[str, str] = _NONE) -> Classifier:
     """Read a classifier in evaluation mode.
 
+    Args:
+        folder: of the files.
+        digests: SHA-256 of files by name, with which the bytes that are read are compared: a stage record's `outputs`.
+
     Raises:
-        RunError: a file is missing, damaged, or holds other weights than the model has.
+        RunError: a file is missing, damaged, changed, or holds other weights than the model has.
     """
-    spec = _spec(folder, _Classifier)
+    spec = _spec(folder, _Classifier, digests)
     with _building(folder):
         model = Classifier.build(spec.architecture, spec.image_size, spec.classes, spec.kept_widths)
-    _load(folder, model)
+    _load(folder, model, digests)
     return model.eval()
 
 
@@ -112,18 +120,18 @@ def save_pretrained(folder: Path, model: Pretrained) -> list[str]:
     return _save(folder, spec, model)
 
 
-def load_pretrained(folder: Path) -> Pretrained:
-    """Read a pretrained encoder and its head, in evaluation mode.
+def load_pretrained(folder: Path, digests: Mapping[str, str] = _NONE) -> Pretrained:
+    """Read a pretrained encoder and its head, in evaluation mode; see `load_classifier`.
 
     Raises:
-        RunError: a file is missing, damaged, or holds other weights than the model has.
+        RunError: a file is missing, damaged, changed, or holds other weights than the model has.
     """
-    spec = _spec(folder, _Pretrained)
+    spec = _spec(folder, _Pretrained, digests)
     with _building(folder):
         encoder = build_encoder(spec.architecture, spec.image_size)
         head = ProjectionHead(encoder.feature_dim, **spec.head.model_dump())
         model = Pretrained(spec.architecture, spec.image_size, encoder, head)
-    _load(folder, model)
+    _load(folder, model, digests)
     return model.eval()
 
 
@@ -135,10 +143,12 @@ def _save(folder: Path, spec: dict[str, Any], model: nn.Module) -> list[str]:
     return list(FILES)
 
 
-def _spec(folder: Path, kind: type[_Spec]) -> _Spec:
+def _spec(folder: Path, kind: type[_Spec], digests: Mapping[str, str]) -> _Spec:
     path = folder / FILES[0]
     try:
-        spec = read_json(path)
+        content = read_bytes(path)
+        _compare(path, hashlib.sha256(content).hexdigest(), digests)
+        spec = parse_json(content, path)
         wanted = kind.__name__.strip("_").lower()
         if spec.get("kind") != wanted:
             raise RunError(f"{path}: holds a {shortened(str(spec.get('kind')))}, not a {wanted}")
@@ -155,25 +165,37 @@ def _spec(folder: Path, kind: type[_Spec]) -> _Spec:
 
 @contextmanager
 def _building(folder: Path) -> Iterator[None]:
-    """Build in this block what a description asks for; edgekit's own errors say more and pass."""
+    """Build in this block what a description asks for; whatever is wrong with that, the message names the description."""
+    path = folder / FILES[0]
     try:
-        with understood(folder / FILES[0], "a description of a network that can be built"):
+        with understood(path, "a description of a network that can be built"):
             yield
     except Unreadable as error:
         raise RunError(error.message, f"delete {folder} to train the stage again") from error
+    except EdgekitError as error:
+        raise RunError(f"{path}: {error.message}", error.hint) from error
 
 
-def _load(folder: Path, model: nn.Module) -> None:
+def _load(folder: Path, model: nn.Module, digests: Mapping[str, str]) -> None:
     path = folder / FILES[1]
     try:
+        weights = read_safetensors(path)
+        _compare(path, weights.sha256, digests)
         with understood(path, "of this model"):
-            model.load_state_dict(safetensors.torch.load(path.read_bytes()), strict=True)
+            model.load_state_dict(weights.value, strict=True)
     except Unreadable as error:
         raise _unreadable(path, error, "damaged, or not the weights of this model") from error
+
+
+def _compare(path: Path, digest: str, digests: Mapping[str, str]) -> None:
+    if digests.get(path.name, digest) != digest:
+        raise RunError(
+            f"{path}: damaged, its digest is not the recorded one", f"delete {path.parent} to train the stage again"
+        )
 
 
 def _unreadable(path: Path, error: Unreadable, what: str) -> RunError:
     if isinstance(error.__cause__, OSError):
         return RunError(f"{path}: cannot be read: {error.__cause__.strerror}", "train the stage again")
-    reason = error.reason.removeprefix("not of this model: ")
+    reason = error.reason.removeprefix("not of this model: ").removeprefix("not safetensors: ")
     return RunError(f"{path}: {what}: {reason}", f"delete {path.parent} to train the stage again")

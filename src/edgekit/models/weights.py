@@ -10,13 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from edgekit.errors import RecipeError
-from edgekit.files import sha256
 from edgekit.models.checkpoints import StateDict, owner, read_state_dicts, some
 
 # Where a checkpoint keeps its weights, the best known first, and what stands before an encoder's own names.
@@ -171,7 +169,7 @@ def load_weights(network: nn.Module, path: str, where: str, named: str = "", wei
             wanted[name].copy_(found[name])
     values = sum(found[name].numel() for name in own)
     return Loaded(
-        path, sha256(Path(path).expanduser()), len(own), values, match.prefix, unused, ".".join(match.state.key), averaged,
+        path, match.state.sha256, len(own), values, match.prefix, unused, ".".join(match.state.key), averaged,
         [other.place for other in others if other.place],
     )  # fmt: skip
 

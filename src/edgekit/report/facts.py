@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import shlex
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
-from edgekit.foreign import Unreadable, read_json, understood
+from edgekit.foreign import Unreadable, read_csv, read_json, read_text, understood
 from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, Latency, Profile, Result
 from edgekit.run import STAGES, Run, StageRecord
@@ -111,7 +110,7 @@ def collect(path: Path | str) -> Facts:
         RecipeError: its recipe cannot be understood.
     """
     run = Run.open(path)
-    facts = Facts(path=run.path, recipe=run.recipe, recipe_text=run.recipe_path.read_text(encoding="utf-8"))
+    facts = Facts(path=run.path, recipe=run.recipe, recipe_text=read_text(run.recipe_path))
     _read_stages(run, facts)
     _read_evaluation(run, facts)
     _read_bundle(run, facts)
@@ -139,9 +138,14 @@ def _read_stages(run: Run, facts: Facts) -> None:
                 facts.data = _read_data(folder)
                 history = None
             else:
-                history = _read_history(folder / "history.csv")
-                if history is None:
-                    facts.gaps.append(Gap("training", f"the stage {name} has no history.csv", train))
+                try:
+                    history = _read_history(folder / "history.csv")
+                except Unreadable as error:
+                    history, why = (
+                        None,
+                        "has no history.csv" if error.missing else f"has a history.csv that is {error.reason}",
+                    )
+                    facts.gaps.append(Gap("training", f"the stage {name} {why}", train))
         except EdgekitError as error:
             facts.gaps.append(Gap(name, error.message, train))
             continue
@@ -201,17 +205,13 @@ def _read_latencies(run: Run, facts: Facts) -> None:
         facts.gaps.append(Gap("bench", "every latency here was measured on another export of this run", command))
 
 
-def _read_history(path: Path) -> History | None:
-    try:
-        with understood(path, "a history of training"), open(path, encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except Unreadable:
-        return None
+def _read_history(path: Path) -> History:
+    names, lines = read_csv(path)
+    rows = [row for _, row in lines]
     epochs = [_number(row.get("epoch")) for row in rows]
     if not rows or any(epoch is None for epoch in epochs):
-        return None
-    names = [name for name in rows[0] if name and name != "epoch"]
-    columns = {name: [_number(row.get(name)) for row in rows] for name in names}
+        raise Unreadable(path, "not a history of training")
+    columns = {name: [_number(row[name]) for row in rows] for name in names if name and name != "epoch"}
     return History(
         epochs=[epoch for epoch in epochs if epoch is not None],
         columns={name: values for name, values in columns.items() if any(v is not None for v in values)},
@@ -233,6 +233,5 @@ def _read_data(folder: Path) -> Data:
             name: ImageCounts(int(content[name]["images"]), dict(content[name].get("per_class") or {}))
             for name in ("pool", "labels", "probe", "test")
         }
-        with open(folder / "skipped.csv", encoding="utf-8", errors="replace", newline="") as stream:
-            skipped = [(row["file"], row["reason"]) for row in csv.DictReader(stream)]
+        skipped = [(row["file"], row["reason"]) for _, row in read_csv(folder / "skipped.csv", "replace")[1]]
         return Data([str(c) for c in content["classes"]], sets, [str(n) for n in content["notes"]], skipped)

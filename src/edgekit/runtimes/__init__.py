@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from edgekit.bundle import Bundle, RuntimeName, Variant
 from edgekit.errors import BundleError, RuntimeMissing
+from edgekit.runtimes.model_files import FilesOfBundle, ModelFiles
 from edgekit.runtimes.session import Session
 
 # runtime -> (import name, distributions that bring it, edgekit's extra)
@@ -71,18 +72,22 @@ def open_session(
         raise missing
     if not Path(model).is_file():
         raise BundleError(f"{model}: no such model", "export it again")
+    return _open(runtime, Path(model), threads, settings)
+
+
+def _open(runtime: RuntimeName, model: Path | ModelFiles, threads: int, settings: Mapping[str, str]) -> Session:
     try:
         if runtime == "onnxruntime":
             from edgekit.runtimes.onnxruntime import OnnxRuntimeSession
 
-            return OnnxRuntimeSession(Path(model), threads, settings)
+            return OnnxRuntimeSession(model, threads, settings)
         if runtime in _ON_NVIDIA:
             from edgekit.runtimes.tensorrt.session import TensorRtSession
 
-            return TensorRtSession(runtime, Path(model), threads, settings)
+            return TensorRtSession(runtime, model, threads, settings)
         from edgekit.runtimes.openvino import OpenVinoSession
 
-        return OpenVinoSession(Path(model), threads, settings)
+        return OpenVinoSession(model, threads, settings)
     except ImportError as error:
         extra = _RUNTIMES[runtime][2]
         raise RuntimeMissing(
@@ -92,7 +97,7 @@ def open_session(
 
 
 def load(bundle: Bundle, variant: Variant, *, threads: int = 0, settings: Mapping[str, str] = _NONE) -> Session:
-    """Load a variant of a bundle, each of its files checked against its digest first.
+    """Load a variant of a bundle: the bytes that were compared with the digests of its files, and no others.
 
     Args:
         bundle: an opened bundle.
@@ -103,14 +108,13 @@ def load(bundle: Bundle, variant: Variant, *, threads: int = 0, settings: Mappin
     Raises:
         RuntimeMissing, BundleError: see `open_session`; also where a file was changed.
     """
-    files = [bundle.file(file) for file in variant.files]
-    model = files[0]
-    if model.suffix == ".xml" and model.with_suffix(".bin") not in files:
-        raise BundleError(
-            f"{model}: the bundle does not list its weights, {model.with_suffix('.bin').name}",
-            "export the bundle again",
-        )
-    return open_session(variant.runtime, model, threads=threads, settings={**variant.settings, **settings})
+    if missing := why_not(variant.runtime):
+        raise missing
+    files = FilesOfBundle(bundle, variant)
+    weights = f"{files.path.stem}.bin"
+    if files.path.suffix == ".xml" and not files.has(weights):
+        raise BundleError(f"{files.path}: the bundle does not list its weights, {weights}", "export the bundle again")
+    return _open(variant.runtime, files, threads, {**variant.settings, **settings})
 
 
 def _version(module: str, distributions: tuple[str, ...]) -> str | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgekit.errors import BundleError, RuntimeMissing, near
 from edgekit.foreign import parse_json, read_bytes, understood
 from edgekit.processors import pinned_threads, usable_cpus
+from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.providers import ONNXRUNTIME, PROVIDER
 from edgekit.runtimes.session import (
     OUTPUT,
@@ -41,7 +42,7 @@ class OnnxRuntimeSession:
     """A session of ONNX Runtime: one provider, one node after the other (see `edgekit.runtimes.Session`).
 
     Args:
-        model: the .onnx file.
+        model: the .onnx file, by its path or as files that are checked when they are opened.
         threads: threads inside an operator; 0 is one a physical core, but no more than this process may use processors.
         settings: takes `provider` (cpu, the default, cuda, tensorrt or openvino) and `session.intra_op.allow_spinning` ("0" or "1").
 
@@ -52,16 +53,19 @@ class OnnxRuntimeSession:
 
     runtime = "onnxruntime"
 
-    def __init__(self, model: Path, threads: int, settings: Mapping[str, str], *, profile: Path | None = None) -> None:
+    def __init__(
+        self, model: Path | ModelFiles, threads: int, settings: Mapping[str, str], *, profile: Path | None = None
+    ) -> None:
         check_settings(self.runtime, settings, [PROVIDER, SPINNING])
         threads = threads or pinned_threads()
-        self._opened = (model, threads, dict(settings))
-        session = _open(model, threads, settings, profile)
+        files = files_of(model)
+        self._opened = (files, threads, dict(settings))
+        session = _open(files, threads, settings, profile)
         inputs = [
             (x.name, _dtype(x.type), [s if isinstance(s, int) else None for s in x.shape]) for x in session.get_inputs()
         ]
         self.outputs = [x.name for x in session.get_outputs()]
-        self._input, self._shape, self.batch = check_graph(model, inputs, self.outputs)
+        self._input, self._shape, self.batch = check_graph(files.path, inputs, self.outputs)
         self._logits = [OUTPUT]
         self._session: Any = session
         self.version: str = ort.__version__
@@ -157,7 +161,8 @@ def session_options(threads: int = 0) -> ort.SessionOptions:
     return options
 
 
-def _open(model: Path, threads: int, settings: Mapping[str, str], profile: Path | None) -> Any:
+def _open(files: ModelFiles, threads: int, settings: Mapping[str, str], profile: Path | None) -> Any:
+    model = files.path
     name = settings.get(PROVIDER, "cpu")
     if name not in ONNXRUNTIME:
         raise BundleError(
@@ -181,16 +186,18 @@ def _open(model: Path, threads: int, settings: Mapping[str, str], profile: Path 
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
     options.log_severity_level = 3  # errors only: they become exceptions, and warnings are about choices made at export
-    try:
-        told = [_options(name, threads)]
-        session = ort.InferenceSession(
-            str(model), options, providers=[provider], provider_options=told, enable_fallback=0
-        )
-    except Exception as error:  # onnxruntime's own exception classes share no base but Exception
-        raise BundleError(
-            f"{model}: ONNX Runtime cannot load it{'' if name == 'cpu' else f' with {provider}'}: {error}",
-            "export the bundle again" if name == "cpu" else "without --provider it runs on the CPU",
-        ) from error
+    with files.opened(model.name) as (path,):
+        try:
+            told = [_options(name, threads)]
+            session = ort.InferenceSession(
+                path, options, providers=[provider], provider_options=told, enable_fallback=0
+            )
+        except Exception as error:  # onnxruntime's own exception classes share no base but Exception
+            reason = str(error).replace(path, str(model))
+            raise BundleError(
+                f"{model}: ONNX Runtime cannot load it{'' if name == 'cpu' else f' with {provider}'}: {reason}",
+                "export the bundle again" if name == "cpu" else "without --provider it runs on the CPU",
+            ) from error
     if session.get_providers()[0] != provider:  # the provider's own libraries are missing: ONNX Runtime only logs that
         raise RuntimeMissing(
             f"{model}: asked ONNX Runtime for {provider}, got {', '.join(session.get_providers())}",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import BundleError, RuntimeMissing
 from edgekit.processors import narrowed_threads
+from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.providers import OPENVINO, PROVIDER
 from edgekit.runtimes.session import (
     EMBEDDING,
@@ -39,7 +40,7 @@ class OpenVinoSession:
     """A session of OpenVINO, tuned for the latency of one request (see `edgekit.runtimes.Session`).
 
     Args:
-        model: the .xml of an IR with its .bin beside it, or an .onnx file.
+        model: the .xml of an IR with its .bin beside it, or an .onnx file; by its path or as files that are checked when they are opened.
         threads: threads of the inference on a CPU; 0 leaves it to OpenVINO, but no more than this process may use processors.
         settings: takes `provider` (cpu, the default, gpu or npu) and `INFERENCE_PRECISION_HINT`: f32 (the default), f16 or bf16.
 
@@ -50,7 +51,9 @@ class OpenVinoSession:
 
     runtime = "openvino"
 
-    def __init__(self, model: Path, threads: int, settings: Mapping[str, str]) -> None:
+    def __init__(self, model: Path | ModelFiles, threads: int, settings: Mapping[str, str]) -> None:
+        files = files_of(model)
+        model = files.path
         check_settings(self.runtime, settings, [PROVIDER, PRECISION])
         precision = settings.get(PRECISION, "f32")
         if precision not in _TYPES:
@@ -61,7 +64,7 @@ class OpenVinoSession:
         if self._device == "CPU" and (threads := threads or narrowed_threads()):
             self._told[_THREADS] = threads
         try:
-            self._graph: Any = self._core.read_model(model)
+            self._graph: Any = _read(self._core, files)
             fold_biases(self._graph)
             inputs = [(x.get_any_name(), _dtype(x.get_element_type()), _shape(x)) for x in self._graph.inputs]
             self.outputs = [_output_name(x) for x in self._graph.outputs]
@@ -222,6 +225,18 @@ def fold_biases(graph: Any) -> int:
             node.output(0).replace(folded.output(0))
             count += 1
     return count
+
+
+def _read(core: Any, files: ModelFiles) -> Any:
+    """The graph of a model; its weights stay mapped, from a bundle those of a private copy."""
+    name = files.path.name
+    weights = f"{files.path.stem}.bin"
+    names = [name, weights] if files.path.suffix == ".xml" and files.has(weights) else [name]
+    with files.opened(*names) as paths:
+        try:
+            return core.read_model(*paths)
+        except RuntimeError as error:
+            raise RuntimeError(str(error).replace(paths[0], str(files.path))) from error
 
 
 def _device(core: Any, model: Path, name: str) -> str:

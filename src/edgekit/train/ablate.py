@@ -259,7 +259,7 @@ class _Scored:
         key = digest_of([records["pretrain"].outputs["model.safetensors"], bank.digest, splits.test.digest])
         self.encoders.setdefault(key, _kept(run, key))
         if not self.encoders[key]:
-            encoder = load_pretrained(run.stage_path("pretrain")).encoder
+            encoder = load_pretrained(run.stage_path("pretrain"), records["pretrain"].outputs).encoder
             values = encoder_scores(encoder, splits, recipe, device, linear_too=True)
             about = f"bank: {bank_name(splits)}, {len(bank)} images; {LAST}"
             how = {"linear": LINEAR, "knn": knn_protocol(len(bank), len(splits.classes))}
@@ -274,7 +274,12 @@ class _Scored:
             if report.stage in _MODELS:
                 value = report.record.metrics["test_top1"]
                 if not report.current:  # copied from a run with other test images
-                    value = top1(load_classifier(run.stage_path(report.stage)), splits.test, recipe, device)
+                    value = top1(
+                        load_classifier(run.stage_path(report.stage), report.record.outputs),
+                        splits.test,
+                        recipe,
+                        device,
+                    )
                 scores.append(
                     Score(model=_MODELS[report.stage], metric="top1", value=value, samples=len(splits.test),
                           protocol=f"single centre view, {LAST}")

@@ -84,13 +84,14 @@ class Model:
             RunError: its stage is not complete, or damaged.
         """
         stage = STAGE_OF[of]
-        digest = run.require(stage).outputs["model.safetensors"]
+        outputs = run.require(stage).outputs
+        digest = outputs["model.safetensors"]
         folder = run.stage_path(stage)
         preprocessing = run.recipe.data.preprocessing(of_run(run))
         if of == "encoder":
-            pretrained = load_pretrained(folder)
+            pretrained = load_pretrained(folder, outputs)
             return cls(of, pretrained.encoder, [], pretrained.architecture, digest, run.recipe, preprocessing)
-        classifier = load_classifier(folder)
+        classifier = load_classifier(folder, outputs)
         known = (classifier.classes, classifier.architecture, digest)
         return cls(of, Both(classifier), *known, run.recipe, preprocessing)
 

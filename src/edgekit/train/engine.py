@@ -11,11 +11,9 @@ import csv
 import io
 import logging
 import math
-import pickle
 import signal
 import time
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +34,7 @@ from torch.utils.data import DataLoader
 from edgekit.errors import EdgekitError, RunError, quoted
 from edgekit.files import write_bytes, write_text
 from edgekit.foreign import Unreadable, understood
+from edgekit.models import weight_files
 from edgekit.models.encoders import Encoder
 from edgekit.progress import Advance, progress
 from edgekit.recipe import Hardware, Optimizer
@@ -335,15 +334,11 @@ def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
         RunError: it is damaged.
     """
     try:
+        content = weight_files.read_checkpoint(path, map_location)
         with understood(path, "a checkpoint of edgekit's"):
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()  # CRC-32 of every record
-            if damaged is not None:
-                raise ValueError(f"its record {damaged} has another checksum")
-            return _checked(torch.load(path, map_location=map_location, weights_only=True))
+            return _checked(content)
     except Unreadable as error:
-        # PyTorch's own reason advises to load without the restriction, which runs whatever code is in the file.
-        reason = "it holds more than weights" if isinstance(error.__cause__, pickle.UnpicklingError) else error.reason
+        reason = "it holds more than weights" if isinstance(error, weight_files.NotWeights) else error.reason
         raise RunError(
             f"{path}: damaged checkpoint: {reason}",
             f"delete it to train the stage {path.parent.name} again from its start",

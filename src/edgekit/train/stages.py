@@ -191,7 +191,7 @@ class Stages:
     def finetune(self, folder: Path) -> Made:
         """Train the teacher on the label budget, from the middle of the projection head."""
         config = self.recipe.finetune
-        pretrained = load_pretrained(self.run.stage_path("pretrain"))
+        pretrained = load_pretrained(self.run.stage_path("pretrain"), self.run.require("pretrain").outputs)
         torch.manual_seed(seed_for(self.recipe.seed, "finetune", "weights"))
         kept = pretrained.head.keep(config.keep_projection_layers)
         model = Classifier(pretrained.architecture, self.size, self.splits.classes, pretrained.encoder, kept)

@@ -205,8 +205,7 @@ def digest_of_weights(path: str, where: str) -> str:
 
 
 def _of_stage(other: Run, stage: str, run: Run, data: Data, classes: list[str]) -> Teacher:
-    other.require(stage)
-    model = load_classifier(other.stage_path(stage))
+    model = load_classifier(other.stage_path(stage), other.require(stage).outputs)
     here = f"{_WHERE}: {other.stage_path(stage)}"
     if model.classes != classes:
         raise RecipeError(

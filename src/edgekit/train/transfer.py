@@ -24,7 +24,7 @@ from edgekit.errors import DataError
 from edgekit.files import digest_of
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
-from edgekit.models.store import Pretrained, load_pretrained, save_classifier
+from edgekit.models.store import FILES, Pretrained, load_pretrained, save_classifier
 from edgekit.progress import progress
 from edgekit.recipe import Data, Finetune, Recipe
 from edgekit.result import Score, Transfer, TransferSet
@@ -115,8 +115,9 @@ def transfer(
         DataError: a folder is not such a data set.
     """
     recipe = run.recipe
-    weights = run.require("pretrain").outputs["model.safetensors"]
-    pretrained = load_pretrained(run.stage_path("pretrain"))
+    outputs = run.require("pretrain").outputs
+    weights = outputs["model.safetensors"]
+    pretrained = load_pretrained(run.stage_path("pretrain"), outputs)
     targets = [open_target(where, recipe, test) for where in folders]
     config = recipe.finetune.model_copy(update={"epochs": epochs} if epochs else {})
     sets = []
@@ -159,7 +160,9 @@ def _scores(
         if config is None:
             continue
         encoder = (
-            load_pretrained(run.stage_path("pretrain")).encoder if part == "finetune" else _fresh(pretrained, recipe)
+            load_pretrained(run.stage_path("pretrain"), {FILES[1]: weights}).encoder
+            if part == "finetune"
+            else _fresh(pretrained, recipe)
         )
         inputs = common | {"config": config.model_dump(mode="json"), "weights": part}
 

@@ -66,7 +66,7 @@ def _check(bundle: Bundle, variant: Variant) -> Check:
     if missing is not None:
         return Check(variant, "left out", reason=str(missing))
     try:
-        said = apart(_prove, str(bundle.path.resolve()), variant.id)
+        said = apart(_prove, str(bundle.path.resolve()), bundle.digest, variant.id)
     except RuntimeMissing as error:
         return Check(variant, "left out", reason=str(error))
     except EdgekitError as error:
@@ -75,8 +75,8 @@ def _check(bundle: Bundle, variant: Variant) -> Check:
     return Check(variant, "proved", proof, proof.warning, said["version"])
 
 
-def _prove(path: str, name: str) -> dict[str, Any]:
-    bundle = Bundle.open(path)
+def _prove(path: str, digest: str, name: str) -> dict[str, Any]:
+    bundle = Bundle.open(path, digest)
     variant = bundle.variant(name)
     golden = bundle.golden_outputs()
     session = load(bundle, variant)

@@ -15,6 +15,7 @@ from onnx import ModelProto
 
 from edgekit import __version__
 from edgekit.bundle import Precision
+from edgekit.export.graph.files import read_onnx
 from edgekit.preprocess import Preprocessing
 
 KEYS = ("edgekit", "name", "classes", "preprocessing", "precision")
@@ -29,7 +30,7 @@ def label(path: Path, *, name: str, classes: Sequence[str], preprocessing: Prepr
         classes: names, in the order of the logits.
         preprocessing: how an image becomes its input.
     """
-    model = onnx.load(path)
+    model = read_onnx(path)
     _set(model, {
         "edgekit": __version__,
         "name": name,
@@ -47,14 +48,14 @@ def set_precision(model: ModelProto, precision: Precision) -> None:
 
 def inherit(source: Path, path: Path) -> None:
     """Give an ONNX file the metadata of the one whose place it takes."""
-    model = onnx.load(path)
+    model = read_onnx(path)
     _set(model, of_onnx(source))
     onnx.save(model, path)
 
 
 def of_onnx(path: Path) -> dict[str, str]:
     """edgekit's metadata in an ONNX file; those keys that it has."""
-    props = onnx.load(path, load_external_data=False).metadata_props
+    props = read_onnx(path, external=False).metadata_props
     return {prop.key: prop.value for prop in props if prop.key in KEYS}
 
 

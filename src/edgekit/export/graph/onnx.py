@@ -21,6 +21,7 @@ from torch import nn
 from edgekit import __version__
 from edgekit.errors import EdgekitError, ExportError
 from edgekit.export.graph.channels import fold_reversal
+from edgekit.export.graph.files import read_onnx
 from edgekit.export.graph.normalisation import spread
 from edgekit.export.graph.padding import fold_pool_padding
 from edgekit.export.graph.prepare import exportable, pooling_by_matrices
@@ -75,7 +76,7 @@ def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[
         raise ExportError(
             f"the network cannot be written as ONNX opset {OPSET}: {_reason(error)}", "choose another architecture"
         ) from error
-    save(onnx.load(path), path, classes, embedding=embedding)
+    save(read_onnx(path), path, classes, embedding=embedding)
 
 
 def save(model: ModelProto, path: Path, classes: list[str], *, embedding: bool = False) -> None:

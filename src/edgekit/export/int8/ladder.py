@@ -20,10 +20,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from edgekit.bundle import Variant
 from edgekit.errors import ExportError
+from edgekit.export.graph.files import read_onnx
 from edgekit.export.int8.budget import Budget
 from edgekit.export.int8.family import Family
 from edgekit.export.int8.fidelity import Fidelity
@@ -205,7 +204,7 @@ def _keep_in_float(state: Climb) -> Made | None:
         return None
     calibration = state.workshop.calibration(base.way)
     assert calibration is not None
-    model = onnx.load(calibration.model)
+    model = read_onnx(calibration.model)
     layers = quantisable(model)
     uncorrected = replace(base.way, corrected=False)
     scratch = state.workshop.folder / f"{state.family.target}-left-out"

@@ -21,6 +21,7 @@ import onnx
 from onnx import ModelProto, NodeProto
 
 from edgekit.errors import ExportError
+from edgekit.export.graph.files import read_onnx
 from edgekit.export.graph.metadata import set_precision
 from edgekit.export.graph.onnx import OUTPUT
 from edgekit.export.int8.calibration import Calibration
@@ -85,7 +86,7 @@ def quantize_onnx(
     Raises:
         ExportError: the graph cannot be quantised, or nothing in it can.
     """
-    model = onnx.load(calibration.model)
+    model = read_onnx(calibration.model)
     kept = list(dict.fromkeys([*kept_in_float(model), *exclude]))
     found = select(calibration.histograms, method, scheme.symmetric)
     try:

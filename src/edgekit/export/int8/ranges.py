@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 
 from edgekit.errors import ExportError
+from edgekit.export.graph.files import read_onnx
 from edgekit.export.graph.padding import only_pooled
 from edgekit.progress import Advance
 
@@ -159,7 +160,7 @@ def collect(model: Path, images: NDArray[np.uint8], advance: Advance) -> dict[st
     Raises:
         ExportError: an activation is not finite, or ONNX Runtime cannot run the model.
     """
-    graph = onnx.load(model)
+    graph = read_onnx(model)
     names = activations(graph)
     (image,) = (i.name for i in graph.graph.input)
     histograms = {name: Histogram() for name in names}

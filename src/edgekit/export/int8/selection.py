@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from edgekit.errors import ExportError
+from edgekit.export.graph.files import read_onnx
 from edgekit.export.int8.quantize import last_layer
 from edgekit.export.int8.ranges import batches, observing
 from edgekit.files import digest_of
@@ -162,7 +162,7 @@ def embed(
     model: Path, rows: NDArray[np.int64], read: Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 ) -> NDArray[np.float32]:
     """What enters the last layer of a float ONNX, float32 (n, features), of unit length; averaged over places where it has any."""
-    graph = onnx.load(model)
+    graph = read_onnx(model)
     layer = last_layer(graph)
     inner = layer.input[0] if layer is not None else graph.graph.output[0].name
     session = observing(graph, [inner])

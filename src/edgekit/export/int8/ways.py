@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from torch import nn
 
+from edgekit.export.graph.files import read_onnx
 from edgekit.export.graph.metadata import inherit
 from edgekit.export.graph.onnx import export_onnx
 from edgekit.export.int8 import correct
@@ -25,6 +25,7 @@ from edgekit.export.int8.quantize import Scheme, quantize_onnx
 from edgekit.export.int8.ranges import Method
 from edgekit.export.int8.recover import STEPS, recover
 from edgekit.export.int8.sensitivity import release
+from edgekit.foreign import parse_json
 from edgekit.progress import progress
 from edgekit.runtimes.session import EMBEDDING
 
@@ -101,7 +102,7 @@ class Workshop:
                 before = self.calibration(replace(way, equalised=None))
                 assert before is not None
                 with progress("equalise", len(before.images), unit="images") as advance:
-                    rewritten, count = equalise(onnx.load(before.model), before.images, way.equalised, advance)
+                    rewritten, count = equalise(read_onnx(before.model), before.images, way.equalised, advance)
                 if not count:
                     self._calibrations[key] = None
                     return None
@@ -125,7 +126,7 @@ class Workshop:
         assert way.scheme is not None
         told = quantize_onnx(calibration, output, way.scheme, method=way.method, exclude=way.exclude)
         if way.exclude:
-            onnx.save(release(onnx.load(output), onnx.load(calibration.model), way.exclude), output)
+            onnx.save(release(read_onnx(output), read_onnx(calibration.model), way.exclude), output)
         if way.equalised:
             told["equalised"] = _EQUALISED[way.equalised]
         if way.corrected:
@@ -140,9 +141,9 @@ class Workshop:
 
     def _correct(self, calibration: Calibration, path: Path) -> dict[str, Any]:
         images = calibration.images[: correct.IMAGES]
-        model = onnx.load(calibration.model)
+        model = read_onnx(calibration.model)
         with progress("biases", correct.passes(model) * len(images), unit="images") as advance:
-            corrected = correct.correct(model, onnx.load(path), images, advance)
+            corrected = correct.correct(model, read_onnx(path), images, advance)
         onnx.save(corrected.model, path)
         return {"layers": corrected.layers, "error_before": corrected.before, "error_after": corrected.after}
 
@@ -151,10 +152,12 @@ class Workshop:
         assert model is not None
         with progress("recover", STEPS, unit="steps") as advance:
             learnt = recover(model, self.unlabelled, scheme, advance=advance)
-        was = onnx.load(self.first.model, load_external_data=False)
+        was = read_onnx(self.first.model, external=False)
         classes = next(p.value for p in was.metadata_props if p.key == "classes")
         embedding = any(output.name == EMBEDDING for output in was.graph.output)
         size = self.unlabelled.shape[1]
-        export_onnx(learnt, path, image_size=size, classes=json.loads(classes), embedding=embedding)
+        export_onnx(
+            learnt, path, image_size=size, classes=parse_json(classes, self.first.model, list), embedding=embedding
+        )
         inherit(self.first.model, path)
         return path

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgekit.data.source import numbered_apart
 from edgekit.errors import DataError, ExportError
-from edgekit.foreign import Unreadable, parse_json
+from edgekit.foreign import Unreadable, parse_json, read_text
 
 # Where a JSON file keeps the names beside other things: Hugging Face's config, timm's, training scripts' own.
 _KEYS = ("id2label", "label2id", "class_to_idx", "idx_to_class", "label_names", "class_names", "classes", "names", "labels")  # fmt: skip
@@ -59,10 +59,9 @@ def read_classes(path: str) -> Names:
     """
     here = f"--classes: {path}"
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-        raise DataError(f"{here}: cannot be read: {reason}", _LAYOUTS) from error
+        text = read_text(Path(path).expanduser())
+    except Unreadable as error:
+        raise DataError(f"{here}: cannot be read: {error.detail}", _LAYOUTS) from error
     found = _of_json(text, here) if text.lstrip().startswith(("[", "{")) else _of_lines(text, here)
     matches = [_SYNSET_LINE.fullmatch(name) for name, _ in found]
     found = [(m[2], m[1]) for m in matches if m] if all(matches) else found

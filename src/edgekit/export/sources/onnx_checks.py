@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
 from onnx import ModelProto, TensorProto
-from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from edgekit.errors import ExportError
+from edgekit.export.graph.files import LARGEST, parse_onnx, read_external
 from edgekit.export.graph.onnx import OPSET, RANDOM
+from edgekit.foreign import Unreadable, read_bytes
 
-_LARGEST = 2**31 - 1  # bytes of a protobuf message
 _CONTROL = {"If", "Loop", "Scan"}
 _QUANTISED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 
 
-def read(path: Path) -> ModelProto:
-    """A model with all of its weights inside.
+def read(path: Path) -> tuple[ModelProto, str]:
+    """A model with all of its weights inside, and the SHA-256 of its file.
 
     Raises:
         ExportError: it is missing, damaged, not ONNX, larger than 2 GB, or its external data is missing or outside its folder.
     """
+    if path.is_file() and (size := path.stat().st_size) > LARGEST:
+        raise _too_large(path, size)
     try:
-        size = path.stat().st_size
-        if size > _LARGEST:
-            raise _too_large(path, size)
-        model = onnx.load(path, format="protobuf", load_external_data=False)
-    except ExportError:
-        raise
-    except OSError as error:
+        content = read_bytes(path, LARGEST)
+    except Unreadable as error:
+        reason = error.detail
+        raise ExportError(f"{path}: cannot be read: {reason}", "give the path of an .onnx file") from error
+    size, digest = len(content), hashlib.sha256(content).hexdigest()
+    try:
+        model = parse_onnx(content, path)
+    except Unreadable as error:
+        reason = error.reason.removeprefix("not an ONNX model: ")[:100]
         raise ExportError(
-            f"{path}: cannot be read: {error.strerror or error}", "give the path of an .onnx file"
+            f"{path}: not an ONNX model, or a truncated one: {reason}", "copy or export it again"
         ) from error
-    except Exception as error:  # protobuf's DecodeError, and ValueError
-        raise ExportError(
-            f"{path}: not an ONNX model, or a truncated one: {' '.join(str(error).split())[:100]}",
-            "copy or export it again",
-        ) from error
+    del content
     if not model.graph.node or not model.opset_import:
         raise ExportError(
             f"{path}: not an ONNX model, or a truncated one: it holds no graph", "copy or export it again"
@@ -47,12 +49,12 @@ def read(path: Path) -> ModelProto:
     external = [t for t in _tensors(model.graph) if uses_external_data(t)]
     for tensor in external:
         size += _bytes_outside(path, tensor)
-    if size > _LARGEST:
+    if size > LARGEST:
         raise _too_large(path, size)
     try:
-        load_external_data_for_model(model, str(path.parent))
-    except Exception as error:  # ValidationError, OSError, ValueError
-        reason = " ".join(str(error).split())[:200]
+        read_external(model, path)
+    except Unreadable as error:
+        reason = error.reason.removeprefix("not a model with its external data: ").removeprefix("cannot be read: ")
         raise ExportError(f"{path}: its external data cannot be read: {reason}", "copy all of its files") from error
     short = [t.name for t in external if len(t.raw_data) < _bytes(t)]
     if short:
@@ -63,7 +65,7 @@ def read(path: Path) -> ModelProto:
             # Paddle writes -1 where an axis is free, others 0.
             if side.dim_value < 0 or (side.HasField("dim_value") and not side.dim_value and value.name in inputs):
                 side.Clear()
-    return model
+    return model, digest
 
 
 def refuse_what_no_target_takes(model: ModelProto, path: Path) -> None:

@@ -20,7 +20,6 @@ from edgekit.export.sources.onnx_reference import Reference
 from edgekit.export.sources.opset import to_opset, version_of
 from edgekit.export.sources.own_file import own_pixels
 from edgekit.export.sources.ports import ImageInput, find_input
-from edgekit.files import sha256
 from edgekit.models.pixels import Channels, Statistics
 
 _CLOSE = (
@@ -41,12 +40,12 @@ def from_onnx(asked: Asked, classes: int | None) -> Network:
     path = Path(asked.model).expanduser()
     if asked.weights is not None:
         raise ExportError(f"--weights: {asked.model} holds its weights already", "leave --weights out")
-    model = onnx_checks.read(path)
+    model, digest = onnx_checks.read(path)
     with _one_line(asked.model):
-        return _opened(asked, path, model)
+        return _opened(asked, path, model, digest)
 
 
-def _opened(asked: Asked, path: Path, model: ModelProto) -> Network:
+def _opened(asked: Asked, path: Path, model: ModelProto, digest: str) -> Network:
     onnx_checks.refuse_what_no_target_takes(model, path)
     onnx_checks.refuse_training(model, path)
     image = find_input(model, asked.model)
@@ -61,7 +60,7 @@ def _opened(asked: Asked, path: Path, model: ModelProto) -> Network:
     provenance = {
         "model": asked.model,
         "weights": asked.model,
-        "weights_file_sha256": sha256(path),
+        "weights_file_sha256": digest,
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
         "opset": version_of(model),
         "input": f"{image.name}, {'uint8' if image.is_pixels else 'float32'} {image.layout}",

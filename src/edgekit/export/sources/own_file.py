@@ -6,6 +6,7 @@ from onnx import ModelProto
 from pydantic import ValidationError
 
 from edgekit.export.sources.asked import Pixels
+from edgekit.foreign import Unreadable, parse_json
 from edgekit.preprocess import Preprocessing
 
 
@@ -24,8 +25,8 @@ def own_pixels(model: ModelProto, size: int) -> Pixels:
     if text is None:
         return nothing
     try:
-        known = Preprocessing.model_validate_json(text)
-    except ValidationError:  # another program's key of this name
+        known = Preprocessing.model_validate(parse_json(text, "its metadata"))
+    except (Unreadable, ValidationError):  # another program's key of this name
         return nothing
     if known.image_size != size:
         return nothing

@@ -11,6 +11,7 @@ import onnx
 from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from edgekit.export.graph.channels import REVERSED
+from edgekit.export.graph.files import read_onnx
 from edgekit.export.graph.names import unique
 from edgekit.export.graph.onnx import INPUT, OUTPUT
 from edgekit.export.graph.operators import refused
@@ -108,7 +109,7 @@ def folded(model: ModelProto, target: str) -> ModelProto:
             ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base but RuntimeError and Exception
             raise refused(target, model, error, "export it again with other operators, or another opset") from error
-        result = onnx.load(options.optimized_model_filepath)
+        result = read_onnx(Path(options.optimized_model_filepath))
     used = {node.domain for node in result.graph.node}
     for imported in [i for i in result.opset_import if i.domain and i.domain not in used]:
         result.opset_import.remove(imported)

@@ -50,7 +50,9 @@ def from_run(
     assert splits.test.labels is not None
     return Source(
         name=recipe.name,
-        model=PixelClassifier(load_classifier(run.stage_path(stage)), recipe.data.mean, recipe.data.std),
+        model=PixelClassifier(
+            load_classifier(run.stage_path(stage), record.outputs), recipe.data.mean, recipe.data.std
+        ),
         classes=splits.classes,
         preprocessing=preprocessing,
         calibration=Candidates(

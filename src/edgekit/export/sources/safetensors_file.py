@@ -49,7 +49,8 @@ def from_safetensors(asked: Asked, classes: int | None) -> Network:
 
 
 def _of_edgekit(path: Path) -> Network:
-    classifier = load_classifier(path.parent)
+    digest = sha256(path)
+    classifier = load_classifier(path.parent, {path.name: digest})
     pixels = Pixels(size=classifier.image_size, geometry="edgekit")
     try:  # a stage's folder: the run's recipe knows how its images were made
         run = Run.open(path.parent.parent)
@@ -61,7 +62,7 @@ def _of_edgekit(path: Path) -> Network:
         )  # fmt: skip
     except EdgekitError:
         pass
-    provenance = {"model": str(path), "weights": str(path), "weights_file_sha256": sha256(path)}
+    provenance = {"model": str(path), "weights": str(path), "weights_file_sha256": digest}
     return Network(classifier, len(classifier.classes), pixels, provenance, names=classifier.classes)
 
 

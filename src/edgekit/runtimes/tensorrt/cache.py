@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from pydantic import ValidationError
 
 from edgekit.errors import BundleError, EdgekitError, ExportError
 from edgekit.files import cache_folder, digest_of, sha256, write_text
+from edgekit.foreign import Unreadable, read_json
+from edgekit.runtimes.model_files import ModelFiles
 from edgekit.runtimes.tensorrt import cuda
 from edgekit.runtimes.tensorrt.launch import build
 from edgekit.runtimes.tensorrt.options import BUILD_SCHEMA, BuildOptions, EngineRecord
@@ -38,13 +41,12 @@ def this_machine(tensorrt: str, gpu: cuda.Gpu) -> dict[str, str]:
     }
 
 
-def key(onnx: Path, options: BuildOptions, machine: dict[str, str]) -> str:
-    """The SHA-256 that an engine is known by: of the ONNX and its external data, the options, and the machine."""
-    external = sorted(p for p in onnx.parent.glob(f"{onnx.name}*") if p != onnx and p.suffix in {".data", ".bin"})
+def key(onnx: list[str], options: BuildOptions, machine: dict[str, str]) -> str:
+    """The SHA-256 that an engine is known by: of the digests of the ONNX and its external data, the options, and the machine."""
     return digest_of(
         {
             "schema": BUILD_SCHEMA,
-            "onnx": [sha256(path) for path in (onnx, *external)],
+            "onnx": onnx,
             "options": options.model_dump(mode="json"),
             "machine": machine,
         }
@@ -60,9 +62,10 @@ def write_record(engine: Path, record: EngineRecord) -> Path:
 
 def read_record(engine: Path) -> EngineRecord | None:
     """What lies beside an engine; None where that is missing or of another schema."""
+    path = engine.with_name(engine.name + RECORD)
     try:
-        return EngineRecord.model_validate_json(engine.with_name(engine.name + RECORD).read_bytes())
-    except (OSError, ValidationError):
+        return EngineRecord.model_validate(read_json(path))
+    except (Unreadable, ValidationError):
         return None
 
 
@@ -77,7 +80,12 @@ class EngineCache:
         self.folder = folder or cache_folder() / "engines"
 
     def load(
-        self, onnx: Path, options: BuildOptions, machine: dict[str, str], deserialise: Callable[[bytes], Loaded | None]
+        self,
+        files: ModelFiles,
+        name: str,
+        options: BuildOptions,
+        machine: dict[str, str],
+        deserialise: Callable[[bytes], Loaded | None],
     ) -> Loaded:
         """The engine of an ONNX on this machine: the one that is kept, or a new one, built now and kept.
 
@@ -85,7 +93,7 @@ class EngineCache:
         never without one.
 
         Args:
-            onnx, options: what to build.
+            files, name, options: which ONNX to build, and how.
             machine: see `this_machine`.
             deserialise: gives the loaded engine, or None where TensorRT does not take it.
 
@@ -93,15 +101,15 @@ class EngineCache:
             BundleError: it cannot be built, or what was built is not taken either.
             RuntimeMissing: TensorRT is not installed, or there is no GPU.
         """
-        engine = self.folder / f"{key(onnx, options, machine)[:40]}.engine"
+        engine = self.folder / f"{key(files.digests(name), options, machine)[:40]}.engine"
         kept = self._read(engine)
         if kept is not None and (loaded := deserialise(kept)) is not None:
             return loaded
-        self._build(onnx, engine, options, machine)
-        loaded = deserialise(engine.read_bytes())
+        with files.placed(name) as onnx:
+            loaded = deserialise(self._build(onnx, engine, options, machine))
         if loaded is None:
             raise BundleError(
-                f"{onnx}: TensorRT {machine['tensorrt']} built an engine from it and does not take it",
+                f"{files.path.with_name(name)}: TensorRT {machine['tensorrt']} built an engine from it and does not take it",
                 "see its log; another variant of the bundle may run",
             )
         return loaded
@@ -109,13 +117,13 @@ class EngineCache:
     def _read(self, engine: Path) -> bytes | None:
         record = read_record(engine)
         try:
-            if record is not None and sha256(engine) == record.report.engine_sha256:
-                return engine.read_bytes()
+            plan = engine.read_bytes()
         except OSError:
-            pass
-        return None
+            return None
+        same = record is not None and hashlib.sha256(plan).hexdigest() == record.report.engine_sha256
+        return plan if same else None
 
-    def _build(self, onnx: Path, engine: Path, options: BuildOptions, machine: dict[str, str]) -> None:
+    def _build(self, onnx: Path, engine: Path, options: BuildOptions, machine: dict[str, str]) -> bytes:
         times = self.folder / f"timing-{digest_of(machine)[:16]}.cache"
         made = engine.with_name(f".{engine.name}.{os.getpid()}.new")
         try:
@@ -123,8 +131,10 @@ class EngineCache:
             record = EngineRecord(
                 onnx=onnx.name, onnx_sha256=sha256(onnx), options=options, machine=machine, report=report
             )
+            plan = made.read_bytes()
             write_record(engine, record)
             made.replace(engine)
+            return plan
         except ExportError as error:
             raise BundleError(error.message, error.hint or "another variant of the bundle may run here") from error
         except OSError as error:

@@ -6,13 +6,15 @@ import ctypes
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from edgekit.errors import BundleError
+from edgekit.foreign import Unreadable, parse_json
+from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.session import (
     OUTPUT,
     Layer,
@@ -24,13 +26,14 @@ from edgekit.runtimes.session import (
     wrong_images,
 )
 from edgekit.runtimes.tensorrt import adapter, cuda
-from edgekit.runtimes.tensorrt.cache import EngineCache, read_record, this_machine
+from edgekit.runtimes.tensorrt.cache import RECORD, EngineCache, this_machine
 from edgekit.runtimes.tensorrt.engine import Engine, release_of
-from edgekit.runtimes.tensorrt.options import BuildOptions, BuildPlan, Flavour
+from edgekit.runtimes.tensorrt.options import BuildOptions, BuildPlan, EngineRecord, Flavour
 
 # Whether a run (copy in, compute, copy out) is recorded once as a CUDA graph and replayed: one launch instead of one a kernel.
 GRAPH = "cuda_graph"
 DEVICE = "gpu"  # its number, from 0
+_Description = TypeVar("_Description", BuildPlan, EngineRecord)
 _FLAVOURS: dict[str, Flavour] = {"tensorrt": "trt", "tensorrt-rtx": "trt-rtx"}
 
 
@@ -53,7 +56,7 @@ class TensorRtSession:
 
     Args:
         runtime: `tensorrt` or `tensorrt-rtx`.
-        model: the .onnx or .engine.
+        model: the .onnx or .engine, by its path or as files that are checked when they are read.
         threads: ignored; the work is the GPU's.
         settings: takes `cuda_graph` ("1", the default, or "0") and `gpu` (a number, default "0").
         engines: where built engines are kept.
@@ -64,17 +67,23 @@ class TensorRtSession:
     """
 
     def __init__(
-        self, runtime: str, model: Path, threads: int, settings: Mapping[str, str], engines: EngineCache | None = None
+        self,
+        runtime: str,
+        model: Path | ModelFiles,
+        threads: int,
+        settings: Mapping[str, str],
+        engines: EngineCache | None = None,
     ) -> None:
+        files = files_of(model)
         check_settings(runtime, settings, [GRAPH, DEVICE])
         self.runtime = runtime
         flavour = _FLAVOURS[runtime]
         trt = adapter.load(flavour)
         self.version = str(trt.__version__)
-        self._stream = cuda.Stream(_number(model, settings.get(DEVICE, "0")))
+        self._stream = cuda.Stream(_number(files.path, settings.get(DEVICE, "0")))
         try:
-            self._engine = _load(flavour, self.version, model, self._stream.gpu, engines or EngineCache())
-            self._bind(model)
+            self._engine = _load(flavour, self.version, files, self._stream.gpu, engines or EngineCache())
+            self._bind(files.path)
         except BaseException:
             self._stream.close()
             raise
@@ -231,20 +240,21 @@ def _number(model: Path, text: str) -> int:
     return int(text)
 
 
-def _load(flavour: Flavour, version: str, model: Path, gpu: cuda.Gpu, engines: EngineCache) -> Engine:
+def _load(flavour: Flavour, version: str, files: ModelFiles, gpu: cuda.Gpu, engines: EngineCache) -> Engine:
     def deserialise(plan: bytes) -> Engine | None:
         return Engine.load(flavour, plan)
 
+    model = files.path
     machine, release = this_machine(version, gpu), adapter.version(adapter.load(flavour))
     if model.suffix != ".engine":
-        onnx, options = _planned(model, flavour, adapter.strongly_typed(flavour, release))
-        return engines.load(onnx, options, machine, deserialise)
-    record = read_record(model)
+        onnx, options = _planned(files, flavour, adapter.strongly_typed(flavour, release))
+        return engines.load(files, onnx, options, machine, deserialise)
+    record = _described(EngineRecord, files, model.name + RECORD)
     if record is None:
         raise BundleError(f"{model}: its record, {model.name}.json, is missing or damaged", "export it again")
     why = why_not_here(record.report.tensorrt, record.options, record.machine, machine)
     if not why:
-        plan = model.read_bytes()
+        plan = files.read(model.name)
         # Another release's bytes are not for this one to read, whatever their record says.
         if (made := release_of(plan)) is not None and made != release[:3]:
             why = f"its bytes are of TensorRT {'.'.join(map(str, made))}, here is {version}"
@@ -252,13 +262,23 @@ def _load(flavour: Flavour, version: str, model: Path, gpu: cuda.Gpu, engines: E
             return loaded
         else:
             why = "TensorRT does not take it"
-    onnx = model.with_name(Path(record.onnx).name)
-    if not onnx.is_file():
+    onnx = Path(record.onnx).name
+    if not files.has(onnx):
         raise BundleError(
-            f"{model}: {why}, and {onnx.name}, to build it anew from, is not beside it", "copy the whole bundle"
+            f"{model}: {why}, and {onnx}, to build it anew from, is not beside it", "copy the whole bundle"
         )
     options = record.options.model_copy(update={"compute_capabilities": ()})
-    return engines.load(onnx, options, machine, deserialise)
+    return engines.load(files, onnx, options, machine, deserialise)
+
+
+def _described(kind: type[_Description], files: ModelFiles, name: str) -> _Description | None:
+    """What a JSON file of a model says; None where it is missing, damaged or of another schema."""
+    if not files.has(name):
+        return None
+    try:
+        return kind.model_validate(parse_json(files.read(name), name))
+    except (OSError, Unreadable, ValidationError):
+        return None
 
 
 def why_not_here(built_by: str, options: BuildOptions, bound_to: Mapping[str, str], machine: Mapping[str, str]) -> str:
@@ -275,16 +295,15 @@ def why_not_here(built_by: str, options: BuildOptions, bound_to: Mapping[str, st
     return ""
 
 
-def _planned(model: Path, flavour: Flavour, strong: bool) -> tuple[Path, BuildOptions]:
+def _planned(files: ModelFiles, flavour: Flavour, strong: bool) -> tuple[str, BuildOptions]:
     """Which ONNX to build and how, by the plan beside the one that the bundle opens."""
-    path = model.with_suffix(".json")
-    try:
-        plan = BuildPlan.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
+    path = files.path.with_suffix(".json")
+    plan = _described(BuildPlan, files, path.name)
+    if plan is None:
         raise BundleError(
-            f"{path}: the build plan of {model.name} is missing or damaged", "export the bundle again"
-        ) from error
+            f"{path}: the build plan of {files.path.name} is missing or damaged", "export the bundle again"
+        )
     name = plan.onnx if strong else plan.weak_onnx or plan.onnx
-    if name != Path(name).name or not model.with_name(name).is_file():
+    if not files.has(name):
         raise BundleError(f"{path}: {name} is not beside it", "copy the whole bundle")
-    return model.with_name(name), plan.options(flavour)
+    return name, plan.options(flavour)

@@ -98,13 +98,13 @@ def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int 
     stages = {"teacher": "finetune", "student": "distill"} | (
         {"supervised": "supervised"} if recipe.supervised.enabled else {}
     )
-    require_current(["data", "pretrain", *stages.values()], recipe, splits, run)
+    records = require_current(["data", "pretrain", *stages.values()], recipe, splits, run)
     if not len(test):
         raise DataError(f"{run.path}: the test set is empty")
     mean, std = recipe.data.mean, recipe.data.std
     truth = labels_of(test)
 
-    encoder = load_pretrained(run.stage_path("pretrain")).encoder
+    encoder = load_pretrained(run.stage_path("pretrain"), records["pretrain"].outputs).encoder
     bank = bank_of(splits, recipe)
     known, queries = (apply(encoder, s.images, mean, std, device, "features") for s in (bank, test))
     about = f"bank: {bank_name(splits)}, {len(bank)} images; {LAST}"
@@ -121,7 +121,9 @@ def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int 
     scores += few_shot_scores(known, bank, queries, truth, splits.classes, few_shot, draws, recipe.seed, about)
 
     for name, stage in stages.items():
-        logits = apply(load_classifier(run.stage_path(stage)), test.images, mean, std, device, name)
+        logits = apply(
+            load_classifier(run.stage_path(stage), records[stage].outputs), test.images, mean, std, device, name
+        )
         scores += classifier_scores(name, logits, truth, splits.classes, f"single centre view, {LAST}")
     return Evaluation(
         run=str(run.path),

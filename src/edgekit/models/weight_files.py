@@ -1,0 +1,128 @@
+"""Files of weights that somebody else may have written: safetensors, and what `torch.save` writes. Code in a file never runs.
+
+The one place that parses them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import pickle
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from edgekit.foreign import Unreadable, open_regular, private_copy, understood
+from edgekit.models.foreign_files import recognized
+
+_REBUILT: dict[str, Any] = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
+# What training scripts put beside their weights, which holds data alone: options, the best accuracy as a NumPy scalar, paths.
+# NumPy 2 moved two of its functions, and files keep the name of the version that wrote them.
+_HARMLESS: list[Any] = [
+    argparse.Namespace, pathlib.PurePosixPath, pathlib.PosixPath, np.ndarray, np.dtype,
+    *((rebuild, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core") for name, rebuild in _REBUILT.items()),
+    *{type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")},
+]  # fmt: skip
+_DAMAGED = "damaged, or no file of weights"
+
+
+class NotWeights(Unreadable):
+    """A file that holds something else than weights, or more; it was not loaded.
+
+    Args:
+        path: of the file.
+        reason: what it is.
+        hint: what to do with it.
+    """
+
+    def __init__(self, path: Path | str, reason: str, hint: str) -> None:
+        super().__init__(path, reason)
+        self.hint = hint
+
+
+class Content(NamedTuple):
+    """What a file holds, and the SHA-256 of the bytes that it was read from."""
+
+    value: Any
+    sha256: str
+
+
+def read_weights(path: Path) -> Content:
+    """What a file of weights holds, its tensors on the CPU: safetensors by their content, else what `torch.save` wrote.
+
+    Raises:
+        NotWeights: it is a file of another kind, or would run code.
+        Unreadable: it is missing, no regular file, damaged, or larger than the memory.
+    """
+    with private_copy(path) as copy:
+        with open(copy.path, "rb") as stream:
+            start = stream.read(9)
+        if start[8:9] == b"{":  # eight bytes of length, then JSON
+            return Content(_safetensors(copy.path, path), copy.sha256)
+        if other := recognized(copy.path):
+            raise NotWeights(path, f"is {other[0]}", other[1])
+        return Content(_torch(copy.path, path, "cpu"), copy.sha256)
+
+
+def read_safetensors(path: Path) -> Content:
+    """Tensors by name of a safetensors file.
+
+    Raises:
+        Unreadable: it is missing, no regular file, damaged, or larger than the memory.
+    """
+    with private_copy(path) as copy:
+        return Content(_safetensors(copy.path, path), copy.sha256)
+
+
+def read_checkpoint(path: Path, map_location: Any = None) -> Any:
+    """What `torch.save` wrote, after the CRC-32 of each of its records was compared.
+
+    Raises:
+        NotWeights: it would run code.
+        Unreadable: it is missing, no regular file, or damaged.
+    """
+    with open_regular(path) as stream:
+        with understood(path, "a checkpoint"), zipfile.ZipFile(stream) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise Unreadable(path, f"its record {damaged} has another checksum")
+        stream.seek(0)
+        return _torch(stream, path, map_location)
+
+
+def _safetensors(copy: str, path: Path) -> dict[str, Tensor]:
+    with understood(path, "safetensors"):
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(copy)
+        return tensors
+
+
+def _torch(source: str | BinaryIO, path: Path, map_location: Any) -> Any:
+    """PyTorch's own reasons never come out: they advise to load without the restriction, which runs whatever code is in the file."""
+    try:
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings(), understood(path, _DAMAGED):
+            warnings.simplefilter("ignore")  # of pickles by other programs
+            return torch.load(source, map_location=map_location, weights_only=True)
+    except Unreadable as error:
+        said = str(error.__cause__)
+        if isinstance(error.__cause__, pickle.UnpicklingError):
+            raise NotWeights(
+                path, _not_weights(said), "save its weights alone: safetensors, or torch.save of a state dict"
+            ) from error
+        reason = "" if "weights_only" in said else f": {' '.join(said.split())[:120]}"
+        raise Unreadable(path, f"{_DAMAGED}{reason}") from error
+
+
+def _not_weights(reason: str) -> str:
+    named = re.search(r"(?:GLOBAL|class|callable)\s+([\w.]+)", reason)
+    if named:
+        return f"holds more than weights ({named[1]}), which could run code and is never loaded"
+    if "Unsupported operand 149" in reason:  # FRAME, of pickle's later protocols, which torch.save does not write
+        return "a pickle of something else than weights, which could run code and is never loaded"
+    return _DAMAGED

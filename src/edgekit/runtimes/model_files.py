@@ -1,0 +1,143 @@
+"""The files of a model, as a session gets at them: on the disk, or a bundle's, of which only checked bytes reach a runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from edgekit.bundle import Bundle, BundleFile, Variant
+from edgekit.files import sha256
+
+
+class ModelFiles(Protocol):
+    """A model: one file that a runtime opens, and maybe others beside it.
+
+    Attributes:
+        path: of the file that is opened, for messages and its name.
+    """
+
+    path: Path
+
+    def has(self, name: str) -> bool:
+        """Whether a file of that name belongs to it."""
+        ...
+
+    def read(self, name: str) -> bytes:
+        """A file's bytes.
+
+        Raises:
+            OSError, BundleError: it cannot be read, or is not what the bundle records.
+        """
+        ...
+
+    @contextmanager
+    def opened(self, *names: str) -> Iterator[list[str]]:
+        """Paths under which this process can open files while the block lasts, in the order of the names.
+
+        Raises:
+            BundleError: one is not what the bundle records.
+        """
+        ...
+
+    @contextmanager
+    def placed(self, name: str) -> Iterator[Path]:
+        """The path of a file that bears its name and lies beside what belongs to it, for another process, while the block lasts.
+
+        Raises:
+            BundleError: it is not what the bundle records.
+        """
+        ...
+
+    def digests(self, name: str) -> list[str]:
+        """The SHA-256 of a file and of what it keeps its weights in."""
+        ...
+
+
+class FilesOnDisk:
+    """Files that edgekit has just written itself, or that a caller of `open_session` answers for.
+
+    Args:
+        path: of the one that is opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def has(self, name: str) -> bool:
+        """See `ModelFiles.has`."""
+        return name == Path(name).name and self.path.with_name(name).is_file()
+
+    def read(self, name: str) -> bytes:
+        """See `ModelFiles.read`."""
+        return self.path.with_name(name).read_bytes()
+
+    @contextmanager
+    def opened(self, *names: str) -> Iterator[list[str]]:
+        """See `ModelFiles.opened`."""
+        yield [str(self.path.with_name(name)) for name in names]
+
+    @contextmanager
+    def placed(self, name: str) -> Iterator[Path]:
+        """See `ModelFiles.placed`."""
+        yield self.path.with_name(name)
+
+    def digests(self, name: str) -> list[str]:
+        """See `ModelFiles.digests`."""
+        path = self.path.with_name(name)
+        external = sorted(p for p in path.parent.glob(f"{path.name}*") if p != path and p.suffix in {".data", ".bin"})
+        return [sha256(p) for p in (path, *external)]
+
+
+class FilesOfBundle:
+    """A variant's files: each is compared with its recorded digest as it is read, and nothing else in the folder is opened.
+
+    Args:
+        bundle: an opened bundle.
+        variant: one of its variants; its first file is the one that is opened.
+    """
+
+    def __init__(self, bundle: Bundle, variant: Variant) -> None:
+        self._bundle = bundle
+        first = Path(variant.files[0].path)
+        self._files = {Path(file.path).name: file for file in variant.files if Path(file.path).parent == first.parent}
+        self.path = bundle.path / first
+
+    def has(self, name: str) -> bool:
+        """See `ModelFiles.has`."""
+        return name in self._files
+
+    def read(self, name: str) -> bytes:
+        """See `ModelFiles.read`."""
+        return self._bundle.read(self._file(name))
+
+    @contextmanager
+    def opened(self, *names: str) -> Iterator[list[str]]:
+        """See `ModelFiles.opened`."""
+        with ExitStack() as stack:
+            yield [stack.enter_context(self._bundle.copied(self._file(name))) for name in names]
+
+    @contextmanager
+    def placed(self, name: str) -> Iterator[Path]:
+        """See `ModelFiles.placed`."""
+        import shutil  # a device that builds no engine needs none of it
+
+        from edgekit.temporary import scratch_folder
+
+        with scratch_folder("model") as folder:
+            with self._bundle.copied(self._file(name)) as source:
+                shutil.copyfile(source, folder / name)
+            yield folder / name
+
+    def digests(self, name: str) -> list[str]:
+        """See `ModelFiles.digests`."""
+        return [self._file(name).sha256]
+
+    def _file(self, name: str) -> BundleFile:
+        return self._files[name]
+
+
+def files_of(model: Path | ModelFiles) -> ModelFiles:
+    """A path as files on the disk; other files as they are."""
+    return FilesOnDisk(model) if isinstance(model, Path) else model
