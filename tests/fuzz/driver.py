@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -107,7 +108,7 @@ class _Worker:
 
     def __init__(self, kind: str, seed: str, first: int, count: int, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._left, self._number = count, first
+        self._kind, self._folder, self._left, self._number = kind, folder, count, first
         self._pipe, report = os.pipe()
         self._noise = folder / f"{kind}.log"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "EDGEKIT_DEBUG": "", "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
@@ -151,7 +152,9 @@ class _Worker:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
-        os.close(self._pipe)
+        if self._pipe >= 0:
+            os.close(self._pipe)
+            self._pipe = -1
 
     def _line(self) -> tuple[bytes, bool]:
         """The next line of the report, empty where none came in a moment; and whether the report has ended."""
@@ -174,17 +177,24 @@ class _Worker:
         if not self._began:
             raise RuntimeError(f"the worker ended with {code} before a case:\n{noise[-4000:]}")
         self._left = 0
+        self._keep()
         return {"kind": "crash", "where": f"the process died with {code}: {_innermost(noise)}", "detail": noise[-4000:]}
 
     def _hung(self) -> dict[str, Any]:
-        os.kill(self._process.pid, signal.SIGABRT)  # faulthandler writes where it is
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            pass
+        os.kill(self._process.pid, signal.SIGUSR2)  # its faulthandler writes where it is
+        time.sleep(2)
+        self.end()
+        self._keep()
         noise = self._noise.read_text(errors="replace")
         self._left = 0
         return {"kind": "hang", "where": f"over {HANG_SECONDS:g} s: {_innermost(noise)}", "detail": noise[-4000:], "seconds": HANG_SECONDS}
+
+    def _keep(self) -> None:
+        """Put the input of the case that it ended with beside those of other findings."""
+        kept = self._folder / "findings" / f"{self._kind}-{self._number}"
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.parent.mkdir(exist_ok=True)
+        (self._folder / "work").rename(kept)
 
     def _stat(self) -> list[str]:
         try:

@@ -23,7 +23,7 @@ LONGEST_MESSAGE = 4500  # characters
 _WRITES = {
     "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown", "os.utime", "os.setxattr",
 }  # fmt: skip
-_STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.startfile", "socket.connect", "pickle.find_class", "ctypes.dlopen"}
+_STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.startfile", "socket.connect", "pickle.find_class"}
 TRAP = "edgekit_trap"  # a module on the path that a recipe may name and nobody may import
 
 

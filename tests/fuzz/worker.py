@@ -14,8 +14,10 @@ import os
 import random
 import resource
 import shutil
+import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from types import ModuleType
 
@@ -60,11 +62,17 @@ def main() -> None:
                 judged(target.run(random.Random(f"warm {i}"), _made(work / f"warm{i}")))
             warm, floor = False, _resident()
         draws = random.Random(f"{seed}/{kind}/{number}")
-        outcome = Outcome("finding", "the mutator itself", "")
+        faulthandler.unregister(signal.SIGUSR2)  # Lightning puts all signals back to what it believes they were
+        faulthandler.register(signal.SIGUSR2, all_threads=True)  # the driver asks where it hangs
         say.write(f"begin {number}\n".encode())
         began = time.process_time()
         _forget_peak()
-        outcome = judged(target.run(draws, _made(work / "case")), watch)
+        try:
+            act = target.run(draws, _made(work / "case"))
+        except Exception as error:
+            act, outcome = None, Outcome("finding", f"the fuzzer itself: {type(error).__name__}", "".join(traceback.format_exception(error)))
+        else:
+            outcome = judged(act, watch)
         peak = max(0, _peak() - floor)
         if outcome.kind != "finding" and peak > module.MEMORY:
             outcome = Outcome("finding", f"memory over {module.MEMORY >> 20} MiB", f"{peak >> 20} MiB; {outcome.detail}")
