@@ -38,7 +38,7 @@ CASES = {
     ),
     "cycle": ("name: &a [*a]\n", "an alias stands inside what it stands for"),
     "merge-cycle": ("data: &a\n  <<: *a\n", "an alias stands inside what it stands for"),
-    "long-name": (f"name: {'n' * 10_000_000}\n", f"larger than {MOST_BYTES:,} bytes"),
+    "long-name": (f"name: {'n' * 10_000_000}\n", f"more than {MOST_BYTES:,} bytes"),
     "name": (f"name: {'n' * 1000}\n", "name: must be shorter; got 'nnnn"),
     "many-keys": ("".join(f"k{i}: 1\n" for i in range(5000)), "and 4990 more"),
     "many-values": (f"name: [{'x,' * 40_000}]\n", "more than 20,000 values"),

@@ -20,14 +20,22 @@ _PACKAGES = ("numpy", "pillow", "pydantic", "pyyaml", "torch", "safetensors", "l
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Damaged and forged files for every command that reads some.")
-    parser.add_argument("--format", action="append", choices=FORMATS, dest="formats", help="only this one; may be repeated")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.fuzz", description="Damaged and forged files for every command that reads some."
+    )
+    parser.add_argument(
+        "--format", action="append", choices=FORMATS, dest="formats", help="only this one; may be repeated"
+    )
     parser.add_argument("--minutes", type=float, help="for all formats together")
     parser.add_argument("--cases", type=int, help="of each format  [default: 1000 without --minutes]")
     parser.add_argument("--case", type=int, help="run this one alone and show what became of it")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--seed", default="0", help="[default: 0]")
-    parser.add_argument("--folder", type=Path, help="keeps the corpus, and the inputs of findings in findings/  [default: a temporary one]")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        help="keeps the corpus, and the inputs of findings in findings/  [default: a temporary one]",
+    )
     parser.add_argument("--output", type=Path, help="write the figures, the machine and the versions into this file")
     parser.add_argument("--json", action="store_true", help="print them")
     told = parser.parse_args()
@@ -40,7 +48,17 @@ def main() -> int:
     folder = told.folder or Path(tempfile.mkdtemp(prefix="edgekit-fuzz."))
     tallies = []
     for kind in formats:
-        tallies.append(fuzz(kind, folder, seed=told.seed, first=first, cases=cases, seconds=seconds, say=lambda line: print(line, file=sys.stderr, flush=True)))
+        tallies.append(
+            fuzz(
+                kind,
+                folder,
+                seed=told.seed,
+                first=first,
+                cases=cases,
+                seconds=seconds,
+                say=lambda line: print(line, file=sys.stderr, flush=True),
+            )
+        )
         _show(tallies[-1], told.case is not None)
     content = _content(tallies)
     if told.output:
@@ -88,7 +106,9 @@ def _cpu() -> str:
 def _commit() -> str:
     import subprocess
 
-    found = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    found = subprocess.run(
+        ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
     return found.stdout.strip()
 
 

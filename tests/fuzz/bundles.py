@@ -114,7 +114,9 @@ def _described(made: Path, change: dict[str, bytes]) -> None:
 def _manifest(draws: Draws, made: Path) -> None:
     content = json.loads((made / MANIFEST).read_text())
     if draws.random() < 0.2:  # the part that reaches PIL and NumPy
-        content["preprocessing"] = changed_tree(draws, {name: None for name in Preprocessing.model_fields} | content["preprocessing"])
+        content["preprocessing"] = changed_tree(
+            draws, dict.fromkeys(Preprocessing.model_fields) | content["preprocessing"]
+        )
     else:
         content = changed_tree(draws, content)
     (made / MANIFEST).write_bytes(json_bytes(draws, content))
@@ -129,7 +131,9 @@ def _golden(draws: Draws, made: Path) -> None:
         with np.load(made / "golden.npz") as archive:
             arrays = dict(archive)
         name = draws.choice([*arrays, "more"])
-        shape = draws.choice([(), (0,), (12,), (12, 6), (12, 16, 16, 3), (1, 16, 16, 3), (12, 16, 16, 4), (0, 16, 16, 3), (12, 0)])
+        shape = draws.choice(
+            [(), (0,), (12,), (12, 6), (12, 16, 16, 3), (1, 16, 16, 3), (12, 16, 16, 4), (0, 16, 16, 3), (12, 0)]
+        )
         arrays[name] = np.zeros(shape, draws.choice(_KINDS))
         if draws.random() < 0.3 and name in arrays and arrays[name].dtype == np.float32 and arrays[name].size:
             arrays[name].flat[0] = draws.choice((np.nan, np.inf, -np.inf, 3e38))
@@ -141,7 +145,9 @@ def _golden(draws: Draws, made: Path) -> None:
             members = {name.removesuffix(".npy"): archive.read(name) for name in archive.namelist()}
         name = draws.choice(sorted(members))
         members[name] = _npy(draws, members[name])
-        content = hostile.npz(draws.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2)), **members)
+        content = hostile.npz(
+            draws.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2)), **members
+        )
     _described(made, {"golden.npz": content})
 
 
@@ -149,10 +155,50 @@ def _npy(draws: Draws, content: bytes) -> bytes:
     """An array file of another header, or with changed bytes."""
     if draws.random() < 0.4:
         return changed_bytes(draws, content)
-    shape = draws.choice(("(12, 6)", "(70000000000000,)", "(1 << 40,)", "(-1,)", "()", "(12, 16, 16, 3)", "'x'", "(2**62, 8)", "[12]", "(True,)", "(1.5,)"))
-    kind = draws.choice(("'|u1'", "'<f4'", "'|O'", "'<U99999999'", "[('a', '<f4')]", "'x'", "''", "[[]]", "('<f4', (2**30,))", "'<m8[99999s]'", "None"))
+    shape = draws.choice(
+        (
+            "(12, 6)",
+            "(70000000000000,)",
+            "(1 << 40,)",
+            "(-1,)",
+            "()",
+            "(12, 16, 16, 3)",
+            "'x'",
+            "(2**62, 8)",
+            "[12]",
+            "(True,)",
+            "(1.5,)",
+        )
+    )
+    kind = draws.choice(
+        (
+            "'|u1'",
+            "'<f4'",
+            "'|O'",
+            "'<U99999999'",
+            "[('a', '<f4')]",
+            "'x'",
+            "''",
+            "[[]]",
+            "('<f4', (2**30,))",
+            "'<m8[99999s]'",
+            "None",
+        )
+    )
     header = f"{{'descr': {kind}, 'fortran_order': {draws.choice(('False', 'True', '1', 'None'))}, 'shape': {shape}, }}"
-    header = draws.choice((header, header, header, header + "(" * 200, "__import__('os').abort()", "{" * 150, header[:-3], "{'descr': '<f4'}", "'" * 3000))
+    header = draws.choice(
+        (
+            header,
+            header,
+            header,
+            header + "(" * 200,
+            "__import__('os').abort()",
+            "{" * 150,
+            header[:-3],
+            "{'descr': '<f4'}",
+            "'" * 3000,
+        )
+    )
     return hostile.npy(header, draws.randbytes(draws.choice((0, 10, 288, 9216))))
 
 
@@ -172,11 +218,15 @@ def _graph(draws: Draws, model: onnx.ModelProto) -> onnx.ModelProto:
     change = draws.randrange(11)
     node, weights = draws.choice(graph.node), draws.choice(graph.initializer)
     if change == 0:
-        node.op_type = draws.choice(("Identity", "Loop", "If", "Reshape", "Expand", "Tile", "NoSuch", "", "ConstantOfShape", "Resize"))
+        node.op_type = draws.choice(
+            ("Identity", "Loop", "If", "Reshape", "Expand", "Tile", "NoSuch", "", "ConstantOfShape", "Resize")
+        )
     elif change == 1:
         del graph.node[draws.randrange(len(graph.node))]
     elif change == 2 and node.input:
-        node.input[draws.randrange(len(node.input))] = draws.choice(("", "images", "nothing", node.output[0], weights.name))
+        node.input[draws.randrange(len(node.input))] = draws.choice(
+            ("", "images", "nothing", node.output[0], weights.name)
+        )
     elif change == 3 and weights.dims:
         weights.dims[draws.randrange(len(weights.dims))] = huge
     elif change == 4:
@@ -186,7 +236,11 @@ def _graph(draws: Draws, model: onnx.ModelProto) -> onnx.ModelProto:
     elif change == 6:
         weights.ClearField("raw_data")
         weights.data_location = onnx.TensorProto.EXTERNAL
-        for key, value in (("location", draws.choice(("../../../outside/secret", "/etc/passwd", "golden.npz", "nothing"))), ("offset", str(huge)), ("length", "6")):
+        for key, value in (
+            ("location", draws.choice(("../../../outside/secret", "/etc/passwd", "golden.npz", "nothing"))),
+            ("offset", str(huge)),
+            ("length", "6"),
+        ):
             if key == "location" or draws.random() < 0.5:
                 weights.external_data.add(key=key, value=value)
     elif change == 7:
@@ -216,7 +270,17 @@ def _archive(draws: Draws, made: Path, path: Path) -> Path:
         for file in sorted(made.iterdir()):
             data, name = file.read_bytes(), inner + file.name
             if kind == 0 and draws.random() < 0.4:
-                name = draws.choice((f"../{file.name}", f"/tmp/{file.name}", f"..\\{file.name}", f"{inner}{file.name}\x00.txt", f"C:{file.name}", "", "a" * 5000))
+                name = draws.choice(
+                    (
+                        f"../{file.name}",
+                        f"/tmp/{file.name}",
+                        f"..\\{file.name}",
+                        f"{inner}{file.name}\x00.txt",
+                        f"C:{file.name}",
+                        "",
+                        "a" * 5000,
+                    )
+                )
             if kind == 1 and draws.random() < 0.4:
                 data = draws.choice((b"", changed_bytes(draws, data), bytes(draws.choice((1 << 20, 1 << 26)))))
             entry = zipfile.ZipInfo(name)
@@ -247,8 +311,12 @@ def _claiming(draws: Draws, content: bytes) -> bytes:
         places.append(at)
         at = content.find(b"PK\x01\x02", at + 4)
     at = draws.choice(places)
-    offset, form = draws.choice(((8, "<H"), (10, "<H"), (16, "<I"), (20, "<I"), (24, "<I"), (28, "<H"), (30, "<H"), (42, "<I")))
-    value: Any = draws.choice((0, 1, 8, 99, 0xFFFE, 0xFFFF, 1 << 20, (1 << 31) - 1, 0xFFFFFFFF)) % (1 << 8 * struct.calcsize(form))
+    offset, form = draws.choice(
+        ((8, "<H"), (10, "<H"), (16, "<I"), (20, "<I"), (24, "<I"), (28, "<H"), (30, "<H"), (42, "<I"))
+    )
+    value: Any = draws.choice((0, 1, 8, 99, 0xFFFE, 0xFFFF, 1 << 20, (1 << 31) - 1, 0xFFFFFFFF)) % (
+        1 << 8 * struct.calcsize(form)
+    )
     changed = bytearray(content)
     struct.pack_into(form, changed, at + offset, value)
     return bytes(changed)

@@ -19,17 +19,18 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from edgekit.models.classifier import Classifier
+from edgekit.data.images import ImageSet
 from edgekit.models.checkpoints import read_state_dicts
-from edgekit.models.store import Pretrained, load_classifier, load_pretrained, save_classifier, save_pretrained
+from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import build_encoder
 from edgekit.models.heads import ProjectionHead
+from edgekit.models.store import Pretrained, load_classifier, load_pretrained, save_classifier, save_pretrained
 from edgekit.models.weights import load_weights
 from edgekit.recipe import Architecture, Hardware, Optimizer
 from edgekit.train.engine import CHECKPOINT, fit, read_checkpoint
 from edgekit.train.loader import ShuffledImages
-from edgekit.data.images import ImageSet
-from edgekit.train.tasks import Batch, Draws as StepDraws, Outcome
+from edgekit.train.tasks import Batch, Outcome
+from edgekit.train.tasks import Draws as StepDraws
 from tiny_bundle import some_images
 
 from .judge import TRAP, Broken
@@ -83,12 +84,22 @@ def make_corpus(folder: Path) -> None:
         (folder / kind).mkdir()
     save_classifier(folder / "classifier", model)
     encoder = build_encoder(_TINY, 16)
-    save_pretrained(folder / "pretrained", Pretrained(_TINY, 16, encoder, ProjectionHead(encoder.feature_dim, hidden=16, output=8, layers=2)))
+    save_pretrained(
+        folder / "pretrained",
+        Pretrained(_TINY, 16, encoder, ProjectionHead(encoder.feature_dim, hidden=16, output=8, layers=2)),
+    )
     weights = _network().state_dict()
     contents = {
         "plain": weights,
-        "containers": {"state_dict": weights, "state_dict_ema": weights, "epoch": 3, "best": np.float64(0.5), "optimizer": {"state": {0: {"step": 1}}}},
-        "prefixed": {f"module.backbone.{name}": tensor for name, tensor in weights.items()} | {"n_averaged": torch.tensor(3)},
+        "containers": {
+            "state_dict": weights,
+            "state_dict_ema": weights,
+            "epoch": 3,
+            "best": np.float64(0.5),
+            "optimizer": {"state": {0: {"step": 1}}},
+        },
+        "prefixed": {f"module.backbone.{name}": tensor for name, tensor in weights.items()}
+        | {"n_averaged": torch.tensor(3)},
         "teacher": {"student": {"module": weights}, "teacher": {"module": weights}},
     }
     for name, content in contents.items():
@@ -146,7 +157,15 @@ class Target:
         elif kind < 0.6 and content.startswith(b"PK"):
             content = _repacked(draws, content)
         elif kind < 0.9:
-            content = _saved(draws, _changed_content(draws, torch.load(self._corpus / f"{draws.choice(('plain', 'containers', 'teacher'))}.pth", weights_only=False)))
+            content = _saved(
+                draws,
+                _changed_content(
+                    draws,
+                    torch.load(
+                        self._corpus / f"{draws.choice(('plain', 'containers', 'teacher'))}.pth", weights_only=False
+                    ),
+                ),
+            )
         else:
             content = _pickle(draws)
         path.write_bytes(content)
@@ -185,7 +204,9 @@ def _repacked(draws: Draws, content: bytes) -> bytes:
     name, change = draws.choice(sorted(records)), draws.random()
     pickled = next(name for name in records if name.endswith("data.pkl"))
     if change < 0.45:
-        records[pickled] = _opcodes(draws, records[pickled]) if draws.random() < 0.6 else changed_bytes(draws, records[pickled])
+        records[pickled] = (
+            _opcodes(draws, records[pickled]) if draws.random() < 0.6 else changed_bytes(draws, records[pickled])
+        )
     elif change < 0.65:
         records[name] = changed_bytes(draws, records[name])
     elif change < 0.75:
@@ -195,7 +216,9 @@ def _repacked(draws: Draws, content: bytes) -> bytes:
     else:
         records[pickled] = _pickle(draws)
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", draws.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+    with zipfile.ZipFile(
+        stream, "w", draws.choice((zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))
+    ) as archive:
         for name, data in records.items():
             archive.writestr(name, data)
     return stream.getvalue()
@@ -307,7 +330,17 @@ def _tensors(draws: Draws, content: bytes) -> bytes:
     tensors = safetensors.torch.load(content)
     name = draws.choice(sorted(tensors))
     old = tensors[name]
-    others = [old.double(), old.half(), old.flatten(), torch.zeros(0), old.unsqueeze(0), torch.full_like(old.float(), float("nan")), old.to(torch.bfloat16), old.long(), old.bool()]
+    others = [
+        old.double(),
+        old.half(),
+        old.flatten(),
+        torch.zeros(0),
+        old.unsqueeze(0),
+        torch.full_like(old.float(), float("nan")),
+        old.to(torch.bfloat16),
+        old.long(),
+        old.bool(),
+    ]
     tensors[draws.choice((name, name, f"{name}.x", "\x1b[2J", "x" * 5000))] = draws.choice(others).contiguous()
     if draws.random() < 0.3:
         del tensors[name]

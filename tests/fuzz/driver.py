@@ -54,7 +54,9 @@ class Tally:
         if kind in {"accepted", "refused"}:
             setattr(self, kind, getattr(self, kind) + 1)
             return
-        counter = {"hang": "hangs", "crash": "crashes"}.get(kind) or ("over_memory" if told["where"].startswith("memory over") else "uncaught")
+        counter = {"hang": "hangs", "crash": "crashes"}.get(kind) or (
+            "over_memory" if told["where"].startswith("memory over") else "uncaught"
+        )
         setattr(self, counter, getattr(self, counter) + 1)
         found = self.findings.setdefault(told["where"], {"count": 0, "cases": [], "detail": told["detail"]})
         found["count"] += 1
@@ -94,7 +96,9 @@ def fuzz(
                     say(f"{kind} case {number - 1}: {told['where']}")
                 if time.monotonic() - said > 30:
                     said = time.monotonic()
-                    say(f"{kind}: {tally.cases} cases, {tally.accepted} accepted, {tally.refused} refused, {len(tally.findings)} kinds of findings")
+                    say(
+                        f"{kind}: {tally.cases} cases, {tally.accepted} accepted, {tally.refused} refused, {len(tally.findings)} kinds of findings"
+                    )
                 if seconds is not None and time.monotonic() - began > seconds:
                     break
         finally:
@@ -111,7 +115,13 @@ class _Worker:
         self._kind, self._folder, self._left, self._number = kind, folder, count, first
         self._pipe, report = os.pipe()
         self._noise = folder / f"{kind}.log"
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "EDGEKIT_DEBUG": "", "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1"}
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "EDGEKIT_DEBUG": "",
+            "PYTHONHASHSEED": "0",
+            "PYTHONUNBUFFERED": "1",
+        }
         environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT)])
         with open(self._noise, "wb") as noise:
             self._process = subprocess.Popen(
@@ -187,7 +197,12 @@ class _Worker:
         self._keep()
         noise = self._noise.read_text(errors="replace")
         self._left = 0
-        return {"kind": "hang", "where": f"over {HANG_SECONDS:g} s: {_innermost(noise)}", "detail": noise[-4000:], "seconds": HANG_SECONDS}
+        return {
+            "kind": "hang",
+            "where": f"over {HANG_SECONDS:g} s: {_innermost(noise)}",
+            "detail": noise[-4000:],
+            "seconds": HANG_SECONDS,
+        }
 
     def _keep(self) -> None:
         """Put the input of the case that it ended with beside those of other findings."""
@@ -210,7 +225,10 @@ class _Worker:
     def _sleeps(self) -> bool:
         """Whether no thread of it runs, or would run if the machine were not busy."""
         try:
-            states = [path.read_text().rpartition(") ")[2][0] for path in Path(f"/proc/{self._process.pid}/task").glob("*/stat")]
+            states = [
+                path.read_text().rpartition(") ")[2][0]
+                for path in Path(f"/proc/{self._process.pid}/task").glob("*/stat")
+            ]
         except OSError:
             return False
         return bool(states) and set(states) <= {"S", "T", "t", "Z"}

@@ -43,7 +43,7 @@ def make_corpus(folder: Path) -> None:
     images.mkdir()
     pixels = some_images(2, 24)
     rgb, other = (Image.fromarray(p) for p in pixels)
-    deep = Image.fromarray((pixels[0, ..., 0].astype(np.uint16) << 4))
+    deep = Image.fromarray(pixels[0, ..., 0].astype(np.uint16) << 4)
     modes = {m: rgb.convert(m) for m in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV")}
     modes |= {"I;16": deep, "I": deep.convert("I"), "F": deep.convert("F"), "PA": modes["P"].convert("PA")}
     exif = Image.Exif()
@@ -150,18 +150,25 @@ class Target:
 
 def _tar(draws: Draws, suffixes: list[str], contents: list[bytes]) -> bytes:
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w", format=draws.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))) as archive:
+    with tarfile.open(
+        fileobj=stream, mode="w", format=draws.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))
+    ) as archive:
         for i, (suffix, content) in enumerate(zip(suffixes, contents, strict=True)):
             name = draws.choice((f"{i:04}", f"{i:04}", "../up", "/root", "n" * 200, "\x1b[2J", "é", ""))
             label = draws.choice((b"1", b"0", b"cat", b"", b"\xff", b"9" * 5000, draws.randbytes(5)))
-            about = draws.choice((b"{}", json_bytes(draws, changed_tree(draws, {"label": 1, "more": [1, {"a": None}]}))))
+            about = draws.choice(
+                (b"{}", json_bytes(draws, changed_tree(draws, {"label": 1, "more": [1, {"a": None}]})))
+            )
             for extension, data in ((suffix, content), (".cls", label), (".json", about)):
                 if extension != suffix and draws.random() < 0.4:
                     continue
                 member = tarfile.TarInfo(name + extension)
                 member.size = len(data)
                 if draws.random() < 0.05:
-                    member.type, member.linkname = draws.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE)), "/etc/passwd"
+                    member.type, member.linkname = (
+                        draws.choice((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE)),
+                        "/etc/passwd",
+                    )
                 archive.addfile(member, io.BytesIO(data))
     return stream.getvalue()
 
@@ -172,8 +179,17 @@ def _parquet(draws: Draws, suffixes: list[str], contents: list[bytes]) -> bytes:
 
     names: object = draws.choice((["cat", "dog"], ["cat"], [], "cat", [1, 2], {"a": 1}, ["\x1b[2J", "dog"]))
     features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
-    told = draws.choice((json.dumps({"info": {"features": features}}), json_bytes(draws, {"info": {"features": changed_tree(draws, features)}}), ""))
-    rows = [None if draws.random() < 0.1 else {"bytes": content, "path": f"x{suffix}"} for suffix, content in zip(suffixes, contents, strict=True)]
+    told = draws.choice(
+        (
+            json.dumps({"info": {"features": features}}),
+            json_bytes(draws, {"info": {"features": changed_tree(draws, features)}}),
+            "",
+        )
+    )
+    rows = [
+        None if draws.random() < 0.1 else {"bytes": content, "path": f"x{suffix}"}
+        for suffix, content in zip(suffixes, contents, strict=True)
+    ]
     labels = [draws.choice((0, 1, None, -1, 2**40)) for _ in rows]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     schema = pa.schema([("image", kind), ("label", pa.int64())]).with_metadata({"huggingface": told})
@@ -232,7 +248,17 @@ def _png(draws: Draws, content: bytes) -> bytes:
         chunks[where], chunks[other] = chunks[other], chunks[where]
     elif change == 5:
         bomb = zlib.compress(bytes(draws.choice((1 << 10, 1 << 24, 1 << 26))))
-        chunks.insert(1, draws.choice(((b"zTXt", b"k\0\0" + bomb), (b"iCCP", b"k\0\0" + bomb), (b"iTXt", b"k\0\1\0\0\0" + bomb), (b"IDAT", bomb))))
+        chunks.insert(
+            1,
+            draws.choice(
+                (
+                    (b"zTXt", b"k\0\0" + bomb),
+                    (b"iCCP", b"k\0\0" + bomb),
+                    (b"iTXt", b"k\0\1\0\0\0" + bomb),
+                    (b"IDAT", bomb),
+                )
+            ),
+        )
     else:
         made = draws.choice(((b"acTL", struct.pack(">II", draws.choice((0, 1, 2**31)), 0)), (b"tRNS", draws.randbytes(draws.choice((1, 2, 6, 300)))),
                              (b"eXIf", b"MM\0*" + draws.randbytes(60)), (b"PLTE", draws.randbytes(draws.choice((3, 7, 900)))), (b"fcTL", draws.randbytes(26))))  # fmt: skip
@@ -245,5 +271,11 @@ def _interlaced(gray: np.ndarray) -> bytes:
     """An Adam7 PNG of gray pixels, which Pillow reads and does not write (PNG specification, 8.2)."""
     passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
     rows = b"".join(b"\0" + row.tobytes() for y, x, dy, dx in passes for row in gray[y::dy, x::dx])
-    parts = ((b"IHDR", struct.pack(">IIBBBBB", gray.shape[1], gray.shape[0], 8, 0, 0, 0, 1)), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts)
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", gray.shape[1], gray.shape[0], 8, 0, 0, 0, 1)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts
+    )

@@ -23,7 +23,15 @@ LONGEST_MESSAGE = 4500  # characters
 _WRITES = {
     "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown", "os.utime", "os.setxattr",
 }  # fmt: skip
-_STARTS = {"subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.startfile", "socket.connect", "pickle.find_class"}
+_STARTS = {
+    "subprocess.Popen",
+    "os.system",
+    "os.exec",
+    "os.posix_spawn",
+    "os.startfile",
+    "socket.connect",
+    "pickle.find_class",
+}
 TRAP = "edgekit_trap"  # a module on the path that a recipe may name and nobody may import
 
 
@@ -48,7 +56,12 @@ class Outcome:
 
 @dataclass
 class Watch:
-    """Notes through an audit hook what the code under test does to files outside of its folders, while `active`."""
+    """Notes through an audit hook what the code under test does to files outside of its folders, while `active`.
+
+    Attributes:
+        allowed: what the paths that it may write begin with.
+        secret: a file that it may not read, even if links lead there; empty for none.
+    """
 
     allowed: tuple[str, ...]
     secret: str
@@ -63,10 +76,14 @@ class Watch:
             path, mode, flags = arguments
             if isinstance(path, int) or path is None:
                 return
-            writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC) if isinstance(flags, int) else any(c in (mode or "") for c in "wax+")
+            writes = (
+                flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+                if isinstance(flags, int)
+                else any(c in (mode or "") for c in "wax+")
+            )
             if writes:
                 self._outside(event, path)
-            elif os.path.basename(os.fsdecode(path)) == "secret" or (os.path.islink(path) and self._resolved(path) == self.secret):
+            elif self.secret and self._resolved(path) == self.secret:
                 self.seen.append(f"read {self.secret}")
         elif event in _WRITES:
             self._outside(event, arguments[0])
@@ -81,7 +98,9 @@ class Watch:
     def _outside(self, event: str, path: Any) -> None:
         if isinstance(path, int):
             return
-        real = os.path.join(self._resolved(os.path.dirname(os.fsdecode(path)) or "."), os.path.basename(os.fsdecode(path)))
+        real = os.path.join(
+            self._resolved(os.path.dirname(os.fsdecode(path)) or "."), os.path.basename(os.fsdecode(path))
+        )
         if not real.startswith(self.allowed):
             self.seen.append(f"{event} {real}")
 
@@ -157,12 +176,21 @@ def _unsafe(line: str) -> str:
     """The characters of a line that move a terminal's cursor, end the line, or turn around what follows."""
     if line.isascii() and line.isprintable():
         return ""
-    return "".join(c for c in line if unicodedata.category(c) in {"Cc", "Zl", "Zp", "Cs"} or c in "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e")[:20]
+    return "".join(
+        c
+        for c in line
+        if unicodedata.category(c) in {"Cc", "Zl", "Zp", "Cs"}
+        or c in "\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e"
+    )[:20]
 
 
 def place(error: BaseException) -> str:
     """An exception's type, and the innermost function of the package that it went through."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f"{os.sep}edgekit{os.sep}" in f.filename and "site-packages" not in f.filename]
+    frames = [
+        f
+        for f in traceback.extract_tb(error.__traceback__)
+        if f"{os.sep}edgekit{os.sep}" in f.filename and "site-packages" not in f.filename
+    ]
     last = frames[-1] if frames else None
     where = f"{Path(last.filename).parent.name}/{Path(last.filename).name}:{last.lineno} {last.name}" if last else "?"
     said = re.sub(r"\d+|'[^']*'|\"[^\"]*\"|/\S+", "#", str(error))[:80]

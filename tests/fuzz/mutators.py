@@ -16,7 +16,28 @@ import hostile
 Draws = random.Random
 
 # Sizes, counts and offsets that parsers get wrong: around the powers of two, the extremes of 16, 32 and 64 bits.
-_NUMBERS = [0, 1, 2, 3, 7, 8, 127, 128, 255, 256, 0x7FFF, 0x8000, 0xFFFF, 0x10000, 1 << 24, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1]
+_NUMBERS = [
+    0,
+    1,
+    2,
+    3,
+    7,
+    8,
+    127,
+    128,
+    255,
+    256,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x10000,
+    1 << 24,
+    2**31 - 1,
+    2**31,
+    2**32 - 1,
+    2**63 - 1,
+    2**64 - 1,
+]
 _HEADER = 512  # half of the changes hit the first bytes, where a format says what follows
 _LARGEST = 1 << 18  # bytes that a small file may grow to
 
@@ -99,7 +120,9 @@ def _remove(draws: Draws, content: bytearray, others: Sequence[bytes]) -> None:
 
 def _insert(draws: Draws, content: bytearray, others: Sequence[bytes]) -> None:
     at = _place(draws, content)
-    content[at:at] = draws.choice((b"\x00", b"\n", b"\xff\xfe", b"%n%s", b"\x1b[2J", draws.randbytes(draws.randrange(40))))
+    content[at:at] = draws.choice(
+        (b"\x00", b"\n", b"\xff\xfe", b"%n%s", b"\x1b[2J", draws.randbytes(draws.randrange(40)))
+    )
 
 
 def _double(draws: Draws, content: bytearray, others: Sequence[bytes]) -> None:
@@ -163,12 +186,45 @@ def _near(draws: Draws, value: Any) -> Any:
     if isinstance(value, bool):
         return draws.choice((not value, int(value), str(value)))
     if isinstance(value, int):
-        return draws.choice((-value, value + 1, value - 1, -1, 0, 1, float(value), str(value), value * 1000, 2**31, 2**63 - 1))
+        return draws.choice(
+            (-value, value + 1, value - 1, -1, 0, 1, float(value), str(value), value * 1000, 2**31, 2**63 - 1)
+        )
     if isinstance(value, float):
-        return draws.choice((-value, value * 1e300, value * 1e-300, 0.0, 1.0, math.nan, math.inf, -1e308, int(value) if math.isfinite(value) else 0))
+        return draws.choice(
+            (
+                -value,
+                value * 1e300,
+                value * 1e-300,
+                0.0,
+                1.0,
+                math.nan,
+                math.inf,
+                -1e308,
+                int(value) if math.isfinite(value) else 0,
+            )
+        )
     if isinstance(value, str):
         at = draws.randrange(len(value) + 1)
-        put = draws.choice(("\x1b[2J", "\nerror: x", "\x00", "\u202e", "\ud800", "/", "..", "%s", "'", '"', "</script>", "|", "\\", " ", "é", ""))
+        put = draws.choice(
+            (
+                "\x1b[2J",
+                "\nerror: x",
+                "\x00",
+                "\u202e",
+                "\ud800",
+                "/",
+                "..",
+                "%s",
+                "'",
+                '"',
+                "</script>",
+                "|",
+                "\\",
+                " ",
+                "é",
+                "",
+            )
+        )
         return draws.choice((value[:at] + put + value[at:], value[:at], value.upper(), value * 50, ""))
     return draws.choice(_VALUES)
 
@@ -195,7 +251,9 @@ def change_file(draws: Draws, path: Path, secret: Path) -> str:
         path: of the file.
         secret: a file outside, which nobody may be led to.
     """
-    kind = draws.choice(("missing", "empty", "folder", "loop", "dangling", "outside", "zero", "pipe", "sparse", "chain", "binary"))
+    kind = draws.choice(
+        ("missing", "empty", "folder", "loop", "dangling", "outside", "zero", "pipe", "sparse", "chain", "binary")
+    )
     path.unlink(missing_ok=True)
     if kind == "empty":
         path.touch()

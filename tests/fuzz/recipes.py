@@ -63,7 +63,9 @@ class Target:
         else:
             path.write_bytes(text)
             change_file(draws, path, self._secret)
-        before = path.read_bytes() if path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 20 else None
+        before = (
+            path.read_bytes() if path.is_file() and not path.is_symlink() and path.stat().st_size < 1 << 20 else None
+        )
 
         def act() -> None:
             recipe = load(path, overrides)
@@ -79,7 +81,13 @@ def _written(draws: Draws, content: Any) -> bytes:
     """As YAML, in block or flow style, or as JSON, which is YAML, too."""
     try:
         if draws.random() < 0.6:
-            text = yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=draws.random() < 0.5, default_flow_style=draws.random() < 0.3)
+            text = yaml.dump(
+                content,
+                Dumper=Dumper,
+                sort_keys=False,
+                allow_unicode=draws.random() < 0.5,
+                default_flow_style=draws.random() < 0.3,
+            )
         else:
             text = json.dumps(content, default=str)
     except Exception:  # what cannot be written is drawn as text
@@ -89,11 +97,15 @@ def _written(draws: Draws, content: Any) -> bytes:
 
 def _override(draws: Draws) -> str:
     key = draws.choice(_KEYS)
-    token = draws.choice(hostile.TOKENS) if draws.random() < 0.7 else json.dumps(draws.choice(hostile.VALUES), default=str)
+    token = (
+        draws.choice(hostile.TOKENS) if draws.random() < 0.7 else json.dumps(draws.choice(hostile.VALUES), default=str)
+    )
     form = draws.random()
     if form < 0.9:
         return f"{key}={token}"
-    return draws.choice((token, f"{key}", f"={token}", f"{token}={token}", f"{key}={token}={token}", ".".join([key] * 200) + "=1"))
+    return draws.choice(
+        (token, f"{key}", f"={token}", f"{token}={token}", f"{key}={token}={token}", ".".join([key] * 200) + "=1")
+    )
 
 
 def _bomb(draws: Draws) -> str:

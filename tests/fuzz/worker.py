@@ -7,6 +7,7 @@ It writes `begin N` and `end N JSON` for each case into the file descriptor REPO
 
 from __future__ import annotations
 
+import ctypes
 import faulthandler
 import importlib
 import json
@@ -22,12 +23,15 @@ from pathlib import Path
 from types import ModuleType
 
 FORMATS = ("recipes", "bundles", "images", "checkpoints", "results", "devices")
-_ADDRESSES = 8 << 30  # what a worker may map beyond what it has when it is ready: it protects the machine, and is no measure
+_ADDRESSES = (
+    8 << 30
+)  # what a worker may map beyond what it has when it is ready: it protects the machine, and is no measure
 
 
 def main() -> None:
     kind, seed, first, count, root, report = sys.argv[1:]
     faulthandler.enable(all_threads=True)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: it ends with the driver
     folder = Path(root)
     _environment(folder)
     from edgekit import privacy
@@ -49,7 +53,11 @@ def main() -> None:
     secret = folder / "outside" / "secret"
     secret.write_text("secret")
     target = module.Target(corpus, secret)
-    watch = Watch((str(work.resolve()) + os.sep, str(folder.resolve() / "private") + os.sep, "/dev/"), str(secret.resolve()))
+    watch = Watch(
+        (str(work.resolve()) + os.sep, str(folder.resolve() / "private") + os.sep, "/dev/"),
+        str(secret.resolve()) if kind == "bundles" else "",
+        programs=kind == "devices",
+    )
     sys.addaudithook(watch.hook)
     say = os.fdopen(int(report), "wb", buffering=0)
     warm = True
@@ -70,13 +78,26 @@ def main() -> None:
         try:
             act = target.run(draws, _made(work / "case"))
         except Exception as error:
-            act, outcome = None, Outcome("finding", f"the fuzzer itself: {type(error).__name__}", "".join(traceback.format_exception(error)))
+            act, outcome = (
+                None,
+                Outcome(
+                    "finding", f"the fuzzer itself: {type(error).__name__}", "".join(traceback.format_exception(error))
+                ),
+            )
         else:
             outcome = judged(act, watch)
         peak = max(0, _peak() - floor)
         if outcome.kind != "finding" and peak > module.MEMORY:
-            outcome = Outcome("finding", f"memory over {module.MEMORY >> 20} MiB", f"{peak >> 20} MiB; {outcome.detail}")
-        told = {"kind": outcome.kind, "where": outcome.where, "detail": outcome.detail, "seconds": round(time.process_time() - began, 3), "peak": peak}
+            outcome = Outcome(
+                "finding", f"memory over {module.MEMORY >> 20} MiB", f"{peak >> 20} MiB; {outcome.detail}"
+            )
+        told = {
+            "kind": outcome.kind,
+            "where": outcome.where,
+            "detail": outcome.detail,
+            "seconds": round(time.process_time() - began, 3),
+            "peak": peak,
+        }
         os.chdir(folder)
         if outcome.kind == "finding":
             kept = folder / "findings" / f"{kind}-{number}"
@@ -98,7 +119,13 @@ def load(kind: str) -> ModuleType:
 def _environment(folder: Path) -> None:
     """Whatever is kept for the user goes into a folder of this run's own."""
     private = folder / "private"
-    for name, variable in (("home", "HOME"), ("tmp", "TMPDIR"), ("cache", "EDGEKIT_CACHE"), ("xdg", "XDG_CACHE_HOME"), ("mpl", "MPLCONFIGDIR")):
+    for name, variable in (
+        ("home", "HOME"),
+        ("tmp", "TMPDIR"),
+        ("cache", "EDGEKIT_CACHE"),
+        ("xdg", "XDG_CACHE_HOME"),
+        ("mpl", "MPLCONFIGDIR"),
+    ):
         (private / name).mkdir(parents=True, exist_ok=True)
         os.environ[variable] = str(private / name)
 

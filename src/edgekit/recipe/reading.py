@@ -11,7 +11,6 @@ import yaml
 from pydantic import ValidationError
 
 from edgekit.errors import RecipeError, shortened
-from edgekit.foreign import Unreadable, read_bytes
 from edgekit.recipe.methods import METHODS
 from edgekit.recipe.parts import default_test
 from edgekit.recipe.plain_yaml import MOST_BYTES, Dumper, read_yaml
@@ -32,15 +31,16 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        content = read_yaml(read_bytes(path, MOST_BYTES).decode())
-    except Unreadable as error:
-        if error.missing:
-            raise RecipeError(
-                f"{path}: no such recipe", "write one with `edgekit init FOLDER > recipe.yaml`"
-            ) from error
-        raise RecipeError(f"{path}: not a recipe: {error.reason}", "a recipe is a text file in UTF-8") from error
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"{path}: cannot be read: {error}", "a recipe is a text file in UTF-8") from error
+        with open(path, "rb") as stream:
+            text = stream.read(MOST_BYTES + 1)  # no more: it may be a device without an end
+        if len(text) > MOST_BYTES:
+            raise RecipeError(f"{path}: not a recipe: more than {MOST_BYTES:,} bytes", "give a file of YAML")
+        content = read_yaml(text.decode())
+    except FileNotFoundError as error:
+        raise RecipeError(f"{path}: no such recipe", "write one with `edgekit init FOLDER > recipe.yaml`") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"{path}: cannot be read: {reason}", "a recipe is a text file in UTF-8") from error
     except RecipeError as error:
         raise RecipeError(f"{path}: {error.message.removeprefix(f'{path}: ')}", error.hint) from error
     if content is None:

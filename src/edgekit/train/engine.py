@@ -17,7 +17,7 @@ import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -146,23 +146,18 @@ def fit(
         benchmark=on_gpu,
     )
     if resume:
-        with _refusing(checkpoint):
-            check_progress(loops, trainer.fit_loop.state_dict(), done)
+        _check_progress(checkpoint, loops, trainer, done)
     if resume and rank() == 0:
         echo(f"{stage}: goes on from step {done} of {total} (epoch {done // batches.steps + 1})", err=True)
     with _signals(), full_float32(), _bar(stage, total, done) as advance:
         history.advance = advance
         try:
-            trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
-        except EdgekitError:
-            raise
-        except Exception as error:
-            if is_out_of_memory(error):
-                trouble = str(error)
-            elif resume and not history.began_training:  # while Lightning restored it
-                raise _damaged(checkpoint, error) from error
-            else:
+            with _restoring(checkpoint, history) if resume else nullcontext():
+                trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
+        except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
+            trouble = str(error)
         else:
             return {**history.rows[-1], EARLIER_SECONDS: history.earlier_seconds}
     # Outside the except block: the failed step's tensors are free now.
@@ -345,30 +340,22 @@ def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
     Raises:
         RunError: it is damaged.
     """
-    with _refusing(path), understood(path, "a checkpoint of edgekit's"):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # CRC-32 of every record
-        if damaged is not None:
-            raise ValueError(f"its record {damaged} has another checksum")
-        return _checked(torch.load(path, map_location=map_location, weights_only=True))
-
-
-@contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """What is wrong with a checkpoint in this block is said in one way."""
     try:
-        yield
-    except (Unreadable, ValueError) as error:
-        raise _damaged(path, error) from error
+        with understood(path, "a checkpoint of edgekit's"):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()  # CRC-32 of every record
+            if damaged is not None:
+                raise ValueError(f"its record {damaged} has another checksum")
+            return _checked(torch.load(path, map_location=map_location, weights_only=True))
+    except Unreadable as error:
+        # PyTorch's own reason advises to load without the restriction, which runs whatever code is in the file.
+        reason = "it holds more than weights" if isinstance(error.__cause__, pickle.UnpicklingError) else error.reason
+        raise _damaged(path, reason) from error
 
 
-def _damaged(path: Path, error: Exception) -> RunError:
-    # PyTorch's own reason advises to load without the restriction, which runs whatever code is in the file.
-    pickled = isinstance(error, pickle.UnpicklingError) or isinstance(error.__cause__, pickle.UnpicklingError)
-    reason = error.reason if isinstance(error, Unreadable) else one_line(str(error), 200) or type(error).__name__
+def _damaged(path: Path, reason: str) -> RunError:
     return RunError(
-        f"{path}: damaged checkpoint: {'it holds more than weights' if pickled else reason}",
-        f"delete it to train the stage {path.parent.name} again from its start",
+        f"{path}: damaged checkpoint: {reason}", f"delete it to train the stage {path.parent.name} again from its start"
     )
 
 
@@ -403,14 +390,37 @@ def _resumable(path: Path, module: _Stage) -> tuple[int, dict[str, Any]]:
         RunError: it is damaged, or of another training.
     """
     content = read_checkpoint(path, "cpu")
-    with _refusing(path), understood(path, "a checkpoint of this training"):
-        done, fresh = int(content["global_step"]), module.configure_optimizers()
+    done, fresh = int(content["global_step"]), module.configure_optimizers()
+    try:
         if done > module.total:
             raise ValueError(f"its global_step is {done} of {module.total}")
         check_weights(content["state_dict"], module.state_dict())
         check_optimizer(content, fresh["optimizer"], fresh["lr_scheduler"]["scheduler"])
         check_history(content["callbacks"].get(_History.__name__), done, module.batches.steps)
-        return done, content["loops"]["fit_loop"]
+        loops = content["loops"].get("fit_loop")
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    return done, loops
+
+
+def _check_progress(path: Path, loops: Any, trainer: pl.Trainer, done: int) -> None:
+    try:
+        check_progress(loops, trainer.fit_loop.state_dict(), done)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+
+
+@contextmanager
+def _restoring(path: Path, history: _History) -> Iterator[None]:
+    """Whatever goes wrong before the first step of a training that goes on is the checkpoint's fault."""
+    try:
+        yield
+    except EdgekitError:
+        raise
+    except Exception as error:
+        if history.began_training or is_out_of_memory(error):
+            raise
+        raise _damaged(path, one_line(str(error), 200) or type(error).__name__) from error
 
 
 def _csv(rows: list[dict[str, float]]) -> str:

@@ -31,7 +31,9 @@ def check_weights(theirs: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
     """
     wrong = [name for name in {**own, **theirs} if name not in own or not _is_like(theirs.get(name), own[name])]
     if wrong:
-        raise ValueError(f"it holds other weights than this training has: {', '.join(quoted(n)[1:-1] for n in wrong[:3])}")
+        raise ValueError(
+            f"it holds other weights than this training has: {', '.join(quoted(n)[1:-1] for n in wrong[:3])}"
+        )
 
 
 def check_optimizer(content: Mapping[str, Any], optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
@@ -67,7 +69,7 @@ def check_optimizer(content: Mapping[str, Any], optimizer: torch.optim.Optimizer
                 raise ValueError(f"its optimizer's {name} of the parameter {index} is {_described(value)}")
 
 
-def check_progress(loops: Mapping[str, Any], own: Mapping[str, Any], step: int) -> None:
+def check_progress(loops: Any, own: Mapping[str, Any], step: int) -> None:
     """Refuse counters of Lightning's loops that say something else than the checkpoint's step.
 
     Args:
@@ -79,7 +81,7 @@ def check_progress(loops: Mapping[str, Any], own: Mapping[str, Any], step: int) 
         ValueError: says what is wrong.
     """
     _check_kind(loops, own, "progress")
-    optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]  # `_check_kind` has found them
     if optimizer["step"]["total"]["completed"] != step:
         raise ValueError("its progress stands at another step than its weights")
     counters = list(_numbers(loops))
@@ -103,7 +105,10 @@ def check_history(state: Any, step: int, steps: int) -> None:
     rows, sums, counts = state.get("rows"), state.get("sums"), state.get("counts")
     if not isinstance(rows, list) or len(rows) != step // steps:
         raise ValueError("its history has another number of epochs than its weights")
-    if any(not isinstance(row, dict) or not all(isinstance(k, str) and _is_number(v) for k, v in row.items()) for row in rows):
+    if any(
+        not isinstance(row, dict) or not all(isinstance(k, str) and _is_number(v) for k, v in row.items())
+        for row in rows
+    ):
         raise ValueError("its history holds something else than numbers")
     if any("epoch" not in row or "loss" not in row for row in rows):
         raise ValueError("its history lacks an epoch's loss")
@@ -112,8 +117,17 @@ def check_history(state: Any, step: int, steps: int) -> None:
     if not isinstance(sums, dict) or not isinstance(counts, dict) or sums.keys() != counts.keys():
         raise ValueError("its running sums are not counted")
     for name, value in sums.items():
-        scalar = isinstance(value, Tensor) and value.numel() == 1 and _is_like(value, torch.zeros(value.shape, dtype=torch.double))
-        if not isinstance(name, str) or not scalar or type(counts[name]) is not int or not 0 < counts[name] <= max(1, steps):
+        scalar = (
+            isinstance(value, Tensor)
+            and value.numel() == 1
+            and _is_like(value, torch.zeros(value.shape, dtype=torch.double))
+        )
+        if (
+            not isinstance(name, str)
+            or not scalar
+            or type(counts[name]) is not int
+            or not 0 < counts[name] <= max(1, steps)
+        ):
             raise ValueError(f"its running sum of {quoted(name)} is {_described(value)}")
 
 
@@ -147,7 +161,9 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_counter(value: Any) -> bool:
-    return _is_number(value) or (isinstance(value, Tensor) and value.numel() == 1 and _is_like(value, torch.zeros(value.shape)))
+    return _is_number(value) or (
+        isinstance(value, Tensor) and value.numel() == 1 and _is_like(value, torch.zeros(value.shape))
+    )
 
 
 def _is_like(value: Any, own: Tensor) -> bool:
