@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -102,8 +100,6 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Imag
 def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
     from PIL import Image
 
-    if not isinstance(source, bytes) and stat.S_ISFIFO(os.stat(source).st_mode):
-        raise DataError(f"{source}: is a pipe, not an image")  # opening one waits for somebody to write into it
     with _without_pillows_limit():
         image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     with image:

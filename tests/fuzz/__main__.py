@@ -73,7 +73,8 @@ def main() -> int:
 
 def _show(tally: Tally, whole: bool) -> None:
     print(
-        f"{tally.format}: {tally.cases} cases in {tally.seconds:.0f} s, {tally.accepted} accepted, {tally.refused} refused, {tally.uncaught} uncaught, "
+        f"{tally.format}: {tally.cases} cases in {tally.seconds:.0f} s, {tally.accepted} accepted, {tally.refused} refused, "
+        f"{tally.uncaught} uncaught, "
         f"{tally.hangs} hangs, {tally.crashes} crashes, {tally.over_memory} over the bound of memory; peak {tally.peak_bytes >> 20} MiB, "
         f"slowest {tally.slowest_seconds:.1f} s",
         file=sys.stderr, flush=True,

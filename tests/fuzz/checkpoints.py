@@ -11,6 +11,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,11 @@ def _train(folder: Path, epochs: int, stop: bool = False) -> None:
     def kill() -> dict[str, float]:
         raise _Killed
 
-    try:
+    with suppress(_Killed):
         fit(
             task, batches, folder, stage="pretrain", epochs=epochs, optimizer=Optimizer(name="sgd", lr=0.01, warmup_epochs=0), seed=0,
             hardware=Hardware(accelerator="cpu", checkpoint_seconds=0), observe=kill if stop else None, observe_every=2 if stop else 0,
         )  # fmt: skip
-    except _Killed:
-        pass
 
 
 def make_corpus(folder: Path) -> None:
@@ -260,7 +259,7 @@ def _pickle(draws: Draws) -> bytes:
     known: list[Callable[[], bytes]] = [
         lambda: pickle.dumps(_Runs("os.system", "true"), protocol),
         lambda: pickle.dumps({"state_dict": _Runs("builtins.eval", "1")}, protocol),
-        lambda: f"c{TRAP}\nfactory\n(tR.".encode(),
+        f"c{TRAP}\nfactory\n(tR.".encode,
         lambda: b"cos\nsystem\n(S'true'\ntR.",
         lambda: pickle.dumps(nested, protocol),
         lambda: b"\x80\x02" + b"(" * 100_000 + b".",
@@ -305,8 +304,9 @@ def _other_tensor(draws: Draws, content: dict[Any, Any]) -> dict[Any, Any]:
         return {**content, key: [_other_tensor(draws, value[0]), *value[1:]]}
     old = value if isinstance(value, torch.Tensor) else torch.zeros(2)
     made: list[Callable[[], Any]] = [
-        lambda: torch.full_like(old.float(), draws.choice((float("nan"), float("inf"), 1e38))), lambda: old.to(torch.complex64), lambda: old.double(),
-        lambda: old.half(), lambda: old.to_sparse(), lambda: torch.zeros(0), lambda: torch.zeros(1).expand(1 << 31), lambda: old.flatten()[:1], lambda: old.bool(),
+        lambda: torch.full_like(old.float(), draws.choice((float("nan"), float("inf"), 1e38))), lambda: old.to(torch.complex64), old.double,
+        old.half, old.to_sparse, lambda: torch.zeros(0), lambda: torch.zeros(1).expand(1 << 31), lambda: old.flatten()[:1], old.bool,
+
         lambda: old.unsqueeze(0), lambda: torch.empty(3, device="meta"), lambda: nn.Parameter(old.float()), lambda: torch.tensor(-5), lambda: None,
         lambda: torch.quantize_per_tensor(old.float(), 0.1, 0, torch.qint8), lambda: old.to(torch.float8_e4m3fn), lambda: torch.Size([1, 2]),
     ]  # fmt: skip

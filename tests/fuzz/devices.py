@@ -122,7 +122,8 @@ class Target:
             "gpu": False,
         }
         replies: dict[str, Any] = {
-            "probe": probe, "offer": digests, "store": {"damaged": []}, "environment": {"python": f"{_ROOT}/venvs/a/bin/python", "extras": ["ort"], "failed": {}},
+            "probe": probe, "offer": digests, "store": {"damaged": []},
+            "environment": {"python": f"{_ROOT}/venvs/a/bin/python", "extras": ["ort"], "failed": {}},
             "start": {"state": "started", "folder": f"{_ROOT}/runs/{_RUN}"}, "follow": {"exit": 0, "files": files}, "fetch": {},
             "finish": {"folder": f"{_ROOT}/runs/{_RUN}"}, "stop": {"stopped": True},
         }  # fmt: skip

@@ -50,9 +50,11 @@ def make_corpus(folder: Path) -> None:
     exif[0x0112] = 6  # turned
     more = {
         "JPEG": [{"progressive": True}, {"exif": exif}, {"subsampling": 0, "quality": 95}, {"icc_profile": b"\x00" * 200}],
-        "PNG": [{"transparency": 3}, {"exif": exif}, {"compress_level": 0}, {"save_all": True, "append_images": [other]}, {"icc_profile": b"\x00" * 200}],
+        "PNG": [{"transparency": 3}, {"exif": exif}, {"compress_level": 0}, {"save_all": True, "append_images": [other]},
+                {"icc_profile": b"\x00" * 200}],
         "GIF": [{"save_all": True, "append_images": [other], "loop": 0}, {"transparency": 0}],
-        "TIFF": [{"compression": c} for c in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg", "group4", "zstd")] + [{"save_all": True, "append_images": [other]}],
+        "TIFF": [{"compression": c} for c in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg", "group4", "zstd")]
+        + [{"save_all": True, "append_images": [other]}],
         "WEBP": [{"lossless": True}, {"save_all": True, "append_images": [other]}, {"exif": exif}],
         "TGA": [{"compression": "tga_rle"}],
         "JPEG2000": [{"irreversible": True}],
@@ -261,7 +263,8 @@ def _png(draws: Draws, content: bytes) -> bytes:
         )
     else:
         made = draws.choice(((b"acTL", struct.pack(">II", draws.choice((0, 1, 2**31)), 0)), (b"tRNS", draws.randbytes(draws.choice((1, 2, 6, 300)))),
-                             (b"eXIf", b"MM\0*" + draws.randbytes(60)), (b"PLTE", draws.randbytes(draws.choice((3, 7, 900)))), (b"fcTL", draws.randbytes(26))))  # fmt: skip
+                             (b"eXIf", b"MM\0*" + draws.randbytes(60)), (b"PLTE", draws.randbytes(draws.choice((3, 7, 900)))),
+                             (b"fcTL", draws.randbytes(26))))  # fmt: skip
         chunks.insert(1, made)
     packed = b"".join(struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks)
     return content[:8] + packed

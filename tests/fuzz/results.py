@@ -39,12 +39,14 @@ def make_corpus(folder: Path) -> None:
         Cell(values=["1", "3"], run="cells/b", error="failed"),
     ]
     ablation = Ablation(
-        subject="values", recipe="digits", data="digits", until="distill", axes=[Axis(name="seed", values=["1"]), Axis(name="name", values=["2", "3"])],
+        subject="values", recipe="digits", data="digits", until="distill",
+        axes=[Axis(name="seed", values=["1"]), Axis(name="name", values=["2", "3"])],
         planned=2, cells=cells,
     )  # fmt: skip
     transfer = Transfer(
         run="runs/digits", weights_sha256="0" * 64,
-        sets=[TransferSet(name="birds", data="birds/", classes=2, train=10, test=10, split="half", scores=[s.model_copy(update={"metric": "linear"}) for s in scores])],
+        sets=[TransferSet(name="birds", data="birds/", classes=2, train=10, test=10, split="half",
+                          scores=[s.model_copy(update={"metric": "linear"}) for s in scores])],
     )  # fmt: skip
     for name, measurement in (("ablation", ablation), ("transfer", transfer)):
         Result(created=CREATED, command=["edgekit"], machine=this_machine(), measurement=measurement).write(

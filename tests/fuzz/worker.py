@@ -21,6 +21,10 @@ import time
 import traceback
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .judge import Outcome
 
 FORMATS = ("recipes", "bundles", "images", "checkpoints", "results", "devices")
 _ADDRESSES = (
@@ -34,79 +38,83 @@ def main() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG: it ends with the driver
     folder = Path(root)
     _environment(folder)
-    from edgekit import privacy
-
-    from .judge import Outcome, Watch, judged, lay_trap
-
-    privacy.switch_off()
-    lay_trap(folder / "trap")
-    module = load(kind)
-    corpus = folder / "corpus" / kind
-    if not (corpus / ".complete").exists():
-        shutil.rmtree(corpus, ignore_errors=True)
-        corpus.mkdir(parents=True)
-        module.make_corpus(corpus)
-        (corpus / ".complete").touch()
-    work = folder / "work"
-    shutil.rmtree(work, ignore_errors=True)
-    (folder / "outside").mkdir(exist_ok=True)
-    secret = folder / "outside" / "secret"
-    secret.write_text("secret")
-    target = module.Target(corpus, secret)
-    watch = Watch(
-        (str(work.resolve()) + os.sep, str(folder.resolve() / "private") + os.sep, "/dev/"),
-        str(secret.resolve()) if kind == "bundles" else "",
-        programs=kind == "devices",
-    )
-    sys.addaudithook(watch.hook)
+    runner = _Runner(kind, folder)
     say = os.fdopen(int(report), "wb", buffering=0)
-    warm = True
-    resource.setrlimit(resource.RLIMIT_AS, (_mapped() + _ADDRESSES,) * 2)
     for number in range(int(first), int(first) + int(count)):
-        work.mkdir(parents=True)
-        os.chdir(work)
-        if warm:  # what is loaded and built with the first input is no case's memory
-            for i in range(5):
-                judged(target.run(random.Random(f"warm {i}"), _made(work / f"warm{i}")))
-            warm, floor = False, _resident()
-        draws = random.Random(f"{seed}/{kind}/{number}")
+        say.write(f"begin {number}\n".encode())
+        told = runner.case(random.Random(f"{seed}/{kind}/{number}"), number)
+        say.write(f"end {number} {json.dumps(told)}\n".encode())
+
+
+class _Runner:
+    """Runs cases of one format in a folder."""
+
+    def __init__(self, kind: str, folder: Path) -> None:
+        from edgekit import privacy
+
+        from .judge import Watch, judged, lay_trap
+
+        privacy.switch_off()
+        lay_trap(folder / "trap")
+        self._kind, self._folder, self._work = kind, folder, folder / "work"
+        self._module = load(kind)
+        corpus, secret = folder / "corpus" / kind, folder / "outside" / "secret"
+        if not (corpus / ".complete").exists():
+            shutil.rmtree(corpus, ignore_errors=True)
+            corpus.mkdir(parents=True)
+            self._module.make_corpus(corpus)
+            (corpus / ".complete").touch()
+        secret.parent.mkdir(exist_ok=True)
+        secret.write_text("secret")
+        self._target = self._module.Target(corpus, secret)
+        allowed = tuple(f"{path.resolve()}{os.sep}" for path in (self._work, folder / "private", Path("/dev")))
+        # Only a bundle must not lead out of itself; whoever links to images or weights elsewhere means it.
+        self._watch = Watch(allowed, str(secret.resolve()) if kind == "bundles" else "", programs=kind == "devices")
+        sys.addaudithook(self._watch.hook)
+        _remove(self._work)
+        self._work.mkdir()
+        os.chdir(self._work)
+        for i in range(5):  # what is loaded and built with the first inputs is no case's memory
+            judged(self._target.run(random.Random(f"warm {i}"), _made(self._work / f"warm{i}")))
+        self._floor = _status("VmRSS")
+        resource.setrlimit(resource.RLIMIT_AS, (_status("VmSize") + _ADDRESSES,) * 2)
+
+    def case(self, draws: random.Random, number: int) -> dict[str, Any]:
+        """Make a case's input, run it, and clean up; gives what became of it."""
+        from .judge import Outcome
+
+        os.chdir(self._folder)
+        _remove(self._work)
+        os.chdir(_made(self._work))
         faulthandler.unregister(signal.SIGUSR2)  # Lightning puts all signals back to what it believes they were
         faulthandler.register(signal.SIGUSR2, all_threads=True)  # the driver asks where it hangs
-        say.write(f"begin {number}\n".encode())
         began = time.process_time()
         _forget_peak()
-        try:
-            act = target.run(draws, _made(work / "case"))
-        except Exception as error:
-            act, outcome = (
-                None,
-                Outcome(
-                    "finding", f"the fuzzer itself: {type(error).__name__}", "".join(traceback.format_exception(error))
-                ),
-            )
-        else:
-            outcome = judged(act, watch)
-        peak = max(0, _peak() - floor)
-        if outcome.kind != "finding" and peak > module.MEMORY:
-            outcome = Outcome(
-                "finding", f"memory over {module.MEMORY >> 20} MiB", f"{peak >> 20} MiB; {outcome.detail}"
-            )
-        told = {
-            "kind": outcome.kind,
-            "where": outcome.where,
-            "detail": outcome.detail,
-            "seconds": round(time.process_time() - began, 3),
-            "peak": peak,
-        }
-        os.chdir(folder)
+        outcome = self._outcome(draws)
+        peak, most = max(0, _peak() - self._floor), self._module.MEMORY
+        if outcome.kind != "finding" and peak > most:
+            outcome = Outcome("finding", f"memory over {most >> 20} MiB", f"{peak >> 20} MiB; {outcome.detail}")
+        seconds = round(time.process_time() - began, 3)
+        os.chdir(self._folder)
         if outcome.kind == "finding":
-            kept = folder / "findings" / f"{kind}-{number}"
-            shutil.rmtree(kept, ignore_errors=True)
+            kept = self._folder / "findings" / f"{self._kind}-{number}"
+            _remove(kept)
             kept.parent.mkdir(exist_ok=True)
-            work.rename(kept)
-        _remove(work)
-        _remove(folder / "private" / "cache")
-        say.write(f"end {number} {json.dumps(told)}\n".encode())
+            self._work.rename(kept)
+        _remove(self._folder / "private" / "cache")
+        return {
+            "kind": outcome.kind, "where": outcome.where, "detail": outcome.detail, "seconds": seconds, "peak": peak,
+        }  # fmt: skip
+
+    def _outcome(self, draws: random.Random) -> Outcome:
+        from .judge import Outcome, judged
+
+        try:
+            act = self._target.run(draws, _made(self._work / "case"))
+        except Exception as error:
+            detail = "".join(traceback.format_exception(error))
+            return Outcome("finding", f"the fuzzer itself: {type(error).__name__}", detail)
+        return judged(act, self._watch)
 
 
 def load(kind: str) -> ModuleType:
@@ -146,14 +154,6 @@ def _status(name: str) -> int:
             if line.startswith(f"{name}:"):
                 return int(line.split()[1]) << 10
     return 0
-
-
-def _resident() -> int:
-    return _status("VmRSS")
-
-
-def _mapped() -> int:
-    return _status("VmSize")
 
 
 def _peak() -> int:

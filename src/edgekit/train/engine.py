@@ -350,13 +350,10 @@ def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
     except Unreadable as error:
         # PyTorch's own reason advises to load without the restriction, which runs whatever code is in the file.
         reason = "it holds more than weights" if isinstance(error.__cause__, pickle.UnpicklingError) else error.reason
-        raise _damaged(path, reason) from error
-
-
-def _damaged(path: Path, reason: str) -> RunError:
-    return RunError(
-        f"{path}: damaged checkpoint: {reason}", f"delete it to train the stage {path.parent.name} again from its start"
-    )
+        raise RunError(
+            f"{path}: damaged checkpoint: {reason}",
+            f"delete it to train the stage {path.parent.name} again from its start",
+        ) from error
 
 
 # What Lightning goes on from.
@@ -381,6 +378,12 @@ def _checked(content: Any) -> dict[str, Any]:
     if not isinstance(step, int) or isinstance(step, bool) or step < 0:
         raise ValueError(f"its global_step is {quoted(step)}")
     return content
+
+
+def _damaged(path: Path, reason: str) -> RunError:
+    return RunError(
+        f"{path}: damaged checkpoint: {reason}", f"delete it to train the stage {path.parent.name} again from its start"
+    )
 
 
 def _resumable(path: Path, module: _Stage) -> tuple[int, dict[str, Any]]:
