@@ -84,9 +84,9 @@ def check_progress(loops: Any, own: Mapping[str, Any], step: int) -> None:
     optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]  # `_check_kind` has found them
     if optimizer["step"]["total"]["completed"] != step:
         raise ValueError("its progress stands at another step than its weights")
-    counters = list(_numbers(loops))
-    if any(not isinstance(n, int) or not 0 <= n <= step + 1 for n in counters):
-        raise ValueError(f"its progress counts {quoted(max(counters, key=abs))} of {step} steps")
+    wrong = [n for n in _numbers(loops) if not isinstance(n, int) or not 0 <= n <= step + 1]
+    if wrong:
+        raise ValueError(f"its progress counts {quoted(wrong[0])} of {step} steps")
 
 
 def check_history(state: Any, step: int, steps: int) -> None:
