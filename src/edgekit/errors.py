@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from edgekit.text import quoted, shortened, visible
 
-# What is quoted in a message is shortened where it is quoted; this bounds what nobody thought of.
-_LONGEST = 4000
+# What is quoted in a message is shortened where it is quoted; these bound what nobody thought of.
+_LONGEST = 3000
+_LONGEST_HINT = 1000
 
 
 class EdgekitError(Exception):
@@ -25,7 +26,7 @@ class EdgekitError(Exception):
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
         self.message = one_line(message)
-        self.hint = one_line(hint)
+        self.hint = one_line(hint, _LONGEST_HINT)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
@@ -33,7 +34,8 @@ class EdgekitError(Exception):
 
 def one_line(text: str, limit: int = _LONGEST) -> str:
     """A text of any origin as one line of at most about `limit` visible characters."""
-    return visible(shortened(" ".join(text.split()), limit))
+    # A character that is not visible is written as six: shortened before, as the text may be huge, and after.
+    return shortened(visible(shortened(" ".join(text.split()), limit)), limit)
 
 
 class RecipeError(EdgekitError):

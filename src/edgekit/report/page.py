@@ -19,6 +19,7 @@ from edgekit.report import format as show
 from edgekit.report.facts import Facts, collect
 from edgekit.report.headline import Headline, headline
 from edgekit.result import now
+from edgekit.text import visible
 
 if TYPE_CHECKING:
     import jinja2
@@ -52,8 +53,8 @@ def write_report(run: Path | str, output: Path | None = None) -> Written:
         raise RuntimeMissing("jinja2 is not installed", "install edgekit's wheel with the extra [report]")
     facts = collect(run)
     path = output or facts.path / "report.html"
-    # A file name or a class may be no valid Unicode; the page is.
-    write_text(path, render(facts).encode("utf-8", "replace").decode("utf-8"))
+    # A file name or a class may hold control characters or be no valid Unicode; the page, which may be looked at in a terminal, is not so.
+    write_text(path, visible(render(facts), keep="\n\t"))
     return Written(path, facts, headline(facts))
 
 

@@ -15,7 +15,7 @@ import signal
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.utils.data import DataLoader
 
-from edgekit.errors import EdgekitError, RunError, quoted
+from edgekit.errors import EdgekitError, RunError, one_line, quoted
 from edgekit.files import write_bytes, write_text
 from edgekit.foreign import Unreadable, understood
 from edgekit.models import weight_files
@@ -45,6 +45,7 @@ from edgekit.train.distributed import broadcast, rank, synchronise_batchnorm, wo
 from edgekit.train.loader import Ahead, Batches, seed_for
 from edgekit.train.memory import is_out_of_memory, keep_freed_memory, largest_that_fits
 from edgekit.train.optim import build_optimizer, warmup_cosine
+from edgekit.train.resumable import check_history, check_optimizer, check_progress, check_weights
 from edgekit.train.tasks import Draws
 
 CHECKPOINT = "last.ckpt"
@@ -118,7 +119,7 @@ def fit(
     module = _Stage(task, optimizer, batches, total, seed_for(seed, stage, "steps"))
     checkpoint = folder / CHECKPOINT
     resume = checkpoint if checkpoint.exists() else None
-    done = _steps_done(checkpoint, module) if resume else 0
+    done, loops = _resumable(checkpoint, module) if resume else (0, {})
     history = _History(folder, stage, batches.steps, epochs, hardware.checkpoint_seconds)
     if observe is not None and observe_every:
         history.observe, history.observe_every = observe, observe_every
@@ -143,12 +144,15 @@ def fit(
         num_sanity_val_steps=0,
         benchmark=on_gpu,
     )
+    if resume:
+        _check_progress(checkpoint, loops, trainer, done)
     if resume and rank() == 0:
         echo(f"{stage}: goes on from step {done} of {total} (epoch {done // batches.steps + 1})", err=True)
     with _signals(), full_float32(), _bar(stage, total, done) as advance:
         history.advance = advance
         try:
-            trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
+            with _restoring(checkpoint, history) if resume else nullcontext():
+                trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -242,6 +246,7 @@ class _History(Callback):
         self.observe: Observe | None = None
         self.observe_every = 0
         self.warned = False
+        self.began_training = False
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
 
@@ -261,6 +266,7 @@ class _History(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pl_module.sums = {name: value.to(pl_module.device) for name, value in self.sums.items()}  # type: ignore[assignment]
         pl_module.counts = dict(self.counts)  # type: ignore[assignment]
+        self.began_training = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any) -> None:
         step = trainer.global_step
@@ -357,7 +363,7 @@ _KEPT = {
 
 
 def _checked(content: Any) -> dict[str, Any]:
-    """What a checkpoint of ours holds, as far as we rely on it; Lightning checks the weights' names and shapes."""
+    """What a checkpoint of ours holds; whether it is of this training is seen before that goes on (`resumable`)."""
     if not isinstance(content, dict):
         raise ValueError("it holds no mapping")
     for name, kind in _KEPT.items():
@@ -369,26 +375,50 @@ def _checked(content: Any) -> dict[str, Any]:
     return content
 
 
-def _steps_done(path: Path, module: nn.Module) -> int:
-    """The steps that a checkpoint stands for, after a look at whether it is one of this training.
+def _damaged(path: Path, reason: str) -> RunError:
+    return RunError(
+        f"{path}: damaged checkpoint: {reason}", f"delete it to train the stage {path.parent.name} again from its start"
+    )
+
+
+def _resumable(path: Path, module: _Stage) -> tuple[int, dict[str, Any]]:
+    """The steps that a checkpoint stands for, and Lightning's progress, after a look at whether this training can go on from it.
 
     Raises:
-        RunError: it is damaged, or of another network.
+        RunError: it is damaged, or of another training.
     """
-    content, own = read_checkpoint(path, "cpu"), module.state_dict()
-    its = content["state_dict"]
-    different = [name for name in {**own, **its} if _shape(own, name) != _shape(its, name)]
-    if different:
-        raise RunError(
-            f"{path}: holds other weights than this training has: {', '.join(different[:3])}",
-            f"delete it to train the stage {path.parent.name} again from its start",
-        )
-    return int(content["global_step"])
+    content = read_checkpoint(path, "cpu")
+    done, fresh = int(content["global_step"]), module.configure_optimizers()
+    try:
+        if done > module.total:
+            raise ValueError(f"its global_step is {done} of {module.total}")
+        check_weights(content["state_dict"], module.state_dict())
+        check_optimizer(content, fresh["optimizer"], fresh["lr_scheduler"]["scheduler"])
+        check_history(content["callbacks"].get(_History.__name__), done, module.batches.steps)
+        loops = content["loops"].get("fit_loop")
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+    return done, loops
 
 
-def _shape(state: dict[str, Any], name: str) -> Any:
-    """Of a tensor; what is no tensor has none, and what is not there is None."""
-    return tuple(getattr(state[name], "shape", ())) if name in state else None
+def _check_progress(path: Path, loops: Any, trainer: pl.Trainer, done: int) -> None:
+    try:
+        check_progress(loops, trainer.fit_loop.state_dict(), done)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
+
+
+@contextmanager
+def _restoring(path: Path, history: _History) -> Iterator[None]:
+    """Whatever goes wrong before the first step of a training that goes on is the checkpoint's fault."""
+    try:
+        yield
+    except EdgekitError:
+        raise
+    except Exception as error:
+        if history.began_training or is_out_of_memory(error):
+            raise
+        raise _damaged(path, one_line(str(error), 200) or type(error).__name__) from error
 
 
 def _csv(rows: list[dict[str, float]]) -> str:
