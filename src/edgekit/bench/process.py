@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import errors
-from edgekit.bench.request import Request
+from edgekit.bench.request import CANNOT_WRITE, Request
 from edgekit.bench.sensors import Sampler
 from edgekit.bench.watch import watched
 from edgekit.errors import EdgekitError
@@ -38,7 +38,10 @@ def run_worker(request: Request) -> dict[str, Any]:
     """
     with scratch_folder("bench") as folder:
         request_file, outcome_file = Path(folder, "request.json"), Path(folder, "outcome.json")
-        request_file.write_text(json.dumps(asdict(request)))
+        try:
+            request_file.write_text(json.dumps(asdict(request)))
+        except OSError as error:
+            raise _no_room(request, folder, error.strerror or str(error)) from error
         stopped, code = False, 0
         with open(Path(folder, "stderr"), "w+b") as stderr:
             with Sampler() as sampler:
@@ -63,6 +66,8 @@ def run_worker(request: Request) -> dict[str, Any]:
             stderr.seek(0)
             said = stderr.read().decode(errors="replace").strip().splitlines()
         outcome = _read(outcome_file)
+    if code == CANNOT_WRITE:
+        raise _no_room(request, folder, "the disk may be full")
     if outcome is None or code != 0:
         died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         raise EdgekitError(
@@ -73,6 +78,13 @@ def run_worker(request: Request) -> dict[str, Any]:
         kind = getattr(errors, outcome["error"]["kind"], EdgekitError)
         raise kind(outcome["error"]["message"], outcome["error"]["hint"])
     return _watched(outcome, sampler) or outcome
+
+
+def _no_room(request: Request, folder: Path, reason: str) -> EdgekitError:
+    return EdgekitError(
+        f"{request.variant}: the measuring process cannot write into {folder.parent}: {reason}",
+        "free some space there, or set TMPDIR to a folder that has some",
+    )
 
 
 def _watched(outcome: dict[str, Any] | None, sampler: Sampler) -> dict[str, Any] | None:
