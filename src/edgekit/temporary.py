@@ -62,6 +62,37 @@ def scratch(parent: Path, kind: str) -> tuple[int, Path]:
     return temporary_folder(parent, f"edgekit-{kind}")
 
 
+def machine_folder() -> Path:
+    """The machine's temporary folder: `tempfile.gettempdir()`, found without the file that it writes and deletes to try a folder.
+
+    That file has a name of eight letters that nobody could tell from a user's, so a process killed there would leave it for ever.
+
+    Raises:
+        OSError: there is none.
+    """
+    import tempfile
+
+    if tempfile.tempdir is None:
+        given = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
+        for folder in map(os.path.abspath, [*given, "/tmp", "/var/tmp", "/usr/tmp"]):
+            if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+                tempfile.tempdir = folder
+                break
+    return Path(tempfile.gettempdir())
+
+
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Have libraries put their temporary files into a folder of ours, which goes when we do or when the next command finds it."""
+    import tempfile
+
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 @contextmanager
 def scratch_folder(kind: str) -> Iterator[Path]:
     """A folder in the machine's temporary folder, deleted when the block ends; those that killed processes left go first.
@@ -72,9 +103,7 @@ def scratch_folder(kind: str) -> Iterator[Path]:
     Raises:
         OSError: as `tempfile.mkdtemp`.
     """
-    import tempfile
-
-    handle, folder = scratch(Path(tempfile.gettempdir()), kind)
+    handle, folder = scratch(machine_folder(), kind)
     try:
         yield folder
     finally:

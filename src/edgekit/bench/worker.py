@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgekit.bench.request import Request
+from edgekit.bench.request import CANNOT_WRITE, Request
 from edgekit.children import end_with_parent
 
 if TYPE_CHECKING:
@@ -47,7 +47,10 @@ def main() -> None:
         outcome: dict[str, Any] = _measure(request, lambda: interrupted)
     except EdgekitError as error:
         outcome = {"error": {"kind": type(error).__name__, "message": error.message, "hint": error.hint}}
-    Path(sys.argv[2]).write_text(json.dumps(outcome))
+    try:
+        Path(sys.argv[2]).write_text(json.dumps(outcome))
+    except OSError:  # standard error lies on the same disk
+        os._exit(CANNOT_WRITE)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def complete(
     remove_debris(folder)
     if record is not None and record.digest == digest:
         run.check_outputs(record)
+        _forget_start(folder)
         return "skipped", record
     if record is None and read_started(folder) is None and folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder}: holds files that edgekit did not write", "choose another folder with --run")
@@ -79,8 +81,7 @@ def complete(
     outputs, metrics = make(folder)
     seconds = time.monotonic() - began + metrics.pop(EARLIER_SECONDS, 0.0)
     record = run.write_record(stage, inputs, outputs, metrics, seconds, created=now(), packages=installed_packages())
-    for left in (STARTED, CHECKPOINT):
-        (folder / left).unlink(missing_ok=True)
+    _forget_start(folder)
     return "done", record
 
 
@@ -112,6 +113,13 @@ def only_one(run: Run) -> Iterator[None]:
         yield
 
 
+def _forget_start(folder: Path) -> None:
+    """Remove what only an unfinished stage needs; a process killed after its record was written had no time to."""
+    if read_started(folder) is not None:
+        for left in (CHECKPOINT, STARTED):
+            (folder / left).unlink(missing_ok=True)
+
+
 def _clear(folder: Path) -> None:
     """Remove what an unfinished stage writes.
 
@@ -129,9 +137,19 @@ def _clear(folder: Path) -> None:
 
 
 def _set_aside(folder: Path) -> None:
-    """Keep one older generation of a stage whose inputs have changed: training may have taken hours."""
+    """Keep one older generation of a stage whose inputs have changed: training may have taken hours. The user's files go with it, and a
+    generation that holds some is kept for good."""
     old = folder.parent / ".previous" / folder.name
-    shutil.rmtree(old, ignore_errors=True)
+    if old.is_dir():
+        try:
+            record = Run(old.parent).record(old.name)
+        except RunError:
+            record = None
+        own = {*_WRITTEN, _RECORD, *(record.outputs if record else ())}
+        if any(entry.name not in own for entry in old.iterdir()):
+            old.rename(next(path for n in count(2) if not (path := old.with_name(f"{old.name}-{n}")).exists()))
+        else:
+            shutil.rmtree(old, ignore_errors=True)
     old.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(old)
 

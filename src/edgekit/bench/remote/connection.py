@@ -12,7 +12,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -39,7 +38,7 @@ from edgekit.bench.remote.replies import (
 )
 from edgekit.children import start
 from edgekit.errors import RemoteError, RuntimeMissing
-from edgekit.temporary import scratch
+from edgekit.temporary import machine_folder, scratch
 
 _OPTIONS = {
     "BatchMode": "yes",
@@ -294,7 +293,7 @@ def _private_folder() -> tuple[int, Path]:
 
     Its path is short enough for a socket (108 bytes, of which ssh takes 18).
     """
-    parent = Path(tempfile.gettempdir())
+    parent = machine_folder()
     return scratch(parent if len(str(parent)) <= 55 else Path("/tmp"), "ssh")
 
 
