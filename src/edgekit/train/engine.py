@@ -38,15 +38,16 @@ from edgekit.files import write_bytes, write_text
 from edgekit.foreign import Unreadable, understood
 from edgekit.models.encoders import Encoder
 from edgekit.progress import Advance, progress
-from edgekit.recipe import Hardware, Optimizer
+from edgekit.recipe import Hardware, Optimizer, warmup_steps
 from edgekit.terminal import echo
 from edgekit.train.collapse import verdict
-from edgekit.train.devices import device_for, full_float32, uses_cuda
+from edgekit.train.devices import device_for, full_float32, has_fast_bf16
 from edgekit.train.distributed import broadcast, rank, synchronise_batchnorm, world_size
 from edgekit.train.loader import Ahead, Batches, seed_for
 from edgekit.train.memory import is_out_of_memory, keep_freed_memory, largest_that_fits
 from edgekit.train.optim import build_optimizer, warmup_cosine
 from edgekit.train.tasks import Draws
+from edgekit.train.timing import TimedTraining, timed_training
 
 CHECKPOINT = "last.ckpt"
 EARLIER_SECONDS = "earlier_seconds"
@@ -120,21 +121,26 @@ def fit(
     checkpoint = folder / CHECKPOINT
     resume = checkpoint if checkpoint.exists() else None
     done = _steps_done(checkpoint, module) if resume else 0
-    history = _History(folder, stage, batches.steps, epochs, hardware.checkpoint_seconds)
+    timing = timed_training(stage, total, epochs, batches.batch_size)
+    last = min(total, timing.limit) if timing else total
+    if timing:  # the steps that are measured count as one epoch
+        module.epoch_steps = last
+    history = _History(folder, stage, module.epoch_steps, epochs, hardware.checkpoint_seconds)
+    history.timing = timing
     if observe is not None and observe_every:
         history.observe, history.observe_every = observe, observe_every
     on_gpu, precision = device.type == "cuda", _precision(hardware)
-    loader = DataLoader(Ahead(batches, done, total, pin=on_gpu), batch_size=None)
+    loader = DataLoader(Ahead(batches, done, last, pin=on_gpu), batch_size=None)
     trainer = pl.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices if world_size() > 1 else 1,
         num_nodes=hardware.nodes,
         strategy=_strategy(hardware),
         precision=precision,
-        max_steps=total,
+        max_steps=last,
         max_epochs=-1,
         callbacks=[history],
-        logger=TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done) if rank() == 0 else False,
+        logger=TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done) if rank() == 0 and not timing else False,
         plugins=[_AtomicCheckpoints(), TorchElasticEnvironment() if world_size() > 1 else LightningEnvironment()],
         default_root_dir=folder,
         use_distributed_sampler=False,
@@ -146,7 +152,7 @@ def fit(
     )
     if resume and rank() == 0:
         echo(f"{stage}: goes on from step {done} of {total} (epoch {done // batches.steps + 1})", err=True)
-    with _signals(), full_float32(), _bar(stage, total, done) as advance:
+    with _signals(), full_float32(), _bar(stage, total, done, hidden=timing is not None) as advance:
         history.advance = advance
         try:
             trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
@@ -175,6 +181,7 @@ class _Stage(pl.LightningModule):
         self.optimizer = optimizer
         self.batches = batches
         self.total = total
+        self.epoch_steps = batches.steps
         self.seed = seed
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
@@ -182,7 +189,7 @@ class _Stage(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         constant: Iterable[nn.Parameter] = getattr(self.task, "constant_lr", tuple)()
         optimizer = build_optimizer(self.optimizer, self.task, self.batches.batch_size, constant)
-        warmup = round(self.optimizer.warmup_epochs * self.batches.steps)
+        warmup = warmup_steps(self.optimizer, self.batches.steps, self.total)
 
         def cosine(step: int) -> float:
             return warmup_cosine(step, self.total, warmup)
@@ -195,7 +202,7 @@ class _Stage(pl.LightningModule):
         step = self.global_step
         torch.manual_seed(seed_for(self.seed, step))  # dropout and the like
         own, shared = (torch.Generator().manual_seed(seed_for(self.seed, step, *who)) for who in ([rank()], []))
-        outcome = self.task(batch, Draws(own, shared), monitor=(step + 1) % self.batches.steps == 0)
+        outcome = self.task(batch, Draws(own, shared), monitor=(step + 1) % self.epoch_steps == 0)
         for name, value in {"loss": outcome["loss"], **outcome["logs"]}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()
             self.counts[name] = self.counts.get(name, 0) + 1
@@ -240,6 +247,7 @@ class _History(Callback):
         self.earlier_seconds = 0.0
         self.began = self.saved = time.monotonic()
         self.advance: Advance | None = None
+        self.timing: TimedTraining | None = None
         self.observe: Observe | None = None
         self.observe_every = 0
         self.warned = False
@@ -271,7 +279,9 @@ class _History(Callback):
             self.advance(1)
         if step % self.steps == 0:
             self._epoch(trainer, pl_module, step // self.steps)
-        if step < pl_module.total and self._time_to_save(step):
+        if self.timing:
+            self.timing.tick()
+        elif step < pl_module.total and self._time_to_save(step):
             self._save(trainer, pl_module)
 
     def _epoch(self, trainer: pl.Trainer, module: _Stage, epoch: int) -> None:
@@ -374,21 +384,27 @@ def _checked(content: Any) -> dict[str, Any]:
     return content
 
 
-def _steps_done(path: Path, module: nn.Module) -> int:
+def _steps_done(path: Path, module: _Stage) -> int:
     """The steps that a checkpoint stands for, after a look at whether it is one of this training.
 
     Raises:
-        RunError: it is damaged, or of another network.
+        RunError: it is damaged, of another network, or of an edgekit that left the last partial batch out.
     """
     content, own = read_checkpoint(path, "cpu"), module.state_dict()
-    its = content["state_dict"]
+    its, done = content["state_dict"], int(content["global_step"])
+    rows = content["callbacks"].get(_History.__name__, {}).get("rows", [])
+    if isinstance(rows, list) and len(rows) != done // module.epoch_steps:
+        raise RunError(
+            f"{path}: its epochs have another number of steps than this edgekit makes of the same images",
+            f"delete it to train the stage {path.parent.name} again from its start",
+        )
     different = [name for name in {**own, **its} if _shape(own, name) != _shape(its, name)]
     if different:
         raise RunError(
             f"{path}: holds other weights than this training has: {', '.join(different[:3])}",
             f"delete it to train the stage {path.parent.name} again from its start",
         )
-    return int(content["global_step"])
+    return done
 
 
 def _shape(state: dict[str, Any], name: str) -> Any:
@@ -413,9 +429,9 @@ def _strategy(hardware: Hardware) -> Any:
 
 
 @contextmanager
-def _bar(stage: str, total: int, done: int) -> Iterator[Advance | None]:
+def _bar(stage: str, total: int, done: int, hidden: bool) -> Iterator[Advance | None]:
     """The first process shows the progress."""
-    if rank() > 0:
+    if rank() > 0 or hidden:
         yield None
         return
     with progress(stage, total, done, "steps") as advance:
@@ -423,14 +439,8 @@ def _bar(stage: str, total: int, done: int) -> Iterator[Advance | None]:
 
 
 def _precision(hardware: Hardware) -> Any:
-    if hardware.precision == "bf16":
-        return "bf16-mixed"
-    gpu = uses_cuda(hardware)
-    return (
-        "bf16-mixed"
-        if hardware.precision == "auto" and gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-        else "32-true"
-    )
+    bf16 = hardware.precision == "bf16" or (hardware.precision == "auto" and has_fast_bf16(hardware))
+    return "bf16-mixed" if bf16 else "32-true"
 
 
 @contextmanager
