@@ -57,7 +57,8 @@ def budget_counts(
 ) -> list[int]:
     """How many labels of each class a budget takes.
 
-    A whole number is that many of every class; with `at_most`, a class that has fewer gives what it has. A fraction is that fraction of every class's training images (the probe set
+    A whole number is that many of every class; with `at_most`, a class that has fewer gives what it has.
+    A fraction is that fraction of every class's training images (the probe set
     counts in), so imbalanced classes keep their proportions; 1.0 is everything that is not in the probe set.
 
     Args:

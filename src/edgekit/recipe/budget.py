@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from edgekit.recipe.methods import Method
 from edgekit.recipe.parts import Distill, Finetune, Optimizer, Supervised
@@ -94,7 +94,7 @@ def settled_stage(stage: str, config: Stage, images: int) -> Stage:
     if warmup is None:
         warmup = round(config.optimizer.warmup * epochs, 6)
     optimizer = config.optimizer.model_copy(update={"warmup_epochs": warmup, "warmup": 0.0})
-    return config.model_copy(update={"epochs": epochs, "steps": None, "optimizer": optimizer})
+    return cast(Stage, config.model_copy(update={"epochs": epochs, "steps": None, "optimizer": optimizer}))
 
 
 def settled(recipe: Recipe, pool: int, labelled: int) -> Recipe:

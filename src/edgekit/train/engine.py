@@ -140,7 +140,9 @@ def fit(
         max_steps=last,
         max_epochs=-1,
         callbacks=[history],
-        logger=TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done) if rank() == 0 and not timing else False,
+        logger=TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done)
+        if rank() == 0 and not timing
+        else False,
         plugins=[_AtomicCheckpoints(), TorchElasticEnvironment() if world_size() > 1 else LightningEnvironment()],
         default_root_dir=folder,
         use_distributed_sampler=False,

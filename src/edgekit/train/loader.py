@@ -82,7 +82,9 @@ class ShuffledImages:
         epoch, first = divmod(start, self.steps)
         while True:
             order = np.random.default_rng(seed_for(self.seed, epoch)).permutation(len(self.images))
-            order = np.resize(order, max(len(order), world_size() * self._begins[-1]))  # begins anew to fill the last batch
+            order = np.resize(
+                order, max(len(order), world_size() * self._begins[-1])
+            )  # begins anew to fill the last batch
             for step in range(first, self.steps):
                 share = self._shares[step]
                 begin = world_size() * self._begins[step] + rank() * share

@@ -47,6 +47,11 @@ class TimedTraining:
         return statistics.median(times[:-1] or times or [0.0])
 
     @property
+    def fastest_seconds(self) -> float:
+        """Seconds of the fastest step, which other programs disturbed least; 0.0 where too few were measured."""
+        return min(self._times() or [0.0])
+
+    @property
     def epoch_seconds(self) -> float:
         """Seconds that the end of an epoch takes beyond its step: logs, the collapse monitor."""
         times = self._times()

@@ -244,6 +244,7 @@ def _train(
         model, Augment(config.augmentation, data.image_size, data.mean, data.std), config.label_smoothing
     )
     batches = batches_of(images, min(config.batch_size, len(images)), seed_for(recipe.seed, "transfer", "order"), True)
+    assert config.epochs != "auto"  # it is settled
     last = fit(
         task, batches, folder, stage="finetune", epochs=config.epochs, optimizer=config.optimizer, seed=recipe.seed,
         hardware=recipe.hardware,
