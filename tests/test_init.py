@@ -259,6 +259,29 @@ def test_what_is_no_time_is_refused(text: str) -> None:
         Time().convert(text, None, None)
 
 
+def test_a_pile_takes_its_labels_from_a_file_alone() -> None:
+    for i in range(20):
+        save(Path(f"pile/{i}.png"), picture(str(i), 20, 20))
+    with pytest.raises(EdgekitError, match="--labels 10: pile is a pile without classes"):
+        init("pile", "--labels", "10")
+    Path("some.csv").write_text("file,class\n0.png,a\n1.png,b\n")
+    assert recipe_for("pile", "--labels", "some.csv").data.labels == "some.csv"
+
+
+def test_a_pile_is_measured_as_far_as_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.train import planning
+
+    for i in range(24):
+        save(Path(f"pile/{i}.png"), picture(str(i), 20, 20))
+    monkeypatch.setattr(
+        planning, "ladder", lambda size: [planning.Rung(16, Architecture(name="resnet10", width=0.125))]
+    )
+    Path("recipe.yaml").write_text(init("pile", "--time", "2h", measure=True).stdout, encoding="utf-8")
+    recipe = recipes.load("recipe.yaml")
+    assert isinstance(recipe.pretrain.epochs, int)
+    assert (recipe.finetune.epochs, recipe.distill.epochs, recipe.supervised.epochs) == ("auto", "auto", "auto")
+
+
 def test_a_measurement_that_is_forbidden_and_asked_for() -> None:
     with pytest.raises(EdgekitError, match="--time needs a measurement, which --no-measure forbids"):
         init("digits", "--time", "20m")

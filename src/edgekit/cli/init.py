@@ -141,6 +141,11 @@ def _budget(labels: str, layout: Layout) -> str:
     from edgekit.recipe import read_yaml
 
     value = read_yaml(labels)
+    if layout.labelled is None and not isinstance(value, str):
+        raise EdgekitError(
+            f"--labels {labels}: {layout.name} is a pile without classes, from which no labels can be drawn",
+            "give a CSV file with the columns file,class, or leave --labels out",
+        )
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
         left = layout.smallest_class * (0.9 if layout.smallest_class >= 10 else 1.0) * (1.0 if layout.test else 0.8)
         return f"{{per_class: {value}, at_most: true}}" if value > left - 2 else str(value)

@@ -78,7 +78,7 @@ class Plan:
         encoder: the teacher's.
         student: what goes to the device.
         pretrain_epochs: that fit.
-        distill_epochs: that fit.
+        distill_epochs: that fit; auto for a pile without labels, of which only pretraining can be measured.
         finetune_steps: that fit, None where `auto` does.
         supervised_steps: the like.
         precision: auto, or fp32 where that is faster.
@@ -89,7 +89,7 @@ class Plan:
     encoder: Architecture
     student: Architecture
     pretrain_epochs: int
-    distill_epochs: int
+    distill_epochs: int | str
     finetune_steps: int | None = None
     supervised_steps: int | None = None
     precision: str = "auto"
@@ -224,7 +224,10 @@ def recipe_text(
     image_size = 16 if digits else layout.image_size
     labels_why = "label budget: a share (0.1), a count a class (20), or a CSV file with the column `file`; 1.0 is every label there is"
     if layout.labelled is None:
-        labels, labels_why = "1.0", "no labels yet; later the CSV file with the columns file,class: labels.csv"
+        labels, labels_why = (
+            labels or "1.0",
+            "no labels yet; later the CSV file with the columns file,class: labels.csv",
+        )
     image_size = plan.image_size if plan is not None else image_size
     values = _for_digits() if digits else _for_images(counts.pool, image_size)
     if plan is not None:

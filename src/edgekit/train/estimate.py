@@ -18,7 +18,7 @@ from edgekit.temporary import scratch_folder
 from edgekit.train.distributed import world_size
 from edgekit.train.engine import CHECKPOINT, read_checkpoint
 from edgekit.train.inputs import stage_inputs
-from edgekit.train.stages import Report, train
+from edgekit.train.stages import Report, train, wanted_stages
 from edgekit.train.timing import TimedTraining, timing_trainings
 
 _SCORED = 64  # test and probe images that a measurement scores
@@ -131,8 +131,8 @@ def expected(recipe: Recipe, splits: Splits, run: Run, until: str = STAGES[-1]) 
 
 def _missing(recipe: Recipe, splits: Splits, run: Run, until: str) -> list[str]:
     missing: list[str] = []
-    for stage in STAGES[1 : STAGES.index(until) + 1]:
-        if stage == "supervised" and not recipe.supervised.enabled:
+    for stage in wanted_stages(recipe, splits, until):
+        if stage == "data":
             continue
         try:
             record = run.record(stage)

@@ -144,20 +144,27 @@ class _Planner:
             took += more
         fixed = self.start_up + self.decoding + took + sum(stage.other for stage in times.values())
         steps, of_labels = self._label_steps(recipe, times, fixed)
-        pretrain, distill = (_epoch_seconds(times[stage]) for stage in ("pretrain", "distill"))
+        pretrain = _epoch_seconds(times["pretrain"])
+        distill = _epoch_seconds(times["distill"]) if "distill" in times else 0.0
         free = self.seconds - fixed - of_labels
-        distill_epochs = min(_MOST["distill"], math.floor(free * _DISTILLED / distill))
-        pretrain_epochs = min(_MOST["pretrain"], math.floor((free - max(1, distill_epochs) * distill) / pretrain))
+        # Of a pile without labels, the later stages are not known: what they will need is left to them.
+        distill_epochs = min(_MOST["distill"], math.floor(free * _DISTILLED / distill)) if distill else 1
+        left = free - max(1, distill_epochs) * distill if distill else free * (1 - _LABELS_SHARE) * (1 - _DISTILLED)
+        pretrain_epochs = min(_MOST["pretrain"], math.floor(left / pretrain))
         if distill_epochs < 1 or pretrain_epochs < 1:
-            least = fixed + of_labels + (pretrain + distill) / (1 - _DISTILLED)
+            least = fixed + of_labels + (pretrain + distill) / (1 - _DISTILLED) / (1 - _LABELS_SHARE)
             raise EdgekitError(
                 f"--time {duration(self.seconds)} is too short here: one epoch of pretraining takes {duration(pretrain)}",
                 f"give at least {math.ceil(1.2 * least / 60)}m, or fewer or smaller images",
             )
         total = fixed + of_labels + pretrain_epochs * pretrain + distill_epochs * distill
-        shares = {"pretrain": pretrain_epochs * pretrain, "distill": distill_epochs * distill, "labels": of_labels}
+        shares = {
+            "pretrain": pretrain_epochs * pretrain,
+            "distill": distill_epochs * distill,
+            "fine-tuning and from scratch": of_labels,
+        }
         chosen = Plan(
-            rung.image_size, rung.encoder, rung.student, pretrain_epochs, distill_epochs, steps.get("finetune"),
+            rung.image_size, rung.encoder, rung.student, pretrain_epochs, distill_epochs if distill else "auto", steps.get("finetune"),
             steps.get("supervised"), precision, tuple(self._comments(times, shares, fixed, total, comparison)),
         )  # fmt: skip
         return chosen, total
@@ -201,7 +208,7 @@ class _Planner:
         """Seconds until all images are decoded."""
         layout, total = self.layout, 0.0
         data = recipes.parse(recipes.read_yaml(recipe_text(layout, labels=self.labels))).data
-        sources = [open_labelled(layout.labelled)]
+        sources = [open_labelled(layout.labelled)] if layout.labelled else []
         sources += [open_labelled(layout.test)] if layout.test else []
         sources += [open_pool(layout.pool)] if layout.pool else []
         for source in sources:
@@ -221,8 +228,8 @@ class _Planner:
     ) -> Iterator[str]:
         device = f"{cpu_name()}, {usable_cpus()} CPUs"
         yield f"For {duration(self.seconds)} on this machine ({device}); the whole training should take {duration(total)}:"
-        parts = [f"{name} {duration(value)}" for name, value in shares.items()]
-        yield f"{', '.join(parts)} (fine-tuning and from scratch), all else {duration(fixed)}."
+        parts = [f"{name} {duration(value)}" for name, value in shares.items() if value]
+        yield f"{', '.join(parts)}, all else {duration(fixed)}."
         steps = ", ".join(f"{name} {_step_seconds(stage):.3g} s" for name, stage in times.items() if stage.trainings)
         yield f"Measured steps: {steps}." + (f" {comparison[:1].upper()}{comparison[1:]}." if comparison else "")
 
@@ -237,7 +244,7 @@ def stand_in(recipe: Recipe, layout: Layout) -> Splits:
     def images(name: str, count: int, size: int, labelled: bool) -> ImageSet:
         few: NDArray[np.uint8] = noise.integers(0, 256, (1, size, size, 3), dtype=np.uint8)
         pixels = np.broadcast_to(few, (count, size, size, 3))  # takes the memory of one image
-        labels = np.arange(count, dtype=np.int64) % len(classes) if labelled else None
+        labels = np.arange(count, dtype=np.int64) % max(1, len(classes)) if labelled else None
         names = [f"{name}{i}" for i in range(count)]
         return ImageSet(pixels, names, names, labels)
 
@@ -245,9 +252,9 @@ def stand_in(recipe: Recipe, layout: Layout) -> Splits:
     return Splits(
         classes,
         images("pool", counts.pool, side, False),
-        images("labelled", budget, side, True),
+        images("labelled", budget if layout.labelled else 0, side, True),
         images("probe", counts.probe, data.image_size, True),
-        images("test", max(1, counts.test), data.image_size, True),
+        images("test", max(1, counts.test) if layout.labelled else 0, data.image_size, True),
         [],
         [],
     )
