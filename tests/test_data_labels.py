@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from edgekit.data.labels import budget_counts, draw, read_label_file, share, shuffled
 from edgekit.errors import DataError
+from edgekit.recipe import LabelCount
 
 NAMES = [f"{c}/{i}.png" for c in "abc" for i in range(20)]
 LABELS = np.repeat(np.arange(3), 20)
@@ -77,6 +78,16 @@ def test_a_fraction_counts_the_probe_set_in_and_keeps_the_classes_proportions() 
     assert budget_counts(0.1, [100, 10], [90, 9], ["a", "b"]) == [10, 1]
     assert budget_counts(7, [100, 10], [90, 9], ["a", "b"]) == [7, 7]
     assert budget_counts(1.0, [100, 10], [90, 9], ["a", "b"]) == [90, 9]
+    assert budget_counts(LabelCount(per_class=7), [100, 10], [90, 9], ["a", "b"]) == [7, 7]
+
+
+@pytest.mark.parametrize("each", [1, 9, 10, 90, 1000])
+def test_a_rare_class_gives_what_it_has_where_that_is_allowed(each: int) -> None:
+    counts = budget_counts(LabelCount(per_class=each, at_most=True), [100, 10], [90, 9], ["a", "b"])
+    assert counts == [min(each, 90), min(each, 9)]
+    if each > 9:
+        with pytest.raises(DataError, match=rf"class b has 9 .*asks for {each}.*at_most: true"):
+            budget_counts(LabelCount(per_class=each), [100, 10], [90, 9], ["a", "b"])
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_training_init_and_predict_say_it(photos: Path, tmp_path: Path, edgekit:
     from tiny_bundle import make_bundle
 
     assert any("skipped" in note for note in load_splits(Data(labelled=str(photos), image_size=8, labels=1)).notes)
-    code, out, err = edgekit("init", photos)
+    code, out, err = edgekit("init", photos, "--no-measure")
     assert code == 0
     assert "labelled:" in out
     assert err.count("files that are no image by their name") == 1
@@ -144,7 +144,7 @@ def test_the_same_folder_twice_is_answered_twice(tmp_path: Path) -> None:
 def test_a_link_to_itself_does_not_stop_init(tmp_path: Path, edgekit: Edgekit) -> None:
     root = class_folders(tmp_path / "photos", {"cat": 3, "dog": 3})
     (root / "loop").symlink_to("loop")
-    code, out, err = edgekit("init", root)
+    code, out, err = edgekit("init", root, "--no-measure")
     assert (code, "labelled:" in out) == (0, True), err
 
 

@@ -8,13 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from edgekit import recipe as recipes
-from edgekit.cli.init import command
+from edgekit.cli.init import Time, command
 from edgekit.data.splits import load_splits
 from edgekit.errors import EdgekitError
+from edgekit.recipe import Architecture, LabelCount
 from image_folders import class_folders, picture, save
 
 
@@ -24,8 +26,9 @@ def _here(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
     monkeypatch.chdir(tmp_path)
 
 
-def init(*arguments: str) -> Result:
-    return CliRunner().invoke(command, list(arguments), catch_exceptions=False, standalone_mode=False)
+def init(*arguments: str, measure: bool = False) -> Result:
+    options = [] if measure else ["--no-measure"]
+    return CliRunner().invoke(command, [*options, *arguments], catch_exceptions=False, standalone_mode=False)
 
 
 def recipe_for(*arguments: str) -> recipes.Recipe:
@@ -97,8 +100,6 @@ def test_batches_are_not_larger_than_the_sets_that_they_are_drawn_from(count: in
     splits = load_splits(recipe.data)
     assert recipe.pretrain.batch_size <= len(splits.pool)
     assert recipe.distill.batch_size <= len(splits.pool)
-    assert recipe.finetune.batch_size <= len(splits.labelled)
-    assert recipe.supervised.batch_size <= len(splits.labelled)
 
 
 def test_digits_are_neither_flipped_nor_coloured() -> None:
@@ -201,7 +202,7 @@ def test_an_output_file_is_written_and_not_overwritten_without_force() -> None:
 def test_the_command_line_prints_a_recipe_without_torch_and_errors_with_exit_code_2() -> None:
     class_folders(Path("photos"), {"cat": 2, "dog": 2})
     program = (
-        "import sys; sys.argv = ['edgekit', 'init', sys.argv[1]]\n"
+        "import sys; sys.argv = ['edgekit', 'init', sys.argv[1], '--no-measure']\n"
         "import atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
         "from edgekit.cli.main import main; main()"
     )
@@ -217,3 +218,107 @@ def test_the_command_line_prints_a_recipe_without_torch_and_errors_with_exit_cod
     assert bad.returncode == 2
     assert bad.stdout == ""
     assert bad.stderr.splitlines()[0].startswith("error: nope: no such folder (")
+
+
+@pytest.mark.parametrize(
+    ("budget", "written"),
+    [
+        ("3", 3),
+        ("0.1", 0.1),
+        ("1.0", 1.0),
+        ("{per_class: 3, at_most: true}", LabelCount(per_class=3, at_most=True)),
+        ("15", LabelCount(per_class=15, at_most=True)),  # more than the smaller class has left beside test and probe
+    ],
+)
+def test_a_budget_is_written_into_the_recipe(budget: str, written: Any) -> None:
+    class_folders(Path("photos"), {"cat": 30, "dog": 20})
+    recipe = recipe_for("photos", "--labels", budget)
+    assert recipe.data.labels == written
+    assert type(recipe.data.labels) is type(written)
+    assert len(load_splits(recipe.data).labelled) >= 2
+    assert recipe == recipe_for("photos").model_copy(update={"data": recipe.data})  # nothing else depends on the budget
+
+
+@pytest.mark.parametrize("budget", ["0", "1.5", "-1", "true", "null", "nothing.csv", "[1]", "{per_class: 0}", "a: [b"])
+def test_a_budget_that_is_none_is_one_clear_line(budget: str) -> None:
+    with pytest.raises(EdgekitError) as caught:
+        init("digits", "--labels", budget)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("20m", 1200), ("1h30m", 5400), ("90s", 90), ("0.5h", 1800), ("1H", 3600)]
+)
+def test_times_in_words(text: str, seconds: float) -> None:
+    assert Time().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0m", "20", "m", "-5m", "1d", "20 minutes", "9999999h", "infm"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no time: write 20m, 1h30m or 90s"):
+        Time().convert(text, None, None)
+
+
+def test_a_pile_takes_its_labels_from_a_file_alone() -> None:
+    for i in range(20):
+        save(Path(f"pile/{i}.png"), picture(str(i), 20, 20))
+    with pytest.raises(EdgekitError, match="--labels 10: pile is a pile without classes"):
+        init("pile", "--labels", "10")
+    Path("some.csv").write_text("file,class\n0.png,a\n1.png,b\n")
+    assert recipe_for("pile", "--labels", "some.csv").data.labels == "some.csv"
+
+
+def test_a_pile_is_measured_as_far_as_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.train import planning
+
+    for i in range(24):
+        save(Path(f"pile/{i}.png"), picture(str(i), 20, 20))
+    monkeypatch.setattr(
+        planning, "ladder", lambda size: [planning.Rung(16, Architecture(name="resnet10", width=0.125))]
+    )
+    Path("recipe.yaml").write_text(init("pile", "--time", "2h", measure=True).stdout, encoding="utf-8")
+    recipe = recipes.load("recipe.yaml")
+    assert isinstance(recipe.pretrain.epochs, int)
+    assert (recipe.finetune.epochs, recipe.distill.epochs, recipe.supervised.epochs) == ("auto", "auto", "auto")
+
+
+def test_a_measurement_that_is_forbidden_and_asked_for() -> None:
+    with pytest.raises(EdgekitError, match="--time needs a measurement, which --no-measure forbids"):
+        init("digits", "--time", "20m")
+
+
+def test_without_pytorch_the_recipe_leaves_the_epochs_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(Path("photos"), {"cat": 20, "dog": 20})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = init("photos", measure=True)
+    assert "nothing was measured" in result.stderr
+    Path("recipe.yaml").write_text(result.stdout, encoding="utf-8")
+    recipe = recipes.load("recipe.yaml")
+    assert {getattr(recipe, stage).epochs for stage in ("pretrain", "finetune", "distill", "supervised")} == {"auto"}
+    with pytest.raises(EdgekitError, match="--time needs PyTorch"):
+        init("photos", "--time", "20m", measure=True)
+
+
+def test_a_measured_recipe_is_valid_and_says_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.train import planning
+
+    class_folders(Path("photos"), {"cat": 12, "dog": 12})
+    monkeypatch.setattr(
+        planning, "ladder", lambda size: [planning.Rung(16, Architecture(name="resnet10", width=0.125))]
+    )
+    result = init("photos", "--labels", "2", "--time", "2h", measure=True)
+    Path("recipe.yaml").write_text(result.stdout, encoding="utf-8")
+    recipe = recipes.load("recipe.yaml")
+    assert (recipe.data.image_size, recipe.pretrain.encoder.name, recipe.distill.student.width) == (
+        16,
+        "resnet10",
+        0.25,
+    )
+    assert recipe.data.labels == 2
+    assert isinstance(recipe.pretrain.epochs, int)
+    assert isinstance(recipe.distill.epochs, int)
+    assert recipe.finetune.epochs == recipe.supervised.epochs == "auto"
+    assert "# For 2:00:00 on this machine" in result.stdout
+    assert "Measured steps: pretrain" in result.stdout
+    assert "the whole training should take" in result.stderr
+    assert not list(Path().glob("runs"))

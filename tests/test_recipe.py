@@ -43,7 +43,7 @@ def test_what_a_group_leaves_out_is_that_stage_s_default_and_not_another_s() -> 
     recipe = parse("distill: {optimizer: {lr: 0.1}, student: {width: 0.25}}\nfinetune: {augmentation: {flip: 0}}")
     default = Recipe()
     assert recipe.distill.optimizer == default.distill.optimizer.model_copy(update={"lr": 0.1})
-    assert recipe.distill.optimizer.warmup_epochs == 5  # Optimizer's own default is 0
+    assert recipe.distill.optimizer.warmup == 0.05  # Optimizer's own default is 0
     assert recipe.distill.student.name == default.distill.student.name
     assert recipe.finetune.augmentation == default.finetune.augmentation.model_copy(update={"flip": 0})
     assert recipe.finetune.augmentation.jitter == 0  # Augmentation's own default is 0.8
@@ -99,7 +99,7 @@ def test_a_misspelt_key_is_named_with_the_nearest_that_there_are(text: str, mess
         ("data: {labels: yes}", "data.labels must not be true, accepted: label budget: a fraction"),
         (
             "data: {labels: [1]}",
-            "data.labels: accepted is label budget: a fraction (0.01), a count a class (20), or a CSV",
+            "data.labels: accepted is label budget: a fraction (0.01), a count a class (20), {per_class: 20, at_most: true}",
         ),
         ("data: {labels: 0}", "data.labels (0) must be at least 1 image a class"),
         ("data: {labels: 1.5}", "data.labels (1.5) must be a fraction in (0, 1]"),
@@ -133,8 +133,14 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_accepted(text: str, mes
     [
         ("finetune: {keep_projection_layers: 3}", "keep_projection_layers is 3, but the projection head has 3 layers"),
         ("{finetune: {keep_projection_layers: 2}, pretrain: {projection: {layers: 2}}}", "accepted are 0 to 1"),
-        ("pretrain: {epochs: 10}", "pretrain.optimizer.warmup_epochs (10) must be less than pretrain.epochs (10)"),
-        ("supervised: {epochs: 3}", "supervised.optimizer.warmup_epochs (5) must be less than supervised.epochs (3)"),
+        (
+            "pretrain: {epochs: 10, optimizer: {warmup_epochs: 10}}",
+            "pretrain.optimizer.warmup_epochs (10) must be less than pretrain.epochs (10)",
+        ),
+        (
+            "supervised: {epochs: 3, optimizer: {warmup_epochs: 5}}",
+            "supervised.optimizer.warmup_epochs (5) must be less than supervised.epochs (3)",
+        ),
         ("data: {resize_to: 16}", "data.resize_to (16) must be at least image_size (32)"),
         ("data: {test: 0.5, probe: 0.5}", "data.test (0.5) and probe (0.5) must leave images to train on"),
         (
@@ -290,14 +296,17 @@ _recipes = st.fixed_dictionaries(
                 "pool": st.none() | _text,
                 "test": _text | st.floats(0.01, 0.5),
                 "probe": st.floats(0, 0.4),
-                "labels": st.integers(1, 10**6) | st.floats(0, 1, exclude_min=True) | _text,
+                "labels": st.integers(1, 10**6)
+                | st.floats(0, 1, exclude_min=True)
+                | _text
+                | st.fixed_dictionaries({"per_class": st.integers(1, 99)}, optional={"at_most": st.booleans()}),
                 "image_size": st.integers(4, 512),
                 "resize_to": st.none() | st.integers(512, 2048),
                 "mean": st.floats(allow_nan=False, allow_infinity=False),
             },
         ),
         "pretrain": st.fixed_dictionaries(
-            {}, optional={"augmentation": _augmentation, "epochs": st.integers(11, 1000)}
+            {}, optional={"augmentation": _augmentation, "epochs": st.integers(1, 1000) | st.just("auto")}
         ),
         "distill": st.fixed_dictionaries(
             {}, optional={"optimizer": st.fixed_dictionaries({}, optional={"lr": st.floats(1e-12, 1e12)})}

@@ -126,6 +126,14 @@ def has_int8_dot_product(features: list[str] | None = None) -> bool:
     return bool({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"} & set(features))
 
 
+def has_native_bf16(features: list[str] | None = None) -> bool:
+    """Whether the CPU multiplies bfloat16 itself (AVX-512 BF16, AMX, or Arm's BF16); PyTorch emulates it elsewhere, which is slower
+    than float32."""
+    if features is None:
+        features = [] if emulated() else cpu_features()
+    return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(features))
+
+
 def cpu_name(root: Path = Path("/")) -> str:
     """The board's name where there is one (Jetson, Raspberry Pi), else the processor's; `unknown` where nothing tells.
 

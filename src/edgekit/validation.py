@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -24,6 +25,7 @@ _MEANING = {
     "string_too_short": "must not be empty",
     "string_pattern_mismatch": "must be letters, digits, dots, dashes and underscores, a letter or digit first",
 }
+_GROUPS_OR_VALUES = {"LabelCount"}  # groups that stand where a plain value may stand: told as one, by the description
 _MOST = 10  # problems in one message
 _PAIR = {"tuple_type", "missing", "too_long"}  # a key is never missing, defaults are merged in before; an element is
 
@@ -43,7 +45,8 @@ def problems(model: type[BaseModel], error: ValidationError) -> list[str]:
     """
     grouped: dict[tuple[str, ...], list[Any]] = {}
     for problem in error.errors():
-        path = tuple(part for part in problem["loc"] if isinstance(part, str) and not _is_union_tag(part))
+        where = takewhile(lambda part: part not in _GROUPS_OR_VALUES, problem["loc"])
+        path = tuple(part for part in where if isinstance(part, str) and not _is_union_tag(part))
         grouped.setdefault(path, []).append(problem)
     sentences = [_sentence(model, path, found) for path, found in list(grouped.items())[:_MOST]]
     return sentences + ([f"and {len(grouped) - _MOST} more"] if len(grouped) > _MOST else [])
@@ -78,7 +81,7 @@ def _sentence(model: type[BaseModel], path: tuple[str, ...], found: list[Any]) -
 
 
 def _is_union_tag(part: str) -> bool:
-    return part.startswith(("constrained-", "function-", "tuple[")) or part in {"str", "int", "float"}
+    return part.startswith(("constrained-", "function-", "tuple[", "literal[")) or part in {"str", "int", "float"}
 
 
 def _keys_of(model: type[BaseModel], keys: Sequence[str]) -> list[str]:

@@ -76,7 +76,7 @@ def test_what_is_printed_and_what_is_touched_counts_too(tmp_path: Path) -> None:
         "outside": lambda: (tmp_path / "x").write_text("x"),
         "through a link": lambda: (tmp_path / "in" / "link" / "y").write_text("x"),
         "renamed": lambda: (tmp_path / "in" / "x").rename(tmp_path / "z"),
-        "read": lambda: (tmp_path / "secret").read_text(),
+        "read": (tmp_path / "secret").read_text,
         "program": lambda: os.system("true"),
     }
     (tmp_path / "in" / "link").symlink_to(tmp_path)

@@ -2,43 +2,101 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from edgekit.errors import EdgekitError
 from edgekit.terminal import echo, echo_file
+
+if TYPE_CHECKING:
+    from edgekit.data.layout import Layout
+    from edgekit.data.template import Plan
+
+_TIME = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
+_DEFAULT_TIME = "20m"
+
+
+class Time(click.ParamType[float]):
+    """A time such as 20m, 1h30m or 90s, in seconds."""
+
+    name = "time"
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """See `click.ParamType`."""
+        if isinstance(value, float):
+            return value
+        found = _TIME.fullmatch(value.strip().lower())
+        parts = {unit: float(count) for unit, count in (found.groupdict() if found else {}).items() if count}
+        seconds = 3600 * parts.get("h", 0.0) + 60 * parts.get("m", 0.0) + parts.get("s", 0.0)
+        if not 0 < seconds < 365 * 86400:
+            self.fail(f"{value!r} is no time: write 20m, 1h30m or 90s", param, ctx)
+        return seconds
 
 
 @click.command(name="init")
 @click.argument("folder")
 @click.option("--name", help="Name of the run.  [default: the folder's]")
 @click.option(
+    "--labels",
+    metavar="BUDGET",
+    help="Labels to use: 10 of each class, a share such as 0.1, or a CSV file with the column `file`.  [default: all]",
+)
+@click.option(
+    "--time",
+    "seconds",
+    type=Time(),
+    metavar="TIME",
+    help=f"How long the whole training may take on this machine, as in 90s, 20m or 1h30m.  [default: {_DEFAULT_TIME}]",
+)
+@click.option("--no-measure", is_flag=True, help="Measure nothing: train decides by the numbers of images and labels.")
+@click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to this file, not to standard output."
 )
 @click.option("--unlabeled", is_flag=True, help="FOLDER's sub-folders are no classes: all images in it are one pile.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
-def command(folder: str, name: str | None, output: Path | None, unlabeled: bool, force: bool) -> None:
+def command(
+    folder: str,
+    name: str | None,
+    labels: str | None,
+    seconds: float | None,
+    no_measure: bool,
+    output: Path | None,
+    unlabeled: bool,
+    force: bool,
+) -> None:
     """Write a commented recipe for the images in FOLDER, or for the embedded `digits`.
 
     FOLDER holds one sub-folder a class; or train/ with those, and beside it what there is of test/ (or val/) with the same
     classes and unlabelled/ with any images; or images alone, without labels. Paths in the recipe are relative to the current directory.
 
+    A few real training steps, 10 to 60 seconds of them, choose the network, its size and its epochs, so that the whole training
+    ends on this machine in the time that --time gives.
+
     \b
     For example:
       edgekit init photos/ > recipe.yaml
-      edgekit init photos/ --name birds --output birds.yaml
+      edgekit init photos/ --labels 10 --time 1h --output photos.yaml
       edgekit init camera/ --unlabeled > camera.yaml
       edgekit init digits > digits.yaml
     """
     from edgekit.data.layout import inspect_folder
     from edgekit.data.template import recipe_text
-    from edgekit.errors import EdgekitError
     from edgekit.files import write_text
 
     if output is not None and output.exists() and not force:
         raise EdgekitError(f"{output}: exists already", "choose another --output, or overwrite it with --force")
+    if no_measure and seconds is not None:
+        raise EdgekitError("--time needs a measurement, which --no-measure forbids", "give one of the two")
     layout = inspect_folder(folder, unlabeled=unlabeled)
-    text = recipe_text(layout, name, *([str(output)] if output is not None else []))
+    budget = _budget(labels, layout) if labels is not None else None
+    recipe_text(layout, name, labels=budget)  # refuses a wrong name or budget before anything is measured
+    plan = None if no_measure else _measured(layout, budget, seconds)
+    text = recipe_text(layout, name, "recipe.yaml" if output is None else str(output), budget, plan)
     for note in layout.notes:
         echo(f"note: {note}", err=True)
     if output is None:
@@ -46,3 +104,54 @@ def command(folder: str, name: str | None, output: Path | None, unlabeled: bool,
         return
     write_text(output, text)
     echo(f"wrote {output}; train it with `edgekit train {output}`", err=True)
+
+
+def _measured(layout: Layout, labels: str | None, seconds: float | None) -> Plan | None:
+    """What this machine can do in the time; None where it is not asked for, or PyTorch is not here."""
+    from importlib.util import find_spec
+
+    from edgekit.data.sources import DIGITS
+    from edgekit.progress import duration, say
+
+    if layout.labelled == DIGITS and seconds is None:
+        return None  # its recipe has been tried
+    if find_spec("torch") is None or find_spec("lightning") is None:
+        if seconds is not None:
+            raise EdgekitError("--time needs PyTorch, to measure what this machine can do", "install the extra [train]")
+        echo("note: nothing was measured, because PyTorch is not installed here", err=True)
+        return None
+    from edgekit.processors import tell_openmp, usable_cpus
+
+    tell_openmp()
+    from edgekit.train.planning import plan
+
+    if (load := os.getloadavg()[0]) > 1.2 * usable_cpus():
+        echo(
+            f"note: other programs use this machine (load {load:.0f} on {usable_cpus()} CPUs): the recipe is for what they leave",
+            err=True,
+        )
+    asked = Time().convert(_DEFAULT_TIME, None, None) if seconds is None else seconds
+    chosen, expected = plan(layout, labels, asked, say)
+    echo(f"the whole training should take {duration(expected)} on this machine", err=True)
+    return chosen
+
+
+def _budget(labels: str, layout: Layout) -> str:
+    """The budget as it stands in the recipe: where a class has fewer images than asked for, it gives what it has."""
+    from edgekit.recipe import read_yaml
+
+    value = read_yaml(labels)
+    if layout.labelled is None and not isinstance(value, str):
+        raise EdgekitError(
+            f"--labels {labels}: {layout.name} is a pile without classes, from which no labels can be drawn",
+            "give a CSV file with the columns file,class, or leave --labels out",
+        )
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        left = layout.smallest_class * (0.9 if layout.smallest_class >= 10 else 1.0) * (1.0 if layout.test else 0.8)
+        return f"{{per_class: {value}, at_most: true}}" if value > left - 2 else str(value)
+    if isinstance(value, str) and not Path(value).expanduser().is_file():
+        raise EdgekitError(
+            f"--labels {value}: no such file",
+            "give a count a class (10), a share (0.1), or a CSV with the column `file`",
+        )
+    return json.dumps(value, ensure_ascii=False)

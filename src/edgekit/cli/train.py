@@ -16,6 +16,7 @@ from edgekit.shares import percent
 from edgekit.terminal import echo, echo_json
 
 if TYPE_CHECKING:
+    from edgekit.data.splits import Splits
     from edgekit.run import Run
     from edgekit.train.stages import Report
 
@@ -90,8 +91,15 @@ def command(
         else:
             echo(*_lines(report))
 
+    def announce(splits: Splits) -> None:
+        """Say when it will end; where stages are to be copied from another run, that is not known."""
+        from edgekit.train.estimate import expected
+
+        if reuse is None and (seconds := expected(loaded, splits, run, until)):
+            echo(_end(seconds), err=True)
+
     try:
-        train(loaded, run, reuse=[Run.open(reuse)] if reuse else [], until=until, on_stage=say)
+        train(loaded, run, reuse=[Run.open(reuse)] if reuse else [], until=until, on_stage=say, on_start=announce)
     except Interrupted:
         from edgekit.train.unfinished import after_interrupt
 
@@ -120,6 +128,21 @@ def _next(run: Run, until: str, trained: list[str]) -> None:
         f"  edgekit label suggest {run.path}",
         "then name the labels in the recipe (data.labels: labels.csv) and train again.",
     )
+
+
+def _end(seconds: dict[str, float]) -> str:
+    """`expected to take about 18 minutes, until 14:32 (pretrain 11:02, finetune 0:40, …)`."""
+    from datetime import datetime, timedelta
+
+    from edgekit.progress import duration
+
+    total = sum(seconds.values())
+    end = datetime.now() + timedelta(seconds=total)
+    until = end.strftime("%H:%M" if total < 20 * 3600 else "%Y-%m-%d %H:%M")
+    minutes = max(1, round(total / 60))
+    long = f"{minutes} minute{'s' if minutes > 1 else ''}" if total < 5400 else f"{total / 3600:.1f} hours"
+    stages = ", ".join(f"{stage} {duration(value)}" for stage, value in seconds.items())
+    return f"expected to take about {long}, until {until} ({stages}), by a few measured steps"
 
 
 def _lines(report: Report) -> list[str]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgekit.errors import DataError, near, shortened
 from edgekit.foreign import Unreadable, read_csv
+from edgekit.recipe import LabelCount
 
 
 def shuffled(names: Sequence[str], digests: Sequence[str], purpose: str, seed: int) -> list[int]:
@@ -51,11 +52,12 @@ def draw(
 
 
 def budget_counts(
-    labels: int | float, base: Sequence[int], available: Sequence[int], classes: Sequence[str]
+    labels: int | float | LabelCount, base: Sequence[int], available: Sequence[int], classes: Sequence[str]
 ) -> list[int]:
     """How many labels of each class a budget takes.
 
-    A whole number is that many of every class. A fraction is that fraction of every class's training images (the probe set
+    A whole number is that many of every class; with `at_most`, a class that has fewer gives what it has.
+    A fraction is that fraction of every class's training images (the probe set
     counts in), so imbalanced classes keep their proportions; 1.0 is everything that is not in the probe set.
 
     Args:
@@ -67,6 +69,10 @@ def budget_counts(
     Raises:
         DataError: a class has fewer images than that.
     """
+    if isinstance(labels, LabelCount):
+        if labels.at_most:
+            return [min(labels.per_class, n) for n in available]
+        labels = labels.per_class
     if isinstance(labels, float):
         asked = list(available) if labels == 1.0 else [share(n, labels) for n in base]
     else:
@@ -78,7 +84,8 @@ def budget_counts(
         raise DataError(
             f"data.labels: class {classes[c]} has {available[c]} training images outside the probe set, the budget ({labels}) asks for "
             f"{asked[c]}{more}",
-            f"ask for at most {min(available)} a class, lower data.probe, or add images",
+            f"ask for at most {min(available)} a class, lower data.probe, add images, or let rare classes give fewer: "
+            f"data.labels: {{per_class: {max(asked)}, at_most: true}}",
         )
     return asked
 

@@ -7,14 +7,14 @@ import re
 from dataclasses import dataclass, replace
 
 from edgekit import recipe as recipes
-from edgekit.data.labels import share
 from edgekit.data.layout import Layout
 from edgekit.data.sources import DIGITS
-from edgekit.recipe import SMALL_IMAGE
+from edgekit.recipe import SMALL_IMAGE, Architecture
 
 _TEMPLATE = """\
 # A recipe for edgekit: {summary}
 # Train it with `edgekit train {file}`. What is left out has the default that `edgekit schema recipe` describes.
+{measured}
 name: {name}   # the run goes to runs/NAME
 seed: 0   # of weights, batches and augmentation
 
@@ -30,23 +30,23 @@ data:
 
 pretrain:   # SimCLR on all images, without labels
   method: simclr
-  encoder: {{name: {encoder}, width: {encoder_width:g}}}   # the teacher: any of torchvision or timm; width scales a ResNet's channels
+  encoder: {{name: {encoder}, width: {encoder_width:g}{stem}}}   # the teacher: any of torchvision or timm; width scales a ResNet's channels
   projection: {{layers: 3, output: {projection}}}   # 3: SimCLR v2, 2: SimCLR v1
   temperature: {temperature:g}   # of the loss: 0.5 suits small images and short trainings, 0.1 long trainings of large ones
-  epochs: {pretrain_epochs}   # the more images, the fewer; longer is nearly always better
+  epochs: {pretrain_epochs}   # longer is nearly always better; auto: as many as the number of images suggests
   batch_size: {pretrain_batch}   # at most the number of images; an image is compared with all others of its batch
   optimizer: {{{pretrain_optimizer}}}   # {optimizer_why}
   augmentation: {{{augmentation}}}   # {augmentation_why}
 
 finetune:   # the teacher, on the label budget
   keep_projection_layers: 1   # of the projection head; 0 keeps none
-  epochs: {finetune_epochs}
-  batch_size: {finetune_batch}
+  epochs: {finetune_epochs}   # {label_epochs_why}
+{finetune_steps}  batch_size: {finetune_batch}   # at most; fewer labels are one batch
   optimizer: {{{finetune_optimizer}}}
   augmentation: {{{plain}}}
 
 distill:   # the teacher's answers on all images train the student
-  student: {{name: {student}, width: {student_width:g}}}   # what goes to the device: any of torchvision or timm, for instance mobilenetv3_small_100
+  student: {{name: {student}, width: {student_width:g}{stem}}}   # what goes to the device: of torchvision or timm, like mobilenetv3_small_100
   temperature: {distill_temperature:g}   # above 1, the student also learns which wrong answers are nearly right
   labelled_weight: 0.0   # share of the true labels in the student's loss, beside the teacher's answers
   epochs: {distill_epochs}
@@ -57,17 +57,69 @@ distill:   # the teacher's answers on all images train the student
 supervised:   # the student's architecture from scratch on the label budget: what all this must beat
   enabled: true
   epochs: {supervised_epochs}
-  batch_size: {supervised_batch}
+{supervised_steps}  batch_size: {supervised_batch}
   optimizer: {{{supervised_optimizer}}}
   augmentation: {{{plain}}}
-"""
+{hardware}"""
 
 
 # Below this many images an epoch has few steps; AdamW (tried on digits) then gets further than SGD (tried on CIFAR-10).
 _MANY = 10_000
-_FIRST_LABELS = 50  # of a pile: what the later stages are sized for
-_FEW_STEPS = "name: adamw, lr: 2.0e-3, scale_lr: false, weight_decay: 1.0e-4, warmup_epochs: 5"
+_FEW_STEPS = "name: adamw, lr: 2.0e-3, scale_lr: false, weight_decay: 1.0e-4, warmup: 0.05"
 _FEW_STEPS_WHY = "few images make few steps, which adamw uses best"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What fits a machine and a time (see `edgekit.train.planning`).
+
+    Args:
+        image_size: in pixels.
+        encoder: the teacher's.
+        student: what goes to the device.
+        pretrain_epochs: that fit.
+        distill_epochs: that fit; auto for a pile without labels, of which only pretraining can be measured.
+        finetune_steps: that fit, None where `auto` does.
+        supervised_steps: the like.
+        precision: auto, or fp32 where that is faster.
+        measured: comments for the recipe, one line each.
+    """
+
+    image_size: int
+    encoder: Architecture
+    student: Architecture
+    pretrain_epochs: int
+    distill_epochs: int | str
+    finetune_steps: int | None = None
+    supervised_steps: int | None = None
+    precision: str = "auto"
+    measured: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Images of each set, about: what is drawn by content is not known before the images are decoded."""
+
+    probe_share: float
+    labelled: int
+    pool: int
+    probe: int
+    test: int
+
+    @classmethod
+    def of(cls, layout: Layout) -> Counts:
+        """Of a folder and the recipe that is written for it; `labelled` is the most that a budget can take."""
+        probe = 0.1 if layout.smallest_class >= 10 else 0.0
+        test = 0.0 if layout.test else 0.2
+        images = layout.labelled_images
+        labelled = max(2, round(images * (1 - probe - test)))
+        return cls(
+            probe,
+            labelled,
+            layout.pool_images or labelled,
+            round(images * probe),
+            layout.test_images or round(images * test),
+        )
 
 
 @dataclass(frozen=True)
@@ -80,25 +132,31 @@ class _Values:
     student_width: float = 0.5
     projection: int = 128
     temperature: float = 0.5
-    pretrain_epochs: int = 100
+    pretrain_epochs: int | str = "auto"
     pretrain_batch: int = 256
-    pretrain_optimizer: str = "name: sgd, lr: 0.12, weight_decay: 5.0e-4, warmup_epochs: 5"
+    pretrain_optimizer: str = "name: sgd, lr: 0.12, weight_decay: 5.0e-4, warmup: 0.05"
     optimizer_why: str = "lr is for a batch of 256 and scales with it; lars suits batches over 1,000"
     augmentation: str = "crop_scale: [0.2, 1.0], flip: 0.5, jitter: 0.8, grey: 0.2"
     augmentation_why: str = "set flip to 0 where left and right matter, jitter and grey to 0 where colour does"
-    finetune_epochs: int = 60
-    finetune_batch: int = 64
+    finetune_epochs: int | str = "auto"
+    finetune_steps: str = ""
+    label_epochs_why: str = "auto: enough steps, whatever the number of labels; a number says how often they are seen"
+    finetune_batch: int = 256
     finetune_optimizer: str = "name: adamw, lr: 1.0e-3, scale_lr: false, weight_decay: 1.0e-4"
     plain: str = "crop_scale: [0.2, 1.0], flip: 0.5"
     distill_temperature: float = 2.0
-    distill_epochs: int = 100
+    distill_epochs: int | str = "auto"
     distill_batch: int = 256
-    distill_optimizer: str = "name: sgd, lr: 0.2, weight_decay: 1.0e-4, warmup_epochs: 2"
-    supervised_epochs: int = 100
-    supervised_batch: int = 64
+    distill_optimizer: str = "name: sgd, lr: 0.2, weight_decay: 1.0e-4, warmup: 0.02"
+    supervised_epochs: int | str = "auto"
+    supervised_steps: str = ""
+    supervised_batch: int = 256
     supervised_optimizer: str = (
         _FEW_STEPS  # until it fits its labels: an undertrained baseline would flatter the student
     )
+    stem: str = ""
+    hardware: str = ""
+    measured: str = "# Nothing was measured: `epochs: auto` follows from the numbers of images and labels, whatever time that takes."
 
 
 def _for_digits() -> _Values:
@@ -120,69 +178,100 @@ def _for_digits() -> _Values:
         finetune_batch=30,
         distill_epochs=30,
         distill_batch=128,
-        distill_optimizer="name: adamw, lr: 4.0e-3, scale_lr: false, weight_decay: 1.0e-4, warmup_epochs: 2",
+        distill_optimizer="name: adamw, lr: 4.0e-3, scale_lr: false, weight_decay: 1.0e-4, warmup: 0.07",
         supervised_epochs=300,
         supervised_batch=30,
+        measured="# Its numbers were tried on these digits; it takes a few minutes on two cores.",
     )
 
 
-def _for_images(images: int, labels: int, image_size: int) -> _Values:
-    """Batches that the images fill several times, and epochs for about as many views as 100 epochs of CIFAR-10 have."""
+def _for_images(images: int, image_size: int) -> _Values:
+    """Batches that the images fill several times; nothing depends on the labels, so that another budget needs no other recipe."""
     small = image_size <= SMALL_IMAGE
-    batch = _power_of_two(images // 4, 2, 512 if small else 256)
-    epochs = min(500, max(50, _rounded(5_000_000 / images)))
-    few = _power_of_two(labels // 4, 2, 64)
+    batch = _power_of_two(images // 4, 2, 256)
+    labelled_batch = 256 if small else 64
     values = _Values(
-        pretrain_epochs=epochs,
         pretrain_batch=batch,
-        distill_epochs=max(20, epochs // 2),
         distill_batch=batch,
-        finetune_epochs=min(150, max(30, _rounded(30_000 / max(1, labels)))),
-        finetune_batch=few,
-        supervised_epochs=min(300, max(60, _rounded(100_000 / max(1, labels)))),
-        supervised_batch=few,
+        finetune_batch=labelled_batch,
+        supervised_batch=labelled_batch,
         temperature=0.5 if small else 0.1,
     )
     return values if images >= _MANY else replace(values, pretrain_optimizer=_FEW_STEPS, optimizer_why=_FEW_STEPS_WHY)
 
 
-def recipe_text(layout: Layout, name: str | None = None, file: str = "recipe.yaml") -> str:
+def recipe_text(
+    layout: Layout,
+    name: str | None = None,
+    file: str = "recipe.yaml",
+    labels: str | None = None,
+    plan: Plan | None = None,
+) -> str:
     """A commented recipe for a folder; it is valid as it stands.
 
     Args:
         layout: what the folder holds.
         name: of the run; default the folder's.
         file: what the recipe will be called.
+        labels: the label budget as YAML; default every label, of the digits three a class.
+        plan: what was measured; without it, every stage's `epochs` is auto.
 
     Raises:
-        RecipeError: the name is not one that a run can have.
+        RecipeError: the name is not one that a run can have, or the budget none.
     """
     digits = layout.labelled == DIGITS
+    counts = Counts.of(layout)
     image_size = 16 if digits else layout.image_size
-    probe = 0.1 if layout.smallest_class >= 10 else 0.0
-    test_share = 0.0 if layout.test else 0.2
-    trained = round(layout.labelled_images * (1 - probe - test_share))
-    labels = "3" if digits else "1.0"
-    labelled = 30 if digits else share(trained, float(labels))
     labels_why = "label budget: a share (0.1), a count a class (20), or a CSV file with the column `file`; 1.0 is every label there is"
     if layout.labelled is None:
-        labels, labelled = "1.0", _FIRST_LABELS
-        labels_why = "no labels yet; later the CSV file with the columns file,class: labels.csv"
-    values = _for_digits() if digits else _for_images(layout.pool_images or trained, labelled, image_size)
+        labels, labels_why = (
+            labels or "1.0",
+            "no labels yet; later the CSV file with the columns file,class: labels.csv",
+        )
+    image_size = plan.image_size if plan is not None else image_size
+    values = _for_digits() if digits else _for_images(counts.pool, image_size)
+    if plan is not None:
+        values = _planned(values, plan)
     text = _TEMPLATE.format(
         **vars(values),
         summary=_summary(layout),
         file=file,
         name=json.dumps(name if name is not None else _run_name(layout)),
         data="\n".join(_data_lines(layout)),
-        probe=probe,
-        labels=labels,
+        probe=counts.probe_share,
+        labels=labels or ("3" if digits else "1.0"),
         labels_why=labels_why,
         image_size=image_size,
         size_why=f"the images' shorter side is {layout.side} in the median",
     )
     recipes.parse(recipes.read_yaml(text), where="recipe")
     return text
+
+
+def _planned(values: _Values, plan: Plan) -> _Values:
+    """The values with those that were measured."""
+
+    def steps(count: int | None) -> str:
+        return f"  steps: {count}   # what `auto` then aims for: more took too long\n" if count else ""
+
+    return replace(
+        values,
+        encoder=plan.encoder.name,
+        encoder_width=plan.encoder.width,
+        student=plan.student.name,
+        student_width=plan.student.width,
+        stem="" if plan.encoder.stem == "auto" else f", stem: {plan.encoder.stem}",
+        pretrain_epochs=plan.pretrain_epochs,
+        distill_epochs=plan.distill_epochs,
+        finetune_epochs="auto",
+        finetune_steps=steps(plan.finetune_steps),
+        supervised_epochs="auto",
+        supervised_steps=steps(plan.supervised_steps),
+        hardware=""
+        if plan.precision == "auto"
+        else f"\nhardware:\n  precision: {plan.precision}   # was faster here\n",
+        measured="\n".join(f"# {line}" for line in plan.measured),
+    )
 
 
 def _data_lines(layout: Layout) -> list[str]:
@@ -229,9 +318,3 @@ def _quoted(path: str) -> str:
 def _power_of_two(value: float, low: int, high: int) -> int:
     """The largest power of two up to `value`, between `low` and `high`."""
     return max(low, min(high, 1 << max(0, int(value).bit_length() - 1)))
-
-
-def _rounded(value: float) -> int:
-    """A number of epochs with one digit that is not 0, or 5 in the second place."""
-    step = 10 ** max(0, len(str(int(value))) - 1) // 2 or 1
-    return max(1, round(value / step) * step)

@@ -4,6 +4,7 @@
 path, the value and what would be accepted.
 """
 
+from edgekit.recipe.budget import settled, settled_stage, warmup_steps
 from edgekit.recipe.methods import METHODS, Pretrain
 from edgekit.recipe.parts import (
     SMALL_IMAGE,
@@ -13,6 +14,7 @@ from edgekit.recipe.parts import (
     Distill,
     Finetune,
     Hardware,
+    LabelCount,
     Monitor,
     Optimizer,
     Part,
@@ -25,6 +27,7 @@ from edgekit.recipe.reading import dump, load, parse
 from edgekit.recipe.whole import Recipe
 
 __all__ = [
-    "METHODS", "SMALL_IMAGE", "Architecture", "Augmentation", "Data", "Distill", "Finetune", "Hardware", "Monitor", "Optimizer",
-    "Part", "Pretrain", "Recipe", "Supervised", "TeacherSource", "Transformation", "dump", "load", "parse", "read_yaml",
+    "METHODS", "SMALL_IMAGE", "Architecture", "Augmentation", "Data", "Distill", "Finetune", "Hardware", "LabelCount", "Monitor",
+    "Optimizer", "Part", "Pretrain", "Recipe", "Supervised", "TeacherSource", "Transformation", "dump", "load", "parse", "read_yaml",
+    "settled", "settled_stage", "warmup_steps",
 ]  # fmt: skip

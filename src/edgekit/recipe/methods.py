@@ -9,7 +9,16 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from edgekit.recipe.parts import Architecture, Augmentation, Optimizer, Part, Transformation
+from edgekit.recipe.parts import (
+    Architecture,
+    Augmentation,
+    Epochs,
+    Optimizer,
+    Part,
+    Transformation,
+    epochs_field,
+    steps_field,
+)
 
 
 class Projection(Part):
@@ -44,7 +53,8 @@ class Method(Part):
     method: str = ""
     encoder: Architecture = Architecture()
     projection: Projection = Projection()
-    epochs: int = Field(100, ge=1)
+    epochs: Epochs = epochs_field(100, 400)
+    steps: int | None = steps_field(5000)
     batch_size: int = Field(512, ge=2, description="images a step, of all devices together")
     optimizer: Optimizer = Optimizer()
     augmentation: Augmentation = Augmentation()
@@ -65,7 +75,7 @@ class SimCLR(Method):
     temperature: float = Field(
         0.1, gt=0, description="of NT-Xent; 0.1 for long ImageNet trainings (SimCLR v2), 0.5 on CIFAR-10 (v1, B.9)"
     )
-    optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)  # SimCLR v1, section 2.1
+    optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.1)  # SimCLR v1, section 2.1
 
     @model_validator(mode="after")
     def _layers(self) -> SimCLR:
@@ -130,7 +140,7 @@ class BYOL(Method):
         lt=1,
         description="of the target at the start, by cosine to 1: 0.97 for 40 epochs, 0.99 for 100 to 300, 0.996 for 1000",
     )
-    optimizer: Optimizer = Optimizer(name="lars", lr=0.2, weight_decay=1.5e-6, warmup_epochs=10)
+    optimizer: Optimizer = Optimizer(name="lars", lr=0.2, weight_decay=1.5e-6, warmup=0.1)
 
 
 class SimSiam(Method):
@@ -173,7 +183,7 @@ class Triplet(Method):
         description="which views of other images are the negatives: the nearest beyond the positive, the nearest, or all",
     )
     # SimCLR's: FaceNet's (AdaGrad, 1,000 hours) is for labelled faces.
-    optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=10)
+    optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.1)
 
 
 Pretrain = Annotated[

@@ -44,6 +44,13 @@ def default_test(labelled: object) -> str | float:
     return 0.2
 
 
+class LabelCount(Part):
+    """A label budget of so many images a class, with a word on the classes that have fewer."""
+
+    per_class: int = Field(ge=1, description="labeled images of each class")
+    at_most: bool = Field(False, description="true: a class that has fewer gives what it has; false: it is refused")
+
+
 class Data(Part):
     """Where the images are and who may see which."""
 
@@ -70,10 +77,11 @@ class Data(Part):
         lt=1,
         description="share of `labelled` kept out of pool and budget: bank of the kNN, training of the linear probe",
     )
-    labels: int | float | Text = Field(
+    labels: int | float | Text | LabelCount = Field(
         0.1,
-        description="label budget: a fraction (0.01), a count a class (20), or a CSV file with the column `file` (relative to `labelled`); "
-        "where `labelled` is null, a CSV file with the columns `file` (relative to `pool`) and `class`",
+        description="label budget: a fraction (0.01), a count a class (20), {per_class: 20, at_most: true} where a rare class may give "
+        "fewer, or a CSV file with the column `file` (relative to `labelled`); where `labelled` is null, a CSV file with the columns `file` "
+        "(relative to `pool`) and `class`",
     )
     label_seed: int = Field(0, ge=0, description="seed of the draw of the label budget, alone")
     split_seed: int = Field(0, ge=0, description="seed of the draw of the test and probe sets")
@@ -232,7 +240,28 @@ class Optimizer(Part):
     )
     weight_decay: float = Field(1e-6, ge=0, description="not applied to biases and normalisation")
     momentum: float = Field(0.9, ge=0, lt=1, description="of lars and sgd")
-    warmup_epochs: float = Field(0, ge=0)
+    warmup: float = Field(0.0, ge=0, le=0.9, description="share of the stage's steps in which the learning rate rises")
+    warmup_epochs: float | None = Field(
+        None, ge=0, description="the same in epochs; where it is given, it counts instead of `warmup`"
+    )
+
+
+Epochs = Annotated[int, Field(ge=1)] | Literal["auto"]
+_EPOCHS = "how often the images are seen; auto: as often as makes `steps` steps of them, and at least {0} epochs{1}"
+
+
+def epochs_field(low: int, high: int | None = None) -> Any:
+    """The field `epochs` of a stage, which says what auto is bounded by (see `edgekit.recipe.budget`)."""
+    return Field("auto", description=_EPOCHS.format(low, f", at most {high}" if high else ""))
+
+
+def steps_field(steps: int) -> Any:
+    """The field `steps` of a stage."""
+    return Field(
+        None,
+        ge=1,
+        description=f"with `epochs: auto`, so many steps at least, and no other bound; left out: {steps:,} and the bounds of `epochs`",
+    )
 
 
 class Architecture(Part):
@@ -279,7 +308,8 @@ class Finetune(Part):
     keep_projection_layers: int = Field(
         1, ge=0, description="layers of the projection head that stay; 0: none (v1), never all"
     )
-    epochs: int = Field(60, ge=1, description="SimCLR v2: 60 epochs for 1 % of the labels, 30 for 10 %")
+    epochs: Epochs = epochs_field(30)
+    steps: int | None = steps_field(300)
     batch_size: int = Field(256, ge=2)
     # SimCLR v2 fine-tunes with LARS on 12,811 images; a budget of some hundred has too few steps for it.
     optimizer: Optimizer = Optimizer(name="adamw", lr=1e-3, scale_lr=False, weight_decay=1e-4)
@@ -372,9 +402,10 @@ class Distill(Part):
         lt=1,
         description="0.999, say: the stored student is the exponential moving average of the weights; 0: the last ones",
     )
-    epochs: int = Field(100, ge=1)
+    epochs: Epochs = epochs_field(20, 200)
+    steps: int | None = steps_field(2000)
     batch_size: int = Field(512, ge=2)
-    optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup_epochs=5)
+    optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.05)
     augmentation: Augmentation = Augmentation(jitter=0.0, grey=0.0, blur=0.0)
 
     @model_validator(mode="after")
@@ -388,9 +419,10 @@ class Supervised(Part):
     """The student's architecture trained from scratch on the same label budget: what the run must beat."""
 
     enabled: bool = True
-    epochs: int = Field(100, ge=1)
+    epochs: Epochs = epochs_field(60)
+    steps: int | None = steps_field(1000)
     batch_size: int = Field(128, ge=2)
-    optimizer: Optimizer = Optimizer(name="sgd", lr=0.1, weight_decay=5e-4, warmup_epochs=5)
+    optimizer: Optimizer = Optimizer(name="sgd", lr=0.1, weight_decay=5e-4, warmup=0.05)
     augmentation: Augmentation = Augmentation(jitter=0.0, grey=0.0, blur=0.0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
@@ -400,7 +432,8 @@ class Hardware(Part):
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 autocast on GPUs that have it, else fp32"
+        "auto",
+        description="auto: bf16 autocast on GPUs and CPUs that compute it natively (avx512_bf16, AMX, Arm's BF16), else fp32",
     )
     devices: int = Field(
         1, ge=1, description="GPUs (or CPU processes) a machine; batch_size is the batch of all of them together"

@@ -38,8 +38,9 @@ class Recipe(Part):
             )
         for name in ("pretrain", "finetune", "distill", "supervised"):
             stage = getattr(self, name)
-            if stage.optimizer.warmup_epochs >= stage.epochs:
+            warmup = stage.optimizer.warmup_epochs
+            if warmup is not None and stage.epochs != "auto" and warmup >= stage.epochs:
                 raise ValueError(
-                    f"{name}.optimizer.warmup_epochs ({stage.optimizer.warmup_epochs:g}) must be less than {name}.epochs ({stage.epochs})"
+                    f"{name}.optimizer.warmup_epochs ({warmup:g}) must be less than {name}.epochs ({stage.epochs})"
                 )
         return self

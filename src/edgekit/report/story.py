@@ -115,6 +115,14 @@ def architecture(a: Architecture) -> str:
     return f"{a.name}{width}{kernels}{patches}"
 
 
+def _epochs(facts: Facts, stage: str) -> str:
+    """`60 epochs`: those of the complete stage, else the recipe's, which may leave their number to the images."""
+    known = facts.stages.get(stage)
+    config = known.record.inputs.get("config") if known else None
+    epochs = config.get("epochs") if isinstance(config, dict) else None
+    return f"{epochs or getattr(facts.recipe, stage).epochs} epochs"
+
+
 def steps(facts: Facts) -> list[Step]:
     """The way from the images to the measured model."""
     recipe = facts.recipe
@@ -127,11 +135,11 @@ def steps(facts: Facts) -> list[Step]:
         "data": ("Data", seen),
         "pretrain": (
             "Pretrain",
-            f"{recipe.pretrain.title}, {architecture(recipe.pretrain.encoder)}, {recipe.pretrain.epochs} epochs",
+            f"{recipe.pretrain.title}, {architecture(recipe.pretrain.encoder)}, {_epochs(facts, 'pretrain')}",
         ),
-        "finetune": ("Fine-tune", f"{labels}, {recipe.finetune.epochs} epochs"),
-        "distill": ("Distil", f"{architecture(recipe.distill.student)}, {recipe.distill.epochs} epochs"),
-        "supervised": ("From scratch", f"to compare with, {recipe.supervised.epochs} epochs"),
+        "finetune": ("Fine-tune", f"{labels}, {_epochs(facts, 'finetune')}"),
+        "distill": ("Distil", f"{architecture(recipe.distill.student)}, {_epochs(facts, 'distill')}"),
+        "supervised": ("From scratch", f"to compare with, {_epochs(facts, 'supervised')}"),
     }
     found = []
     for stage, (name, detail) in details.items():

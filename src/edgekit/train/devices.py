@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from edgekit.machine import has_native_bf16
 from edgekit.recipe import Hardware
 
 
@@ -20,6 +21,13 @@ def device_for(hardware: Hardware) -> torch.device:
     if uses_cuda(hardware):
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("mps" if hardware.accelerator == "mps" else "cpu")
+
+
+def has_fast_bf16(hardware: Hardware) -> bool:
+    """Whether the device computes bfloat16 itself; where it is emulated, float32 is faster."""
+    if uses_cuda(hardware):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device_for(hardware).type == "cpu" and has_native_bf16()
 
 
 @contextmanager

@@ -38,16 +38,17 @@ from edgekit.foreign import Unreadable, understood
 from edgekit.models import weight_files
 from edgekit.models.encoders import Encoder
 from edgekit.progress import Advance, progress
-from edgekit.recipe import Hardware, Optimizer
+from edgekit.recipe import Hardware, Optimizer, warmup_steps
 from edgekit.terminal import echo
 from edgekit.train.collapse import verdict
-from edgekit.train.devices import device_for, full_float32, uses_cuda
+from edgekit.train.devices import device_for, full_float32, has_fast_bf16
 from edgekit.train.distributed import broadcast, rank, synchronise_batchnorm, world_size
 from edgekit.train.loader import Ahead, Batches, seed_for
 from edgekit.train.memory import is_out_of_memory, keep_freed_memory, largest_that_fits
 from edgekit.train.optim import build_optimizer, warmup_cosine
 from edgekit.train.resumable import check_history, check_optimizer, check_progress, check_weights
 from edgekit.train.tasks import Draws
+from edgekit.train.timing import TimedTraining, timed_training
 
 CHECKPOINT = "last.ckpt"
 EARLIER_SECONDS = "earlier_seconds"
@@ -120,22 +121,29 @@ def fit(
     module = _Stage(task, optimizer, batches, total, seed_for(seed, stage, "steps"))
     checkpoint = folder / CHECKPOINT
     resume = checkpoint if checkpoint.exists() else None
+    timing = timed_training(stage, total, epochs, batches.batch_size)
+    last = min(total, timing.limit) if timing else total
+    if timing:  # the steps that are measured count as one epoch
+        module.epoch_steps = last
     done, loops = _resumable(checkpoint, module) if resume else (0, {})
-    history = _History(folder, stage, batches.steps, epochs, hardware.checkpoint_seconds)
+    history = _History(folder, stage, module.epoch_steps, epochs, hardware.checkpoint_seconds)
+    history.timing = timing
     if observe is not None and observe_every:
         history.observe, history.observe_every = observe, observe_every
     on_gpu, precision = device.type == "cuda", _precision(hardware)
-    loader = DataLoader(Ahead(batches, done, total, pin=on_gpu), batch_size=None)
+    loader = DataLoader(Ahead(batches, done, last, pin=on_gpu), batch_size=None)
     trainer = pl.Trainer(
         accelerator=hardware.accelerator,
         devices=hardware.devices if world_size() > 1 else 1,
         num_nodes=hardware.nodes,
         strategy=_strategy(hardware),
         precision=precision,
-        max_steps=total,
+        max_steps=last,
         max_epochs=-1,
         callbacks=[history],
-        logger=TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done) if rank() == 0 else False,
+        logger=TensorBoardLogger(folder, name="tensorboard", version="", purge_step=done)
+        if rank() == 0 and not timing
+        else False,
         plugins=[_AtomicCheckpoints(), TorchElasticEnvironment() if world_size() > 1 else LightningEnvironment()],
         default_root_dir=folder,
         use_distributed_sampler=False,
@@ -149,7 +157,7 @@ def fit(
         _check_progress(checkpoint, loops, trainer, done)
     if resume and rank() == 0:
         echo(f"{stage}: goes on from step {done} of {total} (epoch {done // batches.steps + 1})", err=True)
-    with _signals(), full_float32(), _written(folder), _bar(stage, total, done) as advance:
+    with _signals(), full_float32(), _written(folder), _bar(stage, total, done, hidden=timing is not None) as advance:
         history.advance = advance
         try:
             with _restoring(checkpoint, history) if resume else nullcontext():
@@ -202,6 +210,7 @@ class _Stage(pl.LightningModule):
         self.optimizer = optimizer
         self.batches = batches
         self.total = total
+        self.epoch_steps = batches.steps
         self.seed = seed
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
@@ -209,7 +218,7 @@ class _Stage(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         constant: Iterable[nn.Parameter] = getattr(self.task, "constant_lr", tuple)()
         optimizer = build_optimizer(self.optimizer, self.task, self.batches.batch_size, constant)
-        warmup = round(self.optimizer.warmup_epochs * self.batches.steps)
+        warmup = warmup_steps(self.optimizer, self.batches.steps, self.total)
 
         def cosine(step: int) -> float:
             return warmup_cosine(step, self.total, warmup)
@@ -222,7 +231,7 @@ class _Stage(pl.LightningModule):
         step = self.global_step
         torch.manual_seed(seed_for(self.seed, step))  # dropout and the like
         own, shared = (torch.Generator().manual_seed(seed_for(self.seed, step, *who)) for who in ([rank()], []))
-        outcome = self.task(batch, Draws(own, shared), monitor=(step + 1) % self.batches.steps == 0)
+        outcome = self.task(batch, Draws(own, shared), monitor=(step + 1) % self.epoch_steps == 0)
         for name, value in {"loss": outcome["loss"], **outcome["logs"]}.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach().double()
             self.counts[name] = self.counts.get(name, 0) + 1
@@ -267,6 +276,7 @@ class _History(Callback):
         self.earlier_seconds = 0.0
         self.began = self.saved = time.monotonic()
         self.advance: Advance | None = None
+        self.timing: TimedTraining | None = None
         self.observe: Observe | None = None
         self.observe_every = 0
         self.warned = False
@@ -300,7 +310,9 @@ class _History(Callback):
             self.advance(1)
         if step % self.steps == 0:
             self._epoch(trainer, pl_module, step // self.steps)
-        if step < pl_module.total and self._time_to_save(step):
+        if self.timing:
+            self.timing.tick()
+        elif step < pl_module.total and self._time_to_save(step):
             self._save(trainer, pl_module)
 
     def _epoch(self, trainer: pl.Trainer, module: _Stage, epoch: int) -> None:
@@ -418,7 +430,7 @@ def _resumable(path: Path, module: _Stage) -> tuple[int, dict[str, Any]]:
             raise ValueError(f"its global_step is {done} of {module.total}")
         check_weights(content["state_dict"], module.state_dict())
         check_optimizer(content, fresh["optimizer"], fresh["lr_scheduler"]["scheduler"])
-        check_history(content["callbacks"].get(_History.__name__), done, module.batches.steps)
+        check_history(content["callbacks"].get(_History.__name__), done, module.epoch_steps)
         loops = content["loops"].get("fit_loop")
     except ValueError as error:
         raise _damaged(path, str(error)) from error
@@ -462,9 +474,9 @@ def _strategy(hardware: Hardware) -> Any:
 
 
 @contextmanager
-def _bar(stage: str, total: int, done: int) -> Iterator[Advance | None]:
+def _bar(stage: str, total: int, done: int, hidden: bool) -> Iterator[Advance | None]:
     """The first process shows the progress."""
-    if rank() > 0:
+    if rank() > 0 or hidden:
         yield None
         return
     with progress(stage, total, done, "steps") as advance:
@@ -472,14 +484,8 @@ def _bar(stage: str, total: int, done: int) -> Iterator[Advance | None]:
 
 
 def _precision(hardware: Hardware) -> Any:
-    if hardware.precision == "bf16":
-        return "bf16-mixed"
-    gpu = uses_cuda(hardware)
-    return (
-        "bf16-mixed"
-        if hardware.precision == "auto" and gpu and torch.cuda.is_bf16_supported(including_emulation=False)
-        else "32-true"
-    )
+    bf16 = hardware.precision == "bf16" or (hardware.precision == "auto" and has_fast_bf16(hardware))
+    return "bf16-mixed" if bf16 else "32-true"
 
 
 @contextmanager

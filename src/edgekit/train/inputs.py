@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from edgekit.data.splits import Splits
 from edgekit.errors import RunError
 from edgekit.files import digest_of
-from edgekit.recipe import Recipe
+from edgekit.recipe import Recipe, settled
 from edgekit.run import Run, StageRecord
 from edgekit.train.teachers import digest_of_weights, identity
 
@@ -31,6 +31,7 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         RunError: a stage before it is missing or damaged.
         RecipeError: a file of weights or a teacher is not there.
     """
+    recipe = settled(recipe, len(splits.pool), len(splits.labelled))
     labelled: dict[str, Any] = {"labelled": splits.labelled.digest, "classes": splits.classes}
     pool: dict[str, Any] = {"pool": splits.pool.digest}
     if stage == "data":
@@ -90,13 +91,20 @@ def _weights(run: Run, stage: str) -> str:
 
 def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
     """A stage's part of the recipe; files stand in it by their content, not by their name."""
-    content = _json(getattr(recipe, stage), without={"teachers"} if stage == "distill" else None)
+    content = settled_content(getattr(recipe, stage), without={"teachers"} if stage == "distill" else None)
     for key in ("encoder", "student"):
         if content.get(key, {}).get("weights_key", "") is None:  # as in records that are older than this key
             del content[key]["weights_key"]
         path = content.get(key, {}).pop("weights", None)
         if path is not None:
             content[key]["weights"] = digest_of_weights(path, f"{stage}.{key}.weights")
+    return content
+
+
+def settled_content(stage: BaseModel, without: set[str] | None = None) -> dict[str, Any]:
+    """A settled stage's part of the recipe, as it stood before there was `epochs: auto` and a warm-up by share."""
+    content = _json(stage, without={"steps", *(without or ())})
+    del content["optimizer"]["warmup"]
     return content
 
 

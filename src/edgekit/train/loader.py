@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import accumulate
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch.utils.data import IterableDataset
 
 from edgekit.data.images import ImageSet
+from edgekit.recipe.budget import even_batches, whole_batches
 from edgekit.train.distributed import rank, world_size
 from edgekit.train.tasks import Batch
 
@@ -42,24 +44,33 @@ class Batches(Protocol):
 
 
 class ShuffledImages:
-    """Shuffled batches of images in memory; an epoch's last partial one is left out (BatchNorm and NT-Xent want whole batches).
+    """Shuffled batches of images in memory.
 
     Args:
         images: what the batches are drawn from.
         batch_size: images a batch, of all processes together.
         seed: with the epoch, decides the order.
+        every: show every image in every epoch, in batches of nearly equal size (see `edgekit.recipe.budget.even_batches`); else all
+            batches are whole, as NT-Xent and MoCo's queue want them, and an epoch leaves out what would be a partial one.
 
     Raises:
         ValueError: the batch cannot be divided among the processes.
     """
 
-    def __init__(self, images: ImageSet, batch_size: int, seed: int) -> None:
+    def __init__(self, images: ImageSet, batch_size: int, seed: int, every: bool = False) -> None:
         if batch_size % world_size():
             raise ValueError(f"a batch of {batch_size} cannot be divided among {world_size()} processes")
         self.images = images
         self.batch_size = batch_size
-        self.steps = len(images) // batch_size
         self.seed = seed
+        own = batch_size // world_size()
+        self._shares = (
+            even_batches(len(images), batch_size, world_size())
+            if every
+            else [own] * whole_batches(len(images), batch_size)
+        )  # images of each process, step by step
+        self._begins = [0, *accumulate(self._shares)]
+        self.steps = len(self._shares)
 
     def stream(self, start: int) -> Iterator[Batch]:
         """See `Batches`."""
@@ -69,11 +80,14 @@ class ShuffledImages:
     def rows(self, start: int) -> Iterator[np.ndarray]:
         """Which images, sorted, are this process's share of every batch from step `start` on, without end."""
         epoch, first = divmod(start, self.steps)
-        share = self.batch_size // world_size()
         while True:
             order = np.random.default_rng(seed_for(self.seed, epoch)).permutation(len(self.images))
+            order = np.resize(
+                order, max(len(order), world_size() * self._begins[-1])
+            )  # begins anew to fill the last batch
             for step in range(first, self.steps):
-                begin = step * self.batch_size + rank() * share
+                share = self._shares[step]
+                begin = world_size() * self._begins[step] + rank() * share
                 # Sorted rows read a memory map in its order; a batch's own order carries no information.
                 yield np.sort(order[begin : begin + share])
             epoch, first = epoch + 1, 0

@@ -104,7 +104,7 @@ def check_history(state: Any, step: int, steps: int) -> None:
         raise ValueError("it holds no history")
     rows, sums, counts = state.get("rows"), state.get("sums"), state.get("counts")
     if not isinstance(rows, list) or len(rows) != step // steps:
-        raise ValueError("its history has another number of epochs than its weights")
+        raise ValueError("its epochs have another number of steps than this edgekit makes of the same images")
     if any(
         not isinstance(row, dict) or not all(isinstance(k, str) and _is_number(v) for k, v in row.items())
         for row in rows

@@ -24,7 +24,7 @@ from edgekit.files import write_text
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.models.store import load_pretrained, save_classifier, save_pretrained
-from edgekit.recipe import Architecture, Augmentation, Recipe, dump
+from edgekit.recipe import Architecture, Augmentation, Recipe, dump, settled
 from edgekit.run import STAGES, Run, StageRecord
 from edgekit.temporary import scratch_folder
 from edgekit.terminal import echo
@@ -73,6 +73,7 @@ def train(
     splits: Splits | None = None,
     until: str = STAGES[-1],
     on_stage: Callable[[Report], None] = lambda report: None,
+    on_start: Callable[[Splits], None] = lambda splits: None,
 ) -> None:
     """Train every stage of a recipe that the run does not have yet.
 
@@ -83,6 +84,7 @@ def train(
         splits: the recipe's images, where the caller has them already.
         until: the last stage to train, one of `edgekit.run.STAGES`.
         on_stage: called after each stage.
+        on_start: called before the first stage, with the images, when nothing speaks against training; in the first process.
 
     Raises:
         EdgekitError: of many kinds; whatever was complete before stays complete.
@@ -95,6 +97,7 @@ def train(
         check_unfinished(run, wanted, lambda stage: stage_inputs(stage, recipe, splits, run), images)
         if rank() == 0:
             write_text(run.recipe_path, dump(recipe))
+            on_start(splits)
         stages = Stages(recipe, run, splits)
         for stage in wanted:
             if rank() > 0:
@@ -152,7 +155,7 @@ class Stages:
     """
 
     def __init__(self, recipe: Recipe, run: Run, splits: Splits) -> None:
-        self.recipe = recipe
+        self.recipe = settled(recipe, len(splits.pool), len(splits.labelled))
         self.run = run
         self.splits = splits
         self.size = recipe.data.image_size
@@ -244,11 +247,11 @@ class Stages:
     def _fit(
         self, task: torch.nn.Module, stage: str, images: ImageSet, folder: Path, observe: Observe | None = None
     ) -> dict[str, float]:
-        """Train; a label budget smaller than the batch is one batch."""
+        """Train; a label budget smaller than the batch is one batch, and none of its images is left out of an epoch."""
         config, seed = getattr(self.recipe, stage), self.recipe.seed
         batch_size = min(config.batch_size, len(images))
         batch_size -= batch_size % world_size()
-        batches = shuffled(images, batch_size, seed_for(seed, stage, "order"))
+        batches = shuffled(images, batch_size, seed_for(seed, stage, "order"), stage != "pretrain")
         return fit(
             task, batches, folder, stage=stage, epochs=config.epochs, optimizer=config.optimizer, seed=seed,
             hardware=self.recipe.hardware, observe=observe, observe_every=self.recipe.monitor.every,

@@ -21,16 +21,17 @@ _BUFFER_BYTES = 256 << 20  # decoded ahead of the training, at most (but always 
 _MOST_AHEAD = 16  # batches
 
 
-def shuffled(images: ImageSet, batch_size: int, seed: int) -> ShuffledImages:
+def shuffled(images: ImageSet, batch_size: int, seed: int, every: bool = False) -> ShuffledImages:
     """Shuffled batches of images, wherever their pixels are; the same batches in either case.
 
     Args:
         images: what the batches are drawn from.
         batch_size: images a batch, of all processes together.
         seed: with the epoch, decides the order.
+        every: show every image in every epoch (see `ShuffledImages`).
     """
     kind = StreamedImages if isinstance(images.images, LazyPixels) else ShuffledImages
-    return kind(images, batch_size, seed)
+    return kind(images, batch_size, seed, every)
 
 
 class StreamedImages(ShuffledImages):
@@ -44,6 +45,7 @@ class StreamedImages(ShuffledImages):
         images: their pixels are `LazyPixels`.
         batch_size: images a batch, of all processes together.
         seed: with the epoch, decides the order.
+        every: show every image in every epoch (see `ShuffledImages`).
     """
 
     def stream(self, start: int) -> Iterator[Batch]:

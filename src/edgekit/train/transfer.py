@@ -26,13 +26,14 @@ from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.models.store import FILES, Pretrained, load_pretrained, save_classifier
 from edgekit.progress import progress
-from edgekit.recipe import Data, Finetune, Recipe
+from edgekit.recipe import Data, Finetune, Recipe, settled_stage
 from edgekit.result import Score, Transfer, TransferSet
 from edgekit.run import Run
 from edgekit.train.engine import fit
 from edgekit.train.evaluate import LAST, apply, device_of, labels_of, linear_probe, per_class
 from edgekit.train.evaluate import share as accuracy
 from edgekit.train.folders import complete, only_one
+from edgekit.train.inputs import settled_content
 from edgekit.train.loader import seed_for
 from edgekit.train.streaming import shuffled as batches_of
 from edgekit.train.tasks import ClassifyTask
@@ -123,7 +124,8 @@ def transfer(
     sets = []
     with only_one(run):
         for target in targets:
-            scores = _scores(run, recipe, target, pretrained, weights, config if finetune else None)
+            own = settled_stage("finetune", config, max(2, len(target.splits.labelled))) if finetune else None
+            scores = _scores(run, recipe, target, pretrained, weights, own)
             sets.append(
                 TransferSet(
                     name=target.name, data=target.where, classes=len(target.splits.classes), train=len(target.splits.labelled),
@@ -164,7 +166,7 @@ def _scores(
             if part == "finetune"
             else _fresh(pretrained, recipe)
         )
-        inputs = common | {"config": config.model_dump(mode="json"), "weights": part}
+        inputs = common | {"config": settled_content(config), "weights": part}
 
         def train(place: Path, encoder: Encoder = encoder) -> tuple[list[str], dict[str, Any]]:
             return _train(encoder, pretrained, target, recipe, config, place)
@@ -244,7 +246,8 @@ def _train(
     task = ClassifyTask(
         model, Augment(config.augmentation, data.image_size, data.mean, data.std), config.label_smoothing
     )
-    batches = batches_of(images, min(config.batch_size, len(images)), seed_for(recipe.seed, "transfer", "order"))
+    batches = batches_of(images, min(config.batch_size, len(images)), seed_for(recipe.seed, "transfer", "order"), True)
+    assert config.epochs != "auto"  # it is settled
     last = fit(
         task, batches, folder, stage="finetune", epochs=config.epochs, optimizer=config.optimizer, seed=recipe.seed,
         hardware=recipe.hardware,

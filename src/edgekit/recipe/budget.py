@@ -1,0 +1,125 @@
+"""How long a stage trains: `epochs: auto` in numbers, and the batches of an epoch that leave no image out.
+
+What counts for a network is the number of steps. A stage of few images needs many epochs for them, one of many images few; so
+`auto` follows from the number of images, labels and the batch alone, and is the same on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeVar, cast
+
+from edgekit.recipe.methods import Method
+from edgekit.recipe.parts import Distill, Finetune, Optimizer, Supervised
+from edgekit.recipe.whole import Recipe
+
+Stage = TypeVar("Stage", bound=Method | Finetune | Distill | Supervised)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What `epochs: auto` keeps to.
+
+    Args:
+        steps: at least so many.
+        low: and at least so many epochs.
+        high: but at most so many epochs, where that is a number: more would only repeat.
+    """
+
+    steps: int
+    low: int
+    high: int | None = None
+
+
+# Tried on 6,000 small images with ten labels a class: 200 epochs of pretraining (4,600 steps), 40 of distillation (900 steps).
+# The labels are few, and a network from scratch needs more steps than one that is pretrained: else the comparison flatters.
+BOUNDS = {
+    "pretrain": Bounds(5000, 100, 400),
+    "finetune": Bounds(300, 30),
+    "distill": Bounds(2000, 20, 200),
+    "supervised": Bounds(1000, 60),
+}
+
+
+def whole_batches(images: int, batch_size: int) -> int:
+    """Steps of an epoch that leaves its last partial batch out (contrastive losses compare the images of a whole batch)."""
+    return images // batch_size
+
+
+def even_batches(images: int, batch_size: int, processes: int = 1) -> list[int]:
+    """Images of each process in each step of an epoch that shows every image.
+
+    The sizes differ by at most one, exceed the batch size by at most one (where a batch of 2 would leave 1 image over), and are
+    never 1, for BatchNorm, unless there is only one image for each process. Where the processes cannot share the images evenly,
+    fewer images than there are processes are shown twice.
+
+    Args:
+        images: of the set, at least 1.
+        batch_size: of all processes together, at least 2 for each.
+        processes: that share each batch.
+    """
+    own = math.ceil(images / processes)
+    steps = max(1, min(math.ceil(own / (batch_size // processes)), own // 2))
+    return [own // steps + (step < own % steps) for step in range(steps)]
+
+
+def epoch_steps(stage: str, images: int, batch_size: int) -> int:
+    """Steps of an epoch of a stage in one process."""
+    batch_size = min(batch_size, images)
+    return whole_batches(images, batch_size) if stage == "pretrain" else len(even_batches(images, batch_size))
+
+
+def auto_epochs(stage: str, images: int, batch_size: int, steps: int | None = None) -> int:
+    """The number of epochs that `epochs: auto` stands for.
+
+    Args:
+        stage: pretrain, finetune, distill or supervised.
+        images: that it trains on, at least 2.
+        batch_size: its recipe's.
+        steps: the recipe's, which then is the only bound; default `BOUNDS`.
+    """
+    each = epoch_steps(stage, images, batch_size)
+    if steps is not None:
+        return math.ceil(steps / each)
+    bounds = BOUNDS[stage]
+    epochs = max(bounds.low, math.ceil(bounds.steps / each))
+    return epochs if bounds.high is None else min(bounds.high, epochs)
+
+
+def settled_stage(stage: str, config: Stage, images: int) -> Stage:
+    """A stage's part of the recipe with numbers for `epochs: auto` and, in epochs, for `optimizer.warmup`."""
+    epochs = auto_epochs(stage, images, config.batch_size, config.steps) if config.epochs == "auto" else config.epochs
+    warmup = config.optimizer.warmup_epochs
+    if warmup is None:
+        warmup = round(config.optimizer.warmup * epochs, 6)
+    optimizer = config.optimizer.model_copy(update={"warmup_epochs": warmup, "warmup": 0.0})
+    return cast(Stage, config.model_copy(update={"epochs": epochs, "steps": None, "optimizer": optimizer}))
+
+
+def settled(recipe: Recipe, pool: int, labelled: int) -> Recipe:
+    """A recipe with a number for every `auto` that depends on how many images there are.
+
+    Args:
+        recipe: any; one that is settled comes back equal.
+        pool: images in the pool.
+        labelled: images in the label budget.
+    """
+    distilled = labelled if recipe.distill.images == "labelled" else pool
+    images = {"pretrain": pool, "finetune": labelled, "distill": distilled, "supervised": labelled}
+    return recipe.model_copy(
+        update={stage: settled_stage(stage, getattr(recipe, stage), max(2, count)) for stage, count in images.items()}
+    )
+
+
+def warmup_steps(optimizer: Optimizer, each: int, total: int) -> int:
+    """Steps of the warm-up, fewer than all: `warmup_epochs` of a recipe may be more than the epochs that auto chooses.
+
+    Args:
+        optimizer: with a share or a number of epochs.
+        each: steps of an epoch.
+        total: steps of the stage.
+    """
+    epochs = optimizer.warmup_epochs
+    steps = round(optimizer.warmup * total if epochs is None else epochs * each)
+    return steps if steps < total else total // 2
