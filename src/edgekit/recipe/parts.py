@@ -388,6 +388,11 @@ class Supervised(Part):
     """The student's architecture trained from scratch on the same label budget: what the run must beat."""
 
     enabled: bool = True
+    search: bool = Field(
+        True,
+        description="also without crops, with mild ones, and three times as long, while all together see no more images than the "
+        "pretraining; kept is what the probe set says; false, or no probe set: only as written here",
+    )
     epochs: int = Field(100, ge=1)
     batch_size: int = Field(128, ge=2)
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.1, weight_decay=5e-4, warmup_epochs=5)
@@ -421,8 +426,9 @@ class Hardware(Part):
 class Monitor(Part):
     """What is measured while the encoder is pretrained; no weight depends on it, so that a change trains nothing again."""
 
-    every: int = Field(
-        0, ge=0, description="epochs between two evaluations of the frozen encoder on the test set; 0: only at the end"
+    every: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="epochs between two evaluations of the frozen encoder on the test set; auto: a quarter of all; 0: only at the end",
     )
     knn: bool = Field(True, description="weighted k-nearest-neighbour accuracy, bank: the probe set")
     linear: bool = Field(False, description="linear probe, trained on the probe set (slower than kNN)")

@@ -13,10 +13,10 @@ from pathlib import Path
 from edgekit import __version__
 from edgekit.errors import RuntimeMissing
 from edgekit.files import write_text
+from edgekit.intervals import wilson
 from edgekit.report import format as show
 from edgekit.report.figures import Figure, Key
 from edgekit.report.grids import Heat, Line, heat, lines
-from edgekit.report.headline import interval
 from edgekit.report.page import environment, resource
 from edgekit.report.tables import METRICS, MODELS, Column, Table
 from edgekit.report.tables import Cell as Entry
@@ -114,7 +114,7 @@ def protocols(ablation: Ablation) -> list[tuple[str, str]]:
     told = []
     for model, metric in metrics(ablation):
         scores = [s for c in ablation.cells for s in c.scores if (s.model, s.metric) == (model, metric)]
-        half = max((high - low) / 2 for low, high in (interval(s.value, s.samples) for s in scores))
+        half = max((high - low) / 2 for low, high in (wilson(s.value, s.samples) for s in scores))
         how = "; or: ".join(dict.fromkeys(s.protocol for s in scores))
         sizes = ", ".join(dict.fromkeys(show.count(s.samples) for s in scores))
         told.append(

@@ -91,12 +91,3 @@ def measured_here(facts: Facts) -> list[Measured]:
 def p50(measured: Measured) -> float | None:
     """The median latency in milliseconds."""
     return measured.latency.percentiles_ms.get("p50")
-
-
-def interval(share: float, samples: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % confidence interval of a share of `samples` independent trials (Wilson 1927)."""
-    if samples <= 0:
-        return 0.0, 1.0
-    centre = (share + z * z / (2 * samples)) / (1 + z * z / samples)
-    half = z / (1 + z * z / samples) * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
-    return max(0.0, centre - half), min(1.0, centre + half)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from edgekit.intervals import wilson
 from edgekit.recipe import Architecture
 from edgekit.report import format as show
 from edgekit.report.facts import Facts
-from edgekit.report.headline import Headline, interval, p50, score
+from edgekit.report.headline import Headline, p50, score
 from edgekit.report.tables import RUNTIMES
 
 
@@ -55,7 +56,7 @@ def tiles(facts: Facts, top: Headline) -> list[Tile]:
 def _student(facts: Facts, top: Headline) -> Tile:
     if top.student is None:
         return Tile("Student accuracy", show.NONE, "", f"run {facts.command('evaluate')}")
-    low, high = interval(top.student.value, top.student.samples)
+    low, high = wilson(top.student.value, top.student.samples)
     note = f"top-1 on {show.count(top.student.samples)} test images; 95\u00a0% interval {show.hundredths(low)} to {show.hundredths(high)}"
     return Tile("Student accuracy", show.hundredths(top.student.value), "%", note)
 

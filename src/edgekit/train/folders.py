@@ -18,6 +18,7 @@ from edgekit.result import now
 from edgekit.run import STAGES, Run, StageRecord
 from edgekit.temporary import remove_debris, temporary_folder
 from edgekit.train.engine import CHECKPOINT, EARLIER_SECONDS
+from edgekit.train.scratch import CANDIDATES, CURRENT
 from edgekit.train.unfinished import STARTED, read_started, refuse_changed, write_started
 
 _RECORD = "stage.json"
@@ -25,7 +26,7 @@ _LOCK = ".lock"
 # Whatever a stage writes before its record.
 _WRITTEN = {
     STARTED, CHECKPOINT, "history.csv", "tensorboard", "views.png", "model.json", "model.safetensors", "labels.csv", "probe.csv",
-    "test.csv", "skipped.csv", "splits.json",
+    "test.csv", "skipped.csv", "splits.json", CANDIDATES, CURRENT,
 }  # fmt: skip
 
 # Makes a stage in a folder; gives the names of its files and its metrics.
@@ -79,8 +80,9 @@ def complete(
     outputs, metrics = make(folder)
     seconds = time.monotonic() - began + metrics.pop(EARLIER_SECONDS, 0.0)
     record = run.write_record(stage, inputs, outputs, metrics, seconds, created=now(), packages=installed_packages())
-    for left in (STARTED, CHECKPOINT):
+    for left in (STARTED, CHECKPOINT, CURRENT):
         (folder / left).unlink(missing_ok=True)
+    shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
     return "done", record
 
 
