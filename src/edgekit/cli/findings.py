@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgekit.result import Advice, Difference, Draw
 
 WIDTH = 80
-NAMES = {"teacher": "the teacher", "student": "the student", "supervised": "the same network from scratch"}
+NAMES = {"teacher": "teacher", "supervised": "the same network from scratch"}
 
 
 def paragraph(text: str, first: str = "", rest: str | None = None) -> list[str]:
@@ -44,7 +44,7 @@ def difference_lines(differences: Sequence[Difference]) -> list[str]:
         over = f" over {d.draws} label draws" if d.draws > 1 else ""
         verdict = "" if d.shown else ": no difference shown"
         lines += paragraph(
-            f"the student is {hundredths(d.value, signed=True)} points against {NAMES.get(d.second, d.second)}{over} "
+            f"student minus {NAMES.get(d.second, d.second)}{over}: {hundredths(d.value, signed=True)} points "
             f"(95 % interval {hundredths(low, signed=True)} to {hundredths(high, signed=True)}, {d.samples} images){verdict}",
             rest="  ",
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgekit.bundle import Variant
 from edgekit.report.facts import Facts, Measured
-from edgekit.result import Score
+from edgekit.result import Difference, Score
 from edgekit.shares import difference
 
 
@@ -17,7 +17,8 @@ class Headline:
 
     student: Score | None
     supervised: Score | None
-    gain: float | None  # student minus supervised, as a share
+    gain: float | None  # student minus supervised, as a share; of several label draws, the mean
+    lead: Difference | None  # the same with its interval
     float_top1: float | None  # of the trained model on the bundle's evaluation set
     int8: Variant | None
     fastest: Measured | None
@@ -46,10 +47,13 @@ def headline(facts: Facts) -> Headline:
     else:
         shipped = min(verified, key=lambda v: v.bytes, default=None)
     floats = [v for v in verified if v.precision != "int8"]
+    lead = facts.evaluation.difference("student", "supervised") if facts.evaluation else None
+    gain = difference(student.value, supervised.value) if student and supervised else None
     return Headline(
         student=student,
         supervised=supervised,
-        gain=difference(student.value, supervised.value) if student and supervised else None,
+        gain=lead.value if lead is not None and lead.draws > 1 else gain,
+        lead=lead,
         float_top1=facts.bundle.manifest.accuracy.top1 if facts.bundle and facts.bundle.manifest.accuracy else None,
         int8=timed_int8 or max(int8, key=lambda v: v.accuracy.top1 if v.accuracy else -1.0, default=None),
         fastest=fastest,

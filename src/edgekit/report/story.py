@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from edgekit.intervals import wilson
 from edgekit.recipe import Architecture
 from edgekit.report import format as show
+from edgekit.report.differences import words
 from edgekit.report.facts import Facts
 from edgekit.report.headline import Headline, p50, score
 from edgekit.report.tables import RUNTIMES
+from edgekit.result import Score
 
 
 @dataclass(frozen=True)
@@ -98,10 +100,26 @@ def _gain(facts: Facts, top: Headline) -> Tile:
         if not facts.recipe.supervised.enabled:
             why = "the recipe trains no supervised student to compare with (supervised.enabled)"
         return Tile(name, show.NONE, "", why, hero=True)
-    if top.gain < 0:
+    student, scratch = (_mean(facts, score) for score in (top.student, top.supervised))
+    note = f"student {show.percent(student)}, the same network from scratch on the same labels {show.percent(scratch)}"
+    unclear = top.lead is not None and not top.lead.shown
+    if top.lead is not None:
+        note += f"; {words(top.lead)}"
+    if unclear:
+        name = "What the unlabelled images bought: no difference shown"
+    elif top.gain < 0:
         name = "The unlabelled images did not help here"
-    note = f"student {show.percent(top.student.value)}, the same network from scratch on the same labels {show.percent(top.supervised.value)}"
-    return Tile(name, show.points(top.gain), "points", note, hero=True, loss=top.gain < 0)
+    return Tile(name, show.points(top.gain), "points", note, hero=True, loss=unclear or top.gain < 0)
+
+
+def _mean(facts: Facts, score: Score) -> float:
+    """A model's accuracy; of several label draws, the mean."""
+    values = [
+        draw.values[score.model]
+        for draw in (facts.evaluation.draws if facts.evaluation else [])
+        if score.model in draw.values
+    ]
+    return sum(values) / len(values) if values else score.value
 
 
 def _export_note(facts: Facts, otherwise: str) -> str:

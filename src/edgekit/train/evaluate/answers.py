@@ -17,7 +17,7 @@ from edgekit.result import Difference, Worst
 from edgekit.shares import share_of
 from edgekit.train.evaluate.features import apply
 
-WORST = 24
+WORST = 18
 _SIDE = 64  # of a thumbnail, in pixels
 
 
