@@ -51,7 +51,7 @@ def paired(differences: NDArray[np.int8], seed: int = 0, resamples: int = RESAMP
 
     The images are resampled, each with its differences in all draws. With several draws, the draws are resampled, too; so few of
     them vary too little, which the factor sqrt(d / (d - 1)) mends, and say too little about how much they vary, for which Student's t
-    takes the place of the normal distribution.
+    takes the place of the normal distribution. Where the draws differ little, the interval of few draws is wider than it had to be.
 
     Args:
         differences: (draws, images) of -1, 0 and 1: whether the first model is right, minus whether the second is.
@@ -76,6 +76,18 @@ def paired(differences: NDArray[np.int8], seed: int = 0, resamples: int = RESAMP
         values = values + spread * math.sqrt(draws / (draws - 1)) * (_t(draws - 1) / _Z)
     low, high = np.quantile(values, [0.025, 0.975], method="inverted_cdf")
     return max(-1.0, float(low)), min(1.0, float(high))
+
+
+def shown_less(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> bool:
+    """Whether the numbers show that a model is less often right than another: by the bootstrap, and by McNemar's test at 5 %.
+
+    Args:
+        first: (n,) whether the one is right on each image.
+        second: (n,) whether the other is.
+    """
+    difference = first.astype(np.int8) - second.astype(np.int8)
+    better, worse = int((difference > 0).sum()), int((difference < 0).sum())
+    return better < worse and paired(difference[None])[1] < 0 and mcnemar(better, worse) < 0.05
 
 
 def mcnemar(first_only: int, second_only: int) -> float:

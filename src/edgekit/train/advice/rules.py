@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgekit.intervals import paired, wilson
+from edgekit.intervals import shown_less, wilson
 from edgekit.result import Advice
 from edgekit.shares import hundredths, percent
 from edgekit.train.advice.facts import KEEP_AT_LEAST, MODEL_OF, Facts, StageFacts
@@ -83,7 +83,7 @@ def other_teacher(facts: Facts) -> list[Advice]:
     found = []
     for name, predicted in facts.other_teachers.items():
         right = predicted == facts.truth
-        if _less(right, facts.right("teacher")):
+        if shown_less(right, facts.right("teacher")):
             finding = (
                 f"the teacher {name} is right on {percent(float(right.mean()))}, the run's own on {percent(facts.top1('teacher'))} "
                 f"({facts.held})"
@@ -157,7 +157,7 @@ def teacher(facts: Facts) -> list[Advice]:
     """The fine-tuning lost what the frozen encoder knew."""
     frozen = [name for name in ("linear", "centroid") if name in facts.predicted]
     best = max(frozen, key=facts.top1, default="")
-    if not best or not _less(facts.right("teacher"), facts.right(best)):
+    if not best or not shown_less(facts.right("teacher"), facts.right(best)):
         return []
     name = {"linear": "a linear probe", "centroid": "the nearest centroid"}[best]
     finding = (
@@ -171,7 +171,7 @@ def teacher(facts: Facts) -> list[Advice]:
 def student(facts: Facts) -> list[Advice]:
     """The distillation lost what the teacher knew."""
     seen = facts.stages.get("distill")
-    if seen is None or not _less(facts.right("student"), facts.right("teacher")):
+    if seen is None or not shown_less(facts.right("student"), facts.right("teacher")):
         return []
     agreement = f"; they agree on {percent(seen.top1)} of the training images" if seen.top1 is not None else ""
     finding = f"the student ({percent(facts.top1('student'))}) is below its teacher ({percent(facts.top1('teacher'))}; {facts.held}{agreement})"
@@ -183,7 +183,7 @@ def student(facts: Facts) -> list[Advice]:
 
 def scratch(facts: Facts) -> list[Advice]:
     """The network from scratch is better: where was it lost?"""
-    if "supervised" not in facts.predicted or not _less(facts.right("student"), facts.right("supervised")):
+    if "supervised" not in facts.predicted or not shown_less(facts.right("student"), facts.right("supervised")):
         return []
     by_scratch = facts.top1("supervised")
     finding = f"the student ({percent(facts.top1('student'))}) is below the same network from scratch ({percent(by_scratch)}; {facts.held})"
@@ -261,12 +261,6 @@ RULES: tuple[Rule, ...] = (
 
 def _learned(seen: StageFacts) -> bool:
     return seen.labels_top1 is not None and seen.labels_top1 >= _LEARNED
-
-
-def _less(first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether the first is right less often, beyond what chance explains."""
-    difference = first.astype(np.int8) - second.astype(np.int8)
-    return float(difference.mean()) < 0 and paired(difference[None])[1] < 0
 
 
 def _at(curve: list[tuple[int, float]], epoch: float) -> tuple[int, float] | None:
