@@ -76,10 +76,11 @@ def test_a_run_that_nothing_is_wrong_with_gets_no_advice() -> None:
     [
         ("few_steps", {"stages": with_stage("finetune", steps=30, epochs=30, labels_top1=0.4)}, ["30 steps", "40.0%", "finetune.epochs: 300"]),
         ("few_steps", {"stages": with_stage("distill", steps=100, epochs=20, top1=0.6)}, ["60.0%", "distill.epochs: 60"]),
-        ("learning_rate", {"stages": with_stage("supervised", losses=[9.0, 2.2], labels_top1=0.2)}, ["9", "1.39", "supervised.optimizer.lr by 10"]),
+        ("learning_rate", {"stages": with_stage("supervised", losses=[9.0, 2.2], top1=0.2, labels_top1=0.2)}, ["9", "1.39", "lr by 10"]),
         ("training_accuracy", {"stages": with_stage("finetune", labels_top1=0.5, top1=0.5)}, ["50.0%", "finetune.epochs: 100"]),
         ("training_accuracy", {"stages": with_stage("finetune", top1=0.5)}, ["50.0%", "finetune.augmentation.crop_scale"]),
         ("teacher", {"predicted": with_model(teacher=0.7, student=0.7, supervised=0.5)}, ["70.0%", "85.0%", "linear probe", "finetune"]),
+        ("teacher", {"fallback": (0.6, 0.7)}, ["60.0%", "70.0%", "finetune.optimizer.lr"]),
         ("student", {"predicted": with_model(student=0.8)}, ["80.0%", "90.0%", "data.pool"]),
         ("student", {"predicted": with_model(student=0.8), "stages": with_stage("distill", top1=0.8)}, ["distill.epochs: 100"]),
         ("scratch", {"predicted": with_model(supervised=0.95)}, ["90.0%", "95.0%", "pretrain.epochs: 100"]),
@@ -165,12 +166,13 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_too_few_steps_are_found(digits: Path, tmp_path: Path) -> None:
-    found = advice(small(digits, finetune__epochs=1), tmp_path / "run")
+    short = {"enabled": True, "search": False, "epochs": 1, "batch_size": 40, "optimizer": {"warmup_epochs": 0}}
+    found = advice(small(digits, supervised=short), tmp_path / "run")
     few = {a.change.partition(".")[0].removeprefix("set "): a for a in found if a.rule == "few_steps"}
-    assert {"finetune", "distill", "pretrain"} <= set(few)
+    assert {"supervised", "distill", "pretrain"} <= set(few)
     steps = 120 // 40
-    assert few["finetune"].finding.startswith(f"finetune had {steps} steps")
-    assert few["finetune"].change == f"set finetune.epochs: {300 // steps}"
+    assert few["supervised"].finding.startswith(f"supervised had {steps} steps")
+    assert few["supervised"].change == f"set supervised.epochs: {300 // steps}"
 
 
 def test_a_learning_rate_that_is_too_high_is_found(digits: Path, tmp_path: Path) -> None:

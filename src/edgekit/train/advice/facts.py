@@ -75,6 +75,8 @@ class Facts:
         in_pool: share of the pool that the teacher takes for each class.
         pool: how many images that was measured on.
         label_counts: images of each class in the label budget.
+        fallback: test accuracies of the fine-tuned model and of the probe on the frozen encoder that was kept instead; None where the
+            fine-tuned model was kept.
     """
 
     classes: list[str]
@@ -90,6 +92,7 @@ class Facts:
     in_pool: NDArray[np.float64] | None = None
     pool: int = 0
     label_counts: list[int] = field(default_factory=list)
+    fallback: tuple[float, float] | None = None
 
     def right(self, model: str) -> Right:
         """(n,) whether a model is right."""
@@ -149,7 +152,18 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> Facts:
         in_pool=counts / len(pool),
         pool=len(pool),
         label_counts=np.bincount(splits.labelled.labels, minlength=len(splits.classes)).tolist(),
+        fallback=_fallback(run),
     )
+
+
+def _fallback(run: Run) -> tuple[float, float] | None:
+    choice = run.require("finetune").metrics.get("choice")
+    if not isinstance(choice, dict) or choice.get("left") != "frozen":
+        return None
+    test = choice.get("test")
+    if not isinstance(test, dict) or not {"finetuned", "frozen"} <= set(test):
+        return None
+    return float(test["finetuned"]), float(test["frozen"])
 
 
 def _plain(images: ImageSet, recipe: Recipe, most: int) -> ImageSet:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from edgekit.errors import shortened
 from edgekit.intervals import shown_less, wilson
 from edgekit.result import Advice
 from edgekit.shares import hundredths, percent
@@ -51,13 +52,13 @@ def learning_rate(facts: Facts) -> list[Advice]:
     found, uniform = [], math.log(len(facts.classes))
     for stage in ("finetune", "supervised"):
         seen = facts.stages.get(stage)
-        if seen is None or not seen.losses or _learned(seen):
+        if seen is None or not seen.losses or seen.top1 is None or seen.top1 >= 0.9:
             continue
         worst = max(seen.losses)
         if worst > 1.5 * uniform:
             finding = (
-                f"{stage}: the loss rose to {worst:.3g}, where guessing has {uniform:.3g}, and the labels were not learned "
-                f"({percent(seen.labels_top1 or 0.0)} of them right)"
+                f"{stage}: the loss rose to {worst:.3g}, where guessing has {uniform:.3g}, and training ended with "
+                f"{percent(seen.top1)} of the labels right"
             )
             found.append(Advice(rule="learning_rate", finding=finding, change=f"divide {stage}.optimizer.lr by 10"))
     return found
@@ -99,8 +100,8 @@ def missing_class(facts: Facts) -> list[Advice]:
     if facts.in_pool is None or not facts.pool:
         return []
     found, predicted = [], facts.predicted["teacher"]
-    for i, name in enumerate(facts.classes):
-        of_class = facts.truth == i
+    for i in range(len(facts.classes)):
+        name, of_class = _name(facts, i), facts.truth == i
         share, n = float((predicted == i).mean()), len(predicted)
         known = of_class.any() and float(facts.right("teacher")[of_class].mean()) >= 0.5
         rare = facts.in_pool[i] < 0.3 * share
@@ -155,6 +156,13 @@ def training_accuracy(facts: Facts) -> list[Advice]:
 
 def teacher(facts: Facts) -> list[Advice]:
     """The fine-tuning lost what the frozen encoder knew."""
+    change = "divide finetune.optimizer.lr by 3, or weaken finetune.augmentation (crop_scale: [0.5, 1.0])"
+    if facts.fallback is not None:
+        finding = (
+            f"the fine-tuned model ({percent(facts.fallback[0])} on the test set) was no better than a probe on the frozen encoder "
+            f"({percent(facts.fallback[1])}), which was kept as the teacher"
+        )
+        return [Advice(rule="teacher", finding=finding, change=change)]
     frozen = [name for name in ("linear", "centroid") if name in facts.predicted]
     best = max(frozen, key=facts.top1, default="")
     if not best or not shown_less(facts.right("teacher"), facts.right(best)):
@@ -164,7 +172,6 @@ def teacher(facts: Facts) -> list[Advice]:
         f"the teacher ({percent(facts.top1('teacher'))}) is below {name} on its own frozen encoder with the same labels "
         f"({percent(facts.top1(best))}; {facts.held})"
     )
-    change = "divide finetune.optimizer.lr by 3, or weaken finetune.augmentation (crop_scale: [0.5, 1.0])"
     return [Advice(rule="teacher", finding=finding, change=change)]
 
 
@@ -245,7 +252,7 @@ def mixed_classes(facts: Facts) -> list[Advice]:
         i, j = divmod(int(flat), count)
         wrong, images = int(both[i, j]), int(sizes[i] + sizes[j])
         if wrong >= 5 and wrong >= 0.1 * images:
-            pairs.append(f"{facts.classes[i]} and {facts.classes[j]} ({wrong} of their {images} images)")
+            pairs.append(f"{_name(facts, i)} and {_name(facts, j)} ({wrong} of their {images} images)")
     if not pairs:
         return []
     finding = f"the student mixes up {', '.join(pairs)} ({facts.held})"
@@ -257,6 +264,11 @@ RULES: tuple[Rule, ...] = (
     learning_rate, views, other_teacher, missing_class, few_steps, training_accuracy, scratch, teacher, student, pretraining, improving,
     mixed_classes,
 )  # fmt: skip
+
+
+def _name(facts: Facts, index: int) -> str:
+    """A class's name, short enough for a line."""
+    return shortened(facts.classes[index], 40)
 
 
 def _learned(seen: StageFacts) -> bool:
