@@ -16,6 +16,7 @@ from edgekit.shares import percent
 from edgekit.terminal import echo, echo_json
 
 if TYPE_CHECKING:
+    from edgekit.result import Advice
     from edgekit.run import Run
     from edgekit.train.stages import Report
 
