@@ -133,7 +133,11 @@ def test_a_best_that_is_not_shown_to_be_better_is_called_so(tmp_path: Path) -> N
     def of(*values: float, samples: int = 100) -> Ablation:
         named = [f"v{i}" for i in range(len(values))]
         cells = [
-            Cell(values=[n], run="r", scores=[Score(model="encoder", metric="linear", value=v, samples=samples, protocol="p")])
+            Cell(
+                values=[n],
+                run="r",
+                scores=[Score(model="encoder", metric="linear", value=v, samples=samples, protocol="p")],
+            )
             for n, v in zip(named, values, strict=True)
         ]
         axis = Axis(name="pretrain.temperature", values=named)

@@ -107,6 +107,12 @@ def test_what_chance_explains_is_no_finding() -> None:
     assert not set(names(advise(facts(predicted=almost)))) & {"teacher", "student", "scratch"}
 
 
+def test_what_follows_from_too_few_steps_is_not_said_twice() -> None:
+    short = with_stage("finetune", steps=10, labels_top1=0.4)
+    found = names(advise(facts(stages=short, predicted=with_model(teacher=0.5, student=0.5, supervised=0.4))))
+    assert found == ["few_steps"]
+
+
 def test_labels_that_do_not_go_with_the_images_are_the_only_finding() -> None:
     lost = with_model(linear=0.25, centroid=0.25, teacher=0.25, student=0.25, supervised=0.25)
     assert names(advise(facts(predicted=lost, knn_after=0.2))) == ["labels"]

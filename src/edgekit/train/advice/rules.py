@@ -163,6 +163,8 @@ def teacher(facts: Facts) -> list[Advice]:
             f"({percent(facts.fallback[1])}), which was kept as the teacher"
         )
         return [Advice(rule="teacher", finding=finding, change=change)]
+    if _too_short(facts, "finetune"):
+        return []
     frozen = [name for name in ("linear", "centroid") if name in facts.predicted]
     best = max(frozen, key=facts.top1, default="")
     if not best or not shown_less(facts.right("teacher"), facts.right(best)):
@@ -178,7 +180,7 @@ def teacher(facts: Facts) -> list[Advice]:
 def student(facts: Facts) -> list[Advice]:
     """The distillation lost what the teacher knew."""
     seen = facts.stages.get("distill")
-    if seen is None or not shown_less(facts.right("student"), facts.right("teacher")):
+    if seen is None or _too_short(facts, "distill") or not shown_less(facts.right("student"), facts.right("teacher")):
         return []
     agreement = f"; they agree on {percent(seen.top1)} of the training images" if seen.top1 is not None else ""
     finding = f"the student ({percent(facts.top1('student'))}) is below its teacher ({percent(facts.top1('teacher'))}; {facts.held}{agreement})"
@@ -264,6 +266,11 @@ RULES: tuple[Rule, ...] = (
     learning_rate, views, other_teacher, missing_class, few_steps, training_accuracy, scratch, teacher, student, pretraining, improving,
     mixed_classes,
 )  # fmt: skip
+
+
+def _too_short(facts: Facts, stage: str) -> bool:
+    """Whether a stage had too few steps: what its model lacks follows from that."""
+    return any(advice.change.startswith(f"set {stage}.") for advice in few_steps(facts))
 
 
 def _name(facts: Facts, index: int) -> str:
