@@ -16,6 +16,7 @@ from edgekit.train.advice.facts import KEEP_AT_LEAST, MODEL_OF, Facts, StageFact
 MOST = 5  # findings that are printed; the report has all
 ENOUGH_STEPS = 300  # of a stage that learns from labels
 ENOUGH_PRETRAINING = 500
+_CROPS_KEEP = 0.1  # of what plain images show of the classes, in crops: see `edgekit.train.advice.views`
 _LEARNED = 0.95  # training accuracy of a stage that has learned its labels
 _NAMES = {"teacher": "the teacher", "student": "the student", "supervised": "the network from scratch"}
 
@@ -67,14 +68,20 @@ def learning_rate(facts: Facts) -> list[Advice]:
 def views(facts: Facts) -> list[Advice]:
     """The pretraining's views do not show the classes."""
     seen = facts.views
-    if seen is None or seen.plain < seen.chance + 0.1 or seen.kept >= KEEP_AT_LEAST:
+    if (
+        seen is None
+        or seen.plain < seen.chance + 0.1
+        or seen.kept >= (_CROPS_KEEP if seen.culprit == "crop" else KEEP_AT_LEAST)
+    ):
         return []
     finding = (
         f"the views of the pretraining hide the classes: a probe has {percent(seen.augmented)} on them and {percent(seen.plain)} on plain "
         f"images (guessing {percent(seen.chance)})"
     )
     change = "weaken pretrain.augmentation"
-    if seen.culprit and seen.without > seen.augmented + 0.05:
+    if seen.culprit == "crop":
+        change = "set pretrain.augmentation.crop_scale: [0.3, 1.0]"
+    elif seen.culprit and seen.without > seen.augmented + 0.05:
         change = f"set pretrain.augmentation.{seen.culprit}: 0; without it the probe has {percent(seen.without)}"
     return [Advice(rule="views", finding=finding, change=change)]
 
@@ -248,12 +255,15 @@ def mixed_classes(facts: Facts) -> list[Advice]:
     count = len(facts.classes)
     cells = np.bincount(facts.truth * count + facts.predicted["student"], minlength=count * count).reshape(count, count)
     both = np.triu(cells + cells.T, 1)
-    sizes = np.bincount(facts.truth, minlength=count)
+    sizes, taken = cells.sum(axis=1), cells.sum(axis=0)
     pairs = []
     for flat in np.argsort(-both, axis=None, kind="stable")[:3]:
         i, j = divmod(int(flat), count)
         wrong, images = int(both[i, j]), int(sizes[i] + sizes[j])
-        if wrong >= 5 and wrong >= 0.1 * images:
+        collapsed = (
+            taken[[i, j]] > 2 * sizes[[i, j]]
+        ).any()  # it takes every image for one of them: that is something else
+        if wrong >= 5 and wrong >= 0.1 * images and not collapsed:
             pairs.append(f"{_name(facts, i)} and {_name(facts, j)} ({wrong} of their {images} images)")
     if not pairs:
         return []

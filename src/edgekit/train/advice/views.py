@@ -3,11 +3,13 @@
 Pretraining pulls two views of an image together. Where the views no longer show which class the image is of, an encoder can only learn
 to ignore what tells the classes apart, and no later number says why. The probe sees features that the encoder did not choose (the
 image as 8x8 pixels) beside those of a classifier that was trained with labels.
+
+Crops are looked at apart: contrastive methods need them, and learn from crops of which a single one says little.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ _PIXELS = 8  # side of the image as the probe sees it beside the features
 _VIEWS = 4  # of each image
 _MOST = 400  # images that the probe learns from, and that it is tried on
 _BATCH = 100
-_PARTS = ("crop", "grey", "jitter", "rotate", "flip", "sobel", "blur", "noise", "cutout")
+_PARTS = ("grey", "jitter", "rotate", "flip", "sobel", "blur", "noise", "cutout")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Views:
 
     Args:
         plain: learned and tried on plain images.
-        augmented: learned and tried on views.
+        augmented: learned and tried on views; where more than the crops hides the classes, on views without crops.
         chance: of the most frequent class.
         culprit: the part of the augmentation without which most comes back; empty where none was looked for.
         without: the accuracy without it.
@@ -68,16 +70,20 @@ def measure_views(
         worth_a_search: where the views keep less than this share, each part of the augmentation is left out in turn.
     """
     probe = _Probe(model, _spread(labelled), _spread(held), recipe, device)
-    config = recipe.pretrain.augmentation
+    config = recipe.pretrain.augmentation.at(recipe.data.image_size)
     truth = labels_of(held).numpy()
     chance = float(np.bincount(truth).max() / len(truth))
     found = Views(probe.accuracy(None), probe.accuracy(config), chance)
     if found.kept >= worth_a_search:
         return found
-    parts = [part for part in _PARTS if getattr(config.at(recipe.data.image_size), part)]
-    without = {part: probe.accuracy(config.model_copy(update={part: 0.0})) for part in parts}
+    uncropped = config.model_copy(update={"crop": 0.0})
+    whole = Views(found.plain, probe.accuracy(uncropped), chance)
+    if whole.kept >= worth_a_search:
+        return replace(found, culprit="crop", without=whole.augmented)
+    parts = [part for part in _PARTS if getattr(config, part)]
+    without = {part: probe.accuracy(uncropped.model_copy(update={part: 0.0})) for part in parts}
     best = max(without, key=lambda part: without[part], default="")
-    return Views(found.plain, found.augmented, chance, best, without.get(best, 0.0))
+    return replace(whole, culprit=best, without=without.get(best, 0.0))
 
 
 class _Probe:
