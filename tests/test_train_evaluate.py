@@ -289,7 +289,12 @@ def test_the_table_fits_eighty_columns_with_each_protocol_once(
     content = changed(TINY, data={"labelled": str(tmp_path / "images"), "image_size": 8, "labels": 10, "probe": 0.3})
     small = {"name": "resnet10", "width": 0.125, "stem": "cifar"}
     content = changed(
-        content, pretrain__encoder=small, distill__student=small, supervised__enabled=True, supervised__epochs=1
+        content,
+        pretrain__encoder=small,
+        distill__student=small,
+        supervised__enabled=True,
+        supervised__epochs=1,
+        supervised__search=False,
     )
     content = changed(
         content, pretrain__batch_size=64, distill__batch_size=64, supervised__optimizer={"warmup_epochs": 0}
