@@ -190,6 +190,7 @@ def test_a_difference_inside_its_interval_is_called_so(
     page = opened(write_report(run).path).page
     assert "no difference shown" in page.inner_text(".tile.gain")
     assert page.locator(".tile.gain.loss").count() == 1
+    assert page.locator("#accuracy svg.wide .gaintext").count() == 0
 
 
 @pytest.mark.parametrize("damage", ["missing", "other", "older"])

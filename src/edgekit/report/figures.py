@@ -91,7 +91,7 @@ def stages(facts: Facts, top: Headline) -> Figure | None:
         if untrained is not None:
             note = f"random weights: {show.percent(untrained)}"
         rows.append(charts.AccuracyRow(label, note, f"m-{s.model}", s.value, low, high, untrained))
-    gain_from = top.supervised.value if top.supervised and top.gain is not None else None
+    gain_from = top.supervised.value if top.supervised and top.band else None
     return Figure(charts.stages(rows, gain_from, MODELS["student"]), [])
 
 

@@ -19,6 +19,7 @@ class Headline:
     supervised: Score | None
     gain: float | None  # student minus supervised, as a share; of several label draws, the mean
     lead: Difference | None  # the same with its interval
+    band: bool  # whether the chart of the accuracies, which are of one label draw, may show the gain
     float_top1: float | None  # of the trained model on the bundle's evaluation set
     int8: Variant | None
     fastest: Measured | None
@@ -54,6 +55,7 @@ def headline(facts: Facts) -> Headline:
         supervised=supervised,
         gain=lead.value if lead is not None and lead.draws > 1 else gain,
         lead=lead,
+        band=gain is not None and (lead is None or (lead.shown and lead.draws == 1)),
         float_top1=facts.bundle.manifest.accuracy.top1 if facts.bundle and facts.bundle.manifest.accuracy else None,
         int8=timed_int8 or max(int8, key=lambda v: v.accuracy.top1 if v.accuracy else -1.0, default=None),
         fastest=fastest,
