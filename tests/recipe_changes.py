@@ -23,7 +23,8 @@ TINY = {
         "labelled_weight": 0.2,
         "optimizer": {"name": "adamw", "lr": 1e-3, "warmup_epochs": 1},
     },
-    "supervised": {"epochs": 3, "batch_size": 50, "optimizer": {"warmup_epochs": 0}},
+    "supervised": {"epochs": 3, "batch_size": 50, "search": False, "optimizer": {"warmup_epochs": 0}},
+    "monitor": {"every": 0},
     "hardware": {"accelerator": "cpu", "checkpoint_seconds": 0},
 }
 

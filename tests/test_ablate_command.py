@@ -124,3 +124,30 @@ def test_values_are_drawn_as_lines_and_a_failed_one_is_named(tmp_path: Path) -> 
     assert "pretrain.temperature (log scale)" in page
     wide = page[page.index('<svg class="chart wide"') : page.index('<svg class="chart narrow"')]
     assert wide.count('class="dot"') == 4
+
+
+def test_a_best_that_is_not_shown_to_be_better_is_called_so(tmp_path: Path) -> None:
+    """Of 100 images each: 60 % against 58 % is chance, against 30 % is not."""
+    from edgekit.report.ablation import ties, verdict
+
+    def of(*values: float, samples: int = 100) -> Ablation:
+        named = [f"v{i}" for i in range(len(values))]
+        cells = [
+            Cell(
+                values=[n],
+                run="r",
+                scores=[Score(model="encoder", metric="linear", value=v, samples=samples, protocol="p")],
+            )
+            for n, v in zip(named, values, strict=True)
+        ]
+        axis = Axis(name="pretrain.temperature", values=named)
+        return Ablation(
+            subject="values", recipe="p", data="p", until="pretrain", axes=[axis], planned=len(values), cells=cells
+        )  # fmt: skip
+
+    assert [cell.values for cell in ties(of(0.58, 0.6, 0.3))] == [["v0"]]
+    assert verdict(of(0.58, 0.6, 0.3)) == "temperature v1; no difference shown to temperature v0"
+    assert verdict(of(0.3, 0.6)) == "temperature v1"
+    assert verdict(of(0.58, 0.6, samples=100_000)) == "temperature v1"
+    assert verdict(of(*[0.6] * 6)).endswith("temperature v3 and 2 more")
+    assert "no difference shown to 1 of 2 others" in drawn(of(0.58, 0.6, 0.3), tmp_path / "page.html")

@@ -9,11 +9,12 @@ import pytest
 
 from edgekit.bundle import Bundle
 from edgekit.errors import RecipeError, RunError
+from edgekit.intervals import wilson
 from edgekit.recipe import Architecture
 from edgekit.report import format as show
 from edgekit.report.charts import Point, pareto
 from edgekit.report.facts import collect
-from edgekit.report.headline import headline, interval, p50
+from edgekit.report.headline import headline, p50
 from edgekit.report.latency import latencies, setting
 from edgekit.report.story import architecture, tiles
 from edgekit.report.svg import Scale, log_ticks, nice_ticks, padded
@@ -62,9 +63,9 @@ def test_numbers_as_a_person_reads_them(shown: str, expected: str) -> None:
 
 def test_the_interval_is_wilsons() -> None:
     # Brown, Cai and DasGupta 2001: the interval stays inside [0, 1] and is not empty at the borders.
-    low, high = interval(0.5, 100)
+    low, high = wilson(0.5, 100)
     assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
-    low, high = interval(1.0, 10)
+    low, high = wilson(1.0, 10)
     assert (low, high) == (pytest.approx(0.7225, abs=1e-4), pytest.approx(1.0))
 
 

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from edgekit.report.page import write_report
-from report_sample import make_remote, make_run
+from report_sample import make_answers, make_remote, make_run
 
 HOSTILE = [
     "<script>document.title='owned'</script>",
@@ -26,7 +26,7 @@ HOSTILE = [
     "ünï & 猫",
     "a" * 80,
 ]
-SECTIONS = ("accuracy", "variants", "latency", "training", "views", "data", "provenance")
+SECTIONS = ("advice", "accuracy", "mistakes", "variants", "latency", "training", "views", "data", "provenance")
 
 
 @pytest.fixture(scope="module")
@@ -124,8 +124,8 @@ def test_every_chart_is_drawn_from_the_data(report: Path, opened: Callable[..., 
     page = opened(report, viewport={"width": 1280, "height": 900}).page
     visible = page.locator("svg.chart:visible")
     assert (
-        visible.count() == 3 + 5 + 4 + 3 + 3 + 3
-    )  # stages, trade-off, distribution; five measurements over time; four charts of pretrain, three of the others
+        visible.count() == 4 + 5 + 4 + 3 + 3 + 3
+    )  # stages, confusion, trade-off, distribution; five measurements over time; four charts of pretrain, three of the others
     assert page.locator("#accuracy svg.wide circle.dot").count() == 5
     assert page.locator("#variants svg.wide .dot").count() == 5
     assert page.locator("#variants svg.wide .rejected .dot").count() == 1
@@ -142,6 +142,75 @@ def test_every_chart_is_drawn_from_the_data(report: Path, opened: Callable[..., 
     )
     assert spots["openvino-int8"][0] < spots["onnx-int8"][0] < spots["onnx-fp32"][0]
     assert spots["onnx-int8-tensor"][1] > spots["onnx-int8"][1] > spots["onnx-fp32"][1]
+
+
+def test_mistakes_and_advice_are_shown(report: Path, opened: Callable[..., Opened]) -> None:
+    page = opened(report, viewport={"width": 1280, "height": 900}).page
+    text = page.inner_text("#advice").replace("\u00a0", " ")
+    assert "Finetune had 40 steps (accuracy on the labels 80.0%)." in text
+    assert "Set finetune.epochs: 300." in text
+    matrix = page.locator("#mistakes svg.wide")
+    assert matrix.locator("rect.heat").count() == 100
+    assert matrix.locator("rect.heat.error").count() == 1  # every 30th image is of class 0 and taken for 1
+    assert "0 taken for 1: 12" in matrix.locator("title").all_text_contents()
+    assert "0: 24 of 36 right" in matrix.locator("title").all_text_contents()
+    assert page.locator(".worst img").count() == 12
+    assert "95 % interval" in page.inner_text(".tile.gain").replace("\u00a0", " ")
+    assert "better" in page.inner_text("#accuracy")
+
+
+def evaluation_of(run: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((run / "evaluate" / "evaluation.json").read_text())
+    return content
+
+
+@pytest.mark.parametrize("classes", [2, 30, 31, 100])
+def test_confusion_is_readable_for_few_and_for_many_classes(
+    tmp_path: Path, opened: Callable[..., Opened], classes: int
+) -> None:
+    names = [f"{'a rather long name of a class' if i == 1 else 'kind'} {i}" for i in range(classes)]
+    path = write_report(make_run(tmp_path / "many", classes=names, samples=100)).path
+    for width in (1280, 390):
+        seen = opened(path, viewport={"width": width, "height": 900})
+        assert seen.overflow() <= 0
+        matrix = seen.page.locator("#mistakes svg.chart:visible")
+        assert matrix.count() == (1 if classes <= 30 else 0)
+        rows = seen.page.locator("#mistakes table.pairs tbody tr")
+        assert rows.count() >= 1
+        assert rows.first.is_visible() == (classes > 30)  # below the matrix it is folded away
+
+
+def test_a_difference_inside_its_interval_is_called_so(
+    whole: Path, tmp_path: Path, opened: Callable[..., Opened]
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / "unclear"))
+    content = evaluation_of(run)
+    content["measurement"]["differences"][0] |= {"value": 0.1167, "interval": [-0.01, 0.24], "p_value": 0.06}
+    (run / "evaluate" / "evaluation.json").write_text(json.dumps(content))
+    page = opened(write_report(run).path).page
+    assert "no difference shown" in page.inner_text(".tile.gain")
+    assert page.locator(".tile.gain.loss").count() == 1
+    assert page.locator("#accuracy svg.wide .gaintext").count() == 0
+
+
+@pytest.mark.parametrize("damage", ["missing", "other", "older"])
+def test_answers_that_do_not_belong_to_the_evaluation_are_a_gap(
+    whole: Path, tmp_path: Path, opened: Callable[..., Opened], damage: str
+) -> None:
+    run = Path(shutil.copytree(whole, tmp_path / damage))
+    path = run / "evaluate" / "answers.npz"
+    if damage == "missing":
+        path.unlink()
+    elif damage == "other":
+        make_answers(10, 100).write(path)
+    else:  # an evaluation of before there were answers
+        content = evaluation_of(run)
+        for key in ("classes", "differences", "draws", "advice", "answers", "worst"):
+            del content["measurement"][key]
+        (run / "evaluate" / "evaluation.json").write_text(json.dumps(content))
+    page = opened(write_report(run).path).page
+    assert f"edgekit evaluate {run}" in page.inner_text("#mistakes .gap")
+    assert page.locator("#mistakes svg").count() == 0
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +345,12 @@ def test_hostile_names_are_text(tmp_path: Path, opened: Callable[..., Opened]) -
     assert seen.page.title() == "digits · edgekit report"
     shown = seen.page.locator("table.classes tbody th span").all_inner_texts()
     assert [name.strip() for name in shown] == HOSTILE
-    assert seen.page.locator("section img").count() == 1  # the views, and nothing that a name brought
+    assert (
+        seen.page.locator("section img").count() == 1 + 12
+    )  # the views and the worst images, and nothing that a name brought
+    assert HOSTILE[0] in seen.page.locator("#advice").inner_text()
+    assert HOSTILE[1] in seen.page.locator("#mistakes .worst").inner_text()
+    assert HOSTILE[0] in seen.page.locator("#mistakes svg.narrow title").all_text_contents()[0]
     assert seen.overflow() <= 0
     assert seen.complaints == []
     assert seen.requests == []

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import nn
 
 import recipe_changes
@@ -270,3 +271,42 @@ def test_the_command_prints_every_number_with_its_protocol(
     code, _, errors = edgekit("evaluate", monitored, "--few-shot", "500")
     assert (code, errors.count("error: ")) == (2, 1)
     assert "images in the labelled bank" in errors
+
+
+def test_the_table_fits_eighty_columns_with_each_protocol_once(
+    edgekit: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Class names longer than a line, and many numbers of shots."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    names = ["a class with a name that is " + "very " * 20 + "long", "x" * 90, "short"]
+    for i, (image, digit) in enumerate(zip(digits.images, digits.target, strict=True)):
+        if digit < 3:
+            path = tmp_path / "images" / names[digit] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray((image * 15.9).astype(np.uint8)).save(path)
+    content = changed(TINY, data={"labelled": str(tmp_path / "images"), "image_size": 8, "labels": 10, "probe": 0.3})
+    small = {"name": "resnet10", "width": 0.125, "stem": "cifar"}
+    content = changed(
+        content,
+        pretrain__encoder=small,
+        distill__student=small,
+        supervised__enabled=True,
+        supervised__epochs=1,
+        supervised__search=False,
+    )
+    content = changed(
+        content, pretrain__batch_size=64, distill__batch_size=64, supervised__optimizer={"warmup_epochs": 0}
+    )
+    train(recipes.parse(content), Run(tmp_path / "run"))
+    monkeypatch.setenv("COLUMNS", "200")
+    code, text, errors = edgekit("evaluate", tmp_path / "run", "--few-shot", "1,2,3,4,5,6,7,8,9,10", "--draws", "100")
+    assert code == 0, errors
+    lines = [line for line in text.splitlines() if str(tmp_path) not in line]  # a path stays whole
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert text.count("nearest centroid by cosine") == 1
+    assert text.count("single centre view, weights of the last epoch") == 1
+    assert "10-shot logistic" in text
+    assert "student minus the same network from scratch: " in text
+    assert "[1] frozen encoder" in text

@@ -137,7 +137,7 @@ def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{"data__split_seed": 1}, {"finetune__epochs": 4}])
 def test_old_models_are_not_scored_with_a_new_recipe(copied: Path, changes: dict[str, object]) -> None:
     from edgekit.data.splits import load_splits
-    from edgekit.train.evaluate import evaluate
+    from edgekit.train.assess import evaluate
 
     recipe = tiny(**changes)
     evaluate(Run(copied), load_splits(tiny().data))

@@ -217,6 +217,57 @@ class Score(Part):
     )
 
 
+class Advice(Part):
+    """One thing that a run's own numbers say about its recipe."""
+
+    rule: str = Field(description="name of the rule that found it")
+    finding: str = Field(description="what is so, with the numbers, one sentence without a full stop")
+    change: str = Field(description="what to change, and to what")
+
+
+class Difference(Part):
+    """How much more often one model is right than another on the same test images, in the mean over the label draws."""
+
+    first: str
+    second: str
+    value: float = Field(description="accuracy of the first minus that of the second")
+    interval: tuple[float, float] = Field(description="95 %, paired bootstrap over images and, of several, label draws")
+    samples: int = Field(description="test images")
+    draws: int = Field(1, description="label draws that both were trained on")
+    p_value: float | None = Field(None, description="McNemar's exact test; null for several draws")
+    protocol: str
+
+    @property
+    def shown(self) -> bool:
+        """Whether the numbers show a difference at all: 0 is outside the interval, and McNemar's test agrees at 5 %."""
+        low, high = self.interval
+        return not low <= 0 <= high and (self.p_value is None or self.p_value < 0.05)
+
+
+class Draw(Part):
+    """The accuracies of the models that were trained on one draw of the label budget."""
+
+    label_seed: int
+    run: str = Field(description="its folder")
+    values: dict[str, float] = Field(description="model -> top-1 on the test set")
+
+
+class AnswersFile(Part):
+    """The file of the answers to every test image, beside the result; see `edgekit.answers`."""
+
+    file: str
+    sha256: str
+
+
+class Worst(Part):
+    """A test image that the student is most certain about and wrong."""
+
+    file: str
+    truth: str
+    predicted: str
+    probability: float = Field(description="of the predicted class")
+
+
 class Evaluation(Part):
     """What the models of a run score on its test set."""
 
@@ -224,6 +275,16 @@ class Evaluation(Part):
     run: str
     data: str = Field(description="what the test set is")
     scores: list[Score]
+    classes: list[str] = Field(default_factory=list, description="names, in the order of the answers' numbers")
+    differences: list[Difference] = Field(default_factory=list, description="of the student to the others")
+    draws: list[Draw] = Field(default_factory=list, description="empty where the labels were drawn once")
+    advice: list[Advice] = Field(default_factory=list, description="what counts most first")
+    answers: AnswersFile | None = None
+    worst: list[Worst] = Field(default_factory=list, description="in the order of their thumbnails in the answers")
+
+    def difference(self, first: str, second: str) -> Difference | None:
+        """The difference of two models, or None where it was not measured."""
+        return next((d for d in self.differences if (d.first, d.second) == (first, second)), None)
 
     def value(self, model: str, metric: str) -> float | None:
         """One score, or None where it was not measured."""

@@ -83,7 +83,7 @@ def command(
     base = plan.cells[0].recipe
     folder = folder or Path("runs") / f"{base.name}-ablate-{suffix}"
 
-    from edgekit.report.ablation import best, named, write_ablation
+    from edgekit.report.ablation import named, verdict, write_ablation
     from edgekit.train.engine import Interrupted
 
     clock = _Clock(len(plan.cells))
@@ -110,9 +110,8 @@ def command(
         echo_json(result.model_dump_json(by_alias=True))
     else:
         _print(done)
-        found = best(done)
-        if found is not None:
-            echo(f"best: {named(done, found[0])}")
+        if text := verdict(done):
+            echo(f"best: {text}")
         echo(f"written to {folder / 'ablation.json'} and {folder / 'ablation.html'}")
     return 1 if any(cell.error for cell in done.cells) else 0
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgekit.processors import tell_openmp
 from edgekit.shares import hundredths, percent
-from edgekit.terminal import echo_json, new_console
+from edgekit.terminal import echo, echo_json, new_console
+
+if TYPE_CHECKING:
+    from edgekit.result import Evaluation, Score
 
 
 def _shots(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
@@ -35,6 +39,9 @@ def _shots(context: click.Context, parameter: click.Parameter, text: str) -> lis
 def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
     """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set.
 
+    Also: how much better the student is than the same network from scratch, with an interval (over label draws, too, where `edgekit
+    train --draws` has trained several), and what the numbers say about the recipe.
+
     The numbers and their protocols are written to RUN/evaluate/evaluation.json; few-shot accuracies of the same encoder that
     are there already stay.
 
@@ -52,7 +59,8 @@ def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
 
     from edgekit.data.splits import load_splits
     from edgekit.result import Result
-    from edgekit.train.evaluate import evaluate, with_earlier_few_shot
+    from edgekit.train.assess import evaluate
+    from edgekit.train.evaluate import with_earlier_few_shot
 
     path = opened.path / "evaluate" / "evaluation.json"
     measured = with_earlier_few_shot(evaluate(opened, load_splits(recipe.data, opened), few_shot, draws), path)
@@ -62,18 +70,46 @@ def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
         echo_json(result.model_dump_json(by_alias=True))
         return
 
+    _print(measured)
+    echo(f"written to {path}")
+
+
+def _print(measured: Evaluation) -> None:
+    """Tables of at most 80 columns, with each protocol once below them; then differences and advice."""
+    from rich import box
     from rich.table import Table
 
-    table = Table("model", "metric", "accuracy", "images", "protocol", title=measured.data, title_justify="left")
+    from edgekit.cli.findings import WIDTH, advice_lines, difference_lines, draw_lines, paragraph
+
+    protocols = list(dict.fromkeys(map(_protocol, measured.scores)))
+    console = new_console()
+    console.width = min(console.width, WIDTH)
+    table = Table("model", "metric", box=box.SIMPLE_HEAD, title=measured.data, title_justify="left")
+    for name in ("accuracy", "images", "how"):
+        table.add_column(name, justify="right", no_wrap=True)
     for score in measured.scores:
         metric = score.metric if score.shots is None else f"{score.shots}-shot {score.metric}"
         spread = f" ±{hundredths((score.interval[1] - score.interval[0]) / 2)}" if score.interval else ""
-        table.add_row(score.model, metric, f"{percent(score.value)}{spread}", str(score.samples), score.protocol)
-    per_class = {s.model: s.per_class for s in measured.scores if s.per_class}
-    classes = Table("class", *per_class, title="accuracy by class", title_justify="left")
-    for name in next(iter(per_class.values())):
-        classes.add_row(name, *(percent(scores[name]) for scores in per_class.values()))
-    console = new_console()
+        how = f"[{protocols.index(_protocol(score)) + 1}]"
+        table.add_row(score.model, metric, f"{percent(score.value)}{spread}", str(score.samples), how)
     console.print(table)
-    console.print(classes)
-    console.print(f"written to {path}")
+    echo(*(line for i, text in enumerate(protocols, 1) for line in paragraph(text, f"[{i}] ")), "")
+
+    per_class = {s.model: s.per_class for s in measured.scores if s.per_class}
+    if per_class:
+        classes = Table("class", box=box.SIMPLE_HEAD, title="accuracy by class", title_justify="left")
+        for model in per_class:
+            classes.add_column(model, justify="right", no_wrap=True)
+        for name in next(iter(per_class.values())):
+            classes.add_row(name, *(percent(scores[name]) for scores in per_class.values()))
+        console.print(classes)
+    for lines in (
+        draw_lines(measured.draws), difference_lines(measured.differences), advice_lines(measured.advice, len(measured.advice)),
+    ):  # fmt: skip
+        if lines:
+            echo(*lines, "")
+
+
+def _protocol(score: Score) -> str:
+    """The protocol with K in the place of a number of shots: one for all of them."""
+    return score.protocol if score.shots is None else score.protocol.replace(f"{score.shots}-shot", "K-shot")

@@ -17,6 +17,7 @@ from edgekit.terminal import echo, echo_json
 
 if TYPE_CHECKING:
     from edgekit.data.splits import Splits
+    from edgekit.result import Advice
     from edgekit.run import Run
     from edgekit.train.stages import Report
 
@@ -37,6 +38,13 @@ if TYPE_CHECKING:
 @click.option("--devices", type=click.IntRange(1), help="GPUs, or CPU processes, a machine.  [default: the recipe's]")
 @click.option("--nodes", type=click.IntRange(1), help="Machines; start the command on each with torchrun or srun.")
 @click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="The last stage to train.")
+@click.option(
+    "--draws",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="Draws of the label budget: the further ones are trained in RUN/draws, with the same pretraining.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON line a stage.")
 def command(
     recipe: Path,
@@ -46,6 +54,7 @@ def command(
     devices: int | None,
     nodes: int | None,
     until: str,
+    draws: int,
     as_json: bool,
 ) -> int:
     """Pretrain, fine-tune and distil, as a recipe says.
@@ -57,6 +66,7 @@ def command(
       edgekit train recipe.yaml
       edgekit train recipe.yaml --set data.labels=0.01 --set pretrain.epochs=200 --run runs/one-percent
       edgekit train recipe.yaml --devices 4
+      edgekit train recipe.yaml --draws 3
     """
     tell_openmp()
     from edgekit.recipe import load
@@ -72,49 +82,70 @@ def command(
     if loaded.hardware.devices > 1 and loaded.hardware.nodes == 1 and place() is None:
         return launch(loaded.hardware.devices, sys.argv[1:])
 
+    from edgekit.train.draws import check_draws, run_of_draw, train_draws
     from edgekit.train.engine import Interrupted
-    from edgekit.train.stages import train
+    from edgekit.train.stages import WITHOUT_LABELS, train
 
+    if draws > 1 and until != STAGES[-1]:
+        raise click.UsageError("--draws compares complete runs: leave --until out")
+    check_draws(loaded, draws)
     reports: dict[str, Report] = {}
+    outcomes, current = set[str](), run
 
-    def say(report: Report) -> None:
+    def say(report: Report, draw: int = 0) -> None:
         reports[report.stage] = report
-        if as_json:
-            record = report.record
-            line = {
-                "stage": report.stage,
-                "outcome": report.outcome,
-                "seconds": round(record.seconds, 1),
-                "metrics": record.metrics,
-            }
-            echo_json(json.dumps(line))
-        else:
-            echo(*_lines(report))
+        outcomes.add(report.outcome)
+        _say(report, draw if draws > 1 else None, as_json)
 
     def announce(splits: Splits) -> None:
         """Say when it will end; where stages are to be copied from another run, that is not known."""
         from edgekit.train.estimate import expected
 
         if reuse is None and (seconds := expected(loaded, splits, run, until)):
-            echo(_end(seconds), err=True)
+            again = {stage: value * (1 if stage in WITHOUT_LABELS else draws) for stage, value in seconds.items()}
+            echo(_end(again), err=True)
 
+    def say_of_draw(draw: int, report: Report) -> None:
+        nonlocal current
+        current = run_of_draw(run, draw)
+        say(report, draw)
+
+    others = [Run.open(reuse)] if reuse else []
     try:
-        train(loaded, run, reuse=[Run.open(reuse)] if reuse else [], until=until, on_stage=say, on_start=announce)
+        train(loaded, run, reuse=others, until=until, on_stage=say, on_start=announce)
+        if draws > 1 and run.record("finetune") is not None:  # not without a single label
+            train_draws(loaded, run, draws, reuse=others, on_stage=say_of_draw)
     except Interrupted:
         from edgekit.train.unfinished import after_interrupt
 
         if os.environ.get("RANK", "0") == "0":
-            echo(f"{run.path}: {after_interrupt(run)}", err=True)
+            echo(f"{current.path}: {after_interrupt(current)}", err=True)
         raise KeyboardInterrupt from None
-    if not as_json and os.environ.get("RANK", "0") == "0":
-        _next(run, until, list(reports))
+    if until == STAGES[-1] and os.environ.get("RANK", "0") == "0":
+        if "finetune" in reports:
+            _say_findings(run, draws, bool(outcomes - {"skipped"}), as_json)
+        if not as_json:
+            _next(run, list(reports))
     return 0
 
 
-def _next(run: Run, until: str, trained: list[str]) -> None:
-    """What to do after the training."""
-    if until != STAGES[-1]:
+def _say(report: Report, draw: int | None, as_json: bool) -> None:
+    """What became of a stage, of one of several label draws where there are some."""
+    if not as_json:
+        echo(*(line if draw is None else f"draw {draw}: {line}" for line in _lines(report)))
         return
+    record = report.record
+    line = {
+        "stage": report.stage,
+        "outcome": report.outcome,
+        "seconds": round(record.seconds, 1),
+        "metrics": record.metrics,
+    }
+    echo_json(json.dumps(line if draw is None else line | {"draw": draw}))
+
+
+def _next(run: Run, trained: list[str]) -> None:
+    """What to do after the training."""
     if "finetune" in trained:
         echo(
             "",
@@ -143,6 +174,33 @@ def _end(seconds: dict[str, float]) -> str:
     long = f"{minutes} minute{'s' if minutes > 1 else ''}" if total < 5400 else f"{total / 3600:.1f} hours"
     stages = ", ".join(f"{stage} {duration(value)}" for stage, value in seconds.items())
     return f"expected to take about {long}, until {until} ({stages}), by a few measured steps"
+
+
+def _say_findings(run: Run, draws: int, trained: bool, as_json: bool) -> None:
+    """The accuracies of the label draws, and what the numbers say where something was trained now."""
+    from edgekit.cli.findings import advice_lines, draw_lines
+    from edgekit.errors import EdgekitError
+
+    advice: list[Advice] = []
+    if trained:
+        from edgekit.data.splits import load_splits
+        from edgekit.train.assess import advice_for
+
+        try:
+            advice = advice_for(run, load_splits(run.recipe.data, run))
+        except EdgekitError as error:  # everything is trained: no advice is no failure
+            echo(f"no advice: {error.message}", err=True)
+    if as_json:
+        if trained:
+            found = [a.model_dump(mode="json") for a in advice]
+            echo_json(json.dumps({"stage": "advice", "outcome": "done", "seconds": 0.0, "metrics": {"advice": found}}))
+        return
+    from edgekit.train.advice import MOST
+    from edgekit.train.draws import accuracies
+
+    for lines in (draw_lines(accuracies(run, draws)) if draws > 1 else [], advice_lines(advice, MOST)):
+        if lines:
+            echo("", *lines)
 
 
 def _lines(report: Report) -> list[str]:

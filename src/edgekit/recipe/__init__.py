@@ -4,7 +4,7 @@
 path, the value and what would be accepted.
 """
 
-from edgekit.recipe.budget import settled, settled_stage, warmup_steps
+from edgekit.recipe.budget import epochs_of, settled, settled_stage, warmup_steps
 from edgekit.recipe.methods import METHODS, Pretrain
 from edgekit.recipe.parts import (
     SMALL_IMAGE,
@@ -28,6 +28,6 @@ from edgekit.recipe.whole import Recipe
 
 __all__ = [
     "METHODS", "SMALL_IMAGE", "Architecture", "Augmentation", "Data", "Distill", "Finetune", "Hardware", "LabelCount", "Monitor",
-    "Optimizer", "Part", "Pretrain", "Recipe", "Supervised", "TeacherSource", "Transformation", "dump", "load", "parse", "read_yaml",
+    "Optimizer", "Part", "Pretrain", "Recipe", "Supervised", "TeacherSource", "Transformation", "dump", "epochs_of", "load", "parse", "read_yaml",
     "settled", "settled_stage", "warmup_steps",
 ]  # fmt: skip

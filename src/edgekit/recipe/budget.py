@@ -112,6 +112,12 @@ def settled(recipe: Recipe, pool: int, labelled: int) -> Recipe:
     )
 
 
+def epochs_of(config: Stage) -> int:
+    """The epochs of a settled stage."""
+    assert config.epochs != "auto"
+    return int(config.epochs)
+
+
 def warmup_steps(optimizer: Optimizer, each: int, total: int) -> int:
     """Steps of the warm-up, fewer than all: `warmup_epochs` of a recipe may be more than the epochs that auto chooses.
 

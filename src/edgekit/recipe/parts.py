@@ -419,6 +419,11 @@ class Supervised(Part):
     """The student's architecture trained from scratch on the same label budget: what the run must beat."""
 
     enabled: bool = True
+    search: bool = Field(
+        True,
+        description="also without crops, with mild ones, and three times as long, while all together see no more images than the "
+        "pretraining; kept is what the probe set says; false, or no probe set: only as written here",
+    )
     epochs: Epochs = epochs_field(60)
     steps: int | None = steps_field(1000)
     batch_size: int = Field(128, ge=2)
@@ -454,8 +459,9 @@ class Hardware(Part):
 class Monitor(Part):
     """What is measured while the encoder is pretrained; no weight depends on it, so that a change trains nothing again."""
 
-    every: int = Field(
-        0, ge=0, description="epochs between two evaluations of the frozen encoder on the test set; 0: only at the end"
+    every: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
+        description="epochs between two evaluations of the frozen encoder on the test set; auto: a quarter of all; 0: only at the end",
     )
     knn: bool = Field(True, description="weighted k-nearest-neighbour accuracy, bank: the probe set")
     linear: bool = Field(False, description="linear probe, trained on the probe set (slower than kNN)")

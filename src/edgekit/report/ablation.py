@@ -13,16 +13,17 @@ from pathlib import Path
 from edgekit import __version__
 from edgekit.errors import RuntimeMissing
 from edgekit.files import write_text
+from edgekit.intervals import unpaired, wilson
 from edgekit.report import format as show
 from edgekit.report.figures import Figure, Key
 from edgekit.report.grids import Heat, Line, heat, lines
-from edgekit.report.headline import interval
 from edgekit.report.page import environment, resource
 from edgekit.report.tables import METRICS, MODELS, Column, Table
 from edgekit.report.tables import Cell as Entry
 from edgekit.result import Ablation, Cell, Result
 
 _ORDER = [("student", "top1"), ("teacher", "top1"), ("supervised", "top1"), ("encoder", "linear"), ("encoder", "knn")]
+_NAMED = 3  # cells in one sentence
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,52 @@ def best(ablation: Ablation) -> tuple[Cell, float] | None:
     return None
 
 
+def ties(ablation: Ablation) -> list[Cell]:
+    """The other cells that are not shown to be worse than the best: 0 is inside the interval of the difference.
+
+    The interval is that of two independent samples: wider than needed, as all cells are scored on the same images.
+    """
+    found = best(ablation)
+    if found is None:
+        return []
+    top, pair = found[0], metrics(ablation)[0]
+    tied = []
+    for cell in ablation.cells:
+        value = cell.value(*pair)
+        if cell is top or value is None:
+            continue
+        low, _ = unpaired(found[1], value, (_samples(top, pair), _samples(cell, pair)))
+        if low <= 0:
+            tied.append(cell)
+    return tied
+
+
+def verdict(ablation: Ablation) -> str:
+    """The best cell, and how many others are not shown to be worse: one sentence without a full stop; empty with no cell done."""
+    found = best(ablation)
+    if found is None:
+        return ""
+    tied = ties(ablation)
+    if not tied:
+        return named(ablation, found[0])
+    rest = f" and {len(tied) - _NAMED} more" if len(tied) > _NAMED else ""
+    others = "; ".join(named(ablation, cell) for cell in tied[:_NAMED])
+    return f"{named(ablation, found[0])}; no difference shown to {others}{rest}"
+
+
+def _samples(cell: Cell, pair: tuple[str, str]) -> int:
+    return next(s.samples for s in cell.scores if (s.model, s.metric) == pair)
+
+
 def lead(ablation: Ablation) -> str:
     """The page's first sentence."""
     found = best(ablation)
     if found is None:
         return "No cell is done yet."
     cell, value = found
-    name = metric_name(*metrics(ablation)[0])
-    return f"Best with {named(ablation, cell)}: {name[0].lower() + name[1:]} {show.percent(value)}"
+    name, tied = metric_name(*metrics(ablation)[0]), len(ties(ablation))
+    text = f"Best with {named(ablation, cell)}: {name[0].lower() + name[1:]} {show.percent(value)}"
+    return f"{text}; no difference shown to {tied} of {len(ablation.cells) - 1} others" if tied else text
 
 
 def protocols(ablation: Ablation) -> list[tuple[str, str]]:
@@ -114,7 +153,7 @@ def protocols(ablation: Ablation) -> list[tuple[str, str]]:
     told = []
     for model, metric in metrics(ablation):
         scores = [s for c in ablation.cells for s in c.scores if (s.model, s.metric) == (model, metric)]
-        half = max((high - low) / 2 for low, high in (interval(s.value, s.samples) for s in scores))
+        half = max((high - low) / 2 for low, high in (wilson(s.value, s.samples) for s in scores))
         how = "; or: ".join(dict.fromkeys(s.protocol for s in scores))
         sizes = ", ".join(dict.fromkeys(show.count(s.samples) for s in scores))
         told.append(

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekit.answers import FILE, Answers, read_answers
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
+from edgekit.files import sha256
 from edgekit.foreign import Unreadable, read_csv, read_json, read_text, understood
 from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, Latency, Profile, Result
@@ -82,6 +84,7 @@ class Facts:
     data: Data | None = None
     evaluation_result: Result | None = None
     evaluation: Evaluation | None = None
+    answers: Answers | None = None
     bundle: Bundle | None = None
     measured: list[Measured] = field(default_factory=list)  # single-stream
     scenarios: list[Measured] = field(default_factory=list)  # all others
@@ -164,8 +167,28 @@ def _read_evaluation(run: Run, facts: Facts) -> None:
         return
     if isinstance(result.measurement, Evaluation):
         facts.evaluation_result, facts.evaluation = result, result.measurement
+        _read_answers(path.parent / FILE, facts, result.measurement)
     else:
         facts.gaps.append(Gap("evaluate", f"{path} holds no evaluation", command))
+
+
+def _read_answers(path: Path, facts: Facts, evaluation: Evaluation) -> None:
+    command = facts.command("evaluate")
+    if evaluation.answers is None:
+        facts.gaps.append(Gap("mistakes", "this evaluation kept no answers to single images", command))
+        return
+    try:
+        if path.is_file() and sha256(path) != evaluation.answers.sha256:
+            raise Unreadable(path, "belongs to another evaluation")
+        answers = read_answers(path, len(evaluation.classes))
+        if len(answers.thumbnails) != len(evaluation.worst):
+            raise Unreadable(path, "its thumbnails belong to another evaluation")
+    except (Unreadable, OSError) as error:
+        facts.gaps.append(
+            Gap("mistakes", error.message if isinstance(error, Unreadable) else f"{path}: {error}", command)
+        )
+        return
+    facts.answers = answers
 
 
 def _read_bundle(run: Run, facts: Facts) -> None:

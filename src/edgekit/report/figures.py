@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from edgekit.intervals import wilson
 from edgekit.report import charts, devices
 from edgekit.report import format as show
 from edgekit.report.facts import Facts, Measured, Stage
-from edgekit.report.headline import Headline, interval, measured_everywhere, measured_here, p50
+from edgekit.report.headline import Headline, measured_everywhere, measured_here, p50
 from edgekit.report.latency import setting
 from edgekit.report.tables import METRICS, MODELS, RUNTIMES
 
@@ -78,7 +79,7 @@ def stages(facts: Facts, top: Headline) -> Figure | None:
         return None
     rows = []
     for s in scores:
-        low, high = interval(s.value, s.samples)
+        low, high = wilson(s.value, s.samples)
         label = MODELS[s.model] if s.metric == "top1" else f"{MODELS[s.model]}, {METRICS[s.metric]}"
         note = {
             "supervised": "student's network, same labels",
@@ -90,7 +91,7 @@ def stages(facts: Facts, top: Headline) -> Figure | None:
         if untrained is not None:
             note = f"random weights: {show.percent(untrained)}"
         rows.append(charts.AccuracyRow(label, note, f"m-{s.model}", s.value, low, high, untrained))
-    gain_from = top.supervised.value if top.supervised and top.gain is not None else None
+    gain_from = top.supervised.value if top.supervised and top.band else None
     return Figure(charts.stages(rows, gain_from, MODELS["student"]), [])
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgekit.bundle import Variant
 from edgekit.report.facts import Facts, Measured
-from edgekit.result import Score
+from edgekit.result import Difference, Score
 from edgekit.shares import difference
 
 
@@ -17,7 +17,9 @@ class Headline:
 
     student: Score | None
     supervised: Score | None
-    gain: float | None  # student minus supervised, as a share
+    gain: float | None  # student minus supervised, as a share; of several label draws, the mean
+    lead: Difference | None  # the same with its interval
+    band: bool  # whether the chart of the accuracies, which are of one label draw, may show the gain
     float_top1: float | None  # of the trained model on the bundle's evaluation set
     int8: Variant | None
     fastest: Measured | None
@@ -46,10 +48,14 @@ def headline(facts: Facts) -> Headline:
     else:
         shipped = min(verified, key=lambda v: v.bytes, default=None)
     floats = [v for v in verified if v.precision != "int8"]
+    lead = facts.evaluation.difference("student", "supervised") if facts.evaluation else None
+    gain = difference(student.value, supervised.value) if student and supervised else None
     return Headline(
         student=student,
         supervised=supervised,
-        gain=difference(student.value, supervised.value) if student and supervised else None,
+        gain=lead.value if lead is not None and lead.draws > 1 else gain,
+        lead=lead,
+        band=gain is not None and (lead is None or (lead.shown and lead.draws == 1)),
         float_top1=facts.bundle.manifest.accuracy.top1 if facts.bundle and facts.bundle.manifest.accuracy else None,
         int8=timed_int8 or max(int8, key=lambda v: v.accuracy.top1 if v.accuracy else -1.0, default=None),
         fastest=fastest,
@@ -91,12 +97,3 @@ def measured_here(facts: Facts) -> list[Measured]:
 def p50(measured: Measured) -> float | None:
     """The median latency in milliseconds."""
     return measured.latency.percentiles_ms.get("p50")
-
-
-def interval(share: float, samples: int, z: float = 1.959964) -> tuple[float, float]:
-    """The 95 % confidence interval of a share of `samples` independent trials (Wilson 1927)."""
-    if samples <= 0:
-        return 0.0, 1.0
-    centre = (share + z * z / (2 * samples)) / (1 + z * z / samples)
-    half = z / (1 + z * z / samples) * math.sqrt(share * (1 - share) / samples + z * z / (4 * samples * samples))
-    return max(0.0, centre - half), min(1.0, centre + half)

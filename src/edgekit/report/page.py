@@ -60,7 +60,8 @@ def write_report(run: Path | str, output: Path | None = None) -> Written:
 
 def render(facts: Facts) -> str:
     """The page as text."""
-    from edgekit.report import figures, latency, tables
+    from edgekit.report import differences, figures, latency, tables
+    from edgekit.report.mistakes import confusion, pairs, worst
     from edgekit.report.over_time import over_time
     from edgekit.report.profiles import profiles
     from edgekit.report.provenance import provenance
@@ -81,13 +82,18 @@ def render(facts: Facts) -> str:
             "tradeoff": figures.tradeoff(facts, top),
             "distribution": figures.distribution(facts),
             "devices": figures.by_device(facts),
+            "confusion": confusion(facts),
         },
+        worst=worst(facts),
         over_time=over_time(facts),
         profiles=profiles(facts),
         curves=figures.curves(facts),
         tables={
             "stages": tables.stages(facts),
             "classes": tables.classes(facts),
+            "differences": differences.table(facts),
+            "draws": differences.draws(facts),
+            "pairs": pairs(facts),
             "variants": tables.variants(facts),
             "latency": latency.latencies(facts),
             "scenarios": latency.scenarios(facts),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from edgekit.intervals import wilson
 from edgekit.recipe import Architecture
 from edgekit.report import format as show
+from edgekit.report.differences import words
 from edgekit.report.facts import Facts
-from edgekit.report.headline import Headline, interval, p50, score
+from edgekit.report.headline import Headline, p50, score
 from edgekit.report.tables import RUNTIMES
+from edgekit.result import Score
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def tiles(facts: Facts, top: Headline) -> list[Tile]:
 def _student(facts: Facts, top: Headline) -> Tile:
     if top.student is None:
         return Tile("Student accuracy", show.NONE, "", f"run {facts.command('evaluate')}")
-    low, high = interval(top.student.value, top.student.samples)
+    low, high = wilson(top.student.value, top.student.samples)
     note = f"top-1 on {show.count(top.student.samples)} test images; 95\u00a0% interval {show.hundredths(low)} to {show.hundredths(high)}"
     return Tile("Student accuracy", show.hundredths(top.student.value), "%", note)
 
@@ -97,10 +100,26 @@ def _gain(facts: Facts, top: Headline) -> Tile:
         if not facts.recipe.supervised.enabled:
             why = "the recipe trains no supervised student to compare with (supervised.enabled)"
         return Tile(name, show.NONE, "", why, hero=True)
-    if top.gain < 0:
+    student, scratch = (_mean(facts, score) for score in (top.student, top.supervised))
+    note = f"student {show.percent(student)}, the same network from scratch on the same labels {show.percent(scratch)}"
+    unclear = top.lead is not None and not top.lead.shown
+    if top.lead is not None:
+        note += f"; {words(top.lead)}"
+    if unclear:
+        name = "What the unlabelled images bought: no difference shown"
+    elif top.gain < 0:
         name = "The unlabelled images did not help here"
-    note = f"student {show.percent(top.student.value)}, the same network from scratch on the same labels {show.percent(top.supervised.value)}"
-    return Tile(name, show.points(top.gain), "points", note, hero=True, loss=top.gain < 0)
+    return Tile(name, show.points(top.gain), "points", note, hero=True, loss=unclear or top.gain < 0)
+
+
+def _mean(facts: Facts, score: Score) -> float:
+    """A model's accuracy; of several label draws, the mean."""
+    values = [
+        draw.values[score.model]
+        for draw in (facts.evaluation.draws if facts.evaluation else [])
+        if score.model in draw.values
+    ]
+    return sum(values) / len(values) if values else score.value
 
 
 def _export_note(facts: Facts, otherwise: str) -> str:

@@ -17,6 +17,11 @@ def summary(written: Written) -> dict[str, Any]:
         "student_top1": top.student.value if top.student else None,
         "supervised_top1": top.supervised.value if top.supervised else None,
         "gain": top.gain,
+        "gain_interval": list(top.lead.interval) if top.lead else None,
+        "gain_shown": top.lead.shown if top.lead else None,
+        "advice": [a.model_dump(mode="json") for a in written.facts.evaluation.advice]
+        if written.facts.evaluation
+        else [],
         "int8_variant": top.int8.id if top.int8 else None,
         "int8_top1": top.int8.accuracy.top1 if top.int8 and top.int8.accuracy else None,
         "fastest_variant": top.fastest.latency.variant if top.fastest else None,

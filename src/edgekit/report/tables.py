@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgekit.bundle import Accuracy, Variant
+from edgekit.intervals import wilson
 from edgekit.report import format as show
 from edgekit.report.facts import Facts
-from edgekit.report.headline import interval, measured_here, p50
+from edgekit.report.headline import measured_here, p50
 from edgekit.result import Score
 
 METRICS = {
@@ -83,7 +84,7 @@ def stages(facts: Facts) -> Table | None:
 
 
 def _score_row(score: Score) -> list[Cell]:
-    low, high = score.interval or interval(score.value, score.samples)
+    low, high = score.interval or wilson(score.value, score.samples)
     name = MODELS.get(score.model, score.model)
     metric = METRICS[score.metric] if score.shots is None else f"{score.shots}-shot {METRICS[score.metric]}"
     return [

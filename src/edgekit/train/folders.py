@@ -19,6 +19,7 @@ from edgekit.result import now
 from edgekit.run import STAGES, Run, StageRecord
 from edgekit.temporary import remove_debris, temporary_folder
 from edgekit.train.engine import CHECKPOINT, EARLIER_SECONDS
+from edgekit.train.scratch import CANDIDATES, CURRENT
 from edgekit.train.unfinished import STARTED, read_started, refuse_changed, write_started
 
 _RECORD = "stage.json"
@@ -26,7 +27,7 @@ _LOCK = ".lock"
 # Whatever a stage writes before its record.
 _WRITTEN = {
     STARTED, CHECKPOINT, "history.csv", "tensorboard", "views.png", "model.json", "model.safetensors", "labels.csv", "probe.csv",
-    "test.csv", "skipped.csv", "splits.json",
+    "test.csv", "skipped.csv", "splits.json", CANDIDATES, CURRENT,
 }  # fmt: skip
 
 # Makes a stage in a folder; gives the names of its files and its metrics.
@@ -116,7 +117,8 @@ def only_one(run: Run) -> Iterator[None]:
 def _forget_start(folder: Path) -> None:
     """Remove what only an unfinished stage needs; a process killed after its record was written had no time to."""
     if read_started(folder) is not None:
-        for left in (CHECKPOINT, STARTED):
+        shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
+        for left in (CURRENT, CHECKPOINT, STARTED):
             (folder / left).unlink(missing_ok=True)
 
 

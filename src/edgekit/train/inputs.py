@@ -92,6 +92,8 @@ def _weights(run: Run, stage: str) -> str:
 def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
     """A stage's part of the recipe; files stand in it by their content, not by their name."""
     content = settled_content(getattr(recipe, stage), without={"teachers"} if stage == "distill" else None)
+    if content.get("search") is True:  # the default, and not in records that are older than this key
+        del content["search"]
     for key in ("encoder", "student"):
         if content.get(key, {}).get("weights_key", "") is None:  # as in records that are older than this key
             del content[key]["weights_key"]

@@ -7,9 +7,16 @@ from collections.abc import Callable
 from torch import nn
 
 from edgekit.data.splits import Splits
-from edgekit.recipe import Recipe
+from edgekit.recipe import Monitor, Recipe
 from edgekit.train.distributed import broadcast, rank
 from edgekit.train.evaluate import encoder_scores
+
+_PARTS = 4  # of a training, at whose ends `monitor.every: auto` measures: two doublings of the epochs are among them
+
+
+def monitor_every(monitor: Monitor, epochs: int) -> int:
+    """`monitor.every` in epochs; 0 for never."""
+    return monitor.every if monitor.every != "auto" else max(1, epochs // _PARTS)
 
 
 def online(encoder: nn.Module, splits: Splits, recipe: Recipe) -> Callable[[], dict[str, float]] | None:

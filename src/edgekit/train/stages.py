@@ -23,8 +23,8 @@ from edgekit.errors import DataError, RecipeError
 from edgekit.files import write_text
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
-from edgekit.models.store import load_pretrained, save_classifier, save_pretrained
-from edgekit.recipe import Architecture, Augmentation, Recipe, dump, settled
+from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained
+from edgekit.recipe import Architecture, Augmentation, Recipe, Supervised, dump, epochs_of, settled
 from edgekit.run import STAGES, Run, StageRecord
 from edgekit.temporary import scratch_folder
 from edgekit.terminal import echo
@@ -36,8 +36,9 @@ from edgekit.train.folders import Make, complete, only_one
 from edgekit.train.inputs import stage_inputs
 from edgekit.train.launch import joined
 from edgekit.train.loader import seed_for
-from edgekit.train.online import online
+from edgekit.train.online import monitor_every, online
 from edgekit.train.pretrain import METHODS, build_method
+from edgekit.train.scratch import search
 from edgekit.train.streaming import shuffled
 from edgekit.train.tasks import ClassifyTask, PretrainTask
 from edgekit.train.teachers import check_order, load_teachers
@@ -221,10 +222,24 @@ class Stages:
 
     def supervised(self, folder: Path) -> Made:
         """Train the student's architecture from scratch on the label budget: what the unlabelled images must beat."""
-        config = self.recipe.supervised
+        config, splits = self.recipe.supervised, self.splits
+        if not config.search or not len(splits.probe):
+            model, last = self._from_scratch(config, folder)
+            return self._scored(model, last, folder)
+        seen = epochs_of(self.recipe.pretrain) * len(splits.pool)
+
+        def train_one(config: Supervised, folder: Path) -> tuple[Classifier, dict[str, Any], float]:
+            model, last = self._from_scratch(config, folder)
+            return model, last, top1(model, splits.probe, self.recipe, self.device)
+
+        files, metrics = search(config, epochs_of(config), len(splits.labelled), seen, train_one, folder)
+        accuracy = top1(load_classifier(folder), splits.test, self.recipe, self.device)
+        return files, {**metrics, "test_top1": accuracy, "measured_on": self.measured_on}
+
+    def _from_scratch(self, config: Supervised, folder: Path) -> tuple[Classifier, dict[str, Any]]:
         model = self._student("supervised", self.recipe.distill.student.model_copy(update={"weights": None}))
         task = ClassifyTask(model, self._augment(config.augmentation), config.label_smoothing)
-        return self._classifier("supervised", task, model, self.splits.labelled, folder)
+        return model, self._fit(task, "supervised", self.splits.labelled, folder, config=config)
 
     def _knn(self, encoder: Encoder) -> float | None:
         """None where there are no labels to measure it with."""
@@ -239,23 +254,36 @@ class Stages:
     def _classifier(
         self, stage: str, task: ClassifyTask | DistillTask, model: Classifier, images: ImageSet, folder: Path
     ) -> Made:
-        last = self._fit(task, stage, images, folder)
+        return self._scored(model, self._fit(task, stage, images, folder), folder)
+
+    def _scored(self, model: Classifier, last: dict[str, Any], folder: Path) -> Made:
         files = save_classifier(folder, model)
         accuracy = top1(model, self.splits.test, self.recipe, self.device)
         return [*files, "history.csv"], {**last, "test_top1": accuracy, "measured_on": self.measured_on}
 
     def _fit(
-        self, task: torch.nn.Module, stage: str, images: ImageSet, folder: Path, observe: Observe | None = None
-    ) -> dict[str, float]:
-        """Train; a label budget smaller than the batch is one batch, and none of its images is left out of an epoch."""
-        config, seed = getattr(self.recipe, stage), self.recipe.seed
+        self,
+        task: torch.nn.Module,
+        stage: str,
+        images: ImageSet,
+        folder: Path,
+        observe: Observe | None = None,
+        config: Supervised | None = None,
+    ) -> dict[str, Any]:
+        """Train, as the recipe's part or `config` says.
+
+        A label budget smaller than the batch is one batch, and none of its images is left out of an epoch.
+        """
+        config, seed = config or getattr(self.recipe, stage), self.recipe.seed
+        epochs = epochs_of(config)
         batch_size = min(config.batch_size, len(images))
         batch_size -= batch_size % world_size()
         batches = shuffled(images, batch_size, seed_for(seed, stage, "order"), stage != "pretrain")
-        return fit(
-            task, batches, folder, stage=stage, epochs=config.epochs, optimizer=config.optimizer, seed=seed,
-            hardware=self.recipe.hardware, observe=observe, observe_every=self.recipe.monitor.every,
+        last = fit(
+            task, batches, folder, stage=stage, epochs=epochs, optimizer=config.optimizer, seed=seed,
+            hardware=self.recipe.hardware, observe=observe, observe_every=monitor_every(self.recipe.monitor, epochs),
         )  # fmt: skip
+        return {**last, "steps": epochs * batches.steps}
 
     def _augment(self, config: Augmentation) -> Augment:
         return Augment(config, self.size, self.recipe.data.mean, self.recipe.data.std)

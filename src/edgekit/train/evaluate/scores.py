@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edgekit.answers import Answers
 from edgekit.data.images import ImageSet
 from edgekit.data.splits import Splits
 from edgekit.errors import DataError, EdgekitError
@@ -16,6 +17,7 @@ from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, Result, Score
 from edgekit.run import Run
 from edgekit.shares import exact, share_of
+from edgekit.train.evaluate.answers import answers_of
 from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
 from edgekit.train.evaluate.probes import KNN_TEMPERATURE, LINEAR, knn, knn_protocol, linear_probe, neighbours_for
 from edgekit.train.fewshot import DRAWS, few_shot_scores
@@ -80,8 +82,8 @@ def share_right(right: Tensor) -> float:
     return share_of(int(right.sum()), right.numel())
 
 
-def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int = DRAWS) -> Evaluation:
-    """Every number about a run's models on its test set.
+def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int = DRAWS) -> tuple[Evaluation, Answers]:
+    """Every number about a run's models on its test set, and the classifiers' answers to its images.
 
     Args:
         run: with complete stages.
@@ -120,16 +122,22 @@ def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int 
     ]  # fmt: skip
     scores += few_shot_scores(known, bank, queries, truth, splits.classes, few_shot, draws, recipe.seed, about)
 
+    logits = {}
     for name, stage in stages.items():
-        logits = apply(
-            load_classifier(run.stage_path(stage), records[stage].outputs), test.images, mean, std, device, name
-        )
-        scores += classifier_scores(name, logits, truth, splits.classes, f"single centre view, {LAST}")
-    return Evaluation(
-        run=str(run.path),
-        data=f"{recipe.data.labelled or recipe.data.pool}: test set of {len(test)} images",
-        scores=scores,
-    )
+        classifier = load_classifier(run.stage_path(stage), records[stage].outputs)
+        logits[name] = apply(classifier, test.images, mean, std, device, name)
+        how = f"single centre view, {LAST}{_chosen(run, stage)}"
+        scores += classifier_scores(name, logits[name], truth, splits.classes, how)
+    data = f"{recipe.data.labelled or recipe.data.pool}: test set of {len(test)} images"
+    evaluation = Evaluation(run=str(run.path), data=data, scores=scores, classes=splits.classes)
+    return evaluation, answers_of(logits, test)
+
+
+def _chosen(run: Run, stage: str) -> str:
+    """Of a network from scratch: which of several settings it has, for the protocol."""
+    record = run.record(stage)
+    tried = record.metrics.get("search") if record is not None else None
+    return f"; best of {len(tried)} settings on the probe set" if isinstance(tried, list) and len(tried) > 1 else ""
 
 
 def with_earlier_few_shot(measured: Evaluation, path: Path) -> Evaluation:

@@ -1,0 +1,104 @@
+"""What a run's classifiers answer to each test image, in one small file: confusion matrix, worst images and bootstrap come from it.
+
+RUN/evaluate/answers.npz: truth, MODEL.predicted, MODEL.probability, worst, thumbnails
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.files import write_bytes
+from edgekit.foreign import Unreadable, read_npz
+
+FILE = "answers.npz"
+MODELS = ("teacher", "student", "supervised")
+_MOST_THUMBNAILS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """Answers to n images.
+
+    Args:
+        truth: (n,) int32, the images' classes.
+        predicted: of each model, (n,) int32, its first choice.
+        probability: of each model, (n,) float32, the softmax probability of its first choice.
+        worst: (m,) int32, rows of the images that the student is most certain about and wrong.
+        thumbnails: (m, s, s, 3) uint8 of them.
+    """
+
+    truth: NDArray[np.int32]
+    predicted: dict[str, NDArray[np.int32]]
+    probability: dict[str, NDArray[np.float32]]
+    worst: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    thumbnails: NDArray[np.uint8] = field(default_factory=lambda: np.zeros((0, 1, 1, 3), np.uint8))
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    def right(self, model: str) -> NDArray[np.bool_]:
+        """(n,) whether the model's first choice is the image's class."""
+        return self.predicted[model] == self.truth
+
+    def top1(self, model: str) -> float:
+        """Share of the images that the model answers right; not a number where there are none."""
+        return float(self.right(model).mean()) if len(self) else float("nan")
+
+    def confusion(self, model: str, classes: int) -> NDArray[np.int64]:
+        """(classes, classes) images of class i (row) that the model takes for class j (column)."""
+        cells = self.truth.astype(np.int64) * classes + self.predicted[model]
+        return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
+
+    def write(self, path: Path) -> None:
+        """Write the file atomically; equal answers give equal bytes."""
+        arrays: dict[str, NDArray[np.generic]] = {
+            "truth": self.truth,
+            "worst": self.worst,
+            "thumbnails": self.thumbnails,
+        }
+        for model, predicted in self.predicted.items():
+            arrays |= {f"{model}.predicted": predicted, f"{model}.probability": self.probability[model]}
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+        write_bytes(path, stream.getvalue())
+
+
+def read_answers(path: Path, classes: int) -> Answers:
+    """Read the file.
+
+    Args:
+        path: of the file.
+        classes: how many there are.
+
+    Raises:
+        Unreadable: it is missing, damaged, or holds something else.
+    """
+    arrays = read_npz(path)
+    try:
+        truth, worst, thumbnails = arrays["truth"], arrays["worst"], arrays["thumbnails"]
+        models = [model for model in MODELS if f"{model}.predicted" in arrays]
+        predicted = {model: arrays[f"{model}.predicted"] for model in models}
+        probability = {model: arrays[f"{model}.probability"] for model in models}
+    except KeyError as error:
+        raise Unreadable(path, f"holds no array named {error.args[0]}") from error
+    count = len(truth) if truth.ndim == 1 else -1
+    for array in (truth, *predicted.values()):
+        if (
+            array.shape != (count,)
+            or array.dtype != np.int32
+            or (count and not 0 <= array.min() <= array.max() < classes)
+        ):
+            raise Unreadable(path, f"holds something else than {classes} classes of {max(0, count)} images")
+    if any(array.shape != (count,) or array.dtype != np.float32 for array in probability.values()):
+        raise Unreadable(path, "its probabilities are none")
+    fits = (
+        thumbnails.ndim == 4 and thumbnails.shape[3] == 3 and thumbnails.dtype == np.uint8 and worst.dtype == np.int32
+    )
+    if not fits or worst.shape != (len(thumbnails),) or len(thumbnails) > _MOST_THUMBNAILS:
+        raise Unreadable(path, "its thumbnails are none")
+    return Answers(truth, predicted, probability, worst, thumbnails)

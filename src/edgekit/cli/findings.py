@@ -1,0 +1,63 @@
+"""What a run's numbers say, as lines of at most 80 columns: differences with their intervals, and advice."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgekit.shares import hundredths
+
+if TYPE_CHECKING:
+    from edgekit.result import Advice, Difference, Draw
+
+WIDTH = 80
+NAMES = {"teacher": "teacher", "supervised": "the same network from scratch"}
+
+
+def paragraph(text: str, first: str = "", rest: str | None = None) -> list[str]:
+    """Lines of at most `WIDTH` columns; words that are longer, such as a path, are not broken."""
+    indent = " " * len(first) if rest is None else rest
+    return textwrap.wrap(
+        text, WIDTH, initial_indent=first, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def advice_lines(advice: Sequence[Advice], most: int) -> list[str]:
+    """The first findings, each with its change below it."""
+    if not advice:
+        return []
+    lines = ["What the numbers say:"]
+    for i, found in enumerate(advice[:most], 1):
+        lines += paragraph(found.finding, f" {i}. ")
+        lines += paragraph(found.change, "    → ", "      ")
+    if len(advice) > most:
+        lines.append(f"    and {len(advice) - most} more in the report")
+    return lines
+
+
+def difference_lines(differences: Sequence[Difference]) -> list[str]:
+    """A paragraph for each difference: its size, its interval, and whether it is one."""
+    lines = []
+    for d in differences:
+        low, high = d.interval
+        over = f" over {d.draws} label draws" if d.draws > 1 else ""
+        verdict = "" if d.shown else ": no difference shown"
+        lines += paragraph(
+            f"student minus {NAMES.get(d.second, d.second)}{over}: {hundredths(d.value, signed=True)} points "
+            f"(95 % interval {hundredths(low, signed=True)} to {hundredths(high, signed=True)}, {d.samples} images){verdict}",
+            rest="  ",
+        )
+    return lines
+
+
+def draw_lines(draws: Sequence[Draw]) -> list[str]:
+    """The accuracies of each draw, and their mean."""
+    lines = []
+    for model in draws[0].values if draws else ():
+        values = [draw.values[model] for draw in draws if model in draw.values]
+        each = ", ".join(hundredths(value) for value in values)
+        lines += paragraph(
+            f"{model}: mean {hundredths(sum(values) / len(values))} of {len(values)} label draws ({each})", rest="  "
+        )
+    return lines

@@ -1,0 +1,62 @@
+"""How far the student's lead can be trusted: its difference to the other models, and the label draws that it was measured on."""
+
+from __future__ import annotations
+
+from edgekit.report import format as show
+from edgekit.report.facts import Facts
+from edgekit.report.tables import MODELS, Cell, Column, Table
+from edgekit.result import Difference
+
+NOT_SHOWN = "no difference shown"
+
+
+def words(difference: Difference) -> str:
+    """The interval in words: `95 % interval +8.1 to +15.2`, with the label draws and the verdict."""
+    low, high = difference.interval
+    over = f", mean of {difference.draws} label draws" if difference.draws > 1 else ""
+    verdict = "" if difference.shown else f": {NOT_SHOWN}"
+    return f"95\u00a0% interval {show.points(low)} to {show.points(high)}{over}{verdict}"
+
+
+def table(facts: Facts) -> Table | None:
+    """The student against the others, a row each."""
+    if facts.evaluation is None or not facts.evaluation.differences:
+        return None
+    columns = [
+        Column("Student against", number=False),
+        Column("Points", title="accuracy of the student minus that of the other"),
+        Column("95 % interval", title="paired bootstrap over the test images and, of several, the label draws"),
+        Column("McNemar's p", title="exact test; with one label draw"),
+        Column("Verdict", number=False),
+        Column("Protocol", number=False, long=True),
+    ]
+    rows = []
+    for d in facts.evaluation.differences:
+        name, (low, high) = MODELS.get(d.second, d.second), d.interval
+        verdict = NOT_SHOWN if not d.shown else "better" if d.value > 0 else "worse"
+        rows.append(
+            [
+                Cell(name, name.lower()),
+                Cell(show.points(d.value), d.value),
+                Cell(f"{show.points(low)} – {show.points(high)}", low),
+                Cell(show.NONE if d.p_value is None else show.difference(d.p_value), d.p_value),
+                Cell(verdict, verdict),
+                Cell(f"{d.protocol}; {show.count(d.samples)} images", d.protocol.lower()),
+            ]
+        )
+    return Table("The student against the others", columns, rows)
+
+
+def draws(facts: Facts) -> Table | None:
+    """Accuracies by label draw; None with one draw."""
+    if facts.evaluation is None or not facts.evaluation.draws:
+        return None
+    found = facts.evaluation.draws
+    models = list(dict.fromkeys(model for draw in found for model in draw.values))
+    columns = [Column("Label draw", number=False), *(Column(MODELS.get(model, model)) for model in models)]
+    rows = []
+    for draw in found:
+        values = [draw.values.get(model) for model in models]
+        name = Cell(f"seed {draw.label_seed}", draw.label_seed, note="" if draw.run == "." else draw.run)
+        rows.append([name, *(Cell(show.percent(value), value) for value in values)])
+    return Table("Test accuracy by draw of the labels", columns, rows)

@@ -1,0 +1,159 @@
+"""Where the student errs: its confusion matrix, or the pairs of classes that it mixes up, and the images it is most wrong about."""
+
+from __future__ import annotations
+
+import base64
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+
+from edgekit.report import format as show
+from edgekit.report.charts import WIDTH, Size, both
+from edgekit.report.facts import Facts
+from edgekit.report.figures import Figure, Key
+from edgekit.report.svg import drawing, element
+from edgekit.report.tables import Cell, Column, Table
+
+MATRIX_CLASSES = (
+    30  # above, the cells of a matrix are too small to be read, and the most confused pairs stand in a table
+)
+_PAIRS = 40
+_LETTER = 7.6  # pixels a letter of a label, about
+_LONGEST = 16  # letters of a label in the matrix; the whole name is in the cell's tooltip
+_ON_DARK = 0.6  # from this share on, a number is written in the light color
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image with what it is and what the student takes it for."""
+
+    url: str
+    file: str
+    truth: str
+    predicted: str
+    probability: str
+
+
+def confusion(facts: Facts) -> Figure | None:
+    """The student's confusion matrix on the test set; None with too many classes, or without answers."""
+    cells = _cells(facts)
+    if cells is None or facts.evaluation is None or len(cells) > MATRIX_CLASSES:
+        return None
+    names = facts.evaluation.classes
+    svg = both(lambda size: _matrix(cells, names, size))
+    return Figure(
+        svg,
+        [Key("right", "right"), Key("wrong", "wrong")],
+        "numbers are images; the stronger the color, the larger the share of the row",
+    )
+
+
+def pairs(facts: Facts) -> Table | None:
+    """The pairs of classes that the student mixes up most, both directions apart."""
+    cells = _cells(facts)
+    if cells is None or facts.evaluation is None:
+        return None
+    names, images = facts.evaluation.classes, cells.sum(axis=1)
+    wrong = cells.copy()
+    np.fill_diagonal(wrong, 0)
+    order = [divmod(int(flat), len(wrong)) for flat in np.argsort(-wrong, axis=None, kind="stable")[:_PAIRS]]
+    rows = []
+    for truth, predicted in order:
+        count = int(wrong[truth, predicted])
+        if count:
+            share = count / int(images[truth])
+            rows.append(
+                [
+                    Cell(names[truth], names[truth].lower()),
+                    Cell(names[predicted], names[predicted].lower()),
+                    Cell(show.count(count), count, note=f"of {show.count(int(images[truth]))}"),
+                    Cell(show.percent(share), share, bar=share),
+                ]
+            )
+    columns = [
+        Column("Class", number=False),
+        Column("Taken for", number=False),
+        Column("Images"),
+        Column("Share of the class"),
+    ]
+    return Table("Classes that the student mixes up", columns, rows, tall=len(rows) > 16) if rows else None
+
+
+def worst(facts: Facts) -> list[Mistake]:
+    """The images that the student is most certain about and wrong, the most certain first."""
+    if facts.answers is None or facts.evaluation is None:
+        return []
+    return [
+        Mistake(_png(picture), w.file, w.truth, w.predicted, show.percent(w.probability, 0))
+        for picture, w in zip(facts.answers.thumbnails, facts.evaluation.worst, strict=False)
+    ]
+
+
+def _cells(facts: Facts) -> NDArray[np.int64] | None:
+    if facts.answers is None or facts.evaluation is None or "student" not in facts.answers.predicted:
+        return None
+    return facts.answers.confusion("student", len(facts.evaluation.classes))
+
+
+def _png(picture: NDArray[np.uint8]) -> str:
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def _matrix(cells: NDArray[np.int64], names: list[str], size: Size) -> Markup:
+    width, count = WIDTH[size], len(names)
+    labels = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
+    longest = max(len(label) for label in labels) * _LETTER
+    left = min(longest + 12, width / 4)
+    cell = min((width - left) / count, 72.0 if size == "wide" else 48.0)
+    height = min(cell, 40.0)
+    steep = longest > cell - 4
+    top = 24 + (min(longest, 130.0) if steep else 18)
+    numbers = cell >= 17
+    look = "name small" if min(cell, height) >= 14 else "name tiny"
+    parts = [
+        element("text", "class ↓, taken for →", class_="label", x=0, y=12),
+    ]
+    for i, label in enumerate(labels):
+        x, y = left + (i + 0.5) * cell, top - 8
+        turn = f"rotate(-90 {x + 4:.1f} {y:.1f})" if steep else None
+        column = {
+            "x": x + (4 if steep else 0),
+            "y": y,
+            "text_anchor": "start" if steep else "middle",
+            "transform": turn,
+        }
+        fits = label[: max(1, int((left - 10) / _LETTER))] if size == "narrow" else label
+        parts.append(element("text", label, class_=look, **column))
+        parts.append(element("text", fits, class_=look, x=left - 8, y=top + (i + 0.5) * height + 4, text_anchor="end"))
+    totals = np.maximum(cells.sum(axis=1), 1)
+    for i in range(count):
+        for j in range(count):
+            n = int(cells[i, j])
+            share = n / int(totals[i])
+            box = {
+                "x": left + j * cell + 0.5,
+                "y": top + i * height + 0.5,
+                "width": cell - 1,
+                "height": height - 1,
+                "rx": 3,
+            }
+            kind = "heat none" if not n else "heat" if i == j else "heat error"
+            said = (
+                f"{names[i]} taken for {names[j]}: {n}" if i != j else f"{names[i]}: {n} of {int(cells[i].sum())} right"
+            )
+            drawn = [element("title", said), element("rect", class_=kind, style=f"--share:{share:.3f}", **box)]
+            if n and numbers:
+                text = "heattext dark" if share >= _ON_DARK else "heattext"
+                drawn.append(
+                    element("text", str(n), class_=text, x=left + (j + 0.5) * cell, y=top + (i + 0.5) * height + 4.5, text_anchor="middle")
+                )  # fmt: skip
+            parts.append(element("g", *drawn))
+    right = int(np.trace(cells))
+    told = f"Confusion matrix of {count} classes: {right} of {int(cells.sum())} images right"
+    return drawing(width, top + count * height + 4, told, *parts, class_=size)

@@ -1,0 +1,229 @@
+"""What advice is drawn from: a run's histories and records, and a few accuracies that no stage needs for itself.
+
+Measured on the probe set, so that following advice does not choose a recipe on the test set; on the test set where the probe set
+is too small to say anything.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from edgekit.data.images import ImageSet
+from edgekit.data.splits import Splits
+from edgekit.foreign import Unreadable, understood
+from edgekit.models.pixels import normalise
+from edgekit.models.store import load_classifier, load_pretrained
+from edgekit.recipe import Recipe
+from edgekit.run import Run
+from edgekit.train.advice.views import Views, measure_views, spread_rows
+from edgekit.train.evaluate import apply, device_of, labels_of, linear_probe
+from edgekit.train.fewshot import nearest_centroid
+from edgekit.train.teachers import load_teachers
+
+MODEL_OF = {"finetune": "teacher", "distill": "student", "supervised": "supervised"}
+KEEP_AT_LEAST = 0.35  # of what plain images show of the classes, in the views of the pretraining
+_FEWEST_PROBES = 100
+_MOST = 2000  # images of each set
+_MOST_LABELS = 5000  # that the probe on the frozen encoder learns from
+
+Right = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """What a training looked like.
+
+    Args:
+        epochs: that it had.
+        steps: of the optimizer; None where the record does not say.
+        losses: the mean of each epoch.
+        top1: training accuracy of the last epoch, on augmented images; of a distillation, the agreement with the teacher.
+        labels_top1: accuracy on the label budget, plain images; None where it was not measured.
+    """
+
+    epochs: int
+    steps: int | None
+    losses: list[float]
+    top1: float | None = None
+    labels_top1: float | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything that the rules look at.
+
+    Args:
+        classes: names.
+        held: what the accuracies are of, in words: `probe set, 180 images`.
+        truth: (n,) classes of those images.
+        stages: by name; those that are complete.
+        predicted: (n,) first choices of teacher, student, supervised, and of `linear` and `centroid`: probe and nearest centroid of
+            the frozen encoder, learned from the label budget.
+        other_teachers: of the teachers that are not the run's own, their names and first choices.
+        knn: the encoder's accuracy after so many epochs, in order; empty where it was not monitored.
+        knn_before: that of the weights that the pretraining started from.
+        knn_after: that of the encoder.
+        views: whether the classes survive the pretraining's augmentation.
+        in_pool: share of the pool that the teacher takes for each class.
+        pool: how many images that was measured on.
+        label_counts: images of each class in the label budget.
+        fallback: test accuracies of the fine-tuned model and of the probe on the frozen encoder that was kept instead; None where the
+            fine-tuned model was kept.
+    """
+
+    classes: list[str]
+    held: str
+    truth: NDArray[np.int64]
+    stages: dict[str, StageFacts]
+    predicted: dict[str, NDArray[np.int64]]
+    other_teachers: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    knn: list[tuple[int, float]] = field(default_factory=list)
+    knn_before: float | None = None
+    knn_after: float | None = None
+    views: Views | None = None
+    in_pool: NDArray[np.float64] | None = None
+    pool: int = 0
+    label_counts: list[int] = field(default_factory=list)
+    fallback: tuple[float, float] | None = None
+
+    def right(self, model: str) -> Right:
+        """(n,) whether a model is right."""
+        return self.predicted[model] == self.truth
+
+    def top1(self, model: str) -> float:
+        """Accuracy of a model."""
+        return float(self.right(model).mean())
+
+    @property
+    def chance(self) -> float:
+        """Accuracy of always answering the most frequent class."""
+        return float(np.bincount(self.truth).max() / len(self.truth))
+
+
+def gather(run: Run, recipe: Recipe, splits: Splits) -> Facts:
+    """Measure, at most some thousand images of each set with each model.
+
+    Args:
+        run: complete.
+        recipe: its recipe.
+        splits: its images; the test set is not empty.
+
+    Raises:
+        EdgekitError: a model of the run cannot be read.
+    """
+    device = device_of(recipe)
+    name, held_set = ("probe set", splits.probe) if len(splits.probe) >= _FEWEST_PROBES else ("test set", splits.test)
+    held = held_set.subset(spread_rows(len(held_set), _MOST))
+    labelled = _plain(splits.labelled, recipe, _MOST_LABELS)
+    stages = [stage for stage in MODEL_OF if stage != "supervised" or recipe.supervised.enabled]
+    models = {MODEL_OF[stage]: load_classifier(run.stage_path(stage)) for stage in stages}
+    predicted = {model: _choices(network, held, recipe, device) for model, network in models.items()}
+    predicted |= _frozen(load_pretrained(run.stage_path("pretrain")).encoder, labelled, held, recipe, device)
+    stage_facts = {stage: _stage(run, stage) for stage in ("pretrain", *stages)}
+    few = labelled.subset(spread_rows(len(labelled), _MOST))
+    assert few.labels is not None
+    for stage in stages:
+        right = float((_choices(models[MODEL_OF[stage]], few, recipe, device) == few.labels).mean())
+        stage_facts[stage] = replace(stage_facts[stage], labels_top1=right)
+    pool = _plain(splits.pool, recipe, _MOST)
+    counts = np.bincount(_choices(models["teacher"], pool, recipe, device), minlength=len(splits.classes))
+    metrics = run.require("pretrain").metrics
+    before = metrics.get("knn_random_weights", metrics.get("knn_starting_weights"))
+    assert splits.labelled.labels is not None
+    return Facts(
+        classes=splits.classes,
+        held=f"{name}, {len(held):,} images",
+        truth=labels_of(held).numpy(),
+        stages=stage_facts,
+        predicted=predicted,
+        other_teachers=_other_teachers(run, recipe, splits, held),
+        knn=_column(run, "pretrain", "knn"),
+        knn_before=before if isinstance(before, float) else None,
+        knn_after=metrics["knn"] if isinstance(metrics.get("knn"), float) else None,
+        views=measure_views(models["teacher"], splits.labelled, held, recipe, device, KEEP_AT_LEAST),
+        in_pool=counts / len(pool),
+        pool=len(pool),
+        label_counts=np.bincount(splits.labelled.labels, minlength=len(splits.classes)).tolist(),
+        fallback=_fallback(run),
+    )
+
+
+def _fallback(run: Run) -> tuple[float, float] | None:
+    choice = run.require("finetune").metrics.get("choice")
+    if not isinstance(choice, dict) or choice.get("left") != "frozen":
+        return None
+    test = choice.get("test")
+    if not isinstance(test, dict) or not {"finetuned", "frozen"} <= set(test):
+        return None
+    return float(test["finetuned"]), float(test["frozen"])
+
+
+def _plain(images: ImageSet, recipe: Recipe, most: int) -> ImageSet:
+    """At most so many training images as evaluation sees them."""
+    return images.subset(spread_rows(len(images), most)).centre_crop(recipe.data.preprocessing().image_size)
+
+
+def _choices(model: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device) -> NDArray[np.int64]:
+    logits = apply(model, images.images, recipe.data.mean, recipe.data.std, device, "advice")
+    return logits.argmax(1).numpy()
+
+
+def _frozen(
+    encoder: nn.Module, labelled: ImageSet, held: ImageSet, recipe: Recipe, device: torch.device
+) -> dict[str, NDArray[np.int64]]:
+    """First choices of a linear probe and of the nearest centroid, both learned from the label budget."""
+    known, queries = (
+        apply(encoder, images.images, recipe.data.mean, recipe.data.std, device, "advice")
+        for images in (labelled, held)
+    )
+    labels = labels_of(labelled)
+    present = torch.unique(labels)  # a class without a label has no centroid
+    of_present = nearest_centroid(known, torch.searchsorted(present, labels), queries, len(present))
+    found = {"centroid": present[of_present].numpy()}
+    if len(present) > 1:
+        found["linear"] = linear_probe(known, labels, queries).numpy()
+    return found
+
+
+def _other_teachers(run: Run, recipe: Recipe, splits: Splits, held: ImageSet) -> dict[str, NDArray[np.int64]]:
+    """First choices of each teacher that is not the run's own, as the distillation hears it."""
+    sources = [source for source in recipe.distill.teachers if source.model != "own"]
+    teachers = load_teachers(recipe.distill.teachers, run, recipe.data, splits.classes, own=False)
+    pixels = torch.from_numpy(held.images.copy())
+    return {
+        source.model: torch.cat(
+            [teacher(normalise(part, recipe.data.mean, recipe.data.std))[0].argmax(1) for part in pixels.split(100)]
+        ).numpy()
+        for source, teacher in zip(sources, teachers, strict=True)
+    }
+
+
+def _stage(run: Run, stage: str) -> StageFacts:
+    losses = _column(run, stage, "loss")
+    top1 = _column(run, stage, "agreement" if stage == "distill" else "train_top1")
+    steps = run.require(stage).metrics.get("steps")
+    return StageFacts(
+        epochs=losses[-1][0] if losses else 0,
+        steps=steps if isinstance(steps, int) else None,
+        losses=[loss for _, loss in losses],
+        top1=top1[-1][1] if top1 else None,
+    )
+
+
+def _column(run: Run, stage: str, name: str) -> list[tuple[int, float]]:
+    """(epoch, value) of a column of a stage's history, where it has one."""
+    path: Path = run.stage_path(stage) / "history.csv"
+    try:
+        with understood(path, "a history of training"), open(path, encoding="utf-8", newline="") as stream:
+            rows = [(int(float(row["epoch"])), float(row[name])) for row in csv.DictReader(stream) if row.get(name)]
+    except Unreadable:
+        return []
+    return [(epoch, value) for epoch, value in rows if math.isfinite(value)]

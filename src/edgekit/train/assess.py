@@ -1,0 +1,77 @@
+"""A run's evaluation as a whole: scores, how far the differences can be trusted, the label draws, the worst answers, and advice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgekit.answers import FILE, Answers
+from edgekit.data.splits import Splits
+from edgekit.files import sha256
+from edgekit.models.store import load_classifier
+from edgekit.recipe import Recipe
+from edgekit.result import Advice, AnswersFile, Draw, Evaluation
+from edgekit.run import Run
+from edgekit.train.advice import advise, gather
+from edgekit.train.advice.facts import MODEL_OF
+from edgekit.train.draws import complete_draws
+from edgekit.train.evaluate import device_of, score_run
+from edgekit.train.evaluate.answers import answer, differences, with_worst
+from edgekit.train.fewshot import DRAWS
+
+
+def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int = DRAWS) -> Evaluation:
+    """Evaluate a run; the answers to the test images are written beside its result, `RUN/evaluate/answers.npz`.
+
+    Args:
+        run: with complete stages.
+        splits: of its recipe.
+        few_shot: images a class to learn from; none by default.
+        draws: of those images.
+
+    Raises:
+        RunError: a stage is not complete, damaged, or made from another recipe or other images.
+        DataError: the test set is empty, or a class has fewer labelled images than `few_shot` asks for.
+    """
+    recipe, test = run.recipe, splits.test
+    evaluation, own = score_run(run, splits, few_shot, draws)
+    own, worst = with_worst(own, test, splits.classes)
+    of_draws = _draws(run, recipe, splits)
+    answers = [own, *(answers for _, answers in of_draws)]
+    path = run.path / "evaluate" / FILE
+    own.write(path)
+    listed = [Draw(label_seed=recipe.data.label_seed, run=".", values=_values(own))] if of_draws else []
+    listed += [draw for draw, _ in of_draws]
+    return evaluation.model_copy(
+        update={
+            "differences": differences(answers, recipe.seed),
+            "draws": listed,
+            "advice": advise(gather(run, recipe, splits)),
+            "answers": AnswersFile(file=FILE, sha256=sha256(path)),
+            "worst": worst,
+        }
+    )
+
+
+def advice_for(run: Run, splits: Splits) -> list[Advice]:
+    """What a complete run's numbers say about its recipe; nothing where it has no test image.
+
+    Raises:
+        EdgekitError: a model of the run cannot be read.
+    """
+    return advise(gather(run, run.recipe, splits)) if len(splits.test) else []
+
+
+def _draws(run: Run, recipe: Recipe, splits: Splits) -> list[tuple[Draw, Answers]]:
+    found = []
+    for number, other in complete_draws(run, recipe, splits.test.digest):
+        stages = [stage for stage in MODEL_OF if stage != "supervised" or recipe.supervised.enabled]
+        models = {MODEL_OF[stage]: load_classifier(other.stage_path(stage)) for stage in stages}
+        answers = answer(models, splits.test, recipe, device_of(recipe))
+        where = str(other.path.relative_to(run.path))
+        draw = Draw(label_seed=recipe.data.label_seed + number, run=where, values=_values(answers))
+        found.append((draw, answers))
+    return found
+
+
+def _values(answers: Answers) -> dict[str, float]:
+    return {model: answers.top1(model) for model in answers.predicted}

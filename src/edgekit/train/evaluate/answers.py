@@ -1,0 +1,100 @@
+"""What a run's classifiers answer to labeled images, how much more often one is right than another, and where the student errs most."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from edgekit.answers import Answers
+from edgekit.data.images import ImageSet
+from edgekit.intervals import RESAMPLES, mcnemar, paired
+from edgekit.recipe import Recipe
+from edgekit.result import Difference, Worst
+from edgekit.shares import share_of
+from edgekit.train.evaluate.features import apply
+
+WORST = 18
+_SIDE = 64  # of a thumbnail, in pixels
+
+
+def answers_of(logits: Mapping[str, Tensor], images: ImageSet) -> Answers:
+    """The answers that logits are.
+
+    Args:
+        logits: of each model, float32 (n, classes), on the CPU.
+        images: n, with labels.
+    """
+    assert images.labels is not None
+    predicted, probability = {}, {}
+    for model, values in logits.items():
+        predicted[model] = values.argmax(1).numpy().astype(np.int32)
+        probability[model] = values.softmax(1).amax(1).numpy().astype(np.float32)
+    return Answers(images.labels.astype(np.int32), predicted, probability)
+
+
+def answer(models: Mapping[str, nn.Module], images: ImageSet, recipe: Recipe, device: torch.device) -> Answers:
+    """What classifiers answer to images of evaluation preprocessing."""
+    mean, std = recipe.data.mean, recipe.data.std
+    logits = {name: apply(model, images.images, mean, std, device, name) for name, model in models.items()}
+    return answers_of(logits, images)
+
+
+def with_worst(answers: Answers, images: ImageSet, classes: Sequence[str]) -> tuple[Answers, list[Worst]]:
+    """The answers with thumbnails of the images that the student is most certain about and wrong, at most `WORST`.
+
+    Args:
+        answers: to the images.
+        images: uint8 of evaluation preprocessing.
+        classes: names.
+    """
+    if "student" not in answers.predicted:
+        return answers, []
+    wrong = np.flatnonzero(~answers.right("student"))
+    certain = answers.probability["student"][wrong]
+    rows = wrong[np.argsort(-certain, kind="stable")[:WORST]]
+    side = min(_SIDE, images.side)
+    pictures = [np.asarray(Image.fromarray(images.images[i]).resize((side, side), Image.Resampling.BOX)) for i in rows]
+    thumbnails = np.stack(pictures) if pictures else np.zeros((0, side, side, 3), np.uint8)
+    worst = [
+        Worst(
+            file=images.names[i].encode("utf-8", "replace").decode(),  # a file's name may be no valid Unicode
+            truth=classes[answers.truth[i]],
+            predicted=classes[answers.predicted["student"][i]],
+            probability=float(answers.probability["student"][i]),
+        )
+        for i in rows
+    ]
+    return Answers(answers.truth, answers.predicted, answers.probability, rows.astype(np.int32), thumbnails), worst
+
+
+def differences(draws: Sequence[Answers], seed: int) -> list[Difference]:
+    """How much more often the student is right than the network from scratch, and than the teacher.
+
+    Args:
+        draws: answers to the same images of the models trained on each draw of the labels.
+        seed: of the resampling.
+    """
+    found = []
+    for other in ("supervised", "teacher"):
+        if any({"student", other} - set(answers.predicted) for answers in draws) or not len(draws[0]):
+            continue
+        each = np.stack([a.right("student").astype(np.int8) - a.right(other).astype(np.int8) for a in draws])
+        better, worse = int((each[0] > 0).sum()), int((each[0] < 0).sum())
+        over = f"images and {len(draws)} label draws" if len(draws) > 1 else "images"
+        found.append(
+            Difference(
+                first="student",
+                second=other,
+                value=share_of(int(each.sum(dtype=np.int64)), each.size),
+                interval=paired(each, seed),
+                samples=each.shape[1],
+                draws=len(draws),
+                p_value=mcnemar(better, worse) if len(draws) == 1 else None,
+                protocol=f"same test images, paired bootstrap over {over}, 95 % percentile interval of {RESAMPLES:,} resamples, seed {seed}",
+            )
+        )
+    return found
