@@ -111,17 +111,6 @@ def test_export_with_several_jobs(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_training_on_several_devices(tmp_path: Path) -> None:
-    recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("name: two\ndata: {labelled: digits, image_size: 16, labels: 10}\npretrain: {epochs: 1000}\n")
-    command = ["-m", "edgekit", "train", recipe, "--run", tmp_path / "run", "--devices", 2]
-    clean = {k: v for k, v in os.environ.items() if k not in {"RANK", "WORLD_SIZE"}}
-    checkpoint = tmp_path / "run" / "pretrain" / "last.ckpt"
-    had = kill_alone(running(*command, env=clean), lambda found: checkpoint.exists())
-    assert len(had) >= 2
-
-
-@pytest.mark.slow
 def test_doctor(tmp_path: Path) -> None:
     bundle = exported.export(tmp_path / "bundle", targets=("onnx",), precisions=("fp32",))
     hangs = tmp_path / "path" / "onnxruntime"
