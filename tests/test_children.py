@@ -115,9 +115,13 @@ def test_doctor(tmp_path: Path) -> None:
     bundle = exported.export(tmp_path / "bundle", targets=("onnx",), precisions=("fp32",))
     hangs = tmp_path / "path" / "onnxruntime"
     hangs.mkdir(parents=True)
-    (hangs / "__init__.py").write_text("import time\ntime.sleep(1000)\n")
+    (hangs / "__init__.py").write_text(
+        "import pathlib, time\npathlib.Path(__file__).with_name('reached').touch()\ntime.sleep(1000)\n"
+    )
     environment = {**os.environ, "PYTHONPATH": f"{hangs.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
-    kill_alone(running("-m", "edgekit", "doctor", bundle.path, env=environment), deaf(1))
+    kill_alone(
+        running("-m", "edgekit", "doctor", bundle.path, env=environment), lambda found: (hangs / "reached").exists()
+    )
 
 
 @pytest.mark.parametrize("what", ["start", "apart"])
