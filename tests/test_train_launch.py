@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from patience import until
+from processes import kill_alone
 from recipe_changes import TINY, changed
 
 TWO = changed(TINY, finetune__batch_size=48, supervised__batch_size=48)
@@ -48,6 +49,16 @@ def test_two_processes_train_what_one_does(tmp_path: Path) -> None:
     assert losses[-1] < losses[0]
     again = subprocess.run(edgekit(recipe, "--run", str(run)), check=False, capture_output=True, text=True)
     assert again.stdout.count("up to date") == 5  # hardware is no input of any stage
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")
+def test_no_process_outlives_the_command_that_is_killed_alone(tmp_path: Path) -> None:
+    recipe, run = written(tmp_path, pretrain__epochs=1000), tmp_path / "run"
+    command = edgekit(recipe, "--run", str(run), "--devices", "2", "--until", "pretrain")
+    training = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    had = kill_alone(training, lambda found: (run / "pretrain" / "last.ckpt").exists())
+    assert len(had) >= 2
 
 
 @pytest.mark.slow
