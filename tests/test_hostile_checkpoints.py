@@ -99,7 +99,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "rate of nan": (lambda c: group(c).update(lr=float("nan")), "its optimizer's param_groups is nan"),
     "no rate": (lambda c: group(c).pop("lr"), "lacks lr"),
     "other parameters": (lambda c: group(c).update(params=[3]), "other groups of parameters"),
-    "momentum of another shape": (lambda c: state(c)[0].update(momentum_buffer=torch.zeros(7)), "momentum_buffer of the parameter 0 is a tensor (7,)"),
+    "another shape": (lambda c: state(c)[0].update(momentum_buffer=torch.zeros(7)), "momentum_buffer of the parameter 0 is a tensor (7,)"),
     "momentum of nobody": (lambda c: state(c).update({99: {}}), "no parameter 99"),
     "something else kept": (lambda c: state(c)[0].update(x=1), "keeps ['momentum_buffer', 'x'] of the parameter 0"),
     "schedule": (lambda c: c["lr_schedulers"][0].update(base_lrs="x"), "its schedule's base_lrs is 'x'"),
