@@ -356,6 +356,13 @@ def test_hostile_names_are_text(tmp_path: Path, opened: Callable[..., Opened]) -
     assert seen.requests == []
 
 
+def test_names_with_control_characters_reach_no_terminal_that_shows_the_page(tmp_path: Path) -> None:
+    classes = ["\x1b]0;title\x07", "a\x00b", "up\u202edown", *(f"c{i}" for i in range(7))]
+    page = write_report(make_run(tmp_path / "run", classes=classes)).path.read_text(encoding="utf-8")
+    assert not set(page) & set("\x1b\x07\x00\u202e")
+    assert "\\u001b]0;title" in page
+
+
 def test_a_run_that_has_only_begun_says_what_is_missing(
     whole: Path, tmp_path: Path, opened: Callable[..., Opened]
 ) -> None:

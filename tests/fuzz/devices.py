@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,14 +24,52 @@ MEMORY = 512 << 20  # 16 MiB of lines, 64 MiB of a file of results, and what is 
 _MARK = b"@edgekit "
 _ROOT = "/home/pi/.cache/edgekit"
 _RUN = "@@run@@"  # stands for the name that this side gives to the bench
+_NAMES = (
+    "../x.json", "results/../../x.json", "/etc/passwd", "results/\x1b[2J.json", "results/a\nb.json", "", "results/", "stdout/x",
+    "results/" + "a" * 300 + ".json",
+)  # fmt: skip
+_NOISE = (
+    b"Welcome to Ubuntu\n", b"@edgekit \n", b"@edgekit {}\n", b"@edgekit [1]\n", b"\xff\xfe\n", b"x" * 100_000 + b"\n", b"\x00" * 6_000_000,
+    b"@edgekit " + b"[" * 99_999 + b"\n", b"\r\n",
+)  # fmt: skip
 _OPS = ("python", "probe", "offer", "store", "environment", "start", "follow", "fetch", "finish", "stop")
-Message = tuple[dict[str, Any], bytes]  # what a line says, and the bytes that follow it
+
+
+@dataclass(frozen=True)
+class File:
+    """A file as `fetch` sends it, announced rightly whatever is in it."""
+
+    path: str
+    content: bytes
+
+
+Message = dict[str, Any] | bytes | File  # a line of JSON, bytes as they are, or a line and the bytes that follow it
+
+
+@dataclass
+class Answer:
+    """What a device says to one request.
+
+    Attributes:
+        messages: one after the other.
+        damage: changes all of its bytes, if there is one.
+        endless: it never ends.
+    """
+
+    messages: list[Message]
+    damage: Draws | None = None
+    endless: bool = False
+
+    def written(self, run: str) -> bytes:
+        """All bytes, for the bench that this side has given a name."""
+        content = b"".join(_written(message, run) for message in self.messages)
+        return changed_bytes(self.damage, content) if self.damage else content
 
 
 class _Device(Connection):
     """A connection whose every process is one that prints a prepared answer."""
 
-    answers: ClassVar[dict[str, Path]] = {}
+    answers: ClassVar[dict[str, Answer]] = {}
     work: ClassVar[Path]
 
     def open(self) -> None:
@@ -40,17 +80,11 @@ class _Device(Connection):
         self._op, self._run_name = op, str(named.get("run", ""))
         return super().call(op, *rest, **named)
 
-    def _start(self, command: str, *stderr: Any) -> subprocess.Popen[bytes]:
-        path = self.answers[self._op]
-        if path != Path("/dev/zero") and _RUN.encode() in (content := path.read_bytes()):
-            path = self.work / "answer"
-            path.write_bytes(content.replace(_RUN.encode(), self._run_name.encode()))
-        return subprocess.Popen(
-            ["cat", str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr[0] if stderr else subprocess.PIPE,
-        )
+    def _start(self, command: str) -> subprocess.Popen[bytes]:
+        answer, path = self.answers[self._op], self.work / "answer"
+        path.write_bytes(answer.written(self._run_name))
+        words = ["cat", "/dev/zero" if answer.endless else str(path)]
+        return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def make_corpus(folder: Path) -> None:
@@ -76,23 +110,18 @@ class Target:
 
     def run(self, draws: Draws, folder: Path) -> Callable[[], object]:
         """Prepare every answer; gives the command that hears them."""
-        own_python = draws.random() < 0.8
-        result = changed_tree(draws, self._result) if draws.random() < 0.3 else self._result
-        answers = self._answers(
-            json_bytes(draws, result) if result is not self._result else json.dumps(result).encode(), own_python
-        )
-        if result is self._result:
+        own_python, forged = draws.random() < 0.8, draws.random() < 0.3
+        result = json_bytes(draws, changed_tree(draws, self._result)) if forged else json.dumps(self._result).encode()
+        answers = _answers(result, own_python)
+        if not forged:
             for op in draws.sample(_OPS[:-1], draws.choice((1, 1, 2))):
-                answers[op] = _changed(draws, answers[op], [b for a in answers.values() for b in a])
-        _Device.work, _Device.answers = folder, {}
-        for op, messages in answers.items():
-            path = folder / f"{op}.answer"
-            path.write_bytes(b"".join(line if isinstance(line, bytes) else _line(line) for line in messages))
-            _Device.answers[op] = path
-            if draws.random() < 0.1:
-                path.write_bytes(changed_bytes(draws, path.read_bytes()))
-            elif draws.random() < 0.001:
-                _Device.answers[op] = Path("/dev/zero")
+                others = [message for answer in answers.values() for message in answer.messages]
+                answers[op].messages = _changed(draws, answers[op].messages, others)
+        for answer in answers.values():
+            if draws.random() < 0.03:
+                answer.damage = random.Random(draws.random())
+            answer.endless = draws.random() < 0.0005
+        _Device.work, _Device.answers = folder, answers
         words = ["--python", "/usr/bin/python3"] if own_python else []
         words += draws.choice(([], ["--json"], ["--keep"]))
         return lambda: run_command(
@@ -108,47 +137,45 @@ class Target:
             *words,
         )
 
-    def _answers(self, result: bytes, own_python: bool) -> dict[str, list[Any]]:
-        digests = {"missing": {}, "free": 1 << 40}
-        files = ["results/onnx-fp32-b1.json", "stdout"]
-        row = {"file": f"{_ROOT}/runs/{_RUN}/results/onnx-fp32-b1.json", "variant": "onnx-fp32"}
-        printed = json.dumps({"bundle": "tiny", "results": [row], "failed": [], "left_out": []}).encode()
-        probe = {
-            "python": "3.11.2",
-            "executable": "/usr/bin/python3",
-            "architecture": "aarch64",
-            "root": _ROOT,
-            "missing": [],
-            "gpu": False,
+
+def _answers(result: bytes, own_python: bool) -> dict[str, Answer]:
+    """What a device says where all is well."""
+    row = {"file": f"{_ROOT}/runs/{_RUN}/results/onnx-fp32-b1.json", "variant": "onnx-fp32"}
+    printed = json.dumps({"bundle": "tiny", "results": [row], "failed": [], "left_out": []}).encode()
+    files: list[Message] = [File("results/onnx-fp32-b1.json", result), File("stdout", printed)]
+    replies: dict[str, Any] = {
+        "probe": {"python": "3.11.2", "executable": "/usr/bin/python3", "architecture": "aarch64", "root": _ROOT, "missing": [], "gpu": False},
+        "offer": {"missing": {}, "free": 1 << 40}, "store": {"damaged": []}, "start": {"state": "started", "folder": f"{_ROOT}/runs/{_RUN}"},
+        "environment": {"python": f"{_ROOT}/venvs/a/bin/python", "extras": ["ort"], "failed": {}},
+        "follow": {"exit": 0, "files": ["results/onnx-fp32-b1.json", "stdout"]}, "fetch": {}, "finish": {"folder": f"{_ROOT}/runs/{_RUN}"},
+        "stop": {"stopped": True},
+    }  # fmt: skip
+    before: dict[str, list[Message]] = {
+        "environment": [{"event": "say", "text": "installing"}],
+        "follow": [{"event": "line", "text": "onnx-fp32: 0.4 ms", "seen": 20}],
+        "fetch": files,
+    }
+    answers = {op: Answer([*before.get(op, []), {"reply": reply}]) for op, reply in replies.items()}
+    answers["python"] = Answer([_MARK + (b"True 3.11.2\n" if own_python else b"/usr/bin/python3\n")])
+    return answers
+
+
+def _written(message: Message, run: str) -> bytes:
+    if isinstance(message, bytes):
+        return message
+    if isinstance(message, File):
+        content = message.content.replace(_RUN.encode(), run.encode())
+        told = {
+            "event": "data",
+            "path": message.path,
+            "bytes": len(content),
+            "sha256": hashlib.sha256(content).hexdigest(),
         }
-        replies: dict[str, Any] = {
-            "probe": probe, "offer": digests, "store": {"damaged": []},
-            "environment": {"python": f"{_ROOT}/venvs/a/bin/python", "extras": ["ort"], "failed": {}},
-            "start": {"state": "started", "folder": f"{_ROOT}/runs/{_RUN}"}, "follow": {"exit": 0, "files": files}, "fetch": {},
-            "finish": {"folder": f"{_ROOT}/runs/{_RUN}"}, "stop": {"stopped": True},
-        }  # fmt: skip
-        answers: dict[str, list[Any]] = {op: [({"reply": reply}, b"")] for op, reply in replies.items()}
-        answers["environment"].insert(0, ({"event": "say", "text": "installing"}, b""))
-        answers["follow"].insert(0, ({"event": "line", "text": "onnx-fp32: 0.4 ms", "seen": 20}, b""))
-        answers["fetch"][:0] = [_file(files[0], result), _file("stdout", printed)]
-        answers["python"] = [_MARK + (b"True 3.11.2\n" if own_python else b"/usr/bin/python3\n")]
-        return answers
+        return _written(told, run) + content
+    return _MARK + json.dumps(message).replace(_RUN, run).encode() + b"\n"
 
 
-def _file(path: str, content: bytes) -> Message:
-    return {
-        "event": "data",
-        "path": path,
-        "bytes": len(content),
-        "sha256": hashlib.sha256(content).hexdigest(),
-    }, content
-
-
-def _line(message: Message) -> bytes:
-    return _MARK + json.dumps(message[0]).encode() + b"\n" + message[1]
-
-
-def _changed(draws: Draws, messages: list[Any], others: list[Any]) -> list[Any]:
+def _changed(draws: Draws, messages: list[Message], others: list[Message]) -> list[Message]:
     """The same answer with a message changed, left out, doubled, or of another request; or with something before it."""
     made, at, change = list(messages), draws.randrange(len(messages)), draws.random()
     one = made[at]
@@ -157,48 +184,32 @@ def _changed(draws: Draws, messages: list[Any], others: list[Any]) -> list[Any]:
     elif change < 0.16:
         made.insert(at, draws.choice(others))
     elif change < 0.24:
-        noise = (
-            b"Welcome to Ubuntu\n",
-            b"@edgekit \n",
-            b"@edgekit {}\n",
-            b"@edgekit [1]\n",
-            b"\xff\xfe\n",
-            b"x" * 100_000 + b"\n",
-            b"\x00" * 6_000_000,
-            b"@edgekit " + b"[" * 99_999 + b"\n",
-            b"\r\n",
-        )
-        made.insert(at, draws.choice(noise))
+        made.insert(at, draws.choice(_NOISE))
     elif change < 0.3:
         made = made * draws.choice((2, 3))
     elif isinstance(one, bytes):
         made[at] = changed_bytes(draws, one)
-    elif one[1] and change < 0.55:
-        content = (
-            changed_bytes(draws, one[1])
-            if draws.random() < 0.4
-            else json_bytes(draws, changed_tree(draws, json.loads(one[1])))
-        )
-        told = one[0] if draws.random() < 0.3 else _file(one[0]["path"], content)[0]
-        made[at] = (told, content)
-    elif "files" in one[0].get("reply", {}) and change < 0.6:
-        name = draws.choice(
-            (
-                "../x.json",
-                "results/../../x.json",
-                "/etc/passwd",
-                "results/\x1b[2J.json",
-                "results/a\nb.json",
-                "",
-                "results/",
-                "stdout/x",
-                "results/" + "a" * 300 + ".json",
-            )
-        )
-        made[at] = (
-            {"reply": {"exit": draws.choice((0, 1, None, -9)), "files": [*one[0]["reply"]["files"], name]}},
-            b"",
-        )
+    elif isinstance(one, File):
+        made[at] = _changed_file(draws, one)
+    elif "files" in one.get("reply", {}) and change < 0.6:
+        name = draws.choice(_NAMES)
+        made[at] = {"reply": {"exit": draws.choice((0, 1, None, -9)), "files": [*one["reply"]["files"], name]}}
     else:
-        made[at] = _MARK + json_bytes(draws, changed_tree(draws, one[0])).replace(b"\n", b" ") + b"\n" + one[1]
+        made[at] = _MARK + json_bytes(draws, changed_tree(draws, one)).replace(b"\n", b" ") + b"\n"
     return made
+
+
+def _changed_file(draws: Draws, file: File) -> Message:
+    """Other content, or something else announced than what follows."""
+    kind = draws.random()
+    if kind < 0.3:
+        return File(file.path, changed_bytes(draws, file.content))
+    if kind < 0.7:
+        return File(file.path, json_bytes(draws, changed_tree(draws, json.loads(file.content))))
+    told = {
+        "event": "data",
+        "path": file.path,
+        "bytes": len(file.content),
+        "sha256": hashlib.sha256(file.content).hexdigest(),
+    }
+    return _MARK + json_bytes(draws, changed_tree(draws, told)).replace(b"\n", b" ") + b"\n" + file.content

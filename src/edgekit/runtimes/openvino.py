@@ -10,7 +10,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from edgekit.errors import BundleError, RuntimeMissing
+from edgekit.errors import BundleError, EdgekitError, RuntimeMissing
 from edgekit.processors import narrowed_threads
 from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.providers import OPENVINO, PROVIDER
@@ -70,7 +70,9 @@ class OpenVinoSession:
             self.outputs = [_output_name(x) for x in self._graph.outputs]
             _, self._shape, self.batch = check_graph(model, inputs, self.outputs)
             compiled = self._compile(self.batch or 1)
-        except RuntimeError as error:
+        except EdgekitError:
+            raise
+        except Exception as error:  # mostly RuntimeError; for names that are no UTF-8, UnicodeDecodeError
             raise BundleError(f"{model}: OpenVINO cannot load it: {error}", "export the bundle again") from error
         answered = _name(compiled.get_property(PRECISION))
         if answered != precision:

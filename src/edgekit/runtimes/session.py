@@ -9,10 +9,11 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import BundleError, DataError, near
+from edgekit.errors import BundleError, DataError, EdgekitError, near, one_line
 
 OUTPUT = "logits"
 EMBEDDING = "embedding"
+MOST_BATCH = 4096  # images that a graph may fix: whoever has fewer fills the batch up, which takes their memory
 
 
 class Session(Protocol):
@@ -141,7 +142,7 @@ def check_graph(model: Path, inputs: Sequence[tuple[str, str, Sequence[int | Non
         outputs: the names of the outputs.
 
     Raises:
-        BundleError: the graph does not take uint8 (n, H, W, 3) images or gives no `logits`.
+        BundleError: the graph does not take uint8 (n, H, W, 3) images, fixes n at 0 or over 4,096, or gives no `logits`.
     """
     hint = "export the model with `edgekit export`"
     if len(inputs) != 1:
@@ -152,6 +153,10 @@ def check_graph(model: Path, inputs: Sequence[tuple[str, str, Sequence[int | Non
         raise BundleError(f"{model}: the graph takes {dtype} ({listed}), not uint8 images (n, H, W, 3)", hint)
     if shape[1] is None or shape[2] is None:
         raise BundleError(f"{model}: the graph does not fix the image size", hint)
+    if shape[0] is not None and not 0 < shape[0] <= MOST_BATCH:
+        raise BundleError(
+            f"{model}: the graph takes {shape[0]} images a run, more or fewer than 1 to {MOST_BATCH}", hint
+        )
     if OUTPUT not in outputs:
         raise BundleError(f"{model}: the graph has no output named {OUTPUT}, only {', '.join(outputs)}", hint)
     return Input(name, (shape[1], shape[2], 3), shape[0])
@@ -216,6 +221,7 @@ def run_in_batches(session: Session, images: NDArray[np.uint8], batch: int) -> d
 
     Raises:
         DataError: see `Session.run`.
+        BundleError: the runtime fails, for instance because a graph that it has loaded cannot be computed.
     """
     size = session.batch or batch
     parts: list[dict[str, NDArray[np.float32]]] = []
@@ -227,5 +233,17 @@ def run_in_batches(session: Session, images: NDArray[np.uint8], batch: int) -> d
                 if not start
                 else np.concatenate([part, images[: size - len(part)]])
             )
-        parts.append(session.run_all(part))
+        try:
+            parts.append(session.run_all(part))
+        except (
+            EdgekitError,
+            AttributeError,
+            TypeError,
+        ):  # a mistake of the caller's, for instance a session that is closed
+            raise
+        except Exception as error:  # of a type of the runtime's own
+            raise BundleError(
+                f"{session.runtime} cannot run the model with {len(part)} images: {one_line(str(error), 300) or type(error).__name__}",
+                "take a smaller batch, or export the bundle again",
+            ) from error
     return {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in session.outputs}
