@@ -1,0 +1,174 @@
+"""Trials: a command is killed at its n-th change to the file system, or has a full disk from there on, and then runs again."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kill.cases import Case, outcome, plant, write_inputs
+from kill.server import Ended, Server
+from kill.shim import Change, changes
+
+_EXIT_KILLED = -9
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a command is disturbed.
+
+    Args:
+        kind: `kill` before the change, `torn` in the middle of it (a write), `full` for a disk that is full from it on.
+        n: the number of the change.
+    """
+
+    kind: str
+    n: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of a point.
+
+    Args:
+        case: the command.
+        point: where it was disturbed.
+        at: the change there; None where the command had ended before.
+        faults: what is wrong, a line each.
+        code: the exit code of the disturbed command.
+        said: the last line of its standard error.
+    """
+
+    case: Case
+    point: Point
+    at: Change | None
+    faults: list[str]
+    code: int
+    said: str
+
+
+class Bench:
+    """A case made ready: what is there before, what an undisturbed command makes of it, and the changes on its way.
+
+    Args:
+        case: the command.
+        server: runs it.
+        folder: for the files; outside no other test's.
+    """
+
+    def __init__(self, case: Case, server: Server, folder: Path) -> None:
+        self.case, self.server = case, server
+        self.template, self.root = folder / "template", folder / "root"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_inputs(self.root)
+        for arguments in case.before:
+            self._well(self._run(arguments))
+        plant(self.root, case.foreign)
+        self.before = outcome(self.root)
+        shutil.copytree(self.root, self.template, symlinks=True)
+        self._well(self._run(case.arguments))
+        self.changes = changes(server.log)
+        self.after = outcome(self.root)
+        self._reset()
+        self._well(self._run(case.arguments))
+        again = outcome(self.root)
+        assert again == self.after, f"undisturbed, {case.name} is not repeatable: {_difference(self.after, again)}"
+
+    def points(self, kind: str, count: int, seed: int = 0) -> list[Point]:
+        """So many points, spread over all kinds of changes; all there are where `count` is larger."""
+        possible = [change for change in self.changes if kind != "torn" or change.operation == "write"]
+        possible = [change for change in possible if kind != "full" or change.takes_space]
+        return [Point(kind, change.n) for change in spread(possible, count, seed)]
+
+    def trial(self, point: Point) -> Trial:
+        """Disturb the command, look at what it left, run it again, and look at what there is then."""
+        self._reset()
+        ended = self._run(self.case.arguments, point)
+        reached = changes(self.server.log)
+        at = next((change for change in reached if change.n == point.n), None)
+        said = ended.err.strip().splitlines()[-1:]
+        faults = self._disturbed(ended, point, at)
+        again = self._run(self.case.arguments)
+        if again.code != 0:
+            faults.append(f"the same command again ends with {again.code}: {again.err.strip()[-400:]}")
+        else:
+            try:
+                if difference := _difference(self.after, outcome(self.root)):
+                    faults.append(f"after the same command again: {difference}")
+            except Exception as error:
+                faults.append(f"after the same command again a file is not whole: {type(error).__name__}: {error}")
+        return Trial(self.case, point, at, faults, ended.code, said[0] if said else "")
+
+    def _disturbed(self, ended: Ended, point: Point, at: Change | None) -> list[str]:
+        """What is wrong before the command runs again: with what it said, with the files that were there before."""
+        faults = []
+        try:
+            now = outcome(self.root, unfinished=True)
+        except Exception as error:
+            return [f"a file is not whole: {type(error).__name__}: {error}"]
+        kept = {name for name in self.before if not name.startswith(self.case.moves or ("\0",))} | set(self.case.foreign)
+        for name in sorted(kept):
+            if now.get(name) not in (self.before[name], self.after[name]):
+                faults.append(f"{name}, which was there before, is {'changed' if name in now else 'gone'}")
+        if point.kind in ("kill", "torn"):
+            if at is not None and ended.code != _EXIT_KILLED:
+                faults.append(f"was to be killed and ended with {ended.code}: {ended.err[-300:]}")
+            return faults
+        errors = [line for line in ended.err.splitlines() if line.startswith(("error: ", "internal error: "))]
+        if "Traceback" in ended.err:
+            faults.append(f"a traceback: {ended.err[-600:]}")
+        if ended.code == 0:
+            if difference := _difference(self.after, now):
+                faults.append(f"ended with 0 without having done its work: {difference}")
+        elif ended.code != 2:
+            faults.append(f"ended with {ended.code}: {ended.err[-300:]}")
+        elif len(errors) != 1 or not errors[0].startswith("error: "):
+            faults.append(f"not one error line: {ended.err[-400:]}")
+        elif "No space left" not in errors[0] and "full" not in errors[0]:
+            faults.append(f"does not say that the disk is full: {errors[0]}")
+        elif not any(part in errors[0] for part in ("run", "tmp", "ablation", "pages", "second", "cache")):
+            faults.append(f"names no path: {errors[0]}")
+        names = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*.tmp"))
+        if left := sorted(name for name in names if name not in self.before):
+            faults.append(f"left {', '.join(left[:3])}")
+        return faults
+
+    def _run(self, arguments: Sequence[str], point: Point | None = None) -> Ended:
+        return self.server.run(self.root, list(arguments), *((point.kind, point.n) if point else ()))
+
+    def _reset(self) -> None:
+        shutil.rmtree(self.root)
+        shutil.copytree(self.template, self.root, symlinks=True)
+
+    def _well(self, ended: Ended) -> None:
+        assert ended.code == 0, f"undisturbed, {self.case.name} ends with {ended.code}: {ended.err}"
+
+
+def spread(found: Sequence[Change], count: int, seed: int) -> list[Change]:
+    """Some of many changes: one of each pattern as far as `count` goes, the rest drawn from a seed; in order."""
+    if count >= len(found):
+        return list(found)
+    chance = random.Random(seed)
+    groups: dict[str, list[Change]] = {}
+    for change in found:
+        groups.setdefault(change.pattern, []).append(change)
+    first = [chance.choice(group) for group in groups.values()]
+    if len(first) >= count:
+        chosen = chance.sample(first, count)
+    else:
+        rest = [change for change in found if change not in first]
+        chosen = first + chance.sample(rest, count - len(first))
+    return sorted(chosen, key=lambda change: change.n)
+
+
+def _difference(expected: dict[str, str], found: dict[str, str]) -> str:
+    """How two folders differ, in a line."""
+    parts = {
+        "missing": sorted(expected.keys() - found.keys()),
+        "left over": sorted(found.keys() - expected.keys()),
+        "different": sorted(name for name in expected.keys() & found.keys() if expected[name] != found[name]),
+    }
+    return "; ".join(f"{what}: {', '.join(names[:4])} ({len(names)})" for what, names in parts.items() if names)
