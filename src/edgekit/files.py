@@ -97,9 +97,9 @@ def homeless() -> Path:
     Raises:
         EdgekitError: somebody else has it, or it cannot be made.
     """
-    import tempfile
+    from edgekit.temporary import machine_folder
 
-    folder = Path(tempfile.gettempdir()) / f"edgekit-home-{os.getuid()}"
+    folder = machine_folder() / f"edgekit-home-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         status = folder.lstat()

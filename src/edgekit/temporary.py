@@ -51,6 +51,37 @@ def temporary_folder(parent: Path, prefix: str) -> tuple[int, Path]:
         os.close(handle)
 
 
+def machine_folder() -> Path:
+    """The machine's temporary folder: `tempfile.gettempdir()`, found without the file that it writes and deletes to try a folder.
+
+    That file has a name of eight letters that nobody could tell from a user's, so a process killed there would leave it for ever.
+
+    Raises:
+        OSError: there is none.
+    """
+    import tempfile
+
+    if tempfile.tempdir is None:
+        given = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
+        for folder in map(os.path.abspath, [*given, "/tmp", "/var/tmp", "/usr/tmp"]):
+            if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
+                tempfile.tempdir = folder
+                break
+    return Path(tempfile.gettempdir())
+
+
+@contextmanager
+def temporary_files_in(folder: Path) -> Iterator[None]:
+    """Have libraries put their temporary files into a folder of ours, which goes when we do or when the next command finds it."""
+    import tempfile
+
+    before, tempfile.tempdir = tempfile.tempdir, str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 @contextmanager
 def scratch_folder(kind: str) -> Iterator[Path]:
     """A folder in the machine's temporary folder, deleted when the block ends; those that killed processes left go first.
@@ -61,9 +92,7 @@ def scratch_folder(kind: str) -> Iterator[Path]:
     Raises:
         OSError: as `tempfile.mkdtemp`.
     """
-    import tempfile
-
-    parent = Path(tempfile.gettempdir())
+    parent = machine_folder()
     remove_debris(parent, _SCRATCH)
     handle, folder = temporary_folder(parent, f"edgekit-{kind}")
     try:

@@ -203,7 +203,7 @@ def _archive(content: bytes) -> bytes:
 
 _ESSENCES: dict[str, Callable[[bytes], bytes]] = {
     r"/stage\.json$": _without("seconds", "created"),
-    r"/bundle\.json$": _without("created", "command", "machine"),
+    r"/bundle\.json$": _without("created", "command", "machine", "seconds", "making_seconds"),
     r"/bench/.*\.json$": _latency,
     r"/ablation\.json$": _without("seconds", "created", "command", "machine"),
     r"\.html$": _page,

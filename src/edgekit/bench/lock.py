@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from edgekit.temporary import machine_folder
 
 _TRIES, _PAUSE_SECONDS = 20, 0.02
 
@@ -23,7 +24,7 @@ def presence(path: Path | None = None) -> Iterator[Callable[[], bool]]:
     Args:
         path: the file; by default one in the machine's temporary folder.
     """
-    path = path or Path(tempfile.gettempdir()) / "edgekit-bench.lock"
+    path = path or machine_folder() / "edgekit-bench.lock"
     try:
         import fcntl
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from edgekit.bench.request import Request
+from edgekit.bench.request import CANNOT_WRITE, Request
 from edgekit.bench.sensors import Sampler
 from edgekit.bench.watch import watched
 from edgekit.errors import EdgekitError, error_named, shortened, signal_name
@@ -40,7 +40,10 @@ def run_worker(request: Request) -> dict[str, Any]:
     """
     with scratch_folder("bench") as folder:
         request_file, outcome_file = Path(folder, "request.json"), Path(folder, "outcome.json")
-        request_file.write_text(json.dumps(asdict(request)))
+        try:
+            request_file.write_text(json.dumps(asdict(request)))
+        except OSError as error:
+            raise _no_room(request, folder, error.strerror or str(error)) from error
         stopped, code = False, 0
         with open(Path(folder, "stderr"), "w+b") as stderr:
             with Sampler() as sampler:
@@ -65,6 +68,8 @@ def run_worker(request: Request) -> dict[str, Any]:
             stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _MOST_WORDS))
             said = stderr.read().decode(errors="replace").strip().splitlines()
         outcome = _read(outcome_file)
+    if code == CANNOT_WRITE:
+        raise _no_room(request, folder, "the disk may be full")
     if outcome is None or code != 0:
         died = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
         raise EdgekitError(
@@ -74,6 +79,13 @@ def run_worker(request: Request) -> dict[str, Any]:
     if "error" in outcome:
         raise error_named(outcome["error"]["kind"])(outcome["error"]["message"], outcome["error"]["hint"])
     return _watched(outcome, sampler) or outcome
+
+
+def _no_room(request: Request, folder: Path, reason: str) -> EdgekitError:
+    return EdgekitError(
+        f"{request.variant}: the measuring process cannot write into {folder.parent}: {reason}",
+        "free some space there, or set TMPDIR to a folder that has some",
+    )
 
 
 def _watched(outcome: dict[str, Any] | None, sampler: Sampler) -> dict[str, Any] | None:

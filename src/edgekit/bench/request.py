@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+CANNOT_WRITE = 74  # the exit code of a measuring process that cannot write its outcome; EX_IOERR of sysexits.h
+
 
 @dataclass(frozen=True)
 class Request:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgekit.bench.prctl import end_with_the_parent
-from edgekit.bench.request import Request
+from edgekit.bench.request import CANNOT_WRITE, Request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,10 @@ def main() -> None:
         outcome: dict[str, Any] = _measure(request, lambda: interrupted)
     except EdgekitError as error:
         outcome = {"error": {"kind": type(error).__name__, "message": error.message, "hint": error.hint}}
-    Path(sys.argv[2]).write_text(json.dumps(outcome))
+    try:
+        Path(sys.argv[2]).write_text(json.dumps(outcome))
+    except OSError:  # standard error lies on the same disk
+        os._exit(CANNOT_WRITE)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(

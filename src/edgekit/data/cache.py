@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgekit.errors import EdgekitError
 from edgekit.files import atomic_write, cache_folder, write_bytes
 from edgekit.foreign import Unreadable, read_json, understood
+from edgekit.temporary import remove_debris
 
 _DAYS = 30  # an entry that nothing has read for so long is deleted when another is written
 
@@ -100,7 +101,8 @@ def _touch(path: Path) -> None:
 
 
 def _purge(folder: Path) -> None:
-    """Delete what nothing has used for a month, and what an interrupted writer left behind as long ago."""
+    """Delete what nothing has used for a month, and what killed writers left."""
+    remove_debris(folder)
     oldest = time.time() - _DAYS * 86400
     for path in folder.iterdir() if folder.is_dir() else ():
         try:

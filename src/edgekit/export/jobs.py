@@ -213,6 +213,7 @@ def _begin(at: Path, heard: Any) -> None:
     signal.signal(signal.SIGTERM, _leave)
     stored: _Stored = pickle.loads(at.read_bytes())
     _SOURCES.append(stored.load())
+    tempfile.tempdir = str(_SOURCES[0].scratch)  # a killed worker's go with the export's own
     _HEARD.append(heard)
 
 

@@ -128,6 +128,8 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
             )
             into_ir(quantized, of_onnx(calibration.model) | {"precision": "int8"})
             _save(quantized, output)
+    except OSError:  # a full disk is not the graph's fault
+        raise
     except Exception as error:  # whatever a graph that it does not expect makes of it
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ExportError(f"NNCF cannot quantise the model: {reason}", "export it without --precision int8") from error

@@ -127,9 +127,20 @@ def _move(paths: list[Path], source: Path, target: Path) -> None:
         os.replace(source / path, target / path)
 
 
-def _recover(output: Path) -> None:
+def recover(output: Path) -> None:
     """Put in order what a killed export left: the old bundle back in its place where it had just been moved aside, the user's files
-    back into it where they had not been yet, and the rest away."""
+    back into it where they had not been yet, and the rest away.
+
+    Raises:
+        ExportError: the folder cannot be written.
+    """
+    try:
+        _recover(Path(os.path.realpath(output)))
+    except OSError as error:
+        raise _unwritable(output, error) from error
+
+
+def _recover(output: Path) -> None:
     for aside in output.parent.glob(f".{glob.escape(output.name)}.????????.tmp.old"):
         if not output.exists():
             os.rename(aside, output)

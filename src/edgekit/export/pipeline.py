@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from edgekit.machine import cpu_features, installed_packages, this_machine
 from edgekit.preprocess import Preprocessing
 from edgekit.result import now
 from edgekit.runtimes.session import EMBEDDING, OUTPUT
-from edgekit.temporary import scratch_folder
+from edgekit.temporary import scratch_folder, temporary_files_in
 from edgekit.terminal import echo
 
 
@@ -103,7 +104,8 @@ def export_classifier(
     if any(split(id_)[1] == "int8" for id_ in wanted):
         judged.require_enough(few_images)
     size = preprocessing.image_size
-    with staged(output) as staging, scratch_folder("export") as scratch:
+    with staged(output) as staging, scratch_folder("export") as scratch, _written(output, scratch):
+        pack.recover(output)  # before anything is judged to be there, or complete
         old = pack.existing(output)
         float_onnx = Path(scratch) / "model.onnx"
         if isinstance(model, Path):
@@ -148,7 +150,7 @@ def export_classifier(
         )
         made = _finished(wanted, kept, keys, staging, chosen.search_minutes)
         missing = [id_ for id_ in wanted if id_ not in {*kept, *made}]
-        sources.searches = sum(split(id_)[1] == "int8" for id_ in missing)
+        sources.searches = sum(split(id_)[1] == "int8" for id_ in wanted if id_ not in kept)  # interrupted or not
         for variant in make_all(missing, sources, staging, jobs or default_jobs(len(missing))):
             staging.finish(variant, keys[variant.id])
             made[variant.id] = variant
@@ -195,6 +197,21 @@ def export_classifier(
             )
             write_manifest(folder, manifest)
     return Bundle.open(output)
+
+
+@contextmanager
+def _written(output: Path, scratch: Path) -> Iterator[None]:
+    """Where libraries put their temporary files, and one line where a file cannot be written: their OSErrors name none."""
+    try:
+        with temporary_files_in(scratch):
+            yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise ExportError(
+            f"{output}: the export cannot write beside it or into {scratch.parent}: {error.strerror or error}",
+            "free some space there, or set TMPDIR to a folder that has some",
+        ) from error
 
 
 def gate(bundle: Bundle, ids: Iterable[str]) -> None:

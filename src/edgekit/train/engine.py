@@ -13,6 +13,7 @@ import logging
 import math
 import pickle
 import signal
+import threading
 import time
 import warnings
 import zipfile
@@ -146,7 +147,7 @@ def fit(
     )
     if resume and rank() == 0:
         echo(f"{stage}: goes on from step {done} of {total} (epoch {done // batches.steps + 1})", err=True)
-    with _signals(), full_float32(), _bar(stage, total, done) as advance:
+    with _signals(), full_float32(), _written(folder), _bar(stage, total, done) as advance:
         history.advance = advance
         try:
             trainer.fit(module, loader, ckpt_path=resume, weights_only=True)
@@ -164,6 +165,28 @@ def fit(
         if fits
         else "take a smaller network or image size: not even a batch of 2 fits",
     )
+
+
+@contextmanager
+def _written(folder: Path) -> Iterator[None]:
+    """One line where TensorBoard's files cannot be written: its errors name no file, and its own thread prints a traceback."""
+    before = threading.excepthook
+
+    def quietly(told: threading.ExceptHookArgs) -> None:
+        if not isinstance(told.exc_value, OSError):
+            before(told)
+
+    threading.excepthook = quietly
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise EdgekitError(
+            f"cannot write into {folder}: {error.strerror or error}", "check the folder's permissions and the free space"
+        ) from error
+    finally:
+        threading.excepthook = before
 
 
 class _Stage(pl.LightningModule):

@@ -62,6 +62,7 @@ def complete(
     remove_debris(folder)
     if record is not None and record.digest == digest:
         run.check_outputs(record)
+        _forget_start(folder)
         return "skipped", record
     if record is None and read_started(folder) is None and folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder}: holds files that edgekit did not write", "choose another folder with --run")
@@ -79,8 +80,7 @@ def complete(
     outputs, metrics = make(folder)
     seconds = time.monotonic() - began + metrics.pop(EARLIER_SECONDS, 0.0)
     record = run.write_record(stage, inputs, outputs, metrics, seconds, created=now(), packages=installed_packages())
-    for left in (STARTED, CHECKPOINT):
-        (folder / left).unlink(missing_ok=True)
+    _forget_start(folder)
     return "done", record
 
 
@@ -110,6 +110,13 @@ def only_one(run: Run) -> Iterator[None]:
                 f"{run.path}: another process is training into this run", "wait for it, or choose another --run"
             ) from error
         yield
+
+
+def _forget_start(folder: Path) -> None:
+    """Remove what only an unfinished stage needs; a process killed after its record was written had no time to."""
+    if read_started(folder) is not None:
+        for left in (CHECKPOINT, STARTED):
+            (folder / left).unlink(missing_ok=True)
 
 
 def _clear(folder: Path) -> None:

@@ -93,6 +93,8 @@ def quantize_onnx(
             quantized = quantize_signed(model, found, kept)
         else:
             quantized = _by_onnxruntime(model, found, scheme, kept)
+    except OSError:  # a full disk is not the graph's fault
+        raise
     except Exception as error:  # whatever a graph that it does not expect makes of it
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ExportError(f"the model cannot be quantised: {reason}", "export it without --precision int8") from error
