@@ -16,7 +16,7 @@ UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo $(P
 EXTRAS_demo := train,export,ort,openvino,report
 EXTRAS_dev := dev
 
-.PHONY: help setup demo test lint wheel clean
+.PHONY: help setup demo test kill lint wheel clean
 
 help: ## list what make can do
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -41,6 +41,9 @@ lint: $(VENV)/.installed-dev ## the house's arrows, style and types
 
 test: lint ## lint, then every test, two files at a time (PYTEST_ARGS='-m "not slow"' for the quick ones)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 $(PYTEST_ARGS)
+
+kill: $(VENV)/.installed-dev ## kill every command at every change to the file system, and fill the disk there (an hour; KILL_ARGS='--command train')
+	$(BIN)/python -m tests.kill --all $(KILL_ARGS)
 
 wheel: | $(filter $(PRIVATE_UV),$(UV)) ## build the wheel into dist/
 	$(UV) build --quiet --wheel --out-dir dist

@@ -1,8 +1,8 @@
 """Disturb commands at each change that they make to the file system, and check what they leave and what they make afterwards.
 
-    python -m tests.kill --all                        # every change of every command, killed, torn, and with a full disk
-    python -m tests.kill --points 20 --command export
-    python -m tests.kill --command train --case 0 --kind kill --at 117
+python -m tests.kill --all                        # every change of every command, killed, torn, and with a full disk
+python -m tests.kill --points 20 --command export
+python -m tests.kill --command train --case 0 --kind kill --at 117
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def _one(case: Case, server: Server, folder: Path, options: argparse.Namespace) 
 def _show(trial: Trial, everything: bool) -> None:
     if trial.faults or everything:
         where = f"{trial.at.operation} {trial.at.path}" if trial.at else "not reached"
-        print(f"--at {trial.point.n} --kind {trial.point.kind} ({trial.case.name}; {where}): exit {trial.code}: {trial.said}")
+        print(
+            f"--at {trial.point.n} --kind {trial.point.kind} ({trial.case.name}; {where}): exit {trial.code}: {trial.said}"
+        )
     for fault in trial.faults:
         print(f"    {fault}", flush=True)
 

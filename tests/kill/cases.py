@@ -64,9 +64,20 @@ class Case:
 
 
 _TRAIN = ("train", "recipe.yaml", "--run", "run")
-_BESIDE = ("work/notes.txt", "work/.notes.tmp", "tmp/edgekit-notes", "tmp/edgekit-export-abcdefgh/kept", "tmp/.x.abcdefg.tmp")
+_BESIDE = (
+    "work/notes.txt",
+    "work/.notes.tmp",
+    "tmp/edgekit-notes",
+    "tmp/edgekit-export-abcdefgh/kept",
+    "tmp/.x.abcdefg.tmp",
+)
 _IN_RUN = ("work/run/notes.txt", "work/run/.notes.json.tmp", "work/run/mine/notes.txt")
-_IN_BUNDLE = ("work/run/export/notes.txt", "work/run/export/mine/notes.txt", "work/run/.export.notes", "work/run/export.old")
+_IN_BUNDLE = (
+    "work/run/export/notes.txt",
+    "work/run/export/mine/notes.txt",
+    "work/run/.export.notes",
+    "work/run/export.old",
+)
 _ABLATE = ("ablate", "pretrain.temperature=0.1,0.5", "recipe.yaml", "--run", "ablation")
 _EMBED = ("embed", "run", "images", "--of", "student")
 

@@ -70,7 +70,15 @@ class Server:
         """Run `edgekit ARGUMENTS` in ROOT/work, with the temporary, home and cache folders in ROOT too."""
         self.log.write_bytes(b"")
         out, err = self.folder / "stdout", self.folder / "stderr"
-        job = {"root": str(root), "arguments": arguments, "kind": kind, "at": at, "log": str(self.log), "out": str(out), "err": str(err)}
+        job = {
+            "root": str(root),
+            "arguments": arguments,
+            "kind": kind,
+            "at": at,
+            "log": str(self.log),
+            "out": str(out),
+            "err": str(err),
+        }
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
@@ -96,7 +104,9 @@ class Server:
 
 
 def _serve(state: State) -> None:
-    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what a killed command leaves running becomes this process's child
+    ctypes.CDLL(None).prctl(
+        _PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0
+    )  # what a killed command leaves running becomes this process's child
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     for module in _PREPARED:

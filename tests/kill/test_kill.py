@@ -45,7 +45,11 @@ _SLOW = [case for case in CASES if case.command == "export"][1:2] + [case for ca
     "bench", [pytest.param(case, id=case.name.replace(", ", "-").replace(" ", "-")) for case in [*_FIRST, *_SLOW]], indirect=True
 )  # fmt: skip
 def test_a_disturbed_command_loses_nothing_and_goes_on(bench: Bench) -> None:
-    points = [point for kind, count in (("kill", _KILLS), ("torn", _TORN), ("full", _FULL)) for point in bench.points(kind, count)]
+    points = [
+        point
+        for kind, count in (("kill", _KILLS), ("torn", _TORN), ("full", _FULL))
+        for point in bench.points(kind, count)
+    ]
     assert len(points) == _KILLS + _TORN + _FULL or len(bench.points("torn", 9)) < _TORN
     assert _faults(bench, points) == []
 
@@ -58,7 +62,11 @@ _OVER_A_BUNDLE = next(case for case in CASES if case.name == "export, over anoth
 def test_the_users_files_in_a_bundle_survive_the_exchange(bench: Bench) -> None:
     """Killed between the exchange of two bundles and the return of the user's files, the next export found its bundle complete and left them."""
     at = next(change.n for change in bench.changes if change.operation == "exchange")
-    moved = [change.n for change in bench.changes if change.n > at and change.operation == "rename" and "/export/" in change.path]
+    moved = [
+        change.n
+        for change in bench.changes
+        if change.n > at and change.operation == "rename" and "/export/" in change.path
+    ]
     assert len(moved) == 2
     assert _faults(bench, [Point(kind, n) for kind in ("kill", "full") for n in moved]) == []
 
@@ -70,6 +78,10 @@ _RETRAIN = next(case for case in CASES if case.name == "train, a complete run wi
 @pytest.mark.parametrize("bench", [_RETRAIN], ids=["train"], indirect=True)
 def test_what_a_complete_stage_no_longer_needs_is_removed_later(bench: Bench) -> None:
     """Killed between a stage's record and the removal of its checkpoint, the checkpoint stayed for ever."""
-    unlinked = [change.n for change in bench.changes if change.operation == "unlink" and change.path.endswith(("started.json", "last.ckpt"))]
+    unlinked = [
+        change.n
+        for change in bench.changes
+        if change.operation == "unlink" and change.path.endswith(("started.json", "last.ckpt"))
+    ]
     assert unlinked
     assert _faults(bench, [Point("kill", n) for n in unlinked]) == []

@@ -109,15 +109,26 @@ class Bench:
             now = outcome(self.root, unfinished=True)
         except Exception as error:
             return [f"a file is not whole: {type(error).__name__}: {error}"]
-        kept = {name for name in self.before if not name.startswith(self.case.moves or ("\0",))} | set(self.case.foreign)
+        kept = {name for name in self.before if not name.startswith(self.case.moves or ("\0",))} | set(
+            self.case.foreign
+        )
         for name in sorted(kept):
-            if now.get(name) not in (self.before[name], self.after[name]):
+            if now.get(name) not in (self.before[name], self.after[name]) and not self._set_aside(name, ended, point):
                 faults.append(f"{name}, which was there before, is {'changed' if name in now else 'gone'}")
         if point.kind in ("kill", "torn"):
             if at is not None and ended.code != _EXIT_KILLED:
                 faults.append(f"was to be killed and ended with {ended.code}: {ended.err[-300:]}")
             return faults
+        faults += self._said(ended, now)
+        names = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*.tmp"))
+        if left := sorted(name for name in names if name not in self.before and name not in ended.err):
+            faults.append(f"left {', '.join(left[:3])}")
+        return faults
+
+    def _said(self, ended: Ended, now: dict[str, str]) -> list[str]:
+        """What is wrong with how a command ended that met a full disk."""
         errors = [line for line in ended.err.splitlines() if line.startswith(("error: ", "internal error: "))]
+        faults = []
         if "Traceback" in ended.err:
             faults.append(f"a traceback: {ended.err[-600:]}")
         if ended.code == 0:
@@ -131,10 +142,19 @@ class Bench:
             faults.append(f"does not say that the disk is full: {errors[0]}")
         elif not any(part in errors[0] for part in ("run", "tmp", "ablation", "pages", "second", "cache")):
             faults.append(f"names no path: {errors[0]}")
-        names = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*.tmp"))
-        if left := sorted(name for name in names if name not in self.before):
-            faults.append(f"left {', '.join(left[:3])}")
         return faults
+
+    def _set_aside(self, name: str, ended: Ended, point: Point) -> bool:
+        """Whether a file of the user's waits in a bundle's folder of debris for the next export, which a command that could say so says."""
+        path = self.root / name
+        for folder in self.root.rglob(".*.tmp"):
+            bundle = folder.parent / folder.name.split(".")[1]
+            if folder.is_dir() and path.is_relative_to(bundle):
+                waiting = folder / path.relative_to(bundle)
+                same = waiting.is_dir() or (waiting.is_file() and waiting.read_text() == f"the user's {name}\n")
+                if same and (point.kind != "full" or str(folder) in ended.err):
+                    return True
+        return False
 
     def _run(self, arguments: Sequence[str], point: Point | None = None) -> Ended:
         return self.server.run(self.root, list(arguments), *((point.kind, point.n) if point else ()))

@@ -183,7 +183,8 @@ def _written(folder: Path) -> Iterator[None]:
         if error.filename is not None:
             raise
         raise EdgekitError(
-            f"cannot write into {folder}: {error.strerror or error}", "check the folder's permissions and the free space"
+            f"cannot write into {folder}: {error.strerror or error}",
+            "check the folder's permissions and the free space",
         ) from error
     finally:
         threading.excepthook = before
