@@ -92,6 +92,26 @@ def test_the_users_file_beside_an_unfinished_training_is_not_deleted(tmp_path: P
     assert complete(run, "data", {"a": 2}, _make, [])[0] == "done"
 
 
+def test_the_users_file_in_a_stage_survives_every_change_of_its_inputs(tmp_path: Path) -> None:
+    """A stage that is trained again moves to .previous with all that is in it; the next change deleted that."""
+    run = Run(tmp_path / "run")
+    complete(run, "data", {"a": 1}, _make, [])
+    (run.stage_path("data") / "notes.txt").write_text("the user's")
+    for value in (2, 3, 4, 5):
+        assert complete(run, "data", {"a": value}, _make, [])[0] == "done"
+    assert [path.read_text() for path in run.path.rglob("notes.txt")] == ["the user's"]
+    assert len([path for path in (run.path / ".previous").iterdir() if not (path / "notes.txt").exists()]) == 1
+
+
+def test_a_complete_stage_keeps_no_checkpoint_of_a_killed_process(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    complete(run, "data", {"a": 1}, _make, [])
+    write_started(run.stage_path("data"), {"a": 1}, {})
+    (run.stage_path("data") / "last.ckpt").write_bytes(b"x")
+    assert complete(run, "data", {"a": 1}, _make, [])[0] == "skipped"
+    assert sorted(path.name for path in run.stage_path("data").iterdir()) == ["out.txt", "stage.json"]
+
+
 def _make(folder: Path) -> tuple[list[str], dict[str, object]]:
     (folder / "out.txt").write_text("made")
     return ["out.txt"], {}

@@ -109,9 +109,8 @@ class Bench:
             now = outcome(self.root, unfinished=True)
         except Exception as error:
             return [f"a file is not whole: {type(error).__name__}: {error}"]
-        kept = {name for name in self.before if not name.startswith(self.case.moves or ("\0",))} | set(
-            self.case.foreign
-        )
+        moves = self.case.moves or ("\0",)
+        kept = {*self.case.foreign, *(name for name in self.before if not name.startswith(moves))}
         for name in sorted(kept):
             if now.get(name) not in (self.before[name], self.after[name]) and not self._set_aside(name, ended, point):
                 faults.append(f"{name}, which was there before, is {'changed' if name in now else 'gone'}")

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +137,19 @@ def _clear(folder: Path) -> None:
 
 
 def _set_aside(folder: Path) -> None:
-    """Keep one older generation of a stage whose inputs have changed: training may have taken hours."""
+    """Keep one older generation of a stage whose inputs have changed: training may have taken hours. The user's files go with it, and a
+    generation that holds some is kept for good."""
     old = folder.parent / ".previous" / folder.name
-    shutil.rmtree(old, ignore_errors=True)
+    if old.is_dir():
+        try:
+            record = Run(old.parent).record(old.name)
+        except RunError:
+            record = None
+        own = {*_WRITTEN, _RECORD, *(record.outputs if record else ())}
+        if any(entry.name not in own for entry in old.iterdir()):
+            old.rename(next(path for n in count(2) if not (path := old.with_name(f"{old.name}-{n}")).exists()))
+        else:
+            shutil.rmtree(old, ignore_errors=True)
     old.parent.mkdir(parents=True, exist_ok=True)
     folder.rename(old)
 
