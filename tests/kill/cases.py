@@ -101,7 +101,7 @@ CASES = (
     ),
     Case("report", "no report yet", ("report", "run"), (_TRAIN, EXPORT_ONE), (*_BESIDE, *_IN_RUN)),
     Case("report", "over an earlier report", ("report", "run"), (_TRAIN, ("report", "run"), EXPORT_ONE), (*_BESIDE, *_IN_RUN)),
-    Case("report", "elsewhere", ("report", "run", "--output", "pages/new/page.html"), (_TRAIN, EXPORT_ONE), (*_BESIDE, "work/pages/index.html")),
+    Case("report", "elsewhere", ("report", "run", "--output", "pages/new/page.html"), (_TRAIN, EXPORT_ONE), (*_BESIDE, "work/pages/notes.txt")),
     Case("embed", "a new folder", _EMBED, (_TRAIN,), (*_BESIDE, *_IN_RUN)),
     Case(
         "embed", "over earlier files",
