@@ -217,6 +217,9 @@ _ESSENCES: dict[str, Callable[[bytes], bytes]] = {
     r"/bundle\.json$": _without("created", "command", "machine", "seconds", "making_seconds"),
     r"/bench/.*\.json$": _latency,
     r"/ablation\.json$": _without("seconds", "created", "command", "machine"),
+    r"/ablation\.html$": lambda content: _page(content)[
+        :15
+    ],  # durations of all sorts stand in it; it is drawn from ablation.json
     r"\.html$": _page,
     r"\.csv$": _table,
     r"\.zip$": _archive,
