@@ -111,6 +111,7 @@ CASES = (
     Case(
         "ablate", "with a cell more", ("ablate", "pretrain.temperature=0.1,0.5,0.9", *_ABLATE[2:]), (_ABLATE,),
         (*_BESIDE, "work/ablation/notes.txt", "work/ablation/cells/notes.txt", "work/ablation/cells/temperature=0.1/notes.txt"),
+        moves=("work/ablation/ablation.",),  # they grow with every cell that is done again
     ),
 )  # fmt: skip
 
