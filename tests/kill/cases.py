@@ -111,6 +111,7 @@ CASES = (
     Case(
         "ablate", "with a cell more", ("ablate", "pretrain.temperature=0.1,0.5,0.9", *_ABLATE[2:]), (_ABLATE,),
         (*_BESIDE, "work/ablation/notes.txt", "work/ablation/cells/notes.txt", "work/ablation/cells/temperature=0.1/notes.txt"),
+        moves=("work/ablation/ablation.",),  # they grow with every cell that is done again
     ),
 )  # fmt: skip
 
@@ -217,6 +218,9 @@ _ESSENCES: dict[str, Callable[[bytes], bytes]] = {
     r"/bundle\.json$": _without("created", "command", "machine", "seconds", "making_seconds"),
     r"/bench/.*\.json$": _latency,
     r"/ablation\.json$": _without("seconds", "created", "command", "machine"),
+    r"/ablation\.html$": lambda content: _page(content)[
+        :15
+    ],  # durations of all sorts stand in it; it is drawn from ablation.json
     r"\.html$": _page,
     r"\.csv$": _table,
     r"\.zip$": _archive,

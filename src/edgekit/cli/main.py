@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -146,7 +147,9 @@ def _run() -> int:
         code = BROKEN_PIPE if isinstance(sys.stdout, cast(type, PacifyFlushWrapper)) else int(left.code or 0)
     except OSError as error:
         _raise_in_debug()
-        where = f"{error.filename}: " if error.filename else "" if _takes_more(sys.stdout) else "standard output: "
+        # Of a copy the second name is the one that was written.
+        name = error.filename2 if error.filename2 and error.errno in (errno.ENOSPC, errno.EDQUOT) else error.filename
+        where = f"{name}: " if name else "" if _takes_more(sys.stdout) else "standard output: "
         _tell(f"error: {where}{error.strerror or error} (check permissions and free space)")
         code = 2
     except Exception as error:
