@@ -300,10 +300,10 @@ class Consistency(Part):
 
 
 class Finetune(Part):
-    """Fine-tuning on the label budget from the middle of the projection head (SimCLR v2, section 2)."""
+    """Fine-tuning on the label budget from the linear probe on the encoder (LP-FT), or from the middle of the projection head."""
 
     keep_projection_layers: int = Field(
-        1, ge=0, description="layers of the projection head that stay; 0: none (v1), never all"
+        0, ge=0, description="layers of the projection head that stay; 0: none (SimCLR v1), 1: v2, never all"
     )
     epochs: int = Field(60, ge=1, description="SimCLR v2: 60 epochs for 1 % of the labels, 30 for 10 %")
     batch_size: int = Field(256, ge=2)
@@ -331,6 +331,11 @@ class Finetune(Part):
         description="the stored teacher is the exponential moving average of the weights; 0: the last ones",
     )
     consistency: Consistency = Consistency()
+    fallback: bool = Field(
+        True,
+        description="leave the frozen encoder with its linear probe where that is the better classifier of the two: on the probe set, which "
+        "decides this and nothing else; without one, where the two disagree on more of the pool than the probe errs on, twice",
+    )
 
 
 Normalisation = float | tuple[float, float, float]

@@ -196,6 +196,8 @@ class Stages:
         tuning = Finetuning(self.recipe, self.splits, pretrained, self.device)
         last = self._fit(tuning.task, "finetune", self.splits.labelled, folder)
         model, choice = tuning.chosen()
+        for line in tuning.remarks(choice) if rank() == 0 else []:
+            echo(f"finetune: {line}", err=True)
         files = save_classifier(folder, model)
         accuracy = choice["test"][choice["left"]]
         metrics = {**last, "test_top1": accuracy, "measured_on": self.measured_on, "choice": choice}

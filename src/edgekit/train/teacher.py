@@ -59,12 +59,31 @@ class Finetuning:
         """The classifier that the stage leaves, and for its record what speaks for it."""
         model = self.task.result
         evidence = self._held_out(model) if len(self.splits.probe) else self._disagreement(model)
-        falls_back = evidence.pop("falls_back")
+        falls_back = evidence.pop("falls_back") and self.recipe.finetune.fallback
         test = {
             name: self.accuracy(one, self.splits.test) for name, one in (("finetuned", model), ("frozen", self.frozen))
         }
         record = {"left": "frozen" if falls_back else "finetuned", **evidence, "test": test}
         return self.frozen if falls_back else model, record
+
+    def remarks(self, choice: dict[str, Any]) -> list[str]:
+        """What a user should know, a sentence each: that the pseudo-labels were dropped, that the stage fell back."""
+        lines = []
+        if self.task.stopped_at is not None:
+            lines.append(
+                f"warning: consistency stopped at step {self.task.stopped_at}: {self.task.drift:.0%} of the pseudo-labels had moved to "
+                "other classes than the frozen encoder's; the rest was trained on the labels alone"
+            )
+        if choice["left"] == "frozen":
+            why = (
+                f"{choice['frozen']:.1%} of the probe set right against {choice['finetuned']:.1%}"
+                if choice["on"] == "probe set"
+                else f"they disagree on {choice['disagreement']:.1%} of the pool, the linear probe errs on {choice['error']:.1%} (leave-one-out)"
+            )
+            lines.append(
+                f"warning: falls back to the linear probe on the frozen encoder, which is better than the fine-tuned network: {why}"
+            )
+        return lines
 
     def accuracy(self, model: nn.Module, images: ImageSet) -> float:
         """Share of labelled images that a classifier has right."""
