@@ -302,21 +302,69 @@ class Architecture(Part):
         return self
 
 
+class Consistency(Part):
+    """Pseudo-labels of the pool: a weak view decides, a strong view of the same image learns (FixMatch, Sohn et al. 2020)."""
+
+    enabled: bool = True
+    images: int = Field(256, ge=2, description="images of the pool in a step, beside the labelled ones")
+    weight: float = Field(1.0, gt=0, description="of the loss on pseudo-labels; 1 in FixMatch on CIFAR-10")
+    threshold: Annotated[float, Field(ge=0, lt=1)] | Literal["adaptive"] = Field(
+        0.95,
+        description="confidence from which a pseudo-label counts; adaptive: what the model's own confidence makes of it, for each class "
+        "(FreeMatch, Wang et al. 2023)",
+    )
+    align: Literal["labels", "start", "none"] = Field(
+        "labels",
+        description="the classes' shares that the pseudo-labels are drawn toward (ReMixMatch): labels: the label budget's; start: those that "
+        "the model gives the pool before it is fine-tuned; none: their own",
+    )
+    max_drift: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the pseudo-labels that may move to other classes than before the fine-tuning; beyond it, the rest is trained "
+        "on the labels alone",
+    )
+    augmentation: Augmentation | None = Field(None, description="of the strong view; default that of pretraining")
+
+
 class Finetune(Part):
-    """Fine-tuning on the label budget from the middle of the projection head (SimCLR v2, section 2)."""
+    """Fine-tuning on the label budget from the linear probe on the encoder (LP-FT), or from the middle of the projection head."""
 
     keep_projection_layers: int = Field(
-        1, ge=0, description="layers of the projection head that stay; 0: none (v1), never all"
+        0, ge=0, description="layers of the projection head that stay; 0: none (SimCLR v1), 1: v2, never all"
     )
     epochs: Epochs = epochs_field(30)
-    steps: int | None = steps_field(300)
+    steps: int | None = steps_field(600)
     batch_size: int = Field(256, ge=2)
     # SimCLR v2 fine-tunes with LARS on 12,811 images; a budget of some hundred has too few steps for it.
     optimizer: Optimizer = Optimizer(name="adamw", lr=1e-3, scale_lr=False, weight_decay=1e-4)
-    augmentation: Augmentation = Augmentation(
-        jitter=0.0, grey=0.0, blur=0.0
-    )  # random crop and flip alone (v2, section 3)
+    # Random crop and flip alone, as SimCLR v2 (section 3) has it, but milder crops: on small images those of 8 % lose the object.
+    augmentation: Augmentation = Augmentation(crop_scale=(0.4, 1.0), jitter=0.0, grey=0.0, blur=0.0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    linear_first: bool = Field(
+        True,
+        description="start from the linear probe on the frozen encoder, not from a zero last layer (LP-FT, Kumar et al. 2022)",
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="learning rate of a layer as a share of that of the layer after it; 1: the same for all",
+    )
+    freeze_batchnorm: bool = Field(False, description="keep BatchNorm's statistics as pretraining left them")
+    ema: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="the stored teacher is the exponential moving average of the weights; 0: the last ones",
+    )
+    consistency: Consistency = Consistency()
+    fallback: bool = Field(
+        True,
+        description="leave the frozen encoder with its linear probe where that is the better classifier of the two: on the probe set, which "
+        "decides this and nothing else; without one, where the two disagree on more of the pool than the probe errs on, twice",
+    )
 
 
 Normalisation = float | tuple[float, float, float]
@@ -406,7 +454,7 @@ class Distill(Part):
     steps: int | None = steps_field(2000)
     batch_size: int = Field(512, ge=2)
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.05)
-    augmentation: Augmentation = Augmentation(jitter=0.0, grey=0.0, blur=0.0)
+    augmentation: Augmentation = Augmentation(crop_scale=(0.4, 1.0), jitter=0.0, grey=0.0, blur=0.0)
 
     @model_validator(mode="after")
     def _check(self) -> Distill:

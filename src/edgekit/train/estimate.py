@@ -10,14 +10,13 @@ from dataclasses import dataclass, field, replace
 from edgekit.data.images import ImageSet
 from edgekit.data.splits import Splits
 from edgekit.errors import EdgekitError, RunError
-from edgekit.files import digest_of
 from edgekit.progress import relayed
 from edgekit.recipe import Recipe, settled
 from edgekit.run import STAGES, Run
 from edgekit.temporary import scratch_folder
 from edgekit.train.distributed import world_size
 from edgekit.train.engine import CHECKPOINT, read_checkpoint
-from edgekit.train.inputs import stage_inputs
+from edgekit.train.inputs import made_from, stage_inputs
 from edgekit.train.stages import Report, train, wanted_stages
 from edgekit.train.timing import TimedTraining, timing_trainings
 
@@ -136,7 +135,7 @@ def _missing(recipe: Recipe, splits: Splits, run: Run, until: str) -> list[str]:
             continue
         try:
             record = run.record(stage)
-            current = record is not None and record.digest == digest_of(stage_inputs(stage, recipe, splits, run))
+            current = record is not None and made_from(record, stage_inputs(stage, recipe, splits, run))
         except RunError:  # the stage before it is missing
             current = False
         if not current or (stage in {"finetune", "distill"} and _source(stage) in missing):

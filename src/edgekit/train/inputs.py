@@ -3,6 +3,7 @@ to mix old models with a new recipe rest on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,12 +11,14 @@ from pydantic import BaseModel
 from edgekit.data.splits import Splits
 from edgekit.errors import RunError
 from edgekit.files import digest_of
-from edgekit.recipe import Recipe, settled
+from edgekit.recipe import Distill, Finetune, Recipe, settled
 from edgekit.run import Run, StageRecord
 from edgekit.train.teachers import digest_of_weights, identity
 
 # Raise it when a change makes the same recipe train other weights, so that old stages are not taken for new ones.
 _TRAINING_VERSION = 4
+# Raise it when a default changes: it tells records in which today's defaults stand from those in which earlier ones do.
+_DEFAULTS = 1
 
 
 def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[str, Any]:
@@ -55,8 +58,11 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     }
     if stage == "pretrain":
         return {**pool, **common}
+    if stage in _EARLIER_DEFAULTS:
+        common["defaults"] = _DEFAULTS
     if stage == "finetune":
-        return {"from": _weights(run, "pretrain"), **labelled, **common}
+        # The probe set chooses between two models. The pool's digest is new too: it is in `from`, but for two pools with one outcome.
+        return {"from": _weights(run, "pretrain"), **labelled, **pool, "probe": splits.probe.digest, **common}
     if stage == "distill":
         config = recipe.distill
         images: dict[str, Any] = pool if config.images != "labelled" else {}
@@ -68,6 +74,55 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     return {"student": _json(recipe.distill.student, without={"weights", "weights_key"}), **labelled, **common}
 
 
+# What fine-tuning has not always had: keys of its inputs, and keys of its part of the recipe.
+_NEW_INPUTS = {"pool", "probe"}
+_NEW_KEYS = {"linear_first", "layer_decay", "freeze_batchnorm", "ema", "consistency", "fallback"}
+# Defaults that were others: a recipe that leaves these keys out meant these values.
+_STRONG_CROPS = {"crop_scale": [0.08, 1.0]}
+_EARLIER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "finetune": {"keep_projection_layers": 1, "augmentation": _STRONG_CROPS},
+    "distill": {"augmentation": _STRONG_CROPS},
+}
+
+
+def made_from(record: StageRecord, inputs: dict[str, Any]) -> bool:
+    """Whether a complete stage was made from these inputs; what a record is too old to hold counts as today's default.
+
+    Args:
+        record: of the complete stage.
+        inputs: `stage_inputs` of today.
+    """
+    digests = [inputs, *_as_older(record, inputs)]
+    return any(record.digest == digest_of(one) for one in digests)
+
+
+def _as_older(record: StageRecord, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A stage's inputs as an older edgekit wrote them down, where the recipe leaves at its default what is new or had another default."""
+    earlier = _EARLIER_DEFAULTS.get(record.stage)
+    if earlier is None or "defaults" in record.inputs:
+        return
+    finetune = record.stage == "finetune"
+    new_keys, new_inputs = (_NEW_KEYS, {"defaults", *_NEW_INPUTS}) if finetune else (set(), {"defaults"})
+    today, config = _json(Finetune() if finetune else Distill()), inputs["config"]
+    if any(config[key] != today[key] for key in new_keys):
+        return
+    config = {key: value for key, value in config.items() if key not in new_keys}
+    rest = {key: value for key, value in inputs.items() if key not in new_inputs}
+    yield {**rest, "config": config}
+    yield {**rest, "config": _with_earlier(config, today, earlier)}
+
+
+def _with_earlier(config: dict[str, Any], today: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """The values of `config`, with earlier defaults for those that are today's."""
+    changed = dict(config)
+    for key, value in earlier.items():
+        if isinstance(value, dict):
+            changed[key] = _with_earlier(config[key], today[key], value)
+        elif config[key] == today[key]:
+            changed[key] = value
+    return changed
+
+
 def require_current(stages: list[str], recipe: Recipe, splits: Splits, run: Run) -> dict[str, StageRecord]:
     """The records of complete stages that were made from this recipe and these images.
 
@@ -77,7 +132,7 @@ def require_current(stages: list[str], recipe: Recipe, splits: Splits, run: Run)
     records = {}
     for stage in stages:
         records[stage] = run.require(stage)
-        if records[stage].digest != digest_of(stage_inputs(stage, recipe, splits, run)):
+        if not made_from(records[stage], stage_inputs(stage, recipe, splits, run)):
             raise RunError(
                 f"{run.path}: the stage {stage} was made from another recipe or other images than {run.recipe_path} now names",
                 f"run `edgekit train {run.recipe_path} --run {run.path}`",

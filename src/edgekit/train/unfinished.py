@@ -13,12 +13,18 @@ from edgekit.files import digest_of, write_json
 from edgekit.foreign import Unreadable, read_json
 from edgekit.run import STAGES, Run
 from edgekit.train.engine import CHECKPOINT
+from edgekit.train.inputs import made_from
 
 # Beside the checkpoint while a stage trains: the inputs that it trains from.
 STARTED = "started.json"
 # The stage whose weights a stage starts from.
 _STARTS_FROM = {"finetune": "pretrain", "distill": "finetune"}
 _SHOWN = 3
+_SENTENCES = {
+    "from": "the weights of the stage before are others",
+    "training_version": "this edgekit trains other weights from the same recipe",
+    "defaults": "this edgekit has other defaults",
+}
 
 Inputs = dict[str, Any]
 
@@ -117,7 +123,7 @@ def check_unfinished(
             changed[stage] = changed[before]
             if record is None and (folder / CHECKPOINT).exists():
                 raise _refusal(folder, f"started from weights that would be trained again: {changed[before]}")
-        elif record is not None and record.digest != digest_of(inputs):
+        elif record is not None and not made_from(record, inputs):
             changed[stage] = _changes(stage, Started("", record.inputs), Started("", inputs, images))
 
 
@@ -137,17 +143,15 @@ def _changes(stage: str, old: Started, new: Started) -> str:
 
 
 def _change(stage: str, key: str, old: Any, new: Any, had: Mapping[str, int], has: Mapping[str, int]) -> str:
-    if key in {"pool", "labelled"}:
-        name = {"pool": "the pool", "labelled": "the label budget"}[key]
+    if key in {"pool", "labelled", "probe"}:
+        name = {"pool": "the pool", "labelled": "the label budget", "probe": "the probe set"}[key]
         if key not in had or key not in has:
             return f"{name} has other images"
         if had[key] == has[key]:
             return f"{name} has {has[key]:,} images as before, but not the same"
         return f"{name} had {had[key]:,} images and has {has[key]:,}"
-    if key == "from":
-        return "the weights of the stage before are others"
-    if key == "training_version":
-        return "this edgekit trains other weights from the same recipe"
+    if key in _SENTENCES:
+        return _SENTENCES[key]
     first, _, rest = key.partition(".")
     name = {
         "config": f"{stage}.{rest}",
