@@ -15,7 +15,10 @@ TINY = {
         "batch_size": 256,
         "optimizer": {"name": "lars", "lr": 0.2, "warmup_epochs": 1},
     },
-    "finetune": {"epochs": 3, "batch_size": 50, "optimizer": {"name": "sgd", "lr": 0.05, "warmup_epochs": 0}},
+    "finetune": {
+        "epochs": 3, "batch_size": 50, "fallback": False, "consistency": {"images": 16},
+        "optimizer": {"name": "sgd", "lr": 0.05, "warmup_epochs": 0},
+    },
     "distill": {
         "student": {"name": "resnet10", "width": 0.125, "stem": "strided"},
         "epochs": 3,

@@ -273,11 +273,37 @@ class Architecture(Part):
         return self
 
 
+class Consistency(Part):
+    """Pseudo-labels of the pool: a weak view decides, a strong view of the same image learns (FixMatch, Sohn et al. 2020)."""
+
+    enabled: bool = True
+    images: int = Field(256, ge=2, description="images of the pool in a step, beside the labelled ones")
+    weight: float = Field(1.0, gt=0, description="of the loss on pseudo-labels; 1 in FixMatch on CIFAR-10")
+    threshold: Annotated[float, Field(ge=0, lt=1)] | Literal["adaptive"] = Field(
+        0.95,
+        description="confidence from which a pseudo-label counts; adaptive: what the model's own confidence makes of it, for each class "
+        "(FreeMatch, Wang et al. 2023)",
+    )
+    align: Literal["labels", "start", "none"] = Field(
+        "start",
+        description="the classes' shares that the pseudo-labels are drawn toward (ReMixMatch): labels: the label budget's; start: those that "
+        "the model gives the pool before it is fine-tuned; none: their own",
+    )
+    max_drift: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="share of the pseudo-labels that may move to other classes than before the fine-tuning; beyond it, the rest is trained "
+        "on the labels alone",
+    )
+    augmentation: Augmentation | None = Field(None, description="of the strong view; default that of pretraining")
+
+
 class Finetune(Part):
-    """Fine-tuning on the label budget from the middle of the projection head (SimCLR v2, section 2)."""
+    """Fine-tuning on the label budget from the linear probe on the encoder (LP-FT), or from the middle of the projection head."""
 
     keep_projection_layers: int = Field(
-        1, ge=0, description="layers of the projection head that stay; 0: none (v1), never all"
+        0, ge=0, description="layers of the projection head that stay; 0: none (SimCLR v1), 1: v2, never all"
     )
     epochs: int = Field(60, ge=1, description="SimCLR v2: 60 epochs for 1 % of the labels, 30 for 10 %")
     batch_size: int = Field(256, ge=2)
@@ -287,6 +313,29 @@ class Finetune(Part):
         jitter=0.0, grey=0.0, blur=0.0
     )  # random crop and flip alone (v2, section 3)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    linear_first: bool = Field(
+        True,
+        description="start from the linear probe on the frozen encoder, not from a zero last layer (LP-FT, Kumar et al. 2022)",
+    )
+    layer_decay: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="learning rate of a layer as a share of that of the layer after it; 1: the same for all",
+    )
+    freeze_batchnorm: bool = Field(False, description="keep BatchNorm's statistics as pretraining left them")
+    ema: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="the stored teacher is the exponential moving average of the weights; 0: the last ones",
+    )
+    consistency: Consistency = Consistency()
+    fallback: bool = Field(
+        True,
+        description="leave the frozen encoder with its linear probe where that is the better classifier of the two: on the probe set, which "
+        "decides this and nothing else; without one, where the two disagree on more of the pool than the probe errs on, twice",
+    )
 
 
 Normalisation = float | tuple[float, float, float]

@@ -83,7 +83,7 @@ def fit(
     """Train `task` in place; goes on from `folder/last.ckpt` where there is one.
 
     Args:
-        task: forward(batch, draws, monitor) -> {"loss", "logs"}; may have `after_step(done)` and `constant_lr()`.
+        task: forward(batch, draws, monitor) -> {"loss", "logs"}; may have `after_step(done)`, `constant_lr()` and `lr_shares()`.
         batches: what it is trained on.
         folder: the stage's folder; receives history.csv, tensorboard/ and, while it trains, last.ckpt.
         stage: its name, for seeds and progress.
@@ -181,7 +181,8 @@ class _Stage(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         constant: Iterable[nn.Parameter] = getattr(self.task, "constant_lr", tuple)()
-        optimizer = build_optimizer(self.optimizer, self.task, self.batches.batch_size, constant)
+        shares: dict[nn.Parameter, float] = getattr(self.task, "lr_shares", dict)()
+        optimizer = build_optimizer(self.optimizer, self.task, self.batches.batch_size, constant, shares)
         warmup = round(self.optimizer.warmup_epochs * self.batches.steps)
 
         def cosine(step: int) -> float:

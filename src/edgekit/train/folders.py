@@ -18,6 +18,7 @@ from edgekit.result import now
 from edgekit.run import STAGES, Run, StageRecord
 from edgekit.temporary import remove_debris, temporary_folder
 from edgekit.train.engine import CHECKPOINT, EARLIER_SECONDS
+from edgekit.train.inputs import made_from
 from edgekit.train.unfinished import STARTED, read_started, refuse_changed, write_started
 
 _RECORD = "stage.json"
@@ -57,10 +58,10 @@ def complete(
         RunError: its folder holds somebody else's files or an unfinished training with other inputs, or a file of the complete
             stage is damaged.
     """
-    folder, digest = run.stage_path(stage), digest_of(inputs)
+    folder = run.stage_path(stage)
     record = run.record(stage)
     remove_debris(folder)
-    if record is not None and record.digest == digest:
+    if record is not None and made_from(record, inputs):
         run.check_outputs(record)
         return "skipped", record
     if record is None and read_started(folder) is None and folder.exists() and any(folder.iterdir()):
@@ -68,11 +69,11 @@ def complete(
     if record is None:
         refuse_changed(folder, stage, inputs, images or {})
     for other in reuse:
-        if (copied := _copy(other, run, stage, digest)) is not None:
+        if (copied := _copy(other, run, stage, inputs)) is not None:
             return "copied", copied
     if record is not None:
         _set_aside(folder)
-    elif (started := read_started(folder)) is None or started.digest != digest:
+    elif (started := read_started(folder)) is None or started.digest != digest_of(inputs):
         _clear(folder)  # of a training that ended before its first checkpoint
     write_started(folder, inputs, images or {})
     began = time.monotonic()
@@ -136,10 +137,10 @@ def _set_aside(folder: Path) -> None:
     folder.rename(old)
 
 
-def _copy(source: Run, target: Run, stage: str, digest: str) -> StageRecord | None:
+def _copy(source: Run, target: Run, stage: str, inputs: dict[str, Any]) -> StageRecord | None:
     """Copy a complete stage of another run if it was made from the same inputs; it appears whole or not at all."""
     record = source.record(stage)
-    if record is None or record.digest != digest:
+    if record is None or not made_from(record, inputs):
         return None
     source.check_outputs(record)
     folder = target.stage_path(stage)

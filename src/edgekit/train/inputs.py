@@ -3,6 +3,7 @@ to mix old models with a new recipe rest on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,7 +11,7 @@ from pydantic import BaseModel
 from edgekit.data.splits import Splits
 from edgekit.errors import RunError
 from edgekit.files import digest_of
-from edgekit.recipe import Recipe
+from edgekit.recipe import Finetune, Recipe
 from edgekit.run import Run, StageRecord
 from edgekit.train.teachers import digest_of_weights, identity
 
@@ -55,7 +56,8 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     if stage == "pretrain":
         return {**pool, **common}
     if stage == "finetune":
-        return {"from": _weights(run, "pretrain"), **labelled, **common}
+        # The probe set chooses between two models. The pool's digest is new too: it is in `from`, but for two pools with one outcome.
+        return {"from": _weights(run, "pretrain"), **labelled, **pool, "probe": splits.probe.digest, **common}
     if stage == "distill":
         config = recipe.distill
         images: dict[str, Any] = pool if config.images != "labelled" else {}
@@ -67,6 +69,37 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     return {"student": _json(recipe.distill.student, without={"weights", "weights_key"}), **labelled, **common}
 
 
+# What fine-tuning has not always had: keys of its inputs, and keys of its part of the recipe.
+_NEW_INPUTS = {"pool", "probe"}
+_EARLIER_DEFAULTS: dict[str, Any] = {"keep_projection_layers": 1}
+_NEW_KEYS = {"linear_first", "layer_decay", "freeze_batchnorm", "ema", "consistency", "fallback"}
+
+
+def made_from(record: StageRecord, inputs: dict[str, Any]) -> bool:
+    """Whether a complete stage was made from these inputs; what a record is too old to hold counts as today's default.
+
+    Args:
+        record: of the complete stage.
+        inputs: `stage_inputs` of today.
+    """
+    if record.digest == digest_of(inputs):
+        return True
+    return record.stage == "finetune" and any(record.digest == digest_of(older) for older in _as_older(inputs))
+
+
+def _as_older(inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A fine-tuning's inputs as an older edgekit wrote them down, if the recipe leaves what is new at its default."""
+    config, today = dict(inputs["config"]), _json(Finetune())
+    if any(config[key] != today[key] for key in _NEW_KEYS):
+        return
+    older = {key: value for key, value in config.items() if key not in _NEW_KEYS}
+    rest = {key: value for key, value in inputs.items() if key not in _NEW_INPUTS}
+    yield {**rest, "config": older}
+    changed = {key: value for key, value in _EARLIER_DEFAULTS.items() if older[key] == today[key]}
+    if changed:
+        yield {**rest, "config": {**older, **changed}}
+
+
 def require_current(stages: list[str], recipe: Recipe, splits: Splits, run: Run) -> dict[str, StageRecord]:
     """The records of complete stages that were made from this recipe and these images.
 
@@ -76,7 +109,7 @@ def require_current(stages: list[str], recipe: Recipe, splits: Splits, run: Run)
     records = {}
     for stage in stages:
         records[stage] = run.require(stage)
-        if records[stage].digest != digest_of(stage_inputs(stage, recipe, splits, run)):
+        if not made_from(records[stage], stage_inputs(stage, recipe, splits, run)):
             raise RunError(
                 f"{run.path}: the stage {stage} was made from another recipe or other images than {run.recipe_path} now names",
                 f"run `edgekit train {run.recipe_path} --run {run.path}`",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -69,7 +69,11 @@ class LARS(torch.optim.Optimizer):
 
 
 def build_optimizer(
-    config: OptimizerConfig, model: nn.Module, batch_size: int, constant_lr: Iterable[nn.Parameter] = ()
+    config: OptimizerConfig,
+    model: nn.Module,
+    batch_size: int,
+    constant_lr: Iterable[nn.Parameter] = (),
+    lr_shares: Mapping[nn.Parameter, float] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer of a recipe; biases and normalisation (parameters of one dimension) get no decay and no adaptation.
 
@@ -79,18 +83,19 @@ def build_optimizer(
         batch_size: the global batch, for linear learning-rate scaling (Goyal et al. 2017).
         constant_lr: parameters whose learning rate follows no schedule (SimSiam's predictor); their groups carry
             `constant_lr: True`.
+        lr_shares: share of the learning rate of the parameters that have less (layer-wise decay).
     """
     constant = {id(p) for p in constant_lr}
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups: list[dict[str, Any]] = []
-    for stays in (False, True):
-        own = [p for p in trainable if (id(p) in constant) is stays]
-        for adapts in (True, False):
-            parameters = [p for p in own if (p.ndim > 1) is adapts]
-            decay = config.weight_decay if adapts else 0.0
-            if parameters:
-                groups.append({"params": parameters, "weight_decay": decay, "constant_lr": stays, "adapt": adapts})
+    shares = lr_shares or {}
     lr = config.lr * batch_size / 256 if config.scale_lr else config.lr
+    parts: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
+    for p in (p for p in model.parameters() if p.requires_grad):
+        parts.setdefault((id(p) in constant, p.ndim <= 1, shares.get(p, 1.0)), []).append(p)
+    groups: list[dict[str, Any]] = []
+    for stays, plain, part in sorted(parts, key=lambda key: (key[0], key[1], -key[2])):
+        decay = 0.0 if plain else config.weight_decay
+        group = {"params": parts[stays, plain, part], "weight_decay": decay, "constant_lr": stays, "adapt": not plain}
+        groups.append(group if part == 1.0 else {**group, "lr": lr * part})
     if config.name == "lars":
         return LARS(groups, lr=lr, momentum=config.momentum)
     for group in groups:

@@ -40,6 +40,7 @@ from edgekit.train.online import online
 from edgekit.train.pretrain import METHODS, build_method
 from edgekit.train.streaming import shuffled
 from edgekit.train.tasks import ClassifyTask, PretrainTask
+from edgekit.train.teacher import Finetuning
 from edgekit.train.teachers import check_order, load_teachers
 from edgekit.train.unfinished import check_unfinished
 from edgekit.train.views import draw_views
@@ -189,14 +190,18 @@ class Stages:
         return [*files, "history.csv", "views.png"], metrics
 
     def finetune(self, folder: Path) -> Made:
-        """Train the teacher on the label budget, from the middle of the projection head."""
-        config = self.recipe.finetune
+        """Train the teacher on the label budget, from the linear probe on the encoder."""
         pretrained = load_pretrained(self.run.stage_path("pretrain"))
         torch.manual_seed(seed_for(self.recipe.seed, "finetune", "weights"))
-        kept = pretrained.head.keep(config.keep_projection_layers)
-        model = Classifier(pretrained.architecture, self.size, self.splits.classes, pretrained.encoder, kept)
-        task = ClassifyTask(model, self._augment(config.augmentation), config.label_smoothing)
-        return self._classifier("finetune", task, model, self.splits.labelled, folder)
+        tuning = Finetuning(self.recipe, self.splits, pretrained, self.device)
+        last = self._fit(tuning.task, "finetune", self.splits.labelled, folder)
+        model, choice = tuning.chosen()
+        for line in tuning.remarks(choice) if rank() == 0 else []:
+            echo(f"finetune: {line}", err=True)
+        files = save_classifier(folder, model)
+        accuracy = choice["test"][choice["left"]]
+        metrics = {**last, "test_top1": accuracy, "measured_on": self.measured_on, "choice": choice}
+        return [*files, "history.csv"], metrics
 
     def distill(self, folder: Path) -> Made:
         """Train the student to answer as the teachers do."""

@@ -13,6 +13,7 @@ from edgekit.files import digest_of, write_json
 from edgekit.foreign import Unreadable, read_json
 from edgekit.run import STAGES, Run
 from edgekit.train.engine import CHECKPOINT
+from edgekit.train.inputs import made_from
 
 # Beside the checkpoint while a stage trains: the inputs that it trains from.
 STARTED = "started.json"
@@ -117,7 +118,7 @@ def check_unfinished(
             changed[stage] = changed[before]
             if record is None and (folder / CHECKPOINT).exists():
                 raise _refusal(folder, f"started from weights that would be trained again: {changed[before]}")
-        elif record is not None and record.digest != digest_of(inputs):
+        elif record is not None and not made_from(record, inputs):
             changed[stage] = _changes(stage, Started("", record.inputs), Started("", inputs, images))
 
 

@@ -1,7 +1,14 @@
 """Evaluation: accuracy, kNN and linear probe, each number with the protocol that it was measured by."""
 
 from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
-from edgekit.train.evaluate.probes import KNN_NEIGHBOURS, KNN_TEMPERATURE, knn, linear_probe, neighbours_for
+from edgekit.train.evaluate.probes import (
+    KNN_NEIGHBOURS,
+    KNN_TEMPERATURE,
+    knn,
+    linear_model,
+    linear_probe,
+    neighbours_for,
+)
 from edgekit.train.evaluate.scores import (
     LAST,
     classifier_scores,
@@ -28,6 +35,7 @@ __all__ = [
     "evaluate",
     "knn",
     "labels_of",
+    "linear_model",
     "linear_probe",
     "neighbours_for",
     "outputs",

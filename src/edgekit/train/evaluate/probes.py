@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,14 +58,19 @@ def linear_probe(bank: Tensor, bank_labels: Tensor, queries: Tensor, c: float = 
         queries: features (m, d), on the CPU.
         c: scikit-learn's C, the inverse of the weight of the squared l2 penalty against the sum of the losses.
     """
+    scaler, regression = linear_model(bank, bank_labels, c)
+    return torch.from_numpy(regression.predict(scaler.transform(queries.numpy())))
+
+
+def linear_model(bank: Tensor, bank_labels: Tensor, c: float = 1.0) -> tuple[Any, Any]:
+    """The linear probe's parts: scikit-learn's StandardScaler and LogisticRegression, fitted to features (n, d) on the CPU."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    probe = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
+    scaler, regression = StandardScaler().fit(bank.numpy()), LogisticRegression(C=c, max_iter=1000)
     classes = int(bank_labels.max()) + 1
     with warnings.catch_warnings(), threads_for(bank.numel() * classes):
         warnings.simplefilter("ignore", ConvergenceWarning)  # the protocol names the limit
-        probe.fit(bank.numpy(), bank_labels.numpy())
-    return torch.from_numpy(probe.predict(queries.numpy()))
+        regression.fit(scaler.transform(bank.numpy()), bank_labels.numpy())
+    return scaler, regression
