@@ -38,8 +38,9 @@ pretrain:   # SimCLR on all images, without labels
   optimizer: {{{pretrain_optimizer}}}   # {optimizer_why}
   augmentation: {{{augmentation}}}   # {augmentation_why}
 
-finetune:   # the teacher, on the label budget
-  keep_projection_layers: 1   # of the projection head; 0 keeps none
+finetune:   # the teacher, on the label budget: from the linear probe on the encoder, then all layers
+  keep_projection_layers: 0   # of the projection head; 1: SimCLR v2's
+  consistency: {{enabled: true}}   # also learn from the pool: confident answers to weak views are pseudo-labels for strong ones
   epochs: {finetune_epochs}
   batch_size: {finetune_batch}
   optimizer: {{{finetune_optimizer}}}
@@ -89,7 +90,7 @@ class _Values:
     finetune_epochs: int = 60
     finetune_batch: int = 64
     finetune_optimizer: str = "name: adamw, lr: 1.0e-3, scale_lr: false, weight_decay: 1.0e-4"
-    plain: str = "crop_scale: [0.2, 1.0], flip: 0.5"
+    plain: str = "crop_scale: [0.4, 1.0], flip: 0.5"
     distill_temperature: float = 2.0
     distill_epochs: int = 100
     distill_batch: int = 256

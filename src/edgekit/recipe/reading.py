@@ -67,7 +67,6 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
     if isinstance(data := content.get("data"), dict) and data.get("labelled"):
         defaults["data"]["test"] = default_test(data["labelled"])
     merged = _merged(defaults, content)
-    _keep_what_there_is(merged, content)
     _whole_student(merged, content)
     try:
         return Recipe.model_validate(merged)
@@ -104,16 +103,6 @@ def _whole_student(merged: dict[str, Any], content: dict[str, Any]) -> None:
         return
     if not _OF_ANY_WIDTH.fullmatch(asked["name"]):
         merged["distill"] = {**merged["distill"], "student": {**merged["distill"]["student"], "width": 1.0}}
-
-
-def _keep_what_there_is(merged: dict[str, Any], content: dict[str, Any]) -> None:
-    """The default of finetune.keep_projection_layers is 1, and 0 where the head has a single layer, which is never kept."""
-    asked = content.get("finetune")
-    if isinstance(asked, dict) and "keep_projection_layers" in asked:
-        return
-    projection = merged["pretrain"].get("projection") if isinstance(merged["pretrain"], dict) else None
-    if isinstance(projection, dict) and projection.get("layers") == 1 and isinstance(merged["finetune"], dict):
-        merged["finetune"] = {**merged["finetune"], "keep_projection_layers": 0}
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

@@ -11,12 +11,14 @@ from pydantic import BaseModel
 from edgekit.data.splits import Splits
 from edgekit.errors import RunError
 from edgekit.files import digest_of
-from edgekit.recipe import Finetune, Recipe
+from edgekit.recipe import Distill, Finetune, Recipe
 from edgekit.run import Run, StageRecord
 from edgekit.train.teachers import digest_of_weights, identity
 
 # Raise it when a change makes the same recipe train other weights, so that old stages are not taken for new ones.
 _TRAINING_VERSION = 4
+# Raise it when a default changes: it tells records in which today's defaults stand from those in which earlier ones do.
+_DEFAULTS = 1
 
 
 def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[str, Any]:
@@ -55,6 +57,8 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     }
     if stage == "pretrain":
         return {**pool, **common}
+    if stage in _EARLIER_DEFAULTS:
+        common["defaults"] = _DEFAULTS
     if stage == "finetune":
         # The probe set chooses between two models. The pool's digest is new too: it is in `from`, but for two pools with one outcome.
         return {"from": _weights(run, "pretrain"), **labelled, **pool, "probe": splits.probe.digest, **common}
@@ -71,8 +75,13 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
 
 # What fine-tuning has not always had: keys of its inputs, and keys of its part of the recipe.
 _NEW_INPUTS = {"pool", "probe"}
-_EARLIER_DEFAULTS: dict[str, Any] = {"keep_projection_layers": 1}
 _NEW_KEYS = {"linear_first", "layer_decay", "freeze_batchnorm", "ema", "consistency", "fallback"}
+# Defaults that were others: a recipe that leaves these keys out meant these values.
+_STRONG_CROPS = {"crop_scale": [0.08, 1.0]}
+_EARLIER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "finetune": {"keep_projection_layers": 1, "augmentation": _STRONG_CROPS},
+    "distill": {"augmentation": _STRONG_CROPS},
+}
 
 
 def made_from(record: StageRecord, inputs: dict[str, Any]) -> bool:
@@ -82,22 +91,35 @@ def made_from(record: StageRecord, inputs: dict[str, Any]) -> bool:
         record: of the complete stage.
         inputs: `stage_inputs` of today.
     """
-    if record.digest == digest_of(inputs):
-        return True
-    return record.stage == "finetune" and any(record.digest == digest_of(older) for older in _as_older(inputs))
+    digests = [inputs, *_as_older(record, inputs)]
+    return any(record.digest == digest_of(one) for one in digests)
 
 
-def _as_older(inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A fine-tuning's inputs as an older edgekit wrote them down, if the recipe leaves what is new at its default."""
-    config, today = dict(inputs["config"]), _json(Finetune())
-    if any(config[key] != today[key] for key in _NEW_KEYS):
+def _as_older(record: StageRecord, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A stage's inputs as an older edgekit wrote them down, where the recipe leaves at its default what is new or had another default."""
+    earlier = _EARLIER_DEFAULTS.get(record.stage)
+    if earlier is None or "defaults" in record.inputs:
         return
-    older = {key: value for key, value in config.items() if key not in _NEW_KEYS}
-    rest = {key: value for key, value in inputs.items() if key not in _NEW_INPUTS}
-    yield {**rest, "config": older}
-    changed = {key: value for key, value in _EARLIER_DEFAULTS.items() if older[key] == today[key]}
-    if changed:
-        yield {**rest, "config": {**older, **changed}}
+    finetune = record.stage == "finetune"
+    new_keys, new_inputs = (_NEW_KEYS, {"defaults", *_NEW_INPUTS}) if finetune else (set(), {"defaults"})
+    today, config = _json(Finetune() if finetune else Distill()), inputs["config"]
+    if any(config[key] != today[key] for key in new_keys):
+        return
+    config = {key: value for key, value in config.items() if key not in new_keys}
+    rest = {key: value for key, value in inputs.items() if key not in new_inputs}
+    yield {**rest, "config": config}
+    yield {**rest, "config": _with_earlier(config, today, earlier)}
+
+
+def _with_earlier(config: dict[str, Any], today: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """The values of `config`, with earlier defaults for those that are today's."""
+    changed = dict(config)
+    for key, value in earlier.items():
+        if isinstance(value, dict):
+            changed[key] = _with_earlier(config[key], today[key], value)
+        elif config[key] == today[key]:
+            changed[key] = value
+    return changed
 
 
 def require_current(stages: list[str], recipe: Recipe, splits: Splits, run: Run) -> dict[str, StageRecord]:

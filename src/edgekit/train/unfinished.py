@@ -138,8 +138,8 @@ def _changes(stage: str, old: Started, new: Started) -> str:
 
 
 def _change(stage: str, key: str, old: Any, new: Any, had: Mapping[str, int], has: Mapping[str, int]) -> str:
-    if key in {"pool", "labelled"}:
-        name = {"pool": "the pool", "labelled": "the label budget"}[key]
+    if key in {"pool", "labelled", "probe"}:
+        name = {"pool": "the pool", "labelled": "the label budget", "probe": "the probe set"}[key]
         if key not in had or key not in has:
             return f"{name} has other images"
         if had[key] == has[key]:
@@ -147,6 +147,8 @@ def _change(stage: str, key: str, old: Any, new: Any, had: Mapping[str, int], ha
         return f"{name} had {had[key]:,} images and has {has[key]:,}"
     if key == "from":
         return "the weights of the stage before are others"
+    if key == "defaults":
+        return "this edgekit has other defaults"
     if key == "training_version":
         return "this edgekit trains other weights from the same recipe"
     first, _, rest = key.partition(".")
