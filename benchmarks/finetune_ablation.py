@@ -28,7 +28,6 @@ from edgekit.data.splits import load_splits
 from edgekit.files import write_json
 from edgekit.foreign import read_json
 from edgekit.machine import installed_packages, this_machine
-from edgekit.recipe import Recipe
 from edgekit.result import now
 from edgekit.run import Run
 from edgekit.train.stages import Stages, train
@@ -67,7 +66,13 @@ ROWS: dict[str, dict[str, Any]] = {
 def recipe_of(name: str, work: Path, labels: int, draw: int) -> dict[str, Any]:
     """A set's recipe; what is pretrained does not depend on labels and draw."""
     gray_digits = {"crop_scale": [0.4, 1.0], "flip": 0.0, "jitter": 0.0, "grey": 0.0}
-    data: dict[str, Any] = {"labelled": name, "probe": 0.1, "image_size": SIDE[name], "labels": labels, "label_seed": draw}
+    data: dict[str, Any] = {
+        "labelled": name,
+        "probe": 0.1,
+        "image_size": SIDE[name],
+        "labels": labels,
+        "label_seed": draw,
+    }
     if name != "digits":
         data |= {"labelled": str(work / "data" / name / "train"), "test": str(work / "data" / name / "test")}
     return {
@@ -99,7 +104,10 @@ def cell(name: str, work: Path, labels: int, draw: int, changes: dict[str, Any])
     splits = load_splits(parsed.data)
     batch = min(BATCH, len(splits.labelled))
     steps = changes.get("steps", STEPS)
-    finetune = content["finetune"] | {"batch_size": batch, "epochs": max(1, round(steps / (len(splits.labelled) // batch)))}
+    finetune = content["finetune"] | {
+        "batch_size": batch,
+        "epochs": max(1, round(steps / (len(splits.labelled) // batch))),
+    }
     for key, value in changes.items():
         if key == "steps":
             continue
@@ -109,7 +117,9 @@ def cell(name: str, work: Path, labels: int, draw: int, changes: dict[str, Any])
         folder = Path(temporary)
         (folder / "pretrain").symlink_to((work / "runs" / name / "pretrain").resolve())
         (folder / "finetune").mkdir()
-        _, metrics = Stages(recipes.parse({**content, "finetune": finetune}), Run(folder), splits).finetune(folder / "finetune")
+        _, metrics = Stages(recipes.parse({**content, "finetune": finetune}), Run(folder), splits).finetune(
+            folder / "finetune"
+        )
     return {
         "finetuned": metrics["choice"]["test"]["finetuned"],
         "frozen": metrics["choice"]["test"]["frozen"],
@@ -165,7 +175,9 @@ def main() -> None:
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--labels", default="1,5,10,50", help="labels a class")
     parser.add_argument("--draws", type=int, default=3, help="label draws of each cell")
-    parser.add_argument("--rows", help=f"numbers of rows, from 0: {'; '.join(f'{i} {row}' for i, row in enumerate(ROWS))}. Default all")
+    parser.add_argument(
+        "--rows", help=f"numbers of rows, from 0: {'; '.join(f'{i} {row}' for i, row in enumerate(ROWS))}. Default all"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/finetune_ablation"))
     parser.add_argument("--output", type=Path, default=HERE / "results" / "finetune_ablation.json")
     arguments = parser.parse_args()
@@ -193,7 +205,8 @@ def write(output: Path, cells: list[dict[str, Any]]) -> None:
         "machine": this_machine().model_dump(mode="json"),
         "packages": installed_packages(),
         "threads": torch.get_num_threads(),
-        "protocol": f"encoder pretrained once a set; {STEPS} steps (or what the row says) of at most {BATCH} labels and {POOL_BATCH} images of the pool, bf16 autocast",
+        "protocol": f"encoder pretrained once a set; {STEPS} steps (or what the row says) of at most {BATCH} labels and {POOL_BATCH} images "
+        "of the pool, bf16 autocast",
         "seeds": {"of weights, batches, test and probe sets": 0, "of the label draw": "`draw` of each cell"},
         "cells": cells,
     }

@@ -16,7 +16,10 @@ TINY = {
         "optimizer": {"name": "lars", "lr": 0.2, "warmup_epochs": 1},
     },
     "finetune": {
-        "epochs": 3, "batch_size": 50, "fallback": False, "consistency": {"images": 16},
+        "epochs": 3,
+        "batch_size": 50,
+        "fallback": False,
+        "consistency": {"images": 16},
         "optimizer": {"name": "sgd", "lr": 0.05, "warmup_epochs": 0},
     },
     "distill": {

@@ -80,7 +80,10 @@ def test_pseudo_labels_equal_the_naive_version_over_several_steps(
     rng = np.random.default_rng(seed)
     start, target = shares(rng, k).astype(np.float32), shares(rng, k).astype(np.float32)
     pseudo = PseudoLabels(
-        torch.from_numpy(start), torch.from_numpy(target) if aligned else None, threshold, 0.5  # type: ignore[arg-type]
+        torch.from_numpy(start),
+        torch.from_numpy(target) if aligned else None,
+        threshold,
+        0.5,  # type: ignore[arg-type]
     )
     share, balanced, level = start.astype(np.float64), (target if aligned else start).astype(np.float64), 1 / k
     for _ in range(steps):
@@ -144,9 +147,7 @@ def test_the_running_means_are_in_the_state() -> None:
 
 
 def _process(rank: int, folder: Path) -> None:
-    dist.init_process_group(
-        "gloo", f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(minutes=10)
-    )
+    dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=2, timeout=timedelta(minutes=10))
     torch.save(_two_steps(rank), folder / f"{rank}.pt")
     dist.destroy_process_group()
 

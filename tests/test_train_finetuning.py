@@ -70,7 +70,8 @@ def test_the_loss_is_that_of_the_labels_and_of_the_pseudo_labels_in_one_batch() 
     task.train()
     seen: list[int] = []
     task.model.encoder.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
-    assert task.averaged is not None and task.pool is not None
+    assert task.averaged is not None
+    assert task.pool is not None
     loss = step(task, some)
     assert seen == [14], "labels and strong views normalise together; the average sees the weak views"
     generator = torch.Generator().manual_seed(0)
@@ -95,7 +96,8 @@ def test_the_average_decides_in_evaluation_mode_and_is_what_is_stored() -> None:
     assert task.model.training
     assert task.result is task.averaged.module
     plain = FinetuneTask(classifier(0), NO_AUGMENTATION, Finetune(ema=0))
-    assert plain.result is plain.model and plain.averaged is None
+    assert plain.result is plain.model
+    assert plain.averaged is None
 
 
 def test_drifting_pseudo_labels_are_dropped_and_the_labels_go_on() -> None:

@@ -44,7 +44,8 @@ def probe_accuracy(run: Run) -> float:
     splits, data = load_splits(run.recipe.data), run.recipe.data
     encoder = load_pretrained(run.stage_path("pretrain")).encoder
     known, queries = (
-        apply(encoder, some.images, data.mean, data.std, device_of(run.recipe)) for some in (splits.labelled, splits.test)
+        apply(encoder, some.images, data.mean, data.std, device_of(run.recipe))
+        for some in (splits.labelled, splits.test)
     )
     return share(linear_probe(known, labels_of(splits.labelled), queries), labels_of(splits.test))
 
@@ -61,7 +62,9 @@ def test_a_fine_tuning_that_spoils_the_encoder_leaves_the_linear_probe_and_says_
     assert choice["on"] == ("probe set" if probe else "pool")
     assert choice["test"]["finetuned"] < choice["test"]["frozen"]
     assert "finetune: warning: falls back to the linear probe" in capsys.readouterr().err
-    close = 1.5 / len(load_splits(run.recipe.data).test)  # the head is float32: an image on the boundary may fall either way
+    close = 1.5 / len(
+        load_splits(run.recipe.data).test
+    )  # the head is float32: an image on the boundary may fall either way
     assert metrics["test_top1"] == pytest.approx(probe_accuracy(run), abs=close)
     stored, encoder = load_classifier(run.stage_path("finetune")), load_pretrained(run.stage_path("pretrain")).encoder
     for name, tensor in encoder.state_dict().items():
@@ -103,7 +106,9 @@ def test_runs_of_an_older_edgekit_stay_complete_and_changed_ones_do_not(tmp_path
     content["distill"]["epochs"] = 2
     left_out = recipes.parse(content)
     train(left_out, run)
-    augmentation = recipes.parse(changed(content, finetune__augmentation=OLD_CROPS)).finetune.augmentation.model_dump(mode="json")
+    augmentation = recipes.parse(changed(content, finetune__augmentation=OLD_CROPS)).finetune.augmentation.model_dump(
+        mode="json"
+    )
     as_older(run, "finetune", {"keep_projection_layers": 1, "augmentation": augmentation})
     as_older(run, "distill", {"augmentation": augmentation})
 

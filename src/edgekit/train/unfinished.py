@@ -20,6 +20,11 @@ STARTED = "started.json"
 # The stage whose weights a stage starts from.
 _STARTS_FROM = {"finetune": "pretrain", "distill": "finetune"}
 _SHOWN = 3
+_SENTENCES = {
+    "from": "the weights of the stage before are others",
+    "training_version": "this edgekit trains other weights from the same recipe",
+    "defaults": "this edgekit has other defaults",
+}
 
 Inputs = dict[str, Any]
 
@@ -145,12 +150,8 @@ def _change(stage: str, key: str, old: Any, new: Any, had: Mapping[str, int], ha
         if had[key] == has[key]:
             return f"{name} has {has[key]:,} images as before, but not the same"
         return f"{name} had {had[key]:,} images and has {has[key]:,}"
-    if key == "from":
-        return "the weights of the stage before are others"
-    if key == "defaults":
-        return "this edgekit has other defaults"
-    if key == "training_version":
-        return "this edgekit trains other weights from the same recipe"
+    if key in _SENTENCES:
+        return _SENTENCES[key]
     first, _, rest = key.partition(".")
     name = {
         "config": f"{stage}.{rest}",
