@@ -58,6 +58,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "before, four times the steps": {
         "linear_first": False, "ema": 0.0, "keep_projection_layers": 1, "augmentation": STRONG, "consistency": OFF, "steps": 600,
     },
+    "linear first, no consistency, four times the steps": {"consistency": OFF, "steps": 600},
     "default, four times the steps": {"steps": 600},
     "default": {},
 }  # fmt: skip

@@ -359,7 +359,7 @@ class Finetune(Part):
         lt=1,
         description="the stored teacher is the exponential moving average of the weights; 0: the last ones",
     )
-    consistency: Consistency = Consistency()
+    consistency: Consistency = Field(Consistency(), description="pseudo-labels of the pool, beside the label budget")
     fallback: bool = Field(
         True,
         description="leave the frozen encoder with its linear probe where that is the better classifier of the two: on the probe set, which "

@@ -99,7 +99,7 @@ def made_from(record: StageRecord, inputs: dict[str, Any]) -> bool:
 def _as_older(record: StageRecord, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """A stage's inputs as an older edgekit wrote them down, where the recipe leaves at its default what is new or had another default."""
     earlier = _EARLIER_DEFAULTS.get(record.stage)
-    if earlier is None or "defaults" in record.inputs:
+    if earlier is None or "defaults" in record.inputs or "defaults" not in inputs:
         return
     finetune = record.stage == "finetune"
     new_keys, new_inputs = (_NEW_KEYS, {"defaults", *_NEW_INPUTS}) if finetune else (set(), {"defaults"})
