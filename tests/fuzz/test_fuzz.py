@@ -6,10 +6,14 @@ import os
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgekit.errors import EdgekitError
+from edgekit.recipe import parse
 
 from .driver import fuzz
 from .judge import LONGEST_MESSAGE, Watch, judged
@@ -27,6 +31,34 @@ def test_damaged_and_forged_files_are_read_or_refused(kind: str, tmp_path: Path)
     )
     assert tally.cases == SAMPLE[kind]
     assert min(tally.accepted, tally.refused) > 5  # the changes are neither all harmless nor all alike
+
+
+_PLAIN = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary().map(lambda b: b.decode("latin-1"))
+)
+_VALUE = st.recursive(
+    _PLAIN,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=9), inner, max_size=4),
+    max_leaves=12,
+)
+_PLACES = [
+    "name", "seed", "data", "data.labels", "data.mean", "data.pixel_range", "pretrain", "pretrain.method", "pretrain.optimizer.lr",
+    "pretrain.augment",
+    "finetune.optimizer", "distill.teachers", "distill.student", "hardware.devices", "monitor", "no.such.key",
+]  # fmt: skip
+
+
+@given(st.sampled_from(_PLACES), _VALUE)
+def test_any_value_anywhere_in_a_recipe(place: str, value: object) -> None:
+    """What is not among the values that the mutators know; hypothesis makes what it finds small."""
+    *parents, last = place.split(".")
+    content: dict[str, Any] = {}
+    node = content
+    for name in parents:
+        node = node.setdefault(name, {})
+    node[last] = value
+    outcome = judged(lambda: parse(content))
+    assert outcome.kind != "finding", outcome.detail
 
 
 def test_a_case_is_its_number() -> None:

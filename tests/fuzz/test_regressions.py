@@ -11,9 +11,12 @@ from pathlib import Path
 
 import onnx
 import pytest
+import torch
+from torch import nn
 
 from edgekit.bundle import MANIFEST, Bundle
-from edgekit.errors import BundleError
+from edgekit.errors import BundleError, RecipeError
+from edgekit.models.weights import load_weights
 from edgekit.runtimes.predictor import Predictor
 from tiny_bundle import make_bundle, some_images
 
@@ -71,6 +74,23 @@ def test_a_graph_that_loads_and_cannot_be_run(change: Change, reason: str, tmp_p
     said = str(refused.value)
     assert reason in said or "cannot load" in said  # a release of the runtime may see it when it loads the graph
     assert said.isprintable()
+
+
+@pytest.mark.parametrize("kind", ["quantized", "sparse", "meta"])
+def test_weights_that_are_no_plain_tensors(kind: str, tmp_path: Path) -> None:
+    network = nn.Linear(3, 2)
+    weights = dict(network.state_dict())
+    weights["weight"] = {
+        "quantized": lambda: torch.quantize_per_tensor(weights["weight"], 0.1, 0, torch.qint8),
+        "sparse": weights["weight"].to_sparse,
+        "meta": lambda: torch.empty(2, 3, device="meta"),
+    }[kind]()
+    torch.save(weights, tmp_path / "weights.pth")
+    before = network.weight.clone()
+    with pytest.raises(RecipeError, match=re.escape(str(tmp_path / "weights.pth"))) as refused:
+        load_weights(network, str(tmp_path / "weights.pth"), "--weights", "mine")
+    assert str(refused.value).isprintable()
+    assert torch.equal(network.weight, before)
 
 
 def test_a_name_that_is_no_utf8_in_a_graph_of_openvino(tmp_path: Path) -> None:

@@ -161,6 +161,14 @@ def load_weights(network: nn.Module, path: str, where: str, named: str = "", wei
             f"{here}: not the tensors of this network, {'; '.join(parts)}",
             f"is {network_key} the network that it was made from?",
         )
+    unlike = [
+        name for name in own if found[name].is_quantized or found[name].is_meta or found[name].layout != torch.strided
+    ]
+    if unlike:
+        raise RecipeError(
+            f"{here}: holds quantized, sparse or empty tensors where weights should be, in {some(unlike)}",
+            "save the weights as plain floating-point tensors",
+        )
     broken = [name for name in own if found[name].is_floating_point() and not found[name].isfinite().all()]
     if broken:
         raise RecipeError(f"{here}: holds values that are no numbers, in {some(broken)}", "take another checkpoint")

@@ -450,7 +450,7 @@ def _restoring(path: Path, history: _History) -> Iterator[None]:
     """Whatever goes wrong before the first step of a training that goes on is the checkpoint's fault."""
     try:
         yield
-    except EdgekitError:
+    except (EdgekitError, OSError):  # the latter is of what cannot be written
         raise
     except Exception as error:
         if history.began_training or is_out_of_memory(error):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import quoted
 
-# What the optimizers keep of a parameter, all of it or nothing.
+# What the known optimizers keep of a parameter, all of it or nothing.
 _KEPT = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}, "LARS": {"momentum_buffer"}}
 
 
@@ -58,11 +58,11 @@ def check_optimizer(content: Mapping[str, Any], optimizer: torch.optim.Optimizer
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if [group["params"] for group in states[0]["param_groups"]] != [group["params"] for group in own["param_groups"]]:
         raise ValueError("its optimizer has other groups of parameters")
-    kept = _KEPT[type(optimizer).__name__]
+    kept = _KEPT.get(type(optimizer).__name__)
     for index, state in states[0]["state"].items():
         if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(state, Mapping):
             raise ValueError(f"its optimizer has no parameter {quoted(index)}")
-        if state and state.keys() != kept:
+        if state and kept is not None and state.keys() != kept:
             raise ValueError(f"its optimizer keeps {quoted(sorted(map(str, state)))} of the parameter {index}")
         for name, value in state.items():
             if not (value is None or (name == "step" and _is_counter(value)) or _is_like(value, parameters[index])):
