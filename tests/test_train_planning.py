@@ -162,3 +162,28 @@ def test_a_training_that_is_over_at_once_is_not_measured(tmp_path: Path, monkeyp
 
     recipe = recipes.parse(TINY)
     assert expected(recipe, load_splits(recipe.data), Run(tmp_path / "run")) is None
+
+
+@pytest.mark.parametrize(
+    ("bf16", "fp32", "taken"), [(0.5, 1.0, "auto"), (1.0, 1.0, "auto"), (1.1, 1.0, "auto"), (2.0, 1.0, "fp32")]
+)
+def test_float32_is_taken_where_native_bfloat16_is_clearly_slower(
+    bf16: float, fp32: float, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, 0.1)
+    real = planning.measure
+
+    def measure(recipe: Recipe, splits: Splits, *arguments: Any) -> Any:
+        times, took = real(recipe, splits, *arguments)
+        if recipe.hardware.threads == 1:
+            step = {"bf16": bf16, "fp32": fp32}[recipe.hardware.precision]
+            times["pretrain"].trainings[0].processor[:] = [step * i for i in range(4)]
+        return times, took
+
+    monkeypatch.setattr(planning, "measure", measure)
+    monkeypatch.setattr(planning, "has_native_bf16", lambda: True)
+    threads = planning.torch.get_num_threads()
+    chosen, _ = plan(LAYOUT, "10", 1200.0)
+    assert chosen.precision == taken
+    assert f"{bf16:.3g} s of one core in bf16 and {fp32:.3g} s in fp32" in " ".join(chosen.measured)
+    assert planning.torch.get_num_threads() == threads

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from edgekit import recipe as recipes
@@ -170,13 +171,23 @@ class _Planner:
         return chosen, total
 
     def _faster(self, rung: Rung, times: dict[str, StageTime]) -> tuple[str, str, dict[str, StageTime], float]:
-        """Whether float32 is faster than the bfloat16 that `auto` takes here."""
-        recipe, splits = self._recipe(rung, precision="fp32")
-        float32, _ = measure(recipe, splits, "pretrain", _QUICK)
-        bf16, fp32 = (found["pretrain"].trainings[-1].fastest_seconds for found in (times, float32))
-        comparison = f"a step of pretraining takes {bf16:.3g} s in bf16 and {fp32:.3g} s in fp32"
-        if bf16 * _CLEARLY <= fp32:
+        """Whether float32 is faster than the bfloat16 that `auto` takes here: by the processor time of one thread, since threads that
+        wait for each other on a busy machine spend some, too."""
+        spent, threads = dict[str, float](), torch.get_num_threads()
+        try:
+            for precision in ("bf16", "fp32"):
+                recipe, splits = self._recipe(rung, precision)
+                alone = recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"threads": 1})})
+                found, _ = measure(alone, splits, "pretrain", _QUICK)
+                spent[precision] = found["pretrain"].trainings[-1].processor_seconds
+        finally:
+            torch.set_num_threads(threads)
+        comparison = (
+            f"a step of pretraining takes {spent['bf16']:.3g} s of one core in bf16 and {spent['fp32']:.3g} s in fp32"
+        )
+        if spent["bf16"] * _CLEARLY <= spent["fp32"]:
             return "auto", comparison, times, 0.0
+        recipe, splits = self._recipe(rung, "fp32")
         times, more = measure(recipe, splits)
         return "fp32", comparison, times, more
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 _LIMIT = 6  # steps: the first warms up, the last ends an epoch, of the others the median counts
 
@@ -27,6 +28,7 @@ class TimedTraining:
         batch_size: images a step.
         limit: steps that are measured.
         ends: seconds at which each measured step ended (`time.perf_counter`).
+        processor: the like of the processor time of all threads of this process.
     """
 
     stage: str
@@ -35,26 +37,28 @@ class TimedTraining:
     batch_size: int
     limit: int
     ends: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
 
     def tick(self) -> None:
         """A step has ended."""
         self.ends.append(time.perf_counter())
+        self.processor.append(time.process_time())
 
     @property
     def step_seconds(self) -> float:
         """Seconds of a step that ends no epoch: the median without the first, 0.0 where too few were measured."""
-        times = self._times()
+        times = _differences(self.ends)
         return statistics.median(times[:-1] or times or [0.0])
 
     @property
-    def fastest_seconds(self) -> float:
-        """Seconds of the fastest step, which other programs disturbed least; 0.0 where too few were measured."""
-        return min(self._times() or [0.0])
+    def processor_seconds(self) -> float:
+        """Processor time of the cheapest step, which other programs disturbed least; 0.0 where too few were measured."""
+        return min(_differences(self.processor) or [0.0])
 
     @property
     def epoch_seconds(self) -> float:
         """Seconds that the end of an epoch takes beyond its step: logs, the collapse monitor."""
-        times = self._times()
+        times = _differences(self.ends)
         return max(0.0, times[-1] - self.step_seconds) if len(times) > 1 else 0.0
 
     def seconds(self, steps: int | None = None, epochs: int | None = None) -> float:
@@ -63,8 +67,9 @@ class TimedTraining:
         epochs = self.epochs if epochs is None else epochs
         return steps * self.step_seconds + epochs * self.epoch_seconds
 
-    def _times(self) -> list[float]:
-        return [after - before for before, after in zip(self.ends, self.ends[1:], strict=False)]
+
+def _differences(values: list[float]) -> list[float]:
+    return [after - before for before, after in pairwise(values)]
 
 
 @dataclass
