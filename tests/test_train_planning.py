@@ -30,7 +30,7 @@ LAYOUT = Layout(
 def training(stage: str, steps: int, epochs: int, step: float, epoch: float = 0.0) -> TimedTraining:
     """One whose steps took so many seconds, the first ten times as long."""
     ends = [0.0, *(step * (i + 1) for i in range(4)), step * 5 + epoch]
-    return TimedTraining(stage, steps, epochs, 256, 6, [end + 10 * step for end in ends])
+    return TimedTraining(stage, steps, epochs, 256, 6, ends=[end + 10 * step for end in ends])
 
 
 def test_the_time_of_a_training_is_that_of_its_steps_and_epochs() -> None:
@@ -43,6 +43,27 @@ def test_the_time_of_a_training_is_that_of_its_steps_and_epochs() -> None:
     found.ends[3:] = [end + 5 for end in found.ends[3:]]
     assert found.step_seconds == pytest.approx(0.5)
     assert TimedTraining("pretrain", 5, 1, 256, 6).seconds() == 0.0
+    assert TimedTraining("pretrain", 2, 1, 256, 2, 0.0, [1.0, 1.5]).step_seconds == pytest.approx(0.5)
+
+
+def test_quick_steps_are_measured_for_longer_and_slow_ones_of_a_busy_machine_count() -> None:
+    found = TimedTraining("pretrain", 1000, 10, 256, 6, 3.0)
+    assert found.most == 60
+    at = [0.0]
+    for step in range(2, 25):
+        at.append(at[-1] + (0.9 if step % 6 == 0 else 0.4 if step % 2 else 0.2))
+    found.ends = at
+    within = [0.4 if step % 2 else 0.2 for step in range(7, 25) if step % 6]
+    assert found.step_seconds == pytest.approx(sum(within) / len(within))
+    assert found.epoch_seconds == pytest.approx(0.9 - found.step_seconds)
+
+
+def test_a_measurement_ends_with_a_window_when_there_was_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr("edgekit.train.timing.time.perf_counter", lambda: float(next(clock)))
+    long, short = TimedTraining("x", 99, 9, 8, 6, 7.0), TimedTraining("x", 99, 9, 8, 6)
+    assert [long.tick() for _ in range(12)] == [False] * 11 + [True]
+    assert [short.tick() for _ in range(6)] == [False] * 5 + [True]
 
 
 def test_nothing_is_timed_outside_of_a_measurement() -> None:

@@ -122,9 +122,9 @@ def fit(
     checkpoint = folder / CHECKPOINT
     resume = checkpoint if checkpoint.exists() else None
     timing = timed_training(stage, total, epochs, batches.batch_size)
-    last = min(total, timing.limit) if timing else total
-    if timing:  # the steps that are measured count as one epoch
-        module.epoch_steps = last
+    last = timing.most if timing else total
+    if timing:  # a few steps count as an epoch
+        module.epoch_steps = min(total, timing.window)
     done, loops = _resumable(checkpoint, module) if resume else (0, {})
     history = _History(folder, stage, module.epoch_steps, epochs, hardware.checkpoint_seconds)
     history.timing = timing
@@ -312,7 +312,7 @@ class _History(Callback):
         if step % self.steps == 0:
             self._epoch(trainer, pl_module, step // self.steps)
         if self.timing:
-            self.timing.tick()
+            trainer.should_stop = self.timing.tick()
         elif step < pl_module.total and self._time_to_save(step):
             self._save(trainer, pl_module)
 

@@ -55,7 +55,7 @@ def measure(
         recipe: what is to be trained.
         splits: its images; those of the test and probe sets may be stand-ins, the numbers of all count.
         until: the last stage.
-        limit: steps of each training; default 6.
+        limit: steps of each training; default as many as take some seconds.
 
     Returns:
         What each stage of the real training takes, and the seconds that the measurement took.
@@ -71,7 +71,7 @@ def measure(
 
     with (
         scratch_folder("timing") as folder,
-        timing_trainings(*([limit] if limit else [])) as trainings,
+        timing_trainings(limit) as trainings,
         relayed(lambda text: None),
         redirect_stderr(io.StringIO()),  # what it has to say, the training says again
     ):
