@@ -363,6 +363,16 @@ def test_names_with_control_characters_reach_no_terminal_that_shows_the_page(tmp
     assert "\\u001b]0;title" in page
 
 
+@pytest.mark.parametrize("seconds", ["NaN", "Infinity", "-1", "1e999"])
+def test_a_stage_of_no_real_duration_is_a_gap(seconds: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", samples=30)
+    path = run / "pretrain" / "stage.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "seconds": "@"}).replace('"@"', seconds))
+    gaps = [gap.part for gap in write_report(run).facts.gaps]
+    assert "pretrain" in gaps
+
+
 def test_a_run_that_has_only_begun_says_what_is_missing(
     whole: Path, tmp_path: Path, opened: Callable[..., Opened]
 ) -> None:

@@ -297,7 +297,9 @@ class Cell(Part):
     values: list[str] = Field(description="one for each axis, in their order")
     run: str = Field(description="its run folder, relative to the ablation's")
     scores: list[Score] = Field(default_factory=list, description="empty where it failed")
-    seconds: float | None = Field(None, description="of its stages, copied ones included; null where it failed")
+    seconds: float | None = Field(
+        None, ge=0, allow_inf_nan=False, description="of its stages, copied ones included; null where it failed"
+    )
     error: str | None = None
 
     def value(self, model: str, metric: str) -> float | None:

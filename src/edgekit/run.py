@@ -35,7 +35,7 @@ class StageRecord(BaseModel):
     digest: str = Field(description="SHA-256 of `inputs` in canonical JSON")
     outputs: dict[str, str] = Field(description="file name inside the stage's folder -> SHA-256")
     metrics: dict[str, Any] = Field(default_factory=dict)
-    seconds: float = 0.0
+    seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
     created: str = ""
     packages: dict[str, str] = Field(default_factory=dict)
 
