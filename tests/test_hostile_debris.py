@@ -222,4 +222,4 @@ def test_a_checkpoint_of_another_network_is_one_line(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1
-    assert "last.ckpt: holds other weights than this training has" in lines[0]
+    assert "last.ckpt: damaged checkpoint: it holds other weights than this training has" in lines[0]

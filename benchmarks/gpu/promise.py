@@ -153,7 +153,9 @@ def step_seconds(stage: str, recipe: Recipe, run: Run, splits: Splits) -> float:
     """Seconds of a step of a stage, through the engine, after a warm-up; the network that is timed is thrown away."""
     made, times = stages.Stages(recipe, run, splits), []
 
-    def timed_fit(task: torch.nn.Module, name: str, images: Any, folder: Path, observe: Any = None) -> dict[str, float]:
+    def timed_fit(
+        task: torch.nn.Module, name: str, images: Any, folder: Path, observe: Any = None, config: Any = None
+    ) -> dict[str, float]:
         class Timed(torch.nn.Module):
             def __init__(self) -> None:
                 super().__init__()
@@ -167,7 +169,7 @@ def step_seconds(stage: str, recipe: Recipe, run: Run, splits: Splits) -> float:
                     raise Done
                 return self.task(*arguments, **named)
 
-        config = getattr(recipe, stage)
+        config = config or getattr(recipe, stage)
         batches = ShuffledImages(images, min(config.batch_size, len(images)), SEED)
         return fit(
             Timed(), batches, folder, stage=stage, epochs=10_000, optimizer=config.optimizer, seed=SEED, hardware=recipe.hardware

@@ -113,8 +113,10 @@ def read_bytes(path: Path | str, most: int = MOST_JSON) -> bytes:
         Unreadable: it is missing, no regular file, cannot be read, or is larger than `most` bytes.
     """
     with open_regular(path) as stream, understood(path, "a file"):
+        if os.fstat(stream.fileno()).st_size > most:  # before a byte of it takes memory
+            raise Unreadable(path, f"larger than {most:,} bytes", too_large=True)
         content = stream.read(most + 1)
-    if len(content) > most:
+    if len(content) > most:  # it grew
         raise Unreadable(path, f"larger than {most:,} bytes", too_large=True)
     return content
 

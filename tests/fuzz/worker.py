@@ -69,7 +69,7 @@ class _Runner:
         self._target = self._module.Target(corpus, secret)
         allowed = tuple(f"{path.resolve()}{os.sep}" for path in (self._work, folder / "private", Path("/dev")))
         if kind == "devices":  # where this folder's path is too long for a socket
-            allowed = (*allowed, "/tmp/edgekit-ssh-")
+            allowed = (*allowed, "/tmp/edgekit-ssh.")
         # Only a bundle must not lead out of itself; whoever links to images or weights elsewhere means it.
         self._watch = Watch(allowed, str(secret.resolve()) if kind == "bundles" else "", programs=kind == "devices")
         sys.addaudithook(self._watch.hook)

@@ -165,6 +165,8 @@ def command(
         raise click.UsageError("Missing argument 'MODEL': a run's folder, or a model (see --help).")
     targets = _targets(targets)
     options = _for_gpus(capabilities, targets)
+    import onnx  # noqa: F401 - where it is missing, the extra to name is [export], which brings PyTorch, too
+
     from edgekit.export.pipeline import export_classifier, gate, plan
     from edgekit.temporary import scratch_folder
 

@@ -19,17 +19,25 @@ from edgekit.errors import quoted
 _KEPT = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}, "LARS": {"momentum_buffer"}}
 
 
-def check_weights(theirs: Mapping[str, Any], own: Mapping[str, Tensor]) -> None:
+def check_weights(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Refuse other weights than a training has.
 
     Args:
         theirs: what the checkpoint holds, by name.
-        own: the tensors of the training, by name.
+        own: what the training has, by name: tensors, and what modules keep beside them.
 
     Raises:
         ValueError: a name is missing or too many, or stands for no tensor of the same shape and type.
     """
-    wrong = [name for name in {**own, **theirs} if name not in own or not _is_like(theirs.get(name), own[name])]
+    extra = [
+        name for name, value in own.items() if not isinstance(value, Tensor)
+    ]  # what modules keep beside their tensors
+    for name in extra:
+        if name not in theirs:
+            raise ValueError(f"it lacks {name}")
+        _check_kind(theirs[name], own[name], name)
+    names = [name for name in {**own, **theirs} if name not in extra]
+    wrong = [name for name in names if name not in own or not _is_like(theirs.get(name), own[name])]
     if wrong:
         raise ValueError(
             f"it holds other weights than this training has: {', '.join(quoted(n)[1:-1] for n in wrong[:3])}"

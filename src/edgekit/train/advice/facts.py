@@ -6,7 +6,6 @@ is too small to say anything.
 
 from __future__ import annotations
 
-import csv
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import nn
 
 from edgekit.data.images import ImageSet
 from edgekit.data.splits import Splits
-from edgekit.foreign import Unreadable, understood
+from edgekit.foreign import Unreadable, read_csv, understood
 from edgekit.models.pixels import normalise
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Recipe
@@ -222,8 +221,8 @@ def _column(run: Run, stage: str, name: str) -> list[tuple[int, float]]:
     """(epoch, value) of a column of a stage's history, where it has one."""
     path: Path = run.stage_path(stage) / "history.csv"
     try:
-        with understood(path, "a history of training"), open(path, encoding="utf-8", newline="") as stream:
-            rows = [(int(float(row["epoch"])), float(row[name])) for row in csv.DictReader(stream) if row.get(name)]
+        with understood(path, "a history of training"):
+            rows = [(int(float(row["epoch"])), float(row[name])) for _, row in read_csv(path)[1] if row.get(name)]
     except Unreadable:
         return []
     return [(epoch, value) for epoch, value in rows if math.isfinite(value)]
