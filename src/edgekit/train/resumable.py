@@ -35,7 +35,7 @@ def check_weights(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     for name in extra:
         if name not in theirs:
             raise ValueError(f"it lacks {name}")
-        _check_kind(theirs[name], own[name], name)
+        _check_extra(theirs[name], own[name], name)
     names = [name for name in {**own, **theirs} if name not in extra]
     wrong = [name for name in names if name not in own or not _is_like(theirs.get(name), own[name])]
     if wrong:
@@ -137,6 +137,15 @@ def check_history(state: Any, step: int, steps: int) -> None:
             or not 0 < counts[name] <= max(1, steps)
         ):
             raise ValueError(f"its running sum of {quoted(name)} is {_described(value)}")
+
+
+def _check_extra(theirs: Any, own: Mapping[str, Any], name: str) -> None:
+    """Refuse another state than a module's `get_extra_state` gives: a mapping with its names, each a finite number or None."""
+    if not isinstance(theirs, Mapping) or theirs.keys() != own.keys():
+        raise ValueError(f"its {name} is {_described(theirs)}")
+    for key, value in theirs.items():
+        if not (value is None and own[key] is None) and not (_is_number(value) and math.isfinite(value)):
+            raise ValueError(f"its {name}'s {key} is {_described(value)}")
 
 
 def _check_kind(theirs: Any, own: Any, where: str) -> None:
