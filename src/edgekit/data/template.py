@@ -175,7 +175,7 @@ def _for_digits() -> _Values:
         augmentation="crop_scale: [0.4, 1.0], flip: 0.0, jitter: 0.0, grey: 0.0",
         augmentation_why="no flip, a mirrored digit is another sign; no colour to change",
         plain="crop_scale: [0.6, 1.0], flip: 0.0",
-        finetune_epochs=150,
+        finetune_epochs=600,
         finetune_batch=30,
         distill_epochs=30,
         distill_batch=128,
