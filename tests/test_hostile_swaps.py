@@ -36,6 +36,16 @@ from tiny_bundle import make_bundle, write_onnx, write_openvino
 Answer = NDArray[Any]
 
 
+def copier(source: Path, folder: Path) -> Callable[[], None]:
+    """Makes `folder` a copy of `source`, whatever it was before."""
+
+    def restore() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(source, folder)
+
+    return restore
+
+
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "tiny"
@@ -104,9 +114,7 @@ def test_a_session_is_of_the_checked_bytes(
     images = Bundle.open(original).golden()[0]
     expected = load(Bundle.open(original), Bundle.open(original).variant(variant)).run(images)
 
-    def restore() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(original, folder)
+    restore = copier(original, folder)
 
     def attempt(exchanges: Exchanges) -> Answer:
         bundle = Bundle.open(folder)
@@ -154,9 +162,7 @@ def test_golden_tensors_are_the_checked_ones(original: Path, tmp_path: Path) -> 
     golden = Bundle.open(original).golden_outputs()
     np.savez(tmp_path / "other.npz", **{**golden, "logits": -golden["logits"]})
 
-    def restore() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(original, folder)
+    restore = copier(original, folder)
 
     def attempt(exchanges: Exchanges) -> Answer:
         bundle = Bundle.open(folder)
@@ -250,9 +256,7 @@ def test_a_runs_model_is_of_the_recorded_bytes(file: str, models: tuple[Path, Pa
     expected = answer(load_classifier(models[0], recorded))
     folder = tmp_path / "model"
 
-    def restore() -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(models[0], folder)
+    restore = copier(models[0], folder)
 
     def attempt(exchanges: Exchanges) -> Answer:
         with exchanges.watching():

@@ -21,6 +21,16 @@ from edgekit.recipe import Recipe
 
 StageName = Literal["data", "pretrain", "finetune", "distill", "supervised"]
 STAGES: tuple[StageName, ...] = ("data", "pretrain", "finetune", "distill", "supervised")
+MODEL_OF = {
+    "finetune": "teacher",
+    "distill": "student",
+    "supervised": "supervised",
+}  # the classifier that a stage leaves
+
+
+def classifier_stages(recipe: Recipe) -> list[str]:
+    """The stages of a recipe that leave a classifier, in order."""
+    return [stage for stage in MODEL_OF if stage != "supervised" or recipe.supervised.enabled]
 
 
 class StageRecord(BaseModel):

@@ -59,7 +59,8 @@ def suggest_command(run: Path, count: int, test_count: int, output: Path | None,
 
     opened = Run.open(run)
 
-    from edgekit.report.label_page import ToLabel, require_jinja2, write_label_page
+    from edgekit.report.label_page import ToLabel, write_label_page
+    from edgekit.report.page import require_jinja2
     from edgekit.train.suggest import suggest
     from edgekit.train.thumbnails import pictures
 

@@ -91,6 +91,7 @@ def command(
     check_draws(loaded, draws)
     reports: dict[str, Report] = {}
     outcomes, current = set[str](), run
+    images: list[Splits] = []
 
     def say(report: Report, draw: int = 0) -> None:
         reports[report.stage] = report
@@ -101,6 +102,7 @@ def command(
         """Say when it will end; where stages are to be copied from another run, that is not known."""
         from edgekit.train.estimate import expected
 
+        images.append(splits)
         if reuse is None and (seconds := expected(loaded, splits, run, until)):
             again = {stage: value * (1 if stage in WITHOUT_LABELS else draws) for stage, value in seconds.items()}
             echo(_end(again), err=True)
@@ -123,7 +125,7 @@ def command(
         raise KeyboardInterrupt from None
     if until == STAGES[-1] and os.environ.get("RANK", "0") == "0":
         if "finetune" in reports:
-            _say_findings(run, draws, bool(outcomes - {"skipped"}), as_json)
+            _say_findings(run, images[0], draws, bool(outcomes - {"skipped"}), as_json)
         if not as_json:
             _next(run, list(reports))
     return 0
@@ -176,18 +178,17 @@ def _end(seconds: dict[str, float]) -> str:
     return f"expected to take about {long}, until {until} ({stages}), by a few measured steps"
 
 
-def _say_findings(run: Run, draws: int, trained: bool, as_json: bool) -> None:
+def _say_findings(run: Run, splits: Splits, draws: int, trained: bool, as_json: bool) -> None:
     """The accuracies of the label draws, and what the numbers say where something was trained now."""
     from edgekit.cli.findings import advice_lines, draw_lines
     from edgekit.errors import EdgekitError
 
     advice: list[Advice] = []
     if trained:
-        from edgekit.data.splits import load_splits
         from edgekit.train.assess import advice_for
 
         try:
-            advice = advice_for(run, load_splits(run.recipe.data, run))
+            advice = advice_for(run, splits)
         except EdgekitError as error:  # everything is trained: no advice is no failure
             echo(f"no advice: {error.message}", err=True)
     if as_json:

@@ -28,6 +28,11 @@ def content_digest(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
+def spread_rows(count: int, most: int) -> NDArray[np.int64]:
+    """At most `most` of `count` rows, sorted and evenly spaced: sets lie sorted by class, so that all classes are among them."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Decoded square images.

@@ -6,7 +6,7 @@ so that the encoder stays pretrained on the pool that it was trained on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,13 +83,19 @@ def divide_pile(data: Data, source: Source, digests: Sequence[str], *, check: bo
 def _hold_out(source: Source, digests: Sequence[str], fraction: float, seed: int) -> tuple[Rows, list[str]]:
     """The first image of each content that is held out, and a note about copies."""
     order = [i for i in shuffled(source.names, digests, "test", seed) if digests[i]]
-    first: dict[str, int] = {}
-    for i in order:
-        first.setdefault(digests[i], i)
+    first = first_of_each(order, digests)
     contents = list(first)[: share(len(first), fraction)]
     copies = sum(digests[i] in set(contents) for i in order) - len(contents)
     notes = [f"{copies} images of {source.where} are copies of held-out images and were taken out of the pool"]
     return np.array([first[d] for d in contents], dtype=np.int64), notes if copies else []
+
+
+def first_of_each(rows: Iterable[int], digests: Sequence[str]) -> dict[str, int]:
+    """Each content among the images at `rows`, and the first of its copies."""
+    first: dict[str, int] = {}
+    for i in rows:
+        first.setdefault(digests[i], int(i))
+    return first
 
 
 def _labels(path: Path, source: Source, digests: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:

@@ -32,6 +32,15 @@ class Momentum(nn.Module):
         """What the copy makes of the input, without gradient."""
         return self.module(*args, **kwargs)
 
+    def follow(self, steps: int) -> None:
+        """`update` for an average from the first step on: in the first steps faster, or it would remember the weights that it
+        started with (as TensorFlow's EMA does).
+
+        Args:
+            steps: updates until now, this one included.
+        """
+        self.update(min(self.tau, (1 + steps) / (10 + steps)))
+
     @torch.no_grad()
     def update(self, tau: float | None = None) -> None:
         """average = tau * average + (1 - tau) * online, for every parameter; buffers are copied. For after an optimizer step.

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import importlib.util
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit import __version__
-from edgekit.errors import RuntimeMissing
 from edgekit.files import write_text
 from edgekit.intervals import unpaired, wilson
 from edgekit.report import format as show
 from edgekit.report.figures import Figure, Key
 from edgekit.report.grids import Heat, Line, heat, lines
-from edgekit.report.page import environment, resource
+from edgekit.report.page import environment, require_jinja2, resource, script_hash
 from edgekit.report.tables import METRICS, MODELS, Column, Table
 from edgekit.report.tables import Cell as Entry
 from edgekit.result import Ablation, Cell, Result
@@ -46,8 +42,7 @@ def write_ablation(result: Result, path: Path) -> None:
         RuntimeMissing: the extra [report] is not installed.
         EdgekitError: the file cannot be written.
     """
-    if importlib.util.find_spec("jinja2") is None:
-        raise RuntimeMissing("jinja2 is not installed", "install edgekit's wheel with the extra [report]")
+    require_jinja2()
     ablation = result.measurement
     assert isinstance(ablation, Ablation)
     script = resource("script.js").strip()
@@ -65,7 +60,7 @@ def write_ablation(result: Result, path: Path) -> None:
             failed=[(named(ablation, cell), cell.error) for cell in ablation.cells if cell.error],
             style=resource("style.css"),
             script=script,
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            script_hash=script_hash(script),
             version=__version__,
         )
     )

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import importlib.util
 import io
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -19,10 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from edgekit import __version__
-from edgekit.errors import RuntimeMissing
 from edgekit.files import write_text
 from edgekit.report import format as show
-from edgekit.report.page import resource
+from edgekit.report.page import environment, json_in_html, require_jinja2, resource, script_hash
 from edgekit.result import now
 
 THUMBNAIL = 64  # pixels of a thumbnail's side
@@ -83,26 +79,24 @@ def write_map(content: ImageMap, path: Path) -> None:
         RuntimeMissing: the extra [report] is not installed.
         EdgekitError: the file cannot be written.
     """
-    if importlib.util.find_spec("jinja2") is None:
-        raise RuntimeMissing("jinja2 is not installed", "install edgekit's wheel with the extra [report]")
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(resource), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )  # fmt: skip
+    require_jinja2()
     script = f"{resource('script.js').strip()}\n{resource('map.js').strip()}"
     sprite, columns = _sprite(content.thumbnails)
-    page = environment.get_template("map.html").render(
-        content=content,
-        count=show.count(len(content.files)),
-        outliers=_outliers(content),
-        data=_data(content, columns),
-        sprite=sprite,
-        style=resource("style.css") + resource("map.css"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        made=now()[:10],
-        version=__version__,
+    page = (
+        environment()
+        .get_template("map.html")
+        .render(
+            content=content,
+            count=show.count(len(content.files)),
+            outliers=_outliers(content),
+            data=_data(content, columns),
+            sprite=sprite,
+            style=resource("style.css") + resource("map.css"),
+            script=script,
+            script_hash=script_hash(script),
+            made=now()[:10],
+            version=__version__,
+        )
     )
     write_text(path, f"{page.strip()}\n".encode("utf-8", "replace").decode("utf-8"))
 
@@ -148,8 +142,7 @@ def _data(content: ImageMap, columns: int) -> str:
         "columns": columns,
         "side": THUMBNAIL,
     }
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return json_in_html(data)
 
 
 def _coded(colouring: Colouring) -> dict[str, Any]:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import base64
-import hashlib
-import importlib.util
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +11,9 @@ from pathlib import Path
 from PIL import Image
 
 from edgekit import __version__
-from edgekit.errors import RuntimeMissing
 from edgekit.files import digest_of, write_text
 from edgekit.report import format as show
-from edgekit.report.page import resource
+from edgekit.report.page import environment, json_in_html, require_jinja2, resource, script_hash
 from edgekit.result import now
 
 PICTURE = 320  # pixels of a picture's longer side
@@ -46,16 +42,6 @@ class ToLabel:
     labeled: Mapping[str, str]
 
 
-def require_jinja2() -> None:
-    """Say now what would fail after the features were computed.
-
-    Raises:
-        RuntimeMissing: the extra [report] is not installed.
-    """
-    if importlib.util.find_spec("jinja2") is None:
-        raise RuntimeMissing("jinja2 is not installed", "install edgekit's wheel with the extra [report]")
-
-
 def write_label_page(content: ToLabel, path: Path) -> None:
     """Write the page, atomically.
 
@@ -64,21 +50,20 @@ def write_label_page(content: ToLabel, path: Path) -> None:
         EdgekitError: the file cannot be written.
     """
     require_jinja2()
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(resource), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )  # fmt: skip
     script = f"{resource('script.js').strip()}\n{resource('label.js').strip()}"
-    page = environment.get_template("label.html").render(
-        content=content,
-        count=show.count(len(content.files)),
-        data=_data(content),
-        style=resource("style.css") + resource("label.css"),
-        script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        made=now()[:10],
-        version=__version__,
+    page = (
+        environment()
+        .get_template("label.html")
+        .render(
+            content=content,
+            count=show.count(len(content.files)),
+            data=_data(content),
+            style=resource("style.css") + resource("label.css"),
+            script=script,
+            script_hash=script_hash(script),
+            made=now()[:10],
+            version=__version__,
+        )
     )
     write_text(path, f"{page.strip()}\n".encode("utf-8", "replace").decode("utf-8"))
 
@@ -94,8 +79,7 @@ def _data(content: ToLabel) -> str:
         "classes": sorted(set(content.labeled.values())),
         "labeled": dict(content.labeled),
     }
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return json_in_html(data)
 
 
 def _picture(image: Image.Image) -> str:

@@ -6,10 +6,11 @@ import base64
 import hashlib
 import importlib.util
 import io
+import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgekit import __version__
 from edgekit.errors import RuntimeMissing
@@ -49,8 +50,7 @@ def write_report(run: Path | str, output: Path | None = None) -> Written:
         RuntimeMissing: the extra [report] is not installed.
         EdgekitError: the file cannot be written.
     """
-    if importlib.util.find_spec("jinja2") is None:
-        raise RuntimeMissing("jinja2 is not installed", "install edgekit's wheel with the extra [report]")
+    require_jinja2()
     facts = collect(run)
     path = output or facts.path / "report.html"
     # A file name or a class may hold control characters or be no valid Unicode; the page, which may be looked at in a terminal, is not so.
@@ -105,11 +105,32 @@ def render(facts: Facts) -> str:
         provenance=provenance(facts),
         style=resource("style.css"),
         script=script,
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        script_hash=script_hash(script),
         made=now(),
         version=__version__,
     )
     return f"{page.strip()}\n"
+
+
+def require_jinja2() -> None:
+    """Say now what would fail after everything was computed.
+
+    Raises:
+        RuntimeMissing: the extra [report] is not installed.
+    """
+    if importlib.util.find_spec("jinja2") is None:
+        raise RuntimeMissing("jinja2 is not installed", "install edgekit's wheel with the extra [report]")
+
+
+def script_hash(script: str) -> str:
+    """By which a page's Content-Security-Policy knows its script."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def json_in_html(content: Any) -> str:
+    """Content as JSON that may stand inside HTML."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def environment() -> jinja2.Environment:

@@ -22,14 +22,13 @@ from edgekit.foreign import Unreadable, read_json
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Data, Recipe, Transformation, load
 from edgekit.result import Ablation, Axis, Cell, Score
-from edgekit.run import STAGES, Run
+from edgekit.run import MODEL_OF, STAGES, Run
 from edgekit.train.engine import Diverged, OutOfMemory
 from edgekit.train.evaluate import LAST, bank_name, bank_of, device_of, encoder_scores, top1
 from edgekit.train.evaluate.probes import LINEAR, knn_protocol
 from edgekit.train.stages import Report, check, train
 
 FIGURE_5: tuple[Transformation, ...] = ("crop", "cutout", "colour", "sobel", "noise", "blur", "rotate")
-_MODELS = {"finetune": "teacher", "distill": "student", "supervised": "supervised"}
 _SCORES = "cell.json"
 
 
@@ -271,7 +270,7 @@ class _Scored:
         write_json(run.path / _SCORES, {"of": key, "scores": [s.model_dump(mode="json") for s in self.encoders[key]]})
         scores = list(self.encoders[key])
         for report in reports:
-            if report.stage in _MODELS:
+            if report.stage in MODEL_OF:
                 value = report.record.metrics["test_top1"]
                 if not report.current:  # copied from a run with other test images
                     value = top1(
@@ -281,7 +280,7 @@ class _Scored:
                         device,
                     )
                 scores.append(
-                    Score(model=_MODELS[report.stage], metric="top1", value=value, samples=len(splits.test),
+                    Score(model=MODEL_OF[report.stage], metric="top1", value=value, samples=len(splits.test),
                           protocol=f"single centre view, {LAST}")
                 )  # fmt: skip
         return scores

@@ -10,9 +10,8 @@ from edgekit.files import sha256
 from edgekit.models.store import load_classifier
 from edgekit.recipe import Recipe
 from edgekit.result import Advice, AnswersFile, Draw, Evaluation
-from edgekit.run import Run
+from edgekit.run import MODEL_OF, Run, classifier_stages
 from edgekit.train.advice import advise, gather
-from edgekit.train.advice.facts import MODEL_OF
 from edgekit.train.draws import complete_draws
 from edgekit.train.evaluate import device_of, score_run
 from edgekit.train.evaluate.answers import answer, differences, with_worst
@@ -64,8 +63,10 @@ def advice_for(run: Run, splits: Splits) -> list[Advice]:
 def _draws(run: Run, recipe: Recipe, splits: Splits) -> list[tuple[Draw, Answers]]:
     found = []
     for number, other in complete_draws(run, recipe, splits.test.digest):
-        stages = [stage for stage in MODEL_OF if stage != "supervised" or recipe.supervised.enabled]
-        models = {MODEL_OF[stage]: load_classifier(other.stage_path(stage)) for stage in stages}
+        models = {
+            MODEL_OF[stage]: load_classifier(other.stage_path(stage), other.require(stage).outputs)
+            for stage in classifier_stages(recipe)
+        }
         answers = answer(models, splits.test, recipe, device_of(recipe))
         where = str(other.path.relative_to(run.path))
         draw = Draw(label_seed=recipe.data.label_seed + number, run=where, values=_values(answers))

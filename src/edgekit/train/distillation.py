@@ -146,10 +146,10 @@ class DistillTask(nn.Module):
         return {"loss": loss, "logs": {"agreement": (student.argmax(1) == targets.argmax(1)).float().mean()}}
 
     def after_step(self, done: float) -> None:
-        """Let the average follow; in the first steps faster, or it would remember the random weights (as TensorFlow's EMA does)."""
+        """Let the average follow."""
         if self.averaged is not None:
             self.steps += 1
-            self.averaged.update(min(self.config.ema, (1 + self.steps) / (10 + self.steps)))
+            self.averaged.follow(self.steps)
 
     def get_extra_state(self) -> dict[str, int]:
         """The average's age, for the checkpoint."""

@@ -11,11 +11,10 @@ from collections.abc import Callable, Sequence
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.recipe import Recipe
 from edgekit.result import Draw
-from edgekit.run import Run
+from edgekit.run import MODEL_OF, Run, classifier_stages
 from edgekit.train.stages import Report, train
 
 _PARTS = ("seed", "data", "pretrain", "finetune", "distill", "supervised")
-_STAGES = {"finetune": "teacher", "distill": "student", "supervised": "supervised"}
 
 
 def of_draw(recipe: Recipe, number: int) -> Recipe:
@@ -86,7 +85,7 @@ def complete_draws(run: Run, recipe: Recipe, test_digest: str) -> list[tuple[int
         other = run_of_draw(run, number)
         try:
             same = all(getattr(other.recipe, part) == getattr(of_draw(recipe, number), part) for part in _PARTS)
-            stages = [stage for stage in _STAGES if stage != "supervised" or recipe.supervised.enabled]
+            stages = classifier_stages(recipe)
             if not same or any(other.record(stage) is None for stage in stages):
                 continue
             records = [other.require(stage) for stage in stages]
@@ -109,7 +108,7 @@ def accuracies(run: Run, draws: int) -> list[Draw]:
     found = []
     for number in range(draws):
         other = run_of_draw(run, number)
-        records = {model: other.record(stage) for stage, model in _STAGES.items()}
+        records = {model: other.record(stage) for stage, model in MODEL_OF.items()}
         values = {model: float(record.metrics["test_top1"]) for model, record in records.items() if record is not None}
         found.append(Draw(label_seed=other.recipe.data.label_seed, run=str(other.path), values=values))
     return found

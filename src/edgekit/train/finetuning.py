@@ -97,7 +97,7 @@ class FinetuneTask(nn.Module):
         """Let the average follow, and look whether the pseudo-labels have drifted."""
         self.steps += 1
         if self.averaged is not None:
-            self.averaged.update(min(self.config.ema, (1 + self.steps) / (10 + self.steps)))
+            self.averaged.follow(self.steps)
         if self.pseudo is not None and self.stopped_at is None and self.steps % _LOOK_EVERY == 0:
             self.drift = self.pseudo.drift()
             if self.drift > self.pseudo.max_drift:

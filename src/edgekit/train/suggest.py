@@ -6,7 +6,6 @@ cluster the image in the densest neighborhood. With few labels, typical images t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from edgekit.data.decode import decode
-from edgekit.data.pile import Pile, divide_pile
+from edgekit.data.pile import Pile, divide_pile, first_of_each
 from edgekit.data.ranges import of_run
 from edgekit.data.source import Source
 from edgekit.data.sources import open_pool
@@ -85,7 +84,8 @@ def suggest(run: Run, count: int, test_count: int) -> Suggestions:
     source = open_pool(data.pool, "data.pool", data).ranged(of_run(run) or data.pixel_range)
     decoded = decode(source, model.preprocessing, data.max_skipped)
     pile = divide_pile(data, source, decoded.digests, check=False)
-    first = _first_of_each(pile.training, decoded.digests)
+    # Of copies the first: nobody wants to label a picture twice.
+    first = np.array(list(first_of_each(pile.training, decoded.digests).values()), dtype=np.int64)
     features, _ = model(decoded.images[first], "features")
     labeled = pile.labels[first] >= 0
     rows = first[typical(features.cpu().numpy(), labeled, count, run.recipe.seed)]
@@ -148,14 +148,6 @@ def _by_cluster(
         chosen.append(waiting[cluster].pop())
         labels[cluster] += 1
     return chosen
-
-
-def _first_of_each(rows: NDArray[np.int64], digests: Sequence[str]) -> NDArray[np.int64]:
-    """Of copies the first: nobody wants to label a picture twice."""
-    first: dict[str, int] = {}
-    for i in rows:
-        first.setdefault(digests[i], int(i))
-    return np.array(list(first.values()), dtype=np.int64)
 
 
 def _to_test(pile: Pile, wanted: int) -> list[int]:

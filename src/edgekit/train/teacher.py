@@ -12,19 +12,18 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from edgekit.data.augment import Augment
-from edgekit.data.images import ImageSet
+from edgekit.data.images import ImageSet, spread_rows
 from edgekit.data.splits import Splits
 from edgekit.models.classifier import Classifier
 from edgekit.models.store import Pretrained
 from edgekit.recipe import Augmentation, Recipe
 from edgekit.shares import share_of
 from edgekit.train.consistency import PseudoLabels
-from edgekit.train.evaluate import apply, labels_of, linear_model, share
+from edgekit.train.evaluate import apply, labels_of, linear_probe, share
 from edgekit.train.finetuning import FinetuneTask, Pool, label_shares, mean_probabilities
 from edgekit.train.linear_head import Embedding, start_from_probe
 
@@ -126,8 +125,7 @@ class Finetuning:
     def _some_of_the_pool(self) -> ImageSet:
         """At most 2,000 images of the pool, evenly spaced, as evaluation sees them."""
         pool = self.splits.pool
-        rows = np.linspace(0, len(pool) - 1, min(_LOOKED_AT, len(pool))).round().astype(np.int64)
-        return pool.subset(rows).centre_crop(self.recipe.data.image_size)
+        return pool.subset(spread_rows(len(pool), _LOOKED_AT)).centre_crop(self.recipe.data.image_size)
 
     def _classifier(self, pretrained: Pretrained, encoder: Any, keep: int) -> Classifier:
         size, classes = self.recipe.data.image_size, self.splits.classes
@@ -156,7 +154,6 @@ def left_out_error(features: Tensor, labels: Tensor) -> float | None:
         held = torch.arange(len(labels)) % folds == fold
         if len(labels[~held].unique()) < 2:
             return None
-        scaler, regression = linear_model(features[~held], labels[~held])
-        predicted = torch.from_numpy(regression.predict(scaler.transform(features[held].numpy())))
+        predicted = linear_probe(features[~held], labels[~held], features[held])
         wrong += int((predicted != labels[held]).sum())
     return share_of(wrong, len(labels))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgekit.data.images import ImageSet
+from edgekit.data.images import ImageSet, spread_rows
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.files import sha256
 from edgekit.models.class_order import hits, natural
@@ -132,8 +132,7 @@ def check_order(
     by_number = natural(classes)
     if by_number == classes or classes != sorted(classes):
         return
-    rows = np.unique(np.linspace(0, len(labelled) - 1, min(512, len(labelled))).round().astype(int))
-    images = labelled.subset(rows).centre_crop(data.image_size)
+    images = labelled.subset(spread_rows(len(labelled), 512)).centre_crop(data.image_size)
     assert images.labels is not None
     pixels = torch.from_numpy(np.ascontiguousarray(images.images))
     for source, teacher in zip([s for s in sources if s.model != "own"], teachers, strict=True):
@@ -145,7 +144,7 @@ def check_order(
         )
         if certain and right > ours:
             raise RecipeError(
-                f"{_WHERE}: {source.model}: its classes are in the order {', '.join(by_number[:4])}, … (right on {right} of {len(rows)} "
+                f"{_WHERE}: {source.model}: its classes are in the order {', '.join(by_number[:4])}, … (right on {right} of {len(images)} "
                 f"labelled images), the run's are sorted: {', '.join(classes[:4])}, … (right on {ours})",
                 "let the factory give the logits in the sorted order, or name the class folders with leading zeros",
             )

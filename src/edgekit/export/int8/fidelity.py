@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import RuntimeName
+from edgekit.data.images import spread_rows
 from edgekit.errors import BundleError, ExportError
 from edgekit.export.int8.ranges import batches
 from edgekit.runtimes import open_session
@@ -79,8 +80,7 @@ class Judge:
     """
 
     def __init__(self, float_onnx: Path, images: NDArray[np.uint8]) -> None:
-        rows = np.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().astype(int)
-        self.images = np.ascontiguousarray(images[rows])
+        self.images = np.ascontiguousarray(images[spread_rows(len(images), IMAGES)])
         self.trained = run("onnxruntime", float_onnx, self.images)
 
     def __call__(self, answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> Fidelity:
@@ -104,7 +104,7 @@ def further(candidates: Candidates, drawn: Drawn, recover: bool) -> NDArray[np.u
     if not len(others):
         return drawn.images
     count = min(_RECOVER, max(IMAGES, 2**28 // drawn.images[0].size)) if recover else IMAGES
-    return candidates.read(others[np.linspace(0, len(others) - 1, min(count, len(others))).round().astype(int)])
+    return candidates.read(others[spread_rows(len(others), count)])
 
 
 def run(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from edgekit.data.images import spread_rows
 from edgekit.export.int8.quantize import Scheme
 from edgekit.progress import Advance
 
@@ -59,7 +60,7 @@ def recover(
     layers = quantised_layers(student, images[:2])
     quantisers = [_Activation(scheme.symmetric) for _ in layers]
     handles = [layer.register_forward_pre_hook(quantiser) for layer, quantiser in zip(layers, quantisers, strict=True)]
-    _logits(student, images[np.linspace(0, len(images) - 1, min(_RANGED, len(images))).round().astype(int)])
+    _logits(student, images[spread_rows(len(images), _RANGED)])
     for quantiser in quantisers:
         quantiser.freeze()
     for layer in layers:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.decode import decode
+from edgekit.data.images import spread_rows
 from edgekit.data.source import Source
 from edgekit.data.sources import open_labelled, open_pool
 from edgekit.export.int8.selection import MOST_EMBEDDED, Candidates
@@ -39,8 +40,7 @@ def _data(max_pixels: int | None) -> Data:
 
 def spread(source: Source, count: int) -> Source:
     """At most `count` images, spread over a source that may be sorted."""
-    rows = np.linspace(0, len(source.names) - 1, min(count, len(source.names))).round().astype(int)
-    return source.subset([int(row) for row in rows])
+    return source.subset(spread_rows(len(source.names), count))
 
 
 def candidates(source: Source, preprocessing: Preprocessing, count: int, classes: int) -> tuple[Candidates, list[str]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.data.images import spread_rows
 from edgekit.models.class_order import hits, natural
 
 _MOST_IMAGES = 512  # that are looked at
@@ -37,7 +38,7 @@ def ordered(
     by_number = natural(folders)
     if by_number == folders or folders != sorted(folders):
         return folders, []
-    rows = np.unique(np.linspace(0, len(images) - 1, min(_MOST_IMAGES, len(images))).round().astype(int))
+    rows = spread_rows(len(images), _MOST_IMAGES)
     decided = np.concatenate([answers(images[part]) for part in np.array_split(rows, -(-len(rows) // 32))]).argmax(1)
     *right, certain = hits((by_number, folders), decided, [folders[label] for label in labels[rows]])
     numeric = right[0] > right[1] if certain else all(name.isdecimal() for name in folders)

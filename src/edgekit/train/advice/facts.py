@@ -15,19 +15,18 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgekit.data.images import ImageSet
+from edgekit.data.images import ImageSet, spread_rows
 from edgekit.data.splits import Splits
 from edgekit.foreign import Unreadable, read_csv, understood
 from edgekit.models.pixels import normalise
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Recipe
-from edgekit.run import Run
-from edgekit.train.advice.views import Views, measure_views, spread_rows
+from edgekit.run import MODEL_OF, Run, StageRecord, classifier_stages
+from edgekit.train.advice.views import Views, measure_views
 from edgekit.train.evaluate import apply, device_of, labels_of, linear_probe
 from edgekit.train.fewshot import nearest_centroid
 from edgekit.train.teachers import load_teachers
 
-MODEL_OF = {"finetune": "teacher", "distill": "student", "supervised": "supervised"}
 KEEP_AT_LEAST = 0.35  # of what plain images show of the classes, in the views of the pretraining
 _FEWEST_PROBES = 100
 _MOST = 2000  # images of each set
@@ -122,11 +121,13 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> Facts:
     name, held_set = ("probe set", splits.probe) if len(splits.probe) >= _FEWEST_PROBES else ("test set", splits.test)
     held = held_set.subset(spread_rows(len(held_set), _MOST))
     labelled = _plain(splits.labelled, recipe, _MOST_LABELS)
-    stages = [stage for stage in MODEL_OF if stage != "supervised" or recipe.supervised.enabled]
-    models = {MODEL_OF[stage]: load_classifier(run.stage_path(stage)) for stage in stages}
+    stages = classifier_stages(recipe)
+    records = {stage: run.require(stage) for stage in ("pretrain", *stages)}
+    models = {MODEL_OF[stage]: load_classifier(run.stage_path(stage), records[stage].outputs) for stage in stages}
     predicted = {model: _choices(network, held, recipe, device) for model, network in models.items()}
-    predicted |= _frozen(load_pretrained(run.stage_path("pretrain")).encoder, labelled, held, recipe, device)
-    stage_facts = {stage: _stage(run, stage) for stage in ("pretrain", *stages)}
+    encoder = load_pretrained(run.stage_path("pretrain"), records["pretrain"].outputs).encoder
+    predicted |= _frozen(encoder, labelled, held, recipe, device)
+    stage_facts = {stage: _stage(run, record) for stage, record in records.items()}
     few = labelled.subset(spread_rows(len(labelled), _MOST))
     assert few.labels is not None
     for stage in stages:
@@ -134,7 +135,7 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> Facts:
         stage_facts[stage] = replace(stage_facts[stage], labels_top1=right)
     pool = _plain(splits.pool, recipe, _MOST)
     counts = np.bincount(_choices(models["teacher"], pool, recipe, device), minlength=len(splits.classes))
-    metrics = run.require("pretrain").metrics
+    metrics = records["pretrain"].metrics
     before = metrics.get("knn_random_weights", metrics.get("knn_starting_weights"))
     assert splits.labelled.labels is not None
     return Facts(
@@ -151,12 +152,12 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> Facts:
         in_pool=counts / len(pool),
         pool=len(pool),
         label_counts=np.bincount(splits.labelled.labels, minlength=len(splits.classes)).tolist(),
-        fallback=_fallback(run),
+        fallback=_fallback(records["finetune"]),
     )
 
 
-def _fallback(run: Run) -> tuple[float, float] | None:
-    choice = run.require("finetune").metrics.get("choice")
+def _fallback(record: StageRecord) -> tuple[float, float] | None:
+    choice = record.metrics.get("choice")
     if not isinstance(choice, dict) or choice.get("left") != "frozen":
         return None
     test = choice.get("test")
@@ -205,10 +206,11 @@ def _other_teachers(run: Run, recipe: Recipe, splits: Splits, held: ImageSet) ->
     }
 
 
-def _stage(run: Run, stage: str) -> StageFacts:
+def _stage(run: Run, record: StageRecord) -> StageFacts:
+    stage = record.stage
     losses = _column(run, stage, "loss")
     top1 = _column(run, stage, "agreement" if stage == "distill" else "train_top1")
-    steps = run.require(stage).metrics.get("steps")
+    steps = record.metrics.get("steps")
     return StageFacts(
         epochs=losses[-1][0] if losses else 0,
         steps=steps if isinstance(steps, int) else None,

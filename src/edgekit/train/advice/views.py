@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgekit.data.augment import Augment
-from edgekit.data.images import ImageSet
+from edgekit.data.images import ImageSet, spread_rows
 from edgekit.models.classifier import Classifier
 from edgekit.recipe import Augmentation, Recipe
 from edgekit.train.evaluate.features import labels_of
@@ -120,8 +120,3 @@ class _Probe:
 def _spread(images: ImageSet) -> ImageSet:
     """At most `_MOST` images, from all over the set."""
     return images.subset(spread_rows(len(images), _MOST))
-
-
-def spread_rows(count: int, most: int) -> list[int]:
-    """At most so many of `count` rows, evenly spaced; sets lie sorted by class, so that all classes are among them."""
-    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int)).tolist() if count else []
