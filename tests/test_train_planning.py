@@ -131,6 +131,16 @@ def test_few_labels_keep_auto_and_many_get_the_steps_that_fit(monkeypatch: pytes
     assert 0 < many.finetune_steps < 300 * 24
 
 
+def test_only_the_start_up_that_is_given_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process did before is no start-up of the training."""
+    pretend(monkeypatch, 0.1)
+    monkeypatch.setattr("time.process_time", lambda: 1e6)
+    free, _ = plan(LAYOUT, "10", 1200.0)
+    late, seconds = plan(LAYOUT, "10", 1200.0, start_up=600.0)
+    assert late.pretrain_epochs * late.encoder.width < free.pretrain_epochs * free.encoder.width
+    assert seconds <= 1200
+
+
 def test_too_short_a_time_says_how_long_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, 5.0)
     with pytest.raises(EdgekitError, match=r"--time 1:00 is too short here: .*give at least \d+m"):

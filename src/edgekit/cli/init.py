@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -131,7 +132,8 @@ def _measured(layout: Layout, labels: str | None, seconds: float | None) -> Plan
             err=True,
         )
     asked = Time().convert(_DEFAULT_TIME, None, None) if seconds is None else seconds
-    chosen, expected = plan(layout, labels, asked, say)
+    start_up = time.process_time()  # what this command took to load the libraries, the training takes as well
+    chosen, expected = plan(layout, labels, asked, say, start_up)
     echo(f"the whole training should take {duration(expected)} on this machine", err=True)
     return chosen
 

@@ -89,7 +89,11 @@ def label_count(labels: int | float | str | LabelCount, layout: Layout) -> int:
 
 
 def plan(
-    layout: Layout, labels: str | None, seconds: float, say: Callable[[str], None] = lambda text: None
+    layout: Layout,
+    labels: str | None,
+    seconds: float,
+    say: Callable[[str], None] = lambda text: None,
+    start_up: float = 0.0,
 ) -> tuple[Plan, float]:
     """Measure, and choose.
 
@@ -98,6 +102,7 @@ def plan(
         labels: the label budget as YAML; None for the default.
         seconds: for the whole training.
         say: told what is being measured.
+        start_up: seconds of `seconds` that the training takes to load the libraries.
 
     Returns:
         The plan, and the seconds that the training will take.
@@ -105,16 +110,18 @@ def plan(
     Raises:
         EdgekitError: the time is too short for any network, or a stage cannot be trained.
     """
-    planner = _Planner(layout, labels, seconds, say)
+    planner = _Planner(layout, labels, seconds, say, start_up)
     rung = planner.choose()
     return planner.share_out(rung)
 
 
 class _Planner:
-    def __init__(self, layout: Layout, labels: str | None, seconds: float, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, layout: Layout, labels: str | None, seconds: float, say: Callable[[str], None], start_up: float
+    ) -> None:
         self.layout, self.labels, self.seconds, self.say = layout, labels, seconds, say
         self.counts = Counts.of(layout)
-        self.start_up = time.process_time()  # what this process took to load the libraries, the training takes as well
+        self.start_up = start_up
         self.decoding = self._decoding()
 
     def choose(self) -> Rung:
