@@ -321,10 +321,10 @@ def one(name: str, size: int) -> dict[str, Any]:
 
 
 def sweep(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All networks that are asked for and not in the result file yet."""
+    """All networks that are asked for and not in the result file yet; what the file holds of others stays."""
     wanted = [n for n in networks() if not arguments.only or any(part in n[1] for part in arguments.only)]
     rows: dict[str, Any] = {}
-    if arguments.output.exists() and not arguments.again:
+    if arguments.output.exists():
         rows = json.loads(arguments.output.read_text())["networks"]
     content: dict[str, Any] = {
         "created": now(),
@@ -359,10 +359,10 @@ def sweep(arguments: argparse.Namespace) -> dict[str, Any]:
         write_json(arguments.output, content)
         print(line(name, rows[name]), flush=True)
 
-    missing = [entry for entry in wanted if entry[1] not in rows]
+    missing = [entry for entry in wanted if arguments.again or entry[1] not in rows]
     with ThreadPoolExecutor(arguments.parallel) as pool:
         list(pool.map(run, missing))
-    content["networks"] = {name: rows[name] for _, name, _ in wanted if name in rows}
+    content["networks"] = {name: rows[name] for _, name, _ in networks() if name in rows}
     return content
 
 
