@@ -20,6 +20,7 @@ from PIL import Image
 
 from edgekit.errors import ExportError
 from edgekit.export import openvino
+from edgekit.files import written_by_a_library
 from edgekit.runtimes import installed
 
 Run = Callable[..., tuple[int, str, str]]
@@ -332,3 +333,16 @@ def test_a_full_disk_leaves_no_bundle(edgekit: Run, monkeypatch: pytest.MonkeyPa
     code, out, err = edgekit("export", *arguments)  # there is room again
     assert code == 0, err
     assert json.loads(out)["variants"][0]["status"] == "verified"
+
+
+def test_a_library_that_hides_the_full_disk_does_not_hide_it_from_the_user(tmp_path: Path) -> None:
+    onnx.save(graph(), tmp_path / "model.onnx")
+    with room_for(600), pytest.raises(OSError, match="File too large") as raised:
+        openvino.write_ir(tmp_path / "model.onnx", tmp_path / "model.xml")
+    assert raised.value.filename == str(tmp_path)
+    assert isinstance(raised.value.__cause__, RuntimeError), "OpenVINO's own error says why it is needed"
+    with room_for(600), pytest.raises(OSError, match="File too large"), written_by_a_library(tmp_path):
+        raise FileNotFoundError(2, "No such file or directory", "what the library could not write")
+    with pytest.raises(ValueError, match="its own"), written_by_a_library(tmp_path):
+        raise ValueError("its own")
+    assert not list(tmp_path.glob(".*"))

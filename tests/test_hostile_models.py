@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import io
 import json
+import os
 import pickle
 import random
 import tarfile
@@ -14,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 import hostile
 from edgekit.errors import EdgekitError, RecipeError, RunError
+from edgekit.foreign import Unreadable
 from edgekit.models.classifier import Classifier
 from edgekit.models.store import load_classifier, save_classifier
+from edgekit.models.weight_files import read_safetensors, read_weights
 from edgekit.models.weights import load_weights
 from edgekit.recipe import Architecture
 from edgekit.train.engine import read_checkpoint
@@ -166,3 +171,41 @@ def test_changed_checkpoints_are_refused_or_right(tmp_path: Path) -> None:
         refused += _refused(lambda: read_checkpoint(path))
         _refused(lambda: load_weights(torch.nn.Linear(2, 2), str(path), "--weights", "mine"))
     assert refused > 60
+
+
+def test_safetensors_of_another_size_are_refused_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = safetensors.torch.save({"a": torch.zeros(3)})
+    read = count_bytes_read(monkeypatch)
+    for content, size in ((good, 1 << 33), (good[:-1], None), ((1 << 40).to_bytes(8, "little") + good[8:], None)):
+        path = tmp_path / "weights.safetensors"
+        path.write_bytes(content)
+        if size is not None:
+            os.truncate(path, size)  # a hole: it takes no room on the disk
+        with pytest.raises(Unreadable, match=r"weights\.safetensors: not safetensors"):
+            read_weights(path)
+        with pytest.raises(Unreadable, match=r"weights\.safetensors: not safetensors"):
+            read_safetensors(path)
+    assert read() < 1 << 20
+    path.write_bytes(good)
+    assert read_weights(path).value.keys() == read_safetensors(path).value.keys() == {"a"}
+
+
+def count_bytes_read(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """How many bytes `hashlib.sha256` was given: what is copied is digested."""
+    sizes: list[int] = []
+
+    class Counting:
+        def __init__(self) -> None:
+            self.digest = hashlib.new("sha256")
+
+        def update(self, block: bytes) -> None:
+            sizes.append(len(block))
+            self.digest.update(block)
+
+        def hexdigest(self) -> str:
+            return self.digest.hexdigest()
+
+    monkeypatch.setattr("edgekit.foreign.hashlib.sha256", Counting)
+    return lambda: sum(sizes)

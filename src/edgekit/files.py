@@ -49,6 +49,40 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def written_by_a_library(folder: Path) -> Iterator[None]:
+    """Around a library that writes files into a folder: where it failed because nothing can be written there, the system's reason is raised.
+
+    Libraries in C++ hide it ("iostream error"), and some miss only later the file that they could not write.
+
+    Raises:
+        OSError: the folder cannot be written to, or the disk is full.
+    """
+    try:
+        yield
+    except EdgekitError:
+        raise
+    except Exception as error:
+        if (reason := _unwritable(folder)) is not None:
+            raise OSError(reason.errno, reason.strerror, str(folder)) from error
+        raise
+
+
+def _unwritable(folder: Path) -> OSError | None:
+    from edgekit.temporary import temporary_file
+
+    try:
+        handle, probe = temporary_file(folder / "probe")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(bytes(1 << 20))
+        finally:
+            probe.unlink(missing_ok=True)
+    except OSError as error:
+        return error
+    return None
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically."""
     with atomic_write(path) as stream:

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
@@ -143,13 +143,18 @@ class Copy(NamedTuple):
 
 
 @contextmanager
-def private_copy(path: Path | str) -> Iterator[Copy]:
+def private_copy(path: Path | str, check: Callable[[BinaryIO, Path | str], None] | None = None) -> Iterator[Copy]:
     """The bytes that a regular file has now, for libraries that open a path: its digest is that of what they read.
 
     On Linux the copy lies in memory, takes its size there until the block ends, and cannot be reached by a name.
 
+    Args:
+        path: of the file.
+        check: called with the opened file and its path before a byte is copied; it raises where copying is of no use. Not called for
+            a pipe, which cannot be read twice.
+
     Raises:
-        Unreadable: it is missing, no regular file, cannot be read, or is larger than this machine's memory.
+        Unreadable: it is missing, no regular file, cannot be read, or is larger than this machine's memory; or `check` says so.
     """
     from edgekit.temporary import private_file  # whoever only parses JSON needs none of it
 
@@ -158,6 +163,9 @@ def private_copy(path: Path | str) -> Iterator[Copy]:
         with understood(path, "a file"):
             if os.fstat(stream.fileno()).st_size > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
                 raise Unreadable(path, "larger than this machine's memory", too_large=True)
+            if check is not None and stream.seekable():
+                check(stream, path)
+                stream.seek(0)
             while block := stream.read(1 << 20):
                 digest.update(block)
                 copy.write(block)

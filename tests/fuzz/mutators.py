@@ -271,7 +271,7 @@ def change_file(draws: Draws, path: Path, secret: Path) -> str:
         os.mkfifo(path)
     elif kind == "sparse":
         with open(path, "wb") as stream:
-            stream.truncate(draws.choice((1 << 20, 1 << 26, 1 << 31)))
+            stream.truncate(draws.choice((1 << 20, 1 << 26, 1 << 31, 1 << 33)))
     elif kind == "chain":
         for i in range(60):  # more links than the system follows
             (path.parent / f".link{i}").symlink_to(f".link{i + 1}")

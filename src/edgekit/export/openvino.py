@@ -20,6 +20,7 @@ from edgekit.export.graph.metadata import into_ir, of_onnx
 from edgekit.export.graph.operators import refused
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.quantize import kept_in_float
+from edgekit.files import written_by_a_library
 
 # Told to the runtime with every variant: its own default is bf16 where the CPU has it, which is less exact and no faster.
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -61,7 +62,8 @@ def _save(model: Any, path: Path, *, half: bool = False) -> None:
     for place, operation in enumerate(model.get_ordered_ops()):
         if operation.get_friendly_name() == operation.get_name():
             operation.set_friendly_name(f"{operation.get_type_name()}.{place}")
-    _openvino().save_model(model, path, compress_to_fp16=half)
+    with written_by_a_library(path.parent):
+        _openvino().save_model(model, path, compress_to_fp16=half)
 
 
 def fix_ir_batch(path: Path, batch: int) -> None:

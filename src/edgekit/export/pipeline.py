@@ -33,7 +33,7 @@ from edgekit.export.judged import Evaluation, Judged, merged, notes, shared
 from edgekit.export.speed import with_speed
 from edgekit.export.staging import Staging, staged
 from edgekit.export.verify import Reference, Run, runner
-from edgekit.files import digest_of, sha256
+from edgekit.files import digest_of, sha256, written_by_a_library
 from edgekit.machine import cpu_features, installed_packages, this_machine
 from edgekit.preprocess import Preprocessing
 from edgekit.result import now
@@ -203,7 +203,7 @@ def export_classifier(
 def _written(output: Path, scratch: Path) -> Iterator[None]:
     """Where libraries put their temporary files, and one line where a file cannot be written: their OSErrors name none."""
     try:
-        with temporary_files_in(scratch):
+        with temporary_files_in(scratch), written_by_a_library(scratch):
             yield
     except OSError as error:
         if error.filename is not None:

@@ -6,6 +6,7 @@ The one place that parses them.
 from __future__ import annotations
 
 import argparse
+import os
 import pathlib
 import pickle
 import re
@@ -19,7 +20,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from edgekit.foreign import Unreadable, open_regular, private_copy, understood
+from edgekit.foreign import MOST_JSON, Unreadable, open_regular, parse_json, private_copy, understood
 from edgekit.models.foreign_files import recognized
 
 _REBUILT: dict[str, Any] = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
@@ -61,10 +62,10 @@ def read_weights(path: Path) -> Content:
         NotWeights: it is a file of another kind, or would run code.
         Unreadable: it is missing, no regular file, damaged, or larger than the memory.
     """
-    with private_copy(path) as copy:
+    with private_copy(path, _check_size) as copy:
         with open(copy.path, "rb") as stream:
-            start = stream.read(9)
-        if start[8:9] == b"{":  # eight bytes of length, then JSON
+            is_safetensors = _is_safetensors(stream)
+        if is_safetensors:
             return Content(_safetensors(copy.path, path), copy.sha256)
         if other := recognized(copy.path):
             raise NotWeights(path, f"is {other[0]}", other[1])
@@ -77,7 +78,7 @@ def read_safetensors(path: Path) -> Content:
     Raises:
         Unreadable: it is missing, no regular file, damaged, or larger than the memory.
     """
-    with private_copy(path) as copy:
+    with private_copy(path, _check_size) as copy:
         return Content(_safetensors(copy.path, path), copy.sha256)
 
 
@@ -95,6 +96,28 @@ def read_checkpoint(path: Path, map_location: Any = None) -> Any:
             raise Unreadable(path, f"its record {damaged} has another checksum")
         stream.seek(0)
         return _torch(stream, path, map_location)
+
+
+def _is_safetensors(stream: BinaryIO) -> bool:
+    return stream.read(9)[8:] == b"{"  # eight bytes of length, then JSON
+
+
+def _check_size(stream: BinaryIO, path: Path | str) -> None:
+    """Refuse a safetensors file that does not end where its last tensor does, before its bytes are read: it may be huge.
+
+    Source: safetensors' format: 8 bytes for the header's length N (little-endian), N bytes of JSON, then the tensors' bytes.
+    """
+    if not _is_safetensors(stream):
+        return
+    stream.seek(0)
+    with understood(path, "safetensors"):
+        size, length = os.fstat(stream.fileno()).st_size, int.from_bytes(stream.read(8), "little")
+        if length > min(MOST_JSON, size - 8):
+            raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
+        tensors = [entry for name, entry in parse_json(stream.read(length), path).items() if name != "__metadata__"]
+        end = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
+        if end != size:
+            raise ValueError(f"{size:,} bytes, where its header describes {end:,}")
 
 
 def _safetensors(copy: str, path: Path) -> dict[str, Tensor]:
