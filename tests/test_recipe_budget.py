@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,8 @@ from edgekit import recipe as recipes
 from edgekit.data.images import ImageSet
 from edgekit.files import digest_of
 from edgekit.recipe import Optimizer, settled, settled_stage, warmup_steps
-from edgekit.recipe.budget import BOUNDS, auto_epochs, epoch_steps, even_batches
+from edgekit.recipe.bounds import BOUNDS
+from edgekit.recipe.budget import auto_epochs, epoch_steps, even_batches
 from edgekit.train import loader
 from edgekit.train.inputs import settled_content
 from edgekit.train.loader import ShuffledImages
@@ -91,6 +93,18 @@ def test_auto_keeps_to_its_bounds(stage: str, images: int, batch: int) -> None:
     assert steps >= bounds.steps or epochs == bounds.high
     fewer = (epochs - 1) * epoch_steps(stage, images, batch)
     assert fewer < bounds.steps or epochs == bounds.low  # and not one epoch more than that
+
+
+def test_the_guide_and_the_fields_say_the_bounds_that_count() -> None:
+    guide = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    rows = {cells[1].strip(" `"): cells[2:4] for line in guide.splitlines() if len(cells := line.split("|")) == 5}
+    for stage, bounds in BOUNDS.items():
+        assert rows[stage][0].split() == [f"{bounds.steps:,}", "steps"]
+        epochs = f"{bounds.low} to {bounds.high}" if bounds.high else f"{bounds.low} or more"
+        assert rows[stage][1].strip() == epochs
+        fields = type(getattr(recipes.parse({}), stage)).model_fields
+        assert f"{bounds.steps:,}" in str(fields["steps"].description)
+        assert f"at least {bounds.low}" in str(fields["epochs"].description)
 
 
 @given(stage=_stages, images=st.integers(2, 200_000), batch=st.integers(2, 512), steps=st.integers(1, 10**6))

@@ -7,39 +7,14 @@ What counts for a network is the number of steps. A stage of few images needs ma
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TypeVar, cast
 
+from edgekit.recipe.bounds import BOUNDS
 from edgekit.recipe.methods import Method
 from edgekit.recipe.parts import Distill, Finetune, Optimizer, Supervised
 from edgekit.recipe.whole import Recipe
 
 Stage = TypeVar("Stage", bound=Method | Finetune | Distill | Supervised)
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """What `epochs: auto` keeps to.
-
-    Args:
-        steps: at least so many.
-        low: and at least so many epochs.
-        high: but at most so many epochs, where that is a number: more would only repeat.
-    """
-
-    steps: int
-    low: int
-    high: int | None = None
-
-
-# Tried on 6,000 small images with ten labels a class: 200 epochs of pretraining (4,600 steps), 40 of distillation (900 steps).
-# The labels are few, and a network from scratch needs more steps than one that is pretrained: else the comparison flatters.
-BOUNDS = {
-    "pretrain": Bounds(5000, 100, 400),
-    "finetune": Bounds(300, 30),
-    "distill": Bounds(2000, 20, 200),
-    "supervised": Bounds(1000, 60),
-}
 
 
 def whole_batches(images: int, batch_size: int) -> int:

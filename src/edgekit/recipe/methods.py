@@ -53,8 +53,8 @@ class Method(Part):
     method: str = ""
     encoder: Architecture = Architecture()
     projection: Projection = Projection()
-    epochs: Epochs = epochs_field(100, 400)
-    steps: int | None = steps_field(5000)
+    epochs: Epochs = epochs_field("pretrain")
+    steps: int | None = steps_field("pretrain")
     batch_size: int = Field(512, ge=2, description="images a step, of all devices together")
     optimizer: Optimizer = Optimizer()
     augmentation: Augmentation = Augmentation()

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgekit.pixel_range import PixelRange, check_pixel_range
 from edgekit.preprocess import MAX_PIXELS, Preprocessing
+from edgekit.recipe.bounds import BOUNDS
 
 TORCHVISION = "torchvision:"  # before the name of one of torchvision's sets
 SMALL_IMAGE = 64  # at or below this size, the CIFAR settings of SimCLR (appendix B.9) are the defaults
@@ -250,13 +251,16 @@ Epochs = Annotated[int, Field(ge=1)] | Literal["auto"]
 _EPOCHS = "how often the images are seen; auto: as often as makes `steps` steps of them, and at least {0} epochs{1}"
 
 
-def epochs_field(low: int, high: int | None = None) -> Any:
-    """The field `epochs` of a stage, which says what auto is bounded by (see `edgekit.recipe.budget`)."""
-    return Field("auto", description=_EPOCHS.format(low, f", at most {high}" if high else ""))
+def epochs_field(stage: str) -> Any:
+    """The field `epochs` of a stage, which says what auto is bounded by."""
+    bounds = BOUNDS[stage]
+    most = f", at most {bounds.high}" if bounds.high else ""
+    return Field("auto", description=_EPOCHS.format(bounds.low, most))
 
 
-def steps_field(steps: int) -> Any:
+def steps_field(stage: str) -> Any:
     """The field `steps` of a stage."""
+    steps = BOUNDS[stage].steps
     return Field(
         None,
         ge=1,
@@ -334,8 +338,8 @@ class Finetune(Part):
     keep_projection_layers: int = Field(
         0, ge=0, description="layers of the projection head that stay; 0: none (SimCLR v1), 1: v2, never all"
     )
-    epochs: Epochs = epochs_field(30)
-    steps: int | None = steps_field(600)
+    epochs: Epochs = epochs_field("finetune")
+    steps: int | None = steps_field("finetune")
     batch_size: int = Field(256, ge=2)
     # SimCLR v2 fine-tunes with LARS on 12,811 images; a budget of some hundred has too few steps for it.
     optimizer: Optimizer = Optimizer(name="adamw", lr=1e-3, scale_lr=False, weight_decay=1e-4)
@@ -450,8 +454,8 @@ class Distill(Part):
         lt=1,
         description="0.999, say: the stored student is the exponential moving average of the weights; 0: the last ones",
     )
-    epochs: Epochs = epochs_field(20, 200)
-    steps: int | None = steps_field(2000)
+    epochs: Epochs = epochs_field("distill")
+    steps: int | None = steps_field("distill")
     batch_size: int = Field(512, ge=2)
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.05)
     augmentation: Augmentation = Augmentation(crop_scale=(0.4, 1.0), jitter=0.0, grey=0.0, blur=0.0)
@@ -472,8 +476,8 @@ class Supervised(Part):
         description="also without crops, with mild ones, and three times as long, while all together see no more images than the "
         "pretraining; kept is what the probe set says; false, or no probe set: only as written here",
     )
-    epochs: Epochs = epochs_field(60)
-    steps: int | None = steps_field(1000)
+    epochs: Epochs = epochs_field("supervised")
+    steps: int | None = steps_field("supervised")
     batch_size: int = Field(128, ge=2)
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.1, weight_decay=5e-4, warmup=0.05)
     augmentation: Augmentation = Augmentation(jitter=0.0, grey=0.0, blur=0.0)
