@@ -2,9 +2,7 @@
 
     python benchmarks/finetune_ablation.py --data DATA [--sets digits,textures] [--labels 1,10,50] [--draws 1] [--work runs/finetune_ablation]
 
-digits come with scikit-learn; textures are tiles of its two photographs, a class for each sixth of a photograph, test tiles from another
-part of it than training tiles; mnist and cifar10 are read from DATA/NAME/{train,test}/CLASS/*.png, of which 500 and 600 training images
-and 100 test images a class are taken. Each set's encoder is pretrained once (SimCLR, ResNet-10 a quarter as wide); the rows
+The sets are those of benchmarks/image_sets.py. Each set's encoder is pretrained once (SimCLR, ResNet-10 a quarter as wide); the rows
 share it. Interrupted, the same command goes on where it was. The result, with machine, versions, seeds and every number, is written to
 benchmarks/results/finetune_ablation.json after every cell. The last row is what `edgekit train` does by default.
 """
@@ -12,7 +10,6 @@ benchmarks/results/finetune_ablation.json after every cell. The last row is what
 from __future__ import annotations
 
 import argparse
-import random
 import statistics
 import sys
 import tempfile
@@ -21,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from edgekit import recipe as recipes
 from edgekit.data.splits import load_splits
@@ -31,10 +27,9 @@ from edgekit.machine import installed_packages, this_machine
 from edgekit.result import now
 from edgekit.run import Run
 from edgekit.train.stages import Stages, train
+from image_sets import SETS, prepare
 
 HERE = Path(__file__).resolve().parent
-SETS = ["digits", "mnist", "textures", "cifar10"]
-TAKEN = {"mnist": 500, "cifar10": 600}
 SIDE = {"digits": 16, "mnist": 28, "textures": 32, "cifar10": 32}
 EPOCHS = {"digits": 80, "mnist": 40, "textures": 40, "cifar10": 60}
 STEPS, BATCH, POOL_BATCH = 150, 64, 128
@@ -133,41 +128,6 @@ def cell(name: str, work: Path, labels: int, draw: int, changes: dict[str, Any])
         "test_images": len(splits.test),
         "pool_images": len(splits.pool),
     }
-
-
-def prepare(name: str, data: Path | None, work: Path) -> None:
-    """A set's folder of images in WORK/data; done once."""
-    folder = work / "data" / name
-    if name == "digits" or folder.is_dir():
-        return
-    if name == "textures":
-        tiles(folder)
-        return
-    if data is None:
-        sys.exit(f"{name}: give the folder that holds {name}/train and {name}/test with --data")
-    for split, count in (("train", TAKEN[name]), ("test", 100)):
-        for source in sorted((data / name / split).iterdir()):
-            files = sorted(source.iterdir(), key=lambda path: path.name)
-            random.Random(f"{name}{split}{source.name}").shuffle(files)
-            (folder / split / source.name).mkdir(parents=True)
-            for path in files[:count]:
-                (folder / split / source.name / path.name).symlink_to(path.resolve())
-
-
-def tiles(folder: Path) -> None:
-    """32-pixel tiles of twelve blocks of 213 pixels; the left two thirds of a block train, the right third tests."""
-    from sklearn.datasets import load_sample_images
-
-    for number, photograph in enumerate(load_sample_images().images):
-        for row in range(2):
-            for column in range(3):
-                block = photograph[row * 213 : (row + 1) * 213, column * 213 : (column + 1) * 213]
-                for split, part, stride in (("train", block[:, :143], 7), ("test", block[:, 143:], 8)):
-                    into = folder / split / f"photo{number}-{row}{column}"
-                    into.mkdir(parents=True)
-                    for y in range(0, part.shape[0] - 31, stride):
-                        for x in range(0, part.shape[1] - 31, stride):
-                            Image.fromarray(part[y : y + 32, x : x + 32]).save(into / f"{y}-{x}.png")
 
 
 def main() -> None:
