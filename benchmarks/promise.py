@@ -136,10 +136,9 @@ def show(cells: list[dict[str, Any]]) -> None:
     )
     for row in sorted(cells, key=lambda row: (SETS.index(row["set"]), row["labels"], row["draw"])):
         values = "".join(f"{100 * row[name]:>13.1f}" for name in columns)
-        low, high = row["interval"]
-        print(
-            f"{row['set']:<10}{row['labels']:>7}{row['draw']:>5}{values}   {100 * low:+.1f} to {100 * high:+.1f}   {'kept' if kept(row) else 'NOT kept'}"
-        )
+        where = f"{row['set']:<10}{row['labels']:>7}{row['draw']:>5}"
+        interval = " to ".join(f"{100 * bound:+.1f}" for bound in row["interval"])
+        print(f"{where}{values}   {interval:<15}   {'kept' if kept(row) else 'NOT kept'}")
     sys.stdout.flush()
 
 
