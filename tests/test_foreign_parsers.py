@@ -25,7 +25,7 @@ PARSERS: dict[str, set[tuple[str, str | None]]] = {
     "zipfile.ZipFile": {
         ("foreign.py", "parse_npz"),
         ("archive.py", "extracted"),
-        ("models/foreign_files.py", "recognized"),
+        ("models/foreign_files.py", "recognized_in"),
         ("models/weight_files.py", "read_checkpoint"),
         ("bench/remote/wheel.py", None),
         ("export/pack.py", "zipped"),  # writes one

@@ -173,7 +173,7 @@ def test_changed_checkpoints_are_refused_or_right(tmp_path: Path) -> None:
     assert refused > 60
 
 
-def test_safetensors_of_another_size_are_refused_before_they_are_read(
+def test_huge_files_that_hold_no_weights_are_refused_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = safetensors.torch.save({"a": torch.zeros(3)})
@@ -187,6 +187,11 @@ def test_safetensors_of_another_size_are_refused_before_they_are_read(
             read_weights(path)
         with pytest.raises(Unreadable, match=r"weights\.safetensors: not safetensors"):
             read_safetensors(path)
+    for start in (b"", b"GGUF", b"\x89HDF\r\n\x1a\n", b"PK\x03\x04"):  # other formats, and files that are holes alone
+        path.write_bytes(start)
+        os.truncate(path, 1 << 33)
+        with pytest.raises(Unreadable, match=r"weights\.safetensors: "):
+            read_weights(path)
     assert read() < 1 << 20
     path.write_bytes(good)
     assert read_weights(path).value.keys() == read_safetensors(path).value.keys() == {"a"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 from edgekit.foreign import Unreadable, open_regular, understood
 
@@ -16,24 +17,27 @@ def recognized(path: Path | str) -> tuple[str, str] | None:
     """
     try:
         with open_regular(path) as stream, understood(path, "a .zip"):
-            start = stream.read(8)
-            if start == b"\x89HDF\r\n\x1a\n":
-                return (
-                    "an HDF5 file (Keras writes such)",
-                    "export the network to ONNX with its own tools, and give that file",
-                )
-            if start[:4] == b"GGUF":
-                return (
-                    "a GGUF file, which holds a quantized model of llama.cpp",
-                    "give the weights that it was made from",
-                )
-            if start[:4] != b"PK\x03\x04":
-                return None
-            stream.seek(0)
-            with zipfile.ZipFile(stream) as archive:
-                return _of_members(archive.namelist())
+            return recognized_in(stream)
     except Unreadable:
         return None
+
+
+def recognized_in(stream: BinaryIO) -> tuple[str, str] | None:
+    """The same of an opened file, at its start.
+
+    Raises:
+        zipfile.BadZipFile: it begins as an archive and is none.
+    """
+    start = stream.read(8)
+    if start == b"\x89HDF\r\n\x1a\n":
+        return "an HDF5 file (Keras writes such)", "export the network to ONNX with its own tools, and give that file"
+    if start[:4] == b"GGUF":
+        return "a GGUF file, which holds a quantized model of llama.cpp", "give the weights that it was made from"
+    if start[:4] != b"PK\x03\x04":
+        return None
+    stream.seek(0)
+    with zipfile.ZipFile(stream) as archive:
+        return _of_members(archive.namelist())
 
 
 def _of_members(names: list[str]) -> tuple[str, str] | None:

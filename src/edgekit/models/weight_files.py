@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from edgekit.foreign import MOST_JSON, Unreadable, open_regular, parse_json, private_copy, understood
-from edgekit.models.foreign_files import recognized
+from edgekit.models.foreign_files import recognized_in
 
 _REBUILT: dict[str, Any] = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.zeros(0).__reduce__()[0]}
 # What training scripts put beside their weights, which holds data alone: options, the best accuracy as a NumPy scalar, paths.
@@ -62,13 +62,13 @@ def read_weights(path: Path) -> Content:
         NotWeights: it is a file of another kind, or would run code.
         Unreadable: it is missing, no regular file, damaged, or larger than the memory.
     """
-    with private_copy(path, _check_size) as copy:
+    with private_copy(path, _check_kind) as copy:
         with open(copy.path, "rb") as stream:
+            _check_kind(stream, path)  # again: another file may lie there by now, and a pipe was not checked
+            stream.seek(0)
             is_safetensors = _is_safetensors(stream)
         if is_safetensors:
             return Content(_safetensors(copy.path, path), copy.sha256)
-        if other := recognized(copy.path):
-            raise NotWeights(path, f"is {other[0]}", other[1])
         return Content(_torch(copy.path, path, "cpu"), copy.sha256)
 
 
@@ -100,6 +100,24 @@ def read_checkpoint(path: Path, map_location: Any = None) -> Any:
 
 def _is_safetensors(stream: BinaryIO) -> bool:
     return stream.read(9)[8:] == b"{"  # eight bytes of length, then JSON
+
+
+def _check_kind(stream: BinaryIO, path: Path | str) -> None:
+    """Refuse what is no file of weights by its start and its end, before the rest is read: it may be huge."""
+    start = stream.read(264)
+    stream.seek(0)
+    if start[8:9] == b"{":
+        _check_size(stream, path)
+        return
+    try:
+        other = recognized_in(stream)
+    except Exception as error:  # whatever an archive that is none makes of it
+        raise Unreadable(path, f"{_DAMAGED}: {error}") from error
+    if other:
+        raise NotWeights(path, f"is {other[0]}", other[1])
+    # What torch.load reads: archives, pickles, and the tar files of its first versions, which it then refuses in its own words.
+    if not (start.startswith((b"PK\x03\x04", b"\x80")) or start[257:262] == b"ustar"):
+        raise Unreadable(path, _DAMAGED) from ValueError("starts as nothing that holds weights")
 
 
 def _check_size(stream: BinaryIO, path: Path | str) -> None:
