@@ -89,6 +89,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, second: float) -> list[str]:
 
     monkeypatch.setattr(planning, "measure", measure)
     monkeypatch.setattr(planning._Planner, "_decoding", lambda self: 2.0)
+    monkeypatch.setattr(planning._Planner, "_mirrored", lambda self: None)
     return measured
 
 

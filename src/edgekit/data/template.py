@@ -67,6 +67,7 @@ supervised:   # the student's architecture from scratch on the label budget: wha
 # Below this many images an epoch has few steps; AdamW (tried on digits) then gets further than SGD (tried on CIFAR-10).
 _MANY = 10_000
 _FEW_STEPS = "name: adamw, lr: 2.0e-3, scale_lr: false, weight_decay: 1.0e-4, warmup: 0.05"
+_FLIP, _NO_FLIP = "flip: 0.5", "flip: 0.0"
 _FEW_STEPS_WHY = "few images make few steps, which adamw uses best"
 
 
@@ -83,6 +84,7 @@ class Plan:
         finetune_steps: that fit, None where `auto` does.
         supervised_steps: the like.
         precision: auto, or fp32 where that is faster.
+        flip: whether the augmentation mirrors images.
         measured: comments for the recipe, one line each.
     """
 
@@ -94,6 +96,7 @@ class Plan:
     finetune_steps: int | None = None
     supervised_steps: int | None = None
     precision: str = "auto"
+    flip: bool = True
     measured: tuple[str, ...] = ()
 
 
@@ -137,14 +140,14 @@ class _Values:
     pretrain_batch: int = 256
     pretrain_optimizer: str = "name: sgd, lr: 0.12, weight_decay: 5.0e-4, warmup: 0.05"
     optimizer_why: str = "lr is for a batch of 256 and scales with it; lars suits batches over 1,000"
-    augmentation: str = "crop_scale: [0.2, 1.0], flip: 0.5, jitter: 0.8, grey: 0.2"
+    augmentation: str = f"crop_scale: [0.2, 1.0], {_FLIP}, jitter: 0.8, grey: 0.2"
     augmentation_why: str = "set flip to 0 where left and right matter, jitter and grey to 0 where colour does"
     finetune_epochs: int | str = "auto"
     finetune_steps: str = ""
     label_epochs_why: str = "auto: enough steps, whatever the number of labels; a number says how often they are seen"
     finetune_batch: int = 256
     finetune_optimizer: str = "name: adamw, lr: 1.0e-3, scale_lr: false, weight_decay: 1.0e-4"
-    plain: str = "crop_scale: [0.4, 1.0], flip: 0.5"
+    plain: str = f"crop_scale: [0.4, 1.0], {_FLIP}"
     distill_temperature: float = 2.0
     distill_epochs: int | str = "auto"
     distill_batch: int = 256
@@ -255,6 +258,14 @@ def _planned(values: _Values, plan: Plan) -> _Values:
     def steps(count: int | None) -> str:
         return f"  steps: {count}   # what `auto` then aims for: more took too long\n" if count else ""
 
+    if not plan.flip:
+        why = "no flip: mirrored images are told from yours, see above; set jitter and grey to 0 where colour matters"
+        values = replace(
+            values,
+            augmentation=values.augmentation.replace(_FLIP, _NO_FLIP),
+            plain=values.plain.replace(_FLIP, _NO_FLIP),
+            augmentation_why=why,
+        )
     return replace(
         values,
         encoder=plan.encoder.name,

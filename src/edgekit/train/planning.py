@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,16 +21,19 @@ from numpy.typing import NDArray
 from edgekit import recipe as recipes
 from edgekit.data.images import ImageSet
 from edgekit.data.layout import SIZES, Layout
-from edgekit.data.sources import open_labelled, open_pool
+from edgekit.data.source import Source
+from edgekit.data.sources import DIGITS, open_labelled, open_pool
 from edgekit.data.splits import Splits, training_preprocessing
 from edgekit.data.template import Counts, Plan, recipe_text
 from edgekit.errors import EdgekitError
 from edgekit.machine import cpu_name, has_native_bf16
+from edgekit.preprocess import Preprocessing
 from edgekit.processors import usable_cpus
 from edgekit.progress import duration
 from edgekit.recipe import SMALL_IMAGE, Architecture, LabelCount, Recipe, settled
 from edgekit.train.devices import device_for
 from edgekit.train.estimate import StageTime, measure
+from edgekit.train.symmetry import CLEARLY, FEWEST, SIDE, mirrored_told_apart
 
 # On 6,000 small images, 200 epochs of a narrow ResNet-18 (1.2 million images seen) beat fewer of a wider one.
 _SEEN = 1_200_000
@@ -42,6 +46,10 @@ _LABELS_SHARE = 0.25  # of the time, which fine-tuning and the network from scra
 _CLEARLY = 0.8  # by so much must float32 be faster, or the difference may be the measurement's
 _QUICK = 4  # steps that tell a network's speed
 _SAMPLE = 64  # files that are decoded to learn how long one takes
+_MIRRORED, _MIRRORED_SECONDS = (
+    1000,
+    10.0,
+)  # images that are mirrored to learn whether that may be done, and the time for it
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,8 @@ class _Planner:
         self.counts = Counts.of(layout)
         self.start_up = start_up
         self.decoding = self._decoding()
+        self.mirrored = self._mirrored()
+        self.flip = self.mirrored is None or self.mirrored < CLEARLY
 
     def choose(self) -> Rung:
         """The largest network whose pretraining gets the epochs that it wants; else the cheapest."""
@@ -173,7 +183,7 @@ class _Planner:
         }
         chosen = Plan(
             rung.image_size, rung.encoder, rung.student, pretrain_epochs, distill_epochs if distill else "auto", steps.get("finetune"),
-            steps.get("supervised"), precision, tuple(self._comments(times, shares, fixed, total, comparison)),
+            steps.get("supervised"), precision, self.flip, tuple(self._comments(times, shares, fixed, total, comparison)),
         )  # fmt: skip
         return chosen, total
 
@@ -217,19 +227,37 @@ class _Planner:
 
     def _recipe(self, rung: Rung, precision: str = "auto") -> tuple[Recipe, Splits]:
         """The recipe that would be written, and stand-ins for its images: as many, and as large."""
-        draft = Plan(rung.image_size, rung.encoder, rung.student, 100, 100, precision=precision)
+        draft = Plan(rung.image_size, rung.encoder, rung.student, 100, 100, precision=precision, flip=self.flip)
         recipe = recipes.parse(recipes.read_yaml(recipe_text(self.layout, labels=self.labels, plan=draft)))
         splits = stand_in(recipe, self.layout)
         return settled(recipe, len(splits.pool), len(splits.labelled)), splits
 
+    def _sources(self) -> list[Source]:
+        """What is trained on first, then the test images."""
+        layout = self.layout
+        sources = [open_pool(layout.pool)] if layout.pool else []
+        sources += [open_labelled(layout.labelled)] if layout.labelled else []
+        return [*sources, open_labelled(layout.test)] if layout.test else sources
+
+    def _mirrored(self) -> float | None:
+        """How well mirrored images are told from the pool's; None where that was not tried: too few, or digits, which have a recipe."""
+        if self.layout.labelled == DIGITS:
+            return None
+        self.say("comparing images with their mirror images")
+        source, reduced = self._sources()[0], Preprocessing(image_size=SIDE, resize_to=SIDE)
+        order, began, images = np.random.default_rng(0).permutation(len(source.names)), time.monotonic(), []
+        for row in order[:_MIRRORED].tolist():
+            if time.monotonic() - began > _MIRRORED_SECONDS:
+                break
+            with suppress(EdgekitError):  # unreadable, or of a depth whose range is found later
+                images.append(reduced(source.rgb(row)))
+        return mirrored_told_apart(np.stack(images)) if len(images) >= FEWEST else None
+
     def _decoding(self) -> float:
         """Seconds until all images are decoded."""
-        layout, total = self.layout, 0.0
-        data = recipes.parse(recipes.read_yaml(recipe_text(layout, labels=self.labels))).data
-        sources = [open_labelled(layout.labelled)] if layout.labelled else []
-        sources += [open_labelled(layout.test)] if layout.test else []
-        sources += [open_pool(layout.pool)] if layout.pool else []
-        for source in sources:
+        total = 0.0
+        data = recipes.parse(recipes.read_yaml(recipe_text(self.layout, labels=self.labels))).data
+        for source in self._sources():
             rows = range(0, len(source.names), math.ceil(len(source.names) / _SAMPLE))
             began, read = time.perf_counter(), 0
             for row in rows:
@@ -248,6 +276,9 @@ class _Planner:
         yield f"For {duration(self.seconds)} on this machine ({device}); the whole training should take {duration(total)}:"
         parts = [f"{name} {duration(value)}" for name, value in shares.items() if value]
         yield f"{', '.join(parts)}, all else {duration(fixed)}."
+        if self.mirrored is not None:
+            decision = "they are flipped at random" if self.flip else "none is flipped"
+            yield f"A classifier tells {self.mirrored:.0%} of the images from their mirror images (chance: 50%), so {decision}."
         steps = ", ".join(f"{name} {_step_seconds(stage):.3g} s" for name, stage in times.items() if stage.trainings)
         yield f"Measured steps: {steps}." + (f" {comparison[:1].upper()}{comparison[1:]}." if comparison else "")
 
