@@ -1,6 +1,6 @@
-"""The promise on four sets: the student, from `init`'s recipe as it stands, against the same network from scratch and the frozen probe.
+"""The promise on five sets: the student, from `init`'s recipe as it stands, against the same network from scratch and the frozen probe.
 
-    python benchmarks/promise.py --data DATA [--sets digits,textures] [--labels 10,1] [--draws 1] [--time 20m] [--work runs/promise]
+    python benchmarks/promise.py --data DATA [--sets digits,photographs] [--labels 10,1] [--draws 1] [--time 20m] [--work runs/promise]
 
 For each set `edgekit init SET --labels 10 --time 20m` writes a recipe. It is trained as it stands (10 labels a class); for other labels
 and draws of labels the same recipe is trained with `data.labels` and `data.label_seed` alone, and the pretraining is taken over by
