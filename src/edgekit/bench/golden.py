@@ -6,22 +6,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Variant
 from edgekit.errors import BundleError
+from edgekit.parity import (
+    AGREEMENT_LOSS,
+    COSINE_LOSS,
+    OTHER_VECTOR,
+    EmbeddingParity,
+    LogitsParity,
+    compare_embeddings,
+    compare_logits,
+    embedding_fault,
+    logits_fault,
+    shape_fault,
+)
 from edgekit.runtimes import Session
 from edgekit.runtimes.session import EMBEDDING, OUTPUT, run_in_batches
 from edgekit.shares import percent
 
-# Largest difference of a float variant, as a share of the largest golden value: sums in another order, FP16 weights.
-_TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
-_AGREEMENT_LOSS = 0.05
-# INT8's embedding keeps its direction rather than its values: a warning where it has turned further away than it had at
-# export, and no proof where the smallest cosine says that it is another vector.
-_COSINE_LOSS = 0.05
-_COSINE_FLOOR = 0.5
 _HINT = "use another variant; please report it with the output of `edgekit bench --json`"
 
 
@@ -49,7 +53,7 @@ def prove(session: Session, variant: Variant, golden: Mapping[str, NDArray[Any]]
 
     INT8 may differ from machine to machine (CPUs without VNNI saturate): where its top-1 agreement is more than 5 points
     below the one recorded at export, or its embedding's cosine more than 0.05, the proof carries a warning. A float variant must
-    agree, and the embedding of any must be the same vector.
+    agree, and the embedding of any must be the same vector (`edgekit.parity` says how near that is).
 
     Args:
         session: the loaded variant.
@@ -62,55 +66,42 @@ def prove(session: Session, variant: Variant, golden: Mapping[str, NDArray[Any]]
             that are not finite.
     """
     outputs = run_in_batches(session, golden["images"], batch)
-    got, logits = outputs[OUTPUT], golden[OUTPUT]
-    _check_shape(variant, OUTPUT, got, logits)
-    difference = float(np.abs(got - logits).max())
-    agreement = float((got.argmax(1) == logits.argmax(1)).mean())
-    tolerance = _TOLERANCE.get(variant.precision, np.inf) * max(1.0, float(np.abs(logits).max()))
-    decides_otherwise = variant.precision in _TOLERANCE and agreement < 1  # whatever the tolerance
-    if not np.isfinite(got).all() or not difference <= tolerance or decides_otherwise:
-        raise _something_else(
-            variant,
-            f"a golden logit differs by {difference:.3g}, top-1 agrees on {percent(agreement)} of {len(logits)}",
-        )
-    warnings = []
-    if variant.parity and agreement < variant.parity.top1_agreement - _AGREEMENT_LOSS:
-        warnings.append(
-            f"top-1 agrees with the trained model on {percent(agreement)} of the golden images here, on "
-            f"{percent(variant.parity.top1_agreement)} where it was exported: its recorded accuracy does not hold on this machine"
-        )
-    if EMBEDDING not in golden or EMBEDDING not in outputs:
-        return Proof(difference, agreement, "; ".join(warnings))
-    apart, cosine = _prove_embedding(variant, outputs[EMBEDDING], golden[EMBEDDING])
+    _check_shape(variant, OUTPUT, outputs[OUTPUT], golden[OUTPUT])
+    logits = compare_logits(outputs[OUTPUT], golden[OUTPUT])
+    if fault := logits_fault(logits, variant.precision):
+        raise _something_else(variant, fault)
+    if EMBEDDING not in golden:
+        return Proof(logits.max_abs_diff, logits.top1_agreement, _lost(variant, logits))
+    _check_shape(variant, EMBEDDING, outputs.get(EMBEDDING), golden[EMBEDDING])
+    embedding = compare_embeddings(outputs[EMBEDDING], golden[EMBEDDING])
+    if fault := embedding_fault(embedding, variant.precision, floor=OTHER_VECTOR):
+        raise _something_else(variant, fault)
+    warnings = "; ".join(filter(None, (_lost(variant, logits), _turned(variant, embedding))))
+    return Proof(logits.max_abs_diff, logits.top1_agreement, warnings, embedding.max_abs_diff, embedding.cosine)
+
+
+def _lost(variant: Variant, logits: LogitsParity) -> str:
+    """What to know where the logits agree less with the trained model than they did at export; empty where they do not."""
+    if variant.parity is None or logits.top1_agreement >= variant.parity.top1_agreement - AGREEMENT_LOSS:
+        return ""
+    return (
+        f"top-1 agrees with the trained model on {percent(logits.top1_agreement)} of the golden images here, on "
+        f"{percent(variant.parity.top1_agreement)} where it was exported: its recorded accuracy does not hold on this machine"
+    )
+
+
+def _turned(variant: Variant, embedding: EmbeddingParity) -> str:
+    """The same of the direction of the embedding."""
     exported = variant.parity.embedding_cosine if variant.parity else None
-    if exported is not None and cosine < exported - _COSINE_LOSS:
-        warnings.append(f"its embedding's cosine with the trained one is {cosine:.3f} here, {exported:.3f} at export")
-    return Proof(difference, agreement, "; ".join(warnings), apart, cosine)
+    if exported is None or embedding.cosine >= exported - COSINE_LOSS:
+        return ""
+    return f"its embedding's cosine with the trained one is {embedding.cosine:.3f} here, {exported:.3f} at export"
 
 
-def _prove_embedding(variant: Variant, got: NDArray[np.float32], golden: NDArray[np.float32]) -> tuple[float, float]:
-    """Largest difference and smallest cosine of embeddings (n, d)."""
-    _check_shape(variant, EMBEDDING, got, golden)
-    a, b = got.astype(np.float64), golden.astype(np.float64)
-    norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-    same = (a == b).all(axis=1)  # two vectors of zeros point in one direction
-    cosine = float(np.where(same, 1.0, (a * b).sum(1) / np.maximum(norms, 1e-30)).min())
-    difference, largest = float(np.abs(a - b).max()), float(np.abs(b).max())
-    exported = variant.parity.embedding_cosine if variant.parity else None
-    floor = _COSINE_FLOOR if exported is None else min(_COSINE_FLOOR, exported - _COSINE_LOSS)
-    near = difference <= _TOLERANCE[variant.precision] * largest if variant.precision in _TOLERANCE else cosine >= floor
-    if not near or not np.isfinite(got).all():
-        raise _something_else(
-            variant,
-            f"the golden embedding differs by {difference:.3g} of up to {largest:.3g}, its cosine is {cosine:.3f} at worst",
-        )
-    return difference, cosine
-
-
-def _check_shape(variant: Variant, name: str, got: NDArray[Any], golden: NDArray[Any]) -> None:
-    if got.shape != golden.shape:
-        what = f"{variant.id}: gives {name} of shape {got.shape}, golden is {golden.shape}"
-        raise BundleError(what, "export the bundle again")
+def _check_shape(variant: Variant, name: str, got: NDArray[Any] | None, golden: NDArray[Any]) -> None:
+    fault = f"it gives no {name}" if got is None else shape_fault(name, got, golden)
+    if fault:
+        raise BundleError(f"{variant.id}: {fault}", "export the bundle again")
 
 
 def _something_else(variant: Variant, how: str) -> BundleError:

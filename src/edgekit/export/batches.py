@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.parity import decibels, noise, power
 from edgekit.runtimes import Session
 from edgekit.runtimes.session import OUTPUT, run_in_batches, share_graph
 
@@ -78,18 +79,18 @@ def compare_batches(
         answers[size] = _in_batches(session, images, size).astype(np.float64)
     answers = {**{size: logits.astype(np.float64) for size, logits in (also or {}).items()}, **answers}
     first = answers[sizes[0]]
-    power = float((trained.astype(np.float64) ** 2).sum())
-    noise = _energy(first, trained)
-    apart = {size: _energy(answer, first) for size, answer in answers.items()}
+    signal = power(trained)
+    own_noise = noise(first, trained)
+    apart = {size: noise(answer, first) for size, answer in answers.items()}
     worst = max(apart, key=lambda size: apart[size])
     classes = trained.argmax(1)
     return Batches(
         sizes=tuple(sorted(answers)),
         worst=worst,
-        sqnr_db=_decibels(power, apart[worst]),
-        noise_db=_decibels(power, noise),
+        sqnr_db=decibels(signal, apart[worst]),
+        noise_db=decibels(signal, own_noise),
         top1=min(float((answer.argmax(1) == classes).mean()) for answer in answers.values()),
-        agree=apart[worst] <= max(_NOISE * noise, _FLOOR * power) and np.isfinite(noise).item(),
+        agree=apart[worst] <= max(_NOISE * own_noise, _FLOOR * signal) and np.isfinite(own_noise).item(),
     )
 
 
@@ -98,15 +99,3 @@ def _in_batches(session: Session, images: NDArray[np.uint8], size: int) -> NDArr
     whole = -(-len(images) // size) * size
     repeated = np.resize(images, (whole, *images.shape[1:]))
     return run_in_batches(session, repeated, size)[OUTPUT][: len(images)]
-
-
-def _energy(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
-    """Of a difference; infinite where one is not a finite number."""
-    found = float(((one.astype(np.float64) - other) ** 2).sum())
-    return found if np.isfinite(found) else np.inf
-
-
-def _decibels(power: float, noise: float) -> float:
-    if noise == 0:
-        return np.inf
-    return float(10 * np.log10(power / noise)) if power > 0 and np.isfinite(noise) else -np.inf

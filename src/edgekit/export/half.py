@@ -22,6 +22,7 @@ from edgekit.export.graph.files import read_onnx
 from edgekit.export.graph.metadata import set_precision
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.qdq_lint import PAIR, lint
+from edgekit.runtimes.session import OUTPUT
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -65,8 +66,8 @@ def to_half(model: ModelProto) -> ModelProto:
     return converted
 
 
-def simulated(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """What such a file computes, by ONNX Runtime on the CPU, node by node: uint8 (n, s, s, 3) -> logits float32 (n, classes).
+def simulated(path: Path, output: str = OUTPUT) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
+    """What such a file computes, by ONNX Runtime on the CPU, node by node: uint8 (n, s, s, 3) -> an output, float32 (n, …).
 
     It shows what the graph says, not what TensorRT's kernels make of it. Pairs in FP16, for which opset 17 has no word, go to ONNX
     Runtime's own operators of the same meaning; the graph is not optimised, so that each rounding happens where it stands.
@@ -86,10 +87,10 @@ def simulated(path: Path) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    image, logits = session.get_inputs()[0].name, session.get_outputs()[0].name
+    image = session.get_inputs()[0].name
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return session.run([logits], {image: images})[0]
+        return session.run([output], {image: images})[0]
 
     return run
 

@@ -29,6 +29,7 @@ from edgekit.export.verify import Bounds, Reference, class_spread, judge, verify
 from edgekit.files import sha256, write_text
 from edgekit.progress import progress
 from edgekit.runtimes import why_not
+from edgekit.runtimes.session import EMBEDDING
 from edgekit.runtimes.tensorrt import Batch, BuildOptions, BuildPlan, BuildReport, EngineRecord, build
 from edgekit.runtimes.tensorrt.cache import write_record
 
@@ -110,8 +111,9 @@ def _graphs(precision: Precision, sources: Sources) -> _Graphs:
         else:
             untyped = sources.float_onnx
             tensorrt_onnx(untyped, folder / _GRAPH, precision)
-            logits = _answers(folder / _GRAPH, f"tensorrt-{precision}, its graph", reference.images)
-            variant = judge(_variant(folder, precision, (_GRAPH,)), logits, None, reference, sources.options.bounds)
+            variant = _judged(
+                _variant(folder, precision, (_GRAPH,)), folder / _GRAPH, reference, sources.options.bounds
+            )
         made[precision] = _Graphs(folder / _GRAPH, untyped, variant, len(reference.images))
     return made[precision]
 
@@ -156,8 +158,7 @@ class _Simulated:
 
     def verify(self, variant: Variant, folder: Path) -> Variant:
         """By the graph as the builder gets it."""
-        logits = _answers(folder / _GRAPH, "tensorrt-int8, its graph", self.reference.images)
-        return judge(variant, logits, None, self.reference, self.bounds)
+        return _judged(variant, folder / _GRAPH, self.reference, self.bounds)
 
 
 def _variant(
@@ -245,6 +246,16 @@ def _sample(reference: Reference) -> Reference:
     labels = None if reference.labels is None else reference.labels[rows]
     golden = np.searchsorted(rows, reference.golden)
     return Reference(reference.images[rows], labels, reference.logits[rows], golden, reference.embedding)
+
+
+def _judged(variant: Variant, graph: Path, reference: Reference, bounds: Bounds) -> Variant:
+    """A variant with what is found about its graph, simulated on all images, and on the golden ones for the embedding."""
+    logits = _answers(graph, f"tensorrt-{variant.precision}, its graph", reference.images)
+    embedding = None
+    if reference.embedding is not None:
+        run = simulated(graph, EMBEDDING)
+        embedding = np.concatenate([run(part) for part in batches(reference.images[reference.golden])])
+    return judge(variant, logits, embedding, reference, bounds)
 
 
 def _answers(graph: Path, title: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -1,7 +1,7 @@
 """Does a variant compute what was trained? Each is run in the runtime that will serve it, where that can run here.
 
 Float variants must decide as the trained model does on every golden image, in every batch size; all must keep its accuracy within `max_drop`,
-and compute the same whatever the batch size (see `batches`).
+and compute the same whatever the batch size (see `batches`). How near the outputs must come is said by `edgekit.parity`.
 
 Without labels the loss of accuracy is estimated by the trained model's own confidence: where a variant decides for another class, it
 loses what the model gives its own choice and gains what it gives the other. For a calibrated model that is the expected loss.
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,18 @@ from torch import nn
 from edgekit.bundle import Accuracy, Bundle, Parity, Variant
 from edgekit.errors import BundleError, ExportError
 from edgekit.export.batches import Batches, compare_batches
-from edgekit.progress import Advance, progress
-from edgekit.runtimes import Session, load, open_session, why_not
-from edgekit.runtimes.session import EMBEDDING, OUTPUT
+from edgekit.parity import (
+    EmbeddingParity,
+    LogitsParity,
+    compare_embeddings,
+    compare_logits,
+    embedding_fault,
+    logits_fault,
+    shape_fault,
+)
+from edgekit.progress import progress
+from edgekit.runtimes import load, open_session, why_not
+from edgekit.runtimes.session import EMBEDDING, OUTPUT, run_in_batches
 from edgekit.shares import difference, hundredths, percent
 
 GOLDEN = 16
@@ -84,8 +93,12 @@ class Reference:
             ExportError: the logits are not finite numbers.
         """
         run = runner(model) if isinstance(model, nn.Module) else model
+        parts = []
         with progress("trained", len(images), unit="images") as advance:
-            logits = _batched(lambda batch: run(batch)[OUTPUT], images, advance)
+            for start in range(0, len(images), size := _batch_size(images)):
+                parts.append(run(np.ascontiguousarray(images[start : start + size]))[OUTPUT])
+                advance(len(parts[-1]))
+        logits = np.concatenate(parts)
         if not np.isfinite(logits).all():
             raise ExportError(
                 "the trained model's logits are not finite numbers", "train it again with a lower learning rate"
@@ -184,21 +197,34 @@ def verify(variant: Variant, folder: Path, reference: Reference, bounds: Bounds)
     settings = {**variant.settings, **({_SPINNING: "0"} if variant.runtime == "onnxruntime" else {})}
     path = folder / variant.files[0].path
     try:
-        session = open_session(variant.runtime, path, threads=exact_threads(variant), settings=settings)
+        logits, embedding, batches = _answers(variant, path, settings, reference)
     except BundleError as error:
-        raise ExportError(f"{variant.id}: exported, but its runtime does not load it: {error.message}") from error
-    try:
-        with progress(variant.id, len(reference.images), unit="images") as advance:
-            logits = _batched(session.run, reference.images, advance, session.batch)
-        golden = np.ascontiguousarray(reference.images[reference.golden])
-        outputs = _run_all(session, golden) if reference.embedding is not None else {}
-        also = {} if session.batch else {_batch_size(reference.images): logits[reference.golden]}
-        batches = compare_batches(session, golden, reference.logits[reference.golden], also)
-    finally:
-        session.close()
+        raise ExportError(f"{variant.id}: exported, but its runtime does not run it: {error.message}") from error
+    golden = np.ascontiguousarray(reference.images[reference.golden])
     if exact_threads(variant) and not _same_with_threads(variant, path, settings, golden, logits[reference.golden]):
         variant = variant.model_copy(update={"note": _join(variant.note, _RACES)})
-    return judge(variant, logits, outputs.get(EMBEDDING), reference, bounds, batches)
+    return judge(variant, logits, embedding, reference, bounds, batches)
+
+
+def _answers(
+    variant: Variant, path: Path, settings: dict[str, str], reference: Reference
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, Batches]:
+    """A variant's logits of the evaluation set, its embedding of the golden images, and how it depends on the batch size."""
+    images, size = reference.images, _batch_size(reference.images)
+    golden = np.ascontiguousarray(images[reference.golden])
+    session = open_session(variant.runtime, path, threads=exact_threads(variant), settings=settings)
+    try:
+        with progress(variant.id, len(images), unit="images") as advance:
+            logits = run_in_batches(session, images, size, logits_only=True, advance=advance)[OUTPUT]
+        outputs = {} if reference.embedding is None else run_in_batches(session, golden, len(golden))
+        also = {} if session.batch else {size: logits[reference.golden]}
+        return (
+            logits,
+            outputs.get(EMBEDDING),
+            compare_batches(session, golden, reference.logits[reference.golden], also),
+        )
+    finally:
+        session.close()
 
 
 def check_batches(bundle: Bundle, variant: Variant) -> Batches:
@@ -235,7 +261,8 @@ def _same_with_threads(
     session = open_session(variant.runtime, path, settings=settings)
     try:
         close = 1e-3 * float(np.abs(expected).max())
-        return all(np.abs(_run_all(session, images)[OUTPUT] - expected).max() <= close for _ in range(3))
+        again = (run_in_batches(session, images, len(images), logits_only=True)[OUTPUT] for _ in range(3))
+        return all(np.abs(logits - expected).max() <= close for logits in again)
     finally:
         session.close()
 
@@ -253,13 +280,14 @@ def judge(
     Args:
         variant: that gave them.
         logits: its own, float32 (n, classes), of the evaluation set.
-        embedding: its own, float32 (golden, d), of the golden images; None where it has no such output.
+        embedding: its own, float32 (golden, d), of the golden images; None where it has no such output, which is a fault where the
+            trained model has one.
         reference: the trained model's answers.
         bounds: what passes.
         batches: how far its answers depend on the batch size; None where that was not looked at.
     """
+    near = compare_logits(logits[reference.golden], reference.logits[reference.golden])
     finite = bool(np.isfinite(logits).all())
-    parity = _parity(logits[reference.golden], embedding, reference, batches) if finite else None
     agreement = float((logits.argmax(1) == reference.logits.argmax(1)).mean())
     accuracy = None
     if reference.labels is not None and reference.accuracy is not None:
@@ -268,9 +296,7 @@ def judge(
         drop = difference(reference.accuracy.top1, accuracy.top1)
     else:
         drop = _expected_drop(logits, reference.logits)
-    faults = []
-    if parity is None:
-        faults.append("its logits are not finite numbers")
+    faults = [] if finite else ["its logits are not finite numbers"]
     if drop * 100 > bounds.max_drop + 1e-9:
         loses = "loses" if accuracy is not None else "is expected to lose"
         faults.append(f"it {loses} {hundredths(drop, 2)} points of accuracy, more than {bounds.max_drop:g}")
@@ -278,16 +304,19 @@ def judge(
         faults.append(
             f"it decides as the trained model does on {percent(agreement)} of the images, fewer than {percent(bounds.min_agreement)}"
         )
-    agreed = min(parity.top1_agreement, batches.top1 if batches else 1) if parity is not None else 1
-    if variant.precision != "int8" and agreed < 1:
-        faults.append(f"it decides otherwise on {percent(difference(1, agreed), 0)} of the golden images")
+    if finite:
+        agreed = min(near.top1_agreement, batches.top1 if batches else 1)
+        faults.append(logits_fault(replace(near, top1_agreement=agreed), variant.precision))
+    turned, fault = _compare_embedding(variant, embedding, reference.embedding)
+    faults.append(fault)
     if batches is not None and not batches.agree:
         faults.append(batches.fault())
+    faults = [fault for fault in faults if fault]
     return variant.model_copy(
         update={
             "executed": True,
             "status": "rejected" if faults else "verified",
-            "parity": parity,
+            "parity": _parity(near, turned, batches) if finite else None,
             "accuracy": accuracy,
             "agreement": agreement,
             "drop": drop,
@@ -304,27 +333,33 @@ def _differs(agreement: float) -> str:
     return f"it decides otherwise than the trained model on {percent(difference(1, agreement))} of the images (--min-agreement bounds that)"
 
 
-def _parity(
-    logits: NDArray[np.float32], embedding: NDArray[np.float32] | None, reference: Reference, batches: Batches | None
-) -> Parity:
-    trained = reference.logits[reference.golden]
-    difference = logits.astype(np.float64) - trained
-    noise = float((difference**2).sum())
-    signal = float((trained.astype(np.float64) ** 2).sum())
+def _compare_embedding(
+    variant: Variant, embedding: NDArray[np.float32] | None, trained: NDArray[np.float32] | None
+) -> tuple[EmbeddingParity | None, str]:
+    """How near an embedding (golden, d) comes to the trained one, and what is wrong with it; None where they cannot be compared."""
+    if trained is None:
+        return None, ""
+    if embedding is None:
+        return None, "it gives no embedding"
+    if fault := shape_fault(EMBEDDING, embedding, trained):
+        return None, fault
+    found = compare_embeddings(embedding, trained)
+    return found, embedding_fault(found, variant.precision)
+
+
+def _parity(near: LogitsParity, turned: EmbeddingParity | None, batches: Batches | None) -> Parity:
+    """What is recorded about the golden images."""
     parity = Parity(
-        samples=len(logits),
-        top1_agreement=float((logits.argmax(1) == trained.argmax(1)).mean()),
-        max_abs_diff=float(np.abs(difference).max()),
-        sqnr_db=float(10 * np.log10(signal / noise)) if noise > 0 and signal > 0 else None,
+        samples=near.samples,
+        top1_agreement=near.top1_agreement,
+        max_abs_diff=near.max_abs_diff,
+        sqnr_db=near.sqnr_db if np.isfinite(near.sqnr_db) else None,
     )
     if batches is not None:
         parity.batches = list(batches.sizes)
         parity.batches_sqnr_db = batches.sqnr_db if np.isfinite(batches.sqnr_db) else None
-    if embedding is not None and reference.embedding is not None:
-        a, b = embedding.astype(np.float64), reference.embedding.astype(np.float64)
-        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        parity.embedding_max_abs_diff = float(np.abs(a - b).max())
-        parity.embedding_cosine = float(((a * b).sum(1) / np.maximum(norms, 1e-30)).min())
+    if turned is not None and turned.finite:
+        parity.embedding_max_abs_diff, parity.embedding_cosine = turned.max_abs_diff, turned.cosine
     return parity
 
 
@@ -344,42 +379,9 @@ def _accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Accurac
     return Accuracy(top1=float((logits.argmax(1) == labels).mean()), top5=top5, samples=len(labels))
 
 
-def _batched(
-    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
-    images: NDArray[np.uint8],
-    advance: Advance,
-    fixed: int | None = None,
-) -> NDArray[np.float32]:
-    """The logits of many images, in batches: of `fixed`, the last one filled up, or of as many as fit."""
-    batch = fixed or _batch_size(images)
-    parts = []
-    for start in range(0, len(images), batch):
-        part = np.ascontiguousarray(images[start : start + batch])
-        parts.append(run(_filled(part, batch) if fixed else part)[: len(part)])
-        advance(len(part))
-    return np.concatenate(parts)
-
-
 def _batch_size(images: NDArray[np.uint8]) -> int:
     """How many images to run at once: all, or about 4 million pixels of activations."""
     return min(len(images), max(1, min(256, 2**22 // (images.shape[1] * images.shape[2]))))
-
-
-def _run_all(session: Session, images: NDArray[np.uint8]) -> Outputs:
-    """Every output for some images, whatever batch the graph takes."""
-    batch = session.batch or len(images)
-    parts = []
-    for start in range(0, len(images), batch):
-        part = images[start : start + batch]
-        parts.append({name: value[: len(part)] for name, value in session.run_all(_filled(part, batch)).items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _filled(images: NDArray[np.uint8], batch: int) -> NDArray[np.uint8]:
-    if len(images) == batch:
-        return images
-    blank = np.zeros((batch - len(images), *images.shape[1:]), np.uint8)
-    return np.concatenate([images, blank])
 
 
 def _join(*sentences: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -206,15 +206,24 @@ def check_settings(runtime: str, settings: Mapping[str, str], known: Sequence[st
             )
 
 
-def run_in_batches(session: Session, images: NDArray[np.uint8], batch: int) -> dict[str, NDArray[np.float32]]:
-    """Every output for any number of images, `batch` images a run, or as many as the graph fixes.
+def run_in_batches(
+    session: Session,
+    images: NDArray[np.uint8],
+    batch: int,
+    *,
+    logits_only: bool = False,
+    advance: Callable[[int], None] | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """The outputs for any number of images, `batch` images a run, or as many as the graph fixes.
 
-    Where the graph fixes the batch size, the last batch is filled up with images of the same set; what they give is dropped.
+    Where the graph fixes the batch size, the last batch is filled up with its own images again; what they give is dropped.
 
     Args:
         session: a loaded model.
         images: uint8 (n, H, W, 3) with n >= 1.
         batch: images a run where the graph leaves it free.
+        logits_only: leave the other outputs out: for many images they take memory.
+        advance: called after each run with the number of images.
 
     Returns:
         By output name, float32 of n rows.
@@ -226,24 +235,20 @@ def run_in_batches(session: Session, images: NDArray[np.uint8], batch: int) -> d
     size = session.batch or batch
     parts: list[dict[str, NDArray[np.float32]]] = []
     for start in range(0, max(1, len(images)), size):
-        part = images[start : start + size]
-        if session.batch and 0 < len(part) < size:
-            part = (
-                np.resize(images, (size, *images.shape[1:]))
-                if not start
-                else np.concatenate([part, images[: size - len(part)]])
-            )
+        part = np.ascontiguousarray(images[start : start + size])
+        count = len(part)
+        if session.batch and 0 < count < size:
+            part = np.resize(part, (size, *part.shape[1:]))
         try:
-            parts.append(session.run_all(part))
-        except (
-            EdgekitError,
-            AttributeError,
-            TypeError,
-        ):  # a mistake of the caller's, for instance a session that is closed
+            outputs = {OUTPUT: session.run(part)} if logits_only else session.run_all(part)
+        except (EdgekitError, AttributeError, TypeError):  # a mistake of the caller's, for instance a closed session
             raise
         except Exception as error:  # of a type of the runtime's own
             raise BundleError(
                 f"{session.runtime} cannot run the model with {len(part)} images: {one_line(str(error), 300) or type(error).__name__}",
                 "take a smaller batch, or export the bundle again",
             ) from error
-    return {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in session.outputs}
+        parts.append({name: value[:count] for name, value in outputs.items()})
+        if advance is not None:
+            advance(count)
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -19,6 +19,7 @@ from edgekit.bundle import RuntimeName
 from edgekit.data.images import spread_rows
 from edgekit.errors import BundleError, ExportError
 from edgekit.export.int8.ranges import batches
+from edgekit.parity import compare_logits
 from edgekit.runtimes import open_session
 from edgekit.runtimes.session import share_graph
 
@@ -63,12 +64,8 @@ class Fidelity:
 
 def compare(logits: NDArray[np.float32], trained: NDArray[np.float32]) -> Fidelity:
     """The fidelity of logits (n, classes) to the trained model's (n, classes); of one that is not finite, none."""
-    if not np.isfinite(logits).all():
-        return Fidelity(0.0, -math.inf, len(logits))
-    noise = float(((logits.astype(np.float64) - trained) ** 2).sum())
-    signal = float((trained.astype(np.float64) ** 2).sum())
-    sqnr = math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal > 0 else -math.inf
-    return Fidelity(float((logits.argmax(1) == trained.argmax(1)).mean()), sqnr, len(logits))
+    found = compare_logits(logits, trained)
+    return Fidelity(found.top1_agreement, found.sqnr_db, found.samples)
 
 
 class Judge:

@@ -1,0 +1,172 @@
+"""How near a variant's outputs come to the trained model's, and how near is near enough.
+
+The export, the doctor and the bench ask this one module, so that none refuses what another accepts. NumPy alone.
+
+A float variant computes the same function: its values may differ by rounding, and its decisions not at all. INT8 computes a neighboring
+function: its accuracy says whether the logits are good enough, and the direction of its embedding whether that is still the same vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.shares import difference, percent
+
+# Largest difference of a float variant, as a share of the largest value of the trained model: sums in another order, FP16 weights.
+TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
+# What INT8's embedding must keep of its direction, on the worst of the golden images. FLOOR_PLACEHOLDER
+COSINE_FLOOR = 0.9
+# INT8 may differ from machine to machine (CPUs without VNNI saturate): how much further it may move on another one than it did at export
+# without a warning, and where its embedding is no longer the same vector at all: noise of three times the power of the signal.
+AGREEMENT_LOSS = 0.05
+COSINE_LOSS = 0.05
+OTHER_VECTOR = 0.5
+
+
+@dataclass(frozen=True)
+class LogitsParity:
+    """Logits beside the trained model's.
+
+    Attributes:
+        samples: how many images.
+        finite: whether all are finite numbers; where they are not, nothing agrees.
+        max_abs_diff: largest difference of a logit.
+        largest: largest absolute value of the trained model's logits.
+        top1_agreement: share of the images that both classify the same.
+        sqnr_db: signal to quantization noise, see `decibels`.
+    """
+
+    samples: int
+    finite: bool
+    max_abs_diff: float
+    largest: float
+    top1_agreement: float
+    sqnr_db: float
+
+
+@dataclass(frozen=True)
+class EmbeddingParity:
+    """Embeddings beside the trained model's.
+
+    Attributes:
+        finite: whether all values are finite numbers; where they are not, the cosine is -1.
+        max_abs_diff: largest difference of a component.
+        largest: largest absolute value of the trained model's components.
+        cosine: the smallest of `cosines`.
+    """
+
+    finite: bool
+    max_abs_diff: float
+    largest: float
+    cosine: float
+
+
+def compare_logits(got: NDArray[np.floating[Any]], trained: NDArray[np.floating[Any]]) -> LogitsParity:
+    """Hold logits (n, classes) against the trained model's (n, classes), n >= 1."""
+    finite = bool(np.isfinite(got).all())
+    return LogitsParity(
+        samples=len(got),
+        finite=finite,
+        max_abs_diff=_max_abs_diff(got, trained) if finite else np.inf,
+        largest=float(np.abs(trained).max()),
+        top1_agreement=float((got.argmax(1) == trained.argmax(1)).mean()) if finite else 0.0,
+        sqnr_db=decibels(power(trained), noise(got, trained)),
+    )
+
+
+def compare_embeddings(got: NDArray[np.floating[Any]], trained: NDArray[np.floating[Any]]) -> EmbeddingParity:
+    """Hold embeddings (n, d) against the trained model's (n, d), n >= 1."""
+    finite = bool(np.isfinite(got).all())
+    return EmbeddingParity(
+        finite=finite,
+        max_abs_diff=_max_abs_diff(got, trained) if finite else np.inf,
+        largest=float(np.abs(trained).max()),
+        cosine=float(cosines(got, trained).min()) if finite else -1.0,
+    )
+
+
+def cosines(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """The cosine of each row of `a` (n, d) with the same row of `b` (n, d), both finite.
+
+    Two rows of zeros are the same vector: 1. A row of zeros beside another one keeps nothing of its direction: 0.
+    """
+    a, b = _unit(a), _unit(b)
+    both_zero = ~a.any(axis=1) & ~b.any(axis=1)
+    return np.where(both_zero, 1.0, np.clip((a * b).sum(axis=1), -1, 1))
+
+
+def power(values: NDArray[np.floating[Any]]) -> float:
+    """The sum of the squares."""
+    return float((values.astype(np.float64) ** 2).sum())
+
+
+def noise(got: NDArray[np.floating[Any]], trained: NDArray[np.floating[Any]]) -> float:
+    """The power of the difference; infinite where a value is not a finite number."""
+    with np.errstate(invalid="ignore"):
+        found = power(got.astype(np.float64) - trained)
+    return found if np.isfinite(found) else np.inf
+
+
+def decibels(signal: float, noise: float) -> float:
+    """10 log10(signal / noise) of two powers: infinite without noise, minus infinite without a signal or with infinite noise."""
+    if noise == 0:
+        return np.inf
+    return float(10 * np.log10(signal / noise)) if signal > 0 and np.isfinite(noise) else -np.inf
+
+
+def shape_fault(name: str, got: NDArray[Any], trained: NDArray[Any]) -> str:
+    """Why two outputs of that name cannot be compared, in a clause; empty where they can."""
+    return "" if got.shape == trained.shape else f"it gives {name} of shape {got.shape} instead of {trained.shape}"
+
+
+def logits_fault(found: LogitsParity, precision: str) -> str:
+    """Why logits are not those of the trained model, in a clause; empty where they may be.
+
+    Of INT8 nothing but finite numbers is asked here: its accuracy is the measure.
+    """
+    if not found.finite:
+        return "its logits are not finite numbers"
+    tolerance = TOLERANCE.get(precision, np.inf) * max(1.0, found.largest)
+    if precision in TOLERANCE and found.top1_agreement < 1:  # whatever the tolerance
+        otherwise = percent(difference(1, found.top1_agreement), 0)
+        return f"it decides otherwise on {otherwise} of the golden images, a golden logit differs by {found.max_abs_diff:.3g}"
+    if found.max_abs_diff > tolerance:
+        return f"a golden logit differs by {found.max_abs_diff:.3g}, more than {tolerance:.3g}"
+    return ""
+
+
+def embedding_fault(found: EmbeddingParity, precision: str, floor: float = COSINE_FLOOR) -> str:
+    """Why embeddings are not those of the trained model, in a clause; empty where they are.
+
+    Args:
+        found: how near they come.
+        precision: of the variant. A float one must keep the values within `TOLERANCE`, INT8 the direction.
+        floor: the smallest cosine of INT8: `COSINE_FLOOR` where it is exported, `OTHER_VECTOR` on any other machine.
+    """
+    if not found.finite:
+        return "its embedding is not finite numbers"
+    if precision in TOLERANCE:
+        near = found.max_abs_diff <= TOLERANCE[precision] * found.largest
+    else:
+        near = found.cosine >= floor
+    if near:
+        return ""
+    return (
+        f"the golden embedding differs by {found.max_abs_diff:.3g} of up to {found.largest:.3g}, "
+        f"its cosine is {found.cosine:.3f} at worst"
+    )
+
+
+def _max_abs_diff(got: NDArray[np.floating[Any]], trained: NDArray[np.floating[Any]]) -> float:
+    return float(np.abs(got.astype(np.float64) - trained).max())
+
+
+def _unit(rows: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """Rows of length 1 and of the same direction; rows of zeros stay. The squares of float32 neither overflow nor vanish in float64."""
+    wide = rows.astype(np.float64)
+    norms = np.linalg.norm(wide, axis=1, keepdims=True)
+    return wide / np.where(norms > 0, norms, 1.0)
