@@ -32,6 +32,7 @@ from typing import Any
 
 from edgekit.files import write_json
 from edgekit.machine import this_machine
+from edgekit.processors import usable_cpus
 from edgekit.result import now
 
 CLASSES, IMAGES = 10, 160
@@ -382,7 +383,7 @@ def line(name: str, row: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], help="networks whose name holds one of these")
-    parser.add_argument("--parallel", type=int, default=len(os.sched_getaffinity(0)), help="exports at a time")
+    parser.add_argument("--parallel", type=int, default=usable_cpus(), help="exports at a time")
     parser.add_argument("--again", action="store_true", help="also those that are in the result file")
     parser.add_argument("--one", nargs=2, metavar=("NAME", "SIZE"), help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "export_sweep.json")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from edgekit.processors import usable_cpus
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SHEETS = {
@@ -38,7 +39,7 @@ def pack(source: Path, folder: Path) -> None:
         jobs = [
             (images[start : start + EACH], folder / f"{split}-{start:05}.webp") for start in range(0, len(images), EACH)
         ]
-        with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        with ProcessPoolExecutor(usable_cpus()) as pool:
             list(pool.map(_save, jobs))
         listed[split] = {
             "labels": labels,
@@ -55,7 +56,7 @@ def unpack(packed: Path, carried: Path) -> None:
     if (target / LISTED).is_file():
         return
     listed = json.loads((packed / LISTED).read_text())
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ProcessPoolExecutor(usable_cpus()) as pool:
         for split, content in listed.items():
             images = np.concatenate(list(pool.map(_load, [packed / name for name in content["files"]])))[
                 : len(content["labels"])

@@ -9,7 +9,6 @@ same random uint8 images of 32 pixels, in turns. LightlySSL's is the loop of its
 from __future__ import annotations
 
 import contextlib
-import os
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from edgekit import recipe as recipes
 from edgekit.data.augment import Augment
 from edgekit.data.images import ImageSet
+from edgekit.processors import usable_cpus
 from edgekit.recipe import Hardware
 from edgekit.train import engine
 from edgekit.train.collapse import effective_rank, projection_std
@@ -176,7 +176,7 @@ def lightly(setting: Setting) -> dict[str, float]:
         def __getitem__(self, i: int) -> Any:
             return transform(Image.fromarray(setting.images[i])), 0
 
-    workers, backbone = len(os.sched_getaffinity(0)), setting.task().method.model.encoder
+    workers, backbone = usable_cpus(), setting.task().method.model.encoder
     loader = torch.utils.data.DataLoader(
         Pictures(),
         batch_size=setting.batch,

@@ -49,7 +49,7 @@ def extracted(archive: Path, manifest: str, listed: Callable[[bytes, Path], Mapp
                     _extract(content, archive, inner, {manifest: len(text), **files}, target)
     except Unreadable as error:
         raise BundleError(
-            f"{archive}: not a bundle folder and not a readable .zip: {error.reason.removeprefix('not a .zip: ')}",
+            f"{archive}: not a bundle folder and not a readable .zip: {error.detail}",
             "copy the bundle again",
         ) from error
     return target, hashlib.sha256(text).hexdigest()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from edgekit.text import quoted, shortened, visible
 
 # What is quoted in a message is shortened where it is quoted; these bound what nobody thought of.
 _LONGEST = 3000
 _LONGEST_HINT = 1000
+_Error = TypeVar("_Error", bound="EdgekitError")
 
 
 class EdgekitError(Exception):
@@ -17,16 +19,33 @@ class EdgekitError(Exception):
     Whatever stands in them, message and hint are one line each, without control characters, and not longer than a screen.
 
     Args:
-        message: what is wrong and where (the path, key or value), in one line.
+        message: what is wrong, and where (the path, key or value) unless `where` says so, in one line.
         hint: what to do about it, in one line.
+        where: what the message is about, if somebody who passes the error on may name it otherwise, or has named it already.
+
+    Attributes:
+        message: what is wrong and where.
+        reason: what is wrong, without `where`.
     """
 
     exit_code = 2
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", *, where: object = "") -> None:
         super().__init__(message)
-        self.message = one_line(message)
+        self.reason = one_line(message)
+        self.where = one_line(str(where))
         self.hint = one_line(hint, _LONGEST_HINT)
+
+    @property
+    def message(self) -> str:
+        return one_line(f"{self.where}: {self.reason}") if self.where else self.reason
+
+    def at(self: _Error, where: object = "") -> _Error:
+        """The same error about something else; about nothing in particular where its reader knows."""
+        found = type(self).__new__(type(self), *self.args)
+        found.__dict__.update(self.__dict__)
+        found.where = one_line(str(where))
+        return found
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

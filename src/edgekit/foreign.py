@@ -33,20 +33,18 @@ class Unreadable(EdgekitError):
     Args:
         path: of the file.
         reason: why, in a few words.
+        detail: the same for a message that says itself that the file cannot be read, or is not what it should be; else the reason.
         missing: whether there is no such file at all.
         too_large: whether it has more bytes than are read.
     """
 
-    def __init__(self, path: Path | str, reason: str, *, missing: bool = False, too_large: bool = False) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.reason = one_line(reason, 200)
+    def __init__(
+        self, path: Path | str, reason: str, *, detail: str = "", missing: bool = False, too_large: bool = False
+    ) -> None:
+        super().__init__(one_line(reason, 200), where=path)
+        self.detail = one_line(detail or reason, 200)
         self.missing = missing
         self.too_large = too_large
-
-    @property
-    def detail(self) -> str:
-        """The reason, for a message that says itself that the file cannot be read."""
-        return self.reason.removeprefix("cannot be read: ")
 
 
 @contextmanager
@@ -66,17 +64,20 @@ def understood(path: Path | str, what: str) -> Iterator[None]:
         raise
     except OSError as error:
         if error.strerror is None:  # a library's own, about the content
-            raise Unreadable(path, f"not {what}: {error or 'damaged'}") from error
-        missing = error.errno in {errno.ENOENT, errno.ENOTDIR}
-        raise Unreadable(
-            path, "no such file" if missing else f"cannot be read: {error.strerror}", missing=missing
-        ) from error
+            raise _not(what, path, str(error) or "damaged") from error
+        if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+            raise Unreadable(path, "no such file", missing=True) from error
+        raise Unreadable(path, f"cannot be read: {error.strerror}", detail=error.strerror) from error
     except RecursionError as error:
-        raise Unreadable(path, f"not {what}: nested too deep") from error
+        raise _not(what, path, "nested too deep") from error
     except MemoryError as error:
-        raise Unreadable(path, f"not {what}: it claims more memory than there is") from error
+        raise _not(what, path, "it claims more memory than there is") from error
     except Exception as error:
-        raise Unreadable(path, f"not {what}: {one_line(str(error), 200) or type(error).__name__}") from error
+        raise _not(what, path, one_line(str(error), 200) or type(error).__name__) from error
+
+
+def _not(what: str, path: Path | str, why: str) -> Unreadable:
+    return Unreadable(path, f"not {what}: {why}", detail=why)
 
 
 @contextmanager

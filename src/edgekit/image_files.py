@@ -69,8 +69,9 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Imag
             pixels = image.width * image.height
             if pixels > max_pixels:
                 raise DataError(
-                    f"{name}: too many pixels: {image.width} x {image.height} is over the limit of {max_pixels:,}",
+                    f"too many pixels: {image.width} x {image.height} is over the limit of {max_pixels:,}",
                     "raise the limit with data.max_pixels in a recipe or --max-pixels, or make the image smaller",
+                    where=name,
                 )
             reduced = _is_reduced(image)
             with _room(pixels), _without_pillows_limit(pixels):
@@ -82,18 +83,18 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Imag
     except DataError:
         raise
     except Unreadable as error:
-        reason = error.detail.replace("a folder, not a file", "is a folder, not an image")
-        raise DataError(f"{name}: {reason}") from error
+        is_folder = isinstance(error.__cause__, IsADirectoryError)
+        raise DataError("is a folder, not an image" if is_folder else error.detail, where=name) from error
     except Image.DecompressionBombError as error:
-        raise DataError(f"{name}: too many pixels to be decoded safely ({error})") from error
+        raise DataError(f"too many pixels to be decoded safely ({error})", where=name) from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, … on bad files
         unknown = isinstance(error, UnidentifiedImageError)
         if unknown and _is_heif(source):
             raise DataError(
-                f"{name}: HEIC needs pillow-heif", "install edgekit's wheel with the extra [heic]"
+                "HEIC needs pillow-heif", "install edgekit's wheel with the extra [heic]", where=name
             ) from error
         reason = "not an image that Pillow can read" if unknown else str(error)
-        raise DataError(f"{name}: {reason or type(error).__name__}") from error
+        raise DataError(reason or type(error).__name__, where=name) from error
 
 
 @contextmanager

@@ -11,6 +11,11 @@ import re
 from pathlib import Path
 
 
+def affinity() -> frozenset[int] | None:
+    """The processors that the kernel lets this process run on, by number; None where the system does not tell (macOS)."""
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+
+
 def usable_cpus(root: Path = Path("/")) -> int:
     """How many processors this process may use: the smaller of its affinity mask and its control group's quota, at least 1.
 
@@ -19,7 +24,8 @@ def usable_cpus(root: Path = Path("/")) -> int:
     Args:
         root: where `proc` and `sys` are.
     """
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    mask = affinity()
+    allowed = len(mask) if mask is not None else os.cpu_count() or 1
     quota = cpu_quota(root)
     return max(1, min(allowed, int(quota))) if quota is not None else allowed
 

@@ -7,7 +7,6 @@ Where nothing can be locked, nothing is taken for debris.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -15,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+from edgekit.locks import take
 
 _RANDOM = "[a-z0-9_]{8}"  # as the module tempfile draws them
 _DEBRIS = re.compile(rf"\..+\.{_RANDOM}\.tmp")
@@ -163,10 +164,9 @@ def _dead(folder: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
         except OSError:
             continue
         try:
-            if os.fstat(handle).st_uid == os.getuid():
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(handle).st_uid == os.getuid() and take(handle):
                 yield path
-        except OSError:  # somebody holds it, or nothing can be locked here
+        except OSError:  # nothing can be locked here
             continue
         finally:
             os.close(handle)
@@ -175,9 +175,8 @@ def _dead(folder: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
 def _locked(handle: int, name: str) -> bool:
     """Lock what was just made; False where another process took it for debris in the moment between."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        if not take(handle):
+            return False
     except OSError:  # no locks here: then nobody takes anything for debris
         return True
     try:

@@ -101,8 +101,8 @@ def _turned(variant: Variant, embedding: EmbeddingParity) -> str:
 def _check_shape(variant: Variant, name: str, got: NDArray[Any] | None, golden: NDArray[Any]) -> None:
     fault = f"it gives no {name}" if got is None else shape_fault(name, got, golden)
     if fault:
-        raise BundleError(f"{variant.id}: {fault}", "export the bundle again")
+        raise BundleError(fault, "export the bundle again", where=variant.id)
 
 
 def _something_else(variant: Variant, how: str) -> BundleError:
-    return BundleError(f"{variant.id}: does not compute what was trained on this machine: {how}", _HINT)
+    return BundleError(f"does not compute what was trained on this machine: {how}", _HINT, where=variant.id)

@@ -9,6 +9,7 @@ from typing import get_args
 
 from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, EdgekitError, near
+from edgekit.processors import affinity
 from edgekit.result import Scenario
 from edgekit.runtimes.providers import PROVIDERS
 
@@ -93,9 +94,9 @@ def check_parallel(threads: int, load: Load) -> None:
 
 
 def _check_cpus(cpus: Sequence[int]) -> None:
-    if not hasattr(os, "sched_setaffinity"):
+    usable = affinity()
+    if usable is None:
         raise EdgekitError("this system does not let a process choose its processors", "leave out --cpus")
-    usable = os.sched_getaffinity(0)
     if absent := sorted(set(cpus) - usable):
         listed = ", ".join(map(str, absent))
         raise EdgekitError(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from edgekit.locks import take
 from edgekit.temporary import machine_folder
 
 _TRIES, _PAUSE_SECONDS = 20, 0.02
@@ -26,32 +27,22 @@ def presence(path: Path | None = None) -> Iterator[Callable[[], bool]]:
     """
     path = path or machine_folder() / "edgekit-bench.lock"
     try:
-        import fcntl
-
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
-    except (ImportError, OSError):
+    except OSError:
         yield lambda: True
         return
-
-    def lock(kind: int) -> bool:
-        """Whether the lock could be had; OSError where there are no locks."""
-        try:
-            fcntl.flock(handle, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            return False
 
     def share() -> bool:
         """Hold it with the others; one of them may be looking just now whether it is alone."""
         for _ in range(_TRIES):
-            if lock(fcntl.LOCK_SH):
+            if take(handle, shared=True):
                 return True
             time.sleep(_PAUSE_SECONDS)
         return False
 
     def alone() -> bool:
         try:
-            return lock(fcntl.LOCK_EX)
+            return take(handle)
         except OSError:  # no locks, so nothing can be noticed
             return True
         finally:

@@ -80,6 +80,7 @@ def _measure(request: Request, stop: Callable[[], bool]) -> dict[str, Any]:
     from edgekit.bench.device_memory import device_memory
     from edgekit.bench.golden import prove
     from edgekit.bench.pipeline import pipeline, transfers
+    from edgekit.processors import affinity
 
     golden = bundle.golden_outputs()
     images: NDArray[np.uint8] = golden["images"]
@@ -92,7 +93,7 @@ def _measure(request: Request, stop: Callable[[], bool]) -> dict[str, Any]:
     common = {
         "runtime_version": session.version,
         "settings": session.settings,
-        "affinity": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
+        "affinity": sorted(affinity() or []),
         "golden": asdict(proof),
     }
     if request.scenario == "profile":

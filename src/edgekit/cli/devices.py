@@ -139,7 +139,7 @@ def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
     if fleet.measured:
         for address, error in fleet.failed.items():
             console = new_console() if sys.stdout.isatty() else new_console(width=120)
-            reason = str(error).removeprefix(f"{address}: ")
+            reason = str(error.at())
             echo()
             console.print(f"{address}: failed: {reason}", style="red", soft_wrap=True, highlight=False)
 

@@ -177,7 +177,7 @@ def _read(
                     out[i - start] = preprocessing(image)
                 part.digests.append(content_digest(image))
         except DataError as error:
-            part.reasons[i] = error.message.rpartition(f"{source.names[i]}: ")[2]
+            part.reasons[i] = error.reason
             part.digests.append("")
     return part
 

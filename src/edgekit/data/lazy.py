@@ -97,7 +97,7 @@ class LazyPixels:
                     return pixels[margin:-margin, margin:-margin] if margin else pixels
             reason = "its pixels are not those that it was indexed with"
         except DataError as error:
-            reason = error.message.rpartition(f"{self.source.names[row]}: ")[2]
+            reason = error.reason
         raise DataError(
             f"{self.source.path(row)}: changed while it was in use: {reason}",
             "put it back and repeat the command, which goes on from the last checkpoint; to train on the images as they are now, "

@@ -90,13 +90,13 @@ class _Reader:
         try:
             content = self.open(shard).read(offset, size)
         except OSError as error:
-            raise DataError(f"{self.names[i]}: {error.strerror or error}") from error
+            raise DataError(error.strerror or str(error), where=self.names[i]) from error
         if len(content) < size:
-            raise DataError(f"{self.names[i]}: the shard ends inside it")
+            raise DataError("the shard ends inside it", where=self.names[i])
         try:
             return open_image(content, self.max_pixels)
         except DataError as error:
-            raise DataError(f"{self.names[i]}: {error.message.removeprefix('<bytes>: ')}", error.hint) from error
+            raise error.at(self.names[i]) from error
 
 
 class _Opened:

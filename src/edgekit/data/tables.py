@@ -118,8 +118,7 @@ class _Table:
         try:
             self.file, self.rows, status = _opened(path)
         except Unreadable as error:
-            reason = error.reason.removeprefix("not a readable Parquet table: ")
-            raise DataError(f"{path}: is no readable Parquet table: {reason}", "check the file") from error
+            raise DataError(f"{path}: is no readable Parquet table: {error.detail}", "check the file") from error
         self.stamp = (os.fspath(path.resolve()), status.st_size, status.st_mtime_ns, self.image)
         self.schema = self.file.schema_arrow
         self._require(self.image, "data.image_column")
@@ -143,9 +142,8 @@ class _Table:
                 if len(values) != sum(self.rows):
                     raise ValueError(f"it has {len(values)} values for {sum(self.rows)} rows")
         except Unreadable as error:
-            reason = error.reason.removeprefix("not a column of a Parquet table: ")
             raise DataError(
-                f"{self.path}: its column {self.label} cannot be read: {reason}", "check the file"
+                f"{self.path}: its column {self.label} cannot be read: {error.detail}", "check the file"
             ) from error
         names = self._class_names()
         if names is None:
@@ -208,13 +206,12 @@ class _Reader:
         table, group, row = (int(n) for n in self.places[i])
         column = self._group(table, group)
         if isinstance(column, Unreadable):
-            reason = column.reason.removeprefix("not a row group of a Parquet table: ")
-            raise DataError(f"{self.names[i]}: its row group cannot be read: {reason}")
+            raise DataError(f"its row group cannot be read: {column.detail}", where=self.names[i])
         try:
             with understood(self.names[i], "a value of a Parquet table"):
                 value = column[row].as_py()
         except Unreadable as error:
-            raise DataError(error.message) from error
+            raise DataError(error.reason, where=self.names[i]) from error
         content = value.get("bytes") if isinstance(value, dict) else value
         try:
             if content is None and isinstance(value, dict) and value.get("path"):
@@ -223,7 +220,9 @@ class _Reader:
                 raise DataError("it is empty")
             return open_image(content, self.max_pixels)
         except DataError as error:
-            raise DataError(f"{self.names[i]}: {error.message.removeprefix('<bytes>: ')}", error.hint) from error
+            if content is None:  # the file that the row names is another place
+                raise DataError(error.message, error.hint, where=self.names[i]) from error
+            raise error.at(self.names[i]) from error
 
     def _group(self, table: int, group: int) -> Any:
         """The images of a row group, or the error that reading it gives (once, for all of its rows)."""

@@ -128,9 +128,8 @@ def _members(stream: BinaryIO, path: Path, index: TarIndex) -> Iterator[_Member]
             archive = tarfile.open(fileobj=stream, mode="r:", ignore_zeros=True)  # noqa: SIM115 - the stream is the caller's
             following = archive.next()
     except Unreadable as error:
-        reason = error.reason.removeprefix("not a tar archive: ")
         raise DataError(
-            f"{path}: is no tar archive ({reason})", "compressed ones must be decompressed first"
+            f"{path}: is no tar archive ({error.detail})", "compressed ones must be decompressed first"
         ) from error
     if following is None:
         raise DataError(f"{path}: is an empty archive, or none", "compressed ones must be decompressed first")

@@ -13,11 +13,9 @@ A record is written last and names the digest of every file, so whatever moment 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +27,7 @@ from edgekit.errors import ExportError
 from edgekit.export.pack import link_or_copy
 from edgekit.files import atomic_write, sha256, write_json
 from edgekit.foreign import Unreadable, read_json, read_npz
+from edgekit.locks import locked
 
 _INPUTS, _LOCK, _RECORD, _REFERENCE, _VARIANTS = "inputs.json", "lock", "record.json", "reference.npz", "variants"
 
@@ -121,28 +120,24 @@ def staged(output: Path) -> Iterator[Staging]:
         ExportError: another export works on the same bundle, or the folder cannot be written.
     """
     path = output.with_name(f".{output.name}.partial")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise ExportError(
-            f"{output}: cannot be written: {error.strerror or error}",
-            "check the folder's permissions and the free space, or give another --output",
-        ) from error
-    try:
+    with ExitStack() as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            path.mkdir(parents=True, exist_ok=True)
+            held = lock.enter_context(locked(path / _LOCK))
+        except OSError as error:
+            raise ExportError(
+                f"{output}: cannot be written: {error.strerror or error}",
+                "check the folder's permissions and the free space, or give another --output",
+            ) from error
+        if not held:
             raise ExportError(
                 f"{output}: another export is writing this bundle", "wait for it, or give another --output"
-            ) from error
+            )
         try:
             yield Staging(path)
             shutil.rmtree(path, ignore_errors=True)
         finally:
             _remove_if_unused(path)
-    finally:
-        os.close(lock)
 
 
 def _remove_if_unused(path: Path) -> None:

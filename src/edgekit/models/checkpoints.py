@@ -93,10 +93,12 @@ def _load(file: Path, here: str) -> Content:
         if error.missing:
             raise RecipeError(f"{here}: no such file", "give the path of a .safetensors, .pth or .pt file") from error
         if isinstance(error.__cause__, OSError) or error.__cause__ is None:
-            reason = error.detail
-            raise RecipeError(f"{here}: cannot be read: {reason}", "give the path of a file of weights") from error
-        reason = error.reason.removeprefix("not safetensors: ").removeprefix("damaged, or no file of weights: ")
-        raise RecipeError(f"{here}: damaged, or no file of weights: {reason}", "download or copy it again") from error
+            raise RecipeError(
+                f"{here}: cannot be read: {error.detail}", "give the path of a file of weights"
+            ) from error
+        raise RecipeError(
+            f"{here}: damaged, or no file of weights: {error.detail}", "download or copy it again"
+        ) from error
 
 
 def _state_dicts(content: Any, key: tuple[str, ...]) -> Iterator[StateDict]:

@@ -197,5 +197,4 @@ def _compare(path: Path, digest: str, digests: Mapping[str, str]) -> None:
 def _unreadable(path: Path, error: Unreadable, what: str) -> RunError:
     if isinstance(error.__cause__, OSError):
         return RunError(f"{path}: cannot be read: {error.__cause__.strerror}", "train the stage again")
-    reason = error.reason.removeprefix("not of this model: ").removeprefix("not safetensors: ")
-    return RunError(f"{path}: {what}: {reason}", f"delete {path.parent} to train the stage again")
+    return RunError(f"{path}: {what}: {error.detail}", f"delete {path.parent} to train the stage again")

@@ -156,8 +156,8 @@ def _torch(source: str | BinaryIO, path: Path, map_location: Any) -> Any:
             raise NotWeights(
                 path, _not_weights(said), "save its weights alone: safetensors, or torch.save of a state dict"
             ) from error
-        reason = "" if "weights_only" in said else f": {' '.join(said.split())[:120]}"
-        raise Unreadable(path, f"{_DAMAGED}{reason}") from error
+        why = "it cannot be understood" if "weights_only" in said else " ".join(said.split())[:120]
+        raise Unreadable(path, f"{_DAMAGED}: {why}", detail=why) from error
 
 
 def _not_weights(reason: str) -> str:

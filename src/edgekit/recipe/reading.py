@@ -34,7 +34,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
     try:
         content = read_yaml(_text(path))
     except RecipeError as error:
-        raise RecipeError(f"{path}: {error.message.removeprefix(f'{path}: ')}", error.hint) from error
+        raise error.at(path) from error
     if content is None:
         content = {}
     if not isinstance(content, dict):
@@ -49,13 +49,10 @@ def _text(path: Path) -> str:
         return read_text(path, MOST_BYTES)
     except Unreadable as error:
         if error.missing:
-            raise RecipeError(
-                f"{path}: no such recipe", "write one with `edgekit init FOLDER > recipe.yaml`"
-            ) from error
+            raise RecipeError("no such recipe", "write one with `edgekit init FOLDER > recipe.yaml`") from error
         if error.too_large:
-            raise RecipeError(f"{path}: not a recipe: more than {MOST_BYTES:,} bytes", "give a file of YAML") from error
-        reason = error.detail
-        raise RecipeError(f"{path}: cannot be read: {reason}", "a recipe is a text file in UTF-8") from error
+            raise RecipeError(f"not a recipe: more than {MOST_BYTES:,} bytes", "give a file of YAML") from error
+        raise RecipeError(f"cannot be read: {error.detail}", "a recipe is a text file in UTF-8") from error
 
 
 def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:

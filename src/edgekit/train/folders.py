@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from edgekit.errors import RunError
 from edgekit.files import digest_of
+from edgekit.locks import locked
 from edgekit.machine import installed_packages
 from edgekit.result import now
 from edgekit.run import STAGES, Run, StageRecord
@@ -94,24 +94,22 @@ def only_one(run: Run) -> Iterator[None]:
     Raises:
         RunError: the folder cannot be made or written, holds something else than a run, or another process trains into it.
     """
-    try:
-        remove_debris(run.path)
-        ours = (run.path / _LOCK).exists() or any((run.path / stage / _RECORD).exists() for stage in STAGES)
-        if run.path.is_dir() and not ours and any(run.path.iterdir()):
-            raise RunError(f"{run.path}: is not empty and not a run", "choose another folder with --run")
-        run.path.mkdir(parents=True, exist_ok=True)
-        lock = open(run.path / _LOCK, "w")  # noqa: SIM115 - held until the run ends
-    except OSError as error:
-        raise RunError(
-            f"{run.path}: cannot be written: {error.strerror}", "choose another folder with --run"
-        ) from error
-    with lock:
+    with ExitStack() as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            remove_debris(run.path)
+            ours = (run.path / _LOCK).exists() or any((run.path / stage / _RECORD).exists() for stage in STAGES)
+            if run.path.is_dir() and not ours and any(run.path.iterdir()):
+                raise RunError(f"{run.path}: is not empty and not a run", "choose another folder with --run")
+            run.path.mkdir(parents=True, exist_ok=True)
+            held = lock.enter_context(locked(run.path / _LOCK))
+        except OSError as error:
+            raise RunError(
+                f"{run.path}: cannot be written: {error.strerror}", "choose another folder with --run"
+            ) from error
+        if not held:
             raise RunError(
                 f"{run.path}: another process is training into this run", "wait for it, or choose another --run"
-            ) from error
+            )
         yield
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from edgekit.bench.sensors.files import found, number, text, to_number
 from edgekit.files import cache_folder
 from edgekit.machine import arm_cores, cpu_features, cpu_name, emulated, memory_bytes
-from edgekit.processors import control_group_files, cpu_quota, physical_cores
+from edgekit.processors import affinity, control_group_files, cpu_quota, physical_cores
 
 _NVIDIA_SMI_SECONDS = 20.0
 # NVIDIA's integrated graphics processors by the chip in the device tree: name and compute capability (developer.nvidia.com/cuda-gpus).
@@ -85,6 +85,7 @@ def processors(root: Path = Path("/")) -> Processors:
     """What there is of processors, read from `proc` and `sys` below `root`."""
     cpuinfo = text(root / "proc/cpuinfo") or ""
     here = root == Path("/")
+    own = affinity() if here else None
     listed = [int(n) for n in re.findall(r"^processor\s*:\s*(\d+)", cpuinfo, re.MULTILINE)]
     allowed = re.search(r"^Cpus_allowed_list:\s*(\S+)", text(root / "proc/self/status") or "", re.MULTILINE)
     return Processors(
@@ -93,11 +94,7 @@ def processors(root: Path = Path("/")) -> Processors:
         isa=[] if here and emulated() else cpu_features(root / "proc/cpuinfo"),
         logical=(os.cpu_count() if here else None) or len(listed) or None,
         cores=physical_cores(root),
-        usable=sorted(os.sched_getaffinity(0))
-        if here and hasattr(os, "sched_getaffinity")
-        else numbers_of(allowed[1])
-        if allowed
-        else listed,
+        usable=sorted(own) if own is not None else numbers_of(allowed[1]) if allowed else listed,
         quota=cpu_quota(root),
         kinds=_kinds(root),
         virtual=bool(re.search(r"^flags\s*:.*\bhypervisor\b", cpuinfo, re.MULTILINE)),

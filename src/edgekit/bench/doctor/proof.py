@@ -83,5 +83,5 @@ def _prove(path: str, digest: str, name: str) -> dict[str, Any]:
     try:
         proof = prove(session, variant, golden, min(_BATCH, len(golden["images"])))
     except BundleError as error:
-        raise BundleError(error.message.removeprefix(f"{variant.id}: "), error.hint) from error
+        raise error.at() from error  # the row of the table names the variant
     return {"proof": asdict(proof), "version": session.version}

@@ -110,7 +110,7 @@ class Connection:
                     stderr.seek(0)
                     raise _explained(self.address, stderr.read(_MOST_WORDS).decode(errors="replace"))
                 if time.monotonic() - began > _CONNECT_SECONDS:
-                    raise ConnectionLost(f"{self.address}: no login within {_CONNECT_SECONDS:.0f} s")
+                    raise ConnectionLost(f"no login within {_CONNECT_SECONDS:.0f} s", where=self.address)
                 self.idle()
                 time.sleep(0.02)
 
@@ -133,16 +133,16 @@ class Connection:
             test = "import sys; print(); print('@edgekit', sys.version_info >= (3, 10), sys.version.split()[0])"
             code, lines, said = self._run(f"{_quoted(given)} -I -c {shlex.quote(test)}")
             if not lines:
-                raise RemoteError(f"{self.address}: cannot run {given}: {said or f'exit code {code}'}", hint)
+                raise RemoteError(f"cannot run {given}: {said or f'exit code {code}'}", hint, where=self.address)
             if not lines[0].startswith("True"):
-                raise RemoteError(f"{self.address}: {given} is Python {lines[0].partition(' ')[2]}", hint)
+                raise RemoteError(f"{given} is Python {lines[0].partition(' ')[2]}", hint, where=self.address)
             self.python = given
             return
         code, lines, said = self._run(f"exec /bin/sh -c {shlex.quote(_FIND_PYTHON)}")
         self.python = lines[0].strip() if lines else ""
         if not self.python:
             raise RemoteError(
-                f"{self.address}: no Python 3.10 or newer on its PATH ({said or f'exit code {code}'})", hint
+                f"no Python 3.10 or newer on its PATH ({said or f'exit code {code}'})", hint, where=self.address
             )
 
     def call(
@@ -189,12 +189,12 @@ class Connection:
             code = _end(child)
         if isinstance(answer, Failure):
             hint = "free some space on the device; EDGEKIT_CACHE there names another place" if answer.full else ""
-            raise RemoteError(f"{self.address}: {'no space left: ' if answer.full else ''}{answer.error}", hint)
+            raise RemoteError(f"{'no space left: ' if answer.full else ''}{answer.error}", hint, where=self.address)
         if isinstance(answer, reply):
             return answer
         if code == 255 or self._master is None or self._master.poll() is not None:
-            raise ConnectionLost(f"{self.address}: the connection is lost{f': {said}' if said else ''}")
-        raise RemoteError(f"{self.address}: {self.python} failed on the device: {said or f'exit code {code}'}")
+            raise ConnectionLost(f"the connection is lost{f': {said}' if said else ''}", where=self.address)
+        raise RemoteError(f"{self.python} failed on the device: {said or f'exit code {code}'}", where=self.address)
 
     def _answer(
         self,
@@ -226,7 +226,7 @@ class Connection:
                     if not conversation.copy(message.bytes, take):
                         return None
                 if digest.hexdigest() != message.sha256:
-                    raise ConnectionLost(f"{self.address}: {message.path} arrived damaged")
+                    raise ConnectionLost(f"{message.path} arrived damaged", where=self.address)
         return None
 
     def _run(self, command: str) -> tuple[int, list[str], str]:
@@ -239,12 +239,12 @@ class Connection:
         finally:
             code = _end(child)
         if code == 255:
-            raise ConnectionLost(f"{self.address}: the connection is lost{f': {said}' if said else ''}")
+            raise ConnectionLost(f"the connection is lost{f': {said}' if said else ''}", where=self.address)
         return code, lines, said
 
     def _start(self, command: str) -> subprocess.Popen[bytes]:
         if self._master is None or self._master.poll() is not None:
-            raise ConnectionLost(f"{self.address}: the connection is lost")
+            raise ConnectionLost("the connection is lost", where=self.address)
         arguments = ["-o", "ControlMaster=no", "-S", str(self._folder / "s"), *self._options(), command]
         return _ssh(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -309,17 +309,21 @@ def _explained(address: Address, said: str) -> RemoteError:
     if "REMOTE HOST IDENTIFICATION HAS CHANGED" in said:
         where = re.search(r"Offending .* key in (\S+)", said)
         return RemoteError(
-            f"{address}: refused, its host key is not the one known{f' ({where[1]})' if where else ''}",
+            f"refused, its host key is not the one known{f' ({where[1]})' if where else ''}",
             "it is another device, or somebody is in between; where you know why, remove the old key with ssh-keygen -R",
+            where=address,
         )
     if "Host key verification failed" in said:
         return RemoteError(
-            f"{address}: refused, its host key is not known",
+            "refused, its host key is not known",
             f"connect once by hand and confirm its fingerprint: {by_hand}",
+            where=address,
         )
     if denied := re.search(r"Permission denied \(([^)]*)\)", said):
         wants = {"password", "keyboard-interactive"} & set(denied[1].split(","))
         what = "wants a password, which edgekit never asks for" if wants else f"accepts none of your keys ({denied[1]})"
-        return RemoteError(f"{address}: {what}", f"log in with a key: {by_hand.replace('ssh', 'ssh-copy-id', 1)}")
+        return RemoteError(what, f"log in with a key: {by_hand.replace('ssh', 'ssh-copy-id', 1)}", where=address)
     reason = _last_line(said) or "ssh ended without a word"
-    return ConnectionLost(f"{address}: cannot be reached: {reason.removeprefix('ssh: ')}", f"try by hand: {by_hand}")
+    return ConnectionLost(
+        f"cannot be reached: {reason.removeprefix('ssh: ')}", f"try by hand: {by_hand}", where=address
+    )

@@ -158,6 +158,6 @@ class Conversation:
     def _check_time(self) -> None:
         now = time.monotonic()
         if now - self._heard > self._silence:
-            raise TooSlow(f"{self._source}: no word from it for {self._silence:.0f} s", "check the device")
+            raise TooSlow(f"no word from it for {self._silence:.0f} s", "check the device", where=self._source)
         if now - self._began > self._seconds:
-            raise TooSlow(f"{self._source}: has not done it within {self._seconds:.0f} s", "check the device")
+            raise TooSlow(f"has not done it within {self._seconds:.0f} s", "check the device", where=self._source)

@@ -137,8 +137,9 @@ class _Visit:
         place = about.root
         if job.python and about.missing:
             raise RemoteError(
-                f"{self.address}: {job.python} lacks {', '.join(about.missing)}",
+                f"{job.python} lacks {', '.join(about.missing)}",
                 "install them there, or leave --python out: then a private environment is made",
+                where=self.address,
             )
         self.say(f"Python {about.python}, {about.architecture}")
         files = {MANIFEST: job.bundle.path / MANIFEST} | {
@@ -170,8 +171,9 @@ class _Visit:
             wanted = sum(sizes[digest] - offset for digest, offset in missing.items())
             if wanted > offer.free:
                 raise RemoteError(
-                    f"{self.address}: no space left: {_megabytes(wanted)} are to be copied, {_megabytes(offer.free)} are free",
+                    f"no space left: {_megabytes(wanted)} are to be copied, {_megabytes(offer.free)} are free",
                     "free some space on the device; EDGEKIT_CACHE there names another place",
+                    where=self.address,
                 )
             self.say(f"copying {len(missing)} of {len(objects)} files, {_megabytes(wanted)}")
             damaged = self.connection.call(
@@ -184,7 +186,7 @@ class _Visit:
             if not damaged:
                 return
         name = objects[damaged[0]].name if damaged[0] in objects else "a file"
-        raise RemoteError(f"{self.address}: {name} arrives damaged", "check the device's storage")
+        raise RemoteError(f"{name} arrives damaged", "check the device's storage", where=self.address)
 
     def _blocks(self, files: list[tuple[Path, int]], total: int) -> Iterator[bytes]:
         """The bytes of files, each from an offset on; says now and then how far it is."""
@@ -222,8 +224,9 @@ class _Visit:
         for extra, reason in made.failed.items():
             if extra in job.extras or not set(made.extras) & set(job.optional):
                 raise RemoteError(
-                    f"{self.address}: [{extra}] cannot be installed: {shortened(reason, 500)}",
+                    f"[{extra}] cannot be installed: {shortened(reason, 500)}",
                     "give the device access to a package index, or name a Python that has the packages with --python",
+                    where=self.address,
                 )
             self.notes.append(f"[{extra}] cannot be installed there: {shortened(reason, 500)}")
         return made.python
@@ -272,18 +275,18 @@ class _Visit:
             if self.job.keep:
                 self.notes.append(f"kept on the device: {finished.folder}")
         except RemoteError as error:
-            self.notes.append(f"{folder} is left on the device: {error.message.removeprefix(f'{self.address}: ')}")
+            self.notes.append(f"{folder} is left on the device: {error.reason}")
         if not brought.results:
             if self.controls.stop.is_set():
                 raise Stopped
-            raise RemoteError(f"{self.address}: {self._why_nothing(ended.exit)}")
+            raise RemoteError(self._why_nothing(ended.exit), where=self.address)
         return Measured(1 if ended.exit is None else ended.exit, brought, self.output, self.notes)
 
     def _set_aside(self, run: str, error: Misbehaves) -> RemoteError:
         """The same error; the results that cannot be taken are set aside on the device, where the next bench does not find them."""
         with suppress(EdgekitError):
             kept = self.connection.call("finish", Finished, run=run, keep=True).folder
-            return RemoteError(error.message, f"{error.hint}; what it wrote is kept there in {kept}")
+            return RemoteError(error.reason, f"{error.hint}; what it wrote is kept there in {kept}", where=self.address)
         return error
 
     def _why_nothing(self, code: int | None) -> str:
@@ -318,9 +321,9 @@ class _Visit:
             try:
                 return step()
             except TooSlow as error:
-                raise RemoteError(error.message, left) from error
+                raise RemoteError(error.reason, left, where=self.address) from error
             except ConnectionLost as error:
-                self.say(f"{error.message.removeprefix(f'{self.address}: ')}; trying again")
+                self.say(f"{error.reason}; trying again")
             if self.controls.stop.wait(pause):
                 break
             try:
@@ -330,7 +333,7 @@ class _Visit:
         try:
             return step()
         except (ConnectionLost, TooSlow) as error:
-            raise RemoteError(error.message, left) from error
+            raise RemoteError(error.reason, left, where=self.address) from error
 
     def _unless_stopped(self) -> None:
         if self.controls.stop.is_set():
@@ -339,7 +342,7 @@ class _Visit:
     def _pass_the_stop_on(self, run: str) -> None:
         if self.controls.abandon.is_set():
             raise RemoteError(
-                f"{self.address}: left alone", "the same command, within a day, brings the results of its bench"
+                "left alone", "the same command, within a day, brings the results of its bench", where=self.address
             )
         if self.controls.stop.is_set() and not self.asked_to_stop:
             self.asked_to_stop = True

@@ -24,8 +24,8 @@ class InternalError(EdgekitError):
 
     exit_code = 70
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, "edgekit --debug … shows the traceback; please report it")
+    def __init__(self, message: str, *, where: object) -> None:
+        super().__init__(message, "edgekit --debug … shows the traceback; please report it", where=where)
 
 
 @dataclass
@@ -102,12 +102,12 @@ def bench_on(
                 fleet.failed[address] = error
             except OSError as error:  # of this machine, for instance a bundle that was deleted meanwhile
                 fleet.failed[address] = EdgekitError(
-                    f"{address}: {error.filename or 'here'}: {error.strerror or error}"
+                    f"{error.filename or 'here'}: {error.strerror or error}", where=address
                 )
             except Exception as error:  # a bug, which must not cost what the other devices measured
                 if os.environ.get("EDGEKIT_DEBUG"):
                     raise
-                fleet.failed[address] = InternalError(f"{address}: internal error: {type(error).__name__}: {error}")
+                fleet.failed[address] = InternalError(f"internal error: {type(error).__name__}: {error}", where=address)
     fleet.interrupted = controls.stop.is_set()
     return fleet
 

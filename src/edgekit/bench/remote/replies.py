@@ -41,7 +41,7 @@ class Misbehaves(RemoteError):
 
 def misbehaves(source: str, what: str) -> Misbehaves:
     """The error for a device that does something wrong."""
-    return Misbehaves(f"{source}: {what}", _HINT)
+    return Misbehaves(what, _HINT, where=source)
 
 
 def _printable(text: str) -> str:

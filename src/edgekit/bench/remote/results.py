@@ -82,14 +82,16 @@ class Inbox:
         self._sizes[announced.path] = announced.bytes
         if announced.bytes > replies.MOST_FILE or sum(self._sizes.values()) > replies.MOST_FETCHED:
             raise Misbehaves(
-                f"{self._source}: {announced.path} of {announced.bytes:,} bytes is more than is taken from a device",
+                f"{announced.path} of {announced.bytes:,} bytes is more than is taken from a device",
                 "measure for a shorter time, or copy the file yourself",
+                where=self._source,
             )
         free = shutil.disk_usage(self._folder).free
         if announced.bytes > free:
             raise EdgekitError(
-                f"{self._source}: no space left in {self._output}: {announced.path} takes {announced.bytes:,} bytes, {free:,} are free",
+                f"no space left in {self._output}: {announced.path} takes {announced.bytes:,} bytes, {free:,} are free",
                 "free some space, or give another --output",
+                where=self._source,
             )
         path = self._folder / announced.path
         path.parent.mkdir(parents=True, exist_ok=True)

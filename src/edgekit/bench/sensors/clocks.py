@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
@@ -53,8 +52,3 @@ def governor(root: Path) -> str | None:
     """Who sets the processors' clocks: `performance` keeps them up; several names where they differ."""
     names = [text(path) for path in found(root, f"{_CPU}/cpu[0-9]*/cpufreq/scaling_governor")]
     return ", ".join(dict.fromkeys(name for name in names if name)) or None
-
-
-def own_processors() -> frozenset[int] | None:
-    """The processors that this process may run on; None where the system does not tell."""
-    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None

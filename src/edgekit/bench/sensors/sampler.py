@@ -13,6 +13,7 @@ from edgekit.bench.sensors.power import PowerMeter
 from edgekit.bench.sensors.reading import Reading, conditions, read
 from edgekit.bench.sensors.temperature import temperature_files, temperatures
 from edgekit.bench.sensors.throttle import ThrottleSensor, happened
+from edgekit.processors import affinity
 
 PERIOD_SECONDS = 0.1
 IDLE_SECONDS = 2.0
@@ -97,7 +98,7 @@ class Sampler:
         self._after: Reading | None = None
 
     def __enter__(self) -> Sampler:
-        self._cpu = clocks.cpu_clock_files(self._root, clocks.own_processors())
+        self._cpu = clocks.cpu_clock_files(self._root, affinity())
         self._gpu = clocks.gpu_clock_files(self._root)
         self._temperatures = temperature_files(self._root)
         self._throttle = ThrottleSensor(self._root)

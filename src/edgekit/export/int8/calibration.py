@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from edgekit.errors import ExportError
 from edgekit.export.int8 import ranges
 from edgekit.files import atomic_write, sha256
 from edgekit.foreign import Unreadable, read_npz, understood
+from edgekit.locks import locked
 from edgekit.progress import Advance, progress
 
 
@@ -54,7 +53,7 @@ class Calibration:
         """
         content = hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest()
         path = self.folder / f"ranges-{sha256(self.model)[:16]}-{content[:16]}.npz"
-        with _locked(path.with_suffix(".lock")):
+        with locked(path.with_suffix(".lock"), wait=True):  # whoever waits finds what the other has collected
             found = _load(path)
             if found is None:
                 with self.progress() as advance:
@@ -92,14 +91,3 @@ def _load(path: Path) -> dict[str, ranges.Histogram] | None:
     except Unreadable:
         return None
     return found
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One process at a time; the others wait, and find what it has collected."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)

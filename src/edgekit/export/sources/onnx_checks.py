@@ -31,15 +31,13 @@ def read(path: Path) -> tuple[ModelProto, str]:
     try:
         content = read_bytes(path, LARGEST)
     except Unreadable as error:
-        reason = error.detail
-        raise ExportError(f"{path}: cannot be read: {reason}", "give the path of an .onnx file") from error
+        raise ExportError(f"{path}: cannot be read: {error.detail}", "give the path of an .onnx file") from error
     size, digest = len(content), hashlib.sha256(content).hexdigest()
     try:
         model = parse_onnx(content, path)
     except Unreadable as error:
-        reason = error.reason.removeprefix("not an ONNX model: ")[:100]
         raise ExportError(
-            f"{path}: not an ONNX model, or a truncated one: {reason}", "copy or export it again"
+            f"{path}: not an ONNX model, or a truncated one: {error.detail[:100]}", "copy or export it again"
         ) from error
     del content
     if not model.graph.node or not model.opset_import:
@@ -54,8 +52,9 @@ def read(path: Path) -> tuple[ModelProto, str]:
     try:
         read_external(model, path)
     except Unreadable as error:
-        reason = error.reason.removeprefix("not a model with its external data: ").removeprefix("cannot be read: ")
-        raise ExportError(f"{path}: its external data cannot be read: {reason}", "copy all of its files") from error
+        raise ExportError(
+            f"{path}: its external data cannot be read: {error.detail}", "copy all of its files"
+        ) from error
     short = [t.name for t in external if len(t.raw_data) < _bytes(t)]
     if short:
         raise ExportError(f"{path}: its external data is truncated: {short[0]} is not all there", "copy it again")
@@ -129,15 +128,19 @@ def _trains(node: onnx.NodeProto, constants: dict[str, TensorProto], makers: dic
     return name in constants and bool(onnx.numpy_helper.to_array(constants[name]).any())
 
 
+class ControlFlow(ExportError):
+    """The graph branches or loops on what its input holds."""
+
+
 def refuse_control_flow(model: ModelProto, path: Path) -> None:
     """Refuse branches and loops that depend on the input (constant ones must have been folded before).
 
     Raises:
-        ExportError: naming operator and node.
+        ControlFlow: naming operator and node.
     """
     for node in model.graph.node:
         if node.op_type in _CONTROL:
-            raise ExportError(
+            raise ControlFlow(
                 f"{path}: {node.op_type} (node {node.name or '?'}): dynamic control flow, which no target takes",
                 "export it by tracing, with fixed branches",
             )
