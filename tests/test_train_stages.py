@@ -45,12 +45,6 @@ def copied(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
-def test_the_command_line_names_the_same_stages() -> None:
-    from edgekit import cli, run
-
-    assert cli.STAGES == run.STAGES
-
-
 def test_a_run_holds_what_the_design_says(trained: Path) -> None:
     for stage in ("pretrain", "finetune", "distill", "supervised"):
         assert {p.name for p in (trained / stage).iterdir()} >= {

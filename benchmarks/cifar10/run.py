@@ -21,7 +21,8 @@ from edgekit.bundle import Bundle
 from edgekit.files import write_json
 from edgekit.machine import Machine, this_machine
 from edgekit.result import Result, now
-from edgekit.run import STAGES, Run
+from edgekit.run import Run
+from edgekit.stages import STAGES
 
 HERE = Path(__file__).resolve().parent
 BUDGETS = {0.01: [], 0.1: ["finetune.epochs=25", "distill.epochs=15", "supervised.epochs=80"]}

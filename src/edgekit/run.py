@@ -9,7 +9,7 @@ it counts. This module knows the layout and reads it; training writes it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,14 +18,7 @@ from edgekit.errors import RunError
 from edgekit.files import digest_of, sha256, write_json
 from edgekit.foreign import Unreadable, read_json
 from edgekit.recipe import Recipe
-
-StageName = Literal["data", "pretrain", "finetune", "distill", "supervised"]
-STAGES: tuple[StageName, ...] = ("data", "pretrain", "finetune", "distill", "supervised")
-MODEL_OF = {
-    "finetune": "teacher",
-    "distill": "student",
-    "supervised": "supervised",
-}  # the classifier that a stage leaves
+from edgekit.stages import MODEL_OF
 
 
 def classifier_stages(recipe: Recipe) -> list[str]:

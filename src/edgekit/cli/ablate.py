@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit import shares
-from edgekit.cli import STAGES
 from edgekit.processors import tell_openmp
+from edgekit.stages import STAGES
 from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.shares import hundredths, percent
+from edgekit.stages import TRAINED_BY
 from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle, Speed
     from edgekit.export.sources.source import Source
-
-# model -> the stage that trained it
-_STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervised"}
 
 
 @click.command(name="export")
@@ -107,7 +105,7 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
 @click.option(
     "--few-images", is_flag=True, help="Calibrate INT8 with fewer than 8 images, which is refused otherwise.",
 )  # fmt: skip
-@click.option("--model", "which", type=click.Choice(list(_STAGES)), help="Of a run.  [default: student]")
+@click.option("--model", "which", type=click.Choice(list(TRAINED_BY)), help="Of a run.  [default: student]")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
@@ -251,7 +249,7 @@ def _source(
         from edgekit.run import Run
 
         run, which = Run.open(model), which or "student"
-        run.require(_STAGES[which])
+        run.require(TRAINED_BY[which])
         if given:
             raise ExportError(f"{given[0]}: {model} is a run, which has its own", f"leave {', '.join(given)} out")
 

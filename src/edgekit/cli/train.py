@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli import STAGES
 from edgekit.processors import tell_openmp
 from edgekit.shares import percent
+from edgekit.stages import MODEL_OF, STAGES
 from edgekit.terminal import echo, echo_json
 
 if TYPE_CHECKING:
@@ -220,6 +220,6 @@ def _lines(report: Report) -> list[str]:
     elif not report.current:
         what = "(its accuracy was measured on other test or probe images; see edgekit evaluate)"
     else:
-        name = {"finetune": "teacher", "distill": "student", "supervised": "student from scratch"}[report.stage]
+        name = "student from scratch" if report.stage == "supervised" else MODEL_OF[report.stage]
         what = f"{name}: test accuracy {percent(metrics['test_top1'])}"
     return [f"{report.stage:<10} {how:<10} {what}", *notes]

@@ -15,7 +15,8 @@ from edgekit.files import sha256
 from edgekit.foreign import Unreadable, read_csv, read_json, read_text, understood
 from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, Latency, Profile, Result
-from edgekit.run import STAGES, Run, StageRecord
+from edgekit.run import Run, StageRecord
+from edgekit.stages import STAGES
 
 
 @dataclass(frozen=True)

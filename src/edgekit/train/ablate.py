@@ -22,7 +22,8 @@ from edgekit.foreign import Unreadable, read_json
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Data, Recipe, Transformation, load
 from edgekit.result import Ablation, Axis, Cell, Score
-from edgekit.run import MODEL_OF, STAGES, Run
+from edgekit.run import Run
+from edgekit.stages import MODEL_OF, STAGES
 from edgekit.train.engine import Diverged, OutOfMemory
 from edgekit.train.evaluate import LAST, bank_name, bank_of, device_of, encoder_scores, top1
 from edgekit.train.evaluate.probes import LINEAR, knn_protocol

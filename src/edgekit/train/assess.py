@@ -10,7 +10,8 @@ from edgekit.files import sha256
 from edgekit.models.store import load_classifier
 from edgekit.recipe import Recipe
 from edgekit.result import Advice, AnswersFile, Draw, Evaluation
-from edgekit.run import MODEL_OF, Run, classifier_stages
+from edgekit.run import Run, classifier_stages
+from edgekit.stages import MODEL_OF
 from edgekit.train.advice import advise, gather
 from edgekit.train.draws import complete_draws
 from edgekit.train.evaluate import device_of, score_run

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.recipe import Recipe
 from edgekit.result import Draw
-from edgekit.run import MODEL_OF, Run, classifier_stages
+from edgekit.run import Run, classifier_stages
+from edgekit.stages import MODEL_OF
 from edgekit.train.stages import Report, train
 
 _PARTS = ("seed", "data", "pretrain", "finetune", "distill", "supervised")

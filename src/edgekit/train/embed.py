@@ -25,18 +25,14 @@ from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.preprocess import Preprocessing
 from edgekit.recipe import Architecture, Recipe
 from edgekit.run import Run
+from edgekit.stages import TRAINED_BY
 from edgekit.train.evaluate import device_of, outputs
 from edgekit.train.inputs import require_current
 from edgekit.train.neighbours import distances, nearest
 from edgekit.train.projection import Projection, cluster, project
 
 Of = Literal["encoder", "teacher", "student", "supervised"]
-STAGE_OF: dict[str, str] = {
-    "encoder": "pretrain",
-    "teacher": "finetune",
-    "student": "distill",
-    "supervised": "supervised",
-}
+STAGE_OF: dict[str, str] = {"encoder": "pretrain", **TRAINED_BY}
 SOURCE = "Sun et al. 2022, arXiv 2204.06507"
 _MAX_CLUSTERS = 10
 

@@ -12,7 +12,8 @@ from edgekit.data.splits import Splits
 from edgekit.errors import EdgekitError, RunError
 from edgekit.progress import relayed
 from edgekit.recipe import Recipe, settled
-from edgekit.run import STAGES, Run
+from edgekit.run import Run
+from edgekit.stages import STAGES
 from edgekit.temporary import scratch_folder
 from edgekit.train.distributed import world_size
 from edgekit.train.engine import CHECKPOINT, read_checkpoint

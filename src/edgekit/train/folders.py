@@ -16,7 +16,8 @@ from edgekit.files import digest_of
 from edgekit.locks import locked
 from edgekit.machine import installed_packages
 from edgekit.result import now
-from edgekit.run import STAGES, Run, StageRecord
+from edgekit.run import Run, StageRecord
+from edgekit.stages import STAGES
 from edgekit.temporary import remove_debris, temporary_folder
 from edgekit.train.engine import CHECKPOINT, EARLIER_SECONDS
 from edgekit.train.inputs import made_from

@@ -25,7 +25,7 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     """Everything that a stage's outputs depend on: parts of the recipe, digests of images, digests of the weights before it.
 
     Args:
-        stage: one of `edgekit.run.STAGES`.
+        stage: one of `edgekit.stages.STAGES`.
         recipe: what to train.
         splits: the recipe's images.
         run: where the stages before this one are complete.

@@ -25,7 +25,8 @@ from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained
 from edgekit.recipe import Architecture, Augmentation, Recipe, Supervised, dump, epochs_of, settled
-from edgekit.run import STAGES, Run, StageRecord
+from edgekit.run import Run, StageRecord
+from edgekit.stages import STAGES
 from edgekit.temporary import scratch_folder
 from edgekit.terminal import echo
 from edgekit.train.distillation import DistillTask, with_labels
@@ -84,7 +85,7 @@ def train(
         run: the folder; made if it is not there.
         reuse: other runs, whose complete stages are copied where their inputs are the same.
         splits: the recipe's images, where the caller has them already.
-        until: the last stage to train, one of `edgekit.run.STAGES`.
+        until: the last stage to train, one of `edgekit.stages.STAGES`.
         on_stage: called after each stage.
         on_start: called before the first stage, with the images, when nothing speaks against training; in the first process.
 

@@ -20,8 +20,8 @@ from edgekit.models.store import load_classifier
 from edgekit.models.weights import Loaded, load_weights
 from edgekit.recipe import Data, TeacherSource
 from edgekit.run import Run
+from edgekit.stages import MODEL_OF
 
-_STAGES = ("finetune", "distill", "supervised")
 _WHERE = "distill.teachers"
 
 
@@ -179,7 +179,7 @@ def locate(where: str, run: Run) -> tuple[Run, str]:
         EdgekitError: there is no such run, or it is the one that distils.
     """
     path = Path(where).expanduser()
-    stage = path.name if (path / "model.json").is_file() and path.name in _STAGES else ""
+    stage = path.name if (path / "model.json").is_file() and path.name in MODEL_OF else ""
     other = Run.open(path.parent if stage else path)
     if other.path.resolve() == run.path.resolve():
         raise RecipeError(

@@ -11,7 +11,8 @@ from typing import Any
 from edgekit.errors import RunError
 from edgekit.files import digest_of, write_json
 from edgekit.foreign import Unreadable, read_json
-from edgekit.run import STAGES, Run
+from edgekit.run import Run
+from edgekit.stages import STAGES
 from edgekit.train.engine import CHECKPOINT
 from edgekit.train.inputs import made_from
 

@@ -11,10 +11,9 @@ from edgekit.export.sources.source import Source
 from edgekit.files import digest_of, sha256
 from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier
-from edgekit.run import STAGES, Run
+from edgekit.run import Run
+from edgekit.stages import STAGES, TRAINED_BY
 
-# model -> the stage that trained it
-TRAINED_BY = {"student": "distill", "teacher": "finetune", "supervised": "supervised"}
 # model -> the stages that its own stage builds on
 _BEFORE = {"student": ["pretrain", "finetune"], "teacher": ["pretrain"], "supervised": []}
 
@@ -26,7 +25,7 @@ def from_run(
 
     Args:
         run: the run.
-        which: of `TRAINED_BY`.
+        which: of `edgekit.stages.TRAINED_BY`.
         calibration_images: how many images of the pool to calibrate with, at most.
         require_current: `edgekit.train.inputs.require_current`, which refuses stages that are not made from today's recipe
             and images. Training is not below export, so the caller hands it in.

@@ -21,7 +21,8 @@ from edgekit.foreign import Unreadable, read_csv, understood
 from edgekit.models.pixels import normalise
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Recipe
-from edgekit.run import MODEL_OF, Run, StageRecord, classifier_stages
+from edgekit.run import Run, StageRecord, classifier_stages
+from edgekit.stages import MODEL_OF
 from edgekit.train.advice.views import Views, measure_views
 from edgekit.train.evaluate import apply, device_of, labels_of, linear_probe
 from edgekit.train.fewshot import nearest_centroid

@@ -10,8 +10,8 @@ import numpy as np
 from edgekit.errors import shortened
 from edgekit.intervals import shown_less, wilson
 from edgekit.result import Advice
-from edgekit.run import MODEL_OF
 from edgekit.shares import hundredths, percent
+from edgekit.stages import MODEL_OF
 from edgekit.train.advice.facts import KEEP_AT_LEAST, Facts, StageFacts
 
 MOST = 5  # findings that are printed; the report has all

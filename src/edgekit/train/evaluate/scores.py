@@ -15,8 +15,9 @@ from edgekit.errors import DataError, EdgekitError
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, Result, Score
-from edgekit.run import Run
+from edgekit.run import Run, classifier_stages
 from edgekit.shares import exact, share_of
+from edgekit.stages import MODEL_OF
 from edgekit.train.evaluate.answers import answers_of
 from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
 from edgekit.train.evaluate.probes import KNN_TEMPERATURE, LINEAR, knn, knn_protocol, linear_probe, neighbours_for
@@ -44,6 +45,8 @@ def encoder_scores(
 ) -> dict[str, float]:
     """Accuracies of a frozen encoder on the test set, by `knn` and `linear`; features are computed once, on `device`.
 
+    What `score_run` says of a run's encoder is computed the same way (`_probed`).
+
     Args:
         encoder: maps normalised images to features.
         splits: the bank is `bank_of(splits, recipe)`.
@@ -53,14 +56,21 @@ def encoder_scores(
         linear_too: a logistic regression, on the CPU (`edgekit.train.evaluate.linear_probe`).
         title: of the progress, or "".
     """
-    bank, data, classes = bank_of(splits, recipe), recipe.data, len(splits.classes)
+    bank, data = bank_of(splits, recipe), recipe.data
     known = outputs(encoder, bank.images, data.mean, data.std, device, title)
     queries = outputs(encoder, splits.test.images, data.mean, data.std, device, title)
-    labels, truth = labels_of(bank), labels_of(splits.test)
+    return _probed(known, bank, queries, splits, knn_too=knn_too, linear_too=linear_too)
+
+
+def _probed(
+    known: Tensor, bank: ImageSet, queries: Tensor, splits: Splits, *, knn_too: bool, linear_too: bool
+) -> dict[str, float]:
+    """Accuracies on the test set of what is read from the features of the bank (n, d) and of the test set (m, d), on any device."""
+    labels, truth, classes = labels_of(bank), labels_of(splits.test), len(splits.classes)
     found = {}
     if knn_too:
         k = neighbours_for(len(bank), classes)
-        predicted = knn(known, labels.to(device), queries, classes, k, KNN_TEMPERATURE)
+        predicted = knn(known, labels.to(known.device), queries, classes, k, KNN_TEMPERATURE)
         found["knn"] = share(predicted.cpu(), truth)
     if linear_too:
         found["linear"] = share(linear_probe(known.cpu(), labels, queries.cpu()), truth)
@@ -97,9 +107,7 @@ def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int
     """
     recipe, test = run.recipe, splits.test
     device = device_of(recipe)
-    stages = {"teacher": "finetune", "student": "distill"} | (
-        {"supervised": "supervised"} if recipe.supervised.enabled else {}
-    )
+    stages = {MODEL_OF[stage]: stage for stage in classifier_stages(recipe)}
     records = require_current(["data", "pretrain", *stages.values()], recipe, splits, run)
     if not len(test):
         raise DataError(f"{run.path}: the test set is empty")
@@ -110,15 +118,10 @@ def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int
     bank = bank_of(splits, recipe)
     known, queries = (apply(encoder, s.images, mean, std, device, "features") for s in (bank, test))
     about = f"bank: {bank_name(splits)}, {len(bank)} images; {LAST}"
-    classes = len(splits.classes)
-    k = neighbours_for(len(bank), classes)
+    protocols = {"knn": knn_protocol(len(bank), len(splits.classes)), "linear": LINEAR}
     scores = [
-        Score(model="encoder", metric=metric, value=share(predicted, truth), samples=len(test),
-              protocol=f"frozen encoder, {how}; {about}")
-        for metric, predicted, how in (
-            ("knn", knn(known, labels_of(bank), queries, classes, k, KNN_TEMPERATURE), knn_protocol(len(bank), classes)),
-            ("linear", linear_probe(known, labels_of(bank), queries), LINEAR),
-        )
+        Score(model="encoder", metric=metric, value=value, samples=len(test), protocol=f"frozen encoder, {protocols[metric]}; {about}")
+        for metric, value in _probed(known, bank, queries, splits, knn_too=True, linear_too=True).items()
     ]  # fmt: skip
     scores += few_shot_scores(known, bank, queries, truth, splits.classes, few_shot, draws, recipe.seed, about)
 
