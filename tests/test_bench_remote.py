@@ -176,6 +176,14 @@ def test_a_device_without_a_python_for_it(
     assert "lacks pillow, click, numpy, pydantic, rich, pyyaml" in one_line(err)
 
 
+def test_a_bench_that_fails_there_says_why_here(edgekit: Edgekit, known: SshServer, bundle: Path) -> None:
+    """Only the device knows its processors; its reason comes in a field of the reply, and is said once."""
+    code, out, err = edgekit("bench", bundle, *QUICK, *THEIRS, "--device", known.url, "--cpus", "99999")
+    assert code == 2
+    assert one_line(err).startswith(f"error: {known.url}: no processor 99999 for this process (it may use ")
+    assert (out + err).count("99999") == 1
+
+
 @pytest.mark.parametrize("how", ["no room", "fills up"])
 def test_a_full_disk(how: str, edgekit: Edgekit, another: Callable[..., SshServer], bundle: Path) -> None:
     """A file system of 64 kB, and one on which no file can grow beyond 8 kB."""

@@ -21,6 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
+# The environment variable that names a file for the error of a command, which then does not print it: whoever started the command reads
+# it there rather than between other lines. `bench.remote.on_device`, which imports nothing, names it too.
+ERROR_FILE = "EDGEKIT_ERROR_FILE"
 PARENT = "EDGEKIT_PARENT"  # the environment variable that names a child's parent; of no meaning to others
 _PR_SET_PDEATHSIG = 1
 # Arguments: the parent, then the command. The signal stays with a process that becomes another program (execve(2)), unless that is setuid.

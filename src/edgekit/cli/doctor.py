@@ -119,7 +119,7 @@ def _print_machine(found: Findings, pieces: list[Advice]) -> None:
     rows = []
     for runtime in found.runtimes:
         if runtime.version is None:
-            rows.append((runtime.name, f"n/a: {runtime.missing.removeprefix(f'{runtime.name} is ')}"))
+            rows.append((runtime.name, f"n/a: {runtime.missing}"))
         else:
             devices = ", ".join(runtime.devices) or "no device found"
             said = runtime.fails or devices

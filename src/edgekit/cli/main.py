@@ -7,13 +7,15 @@ import importlib
 import os
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO, cast
 
 import click
 from click.utils import PacifyFlushWrapper
 
 from edgekit import __version__
-from edgekit.children import end_with_parent
+from edgekit.children import ERROR_FILE, end_with_parent
 from edgekit.errors import EdgekitError, one_line
 from edgekit.files import prepare_home
 from edgekit.terminal import abandon, echo, prepare_streams
@@ -111,7 +113,7 @@ def main() -> None:
         abandon(sys.stdout)
         if code == 0:
             code = 2
-            _tell(f"error: standard output: {error.strerror or error} (free some space, or write elsewhere)")
+            _fail(f"standard output: {error.strerror or error} (free some space, or write elsewhere)")
     try:
         sys.stderr.flush()
     except OSError:
@@ -135,12 +137,12 @@ def _run() -> int:
         if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # click 8.2's, for `edgekit` alone
             error.show()
         else:
-            _tell(f"error: {usage_error(error)}")
+            _fail(str(usage_error(error)))
         code = 2
     except EdgekitError as error:
         _raise_in_debug()
         _after_the_first_process()
-        _tell(f"error: {error}")
+        _fail(str(error))
         code = error.exit_code
     except SystemExit as left:
         # Click's way of saying that nobody reads any more.
@@ -150,7 +152,7 @@ def _run() -> int:
         # Of a copy the second name is the one that was written.
         name = error.filename2 if error.filename2 and error.errno in (errno.ENOSPC, errno.EDQUOT) else error.filename
         where = f"{name}: " if name else "" if _takes_more(sys.stdout) else "standard output: "
-        _tell(f"error: {where}{error.strerror or error} (check permissions and free space)")
+        _fail(f"{where}{error.strerror or error} (check permissions and free space)")
         code = 2
     except Exception as error:
         _raise_in_debug()
@@ -162,12 +164,21 @@ def _unexpected(error: Exception) -> int:
     """A package that is missing, or a bug."""
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if extra := EXTRAS.get(package):
-        _tell(f"error: {package} is not installed (install edgekit's wheel with the extra [{extra}])")
+        _fail(f"{package} is not installed (install edgekit's wheel with the extra [{extra}])")
         return 2
     _after_the_first_process()
     text = one_line(str(error)) or "no message"
     _tell(f"internal error: {type(error).__name__}: {text} (edgekit --debug … shows the traceback; please report it)")
     return 70
+
+
+def _fail(text: str) -> None:
+    """Say what a user can act on: on standard error, or in the file that another edgekit, which started this one, reads."""
+    if path := os.environ.get(ERROR_FILE):
+        with suppress(OSError):
+            Path(path).write_text(text, encoding="utf-8", errors="replace")
+            return
+    _tell(f"error: {text}")
 
 
 def _tell(line: str) -> None:

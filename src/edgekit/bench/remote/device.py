@@ -279,7 +279,7 @@ class _Visit:
         if not brought.results:
             if self.controls.stop.is_set():
                 raise Stopped
-            raise RemoteError(self._why_nothing(ended.exit), where=self.address)
+            raise RemoteError(ended.error or self._why_nothing(ended.exit), where=self.address)
         return Measured(1 if ended.exit is None else ended.exit, brought, self.output, self.notes)
 
     def _set_aside(self, run: str, error: Misbehaves) -> RemoteError:
@@ -291,8 +291,6 @@ class _Visit:
 
     def _why_nothing(self, code: int | None) -> str:
         said = self.last_line
-        if said.startswith("error: "):
-            return said.removeprefix("error: ")
         died = (
             "the bench was killed on the device, or the device restarted"
             if code is None or code < 0
@@ -305,7 +303,7 @@ class _Visit:
         if isinstance(event, Line):
             self.seen = event.seen
             self.last_line = text or self.last_line
-            if text.startswith(("error: ", "interrupted")):
+            if text.startswith("interrupted"):
                 return
         if text:
             self.say(text)

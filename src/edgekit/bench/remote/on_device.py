@@ -10,7 +10,7 @@ Everything lies below one private folder, `remote/` of edgekit's cache on the de
     objects/SHA256        the bundle's files and the wheel, by content; `.part` while one arrives
     wheels/SHA256/        an unpacked wheel: what PYTHONPATH points to
     venvs/KEY/            a private environment with edgekit's dependencies and runtimes; complete where it holds `edgekit.json`
-    runs/ID/              one bench: bundle/ (links to objects), results/, stdout, stderr, and `exit` once it has ended
+    runs/ID/              one bench: bundle/ (links to objects), results/, stdout, stderr, `error` where it failed, `exit` once it has ended
 """
 
 from __future__ import annotations
@@ -204,6 +204,7 @@ def start(_: BinaryIO, run: str, python: str, wheel: str, options: list[str], fi
     private = Path(python).is_relative_to(root() / "venvs")
     given = [] if private else [os.environ.get("PYTHONPATH", "")]
     environ["PYTHONPATH"] = os.pathsep.join(entry for entry in (str(_unpacked(wheel)), *given) if entry)
+    environ["EDGEKIT_ERROR_FILE"] = str(folder / "error")
     _silent.set()
     beat.join()  # what forks must have one thread
     command = [python, "-m", "edgekit", "bench", str(folder / "bundle"), "--output", str(folder / "results"), "--json"]
@@ -254,7 +255,9 @@ def follow(stdin: BinaryIO, run: str, seen: int) -> dict[str, Any]:
         for path in sorted([folder / "stdout", *(folder / "results").rglob("*")])
         if path.is_file() and not path.is_symlink()
     ]
-    return {"exit": int(ended.read_text()) if ended.is_file() else None, "files": results}
+    failed = folder / "error"
+    error = failed.read_text("utf-8", "replace")[:_MOST_TEXT] if failed.is_file() else ""
+    return {"exit": int(ended.read_text()) if ended.is_file() else None, "files": results, "error": error}
 
 
 def stop(_: BinaryIO, run: str) -> dict[str, Any]:

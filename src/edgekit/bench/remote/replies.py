@@ -109,10 +109,11 @@ class Started(Part):
 
 
 class Ended(Part):
-    """How the bench ended (None: it was killed) and which files it left."""
+    """How the bench ended (None: it was killed), which files it left, and why it failed, where it could say so."""
 
     exit: Annotated[int, Field(ge=-255, le=255)] | None
     files: list[str] = Field(max_length=MOST_FILES)
+    error: Annotated[str, Field(max_length=4096), AfterValidator(_printable)] = ""
 
 
 class Asked(Part):
