@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from edgekit.bundle import RuntimeName
 from edgekit.data.images import spread_rows
 from edgekit.errors import BundleError, ExportError
-from edgekit.export.int8.ranges import batches
+from edgekit.export.int8.ranges import batch_size
 from edgekit.parity import compare_logits
 from edgekit.runtimes import open_session
-from edgekit.runtimes.session import share_graph
+from edgekit.runtimes.session import OUTPUT, run_in_batches, share_graph
 
 if TYPE_CHECKING:
     from edgekit.export.int8.selection import Candidates, Drawn
@@ -110,18 +110,17 @@ def run(
     """Logits (n, classes) of images uint8 (n, s, s, 3).
 
     Raises:
-        ExportError: the runtime does not load the file.
+        ExportError: the runtime does not load the file, or fails when it runs it.
         RuntimeMissing: the runtime is not installed.
     """
     try:
         # One thread: with several, OpenVINO's INT8 need not say the same twice (see `verify.exact_threads`).
         session = open_session(runtime, model, threads=int(runtime == "openvino"), settings=settings or {})
+        # As the file is shipped; and to compile a graph for each batch size would take longer than to run it.
+        share_graph(session)
+        try:
+            return run_in_batches(session, images, batch_size(images), logits_only=True)[OUTPUT]
+        finally:
+            session.close()
     except BundleError as error:
-        raise ExportError(f"{model.name}: exported, but its runtime does not load it: {error.message}") from error
-    share_graph(
-        session
-    )  # as the file is shipped; and to compile a graph for each batch size would take longer than to run it
-    try:
-        return np.concatenate([session.run(batch) for batch in batches(images)])
-    finally:
-        session.close()
+        raise ExportError(f"{model.name}: exported, but its runtime does not run it: {error.message}") from error

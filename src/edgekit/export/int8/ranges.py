@@ -180,9 +180,14 @@ def collect(model: Path, images: NDArray[np.uint8], advance: Advance) -> dict[st
     return histograms | {name: histograms[source] for name, source in padded.items()}
 
 
+def batch_size(images: NDArray[np.uint8]) -> int:
+    """About a quarter of a million pixels: the activations of one batch are what memory holds."""
+    return max(1, 2**18 // (images.shape[1] * images.shape[2]))
+
+
 def batches(images: NDArray[np.uint8]) -> Any:
-    """The images in batches of about a quarter of a million pixels: the activations of one batch are what memory holds."""
-    size = max(1, 2**18 // (images.shape[1] * images.shape[2]))
+    """The images in batches of `batch_size`."""
+    size = batch_size(images)
     for start in range(0, len(images), size):
         yield np.ascontiguousarray(images[start : start + size])
 
