@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 import edgekit
 from edgekit import image_files
+from edgekit.bench.remote.replies import Ended
 from edgekit.children import ERROR_FILE
 from edgekit.errors import DataError, EdgekitError
 from edgekit.foreign import Unreadable, parse_json, parse_npz, read_bytes, understood
@@ -115,3 +117,10 @@ def test_nothing_cuts_a_message() -> None:
     )
     for path in SOURCE.rglob("*.py"):
         assert not cuts.search(path.read_text()), path
+
+
+@pytest.mark.parametrize("error", ["a\nerror: forged", "\x1b[2J", "x" * 5000, 7, None])
+def test_a_device_cannot_forge_more_than_one_line_by_its_error(error: object) -> None:
+    with pytest.raises(ValidationError):
+        Ended.model_validate({"exit": 2, "files": [], "error": error})
+    assert Ended.model_validate({"exit": 2, "files": []}).error == ""
