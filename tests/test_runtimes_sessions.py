@@ -123,8 +123,12 @@ def test_a_graph_that_fixes_its_batch_takes_that_and_nothing_else(
     with pytest.raises(DataError, match="exactly 4 images a run"):
         session.run_all(images[:3])
     for count in (1, 3, 4, 9):  # filled up, and what the filling gives is dropped
-        got = run_in_batches(session, images[:count], 2)["logits"]
-        np.testing.assert_allclose(got, reference(model, images[:count]), atol=1e-4)
+        done: list[int] = []
+        got = run_in_batches(session, images[:count], 2, logits_only=True, advance=done.append)
+        assert list(got) == ["logits"]
+        np.testing.assert_allclose(got["logits"], reference(model, images[:count]), atol=1e-4)
+        np.testing.assert_array_equal(run_in_batches(session, images[:count], 2)["logits"], got["logits"])
+        assert done == [4] * (count // 4) + [count % 4] * (count % 4 > 0)
 
 
 @pytest.mark.parametrize(
