@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -207,9 +208,25 @@ def test_a_real_int8_variant_with_the_embedding_of_other_images_is_refused(tmp_p
     assert reference.embedding is not None
     for made in bundle.manifest.variants:
         assert verify.verify(made, bundle.path, reference, Bounds()).status == "verified"
-        other = Reference(
-            reference.images, reference.labels, reference.logits, reference.golden, np.roll(reference.embedding, 1, axis=0)
-        )  # fmt: skip
+        other = replace(reference, embedding=np.roll(reference.embedding, 1, axis=0))
         wrong = verify.verify(made, bundle.path, other, Bounds())
         assert wrong.status == "rejected"
         assert "the golden embedding differs by" in wrong.note
+
+
+def test_the_graph_that_stands_for_tensorrt_is_held_against_the_embedding_too(tmp_path: Path) -> None:
+    import exported as digits
+    from edgekit.export import tensorrt, verify
+
+    bundle = digits.export(tmp_path / "export", targets=["trt"], precisions=["fp16"], embedding=True)
+    (made,) = bundle.manifest.variants
+    assert made.parity is not None
+    assert made.parity.embedding_cosine is not None
+    assert made.parity.embedding_cosine > 0.999
+    test = digits.splits().test
+    reference = Reference.of(verify.runner(digits.pixels(), embedding=True), test.images, test.labels)
+    assert reference.embedding is not None
+    other = replace(reference, embedding=np.roll(reference.embedding, 1, axis=0))
+    graph = bundle.path / made.files[0].path
+    assert tensorrt._judged(made, graph, reference, Bounds()).status == "verified"
+    assert tensorrt._judged(made, graph, other, Bounds()).status == "rejected"
