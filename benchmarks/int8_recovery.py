@@ -39,6 +39,7 @@ from edgekit.models.classifier import Classifier
 from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier, save_classifier
 from edgekit.progress import progress
+from edgekit.quantization import Quantization
 from edgekit.recipe import Architecture
 from edgekit.result import now
 from edgekit.run import Run
@@ -153,17 +154,17 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
         assert bundle.manifest.accuracy is not None
         found["float_top1"] = bundle.manifest.accuracy.top1
         for variant in bundle.manifest.variants:
-            told = variant.quantization or {}
+            made = (variant.quantization or Quantization()).model_dump(mode="json")
             found.setdefault(variant.id, {})[name] = {
                 "status": variant.status,
                 "drop": variant.drop,
                 "agreement": variant.agreement,
-                "rung": told.get("rung"),
-                "way": told.get("way"),
-                "seconds_of_the_rungs": sum(t["seconds"] for t in told.get("tried", [])),
+                "rung": made.get("rung"),
+                "way": made.get("way"),
+                "seconds_of_the_rungs": sum(t["seconds"] for t in made.get("tried", [])),
                 "speed": variant.speed.model_dump() if variant.speed else None,
-                "tried": told.get("tried"),
-                "sensitivity": told.get("sensitivity"),
+                "tried": made.get("tried"),
+                "sensitivity": made.get("sensitivity"),
             }
     return found
 

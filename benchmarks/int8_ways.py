@@ -85,7 +85,7 @@ def main() -> None:
         "image_size": data.image_size,
         "weights": record.outputs["model.safetensors"],
         "trained": reference.accuracy.model_dump(mode="json"),
-        "calibration": calibration.describe(),
+        "calibration": calibration.describe().model_dump(mode="json"),
         "threads": told.threads,
         "rounds": told.rounds,
         "saturates": saturates(),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -20,6 +22,7 @@ from edgekit.models.encoders import build_encoder
 from edgekit.models.heads import ProjectionHead
 from edgekit.models.pixels import PixelClassifier, normalise
 from edgekit.models.store import Pretrained, save_classifier, save_pretrained
+from edgekit.quantization import Quantization
 from edgekit.recipe import Architecture, Recipe, dump, parse
 from edgekit.run import Run
 from edgekit.train.inputs import stage_inputs
@@ -35,7 +38,10 @@ RECIPE: Recipe = parse(
 
 @cache
 def splits() -> Splits:
-    return load_splits(RECIPE.data)
+    """Its images; the pool's as an array, too."""
+    found = load_splits(RECIPE.data)
+    pool = replace(found.pool, images=np.asarray(found.pool.images))
+    return replace(found, pool=pool)
 
 
 @cache
@@ -81,6 +87,13 @@ def export(output: Path, **changes: Any) -> Bundle:
         **changes,
     }
     return export_classifier(settings.pop("model"), **settings)
+
+
+def quantization(bundle: Bundle, variant: str = "onnx-int8") -> Quantization:
+    """How a variant of it was made."""
+    found = bundle.variant(variant).quantization
+    assert found is not None
+    return found
 
 
 def for_tensorrt(calibration: Calibration, output: Path, precision: Precision, *, typed: bool = True) -> None:
