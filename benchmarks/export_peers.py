@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle
 from edgekit.data.splits import load_splits
 from edgekit.export.int8.quantize import saturates
-from edgekit.export.pipeline import export_classifier
+from edgekit.export.pipeline import ExportOptions, export_classifier
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.models.pixels import PixelClassifier
@@ -126,7 +126,7 @@ def main() -> None:
             output=folder / "edgekit",
             targets=["onnx"],
             timed=False,
-            max_drop=0.5,
+            options=ExportOptions(max_drop=0.5),
         )
         whole = time.monotonic() - began
         ours = bundle.variant("onnx-int8")

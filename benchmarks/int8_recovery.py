@@ -32,7 +32,7 @@ from torch import nn
 from edgekit.data.augment import Augment
 from edgekit.data.splits import Splits, load_splits
 from edgekit.export.int8.selection import Candidates, digest_of_arrays
-from edgekit.export.pipeline import export_classifier
+from edgekit.export.pipeline import ExportOptions, export_classifier
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.models.classifier import Classifier
@@ -139,7 +139,10 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
     candidates = Candidates(len(pool), lambda chosen: pool[chosen], digest_of_arrays(pool))
     assert test.labels is not None
     found: dict[str, Any] = {}
-    for name, changes in (("plain", {"max_drop": 100.0}), ("ladder", {"max_drop": 1.0, "recover": True})):
+    for name, options in (
+        ("plain", ExportOptions(max_drop=100.0)),
+        ("ladder", ExportOptions(max_drop=1.0, recover=True)),
+    ):
         bundle = export_classifier(
             PixelClassifier(model, data.mean, data.std),
             classes=splits.classes,
@@ -149,7 +152,7 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
             output=folder / name,
             targets=TARGETS,
             precisions=["int8"],
-            **changes,
+            options=options,
         )
         assert bundle.manifest.accuracy is not None
         found["float_top1"] = bundle.manifest.accuracy.top1

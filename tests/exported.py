@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from edgekit.data.splits import Splits, load_splits, write_splits
 from edgekit.export.half import tensorrt_onnx
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.quantize import SIGNED, quantize_onnx
-from edgekit.export.pipeline import export_classifier
+from edgekit.export.pipeline import ExportOptions, export_classifier
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import build_encoder
 from edgekit.models.heads import ProjectionHead
@@ -73,7 +73,7 @@ def pixels() -> PixelClassifier:
 
 
 def export(output: Path, **changes: Any) -> Bundle:
-    """Its bundle, calibrated on 50 images of the pool; `changes` are arguments of `export_classifier`."""
+    """Its bundle, calibrated on 50 images of the pool; `changes` are arguments of `export_classifier` or of `ExportOptions`."""
     data = RECIPE.data
     settings: dict[str, Any] = {
         "model": pixels(),
@@ -86,7 +86,8 @@ def export(output: Path, **changes: Any) -> Bundle:
         "timed": False,
         **changes,
     }
-    return export_classifier(settings.pop("model"), **settings)
+    options = {field.name: settings.pop(field.name) for field in fields(ExportOptions) if field.name in settings}
+    return export_classifier(settings.pop("model"), options=ExportOptions(**options), **settings)
 
 
 def quantization(bundle: Bundle, variant: str = "onnx-int8") -> Quantization:

@@ -16,7 +16,7 @@ import exported
 from edgekit.export import served, tensorrt
 from edgekit.export.graph.onnx import export_onnx
 from edgekit.export.half import simulated
-from edgekit.export.inputs import Options, Sources
+from edgekit.export.inputs import ExportOptions, Sources
 from edgekit.export.int8 import blocks, ladder, quantize
 from edgekit.export.int8.budget import Budget
 from edgekit.export.int8.calibration import Calibration
@@ -246,7 +246,7 @@ def sources_of(model: ModelProto, folder: Path, **changes: object) -> Sources:
         float_onnx=folder / "float.onnx",
         calibration=Calibration(folder / "float.onnx", pool[:40], folder),
         reference=clear_reference(),
-        options=Options(),
+        options=ExportOptions(),
         folder=folder / "out",
         scratch=folder,
         unlabelled=pool[100:200],

@@ -16,7 +16,7 @@ from edgekit.errors import ExportError
 from edgekit.export import tensorrt, verify
 from edgekit.export.graph.onnx import export_onnx
 from edgekit.export.half import simulated
-from edgekit.export.inputs import Options, Sources
+from edgekit.export.inputs import ExportOptions, Sources
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.ranges import METHODS
 from edgekit.export.pipeline import gate, plan
@@ -128,7 +128,7 @@ def test_a_graph_that_is_not_the_network_is_rejected_though_no_engine_ran(
     folder = tmp_path / "variant"
     folder.mkdir()
     sources = Sources(
-        float_onnx=graph, calibration=Calibration(graph, test.images[:8], tmp_path), options=Options(), folder=folder,
+        float_onnx=graph, calibration=Calibration(graph, test.images[:8], tmp_path), options=ExportOptions(), folder=folder,
         scratch=tmp_path, reference=dataclasses.replace(reference, logits=-reference.logits),
     )  # fmt: skip
     # Of a model that is always right, INT8 that agrees with another loses almost everything, whatever its ranges.
@@ -139,7 +139,7 @@ def test_a_graph_that_is_not_the_network_is_rejected_though_no_engine_ran(
     assert "it decides otherwise on 100% of the golden images" in variant.note
     assert variant.note.endswith("run by ONNX Runtime on 128 images")
     quantised = tensorrt.make(
-        "trt", "int8", dataclasses.replace(sources, options=Options(max_drop=0.0), reference=worse)
+        "trt", "int8", dataclasses.replace(sources, options=ExportOptions(max_drop=0.0), reference=worse)
     )
     assert quantised.quantization is not None
     rungs = {t.rung for t in quantised.quantization.tried}

@@ -99,22 +99,23 @@ class _Graphs:
 
 
 def _graphs(precision: Precision, sources: Sources) -> _Graphs:
-    made: dict[Precision, _Graphs] = sources.shared.setdefault("tensorrt", {})
-    if precision not in made:
-        folder = sources.scratch / f"tensorrt-{precision}"
-        folder.mkdir()
-        reference = _sample(sources.reference)
-        if precision == "int8":
-            family = _Simulated("tensorrt", sources.workshop, reference, sources.options.bounds)
-            variant = climb(family, folder, recover=sources.options.recover, budget=sources.budget)
-            untyped = folder / _PAIRS
-        else:
-            untyped = sources.float_onnx
-            tensorrt_onnx(untyped, folder / _GRAPH, precision)
-            logits = _answers(folder / _GRAPH, f"tensorrt-{precision}, its graph", reference.images)
-            variant = judge(_variant(folder, precision, (_GRAPH,)), logits, None, reference, sources.options.bounds)
-        made[precision] = _Graphs(folder / _GRAPH, untyped, variant, len(reference.images))
-    return made[precision]
+    return sources.shared.once(_Graphs, lambda: _new_graphs(precision, sources), precision)
+
+
+def _new_graphs(precision: Precision, sources: Sources) -> _Graphs:
+    folder = sources.scratch / f"tensorrt-{precision}"
+    folder.mkdir()
+    reference = _sample(sources.reference)
+    if precision == "int8":
+        family = _Simulated("tensorrt", sources.workshop, reference, sources.options.bounds)
+        variant = climb(family, folder, recover=sources.options.recover, budget=sources.budget)
+        untyped = folder / _PAIRS
+    else:
+        untyped = sources.float_onnx
+        tensorrt_onnx(untyped, folder / _GRAPH, precision)
+        logits = _answers(folder / _GRAPH, f"tensorrt-{precision}, its graph", reference.images)
+        variant = judge(_variant(folder, precision, (_GRAPH,)), logits, None, reference, sources.options.bounds)
+    return _Graphs(folder / _GRAPH, untyped, variant, len(reference.images))
 
 
 @dataclass
