@@ -79,7 +79,7 @@ def test_int8_of_a_bundle_without_labels_is_judged_on_what_did_not_calibrate_it(
     }  # fmt: skip
     rest, held = Candidates.these(pool(60)).held_back()
     used = rest.read(np.arange(rest.total))
-    assert digest_of_arrays(used) == calibration["images_sha256"]
+    assert digest_of_arrays(used) == calibration.images_sha256
     golden, _ = bundle.golden()
     assert len(golden) == 16
     assert shared(golden, used) == 0
