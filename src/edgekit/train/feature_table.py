@@ -17,24 +17,6 @@ from edgekit.files import atomic_write, write_text
 from edgekit.train.embed import Embedding
 
 
-class About(TypedDict):
-    """What the numbers of an embedding are of and how they were made: JSON, in the table's metadata and in `embed --json`."""
-
-    edgekit: str
-    folder: str
-    model: str
-    architecture: dict[str, Any]
-    weights_sha256: str
-    classes: list[str]
-    preprocessing: dict[str, Any]
-    mean: float
-    std: float
-    anomaly: str
-    map: str
-    clusters: str
-    label: str
-
-
 def require_pyarrow() -> None:
     """Say now what would fail after the features were computed.
 
@@ -90,6 +72,24 @@ def write_skipped(embedding: Embedding, path: Path) -> None:
     writer.writerow(("file", "reason"))
     writer.writerows((printable(s.path), s.reason) for s in embedding.skipped)
     write_text(path, text.getvalue())
+
+
+class About(TypedDict):
+    """What the numbers of an embedding are of and how they were made: JSON, in the table's metadata and in `embed --json`."""
+
+    edgekit: str
+    folder: str
+    model: str
+    architecture: dict[str, Any]
+    weights_sha256: str
+    classes: list[str]
+    preprocessing: dict[str, Any]
+    mean: float
+    std: float
+    anomaly: str
+    map: str
+    clusters: str
+    label: str
 
 
 def about(embedding: Embedding) -> About:
