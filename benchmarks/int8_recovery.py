@@ -135,7 +135,7 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
     """Plain INT8 and what the ladder makes of it, for each target."""
     data, test = run.recipe.data, splits.test
     rows = np.linspace(0, len(splits.pool) - 1, min(4396, len(splits.pool))).round().astype(int)
-    pool = splits.pool.subset(rows).centre_crop(data.image_size).images
+    pool = np.asarray(splits.pool.subset(rows).centre_crop(data.image_size).images)
     candidates = Candidates(len(pool), lambda chosen: pool[chosen], digest_of_arrays(pool))
     assert test.labels is not None
     found: dict[str, Any] = {}
@@ -148,7 +148,7 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
             classes=splits.classes,
             preprocessing=data.preprocessing(),
             calibration=candidates,
-            evaluation=(test.images, test.labels),
+            evaluation=(np.asarray(test.images), test.labels),
             output=folder / name,
             targets=TARGETS,
             precisions=["int8"],
