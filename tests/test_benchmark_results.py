@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks"))
 
 import export_sweep  # noqa: E402
 from result_files import QUANTILES, WIDTH, rounded, summarize, write_rows  # noqa: E402

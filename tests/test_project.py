@@ -44,9 +44,9 @@ def large_file_limits() -> dict[str, int]:
 
 
 def test_no_large_file_is_tracked() -> None:
+    found = {str(path.relative_to(ROOT)): path.stat().st_size for path in tracked()}
     limits = large_file_limits()
     assert limits == {"": 500 * 1024, "^benchmarks/results/": 100 * 1024}
-    found = {str(path.relative_to(ROOT)): path.stat().st_size for path in tracked()}
     too_large = [
         f"{name}: {size:,} bytes, more than {limit:,}"
         for name, size in found.items()
