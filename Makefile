@@ -34,8 +34,9 @@ demo: $(VENV)/.installed-demo ## the whole job on the embedded digits: train, ev
 	@echo
 	@echo "The report is one file; open it in a browser: $(CURDIR)/$(RUN)/report.html"
 
-lint: $(VENV)/.installed-dev ## the house's arrows, style and types
+lint: $(VENV)/.installed-dev ## the house's arrows, spelling, style and types
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/codespell
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

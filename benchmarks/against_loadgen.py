@@ -43,12 +43,12 @@ def main() -> None:
                 under = replace(request, loadgen=str(Path(folder, f"{variant.id}-{i}")))
                 for asked in (request, under) if i % 2 else (under, request):
                     outcome = run_worker(asked)
-                    p90 = float(np.percentile(outcome["samples_ns"], 90) / 1e6)
+                    p90 = float(np.percentile(outcome.samples_ns, 90) / 1e6)
                     if asked is request:
                         ours.append(p90)
                         continue
                     inside.append(p90)
-                    p90_of_loadgen = percentile_ms(outcome["loadgen"]["summary"], 90)
+                    p90_of_loadgen = percentile_ms(outcome.loadgen["summary"], 90)
                     assert p90_of_loadgen is not None
                     theirs.append(p90_of_loadgen)
             row = {

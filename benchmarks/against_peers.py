@@ -92,7 +92,7 @@ def main() -> None:
             for i in range(pairs):
                 for turn in (0, 1) if i % 2 else (1, 0):
                     if turn:
-                        ours.append(statistics.median(run_worker(request)["samples_ns"]) / 1e6)
+                        ours.append(statistics.median(run_worker(request).samples_ns) / 1e6)
                     else:
                         theirs.append(peer(model, images, arguments.threads, seconds))
             both = ratio(ours, theirs)

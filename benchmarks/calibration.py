@@ -49,7 +49,7 @@ def main() -> None:
     record, data = run.require("distill"), run.recipe.data
     splits = load_splits(data)
     classifier = load_classifier(run.stage_path("distill"))
-    test, labels = splits.test.images, splits.test.labels
+    test, labels = np.asarray(splits.test.images), splits.test.labels
     assert labels is not None
     if told.test_images:
         test, labels = test[: told.test_images], labels[: told.test_images]
@@ -69,7 +69,7 @@ def main() -> None:
                     for seed in range(told.seeds):
                         candidates = Candidates(
                             total=len(splits.pool),
-                            read=lambda rows: splits.pool.subset(rows).centre_crop(data.image_size).images,
+                            read=lambda rows: np.asarray(splits.pool.subset(rows).centre_crop(data.image_size).images),
                             digest=splits.pool.digest,
                             count=count,
                             classes=len(splits.classes),

@@ -53,7 +53,7 @@ if __name__ == "__main__":
     bundle = pipeline.export_classifier(
         PixelClassifier(model.eval(), 0.5, 0.25), classes=model.classes, calibration=images[:300],
         preprocessing=Preprocessing(image_size=size, resize_to=size), output=Path(asked["output"]), targets=asked["targets"],
-        evaluation=(images, np.arange(count) % 10), max_drop=100.0, jobs=asked["jobs"], name="student",
+        evaluation=(images, np.arange(count) % 10), options=pipeline.ExportOptions(max_drop=100.0), jobs=asked["jobs"], name="student",
     )
     statuses = {v.id: v.status for v in bundle.manifest.variants}
     print(json.dumps({"finished_at": finished, "seconds": round(time.monotonic() - began, 2), "statuses": statuses}))

@@ -27,12 +27,13 @@ from numpy.typing import NDArray
 from edgekit.bundle import Bundle
 from edgekit.data.splits import load_splits
 from edgekit.export.int8.quantize import saturates
-from edgekit.export.pipeline import export_classifier
+from edgekit.export.pipeline import ExportOptions, export_classifier
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier
 from edgekit.preprocess import Preprocessing
+from edgekit.quantization import Quantization
 from edgekit.recipe import parse
 from edgekit.result import now
 from edgekit.runtimes import open_session
@@ -125,11 +126,11 @@ def main() -> None:
             output=folder / "edgekit",
             targets=["onnx"],
             timed=False,
-            max_drop=0.5,
+            options=ExportOptions(max_drop=0.5),
         )
         whole = time.monotonic() - began
         ours = bundle.variant("onnx-int8")
-        quantization = ours.quantization or {}
+        quantization = ours.quantization or Quantization()
         float_onnx, int8 = bundle.path / "model.onnx", bundle.path / ours.files[0].path
         (folder / "model.onnx").write_bytes(float_onnx.read_bytes())
         np.save(folder / "calibration.npy", calibration)
@@ -142,16 +143,16 @@ def main() -> None:
                 peer |= {"bytes": path.stat().st_size, "accuracy": accuracy_of(path, images, labels)}
         p50 = p50s(paths, images[:1], 3 if arguments.quick else 20, 20 if arguments.quick else 200)
         float_accuracy = accuracy_of(float_onnx, images, labels)
-        tried = quantization.get("tried", [])
-        making = sum(entry.get("making_seconds", 0.0) for entry in tried)
+        tried = quantization.tried
+        making = sum(entry.making_seconds or 0.0 for entry in tried)
         table = [
             {"name": "float", "bytes": float_onnx.stat().st_size, "accuracy": float_accuracy, "p50_ms": p50["float"]}
         ]
         table.append({
             "name": "edgekit", "bytes": int8.stat().st_size, "accuracy": accuracy_of(int8, images, labels),
             "p50_ms": p50["edgekit"], "seconds": making, "files_made": len(tried),
-            "seconds_with_verification": sum(entry["seconds"] for entry in tried),
-            "whole_export_seconds": whole, "way": quantization.get("way"), "rung": quantization.get("rung"),
+            "seconds_with_verification": sum(entry.seconds for entry in tried),
+            "whole_export_seconds": whole, "way": quantization.way, "rung": quantization.rung,
         })  # fmt: skip
         table += [
             {"name": f"optimum, {peer['method']}", "p50_ms": p50.get(f"optimum, {peer['method']}"), **peer}

@@ -12,7 +12,7 @@ batch: float to 1e-3 of the logits' reach; INT8 may round a border case otherwis
 quantization itself makes (see `batches`).
 
 A network that cannot be exported must be refused in one line with exit code 2. The result file is written after each network; a second
-call goes on with those that are missing.
+call goes on with those that are missing. In the file a variant is a list, in the order of `variant_columns`.
 """
 
 from __future__ import annotations
@@ -30,15 +30,19 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.processors import usable_cpus
 from edgekit.result import now
+from result_files import write_rows
 
 CLASSES, IMAGES = 10, 160
 BATCHES = (1, 2, 3, 4, 5, 6, 8, 1)
 FLOAT_CLOSE = 1e-3  # of the logits' reach: what the order of float32 additions may change
 LIMIT_SECONDS = 900
+# Of a variant, as the result file lists them.
+COLUMNS = (
+    "status", "agreement", "sqnr_db", "batch_error", "same_decisions", "reach", "agree", "quantization_error", "plain_openvino_error", "note",
+)  # fmt: skip
 
 # The quick ones first. Family (timm's module, or torchvision's) -> its networks; `@` gives the side of the images in pixels, 64 without.
 NETWORKS = {
@@ -326,13 +330,14 @@ def sweep(arguments: argparse.Namespace) -> dict[str, Any]:
     wanted = [n for n in networks() if not arguments.only or any(part in n[1] for part in arguments.only)]
     rows: dict[str, Any] = {}
     if arguments.output.exists():
-        rows = json.loads(arguments.output.read_text())["networks"]
+        rows = unpacked(json.loads(arguments.output.read_text()))
     content: dict[str, Any] = {
         "created": now(),
         "command": ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]],
         "machine": this_machine().model_dump(),
         "images": {"calibration and judging": IMAGES, "generated": True},
-        "networks": rows,
+        "variant_columns": COLUMNS,
+        "networks": {},
     }
 
     def run(entry: tuple[str, str, int]) -> None:
@@ -356,15 +361,42 @@ def sweep(arguments: argparse.Namespace) -> dict[str, Any]:
         except subprocess.TimeoutExpired:
             row = {"status": "failed", "message": f"more than {LIMIT_SECONDS} s"}
         rows[name] = {"family": family, "size": size, **row}
-        content["networks"] = dict(sorted(rows.items()))
-        write_json(arguments.output, content)
+        content["networks"] = packed(dict(sorted(rows.items())))
+        write_rows(arguments.output, content)
         print(line(name, rows[name]), flush=True)
 
     missing = [entry for entry in wanted if arguments.again or entry[1] not in rows]
     with ThreadPoolExecutor(arguments.parallel) as pool:
         list(pool.map(run, missing))
-    content["networks"] = {name: rows[name] for _, name, _ in networks() if name in rows}
-    return content
+    return {name: rows[name] for _, name, _ in networks() if name in rows}
+
+
+def packed(rows: dict[str, Any]) -> dict[str, Any]:
+    """The networks' rows with each variant as a list of `COLUMNS`; what is missing at its end is left out."""
+
+    def values(variant: dict[str, Any]) -> list[Any]:
+        found = [variant.get(name) if variant.get(name) != "" else None for name in COLUMNS]
+        while found and found[-1] is None:
+            found.pop()
+        return found
+
+    return {
+        name: {**row, "variants": {id_: values(v) for id_, v in row["variants"].items()}} if "variants" in row else row
+        for name, row in rows.items()
+    }
+
+
+def unpacked(content: dict[str, Any]) -> dict[str, Any]:
+    """The networks' rows of a result file, with each variant as a dictionary again."""
+
+    def named(values: list[Any]) -> dict[str, Any]:
+        found = zip(content["variant_columns"], values, strict=False)  # shorter where the last ones are missing
+        return {name: value for name, value in found if value is not None}
+
+    return {
+        name: {**row, "variants": {id_: named(v) for id_, v in row["variants"].items()}} if "variants" in row else row
+        for name, row in content["networks"].items()
+    }
 
 
 def line(name: str, row: dict[str, Any]) -> str:
@@ -374,7 +406,7 @@ def line(name: str, row: dict[str, Any]) -> str:
         int8 = "; ".join(
             f"{id_} {v['sqnr_db']:.0f} dB {v['agreement']:.0%}"
             for id_, v in row["variants"].items()
-            if v["sqnr_db"] and "int8" in id_
+            if v.get("sqnr_db") and "int8" in id_
         )
         said = f"{int8}; batches {'agree' if row['batches_agree'] else 'DIFFER'} {said}"
     return f"{name} @{row['size']}: {row['status']} ({row.get('seconds', 0):.0f} s) {said}"
@@ -391,7 +423,7 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(one(arguments.one[0], int(arguments.one[1]))))
         return
-    rows = sweep(arguments)["networks"]
+    rows = sweep(arguments)
     for status in sorted({row["status"] for row in rows.values()}):
         print(f"{status}: {sum(row['status'] == status for row in rows.values())}")
     made = [row for row in rows.values() if "variants" in row]

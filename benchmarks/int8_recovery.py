@@ -32,13 +32,14 @@ from torch import nn
 from edgekit.data.augment import Augment
 from edgekit.data.splits import Splits, load_splits
 from edgekit.export.int8.selection import Candidates, digest_of_arrays
-from edgekit.export.pipeline import export_classifier
+from edgekit.export.pipeline import ExportOptions, export_classifier
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.models.classifier import Classifier
 from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier, save_classifier
 from edgekit.progress import progress
+from edgekit.quantization import Quantization
 from edgekit.recipe import Architecture
 from edgekit.result import now
 from edgekit.run import Run
@@ -134,36 +135,39 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
     """Plain INT8 and what the ladder makes of it, for each target."""
     data, test = run.recipe.data, splits.test
     rows = np.linspace(0, len(splits.pool) - 1, min(4396, len(splits.pool))).round().astype(int)
-    pool = splits.pool.subset(rows).centre_crop(data.image_size).images
+    pool = np.asarray(splits.pool.subset(rows).centre_crop(data.image_size).images)
     candidates = Candidates(len(pool), lambda chosen: pool[chosen], digest_of_arrays(pool))
     assert test.labels is not None
     found: dict[str, Any] = {}
-    for name, changes in (("plain", {"max_drop": 100.0}), ("ladder", {"max_drop": 1.0, "recover": True})):
+    for name, options in (
+        ("plain", ExportOptions(max_drop=100.0)),
+        ("ladder", ExportOptions(max_drop=1.0, recover=True)),
+    ):
         bundle = export_classifier(
             PixelClassifier(model, data.mean, data.std),
             classes=splits.classes,
             preprocessing=data.preprocessing(),
             calibration=candidates,
-            evaluation=(test.images, test.labels),
+            evaluation=(np.asarray(test.images), test.labels),
             output=folder / name,
             targets=TARGETS,
             precisions=["int8"],
-            **changes,
+            options=options,
         )
         assert bundle.manifest.accuracy is not None
         found["float_top1"] = bundle.manifest.accuracy.top1
         for variant in bundle.manifest.variants:
-            told = variant.quantization or {}
+            made = (variant.quantization or Quantization()).model_dump(mode="json")
             found.setdefault(variant.id, {})[name] = {
                 "status": variant.status,
                 "drop": variant.drop,
                 "agreement": variant.agreement,
-                "rung": told.get("rung"),
-                "way": told.get("way"),
-                "seconds_of_the_rungs": sum(t["seconds"] for t in told.get("tried", [])),
+                "rung": made.get("rung"),
+                "way": made.get("way"),
+                "seconds_of_the_rungs": sum(t["seconds"] for t in made.get("tried", [])),
                 "speed": variant.speed.model_dump() if variant.speed else None,
-                "tried": told.get("tried"),
-                "sensitivity": told.get("sensitivity"),
+                "tried": made.get("tried"),
+                "sensitivity": made.get("sensitivity"),
             }
     return found
 

@@ -46,9 +46,9 @@ def main() -> None:
     classifier = load_classifier(run.stage_path("distill"))
     model = PixelClassifier(classifier, data.mean, data.std)
     rows = np.linspace(0, len(splits.pool) - 1, min(told.calibration_images, len(splits.pool))).round().astype(int)
-    images = splits.pool.subset(rows).centre_crop(data.image_size).images
+    images = np.asarray(splits.pool.subset(rows).centre_crop(data.image_size).images)
     assert splits.test.labels is not None
-    reference = Reference.of(model, splits.test.images, splits.test.labels)
+    reference = Reference.of(model, np.asarray(splits.test.images), splits.test.labels)
     measured = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -85,7 +85,7 @@ def main() -> None:
         "image_size": data.image_size,
         "weights": record.outputs["model.safetensors"],
         "trained": reference.accuracy.model_dump(mode="json"),
-        "calibration": calibration.describe(),
+        "calibration": calibration.describe().model_dump(mode="json"),
         "threads": told.threads,
         "rounds": told.rounds,
         "saturates": saturates(),

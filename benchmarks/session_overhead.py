@@ -4,8 +4,9 @@
 
 In one process, for each runtime that is installed: the same loaded model is run through edgekit's `Session.run` and by the
 runtime's own call in turns (edgekit, bare, bare, edgekit, …), each run timed. Reported is the median over the pairs of their
-ratio, its 95 % confidence interval (bootstrap), and the difference of the medians in microseconds. The models are small
-convolutional networks, written with onnx's helpers; the goal (at most 3 %) is for those that take 1 ms or more. Needs onnx.
+ratio, its 95 % confidence interval (bootstrap), and the difference of the medians in microseconds; of the samples, quantiles and
+histograms are kept. The models are small convolutional networks, written with onnx's helpers; the goal (at most 3 %) is for
+those that take 1 ms or more. Needs onnx.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 from edgekit.bundle import RuntimeName
-from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.result import now
 from edgekit.runtimes import Session, open_session, why_not
+from result_files import summarize, write_rows
 from tiny_bundle import write_onnx  # the tests' own network
 
 SIZE = 32
@@ -46,7 +47,7 @@ def bare_call(session: Session, images: np.ndarray) -> Callable[[], object]:
 
 
 def compare(session: Session, images: np.ndarray, pairs: int) -> dict[str, Any]:
-    """Time both ways in turns and summarise the pairs."""
+    """Time both ways in turns and summarize the pairs."""
     bare = bare_call(session, images)
     ours: Callable[[], object] = lambda: session.run(images)  # noqa: E731 - the same kind of call as `bare`
     times = np.zeros((pairs, 2), dtype=np.int64)
@@ -56,20 +57,33 @@ def compare(session: Session, images: np.ndarray, pairs: int) -> dict[str, Any]:
             began = time.perf_counter_ns()
             call()
             times[i, which] = time.perf_counter_ns() - began
-    ratios = times[:, 0] / times[:, 1]
-    random = np.random.default_rng(0)
-    medians = [float(np.median(random.choice(ratios, len(ratios)))) for _ in range(1000)]
     return {
         "runtime": session.runtime,
         "version": session.version,
         "settings": session.settings,
         "pairs": pairs,
+        **figures(times),
+    }
+
+
+def figures(times: np.ndarray) -> dict[str, Any]:
+    """What is reported of pairs of times.
+
+    Args:
+        times: int64 (pairs, 2), nanoseconds of `Session.run` and of the bare call.
+    """
+    ratios = times[:, 0] / times[:, 1]
+    random = np.random.default_rng(0)
+    medians = [float(np.median(random.choice(ratios, len(ratios)))) for _ in range(1000)]
+    return {
         "bare_ms": float(np.median(times[:, 1]) / 1e6),
         "session_ms": float(np.median(times[:, 0]) / 1e6),
         "ratio": float(np.median(ratios)),
         "ratio_95": [float(np.percentile(medians, 2.5)), float(np.percentile(medians, 97.5))],
         "difference_us": float((np.median(times[:, 0]) - np.median(times[:, 1])) / 1e3),
-        "samples_ns": {"session": times[:, 0].tolist(), "bare": times[:, 1].tolist()},
+        "session_ns": summarize(times[:, 0]),
+        "bare_ns": summarize(times[:, 1]),
+        "ratios": summarize(ratios),
     }
 
 
@@ -95,7 +109,7 @@ def main() -> None:
                     f"{runtime:12} bare {row['bare_ms']:.3f} ms  session {row['session_ms']:.3f} ms  "
                     f"ratio {row['ratio']:.4f} [{low:.4f}, {high:.4f}]  {row['difference_us']:+.1f} us"
                 )
-    write_json(
+    write_rows(
         arguments.output,
         {
             "what": "latency of Session.run over the runtime's own call at batch 1, one thread, paired and in turns",

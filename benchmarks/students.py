@@ -25,7 +25,7 @@ from PIL import Image
 from edgekit.bench.rounds import Plan, bench
 from edgekit.bundle import Bundle
 from edgekit.data.splits import Splits, load_splits
-from edgekit.export.pipeline import export_classifier
+from edgekit.export.pipeline import ExportOptions, export_classifier
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.models.classifier import Classifier
@@ -63,7 +63,7 @@ def export_student(stage: Path, splits: Splits, output: Path, images: int) -> Bu
         evaluation=(splits.test.images[:images], splits.test.labels[:images]),
         output=output,
         precisions=PRECISIONS,
-        max_drop=0.5,
+        options=ExportOptions(max_drop=0.5),
         name=output.name,
     )
 
@@ -83,7 +83,7 @@ def export_random(name: str, splits: Splits, output: Path) -> Bundle:
         evaluation=None,
         output=output,
         precisions=PRECISIONS,
-        max_drop=100.0,
+        options=ExportOptions(max_drop=100.0),
         name=output.name,
     )
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import functional
 
@@ -14,12 +16,13 @@ from edgekit.data.splits import Splits, load_splits, write_splits
 from edgekit.export.half import tensorrt_onnx
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.quantize import SIGNED, quantize_onnx
-from edgekit.export.pipeline import export_classifier
+from edgekit.export.pipeline import ExportOptions, export_classifier
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import build_encoder
 from edgekit.models.heads import ProjectionHead
 from edgekit.models.pixels import PixelClassifier, normalise
 from edgekit.models.store import Pretrained, save_classifier, save_pretrained
+from edgekit.quantization import Quantization
 from edgekit.recipe import Architecture, Recipe, dump, parse
 from edgekit.run import Run
 from edgekit.train.inputs import stage_inputs
@@ -35,7 +38,10 @@ RECIPE: Recipe = parse(
 
 @cache
 def splits() -> Splits:
-    return load_splits(RECIPE.data)
+    """Its images; the pool's as an array, too."""
+    found = load_splits(RECIPE.data)
+    pool = replace(found.pool, images=np.asarray(found.pool.images))
+    return replace(found, pool=pool)
 
 
 @cache
@@ -67,7 +73,7 @@ def pixels() -> PixelClassifier:
 
 
 def export(output: Path, **changes: Any) -> Bundle:
-    """Its bundle, calibrated on 50 images of the pool; `changes` are arguments of `export_classifier`."""
+    """Its bundle, calibrated on 50 images of the pool; `changes` are arguments of `export_classifier` or of `ExportOptions`."""
     data = RECIPE.data
     settings: dict[str, Any] = {
         "model": pixels(),
@@ -80,7 +86,15 @@ def export(output: Path, **changes: Any) -> Bundle:
         "timed": False,
         **changes,
     }
-    return export_classifier(settings.pop("model"), **settings)
+    options = {field.name: settings.pop(field.name) for field in fields(ExportOptions) if field.name in settings}
+    return export_classifier(settings.pop("model"), options=ExportOptions(**options), **settings)
+
+
+def quantization(bundle: Bundle, variant: str = "onnx-int8") -> Quantization:
+    """How a variant of it was made."""
+    found = bundle.variant(variant).quantization
+    assert found is not None
+    return found
 
 
 def for_tensorrt(calibration: Calibration, output: Path, precision: Precision, *, typed: bool = True) -> None:

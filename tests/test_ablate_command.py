@@ -56,7 +56,10 @@ def test_a_failed_cell_is_told_and_the_exit_code_is_1(edgekit: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["pretrain.temperatur=1,2", "recipe.yaml"], "unknown key pretrain.temperatur (did you mean temperature?)"),
+        (
+            ["pretrain.temperatur=1,2", "recipe.yaml"],  # codespell:ignore
+            "unknown key pretrain.temperatur (did you mean temperature?)",  # codespell:ignore
+        ),
         (["pretrain.temperature=1,x", "recipe.yaml"], "pretrain.temperature: must be a number; got 'x'"),
         (["pretrain.temperature=", "recipe.yaml"], "a value is missing"),
         (["pretrain.one_branch=[crop],[swirl]", "recipe.yaml"], "pretrain.one_branch"),

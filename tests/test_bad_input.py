@@ -141,7 +141,7 @@ def test_a_class_with_fewer_images_than_the_budget_asks(edgekit: Run, tmp_path: 
         ({"finetune__keep_projection_layers": 3}, ("finetune.keep_projection_layers", "3 layers", "0 to 2")),
         ({"distill__student": {"name": "mobilenet_v3_small", "width": 1.0}}, ("data.image_size", "16 px", "too small", "mobilenet_v3_small")),
         ({"pretrain__batch_size": 512}, ("pretrain.batch_size is 512", "the pool has")),
-        ({"pretrain__temprature": 0.5}, ("unknown key pretrain.temprature", "did you mean temperature?")),
+        ({"pretrain__temprature": 0.5}, ("unknown key pretrain.temprature", "did you mean temperature?")),  # codespell:ignore
         ({"pretrain__epochs": "many"}, ("pretrain.epochs", "many")),
     ],
 )  # fmt: skip

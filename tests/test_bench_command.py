@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -11,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import pytest
 from edgekit.bench import rounds
 from edgekit.bench.choose import choose
 from edgekit.bench.golden import Proof, prove
+from edgekit.bench.outcome import RoundOutcome, RoundTimeline, Watch
 from edgekit.bench.process import run_worker
 from edgekit.bench.request import Request
 from edgekit.bench.rounds import Plan, bench
@@ -125,7 +126,7 @@ def test_variants_take_turns_in_processes_of_their_own(
 ) -> None:
     asked: list[Request] = []
 
-    def record(request: Request) -> dict[str, Any]:
+    def record(request: Request) -> RoundOutcome:
         asked.append(request)
         return run_worker(request)
 
@@ -259,7 +260,7 @@ def test_nothing_of_the_users_folder_is_imported_by_the_worker(
 ) -> None:
     (tmp_path / "numpy.py").write_text("raise SystemExit('imported from the working folder')")
     monkeypatch.chdir(tmp_path)
-    assert len(run_worker(request(folder))["samples_ns"]) >= 20
+    assert len(run_worker(request(folder)).samples_ns) >= 20
 
 
 @pytest.mark.parametrize(
@@ -329,25 +330,26 @@ def maps(pid: int) -> str:
         return ""
 
 
-def outcome(samples: list[int], **other: Any) -> dict[str, Any]:
-    """What a worker brings back, made up, for the arithmetic of putting rounds together."""
+def outcome(samples: list[int], **other: Any) -> RoundOutcome:
+    """What a worker brings back, made up, for the arithmetic of putting rounds together; `other` are parts of any of its parts."""
     conditions = {
         "governor": None, "clock_mhz": {"before": 1.0, "after": 2.0}, "temperature_c": {"before": None, "after": None},
         "load": {"before": 0.1, "after": 0.2}, "throttled": None, "other_cores_busy": 0.01,
         "gpu_clock_mhz": {"before": None, "after": None}, "throttled_by": [],
     }  # fmt: skip
-    made = {
+    line = {
+        "seconds": [0.0], "cost_seconds": 0.001, "clock_mhz": [1.0], "gpu_clock_mhz": [None], "temperature_c": [None],
+        "power_w": [None], "throttled": [None],
+    }  # fmt: skip
+    made: dict[str, Any] = {
         "samples_ns": samples, "began_ns": 0, "ended_ns": sum(samples), "streams": 1, "device_memory_bytes": None,
         "warmup_runs": 10, "settled": True, "interrupted": False, "runtime_version": "1", "settings": {},
         "affinity": [0], "stages_ms": {"import": 5.0}, "peak_rss_bytes": 10, "conditions": conditions,
-        "golden": asdict(Proof(max_abs_diff=0.0, top1_agreement=1.0, warning="")),
-        "power": {"source": "", "why_not": ""},
-        "timeline": {
-            "seconds": [0.0], "cost_seconds": 0.001, "clock_mhz": [1.0], "gpu_clock_mhz": [None], "temperature_c": [None],
-            "power_w": [None], "throttled": [None],
-        },
+        "golden": Proof(max_abs_diff=0.0, top1_agreement=1.0, warning=""),
     }  # fmt: skip
-    return {**made, **other}
+    for key, value in other.items():
+        next(part for part in (made, conditions, line) if key in part)[key] = value
+    return RoundOutcome(**made, watch=Watch(RoundTimeline(**line)))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")
@@ -380,9 +382,7 @@ def test_a_worker_does_not_outlive_the_command_that_is_killed(folder: Path, tmp_
 def test_each_warning_is_given_when_it_is_due_and_only_then(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], warning: str | None
 ) -> None:
-    made = outcome([10**7] * 1400)
-    for key, value in change.items():
-        next(part for part in (made, made["conditions"], made["timeline"]) if key in part)[key] = value
+    made = dataclasses.replace(outcome([10**7] * 1400, **change), ended_ns=14 * 10**9)
     monkeypatch.setattr(rounds, "run_worker", lambda request: made)
     bundle = Bundle.open(folder)
     results = bench(bundle, choose(bundle, ["onnx-fp32"])[0], tmp_path, plan=Plan(rounds=1)).results

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from itertools import chain, repeat
 from math import comb
 from pathlib import Path
@@ -19,6 +18,7 @@ from edgekit.bench import scenarios
 from edgekit.bench.device_memory import held_by
 from edgekit.bench.find_rate import find_rate
 from edgekit.bench.load import SCENARIOS, Load, batch_sizes, check_parallel
+from edgekit.bench.measure import Timed
 from edgekit.bench.request import Request
 from edgekit.bench.scenarios import arrival_times
 from edgekit.bench.statistics import SAMPLES_NEEDED, allowed_over
@@ -170,10 +170,10 @@ def plan(**other: Any) -> Request:
     return Request(**{**fields, "scenario": "server", **other})
 
 
-def ask_a_device(service: int, asked: list[Request]) -> Callable[[Request], dict[str, Any]]:
+def ask_a_device(service: int, asked: list[Request]) -> Callable[[Request], Timed]:
     """What workers would bring from a device whose every batch takes `service` nanoseconds."""
 
-    def ask(request: Request) -> dict[str, Any]:
+    def ask(request: Request) -> Timed:
         asked.append(request)
         device = Device(service)
         if request.scenario != "server":
@@ -182,7 +182,7 @@ def ask_a_device(service: int, asked: list[Request]) -> Callable[[Request], dict
             over = iter(range(10**9))
             give_up = lambda latency: latency > request.over_ns and next(over) >= request.over_allowed  # noqa: E731
             timed = serve(device, request.rate, request.runs, give_up=give_up)
-        return asdict(timed)
+        return timed
 
     return ask
 

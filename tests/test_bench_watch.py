@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
+from edgekit.bench.golden import Proof
+from edgekit.bench.outcome import RoundOutcome
 from edgekit.bench.sensors import Sampler, Timeline
 from edgekit.bench.watch import joules, timeline, watched
 
@@ -33,9 +35,13 @@ def sampled(watts: float, *, throttled_at: int | None = None, source: str = "RAP
     return sampler
 
 
-def outcome() -> dict[str, Any]:
+def outcome() -> RoundOutcome:
     """A worker that measured from second 103 to second 107."""
-    return {"began_ns": 103 * S, "ended_ns": 107 * S, "conditions": {"throttled": False, "throttled_by": None}}
+    return RoundOutcome(
+        runtime_version="1", settings={}, affinity=[0], golden=Proof(0.0, 1.0, ""), samples_ns=[4 * S], warmup_runs=1, settled=True,
+        interrupted=False, began_ns=103 * S, ended_ns=107 * S, streams=1, stages_ms={}, peak_rss_bytes=None, device_memory_bytes=None,
+        conditions={"throttled": False, "throttled_by": None},
+    )  # fmt: skip
 
 
 def test_loading_and_warming_up_are_not_in_the_timeline_nor_in_the_energy() -> None:
@@ -47,21 +53,23 @@ def test_loading_and_warming_up_are_not_in_the_timeline_nor_in_the_energy() -> N
     assert line.cost_seconds == pytest.approx(10 * 0.002)
     assert line.clock_mhz[:5] == [1003, 1004, 1005, 1006, 1007]
     assert line.power_source == "RAPL package-0"
-    assert got["energy"] == pytest.approx({"joules": 36, "seconds": 4})
+    assert got.watch is not None
+    assert (got.watch.joules, got.watch.seconds) == pytest.approx((36, 4))
     assert joules([got, got]) == pytest.approx(72)
     assert joules([got, got], idle_watts=4.0) == pytest.approx(72 - 4 * 8)
 
 
 def test_throttling_in_the_window_counts_and_before_it_does_not() -> None:
-    during = watched(outcome(), sampled(9.0, throttled_at=5))["conditions"]
+    during = watched(outcome(), sampled(9.0, throttled_at=5)).conditions
     assert during == {"throttled": True, "throttled_by": ["over-current"]}
-    before = watched(outcome(), sampled(9.0, throttled_at=1))["conditions"]
+    before = watched(outcome(), sampled(9.0, throttled_at=1)).conditions
     assert before["throttled"] is False
 
 
 def test_a_machine_without_a_power_sensor_has_no_energy_and_says_why() -> None:
     got = watched(outcome(), sampled(0.0, source=""))
-    assert got["energy"] is None
+    assert got.watch is not None
+    assert got.watch.joules is None
     assert joules([got]) is None
     line = timeline([got])
     assert line is not None
@@ -70,6 +78,6 @@ def test_a_machine_without_a_power_sensor_has_no_energy_and_says_why() -> None:
 
 
 def test_a_window_too_short_for_a_sample_has_no_timeline() -> None:
-    short = {**outcome(), "began_ns": 103 * S + 1, "ended_ns": 103 * S + 2}
+    short = replace(outcome(), began_ns=103 * S + 1, ended_ns=103 * S + 2)
     assert timeline([watched(short, sampled(9.0))]) is None
-    assert timeline([{"samples_ns": [1]}]) is None
+    assert timeline([outcome()]) is None, "nobody watched"

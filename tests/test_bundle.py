@@ -113,8 +113,8 @@ def test_a_truncated_manifest_is_refused(folder: Path) -> None:
 
 
 def test_an_unknown_key_is_named(folder: Path) -> None:
-    change(folder, lambda m: m["variants"][0].update(precison="fp32"))
-    with pytest.raises(BundleError, match=r"variants\.0\.precison"):
+    change(folder, lambda m: m["variants"][0].update(precison="fp32"))  # codespell:ignore
+    with pytest.raises(BundleError, match=r"variants\.0\.precison"):  # codespell:ignore
         Bundle.open(folder)
 
 

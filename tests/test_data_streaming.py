@@ -73,7 +73,7 @@ def test_lazy_pixels_read_like_the_array(photos: Path) -> None:
     some = lazy.subset(good[5:9])
     assert np.array_equal(some[:], array[good[5:9]])
     assert np.array_equal(np.asarray(some), array[good[5:9]])
-    assert np.array_equal(lazy.centre_crop(4)[:3], array[:3, 2:6, 2:6])
+    assert np.array_equal(lazy.center_crop(4)[:3], array[:3, 2:6, 2:6])
 
 
 @pytest.mark.parametrize("keys", [{}, {"pool": "pool"}, {"labels": 1.0}, {"fit": "stretch"}, {"resize_to": 12}])

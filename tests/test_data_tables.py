@@ -141,7 +141,7 @@ def test_a_table_trains_and_is_not_streamed(tmp_path: Path) -> None:
     ("columns", "data", "message"),
     [
         ({"img": [b"x"], "label": [0]}, {}, r"has no column image, its columns are img, label"),
-        ({"image": [b"x"], "lable": [0]}, {}, r"has no column label.*did you mean lable"),
+        ({"image": [b"x"], "lable": [0]}, {}, r"has no column label.*did you mean lable"),  # codespell:ignore
         ({"image": [1], "label": [0]}, {}, r"its column image is of type int64"),
         ({"image": [b"x"], "label": [0.5]}, {}, r"its column label is of type double"),
         ({"image": [b"x", b"y"], "label": [3, 3]}, {}, r"holds one class only \(3\)"),

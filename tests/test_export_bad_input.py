@@ -276,7 +276,7 @@ def test_names_of_nothing(edgekit: Run) -> None:
         ("timm:mobilenetv3_smal_050", "did you mean mobilenetv3_small_050"),
         ("torchvision:resnet81", "torchvision has no network 'resnet81'"),
         ("no_such_module:build", "no_such_module cannot be imported"),
-        ("bad_factory:nmber", "did you mean number?"),
+        ("bad_factory:nmber", "did you mean number?"),  # codespell:ignore
         ("bad_factory:number", "gives a int, not an nn.Module"),
         ("bad_factory:fails", "no weights here"),
         ("model.tflite", "is not a model that edgekit exports"),

@@ -148,7 +148,7 @@ def test_schemes(bundle: Bundle, tmp_path: Path, scheme: quantize.Scheme, larges
             centre = initialisers[node.input[2]].astype(int).reshape(-1, *[1] * (initialisers[node.input[0]].ndim - 1))
             reach = max(reach, int(np.abs(initialisers[node.input[0]].astype(int) - centre).max()))
     assert reach in largest
-    assert told["calibration"]["images"] == 25
+    assert told.calibration.images == 25
 
 
 def test_no_way_that_saturates_is_tried_where_products_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,15 +181,15 @@ def test_bad_quantisation_is_rejected_marked_and_kept_out_of_the_way(
     assert bad.drop > 0.001
     assert "points of accuracy" in bad.note
     assert bad.quantization is not None
-    tried = bad.quantization["tried"]
-    assert [t["way"] for t in tried[:1]] == [Way(FULL if dot_product else REDUCED).name]
-    rungs, sensitivity = {t["rung"] for t in tried}, bad.quantization["sensitivity"]
+    tried = bad.quantization.tried
+    assert [t.way for t in tried[:1]] == [Way(FULL if dot_product else REDUCED).name]
+    rungs, sensitivity = {t.rung for t in tried}, bad.quantization.sensitivity
     assert {"calibration", "equalisation"} <= rungs
     # Every layer was left in float alone; whether that helps any of them is up to the kernels, and decides whether the rung is tried.
-    assert {s["layer"] for s in sensitivity} == set(quantisable(onnx.load(bundle.path / "model.onnx")))
-    assert ("layers in float" in rungs) == any(s["gain_db"] > 0 for s in sensitivity)
+    assert {s.layer for s in sensitivity} == set(quantisable(onnx.load(bundle.path / "model.onnx")))
+    assert ("layers in float" in rungs) == any(s.gain_db > 0 for s in sensitivity)
     assert ("unsigned weights" in rungs) == (not dot_product)
-    assert bad.quantization["rung"] is None
+    assert bad.quantization.rung is None
     assert bundle.variant("onnx-fp32").status == "verified"
     gate(bundle, ["onnx-fp32"])
     with pytest.raises(GateFailed, match="onnx-int8"):
@@ -205,11 +205,11 @@ def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.
     bundle = export(tmp_path / "export", targets=["openvino"], precisions=["int8"])
     variant = bundle.variant("openvino-int8")
     assert variant.quantization is not None
-    first, second = variant.quantization["tried"]
-    assert (first["status"], second["way"], second["status"]) == ("rejected", "nncf", "verified")
-    assert variant.quantization["tool"].startswith("nncf")
+    first, second = variant.quantization.tried
+    assert (first.status, second.way, second.status) == ("rejected", "nncf", "verified")
+    assert variant.quantization.tool.startswith("nncf")
     assert variant.accuracy is not None
-    assert variant.accuracy.top1 == second["top1"]
+    assert variant.accuracy.top1 == second.top1
     assert "VNNI" not in variant.note
     images, golden = bundle.golden()
     assert (load(bundle, variant).run(images).argmax(1) == golden.argmax(1)).mean() > 0.9
@@ -223,7 +223,7 @@ def test_a_way_that_fails_leads_to_the_next(tmp_path: Path, monkeypatch: pytest.
     bundle = export(tmp_path / "export", targets=["openvino"], precisions=["int8"])
     variant = bundle.variant("openvino-int8")
     assert variant.quantization is not None
-    assert [t["status"] for t in variant.quantization["tried"]] == ["failed", "failed", "failed", "verified"]
+    assert [t.status for t in variant.quantization.tried] == ["failed", "failed", "failed", "verified"]
     with pytest.raises(ExportError, match="cannot quantise this"):
         export(tmp_path / "other", targets=["onnx"])
     assert not (tmp_path / "other").exists()

@@ -54,9 +54,9 @@ def test_the_default_is_both_runtimes(
     assert provenance["stages"] == {stage: trained.require(stage).digest for stage in stages}
     assert provenance["command"][:2] == ["edgekit", "export"]
     assert bundle.manifest.name == "digits"
-    quantization = bundle.variant("onnx-int8").quantization
-    assert quantization is not None
-    assert quantization["calibration"]["images"] == 60
+    calibration = exported.quantization(bundle).calibration
+    assert calibration is not None
+    assert calibration.images == 60
 
 
 def test_json_is_all_that_is_printed(

@@ -71,15 +71,15 @@ def test_fewer_than_eight_are_refused_unless_asked_for(total: int, enough: bool)
 
 def test_int8_of_a_bundle_without_labels_is_judged_on_what_did_not_calibrate_it(tmp_path: Path) -> None:
     bundle = exported.export(tmp_path / "export", calibration=pool(60), evaluation=None, targets=["onnx"])
-    calibration = (bundle.variant("onnx-int8").quantization or {})["calibration"]
-    assert calibration["images"] == 40
-    assert "also_judged_on" not in calibration
+    calibration = exported.quantization(bundle).calibration
+    assert calibration is not None
+    assert (calibration.images, calibration.also_judged_on) == (40, 0)
     assert bundle.manifest.provenance["judged_on"] == {
         "images": 20, "labels": False, "held_back": True, "are": "images held back from calibration",
     }  # fmt: skip
     rest, held = Candidates.these(pool(60)).held_back()
     used = rest.read(np.arange(rest.total))
-    assert digest_of_arrays(used) == calibration["images_sha256"]
+    assert digest_of_arrays(used) == calibration.images_sha256
     golden, _ = bundle.golden()
     assert len(golden) == 16
     assert shared(golden, used) == 0
@@ -104,7 +104,7 @@ def test_the_same_images_as_both_are_told(tmp_path: Path) -> None:
         targets=["onnx"],
         precisions=["int8"],
     )
-    assert (bundle.variant("onnx-int8").quantization or {})["calibration"]["also_judged_on"] >= 30
+    assert exported.quantization(bundle).calibration.also_judged_on >= 30
     (note,) = bundle.manifest.provenance["notes"]
     assert "of the images that calibrate INT8 are also among those that it is judged on" in note
     assert bundle.manifest.provenance["judged_on"]["are"] == "test images"
@@ -120,7 +120,7 @@ def test_few_images_are_refused_before_anything_is_made(tmp_path: Path) -> None:
     only_float = exported.export(tmp_path / "export", precisions=["fp32"], **options)
     assert only_float.manifest.provenance["judged_on"]["images"] == 4
     asked = exported.export(tmp_path / "export", few_images=True, **options)
-    assert (asked.variant("onnx-int8").quantization or {})["calibration"]["images"] == 5
+    assert exported.quantization(asked).calibration.images == 5
     assert asked.variant("onnx-fp32") == only_float.variant("onnx-fp32")
 
 

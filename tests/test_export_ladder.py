@@ -16,7 +16,7 @@ import exported
 from edgekit.export import served, tensorrt
 from edgekit.export.graph.onnx import export_onnx
 from edgekit.export.half import simulated
-from edgekit.export.inputs import Options, Sources
+from edgekit.export.inputs import ExportOptions, Sources
 from edgekit.export.int8 import blocks, ladder, quantize
 from edgekit.export.int8.budget import Budget
 from edgekit.export.int8.calibration import Calibration
@@ -246,7 +246,7 @@ def sources_of(model: ModelProto, folder: Path, **changes: object) -> Sources:
         float_onnx=folder / "float.onnx",
         calibration=Calibration(folder / "float.onnx", pool[:40], folder),
         reference=clear_reference(),
-        options=Options(),
+        options=ExportOptions(),
         folder=folder / "out",
         scratch=folder,
         unlabelled=pool[100:200],
@@ -272,17 +272,17 @@ def test_a_network_of_wildly_different_channels_is_brought_back(
     sources = sources_of(imbalanced(digits, 4), tmp_path)
     variant = climb(onnx_family(sources), sources.folder)
     assert variant.quantization is not None
-    first, *others = variant.quantization["tried"]
-    assert (first["rung"], first["status"]) == ("calibration", "rejected")
-    assert first["drop"] > 0.1
+    first, *others = variant.quantization.tried
+    assert (first.rung, first.status) == ("calibration", "rejected")
+    assert first.drop > 0.1
     assert variant.status == "verified"
-    assert variant.quantization["rung"] == "equalisation"
+    assert variant.quantization.rung == "equalisation"
     assert "equalisation" in variant.note
     assert variant.drop is not None
     assert variant.drop <= 0.01
-    assert max(t["unlabelled"]["sqnr_db"] for t in others) > first["unlabelled"]["sqnr_db"] + 10
-    assert [t["status"] for t in others].count("verified") == 1
-    assert all(t["seconds"] > 0 for t in variant.quantization["tried"])
+    assert max(t.unlabelled.sqnr_db for t in others) > first.unlabelled.sqnr_db + 10
+    assert [t.status for t in others].count("verified") == 1
+    assert all(t.seconds > 0 for t in variant.quantization.tried)
     assert (sources.folder / variant.files[0].path).is_file()
 
 
@@ -304,11 +304,11 @@ def test_tensorrt_climbs_the_same_ladder(digits: ModelProto, tmp_path: Path) -> 
     variant = tensorrt.make("trt", "int8", sources)
     told = variant.quantization
     assert told is not None
-    assert (variant.status, told["rung"]) == ("unexecuted", "equalisation")
-    first = [t for t in told["tried"] if t["rung"] == "calibration"]
-    assert [t["way"] for t in first] == [f"signed 8-bit, {method}" for method in METHODS]
-    (rejected,) = (t for t in first if t["status"] == "rejected")
-    assert rejected["drop"] > 0.01
+    assert (variant.status, told.rung) == ("unexecuted", "equalisation")
+    first = [t for t in told.tried if t.rung == "calibration"]
+    assert [t.way for t in first] == [f"signed 8-bit, {method}" for method in METHODS]
+    (rejected,) = (t for t in first if t.status == "rejected")
+    assert rejected.drop > 0.01
     assert variant.drop is not None
     assert variant.drop <= 0.01
     assert "kept its accuracy by equalisation" in variant.note
@@ -332,7 +332,7 @@ def planted_layer_in_float(digits: ModelProto, folder: Path) -> tuple[Climb, Mad
     base = state.candidate("calibration", Way(REDUCED, "minmax"))
     assert base is not None
     assert not state.gate(base)
-    assert base.entry["drop"] > 0.4
+    assert base.entry.drop > 0.4
     made = ladder._keep_in_float(state)
     assert made is not None
     assert made.variant.status == "verified"
@@ -420,13 +420,13 @@ def test_a_climb_without_time_delivers_what_passed_or_is_rejected(
     told = variant.quantization
     assert told is not None
     assert (sources.folder / variant.files[0].path).is_file()
-    assert told["search"]["cut"] == (seconds < 1000)
+    assert told.search.cut == (seconds < 1000)
     assert ("ran out of time (10 minutes for all INT8 variants, --search-minutes)" in variant.note) == (seconds < 1000)
-    verified = [entry for entry in told["tried"] if entry["status"] == "verified"]
+    verified = [entry for entry in told.tried if entry.status == "verified"]
     assert (variant.status == "verified") == bool(verified)
-    assert (variant.status, told["rung"]) in {("verified", "layers in float"), ("rejected", None)}
+    assert (variant.status, told.rung) in {("verified", "layers in float"), ("rejected", None)}
     if not seconds:
-        assert [entry["rung"] for entry in told["tried"]] == ["calibration"]
+        assert [entry.rung for entry in told.tried] == ["calibration"]
         assert "nothing had passed until then" in variant.note
     if seconds == 1000:
         assert variant.status == "verified"
@@ -471,6 +471,6 @@ def test_a_model_that_came_as_onnx_cannot_be_distilled(
     sources = sources_of(imbalanced(digits, 4), tmp_path)
     variant = climb(onnx_family(sources), sources.folder, recover=True)
     assert variant.quantization is not None
-    (told,) = (t for t in variant.quantization["tried"] if t["rung"] == "distillation")
-    assert (told["status"], "ONNX" in told["why"]) == ("failed", True)
-    assert (variant.status, variant.quantization["rung"]) in {("rejected", None), ("verified", "unsigned weights")}
+    (told,) = (t for t in variant.quantization.tried if t.rung == "distillation")
+    assert (told.status, "ONNX" in told.why) == ("failed", True)
+    assert (variant.status, variant.quantization.rung) in {("rejected", None), ("verified", "unsigned weights")}

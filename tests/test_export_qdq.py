@@ -102,7 +102,7 @@ def test_methods_and_exclusions_reach_the_file(calibration: Calibration, tmp_pat
     scales = []
     for method in METHODS:
         told = quantize_onnx(calibration, tmp_path / "q.onnx", SIGNED, method=method)
-        assert told["calibration"]["method"] == method
+        assert told.calibration.method == method
         graph = onnx.load(tmp_path / "q.onnx").graph
         scales.append(
             [float(numpy_helper.to_array(t)) for t in graph.initializer if t.name.endswith("_scale") and not t.dims]
@@ -117,7 +117,7 @@ def test_methods_and_exclusions_reach_the_file(calibration: Calibration, tmp_pat
     )
     for scheme in (SIGNED, REDUCED):
         told = quantize_onnx(calibration, tmp_path / "q.onnx", scheme, exclude=[convolution])
-        assert convolution in told["kept_in_float"]
+        assert convolution in told.kept_in_float
         wiring = Wiring(onnx.load(tmp_path / "q.onnx"))
         (node,) = (n for n in wiring.nodes if n.name == convolution)
         assert node.input[1] in wiring.constants
@@ -156,7 +156,7 @@ def test_transposed_convolutions_are_quantised_along_their_own_axis(tmp_path: Pa
     expected = simulated(tmp_path / "decoder.onnx")(images)
     for scheme in (SIGNED, FULL):
         told = quantize_onnx(calibration, tmp_path / "q.onnx", scheme)
-        assert "ConvTranspose" in told["operations"]
+        assert "ConvTranspose" in told.operations
         quantized = onnx.load(tmp_path / "q.onnx")
         wiring = Wiring(quantized)
         (node,) = (n for n in quantized.graph.node if n.op_type == "ConvTranspose")

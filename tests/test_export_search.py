@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,6 +16,7 @@ from edgekit.export.int8.budget import Budget, cut_short
 from edgekit.export.int8.fidelity import Fidelity
 from edgekit.export.int8.in_float import Search
 from edgekit.export.int8.sensitivity import Exclude, fewest, most_asked
+from edgekit.quantization import Quantization, SearchRecord
 
 
 class Clock:
@@ -139,7 +139,7 @@ def test_a_budget_is_its_clocks() -> None:
     assert str(budget) == "0:30 of 1:00 left"
     clock.now = 61
     assert budget.over()
-    assert budget.describe() == {"minutes": 1, "limit_seconds": 60, "seconds": 61, "cut": True}
+    assert budget.describe() == SearchRecord(minutes=1, limit_seconds=60, seconds=61, cut=True)
     assert not Budget().over()
     assert not str(Budget())
     for search, minutes, again in (
@@ -148,7 +148,7 @@ def test_a_budget_is_its_clocks() -> None:
         ({"minutes": 10, "cut": False}, 11, False),
         (None, 11, False),
     ):
-        assert cut_short({"search": search}, minutes) is again
+        assert cut_short(Quantization.model_validate({"search": search}), minutes) is again
     assert not cut_short(None, 1)
 
 
@@ -156,17 +156,19 @@ def test_a_cut_search_goes_on_with_more_time_and_not_without(tmp_path: Path) -> 
     def export(minutes: float) -> Bundle:
         return exported.export(tmp_path / "export", targets=["onnx"], precisions=["int8"], search_minutes=minutes)
 
-    def search(bundle: Bundle) -> dict[str, Any]:
-        return (bundle.variant("onnx-int8").quantization or {})["search"]
+    def search(bundle: Bundle) -> SearchRecord:
+        found = exported.quantization(bundle).search
+        assert found is not None
+        return found
 
     first = export(0)
-    assert search(first)["cut"]  # there are three kinds of ranges, and no time for the second
-    assert len((first.variant("onnx-int8").quantization or {})["tried"]) == 1
+    assert search(first).cut  # there are three kinds of ranges, and no time for the second
+    assert len(exported.quantization(first).tried) == 1
     assert "ran out of time (0 minutes for all INT8 variants, --search-minutes)" in first.variant("onnx-int8").note
     assert export(0).manifest == first.manifest  # nothing to do
     second = export(1e6)
-    assert not search(second)["cut"]
-    assert len((second.variant("onnx-int8").quantization or {})["tried"]) >= 3
+    assert not search(second).cut
+    assert len(exported.quantization(second).tried) >= 3
     assert "ran out of time" not in second.variant("onnx-int8").note
     assert export(2e6).manifest == second.manifest  # it was not cut: more time would change nothing
     assert export(0).manifest == second.manifest

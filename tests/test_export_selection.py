@@ -99,15 +99,9 @@ def test_an_export_draws_from_a_pool_and_says_how(
             timed=False,
         )
 
-    told = export(20).variant("onnx-int8").quantization
-    assert told is not None
-    assert told["calibration"] == {
-        **told["calibration"],
-        "drawn": "clusters",
-        "images": 20,
-        "pool": len(pool),
-        "seed": 0,
-    }
+    calibration = exported.quantization(export(20)).calibration
+    assert calibration is not None
+    assert (calibration.drawn, calibration.images, calibration.pool, calibration.seed) == ("clusters", 20, len(pool), 0)
 
     def fail(*_: object) -> None:
         raise AssertionError

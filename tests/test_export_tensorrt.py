@@ -16,11 +16,12 @@ from edgekit.errors import ExportError
 from edgekit.export import tensorrt, verify
 from edgekit.export.graph.onnx import export_onnx
 from edgekit.export.half import simulated
-from edgekit.export.inputs import Options, Sources
+from edgekit.export.inputs import ExportOptions, Sources
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.ranges import METHODS
 from edgekit.export.pipeline import gate, plan
 from edgekit.files import sha256
+from edgekit.quantization import EngineLayers
 from edgekit.runtimes.tensorrt import Batch, BuildOptions, BuildPlan, build
 from edgekit.runtimes.tensorrt.cache import read_record
 from exported import export
@@ -104,15 +105,15 @@ def test_every_quantised_layer_is_computed_in_int8(bundle: Bundle) -> None:
     )
     assert set(report.int8) == set(report.quantized)
     assert variant.quantization is not None
-    tried = variant.quantization["tried"]
-    assert {t["rung"] for t in tried} == {"calibration"}, "it passes, so no other rung is tried"
-    assert [t["way"] for t in tried] == [f"signed 8-bit, {method}" for method in METHODS]
-    assert all(t["unlabelled"]["agreement"] > 0.95 for t in tried)
-    assert sorted(t["status"] for t in tried) == ["not chosen", "not chosen", "verified"], (
+    tried = variant.quantization.tried
+    assert {t.rung for t in tried} == {"calibration"}, "it passes, so no other rung is tried"
+    assert [t.way for t in tried] == [f"signed 8-bit, {method}" for method in METHODS]
+    assert all(t.unlabelled.agreement > 0.95 for t in tried)
+    assert sorted(t.status for t in tried) == ["not chosen", "not chosen", "verified"], (
         "labels see the most faithful alone"
     )
-    assert variant.quantization["judged_by"] == "its ONNX in ONNX Runtime"
-    assert variant.quantization["engine_layers"] == {"quantised": 7, "computed_in_int8": 7, "according_to": "log"}
+    assert variant.quantization.judged_by == "its ONNX in ONNX Runtime"
+    assert variant.quantization.engine_layers == EngineLayers(quantised=7, computed_in_int8=7, according_to="log")
     assert report.warnings == () or all("scales to fp32" in warning for warning in report.warnings)
 
 
@@ -127,7 +128,7 @@ def test_a_graph_that_is_not_the_network_is_rejected_though_no_engine_ran(
     folder = tmp_path / "variant"
     folder.mkdir()
     sources = Sources(
-        float_onnx=graph, calibration=Calibration(graph, test.images[:8], tmp_path), options=Options(), folder=folder,
+        float_onnx=graph, calibration=Calibration(graph, test.images[:8], tmp_path), options=ExportOptions(), folder=folder,
         scratch=tmp_path, reference=dataclasses.replace(reference, logits=-reference.logits),
     )  # fmt: skip
     # Of a model that is always right, INT8 that agrees with another loses almost everything, whatever its ranges.
@@ -138,12 +139,12 @@ def test_a_graph_that_is_not_the_network_is_rejected_though_no_engine_ran(
     assert "it decides otherwise on 100% of the golden images" in variant.note
     assert variant.note.endswith("run by ONNX Runtime on 128 images")
     quantised = tensorrt.make(
-        "trt", "int8", dataclasses.replace(sources, options=Options(max_drop=0.0), reference=worse)
+        "trt", "int8", dataclasses.replace(sources, options=ExportOptions(max_drop=0.0), reference=worse)
     )
     assert quantised.quantization is not None
-    rungs = {t["rung"] for t in quantised.quantization["tried"]}
+    rungs = {t.rung for t in quantised.quantization.tried}
     assert {"calibration", "equalisation", "layers in float"} <= rungs
-    assert (quantised.status, quantised.quantization["rung"]) == ("rejected", None)
+    assert (quantised.status, quantised.quantization.rung) == ("rejected", None)
 
 
 @needs_rtx

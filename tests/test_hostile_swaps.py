@@ -221,7 +221,7 @@ def test_a_measuring_process_opens_the_bundle_that_the_command_has_opened(origin
     shutil.copytree(original, folder)
     opened = Bundle.open(folder)
     request = Request(str(folder), "onnx-fp32", "onnxruntime", 1, 1, 0.0, 1, stages=False, digest=opened.digest)
-    assert run_worker(request)["samples_ns"]
+    assert run_worker(request).samples_ns
     manifest = opened.manifest.model_copy(update={"classes": [f"not {name}" for name in opened.manifest.classes]})
     write_manifest(folder, manifest)
     with pytest.raises(BundleError, match="changed while it was used"):

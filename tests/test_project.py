@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 import edgekit
 from edgekit.cli.main import COMMANDS
@@ -29,6 +30,30 @@ def tracked() -> list[Path]:
     except (OSError, subprocess.CalledProcessError):
         pytest.skip("needs a git checkout: the files of an unpacked archive are not known to be the project's")
     return [ROOT / name for name in names if (ROOT / name).is_file()]
+
+
+def large_file_limits() -> dict[str, int]:
+    """What the pre-commit hooks allow: bytes for each pattern of paths."""
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repo in config["repos"] for hook in repo["hooks"]]
+    limits = {}
+    for hook in hooks:
+        if maximum := re.search(r"check-added-large-files .*--maxkb=(\d+)", hook["entry"]):
+            limits[hook.get("files", "")] = int(maximum[1]) * 1024
+    return limits
+
+
+def test_no_large_file_is_tracked() -> None:
+    found = {str(path.relative_to(ROOT)): path.stat().st_size for path in tracked()}
+    limits = large_file_limits()
+    assert limits == {"": 500 * 1024, "^benchmarks/results/": 100 * 1024}
+    too_large = [
+        f"{name}: {size:,} bytes, more than {limit:,}"
+        for name, size in found.items()
+        for pattern, limit in limits.items()
+        if re.search(pattern, name) and size > limit
+    ]
+    assert too_large == []
 
 
 def texts() -> list[tuple[Path, str]]:

@@ -68,13 +68,16 @@ def test_a_student_without_width_multiplier_is_taken_whole(student: str, width: 
     ("text", "message"),
     [
         ("dta: {}", "unknown key dta (did you mean data?)"),
-        ("data: {lables: 1}", "unknown key data.lables (did you mean labels, labelled or label_seed?)"),
-        ("pretrain: {encoder: {nam: x}}", "unknown key pretrain.encoder.nam (did you mean name?)"),
+        (
+            "data: {lables: 1}",  # codespell:ignore
+            "unknown key data.lables (did you mean labels, labelled or label_seed?)",  # codespell:ignore
+        ),
+        ("pretrain: {encoder: {nam: x}}", "unknown key pretrain.encoder.nam (did you mean name?)"),  # codespell:ignore
         (
             "pretrain: {encoder: {zzz: x}}",
             "unknown key pretrain.encoder.zzz (accepted: name, width, stem, selective_kernels, patch_size, weights, weights_key)",
         ),
-        ("hardware: {presicion: fp32}", "unknown key hardware.presicion (did you mean precision?)"),
+        ("hardware: {presicion: fp32}", "unknown key hardware.presicion (did you mean precision?)"),  # codespell:ignore
     ],
 )
 def test_a_misspelt_key_is_named_with_the_nearest_that_there_are(text: str, message: str) -> None:

@@ -83,7 +83,10 @@ def test_training_ends_with_the_stage_that_the_fields_belong_to(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        (["pretrain.temperatur=0.1,0.5"], "unknown key pretrain.temperatur (did you mean temperature?)"),
+        (
+            ["pretrain.temperatur=0.1,0.5"],  # codespell:ignore
+            "unknown key pretrain.temperatur (did you mean temperature?)",  # codespell:ignore
+        ),
         (["pretrain.temperature=0.1,warm"], "pretrain.temperature: must be a number; got 'warm'"),
         (["pretrain.temperature=0.1,-1"], "pretrain.temperature"),
         (["pretrain.temperature="], "a value is missing"),

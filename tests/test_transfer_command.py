@@ -93,6 +93,16 @@ def test_two_sets_in_one_command_and_what_is_complete_is_left_alone(
         s.value for s in two.scores
     ]
 
+    # A record that somebody has edited is named, with what to do, and nothing is measured instead of it.
+    record = next(iter(first))
+    content = json.loads(record.read_text())
+    del content["metrics"]["random"]["per_class"]
+    record.write_text(json.dumps(content))
+    code, _, errors = edgekit("transfer", run, alone)
+    assert (code, errors.count("error: ")) == (2, 1)
+    assert f"{record}: per_class: not what `edgekit transfer` wrote" in errors
+    assert f"delete {record.parent}" in errors
+
 
 def test_the_validation_part_is_of_every_class_and_shares_nothing_with_what_is_fitted() -> None:
     labels = np.array([0] * 10 + [1] * 5 + [2])

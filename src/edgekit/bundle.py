@@ -22,6 +22,7 @@ from edgekit.errors import BundleError, near, shortened
 from edgekit.files import sha256, write_text
 from edgekit.foreign import MOST_JSON, Unreadable, open_regular, parse_json, parse_npz, private_copy, read_bytes
 from edgekit.preprocess import Preprocessing
+from edgekit.quantization import Quantization
 
 BUNDLE_SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -146,9 +147,7 @@ class Variant(Part):
     settings: dict[str, str] = Field(
         default_factory=dict, description="what the runtime must be told, for instance the inference precision"
     )
-    quantization: dict[str, Any] | None = Field(
-        None, description="how the INT8 was made: calibration, format, layers kept in float"
-    )
+    quantization: Quantization | None = Field(None, description="of INT8: how it was made")
     executed: bool = Field(description="whether it was run where it was exported")
     status: Literal["verified", "rejected", "unexecuted"]
     parity: Parity | None = None

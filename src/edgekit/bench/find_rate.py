@@ -6,14 +6,28 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
-from typing import Any
+from typing import Protocol
 
 from edgekit.bench.request import Request
 from edgekit.bench.statistics import SAMPLES_NEEDED, allowed_over
 from edgekit.errors import EdgekitError
 from edgekit.result import Probe
 
-Ask = Callable[[Request], dict[str, Any]]
+
+class Samples(Protocol):
+    """Of what a request measured, what the search needs (see `edgekit.bench.measure.Timed`)."""
+
+    @property
+    def samples_ns(self) -> list[int]: ...
+    @property
+    def interrupted(self) -> bool: ...
+    @property
+    def began_ns(self) -> int: ...
+    @property
+    def ended_ns(self) -> int: ...
+
+
+Ask = Callable[[Request], Samples]
 PROBES = 10
 # A rate below this share of what the streams can serve hardly queues: where it breaks the bound, a lower one would too.
 _LEAST_SHARE = 1 / 20
@@ -50,7 +64,7 @@ def find_rate(
     """
     request = replace(request, loadgen=None, stages=False)
     alone = ask(replace(request, scenario="single-stream", streams=1, seconds=0.5, runs=SAMPLES_NEEDED["p50"]))
-    alone_ms = median(alone["samples_ns"]) / 1e6
+    alone_ms = median(alone.samples_ns) / 1e6
     none = EdgekitError(
         f"{request.variant}: no rate keeps p99 under {bound_ms:g} ms: even a run alone takes {alone_ms:.3g} ms (p50)",
         "give a longer bound, or a faster variant",
@@ -58,7 +72,7 @@ def find_rate(
     if alone_ms > bound_ms:
         raise none
     busy = ask(replace(request, scenario="offline", seconds=1.0, runs=SAMPLES_NEEDED["p50"]))
-    capacity = len(busy["samples_ns"]) / ((busy["ended_ns"] - busy["began_ns"]) / 1e9)
+    capacity = len(busy.samples_ns) / ((busy.ended_ns - busy.began_ns) / 1e9)
     low, high = 0.0, capacity
     probes: list[Probe] = []
     while len(probes) < PROBES and high - low > resolution * high and high > _LEAST_SHARE * capacity:
@@ -79,6 +93,6 @@ def _probe(ask: Ask, request: Request, bound_ms: float, seconds: float) -> Probe
     outcome = ask(
         replace(request, scenario="server", seconds=0.0, runs=queries, over_ns=bound_ns, over_allowed=allowed)
     )
-    over = sum(latency > bound_ns for latency in outcome["samples_ns"])
-    kept = over <= allowed and not outcome["interrupted"]
-    return Probe(rate=request.rate, queries=len(outcome["samples_ns"]), over=over, allowed=allowed, kept=kept)
+    over = sum(latency > bound_ns for latency in outcome.samples_ns)
+    kept = over <= allowed and not outcome.interrupted
+    return Probe(rate=request.rate, queries=len(outcome.samples_ns), over=over, allowed=allowed, kept=kept)

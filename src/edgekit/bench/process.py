@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import children
+from edgekit.bench.outcome import Failure, ProfileOutcome, RoundOutcome
 from edgekit.bench.request import CANNOT_WRITE, Request
 from edgekit.bench.sensors import Sampler
 from edgekit.bench.watch import watched
@@ -27,18 +28,30 @@ _MOST_WORDS = 1 << 16  # of what a worker printed last
 class Interrupted(Exception):
     """The user interrupted a worker; `outcome` is what it had measured until then, None where nothing."""
 
-    def __init__(self, outcome: dict[str, Any] | None) -> None:
+    def __init__(self, outcome: RoundOutcome | None) -> None:
         super().__init__("interrupted")
         self.outcome = outcome
 
 
-def run_worker(request: Request) -> dict[str, Any]:
-    """Measure in a fresh process.
+def run_worker(request: Request) -> RoundOutcome:
+    """Measure one round of a scenario in a fresh process.
 
     Raises:
         EdgekitError: of the worker's own kind, or because it died.
         Interrupted: the user pressed Ctrl-C; the worker was asked to end and did.
     """
+    content, sampler = _run(request)
+    return watched(RoundOutcome.read(content), sampler)
+
+
+def run_profiler(request: Request) -> ProfileOutcome:
+    """Profile in a fresh process; raises as `run_worker` does."""
+    content, _ = _run(request)
+    return ProfileOutcome.read(content)
+
+
+def _run(request: Request) -> tuple[dict[str, Any], Sampler]:
+    """What a worker wrote, and the sensors that were read meanwhile."""
     with scratch_folder("bench") as folder:
         request_file, outcome_file = Path(folder, "request.json"), Path(folder, "outcome.json")
         try:
@@ -65,7 +78,7 @@ def run_worker(request: Request) -> dict[str, Any]:
                         raise
                     stopped = True
             if stopped:
-                raise Interrupted(_watched(_read(outcome_file), sampler))
+                raise Interrupted(_until_then(request, _read(outcome_file), sampler))
             stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _MOST_WORDS))
             said = stderr.read().decode(errors="replace").strip().splitlines()
         outcome = _read(outcome_file)
@@ -78,8 +91,9 @@ def run_worker(request: Request) -> dict[str, Any]:
             "`edgekit --debug bench …` shows what it printed; SIGKILL means that memory ran out",
         )
     if "error" in outcome:
-        raise error_named(outcome["error"]["kind"])(outcome["error"]["message"], outcome["error"]["hint"])
-    return _watched(outcome, sampler) or outcome
+        failure = Failure(**outcome["error"])
+        raise error_named(failure.kind)(failure.message, failure.hint)
+    return outcome, sampler
 
 
 def _no_room(request: Request, folder: Path, reason: str) -> EdgekitError:
@@ -89,9 +103,11 @@ def _no_room(request: Request, folder: Path, reason: str) -> EdgekitError:
     )
 
 
-def _watched(outcome: dict[str, Any] | None, sampler: Sampler) -> dict[str, Any] | None:
-    """With the sensors, where the worker measured (a profile has no time of its own)."""
-    return watched(outcome, sampler) if outcome is not None and "began_ns" in outcome else outcome
+def _until_then(request: Request, content: dict[str, Any] | None, sampler: Sampler) -> RoundOutcome | None:
+    """What an interrupted worker had measured; of a profile, nothing is kept."""
+    if content is None or "error" in content or request.scenario == "profile":
+        return None
+    return watched(RoundOutcome.read(content), sampler)
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bench.load import Load
 from edgekit.bench.measure import measure
-from edgekit.bench.process import run_worker
+from edgekit.bench.outcome import ProfileOutcome
+from edgekit.bench.process import run_profiler
 from edgekit.bench.request import Request
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import EdgekitError, RuntimeMissing
@@ -25,8 +25,10 @@ WARMUP = 20
 _SECONDS = 0.5
 
 
-def profile(session: Session, batch: NDArray[np.uint8], runs: int, stop: Callable[[], bool]) -> dict[str, Any]:
-    """What a worker finds out: a run without the profiler, and every node with it.
+def profile(
+    session: Session, batch: NDArray[np.uint8], runs: int, stop: Callable[[], bool]
+) -> tuple[list[int], list[Layer]]:
+    """What a worker finds out: the time of each run without the profiler, in nanoseconds, and every node with it.
 
     Raises:
         RuntimeMissing: the runtime's session has no profiler.
@@ -35,7 +37,7 @@ def profile(session: Session, batch: NDArray[np.uint8], runs: int, stop: Callabl
         raise RuntimeMissing(f"{session.runtime}: no profile of its layers", "leave the variant out, or --profile")
     timed = measure(lambda: session.run(batch), _SECONDS, runs, stop=stop)
     layers = session.profile(batch, runs, WARMUP)
-    return {"samples_ns": timed.samples_ns, "layers": [layer._asdict() for layer in layers]}
+    return timed.samples_ns, list(layers)
 
 
 def folded(layers: Sequence[Layer], runs: int) -> list[LayerTime]:
@@ -53,9 +55,9 @@ def folded(layers: Sequence[Layer], runs: int) -> list[LayerTime]:
     ]
 
 
-def profile_of(bundle: Bundle, variant: Variant, request: Request, outcome: dict[str, Any], given: str) -> Profile:
+def profile_of(bundle: Bundle, variant: Variant, request: Request, outcome: ProfileOutcome, given: str) -> Profile:
     """The result's part, from what a worker brought."""
-    layers = folded([Layer(**layer) for layer in outcome["layers"]], request.runs)
+    layers = folded(outcome.layers, request.runs)
     if not layers:
         raise EdgekitError(f"{variant.id}: the runtime's profiler listed no layer", "please report it")
     return Profile(
@@ -63,14 +65,14 @@ def profile_of(bundle: Bundle, variant: Variant, request: Request, outcome: dict
         bundle_digest=bundle.digest,
         variant=variant.id,
         runtime=variant.runtime,
-        runtime_version=outcome["runtime_version"],
+        runtime_version=outcome.runtime_version,
         precision=variant.precision,
-        settings=outcome["settings"],
+        settings=outcome.settings,
         batch=request.batch,
         threads=request.threads,
         provider=request.provider,
         runs=request.runs,
-        run_ms=median(outcome["samples_ns"]) / 1e6,
+        run_ms=median(outcome.samples_ns) / 1e6,
         layers_ms=sum(layer.ms for layer in layers),
         layers=layers,
     )
@@ -115,7 +117,7 @@ def profile_variant(
         cpus=list(load.cpus),
         digest=bundle.digest,
     )
-    found = profile_of(bundle, variant, request, run_worker(request), given)
+    found = profile_of(bundle, variant, request, run_profiler(request), given)
     path = output / profile_name(found)
     Result.of(found).write(path)
     return found, path

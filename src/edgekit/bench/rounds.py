@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from edgekit.bench import sensors, statistics
 from edgekit.bench.find_rate import find_rate
 from edgekit.bench.load import Load
 from edgekit.bench.lock import presence
 from edgekit.bench.measure import FLOOR_RUNS, FLOOR_SECONDS
+from edgekit.bench.outcome import RoundOutcome
 from edgekit.bench.output import file_name, loadgen_folder
 from edgekit.bench.process import Interrupted, run_worker
 from edgekit.bench.request import Request
@@ -58,7 +58,7 @@ class _Job:
 
     variant: Variant
     request: Request
-    outcomes: list[dict[str, Any]] = field(default_factory=list)
+    outcomes: list[RoundOutcome] = field(default_factory=list)
     probes: list[Probe] = field(default_factory=list)
     error: EdgekitError | None = None
 
@@ -115,7 +115,7 @@ def bench(
         except KeyboardInterrupt:
             outcome.interrupted = True
     for job in jobs:
-        outcomes = [o for o in job.outcomes if o["samples_ns"]]
+        outcomes = [o for o in job.outcomes if o.samples_ns]
         if job.error is not None:
             outcome.failed.append((job.variant.id, job.error))
         elif outcomes:
@@ -172,7 +172,7 @@ def _measure(job: _Job) -> None:
         # Every round has arrivals of its own, and they are the same for all variants.
         job.outcomes.append(run_worker(replace(job.request, seed=job.request.seed + len(job.outcomes))))
     except Interrupted as stop:
-        if stop.outcome is not None and "error" not in stop.outcome:
+        if stop.outcome is not None:
             job.outcomes.append(stop.outcome)
         raise KeyboardInterrupt from None
     except EdgekitError as error:

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgekit.bench import statistics
 from edgekit.bench.measure import FLOOR_RUNS, FLOOR_SECONDS
+from edgekit.bench.outcome import RoundOutcome
 from edgekit.bench.request import Request
 from edgekit.bench.watch import joules, timeline
 from edgekit.bundle import Bundle, Variant
@@ -25,7 +26,7 @@ def latency_of(
     bundle: Bundle,
     variant: Variant,
     request: Request,
-    outcomes: Sequence[dict[str, Any]],
+    outcomes: Sequence[RoundOutcome],
     *,
     given: str,
     complete: bool,
@@ -48,9 +49,9 @@ def latency_of(
         probes: of a server: the rates that were tried.
         idle_watts: what the machine draws at rest.
     """
-    samples = [sample for o in outcomes for sample in o["samples_ns"]]
+    samples = [sample for o in outcomes for sample in o.samples_ns]
     milliseconds = np.asarray(samples) / 1e6
-    elapsed = sum(o["ended_ns"] - o["began_ns"] for o in outcomes) / 1e9
+    elapsed = sum(o.elapsed_ns for o in outcomes) / 1e9
     query = request.query or request.batch
     above_idle = None if idle_watts is None else joules(outcomes, idle_watts)
     open_ended = request.scenario in ("offline", "server")
@@ -61,58 +62,58 @@ def latency_of(
         bundle_digest=bundle.digest,
         variant=variant.id,
         runtime=variant.runtime,
-        runtime_version=outcomes[0]["runtime_version"],
+        runtime_version=outcomes[0].runtime_version,
         precision=variant.precision,
-        settings=outcomes[0]["settings"],
+        settings=outcomes[0].settings,
         scenario=request.scenario,
         batch=request.batch,
         threads=request.threads,
         provider=request.provider,
-        streams=outcomes[0]["streams"],
+        streams=outcomes[0].streams,
         query=query if query != request.batch else None,
         rate=request.rate or None,
         bound_ms=bound_ms,
         probes=list(probes),
-        affinity=outcomes[0]["affinity"],
+        affinity=outcomes[0].affinity,
         quick=elapsed < FLOOR_SECONDS * 0.95 or len(samples) < runs,
-        interrupted=not complete or outcomes[-1]["interrupted"],
-        warmup_runs=sum(o["warmup_runs"] for o in outcomes),
+        interrupted=not complete or outcomes[-1].interrupted,
+        warmup_runs=sum(o.warmup_runs for o in outcomes),
         samples_ns=samples,
-        rounds=[len(o["samples_ns"]) for o in outcomes],
+        rounds=[len(o.samples_ns) for o in outcomes],
         percentiles_ms=statistics.percentiles(milliseconds),
         mean_ms=float(milliseconds.mean()),
         cv=statistics.coefficient_of_variation(milliseconds),
         drift=statistics.drift(milliseconds),
         throughput=throughput,
         stages_ms=_stages(outcomes, float(np.median(milliseconds)) if request.scenario == "single-stream" else None),
-        peak_rss_bytes=max((o["peak_rss_bytes"] for o in outcomes if o["peak_rss_bytes"]), default=None),
-        device_memory_bytes=max((o["device_memory_bytes"] for o in outcomes if o["device_memory_bytes"]), default=None),
+        peak_rss_bytes=max((o.peak_rss_bytes for o in outcomes if o.peak_rss_bytes), default=None),
+        device_memory_bytes=max((o.device_memory_bytes for o in outcomes if o.device_memory_bytes), default=None),
         energy_joules=joules(outcomes),
         energy_joules_per_inference=None if above_idle is None else above_idle / (len(samples) * query),
         idle_watts=idle_watts,
         timeline=timeline(outcomes),
-        loadgen=outcomes[0].get("loadgen"),
-        golden_max_abs_diff=max(o["golden"]["max_abs_diff"] for o in outcomes),
-        golden_top1_agreement=min(o["golden"]["top1_agreement"] for o in outcomes),
-        golden_embedding_max_abs_diff=_worst(max, outcomes, "embedding_max_abs_diff"),
-        golden_embedding_cosine=_worst(min, outcomes, "embedding_cosine"),
+        loadgen=outcomes[0].loadgen,
+        golden_max_abs_diff=max(o.golden.max_abs_diff for o in outcomes),
+        golden_top1_agreement=min(o.golden.top1_agreement for o in outcomes),
+        golden_embedding_max_abs_diff=_worst(max, [o.golden.embedding_max_abs_diff for o in outcomes]),
+        golden_embedding_cosine=_worst(min, [o.golden.embedding_cosine for o in outcomes]),
         accuracy=variant.accuracy.top1 if variant.accuracy else None,
         accuracy_samples=variant.accuracy.samples if variant.accuracy else None,
         conditions=_conditions(outcomes),
         warnings=[],
     )
-    latency.warnings = [o["golden"]["warning"] for o in outcomes[:1] if o["golden"]["warning"]]
+    latency.warnings = [o.golden.warning for o in outcomes[:1] if o.golden.warning]
     latency.warnings += _warnings(latency, outcomes, elapsed, crowded)
     return latency
 
 
-def _worst(choose: Callable[[list[float]], float], outcomes: Sequence[dict[str, Any]], name: str) -> float | None:
+def _worst(choose: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
     """A figure of the golden tensors' proof over all rounds; None where there is none."""
-    known = [o["golden"][name] for o in outcomes if o["golden"][name] is not None]
+    known = [value for value in values if value is not None]
     return choose(known) if known else None
 
 
-def _stages(outcomes: Sequence[dict[str, Any]], run: float | None) -> dict[str, float | None]:
+def _stages(outcomes: Sequence[RoundOutcome], run: float | None) -> dict[str, float | None]:
     """The stages' times in the order that they happen in; the median over the rounds."""
     names = (
         "import", "load", "first_run", "preprocess", "host_to_device", "compute", "device_to_host", "run", "postprocess",
@@ -120,15 +121,15 @@ def _stages(outcomes: Sequence[dict[str, Any]], run: float | None) -> dict[str, 
     )  # fmt: skip
     stages: dict[str, float | None] = {}
     for name in names:
-        values = [o["stages_ms"][name] for o in outcomes if name in o["stages_ms"]]
+        values = [o.stages_ms[name] for o in outcomes if name in o.stages_ms]
         stages[name] = median(values) if values else None
     stages["run"] = run
     return stages
 
 
-def _conditions(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _conditions(outcomes: Sequence[RoundOutcome]) -> dict[str, Any]:
     """Before the first round, after the last, and the worst of all rounds for what disturbs."""
-    every = [o["conditions"] for o in outcomes]
+    every = [o.conditions for o in outcomes]
     merged = dict(every[-1])
     for name in ("clock_mhz", "gpu_clock_mhz", "temperature_c", "load"):
         merged[name] = {"before": every[0][name]["before"], "after": every[-1][name]["after"]}
@@ -139,7 +140,7 @@ def _conditions(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return merged
 
 
-def _warnings(latency: Latency, outcomes: Sequence[dict[str, Any]], elapsed: float, crowded: bool) -> list[str]:
+def _warnings(latency: Latency, outcomes: Sequence[RoundOutcome], elapsed: float, crowded: bool) -> list[str]:
     """Why a figure of this measurement, of so many seconds, is not to be trusted, one sentence each."""
     others = latency.conditions["other_cores_busy"]
     by = ", ".join(latency.conditions["throttled_by"] or []) or "heat or power"
@@ -172,7 +173,7 @@ def _warnings(latency: Latency, outcomes: Sequence[dict[str, Any]], elapsed: flo
             latency.bound_ms is not None and p99 is not None and p99 > latency.bound_ms,
             f"p99 came out above the bound of {latency.bound_ms or 0:g} ms at the rate that had kept it",
         ),
-        (not all(o["settled"] for o in outcomes), "the warm-up did not settle within 5 s"),
+        (not all(o.settled for o in outcomes), "the warm-up did not settle within 5 s"),
         (others is not None and others > _OTHERS_LIMIT, f"other processes kept {others or 0:.1f} cores busy meanwhile"),
         (sensors > _SENSORS_LIMIT, f"reading the sensors kept {percent(sensors)} of a processor busy meanwhile"),
         (latency.conditions["throttled"] is True, f"the processor was throttled ({by})"),
@@ -182,10 +183,7 @@ def _warnings(latency: Latency, outcomes: Sequence[dict[str, Any]], elapsed: flo
     return [sentence for applies, sentence in checks if applies]
 
 
-def _queue_grows(outcomes: Sequence[dict[str, Any]]) -> bool:
+def _queue_grows(outcomes: Sequence[RoundOutcome]) -> bool:
     """Whether, in every round, queries waited ever longer: the last tenth more than three times as long as the first, and at
     the end for more than a twentieth of the whole time."""
-    return all(
-        statistics.drift(o["samples_ns"]) > 2 and o["samples_ns"][-1] > (o["ended_ns"] - o["began_ns"]) / 20
-        for o in outcomes
-    )
+    return all(statistics.drift(o.samples_ns) > 2 and o.samples_ns[-1] > o.elapsed_ns / 20 for o in outcomes)

@@ -7,65 +7,69 @@ the interpreter's lock just when a run returns. Both read the same monotonic clo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
+from edgekit.bench.outcome import RoundOutcome, RoundTimeline, Watch
 from edgekit.bench.sensors import Sampler
 from edgekit.result import Timeline
 
 _SERIES = ("clock_mhz", "gpu_clock_mhz", "temperature_c", "power_w", "throttled")
 
 
-def watched(outcome: dict[str, Any], sampler: Sampler) -> dict[str, Any]:
-    """A worker's outcome with what the sensors said between its first query and its last: `timeline`, `energy`, and in its
-    `conditions` the throttling that came and went in between.
+def watched(outcome: RoundOutcome, sampler: Sampler) -> RoundOutcome:
+    """A worker's outcome with what the sensors said between its first query and its last: `watch`, and in its `conditions` the
+    throttling that came and went in between.
 
     Args:
-        outcome: of a worker, with `began_ns` and `ended_ns`.
+        outcome: of a worker.
         sampler: ran while the worker did, and has ended.
     """
-    began, ended = outcome["began_ns"], outcome["ended_ns"]
+    began, ended = outcome.began_ns, outcome.ended_ns
     line = sampler.timeline
     times = [line.began_ns + round(seconds * 1e9) for seconds in line.seconds]
     inside = [i for i, time in enumerate(times) if began <= time <= ended]
     series = {name: [getattr(line, name)[i] for i in inside] for name in _SERIES}
     energy = sampler.energy(since_ns=began, until_ns=ended)
-    conditions = dict(outcome["conditions"])
+    conditions = dict(outcome.conditions)
     if any(series["throttled"]):
         conditions["throttled"] = True
         conditions["throttled_by"] = list(dict.fromkeys([*(conditions["throttled_by"] or []), *line.throttled_by]))
-    return {
-        **outcome,
-        "conditions": conditions,
-        "timeline": {
-            "seconds": [(times[i] - began) / 1e9 for i in inside],
-            "cost_seconds": sum(line.cost_seconds[i] for i in inside),
+    watch = Watch(
+        timeline=RoundTimeline(
+            seconds=[(times[i] - began) / 1e9 for i in inside],
+            cost_seconds=sum(line.cost_seconds[i] for i in inside),
             **series,
-        },
-        "power": {"source": line.power_source, "why_not": line.why_no_power},
-        "energy": None if energy is None else {"joules": energy.joules, "seconds": energy.seconds},
-    }
+        ),
+        power_source=line.power_source,
+        why_no_power=line.why_no_power,
+        joules=None if energy is None else energy.joules,
+        seconds=0.0 if energy is None else energy.seconds,
+    )
+    return replace(outcome, conditions=conditions, watch=watch)
 
 
-def timeline(outcomes: Sequence[dict[str, Any]]) -> Timeline | None:
+def timeline(outcomes: Sequence[RoundOutcome]) -> Timeline | None:
     """The rounds' timelines one after the other; None where the sensors were not watched, or the rounds too short for a sample."""
-    watched = [(i, outcome["timeline"]) for i, outcome in enumerate(outcomes) if outcome.get("timeline")]
-    rounds = [i for i, line in watched for _ in line["seconds"]]
+    watches = [(i, outcome.watch) for i, outcome in enumerate(outcomes) if outcome.watch is not None]
+    rounds = [i for i, watch in watches for _ in watch.timeline.seconds]
     if not rounds:
         return None
-    power = outcomes[0]["power"]
+    lines = [watch.timeline for _, watch in watches]
     return Timeline(
         round=rounds,
-        seconds=[second for _, line in watched for second in line["seconds"]],
-        power_source=power["source"],
-        why_no_power=power["why_not"],
-        cost_seconds=sum(line["cost_seconds"] for _, line in watched),
-        **{name: [value for _, line in watched for value in line[name]] for name in _SERIES},
+        seconds=[second for line in lines for second in line.seconds],
+        power_source=watches[0][1].power_source,
+        why_no_power=watches[0][1].why_no_power,
+        cost_seconds=sum(line.cost_seconds for line in lines),
+        **{name: [value for line in lines for value in getattr(line, name)] for name in _SERIES},
     )
 
 
-def joules(outcomes: Sequence[dict[str, Any]], idle_watts: float = 0.0) -> float | None:
+def joules(outcomes: Sequence[RoundOutcome], idle_watts: float = 0.0) -> float | None:
     """Energy of the measured time above a power that is drawn anyway; None where a round's was not measured."""
-    energies = [outcome.get("energy") for outcome in outcomes]
-    if not all(energies):
-        return None
-    return float(sum(e["joules"] - idle_watts * e["seconds"] for e in energies if e))
+    total = 0.0
+    for outcome in outcomes:
+        if outcome.watch is None or outcome.watch.joules is None:
+            return None
+        total += outcome.watch.joules - idle_watts * outcome.watch.seconds
+    return total

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgekit.bench.request import CANNOT_WRITE, Request
 from edgekit.children import end_with_parent
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edgekit.bench.measure import Timed
+    from edgekit.bench.outcome import ProfileOutcome, RoundOutcome
     from edgekit.runtimes import Session
 
 
@@ -44,9 +45,11 @@ def main() -> None:
     from edgekit.errors import EdgekitError
 
     try:
-        outcome: dict[str, Any] = _measure(request, lambda: interrupted)
+        outcome = asdict(_measure(request, lambda: interrupted))
     except EdgekitError as error:
-        outcome = {"error": {"kind": type(error).__name__, "message": error.message, "hint": error.hint}}
+        from edgekit.bench.outcome import Failure
+
+        outcome = {"error": asdict(Failure(type(error).__name__, error.message, error.hint))}
     try:
         Path(sys.argv[2]).write_text(json.dumps(outcome))
     except OSError:  # standard error lies on the same disk
@@ -58,7 +61,7 @@ def main() -> None:
     )  # LoadGen's threads may still run after an interruption, and a runtime's teardown is nobody's business here
 
 
-def _measure(request: Request, stop: Callable[[], bool]) -> dict[str, Any]:
+def _measure(request: Request, stop: Callable[[], bool]) -> RoundOutcome | ProfileOutcome:
     began = time.perf_counter()
     import importlib
 
@@ -79,6 +82,7 @@ def _measure(request: Request, stop: Callable[[], bool]) -> dict[str, Any]:
     from edgekit.bench import sensors
     from edgekit.bench.device_memory import device_memory
     from edgekit.bench.golden import prove
+    from edgekit.bench.outcome import ProfileOutcome, RoundOutcome
     from edgekit.bench.pipeline import pipeline, transfers
     from edgekit.processors import affinity
 
@@ -90,57 +94,67 @@ def _measure(request: Request, stop: Callable[[], bool]) -> dict[str, Any]:
     session.run(batch)
     first_run = time.perf_counter() - first
     proof = prove(session, variant, golden, request.batch)
-    common = {
+    common: dict[str, Any] = {
         "runtime_version": session.version,
         "settings": session.settings,
         "affinity": sorted(affinity() or []),
-        "golden": asdict(proof),
+        "golden": proof,
     }
     if request.scenario == "profile":
         from edgekit.bench.profile import profile
 
-        return {**common, **profile(session, batch, request.runs, stop)}
+        samples_ns, layers = profile(session, batch, request.runs, stop)
+        return ProfileOutcome(**common, samples_ns=samples_ns, layers=layers)
 
     before = sensors.read()
-    timed, more = _scenario(request, session, images, batch, stop)
+    ran = _scenario(request, session, images, batch, stop)
     after = sensors.read()
     stages = {
         "import": (imported - began) * 1e3,
         "load": (loaded - imported) * 1e3,
         "first_run": first_run * 1e3,
     }
-    if request.stages and not timed.interrupted:
+    if request.stages and not ran.timed.interrupted:
         stages |= transfers(session, batch) | pipeline(session, bundle.manifest.preprocessing, batch, stop)
     on_device = request.runtime.startswith("tensorrt") or request.provider not in (None, "cpu")
-    return {
-        **common,
-        **asdict(timed),
-        "stages_ms": stages,
-        "peak_rss_bytes": sensors.peak_memory(),
-        "device_memory_bytes": device_memory() if on_device else None,
-        "conditions": sensors.conditions(before, after),
-        **more,
-    }
+    return RoundOutcome(
+        **{**common, "settings": ran.settings},
+        **vars(ran.timed),
+        streams=ran.streams,
+        stages_ms=stages,
+        peak_rss_bytes=sensors.peak_memory(),
+        device_memory_bytes=device_memory() if on_device else None,
+        conditions=sensors.conditions(before, after),
+        loadgen=ran.loadgen,
+    )
+
+
+class _Ran(NamedTuple):
+    """A scenario that was run: what it saw, how many runs were in flight, the runtime's settings for that, and LoadGen's summary."""
+
+    timed: Timed
+    streams: int
+    settings: dict[str, str]
+    loadgen: dict[str, Any] | None = None
 
 
 def _scenario(
     request: Request, session: Session, images: NDArray[np.uint8], batch: NDArray[np.uint8], stop: Callable[[], bool]
-) -> tuple[Timed, dict[str, Any]]:
-    """What the scenario saw, and what else belongs into the outcome."""
+) -> _Ran:
     from edgekit.bench import scenarios
     from edgekit.bench.measure import measure
     from edgekit.runtimes.streams import OneByOne, open_streams
 
     if request.scenario == "single-stream" and not request.loadgen:
-        return measure(lambda: session.run(batch), request.seconds, request.runs, stop=stop), {"streams": 1}
+        timed = measure(lambda: session.run(batch), request.seconds, request.runs, stop=stop)
+        return _Ran(timed, 1, session.settings)
     one = request.streams == 1
     streams = OneByOne(session) if one else open_streams(session, request.streams, request.batch)
-    more: dict[str, Any] = {"streams": streams.count, "settings": streams.settings}
+    summary: dict[str, Any] | None = None
     if request.loadgen:
         from edgekit.bench.loadgen import run
 
         timed, summary = run(request, streams, images, stop)
-        more["loadgen"] = summary
     elif request.scenario == "multi-stream":
         parts = [batch] * max(1, request.query // request.batch)
         timed = scenarios.multi_stream(streams, parts, request.seconds, request.runs, stop)
@@ -151,7 +165,7 @@ def _scenario(
         timed = scenarios.server(
             streams, batch, request.rate, request.seconds, request.runs, request.seed, stop, give_up
         )
-    return timed, more
+    return _Ran(timed, streams.count, streams.settings, summary)
 
 
 def _too_many(bound_ns: int, allowed: int) -> Callable[[int], bool]:

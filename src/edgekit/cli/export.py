@@ -162,13 +162,16 @@ def command(
     if model is None:
         raise click.UsageError("Missing argument 'MODEL': a run's folder, or a model (see --help).")
     targets = _targets(targets)
-    options = _for_gpus(capabilities, targets)
+    gpus = _for_gpus(capabilities, targets)
     import onnx  # noqa: F401 - where it is missing, the extra to name is [export], which brings PyTorch, too
 
-    from edgekit.export.pipeline import export_classifier, gate, plan
+    from edgekit.export.pipeline import ExportOptions, export_classifier, gate, plan
     from edgekit.temporary import scratch_folder
 
     ids = plan(targets, precisions)
+    options = ExportOptions(
+        max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **gpus
+    )
     made: list[tuple[Bundle, Path | None]] = []
     for size in dict.fromkeys(sizes) or [None]:
         with scratch_folder("export") as scratch:
@@ -190,14 +193,10 @@ def command(
                 jobs=jobs,
                 timed=timed,
                 few_images=few_images,
-                max_drop=max_drop,
-                min_agreement=min_agreement,
-                recover=recover,
-                search_minutes=search_minutes,
                 name=source.name,
                 provenance=source.provenance,
                 trained=source.trained,
-                **options,
+                options=options,
             )
         archive = None
         if as_zip:

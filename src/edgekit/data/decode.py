@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import PIL
@@ -15,6 +15,7 @@ from edgekit import __version__
 from edgekit.data.cache import entry_folder, in_bytes, load_images, load_json, no_room, save_images, save_json
 from edgekit.data.images import Skipped, content_digest
 from edgekit.data.lazy import LazyPixels
+from edgekit.data.pixels import Pixels
 from edgekit.data.source import RangeNeeded, Source
 from edgekit.data.workers import in_order
 from edgekit.errors import DataError, EdgekitError
@@ -35,13 +36,13 @@ class Decoded:
 
     Args:
         images: (n, S, S, 3) uint8, row i for name i of the source; writing to it never reaches the cache's file. Rows of
-            unreadable images are black. Or `LazyPixels` of the same shape, which decode the rows that are asked for.
+            unreadable images are black. An array, or `LazyPixels`, which decode the rows that are asked for.
         digests: n content digests (see `content_digest`); empty for an unreadable image.
         skipped: the unreadable images.
         notes: what a user should know, one sentence each.
     """
 
-    images: NDArray[np.uint8]
+    images: Pixels
     digests: list[str]
     skipped: list[Skipped]
     notes: list[str] = field(default_factory=list)
@@ -157,7 +158,7 @@ def _on_demand(source: Source, preprocessing: Preprocessing, max_skipped: float,
     _check_range(source, index)
     images = LazyPixels(source, preprocessing, index.digests)
     notes = [*notes, *_depth_notes(source, index)]
-    return Decoded(cast(Any, images), index.digests, _skipped(source, index, max_skipped), notes)
+    return Decoded(images, index.digests, _skipped(source, index, max_skipped), notes)
 
 
 def _read(

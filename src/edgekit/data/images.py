@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from edgekit.data.pixels import OnDemand, Pixels, center_crop
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -38,8 +40,9 @@ class ImageSet:
     """Decoded square images.
 
     Args:
-        images: (n, S, S, 3) uint8, C-contiguous and read-only; may be a memory map, or `edgekit.data.lazy.LazyPixels`: the
-            pool, and a budget of all labels, may be more than the machine can hold. Then every use of rows decodes them.
+        images: (n, S, S, 3) uint8, not to be written to. An array is C-contiguous and may be a memory map. The pool, and a
+            budget of all labels, may be more than the machine can hold: they may be pixels on demand, and every use of rows
+            collects or decodes them.
         names: n paths relative to the source's folder, with forward slashes.
         digests: n BLAKE2b-128 digests (32 hexadecimal digits) of the upright RGB pixels and size before resizing.
         labels: (n,) int64 indices into the classes, or None where there are no labels.
@@ -48,7 +51,7 @@ class ImageSet:
         ValueError: the lengths differ, or the images have another shape or dtype.
     """
 
-    images: NDArray[np.uint8]
+    images: Pixels
     names: list[str]
     digests: list[str]
     labels: NDArray[np.int64] | None = None
@@ -82,14 +85,11 @@ class ImageSet:
         )
 
     def centre_crop(self, size: int) -> ImageSet:
-        """The central squares of `size` pixels (a view where the memory allows), for what is stored larger than models take."""
-        margin = (self.side - size) // 2
-        if margin == 0:
+        """The central squares of `size` pixels, for what is stored larger than models take; of an array, a copy."""
+        if self.side - size < 2:
             return self
-        if isinstance(self.images, np.ndarray):
-            images = np.ascontiguousarray(self.images[:, margin : margin + size, margin : margin + size])
-        else:
-            images = self.images.centre_crop(size)
+        cropped = center_crop(self.images, size)
+        images = cropped if isinstance(cropped, OnDemand) else np.ascontiguousarray(cropped)
         return ImageSet(images=images, names=self.names, digests=self.digests, labels=self.labels)
 
     @cached_property

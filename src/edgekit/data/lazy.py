@@ -72,7 +72,7 @@ class LazyPixels:
         """The images at `rows`, in that order, still undecoded."""
         return LazyPixels(self.source, self.preprocessing, self.digests, self.rows[rows], self.margin)
 
-    def centre_crop(self, size: int) -> LazyPixels:
+    def center_crop(self, size: int) -> LazyPixels:
         """The central squares of `size` pixels."""
         margin = self.margin + (self.shape[1] - size) // 2
         return LazyPixels(self.source, self.preprocessing, self.digests, self.rows, margin)

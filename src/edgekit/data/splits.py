@@ -7,15 +7,15 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.data.decode import Decoded, Stream, decode
 from edgekit.data.divide import NO_ROWS, Rows, copies_of, divide
 from edgekit.data.images import ImageSet, Skipped
 from edgekit.data.pile import divide_pile
+from edgekit.data.pixels import Pixels, choose, read_only
 from edgekit.data.ranges import stated, with_range
 from edgekit.data.sources import Source, check_same_classes, official_test, open_labelled, open_pool
 from edgekit.errors import DataError
@@ -119,7 +119,7 @@ def _divided_pile(data: Data, source: Source) -> Splits:
     budget = store.budget(labelled, decoded, pile.budget)
     test = store.evaluation_set(labelled, decoded, pile.test)
     probe = store.evaluation_set(labelled, decoded, NO_ROWS)
-    pool = _without_labels(_in_place(source, decoded, pile.training))
+    pool = _without_labels(_chosen(source, decoded, pile.training))
     return Splits(pile.classes, pool, budget, probe, test, store.skipped, store.notes)
 
 
@@ -141,7 +141,7 @@ def _divided(data: Data, source: Source, test_source: Source | None, pool_source
     elif len(division.budget) == len(division.training):
         pool = ImageSet(labelled.images, labelled.names, labelled.digests)  # one array serves both
     else:
-        pool = _without_labels(_in_place(source, decoded, division.training))
+        pool = _without_labels(_chosen(source, decoded, division.training))
     copies = len(pool) - len(set(pool.digests))
     if copies:
         store.notes.append(f"{copies} images of the pool are copies of others in it and were kept")
@@ -196,7 +196,7 @@ class _Store:
         if decoded.lazy is None:
             return _copy(source, decoded, rows)
         if len(rows) * np.prod(decoded.images.shape[1:]) > _MANY_BYTES:
-            return _set(source, decoded, cast(Any, decoded.lazy.subset(rows)), rows)
+            return _set(source, decoded, decoded.lazy.subset(rows), rows)
         part = source.subset(rows)
         return _whole(part, self.decode(part))
 
@@ -225,36 +225,31 @@ def _pool(source: Source, decoded: Decoded, test: ImageSet, probe: ImageSet, not
             f"data.pool: {source.where}: all its images are in the test or probe set",
             "give a pool of other images, or leave data.pool out",
         )
-    return _without_labels(_in_place(source, decoded, np.flatnonzero(free)))
+    return _without_labels(_chosen(source, decoded, np.flatnonzero(free)))
 
 
 def _copy(source: Source, decoded: Decoded, rows: Rows) -> ImageSet:
-    return _set(source, decoded, decoded.images[rows], rows)
+    return _set(source, decoded, read_only(decoded.images[rows]), rows)
 
 
 def _whole(source: Source, decoded: Decoded) -> ImageSet:
     """All images that could be read."""
-    return _in_place(source, decoded, np.flatnonzero([bool(d) for d in decoded.digests]))
+    return _chosen(source, decoded, np.flatnonzero([bool(d) for d in decoded.digests]))
 
 
-def _in_place(source: Source, decoded: Decoded, rows: Rows) -> ImageSet:
-    """The images at `rows` (sorted) without a second copy; `decoded.images` is spoilt by it.
+def _chosen(source: Source, decoded: Decoded, rows: Rows) -> ImageSet:
+    """The images at `rows` (sorted), without a copy of their pixels.
 
-    The images beyond the new length move into the gaps before it. Where the array is a copy-on-write memory map, only the
-    pages with gaps take memory, and the file stays as it is.
+    The images beyond the new length stand in the gaps before it. The order is part of the set's digest, which the stages of
+    older runs recorded: sorted, it would train them anew.
     """
     order = np.arange(len(rows))
     gaps = np.setdiff1d(order, rows, assume_unique=True)
     order[gaps] = rows[rows >= len(rows)]
-    if decoded.lazy is not None:  # in the same order: a streamed pool and a decoded one are the same pool
-        return _set(source, decoded, cast(Any, decoded.lazy.subset(order)), order)
-    decoded.images[gaps] = decoded.images[order[gaps]]
-    return _set(source, decoded, decoded.images[: len(rows)], order)
+    return _set(source, decoded, choose(decoded.images, order), order)
 
 
-def _set(source: Source, decoded: Decoded, images: NDArray[np.uint8], order: Rows) -> ImageSet:
-    if isinstance(images, np.ndarray):
-        images.flags.writeable = False
+def _set(source: Source, decoded: Decoded, images: Pixels, order: Rows) -> ImageSet:
     return ImageSet(
         images=images,
         names=[source.names[i] for i in order],

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,11 @@ from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.ways import Workshop
 from edgekit.export.verify import Bounds, Reference
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Options:
+class ExportOptions:
     """What a user may choose about how variants are made. All of it is part of what a variant is known by.
 
     Attributes:
@@ -52,6 +55,21 @@ class Options:
         return chosen
 
 
+class Shared:
+    """What is made once and used by several variants of a process. It is known by its type, and by a key where there are several of it."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[type, Hashable], object] = {}
+
+    def once(self, kind: type[T], make: Callable[[], T], key: Hashable = None) -> T:
+        """The object of that type and key; made where there is none yet."""
+        found = self._made.get((kind, key))
+        if not isinstance(found, kind):
+            found = make()
+            self._made[kind, key] = found
+        return found
+
+
 @dataclass
 class Sources:
     """What a variant is made from and held against.
@@ -76,13 +94,13 @@ class Sources:
     float_onnx: Path
     calibration: Calibration
     reference: Reference
-    options: Options
+    options: ExportOptions
     folder: Path
     scratch: Path
     model: nn.Module | None = None
     batch: int | None = None
     unlabelled: NDArray[np.uint8] | None = None
-    shared: dict[str, Any] = field(default_factory=dict)
+    shared: Shared = field(default_factory=Shared)
     searches: int = 1
 
     @property
@@ -93,7 +111,4 @@ class Sources:
     @property
     def workshop(self) -> Workshop:
         """That quantises: one for all variants of this process."""
-        if "int8" not in self.shared:
-            self.shared["int8"] = Workshop(self.calibration, self.scratch, self.unlabelled, self.model)
-        made: Workshop = self.shared["int8"]
-        return made
+        return self.shared.once(Workshop, lambda: Workshop(self.calibration, self.scratch, self.unlabelled, self.model))

@@ -30,7 +30,7 @@ from edgekit.children import end_with_parent
 from edgekit.errors import ExportError
 from edgekit.export.catalogue import split
 from edgekit.export.finish import finish
-from edgekit.export.inputs import Sources
+from edgekit.export.inputs import Shared, Sources
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.staging import Staging
 from edgekit.export.targets import make
@@ -115,7 +115,7 @@ class _Stored:
             sources,
             model=None,
             unlabelled=None,
-            shared={},
+            shared=Shared(),
             calibration=Calibration(calibration.model, blank, calibration.folder),
             reference=Reference(blank, None, np.zeros((1, 1), np.float32), np.zeros(1, np.int64)),
         )

@@ -95,13 +95,12 @@ def shared(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
 def notes(variants: Iterable[Variant]) -> list[str]:
     """What a user should know of how INT8 was calibrated and judged, one sentence each."""
     found = []
-    calibrations = [(v.quantization or {}).get("calibration") for v in variants if v.precision == "int8"]
-    used = [c for c in calibrations if isinstance(c, dict)]
-    if used and (count := min(c.get("images", ADVISED) for c in used)) < ADVISED:
+    used = [v.quantization.calibration for v in variants if v.quantization is not None and v.quantization.calibration]
+    if (count := min((c.images for c in used if c.images is not None), default=ADVISED)) < ADVISED:
         found.append(
             f"INT8 is calibrated with only {count} images ({ADVISED} or more are advised): what is rare may lie beyond its ranges"
         )
-    if both := max((c.get("also_judged_on", 0) for c in used), default=0):
+    if both := max((c.also_judged_on for c in used), default=0):
         found.append(
             f"{both} of the images that calibrate INT8 are also among those that it is judged on: its loss may be larger than it looks"
         )

@@ -21,6 +21,7 @@ from edgekit.export.graph.operators import refused
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.quantize import kept_in_float
 from edgekit.files import written_by_a_library
+from edgekit.quantization import CalibrationRecord, Quantization
 
 # Told to the runtime with every variant: its own default is bf16 where the CPU has it, which is less exact and no faster.
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -87,7 +88,7 @@ def fix_ir_batch(path: Path, batch: int) -> None:
         os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))
 
 
-def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str] = ()) -> dict[str, Any]:
+def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str] = ()) -> Quantization:
     """Quantise the float model with NNCF, in a way that saturates on no CPU, and say how it was made.
 
     Args:
@@ -135,14 +136,16 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
     except Exception as error:  # whatever a graph that it does not expect makes of it
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ExportError(f"NNCF cannot quantise the model: {reason}", "export it without --precision int8") from error
-    return {
-        "tool": f"nncf {metadata.version('nncf')} quantize, overflow fix",
-        "format": "OpenVINO FakeQuantize",
-        "activations": "8 bits, per tensor",
-        "weights": "int8 symmetric, per output channel, 7 bits",
-        "calibration": {"method": "NNCF's default", "images": count, **calibration.drawn},
-        "kept_in_float": kept,
-    }
+    return Quantization(
+        tool=f"nncf {metadata.version('nncf')} quantize, overflow fix",
+        format="OpenVINO FakeQuantize",
+        activations="8 bits, per tensor",
+        weights="int8 symmetric, per output channel, 7 bits",
+        calibration=CalibrationRecord.model_validate(
+            {"method": "NNCF's default", "images": count, **calibration.drawn}
+        ),
+        kept_in_float=kept,
+    )
 
 
 def _openvino() -> Any:

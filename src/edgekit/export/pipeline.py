@@ -23,7 +23,7 @@ from edgekit.export.graph.files import read_onnx
 from edgekit.export.graph.metadata import label
 from edgekit.export.graph.onnx import INPUT, export_onnx, save
 from edgekit.export.graph.prepare import copied, fused
-from edgekit.export.inputs import Options, Sources
+from edgekit.export.inputs import ExportOptions, Sources
 from edgekit.export.int8.budget import cut_short
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.fidelity import further
@@ -60,7 +60,7 @@ def export_classifier(
     name: str = "model",
     provenance: dict[str, Any] | None = None,
     trained: Run | None = None,
-    **options: Any,
+    options: ExportOptions | None = None,
 ) -> Bundle:
     """Convert, quantise, verify and bundle a classifier.
 
@@ -88,7 +88,7 @@ def export_classifier(
         name: of the model.
         provenance: what else the bundle should say about where the model came from.
         trained: what the trained model says, where that is not `model` itself; for a model that comes as ONNX.
-        options: the fields of `inputs.Options`.
+        options: what passes, and how variants are made; None: the defaults.
 
     Raises:
         ExportError: a target or precision is unknown, there are too few images to calibrate INT8 with, the network cannot be
@@ -96,7 +96,7 @@ def export_classifier(
         RuntimeMissing: a target's own converter is not installed.
     """
     wanted = plan(targets, precisions)
-    chosen = Options(**options)
+    chosen = options or ExportOptions()
     judged = Judged.of(
         evaluation, calibration if isinstance(calibration, Candidates) else Candidates.these(calibration)
     )
@@ -268,7 +268,7 @@ def _finished(
     return finished
 
 
-def _key(id_: str, same: dict[str, Any], candidates: Candidates, options: Options) -> str:
+def _key(id_: str, same: dict[str, Any], candidates: Candidates, options: ExportOptions) -> str:
     """A digest of everything that a variant depends on: where it has not changed, neither has the variant."""
     target, precision = split(id_)
     chosen = options.of(target, precision)
@@ -315,4 +315,4 @@ def _check(
         raise ExportError(f"the evaluation labels are not {len(images)} indices into {classes} classes")
 
 
-__all__ = ["DEFAULTS", "TARGETS", "Options", "Sources", "export_classifier", "gate", "plan"]
+__all__ = ["DEFAULTS", "TARGETS", "ExportOptions", "Sources", "export_classifier", "gate", "plan"]

@@ -15,6 +15,7 @@ from edgekit.export.int8.ranges import METHODS
 from edgekit.export.int8.ways import Way, Workshop
 from edgekit.export.verify import Bounds, Reference, verify
 from edgekit.machine import cpu_features
+from edgekit.quantization import MadeOn
 from edgekit.runtimes import why_not
 
 _X86_NOTE = (
@@ -83,13 +84,13 @@ class Served:
             precision="int8",
             files=[BundleFile.of(folder, file) for file in files],
             settings=openvino.SETTINGS if self.target == "openvino" else {},
-            quantization={
-                **quantization, "way": way.name, "made_on": {"isa": cpu_features(), "saturates": saturates()},
-            },
+            quantization=quantization.model_copy(
+                update={"way": way.name, "made_on": MadeOn(isa=cpu_features(), saturates=saturates())}
+            ),
             executed=False,
             status="unexecuted",
             note=_X86_NOTE if way.scheme is FULL else _SLOW_NOTE if way.scheme is UNSIGNED else "",
-        )  # fmt: skip
+        )
 
     def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
         """In its runtime."""

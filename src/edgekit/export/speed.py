@@ -23,6 +23,7 @@ from edgekit.export.graph.files import read_onnx
 from edgekit.export.int8.quantize import saturates
 from edgekit.machine import this_machine
 from edgekit.progress import progress
+from edgekit.quantization import FLOAT_LAYERS
 from edgekit.runtimes import Session, open_session
 
 SECONDS = 20.0  # on the wall, at most for each variant, after as many pairs as the first look takes
@@ -90,7 +91,7 @@ def why_slow(speed: Speed, float_onnx: Path, variant: Variant) -> str:
         )
     if speed.float_p50_ms < _TINY_MS:
         reasons.append("the network is so small that what every call costs is a large part")
-    if (variant.quantization or {}).get("rung") == "layers in float":
+    if variant.quantization is not None and variant.quantization.rung == FLOAT_LAYERS:
         reasons.append("some of its layers stay in float")
     because = f": {', '.join(reasons)}" if reasons else ""
     return (

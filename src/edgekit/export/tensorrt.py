@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from edgekit.export.int8.ways import Way, Workshop
 from edgekit.export.verify import Bounds, Reference, class_spread, judge, verify
 from edgekit.files import sha256, write_text
 from edgekit.progress import progress
+from edgekit.quantization import EngineLayers, Quantization
 from edgekit.runtimes import why_not
 from edgekit.runtimes.session import EMBEDDING
 from edgekit.runtimes.tensorrt import Batch, BuildOptions, BuildPlan, BuildReport, EngineRecord, build
@@ -99,23 +100,22 @@ class _Graphs:
 
 
 def _graphs(precision: Precision, sources: Sources) -> _Graphs:
-    made: dict[Precision, _Graphs] = sources.shared.setdefault("tensorrt", {})
-    if precision not in made:
-        folder = sources.scratch / f"tensorrt-{precision}"
-        folder.mkdir()
-        reference = _sample(sources.reference)
-        if precision == "int8":
-            family = _Simulated("tensorrt", sources.workshop, reference, sources.options.bounds)
-            variant = climb(family, folder, recover=sources.options.recover, budget=sources.budget)
-            untyped = folder / _PAIRS
-        else:
-            untyped = sources.float_onnx
-            tensorrt_onnx(untyped, folder / _GRAPH, precision)
-            variant = _judged(
-                _variant(folder, precision, (_GRAPH,)), folder / _GRAPH, reference, sources.options.bounds
-            )
-        made[precision] = _Graphs(folder / _GRAPH, untyped, variant, len(reference.images))
-    return made[precision]
+    return sources.shared.once(_Graphs, lambda: _new_graphs(precision, sources), precision)
+
+
+def _new_graphs(precision: Precision, sources: Sources) -> _Graphs:
+    folder = sources.scratch / f"tensorrt-{precision}"
+    folder.mkdir()
+    reference = _sample(sources.reference)
+    if precision == "int8":
+        family = _Simulated("tensorrt", sources.workshop, reference, sources.options.bounds)
+        variant = climb(family, folder, recover=sources.options.recover, budget=sources.budget)
+        untyped = folder / _PAIRS
+    else:
+        untyped = sources.float_onnx
+        tensorrt_onnx(untyped, folder / _GRAPH, precision)
+        variant = _judged(_variant(folder, precision, (_GRAPH,)), folder / _GRAPH, reference, sources.options.bounds)
+    return _Graphs(folder / _GRAPH, untyped, variant, len(reference.images))
 
 
 @dataclass
@@ -144,13 +144,13 @@ class _Simulated:
 
     def make(self, way: Way, folder: Path) -> Variant:
         """Write a way's graph, and beside it the one with the rest in FP32."""
-        told = self.workshop.qdq(way, folder / _PAIRS)
+        quantization = self.workshop.qdq(way, folder / _PAIRS)
         calibration = self.workshop.calibration(way)
         assert calibration is not None
         check_range(calibration)
         tensorrt_onnx(folder / _PAIRS, folder / _GRAPH, "int8")
-        told |= {"rest": "fp16", "way": way.name, "judged_by": "its ONNX in ONNX Runtime"}
-        return _variant(folder, "int8", (_GRAPH, _PAIRS), told)
+        how = {"rest": "fp16", "way": way.name, "judged_by": "its ONNX in ONNX Runtime"}
+        return _variant(folder, "int8", (_GRAPH, _PAIRS), quantization.model_copy(update=how))
 
     def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
         """Of the pairs, the rest in FP32: several times as fast as FP16, and no different between candidates."""
@@ -162,7 +162,7 @@ class _Simulated:
 
 
 def _variant(
-    folder: Path, precision: Precision, files: tuple[str, ...], quantization: dict[str, Any] | None = None
+    folder: Path, precision: Precision, files: tuple[str, ...], quantization: Quantization | None = None
 ) -> Variant:
     """What both targets' variants of a precision begin as."""
     return Variant(
@@ -210,15 +210,13 @@ def _about(report: BuildReport) -> str:
     return f"{len(lost)} of {len(report.quantized)} quantised layers are not computed in INT8 ({shown})"
 
 
-def _with_layers(quantization: dict[str, Any] | None, report: BuildReport | None) -> dict[str, Any] | None:
+def _with_layers(quantization: Quantization | None, report: BuildReport | None) -> Quantization | None:
     if quantization is None or report is None:
         return quantization
-    layers = {
-        "quantised": len(report.quantized),
-        "computed_in_int8": len(report.int8),
-        "according_to": report.layers_from,
-    }
-    return {**quantization, "engine_layers": layers}
+    layers = EngineLayers(
+        quantised=len(report.quantized), computed_in_int8=len(report.int8), according_to=report.layers_from
+    )
+    return quantization.model_copy(update={"engine_layers": layers})
 
 
 def _unexecuted(variant: Variant, graphs: _Graphs, missing: RuntimeMissing) -> Variant:

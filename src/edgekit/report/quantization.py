@@ -4,24 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from markupsafe import Markup
 
 from edgekit.bundle import Speed, Variant
+from edgekit.quantization import (
+    CALIBRATION,
+    DISTILLATION,
+    EQUALISATION,
+    FLOAT_LAYERS,
+    UNSIGNED_WEIGHTS,
+    Attempt,
+    LayerSensitivityRecord,
+    Quantization,
+    Rung,
+    UnlabeledComparison,
+)
 from edgekit.report import format as show
 from edgekit.report.charts import WIDTH, Size, both
 from edgekit.report.facts import Facts
 from edgekit.report.svg import Scale, drawing, element
 from edgekit.report.tables import Cell, Column, Table
 
-_WORDS = {
-    "calibration": "Calibration alone kept the accuracy",
-    "equalisation": "Calibration alone lost too much; rescaling channels between layers, which changes nothing in float, or "
+_WORDS: dict[Rung | None, str] = {
+    CALIBRATION: "Calibration alone kept the accuracy",
+    EQUALISATION: "Calibration alone lost too much; rescaling channels between layers, which changes nothing in float, or "
     "correcting biases kept the accuracy",
-    "layers in float": "Some layers stay in float: the fewest that keep the accuracy",
-    "distillation": "The weights were adapted to being quantised, on unlabelled images, and quantised again",
-    "unsigned weights": "Unsigned weights, which no CPU saturates but which are hardly faster than float on this kind",
+    FLOAT_LAYERS: "Some layers stay in float: the fewest that keep the accuracy",
+    DISTILLATION: "The weights were adapted to being quantised, on unlabelled images, and quantised again",
+    UNSIGNED_WEIGHTS: "Unsigned weights, which no CPU saturates but which are hardly faster than float on this kind",
     None: "Nothing that was tried kept the accuracy; this is the most faithful file",
 }
 _SHOWN = 14  # layers in the plot; the table has all
@@ -49,19 +60,18 @@ class Ladder:
 def ladders(facts: Facts) -> list[Ladder]:
     """Of the bundle's INT8 variants that a ladder made."""
     variants = facts.bundle.manifest.variants if facts.bundle is not None else []
-    return [_ladder(v, v.quantization) for v in variants if v.quantization and _entries(v.quantization, "tried")]
+    return [_ladder(v, v.quantization) for v in variants if v.quantization is not None and v.quantization.tried]
 
 
-def _ladder(variant: Variant, told: dict[str, Any]) -> Ladder:
-    layers = [s for s in _entries(told, "sensitivity") if isinstance(s.get("gain_db"), (int, float))]
-    in_float = set(told.get("kept_in_float") or [])
-    words = f"{_WORDS.get(told.get('rung'), 'Made')}: {told.get('way', '')}."
+def _ladder(variant: Variant, quantization: Quantization) -> Ladder:
+    layers, in_float = quantization.sensitivity, set(quantization.kept_in_float)
+    words = f"{_WORDS[quantization.rung]}: {quantization.way}."
     if variant.speed is not None:
         words += f" {_speed(variant.speed)}"
     return Ladder(
         variant.id,
         words,
-        _tried(variant.id, _entries(told, "tried")),
+        _tried(variant.id, quantization.tried),
         _table(variant.id, layers, in_float) if layers else None,
         sensitivity(layers, in_float) if layers else None,
     )
@@ -82,7 +92,7 @@ def _speed(speed: Speed) -> str:
     )
 
 
-def _tried(variant: str, entries: Sequence[dict[str, Any]]) -> Table:
+def _tried(variant: str, entries: Sequence[Attempt]) -> Table:
     columns = [
         Column("Rung", number=False),
         Column("Way", number=False, long=True),
@@ -96,25 +106,24 @@ def _tried(variant: str, entries: Sequence[dict[str, Any]]) -> Table:
     ]
     rows = []
     for i, entry in enumerate(entries):
-        found = entry.get("unlabelled") or {}
-        agreement, sqnr, drop = found.get("agreement"), found.get("sqnr_db"), entry.get("drop")
-        status = str(entry.get("status", ""))
-        badge = status if status in {"verified", "rejected"} else ""
+        found = entry.unlabelled or UnlabeledComparison()
+        agreement, sqnr, drop = found.agreement, found.sqnr_db, entry.drop
+        badge = entry.status if entry.status in {"verified", "rejected"} else ""
         rows.append(
             [
-                Cell(str(entry.get("rung", "")), i),
-                Cell(str(entry.get("way", "")), note=str(entry.get("why", ""))),
+                Cell(entry.rung or "", i),
+                Cell(entry.way, note=entry.why),
                 Cell(show.percent(agreement), agreement),
                 Cell(show.NONE if sqnr is None else show.significant(sqnr), sqnr),
                 Cell(show.NONE if drop is None else show.hundredths(drop, 2), drop),
-                Cell(status, status, badge=badge),
-                Cell(show.significant(float(entry.get("seconds", 0))), entry.get("seconds")),
+                Cell(entry.status, entry.status, badge=badge),
+                Cell(show.significant(entry.seconds), entry.seconds),
             ]
         )
     return Table(f"What {variant} tried", columns, rows, tall=len(rows) > 16)
 
 
-def _table(variant: str, layers: Sequence[dict[str, Any]], in_float: set[str]) -> Table:
+def _table(variant: str, layers: Sequence[LayerSensitivityRecord], in_float: set[str]) -> Table:
     columns = [
         Column("Layer", number=False),
         Column("Operator", number=False),
@@ -127,31 +136,31 @@ def _table(variant: str, layers: Sequence[dict[str, Any]], in_float: set[str]) -
     ]
     rows = [
         [
-            Cell(name, str(s["layer"]).lower(), title=str(s["layer"])),
-            Cell(str(s.get("operator", ""))),
-            Cell(f"{s['gain_db']:+.2f}".replace("-", show.MINUS), s["gain_db"]),
-            Cell(show.significant(s.get("sqnr_db", 0.0)), s.get("sqnr_db")),
-            Cell(show.percent(s.get("agreement")), s.get("agreement")),
-            Cell("float" if s["layer"] in in_float else "INT8"),
+            Cell(name, s.layer.lower(), title=s.layer),
+            Cell(s.operator),
+            Cell(f"{s.gain_db:+.2f}".replace("-", show.MINUS), s.gain_db),
+            Cell(show.NONE if s.sqnr_db is None else show.significant(s.sqnr_db), s.sqnr_db),
+            Cell(show.percent(s.agreement), s.agreement),
+            Cell("float" if s.layer in in_float else "INT8"),
         ]
         for name, s in zip(_labels(layers), layers, strict=True)
     ]
     return Table(f"Sensitivity of the layers of {variant}", columns, rows, tall=len(rows) > 16)
 
 
-def sensitivity(layers: Sequence[dict[str, Any]], in_float: set[str]) -> Markup:
+def sensitivity(layers: Sequence[LayerSensitivityRecord], in_float: set[str]) -> Markup:
     """A line a layer, the most sensitive first: what the logits gain, in dB, when it alone stays in float."""
     top = list(layers)[:_SHOWN]
-    told = "; ".join(f"{name} {s['gain_db']:+.1f} dB" for name, s in zip(_labels(top), top, strict=True))
+    told = "; ".join(f"{name} {s.gain_db:+.1f} dB" for name, s in zip(_labels(top), top, strict=True))
     return both(lambda size: _sensitivity(top, in_float, size, f"Sensitivity by layer: {told}"))
 
 
-def _sensitivity(layers: Sequence[dict[str, Any]], in_float: set[str], size: Size, told: str) -> Markup:
+def _sensitivity(layers: Sequence[LayerSensitivityRecord], in_float: set[str], size: Size, told: str) -> Markup:
     width, narrow = WIDTH[size], size == "narrow"
     step = 44 if narrow else 26
     left, right, top = (4, width - 62, 10) if narrow else (272, width - 74, 10)
     bottom = top + step * len(layers)
-    gains = [float(s["gain_db"]) for s in layers]
+    gains = [s.gain_db for s in layers]
     x = Scale(min(0.0, *gains) - 0.05, max(0.5, *gains), left, right)
     parts: list[Markup] = []
     for tick in x.ticks(4 if narrow else 7):
@@ -159,11 +168,11 @@ def _sensitivity(layers: Sequence[dict[str, Any]], in_float: set[str], size: Siz
         parts.append(element("text", f"{tick:g}", class_="tick", x=x(tick), y=bottom + 18, text_anchor="middle"))
     for i, (layer, gain, name) in enumerate(zip(layers, gains, _labels(layers), strict=True)):
         y = top + step * i + (step - 12 if narrow else step / 2)
-        kept = layer["layer"] in in_float
+        kept = layer.layer in in_float
         parts.append(element("text", name, class_="name small", x=0, y=y - 10 if narrow else y + 4))
         value = f"{gain:+.1f}".replace("-", show.MINUS)
         parts.append(element("text", value, class_="value small", x=width, y=y + 4, text_anchor="end"))
-        tip = element("title", f"{layer['layer']}: {gain:+.2f} dB{', ships in float' if kept else ''}")
+        tip = element("title", f"{layer.layer}: {gain:+.2f} dB{', ships in float' if kept else ''}")
         line = element("line", class_="whisker", x1=x(0), x2=x(gain), y1=y, y2=y)
         mark = element("circle", class_="dot", cx=x(gain), cy=y, r=5.5 if kept else 4.0)
         parts.append(element("g", tip, line, mark, class_="fp32" if kept else "int8"))
@@ -171,17 +180,11 @@ def _sensitivity(layers: Sequence[dict[str, Any]], in_float: set[str], size: Siz
     return drawing(width, bottom + 42, told, *parts, label, class_=size)
 
 
-def _labels(layers: Sequence[dict[str, Any]], most: int = 34) -> list[str]:
+def _labels(layers: Sequence[LayerSensitivityRecord], most: int = 34) -> list[str]:
     """Nodes' paths without what all of them begin with and without the operator at their end."""
-    paths = [str(s["layer"]).strip("/").split("/") for s in layers]
+    paths = [s.layer.strip("/").split("/") for s in layers]
     shared = 0
     while len(paths) > 1 and all(len(p) > shared + 2 and p[shared] == paths[0][shared] for p in paths):
         shared += 1
     names = ["/".join(p[shared:-1] if len(p) > shared + 1 else p[shared:]) for p in paths]
     return [name if len(name) <= most else f"…{name[1 - most :]}" for name in names]
-
-
-def _entries(told: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    """A list of records out of a bundle's free part; what is no such list is none."""
-    value = told.get(key)
-    return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []

@@ -148,9 +148,9 @@ def variants(facts: Facts) -> Table | None:
 def _variant_row(v: Variant, latency: float | None) -> list[Cell]:
     parity, none = v.parity, Cell(show.NONE)
     what = f"{RUNTIMES[v.runtime]}, {v.precision.upper()}"
-    calibration = (v.quantization or {}).get("calibration")
-    if isinstance(calibration, dict) and "images" in calibration:
-        what += f", calibrated on {calibration['images']} images"
+    calibration = v.quantization.calibration if v.quantization is not None else None
+    if calibration is not None and calibration.images is not None:
+        what += f", calibrated on {calibration.images} images"
     return [
         Cell(v.id, v.id, note=f"{what}; {v.note}" if v.note else what),
         Cell(v.status, v.status, badge=v.status, note="" if v.executed else "not run where it was exported"),

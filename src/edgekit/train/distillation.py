@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from edgekit.data.augment import Augment
 from edgekit.data.images import ImageSet
+from edgekit.data.pixels import Pixels
 from edgekit.data.to_device import to_device
 from edgekit.models.classifier import Classifier
 from edgekit.models.momentum import Momentum
@@ -190,9 +191,8 @@ def with_labels(pool: ImageSet, labelled: ImageSet) -> ImageSet:
     present = set(pool.digests)
     rest = labelled.subset([i for i, digest in enumerate(labelled.digests) if digest not in present])
     assert rest.labels is not None
-    images = cast("NDArray[np.uint8]", _Stacked(pool.images, rest.images)) if len(rest) else pool.images
     return ImageSet(
-        images,
+        _Stacked(pool.images, rest.images) if len(rest) else pool.images,
         pool.names + rest.names,
         pool.digests + rest.digests,
         np.array([*labels, *rest.labels.tolist()], np.int64),
@@ -200,15 +200,24 @@ def with_labels(pool: ImageSet, labelled: ImageSet) -> ImageSet:
 
 
 class _Stacked:
-    """Two arrays of images as one, without a copy of the first, which may be a memory map larger than the memory."""
+    """Two sets of pixels as one, without a copy of the first, which may be a memory map larger than the memory."""
 
     dtype = np.dtype(np.uint8)
 
-    def __init__(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> None:
+    def __init__(self, first: Pixels, second: Pixels) -> None:
         self.parts = first, second
         self.shape = (len(first) + len(second), *first.shape[1:])
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def __getitem__(self, index: Any, /) -> NDArray[np.uint8]:
+        rows = np.arange(len(self))[index]
+        if rows.ndim == 0:
+            return self[[index]][0]
         first, second = self.parts
         early = rows < len(first)
         images = np.empty((len(rows), *self.shape[1:]), np.uint8)

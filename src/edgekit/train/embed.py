@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from edgekit.data.decode import decode
 from edgekit.data.images import Skipped
+from edgekit.data.pixels import Pixels, center_crop
 from edgekit.data.ranges import of_run
 from edgekit.data.sources import DIGITS, Source, open_pool
 from edgekit.data.splits import load_splits
@@ -91,7 +92,7 @@ class Model:
         known = (classifier.classes, classifier.architecture, digest)
         return cls(of, Both(classifier), *known, run.recipe, preprocessing)
 
-    def __call__(self, images: NDArray[np.uint8], title: str = "") -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Pixels, title: str = "") -> tuple[Tensor, Tensor]:
         """Features (n, d) and probabilities (n, classes) of uint8 images (n, s, s, 3), on the device they were computed on."""
         data = self.recipe.data
         both = outputs(self.network, images, data.mean, data.std, device_of(self.recipe), title)
@@ -197,7 +198,7 @@ def embed(
             f"{folder}: holds {len(rows)} image that can be read",
             "neighbours, anomaly scores and a map need at least two",
         )
-    images = decoded.images if len(rows) == len(decoded.digests) else decoded.images[np.array(rows)]
+    images = decoded.images[:] if len(rows) == len(decoded.digests) else decoded.images[np.array(rows)]
     found, probabilities = model(images, "features")
     count = len(rows)
 
@@ -250,13 +251,8 @@ def _against_pool(
     recipe = model.recipe
     splits = load_splits(recipe.data, run)
     require_current([STAGE_OF[model.of]], recipe, splits, run)
-    pool, size = splits.pool, recipe.data.image_size
-    margin = (pool.side - size) // 2
-    if isinstance(pool.images, np.ndarray):
-        images = pool.images[:, margin : margin + size, margin : margin + size]  # a view: the pool may be large
-    else:
-        images = pool.centre_crop(size).images
-    bank, _ = model(images, "pool")
+    pool = splits.pool
+    bank, _ = model(center_crop(pool.images, recipe.data.image_size), "pool")  # no copy: the pool may be large
     where: dict[str, list[int]] = {}
     for i, digest in enumerate(pool.digests):
         where.setdefault(digest, []).append(i)

@@ -7,7 +7,7 @@ import importlib.util
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -74,8 +74,26 @@ def write_skipped(embedding: Embedding, path: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def about(embedding: Embedding) -> dict[str, Any]:
-    """What the numbers are of and how they were made, as JSON-able values."""
+class About(TypedDict):
+    """What the numbers of an embedding are of and how they were made: JSON, in the table's metadata and in `embed --json`."""
+
+    edgekit: str
+    folder: str
+    model: str
+    architecture: dict[str, Any]
+    weights_sha256: str
+    classes: list[str]
+    preprocessing: dict[str, Any]
+    mean: float
+    std: float
+    anomaly: str
+    map: str
+    clusters: str
+    label: str
+
+
+def about(embedding: Embedding) -> About:
+    """What the numbers are of and how they were made."""
     model = embedding.model
     return {
         "edgekit": __version__,

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
 from edgekit.data.augment import Augment
@@ -20,7 +21,7 @@ from edgekit.data.images import ImageSet
 from edgekit.data.labels import draw, share, shuffled
 from edgekit.data.layout import inspect_folder
 from edgekit.data.splits import Splits, load_splits
-from edgekit.errors import DataError
+from edgekit.errors import DataError, RunError
 from edgekit.files import digest_of
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
@@ -41,6 +42,39 @@ from edgekit.train.tasks import ClassifyTask
 _VALIDATION = 0.2
 _STRENGTHS = tuple(10.0**power for power in range(-4, 3))  # scikit-learn's C; the paper tries 45 values
 _VERSION = 1  # raise it when a change makes the same inputs score differently
+
+
+class Measured(BaseModel):
+    """What is measured of a model on a set's test images, as its stage records it."""
+
+    test_top1: float = Field(ge=0, le=1)
+    per_class: dict[str, float]
+    c: float | None = Field(None, description="of the logistic regression, chosen by validation")
+
+    @classmethod
+    def of(cls, predicted: Tensor, truth: Tensor, classes: list[str], c: float | None = None) -> Measured:
+        """Of predicted and true classes, int64 (n)."""
+        return cls(test_top1=accuracy(predicted, truth), per_class=per_class(predicted, truth, classes), c=c)
+
+    @classmethod
+    def read(cls, metrics: object, folder: Path) -> Measured:
+        """From a stage's record.
+
+        Raises:
+            RunError: the record is not what such a stage writes.
+        """
+        try:
+            return cls.model_validate(metrics)
+        except ValidationError as error:
+            where = ".".join(map(str, error.errors()[0]["loc"])) or "metrics"
+            raise RunError(
+                f"{folder / 'stage.json'}: {where}: not what `edgekit transfer` wrote",
+                f"delete {folder}; the same command measures it again",
+            ) from error
+
+    def metrics(self) -> dict[str, Any]:
+        """For a stage's record."""
+        return self.model_dump(exclude_none=True)
 
 
 @dataclass(frozen=True)
@@ -149,13 +183,14 @@ def _scores(
 
     def linear(_: Path) -> tuple[list[str], dict[str, Any]]:
         return [], {
-            "encoder": _linear(pretrained.encoder, target, recipe),
-            "random": _linear(_fresh(pretrained, recipe), target, recipe),
+            "encoder": _linear(pretrained.encoder, target, recipe).metrics(),
+            "random": _linear(_fresh(pretrained, recipe), target, recipe).metrics(),
         }
 
     _, record = complete(run, f"{folder}/linear", common, linear, [], counts)
+    place = run.stage_path(f"{folder}/linear")
     scores = [
-        _score(target, model, "linear", record.metrics[model], _linear_protocol(target, what))
+        _score(target, model, "linear", Measured.read(record.metrics.get(model), place), _linear_protocol(target, what))
         for model, what in (("encoder", "frozen encoder"), ("random", "frozen encoder of random weights"))
     ]
     for model, part in (("fine-tuned", "finetune"), ("from scratch", "scratch")):
@@ -177,15 +212,16 @@ def _scores(
             f"all weights trained {start}, linear classifier on the encoder's features, {config.epochs} epochs, {config.optimizer.name}, "
             f"lr {config.optimizer.lr:g}, on the training images; single centre view, {LAST}; {target.split}"
         )
-        scores.append(_score(target, model, "top1", record.metrics, protocol))
+        measured = Measured.read(record.metrics, run.stage_path(f"{folder}/{part}"))
+        scores.append(_score(target, model, "top1", measured, protocol))
     return scores
 
 
-def _score(target: Target, model: str, metric: Any, found: dict[str, Any], protocol: str) -> Score:
+def _score(target: Target, model: str, metric: Literal["linear", "top1"], found: Measured, protocol: str) -> Score:
     samples = len(target.splits.test)
     return Score(
-        model=model, metric=metric, value=found["test_top1"], samples=samples, protocol=protocol, per_class=found["per_class"]
-    )  # fmt: skip
+        model=model, metric=metric, value=found.test_top1, samples=samples, protocol=protocol, per_class=found.per_class
+    )
 
 
 def _linear_protocol(target: Target, what: str) -> str:
@@ -195,7 +231,7 @@ def _linear_protocol(target: Target, what: str) -> str:
     )
 
 
-def _linear(encoder: Encoder, target: Target, recipe: Recipe) -> dict[str, Any]:
+def _linear(encoder: Encoder, target: Target, recipe: Recipe) -> Measured:
     """Test accuracy of a linear classifier on frozen features, its regularisation chosen on a part of the training images."""
     data, device = recipe.data, device_of(recipe)
     training = target.splits.labelled.centre_crop(data.image_size)
@@ -214,11 +250,7 @@ def _linear(encoder: Encoder, target: Target, recipe: Recipe) -> dict[str, Any]:
             advance(1)
         predicted = linear_probe(known, labels, queries, best_c)
         advance(1)
-    return {
-        "test_top1": accuracy(predicted, truth),
-        "per_class": per_class(predicted, truth, target.splits.classes),
-        "c": best_c,
-    }
+    return Measured.of(predicted, truth, target.splits.classes, best_c)
 
 
 def _validation(training: ImageSet, classes: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -255,9 +287,5 @@ def _train(
     files = save_classifier(folder, model)
     test = target.splits.test
     predicted = apply(model, test.images, data.mean, data.std, device_of(recipe), f"{target.name} test").argmax(1)
-    truth = labels_of(test)
-    measured = {
-        "test_top1": accuracy(predicted, truth),
-        "per_class": per_class(predicted, truth, target.splits.classes),
-    }
-    return [*files, "history.csv"], {**last, **measured}
+    measured = Measured.of(predicted, labels_of(test), target.splits.classes)
+    return [*files, "history.csv"], {**last, **measured.metrics()}

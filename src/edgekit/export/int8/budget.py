@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from edgekit.progress import duration
+from edgekit.quantization import Quantization, SearchRecord
 
 SEARCH_MINUTES = 10.0
 
@@ -65,18 +65,18 @@ class Budget:
         """As in `6:12 of 10:00 left`; empty where there is no end."""
         return "" if math.isinf(self.seconds) else f"{duration(self.left)} of {duration(self.seconds)} left"
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> SearchRecord:
         """For the bundle."""
         limit = None if math.isinf(self.seconds) else round(self.seconds, 1)
-        return {"minutes": self.minutes, "limit_seconds": limit, "seconds": round(self.spent, 1), "cut": self.cut}
+        return SearchRecord(minutes=self.minutes, limit_seconds=limit, seconds=round(self.spent, 1), cut=self.cut)
 
 
-def cut_short(quantization: Mapping[str, Any] | None, minutes: float) -> bool:
+def cut_short(quantization: Quantization | None, minutes: float) -> bool:
     """Whether a variant's search was cut though it might go on now.
 
     Args:
         quantization: of the variant.
         minutes: what the user gives all searches today.
     """
-    search = (quantization or {}).get("search")
-    return isinstance(search, dict) and bool(search.get("cut")) and minutes > (search.get("minutes") or 0)
+    search = quantization.search if quantization is not None else None
+    return search is not None and search.cut and minutes > (search.minutes or 0)

@@ -18,6 +18,7 @@ from edgekit.files import atomic_write, sha256
 from edgekit.foreign import Unreadable, read_npz, understood
 from edgekit.locks import locked
 from edgekit.progress import Advance, progress
+from edgekit.quantization import CalibrationRecord
 
 
 class Calibration:
@@ -65,10 +66,10 @@ class Calibration:
         """Show the progress of one calibration, in images."""
         return progress("calibrate", len(self.images), unit="images")
 
-    def describe(self, method: ranges.Method = "percentile") -> dict[str, Any]:
+    def describe(self, method: ranges.Method = "percentile") -> CalibrationRecord:
         """What the bundle records about it."""
         how = {"percentile": ranges.PERCENTILE} if method == "percentile" else {}
-        return {"method": method, **how, "images": len(self.images), **self.drawn}
+        return CalibrationRecord.model_validate({"method": method, **how, "images": len(self.images), **self.drawn})
 
 
 def _save(histograms: Mapping[str, ranges.Histogram], path: Path) -> None:

@@ -20,6 +20,7 @@ from edgekit.data.images import spread_rows
 from edgekit.errors import BundleError, ExportError
 from edgekit.export.int8.ranges import batch_size
 from edgekit.parity import compare_logits
+from edgekit.quantization import UnlabeledComparison
 from edgekit.runtimes import open_session
 from edgekit.runtimes.session import OUTPUT, run_in_batches, share_graph
 
@@ -50,10 +51,10 @@ class Fidelity:
         p = (self.agreement * self.images) / (self.images + 1)
         return math.sqrt(p * (1 - p) / self.images)
 
-    def describe(self) -> dict[str, float | int | None]:
+    def describe(self) -> UnlabeledComparison:
         """For the bundle; an infinite SQNR is null there."""
         sqnr = round(self.sqnr_db, 2) if math.isfinite(self.sqnr_db) else None
-        return {"agreement": self.agreement, "sqnr_db": sqnr, "images": self.images}
+        return UnlabeledComparison(agreement=self.agreement, sqnr_db=sqnr, images=self.images)
 
     def better_than(self, other: Fidelity) -> bool:
         """Whether to prefer this: by agreement where it differs by more than a standard error, else by the logits' noise."""

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from edgekit.bundle import Variant
 from edgekit.errors import ExportError
@@ -29,10 +28,16 @@ from edgekit.export.int8.fidelity import Fidelity
 from edgekit.export.int8.in_float import Search
 from edgekit.export.int8.sensitivity import Exclude, LayerSensitivity, excluding, quantisable
 from edgekit.export.int8.ways import Way, Workshop
-
-CALIBRATION, EQUALISATION, FLOAT_LAYERS, DISTILLATION, UNSIGNED_WEIGHTS = (
-    "calibration", "equalisation", "layers in float", "distillation", "unsigned weights",
-)  # fmt: skip
+from edgekit.quantization import (
+    CALIBRATION,
+    DISTILLATION,
+    EQUALISATION,
+    FLOAT_LAYERS,
+    UNSIGNED_WEIGHTS,
+    Attempt,
+    Quantization,
+    Rung,
+)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Made:
     variant: Variant
     folder: Path
     fidelity: Fidelity | None
-    entry: dict[str, Any]
+    entry: Attempt
 
 
 @dataclass
@@ -70,7 +75,7 @@ class Climb:
 
     family: Family
     made: dict[Way, Made] = field(default_factory=dict)
-    tried: list[dict[str, Any]] = field(default_factory=list)
+    tried: list[Attempt] = field(default_factory=list)
     layers: list[LayerSensitivity] = field(default_factory=list)
     blocks: list[LayerSensitivity] = field(default_factory=list)
     failure: ExportError | None = None
@@ -81,29 +86,29 @@ class Climb:
         """That quantises."""
         return self.family.workshop
 
-    def candidate(self, rung: str, way: Way) -> Made | None:
+    def candidate(self, rung: Rung, way: Way) -> Made | None:
         """Make a file and compare it on unlabelled images; None where it cannot be made."""
         if way in self.made:
             return self.made[way]
         began = time.monotonic()
         folder = self.workshop.folder / f"{self.family.target}-{len(self.tried)}"
         folder.mkdir()
-        entry: dict[str, Any] = {"rung": rung, "way": way.name, "status": "not chosen"}
+        entry = Attempt(rung=rung, way=way.name, status="not chosen")
         if way.exclude:
-            entry["in_float"] = list(way.exclude)
+            entry.in_float = list(way.exclude)
         self.tried.append(entry)
         try:
             variant = self.family.make(way, folder)
-            entry["making_seconds"] = round(time.monotonic() - began, 3)
+            entry.making_seconds = round(time.monotonic() - began, 3)
             fidelity = self.family.fidelity(variant, folder)
         except ExportError as error:  # of the tool behind this way; another may do
             self.failure = error
-            entry |= {"status": "failed", "why": error.message}
+            entry.status, entry.why = "failed", error.message
             return None
         finally:
-            entry["seconds"] = round(time.monotonic() - began, 3)
+            entry.seconds = round(time.monotonic() - began, 3)
         if fidelity is not None:
-            entry["unlabelled"] = fidelity.describe()
+            entry.unlabelled = fidelity.describe()
         self.made[way] = Made(way, variant, folder, fidelity, entry)
         return self.made[way]
 
@@ -114,16 +119,14 @@ class Climb:
             began = time.monotonic()
             variant = self.family.verify(made.variant, made.folder)
             self.made[made.way] = replace(made, variant=variant)
-            entry |= {
-                "status": variant.status,
-                "top1": variant.accuracy.top1 if variant.accuracy else None,
-                "agreement": variant.agreement,
-                "drop": variant.drop,
-                "seconds": round(entry["seconds"] + time.monotonic() - began, 3),
-            }
+            entry.status = variant.status
+            entry.top1 = variant.accuracy.top1 if variant.accuracy else None
+            entry.agreement = variant.agreement
+            entry.drop = variant.drop
+            entry.seconds = round(entry.seconds + time.monotonic() - began, 3)
         return self.made[made.way].variant.status != "rejected"
 
-    def best_of(self, rung: str, ways: list[Way]) -> Made | None:
+    def best_of(self, rung: Rung, ways: list[Way]) -> Made | None:
         """The most faithful of a rung's candidates on unlabelled images; None where none could be made."""
         chosen: Made | None = None
         for way in ways:
@@ -162,7 +165,7 @@ def climb(family: Family, folder: Path, *, recover: bool = False, budget: Budget
         ExportError: no way leads to a file that runs.
     """
     state = Climb(family, budget=budget or Budget())
-    rungs: dict[str, Callable[[Climb], Made | None]] = {
+    rungs: dict[Rung, Callable[[Climb], Made | None]] = {
         CALIBRATION: _calibrate,
         EQUALISATION: _equalise,
         FLOAT_LAYERS: _keep_in_float,
@@ -232,9 +235,14 @@ def _keep_in_float(state: Climb) -> Made | None:
 def _distil(state: Climb) -> Made | None:
     if state.workshop.model is None:
         state.tried.append(
-            {"rung": DISTILLATION, "way": "distilled", "status": "failed", "seconds": 0.0,
-             "why": "the model came as ONNX: its weights cannot be trained further"}
-        )  # fmt: skip
+            Attempt(
+                rung=DISTILLATION,
+                way="distilled",
+                status="failed",
+                seconds=0.0,
+                why="the model came as ONNX: its weights cannot be trained further",
+            )
+        )
         return None
     base = _base(state)
     if base.scheme is None:
@@ -255,7 +263,7 @@ def _unsigned(state: Climb) -> Made | None:
     return state.made[made.way] if made is not None and state.gate(made) else None
 
 
-def _prepared(state: Climb, rung: str, base: Way) -> Made | None:
+def _prepared(state: Climb, rung: Rung, base: Way) -> Made | None:
     graphs = [
         replace(base, equalised=by)
         for by in (None, "weights", "activations")
@@ -289,24 +297,25 @@ def _better(one: Made, other: Made) -> bool:
     return one.fidelity.better_than(other.fidelity)
 
 
-def _delivered(state: Climb, made: Made, rung: str | None, folder: Path) -> Variant:
+def _delivered(state: Climb, made: Made, rung: Rung | None, folder: Path) -> Variant:
     for file in made.variant.files:
         shutil.copyfile(made.folder / file.path, folder / file.path)
     search = state.budget.describe()
-    quantization = {**(made.variant.quantization or {}), "rung": rung, "tried": state.tried, "search": search}
+    quantization = (made.variant.quantization or Quantization()).model_copy()
+    quantization.rung, quantization.tried, quantization.search = rung, state.tried, search
     if state.layers:
-        quantization["sensitivity"] = [layer.describe() for layer in state.layers]
+        quantization.sensitivity = [layer.describe() for layer in state.layers]
     if state.blocks:
-        quantization["sensitivity_of_blocks"] = [block.describe() for block in state.blocks]
+        quantization.sensitivity_of_blocks = [block.describe() for block in state.blocks]
     note = made.variant.note
     if rung in {EQUALISATION, FLOAT_LAYERS, DISTILLATION}:
         note = "; ".join(n for n in (note, f"kept its accuracy by {rung}: {made.way.name}") if n)
-    if search["cut"]:
+    if search.cut:
         note = "; ".join(n for n in (note, _cut(state.budget, rung)) if n)
     return made.variant.model_copy(update={"quantization": quantization, "note": note})
 
 
-def _cut(budget: Budget, rung: str | None) -> str:
+def _cut(budget: Budget, rung: Rung | None) -> str:
     """What to know of a search that was cut."""
     limit = "" if budget.minutes is None else f" ({budget.minutes:g} minutes for all INT8 variants, --search-minutes)"
     found = "what had passed until then is taken" if rung is not None else "nothing had passed until then"

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -28,6 +27,7 @@ from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.ranges import Method, select
 from edgekit.export.int8.signed import LAYERS, quantize_signed
 from edgekit.machine import has_int8_dot_product
+from edgekit.quantization import Quantization
 
 # What both runtimes compute in INT8. Everything else (SiLU's pieces, LayerNorm, Softmax) is faster and more exact in float.
 OPERATIONS = [
@@ -73,7 +73,7 @@ def quantize_onnx(
     *,
     method: Method = "percentile",
     exclude: Sequence[str] = (),
-) -> dict[str, Any]:
+) -> Quantization:
     """Write a Q/DQ model and say how it was made.
 
     Args:
@@ -104,15 +104,15 @@ def quantize_onnx(
         raise ExportError("nothing in the network can be quantised", "export it without --precision int8")
     set_precision(quantized, "int8")
     onnx.save(quantized, output)
-    return {
-        "tool": "edgekit" if scheme.symmetric else f"onnxruntime {metadata.version('onnxruntime')} QDQQuantizer",
-        "format": "QDQ",
-        "activations": "int8 symmetric, per tensor" if scheme.symmetric else "uint8 asymmetric, per tensor",
-        "weights": f"{'int8' if scheme.signed else 'uint8'} symmetric, per output channel, {scheme.bits} bits",
-        "calibration": calibration.describe(method),
-        "operations": [*sorted(LAYERS), "the skip of residual sums"] if scheme.symmetric else OPERATIONS,
-        "kept_in_float": kept,
-    }
+    return Quantization(
+        tool="edgekit" if scheme.symmetric else f"onnxruntime {metadata.version('onnxruntime')} QDQQuantizer",
+        format="QDQ",
+        activations="int8 symmetric, per tensor" if scheme.symmetric else "uint8 asymmetric, per tensor",
+        weights=f"{'int8' if scheme.signed else 'uint8'} symmetric, per output channel, {scheme.bits} bits",
+        calibration=calibration.describe(method),
+        operations=[*sorted(LAYERS), "the skip of residual sums"] if scheme.symmetric else OPERATIONS,
+        kept_in_float=kept,
+    )
 
 
 def _by_onnxruntime(

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 from onnx import GraphProto, ModelProto, NodeProto
 
@@ -16,6 +16,7 @@ from edgekit.export.int8.fidelity import Fidelity
 from edgekit.export.int8.layers import HOMOGENEOUS, LAYERS, Graph
 from edgekit.export.int8.quantize import kept_in_float
 from edgekit.progress import Advance
+from edgekit.quantization import LayerSensitivityRecord
 
 T = TypeVar("T")
 Exclude = tuple[str, ...]
@@ -42,11 +43,15 @@ class LayerSensitivity:
     gain_db: float
     members: tuple[str, ...]
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> LayerSensitivityRecord:
         """For the bundle."""
-        found = {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
-        del found["members"]
-        return found
+        return LayerSensitivityRecord(
+            layer=self.layer,
+            operator=self.operator,
+            agreement=round(self.agreement, 4),
+            sqnr_db=round(self.sqnr_db, 4),
+            gain_db=round(self.gain_db, 4),
+        )
 
 
 def quantisable(model: ModelProto) -> dict[str, tuple[str, Exclude]]:

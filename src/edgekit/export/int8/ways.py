@@ -7,7 +7,6 @@ import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -27,6 +26,7 @@ from edgekit.export.int8.recover import STEPS, recover
 from edgekit.export.int8.sensitivity import release
 from edgekit.foreign import parse_json
 from edgekit.progress import progress
+from edgekit.quantization import BiasCorrection, Distilled, Quantization
 from edgekit.runtimes.session import EMBEDDING
 
 _EQUALISED = {"weights": "cross-layer equalisation", "activations": "activations smoothed"}
@@ -81,7 +81,7 @@ class Workshop:
         self.model = model
         self.folder = Path(tempfile.mkdtemp(dir=scratch, prefix="int8-"))
         self._calibrations: dict[tuple[Scheme | None, By | None], Calibration | None] = {(None, None): calibration}
-        self._files: dict[Way, tuple[Path, dict[str, Any]]] = {}
+        self._files: dict[Way, tuple[Path, Quantization]] = {}
 
     @cached_property
     def judge(self) -> Judge:
@@ -111,41 +111,41 @@ class Workshop:
             self._calibrations[key] = Calibration(model, self.first.images, self.folder, self.first.drawn)
         return self._calibrations[key]
 
-    def qdq(self, way: Way, output: Path) -> dict[str, Any]:
+    def qdq(self, way: Way, output: Path) -> Quantization:
         """Write a way's graph with quantise/dequantise pairs, the rest in FP32, and say how it was made.
 
         Raises:
             ExportError: it cannot be made.
         """
         if way in self._files:
-            path, told = self._files[way]
+            path, quantization = self._files[way]
             shutil.copyfile(path, output)
-            return dict(told)
+            return quantization.model_copy()
         calibration = self.calibration(way)
         assert calibration is not None
         assert way.scheme is not None
-        told = quantize_onnx(calibration, output, way.scheme, method=way.method, exclude=way.exclude)
+        quantization = quantize_onnx(calibration, output, way.scheme, method=way.method, exclude=way.exclude)
         if way.exclude:
             onnx.save(release(read_onnx(output), read_onnx(calibration.model), way.exclude), output)
         if way.equalised:
-            told["equalised"] = _EQUALISED[way.equalised]
+            quantization.equalised = _EQUALISED[way.equalised]
         if way.corrected:
-            told["bias_correction"] = self._correct(calibration, output)
+            quantization.bias_correction = self._correct(calibration, output)
         if way.learnt:
-            told["distilled"] = {"steps": STEPS, "images": len(self.unlabelled), "labels": 0}
+            quantization.distilled = Distilled(steps=STEPS, images=len(self.unlabelled), labels=0)
         if not way.exclude:  # of those there may be one a layer, and nobody asks again
             path = self.folder / f"{len(self._files)}.onnx"
             shutil.copyfile(output, path)
-            self._files[way] = path, told
-        return dict(told)
+            self._files[way] = path, quantization
+        return quantization.model_copy()
 
-    def _correct(self, calibration: Calibration, path: Path) -> dict[str, Any]:
+    def _correct(self, calibration: Calibration, path: Path) -> BiasCorrection:
         images = calibration.images[: correct.IMAGES]
         model = read_onnx(calibration.model)
         with progress("biases", correct.passes(model) * len(images), unit="images") as advance:
             corrected = correct.correct(model, read_onnx(path), images, advance)
         onnx.save(corrected.model, path)
-        return {"layers": corrected.layers, "error_before": corrected.before, "error_after": corrected.after}
+        return BiasCorrection(layers=corrected.layers, error_before=corrected.before, error_after=corrected.after)
 
     def _distilled(self, scheme: Scheme) -> Path:
         model, path = self.model, self.folder / f"{len(self._calibrations)}-distilled.onnx"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from edgekit.data.splits import load_splits
 from edgekit.export.int8.selection import Candidates
 from edgekit.export.sources.source import Source
@@ -56,12 +58,12 @@ def from_run(
         preprocessing=preprocessing,
         calibration=Candidates(
             total=len(splits.pool),
-            read=lambda rows: splits.pool.subset(rows).centre_crop(preprocessing.image_size).images,
+            read=lambda rows: np.asarray(splits.pool.subset(rows).centre_crop(preprocessing.image_size).images),
             digest=splits.pool.digest,
             count=calibration_images,
             classes=len(splits.classes),
         ),
-        evaluation=(splits.test.images, splits.test.labels),
+        evaluation=(np.asarray(splits.test.images), splits.test.labels),
         output=run.path / ("export" if which == "student" else f"export-{which}"),
         provenance=_provenance(run, which, record.outputs),
     )

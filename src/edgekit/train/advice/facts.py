@@ -198,7 +198,7 @@ def _other_teachers(run: Run, recipe: Recipe, splits: Splits, held: ImageSet) ->
     """First choices of each teacher that is not the run's own, as the distillation hears it."""
     sources = [source for source in recipe.distill.teachers if source.model != "own"]
     teachers = load_teachers(recipe.distill.teachers, run, recipe.data, splits.classes, own=False)
-    pixels = torch.from_numpy(held.images.copy())
+    pixels = torch.from_numpy(np.array(held.images))
     return {
         source.model: torch.cat(
             [teacher(normalise(part, recipe.data.mean, recipe.data.std))[0].argmax(1) for part in pixels.split(100)]

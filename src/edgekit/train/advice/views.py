@@ -108,7 +108,7 @@ class _Probe:
         features, labels = [], []
         for start in range(0, len(images), _BATCH):
             part = images.subset(range(start, min(len(images), start + _BATCH)))
-            seen = augment(torch.from_numpy(part.images.copy()).to(self.device), generator, views)
+            seen = augment(torch.tensor(np.asarray(part.images)).to(self.device), generator, views)
             with torch.inference_mode():
                 embedded = self.model.embed(seen).float().cpu()
             pixels = F.adaptive_avg_pool2d(seen, _PIXELS).flatten(1).float().cpu()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgekit.data.images import ImageSet
+from edgekit.data.pixels import Pixels
 from edgekit.data.splits import Splits
 from edgekit.models.pixels import normalise
 from edgekit.progress import Advance, progress
@@ -23,7 +24,7 @@ BATCH = 500
 
 def outputs(
     model: nn.Module,
-    images: NDArray[np.uint8],
+    images: Pixels,
     mean: float,
     std: float,
     device: torch.device,
@@ -35,7 +36,7 @@ def outputs(
 
     Args:
         model: maps normalised float32 images (b, 3, s, s) to (b, d).
-        images: an array or a view of one; copied a batch at a time.
+        images: read and copied a batch at a time.
         mean: of the normalisation, for pixels in [0, 1].
         std: of the normalisation.
         device: where it is computed.
@@ -74,7 +75,7 @@ def _outputs_if_they_fit(
 
 def apply(
     model: nn.Module,
-    images: NDArray[np.uint8],
+    images: Pixels,
     mean: float,
     std: float,
     device: torch.device,

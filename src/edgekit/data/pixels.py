@@ -1,0 +1,104 @@
+"""Pixels of many images: what an array, a choice of its rows and images that are decoded on demand have in common."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Pixels(Protocol):
+    """Images (n, S, S, 3) uint8 that are read by rows. A NumPy array is one; others decode or collect the rows when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, S, S, 3)."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """uint8."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> NDArray[np.uint8]:
+        """The images at a slice, a mask or an array of rows; of one row number, its image (S, S, 3)."""
+        ...
+
+    def __array__(self) -> NDArray[Any]:
+        """All images: `np.asarray(pixels)`."""
+        ...
+
+
+@runtime_checkable
+class OnDemand(Pixels, Protocol):
+    """Pixels that exist only when they are asked for: to choose or to crop them costs nothing until then."""
+
+    def subset(self, rows: NDArray[np.int64]) -> OnDemand:
+        """The images at `rows`, in that order."""
+        ...
+
+    def center_crop(self, size: int) -> OnDemand:
+        """The central squares of `size` pixels."""
+        ...
+
+
+class ChosenRows:
+    """Rows of an array in an order of their own, without a copy of it: it may be a memory map larger than the memory.
+
+    Args:
+        array: (m, S, S, 3) uint8; not changed.
+        rows: (n,) positions in it.
+    """
+
+    def __init__(self, array: NDArray[np.uint8], rows: NDArray[np.int64]) -> None:
+        self.array = read_only(array)
+        self.rows = rows
+        self.dtype = array.dtype
+        self.shape = (len(rows), *array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any, /) -> NDArray[np.uint8]:
+        return self.array[self.rows[index]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:] if dtype is None else self[:].astype(dtype)
+
+    def subset(self, rows: NDArray[np.int64]) -> ChosenRows:
+        """The images at `rows`, in that order."""
+        return ChosenRows(self.array, self.rows[rows])
+
+    def center_crop(self, size: int) -> ChosenRows:
+        """The central squares of `size` pixels."""
+        return ChosenRows(_center(self.array, size), self.rows)
+
+
+def choose(pixels: Pixels, rows: NDArray[np.int64]) -> Pixels:
+    """The images at `rows`, in that order, without a copy; `pixels` stays as it is."""
+    if isinstance(pixels, OnDemand):
+        return pixels.subset(rows)
+    array = np.asarray(pixels)
+    if np.array_equal(rows, np.arange(len(rows))):
+        return read_only(array[: len(rows)])
+    return ChosenRows(array, rows)
+
+
+def center_crop(pixels: Pixels, size: int) -> Pixels:
+    """The central squares of `size` pixels, without a copy."""
+    return pixels.center_crop(size) if isinstance(pixels, OnDemand) else _center(np.asarray(pixels), size)
+
+
+def read_only(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A view of the array that cannot be written to."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _center(array: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    margin = (array.shape[1] - size) // 2
+    return array[:, margin : margin + size, margin : margin + size]

@@ -1,0 +1,163 @@
+"""How an INT8 variant was made: what `bundle.json` records of its calibration, of the accuracy search and of the layers.
+
+These are records for people and for the report. No model is loaded by them, so a damaged or a foreign one makes no bundle unreadable:
+a field that is not of its type counts as absent, and an unknown field is kept as it is. What was never set is not written.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+)
+
+# The steps of the accuracy search, in their order.
+Rung = Literal["calibration", "equalisation", "layers in float", "distillation", "unsigned weights"]
+CALIBRATION, EQUALISATION, FLOAT_LAYERS, DISTILLATION, UNSIGNED_WEIGHTS = RUNGS = get_args(Rung)
+
+
+class Record(BaseModel):
+    """A part of the record: see the module."""
+
+    model_config = ConfigDict(extra="allow", defer_build=True)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _or_absent(cls, value: Any, handler: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            assert info.field_name is not None
+            field = cls.model_fields[info.field_name]
+            if field.is_required():
+                raise
+            return field.get_default(call_default_factory=True)
+
+    @model_serializer(mode="wrap")
+    def _without_unset(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in handler(self).items() if key in self.model_fields_set}
+
+
+class CalibrationRecord(Record):
+    """The images and the method that found the activations' ranges."""
+
+    method: str = Field("", description="minmax, percentile, entropy, or NNCF's default")
+    percentile: float | None = Field(None, description="of the values that a range keeps, in percent")
+    images: int | None = None
+    also_judged_on: int = Field(0, description="of them, how many are also among those that the variant was judged on")
+    drawn: str = Field("", description="clusters, random, or all")
+    pool: int | None = Field(None, description="images that they were drawn from")
+    seed: int | None = None
+    embedded: int | None = Field(None, description="images of the pool that were embedded and clustered")
+    clusters: int | None = None
+    smallest_cluster: int | None = None
+    largest_cluster: int | None = None
+    images_sha256: str | None = None
+
+
+class UnlabeledComparison(Record):
+    """A candidate and the float model on images without labels."""
+
+    agreement: float | None = Field(None, description="share of the images that both classify alike")
+    sqnr_db: float | None = Field(None, description="of the logits; null where there is no noise")
+    images: int | None = None
+
+
+class Attempt(Record):
+    """A candidate of the accuracy search, and what came of it."""
+
+    rung: Rung | None = None
+    way: str = Field("", description="how it was quantized, in words")
+    status: Literal["", "not chosen", "failed", "unexecuted", "rejected", "verified"] = ""
+    why: str = Field("", description="it failed")
+    in_float: list[str] = Field(default_factory=list, description="nodes that it leaves in float beside the usual ones")
+    unlabelled: UnlabeledComparison | None = None
+    top1: float | None = Field(None, description="on the evaluation set, as are agreement and drop; a share")
+    agreement: float | None = None
+    drop: float | None = None
+    making_seconds: float | None = None
+    seconds: float = Field(0.0, description="to make and compare it")
+
+
+class LayerSensitivityRecord(Record):
+    """A layer or a block of layers, and the logits when it alone stays in float."""
+
+    layer: str
+    operator: str = Field("", description="Conv, Gemm or MatMul; of a block, the number of layers")
+    agreement: float | None = None
+    sqnr_db: float | None = None
+    gain_db: float = Field(description="SQNR above that with every layer quantized")
+
+
+class SearchRecord(Record):
+    """The time that the accuracy search had."""
+
+    minutes: float | None = Field(None, description="of all INT8 variants together, as the user limited them")
+    limit_seconds: float | None = Field(None, description="of this one; null: no limit")
+    seconds: float = 0.0
+    cut: bool = Field(False, description="whether its time ran out")
+
+
+class MadeOn(Record):
+    """The machine that quantized, as far as the choice of the scheme depends on it."""
+
+    isa: list[str] = Field(default_factory=list)
+    saturates: bool | None = Field(None, description="whether its 8-bit products can")
+
+
+class BiasCorrection(Record):
+    """What the correction of biases did."""
+
+    layers: int | None = None
+    error_before: float | None = None
+    error_after: float | None = None
+
+
+class Distilled(Record):
+    """How the weights were adapted to being quantized."""
+
+    steps: int | None = None
+    images: int | None = None
+    labels: int | None = None
+
+
+class EngineLayers(Record):
+    """The layers of a TensorRT engine."""
+
+    quantised: int | None = Field(None, description="layers that the graph wants in INT8")
+    computed_in_int8: int | None = Field(None, description="of these, layers that the engine computes so")
+    according_to: str = Field("", description="where the builder says so")
+
+
+class Quantization(Record):
+    """How an INT8 variant was made."""
+
+    tool: str = ""
+    format: str = ""
+    activations: str = ""
+    weights: str = ""
+    calibration: CalibrationRecord | None = None
+    operations: list[str] = Field(default_factory=list)
+    kept_in_float: list[str] = Field(default_factory=list, description="names of nodes")
+    equalised: str = Field("", description="how the float graph's channels were rescaled first")
+    bias_correction: BiasCorrection | None = None
+    distilled: Distilled | None = None
+    way: str = Field("", description="all of it in words")
+    made_on: MadeOn | None = None
+    rest: str = Field("", description="precision of what is not quantized")
+    judged_by: str = Field("", description="what ran it, where that was not its runtime")
+    engine_layers: EngineLayers | None = None
+    rung: Rung | None = Field(None, description="what kept the accuracy; null: nothing did")
+    tried: list[Attempt] = Field(default_factory=list)
+    search: SearchRecord | None = None
+    sensitivity: list[LayerSensitivityRecord] = Field(default_factory=list, description="the most sensitive first")
+    sensitivity_of_blocks: list[LayerSensitivityRecord] = Field(default_factory=list)
