@@ -25,6 +25,11 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
+def _check(value: str, pattern: re.Pattern[str], what: str) -> None:
+    if not pattern.fullmatch(value):
+        raise ValueError(f"{what} {value!r}: not of the form {pattern.pattern}")
+
+
 @dataclass(frozen=True)
 class Runtime:
     """What loads and runs the files of a target on a device.
@@ -357,8 +362,3 @@ def added_targets() -> dict[str, Added]:
             raise EdgekitError(f"{where}: there is another runtime of the name {target.runtime.name}", hint)
         found[target.name] = Added(target, package)
     return found
-
-
-def _check(value: str, pattern: re.Pattern[str], what: str) -> None:
-    if not pattern.fullmatch(value):
-        raise ValueError(f"{what} {value!r}: not of the form {pattern.pattern}")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+if TYPE_CHECKING:
+    _Choice = click.Choice[str]
+else:  # click 8.1's is not generic
+    _Choice = click.Choice
 
-class TableChoice(click.Choice):  # type: ignore[type-arg]  # generic from click 8.4 on
+
+class TableChoice(_Choice):
     """A choice among what a function lists; it is called when a value is checked or help is shown, not when the command is defined.
 
     Args:
