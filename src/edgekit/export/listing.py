@@ -56,7 +56,8 @@ def why_not_made(target: targets.Target) -> str:
     """Why files for a target cannot be made on this machine; empty where they can."""
     if not target.needs_runtime or installed()[target.runtime.name] is not None:
         return ""
-    return f"{target.runtime.name} is not installed: {target.runtime.install}"
+    where = f" (for {', '.join(target.runtime.machines)} alone)" if target.runtime.machines else ""
+    return f"{target.runtime.name} is not installed: {target.runtime.install}{where}"
 
 
 def _said(missing: EdgekitError | None) -> str:
