@@ -18,6 +18,9 @@ import pytest
 from PIL import Image
 
 from edgekit import targets
+from edgekit.bench.doctor.software import clashing
+from edgekit.bench.remote.device import _installs
+from edgekit.bench.remote.replies import Probe
 from edgekit.bundle import Bundle, write_manifest
 from edgekit.errors import EdgekitError, ExportError, RuntimeMissing
 from edgekit.recipe import dump, parse
@@ -341,6 +344,32 @@ def test_the_table_is_consistent() -> None:
     assert tuple(onnxruntime.PROVIDERS) == targets.ONNXRUNTIME.providers
     assert {runtime.extra for runtime in runtimes} <= set(metadata.metadata("edgekit-vision").get_all("Provides-Extra"))
     assert onnxruntime.SPINNING in targets.ONNXRUNTIME.checking
+
+
+@pytest.mark.parametrize(
+    ("architecture", "gpu", "installs"),
+    [
+        ("x86_64", True, ["ort", "openvino", "trt-rtx"]),
+        ("x86_64", False, ["ort", "openvino"]),
+        ("aarch64", True, ["ort", "openvino"]),  # a Jetson, whose TensorRT comes from JetPack
+    ],
+)
+def test_pip_brings_a_device_the_runtimes_that_it_can_use(architecture: str, gpu: bool, installs: list[str]) -> None:
+    about = Probe(python="3.11", executable="/p", architecture=architecture, root="/r", missing=[], gpu=gpu)
+    runtimes = [target.runtime for target in targets.built_in().values()]
+    assert [runtime.extra for runtime in runtimes if _installs(runtime, about)] == installs
+    assert targets.runtimes_of(["loadgen", "trt", "ort"]) == [targets.ONNXRUNTIME, targets.TENSORRT]
+    assert targets.extras_of(["tensorrt", "onnxruntime", "tensorrt", "unknown"]) == ("trt", "ort")
+
+
+def test_packages_that_overwrite_each_other_are_found(tmp_path: Path, installed: Callable[..., None]) -> None:
+    for name in ("onnxruntime_gpu", "onnxruntime", "tensorrt_cu12", "tensorrt_cu13"):
+        (tmp_path / f"{name}-9.0.dist-info").mkdir()
+        metadata_file = tmp_path / f"{name}-9.0.dist-info" / "METADATA"
+        metadata_file.write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 9.0\n")
+    installed(tmp_path)
+    assert clashing()[:2] == ["onnxruntime", "onnxruntime-gpu"]
+    assert not any("tensorrt" in name for name in clashing())  # those lie beside each other in peace
 
 
 def test_every_marker_can_be_drawn() -> None:

@@ -21,11 +21,11 @@ _STAGES = {"student": "distill", "teacher": "finetune", "supervised": "supervise
 
 
 def _default_precisions() -> str:
-    """The precisions that are made where none is asked for, the targets that agree together: `onnx: fp32 and int8; …`."""
+    """The precisions that are made where none is asked for, the targets that agree together: `fp32 and int8 for onnx; …`."""
     found: dict[tuple[str, ...], list[str]] = {}
     for target in table.built_in().values():
         found.setdefault(target.defaults, []).append(target.name)
-    return "; ".join(f"{', '.join(names)}: {' and '.join(precisions)}" for precisions, names in found.items())
+    return "; ".join(f"{' and '.join(precisions)} for {', '.join(names)}" for precisions, names in found.items())
 
 
 @click.command(name="export")
