@@ -37,7 +37,8 @@ import torch
 def linear():
     generator = torch.Generator().manual_seed(0)
     head = torch.nn.Linear(3 * {SIZE} * {SIZE}, {len(CLASSES)})
-    head.weight.data = torch.randn(head.weight.shape, generator=generator)
+    for values in (head.weight.data, head.bias.data):
+        values.copy_(torch.randn(values.shape, generator=generator))
     return torch.nn.Sequential(torch.nn.Flatten(), head)
 
 def bent():
@@ -211,7 +212,7 @@ def test_predict_runs_a_variant_of_another_package_and_the_others_without_it(
         assert code == 0, err
         answers.append(json.loads(out))
     assert [answer["variant"] for answer in answers] == ["onnx-fp32", "npz-fp32"]
-    names = [[found["name"] for found in answer["images"][0]["classes"]] for answer in answers]
+    names = [[found["class"] for found in answer["classes"]] for answer in answers]
     assert names[0] == names[1]
 
     installed()  # without the package: what is known runs, and what is not says what it lacks
