@@ -25,7 +25,7 @@ from edgekit.bundle import Bundle, write_manifest
 from edgekit.errors import EdgekitError, ExportError, RuntimeMissing
 from edgekit.recipe import dump, parse
 from edgekit.report import charts
-from edgekit.runtimes import load, onnxruntime, why_not
+from edgekit.runtimes import _open, load, onnxruntime, why_not
 from tiny_bundle import make_bundle
 
 Command = Callable[..., tuple[int, str, str]]
@@ -281,6 +281,18 @@ def test_a_package_whose_target_cannot_be_used_is_named(
     photo = tmp_path / "photo.png"
     Image.new("RGB", (20, 20), "red").save(photo)
     assert edgekit("predict", bundle.path, photo)[0] == 0
+
+
+def test_a_path_of_a_package_that_leads_nowhere_is_one_line(tmp_path: Path, installed: Callable[..., None]) -> None:
+    from edgekit.export.make import make
+
+    runtime = "Runtime('theirs', 'Theirs', 'json', ('numpy',), 'json:nothing', requires='json.nothing:no')"
+    installed(package(tmp_path, f"T = Target('theirs', {runtime}, ('fp32',), 'nowhere.at_all:make', 'JSON')", "T"))
+    with pytest.raises(ExportError, match=r"theirs: its maker nowhere\.at_all:make does not load: No module named"):
+        make("theirs-fp32", None)  # type: ignore[arg-type]
+    assert "theirs: json.nothing:no does not load" in str(why_not("theirs"))
+    with pytest.raises(RuntimeMissing, match="theirs is installed but does not load: json has no nothing"):
+        _open("theirs", tmp_path, 0, {})
 
 
 def test_two_packages_that_add_the_same_target_are_refused(tmp_path: Path, installed: Callable[..., None]) -> None:

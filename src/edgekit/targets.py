@@ -213,10 +213,13 @@ def resolve(path: str) -> Any:
     """What a path of the table names: `module:attribute`, the module imported.
 
     Raises:
-        ImportError, AttributeError: it is not there.
+        ImportError: it is not there.
     """
-    module, _, attribute = path.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    name, _, attribute = path.partition(":")
+    module = importlib.import_module(name)
+    if not hasattr(module, attribute):
+        raise ImportError(f"{name} has no {attribute}")
+    return getattr(module, attribute)
 
 
 @cache

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from edgekit.bundle import BundleFile, Variant
+from edgekit.errors import ExportError
 from edgekit.export.catalogue import split
 from edgekit.export.inputs import Sources
 from edgekit.export.verify import verify
-from edgekit.targets import Target, resolve
+from edgekit.targets import Target, built_in, resolve
 
 
 def make(id_: str, sources: Sources) -> Variant:
@@ -17,7 +18,14 @@ def make(id_: str, sources: Sources) -> Variant:
         RuntimeMissing: its target's converter is not installed.
     """
     target, precision = split(id_)
-    variant: Variant = resolve(target.maker)(precision, sources)
+    try:
+        maker = resolve(target.maker)
+    except ImportError as error:
+        if target.name in built_in():  # a package of an extra, which the command names
+            raise
+        hint = "update the package that adds this target"
+        raise ExportError(f"{target.name}: its maker {target.maker} does not load: {error}", hint) from error
+    variant: Variant = maker(precision, sources)
     return _with_batch(target, variant, sources)
 
 

@@ -38,6 +38,10 @@ def why_not(runtime: str) -> RuntimeMissing | None:
             targets.resolve(found.requires)()
         except RuntimeMissing as missing:
             return RuntimeMissing(f"{runtime}: {missing.message}", missing.hint)
+        except ImportError as error:
+            return RuntimeMissing(
+                f"{runtime}: {found.requires} does not load: {error}", "update the package that adds it"
+            )
     return None
 
 
@@ -68,7 +72,9 @@ def _open(runtime: str, model: Path | ModelFiles, threads: int, settings: Mappin
     try:
         session: Session = targets.resolve(found.session)(model, threads, settings)
     except ImportError as error:
-        raise RuntimeMissing(f"{runtime} is installed but does not load: {error}", f"{found.install} anew") from error
+        raise RuntimeMissing(
+            f"{runtime} is installed but does not load: {error}", f"reinstall it: {found.install}"
+        ) from error
     return session
 
 
