@@ -25,7 +25,7 @@ class TableChoice(_Choice):
         super().__init__(())
 
     @property
-    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+    def choices(self) -> tuple[str, ...]:
         """The values that are accepted."""
         return tuple(self._read())
 
