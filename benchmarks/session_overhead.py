@@ -23,7 +23,6 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from edgekit.bundle import RuntimeName
 from edgekit.machine import this_machine
 from edgekit.result import now
 from edgekit.runtimes import Session, open_session, why_not
@@ -93,7 +92,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "session_overhead.json")
     arguments = parser.parse_args()
     images = np.random.default_rng(0).integers(0, 256, (1, SIZE, SIZE, 3), dtype=np.uint8)
-    runtimes: list[RuntimeName] = [name for name in ("onnxruntime", "openvino") if why_not(name) is None]
+    runtimes: list[str] = [name for name in ("onnxruntime", "openvino") if why_not(name) is None]
     measurements = []
     with tempfile.TemporaryDirectory() as folder:
         for width in WIDTHS:

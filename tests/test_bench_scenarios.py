@@ -391,11 +391,11 @@ def test_the_memory_of_a_gpu_is_read_from_what_nvidia_smi_lists() -> None:
 
 def test_scenarios_are_those_of_the_command() -> None:
     from edgekit.cli.bench import command
-    from edgekit.runtimes.providers import PROVIDERS
+    from edgekit.targets import runtimes
 
     choices = {p.name: tuple(p.type.choices) for p in command.params if hasattr(p.type, "choices")}
     assert choices["scenario"] == SCENARIOS
-    assert set(choices["provider"]) == {name for names in PROVIDERS.values() for name in names}
+    assert set(choices["provider"]) == {name for runtime in runtimes().values() for name in runtime.providers}
 
 
 def test_loadgen_runs_the_same_session_and_leaves_its_logs(

@@ -23,7 +23,7 @@ from tiny_bundle import make_bundle, some_images
 TRAINING = ("torch", "torchvision", "timm", "lightning", "onnx", "sklearn", "safetensors", "nncf", "scipy", "pandas")
 CONTRACTS = [
     "edgekit.archive", "edgekit.errors", "edgekit.files", "edgekit.machine", "edgekit.preprocess", "edgekit.progress", "edgekit.recipe",
-    "edgekit.bundle", "edgekit.result", "edgekit.run", "edgekit.cli.bench", "edgekit.cli.predict", "edgekit.cli.report",
+    "edgekit.bundle", "edgekit.result", "edgekit.run", "edgekit.targets", "edgekit.cli.bench", "edgekit.cli.predict", "edgekit.cli.report",
     "edgekit.cli.doctor",
 ]  # fmt: skip
 
@@ -53,7 +53,9 @@ def test_no_module_of_the_device_side_loads_the_training_stack(room: str) -> Non
     assert "edgekit" in loaded
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["bench", "--help"], ["predict", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["bench", "--help"], ["export", "--help"], ["predict", "--help"], ["--version"]]
+)
 def test_help_loads_next_to_nothing(arguments: list[str]) -> None:
     code = f"import sys; sys.argv = ['edgekit', *{arguments}]\nfrom edgekit.cli.main import main\n"
     code += "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code"

@@ -12,18 +12,17 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from edgekit import runtimes
+from edgekit import runtimes, targets
 from edgekit.bundle import BundleFile
 from edgekit.errors import BundleError, DataError, RuntimeMissing
-from edgekit.runtimes import RUNNABLE, Session, installed, load, open_session, why_not
+from edgekit.runtimes import Session, installed, load, open_session, why_not
 from edgekit.runtimes import openvino as openvino_runtime
-from edgekit.runtimes.onnxruntime import SPINNING
+from edgekit.runtimes.onnxruntime import PROVIDERS, SPINNING
 from edgekit.runtimes.openvino import PRECISION
-from edgekit.runtimes.providers import ONNXRUNTIME
 from edgekit.runtimes.session import run_in_batches
 from tiny_bundle import CLASSES, SIZE, make_bundle, some_images, write_onnx, write_openvino
 
-ON_CPU: tuple[runtimes.RuntimeName, ...] = ("onnxruntime", "openvino")
+ON_CPU: tuple[str, ...] = ("onnxruntime", "openvino")
 both = pytest.mark.parametrize("runtime", ON_CPU)
 
 
@@ -87,7 +86,7 @@ def test_the_logits_are_not_overwritten_by_the_next_run(session: Session) -> Non
 
 
 @both
-def test_every_output_is_given_by_its_name(runtime: runtimes.RuntimeName, model: Path, tmp_path: Path) -> None:
+def test_every_output_is_given_by_its_name(runtime: str, model: Path, tmp_path: Path) -> None:
     write_onnx(tmp_path / "two.onnx", embedding=True)
     path = tmp_path / "two.onnx"
     if runtime == "openvino":
@@ -109,9 +108,7 @@ def test_every_output_is_given_by_its_name(runtime: runtimes.RuntimeName, model:
 
 
 @both
-def test_a_graph_that_fixes_its_batch_takes_that_and_nothing_else(
-    runtime: runtimes.RuntimeName, model: Path, tmp_path: Path
-) -> None:
+def test_a_graph_that_fixes_its_batch_takes_that_and_nothing_else(runtime: str, model: Path, tmp_path: Path) -> None:
     write_onnx(tmp_path / "four.onnx", batch=4)
     session = open_session(runtime, tmp_path / "four.onnx", threads=1)
     assert session.batch == 4
@@ -174,7 +171,7 @@ def test_a_closed_session_lets_its_model_go(model: Path) -> None:
 
 
 @both
-def test_unknown_settings_are_refused_not_ignored(runtime: runtimes.RuntimeName, model: Path) -> None:
+def test_unknown_settings_are_refused_not_ignored(runtime: str, model: Path) -> None:
     with pytest.raises(BundleError, match="unknown setting intra_op"):
         open_session(runtime, model, settings={"intra_op": "1"})
 
@@ -228,16 +225,14 @@ def test_a_provider_that_onnx_runtime_lists_but_does_not_start_is_an_error(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What a build for GPUs does where their libraries are missing: it logs a line and gives the CPU.
-    monkeypatch.setitem(ONNXRUNTIME, "cuda", ("AzureExecutionProvider", "x", "cuda"))
+    monkeypatch.setitem(PROVIDERS, "cuda", ("AzureExecutionProvider", "x", "cuda"))
     with pytest.raises((RuntimeMissing, BundleError), match="AzureExecutionProvider"):
         open_session("onnxruntime", model, settings={"provider": "cuda"})
 
 
 @both
 @pytest.mark.parametrize("content", [b"", b"not a model", None])
-def test_a_damaged_model_is_named(
-    runtime: runtimes.RuntimeName, model: Path, tmp_path: Path, content: bytes | None
-) -> None:
+def test_a_damaged_model_is_named(runtime: str, model: Path, tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "bad.onnx"
     path.write_bytes(model.read_bytes()[:-100] if content is None else content)
     with pytest.raises(BundleError, match=r"bad\.onnx") as caught:
@@ -246,7 +241,7 @@ def test_a_damaged_model_is_named(
 
 
 @both
-def test_a_missing_model_is_named(runtime: runtimes.RuntimeName, tmp_path: Path) -> None:
+def test_a_missing_model_is_named(runtime: str, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"none\.onnx: no such model"):
         open_session(runtime, tmp_path / "none.onnx")
 
@@ -275,7 +270,7 @@ def graph(kind: int, shape: list[object], output: str = "logits", inputs: int = 
     ],
 )
 def test_a_graph_that_is_not_edgekits_is_refused(
-    runtime: runtimes.RuntimeName, tmp_path: Path, other: onnx.ModelProto, message: str
+    runtime: str, tmp_path: Path, other: onnx.ModelProto, message: str
 ) -> None:
     onnx.save(other, str(tmp_path / "other.onnx"))
     with pytest.raises(BundleError, match=message):
@@ -327,5 +322,5 @@ def test_an_ir_whose_weights_the_bundle_does_not_vouch_for_is_refused(tmp_path: 
 
 def test_sessions_fulfil_the_protocol(session: Session) -> None:
     assert SimpleNamespace(**{k: getattr(session, k) for k in ("runtime", "version", "settings", "run", "close")})
-    assert session.runtime in RUNNABLE
+    assert session.runtime in targets.runtimes()
     assert all(isinstance(k, str) and isinstance(v, str) for k, v in session.settings.items())

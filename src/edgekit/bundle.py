@@ -23,12 +23,11 @@ from edgekit.files import sha256, write_text
 from edgekit.foreign import MOST_JSON, Unreadable, open_regular, parse_json, parse_npz, private_copy, read_bytes
 from edgekit.preprocess import Preprocessing
 from edgekit.quantization import Quantization
+from edgekit.targets import Precision
 
 BUNDLE_SCHEMA = 1
 MANIFEST = "bundle.json"
 
-RuntimeName = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx"]
-Precision = Literal["fp32", "fp16", "int8"]
 Verdict = Literal["faster", "slower", "undecided"]
 
 
@@ -141,7 +140,10 @@ class Variant(Part):
     id: str = Field(
         pattern=r"^[a-z0-9][a-z0-9-]*$", description="for instance onnx-fp32, onnx-int8, openvino-fp16, openvino-int8"
     )
-    runtime: RuntimeName
+    runtime: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,39}$",
+        description="what loads and runs the files; one that is unknown here leaves the other variants usable",
+    )
     precision: Precision
     files: list[BundleFile] = Field(min_length=1, description="the first is the one that the runtime opens")
     settings: dict[str, str] = Field(
@@ -421,3 +423,9 @@ def _manifest(text: bytes, path: Path) -> Manifest:
         raise BundleError(
             f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}", "export or copy the bundle again"
         ) from error
+
+
+__all__ = [
+    "BUNDLE_SCHEMA", "MANIFEST", "Accuracy", "Bundle", "BundleFile", "Manifest", "Parity", "Part", "Precision", "Speed", "Tensor", "Variant",
+    "Verdict", "read_manifest", "write_manifest",
+]  # fmt: skip

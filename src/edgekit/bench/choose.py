@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import BundleError, RuntimeMissing
 from edgekit.runtimes import why_not
-from edgekit.runtimes.providers import PROVIDERS
+from edgekit.targets import find_runtime
 
 
 def choose(
@@ -43,7 +43,8 @@ def choose(
 
 
 def _no_provider(variant: Variant, provider: str | None) -> RuntimeMissing | None:
-    known = PROVIDERS.get(variant.runtime, ())
+    runtime = find_runtime(variant.runtime)
+    known = runtime.providers if runtime else ()
     if provider is None or provider in known:
         return None
     return RuntimeMissing(

@@ -11,7 +11,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, EdgekitError, near
 from edgekit.processors import affinity
 from edgekit.result import Scenario
-from edgekit.runtimes.providers import PROVIDERS
+from edgekit.targets import every_provider
 
 SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
 OFFLINE_BATCHES = (1, 2, 4, 8, 16, 32)
@@ -69,8 +69,7 @@ class Load:
         for name, value in (("rate", self.rate), ("bound", self.bound_ms)):
             if value is not None and not 0 < value < float("inf"):
                 raise EdgekitError(f"a {name} of {value:g} cannot be kept", f"give a {name} above 0")
-        if self.provider is not None and not any(self.provider in names for names in PROVIDERS.values()):
-            known = sorted({name for names in PROVIDERS.values() for name in names})
+        if self.provider is not None and self.provider not in (known := every_provider()):
             raise EdgekitError(
                 f"unknown provider {self.provider}", near(self.provider, known) or f"one of {', '.join(known)}"
             )

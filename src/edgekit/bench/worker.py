@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -63,13 +64,15 @@ def main() -> None:
 
 def _measure(request: Request, stop: Callable[[], bool]) -> RoundOutcome | ProfileOutcome:
     began = time.perf_counter()
-    import importlib
-
     from edgekit.bundle import Bundle
     from edgekit.runtimes import load
     from edgekit.runtimes.predictor import Predictor  # noqa: F401 - counted: whoever predicts imports it
+    from edgekit.targets import find_runtime, resolve
 
-    importlib.import_module(f"edgekit.runtimes.{_module(request.runtime)}")
+    runtime = find_runtime(request.runtime)
+    if runtime is not None:
+        with suppress(ImportError):  # `load` says what is wrong
+            resolve(runtime.session)
     imported = time.perf_counter()
     bundle = Bundle.open(request.bundle, request.digest)
     variant = bundle.variant(request.variant)
@@ -116,7 +119,7 @@ def _measure(request: Request, stop: Callable[[], bool]) -> RoundOutcome | Profi
     }
     if request.stages and not ran.timed.interrupted:
         stages |= transfers(session, batch) | pipeline(session, bundle.manifest.preprocessing, batch, stop)
-    on_device = request.runtime.startswith("tensorrt") or request.provider not in (None, "cpu")
+    on_device = bool(runtime and runtime.accelerator) or request.provider not in (None, "cpu")
     return RoundOutcome(
         **{**common, "settings": ran.settings},
         **vars(ran.timed),
@@ -188,11 +191,6 @@ def _check_batch(session: Session, request: Request) -> None:
             f"{request.variant}: its graph takes batches of {session.batch} and no other, not {request.batch}",
             f"--batch {session.batch}, or export with a free batch axis",
         )
-
-
-def _module(runtime: str) -> str:
-    """The module of a runtime's session: both TensorRTs share one."""
-    return "tensorrt" if runtime.startswith("tensorrt") else runtime
 
 
 if __name__ == "__main__":

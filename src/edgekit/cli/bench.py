@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgekit import targets
+from edgekit.cli.choices import TableChoice
 from edgekit.cli.devices import on_devices
 from edgekit.terminal import echo, echo_json
 
@@ -14,6 +16,12 @@ if TYPE_CHECKING:
     from edgekit.bench.rounds import Outcome
     from edgekit.bundle import Bundle, Variant
     from edgekit.result import Scenario
+
+
+def _providers() -> str:
+    """What each runtime can compute with: `ONNX Runtime's cpu, cuda, …; OpenVINO's cpu, …`."""
+    runtimes = {target.runtime.name: target.runtime for target in targets.built_in().values()}.values()
+    return "; ".join(f"{runtime.title}'s {', '.join(runtime.providers)}" for runtime in runtimes if runtime.providers)
 
 
 @click.command(name="bench")
@@ -52,8 +60,8 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Server: of the arrivals.")
 @click.option(
     "--provider",
-    type=click.Choice(["cpu", "cuda", "tensorrt", "openvino", "gpu", "npu"]),
-    help="What the runtime computes with: ONNX Runtime's cpu, cuda, tensorrt, openvino; OpenVINO's cpu, gpu, npu.  [default: cpu]",
+    type=TableChoice(targets.every_provider),
+    help=f"What the runtime computes with: {_providers()}.  [default: cpu]",
 )
 @click.option("--cpus", metavar="LIST", help="Run on these processors only, for instance 0,1 or 0-3.")
 @click.option("--loadgen", is_flag=True, help="Run under MLCommons LoadGen and keep its logs beside the result.")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit import targets as table
+from edgekit.cli.choices import TableChoice
 from edgekit.shares import hundredths, percent
 from edgekit.stages import TRAINED_BY
 from edgekit.terminal import echo, echo_json, new_console
@@ -14,6 +16,14 @@ from edgekit.terminal import echo, echo_json, new_console
 if TYPE_CHECKING:
     from edgekit.bundle import Bundle, Speed
     from edgekit.export.sources.source import Source
+
+
+def _default_precisions() -> str:
+    """The precisions that are made where none is asked for, the targets that agree together: `fp32 and int8 for onnx; …`."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for target in table.built_in().values():
+        found.setdefault(target.defaults, []).append(target.name)
+    return "; ".join(f"{' and '.join(precisions)} for {', '.join(names)}" for precisions, names in found.items())
 
 
 @click.command(name="export")
@@ -68,15 +78,15 @@ if TYPE_CHECKING:
     "--target",
     "targets",
     multiple=True,
-    type=click.Choice(["onnx", "openvino", "trt", "trt-rtx", "all"]),
-    help="What to export for; may be repeated.  [default: onnx and openvino]",
+    type=TableChoice(lambda: [*table.every(), "all"]),
+    help=f"What to export for; may be repeated.  [default: {' and '.join(table.DEFAULT_TARGETS)}]",
 )
 @click.option(
     "--precision",
     "precisions",
     multiple=True,
-    type=click.Choice(["fp32", "fp16", "int8"]),
-    help="Only this precision; may be repeated.  [default: onnx fp32 and int8, the others fp16 and int8]",
+    type=click.Choice(table.PRECISIONS),
+    help=f"Only this precision; may be repeated.  [default: {_default_precisions()}]",
 )
 @click.option(
     "--compute-capability", "capabilities", metavar="X.Y[,…]",
@@ -215,14 +225,17 @@ def command(
 
 def _targets(asked: tuple[str, ...]) -> tuple[str, ...]:
     """The targets that are meant; all of them leaves out what can be exported only with a package that is not here, and says so."""
-    from edgekit.runtimes import installed
+    from edgekit.export.listing import why_not_made
 
     if "all" not in asked:
-        return asked or ("onnx", "openvino")
-    if installed()["tensorrt-rtx"]:
-        return ("onnx", "openvino", "trt", "trt-rtx")
-    echo("trt-rtx is left out: its package is not installed (the extra [trt-rtx], x86-64 alone)", err=True)
-    return ("onnx", "openvino", "trt")
+        return asked or table.DEFAULT_TARGETS
+    chosen = []
+    for target in table.every().values():
+        if missing := why_not_made(target):
+            echo(f"{target.name} is left out: {missing}", err=True)
+        else:
+            chosen.append(target.name)
+    return tuple(chosen)
 
 
 def _for_gpus(capabilities: str | None, targets: tuple[str, ...]) -> dict[str, Any]:
@@ -231,8 +244,11 @@ def _for_gpus(capabilities: str | None, targets: tuple[str, ...]) -> dict[str, A
 
     if capabilities is None:
         return {}
-    if "trt-rtx" not in targets:
-        raise ExportError("--compute-capability is of --target trt-rtx alone", "other targets build on the device")
+    takers = [target.name for target in table.every().values() if "compute_capabilities" in target.options]
+    if not set(takers) & set(targets):
+        raise ExportError(
+            f"--compute-capability is of --target {' and '.join(takers)} alone", "other targets build on the device"
+        )
     return {"compute_capabilities": parse_capabilities(capabilities)}
 
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.bundle import Precision
-from edgekit.export.catalogue import COMPUTE_CAPABILITIES
 from edgekit.export.int8.budget import SEARCH_MINUTES, Budget
 from edgekit.export.int8.calibration import Calibration
 from edgekit.export.int8.ways import Workshop
 from edgekit.export.verify import Bounds, Reference
+from edgekit.runtimes.tensorrt.options import COMPUTE_CAPABILITIES
+from edgekit.targets import Target, every
 
 T = TypeVar("T")
 
@@ -44,15 +45,14 @@ class ExportOptions:
         """What passes."""
         return Bounds(self.max_drop, self.min_agreement)
 
-    def of(self, target: str, precision: Precision) -> dict[str, Any]:
+    def of(self, target: Target, precision: Precision) -> dict[str, Any]:
         """Those that a variant depends on, for its digest."""
         chosen = asdict(self)
         del chosen["search_minutes"]  # what a search finds in time does not depend on how long it might have taken
         if precision != "int8":
             del chosen["recover"]
-        if target != "trt-rtx":
-            del chosen["compute_capabilities"]
-        return chosen
+        of_others = {option for other in every().values() for option in other.options} - set(target.options)
+        return {option: value for option, value in chosen.items() if option not in of_others}
 
 
 class Shared:
@@ -83,7 +83,7 @@ class Sources:
         scratch: for what is made on the way; of this process alone.
         model: the trained network, from pixels to logits, as torch; None where the model came as ONNX.
         batch: the batch size that the bundle's graphs are to have; None leaves it free. Whoever makes ONNX or OpenVINO files
-            makes them with a free batch axis all the same: `finish` fixes it, and writes the metadata, in whatever was made.
+            makes them with a free batch axis all the same: `make` fixes it in whatever was made.
         unlabelled: more images without labels than the calibration's, uint8 (n, s, s, 3), to compare and to distil on; None: those.
         shared: of this process alone: what is made once and used by several variants.
         searches: how many INT8 variants this export makes, which divide the minutes of the search evenly.

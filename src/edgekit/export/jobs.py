@@ -29,11 +29,10 @@ from edgekit.bundle import Variant
 from edgekit.children import end_with_parent
 from edgekit.errors import ExportError
 from edgekit.export.catalogue import split
-from edgekit.export.finish import finish
 from edgekit.export.inputs import Shared, Sources
 from edgekit.export.int8.calibration import Calibration
+from edgekit.export.make import make
 from edgekit.export.staging import Staging
-from edgekit.export.targets import make
 from edgekit.export.verify import Reference
 from edgekit.processors import usable_cpus
 from edgekit.terminal import echo
@@ -67,13 +66,9 @@ def make_all(ids: list[str], sources: Sources, staging: Staging, jobs: int) -> I
     model = _pickled(sources) if jobs > 1 else None
     if model is None:
         for id_ in ids:
-            yield _made(id_, replace(sources, folder=folders[id_]))
+            yield make(id_, replace(sources, folder=folders[id_]))
     else:
         yield from _in_processes(folders, _Stored.of(sources, model), jobs)
-
-
-def _made(id_: str, sources: Sources) -> Variant:
-    return finish(make(id_, sources), sources)
 
 
 def _pickled(sources: Sources) -> bytes | None:
@@ -227,4 +222,4 @@ def _leave(number: int, frame: FrameType | None) -> None:
 
 def _work(id_: str, folder: Path) -> Variant:
     with shown.relayed(lambda what: _HEARD[0].put((id_, what))):
-        return _made(id_, replace(_SOURCES[0], folder=folder))
+        return make(id_, replace(_SOURCES[0], folder=folder))

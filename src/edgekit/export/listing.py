@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgekit.bundle import Precision, RuntimeName
+from edgekit import targets
+from edgekit.bundle import Precision
 from edgekit.errors import EdgekitError
-from edgekit.export.catalogue import DEFAULTS, RUNTIMES, TARGETS
-from edgekit.runtimes import extra, installed, why_not
-
-# target -> the package that must be here to make its files
-_CONVERTER: dict[str, RuntimeName] = {"openvino": "openvino", "trt-rtx": "tensorrt-rtx"}
-_MADE = {
-    "onnx": "ONNX",
-    "openvino": "OpenVINO IR",
-    "trt": "ONNX and build plan; the engine is built on the device, on first use",
-    "trt-rtx": "engine, also without a GPU",
-}
+from edgekit.runtimes import installed, why_not
 
 
 @dataclass(frozen=True)
@@ -35,7 +26,7 @@ class Possibility:
     target: str
     precision: Precision
     default: bool
-    runtime: RuntimeName
+    runtime: str
     made: str
     not_built: str
     not_run: str
@@ -43,20 +34,30 @@ class Possibility:
 
 def possibilities() -> list[Possibility]:
     """Every target in every precision that it has."""
-    here = installed()
     found = []
-    for target, precisions in TARGETS.items():
-        runtime, converter = RUNTIMES[target], _CONVERTER.get(target)
-        lacking = converter is not None and here[converter] is None
-        not_built = f"{converter} is not installed: the extra [{extra(converter)}]" if converter and lacking else ""
-        missing = why_not(runtime)
+    for target in targets.every().values():
+        not_built, missing = why_not_made(target), why_not(target.runtime.name)
         found += [
             Possibility(
-                target, precision, precision in DEFAULTS[target], runtime, _MADE[target], not_built, _said(missing)
+                target.name,
+                precision,
+                precision in target.defaults,
+                target.runtime.name,
+                target.makes,
+                not_built,
+                _said(missing),
             )
-            for precision in precisions
+            for precision in target.precisions
         ]
     return found
+
+
+def why_not_made(target: targets.Target) -> str:
+    """Why files for a target cannot be made on this machine; empty where they can."""
+    if not target.needs_runtime or installed()[target.runtime.name] is not None:
+        return ""
+    where = f" (for {', '.join(target.runtime.machines)} alone)" if target.runtime.machines else ""
+    return f"{target.runtime.name} is not installed: {target.runtime.install}{where}"
 
 
 def _said(missing: EdgekitError | None) -> str:

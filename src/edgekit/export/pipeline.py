@@ -17,7 +17,7 @@ from edgekit import __version__
 from edgekit.bundle import Bundle, Manifest, Tensor, Variant, write_manifest
 from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
-from edgekit.export.catalogue import DEFAULTS, TARGETS, in_order, plan, split
+from edgekit.export.catalogue import in_order, plan, split
 from edgekit.export.doubts import doubts
 from edgekit.export.graph.files import read_onnx
 from edgekit.export.graph.metadata import label
@@ -37,7 +37,9 @@ from edgekit.files import digest_of, sha256, written_by_a_library
 from edgekit.machine import cpu_features, installed_packages, this_machine
 from edgekit.preprocess import Preprocessing
 from edgekit.result import now
+from edgekit.runtimes import installed
 from edgekit.runtimes.session import EMBEDDING, OUTPUT
+from edgekit.targets import DEFAULT_TARGETS, added_targets, built_in
 from edgekit.temporary import scratch_folder, temporary_files_in
 from edgekit.terminal import echo
 
@@ -50,7 +52,7 @@ def export_classifier(
     calibration: NDArray[np.uint8] | Candidates,
     evaluation: Evaluation | None,
     output: Path,
-    targets: Sequence[str] = ("onnx", "openvino"),
+    targets: Sequence[str] = DEFAULT_TARGETS,
     precisions: Sequence[str] = (),
     embedding: bool = False,
     batch: int | None = None,
@@ -77,8 +79,8 @@ def export_classifier(
         evaluation: uint8 images (k, s, s, 3) and labels int64 (k,) to verify on; the golden images are drawn from them. None:
             some of the calibration images are held back for that (see `judged`), and the loss of accuracy is estimated (see `verify`).
         output: the bundle's folder.
-        targets: of `TARGETS`.
-        precisions: of those that the targets have; none means `DEFAULTS`.
+        targets: names of the table `edgekit.targets`.
+        precisions: of those that the targets have; none means each target's defaults.
         embedding: whether the graphs also give the embedding, what the linear layer sees.
         batch: the batch size of the graphs; None leaves it free.
         jobs: how many variants are made at the same time, each in a process of its own; what comes out does not depend on it. None:
@@ -273,6 +275,8 @@ def _key(id_: str, same: dict[str, Any], candidates: Candidates, options: Export
     target, precision = split(id_)
     chosen = options.of(target, precision)
     inputs = {**same, "id": id_, "edgekit": __version__, "packages": installed_packages(), "options": chosen}
+    if target.name not in built_in():  # with another version of the package that adds it, its maker is another
+        inputs["target"] = [added_targets()[target.name].package, installed()[target.runtime.name]]
     if precision == "int8":
         inputs |= {"calibration": candidates.key, "isa": cpu_features()}
     return digest_of(inputs)
@@ -315,4 +319,4 @@ def _check(
         raise ExportError(f"the evaluation labels are not {len(images)} indices into {classes} classes")
 
 
-__all__ = ["DEFAULTS", "TARGETS", "ExportOptions", "Sources", "export_classifier", "gate", "plan"]
+__all__ = ["ExportOptions", "Sources", "export_classifier", "gate", "plan"]

@@ -1,15 +1,22 @@
-"""ONNX Runtime's and OpenVINO's INT8: which ways are tried, and each file run in the runtime that will serve it."""
+"""The makers of ONNX and OpenVINO files. For INT8: which ways are tried, and each file run in the runtime that will serve it."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from edgekit.bundle import BundleFile, RuntimeName, Variant
+import onnx
+
+from edgekit.bundle import BundleFile, Precision, Variant
+from edgekit.errors import ExportError
 from edgekit.export import openvino
-from edgekit.export.catalogue import RUNTIMES
+from edgekit.export.graph.files import read_onnx
+from edgekit.export.graph.simplify import fix_batch
+from edgekit.export.inputs import Sources
 from edgekit.export.int8.fidelity import Fidelity, run
+from edgekit.export.int8.ladder import climb
 from edgekit.export.int8.quantize import FULL, REDUCED, UNSIGNED, saturates
 from edgekit.export.int8.ranges import METHODS
 from edgekit.export.int8.ways import Way, Workshop
@@ -17,12 +24,65 @@ from edgekit.export.verify import Bounds, Reference, verify
 from edgekit.machine import cpu_features
 from edgekit.quantization import MadeOn
 from edgekit.runtimes import why_not
+from edgekit.targets import find
 
 _X86_NOTE = (
     "verified on a CPU with an INT8 dot product; on x86 without one (no VNNI) its products can saturate and cost accuracy: "
     "`edgekit bench` there compares with the golden tensors, and an export made there avoids it"
 )
 _SLOW_NOTE = "unsigned weights: exact on every CPU, on x86 without VNNI hardly faster than float"
+
+
+def make_onnx(precision: Precision, sources: Sources) -> Variant:
+    """Make a variant for ONNX Runtime: the float graph as it is, or INT8 (see `targets.Target`)."""
+    if precision == "int8":
+        return _int8("onnx", sources)
+    (sources.folder / "model.onnx").write_bytes(sources.float_onnx.read_bytes())
+    return _float("onnx", precision, sources, ["model.onnx"], {})
+
+
+def make_openvino(precision: Precision, sources: Sources) -> Variant:
+    """Make a variant for OpenVINO: its IR of the float graph, or INT8 (see `targets.Target`)."""
+    if precision == "int8":
+        return _int8("openvino", sources)
+    names = [f"model.{precision}.xml", f"model.{precision}.bin"]
+    openvino.write_ir(sources.float_onnx, sources.folder / names[0], half=precision == "fp16")
+    return _float("openvino", precision, sources, names, openvino.SETTINGS)
+
+
+def _float(target: str, precision: Precision, sources: Sources, files: list[str], settings: dict[str, str]) -> Variant:
+    variant = Variant(
+        id=f"{target}-{precision}",
+        runtime=find(target).runtime.name,
+        precision=precision,
+        files=[BundleFile.of(sources.folder, file) for file in files],
+        settings=settings,
+        executed=False,
+        status="unexecuted",
+    )
+    return verify(variant, sources.folder, sources.reference, sources.options.bounds)
+
+
+def _int8(target: Literal["onnx", "openvino"], sources: Sources) -> Variant:
+    family = Served(target, sources.workshop, sources.reference, sources.options.bounds)
+    return climb(family, sources.folder, recover=sources.options.recover, budget=sources.budget)
+
+
+def fix_onnx_batch(path: Path, batch: int) -> None:
+    """Give an ONNX file with a free batch axis one batch size, in place.
+
+    Raises:
+        ExportError: the graph does not take that batch.
+    """
+    fixed = fix_batch(read_onnx(path), batch)
+    try:
+        onnx.checker.check_model(fixed, full_check=True)
+    except onnx.checker.ValidationError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ExportError(f"--batch {batch}: the network does not take that batch size: {reason}") from error
+    temporary = path.with_name(f"{path.name}.tmp")  # `path` may share its content with another variant's file
+    onnx.save(fixed, temporary)
+    os.replace(temporary, path)
 
 
 def ways(target: str) -> list[list[Way]]:
@@ -49,9 +109,9 @@ class Served:
     bounds: Bounds
 
     @property
-    def runtime(self) -> RuntimeName:
+    def runtime(self) -> str:
         """That serves the files."""
-        return RUNTIMES[self.target]
+        return find(self.target).runtime.name
 
     def groups(self) -> list[list[Way]]:
         """See `ways`."""

@@ -25,6 +25,7 @@ from edgekit.machine import this_machine
 from edgekit.progress import progress
 from edgekit.quantization import FLOAT_LAYERS
 from edgekit.runtimes import Session, open_session
+from edgekit.targets import find_runtime
 
 SECONDS = 20.0  # on the wall, at most for each variant, after as many pairs as the first look takes
 _TURN_NS = 10_000_000  # CPU time of a turn, or one run where that takes longer
@@ -33,7 +34,6 @@ _WARMUP = 3  # runs
 # up to 14 % faster than another for as long as both lived (OpenVINO, ResNet-18), by where its memory lay.
 _FRESH = (0, LOOKS[0] // 2, *LOOKS[:-1])
 _TINY_MS = 0.5  # below, what a call costs whatever it computes is a large part of the time
-_RUNTIMES = ("onnxruntime", "openvino")  # those that read the float ONNX
 _SLOWER, _UNDECIDED = "slower than float on this machine", "not clearly faster than float on this machine"
 
 
@@ -56,7 +56,8 @@ def with_speed(
         for v in variants
         if v.precision == "int8"
         and v.status == "verified"
-        and v.runtime in _RUNTIMES
+        and (runtime := find_runtime(v.runtime)) is not None
+        and runtime.reads_onnx
         and (v.speed is None or v.speed.verdict in (None, "undecided"))
     ]
     found: dict[str, Variant] = {}

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import BundleFile, Precision, Variant
 from edgekit.errors import RuntimeMissing
-from edgekit.export.catalogue import RUNTIMES
 from edgekit.export.graph.files import read_onnx
 from edgekit.export.half import check_range, simulated, tensorrt_onnx
 from edgekit.export.inputs import Sources
@@ -33,6 +32,7 @@ from edgekit.runtimes import why_not
 from edgekit.runtimes.session import EMBEDDING
 from edgekit.runtimes.tensorrt import Batch, BuildOptions, BuildPlan, BuildReport, EngineRecord, build
 from edgekit.runtimes.tensorrt.cache import write_record
+from edgekit.targets import find
 
 Target = Literal["trt", "trt-rtx"]
 # Images that the graph is simulated on, the golden ones among them: node by node on the CPU, FP16 by way of FP32, it takes several times as
@@ -41,6 +41,16 @@ Target = Literal["trt", "trt-rtx"]
 _FEWEST, _MOST, _PIXELS = 256, 2048, 2**23
 _BATCH = Batch(min=1, opt=1, max=8)  # of a graph with a free batch axis
 _GRAPH, _PAIRS = "graph.onnx", "pairs.onnx"
+
+
+def make_classic(precision: Precision, sources: Sources) -> Variant:
+    """Make a variant for classic TensorRT; see `make`."""
+    return make("trt", precision, sources)
+
+
+def make_rtx(precision: Precision, sources: Sources) -> Variant:
+    """Make a variant for TensorRT for RTX; see `make`."""
+    return make("trt-rtx", precision, sources)
 
 
 def make(target: Target, precision: Precision, sources: Sources) -> Variant:
@@ -70,7 +80,7 @@ def make(target: Target, precision: Precision, sources: Sources) -> Variant:
     variant = graphs.variant.model_copy(
         update={
             "id": f"{target}-{precision}",
-            "runtime": RUNTIMES[target],
+            "runtime": find(target).runtime.name,
             "files": [BundleFile.of(folder, path.name) for path in files],
             "note": _about(report) if report else "",
             "quantization": _with_layers(graphs.variant.quantization, report),

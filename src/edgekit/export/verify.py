@@ -35,6 +35,7 @@ from edgekit.progress import progress
 from edgekit.runtimes import load, open_session, why_not
 from edgekit.runtimes.session import EMBEDDING, OUTPUT, run_in_batches
 from edgekit.shares import difference, hundredths, percent
+from edgekit.targets import find_runtime
 
 GOLDEN = 16
 Outputs = dict[str, NDArray[np.float32]]
@@ -45,7 +46,6 @@ _RACES = (
     "on this CPU OpenVINO computes it differently each time with several threads and batches of several images: its figures are of one "
     "thread, run it so (--threads 1) or one image at a time"
 )
-_SPINNING = "session.intra_op.allow_spinning"
 _ALIKE = 0.9  # the agreement below which a variant that passes is remarked upon
 _TOP5_FROM = 6  # classes; with fewer, a top-5 accuracy says nothing
 
@@ -193,8 +193,9 @@ def verify(variant: Variant, folder: Path, reference: Reference, bounds: Bounds)
                 "note": _join(variant.note, f"not run here: {missing.message}"),
             }
         )
-    # Nothing is timed here, and other variants may be being made beside this one: threads that wait need not spin.
-    settings = {**variant.settings, **({_SPINNING: "0"} if variant.runtime == "onnxruntime" else {})}
+    runtime = find_runtime(variant.runtime)
+    # Nothing is timed here, and other variants may be being made beside this one.
+    settings = {**variant.settings, **(runtime.checking if runtime else {})}
     path = folder / variant.files[0].path
     try:
         logits, embedding, batches = _answers(variant, path, settings, reference)
@@ -246,12 +247,9 @@ def check_batches(bundle: Bundle, variant: Variant) -> Batches:
 
 
 def exact_threads(variant: Variant) -> int:
-    """With how many threads a variant is run to learn what it computes; 0 leaves it to the runtime.
-
-    One for OpenVINO's INT8: with several, OpenVINO 2026.4 gives other logits each time on CPUs without VNNI, for batches of more than
-    a few images (36 dB against float with one thread, 24 to 36 dB with two; FP32 does not differ by a bit).
-    """
-    return 1 if variant.runtime == "openvino" and variant.precision == "int8" else 0
+    """With how many threads a variant is run to learn what it computes; 0 leaves it to the runtime (see `Runtime.exact_threads`)."""
+    runtime = find_runtime(variant.runtime)
+    return runtime.exact_threads.get(variant.precision, 0) if runtime else 0
 
 
 def _same_with_threads(

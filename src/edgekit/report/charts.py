@@ -8,6 +8,7 @@ from typing import Literal
 
 from markupsafe import Markup
 
+from edgekit import targets
 from edgekit.report.format import milliseconds, percent, plain, points
 from edgekit.report.svg import Frame, Scale, drawing, element, padded, path
 from edgekit.shares import difference
@@ -167,23 +168,32 @@ def _tradeoff(marks: Sequence[Point], reference: float | None, size: Size, told:
         tip = element("title", f"{mark.label}: {percent(mark.accuracy)}, {milliseconds(mark.latency)}{joules}")
         parts.append(
             element(
-                "g", tip, _shape(mark.runtime, x, y), class_=f"{mark.precision}{' rejected' if mark.rejected else ''}"
+                "g",
+                tip,
+                _shape(targets.marker(mark.runtime), x, y),
+                class_=f"{mark.precision}{' rejected' if mark.rejected else ''}",
             )
         )
         parts.append(_place(mark.label, x, y, taken, (left, top - 10, right, bottom)))
     return drawing(width, height, told, *parts, class_=size)
 
 
-def _shape(runtime: str, x: float, y: float) -> Markup:
-    if runtime == "onnxruntime":
+# Corners of a mark around its middle, y downwards; `targets.MARKERS` names them.
+_CORNERS = {
+    "diamond": ((0, -9), (9, 0), (0, 9), (-9, 0)),
+    "triangle": ((0, -8.5), (8, 6), (-8, 6)),
+    "pentagon": ((0, -8.5), (8.1, -2.6), (5, 6.9), (-5, 6.9), (-8.1, -2.6)),
+    "hexagon": ((-4, -7), (4, -7), (8, 0), (4, 7), (-4, 7), (-8, 0)),
+}
+
+
+def _shape(marker: str, x: float, y: float) -> Markup:
+    if marker == "circle":
         return element("circle", class_="dot", cx=x, cy=y, r=7)
-    if runtime == "openvino":
+    if marker == "square":
         return element("rect", class_="dot", x=x - 6.5, y=y - 6.5, width=13, height=13, rx=1.5)
-    if runtime == "tensorrt":
-        outline = f"M{x:.1f} {y - 9:.1f} L{x + 9:.1f} {y:.1f} L{x:.1f} {y + 9:.1f} L{x - 9:.1f} {y:.1f} Z"
-    else:
-        outline = f"M{x:.1f} {y - 8.5:.1f} L{x + 8:.1f} {y + 6:.1f} L{x - 8:.1f} {y + 6:.1f} Z"
-    return element("path", class_="dot", d=outline)
+    corners = " L".join(f"{x + dx:.1f} {y + dy:.1f}" for dx, dy in _CORNERS[marker])
+    return element("path", class_="dot", d=f"M{corners} Z")
 
 
 def _place(

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from edgekit import targets
 from edgekit.intervals import wilson
 from edgekit.report import charts, devices
 from edgekit.report import format as show
 from edgekit.report.facts import Facts, Measured, Stage
 from edgekit.report.headline import Headline, measured_everywhere, measured_here, p50
 from edgekit.report.latency import setting
-from edgekit.report.tables import METRICS, MODELS, RUNTIMES
+from edgekit.report.tables import METRICS, MODELS
 
 TITLES = {
     "pretrain": "Pretrain",
@@ -127,11 +128,10 @@ def tradeoff(facts: Facts, top: Headline) -> Figure | None:
         return None
     precisions = list(dict.fromkeys(m.precision for m in marks))
     keys = [Key(p.upper(), p) for p in precisions]
-    shapes = {"onnxruntime": "circle", "openvino": "square", "tensorrt": "diamond", "tensorrt-rtx": "triangle"}
     used = list(dict.fromkeys(m.runtime for m in marks))
     if top.float_top1 is not None:
         keys.append(Key("trained model, float", "dashed", show.percent(top.float_top1)))
-    looks = [f"{shapes[r]}: {RUNTIMES[r]}" for r in used] + (
+    looks = [f"{targets.marker(r)}: {targets.title(r)}" for r in used] + (
         ["hollow: rejected"] if any(m.rejected for m in marks) else []
     )
     if len(charts.pareto(marks)) > 1:

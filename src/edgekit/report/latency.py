@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgekit import targets
 from edgekit.bench.statistics import SAMPLES_NEEDED, fp32_of, speedup
 from edgekit.report import format as show
 from edgekit.report.facts import Facts, Measured
-from edgekit.report.tables import RUNTIMES, Cell, Column, Table
+from edgekit.report.tables import Cell, Column, Table
 
 
 def latencies(facts: Facts) -> Table | None:
@@ -88,7 +89,7 @@ def setting(m: Measured, facts: Facts) -> str:
     latency = m.latency
     release = latency.runtime_version.partition("-")[0]  # OpenVINO's goes on with its commit
     threads = {0: "default threads", 1: "1\u00a0thread"}.get(latency.threads, f"{latency.threads}\u00a0threads")
-    parts = [f"{RUNTIMES.get(latency.runtime, latency.runtime)} {release}", f"batch\u00a0{latency.batch}", threads]
+    parts = [f"{targets.title(latency.runtime)} {release}", f"batch\u00a0{latency.batch}", threads]
     if m.device:
         parts.append(f"{m.device} ({m.result.machine.cpu})")
     elif len({other.result.machine.cpu for other in facts.measured}) > 1:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from edgekit import targets
 from edgekit.report import format as show
 from edgekit.report.facts import Facts
-from edgekit.report.tables import RUNTIMES, Cell, Column, Table
+from edgekit.report.tables import Cell, Column, Table
 from edgekit.result import Profile
 
 _LONGEST = 5
@@ -19,7 +20,7 @@ def _table(profile: Profile, device: str) -> Table:
     where = f", {device}" if device else ""
     caption = (
         f"{profile.variant}: {show.milliseconds(profile.run_ms)} a run without the profiler, "
-        f"{RUNTIMES.get(profile.runtime, profile.runtime)}, batch {profile.batch}{where}"
+        f"{targets.title(profile.runtime)}, batch {profile.batch}{where}"
     )
     columns = [
         Column("Operator", number=False),

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from edgekit import targets
 from edgekit.intervals import wilson
 from edgekit.recipe import Architecture
 from edgekit.report import format as show
 from edgekit.report.differences import words
 from edgekit.report.facts import Facts
 from edgekit.report.headline import Headline, p50, score
-from edgekit.report.tables import RUNTIMES
 from edgekit.result import Score
 
 
@@ -78,7 +78,7 @@ def _fastest(facts: Facts, top: Headline) -> Tile:
     latency = top.fastest.latency
     quick = ", quick" if latency.quick else ""
     quick += "; read its warnings below" if len(latency.warnings) > latency.quick else ""
-    runtime = RUNTIMES.get(latency.runtime, latency.runtime)
+    runtime = targets.title(latency.runtime)
     note = f"{latency.variant} on {runtime}, {show.count(len(latency.samples_ns))} runs{quick}"
     return Tile("Fastest, p50", show.significant(p50(top.fastest) or 0.0), "ms", note)
 

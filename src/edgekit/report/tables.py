@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edgekit import targets
 from edgekit.bundle import Accuracy, Variant
 from edgekit.intervals import wilson
 from edgekit.report import format as show
@@ -24,12 +25,6 @@ METRICS = {
     "logistic": "logistic regression",
 }
 MODELS = {"encoder": "Encoder", "teacher": "Teacher", "student": "Student", "supervised": "Supervised from scratch"}
-RUNTIMES = {
-    "onnxruntime": "ONNX Runtime",
-    "openvino": "OpenVINO",
-    "tensorrt": "TensorRT",
-    "tensorrt-rtx": "TensorRT-RTX",
-}
 
 
 @dataclass(frozen=True)
@@ -147,7 +142,7 @@ def variants(facts: Facts) -> Table | None:
 
 def _variant_row(v: Variant, latency: float | None) -> list[Cell]:
     parity, none = v.parity, Cell(show.NONE)
-    what = f"{RUNTIMES[v.runtime]}, {v.precision.upper()}"
+    what = f"{targets.title(v.runtime)}, {v.precision.upper()}"
     calibration = v.quantization.calibration if v.quantization is not None else None
     if calibration is not None and calibration.images is not None:
         what += f", calibrated on {calibration.images} images"

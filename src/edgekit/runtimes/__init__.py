@@ -1,4 +1,7 @@
-"""The runtimes: one file each, all with the same few verbs. A runtime is imported when a session is opened, never before."""
+"""The runtimes: one module or folder each, all with the same few verbs, listed in `edgekit.targets`.
+
+A runtime is imported when a session is opened, never before.
+"""
 
 from __future__ import annotations
 
@@ -7,54 +10,42 @@ from importlib import util
 from pathlib import Path
 from types import MappingProxyType
 
-from edgekit.bundle import Bundle, RuntimeName, Variant
+from edgekit import targets
+from edgekit.bundle import Bundle, Variant
 from edgekit.errors import BundleError, RuntimeMissing
 from edgekit.runtimes.model_files import FilesOfBundle, ModelFiles
 from edgekit.runtimes.session import Session
 
-# runtime -> (import name, distributions that bring it, edgekit's extra)
-_RUNTIMES: dict[RuntimeName, tuple[str, tuple[str, ...], str]] = {
-    "onnxruntime": ("onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"), "ort"),
-    "openvino": ("openvino", ("openvino",), "openvino"),
-    "tensorrt": ("tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "trt"),
-    "tensorrt-rtx": ("tensorrt_rtx", ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"), "trt-rtx"),
-}
-RUNNABLE: tuple[RuntimeName, ...] = ("onnxruntime", "openvino", "tensorrt", "tensorrt-rtx")
-_ON_NVIDIA: tuple[RuntimeName, ...] = ("tensorrt", "tensorrt-rtx")
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
-def installed() -> dict[RuntimeName, str | None]:
+def installed() -> dict[str, str | None]:
     """The version of every runtime that edgekit knows; None where it is not installed. Nothing is imported for it."""
-    return {name: _version(*_RUNTIMES[name][:2]) for name in _RUNTIMES}
+    return {name: _version(found.module, found.packages) for name, found in targets.runtimes().items()}
 
 
-def extra(runtime: RuntimeName) -> str:
-    """The extra of edgekit's wheel that brings a runtime."""
-    return _RUNTIMES[runtime][2]
-
-
-def why_not(runtime: RuntimeName) -> RuntimeMissing | None:
+def why_not(runtime: str) -> RuntimeMissing | None:
     """Why models of a runtime cannot run on this machine, or None where they can."""
-    module, distributions, extra = _RUNTIMES[runtime]
-    if _version(module, distributions) is None:
-        jetson = "; a Jetson has it from JetPack" if runtime == "tensorrt" else ""
+    found = targets.find_runtime(runtime)
+    if found is None:
         return RuntimeMissing(
-            f"{runtime} is not installed", f"install edgekit's wheel with the extra [{extra}]{jetson}"
+            f"this edgekit does not know the runtime {runtime}", "update edgekit, or install the package that adds it"
         )
-    if runtime in _ON_NVIDIA:
-        from edgekit.runtimes.tensorrt import cuda
-
+    if _version(found.module, found.packages) is None:
+        return RuntimeMissing(f"{runtime} is not installed", found.install)
+    if found.requires:
         try:
-            cuda.driver()
+            targets.resolve(found.requires)()
         except RuntimeMissing as missing:
             return RuntimeMissing(f"{runtime}: {missing.message}", missing.hint)
+        except ImportError as error:
+            return RuntimeMissing(
+                f"{runtime}: {found.requires} does not load: {error}", "update the package that adds it"
+            )
     return None
 
 
-def open_session(
-    runtime: RuntimeName, model: Path, *, threads: int = 0, settings: Mapping[str, str] = _NONE
-) -> Session:
+def open_session(runtime: str, model: Path, *, threads: int = 0, settings: Mapping[str, str] = _NONE) -> Session:
     """Load a model file into a runtime.
 
     Args:
@@ -75,25 +66,16 @@ def open_session(
     return _open(runtime, Path(model), threads, settings)
 
 
-def _open(runtime: RuntimeName, model: Path | ModelFiles, threads: int, settings: Mapping[str, str]) -> Session:
+def _open(runtime: str, model: Path | ModelFiles, threads: int, settings: Mapping[str, str]) -> Session:
+    found = targets.find_runtime(runtime)
+    assert found is not None  # `why_not` was asked before
     try:
-        if runtime == "onnxruntime":
-            from edgekit.runtimes.onnxruntime import OnnxRuntimeSession
-
-            return OnnxRuntimeSession(model, threads, settings)
-        if runtime in _ON_NVIDIA:
-            from edgekit.runtimes.tensorrt.session import TensorRtSession
-
-            return TensorRtSession(runtime, model, threads, settings)
-        from edgekit.runtimes.openvino import OpenVinoSession
-
-        return OpenVinoSession(model, threads, settings)
+        session: Session = targets.resolve(found.session)(model, threads, settings)
     except ImportError as error:
-        extra = _RUNTIMES[runtime][2]
         raise RuntimeMissing(
-            f"{runtime} is installed but does not load: {error}",
-            f"install edgekit's wheel with the extra [{extra}] anew",
+            f"{runtime} is installed but does not load: {error}", f"reinstall it: {found.install}"
         ) from error
+    return session
 
 
 def load(bundle: Bundle, variant: Variant, *, threads: int = 0, settings: Mapping[str, str] = _NONE) -> Session:
@@ -130,4 +112,4 @@ def _version(module: str, distributions: tuple[str, ...]) -> str | None:
     return "unknown"  # there, but not from a package: its session will tell the version
 
 
-__all__ = ["RUNNABLE", "Session", "extra", "installed", "load", "open_session", "why_not"]
+__all__ = ["Session", "installed", "load", "open_session", "why_not"]

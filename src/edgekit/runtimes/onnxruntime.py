@@ -16,9 +16,9 @@ from edgekit.errors import BundleError, RuntimeMissing, near
 from edgekit.foreign import parse_json, read_bytes, understood
 from edgekit.processors import pinned_threads, usable_cpus
 from edgekit.runtimes.model_files import ModelFiles, files_of
-from edgekit.runtimes.providers import ONNXRUNTIME, PROVIDER
 from edgekit.runtimes.session import (
     OUTPUT,
+    PROVIDER,
     Layer,
     StageTimes,
     check_graph,
@@ -30,6 +30,14 @@ from edgekit.runtimes.session import (
 from edgekit.runtimes.streams import Streams, ThreadStreams
 from edgekit.temporary import scratch_folder
 
+# By the word that `--provider` takes (see `edgekit.targets`): ONNX Runtime's own name, the package that has it, and where its tensors live
+# (None: in main memory).
+PROVIDERS: dict[str, tuple[str, str, str | None]] = {
+    "cpu": ("CPUExecutionProvider", "onnxruntime", None),
+    "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu", "cuda"),
+    "tensorrt": ("TensorrtExecutionProvider", "onnxruntime-gpu, with TensorRT", "cuda"),
+    "openvino": ("OpenVINOExecutionProvider", "onnxruntime-openvino", None),
+}
 # Whether idle threads of the pool spin while they wait. On by default, which is the lowest latency for one session; where
 # several sessions live in one process on few cores, spinning inflates each by 2 to 5 times: set it to "0" there.
 SPINNING = "session.intra_op.allow_spinning"
@@ -111,7 +119,7 @@ class OnnxRuntimeSession:
 
     def stages(self, images: NDArray[np.uint8]) -> StageTimes | None:
         """One run with its transfers timed apart, in nanoseconds; None where tensors need no transfer (CPU, OpenVINO)."""
-        device = ONNXRUNTIME[self._opened[2].get(PROVIDER, "cpu")][2]
+        device = PROVIDERS[self._opened[2].get(PROVIDER, "cpu")][2]
         return None if device is None else self._staged(images, device)
 
     def _staged(self, images: NDArray[np.uint8], device: str) -> StageTimes:
@@ -164,12 +172,12 @@ def session_options(threads: int = 0) -> ort.SessionOptions:
 def _open(files: ModelFiles, threads: int, settings: Mapping[str, str], profile: Path | None) -> Any:
     model = files.path
     name = settings.get(PROVIDER, "cpu")
-    if name not in ONNXRUNTIME:
+    if name not in PROVIDERS:
         raise BundleError(
             f"{model}: unknown provider {name} of onnxruntime",
-            near(name, ONNXRUNTIME) or f"one of {', '.join(ONNXRUNTIME)}",
+            near(name, PROVIDERS) or f"one of {', '.join(PROVIDERS)}",
         )
-    provider, build, _ = ONNXRUNTIME[name]
+    provider, build, _ = PROVIDERS[name]
     if provider not in ort.get_available_providers():
         raise RuntimeMissing(
             f"{model}: asked ONNX Runtime for {provider}, this build has {', '.join(ort.get_available_providers())}",
@@ -234,6 +242,11 @@ def node_times(profile: bytes) -> list[tuple[str, str, int]]:
             for event in events
             if event.get("cat") == "Node" and str(event["name"]).endswith(ending)
         ]
+
+
+def devices() -> list[str]:
+    """The execution providers of this build, for `edgekit doctor`."""
+    return [name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()]
 
 
 def _dtype(kind: str) -> str:

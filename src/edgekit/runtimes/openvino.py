@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from edgekit.errors import BundleError, EdgekitError, RuntimeMissing
 from edgekit.processors import narrowed_threads
 from edgekit.runtimes.model_files import ModelFiles, files_of
-from edgekit.runtimes.providers import OPENVINO, PROVIDER
 from edgekit.runtimes.session import (
     EMBEDDING,
     OUTPUT,
+    PROVIDER,
     Layer,
     check_graph,
     check_images,
@@ -25,6 +25,7 @@ from edgekit.runtimes.session import (
     wrong_images,
 )
 from edgekit.runtimes.streams import Done, Streams
+from edgekit.targets import OPENVINO
 
 # A graph compiled for a fixed batch size runs a small model 5 to 15 % faster than one with a free batch axis, so the first few sizes
 # that are asked for get graphs of their own; whoever asks for many shares one with a free axis.
@@ -243,8 +244,9 @@ def _read(core: Any, files: ModelFiles) -> Any:
 
 def _device(core: Any, model: Path, name: str) -> str:
     """OpenVINO's name of a device, which must be here: an absent one is never replaced by another."""
-    if name not in OPENVINO:
-        raise BundleError(f"{model}: unknown provider {name} of openvino", f"one of {', '.join(OPENVINO)}")
+    if name not in OPENVINO.providers:
+        known = ", ".join(OPENVINO.providers)
+        raise BundleError(f"{model}: unknown provider {name} of openvino", f"one of {known}")
     here = core.available_devices  # GPU.0, GPU.1, … where there are several
     if not any(device.split(".")[0] == name.upper() for device in here):
         raise RuntimeMissing(
@@ -252,6 +254,12 @@ def _device(core: Any, model: Path, name: str) -> str:
             "install the device's driver, or leave out --provider",
         )
     return name.upper()
+
+
+def devices() -> list[str]:
+    """The devices that OpenVINO finds on this machine, for `edgekit doctor`."""
+    core = ov.Core()
+    return [f"{device} ({core.get_property(device, 'FULL_DEVICE_NAME').strip()})" for device in core.available_devices]
 
 
 def _answers(compiled: Any) -> dict[str, str]:

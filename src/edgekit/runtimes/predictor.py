@@ -21,16 +21,14 @@ from edgekit.machine import cpu_features
 from edgekit.pixel_range import Depth, PixelRangeWarning, is_deep
 from edgekit.preprocess import MAX_PIXELS, bounded_decoding, open_image, to_rgb
 from edgekit.processors import usable_cpus
-from edgekit.runtimes import RUNNABLE, load, why_not
+from edgekit.runtimes import load, why_not
 from edgekit.runtimes.session import EMBEDDING, OUTPUT, check_images, run_in_batches
+from edgekit.targets import PRECISIONS, rank
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from PIL import Image
-
-_PRECISIONS = ("fp32", "fp16", "int8")
-
 
 _DECODERS = 8  # threads that decode the images of a batch
 _Item = TypeVar("_Item")
@@ -254,7 +252,7 @@ def default_variant(bundle: Bundle) -> Variant:
 
     Speed is what the export measured, and counts where this machine has the same instruction-set extensions: INT8 that was
     not found faster than its runtime's float is not taken, and float variants count with their runtime's float. On another kind of machine speed
-    is not guessed: fp32 before fp16 before int8, and of one precision onnxruntime before openvino.
+    is not guessed: fp32 before fp16 before int8, and of one precision the first runtime of `edgekit.targets`.
 
     Raises:
         BundleError: no variant was verified.
@@ -279,8 +277,8 @@ def default_variant(bundle: Bundle) -> Variant:
         return (
             not_faster,
             p50 if p50 is not None else math.inf,
-            _PRECISIONS.index(v.precision),
-            RUNNABLE.index(v.runtime),
+            PRECISIONS.index(v.precision),
+            rank(v.runtime),
         )
 
     return min(runnable, key=preference)

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 
 from edgekit.errors import BundleError, DataError, EdgekitError, near, one_line
 
+# The setting of what a runtime computes with, of every runtime: ONNX Runtime calls it an execution provider, OpenVINO a device. The words
+# that it takes are in `edgekit.targets`.
+PROVIDER = "provider"
 OUTPUT = "logits"
 EMBEDDING = "embedding"
 MOST_BATCH = 4096  # images that a graph may fix: whoever has fewer fills the batch up, which takes their memory

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgekit.bench.doctor.findings import Findings
 from edgekit.bench.doctor.hardware import as_list
 from edgekit.machine import has_int8_dot_product
+from edgekit.targets import find_runtime, runtimes
 
 _GIGABYTE = 10**9
 _LEAST_FREE = 1 * _GIGABYTE
@@ -39,7 +40,7 @@ def _runtimes(found: Findings) -> Iterator[Advice]:
         yield Advice(
             "no runtime",
             "nothing that edgekit can run a model with is installed",
-            "install edgekit's wheel with the extra [ort]",
+            next(iter(runtimes().values())).install,
         )
     for runtime in found.runtimes:
         if runtime.fails:
@@ -48,7 +49,7 @@ def _runtimes(found: Findings) -> Iterator[Advice]:
             )
     if found.clashing:
         yield Advice(
-            "onnxruntime",
+            found.clashing[0],
             f"{' and '.join(found.clashing)} overwrite each other's files",
             "uninstall all of them, then install one",
         )
@@ -59,13 +60,18 @@ def _runtimes(found: Findings) -> Iterator[Advice]:
             f"the system has version {found.system_tensorrt}, this Python does not see it",
             "make the virtual environment with the system's Python and --system-site-packages",
         )
-    elif found.gpus and not any(r.version for r in found.runtimes if r.name.startswith("tensorrt")):
+    elif found.gpus and not any(r.version for r in found.runtimes if _on_nvidia(r.name)):
         integrated = "integrated" in found.gpus[0].name
         yield Advice(
             "GPU",
             f"{found.gpus[0].name}: no TensorRT to run models on it",
             "install JetPack's TensorRT" if integrated else "install edgekit's wheel with the extra [trt-rtx] or [trt]",
         )
+
+
+def _on_nvidia(name: str) -> bool:
+    runtime = find_runtime(name)
+    return runtime is not None and runtime.accelerator == "nvidia"
 
 
 def _precision(found: Findings) -> Iterator[Advice]:

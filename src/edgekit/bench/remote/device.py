@@ -33,6 +33,7 @@ from edgekit.bench.remote.wheel import Wheel
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import EdgekitError, RemoteError, shortened
 from edgekit.files import digest_of, sha256
+from edgekit.targets import Runtime, runtimes_of
 
 # Pauses before connecting again, in seconds: a Wi-Fi that drops or a device that is out of breath comes back within these.
 RETRY_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -203,10 +204,10 @@ class _Visit:
 
     def _environment(self, about: Probe) -> str:
         job = self.job
-        optional = [e for e in job.optional if e != "trt-rtx" or (about.gpu and about.architecture == "x86_64")]
+        useless = {runtime.extra for runtime in runtimes_of(job.optional) if not _installs(runtime, about)}
+        optional = [extra for extra in job.optional if extra not in useless]
         # JetPack brings TensorRT as a package of the system; nothing else there is of use.
-        system = "trt" in (*job.extras, *job.optional)
-        optional = [extra for extra in optional if extra != "trt"]
+        system = any(runtime.system for runtime in runtimes_of((*job.extras, *job.optional)))
         key = digest_of([about.executable, about.python, job.wheel.requirements, system])[:16]
         made = self._steadily(
             lambda: self.connection.call(
@@ -346,6 +347,12 @@ class _Visit:
             self.asked_to_stop = True
             self.say("ending the bench there")
             self.connection.call("stop", Asked, run=run)
+
+
+def _installs(runtime: Runtime, about: Probe) -> bool:
+    """Whether pip may bring a device a runtime that it can use."""
+    fits = not runtime.machines or about.architecture in runtime.machines
+    return fits and not runtime.system and bool(about.gpu or not runtime.accelerator)
 
 
 def _client(output: Path) -> list[str]:

@@ -15,7 +15,7 @@ from edgekit.bench.remote.connection import Stopped
 from edgekit.bench.remote.device import Controls, Job, Measured, measure
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
-from edgekit.runtimes import extra
+from edgekit.targets import extras_of
 from edgekit.temporary import scratch_folder
 
 
@@ -73,7 +73,7 @@ def bench_on(
     chosen = [bundle.variant(name) for name in variants] or [
         v for v in bundle.manifest.variants if v.status != "rejected"
     ]
-    runtimes = tuple(dict.fromkeys(extra(variant.runtime) for variant in chosen))
+    runtimes = extras_of(variant.runtime for variant in chosen)
     controls = Controls()
     fleet = Fleet()
     printing = threading.Lock()

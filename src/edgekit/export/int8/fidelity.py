@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import RuntimeName
 from edgekit.data.images import spread_rows
 from edgekit.errors import BundleError, ExportError
 from edgekit.export.int8.ranges import batch_size
@@ -23,6 +22,7 @@ from edgekit.parity import compare_logits
 from edgekit.quantization import UnlabeledComparison
 from edgekit.runtimes import open_session
 from edgekit.runtimes.session import OUTPUT, run_in_batches, share_graph
+from edgekit.targets import find_runtime
 
 if TYPE_CHECKING:
     from edgekit.export.int8.selection import Candidates, Drawn
@@ -106,7 +106,7 @@ def further(candidates: Candidates, drawn: Drawn, recover: bool) -> NDArray[np.u
 
 
 def run(
-    runtime: RuntimeName, model: Path, images: NDArray[np.uint8], settings: Mapping[str, str] | None = None
+    runtime: str, model: Path, images: NDArray[np.uint8], settings: Mapping[str, str] | None = None
 ) -> NDArray[np.float32]:
     """Logits (n, classes) of images uint8 (n, s, s, 3).
 
@@ -115,8 +115,9 @@ def run(
         RuntimeMissing: the runtime is not installed.
     """
     try:
-        # One thread: with several, OpenVINO's INT8 need not say the same twice (see `verify.exact_threads`).
-        session = open_session(runtime, model, threads=int(runtime == "openvino"), settings=settings or {})
+        found = find_runtime(runtime)
+        threads = found.exact_threads.get("int8", 0) if found else 0
+        session = open_session(runtime, model, threads=threads, settings=settings or {})
         # As the file is shipped; and to compile a graph for each batch size would take longer than to run it.
         share_graph(session)
         try:

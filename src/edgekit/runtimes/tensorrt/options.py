@@ -13,6 +13,9 @@ Precision = Literal["fp32", "fp16", "int8"]
 BUILD_SCHEMA = 1
 # What TensorRT for RTX builds for without a GPU: Turing, Ampere, Ada, Blackwell. Orin (8.7) and Hopper (9.0) are not among them.
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+# GPUs that TensorRT for RTX builds for by default, by compute capability: Ampere, Ada, Blackwell. Turing (7.5) must be asked for: with it
+# among them nothing is computed in INT8, and FP32 matrix products are refused.
+COMPUTE_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
 
 
 class _Frozen(BaseModel):

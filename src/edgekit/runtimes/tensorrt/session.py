@@ -307,3 +307,13 @@ def _planned(files: ModelFiles, flavour: Flavour, strong: bool) -> tuple[str, Bu
     if not files.has(name):
         raise BundleError(f"{path}: {name} is not beside it", "copy the whole bundle")
     return name, plan.options(flavour)
+
+
+def open_classic(model: Path | ModelFiles, threads: int, settings: Mapping[str, str]) -> TensorRtSession:
+    """A session of classic TensorRT; see `TensorRtSession`."""
+    return TensorRtSession("tensorrt", model, threads, settings)
+
+
+def open_rtx(model: Path | ModelFiles, threads: int, settings: Mapping[str, str]) -> TensorRtSession:
+    """A session of TensorRT for RTX; see `TensorRtSession`."""
+    return TensorRtSession("tensorrt-rtx", model, threads, settings)

@@ -1,0 +1,34 @@
+"""An option's choices that are read from a table when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    _Choice = click.Choice[str]
+else:  # click 8.1's is not generic
+    _Choice = click.Choice
+
+
+class TableChoice(_Choice):
+    """A choice among what a function lists; it is called when a value is checked or help is shown, not when the command is defined.
+
+    Args:
+        read: lists the values that are accepted.
+    """
+
+    def __init__(self, read: Callable[[], Iterable[str]]) -> None:
+        self._read = read
+        super().__init__(())
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """The values that are accepted."""
+        return tuple(self._read())
+
+    @choices.setter
+    def choices(self, value: Any) -> None:
+        """What click sets at the beginning does not count."""
