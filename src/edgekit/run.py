@@ -9,7 +9,7 @@ it counts. This module knows the layout and reads it; training writes it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,6 +18,9 @@ from edgekit.errors import RunError
 from edgekit.files import digest_of, sha256, write_json
 from edgekit.foreign import Unreadable, read_json
 from edgekit.recipe import Recipe
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of `typing` from Python 3.11 on
 
 StageName = Literal["data", "pretrain", "finetune", "distill", "supervised"]
 STAGES: tuple[StageName, ...] = ("data", "pretrain", "finetune", "distill", "supervised")
@@ -60,8 +63,12 @@ class Run:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
+    def __repr__(self) -> str:
+        complete = [stage for stage in STAGES if (self.stage_path(stage) / "stage.json").is_file()]
+        return f"<{type(self).__name__} {self.path}: {', '.join(complete) or 'no stage'} complete>"
+
     @classmethod
-    def open(cls, path: Path | str) -> Run:
+    def open(cls, path: Path | str) -> Self:
         """An existing run.
 
         Raises:
