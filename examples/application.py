@@ -1,6 +1,6 @@
 """An application on the device: it needs edgekit's wheel, one runtime and no PyTorch.
 
-    python examples/application.py runs/digits/export photo.jpg …
+python examples/application.py runs/digits/export photo.jpg …
 """
 
 import sys

@@ -1,6 +1,6 @@
 """The pretrained encoder in a PyTorch program of your own: a new head on frozen features.
 
-    python examples/encoder_in_pytorch.py runs/digits
+python examples/encoder_in_pytorch.py runs/digits
 """
 
 import sys
@@ -11,7 +11,9 @@ from torch import nn
 
 import edgekit
 
-encoder = edgekit.Run(sys.argv[1]).encoder()  # a torch.nn.Module: normalized float32 images (n, 3, s, s) -> features (n, d)
+encoder = edgekit.Run(
+    sys.argv[1]
+).encoder()  # a torch.nn.Module: normalized float32 images (n, 3, s, s) -> features (n, d)
 print(encoder.image_size, "pixels,", encoder.feature_dim, "features")
 
 # Your own images and your own question: is the digit even? `transform` resizes and normalizes as the run's evaluation does.

@@ -1,7 +1,7 @@
 """Train, evaluate and export from Python: the words and the results are those of the commands.
 
-    python examples/train_from_python.py          # scikit-learn's digits; a few minutes on two cores
-    python examples/train_from_python.py --quick  # seconds, and a student that has learned little
+python examples/train_from_python.py          # scikit-learn's digits; a few minutes on two cores
+python examples/train_from_python.py --quick  # seconds, and a student that has learned little
 """
 
 import sys
@@ -9,13 +9,16 @@ from pathlib import Path
 
 import edgekit
 
-recipe = edgekit.Recipe.read(Path(__file__).with_name("digits.yaml"))
+recipe = Path(__file__).with_name("digits.yaml")
+overrides = {}
 if "--quick" in sys.argv:
-    few = {f"{stage}.epochs": 4 for stage in ("pretrain", "finetune", "distill", "supervised")}
-    warm_up = {f"{stage}.optimizer.warmup_epochs": 0 for stage in ("pretrain", "distill", "supervised")}
-    recipe = edgekit.Recipe.read(recipe.model_dump(mode="json", by_alias=True), few | warm_up)
+    overrides = {f"{stage}.epochs": 4 for stage in ("pretrain", "finetune", "distill", "supervised")}
+    overrides |= {f"{stage}.optimizer.warmup_epochs": 0 for stage in ("pretrain", "distill", "supervised")}
 
-run = edgekit.train(recipe, on_stage=lambda report, draw: print(f"{report.stage}: {report.outcome}"))
+# `edgekit.train(recipe)` alone would do; on_stage is called after each stage.
+run = edgekit.train(
+    recipe, overrides=overrides, on_stage=lambda report, draw: print(f"{report.stage}: {report.outcome}")
+)
 
 scores = edgekit.evaluate(run).measurement.scores
 for score in scores:

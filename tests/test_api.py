@@ -43,7 +43,9 @@ def test_import_edgekit_loads_nothing_but_itself() -> None:
     assert loaded_by("import edgekit") == {"edgekit", "edgekit.privacy", "openvino_telemetry"}
     heavy = {"numpy", "torch", "pydantic"}
     assert not heavy & loaded_by("import edgekit; dir(edgekit), edgekit.__version__, edgekit.train, edgekit.bench")
-    assert "torch" not in loaded_by("import edgekit; edgekit.load, edgekit.Bundle, edgekit.Run, edgekit.Recipe, edgekit.Result")
+    assert "torch" not in loaded_by(
+        "import edgekit; edgekit.load, edgekit.Bundle, edgekit.Run, edgekit.Recipe, edgekit.Result"
+    )
 
 
 def test_every_public_name_is_there_typed_and_documented() -> None:
@@ -118,11 +120,20 @@ def test_paths_bytes_pictures_and_arrays_of_one_image_are_one_image(bundle: Bund
     with edgekit.load(bundle) as predictor:
         expected = predictor.predict(path)
         assert expected.classes[0][1] > 0
-        inputs = [str(path), path.read_bytes(), Image.open(path), Image.fromarray(pixels), pixels, pixels[..., ::-1][..., ::-1]]
+        inputs = [
+            str(path),
+            path.read_bytes(),
+            Image.open(path),
+            Image.fromarray(pixels),
+            pixels,
+            pixels[..., ::-1][..., ::-1],
+        ]
         for one in inputs:
             assert predictor.predict(one) == expected
         together = predictor.predict(inputs, batch=len(inputs))
-        assert [[name for name, _ in found.classes] for found in together] == [[n for n, _ in expected.classes]] * len(inputs)
+        assert [[name for name, _ in found.classes] for found in together] == [[n for n, _ in expected.classes]] * len(
+            inputs
+        )
         assert predictor.predict(tuple(inputs)) == [expected] * len(inputs)
         assert predictor.predict([]) == []
         assert [answer for _, answer in predictor.predict_many(inputs)] == [expected] * len(inputs)
@@ -192,7 +203,9 @@ def test_files_are_not_opened_from_arrays_and_no_message_shows_pixels(bundle: Bu
     assert len(str(error.value)) < 200
 
 
-STAND_IN = "stands for a notebook's IPython: what progress asks of it, by its documentation of `display` and `DisplayHandle`"
+STAND_IN = (
+    "stands for a notebook's IPython: what progress asks of it, by its documentation of `display` and `DisplayHandle`"
+)
 
 
 def test_progress_in_a_notebook_is_one_line_that_is_written_anew(
@@ -228,7 +241,9 @@ def test_progress_in_a_notebook_is_one_line_that_is_written_anew(
 def test_bench_from_python_writes_what_the_command_writes(bundle: Bundle, tmp_path: Path, edgekit: Any) -> None:
     import edgekit as package
 
-    found = package.bench(bundle, variant="onnx-fp32", batch=[1, 2], quick=True, seconds=0.01, threads=1, output=tmp_path / "a")
+    found = package.bench(
+        bundle, variant="onnx-fp32", batch=[1, 2], quick=True, seconds=0.01, threads=1, output=tmp_path / "a"
+    )
     assert [type(result) for result in found] == [package.Result, package.Result]
     options = ["--variant", "onnx-fp32", "--batch", 1, "--batch", 2, "--quick", "--seconds", 0.01, "--threads", 1]
     code, _, err = edgekit("bench", bundle.path, *options, "--output", tmp_path / "b")
@@ -238,7 +253,18 @@ def test_bench_from_python_writes_what_the_command_writes(bundle: Bundle, tmp_pa
     for name in files["a"]:
         ours, theirs = (json.loads((tmp_path / folder / name).read_text())["measurement"] for folder in "ab")
         assert ours.keys() == theirs.keys()
-        for key in ("bundle", "bundle_digest", "variant", "runtime", "settings", "scenario", "batch", "threads", "quick", "golden_max_abs_diff"):
+        for key in (
+            "bundle",
+            "bundle_digest",
+            "variant",
+            "runtime",
+            "settings",
+            "scenario",
+            "batch",
+            "threads",
+            "quick",
+            "golden_max_abs_diff",
+        ):
             assert ours[key] == theirs[key], key
     assert package.Result.read(tmp_path / "a" / "onnx-fp32-b1-t1.json") == found[0]
 

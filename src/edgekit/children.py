@@ -105,7 +105,9 @@ def needs_main(pickled: bytes) -> bool:
     """Whether a pickle names something of the program's `__main__`."""
     import pickletools
 
-    return any(isinstance(value, str) and value.split()[:1] == ["__main__"] for _, value, _ in pickletools.genops(pickled))
+    return any(
+        isinstance(value, str) and value.split()[:1] == ["__main__"] for _, value, _ in pickletools.genops(pickled)
+    )
 
 
 def _popen(command: list[str], options: dict[str, Any]) -> subprocess.Popen[bytes]:
