@@ -1,8 +1,10 @@
-"""edgekit: from unlabelled images to a small, fast, proven model on your device.
+"""edgekit: from unlabeled images to a small, fast, proven model on your device.
 
-Importing this package loads nothing else; each room is imported where it is used. `edgekit.Bundle` and `edgekit.Predictor` are
-there for whoever only wants to classify images; they are imported when they are first named.
+`edgekit.train`, `edgekit.export`, `edgekit.load` and the other names in `__all__` do in Python what the commands of the same name do.
+Importing this package loads nothing else: each name is imported when it is first used (`__init__.pyi` types them).
 """
+
+import sys
 
 from edgekit import privacy
 
@@ -10,18 +12,76 @@ privacy.switch_off()  # here, since whatever of edgekit imports a runtime import
 
 __version__ = "0.1.0"
 
-_NAMES = {"Bundle": "edgekit.bundle", "Predictor": "edgekit.runtimes.predictor"}
+__all__ = [  # noqa: RUF022 - in the order of the job; all but the version are imported on first use
+    "Recipe", "Run", "train", "evaluate", "embed", "report", "export", "Bundle", "load", "Predictor", "Prediction", "bench", "Result",
+    "EdgekitError", "__version__",
+]  # fmt: skip
+
+# name -> the module that defines it
+_MODULES = {
+    "Bundle": "edgekit.bundle",
+    "EdgekitError": "edgekit.errors",
+    "Prediction": "edgekit.runtimes.predictor",
+    "Predictor": "edgekit.runtimes.predictor",
+    "Recipe": "edgekit.recipe",
+    "Result": "edgekit.result",
+    "Run": "edgekit.api.runs",
+    "embed": "edgekit.api.embedding",
+    "evaluate": "edgekit.api.training",
+    "load": "edgekit.api.predicting",
+}
+# Functions whose name is a subpackage's, too: `edgekit.train(recipe)` and `edgekit.train.stages` both work.
+_CALLABLE = {
+    "bench": "edgekit.api.benching",
+    "export": "edgekit.api.exporting",
+    "report": "edgekit.api.reporting",
+    "train": "edgekit.api.training",
+}
 
 
-def __getattr__(
-    name: str,
-) -> object:  # typed in __init__.pyi; typing itself would cost as much as all the rest of this import
-    if name not in _NAMES:
-        raise AttributeError(f"module 'edgekit' has no attribute {name!r}")
+class _CallableModule(type(sys)):  # type: ignore[misc]
+    """A subpackage that can be called: the call goes to the function of the same name."""
+
+    def __call__(self, *args, **options):  # type: ignore[no-untyped-def]
+        return self._function()(*args, **options)
+
+    @property
+    def __signature__(self):  # type: ignore[no-untyped-def]
+        from inspect import signature
+
+        return signature(self._function())
+
+    def _function(self):  # type: ignore[no-untyped-def]
+        name = self.__name__.rpartition(".")[2]
+        return getattr(_import(_CALLABLE[name]), name)
+
+
+class _Package(type(sys)):  # type: ignore[misc]
+    """This package: a subpackage of `_CALLABLE` becomes callable when the import system binds it here, whoever imported it."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _CALLABLE and type(value) is type(sys):
+            value.__class__ = _CallableModule
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def _import(module: str):  # type: ignore[no-untyped-def]
     from importlib import import_module
 
-    return getattr(import_module(_NAMES[name]), name)
+    return import_module(module)
+
+
+def __getattr__(name: str) -> object:
+    if name in _CALLABLE:
+        return _import(f"edgekit.{name}")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'edgekit' has no attribute {name!r}")
+    value = globals()[name] = getattr(_import(_MODULES[name]), name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_NAMES]
+    return sorted({*globals(), *__all__})

@@ -16,9 +16,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
+from types import ModuleType
 from typing import Any
 
 # The environment variable that names a file for the error of a command, which then does not print it: whoever started the command reads
@@ -85,6 +87,30 @@ def end_with_parent(parent: int | None = None) -> None:
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the request
         os._exit(1)
+
+
+@contextmanager
+def without_main() -> Iterator[None]:
+    """Where the module multiprocessing starts (spawns) processes of ours: they do not import the program's `__main__`.
+
+    They would run a user's script from its top, edgekit's own call included, unless all of it stands below
+    `if __name__ == "__main__"`; and a notebook has no file to import. They cannot load what is defined there (see `needs_main`).
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def needs_main(pickled: bytes) -> bool:
+    """Whether a pickle names something of the program's `__main__`."""
+    import pickletools
+
+    return any(
+        isinstance(value, str) and value.split()[:1] == ["__main__"] for _, value, _ in pickletools.genops(pickled)
+    )
 
 
 def _popen(command: list[str], options: dict[str, Any]) -> subprocess.Popen[bytes]:

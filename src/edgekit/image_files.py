@@ -8,14 +8,19 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgekit.errors import DataError
 from edgekit.foreign import Unreadable, open_regular
 from edgekit.pixel_range import REDUCED
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
+
+    # What stands for one image; see `as_image`.
+    ImageInput: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.uint8]
 
 MAX_PIXELS = 100_000_000  # at 4 bytes a pixel in Pillow's memory, and as much again for what is made of them
 HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
@@ -46,6 +51,73 @@ def _register_heif() -> bool:
     return True
 
 
+def as_image(source: ImageInput, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Whatever stands for one image, as an upright PIL image in its own mode.
+
+    Args:
+        source: a path; the bytes of an encoded image; a PIL image, which is turned by its EXIF orientation where it has one; or a
+            NumPy array of RGB pixels, uint8 (height, width, 3), which has no orientation and is taken as it is.
+        max_pixels: the largest number of pixels that is decoded.
+
+    Raises:
+        DataError: it is none of these, or cannot be read.
+    """
+    if isinstance(source, (str, bytes, Path)):
+        return open_image(source, max_pixels)
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return _upright(source)
+    if (problem := _not_pixels(source)) is not None:
+        raise problem
+    return Image.fromarray(source)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A PIL image of the caller's, decoded if its file was only opened, and turned; the caller's own stays as it is."""
+    from PIL import ImageOps
+
+    try:
+        image.load()
+        return ImageOps.exif_transpose(image) if _is_turned(image) else image
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, … on bad files
+        name = getattr(image, "filename", "") or "a PIL image"
+        raise DataError(f"{name}: cannot be decoded: {error or type(error).__name__}") from error
+
+
+def _is_turned(image: Image.Image) -> bool:
+    """Whether EXIF says that the picture is stored turned or mirrored (tag 0x0112 is not 1)."""
+    return image.getexif().get(0x0112, 1) != 1
+
+
+def _not_pixels(source: Any) -> DataError | None:
+    """Why something is no array of RGB pixels; None where it is one. Never shows what is in it."""
+    import numpy as np
+
+    if not isinstance(source, np.ndarray):
+        return DataError(
+            f"one image is a path, bytes, a PIL image or a NumPy array, not {type(source).__name__}",
+            "convert it to a NumPy array of uint8 RGB pixels (height, width, 3)",
+        )
+    shape, dtype = source.shape, source.dtype
+    if dtype == np.uint8 and len(shape) == 3 and shape[2] == 3 and 0 not in shape:
+        return None
+    if 0 in shape:
+        hint = "it holds no pixel"
+    elif dtype != np.uint8:
+        hint = "scale the values to 0 … 255 and convert them: pixels.round().astype(np.uint8)"
+    elif len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
+        hint = "repeat the gray channel: np.repeat(pixels.reshape(*pixels.shape[:2], 1), 3, axis=2)"
+    elif len(shape) == 3 and shape[2] == 4:
+        hint = "leave the alpha channel out: pixels[..., :3]"
+    elif len(shape) == 3 and shape[0] == 3:
+        hint = "put the channels last: pixels.transpose(1, 2, 0)"
+    else:
+        hint = "pass one image, or a list of images"
+    listed = ", ".join(map(str, shape))
+    return DataError(f"an array is one image of uint8 RGB pixels (height, width, 3), not {dtype} ({listed})", hint)
+
+
 def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Any image that Pillow reads, upright by its EXIF orientation, in its own mode; of an animation the first frame.
 
@@ -61,6 +133,8 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Imag
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
+    if not isinstance(source, (str, bytes, Path)):  # naming it would print every pixel of an array
+        raise DataError(f"an image file is a path or bytes, not {type(source).__name__}", "open it with a path")
     name = "<bytes>" if isinstance(source, bytes) else str(source)
     _register_heif()
     try:

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serializer, model_validator
 
-from edgekit.image_files import MAX_PIXELS, bounded_decoding, open_image
+from edgekit.image_files import MAX_PIXELS, as_image, bounded_decoding, open_image
 from edgekit.pixel_range import PixelRange, check_pixel_range, gray_image, is_deep
 
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["MAX_PIXELS", "Preprocessing", "bounded_decoding", "open_image", "read_image", "to_rgb"]
+__all__ = ["MAX_PIXELS", "Preprocessing", "as_image", "bounded_decoding", "open_image", "read_image", "to_rgb"]
 
 _LONGEST = 50_000_000  # pixels: a picture that would be larger when resized as a whole is resized in its centre alone
 _STRIP = 1 << 24  # pixels of a transparent picture that are laid over white at a time

@@ -1,4 +1,4 @@
-"""Progress that a person can watch and a log file can keep: a bar with ETA on a terminal, a line now and then elsewhere."""
+"""Progress that a person can watch and a log file can keep: a bar with ETA on a terminal or in a notebook, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from edgekit.terminal import echo, new_console
+from edgekit.text import visible
 
 
 class Advance(Protocol):
@@ -26,11 +27,14 @@ _relay: Callable[[str], None] | None = None
 def progress(title: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:
     """Show the progress of `total` steps on standard error, of which `done` are done already.
 
-    On a terminal: a bar with elapsed time and ETA. Elsewhere: one line every 15 s, and none for work shorter than that. Inside
-    `relayed`: told to whoever shows it.
+    On a terminal and in a Jupyter notebook: a bar with elapsed time and ETA. Elsewhere: one line every 15 s, and none for work shorter
+    than that. Inside `relayed`: told to whoever shows it.
     """
     if _relay is not None:
         yield _relaying(_relay, title, total, done, unit)
+    elif _in_notebook():
+        with _cell(title, total, done, unit) as advance:
+            yield advance
     elif sys.stderr.isatty():
         with _bar(title, total, done, unit) as advance:
             yield advance
@@ -100,6 +104,57 @@ def _bar(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
                 bar.update(task, advance=steps)
 
         yield advance
+
+
+def _in_notebook() -> bool:
+    """Whether this process is a notebook's kernel; IPython is not imported for it. In a terminal IPython has no kernel."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+class _Shown:
+    """A text that a notebook shows as it is."""
+
+    def __init__(self, text: str) -> None:
+        self.text = visible(text)
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+_CELL_BAR = 30  # characters
+
+
+@contextmanager
+def _cell(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
+    """One line of a cell's output, written anew: it needs no widgets, and the last state stays in the saved notebook."""
+    from IPython.display import display
+
+    began, last, at_start, latest = time.monotonic(), 0.0, done, ""
+
+    def text() -> str:
+        seconds = time.monotonic() - began
+        rate = (done - at_start) / seconds if seconds > 0 else 0.0
+        left = f", {duration((total - done) / rate)} left" if rate > 0 and done < total else ""
+        full = _CELL_BAR if total <= 0 else min(_CELL_BAR, _CELL_BAR * done // total)
+        bar = "█" * full + "░" * (_CELL_BAR - full)
+        return f"{title:<12} {bar} {done}/{total} {unit}  {duration(seconds)}{left}  {latest}".rstrip()
+
+    handle: Any = display(_Shown(text()), display_id=True)
+
+    def advance(steps: int = 1, note: str = "") -> None:
+        nonlocal done, last, latest
+        done += steps
+        latest = note or latest
+        if time.monotonic() - last >= _TELL_EVERY_SECONDS:
+            last = time.monotonic()
+            handle.update(_Shown(text()))
+
+    try:
+        yield advance
+    finally:
+        handle.update(_Shown(text()))
 
 
 def _lines(title: str, total: int, done: int, unit: str) -> Advance:

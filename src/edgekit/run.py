@@ -9,7 +9,7 @@ it counts. This module knows the layout and reads it; training writes it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -18,7 +18,10 @@ from edgekit.errors import RunError
 from edgekit.files import digest_of, sha256, write_json
 from edgekit.foreign import Unreadable, read_json
 from edgekit.recipe import Recipe
-from edgekit.stages import MODEL_OF
+from edgekit.stages import MODEL_OF, STAGES
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of `typing` from Python 3.11 on
 
 
 def classifier_stages(recipe: Recipe) -> list[str]:
@@ -53,8 +56,12 @@ class Run:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
+    def __repr__(self) -> str:
+        complete = [stage for stage in STAGES if (self.stage_path(stage) / "stage.json").is_file()]
+        return f"<{type(self).__name__} {self.path}: {', '.join(complete) or 'no stage'} complete>"
+
     @classmethod
-    def open(cls, path: Path | str) -> Run:
+    def open(cls, path: Path | str) -> Self:
         """An existing run.
 
         Raises:

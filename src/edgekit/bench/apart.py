@@ -9,7 +9,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from edgekit.children import end_with_parent
+from edgekit.children import end_with_parent, without_main
 from edgekit.errors import EdgekitError, error_named, signal_name
 
 
@@ -27,7 +27,8 @@ def apart(function: Callable[..., Any], *arguments: Any, seconds: float | None =
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     child = context.Process(target=_child, args=(os.getpid(), theirs, function, arguments), daemon=True)
-    child.start()
+    with without_main():
+        child.start()
     theirs.close()
     try:
         if not ours.poll(seconds):

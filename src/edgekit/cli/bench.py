@@ -103,76 +103,33 @@ def command(
       edgekit bench runs/photos/export --profile
       edgekit bench runs/photos/export --device ssh://pi@raspberrypi.local,ssh://nano
     """
-    from edgekit.bench.choose import choose
-    from edgekit.bench.load import Load, batch_sizes, check_parallel
-    from edgekit.bench.output import check_output, default_output
-    from edgekit.bench.rounds import Plan, bench
-    from edgekit.bundle import Bundle
-    from edgekit.errors import GateFailed
-    from edgekit.progress import progress
+    from edgekit.api.benching import load_of
+    from edgekit.bench.bundle_bench import Job, processor_list
 
     if profile and (scenario != "single-stream" or loadgen):
         raise click.UsageError("--profile is about a run by itself: leave out --scenario and --loadgen")
-    if streams is None:
-        streams = 0 if scenario in ("offline", "server") else 1
-    load = Load(scenario, streams, query, rate, bound_ms, seed, provider, processor_list(cpus), loadgen)
-    check_parallel(threads, load)
-    if loadgen:
-        from edgekit.bench.loadgen import check_installed
-
-        check_installed()
-    opened = Bundle.open(bundle)
-    variants, left_out = choose(opened, names, provider)
-    batches = batch_sizes(opened, load, batches)
-    if quick:
-        plan = Plan.quick(seconds or 1.0)
-    else:
-        plan = Plan(seconds) if seconds else Plan()
-    folder = output or default_output(opened)
-    check_output(folder)
+    load = load_of(
+        scenario, streams, query, rate, bound_ms, seed, provider, processor_list(cpus), loadgen, profile=profile
+    )
+    job = Job.of(
+        bundle, load, names=names, batches=batches, threads=threads, seconds=seconds, quick=quick, output=output
+    )
     if profile:
         from edgekit.cli.profiles import profile_variants
 
-        profile_variants(opened, variants, left_out, folder, bundle, batches, threads, load, quick, as_json)
+        profile_variants(job, as_json)
         return
-    rounds = 1 if loadgen else plan.rounds
-    with progress("bench", len(variants) * len(batches) * rounds, unit="rounds") as advance:
-        outcome = bench(
-            opened, variants, folder,
-            given=bundle, batches=batches, threads=threads, plan=plan, load=load, advance=advance,
-        )  # fmt: skip
+    outcome = job.measure()
     if as_json:
-        _print_json(opened, outcome, left_out)
+        _print_json(job.bundle, outcome, job.left_out)
     else:
         from edgekit.cli.bench_table import print_latencies
 
-        print_latencies(opened, outcome, left_out)
+        print_latencies(job.bundle, outcome, job.left_out)
     if outcome.interrupted:
         echo("interrupted; what was measured until then is marked so in its results", err=True)
         click.get_current_context().exit(130)
-    if outcome.failed:
-        if not outcome.results:
-            raise outcome.failed[0][1]
-        raise GateFailed(f"{len(outcome.failed)} of {len(variants) * len(batches)} measurements failed, see above")
-
-
-def processor_list(text: str | None) -> tuple[int, ...]:
-    """The processors that `0,2` or `0-3` lists.
-
-    Raises:
-        EdgekitError: it is not such a list.
-    """
-    import re
-
-    from edgekit.errors import EdgekitError
-
-    found: set[int] = set()
-    for part in (text or "").split(",") if text is not None else []:
-        ends = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
-        if not ends or int(ends[2] or ends[1]) < int(ends[1]):
-            raise EdgekitError(f"--cpus {text}: {part!r} is no processor", "give numbers, for instance 0,1 or 0-3")
-        found.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
-    return tuple(sorted(found))
+    job.require_measured(outcome, "measurements", ", see above")
 
 
 def _print_json(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant, str]]) -> None:

@@ -9,17 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.processors import tell_openmp
 from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
-    from PIL import Image
-
-    from edgekit.report.image_map import ImageMap
     from edgekit.train.embed import Embedding
 
 _OF = ("encoder", "teacher", "student", "supervised")
-_ON_PAGE = 6  # neighbours shown of an image
 
 
 @click.command(name="embed")
@@ -78,25 +73,13 @@ def command(
       edgekit embed runs/photos new-photos/ --of student --against pool --outliers 30
       edgekit embed runs/photos new-photos/ --neighbours scratch.jpg
     """
-    tell_openmp()
-    from edgekit.run import Run
+    from edgekit.api.embedding import embed, embedding_files
 
-    opened = Run.open(run)
-
-    from edgekit.train.embed import embed
-    from edgekit.train.feature_table import require_pyarrow, write_features, write_skipped
-
-    require_pyarrow()
-    found = embed(opened, folder, of=of, against=against, k=k, clusters=clusters, points=points, outliers=outliers)
+    found = embed(
+        run, folder, of=of, output=output, against=against, k=k, clusters=clusters, points=points, outliers=outliers
+    )
     near = {os.fspath(image): found.nearest_to(image, k) for image in images}
-    target = output or opened.path / "embed" / f"{Path(folder).resolve().name}-{of}"
-    files = {"features": target / "features.parquet", "map": target / "map.html", "skipped": target / "skipped.csv"}
-    write_features(found, files["features"])
-    write_skipped(found, files["skipped"])
-
-    from edgekit.report.image_map import write_map
-
-    write_map(_map(found), files["map"])
+    files = embedding_files(run, folder, of, output)
     for note in found.notes:
         echo(f"note: {note}", err=True)
     for skipped in found.skipped[:5]:
@@ -158,62 +141,3 @@ def _print(found: Embedding, files: dict[str, Path], outliers: int, near: dict[s
             table.add_row(name(i), f"{cosine:.3f}")
         console.print(table)
     console.print(f"written to {os.fspath(files['features'])} and {os.fspath(files['map'])}")
-
-
-def _map(found: Embedding) -> ImageMap:
-    """What the page shows: the images on the map, with everything about each."""
-    from edgekit.report.image_map import Colouring, ImageMap
-    from edgekit.train.feature_table import about, printable
-    from edgekit.train.thumbnails import thumbnails
-
-    drawn = found.drawn.tolist()
-    where = {image: i for i, image in enumerate(drawn)}
-    colourings = []
-    if any(found.labels):
-        colourings.append(Colouring("label", "folder", [found.labels[i] for i in drawn]))
-    if found.predicted is not None:
-        colourings.append(Colouring("predicted", "predicted class", [found.predicted[i] for i in drawn]))
-    colourings.append(Colouring("cluster", "cluster", [str(found.clusters[i] + 1) for i in drawn]))
-    facts = about(found)
-    count, shown = len(found.files), len(drawn)
-    which = (
-        f"All {count:,} images"
-        if shown == count
-        else f"{shown:,} of {count:,} images (the outliers, and a seeded sample)"
-    )
-    architecture = found.model.architecture
-    pictures: list[Image.Image] = thumbnails(found)
-    return ImageMap(
-        title=f"Map of {printable(found.source.where)}",
-        lead=f"{which}, laid out by the features of the run's {found.model.of}: what lies together looks alike to it.",
-        files=[printable(found.files[i]) for i in drawn],
-        positions=found.projection.positions,
-        anomaly=found.anomaly[found.drawn],
-        definition=found.definition,
-        neighbours=[
-            [
-                (where.get(j, printable(found.files[j])), float(c))
-                for j, c in zip(found.neighbours[i, :_ON_PAGE].tolist(), found.similarities[i], strict=False)
-            ]
-            for i in drawn
-        ],
-        colourings=colourings,
-        probability=found.probability[found.drawn] if found.probability is not None else None,
-        thumbnails=pictures,
-        facts=[
-            (
-                "images",
-                f"{count:,}, of which {shown:,} are on this page with a thumbnail; {len(found.skipped):,} could not be read",
-            ),
-            (
-                "features",
-                f"{found.features.shape[1]} numbers of the {found.model.of}: {architecture.name}, width {architecture.width:g}",
-            ),
-            ("weights, SHA-256", found.model.digest),
-            ("positions", facts["map"]),
-            ("anomaly score", facts["anomaly"]),
-            ("nearest neighbours", "among all images of the folder, by cosine"),
-            ("clusters", facts["clusters"]),
-            *([("folder", facts["label"])] if any(found.labels) else []),
-        ],
-    )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.processors import tell_openmp
 from edgekit.shares import hundredths, percent
 from edgekit.terminal import echo, echo_json, new_console
 
@@ -51,27 +50,18 @@ def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
       edgekit evaluate runs/photos --few-shot 1,5,10
       edgekit evaluate runs/photos --json | jq '.measurement.scores[] | {model, metric, value}'
     """
-    tell_openmp()
-    from edgekit.run import Run
+    from edgekit.api.training import evaluate
 
-    opened = Run.open(run)
-    recipe = opened.recipe
-
-    from edgekit.data.splits import load_splits
-    from edgekit.result import Result
-    from edgekit.train.assess import evaluate
-    from edgekit.train.evaluate import with_earlier_few_shot
-
-    path = opened.path / "evaluate" / "evaluation.json"
-    measured = with_earlier_few_shot(evaluate(opened, load_splits(recipe.data, opened), few_shot, draws), path)
-    result = Result.of(measured, seed=recipe.seed)
-    result.write(path)
+    result = evaluate(run, few_shot=few_shot, draws=draws)
     if as_json:
         echo_json(result.model_dump_json(by_alias=True))
         return
 
-    _print(measured)
-    echo(f"written to {path}")
+    from edgekit.result import Evaluation
+
+    assert isinstance(result.measurement, Evaluation)
+    _print(result.measurement)
+    echo(f"written to {run / 'evaluate' / 'evaluation.json'}")
 
 
 def _print(measured: Evaluation) -> None:

@@ -14,8 +14,8 @@ from edgekit.stages import TRAINED_BY
 from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
+    from edgekit.api.exporting import ModelOfRun
     from edgekit.bundle import Bundle, Speed
-    from edgekit.export.sources.source import Source
 
 
 def _default_precisions() -> str:
@@ -142,7 +142,7 @@ def _default_precisions() -> str:
 def command(
     model: str | None, as_list: bool, targets: tuple[str, ...], precisions: tuple[str, ...], capabilities: str | None,
     max_drop: float, min_agreement: float, recover: bool, search_minutes: float, calibration_images: int, few_images: bool,
-    which: str | None, output: Path | None,
+    which: ModelOfRun | None, output: Path | None,
     embedding: bool, batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
     """Convert a model, quantise it, verify it, and bundle it.
@@ -173,52 +173,25 @@ def command(
         raise click.UsageError("Missing argument 'MODEL': a run's folder, or a model (see --help).")
     targets = _targets(targets)
     gpus = _for_gpus(capabilities, targets)
-    import onnx  # noqa: F401 - where it is missing, the extra to name is [export], which brings PyTorch, too
-
-    from edgekit.export.pipeline import ExportOptions, export_classifier, gate, plan
-    from edgekit.temporary import scratch_folder
+    from edgekit.api.exporting import export, zip_of
+    from edgekit.export.catalogue import plan
 
     ids = plan(targets, precisions)
-    options = ExportOptions(
-        max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **gpus
-    )
     made: list[tuple[Bundle, Path | None]] = []
     for size in dict.fromkeys(sizes) or [None]:
-        with scratch_folder("export") as scratch:
-            source = _source(model, which, calibration_images, own, size, Path(scratch))
-            if source.random:
-                echo(f"{model}: {source.notes[0]}", err=True)
-            folder = output or source.output
-            bundle = export_classifier(
-                source.model,
-                classes=source.classes,
-                preprocessing=source.preprocessing,
-                calibration=source.calibration,
-                evaluation=source.evaluation,
-                output=folder if size is None else folder.with_name(f"{folder.name}-{size}"),
-                targets=targets,
-                precisions=precisions,
-                embedding=embedding,
-                batch=batch,
-                jobs=jobs,
-                timed=timed,
-                few_images=few_images,
-                name=source.name,
-                provenance=source.provenance,
-                trained=source.trained,
-                options=options,
-            )
-        archive = None
-        if as_zip:
-            from edgekit.export.pack import zipped
-
-            archive = bundle.path.with_name(f"{bundle.path.name}.zip")
-            zipped(bundle, archive)
+        bundle = export(
+            model, which, target=targets, precision=precisions, output=output, image_size=size, embedding=embedding, batch=batch,
+            calibration_images=calibration_images, few_images=few_images, max_drop=max_drop, min_agreement=min_agreement,
+            recover=recover, search_minutes=search_minutes, jobs=jobs, timing=timed, archive=as_zip, gate=False, **gpus, **own,
+        )  # fmt: skip
+        archive = zip_of(bundle) if as_zip else None
         made.append((bundle, archive))
         if not as_json:
             _print_table(bundle, archive)
     if as_json:
         _print_json(made)
+    from edgekit.export.pipeline import gate
+
     for bundle, _ in made:
         gate(bundle, ids)
 
@@ -250,41 +223,6 @@ def _for_gpus(capabilities: str | None, targets: tuple[str, ...]) -> dict[str, A
             f"--compute-capability is of --target {' and '.join(takers)} alone", "other targets build on the device"
         )
     return {"compute_capabilities": parse_capabilities(capabilities)}
-
-
-def _source(
-    model: str, which: str | None, calibration_images: int, own: dict[str, Any], size: int | None, scratch: Path
-) -> Source:
-    """What is exported, at another resolution than its own where `size` says so; what can be refused without torch is refused first."""
-    from edgekit.errors import ExportError
-    from edgekit.export.sources.kinds import kind_of
-
-    given = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
-    if kind_of(model) == "run":
-        from edgekit.run import Run
-
-        run, which = Run.open(model), which or "student"
-        run.require(TRAINED_BY[which])
-        if given:
-            raise ExportError(f"{given[0]}: {model} is a run, which has its own", f"leave {', '.join(given)} out")
-
-        from edgekit.export.sources.runs import from_run
-        from edgekit.train.inputs import require_current
-
-        return from_run(run, which, calibration_images, require_current, size)
-    if which is not None:
-        raise ExportError(f"--model {which}: {model} is not a run", "leave --model out")
-
-    from edgekit.export.sources.asked import asked
-    from edgekit.export.sources.bring import bring
-
-    if size is not None:
-        if own.get("size") or own.get("resize"):
-            raise ExportError(
-                "--image-size: goes with neither --size nor --resize", "leave those out, or give --size alone"
-            )
-        own = {**own, "size": size}
-    return bring(asked(model, calibration_images=calibration_images, **own), scratch)
 
 
 def _print_table(bundle: Bundle, archive: Path | None) -> None:

@@ -41,13 +41,6 @@ COMMANDS = {
 
 BROKEN_PIPE = 141  # what a shell shows of a program that SIGPIPE ended, as it ends others
 
-# Packages that a device does not need, and the extra that brings them.
-EXTRAS = {
-    **dict.fromkeys(("onnx", "nncf"), "export"),
-    **dict.fromkeys(("torch", "torchvision", "torchmetrics", "lightning", "timm", "safetensors", "sklearn"), "train"),
-    **dict.fromkeys(("braceexpand", "pyarrow"), "train"),
-}
-
 
 class Lazy(click.Group):
     """A group that lists its commands without importing them."""
@@ -163,9 +156,12 @@ def _run() -> int:
 def _unexpected(error: Exception) -> int:
     """A package that is missing, or a bug."""
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
-    if extra := EXTRAS.get(package):
-        _fail(f"{package} is not installed (install edgekit's wheel with the extra [{extra}])")
-        return 2
+    if package:
+        from edgekit.api.extras import EXTRAS, missing
+
+        if package in EXTRAS:
+            _fail(str(missing(package)))
+            return 2
     _after_the_first_process()
     text = one_line(str(error)) or "no message"
     _tell(f"internal error: {type(error).__name__}: {text} (edgekit --debug … shows the traceback; please report it)")

@@ -15,7 +15,7 @@ from edgekit.terminal import echo, echo_json, new_console
 from edgekit.text import shortened
 
 if TYPE_CHECKING:
-    from edgekit.bench.load import Load
+    from edgekit.bench.bundle_bench import Job
     from edgekit.bundle import Bundle, Variant
     from edgekit.errors import EdgekitError
     from edgekit.result import LayerTime, Profile
@@ -23,49 +23,22 @@ if TYPE_CHECKING:
 _SHOWN = 12
 
 
-def profile_variants(
-    bundle: Bundle, variants: Sequence[Variant], left_out: Sequence[tuple[Variant, str]], output: Path, given: str,
-    batches: Sequence[int], threads: int, load: Load, quick: bool, as_json: bool,
-) -> None:  # fmt: skip
+def profile_variants(job: Job, as_json: bool) -> None:
     """Profile each variant, write a result file for each, and print them.
 
     Raises:
         EdgekitError: no variant could be profiled.
         GateFailed: some could not.
-        KeyboardInterrupt: what was profiled until then is written.
     """
-    from edgekit.bench.lock import presence
-    from edgekit.bench.process import Interrupted
-    from edgekit.bench.profile import RUNS, profile_variant
-    from edgekit.errors import EdgekitError, GateFailed
-    from edgekit.progress import progress
-
-    done: list[tuple[Profile, Path]] = []
-    failed: list[tuple[str, EdgekitError]] = []
-    jobs = [(variant, batch) for batch in batches for variant in variants]
-    interrupted = False
-    with presence(), progress("profile", len(jobs), unit="variants") as advance:
-        for variant, batch in jobs:
-            try:
-                runs = RUNS // 5 if quick else RUNS
-                done.append(profile_variant(bundle, variant, batch, threads, load, runs, output, given))
-            except (Interrupted, KeyboardInterrupt):
-                interrupted = True
-                break
-            except EdgekitError as error:
-                failed.append((variant.id, error))
-            advance(1, variant.id)
+    found = job.profile()
     if as_json:
-        _print_json(bundle, done, failed, left_out)
+        _print_json(job.bundle, found.results, found.failed, job.left_out)
     else:
-        print_profiles(done, failed, left_out)
-    if interrupted:
+        print_profiles(found.results, found.failed, job.left_out)
+    if found.interrupted:
         echo("interrupted; what was profiled until then is written", err=True)
         click.get_current_context().exit(130)
-    if failed and not done:
-        raise failed[0][1]
-    if failed:
-        raise GateFailed(f"{len(failed)} of {len(jobs)} profiles failed, see above")
+    job.require_measured(found, "profiles", ", see above")
 
 
 def print_profiles(

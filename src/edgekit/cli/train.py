@@ -69,6 +69,7 @@ def command(
       edgekit train recipe.yaml --draws 3
     """
     tell_openmp()
+    from edgekit.api.training import train
     from edgekit.recipe import load
     from edgekit.run import Run
 
@@ -82,18 +83,17 @@ def command(
     if loaded.hardware.devices > 1 and loaded.hardware.nodes == 1 and place() is None:
         return launch(loaded.hardware.devices, sys.argv[1:])
 
-    from edgekit.train.draws import check_draws, run_of_draw, train_draws
-    from edgekit.train.engine import Interrupted
-    from edgekit.train.stages import WITHOUT_LABELS, train
+    from edgekit.train.draws import check_draws
+    from edgekit.train.stages import WITHOUT_LABELS
 
     if draws > 1 and until != STAGES[-1]:
         raise click.UsageError("--draws compares complete runs: leave --until out")
     check_draws(loaded, draws)
     reports: dict[str, Report] = {}
-    outcomes, current = set[str](), run
+    outcomes = set[str]()
     images: list[Splits] = []
 
-    def say(report: Report, draw: int = 0) -> None:
+    def say(report: Report, draw: int) -> None:
         reports[report.stage] = report
         outcomes.add(report.outcome)
         _say(report, draw if draws > 1 else None, as_json)
@@ -107,22 +107,12 @@ def command(
             again = {stage: value * (1 if stage in WITHOUT_LABELS else draws) for stage, value in seconds.items()}
             echo(_end(again), err=True)
 
-    def say_of_draw(draw: int, report: Report) -> None:
-        nonlocal current
-        current = run_of_draw(run, draw)
-        say(report, draw)
-
-    others = [Run.open(reuse)] if reuse else []
     try:
-        train(loaded, run, reuse=others, until=until, on_stage=say, on_start=announce)
-        if draws > 1 and run.record("finetune") is not None:  # not without a single label
-            train_draws(loaded, run, draws, reuse=others, on_stage=say_of_draw)
-    except Interrupted:
-        from edgekit.train.unfinished import after_interrupt
-
-        if os.environ.get("RANK", "0") == "0":
-            echo(f"{current.path}: {after_interrupt(current)}", err=True)
-        raise KeyboardInterrupt from None
+        train(loaded, run=run, reuse=reuse, until=until, draws=draws, on_stage=say, on_start=announce)
+    except KeyboardInterrupt as stopped:
+        if stopped.args and os.environ.get("RANK", "0") == "0":
+            echo(str(stopped), err=True)
+        raise
     if until == STAGES[-1] and os.environ.get("RANK", "0") == "0":
         if "finetune" in reports:
             _say_findings(run, images[0], draws, bool(outcomes - {"skipped"}), as_json)

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from edgekit import progress as shown
 from edgekit.bundle import Variant
-from edgekit.children import end_with_parent
+from edgekit.children import end_with_parent, needs_main, without_main
 from edgekit.errors import ExportError
 from edgekit.export.catalogue import split
 from edgekit.export.inputs import Shared, Sources
@@ -72,12 +72,15 @@ def make_all(ids: list[str], sources: Sources, staging: Staging, jobs: int) -> I
 
 
 def _pickled(sources: Sources) -> bytes | None:
-    """The torch model for other processes; None where it cannot travel (a class defined in a notebook or in a function)."""
+    """The torch model for other processes; None where it cannot travel (a class defined in a script, a notebook or a function)."""
     try:
-        return pickle.dumps(sources.model)
+        model = pickle.dumps(sources.model)
     except (pickle.PicklingError, AttributeError, TypeError):
+        model = None
+    if model is None or needs_main(model):
         echo("this network cannot be handed to other processes: its variants are made one by one", err=True)
         return None
+    return model
 
 
 @dataclass(frozen=True)
@@ -151,7 +154,8 @@ def _in_processes(folders: dict[str, Path], stored: _Stored, jobs: int) -> Itera
     at.write_bytes(pickle.dumps(stored))
     pool = ProcessPoolExecutor(jobs, context, _begin, (os.getpid(), at, heard))
     try:
-        pending: set[Future[Variant]] = {pool.submit(_work, id_, folders[id_]) for id_ in order}
+        with without_main():
+            pending: set[Future[Variant]] = {pool.submit(_work, id_, folders[id_]) for id_ in order}
         with shown.progress("variants", len(order)) as advance:
             doing: dict[str, str] = {}
             while pending:

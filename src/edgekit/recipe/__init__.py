@@ -23,11 +23,11 @@ from edgekit.recipe.parts import (
     Transformation,
 )  # fmt: skip
 from edgekit.recipe.plain_yaml import read_yaml
-from edgekit.recipe.reading import dump, load, parse
+from edgekit.recipe.reading import Overrides, dump, load, parse, recipe_of
 from edgekit.recipe.whole import Recipe
 
 __all__ = [
     "METHODS", "SMALL_IMAGE", "Architecture", "Augmentation", "Data", "Distill", "Finetune", "Hardware", "LabelCount", "Monitor",
-    "Optimizer", "Part", "Pretrain", "Recipe", "Supervised", "TeacherSource", "Transformation", "dump", "epochs_of", "load", "parse", "read_yaml",
-    "settled", "settled_stage", "warmup_steps",
+    "Optimizer", "Overrides", "Part", "Pretrain", "Recipe", "Supervised", "TeacherSource", "Transformation", "dump", "epochs_of", "load",
+    "parse", "read_yaml", "recipe_of", "settled", "settled_stage", "warmup_steps",
 ]  # fmt: skip

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,42 @@ from edgekit.recipe.plain_yaml import MOST_BYTES, Dumper, read_yaml
 from edgekit.recipe.whole import Recipe
 from edgekit.validation import problems
 
+Overrides = Sequence[str] | Mapping[str, Any]
 
-def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
+
+def recipe_of(source: Recipe | Path | str | Mapping[str, Any], overrides: Overrides = ()) -> Recipe:
+    """A recipe, whatever it is given as.
+
+    Args:
+        source: a recipe; the path of a YAML file; or its content as a dictionary, what it leaves out being the defaults.
+        overrides: as `load` takes them.
+
+    Raises:
+        RecipeError: as `load`; or the source is none of these.
+    """
+    if isinstance(source, (str, Path)):
+        return load(source, overrides)
+    if isinstance(source, Recipe) and not overrides:
+        return source
+    if isinstance(source, Recipe):
+        content = source.model_dump(mode="json", by_alias=True)
+    elif isinstance(source, Mapping):
+        content = deepcopy(dict(source))
+    else:
+        raise RecipeError(
+            f"a recipe is a path, a dictionary or an edgekit.Recipe, not {type(source).__name__}",
+            'for instance edgekit.Recipe.read("recipe.yaml")',
+        )
+    _override(content, overrides)
+    return parse(content)
+
+
+def load(path: Path | str, overrides: Overrides = ()) -> Recipe:
     """Read and validate a recipe.
 
     Args:
         path: a YAML file.
-        overrides: `a.b=c` pairs; the value is read as YAML.
+        overrides: `a.b=c` texts, whose values are read as YAML; or a dictionary `{"a.b": c}`.
 
     Raises:
         RecipeError: the file is missing, is not YAML, or says something impossible; the message lists each key's path, its
@@ -39,8 +69,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Recipe:
         content = {}
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(content).__name__}")
-    for override in overrides:
-        _apply(content, override)
+    _override(content, overrides)
     return parse(content, where=str(path))
 
 
@@ -108,22 +137,31 @@ def _whole_student(merged: dict[str, Any], content: dict[str, Any]) -> None:
         merged["distill"] = {**merged["distill"], "student": {**merged["distill"]["student"], "width": 1.0}}
 
 
-def _apply(content: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    told = f"--set {shortened(override)}"
-    if not separator or not key.strip():
-        raise RecipeError(f"{told}: not of the form key.path=value", "for instance --set pretrain.epochs=20")
-    try:
-        value = read_yaml(text)
-    except RecipeError as error:
-        raise RecipeError(f"{told}: the value is {error.message}") from error
+def _override(content: dict[str, Any], overrides: Overrides) -> None:
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            _set(content, str(key), value, f"override {shortened(str(key))}")
+        return
+    for override in [overrides] if isinstance(overrides, str) else overrides:
+        key, separator, text = override.partition("=")
+        where = f"--set {shortened(override)}"
+        if not separator or not key.strip():
+            raise RecipeError(f"{where}: not of the form key.path=value", "for instance --set pretrain.epochs=20")
+        try:
+            value = read_yaml(text)
+        except RecipeError as error:
+            raise RecipeError(f"{where}: the value is {error.message}") from error
+        _set(content, key, value, where)
+
+
+def _set(content: dict[str, Any], key: str, value: Any, where: str) -> None:
     *parents, last = key.strip().split(".")
     if len(parents) > _DEEPEST_KEY:
-        raise RecipeError(f"{told}: no key of a recipe has so many parts", "for instance --set pretrain.epochs=20")
+        raise RecipeError(f"{where}: no key of a recipe has so many parts", "for instance --set pretrain.epochs=20")
     node = content
     for i, name in enumerate(parents):
         child = node[name] = {} if node.get(name) is None else node[name]
         if not isinstance(child, dict):
-            raise RecipeError(f"{told}: {'.'.join(parents[: i + 1])} is a value, not a group of keys")
+            raise RecipeError(f"{where}: {'.'.join(parents[: i + 1])} is a value, not a group of keys")
         node = child
     node[last] = value

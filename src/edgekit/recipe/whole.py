@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -11,7 +13,10 @@ from edgekit.recipe.parts import Data, Distill, Finetune, Hardware, Monitor, Par
 
 
 class Recipe(Part):
-    """What to train, from the images to the student."""
+    """What to train, from the images to the student.
+
+    Make one with `Recipe.read`, which fills in what is left out from the defaults of the stage and the method that it stands in.
+    """
 
     recipe_schema: Literal[1] = Field(1, alias="schema", description="version of this format")
     name: str = Field(
@@ -44,3 +49,26 @@ class Recipe(Part):
                     f"{name}.optimizer.warmup_epochs ({warmup:g}) must be less than {name}.epochs ({stage.epochs})"
                 )
         return self
+
+    @classmethod
+    def read(cls, source: Path | str | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+        """A recipe from a YAML file or a dictionary.
+
+        Args:
+            source: the path of a YAML file, or its content as a dictionary.
+            overrides: `["data.labels=10", …]` as `--set` takes them, or `{"data.labels": 10, …}`.
+
+        Raises:
+            RecipeError: it is missing, is not YAML, or asks for something impossible; the message lists each key's path, its value
+                and what would be accepted.
+        """
+        from edgekit.recipe.reading import recipe_of
+
+        return recipe_of(source, overrides)
+
+    def write(self, path: Path | str) -> None:
+        """Write the whole recipe, defaults included, as YAML, atomically."""
+        from edgekit.files import write_text
+        from edgekit.recipe.reading import dump
+
+        write_text(Path(path), dump(self))

@@ -8,18 +8,18 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import BundleError, DataError
+from edgekit.image_files import as_image
 from edgekit.machine import cpu_features
 from edgekit.pixel_range import Depth, PixelRangeWarning, is_deep
-from edgekit.preprocess import MAX_PIXELS, bounded_decoding, open_image, to_rgb
+from edgekit.preprocess import MAX_PIXELS, bounded_decoding, to_rgb
 from edgekit.processors import usable_cpus
 from edgekit.runtimes import load, why_not
 from edgekit.runtimes.session import EMBEDDING, OUTPUT, check_images, run_in_batches
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from PIL import Image
+
+    from edgekit.image_files import ImageInput
 
 _DECODERS = 8  # threads that decode the images of a batch
 _Item = TypeVar("_Item")
@@ -48,7 +50,7 @@ class Prediction:
 
 
 class Predictor:
-    """Classifies images with one variant of a bundle.
+    """Classifies images with one variant of a bundle. As a context manager it closes itself at the end of the block.
 
     Args:
         bundle: an opened bundle.
@@ -69,36 +71,75 @@ class Predictor:
     ) -> None:
         self.variant = bundle.variant(variant) if variant else default_variant(bundle)
         self.classes = bundle.manifest.classes
+        self._name = bundle.manifest.name
         self._preprocessing = bundle.manifest.preprocessing
         self.max_pixels = max_pixels
         self.depth, self._counting, self._warned = Depth(), Lock(), False
         self._session = load(bundle, self.variant, threads=threads)
         self.has_embedding = EMBEDDING in self._session.outputs
 
-    def predict(self, source: Path | str | bytes, top: int = 3, threshold: float = 0.0) -> Prediction:
-        """Classify one image.
+    def __enter__(self) -> Predictor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        size = self._preprocessing.image_size
+        return f"<Predictor {self._name}: {self.variant.id}, {len(self.classes)} classes, {size} x {size} pixels>"
+
+    @overload
+    def predict(
+        self, source: list[ImageInput] | tuple[ImageInput, ...], top: int = 3, threshold: float = 0.0, *, batch: int = 1
+    ) -> list[Prediction]: ...
+
+    @overload
+    def predict(self, source: ImageInput, top: int = 3, threshold: float = 0.0, *, batch: int = 1) -> Prediction: ...
+
+    def predict(
+        self,
+        source: ImageInput | list[ImageInput] | tuple[ImageInput, ...],
+        top: int = 3,
+        threshold: float = 0.0,
+        *,
+        batch: int = 1,
+    ) -> Prediction | list[Prediction]:
+        """Classify one image, or each of a list.
 
         Args:
-            source: a path, or the bytes of an encoded image.
-            top: how many classes to give, at most.
+            source: a path; the bytes of an encoded image; a PIL image; or a NumPy array of RGB pixels, uint8 (height, width, 3), of any
+                size (OpenCV's arrays are BGR: pass `pixels[..., ::-1]`). Or a list or tuple of these, mixed as you like.
+            top: how many classes to give of each image, at most.
             threshold: leave out classes that are less probable.
+            batch: images a run, of a list.
+
+        Returns:
+            One prediction, or a list of them in the order of the images.
 
         Raises:
-            DataError: the image cannot be read.
+            DataError: an image cannot be read, or is none of these; of a list, the message says which one. To go on after such an
+                image, use `predict_many`.
             BundleError: the model gives values that are not finite.
         """
-        with bounded_decoding():
-            pixels = self._pixels(open_image(source, self.max_pixels))
-        return self.predict_pixels(pixels[None], top, threshold)[0]
+        if not isinstance(source, (list, tuple)):
+            with bounded_decoding():
+                pixels = self._pixels(as_image(source, self.max_pixels))
+            return self.predict_pixels(pixels[None], top, threshold)[0]
+        found = []
+        for number, (_, answer) in enumerate(self.predict_many(source, batch=batch, top=top, threshold=threshold)):
+            if isinstance(answer, DataError):
+                raise DataError(f"image {number} of the list: {answer.message}", answer.hint) from answer
+            found.append(answer)
+        return found
 
     def predict_image(self, image: Image.Image, top: int = 3, threshold: float = 0.0) -> Prediction:
-        """Classify one upright image that is decoded already, for instance a camera's frame; what is not RGB becomes it.
+        """Classify one PIL image, for instance a camera's frame. The same as `predict`, for one image only.
 
         Raises:
-            DataError: it is not a PIL image.
+            DataError: it is not an image, or cannot be decoded.
             BundleError: the model gives values that are not finite.
         """
-        return self.predict_pixels(self._pixels(image)[None], top, threshold)[0]
+        return self.predict_pixels(self._pixels(as_image(image, self.max_pixels))[None], top, threshold)[0]
 
     def predict_pixels(self, pixels: NDArray[np.uint8], top: int = 3, threshold: float = 0.0) -> list[Prediction]:
         """Classify images that went through the bundle's preprocessing already.
@@ -139,7 +180,7 @@ class Predictor:
         """Classify one image after the other, in their order, decoded in parallel.
 
         Args:
-            items: paths, bytes of encoded images, or PIL images; anything else with `read`.
+            items: images as `predict` takes them; anything else with `read`.
             batch: images a run.
             top: how many classes to give of each, at most.
             threshold: leave out classes that are less probable.
@@ -175,25 +216,13 @@ class Predictor:
             yield item, result if isinstance(result, DataError) else next(predictions)
 
     def _decoded(self, item: Any, read: Callable[[Any], Image.Image] | None) -> NDArray[np.uint8] | DataError:
-        from PIL import Image
-
         try:
             with bounded_decoding():
-                if read is not None:
-                    return self._pixels(read(item))
-                return self._pixels(item if isinstance(item, Image.Image) else open_image(item, self.max_pixels))
+                return self._pixels(as_image(read(item) if read is not None else item, self.max_pixels))
         except DataError as error:
             return error
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        from PIL import Image
-
-        if not isinstance(image, Image.Image):
-            shape = f" of shape {image.shape}" if isinstance(image, np.ndarray) else ""
-            raise DataError(
-                f"the predictor takes a PIL image, got {type(image).__name__}{shape}",
-                "PIL.Image.fromarray makes one of uint8 RGB pixels (H, W, 3); OpenCV's are BGR: pixels[..., ::-1]",
-            )
         deep, pixel_range = is_deep(image), self._preprocessing.pixel_range
         rgb = image if image.mode == "RGB" else to_rgb(image, pixel_range)
         depth = Depth()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 from pathlib import Path
@@ -12,19 +11,8 @@ from typing import Any, TypedDict
 import numpy as np
 
 from edgekit import __version__
-from edgekit.errors import RuntimeMissing
 from edgekit.files import atomic_write, write_text
 from edgekit.train.embed import Embedding
-
-
-def require_pyarrow() -> None:
-    """Say now what would fail after the features were computed.
-
-    Raises:
-        RuntimeMissing: pyarrow is not installed.
-    """
-    if importlib.util.find_spec("pyarrow") is None:
-        raise RuntimeMissing("pyarrow is not installed", "install edgekit's wheel with the extra [train]")
 
 
 def write_features(embedding: Embedding, path: Path) -> None:

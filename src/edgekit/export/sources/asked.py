@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +63,8 @@ class Asked:
         calibration_images: how many images to calibrate with, at most.
         max_pixels: images of more pixels are not read.
         output_name: which of an ONNX graph's outputs holds the classes.
+        module: the network itself, from Python; `model` is then the name of its class.
+        names: of the classes, in the order of the logits, from Python; instead of the file `classes`.
     """
 
     model: str
@@ -75,6 +77,8 @@ class Asked:
     weights_key: str | None = None
     max_pixels: int | None = None
     output_name: str | None = None
+    module: nn.Module | None = None
+    names: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)

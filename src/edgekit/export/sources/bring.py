@@ -18,7 +18,7 @@ from edgekit.data.source import Source as Images
 from edgekit.errors import ExportError
 from edgekit.export.int8.selection import MOST_EMBEDDED, Candidates
 from edgekit.export.sources.asked import Asked, Network, Pixels
-from edgekit.export.sources.classes import Names, agree, described, numbered, read_classes
+from edgekit.export.sources.classes import Names, agree, described, listed_classes, numbered, read_classes
 from edgekit.export.sources.images import candidates, open_calibration, open_evaluation, pixels, spread
 from edgekit.export.sources.kinds import kind_of
 from edgekit.export.sources.order import Answers, ordered
@@ -49,10 +49,10 @@ def bring(asked: Asked, scratch: Path) -> Source:
         raise ExportError(f"--output-name: {asked.model} is no ONNX graph", "leave --output-name out")
     calibration = open_calibration(asked.calibrate, asked.max_pixels)
     evaluation = open_evaluation(asked.evaluate, asked.max_pixels) if asked.evaluate is not None else None
-    given = read_classes(asked.classes) if asked.classes is not None else None
+    given = _given_names(asked)
     listed = given.names if given is not None else evaluation.classes if evaluation is not None else None
     counted = len(listed) if listed is not None else None
-    network = _opener(asked.model)(asked, counted)
+    network = _opener(asked)(asked, counted)
     said = _merged(asked.pixels, network.pixels)
     preprocessing = _preprocessing(said, asked.pixels, asked.model)
     mean, std, divided = _statistics(said, asked.model)
@@ -120,8 +120,18 @@ def _decoded(
     return pool, (test, labels), [*notes, *more]
 
 
-def _opener(model: str) -> Callable[[Asked, int | None], Network]:
-    kind = kind_of(model)
+def _given_names(asked: Asked) -> Names | None:
+    if asked.names is not None:
+        return listed_classes(asked.names)
+    return read_classes(asked.classes) if asked.classes is not None else None
+
+
+def _opener(asked: Asked) -> Callable[[Asked, int | None], Network]:
+    from edgekit.export.sources import modules
+
+    if asked.module is not None:
+        return modules.from_module
+    kind = kind_of(asked.model)
     if kind == "onnx":
         from edgekit.export.sources.onnx_file import from_onnx
 
@@ -130,8 +140,6 @@ def _opener(model: str) -> Callable[[Asked, int | None], Network]:
         from edgekit.export.sources.safetensors_file import from_safetensors
 
         return from_safetensors
-    from edgekit.export.sources import modules
-
     return {"timm": modules.from_timm, "torchvision": modules.from_torchvision, "factory": modules.from_factory}[kind]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,18 @@ def read_classes(path: str) -> Names:
         raise DataError(f"{here}: names {len(names)} classes", "a classifier needs at least two, one name a line")
     unique, notes = _told_apart(names, here)
     return Names(unique, f"--classes {path}", notes, synsets if all(synsets) else [])
+
+
+def listed_classes(given: Sequence[str]) -> Names:
+    """Names that a program gives, in the order of the logits; those that come twice are numbered.
+
+    Raises:
+        DataError: it is not a list of at least two names.
+    """
+    if isinstance(given, str) or not all(isinstance(name, str) and name.strip() for name in given) or len(given) < 2:
+        raise DataError("classes: not a list of at least two names", "give the name of each logit, in their order")
+    unique, notes = _told_apart([name.strip() for name in given], "classes")
+    return Names(unique, "classes", notes)
 
 
 def described(names: list[str]) -> Names:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 from torch import nn
 
 from edgekit.errors import EdgekitError, ExportError, near
@@ -18,6 +21,7 @@ from edgekit.files import sha256
 from edgekit.models.checkpoints import read_state_dicts
 from edgekit.models.encoders import timm_names, torchvision_names
 from edgekit.models.factories import import_factory, source_file
+from edgekit.models.trained import TrainedNetwork
 from edgekit.models.weights import best_match, load_weights
 
 # torchvision's networks with auxiliary heads, which may transform their input.
@@ -148,6 +152,38 @@ def from_factory(asked: Asked, classes: int | None) -> Network:
         note = "its weights are what the factory gives: RANDOM ones unless it loads some (or give --weights)"
         opened = replace(opened, random=False, notes=[note])
     return opened
+
+
+def from_module(asked: Asked, classes: int | None) -> Network:
+    """A network from Python, as it is: a copy of it is exported, in evaluation mode and on the CPU.
+
+    A network of a run brings its classes, its preprocessing and its normalization along.
+
+    Raises:
+        ExportError: it cannot be copied, or weights are given beside it.
+    """
+    assert asked.module is not None
+    if asked.weights is not None or asked.weights_key is not None:
+        raise ExportError("weights: the network has its own", "load them into it before you export it")
+    try:
+        network = copy.deepcopy(asked.module).cpu().eval()
+    except Exception as error:  # of a network's own code, or of tensors that are in the middle of a computation
+        raise ExportError(f"{asked.model}: cannot be copied: {reason(error)}", "detach its tensors first") from error
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(safetensors.torch.save({name: tensor.contiguous()}))
+    pixels, names = Pixels(), None
+    if isinstance(network, TrainedNetwork):
+        p = network.preprocessing
+        pixels = Pixels(
+            p.image_size, p.resize_to, p.interpolation, p.fit, network.mean, network.std, p.geometry, p.fill,
+            pixel_range=p.pixel_range,
+        )  # fmt: skip
+        if not network.classes:
+            raise ExportError(f"{asked.model}: an encoder has no classes", "export a run's student or teacher")
+        names = network.classes
+    provenance = {"model": asked.model, "weights": "of the network itself", "weights_sha256": digest.hexdigest()}
+    return Network(network, 0, pixels, provenance, names=names)
 
 
 def _built(asked: Asked, classes: int | None, build: Callable[[int | None, int | None], nn.Module]) -> nn.Module:

@@ -1,0 +1,30 @@
+"""The extras of the wheel, for packages that a device does not need."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from edgekit.errors import RuntimeMissing
+
+# package -> the extra that brings it
+EXTRAS = {
+    **dict.fromkeys(("onnx", "nncf"), "export"),
+    **dict.fromkeys(("torch", "torchvision", "torchmetrics", "lightning", "timm", "safetensors", "sklearn"), "train"),
+    **dict.fromkeys(("braceexpand", "pyarrow"), "train"),
+}
+
+
+def require(*packages: str) -> None:
+    """Refuse to begin what needs a package that is not installed; nothing is imported for it.
+
+    Raises:
+        RuntimeMissing: naming the package and the extra that brings it.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise missing(package)
+
+
+def missing(package: str) -> RuntimeMissing:
+    """The error for a package of `EXTRAS` that is not installed."""
+    return RuntimeMissing(f"{package} is not installed", f"install edgekit's wheel with the extra [{EXTRAS[package]}]")

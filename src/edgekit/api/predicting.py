@@ -1,0 +1,31 @@
+"""A bundle, ready to classify images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgekit.bundle import Bundle
+from edgekit.preprocess import MAX_PIXELS
+from edgekit.runtimes.predictor import Predictor
+
+
+def load(
+    bundle: Bundle | Path | str, variant: str | None = None, *, threads: int = 0, max_pixels: int = MAX_PIXELS
+) -> Predictor:
+    """Open a bundle and load one of its variants.
+
+        with edgekit.load("bundle.zip") as model:
+            print(model.predict("photo.jpg").classes)
+
+    Args:
+        bundle: a folder, a .zip, or an opened bundle.
+        variant: its id, such as `onnx-int8`; None takes a verified one that runs on this machine, the fastest where that is known.
+        threads: threads inside an operator; 0 leaves it to the runtime.
+        max_pixels: the largest image that is decoded, in pixels.
+
+    Raises:
+        BundleError: the bundle is missing or damaged, has no such variant, or none that was verified.
+        RuntimeMissing: the variant's runtime is not installed.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    return Predictor(opened, variant, threads=threads, max_pixels=max_pixels)

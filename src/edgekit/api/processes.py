@@ -1,0 +1,95 @@
+"""Training in several processes, started from Python: the command `edgekit train` does it, in a process of its own.
+
+PyTorch's launcher sets environment variables and signal handlers, and disables logging: none of that is for a user's program.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+
+from edgekit import run as runs
+from edgekit.children import start
+from edgekit.errors import EdgekitError
+from edgekit.recipe import Recipe
+from edgekit.stages import STAGES
+from edgekit.temporary import scratch_folder
+from edgekit.terminal import echo
+from edgekit.train.draws import run_of_draw
+from edgekit.train.stages import Report
+
+_ERROR = "error: "
+
+
+def train_in_processes(
+    recipe: Recipe,
+    run: runs.Run,
+    reuse: Sequence[runs.Run],
+    until: str,
+    draws: int,
+    on_stage: Callable[[Report, int], None],
+) -> None:
+    """Run `edgekit train` with the recipe's number of processes, show what it shows, and report its stages.
+
+    Raises:
+        EdgekitError: the training failed, with the command's own message.
+        KeyboardInterrupt: after Ctrl-C, once the processes have ended.
+    """
+    with scratch_folder("train") as folder:
+        path = Path(folder) / "recipe.yaml"
+        recipe.write(path)
+        command = [sys.executable, "-m", "edgekit", "train", str(path), "--run", str(run.path), "--until", until]
+        command += [
+            "--draws",
+            str(draws),
+            "--json",
+            *(word for other in reuse for word in ("--reuse", str(other.path))),
+        ]
+        child = start(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert child.stdout is not None
+        assert child.stderr is not None
+        errors: list[str] = []
+        listener = threading.Thread(target=_relay, args=(child.stderr, errors), daemon=True)
+        listener.start()
+        try:
+            for line in child.stdout:
+                _report(line, run, on_stage)
+            code = child.wait()
+        except BaseException:
+            child.send_signal(signal.SIGINT)
+            child.wait()
+            raise
+        finally:
+            listener.join(timeout=5)
+            child.stdout.close()
+        if code == 130:
+            raise KeyboardInterrupt
+        if code:
+            raise EdgekitError(errors[-1] if errors else f"the training ended with exit code {code}")
+
+
+def _relay(stream: IO[bytes], errors: list[str]) -> None:
+    """Show what the command writes to standard error, and keep its error messages."""
+    with stream:
+        for raw in stream:
+            line = raw.decode(errors="replace").rstrip("\n")
+            if line.startswith(_ERROR):
+                errors.append(line.removeprefix(_ERROR))
+            else:
+                echo(line, err=True)
+
+
+def _report(line: bytes, run: runs.Run, on_stage: Callable[[Report, int], None]) -> None:
+    content = json.loads(line)
+    if content["stage"] not in STAGES:
+        return
+    draw = content.get("draw", 0)
+    record = run_of_draw(run, draw).record(content["stage"])
+    if record is not None:
+        on_stage(Report(content["stage"], content["outcome"], record, True), draw)

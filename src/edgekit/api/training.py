@@ -1,0 +1,161 @@
+"""Training and evaluation from Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgekit import run as runs
+from edgekit.api.extras import require
+from edgekit.api.runs import Run, opened
+from edgekit.errors import RecipeError
+from edgekit.processors import tell_openmp
+from edgekit.recipe import Overrides, Recipe, recipe_of
+from edgekit.stages import STAGES
+
+if TYPE_CHECKING:
+    from edgekit.data.splits import Splits
+    from edgekit.result import Result
+    from edgekit.train.stages import Report
+
+
+def train(
+    recipe: Recipe | Path | str | Mapping[str, Any],
+    *,
+    run: runs.Run | Path | str | None = None,
+    overrides: Overrides = (),
+    reuse: runs.Run | Path | str | None = None,
+    devices: int | None = None,
+    nodes: int | None = None,
+    until: str = STAGES[-1],
+    draws: int = 1,
+    on_stage: Callable[[Report, int], None] = lambda report, draw: None,
+    on_start: Callable[[Splits], None] = lambda splits: None,
+) -> Run:
+    """Pretrain, fine-tune and distill, as `edgekit train` does: stages that are complete and unchanged are skipped, one that was
+    interrupted resumes from its last checkpoint.
+
+        run = edgekit.train("recipe.yaml", overrides={"data.labels": 10})
+
+    Args:
+        recipe: a recipe, the path of its YAML file, or its content as a dictionary.
+        run: the run's folder; None: `runs/NAME` of the recipe.
+        overrides: values that replace the recipe's: `{"data.labels": 10}`, or `["data.labels=10"]` as `--set` takes them.
+        reuse: another run, whose stages are copied where their inputs are the same.
+        devices: GPUs, or CPU processes, on each machine; None: the recipe's. More than one are started as processes of their own,
+            unless torchrun or srun started this one.
+        nodes: machines; None: the recipe's.
+        until: the last stage to train, one of `edgekit.stages.STAGES`.
+        draws: draws of the label budget; the further ones are trained in RUN/draws.
+        on_stage: called after each stage with what became of it, and the number of the label draw (0 for the run's own).
+        on_start: called with the images, before the first stage; not called where other processes train.
+
+    Returns:
+        The run.
+
+    Raises:
+        RecipeError, DataError: the recipe or its images are not what they must be.
+        RunError: the run is in use, or an unfinished stage was started from another recipe.
+        RuntimeMissing: the extra [train] is not installed.
+        KeyboardInterrupt: after Ctrl-C; what is complete is kept.
+    """
+    tell_openmp()
+    require("torch", "lightning")
+    hardware = {f"hardware.{name}": value for name, value in (("devices", devices), ("nodes", nodes)) if value}
+    loaded = recipe_of(recipe_of(recipe, overrides), hardware)
+    target = Run(run.path if isinstance(run, runs.Run) else run or Path("runs") / loaded.name)
+    others = [opened(reuse)] if reuse is not None else []
+    _check(loaded, until, draws)
+    from edgekit.train.processes import place
+
+    if loaded.hardware.devices > 1 and loaded.hardware.nodes == 1 and place() is None:
+        from edgekit.api.processes import train_in_processes
+
+        train_in_processes(loaded, target, others, until, draws, on_stage)
+    else:
+        _train_here(loaded, target, others, until, draws, on_stage, on_start)
+    return target
+
+
+def _check(recipe: Recipe, until: str, draws: int) -> None:
+    if until not in STAGES:
+        raise RecipeError(f"until: {until!r} is not a stage", f"give one of {', '.join(STAGES)}")
+    if draws > 1 and until != STAGES[-1]:
+        raise RecipeError(
+            f"draws: {draws} draws are compared as complete runs, but until is {until}", "leave until out"
+        )
+    from edgekit.train.draws import check_draws
+
+    check_draws(recipe, draws)
+
+
+def _train_here(
+    recipe: Recipe,
+    run: Run,
+    reuse: Sequence[runs.Run],
+    until: str,
+    draws: int,
+    on_stage: Callable[[Report, int], None],
+    on_start: Callable[[Splits], None],
+) -> None:
+    """Train in this process."""
+    from edgekit.train.draws import run_of_draw, train_draws
+    from edgekit.train.engine import Interrupted
+    from edgekit.train.stages import train as train_stages
+    from edgekit.train.unfinished import after_interrupt
+
+    current: runs.Run = run
+
+    def after_draw(draw: int, report: Report) -> None:
+        nonlocal current
+        current = run_of_draw(run, draw)
+        on_stage(report, draw)
+
+    try:
+        train_stages(
+            recipe, run, reuse=reuse, until=until, on_stage=lambda report: on_stage(report, 0), on_start=on_start
+        )
+        if draws > 1 and run.record("finetune") is not None:  # not without a single label
+            train_draws(recipe, run, draws, reuse=reuse, on_stage=after_draw)
+    except Interrupted:
+        raise KeyboardInterrupt(f"{current.path}: {after_interrupt(current)}") from None
+
+
+def evaluate(run: runs.Run | Path | str, *, few_shot: Sequence[int] = (), draws: int = 100) -> Result:
+    """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set, as `edgekit evaluate`.
+
+    The result is written to RUN/evaluate/evaluation.json; few-shot accuracies of the same encoder that are there already stay.
+
+    Args:
+        run: the run or its folder.
+        few_shot: also few-shot accuracy of the encoder, with so many labeled images of each class, for instance `[1, 5, 10]`.
+        draws: random draws of those images, at least 2.
+
+    Returns:
+        The result; its `measurement` is an `edgekit.result.Evaluation`.
+
+    Raises:
+        RunError: there is no such run, a stage is not complete or damaged, or was made from another recipe or other images.
+        DataError: the test set is empty, or a class has fewer labeled images than `few_shot` asks for.
+        RuntimeMissing: the extra [train] is not installed.
+    """
+    tell_openmp()
+    target = opened(run)
+    recipe = target.recipe
+    require("torch", "sklearn")
+    shots = sorted(set(few_shot))
+    if any(k < 1 for k in shots) or draws < 2:
+        raise RecipeError(
+            f"evaluate: few_shot {shots} and draws {draws} are too small", "few_shot counts from 1, draws from 2"
+        )
+    from edgekit.data.splits import load_splits
+    from edgekit.result import Result
+    from edgekit.train.assess import evaluate as evaluate_run
+    from edgekit.train.evaluate import with_earlier_few_shot
+
+    path = target.path / "evaluate" / "evaluation.json"
+    measured = with_earlier_few_shot(evaluate_run(target, load_splits(recipe.data, target), shots, draws), path)
+    result = Result.of(measured, seed=recipe.seed)
+    result.write(path)
+    return result

@@ -1,0 +1,62 @@
+"""Profiling several variants of a bundle, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edgekit.bench.load import Load
+from edgekit.bench.lock import presence
+from edgekit.bench.process import Interrupted
+from edgekit.bench.profile import RUNS, profile_variant
+from edgekit.bundle import Bundle, Variant
+from edgekit.errors import EdgekitError
+from edgekit.progress import progress
+from edgekit.result import Profile
+
+
+@dataclass
+class Profiles:
+    """What the profiling brought.
+
+    Attributes:
+        results: each profile and its result file.
+        failed: variants that could not be profiled, and why.
+        interrupted: whether Ctrl-C ended it; what was profiled until then is in `results`.
+    """
+
+    results: list[tuple[Profile, Path]] = field(default_factory=list)
+    failed: list[tuple[str, EdgekitError]] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def profile_all(
+    bundle: Bundle, variants: Sequence[Variant], output: Path, *, given: str, batches: Sequence[int], threads: int, load: Load, quick: bool
+) -> Profiles:  # fmt: skip
+    """Profile each variant at each batch size, and write a result file for each into `output`.
+
+    Args:
+        bundle: an opened bundle.
+        variants: which of its variants.
+        output: the folder for the result files.
+        given: the bundle's path as the user gave it.
+        batches: the batch sizes.
+        threads: of the inference; 0 leaves it to the runtime.
+        load: provider and processors.
+        quick: a fifth of the runs.
+    """
+    found = Profiles()
+    jobs = [(variant, batch) for batch in batches for variant in variants]
+    runs = RUNS // 5 if quick else RUNS
+    with presence(), progress("profile", len(jobs), unit="variants") as advance:
+        for variant, batch in jobs:
+            try:
+                found.results.append(profile_variant(bundle, variant, batch, threads, load, runs, output, given))
+            except (Interrupted, KeyboardInterrupt):
+                found.interrupted = True
+                break
+            except EdgekitError as error:
+                found.failed.append((variant.id, error))
+            advance(1, variant.id)
+    return found
