@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _DECODERS = 8  # threads that decode the images of a batch
 _Item = TypeVar("_Item")
+_Image = TypeVar("_Image", bound="ImageInput")
 
 
 @dataclass(frozen=True)
@@ -90,20 +91,18 @@ class Predictor:
 
     @overload
     def predict(
-        self, source: list[ImageInput] | tuple[ImageInput, ...], top: int = 3, threshold: float = 0.0, *, batch: int = 1
+        self,
+        source: list[_Image] | list[ImageInput] | tuple[ImageInput, ...],
+        top: int = 3,
+        threshold: float = 0.0,
+        *,
+        batch: int = 1,
     ) -> list[Prediction]: ...
 
     @overload
     def predict(self, source: ImageInput, top: int = 3, threshold: float = 0.0, *, batch: int = 1) -> Prediction: ...
 
-    def predict(
-        self,
-        source: ImageInput | list[ImageInput] | tuple[ImageInput, ...],
-        top: int = 3,
-        threshold: float = 0.0,
-        *,
-        batch: int = 1,
-    ) -> Prediction | list[Prediction]:
+    def predict(self, source: Any, top: int = 3, threshold: float = 0.0, *, batch: int = 1) -> Any:
         """Classify one image, or each of a list.
 
         Args:
