@@ -47,7 +47,7 @@ test: lint ## lint, then every test, two files at a time (PYTEST_ARGS='-m "not s
 fuzz: $(VENV)/.installed-dev ## throw damaged files and hostile devices at the commands, for MINUTES=5
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)
 
-kill: $(VENV)/.installed-dev ## kill every command at every change to the file system, and fill the disk there (an hour; KILL_ARGS='--command train')
+kill: $(VENV)/.installed-dev ## kill every command at every change to the file system, and fill or break the disk there (over an hour; KILL_ARGS='--command train')
 	$(BIN)/python -m tests.kill --all $(KILL_ARGS)
 
 wheel: | $(filter $(PRIVATE_UV),$(UV)) ## build the wheel into dist/

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -116,6 +117,18 @@ def awkward_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_bundle import make_bundle
 
     return make_bundle(tmp_path_factory.mktemp("bundle") / """it's "my" bundle; $(touch pwned) & more""").path
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, awkward_bundle: Path) -> bytes:
+    """A result of a real bench on the bundle."""
+    output = tmp_path_factory.mktemp("measured")
+    options = ["--variant", "onnx-fp32", "--quick", "--seconds", "0.1", "--threads", "1", "--output", str(output)]
+    subprocess.run(
+        [sys.executable, "-m", "edgekit", "bench", str(awkward_bundle), *options], check=True, stdout=subprocess.DEVNULL
+    )
+    [path] = output.glob("*.json")
+    return path.read_bytes()
 
 
 @pytest.fixture

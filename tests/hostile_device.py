@@ -107,3 +107,10 @@ def file(path: str, content: bytes, **other: Any) -> str:
     """A file as `fetch` sends it; `other` replaces what is announced of it."""
     announced = {"event": "data", "path": path, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     return line({**announced, **other}) + content.decode("latin-1")
+
+
+def changed_result(content: bytes, **other: Any) -> bytes:
+    """A result with other values in its measurement."""
+    result = json.loads(content)
+    result["measurement"].update(other)
+    return json.dumps(result).encode()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import random
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -16,7 +18,7 @@ from edgekit.data.labels import read_label_file
 from edgekit.data.sources import open_labelled
 from edgekit.errors import DataError, EdgekitError
 from edgekit.export.sources.classes import read_classes
-from edgekit.foreign import Unreadable, read_csv, read_text
+from edgekit.foreign import MOST_JSON, Unreadable, read_csv, read_text
 
 _CHANGES = 40
 
@@ -133,11 +135,44 @@ def test_csv_is_read_as_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes('\ufefffile,class\r\n"a,b.png",x\r\n\r\nc.png\r\nd.png,y,more\r\n"two\nlines",z\r\n'.encode())
     columns, rows = read_csv(path)
+    rows = list(rows)
     assert columns == ["file", "class"]
     assert [row for _, row in rows] == [
         {"file": "a,b.png", "class": "x"}, {"file": "c.png", "class": ""}, {"file": "d.png", "class": "y"}, {"file": "two\nlines", "class": "z"},
     ]  # fmt: skip
     assert [line for line, _ in rows] == [2, 4, 5, 7]
+
+
+_MOST_READING = MOST_JSON + (
+    24 << 20
+)  # `read_bytes` sets aside as much as a file may have, and gives back what it does not need
+
+
+def test_a_small_csv_file_does_not_take_gigabytes(tmp_path: Path) -> None:
+    """2,000 columns and 30,000 rows of one value are 200 kB, and were 60 million values of dictionaries: 1.5 GB."""
+    path = tmp_path / "labels.csv"
+    path.write_text("file," + ",".join(f"c{i}" for i in range(2000)) + "\n" + "a.png\n" * 30_000)
+    tracemalloc.start()
+    with pytest.raises(DataError, match="has more than 10,000,000 values"):
+        read_label_file(path, ["a.png", "b.png"], [0, 1], ["x", "y"])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < _MOST_READING
+    columns, rows = read_csv(path)
+    assert len(columns) == 2001
+    assert next(rows)[1]["file"] == "a.png"  # what is asked for before the bound is there
+
+
+def test_rows_of_a_csv_file_are_not_kept(tmp_path: Path) -> None:
+    """A row at a time: a list of 300,000 dictionaries was 120 MB."""
+    path = tmp_path / "labels.csv"
+    path.write_text("file,class\n" + "a.png,x\n" * 300_000 + "b.png,y\n")
+    tracemalloc.start()
+    found = read_label_file(path, ["a.png", "b.png"], np.array([0, 1]), ["x", "y"])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found.tolist() == [0, 1]
+    assert peak < _MOST_READING
 
 
 def test_a_text_is_bounded_and_of_a_file(tmp_path: Path) -> None:

@@ -92,6 +92,61 @@ def test_an_unreadable_image_does_not_stop_the_others(bundle: Bundle, photos: Pa
     assert errors[2].startswith("2 images, 2 could not be read, ")
 
 
+def _damaged(path: Path) -> Path:
+    path.write_bytes(b"\xff\xd8\xff\xe0 cut off")
+    return path
+
+
+def _linked(target: str) -> Callable[[Path], Path]:
+    def make(path: Path) -> Path:
+        path.symlink_to(target)
+        return path
+
+    return make
+
+
+def _pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def _huge(path: Path) -> Path:
+    Image.new("L", (300, 300)).save(path, "PNG")
+    return path
+
+
+UNREADABLE: dict[str, Callable[[Path], Path]] = {
+    "missing": lambda path: path, "damaged": _damaged, "pipe": _pipe, "endless": _linked("/dev/zero"), "loop": _linked("bad.png"),
+    "device": lambda path: Path("/dev/zero"), "too large": _huge,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", UNREADABLE)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_an_image_that_cannot_be_read_exits_with_1_alone_and_among_others(
+    kind: str, batch: int, bundle: Bundle, photos: Path, tmp_path: Path, edgekit: Command
+) -> None:
+    bad = UNREADABLE[kind](tmp_path / "bad.png")
+    good = sorted(photos.iterdir())
+    for images, lines in (([bad], 0), ([good[0], bad, *good[1:]], 3), ([bad, bad], 0)):
+        code, out, err = edgekit("predict", bundle.path, *images, "--batch", batch, "--max-pixels", 50_000)
+        errors = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert code == 1
+        assert len(out.splitlines()) == lines
+        assert len(errors) == images.count(bad)
+        assert all(line.startswith(f"error: {bad}: ") for line in errors)
+
+
+def test_what_stops_everything_exits_with_2(bundle: Bundle, photos: Path, tmp_path: Path, edgekit: Command) -> None:
+    """A folder without images, even beside good images, and a folder in the place of a bundle: nothing is classified."""
+    (tmp_path / "empty").mkdir()
+    for words in ((bundle.path, photos, tmp_path / "empty"), (tmp_path / "empty", photos)):
+        code, out, err = edgekit("predict", *words)
+        assert code == 2
+        assert out == ""
+        assert len(err.splitlines()) == 1
+
+
 def test_damaged_metadata_is_not_worth_a_word(bundle: Bundle, photos: Path, call: Call) -> None:
     exif = b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"
     Image.fromarray(some_images(1)[0]).save(photos / "0.jpg", exif=exif)

@@ -24,6 +24,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 from edgekit.errors import EdgekitError, one_line
 
 MOST_JSON = 64 << 20  # far above any file of ours, and little enough to be read
+MOST_CELLS = 10_000_000  # of a CSV file: rows times columns
 MOST_ARRAYS = 1 << 30  # unpacked, of one archive
 
 
@@ -128,7 +129,10 @@ def read_text(path: Path | str, most: int = MOST_JSON, errors: Literal["strict",
     Raises:
         Unreadable: as `read_bytes`, or it is not UTF-8 and `errors` is strict.
     """
-    content = read_bytes(path, most)
+    return _decoded(read_bytes(path, most), path, errors)
+
+
+def _decoded(content: bytes, path: Path | str, errors: Literal["strict", "replace"]) -> str:
     try:
         return content.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
@@ -204,22 +208,34 @@ def read_json(path: Path, kind: type | None = dict) -> Any:
 
 def read_csv(
     path: Path | str, errors: Literal["strict", "replace"] = "strict"
-) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
+) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
     """The columns of a CSV file in UTF-8 with a header, and its rows: the line that each ends on, and its values by column.
 
-    A value that a row lacks is the empty text, and values beyond the header are left out.
+    A value that a row lacks is the empty text, and values beyond the header are left out. The rows are read one by one: whoever keeps
+    none of them needs no more memory than the file.
 
     Raises:
-        Unreadable: as `read_text`, or it is no CSV.
+        Unreadable: as `read_text`, or it is no CSV; the rows raise it, too, and where they have more than `MOST_CELLS` values in all.
     """
     import csv
     import io
 
-    text = read_text(path, errors=errors)
+    content = read_bytes(path)
+    _decoded(content, path, errors)
     with understood(path, "a CSV file"):
-        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        # Decoded a second time, block by block: the whole text as a stream would take four bytes a character.
+        stream = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", errors, newline="")
+        reader = csv.DictReader(stream, restval="")
         columns = list(reader.fieldnames or [])
-        return columns, [(reader.line_num, {name: row[name] for name in columns}) for row in reader]
+    return columns, _csv_rows(reader, columns, path)
+
+
+def _csv_rows(reader: Any, columns: list[str], path: Path | str) -> Iterator[tuple[int, dict[str, str]]]:
+    with understood(path, "a CSV file"):
+        for number, row in enumerate(reader, 1):
+            if number * len(columns) > MOST_CELLS:  # a short row has a value in each of its columns, too
+                raise Unreadable(path, f"has more than {MOST_CELLS:,} values", too_large=True)
+            yield reader.line_num, {name: row[name] for name in columns}
 
 
 def read_npz(path: Path, names: list[str] | None = None, most: int = MOST_ARRAYS) -> dict[str, Any]:

@@ -52,7 +52,7 @@ _TEXTS = {
     "@@twice@@": '{"a": 1, "a": 2}',
     "@@bare@@": "NaN",
 }
-_VALUES = [
+VALUES = [
     *hostile.VALUES, *_TEXTS, "x" * 100_000, ["x"] * 5000, {str(i): i for i in range(2000)}, "\u202egnp.exe", "cafe\u0301", "\U0010ffff",
     1e-320, -0.0, 10**18, -(10**18), "true", "1", "NaN", "../" * 40 + "etc/passwd", "edgekit_trap:factory", "/dev/zero", "~root/x",
 ]  # fmt: skip
@@ -162,7 +162,7 @@ def _one_place(draws: Draws, content: Any) -> Any:
         if change < 0.1:
             del made[key]
         elif change < 0.14:
-            made[str(draws.choice(_VALUES))[:5000]] = draws.choice(_VALUES)
+            made[str(draws.choice(VALUES))[:5000]] = draws.choice(VALUES)
         elif change < 0.18:
             made[key] = made[draws.choice(sorted(content, key=str))]
         else:
@@ -178,7 +178,7 @@ def _one_place(draws: Draws, content: Any) -> Any:
         else:
             made[at] = _one_place(draws, content[at])
         return made
-    return _near(draws, content) if draws.random() < 0.4 else draws.choice(_VALUES)
+    return _near(draws, content) if draws.random() < 0.4 else draws.choice(VALUES)
 
 
 def _near(draws: Draws, value: Any) -> Any:
@@ -226,7 +226,7 @@ def _near(draws: Draws, value: Any) -> Any:
             )
         )
         return draws.choice((value[:at] + put + value[at:], value[:at], value.upper(), value * 50, ""))
-    return draws.choice(_VALUES)
+    return draws.choice(VALUES)
 
 
 def json_bytes(draws: Draws, content: Any) -> bytes:

@@ -20,7 +20,7 @@ from .judge import LONGEST_MESSAGE, Watch, judged
 from .mutators import changed_bytes, changed_tree, json_bytes
 
 # Cases of each format, which take a few seconds: `make fuzz` runs as many as there is time for.
-SAMPLE = {"recipes": 250, "bundles": 120, "images": 250, "checkpoints": 60, "results": 60, "devices": 60}
+SAMPLE = {"recipes": 250, "bundles": 120, "images": 250, "checkpoints": 60, "results": 60, "labels": 250, "devices": 60}
 
 
 @pytest.mark.parametrize("kind", SAMPLE)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .judge import Outcome
 
-FORMATS = ("recipes", "bundles", "images", "checkpoints", "results", "devices")
+FORMATS = ("recipes", "bundles", "images", "checkpoints", "results", "labels", "devices")
 _ADDRESSES = (
     8 << 30
 )  # what a worker may map beyond what it has when it is ready: it protects the machine, and is no measure

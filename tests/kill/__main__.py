@@ -1,6 +1,6 @@
 """Disturb commands at each change that they make to the file system, and check what they leave and what they make afterwards.
 
-python -m tests.kill --all                        # every change of every command, killed, torn, and with a full disk
+python -m tests.kill --all                        # every change of every command, killed, torn, with a full disk, and with a faulty one
 python -m tests.kill --points 20 --command export
 python -m tests.kill --command train --case 0 --kind kill --at 117
 """
@@ -20,12 +20,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from kill.cases import CASES, Case
+from kill.cases import CASES, KINDS, Case
 from kill.server import Server
 from kill.shim import compiled
 from kill.trials import Bench, Point, Trial
-
-KINDS = ("kill", "torn", "full")
 
 
 def main() -> int:

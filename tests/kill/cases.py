@@ -31,6 +31,7 @@ hardware: {accelerator: cpu, checkpoint_seconds: 0}
 """
 _UNFINISHED = r"(\.[a-z0-9_]{8}\.tmp|\.partial)(/|$)"
 FOLDERS = ("work", "tmp", "home", "cache")
+KINDS = ("kill", "torn", "full", "eio")
 EXPORT = ("export", "run", "--no-timing", "--jobs", "1", "--few-images", "--target", "onnx", "--target", "openvino")
 EXPORT_ONE = (*EXPORT[:6], "--target", "onnx", "--precision", "fp32")
 BENCH = ("bench", "run/export", "--quick", "--seconds", "0.05", "--variant", "onnx-fp32")

@@ -1,4 +1,5 @@
-/* A library for LD_PRELOAD that counts what a command changes below a folder, and at the n-th change kills the command or has the disk full.
+/* A library for LD_PRELOAD that counts what a command changes below a folder, and at the n-th change kills the command, has the disk full, or
+   has one file that can no longer be written.
 
    It and its tests share the file $EDGEKIT_KILL_STATE (struct state). Every process that inherits the environment counts together: a worker's
    write is as good a moment for a power cut as the command's own. Calls inside libc itself (fwrite to fflush) are not seen; Python, libstdc++
@@ -22,7 +23,12 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { COUNT, KILL, TORN, FULL }; /* TORN: the n-th is a write, half of which is done before the kill */
+/* TORN: the n-th is a write, half of which is done before the kill. FULL: from the n-th on whatever takes space fails. FAULTY: the n-th fails, and
+   so does every later write to that path: a bad sector stays bad, while the rest of the disk goes on. An outage of everything is what FULL is. */
+enum { COUNT, KILL, TORN, FULL, FAULTY };
+
+/* What a change does: WRITES without taking space is the opening of a file that is there. */
+enum { NEITHER, TAKES_SPACE, WRITES };
 
 struct state {
     _Atomic int64_t command; /* process id; 0 while nothing is to be counted */
@@ -31,6 +37,7 @@ struct state {
     int64_t kind;
     char root[PATH_MAX];
     char log[PATH_MAX];
+    char faulty[PATH_MAX]; /* below the root; empty until the n-th change */
 };
 
 static struct state *state;
@@ -72,13 +79,13 @@ static void die(void) {
     for (;;) sleep(1);
 }
 
-/* Count a change. Gives what is to be done: COUNT to go on, TORN to do half of it and die, FULL to fail. */
-static int change(const char *operation, const char *path, int takes_space) {
+/* Count a change. Gives what is to be done: COUNT to go on, TORN to do half of it and die, FULL or FAULTY to fail. */
+static int change(const char *operation, const char *path, int does) {
     size_t length = strlen(state->root);
     if (strncmp(path, state->root, length) != 0 || path[length] != '/') return COUNT;
     int64_t n = atomic_fetch_add(&state->count, 1) + 1;
     char line[PATH_MAX + 64];
-    int size = snprintf(line, sizeof line, "%lld %lld %d %s %s\n", (long long)n, (long long)syscall(SYS_getpid), takes_space, operation,
+    int size = snprintf(line, sizeof line, "%lld %lld %d %s %s\n", (long long)n, (long long)syscall(SYS_getpid), does, operation,
                         path + length + 1);
     int log = syscall(SYS_openat, AT_FDCWD, state->log, O_WRONLY | O_APPEND | O_CLOEXEC);
     if (log >= 0) {
@@ -87,35 +94,43 @@ static int change(const char *operation, const char *path, int takes_space) {
     }
     if (state->kind == KILL && n >= state->at) die();
     if (state->kind == TORN && n >= state->at) return TORN;
-    if (state->kind == FULL && n >= state->at && takes_space) return FULL;
+    if (state->kind == FULL && n >= state->at && does == TAKES_SPACE) return FULL;
+    if (state->kind == FAULTY && does != NEITHER) {
+        if (n == state->at) strcpy(state->faulty, path);
+        if (n >= state->at && strcmp(state->faulty, path) == 0) return FAULTY;
+    }
     return COUNT;
 }
 
-static int by_handle(const char *operation, int handle, int takes_space) {
+static int by_handle(const char *operation, int handle, int does) {
     if (state == NULL || state->command == 0) return COUNT;
     int saved = errno;
     char path[PATH_MAX];
     of_handle(handle, path);
-    int what = change(operation, path, takes_space);
+    int what = change(operation, path, does);
     errno = saved;
     return what;
 }
 
-static int by_name(const char *operation, int folder, const char *name, int takes_space) {
+static int by_name(const char *operation, int folder, const char *name, int does) {
     if (state == NULL || state->command == 0) return COUNT;
     int saved = errno;
     char path[PATH_MAX];
     of_name(folder, name, path);
-    int what = change(operation, path, takes_space);
+    int what = change(operation, path, does);
     errno = saved;
     return what;
 }
 
 /* One line an operation: nothing but a write can be done by half. */
-#define REFUSED(what)                    \
-    switch (what) {                      \
-    case TORN: die(); break;             \
-    case FULL: errno = ENOSPC; return -1; \
+#define FAILED(answer)                        \
+    case FULL: errno = ENOSPC; return answer; \
+    case FAULTY: errno = EIO; return answer;
+
+#define REFUSED(what)        \
+    switch (what) {          \
+    case TORN: die(); break; \
+        FAILED(-1)           \
     }
 
 #define NEXT(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
@@ -129,7 +144,7 @@ static int absent(int folder, const char *name) {
 }
 
 static int opened(int folder, const char *name, int flags, mode_t mode) {
-    if (flags & (O_CREAT | O_TRUNC)) REFUSED(by_name("open", folder, name, absent(folder, name)))
+    if (flags & (O_CREAT | O_TRUNC)) REFUSED(by_name("open", folder, name, absent(folder, name) ? TAKES_SPACE : WRITES))
     return (int)syscall(SYS_openat, folder, name, flags, mode);
 }
 
@@ -148,23 +163,23 @@ int openat(int folder, const char *name, int flags, ...) { MODE(flags) return op
 int openat64(int folder, const char *name, int flags, ...) { MODE(flags) return opened(folder, name, flags, mode); }
 int creat(const char *name, mode_t mode) { return opened(AT_FDCWD, name, O_CREAT | O_WRONLY | O_TRUNC, mode); }
 
-#define FOPEN(function)                                                                     \
-    FILE *function(const char *name, const char *mode) {                                    \
-        if (strpbrk(mode, "wa") != NULL) {                                                  \
-            switch (by_name("open", AT_FDCWD, name, absent(AT_FDCWD, name))) {                                   \
-            case TORN: die(); break;                                                        \
-            case FULL: errno = ENOSPC; return NULL;                                         \
-            }                                                                               \
-        }                                                                                   \
-        return NEXT(function)(name, mode);                                                  \
+#define FOPEN(function)                                                                               \
+    FILE *function(const char *name, const char *mode) {                                              \
+        if (strpbrk(mode, "wa") != NULL) {                                                            \
+            switch (by_name("open", AT_FDCWD, name, absent(AT_FDCWD, name) ? TAKES_SPACE : WRITES)) { \
+            case TORN: die(); break;                                                                  \
+                FAILED(NULL)                                                                          \
+            }                                                                                         \
+        }                                                                                             \
+        return NEXT(function)(name, mode);                                                            \
     }
 FOPEN(fopen)
 FOPEN(fopen64)
 
-#define WRITTEN(operation, handle, half)                                                    \
-    switch (by_handle(operation, handle, 1)) {                                              \
-    case TORN: half; die(); break;                                                          \
-    case FULL: errno = ENOSPC; return -1;                                                   \
+#define WRITTEN(operation, handle, half)                 \
+    switch (by_handle(operation, handle, TAKES_SPACE)) { \
+    case TORN: half; die(); break;                       \
+        FAILED(-1)                                       \
     }
 
 ssize_t write(int handle, const void *content, size_t size) {
@@ -190,44 +205,47 @@ ssize_t copy_file_range(int from, off64_t *at, int to, off64_t *where, size_t si
     return syscall(SYS_copy_file_range, from, at, to, where, size, flags);
 }
 
-int fsync(int handle) { REFUSED(by_handle("fsync", handle, 1)) return (int)syscall(SYS_fsync, handle); }
-int fdatasync(int handle) { REFUSED(by_handle("fsync", handle, 1)) return (int)syscall(SYS_fdatasync, handle); }
-int ftruncate(int handle, off_t size) { REFUSED(by_handle("truncate", handle, size > 0)) return (int)syscall(SYS_ftruncate, handle, size); }
+int fsync(int handle) { REFUSED(by_handle("fsync", handle, TAKES_SPACE)) return (int)syscall(SYS_fsync, handle); }
+int fdatasync(int handle) { REFUSED(by_handle("fsync", handle, TAKES_SPACE)) return (int)syscall(SYS_fdatasync, handle); }
+int ftruncate(int handle, off_t size) {
+    REFUSED(by_handle("truncate", handle, size > 0 ? TAKES_SPACE : WRITES))
+    return (int)syscall(SYS_ftruncate, handle, size);
+}
 int ftruncate64(int handle, off64_t size) { return ftruncate(handle, size); }
 int truncate(const char *name, off_t size) {
-    REFUSED(by_name("truncate", AT_FDCWD, name, size > 0))
+    REFUSED(by_name("truncate", AT_FDCWD, name, size > 0 ? TAKES_SPACE : WRITES))
     return (int)syscall(SYS_truncate, name, size);
 }
 int chmod(const char *name, mode_t mode) {
-    REFUSED(by_name("chmod", AT_FDCWD, name, 0))
+    REFUSED(by_name("chmod", AT_FDCWD, name, NEITHER))
     return (int)syscall(SYS_fchmodat, AT_FDCWD, name, mode);
 }
-int fchmod(int handle, mode_t mode) { REFUSED(by_handle("chmod", handle, 0)) return (int)syscall(SYS_fchmod, handle, mode); }
+int fchmod(int handle, mode_t mode) { REFUSED(by_handle("chmod", handle, NEITHER)) return (int)syscall(SYS_fchmod, handle, mode); }
 
 int renameat2(int from, const char *old, int to, const char *name, unsigned flags) {
-    REFUSED(by_name(flags & RENAME_EXCHANGE ? "exchange" : "rename", to, name, 1))
+    REFUSED(by_name(flags & RENAME_EXCHANGE ? "exchange" : "rename", to, name, TAKES_SPACE))
     return (int)syscall(SYS_renameat2, from, old, to, name, flags);
 }
 int renameat(int from, const char *old, int to, const char *name) { return renameat2(from, old, to, name, 0); }
 int rename(const char *old, const char *name) { return renameat2(AT_FDCWD, old, AT_FDCWD, name, 0); }
 int linkat(int from, const char *old, int to, const char *name, int flags) {
-    REFUSED(by_name("link", to, name, 1))
+    REFUSED(by_name("link", to, name, TAKES_SPACE))
     return (int)syscall(SYS_linkat, from, old, to, name, flags);
 }
 int link(const char *old, const char *name) { return linkat(AT_FDCWD, old, AT_FDCWD, name, 0); }
 int symlinkat(const char *old, int to, const char *name) {
-    REFUSED(by_name("symlink", to, name, 1))
+    REFUSED(by_name("symlink", to, name, TAKES_SPACE))
     return (int)syscall(SYS_symlinkat, old, to, name);
 }
 int symlink(const char *old, const char *name) { return symlinkat(old, AT_FDCWD, name); }
 int unlinkat(int folder, const char *name, int flags) {
-    REFUSED(by_name(flags & AT_REMOVEDIR ? "rmdir" : "unlink", folder, name, 0))
+    REFUSED(by_name(flags & AT_REMOVEDIR ? "rmdir" : "unlink", folder, name, NEITHER))
     return (int)syscall(SYS_unlinkat, folder, name, flags);
 }
 int unlink(const char *name) { return unlinkat(AT_FDCWD, name, 0); }
 int rmdir(const char *name) { return unlinkat(AT_FDCWD, name, AT_REMOVEDIR); }
 int mkdirat(int folder, const char *name, mode_t mode) {
-    REFUSED(by_name("mkdir", folder, name, absent(folder, name)))
+    REFUSED(by_name("mkdir", folder, name, absent(folder, name) ? TAKES_SPACE : NEITHER))
     return (int)syscall(SYS_mkdirat, folder, name, mode);
 }
 int mkdir(const char *name, mode_t mode) { return mkdirat(AT_FDCWD, name, mode); }

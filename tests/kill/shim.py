@@ -10,8 +10,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-KINDS = ("count", "kill", "torn", "full")  # in the order of the library's own enumeration
-_FORMAT = struct.Struct("=qqqq4096s4096s")
+KINDS = ("count", "kill", "torn", "full", "eio")  # in the order of the library's own enumeration
+_FORMAT = struct.Struct("=qqqq4096s4096s4096s")
 
 
 def compiled(cc: str, folder: Path) -> Path:
@@ -30,6 +30,7 @@ class Change:
         n: its number; the first is 1.
         process: that made it.
         takes_space: whether a full disk refuses it.
+        writes: whether a faulty disk refuses it: all of those, and the opening of a file that is there.
         operation: write, rename, …
         path: below the folder that is watched.
     """
@@ -37,6 +38,7 @@ class Change:
     n: int
     process: int
     takes_space: bool
+    writes: bool
     operation: str
     path: str
 
@@ -63,7 +65,7 @@ class State:
 
     def arm(self, root: Path, log: Path, kind: str, at: int) -> None:
         """Count the changes that this process and its children make below `root`, until `disarm`."""
-        fields = (0, at, KINDS.index(kind), os.fsencode(root), os.fsencode(log))
+        fields = (0, at, KINDS.index(kind), os.fsencode(root), os.fsencode(log), b"")
         self._memory[:] = _FORMAT.pack(0, *fields)
         self._memory[:8] = struct.pack("=q", os.getpid())
 
@@ -76,6 +78,6 @@ def changes(log: Path) -> list[Change]:
     """What the library wrote down, in its order of counting."""
     found = []
     for line in log.read_text(errors="surrogateescape").splitlines():
-        n, process, takes_space, operation, path = line.split(" ", 4)
-        found.append(Change(int(n), int(process), takes_space == "1", operation, path))
+        n, process, does, operation, path = line.split(" ", 4)
+        found.append(Change(int(n), int(process), does == "1", does != "0", operation, path))
     return sorted(found, key=lambda change: change.n)

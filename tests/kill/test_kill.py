@@ -12,7 +12,7 @@ from kill.server import Server
 from kill.shim import compiled
 from kill.trials import Bench, Point
 
-_KILLS, _TORN, _FULL = 4, 2, 3
+_KILLS, _TORN, _FULL, _FAULTY = 4, 2, 3, 2
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def _faults(bench: Bench, points: list[Point]) -> list[str]:
 
 # One case of each command here, the others at length.
 _FIRST = [next(case for case in CASES if case.command == name) for name in ("train", "report", "embed", "ablate")]
-_SLOW = [case for case in CASES if case.command == "export"][1:2] + [case for case in CASES if case.slow][1:]
+_SLOW = [case for case in CASES if case.name in ("export, over another bundle", "bench, over earlier results")]
 
 
 @pytest.mark.slow
@@ -47,10 +47,10 @@ _SLOW = [case for case in CASES if case.command == "export"][1:2] + [case for ca
 def test_a_disturbed_command_loses_nothing_and_goes_on(bench: Bench) -> None:
     points = [
         point
-        for kind, count in (("kill", _KILLS), ("torn", _TORN), ("full", _FULL))
+        for kind, count in (("kill", _KILLS), ("torn", _TORN), ("full", _FULL), ("eio", _FAULTY))
         for point in bench.points(kind, count)
     ]
-    assert len(points) == _KILLS + _TORN + _FULL or len(bench.points("torn", 9)) < _TORN
+    assert len(points) == _KILLS + _TORN + _FULL + _FAULTY or len(bench.points("torn", 9)) < _TORN
     assert _faults(bench, points) == []
 
 

@@ -1,8 +1,9 @@
-"""Trials: a command is killed at its n-th change to the file system, or has a full disk from there on, and then runs again."""
+"""Trials: a command is killed at its n-th change to the file system, or has a full or faulty disk from there on, and then runs again."""
 
 from __future__ import annotations
 
 import random
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from kill.server import Ended, Server
 from kill.shim import Change, changes
 
 _EXIT_KILLED = -9
+_REASONS = {"full": ("No space left", "full"), "eio": ("Input/output error",)}
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class Point:
     """Where a command is disturbed.
 
     Args:
-        kind: `kill` before the change, `torn` in the middle of it (a write), `full` for a disk that is full from it on.
+        kind: `kill` before the change, `torn` in the middle of it (a write), `full` for a disk that is full from it on, `eio` for a
+            file that cannot be written from it on, as on a disk with a bad sector, while all others can.
         n: the number of the change.
     """
 
@@ -81,6 +84,7 @@ class Bench:
         """So many points, spread over all kinds of changes; all there are where `count` is larger."""
         possible = [change for change in self.changes if kind != "torn" or change.operation == "write"]
         possible = [change for change in possible if kind != "full" or change.takes_space]
+        possible = [change for change in possible if kind != "eio" or change.writes]
         return [Point(kind, change.n) for change in spread(possible, count, seed)]
 
     def trial(self, point: Point) -> Trial:
@@ -118,14 +122,14 @@ class Bench:
             if at is not None and ended.code != _EXIT_KILLED:
                 faults.append(f"was to be killed and ended with {ended.code}: {ended.err[-300:]}")
             return faults
-        faults += self._said(ended, now)
+        faults += self._said(ended, now, point, at)
         names = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*.tmp"))
         if left := sorted(name for name in names if name not in self.before and name not in ended.err):
             faults.append(f"left {', '.join(left[:3])}")
         return faults
 
-    def _said(self, ended: Ended, now: dict[str, str]) -> list[str]:
-        """What is wrong with how a command ended that met a full disk."""
+    def _said(self, ended: Ended, now: dict[str, str], point: Point, at: Change | None) -> list[str]:
+        """What is wrong with how a command ended that met a full or faulty disk."""
         errors = [line for line in ended.err.splitlines() if line.startswith(("error: ", "internal error: "))]
         faults = []
         if "Traceback" in ended.err:
@@ -137,8 +141,10 @@ class Bench:
             faults.append(f"ended with {ended.code}: {ended.err[-300:]}")
         elif len(errors) != 1 or not errors[0].startswith("error: "):
             faults.append(f"not one error line: {ended.err[-400:]}")
-        elif "No space left" not in errors[0] and "full" not in errors[0]:
-            faults.append(f"does not say that the disk is full: {errors[0]}")
+        elif not any(reason in errors[0] for reason in _REASONS[point.kind]):
+            faults.append(f"does not say why: {errors[0]}")
+        elif point.kind == "eio" and at is not None and not _names(errors[0], at.path):
+            faults.append(f"names neither {at.path} nor its folder: {errors[0]}")
         elif not any(part in errors[0] for part in ("run", "tmp", "ablation", "pages", "second", "cache")):
             faults.append(f"names no path: {errors[0]}")
         return faults
@@ -151,7 +157,7 @@ class Bench:
             if folder.is_dir() and path.is_relative_to(bundle):
                 waiting = folder / path.relative_to(bundle)
                 same = waiting.is_dir() or (waiting.is_file() and waiting.read_text() == f"the user's {name}\n")
-                if same and (point.kind != "full" or str(folder) in ended.err):
+                if same and (point.kind in ("kill", "torn") or str(folder) in ended.err):
                     return True
         return False
 
@@ -164,6 +170,14 @@ class Bench:
 
     def _well(self, ended: Ended) -> None:
         assert ended.code == 0, f"undisturbed, {self.case.name} ends with {ended.code}: {ended.err}"
+
+
+def _names(error: str, path: str) -> bool:
+    """Whether a message names a file, what it is a temporary file of, or the folder that it is in or below."""
+    target = re.sub(r"(^|/)\.([^/]+)\.[a-z0-9_]{8}\.tmp(?=/|$)", r"\1\2", path)
+    known = [Path(path), Path(target), *Path(target).parents]
+    names = [name.as_posix().removeprefix("work/") for name in known]
+    return any(name in error for name in names if name not in (".", "work"))
 
 
 def spread(found: Sequence[Change], count: int, seed: int) -> list[Change]:

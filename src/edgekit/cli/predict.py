@@ -69,8 +69,8 @@ def command(
     """Classify images with a BUNDLE (a folder or a .zip). Each IMAGE is a file, a folder that is searched for images, or - for a
     list of them on standard input, one a line or ended by NUL.
 
-    An image that cannot be read is named on standard error, the others go on, and the exit code is 1. How many images a second
-    were classified is said there too.
+    An image that cannot be read is named on standard error, the others go on, and the exit code is 1, also where it was the only
+    one. How many images a second were classified is said there too.
 
     \b
     For example:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -109,7 +109,7 @@ def read_label_file(
     found: dict[int, None] = {}
     for line, row in _rows(path):
         text = row["file"].strip()
-        name = _name(row)
+        name = _name(row, known)
         where = f"data.labels: {path}, line {line}"
         if name not in known:
             raise DataError(
@@ -143,7 +143,7 @@ def read_classes(path: Path, names: Sequence[str]) -> dict[int, str]:
     known = {name: i for i, name in enumerate(names)}
     found: dict[int, str] = {}
     for line, row in _rows(path):
-        name, given = _name(row), row.get("class", "").strip()
+        name, given = _name(row, known), row.get("class", "").strip()
         if not given:
             continue
         where = f"data.labels: {path}, line {line}"
@@ -163,14 +163,21 @@ def read_classes(path: Path, names: Sequence[str]) -> dict[int, str]:
     return found
 
 
-def _name(row: dict[str, str]) -> str:
-    """The file of a row, with forward slashes."""
-    return str(PurePosixPath(row["file"].strip().replace("\\", "/")))
+def _name(row: dict[str, str], known: dict[str, int]) -> str:
+    """The file of a row, as a name with forward slashes."""
+    text = row["file"].strip()
+    return text if text in known else str(PurePosixPath(text.replace("\\", "/")))
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     try:
         columns, rows = read_csv(path)
+        if "file" not in columns:
+            raise DataError(
+                f"data.labels: {path}: has no column `file`, its columns are {shortened(', '.join(columns), 500) or 'none'}",
+                "the first line must be a header like file,class",
+            )
+        yield from rows
     except Unreadable as error:
         if error.missing:
             raise DataError(
@@ -180,9 +187,3 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise DataError(
             f"data.labels: {path}: cannot be read: {error.detail}", "it must be a CSV file in UTF-8"
         ) from error
-    if "file" not in columns:
-        raise DataError(
-            f"data.labels: {path}: has no column `file`, its columns are {shortened(', '.join(columns), 500) or 'none'}",
-            "the first line must be a header like file,class",
-        )
-    return rows

@@ -20,6 +20,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from edgekit.bench.remote.abandoned import remove_abandoned
 from edgekit.bench.remote.address import Address
 from edgekit.bench.remote.conversation import Conversation
 from edgekit.bench.remote.replies import (
@@ -294,6 +295,8 @@ def _private_folder() -> tuple[int, Path]:
     Its path is short enough for a socket (108 bytes, of which ssh takes 18).
     """
     parent = machine_folder()
+    for folder in {parent, Path("/tmp")}:
+        remove_abandoned(folder)
     return scratch(parent if len(str(parent)) <= 55 else Path("/tmp"), "ssh")
 
 
