@@ -332,7 +332,7 @@ def test_export_classifier_is_what_export_calls(student_run: edgekit.Run) -> Non
     """Every option of a run's export reaches `export_classifier`, under its own name."""
     import inspect
 
-    from edgekit.export.inputs import Options
+    from edgekit.export.inputs import ExportOptions
 
     taken = set(inspect.signature(edgekit.export).parameters) | {"timed"}
     other = {
@@ -347,4 +347,4 @@ def test_export_classifier_is_what_export_calls(student_run: edgekit.Run) -> Non
         "precisions",
     }
     named = {p for p in inspect.signature(export_classifier).parameters if p not in other}
-    assert (named | set(Options.__dataclass_fields__)) <= taken
+    assert (named | set(ExportOptions.__dataclass_fields__)) <= taken

@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 
+from edgekit import targets
 from edgekit.export.inputs import ExportOptions, Shared
 
 
@@ -34,6 +35,6 @@ def test_an_option_that_there_is_not_is_refused() -> None:
 
 def test_a_variant_is_known_by_the_options_that_it_depends_on() -> None:
     options = ExportOptions(recover=True, search_minutes=3.0)
-    assert set(options.of("onnx", "fp32")) == {"max_drop", "min_agreement"}
-    assert set(options.of("onnx", "int8")) == {"max_drop", "min_agreement", "recover"}
-    assert set(options.of("trt-rtx", "fp16")) == {"max_drop", "min_agreement", "compute_capabilities"}
+    assert set(options.of(targets.find("onnx"), "fp32")) == {"max_drop", "min_agreement"}
+    assert set(options.of(targets.find("onnx"), "int8")) == {"max_drop", "min_agreement", "recover"}
+    assert set(options.of(targets.find("trt-rtx"), "fp16")) == {"max_drop", "min_agreement", "compute_capabilities"}
