@@ -89,6 +89,7 @@ def test_a_run_that_nothing_is_wrong_with_gets_no_advice() -> None:
         ("improving", {"knn": [(10, 0.4), (20, 0.6), (30, 0.65), (40, 0.7)]}, ["60.0%", "70.0%", "pretrain.epochs: 80", "+5.0 points"]),
         ("views", {"views": Views(0.8, 0.3, 0.25, "grey", 0.75)}, ["30.0%", "80.0%", "pretrain.augmentation.grey: 0", "75.0%"]),
         ("views", {"views": Views(0.8, 0.28, 0.25, "crop", 0.75)}, ["28.0%", "80.0%", "pretrain.augmentation.crop_scale: [0.3, 1.0]"]),
+        ("mirrored", {"mirrored": 0.93, "flipping": ["pretrain", "distill"]}, ["93.0%", "flip: 0, distill.augmentation.flip: 0"]),
         ("other_teacher", {"other_teachers": {"runs/other": right_on(0.3)}}, ["runs/other", "30.0%", "90.0%", "{model: own}"]),
         ("missing_class", {"in_pool": np.array([0.33, 0.33, 0.33, 0.01])}, ["1.0%", "dog", "data.pool"]),
         ("mixed_classes", {"predicted": with_model(student=0.9) | {"student": np.where(TRUTH == 2, 3, TRUTH)}}, ["cat and dog (100 of their 200"]),
@@ -191,6 +192,13 @@ def test_a_learning_rate_that_is_too_high_is_found(digits: Path, tmp_path: Path)
     """AdamW moves every weight by about the learning rate: with 30, the logits are of hundreds, and the loss far above guessing's."""
     found = advice(small(digits, finetune__optimizer__lr=30.0, finetune__epochs=3), tmp_path / "run")
     assert "divide finetune.optimizer.lr by 10" in [a.change for a in found if a.rule == "learning_rate"]
+
+
+def test_flips_of_images_that_have_a_left_and_a_right_are_found(digits: Path, tmp_path: Path) -> None:
+    flips = {"crop_scale": (0.5, 1.0), "flip": 0.5, "jitter": 0.0}
+    found = advice(small(digits, pretrain__augmentation=flips), tmp_path / "run")
+    (about,) = [a for a in found if a.rule == "mirrored"]
+    assert "set pretrain.augmentation.flip: 0" in about.change
 
 
 def test_shuffled_labels_are_found(tmp_path: Path) -> None:

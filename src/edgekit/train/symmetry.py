@@ -8,7 +8,9 @@ test needs no labels.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 SIDE = 32  # pixels of the images that are looked at: larger ones are reduced
 CLEARLY = 0.75  # from this share on, images are not flipped: digits have 0.93 to 0.97, photographs 0.53 to 0.55; a wrong flip costs more than none
@@ -20,7 +22,7 @@ def mirrored_told_apart(images: NDArray[np.uint8]) -> float:
     """Share of held-out images whose original a classifier tells from its mirror image; chance is 0.5.
 
     Args:
-        images: uint8 (n, SIDE, SIDE, 3), n at least 2 x folds; not needed: labels.
+        images: uint8 (n, s, s, 3), of any side s; n at least `FEWEST`. Their labels are not needed.
 
     Returns:
         The mean over four folds. The classifier is a logistic regression on the difference of the two images' pixels and gradient
@@ -28,7 +30,8 @@ def mirrored_told_apart(images: NDArray[np.uint8]) -> float:
     """
     from sklearn.linear_model import LogisticRegression
 
-    difference = _features(images) - _features(images[:, :, ::-1])
+    seen = _reduced(images)
+    difference = _features(seen) - _features(seen[:, :, ::-1])
     difference /= difference.std() + 1e-9
     order, right = np.random.default_rng(0).permutation(len(difference)), 0
     for fold in range(_FOLDS):
@@ -40,9 +43,17 @@ def mirrored_told_apart(images: NDArray[np.uint8]) -> float:
     return right / len(difference)
 
 
-def _features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+def _reduced(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Gray pixels in [0, 1], (n, SIDE, SIDE)."""
+    gray = torch.from_numpy(images.astype(np.float32).mean(axis=3) / 255)
+    reduced: NDArray[np.float32] = F.interpolate(gray[:, None], (SIDE, SIDE), mode="bilinear", antialias=True)[
+        :, 0
+    ].numpy()
+    return reduced
+
+
+def _features(gray: NDArray[np.float32]) -> NDArray[np.float32]:
     """Gray pixels at half the size, and of each of 4 x 4 cells the directions of its edges."""
-    gray = images.astype(np.float32).mean(axis=3) / 255
     count, half = len(gray), SIDE // 2
     pixels = gray.reshape(count, half, 2, half, 2).mean(axis=(2, 4)).reshape(count, -1)
     across, down = np.zeros_like(gray), np.zeros_like(gray)

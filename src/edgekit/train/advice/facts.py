@@ -26,6 +26,7 @@ from edgekit.stages import MODEL_OF
 from edgekit.train.advice.views import Views, measure_views
 from edgekit.train.evaluate import apply, device_of, labels_of, linear_probe
 from edgekit.train.fewshot import nearest_centroid
+from edgekit.train.symmetry import FEWEST, mirrored_told_apart
 from edgekit.train.teachers import load_teachers
 
 KEEP_AT_LEAST = 0.35  # of what plain images show of the classes, in the views of the pretraining
@@ -71,6 +72,8 @@ class Facts:
         knn_before: that of the weights that the pretraining started from.
         knn_after: that of the encoder.
         views: whether the classes survive the pretraining's augmentation.
+        mirrored: how often images of the pool are told from their mirror images (chance: 0.5); None where no stage flips, or they are few.
+        flipping: the stages that flip images.
         in_pool: share of the pool that the teacher takes for each class.
         pool: how many images that was measured on.
         label_counts: images of each class in the label budget.
@@ -88,6 +91,8 @@ class Facts:
     knn_before: float | None = None
     knn_after: float | None = None
     views: Views | None = None
+    mirrored: float | None = None
+    flipping: list[str] = field(default_factory=list)
     in_pool: NDArray[np.float64] | None = None
     pool: int = 0
     label_counts: list[int] = field(default_factory=list)
@@ -136,6 +141,7 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> Facts:
         stage_facts[stage] = replace(stage_facts[stage], labels_top1=right)
     pool = _plain(splits.pool, recipe, _MOST)
     counts = np.bincount(_choices(models["teacher"], pool, recipe, device), minlength=len(splits.classes))
+    flipping = [stage for stage in ("pretrain", *stages) if getattr(recipe, stage).augmentation.flip]
     metrics = records["pretrain"].metrics
     before = metrics.get("knn_random_weights", metrics.get("knn_starting_weights"))
     assert splits.labelled.labels is not None
@@ -150,6 +156,8 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> Facts:
         knn_before=before if isinstance(before, float) else None,
         knn_after=metrics["knn"] if isinstance(metrics.get("knn"), float) else None,
         views=measure_views(models["teacher"], splits.labelled, held, recipe, device, KEEP_AT_LEAST),
+        mirrored=mirrored_told_apart(np.asarray(pool.images)) if flipping and len(pool) >= FEWEST else None,
+        flipping=flipping,
         in_pool=counts / len(pool),
         pool=len(pool),
         label_counts=np.bincount(splits.labelled.labels, minlength=len(splits.classes)).tolist(),

@@ -13,6 +13,7 @@ from edgekit.result import Advice
 from edgekit.shares import hundredths, percent
 from edgekit.stages import MODEL_OF
 from edgekit.train.advice.facts import KEEP_AT_LEAST, Facts, StageFacts
+from edgekit.train.symmetry import CLEARLY
 
 MOST = 5  # findings that are printed; the report has all
 ENOUGH_STEPS = 300  # of a stage that learns from labels
@@ -85,6 +86,18 @@ def views(facts: Facts) -> list[Advice]:
     elif seen.culprit and seen.without > seen.augmented + 0.05:
         change = f"set pretrain.augmentation.{seen.culprit}: 0; without it the probe has {percent(seen.without)}"
     return [Advice(rule="views", finding=finding, change=change)]
+
+
+def mirrored(facts: Facts) -> list[Advice]:
+    """Left and right mean something in these images, and they are flipped."""
+    if facts.mirrored is None or facts.mirrored < CLEARLY:
+        return []
+    finding = (
+        f"{', '.join(facts.flipping)}: images are flipped, though a small classifier tells {percent(facts.mirrored)} of them from their "
+        "mirror images (guessing 50.0%): left and right mean something here"
+    )
+    change = f"set {', '.join(f'{stage}.augmentation.flip: 0' for stage in facts.flipping)}"
+    return [Advice(rule="mirrored", finding=finding, change=change)]
 
 
 def other_teacher(facts: Facts) -> list[Advice]:
@@ -274,7 +287,7 @@ def mixed_classes(facts: Facts) -> list[Advice]:
 
 
 RULES: tuple[Rule, ...] = (
-    learning_rate, views, other_teacher, missing_class, few_steps, training_accuracy, scratch, teacher, student, pretraining, improving,
+    learning_rate, views, mirrored, other_teacher, missing_class, few_steps, training_accuracy, scratch, teacher, student, pretraining, improving,
     mixed_classes,
 )  # fmt: skip
 
