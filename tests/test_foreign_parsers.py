@@ -84,6 +84,7 @@ PARSERS: dict[str, set[tuple[str, str | None]]] = {
 # The program on a device (`on_device.py`) stays: it runs by itself, without the package.
 OWN_PROCESSES = {
     "bench/worker.py", "bench/remote/on_device.py", "bench/remote/wheel.py", "export/jobs.py", "runtimes/tensorrt/launch.py",
+    "api/processes.py",
 }  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit import run as runs
 from edgekit.api.extras import require
@@ -52,24 +52,41 @@ def embed(
         DataError: the folder is missing, empty, or has fewer than two images that can be read.
         RuntimeMissing: an extra is not installed: [train] for the features, [report] for the map.
     """
-    tell_openmp()
     target = opened(run)
+    found = measure(target, folder, of=of, against=against, k=k, clusters=clusters, points=points, outliers=outliers)
+    write(found, embedding_files(target, folder, of, output))
+    return found
+
+
+def measure(run: runs.Run, folder: Path | str, **options: Any) -> Embedding:
+    """What `embed` finds, before anything is written: the command asks it for the neighbors of other images first.
+
+    Args:
+        run: opened.
+        folder: as of `embed`.
+        options: those of `edgekit.train.embed.embed`.
+
+    Raises:
+        RunError, DataError, RuntimeMissing: as `embed`.
+    """
+    tell_openmp()
     require("torch", "sklearn", "pyarrow")
-    from edgekit.report.image_map import write_map
     from edgekit.report.page import require_jinja2
 
     require_jinja2()
     from edgekit.train.embed import embed as embed_images
+
+    return embed_images(run, str(folder), **options)
+
+
+def write(found: Embedding, files: dict[str, Path]) -> None:
+    """Write the files of `embedding_files`."""
+    from edgekit.report.image_map import write_map
     from edgekit.train.feature_table import write_features, write_skipped
 
-    found = embed_images(
-        target, str(folder), of=of, against=against, k=k, clusters=clusters, points=points, outliers=outliers
-    )
-    files = embedding_files(target, folder, of, output)
     write_features(found, files["features"])
     write_skipped(found, files["skipped"])
     write_map(_image_map(found), files["map"])
-    return found
 
 
 def embedding_files(

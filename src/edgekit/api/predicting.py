@@ -15,7 +15,7 @@ def load(
     """Open a bundle and load one of its variants.
 
         with edgekit.load("bundle.zip") as model:
-            print(model.predict("photo.jpg").classes)
+            classes = model.predict("photo.jpg").classes
 
     Args:
         bundle: a folder, a .zip, or an opened bundle.

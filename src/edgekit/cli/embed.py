@@ -73,13 +73,14 @@ def command(
       edgekit embed runs/photos new-photos/ --of student --against pool --outliers 30
       edgekit embed runs/photos new-photos/ --neighbours scratch.jpg
     """
-    from edgekit.api.embedding import embed, embedding_files
+    from edgekit.api.embedding import embedding_files, measure, write
+    from edgekit.run import Run
 
-    found = embed(
-        run, folder, of=of, output=output, against=against, k=k, clusters=clusters, points=points, outliers=outliers
-    )
+    opened = Run.open(run)
+    found = measure(opened, folder, of=of, against=against, k=k, clusters=clusters, points=points, outliers=outliers)
     near = {os.fspath(image): found.nearest_to(image, k) for image in images}
-    files = embedding_files(run, folder, of, output)
+    files = embedding_files(opened, folder, of, output)
+    write(found, files)
     for note in found.notes:
         echo(f"note: {note}", err=True)
     for skipped in found.skipped[:5]:
