@@ -192,6 +192,8 @@ def test_huge_files_that_hold_no_weights_are_refused_before_they_are_read(
         os.truncate(path, 1 << 33)
         with pytest.raises(Unreadable, match=r"weights\.safetensors: "):
             read_weights(path)
+        with pytest.raises(Unreadable, match=r"weights\.safetensors: not safetensors"):
+            read_safetensors(path)
     assert read() < 1 << 20
     path.write_bytes(good)
     assert read_weights(path).value.keys() == read_safetensors(path).value.keys() == {"a"}

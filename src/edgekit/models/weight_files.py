@@ -125,10 +125,11 @@ def _check_size(stream: BinaryIO, path: Path | str) -> None:
 
     Source: safetensors' format: 8 bytes for the header's length N (little-endian), N bytes of JSON, then the tensors' bytes.
     """
-    if not _is_safetensors(stream):
-        return
+    begins = _is_safetensors(stream)
     stream.seek(0)
     with understood(path, "safetensors"):
+        if not begins:
+            raise ValueError("no header at the start")
         size, length = os.fstat(stream.fileno()).st_size, int.from_bytes(stream.read(8), "little")
         if length > min(MOST_JSON, size - 8):
             raise ValueError(f"a header of {length:,} bytes in a file of {size:,}")
