@@ -20,7 +20,7 @@ from PIL import Image
 
 from edgekit.errors import ExportError
 from edgekit.export import openvino
-from edgekit.files import written_by_a_library
+from edgekit.files import copy_file, written_by_a_library
 from edgekit.runtimes import installed
 
 Run = Callable[..., tuple[int, str, str]]
@@ -346,3 +346,12 @@ def test_a_library_that_hides_the_full_disk_does_not_hide_it_from_the_user(tmp_p
     with pytest.raises(ValueError, match="its own"), written_by_a_library(tmp_path):
         raise ValueError("its own")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_copy_that_fails_names_both_files(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for content in (b"x", bytes(1 << 20)):  # the system has several ways of copying, and not all of them name a file
+        source.write_bytes(content)
+        with pytest.raises(OSError, match="No space left") as raised:
+            copy_file(source, Path("/dev/full"))
+        assert raised.value.filename == f"{source}, copied to /dev/full"

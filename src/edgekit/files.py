@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,18 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically."""
     with atomic_write(path) as stream:
         stream.write(content)
+
+
+def copy_file(source: Path | str, target: Path | str) -> None:
+    """Copy a file's bytes; `target` is not replaced atomically.
+
+    Raises:
+        OSError: it cannot be read or written; `filename` names both, whichever of the system's ways of copying failed.
+    """
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), f"{source}, copied to {target}") from error
 
 
 def write_text(path: Path, content: str) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import MANIFEST, Bundle, BundleFile, Variant, read_manifest
 from edgekit.errors import BundleError, ExportError
-from edgekit.files import atomic_write
+from edgekit.files import atomic_write, copy_file
 from edgekit.temporary import debris, temporary_folder
 
 GOLDEN_FILE = "golden.npz"
@@ -185,7 +185,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        shutil.copyfile(source, target)
+        copy_file(source, target)
 
 
 def zipped(bundle: Bundle, archive: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +32,7 @@ from edgekit.export.judged import Evaluation, Judged, merged, notes, shared
 from edgekit.export.speed import with_speed
 from edgekit.export.staging import Staging, staged
 from edgekit.export.verify import Reference, Run, runner
-from edgekit.files import digest_of, sha256, written_by_a_library
+from edgekit.files import copy_file, digest_of, sha256, written_by_a_library
 from edgekit.machine import cpu_features, installed_packages, this_machine
 from edgekit.preprocess import Preprocessing
 from edgekit.result import now
@@ -111,7 +110,7 @@ def export_classifier(
         old = pack.existing(output)
         float_onnx = Path(scratch) / "model.onnx"
         if isinstance(model, Path):
-            shutil.copyfile(model, float_onnx)
+            copy_file(model, float_onnx)
             if embedding:
                 save(read_onnx(float_onnx), float_onnx, list(classes), embedding=True)
         else:

@@ -6,7 +6,6 @@ An RTX engine runs on no Jetson, and is never called `trt`.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -25,7 +24,7 @@ from edgekit.export.int8.quantize import SIGNED
 from edgekit.export.int8.ranges import METHODS, batches
 from edgekit.export.int8.ways import Way, Workshop
 from edgekit.export.verify import Bounds, Reference, class_spread, judge, verify
-from edgekit.files import sha256, write_text
+from edgekit.files import copy_file, sha256, write_text
 from edgekit.progress import progress
 from edgekit.quantization import EngineLayers, Quantization
 from edgekit.runtimes import why_not
@@ -67,7 +66,7 @@ def make(target: Target, precision: Precision, sources: Sources) -> Variant:
     name = f"model.{target}.{precision}"
     graphs = _graphs(precision, sources)
     strong = folder / f"{name}.onnx"
-    shutil.copyfile(graphs.typed, strong)
+    copy_file(graphs.typed, strong)
     batch = Batch(min=sources.batch, opt=sources.batch, max=sources.batch) if sources.batch else _BATCH
     if target == "trt":
         weak = folder / f"{name}.weak.onnx" if precision != "fp32" else None

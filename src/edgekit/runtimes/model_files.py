@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edgekit.bundle import Bundle, BundleFile, Variant
-from edgekit.files import sha256
+from edgekit.files import copy_file, sha256
 
 
 class ModelFiles(Protocol):
@@ -121,13 +121,12 @@ class FilesOfBundle:
     @contextmanager
     def placed(self, name: str) -> Iterator[Path]:
         """See `ModelFiles.placed`."""
-        import shutil  # a device that builds no engine needs none of it
 
         from edgekit.temporary import scratch_folder
 
         with scratch_folder("model") as folder:
             with self._bundle.copied(self._file(name)) as source:
-                shutil.copyfile(source, folder / name)
+                copy_file(source, folder / name)
             yield folder / name
 
     def digests(self, name: str) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import RunError
-from edgekit.files import digest_of
+from edgekit.files import copy_file, digest_of
 from edgekit.locks import locked
 from edgekit.machine import installed_packages
 from edgekit.result import now
@@ -166,7 +166,7 @@ def _copy(source: Run, target: Run, stage: str, inputs: dict[str, Any]) -> Stage
     lock, temporary = temporary_folder(target.path, f".{stage}")
     try:
         for name in [*record.outputs, _RECORD]:
-            shutil.copyfile(source.stage_path(stage) / name, temporary / name)
+            copy_file(source.stage_path(stage) / name, temporary / name)
         temporary.chmod(0o755)
         if (folder / _RECORD).exists():
             _set_aside(folder)

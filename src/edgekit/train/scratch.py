@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgekit.files import write_json
+from edgekit.files import copy_file, write_json
 from edgekit.foreign import Unreadable, read_json
 from edgekit.models.classifier import Classifier
 from edgekit.models.store import FILES, save_classifier
@@ -182,7 +182,7 @@ def _copy(source: Path, target: Path) -> None:
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target)
     elif source.exists():
-        shutil.copyfile(source, target)
+        copy_file(source, target)
 
 
 def _crop(augmentation: Augmentation) -> tuple[float, ...]:

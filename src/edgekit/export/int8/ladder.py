@@ -13,7 +13,6 @@ Who decides what:
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,6 +27,7 @@ from edgekit.export.int8.fidelity import Fidelity
 from edgekit.export.int8.in_float import Search
 from edgekit.export.int8.sensitivity import Exclude, LayerSensitivity, excluding, quantisable
 from edgekit.export.int8.ways import Way, Workshop
+from edgekit.files import copy_file
 from edgekit.quantization import (
     CALIBRATION,
     DISTILLATION,
@@ -299,7 +299,7 @@ def _better(one: Made, other: Made) -> bool:
 
 def _delivered(state: Climb, made: Made, rung: Rung | None, folder: Path) -> Variant:
     for file in made.variant.files:
-        shutil.copyfile(made.folder / file.path, folder / file.path)
+        copy_file(made.folder / file.path, folder / file.path)
     search = state.budget.describe()
     quantization = (made.variant.quantization or Quantization()).model_copy()
     quantization.rung, quantization.tried, quantization.search = rung, state.tried, search

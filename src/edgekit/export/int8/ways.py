@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,6 +23,7 @@ from edgekit.export.int8.quantize import Scheme, quantize_onnx
 from edgekit.export.int8.ranges import Method
 from edgekit.export.int8.recover import STEPS, recover
 from edgekit.export.int8.sensitivity import release
+from edgekit.files import copy_file
 from edgekit.foreign import parse_json
 from edgekit.progress import progress
 from edgekit.quantization import BiasCorrection, Distilled, Quantization
@@ -119,7 +119,7 @@ class Workshop:
         """
         if way in self._files:
             path, quantization = self._files[way]
-            shutil.copyfile(path, output)
+            copy_file(path, output)
             return quantization.model_copy()
         calibration = self.calibration(way)
         assert calibration is not None
@@ -135,7 +135,7 @@ class Workshop:
             quantization.distilled = Distilled(steps=STEPS, images=len(self.unlabelled), labels=0)
         if not way.exclude:  # of those there may be one a layer, and nobody asks again
             path = self.folder / f"{len(self._files)}.onnx"
-            shutil.copyfile(output, path)
+            copy_file(output, path)
             self._files[way] = path, quantization
         return quantization.model_copy()
 
