@@ -77,7 +77,7 @@ def cell(name: str, labels: int, draw: int, work: Path, seconds: str) -> dict[st
         "encoder": stages["pretrain"]["inputs"]["config"]["encoder"], "student_network": stages["distill"]["inputs"]["config"]["student"],
         "seconds": {stage: round(record["seconds"]) for stage, record in stages.items()}, "wall_seconds": round(took),
         "time_asked": seconds, "time_predicted": predicted,
-        "advice": [item if isinstance(item, str) else item.get("number", item) for item in measured["advice"]],
+        "advice": measured["advice"],
     }  # fmt: skip
 
 

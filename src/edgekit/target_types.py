@@ -99,7 +99,7 @@ class Target:
         needs_runtime: whether files can only be made where the runtime is installed.
         set_batch: path of what is called with (path, batch) and fixes the batch size of a file that was made with a free batch axis;
             empty: its maker takes care of `sources.batch`.
-        options: fields of `export.inputs.Options` that no other target depends on.
+        options: fields of `export.inputs.ExportOptions` that no other target depends on.
     """
 
     name: str

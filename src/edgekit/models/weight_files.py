@@ -64,7 +64,7 @@ def read_weights(path: Path) -> Content:
     """
     with private_copy(path, _check_kind) as copy:
         with open(copy.path, "rb") as stream:
-            _check_kind(stream, path)  # again: another file may lie there by now, and a pipe was not checked
+            _check_kind(stream, path)  # again: a pipe was not checked, and a file may have been written to
             stream.seek(0)
             is_safetensors = _is_safetensors(stream)
         if is_safetensors:
@@ -104,11 +104,13 @@ def _is_safetensors(stream: BinaryIO) -> bool:
 
 def _check_kind(stream: BinaryIO, path: Path | str) -> None:
     """Refuse what is no file of weights by its start and its end, before the rest is read: it may be huge."""
-    start = stream.read(264)
+    is_safetensors = _is_safetensors(stream)
     stream.seek(0)
-    if start[8:9] == b"{":
+    if is_safetensors:
         _check_size(stream, path)
         return
+    start = stream.read(264)
+    stream.seek(0)
     try:
         other = recognized_in(stream)
     except Exception as error:  # whatever an archive that is none makes of it

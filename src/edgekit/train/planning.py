@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,10 +47,8 @@ _LABELS_SHARE = 0.25  # of the time, which fine-tuning and the network from scra
 _CLEARLY = 0.8  # by so much must float32 be faster, or the difference may be the measurement's
 _QUICK = 4  # steps that tell a network's speed
 _SAMPLE = 64  # files that are decoded to learn how long one takes
-_MIRRORED, _MIRRORED_SECONDS = (
-    1000,
-    10.0,
-)  # images that are mirrored to learn whether that may be done, and the time for it
+_MIRRORED = 1000  # images that are mirrored to learn whether that may be done
+_MIRRORED_SECONDS = 10.0  # for reading them
 
 
 @dataclass(frozen=True)
@@ -232,7 +231,8 @@ class _Planner:
         splits = stand_in(recipe, self.layout)
         return settled(recipe, len(splits.pool), len(splits.labelled)), splits
 
-    def _sources(self) -> list[Source]:
+    @cached_property
+    def sources(self) -> list[Source]:
         """What is trained on first, then the test images."""
         layout = self.layout
         sources = [open_pool(layout.pool)] if layout.pool else []
@@ -244,7 +244,7 @@ class _Planner:
         if self.layout.labelled == DIGITS:
             return None
         self.say("comparing images with their mirror images")
-        source, reduced = self._sources()[0], Preprocessing(image_size=SIDE, resize_to=SIDE)
+        source, reduced = self.sources[0], Preprocessing(image_size=SIDE, resize_to=SIDE)
         order, began, images = np.random.default_rng(0).permutation(len(source.names)), time.monotonic(), []
         for row in order[:_MIRRORED].tolist():
             if time.monotonic() - began > _MIRRORED_SECONDS:
@@ -257,7 +257,7 @@ class _Planner:
         """Seconds until all images are decoded."""
         total = 0.0
         data = recipes.parse(recipes.read_yaml(recipe_text(self.layout, labels=self.labels))).data
-        for source in self._sources():
+        for source in self.sources:
             rows = range(0, len(source.names), math.ceil(len(source.names) / _SAMPLE))
             began, read = time.perf_counter(), 0
             for row in rows:

@@ -156,7 +156,7 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> Facts:
         knn_before=before if isinstance(before, float) else None,
         knn_after=metrics["knn"] if isinstance(metrics.get("knn"), float) else None,
         views=measure_views(models["teacher"], splits.labelled, held, recipe, device, KEEP_AT_LEAST),
-        mirrored=mirrored_told_apart(np.asarray(pool.images)) if flipping and len(pool) >= FEWEST else None,
+        mirrored=mirrored_told_apart(pool.images) if flipping and len(pool) >= FEWEST else None,
         flipping=flipping,
         in_pool=counts / len(pool),
         pool=len(pool),
