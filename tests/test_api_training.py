@@ -100,6 +100,8 @@ def test_train_and_evaluate_write_what_the_commands_write(
 def test_training_in_two_processes_from_python_leaves_this_one_as_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    import lightning  # noqa: F401 - importing it sets a variable of PyTorch's, whatever is trained
+
     before = dict(os.environ), signal.getsignal(signal.SIGINT), logging.root.manager.disable
     stages: list[tuple[str, str, int]] = []
     script = changed(SHORT, pretrain__batch_size=64)

@@ -6,6 +6,7 @@ PyTorch's launcher sets environment variables and signal handlers, and disables 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from edgekit import run as runs
-from edgekit.children import start
+from edgekit.children import ERROR_FILE, start
 from edgekit.errors import EdgekitError
 from edgekit.recipe import Recipe
 from edgekit.stages import STAGES
@@ -23,8 +24,6 @@ from edgekit.temporary import scratch_folder
 from edgekit.terminal import echo
 from edgekit.train.draws import run_of_draw
 from edgekit.train.stages import Report
-
-_ERROR = "error: "
 
 
 def train_in_processes(
@@ -51,11 +50,14 @@ def train_in_processes(
             "--json",
             *(word for other in reuse for word in ("--reuse", str(other.path))),
         ]
-        child = start(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        failed = Path(folder) / "error"
+        environment = os.environ | {ERROR_FILE: str(failed)}
+        child = start(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         assert child.stdout is not None
         assert child.stderr is not None
-        errors: list[str] = []
-        listener = threading.Thread(target=_relay, args=(child.stderr, errors), daemon=True)
+        listener = threading.Thread(target=_relay, args=(child.stderr,), daemon=True)
         listener.start()
         try:
             for line in child.stdout:
@@ -71,18 +73,15 @@ def train_in_processes(
         if code == 130:
             raise KeyboardInterrupt
         if code:
-            raise EdgekitError(errors[-1] if errors else f"the training ended with exit code {code}")
+            said = failed.read_text("utf-8") if failed.exists() else f"the training ended with exit code {code}"
+            raise EdgekitError(said)
 
 
-def _relay(stream: IO[bytes], errors: list[str]) -> None:
-    """Show what the command writes to standard error, and keep its error messages."""
+def _relay(stream: IO[bytes]) -> None:
+    """Show what the command writes to standard error; its error goes to a file."""
     with stream:
         for raw in stream:
-            line = raw.decode(errors="replace").rstrip("\n")
-            if line.startswith(_ERROR):
-                errors.append(line.removeprefix(_ERROR))
-            else:
-                echo(line, err=True)
+            echo(raw.decode(errors="replace").rstrip("\n"), err=True)
 
 
 def _report(line: bytes, run: runs.Run, on_stage: Callable[[Report, int], None]) -> None:
