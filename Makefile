@@ -2,7 +2,7 @@
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 SHELL := /bin/sh
-# Bytecode, caches and colours of whoever calls make are no business of ours; a shared PYTHONPATH would shadow the checkout.
+# Bytecode, caches and colors of whoever calls make are no business of ours; a shared PYTHONPATH would shadow the checkout.
 unexport PYTHONPATH
 
 VENV ?= .venv

@@ -82,8 +82,8 @@ def measure(size: int, side: int, batch: int, rounds: int, old: Any) -> dict[str
         "draws": lambda: new.draw(batch, side, side, generator),
         "crop, resize, flip": lambda: new._geometry(pixels, draws),
         "jitter": lambda: transform._jitter(images, draws),
-        **{name: (lambda name=name: new._some(name, images, draws)) for name in ("grey", "blur") if name in draws.counts},
-        "normalisation, layout": lambda: transform.normalised(images, 0.0, 1.0),
+        **{name: (lambda name=name: new._some(name, images, draws)) for name in ("gray", "blur") if name in draws.counts},
+        "normalization, layout": lambda: transform.normalized(images, 0.0, 1.0),
     }  # fmt: skip
     best: dict[str, float] = {}
     for _ in range(rounds):

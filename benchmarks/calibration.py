@@ -2,7 +2,7 @@
 
     python benchmarks/calibration.py RUN [--images 16 64 300] [--seeds 5] [--test-images N] > result.json
 
-Every draw of every seed is quantised by each method in the way that this CPU takes first (see docs/export.md), run in ONNX Runtime
+Every draw of every seed is quantized by each method in the way that this CPU takes first (see docs/export.md), run in ONNX Runtime
 over the test set, and compared with the float student: points of accuracy lost, agreement, SQNR of the logits. A table of means and
 standard deviations over the seeds goes to standard error.
 """
@@ -21,15 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.splits import load_splits
-from edgekit.export.graph.onnx import export_onnx
-from edgekit.export.int8.calibration import Calibration
-from edgekit.export.int8.quantize import FULL, REDUCED, quantize_onnx, saturates
-from edgekit.export.int8.ranges import METHODS
-from edgekit.export.int8.selection import Candidates, draw
 from edgekit.machine import this_machine
 from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier
+from edgekit.onnx_graph.build import export_onnx
 from edgekit.progress import progress
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.qdq import FULL, REDUCED, quantize_onnx, saturates
+from edgekit.quantize.ranges import METHODS
+from edgekit.quantize.selection import Candidates, draw
 from edgekit.result import now
 from edgekit.run import Run
 from edgekit.runtimes import open_session
@@ -63,13 +63,13 @@ def main() -> None:
         )
         float_logits = answers(model, test, told.threads)
         total = len(DRAWS) * len(told.images) * told.seeds * len(METHODS)
-        with progress("quantise", total, unit="files") as advance:
+        with progress("quantize", total, unit="files") as advance:
             for count in told.images:
                 for how in DRAWS:
                     for seed in range(told.seeds):
                         candidates = Candidates(
                             total=len(splits.pool),
-                            read=lambda rows: np.asarray(splits.pool.subset(rows).centre_crop(data.image_size).images),
+                            read=lambda rows: np.asarray(splits.pool.subset(rows).center_crop(data.image_size).images),
                             digest=splits.pool.digest,
                             count=count,
                             classes=len(splits.classes),

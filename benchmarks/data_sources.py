@@ -40,7 +40,7 @@ from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.preprocess import Preprocessing
 from edgekit.result import now
-from edgekit.train.streaming import shuffled
+from edgekit.train.loop.streaming import shuffled
 
 BATCH = 256
 SIZE = 32

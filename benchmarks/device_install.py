@@ -38,12 +38,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from tests.helpers.tiny_bundle import make_bundle  # the tests' own
+
 from aarch64 import PLATFORM  # beside this script
 from edgekit.bench.remote import wheel
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.result import now
-from tiny_bundle import make_bundle  # the tests' own
 
 TRAINING = (
     "torch",

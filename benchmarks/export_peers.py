@@ -7,7 +7,7 @@ Optimum runs in an environment of its own. It gets edgekit's float graph, the sa
 this CPU (`avx512_vnni`, or `avx2` where there is no VNNI), static, per channel, once with MinMax and once with percentiles (99.99), which
 are its documented ways; the better of the two on the test images is compared. edgekit is told nothing of the test images' labels but the
 gate. Latency: ONNX Runtime, batch 1, one thread, the float graph and both INT8 files in turns, each session alone, 20 rounds. Seconds are
-those of quantising alone for both (imports, verification and the float export left out): Optimum's of one method, edgekit's of every file that
+those of quantizing alone for both (imports, verification and the float export left out): Optimum's of one method, edgekit's of every file that
 it made before one passed; what comparing and verifying those took stands beside it.
 """
 
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle
 from edgekit.data.splits import load_splits
-from edgekit.export.int8.quantize import saturates
 from edgekit.export.pipeline import ExportOptions, export_classifier
 from edgekit.files import write_json
 from edgekit.machine import this_machine
@@ -34,6 +33,7 @@ from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier
 from edgekit.preprocess import Preprocessing
 from edgekit.quantization import Quantization
+from edgekit.quantize.qdq import saturates
 from edgekit.recipe import parse
 from edgekit.result import now
 from edgekit.runtimes import open_session
@@ -108,12 +108,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "export_peers.json")
     arguments = parser.parse_args()
     data = arguments.data
-    splits = load_splits(parse({"data": {"labelled": str(data / "train"), "test": str(data / "test")}}).data)
+    splits = load_splits(parse({"data": {"labeled": str(data / "train"), "test": str(data / "test")}}).data)
     assert splits.test.labels is not None
     count = 500 if arguments.quick else len(splits.test)
     images, labels = splits.test.images[:count], splits.test.labels[:count]
     rows = np.linspace(0, len(splits.pool) - 1, 300).round().astype(int)
-    calibration = splits.pool.subset(rows).centre_crop(32).images
+    calibration = splits.pool.subset(rows).center_crop(32).images
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         began = time.monotonic()

@@ -26,7 +26,7 @@ from edgekit.foreign import read_json
 from edgekit.machine import installed_packages, this_machine
 from edgekit.result import now
 from edgekit.run import Run
-from edgekit.train.stages import Stages, train
+from edgekit.train.stages.pipeline import Stages, train
 from image_sets import SETS, prepare
 
 HERE = Path(__file__).resolve().parent
@@ -61,16 +61,16 @@ ROWS: dict[str, dict[str, Any]] = {
 
 def recipe_of(name: str, work: Path, labels: int, draw: int) -> dict[str, Any]:
     """A set's recipe; what is pretrained does not depend on labels and draw."""
-    gray_digits = {"crop_scale": [0.4, 1.0], "flip": 0.0, "jitter": 0.0, "grey": 0.0}
+    gray_digits = {"crop_scale": [0.4, 1.0], "flip": 0.0, "jitter": 0.0, "gray": 0.0}
     data: dict[str, Any] = {
-        "labelled": name,
+        "labeled": name,
         "probe": 0.1,
         "image_size": SIDE[name],
         "labels": labels,
         "label_seed": draw,
     }
     if name != "digits":
-        data |= {"labelled": str(work / "data" / name / "train"), "test": str(work / "data" / name / "test")}
+        data |= {"labeled": str(work / "data" / name / "train"), "test": str(work / "data" / name / "test")}
     return {
         "name": name,
         "data": data,
@@ -98,11 +98,11 @@ def cell(name: str, work: Path, labels: int, draw: int, changes: dict[str, Any])
     parsed = recipes.parse(content)
     train(parsed, Run(work / "runs" / name), until="pretrain")
     splits = load_splits(parsed.data)
-    batch = min(BATCH, len(splits.labelled))
+    batch = min(BATCH, len(splits.labeled))
     steps = changes.get("steps", STEPS)
     finetune = content["finetune"] | {
         "batch_size": batch,
-        "epochs": max(1, round(steps / (len(splits.labelled) // batch))),
+        "epochs": max(1, round(steps / (len(splits.labeled) // batch))),
     }
     for key, value in changes.items():
         if key == "steps":

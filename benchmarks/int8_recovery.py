@@ -6,7 +6,7 @@ RUN is a trained run with a teacher (for instance one of benchmarks/cifar10). A 
 squeeze-and-excitation) is distilled from it on the run's pool, resumable epoch by epoch in --work, and exported three times:
 
 - as it was trained;
-- with its channels scaled by up to e^3 between neighbouring layers, which no float computation notices;
+- with its channels scaled by up to e^3 between neighboring layers, which no float computation notices;
 - with the channels of its residual streams scaled likewise.
 
 An export that is in --work already is read, not made again.
@@ -31,7 +31,6 @@ from torch import nn
 
 from edgekit.data.augment import Augment
 from edgekit.data.splits import Splits, load_splits
-from edgekit.export.int8.selection import Candidates, digest_of_arrays
 from edgekit.export.pipeline import ExportOptions, export_classifier
 from edgekit.files import write_json
 from edgekit.machine import this_machine
@@ -40,10 +39,11 @@ from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier, save_classifier
 from edgekit.progress import progress
 from edgekit.quantization import Quantization
+from edgekit.quantize.selection import Candidates, digest_of_arrays
 from edgekit.recipe import Architecture
 from edgekit.result import now
 from edgekit.run import Run
-from edgekit.train.losses import distillation
+from edgekit.train.pretrain.losses import distillation
 
 HERE = Path(__file__).resolve().parent
 SPREAD = 3.0  # channels differ by up to e^6, four hundred times
@@ -135,7 +135,7 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
     """Plain INT8 and what the ladder makes of it, for each target."""
     data, test = run.recipe.data, splits.test
     rows = np.linspace(0, len(splits.pool) - 1, min(4396, len(splits.pool))).round().astype(int)
-    pool = np.asarray(splits.pool.subset(rows).centre_crop(data.image_size).images)
+    pool = np.asarray(splits.pool.subset(rows).center_crop(data.image_size).images)
     candidates = Candidates(len(pool), lambda chosen: pool[chosen], digest_of_arrays(pool))
     assert test.labels is not None
     found: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""Every way of quantising a run's student, in both runtimes: accuracy, agreement with float, latency against float.
+"""Every way of quantizing a run's student, in both runtimes: accuracy, agreement with float, latency against float.
 
     python benchmarks/int8_ways.py RUN [--calibration-images 300] [--threads 1] [--rounds 300] > result.json
 
@@ -19,13 +19,13 @@ import numpy as np
 from edgekit.bundle import BundleFile, Variant
 from edgekit.data.splits import load_splits
 from edgekit.export import openvino
-from edgekit.export.graph.onnx import export_onnx
-from edgekit.export.int8.calibration import Calibration
-from edgekit.export.int8.quantize import FULL, REDUCED, UNSIGNED, quantize_onnx, saturates
-from edgekit.export.verify import Bounds, Reference, verify
+from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, verify
 from edgekit.machine import this_machine
 from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier
+from edgekit.onnx_graph.build import export_onnx
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.qdq import FULL, REDUCED, UNSIGNED, quantize_onnx, saturates
 from edgekit.result import now
 from edgekit.run import Run
 from edgekit.runtimes import open_session
@@ -46,9 +46,9 @@ def main() -> None:
     classifier = load_classifier(run.stage_path("distill"))
     model = PixelClassifier(classifier, data.mean, data.std)
     rows = np.linspace(0, len(splits.pool) - 1, min(told.calibration_images, len(splits.pool))).round().astype(int)
-    images = np.asarray(splits.pool.subset(rows).centre_crop(data.image_size).images)
+    images = np.asarray(splits.pool.subset(rows).center_crop(data.image_size).images)
     assert splits.test.labels is not None
-    reference = Reference.of(model, np.asarray(splits.test.images), splits.test.labels)
+    reference = ReferenceOutputs.of(model, np.asarray(splits.test.images), splits.test.labels)
     measured = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -62,7 +62,7 @@ def main() -> None:
             else:
                 quantize_onnx(calibration, folder / file, way)
             for runtime in ("onnxruntime", "openvino")[isinstance(way, str) :]:
-                variant = verify(_variant(runtime, folder, file), folder, reference, Bounds(max_drop=100))
+                variant = verify(_variant(runtime, folder, file), folder, reference, AccuracyBounds(max_drop=100))
                 ratio, latency = _compare(runtime, folder / "model.onnx", folder / file, images[:1], told)
                 assert variant.accuracy is not None
                 measured.append(

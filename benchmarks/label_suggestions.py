@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from edgekit import __version__
-from edgekit.data.sources import open_labelled
+from edgekit.data.sources import open_labeled
 from edgekit.data.splits import load_splits
 from edgekit.machine import cpu_name
 from edgekit.models.store import load_pretrained
 from edgekit.run import Run
+from edgekit.train.analysis.suggest import typical
 from edgekit.train.evaluate import apply, device_of, labels_of
-from edgekit.train.fewshot import nearest_centroid
-from edgekit.train.suggest import typical
+from edgekit.train.evaluate.few_shot import nearest_centroid
 
 BUDGETS = (10, 50)
 SEEDS = 10
@@ -37,11 +37,11 @@ def features_of(run: Run) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, tor
     """Features and classes of the pool and of the test set, and the number of classes."""
     recipe = run.recipe
     splits = load_splits(recipe.data, run)
-    source = open_labelled(str(recipe.data.labelled), data=recipe.data)
+    source = open_labeled(str(recipe.data.labeled), data=recipe.data)
     assert source.labels is not None
     classes = dict(zip(source.names, source.labels, strict=True))
     encoder = load_pretrained(run.stage_path("pretrain")).encoder
-    pool, test = splits.pool.centre_crop(recipe.data.image_size), splits.test
+    pool, test = splits.pool.center_crop(recipe.data.image_size), splits.test
     found = [apply(encoder, s.images, recipe.data.mean, recipe.data.std, device_of(recipe)) for s in (pool, test)]
     known = torch.tensor([int(classes[name]) for name in pool.names])
     return found[0], known, found[1], labels_of(test), len(splits.classes)

@@ -3,7 +3,7 @@
     python benchmarks/methods_digits.py [--epochs 80] [--seeds 3] [--rows simclr,byol] [--work runs/methods_digits]
 
 Beside the methods there are rows for what theory says about those without negatives: SimSiam without stop-gradient, and each
-without predictor, with and without guided stop-gradient (BYOL's also with normalised projections, as SimSiam's are). The row
+without predictor, with and without guided stop-gradient (BYOL's also with normalized projections, as SimSiam's are). The row
 `random weights` is the encoder that all of them start from. Each cell is a run of `edgekit train` in WORK:
 interrupted, the same command goes on where it was. The settings were chosen once for all methods and are nobody's optimum. The
 result, with machine, versions, seeds and every number, is written to benchmarks/results/methods_digits.json after every cell.
@@ -32,9 +32,9 @@ from edgekit.recipe import Recipe
 from edgekit.result import now
 from edgekit.run import Run
 from edgekit.train.evaluate import device_of, encoder_scores
-from edgekit.train.loader import seed_for
+from edgekit.train.loop.loader import seed_for
 from edgekit.train.pretrain import METHODS, build_method
-from edgekit.train.stages import Stages
+from edgekit.train.stages.pipeline import Stages
 
 HERE = Path(__file__).resolve().parent
 RANDOM = "random weights"
@@ -53,13 +53,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "triplet": {"projection": {"layers": 3, **SMALL_HEAD}},
 }
 ALONE = {"predictor": {"enabled": False}}
-NORMALISED = {"projection": {**BYOL["projection"], "normalise_output": True}}
+NORMALIZED = {"projection": {**BYOL["projection"], "normalize_output": True}}
 # Row -> method and what differs from its settings.
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {name: (name, {}) for name in METHODS} | {
     "byol without predictor": ("byol", ALONE),
     "byol+gsg without predictor": ("byol+gsg", ALONE),
-    "byol+gsg normalised without predictor": ("byol+gsg", {**NORMALISED, **ALONE}),
-    "byol normalised without predictor": ("byol", {**NORMALISED, **ALONE}),
+    "byol+gsg normalized without predictor": ("byol+gsg", {**NORMALIZED, **ALONE}),
+    "byol normalized without predictor": ("byol", {**NORMALIZED, **ALONE}),
     "simsiam without predictor": ("simsiam", ALONE),
     "simsiam+gsg without predictor": ("simsiam+gsg", ALONE),
     "simsiam without stop-gradient": ("simsiam", {"stop_gradient": False}),
@@ -165,7 +165,7 @@ def write(told: argparse.Namespace, cells: list[dict[str, Any]], complete: bool)
         "protocol": {
             "encoder": f"frozen, weights of the last epoch; kNN and linear probe as `edgekit evaluate` measures them, "
             f"bank of {len(splits.probe)} images outside the pool, {len(splits.test)} test images",
-            "teacher": f"fine-tuned on {len(splits.labelled)} labels from the encoder's features (no projection layer kept), top-1",
+            "teacher": f"fine-tuned on {len(splits.labeled)} labels from the encoder's features (no projection layer kept), top-1",
             "collapse": "collapse_std and effective_rank on the last batch of the last epoch",
         },
         "seeds": {"of weights, batches and label draw": list(range(told.seeds)), "of test and probe sets": 0},

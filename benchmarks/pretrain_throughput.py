@@ -6,7 +6,7 @@ DATA is a folder of CIFAR-10's training images (one sub-folder a class). Both si
 and resolution; each measurement is a process of its own, edgekit and LightlySSL in turns, and what is reported is the median
 over the rounds of the ratio within a round. An image counts once, whatever the number of its views.
 
-- edgekit: `edgekit.train.engine.fit`, as `edgekit train` runs it: decoded images from its cache, augmentation in batches.
+- edgekit: `edgekit.train.loop.engine.fit`, as `edgekit train` runs it: decoded images from its cache, augmentation in batches.
 - LightlySSL: the loop of its SimCLR example: `SimCLRTransform`, `NTXentLoss`, SGD, a DataLoader; the number of workers is the
   fastest of 0, 1, 2 and 4 in a trial before the rounds. CIFAR-10 is an array in memory as torchvision's CIFAR10 has it, the
   96-pixel images are an image folder (JPEG).
@@ -59,14 +59,14 @@ def edgekit_steps(
     from edgekit.data.augment import Augment
     from edgekit.data.splits import load_splits
     from edgekit.recipe import parse
-    from edgekit.train.engine import fit
-    from edgekit.train.loader import ShuffledImages
+    from edgekit.train.loop.engine import fit
+    from edgekit.train.loop.loader import ShuffledImages
     from edgekit.train.pretrain import build_method
-    from edgekit.train.tasks import PretrainTask
+    from edgekit.train.stages.training_tasks import PretrainTask
 
     recipe = parse(
         {
-            "data": {"labelled": str(folder), "image_size": size, "test": 0.1, "probe": 0.0, "labels": 10},
+            "data": {"labeled": str(folder), "image_size": size, "test": 0.1, "probe": 0.0, "labels": 10},
             "pretrain": {"encoder": {"name": "resnet18", "width": width, "stem": "cifar"}, "batch_size": BATCH[size, width],
                          "projection": {"layers": 2}, "optimizer": {"name": "sgd", "lr": 0.06}},
             "hardware": {"precision": {"defaults": "auto"}.get(precision, precision)},

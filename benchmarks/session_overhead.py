@@ -23,11 +23,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+from tests.helpers.tiny_bundle import write_onnx  # the tests' own network
+
 from edgekit.machine import this_machine
 from edgekit.result import now
 from edgekit.runtimes import Session, open_session, why_not
 from result_files import summarize, write_rows
-from tiny_bundle import write_onnx  # the tests' own network
 
 SIZE = 32
 # width of the layers: about 0.1 ms, 1 ms and 3 ms on one thread of a server's CPU

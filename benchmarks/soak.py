@@ -19,13 +19,13 @@ import time
 from pathlib import Path
 
 import numpy as np
+from tests.helpers.tiny_bundle import SIZE, some_images, write_onnx
 
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.result import now
 from edgekit.runtimes import open_session
 from peers import RESULTS  # first: it finds the tests' network
-from tiny_bundle import SIZE, some_images, write_onnx
 
 READINGS = 100
 EVERY_OTHER_SIZE = 50  # runs between two of another batch size

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from edgekit.bench.rounds import Plan, bench
+from edgekit.bench.rounds import BenchPlan, bench
 from edgekit.bundle import Bundle
 from edgekit.data.splits import Splits, load_splits
 from edgekit.export.pipeline import ExportOptions, export_classifier
@@ -46,9 +46,7 @@ MEAN, STD = 0.5, 0.25
 
 
 def splits_of(data: Path) -> Splits:
-    return load_splits(
-        parse({"data": {"labelled": str(data / "train"), "test": str(data / "test"), "probe": 0.1}}).data
-    )
+    return load_splits(parse({"data": {"labeled": str(data / "train"), "test": str(data / "test"), "probe": 0.1}}).data)
 
 
 def export_student(stage: Path, splits: Splits, output: Path, images: int) -> Bundle:
@@ -59,7 +57,7 @@ def export_student(stage: Path, splits: Splits, output: Path, images: int) -> Bu
         PixelClassifier(load_classifier(stage), MEAN, STD),
         classes=splits.classes,
         preprocessing=Preprocessing(image_size=32, resize_to=32),
-        calibration=splits.pool.subset(rows).centre_crop(32).images,
+        calibration=splits.pool.subset(rows).center_crop(32).images,
         evaluation=(splits.test.images[:images], splits.test.labels[:images]),
         output=output,
         precisions=PRECISIONS,
@@ -88,7 +86,7 @@ def export_random(name: str, splits: Splits, output: Path) -> Bundle:
     )
 
 
-def time_variants(bundle: Bundle, threads: int, folder: Path, plan: Plan) -> dict[str, Latency]:
+def time_variants(bundle: Bundle, threads: int, folder: Path, plan: BenchPlan) -> dict[str, Latency]:
     """p50 of every variant, in turns; what was timed already is read."""
     found = {}
     for path in folder.glob("*.json"):
@@ -150,7 +148,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "students.json")
     arguments = parser.parse_args()
     splits = splits_of(arguments.data)
-    plan = Plan(0.5, 20, rounds=1) if arguments.quick else Plan(6.0, 200, rounds=3)
+    plan = BenchPlan(0.5, 20, rounds=1) if arguments.quick else BenchPlan(6.0, 200, rounds=3)
     stages = dict(text.split("=", 1) for text in arguments.student)
     bundles: dict[str, Bundle] = {}
     for name, stage in stages.items():

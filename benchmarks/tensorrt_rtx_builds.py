@@ -23,17 +23,18 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import exported  # the tests' untrained networks
-from edgekit.export.graph.onnx import export_onnx
+
 from edgekit.export.half import simulated
-from edgekit.export.int8.calibration import Calibration
 from edgekit.files import write_json
 from edgekit.machine import this_machine
+from edgekit.onnx_graph.build import export_onnx
+from edgekit.quantize.calibration import Calibration
 from edgekit.result import now
-from edgekit.runtimes.tensorrt import Batch, BuildOptions, build
+from edgekit.runtimes.tensorrt import BatchRange, BuildOptions, build
 
 NETWORKS = ("resnet18", "mobilenet_v3_small", "timm:tf_efficientnet_lite0")
 PRECISIONS = ("fp32", "fp16", "int8")
-BATCHES = {"1 to 8": Batch(max=8), "1": Batch(min=1, opt=1, max=1)}
+BATCHES = {"1 to 8": BatchRange(max=8), "1": BatchRange(min=1, opt=1, max=1)}
 CAPABILITIES = ("8.6", "8.9", "12.0")
 
 
@@ -53,7 +54,7 @@ def measure(name: str, size: int, count: int, scratch: Path) -> list[dict[str, A
         logits = simulated(path)(images)
         for batch, profile in BATCHES.items():
             options = BuildOptions(
-                flavour="trt-rtx", precision=precision, batch=profile, compute_capabilities=CAPABILITIES
+                flavor="trt-rtx", precision=precision, batch=profile, compute_capabilities=CAPABILITIES
             )
             reports = [build(path, scratch / "made.engine", options) for _ in range(2)]
             rows.append(
@@ -67,7 +68,7 @@ def measure(name: str, size: int, count: int, scratch: Path) -> list[dict[str, A
                     "engine_bytes": reports[0].engine_bytes,
                     "same_bytes_twice": reports[0].engine_sha256 == reports[1].engine_sha256,
                     "layers": len(reports[0].layers),
-                    "quantised": len(reports[0].quantized),
+                    "quantized": len(reports[0].quantized),
                     "computed_in_int8": len(reports[0].int8),
                     "warnings": reports[0].warnings,
                     "relative_error": float(np.abs(logits - expected).max() / np.abs(expected).max()),
@@ -80,7 +81,7 @@ def measure(name: str, size: int, count: int, scratch: Path) -> list[dict[str, A
 
 
 def line(row: dict[str, Any]) -> str:
-    int8 = f"{row['computed_in_int8']}/{row['quantised']}" if row["quantised"] else "–"
+    int8 = f"{row['computed_in_int8']}/{row['quantized']}" if row["quantized"] else "–"
     return (
         f"| {row['network']} | {row['precision']} | {row['batch']} | {min(row['seconds']):.1f} | {row['engine_bytes'] / 1e6:.1f} | {int8} "
         f"| {row['relative_error']:.1e} | {row['decided_alike']:.0%} | {'yes' if row['same_bytes_twice'] else 'no'} |"

@@ -104,7 +104,7 @@ def sshd(require_tool: Callable[[str, str], str]) -> str:
 @pytest.fixture(scope="module")
 def server(sshd: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """An SSH server that stands for a device, one a file of tests."""
-    from ssh_server import SshServer
+    from tests.helpers.ssh_server import SshServer
 
     server = SshServer(tmp_path_factory.mktemp("device"), sshd)
     yield server
@@ -114,7 +114,7 @@ def server(sshd: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]
 @pytest.fixture(scope="module")
 def awkward_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle in a folder whose name would fall apart in a shell."""
-    from tiny_bundle import make_bundle
+    from tests.helpers.tiny_bundle import make_bundle
 
     return make_bundle(tmp_path_factory.mktemp("bundle") / """it's "my" bundle; $(touch pwned) & more""").path
 

@@ -10,7 +10,7 @@ import pytest
 from edgekit.answers import Answers, read_answers
 from edgekit.files import sha256
 from edgekit.foreign import Unreadable
-from report_sample import make_answers
+from tests.helpers.report_sample import make_answers
 
 
 def test_what_is_written_is_read_back_and_equal_answers_are_equal_bytes(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patience import until
+from tests.helpers.patience import until
 
 GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"
 sys.path.insert(0, str(GPU))

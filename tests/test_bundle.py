@@ -16,7 +16,7 @@ import pytest
 
 from edgekit.bundle import MANIFEST, Bundle, BundleFile, Manifest
 from edgekit.errors import BundleError
-from tiny_bundle import CLASSES, SIZE, make_bundle
+from tests.helpers.tiny_bundle import CLASSES, SIZE, make_bundle
 
 
 @pytest.fixture(scope="module")

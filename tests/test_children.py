@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-import exported
 from edgekit.children import PARENT
-from patience import until
-from processes import Identity, command_line, descendants, ignores, kill_alone, lives
+from tests.helpers import exported
+from tests.helpers.patience import until
+from tests.helpers.processes import Identity, command_line, descendants, ignores, kill_alone, lives
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="prctl(2) is Linux's")
 
@@ -135,7 +135,7 @@ def test_one_that_computes_in_foreign_code_ends_too(what: str) -> None:
     parent = in_python(
         f"""
         import sys
-        from edgekit.bench.apart import apart
+        from edgekit.bench.isolation import apart
         from edgekit.children import start
         if __name__ == "__main__":
             {ways[what]}

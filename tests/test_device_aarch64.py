@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tiny_bundle import make_bundle
+from tests.helpers.tiny_bundle import make_bundle
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "aarch64.py"
 

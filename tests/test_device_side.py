@@ -18,7 +18,7 @@ from PIL import Image
 import edgekit.bench
 import edgekit.report
 import edgekit.runtimes
-from tiny_bundle import make_bundle, some_images
+from tests.helpers.tiny_bundle import make_bundle, some_images
 
 TRAINING = ("torch", "torchvision", "timm", "lightning", "onnx", "sklearn", "safetensors", "nncf", "scipy", "pandas")
 CONTRACTS = [

@@ -51,9 +51,9 @@ PARSERS: dict[str, set[tuple[str, str | None]]] = {
     "marshal.loads": set(),
     "onnx.load": set(),
     "onnx.load_model": set(),
-    "load_model_from_string": {("export/graph/files.py", "parse_onnx")},
-    "load_external_data_for_model": {("export/graph/files.py", "read_external")},
-    "ParseFromString": {("export/int8/correct.py", "correct")},  # a tensor of this process
+    "load_model_from_string": {("onnx_graph/files.py", "parse_onnx")},
+    "load_external_data_for_model": {("onnx_graph/files.py", "read_external")},
+    "ParseFromString": {("quantize/correct.py", "correct")},  # a tensor of this process
     "safetensors.torch.load": set(),
     "load_file": {("models/weight_files.py", "_safetensors")},
     "safe_open": set(),
@@ -71,11 +71,11 @@ PARSERS: dict[str, set[tuple[str, str | None]]] = {
     "InferenceSession": {
         ("runtimes/onnxruntime.py", "_open"),
         # Graphs that this process has just made itself.
-        ("export/graph/simplify.py", None),
+        ("onnx_graph/simplify.py", None),
         ("export/half.py", None),
-        ("export/int8/ranges.py", None),
-        ("export/sources/onnx_reference.py", None),
-        ("export/sources/rewire.py", None),
+        ("quantize/ranges.py", None),
+        ("export/importers/onnx_reference.py", None),
+        ("export/importers/rewire.py", None),
     },
     "read_model": {("runtimes/openvino.py", "_read"), ("export/openvino.py", None)},  # the latter: made by this process
     "deserialize_cuda_engine": {("runtimes/tensorrt/engine.py", "load"), ("runtimes/tensorrt/builder.py", "_layers")},

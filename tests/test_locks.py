@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgekit.bench.lock import presence
+from edgekit.bench.lock import bench_lock
 from edgekit.errors import ExportError, RunError
 from edgekit.export.staging import staged
 from edgekit.locks import locked, take
 from edgekit.run import Run
 from edgekit.temporary import remove_debris, temporary_folder
-from edgekit.train.folders import only_one
+from edgekit.train.records.folders import only_one
 
 HOLDER = """
 import sys
@@ -101,7 +101,7 @@ def test_without_locks_everything_works_and_nothing_is_taken_for_debris(
     monkeypatch.setattr(fcntl, "flock", none)
     with only_one(Run(tmp_path / "run")), staged(tmp_path / "export"), locked(tmp_path / "lock", wait=True) as held:
         assert held
-    with presence(tmp_path / "bench.lock") as alone:
+    with bench_lock(tmp_path / "bench.lock") as alone:
         assert alone()
     remove_debris(tmp_path)
     assert left.is_dir()

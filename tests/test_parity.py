@@ -17,8 +17,8 @@ from edgekit import parity
 from edgekit.bench.golden import prove
 from edgekit.bundle import Bundle, BundleFile, Variant
 from edgekit.errors import BundleError
-from edgekit.export.int8 import fidelity
-from edgekit.export.verify import Bounds, Reference, judge
+from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, judge
+from edgekit.quantize import fidelity
 from edgekit.runtimes.session import Session
 
 rows = st.lists(
@@ -74,8 +74,8 @@ def variant(precision: str) -> Variant:
 
 def exported(precision: str, trained: NDArray[np.float32], got: NDArray[np.float32] | None) -> Variant:
     """What the export says of a variant that answers as trained, but for the embedding."""
-    reference = Reference(IMAGES, None, LOGITS, np.arange(8), trained)
-    return judge(variant(precision), LOGITS, got, reference, Bounds())
+    reference = ReferenceOutputs(IMAGES, None, LOGITS, np.arange(8), trained)
+    return judge(variant(precision), LOGITS, got, reference, AccuracyBounds())
 
 
 def proved(precision: str, trained: NDArray[np.float32], got: NDArray[np.float32] | None) -> tuple[bool, float | None]:
@@ -148,7 +148,9 @@ def test_the_export_and_the_device_allow_a_float_variant_the_same_rounding(
     trained[4:, 0] += 10  # every decision is clear, so that only the values differ
     got = trained.copy()
     got[2, 3] -= share * parity.TOLERANCE[precision] * np.abs(trained).max()
-    judged = judge(variant(precision), got, None, Reference(IMAGES, None, trained, np.arange(8)), Bounds())
+    judged = judge(
+        variant(precision), got, None, ReferenceOutputs(IMAGES, None, trained, np.arange(8)), AccuracyBounds()
+    )
     assert (judged.status == "verified") == passes, judged.note
     golden = {"images": IMAGES, "logits": trained}
     if passes:
@@ -191,7 +193,9 @@ def test_decibels_at_their_ends() -> None:
 
 def test_the_search_and_the_bundle_measure_the_same_noise() -> None:
     got = (LOGITS + np.random.default_rng(3).normal(scale=0.1, size=LOGITS.shape)).astype(np.float32)
-    judged = judge(variant("int8"), got, None, Reference(IMAGES, None, LOGITS, np.arange(8)), Bounds(max_drop=100))
+    judged = judge(
+        variant("int8"), got, None, ReferenceOutputs(IMAGES, None, LOGITS, np.arange(8)), AccuracyBounds(max_drop=100)
+    )
     assert judged.parity is not None
     found = fidelity.compare(got, LOGITS)
     assert (judged.parity.sqnr_db, judged.parity.top1_agreement) == (found.sqnr_db, found.agreement)
@@ -199,24 +203,24 @@ def test_the_search_and_the_bundle_measure_the_same_noise() -> None:
 
 
 def test_a_real_int8_variant_with_the_embedding_of_other_images_is_refused(tmp_path: Path) -> None:
-    import exported as digits
     from edgekit.export import verify
+    from tests.helpers import exported as digits
 
     bundle: Bundle = digits.export(tmp_path / "export", precisions=["int8"], embedding=True)
     test = digits.splits().test
-    reference = Reference.of(verify.runner(digits.pixels(), embedding=True), test.images, test.labels)
+    reference = ReferenceOutputs.of(verify.runner(digits.pixels(), embedding=True), test.images, test.labels)
     assert reference.embedding is not None
     for made in bundle.manifest.variants:
-        assert verify.verify(made, bundle.path, reference, Bounds()).status == "verified"
+        assert verify.verify(made, bundle.path, reference, AccuracyBounds()).status == "verified"
         other = replace(reference, embedding=np.roll(reference.embedding, 1, axis=0))
-        wrong = verify.verify(made, bundle.path, other, Bounds())
+        wrong = verify.verify(made, bundle.path, other, AccuracyBounds())
         assert wrong.status == "rejected"
         assert "the golden embedding differs by" in wrong.note
 
 
 def test_the_graph_that_stands_for_tensorrt_is_held_against_the_embedding_too(tmp_path: Path) -> None:
-    import exported as digits
     from edgekit.export import tensorrt, verify
+    from tests.helpers import exported as digits
 
     bundle = digits.export(tmp_path / "export", targets=["trt"], precisions=["fp16"], embedding=True)
     (made,) = bundle.manifest.variants
@@ -224,9 +228,9 @@ def test_the_graph_that_stands_for_tensorrt_is_held_against_the_embedding_too(tm
     assert made.parity.embedding_cosine is not None
     assert made.parity.embedding_cosine > 0.999
     test = digits.splits().test
-    reference = Reference.of(verify.runner(digits.pixels(), embedding=True), test.images, test.labels)
+    reference = ReferenceOutputs.of(verify.runner(digits.pixels(), embedding=True), test.images, test.labels)
     assert reference.embedding is not None
     other = replace(reference, embedding=np.roll(reference.embedding, 1, axis=0))
     graph = bundle.path / made.files[0].path
-    assert tensorrt._judged(made, graph, reference, Bounds()).status == "verified"
-    assert tensorrt._judged(made, graph, other, Bounds()).status == "rejected"
+    assert tensorrt._judged(made, graph, reference, AccuracyBounds()).status == "verified"
+    assert tensorrt._judged(made, graph, other, AccuracyBounds()).status == "rejected"

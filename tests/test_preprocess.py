@@ -32,9 +32,9 @@ def pixels(source: bytes | Path) -> np.ndarray:
 CORNERS = np.array([[[250, 0, 0]] * 2 + [[0, 250, 0]] * 2, [[0, 0, 250]] * 2 + [[250, 250, 250]] * 2], dtype=np.uint8)
 
 
-def test_grey_becomes_three_equal_channels() -> None:
-    grey = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-    assert np.array_equal(pixels(encoded(Image.fromarray(grey))), np.stack([grey] * 3, axis=2))
+def test_gray_becomes_three_equal_channels() -> None:
+    gray = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    assert np.array_equal(pixels(encoded(Image.fromarray(gray))), np.stack([gray] * 3, axis=2))
 
 
 def test_one_bit_becomes_black_and_white() -> None:
@@ -42,7 +42,7 @@ def test_one_bit_becomes_black_and_white() -> None:
     assert np.array_equal(pixels(encoded(Image.fromarray(bits)))[:, :, 1], np.where(bits, 255, 0))
 
 
-def test_palette_without_transparency_becomes_its_colours() -> None:
+def test_palette_without_transparency_becomes_its_colors() -> None:
     image = Image.new("P", (3, 1))
     image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
     image.putdata([0, 1, 2])
@@ -63,7 +63,7 @@ def test_rgba_is_laid_over_white(alpha: int, expected: int) -> None:
     assert pixels(encoded(Image.fromarray(rgba))).tolist() == [[[expected] * 3]]
 
 
-def test_grey_with_alpha_is_laid_over_white() -> None:
+def test_gray_with_alpha_is_laid_over_white() -> None:
     image = Image.merge("LA", [Image.new("L", (2, 1), 40), Image.fromarray(np.array([[255, 0]], dtype=np.uint8))])
     assert pixels(encoded(image))[0, :, 0].tolist() == [40, 255]
 
@@ -78,7 +78,7 @@ def test_cmyk_becomes_rgb(form: str) -> None:
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-def test_16_bit_grey_keeps_the_high_byte(form: str) -> None:
+def test_16_bit_gray_keeps_the_high_byte(form: str) -> None:
     values = np.array([[0, 255, 256, 0x7FFF, 0x8000, 0xFFFF]], dtype=np.uint16)
     assert pixels(encoded(Image.fromarray(values), form))[0, :, 0].tolist() == [0, 0, 1, 127, 128, 255]
 
@@ -91,7 +91,7 @@ def test_big_endian_16_bit_equals_little_endian() -> None:
     assert np.asarray(to_rgb(little))[:, :, 0].tolist() == (values >> 8).tolist()
 
 
-def test_32_bit_containers_of_16_bit_grey_are_clipped_not_wrapped() -> None:
+def test_32_bit_containers_of_16_bit_gray_are_clipped_not_wrapped() -> None:
     image = Image.fromarray(np.array([[-5, 0, 0x1234, 0xFFFF, 0x20000]], dtype=np.int32))
     assert np.asarray(to_rgb(image))[0, :, 0].tolist() == [0, 0, 0x12, 255, 255]
 
@@ -156,7 +156,7 @@ def test_damaged_exif_does_not_cost_the_image() -> None:
 
 
 def test_of_an_animation_the_first_frame_is_taken() -> None:
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    frames = [Image.new("RGB", (4, 4), color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=10)
     assert pixels(data)[0, 0].tolist() == [255, 0, 0]
 
@@ -199,7 +199,7 @@ def test_a_decompression_bomb_is_refused() -> None:
 
 
 def two_steps(preprocessing: Preprocessing, image: Image.Image) -> np.ndarray:
-    """The definition: resize the whole image so that the shorter side is `resize_to`, then cut the centre out."""
+    """The definition: resize the whole image so that the shorter side is `resize_to`, then cut the center out."""
     size = preprocessing.image_size
     scale = preprocessing.resize_to / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)

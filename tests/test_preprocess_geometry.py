@@ -15,9 +15,9 @@ from pydantic import ValidationError
 from timm.data import create_transform
 from torchvision.transforms import CenterCrop, InterpolationMode, Resize
 
-from edgekit.export.sources.asked import Pixels, asked
-from edgekit.export.sources.bring import _merged, _preprocessing
-from edgekit.export.sources.modules import timm_pixels
+from edgekit.export.importers.import_model import _merged, _preprocessing
+from edgekit.export.importers.modules import timm_pixels
+from edgekit.export.importers.request import PixelFormat, model_request
 from edgekit.preprocess import Preprocessing
 
 FILTERS = ("bilinear", "bicubic", "lanczos")
@@ -44,8 +44,8 @@ def of_timm(image: Image.Image, config: Mapping[str, Any], size: int | None = No
 
 def of_edgekit(image: Image.Image, config: Mapping[str, Any], **options: Any) -> np.ndarray:
     """As `edgekit export timm:NAME` describes the preprocessing in the bundle, and the device applies it after reading that."""
-    said = _merged(asked("timm:x", **options).pixels, timm_pixels(config))
-    described = _preprocessing(said, Pixels(), "timm:x").model_dump_json()
+    said = _merged(model_request("timm:x", **options).pixels, timm_pixels(config))
+    described = _preprocessing(said, PixelFormat(), "timm:x").model_dump_json()
     return Preprocessing.model_validate_json(described)(image)
 
 
@@ -148,10 +148,10 @@ def test_impossible_geometries_are_refused() -> None:
 
 
 def test_a_foreign_network_that_says_nothing_has_torchvision_s_rule_and_the_user_s_where_there_is_one() -> None:
-    said = Pixels(size=224)
-    assert _preprocessing(said, Pixels(), "x").geometry == "torchvision"
-    assert _preprocessing(said, Pixels(), "x").resize_to == 256
-    own = _merged(asked("x", resize_rule="edgekit").pixels, said)
-    assert _preprocessing(own, Pixels(), "x").geometry == "edgekit"
-    stretched = _merged(asked("x", fit="stretch").pixels, said)
-    assert _preprocessing(stretched, Pixels(), "x").resize_to == 224
+    said = PixelFormat(size=224)
+    assert _preprocessing(said, PixelFormat(), "x").geometry == "torchvision"
+    assert _preprocessing(said, PixelFormat(), "x").resize_to == 256
+    own = _merged(model_request("x", resize_rule="edgekit").pixels, said)
+    assert _preprocessing(own, PixelFormat(), "x").geometry == "edgekit"
+    stretched = _merged(model_request("x", fit="stretch").pixels, said)
+    assert _preprocessing(stretched, PixelFormat(), "x").resize_to == 224

@@ -21,8 +21,8 @@ from edgekit.data.sources import open_pool
 from edgekit.errors import DataError, EdgekitError
 from edgekit.image_files import MAX_PIXELS, bounded_decoding, open_image
 from edgekit.preprocess import Preprocessing, read_image, to_rgb
-from edgekit.recipe import Data, parse
-from image_folders import picture, save
+from edgekit.recipe import DataConfig, parse
+from tests.helpers.image_folders import picture, save
 
 SMALL = Preprocessing(image_size=8, resize_to=8)
 
@@ -150,7 +150,7 @@ def test_a_recipe_s_limit_counts_large_images_as_unreadable(tmp_path: Path, monk
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
     save(tmp_path / "pool/a.png", picture("a", 20, 20))
     save(tmp_path / "pool/b.png", picture("b", 40, 20))
-    source = open_pool(str(tmp_path / "pool"), data=Data(max_pixels=400))
+    source = open_pool(str(tmp_path / "pool"), data=DataConfig(max_pixels=400))
     decoded = decode(source, SMALL, 0.5)
     assert [(s.path, "over the limit of 400" in s.reason) for s in decoded.skipped] == [
         (f"{tmp_path}/pool/b.png", True)
@@ -162,7 +162,7 @@ def test_a_recipe_s_limit_counts_large_images_as_unreadable(tmp_path: Path, monk
 def test_predict_refuses_a_huge_image_goes_on_and_takes_a_limit(
     tmp_path: Path, edgekit: Callable[..., tuple[int, str, str]]
 ) -> None:
-    from tiny_bundle import make_bundle
+    from tests.helpers.tiny_bundle import make_bundle
 
     bundle = make_bundle(tmp_path / "bundle", openvino=False)
     save(tmp_path / "photos/a.png", picture("a", 20, 20))

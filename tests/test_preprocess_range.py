@@ -21,9 +21,9 @@ from edgekit.data.splits import load_splits, write_splits
 from edgekit.errors import EdgekitError
 from edgekit.pixel_range import Extent, PixelRange, parse_pixel_range, to_gray
 from edgekit.preprocess import Preprocessing, open_image, read_image, to_rgb
-from edgekit.recipe import Data, parse
+from edgekit.recipe import DataConfig, parse
 from edgekit.run import Run
-from image_folders import class_folders, picture
+from tests.helpers.image_folders import class_folders, picture
 
 SMALL = Preprocessing(image_size=8, resize_to=8)
 RAMP = np.add.outer(np.arange(64), np.arange(64)) / 126.0
@@ -194,7 +194,7 @@ def classes_of_12_bits(root: Path, count: int = 6) -> Path:
 
 def test_a_recipe_s_images_are_read_with_the_range_that_is_found(tmp_path: Path) -> None:
     photos = classes_of_12_bits(tmp_path / "photos")
-    data = Data(labelled=str(photos), image_size=8, labels=2)
+    data = DataConfig(labeled=str(photos), image_size=8, labels=2)
     splits = load_splits(data)
     assert splits.pixel_range == (0, 4095)
     assert len(np.unique(splits.pool.images)) > 100
@@ -211,7 +211,7 @@ def test_a_recipe_s_images_are_read_with_the_range_that_is_found(tmp_path: Path)
 def test_a_stated_range_is_used_and_8_bit_images_beside_deep_ones_are_said(tmp_path: Path) -> None:
     photos = classes_of_12_bits(tmp_path / "photos")
     class_folders(photos, {"cat": 3, "dog": 3})
-    data = Data(labelled=str(photos), image_size=8, labels=2, pixel_range=(0, 2047))
+    data = DataConfig(labeled=str(photos), image_size=8, labels=2, pixel_range=(0, 2047))
     splits = load_splits(data)
     assert splits.pixel_range == (0, 2047)
     assert any("12 of the 18 images" in note and "others have 8 bits" in note for note in splits.notes)
@@ -221,19 +221,19 @@ def test_a_stated_range_is_used_and_8_bit_images_beside_deep_ones_are_said(tmp_p
 def test_one_deep_image_among_many_of_8_bits_is_never_crushed(tmp_path: Path) -> None:
     photos = class_folders(tmp_path / "photos", {"cat": 90, "dog": 3})
     ramp(0, 4095, np.uint16).save(photos / "dog/zz.png")
-    splits = load_splits(Data(labelled=str(photos), image_size=8, labels=2))
+    splits = load_splits(DataConfig(labeled=str(photos), image_size=8, labels=2))
     assert splits.pixel_range == (0, 4095)
 
 
 def test_deep_images_in_the_test_set_alone_have_their_own_range(tmp_path: Path) -> None:
     train = class_folders(tmp_path / "train", {"cat": 5, "dog": 5})
     test = classes_of_12_bits(tmp_path / "test")
-    assert load_splits(Data(labelled=str(train), test=str(test), image_size=8, labels=2)).pixel_range == (0, 4095)
+    assert load_splits(DataConfig(labeled=str(train), test=str(test), image_size=8, labels=2)).pixel_range == (0, 4095)
 
 
 def test_a_run_that_is_older_than_ranges_keeps_the_pixels_it_was_trained_with(tmp_path: Path) -> None:
     photos = classes_of_12_bits(tmp_path / "photos")
-    data = Data(labelled=str(photos), image_size=8, labels=2)
+    data = DataConfig(labeled=str(photos), image_size=8, labels=2)
     run = Run(tmp_path / "run")
     (run.path / "data").mkdir(parents=True)
     (run.path / "data/splits.json").write_text('{"classes": ["cat", "dog"]}')
@@ -263,10 +263,10 @@ def test_a_run_tells_the_range_of_its_images(tmp_path: Path) -> None:
 
 def test_an_upgrade_retrains_nothing(tmp_path: Path) -> None:
     """What stages are known by has no key that older versions did not write, unless it says something new."""
-    from edgekit.train.inputs import stage_inputs
+    from edgekit.train.records.inputs import stage_inputs
 
     photos = class_folders(tmp_path / "photos", {"cat": 6, "dog": 6})
-    recipe = parse({"data": {"labelled": str(photos), "image_size": 8, "labels": 2}})
+    recipe = parse({"data": {"labeled": str(photos), "image_size": 8, "labels": 2}})
     splits, run = load_splits(recipe.data), Run(tmp_path / "run")
     data, pretrain = (stage_inputs(stage, recipe, splits, run) for stage in ("data", "pretrain"))
     assert not {"pixel_range", "max_pixels"} & data["data"].keys()
@@ -324,7 +324,7 @@ def test_the_predictor_applies_the_bundle_s_range_and_warns_where_it_states_none
     from edgekit.bundle import Bundle, write_manifest
     from edgekit.pixel_range import PixelRangeWarning
     from edgekit.runtimes.predictor import Predictor
-    from tiny_bundle import make_bundle
+    from tests.helpers.tiny_bundle import make_bundle
 
     bundle = make_bundle(tmp_path / "export", openvino=False)
     ramp(0, 4095, np.uint16).save(tmp_path / "a.png")

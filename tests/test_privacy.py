@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from observed import network_observer, observed
-from tiny_bundle import make_bundle, some_images, write_onnx
+from tests.helpers.observed import network_observer, observed
+from tests.helpers.tiny_bundle import make_bundle, some_images, write_onnx
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the observer is loaded by Linux's linker")
 

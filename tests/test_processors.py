@@ -18,9 +18,9 @@ from edgekit.export.jobs import default_jobs
 from edgekit.machine import this_machine
 from edgekit.processors import cpu_quota, narrowed_threads, pinned_threads, tell_openmp, usable_cpus
 from edgekit.runtimes import open_session
-from edgekit.train.launch import _own_share
-from observed import no_affinity
-from tiny_bundle import write_onnx, write_openvino
+from edgekit.train.loop.launch import _own_share
+from tests.helpers.observed import no_affinity
+from tests.helpers.tiny_bundle import write_onnx, write_openvino
 
 has_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
 several = pytest.mark.skipif(
@@ -39,7 +39,7 @@ elif sys.argv[1] == "refused":
     else: sys.exit("setting an affinity is not refused")
 from edgekit.runtimes import open_session
 from edgekit.runtimes.streams import open_streams
-from edgekit.export.int8.ranges import observing
+from edgekit.quantize.ranges import observing
 images = np.zeros((1, 16, 16, 3), np.uint8)
 told, answers, open_ones = [], [], []  # sessions that are closed have no threads any more
 for runtime, file in (("onnxruntime", "model.onnx"), ("openvino", "model.xml")):

@@ -74,7 +74,7 @@ def texts() -> list[tuple[Path, str]]:
         ("pip install edgekit_vision-0.1.0-py3-none-any.whl", False),
     ],
 )
-def test_the_wrong_install_is_recognised(text: str, wrong: bool) -> None:
+def test_the_wrong_install_is_recognized(text: str, wrong: bool) -> None:
     assert bool(WRONG_INSTALL.search(text)) is wrong
 
 

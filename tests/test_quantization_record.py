@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgekit.bundle import Manifest
-from edgekit.export.int8.budget import cut_short
 from edgekit.export.judged import notes
 from edgekit.quantization import (
     FLOAT_LAYERS,
@@ -22,6 +21,7 @@ from edgekit.quantization import (
     Record,
     SearchRecord,
 )
+from edgekit.quantize.budget import cut_short
 
 # Written before the record had a type: its first variant by `edgekit export`, the second completed with the keys that only an
 # engine of TensorRT, distilled weights and blocks of layers bring.
@@ -76,9 +76,9 @@ def test_an_older_bundles_record_is_read_by_its_names() -> None:
     ]
     assert [s.gain_db for s in onnx.sensitivity] == [s["gain_db"] for s in written["sensitivity"]]
     assert tensorrt.rung == FLOAT_LAYERS
-    assert tensorrt.engine_layers == EngineLayers(quantised=7, computed_in_int8=6, according_to="log")
-    assert tensorrt.tried[1].unlabelled is not None
-    assert tensorrt.tried[1].unlabelled.sqnr_db is None
+    assert tensorrt.engine_layers == EngineLayers(quantized=7, computed_in_int8=6, according_to="log")
+    assert tensorrt.tried[1].unlabeled is not None
+    assert tensorrt.tried[1].unlabeled.sqnr_db is None
     assert (cut_short(tensorrt, 10), cut_short(tensorrt, 11), cut_short(onnx, 11)) == (False, True, False)
     variants = Manifest.model_validate(json.loads(OLD.read_text())).variants
     assert any("calibrated with only 20 images" in note for note in notes(variants))

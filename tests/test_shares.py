@@ -22,7 +22,7 @@ from edgekit.report.facts import collect
 from edgekit.result import Result, Score
 from edgekit.shares import difference, exact, hundredths, percent, share_of
 from edgekit.train.evaluate.scores import classifier_scores, share, with_earlier_few_shot
-from report_sample import make_run
+from tests.helpers.report_sample import make_run
 
 HALF = (1269, 2000)  # 63.45 %: a half, whose float32 lies above it and whose float64 below
 

@@ -20,13 +20,13 @@ from PIL import Image
 from edgekit import targets
 from edgekit.bench.doctor.software import clashing
 from edgekit.bench.remote.device import _installs
-from edgekit.bench.remote.replies import Probe
+from edgekit.bench.remote.replies import ProbeReply
 from edgekit.bundle import Bundle, write_manifest
 from edgekit.errors import EdgekitError, ExportError, RuntimeMissing
 from edgekit.recipe import dump, parse
 from edgekit.report import charts
 from edgekit.runtimes import _open, load, onnxruntime, why_not
-from tiny_bundle import make_bundle
+from tests.helpers.tiny_bundle import make_bundle
 
 Command = Callable[..., tuple[int, str, str]]
 ADDED = Path(__file__).parent / "added_target"
@@ -229,8 +229,8 @@ def test_predict_runs_a_variant_of_another_package_and_the_others_without_it(
 
 def test_a_new_version_of_the_package_makes_its_variants_anew(tmp_path: Path, installed: Callable[..., None]) -> None:
     from edgekit.export.inputs import ExportOptions
-    from edgekit.export.int8.selection import Candidates
     from edgekit.export.pipeline import _key
+    from edgekit.quantize.selection import Candidates
 
     candidates = Candidates.these(np.zeros((8, SIZE, SIZE, 3), np.uint8))
     keys = []
@@ -368,7 +368,7 @@ def test_the_table_is_consistent() -> None:
     ],
 )
 def test_pip_brings_a_device_the_runtimes_that_it_can_use(architecture: str, gpu: bool, installs: list[str]) -> None:
-    about = Probe(python="3.11", executable="/p", architecture=architecture, root="/r", missing=[], gpu=gpu)
+    about = ProbeReply(python="3.11", executable="/p", architecture=architecture, root="/r", missing=[], gpu=gpu)
     runtimes = [target.runtime for target in targets.built_in().values()]
     assert [runtime.extra for runtime in runtimes if _installs(runtime, about)] == installs
     assert targets.runtimes_of(["loadgen", "trt", "ort"]) == [targets.ONNXRUNTIME, targets.TENSORRT]

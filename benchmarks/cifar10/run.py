@@ -39,7 +39,7 @@ def edgekit(*arguments: str, threads: int) -> None:
 
 def settings(data: Path, budget: float, seed: int) -> list[str]:
     values = [
-        f"data.labelled={data / 'train'}",
+        f"data.labeled={data / 'train'}",
         f"data.test={data / 'test'}",
         f"data.labels={budget}",
         f"data.label_seed={seed}",
@@ -69,7 +69,7 @@ def cell(data: Path, work: Path, budget: float, seed: int, threads: int) -> dict
     return {
         "labels": budget,
         "label_seed": seed,
-        "labelled_images": records["data"].metrics["images"]["labelled"],
+        "labeled_images": records["data"].metrics["images"]["labeled"],
         "knn": scores.value("encoder", "knn"),
         "linear": scores.value("encoder", "linear"),
         "teacher": scores.value("teacher", "top1"),
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def write(path: Path, machine: Machine, jobs: int, cells: list[dict], complete: bool) -> None:
-    protocol = "10,000 test images, single centre view, weights of the last epoch"
+    protocol = "10,000 test images, single center view, weights of the last epoch"
     content = {
         "created": now(),
         "complete": complete,

@@ -21,12 +21,12 @@ from edgekit.data.images import ImageSet
 from edgekit.errors import EdgekitError
 from edgekit.recipe import Augmentation, Hardware, Optimizer
 from edgekit.train import engine
-from edgekit.train.devices import full_float32
-from edgekit.train.distributed import _Gather, synchronise_batchnorm
-from edgekit.train.loader import ShuffledImages
+from edgekit.train.loop.devices import full_float32
+from edgekit.train.loop.distributed import _Gather, synchronize_batchnorm
+from edgekit.train.loop.loader import ShuffledImages
 from edgekit.train.pretrain import build_method
 from edgekit.train.pretrain.simclr import SimCLR
-from edgekit.train.tasks import Batch, Draws, Outcome, PretrainTask
+from edgekit.train.stages.training_tasks import Batch, PretrainTask, StepDraws, StepOutcome
 
 AUGMENTATION = 1e-5  # largest difference of a pixel in [0, 1]
 SGD = Optimizer(name="sgd", lr=0.05, warmup_epochs=0)
@@ -51,7 +51,7 @@ def run(record: Record) -> None:
 
 def augmentation(device: torch.device) -> dict[str, Any]:
     """The same draws on the CPU and on the device; every operation but noise, whose pixels the device draws."""
-    config = Augmentation(crop=0.8, rotate=0.5, jitter=0.8, grey=0.3, blur=0.5, sobel=0.2, cutout=0.5)
+    config = Augmentation(crop=0.8, rotate=0.5, jitter=0.8, gray=0.3, blur=0.5, sobel=0.2, cutout=0.5)
     worst = {}
     for side, size in ((32, 32), (40, 32), (110, 96)):
         generator = torch.Generator().manual_seed(SEED)
@@ -69,7 +69,7 @@ class Watched(PretrainTask):
 
     begun = 0
 
-    def forward(self, batch: Batch, draws: Draws, monitor: bool) -> Outcome:
+    def forward(self, batch: Batch, draws: StepDraws, monitor: bool) -> StepOutcome:
         self.begun += 1
         if self.begun == 3:
             torch.cuda.set_sync_debug_mode("error")
@@ -141,12 +141,12 @@ def _gradient(distributed: bool, device: torch.device) -> torch.Tensor:
     task = PretrainTask(method, Augment(Augmentation(), steps.SIZE, 0.5, 0.25)).train()
     whole: nn.Module = task
     if distributed:
-        synchronise_batchnorm(task, device)
+        synchronize_batchnorm(task, device)
         whole = nn.parallel.DistributedDataParallel(task, broadcast_buffers=False)
     batch = Batch(
         images=torch.from_numpy(images(steps.BATCH).images).to(device), index=torch.arange(steps.BATCH, device=device)
     )
-    draws = Draws(torch.Generator().manual_seed(SEED), torch.Generator().manual_seed(SEED))
+    draws = StepDraws(torch.Generator().manual_seed(SEED), torch.Generator().manual_seed(SEED))
     with full_float32():
         whole(batch, draws, monitor=False)["loss"].backward()
     return torch.cat([p.grad.flatten() for p in task.parameters() if p.grad is not None]).double().cpu()

@@ -23,8 +23,8 @@ from edgekit.data.splits import Splits, load_splits
 from edgekit.recipe import Recipe
 from edgekit.run import Run
 from edgekit.train import stages
-from edgekit.train.engine import fit
-from edgekit.train.loader import ShuffledImages
+from edgekit.train.loop.engine import fit
+from edgekit.train.loop.loader import ShuffledImages
 
 BUDGETS = (0.01, 0.1)
 # Of the seconds that are left when a stage begins; the last one leaves a fifth for loading, evaluation and the end.
@@ -50,7 +50,7 @@ def run(record: Record) -> None:
             state["settings"] = settings(options, work)
             state["splits"] = load_splits(recipe_for(state["settings"], 0.01, {}).data)
             return {
-                "images": {name: len(getattr(state["splits"], name)) for name in ("pool", "labelled", "probe", "test")}
+                "images": {name: len(getattr(state["splits"], name)) for name in ("pool", "labeled", "probe", "test")}
             }
 
         if record.check("images", load, needs=20)["outcome"] != "measured":
@@ -76,7 +76,7 @@ def settings(options: Options, work: Path) -> dict[str, Any]:
         images = digits(work / "digits")
     if not images.is_dir():
         raise Unexecuted(f"{images} is not there: CIFAR-10 was not carried (see --prepare and --unpack)")
-    content["data"] |= {"labelled": str(images / "train"), "test": str(images / "test")}
+    content["data"] |= {"labeled": str(images / "train"), "test": str(images / "test")}
     if options.rehearse:
         small = {"batch_size": 64}
         content["data"] |= {"image_size": 16}
@@ -130,7 +130,7 @@ def train(
     if stage not in seconds:
         seconds[stage] = step_seconds(stage, recipe_for(state["settings"], budget, epochs), run, splits)
     recipe = recipe_for(state["settings"], budget, epochs)
-    pool = splits.pool if stage in {"pretrain", "distill"} else splits.labelled
+    pool = splits.pool if stage in {"pretrain", "distill"} else splits.labeled
     steps = max(1, len(pool) // min(getattr(recipe, stage).batch_size, len(pool)))
     limit = min(options.left, 60.0) if options.rehearse else options.left
     share = SHARES[stage, budget] * (limit - 3)
@@ -145,7 +145,7 @@ def train(
     metrics = {k: v for k, v in reports[-1].record.metrics.items() if isinstance(v, (int, float))}
     return {
         "epochs": epochs[stage], "steps_an_epoch": steps, "step_ms_timed_before": seconds[stage] * 1e3, "training_and_evaluation_seconds":
-        round(time.time() - began, 2), "labels": len(splits.labelled), "metrics": metrics, "recipe": recipes.dump(recipe),
+        round(time.time() - began, 2), "labels": len(splits.labeled), "metrics": metrics, "recipe": recipes.dump(recipe),
     }  # fmt: skip
 
 

@@ -74,9 +74,9 @@ def _train(folder: Path, kill_after: int, rehearse: bool) -> None:
     from edgekit.data.images import ImageSet
     from edgekit.models.store import save_pretrained
     from edgekit.train import engine
-    from edgekit.train.loader import ShuffledImages
+    from edgekit.train.loop.loader import ShuffledImages
     from edgekit.train.pretrain import build_method
-    from edgekit.train.tasks import PretrainTask
+    from edgekit.train.stages.training_tasks import PretrainTask
 
     recipe = recipes.parse(
         {

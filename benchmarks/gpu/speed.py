@@ -28,11 +28,11 @@ from edgekit.data.images import ImageSet
 from edgekit.processors import usable_cpus
 from edgekit.recipe import Hardware
 from edgekit.train import engine
-from edgekit.train.collapse import effective_rank, projection_std
-from edgekit.train.loader import ShuffledImages
-from edgekit.train.losses import nt_xent
+from edgekit.train.loop.collapse import effective_rank, projection_std
+from edgekit.train.loop.loader import ShuffledImages
 from edgekit.train.pretrain import build_method
-from edgekit.train.tasks import Batch, Draws, Outcome, PretrainTask
+from edgekit.train.pretrain.losses import nt_xent
+from edgekit.train.stages.training_tasks import Batch, PretrainTask, StepDraws, StepOutcome
 
 SIZE, IMAGES, WARMUP, GOAL = 32, 50_000, 10, 8.0
 # Dense bf16 operations a second by the name that the driver gives (NVIDIA's data sheets; H100 SXM and H200 are the same chip).
@@ -67,7 +67,7 @@ class Setting:
             build_method(self.config, SIZE, len(self.images)), Augment(self.config.augmentation, SIZE, 0.5, 0.25)
         )
 
-    def synchronise(self) -> float:
+    def synchronize(self) -> float:
         """The time when everything that was queued is done."""
         if self.options.device.type == "cuda":
             torch.cuda.synchronize()
@@ -89,12 +89,12 @@ class Timed(nn.Module):
         self.began = self.ended = 0.0
         self.host = 0.0
 
-    def forward(self, batch: Batch, draws: Draws, monitor: bool) -> Outcome:
+    def forward(self, batch: Batch, draws: StepDraws, monitor: bool) -> StepOutcome:
         if self.steps == self.setting.warmup:
-            self.began = self.setting.synchronise()
+            self.began = self.setting.synchronize()
             self.host = 0.0
         if self.began and time.perf_counter() - self.began > self.setting.seconds:
-            self.ended = self.setting.synchronise()
+            self.ended = self.setting.synchronize()
             raise Done
         self.steps += 1
         start = time.perf_counter()
@@ -194,7 +194,7 @@ def lightly(setting: Setting) -> dict[str, float]:
     began, steps, start = 0.0, 0, time.perf_counter()
     for batch in forever(loader):
         if steps == setting.warmup:
-            began = setting.synchronise()
+            began = setting.synchronize()
         if began and time.perf_counter() - began > setting.seconds:
             break
         (first, second), _ = batch
@@ -204,7 +204,7 @@ def lightly(setting: Setting) -> dict[str, float]:
         optimizer.step()
         optimizer.zero_grad()
         steps += 1
-    seconds, counted = setting.synchronise() - began, steps - setting.warmup
+    seconds, counted = setting.synchronize() - began, steps - setting.warmup
     return {
         "images_per_second": counted * setting.batch / seconds, "step_ms": seconds / counted * 1e3, "steps": counted,
         "workers": workers, "warm_up_seconds": began - start,
@@ -283,6 +283,6 @@ def parts(setting: Setting) -> dict[str, Any]:
 
 
 def _milliseconds(job: Any, setting: Setting) -> float:
-    start = setting.synchronise()
+    start = setting.synchronize()
     job()
-    return (setting.synchronise() - start) * 1e3
+    return (setting.synchronize() - start) * 1e3

@@ -27,8 +27,8 @@ from edgekit import recipe as recipes
 from edgekit.data.augment import Augment
 from edgekit.recipe import Augmentation
 from edgekit.recipe.methods import METHODS as CONFIGS
-from edgekit.train.devices import full_float32
-from edgekit.train.optim import build_optimizer
+from edgekit.train.loop.devices import full_float32
+from edgekit.train.loop.optim import build_optimizer
 from edgekit.train.pretrain import METHODS, build_method
 from edgekit.train.pretrain.method import Method, Views
 

@@ -30,7 +30,7 @@ _MODULES = {
     "evaluate": "edgekit.api.training",
     "load": "edgekit.api.predicting",
 }
-# Functions whose name is a subpackage's, too: `edgekit.train(recipe)` and `edgekit.train.stages` both work.
+# Functions whose name is a subpackage's, too: `edgekit.train(recipe)` and `edgekit.train.stages.pipeline` both work.
 _CALLABLE = {
     "bench": "edgekit.api.benching",
     "export": "edgekit.api.exporting",

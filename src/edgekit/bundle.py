@@ -31,13 +31,13 @@ MANIFEST = "bundle.json"
 Verdict = Literal["faster", "slower", "undecided"]
 
 
-class Part(BaseModel):
+class ManifestPart(BaseModel):
     """A part of the manifest: no unknown keys. Built when it is first used: importing this is not yet opening a bundle."""
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
-class BundleFile(Part):
+class BundleFile(ManifestPart):
     """A file of the bundle and what must be in it."""
 
     path: str = Field(description="relative to the bundle, with forward slashes")
@@ -58,10 +58,10 @@ class BundleFile(Part):
         return cls(path=path, bytes=(folder / path).stat().st_size, sha256=sha256(folder / path))
 
 
-class Tensor(Part):
+class Tensor(ManifestPart):
     """An input or output of the graph; None in the shape is the free batch axis.
 
-    `embedding` is what the linear layer sees, float32 (n, d), not normalised to length 1.
+    `embedding` is what the linear layer sees, float32 (n, d), not normalized to length 1.
     """
 
     name: str
@@ -70,14 +70,14 @@ class Tensor(Part):
     shape: list[int | None]
 
 
-class Parity(Part):
+class Parity(ManifestPart):
     """How near a variant comes to the trained model on the golden tensors."""
 
     samples: int
     top1_agreement: float = Field(ge=0, le=1)
     max_abs_diff: float = Field(description="largest absolute difference of a logit")
     sqnr_db: float | None = Field(
-        description="signal to quantisation noise of the logits, in dB; null where the noise is 0"
+        description="signal to quantization noise of the logits, in dB; null where the noise is 0"
     )
     batches: list[int] = Field(
         default_factory=list, description="batch sizes whose logits were held against those of one image at a time"
@@ -93,7 +93,7 @@ class Parity(Part):
     )
 
 
-class Accuracy(Part):
+class Accuracy(ManifestPart):
     """Accuracy of a variant, or of the trained model, on the evaluation set."""
 
     top1: float = Field(ge=0, le=1)
@@ -104,7 +104,7 @@ class Accuracy(Part):
     )
 
 
-class Speed(Part):
+class Speed(ManifestPart):
     """A first look at a variant's speed where it was exported, beside the same runtime's float graph, in turns."""
 
     p50_ms: float = Field(gt=0, description="median of one batch, by `clock`")
@@ -134,7 +134,7 @@ class Speed(Part):
         return self.verdict or ("faster" if self.ratio >= 1 else "slower")
 
 
-class Variant(Part):
+class Variant(ManifestPart):
     """One way to run the model: a runtime, a precision, and the files that it takes."""
 
     id: str = Field(
@@ -170,7 +170,7 @@ class Variant(Part):
         return sum(file.bytes for file in self.files)
 
 
-class Manifest(Part):
+class Manifest(ManifestPart):
     """The content of `bundle.json`."""
 
     bundle_schema: Literal[1] = Field(1, alias="schema")
@@ -426,6 +426,19 @@ def _manifest(text: bytes, path: Path) -> Manifest:
 
 
 __all__ = [
-    "BUNDLE_SCHEMA", "MANIFEST", "Accuracy", "Bundle", "BundleFile", "Manifest", "Parity", "Part", "Precision", "Speed", "Tensor", "Variant",
-    "Verdict", "read_manifest", "write_manifest",
+    "BUNDLE_SCHEMA",
+    "MANIFEST",
+    "Accuracy",
+    "Bundle",
+    "BundleFile",
+    "Manifest",
+    "ManifestPart",
+    "Parity",
+    "Precision",
+    "Speed",
+    "Tensor",
+    "Variant",
+    "Verdict",
+    "read_manifest",
+    "write_manifest",
 ]  # fmt: skip

@@ -108,8 +108,8 @@ def signal_name(number: int) -> str:
 
 
 def near(value: str, known: Iterable[str], count: int = 3) -> str:
-    """`did you mean a, b or c?` for a misspelt name, or an empty string where nothing is near."""
-    import difflib  # for a misspelt name only
+    """`did you mean a, b or c?` for a misspelled name, or an empty string where nothing is near."""
+    import difflib  # for a misspelled name only
 
     # Comparing takes quadratic time, and no name is that long.
     matches = difflib.get_close_matches(value[:200], list(known), n=count, cutoff=0.6)

@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_PIXELS", "Preprocessing", "as_image", "bounded_decoding", "open_image", "read_image", "to_rgb"]
 
-_LONGEST = 50_000_000  # pixels: a picture that would be larger when resized as a whole is resized in its centre alone
+_LONGEST = 50_000_000  # pixels: a picture that would be larger when resized as a whole is resized in its center alone
 _STRIP = 1 << 24  # pixels of a transparent picture that are laid over white at a time
 
 
 class Preprocessing(BaseModel):
     """How an upright image becomes a square of `image_size` pixels.
 
-    With `fit="crop"` the shorter side is resized to `resize_to` and the centre is cut out; with `fit="stretch"` the whole
+    With `fit="crop"` the shorter side is resized to `resize_to` and the center is cut out; with `fit="stretch"` the whole
     image is resized to the square whatever its shape. Resampling is Pillow's (antialiased).
 
-    `geometry` says how sides are rounded. "edgekit": to the nearest pixel, the margin downwards, and only the centre is resized.
+    `geometry` says how sides are rounded. "edgekit": to the nearest pixel, the margin downwards, and only the center is resized.
     "torchvision": as `torchvision.transforms.Resize` and `CenterCrop` do it (the longer side is cut down to a whole number, the
     margin is rounded half to even, what is missing is filled), and with it timm's transforms: pixel by pixel the same. There
-    `fit="stretch"` resizes to a square of `resize_to` and cuts the centre out, and `fit="border"` resizes the longer side to
+    `fit="stretch"` resizes to a square of `resize_to` and cuts the center out, and `fit="border"` resizes the longer side to
     `resize_to` and fills the rest.
     """
 
@@ -43,7 +43,7 @@ class Preprocessing(BaseModel):
 
     image_size: int = Field(ge=4, le=4096, description="side of the square that the model takes, in pixels")
     resize_to: int = Field(
-        ge=4, le=8192, description="length of the shorter side before the centre is cut out, in pixels"
+        ge=4, le=8192, description="length of the shorter side before the center is cut out, in pixels"
     )
     fit: Literal["crop", "stretch", "border"] = Field(
         "crop",
@@ -125,7 +125,7 @@ class Preprocessing(BaseModel):
         margins = []
         for side in (width, height):
             missing = size - side
-            # Padded first, by which an odd margin is one pixel less before the picture; then the centre is cut out.
+            # Padded first, by which an odd margin is one pixel less before the picture; then the center is cut out.
             margins.append(-(missing // 2) if missing > 0 else round(-missing / 2))
         left, top = margins
         square = Image.new("RGB", (size, size), self.fill)

@@ -21,8 +21,8 @@ from pydantic import (
 )
 
 # The steps of the accuracy search, in their order.
-Rung = Literal["calibration", "equalisation", "layers in float", "distillation", "unsigned weights"]
-CALIBRATION, EQUALISATION, FLOAT_LAYERS, DISTILLATION, UNSIGNED_WEIGHTS = RUNGS = get_args(Rung)
+Rung = Literal["calibration", "equalization", "layers in float", "distillation", "unsigned weights"]
+CALIBRATION, EQUALIZATION, FLOAT_LAYERS, DISTILLATION, UNSIGNED_WEIGHTS = RUNGS = get_args(Rung)
 
 
 class Record(BaseModel):
@@ -80,7 +80,7 @@ class Attempt(Record):
     status: Literal["", "not chosen", "failed", "unexecuted", "rejected", "verified"] = ""
     why: str = Field("", description="it failed")
     in_float: list[str] = Field(default_factory=list, description="nodes that it leaves in float beside the usual ones")
-    unlabelled: UnlabeledComparison | None = None
+    unlabeled: UnlabeledComparison | None = None
     top1: float | None = Field(None, description="on the evaluation set, as are agreement and drop; a share")
     agreement: float | None = None
     drop: float | None = None
@@ -133,7 +133,7 @@ class Distilled(Record):
 class EngineLayers(Record):
     """The layers of a TensorRT engine."""
 
-    quantised: int | None = Field(None, description="layers that the graph wants in INT8")
+    quantized: int | None = Field(None, description="layers that the graph wants in INT8")
     computed_in_int8: int | None = Field(None, description="of these, layers that the engine computes so")
     according_to: str = Field("", description="where the builder says so")
 
@@ -148,7 +148,7 @@ class Quantization(Record):
     calibration: CalibrationRecord | None = None
     operations: list[str] = Field(default_factory=list)
     kept_in_float: list[str] = Field(default_factory=list, description="names of nodes")
-    equalised: str = Field("", description="how the float graph's channels were rescaled first")
+    equalized: str = Field("", description="how the float graph's channels were rescaled first")
     bias_correction: BiasCorrection | None = None
     distilled: Distilled | None = None
     way: str = Field("", description="all of it in words")

@@ -28,7 +28,7 @@ Many = Annotated[list[T], FailFast()]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
 
-class Part(BaseModel):
+class ResultPart(BaseModel):
     """A part of a result: no unknown keys."""
 
     model_config = ConfigDict(extra="forbid")
@@ -37,7 +37,7 @@ class Part(BaseModel):
 Scenario = Literal["single-stream", "multi-stream", "offline", "server"]
 
 
-class Probe(Part):
+class RateProbe(ResultPart):
     """One rate that was tried in the search for the highest that keeps a bound."""
 
     rate: float = Field(description="queries a second that were offered")
@@ -47,7 +47,7 @@ class Probe(Part):
     kept: bool
 
 
-class Timeline(Part):
+class Timeline(ResultPart):
     """What the sensors said while it was measured, about ten times a second; null where a sensor did not answer."""
 
     round: Many[Count] = Field(description="in which round of `rounds`, from 0")
@@ -65,7 +65,7 @@ class Timeline(Part):
     )
 
 
-class Latency(Part):
+class Latency(ResultPart):
     """The latency of one variant of a bundle at one batch size, measured in a fresh process."""
 
     kind: Literal["latency"] = "latency"
@@ -86,7 +86,7 @@ class Latency(Part):
     query: int | None = Field(None, description="images a query, the unit that is timed; null is one batch")
     rate: float | None = Field(None, description="server: queries a second that were offered, as a Poisson process")
     bound_ms: float | None = Field(None, description="server: the latency that p99 was to keep")
-    probes: Many[Probe] = Field(default_factory=list, description="server: the rates that were tried, in order")
+    probes: Many[RateProbe] = Field(default_factory=list, description="server: the rates that were tried, in order")
     affinity: Many[int] = Field(description="the processors that the measuring process could run on")
     quick: bool = Field(description="measured for less time than the floor asks")
     interrupted: bool = False
@@ -153,7 +153,7 @@ class Latency(Part):
         return self
 
 
-class LayerTime(Part):
+class LayerTime(ResultPart):
     """The time of one node of the graph, as the runtime executes it."""
 
     name: str
@@ -163,7 +163,7 @@ class LayerTime(Part):
     share: float = Field(description="of the time of all nodes")
 
 
-class Profile(Part):
+class Profile(ResultPart):
     """Where the time of one variant of a bundle goes: the runtime's own profiler, in a fresh process."""
 
     kind: Literal["profile"] = "profile"
@@ -200,7 +200,7 @@ class Profile(Part):
         return sorted(rows, key=lambda row: -row.ms)
 
 
-class Score(Part):
+class Score(ResultPart):
     """One number about one model, with the protocol that it was measured by."""
 
     model: str = Field(description="encoder, teacher, student, supervised, a variant's id; of a transfer, the weights")
@@ -210,14 +210,14 @@ class Score(Part):
     protocol: str
     per_class: dict[str, float] | None = None
     shots: int | None = Field(
-        None, description="of a few-shot score: labelled images a class; value is the mean over draws"
+        None, description="of a few-shot score: labeled images a class; value is the mean over draws"
     )
     interval: tuple[float, float] | None = Field(
         None, description="of a few-shot score: 95 % of its mean over the draws"
     )
 
 
-class Advice(Part):
+class Advice(ResultPart):
     """One thing that a run's own numbers say about its recipe."""
 
     rule: str = Field(description="name of the rule that found it")
@@ -225,7 +225,7 @@ class Advice(Part):
     change: str = Field(description="what to change, and to what")
 
 
-class Difference(Part):
+class Difference(ResultPart):
     """How much more often one model is right than another on the same test images, in the mean over the label draws."""
 
     first: str
@@ -244,7 +244,7 @@ class Difference(Part):
         return not low <= 0 <= high and (self.p_value is None or self.p_value < 0.05)
 
 
-class Draw(Part):
+class Draw(ResultPart):
     """The accuracies of the models that were trained on one draw of the label budget."""
 
     label_seed: int
@@ -252,14 +252,14 @@ class Draw(Part):
     values: dict[str, float] = Field(description="model -> top-1 on the test set")
 
 
-class AnswersFile(Part):
+class AnswersFile(ResultPart):
     """The file of the answers to every test image, beside the result; see `edgekit.answers`."""
 
     file: str
     sha256: str
 
 
-class Worst(Part):
+class Worst(ResultPart):
     """A test image that the student is most certain about and wrong."""
 
     file: str
@@ -268,7 +268,7 @@ class Worst(Part):
     probability: float = Field(description="of the predicted class")
 
 
-class Evaluation(Part):
+class Evaluation(ResultPart):
     """What the models of a run score on its test set."""
 
     kind: Literal["evaluation"] = "evaluation"
@@ -291,7 +291,7 @@ class Evaluation(Part):
         return next((s.value for s in self.scores if s.model == model and s.metric == metric), None)
 
 
-class Cell(Part):
+class AblationCell(ResultPart):
     """One training of an ablation."""
 
     values: list[str] = Field(description="one for each axis, in their order")
@@ -307,14 +307,14 @@ class Cell(Part):
         return next((s.value for s in self.scores if (s.model, s.metric) == (model, metric)), None)
 
 
-class Axis(Part):
+class Axis(ResultPart):
     """What an ablation changes, and the values that it takes."""
 
     name: str = Field(description="a key of the recipe; first and second: the transformations of one branch, in order")
     values: list[str]
 
 
-class Ablation(Part):
+class Ablation(ResultPart):
     """A recipe trained with other values of some keys: every combination of them."""
 
     kind: Literal["ablation"] = "ablation"
@@ -326,9 +326,9 @@ class Ablation(Part):
     until: str = Field(description="the last stage that was trained")
     axes: list[Axis]
     planned: int = Field(description="how many cells it has; fewer are listed where it was interrupted")
-    cells: list[Cell]
+    cells: list[AblationCell]
 
-    def cell(self, *values: str) -> Cell | None:
+    def cell(self, *values: str) -> AblationCell | None:
         """The cell of these values, or None where it is not done."""
         return next((c for c in self.cells if c.values == list(values)), None)
 
@@ -337,8 +337,8 @@ class Ablation(Part):
         return list(dict.fromkeys((s.model, s.metric) for c in self.cells for s in c.scores))
 
 
-class TransferSet(Part):
-    """What a run's encoder comes to on one other labelled data set."""
+class TransferSet(ResultPart):
+    """What a run's encoder comes to on one other labeled data set."""
 
     name: str
     data: str = Field(description="the folder as given")
@@ -353,8 +353,8 @@ class TransferSet(Part):
         return next((s.value for s in self.scores if s.model == model), None)
 
 
-class Transfer(Part):
-    """A run's encoder on other labelled data sets, as in SimCLR's table 8."""
+class Transfer(ResultPart):
+    """A run's encoder on other labeled data sets, as in SimCLR's table 8."""
 
     kind: Literal["transfer"] = "transfer"
     run: str
@@ -362,7 +362,7 @@ class Transfer(Part):
     sets: list[TransferSet]
 
 
-class Result(Part):
+class Result(ResultPart):
     """A measurement and the circumstances that it was made in."""
 
     result_schema: Literal[1] = Field(1, alias="schema")

@@ -80,7 +80,7 @@ def new_console(*, stderr: bool = False, width: int | None = None, highlight: bo
     Args:
         stderr: write to standard error.
         width: None for the terminal's.
-        highlight: colour numbers and the like.
+        highlight: color numbers and the like.
     """
     from rich.console import Console as RichConsole
     from rich.segment import Segment

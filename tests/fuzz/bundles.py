@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-import hostile
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.preprocess import Preprocessing
 from edgekit.runtimes.predictor import Predictor
-from tiny_bundle import make_bundle, some_images
+from tests.helpers import hostile
+from tests.helpers.tiny_bundle import make_bundle, some_images
 
 from .judge import Broken, run_command
 from .mutators import Draws, change_file, changed_bytes, changed_tree, copied, json_bytes

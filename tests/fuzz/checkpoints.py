@@ -22,11 +22,10 @@ from edgekit.models.heads import ProjectionHead
 from edgekit.models.store import Pretrained, load_classifier, load_pretrained, save_classifier, save_pretrained
 from edgekit.models.weights import load_weights
 from edgekit.recipe import Architecture, Hardware, Optimizer
-from edgekit.train.engine import CHECKPOINT, fit, read_checkpoint
-from edgekit.train.loader import ShuffledImages
-from edgekit.train.tasks import Batch, Outcome
-from edgekit.train.tasks import Draws as StepDraws
-from tiny_bundle import some_images
+from edgekit.train.loop.engine import CHECKPOINT, fit, read_checkpoint
+from edgekit.train.loop.loader import ShuffledImages
+from edgekit.train.stages.training_tasks import Batch, StepDraws, StepOutcome
+from tests.helpers.tiny_bundle import some_images
 
 from .judge import Broken
 from .mutators import Draws, change_file, changed_bytes, changed_tree, copied, json_bytes
@@ -45,7 +44,7 @@ class _Linear(nn.Module):
         self.linear = nn.Linear(3, 2)
         self.norm = nn.BatchNorm1d(3)
 
-    def forward(self, batch: Batch, draws: StepDraws, monitor: bool) -> Outcome:
+    def forward(self, batch: Batch, draws: StepDraws, monitor: bool) -> StepOutcome:
         return {"loss": self.linear(self.norm(batch["images"].float().mean((1, 2)) / 255)).square().mean(), "logs": {}}
 
 

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 from edgekit.bench.remote import device, wheel
 from edgekit.bench.remote.connection import Connection
 from edgekit.bundle import Bundle
-from report_sample import make_latency, write_result
-from tiny_bundle import make_bundle
+from tests.helpers.report_sample import make_latency, write_result
+from tests.helpers.tiny_bundle import make_bundle
 
 from .judge import run_command
 from .mutators import Draws, changed_bytes, changed_tree, json_bytes

@@ -15,14 +15,14 @@ import numpy as np
 from PIL import Image
 
 from edgekit.data.decode import decode
-from edgekit.data.image_folders import unlabelled_folder
+from edgekit.data.image_folders import unlabeled_folder
 from edgekit.data.images import content_digest
-from edgekit.data.source import RangeNeeded, Source
-from edgekit.data.sources import open_labelled, open_pool
+from edgekit.data.source import ImageSource, RangeNeeded
+from edgekit.data.sources import open_labeled, open_pool
 from edgekit.image_files import extensions
 from edgekit.pixel_range import Depth
 from edgekit.preprocess import Preprocessing
-from tiny_bundle import make_bundle, some_images
+from tests.helpers.tiny_bundle import make_bundle, some_images
 
 from .judge import Broken, run_command
 from .mutators import Draws, change_file, changed_bytes, changed_tree, json_bytes
@@ -107,7 +107,7 @@ class Target:
         if way < 0.55:
             preprocessing = draws.choice(_WAYS)
             return lambda: _device(preprocessing, path)
-        return lambda: _train(unlabelled_folder(str(folder)))
+        return lambda: _train(unlabeled_folder(str(folder)))
 
     def _changed(self, draws: Draws, kept: Path) -> bytes:
         content = self._content[kept]
@@ -136,10 +136,10 @@ class Target:
                 path.write_bytes(changed_bytes(draws, path.read_bytes()))
             elif draws.random() < 0.1:
                 change_file(draws, path, self._secret)
-        labelled, share = draws.random() < 0.5, draws.choice((0.01, 1.0))
+        labeled, share = draws.random() < 0.5, draws.choice((0.01, 1.0))
 
         def act() -> None:
-            source = (open_labelled if labelled else open_pool)(str(path))
+            source = (open_labeled if labeled else open_pool)(str(path))
             for pixel_range in ("auto", None):
                 try:
                     decode(source.ranged(pixel_range), _WAYS[0], share)
@@ -206,7 +206,7 @@ def _device(preprocessing: Preprocessing, path: Path) -> None:
         raise Broken(f"pixels {pixels.dtype} of shape {pixels.shape}")
 
 
-def _train(source: Source) -> None:
+def _train(source: ImageSource) -> None:
     """As the data stage reads images: those that are deep twice, when their range is known."""
     for i in range(len(source.names)):
         depth = Depth()

@@ -13,14 +13,14 @@ import yaml
 from edgekit.data.decode import decode
 from edgekit.data.divide import divide
 from edgekit.data.pile import divide_pile
-from edgekit.data.source import Source
-from edgekit.data.sources import open_labelled, open_pool
+from edgekit.data.source import ImageSource
+from edgekit.data.sources import open_labeled, open_pool
 from edgekit.preprocess import Preprocessing
-from edgekit.recipe import Data, load, parse
+from edgekit.recipe import DataConfig, load, parse
 from edgekit.recipe.plain_yaml import Dumper
 from edgekit.run import Run
-from edgekit.train.stages import train
-from image_folders import class_folders
+from edgekit.train.stages.pipeline import train
+from tests.helpers.image_folders import class_folders
 
 from .judge import Broken, run_command
 from .mutators import VALUES, Draws, change_file, changed_bytes, copied
@@ -66,7 +66,7 @@ def make_corpus(folder: Path) -> None:
     """Images of three classes, and a run that is pretrained on them as a pile."""
     images = class_folders(folder / "images", {"a": 10, "b": 10, "c": 8})
     (images / "a" / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    data = {"labelled": None, "pool": str(images), "test": 0.3, "image_size": 16, "max_skipped": 0.2}
+    data = {"labeled": None, "pool": str(images), "test": 0.3, "image_size": 16, "max_skipped": 0.2}
     train(parse({**_RECIPE, "data": data}), Run(folder / "run"), until="pretrain")
 
 
@@ -76,7 +76,7 @@ class Target:
     def __init__(self, corpus: Path, secret: Path) -> None:
         self._corpus, self._secret = corpus, secret
         images = str(corpus / "images")
-        self._folders = open_labelled(images)
+        self._folders = open_labeled(images)
         self._pile = open_pool(images)
         self._many = _many(2000)
         preprocessing = Preprocessing(image_size=8, resize_to=8)
@@ -109,14 +109,14 @@ class Target:
             return lambda: self._suggest(path, folder)
         source = self._many if way < 0.01 else draws.choice((self._folders, self._pile))
         digests = self._digests[id(source)]
-        labelled = str(self._corpus / "images") if source is self._folders else None
-        data = Data.model_construct(
+        labeled = str(self._corpus / "images") if source is self._folders else None
+        data = DataConfig.model_construct(
             **{
-                **Data().model_dump(),
+                **DataConfig().model_dump(),
                 "labels": str(path),
                 "test": 0.3,
                 "probe": draws.choice((0.0, 0.1)),
-                "labelled": labelled,
+                "labeled": labeled,
             }
         )
         if source is self._folders:
@@ -136,13 +136,13 @@ class Target:
             raise Broken("the page holds a control character")
 
 
-def _many(count: int) -> Source:
+def _many(count: int) -> ImageSource:
     """A pile of so many images, of which nothing but their names is looked at."""
 
     def read(i: int) -> NoReturn:
         raise AssertionError(f"image {i} is read")
 
-    return Source(where="pile", names=[f"class{i % 7}/{i:06}.png" for i in range(count)], read=read)
+    return ImageSource(where="pile", names=[f"class{i % 7}/{i:06}.png" for i in range(count)], read=read)
 
 
 def _changed_rows(draws: Draws, rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import hostile
+from tests.helpers import hostile
 
 Draws = random.Random
 

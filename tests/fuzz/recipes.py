@@ -10,16 +10,16 @@ from typing import Any
 
 import yaml
 
-import hostile
 from edgekit.recipe import Recipe, dump, load
 from edgekit.recipe.plain_yaml import Dumper
-from recipe_changes import TINY
+from tests.helpers import hostile
+from tests.helpers.recipe_changes import TINY
 
 from .mutators import Draws, change_file, changed_bytes, changed_tree
 
 MEMORY = 256 << 20  # a recipe is at most 512 kB, and 20,000 values
 _KEYS = [
-    "seed", "name", "data", "data.mean", "data.labelled", "data.labels", "data.image_size", "data.pixel_range", "pretrain", "pretrain.method",
+    "seed", "name", "data", "data.mean", "data.labeled", "data.labels", "data.image_size", "data.pixel_range", "pretrain", "pretrain.method",
     "pretrain.optimizer.lr", "pretrain.encoder", "pretrain.encoder.name", "pretrain.augment", "distill.teachers", "distill.student.width",
     "hardware.devices", "finetune", "no.such.key", "a..b", "", ".", "data.mean.0",
 ]  # fmt: skip

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgekit.machine import this_machine
-from edgekit.result import Ablation, Axis, Cell, Result, Score, Transfer, TransferSet
-from report_sample import CREATED, make_remote, make_run
+from edgekit.result import Ablation, AblationCell, Axis, Result, Score, Transfer, TransferSet
+from tests.helpers.report_sample import CREATED, make_remote, make_run
 
 from .judge import Broken, run_command
 from .mutators import Draws, change_file, changed_bytes, changed_tree, copied, json_bytes
@@ -35,8 +35,8 @@ def make_corpus(folder: Path) -> None:
     _right_digests(run / "export")
     scores = [Score(model="student", metric="top1", value=0.9, samples=100, protocol="test set")]
     cells = [
-        Cell(values=["1", "2"], run="cells/a", scores=scores, seconds=3.0),
-        Cell(values=["1", "3"], run="cells/b", error="failed"),
+        AblationCell(values=["1", "2"], run="cells/a", scores=scores, seconds=3.0),
+        AblationCell(values=["1", "3"], run="cells/b", error="failed"),
     ]
     ablation = Ablation(
         subject="values", recipe="digits", data="digits", until="distill",

@@ -18,7 +18,7 @@ from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import BundleError, RecipeError
 from edgekit.models.weights import load_weights
 from edgekit.runtimes.predictor import Predictor
-from tiny_bundle import make_bundle, some_images
+from tests.helpers.tiny_bundle import make_bundle, some_images
 
 Change = Callable[[onnx.ModelProto], object]
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 RECIPE = """\
 name: tiny
-data: {labelled: images, image_size: 16, labels: 3}
+data: {labeled: images, image_size: 16, labels: 3}
 pretrain:
   encoder: {name: resnet10, width: 0.125, stem: strided}
   projection: {output: 16}

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from edgekit.bench.bundle_bench import Job, processor_list
-from edgekit.bench.load import QUERY, Load
+from edgekit.bench.bundle_bench import BenchJob, processor_list
 from edgekit.bench.profile_all import Profiles
-from edgekit.bench.rounds import Outcome
+from edgekit.bench.rounds import BenchOutcome
+from edgekit.bench.workload import QUERY, Workload
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
 from edgekit.result import Result, Scenario
@@ -70,7 +70,7 @@ def bench(
     load = load_of(
         scenario, streams, query, rate, find_rate, seed, provider, _processors(cpus), loadgen, profile=profile
     )
-    job = Job.of(
+    job = BenchJob.of(
         bundle,
         load,
         names=(variant,) if isinstance(variant, str) else tuple(variant),
@@ -80,7 +80,7 @@ def bench(
         quick=quick,
         output=Path(output) if output is not None else None,
     )
-    found: Outcome | Profiles = job.profile() if profile else job.measure()
+    found: BenchOutcome | Profiles = job.profile() if profile else job.measure()
     if found.interrupted:
         raise KeyboardInterrupt(f"interrupted: partial results are in {job.output}")
     reasons = "; ".join(f"{name}: {error}" for name, error in found.failed)
@@ -93,7 +93,7 @@ def bench(
 def load_of(
     scenario: Scenario, streams: int | None, query: int, rate: float | None, find_rate: float | None, seed: int, provider: str | None,
     cpus: tuple[int, ...], loadgen: bool, *, profile: bool,
-) -> Load:  # fmt: skip
+) -> Workload:  # fmt: skip
     """The scenario and what it runs on, from the options of the command.
 
     Raises:
@@ -103,7 +103,7 @@ def load_of(
         raise EdgekitError("--profile is about a run by itself", "leave out --scenario and --loadgen")
     if streams is None:
         streams = 0 if scenario in ("offline", "server") else 1
-    return Load(scenario, streams, query, rate, find_rate, seed, provider, cpus, loadgen)
+    return Workload(scenario, streams, query, rate, find_rate, seed, provider, cpus, loadgen)
 
 
 def _processors(cpus: str | Sequence[int] | None) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from edgekit.processors import tell_openmp
 
 if TYPE_CHECKING:
     from edgekit.report.image_map import ImageMap
-    from edgekit.train.embed import Embedding, Of
+    from edgekit.train.analysis.embed import Embedding, Of
 
 _ON_PAGE = 6  # neighbors shown of an image
 
@@ -45,7 +45,7 @@ def embed(
         outliers: that are always on the map.
 
     Returns:
-        What was found: `files`, `features` float32 (n, d), `neighbours`, `anomaly`, `clusters` and more, a row for each image.
+        What was found: `files`, `features` float32 (n, d), `neighbors`, `anomaly`, `clusters` and more, a row for each image.
 
     Raises:
         RunError: there is no such run, or the model's stage is not complete.
@@ -64,7 +64,7 @@ def measure(run: runs.Run, folder: Path | str, **options: Any) -> Embedding:
     Args:
         run: opened.
         folder: as of `embed`.
-        options: those of `edgekit.train.embed.embed`.
+        options: those of `edgekit.train.analysis.embed.embed`.
 
     Raises:
         RunError, DataError, RuntimeMissing: as `embed`.
@@ -74,7 +74,7 @@ def measure(run: runs.Run, folder: Path | str, **options: Any) -> Embedding:
     from edgekit.report.page import require_jinja2
 
     require_jinja2()
-    from edgekit.train.embed import embed as embed_images
+    from edgekit.train.analysis.embed import embed as embed_images
 
     return embed_images(run, str(folder), **options)
 
@@ -82,7 +82,7 @@ def measure(run: runs.Run, folder: Path | str, **options: Any) -> Embedding:
 def write(found: Embedding, files: dict[str, Path]) -> None:
     """Write the files of `embedding_files`."""
     from edgekit.report.image_map import write_map
-    from edgekit.train.feature_table import write_features, write_skipped
+    from edgekit.train.analysis.feature_table import write_features, write_skipped
 
     write_features(found, files["features"])
     write_skipped(found, files["skipped"])
@@ -100,18 +100,18 @@ def embedding_files(
 
 def _image_map(found: Embedding) -> ImageMap:
     """What the page shows: the images on the map, with everything about each."""
-    from edgekit.report.image_map import Colouring, ImageMap
-    from edgekit.train.feature_table import about, printable
-    from edgekit.train.thumbnails import thumbnails
+    from edgekit.report.image_map import Coloring, ImageMap
+    from edgekit.train.analysis.feature_table import about, printable
+    from edgekit.train.analysis.thumbnails import thumbnails
 
     drawn = found.drawn.tolist()
     where = {image: i for i, image in enumerate(drawn)}
-    colourings = []
+    colorings = []
     if any(found.labels):
-        colourings.append(Colouring("label", "folder", [found.labels[i] for i in drawn]))
+        colorings.append(Coloring("label", "folder", [found.labels[i] for i in drawn]))
     if found.predicted is not None:
-        colourings.append(Colouring("predicted", "predicted class", [found.predicted[i] for i in drawn]))
-    colourings.append(Colouring("cluster", "cluster", [str(found.clusters[i] + 1) for i in drawn]))
+        colorings.append(Coloring("predicted", "predicted class", [found.predicted[i] for i in drawn]))
+    colorings.append(Coloring("cluster", "cluster", [str(found.clusters[i] + 1) for i in drawn]))
     facts = about(found)
     count, shown = len(found.files), len(drawn)
     which = (
@@ -128,14 +128,14 @@ def _image_map(found: Embedding) -> ImageMap:
         positions=found.projection.positions,
         anomaly=found.anomaly[found.drawn],
         definition=found.definition,
-        neighbours=[
+        neighbors=[
             [
                 (where.get(j, printable(found.files[j])), float(c))
-                for j, c in zip(found.neighbours[i, :_ON_PAGE].tolist(), found.similarities[i], strict=False)
+                for j, c in zip(found.neighbors[i, :_ON_PAGE].tolist(), found.similarities[i], strict=False)
             ]
             for i in drawn
         ],
-        colourings=colourings,
+        colorings=colorings,
         probability=found.probability[found.drawn] if found.probability is not None else None,
         thumbnails=pictures,
         facts=[
@@ -150,7 +150,7 @@ def _image_map(found: Embedding) -> ImageMap:
             ("weights, SHA-256", found.model.digest),
             ("positions", facts["map"]),
             ("anomaly score", facts["anomaly"]),
-            ("nearest neighbours", "among all images of the folder, by cosine"),
+            ("nearest neighbors", "among all images of the folder, by cosine"),
             ("clusters", facts["clusters"]),
             *([("folder", facts["label"])] if any(found.labels) else []),
         ],

@@ -18,7 +18,7 @@ from edgekit.terminal import echo
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgekit.export.sources.source import Source
+    from edgekit.export.importers.source import ModelSource
 
 ModelOfRun = Literal["student", "teacher", "supervised"]
 _Statistics = str | float | Sequence[float] | None
@@ -176,21 +176,21 @@ def _several(names: str | Sequence[str]) -> tuple[str, ...]:
 def _source(
     model: nn.Module | runs.Run | Path | str, which: str | None, calibration_images: int, own: dict[str, Any],
     image_size: int | None, scratch: Path,
-) -> Source:  # fmt: skip
+) -> ModelSource:  # fmt: skip
     """What is exported, at another resolution than its own where `image_size` says so; what can be refused without torch is refused
     first."""
     if isinstance(model, runs.Run):
         return _of_run(model, which, calibration_images, own, image_size)
     if isinstance(model, (str, Path)):
-        from edgekit.export.sources.kinds import kind_of
+        from edgekit.export.importers.kinds import kind_of
 
         if kind_of(str(model)) == "run":
             return _of_run(opened(model), which, calibration_images, own, image_size)
     if which is not None:
         raise ExportError(f"--model {which}: {_name(model)} is not a run", "leave --model out")
 
-    from edgekit.export.sources.asked import asked
-    from edgekit.export.sources.bring import bring
+    from edgekit.export.importers.import_model import import_model
+    from edgekit.export.importers.request import model_request
 
     if image_size is not None:
         if own["size"] or own["resize"]:
@@ -198,12 +198,14 @@ def _source(
                 "--image-size: goes with neither --size nor --resize", "leave those out, or give --size alone"
             )
         own = {**own, "size": image_size}
-    return bring(asked(_name(model), calibration_images=calibration_images, **_as_text(own), **_module(model)), scratch)
+    return import_model(
+        model_request(_name(model), calibration_images=calibration_images, **_as_text(own), **_module(model)), scratch
+    )
 
 
 def _of_run(
     run: runs.Run, which: str | None, calibration_images: int, own: dict[str, Any], image_size: int | None
-) -> Source:
+) -> ModelSource:
     given = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
     run, which = opened(run), which or "student"
     if which not in TRAINED_BY:
@@ -212,8 +214,8 @@ def _of_run(
     if given:
         raise ExportError(f"{given[0]}: {run.path} is a run, which has its own", f"leave {', '.join(given)} out")
 
-    from edgekit.export.sources.runs import from_run
-    from edgekit.train.inputs import require_current
+    from edgekit.export.importers.runs import from_run
+    from edgekit.train.records.inputs import require_current
 
     return from_run(run, which, calibration_images, require_current, image_size)
 

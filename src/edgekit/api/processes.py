@@ -23,7 +23,7 @@ from edgekit.stages import STAGES
 from edgekit.temporary import scratch_folder
 from edgekit.terminal import echo
 from edgekit.train.draws import run_of_draw
-from edgekit.train.stages import Report
+from edgekit.train.stages.pipeline import Report
 
 
 def train_in_processes(

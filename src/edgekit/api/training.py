@@ -17,7 +17,7 @@ from edgekit.stages import STAGES
 if TYPE_CHECKING:
     from edgekit.data.splits import Splits
     from edgekit.result import Result
-    from edgekit.train.stages import Report
+    from edgekit.train.stages.pipeline import Report
 
 
 def train(
@@ -67,7 +67,7 @@ def train(
     target = Run(run.path if isinstance(run, runs.Run) else run or Path("runs") / loaded.name)
     others = [opened(reuse)] if reuse is not None else []
     _check(loaded, until, draws)
-    from edgekit.train.processes import place
+    from edgekit.train.loop.processes import place
 
     if loaded.hardware.devices > 1 and loaded.hardware.nodes == 1 and place() is None:
         from edgekit.api.processes import train_in_processes
@@ -101,9 +101,9 @@ def _train_here(
 ) -> None:
     """Train in this process."""
     from edgekit.train.draws import run_of_draw, train_draws
-    from edgekit.train.engine import Interrupted
-    from edgekit.train.stages import train as train_stages
-    from edgekit.train.unfinished import after_interrupt
+    from edgekit.train.loop.engine import TrainingInterrupted
+    from edgekit.train.records.unfinished import after_interrupt
+    from edgekit.train.stages.pipeline import train as train_stages
 
     current: runs.Run = run
 
@@ -118,7 +118,7 @@ def _train_here(
         )
         if draws > 1 and run.record("finetune") is not None:  # not without a single label
             train_draws(recipe, run, draws, reuse=reuse, on_stage=after_draw)
-    except Interrupted:
+    except TrainingInterrupted:
         raise KeyboardInterrupt(f"{current.path}: {after_interrupt(current)}") from None
 
 

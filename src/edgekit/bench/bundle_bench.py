@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.bench.choose import choose
-from edgekit.bench.load import Load, batch_sizes, check_parallel
 from edgekit.bench.output import check_output, default_output
 from edgekit.bench.profile_all import Profiles, profile_all
-from edgekit.bench.rounds import Outcome, Plan, bench
+from edgekit.bench.rounds import BenchOutcome, BenchPlan, bench
+from edgekit.bench.workload import Workload, batch_sizes, check_parallel
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import EdgekitError, GateFailed
 from edgekit.progress import progress
 
 
 @dataclass(frozen=True)
-class Job:
+class BenchJob:
     """What a bench is to do, checked.
 
     Attributes:
@@ -39,16 +39,16 @@ class Job:
     left_out: list[tuple[Variant, str]]
     batches: tuple[int, ...]
     threads: int
-    load: Load
-    plan: Plan
+    load: Workload
+    plan: BenchPlan
     quick: bool
     output: Path
 
     @classmethod
     def of(
-        cls, bundle: Bundle | Path | str, load: Load, *, names: Sequence[str] = (), batches: Sequence[int] = (), threads: int = 0,
+        cls, bundle: Bundle | Path | str, load: Workload, *, names: Sequence[str] = (), batches: Sequence[int] = (), threads: int = 0,
         seconds: float | None = None, quick: bool = False, output: Path | None = None,
-    ) -> Job:  # fmt: skip
+    ) -> BenchJob:  # fmt: skip
         """Check what can be checked before minutes are spent.
 
         Args:
@@ -73,13 +73,13 @@ class Job:
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         variants, left_out = choose(opened, names, load.provider)
         sizes = batch_sizes(opened, load, batches)
-        plan = Plan.quick(seconds or 1.0) if quick else Plan(seconds) if seconds else Plan()
+        plan = BenchPlan.quick(seconds or 1.0) if quick else BenchPlan(seconds) if seconds else BenchPlan()
         folder = output or default_output(opened)
         check_output(folder)
         given = str(bundle.path if isinstance(bundle, Bundle) else bundle)
         return cls(opened, given, variants, left_out, sizes, threads, load, plan, quick, folder)
 
-    def measure(self) -> Outcome:
+    def measure(self) -> BenchOutcome:
         """Measure, and write a result file for each variant and batch size; see `edgekit.bench.rounds.bench`."""
         rounds = 1 if self.load.loadgen else self.plan.rounds
         with progress("bench", len(self.variants) * len(self.batches) * rounds, unit="rounds") as advance:
@@ -95,7 +95,7 @@ class Job:
             load=self.load, quick=self.quick,
         )  # fmt: skip
 
-    def require_measured(self, found: Outcome | Profiles, what: str, reasons: str) -> None:
+    def require_measured(self, found: BenchOutcome | Profiles, what: str, reasons: str) -> None:
         """Fail where something failed.
 
         Args:

@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bench.figures import Figure, Measured, Unit, read
+from edgekit.bench.figures import Measurement, Metric, Unit, read
 from edgekit.bench.gate import Gate, check_metrics
 from edgekit.errors import EdgekitError
 from edgekit.progress import progress
@@ -25,7 +25,7 @@ Verdict = Literal["pass", "fail", "uncertain"]
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One figure on both sides.
 
     Attributes:
@@ -55,12 +55,12 @@ class Checked:
 
 
 @dataclass
-class Pair:
+class ComparedPair:
     """The same measurement on both sides."""
 
-    before: Measured
-    after: Measured
-    rows: list[Row]
+    before: Measurement
+    after: Measurement
+    rows: list[ComparisonRow]
     checked: list[Checked] = field(default_factory=list)
 
     @property
@@ -83,12 +83,12 @@ class Pair:
 class Compared:
     """Everything about two sides; `missing` and `new` name what only one of them has."""
 
-    pairs: list[Pair]
+    pairs: list[ComparedPair]
     missing: list[str]
     new: list[str]
 
     @property
-    def failed(self) -> list[tuple[Pair, Checked]]:
+    def failed(self) -> list[tuple[ComparedPair, Checked]]:
         return [(pair, c) for pair in self.pairs for c in pair.checked if c.verdict == "fail"]
 
 
@@ -126,7 +126,7 @@ def compare(before: Path, after: Path, gates: Sequence[Gate] = (), seed: int = 0
             for metric in _metrics(couple[0], couple[1], gates):
                 rows.append(_row(metric, couple[0].figures[metric], couple[1].figures[metric], seed))
                 advance()
-            pair = Pair(couple[0], couple[1], rows)
+            pair = ComparedPair(couple[0], couple[1], rows)
             pair.checked = [c for gate in gates if (c := _check(gate, pair, seed)) is not None]
             pairs.append(pair)
     for gate in gates:
@@ -137,7 +137,7 @@ def compare(before: Path, after: Path, gates: Sequence[Gate] = (), seed: int = 0
     return Compared(pairs, [m.name for m in a if id(m) not in paired], [m.name for m in b if id(m) not in paired])
 
 
-def _metrics(before: Measured, after: Measured, gates: Sequence[Gate]) -> list[str]:
+def _metrics(before: Measurement, after: Measurement, gates: Sequence[Gate]) -> list[str]:
     asked = {gate.metric for gate in gates}
     usual = (
         USUAL
@@ -149,23 +149,23 @@ def _metrics(before: Measured, after: Measured, gates: Sequence[Gate]) -> list[s
     return [name for name in shared if name in asked or (name in usual and name in some)]
 
 
-def _row(metric: str, before: Figure, after: Figure, seed: int) -> Row:
+def _row(metric: str, before: Metric, after: Metric, seed: int) -> ComparisonRow:
     a, b = before.value, after.value
     if a is None or b is None:
         side, why = ("before", before.why) if a is None else ("after", after.why)
-        return Row(metric, before.unit, a, b, why=f"{side}: {why}")
+        return ComparisonRow(metric, before.unit, a, b, why=f"{side}: {why}")
     if a == 0 and before.unit != "share":
-        return Row(metric, before.unit, a, b, why="it was 0 before")
+        return ComparisonRow(metric, before.unit, a, b, why="it was 0 before")
     change = difference(b, a) if before.unit == "share" else _change(before.unit, a, b)
     interval = None
     if before.draw is not None and after.draw is not None:
         count = min(before.draws, after.draws)
         changes = _change(before.unit, _drawn(before, 2 * seed, count), _drawn(after, 2 * seed + 1, count))
         interval = _interval(changes)
-    return Row(metric, before.unit, a, b, change, interval)
+    return ComparisonRow(metric, before.unit, a, b, change, interval)
 
 
-def _check(gate: Gate, pair: Pair, seed: int) -> Checked | None:
+def _check(gate: Gate, pair: ComparedPair, seed: int) -> Checked | None:
     """A gate's verdict on a pair; None where the pair has no such figure at all."""
     if gate.metric not in pair.before.figures or gate.metric not in pair.after.figures:
         return None
@@ -199,7 +199,7 @@ def _check(gate: Gate, pair: Pair, seed: int) -> Checked | None:
     return Checked(gate, verdict, value, interval)
 
 
-def _drawn(figure: Figure, seed: int, count: int) -> NDArray[np.float64]:
+def _drawn(figure: Metric, seed: int, count: int) -> NDArray[np.float64]:
     assert figure.draw is not None
     return figure.draw(seed, count)
 
@@ -213,5 +213,5 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _names(measured: Sequence[Measured]) -> str:
+def _names(measured: Sequence[Measurement]) -> str:
     return ", ".join(m.name for m in measured)

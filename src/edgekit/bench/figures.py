@@ -25,12 +25,12 @@ _VALUES_AT_ONCE = 2 * 10**6
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """One number.
 
     Attributes:
         value: in `unit`; None where it was not measured, or from too few samples.
-        unit: of the value; a share is compared in percentage points, everything else in per cent.
+        unit: of the value; a share is compared in percentage points, everything else in percent.
         draw: (seed, n) -> n values that the same measurement could have given; None where chance is not known.
         draws: how many of them to take: 2,000, fewer where there are so many samples that it would take long.
         why: it is None.
@@ -44,7 +44,7 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """A measurement that can be compared.
 
     Attributes:
@@ -58,13 +58,13 @@ class Measured:
 
     name: str
     key: tuple[Any, ...]
-    figures: dict[str, Figure]
+    figures: dict[str, Metric]
     circumstances: dict[str, str]
     warnings: list[str] = field(default_factory=list)
     source: str = ""
 
 
-def read(path: Path) -> list[Measured]:
+def read(path: Path) -> list[Measurement]:
     """The measurements in a result file, a folder of them, or a bundle (its accuracies and sizes).
 
     Raises:
@@ -88,7 +88,7 @@ def read(path: Path) -> list[Measured]:
     return found
 
 
-def _of_result(path: Path) -> list[Measured]:
+def _of_result(path: Path) -> list[Measurement]:
     result = Result.read(path)
     measurement = result.measurement
     machine = {"machine": f"{result.machine.cpu}, {result.machine.cores} cores"}
@@ -99,16 +99,16 @@ def _of_result(path: Path) -> list[Measured]:
     return []
 
 
-def _of_latency(latency: Latency, machine: dict[str, str], source: str) -> Measured:
+def _of_latency(latency: Latency, machine: dict[str, str], source: str) -> Measurement:
     resampled = _Resampled(latency)
     figures = {name: _percentile(resampled, name, needed) for name, needed in SAMPLES_NEEDED.items()}
-    figures["mean"] = Figure(
+    figures["mean"] = Metric(
         latency.mean_ms, "ms", lambda seed, draws: resampled.of("mean", seed, draws) / 1e6, resampled.draws
     )
     figures["throughput"] = _throughput(latency, resampled)
-    figures |= {name: Figure(value, "ms", why="not measured") for name, value in latency.stages_ms.items()}
-    figures["peak_rss"] = Figure(latency.peak_rss_bytes, "bytes", why="not measured")
-    figures["energy"] = Figure(latency.energy_joules_per_inference, "J", why="no sensor")
+    figures |= {name: Metric(value, "ms", why="not measured") for name, value in latency.stages_ms.items()}
+    figures["peak_rss"] = Metric(latency.peak_rss_bytes, "bytes", why="not measured")
+    figures["energy"] = Metric(latency.energy_joules_per_inference, "J", why="no sensor")
     figures["accuracy"] = _share(latency.accuracy, latency.accuracy_samples)
     unusual = [
         f"{name} {value}"
@@ -119,7 +119,7 @@ def _of_latency(latency: Latency, machine: dict[str, str], source: str) -> Measu
         if value != usual
     ]  # fmt: skip
     settings = (latency.scenario, latency.batch, latency.threads, latency.streams, latency.query, latency.provider)
-    return Measured(
+    return Measurement(
         name=", ".join([latency.variant, *(text.strip() for text in unusual)]),
         key=("latency", latency.variant, *settings),
         figures=figures,
@@ -137,7 +137,7 @@ def _of_latency(latency: Latency, machine: dict[str, str], source: str) -> Measu
     )
 
 
-def _of_evaluation(evaluation: Evaluation, source: str) -> Measured:
+def _of_evaluation(evaluation: Evaluation, source: str) -> Measurement:
     figures = {}
     for score in evaluation.scores:
         shots = f".{score.shots}-shot" if score.shots else ""
@@ -146,24 +146,24 @@ def _of_evaluation(evaluation: Evaluation, source: str) -> Measured:
         if f"{model}.top1" in figures:
             figures["accuracy"] = figures[f"{model}.top1"]
             break
-    return Measured(
+    return Measurement(
         "evaluation", ("evaluation",), figures, {"test set": evaluation.data.rpartition(": ")[2]}, [], source
     )
 
 
-def _of_bundle(path: Path) -> list[Measured]:
+def _of_bundle(path: Path) -> list[Measurement]:
     manifest = Bundle.open(path).manifest
     return [_of_variant(variant, manifest, str(path)) for variant in manifest.variants]
 
 
-def _of_variant(variant: Variant, manifest: Manifest, source: str) -> Measured:
+def _of_variant(variant: Variant, manifest: Manifest, source: str) -> Measurement:
     found = variant.accuracy
-    return Measured(
+    return Measurement(
         variant.id,
         ("variant", variant.id),
         {
             "accuracy": _share(found.top1 if found else None, found.samples if found else None),
-            "size": Figure(float(variant.bytes), "bytes"),
+            "size": Metric(float(variant.bytes), "bytes"),
         },
         {"test set": f"{manifest.accuracy.samples if manifest.accuracy else 0} images"},
         [f"{variant.id} was rejected at export"] if variant.status == "rejected" else [],
@@ -172,8 +172,8 @@ def _of_variant(variant: Variant, manifest: Manifest, source: str) -> Measured:
 
 
 class _Resampled:
-    """Statistics of resampled latencies, by a bootstrap in two steps, as latencies of one process are alike and neighbours are
-    more so: processes (rounds) are drawn with replacement and, within each, blocks of neighbours, as long as the square root of
+    """Statistics of resampled latencies, by a bootstrap in two steps, as latencies of one process are alike and neighbors are
+    more so: processes (rounds) are drawn with replacement and, within each, blocks of neighbors, as long as the square root of
     its samples (moving-block bootstrap, Künsch 1989). All statistics come from the same draws."""
 
     def __init__(self, latency: Latency) -> None:
@@ -223,32 +223,32 @@ class _Resampled:
         return rows.reshape(count, len(self.rounds), -1)[:, :, :length].reshape(count, -1)
 
 
-def _percentile(resampled: _Resampled, name: str, needed: int) -> Figure:
+def _percentile(resampled: _Resampled, name: str, needed: int) -> Metric:
     count = len(resampled.samples)
     if count < needed:
-        return Figure(None, "ms", why=f"{count} samples, {needed} are needed")
+        return Metric(None, "ms", why=f"{count} samples, {needed} are needed")
     value = float(np.percentile(resampled.samples, float(name[1:]))) / 1e6
-    return Figure(value, "ms", lambda seed, draws: resampled.of(name, seed, draws) / 1e6, resampled.draws)
+    return Metric(value, "ms", lambda seed, draws: resampled.of(name, seed, draws) / 1e6, resampled.draws)
 
 
-def _throughput(latency: Latency, resampled: _Resampled) -> Figure:
+def _throughput(latency: Latency, resampled: _Resampled) -> Metric:
     if latency.scenario in {"offline", "server"}:
-        return Figure(latency.throughput, "images/s")
+        return Metric(latency.throughput, "images/s")
     images = latency.query or latency.batch
 
     def draw(seed: int, draws: int) -> NDArray[np.float64]:
         return images * 1e9 / resampled.of("mean", seed, draws)
 
-    return Figure(latency.throughput, "images/s", draw, resampled.draws)
+    return Metric(latency.throughput, "images/s", draw, resampled.draws)
 
 
-def _share(value: float | None, samples: int | None) -> Figure:
+def _share(value: float | None, samples: int | None) -> Metric:
     """An accuracy; by chance another as many test images would give a binomial share. Two models that saw the same images differ
     by less than that says, so that an interval from it is too wide rather than too narrow."""
     if value is None or not samples:
-        return Figure(value, "share", why="not measured")
+        return Metric(value, "share", why="not measured")
 
     def draw(seed: int, draws: int) -> NDArray[np.float64]:
         return np.random.default_rng(seed).binomial(samples, value, size=draws) / samples
 
-    return Figure(value, "share", draw)
+    return Metric(value, "share", draw)

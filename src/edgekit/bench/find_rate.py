@@ -11,10 +11,10 @@ from typing import Protocol
 from edgekit.bench.request import Request
 from edgekit.bench.statistics import SAMPLES_NEEDED, allowed_over
 from edgekit.errors import EdgekitError
-from edgekit.result import Probe
+from edgekit.result import RateProbe
 
 
-class Samples(Protocol):
+class TimedRequests(Protocol):
     """Of what a request measured, what the search needs (see `edgekit.bench.measure.Timed`)."""
 
     @property
@@ -27,7 +27,7 @@ class Samples(Protocol):
     def ended_ns(self) -> int: ...
 
 
-Ask = Callable[[Request], Samples]
+Ask = Callable[[Request], TimedRequests]
 PROBES = 10
 # A rate below this share of what the streams can serve hardly queues: where it breaks the bound, a lower one would too.
 _LEAST_SHARE = 1 / 20
@@ -41,7 +41,7 @@ def find_rate(
     seconds: float = 2.5,
     resolution: float = 0.03,
     advance: Callable[[str], None] = lambda note: None,
-) -> tuple[float, list[Probe]]:
+) -> tuple[float, list[RateProbe]]:
     """Bisect between nothing and what the streams serve when they are always busy.
 
     A rate keeps the bound when so few of its queries are late that p99 is under the bound at confidence 0.99
@@ -74,7 +74,7 @@ def find_rate(
     busy = ask(replace(request, scenario="offline", seconds=1.0, runs=SAMPLES_NEEDED["p50"]))
     capacity = len(busy.samples_ns) / ((busy.ended_ns - busy.began_ns) / 1e9)
     low, high = 0.0, capacity
-    probes: list[Probe] = []
+    probes: list[RateProbe] = []
     while len(probes) < PROBES and high - low > resolution * high and high > _LEAST_SHARE * capacity:
         rate = (low + high) / 2
         probe = _probe(ask, replace(request, rate=rate), bound_ms, seconds)
@@ -86,7 +86,7 @@ def find_rate(
     return low, probes
 
 
-def _probe(ask: Ask, request: Request, bound_ms: float, seconds: float) -> Probe:
+def _probe(ask: Ask, request: Request, bound_ms: float, seconds: float) -> RateProbe:
     queries = max(SAMPLES_NEEDED["p99"], math.ceil(request.rate * seconds))
     allowed = allowed_over(queries)
     bound_ns = round(bound_ms * 1e6)
@@ -95,4 +95,4 @@ def _probe(ask: Ask, request: Request, bound_ms: float, seconds: float) -> Probe
     )
     over = sum(latency > bound_ns for latency in outcome.samples_ns)
     kept = over <= allowed and not outcome.interrupted
-    return Probe(rate=request.rate, queries=len(outcome.samples_ns), over=over, allowed=allowed, kept=kept)
+    return RateProbe(rate=request.rate, queries=len(outcome.samples_ns), over=over, allowed=allowed, kept=kept)

@@ -31,7 +31,7 @@ class Gate:
         metric: a figure's name.
         above: whether it fails above the limit, or below it.
         limit: a share (of a relative change), a difference of shares (points), or a value in the figure's unit.
-        change: what is held against the limit: the change in per cent, in points, or the new value itself.
+        change: what is held against the limit: the change in percent, in points, or the new value itself.
         unit: that the figure must have; None for any.
     """
 

@@ -15,7 +15,7 @@ _TRIES, _PAUSE_SECONDS = 20, 0.02
 
 
 @contextmanager
-def presence(path: Path | None = None) -> Iterator[Callable[[], bool]]:
+def bench_lock(path: Path | None = None) -> Iterator[Callable[[], bool]]:
     """Be known as a bench that runs; gives a function that says whether this is the only one now.
 
     Every bench holds the same file with a shared lock; who can get it alone is alone. The lock goes with the process, however

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgekit.bench.golden import Proof
-    from edgekit.runtimes.session import Layer
+    from edgekit.runtimes.session import ProfiledNode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,18 +115,20 @@ class ProfileOutcome(WorkerOutcome):
     """
 
     samples_ns: list[int]
-    layers: list[Layer] = field(default_factory=list)
+    layers: list[ProfiledNode] = field(default_factory=list)
 
     @classmethod
     def read(cls, content: dict[str, Any]) -> ProfileOutcome:
         """From the JSON of `dataclasses.asdict`, as the worker writes it."""
-        from edgekit.runtimes.session import Layer
+        from edgekit.runtimes.session import ProfiledNode
 
-        return cls(**{**content, "golden": _proof(content), "layers": [Layer(*row) for row in content["layers"]]})
+        return cls(
+            **{**content, "golden": _proof(content), "layers": [ProfiledNode(*row) for row in content["layers"]]}
+        )
 
 
 @dataclass(frozen=True)
-class Failure:
+class WorkerFailure:
     """Why a measuring process measured nothing: an `EdgekitError` of that kind."""
 
     kind: str

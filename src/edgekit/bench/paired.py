@@ -24,7 +24,7 @@ LOOKS = (
     80,
     160,
 )  # pairs after which it is decided whether to go on; each look has its share of ERROR (Bonferroni)
-# What is nearer than this is not told apart: sessions of one and the same model differ by some per cent for as long as they live, by
+# What is nearer than this is not told apart: sessions of one and the same model differ by some percent for as long as they live, by
 # where their memory lies; and for less no one needs the less exact variant by default.
 MARGIN = 0.1
 

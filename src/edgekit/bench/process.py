@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgekit import children
-from edgekit.bench.outcome import Failure, ProfileOutcome, RoundOutcome
+from edgekit.bench.outcome import ProfileOutcome, RoundOutcome, WorkerFailure
 from edgekit.bench.request import CANNOT_WRITE, Request
 from edgekit.bench.sensors import Sampler
 from edgekit.bench.watch import watched
@@ -25,7 +25,7 @@ _MOST_OUTCOME = 1 << 30  # bytes: every sample is in it
 _MOST_WORDS = 1 << 16  # of what a worker printed last
 
 
-class Interrupted(Exception):
+class BenchInterrupted(Exception):
     """The user interrupted a worker; `outcome` is what it had measured until then, None where nothing."""
 
     def __init__(self, outcome: RoundOutcome | None) -> None:
@@ -78,7 +78,7 @@ def _run(request: Request) -> tuple[dict[str, Any], Sampler]:
                         raise
                     stopped = True
             if stopped:
-                raise Interrupted(_until_then(request, _read(outcome_file), sampler))
+                raise BenchInterrupted(_until_then(request, _read(outcome_file), sampler))
             stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _MOST_WORDS))
             said = stderr.read().decode(errors="replace").strip().splitlines()
         outcome = _read(outcome_file)
@@ -91,7 +91,7 @@ def _run(request: Request) -> tuple[dict[str, Any], Sampler]:
             "`edgekit --debug bench …` shows what it printed; SIGKILL means that memory ran out",
         )
     if "error" in outcome:
-        failure = Failure(**outcome["error"])
+        failure = WorkerFailure(**outcome["error"])
         raise error_named(failure.kind)(failure.message, failure.hint)
     return outcome, sampler
 

@@ -9,16 +9,16 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bench.load import Load
 from edgekit.bench.measure import measure
 from edgekit.bench.outcome import ProfileOutcome
 from edgekit.bench.process import run_profiler
 from edgekit.bench.request import Request
+from edgekit.bench.workload import Workload
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import EdgekitError, RuntimeMissing
 from edgekit.result import LayerTime, Profile, Result
 from edgekit.runtimes import Session
-from edgekit.runtimes.session import Layer, Profiled
+from edgekit.runtimes.session import Profiled, ProfiledNode
 
 RUNS = 100
 WARMUP = 20
@@ -27,7 +27,7 @@ _SECONDS = 0.5
 
 def profile(
     session: Session, batch: NDArray[np.uint8], runs: int, stop: Callable[[], bool]
-) -> tuple[list[int], list[Layer]]:
+) -> tuple[list[int], list[ProfiledNode]]:
     """What a worker finds out: the time of each run without the profiler, in nanoseconds, and every node with it.
 
     Raises:
@@ -40,7 +40,7 @@ def profile(
     return timed.samples_ns, list(layers)
 
 
-def folded(layers: Sequence[Layer], runs: int) -> list[LayerTime]:
+def folded(layers: Sequence[ProfiledNode], runs: int) -> list[LayerTime]:
     """Every node's time a run, and its share of all nodes' time."""
     total = sum(layer.nanoseconds for layer in layers) or 1
     return [
@@ -86,7 +86,7 @@ def profile_name(profile: Profile) -> Path:
 
 
 def profile_variant(
-    bundle: Bundle, variant: Variant, batch: int, threads: int, load: Load, runs: int, output: Path, given: str
+    bundle: Bundle, variant: Variant, batch: int, threads: int, load: Workload, runs: int, output: Path, given: str
 ) -> tuple[Profile, Path]:
     """Profile one variant in a fresh process and write its result file.
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit.bench.load import Load
-from edgekit.bench.lock import presence
-from edgekit.bench.process import Interrupted
+from edgekit.bench.lock import bench_lock
+from edgekit.bench.process import BenchInterrupted
 from edgekit.bench.profile import RUNS, profile_variant
+from edgekit.bench.workload import Workload
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import EdgekitError
 from edgekit.progress import progress
@@ -32,7 +32,7 @@ class Profiles:
 
 
 def profile_all(
-    bundle: Bundle, variants: Sequence[Variant], output: Path, *, given: str, batches: Sequence[int], threads: int, load: Load, quick: bool
+    bundle: Bundle, variants: Sequence[Variant], output: Path, *, given: str, batches: Sequence[int], threads: int, load: Workload, quick: bool
 ) -> Profiles:  # fmt: skip
     """Profile each variant at each batch size, and write a result file for each into `output`.
 
@@ -49,11 +49,11 @@ def profile_all(
     found = Profiles()
     jobs = [(variant, batch) for batch in batches for variant in variants]
     runs = RUNS // 5 if quick else RUNS
-    with presence(), progress("profile", len(jobs), unit="variants") as advance:
+    with bench_lock(), progress("profile", len(jobs), unit="variants") as advance:
         for variant, batch in jobs:
             try:
                 found.results.append(profile_variant(bundle, variant, batch, threads, load, runs, output, given))
-            except (Interrupted, KeyboardInterrupt):
+            except (BenchInterrupted, KeyboardInterrupt):
                 found.interrupted = True
                 break
             except EdgekitError as error:

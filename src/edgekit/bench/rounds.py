@@ -10,21 +10,21 @@ from pathlib import Path
 
 from edgekit.bench import sensors, statistics
 from edgekit.bench.find_rate import find_rate
-from edgekit.bench.load import Load
-from edgekit.bench.lock import presence
+from edgekit.bench.lock import bench_lock
 from edgekit.bench.measure import FLOOR_RUNS, FLOOR_SECONDS
 from edgekit.bench.outcome import RoundOutcome
 from edgekit.bench.output import file_name, loadgen_folder
-from edgekit.bench.process import Interrupted, run_worker
+from edgekit.bench.process import BenchInterrupted, run_worker
 from edgekit.bench.request import Request
 from edgekit.bench.summary import latency_of
+from edgekit.bench.workload import Workload
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import EdgekitError
-from edgekit.result import Latency, Probe, Result
+from edgekit.result import Latency, RateProbe, Result
 
 
 @dataclass(frozen=True)
-class Plan:
+class BenchPlan:
     """How long and how often to measure each variant.
 
     Attributes:
@@ -38,13 +38,13 @@ class Plan:
     rounds: int = 3
 
     @classmethod
-    def quick(cls, seconds: float = 1.0) -> Plan:
+    def quick(cls, seconds: float = 1.0) -> BenchPlan:
         """A first look: too short for most percentiles, and the result says so."""
         return cls(seconds, statistics.SAMPLES_NEEDED["p50"], rounds=1)
 
 
 @dataclass
-class Outcome:
+class BenchOutcome:
     """What a bench brought."""
 
     results: list[tuple[Result, Latency, Path]] = field(default_factory=list)
@@ -53,13 +53,13 @@ class Outcome:
 
 
 @dataclass
-class _Job:
+class _RoundJob:
     """One variant at one batch size, and what its rounds brought so far."""
 
     variant: Variant
     request: Request
     outcomes: list[RoundOutcome] = field(default_factory=list)
-    probes: list[Probe] = field(default_factory=list)
+    probes: list[RateProbe] = field(default_factory=list)
     error: EdgekitError | None = None
 
 
@@ -71,10 +71,10 @@ def bench(
     given: str = "",
     batches: Sequence[int] = (1,),
     threads: int = 0,
-    plan: Plan | None = None,
-    load: Load | None = None,
+    plan: BenchPlan | None = None,
+    load: Workload | None = None,
     advance: Callable[[int, str], None] = lambda steps, note: None,
-) -> Outcome:
+) -> BenchOutcome:
     """Measure variants in turns and write one result file for each variant and batch size into `output`.
 
     A variant that fails is reported in the outcome, the others go on. After Ctrl-C what was measured is written, marked as
@@ -95,13 +95,15 @@ def bench(
         EdgekitError: `output` cannot be written, or the golden tensors can prove nothing.
     """
     bundle.golden_outputs()
-    plan, load = plan or Plan(), load or Load()
+    plan, load = plan or BenchPlan(), load or Workload()
     if load.loadgen:
         plan = replace(plan, rounds=1)  # LoadGen's own rules are about one run
-    jobs = [_Job(v, _request(bundle, v, batch, threads, plan, load, output)) for batch in batches for v in variants]
-    outcome = Outcome()
+    jobs = [
+        _RoundJob(v, _request(bundle, v, batch, threads, plan, load, output)) for batch in batches for v in variants
+    ]
+    outcome = BenchOutcome()
     crowded, idle = False, None
-    with presence() as alone:
+    with bench_lock() as alone:
         try:
             idle = sensors.idle()
             if load.bound_ms is not None:
@@ -139,7 +141,7 @@ def bench(
 
 
 def _request(
-    bundle: Bundle, variant: Variant, batch: int, threads: int, plan: Plan, load: Load, output: Path
+    bundle: Bundle, variant: Variant, batch: int, threads: int, plan: BenchPlan, load: Workload, output: Path
 ) -> Request:
     """What every round of a variant is asked."""
     return Request(
@@ -166,12 +168,12 @@ def _request(
     )
 
 
-def _measure(job: _Job) -> None:
+def _measure(job: _RoundJob) -> None:
     """One round."""
     try:
         # Every round has arrivals of its own, and they are the same for all variants.
         job.outcomes.append(run_worker(replace(job.request, seed=job.request.seed + len(job.outcomes))))
-    except Interrupted as stop:
+    except BenchInterrupted as stop:
         if stop.outcome is not None:
             job.outcomes.append(stop.outcome)
         raise KeyboardInterrupt from None
@@ -179,7 +181,7 @@ def _measure(job: _Job) -> None:
         job.error = error
 
 
-def _find_rate(job: _Job, bound_ms: float, plan: Plan, advance: Callable[[int, str], None]) -> None:
+def _find_rate(job: _RoundJob, bound_ms: float, plan: BenchPlan, advance: Callable[[int, str], None]) -> None:
     """Find the rate that a job is then measured at."""
     quick = plan.rounds == 1  # rougher, and shorter
     try:
@@ -192,13 +194,13 @@ def _find_rate(job: _Job, bound_ms: float, plan: Plan, advance: Callable[[int, s
             advance=lambda note: advance(0, note),
         )
         job.request = replace(job.request, rate=rate)
-    except Interrupted:
+    except BenchInterrupted:
         raise KeyboardInterrupt from None
     except EdgekitError as error:
         job.error = error
 
 
-def _turns(jobs: Sequence[_Job], rounds: int) -> Iterator[_Job]:
+def _turns(jobs: Sequence[_RoundJob], rounds: int) -> Iterator[_RoundJob]:
     """A, B, C, A, B, C, … without those that have failed."""
     for _ in range(rounds):
         yield from (job for job in jobs if job.error is None)

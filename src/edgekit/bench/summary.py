@@ -15,7 +15,7 @@ from edgekit.bench.request import Request
 from edgekit.bench.watch import joules, timeline
 from edgekit.bundle import Bundle, Variant
 from edgekit.machine import emulated
-from edgekit.result import Latency, Probe
+from edgekit.result import Latency, RateProbe
 from edgekit.shares import percent
 
 _OTHERS_LIMIT = 0.1
@@ -32,7 +32,7 @@ def latency_of(
     complete: bool,
     crowded: bool,
     bound_ms: float | None = None,
-    probes: Sequence[Probe] = (),
+    probes: Sequence[RateProbe] = (),
     idle_watts: float | None = None,
 ) -> Latency:
     """One measurement from the outcomes of its rounds.

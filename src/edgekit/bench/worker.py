@@ -48,9 +48,9 @@ def main() -> None:
     try:
         outcome = asdict(_measure(request, lambda: interrupted))
     except EdgekitError as error:
-        from edgekit.bench.outcome import Failure
+        from edgekit.bench.outcome import WorkerFailure
 
-        outcome = {"error": asdict(Failure(type(error).__name__, error.message, error.hint))}
+        outcome = {"error": asdict(WorkerFailure(type(error).__name__, error.message, error.hint))}
     try:
         Path(sys.argv[2]).write_text(json.dumps(outcome))
     except OSError:  # standard error lies on the same disk

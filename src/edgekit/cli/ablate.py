@@ -59,7 +59,7 @@ def command(
     \b
     For example:
       edgekit ablate augmentations recipe.yaml --set pretrain.epochs=20
-      edgekit ablate augmentations recipe.yaml --only crop,colour,blur
+      edgekit ablate augmentations recipe.yaml --only crop,color,blur
       edgekit ablate pretrain.temperature=0.1,0.2,0.5 pretrain.batch_size=128,512 recipe.yaml
       edgekit ablate data.labels=0.01,0.1,1.0 recipe.yaml
     """
@@ -84,7 +84,7 @@ def command(
     folder = folder or Path("runs") / f"{base.name}-ablate-{suffix}"
 
     from edgekit.report.ablation import named, verdict, write_ablation
-    from edgekit.train.engine import Interrupted
+    from edgekit.train.loop.engine import TrainingInterrupted
 
     clock = _Clock(len(plan.cells))
     result: Result | None = None
@@ -98,7 +98,7 @@ def command(
 
     try:
         done = ablate(plan, folder, reuse=[Run.open(reuse)] if reuse else [], on_cell=say)
-    except Interrupted:
+    except TrainingInterrupted:
         echo(
             f"{folder}: run the same command again: complete cells are kept; the interrupted one resumes from its last checkpoint, "
             "or starts again if it has none yet",

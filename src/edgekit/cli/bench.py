@@ -13,7 +13,7 @@ from edgekit.cli.devices import on_devices
 from edgekit.terminal import echo, echo_json
 
 if TYPE_CHECKING:
-    from edgekit.bench.rounds import Outcome
+    from edgekit.bench.rounds import BenchOutcome
     from edgekit.bundle import Bundle, Variant
     from edgekit.result import Scenario
 
@@ -104,14 +104,14 @@ def command(
       edgekit bench runs/photos/export --device ssh://pi@raspberrypi.local,ssh://nano
     """
     from edgekit.api.benching import load_of
-    from edgekit.bench.bundle_bench import Job, processor_list
+    from edgekit.bench.bundle_bench import BenchJob, processor_list
 
     if profile and (scenario != "single-stream" or loadgen):
         raise click.UsageError("--profile is about a run by itself: leave out --scenario and --loadgen")
     load = load_of(
         scenario, streams, query, rate, bound_ms, seed, provider, processor_list(cpus), loadgen, profile=profile
     )
-    job = Job.of(
+    job = BenchJob.of(
         bundle, load, names=names, batches=batches, threads=threads, seconds=seconds, quick=quick, output=output
     )
     if profile:
@@ -132,7 +132,7 @@ def command(
     job.require_measured(outcome, "measurements", ", see above")
 
 
-def _print_json(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant, str]]) -> None:
+def _print_json(bundle: Bundle, outcome: BenchOutcome, left_out: list[tuple[Variant, str]]) -> None:
     import json
 
     from edgekit.cli.bench_table import latency_rows

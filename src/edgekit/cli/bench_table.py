@@ -13,7 +13,7 @@ from edgekit.text import shortened
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from edgekit.bench.rounds import Outcome
+    from edgekit.bench.rounds import BenchOutcome
     from edgekit.bundle import Bundle, Variant
     from edgekit.result import Latency
 
@@ -25,7 +25,7 @@ _WHAT = {
 }
 
 
-def print_latencies(bundle: Bundle, outcome: Outcome, left_out: list[tuple[Variant, str]]) -> None:
+def print_latencies(bundle: Bundle, outcome: BenchOutcome, left_out: list[tuple[Variant, str]]) -> None:
     """A table of the latencies, then every warning with what it is about, what failed, what was left out, and where the results are."""
     from rich.table import Table
 

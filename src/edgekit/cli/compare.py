@@ -11,9 +11,9 @@ from edgekit.shares import hundredths, percent
 from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
-    from edgekit.bench.compare import Checked, Compared, Pair, Row
+    from edgekit.bench.compare import Checked, Compared, ComparedPair, ComparisonRow
 
-_COLOURS = {"pass": "green", "fail": "red", "uncertain": "yellow"}
+_COLORS = {"pass": "green", "fail": "red", "uncertain": "yellow"}
 
 
 @click.command(name="compare")
@@ -31,7 +31,7 @@ def command(
 ) -> None:  # fmt: skip
     """Compare two result files, folders of them, or bundles: BEFORE and AFTER.
 
-    Changes of latencies and accuracies come with a 95 % interval (bootstrap over processes and blocks of neighbouring samples;
+    Changes of latencies and accuracies come with a 95 % interval (bootstrap over processes and blocks of neighboring samples;
     binomial for accuracies), so that noise does not fail a build: a condition fails where the whole interval is beyond its
     limit. Exit code 1 where one fails, 2 where it cannot be told, for instance a p99 of too few samples.
 
@@ -77,7 +77,7 @@ def _print_tables(compared: Compared) -> None:
         for note in _notes(pair):
             console.print(note, style="yellow", highlight=False)
         for checked in pair.checked:
-            verdict = Text(f"{checked.verdict:9}", style=_COLOURS[checked.verdict])
+            verdict = Text(f"{checked.verdict:9}", style=_COLORS[checked.verdict])
             console.print(verdict, _reason(checked), highlight=False)
         console.print()
     for line in _unpaired(compared):
@@ -104,7 +104,7 @@ def _print_json(compared: Compared) -> None:
     import json
     from dataclasses import asdict
 
-    def pair(p: Pair) -> dict[str, Any]:
+    def pair(p: ComparedPair) -> dict[str, Any]:
         gates = [
             {"condition": c.gate.text, "verdict": c.verdict, "value": c.value, "interval": c.interval}
             for c in p.checked
@@ -118,13 +118,13 @@ def _print_json(compared: Compared) -> None:
     echo_json(json.dumps(content, indent=2))
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: ComparisonRow) -> list[str]:
     interval = "" if row.interval is None else f"{_change(row, row.interval[0])} to {_change(row, row.interval[1])}"
     change = _change(row, row.change) if row.change is not None else f"n/a ({row.why})"
     return [row.metric, _value(row, row.before), _value(row, row.after), change, interval]
 
 
-def _value(row: Row, value: float | None) -> str:
+def _value(row: ComparisonRow, value: float | None) -> str:
     if value is None:
         return "n/a"
     if row.unit == "share":
@@ -134,7 +134,7 @@ def _value(row: Row, value: float | None) -> str:
     return f"{value:.4g} {row.unit}"
 
 
-def _change(row: Row, change: float) -> str:
+def _change(row: ComparisonRow, change: float) -> str:
     return f"{hundredths(change, 2, signed=True)} pt" if row.unit == "share" else percent(change, signed=True)
 
 
@@ -155,7 +155,7 @@ def _against(checked: Checked, value: float) -> str:
     return f"{hundredths(value, 2, signed=True)} pt" if checked.gate.change == "points" else percent(value, signed=True)
 
 
-def _notes(pair: Pair) -> list[str]:
+def _notes(pair: ComparedPair) -> list[str]:
     notes = [f"not alike: {text}" for text in pair.unlike]
     for side, measured in (("before", pair.before), ("after", pair.after)):
         notes += [f"{side}: {warning}" for warning in measured.warnings]

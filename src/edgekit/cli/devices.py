@@ -14,7 +14,7 @@ import click
 from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
-    from edgekit.bench.remote.device import Measured
+    from edgekit.bench.remote.device import DeviceMeasurement
     from edgekit.bench.remote.fan_out import Fleet
     from edgekit.bundle import Bundle
     from edgekit.result import Latency, Profile
@@ -117,7 +117,7 @@ def _given_options(context: click.Context) -> list[str]:
 
 
 def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
-    from edgekit.bench.rounds import Outcome
+    from edgekit.bench.rounds import BenchOutcome
     from edgekit.cli.bench_table import print_latencies
     from edgekit.cli.profiles import print_profiles
     from edgekit.errors import EdgekitError, shortened
@@ -133,7 +133,7 @@ def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
             print_profiles(profiles, failed, left_out)
         else:
             found = [(r, latency, path) for (r, _), (latency, path) in zip(brought.results, latencies, strict=True)]
-            print_latencies(bundle, Outcome(found, failed, fleet.interrupted), left_out)
+            print_latencies(bundle, BenchOutcome(found, failed, fleet.interrupted), left_out)
         for note in measured.notes:
             echo(note)
     if fleet.measured:
@@ -144,7 +144,7 @@ def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
             console.print(f"{address}: failed: {reason}", style="red", soft_wrap=True, highlight=False)
 
 
-def _by_kind(measured: Measured) -> tuple[list[tuple[Latency, Path]], list[tuple[Profile, Path]]]:
+def _by_kind(measured: DeviceMeasurement) -> tuple[list[tuple[Latency, Path]], list[tuple[Profile, Path]]]:
     """What a device measured: latencies, or profiles where it was asked for those."""
     from edgekit.result import Latency, Profile
 

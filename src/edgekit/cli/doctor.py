@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from edgekit.bench.doctor import Advice, Check, Findings
+    from edgekit.bench.doctor import Check, DoctorAdvice, Findings
     from edgekit.bundle import Bundle
 
 _STYLES = {"proved": "green", "left out": "dim", "failed": "red"}
@@ -111,7 +111,7 @@ def _plain(made: Check) -> dict[str, Any]:
     }
 
 
-def _print_machine(found: Findings, pieces: list[Advice]) -> None:
+def _print_machine(found: Findings, pieces: list[DoctorAdvice]) -> None:
     from edgekit.bench.doctor import sensors
 
     console = _console()

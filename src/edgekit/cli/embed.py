@@ -12,7 +12,7 @@ import click
 from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
-    from edgekit.train.embed import Embedding
+    from edgekit.train.analysis.embed import Embedding
 
 _OF = ("encoder", "teacher", "student", "supervised")
 
@@ -32,7 +32,7 @@ _OF = ("encoder", "teacher", "student", "supervised")
     help="What the anomaly score compares with: FOLDER's other images, or the images that the run was trained on.",
 )
 @click.option(
-    "--k", type=click.IntRange(1), default=10, show_default=True, help="Neighbours; the k-th gives the anomaly score."
+    "--k", type=click.IntRange(1), default=10, show_default=True, help="Neighbors; the k-th gives the anomaly score."
 )
 @click.option(
     "--clusters", type=click.IntRange(1), help="Clusters.  [default: the run's number of classes, at most 10]"
@@ -42,12 +42,12 @@ _OF = ("encoder", "teacher", "student", "supervised")
 )
 @click.option("--outliers", type=click.IntRange(0), default=10, show_default=True, help="Outliers to print.")
 @click.option(
-    "--neighbours",
+    "--neighbors",
     "images",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="IMAGE",
-    help="Also print FOLDER's nearest neighbours of any image; may be given often.",
+    help="Also print FOLDER's nearest neighbors of any image; may be given often.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
 def command(
@@ -71,7 +71,7 @@ def command(
     For example:
       edgekit embed runs/photos new-photos/
       edgekit embed runs/photos new-photos/ --of student --against pool --outliers 30
-      edgekit embed runs/photos new-photos/ --neighbours scratch.jpg
+      edgekit embed runs/photos new-photos/ --neighbors scratch.jpg
     """
     from edgekit.api.embedding import embedding_files, measure, write
     from edgekit.run import Run
@@ -96,7 +96,7 @@ def command(
 def _json(
     found: Embedding, files: dict[str, Path], outliers: int, near: dict[str, list[tuple[int, float]]]
 ) -> dict[str, Any]:
-    from edgekit.train.feature_table import about, printable
+    from edgekit.train.analysis.feature_table import about, printable
 
     return {
         **about(found),
@@ -107,7 +107,7 @@ def _json(
             {"file": printable(found.files[i]), "anomaly": round(float(found.anomaly[i]), 6)}
             for i in found.outliers(outliers)
         ],
-        "neighbours": {
+        "neighbors": {
             printable(image): [{"file": printable(found.files[i]), "cosine": round(c, 6)} for i, c in rows]
             for image, rows in near.items()
         },
@@ -118,7 +118,7 @@ def _json(
 def _print(found: Embedding, files: dict[str, Path], outliers: int, near: dict[str, list[tuple[int, float]]]) -> None:
     from rich.table import Table
 
-    from edgekit.train.feature_table import printable
+    from edgekit.train.analysis.feature_table import printable
 
     console = new_console(highlight=False)
 
@@ -133,7 +133,7 @@ def _print(found: Embedding, files: dict[str, Path], outliers: int, near: dict[s
     if outliers:
         table = Table("image", "anomaly", "nearest", title="Outliers", title_justify="left")
         for i in found.outliers(outliers):
-            table.add_row(name(i), f"{found.anomaly[i]:.3f}", name(found.neighbours[i, 0]))
+            table.add_row(name(i), f"{found.anomaly[i]:.3f}", name(found.neighbors[i, 0]))
         console.print(table)
         console.print(f"anomaly: {found.definition}")
     for image, rows in near.items():

@@ -31,7 +31,7 @@ def _shots(context: click.Context, parameter: click.Parameter, text: str) -> lis
     metavar="K,K,…",
     default="",
     callback=_shots,
-    help="Also few-shot accuracy of the encoder, with so many labelled images of each class, for instance 1,5,10.",
+    help="Also few-shot accuracy of the encoder, with so many labeled images of each class, for instance 1,5,10.",
 )
 @click.option("--draws", type=click.IntRange(2), default=100, show_default=True, help="Random draws of those images.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of tables.")

@@ -45,9 +45,9 @@ def _default_precisions() -> str:
 @click.option("--calibrate", metavar="IMAGES", help="Images without labels, which INT8 is calibrated with.")
 @click.option("--evaluate", metavar="IMAGES", help="Images in one sub-folder a class, which accuracy is measured on.")
 @click.option("--size", type=click.IntRange(4, 4096), help="Side of the images that MODEL takes, in pixels.")
-@click.option("--resize", type=click.IntRange(4, 8192), help="Shorter side before the centre is cut out, in pixels.")
+@click.option("--resize", type=click.IntRange(4, 8192), help="Shorter side before the center is cut out, in pixels.")
 @click.option("--interpolation", type=click.Choice(["bilinear", "bicubic", "lanczos"]), help="How images are resized.")
-@click.option("--fit", type=click.Choice(["crop", "stretch"]), help="Cut out the centre, or stretch the whole image.")
+@click.option("--fit", type=click.Choice(["crop", "stretch"]), help="Cut out the center, or stretch the whole image.")
 @click.option(
     "--resize-rule", type=click.Choice(["torchvision", "edgekit"]),
     help="How sides and margins are rounded to pixels.  [default: torchvision, as timm does too; edgekit for its own networks]",
@@ -102,7 +102,7 @@ def _default_precisions() -> str:
 )  # fmt: skip
 @click.option(
     "--recover", is_flag=True,
-    help="Where INT8 loses more than that, adapt the weights on unlabelled images (minutes; see docs/export.md).",
+    help="Where INT8 loses more than that, adapt the weights on unlabeled images (minutes; see docs/export.md).",
 )  # fmt: skip
 @click.option(
     "--search-minutes", type=click.FloatRange(0), default=10.0, show_default=True, metavar="MINUTES",
@@ -110,7 +110,7 @@ def _default_precisions() -> str:
 )  # fmt: skip
 @click.option(
     "--calibration-images", type=click.IntRange(1), default=300, show_default=True,
-    help="Unlabelled images that INT8 is calibrated with, of the pool or --calibrate.",
+    help="Unlabeled images that INT8 is calibrated with, of the pool or --calibrate.",
 )  # fmt: skip
 @click.option(
     "--few-images", is_flag=True, help="Calibrate INT8 with fewer than 8 images, which is refused otherwise.",
@@ -145,7 +145,7 @@ def command(
     which: ModelOfRun | None, output: Path | None,
     embedding: bool, batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
-    """Convert a model, quantise it, verify it, and bundle it.
+    """Convert a model, quantize it, verify it, and bundle it.
 
     MODEL is a run's folder (its student, or --model), or a classifier of your own: model.onnx, model.safetensors, timm:NAME,
     torchvision:NAME or package.module:factory, which needs --calibrate, and --evaluate for its accuracy to be known. Without
@@ -174,7 +174,7 @@ def command(
     targets = _targets(targets)
     gpus = _for_gpus(capabilities, targets)
     from edgekit.api.exporting import export, zip_of
-    from edgekit.export.catalogue import plan
+    from edgekit.export.catalog import plan
 
     ids = plan(targets, precisions)
     made: list[tuple[Bundle, Path | None]] = []
@@ -242,7 +242,7 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
     for name in ("size", "top-1", "drop", "agrees", "max |Δlogit|", *(["× float"] if timed else [])):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
-    colours = {"verified": "green", "rejected": "red", "unexecuted": "yellow"}
+    colors = {"verified": "green", "rejected": "red", "unexecuted": "yellow"}
     for v in manifest.variants:
         table.add_row(
             v.id,
@@ -254,7 +254,7 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
             percent(v.agreement) if v.agreement is not None else "n/a",
             f"{v.parity.max_abs_diff:.2g}" if v.parity else "n/a",
             *([_times_float(v.speed) if v.speed else ""] if timed else []),
-            Text(v.status, style=colours[v.status]),
+            Text(v.status, style=colors[v.status]),
         )
     console.print(table)
     console.print(

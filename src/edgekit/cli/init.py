@@ -16,7 +16,7 @@ from edgekit.terminal import echo, echo_file
 
 if TYPE_CHECKING:
     from edgekit.data.layout import Layout
-    from edgekit.data.template import Plan
+    from edgekit.data.template import RecipePlan
 
 _TIME = re.compile(r"(?:(?P<h>\d+(?:\.\d+)?)h)?(?:(?P<m>\d+(?:\.\d+)?)m)?(?:(?P<s>\d+(?:\.\d+)?)s)?")
 _DEFAULT_TIME = "20m"
@@ -73,7 +73,7 @@ def command(
     """Write a commented recipe for the images in FOLDER, or for the embedded `digits`.
 
     FOLDER holds one sub-folder a class; or train/ with those, and beside it what there is of test/ (or val/) with the same
-    classes and unlabelled/ with any images; or images alone, without labels. Paths in the recipe are relative to the current directory.
+    classes and unlabeled/ with any images; or images alone, without labels. Paths in the recipe are relative to the current directory.
 
     A few real training steps, 10 to 60 seconds of them, choose the network, its size and its epochs, so that the whole training
     ends on this machine in the time that --time gives.
@@ -107,14 +107,14 @@ def command(
     echo(f"wrote {output}; train it with `edgekit train {output}`", err=True)
 
 
-def _measured(layout: Layout, labels: str | None, seconds: float | None) -> Plan | None:
+def _measured(layout: Layout, labels: str | None, seconds: float | None) -> RecipePlan | None:
     """What this machine can do in the time; None where it is not asked for, or PyTorch is not here."""
     from importlib.util import find_spec
 
     from edgekit.data.sources import DIGITS
     from edgekit.progress import duration, say
 
-    if layout.labelled == DIGITS and seconds is None:
+    if layout.labeled == DIGITS and seconds is None:
         return None  # its recipe has been tried
     if find_spec("torch") is None or find_spec("lightning") is None:
         if seconds is not None:
@@ -143,7 +143,7 @@ def _budget(labels: str, layout: Layout) -> str:
     from edgekit.recipe import read_yaml
 
     value = read_yaml(labels)
-    if layout.labelled is None and not isinstance(value, str):
+    if layout.labeled is None and not isinstance(value, str):
         raise EdgekitError(
             f"--labels {labels}: {layout.name} is a pile without classes, from which no labels can be drawn",
             "give a CSV file with the columns file,class, or leave --labels out",

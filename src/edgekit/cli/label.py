@@ -15,7 +15,7 @@ from edgekit.processors import tell_openmp
 from edgekit.terminal import echo, echo_json
 
 if TYPE_CHECKING:
-    from edgekit.train.suggest import Suggestions
+    from edgekit.train.analysis.suggest import Suggestions
 
 
 @click.group(name="label")
@@ -45,7 +45,7 @@ def command() -> None:
 def suggest_command(run: Path, count: int, test_count: int, output: Path | None, as_json: bool) -> None:
     """List the images to label first: typical ones from every part of the embedding (TypiClust), and random ones for the test set.
 
-    RUN is pretrained on a pile of images (data.labelled: null). Writes suggestions.csv (file, class, use) and label.html, a page
+    RUN is pretrained on a pile of images (data.labeled: null). Writes suggestions.csv (file, class, use) and label.html, a page
     that shows the images one by one and saves labels.csv. Then set data.labels to that file in the recipe, and train again.
     Labels that the recipe names already count, so that the command can be repeated for more.
 
@@ -61,8 +61,8 @@ def suggest_command(run: Path, count: int, test_count: int, output: Path | None,
 
     from edgekit.report.label_page import ToLabel, write_label_page
     from edgekit.report.page import require_jinja2
-    from edgekit.train.suggest import suggest
-    from edgekit.train.thumbnails import pictures
+    from edgekit.train.analysis.suggest import suggest
+    from edgekit.train.analysis.thumbnails import pictures
 
     require_jinja2()
     found = suggest(opened, count, test_count)

@@ -23,13 +23,13 @@ from edgekit.terminal import abandon, echo, prepare_streams
 # name -> one line for `edgekit --help`; the command itself is `edgekit.cli.NAME:command`, imported when it is called.
 COMMANDS = {
     "init": "Write a commented recipe for a folder of images.",
-    "train": "Pretrain, fine-tune and distil, as a recipe says; goes on where it was interrupted.",
+    "train": "Pretrain, fine-tune and distill, as a recipe says; goes on where it was interrupted.",
     "evaluate": "Score a run's encoder, teacher and student on its test set.",
-    "transfer": "Score a run's encoder on other labelled folders of images.",
+    "transfer": "Score a run's encoder on other labeled folders of images.",
     "label": "Choose the images of a pile to label first, and label them in a browser.",
     "embed": "Write a folder's features, its outliers, and a map of its images.",
     "ablate": "Train a recipe with other augmentations or values, and compare them as a matrix.",
-    "export": "Convert a run's student, quantise it, verify it, and bundle it.",
+    "export": "Convert a run's student, quantize it, verify it, and bundle it.",
     "bench": "Measure the latency of a bundle on this machine.",
     "predict": "Classify images with a bundle.",
     "doctor": "Say what this machine can do, and which variants of a bundle run on it.",
@@ -79,7 +79,7 @@ class Lazy(click.Group):
 @click.version_option(__version__, prog_name="edgekit")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    """From unlabelled images to a small, fast, proven model on your device.
+    """From unlabeled images to a small, fast, proven model on your device.
 
     \b
     For example:

@@ -19,7 +19,7 @@ from edgekit.terminal import echo
 
 if TYPE_CHECKING:
     from edgekit.runtimes.predictor import Prediction, Predictor
-    from edgekit.runtimes.sources import Frame
+    from edgekit.runtimes.sources import InputFrame
 
 _IN_LINES = "-"
 
@@ -81,7 +81,7 @@ def command(
       edgekit predict bundle.zip photos/ --embedding photos.npz
     """
     _check_arguments(images, video, as_json, embedding)
-    from edgekit.bench.load import Load, check_parallel
+    from edgekit.bench.workload import Workload, check_parallel
     from edgekit.bundle import Bundle
     from edgekit.errors import BundleError
     from edgekit.pixel_range import PixelRangeWarning
@@ -92,7 +92,7 @@ def command(
 
     warnings.filterwarnings("ignore", module="PIL")  # about metadata that is of no use here, such as damaged EXIF
     warnings.filterwarnings("ignore", category=PixelRangeWarning)  # said at the end, with numbers
-    check_parallel(threads, Load())
+    check_parallel(threads, Workload())
     opened = Bundle.open(bundle)
     predictor = Predictor(opened, variant, threads=threads, max_pixels=max_pixels or MAX_PIXELS)
     if predictor.variant.status != "verified":
@@ -102,7 +102,7 @@ def command(
             f"{bundle}: {predictor.variant.id} gives no embedding",
             "make a bundle that does with `edgekit export RUN --embedding`",
         )
-    job = _Job(predictor, top, threshold, batch, as_json, embedding, video)
+    job = _PredictJob(predictor, top, threshold, batch, as_json, embedding, video)
     left_out: Counter[str] = Counter()
     if video is not None:
         with Video(video) as frames:
@@ -131,7 +131,7 @@ def _check_arguments(images: tuple[Path, ...], video: str | None, as_json: bool,
         raise click.UsageError(f"--embedding {embedding}: give a .npz or .npy file, or -")
 
 
-class _Job:
+class _PredictJob:
     """Classifies, prints, and counts."""
 
     def __init__(
@@ -150,7 +150,7 @@ class _Job:
         self._kept: list[tuple[str, Any]] = []
         self.done = self.failed = 0
 
-    def run(self, items: Iterable[Path | Frame], total: int | None, *, ahead: bool) -> None:
+    def run(self, items: Iterable[Path | InputFrame], total: int | None, *, ahead: bool) -> None:
         """Classify all of them write the embeddings, and say how fast that went; after Ctrl-C, which is how a
         camera ends, what was classified until then.
 
@@ -181,7 +181,7 @@ class _Job:
             _write_embeddings(Path(self._embedding), self._kept)
         self._say_throughput(seconds)
 
-    def _lines(self, items: Iterable[Path | Frame], ahead: bool) -> Iterator[str | None]:
+    def _lines(self, items: Iterable[Path | InputFrame], ahead: bool) -> Iterator[str | None]:
         """What to print of each item; None for one that failed, which is told on standard error."""
         from edgekit.errors import DataError
 
@@ -204,19 +204,19 @@ class _Job:
                 self._kept.append((self._name(item), answer.embedding))
             yield self._json_line(item, answer) if self._as_json else self._line(item, answer)
 
-    def _read(self, item: Path | Frame) -> Any:
+    def _read(self, item: Path | InputFrame) -> Any:
         from edgekit.preprocess import open_image
 
         return open_image(item, self._predictor.max_pixels) if isinstance(item, Path) else item.image
 
-    def _name(self, item: Path | Frame) -> str:
+    def _name(self, item: Path | InputFrame) -> str:
         return os.fspath(item) if isinstance(item, Path) else f"{self._video}#{item.number}"
 
-    def _line(self, item: Path | Frame, prediction: Prediction) -> str:
+    def _line(self, item: Path | InputFrame, prediction: Prediction) -> str:
         classes = "  ".join(f"{name} {percent(p)}" for name, p in prediction.classes)
         return f"{click.format_filename(self._name(item))}  {classes or '–'}"
 
-    def _json_line(self, item: Path | Frame, prediction: Prediction) -> str:
+    def _json_line(self, item: Path | InputFrame, prediction: Prediction) -> str:
         import json
 
         if isinstance(item, Path):

@@ -15,7 +15,7 @@ from edgekit.terminal import echo, echo_json, new_console
 from edgekit.text import shortened
 
 if TYPE_CHECKING:
-    from edgekit.bench.bundle_bench import Job
+    from edgekit.bench.bundle_bench import BenchJob
     from edgekit.bundle import Bundle, Variant
     from edgekit.errors import EdgekitError
     from edgekit.result import LayerTime, Profile
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _SHOWN = 12
 
 
-def profile_variants(job: Job, as_json: bool) -> None:
+def profile_variants(job: BenchJob, as_json: bool) -> None:
     """Profile each variant, write a result file for each, and print them.
 
     Raises:

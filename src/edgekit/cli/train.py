@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgekit.data.splits import Splits
     from edgekit.result import Advice
     from edgekit.run import Run
-    from edgekit.train.stages import Report
+    from edgekit.train.stages.pipeline import Report
 
 
 @click.command(name="train")
@@ -57,7 +57,7 @@ def command(
     draws: int,
     as_json: bool,
 ) -> int:
-    """Pretrain, fine-tune and distil, as a recipe says.
+    """Pretrain, fine-tune and distill, as a recipe says.
 
     Stages that are complete and whose inputs have not changed are skipped; one that was interrupted goes on from its last checkpoint.
 
@@ -77,14 +77,14 @@ def command(
     loaded = load(recipe, [*overrides, *hardware])
     run = Run(folder or Path("runs") / loaded.name)
 
-    from edgekit.train.launch import launch
-    from edgekit.train.processes import place
+    from edgekit.train.loop.launch import launch
+    from edgekit.train.loop.processes import place
 
     if loaded.hardware.devices > 1 and loaded.hardware.nodes == 1 and place() is None:
         return launch(loaded.hardware.devices, sys.argv[1:])
 
     from edgekit.train.draws import check_draws
-    from edgekit.train.stages import WITHOUT_LABELS
+    from edgekit.train.stages.pipeline import WITHOUT_LABELS
 
     if draws > 1 and until != STAGES[-1]:
         raise click.UsageError("--draws compares complete runs: leave --until out")

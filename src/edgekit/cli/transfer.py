@@ -1,4 +1,4 @@
-"""`edgekit transfer`: what a run's encoder is worth on other labelled images."""
+"""`edgekit transfer`: what a run's encoder is worth on other labeled images."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 def command(
     run: Path, folders: tuple[str, ...], finetune: bool, epochs: int | None, test: float, as_json: bool
 ) -> None:
-    """Score a run's encoder on other labelled data sets: each FOLDER has one sub-folder a class, or train/ and test/ with them.
+    """Score a run's encoder on other labeled data sets: each FOLDER has one sub-folder a class, or train/ and test/ with them.
 
     The same command goes on where it was interrupted; sets that are complete are not measured again. The numbers and their
     protocols are written to RUN/transfer/transfer.json.
@@ -54,8 +54,8 @@ def command(
     recipe = opened.recipe
 
     from edgekit.result import Result
-    from edgekit.train.engine import Interrupted
-    from edgekit.train.transfer import transfer
+    from edgekit.train.analysis.transfer import transfer
+    from edgekit.train.loop.engine import TrainingInterrupted
 
     def say(done: TransferSet) -> None:
         listed = ", ".join(f"{score.model} {percent(score.value)}" for score in done.scores)
@@ -63,7 +63,7 @@ def command(
 
     try:
         found = transfer(opened, folders, finetune=finetune, epochs=epochs, test=test, on_set=say)
-    except Interrupted:
+    except TrainingInterrupted:
         echo(f"{opened.path}: the same command goes on from what is complete", err=True)
         raise KeyboardInterrupt from None
     result = Result.of(found, seed=recipe.seed)

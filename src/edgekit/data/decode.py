@@ -16,7 +16,7 @@ from edgekit.data.cache import entry_folder, in_bytes, load_images, load_json, n
 from edgekit.data.images import Skipped, content_digest
 from edgekit.data.lazy import LazyPixels
 from edgekit.data.pixels import Pixels
-from edgekit.data.source import RangeNeeded, Source
+from edgekit.data.source import ImageSource, RangeNeeded
 from edgekit.data.workers import in_order
 from edgekit.errors import DataError, EdgekitError
 from edgekit.files import digest_of
@@ -53,7 +53,9 @@ class Decoded:
         return self.images if isinstance(self.images, LazyPixels) else None
 
 
-def decode(source: Source, preprocessing: Preprocessing, max_skipped: float, stream: Stream | None = None) -> Decoded:
+def decode(
+    source: ImageSource, preprocessing: Preprocessing, max_skipped: float, stream: Stream | None = None
+) -> Decoded:
     """Decode and resize all images of a source, take them from the cache, or only look at each once to decode them later.
 
     Args:
@@ -93,13 +95,13 @@ def decode(source: Source, preprocessing: Preprocessing, max_skipped: float, str
     return Decoded(images, index.digests, _skipped(source, index, max_skipped), notes)
 
 
-def _check_range(source: Source, index: _Index) -> None:
+def _check_range(source: ImageSource, index: _Index) -> None:
     """An entry of the cache may hold images that were mapped by their number type, which nobody has asked for."""
     if source.pixel_range == "auto" and index.depth.deep:
         raise RangeNeeded
 
 
-def _depth_notes(source: Source, index: _Index) -> list[str]:
+def _depth_notes(source: ImageSource, index: _Index) -> list[str]:
     pixel_range = None if source.pixel_range == "auto" else source.pixel_range
     if pixel_range is None:
         hint = "the model knows no range for them: its training images had 8 bits, or it was trained before edgekit found ranges"
@@ -140,7 +142,7 @@ class _Index:
             return None
 
 
-def _on_demand(source: Source, preprocessing: Preprocessing, max_skipped: float, notes: list[str]) -> Decoded:
+def _on_demand(source: ImageSource, preprocessing: Preprocessing, max_skipped: float, notes: list[str]) -> Decoded:
     """Each image is decoded once now, for its digest: who may see what is decided by content, and the damaged are known."""
     if not source.streamable:
         raise DataError(
@@ -162,7 +164,7 @@ def _on_demand(source: Source, preprocessing: Preprocessing, max_skipped: float,
 
 
 def _read(
-    source: Source,
+    source: ImageSource,
     start: int,
     stop: int,
     preprocessing: Preprocessing | None = None,
@@ -183,7 +185,7 @@ def _read(
     return part
 
 
-def _blocks(source: Source, preprocessing: Preprocessing, index: _Index) -> Iterator[NDArray[np.uint8]]:
+def _blocks(source: ImageSource, preprocessing: Preprocessing, index: _Index) -> Iterator[NDArray[np.uint8]]:
     """Decoded images in the source's order, a block at a time; `index` is filled on the way."""
     side = preprocessing.image_size
 
@@ -203,7 +205,7 @@ def _from_cache(key: str, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], _I
 
 
 def _into_cache(
-    key: str, shape: tuple[int, ...], source: Source, preprocessing: Preprocessing
+    key: str, shape: tuple[int, ...], source: ImageSource, preprocessing: Preprocessing
 ) -> tuple[tuple[NDArray[np.uint8], _Index] | None, str]:
     """Decode straight into the cache; None, and why, where that cannot be."""
     problem = no_room(math.prod(shape))
@@ -219,7 +221,7 @@ def _into_cache(
     return ((images, index), "") if images is not None else (None, f"{entry_folder('images')}: the entry vanished")
 
 
-def _too_large(source: Source, size: int, problem: str, stream: Stream | None) -> DataError:
+def _too_large(source: ImageSource, size: int, problem: str, stream: Stream | None) -> DataError:
     or_stream = " set data.stream to true," if stream is False and source.streamable else ""
     half = in_bytes(_MEMORY_SHARE * (this_machine().memory_bytes or 0))
     return DataError(
@@ -230,7 +232,7 @@ def _too_large(source: Source, size: int, problem: str, stream: Stream | None) -
 
 
 def _into_memory(
-    shape: tuple[int, ...], source: Source, preprocessing: Preprocessing
+    shape: tuple[int, ...], source: ImageSource, preprocessing: Preprocessing
 ) -> tuple[NDArray[np.uint8], _Index]:
     images = np.zeros(shape, dtype=np.uint8)
     index = _Index()
@@ -241,7 +243,7 @@ def _into_memory(
     return images, index
 
 
-def _skipped(source: Source, index: _Index, max_skipped: float) -> list[Skipped]:
+def _skipped(source: ImageSource, index: _Index, max_skipped: float) -> list[Skipped]:
     """What cannot be read; refused where it is too much."""
     skipped = [*source.lost, *(Skipped(source.path(i), reason) for i, reason in sorted(index.reasons.items()))]
     total = len(source.names) + len(source.lost)
@@ -258,6 +260,6 @@ def _skipped(source: Source, index: _Index, max_skipped: float) -> list[Skipped]
     )
 
 
-def _key(source: Source, purpose: Any) -> str:
+def _key(source: ImageSource, purpose: Any) -> str:
     ranged = [source.pixel_range] if source.pixel_range not in {"auto", None} else []
     return digest_of([CACHE_SCHEMA, __version__, PIL.__version__, purpose, source.stamp, *ranged])[:32]

@@ -1,4 +1,4 @@
-"""The division of a labelled folder into test, probe, label budget and the rest, by names, labels and content digests alone."""
+"""The division of a labeled folder into test, probe, label budget and the rest, by names, labels and content digests alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgekit.data.labels import budget_counts, draw, read_label_file, share, shuffled
 from edgekit.data.sources import Source
 from edgekit.errors import DataError
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
 
 Rows = NDArray[np.int64]
 NO_ROWS: Rows = np.zeros(0, dtype=np.int64)
@@ -20,7 +20,7 @@ NO_ROWS: Rows = np.zeros(0, dtype=np.int64)
 
 @dataclass(frozen=True)
 class Division:
-    """Positions in the labelled source, each sorted; `test` is empty where the test set is a folder of its own.
+    """Positions in the labeled source, each sorted; `test` is empty where the test set is a folder of its own.
 
     `training` is what is in neither test nor probe and is no copy of what is; the budget is a part of it.
     """
@@ -32,12 +32,12 @@ class Division:
     notes: list[str]
 
 
-def divide(data: Data, source: Source, digests: Sequence[str], test_digests: Sequence[str] | None) -> Division:
+def divide(data: DataConfig, source: Source, digests: Sequence[str], test_digests: Sequence[str] | None) -> Division:
     """Draw the test set, then the probe set, then the label budget; each is closed to what follows, by content.
 
     Args:
         data: the recipe's part: `test`, `probe`, `labels` and the seeds.
-        source: the labelled images; its labels are there.
+        source: the labeled images; its labels are there.
         digests: their content digests; empty for what cannot be read.
         test_digests: those of the test set where it is a folder of its own, else None.
 
@@ -54,7 +54,7 @@ def copies_of(digests: Sequence[str], taken: Iterable[str]) -> NDArray[np.bool_]
 
 
 class _Divider:
-    def __init__(self, data: Data, source: Source, digests: Sequence[str]) -> None:
+    def __init__(self, data: DataConfig, source: Source, digests: Sequence[str]) -> None:
         assert source.labels is not None
         self.data = data
         self.source = source
@@ -131,14 +131,14 @@ class _Divider:
         for name, total in zip(self.source.classes, self.totals, strict=True):
             if not total:
                 raise DataError(
-                    f"data.labelled: {self.source.where}: no image of class {name} can be read", "replace its images"
+                    f"data.labeled: {self.source.where}: no image of class {name} can be read", "replace its images"
                 )
 
     def _check_training_left(self) -> None:
         for name, total, left in zip(self.source.classes, self.totals, self._count_open(), strict=True):
             if not left:
                 raise DataError(
-                    f"data.labelled: {self.source.where}: of the {total} images of class {name} none is left to train on after the "
+                    f"data.labeled: {self.source.where}: of the {total} images of class {name} none is left to train on after the "
                     "test and probe sets",
                     "add images, set data.probe to 0, or give data.test a folder of other images",
                 )

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.data.source import Source, at, refuse_same_but_case
+from edgekit.data.source import ImageSource, at, refuse_same_but_case
 from edgekit.errors import DataError
 from edgekit.preprocess import MAX_PIXELS, open_image
 from edgekit.walk import ImageFile, Walk, is_folder
 
 
-def labelled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> Source:
+def labeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> ImageSource:
     """A folder with one sub-folder a class (images may lie deeper in it).
 
     Args:
@@ -66,7 +66,7 @@ def labelled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> 
     return _of_files(where, root, files, max_pixels, np.array(labels, dtype=np.int64), classes, notes)
 
 
-def unlabelled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> Source:
+def unlabeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> ImageSource:
     """A folder of images, flat or nested, without labels.
 
     Args:
@@ -99,10 +99,10 @@ def _of_files(
     labels: NDArray[np.int64] | None = None,
     classes: Sequence[str] = (),
     notes: Sequence[str] = (),
-) -> Source:
+) -> ImageSource:
     # The folder's own path is part of the stamp: archives are unpacked with equal names, sizes and times in train/ and test/.
     home = os.fspath(root.resolve())
-    return Source(
+    return ImageSource(
         where=where.rstrip("/") or where,
         names=[file.name for file in files],
         read=lambda i: open_image(root / files[i].name, max_pixels),

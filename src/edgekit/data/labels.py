@@ -96,9 +96,9 @@ def read_label_file(
     """The positions in `names` of the images that a CSV file lists in its column `file`.
 
     Args:
-        path: UTF-8 CSV with a header; `file` is relative to the labelled folder; a column `class`, where there is one, must
+        path: UTF-8 CSV with a header; `file` is relative to the labeled folder; a column `class`, where there is one, must
             agree with the folder.
-        names: all images of the labelled folder.
+        names: all images of the labeled folder.
         labels: their classes' indices.
         classes: the names of the classes.
 
@@ -113,7 +113,7 @@ def read_label_file(
         where = f"data.labels: {path}, line {line}"
         if name not in known:
             raise DataError(
-                f"{where}: {text or 'an empty name'} is no image of the labelled folder",
+                f"{where}: {text or 'an empty name'} is no image of the labeled folder",
                 near(name, names[:20000]) or f"names are relative to it, like {names[0]}",
             )
         i = known[name]

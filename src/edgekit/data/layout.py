@@ -1,4 +1,4 @@
-"""What a folder holds, for `edgekit init`: where the classes, the test set and the unlabelled images are, and how large they are."""
+"""What a folder holds, for `edgekit init`: where the classes, the test set and the unlabeled images are, and how large they are."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from edgekit.data.sources import DIGITS, Source, check_same_classes, existing_folder, open_labelled, open_pool
+from edgekit.data.sources import DIGITS, Source, check_same_classes, existing_folder, open_labeled, open_pool
 from edgekit.errors import DataError
 from edgekit.image_files import MAX_PIXELS, image_header
 from edgekit.pixel_range import DEEP
 from edgekit.walk import is_system
 
 SIZES = (32, 64, 96, 128, 224)
-_TRAIN = ("train", "training", "labelled", "labeled")
+_TRAIN = ("train", "training", "labeled", "labeled")
 _TEST = ("test", "testing", "val", "valid", "validation")  # a test set before a validation set
-_POOL = ("unlabelled", "unlabeled", "pool", "unsup")
+_POOL = ("unlabeled", "unlabeled", "pool", "unsup")
 _LOOKED_AT = 256  # images whose header is read for their size
 
 
@@ -29,11 +29,11 @@ class Layout:
 
     Args:
         name: the folder's own, without its path.
-        labelled: folder with one sub-folder a class, or `digits`; None where the folder is a pile of images without labels.
+        labeled: folder with one sub-folder a class, or `digits`; None where the folder is a pile of images without labels.
         test: the like for testing, or None.
-        pool: folder of unlabelled images, or None.
+        pool: folder of unlabeled images, or None.
         classes: names of the classes.
-        labelled_images: number of images in `labelled`.
+        labeled_images: number of images in `labeled`.
         smallest_class: number of images of the class that has fewest.
         test_images: number of images in `test`.
         pool_images: number of images in `pool`.
@@ -42,11 +42,11 @@ class Layout:
     """
 
     name: str
-    labelled: str | None
+    labeled: str | None
     test: str | None
     pool: str | None
     classes: list[str]
-    labelled_images: int
+    labeled_images: int
     smallest_class: int
     test_images: int
     pool_images: int
@@ -60,7 +60,7 @@ class Layout:
 
 
 def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
-    """Recognise FOLDER/{train,test,val,unlabelled,pool}/ by name, or FOLDER/CLASS/, or a pile of images, or `digits`.
+    """Recognize FOLDER/{train,test,val,unlabeled,pool}/ by name, or FOLDER/CLASS/, or a pile of images, or `digits`.
 
     Args:
         folder: its path.
@@ -70,7 +70,7 @@ def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
         DataError: it is missing, empty, or mixes classes with folders of other purpose.
     """
     if folder == DIGITS:
-        return _layout(DIGITS, open_labelled(DIGITS), None, None)
+        return _layout(DIGITS, open_labeled(DIGITS), None, None)
     root = existing_folder(folder)
     name = root.resolve().name
     if unlabeled:
@@ -81,12 +81,12 @@ def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
         _check_classes_alone(folder, list(parts.values()), pool or test)
         if not parts or pool is not None:
             return _pile(name, open_pool(str(pool or root)))
-        return _layout(name, open_labelled(str(root)), None, None)
-    labelled = open_labelled(str(train))
-    tests = open_labelled(str(test)) if test is not None else None
+        return _layout(name, open_labeled(str(root)), None, None)
+    labeled = open_labeled(str(train))
+    tests = open_labeled(str(test)) if test is not None else None
     if tests is not None:
-        check_same_classes(tests, labelled)
-    return _layout(name, labelled, tests, open_pool(str(pool)) if pool is not None else None)
+        check_same_classes(tests, labeled)
+    return _layout(name, labeled, tests, open_pool(str(pool)) if pool is not None else None)
 
 
 def _check_classes_alone(folder: str, folders: list[Path], special: Path | None) -> None:
@@ -101,34 +101,34 @@ def _check_classes_alone(folder: str, folders: list[Path], special: Path | None)
     if special is not None and special.name.lower() in _TEST:
         raise DataError(
             f"{folder}: holds {len(open_pool(folder).names)} images and no labels",
-            f"put some images of each class, 20 will do to begin, into {where}/train/CLASS/ and all others into {where}/unlabelled/",
+            f"put some images of each class, 20 will do to begin, into {where}/train/CLASS/ and all others into {where}/unlabeled/",
         )
 
 
 def _pile(name: str, pool: Source) -> Layout:
     looked_at = _LookedAt(pool)
     return Layout(
-        name=name, labelled=None, test=None, pool=pool.where, classes=[], labelled_images=0, smallest_class=0, test_images=0,
+        name=name, labeled=None, test=None, pool=pool.where, classes=[], labeled_images=0, smallest_class=0, test_images=0,
         pool_images=len(pool.names), side=looked_at.median_side(), notes=[*pool.notes, *looked_at.notes()],
     )  # fmt: skip
 
 
-def _layout(name: str, labelled: Source, test: Source | None, pool: Source | None) -> Layout:
-    assert labelled.labels is not None
-    looked_at = _LookedAt(pool or labelled)
-    notes = dict.fromkeys(note for source in (labelled, test, pool) if source is not None for note in source.notes)
-    counts = [int((labelled.labels == c).sum()) for c in range(len(labelled.classes))]
+def _layout(name: str, labeled: Source, test: Source | None, pool: Source | None) -> Layout:
+    assert labeled.labels is not None
+    looked_at = _LookedAt(pool or labeled)
+    notes = dict.fromkeys(note for source in (labeled, test, pool) if source is not None for note in source.notes)
+    counts = [int((labeled.labels == c).sum()) for c in range(len(labeled.classes))]
     return Layout(
         name=name,
-        labelled=labelled.where,
+        labeled=labeled.where,
         test=test.where if test is not None else None,
         pool=pool.where if pool is not None else None,
-        classes=labelled.classes,
-        labelled_images=len(labelled.names),
+        classes=labeled.classes,
+        labeled_images=len(labeled.names),
         smallest_class=min(counts),
         test_images=len(test.names) if test is not None else 0,
         pool_images=len(pool.names) if pool is not None else 0,
-        side=8 if labelled.where == DIGITS else looked_at.median_side(),
+        side=8 if labeled.where == DIGITS else looked_at.median_side(),
         notes=[*notes, *looked_at.notes()],
     )
 

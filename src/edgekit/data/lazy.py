@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.images import content_digest
-from edgekit.data.source import Source
+from edgekit.data.source import ImageSource
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocessing, bounded_decoding
 from edgekit.processors import usable_cpus
@@ -37,7 +37,7 @@ class LazyPixels:
 
     def __init__(
         self,
-        source: Source,
+        source: ImageSource,
         preprocessing: Preprocessing,
         digests: Sequence[str],
         rows: NDArray[np.int64] | None = None,

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.labels import read_classes, share, shuffled
-from edgekit.data.source import Source, refuse_same_but_case
+from edgekit.data.source import ImageSource, refuse_same_but_case
 from edgekit.errors import DataError
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
 
 Rows = NDArray[np.int64]
 
@@ -44,11 +44,11 @@ class Pile:
     notes: list[str]
 
 
-def divide_pile(data: Data, source: Source, digests: Sequence[str], *, check: bool = True) -> Pile:
+def divide_pile(data: DataConfig, source: ImageSource, digests: Sequence[str], *, check: bool = True) -> Pile:
     """Hold a share out, then read the labels.
 
     Args:
-        data: the recipe's part: `test` is a share, `labels` perhaps a CSV file; `labelled` is None.
+        data: the recipe's part: `test` is a share, `labels` perhaps a CSV file; `labeled` is None.
         source: the images; its own labels are not used.
         digests: their content digests; empty for what cannot be read.
         check: refuse labels that nothing can be trained or tested on.
@@ -80,7 +80,7 @@ def divide_pile(data: Data, source: Source, digests: Sequence[str], *, check: bo
     return Pile(training, held_out, budget, test, labels, classes, notes)
 
 
-def _hold_out(source: Source, digests: Sequence[str], fraction: float, seed: int) -> tuple[Rows, list[str]]:
+def _hold_out(source: ImageSource, digests: Sequence[str], fraction: float, seed: int) -> tuple[Rows, list[str]]:
     """The first image of each content that is held out, and a note about copies."""
     order = [i for i in shuffled(source.names, digests, "test", seed) if digests[i]]
     first = first_of_each(order, digests)
@@ -98,7 +98,7 @@ def first_of_each(rows: Iterable[int], digests: Sequence[str]) -> dict[str, int]
     return first
 
 
-def _labels(path: Path, source: Source, digests: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
+def _labels(path: Path, source: ImageSource, digests: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
     """The class of each image, -1 where there is none; copies of a labeled image have its class."""
     by_content: dict[str, str] = {}
     for i, name in read_classes(path, source.names).items():

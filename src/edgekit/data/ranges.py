@@ -7,14 +7,14 @@ from functools import partial
 from typing import Any, Literal, TypeVar
 
 from edgekit.data.cache import load_json, save_json
-from edgekit.data.source import RangeNeeded, Source
+from edgekit.data.source import ImageSource, RangeNeeded
 from edgekit.data.workers import in_order
 from edgekit.errors import DataError
 from edgekit.files import digest_of
 from edgekit.foreign import Unreadable, read_json
 from edgekit.image_files import bounded_decoding
 from edgekit.pixel_range import Extent, PixelRange, is_deep
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
 from edgekit.run import Run
 
 Stated = PixelRange | Literal["auto"] | None
@@ -32,7 +32,7 @@ def of_run(run: Run) -> PixelRange | None:
     return None if stated == "auto" else stated
 
 
-def stated(data: Data, run: Run | None) -> Stated:
+def stated(data: DataConfig, run: Run | None) -> Stated:
     """The range to begin with: the recipe's. A run that is older than ranges are keeps the rule that it was trained with."""
     if run is not None and data.pixel_range == "auto" and _recorded(run, data) is None and _is_older(run):
         return None
@@ -40,14 +40,14 @@ def stated(data: Data, run: Run | None) -> Stated:
 
 
 def with_range(
-    pixel_range: Stated, found_from: Sequence[Sequence[Source]], work: Callable[[Stated], T]
+    pixel_range: Stated, found_from: Sequence[Sequence[ImageSource]], work: Callable[[Stated], T]
 ) -> tuple[T, PixelRange | None]:
     """Do something that reads images; where the range must be found first, find it and do it again.
 
     Args:
         pixel_range: what is known of it.
         found_from: sources that the range is found from: the first group of them that holds deep images decides.
-        work: given a range, reads images by `Source.rgb`.
+        work: given a range, reads images by `ImageSource.rgb`.
 
     Returns:
         What `work` gave, and the range that it gave it with; None where no image needed one.
@@ -68,7 +68,7 @@ def with_range(
         return work(found), found
 
 
-def find_range(sources: Sequence[Source]) -> PixelRange | None:
+def find_range(sources: Sequence[ImageSource]) -> PixelRange | None:
     """The range of all deep images of the sources (see `Extent.pixel_range`); None where there is none."""
     whole = Extent()
     for source in sources:
@@ -77,7 +77,7 @@ def find_range(sources: Sequence[Source]) -> PixelRange | None:
     return whole.pixel_range()
 
 
-def _extent(source: Source, start: int, stop: int) -> Extent:
+def _extent(source: ImageSource, start: int, stop: int) -> Extent:
     extent = Extent()
     for i in range(start, stop):
         try:
@@ -90,7 +90,7 @@ def _extent(source: Source, start: int, stop: int) -> Extent:
     return extent
 
 
-def _key(groups: Sequence[Sequence[Source]]) -> str | None:
+def _key(groups: Sequence[Sequence[ImageSource]]) -> str | None:
     stamps = [source.stamp for group in groups for source in group]
     return None if None in stamps else digest_of([_SCHEMA, stamps])[:32]
 
@@ -104,7 +104,7 @@ def _known(key: str | None) -> PixelRange | None:
         return None
 
 
-def _recorded(run: Run, data: Data) -> Stated:
+def _recorded(run: Run, data: DataConfig) -> Stated:
     """The recipe's range; where that is to be found, the one that the run's data stage found, or None."""
     if data.pixel_range != "auto":
         return data.pixel_range

@@ -11,24 +11,24 @@ from PIL import Image
 
 from edgekit.data.files import Files
 from edgekit.data.images import Skipped
-from edgekit.data.source import Source, at, numbered
+from edgekit.data.source import ImageSource, at, numbered
 from edgekit.data.tar_index import Label, index_shard, shard_key
 from edgekit.data.workers import slow_progress
 from edgekit.errors import DataError
 from edgekit.preprocess import open_image
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
 
 _OPEN = 64  # shards that are kept open
 
 
-def open_shards(files: Files, key: str, data: Data, labelled: bool) -> Source:
+def open_shards(files: Files, key: str, data: DataConfig, labeled: bool) -> ImageSource:
     """The samples of all shards, in the order of the shards' names.
 
     Args:
         files: the tars.
         key: the recipe's key that named them, for error messages.
         data: the recipe's part: `label_column`, `class_names`.
-        labelled: whether labels are wanted, from .cls or .json members.
+        labeled: whether labels are wanted, from .cls or .json members.
 
     Raises:
         DataError: a shard cannot be read, none holds an image, or the labels are of no use.
@@ -43,7 +43,7 @@ def open_shards(files: Files, key: str, data: Data, labelled: bool) -> Source:
     with slow_progress("index", len(files.names), "shards") as advance:
         for i, shard in enumerate(files.names):
             digest = shard_key(files.path(i))
-            index = index_shard(files.path(i), digest, data.label_column if labelled else None)
+            index = index_shard(files.path(i), digest, data.label_column if labeled else None)
             names += [f"{shard}/{name}" for name in index.names]
             places += [(i, *place) for place in zip(index.offsets, index.sizes, strict=True)]
             stamps += [(digest, offset) for offset in index.offsets]
@@ -60,12 +60,12 @@ def open_shards(files: Files, key: str, data: Data, labelled: bool) -> Source:
         notes.append(f"{others} images of {files.where} are left out: another image of their sample is taken")
     if bare:
         notes.append(f"{bare} samples of {files.where} hold no image and are left out")
-    classes, numbers = numbered(labels, data.class_names, at(key, files.where)) if labelled else ([], None)
+    classes, numbers = numbered(labels, data.class_names, at(key, files.where)) if labeled else ([], None)
     paths = [files.path(i) for i in range(len(files.names))]
-    return Source(
+    return ImageSource(
         where=files.where,
         names=names,
-        read=_Reader(paths, names, np.array(places, dtype=np.int64), data.max_pixels),
+        read=_ShardReader(paths, names, np.array(places, dtype=np.int64), data.max_pixels),
         stamp=stamps,
         labels=numbers,
         classes=classes,
@@ -75,7 +75,7 @@ def open_shards(files: Files, key: str, data: Data, labelled: bool) -> Source:
     )
 
 
-class _Reader:
+class _ShardReader:
     """Reads an image at its offset; several threads may."""
 
     def __init__(self, paths: list[Path], names: list[str], places: np.ndarray, max_pixels: int) -> None:

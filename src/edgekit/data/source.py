@@ -1,4 +1,4 @@
-"""A `Source`: a list of names with a way to read each image, wherever they lie. Nothing is decoded here."""
+"""A `ImageSource`: a list of names with a way to read each image, wherever they lie. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgekit.image_files import extensions
 from edgekit.pixel_range import Depth, PixelRange, is_deep
 from edgekit.preprocess import to_rgb
 
-__all__ = ["RangeNeeded", "Source", "at", "extensions", "numbered", "refuse_same_but_case"]
+__all__ = ["ImageSource", "RangeNeeded", "at", "extensions", "numbered", "refuse_same_but_case"]
 
 
 class RangeNeeded(Exception):
@@ -26,7 +26,7 @@ class RangeNeeded(Exception):
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """Images that can be read one by one, by several threads at once.
 
     Args:
@@ -76,14 +76,14 @@ class Source:
             depth.add(image, rgb.getchannel(0) if deep else None, pixel_range)
         return rgb
 
-    def ranged(self, pixel_range: PixelRange | Literal["auto"] | None) -> Source:
+    def ranged(self, pixel_range: PixelRange | Literal["auto"] | None) -> ImageSource:
         """The same images, with a range for those of more than 8 bits."""
         return replace(self, pixel_range=pixel_range)
 
-    def subset(self, index: Sequence[int] | NDArray[np.int64]) -> Source:
+    def subset(self, index: Sequence[int] | NDArray[np.int64]) -> ImageSource:
         """The source of the images at `index` alone."""
         rows = [int(i) for i in index]
-        return Source(
+        return ImageSource(
             where=self.where,
             names=[self.names[i] for i in rows],
             read=lambda i: self.read(rows[i]),
@@ -144,9 +144,7 @@ def numbered(values: Sequence[int | str], names_file: str | None, where: str) ->
         classes = _lines(names_file, [int(value) for value in found])
     if len(classes) < 2:
         raise DataError(
-            f"{where}: holds one class only ({', '.join(classes)})"
-            if classes
-            else f"{where}: holds no labelled images",
+            f"{where}: holds one class only ({', '.join(classes)})" if classes else f"{where}: holds no labeled images",
             "a classifier needs images of at least two classes",
         )
     refuse_same_but_case(classes, where)

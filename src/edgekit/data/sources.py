@@ -6,28 +6,28 @@ import numpy as np
 from PIL import Image
 
 from edgekit.data.files import find_files
-from edgekit.data.image_folders import existing_folder, labelled_folder, unlabelled_folder
-from edgekit.data.source import Source, extensions
+from edgekit.data.image_folders import existing_folder, labeled_folder, unlabeled_folder
+from edgekit.data.source import ImageSource, extensions
 from edgekit.errors import DataError
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
 from edgekit.recipe.parts import TORCHVISION
 
 __all__ = [
     "DIGITS",
-    "Source",
+    "ImageSource",
     "check_same_classes",
     "existing_folder",
     "extensions",
     "official_test",
-    "open_labelled",
+    "open_labeled",
     "open_pool",
 ]
 
 DIGITS = "digits"
 
 
-def open_labelled(where: str, key: str = "", data: Data | None = None) -> Source:
-    """Labelled images: a folder with one sub-folder a class, shards, a table, a set of torchvision, or `digits`.
+def open_labeled(where: str, key: str = "", data: DataConfig | None = None) -> ImageSource:
+    """Labeled images: a folder with one sub-folder a class, shards, a table, a set of torchvision, or `digits`.
 
     Args:
         where: as the recipe names it.
@@ -37,11 +37,11 @@ def open_labelled(where: str, key: str = "", data: Data | None = None) -> Source
     Raises:
         DataError: it is missing or damaged, holds no images, fewer than two classes, or two that differ by case alone.
     """
-    return _open(where, key, data or Data(), labelled=True)
+    return _open(where, key, data or DataConfig(), labeled=True)
 
 
-def open_pool(where: str, key: str = "", data: Data | None = None) -> Source:
-    """Images without labels: a folder, flat or nested, or anything else that `open_labelled` takes.
+def open_pool(where: str, key: str = "", data: DataConfig | None = None) -> ImageSource:
+    """Images without labels: a folder, flat or nested, or anything else that `open_labeled` takes.
 
     Args:
         where: as the recipe names it.
@@ -51,7 +51,7 @@ def open_pool(where: str, key: str = "", data: Data | None = None) -> Source:
     Raises:
         DataError: it is missing or damaged, or holds no images.
     """
-    return _open(where, key, data or Data(), labelled=False)
+    return _open(where, key, data or DataConfig(), labeled=False)
 
 
 def official_test(where: str) -> str:
@@ -59,54 +59,54 @@ def official_test(where: str) -> str:
     return f"{where}:test" if where.startswith(TORCHVISION) and where.count(":") == 1 else where
 
 
-def check_same_classes(test: Source, labelled: Source) -> None:
-    """Refuse a test folder that has other classes than the labelled one.
+def check_same_classes(test: ImageSource, labeled: ImageSource) -> None:
+    """Refuse a test folder that has other classes than the labeled one.
 
     Raises:
         DataError: it names the classes that only one of them has.
     """
-    if test.classes == labelled.classes:
+    if test.classes == labeled.classes:
         return
     parts = []
-    for here, there in ((test, labelled), (labelled, test)):
+    for here, there in ((test, labeled), (labeled, test)):
         alone = [name for name in here.classes if name not in there.classes]
         if alone:
             parts.append(f"only {here.where} has {', '.join(alone[:5])}{', …' if len(alone) > 5 else ''}")
     raise DataError(
-        f"data.test: its classes are not those of data.labelled: {'; '.join(parts)}",
+        f"data.test: its classes are not those of data.labeled: {'; '.join(parts)}",
         "both need a sub-folder with images for every class, of the same name",
     )
 
 
-def _open(where: str, key: str, data: Data, labelled: bool) -> Source:
+def _open(where: str, key: str, data: DataConfig, labeled: bool) -> ImageSource:
     if where == DIGITS:
-        return _digits(labelled)
+        return _digits(labeled)
     if where.startswith(TORCHVISION):
         from edgekit.data.torchvision_sets import open_set
 
-        return open_set(where, key, data, labelled)
+        return open_set(where, key, data, labeled)
     found = find_files(where, key)
     if found is None:
-        return (labelled_folder if labelled else unlabelled_folder)(where, key, data.max_pixels)
+        return (labeled_folder if labeled else unlabeled_folder)(where, key, data.max_pixels)
     if found.kind == "tar":
         from edgekit.data.shards import open_shards
 
-        return open_shards(found, key, data, labelled)
+        return open_shards(found, key, data, labeled)
     from edgekit.data.tables import open_tables
 
-    return open_tables(found, key, data, labelled)
+    return open_tables(found, key, data, labeled)
 
 
-def _digits(labelled: bool) -> Source:
-    """The 1,797 grey 8x8 images that ship with scikit-learn, values 0 to 16 spread over 0 to 255."""
+def _digits(labeled: bool) -> ImageSource:
+    """The 1,797 gray 8x8 images that ship with scikit-learn, values 0 to 16 spread over 0 to 255."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    return Source(
+    return ImageSource(
         where=DIGITS,
         names=[f"{label}/{i:04}" for i, label in enumerate(digits.target)],
         read=lambda i: Image.fromarray(pixels[i]).convert("RGB"),
-        labels=digits.target.astype(np.int64) if labelled else None,
-        classes=[str(name) for name in digits.target_names] if labelled else [],
+        labels=digits.target.astype(np.int64) if labeled else None,
+        classes=[str(name) for name in digits.target_names] if labeled else [],
     )

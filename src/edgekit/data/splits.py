@@ -17,12 +17,12 @@ from edgekit.data.images import ImageSet, Skipped
 from edgekit.data.pile import divide_pile
 from edgekit.data.pixels import Pixels, choose, read_only
 from edgekit.data.ranges import stated, with_range
-from edgekit.data.sources import Source, check_same_classes, official_test, open_labelled, open_pool
+from edgekit.data.sources import Source, check_same_classes, official_test, open_labeled, open_pool
 from edgekit.errors import DataError
 from edgekit.files import write_bytes, write_json
 from edgekit.pixel_range import PixelRange
 from edgekit.preprocess import Preprocessing
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
 from edgekit.run import Run
 
 _MANY_BYTES = 1 << 30  # of a label budget, above which it is streamed where the pool is
@@ -35,9 +35,9 @@ class Splits:
     Args:
         classes: names of the classes; labels are indices into it. Empty where nothing is labeled yet: then all sets but the pool are.
         pool: no labels; stored at side `resize_to` (`fit: crop`) or `image_size` (`stretch`), for augmentation.
-        labelled: the label budget, stored like the pool.
-        probe: labelled, evaluation preprocessing; empty where `probe` is 0.
-        test: labelled, evaluation preprocessing.
+        labeled: the label budget, stored like the pool.
+        probe: labeled, evaluation preprocessing; empty where `probe` is 0.
+        test: labeled, evaluation preprocessing.
         skipped: files that could not be decoded.
         notes: what a user should know, one sentence each.
         pixel_range: that images of more than 8 bits were read with; None where there are none.
@@ -45,7 +45,7 @@ class Splits:
 
     classes: list[str]
     pool: ImageSet
-    labelled: ImageSet
+    labeled: ImageSet
     probe: ImageSet
     test: ImageSet
     skipped: list[Skipped]
@@ -55,18 +55,18 @@ class Splits:
 
 def set_sizes(splits: Splits) -> dict[str, int]:
     """Number of images of each set."""
-    return {name: len(getattr(splits, name)) for name in ("pool", "labelled", "probe", "test")}
+    return {name: len(getattr(splits, name)) for name in ("pool", "labeled", "probe", "test")}
 
 
-def training_preprocessing(data: Data) -> Preprocessing:
-    """How training images are stored: the centre square at the full shorter side, for the augmentation to crop from."""
+def training_preprocessing(data: DataConfig) -> Preprocessing:
+    """How training images are stored: the center square at the full shorter side, for the augmentation to crop from."""
     evaluation = data.preprocessing()
     if evaluation.fit == "stretch":
         return evaluation
     return evaluation.model_copy(update={"image_size": evaluation.resize_to})
 
 
-def load_splits(data: Data, run: Run | None = None) -> Splits:
+def load_splits(data: DataConfig, run: Run | None = None) -> Splits:
     """Decode a recipe's images and divide them.
 
     The draws depend on the pictures' content and the seeds alone. Decoded images come from the cache on repeated calls.
@@ -79,10 +79,10 @@ def load_splits(data: Data, run: Run | None = None) -> Splits:
         DataError: a folder is missing, empty or no folder, the classes do not suffice or conflict, a class has too few images, the
             label file is wrong, or too many files cannot be decoded.
     """
-    if data.labelled is None:
+    if data.labeled is None:
         return _pile_splits(data, run)
-    source = open_labelled(data.labelled, "data.labelled", data)
-    test_source = open_labelled(official_test(data.test), "data.test", data) if isinstance(data.test, str) else None
+    source = open_labeled(data.labeled, "data.labeled", data)
+    test_source = open_labeled(official_test(data.test), "data.test", data) if isinstance(data.test, str) else None
     pool_source = open_pool(data.pool, "data.pool", data) if data.pool is not None else None
     if test_source is not None:
         check_same_classes(test_source, source)
@@ -100,7 +100,7 @@ def load_splits(data: Data, run: Run | None = None) -> Splits:
     return replace(splits, pixel_range=pixel_range)
 
 
-def _pile_splits(data: Data, run: Run | None) -> Splits:
+def _pile_splits(data: DataConfig, run: Run | None) -> Splits:
     """Of images that lie in one pile: what is held out depends on their content alone, so that later labels move no image."""
     assert data.pool is not None
     source = open_pool(data.pool, "data.pool", data)
@@ -110,20 +110,20 @@ def _pile_splits(data: Data, run: Run | None) -> Splits:
     return replace(splits, pixel_range=pixel_range)
 
 
-def _divided_pile(data: Data, source: Source) -> Splits:
+def _divided_pile(data: DataConfig, source: Source) -> Splits:
     store = _Store(data)
     decoded = store.decode(source, stream=data.stream)
     pile = divide_pile(data, source, decoded.digests)
     store.notes += pile.notes
-    labelled = replace(source, labels=pile.labels, classes=pile.classes)
-    budget = store.budget(labelled, decoded, pile.budget)
-    test = store.evaluation_set(labelled, decoded, pile.test)
-    probe = store.evaluation_set(labelled, decoded, NO_ROWS)
+    labeled = replace(source, labels=pile.labels, classes=pile.classes)
+    budget = store.budget(labeled, decoded, pile.budget)
+    test = store.evaluation_set(labeled, decoded, pile.test)
+    probe = store.evaluation_set(labeled, decoded, NO_ROWS)
     pool = _without_labels(_chosen(source, decoded, pile.training))
     return Splits(pile.classes, pool, budget, probe, test, store.skipped, store.notes)
 
 
-def _divided(data: Data, source: Source, test_source: Source | None, pool_source: Source | None) -> Splits:
+def _divided(data: DataConfig, source: Source, test_source: Source | None, pool_source: Source | None) -> Splits:
     store = _Store(data)
     decoded = store.decode(source, stream=data.stream)
     test: ImageSet | None = None
@@ -132,20 +132,20 @@ def _divided(data: Data, source: Source, test_source: Source | None, pool_source
     division = divide(data, source, decoded.digests, test.digests if test is not None else None)
     store.notes += division.notes
 
-    labelled = store.budget(source, decoded, division.budget)
+    labeled = store.budget(source, decoded, division.budget)
     probe = store.evaluation_set(source, decoded, division.probe)
     if test is None:
         test = store.evaluation_set(source, decoded, division.test)
     if pool_source is not None:
         pool = _pool(pool_source, store.decode(pool_source, stream=data.stream), test, probe, store.notes)
     elif len(division.budget) == len(division.training):
-        pool = ImageSet(labelled.images, labelled.names, labelled.digests)  # one array serves both
+        pool = ImageSet(labeled.images, labeled.names, labeled.digests)  # one array serves both
     else:
         pool = _without_labels(_chosen(source, decoded, division.training))
     copies = len(pool) - len(set(pool.digests))
     if copies:
         store.notes.append(f"{copies} images of the pool are copies of others in it and were kept")
-    return Splits(source.classes, pool, labelled, probe, test, store.skipped, store.notes)
+    return Splits(source.classes, pool, labeled, probe, test, store.skipped, store.notes)
 
 
 def write_splits(splits: Splits, folder: Path) -> list[str]:
@@ -155,7 +155,7 @@ def write_splits(splits: Splits, folder: Path) -> list[str]:
     Returns:
         The file names.
     """
-    sets = {"labels": splits.labelled, "probe": splits.probe, "test": splits.test}
+    sets = {"labels": splits.labeled, "probe": splits.probe, "test": splits.test}
     for name, images in sets.items():
         assert images.labels is not None
         rows = zip(images.names, (splits.classes[c] for c in images.labels), images.digests, strict=True)
@@ -174,7 +174,7 @@ def write_splits(splits: Splits, folder: Path) -> list[str]:
 class _Store:
     """Decodes for one recipe, and collects what there is to tell."""
 
-    def __init__(self, data: Data) -> None:
+    def __init__(self, data: DataConfig) -> None:
         self.training = training_preprocessing(data)
         self.evaluation = data.preprocessing()
         self.max_skipped = data.max_skipped
@@ -192,7 +192,7 @@ class _Store:
         return decoded
 
     def budget(self, source: Source, decoded: Decoded, rows: Rows) -> ImageSet:
-        """The labelled training images; decoded once and for all, unless they are as many as the pool that is streamed."""
+        """The labeled training images; decoded once and for all, unless they are as many as the pool that is streamed."""
         if decoded.lazy is None:
             return _copy(source, decoded, rows)
         if len(rows) * np.prod(decoded.images.shape[1:]) > _MANY_BYTES:
@@ -201,7 +201,7 @@ class _Store:
         return _whole(part, self.decode(part))
 
     def evaluation_set(self, source: Source, decoded: Decoded, rows: Rows) -> ImageSet:
-        """Images of the labelled source as evaluation sees them; decoded again where training stores another square."""
+        """Images of the labeled source as evaluation sees them; decoded again where training stores another square."""
         if (self.training == self.evaluation and decoded.lazy is None) or not len(rows):
             images = _copy(source, decoded, rows)
             side = self.evaluation.image_size

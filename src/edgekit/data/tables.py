@@ -16,33 +16,33 @@ from PIL import Image
 
 from edgekit.data.files import Files
 from edgekit.data.images import Skipped
-from edgekit.data.source import Source, at, numbered
+from edgekit.data.source import ImageSource, at, numbered
 from edgekit.data.workers import slow_progress
 from edgekit.errors import DataError, near
 from edgekit.foreign import Unreadable, parse_json, understood
 from edgekit.preprocess import open_image
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
 
 _MOST_ROWS = 8  # a byte: even a column that says one thing alone takes a bit for eight rows
 _GROUPS = 4  # row groups that are kept: what threads that decode in order read at the same time
 _SPLIT = re.compile(r"^(.+)-\d{5}-of-\d{5}")  # as Hugging Face names the files of a split
 
 
-def open_tables(files: Files, key: str, data: Data, labelled: bool) -> Source:
+def open_tables(files: Files, key: str, data: DataConfig, labeled: bool) -> ImageSource:
     """The rows of all tables, in the order of the files' names.
 
     Args:
         files: the .parquet files.
         key: the recipe's key that named them, for error messages.
         data: the recipe's part: `image_column`, `label_column`, `class_names`.
-        labelled: whether labels are wanted.
+        labeled: whether labels are wanted.
 
     Raises:
         DataError: a file is no Parquet table, lacks a column, or has one of another type; or the labels are of no use.
     """
     where = at(key, files.where)
     _refuse_several_splits(files, where)
-    tables = [_Table(files.path(i), files.names[i], data, labelled) for i in range(len(files.names))]
+    tables = [_Table(files.path(i), files.names[i], data, labeled) for i in range(len(files.names))]
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
     stamps: list[tuple[Any, ...]] = []
@@ -50,13 +50,13 @@ def open_tables(files: Files, key: str, data: Data, labelled: bool) -> Source:
     lost: list[Skipped] = []
     with slow_progress("index", len(tables), "tables") as advance:
         for number, table in enumerate(tables):
-            values = table.labels() if labelled else None
+            values = table.labels() if labeled else None
             row = 0
             for group, rows in enumerate(table.rows):
                 for inside in range(rows):
                     name = f"{table.name}/{row:07}"
                     label = values[row] if values is not None else None
-                    if labelled and label is None:
+                    if labeled and label is None:
                         lost.append(Skipped(os.path.join(files.base, name), f"its {data.label_column} is empty"))
                     else:
                         names.append(name)
@@ -66,12 +66,12 @@ def open_tables(files: Files, key: str, data: Data, labelled: bool) -> Source:
                     row += 1
             advance(1)
     if not names:
-        raise DataError(f"{where}: holds no {'labelled ' if labelled else ''}rows", "give a table with rows")
-    classes, numbers = numbered(labels, data.class_names, where) if labelled else ([], None)
-    return Source(
+        raise DataError(f"{where}: holds no {'labeled ' if labeled else ''}rows", "give a table with rows")
+    classes, numbers = numbered(labels, data.class_names, where) if labeled else ([], None)
+    return ImageSource(
         where=files.where,
         names=names,
-        read=_Reader(tables, names, np.array(places, dtype=np.int64), data.max_pixels),
+        read=_TableReader(tables, names, np.array(places, dtype=np.int64), data.max_pixels),
         stamp=stamps,
         labels=numbers,
         classes=classes,
@@ -111,7 +111,7 @@ def _opened(path: Path) -> tuple[Any, list[int], os.stat_result]:
 class _Table:
     """One file: its columns, checked, and its labels."""
 
-    def __init__(self, path: Path, name: str, data: Data, labelled: bool) -> None:
+    def __init__(self, path: Path, name: str, data: DataConfig, labeled: bool) -> None:
         self.path = path
         self.name = name
         self.image, self.label = data.image_column, data.label_column
@@ -123,7 +123,7 @@ class _Table:
         self.schema = self.file.schema_arrow
         self._require(self.image, "data.image_column")
         self._check_image_type()
-        if labelled:
+        if labeled:
             self._require(self.label, "data.label_column")
 
     def labels(self) -> list[int | str | None]:
@@ -191,7 +191,7 @@ class _Table:
             )
 
 
-class _Reader:
+class _TableReader:
     """Reads a row's image; row groups are kept for a while, because they can only be read whole."""
 
     def __init__(self, tables: list[_Table], names: list[str], places: NDArray[np.int64], max_pixels: int) -> None:

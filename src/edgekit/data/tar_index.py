@@ -109,7 +109,7 @@ def _scan(stream: BinaryIO, path: Path, label_key: str | None) -> TarIndex:
     index = TarIndex()
     sample: list[_Member] = []
     for member in _members(stream, path, index):
-        # As WebDataset does: neighbours with the same key are a sample.
+        # As WebDataset does: neighbors with the same key are a sample.
         if sample and member.key != sample[0].key:
             _add(index, sample, stream, label_key)
             sample = []

@@ -20,12 +20,12 @@ seed: 0   # of weights, batches and augmentation
 
 data:
 {data}
-  probe: {probe:g}   # share of `labelled` kept apart: measures the encoder (kNN, linear probe), never trains the models
+  probe: {probe:g}   # share of `labeled` kept apart: measures the encoder (kNN, linear probe), never trains the models
   labels: {labels}   # {labels_why}
   label_seed: 0   # another seed draws other labels
   split_seed: 0   # another seed draws another probe set, and test set where `test` is a share
   image_size: {image_size}   # side of the square that the models take, in pixels; {size_why}
-  fit: crop   # crop: keep the shape and cut the centre out; stretch: squash to the square, so that nothing is cut off
+  fit: crop   # crop: keep the shape and cut the center out; stretch: squash to the square, so that nothing is cut off
   max_skipped: 0.01   # refuse the data when a larger share of the files cannot be decoded
 
 pretrain:   # SimCLR on all images, without labels
@@ -49,7 +49,7 @@ finetune:   # the teacher, on the label budget: from the linear probe on the enc
 distill:   # the teacher's answers on all images train the student
   student: {{name: {student}, width: {student_width:g}{stem}}}   # what goes to the device: of torchvision or timm, like mobilenetv3_small_100
   temperature: {distill_temperature:g}   # above 1, the student also learns which wrong answers are nearly right
-  labelled_weight: 0.0   # share of the true labels in the student's loss, beside the teacher's answers
+  labeled_weight: 0.0   # share of the true labels in the student's loss, beside the teacher's answers
   epochs: {distill_epochs}
   batch_size: {distill_batch}
   optimizer: {{{distill_optimizer}}}
@@ -72,7 +72,7 @@ _FEW_STEPS_WHY = "few images make few steps, which adamw uses best"
 
 
 @dataclass(frozen=True)
-class Plan:
+class RecipePlan:
     """What fits a machine and a time (see `edgekit.train.planning`).
 
     Args:
@@ -105,29 +105,29 @@ class Counts:
     """Images of each set, about: what is drawn by content is not known before the images are decoded."""
 
     probe_share: float
-    labelled: int
+    labeled: int
     pool: int
     probe: int
     test: int
 
     @classmethod
     def of(cls, layout: Layout) -> Counts:
-        """Of a folder and the recipe that is written for it; `labelled` is the most that a budget can take."""
+        """Of a folder and the recipe that is written for it; `labeled` is the most that a budget can take."""
         probe = 0.1 if layout.smallest_class >= 10 else 0.0
         test = 0.0 if layout.test else 0.2
-        images = layout.labelled_images
-        labelled = max(2, round(images * (1 - probe - test)))
+        images = layout.labeled_images
+        labeled = max(2, round(images * (1 - probe - test)))
         return cls(
             probe,
-            labelled,
-            layout.pool_images or labelled,
+            labeled,
+            layout.pool_images or labeled,
             round(images * probe),
             layout.test_images or round(images * test),
         )
 
 
 @dataclass(frozen=True)
-class _Values:
+class _TemplateValues:
     """What the template says about training; `_for_images` fits it to the images, `_for_digits` holds the embedded data's own."""
 
     encoder: str = "resnet18"
@@ -140,8 +140,8 @@ class _Values:
     pretrain_batch: int = 256
     pretrain_optimizer: str = "name: sgd, lr: 0.12, weight_decay: 5.0e-4, warmup: 0.05"
     optimizer_why: str = "lr is for a batch of 256 and scales with it; lars suits batches over 1,000"
-    augmentation: str = f"crop_scale: [0.2, 1.0], {_FLIP}, jitter: 0.8, grey: 0.2"
-    augmentation_why: str = "set flip to 0 where left and right matter, jitter and grey to 0 where colour does"
+    augmentation: str = f"crop_scale: [0.2, 1.0], {_FLIP}, jitter: 0.8, gray: 0.2"
+    augmentation_why: str = "set flip to 0 where left and right matter, jitter and gray to 0 where color does"
     finetune_epochs: int | str = "auto"
     finetune_steps: str = ""
     label_epochs_why: str = "auto: enough steps, whatever the number of labels; a number says how often they are seen"
@@ -163,9 +163,9 @@ class _Values:
     measured: str = "# Nothing was measured: `epochs: auto` follows from the numbers of images and labels, whatever time that takes."
 
 
-def _for_digits() -> _Values:
-    """The values of examples/digits.yaml. Grey 8x8 digits: a mirrored digit is another sign, and there is no colour to change."""
-    return _Values(
+def _for_digits() -> _TemplateValues:
+    """The values of examples/digits.yaml. Gray 8x8 digits: a mirrored digit is another sign, and there is no color to change."""
+    return _TemplateValues(
         encoder="resnet10",
         encoder_width=0.25,
         student="resnet10",
@@ -175,8 +175,8 @@ def _for_digits() -> _Values:
         pretrain_epochs=125,
         pretrain_optimizer=_FEW_STEPS,
         optimizer_why=_FEW_STEPS_WHY,
-        augmentation="crop_scale: [0.4, 1.0], flip: 0.0, jitter: 0.0, grey: 0.0",
-        augmentation_why="no flip, a mirrored digit is another sign; no colour to change",
+        augmentation="crop_scale: [0.4, 1.0], flip: 0.0, jitter: 0.0, gray: 0.0",
+        augmentation_why="no flip, a mirrored digit is another sign; no color to change",
         plain="crop_scale: [0.6, 1.0], flip: 0.0",
         finetune_epochs=600,
         finetune_batch=30,
@@ -189,16 +189,16 @@ def _for_digits() -> _Values:
     )
 
 
-def _for_images(images: int, image_size: int) -> _Values:
+def _for_images(images: int, image_size: int) -> _TemplateValues:
     """Batches that the images fill several times; nothing depends on the labels, so that another budget needs no other recipe."""
     small = image_size <= SMALL_IMAGE
     batch = _power_of_two(images // 4, 2, 256)
-    labelled_batch = 256 if small else 64
-    values = _Values(
+    labeled_batch = 256 if small else 64
+    values = _TemplateValues(
         pretrain_batch=batch,
         distill_batch=batch,
-        finetune_batch=labelled_batch,
-        supervised_batch=labelled_batch,
+        finetune_batch=labeled_batch,
+        supervised_batch=labeled_batch,
         temperature=0.5 if small else 0.1,
     )
     return values if images >= _MANY else replace(values, pretrain_optimizer=_FEW_STEPS, optimizer_why=_FEW_STEPS_WHY)
@@ -209,7 +209,7 @@ def recipe_text(
     name: str | None = None,
     file: str = "recipe.yaml",
     labels: str | None = None,
-    plan: Plan | None = None,
+    plan: RecipePlan | None = None,
 ) -> str:
     """A commented recipe for a folder; it is valid as it stands.
 
@@ -223,11 +223,11 @@ def recipe_text(
     Raises:
         RecipeError: the name is not one that a run can have, or the budget none.
     """
-    digits = layout.labelled == DIGITS
+    digits = layout.labeled == DIGITS
     counts = Counts.of(layout)
     image_size = 16 if digits else layout.image_size
     labels_why = "label budget: a share (0.1), a count a class (20), or a CSV file with the column `file`; 1.0 is every label there is"
-    if layout.labelled is None:
+    if layout.labeled is None:
         labels, labels_why = (
             labels or "1.0",
             "no labels yet; later the CSV file with the columns file,class: labels.csv",
@@ -252,14 +252,14 @@ def recipe_text(
     return text
 
 
-def _planned(values: _Values, plan: Plan) -> _Values:
+def _planned(values: _TemplateValues, plan: RecipePlan) -> _TemplateValues:
     """The values with those that were measured."""
 
     def steps(count: int | None) -> str:
         return f"  steps: {count}   # what `auto` then aims for: more took too long\n" if count else ""
 
     if not plan.flip:
-        why = "no flip: mirrored images are told from yours, see above; set jitter and grey to 0 where colour matters"
+        why = "no flip: mirrored images are told from yours, see above; set jitter and gray to 0 where color matters"
         values = replace(
             values,
             augmentation=values.augmentation.replace(_FLIP, _NO_FLIP),
@@ -287,33 +287,31 @@ def _planned(values: _Values, plan: Plan) -> _Values:
 
 
 def _data_lines(layout: Layout) -> list[str]:
-    if layout.labelled is None:
+    if layout.labeled is None:
         return [
-            "  labelled: null   # no class folders: `labels` names the labels, a CSV file with the columns file,class (edgekit label suggest)",
+            "  labeled: null   # no class folders: `labels` names the labels, a CSV file with the columns file,class (edgekit label suggest)",
             f"  pool: {_quoted(layout.pool or '')}   # all images: {layout.pool_images:,}",
             "  test: 0.1   # share of the pool that training never sees: the labels of these images measure the models",
         ]
-    if layout.labelled == DIGITS:
+    if layout.labeled == DIGITS:
         lines = [
-            f"  labelled: {DIGITS}   # scikit-learn's handwritten digits: 1,797 grey images of 8x8 pixels, nothing to download"
+            f"  labeled: {DIGITS}   # scikit-learn's handwritten digits: 1,797 gray images of 8x8 pixels, nothing to download"
         ]
     else:
-        lines = [
-            f"  labelled: {_quoted(layout.labelled)}   # one sub-folder a class: {layout.labelled_images:,} images"
-        ]
+        lines = [f"  labeled: {_quoted(layout.labeled)}   # one sub-folder a class: {layout.labeled_images:,} images"]
     if layout.pool is not None:
         lines.append(f"  pool: {_quoted(layout.pool)}   # images without labels: {layout.pool_images:,}")
     else:
-        lines.append("  pool: null   # folder of unlabelled images; null: those of `labelled`, their labels unseen")
+        lines.append("  pool: null   # folder of unlabeled images; null: those of `labeled`, their labels unseen")
     if layout.test is not None:
         lines.append(f"  test: {_quoted(layout.test)}   # {layout.test_images:,} images, of the same classes")
     else:
-        lines.append("  test: 0.2   # share of `labelled` held out for the final score; or a folder like `labelled`")
+        lines.append("  test: 0.2   # share of `labeled` held out for the final score; or a folder like `labeled`")
     return lines
 
 
 def _summary(layout: Layout) -> str:
-    if layout.labelled is None:
+    if layout.labeled is None:
         return "a pile of images without labels. Only the encoder is trained until `labels` names some."
     shown = ", ".join(layout.classes[:8]) + (", …" if len(layout.classes) > 8 else "")
     return f"{len(layout.classes)} classes ({shown})"

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from edgekit.data.source import Source, at
+from edgekit.data.source import ImageSource, at
 from edgekit.errors import DataError, near
 from edgekit.files import cache_folder
 from edgekit.preprocess import open_image
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
 
 _FLAG: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
 
@@ -46,7 +46,7 @@ _SETS = {
 }
 
 
-def open_set(where: str, key: str, data: Data, labelled: bool) -> Source:
+def open_set(where: str, key: str, data: DataConfig, labeled: bool) -> ImageSource:
     """A split of a set of torchvision's.
 
     The files of CIFAR-10 and CIFAR-100 are pickles: torchvision compares their MD5 with its own list before it unpickles them.
@@ -55,7 +55,7 @@ def open_set(where: str, key: str, data: Data, labelled: bool) -> Source:
         where: `torchvision:NAME` (its training split) or `torchvision:NAME:SPLIT`.
         key: the recipe's key that named it, for error messages.
         data: the recipe's part: `torchvision_root`, `download`.
-        labelled: whether labels are wanted.
+        labeled: whether labels are wanted.
 
     Raises:
         DataError: no such set or split, its files are not there or damaged, or the split has no labels.
@@ -76,26 +76,26 @@ def open_set(where: str, key: str, data: Data, labelled: bool) -> Source:
     root = Path(data.torchvision_root).expanduser() if data.torchvision_root else cache_folder() / "torchvision"
     dataset = _load(name, known, split, root, data.download, at(key, where))
     labels = _labels(dataset)
-    if labelled and labels.min() < 0:
+    if labeled and labels.min() < 0:
         raise DataError(f"{at(key, where)}: the split {split} has no labels", "use it as data.pool")
-    classes = [str(c) for c in getattr(dataset, "classes", range(int(labels.max()) + 1))] if labelled else []
+    classes = [str(c) for c in getattr(dataset, "classes", range(int(labels.max()) + 1))] if labeled else []
     files = _files(dataset)
     if files is None:
-        return Source(
+        return ImageSource(
             where=where,
             names=[f"{split}/{i:06}" for i in range(len(labels))],
             read=lambda i: dataset[i][0].convert("RGB"),
-            labels=labels if labelled else None,
+            labels=labels if labeled else None,
             classes=classes,
         )
     home = os.fspath(root.resolve())
     paths = [Path(file) for file in files]
-    return Source(
+    return ImageSource(
         where=where,
         names=[os.path.relpath(path, root).replace(os.sep, "/") for path in paths],
         read=lambda i: open_image(paths[i], data.max_pixels),
         stamp=[(home, os.fspath(path), *_size_and_time(path)) for path in paths],
-        labels=labels if labelled else None,
+        labels=labels if labeled else None,
         classes=classes,
         base=os.fspath(root),
     )

@@ -26,7 +26,7 @@ _FLOOR = 1e-6  # of the logits' power, 60 dB: what float32 sums in another order
 
 
 @dataclass(frozen=True)
-class Batches:
+class BatchCheck:
     """What batches of several sizes answer, beside one image at a time.
 
     Attributes:
@@ -61,7 +61,7 @@ def compare_batches(
     images: NDArray[np.uint8],
     trained: NDArray[np.float32],
     also: Mapping[int, NDArray[np.float32]] | None = None,
-) -> Batches:
+) -> BatchCheck:
     """Run some images in batches of several sizes: the first sizes each with a graph of its own where the runtime makes such, then the others
     with the graph that they share.
 
@@ -84,7 +84,7 @@ def compare_batches(
     apart = {size: noise(answer, first) for size, answer in answers.items()}
     worst = max(apart, key=lambda size: apart[size])
     classes = trained.argmax(1)
-    return Batches(
+    return BatchCheck(
         sizes=tuple(sorted(answers)),
         worst=worst,
         sqnr_db=decibels(signal, apart[worst]),

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgekit.export.verify import Reference
+from edgekit.export.verify import ReferenceOutputs
 
 MARK = "WARNING: "
 _ENOUGH = 8  # images, before one class for all of them says something
 
 
-def doubts(reference: Reference, classes: Sequence[str]) -> list[str]:
+def doubts(reference: ReferenceOutputs, classes: Sequence[str]) -> list[str]:
     """One sentence for each; none where all looks well.
 
     Args:

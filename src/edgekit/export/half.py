@@ -18,10 +18,10 @@ from onnx import ModelProto, TensorProto
 
 from edgekit.bundle import Precision
 from edgekit.errors import ExportError
-from edgekit.export.graph.files import read_onnx
-from edgekit.export.graph.metadata import set_precision
-from edgekit.export.int8.calibration import Calibration
-from edgekit.export.int8.qdq_lint import PAIR, lint
+from edgekit.onnx_graph.files import read_onnx
+from edgekit.onnx_graph.metadata import set_precision
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.qdq_lint import PAIR, lint
 from edgekit.runtimes.session import OUTPUT
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -70,7 +70,7 @@ def simulated(path: Path, output: str = OUTPUT) -> Callable[[NDArray[np.uint8]],
     """What such a file computes, by ONNX Runtime on the CPU, node by node: uint8 (n, s, s, 3) -> an output, float32 (n, …).
 
     It shows what the graph says, not what TensorRT's kernels make of it. Pairs in FP16, for which opset 17 has no word, go to ONNX
-    Runtime's own operators of the same meaning; the graph is not optimised, so that each rounding happens where it stands.
+    Runtime's own operators of the same meaning; the graph is not optimized, so that each rounding happens where it stands.
     """
     import onnxruntime as ort
 

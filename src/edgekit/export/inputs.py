@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.bundle import Precision
-from edgekit.export.int8.budget import SEARCH_MINUTES, Budget
-from edgekit.export.int8.calibration import Calibration
-from edgekit.export.int8.ways import Workshop
-from edgekit.export.verify import Bounds, Reference
+from edgekit.export.verify import AccuracyBounds, ReferenceOutputs
+from edgekit.quantize.budget import SEARCH_MINUTES, Budget
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.quantizer import Quantizer
 from edgekit.runtimes.tensorrt.options import COMPUTE_CAPABILITIES
 from edgekit.targets import Target, every
 
@@ -41,9 +41,9 @@ class ExportOptions:
     search_minutes: float = SEARCH_MINUTES
 
     @property
-    def bounds(self) -> Bounds:
+    def bounds(self) -> AccuracyBounds:
         """What passes."""
-        return Bounds(self.max_drop, self.min_agreement)
+        return AccuracyBounds(self.max_drop, self.min_agreement)
 
     def of(self, target: Target, precision: Precision) -> dict[str, Any]:
         """Those that a variant depends on, for its digest."""
@@ -84,7 +84,7 @@ class Sources:
         model: the trained network, from pixels to logits, as torch; None where the model came as ONNX.
         batch: the batch size that the bundle's graphs are to have; None leaves it free. Whoever makes ONNX or OpenVINO files
             makes them with a free batch axis all the same: `make` fixes it in whatever was made.
-        unlabelled: more images without labels than the calibration's, uint8 (n, s, s, 3), to compare and to distil on; None: those.
+        unlabeled: more images without labels than the calibration's, uint8 (n, s, s, 3), to compare and to distill on; None: those.
         shared: of this process alone: what is made once and used by several variants.
         searches: how many INT8 variants this export makes, which divide the minutes of the search evenly.
 
@@ -93,13 +93,13 @@ class Sources:
 
     float_onnx: Path
     calibration: Calibration
-    reference: Reference
+    reference: ReferenceOutputs
     options: ExportOptions
     folder: Path
     scratch: Path
     model: nn.Module | None = None
     batch: int | None = None
-    unlabelled: NDArray[np.uint8] | None = None
+    unlabeled: NDArray[np.uint8] | None = None
     shared: Shared = field(default_factory=Shared)
     searches: int = 1
 
@@ -109,6 +109,8 @@ class Sources:
         return Budget(60 * self.options.search_minutes / max(1, self.searches), self.options.search_minutes)
 
     @property
-    def workshop(self) -> Workshop:
-        """That quantises: one for all variants of this process."""
-        return self.shared.once(Workshop, lambda: Workshop(self.calibration, self.scratch, self.unlabelled, self.model))
+    def workshop(self) -> Quantizer:
+        """That quantizes: one for all variants of this process."""
+        return self.shared.once(
+            Quantizer, lambda: Quantizer(self.calibration, self.scratch, self.unlabeled, self.model)
+        )

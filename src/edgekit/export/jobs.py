@@ -1,6 +1,6 @@
 """The variants of one export, one after the other or several at a time, each in a process of its own.
 
-Processes, not threads: the quantisers and exporters redirect standard output, set log levels and keep state of their own.
+Processes, not threads: the quantizers and exporters redirect standard output, set log levels and keep state of their own.
 What a variant turns out to be does not depend on how many are made at a time: every process verifies with the same number of
 threads, and the ranges of the activations are collected once, by whoever comes first (see `Calibration.histograms`).
 """
@@ -28,13 +28,13 @@ from edgekit import progress as shown
 from edgekit.bundle import Variant
 from edgekit.children import end_with_parent, needs_main, without_main
 from edgekit.errors import ExportError
-from edgekit.export.catalogue import split
+from edgekit.export.catalog import split
 from edgekit.export.inputs import Shared, Sources
-from edgekit.export.int8.calibration import Calibration
 from edgekit.export.make import make
 from edgekit.export.staging import Staging
-from edgekit.export.verify import Reference
+from edgekit.export.verify import ReferenceOutputs
 from edgekit.processors import usable_cpus
+from edgekit.quantize.calibration import Calibration
 from edgekit.terminal import echo
 
 _TICK_SECONDS = 0.2
@@ -103,7 +103,7 @@ class _Stored:
             "golden": reference.golden,
             "embedding": reference.embedding,
             "calibration": calibration.images,
-            "unlabelled": sources.unlabelled,
+            "unlabeled": sources.unlabeled,
         }
         for name, array in arrays.items():
             if array is not None:
@@ -112,10 +112,10 @@ class _Stored:
         empty = replace(
             sources,
             model=None,
-            unlabelled=None,
+            unlabeled=None,
             shared=Shared(),
             calibration=Calibration(calibration.model, blank, calibration.folder),
-            reference=Reference(blank, None, np.zeros((1, 1), np.float32), np.zeros(1, np.int64)),
+            reference=ReferenceOutputs(blank, None, np.zeros((1, 1), np.float32), np.zeros(1, np.int64)),
         )
         return cls(empty, folder, model, calibration.drawn)
 
@@ -127,13 +127,13 @@ class _Stored:
         assert logits is not None
         assert golden is not None
         assert calibration is not None
-        reference = Reference(
+        reference = ReferenceOutputs(
             images, self._array("labels"), np.array(logits), np.array(golden), self._array("embedding")
         )
         return replace(
             sources,
             model=pickle.loads(self.model),
-            unlabelled=self._array("unlabelled"),
+            unlabeled=self._array("unlabeled"),
             reference=reference,
             calibration=Calibration(sources.calibration.model, calibration, sources.calibration.folder, self.drawn),
             scratch=Path(tempfile.mkdtemp(prefix="job-", dir=self.folder)),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Variant
 from edgekit.errors import ExportError
-from edgekit.export.int8.selection import ADVISED, FEWEST, Candidates
+from edgekit.quantize.selection import ADVISED, FEWEST, Candidates
 
 Evaluation = tuple[NDArray[np.uint8], NDArray[np.int64]]
 

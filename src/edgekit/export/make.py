@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgekit.bundle import BundleFile, Variant
 from edgekit.errors import ExportError
-from edgekit.export.catalogue import split
+from edgekit.export.catalog import split
 from edgekit.export.inputs import Sources
 from edgekit.export.verify import verify
 from edgekit.targets import Target, built_in, resolve

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.errors import ExportError, RuntimeMissing
-from edgekit.export.graph.files import read_onnx
-from edgekit.export.graph.metadata import into_ir, of_onnx
-from edgekit.export.graph.operators import refused
-from edgekit.export.int8.calibration import Calibration
-from edgekit.export.int8.quantize import kept_in_float
 from edgekit.files import written_by_a_library
+from edgekit.onnx_graph.files import read_onnx
+from edgekit.onnx_graph.metadata import into_ir, of_onnx
+from edgekit.onnx_graph.operators import refused
 from edgekit.quantization import CalibrationRecord, Quantization
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.qdq import kept_in_float
 
 # Told to the runtime with every variant: its own default is bf16 where the CPU has it, which is less exact and no faster.
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
@@ -89,7 +89,7 @@ def fix_ir_batch(path: Path, batch: int) -> None:
 
 
 def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str] = ()) -> Quantization:
-    """Quantise the float model with NNCF, in a way that saturates on no CPU, and say how it was made.
+    """Quantize the float model with NNCF, in a way that saturates on no CPU, and say how it was made.
 
     Args:
         calibration: the float model and its calibration images.
@@ -135,7 +135,7 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
         raise
     except Exception as error:  # whatever a graph that it does not expect makes of it
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ExportError(f"NNCF cannot quantise the model: {reason}", "export it without --precision int8") from error
+        raise ExportError(f"NNCF cannot quantize the model: {reason}", "export it without --precision int8") from error
     return Quantization(
         tool=f"nncf {metadata.version('nncf')} quantize, overflow fix",
         format="OpenVINO FakeQuantize",

@@ -16,25 +16,25 @@ from edgekit import __version__
 from edgekit.bundle import Bundle, Manifest, Tensor, Variant, write_manifest
 from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
-from edgekit.export.catalogue import in_order, plan, split
+from edgekit.export.catalog import in_order, plan, split
 from edgekit.export.doubts import doubts
-from edgekit.export.graph.files import read_onnx
-from edgekit.export.graph.metadata import label
-from edgekit.export.graph.onnx import INPUT, export_onnx, save
-from edgekit.export.graph.prepare import copied, fused
 from edgekit.export.inputs import ExportOptions, Sources
-from edgekit.export.int8.budget import cut_short
-from edgekit.export.int8.calibration import Calibration
-from edgekit.export.int8.fidelity import further
-from edgekit.export.int8.selection import Candidates, digest_of_arrays, draw
 from edgekit.export.jobs import default_jobs, make_all
 from edgekit.export.judged import Evaluation, Judged, merged, notes, shared
 from edgekit.export.speed import with_speed
 from edgekit.export.staging import Staging, staged
-from edgekit.export.verify import Reference, Run, runner
+from edgekit.export.verify import ReferenceOutputs, Run, runner
 from edgekit.files import copy_file, digest_of, sha256, written_by_a_library
 from edgekit.machine import cpu_features, installed_packages, this_machine
+from edgekit.onnx_graph.build import INPUT, export_onnx, save
+from edgekit.onnx_graph.files import read_onnx
+from edgekit.onnx_graph.metadata import label
+from edgekit.onnx_graph.prepare import copied, fused
 from edgekit.preprocess import Preprocessing
+from edgekit.quantize.budget import cut_short
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.fidelity import further
+from edgekit.quantize.selection import Candidates, digest_of_arrays, draw
 from edgekit.result import now
 from edgekit.runtimes import installed
 from edgekit.runtimes.session import EMBEDDING, OUTPUT
@@ -63,7 +63,7 @@ def export_classifier(
     trained: Run | None = None,
     options: ExportOptions | None = None,
 ) -> Bundle:
-    """Convert, quantise, verify and bundle a classifier.
+    """Convert, quantize, verify and bundle a classifier.
 
     A bundle of the same weights and evaluation set that is in `output` already keeps its other variants, and those asked for
     whose inputs have not changed are not made again; nor are those that an interrupted export had finished. Whether all passed
@@ -118,7 +118,7 @@ def export_classifier(
             export_onnx(model, float_onnx, image_size=size, classes=list(classes), embedding=embedding)
         label(float_onnx, name=name, classes=classes, preprocessing=preprocessing)
         _check(images, labels, size, len(classes))
-        # What two exports must share for their variants to stand in one bundle; the graph holds weights and normalisation.
+        # What two exports must share for their variants to stand in one bundle; the graph holds weights and normalization.
         same = {
             "graph": sha256(float_onnx),
             "batch": batch,
@@ -147,7 +147,7 @@ def export_classifier(
             scratch=Path(scratch),
             model=model if isinstance(model, nn.Module) else None,
             batch=batch,
-            unlabelled=further(candidates, drawn, chosen.recover),
+            unlabeled=further(candidates, drawn, chosen.recover),
         )
         made = _finished(wanted, kept, keys, staging, chosen.search_minutes)
         missing = [id_ for id_ in wanted if id_ not in {*kept, *made}]
@@ -233,13 +233,13 @@ def gate(bundle: Bundle, ids: Iterable[str]) -> None:
 def _reference(
     model: nn.Module | Path, trained: Run | None, float_onnx: Path, images: NDArray[np.uint8],
     labels: NDArray[np.int64] | None, embedding: bool, staging: Staging,
-) -> Reference:  # fmt: skip
+) -> ReferenceOutputs:  # fmt: skip
     """What the trained model says, from the interrupted export before this one where that had got so far."""
     if (kept := staging.arrays()) is not None and {OUTPUT, "golden"} <= kept.keys():
-        return Reference(images, labels, kept[OUTPUT], kept["golden"].astype(np.int64), kept.get(EMBEDDING))
+        return ReferenceOutputs(images, labels, kept[OUTPUT], kept["golden"].astype(np.int64), kept.get(EMBEDDING))
     if trained is None:
         trained = runner(model, embedding=embedding) if isinstance(model, nn.Module) else _onnx_runner(float_onnx)
-    reference = Reference.of(trained, images, labels)
+    reference = ReferenceOutputs.of(trained, images, labels)
     arrays: dict[str, NDArray[Any]] = {OUTPUT: reference.logits, "golden": reference.golden}
     if reference.embedding is not None:
         arrays[EMBEDDING] = reference.embedding

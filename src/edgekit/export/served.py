@@ -12,17 +12,17 @@ import onnx
 from edgekit.bundle import BundleFile, Precision, Variant
 from edgekit.errors import ExportError
 from edgekit.export import openvino
-from edgekit.export.graph.files import read_onnx
-from edgekit.export.graph.simplify import fix_batch
 from edgekit.export.inputs import Sources
-from edgekit.export.int8.fidelity import Fidelity, run
-from edgekit.export.int8.ladder import climb
-from edgekit.export.int8.quantize import FULL, REDUCED, UNSIGNED, saturates
-from edgekit.export.int8.ranges import METHODS
-from edgekit.export.int8.ways import Way, Workshop
-from edgekit.export.verify import Bounds, Reference, verify
+from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, verify
 from edgekit.machine import cpu_features
+from edgekit.onnx_graph.files import read_onnx
+from edgekit.onnx_graph.simplify import fix_batch
 from edgekit.quantization import MadeOn
+from edgekit.quantize.fidelity import Fidelity, run
+from edgekit.quantize.qdq import FULL, REDUCED, UNSIGNED, saturates
+from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
+from edgekit.quantize.ranges import METHODS
+from edgekit.quantize.search import search_accuracy
 from edgekit.runtimes import why_not
 from edgekit.targets import find
 
@@ -65,7 +65,7 @@ def _float(target: str, precision: Precision, sources: Sources, files: list[str]
 
 def _int8(target: Literal["onnx", "openvino"], sources: Sources) -> Variant:
     family = Served(target, sources.workshop, sources.reference, sources.options.bounds)
-    return climb(family, sources.folder, recover=sources.options.recover, budget=sources.budget)
+    return search_accuracy(family, sources.folder, recover=sources.options.recover, budget=sources.budget)
 
 
 def fix_onnx_batch(path: Path, batch: int) -> None:
@@ -85,11 +85,11 @@ def fix_onnx_batch(path: Path, batch: int) -> None:
     os.replace(temporary, path)
 
 
-def ways(target: str) -> list[list[Way]]:
+def configurations(target: str) -> list[list[QuantizationConfig]]:
     """What is tried first: the scheme that is fast and does not saturate on this machine, with each method; for OpenVINO then NNCF."""
     scheme = REDUCED if saturates() else FULL
-    groups = [[Way(scheme, method) for method in METHODS]]
-    return [*groups, [Way(None)]] if target == "openvino" else groups
+    groups = [[QuantizationConfig(scheme, method) for method in METHODS]]
+    return [*groups, [QuantizationConfig(None)]] if target == "openvino" else groups
 
 
 @dataclass
@@ -98,32 +98,32 @@ class Served:
 
     Attributes:
         target: onnx or openvino.
-        workshop: that quantises.
+        workshop: that quantizes.
         reference: the trained model's answers.
         bounds: what passes.
     """
 
     target: Literal["onnx", "openvino"]
-    workshop: Workshop
-    reference: Reference
-    bounds: Bounds
+    workshop: Quantizer
+    reference: ReferenceOutputs
+    bounds: AccuracyBounds
 
     @property
     def runtime(self) -> str:
         """That serves the files."""
         return find(self.target).runtime.name
 
-    def groups(self) -> list[list[Way]]:
-        """See `ways`."""
-        return ways(self.target)
+    def groups(self) -> list[list[QuantizationConfig]]:
+        """See `configurations`."""
+        return configurations(self.target)
 
-    def last(self, best: Way | None) -> Way | None:
+    def last(self, best: QuantizationConfig | None) -> QuantizationConfig | None:
         """Unsigned weights where signed ones saturate in ONNX Runtime."""
         if self.target != "onnx" or not saturates():
             return None
-        return replace(best or Way(UNSIGNED), scheme=UNSIGNED, exclude=())
+        return replace(best or QuantizationConfig(UNSIGNED), scheme=UNSIGNED, exclude=())
 
-    def make(self, way: Way, folder: Path) -> Variant:
+    def make(self, way: QuantizationConfig, folder: Path) -> Variant:
         """Write a way's files into a folder."""
         if way.scheme is None:
             files = ["model.int8.xml", "model.int8.bin"]

@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 
 from edgekit.bench.paired import LOOKS, compare
 from edgekit.bundle import Speed, Variant
-from edgekit.export.graph.files import read_onnx
-from edgekit.export.int8.quantize import saturates
 from edgekit.machine import this_machine
+from edgekit.onnx_graph.files import read_onnx
 from edgekit.progress import progress
 from edgekit.quantization import FLOAT_LAYERS
+from edgekit.quantize.qdq import saturates
 from edgekit.runtimes import Session, open_session
 from edgekit.targets import find_runtime
 
@@ -102,7 +102,7 @@ def why_slow(speed: Speed, float_onnx: Path, variant: Variant) -> str:
 
 
 def _measured(variant: Variant, folder: Path, float_onnx: Path, images: NDArray[np.uint8], seconds: float) -> Speed:
-    pairs = _Pairs(variant, (float_onnx, folder / variant.files[0].path), images)
+    pairs = _TimedPairs(variant, (float_onnx, folder / variant.files[0].path), images)
     began = time.monotonic()
     try:
         found = compare(pairs.measure, lambda: time.monotonic() - began > seconds)
@@ -127,7 +127,7 @@ def _measured(variant: Variant, folder: Path, float_onnx: Path, images: NDArray[
     )
 
 
-class _Pairs:
+class _TimedPairs:
     """Turns of float and a variant, pair by pair; both sessions live while they are compared, and are opened anew at `_FRESH`.
 
     Args:

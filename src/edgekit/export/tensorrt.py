@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import BundleFile, Precision, Variant
 from edgekit.errors import RuntimeMissing
-from edgekit.export.graph.files import read_onnx
 from edgekit.export.half import check_range, simulated, tensorrt_onnx
 from edgekit.export.inputs import Sources
-from edgekit.export.int8.fidelity import Fidelity
-from edgekit.export.int8.ladder import climb
-from edgekit.export.int8.quantize import SIGNED
-from edgekit.export.int8.ranges import METHODS, batches
-from edgekit.export.int8.ways import Way, Workshop
-from edgekit.export.verify import Bounds, Reference, class_spread, judge, verify
+from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, class_spread, judge, verify
 from edgekit.files import copy_file, sha256, write_text
+from edgekit.onnx_graph.files import read_onnx
 from edgekit.progress import progress
 from edgekit.quantization import EngineLayers, Quantization
+from edgekit.quantize.fidelity import Fidelity
+from edgekit.quantize.qdq import SIGNED
+from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
+from edgekit.quantize.ranges import METHODS, batches
+from edgekit.quantize.search import search_accuracy
 from edgekit.runtimes import why_not
 from edgekit.runtimes.session import EMBEDDING
-from edgekit.runtimes.tensorrt import Batch, BuildOptions, BuildPlan, BuildReport, EngineRecord, build
+from edgekit.runtimes.tensorrt import BatchRange, BuildOptions, BuildPlan, BuildReport, EngineRecord, build
 from edgekit.runtimes.tensorrt.cache import write_record
 from edgekit.targets import find
 
@@ -38,7 +38,7 @@ Target = Literal["trt", "trt-rtx"]
 # long as the float graph. So many that a loss of a point is not chance, within some ten million pixels: INT8 that errs on three images in a
 # hundred for others is a point off by chance on 256 of them, a third of one on 2,048.
 _FEWEST, _MOST, _PIXELS = 256, 2048, 2**23
-_BATCH = Batch(min=1, opt=1, max=8)  # of a graph with a free batch axis
+_BATCH = BatchRange(min=1, opt=1, max=8)  # of a graph with a free batch axis
 _GRAPH, _PAIRS = "graph.onnx", "pairs.onnx"
 
 
@@ -67,7 +67,7 @@ def make(target: Target, precision: Precision, sources: Sources) -> Variant:
     graphs = _graphs(precision, sources)
     strong = folder / f"{name}.onnx"
     copy_file(graphs.typed, strong)
-    batch = Batch(min=sources.batch, opt=sources.batch, max=sources.batch) if sources.batch else _BATCH
+    batch = BatchRange(min=sources.batch, opt=sources.batch, max=sources.batch) if sources.batch else _BATCH
     if target == "trt":
         weak = folder / f"{name}.weak.onnx" if precision != "fp32" else None
         if weak is not None:
@@ -118,7 +118,7 @@ def _new_graphs(precision: Precision, sources: Sources) -> _Graphs:
     reference = _sample(sources.reference)
     if precision == "int8":
         family = _Simulated("tensorrt", sources.workshop, reference, sources.options.bounds)
-        variant = climb(family, folder, recover=sources.options.recover, budget=sources.budget)
+        variant = search_accuracy(family, folder, recover=sources.options.recover, budget=sources.budget)
         untyped = folder / _PAIRS
     else:
         untyped = sources.float_onnx
@@ -133,25 +133,25 @@ class _Simulated:
 
     Attributes:
         target: names its files on the way.
-        workshop: that quantises.
+        workshop: that quantizes.
         reference: the trained model's answers for the images that the graph is simulated on.
         bounds: what passes.
     """
 
     target: str
-    workshop: Workshop
-    reference: Reference
-    bounds: Bounds
+    workshop: Quantizer
+    reference: ReferenceOutputs
+    bounds: AccuracyBounds
 
-    def groups(self) -> list[list[Way]]:
+    def groups(self) -> list[list[QuantizationConfig]]:
         """Signed and symmetric, with each method."""
-        return [[Way(SIGNED, method) for method in METHODS]]
+        return [[QuantizationConfig(SIGNED, method) for method in METHODS]]
 
-    def last(self, best: Way | None) -> Way | None:
+    def last(self, best: QuantizationConfig | None) -> QuantizationConfig | None:
         """Nothing."""
         return None
 
-    def make(self, way: Way, folder: Path) -> Variant:
+    def make(self, way: QuantizationConfig, folder: Path) -> Variant:
         """Write a way's graph, and beside it the one with the rest in FP32."""
         quantization = self.workshop.qdq(way, folder / _PAIRS)
         calibration = self.workshop.calibration(way)
@@ -185,7 +185,7 @@ def _variant(
     )
 
 
-def _plan(strong: Path, weak: Path | None, precision: Precision, batch: Batch) -> list[Path]:
+def _plan(strong: Path, weak: Path | None, precision: Precision, batch: BatchRange) -> list[Path]:
     plan = BuildPlan(onnx=strong.name, weak_onnx=weak.name if weak else None, precision=precision, batch=batch)
     path = strong.with_suffix(".json")
     write_text(path, plan.model_dump_json(indent=2, by_alias=True) + "\n")
@@ -193,9 +193,9 @@ def _plan(strong: Path, weak: Path | None, precision: Precision, batch: Batch) -
 
 
 def _engine(
-    source: Path, precision: Precision, batch: Batch, capabilities: tuple[str, ...]
+    source: Path, precision: Precision, batch: BatchRange, capabilities: tuple[str, ...]
 ) -> tuple[list[Path], BuildReport]:
-    options = BuildOptions(flavour="trt-rtx", precision=precision, batch=batch, compute_capabilities=capabilities)
+    options = BuildOptions(flavor="trt-rtx", precision=precision, batch=batch, compute_capabilities=capabilities)
     engine = source.with_suffix(".engine")
     report = build(source, engine, options)
     props = read_onnx(source, external=False).metadata_props
@@ -216,14 +216,14 @@ def _about(report: BuildReport) -> str:
     if not lost or report.layers_from == "none":
         return ""
     shown = ", ".join(lost[:3]) + (", …" if len(lost) > 3 else "")
-    return f"{len(lost)} of {len(report.quantized)} quantised layers are not computed in INT8 ({shown})"
+    return f"{len(lost)} of {len(report.quantized)} quantized layers are not computed in INT8 ({shown})"
 
 
 def _with_layers(quantization: Quantization | None, report: BuildReport | None) -> Quantization | None:
     if quantization is None or report is None:
         return quantization
     layers = EngineLayers(
-        quantised=len(report.quantized), computed_in_int8=len(report.int8), according_to=report.layers_from
+        quantized=len(report.quantized), computed_in_int8=len(report.int8), according_to=report.layers_from
     )
     return quantization.model_copy(update={"engine_layers": layers})
 
@@ -243,7 +243,7 @@ def _unexecuted(variant: Variant, graphs: _Graphs, missing: RuntimeMissing) -> V
     )
 
 
-def _sample(reference: Reference) -> Reference:
+def _sample(reference: ReferenceOutputs) -> ReferenceOutputs:
     """The images of the evaluation set that the graph is simulated on, spread over the classes, the golden ones among them."""
     count = min(_MOST, max(_FEWEST, _PIXELS // (reference.images.shape[1] * reference.images.shape[2])))
     if len(reference.images) <= count:
@@ -252,10 +252,10 @@ def _sample(reference: Reference) -> Reference:
     rows = np.unique(np.concatenate([reference.golden, class_spread(classes, count)]))
     labels = None if reference.labels is None else reference.labels[rows]
     golden = np.searchsorted(rows, reference.golden)
-    return Reference(reference.images[rows], labels, reference.logits[rows], golden, reference.embedding)
+    return ReferenceOutputs(reference.images[rows], labels, reference.logits[rows], golden, reference.embedding)
 
 
-def _judged(variant: Variant, graph: Path, reference: Reference, bounds: Bounds) -> Variant:
+def _judged(variant: Variant, graph: Path, reference: ReferenceOutputs, bounds: AccuracyBounds) -> Variant:
     """A variant with what is found about its graph, simulated on all images, and on the golden ones for the embedding."""
     logits = _answers(graph, f"tensorrt-{variant.precision}, its graph", reference.images)
     embedding = None

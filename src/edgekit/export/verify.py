@@ -21,7 +21,7 @@ from torch import nn
 
 from edgekit.bundle import Accuracy, Bundle, Parity, Variant
 from edgekit.errors import BundleError, ExportError
-from edgekit.export.batches import Batches, compare_batches
+from edgekit.export.batches import BatchCheck, compare_batches
 from edgekit.parity import (
     EmbeddingParity,
     LogitsParity,
@@ -51,7 +51,7 @@ _TOP5_FROM = 6  # classes; with fewer, a top-5 accuracy says nothing
 
 
 @dataclass(frozen=True)
-class Bounds:
+class AccuracyBounds:
     """What a variant must keep of the trained model.
 
     Attributes:
@@ -64,7 +64,7 @@ class Bounds:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ReferenceOutputs:
     """What the trained model itself says, in float, before any conversion.
 
     Attributes:
@@ -82,7 +82,9 @@ class Reference:
     embedding: NDArray[np.float32] | None = None
 
     @classmethod
-    def of(cls, model: nn.Module | Run, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> Reference:
+    def of(
+        cls, model: nn.Module | Run, images: NDArray[np.uint8], labels: NDArray[np.int64] | None
+    ) -> ReferenceOutputs:
         """Run a model on the evaluation set.
 
         Args:
@@ -140,7 +142,7 @@ def runner(model: nn.Module, *, embedding: bool = False) -> Run:
 
 
 def with_embedding(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The logits (n, classes) of some images, and what the linear layer that makes them sees (n, d), not normalised.
+    """The logits (n, classes) of some images, and what the linear layer that makes them sees (n, d), not normalized.
 
     Raises:
         ExportError: the last layer is not a linear one, or it sees something else than one vector an image.
@@ -176,7 +178,7 @@ def class_spread(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return np.array(rows, dtype=np.int64)
 
 
-def verify(variant: Variant, folder: Path, reference: Reference, bounds: Bounds) -> Variant:
+def verify(variant: Variant, folder: Path, reference: ReferenceOutputs, bounds: AccuracyBounds) -> Variant:
     """A variant with what was found about it: parity, accuracy, drop and status.
 
     Args:
@@ -208,8 +210,8 @@ def verify(variant: Variant, folder: Path, reference: Reference, bounds: Bounds)
 
 
 def _answers(
-    variant: Variant, path: Path, settings: dict[str, str], reference: Reference
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, Batches]:
+    variant: Variant, path: Path, settings: dict[str, str], reference: ReferenceOutputs
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, BatchCheck]:
     """A variant's logits of the evaluation set, its embedding of the golden images, and how it depends on the batch size."""
     images, size = reference.images, _batch_size(reference.images)
     golden = np.ascontiguousarray(images[reference.golden])
@@ -228,7 +230,7 @@ def _answers(
         session.close()
 
 
-def check_batches(bundle: Bundle, variant: Variant) -> Batches:
+def check_batches(bundle: Bundle, variant: Variant) -> BatchCheck:
     """Whether a variant of a bundle computes the same in every batch size, in its runtime on this machine, on the golden images.
 
     Args:
@@ -269,9 +271,9 @@ def judge(
     variant: Variant,
     logits: NDArray[np.float32],
     embedding: NDArray[np.float32] | None,
-    reference: Reference,
-    bounds: Bounds,
-    batches: Batches | None = None,
+    reference: ReferenceOutputs,
+    bounds: AccuracyBounds,
+    batches: BatchCheck | None = None,
 ) -> Variant:
     """A variant with what its answers are worth: parity, accuracy, drop and status.
 
@@ -345,7 +347,7 @@ def _compare_embedding(
     return found, embedding_fault(found, variant.precision)
 
 
-def _parity(near: LogitsParity, turned: EmbeddingParity | None, batches: Batches | None) -> Parity:
+def _parity(near: LogitsParity, turned: EmbeddingParity | None, batches: BatchCheck | None) -> Parity:
     """What is recorded about the golden images."""
     parity = Parity(
         samples=near.samples,

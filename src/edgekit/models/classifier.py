@@ -36,7 +36,7 @@ class Classifier(nn.Module):
         self.kept = kept if kept is not None else KeptLayers([])
         widths = self.kept.widths()
         self.head = nn.Linear(widths[-1] if widths else encoder.feature_dim, len(classes))
-        nn.init.zeros_(self.head.weight)  # the zero-initialised classifier of SimCLR v2's fine-tuning
+        nn.init.zeros_(self.head.weight)  # the zero-initialized classifier of SimCLR v2's fine-tuning
         nn.init.zeros_(self.head.bias)
 
     @classmethod
@@ -57,9 +57,9 @@ class Classifier(nn.Module):
         return cls(architecture, image_size, classes, encoder, kept_layers(encoder.feature_dim, kept_widths))
 
     def embed(self, images: Tensor) -> Tensor:
-        """What the linear layer sees, (n, d), of normalised float32 images (n, 3, s, s)."""
+        """What the linear layer sees, (n, d), of normalized float32 images (n, 3, s, s)."""
         return self.kept(self.encoder(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, classes) of normalised float32 images (n, 3, s, s)."""
+        """Logits (n, classes) of normalized float32 images (n, 3, s, s)."""
         return self.head(self.embed(images))

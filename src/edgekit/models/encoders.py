@@ -1,6 +1,6 @@
 """Encoders: any image network of torchvision or timm by name, without its classifier; ResNets by width and stem.
 
-An encoder maps normalised float32 images (n, 3, s, s) to features (n, d).
+An encoder maps normalized float32 images (n, 3, s, s) to features (n, d).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         self.loaded: Loaded | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (n, d) of normalised images (n, 3, s, s)."""
+        """Features (n, d) of normalized images (n, 3, s, s)."""
         return self.network(images)
 
 

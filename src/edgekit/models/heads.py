@@ -12,27 +12,27 @@ class ProjectionHead(nn.Module):
     """SimCLR's projection head: hidden layers Linear + BatchNorm + ReLU, the last one Linear without bias.
 
     Two layers are SimCLR v1's head and BYOL's, three SimCLR v2's (Chen et al. 2020b, section 2: h -> layer 1 -> layer 2 -> layer 3).
-    SimSiam also normalises the last layer's output (Chen & He 2021, section 3), without scale and shift (their code).
+    SimSiam also normalizes the last layer's output (Chen & He 2021, section 3), without scale and shift (their code).
 
     Args:
         feature_dim: width of the encoder's features h.
         hidden: width of the hidden layers.
         output: dimension of the projections z.
         layers: number of layers, 1 or more.
-        normalise_output: BatchNorm without affine parameters after the last layer.
+        normalize_output: BatchNorm without affine parameters after the last layer.
     """
 
     def __init__(
-        self, feature_dim: int, hidden: int, output: int, layers: int, *, normalise_output: bool = False
+        self, feature_dim: int, hidden: int, output: int, layers: int, *, normalize_output: bool = False
     ) -> None:
         super().__init__()
         self.spec: dict[str, Any] = {"hidden": hidden, "output": output, "layers": layers}
-        if normalise_output:  # left out otherwise: the heads of older files have no such key
-            self.spec["normalise_output"] = True
+        if normalize_output:  # left out otherwise: the heads of older files have no such key
+            self.spec["normalize_output"] = True
         widths = [feature_dim] + [hidden] * (layers - 1)
         blocks: list[nn.Module] = [_hidden_layer(a, b) for a, b in itertools.pairwise(widths)]
         last = nn.Linear(widths[-1], output, bias=False)
-        blocks.append(nn.Sequential(last, nn.BatchNorm1d(output, affine=False)) if normalise_output else last)
+        blocks.append(nn.Sequential(last, nn.BatchNorm1d(output, affine=False)) if normalize_output else last)
         self.layers = nn.ModuleList(blocks)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class ProjectionHead(nn.Module):
         return KeptLayers(list(self.layers[:count]))
 
 
-class Predictor(nn.Module):
+class PredictionHead(nn.Module):
     """The predictor h of BYOL and SimSiam: Linear + BatchNorm + ReLU, then Linear, from projections to projections.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class Momentum(nn.Module):
     """A copy of a network whose parameters are the exponential moving average of its own (MoCo, He et al. 2020, equation 2; BYOL).
 
-    The copy receives no gradient and stays in the mode of whoever owns it: in training mode it normalises with the statistics
+    The copy receives no gradient and stays in the mode of whoever owns it: in training mode it normalizes with the statistics
     of its own batch, as MoCo and BYOL do. Buffers (BatchNorm's running statistics) are no parameters and are copied, so that
     the copy can also be evaluated. The network itself is only referred to: it is no part of this module's parameters or state.
 

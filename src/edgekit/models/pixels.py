@@ -1,4 +1,4 @@
-"""Pixels in: the cast, layout and normalisation that every model starts with, in evaluation and the exported graph."""
+"""Pixels in: the cast, layout and normalization that every model starts with, in evaluation and the exported graph."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-# Of a normalisation: one number, or one a channel.
+# Of a normalization: one number, or one a channel.
 Statistics = float | tuple[float, float, float]
 # The order in which a network takes the channels of a pixel; images are RGB.
 Channels = Literal["rgb", "bgr"]
 
 
-def normalise(pixels: Tensor, mean: Statistics, std: Statistics) -> Tensor:
+def normalize(pixels: Tensor, mean: Statistics, std: Statistics) -> Tensor:
     """uint8 images (n, h, w, 3) as float32 (n, 3, h, w), channels last in memory: (x / 255 - mean) / std.
 
     The cast comes first: TensorRT rejects a transpose of uint8.
@@ -40,9 +40,9 @@ class PixelClassifier(nn.Module):
     """A model that takes pixels: what is exported.
 
     Args:
-        model: maps normalised float32 images (n, 3, s, s) to logits (n, classes).
-        mean: of the normalisation, for pixels in [0, 1]; one number, or one a channel in the order in which the model takes them.
-        std: of the normalisation.
+        model: maps normalized float32 images (n, 3, s, s) to logits (n, classes).
+        mean: of the normalization, for pixels in [0, 1]; one number, or one a channel in the order in which the model takes them.
+        std: of the normalization.
         channels: the order in which the model takes the channels.
     """
 
@@ -56,8 +56,8 @@ class PixelClassifier(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """float32 logits (n, classes) of RGB images, uint8 (n, h, w, 3)."""
         if self.channels == "rgb":
-            return self.model(normalise(image, self.mean, self.std)).to(torch.float32)
-        images = normalise(image, in_reverse(self.mean), in_reverse(self.std))
+            return self.model(normalize(image, self.mean, self.std)).to(torch.float32)
+        images = normalize(image, in_reverse(self.mean), in_reverse(self.std))
         # After the normalization, where it can become part of a first convolution: see `export.graph.channels`.
         order = torch.tensor([2, 1, 0], device=images.device)
         return self.model(images.index_select(1, order)).to(torch.float32)

@@ -34,7 +34,7 @@ Block = type[BasicBlock] | type[Bottleneck] | type[SelectiveBottleneck]
 class ResNet(nn.Module):
     """A ResNet without classifier (He et al. 2016; strides in the 3x3 convolutions, as torchvision has them).
 
-    The last normalisation of every block starts at 0, so that blocks start as the identity (Goyal et al. 2017; SimCLR too).
+    The last normalization of every block starts at 0, so that blocks start as the identity (Goyal et al. 2017; SimCLR too).
 
     Args:
         name: one of `RESNETS`.

@@ -78,7 +78,7 @@ class SelectiveBottleneck(nn.Module):
 
 
 def deep_stem(channels: int) -> nn.Sequential:
-    """ResNet-D's stem in the place of the 7x7 convolution: stride 2, no normalisation after the last convolution."""
+    """ResNet-D's stem in the place of the 7x7 convolution: stride 2, no normalization after the last convolution."""
     half = channels // 2
     return nn.Sequential(
         nn.Conv2d(3, half, 3, 2, padding=1, bias=False), nn.BatchNorm2d(half), nn.ReLU(inplace=True),

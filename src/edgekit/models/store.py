@@ -43,7 +43,7 @@ class _Head(BaseModel):
     hidden: _Width
     output: _Width
     layers: int = Field(ge=1, le=64)
-    normalise_output: bool = False
+    normalize_output: bool = False
 
 
 class _Described(BaseModel):
@@ -105,7 +105,7 @@ class Pretrained(nn.Module):
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
-        """Projections z (n, output) of normalised images (n, 3, s, s)."""
+        """Projections z (n, output) of normalized images (n, 3, s, s)."""
         return self.head(self.encoder(images))
 
 

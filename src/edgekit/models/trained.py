@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from edgekit.errors import DataError
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder
-from edgekit.models.pixels import Statistics, normalise
+from edgekit.models.pixels import Statistics, normalize
 from edgekit.preprocess import Preprocessing, as_image, bounded_decoding
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class TrainedNetwork(nn.Module):
         """
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
             raise DataError(f"normalize takes uint8 pixels (n, height, width, 3), not {_described(pixels)}")
-        return normalise(pixels, self.mean, self.std)
+        return normalize(pixels, self.mean, self.std)
 
     def extra_repr(self) -> str:
         """What `print` says beside the layers."""

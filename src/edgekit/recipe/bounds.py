@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Bounds:
+class EpochBounds:
     """What `epochs: auto` keeps to.
 
     Args:
@@ -24,8 +24,8 @@ class Bounds:
 # Fine-tuning with pseudo-labels gains up to 600 steps on four sets (benchmarks/results/finetune_ablation.json).
 # The labels are few, and a network from scratch needs more steps than one that is pretrained: else the comparison flatters.
 BOUNDS = {
-    "pretrain": Bounds(5000, 100, 400),
-    "finetune": Bounds(600, 30),
-    "distill": Bounds(2000, 20, 200),
-    "supervised": Bounds(1000, 60),
+    "pretrain": EpochBounds(5000, 100, 400),
+    "finetune": EpochBounds(600, 30),
+    "distill": EpochBounds(2000, 20, 200),
+    "supervised": EpochBounds(1000, 60),
 }

@@ -10,11 +10,11 @@ import math
 from typing import TypeVar, cast
 
 from edgekit.recipe.bounds import BOUNDS
-from edgekit.recipe.methods import Method
+from edgekit.recipe.methods import MethodConfig
 from edgekit.recipe.parts import Distill, Finetune, Optimizer, Supervised
 from edgekit.recipe.whole import Recipe
 
-Stage = TypeVar("Stage", bound=Method | Finetune | Distill | Supervised)
+Stage = TypeVar("Stage", bound=MethodConfig | Finetune | Distill | Supervised)
 
 
 def whole_batches(images: int, batch_size: int) -> int:
@@ -72,16 +72,16 @@ def settled_stage(stage: str, config: Stage, images: int) -> Stage:
     return cast(Stage, config.model_copy(update={"epochs": epochs, "steps": None, "optimizer": optimizer}))
 
 
-def settled(recipe: Recipe, pool: int, labelled: int) -> Recipe:
+def settled(recipe: Recipe, pool: int, labeled: int) -> Recipe:
     """A recipe with a number for every `auto` that depends on how many images there are.
 
     Args:
         recipe: any; one that is settled comes back equal.
         pool: images in the pool.
-        labelled: images in the label budget.
+        labeled: images in the label budget.
     """
-    distilled = labelled if recipe.distill.images == "labelled" else pool
-    images = {"pretrain": pool, "finetune": labelled, "distill": distilled, "supervised": labelled}
+    distilled = labeled if recipe.distill.images == "labeled" else pool
+    images = {"pretrain": pool, "finetune": labeled, "distill": distilled, "supervised": labeled}
     return recipe.model_copy(
         update={stage: settled_stage(stage, getattr(recipe, stage), max(2, count)) for stage, count in images.items()}
     )

@@ -14,14 +14,14 @@ from edgekit.recipe.parts import (
     Augmentation,
     Epochs,
     Optimizer,
-    Part,
+    RecipePart,
     Transformation,
     epochs_field,
     steps_field,
 )
 
 
-class Projection(Part):
+class ProjectionConfig(RecipePart):
     """The projection head g: hidden layers Linear + BatchNorm + ReLU, then one Linear layer."""
 
     layers: int = Field(3, ge=1, le=4, description="of SimCLR 2 (v1) or 3 (v2)")
@@ -29,14 +29,14 @@ class Projection(Part):
         None, ge=8, description="width of the hidden layers; default the encoder's feature width, as in SimCLR v2"
     )
     output: int = Field(128, ge=2, description="dimension of the space in which views are compared")
-    normalise_output: bool = Field(
+    normalize_output: bool = Field(
         False,
         description="BatchNorm without scale and shift after the last layer, as in SimSiam's code; with it, guided stop-gradient "
         "keeps BYOL from collapsing without predictor, too",
     )
 
 
-class Predictor(Part):
+class PredictorConfig(RecipePart):
     """The predictor h of BYOL and SimSiam: Linear + BatchNorm + ReLU, Linear."""
 
     enabled: bool = Field(True, description="without it, only guided stop-gradient keeps the method from collapsing")
@@ -46,13 +46,13 @@ class Predictor(Part):
     )
 
 
-class Method(Part):
+class MethodConfig(RecipePart):
     """What every method has."""
 
     title: ClassVar[str]  # its name where people read it
     method: str = ""
     encoder: Architecture = Architecture()
-    projection: Projection = Projection()
+    projection: ProjectionConfig = ProjectionConfig()
     epochs: Epochs = epochs_field("pretrain")
     steps: int | None = steps_field("pretrain")
     batch_size: int = Field(512, ge=2, description="images a step, of all devices together")
@@ -62,15 +62,15 @@ class Method(Part):
         None,
         min_length=1,
         description="SimCLR's ablation (figure 5): all views share one random crop, these transformations are applied to the first "
-        "view alone, in this order, with the strengths of `augmentation`: crop, cutout, colour (jitter and grey), sobel, noise, blur, "
-        "rotate, flip, jitter, grey",
+        "view alone, in this order, with the strengths of `augmentation`: crop, cutout, color (jitter and gray), sobel, noise, blur, "
+        "rotate, flip, jitter, gray",
     )
 
 
-class SimCLR(Method):
+class SimCLRConfig(MethodConfig):
     """SimCLR v1 and v2 (Chen et al. 2020a, 2020b), by projection.layers."""
 
-    title = "SimCLR"
+    title = "SimCLRConfig"
     method: Literal["simclr"] = "simclr"
     temperature: float = Field(
         0.1, gt=0, description="of NT-Xent; 0.1 for long ImageNet trainings (SimCLR v2), 0.5 on CIFAR-10 (v1, B.9)"
@@ -78,18 +78,18 @@ class SimCLR(Method):
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.1)  # SimCLR v1, section 2.1
 
     @model_validator(mode="after")
-    def _layers(self) -> SimCLR:
+    def _layers(self) -> SimCLRConfig:
         if self.projection.layers not in {2, 3}:
             raise ValueError(f"projection.layers is {self.projection.layers}, accepted: 2 (SimCLR v1) or 3 (v2)")
         return self
 
 
-class MoCo(Method):
+class MoCoConfig(MethodConfig):
     """Momentum Contrast v2 (He et al. 2020; Chen et al. 2020c): keys of a momentum encoder, negatives from a queue."""
 
-    title = "MoCo"
+    title = "MoCoConfig"
     method: Literal["moco"] = "moco"
-    projection: Projection = Projection(layers=2)
+    projection: ProjectionConfig = ProjectionConfig(layers=2)
     temperature: float = Field(0.2, gt=0, description="of InfoNCE; 0.2 in MoCo v2, 0.1 on CIFAR-10")
     momentum: float = Field(
         0.99, ge=0, lt=1, description="of the key encoder; 0.999 on ImageNet, 0.99 for 200 epochs of CIFAR-10"
@@ -101,7 +101,7 @@ class MoCo(Method):
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.03, weight_decay=1e-4)
 
     @model_validator(mode="after")
-    def _queue(self) -> MoCo:
+    def _queue(self) -> MoCoConfig:
         keys = self.batch_size * (2 if self.symmetric else 1)
         if self.queue % keys:
             raise ValueError(
@@ -111,12 +111,12 @@ class MoCo(Method):
         return self
 
 
-class InstDisc(Method):
+class InstDiscConfig(MethodConfig):
     """Instance discrimination with a memory bank (Wu et al. 2018): one slot an image of the pool, negatives are sampled slots."""
 
-    title = "InstDisc"
+    title = "InstDiscConfig"
     method: Literal["instdisc"] = "instdisc"
-    projection: Projection = Projection(layers=1)
+    projection: ProjectionConfig = ProjectionConfig(layers=1)
     temperature: float = Field(0.07, gt=0)
     loss: Literal["info_nce", "nce"] = Field(
         "info_nce",
@@ -127,13 +127,13 @@ class InstDisc(Method):
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.03, weight_decay=5e-4)
 
 
-class BYOL(Method):
+class BYOLConfig(MethodConfig):
     """Bootstrap Your Own Latent (Grill et al. 2020); the loss is a quarter of the paper's, which LARS does not feel and SGD does."""
 
-    title = "BYOL"
+    title = "BYOLConfig"
     method: Literal["byol"] = "byol"
-    projection: Projection = Projection(layers=2, hidden=4096, output=256)
-    predictor: Predictor = Predictor(hidden=4096)
+    projection: ProjectionConfig = ProjectionConfig(layers=2, hidden=4096, output=256)
+    predictor: PredictorConfig = PredictorConfig(hidden=4096)
     momentum: float = Field(
         0.99,
         ge=0,
@@ -143,18 +143,18 @@ class BYOL(Method):
     optimizer: Optimizer = Optimizer(name="lars", lr=0.2, weight_decay=1.5e-6, warmup=0.1)
 
 
-class SimSiam(Method):
+class SimSiamConfig(MethodConfig):
     """Simple Siamese (Chen & He 2021): stop-gradient and a predictor, no negatives and no momentum encoder."""
 
-    title = "SimSiam"
+    title = "SimSiamConfig"
     method: Literal["simsiam"] = "simsiam"
-    projection: Projection = Projection(layers=3, hidden=2048, output=2048, normalise_output=True)
-    predictor: Predictor = Predictor(hidden=512, constant_lr=True)
+    projection: ProjectionConfig = ProjectionConfig(layers=3, hidden=2048, output=2048, normalize_output=True)
+    predictor: PredictorConfig = PredictorConfig(hidden=512, constant_lr=True)
     stop_gradient: bool = Field(True, description="false: the collapse of the paper's figure 2, on purpose")
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.05, weight_decay=1e-4)
 
 
-class BYOLGuided(BYOL):
+class BYOLGuidedConfig(BYOLConfig):
     """BYOL with guided stop-gradient (arXiv 2503.09058).
 
     The defaults are BYOL's, so that the method alone is what differs; the authors trained both with SimSiam's optimizer and widths
@@ -165,31 +165,39 @@ class BYOLGuided(BYOL):
     method: Literal["byol+gsg"] = "byol+gsg"  # type: ignore[assignment]
 
 
-class SimSiamGuided(SimSiam):
+class SimSiamGuidedConfig(SimSiamConfig):
     """SimSiam with guided stop-gradient (arXiv 2503.09058); the authors' defaults are SimSiam's."""
 
     title = "SimSiam + GSG"
     method: Literal["simsiam+gsg"] = "simsiam+gsg"  # type: ignore[assignment]
 
 
-class Triplet(Method):
+class TripletConfig(MethodConfig):
     """Triplet loss between the views of a batch, with mined negatives (Schroff et al. 2015)."""
 
-    title = "Triplet"
+    title = "TripletConfig"
     method: Literal["triplet"] = "triplet"
-    margin: float = Field(0.2, gt=0, description="on squared distances of l2-normalised projections; 0.2 in FaceNet")
+    margin: float = Field(0.2, gt=0, description="on squared distances of l2-normalized projections; 0.2 in FaceNet")
     mining: Literal["semi-hard", "hard", "all"] = Field(
         "semi-hard",
         description="which views of other images are the negatives: the nearest beyond the positive, the nearest, or all",
     )
-    # SimCLR's: FaceNet's (AdaGrad, 1,000 hours) is for labelled faces.
+    # SimCLR's: FaceNet's (AdaGrad, 1,000 hours) is for labeled faces.
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.1)
 
 
 Pretrain = Annotated[
-    SimCLR | MoCo | InstDisc | BYOL | SimSiam | BYOLGuided | SimSiamGuided | Triplet, Field(discriminator="method")
+    SimCLRConfig
+    | MoCoConfig
+    | InstDiscConfig
+    | BYOLConfig
+    | SimSiamConfig
+    | BYOLGuidedConfig
+    | SimSiamGuidedConfig
+    | TripletConfig,
+    Field(discriminator="method"),
 ]
-METHODS: dict[str, type[Method]] = {
-    "simclr": SimCLR, "moco": MoCo, "instdisc": InstDisc, "byol": BYOL, "simsiam": SimSiam, "byol+gsg": BYOLGuided,
-    "simsiam+gsg": SimSiamGuided, "triplet": Triplet,
+METHODS: dict[str, type[MethodConfig]] = {
+    "simclr": SimCLRConfig, "moco": MoCoConfig, "instdisc": InstDiscConfig, "byol": BYOLConfig, "simsiam": SimSiamConfig, "byol+gsg": BYOLGuidedConfig,
+    "simsiam+gsg": SimSiamGuidedConfig, "triplet": TripletConfig,
 }  # fmt: skip

@@ -18,7 +18,7 @@ TORCHVISION = "torchvision:"  # before the name of one of torchvision's sets
 SMALL_IMAGE = 64  # at or below this size, the CIFAR settings of SimCLR (appendix B.9) are the defaults
 
 
-class Part(BaseModel):
+class RecipePart(BaseModel):
     """A part of the recipe: no unknown keys, no change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -38,24 +38,24 @@ class Part(BaseModel):
 Text = Annotated[str, Field(min_length=1)]
 
 
-def default_test(labelled: object) -> str | float:
+def default_test(labeled: object) -> str | float:
     """`data.test` where the recipe leaves it out: a share, or the own test split of a set of torchvision."""
-    if isinstance(labelled, str) and labelled.startswith(TORCHVISION):
-        return f"{TORCHVISION}{labelled.split(':')[1]}"
+    if isinstance(labeled, str) and labeled.startswith(TORCHVISION):
+        return f"{TORCHVISION}{labeled.split(':')[1]}"
     return 0.2
 
 
-class LabelCount(Part):
+class LabelCount(RecipePart):
     """A label budget of so many images a class, with a word on the classes that have fewer."""
 
     per_class: int = Field(ge=1, description="labeled images of each class")
     at_most: bool = Field(False, description="true: a class that has fewer gives what it has; false: it is refused")
 
 
-class Data(Part):
+class DataConfig(RecipePart):
     """Where the images are and who may see which."""
 
-    labelled: Text | None = Field(
+    labeled: Text | None = Field(
         "digits",
         description="folder with one sub-folder a class, WebDataset shards (`train-{000..099}.tar`, a glob or a folder of them), Parquet tables "
         "(a file, a glob or a folder), a set of torchvision (`torchvision:CIFAR10`), or `digits` (shipped with scikit-learn); null: `pool` "
@@ -63,25 +63,25 @@ class Data(Part):
     )
     pool: Text | None = Field(
         None,
-        description="unlabelled images: a folder, flat or nested, or whatever `labelled` may be; "
-        "without it, the labelled images without their labels",
+        description="unlabeled images: a folder, flat or nested, or whatever `labeled` may be; "
+        "without it, the labeled images without their labels",
     )
     test: Text | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2,
-        description="whatever `labelled` may be, or the share of `labelled` that is held out, class-balanced; "
-        "default 0.2, for a set of torchvision its own test split; where `labelled` is null, the share of `pool` that training never sees, and "
+        description="whatever `labeled` may be, or the share of `labeled` that is held out, class-balanced; "
+        "default 0.2, for a set of torchvision its own test split; where `labeled` is null, the share of `pool` that training never sees, and "
         "whose labels in the CSV file make the test set",
     )
     probe: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="share of `labelled` kept out of pool and budget: bank of the kNN, training of the linear probe",
+        description="share of `labeled` kept out of pool and budget: bank of the kNN, training of the linear probe",
     )
     labels: int | float | Text | LabelCount = Field(
         0.1,
         description="label budget: a fraction (0.01), a count a class (20), {per_class: 20, at_most: true} where a rare class may give "
-        "fewer, or a CSV file with the column `file` (relative to `labelled`); where `labelled` is null, a CSV file with the columns `file` "
+        "fewer, or a CSV file with the column `file` (relative to `labeled`); where `labeled` is null, a CSV file with the columns `file` "
         "(relative to `pool`) and `class`",
     )
     label_seed: int = Field(0, ge=0, description="seed of the draw of the label budget, alone")
@@ -91,21 +91,21 @@ class Data(Part):
         None,
         ge=4,
         le=2048,
-        description="shorter side before the centre crop; default image_size up to 64 px, 8/7 of it above (256/224)",
+        description="shorter side before the center crop; default image_size up to 64 px, 8/7 of it above (256/224)",
     )
     fit: Literal["crop", "stretch"] = Field(
-        "crop", description="crop: keep the shape, cut the centre out; stretch: squash to the square"
+        "crop", description="crop: keep the shape, cut the center out; stretch: squash to the square"
     )
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
     mean: float = Field(
-        0.5, description="pixels in [0, 1] are normalised as (x - mean) / std; one scalar, which INT8 runtimes fuse"
+        0.5, description="pixels in [0, 1] are normalized as (x - mean) / std; one scalar, which INT8 runtimes fuse"
     )
     std: float = Field(0.25, gt=0)
     max_skipped: float = Field(0.01, ge=0, le=1, description="share of unreadable files above which the run is refused")
     pixel_range: PixelRange | Literal["auto"] = Field(
         "auto",
         description="images of more than 8 bits: [LOW, HIGH], which become the gray levels 0 and 255; dtype: what the number type holds "
-        "([0, 65535] of whole numbers, [0, 1] of floats); auto: found from all images of `labelled` and `pool`",
+        "([0, 65535] of whole numbers, [0, 1] of floats); auto: found from all images of `labeled` and `pool`",
     )
     max_pixels: int = Field(
         MAX_PIXELS,
@@ -128,13 +128,13 @@ class Data(Part):
     download: bool = Field(False, description="let torchvision download the set where it is not there")
 
     @model_validator(mode="after")
-    def _check(self) -> Data:
+    def _check(self) -> DataConfig:
         if self.resize_to is not None and self.resize_to < self.image_size:
             raise ValueError(f"resize_to ({self.resize_to}) must be at least image_size ({self.image_size})")
         check_pixel_range(self.pixel_range)
-        if self.labelled is None and (self.pool is None or not isinstance(self.test, float)):
+        if self.labeled is None and (self.pool is None or not isinstance(self.test, float)):
             raise ValueError(
-                "labelled is null, so pool must name all images and test must be the share of them that is kept for testing (0.1)"
+                "labeled is null, so pool must name all images and test must be the share of them that is kept for testing (0.1)"
             )
         if isinstance(self.labels, float) and not 0 < self.labels <= 1:
             raise ValueError(
@@ -142,7 +142,7 @@ class Data(Part):
             )
         if isinstance(self.labels, int) and self.labels < 1:
             raise ValueError(f"labels ({self.labels}) must be at least 1 image a class")
-        if self.labelled is not None and isinstance(self.test, float) and self.test + self.probe >= 1:
+        if self.labeled is not None and isinstance(self.test, float) and self.test + self.probe >= 1:
             raise ValueError(
                 f"test ({self.test:g}) and probe ({self.probe:g}) must leave images to train on: together less than 1"
             )
@@ -166,10 +166,10 @@ class Data(Part):
         )
 
 
-Transformation = Literal["crop", "cutout", "colour", "sobel", "noise", "blur", "rotate", "flip", "jitter", "grey"]
+Transformation = Literal["crop", "cutout", "color", "sobel", "noise", "blur", "rotate", "flip", "jitter", "gray"]
 
 
-class Augmentation(Part):
+class Augmentation(RecipePart):
     """SimCLR's family (Chen et al. 2020, figure 4 and appendix A), random for each image; a probability of 0 switches a part off."""
 
     crop: float = Field(
@@ -182,14 +182,14 @@ class Augmentation(Part):
     crop_ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect ratio of the crop")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     rotate: float = Field(0.0, ge=0, le=1, description="probability of a rotation by 90, 180 or 270 degrees")
-    jitter: float = Field(0.8, ge=0, le=1, description="probability of the colour jitter")
+    jitter: float = Field(0.8, ge=0, le=1, description="probability of the color jitter")
     strength: float | None = Field(
         None,
         ge=0,
         le=2,
         description="SimCLR's s: brightness, contrast, saturation 0.8 s and hue 0.2 s; default 0.5 up to 64 px (appendix B.9), 1.0 above",
     )
-    grey: float = Field(0.2, ge=0, le=1, description="probability of dropping the colour")
+    gray: float = Field(0.2, ge=0, le=1, description="probability of dropping the color")
     blur: float | None = Field(
         None,
         ge=0,
@@ -231,7 +231,7 @@ class Augmentation(Part):
         )
 
 
-class Optimizer(Part):
+class Optimizer(RecipePart):
     """The optimizer and its schedule: linear warm-up, then cosine decay to 0 (both by step)."""
 
     name: Literal["lars", "sgd", "adamw"] = "lars"
@@ -239,7 +239,7 @@ class Optimizer(Part):
     scale_lr: bool = Field(
         True, description="linear scaling of the learning rate with the batch size (Goyal et al. 2017)"
     )
-    weight_decay: float = Field(1e-6, ge=0, description="not applied to biases and normalisation")
+    weight_decay: float = Field(1e-6, ge=0, description="not applied to biases and normalization")
     momentum: float = Field(0.9, ge=0, lt=1, description="of lars and sgd")
     warmup: float = Field(0.0, ge=0, le=0.9, description="share of the stage's steps in which the learning rate rises")
     warmup_epochs: float | None = Field(
@@ -268,7 +268,7 @@ def steps_field(stage: str) -> Any:
     )
 
 
-class Architecture(Part):
+class Architecture(RecipePart):
     """An image network by name."""
 
     name: str = Field(
@@ -306,11 +306,11 @@ class Architecture(Part):
         return self
 
 
-class Consistency(Part):
+class Consistency(RecipePart):
     """Pseudo-labels of the pool: a weak view decides, a strong view of the same image learns (FixMatch, Sohn et al. 2020)."""
 
     enabled: bool = True
-    images: int = Field(256, ge=2, description="images of the pool in a step, beside the labelled ones")
+    images: int = Field(256, ge=2, description="images of the pool in a step, beside the labeled ones")
     weight: float = Field(1.0, gt=0, description="of the loss on pseudo-labels; 1 in FixMatch on CIFAR-10")
     threshold: Annotated[float, Field(ge=0, lt=1)] | Literal["adaptive"] = Field(
         0.95,
@@ -332,7 +332,7 @@ class Consistency(Part):
     augmentation: Augmentation | None = Field(None, description="of the strong view; default that of pretraining")
 
 
-class Finetune(Part):
+class Finetune(RecipePart):
     """Fine-tuning on the label budget from the linear probe on the encoder (LP-FT), or from the middle of the projection head."""
 
     keep_projection_layers: int = Field(
@@ -344,7 +344,7 @@ class Finetune(Part):
     # SimCLR v2 fine-tunes with LARS on 12,811 images; a budget of some hundred has too few steps for it.
     optimizer: Optimizer = Optimizer(name="adamw", lr=1e-3, scale_lr=False, weight_decay=1e-4)
     # Random crop and flip alone, as SimCLR v2 (section 3) has it, but milder crops: on small images those of 8 % lose the object.
-    augmentation: Augmentation = Augmentation(crop_scale=(0.4, 1.0), jitter=0.0, grey=0.0, blur=0.0)
+    augmentation: Augmentation = Augmentation(crop_scale=(0.4, 1.0), jitter=0.0, gray=0.0, blur=0.0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     linear_first: bool = Field(
         True,
@@ -371,10 +371,10 @@ class Finetune(Part):
     )
 
 
-Normalisation = float | tuple[float, float, float]
+Normalization = float | tuple[float, float, float]
 
 
-class TeacherSource(Part):
+class TeacherSource(RecipePart):
     """A teacher: the run's own, one of another run, or a network of the user's."""
 
     model: Text = Field(
@@ -390,11 +390,11 @@ class TeacherSource(Part):
         None,
         description="which weights of that file, where it holds several; default those that fit, their average (EMA) first",
     )
-    mean: Normalisation | None = Field(
+    mean: Normalization | None = Field(
         None,
-        description="of a factory's network: what its images are normalised with, one number or three; default data.mean",
+        description="of a factory's network: what its images are normalized with, one number or three; default data.mean",
     )
-    std: Normalisation | None = Field(None, description="one number or three, greater than 0; default data.std")
+    std: Normalization | None = Field(None, description="one number or three, greater than 0; default data.std")
 
     @property
     def factory(self) -> tuple[str, str] | None:
@@ -415,16 +415,16 @@ class TeacherSource(Part):
         return self
 
 
-class Distill(Part):
-    """Distillation of the teacher into the student on the unlabelled pool (SimCLR v2, equations 2 and 3)."""
+class Distill(RecipePart):
+    """Distillation of the teacher into the student on the unlabeled pool (SimCLR v2, equations 2 and 3)."""
 
     student: Architecture = Architecture(name="resnet18", width=0.5)
     teachers: list[TeacherSource] = Field(
         [TeacherSource()],
         description="list of {model: own, a run's folder or module:factory}; of several, the mean of the softened probabilities counts",
     )
-    images: Literal["unlabelled", "labelled", "both"] = Field(
-        "unlabelled",
+    images: Literal["unlabeled", "labeled", "both"] = Field(
+        "unlabeled",
         description="what is distilled on: the pool, the label budget, or the pool with the label budget added where it is not in it",
     )
     loss: Literal["kd", "dkd", "feature"] = Field(
@@ -442,7 +442,7 @@ class Distill(Part):
     feature_weight: float = Field(
         1.0, gt=0, description="feature: weight of the embedding's mean squared error, beside kd"
     )
-    labelled_weight: float = Field(
+    labeled_weight: float = Field(
         0.0,
         ge=0,
         le=1,
@@ -458,7 +458,7 @@ class Distill(Part):
     steps: int | None = steps_field("distill")
     batch_size: int = Field(512, ge=2)
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.05)
-    augmentation: Augmentation = Augmentation(crop_scale=(0.4, 1.0), jitter=0.0, grey=0.0, blur=0.0)
+    augmentation: Augmentation = Augmentation(crop_scale=(0.4, 1.0), jitter=0.0, gray=0.0, blur=0.0)
 
     @model_validator(mode="after")
     def _check(self) -> Distill:
@@ -467,7 +467,7 @@ class Distill(Part):
         return self
 
 
-class Supervised(Part):
+class Supervised(RecipePart):
     """The student's architecture trained from scratch on the same label budget: what the run must beat."""
 
     enabled: bool = True
@@ -480,11 +480,11 @@ class Supervised(Part):
     steps: int | None = steps_field("supervised")
     batch_size: int = Field(128, ge=2)
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.1, weight_decay=5e-4, warmup=0.05)
-    augmentation: Augmentation = Augmentation(jitter=0.0, grey=0.0, blur=0.0)
+    augmentation: Augmentation = Augmentation(jitter=0.0, gray=0.0, blur=0.0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
-class Hardware(Part):
+class Hardware(RecipePart):
     """Where and how the training runs; no result depends on it but through rounding."""
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
@@ -508,12 +508,12 @@ class Hardware(Part):
     )
 
 
-class Monitor(Part):
+class Monitor(RecipePart):
     """What is measured while the encoder is pretrained; no weight depends on it, so that a change trains nothing again."""
 
     every: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
         description="epochs between two evaluations of the frozen encoder on the test set; auto: a quarter of all; 0: only at the end",
     )
-    knn: bool = Field(True, description="weighted k-nearest-neighbour accuracy, bank: the probe set")
+    knn: bool = Field(True, description="weighted k-nearest-neighbor accuracy, bank: the probe set")
     linear: bool = Field(False, description="linear probe, trained on the probe set (slower than kNN)")

@@ -53,7 +53,7 @@ def read_yaml(text: str) -> Any:
         if node is None:
             return None
         _count(node)
-        return _Values().of(node)
+        return _YamlValues().of(node)
     except Exception as error:  # whatever the library raises for whatever text: it cannot be read
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -105,7 +105,7 @@ def _count(root: Node) -> None:
     size(root)
 
 
-class _Values:
+class _YamlValues:
     """Plain values of nodes."""
 
     def __init__(self) -> None:

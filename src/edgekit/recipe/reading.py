@@ -96,8 +96,8 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
     method = METHODS.get(str(pretrain.get("method", "simclr"))) if isinstance(pretrain, dict) else None
     if method is not None:
         defaults["pretrain"] = method().model_dump(mode="json")
-    if isinstance(data := content.get("data"), dict) and data.get("labelled"):
-        defaults["data"]["test"] = default_test(data["labelled"])
+    if isinstance(data := content.get("data"), dict) and data.get("labeled"):
+        defaults["data"]["test"] = default_test(data["labeled"])
     merged = _merged(defaults, content)
     _whole_student(merged, content)
     try:

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from edgekit.recipe.methods import Pretrain, SimCLR
-from edgekit.recipe.parts import Data, Distill, Finetune, Hardware, Monitor, Part, Supervised
+from edgekit.recipe.methods import Pretrain, SimCLRConfig
+from edgekit.recipe.parts import DataConfig, Distill, Finetune, Hardware, Monitor, RecipePart, Supervised
 
 
-class Recipe(Part):
+class Recipe(RecipePart):
     """What to train, from the images to the student.
 
     Make one with `Recipe.read`, which fills in what is left out from the defaults of the stage and the method that it stands in.
@@ -23,8 +23,8 @@ class Recipe(Part):
         "digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200, description="the run folder is runs/NAME"
     )
     seed: int = Field(0, ge=0, description="of weights, batches and augmentation")
-    data: Data = Data()
-    pretrain: Pretrain = SimCLR()
+    data: DataConfig = DataConfig()
+    pretrain: Pretrain = SimCLRConfig()
     finetune: Finetune = Finetune()
     distill: Distill = Distill()
     supervised: Supervised = Supervised()

@@ -11,12 +11,12 @@ from edgekit import __version__
 from edgekit.files import write_text
 from edgekit.intervals import unpaired, wilson
 from edgekit.report import format as show
-from edgekit.report.figures import Figure, Key
-from edgekit.report.grids import Heat, Line, heat, lines
+from edgekit.report.figures import Key, ReportFigure
+from edgekit.report.grids import GridLine, Heat, heat, lines
 from edgekit.report.page import environment, require_jinja2, resource, script_hash
 from edgekit.report.tables import METRICS, MODELS, Column, Table
-from edgekit.report.tables import Cell as Entry
-from edgekit.result import Ablation, Cell, Result
+from edgekit.report.tables import TableCell as Entry
+from edgekit.result import Ablation, AblationCell, Result
 
 _ORDER = [("student", "top1"), ("teacher", "top1"), ("supervised", "top1"), ("encoder", "linear"), ("encoder", "knn")]
 _NAMED = 3  # cells in one sentence
@@ -28,7 +28,7 @@ class Titled:
 
     title: str
     note: str
-    figure: Figure
+    figure: ReportFigure
 
 
 def write_ablation(result: Result, path: Path) -> None:
@@ -77,8 +77,8 @@ def metric_name(model: str, metric: str) -> str:
     return METRICS[metric] if model == "encoder" else MODELS[model]
 
 
-def named(ablation: Ablation, cell: Cell) -> str:
-    """A cell in words: `crop, then colour`, or `temperature 0.1, batch_size 64`."""
+def named(ablation: Ablation, cell: AblationCell) -> str:
+    """A cell in words: `crop, then color`, or `temperature 0.1, batch_size 64`."""
     if ablation.subject == "augmentations":
         first, second = cell.values
         return first if first == second else f"{first}, then {second}"
@@ -87,7 +87,7 @@ def named(ablation: Ablation, cell: Cell) -> str:
     )
 
 
-def best(ablation: Ablation) -> tuple[Cell, float] | None:
+def best(ablation: Ablation) -> tuple[AblationCell, float] | None:
     """The cell with the highest value of the metric that counts most."""
     for pair in metrics(ablation):
         scored = [(cell, value) for cell in ablation.cells if (value := cell.value(*pair)) is not None]
@@ -95,7 +95,7 @@ def best(ablation: Ablation) -> tuple[Cell, float] | None:
     return None
 
 
-def ties(ablation: Ablation) -> list[Cell]:
+def ties(ablation: Ablation) -> list[AblationCell]:
     """The other cells that are not shown to be worse than the best: 0 is inside the interval of the difference.
 
     The interval is that of two independent samples: wider than needed, as all cells are scored on the same images.
@@ -128,7 +128,7 @@ def verdict(ablation: Ablation) -> str:
     return f"{named(ablation, found[0])}; no difference shown to {others}{rest}"
 
 
-def _samples(cell: Cell, pair: tuple[str, str]) -> int:
+def _samples(cell: AblationCell, pair: tuple[str, str]) -> int:
     return next(s.samples for s in cell.scores if (s.model, s.metric) == pair)
 
 
@@ -204,9 +204,9 @@ def figures(ablation: Ablation) -> list[Titled]:
             rows.values, columns.values, "first" if augmentations else rows.name, "then" if augmentations else columns.name,
             values, average=augmentations,
         )  # fmt: skip
-        note = f"{show.percent(min(known))} to {show.percent(max(known))}; the stronger the colour, the better"
+        note = f"{show.percent(min(known))} to {show.percent(max(known))}; the stronger the color, the better"
         at = ", ".join(f"{axis.name} {value}" for axis, value in zip(others, fixed, strict=True))
-        drawn.append(Titled(metric_name(*pair) + (f" at {at}" if at else ""), note, Figure(heat(grid), [])))
+        drawn.append(Titled(metric_name(*pair) + (f" at {at}" if at else ""), note, ReportFigure(heat(grid), [])))
     return drawn
 
 
@@ -219,8 +219,8 @@ def _lines(ablation: Ablation, pairs: Sequence[tuple[str, str]]) -> Titled:
     (axis,) = ablation.axes
     done = [value for value in axis.values if ablation.cell(value)]
     series = [
-        Line(metric_name(*pair), i + 1, [_value(ablation, [value], pair) for value in done])
+        GridLine(metric_name(*pair), i + 1, [_value(ablation, [value], pair) for value in done])
         for i, pair in enumerate(pairs)
     ]
     keys = [Key(line.label, f"s{line.series}") for line in series]
-    return Titled("Test accuracy", "one training a value", Figure(lines(done, axis.name, series), keys))
+    return Titled("Test accuracy", "one training a value", ReportFigure(lines(done, axis.name, series), keys))

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from edgekit import targets
 from edgekit.report.format import milliseconds, percent, plain, points
-from edgekit.report.svg import Frame, Scale, drawing, element, padded, path
+from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 from edgekit.shares import difference
 
 Size = Literal["wide", "narrow"]
@@ -36,7 +36,7 @@ class AccuracyRow:
 
 
 def stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str) -> Markup:
-    """Accuracy of each stage as a dot with its interval, and what the unlabelled images bought on the row `gain_to`.
+    """Accuracy of each stage as a dot with its interval, and what the unlabeled images bought on the row `gain_to`.
 
     Args:
         rows: in the order of the drawing.
@@ -151,7 +151,7 @@ def _tradeoff(marks: Sequence[Point], reference: float | None, size: Size, told:
     half = max(
         (max(accuracies) - min(accuracies)) * 0.75, 0.015
     )  # three points at least: noise must not look like a cliff
-    frame = Frame(Scale(low, high, left, right, log=True), Scale(middle - half, middle + half, bottom, top))
+    frame = PlotFrame(Scale(low, high, left, right, log=True), Scale(middle - half, middle + half, bottom, top))
     parts = [frame.axes("median latency, ms (log scale)", "top-1 accuracy", y_format=percent)]
     taken: list[tuple[float, float, float, float]] = []
     spots = [(frame.x(p.latency), frame.y(p.accuracy)) for p in marks]
@@ -234,7 +234,7 @@ def _place(
 
 
 @dataclass(frozen=True)
-class Samples:
+class LatencySamples:
     """The raw latencies of one measurement, in ms."""
 
     label: str
@@ -242,17 +242,17 @@ class Samples:
     values: list[float]
 
 
-def distribution(measurements: Sequence[Samples]) -> Markup:
+def distribution(measurements: Sequence[LatencySamples]) -> Markup:
     """The share of runs that were done within a time: every raw sample counts, the slowest included."""
     told = "; ".join(f"{m.label}: {len(m.values)} samples" for m in measurements)
     return both(lambda size: _distribution(measurements, size, f"Distribution of latency: {told}"))
 
 
-def _distribution(measurements: Sequence[Samples], size: Size, told: str) -> Markup:
+def _distribution(measurements: Sequence[LatencySamples], size: Size, told: str) -> Markup:
     width, height = WIDTH[size], 360 if size == "wide" else 300
     left, right, top, bottom = 56, width - 16, 34, height - 46
     low, high = padded([v for m in measurements for v in (min(m.values), max(m.values))], 0.03, log=True)
-    frame = Frame(Scale(low, high, left, right, log=True), Scale(0.0, 1.0, bottom, top))
+    frame = PlotFrame(Scale(low, high, left, right, log=True), Scale(0.0, 1.0, bottom, top))
     parts = [
         frame.axes("latency of one run, ms (log scale)", "share of runs done by then", plain, lambda v: percent(v, 0))
     ]
@@ -288,7 +288,7 @@ def curve(
     if min(heights) >= 0:
         low = max(low, 0.0) if min(heights) > 0.15 * max(heights) else 0.0
     x_low, x_high = known[0][0], known[-1][0]
-    frame = Frame(Scale(x_low, max(x_high, x_low + 1e-9), left, right), Scale(low, high or 1.0, bottom, top))
+    frame = PlotFrame(Scale(x_low, max(x_high, x_low + 1e-9), left, right), Scale(low, high or 1.0, bottom, top))
     last = known[-1]
     tell = (lambda v: percent(v, 0)) if share else plain
     final = percent(last[1]) if share else plain(float(f"{last[1]:.3g}"))

@@ -14,7 +14,7 @@ from edgekit.report.svg import Scale, drawing, element, padded
 
 @dataclass(frozen=True)
 class Spot:
-    """One measurement: p50 and p90 in ms (p90 may be unknown); `series` is the device's colour."""
+    """One measurement: p50 and p90 in ms (p90 may be unknown); `series` is the device's color."""
 
     device: str
     series: int
@@ -23,20 +23,20 @@ class Spot:
 
 
 @dataclass(frozen=True)
-class Row:
+class DeviceRow:
     """A variant and where it was measured."""
 
     label: str
     spots: list[Spot]
 
 
-def devices(rows: Sequence[Row]) -> Markup:
+def devices(rows: Sequence[DeviceRow]) -> Markup:
     """A dot a device on each variant's row, from its p50 a line to its p90; logarithmic, left is faster."""
     told = "; ".join(f"{row.label} {spot.device} {milliseconds(spot.p50)}" for row in rows for spot in row.spots)
     return both(lambda size: _devices(rows, size, f"Latency by device: {told}"))
 
 
-def _devices(rows: Sequence[Row], size: Size, told: str) -> Markup:
+def _devices(rows: Sequence[DeviceRow], size: Size, told: str) -> Markup:
     width, narrow = WIDTH[size], size == "narrow"
     left, right, top = (8.0, width - 12.0, 8.0) if narrow else (190.0, width - 24.0, 8.0)
     heights = [18 * len(row.spots) + (34 if narrow else 18) for row in rows]

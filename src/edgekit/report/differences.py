@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from edgekit.report import format as show
-from edgekit.report.facts import Facts
-from edgekit.report.tables import MODELS, Cell, Column, Table
+from edgekit.report.facts import ReportFacts
+from edgekit.report.tables import MODELS, Column, Table, TableCell
 from edgekit.result import Difference
 
 NOT_SHOWN = "no difference shown"
@@ -18,7 +18,7 @@ def words(difference: Difference) -> str:
     return f"95\u00a0% interval {show.points(low)} to {show.points(high)}{over}{verdict}"
 
 
-def table(facts: Facts) -> Table | None:
+def table(facts: ReportFacts) -> Table | None:
     """The student against the others, a row each."""
     if facts.evaluation is None or not facts.evaluation.differences:
         return None
@@ -36,18 +36,18 @@ def table(facts: Facts) -> Table | None:
         verdict = NOT_SHOWN if not d.shown else "better" if d.value > 0 else "worse"
         rows.append(
             [
-                Cell(name, name.lower()),
-                Cell(show.points(d.value), d.value),
-                Cell(f"{show.points(low)} – {show.points(high)}", low),
-                Cell(show.NONE if d.p_value is None else show.difference(d.p_value), d.p_value),
-                Cell(verdict, verdict),
-                Cell(f"{d.protocol}; {show.count(d.samples)} images", d.protocol.lower()),
+                TableCell(name, name.lower()),
+                TableCell(show.points(d.value), d.value),
+                TableCell(f"{show.points(low)} – {show.points(high)}", low),
+                TableCell(show.NONE if d.p_value is None else show.difference(d.p_value), d.p_value),
+                TableCell(verdict, verdict),
+                TableCell(f"{d.protocol}; {show.count(d.samples)} images", d.protocol.lower()),
             ]
         )
     return Table("The student against the others", columns, rows)
 
 
-def draws(facts: Facts) -> Table | None:
+def draws(facts: ReportFacts) -> Table | None:
     """Accuracies by label draw; None with one draw."""
     if facts.evaluation is None or not facts.evaluation.draws:
         return None
@@ -57,6 +57,6 @@ def draws(facts: Facts) -> Table | None:
     rows = []
     for draw in found:
         values = [draw.values.get(model) for model in models]
-        name = Cell(f"seed {draw.label_seed}", draw.label_seed, note="" if draw.run == "." else draw.run)
-        rows.append([name, *(Cell(show.percent(value), value) for value in values)])
+        name = TableCell(f"seed {draw.label_seed}", draw.label_seed, note="" if draw.run == "." else draw.run)
+        rows.append([name, *(TableCell(show.percent(value), value) for value in values)])
     return Table("Test accuracy by draw of the labels", columns, rows)

@@ -46,7 +46,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Measured:
+class LatencyFacts:
     """A latency result and whether it is about the bundle that the run holds now; `device` is empty for this machine."""
 
     file: str
@@ -58,14 +58,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """How many images one of the sets holds, and of each class where they are labelled."""
+    """How many images one of the sets holds, and of each class where they are labeled."""
 
     images: int
     per_class: dict[str, int]
 
 
 @dataclass(frozen=True)
-class Data:
+class DataFacts:
     """What the data stage wrote (splits.json, skipped.csv): sets named pool, labels, probe and test."""
 
     classes: list[str]
@@ -75,20 +75,20 @@ class Data:
 
 
 @dataclass
-class Facts:
+class ReportFacts:
     """A run, read."""
 
     path: Path
     recipe: Recipe
     recipe_text: str
     stages: dict[str, Stage] = field(default_factory=dict)
-    data: Data | None = None
+    data: DataFacts | None = None
     evaluation_result: Result | None = None
     evaluation: Evaluation | None = None
     answers: Answers | None = None
     bundle: Bundle | None = None
-    measured: list[Measured] = field(default_factory=list)  # single-stream
-    scenarios: list[Measured] = field(default_factory=list)  # all others
+    measured: list[LatencyFacts] = field(default_factory=list)  # single-stream
+    scenarios: list[LatencyFacts] = field(default_factory=list)  # all others
     profiles: list[tuple[Profile, str]] = field(default_factory=list)  # of the bundle that is there now, and the device
     views: Path | None = None
     gaps: list[Gap] = field(default_factory=list)
@@ -106,7 +106,7 @@ class Facts:
         return [gap for gap in self.gaps if gap.part == part]
 
 
-def collect(path: Path | str) -> Facts:
+def collect(path: Path | str) -> ReportFacts:
     """Read a run's folder.
 
     Raises:
@@ -114,7 +114,7 @@ def collect(path: Path | str) -> Facts:
         RecipeError: its recipe cannot be understood.
     """
     run = Run.open(path)
-    facts = Facts(path=run.path, recipe=run.recipe, recipe_text=read_text(run.recipe_path))
+    facts = ReportFacts(path=run.path, recipe=run.recipe, recipe_text=read_text(run.recipe_path))
     _read_stages(run, facts)
     _read_evaluation(run, facts)
     _read_bundle(run, facts)
@@ -127,7 +127,7 @@ def collect(path: Path | str) -> Facts:
     return facts
 
 
-def _read_stages(run: Run, facts: Facts) -> None:
+def _read_stages(run: Run, facts: ReportFacts) -> None:
     train = facts.command("train")
     for name in STAGES:
         if name == "supervised" and not facts.recipe.supervised.enabled:
@@ -156,7 +156,7 @@ def _read_stages(run: Run, facts: Facts) -> None:
         facts.stages[name] = Stage(name, record, history)
 
 
-def _read_evaluation(run: Run, facts: Facts) -> None:
+def _read_evaluation(run: Run, facts: ReportFacts) -> None:
     path, command = run.path / "evaluate" / "evaluation.json", facts.command("evaluate")
     if not path.is_file():
         facts.gaps.append(Gap("evaluate", "the models have not been evaluated", command))
@@ -173,7 +173,7 @@ def _read_evaluation(run: Run, facts: Facts) -> None:
         facts.gaps.append(Gap("evaluate", f"{path} holds no evaluation", command))
 
 
-def _read_answers(path: Path, facts: Facts, evaluation: Evaluation) -> None:
+def _read_answers(path: Path, facts: ReportFacts, evaluation: Evaluation) -> None:
     command = facts.command("evaluate")
     if evaluation.answers is None:
         facts.gaps.append(Gap("mistakes", "this evaluation kept no answers to single images", command))
@@ -192,7 +192,7 @@ def _read_answers(path: Path, facts: Facts, evaluation: Evaluation) -> None:
     facts.answers = answers
 
 
-def _read_bundle(run: Run, facts: Facts) -> None:
+def _read_bundle(run: Run, facts: ReportFacts) -> None:
     path, command = run.path / "export", facts.command("export")
     if not (path / "bundle.json").is_file():
         facts.gaps.append(Gap("export", "the student has not been exported", command))
@@ -203,7 +203,7 @@ def _read_bundle(run: Run, facts: Facts) -> None:
         facts.gaps.append(Gap("export", error.message, command))
 
 
-def _read_latencies(run: Run, facts: Facts) -> None:
+def _read_latencies(run: Run, facts: ReportFacts) -> None:
     command = facts.command("bench")
     folder = run.path / "bench"
     remote = [
@@ -221,7 +221,7 @@ def _read_latencies(run: Run, facts: Facts) -> None:
                 facts.profiles.append((result.measurement, device))
         elif isinstance(result.measurement, Latency):
             current = facts.bundle is not None and result.measurement.bundle_digest == facts.bundle.digest
-            found = Measured(path.name, result, result.measurement, current, device)
+            found = LatencyFacts(path.name, result, result.measurement, current, device)
             (facts.measured if found.latency.scenario == "single-stream" else facts.scenarios).append(found)
     if not facts.measured:
         facts.gaps.append(Gap("bench", "no latency has been measured", command))
@@ -250,7 +250,7 @@ def _number(text: str | None) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _read_data(folder: Path) -> Data:
+def _read_data(folder: Path) -> DataFacts:
     with understood(folder / "splits.json", "what the data stage writes"):
         content: dict[str, Any] = read_json(folder / "splits.json")
         sets = {
@@ -258,4 +258,4 @@ def _read_data(folder: Path) -> Data:
             for name in ("pool", "labels", "probe", "test")
         }
         skipped = [(row["file"], row["reason"]) for _, row in read_csv(folder / "skipped.csv", "replace")[1]]
-        return Data([str(c) for c in content["classes"]], sets, [str(n) for n in content["notes"]], skipped)
+        return DataFacts([str(c) for c in content["classes"]], sets, [str(n) for n in content["notes"]], skipped)

@@ -11,7 +11,7 @@ from edgekit import targets
 from edgekit.intervals import wilson
 from edgekit.report import charts, devices
 from edgekit.report import format as show
-from edgekit.report.facts import Facts, Measured, Stage
+from edgekit.report.facts import LatencyFacts, ReportFacts, Stage
 from edgekit.report.headline import Headline, measured_everywhere, measured_here, p50
 from edgekit.report.latency import setting
 from edgekit.report.tables import METRICS, MODELS
@@ -19,7 +19,7 @@ from edgekit.report.tables import METRICS, MODELS
 TITLES = {
     "pretrain": "Pretrain",
     "finetune": "Fine-tune",
-    "distill": "Distil",
+    "distill": "Distill",
     "supervised": "Supervised from scratch",
 }
 _COLUMNS = {
@@ -33,7 +33,7 @@ _COLUMNS = {
     "linear": "linear probe on the test set",
 }
 _SHARES = {"train_top1", "agreement", "knn", "linear"}
-_SERIES = 6  # as many colours as style.css has
+_SERIES = 6  # as many colors as style.css has
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Figure:
+class ReportFigure:
     """A chart with what is said about it."""
 
     svg: Markup
@@ -64,7 +64,7 @@ class Curves:
     warnings: Sequence[str] = ()
 
 
-def stages(facts: Facts, top: Headline) -> Figure | None:
+def stages(facts: ReportFacts, top: Headline) -> ReportFigure | None:
     """The models' accuracies in the order in which a run makes them, the supervised student first."""
     if facts.evaluation is None:
         return None
@@ -93,16 +93,16 @@ def stages(facts: Facts, top: Headline) -> Figure | None:
             note = f"random weights: {show.percent(untrained)}"
         rows.append(charts.AccuracyRow(label, note, f"m-{s.model}", s.value, low, high, untrained))
     gain_from = top.supervised.value if top.supervised and top.band else None
-    return Figure(charts.stages(rows, gain_from, MODELS["student"]), [])
+    return ReportFigure(charts.stages(rows, gain_from, MODELS["student"]), [])
 
 
-def _random_knn(facts: Facts) -> float | None:
+def _random_knn(facts: ReportFacts) -> float | None:
     """The kNN accuracy of the encoder before its training, which the pretraining wrote down."""
     value = facts.stages["pretrain"].record.metrics.get("knn_random_weights") if "pretrain" in facts.stages else None
     return float(value) if isinstance(value, (int, float)) else None
 
 
-def tradeoff(facts: Facts, top: Headline) -> Figure | None:
+def tradeoff(facts: ReportFacts, top: Headline) -> ReportFigure | None:
     """Every measured variant whose accuracy is known, at batch 1."""
     accuracy = {v.id: v for v in facts.bundle.manifest.variants if v.accuracy} if facts.bundle else {}
     measured = [m for m in measured_here(facts) if m.latency.variant in accuracy and m.latency.batch == 1]
@@ -138,10 +138,10 @@ def tradeoff(facts: Facts, top: Headline) -> Figure | None:
         thrift = ", nor more thrifty" if any(m.energy is not None for m in marks) else ""
         looks.append(f"line: the Pareto front, where nothing measured is faster and more accurate{thrift}")
     note = ", ".join(looks)
-    return Figure(charts.tradeoff(marks, top.float_top1), keys, note)
+    return ReportFigure(charts.tradeoff(marks, top.float_top1), keys, note)
 
 
-def distribution(facts: Facts) -> Figure | None:
+def distribution(facts: ReportFacts) -> ReportFigure | None:
     """The raw samples of every measurement that counts."""
     measured = sorted(
         (m for m in measured_here(facts) if m.latency.samples_ns), key=lambda m: p50(m) or m.latency.mean_ms
@@ -149,7 +149,7 @@ def distribution(facts: Facts) -> Figure | None:
     if not measured:
         return None
     series = [
-        charts.Samples(m.latency.variant, i + 1, [ns / 1e6 for ns in m.latency.samples_ns])
+        charts.LatencySamples(m.latency.variant, i + 1, [ns / 1e6 for ns in m.latency.samples_ns])
         for i, m in enumerate(measured)
     ]
     settings = {(m.latency.threads, m.latency.batch, m.result.machine.cpu) for m in measured}
@@ -159,10 +159,10 @@ def distribution(facts: Facts) -> Figure | None:
         note = f"{show.count(len(m.latency.samples_ns))} samples{doubts}"
         keys.append(Key(m.latency.variant, f"s{i + 1}", f"{note}, {setting(m, facts)}" if len(settings) > 1 else note))
     left_out = len(measured_here(facts)) - len(measured)
-    return Figure(charts.distribution(series), keys, f"{left_out} more in the table" if left_out > 0 else "")
+    return ReportFigure(charts.distribution(series), keys, f"{left_out} more in the table" if left_out > 0 else "")
 
 
-def by_device(facts: Facts) -> Figure | None:
+def by_device(facts: ReportFacts) -> ReportFigure | None:
     """Every variant on every device that it was measured on, at batch 1; None with a single device."""
     measured = [m for m in measured_everywhere(facts) if m.latency.batch == 1 and p50(m) is not None]
     names = list(dict.fromkeys(_device(m) for m in measured))[:_SERIES]
@@ -179,14 +179,14 @@ def by_device(facts: Facts) -> Figure | None:
         Key(name, f"s{i + 1}", next(m.result.machine.cpu for m in measured if _device(m) == name))
         for i, name in enumerate(names)
     ]
-    return Figure(devices.devices([devices.Row(label, spots) for label, spots in rows.items()]), keys)
+    return ReportFigure(devices.devices([devices.DeviceRow(label, spots) for label, spots in rows.items()]), keys)
 
 
-def _device(m: Measured) -> str:
+def _device(m: LatencyFacts) -> str:
     return m.device or "this machine"
 
 
-def curves(facts: Facts) -> list[Curves]:
+def curves(facts: ReportFacts) -> list[Curves]:
     """What each stage logged, a chart a column."""
     return [_curves(stage) for name in TITLES if (stage := facts.stages.get(name)) and stage.history]
 

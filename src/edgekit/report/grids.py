@@ -9,9 +9,9 @@ from markupsafe import Markup
 
 from edgekit.report.charts import WIDTH, Size, both
 from edgekit.report.format import hundredths, percent
-from edgekit.report.svg import Frame, Scale, drawing, element, padded, path
+from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 
-_ON_DARK = 0.8  # from this share of the scale on, the number is written in the light colour
+_ON_DARK = 0.8  # from this share of the scale on, the number is written in the light color
 _LETTER = 7.6  # pixels a letter of a label, about
 
 
@@ -115,7 +115,7 @@ def _cell(
 
 
 @dataclass(frozen=True)
-class Line:
+class GridLine:
     """One metric over the values; `series` is a number of a class of style.css. None where a value has none."""
 
     label: str
@@ -133,20 +133,20 @@ class _Marked(Scale):
         return list(self.marks)
 
 
-def lines(values: Sequence[str], x_title: str, series: Sequence[Line]) -> Markup:
+def lines(values: Sequence[str], x_title: str, series: Sequence[GridLine]) -> Markup:
     """Shares over the values of one key: at their places on an axis where they are numbers, else side by side."""
     told = "; ".join(f"{s.label}: " + ", ".join(percent(v) for v in s.values) for s in series)
     return both(lambda size: _lines(values, x_title, series, size, f"Accuracy over {x_title}: {told}"))
 
 
-def _lines(values: Sequence[str], x_title: str, series: Sequence[Line], size: Size, told: str) -> Markup:
+def _lines(values: Sequence[str], x_title: str, series: Sequence[GridLine], size: Size, told: str) -> Markup:
     width, height = WIDTH[size], 360 if size == "wide" else 300
     left, right, top, bottom = 56.0, width - 24.0, 34.0, height - 46.0
     places, log = _places(values)
     low, high = padded(places, 0.06, log=log)
     x = _Marked(low, high, left, right, log=log, marks=tuple(places))
     bottom_share, top_share = padded([v for s in series for v in s.values if v is not None], 0.12)
-    frame = Frame(x, Scale(max(0.0, bottom_share), min(1.0, top_share), bottom, top))
+    frame = PlotFrame(x, Scale(max(0.0, bottom_share), min(1.0, top_share), bottom, top))
     labels = dict(zip(places, values, strict=True))
     scale = " (log scale)" if log else ""
     parts = [frame.axes(f"{x_title}{scale}", "accuracy", lambda v: labels[v], lambda v: percent(v, 0), y_count=5)]

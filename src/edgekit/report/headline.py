@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from edgekit.bundle import Variant
-from edgekit.report.facts import Facts, Measured
+from edgekit.report.facts import LatencyFacts, ReportFacts
 from edgekit.result import Difference, Score
 from edgekit.shares import difference
 
@@ -22,12 +22,12 @@ class Headline:
     band: bool  # whether the chart of the accuracies, which are of one label draw, may show the gain
     float_top1: float | None  # of the trained model on the bundle's evaluation set
     int8: Variant | None
-    fastest: Measured | None
+    fastest: LatencyFacts | None
     shipped: Variant | None  # the fastest variant, or the smallest verified one where nothing was measured
     full: Variant | None  # the largest verified float variant: what the size is compared with
 
 
-def headline(facts: Facts) -> Headline:
+def headline(facts: ReportFacts) -> Headline:
     """Choose the headline's numbers.
 
     The fastest variant is the verified one with the lowest p50 at batch 1 among the complete measurements of this very
@@ -64,15 +64,15 @@ def headline(facts: Facts) -> Headline:
     )
 
 
-def score(facts: Facts, model: str, metric: str) -> Score | None:
+def score(facts: ReportFacts, model: str, metric: str) -> Score | None:
     """One score of the evaluation, or None where it was not measured."""
     scores = facts.evaluation.scores if facts.evaluation else []
     return next((s for s in scores if s.model == model and s.metric == metric), None)
 
 
-def measured_everywhere(facts: Facts) -> list[Measured]:
+def measured_everywhere(facts: ReportFacts) -> list[LatencyFacts]:
     """The latencies that count: complete, and of the bundle that the run holds now; of repeats, the newest."""
-    newest: dict[tuple[str, str, str, int, int, str], Measured] = {}
+    newest: dict[tuple[str, str, str, int, int, str], LatencyFacts] = {}
     for m in sorted(facts.measured, key=lambda m: m.result.created):
         if m.current and not m.latency.interrupted:
             key = (
@@ -87,13 +87,13 @@ def measured_everywhere(facts: Facts) -> list[Measured]:
     return list(newest.values())
 
 
-def measured_here(facts: Facts) -> list[Measured]:
+def measured_here(facts: ReportFacts) -> list[LatencyFacts]:
     """Those of this machine; where there are none, those of the first remote device: what the headline is about."""
     every = measured_everywhere(facts)
     first = min((m.device for m in every), default="")
     return [m for m in every if m.device == first]
 
 
-def p50(measured: Measured) -> float | None:
+def p50(measured: LatencyFacts) -> float | None:
     """The median latency in milliseconds."""
     return measured.latency.percentiles_ms.get("p50")

@@ -1,4 +1,4 @@
-"""A map of images as one HTML page that needs nothing but a browser: positions, thumbnails, neighbours and outliers are in it."""
+"""A map of images as one HTML page that needs nothing but a browser: positions, thumbnails, neighbors and outliers are in it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _OUTLIERS = 12
 
 
 @dataclass(frozen=True)
-class Colouring:
-    """A way to colour the images: a name for each, or None.
+class Coloring:
+    """A way to color the images: a name for each, or None.
 
     Args:
         key: for the page's address, letters alone.
@@ -52,8 +52,8 @@ class ImageMap:
         positions: (m, 2).
         anomaly: (m) scores, high for outliers.
         definition: of the score.
-        neighbours: m lists of the nearest images as (position in `files`, or a name where it is not on the map; cosine).
-        colourings: what to choose from beside the anomaly score; the first one is shown.
+        neighbors: m lists of the nearest images as (position in `files`, or a name where it is not on the map; cosine).
+        colorings: what to choose from beside the anomaly score; the first one is shown.
         probability: (m) of the predicted class, where there is one.
         thumbnails: m pictures.
         facts: what it was made from and how, name and value.
@@ -65,8 +65,8 @@ class ImageMap:
     positions: NDArray[np.float32]
     anomaly: NDArray[np.float32]
     definition: str
-    neighbours: Sequence[Sequence[tuple[int | str, float]]]
-    colourings: Sequence[Colouring]
+    neighbors: Sequence[Sequence[tuple[int | str, float]]]
+    colorings: Sequence[Coloring]
     probability: NDArray[np.float32] | None
     thumbnails: Sequence[Image.Image]
     facts: Sequence[tuple[str, str]]
@@ -136,28 +136,28 @@ def _data(content: ImageMap, columns: int) -> str:
         "x": [round(float(v), 4) for v in positions[:, 0]],
         "y": [round(1 - float(v), 4) for v in positions[:, 1]],
         "anomaly": [round(float(v), 4) for v in content.anomaly],
-        "neighbours": [[[who, round(float(c), 3)] for who, c in row] for row in content.neighbours],
+        "neighbors": [[[who, round(float(c), 3)] for who, c in row] for row in content.neighbors],
         "probability": None if content.probability is None else [round(float(p), 4) for p in content.probability],
-        "colourings": [_coded(colouring) for colouring in content.colourings],
+        "colorings": [_coded(coloring) for coloring in content.colorings],
         "columns": columns,
         "side": THUMBNAIL,
     }
     return json_in_html(data)
 
 
-def _coded(colouring: Colouring) -> dict[str, Any]:
+def _coded(coloring: Coloring) -> dict[str, Any]:
     """Names once, the most frequent first (those of equal number by name), and an index an image; -1 for none."""
     counts: dict[str, int] = {}
-    for name in colouring.names:
+    for name in coloring.names:
         if name is not None:
             counts[name] = counts.get(name, 0) + 1
     names = sorted(counts, key=lambda name: (-counts[name], name)) if len(counts) > 12 else sorted(counts, key=_natural)
     index = {name: i for i, name in enumerate(names)}
     return {
-        "key": colouring.key,
-        "title": colouring.title,
+        "key": coloring.key,
+        "title": coloring.title,
         "names": names,
-        "of": [-1 if name is None else index[name] for name in colouring.names],
+        "of": [-1 if name is None else index[name] for name in coloring.names],
     }
 
 

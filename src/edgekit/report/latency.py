@@ -7,11 +7,11 @@ from typing import Any
 from edgekit import targets
 from edgekit.bench.statistics import SAMPLES_NEEDED, fp32_of, speedup
 from edgekit.report import format as show
-from edgekit.report.facts import Facts, Measured
-from edgekit.report.tables import Cell, Column, Table
+from edgekit.report.facts import LatencyFacts, ReportFacts
+from edgekit.report.tables import Column, Table, TableCell
 
 
-def latencies(facts: Facts) -> Table | None:
+def latencies(facts: ReportFacts) -> Table | None:
     """Percentiles of every measurement, with the number of samples that they are from."""
     if not facts.measured:
         return None
@@ -26,29 +26,31 @@ def latencies(facts: Facts) -> Table | None:
     return Table("Latency", columns, [_latency_row(m, facts) for m in facts.measured])
 
 
-def _latency_row(m: Measured, facts: Facts) -> list[Cell]:
+def _latency_row(m: LatencyFacts, facts: ReportFacts) -> list[TableCell]:
     latency = m.latency
     warnings = [] if m.current else ["measured on another export of this run: the headline and the plots leave it out"]
     warnings += latency.warnings
     base = fp32_of(latency, [other.latency for other in facts.measured if other.device == m.device])
     ratio = speedup(base, latency) if base is not None and base.variant != latency.variant else None
     cells = [
-        Cell(latency.variant, latency.variant, note=setting(m, facts), warnings=warnings),
-        Cell(show.count(len(latency.samples_ns)), len(latency.samples_ns)),
+        TableCell(latency.variant, latency.variant, note=setting(m, facts), warnings=warnings),
+        TableCell(show.count(len(latency.samples_ns)), len(latency.samples_ns)),
     ]
     for name, needed in SAMPLES_NEEDED.items():
         value = latency.percentiles_ms.get(name)
         why = f"{len(latency.samples_ns):,} samples, {needed:,} are needed" if value is None else ""
-        cells.append(Cell(show.milliseconds(value), value, title=why))
+        cells.append(TableCell(show.milliseconds(value), value, title=why))
     return [
         *cells,
-        Cell(show.percent(latency.cv), latency.cv),
-        Cell(show.significant(latency.throughput), latency.throughput),
-        Cell(f"{ratio.median:.2f}×", ratio.median, note=f"{ratio.low:.2f} to {ratio.high:.2f}") if ratio else Cell("–"),
+        TableCell(show.percent(latency.cv), latency.cv),
+        TableCell(show.significant(latency.throughput), latency.throughput),
+        TableCell(f"{ratio.median:.2f}×", ratio.median, note=f"{ratio.low:.2f} to {ratio.high:.2f}")
+        if ratio
+        else TableCell("–"),
     ]
 
 
-def scenarios(facts: Facts) -> Table | None:
+def scenarios(facts: ReportFacts) -> Table | None:
     """Measurements under load: several streams, the most throughput, requests that arrive at a rate."""
     if not facts.scenarios:
         return None
@@ -71,20 +73,20 @@ def scenarios(facts: Facts) -> Table | None:
         warnings = [] if m.current else ["measured on another export of this run"]
         rows.append(
             [
-                Cell(latency.variant, latency.variant, note=setting(m, facts), warnings=[*warnings, *latency.warnings]),
-                Cell(latency.scenario, latency.scenario),
-                Cell(str(latency.streams), latency.streams),
-                Cell(show.significant(latency.rate), latency.rate) if latency.rate else Cell("–"),
-                Cell(show.milliseconds(latency.bound_ms), latency.bound_ms) if latency.bound_ms else Cell("–"),
-                *(Cell(show.milliseconds(latency.percentiles_ms.get(n)), latency.percentiles_ms.get(n)) for n in ("p50", "p90", "p99")),
-                Cell(show.significant(latency.throughput), latency.throughput),
-                Cell(show.count(len(latency.samples_ns)), len(latency.samples_ns)),
+                TableCell(latency.variant, latency.variant, note=setting(m, facts), warnings=[*warnings, *latency.warnings]),
+                TableCell(latency.scenario, latency.scenario),
+                TableCell(str(latency.streams), latency.streams),
+                TableCell(show.significant(latency.rate), latency.rate) if latency.rate else TableCell("–"),
+                TableCell(show.milliseconds(latency.bound_ms), latency.bound_ms) if latency.bound_ms else TableCell("–"),
+                *(TableCell(show.milliseconds(latency.percentiles_ms.get(n)), latency.percentiles_ms.get(n)) for n in ("p50", "p90", "p99")),
+                TableCell(show.significant(latency.throughput), latency.throughput),
+                TableCell(show.count(len(latency.samples_ns)), len(latency.samples_ns)),
             ]
         )  # fmt: skip
     return Table("Under load", columns, rows)
 
 
-def setting(m: Measured, facts: Facts) -> str:
+def setting(m: LatencyFacts, facts: ReportFacts) -> str:
     """Under what a latency was measured: runtime, batch, threads, and the machine where there are several."""
     latency = m.latency
     release = latency.runtime_version.partition("-")[0]  # OpenVINO's goes on with its commit
@@ -97,7 +99,7 @@ def setting(m: Measured, facts: Facts) -> str:
     return ", ".join(parts)
 
 
-def steps(facts: Facts) -> Table | None:
+def steps(facts: ReportFacts) -> Table | None:
     """From importing the runtime to the answer for a JPEG file: the medians of each step."""
     names = list(
         dict.fromkeys(name for m in facts.measured for name, v in m.latency.stages_ms.items() if v is not None)
@@ -108,12 +110,12 @@ def steps(facts: Facts) -> Table | None:
     rows = []
     for m in facts.measured:
         values = [m.latency.stages_ms.get(name) for name in names]
-        head = Cell(m.latency.variant, m.latency.variant, note=setting(m, facts))
-        rows.append([head, *(Cell(show.milliseconds(v), v) for v in values)])
+        head = TableCell(m.latency.variant, m.latency.variant, note=setting(m, facts))
+        rows.append([head, *(TableCell(show.milliseconds(v), v) for v in values)])
     return Table("Where the time goes (medians)", columns, rows)
 
 
-def circumstances(facts: Facts) -> Table | None:
+def circumstances(facts: ReportFacts) -> Table | None:
     """What the runtimes were told and answered, and the state of the machine before and after."""
     if not facts.measured:
         return None
@@ -126,16 +128,16 @@ def circumstances(facts: Facts) -> Table | None:
         golden = f"{show.percent(agreement)} agreement, max |Δ logit| {show.difference(latency.golden_max_abs_diff)}"
         rows.append(
             [
-                Cell(latency.variant, latency.variant, note=setting(m, facts)),
-                Cell(
+                TableCell(latency.variant, latency.variant, note=setting(m, facts)),
+                TableCell(
                     "; ".join(
                         [f"version {latency.runtime_version}", *(f"{k} {v}" for k, v in latency.settings.items())]
                     )
                 ),
-                Cell("; ".join(_flat(latency.conditions)) or "–"),
-                Cell(golden if agreement is not None else show.NONE),
-                Cell(show.milliseconds(latency.mean_ms), latency.mean_ms, note=show.size(latency.peak_rss_bytes)),
-                Cell(show.day(m.result.created), m.result.created, note=m.file),
+                TableCell("; ".join(_flat(latency.conditions)) or "–"),
+                TableCell(golden if agreement is not None else show.NONE),
+                TableCell(show.milliseconds(latency.mean_ms), latency.mean_ms, note=show.size(latency.peak_rss_bytes)),
+                TableCell(show.day(m.result.created), m.result.created, note=m.file),
             ]
         )
     return Table("Circumstances of each measurement", columns, rows)

@@ -8,13 +8,13 @@
   const SHAPES = 4, DOT = 4.5, THUMB = 40, MOST_THUMBS = 70, MOST_ZOOM = 80;
   const sorted = [...data.anomaly].sort((a, b) => a - b);
   const least = sorted[0], most = sorted[total - 1];
-  // Colours spread over the lower 99 % of the scores: one extreme image must not turn all others grey.
+  // Colors spread over the lower 99 % of the scores: one extreme image must not turn all others gray.
   const high = sorted[Math.floor((total - 1) * 0.99)];
   const rank = new Array(total);
   [...data.anomaly.keys()].sort((a, b) => data.anomaly[b] - data.anomaly[a]).forEach((image, place) => { rank[image] = place + 1; });
 
   let width = 0, height = 0, ratio = 1, view = { x: 0.5, y: 0.5, zoom: 1 };
-  let by = data.colourings.length ? 0 : -1, only = new Set(), found = null, hovered = -1, chosen = -1, waiting = false;
+  let by = data.colorings.length ? 0 : -1, only = new Set(), found = null, hovered = -1, chosen = -1, waiting = false;
 
   const span = (values) => Math.max(Math.max(...values) - Math.min(...values), 0.05);
   const across = span(data.x), down = span(data.y);
@@ -24,13 +24,13 @@
   const base = () => Math.min((width - 48) / (turned() ? down : across), (height - 48) / (turned() ? across : down));
   const toScreen = (i) => [(px(i) - view.x) * base() * view.zoom + width / 2, (py(i) - view.y) * base() * view.zoom + height / 2];
   const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const group = (i) => data.colourings[by].of[i];
+  const group = (i) => data.colorings[by].of[i];
   const mix = (a, b, t) => a.map((v, k) => Math.round(v + (b[k] - v) * t));
   const heat = (t) => {
     const [a, b, c] = RAMPS[dark() ? "dark" : "light"];
     return `rgb(${(t < 0.5 ? mix(a, b, t * 2) : mix(b, c, t * 2 - 1)).join(" ")})`;
   };
-  const colourOf = (g) => g < 0 ? style("--soft") : (dark() ? DARK : LIGHT)[g % LIGHT.length];
+  const colorOf = (g) => g < 0 ? style("--soft") : (dark() ? DARK : LIGHT)[g % LIGHT.length];
   const faded = (i) => (found !== null && !found.has(i)) || (by >= 0 && only.size > 0 && !only.has(group(i)));
 
   function shape(pen, kind, x, y, r) {
@@ -65,23 +65,23 @@
     if (chosen >= 0) {
       pen.strokeStyle = style("--soft");
       pen.lineWidth = 1;
-      for (const [who] of data.neighbours[chosen]) {
+      for (const [who] of data.neighbors[chosen]) {
         if (typeof who !== "number") continue;
         pen.beginPath(); pen.moveTo(...spots[chosen]); pen.lineTo(...spots[who]); pen.stroke();
       }
     }
     for (const i of inside) {
       const [x, y] = spots[i], g = by >= 0 ? group(i) : 0;
-      const colour = by >= 0 ? colourOf(g) : heat(Math.min(1, (data.anomaly[i] - least) / (high - least || 1)));
+      const color = by >= 0 ? colorOf(g) : heat(Math.min(1, (data.anomaly[i] - least) / (high - least || 1)));
       pen.globalAlpha = faded(i) ? 0.13 : 1;
       if (thumbs) {
         const side = data.side;
-        pen.fillStyle = colour;
+        pen.fillStyle = color;
         pen.fillRect(x - THUMB / 2 - 3, y - THUMB / 2 - 3, THUMB + 6, THUMB + 6);
         pen.drawImage(sprite, i % data.columns * side, Math.floor(i / data.columns) * side, side, side, x - THUMB / 2, y - THUMB / 2, THUMB, THUMB);
       } else {
         shape(pen, by >= 0 && g >= 0 ? Math.floor(g / LIGHT.length) % SHAPES : 0, x, y, DOT);
-        pen.fillStyle = colour; pen.fill();
+        pen.fillStyle = color; pen.fill();
         pen.strokeStyle = edge; pen.lineWidth = 1; pen.stroke();
       }
     }
@@ -105,7 +105,7 @@
     return best;
   }
   const told = (i) => [
-    ...data.colourings.filter((c) => c.of[i] >= 0).map((c) => `${c.title} ${c.names[c.of[i]]}`), `anomaly score ${data.anomaly[i].toFixed(3)}`,
+    ...data.colorings.filter((c) => c.of[i] >= 0).map((c) => `${c.title} ${c.names[c.of[i]]}`), `anomaly score ${data.anomaly[i].toFixed(3)}`,
   ].join(", ");
   // A long name breaks after a folder before it breaks in a word.
   const breakable = (name) => name.split("/").flatMap((part, k, parts) => k < parts.length - 1 ? [`${part}/`, document.createElement("wbr")] : [part]);
@@ -114,12 +114,12 @@
     if (i < 0) return;
     picture(tip.children[0], i);
     tip.children[1].replaceChildren(...breakable(data.files[i]));
-    tip.children[2].textContent = by >= 0 && group(i) >= 0 ? data.colourings[by].names[group(i)] : `anomaly ${data.anomaly[i].toFixed(3)}`;
+    tip.children[2].textContent = by >= 0 && group(i) >= 0 ? data.colorings[by].names[group(i)] : `anomaly ${data.anomaly[i].toFixed(3)}`;
     const [x, y] = toScreen(i), w = tip.offsetWidth, h = tip.offsetHeight;
     const left = x + 18 + w > width ? x - 18 - w : x + 18;
     tip.style.transform = `translate(${Math.max(6, Math.min(left, width - w - 6))}px, ${Math.max(6, Math.min(y - h / 2, height - h - 6))}px)`;
   }
-  // Where the panel stands beside the map, the tip would only cover the neighbours of what was chosen.
+  // Where the panel stands beside the map, the tip would only cover the neighbors of what was chosen.
   const tipFor = () => hovered >= 0 ? hovered : matchMedia("(max-width: 860px)").matches ? chosen : -1;
   const element = (name, text, kind = "") => Object.assign(document.createElement(name), { textContent: text, className: kind });
   function describe() {
@@ -127,7 +127,7 @@
     if (chosen < 0) { box.replaceChildren(element("p", "Click or tap an image to see it here, with what is most like it.", "hint")); $("said").textContent = ""; return; }
     const list = document.createElement("dl");
     const row = (name, value) => { const div = document.createElement("div"); div.append(element("dt", name), element("dd", value)); list.append(div); };
-    for (const c of data.colourings) {
+    for (const c of data.colorings) {
       if (c.of[chosen] < 0) continue;
       const sure = c.key === "predicted" && data.probability ? ` (${(data.probability[chosen] * 100).toFixed(1)} %)` : "";
       row(c.title, c.names[c.of[chosen]] + sure);
@@ -135,7 +135,7 @@
     row("anomaly score", `${data.anomaly[chosen].toFixed(3)}, rank ${rank[chosen].toLocaleString("en")} of ${total.toLocaleString("en")}`);
     const heading = document.createElement("h2"), near = document.createElement("ul");
     heading.append(...breakable(data.files[chosen]));
-    for (const [who, cosine] of data.neighbours[chosen]) {
+    for (const [who, cosine] of data.neighbors[chosen]) {
       const item = document.createElement("li"), on = typeof who === "number";
       const line = document.createElement(on ? "button" : "div");
       line.append(on ? pictureOf(who, 80) : document.createElement("i"), element("span", on ? data.files[who] : who), element("small", cosine.toFixed(3)));
@@ -143,7 +143,7 @@
       line.title = on ? data.files[who] : `${who} is not on this map`;
       item.append(line); near.append(item);
     }
-    box.replaceChildren(pictureOf(chosen, 256, "picture"), heading, list, element("h3", "Nearest neighbours, with their cosine"), near);
+    box.replaceChildren(pictureOf(chosen, 256, "picture"), heading, list, element("h3", "Nearest neighbors, with their cosine"), near);
     $("said").textContent = `${data.files[chosen]}: ${told(chosen)}`;
   }
   function choose(i, move = false) {
@@ -172,10 +172,10 @@
   const whole = () => { view = { x: 0.5, y: 0.5, zoom: 1 }; moved(); };
 
   const fingers = new Map();
-  let travelled = 0, apart = 0;
+  let traveled = 0, apart = 0;
   const place = (event) => { const box = board.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
   board.addEventListener("pointerdown", (event) => {
-    fingers.set(event.pointerId, place(event)); travelled = 0; apart = 0;
+    fingers.set(event.pointerId, place(event)); traveled = 0; apart = 0;
     board.setPointerCapture(event.pointerId);
   });
   board.addEventListener("pointermove", (event) => {
@@ -186,18 +186,18 @@
       return;
     }
     fingers.set(event.pointerId, [x, y]);
-    travelled += Math.hypot(x - before[0], y - before[1]);
+    traveled += Math.hypot(x - before[0], y - before[1]);
     if (fingers.size === 2) {
       const [[a, b], [c, d]] = [...fingers.values()], gap = Math.hypot(a - c, b - d);
       if (apart) zoomAt(gap / apart, (a + c) / 2, (b + d) / 2);
       apart = gap;
-    } else if (view.zoom > 1 && travelled > 4) {
+    } else if (view.zoom > 1 && traveled > 4) {
       view.x -= (x - before[0]) / (base() * view.zoom); view.y -= (y - before[1]) / (base() * view.zoom);
       moved();
     }
   });
   const lifted = (event) => {
-    if (event.type === "pointerup" && fingers.size === 1 && travelled < 8) choose(at(...place(event), event.pointerType === "touch" ? 30 : 16));
+    if (event.type === "pointerup" && fingers.size === 1 && traveled < 8) choose(at(...place(event), event.pointerType === "touch" ? 30 : 16));
     fingers.delete(event.pointerId); apart = 0;
   };
   board.addEventListener("pointerup", lifted);
@@ -245,7 +245,7 @@
       ends.append(element("span", `${least.toFixed(3)} like others`), element("span", most > high ? `${high.toFixed(3)} and above` : most.toFixed(3)));
       return box.replaceChildren(ramp, ends);
     }
-    const { names, of } = data.colourings[by], counts = names.map(() => 0);
+    const { names, of } = data.colorings[by], counts = names.map(() => 0);
     let none = 0;
     for (const g of of) { if (g < 0) none += 1; else counts[g] += 1; }
     const entries = names.map((name, g) => [name, g, counts[g]]);
@@ -257,7 +257,7 @@
       mark.width = mark.height = 28;
       const p = mark.getContext("2d");
       shape(p, g < 0 ? 0 : Math.floor(g / LIGHT.length) % SHAPES, 14, 14, 10);
-      p.fillStyle = colourOf(g); p.fill();
+      p.fillStyle = colorOf(g); p.fill();
       button.append(mark, element("span", name), element("small", count.toLocaleString("en")));
       button.addEventListener("click", () => {
         if (!only.delete(g)) only.add(g);
@@ -268,7 +268,7 @@
       return button;
     }));
   }
-  $("colour").addEventListener("change", (event) => { by = Number(event.target.value); only.clear(); legend(); showTip(tipFor()); redraw(); });
+  $("color").addEventListener("change", (event) => { by = Number(event.target.value); only.clear(); legend(); showTip(tipFor()); redraw(); });
 
   const search = $("search");
   search.addEventListener("input", () => {

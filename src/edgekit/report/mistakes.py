@@ -13,10 +13,10 @@ from PIL import Image
 
 from edgekit.report import format as show
 from edgekit.report.charts import WIDTH, Size, both
-from edgekit.report.facts import Facts
-from edgekit.report.figures import Figure, Key
+from edgekit.report.facts import ReportFacts
+from edgekit.report.figures import Key, ReportFigure
 from edgekit.report.svg import drawing, element
-from edgekit.report.tables import Cell, Column, Table
+from edgekit.report.tables import Column, Table, TableCell
 
 MATRIX_CLASSES = (
     30  # above, the cells of a matrix are too small to be read, and the most confused pairs stand in a table
@@ -38,21 +38,21 @@ class Mistake:
     probability: str
 
 
-def confusion(facts: Facts) -> Figure | None:
+def confusion(facts: ReportFacts) -> ReportFigure | None:
     """The student's confusion matrix on the test set; None with too many classes, or without answers."""
     cells = _cells(facts)
     if cells is None or facts.evaluation is None or len(cells) > MATRIX_CLASSES:
         return None
     names = facts.evaluation.classes
     svg = both(lambda size: _matrix(cells, names, size))
-    return Figure(
+    return ReportFigure(
         svg,
         [Key("right", "right"), Key("wrong", "wrong")],
         "numbers are images; the stronger the color, the larger the share of the row",
     )
 
 
-def pairs(facts: Facts) -> Table | None:
+def pairs(facts: ReportFacts) -> Table | None:
     """The pairs of classes that the student mixes up most, both directions apart."""
     cells = _cells(facts)
     if cells is None or facts.evaluation is None:
@@ -68,10 +68,10 @@ def pairs(facts: Facts) -> Table | None:
             share = count / int(images[truth])
             rows.append(
                 [
-                    Cell(names[truth], names[truth].lower()),
-                    Cell(names[predicted], names[predicted].lower()),
-                    Cell(show.count(count), count, note=f"of {show.count(int(images[truth]))}"),
-                    Cell(show.percent(share), share, bar=share),
+                    TableCell(names[truth], names[truth].lower()),
+                    TableCell(names[predicted], names[predicted].lower()),
+                    TableCell(show.count(count), count, note=f"of {show.count(int(images[truth]))}"),
+                    TableCell(show.percent(share), share, bar=share),
                 ]
             )
     columns = [
@@ -83,7 +83,7 @@ def pairs(facts: Facts) -> Table | None:
     return Table("Classes that the student mixes up", columns, rows, tall=len(rows) > 16) if rows else None
 
 
-def worst(facts: Facts) -> list[Mistake]:
+def worst(facts: ReportFacts) -> list[Mistake]:
     """The images that the student is most certain about and wrong, the most certain first."""
     if facts.answers is None or facts.evaluation is None:
         return []
@@ -93,7 +93,7 @@ def worst(facts: Facts) -> list[Mistake]:
     ]
 
 
-def _cells(facts: Facts) -> NDArray[np.int64] | None:
+def _cells(facts: ReportFacts) -> NDArray[np.int64] | None:
     if facts.answers is None or facts.evaluation is None or "student" not in facts.answers.predicted:
         return None
     return facts.answers.confusion("student", len(facts.evaluation.classes))

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from markupsafe import Markup
 
-from edgekit.report.facts import Facts, Measured
+from edgekit.report.facts import LatencyFacts, ReportFacts
 from edgekit.report.figures import Curves
 from edgekit.report.format import count, milliseconds, plain
 from edgekit.report.headline import measured_everywhere
 from edgekit.report.latency import setting
-from edgekit.report.svg import Frame, Scale, drawing, element, padded, path
+from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 from edgekit.result import Latency
 
 _MOST = 8  # measurements that are drawn; the others are in the result files
@@ -22,13 +22,13 @@ _SENSORS = {
 }  # fmt: skip
 
 
-def over_time(facts: Facts) -> list[Curves]:
+def over_time(facts: ReportFacts) -> list[Curves]:
     """A card a measurement: those with warnings first, since it is there that one looks."""
     every = sorted(measured_everywhere(facts), key=lambda m: -len(m.latency.warnings))
     return [_card(m, facts) for m in every if m.latency.samples_ns][:_MOST]
 
 
-def _card(m: Measured, facts: Facts) -> Curves:
+def _card(m: LatencyFacts, facts: ReportFacts) -> Curves:
     latency = m.latency
     charts = [_latency(latency), *_sensors(latency)]
     note = f"{count(len(latency.samples_ns))} samples, {setting(m, facts)}"
@@ -49,8 +49,8 @@ def _latency(latency: Latency) -> Markup:
     edges = np.linspace(0, seconds[-1], min(_BINS, len(values)) + 1)
     owner = np.clip(np.searchsorted(edges, seconds, side="left") - 1, 0, len(edges) - 2)
     bins = [values[owner == i] for i in range(len(edges) - 1)]
-    centres = (edges[1:] + edges[:-1]) / 2
-    known = [(float(t), b) for t, b in zip(centres, bins, strict=True) if len(b)]
+    centers = (edges[1:] + edges[:-1]) / 2
+    known = [(float(t), b) for t, b in zip(centers, bins, strict=True) if len(b)]
     frame = _frame(seconds[-1], padded([float(values.min()), float(values.max())], 0.06, log=True), log=True)
     upper = [(frame.x(t), frame.y(float(b.max()))) for t, b in known]
     lower = [(frame.x(t), frame.y(float(b.min()))) for t, b in reversed(known)]
@@ -99,11 +99,11 @@ def _sensors(latency: Latency) -> list[Markup]:
     return drawn
 
 
-def _frame(seconds: float, heights: tuple[float, float], log: bool) -> Frame:
-    return Frame(Scale(0.0, max(float(seconds), 1e-9), 44, 246), Scale(*heights, 152, 34, log=log))
+def _frame(seconds: float, heights: tuple[float, float], log: bool) -> PlotFrame:
+    return PlotFrame(Scale(0.0, max(float(seconds), 1e-9), 44, 246), Scale(*heights, 152, 34, log=log))
 
 
-def _round(frame: Frame, begin: float) -> Markup:
+def _round(frame: PlotFrame, begin: float) -> Markup:
     tip = element("title", "another process begins")
     line = element("line", class_="reference", x1=frame.x(begin), x2=frame.x(begin), y1=frame.y.end, y2=frame.y.start)
     return element("g", tip, line)

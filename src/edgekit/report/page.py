@@ -17,7 +17,7 @@ from edgekit.errors import RuntimeMissing
 from edgekit.files import write_text
 from edgekit.foreign import Unreadable, read_bytes, understood
 from edgekit.report import format as show
-from edgekit.report.facts import Facts, collect
+from edgekit.report.facts import ReportFacts, collect
 from edgekit.report.headline import Headline, headline
 from edgekit.result import now
 from edgekit.text import visible
@@ -34,7 +34,7 @@ class Written:
     """A report on disk."""
 
     path: Path
-    facts: Facts
+    facts: ReportFacts
     top: Headline
 
 
@@ -58,7 +58,7 @@ def write_report(run: Path | str, output: Path | None = None) -> Written:
     return Written(path, facts, headline(facts))
 
 
-def render(facts: Facts) -> str:
+def render(facts: ReportFacts) -> str:
     """The page as text."""
     from edgekit.report import differences, figures, latency, tables
     from edgekit.report.mistakes import confusion, pairs, worst

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from edgekit import targets
 from edgekit.report import format as show
-from edgekit.report.facts import Facts
-from edgekit.report.tables import Cell, Column, Table
+from edgekit.report.facts import ReportFacts
+from edgekit.report.tables import Column, Table, TableCell
 from edgekit.result import Profile
 
 _LONGEST = 5
 
 
-def profiles(facts: Facts) -> list[Table]:
+def profiles(facts: ReportFacts) -> list[Table]:
     """One table for each profile of the bundle that the run holds now."""
     return [_table(profile, device) for profile, device in facts.profiles]
 
@@ -35,11 +35,11 @@ def _table(profile: Profile, device: str) -> Table:
         longest = "; ".join(f"{node.name} {show.percent(node.share)}" for node in nodes)
         rows.append(
             [
-                Cell(operator.operator, operator.operator.lower()),
-                Cell(show.percent(operator.share), operator.share, bar=min(1.0, operator.share)),
-                Cell(show.milliseconds(operator.ms), operator.ms),
-                Cell(operator.name, int(operator.name)),
-                Cell(longest),
+                TableCell(operator.operator, operator.operator.lower()),
+                TableCell(show.percent(operator.share), operator.share, bar=min(1.0, operator.share)),
+                TableCell(show.milliseconds(operator.ms), operator.ms),
+                TableCell(operator.name, int(operator.name)),
+                TableCell(longest),
             ]
         )
     return Table(caption, columns, rows, tall=len(rows) > 24)

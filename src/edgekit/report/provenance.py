@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from edgekit.machine import Machine
 from edgekit.report import format as show
-from edgekit.report.facts import Facts
+from edgekit.report.facts import ReportFacts
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Group:
     code: bool = False
 
 
-def provenance(facts: Facts) -> list[Group]:
+def provenance(facts: ReportFacts) -> list[Group]:
     """Everything that is needed to trace and repeat the run."""
     groups = [_machine(machine, uses) for machine, uses in _machines(facts)]
     packages: dict[str, str] = {}
@@ -42,7 +42,7 @@ def provenance(facts: Facts) -> list[Group]:
     return groups
 
 
-def _machines(facts: Facts) -> list[tuple[Machine, list[str]]]:
+def _machines(facts: ReportFacts) -> list[tuple[Machine, list[str]]]:
     """Each machine that a result is from, and what was done on it."""
     found: list[tuple[Machine, list[str]]] = []
     results = [("evaluate", facts.evaluation_result)] if facts.evaluation_result else []
@@ -74,7 +74,7 @@ def _machine(machine: Machine, uses: list[str]) -> Group:
     return Group(f"Machine of {' and '.join(uses)}", items)
 
 
-def _commands(facts: Facts) -> list[tuple[str, str]]:
+def _commands(facts: ReportFacts) -> list[tuple[str, str]]:
     found = []
     if facts.evaluation_result:
         found.append((show.day(facts.evaluation_result.created), " ".join(facts.evaluation_result.command)))
@@ -90,7 +90,7 @@ def _commands(facts: Facts) -> list[tuple[str, str]]:
     return found
 
 
-def _digests(facts: Facts) -> list[tuple[str, str]]:
+def _digests(facts: ReportFacts) -> list[tuple[str, str]]:
     found = [(f"inputs of {name}", stage.record.digest) for name, stage in facts.stages.items()]
     for name, stage in facts.stages.items():
         found += [

@@ -1,4 +1,4 @@
-"""How INT8 kept its accuracy: the rung in words, everything that was tried, and what each layer costs when it is quantised."""
+"""How INT8 kept its accuracy: the rung in words, everything that was tried, and what each layer costs when it is quantized."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgekit.bundle import Speed, Variant
 from edgekit.quantization import (
     CALIBRATION,
     DISTILLATION,
-    EQUALISATION,
+    EQUALIZATION,
     FLOAT_LAYERS,
     UNSIGNED_WEIGHTS,
     Attempt,
@@ -22,16 +22,16 @@ from edgekit.quantization import (
 )
 from edgekit.report import format as show
 from edgekit.report.charts import WIDTH, Size, both
-from edgekit.report.facts import Facts
+from edgekit.report.facts import ReportFacts
 from edgekit.report.svg import Scale, drawing, element
-from edgekit.report.tables import Cell, Column, Table
+from edgekit.report.tables import Column, Table, TableCell
 
 _WORDS: dict[Rung | None, str] = {
     CALIBRATION: "Calibration alone kept the accuracy",
-    EQUALISATION: "Calibration alone lost too much; rescaling channels between layers, which changes nothing in float, or "
+    EQUALIZATION: "Calibration alone lost too much; rescaling channels between layers, which changes nothing in float, or "
     "correcting biases kept the accuracy",
     FLOAT_LAYERS: "Some layers stay in float: the fewest that keep the accuracy",
-    DISTILLATION: "The weights were adapted to being quantised, on unlabelled images, and quantised again",
+    DISTILLATION: "The weights were adapted to being quantized, on unlabeled images, and quantized again",
     UNSIGNED_WEIGHTS: "Unsigned weights, which no CPU saturates but which are hardly faster than float on this kind",
     None: "Nothing that was tried kept the accuracy; this is the most faithful file",
 }
@@ -57,7 +57,7 @@ class Ladder:
     plot: Markup | None
 
 
-def ladders(facts: Facts) -> list[Ladder]:
+def ladders(facts: ReportFacts) -> list[Ladder]:
     """Of the bundle's INT8 variants that a ladder made."""
     variants = facts.bundle.manifest.variants if facts.bundle is not None else []
     return [_ladder(v, v.quantization) for v in variants if v.quantization is not None and v.quantization.tried]
@@ -106,18 +106,18 @@ def _tried(variant: str, entries: Sequence[Attempt]) -> Table:
     ]
     rows = []
     for i, entry in enumerate(entries):
-        found = entry.unlabelled or UnlabeledComparison()
+        found = entry.unlabeled or UnlabeledComparison()
         agreement, sqnr, drop = found.agreement, found.sqnr_db, entry.drop
         badge = entry.status if entry.status in {"verified", "rejected"} else ""
         rows.append(
             [
-                Cell(entry.rung or "", i),
-                Cell(entry.way, note=entry.why),
-                Cell(show.percent(agreement), agreement),
-                Cell(show.NONE if sqnr is None else show.significant(sqnr), sqnr),
-                Cell(show.NONE if drop is None else show.hundredths(drop, 2), drop),
-                Cell(entry.status, entry.status, badge=badge),
-                Cell(show.significant(entry.seconds), entry.seconds),
+                TableCell(entry.rung or "", i),
+                TableCell(entry.way, note=entry.why),
+                TableCell(show.percent(agreement), agreement),
+                TableCell(show.NONE if sqnr is None else show.significant(sqnr), sqnr),
+                TableCell(show.NONE if drop is None else show.hundredths(drop, 2), drop),
+                TableCell(entry.status, entry.status, badge=badge),
+                TableCell(show.significant(entry.seconds), entry.seconds),
             ]
         )
     return Table(f"What {variant} tried", columns, rows, tall=len(rows) > 16)
@@ -128,7 +128,7 @@ def _table(variant: str, layers: Sequence[LayerSensitivityRecord], in_float: set
         Column("Layer", number=False),
         Column("Operator", number=False),
         Column(
-            "Gain, dB", title="SQNR of the logits with this layer alone in float, over that with all layers quantised"
+            "Gain, dB", title="SQNR of the logits with this layer alone in float, over that with all layers quantized"
         ),
         Column("SQNR, dB"),
         Column("Agreement", title="with the float model, with this layer alone in float"),
@@ -136,12 +136,12 @@ def _table(variant: str, layers: Sequence[LayerSensitivityRecord], in_float: set
     ]
     rows = [
         [
-            Cell(name, s.layer.lower(), title=s.layer),
-            Cell(s.operator),
-            Cell(f"{s.gain_db:+.2f}".replace("-", show.MINUS), s.gain_db),
-            Cell(show.NONE if s.sqnr_db is None else show.significant(s.sqnr_db), s.sqnr_db),
-            Cell(show.percent(s.agreement), s.agreement),
-            Cell("float" if s.layer in in_float else "INT8"),
+            TableCell(name, s.layer.lower(), title=s.layer),
+            TableCell(s.operator),
+            TableCell(f"{s.gain_db:+.2f}".replace("-", show.MINUS), s.gain_db),
+            TableCell(show.NONE if s.sqnr_db is None else show.significant(s.sqnr_db), s.sqnr_db),
+            TableCell(show.percent(s.agreement), s.agreement),
+            TableCell("float" if s.layer in in_float else "INT8"),
         ]
         for name, s in zip(_labels(layers), layers, strict=True)
     ]

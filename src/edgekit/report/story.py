@@ -9,7 +9,7 @@ from edgekit.intervals import wilson
 from edgekit.recipe import Architecture
 from edgekit.report import format as show
 from edgekit.report.differences import words
-from edgekit.report.facts import Facts
+from edgekit.report.facts import ReportFacts
 from edgekit.report.headline import Headline, p50, score
 from edgekit.result import Score
 
@@ -37,12 +37,12 @@ class Step:
     command: str = ""
 
 
-def lead(facts: Facts, top: Headline) -> str:
+def lead(facts: ReportFacts, top: Headline) -> str:
     """The page's sentence."""
     made = ""
     if facts.data is not None:
         pool, labels = facts.data.sets["pool"].images, facts.data.sets["labels"].images
-        made = f"From {show.count(pool)} unlabelled images and {show.count(labels)} labels"
+        made = f"From {show.count(pool)} unlabeled images and {show.count(labels)} labels"
     if top.shipped is not None and facts.bundle is not None:
         verified = sum(v.status == "verified" for v in facts.bundle.manifest.variants)
         model = f"a model of {show.size(top.shipped.bytes)}, verified in {_many(verified, 'variant')}"
@@ -50,12 +50,12 @@ def lead(facts: Facts, top: Headline) -> str:
     return f"{made}." if made else "A run on its way."
 
 
-def tiles(facts: Facts, top: Headline) -> list[Tile]:
+def tiles(facts: ReportFacts, top: Headline) -> list[Tile]:
     """The five numbers; one that the run does not have says how to get it."""
     return [_student(facts, top), _int8(facts, top), _fastest(facts, top), _size(facts, top), _gain(facts, top)]
 
 
-def _student(facts: Facts, top: Headline) -> Tile:
+def _student(facts: ReportFacts, top: Headline) -> Tile:
     if top.student is None:
         return Tile("Student accuracy", show.NONE, "", f"run {facts.command('evaluate')}")
     low, high = wilson(top.student.value, top.student.samples)
@@ -63,7 +63,7 @@ def _student(facts: Facts, top: Headline) -> Tile:
     return Tile("Student accuracy", show.hundredths(top.student.value), "%", note)
 
 
-def _int8(facts: Facts, top: Headline) -> Tile:
+def _int8(facts: ReportFacts, top: Headline) -> Tile:
     if top.int8 is None or top.int8.accuracy is None:
         return Tile("INT8 accuracy", show.NONE, "", _export_note(facts, "no verified INT8 variant in the bundle"))
     change = -top.int8.drop if top.int8.drop is not None else None
@@ -72,7 +72,7 @@ def _int8(facts: Facts, top: Headline) -> Tile:
     return Tile("INT8 accuracy", show.hundredths(top.int8.accuracy.top1), "%", note)
 
 
-def _fastest(facts: Facts, top: Headline) -> Tile:
+def _fastest(facts: ReportFacts, top: Headline) -> Tile:
     if top.fastest is None:
         return Tile("Fastest, p50", show.NONE, "", f"run {facts.command('bench')}")
     latency = top.fastest.latency
@@ -83,7 +83,7 @@ def _fastest(facts: Facts, top: Headline) -> Tile:
     return Tile("Fastest, p50", show.significant(p50(top.fastest) or 0.0), "ms", note)
 
 
-def _size(facts: Facts, top: Headline) -> Tile:
+def _size(facts: ReportFacts, top: Headline) -> Tile:
     if top.shipped is None:
         return Tile("Size", show.NONE, "", _export_note(facts, "no verified variant in the bundle"))
     value, unit = show.size(top.shipped.bytes).split("\u00a0")
@@ -93,8 +93,8 @@ def _size(facts: Facts, top: Headline) -> Tile:
     return Tile("Size", value, unit, note)
 
 
-def _gain(facts: Facts, top: Headline) -> Tile:
-    name = "What the unlabelled images bought"
+def _gain(facts: ReportFacts, top: Headline) -> Tile:
+    name = "What the unlabeled images bought"
     if top.gain is None or top.student is None or top.supervised is None:
         why = "needs the accuracy of the student and of the same network trained from scratch"
         if not facts.recipe.supervised.enabled:
@@ -106,13 +106,13 @@ def _gain(facts: Facts, top: Headline) -> Tile:
     if top.lead is not None:
         note += f"; {words(top.lead)}"
     if unclear:
-        name = "What the unlabelled images bought: no difference shown"
+        name = "What the unlabeled images bought: no difference shown"
     elif top.gain < 0:
-        name = "The unlabelled images did not help here"
+        name = "The unlabeled images did not help here"
     return Tile(name, show.points(top.gain), "points", note, hero=True, loss=unclear or top.gain < 0)
 
 
-def _mean(facts: Facts, score: Score) -> float:
+def _mean(facts: ReportFacts, score: Score) -> float:
     """A model's accuracy; of several label draws, the mean."""
     values = [
         draw.values[score.model]
@@ -122,7 +122,7 @@ def _mean(facts: Facts, score: Score) -> float:
     return sum(values) / len(values) if values else score.value
 
 
-def _export_note(facts: Facts, otherwise: str) -> str:
+def _export_note(facts: ReportFacts, otherwise: str) -> str:
     return otherwise if facts.bundle else f"run {facts.command('export')}"
 
 
@@ -134,7 +134,7 @@ def architecture(a: Architecture) -> str:
     return f"{a.name}{width}{kernels}{patches}"
 
 
-def _epochs(facts: Facts, stage: str) -> str:
+def _epochs(facts: ReportFacts, stage: str) -> str:
     """`60 epochs`: those of the complete stage, else the recipe's, which may leave their number to the images."""
     known = facts.stages.get(stage)
     config = known.record.inputs.get("config") if known else None
@@ -142,7 +142,7 @@ def _epochs(facts: Facts, stage: str) -> str:
     return f"{epochs or getattr(facts.recipe, stage).epochs} epochs"
 
 
-def steps(facts: Facts) -> list[Step]:
+def steps(facts: ReportFacts) -> list[Step]:
     """The way from the images to the measured model."""
     recipe = facts.recipe
     labels = f"{show.count(facts.data.sets['labels'].images)} labels" if facts.data else "labels"
@@ -157,7 +157,7 @@ def steps(facts: Facts) -> list[Step]:
             f"{recipe.pretrain.title}, {architecture(recipe.pretrain.encoder)}, {_epochs(facts, 'pretrain')}",
         ),
         "finetune": ("Fine-tune", f"{labels}, {_epochs(facts, 'finetune')}"),
-        "distill": ("Distil", f"{architecture(recipe.distill.student)}, {_epochs(facts, 'distill')}"),
+        "distill": ("Distill", f"{architecture(recipe.distill.student)}, {_epochs(facts, 'distill')}"),
         "supervised": ("From scratch", f"to compare with, {_epochs(facts, 'supervised')}"),
     }
     found = []
@@ -187,7 +187,7 @@ def steps(facts: Facts) -> list[Step]:
     return found
 
 
-def _step(facts: Facts, part: str, name: str, detail: str, time: str = "") -> Step:
+def _step(facts: ReportFacts, part: str, name: str, detail: str, time: str = "") -> Step:
     gaps = facts.missing(part)
     if not gaps:
         return Step(name, detail, time)

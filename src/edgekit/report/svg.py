@@ -1,4 +1,4 @@
-"""SVG by hand: elements, scales, ticks and axes. No colour is written into it: classes of style.css follow the theme."""
+"""SVG by hand: elements, scales, ticks and axes. No color is written into it: classes of style.css follow the theme."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def padded(values: Sequence[float], share: float = 0.06, log: bool = False) -> t
 
 
 @dataclass(frozen=True)
-class Frame:
+class PlotFrame:
     """The plotting area of a chart with its two scales."""
 
     x: Scale

@@ -12,7 +12,7 @@ from edgekit import targets
 from edgekit.bundle import Accuracy, Variant
 from edgekit.intervals import wilson
 from edgekit.report import format as show
-from edgekit.report.facts import Facts
+from edgekit.report.facts import ReportFacts
 from edgekit.report.headline import measured_here, p50
 from edgekit.result import Score
 
@@ -28,7 +28,7 @@ MODELS = {"encoder": "Encoder", "teacher": "Teacher", "student": "Student", "sup
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One cell. `sort` is a number or a lower-case text; `bar` draws a bar of that share behind the number."""
 
     text: str
@@ -56,11 +56,11 @@ class Table:
 
     caption: str
     columns: list[Column]
-    rows: list[list[Cell]]
+    rows: list[list[TableCell]]
     tall: bool = False
 
 
-def stages(facts: Facts) -> Table | None:
+def stages(facts: ReportFacts) -> Table | None:
     """Every score with its interval, sample count and protocol."""
     if facts.evaluation is None:
         return None
@@ -78,21 +78,21 @@ def stages(facts: Facts) -> Table | None:
     return Table("Accuracy by stage", columns, [_score_row(s) for s in facts.evaluation.scores])
 
 
-def _score_row(score: Score) -> list[Cell]:
+def _score_row(score: Score) -> list[TableCell]:
     low, high = score.interval or wilson(score.value, score.samples)
     name = MODELS.get(score.model, score.model)
     metric = METRICS[score.metric] if score.shots is None else f"{score.shots}-shot {METRICS[score.metric]}"
     return [
-        Cell(name, name.lower()),
-        Cell(metric, metric.lower()),
-        Cell(show.percent(score.value), score.value),
-        Cell(f"{show.hundredths(low)} – {show.hundredths(high)}", low),
-        Cell(show.count(score.samples), score.samples),
-        Cell(score.protocol, score.protocol.lower()),
+        TableCell(name, name.lower()),
+        TableCell(metric, metric.lower()),
+        TableCell(show.percent(score.value), score.value),
+        TableCell(f"{show.hundredths(low)} – {show.hundredths(high)}", low),
+        TableCell(show.count(score.samples), score.samples),
+        TableCell(score.protocol, score.protocol.lower()),
     ]
 
 
-def classes(facts: Facts) -> Table | None:
+def classes(facts: ReportFacts) -> Table | None:
     """Top-1 accuracy of each class, a column a model."""
     scores = [s for s in facts.evaluation.scores if s.metric == "top1" and s.per_class] if facts.evaluation else []
     if not scores:
@@ -103,15 +103,15 @@ def classes(facts: Facts) -> Table | None:
     columns += [Column(MODELS.get(s.model, s.model)) for s in scores]
     rows = []
     for i, name in enumerate(names):
-        row = [Cell(name, i)] + ([Cell(show.count(test.get(name)), test.get(name))] if test else [])
+        row = [TableCell(name, i)] + ([TableCell(show.count(test.get(name)), test.get(name))] if test else [])
         for s in scores:
             value = (s.per_class or {}).get(name)
-            row.append(Cell(show.percent(value), value, bar=value))
+            row.append(TableCell(show.percent(value), value, bar=value))
         rows.append(row)
     return Table("Top-1 accuracy by class", columns, rows, tall=len(rows) > 24)
 
 
-def variants(facts: Facts) -> Table | None:
+def variants(facts: ReportFacts) -> Table | None:
     """The bundle's variants: accuracy, fidelity to the trained model, size and speed."""
     if facts.bundle is None:
         return None
@@ -127,55 +127,55 @@ def variants(facts: Facts) -> Table | None:
         Column("Drop, points", title="accuracy of the trained model minus this variant's"),
         Column("Agreement", title="share of the images named below it on which variant and trained model choose alike"),
         Column("Max |Δ logit|", title="largest difference of a logit from the trained model's, on the golden images"),
-        Column("SQNR, dB", title="signal to quantisation noise of the logits"),
+        Column("SQNR, dB", title="signal to quantization noise of the logits"),
         Column("Size"),
         Column("p50", title="median latency of one image, the fastest measurement"),
     ]
     manifest = facts.bundle.manifest
     rows = [_variant_row(v, fastest.get(v.id)) for v in manifest.variants]
     if manifest.accuracy is not None:
-        blank = Cell("–")
-        trained = Cell("Trained model", "", note="PyTorch, float: what the others must match")
+        blank = TableCell("–")
+        trained = TableCell("Trained model", "", note="PyTorch, float: what the others must match")
         rows.insert(0, [trained, blank, _top1(manifest.accuracy), blank, blank, blank, blank, blank, blank])
     return Table("Accuracy by precision and runtime", columns, rows)
 
 
-def _variant_row(v: Variant, latency: float | None) -> list[Cell]:
-    parity, none = v.parity, Cell(show.NONE)
+def _variant_row(v: Variant, latency: float | None) -> list[TableCell]:
+    parity, none = v.parity, TableCell(show.NONE)
     what = f"{targets.title(v.runtime)}, {v.precision.upper()}"
     calibration = v.quantization.calibration if v.quantization is not None else None
     if calibration is not None and calibration.images is not None:
         what += f", calibrated on {calibration.images} images"
     return [
-        Cell(v.id, v.id, note=f"{what}; {v.note}" if v.note else what),
-        Cell(v.status, v.status, badge=v.status, note="" if v.executed else "not run where it was exported"),
+        TableCell(v.id, v.id, note=f"{what}; {v.note}" if v.note else what),
+        TableCell(v.status, v.status, badge=v.status, note="" if v.executed else "not run where it was exported"),
         _top1(v.accuracy),
-        Cell(_drop(v.drop), v.drop),
+        TableCell(_drop(v.drop), v.drop),
         _agreement(v),
-        Cell(show.difference(parity.max_abs_diff), parity.max_abs_diff) if parity else none,
-        Cell(show.significant(parity.sqnr_db), parity.sqnr_db) if parity and parity.sqnr_db is not None else none,
-        Cell(show.size(v.bytes), v.bytes),
-        Cell(show.milliseconds(latency), latency),
+        TableCell(show.difference(parity.max_abs_diff), parity.max_abs_diff) if parity else none,
+        TableCell(show.significant(parity.sqnr_db), parity.sqnr_db) if parity and parity.sqnr_db is not None else none,
+        TableCell(show.size(v.bytes), v.bytes),
+        TableCell(show.milliseconds(latency), latency),
     ]
 
 
-def _agreement(v: Variant) -> Cell:
+def _agreement(v: Variant) -> TableCell:
     """Agreement with the trained model on the evaluation set, or on the golden images where that is all there is."""
     if v.accuracy is not None and v.accuracy.agreement is not None:
-        return Cell(
+        return TableCell(
             show.percent(v.accuracy.agreement), v.accuracy.agreement, note=f"{show.count(v.accuracy.samples)} images"
         )
     if v.parity is not None:
-        return Cell(
+        return TableCell(
             show.percent(v.parity.top1_agreement), v.parity.top1_agreement, note=f"{v.parity.samples} golden images"
         )
-    return Cell(show.NONE)
+    return TableCell(show.NONE)
 
 
-def _top1(accuracy: Accuracy | None) -> Cell:
+def _top1(accuracy: Accuracy | None) -> TableCell:
     if accuracy is None:
-        return Cell(show.NONE)
-    return Cell(show.percent(accuracy.top1), accuracy.top1, note=f"{show.count(accuracy.samples)} images")
+        return TableCell(show.NONE)
+    return TableCell(show.percent(accuracy.top1), accuracy.top1, note=f"{show.count(accuracy.samples)} images")
 
 
 def _drop(drop: float | None) -> str:

@@ -19,7 +19,7 @@ from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.session import (
     OUTPUT,
     PROVIDER,
-    Layer,
+    ProfiledNode,
     StageTimes,
     check_graph,
     check_images,
@@ -137,10 +137,10 @@ class OnnxRuntimeSession:
         binding.get_outputs()[0].numpy()
         return StageTimes(there - began, computed - there, time.perf_counter_ns() - computed)
 
-    def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[Layer]:
+    def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[ProfiledNode]:
         """The time of every node over `runs` runs after `warmup` others, by ONNX Runtime's profiler.
 
-        A node that the optimiser made of several bears the name that it gave. Times are whole microseconds: ONNX Runtime's
+        A node that the optimizer made of several bears the name that it gave. Times are whole microseconds: ONNX Runtime's
         profiler counts no finer.
         """
         model, threads, settings = self._opened

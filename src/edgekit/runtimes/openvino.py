@@ -17,7 +17,7 @@ from edgekit.runtimes.session import (
     EMBEDDING,
     OUTPUT,
     PROVIDER,
-    Layer,
+    ProfiledNode,
     check_graph,
     check_images,
     check_settings,
@@ -124,7 +124,7 @@ class OpenVinoSession:
         told = {**self._told, _HINT: "THROUGHPUT", **({_STREAMS: count} if count else {})}
         return OpenVinoStreams(self, self._compile(self.batch or batch, told), count)
 
-    def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[Layer]:
+    def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[ProfiledNode]:
         """The time of every node over `runs` runs after `warmup` others, by OpenVINO's performance counters.
 
         Nodes that the compiler fused bear the name of the last; the counters are whole microseconds.

@@ -63,7 +63,7 @@ class Session(Protocol):
         ...
 
 
-class Layer(NamedTuple):
+class ProfiledNode(NamedTuple):
     """The time that one node of the graph, as the runtime executes it, took over all runs of a profile."""
 
     name: str
@@ -84,7 +84,7 @@ class StageTimes(NamedTuple):
 class Profiled(Protocol):
     """A session that can tell where the time goes."""
 
-    def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[Layer]:
+    def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[ProfiledNode]:
         """The time of every node over `runs` runs of a batch after `warmup` others, in the order of execution."""
         ...
 
@@ -113,7 +113,7 @@ def share_graph(session: Session) -> None:
         session.share_graph()
 
 
-def fold_layers(executions: Sequence[tuple[str, str, int]], runs: int, warmup: int) -> list[Layer]:
+def fold_layers(executions: Sequence[tuple[str, str, int]], runs: int, warmup: int) -> list[ProfiledNode]:
     """Add up the executions (name, operator, nanoseconds) of each node over the runs, without the first `warmup` of them.
 
     A node that is executed several times a run counts each time.
@@ -124,7 +124,7 @@ def fold_layers(executions: Sequence[tuple[str, str, int]], runs: int, warmup: i
     layers = []
     for (name, operator), times in found.items():
         kept = times[len(times) * warmup // runs :]
-        layers.append(Layer(name, operator, len(kept), sum(kept)))
+        layers.append(ProfiledNode(name, operator, len(kept), sum(kept)))
     return layers
 
 

@@ -86,7 +86,7 @@ def _inside(folder: Path, walk: Walk) -> list[Path]:
 
 
 @dataclass(frozen=True)
-class Frame:
+class InputFrame:
     """One picture of a video or a camera.
 
     Attributes:
@@ -141,13 +141,13 @@ class Video:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[InputFrame]:
         number = 0
         while self._first[0]:
             milliseconds = self._capture.get(self._cv2.CAP_PROP_POS_MSEC)
             seconds = milliseconds / 1e3 if milliseconds > 0 or number == 0 else None
             rgb = self._cv2.cvtColor(self._first[1], self._cv2.COLOR_BGR2RGB)
-            yield Frame(number, seconds, Image.fromarray(rgb))
+            yield InputFrame(number, seconds, Image.fromarray(rgb))
             self._first = self._capture.read()
             number += 1
 

@@ -20,16 +20,16 @@ from edgekit.errors import DataError, RecipeError, RunError
 from edgekit.files import digest_of, write_json
 from edgekit.foreign import Unreadable, read_json
 from edgekit.models.store import load_classifier, load_pretrained
-from edgekit.recipe import Data, Recipe, Transformation, load
-from edgekit.result import Ablation, Axis, Cell, Score
+from edgekit.recipe import DataConfig, Recipe, Transformation, load
+from edgekit.result import Ablation, AblationCell, Axis, Score
 from edgekit.run import Run
 from edgekit.stages import MODEL_OF, STAGES
-from edgekit.train.engine import Diverged, OutOfMemory
 from edgekit.train.evaluate import LAST, bank_name, bank_of, device_of, encoder_scores, top1
 from edgekit.train.evaluate.probes import LINEAR, knn_protocol
-from edgekit.train.stages import Report, check, train
+from edgekit.train.loop.engine import Diverged, OutOfMemory
+from edgekit.train.stages.pipeline import Report, check, train
 
-FIGURE_5: tuple[Transformation, ...] = ("crop", "cutout", "colour", "sobel", "noise", "blur", "rotate")
+FIGURE_5: tuple[Transformation, ...] = ("crop", "cutout", "color", "sobel", "noise", "blur", "rotate")
 _SCORES = "cell.json"
 
 
@@ -42,7 +42,7 @@ class PlannedCell:
 
 
 @dataclass(frozen=True)
-class Plan:
+class AblationPlan:
     """What an ablation trains.
 
     Args:
@@ -58,7 +58,9 @@ class Plan:
     until: str
 
 
-def plan_augmentations(recipe: Path, overrides: Sequence[str], names: Sequence[str], until: str | None = None) -> Plan:
+def plan_augmentations(
+    recipe: Path, overrides: Sequence[str], names: Sequence[str], until: str | None = None
+) -> AblationPlan:
     """SimCLR's figure 5: each transformation alone (the diagonal) and each ordered pair.
 
     Args:
@@ -82,10 +84,12 @@ def plan_augmentations(recipe: Path, overrides: Sequence[str], names: Sequence[s
         changed = load(recipe, [*overrides, f"pretrain.one_branch=[{', '.join(branch)}]"])
         cells.append(PlannedCell([first, second], changed))
     axes = [Axis(name="first", values=chosen), Axis(name="second", values=chosen)]
-    return Plan("augmentations", axes, cells, until or "pretrain")
+    return AblationPlan("augmentations", axes, cells, until or "pretrain")
 
 
-def plan_values(recipe: Path, overrides: Sequence[str], fields: Sequence[str], until: str | None = None) -> Plan:
+def plan_values(
+    recipe: Path, overrides: Sequence[str], fields: Sequence[str], until: str | None = None
+) -> AblationPlan:
     """Every combination of the values of some keys of the recipe.
 
     Args:
@@ -112,7 +116,7 @@ def plan_values(recipe: Path, overrides: Sequence[str], fields: Sequence[str], u
     for values in itertools.product(*(axis.values for axis in axes)):
         changes = [f"{axis.name}={value}" for axis, value in zip(axes, values, strict=True)]
         cells.append(PlannedCell(list(values), load(recipe, [*overrides, *changes])))
-    return Plan("values", axes, cells, until)
+    return AblationPlan("values", axes, cells, until)
 
 
 def _axis(field: str) -> Axis:
@@ -145,7 +149,7 @@ def _refuse_repeated(where: str, values: Sequence[str]) -> None:
 
 
 def ablate(
-    plan: Plan,
+    plan: AblationPlan,
     folder: Path,
     *,
     reuse: Sequence[Run] = (),
@@ -176,9 +180,9 @@ def ablate(
         run = Run(folder / "cells" / cell_name(plan, planned.values))
         splits = images.of(planned.recipe.data)
         ablation.data = (
-            f"{planned.recipe.data.labelled or planned.recipe.data.pool}: test set of {len(splits.test)} images"
+            f"{planned.recipe.data.labeled or planned.recipe.data.pool}: test set of {len(splits.test)} images"
         )
-        cell = Cell(values=planned.values, run=str(run.path.relative_to(folder)))
+        cell = AblationCell(values=planned.values, run=str(run.path.relative_to(folder)))
         reports: list[Report] = []
         try:
             train(planned.recipe, run, reuse=sources, splits=splits, until=plan.until, on_stage=reports.append)
@@ -193,7 +197,7 @@ def ablate(
     return ablation
 
 
-def cell_name(plan: Plan, values: Sequence[str]) -> str:
+def cell_name(plan: AblationPlan, values: Sequence[str]) -> str:
     """The name of a cell's run folder: readable, and different for different values."""
     if plan.subject == "augmentations":
         return "+".join(dict.fromkeys(values))
@@ -212,7 +216,7 @@ def _claim(folder: Path) -> None:
     (folder / "cells").mkdir(parents=True, exist_ok=True)
 
 
-def _check(plan: Plan, images: _Images, folder: Path) -> None:
+def _check(plan: AblationPlan, images: _Images, folder: Path) -> None:
     """Refuse a cell that cannot be trained before the first one is; recipes that differ in nothing checked count once."""
     seen = set()
     for cell in plan.cells:
@@ -238,10 +242,10 @@ class _Images:
     """The images of the last data part that was asked for: cells that follow each other mostly share them."""
 
     def __init__(self) -> None:
-        self.data: Data | None = None
+        self.data: DataConfig | None = None
         self.splits: Splits | None = None
 
-    def of(self, data: Data) -> Splits:
+    def of(self, data: DataConfig) -> Splits:
         if self.splits is None or self.data != data:
             self.data, self.splits = data, load_splits(data)
         return self.splits
@@ -282,7 +286,7 @@ class _Scored:
                     )
                 scores.append(
                     Score(model=MODEL_OF[report.stage], metric="top1", value=value, samples=len(splits.test),
-                          protocol=f"single centre view, {LAST}")
+                          protocol=f"single center view, {LAST}")
                 )  # fmt: skip
         return scores
 

@@ -16,7 +16,7 @@ from edgekit.train.advice import advise, gather
 from edgekit.train.draws import complete_draws
 from edgekit.train.evaluate import device_of, score_run
 from edgekit.train.evaluate.answers import answer, differences, with_worst
-from edgekit.train.fewshot import DRAWS
+from edgekit.train.evaluate.few_shot import DRAWS
 
 
 def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int = DRAWS) -> Evaluation:
@@ -30,7 +30,7 @@ def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int 
 
     Raises:
         RunError: a stage is not complete, damaged, or made from another recipe or other images.
-        DataError: the test set is empty, or a class has fewer labelled images than `few_shot` asks for.
+        DataError: the test set is empty, or a class has fewer labeled images than `few_shot` asks for.
     """
     recipe, test = run.recipe, splits.test
     evaluation, own = score_run(run, splits, few_shot, draws)

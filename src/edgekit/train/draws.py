@@ -13,7 +13,7 @@ from edgekit.recipe import Recipe
 from edgekit.result import Draw
 from edgekit.run import Run, classifier_stages
 from edgekit.stages import MODEL_OF
-from edgekit.train.stages import Report, train
+from edgekit.train.stages.pipeline import Report, train
 
 _PARTS = ("seed", "data", "pretrain", "finetune", "distill", "supervised")
 
@@ -61,7 +61,7 @@ def train_draws(
         on_stage: called after each stage, with the draw's number.
 
     Raises:
-        EdgekitError: as `edgekit.train.stages.train`.
+        EdgekitError: as `edgekit.train.stages.pipeline.train`.
     """
     for number in range(1, draws):
 

@@ -15,11 +15,11 @@ from edgekit.recipe import Recipe, settled
 from edgekit.run import Run
 from edgekit.stages import STAGES
 from edgekit.temporary import scratch_folder
-from edgekit.train.distributed import world_size
-from edgekit.train.engine import CHECKPOINT, read_checkpoint
-from edgekit.train.inputs import made_from, stage_inputs
-from edgekit.train.stages import Report, train, wanted_stages
-from edgekit.train.timing import TimedTraining, timing_trainings
+from edgekit.train.loop.distributed import world_size
+from edgekit.train.loop.engine import CHECKPOINT, read_checkpoint
+from edgekit.train.loop.timing import TimedTraining, timing_trainings
+from edgekit.train.records.inputs import made_from, stage_inputs
+from edgekit.train.stages.pipeline import Report, train, wanted_stages
 
 _SCORED = 64  # test and probe images that a measurement scores
 # Evaluations of each stage by (images seen an image of a training step's, and how often test and probe sets are seen): the encoder
@@ -96,7 +96,7 @@ def _scoring(stage: str, trainings: list[TimedTraining], splits: Splits) -> floa
         return 0.0
     more = max(0, len(splits.test) - _SCORED)
     if stage == "pretrain":
-        more += max(0, len(splits.probe or splits.labelled) - _SCORED)
+        more += max(0, len(splits.probe or splits.labeled) - _SCORED)
     an_image = trainings[-1].step_seconds / max(1, trainings[-1].batch_size)
     return _EVALUATIONS[stage] * more * _FORWARD * an_image
 
@@ -112,7 +112,7 @@ def expected(recipe: Recipe, splits: Splits, run: Run, until: str = STAGES[-1]) 
     """
     if world_size() > 1 or recipe.hardware.compile:
         return None  # every process would have to measure; compiling takes longer than the steps
-    recipe = settled(recipe, len(splits.pool), len(splits.labelled))
+    recipe = settled(recipe, len(splits.pool), len(splits.labeled))
     missing = _missing(recipe, splits, run, until)
     try:
         if not missing or _at_least(recipe, splits, missing) < _WORTH_IT:
@@ -154,7 +154,7 @@ def _at_least(recipe: Recipe, splits: Splits, stages: list[str]) -> float:
     found = 0.0
     for stage in stages:
         config = getattr(recipe, stage)
-        found += config.epochs * max(1, sizes.get(stage, len(splits.labelled)) // config.batch_size)
+        found += config.epochs * max(1, sizes.get(stage, len(splits.labeled)) // config.batch_size)
     return found
 
 

@@ -22,19 +22,19 @@ from numpy.typing import NDArray
 from edgekit import recipe as recipes
 from edgekit.data.images import ImageSet
 from edgekit.data.layout import SIZES, Layout
-from edgekit.data.source import Source
-from edgekit.data.sources import DIGITS, open_labelled, open_pool
+from edgekit.data.source import ImageSource
+from edgekit.data.sources import DIGITS, open_labeled, open_pool
 from edgekit.data.splits import Splits, training_preprocessing
-from edgekit.data.template import Counts, Plan, recipe_text
+from edgekit.data.template import Counts, RecipePlan, recipe_text
 from edgekit.errors import EdgekitError
 from edgekit.machine import cpu_name, has_native_bf16
 from edgekit.preprocess import Preprocessing
 from edgekit.processors import usable_cpus
 from edgekit.progress import duration
 from edgekit.recipe import SMALL_IMAGE, Architecture, LabelCount, Recipe, settled
-from edgekit.train.devices import device_for
+from edgekit.train.analysis.symmetry import CLEARLY, FEWEST, SIDE, mirrored_told_apart
 from edgekit.train.estimate import StageTime, measure
-from edgekit.train.symmetry import CLEARLY, FEWEST, SIDE, mirrored_told_apart
+from edgekit.train.loop.devices import device_for
 
 # On 6,000 small images, 200 epochs of a narrow ResNet-18 (1.2 million images seen) beat fewer of a wider one.
 _SEEN = 1_200_000
@@ -52,7 +52,7 @@ _MIRRORED_SECONDS = 10.0  # for reading them
 
 
 @dataclass(frozen=True)
-class Rung:
+class PlannedNetwork:
     """A network and an image size that may be chosen."""
 
     image_size: int
@@ -68,11 +68,11 @@ class Rung:
         return f"{self.encoder.name} x{self.encoder.width:g}{stem}, {self.image_size} px"
 
 
-def ladder(image_size: int) -> list[Rung]:
+def ladder(image_size: int) -> list[PlannedNetwork]:
     """The choices for images of a size, from the cheapest to the dearest."""
 
-    def rung(size: int, width: float, stem: Any = "auto") -> Rung:
-        return Rung(size, Architecture(name="resnet18", width=width, stem=stem))
+    def rung(size: int, width: float, stem: Any = "auto") -> PlannedNetwork:
+        return PlannedNetwork(size, Architecture(name="resnet18", width=width, stem=stem))
 
     small = image_size <= SMALL_IMAGE
     smaller = [rung(image_size, 0.25, "strided")] if small else [rung(s, 0.25) for s in SIZES if 64 < s < image_size]
@@ -91,8 +91,8 @@ def label_count(labels: int | float | str | LabelCount, layout: Layout) -> int:
         with open(os.path.expanduser(labels), encoding="utf-8-sig", errors="replace") as stream:
             return max(2, sum(1 for line in stream if line.strip()) - 1)
     each = labels.per_class if isinstance(labels, LabelCount) else labels
-    count = each * len(layout.classes) if isinstance(each, int) else each * layout.labelled_images
-    return max(2, min(counts.labelled, round(count)))
+    count = each * len(layout.classes) if isinstance(each, int) else each * layout.labeled_images
+    return max(2, min(counts.labeled, round(count)))
 
 
 def plan(
@@ -101,7 +101,7 @@ def plan(
     seconds: float,
     say: Callable[[str], None] = lambda text: None,
     start_up: float = 0.0,
-) -> tuple[Plan, float]:
+) -> tuple[RecipePlan, float]:
     """Measure, and choose.
 
     Args:
@@ -133,10 +133,10 @@ class _Planner:
         self.mirrored = self._mirrored()
         self.flip = self.mirrored is None or self.mirrored < CLEARLY
 
-    def choose(self) -> Rung:
+    def choose(self) -> PlannedNetwork:
         """The largest network whose pretraining gets the epochs that it wants; else the cheapest."""
         wanted = wanted_epochs(self.counts.pool)
-        chosen: Rung | None = None
+        chosen: PlannedNetwork | None = None
         for rung in ladder(self.layout.image_size):
             self.say(f"measuring {rung}")
             recipe, splits = self._recipe(rung)
@@ -150,7 +150,7 @@ class _Planner:
         assert chosen is not None
         return chosen
 
-    def share_out(self, rung: Rung) -> tuple[Plan, float]:
+    def share_out(self, rung: PlannedNetwork) -> tuple[RecipePlan, float]:
         """The epochs of each stage that fit."""
         self.say(f"measuring every stage of {rung}")
         recipe, splits = self._recipe(rung)
@@ -180,13 +180,15 @@ class _Planner:
             "distill": distill_epochs * distill,
             "fine-tuning and from scratch": of_labels,
         }
-        chosen = Plan(
+        chosen = RecipePlan(
             rung.image_size, rung.encoder, rung.student, pretrain_epochs, distill_epochs if distill else "auto", steps.get("finetune"),
             steps.get("supervised"), precision, self.flip, tuple(self._comments(times, shares, fixed, total, comparison)),
         )  # fmt: skip
         return chosen, total
 
-    def _faster(self, rung: Rung, times: dict[str, StageTime]) -> tuple[str, str, dict[str, StageTime], float]:
+    def _faster(
+        self, rung: PlannedNetwork, times: dict[str, StageTime]
+    ) -> tuple[str, str, dict[str, StageTime], float]:
         """Whether float32 is faster than the bfloat16 that `auto` takes here: by the processor time of one thread, since threads that
         wait for each other on a busy machine spend some, too."""
         spent, threads = dict[str, float](), torch.get_num_threads()
@@ -224,24 +226,24 @@ class _Planner:
     def _free(self) -> float:
         return max(1.0, self.seconds - self.start_up - self.decoding)
 
-    def _recipe(self, rung: Rung, precision: str = "auto") -> tuple[Recipe, Splits]:
+    def _recipe(self, rung: PlannedNetwork, precision: str = "auto") -> tuple[Recipe, Splits]:
         """The recipe that would be written, and stand-ins for its images: as many, and as large."""
-        draft = Plan(rung.image_size, rung.encoder, rung.student, 100, 100, precision=precision, flip=self.flip)
+        draft = RecipePlan(rung.image_size, rung.encoder, rung.student, 100, 100, precision=precision, flip=self.flip)
         recipe = recipes.parse(recipes.read_yaml(recipe_text(self.layout, labels=self.labels, plan=draft)))
         splits = stand_in(recipe, self.layout)
-        return settled(recipe, len(splits.pool), len(splits.labelled)), splits
+        return settled(recipe, len(splits.pool), len(splits.labeled)), splits
 
     @cached_property
-    def sources(self) -> list[Source]:
+    def sources(self) -> list[ImageSource]:
         """What is trained on first, then the test images."""
         layout = self.layout
         sources = [open_pool(layout.pool)] if layout.pool else []
-        sources += [open_labelled(layout.labelled)] if layout.labelled else []
-        return [*sources, open_labelled(layout.test)] if layout.test else sources
+        sources += [open_labeled(layout.labeled)] if layout.labeled else []
+        return [*sources, open_labeled(layout.test)] if layout.test else sources
 
     def _mirrored(self) -> float | None:
         """How well mirrored images are told from the pool's; None where that was not tried: too few, or digits, which have a recipe."""
-        if self.layout.labelled == DIGITS:
+        if self.layout.labeled == DIGITS:
             return None
         self.say("comparing images with their mirror images")
         source, reduced = self.sources[0], Preprocessing(image_size=SIDE, resize_to=SIDE)
@@ -290,10 +292,10 @@ def stand_in(recipe: Recipe, layout: Layout) -> Splits:
     side = training_preprocessing(data).image_size
     noise = np.random.default_rng(0)
 
-    def images(name: str, count: int, size: int, labelled: bool) -> ImageSet:
+    def images(name: str, count: int, size: int, labeled: bool) -> ImageSet:
         few: NDArray[np.uint8] = noise.integers(0, 256, (1, size, size, 3), dtype=np.uint8)
         pixels = np.broadcast_to(few, (count, size, size, 3))  # takes the memory of one image
-        labels = np.arange(count, dtype=np.int64) % max(1, len(classes)) if labelled else None
+        labels = np.arange(count, dtype=np.int64) % max(1, len(classes)) if labeled else None
         names = [f"{name}{i}" for i in range(count)]
         return ImageSet(pixels, names, names, labels)
 
@@ -301,9 +303,9 @@ def stand_in(recipe: Recipe, layout: Layout) -> Splits:
     return Splits(
         classes,
         images("pool", counts.pool, side, False),
-        images("labelled", budget if layout.labelled else 0, side, True),
+        images("labeled", budget if layout.labeled else 0, side, True),
         images("probe", counts.probe, data.image_size, True),
-        images("test", max(1, counts.test) if layout.labelled else 0, data.image_size, True),
+        images("test", max(1, counts.test) if layout.labeled else 0, data.image_size, True),
         [],
         [],
     )

@@ -16,7 +16,7 @@ _OTHERS = 0.1
 
 
 @dataclass(frozen=True)
-class Advice:
+class DoctorAdvice:
     """One piece of advice.
 
     Attributes:
@@ -30,39 +30,39 @@ class Advice:
     do: str = ""
 
 
-def advice(found: Findings) -> list[Advice]:
+def advice(found: Findings) -> list[DoctorAdvice]:
     """Everything worth doing on a machine, the most important first."""
     return [*_runtimes(found), *_precision(found), *_clocks(found), *_heat(found), *_room(found), *_quiet(found)]
 
 
-def _runtimes(found: Findings) -> Iterator[Advice]:
+def _runtimes(found: Findings) -> Iterator[DoctorAdvice]:
     if all(runtime.missing or runtime.fails for runtime in found.runtimes):
-        yield Advice(
+        yield DoctorAdvice(
             "no runtime",
             "nothing that edgekit can run a model with is installed",
             next(iter(runtimes().values())).install,
         )
     for runtime in found.runtimes:
         if runtime.fails:
-            yield Advice(
+            yield DoctorAdvice(
                 runtime.name, f"is installed but does not load: {runtime.fails}", "install it anew, or another version"
             )
     if found.clashing:
-        yield Advice(
+        yield DoctorAdvice(
             found.clashing[0],
             f"{' and '.join(found.clashing)} overwrite each other's files",
             "uninstall all of them, then install one",
         )
     classic = next(runtime for runtime in found.runtimes if runtime.name == "tensorrt")
     if found.system_tensorrt and classic.version is None:
-        yield Advice(
+        yield DoctorAdvice(
             "TensorRT",
             f"the system has version {found.system_tensorrt}, this Python does not see it",
             "make the virtual environment with the system's Python and --system-site-packages",
         )
     elif found.gpus and not any(r.version for r in found.runtimes if _on_nvidia(r.name)):
         integrated = "integrated" in found.gpus[0].name
-        yield Advice(
+        yield DoctorAdvice(
             "GPU",
             f"{found.gpus[0].name}: no TensorRT to run models on it",
             "install JetPack's TensorRT" if integrated else "install edgekit's wheel with the extra [trt-rtx] or [trt]",
@@ -74,41 +74,41 @@ def _on_nvidia(name: str) -> bool:
     return runtime is not None and runtime.accelerator == "nvidia"
 
 
-def _precision(found: Findings) -> Iterator[Advice]:
+def _precision(found: Findings) -> Iterator[DoctorAdvice]:
     features = found.processors.isa
     if not features or has_int8_dot_product(features):  # nothing is known of a processor that tells nothing
         return
     if found.processors.architecture in {"x86_64", "AMD64"}:
-        yield Advice(
+        yield DoctorAdvice(
             "INT8",
             "no VNNI and no AMX: 8-bit products are added in 16 bits, which can saturate, so INT8 is less exact here and often no "
             "faster than fp32",
             "measure before you choose: edgekit bench BUNDLE",
         )
     elif found.processors.architecture in {"aarch64", "arm64"}:
-        yield Advice(
+        yield DoctorAdvice(
             "INT8",
             "no dot product (asimddp) and no i8mm: INT8 gains little over fp32 here",
             "measure before you choose: edgekit bench BUNDLE",
         )
 
 
-def _clocks(found: Findings) -> Iterator[Advice]:
+def _clocks(found: Findings) -> Iterator[DoctorAdvice]:
     now = found.sensors
     if found.power_modes and now.power_mode is not None:
         fastest = next((n for n, name in found.power_modes.items() if name.upper().startswith("MAXN")), None)
         locked = "sudo jetson_clocks"
         if fastest is not None and now.power_mode != found.power_modes[fastest]:
             listed = ", ".join(found.power_modes.values())
-            yield Advice(
+            yield DoctorAdvice(
                 "power mode",
                 f"{now.power_mode}, of {listed}: clocks are capped, and a figure holds for this mode only",
                 f"sudo nvpmodel -m {fastest} && {locked}",
             )
         elif now.governor != "performance":
-            yield Advice("clocks", "they follow the load: latency varies", locked)
+            yield DoctorAdvice("clocks", "they follow the load: latency varies", locked)
     elif now.governor is not None and now.governor != "performance":
-        yield Advice(
+        yield DoctorAdvice(
             "governor",
             f"{now.governor}: clocks follow the load, so latency varies and short measurements are slow",
             "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor",
@@ -117,67 +117,67 @@ def _clocks(found: Findings) -> Iterator[Advice]:
     if kinds:
         sizes = ", ".join(f"{name} {as_list(numbers)}" for name, numbers in kinds.items())
         fast = kinds.get("performance")
-        yield Advice(
+        yield DoctorAdvice(
             "mixed cores",
             f"{sizes}: a run that lands on the slower ones takes longer",
             f"taskset -c {as_list(fast)} edgekit bench BUNDLE" if fast else "pin the bench with taskset -c to one kind",
         )
 
 
-def _heat(found: Findings) -> Iterator[Advice]:
+def _heat(found: Findings) -> Iterator[DoctorAdvice]:
     throttling = found.sensors.throttling
     if throttling.now:
-        yield Advice(
+        yield DoctorAdvice(
             "throttled",
             f"now: {', '.join(throttling.now)}",
             "let it cool down, and give it a better heat sink or power supply",
         )
     elif throttling.since_start:
-        yield Advice(
+        yield DoctorAdvice(
             "throttled",
             f"since it was started: {', '.join(throttling.since_start)}",
             "a stronger power supply against under-voltage, a heat sink or fan against heat",
         )
     if "root only" in found.power.why_not:
-        yield Advice(
+        yield DoctorAdvice(
             "energy",
             found.power.why_not + " (they tell others too much about what runs)",
             "on a machine of your own, until it restarts: sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj",
         )
 
 
-def _room(found: Findings) -> Iterator[Advice]:
+def _room(found: Findings) -> Iterator[DoctorAdvice]:
     cores, usable, quota = found.processors, len(found.processors.usable), found.processors.quota
     if quota is not None and quota < usable:
-        yield Advice(
+        yield DoctorAdvice(
             "processor limit",
             f"the container may use {quota:g} of {usable} processors: with more threads it is stopped again and again",
             f"--threads {max(1, int(quota))}",
         )
     elif cores.logical and 0 < usable < cores.logical:
-        yield Advice("processors", f"this process may use {as_list(cores.usable)}, {usable} of {cores.logical}")
+        yield DoctorAdvice("processors", f"this process may use {as_list(cores.usable)}, {usable} of {cores.logical}")
     for disc in found.discs:
         if disc.free < _LEAST_FREE:
-            yield Advice(
+            yield DoctorAdvice(
                 "disc", f"{disc.free / 1e6:.0f} MB are free for {disc.purpose} in {disc.folder}", "make room there"
             )
 
 
-def _quiet(found: Findings) -> Iterator[Advice]:
+def _quiet(found: Findings) -> Iterator[DoctorAdvice]:
     busy = found.loads.busy
     if found.loads.bench:
-        yield Advice(
+        yield DoctorAdvice(
             "another bench", "an `edgekit bench` runs on this machine: both would measure each other", "wait for it"
         )
     elif busy is not None and busy > _OTHERS:
         who = ", ".join(f"{name} {share:.2f}" for name, share in found.loads.busiest)
-        yield Advice(
+        yield DoctorAdvice(
             "other loads",
             f"others keep {busy:.1f} processors busy{f': {who}' if who else ''}",
             "end them before you measure",
         )
     if found.processors.virtual:
-        yield Advice(
+        yield DoctorAdvice(
             "virtual machine",
             "what its host does else is not seen here: clocks, heat and power are hidden, and latency may vary for no reason seen",
         )

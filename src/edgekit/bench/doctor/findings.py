@@ -28,7 +28,7 @@ class Findings:
     gpus: list[hardware.Gpu]
     jetpack: JetPack | None
     power_modes: dict[int, str]
-    runtimes: list[software.Runtime]
+    runtimes: list[software.InstalledRuntime]
     clashing: list[str]
     system_tensorrt: str | None
     sensors: Reading

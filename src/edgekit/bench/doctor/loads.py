@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgekit.bench.lock import presence
+from edgekit.bench.lock import bench_lock
 from edgekit.bench.sensors import conditions, read
 from edgekit.bench.sensors.files import text
 
@@ -44,7 +44,7 @@ def loads(root: Path, seconds: float) -> Loads:
     elapsed = max(after.seconds - before.seconds, 1e-9)
     used = [(name, (t - times[pid][1]) / elapsed) for pid, (name, t) in later.items() if pid in times]
     busiest = sorted((u for u in used if u[1] >= _BUSY), key=lambda u: -u[1])[:3]
-    with presence() as alone:
+    with bench_lock() as alone:
         return Loads(
             average=after.load,
             busy=conditions(before, after)["other_cores_busy"],

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from edgekit.bench.apart import apart
 from edgekit.bench.golden import Proof, prove
+from edgekit.bench.isolation import run_in_subprocess
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import BundleError, EdgekitError, RuntimeMissing
 from edgekit.runtimes import load, why_not
@@ -66,7 +66,7 @@ def _check(bundle: Bundle, variant: Variant) -> Check:
     if missing is not None:
         return Check(variant, "left out", reason=str(missing))
     try:
-        said = apart(_prove, str(bundle.path.resolve()), bundle.digest, variant.id)
+        said = run_in_subprocess(_prove, str(bundle.path.resolve()), bundle.digest, variant.id)
     except RuntimeMissing as error:
         return Check(variant, "left out", reason=str(error))
     except EdgekitError as error:

@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 from edgekit import targets
-from edgekit.bench.apart import apart
+from edgekit.bench.isolation import run_in_subprocess
 from edgekit.bench.sensors.files import found
 from edgekit.errors import EdgekitError
 from edgekit.runtimes import installed, why_not
@@ -18,7 +18,7 @@ _PROBE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Runtime:
+class InstalledRuntime:
     """A runtime on this machine.
 
     Attributes:
@@ -36,7 +36,7 @@ class Runtime:
     fails: str = ""
 
 
-def runtimes(ask: bool = True) -> list[Runtime]:
+def runtimes(ask: bool = True) -> list[InstalledRuntime]:
     """Every runtime that edgekit knows. Each that is installed is loaded in a process of its own, all at once, and asked
     for its devices, unless `ask` is off."""
     versions = installed()
@@ -47,7 +47,7 @@ def runtimes(ask: bool = True) -> list[Runtime]:
     for name, version in versions.items():
         devices, fails = answers.get(name, ([], ""))
         missing = why_not(name)
-        listed.append(Runtime(name, version, devices, str(missing) if missing else "", fails))
+        listed.append(InstalledRuntime(name, version, devices, str(missing) if missing else "", fails))
     return listed
 
 
@@ -80,7 +80,7 @@ def _ask(name: str) -> tuple[list[str], str]:
     if runtime is None or not runtime.probe:
         return [], ""
     try:
-        return apart(_probe, runtime.probe, seconds=_PROBE_SECONDS), ""
+        return run_in_subprocess(_probe, runtime.probe, seconds=_PROBE_SECONDS), ""
     except EdgekitError as error:
         return [], error.message
 

@@ -28,10 +28,10 @@ from edgekit.bench.remote.replies import (
     MARK,
     VERBS,
     Alive,
-    Data,
-    Failure,
-    Line,
-    Part,
+    DataReply,
+    FailureReply,
+    LineReply,
+    ReplyPart,
     Said,
     misbehaves,
     parse_message,
@@ -63,7 +63,7 @@ _RECEIVE = 'import sys; i = sys.stdin.buffer; exec(compile(i.read(int(i.readline
 _CONNECT_SECONDS = 120.0  # with the touch of a hardware key; ConnectTimeout ends where the login begins
 _SHELL_SECONDS = 120.0
 _MOST_WORDS = 1 << 16  # bytes of what ssh says about a connection
-R = TypeVar("R", bound=Part)
+R = TypeVar("R", bound=ReplyPart)
 
 
 class ConnectionLost(RemoteError):
@@ -152,8 +152,8 @@ class Connection:
         reply: type[R],
         payload: Iterable[bytes] = (),
         *,
-        on_event: Callable[[Said | Line], None] = lambda event: None,
-        receive: Callable[[Data], AbstractContextManager[BinaryIO]] | None = None,
+        on_event: Callable[[Said | LineReply], None] = lambda event: None,
+        receive: Callable[[DataReply], AbstractContextManager[BinaryIO]] | None = None,
         transfer: int = 0,
         **arguments: Any,
     ) -> R:
@@ -177,7 +177,7 @@ class Connection:
         request = json.dumps({"op": op, **arguments}).encode() + b"\n"
         child = self._start(f"exec {_quoted(self.python)} -I -c {shlex.quote(_RECEIVE)}")
         seconds = VERBS[op].seconds + transfer / LEAST_RATE
-        answer: Part | None = None
+        answer: ReplyPart | None = None
         said = ""
         try:
             conversation = Conversation(child, str(self.address), seconds, self.idle)
@@ -188,7 +188,7 @@ class Connection:
                 said = conversation.last_words()
         finally:
             code = _end(child)
-        if isinstance(answer, Failure):
+        if isinstance(answer, FailureReply):
             hint = "free some space on the device; EDGEKIT_CACHE there names another place" if answer.full else ""
             raise RemoteError(f"{'no space left: ' if answer.full else ''}{answer.error}", hint, where=self.address)
         if isinstance(answer, reply):
@@ -201,19 +201,19 @@ class Connection:
         self,
         op: str,
         conversation: Conversation,
-        on_event: Callable[[Said | Line], None],
-        receive: Callable[[Data], AbstractContextManager[BinaryIO]] | None,
-    ) -> Part | None:
+        on_event: Callable[[Said | LineReply], None],
+        receive: Callable[[DataReply], AbstractContextManager[BinaryIO]] | None,
+    ) -> ReplyPart | None:
         """Listen until the reply; None where none came."""
         for line in conversation.lines():
             if not line.startswith(MARK):
                 continue  # what a login shell prints
             message = parse_message(op, line[len(MARK) :], str(self.address))
-            if isinstance(message, (Said, Line)):
+            if isinstance(message, (Said, LineReply)):
                 on_event(message)
-            elif not isinstance(message, (Alive, Data)):
+            elif not isinstance(message, (Alive, DataReply)):
                 return message
-            elif isinstance(message, Data):
+            elif isinstance(message, DataReply):
                 if receive is None:
                     raise misbehaves(str(self.address), "sends a file that nobody asked for")
                 digest = sha256()

@@ -14,17 +14,17 @@ from edgekit.bench.remote.address import Address
 from edgekit.bench.remote.connection import Connection, ConnectionLost, Stopped
 from edgekit.bench.remote.conversation import TooSlow
 from edgekit.bench.remote.replies import (
-    Asked,
     Ended,
     Environment,
     Fetched,
     Finished,
-    Line,
+    LineReply,
     Misbehaves,
     Offer,
-    Probe,
+    ProbeReply,
     Said,
-    Started,
+    StartReply,
+    StopReply,
     Stored,
     misbehaves,
 )
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Job:
+class RemoteJob:
     """What to do on a device.
 
     Attributes:
@@ -74,7 +74,7 @@ class Controls:
 
 
 @dataclass(frozen=True)
-class Measured:
+class DeviceMeasurement:
     """What a device brought.
 
     Attributes:
@@ -91,8 +91,8 @@ class Measured:
 
 
 def measure(
-    address: Address, job: Job, output: Path, controls: Controls, say: Callable[[str], None] = lambda line: None
-) -> Measured:
+    address: Address, job: RemoteJob, output: Path, controls: Controls, say: Callable[[str], None] = lambda line: None
+) -> DeviceMeasurement:
     """Bench a bundle on a device.
 
     Args:
@@ -115,7 +115,7 @@ class _Visit:
     def __init__(
         self,
         connection: Connection,
-        job: Job,
+        job: RemoteJob,
         output: Path,
         controls: Controls,
         say: Callable[[str], None],
@@ -129,11 +129,11 @@ class _Visit:
         self.asked_to_stop = False
         connection.idle = self._unless_stopped
 
-    def whole(self) -> Measured:
+    def whole(self) -> DeviceMeasurement:
         job = self.job
         self.connection.open()
         self.connection.find_python(job.python)
-        about = self.connection.call("probe", Probe)
+        about = self.connection.call("probe", ProbeReply)
         self.connection.python = about.executable  # not a shim that looks for it every time
         place = about.root
         if job.python and about.missing:
@@ -202,7 +202,7 @@ class _Visit:
                         said = time.monotonic()
                         self.say(f"copied {_megabytes(sent)} of {_megabytes(total)}")
 
-    def _environment(self, about: Probe) -> str:
+    def _environment(self, about: ProbeReply) -> str:
         job = self.job
         useless = {runtime.extra for runtime in runtimes_of(job.optional) if not _installs(runtime, about)}
         optional = [extra for extra in job.optional if extra not in useless]
@@ -237,7 +237,7 @@ class _Visit:
         began = self._steadily(
             lambda: self.connection.call(
                 "start",
-                Started,
+                StartReply,
                 run=run,
                 python=python,
                 wheel=self.job.wheel.sha256,
@@ -256,7 +256,7 @@ class _Visit:
             f"the bench goes on there and writes into {folder}; the same command, within a day, brings its results",
         )
 
-    def _bring(self, run: str, ended: Ended, folder: str) -> Measured:
+    def _bring(self, run: str, ended: Ended, folder: str) -> DeviceMeasurement:
         left = f"the results are in {folder} on the device; the same command, within a day, brings them"
         try:
             with Inbox(self.output, str(self.address), ended.files) as inbox:
@@ -281,7 +281,7 @@ class _Visit:
             if self.controls.stop.is_set():
                 raise Stopped
             raise RemoteError(ended.error or self._why_nothing(ended.exit), where=self.address)
-        return Measured(1 if ended.exit is None else ended.exit, brought, self.output, self.notes)
+        return DeviceMeasurement(1 if ended.exit is None else ended.exit, brought, self.output, self.notes)
 
     def _set_aside(self, run: str, error: Misbehaves) -> RemoteError:
         """The same error; the results that cannot be taken are set aside on the device, where the next bench does not find them."""
@@ -299,9 +299,9 @@ class _Visit:
         )
         return f"{died}{f': {said}' if said else ''}"
 
-    def _told(self, event: Said | Line) -> None:
+    def _told(self, event: Said | LineReply) -> None:
         text = shortened(event.text.rstrip(), 1000)
-        if isinstance(event, Line):
+        if isinstance(event, LineReply):
             self.seen = event.seen
             self.last_line = text or self.last_line
             if text.startswith("interrupted"):
@@ -346,10 +346,10 @@ class _Visit:
         if self.controls.stop.is_set() and not self.asked_to_stop:
             self.asked_to_stop = True
             self.say("ending the bench there")
-            self.connection.call("stop", Asked, run=run)
+            self.connection.call("stop", StopReply, run=run)
 
 
-def _installs(runtime: Runtime, about: Probe) -> bool:
+def _installs(runtime: Runtime, about: ProbeReply) -> bool:
     """Whether pip may bring a device a runtime that it can use."""
     fits = not runtime.machines or about.architecture in runtime.machines
     return fits and not runtime.system and bool(about.gpu or not runtime.accelerator)

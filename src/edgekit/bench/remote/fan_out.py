@@ -12,7 +12,7 @@ from pathlib import Path
 from edgekit.bench.remote import wheel as wheels
 from edgekit.bench.remote.address import Address
 from edgekit.bench.remote.connection import Stopped
-from edgekit.bench.remote.device import Controls, Job, Measured, measure
+from edgekit.bench.remote.device import Controls, DeviceMeasurement, RemoteJob, measure
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
 from edgekit.targets import extras_of
@@ -32,7 +32,7 @@ class InternalError(EdgekitError):
 class Fleet:
     """What the devices brought, in their order."""
 
-    measured: dict[Address, Measured] = field(default_factory=dict)
+    measured: dict[Address, DeviceMeasurement] = field(default_factory=dict)
     failed: dict[Address, EdgekitError] = field(default_factory=dict)
     interrupted: bool = False
 
@@ -85,9 +85,9 @@ def bench_on(
     with scratch_folder("remote") as folder:
         packed = wheels.check(wheel) if wheel else wheels.pack(Path(folder))
         needed, optional = (runtimes, ()) if variants else ((), runtimes)
-        job = Job(bundle, tuple(options), (*needed, *extras), optional, packed, python, keep)
+        job = RemoteJob(bundle, tuple(options), (*needed, *extras), optional, packed, python, keep)
 
-        def one(address: Address) -> Measured:
+        def one(address: Address) -> DeviceMeasurement:
             return measure(address, job, output / address.folder, controls, lambda line: tell(address, line))
 
         with ThreadPoolExecutor(len(devices)) as pool:
@@ -112,7 +112,7 @@ def bench_on(
     return fleet
 
 
-def _wait(futures: set[Future[Measured]], controls: Controls) -> None:
+def _wait(futures: set[Future[DeviceMeasurement]], controls: Controls) -> None:
     while futures:
         try:
             futures = wait(futures, timeout=0.2, return_when=FIRST_COMPLETED).not_done

@@ -63,13 +63,13 @@ Count = Annotated[int, Field(ge=0, le=2**53)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Part(BaseModel):
+class ReplyPart(BaseModel):
     """Strict: no unknown keys, and no text where a number is due."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Probe(Part):
+class ProbeReply(ReplyPart):
     """What device this is; `missing` are the packages that its Python lacks."""
 
     python: Name
@@ -80,20 +80,20 @@ class Probe(Part):
     gpu: bool
 
 
-class Offer(Part):
+class Offer(ReplyPart):
     """Which objects the device lacks, each with the bytes that it has of it, and its free space in bytes."""
 
     missing: dict[Digest, Count]
     free: Count
 
 
-class Stored(Part):
+class Stored(ReplyPart):
     """Which objects arrived damaged."""
 
     damaged: list[Digest]
 
 
-class Environment(Part):
+class Environment(ReplyPart):
     """The environment's Python, the extras that it has, and why others could not be installed."""
 
     python: Place
@@ -101,14 +101,14 @@ class Environment(Part):
     failed: dict[Name, Text] = Field(max_length=100)
 
 
-class Started(Part):
+class StartReply(ReplyPart):
     """Whether the bench was started or found."""
 
     state: Literal["started", "running", "ended"]
     folder: Place
 
 
-class Ended(Part):
+class Ended(ReplyPart):
     """How the bench ended (None: it was killed), which files it left, and why it failed, where it could say so."""
 
     exit: Annotated[int, Field(ge=-255, le=255)] | None
@@ -116,36 +116,36 @@ class Ended(Part):
     error: Annotated[str, Field(max_length=4096), AfterValidator(_printable)] = ""
 
 
-class Asked(Part):
+class StopReply(ReplyPart):
     """Whether there was a bench to stop."""
 
     stopped: bool
 
 
-class Fetched(Part):
+class Fetched(ReplyPart):
     """All files were sent."""
 
 
-class Finished(Part):
+class Finished(ReplyPart):
     """Where the bench's folder is, if it was kept."""
 
     folder: Place
 
 
-class Alive(Part):
+class Alive(ReplyPart):
     """The device is still there."""
 
     event: Literal["alive"]
 
 
-class Said(Part):
+class Said(ReplyPart):
     """How far the device is."""
 
     event: Literal["say"]
     text: Text
 
 
-class Line(Part):
+class LineReply(ReplyPart):
     """A line that the bench printed; it ends at byte `seen`."""
 
     event: Literal["line"]
@@ -153,7 +153,7 @@ class Line(Part):
     seen: Count
 
 
-class Data(Part):
+class DataReply(ReplyPart):
     """A file follows, of so many bytes."""
 
     event: Literal["data"]
@@ -162,7 +162,7 @@ class Data(Part):
     sha256: Digest
 
 
-class Failure(Part):
+class FailureReply(ReplyPart):
     """The device could not do it; `full`: because its disk is."""
 
     error: Text
@@ -179,23 +179,23 @@ class Verb:
         seconds: that it may take, without what is sent or received.
     """
 
-    reply: type[Part]
-    event: type[Part] | None
+    reply: type[ReplyPart]
+    event: type[ReplyPart] | None
     seconds: float
 
 
 VERBS = {
-    "probe": Verb(Probe, None, 300.0),
+    "probe": Verb(ProbeReply, None, 300.0),
     "offer": Verb(Offer, None, 1800.0),  # it takes the digest of what is there
     "store": Verb(Stored, None, 1800.0),
     "environment": Verb(Environment, Said, 2 * 3600.0),
-    "start": Verb(Started, None, 1800.0),  # it unpacks, and copies where its file system has no links
-    "follow": Verb(Ended, Line, 24 * 3600.0),
-    "stop": Verb(Asked, None, 120.0),
-    "fetch": Verb(Fetched, Data, 600.0),
+    "start": Verb(StartReply, None, 1800.0),  # it unpacks, and copies where its file system has no links
+    "follow": Verb(Ended, LineReply, 24 * 3600.0),
+    "stop": Verb(StopReply, None, 120.0),
+    "fetch": Verb(Fetched, DataReply, 600.0),
     "finish": Verb(Finished, None, 600.0),
 }
-Message = Part  # Alive, the verb's event, its reply, or a Failure
+Message = ReplyPart  # Alive, the verb's event, its reply, or a Failure
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -219,13 +219,13 @@ def parse_message(op: str, line: bytes, source: str) -> Message:
             raise misbehaves(source, f"says {quoted(event)} where {op} has no such event")
         return _model(known[event], content, source)
     if "error" in content:
-        return _model(Failure, content, source)
+        return _model(FailureReply, content, source)
     if set(content) != {"reply"}:
         raise misbehaves(source, f"answers {op} with neither a reply nor an error")
     return _model(verb.reply, content["reply"], source)
 
 
-def _tag(kind: type[Part]) -> str:
+def _tag(kind: type[ReplyPart]) -> str:
     """The name of an event's model: the only value of its field `event`."""
     tag: str = kind.model_fields["event"].annotation.__args__[0]  # type: ignore[union-attr]
     return tag
@@ -251,7 +251,7 @@ def parse_python(lines: Iterable[bytes], source: str) -> tuple[list[str], str]:
     return marked, shortened(other, 500)
 
 
-class Row(BaseModel):
+class BenchRow(BaseModel):
     """A result in what the bench printed; its figures are taken from the file itself."""
 
     model_config = ConfigDict(strict=True)
@@ -273,7 +273,7 @@ class Printed(BaseModel):
 
     model_config = ConfigDict(strict=True)
 
-    results: list[Row] = Field(default_factory=list, max_length=MOST_FILES)
+    results: list[BenchRow] = Field(default_factory=list, max_length=MOST_FILES)
     failed: list[Reason] = Field(default_factory=list, max_length=MOST_FILES)
     left_out: list[Reason] = Field(default_factory=list, max_length=MOST_FILES)
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from edgekit.bench.remote import replies
-from edgekit.bench.remote.replies import Data, Misbehaves, Printed, Reason, misbehaves
+from edgekit.bench.remote.replies import DataReply, Misbehaves, Printed, Reason, misbehaves
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError, quoted
 from edgekit.files import atomic_write
@@ -71,7 +71,7 @@ class Inbox:
         os.close(self._lock)
 
     @contextmanager
-    def receive(self, announced: Data) -> Iterator[BinaryIO]:
+    def receive(self, announced: DataReply) -> Iterator[BinaryIO]:
         """A file for the bytes that the device announces.
 
         Raises:

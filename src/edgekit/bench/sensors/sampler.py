@@ -20,7 +20,7 @@ IDLE_SECONDS = 2.0
 
 
 @dataclass
-class Timeline:
+class SensorTimeline:
     """What the sensors said over time: one list for each, all of one length; None where a sensor did not answer.
 
     Attributes:
@@ -90,7 +90,7 @@ class Sampler:
     """
 
     def __init__(self, root: Path = Path("/"), period: float = PERIOD_SECONDS) -> None:
-        self.timeline = Timeline()
+        self.timeline = SensorTimeline()
         self._root, self._period = root, period
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edgekit-sensors", daemon=True)

@@ -6,7 +6,7 @@ alone are drawn by the device.
 
 from __future__ import annotations
 
-from edgekit.data.augment.colour import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, luma
+from edgekit.data.augment.color import adjust_brightness, adjust_contrast, adjust_hue, adjust_saturation, luma
 from edgekit.data.augment.draws import Draws
 from edgekit.data.augment.filters import add_noise, blur_kernel, cut_out, gaussian_blur, sobel
 from edgekit.data.augment.geometry import crop_resize_flip, random_boxes

@@ -1,4 +1,4 @@
-"""Colour operations with one factor an image: torchvision's numbers, a batch at a time, in few passes over memory."""
+"""Color operations with one factor an image: torchvision's numbers, a batch at a time, in few passes over memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as torchvision's rgb_to_grayscale
 
 
 def luma(images: Tensor) -> Tensor:
-    """The grey image (n, 1, h, w) of RGB images (n, 3, h, w)."""
+    """The gray image (n, 1, h, w) of RGB images (n, 3, h, w)."""
     red, green, blue = images.unbind(1)
     return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2]).unsqueeze(1)
 
@@ -20,14 +20,14 @@ def adjust_brightness(images: Tensor, factors: Tensor) -> Tensor:
 
 
 def adjust_contrast(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend each image with its mean grey: factor 0 is flat grey, 1 the image."""
-    channels = images.mean(dim=(2, 3))  # the mean of the grey image is the grey of the mean
-    grey = channels[:, 0] * _LUMA[0] + channels[:, 1] * _LUMA[1] + channels[:, 2] * _LUMA[2]
-    return _blend(images, grey[:, None, None, None], factors)
+    """Blend each image with its mean gray: factor 0 is flat gray, 1 the image."""
+    channels = images.mean(dim=(2, 3))  # the mean of the gray image is the gray of the mean
+    gray = channels[:, 0] * _LUMA[0] + channels[:, 1] * _LUMA[1] + channels[:, 2] * _LUMA[2]
+    return _blend(images, gray[:, None, None, None], factors)
 
 
 def adjust_saturation(images: Tensor, factors: Tensor) -> Tensor:
-    """Blend each image with its grey version: factor 0 is grey, 1 the image."""
+    """Blend each image with its gray version: factor 0 is gray, 1 the image."""
     return _blend(images, luma(images), factors)
 
 

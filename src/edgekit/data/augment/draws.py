@@ -11,7 +11,7 @@ from edgekit.data.augment.geometry import central_box, random_boxes
 from edgekit.data.to_device import to_device
 from edgekit.recipe import Augmentation
 
-_GROUPS = 4  # of images that share the order of the colour operations
+_GROUPS = 4  # of images that share the order of the color operations
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Draws:
             in its first rows; whole numbers up to 2**24 are exact.
         columns: operation -> its slice of the columns.
         counts: operation -> how many views it is applied to.
-        orders: of the colour operations (indices into `colour.OPERATIONS`), one a group of jittered views.
+        orders: of the color operations (indices into `color.OPERATIONS`), one a group of jittered views.
         noise_seed: of the noise's pixels, which the device itself draws.
     """
 
@@ -83,15 +83,15 @@ def draw(config: Augmentation, size: int, n: int, height: int, width: int, gener
     strength = config.strength or 0.0
     if config.jitter > 0 and strength > 0:
         chosen = some(config.jitter)
-        # In random order: neighbours in a batch may be of a kind, and groups of neighbours share an order.
+        # In random order: neighbors in a batch may be of a kind, and groups of neighbors share an order.
         chosen = chosen[torch.randperm(len(chosen), generator=generator)]
         m = len(chosen)
         factors = [uniform(m, max(0.0, 1 - 0.8 * strength), 1 + 0.8 * strength) for _ in range(3)]
         reach = min(0.2 * strength, 0.5)
         apply("jitter", chosen, *factors, uniform(m, -reach, reach))
         orders = [torch.randperm(4, generator=generator).tolist() for _ in range(_GROUPS)]
-    if config.grey > 0:
-        apply("grey", some(config.grey))
+    if config.gray > 0:
+        apply("gray", some(config.gray))
     if config.blur:
         chosen = some(config.blur)
         apply("blur", chosen, uniform(len(chosen), *config.blur_sigma))
@@ -105,8 +105,8 @@ def draw(config: Augmentation, size: int, n: int, height: int, width: int, gener
     if config.cutout > 0:
         chosen = some(config.cutout)
         side = max(1, round(config.cutout_side * size))
-        centres = (torch.rand(len(chosen), 2, generator=generator) * size).floor()
-        apply("cutout", chosen, centres - side // 2, torch.full((len(chosen), 2), side))
+        centers = (torch.rand(len(chosen), 2, generator=generator) * size).floor()
+        apply("cutout", chosen, centers - side // 2, torch.full((len(chosen), 2), side))
     columns, start = {}, 0
     for operation, part in parts.items():
         columns[operation] = slice(start, start + part.shape[1])

@@ -21,7 +21,7 @@ def random_boxes(
     """Random crops as torchvision's RandomResizedCrop draws them (Inception's), without its loop.
 
     Area uniform in `scale`, log aspect ratio uniform in `ratio`; ten draws an image, the first that fits is taken, else the
-    centre of the image at the nearest allowed ratio.
+    center of the image at the nearest allowed ratio.
 
     Returns:
         int64 (n, 4): top, left, height, width.
@@ -122,9 +122,9 @@ def _resize_rows(
         weights = _resize_weights(start, length, height, size, mirrored, gain)
         return torch.bmm(weights.view(n, -1, height), rows)
     # Few of the weights are not 0: a CPU gathers those rows in a third of the time of the whole product.
-    centres, support = _centres(start, length, size, mirrored)
-    sources = (centres - support + 0.5).floor()[..., None] + torch.arange(taps)
-    weights = (1.0 - (sources + 0.5 - centres[..., None]).abs() / support[..., None]).clamp_(min=0.0)
+    centers, support = _centers(start, length, size, mirrored)
+    sources = (centers - support + 0.5).floor()[..., None] + torch.arange(taps)
+    weights = (1.0 - (sources + 0.5 - centers[..., None]).abs() / support[..., None]).clamp_(min=0.0)
     inside = (sources >= start[..., None, None]) & (sources < (start + length)[..., None, None])
     weights = weights * inside
     weights = weights * (gain / weights.sum(dim=-1, keepdim=True))
@@ -135,13 +135,13 @@ def _resize_rows(
     return bags.view(n, -1, k)
 
 
-def _centres(start: Tensor, length: Tensor, size: int, mirrored: Tensor | None) -> tuple[Tensor, Tensor]:
+def _centers(start: Tensor, length: Tensor, size: int, mirrored: Tensor | None) -> tuple[Tensor, Tensor]:
     """Where each pixel of the result lies in the image (…, size), and the half width of its filter (…, 1)."""
     scale = (length / size)[..., None]
-    centres = start[..., None] + scale * (torch.arange(size, device=start.device) + 0.5)
+    centers = start[..., None] + scale * (torch.arange(size, device=start.device) + 0.5)
     if mirrored is not None:
-        centres = torch.where(mirrored[..., None], centres.flip(-1), centres)
-    return centres, scale.clamp(min=1.0)
+        centers = torch.where(mirrored[..., None], centers.flip(-1), centers)
+    return centers, scale.clamp(min=1.0)
 
 
 def _resize_weights(
@@ -151,12 +151,12 @@ def _resize_weights(
 
     A triangle filter, widened when it shrinks; rows in reverse order where `mirrored`.
     """
-    centres, support = _centres(start, length, size, mirrored)
+    centers, support = _centers(start, length, size, mirrored)
     positions = torch.arange(extent, device=start.device)
     inside = (positions >= start[..., None]) & (positions < (start + length)[..., None])
     # Pixels outside the box are put so far away that their weight is 0: no mask over the matrices.
     positions = torch.where(inside, positions + 0.5, 1e9)
-    weights = (centres[..., :, None] - positions[..., None, :]).abs_()
+    weights = (centers[..., :, None] - positions[..., None, :]).abs_()
     weights = weights.mul_(-1.0 / support[..., None]).add_(1.0).clamp_(min=0.0)
     return weights.mul_(gain / weights.sum(dim=-1, keepdim=True))
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from edgekit.data.augment.transform import Augment, normalised
+from edgekit.data.augment.transform import Augment, normalized
 from edgekit.recipe import Augmentation, Transformation
 
 _OFF = {
@@ -15,7 +15,7 @@ _OFF = {
     "flip": 0.0,
     "rotate": 0.0,
     "jitter": 0.0,
-    "grey": 0.0,
+    "gray": 0.0,
     "blur": 0.0,
     "sobel": 0.0,
     "noise": 0.0,
@@ -23,9 +23,9 @@ _OFF = {
 }
 # Probabilities of one transformation alone: always, but where the paper's own gives an identity a share.
 _ALONE = {
-    "crop": {"crop": 1.0}, "cutout": {"cutout": 1.0}, "colour": {"jitter": 0.8, "grey": 0.2}, "sobel": {"sobel": 1.0},
+    "crop": {"crop": 1.0}, "cutout": {"cutout": 1.0}, "color": {"jitter": 0.8, "gray": 0.2}, "sobel": {"sobel": 1.0},
     "noise": {"noise": 1.0}, "blur": {"blur": 1.0}, "rotate": {"rotate": 1.0}, "flip": {"flip": 0.5},
-    "jitter": {"jitter": 1.0}, "grey": {"grey": 1.0},
+    "jitter": {"jitter": 1.0}, "gray": {"gray": 1.0},
 }  # fmt: skip
 
 
@@ -44,8 +44,8 @@ class OneBranch:
         config: the strengths; its probabilities do not count.
         transformations: what is done to the first view.
         size: side of the views, in pixels.
-        mean: of the normalisation.
-        std: of the normalisation.
+        mean: of the normalization.
+        std: of the normalization.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class OneBranch:
 
     def __call__(self, pixels: Tensor, generator: torch.Generator, count: int = 1) -> Tensor:
         """See `Augment.__call__`."""
-        return normalised(self.views(pixels, generator, count), self.mean, self.std)
+        return normalized(self.views(pixels, generator, count), self.mean, self.std)
 
     def views(self, pixels: Tensor, generator: torch.Generator, count: int = 1) -> Tensor:
         """See `Augment.views`."""

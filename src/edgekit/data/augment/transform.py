@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from edgekit.data.augment.chunks import chunks
-from edgekit.data.augment.colour import OPERATIONS, luma
+from edgekit.data.augment.color import OPERATIONS, luma
 from edgekit.data.augment.draws import Draws, draw
 from edgekit.data.augment.filters import add_noise, blur_kernel, cut_out, gaussian_blur, sobel
 from edgekit.data.augment.geometry import central_box, crop_resize_flip, mirror_and_turn
@@ -16,13 +16,13 @@ from edgekit.recipe import Augmentation
 class Augment:
     """Random views of uint8 batches.
 
-    Crop, resize, flip and rotation; colour jitter and colour drop; blur, Sobel and noise; cutout, in this order.
+    Crop, resize, flip and rotation; color jitter and color drop; blur, Sobel and noise; cutout, in this order.
 
     Args:
         config: what to do and how strongly.
         size: side of the views, in pixels.
-        mean: of the normalisation (x / 255 - mean) / std that ends the augmentation.
-        std: of the normalisation.
+        mean: of the normalization (x / 255 - mean) / std that ends the augmentation.
+        std: of the normalization.
     """
 
     def __init__(self, config: Augmentation, size: int, mean: float, std: float) -> None:
@@ -40,13 +40,13 @@ class Augment:
             count: how many views of each.
 
         Returns:
-            float32 (count * n, 3, size, size) on the same device, channels last in memory, normalised; the first n rows are
+            float32 (count * n, 3, size, size) on the same device, channels last in memory, normalized; the first n rows are
             the first view of each image.
         """
-        return normalised(self.views(pixels, generator, count), self.mean, self.std)
+        return normalized(self.views(pixels, generator, count), self.mean, self.std)
 
     def views(self, pixels: Tensor, generator: torch.Generator, count: int = 1) -> Tensor:
-        """The same before normalisation: float32 (count * n, 3, size, size) in [0, 1], also under autocast."""
+        """The same before normalization: float32 (count * n, 3, size, size) in [0, 1], also under autocast."""
         n, height, width, _ = pixels.shape
         return self.apply(pixels, self.draw(count * n, height, width, generator).to(pixels.device))
 
@@ -68,7 +68,7 @@ class Augment:
             images = self._geometry(pixels, draws)
             if "jitter" in draws.counts:
                 _jitter(images, draws)
-            for operation in ("grey", "blur", "sobel", "noise", "cutout"):
+            for operation in ("gray", "blur", "sobel", "noise", "cutout"):
                 if operation in draws.counts:
                     self._some(operation, images, draws)
         return images
@@ -95,7 +95,7 @@ class Augment:
             normals = torch.randn(len(index), *images.shape[1:], device=images.device, generator=generator)
         for part in chunks(len(index), _bytes(images), images.device):
             chosen, given = images.index_select(0, index[part]), parameters[part]
-            if operation == "grey":
+            if operation == "gray":
                 result = luma(chosen).expand_as(chosen)
             elif operation == "blur":
                 result = gaussian_blur(chosen, given[:, 0], blur_kernel(self.size))
@@ -108,7 +108,7 @@ class Augment:
             images.index_copy_(0, index[part], result)
 
 
-def normalised(views: Tensor, mean: float, std: float) -> Tensor:
+def normalized(views: Tensor, mean: float, std: float) -> Tensor:
     """(views - mean) / std, which the views (n, 3, s, s) are lost to, channels last in memory."""
     return views.sub_(mean).mul_(1.0 / std).contiguous(memory_format=torch.channels_last)
 

@@ -6,6 +6,6 @@ Nothing here imports `tensorrt` or `tensorrt_rtx` before an engine is built or a
 from __future__ import annotations
 
 from edgekit.runtimes.tensorrt.launch import build
-from edgekit.runtimes.tensorrt.options import Batch, BuildOptions, BuildPlan, BuildReport, EngineRecord, Flavour
+from edgekit.runtimes.tensorrt.options import BatchRange, BuildOptions, BuildPlan, BuildReport, EngineRecord, Flavor
 
-__all__ = ["Batch", "BuildOptions", "BuildPlan", "BuildReport", "EngineRecord", "Flavour", "build"]
+__all__ = ["BatchRange", "BuildOptions", "BuildPlan", "BuildReport", "EngineRecord", "Flavor", "build"]

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from edgekit.errors import ExportError, RuntimeMissing
-from edgekit.runtimes.tensorrt.options import Batch, BuildOptions, Flavour, check_capabilities
+from edgekit.runtimes.tensorrt.options import BatchRange, BuildOptions, Flavor, check_capabilities
 
-MODULES: dict[Flavour, str] = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
-TITLES: dict[Flavour, str] = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX"}
+MODULES: dict[Flavor, str] = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
+TITLES: dict[Flavor, str] = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX"}
 # A warning after which the engine would compute something else than the ONNX says.
 FATAL_WARNINGS = ("Defaulting to INT8",)
 _STRONG_FROM = (10, 12)  # classic TensorRT; earlier releases choose kernels more freely with weak typing
@@ -27,23 +27,23 @@ Log = Callable[[str, str], None]  # severity (VERBOSE, INFO, WARNING, ERROR, INT
 Step = Callable[[float, str], bool]  # share done, phase -> whether to go on
 
 
-def load(flavour: Flavour) -> Any:
-    """The module of a flavour.
+def load(flavor: Flavor) -> Any:
+    """The module of a flavor.
 
     Raises:
         RuntimeMissing: it is not installed, does not load, or is a package of type stubs (`tensorrt-stubs` is importable, and empty).
     """
-    name = MODULES[flavour]
+    name = MODULES[flavor]
     hint = (
         "install edgekit's wheel with the extra [trt-rtx]"
-        if flavour == "trt-rtx"
+        if flavor == "trt-rtx"
         else "a Jetson has it from JetPack (make the virtual environment with --system-site-packages); elsewhere take NVIDIA's own packages"
     )
     try:
         trt = importlib.import_module(name)
     except (ImportError, OSError) as error:
         why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not load: {error}"
-        raise RuntimeMissing(f"{TITLES[flavour]} ({name}) {why}", hint) from error
+        raise RuntimeMissing(f"{TITLES[flavor]} ({name}) {why}", hint) from error
     if not hasattr(trt, "Builder"):
         raise RuntimeMissing(f"the module {name} holds no TensorRT (type stubs, perhaps)", hint)
     return trt
@@ -54,9 +54,9 @@ def version(trt: Any) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", str(trt.__version__))[:4])
 
 
-def strongly_typed(flavour: Flavour, release: tuple[int, ...]) -> bool:
+def strongly_typed(flavor: Flavor, release: tuple[int, ...]) -> bool:
     """Whether a release is built for with strong typing, where the ONNX alone decides the types."""
-    return flavour == "trt-rtx" or release[:2] >= _STRONG_FROM
+    return flavor == "trt-rtx" or release[:2] >= _STRONG_FROM
 
 
 def logger(trt: Any) -> Any:
@@ -158,7 +158,7 @@ def configure(
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the layers can be reported; costs no speed
     wanted = list(options.flags)
-    if not strongly_typed(options.flavour, version(trt)):
+    if not strongly_typed(options.flavor, version(trt)):
         wanted += {"fp32": [], "fp16": ["FP16"], "int8": ["FP16", "INT8"]}[options.precision]
     for name in wanted:
         flag = member(trt, "BuilderFlag", name)
@@ -169,7 +169,7 @@ def configure(
         check_capabilities(options.compute_capabilities)
         if not (hasattr(config, "set_compute_capability") and hasattr(config, "num_compute_capabilities")):
             raise ExportError(
-                f"{TITLES[options.flavour]} builds for the GPU of this machine alone", "leave --compute-capability out"
+                f"{TITLES[options.flavor]} builds for the GPU of this machine alone", "leave --compute-capability out"
             )
         config.num_compute_capabilities = len(options.compute_capabilities)
         for i, capability in enumerate(options.compute_capabilities):
@@ -182,7 +182,7 @@ def configure(
     return config, tuple(dict.fromkeys(wanted)), _add_profile(builder, network, config, options.batch)
 
 
-def _add_profile(builder: Any, network: Any, config: Any, batch: Batch) -> dict[str, list[list[int]]]:
+def _add_profile(builder: Any, network: Any, config: Any, batch: BatchRange) -> dict[str, list[list[int]]]:
     free = {}
     for i in range(network.num_inputs):
         tensor = network.get_input(i)
@@ -249,7 +249,7 @@ def share(phases: dict[str, tuple[str | None, int, int]], phase: str) -> float:
     return done
 
 
-def dequantised(trt: Any, network: Any) -> tuple[str, ...]:
+def dequantized(trt: Any, network: Any) -> tuple[str, ...]:
     """Names of the convolutions and matrix products of a parsed network whose data comes out of a DequantizeLinear."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
     makers = {layer.get_output(i).name: layer for layer in layers for i in range(layer.num_outputs)}
@@ -266,25 +266,25 @@ def dequantised(trt: Any, network: Any) -> tuple[str, ...]:
 
 
 def timing_cache(config: Any, content: bytes | None) -> Callable[[], bytes]:
-    """Give a build the kernels' times of earlier ones on this machine; the function that comes back serialises what is known then."""
+    """Give a build the kernels' times of earlier ones on this machine; the function that comes back serializes what is known then."""
     cache = config.create_timing_cache(content or b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
 
-    def serialised() -> bytes:
+    def serialized() -> bytes:
         cache = config.get_timing_cache()
         return bytes(cache.serialize())
 
-    return serialised
+    return serialized
 
 
 def build(builder: Any, network: Any, config: Any) -> bytes | None:
-    """The serialised engine; None where TensorRT failed or was cancelled, its log then says why."""
+    """The serialized engine; None where TensorRT failed or was cancelled, its log then says why."""
     plan = builder.build_serialized_network(network, config)
     return None if plan is None else bytes(plan)
 
 
 def inspect(trt: Any, engine: Any) -> str:
-    """The layers of a deserialised engine as the engine inspector's JSON."""
+    """The layers of a deserialized engine as the engine inspector's JSON."""
     inspector = engine.create_engine_inspector()
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 

@@ -19,7 +19,7 @@ from edgekit.errors import EdgekitError, ExportError, RuntimeMissing
 from edgekit.files import write_bytes
 from edgekit.foreign import Unreadable, read_json
 from edgekit.runtimes.tensorrt import adapter, layers
-from edgekit.runtimes.tensorrt.options import BuildOptions, BuildReport, Layer
+from edgekit.runtimes.tensorrt.options import BuildOptions, BuildReport, EngineLayer
 
 _STEP = 0.01  # of progress between two lines
 
@@ -46,14 +46,14 @@ class _Logged:
                 reason = re.sub(r"^\w+\.cpp:\d+: ", "", warning)[:200]
                 raise ExportError(
                     f"{target} would compute something else than {model.name} says: {reason}",
-                    "quantise it with --target trt or trt-rtx, whose Q/DQ nodes are signed and symmetric",
+                    "quantize it with --target trt or trt-rtx, whose Q/DQ nodes are signed and symmetric",
                 )
 
 
 def run(model: Path, engine: Path, options: BuildOptions, timing_cache: Path | None, step: adapter.Step) -> BuildReport:
     """Build an engine in this process (see `edgekit.runtimes.tensorrt.launch.build`)."""
-    target = adapter.TITLES[options.flavour]
-    trt = adapter.load(options.flavour)
+    target = adapter.TITLES[options.flavor]
+    trt = adapter.load(options.flavor)
     logged = _Logged()
     logger = adapter.logger(trt)
     logger.sink = logged
@@ -62,13 +62,13 @@ def run(model: Path, engine: Path, options: BuildOptions, timing_cache: Path | N
         builder = trt.Builder(logger)
     except (TypeError, RuntimeError) as error:  # the factory gave no builder: no driver, no GPU
         raise RuntimeMissing(f"{target} cannot start here: {_why(logged, str(error))}", _GPU_HINT) from error
-    strong = adapter.strongly_typed(options.flavour, adapter.version(trt))
+    strong = adapter.strongly_typed(options.flavor, adapter.version(trt))
     network = adapter.create_network(trt, builder, strong=strong)
     parser = adapter.parse(trt, network, model, target)
     logged.refuse_fatal_warnings(target, model)
     config, flags, profile = adapter.configure(trt, builder, network, options)
     times = None
-    if options.flavour == "trt" and timing_cache is not None:
+    if options.flavor == "trt" and timing_cache is not None:
         times = adapter.timing_cache(config, timing_cache.read_bytes() if timing_cache.is_file() else None)
     reraise = adapter.watch(trt, config, step)
     plan = adapter.build(builder, network, config)
@@ -80,7 +80,7 @@ def run(model: Path, engine: Path, options: BuildOptions, timing_cache: Path | N
         raise ExportError(f"{target} could not build {model.name}: {reason}", hint)
     if times is not None and timing_cache is not None:
         write_bytes(timing_cache, times())
-    quantized = adapter.dequantised(trt, network)
+    quantized = adapter.dequantized(trt, network)
     found, source = _layers(trt, logger, logged, plan)
     write_bytes(engine, plan)
     del parser  # it had to outlive the network's use
@@ -104,8 +104,8 @@ _GPU_HINT = "it needs an NVIDIA GPU and its driver on this machine"
 _TURING_HINT = "leave out compute capability 7.5, or take fp16"
 
 
-def _layers(trt: Any, logger: Any, logged: _Logged, plan: bytes) -> tuple[tuple[Layer, ...], Any]:
-    """The engine's layers and where they were learnt from: the log, else the inspector, which needs a GPU."""
+def _layers(trt: Any, logger: Any, logged: _Logged, plan: bytes) -> tuple[tuple[EngineLayer, ...], Any]:
+    """The engine's layers and where they were learned from: the log, else the inspector, which needs a GPU."""
     if found := layers.from_log(logged.layers):
         return found, "log"
     runtime = trt.Runtime(logger)

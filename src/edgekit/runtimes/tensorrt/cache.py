@@ -23,7 +23,7 @@ Loaded = TypeVar("Loaded")
 RECORD = ".json"  # is added to an engine's file name
 
 
-def this_machine(tensorrt: str, gpu: cuda.Gpu) -> dict[str, str]:
+def this_machine(tensorrt: str, gpu: cuda.CudaGpu) -> dict[str, str]:
     """What an engine is bound to beside its own contents.
 
     Args:
@@ -85,7 +85,7 @@ class EngineCache:
         name: str,
         options: BuildOptions,
         machine: dict[str, str],
-        deserialise: Callable[[bytes], Loaded | None],
+        deserialize: Callable[[bytes], Loaded | None],
     ) -> Loaded:
         """The engine of an ONNX on this machine: the one that is kept, or a new one, built now and kept.
 
@@ -95,7 +95,7 @@ class EngineCache:
         Args:
             files, name, options: which ONNX to build, and how.
             machine: see `this_machine`.
-            deserialise: gives the loaded engine, or None where TensorRT does not take it.
+            deserialize: gives the loaded engine, or None where TensorRT does not take it.
 
         Raises:
             BundleError: it cannot be built, or what was built is not taken either.
@@ -103,10 +103,10 @@ class EngineCache:
         """
         engine = self.folder / f"{key(files.digests(name), options, machine)[:40]}.engine"
         kept = self._read(engine)
-        if kept is not None and (loaded := deserialise(kept)) is not None:
+        if kept is not None and (loaded := deserialize(kept)) is not None:
             return loaded
         with files.placed(name) as onnx:
-            loaded = deserialise(self._build(onnx, engine, options, machine))
+            loaded = deserialize(self._build(onnx, engine, options, machine))
         if loaded is None:
             raise BundleError(
                 f"{files.path.with_name(name)}: TensorRT {machine['tensorrt']} built an engine from it and does not take it",

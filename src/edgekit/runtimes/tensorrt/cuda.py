@@ -54,7 +54,7 @@ class CudaError(EdgekitError):
 
 
 @dataclass(frozen=True)
-class Gpu:
+class CudaGpu:
     """An NVIDIA GPU of this machine.
 
     Attributes:
@@ -67,7 +67,7 @@ class Gpu:
 
 
 class Driver:
-    """The CUDA driver, initialised.
+    """The CUDA driver, initialized.
 
     Raises:
         RuntimeMissing: there is no driver, or it finds no GPU.
@@ -106,7 +106,7 @@ class Driver:
             self._library.cuGetErrorString(status, byref(text))
             raise CudaError(f"{name}: {(text.value or b'unknown error').decode()} (CUDA error {status})")
 
-    def gpu(self, index: int) -> Gpu:
+    def gpu(self, index: int) -> CudaGpu:
         """What the driver says about a GPU."""
         device, memory, name = c_int(), c_size_t(), ctypes.create_string_buffer(256)
         self.call("cuDeviceGet", byref(device), index)
@@ -117,7 +117,7 @@ class Driver:
             value = c_int()
             self.call("cuDeviceGetAttribute", byref(value), attribute, device)
             numbers.append(str(value.value))
-        return Gpu(name.value.decode(errors="replace"), ".".join(numbers), memory.value)
+        return CudaGpu(name.value.decode(errors="replace"), ".".join(numbers), memory.value)
 
     def version(self) -> str:
         """The newest CUDA that the driver supports: 12.6."""

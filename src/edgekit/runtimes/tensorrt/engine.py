@@ -1,21 +1,21 @@
-"""A deserialised engine and how it is run: the names that are the same in every release from 8.5 on (see `adapter`)."""
+"""A deserialized engine and how it is run: the names that are the same in every release from 8.5 on (see `adapter`)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from edgekit.runtimes.tensorrt import adapter
-from edgekit.runtimes.tensorrt.options import Flavour
+from edgekit.runtimes.tensorrt.options import Flavor
 
 _DTYPES = {"UINT8": "uint8", "FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT8": "int8", "BOOL": "bool"}
-# What a serialised engine begins with: classic TensorRT's tag as trtexec reads it, that of TensorRT for RTX as 1.7.1 writes it.
+# What a serialized engine begins with: classic TensorRT's tag as trtexec reads it, that of TensorRT for RTX as 1.7.1 writes it.
 _TAGS = {b"ftrt", b"vtrt"}
 
 
 def release_of(plan: bytes) -> tuple[int, ...] | None:
-    """The release that a serialised engine says it was made by, (1, 7, 1); None where its header is of another form.
+    """The release that a serialized engine says it was made by, (1, 7, 1); None where its header is of another form.
 
-    Behind the tag stand four bytes of the serialisation's version, 0, and from byte 24 on major, minor and patch (NVIDIA's trtexec,
+    Behind the tag stand four bytes of the serialization's version, 0, and from byte 24 on major, minor and patch (NVIDIA's trtexec,
     `--getPlanVersionOnly`).
     """
     if len(plan) < 28 or plan[:4] not in _TAGS or plan[4:8] != bytes(4):
@@ -48,13 +48,13 @@ class Engine:
             (self.inputs if is_input else self.outputs).append((name, kind, shape))
 
     @classmethod
-    def load(cls, flavour: Flavour, plan: bytes) -> Engine | None:
-        """Deserialise an engine; None where this machine's TensorRT does not take it (another version, another GPU, damage).
+    def load(cls, flavor: Flavor, plan: bytes) -> Engine | None:
+        """Deserialize an engine; None where this machine's TensorRT does not take it (another version, another GPU, damage).
 
         Raises:
-            RuntimeMissing: this flavour is not installed.
+            RuntimeMissing: this flavor is not installed.
         """
-        trt = adapter.load(flavour)
+        trt = adapter.load(flavor)
         runtime = trt.Runtime(adapter.logger(trt))
         engine = runtime.deserialize_cuda_engine(plan)
         return None if engine is None else cls(trt, runtime, engine)

@@ -58,7 +58,7 @@ def build(
         timing_cache: a file of kernel times, read and written; classic TensorRT alone.
 
     Raises:
-        RuntimeMissing: this flavour is not installed, or needs a GPU that is not there.
+        RuntimeMissing: this flavor is not installed, or needs a GPU that is not there.
         ExportError: TensorRT refuses the graph (naming nodes, operators and reasons), fails, or crashes.
     """
     check_capabilities(options.compute_capabilities)

@@ -1,6 +1,6 @@
 """The layers of an engine, from what TensorRT says about them.
 
-Deserialising an engine needs a GPU and so does the engine inspector, but TensorRT for RTX lists the compiled layers in its verbose
+Deserializing an engine needs a GPU and so does the engine inspector, but TensorRT for RTX lists the compiled layers in its verbose
 build log where the profiling verbosity is DETAILED; that much can be had on any machine.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from edgekit.foreign import parse_json, understood
-from edgekit.runtimes.tensorrt.options import Layer
+from edgekit.runtimes.tensorrt.options import EngineLayer
 
 LOG_HEAD = "Layers:"
 _INSPECTOR = "the engine inspector's answer"
@@ -24,10 +24,10 @@ _NODE = re.compile(r"\[ONNX Layer: (.*?)\]")
 _KNOWN = ("int8", "uint8", "int4", "fp8", "bf16", "fp16", "fp32", "half", "float", "int32", "int64", "bool")
 
 
-def from_log(message: str) -> tuple[Layer, ...]:
+def from_log(message: str) -> tuple[EngineLayer, ...]:
     """The layers in the builder's message that begins with `LOG_HEAD`."""
     return tuple(
-        Layer(
+        EngineLayer(
             kind=found["kind"],
             inputs=_types(found["inputs"]),
             weights=_types(found["weights"]),
@@ -39,7 +39,7 @@ def from_log(message: str) -> tuple[Layer, ...]:
     )
 
 
-def from_inspector(text: str) -> tuple[Layer, ...]:
+def from_inspector(text: str) -> tuple[EngineLayer, ...]:
     """The layers in the engine inspector's JSON (of an engine built with the verbosity DETAILED; else it gives names alone).
 
     Raises:
@@ -49,9 +49,9 @@ def from_inspector(text: str) -> tuple[Layer, ...]:
         return _layers(parse_json(text, _INSPECTOR))
 
 
-def _layers(told: dict[str, Any]) -> tuple[Layer, ...]:
+def _layers(told: dict[str, Any]) -> tuple[EngineLayer, ...]:
     return tuple(
-        Layer(
+        EngineLayer(
             kind=str(layer.get("LayerType", "")),
             inputs=tuple(_type(t) for t in layer.get("Inputs", [])),
             weights=tuple(
@@ -66,7 +66,7 @@ def _layers(told: dict[str, Any]) -> tuple[Layer, ...]:
     )
 
 
-def computed_in_int8(layers: Sequence[Layer], nodes: Iterable[str]) -> tuple[str, ...]:
+def computed_in_int8(layers: Sequence[EngineLayer], nodes: Iterable[str]) -> tuple[str, ...]:
     """Of these ONNX nodes, the ones that a layer computes from INT8 inputs and INT8 weights."""
     done = {node for layer in layers if "int8" in layer.inputs and "int8" in layer.weights for node in layer.nodes}
     return tuple(node for node in nodes if node in done)

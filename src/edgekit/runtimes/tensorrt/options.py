@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from edgekit.errors import ExportError
 
-Flavour = Literal["trt", "trt-rtx"]
+Flavor = Literal["trt", "trt-rtx"]
 Precision = Literal["fp32", "fp16", "int8"]
 BUILD_SCHEMA = 1
 # What TensorRT for RTX builds for without a GPU: Turing, Ampere, Ada, Blackwell. Orin (8.7) and Hopper (9.0) are not among them.
@@ -22,7 +22,7 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Batch(_Frozen):
+class BatchRange(_Frozen):
     """The batch sizes that an engine takes: from 1 on, or, all three the same, a static batch.
 
     Attributes:
@@ -35,7 +35,7 @@ class Batch(_Frozen):
     max: int = Field(8, ge=1)
 
     @model_validator(mode="after")
-    def _in_order(self) -> Batch:
+    def _in_order(self) -> BatchRange:
         if not self.min <= self.opt <= self.max:
             raise ValueError(f"the batch sizes are not in order: min {self.min}, opt {self.opt}, max {self.max}")
         if self.min not in {1, self.max}:
@@ -47,16 +47,16 @@ class BuildOptions(_Frozen):
     """How to build an engine; with the ONNX and the machine it is all that decides what comes out.
 
     Attributes:
-        flavour: classic TensorRT or TensorRT for RTX.
+        flavor: classic TensorRT or TensorRT for RTX.
         precision: the most compact type that the ONNX is meant to be computed in; a weakly typed build takes its flags from it.
         batch: the optimization profile of a graph whose batch axis is free; a graph with a fixed batch ignores it.
         compute_capabilities: of the GPUs to build for, as "8.6"; TensorRT for RTX alone. Empty: the GPU of this machine.
         flags: names of further members of `BuilderFlag` to set.
     """
 
-    flavour: Flavour
+    flavor: Flavor
     precision: Precision
-    batch: Batch = Batch()
+    batch: BatchRange = BatchRange()
     compute_capabilities: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
 
@@ -66,7 +66,7 @@ class BuildOptions(_Frozen):
         return tuple(sorted(set(asked), key=lambda c: (len(c), c)))
 
 
-class Layer(_Frozen):
+class EngineLayer(_Frozen):
     """A layer of a built engine: a kernel, or several that run as one.
 
     Attributes:
@@ -93,7 +93,7 @@ class BuildReport(_Frozen):
         seconds: of parsing and building, without the start of the process.
         layers: of the engine, in order; empty where `layers_from` is none.
         layers_from: the builder's log (no GPU needed) or the engine inspector.
-        quantized: names of the ONNX nodes (convolutions, matrix products) whose input the graph dequantises.
+        quantized: names of the ONNX nodes (convolutions, matrix products) whose input the graph dequantizes.
         int8: those of them that the engine computes from INT8 inputs and INT8 weights.
         warnings: of TensorRT, each once.
     """
@@ -105,7 +105,7 @@ class BuildReport(_Frozen):
     seconds: float
     engine_bytes: int
     engine_sha256: str
-    layers: tuple[Layer, ...]
+    layers: tuple[EngineLayer, ...]
     layers_from: Literal["log", "inspector", "none"]
     quantized: tuple[str, ...]
     int8: tuple[str, ...]
@@ -162,14 +162,14 @@ class BuildPlan(_Frozen):
     onnx: str
     weak_onnx: str | None
     precision: Precision
-    batch: Batch
+    batch: BatchRange
     tensorrt: str = ">=8.5,<12"
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
-    def options(self, flavour: Flavour) -> BuildOptions:
-        """How to build it with one flavour, for the GPU of this machine."""
-        return BuildOptions(flavour=flavour, precision=self.precision, batch=self.batch)
+    def options(self, flavor: Flavor) -> BuildOptions:
+        """How to build it with one flavor, for the GPU of this machine."""
+        return BuildOptions(flavor=flavor, precision=self.precision, batch=self.batch)
 
 
 def check_capabilities(asked: tuple[str, ...]) -> None:

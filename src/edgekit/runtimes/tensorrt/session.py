@@ -17,7 +17,7 @@ from edgekit.foreign import Unreadable, parse_json
 from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.session import (
     OUTPUT,
-    Layer,
+    ProfiledNode,
     StageTimes,
     check_graph,
     check_images,
@@ -28,13 +28,13 @@ from edgekit.runtimes.session import (
 from edgekit.runtimes.tensorrt import adapter, cuda
 from edgekit.runtimes.tensorrt.cache import RECORD, EngineCache, this_machine
 from edgekit.runtimes.tensorrt.engine import Engine, release_of
-from edgekit.runtimes.tensorrt.options import BuildOptions, BuildPlan, EngineRecord, Flavour
+from edgekit.runtimes.tensorrt.options import BuildOptions, BuildPlan, EngineRecord, Flavor
 
 # Whether a run (copy in, compute, copy out) is recorded once as a CUDA graph and replayed: one launch instead of one a kernel.
 GRAPH = "cuda_graph"
 DEVICE = "gpu"  # its number, from 0
 _Description = TypeVar("_Description", BuildPlan, EngineRecord)
-_FLAVOURS: dict[str, Flavour] = {"tensorrt": "trt", "tensorrt-rtx": "trt-rtx"}
+_FLAVORS: dict[str, Flavor] = {"tensorrt": "trt", "tensorrt-rtx": "trt-rtx"}
 
 
 class _Buffer(NamedTuple):
@@ -62,7 +62,7 @@ class TensorRtSession:
         engines: where built engines are kept.
 
     Raises:
-        RuntimeMissing: this flavour of TensorRT is not installed, or there is no GPU.
+        RuntimeMissing: this flavor of TensorRT is not installed, or there is no GPU.
         BundleError: the engine cannot be built or loaded, or is not one of edgekit's graphs.
     """
 
@@ -77,12 +77,12 @@ class TensorRtSession:
         files = files_of(model)
         check_settings(runtime, settings, [GRAPH, DEVICE])
         self.runtime = runtime
-        flavour = _FLAVOURS[runtime]
-        trt = adapter.load(flavour)
+        flavor = _FLAVORS[runtime]
+        trt = adapter.load(flavor)
         self.version = str(trt.__version__)
         self._stream = cuda.Stream(_number(files.path, settings.get(DEVICE, "0")))
         try:
-            self._engine = _load(flavour, self.version, files, self._stream.gpu, engines or EngineCache())
+            self._engine = _load(flavor, self.version, files, self._stream.gpu, engines or EngineCache())
             self._bind(files.path)
         except BaseException:
             self._stream.close()
@@ -132,7 +132,7 @@ class TensorRtSession:
             marks.append(time.perf_counter_ns())
         return StageTimes(marks[1] - marks[0], marks[2] - marks[1], marks[3] - marks[2])
 
-    def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[Layer]:
+    def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[ProfiledNode]:
         """The time of every layer over `runs` runs after `warmup` others, as TensorRT's profiler reports it."""
         check_images(images, self._shape, self.batch)
         times: list[tuple[str, float]] = []
@@ -240,15 +240,15 @@ def _number(model: Path, text: str) -> int:
     return int(text)
 
 
-def _load(flavour: Flavour, version: str, files: ModelFiles, gpu: cuda.Gpu, engines: EngineCache) -> Engine:
-    def deserialise(plan: bytes) -> Engine | None:
-        return Engine.load(flavour, plan)
+def _load(flavor: Flavor, version: str, files: ModelFiles, gpu: cuda.CudaGpu, engines: EngineCache) -> Engine:
+    def deserialize(plan: bytes) -> Engine | None:
+        return Engine.load(flavor, plan)
 
     model = files.path
-    machine, release = this_machine(version, gpu), adapter.version(adapter.load(flavour))
+    machine, release = this_machine(version, gpu), adapter.version(adapter.load(flavor))
     if model.suffix != ".engine":
-        onnx, options = _planned(files, flavour, adapter.strongly_typed(flavour, release))
-        return engines.load(files, onnx, options, machine, deserialise)
+        onnx, options = _planned(files, flavor, adapter.strongly_typed(flavor, release))
+        return engines.load(files, onnx, options, machine, deserialize)
     record = _described(EngineRecord, files, model.name + RECORD)
     if record is None:
         raise BundleError(f"{model}: its record, {model.name}.json, is missing or damaged", "export it again")
@@ -258,7 +258,7 @@ def _load(flavour: Flavour, version: str, files: ModelFiles, gpu: cuda.Gpu, engi
         # Another release's bytes are not for this one to read, whatever their record says.
         if (made := release_of(plan)) is not None and made != release[:3]:
             why = f"its bytes are of TensorRT {'.'.join(map(str, made))}, here is {version}"
-        elif (loaded := deserialise(plan)) is not None:
+        elif (loaded := deserialize(plan)) is not None:
             return loaded
         else:
             why = "TensorRT does not take it"
@@ -268,7 +268,7 @@ def _load(flavour: Flavour, version: str, files: ModelFiles, gpu: cuda.Gpu, engi
             f"{model}: {why}, and {onnx}, to build it anew from, is not beside it", "copy the whole bundle"
         )
     options = record.options.model_copy(update={"compute_capabilities": ()})
-    return engines.load(files, onnx, options, machine, deserialise)
+    return engines.load(files, onnx, options, machine, deserialize)
 
 
 def _described(kind: type[_Description], files: ModelFiles, name: str) -> _Description | None:
@@ -295,7 +295,7 @@ def why_not_here(built_by: str, options: BuildOptions, bound_to: Mapping[str, st
     return ""
 
 
-def _planned(files: ModelFiles, flavour: Flavour, strong: bool) -> tuple[str, BuildOptions]:
+def _planned(files: ModelFiles, flavor: Flavor, strong: bool) -> tuple[str, BuildOptions]:
     """Which ONNX to build and how, by the plan beside the one that the bundle opens."""
     path = files.path.with_suffix(".json")
     plan = _described(BuildPlan, files, path.name)
@@ -306,7 +306,7 @@ def _planned(files: ModelFiles, flavour: Flavour, strong: bool) -> tuple[str, Bu
     name = plan.onnx if strong else plan.weak_onnx or plan.onnx
     if not files.has(name):
         raise BundleError(f"{path}: {name} is not beside it", "copy the whole bundle")
-    return name, plan.options(flavour)
+    return name, plan.options(flavor)
 
 
 def open_classic(model: Path | ModelFiles, threads: int, settings: Mapping[str, str]) -> TensorRtSession:

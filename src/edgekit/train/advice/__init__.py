@@ -3,7 +3,7 @@
 `facts` measures, `rules` are pure functions from facts to findings; whoever prints or draws them needs only the findings.
 """
 
-from edgekit.train.advice.facts import Facts, StageFacts, gather
+from edgekit.train.advice.facts import RunFacts, StageFacts, gather
 from edgekit.train.advice.rules import MOST, advise
 
-__all__ = ["MOST", "Facts", "StageFacts", "advise", "gather"]
+__all__ = ["MOST", "RunFacts", "StageFacts", "advise", "gather"]

@@ -18,16 +18,16 @@ from torch import nn
 from edgekit.data.images import ImageSet, spread_rows
 from edgekit.data.splits import Splits
 from edgekit.foreign import Unreadable, read_csv, understood
-from edgekit.models.pixels import normalise
+from edgekit.models.pixels import normalize
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Recipe
 from edgekit.run import Run, StageRecord, classifier_stages
 from edgekit.stages import MODEL_OF
-from edgekit.train.advice.views import Views, measure_views
+from edgekit.train.advice.views import ViewScores, measure_views
+from edgekit.train.analysis.symmetry import FEWEST, mirrored_told_apart
+from edgekit.train.distill.teachers import load_teachers
 from edgekit.train.evaluate import apply, device_of, labels_of, linear_probe
-from edgekit.train.fewshot import nearest_centroid
-from edgekit.train.symmetry import FEWEST, mirrored_told_apart
-from edgekit.train.teachers import load_teachers
+from edgekit.train.evaluate.few_shot import nearest_centroid
 
 KEEP_AT_LEAST = 0.35  # of what plain images show of the classes, in the views of the pretraining
 _FEWEST_PROBES = 100
@@ -57,7 +57,7 @@ class StageFacts:
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunFacts:
     """Everything that the rules look at.
 
     Args:
@@ -90,7 +90,7 @@ class Facts:
     knn: list[tuple[int, float]] = field(default_factory=list)
     knn_before: float | None = None
     knn_after: float | None = None
-    views: Views | None = None
+    views: ViewScores | None = None
     mirrored: float | None = None
     flipping: list[str] = field(default_factory=list)
     in_pool: NDArray[np.float64] | None = None
@@ -112,7 +112,7 @@ class Facts:
         return float(np.bincount(self.truth).max() / len(self.truth))
 
 
-def gather(run: Run, recipe: Recipe, splits: Splits) -> Facts:
+def gather(run: Run, recipe: Recipe, splits: Splits) -> RunFacts:
     """Measure, at most some thousand images of each set with each model.
 
     Args:
@@ -126,15 +126,15 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> Facts:
     device = device_of(recipe)
     name, held_set = ("probe set", splits.probe) if len(splits.probe) >= _FEWEST_PROBES else ("test set", splits.test)
     held = held_set.subset(spread_rows(len(held_set), _MOST))
-    labelled = _plain(splits.labelled, recipe, _MOST_LABELS)
+    labeled = _plain(splits.labeled, recipe, _MOST_LABELS)
     stages = classifier_stages(recipe)
     records = {stage: run.require(stage) for stage in ("pretrain", *stages)}
     models = {MODEL_OF[stage]: load_classifier(run.stage_path(stage), records[stage].outputs) for stage in stages}
     predicted = {model: _choices(network, held, recipe, device) for model, network in models.items()}
     encoder = load_pretrained(run.stage_path("pretrain"), records["pretrain"].outputs).encoder
-    predicted |= _frozen(encoder, labelled, held, recipe, device)
+    predicted |= _frozen(encoder, labeled, held, recipe, device)
     stage_facts = {stage: _stage(run, record) for stage, record in records.items()}
-    few = labelled.subset(spread_rows(len(labelled), _MOST))
+    few = labeled.subset(spread_rows(len(labeled), _MOST))
     assert few.labels is not None
     for stage in stages:
         right = float((_choices(models[MODEL_OF[stage]], few, recipe, device) == few.labels).mean())
@@ -144,8 +144,8 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> Facts:
     flipping = [stage for stage in ("pretrain", *stages) if getattr(recipe, stage).augmentation.flip]
     metrics = records["pretrain"].metrics
     before = metrics.get("knn_random_weights", metrics.get("knn_starting_weights"))
-    assert splits.labelled.labels is not None
-    return Facts(
+    assert splits.labeled.labels is not None
+    return RunFacts(
         classes=splits.classes,
         held=f"{name}, {len(held):,} images",
         truth=labels_of(held).numpy(),
@@ -155,12 +155,12 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> Facts:
         knn=_column(run, "pretrain", "knn"),
         knn_before=before if isinstance(before, float) else None,
         knn_after=metrics["knn"] if isinstance(metrics.get("knn"), float) else None,
-        views=measure_views(models["teacher"], splits.labelled, held, recipe, device, KEEP_AT_LEAST),
+        views=measure_views(models["teacher"], splits.labeled, held, recipe, device, KEEP_AT_LEAST),
         mirrored=mirrored_told_apart(pool.images) if flipping and len(pool) >= FEWEST else None,
         flipping=flipping,
         in_pool=counts / len(pool),
         pool=len(pool),
-        label_counts=np.bincount(splits.labelled.labels, minlength=len(splits.classes)).tolist(),
+        label_counts=np.bincount(splits.labeled.labels, minlength=len(splits.classes)).tolist(),
         fallback=_fallback(records["finetune"]),
     )
 
@@ -177,7 +177,7 @@ def _fallback(record: StageRecord) -> tuple[float, float] | None:
 
 def _plain(images: ImageSet, recipe: Recipe, most: int) -> ImageSet:
     """At most so many training images as evaluation sees them."""
-    return images.subset(spread_rows(len(images), most)).centre_crop(recipe.data.preprocessing().image_size)
+    return images.subset(spread_rows(len(images), most)).center_crop(recipe.data.preprocessing().image_size)
 
 
 def _choices(model: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device) -> NDArray[np.int64]:
@@ -186,14 +186,13 @@ def _choices(model: nn.Module, images: ImageSet, recipe: Recipe, device: torch.d
 
 
 def _frozen(
-    encoder: nn.Module, labelled: ImageSet, held: ImageSet, recipe: Recipe, device: torch.device
+    encoder: nn.Module, labeled: ImageSet, held: ImageSet, recipe: Recipe, device: torch.device
 ) -> dict[str, NDArray[np.int64]]:
     """First choices of a linear probe and of the nearest centroid, both learned from the label budget."""
     known, queries = (
-        apply(encoder, images.images, recipe.data.mean, recipe.data.std, device, "advice")
-        for images in (labelled, held)
+        apply(encoder, images.images, recipe.data.mean, recipe.data.std, device, "advice") for images in (labeled, held)
     )
-    labels = labels_of(labelled)
+    labels = labels_of(labeled)
     present = torch.unique(labels)  # a class without a label has no centroid
     of_present = nearest_centroid(known, torch.searchsorted(present, labels), queries, len(present))
     found = {"centroid": present[of_present].numpy()}
@@ -209,7 +208,7 @@ def _other_teachers(run: Run, recipe: Recipe, splits: Splits, held: ImageSet) ->
     pixels = torch.from_numpy(np.array(held.images))
     return {
         source.model: torch.cat(
-            [teacher(normalise(part, recipe.data.mean, recipe.data.std))[0].argmax(1) for part in pixels.split(100)]
+            [teacher(normalize(part, recipe.data.mean, recipe.data.std))[0].argmax(1) for part in pixels.split(100)]
         ).numpy()
         for source, teacher in zip(sources, teachers, strict=True)
     }

@@ -12,8 +12,8 @@ from edgekit.intervals import shown_less, wilson
 from edgekit.result import Advice
 from edgekit.shares import hundredths, percent
 from edgekit.stages import MODEL_OF
-from edgekit.train.advice.facts import KEEP_AT_LEAST, Facts, StageFacts
-from edgekit.train.symmetry import CLEARLY
+from edgekit.train.advice.facts import KEEP_AT_LEAST, RunFacts, StageFacts
+from edgekit.train.analysis.symmetry import CLEARLY
 
 MOST = 5  # findings that are printed; the report has all
 ENOUGH_STEPS = 300  # of a stage that learns from labels
@@ -22,10 +22,10 @@ _CROPS_KEEP = 0.1  # of what plain images show of the classes, in crops: see `ed
 _LEARNED = 0.95  # training accuracy of a stage that has learned its labels
 _NAMES = {"teacher": "the teacher", "student": "the student", "supervised": "the network from scratch"}
 
-Rule = Callable[[Facts], list[Advice]]
+Rule = Callable[[RunFacts], list[Advice]]
 
 
-def advise(facts: Facts) -> list[Advice]:
+def advise(facts: RunFacts) -> list[Advice]:
     """What the facts say, what counts most first; nothing where nothing is wrong.
 
     Args:
@@ -36,7 +36,7 @@ def advise(facts: Facts) -> list[Advice]:
     return [advice for rule in RULES for advice in rule(facts)]
 
 
-def labels(facts: Facts) -> list[Advice]:
+def labels(facts: RunFacts) -> list[Advice]:
     """Every model is at chance, the probe on the frozen encoder, too: the labels do not go with the images."""
     models = [model for model in ("linear", *MODEL_OF.values()) if model in facts.predicted]
     best = max(models, key=facts.top1)
@@ -46,11 +46,11 @@ def labels(facts: Facts) -> list[Advice]:
         f"no model is better than chance: the best has {percent(facts.top1(best))}, always answering the most frequent class "
         f"{percent(facts.chance)} ({facts.held})"
     )
-    change = "check that the labels of data.labelled (and of data.labels, where it is a file) go with the images"
+    change = "check that the labels of data.labeled (and of data.labels, where it is a file) go with the images"
     return [Advice(rule="labels", finding=finding, change=change)]
 
 
-def learning_rate(facts: Facts) -> list[Advice]:
+def learning_rate(facts: RunFacts) -> list[Advice]:
     """The loss rose above that of answering all classes alike, which a classifier starts with (its last layer is zero)."""
     found, uniform = [], math.log(len(facts.classes))
     for stage in ("finetune", "supervised"):
@@ -67,7 +67,7 @@ def learning_rate(facts: Facts) -> list[Advice]:
     return found
 
 
-def views(facts: Facts) -> list[Advice]:
+def views(facts: RunFacts) -> list[Advice]:
     """The pretraining's views do not show the classes."""
     seen = facts.views
     if (
@@ -88,7 +88,7 @@ def views(facts: Facts) -> list[Advice]:
     return [Advice(rule="views", finding=finding, change=change)]
 
 
-def mirrored(facts: Facts) -> list[Advice]:
+def mirrored(facts: RunFacts) -> list[Advice]:
     """Left and right mean something in these images, and they are flipped."""
     if facts.mirrored is None or facts.mirrored < CLEARLY:
         return []
@@ -100,7 +100,7 @@ def mirrored(facts: Facts) -> list[Advice]:
     return [Advice(rule="mirrored", finding=finding, change=change)]
 
 
-def other_teacher(facts: Facts) -> list[Advice]:
+def other_teacher(facts: RunFacts) -> list[Advice]:
     """A teacher from elsewhere knows less about these images than the run's own."""
     found = []
     for name, predicted in facts.other_teachers.items():
@@ -116,7 +116,7 @@ def other_teacher(facts: Facts) -> list[Advice]:
     return found
 
 
-def missing_class(facts: Facts) -> list[Advice]:
+def missing_class(facts: RunFacts) -> list[Advice]:
     """A class that the teacher knows, and hardly ever sees in the pool."""
     if facts.in_pool is None or not facts.pool:
         return []
@@ -137,7 +137,7 @@ def missing_class(facts: Facts) -> list[Advice]:
     return found[:3]
 
 
-def few_steps(facts: Facts) -> list[Advice]:
+def few_steps(facts: RunFacts) -> list[Advice]:
     """A stage ended before it had learned its labels, after very few steps."""
     found = []
     for stage, seen in facts.stages.items():
@@ -156,7 +156,7 @@ def few_steps(facts: Facts) -> list[Advice]:
     return found
 
 
-def training_accuracy(facts: Facts) -> list[Advice]:
+def training_accuracy(facts: RunFacts) -> list[Advice]:
     """A stage did not learn its labels although it had the steps, or only without its crops."""
     found = []
     for stage in ("finetune", "supervised"):
@@ -175,7 +175,7 @@ def training_accuracy(facts: Facts) -> list[Advice]:
     return found
 
 
-def teacher(facts: Facts) -> list[Advice]:
+def teacher(facts: RunFacts) -> list[Advice]:
     """The fine-tuning lost what the frozen encoder knew."""
     change = "divide finetune.optimizer.lr by 3, or weaken finetune.augmentation (crop_scale: [0.5, 1.0])"
     if facts.fallback is not None:
@@ -198,7 +198,7 @@ def teacher(facts: Facts) -> list[Advice]:
     return [Advice(rule="teacher", finding=finding, change=change)]
 
 
-def student(facts: Facts) -> list[Advice]:
+def student(facts: RunFacts) -> list[Advice]:
     """The distillation lost what the teacher knew."""
     seen = facts.stages.get("distill")
     if seen is None or _too_short(facts, "distill") or not shown_less(facts.right("student"), facts.right("teacher")):
@@ -211,7 +211,7 @@ def student(facts: Facts) -> list[Advice]:
     return [Advice(rule="student", finding=finding, change=change)]
 
 
-def scratch(facts: Facts) -> list[Advice]:
+def scratch(facts: RunFacts) -> list[Advice]:
     """The network from scratch is better: where was it lost?"""
     if "supervised" not in facts.predicted or not shown_less(facts.right("student"), facts.right("supervised")):
         return []
@@ -229,7 +229,7 @@ def scratch(facts: Facts) -> list[Advice]:
     return [Advice(rule="scratch", finding=finding, change=change)]
 
 
-def pretraining(facts: Facts) -> list[Advice]:
+def pretraining(facts: RunFacts) -> list[Advice]:
     """The pretraining left the encoder where it began."""
     before, after = facts.knn_before, facts.knn_after
     if before is None or after is None or after >= before + 0.01:
@@ -239,7 +239,7 @@ def pretraining(facts: Facts) -> list[Advice]:
     return [Advice(rule="pretraining", finding=finding, change=change)]
 
 
-def improving(facts: Facts) -> list[Advice]:
+def improving(facts: RunFacts) -> list[Advice]:
     """The encoder was still improving: what would twice the epochs bring, if the curve goes on as it went?
 
     The gain of the last doubling of the epochs, times how much smaller it was than that of the doubling before (at most 1).
@@ -264,7 +264,7 @@ def improving(facts: Facts) -> list[Advice]:
     return [Advice(rule="improving", finding=finding, change=change)]
 
 
-def mixed_classes(facts: Facts) -> list[Advice]:
+def mixed_classes(facts: RunFacts) -> list[Advice]:
     """The pairs of classes that the student mixes up most, at most three."""
     count = len(facts.classes)
     cells = np.bincount(facts.truth * count + facts.predicted["student"], minlength=count * count).reshape(count, count)
@@ -292,12 +292,12 @@ RULES: tuple[Rule, ...] = (
 )  # fmt: skip
 
 
-def _too_short(facts: Facts, stage: str) -> bool:
+def _too_short(facts: RunFacts, stage: str) -> bool:
     """Whether a stage had too few steps: what its model lacks follows from that."""
     return any(advice.change.startswith(f"set {stage}.") for advice in few_steps(facts))
 
 
-def _name(facts: Facts, index: int) -> str:
+def _name(facts: RunFacts, index: int) -> str:
     """A class's name, short enough for a line."""
     return shortened(facts.classes[index], 40)
 

@@ -23,17 +23,17 @@ from edgekit.recipe import Augmentation, Recipe
 from edgekit.train.evaluate.features import labels_of
 from edgekit.train.evaluate.probes import linear_probe
 from edgekit.train.evaluate.scores import share
-from edgekit.train.loader import seed_for
+from edgekit.train.loop.loader import seed_for
 
 _PIXELS = 8  # side of the image as the probe sees it beside the features
 _VIEWS = 4  # of each image
 _MOST = 400  # images that the probe learns from, and that it is tried on
 _BATCH = 100
-_PARTS = ("grey", "jitter", "rotate", "flip", "sobel", "blur", "noise", "cutout")
+_PARTS = ("gray", "jitter", "rotate", "flip", "sobel", "blur", "noise", "cutout")
 
 
 @dataclass(frozen=True)
-class Views:
+class ViewScores:
     """Accuracies of a probe on plain images and on views.
 
     Args:
@@ -57,27 +57,27 @@ class Views:
 
 
 def measure_views(
-    model: Classifier, labelled: ImageSet, held: ImageSet, recipe: Recipe, device: torch.device, worth_a_search: float
-) -> Views:
+    model: Classifier, labeled: ImageSet, held: ImageSet, recipe: Recipe, device: torch.device, worth_a_search: float
+) -> ViewScores:
     """Try the views of `pretrain.augmentation`.
 
     Args:
         model: trained with labels, on `device`, in evaluation mode.
-        labelled: the label budget, which the probe learns from.
+        labeled: the label budget, which the probe learns from.
         held: images of evaluation preprocessing, with labels, that the probe is tried on.
         recipe: for augmentation, image size and normalization.
         device: where the features are computed.
         worth_a_search: where the views keep less than this share, each part of the augmentation is left out in turn.
     """
-    probe = _Probe(model, _spread(labelled), _spread(held), recipe, device)
+    probe = _Probe(model, _spread(labeled), _spread(held), recipe, device)
     config = recipe.pretrain.augmentation.at(recipe.data.image_size)
     truth = labels_of(held).numpy()
     chance = float(np.bincount(truth).max() / len(truth))
-    found = Views(probe.accuracy(None), probe.accuracy(config), chance)
+    found = ViewScores(probe.accuracy(None), probe.accuracy(config), chance)
     if found.kept >= worth_a_search:
         return found
     uncropped = config.model_copy(update={"crop": 0.0})
-    whole = Views(found.plain, probe.accuracy(uncropped), chance)
+    whole = ViewScores(found.plain, probe.accuracy(uncropped), chance)
     if whole.kept >= worth_a_search:
         return replace(found, culprit="crop", without=whole.augmented)
     parts = [part for part in _PARTS if getattr(config, part)]
@@ -101,7 +101,7 @@ class _Probe:
     def _features(self, images: ImageSet, config: Augmentation | None) -> tuple[Tensor, Tensor]:
         """Features (views * n, d) of the images and their labels, on the CPU; seeded, so that a part left out is the only change."""
         data = self.recipe.data
-        plain = Augmentation(crop=0.0, flip=0.0, jitter=0.0, grey=0.0, blur=0.0)
+        plain = Augmentation(crop=0.0, flip=0.0, jitter=0.0, gray=0.0, blur=0.0)
         augment = Augment(config or plain, data.image_size, data.mean, data.std)
         generator = torch.Generator().manual_seed(seed_for(self.recipe.seed, "advice", "views"))
         views = 1 if config is None else _VIEWS

@@ -2,12 +2,12 @@
 
 from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
 from edgekit.train.evaluate.probes import (
-    KNN_NEIGHBOURS,
+    KNN_NEIGHBORS,
     KNN_TEMPERATURE,
     knn,
     linear_model,
     linear_probe,
-    neighbours_for,
+    neighbors_for,
 )
 from edgekit.train.evaluate.scores import (
     LAST,
@@ -22,7 +22,7 @@ from edgekit.train.evaluate.scores import (
 )
 
 __all__ = [
-    "KNN_NEIGHBOURS",
+    "KNN_NEIGHBORS",
     "KNN_TEMPERATURE",
     "LAST",
     "apply",
@@ -36,7 +36,7 @@ __all__ = [
     "labels_of",
     "linear_model",
     "linear_probe",
-    "neighbours_for",
+    "neighbors_for",
     "outputs",
     "per_class",
     "score_run",

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from edgekit.data.images import ImageSet
 from edgekit.data.pixels import Pixels
 from edgekit.data.splits import Splits
-from edgekit.models.pixels import normalise
+from edgekit.models.pixels import normalize
 from edgekit.progress import Advance, progress
 from edgekit.recipe import Recipe
-from edgekit.train.devices import full_float32, uses_cuda
-from edgekit.train.memory import is_out_of_memory
+from edgekit.train.loop.devices import full_float32, uses_cuda
+from edgekit.train.loop.memory import is_out_of_memory
 
 BATCH = 500
 
@@ -35,10 +35,10 @@ def outputs(
     The model is left on `device`, and each of its modules in the mode that it came in. No random number is drawn.
 
     Args:
-        model: maps normalised float32 images (b, 3, s, s) to (b, d).
+        model: maps normalized float32 images (b, 3, s, s) to (b, d).
         images: read and copied a batch at a time.
-        mean: of the normalisation, for pixels in [0, 1].
-        std: of the normalisation.
+        mean: of the normalization, for pixels in [0, 1].
+        std: of the normalization.
         device: where it is computed.
         title: of the progress; without one, none is shown (inside a training, whose own is on the screen).
     """
@@ -66,7 +66,7 @@ def _outputs_if_they_fit(
 ) -> Tensor | None:
     """Outputs of one batch; None where it does not fit into the memory and a smaller one may."""
     try:
-        return model(normalise(torch.tensor(images, device=device), mean, std)).float()
+        return model(normalize(torch.tensor(images, device=device), mean, std)).float()
     except (RuntimeError, MemoryError) as error:
         if len(images) == 1 or not is_out_of_memory(error):
             raise
@@ -91,11 +91,11 @@ def device_of(recipe: Recipe) -> torch.device:
 
 
 def bank_of(splits: Splits, recipe: Recipe) -> ImageSet:
-    """Labelled images for kNN and linear probe: the probe set, which no training saw; without one, the label budget."""
+    """Labeled images for kNN and linear probe: the probe set, which no training saw; without one, the label budget."""
     if len(splits.probe):
         return splits.probe
     preprocessing = recipe.data.preprocessing()
-    return splits.labelled.centre_crop(preprocessing.image_size)
+    return splits.labeled.center_crop(preprocessing.image_size)
 
 
 def bank_name(splits: Splits) -> str:

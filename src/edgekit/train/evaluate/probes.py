@@ -1,4 +1,4 @@
-"""Classifiers on frozen features: weighted k nearest neighbours and the linear probe."""
+"""Classifiers on frozen features: weighted k nearest neighbors and the linear probe."""
 
 from __future__ import annotations
 
@@ -9,48 +9,46 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgekit.train.blas import threads_for
+from edgekit.train.evaluate.blas import threads_for
 from edgekit.train.evaluate.features import BATCH
 
-KNN_NEIGHBOURS = 200
+KNN_NEIGHBORS = 200
 KNN_TEMPERATURE = 0.1
-LINEAR = "logistic regression on standardised features, L-BFGS, C = 1"
+LINEAR = "logistic regression on standardized features, L-BFGS, C = 1"
 
 
-def knn(
-    bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, neighbours: int, temperature: float
-) -> Tensor:
-    """Predictions (m) of the weighted k-nearest-neighbour classifier of InstDisc (Wu et al. 2018, section 3.4).
+def knn(bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, neighbors: int, temperature: float) -> Tensor:
+    """Predictions (m) of the weighted k-nearest-neighbor classifier of InstDisc (Wu et al. 2018, section 3.4).
 
     Args:
         bank: features (n, d) with labels (n).
         bank_labels: int64 (n), on the features' device.
         queries: features (m, d), on the same device.
         classes: number of classes.
-        neighbours: k <= n.
-        temperature: each neighbour votes with exp(cosine / temperature).
+        neighbors: k <= n.
+        temperature: each neighbor votes with exp(cosine / temperature).
     """
     bank, predictions = F.normalize(bank.float(), dim=1), []
     for part in F.normalize(queries.float(), dim=1).split(BATCH):
-        similarities, indexes = (part @ bank.T).topk(neighbours, dim=1)
+        similarities, indexes = (part @ bank.T).topk(neighbors, dim=1)
         votes = torch.zeros(len(part), classes, device=bank.device)
         votes.scatter_add_(1, bank_labels[indexes], ((similarities - 1) / temperature).exp())
         predictions.append(votes.argmax(dim=1))
     return torch.cat(predictions)
 
 
-def neighbours_for(bank: int, classes: int) -> int:
+def neighbors_for(bank: int, classes: int) -> int:
     """k: 200, or half of a class's share of a small bank (a k beyond a class's images lets the others outvote it)."""
-    return min(KNN_NEIGHBOURS, max(1, bank // (2 * classes)))
+    return min(KNN_NEIGHBORS, max(1, bank // (2 * classes)))
 
 
 def knn_protocol(bank: int, classes: int) -> str:
     """How the kNN accuracy is measured."""
-    return f"k = {neighbours_for(bank, classes)}, cosine, T = {KNN_TEMPERATURE}"
+    return f"k = {neighbors_for(bank, classes)}, cosine, T = {KNN_TEMPERATURE}"
 
 
 def linear_probe(bank: Tensor, bank_labels: Tensor, queries: Tensor, c: float = 1.0) -> Tensor:
-    """Predictions (m) of a multinomial logistic regression on frozen, standardised features (L-BFGS, at most 1000 iterations).
+    """Predictions (m) of a multinomial logistic regression on frozen, standardized features (L-BFGS, at most 1000 iterations).
 
     Args:
         bank: features (n, d) with labels (n), on the CPU.

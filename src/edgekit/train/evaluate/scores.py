@@ -20,9 +20,9 @@ from edgekit.shares import exact, share_of
 from edgekit.stages import MODEL_OF
 from edgekit.train.evaluate.answers import answers_of
 from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
-from edgekit.train.evaluate.probes import KNN_TEMPERATURE, LINEAR, knn, knn_protocol, linear_probe, neighbours_for
-from edgekit.train.fewshot import DRAWS, few_shot_scores
-from edgekit.train.inputs import require_current
+from edgekit.train.evaluate.few_shot import DRAWS, few_shot_scores
+from edgekit.train.evaluate.probes import KNN_TEMPERATURE, LINEAR, knn, knn_protocol, linear_probe, neighbors_for
+from edgekit.train.records.inputs import require_current
 
 LAST = "weights of the last epoch"
 
@@ -48,11 +48,11 @@ def encoder_scores(
     What `score_run` says of a run's encoder is computed the same way (`_probed`).
 
     Args:
-        encoder: maps normalised images to features.
+        encoder: maps normalized images to features.
         splits: the bank is `bank_of(splits, recipe)`.
-        recipe: for the normalisation.
+        recipe: for the normalization.
         device: where the features are computed and compared.
-        knn_too: weighted k nearest neighbours (`edgekit.train.evaluate.knn`).
+        knn_too: weighted k nearest neighbors (`edgekit.train.evaluate.knn`).
         linear_too: a logistic regression, on the CPU (`edgekit.train.evaluate.linear_probe`).
         title: of the progress, or "".
     """
@@ -69,7 +69,7 @@ def _probed(
     labels, truth, classes = labels_of(bank), labels_of(splits.test), len(splits.classes)
     found = {}
     if knn_too:
-        k = neighbours_for(len(bank), classes)
+        k = neighbors_for(len(bank), classes)
         predicted = knn(known, labels.to(known.device), queries, classes, k, KNN_TEMPERATURE)
         found["knn"] = share(predicted.cpu(), truth)
     if linear_too:
@@ -98,12 +98,12 @@ def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int
     Args:
         run: with complete stages.
         splits: of its recipe.
-        few_shot: images a class to learn from, for `edgekit.train.fewshot`; none by default.
+        few_shot: images a class to learn from, for `edgekit.train.evaluate.few_shot`; none by default.
         draws: of those images.
 
     Raises:
         RunError: a stage is not complete, damaged, or made from another recipe or other images.
-        DataError: the test set is empty, or a class has fewer labelled images than `few_shot` asks for.
+        DataError: the test set is empty, or a class has fewer labeled images than `few_shot` asks for.
     """
     recipe, test = run.recipe, splits.test
     device = device_of(recipe)
@@ -129,9 +129,9 @@ def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int
     for name, stage in stages.items():
         classifier = load_classifier(run.stage_path(stage), records[stage].outputs)
         logits[name] = apply(classifier, test.images, mean, std, device, name)
-        how = f"single centre view, {LAST}{_chosen(run, stage)}"
+        how = f"single center view, {LAST}{_chosen(run, stage)}"
         scores += classifier_scores(name, logits[name], truth, splits.classes, how)
-    data = f"{recipe.data.labelled or recipe.data.pool}: test set of {len(test)} images"
+    data = f"{recipe.data.labeled or recipe.data.pool}: test set of {len(test)} images"
     evaluation = Evaluation(run=str(run.path), data=data, scores=scores, classes=splits.classes)
     return evaluation, answers_of(logits, test)
 

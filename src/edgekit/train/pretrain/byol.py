@@ -7,7 +7,7 @@ import math
 from torch import Tensor
 
 from edgekit.models.momentum import Momentum
-from edgekit.recipe.methods import BYOL as Config
+from edgekit.recipe.methods import BYOLConfig as Config
 from edgekit.train.pretrain.siamese import Siamese
 
 
@@ -24,7 +24,7 @@ class BYOL(Siamese):
         self.target = Momentum(self.model, config.momentum)
 
     def targets(self, images: list[Tensor], projections: list[Tensor]) -> list[Tensor]:
-        """The average's projections; in training mode it normalises with the statistics of these images, as the paper's code does."""
+        """The average's projections; in training mode it normalizes with the statistics of these images, as the paper's code does."""
         return [self.target(view) for view in images]
 
     def after_step(self, done: float) -> None:

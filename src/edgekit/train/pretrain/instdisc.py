@@ -9,17 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgekit.data.to_device import to_device
-from edgekit.recipe.methods import InstDisc as Config
-from edgekit.train.distributed import gather
-from edgekit.train.losses import info_nce, nce, nce_log_normaliser, unit
+from edgekit.recipe.methods import InstDiscConfig as Config
+from edgekit.train.loop.distributed import gather
+from edgekit.train.pretrain.losses import info_nce, nce, nce_log_normalizer, unit
 from edgekit.train.pretrain.method import Loss, Method, Views
 
 
 class InstDisc(Method):
-    """The method; the bank and the normalising constant are part of its state.
+    """The method; the bank and the normalizing constant are part of its state.
 
     Two deviations: the whole batch shares the slots drawn (the paper draws for each image; shared ones are a matrix product
-    instead of a gather of n * m slots), and there is no proximal regularisation (the authors' code has none either).
+    instead of a gather of n * m slots), and there is no proximal regularization (the authors' code has none either).
 
     Args:
         config: the recipe's part.
@@ -30,7 +30,7 @@ class InstDisc(Method):
     views = 1
     remembers_images = True
     bank: Tensor
-    log_normaliser: Tensor
+    log_normalizer: Tensor
 
     def __init__(self, config: Config, image_size: int, pool: int) -> None:
         super().__init__(config, image_size)
@@ -39,8 +39,8 @@ class InstDisc(Method):
         self.negatives = config.negatives
         self.momentum = config.momentum
         self.register_buffer("bank", F.normalize(torch.randn(pool, config.projection.output), dim=1))
-        self.register_buffer("log_normaliser", torch.tensor(math.nan))  # until the first batch
-        self._normalised = False
+        self.register_buffer("log_normalizer", torch.tensor(math.nan))  # until the first batch
+        self._normalized = False
 
     def forward(self, views: Views) -> Loss:
         """NCE or InfoNCE of each image's projection with its own slot, against slots drawn from the whole bank."""
@@ -55,14 +55,14 @@ class InstDisc(Method):
     def _loss(self, projections: Tensor, slots: Tensor, samples: Tensor) -> Tensor:
         if self.loss == "info_nce":
             return info_nce(projections, slots, samples, self.temperature)
-        if not self._normalised:  # asked once a training: the answer waits for the device
-            if self.log_normaliser.isnan():
-                self.log_normaliser.copy_(nce_log_normaliser(projections, samples, self.temperature, len(self.bank)))
-            self._normalised = True
-        return nce(projections, slots, samples, self.temperature, self.log_normaliser, len(self.bank))
+        if not self._normalized:  # asked once a training: the answer waits for the device
+            if self.log_normalizer.isnan():
+                self.log_normalizer.copy_(nce_log_normalizer(projections, samples, self.temperature, len(self.bank)))
+            self._normalized = True
+        return nce(projections, slots, samples, self.temperature, self.log_normalizer, len(self.bank))
 
     @torch.no_grad()
     def _remember(self, index: Tensor, projections: Tensor) -> None:
-        """The slots of the whole batch move towards the projections, and back onto the sphere."""
+        """The slots of the whole batch move toward the projections, and back onto the sphere."""
         everybody, v = gather(index), gather(unit(projections)).to(self.bank.dtype)
         self.bank[everybody] = F.normalize(torch.lerp(v, self.bank[everybody], self.momentum), dim=1)

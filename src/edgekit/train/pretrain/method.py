@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from edgekit.models.encoders import build_encoder
 from edgekit.models.heads import ProjectionHead
 from edgekit.models.store import Pretrained
-from edgekit.recipe.methods import Method as MethodConfig
+from edgekit.recipe.methods import MethodConfig
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Views:
     """What a method sees of a step.
 
     Args:
-        images: `Method.views` random views, each float32 (n, 3, s, s), normalised.
+        images: `Method.views` random views, each float32 (n, 3, s, s), normalized.
         index: int64 (n), each image's position in the pool.
         generator: a CPU generator in the same state on every process: for what is drawn over the whole batch.
     """
@@ -60,7 +60,7 @@ class Method(nn.Module):
         hidden = config.projection.hidden or encoder.feature_dim
         head = ProjectionHead(
             encoder.feature_dim, hidden, config.projection.output, config.projection.layers,
-            normalise_output=config.projection.normalise_output,
+            normalize_output=config.projection.normalize_output,
         )  # fmt: skip
         self.model = Pretrained(config.encoder, image_size, encoder, head)
 

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from edgekit.data.to_device import to_device
 from edgekit.models.momentum import Momentum
-from edgekit.recipe.methods import MoCo as Config
-from edgekit.train.distributed import gather, is_synchronised, rank, world_size
-from edgekit.train.losses import info_nce, unit
+from edgekit.recipe.methods import MoCoConfig as Config
+from edgekit.train.loop.distributed import gather, is_synchronized, rank, world_size
+from edgekit.train.pretrain.losses import info_nce, unit
 from edgekit.train.pretrain.method import Loss, Method, Views
 
 
@@ -52,12 +52,12 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _keys(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Keys (N, d) of the whole batch, l2-normalised, in the order of the processes.
+        """Keys (N, d) of the whole batch, l2-normalized, in the order of the processes.
 
-        Where every process normalises its own share of the batch, that share's statistics would tell a query which keys are
+        Where every process normalizes its own share of the batch, that share's statistics would tell a query which keys are
         its companions. So the images are shuffled among the processes first (shuffling BatchNorm, He et al. 2020, section 3.3).
         """
-        if world_size() == 1 or is_synchronised(self.model):
+        if world_size() == 1 or is_synchronized(self.model):
             return gather(unit(self.key_encoder(images)))
         everybody = gather(images)
         order = to_device(torch.randperm(len(everybody), generator=generator), images.device)

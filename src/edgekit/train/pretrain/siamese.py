@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgekit.models.heads import Predictor
-from edgekit.recipe.methods import BYOL, SimSiam
-from edgekit.train.losses import precise
+from edgekit.models.heads import PredictionHead
+from edgekit.recipe.methods import BYOLConfig, SimSiamConfig
+from edgekit.train.pretrain.losses import precise
 from edgekit.train.pretrain.method import Loss, Method, Views
 
 
@@ -26,11 +26,13 @@ class Siamese(Method):
 
     predictor_bias = False  # of its last layer
 
-    def __init__(self, config: BYOL | SimSiam, image_size: int) -> None:
+    def __init__(self, config: BYOLConfig | SimSiamConfig, image_size: int) -> None:
         super().__init__(config, image_size)
         predictor, dimension = config.predictor, config.projection.output
         self.predictor: nn.Module = (
-            Predictor(dimension, predictor.hidden, bias=self.predictor_bias) if predictor.enabled else nn.Identity()
+            PredictionHead(dimension, predictor.hidden, bias=self.predictor_bias)
+            if predictor.enabled
+            else nn.Identity()
         )
         self.predictor_lr_is_constant = predictor.constant_lr
 

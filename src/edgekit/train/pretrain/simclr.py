@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from edgekit.recipe.methods import SimCLR as Config
-from edgekit.train.losses import nt_xent
+from edgekit.recipe.methods import SimCLRConfig as Config
+from edgekit.train.pretrain.losses import nt_xent
 from edgekit.train.pretrain.method import Loss, Method, Views
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from edgekit.recipe.methods import SimSiam as Config
+from edgekit.recipe.methods import SimSiamConfig as Config
 from edgekit.train.pretrain.siamese import Siamese
 
 

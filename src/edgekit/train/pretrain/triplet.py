@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from edgekit.recipe.methods import Triplet as Config
-from edgekit.train.losses import triplet
+from edgekit.recipe.methods import TripletConfig as Config
+from edgekit.train.pretrain.losses import triplet
 from edgekit.train.pretrain.method import Loss, Method, Views
 
 

@@ -1,0 +1,280 @@
+"""Networks of torch: by name from timm and torchvision, from a user's own factory, or from weights that say what they are of."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import nn
+
+from edgekit.errors import EdgekitError, ExportError, near
+from edgekit.export.importers.outputs import reason
+from edgekit.export.importers.request import Fit, Interpolation, ModelRequest, Network, PixelFormat
+from edgekit.files import sha256
+from edgekit.models.checkpoints import read_state_dicts
+from edgekit.models.encoders import timm_names, torchvision_names
+from edgekit.models.factories import import_factory, source_file
+from edgekit.models.trained import TrainedNetwork
+from edgekit.models.weights import best_match, load_weights
+
+# torchvision's networks with auxiliary heads, which may transform their input.
+_INCEPTIONS = {"googlenet", "inception_v3"}
+_INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "bicubic", "lanczos")
+_TIMM_SHARE = 0.875  # timm's DEFAULT_CROP_PCT
+RANDOM = (
+    "its weights are RANDOM (no --weights): good for timing an architecture and for nothing else; what is said about accuracy and "
+    "agreement means nothing"
+)
+
+
+def from_timm(asked: ModelRequest, classes: int | None) -> Network:
+    """`timm:NAME`, preprocessed as timm's configuration of it says.
+
+    Args:
+        asked: what the user said.
+        classes: how many the network must have; None leaves it to the weights, or to timm.
+
+    Raises:
+        ExportError: timm has no such network, or it cannot be built for the image size.
+        RecipeError: the weights are not those of the network.
+    """
+    import timm
+
+    name = asked.model.partition(":")[2]
+    if name.partition(".")[0] not in timm_names():
+        raise _unknown(asked.model, name, timm_names())
+
+    def build(classes: int | None, size: int | None) -> nn.Module:
+        options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
+        options |= {} if size is None else {"img_size": size}
+        return timm.create_model(name, pretrained=False, **options)
+
+    network = _built(asked, classes, build)
+    if getattr(network, "num_classes", None) == 0:
+        raise ExportError(
+            f"{asked.model}: has no classifier: timm gives it none",
+            "say the classes that it shall have (--classes FILE), and give the weights of such a classifier (--weights FILE)",
+        )
+    config = getattr(network, "pretrained_cfg", {})
+    opened = _network(asked, network, timm_pixels(config), {"library": f"timm {timm.__version__}"})
+    _, height, width = config.get("input_size", (3, 0, 0))
+    if height == width or asked.pixels.size is not None:
+        return opened
+    note = f"{asked.model}: timm feeds it {width} x {height} pixels; edgekit takes squares alone, here of {width}"
+    return replace(opened, notes=[*opened.notes, note])
+
+
+def from_torchvision(asked: ModelRequest, classes: int | None) -> Network:
+    """`torchvision:NAME`, preprocessed as the weights that torchvision publishes for it are.
+
+    Raises:
+        ExportError, RecipeError: as `from_timm`.
+    """
+    import torchvision
+    import torchvision.models as zoo
+
+    name = asked.model.partition(":")[2]
+    if name not in torchvision_names():
+        raise _unknown(asked.model, name, torchvision_names())
+    once: dict[str, Any] = {}
+    notes = []
+    if name in _INCEPTIONS:
+        published = asked.weights is not None and _digest(asked.weights) in published_digests(name)
+        once = {"aux_logits": False, "init_weights": True, "transform_input": published}
+        if asked.weights is not None and not published:
+            notes.append(
+                f"{asked.model} is built with transform_input=False; torchvision's published weights, and what was fine-tuned from them, "
+                "want True: give a factory that says so, if yours are such"
+            )
+
+    def build(classes: int | None, size: int | None) -> nn.Module:
+        count = {} if classes is None else {"num_classes": classes}
+        return zoo.get_model(name, weights=None, **once, **count, **({} if size is None else {"image_size": size}))
+
+    network = _built(asked, classes, build)
+    transform = zoo.get_model_weights(name).DEFAULT.transforms()
+    pixels = PixelFormat(
+        size=transform.crop_size[0],
+        resize=transform.resize_size[0],
+        geometry="torchvision",
+        interpolation=_interpolation(transform.interpolation.value),
+        mean=_statistics(transform.mean),
+        std=_statistics(transform.std),
+    )
+    opened = _network(asked, network, pixels, {"library": f"torchvision {torchvision.__version__}"})
+    return replace(opened, notes=[*opened.notes, *notes])
+
+
+def published_digests(name: str) -> set[str]:
+    """The first eight digits of the SHA-256 of torchvision's published weights for a network, as their file names have them."""
+    import torchvision.models as zoo
+
+    return {weights.url.rpartition("-")[2].partition(".")[0] for weights in zoo.get_model_weights(name)}
+
+
+def _digest(path: str) -> str:
+    try:
+        return sha256(Path(path).expanduser())[:8]
+    except OSError:  # loading it says so
+        return ""
+
+
+def from_factory(asked: ModelRequest, classes: int | None) -> Network:
+    """`package.module:factory`: called without arguments, it gives a network that maps normalized images to logits.
+
+    Raises:
+        ExportError: it fails, or gives no network.
+        RecipeError: it cannot be imported, or the weights are not those of the network.
+    """
+    module, _, name = asked.model.partition(":")
+    factory = import_factory(module, name, asked.model)
+    try:
+        network = factory()
+    except EdgekitError:
+        raise
+    except Exception as error:  # the user's own code
+        raise ExportError(
+            f"{asked.model}: fails: {reason(error)}", "it is called without arguments and gives the network"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise ExportError(f"{asked.model}: gives a {type(network).__name__}, not an nn.Module", "return the network")
+    if asked.weights is not None:
+        _check_count(asked, network, classes)
+    opened = _network(asked, network, PixelFormat(), {"source_sha256": sha256(source_file(module, asked.model))})
+    if asked.weights is None:
+        note = "its weights are what the factory gives: RANDOM ones unless it loads some (or give --weights)"
+        opened = replace(opened, random=False, notes=[note])
+    return opened
+
+
+def from_module(asked: ModelRequest, classes: int | None) -> Network:
+    """A network from Python, as it is: a copy of it is exported, in evaluation mode and on the CPU.
+
+    A network of a run brings its classes, its preprocessing and its normalization along.
+
+    Raises:
+        ExportError: it cannot be copied, or weights are given beside it.
+    """
+    assert asked.module is not None
+    if asked.weights is not None or asked.weights_key is not None:
+        raise ExportError("weights: the network has its own", "load them into it before you export it")
+    try:
+        network = copy.deepcopy(asked.module).cpu().eval()
+    except Exception as error:  # of a network's own code, or of tensors that are in the middle of a computation
+        raise ExportError(f"{asked.model}: cannot be copied: {reason(error)}", "detach its tensors first") from error
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(safetensors.torch.save({name: tensor.contiguous()}))
+    pixels, names = PixelFormat(), None
+    if isinstance(network, TrainedNetwork):
+        p = network.preprocessing
+        pixels = PixelFormat(
+            p.image_size, p.resize_to, p.interpolation, p.fit, network.mean, network.std, p.geometry, p.fill,
+            pixel_range=p.pixel_range,
+        )  # fmt: skip
+        if not network.classes:
+            raise ExportError(f"{asked.model}: an encoder has no classes", "export a run's student or teacher")
+        names = network.classes
+    provenance = {"model": asked.model, "weights": "of the network itself", "weights_sha256": digest.hexdigest()}
+    return Network(network, 0, pixels, provenance, names=names)
+
+
+def _built(asked: ModelRequest, classes: int | None, build: Callable[[int | None, int | None], nn.Module]) -> nn.Module:
+    """A network of a library, its classifier as wide as the names or the weights say."""
+    size = asked.pixels.size
+    try:
+        if asked.weights is not None:
+            # Built with the classes that are named: by itself a network may have no classifier (EVA-02's small ones).
+            in_file = _check_count(asked, build(classes, None), classes)
+            classes = in_file if classes is None else classes
+        if size is not None:
+            with contextlib.suppress(TypeError):  # convolutional networks take no image size
+                return build(classes, size)
+        return build(classes, None)
+    except EdgekitError:
+        raise
+    except Exception as error:  # whatever the library's code raises
+        where = f" for images of {size} px" if size is not None else ""
+        raise ExportError(f"{asked.model}: cannot be built{where}: {reason(error)}", "change --size") from error
+
+
+def _check_count(asked: ModelRequest, network: nn.Module, classes: int | None) -> int | None:
+    """How many classes the file of weights is for, found by the network's last layer; None where that cannot be told."""
+    assert asked.weights is not None
+    states = read_state_dicts(asked.weights, "--weights", asked.weights_key)
+    match, *_ = best_match(states, network.state_dict())
+    layers = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    last = match.tensors().get(f"{layers[-1]}.weight") if layers else None
+    if last is None:
+        return None
+    count = int(last.shape[0])
+    if classes is not None and classes != count:
+        raise ExportError(
+            f"--weights: {asked.weights}: has {count} classes, {'--classes' if asked.classes else '--evaluate'} {classes}",
+            "the names must be the model's own, in the order of its logits (--classes FILE)",
+        )
+    return count
+
+
+def _network(asked: ModelRequest, network: nn.Module, pixels: PixelFormat, provenance: dict[str, Any]) -> Network:
+    """Fill a network with the weights that were asked for, and say where all of it came from."""
+    notes, loaded = [RANDOM], None
+    if asked.weights_key is not None and asked.weights is None:
+        raise ExportError(f"--weights-key {asked.weights_key}: there is no file of weights", "give it: --weights FILE")
+    if asked.weights is not None:
+        loaded = load_weights(network, asked.weights, "--weights", asked.model, asked.weights_key)
+        notes = [f"weights: {loaded}"]
+    provenance = {
+        "model": asked.model,
+        **provenance,
+        "weights": asked.weights or "random",
+        "weights_file_sha256": loaded.sha256 if loaded else None,
+        "weights_key": loaded.key if loaded else None,
+        "weights_averaged": loaded.averaged if loaded else None,
+        "weights_report": str(loaded) if loaded else None,
+    }
+    return Network(network.eval(), 0, pixels, provenance, notes=notes, random=loaded is None)
+
+
+def timm_pixels(config: Mapping[str, Any]) -> PixelFormat:
+    """The preprocessing in timm's configuration of a network (`pretrained_cfg`)."""
+    size = int(config.get("input_size", (3, 224, 224))[-1])
+    share = float(config.get("crop_pct") or _TIMM_SHARE)
+    mean = _statistics(config.get("mean", (0.5, 0.5, 0.5)))
+    fits: dict[Any, Fit] = {"squash": "stretch", "border": "border"}
+    fit = fits.get(config.get("crop_mode"), "crop")
+    red, green, blue = (round(255 * v) for v in mean)
+    return PixelFormat(
+        size=size,
+        resize=math.floor(size / share),
+        interpolation=_interpolation(config.get("interpolation", "bilinear")),
+        fit=fit,
+        mean=mean,
+        std=_statistics(config.get("std", (0.5, 0.5, 0.5))),
+        geometry="torchvision",
+        fill=(red, green, blue) if fit == "border" else None,
+        share=share,
+    )
+
+
+def _interpolation(name: str) -> Interpolation:
+    return next((known for known in _INTERPOLATIONS if known == name), "bilinear")
+
+
+def _statistics(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(v) for v in values)
+    return red, green, blue
+
+
+def _unknown(model: str, name: str, known: frozenset[str]) -> ExportError:
+    library = model.partition(":")[0]
+    return ExportError(
+        f"{model}: {library} has no network {name!r}", near(name, sorted(known)) or f"see {library}'s own list"
+    )

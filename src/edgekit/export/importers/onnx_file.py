@@ -1,0 +1,213 @@
+"""`model.onnx`: a float classifier of any exporter, given the treatment that edgekit's own get."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, inliner
+
+from edgekit.errors import EdgekitError, ExportError
+from edgekit.export.importers import onnx_checks, rewire
+from edgekit.export.importers.answers import count_of_classes
+from edgekit.export.importers.batch import free_batch
+from edgekit.export.importers.onnx_reference import OnnxReference
+from edgekit.export.importers.opset import to_opset, version_of
+from edgekit.export.importers.own_file import own_pixels
+from edgekit.export.importers.ports import ImageInput, find_input
+from edgekit.export.importers.request import ImportedGraph, ModelRequest, Network, PixelFormat
+from edgekit.models.pixels import Channels, Statistics
+from edgekit.onnx_graph.build import save
+
+_CLOSE = (
+    1e-3  # of the logits' reach: what the order of float32 additions may change; a wrong batch axis changes everything
+)
+
+
+def from_onnx(asked: ModelRequest, classes: int | None) -> Network:
+    """A foreign ONNX file.
+
+    Args:
+        asked: what the user said.
+        classes: how many names the user gave; the graph cannot be changed to it.
+
+    Raises:
+        ExportError: it is damaged, no image classifier, or uses what no target can do.
+    """
+    path = Path(asked.model).expanduser()
+    if asked.weights is not None:
+        raise ExportError(f"--weights: {asked.model} holds its weights already", "leave --weights out")
+    model, digest = onnx_checks.read(path)
+    with _one_line(asked.model):
+        return _opened(asked, path, model, digest)
+
+
+def _opened(asked: ModelRequest, path: Path, model: ModelProto, digest: str) -> Network:
+    onnx_checks.refuse_what_no_target_takes(model, path)
+    onnx_checks.refuse_training(model, path)
+    image = find_input(model, asked.model)
+    size = _size(asked, image)
+    if image.is_pixels and (asked.pixels.mean is not None or asked.pixels.std is not None):
+        raise ExportError(
+            f"{asked.model}: takes uint8 pixels, so it normalizes them itself", "leave --mean and --std out"
+        )
+    reference = OnnxReference(model, image, asked.model, size, asked.output_name)
+    output = reference.output
+    note = output.note(asked.model)
+    provenance = {
+        "model": asked.model,
+        "weights": asked.model,
+        "weights_file_sha256": digest,
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "opset": version_of(model),
+        "input": f"{image.name}, {'uint8' if image.is_pixels else 'float32'} {image.layout}",
+        "output": output.name,
+        "output_is": output.function or output.reading,
+    }
+    foreign = _Foreign(model, image, reference, asked.model)
+    return Network(
+        module=None,
+        classes=count_of_classes(output.numbers, output.reading),
+        pixels=own_pixels(model, size) if image.is_pixels else PixelFormat(size=size),
+        provenance=provenance,
+        graph=ImportedGraph(foreign.write, reference.run),
+        notes=[note] if note else [],
+    )
+
+
+def _size(asked: ModelRequest, image: ImageInput) -> int:
+    given = asked.pixels.size
+    if image.size and given not in {None, image.size}:
+        raise ExportError(
+            f"{asked.model}: takes images of {image.size} px, --size says {given}",
+            f"leave --size out, or give {image.size}",
+        )
+    size = image.size or given
+    if size is None:
+        raise ExportError(f"{asked.model}: takes images of any size", "say which: --size 224")
+    return size
+
+
+class _Foreign:
+    """A foreign graph, rewritten.
+
+    Args:
+        model: with all weights inside; it is not changed.
+        image: its input.
+        reference: what it answers.
+        here: its path, for messages.
+    """
+
+    def __init__(self, model: ModelProto, image: ImageInput, reference: OnnxReference, here: str) -> None:
+        self.model, self.image, self.reference, self.here = model, image, reference, here
+
+    def write(
+        self, path: Path, size: int, mean: Statistics, std: Statistics, channels: Channels, classes: list[str]
+    ) -> None:
+        """Write the graph in edgekit's form, and run it on three images to see that it still answers the same.
+
+        Raises:
+            ExportError: it cannot be converted to opset 17, holds control flow, or its batch axis cannot be freed.
+        """
+        images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+        with _one_line(self.here):
+            expected = self.reference.run(mean, std, channels)(images)
+            model, image, source = self._converted(size)
+        failures: list[ExportError] = []
+        for batch, every in self._attempts():
+            graph = rewire.copy_of(model)
+            try:
+                with _one_line(self.here):
+                    rewire.set_shape(graph, image, batch, size)
+                    graph = rewire.folded(graph, "ONNX Runtime")
+                    onnx_checks.refuse_control_flow(graph, Path(self.here))
+                    if isinstance(batch, int):
+                        free_batch(graph, batch, every=every)
+                    rewire.take_pixels(graph, image, size, mean, std, channels)
+                    rewire.name_logits(graph, self.reference.output, source, len(classes))
+                    save(graph, path, classes)
+            except ExportError as error:
+                failures.append(error)
+                continue
+            if _answers(path, images, expected):
+                return
+        path.unlink(missing_ok=True)
+        raise self._cannot(failures)
+
+    def _attempts(self) -> list[tuple[int | str, bool]]:
+        """Batches that are written into the graph in turn, and whether every Reshape that may hold it is freed.
+
+        One lets shapes that are computed fold to constants; where that freezes something, a free batch does not; and where a larger one is
+        written all over the graph, that one alone fits.
+        """
+        fixed = self.reference.batch
+        if fixed is None:
+            return [(1, False), ("batch", False), (1, True)]
+        return [(1, False), *([(fixed, False)] if fixed > 1 else []), (fixed, True)]
+
+    def _cannot(self, failures: list[ExportError]) -> ExportError:
+        for failure in failures:
+            if isinstance(failure, onnx_checks.ControlFlow):
+                return failure
+        reason = failures[0].message if failures else "the rewritten graph answers otherwise"
+        fixed = self.reference.batch
+        return ExportError(
+            f"{self.here}: its batch axis{f', fixed to {fixed},' if fixed else ''} cannot be freed: {reason}",
+            "export it with a free batch axis (torch: dynamic_axes or dynamic_shapes)",
+        )
+
+    def _converted(self, size: int) -> tuple[ModelProto, ImageInput, str]:
+        """The graph in opset 17 with edgekit's names free, its input, and the tensor that its logits are made of."""
+        model = rewire.copy_of(self.model)
+        if model.functions:
+            model = inliner.inline_local_functions(model)
+        output = self.reference.output
+        rewire.set_shape(model, self.image, self.reference.batch or "batch", size)
+        rewire.observe(model, [output.source], output.rank)
+        model = to_opset(model, self.here)
+        new = rewire.step_aside(model)
+        image = self.image
+        named = ImageInput(new.get(image.name, image.name), image.layout, image.is_pixels, image.batch, image.size)
+        return model, named, new.get(output.source, output.source)
+
+
+@contextmanager
+def _one_line(here: str) -> Iterator[None]:
+    """Make whatever onnx, ONNX Runtime or protobuf raise about a foreign graph one error that names the file.
+
+    Raises:
+        ExportError: in place of any other exception.
+    """
+    try:
+        yield
+    except EdgekitError:
+        raise
+    except Exception as error:  # they raise many kinds, which share no base
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ExportError(
+            f"{here}: cannot be rewritten: {reason}",
+            "check it with onnx.checker, or export it again with opset 17",
+        ) from error
+
+
+def _answers(path: Path, images: NDArray[np.uint8], expected: NDArray[np.float32]) -> bool:
+    """Whether a graph gives these logits, image by image and all at once."""
+    from edgekit.runtimes import open_session
+
+    try:
+        session = open_session("onnxruntime", path, threads=1)
+        try:
+            together = session.run(images)
+            alone = np.concatenate([session.run(np.ascontiguousarray(image[None])) for image in images])
+        finally:
+            session.close()
+    except Exception:  # a Reshape that no longer fits; whatever the runtime calls it
+        return False
+    reach = max(float(np.abs(expected).max()), 1e-6)
+    return all(
+        got.shape == expected.shape and float(np.abs(got - expected).max()) <= _CLOSE * reach
+        for got in (together, alone)
+    )

@@ -1,0 +1,263 @@
+"""Which output of a foreign graph holds the classes, and what its last nodes make of the logits.
+
+A Softmax or Sigmoid at the end is known by the nodes, behind whatever only moves, selects or clips its result; then by running it, the
+numbers decide whether the nodes were read right. Probabilities whose logits cannot be reached become logits by a logarithm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+
+from edgekit.errors import ExportError
+from edgekit.export.importers.answers import Reading, is_flat, multi_label, sigmoid, softmax, sum_to_one, to_logits
+from edgekit.export.importers.onnx_checks import type_name
+from edgekit.onnx_graph.build import OUTPUT
+from edgekit.onnx_graph.names import unique
+
+Values = dict[str, NDArray[np.generic]]
+_SHAPES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Gather", "Slice"}
+_SCALES = {"Cast", "Dropout", "Clip", "Min", "Max", "Mul", "Div", "Add", "Sub"}
+_FUNCTIONS = {"Softmax", "LogSoftmax", "Sigmoid"}
+_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, 0}  # 0: the file does not say
+_NOTHING = 1e-6
+_CLOSE = 2e-3  # of probabilities: what clips, small additions and half precision may change
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where logits come out of a foreign graph.
+
+    Attributes:
+        name: of the graph's output.
+        source: the tensor that the logits are made of; `name`, or one before it.
+        rank: of `source`.
+        numbers: how many numbers `source` holds for an image.
+        reading: what they are.
+        function: what the file itself makes of them: "", "Softmax", "LogSoftmax" or "Sigmoid".
+    """
+
+    name: str
+    source: str
+    rank: int
+    numbers: int
+    reading: Reading
+    function: str = ""
+
+    def decode(self, source: NDArray[np.generic], output: NDArray[np.generic], here: str) -> NDArray[np.float32]:
+        """Logits (n, classes), after a look whether the file's own output says the same.
+
+        Raises:
+            ExportError: it does not.
+        """
+        rows = _rows(source, len(source))
+        off = _difference(self.function, rows, _rows(output, len(source))) if self.function else None
+        if off is not None and off > _CLOSE:
+            raise ExportError(
+                f"{here}: its output {self.name} is not the {self.function} of {self.source} for every image",
+                "export it without what follows its last layer",
+            )
+        return to_logits(rows, self.reading)
+
+    def note(self, here: str) -> str | None:
+        """What a user should know about it; None where there is nothing."""
+        if self.reading == "one logit":
+            return f"{here}: gives one number: the logit of the second of two classes; the first one's is 0"
+        if self.reading == "one probability":
+            return f"{here}: gives one probability, of the second of two classes: its logits are their logarithms"
+        if self.reading == "probabilities":
+            return f"{here}: gives probabilities: the bundle's logits are their logarithms"
+        if self.function:
+            return f"{here}: its {self.function} is left out: the bundle's logits are what it saw"
+        return None
+
+
+@dataclass(frozen=True)
+class Path:
+    """From an output back to where its logits may be.
+
+    Attributes:
+        output: name of the graph's output.
+        tensors: the output, and what stands before it, back to what the function gives.
+        function: "", "Softmax", "LogSoftmax" or "Sigmoid".
+        seen: what the function sees, and the same moved and selected as the output is; none without a function.
+    """
+
+    output: str
+    tensors: tuple[str, ...]
+    function: str = ""
+    seen: tuple[str, ...] = ()
+
+
+def paths(model: ModelProto) -> list[Path]:
+    """One for each float output. Adds nodes to `model`, which no output reads: see `Path.seen`."""
+    found = []
+    for output in list(model.graph.output):
+        tensor = output.type.WhichOneof("value") in {None, "tensor_type"}
+        if tensor and output.type.tensor_type.elem_type in _FLOATS:
+            found.append(_path(model.graph, output.name))
+    return found
+
+
+def choose(
+    model: ModelProto, found: Sequence[Path], values: Sequence[Values], count: int, wanted: str | None, here: str
+) -> Output:
+    """The output that holds the classes.
+
+    Args:
+        model: the graph.
+        found: see `paths`.
+        values: the tensors of the paths for some batches of images.
+        count: how many images a batch has.
+        wanted: the name that the user gave; None lets the numbers tell.
+        here: the file, for messages.
+
+    Raises:
+        ExportError: it cannot be told, is none of the graph's, or is no classifier's.
+    """
+    listed = ", ".join(
+        f"{o.name} {type_name(o.type.tensor_type.elem_type)} {_shape(values[0].get(o.name))}".strip()
+        for o in model.graph.output
+    )
+    if wanted is not None:
+        named = [path for path in found if path.output == wanted]
+        if not named:
+            raise ExportError(
+                f"{here}: --output-name {wanted}: is no float output; it has {listed}", "give one of those"
+            )
+        found = named
+    resolved = [output for path in found if (output := _resolve(path, values, count)) is not None]
+    if len(resolved) > 1:
+        resolved = [o for o in resolved if o.name == OUTPUT] or resolved
+        resolved = [o for o in resolved if o.numbers > 1] or resolved
+    if len({o.source for o in resolved}) == 1:
+        if labels := next((o for o in resolved if o.function == "Sigmoid" and o.numbers > 1), None):
+            raise multi_label(here, f"its output {labels.name} is a Sigmoid of {labels.numbers} numbers")
+        return min(resolved, key=lambda o: bool(o.function))  # the logits, where it gives both
+    if not resolved:
+        shapes = [_shape(values[0][path.output]) for path in found]
+        given = f"its output {found[0].output} is {shapes[0]}" if len(found) == 1 else f"has the outputs {listed}"
+        raise ExportError(
+            f"{here}: {given or 'no output'} for {count} image{'s' if count > 1 else ''}, not logits (n, classes)",
+            "give an image classifier",
+        )
+    raise ExportError(
+        f"{here}: has the outputs {listed}: which one the logits are cannot be told", "say which: --output-name NAME"
+    )
+
+
+def _resolve(path: Path, values: Sequence[Values], count: int) -> Output | None:
+    """What an output is, by its numbers; None where it holds no row for each image."""
+    first = values[0]
+    value = first[path.output]
+    if not is_flat(value.shape, count) and value.ndim != 1:
+        return None
+    # A Cast may have changed the type, and a Squeeze have taken the axis of a batch of one: then what stands before it is meant.
+    before = [n for n in path.tensors if first[n].size == value.size and first[n].dtype == np.float32]
+    flat = [n for n in before if is_flat(first[n].shape, count) and (n == path.output or first[n].ndim > 1)]
+    if not flat:
+        return None
+    own = flat[0]
+    rows = np.concatenate([_rows(v[own], count) for v in values])
+    for name in path.seen:
+        if not is_flat(first[name].shape, count):
+            continue
+        seen = np.concatenate([_rows(v[name], count) for v in values])
+        if seen.shape != rows.shape or (path.function != "Sigmoid" and seen.shape[1] < 2):
+            continue
+        off = _difference(path.function, seen, rows)
+        if off is not None and off <= _CLOSE:
+            single = path.function == "Sigmoid" and seen.shape[1] == 1
+            reading: Reading = "one logit" if single else "logits"
+            return Output(path.output, name, first[name].ndim, seen.shape[1], reading, path.function)
+    if rows.shape[1] == 1:
+        reading = "one probability" if path.function == "Sigmoid" else "one logit"
+    else:
+        selected = path.function == "Softmax" and not bool((rows < 0).any())  # some of the probabilities
+        reading = "probabilities" if selected or sum_to_one(rows) else "logits"
+    function = "Sigmoid" if path.function == "Sigmoid" and rows.shape[1] > 1 else ""
+    return Output(path.output, own, first[own].ndim, rows.shape[1], reading, function)
+
+
+def _difference(function: str, seen: NDArray[np.floating], given: NDArray[np.floating]) -> float | None:
+    """How far rows are from a function of others, as probabilities; None where there are none to compare.
+
+    A Softmax is compared up to a factor for each row, since some of its classes may be left out.
+    """
+    finite = np.isfinite(seen).all(1) & np.isfinite(given).all(1)
+    seen, given = seen[finite].astype(np.float64), given[finite].astype(np.float64)
+    if function == "Sigmoid":
+        return float(np.abs(sigmoid(seen) - given).max()) if len(seen) else None
+    if function == "LogSoftmax":
+        given = np.exp(np.minimum(given, 0))
+    sums = given.sum(1)
+    kept = np.abs(sums) > _NOTHING  # a row of classes that are all but impossible says nothing
+    if not kept.any():
+        return None
+    return float(np.abs(softmax(seen[kept]) - given[kept] / sums[kept, None]).max())
+
+
+def _path(graph: GraphProto, output: str) -> Path:
+    makers = {name: node for node in graph.node for name in node.output if name}
+    constants = {t.name for t in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
+    passed: list[NodeProto] = []
+    tensors, name = [output], output
+    while (node := makers.get(name)) is not None:
+        function, before = _function(node, makers)
+        if function:
+            seen = _moved(graph, passed, before, constants)
+            return Path(output, tuple(tensors), function, (before,) if seen == before else (before, seen))
+        data = [n for n in node.input if n and n not in constants]
+        usual = node.op_type in _SHAPES | _SCALES and len(data) == 1 and name == node.output[0]
+        if not usual or data[0] in tensors:  # a circle: ONNX Runtime will say so
+            break
+        passed.append(node)
+        name = data[0]
+        tensors.append(name)
+    return Path(output, tuple(tensors))
+
+
+def _function(node: NodeProto, makers: dict[str, NodeProto]) -> tuple[str, str]:
+    """The function that a node is the last of, and what it sees; two empty strings where it is none."""
+    before = node.input[0] if node.input else ""
+    if node.op_type in _FUNCTIONS:
+        return node.op_type, before
+    maker = makers.get(before)
+    if node.op_type == "Log" and maker is not None and maker.op_type != "Log":
+        function, seen = _function(maker, makers)
+        return ("LogSoftmax", seen) if function == "Softmax" else ("", "")
+    if node.op_type == "Div" and maker is not None and maker.op_type == "Exp":  # exp(x) / sum(exp(x))
+        total = makers.get(node.input[1])
+        if total is not None and total.op_type == "ReduceSum" and total.input[0] == before:
+            return "Softmax", str(maker.input[0])
+    return "", ""
+
+
+def _moved(graph: GraphProto, passed: Sequence[NodeProto], before: str, constants: set[str]) -> str:
+    """What the function sees, moved and selected by copies of the nodes after it; its name."""
+    taken = {name for node in graph.node for name in (*node.input, *node.output)}
+    moves = [node for node in reversed(passed) if node.op_type in _SHAPES]
+    for node in moves:
+        copied = graph.node.add()
+        copied.CopyFrom(node)
+        copied.name = f"{node.name or node.op_type}_of_logits"
+        for i, name in enumerate(copied.input):
+            if name and name not in constants:
+                copied.input[i] = before
+        before = unique(f"{node.output[0]}_of_logits", taken)
+        del copied.output[:]
+        copied.output.append(before)
+    return before
+
+
+def _rows(value: NDArray[np.generic], count: int) -> NDArray[np.floating]:
+    rows: NDArray[np.floating] = np.asarray(value, np.float32).reshape(count, -1)
+    return rows
+
+
+def _shape(value: NDArray[np.generic] | None) -> str:
+    return "" if value is None else f"({', '.join(map(str, value.shape))})"

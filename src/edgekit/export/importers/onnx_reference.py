@@ -1,0 +1,121 @@
+"""A foreign ONNX file run as it came: in ONNX Runtime without its optimizations, on images that NumPy normalizes.
+
+It shares nothing with the rewritten graph, which is held against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto
+
+from edgekit.errors import ExportError
+from edgekit.export.importers import rewire
+from edgekit.export.importers.onnx_output import Values, choose, paths
+from edgekit.export.importers.ports import ImageInput
+from edgekit.export.importers.steady import unsteady
+from edgekit.models.pixels import Channels, Statistics
+from edgekit.onnx_graph.operators import refused
+
+Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+_SAME = 1e-3  # of the largest logit: what the order of float32 additions may change
+
+
+class OnnxReference:
+    """What a foreign file answers.
+
+    Args:
+        model: with all weights inside; nodes that no output reads may be added to it.
+        image: its input.
+        here: its path, for messages.
+        size: side of the images, in pixels.
+        wanted: the output that the user named.
+
+    Attributes:
+        output: where its logits come out.
+        batch: the batch size that it takes; None where it takes any.
+
+    Raises:
+        ExportError: ONNX Runtime does not run it, it is no classifier, or its answer to an image is not always the same.
+    """
+
+    def __init__(self, model: ModelProto, image: ImageInput, here: str, size: int, wanted: str | None) -> None:
+        self.model, self.image, self.here = model, image, here
+        self.batch = image.batch
+        found = paths(model)
+        tensors = list(dict.fromkeys(n for path in found for n in (*path.tensors, *path.seen)))
+        inputs, values = self._probed(tensors, size) if tensors else ([], [{}])
+        count = len(inputs[0]) if inputs else 1
+        self.output = choose(model, found, values, count, wanted, here)
+        self._refuse_mixed(inputs[0])
+
+    def run(self, mean: Statistics, std: Statistics, channels: Channels) -> Run:
+        """A function from RGB images, uint8 (n, s, s, 3), to logits, float32 (n, classes)."""
+        names = [self.output.source, self.output.name]
+        session = self._session(names)
+
+        def answer(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+            step = self.batch or len(images)
+            parts = []
+            for start in range(0, len(images), step):
+                part = images[start : start + step]
+                filled = np.concatenate([part, np.repeat(part[-1:], step - len(part), axis=0)])
+                given = self._run(session, names, self.image.of_pixels(filled, mean, std, channels), images.shape[1])
+                parts.append(self.output.decode(given[names[0]], given[names[1]], self.here)[: len(part)])
+            return np.concatenate(parts)
+
+        return answer
+
+    def _probed(self, tensors: list[str], size: int) -> tuple[list[NDArray[np.generic]], list[Values]]:
+        """Inputs, in batches that the file takes, and what these tensors are for each."""
+        probes, session = self.image.probes(size), self._session(tensors)
+        if self.batch is None:
+            try:
+                return [probes], [self._run(session, tensors, probes, size)]
+            except ExportError:  # the file says that it takes any batch; its inside may be made for one
+                self.batch = 1
+        filled = np.resize(probes, (-(-len(probes) // self.batch) * self.batch, *probes.shape[1:]))
+        inputs = [filled[i : i + self.batch] for i in range(0, len(filled), self.batch)]
+        return inputs, [self._run(session, tensors, part, size) for part in inputs]
+
+    def _refuse_mixed(self, inputs: NDArray[np.generic]) -> None:
+        """Refuse networks whose answer to an image is chance, or depends on the images beside it."""
+        name = self.output.source
+        session = self._session([name])
+
+        def answer(images: NDArray[np.generic]) -> NDArray[np.generic]:
+            return self._run(session, [name], images, inputs.shape[2])[name]
+
+        images = np.roll(inputs, -1, axis=0)  # the first of `ImageInput.probes` is blank
+        others = np.repeat(images[:1], len(images), axis=0)  # as many, since some take no other number
+        fault = unsteady(self.here, answer, images, others, _SAME)
+        if fault is not None:
+            raise fault
+
+    def _session(self, names: Sequence[str]) -> Any:
+        import onnxruntime as ort
+
+        from edgekit.runtimes.onnxruntime import session_options
+
+        watched = rewire.copy_of(self.model)
+        rewire.observe(watched, names)
+        options = session_options()
+        options.log_severity_level = 4
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            return ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions share no base but RuntimeError and Exception
+            hint = "export it again with other operators, or check it with onnx.checker"
+            raise refused("ONNX Runtime", self.model, error, f"{self.here}: {hint}") from error
+
+    def _run(self, session: Any, names: Sequence[str], images: NDArray[np.generic], size: int) -> Values:
+        try:
+            return dict(zip(names, session.run(list(names), {self.image.name: images}), strict=True))
+        except Exception as error:  # as above
+            reason = " ".join(str(error).split())[:200]
+            raise ExportError(
+                f"{self.here}: fails on images of {size} px: {reason}", "give the --size that it takes"
+            ) from error

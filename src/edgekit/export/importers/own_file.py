@@ -1,0 +1,36 @@
+"""What an ONNX file that edgekit made says about the images that it takes."""
+
+from __future__ import annotations
+
+from onnx import ModelProto
+from pydantic import ValidationError
+
+from edgekit.export.importers.request import PixelFormat
+from edgekit.foreign import Unreadable, parse_json
+from edgekit.preprocess import Preprocessing
+
+
+def own_pixels(model: ModelProto, size: int) -> PixelFormat:
+    """The preprocessing in the metadata of a graph that takes uint8 pixels, which normalizes them itself.
+
+    Args:
+        model: the file's content.
+        size: side of the images that the graph takes, in pixels.
+
+    Returns:
+        All of it where edgekit wrote it for this size; else the size alone.
+    """
+    nothing = PixelFormat(size=size, mean=0.0, std=1.0)
+    text = next((prop.value for prop in model.metadata_props if prop.key == "preprocessing"), None)
+    if text is None:
+        return nothing
+    try:
+        known = Preprocessing.model_validate(parse_json(text, "its metadata"))
+    except (Unreadable, ValidationError):  # another program's key of this name
+        return nothing
+    if known.image_size != size:
+        return nothing
+    return PixelFormat(
+        size=size, resize=known.resize_to, interpolation=known.interpolation, fit=known.fit, mean=0.0, std=1.0,
+        geometry=known.geometry, fill=known.fill, pixel_range=known.pixel_range,
+    )  # fmt: skip

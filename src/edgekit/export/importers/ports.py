@@ -1,0 +1,95 @@
+"""The image input of a foreign ONNX graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, TensorProto
+
+from edgekit.errors import ExportError
+from edgekit.export.importers.onnx_checks import type_name
+from edgekit.models.pixels import Channels, Statistics
+
+Layout = Literal["NCHW", "NHWC"]
+CHANNELS = 3
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """Where images go into a foreign graph.
+
+    Attributes:
+        name: of the input.
+        layout: of the input.
+        is_pixels: whether it takes uint8 pixels rather than normalized floats.
+        batch: the batch size that the graph fixes; None where it is free.
+        size: the side of the images that the graph fixes, in pixels; None where it is free.
+    """
+
+    name: str
+    layout: Layout
+    is_pixels: bool
+    batch: int | None
+    size: int | None
+
+    def of_pixels(
+        self, images: NDArray[np.uint8], mean: Statistics, std: Statistics, channels: Channels
+    ) -> NDArray[np.generic]:
+        """RGB images, uint8 (n, s, s, 3), as this input takes them: channels reordered, then normalized by NumPy in float64."""
+        pixels: NDArray[np.generic] = images[..., ::-1] if channels == "bgr" else images
+        if not self.is_pixels:
+            pixels = ((pixels.astype(np.float64) / 255 - np.array(mean)) / np.array(std)).astype(np.float32)
+        return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2) if self.layout == "NCHW" else pixels)
+
+    def probes(self, size: int) -> NDArray[np.generic]:
+        """Seeded inputs of very different reach, (6, ...): none, noise of several strengths, brightness alone.
+
+        Args:
+            size: side of the images, in pixels.
+        """
+        shape = (CHANNELS, size, size) if self.layout == "NCHW" else (size, size, CHANNELS)
+        rng = np.random.default_rng(0)
+        if self.is_pixels:
+            noise = rng.integers(0, 256, (4, *shape), dtype=np.uint8)
+            return np.concatenate([np.zeros((1, *shape), np.uint8), noise, np.full((1, *shape), 255, np.uint8)])
+        noise = rng.standard_normal((4, *shape)) * np.array([0.3, 1, 3, 100]).reshape(4, 1, 1, 1)
+        return np.concatenate([np.zeros((1, *shape)), noise, np.ones((1, *shape))]).astype(np.float32)
+
+
+def find_input(model: ModelProto, here: str) -> ImageInput:
+    """The input of an image classifier.
+
+    Args:
+        model: the graph.
+        here: its path, for messages.
+
+    Raises:
+        ExportError: it has several inputs, or does not take square RGB images as float32 or uint8.
+    """
+    weights = {t.name for t in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        names = ", ".join(value.name for value in inputs[:5]) or "none"
+        raise ExportError(
+            f"{here}: has {len(inputs)} inputs ({names}), not one image", "export the image classifier alone"
+        )
+    name, kind = inputs[0].name, inputs[0].type.tensor_type.elem_type
+    # Paddle writes -1 where an axis is free, others 0.
+    shape = [d.dim_value if d.dim_value > 0 else None for d in inputs[0].type.tensor_type.shape.dim]
+    says = f"{here}: its input {name} is {type_name(kind)} ({', '.join(str(d or '?') for d in shape)})"
+    if kind not in {TensorProto.FLOAT, TensorProto.UINT8} or len(shape) != 4:
+        raise ExportError(
+            f"{says}, not a float32 or uint8 image of four axes", "export it with a float32 image (n, 3, h, w) as input"
+        )
+    layout: Layout = "NHWC" if shape[3] == CHANNELS and shape[1] != CHANNELS else "NCHW"
+    channels, *sides = (shape[1], *shape[2:]) if layout == "NCHW" else (shape[3], *shape[1:3])
+    if channels not in {None, CHANNELS}:
+        raise ExportError(f"{says}: no axis of 3 channels", "edgekit's images are RGB; export it for three channels")
+    if None not in sides and sides[0] != sides[1]:
+        raise ExportError(
+            f"{says}: {sides[0]}x{sides[1]} pixels", "edgekit's images are square; export it for a square"
+        )
+    return ImageInput(name, layout, kind == TensorProto.UINT8, shape[0], sides[0] or sides[1])

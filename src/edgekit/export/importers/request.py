@@ -1,0 +1,166 @@
+"""What a user says about a model of their own, and what every kind of model answers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from edgekit.errors import ExportError
+from edgekit.models.pixels import Channels, Statistics
+from edgekit.pixel_range import PixelRange, parse_pixel_range
+
+Interpolation = Literal["bilinear", "bicubic", "lanczos"]
+Fit = Literal["crop", "stretch", "border"]
+Geometry = Literal["edgekit", "torchvision"]
+
+
+@dataclass(frozen=True)
+class PixelFormat:
+    """From an image file to what a network takes; None is not said.
+
+    Attributes:
+        size: side of the square that the network takes, in pixels.
+        resize: length of the shorter side before the center is cut out, in pixels.
+        interpolation, fit: see `edgekit.preprocess.Preprocessing`.
+        mean, std: pixels in [0, 1] are normalized as (x - mean) / std, with one number or one a channel, in the network's own order.
+        geometry, fill: how sides are rounded, and the color around what does not fill the square (see `Preprocessing`).
+        share: of the resized image that the square is, by which another size finds its `resize` (timm's `crop_pct`).
+        pixel_range: of images of more than 8 bits; auto: found from the images to calibrate with.
+        channels: the order in which the network takes them.
+    """
+
+    size: int | None = None
+    resize: int | None = None
+    interpolation: Interpolation | None = None
+    fit: Fit | None = None
+    mean: Statistics | None = None
+    std: Statistics | None = None
+    geometry: Geometry | None = None
+    fill: tuple[int, int, int] | None = None
+    share: float | None = None
+    pixel_range: PixelRange | Literal["auto"] | None = None
+    channels: Channels | None = None
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """The command line, as far as it says what is exported.
+
+    Attributes:
+        model: a path, `timm:NAME`, `torchvision:NAME` or `package.module:factory`.
+        weights: a file of weights for it.
+        weights_key: which of the file's weights, see `edgekit.models.checkpoints.read_state_dicts`.
+        classes: a file of class names.
+        calibrate, evaluate: images without and with labels, as `edgekit.data.sources` takes them.
+        pixels: what of the preprocessing was said.
+        calibration_images: how many images to calibrate with, at most.
+        max_pixels: images of more pixels are not read.
+        output_name: which of an ONNX graph's outputs holds the classes.
+        module: the network itself, from Python; `model` is then the name of its class.
+        names: of the classes, in the order of the logits, from Python; instead of the file `classes`.
+    """
+
+    model: str
+    weights: str | None = None
+    classes: str | None = None
+    calibrate: str | None = None
+    evaluate: str | None = None
+    pixels: PixelFormat = field(default_factory=PixelFormat)
+    calibration_images: int = 300
+    weights_key: str | None = None
+    max_pixels: int | None = None
+    output_name: str | None = None
+    module: nn.Module | None = None
+    names: Sequence[str] | None = None
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model of a user's own, opened.
+
+    Attributes:
+        module: normalized float32 images (n, 3, s, s) -> logits (n, classes); None where the model is a graph.
+        graph: the float ONNX that edgekit makes of a foreign one; None where the model is a module.
+        classes: how many logits.
+        pixels: what the model itself says about its preprocessing.
+        provenance: where it came from.
+        notes: what a user should know, one sentence each.
+        random: whether its weights are random.
+        names: its own class names, where it has some.
+    """
+
+    module: nn.Module | None
+    classes: int
+    pixels: PixelFormat
+    provenance: dict[str, Any]
+    graph: ImportedGraph | None = None
+    notes: list[str] = field(default_factory=list)
+    random: bool = False
+    names: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class ImportedGraph:
+    """A foreign ONNX.
+
+    Attributes:
+        write: writes it in edgekit's form, given the path, image size, mean, std, order of the channels and the names of the classes.
+        run: what the file itself answers, given mean, std and order of the channels: RGB images, uint8 (n, s, s, 3) -> logits
+            (n, classes).
+    """
+
+    write: Callable[[Path, int, Statistics, Statistics, Channels, list[str]], None]
+    run: Callable[[Statistics, Statistics, Channels], Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
+
+
+def model_request(
+    model: str, *, mean: str | None = None, std: str | None = None, size: int | None = None, resize: int | None = None,
+    interpolation: Interpolation | None = None, fit: Fit | None = None, resize_rule: Geometry | None = None,
+    pixel_range: str | None = None, channels: Channels | None = None, **others: Any,
+) -> ModelRequest:  # fmt: skip
+    """The command line as `ModelRequest`.
+
+    Raises:
+        ExportError: --mean or --std is no number, or three; --pixel-range is none.
+    """
+    pixels = PixelFormat(
+        size, resize, interpolation, fit, parse_statistics(mean, "--mean"), parse_statistics(std, "--std"), resize_rule,
+        pixel_range=_range(pixel_range), channels=channels,
+    )  # fmt: skip
+    return ModelRequest(model, pixels=pixels, **others)
+
+
+def _range(text: str | None) -> PixelRange | Literal["auto"] | None:
+    try:
+        return parse_pixel_range(text) if text is not None else None
+    except ValueError as error:
+        raise ExportError(f"--pixel-range {text}: {error}", "for instance --pixel-range 0,4095 for 12 bits") from error
+
+
+def parse_statistics(text: str | None, option: str) -> Statistics | None:
+    """`0.5`, or `0.485,0.456,0.406`.
+
+    Raises:
+        ExportError: it is neither.
+    """
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    positive = option == "--std"
+    if len(values) not in {1, 3} or not all(math.isfinite(v) and (v > 0 or not positive) for v in values):
+        kind = "positive numbers" if positive else "numbers"
+        raise ExportError(
+            f"{option} {text}: is not one number, nor three for red, green and blue",
+            f"give {kind} for pixels in [0, 1], for instance {option} {'0.229,0.224,0.225' if positive else '0.485,0.456,0.406'}",
+        )
+    return values[0] if len(values) == 1 else (values[0], values[1], values[2])

@@ -1,0 +1,81 @@
+"""A run's student, teacher or supervised baseline: images, classes and normalization are the recipe's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from edgekit.data.splits import load_splits
+from edgekit.export.importers.source import ModelSource
+from edgekit.files import digest_of, sha256
+from edgekit.models.pixels import PixelClassifier
+from edgekit.models.store import load_classifier
+from edgekit.quantize.selection import Candidates
+from edgekit.run import Run
+from edgekit.stages import STAGES, TRAINED_BY
+
+# model -> the stages that its own stage builds on
+_BEFORE = {"student": ["pretrain", "finetune"], "teacher": ["pretrain"], "supervised": []}
+
+
+def from_run(
+    run: Run, which: str, calibration_images: int, require_current: Callable[..., Any], image_size: int | None = None
+) -> ModelSource:
+    """A model of a run.
+
+    Args:
+        run: the run.
+        which: of `edgekit.stages.TRAINED_BY`.
+        calibration_images: how many images of the pool to calibrate with, at most.
+        require_current: `edgekit.train.records.inputs.require_current`, which refuses stages that are not made from today's recipe
+            and images. Training is not below export, so the caller hands it in.
+        image_size: another side of the images than the model was trained with; the side before the crop keeps its proportion, and
+            the same images are decoded anew.
+
+    Raises:
+        RunError: the model's stage is not complete, damaged, or was made from something else.
+        DataError: the recipe's images cannot be read.
+    """
+    recipe, stage = run.recipe, TRAINED_BY[which]
+    record = run.require(stage)
+    splits = load_splits(recipe.data, run)
+    require_current(["data", *_BEFORE[which], stage], recipe, splits, run)
+    preprocessing = recipe.data.preprocessing(splits.pixel_range)
+    if image_size is not None and image_size != preprocessing.image_size:
+        resize_to = round(preprocessing.resize_to * image_size / preprocessing.image_size)
+        data = recipe.data.model_copy(update={"image_size": image_size, "resize_to": resize_to})
+        splits = load_splits(data, run)
+        preprocessing = data.preprocessing(splits.pixel_range)
+    assert splits.test.labels is not None
+    return ModelSource(
+        name=recipe.name,
+        model=PixelClassifier(
+            load_classifier(run.stage_path(stage), record.outputs), recipe.data.mean, recipe.data.std
+        ),
+        classes=splits.classes,
+        preprocessing=preprocessing,
+        calibration=Candidates(
+            total=len(splits.pool),
+            read=lambda rows: np.asarray(splits.pool.subset(rows).center_crop(preprocessing.image_size).images),
+            digest=splits.pool.digest,
+            count=calibration_images,
+            classes=len(splits.classes),
+        ),
+        evaluation=(np.asarray(splits.test.images), splits.test.labels),
+        output=run.path / ("export" if which == "student" else f"export-{which}"),
+        provenance=_provenance(run, which, record.outputs),
+    )
+
+
+def _provenance(run: Run, which: str, outputs: dict[str, str]) -> dict[str, Any]:
+    records = {stage: run.record(stage) for stage in STAGES}
+    return {
+        "run": str(run.path),
+        "model": which,
+        "recipe_file_sha256": sha256(run.recipe_path),
+        "recipe_sha256": digest_of(run.recipe.model_dump(mode="json", by_alias=True)),
+        "weights_file_sha256": outputs.get("model.safetensors"),
+        "stages": {stage: record.digest for stage, record in records.items() if record is not None},
+    }

@@ -1,0 +1,90 @@
+"""`model.safetensors`: weights, with a file beside them that says what they are of.
+
+Two programs write such a file: edgekit itself (`model.json`, see `edgekit.models.store`) and timm (`config.json`, as
+`timm.models.save_for_hf` and what is downloaded from its hub have it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgekit.data.ranges import of_run
+from edgekit.errors import EdgekitError, ExportError
+from edgekit.export.importers.modules import from_timm, timm_pixels
+from edgekit.export.importers.request import ModelRequest, Network, PixelFormat
+from edgekit.files import sha256
+from edgekit.foreign import Unreadable, read_json, understood
+from edgekit.models.store import FILES, load_classifier
+from edgekit.run import Run
+
+_TIMM = "config.json"
+
+
+def from_safetensors(asked: ModelRequest, classes: int | None) -> Network:
+    """A network whose weights lie in a safetensors file, built as the file beside it says.
+
+    Raises:
+        ExportError: no file beside it says what the weights are of.
+        RunError, RecipeError: that file is damaged, or the weights are not those of the network.
+    """
+    path = Path(asked.model).expanduser()
+    if not path.is_file():
+        raise ExportError(f"{asked.model}: no such file", "give the path of a .safetensors file")
+    if asked.weights is not None or asked.weights_key is not None:
+        option = "--weights" if asked.weights is not None else "--weights-key"
+        raise ExportError(
+            f"{option}: {asked.model} holds the weights already",
+            "to load them into a network: timm:NAME --weights FILE",
+        )
+    if path.name == FILES[1] and (path.parent / FILES[0]).is_file():
+        return _of_edgekit(path)
+    if (path.parent / _TIMM).is_file():
+        return _of_timm(asked, path, classes)
+    raise ExportError(
+        f"{asked.model}: nothing beside it says which network these weights are of (edgekit's {FILES[0]}, timm's {_TIMM})",
+        f"name the network: edgekit export timm:NAME --weights {asked.model}, or torchvision:NAME, or package.module:factory",
+    )
+
+
+def _of_edgekit(path: Path) -> Network:
+    digest = sha256(path)
+    classifier = load_classifier(path.parent, {path.name: digest})
+    pixels = PixelFormat(size=classifier.image_size, geometry="edgekit")
+    try:  # a stage's folder: the run's recipe knows how its images were made
+        run = Run.open(path.parent.parent)
+        data = run.recipe.data
+        known = data.preprocessing()
+        pixels = PixelFormat(
+            known.image_size, known.resize_to, known.interpolation, known.fit, data.mean, data.std, known.geometry,
+            pixel_range=of_run(run) or "dtype",
+        )  # fmt: skip
+    except EdgekitError:
+        pass
+    provenance = {"model": str(path), "weights": str(path), "weights_file_sha256": digest}
+    return Network(classifier, len(classifier.classes), pixels, provenance, names=classifier.classes)
+
+
+def _of_timm(asked: ModelRequest, path: Path, classes: int | None) -> Network:
+    config = path.parent / _TIMM
+    try:
+        content: dict[str, Any] = read_json(config)
+        with understood(config, "timm's description of a network"):
+            said: dict[str, Any] = content.get("pretrained_cfg", {})
+            names = content.get("label_names") or said.get("label_names")
+            name, count, pixels = str(content["architecture"]), content.get("num_classes"), timm_pixels(said)
+    except Unreadable as error:
+        raise ExportError(
+            f"{config}: is not timm's description of a network", f"name it: timm:NAME --weights {asked.model}"
+        ) from error
+    # How many classes it has is its own to say; the folders of labeled images may be a part of them.
+    if asked.classes is not None or count is None:
+        count = classes
+    opened = from_timm(replace(asked, model=f"timm:{name}", weights=str(path)), count)
+    return replace(
+        opened,
+        pixels=pixels,
+        provenance={**opened.provenance, "model": asked.model, "architecture": name},
+        names=[str(n) for n in names] if isinstance(names, list) else None,
+    )

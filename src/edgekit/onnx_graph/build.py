@@ -1,0 +1,162 @@
+"""The float ONNX, opset 17: the one source of every other variant.
+
+The graph takes `image`, uint8 (n, s, s, 3) with a free batch axis, and gives `logits`, float32 (n, classes).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import torch
+from onnx import ModelProto, NodeProto
+from torch import nn
+
+from edgekit import __version__
+from edgekit.errors import EdgekitError, ExportError
+from edgekit.onnx_graph.channels import fold_reversal
+from edgekit.onnx_graph.files import read_onnx
+from edgekit.onnx_graph.normalization import spread
+from edgekit.onnx_graph.padding import fold_pool_padding
+from edgekit.onnx_graph.prepare import exportable, pooling_by_matrices
+from edgekit.onnx_graph.simplify import add_embedding, refuse_huge, simplify
+from edgekit.runtimes.session import EMBEDDING
+
+OPSET = 17  # the newest that TensorRT 8.6 reads; the oldest with LayerNormalization
+INPUT, OUTPUT = "image", "logits"
+RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+
+
+def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[str], embedding: bool = False) -> None:
+    """Write a model as float ONNX.
+
+    Args:
+        model: uint8 images (n, s, s, 3) -> float32 logits (n, classes); it is not changed.
+        path: the file to write.
+        image_size: s, in pixels.
+        classes: names, in the order of the logits; written into the file's metadata.
+        embedding: whether the graph also gives what the linear layer sees, `embedding`, float32 (n, d).
+
+    Raises:
+        ExportError: the network holds an operation that opset 17 has no word for, is too large for an ONNX file, has no
+            embedding to give, or the graph that came out is not valid.
+    """
+    refuse_huge(sum(p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers())))
+    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
+    try:
+        # The exporter that traces: the newer one, asked for opset 17, silently writes 18 (torch 2.15), and converting
+        # that down breaks on ReduceMean.
+        with warnings.catch_warnings(), _quiet(), torch.no_grad(), slow_attention(), pooling_by_matrices():
+            warnings.simplefilter("ignore")  # of the deprecation, and of what tracing makes constant: that is meant
+            prepared = exportable(model, image_size)
+            if any(isinstance(module, torch.jit.ScriptModule) for module in prepared.modules()):
+                prepared = torch.jit.trace(
+                    prepared, (example,), check_trace=False
+                )  # the exporter does not enter them by itself
+            torch.onnx.export(
+                prepared,
+                (example,),
+                str(path),
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+                external_data=False,
+            )
+    except EdgekitError:
+        raise
+    except Exception as error:  # whatever the exporter, or the network's own code while it is traced, raises
+        raise ExportError(
+            f"the network cannot be written as ONNX opset {OPSET}: {_reason(error)}", "choose another architecture"
+        ) from error
+    save(read_onnx(path), path, classes, embedding=embedding)
+
+
+def save(model: ModelProto, path: Path, classes: list[str], *, embedding: bool = False) -> None:
+    """Write a graph that takes pixels as edgekit's float ONNX: simplified, its metadata filled, checked.
+
+    Args:
+        model: uint8 image (n, s, s, 3) -> float32 logits (n, classes), opset 17; it is changed.
+        path: the file to write.
+        classes: names, in the order of the logits.
+        embedding: whether what the linear layer sees becomes an output beside the logits.
+
+    Raises:
+        ExportError: see `check`, `simplify` and `add_embedding`.
+    """
+    graph = spread(fold_reversal(fold_pool_padding(simplify(model))))
+    if embedding:
+        add_embedding(graph, OUTPUT, EMBEDDING)
+    graph.producer_name, graph.producer_version = "edgekit", __version__
+    onnx.helper.set_model_props(graph, {"edgekit": __version__, "classes": json.dumps(classes, ensure_ascii=False)})
+    check(graph)
+    onnx.save(graph, path)
+
+
+def check(graph: ModelProto) -> None:
+    """Refuse a graph that is not what the bundle promises.
+
+    Raises:
+        ExportError: it is invalid, of another opset, keeps nodes of training, or fixes the batch.
+    """
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the exported graph is not valid ONNX: {' '.join(str(error).split())[:200]}") from error
+    opsets = {(imported.domain, imported.version) for imported in graph.opset_import}
+    if opsets != {("", OPSET)}:
+        raise ExportError(f"the exported graph asks for the opsets {sorted(opsets)}, not for {OPSET} alone")
+    left = sorted({node.op_type for node in graph.graph.node if _of_training(node)})
+    if left:
+        raise ExportError(
+            f"the network is in training mode or draws random numbers (found {', '.join(left)})",
+            "call .eval() before exporting",
+        )
+    for value in (*graph.graph.input, *graph.graph.output):
+        if not value.type.tensor_type.shape.dim[0].dim_param:
+            raise ExportError(f"the batch axis of {value.name} is not free")
+
+
+@contextmanager
+def slow_attention() -> Iterator[None]:
+    """Keep PyTorch's fast path for attention (`nn.TransformerEncoder`, torchvision's ViTs) out of a graph: ONNX has no word for it."""
+    was = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was)
+
+
+def _reason(error: BaseException) -> str:
+    """What an exception says, in a line; of the exporter's, without its invitation to report the matter."""
+    said = " ".join(str(error).partition(". Please feel free to request support")[0].split())
+    if isinstance(error, torch.onnx.errors.OnnxExporterError | RuntimeError | ValueError) and said:
+        return said[:200]
+    return f"{type(error).__name__}: {said}"[:200].rstrip(": ")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep standard output clean: on a failure the exporter's C++ prints the whole graph there."""
+    sys.stdout.flush()
+    saved, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(nowhere)
+
+
+def _of_training(node: NodeProto) -> bool:
+    modes = [a.i for a in node.attribute if a.name == "training_mode"]
+    return node.op_type in RANDOM | {"Dropout"} or any(modes)

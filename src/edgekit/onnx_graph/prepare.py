@@ -1,0 +1,242 @@
+"""A trained network rewritten, without changing what it computes, so that its graph comes out short and static."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.fusion import fuse_linear_bn_eval
+
+from edgekit.errors import ExportError
+
+_FUSED_WITHIN = 1e-3  # of the largest logit: float32 leaves some 1e-6, and a wrong fusion far more
+
+
+def exportable(model: nn.Module, image_size: int) -> nn.Module:
+    """A copy of a model on the CPU, in evaluation mode, with what exports badly replaced by its equal.
+
+    - `AdaptiveAvgPool2d(1)` becomes a mean: torch 2.15 exports the pooling as `as_strided`. To more than one pixel it becomes
+      two constant matrices, since ONNX has no word for it.
+    - TensorFlow's SAME convolutions of timm get the padding that they have at this image size: their own is computed from
+      the input's shape and leaves some forty nodes a convolution.
+    - A BatchNorm1d right after a Linear is folded into it; those after convolutions are folded by the exporter.
+    - The branches of a reparameterizable network become the one convolution that they amount to (see `fused`).
+
+    Args:
+        model: takes uint8 images (n, image_size, image_size, 3).
+        image_size: side of the images, in pixels.
+    """
+    from timm.layers.conv2d_same import Conv2dSame
+
+    model = fused(copied(model).requires_grad_(False), image_size)
+    sizes = _input_sizes(model, image_size, (Conv2dSame, nn.AdaptiveAvgPool2d))
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.AdaptiveAvgPool2d):
+                one = child.output_size in (1, (1, 1))
+                setattr(parent, name, GlobalMean() if one else MatrixPool(sizes[child], child.output_size))
+            elif isinstance(child, Conv2dSame):
+                setattr(parent, name, PaddedConv2d(child, sizes[child]))
+        if isinstance(parent, nn.Sequential):
+            _fold_linear_batch_norm(parent)
+    return model
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, in float32 and evaluation mode.
+
+    Raises:
+        ExportError: it holds what cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model).cpu().float().eval()
+    except Exception as error:  # of an attribute of the user's: an open file, a lock, a tensor with a history
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ExportError(
+            f"the network cannot be copied: {said}", "keep what is no part of its weights out of it"
+        ) from error
+
+
+def fused(model: nn.Module, image_size: int) -> nn.Module:
+    """A network whose parallel branches are fused where it can do so: MobileOne, RepVGG, FastViT, RepViT, …
+
+    They train with several convolutions and BatchNorms side by side, whose sum is one convolution in evaluation mode (Ding et al.
+    2021, RepVGG, section 3.3). Quantizing must come after it: the branches' weights alone have other ranges than their sum.
+
+    The code that fuses is the network's own. It may fail, also on a network that is fused already (FastViT's does), or compute
+    something else; so both networks are run on a few images, and where they differ the network stays as it is.
+
+    Args:
+        model: takes uint8 images (n, image_size, image_size, 3); in evaluation mode. It is left as it is.
+        image_size: side of the images, in pixels.
+    """
+    from timm.utils.model import reparameterize_model
+
+    fuses = ("fuse", "reparameterize", "switch_to_deploy")
+    if not any(callable(getattr(type(module), name, None)) for module in model.modules() for name in fuses):
+        return model
+    try:
+        candidate = reparameterize_model(model).eval()
+        same = _computes_the_same(model, candidate, image_size)
+    except Exception:  # anything: it is code of the network's author
+        same = False
+    return candidate if same else model
+
+
+def _computes_the_same(model: nn.Module, other: nn.Module, image_size: int) -> bool:
+    """Whether two models answer a few random images alike, up to what the order of float32 sums costs."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, image_size, image_size, 3), generator=generator, dtype=torch.uint8)
+    with torch.no_grad():
+        expected, found = model(images), other(images)
+    return bool(
+        expected.shape == found.shape and (found - expected).abs().max() <= _FUSED_WITHIN * expected.abs().max()
+    )
+
+
+class GlobalMean(nn.Module):
+    """The mean over height and width, which stay as axes of one: (n, c, h, w) -> (n, c, 1, 1)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features.mean((2, 3), keepdim=True)
+
+
+class MatrixPool(nn.Module):
+    """`AdaptiveAvgPool2d` for one input size: (n, c, h, w) -> (n, c, h', w'), each output a mean over a window.
+
+    Args:
+        size: h and w.
+        output_size: what the pooling was built with.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, size: tuple[int, int], output_size: Any) -> None:
+        super().__init__()
+        height, width = output_size if isinstance(output_size, Sequence) else (output_size, output_size)
+        self.register_buffer("rows", window_means(size[0], size[0] if height is None else height))
+        self.register_buffer("columns", window_means(size[1], size[1] if width is None else width).T.contiguous())
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.rows @ features @ self.columns
+
+
+def window_means(size: int, count: int) -> Tensor:
+    """A matrix (count, size), each row the mean over a window of adaptive pooling: from floor(i size / count) to ceil((i + 1) size / count)."""
+    rows = np.zeros((count, size), np.float32)
+    for i in range(count):
+        begin, end = i * size // count, -(-(i + 1) * size // count)
+        rows[i, begin:end] = 1 / (end - begin)
+    return torch.from_numpy(rows)
+
+
+@contextmanager
+def pooling_by_matrices() -> Iterator[None]:
+    """Let `functional.adaptive_avg_pool2d`, which networks call beside its module, be traced as what `exportable` makes of the module."""
+    original = functional.adaptive_avg_pool2d
+
+    def pool(features: Tensor, output_size: Any) -> Tensor:
+        if output_size in (1, (1, 1), [1, 1]):
+            return features.mean((-2, -1), keepdim=True)
+        matrices: Tensor = MatrixPool((int(features.shape[-2]), int(features.shape[-1])), output_size)(features)
+        return matrices
+
+    functional.adaptive_avg_pool2d = pool  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        functional.adaptive_avg_pool2d = original
+
+
+class PaddedConv2d(nn.Module):
+    """A SAME convolution at one input size: its padding, which may differ from side to side, is an attribute of the ONNX Conv.
+
+    Args:
+        same: the convolution.
+        size: height and width of its input.
+    """
+
+    def __init__(self, same: nn.Conv2d, size: tuple[int, int]) -> None:
+        super().__init__()
+        from timm.layers.padding import get_same_padding
+
+        self.weight, self.bias = same.weight, same.bias
+        self.stride, self.dilation, self.groups = tuple(same.stride), tuple(same.dilation), same.groups
+        total = [
+            int(get_same_padding(size[i], same.kernel_size[i], self.stride[i], self.dilation[i])) for i in range(2)
+        ]
+        self.begins = [t // 2 for t in total]
+        self.ends = [t - t // 2 for t in total]
+
+    def forward(self, features: Tensor) -> Tensor:
+        result: Tensor = _PaddedConvolution.apply(
+            features, self.weight, self.bias, self.stride, self.dilation, self.groups, self.begins, self.ends
+        )
+        return result
+
+
+class _PaddedConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        begins: Sequence[int],
+        ends: Sequence[int],
+    ) -> Tensor:
+        padded = functional.pad(features, (begins[1], ends[1], begins[0], ends[0]))
+        return functional.conv2d(padded, weight, bias, tuple(stride), 0, tuple(dilation), groups)
+
+    @staticmethod
+    def symbolic(
+        g: Any,
+        features: Any,
+        weight: Any,
+        bias: Any,
+        stride: Sequence[int],
+        dilation: Sequence[int],
+        groups: int,
+        begins: Sequence[int],
+        ends: Sequence[int],
+    ) -> Any:
+        inputs = [features, weight] if bias is None or bias.node().mustBeNone() else [features, weight, bias]
+        return g.op(
+            "Conv", *inputs, strides_i=stride, dilations_i=dilation, group_i=groups, pads_i=[*begins, *ends],
+            kernel_shape_i=weight.type().sizes()[2:],
+        )  # fmt: skip
+
+
+def _input_sizes(
+    model: nn.Module, image_size: int, kinds: tuple[type[nn.Module], ...]
+) -> dict[nn.Module, tuple[int, int]]:
+    """Height and width of what every module of some kinds is given, found by running the model on one blank image."""
+    sizes: dict[nn.Module, tuple[int, int]] = {}
+
+    def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sizes[module] = (inputs[0].shape[2], inputs[0].shape[3])
+
+    hooks = [m.register_forward_pre_hook(record) for m in model.modules() if isinstance(m, kinds)]
+    if hooks:
+        with torch.no_grad():
+            model(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
+    for hook in hooks:
+        hook.remove()
+    return sizes
+
+
+def _fold_linear_batch_norm(layers: nn.Sequential) -> None:
+    for i in range(len(layers) - 1):
+        first, second = layers[i], layers[i + 1]
+        if isinstance(first, nn.Linear) and isinstance(second, nn.BatchNorm1d):
+            layers[i], layers[i + 1] = fuse_linear_bn_eval(first, second), nn.Identity()

@@ -1,0 +1,170 @@
+"""INT8 as ONNX with quantize/dequantize pairs (Q/DQ), by ONNX Runtime's static quantization.
+
+The file is the one that ONNX Runtime fuses fully and that OpenVINO reads too: uint8 asymmetric activations, int8 weights per
+output channel, biases in float. What comes before the first layer and the classifier itself stay in float: the classifier
+costs next to nothing and carries the logits' precision.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import ModelProto, NodeProto
+
+from edgekit.errors import ExportError
+from edgekit.machine import has_int8_dot_product
+from edgekit.onnx_graph.build import OUTPUT
+from edgekit.onnx_graph.files import read_onnx
+from edgekit.onnx_graph.metadata import set_precision
+from edgekit.quantization import Quantization
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.ranges import Method, select
+from edgekit.quantize.signed import LAYERS, quantize_signed
+
+# What both runtimes compute in INT8. Everything else (SiLU's pieces, LayerNorm, Softmax) is faster and more exact in float.
+OPERATIONS = [
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How weights are quantized, per output channel and symmetric.
+
+    Attributes:
+        name: as recorded in the bundle.
+        bits: 8, or 7, which cannot saturate (see `saturates`).
+        signed: int8, or uint8 around 128: exact on every CPU, but about as slow as float where there is no dot product.
+        symmetric: activations as int8 around 0, as TensorRT wants them, with pairs where it fuses them; otherwise uint8.
+    """
+
+    name: str
+    bits: int
+    signed: bool = True
+    symmetric: bool = False
+
+
+FULL = Scheme("8-bit", 8)
+REDUCED = Scheme("7-bit", 7)
+UNSIGNED = Scheme("unsigned 8-bit", 8, signed=False)
+SIGNED = Scheme("signed 8-bit", 8, symmetric=True)  # for TensorRT; slower than float in ONNX Runtime
+
+
+def saturates() -> bool:
+    """Whether INT8 products of 8-bit weights saturate on this CPU.
+
+    x86 without VNNI adds two u8 x s8 products in 16 bits, which can overflow; with 7-bit weights it cannot.
+    """
+    return platform.machine().lower() in {"x86_64", "amd64"} and not has_int8_dot_product()
+
+
+def quantize_onnx(
+    calibration: Calibration,
+    output: Path,
+    scheme: Scheme,
+    *,
+    method: Method = "percentile",
+    exclude: Sequence[str] = (),
+) -> Quantization:
+    """Write a Q/DQ model and say how it was made.
+
+    Args:
+        calibration: the float model and its calibration images.
+        output: the file to write.
+        scheme: how weights and activations are quantized.
+        method: how the activations' ranges are chosen.
+        exclude: names of nodes that stay in float beside `kept_in_float`.
+
+    Raises:
+        ExportError: the graph cannot be quantized, or nothing in it can.
+    """
+    model = read_onnx(calibration.model)
+    kept = list(dict.fromkeys([*kept_in_float(model), *exclude]))
+    found = select(calibration.histograms, method, scheme.symmetric)
+    try:
+        if scheme.symmetric:
+            quantized = quantize_signed(model, found, kept)
+        else:
+            quantized = _by_onnxruntime(model, found, scheme, kept)
+    except OSError:  # a full disk is not the graph's fault
+        raise
+    except Exception as error:  # whatever a graph that it does not expect makes of it
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ExportError(f"the model cannot be quantized: {reason}", "export it without --precision int8") from error
+    onnx.checker.check_model(quantized, full_check=True)
+    if not any(node.op_type == "QuantizeLinear" for node in quantized.graph.node):
+        raise ExportError("nothing in the network can be quantized", "export it without --precision int8")
+    set_precision(quantized, "int8")
+    onnx.save(quantized, output)
+    return Quantization(
+        tool="edgekit" if scheme.symmetric else f"onnxruntime {metadata.version('onnxruntime')} QDQQuantizer",
+        format="QDQ",
+        activations="int8 symmetric, per tensor" if scheme.symmetric else "uint8 asymmetric, per tensor",
+        weights=f"{'int8' if scheme.signed else 'uint8'} symmetric, per output channel, {scheme.bits} bits",
+        calibration=calibration.describe(method),
+        operations=[*sorted(LAYERS), "the skip of residual sums"] if scheme.symmetric else OPERATIONS,
+        kept_in_float=kept,
+    )
+
+
+def _by_onnxruntime(
+    model: ModelProto, found: dict[str, tuple[float, float]], scheme: Scheme, kept: list[str]
+) -> ModelProto:
+    """Let ONNX Runtime place the pairs where it fuses them."""
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    extremes = {name: (np.float32(low), np.float32(high)) for name, (low, high) in found.items()}
+    quantizer = QDQQuantizer(
+        onnx.shape_inference.infer_shapes(model),
+        True,  # per channel
+        scheme.bits == 7,
+        QuantType.QInt8 if scheme.signed else QuantType.QUInt8,
+        QuantType.QUInt8,
+        TensorsData(CalibrationMethod.MinMax, extremes),
+        [],
+        kept,
+        OPERATIONS,
+        {"QuantizeBias": False},
+    )
+    with contextlib.redirect_stdout(io.StringIO()):
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    quantized: ModelProto = quantizer.model.model
+    return quantized
+
+
+def kept_in_float(model: ModelProto) -> list[str]:
+    """Names of the nodes that stay in float: those before the first layer, and the last layer with what follows it."""
+    nodes = list(model.graph.node)
+    first = next((i for i, node in enumerate(nodes) if node.op_type in LAYERS), len(nodes))
+    return list(dict.fromkeys(node.name for node in (*nodes[:first], *_last_nodes(model))))
+
+
+def last_layer(model: ModelProto) -> NodeProto | None:
+    """The layer that makes the logits; None where the graph has no layers."""
+    return next((node for node in _last_nodes(model) if node.op_type in LAYERS), None)
+
+
+def _last_nodes(model: ModelProto) -> list[NodeProto]:
+    """Back from the logits until the layer that made them."""
+    by_output = {name: node for node in model.graph.node for name in node.output}
+    found: dict[str, NodeProto] = {}
+    frontier = [OUTPUT]
+    while frontier:
+        node = by_output.get(frontier.pop())
+        if node is None or node.name in found:
+            continue
+        found[node.name] = node
+        if node.op_type not in LAYERS:
+            frontier.extend(node.input)
+    return list(found.values())

@@ -1,0 +1,227 @@
+"""Which unlabeled images calibrate INT8: drawn from clusters of the network's own embedding rather than blindly.
+
+A few hundred images drawn blindly miss what is rare in the pool, and the ranges are decided by what is rare. So a part of the pool
+is embedded by the float network itself, clustered, and each cluster gives images in proportion to its size: the nearest to its
+center, the others at random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import ExportError
+from edgekit.files import digest_of
+from edgekit.onnx_graph.files import read_onnx
+from edgekit.progress import progress
+from edgekit.quantize.qdq import last_layer
+from edgekit.quantize.ranges import batches, observing
+
+MOST_HELD_BACK = 500  # images to judge on: the standard error of a loss of a point on them is half a point
+_HELD_BACK = 3  # one image in so many, but no more than that
+_FEWEST_HELD_BACK = 16  # and no fewer: as many as there are golden images; of fewer than 32 images it is the half
+FEWEST, ADVISED = 8, 100  # images to calibrate with: fewer are refused unless asked for, fewer are warned of
+MOST_EMBEDDED = 5000  # images of the pool, however large it is
+_EMBEDDED_PER_IMAGE = 8  # so many times the images asked for, but at least
+_FEWEST_EMBEDDED = 1000
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The images that calibration may draw from, and how many it should.
+
+    Attributes:
+        total: how many there are.
+        read: rows, int64 (m,), -> images, uint8 (m, s, s, 3).
+        digest: of the images' contents.
+        count: how many to draw; all, where there are not more.
+        classes: of the network, where known: as many clusters at least.
+        seed: of the draw.
+    """
+
+    total: int
+    read: Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+    digest: str
+    count: int = 300
+    classes: int = 1
+    seed: int = 0
+
+    @classmethod
+    def these(cls, images: NDArray[np.uint8]) -> Candidates:
+        """Exactly these images, uint8 (n, s, s, 3)."""
+        return cls(len(images), lambda rows: images[rows], digest_of_arrays(images), len(images))
+
+    @property
+    def key(self) -> str:
+        """A digest of all that the draw depends on beside the network."""
+        return digest_of([self.total, self.digest, self.count, self.classes, self.seed])
+
+    @property
+    def drawn(self) -> int:
+        """How many images a draw gives."""
+        return min(self.count, self.total)
+
+    def held_back(self) -> tuple[Candidates, NDArray[np.int64]]:
+        """Hold images back from calibration, to judge on: a third of the pool, at most `MOST_HELD_BACK`, drawn blindly; of a small pool the half.
+
+        Which ones depends on the pool and the seed alone, so that exports of other variants, or with more images to calibrate with, are
+        judged on the same. Of a single image none can be held back.
+
+        Returns:
+            What is left to calibrate with, and the rows that were held back, int64 (h,), ascending.
+        """
+        if self.total < 2:
+            return self, np.zeros(0, np.int64)
+        fewest = min(_FEWEST_HELD_BACK, self.total // 2)
+        count = min(MOST_HELD_BACK, max(fewest, self.total // _HELD_BACK))
+        held = np.sort(np.random.default_rng([self.seed, self.total]).choice(self.total, count, replace=False))
+        left = np.setdiff1d(np.arange(self.total), held)
+        read = self.read
+        rest = replace(
+            self,
+            total=len(left),
+            read=lambda rows: read(left[rows]),
+            digest=digest_of([self.digest, count]),
+        )
+        return rest, held
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Calibration images.
+
+    Attributes:
+        images: uint8 (n, s, s, 3).
+        rows: int64 (n,), ascending: where they stand in the pool.
+        record: how they were drawn, for the bundle.
+    """
+
+    images: NDArray[np.uint8]
+    rows: NDArray[np.int64]
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def digest_of_arrays(*arrays: NDArray[Any]) -> str:
+    """A digest of arrays' shapes, dtypes and contents."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape} {array.dtype}".encode())
+        for part in np.array_split(array, max(1, len(array) // 1024)):  # a memory map is read part by part
+            digest.update(np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()
+
+
+def draw(model: Path, candidates: Candidates, how: Literal["clusters", "random"] = "clusters") -> Drawn:
+    """Draw the images to calibrate a network with; the same ones whenever the network, the pool and the seed are the same.
+
+    Args:
+        model: the float ONNX.
+        candidates: the pool.
+        how: from clusters of the embedding, or blindly.
+
+    Raises:
+        ExportError: the pool is empty, or ONNX Runtime cannot run the model.
+    """
+    total, count = candidates.total, candidates.drawn
+    if not count:
+        raise ExportError("no calibration images: INT8 needs some to find the activations' ranges")
+    generator = np.random.default_rng(candidates.seed)
+    record: dict[str, Any] = {"drawn": how, "pool": total, "seed": candidates.seed}
+    if count == total:
+        rows = np.arange(total)
+        record["drawn"] = "all"
+    elif how == "random":
+        rows = generator.choice(total, count, replace=False)
+    else:
+        few = min(total, MOST_EMBEDDED, max(_FEWEST_EMBEDDED, _EMBEDDED_PER_IMAGE * count))
+        embedded = np.sort(generator.choice(total, few, replace=False))
+        features = embed(model, embedded, candidates.read)
+        clusters = min(count, max(candidates.classes, round(np.sqrt(few))))
+        chosen, sizes = stratified(features, count, clusters, candidates.seed)
+        rows = embedded[chosen]
+        record |= {
+            "embedded": few,
+            "clusters": len(sizes),
+            "smallest_cluster": min(sizes),
+            "largest_cluster": max(sizes),
+        }
+    rows = np.sort(rows).astype(np.int64)
+    images = np.ascontiguousarray(candidates.read(rows))
+    record["images_sha256"] = digest_of_arrays(images)
+    return Drawn(images, rows, record)
+
+
+def embed(
+    model: Path, rows: NDArray[np.int64], read: Callable[[NDArray[np.int64]], NDArray[np.uint8]]
+) -> NDArray[np.float32]:
+    """What enters the last layer of a float ONNX, float32 (n, features), of unit length; averaged over places where it has any."""
+    graph = read_onnx(model)
+    layer = last_layer(graph)
+    inner = layer.input[0] if layer is not None else graph.graph.output[0].name
+    session = observing(graph, [inner])
+    image = graph.graph.input[0].name
+    parts = []
+    with progress("choose", len(rows), unit="images") as advance:
+        for some in np.array_split(rows, max(1, len(rows) // 256)):
+            for batch in batches(read(some)):
+                values = session.run([inner], {image: batch})[0]
+                parts.append(values.reshape(*values.shape[:2], -1).mean(axis=2))
+                advance(len(batch))
+    features = np.concatenate(parts).astype(np.float32)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
+
+
+def stratified(
+    features: NDArray[np.float32], count: int, clusters: int, seed: int
+) -> tuple[NDArray[np.int64], list[int]]:
+    """Draw from each cluster in proportion to its size.
+
+    Args:
+        features: float32 (n, d).
+        count: how many to draw, of at most n.
+        clusters: how many clusters, of at most `count`; equal features make fewer.
+        seed: of the clustering and the draw.
+
+    Returns:
+        Indices int64 (count,), each once, and the sizes of the clusters.
+    """
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    clusters = min(clusters, len(np.unique(features, axis=0)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        means = MiniBatchKMeans(clusters, random_state=seed, n_init=3, batch_size=1024).fit(features)
+    distances = np.linalg.norm(features - means.cluster_centers_[means.labels_], axis=1)
+    members = [np.flatnonzero(means.labels_ == cluster) for cluster in range(clusters)]
+    members = [rows for rows in members if len(rows)]
+    quotas = proportional([len(rows) for rows in members], count)
+    generator = np.random.default_rng(seed)
+    chosen = []
+    for rows, quota in zip(members, quotas, strict=True):
+        if quota:
+            nearest = rows[distances[rows].argmin()]
+            others = generator.permutation(rows[rows != nearest])[: quota - 1]
+            chosen += [int(nearest), *others.tolist()]
+    return np.array(chosen, dtype=np.int64), [len(rows) for rows in members]
+
+
+def proportional(sizes: list[int], count: int) -> list[int]:
+    """Divide `count` in proportion to `sizes`, by the largest remainders: whole numbers, none above its size.
+
+    Args:
+        sizes: of at least `count` in all.
+        count: to divide.
+    """
+    exact = np.array(sizes) * (count / sum(sizes))
+    shares = np.floor(exact).astype(int)
+    order = np.argsort(-(exact - shares), kind="stable")
+    shares[order[: count - int(shares.sum())]] += 1
+    return [int(share) for share in shares]

@@ -1,0 +1,206 @@
+"""Which layers lose the accuracy: each one, or each block of them, left in float alone, measured in the runtime that will serve the file,
+without labels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from onnx import GraphProto, ModelProto, NodeProto
+
+from edgekit.progress import Advance
+from edgekit.quantization import LayerSensitivityRecord
+from edgekit.quantize.blocks import name_of
+from edgekit.quantize.fidelity import Fidelity
+from edgekit.quantize.layers import HOMOGENEOUS, LAYERS, LayerGraph
+from edgekit.quantize.qdq import kept_in_float
+
+T = TypeVar("T")
+Exclude = tuple[str, ...]
+_ACTIVATIONS = {"Clip", *HOMOGENEOUS} - {"MaxPool", "AveragePool", "GlobalAveragePool"}
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """A layer, or a block of layers, and what leaving it in float brings.
+
+    Attributes:
+        layer: the node's name, or what the block is called.
+        operator: Conv, Gemm or MatMul, or the number of layers.
+        agreement: with the trained model, with this layer alone in float.
+        sqnr_db: of the logits then, in dB.
+        gain_db: how much more that is than with every layer quantized.
+        members: the layers of the block: of a layer, itself.
+    """
+
+    layer: str
+    operator: str
+    agreement: float
+    sqnr_db: float
+    gain_db: float
+    members: tuple[str, ...]
+
+    def describe(self) -> LayerSensitivityRecord:
+        """For the bundle."""
+        return LayerSensitivityRecord(
+            layer=self.layer,
+            operator=self.operator,
+            agreement=round(self.agreement, 4),
+            sqnr_db=round(self.sqnr_db, 4),
+            gain_db=round(self.gain_db, 4),
+        )
+
+
+def quantizable(model: ModelProto) -> dict[str, tuple[str, Exclude]]:
+    """The layers of a float graph that can be quantized: name -> (operator, the names to exclude: itself and its activation)."""
+    graph = LayerGraph(model)
+    kept = set(kept_in_float(model))
+    found = {}
+    for node in graph.layers():
+        if node.name in kept:
+            continue
+        reader = graph.sole_reader(node.output[0])
+        own = (reader.name,) if reader is not None and reader.op_type in _ACTIVATIONS else ()
+        found[node.name] = node.op_type, (node.name, *own)
+    return found
+
+
+def sensitivity(
+    layers: Mapping[str, tuple[str, Exclude]],
+    groups: Sequence[tuple[str, ...]],
+    quantized: Fidelity,
+    measure: Callable[[Exclude], Fidelity],
+    advance: Advance,
+    over: Callable[[], bool] = lambda: False,
+) -> list[LayerSensitivity]:
+    """Leave each block in float in turn; the most sensitive comes first.
+
+    Args:
+        layers: of the float graph (see `quantizable`).
+        groups: the blocks, each of one layer or several.
+        quantized: the fidelity with every layer quantized.
+        measure: the fidelity with some nodes left in float.
+        advance: told each block.
+        over: whether the time is up: then the blocks that follow are not measured, and not in what is returned.
+    """
+    found = []
+    for group in groups:
+        if over():
+            break
+        fidelity = measure(excluding(layers, group))
+        gain = fidelity.sqnr_db - quantized.sqnr_db
+        operator = layers[group[0]][0] if len(group) == 1 else f"{len(group)} layers"
+        found.append(LayerSensitivity(name_of(group), operator, fidelity.agreement, fidelity.sqnr_db, gain, group))
+        advance(note=f"{name_of(group)} {gain:+.1f} dB")
+    return sorted(found, key=lambda s: (-s.gain_db, -s.agreement))
+
+
+def excluding(layers: Mapping[str, tuple[str, Exclude]], names: Iterable[str]) -> Exclude:
+    """The nodes to exclude so that some layers stay in float."""
+    return tuple(node for name in names for node in layers[name][1])
+
+
+def release(quantized: ModelProto, float_model: ModelProto, exclude: Sequence[str]) -> ModelProto:
+    """Let layers that stay in float read what the graph computed, not what quantizing it left; changes the model.
+
+    ONNX Runtime's quantizer leaves the weights of an excluded layer alone, but what the layer reads has been quantized by whoever
+    made it. A layer is sensitive as often for what it reads as for its weights. And where the pair's range does what a Relu or Clip
+    does, that quantizer has removed the Relu or Clip: whoever reads past the pair needs it back.
+
+    Args:
+        quantized: a Q/DQ graph.
+        float_model: the graph that was quantized; nodes and tensors have the same names.
+        exclude: names of the nodes that were left in float.
+    """
+    graph = quantized.graph
+    maker = {name: node for node in graph.node for name in node.output}
+    was_made = {name: node for node in float_model.graph.node for name in node.output}
+    names = set(exclude)
+    for node in list(graph.node):
+        if node.name not in names or node.op_type not in LAYERS:
+            continue
+        dequantize = maker.get(node.input[0])
+        if dequantize is None or dequantize.op_type != "DequantizeLinear":
+            continue
+        quantize = maker.get(dequantize.input[0])
+        if quantize is None or quantize.op_type != "QuantizeLinear":
+            continue
+        read = quantize.input[0]
+        node.input[0] = read
+        if read in maker and read in was_made and maker[read].name != was_made[read].name:
+            _put_back(graph, maker, was_made[read], float_model)
+    _remove_idle_pairs(graph)
+    return quantized
+
+
+def _put_back(graph: GraphProto, maker: dict[str, NodeProto], activation: NodeProto, float_model: ModelProto) -> None:
+    """Insert an activation of the float graph behind the node that makes its output instead."""
+    before = maker[activation.output[0]]
+    place = next(i for i, node in enumerate(graph.node) if node.name == before.name)
+    before.output[list(before.output).index(activation.output[0])] = activation.input[0]
+    graph.node.insert(place + 1, activation)
+    have = {tensor.name for tensor in graph.initializer}
+    bounds = set(activation.input[1:]) - have
+    graph.initializer.extend(tensor for tensor in float_model.graph.initializer if tensor.name in bounds)
+    maker[activation.input[0]], maker[activation.output[0]] = before, graph.node[place + 1]
+
+
+def _remove_idle_pairs(graph: GraphProto) -> None:
+    kept = {output.name for output in graph.output}
+    while True:
+        read = kept | {name for node in graph.node for name in node.input}
+        idle = [
+            n for n in graph.node if n.op_type in {"QuantizeLinear", "DequantizeLinear"} and n.output[0] not in read
+        ]
+        if not idle:
+            break
+        for node in idle:
+            graph.node.remove(node)
+    for tensor in [t for t in graph.initializer if t.name not in read]:
+        graph.initializer.remove(tensor)
+
+
+def fewest(
+    order: Sequence[T], passes: Callable[[tuple[T, ...]], bool], over: Callable[[], bool] = lambda: False
+) -> tuple[T, ...] | None:
+    """The fewest layers in float that pass, taken from the front of an order; None where even all of it does not.
+
+    Doubles until it passes, halves back to the shortest beginning that does, then takes out one after the other what is not
+    needed beside the others.
+
+    Args:
+        order: the layers, or blocks of them, the most sensitive first.
+        passes: whether the file with these layers in float passes; asked at most `most_asked` times.
+        over: whether the time is up: then the fewest that passed until now are returned, None where none did.
+    """
+    count = 1
+    failed = 0
+    while True:
+        if over():
+            return None
+        if passes(tuple(order[:count])):
+            break
+        failed = count
+        if count >= len(order):
+            return None
+        count = min(2 * count, len(order))
+    while count - failed > 1 and not over():
+        middle = (count + failed) // 2
+        if passes(tuple(order[:middle])):
+            count = middle
+        else:
+            failed = middle
+    chosen = tuple(order[:count])
+    for name in chosen[:-1][::-1]:  # without the last it did not pass
+        fewer = tuple(n for n in chosen if n != name)
+        if fewer and not over() and passes(fewer):
+            chosen = fewer
+    return chosen
+
+
+def most_asked(count: int) -> int:
+    """How often `fewest` asks at most, of an order of `count`."""
+    return 2 * math.ceil(math.log2(max(2, count))) + count

@@ -1,0 +1,290 @@
+"""A folder of images as one of a run's models sees it: features, predictions, nearest neighbors, anomaly scores, clusters, a map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgekit.data.decode import decode
+from edgekit.data.images import Skipped
+from edgekit.data.pixels import Pixels, center_crop
+from edgekit.data.ranges import of_run
+from edgekit.data.sources import DIGITS, Source, open_pool
+from edgekit.data.splits import load_splits
+from edgekit.errors import DataError
+from edgekit.foreign import Unreadable, read_json
+from edgekit.models.classifier import Classifier
+from edgekit.models.encoders import Encoder
+from edgekit.models.store import load_classifier, load_pretrained
+from edgekit.preprocess import Preprocessing
+from edgekit.recipe import Architecture, Recipe
+from edgekit.run import Run
+from edgekit.stages import TRAINED_BY
+from edgekit.train.analysis.neighbors import distances, nearest
+from edgekit.train.analysis.projection import Projection, cluster, project
+from edgekit.train.evaluate import device_of, outputs
+from edgekit.train.records.inputs import require_current
+
+Of = Literal["encoder", "teacher", "student", "supervised"]
+STAGE_OF: dict[str, str] = {"encoder": "pretrain", **TRAINED_BY}
+SOURCE = "Sun et al. 2022, arXiv 2204.06507"
+_MAX_CLUSTERS = 10
+
+
+class Both(nn.Module):
+    """Features and logits of a classifier in one pass, side by side: (n, d + classes)."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Of normalized images (n, 3, s, s)."""
+        features = self.model.embed(images)
+        return torch.cat([features, self.model.head(features)], dim=1)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What embeds.
+
+    Args:
+        of: which of the run's models.
+        network: gives features, and after them logits where there are classes.
+        classes: names, or none for an encoder.
+        architecture: its name and width.
+        digest: SHA-256 of its weights.
+        recipe: the run's, for its seed.
+        preprocessing: of the run, the range of its images included.
+    """
+
+    of: str
+    network: Encoder | Both
+    classes: list[str]
+    architecture: Architecture
+    digest: str
+    recipe: Recipe
+    preprocessing: Preprocessing
+
+    @classmethod
+    def load(cls, run: Run, of: str) -> Model:
+        """Read a model of a run.
+
+        Raises:
+            RunError: its stage is not complete, or damaged.
+        """
+        stage = STAGE_OF[of]
+        outputs = run.require(stage).outputs
+        digest = outputs["model.safetensors"]
+        folder = run.stage_path(stage)
+        preprocessing = run.recipe.data.preprocessing(of_run(run))
+        if of == "encoder":
+            pretrained = load_pretrained(folder, outputs)
+            return cls(of, pretrained.encoder, [], pretrained.architecture, digest, run.recipe, preprocessing)
+        classifier = load_classifier(folder, outputs)
+        known = (classifier.classes, classifier.architecture, digest)
+        return cls(of, Both(classifier), *known, run.recipe, preprocessing)
+
+    def __call__(self, images: Pixels, title: str = "") -> tuple[Tensor, Tensor]:
+        """Features (n, d) and probabilities (n, classes) of uint8 images (n, s, s, 3), on the device they were computed on."""
+        data = self.recipe.data
+        both = outputs(self.network, images, data.mean, data.std, device_of(self.recipe), title)
+        width = both.shape[1] - len(self.classes)
+        return both[:, :width], both[:, width:].softmax(1)
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """What `embed` finds about n images; arrays have a row an image.
+
+    Args:
+        source: where the images are.
+        rows: (n) their positions in the source (unreadable ones are missing).
+        files: names, relative to the folder.
+        images: (n, s, s, 3) uint8, as the model sees them.
+        labels: the first folder of each file's path, or None.
+        features: (n, d) float32.
+        predicted: the most probable class, of classifiers alone.
+        probability: its probability, float32.
+        neighbors: (n, k) int64, the nearest other images of the folder, the nearest first.
+        similarities: (n, k) float32, their cosines.
+        anomaly: (n) float32, 0 to 2; `definition` says of what.
+        clusters: (n) int64, numbered from 0, the largest first.
+        drawn: (m) int64, which images the map shows.
+        projection: their positions.
+        skipped: files that could not be read.
+        model: what embedded them.
+        definition: of the anomaly score.
+        notes: what a user should know about the images, one sentence each.
+    """
+
+    source: Source
+    rows: list[int]
+    files: list[str]
+    images: NDArray[np.uint8]
+    labels: list[str | None]
+    features: NDArray[np.float32]
+    predicted: list[str] | None
+    probability: NDArray[np.float32] | None
+    neighbors: NDArray[np.int64]
+    similarities: NDArray[np.float32]
+    anomaly: NDArray[np.float32]
+    clusters: NDArray[np.int64]
+    drawn: NDArray[np.int64]
+    projection: Projection
+    skipped: list[Skipped]
+    model: Model
+    definition: str
+    notes: list[str]
+
+    def outliers(self, count: int) -> list[int]:
+        """The images with the highest anomaly scores, the highest first."""
+        return [int(i) for i in np.argsort(-self.anomaly, kind="stable")[:count]]
+
+    def nearest_to(self, image: Path, count: int) -> list[tuple[int, float]]:
+        """The folder's images that are nearest to any image, with their cosines; the same picture comes first with 1.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        pixels = self.model.preprocessing.read(image, self.model.recipe.data.max_pixels)
+        query, _ = self.model(pixels[None])
+        bank = torch.from_numpy(self.features).to(query.device)
+        cosines, rows = nearest(bank, query, min(count, len(self.files)))
+        return [(int(i), float(c)) for i, c in zip(rows[0], cosines[0], strict=True)]
+
+
+def embed(
+    run: Run,
+    folder: str,
+    *,
+    of: Of = "encoder",
+    against: Literal["folder", "pool"] = "folder",
+    k: int = 10,
+    clusters: int | None = None,
+    points: int = 2000,
+    outliers: int = 10,
+) -> Embedding:
+    """Embed the images of a folder.
+
+    Args:
+        run: whose model.
+        folder: flat or nested; or anything else that `data.pool` of a recipe takes.
+        of: which model.
+        against: anomaly is the distance to the k-th neighbor among the folder's other images, or in the run's pool.
+        k: neighbors; fewer where there are not as many images.
+        clusters: of k-means; by default as many as the run has classes, at most 10.
+        points: images on the map: all where there are no more, else the outliers and a random sample of the others.
+        outliers: that are always on the map.
+
+    Raises:
+        DataError: the folder is missing, empty, or has fewer than two images that can be read.
+        RunError: the stage is not complete, or the run's pool is not the one that it was trained on.
+    """
+    model = Model.load(run, of)
+    data = model.recipe.data
+    source = open_pool(folder, data=data).ranged(model.preprocessing.pixel_range)
+    decoded = decode(source, model.preprocessing, max_skipped=1.0)
+    rows = [i for i, digest in enumerate(decoded.digests) if digest]
+    if len(rows) < 2:
+        raise DataError(
+            f"{folder}: holds {len(rows)} image that can be read",
+            "neighbors, anomaly scores and a map need at least two",
+        )
+    images = decoded.images[:] if len(rows) == len(decoded.digests) else decoded.images[np.array(rows)]
+    found, probabilities = model(images, "features")
+    count = len(rows)
+
+    k_own = min(k, count - 1)
+    cosines, neighbors = nearest(found, found, k_own, {i: [i] for i in range(count)}, "neighbors")
+    if against == "pool":
+        digests = [decoded.digests[i] for i in rows]
+        to_kth, definition = _against_pool(run, model, found, digests, k)
+    else:
+        to_kth = cosines[:, -1]
+        definition = _definition(k_own, f"the {count:,} images of {folder}, itself left out")
+    anomaly = distances(to_kth)
+
+    features = found.cpu().numpy()
+    unit = torch.nn.functional.normalize(found, dim=1).cpu().numpy()
+    clusters = clusters or min(_MAX_CLUSTERS, _classes(run, model))
+    drawn = _drawn(anomaly, points, outliers, model.recipe.seed)
+    top = probabilities.max(dim=1) if model.classes else None
+    return Embedding(
+        source=source,
+        rows=rows,
+        files=[source.names[i] for i in rows],
+        images=images,
+        labels=_labels(source, rows),
+        features=features,
+        predicted=[model.classes[i] for i in top.indices.tolist()] if top else None,
+        probability=top.values.cpu().numpy() if top else None,
+        neighbors=neighbors,
+        similarities=cosines,
+        anomaly=anomaly,
+        clusters=cluster(unit, clusters, model.recipe.seed),
+        drawn=drawn,
+        projection=project(unit[drawn], model.recipe.seed),
+        skipped=decoded.skipped,
+        model=model,
+        definition=definition,
+        notes=[*source.notes, *decoded.notes],
+    )
+
+
+def _definition(k: int, among: str) -> str:
+    which = {1: "nearest", 2: "2nd nearest", 3: "3rd nearest"}.get(k, f"{k}th nearest")
+    return f"Euclidean distance of l2-normalized features to the {which} neighbor among {among} ({SOURCE})"
+
+
+def _against_pool(
+    run: Run, model: Model, found: Tensor, digests: Sequence[str], k: int
+) -> tuple[NDArray[np.float32], str]:
+    """Cosines (n) to the k-th neighbor in the pool, the same picture left out, and the score's definition."""
+    recipe = model.recipe
+    splits = load_splits(recipe.data, run)
+    require_current([STAGE_OF[model.of]], recipe, splits, run)
+    pool = splits.pool
+    bank, _ = model(center_crop(pool.images, recipe.data.image_size), "pool")  # no copy: the pool may be large
+    where: dict[str, list[int]] = {}
+    for i, digest in enumerate(pool.digests):
+        where.setdefault(digest, []).append(i)
+    itself = {i: where[digest] for i, digest in enumerate(digests) if digest in where}
+    k = max(1, min(k, len(pool) - max((len(rows) for rows in itself.values()), default=0)))
+    cosines, _ = nearest(bank, found, k, itself, "distances")
+    return cosines[:, -1], _definition(k, f"the {len(pool):,} images of the run's pool, itself left out")
+
+
+def _labels(source: Source, rows: Sequence[int]) -> list[str | None]:
+    """The first folder of each path: of folders with a sub-folder a class, the class."""
+    if source.where != DIGITS and not Path(source.where).expanduser().is_dir():
+        return [None] * len(rows)
+    return [source.names[i].split("/")[0] if "/" in source.names[i] else None for i in rows]
+
+
+def _classes(run: Run, model: Model) -> int:
+    """How many classes the run has."""
+    if model.classes:
+        return len(model.classes)
+    try:
+        return len(read_json(run.stage_path("data") / "splits.json")["classes"]) or _MAX_CLUSTERS
+    except (Unreadable, KeyError, TypeError):
+        return _MAX_CLUSTERS
+
+
+def _drawn(anomaly: NDArray[np.float32], points: int, outliers: int, seed: int) -> NDArray[np.int64]:
+    """Which images the map shows, in their order."""
+    count = len(anomaly)
+    if count <= points:
+        return np.arange(count)
+    order = np.argsort(-anomaly, kind="stable")
+    first = order[: min(outliers, points)]
+    rest = np.random.default_rng(seed).permutation(order[len(first) :])[: points - len(first)]
+    return np.sort(np.concatenate([first, rest]))

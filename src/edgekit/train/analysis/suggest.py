@@ -1,0 +1,155 @@
+"""Which images to label first: typical ones from every part of the embedding, and a random sample for the test set.
+
+TypiClust (Hacohen, Dekel and Weinshall 2022, Active learning on a budget, section 3): k-means with a cluster for each label, and of each
+cluster the image in the densest neighborhood. With few labels, typical images teach more than uncertain ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from edgekit.data.decode import decode
+from edgekit.data.pile import Pile, divide_pile, first_of_each
+from edgekit.data.ranges import of_run
+from edgekit.data.source import ImageSource
+from edgekit.data.sources import open_pool
+from edgekit.errors import DataError
+from edgekit.run import Run
+from edgekit.train.analysis.embed import Model
+from edgekit.train.analysis.neighbors import distances, nearest
+
+_NEIGHBORS = 20  # of the typicality, as in the paper
+_SMALLEST = 5  # a cluster of fewer images is passed over while a larger one is left, as in the paper
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """An image to label.
+
+    Args:
+        file: its name, relative to the pool.
+        use: `train`: a typical image that training may see; `test`: a random held-out one, which measures the models.
+        row: its position in the source.
+    """
+
+    file: str
+    use: Literal["train", "test"]
+    row: int
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """What to label, the training images in the order of their use.
+
+    Args:
+        images: the suggestions.
+        source: where the images are.
+        pool: as the recipe names it.
+        labeled: file and class of the images that have a label already.
+        notes: what a user should know, one sentence each.
+    """
+
+    images: list[Suggestion]
+    source: ImageSource
+    pool: str
+    labeled: dict[str, str]
+    notes: list[str]
+
+
+def suggest(run: Run, count: int, test_count: int) -> Suggestions:
+    """Choose the images to label first.
+
+    Args:
+        run: with a complete pretraining, of a recipe whose `data.labeled` is null.
+        count: training images to suggest.
+        test_count: labeled held-out images that the test set should have; those that have a label count.
+
+    Raises:
+        RunError: the pretraining is not complete.
+        DataError: the recipe names class folders, or an image or the label file cannot be read.
+    """
+    data = run.recipe.data
+    if data.labeled is not None:
+        raise DataError(
+            f"{run.path}: its images have labels: data.labeled is {data.labeled}",
+            "suggestions are for a pile of images: a recipe with data.labeled: null, as `edgekit init PILE` writes it",
+        )
+    assert data.pool is not None
+    model = Model.load(run, "encoder")
+    source = open_pool(data.pool, "data.pool", data).ranged(of_run(run) or data.pixel_range)
+    decoded = decode(source, model.preprocessing, data.max_skipped)
+    pile = divide_pile(data, source, decoded.digests, check=False)
+    # Of copies the first: nobody wants to label a picture twice.
+    first = np.array(list(first_of_each(pile.training, decoded.digests).values()), dtype=np.int64)
+    features, _ = model(decoded.images[first], "features")
+    labeled = pile.labels[first] >= 0
+    rows = first[typical(features.cpu().numpy(), labeled, count, run.recipe.seed)]
+    return Suggestions(
+        images=[
+            *(Suggestion(source.names[i], "train", int(i)) for i in rows),
+            *(Suggestion(source.names[i], "test", int(i)) for i in _to_test(pile, test_count)),
+        ],
+        source=source,
+        pool=data.pool,
+        labeled={source.names[i]: pile.classes[pile.labels[i]] for i in np.flatnonzero(pile.labels >= 0)},
+        notes=[*source.notes, *decoded.notes, *pile.notes],
+    )
+
+
+def typical(features: NDArray[np.float32], labeled: NDArray[np.bool_], count: int, seed: int) -> list[int]:
+    """The images that TypiClust labels next.
+
+    Args:
+        features: (n, d); they are l2-normalized here.
+        labeled: (n) which images have a label.
+        count: how many to choose; fewer where fewer are left.
+        seed: of k-means.
+
+    Returns:
+        Positions, in the order of their choice, each once and none that is labeled.
+    """
+    from sklearn.cluster import KMeans
+
+    found = torch.from_numpy(np.ascontiguousarray(features))
+    unit = torch.nn.functional.normalize(found.float(), dim=1).numpy()
+    total = len(unit)
+    count = min(count, int((~labeled).sum()))
+    if not count:
+        return []
+    clusters = min(int(labeled.sum()) + count, len(np.unique(unit, axis=0)))
+    belongs = KMeans(clusters, n_init=1, random_state=seed).fit(unit).labels_
+    near = np.zeros(total, dtype=np.float32)
+    if total > 1:
+        cosines, _ = nearest(found, found, min(_NEIGHBORS, total - 1), {i: [i] for i in range(total)}, "typicality")
+        near = distances(cosines).mean(axis=1)
+    return _by_cluster(belongs, near, labeled, count)
+
+
+def _by_cluster(
+    belongs: NDArray[np.int64], near: NDArray[np.float32], labeled: NDArray[np.bool_], count: int
+) -> list[int]:
+    """Again and again the most typical image of the cluster with the fewest labels; of several clusters, of the largest."""
+    sizes = np.bincount(belongs)
+    labels = np.bincount(belongs[labeled], minlength=len(sizes))
+    waiting: list[list[int]] = [[] for _ in sizes]
+    for i in np.argsort(near, kind="stable")[::-1]:
+        if not labeled[i]:
+            waiting[belongs[i]].append(int(i))  # the most typical last
+    chosen: list[int] = []
+    while len(chosen) < count:
+        open_clusters = [c for c in range(len(sizes)) if waiting[c]]
+        large = [c for c in open_clusters if sizes[c] >= _SMALLEST]
+        cluster = min(large or open_clusters, key=lambda c: (labels[c], -sizes[c], c))
+        chosen.append(waiting[cluster].pop())
+        labels[cluster] += 1
+    return chosen
+
+
+def _to_test(pile: Pile, wanted: int) -> list[int]:
+    """The first held-out images of the draw that have no label yet, so that the labeled ones stay a random sample."""
+    return [int(i) for i in pile.held_out[:wanted] if pile.labels[i] < 0]

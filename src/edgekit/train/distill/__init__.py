@@ -1,0 +1,1 @@
+"""Distillation: teachers, losses, and the student's training task."""

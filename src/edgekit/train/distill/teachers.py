@@ -1,0 +1,275 @@
+"""Teachers: the run's own, those of other runs, and the user's own networks. Each takes the student's images and knows what differs about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgekit.data.images import ImageSet, spread_rows
+from edgekit.errors import EdgekitError, RecipeError
+from edgekit.files import sha256
+from edgekit.models.class_order import hits, natural
+from edgekit.models.factories import import_factory, source_file
+from edgekit.models.pixels import Statistics, normalize
+from edgekit.models.store import load_classifier
+from edgekit.models.weights import Loaded, load_weights
+from edgekit.recipe import DataConfig, TeacherSource
+from edgekit.run import Run
+from edgekit.stages import MODEL_OF
+
+_WHERE = "distill.teachers"
+
+
+class Teacher:
+    """A frozen classifier: evaluation mode, no gradient, and no part of the checkpoint.
+
+    Args:
+        model: maps images (n, 3, s, s), normalized its own way, to logits (n, classes).
+        image_size: s, in pixels.
+        scale: what the student's normalized images are multiplied by, a number or one a channel,
+        shift: and what is then added, to be normalized as the teacher wants them.
+    """
+
+    def __init__(self, model: nn.Module, image_size: int, scale: Statistics = 1.0, shift: Statistics = 0.0) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.scale, self.shift = (torch.tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in (scale, shift))
+        self.as_it_is = scale == 1.0 and shift == 0.0
+        self.device = torch.device("cpu")
+        self._seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+        self._last = self._find_last(image_size)
+        self.loaded: Loaded | None = None  # what came from a file of weights
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of what the last layer sees.
+
+        Raises:
+            RecipeError: the last layer is no Linear.
+        """
+        if self._last is None:
+            raise RecipeError(
+                f"distill.loss is feature, but the last layer of the teacher ({type(self.model).__name__}) is no nn.Linear",
+                "its embedding is what that layer sees; use kd or dkd",
+            )
+        return self._last.in_features
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (n, classes) and embedding (n, d) of the student's images (n, 3, s, s); (n, 0) where there is no embedding."""
+        if images.device != self.device:
+            self.device = images.device
+            self.model = self.model.to(self.device)
+            self.scale, self.shift = self.scale.to(self.device), self.shift.to(self.device)
+        logits = self.model(images if self.as_it_is else images * self.scale + self.shift)
+        embedding = self._seen.pop(self._last)[0] if self._last is not None else logits.new_zeros(len(logits), 0)
+        return logits, embedding
+
+    def _find_last(self, image_size: int) -> nn.Linear | None:
+        """The Linear whose output the logits are; it notes what it sees from now on."""
+        linears = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
+        hooks = {m: m.register_forward_hook(self._note) for m in linears}
+        with torch.no_grad():
+            logits = self.model(torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)))
+        last = next((m for m in self._seen if self._seen[m][1] is logits and self._seen[m][0].ndim == 2), None)
+        for module, hook in hooks.items():
+            if module is not last:
+                hook.remove()
+        self._seen.clear()
+        return last if isinstance(last, nn.Linear) else None
+
+    def _note(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self._seen[module] = inputs[0], output
+
+
+def load_teachers(
+    sources: Sequence[TeacherSource], run: Run, data: DataConfig, classes: list[str], *, own: bool = True
+) -> list[Teacher]:
+    """The recipe's teachers.
+
+    Args:
+        sources: `distill.teachers`.
+        run: the run that distills, whose fine-tuned model `own` is.
+        data: image size and normalization of the student's images.
+        classes: what the logits must be for, in this order.
+        own: false leaves the run's own out: it need not be there yet when the others are checked.
+
+    Raises:
+        EdgekitError: one cannot be found, imported or loaded, or is for other classes or another image size.
+    """
+    teachers = []
+    for source in sources:
+        if source.model == "own":
+            if own:
+                teachers.append(_of_stage(run, "finetune", run, data, classes))
+        elif source.factory is not None:
+            teachers.append(_of_factory(source, data, classes))
+        else:
+            other, stage = locate(source.model, run)
+            teachers.append(_of_stage(other, stage, run, data, classes))
+    return teachers
+
+
+def check_order(
+    sources: Sequence[TeacherSource],
+    teachers: Sequence[Teacher],
+    data: DataConfig,
+    labeled: ImageSet,
+    classes: list[str],
+) -> None:
+    """Refuse a network of the user's whose logits are in the order of the numbers in the classes' names, where ours are sorted by letter.
+
+    Args:
+        sources: `distill.teachers`.
+        teachers: of all but the run's own, in their order.
+        data: image size and normalization of the student's images.
+        labeled: images with labels, which tell the two orders apart.
+        classes: names, sorted.
+
+    Raises:
+        RecipeError: it is clearly more often right in the other order.
+    """
+    by_number = natural(classes)
+    if by_number == classes or classes != sorted(classes):
+        return
+    images = labeled.subset(spread_rows(len(labeled), 512)).center_crop(data.image_size)
+    assert images.labels is not None
+    pixels = torch.from_numpy(np.ascontiguousarray(images.images))
+    for source, teacher in zip([s for s in sources if s.model != "own"], teachers, strict=True):
+        if source.factory is None:
+            continue
+        decided = [teacher(normalize(part, data.mean, data.std))[0].argmax(1) for part in pixels.split(32)]
+        right, ours, certain = hits(
+            (by_number, classes), torch.cat(decided).numpy(), [classes[i] for i in images.labels]
+        )
+        if certain and right > ours:
+            raise RecipeError(
+                f"{_WHERE}: {source.model}: its classes are in the order {', '.join(by_number[:4])}, … (right on {right} of {len(images)} "
+                f"labeled images), the run's are sorted: {', '.join(classes[:4])}, … (right on {ours})",
+                "let the factory give the logits in the sorted order, or name the class folders with leading zeros",
+            )
+
+
+def identity(source: TeacherSource, run: Run) -> dict[str, Any]:
+    """What a teacher that is not the run's own is made from, for a stage's inputs.
+
+    Raises:
+        EdgekitError: it cannot be found.
+    """
+    if source.factory is not None:
+        module, _ = source.factory
+        assert source.weights is not None
+        return {
+            "factory": source.model,
+            "source": sha256(source_file(module, f"{_WHERE}: {source.model}")),
+            "weights": digest_of_weights(source.weights, f"{_WHERE}.weights"),
+            "mean": source.mean,
+            "std": source.std,
+            **({} if source.weights_key is None else {"weights_key": source.weights_key}),
+        }
+    other, stage = locate(source.model, run)
+    pixels = other.recipe.data
+    return {"model": other.require(stage).outputs["model.safetensors"], "mean": pixels.mean, "std": pixels.std}
+
+
+def locate(where: str, run: Run) -> tuple[Run, str]:
+    """The run and the stage of a path: a run's folder (its fine-tuned model), or the folder of one of its stages.
+
+    Raises:
+        EdgekitError: there is no such run, or it is the one that distills.
+    """
+    path = Path(where).expanduser()
+    stage = path.name if (path / "model.json").is_file() and path.name in MODEL_OF else ""
+    other = Run.open(path.parent if stage else path)
+    if other.path.resolve() == run.path.resolve():
+        raise RecipeError(
+            f"{_WHERE}: {where} belongs to the run that distills",
+            "its fine-tuned model is called own; name another run",
+        )
+    return other, stage or "finetune"
+
+
+def digest_of_weights(path: str, where: str) -> str:
+    """SHA-256 of a file of weights.
+
+    Raises:
+        RecipeError: it is not there.
+    """
+    file = Path(path).expanduser()
+    if file.exists() and not file.is_file():  # a device may have no end
+        raise RecipeError(f"{where}: {path}: is not a file", "give the path of the file")
+    try:
+        return sha256(file)
+    except OSError as error:
+        raise RecipeError(f"{where}: {path}: cannot be read: {error.strerror}", "give the path of the file") from error
+
+
+def _of_stage(other: Run, stage: str, run: Run, data: DataConfig, classes: list[str]) -> Teacher:
+    model = load_classifier(other.stage_path(stage), other.require(stage).outputs)
+    here = f"{_WHERE}: {other.stage_path(stage)}"
+    if model.classes != classes:
+        raise RecipeError(
+            f"{here}: knows {len(model.classes)} classes ({', '.join(model.classes[:5])}…), data.labeled has {len(classes)} "
+            f"({', '.join(classes[:5])}…)",
+            "teacher and student must have the same classes in the same order",
+        )
+    if model.image_size != data.image_size:
+        raise RecipeError(
+            f"{here}: takes images of {model.image_size} px, data.image_size is {data.image_size}", "set it to the same"
+        )
+    its = data if other.path == run.path else other.recipe.data
+    return Teacher(model, data.image_size, *_renormalized(data, its.mean, its.std))
+
+
+def _of_factory(source: TeacherSource, data: DataConfig, classes: list[str]) -> Teacher:
+    assert source.factory is not None
+    assert source.weights is not None
+    module, name = source.factory
+    here = f"{_WHERE}: {source.model}"
+    factory = import_factory(module, name, here)
+    mean, std = (data.mean if source.mean is None else source.mean), (data.std if source.std is None else source.std)
+    try:
+        model = factory()
+        if not isinstance(model, nn.Module):
+            raise RecipeError(f"{here}: gives a {type(model).__name__}, not an nn.Module", "return the network")
+        loaded = load_weights(model, source.weights, _WHERE, weights_key=source.weights_key)
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(2, 3, data.image_size, data.image_size))
+        _check_logits(logits, classes, here)
+        teacher = Teacher(model, data.image_size, *_renormalized(data, mean, std))
+        teacher.loaded = loaded
+        return teacher
+    except EdgekitError:
+        raise
+    except Exception as error:  # the user's own code: anything may come
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise RecipeError(
+            f"{here}: fails on images (2, 3, {data.image_size}, {data.image_size}): {reason}",
+            "it is called without arguments and gives a network that maps images to logits",
+        ) from error
+
+
+def _check_logits(logits: Any, classes: list[str], here: str) -> None:
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise RecipeError(
+            f"{here}: gives {shape} for two images, not logits (2, {len(classes)})", "wrap it in the factory"
+        )
+    if logits.shape[1] != len(classes):
+        raise RecipeError(
+            f"{here}: gives {logits.shape[1]} logits, data.labeled has {len(classes)} classes",
+            "the teacher must know the same classes, in alphabetical order",
+        )
+
+
+def _renormalized(data: DataConfig, mean: Statistics, std: Statistics) -> tuple[Statistics, Statistics]:
+    """Scale and shift from the student's normalization to another: ((x * std + mean) - its mean) / its std."""
+    if (mean, std) == (data.mean, data.std):
+        return 1.0, 0.0
+    means, stds = (v if isinstance(v, tuple) else (v, v, v) for v in (mean, std))
+    scale, shift = [data.std / s for s in stds], [(data.mean - m) / s for m, s in zip(means, stds, strict=True)]
+    return (scale[0], scale[1], scale[2]), (shift[0], shift[1], shift[2])

@@ -1,0 +1,1 @@
+"""The loop that trains one stage: Lightning, batches, checkpoints, precision, processes, memory."""

@@ -1,0 +1,121 @@
+"""Trainings that end after a few steps and note how long each took: what predicts the time of the whole.
+
+Inside `timing_trainings`, `edgekit.train.loop.engine.fit` trains so few steps of whatever it is asked to train, real ones, and notes
+their times beside the number of steps that the whole training would have. So whatever a stage does is measured, not modeled.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+_WINDOW = 6  # steps, of which the last ends an epoch; the very first warms up
+_MOST = 10  # windows
+_SECONDS = 3.0  # after which no window begins: quick steps are measured for longer, since each varies more
+
+
+@dataclass
+class TimedTraining:
+    """One training of a stage: how long it would be, and when its first steps ended.
+
+    Args:
+        stage: its name.
+        steps: of the whole training.
+        epochs: of the whole training.
+        batch_size: images a step.
+        window: steps that count as an epoch while it is measured.
+        enough: seconds after which the measurement ends with the window.
+        ends: seconds at which each measured step ended (`time.perf_counter`).
+        processor: the like of the processor time of all threads of this process.
+    """
+
+    stage: str
+    steps: int
+    epochs: int
+    batch_size: int
+    window: int
+    enough: float = 0.0
+    ends: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+
+    @property
+    def most(self) -> int:
+        """Steps that are measured at most."""
+        return min(self.steps, self.window * (_MOST if self.enough else 1))
+
+    def tick(self) -> bool:
+        """A step has ended; tells whether enough are measured."""
+        self.ends.append(time.perf_counter())
+        self.processor.append(time.process_time())
+        return len(self.ends) % self.window == 0 and self.ends[-1] - self.ends[0] >= self.enough
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of a step that ends no epoch: the median of the first window, the mean of all later ones where there are any (a busy
+        machine's slow steps belong to it); 0.0 where too few were measured."""
+        plain, _ = self._times()
+        first, later = plain[: self.window - 2], plain[self.window - 2 :]
+        return statistics.fmean(later) if later else statistics.median(first or [0.0])
+
+    @property
+    def processor_seconds(self) -> float:
+        """Processor time of the cheapest step, which other programs disturbed least; 0.0 where too few were measured."""
+        return min(_differences(self.processor) or [0.0])
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Seconds that the end of an epoch takes beyond its step: logs, the collapse monitor."""
+        plain, last = self._times()
+        return max(0.0, statistics.median(last) - self.step_seconds) if plain and last else 0.0
+
+    def seconds(self, steps: int | None = None, epochs: int | None = None) -> float:
+        """Of the whole training, or of so many steps and epochs of it."""
+        steps = self.steps if steps is None else steps
+        epochs = self.epochs if epochs is None else epochs
+        return steps * self.step_seconds + epochs * self.epoch_seconds
+
+    def _times(self) -> tuple[list[float], list[float]]:
+        """Of the steps after the first: those within an epoch, and those that end one (all count as the former where no other are)."""
+        plain, last = list[float](), list[float]()
+        for step, seconds in enumerate(_differences(self.ends), start=2):
+            (last if step % self.window == 0 else plain).append(seconds)
+        return (plain, last) if plain else (last, [])
+
+
+def _differences(values: list[float]) -> list[float]:
+    return [after - before for before, after in pairwise(values)]
+
+
+@dataclass
+class _Timing:
+    window: int
+    enough: float
+    trainings: list[TimedTraining] = field(default_factory=list)
+
+
+_active: ContextVar[_Timing | None] = ContextVar("timing", default=None)
+
+
+@contextmanager
+def timing_trainings(steps: int | None = None) -> Iterator[list[TimedTraining]]:
+    """Let every training end after a few steps, or so many; gives the list to which each is added."""
+    timing = _Timing(_WINDOW, _SECONDS) if steps is None else _Timing(steps, 0.0)
+    token = _active.set(timing)
+    try:
+        yield timing.trainings
+    finally:
+        _active.reset(token)
+
+
+def timed_training(stage: str, steps: int, epochs: int, batch_size: int) -> TimedTraining | None:
+    """Where a training that begins now is to note its times; None outside `timing_trainings`."""
+    timing = _active.get()
+    if timing is None:
+        return None
+    timing.trainings.append(TimedTraining(stage, steps, epochs, batch_size, timing.window, timing.enough))
+    return timing.trainings[-1]

@@ -1,0 +1,179 @@
+"""Stage folders: skipped when complete, copied from another run, resumed when interrupted, never deleted when they are not ours."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from edgekit.errors import RunError
+from edgekit.files import copy_file, digest_of
+from edgekit.locks import locked
+from edgekit.machine import installed_packages
+from edgekit.result import now
+from edgekit.run import Run, StageRecord
+from edgekit.stages import STAGES
+from edgekit.temporary import remove_debris, temporary_folder
+from edgekit.train.loop.engine import CHECKPOINT, EARLIER_SECONDS
+from edgekit.train.records.inputs import made_from
+from edgekit.train.records.unfinished import STARTED, read_started, refuse_changed, write_started
+from edgekit.train.stages.scratch import CANDIDATES, CURRENT
+
+_RECORD = "stage.json"
+_LOCK = ".lock"
+# Whatever a stage writes before its record.
+_WRITTEN = {
+    STARTED, CHECKPOINT, "history.csv", "tensorboard", "views.png", "model.json", "model.safetensors", "labels.csv", "probe.csv",
+    "test.csv", "skipped.csv", "splits.json", CANDIDATES, CURRENT,
+}  # fmt: skip
+
+# Makes a stage in a folder; gives the names of its files and its metrics.
+Make = Callable[[Path], tuple[list[str], dict[str, Any]]]
+
+
+def complete(
+    run: Run,
+    stage: str,
+    inputs: dict[str, Any],
+    make: Make,
+    reuse: Sequence[Run],
+    images: Mapping[str, int] | None = None,
+) -> tuple[str, StageRecord]:
+    """Bring a stage to completion.
+
+    Args:
+        run: whose stage.
+        stage: its name.
+        inputs: what it is made from.
+        make: trains it, going on from a checkpoint in the folder if there is one.
+        reuse: other runs to copy it from, where the inputs are the same.
+        images: number of images of each set, to say what changed if an unfinished stage finds other inputs.
+
+    Returns:
+        `skipped`, `copied` or `done`, and the record.
+
+    Raises:
+        RunError: its folder holds somebody else's files or an unfinished training with other inputs, or a file of the complete
+            stage is damaged.
+    """
+    folder = run.stage_path(stage)
+    record = run.record(stage)
+    remove_debris(folder)
+    if record is not None and made_from(record, inputs):
+        run.check_outputs(record)
+        _forget_start(folder)
+        return "skipped", record
+    if record is None and read_started(folder) is None and folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder}: holds files that edgekit did not write", "choose another folder with --run")
+    if record is None:
+        refuse_changed(folder, stage, inputs, images or {})
+    for other in reuse:
+        if (copied := _copy(other, run, stage, inputs)) is not None:
+            return "copied", copied
+    if record is not None:
+        _set_aside(folder)
+    elif (started := read_started(folder)) is None or started.digest != digest_of(inputs):
+        _clear(folder)  # of a training that ended before its first checkpoint
+    write_started(folder, inputs, images or {})
+    began = time.monotonic()
+    outputs, metrics = make(folder)
+    seconds = time.monotonic() - began + metrics.pop(EARLIER_SECONDS, 0.0)
+    record = run.write_record(stage, inputs, outputs, metrics, seconds, created=now(), packages=installed_packages())
+    _forget_start(folder)
+    return "done", record
+
+
+@contextmanager
+def only_one(run: Run) -> Iterator[None]:
+    """Make the run's folder and hold its lock, which the system releases when the process ends in any way.
+
+    Raises:
+        RunError: the folder cannot be made or written, holds something else than a run, or another process trains into it.
+    """
+    with ExitStack() as lock:
+        try:
+            remove_debris(run.path)
+            ours = (run.path / _LOCK).exists() or any((run.path / stage / _RECORD).exists() for stage in STAGES)
+            if run.path.is_dir() and not ours and any(run.path.iterdir()):
+                raise RunError(f"{run.path}: is not empty and not a run", "choose another folder with --run")
+            run.path.mkdir(parents=True, exist_ok=True)
+            held = lock.enter_context(locked(run.path / _LOCK))
+        except OSError as error:
+            raise RunError(
+                f"{run.path}: cannot be written: {error.strerror}", "choose another folder with --run"
+            ) from error
+        if not held:
+            raise RunError(
+                f"{run.path}: another process is training into this run", "wait for it, or choose another --run"
+            )
+        yield
+
+
+def _forget_start(folder: Path) -> None:
+    """Remove what only an unfinished stage needs; a process killed after its record was written had no time to."""
+    if read_started(folder) is not None:
+        shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
+        for left in (CURRENT, CHECKPOINT, STARTED):
+            (folder / left).unlink(missing_ok=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an unfinished stage writes.
+
+    Raises:
+        RunError: there is something else, which edgekit did not write.
+    """
+    if not folder.is_dir():
+        return
+    if foreign := sorted(entry.name for entry in folder.iterdir() if entry.name not in _WRITTEN):
+        raise RunError(
+            f"{folder}: holds {', '.join(foreign[:3])}, which edgekit did not write, beside an unfinished training with other inputs",
+            f"move that elsewhere, delete {folder}, or choose another --run",
+        )
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _set_aside(folder: Path) -> None:
+    """Keep one older generation of a stage whose inputs have changed: training may have taken hours. The user's files go with it, and a
+    generation that holds some is kept for good."""
+    old = folder.parent / ".previous" / folder.name
+    if old.is_dir():
+        try:
+            record = Run(old.parent).record(old.name)
+        except RunError:
+            record = None
+        own = {*_WRITTEN, _RECORD, *(record.outputs if record else ())}
+        if any(entry.name not in own for entry in old.iterdir()):
+            old.rename(next(path for n in count(2) if not (path := old.with_name(f"{old.name}-{n}")).exists()))
+        else:
+            shutil.rmtree(old, ignore_errors=True)
+    old.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(old)
+
+
+def _copy(source: Run, target: Run, stage: str, inputs: dict[str, Any]) -> StageRecord | None:
+    """Copy a complete stage of another run if it was made from the same inputs; it appears whole or not at all."""
+    record = source.record(stage)
+    if record is None or not made_from(record, inputs):
+        return None
+    source.check_outputs(record)
+    folder = target.stage_path(stage)
+    lock, temporary = temporary_folder(target.path, f".{stage}")
+    try:
+        for name in [*record.outputs, _RECORD]:
+            copy_file(source.stage_path(stage) / name, temporary / name)
+        temporary.chmod(0o755)
+        if (folder / _RECORD).exists():
+            _set_aside(folder)
+        _clear(folder)  # of an unfinished training
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        os.close(lock)
+    target.check_outputs(record)
+    return record

@@ -1,0 +1,169 @@
+"""What each stage is made from. Two stages with equal inputs are the same stage: that is what skipping, reusing and refusing
+to mix old models with a new recipe rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from edgekit.data.splits import Splits
+from edgekit.errors import RunError
+from edgekit.files import digest_of
+from edgekit.recipe import Distill, Finetune, Recipe, settled
+from edgekit.run import Run, StageRecord
+from edgekit.train.distill.teachers import digest_of_weights, identity
+
+# Raise it when a change makes the same recipe train other weights, so that old stages are not taken for new ones.
+_TRAINING_VERSION = 4
+# Raise it when a default changes: it tells records in which today's defaults stand from those in which earlier ones do.
+_DEFAULTS = 1
+
+
+def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[str, Any]:
+    """Everything that a stage's outputs depend on: parts of the recipe, digests of images, digests of the weights before it.
+
+    Args:
+        stage: one of `edgekit.stages.STAGES`.
+        recipe: what to train.
+        splits: the recipe's images.
+        run: where the stages before this one are complete.
+
+    Raises:
+        RunError: a stage before it is missing or damaged.
+        RecipeError: a file of weights or a teacher is not there.
+    """
+    recipe = settled(recipe, len(splits.pool), len(splits.labeled))
+    labeled: dict[str, Any] = {"labeled": splits.labeled.digest, "classes": splits.classes}
+    pool: dict[str, Any] = {"pool": splits.pool.digest}
+    if stage == "data":
+        sets = {name: getattr(splits, name) for name in ("pool", "labeled", "probe", "test")}
+        return {
+            # Not in it: how the images are read. What they are is in the digests.
+            "data": _json(recipe.data, without={"stream", "torchvision_root", "download", "pixel_range", "max_pixels"}),
+            "digests": {name: s.digest for name, s in sets.items()},
+            "names": digest_of([*(s.names for s in sets.values()), [(s.path, s.reason) for s in splits.skipped]]),
+            "classes": splits.classes,
+        }
+    common = {
+        "config": _config(stage, recipe),
+        "seed": recipe.seed,
+        "pixels": {
+            "preprocessing": _json(recipe.data.preprocessing(), without={"pixel_range"}),
+            "mean": recipe.data.mean,
+            "std": recipe.data.std,
+        },
+        "training_version": _TRAINING_VERSION,
+    }
+    if stage == "pretrain":
+        return {**pool, **common}
+    if stage in _EARLIER_DEFAULTS:
+        common["defaults"] = _DEFAULTS
+    if stage == "finetune":
+        # The probe set chooses between two models. The pool's digest is new too: it is in `from`, but for two pools with one outcome.
+        return {"from": _weights(run, "pretrain"), **labeled, **pool, "probe": splits.probe.digest, **common}
+    if stage == "distill":
+        config = recipe.distill
+        images: dict[str, Any] = pool if config.images != "labeled" else {}
+        images |= labeled if config.labeled_weight or config.images != "unlabeled" else {"classes": splits.classes}
+        own = [source for source in config.teachers if source.model == "own"]
+        others = [identity(source, run) for source in config.teachers if source.model != "own"]
+        start = {"from": _weights(run, "finetune"), "own": len(own)} if own else {}
+        return {**start, "teachers": others, **images, **common}
+    return {"student": _json(recipe.distill.student, without={"weights", "weights_key"}), **labeled, **common}
+
+
+# What fine-tuning has not always had: keys of its inputs, and keys of its part of the recipe.
+_NEW_INPUTS = {"pool", "probe"}
+_NEW_KEYS = {"linear_first", "layer_decay", "freeze_batchnorm", "ema", "consistency", "fallback"}
+# Defaults that were others: a recipe that leaves these keys out meant these values.
+_STRONG_CROPS = {"crop_scale": [0.08, 1.0]}
+_EARLIER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "finetune": {"keep_projection_layers": 1, "augmentation": _STRONG_CROPS},
+    "distill": {"augmentation": _STRONG_CROPS},
+}
+
+
+def made_from(record: StageRecord, inputs: dict[str, Any]) -> bool:
+    """Whether a complete stage was made from these inputs; what a record is too old to hold counts as today's default.
+
+    Args:
+        record: of the complete stage.
+        inputs: `stage_inputs` of today.
+    """
+    digests = [inputs, *_as_older(record, inputs)]
+    return any(record.digest == digest_of(one) for one in digests)
+
+
+def _as_older(record: StageRecord, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A stage's inputs as an older edgekit wrote them down, where the recipe leaves at its default what is new or had another default."""
+    earlier = _EARLIER_DEFAULTS.get(record.stage)
+    if earlier is None or "defaults" in record.inputs or "defaults" not in inputs:
+        return
+    finetune = record.stage == "finetune"
+    new_keys, new_inputs = (_NEW_KEYS, {"defaults", *_NEW_INPUTS}) if finetune else (set(), {"defaults"})
+    today, config = _json(Finetune() if finetune else Distill()), inputs["config"]
+    if any(config[key] != today[key] for key in new_keys):
+        return
+    config = {key: value for key, value in config.items() if key not in new_keys}
+    rest = {key: value for key, value in inputs.items() if key not in new_inputs}
+    yield {**rest, "config": config}
+    yield {**rest, "config": _with_earlier(config, today, earlier)}
+
+
+def _with_earlier(config: dict[str, Any], today: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """The values of `config`, with earlier defaults for those that are today's."""
+    changed = dict(config)
+    for key, value in earlier.items():
+        if isinstance(value, dict):
+            changed[key] = _with_earlier(config[key], today[key], value)
+        elif config[key] == today[key]:
+            changed[key] = value
+    return changed
+
+
+def require_current(stages: list[str], recipe: Recipe, splits: Splits, run: Run) -> dict[str, StageRecord]:
+    """The records of complete stages that were made from this recipe and these images.
+
+    Raises:
+        RunError: one is missing, damaged, or was made from something else.
+    """
+    records = {}
+    for stage in stages:
+        records[stage] = run.require(stage)
+        if not made_from(records[stage], stage_inputs(stage, recipe, splits, run)):
+            raise RunError(
+                f"{run.path}: the stage {stage} was made from another recipe or other images than {run.recipe_path} now names",
+                f"run `edgekit train {run.recipe_path} --run {run.path}`",
+            )
+    return records
+
+
+def _weights(run: Run, stage: str) -> str:
+    return run.require(stage).outputs["model.safetensors"]
+
+
+def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
+    """A stage's part of the recipe; files stand in it by their content, not by their name."""
+    content = settled_content(getattr(recipe, stage), without={"teachers"} if stage == "distill" else None)
+    if content.get("search") is True:  # the default, and not in records that are older than this key
+        del content["search"]
+    for key in ("encoder", "student"):
+        if content.get(key, {}).get("weights_key", "") is None:  # as in records that are older than this key
+            del content[key]["weights_key"]
+        path = content.get(key, {}).pop("weights", None)
+        if path is not None:
+            content[key]["weights"] = digest_of_weights(path, f"{stage}.{key}.weights")
+    return content
+
+
+def settled_content(stage: BaseModel, without: set[str] | None = None) -> dict[str, Any]:
+    """A settled stage's part of the recipe, as it stood before there was `epochs: auto` and a warm-up by share."""
+    content = _json(stage, without={"steps", *(without or ())})
+    del content["optimizer"]["warmup"]
+    return content
+
+
+def _json(part: BaseModel, without: set[str] | None = None) -> dict[str, Any]:
+    return part.model_dump(mode="json", exclude=without)

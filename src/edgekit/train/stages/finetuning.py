@@ -1,0 +1,158 @@
+"""Fine-tuning: labeled images, pseudo-labels of the pool beside them, and the average of the weights, which is what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgekit.data.augment import Augment
+from edgekit.data.images import ImageSet
+from edgekit.data.to_device import to_device
+from edgekit.models.classifier import Classifier
+from edgekit.models.momentum import Momentum
+from edgekit.recipe import Finetune
+from edgekit.train.loop.distributed import world_size
+from edgekit.train.stages.consistency import PseudoLabels, pseudo_label_loss
+from edgekit.train.stages.training_tasks import Batch, StepDraws, StepOutcome
+
+_LOOK_EVERY = 20  # steps between two looks at the drift, which wait for the device
+
+
+class Pool:
+    """What consistency trains on beside the labels.
+
+    Args:
+        images: the pool.
+        strong: makes the view that learns.
+        pseudo: makes labels of the weak view's logits.
+    """
+
+    def __init__(self, images: ImageSet, strong: Augment, pseudo: PseudoLabels) -> None:
+        self.images = images
+        self.strong = strong
+        self.pseudo = pseudo
+
+
+class FinetuneTask(nn.Module):
+    """Cross-entropy on labeled images and, with a pool, on the pseudo-labels that the averaged model gives it.
+
+    Args:
+        model: the classifier, with its last layer where it is to start.
+        augment: makes the view of a labeled image, and the weak view of an unlabeled one.
+        config: the recipe's part.
+        pool: where there is consistency.
+    """
+
+    def __init__(self, model: Classifier, augment: Augment, config: Finetune, pool: Pool | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.augment = augment
+        self.config = config
+        self.pool = pool
+        self.pseudo = pool.pseudo if pool is not None else None  # here for its buffers' sake
+        averaging = config.ema > 0 or pool is not None
+        self.averaged = Momentum(model, config.ema) if averaging else None
+        self.steps = 0
+        self.stopped_at: int | None = None
+        self.drift = 0.0
+
+    @property
+    def result(self) -> Classifier:
+        """What is stored: the average of the weights, or the last ones."""
+        return cast(Classifier, self.averaged.module) if self.config.ema and self.averaged is not None else self.model
+
+    def train(self, mode: bool = True) -> FinetuneTask:
+        """Training mode; the average, which decides, stays in evaluation mode."""
+        super().train(mode)
+        if self.averaged is not None:
+            self.averaged.eval()
+        if self.config.freeze_batchnorm:
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, batch: Batch, draws: StepDraws, monitor: bool) -> StepOutcome:
+        """Loss and training accuracy of a batch of uint8 images with labels."""
+        images, labels = self.augment(batch["images"], draws.own), batch["labels"]
+        logs: dict[str, Tensor] = {}
+        if self.pool is not None and self.stopped_at is None:
+            strong, decided = self._pseudo_labeled(self.pool, images.device, draws.own)
+            logits = self.model(torch.cat([images, strong])).float()  # one BatchNorm batch
+            logits, of_pool = logits[: len(images)], logits[len(images) :]
+            unlabeled = pseudo_label_loss(of_pool, *decided)
+            logs = {"pseudo_loss": unlabeled, "pseudo_counted": decided.counts.float().mean()}
+        else:
+            logits, unlabeled = self.model(images).float(), torch.zeros((), device=images.device)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        logs["train_top1"] = (logits.argmax(1) == labels).float().mean()
+        return {"loss": loss + self.config.consistency.weight * unlabeled, "logs": logs}
+
+    def after_step(self, done: float) -> None:
+        """Let the average follow, and look whether the pseudo-labels have drifted."""
+        self.steps += 1
+        if self.averaged is not None:
+            self.averaged.follow(self.steps)
+        if self.pseudo is not None and self.stopped_at is None and self.steps % _LOOK_EVERY == 0:
+            self.drift = self.pseudo.drift()
+            if self.drift > self.pseudo.max_drift:
+                self.stopped_at = self.steps
+
+    def lr_shares(self) -> dict[nn.Parameter, float]:
+        """Layer-wise decay: the share of the learning rate of each of the encoder's parameters."""
+        return layer_shares(self.model, self.config.layer_decay) if self.config.layer_decay < 1 else {}
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What the buffers do not hold, for the checkpoint."""
+        return {"steps": self.steps, "stopped_at": self.stopped_at, "drift": self.drift}
+
+    def set_extra_state(self, state: Any) -> None:
+        """From a checkpoint."""
+        self.steps, self.drift = int(state["steps"]), float(state["drift"])
+        self.stopped_at = None if state["stopped_at"] is None else int(state["stopped_at"])
+
+    def _pseudo_labeled(self, pool: Pool, device: torch.device, generator: torch.Generator) -> tuple[Tensor, Any]:
+        """Strong views of random images of the pool, and the labels that their weak views get."""
+        assert self.averaged is not None
+        pixels = to_device(self._draw(pool.images, generator), device)
+        weak, strong = self.augment(pixels, generator), pool.strong(pixels, generator)
+        return strong, pool.pseudo(self.averaged(weak))
+
+    def _draw(self, images: ImageSet, generator: torch.Generator) -> Tensor:
+        """This process's share of a step's images, uint8 (n, s, s, 3)."""
+        count = max(2, min(self.config.consistency.images, len(images)) // world_size())
+        rows = np.sort(torch.randperm(len(images), generator=generator)[:count].numpy())
+        return torch.from_numpy(np.ascontiguousarray(images.images[rows]))
+
+
+def layer_shares(model: Classifier, decay: float) -> dict[nn.Parameter, float]:
+    """Shares of the learning rate: 1 for the last layer, decay for the encoder's last block, decay^2 for the one before, ...
+
+    A block is what holds weights two levels below the network (`layer1.0`, `blocks.3`) or directly in it (`conv1`).
+
+    Args:
+        model: the classifier.
+        decay: of each block against the one after it.
+    """
+    blocks: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in model.encoder.network.named_parameters():
+        first, *rest = name.split(".")
+        blocks.setdefault(f"{first}.{rest[0]}" if rest and rest[0].isdigit() else first, []).append(parameter)
+    count = len(blocks)
+    return {p: decay ** (count - i) for i, part in enumerate(blocks.values()) for p in part}
+
+
+def mean_probabilities(logits: Tensor) -> Tensor:
+    """Mean (k) of the probabilities of logits (n, k)."""
+    return logits.float().softmax(1).mean(0)
+
+
+def label_shares(labels: Sequence[int] | np.ndarray, classes: int) -> Tensor:
+    """Share (k) of each class among labels (n)."""
+    counts = torch.from_numpy(np.bincount(np.asarray(labels), minlength=classes)).float()
+    return counts / counts.sum()

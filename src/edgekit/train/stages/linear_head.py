@@ -1,0 +1,68 @@
+"""A linear classifier on the frozen encoder's features, fitted in closed form: where fine-tuning starts, and what it must beat."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.models.classifier import Classifier
+from edgekit.train.evaluate import linear_model
+
+_ABSENT = 10.0  # below every other class's bias: exp(-10) of a share for a class without a label
+
+
+def fit_linear(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Weight (classes, d) and bias (classes) of the linear probe (`edgekit.train.evaluate.linear_probe`) on these features.
+
+    The probe standardizes the features; here that is folded into weight and bias, so that they apply to the features as they
+    are. Two classes, for which scikit-learn fits one logit, get half of it each. A class without a label gets no weight and
+    a bias below all others.
+
+    Args:
+        features: (n, d), on the CPU.
+        labels: int64 (n), at least two different ones.
+        classes: number of classes.
+
+    Returns:
+        float32 tensors.
+    """
+    scaler, regression = linear_model(features, labels)
+    coefficients, intercepts, mean, scale = (
+        torch.from_numpy(values).double()
+        for values in (regression.coef_, regression.intercept_, scaler.mean_, scaler.scale_)
+    )
+    if len(coefficients) == 1:
+        coefficients, intercepts = (torch.cat([-values / 2, values / 2]) for values in (coefficients, intercepts))
+    known = torch.from_numpy(regression.classes_)
+    weight = torch.zeros(classes, features.shape[1], dtype=torch.float64)
+    weight[known] = coefficients / scale
+    bias = torch.full((classes,), float(intercepts.min()) - _ABSENT, dtype=torch.float64)
+    bias[known] = intercepts
+    bias -= weight @ mean
+    return weight.float(), bias.float()
+
+
+@torch.no_grad()
+def start_from_probe(model: Classifier, features: Tensor, labels: Tensor) -> None:
+    """Set a classifier's last layer to the linear probe on `features` (n, d), its own embeddings of the labeled images."""
+    if len(labels.unique()) < 2:
+        return
+    weight, bias = fit_linear(features, labels, len(model.classes))
+    model.head.weight.copy_(weight)
+    model.head.bias.copy_(bias)
+
+
+class EmbeddingPart(nn.Module):
+    """A classifier without its last layer.
+
+    Args:
+        model: the classifier.
+    """
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        """What the last layer sees, (n, d), of normalized images (n, 3, s, s)."""
+        return self.model.embed(images)

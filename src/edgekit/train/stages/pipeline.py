@@ -1,0 +1,351 @@
+"""A run's stages, in order: each is skipped when it is complete and its inputs have not changed, resumed when it was interrupted.
+
+    data -> pretrain -> finetune -> distill
+                \\-> (label budget) -> supervised
+
+What a stage depends on is in `edgekit.train.records.inputs`, what happens to its folder in `edgekit.train.records.folders`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgekit.data.augment import Augment, OneBranch
+from edgekit.data.images import ImageSet
+from edgekit.data.splits import Splits, load_splits, set_sizes, write_splits
+from edgekit.errors import DataError, RecipeError
+from edgekit.files import write_text
+from edgekit.models.classifier import Classifier
+from edgekit.models.encoders import Encoder, build_encoder
+from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained
+from edgekit.recipe import Architecture, Augmentation, Recipe, Supervised, dump, epochs_of, settled
+from edgekit.run import Run, StageRecord
+from edgekit.stages import STAGES
+from edgekit.temporary import scratch_folder
+from edgekit.terminal import echo
+from edgekit.train.distill.distillation import DistillTask, with_labels
+from edgekit.train.distill.teachers import check_order, load_teachers
+from edgekit.train.evaluate import bank_of, device_of, encoder_knn, top1
+from edgekit.train.evaluate.online import monitor_every, online
+from edgekit.train.loop.distributed import barrier, broadcast, rank, world_size
+from edgekit.train.loop.engine import CHECKPOINT, Observe, fit
+from edgekit.train.loop.launch import joined
+from edgekit.train.loop.loader import seed_for
+from edgekit.train.loop.streaming import shuffled
+from edgekit.train.pretrain import METHODS, build_method
+from edgekit.train.records.folders import Make, complete, only_one
+from edgekit.train.records.inputs import stage_inputs
+from edgekit.train.records.unfinished import check_unfinished
+from edgekit.train.stages.scratch import search
+from edgekit.train.stages.teacher import Finetuning
+from edgekit.train.stages.training_tasks import ClassifyTask, PretrainTask
+from edgekit.train.stages.views import draw_views
+
+Made = tuple[list[str], dict[str, Any]]
+WITHOUT_LABELS = ("data", "pretrain")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a stage.
+
+    Args:
+        stage: its name.
+        outcome: done, skipped (it was complete and up to date) or copied (from another run).
+        record: what it holds.
+        current: whether the accuracies in the record were measured on this recipe's test and probe sets.
+    """
+
+    stage: str
+    outcome: str
+    record: StageRecord
+    current: bool
+
+
+def train(
+    recipe: Recipe,
+    run: Run,
+    *,
+    reuse: Sequence[Run] = (),
+    splits: Splits | None = None,
+    until: str = STAGES[-1],
+    on_stage: Callable[[Report], None] = lambda report: None,
+    on_start: Callable[[Splits], None] = lambda splits: None,
+) -> None:
+    """Train every stage of a recipe that the run does not have yet.
+
+    Args:
+        recipe: what to train.
+        run: the folder; made if it is not there.
+        reuse: other runs, whose complete stages are copied where their inputs are the same.
+        splits: the recipe's images, where the caller has them already.
+        until: the last stage to train, one of `edgekit.stages.STAGES`.
+        on_stage: called after each stage.
+        on_start: called before the first stage, with the images, when nothing speaks against training; in the first process.
+
+    Raises:
+        EdgekitError: of many kinds; whatever was complete before stays complete.
+    """
+    with joined(recipe.hardware), only_one(run) if rank() == 0 else nullcontext():
+        splits = splits or _load(recipe, run)
+        check(recipe, splits, run)
+        images = set_sizes(splits)
+        wanted = wanted_stages(recipe, splits, until)
+        check_unfinished(run, wanted, lambda stage: stage_inputs(stage, recipe, splits, run), images)
+        if rank() == 0:
+            write_text(run.recipe_path, dump(recipe))
+            on_start(splits)
+        stages = Stages(recipe, run, splits)
+        for stage in wanted:
+            if rank() > 0:
+                _follow(run, stage, getattr(stages, stage))
+                continue
+            inputs = stage_inputs(stage, recipe, splits, run)
+            outcome, record = complete(run, stage, inputs, _leading(getattr(stages, stage)), reuse, images)
+            broadcast(False)
+            current = record.metrics.get("measured_on", stages.measured_on) == stages.measured_on
+            on_stage(Report(stage, outcome, record, current))
+
+
+def wanted_stages(recipe: Recipe, splits: Splits, until: str = STAGES[-1]) -> list[str]:
+    """The stages that a recipe asks for; without a single label, those that need none."""
+    wanted: list[str] = [s for s in STAGES[: STAGES.index(until) + 1] if s != "supervised" or recipe.supervised.enabled]
+    return wanted if len(splits.labeled) else [s for s in wanted if s in WITHOUT_LABELS]
+
+
+def _load(recipe: Recipe, run: Run) -> Splits:
+    """The images; the first process decodes them into the cache, the others read them there."""
+    splits = load_splits(recipe.data, run) if rank() == 0 else None
+    barrier()
+    return splits if splits is not None else load_splits(recipe.data, run)
+
+
+def _leading(make: Make) -> Make:
+    """Makes a stage, and has the other processes make it too."""
+
+    def leading(folder: Path) -> Made:
+        broadcast(True)
+        return make(folder)
+
+    return leading
+
+
+def _follow(run: Run, stage: str, make: Make) -> None:
+    """Train a stage with the first process if it does; what this process writes is nobody's."""
+    if not broadcast(None):
+        return
+    with scratch_folder("follow") as folder:
+        checkpoint = run.stage_path(stage) / CHECKPOINT
+        if checkpoint.exists():
+            (folder / CHECKPOINT).symlink_to(checkpoint.resolve())
+        make(folder)
+    broadcast(None)
+
+
+class Stages:
+    """How each stage is made; one method a stage, which writes into a folder and gives its files and metrics.
+
+    Args:
+        recipe: what to train.
+        run: whose earlier stages are read.
+        splits: the images.
+    """
+
+    def __init__(self, recipe: Recipe, run: Run, splits: Splits) -> None:
+        self.recipe = settled(recipe, len(splits.pool), len(splits.labeled))
+        self.run = run
+        self.splits = splits
+        self.size = recipe.data.image_size
+        self.device = device_of(recipe)
+        self.measured_on = {"test": splits.test.digest, "bank": bank_of(splits, recipe).digest}
+
+    def data(self, folder: Path) -> Made:
+        """Write down who saw which image."""
+        metrics = {"images": set_sizes(self.splits), "skipped": len(self.splits.skipped), "notes": self.splits.notes}
+        return write_splits(self.splits, folder), metrics
+
+    def pretrain(self, folder: Path) -> Made:
+        """Train encoder and projection head on the pool, without labels."""
+        config, splits = self.recipe.pretrain, self.splits
+        torch.manual_seed(seed_for(self.recipe.seed, "pretrain", "weights"))
+        method = build_method(config, self.size, len(splits.pool))
+        start = _start("pretrain", method.model.encoder)
+        augment: Augment | OneBranch = self._augment(config.augmentation)
+        if config.one_branch is not None:
+            data = self.recipe.data
+            augment = OneBranch(config.augmentation, config.one_branch, self.size, data.mean, data.std)
+        draw_views(splits.pool, augment, self.recipe.seed, folder / "views.png")
+        before = self._knn(method.model.encoder)
+        observe = online(method.model.encoder, splits, self.recipe)
+        last = self._fit(PretrainTask(method, augment), "pretrain", splits.pool, folder, observe)
+        files = save_pretrained(folder, method.model)
+        knn = {}
+        if before is not None:
+            knn = {
+                "knn": self._knn(method.model.encoder),
+                "knn_starting_weights" if start else "knn_random_weights": before,
+            }
+        metrics = {**last, **knn, **start, "measured_on": self.measured_on}
+        return [*files, "history.csv", "views.png"], metrics
+
+    def finetune(self, folder: Path) -> Made:
+        """Train the teacher on the label budget, from the linear probe on the encoder."""
+        pretrained = load_pretrained(self.run.stage_path("pretrain"), self.run.require("pretrain").outputs)
+        torch.manual_seed(seed_for(self.recipe.seed, "finetune", "weights"))
+        tuning = Finetuning(self.recipe, self.splits, pretrained, self.device)
+        last = self._fit(tuning.task, "finetune", self.splits.labeled, folder)
+        model, choice = tuning.chosen()
+        for line in tuning.remarks(choice) if rank() == 0 else []:
+            echo(f"finetune: {line}", err=True)
+        files = save_classifier(folder, model)
+        accuracy = choice["test"][choice["left"]]
+        metrics = {**last, "test_top1": accuracy, "measured_on": self.measured_on, "choice": choice}
+        return [*files, "history.csv"], metrics
+
+    def distill(self, folder: Path) -> Made:
+        """Train the student to answer as the teachers do."""
+        config, labeled = self.recipe.distill, self.splits.labeled
+        teachers = load_teachers(config.teachers, self.run, self.recipe.data, self.splits.classes)
+        taught = [teacher.loaded for teacher in teachers if teacher.loaded is not None]
+        if rank() == 0:
+            for loaded in taught:
+                echo(f"distill: a teacher's weights: {loaded}", err=True)
+        student = self._student("distill", config.student)
+        start = _start("distill", student.encoder)
+        task = DistillTask(student, teachers, self._augment(config.augmentation), config, labeled)
+        images = labeled if config.images == "labeled" else self.splits.pool
+        if config.images == "both":
+            images = with_labels(images, labeled)
+        files, metrics = self._classifier("distill", task, task.result, images, folder)
+        teachers_from = {"teachers_from": [asdict(loaded) for loaded in taught]} if taught else {}
+        return files, metrics | start | teachers_from
+
+    def supervised(self, folder: Path) -> Made:
+        """Train the student's architecture from scratch on the label budget: what the unlabeled images must beat."""
+        config, splits = self.recipe.supervised, self.splits
+        if not config.search or not len(splits.probe):
+            model, last = self._from_scratch(config, folder)
+            return self._scored(model, last, folder)
+        seen = epochs_of(self.recipe.pretrain) * len(splits.pool)
+
+        def train_one(config: Supervised, folder: Path) -> tuple[Classifier, dict[str, Any], float]:
+            model, last = self._from_scratch(config, folder)
+            return model, last, top1(model, splits.probe, self.recipe, self.device)
+
+        files, metrics = search(config, epochs_of(config), len(splits.labeled), seen, train_one, folder)
+        accuracy = top1(load_classifier(folder), splits.test, self.recipe, self.device)
+        return files, {**metrics, "test_top1": accuracy, "measured_on": self.measured_on}
+
+    def _from_scratch(self, config: Supervised, folder: Path) -> tuple[Classifier, dict[str, Any]]:
+        model = self._student("supervised", self.recipe.distill.student.model_copy(update={"weights": None}))
+        task = ClassifyTask(model, self._augment(config.augmentation), config.label_smoothing)
+        return model, self._fit(task, "supervised", self.splits.labeled, folder, config=config)
+
+    def _knn(self, encoder: Encoder) -> float | None:
+        """None where there are no labels to measure it with."""
+        if not len(self.splits.labeled):
+            return None
+        return encoder_knn(encoder, self.splits, self.recipe, self.device)
+
+    def _student(self, stage: str, architecture: Architecture) -> Classifier:
+        torch.manual_seed(seed_for(self.recipe.seed, stage, "weights"))
+        return Classifier.build(architecture, self.size, self.splits.classes, [], "distill.student")
+
+    def _classifier(
+        self, stage: str, task: ClassifyTask | DistillTask, model: Classifier, images: ImageSet, folder: Path
+    ) -> Made:
+        return self._scored(model, self._fit(task, stage, images, folder), folder)
+
+    def _scored(self, model: Classifier, last: dict[str, Any], folder: Path) -> Made:
+        files = save_classifier(folder, model)
+        accuracy = top1(model, self.splits.test, self.recipe, self.device)
+        return [*files, "history.csv"], {**last, "test_top1": accuracy, "measured_on": self.measured_on}
+
+    def _fit(
+        self,
+        task: torch.nn.Module,
+        stage: str,
+        images: ImageSet,
+        folder: Path,
+        observe: Observe | None = None,
+        config: Supervised | None = None,
+    ) -> dict[str, Any]:
+        """Train, as the recipe's part or `config` says.
+
+        A label budget smaller than the batch is one batch, and none of its images is left out of an epoch.
+        """
+        config, seed = config or getattr(self.recipe, stage), self.recipe.seed
+        epochs = epochs_of(config)
+        batch_size = min(config.batch_size, len(images))
+        batch_size -= batch_size % world_size()
+        batches = shuffled(images, batch_size, seed_for(seed, stage, "order"), stage != "pretrain")
+        last = fit(
+            task, batches, folder, stage=stage, epochs=epochs, optimizer=config.optimizer, seed=seed,
+            hardware=self.recipe.hardware, observe=observe, observe_every=monitor_every(self.recipe.monitor, epochs),
+        )  # fmt: skip
+        return {**last, "steps": epochs * batches.steps}
+
+    def _augment(self, config: Augmentation) -> Augment:
+        return Augment(config, self.size, self.recipe.data.mean, self.recipe.data.std)
+
+
+def _start(stage: str, encoder: Encoder) -> dict[str, Any]:
+    """For the stage's record: what the encoder started from, where that is a file; says it, too."""
+    if encoder.loaded is None:
+        return {}
+    if rank() == 0:
+        echo(f"{stage}: starts from {encoder.loaded}", err=True)
+    return {"started_from": asdict(encoder.loaded)}
+
+
+def check(recipe: Recipe, splits: Splits, run: Run) -> None:
+    """Refuse now what would fail hours later.
+
+    Raises:
+        RecipeError: a network is unknown or does not fit the images, a file of weights does not fit the network, a teacher is for
+            other classes, or the accelerator is not there.
+        DataError: a batch is larger than the pool.
+    """
+    wanted = recipe.hardware.accelerator
+    if (wanted == "gpu" and not torch.cuda.is_available()) or (
+        wanted == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise RecipeError(f"hardware.accelerator: PyTorch finds no {wanted} here", "set it to auto or cpu")
+    method = METHODS[recipe.pretrain.method]
+    if recipe.pretrain.one_branch is not None and method.views < 2:
+        raise RecipeError(
+            f"pretrain.one_branch: {recipe.pretrain.method} compares an image's only view with its past, there is no other branch",
+            "choose a method with two views, simclr for instance",
+        )
+    for stage in ("pretrain", "distill") if len(splits.labeled) else ("pretrain",):
+        batch = getattr(recipe, stage).batch_size
+        if batch > len(splits.pool) and not (stage == "distill" and recipe.distill.images == "labeled"):
+            raise DataError(
+                f"{stage}.batch_size is {batch}, but the pool has {len(splits.pool)} images",
+                f"set it to at most {len(splits.pool)}",
+            )
+        if batch % world_size():
+            raise RecipeError(
+                f"{stage}.batch_size is {batch}, which {world_size()} devices cannot share evenly",
+                f"set it to a multiple of {world_size()}",
+            )
+    build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder")
+    build_encoder(recipe.distill.student, recipe.data.image_size, "distill.student")
+    if not len(splits.labeled):
+        return
+    if len(splits.labeled) < 2 * world_size():  # BatchNorm wants two images in each process
+        raise DataError(
+            f"data.labels: a budget of {len(splits.labeled)} images is too small for {world_size()} devices",
+            "ask for more labels, or train on fewer devices",
+        )
+    teachers = load_teachers(recipe.distill.teachers, run, recipe.data, splits.classes, own=False)
+    check_order(recipe.distill.teachers, teachers, recipe.data, splits.labeled, splits.classes)
+    if recipe.distill.loss == "feature":
+        for teacher in teachers:
+            _ = teacher.embedding_dim

@@ -1,0 +1,189 @@
+"""The network from scratch at its best: what the unlabeled images bought is measured against a fair opponent.
+
+A few settings are trained, and the one with the highest accuracy on the probe set is kept: the recipe's own, then other crops (none,
+mild), then the best of these for three times as long. The probe set's labels are known to nobody else in the run, so the choice favors
+the opponent. All together see no more images than the pretraining does.
+
+    STAGE/candidate.json, last.ckpt, history.csv, tensorboard/     the candidate that trains
+    STAGE/candidates/NAME/                                         those that are complete, until the stage is
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgekit.files import copy_file, write_json
+from edgekit.foreign import Unreadable, read_json
+from edgekit.models.classifier import Classifier
+from edgekit.models.store import FILES, save_classifier
+from edgekit.recipe import Augmentation, Optimizer, Supervised
+from edgekit.shares import percent
+from edgekit.terminal import echo
+from edgekit.train.loop.distributed import broadcast, rank
+from edgekit.train.loop.engine import CHECKPOINT, EARLIER_SECONDS, Diverged
+
+CANDIDATES = "candidates"
+CURRENT = "candidate.json"
+LONGER = 3
+_RESULT = "result.json"
+_LOGS = ("history.csv", "tensorboard")
+_MILD = (0.5, 1.0)  # area of a mild crop
+
+# Trains a network with these settings, in a folder where it goes on from a checkpoint; gives it, its last log, and its accuracy on the probe set.
+TrainOne = Callable[[Supervised, Path], tuple[Classifier, dict[str, Any], float]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One of the settings: its name, and the recipe's part with it."""
+
+    name: str
+    config: Supervised
+
+
+def crops(config: Supervised) -> list[Candidate]:
+    """The recipe's own settings, then those with other crops, where they are others."""
+    own = config.augmentation
+    cropped = {
+        "mild": own.model_copy(update={"crop": 1.0, "crop_scale": _MILD}),
+        "none": own.model_copy(update={"crop": 0.0}),
+    }
+    found = [Candidate("recipe", config)]
+    for name, augmentation in cropped.items():
+        if _crop(augmentation) != _crop(own):
+            found.append(Candidate(name, config.model_copy(update={"augmentation": augmentation})))
+    return found
+
+
+def search(
+    config: Supervised, epochs: int, images: int, allowed: int, train_one: TrainOne, folder: Path
+) -> tuple[list[str], dict[str, Any]]:
+    """Train the candidates and keep the best; an interrupted search goes on with the candidate that it was at.
+
+    Args:
+        config: the recipe's part.
+        epochs: of the recipe's own settings.
+        images: of an epoch.
+        allowed: images that all candidates together may see; the first one always trains.
+        train_one: trains one.
+        folder: the stage's.
+
+    Returns:
+        The names of the stage's files, and its metrics: those of the best candidate, and all of them under `search`.
+    """
+    found: list[dict[str, Any]] = []
+    seen, earlier = 0, 0.0
+
+    def run(candidate: Candidate, its_epochs: int) -> None:
+        nonlocal seen, earlier
+        if found and seen + its_epochs * images > allowed:
+            return
+        seen += its_epochs * images
+        result = broadcast(_read(folder, candidate.name))
+        if result is not None:
+            earlier += result["seconds"]
+        else:
+            try:
+                result = _train(candidate, its_epochs, train_one, folder)
+            except Diverged:
+                if not found:  # the recipe's own settings
+                    raise
+                return
+            earlier += result["metrics"].pop(EARLIER_SECONDS, 0.0)
+        found.append(result)
+
+    first = crops(config)
+    for candidate in first:
+        run(candidate, epochs)
+    best = _best(found)
+    chosen = next(candidate for candidate in first if candidate.name == best["name"])
+    longer = chosen.config.model_copy(update={"epochs": LONGER * epochs, "optimizer": _longer(chosen.config.optimizer)})
+    run(Candidate(f"{chosen.name}-longer", longer), LONGER * epochs)
+    best = _best(found)
+    _restore(folder / CANDIDATES / best["name"], folder)
+    tried = [{key: result[key] for key in ("name", "crop", "crop_scale", "epochs", "probe_top1")} for result in found]
+    metrics = {**best["metrics"], "search": tried, "chosen": best["name"], EARLIER_SECONDS: earlier}
+    return [*FILES, "history.csv"], metrics
+
+
+def _longer(optimizer: Optimizer) -> Optimizer:
+    """With a warm-up that keeps its share."""
+    warmup = optimizer.warmup_epochs
+    return optimizer if warmup is None else optimizer.model_copy(update={"warmup_epochs": LONGER * warmup})
+
+
+def _train(candidate: Candidate, epochs: int, train_one: TrainOne, folder: Path) -> dict[str, Any]:
+    if rank() == 0:
+        if _current(folder) != candidate.name:  # what lies here is of the candidate before, which is complete
+            _clear(folder)
+        write_json(folder / CURRENT, {"candidate": candidate.name})
+    broadcast(None)  # nobody looks for a checkpoint before it is this candidate's
+    began = time.monotonic()
+    model, metrics, accuracy = train_one(candidate.config, folder)
+    augmentation = candidate.config.augmentation
+    result = {
+        "name": candidate.name, "crop": augmentation.crop, "crop_scale": list(augmentation.crop_scale), "epochs": epochs,
+        "probe_top1": accuracy, "metrics": metrics, "seconds": time.monotonic() - began + metrics.get(EARLIER_SECONDS, 0.0),
+    }  # fmt: skip
+    own = folder / CANDIDATES / candidate.name
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    save_classifier(own, model)
+    for name in _LOGS:
+        _copy(folder / name, own / name)
+    write_json(own / _RESULT, result)  # the last: it declares the candidate complete
+    if rank() == 0:
+        echo(f"supervised: {candidate.name}, {epochs} epochs: {percent(accuracy)} on the probe set", err=True)
+    return result
+
+
+def _best(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The highest accuracy; of equals, the first."""
+    return max(found, key=lambda result: float(result["probe_top1"]))
+
+
+def _read(folder: Path, name: str) -> dict[str, Any] | None:
+    """What a candidate of an earlier session came to; None where it is not complete."""
+    own = folder / CANDIDATES / name
+    try:
+        result = read_json(own / _RESULT)
+    except Unreadable:
+        return None
+    whole = {"name", "crop", "crop_scale", "epochs", "probe_top1", "metrics", "seconds"} <= set(result)
+    return result if whole and all((own / file).is_file() for file in (*FILES, "history.csv")) else None
+
+
+def _current(folder: Path) -> str:
+    try:
+        return str(read_json(folder / CURRENT).get("candidate"))
+    except Unreadable:
+        return ""
+
+
+def _clear(folder: Path) -> None:
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+    (folder / "history.csv").unlink(missing_ok=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+
+
+def _restore(own: Path, folder: Path) -> None:
+    """Make a complete candidate the stage's own; may be done again."""
+    for name in (*FILES, *_LOGS):
+        _copy(own / name, folder / name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir():
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+    elif source.exists():
+        copy_file(source, target)
+
+
+def _crop(augmentation: Augmentation) -> tuple[float, ...]:
+    return (augmentation.crop, *augmentation.crop_scale) if augmentation.crop else (0.0,)

@@ -1,0 +1,161 @@
+"""The fine-tuning stage's start and end: the classifier that it begins with, and which one it leaves.
+
+It begins with the linear probe on the frozen encoder. It leaves the fine-tuned classifier, unless there is evidence that this
+probe is better; then it leaves the frozen encoder with that probe. The evidence is, where the recipe has a probe set (labeled
+images outside the label budget), the number of its images that each has right. Without one, it comes from the label budget and the pool: if the probe
+errs on a share e of images (leave-one-out, on the budget) and the two classifiers disagree on a share d of the pool, the fine-tuned
+one errs on at least d - e of them; the probe is better for certain where d - e > e.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgekit.data.augment import Augment
+from edgekit.data.images import ImageSet, spread_rows
+from edgekit.data.splits import Splits
+from edgekit.models.classifier import Classifier
+from edgekit.models.store import Pretrained
+from edgekit.recipe import Augmentation, Recipe
+from edgekit.shares import share_of
+from edgekit.train.evaluate import apply, labels_of, linear_probe, share
+from edgekit.train.stages.consistency import PseudoLabels
+from edgekit.train.stages.finetuning import FinetuneTask, Pool, label_shares, mean_probabilities
+from edgekit.train.stages.linear_head import EmbeddingPart, start_from_probe
+
+_LOOKED_AT = 2000  # images of the pool for shares and disagreement: a standard error of at most 1.1 points
+_LEFT_OUT = 200  # folds of the leave-one-out estimate, at most
+
+
+class Finetuning:
+    """What the stage trains, and its choice afterwards.
+
+    Args:
+        recipe: what to train.
+        splits: the images.
+        pretrained: encoder and projection head; trained in place.
+        device: where models are applied outside of the training.
+    """
+
+    def __init__(self, recipe: Recipe, splits: Splits, pretrained: Pretrained, device: torch.device) -> None:
+        self.recipe, self.splits, self.device = recipe, splits, device
+        config, data = recipe.finetune, recipe.data
+        self.labeled = splits.labeled.center_crop(data.image_size)
+        self.frozen = self._classifier(pretrained, copy.deepcopy(pretrained.encoder), keep=0)
+        self.features = self._apply(EmbeddingPart(self.frozen), self.labeled)
+        start_from_probe(self.frozen, self.features, labels_of(self.labeled))
+        model = self._classifier(pretrained, pretrained.encoder, config.keep_projection_layers)
+        if config.linear_first:
+            features = (
+                self._apply(EmbeddingPart(model), self.labeled) if config.keep_projection_layers else self.features
+            )
+            start_from_probe(model, features, labels_of(self.labeled))
+        self.task = FinetuneTask(model, self._augment(config.augmentation), config, self._pool(model))
+
+    def chosen(self) -> tuple[Classifier, dict[str, Any]]:
+        """The classifier that the stage leaves, and for its record what speaks for it."""
+        model = self.task.result
+        evidence = self._held_out(model) if len(self.splits.probe) else self._disagreement(model)
+        falls_back = evidence.pop("falls_back") and self.recipe.finetune.fallback
+        test = {
+            name: self.accuracy(one, self.splits.test) for name, one in (("finetuned", model), ("frozen", self.frozen))
+        }
+        record = {"left": "frozen" if falls_back else "finetuned", **evidence, "test": test}
+        return self.frozen if falls_back else model, record
+
+    def remarks(self, choice: dict[str, Any]) -> list[str]:
+        """What a user should know, a sentence each: that the pseudo-labels were dropped, that the stage fell back."""
+        lines = []
+        if self.task.stopped_at is not None:
+            lines.append(
+                f"warning: consistency stopped at step {self.task.stopped_at}: {self.task.drift:.0%} of the pseudo-labels had moved to "
+                "other classes than the frozen encoder's; the rest was trained on the labels alone"
+            )
+        if choice["left"] == "frozen":
+            why = (
+                f"{choice['frozen']:.1%} of the probe set right against {choice['finetuned']:.1%}"
+                if choice["on"] == "probe set"
+                else f"they disagree on {choice['disagreement']:.1%} of the pool, the linear probe errs on {choice['error']:.1%} (leave-one-out)"
+            )
+            lines.append(
+                f"warning: falls back to the linear probe on the frozen encoder, which is better than the fine-tuned network: {why}"
+            )
+        return lines
+
+    def accuracy(self, model: nn.Module, images: ImageSet) -> float:
+        """Share of labeled images that a classifier has right."""
+        return share(self._apply(model, images).argmax(1), labels_of(images))
+
+    def _held_out(self, model: Classifier) -> dict[str, Any]:
+        """Who has more of the probe set right."""
+        probe = self.splits.probe
+        found = {name: self.accuracy(one, probe) for name, one in (("finetuned", model), ("frozen", self.frozen))}
+        return {"falls_back": found["finetuned"] < found["frozen"], "on": "probe set", "images": len(probe), **found}
+
+    def _disagreement(self, model: Classifier) -> dict[str, Any]:
+        """Whether the two disagree on more images than their errors could explain."""
+        pool = self._some_of_the_pool()
+        answers = [self._apply(one, pool).argmax(1) for one in (model, self.frozen)]
+        disagreement = 1 - share(*answers)
+        error = left_out_error(self.features, labels_of(self.labeled))
+        falls_back = error is not None and disagreement > 2 * error
+        return {
+            "falls_back": falls_back,
+            "on": "pool",
+            "images": len(pool),
+            "disagreement": disagreement,
+            "error": error,
+        }
+
+    def _pool(self, model: Classifier) -> Pool | None:
+        config = self.recipe.finetune.consistency
+        if not config.enabled:
+            return None
+        start = mean_probabilities(self._apply(model, self._some_of_the_pool()))
+        labels = self.splits.labeled.labels
+        assert labels is not None
+        target = {"labels": label_shares(labels, len(start)), "start": start, "none": None}[config.align]
+        strong = config.augmentation or self.recipe.pretrain.augmentation
+        return Pool(
+            self.splits.pool, self._augment(strong), PseudoLabels(start, target, config.threshold, config.max_drift)
+        )
+
+    def _some_of_the_pool(self) -> ImageSet:
+        """At most 2,000 images of the pool, evenly spaced, as evaluation sees them."""
+        pool = self.splits.pool
+        return pool.subset(spread_rows(len(pool), _LOOKED_AT)).center_crop(self.recipe.data.image_size)
+
+    def _classifier(self, pretrained: Pretrained, encoder: Any, keep: int) -> Classifier:
+        size, classes = self.recipe.data.image_size, self.splits.classes
+        return Classifier(pretrained.architecture, size, classes, encoder, pretrained.head.keep(keep))
+
+    def _augment(self, config: Augmentation) -> Augment:
+        data = self.recipe.data
+        return Augment(config, data.image_size, data.mean, data.std)
+
+    def _apply(self, model: nn.Module, images: ImageSet) -> Tensor:
+        return apply(model, images.images, self.recipe.data.mean, self.recipe.data.std, self.device)
+
+
+def left_out_error(features: Tensor, labels: Tensor) -> float | None:
+    """Share of the labeled images that the linear probe on all others has wrong; None where a class has a single image.
+
+    Args:
+        features: (n, d), on the CPU.
+        labels: int64 (n).
+    """
+    if int(labels.bincount().clamp(min=0)[labels.unique()].min()) < 2:
+        return None
+    folds = min(len(labels), _LEFT_OUT)
+    wrong = 0
+    for fold in range(folds):
+        held = torch.arange(len(labels)) % folds == fold
+        if len(labels[~held].unique()) < 2:
+            return None
+        predicted = linear_probe(features[~held], labels[~held], features[held])
+        wrong += int((predicted != labels[held]).sum())
+    return share_of(wrong, len(labels))

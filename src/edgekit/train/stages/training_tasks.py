@@ -1,0 +1,100 @@
+"""What each stage does with a batch: a module whose forward gives the loss and what is worth logging."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgekit.data.augment import Augment, OneBranch
+from edgekit.models.classifier import Classifier
+from edgekit.train.loop.collapse import effective_rank, projection_std
+from edgekit.train.pretrain.method import Method, Views
+
+
+class Batch(TypedDict, total=False):
+    """`images` uint8 (n, h, w, 3), `index` int64 (n) of the images in their set and, where there are any, `labels` int64 (n)."""
+
+    images: Tensor
+    index: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class StepDraws:
+    """The randomness of a step, from CPU generators that depend on the seed, the stage and the step alone.
+
+    Args:
+        own: another on every process: augmentation.
+        shared: the same on every process: what is drawn over the whole batch.
+    """
+
+    own: torch.Generator
+    shared: torch.Generator
+
+
+class StepOutcome(TypedDict):
+    """The loss (scalar with gradient) and scalars for the log (no gradient)."""
+
+    loss: Tensor
+    logs: dict[str, Tensor]
+
+
+class PretrainTask(nn.Module):
+    """Random views of each image, and the method's loss.
+
+    Args:
+        method: one of `edgekit.train.pretrain.METHODS`.
+        augment: makes the views.
+    """
+
+    def __init__(self, method: Method, augment: Augment | OneBranch) -> None:
+        super().__init__()
+        self.method = method
+        self.augment = augment
+
+    def forward(self, batch: Batch, draws: StepDraws, monitor: bool) -> StepOutcome:
+        """Loss of a batch; with `monitor`, also the collapse monitor's two numbers."""
+        views = self.augment(batch["images"], draws.own, self.method.views).chunk(self.method.views)
+        loss = self.method(Views(list(views), batch["index"], draws.shared))
+        logs = {}
+        if monitor:
+            logs = {
+                "collapse_std": projection_std(loss.projections),
+                "effective_rank": effective_rank(loss.features),
+            }
+        return {"loss": loss.value, "logs": logs}
+
+    def after_step(self, done: float) -> None:
+        """What the method does between steps (its momentum encoder, say)."""
+        self.method.after_step(done)
+
+    def constant_lr(self) -> Iterable[nn.Parameter]:
+        """Parameters whose learning rate does not decay."""
+        return self.method.constant_lr()
+
+
+class ClassifyTask(nn.Module):
+    """Cross-entropy on labeled images: fine-tuning, and the supervised student from scratch.
+
+    Args:
+        model: a classifier.
+        augment: makes a view.
+        label_smoothing: of the cross-entropy.
+    """
+
+    def __init__(self, model: Classifier, augment: Augment, label_smoothing: float) -> None:
+        super().__init__()
+        self.model = model
+        self.augment = augment
+        self.label_smoothing = label_smoothing
+
+    def forward(self, batch: Batch, draws: StepDraws, monitor: bool) -> StepOutcome:
+        """Loss and training accuracy of a batch of uint8 images with labels."""
+        logits = self.model(self.augment(batch["images"], draws.own)).float()
+        loss = F.cross_entropy(logits, batch["labels"], label_smoothing=self.label_smoothing)
+        return {"loss": loss, "logs": {"train_top1": (logits.argmax(1) == batch["labels"]).float().mean()}}

@@ -1,0 +1,235 @@
+"""Wrong input, as a user meets it: the command says what, where and what to do in one line, and exits with 2."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from edgekit.cli import main as command_line
+from tests.helpers.recipe_changes import changed
+from tests.helpers.tiny_bundle import make_bundle
+
+Run = Callable[..., tuple[int, str]]
+
+RECIPE = {
+    "name": "photos",
+    "data": {"labeled": "photos", "image_size": 16, "labels": 2, "test": 0.2, "probe": 0.2},
+    "pretrain": {
+        "encoder": {"name": "resnet10", "width": 0.125},
+        "batch_size": 8,
+        "epochs": 1,
+        "optimizer": {"warmup_epochs": 0},
+    },
+    "finetune": {"epochs": 1},
+    "distill": {
+        "student": {"name": "resnet10", "width": 0.125},
+        "batch_size": 8,
+        "epochs": 1,
+        "optimizer": {"warmup_epochs": 0},
+    },
+    "supervised": {"enabled": False},
+    "hardware": {"accelerator": "cpu"},
+}
+
+
+@pytest.fixture
+def edgekit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line in an empty folder; gives the exit code and standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EDGEKIT_DEBUG", "")  # and whatever --debug makes of it is undone
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["edgekit", *arguments])
+        with pytest.raises(SystemExit) as exit_:
+            command_line.main()
+        return int(exit_.value.code or 0), capsys.readouterr().err
+
+    return run
+
+
+def photos(folder: Path, classes: tuple[str, ...] = ("cat", "dog"), count: int = 20) -> None:
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / name / f"{i}.png")
+
+
+def write(**changes: object) -> str:
+    Path("recipe.yaml").write_text(yaml.safe_dump(changed(RECIPE, **changes)))
+    return "recipe.yaml"
+
+
+def refused(result: tuple[int, str], *parts: str) -> None:
+    """Exit code 2 and one `error:` line that holds every part."""
+    code, text = result
+    lines = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert code == 2, text
+    assert len(lines) == 1, text
+    assert "Traceback" not in text
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["benhc"], "no such command 'benhc' (did you mean bench?)"),
+        (["--frob"], "no such option --frob (see edgekit --help)"),
+        (["doctor", "--variants", "x"], "no such option --variants (did you mean --variant?)"),
+        (["bench", "--debug", "B"], "no such option --debug (it stands before the command: edgekit --debug bench …)"),
+        (["bench", "B", "--scenario", "ofline"],
+         "--scenario: 'ofline' is not one of single-stream, multi-stream, offline, server (did you mean offline?)"),
+        (["bench", "B", "--provider", "x"], "--provider: 'x' is not one of cpu, cuda, tensorrt, openvino, gpu, npu (see edgekit bench --help)"),
+        (["bench", "B", "--provider"], "option '--provider' requires an argument (it takes one of cpu, cuda, tensorrt, openvino, gpu, npu)"),
+        (["bench", "B", "--quick=3"], "option '--quick' does not take a value (see edgekit bench --help)"),
+        (["bench", "B", "--batch", "x"], "--batch: 'x' is not a whole number of at least 1 (see edgekit bench --help)"),
+        (["bench", "B", "--seconds", "0"], "--seconds: 0.0 is not a number above 0 (see edgekit bench --help)"),
+        (["bench", "B", "--wheel", "none.whl"], "--wheel: file 'none.whl' does not exist (see edgekit bench --help)"),
+        (["bench", "B", "--profile", "--loadgen"],
+         "--profile is about a run by itself: leave out --scenario and --loadgen (see edgekit bench --help)"),
+        (["evaluate", "R", "--few-shot", "0"], "--few-shot: '0' is not a list of whole numbers from 1 on, like 1,5,10 (see edgekit evaluate --help)"),
+        (["export", "R", "--image-size", "3"], "--image-size: 3 is not a whole number of at least 4 and at most 4096 (see edgekit export --help)"),
+        (["compare", "A"], "AFTER is missing (usage: edgekit compare [OPTIONS] BEFORE AFTER)"),
+        (["completion"], "SHELL is missing, one of bash, zsh, fish (usage: edgekit completion [OPTIONS] {bash|zsh|fish})"),
+        (["report", "R", "S"], "got unexpected extra argument (S) (see edgekit report --help)"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_line_is_one_line(edgekit: Run, arguments: list[str], line: str) -> None:
+    assert edgekit(*arguments) == (2, f"error: {line}\n")
+    assert edgekit("--debug", *arguments) == (2, f"error: {line}\n")  # no bug: there is no traceback to show
+
+
+def test_missing_recipe(edgekit: Run) -> None:
+    refused(edgekit("train", "nothing.yaml"), "nothing.yaml", "edgekit init")
+
+
+def test_missing_folder(edgekit: Run) -> None:
+    refused(edgekit("train", write()), "photos: no such folder")
+
+
+def test_empty_folder(edgekit: Run, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    refused(edgekit("train", write()), "photos", "no")
+
+
+def test_one_class_only(edgekit: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos", ("cat",))
+    refused(edgekit("train", write()), "cat")
+
+
+def test_a_class_with_fewer_images_than_the_budget_asks(edgekit: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    photos(tmp_path / "photos", ("owl",), count=4)
+    refused(edgekit("train", write(data__labels=10)), "owl", "10")
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"pretrain__encoder__name": "resnet81"}, ("pretrain.encoder.name", "resnet81", "did you mean", "resnet18")),
+        ({"finetune__keep_projection_layers": 3}, ("finetune.keep_projection_layers", "3 layers", "0 to 2")),
+        ({"distill__student": {"name": "mobilenet_v3_small", "width": 1.0}}, ("data.image_size", "16 px", "too small", "mobilenet_v3_small")),
+        ({"pretrain__batch_size": 512}, ("pretrain.batch_size is 512", "the pool has")),
+        ({"pretrain__temprature": 0.5}, ("unknown key pretrain.temprature", "did you mean temperature?")),  # codespell:ignore
+        ({"pretrain__epochs": "many"}, ("pretrain.epochs", "many")),
+    ],
+)  # fmt: skip
+def test_impossible_recipes(edgekit: Run, tmp_path: Path, changes: dict[str, object], parts: tuple[str, ...]) -> None:
+    photos(tmp_path / "photos")
+    refused(edgekit("train", write(**changes)), *parts)
+    assert not list(tmp_path.glob("runs/**/*.safetensors"))
+
+
+def test_unwritable_run_folder(edgekit: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    (tmp_path / "file").write_text("not a folder")
+    refused(edgekit("train", write(), "--run", "file/run"), "file/run", "--run")
+
+
+def test_too_many_unreadable_files(edgekit: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    for i in range(5):
+        (tmp_path / "photos" / "cat" / f"{i}.png").write_bytes(b"not an image")
+    refused(edgekit("train", write()), "5 of 40")
+
+
+def test_damaged_checkpoint(edgekit: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    recipe = write()
+    assert edgekit("train", recipe)[0] == 0
+    folder = tmp_path / "runs" / "photos" / "pretrain"
+    record = json.loads((folder / "stage.json").read_text())
+    (folder / "stage.json").unlink()  # as if it had been interrupted
+    (folder / "started.json").write_text(json.dumps({"digest": record["digest"]}))
+    (folder / "last.ckpt").write_bytes(os.urandom(500))
+    refused(edgekit("train", recipe), "last.ckpt", "damaged checkpoint", "delete it")
+
+
+@pytest.mark.parametrize("command", ["evaluate", "export", "report"])
+def test_commands_on_what_is_no_run(edgekit: Run, tmp_path: Path, command: str) -> None:
+    refused(edgekit(command, "runs/none"), "runs/none")
+    (tmp_path / "empty").mkdir()
+    refused(edgekit(command, "empty"), "empty")
+
+
+def test_evaluate_names_the_stage_that_is_missing(edgekit: Run, tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    assert edgekit("train", write(), "--until", "pretrain")[0] == 0
+    refused(edgekit("evaluate", "runs/photos"), "finetune is not complete", "edgekit train")
+    refused(edgekit("export", "runs/photos"), "distill is not complete", "edgekit train")
+
+
+@pytest.mark.parametrize("command", ["bench", "predict"])
+def test_a_bundle_with_a_changed_byte(edgekit: Run, tmp_path: Path, command: str) -> None:
+    make_bundle(tmp_path / "bundle", openvino=False)
+    photos(tmp_path / "photos")
+    model = tmp_path / "bundle" / "model.onnx"
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 1
+    model.write_bytes(content)
+    arguments = ["bundle", "photos"] if command == "predict" else ["bundle", "--quick"]
+    refused(edgekit(command, *arguments), "model.onnx", "changed since the export")
+
+
+@pytest.mark.parametrize("command", ["bench", "predict"])
+def test_a_bundle_of_a_newer_schema(edgekit: Run, tmp_path: Path, command: str) -> None:
+    make_bundle(tmp_path / "bundle", openvino=False)
+    photos(tmp_path / "photos")
+    manifest = tmp_path / "bundle" / "bundle.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema": 2}))
+    arguments = ["bundle", "photos"] if command == "predict" else ["bundle", "--quick"]
+    refused(edgekit(command, *arguments), "schema is 2", "update edgekit")
+
+
+def test_predict_refuses_thousands_of_threads(edgekit: Run) -> None:
+    refused(edgekit("predict", "bundle", "photo.jpg", "--threads", "99999"), "--threads 99999: this machine has")
+
+
+def test_results_that_could_not_be_kept_are_not_measured(edgekit: Run, tmp_path: Path) -> None:
+    make_bundle(tmp_path / "bundle", openvino=False)
+    (tmp_path / "file").touch()
+    for output in ("file", "file/bench"):
+        code, text = edgekit("bench", "bundle", "--output", output)
+        refused((code, text), f"{output}: ", "is no folder", "give another --output")
+        assert "rounds" not in text  # the progress of a measurement
+    (tmp_path / "locked").mkdir(mode=0o500)
+    if not os.access(tmp_path / "locked", os.W_OK):  # root may write anywhere
+        refused(edgekit("bench", "bundle", "--output", "locked/bench"), "no permission to write into")
+
+
+def test_debug_shows_the_traceback() -> None:
+    command = [sys.executable, "-m", "edgekit", "--debug", "train", "nothing.yaml"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "Traceback" in done.stderr

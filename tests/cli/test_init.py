@@ -1,0 +1,324 @@
+"""`edgekit init`: the recipe that it prints is valid, fits the folder, and trains on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from edgekit import recipe as recipes
+from edgekit.cli.init import Time, command
+from edgekit.data.splits import load_splits
+from edgekit.errors import EdgekitError
+from edgekit.recipe import Architecture, LabelCount
+from tests.helpers.image_folders import class_folders, picture, save
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.chdir(tmp_path)
+
+
+def init(*arguments: str, measure: bool = False) -> Result:
+    options = [] if measure else ["--no-measure"]
+    return CliRunner().invoke(command, [*options, *arguments], catch_exceptions=False, standalone_mode=False)
+
+
+def recipe_for(*arguments: str) -> recipes.Recipe:
+    Path("recipe.yaml").write_text(init(*arguments).stdout, encoding="utf-8")
+    return recipes.load("recipe.yaml")
+
+
+def test_class_folders_alone() -> None:
+    class_folders(Path("photos"), {"cat": 20, "dog": 20})
+    recipe = recipe_for("photos/")
+    assert recipe.name == "photos"
+    assert (recipe.data.labeled, recipe.data.test, recipe.data.pool) == ("photos", 0.2, None)
+    assert (recipe.data.probe, recipe.data.labels) == (0.1, 1.0)
+    splits = load_splits(recipe.data)
+    assert splits.classes == ["cat", "dog"]
+    assert len(splits.test) == 8
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "pool"),
+    [
+        ("train", "test", "unlabeled"),
+        ("Train", "val", "unlabeled"),
+        ("labeled", "test", "pool"),
+        ("train", None, "unlabeled"),
+        ("train", "test", None),
+    ],
+)
+def test_the_usual_folders_are_recognized(train: str, test: str | None, pool: str | None) -> None:
+    class_folders(Path("set") / train, {"cat": 12, "dog": 12})
+    if test:
+        class_folders(Path("set") / test, {"cat": 2, "dog": 2})
+    if pool:
+        save(Path("set") / pool / "x.png")
+        save(Path("set") / pool / "deep/y.png")
+    recipe = recipe_for("set", "--name", "mine")
+    assert recipe.name == "mine"
+    assert recipe.data.labeled == f"set/{train}"
+    assert recipe.data.test == (f"set/{test}" if test else 0.2)
+    assert recipe.data.pool == (f"set/{pool}" if pool else None)
+    splits = load_splits(recipe.data)
+    assert len(splits.pool) == (2 if pool else len(splits.labeled))
+
+
+def test_a_test_set_goes_before_a_validation_set() -> None:
+    for part in ("train", "val", "test"):
+        class_folders(Path("set") / part, {"cat": 2, "dog": 2})
+    assert recipe_for("set").data.test == "set/test"
+
+
+@pytest.mark.parametrize(
+    ("side", "image_size", "temperature"),
+    [(8, 32, 0.5), (28, 32, 0.5), (50, 64, 0.5), (100, 96, 0.1), (150, 128, 0.1), (700, 224, 0.1)],
+)
+def test_the_image_size_is_the_usual_one_that_is_nearest(side: int, image_size: int, temperature: float) -> None:
+    for name in ("cat", "dog"):
+        for i in range(3):
+            save(Path("set") / name / f"{i}.png", picture(f"{name}{i}", side + 5, side))
+        (Path("set") / name / "broken.png").write_bytes(b"x")
+    recipe = recipe_for("set")
+    assert recipe.data.image_size == image_size
+    assert recipe.pretrain.temperature == temperature
+
+
+@pytest.mark.parametrize("count", [2, 5, 9, 40, 300])
+def test_batches_are_not_larger_than_the_sets_that_they_are_drawn_from(count: int) -> None:
+    class_folders(Path("set"), {"cat": count, "dog": count})
+    recipe = recipe_for("set")
+    splits = load_splits(recipe.data)
+    assert recipe.pretrain.batch_size <= len(splits.pool)
+    assert recipe.distill.batch_size <= len(splits.pool)
+
+
+def test_digits_are_neither_flipped_nor_colored() -> None:
+    recipe = recipe_for("digits")
+    assert (recipe.name, recipe.data.labeled, recipe.data.image_size) == ("digits", "digits", 16)
+    for stage in (recipe.pretrain, recipe.finetune, recipe.distill, recipe.supervised):
+        assert (stage.augmentation.flip, stage.augmentation.jitter, stage.augmentation.gray) == (0, 0, 0)
+    assert len(load_splits(recipe.data).classes) == 10
+
+
+def test_every_value_has_a_comment_or_a_name_that_says_it() -> None:
+    lines = init("digits").stdout.splitlines()
+    values = [line for line in lines if ":" in line and not line.startswith("#")]
+    commented = [line for line in values if "#" in line]
+    assert len(commented) >= 0.6 * len(values)
+    data = lines[lines.index("data:") + 1 : lines.index("", lines.index("data:"))]
+    assert all("#" in line for line in data)
+    assert all(len(line) < 170 for line in lines)
+
+
+@pytest.mark.parametrize("name", ["with space", "größe", "-dash", "no", "123", "1e3", 'quo"te', "a: b #c"])
+def test_odd_folder_names_give_a_valid_recipe(name: str) -> None:
+    class_folders(Path(name), {"cat": 2, "dog": 2})
+    arguments = ("--", name) if name.startswith("-") else (name,)
+    recipe = recipe_for(*arguments)
+    assert recipe.data.labeled == name
+    assert recipe.name
+
+
+def test_an_absolute_folder_and_the_current_one(tmp_path: Path) -> None:
+    class_folders(tmp_path, {"cat": 2, "dog": 2})
+    assert recipe_for(str(tmp_path)).data.labeled == str(tmp_path)
+    here = recipe_for(".")
+    assert here.data.labeled == "."
+    assert here.name == tmp_path.name
+    assert load_splits(here.data).classes == ["cat", "dog"]
+
+
+def _flat() -> None:
+    save(Path("set/a.png"))
+    save(Path("set/b.png"))
+
+
+def _unlabeled() -> None:
+    save(Path("set/unlabeled/a.png"))
+
+
+def _mixed() -> None:
+    class_folders(Path("set"), {"cat": 2, "unlabeled": 2})
+
+
+def _other_classes() -> None:
+    class_folders(Path("set/train"), {"cat": 2, "dog": 2})
+    class_folders(Path("set/test"), {"cat": 2, "cow": 2})
+
+
+def _broken() -> None:
+    for name in ("cat", "dog"):
+        save(Path("set") / name / "a.png").write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: None, "set: no such folder"),
+        (lambda: Path("set").write_text("x"), "set: is not a folder"),
+        (lambda: Path("set").mkdir(), "set: holds no images"),
+        (_mixed, r"holds unlabeled/ beside cat/.*move the class folders into set/train/"),
+        (_other_classes, "only set/test has cow; only set/train has dog"),
+        (lambda: class_folders(Path("set"), {"cat": 2}), "one class only"),
+        (_broken, "none of the 2 images looked at can be read"),
+    ],
+)
+def test_a_folder_of_no_use_is_one_clear_line(make: Any, message: str) -> None:
+    make()
+    with pytest.raises(EdgekitError, match=message) as caught:
+        init("set")
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_no_run_can_have_is_refused() -> None:
+    with pytest.raises(EdgekitError, match="name: must be letters, digits"):
+        init("digits", "--name", "a/b")
+
+
+def test_an_output_file_is_written_and_not_overwritten_without_force() -> None:
+    result = init("digits", "--output", "new/mine.yaml")
+    assert result.stdout == ""
+    assert "edgekit train new/mine.yaml" in result.stderr
+    assert recipes.load("new/mine.yaml").name == "digits"
+    Path("new/mine.yaml").write_text("precious")
+    with pytest.raises(EdgekitError, match=r"new/mine\.yaml: exists already .*--force"):
+        init("digits", "--output", "new/mine.yaml")
+    assert Path("new/mine.yaml").read_text() == "precious"
+    init("digits", "--output", "new/mine.yaml", "--force")
+    assert recipes.load("new/mine.yaml").name == "digits"
+
+
+def test_the_command_line_prints_a_recipe_without_torch_and_errors_with_exit_code_2() -> None:
+    class_folders(Path("photos"), {"cat": 2, "dog": 2})
+    program = (
+        "import sys; sys.argv = ['edgekit', 'init', sys.argv[1], '--no-measure']\n"
+        "import atexit; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        "from edgekit.cli.main import main; main()"
+    )
+
+    def run(folder: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", program, folder], capture_output=True, text=True, check=False, env=os.environ
+        )
+
+    good, bad = run("photos"), run("nope")
+    assert (good.returncode, good.stderr) == (0, "False\n")
+    assert 'labeled: "photos"' in good.stdout
+    assert bad.returncode == 2
+    assert bad.stdout == ""
+    assert bad.stderr.splitlines()[0].startswith("error: nope: no such folder (")
+
+
+@pytest.mark.parametrize(
+    ("budget", "written"),
+    [
+        ("3", 3),
+        ("0.1", 0.1),
+        ("1.0", 1.0),
+        ("{per_class: 3, at_most: true}", LabelCount(per_class=3, at_most=True)),
+        ("15", LabelCount(per_class=15, at_most=True)),  # more than the smaller class has left beside test and probe
+    ],
+)
+def test_a_budget_is_written_into_the_recipe(budget: str, written: Any) -> None:
+    class_folders(Path("photos"), {"cat": 30, "dog": 20})
+    recipe = recipe_for("photos", "--labels", budget)
+    assert recipe.data.labels == written
+    assert type(recipe.data.labels) is type(written)
+    assert len(load_splits(recipe.data).labeled) >= 2
+    assert recipe == recipe_for("photos").model_copy(update={"data": recipe.data})  # nothing else depends on the budget
+
+
+@pytest.mark.parametrize("budget", ["0", "1.5", "-1", "true", "null", "nothing.csv", "[1]", "{per_class: 0}", "a: [b"])
+def test_a_budget_that_is_none_is_one_clear_line(budget: str) -> None:
+    with pytest.raises(EdgekitError) as caught:
+        init("digits", "--labels", budget)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("20m", 1200), ("1h30m", 5400), ("90s", 90), ("0.5h", 1800), ("1H", 3600)]
+)
+def test_times_in_words(text: str, seconds: float) -> None:
+    assert Time().convert(text, None, None) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0m", "20", "m", "-5m", "1d", "20 minutes", "9999999h", "infm"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is no time: write 20m, 1h30m or 90s"):
+        Time().convert(text, None, None)
+
+
+def test_a_pile_takes_its_labels_from_a_file_alone() -> None:
+    for i in range(20):
+        save(Path(f"pile/{i}.png"), picture(str(i), 20, 20))
+    with pytest.raises(EdgekitError, match="--labels 10: pile is a pile without classes"):
+        init("pile", "--labels", "10")
+    Path("some.csv").write_text("file,class\n0.png,a\n1.png,b\n")
+    assert recipe_for("pile", "--labels", "some.csv").data.labels == "some.csv"
+
+
+def test_a_pile_is_measured_as_far_as_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.train import planning
+
+    for i in range(24):
+        save(Path(f"pile/{i}.png"), picture(str(i), 20, 20))
+    monkeypatch.setattr(
+        planning, "ladder", lambda size: [planning.PlannedNetwork(16, Architecture(name="resnet10", width=0.125))]
+    )
+    Path("recipe.yaml").write_text(init("pile", "--time", "2h", measure=True).stdout, encoding="utf-8")
+    recipe = recipes.load("recipe.yaml")
+    assert isinstance(recipe.pretrain.epochs, int)
+    assert (recipe.finetune.epochs, recipe.distill.epochs, recipe.supervised.epochs) == ("auto", "auto", "auto")
+
+
+def test_a_measurement_that_is_forbidden_and_asked_for() -> None:
+    with pytest.raises(EdgekitError, match="--time needs a measurement, which --no-measure forbids"):
+        init("digits", "--time", "20m")
+
+
+def test_without_pytorch_the_recipe_leaves_the_epochs_to_the_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    class_folders(Path("photos"), {"cat": 20, "dog": 20})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    result = init("photos", measure=True)
+    assert "nothing was measured" in result.stderr
+    Path("recipe.yaml").write_text(result.stdout, encoding="utf-8")
+    recipe = recipes.load("recipe.yaml")
+    assert {getattr(recipe, stage).epochs for stage in ("pretrain", "finetune", "distill", "supervised")} == {"auto"}
+    with pytest.raises(EdgekitError, match="--time needs PyTorch"):
+        init("photos", "--time", "20m", measure=True)
+
+
+def test_a_measured_recipe_is_valid_and_says_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgekit.train import planning
+
+    class_folders(Path("photos"), {"cat": 12, "dog": 12})
+    monkeypatch.setattr(
+        planning, "ladder", lambda size: [planning.PlannedNetwork(16, Architecture(name="resnet10", width=0.125))]
+    )
+    result = init("photos", "--labels", "2", "--time", "2h", measure=True)
+    Path("recipe.yaml").write_text(result.stdout, encoding="utf-8")
+    recipe = recipes.load("recipe.yaml")
+    assert (recipe.data.image_size, recipe.pretrain.encoder.name, recipe.distill.student.width) == (
+        16,
+        "resnet10",
+        0.25,
+    )
+    assert recipe.data.labels == 2
+    assert isinstance(recipe.pretrain.epochs, int)
+    assert isinstance(recipe.distill.epochs, int)
+    assert recipe.finetune.epochs == recipe.supervised.epochs == "auto"
+    assert "# For 2:00:00 on this machine" in result.stdout
+    assert "Measured steps: pretrain" in result.stdout
+    assert "the whole training should take" in result.stderr
+    assert not list(Path().glob("runs"))

@@ -1,0 +1,166 @@
+"""A pile of images: what is held out before anybody labels anything, and labels that come later."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from image_folders import save
+
+from edgekit.data.splits import Splits, load_splits
+from edgekit.data.template import recipe_text
+from edgekit.errors import EdgekitError
+from edgekit.recipe import Data
+
+COUNT = 40
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.chdir(tmp_path)
+    for i in range(COUNT):
+        save(Path("pile") / f"{i:03}.png")
+
+
+def splits(labels: str | float = 1.0, **more: object) -> Splits:
+    return load_splits(
+        Data.model_validate({"labelled": None, "pool": "pile", "test": 0.25, "image_size": 8, "labels": labels} | more)
+    )
+
+
+def write_labels(classes: dict[str, str], header: str = "file,class") -> str:
+    Path("labels.csv").write_text("\n".join([header, *(f"{name},{value}" for name, value in classes.items())]) + "\n")
+    return "labels.csv"
+
+
+def some_labels(found: Splits) -> dict[str, str]:
+    """Two classes among ten images that training may see, and among five that are held out."""
+    seen, held = found.pool.names, sorted({f"{i:03}.png" for i in range(COUNT)} - set(found.pool.names))
+    return {name: "odd" if i % 2 else "even" for i, name in enumerate([*seen[:10], *held[:5]])}
+
+
+def test_without_labels_there_is_a_pool_alone() -> None:
+    found = splits()
+    assert len(found.pool) == COUNT - 10
+    assert (len(found.labelled), len(found.test), len(found.probe), found.classes) == (0, 0, 0, [])
+
+
+def test_labels_move_no_image() -> None:
+    before = splits()
+    labels = some_labels(before)
+    after = splits(write_labels(labels))
+    assert after.pool.digest == before.pool.digest
+    assert after.classes == ["even", "odd"]
+    assert len(after.labelled) == 10
+    assert len(after.test) == 5
+    for images in (after.labelled, after.test):
+        assert images.labels is not None
+        assert [after.classes[c] for c in images.labels] == [labels[name] for name in images.names]
+    assert not set(after.test.digests) & set(after.pool.digests)
+
+
+def test_a_renamed_file_and_a_new_one_leave_the_held_out_images_held_out() -> None:
+    before = splits()
+    Path("pile/000.png").rename("pile/zzz.png")
+    save(Path("pile/new.png"))
+    after = splits()
+    held = {d for d in _contents() if d not in before.pool.digests}
+    assert len(held & set(after.pool.digests)) <= 1
+
+
+def _contents() -> set[str]:
+    from edgekit.data.images import content_digest
+    from edgekit.preprocess import open_image, to_rgb
+
+    return {content_digest(to_rgb(open_image(path), None)) for path in Path("pile").iterdir()}
+
+
+def test_copies_of_held_out_images_are_in_no_set_and_copies_share_a_label() -> None:
+    before = splits()
+    held = next(f"{i:03}.png" for i in range(COUNT) if f"{i:03}.png" not in before.pool.names)
+    shutil.copy(Path("pile") / held, "pile/copy-of-held.png")
+    shutil.copy(Path("pile") / before.pool.names[0], "pile/copy-of-seen.png")
+    labels = some_labels(before)
+    after = splits(write_labels(labels))
+    assert "copy-of-held.png" not in after.pool.names
+    assert any("copies of held-out images" in note for note in after.notes)
+    assert after.labelled.labels is not None
+    of = dict(zip(after.labelled.names, after.labelled.labels, strict=True))
+    assert of["copy-of-seen.png"] == of[before.pool.names[0]]
+
+
+def test_a_row_without_a_class_is_no_label_yet() -> None:
+    before = splits()
+    labels = some_labels(before) | {before.pool.names[20]: ""}
+    assert len(splits(write_labels(labels)).labelled) == 10
+
+
+def test_a_class_that_only_test_images_have_is_said() -> None:
+    before = splits()
+    labels = some_labels(before)
+    held = [name for name in labels if name not in before.pool.names]
+    found = splits(write_labels(labels | {held[0]: "rare"}))
+    assert found.classes == ["even", "odd", "rare"]
+    assert any("only test images have the class rare" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda labels: {"no.png": "even"} | labels, "line 2: no.png is no image of data.pool"),
+        (lambda labels: dict.fromkeys(labels, ""), "gives no image a class"),
+        (lambda labels: dict.fromkeys(labels, "even"), r"labels of 1 classes \(even\)"),
+        (lambda labels: dict(list(labels.items())[:10]), "no held-out image has a label"),
+        (lambda labels: labels | {next(iter(labels)): "Odd"}, "odd differ by case alone|Odd and odd"),
+    ],
+)
+def test_labels_of_no_use_are_one_clear_line(change: object, message: str) -> None:
+    labels = change(some_labels(splits()))  # type: ignore[operator]
+    with pytest.raises(EdgekitError, match=message) as caught:
+        splits(write_labels(labels))
+    assert caught.value.hint
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_with_two_classes_is_refused() -> None:
+    before = splits()
+    write_labels(some_labels(before))
+    with Path("labels.csv").open("a") as stream:
+        stream.write(f"{before.pool.names[0]},other\n")
+    with pytest.raises(EdgekitError, match=r"line 17: .* is other here and even before"):
+        splits("labels.csv")
+
+
+def test_a_file_without_the_column_file_is_refused() -> None:
+    with pytest.raises(EdgekitError, match="has no column `file`"):
+        splits(write_labels({"a": "b"}, "name,class"))
+
+
+def test_a_pile_needs_a_pool_and_a_share() -> None:
+    with pytest.raises(ValueError, match="labelled is null"):
+        Data.model_validate({"labelled": None})
+    with pytest.raises(ValueError, match="labelled is null"):
+        Data.model_validate({"labelled": None, "pool": "pile", "test": "elsewhere"})
+
+
+def test_init_writes_a_recipe_for_a_pile_and_for_dated_folders() -> None:
+    from edgekit import recipe as recipes
+    from edgekit.data.layout import inspect_folder
+
+    for month in ("may", "june"):
+        save(Path("camera") / month / "a.png")
+    for layout, count in ((inspect_folder("pile"), COUNT), (inspect_folder("camera", unlabeled=True), 2)):
+        assert (layout.labelled, layout.pool_images) == (None, count)
+        recipe = recipes.parse(recipes.read_yaml(recipe_text(layout)), where="recipe")
+        assert recipe.data.labelled is None
+        assert recipe.data.pool == layout.pool
+
+
+def test_what_is_held_out_is_near_the_share() -> None:
+    held = [COUNT - len(splits(split_seed=seed).pool) for seed in range(3)]
+    assert held == [10, 10, 10]
+    assert len({tuple(splits(split_seed=seed).pool.names) for seed in range(3)}) == 3
+    assert np.array_equal(splits().pool.images, splits().pool.images)

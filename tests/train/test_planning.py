@@ -1,0 +1,222 @@
+"""What a recipe for a machine and a time is made of: the arithmetic on measured steps, and that real ones are measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from edgekit import recipe as recipes
+from edgekit.data.layout import Layout
+from edgekit.data.splits import Splits
+from edgekit.errors import EdgekitError
+from edgekit.recipe import LabelCount, Recipe, settled
+from edgekit.run import Run
+from edgekit.train import planning
+from edgekit.train.estimate import StageTime, expected, measure
+from edgekit.train.loop.timing import TimedTraining, timed_training
+from edgekit.train.planning import label_count, ladder, plan, wanted_epochs
+from tests.helpers.recipe_changes import TINY, changed
+
+LAYOUT = Layout(
+    name="set", labeled="set/train", test="set/test", pool=None, classes=["a", "b"], labeled_images=6000,
+    smallest_class=3000, test_images=1000, pool_images=0, side=32,
+)  # fmt: skip
+
+
+def training(stage: str, steps: int, epochs: int, step: float, epoch: float = 0.0) -> TimedTraining:
+    """One whose steps took so many seconds, the first ten times as long."""
+    ends = [0.0, *(step * (i + 1) for i in range(4)), step * 5 + epoch]
+    return TimedTraining(stage, steps, epochs, 256, 6, ends=[end + 10 * step for end in ends])
+
+
+def test_the_time_of_a_training_is_that_of_its_steps_and_epochs() -> None:
+    found = training("pretrain", 2000, 100, 0.5, 0.25)
+    assert found.step_seconds == pytest.approx(0.5)
+    assert found.epoch_seconds == pytest.approx(0.25)
+    assert found.seconds() == pytest.approx(2000 * 0.5 + 100 * 0.25)
+    assert found.seconds(20, 1) == pytest.approx(20 * 0.5 + 0.25)
+    found.ends[2] += 5  # a single disturbed step changes nothing
+    found.ends[3:] = [end + 5 for end in found.ends[3:]]
+    assert found.step_seconds == pytest.approx(0.5)
+    assert TimedTraining("pretrain", 5, 1, 256, 6).seconds() == 0.0
+    assert TimedTraining("pretrain", 2, 1, 256, 2, 0.0, [1.0, 1.5]).step_seconds == pytest.approx(0.5)
+
+
+def test_quick_steps_are_measured_for_longer_and_slow_ones_of_a_busy_machine_count() -> None:
+    found = TimedTraining("pretrain", 1000, 10, 256, 6, 3.0)
+    assert found.most == 60
+    at = [0.0]
+    for step in range(2, 25):
+        at.append(at[-1] + (0.9 if step % 6 == 0 else 0.4 if step % 2 else 0.2))
+    found.ends = at
+    within = [0.4 if step % 2 else 0.2 for step in range(7, 25) if step % 6]
+    assert found.step_seconds == pytest.approx(sum(within) / len(within))
+    assert found.epoch_seconds == pytest.approx(0.9 - found.step_seconds)
+
+
+def test_a_measurement_ends_with_a_window_when_there_was_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(100))
+    monkeypatch.setattr("edgekit.train.loop.timing.time.perf_counter", lambda: float(next(clock)))
+    long, short = TimedTraining("x", 99, 9, 8, 6, 7.0), TimedTraining("x", 99, 9, 8, 6)
+    assert [long.tick() for _ in range(12)] == [False] * 11 + [True]
+    assert [short.tick() for _ in range(6)] == [False] * 5 + [True]
+
+
+def test_nothing_is_timed_outside_of_a_measurement() -> None:
+    assert timed_training("pretrain", 10, 1, 256) is None
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, second: float) -> list[str]:
+    """A machine on which a step of the narrowest network takes so many seconds; gives the list of what is measured."""
+    measured: list[str] = []
+
+    def measure(recipe: Recipe, splits: Splits, until: str = "supervised", limit: int | None = None) -> Any:
+        encoder = recipe.pretrain.encoder
+        factor = encoder.width / 0.25 * (0.4 if encoder.stem == "strided" else 1.0)
+        measured.append(f"{encoder.width:g} {encoder.stem} {until}")
+        times = {"data": StageTime()}
+        for stage, share in (("pretrain", 1.0), ("finetune", 0.3), ("distill", 0.5), ("supervised", 0.2)):
+            config = getattr(recipe, stage)
+            images = len(splits.labeled if stage in {"finetune", "supervised"} else splits.pool)
+            each = max(1, images // config.batch_size)
+            step = second * factor * share
+            times[stage] = StageTime([training(stage, config.epochs * each, config.epochs, step)], 1.0)
+        return times, 3.0
+
+    monkeypatch.setattr(planning, "measure", measure)
+    monkeypatch.setattr(planning._Planner, "_decoding", lambda self: 2.0)
+    monkeypatch.setattr(planning._Planner, "_mirrored", lambda self: None)
+    return measured
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(second=st.floats(0.001, 1.0), minutes=st.integers(5, 240), labels=st.sampled_from(["10", "0.1", "1.0"]))
+def test_the_plan_fills_the_time_and_never_exceeds_it(
+    second: float, minutes: int, labels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, second)
+    chosen, seconds = plan(LAYOUT, labels, 60.0 * minutes)
+    assert seconds <= 60 * minutes
+    full = chosen.pretrain_epochs == planning._MOST["pretrain"]
+    epoch = 24 * second * 4  # of the widest network
+    assert full or seconds >= 60 * minutes - 2 * epoch
+    assert chosen.distill_epochs <= planning._MOST["distill"]
+
+
+def test_a_slow_machine_takes_a_narrow_network_and_a_fast_one_a_wide_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths = []
+    for second in (1.0, 0.1, 0.02, 0.001):
+        measured = pretend(monkeypatch, second)
+        chosen, _ = plan(LAYOUT, "10", 1200.0)
+        widths.append((chosen.encoder.stem != "strided", chosen.encoder.width))
+        assert chosen.student.width == max(0.25, chosen.encoder.width / 2)
+        if chosen.encoder.width < 1.0 and widths[-1] != (False, 0.25):
+            assert chosen.pretrain_epochs >= wanted_epochs(6000) * 0.9
+        assert len(measured) <= len(ladder(32)) + 3
+    assert widths == sorted(widths)
+    assert widths[0] == (False, 0.25)
+    assert widths[-1] == (True, 1.0)
+
+
+def test_few_labels_keep_auto_and_many_get_the_steps_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 0.05)
+    few, _ = plan(LAYOUT, "10", 1200.0)
+    assert (few.finetune_steps, few.supervised_steps) == (None, None)
+    pretend(monkeypatch, 0.4)
+    many, _ = plan(LAYOUT, "1.0", 150.0)
+    assert many.finetune_steps is not None
+    assert 0 < many.finetune_steps < 300 * 24
+
+
+def test_only_the_start_up_that_is_given_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process did before is no start-up of the training."""
+    pretend(monkeypatch, 0.1)
+    expected, _ = plan(LAYOUT, "10", 600.0)
+    monkeypatch.setattr("time.process_time", lambda: 1e6)
+    later, _ = plan(LAYOUT, "10", 1200.0, start_up=600.0)
+    assert (later.encoder, later.pretrain_epochs, later.distill_epochs) == (
+        expected.encoder, expected.pretrain_epochs, expected.distill_epochs,
+    )  # fmt: skip
+
+
+def test_too_short_a_time_says_how_long_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, 5.0)
+    with pytest.raises(EdgekitError, match=r"--time 1:00 is too short here: .*give at least \d+m"):
+        plan(LAYOUT, "10", 60.0)
+
+
+@pytest.mark.parametrize(
+    ("labels", "count"), [(10, 20), (0.1, 600), (1.0, 5400), (10**6, 5400), (LabelCount(per_class=3, at_most=True), 6)]
+)
+def test_budgets_are_counted(labels: Any, count: int) -> None:
+    assert label_count(labels, LAYOUT) == count
+
+
+@pytest.mark.parametrize("size", [32, 64, 96, 128, 224])
+def test_the_choices_grow(size: int) -> None:
+    rungs = ladder(size)
+    assert [r.encoder.width for r in rungs] == sorted(r.encoder.width for r in rungs)
+    assert rungs[-1].image_size == size
+    assert all(r.image_size <= size for r in rungs)
+
+
+def test_real_steps_of_every_stage_are_measured_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    from edgekit.data.splits import load_splits
+
+    recipe = recipes.parse(changed(TINY, pretrain__epochs=50, finetune__epochs="auto"))
+    splits = load_splits(recipe.data)
+    times, took = measure(recipe, splits, limit=3)
+    assert list(times) == ["data", "pretrain", "finetune", "distill", "supervised"]
+    whole = settled(recipe, len(splits.pool), len(splits.labeled))
+    for stage in ("pretrain", "finetune", "distill", "supervised"):
+        (only,) = times[stage].trainings
+        assert len(only.ends) == 3  # real steps, and no more of them
+        assert only.epochs == getattr(whole, stage).epochs
+        assert only.step_seconds > 0
+        assert times[stage].seconds > only.seconds()
+    assert took > sum(t.trainings[0].ends[-1] - t.trainings[0].ends[0] for t in times.values() if t.trainings)
+    run = Run(tmp_path / "run")
+    seconds = expected(recipe, splits, run)
+    assert seconds is not None
+    assert set(seconds) == {"pretrain", "finetune", "distill", "supervised"}
+    assert not run.path.exists()
+
+
+def test_a_training_that_is_over_at_once_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    from edgekit.data.splits import load_splits
+
+    recipe = recipes.parse(TINY)
+    assert expected(recipe, load_splits(recipe.data), Run(tmp_path / "run")) is None
+
+
+@pytest.mark.parametrize(
+    ("bf16", "fp32", "taken"), [(0.5, 1.0, "auto"), (1.0, 1.0, "auto"), (1.1, 1.0, "auto"), (2.0, 1.0, "fp32")]
+)
+def test_float32_is_taken_where_native_bfloat16_is_clearly_slower(
+    bf16: float, fp32: float, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, 0.1)
+    real = planning.measure
+
+    def measure(recipe: Recipe, splits: Splits, *arguments: Any) -> Any:
+        times, took = real(recipe, splits, *arguments)
+        if recipe.hardware.threads == 1:
+            step = {"bf16": bf16, "fp32": fp32}[recipe.hardware.precision]
+            times["pretrain"].trainings[0].processor[:] = [step * i for i in range(4)]
+        return times, took
+
+    monkeypatch.setattr(planning, "measure", measure)
+    monkeypatch.setattr(planning, "has_native_bf16", lambda: True)
+    threads = planning.torch.get_num_threads()
+    chosen, _ = plan(LAYOUT, "10", 1200.0)
+    assert chosen.precision == taken
+    assert f"{bf16:.3g} s of one core in bf16 and {fp32:.3g} s in fp32" in " ".join(chosen.measured)
+    assert planning.torch.get_num_threads() == threads
