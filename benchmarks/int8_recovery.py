@@ -162,8 +162,8 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
                 "status": variant.status,
                 "drop": variant.drop,
                 "agreement": variant.agreement,
-                "rung": made.get("rung"),
-                "way": made.get("way"),
+                "strategy": made.get("strategy"),
+                "configuration": made.get("configuration"),
                 "seconds_of_the_rungs": sum(t["seconds"] for t in made.get("tried", [])),
                 "speed": variant.speed.model_dump() if variant.speed else None,
                 "tried": made.get("tried"),
@@ -198,7 +198,7 @@ def main() -> None:
         for id_ in (f"{target}-int8" for target in TARGETS):
             plain, ladder = (measured[name][id_][which] for which in ("plain", "ladder"))
             print(
-                f"{name}, {id_}: {100 * plain['drop']:.2f} points lost, then {100 * ladder['drop']:.2f} by {ladder['rung']}"
+                f"{name}, {id_}: {100 * plain['drop']:.2f} points lost, then {100 * ladder['drop']:.2f} by {ladder['strategy']}"
             )
         content = {
             "what": "INT8 that loses too much, and the rung that brings it back",

@@ -119,7 +119,7 @@ def rows_of(name: str, bundle: Bundle, times: dict[int, dict[str, Latency]], tra
             "drop": v.drop if trained else None,
             "p50_ms": p50,
             "times_as_fast_as_fp32": {t: of_float[t] / p50[t] if p50[t] and of_float[t] else None for t in p50},
-            "quantization": {k: (v.quantization or {}).get(k) for k in ("rung", "way", "tool")} if v.quantization else None,
+            "quantization": {k: (v.quantization or {}).get(k) for k in ("strategy", "configuration", "tool")} if v.quantization else None,
         })  # fmt: skip
     return rows
 

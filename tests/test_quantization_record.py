@@ -68,14 +68,14 @@ def test_every_field_of_an_older_bundle_is_typed_and_written_again_as_it_was() -
 
 def test_an_older_bundles_record_is_read_by_its_names() -> None:
     (onnx, written), (tensorrt, _) = old_variants().values()
-    assert onnx.rung is None
+    assert onnx.strategy is None
     assert onnx.calibration is not None
     assert (onnx.calibration.images, onnx.calibration.drawn) == (20, "all")
-    assert [(t.rung, t.way, t.status, t.drop) for t in onnx.tried] == [
-        (t["rung"], t["way"], t["status"], t.get("drop")) for t in written["tried"]
+    assert [(t.strategy, t.configuration, t.status, t.drop) for t in onnx.tried] == [
+        (t["strategy"], t["configuration"], t["status"], t.get("drop")) for t in written["tried"]
     ]
     assert [s.gain_db for s in onnx.sensitivity] == [s["gain_db"] for s in written["sensitivity"]]
-    assert tensorrt.rung == FLOAT_LAYERS
+    assert tensorrt.strategy == FLOAT_LAYERS
     assert tensorrt.engine_layers == EngineLayers(quantized=7, computed_in_int8=6, according_to="log")
     assert tensorrt.tried[1].unlabeled is not None
     assert tensorrt.tried[1].unlabeled.sqnr_db is None
@@ -87,24 +87,29 @@ def test_an_older_bundles_record_is_read_by_its_names() -> None:
 def test_a_damaged_field_counts_as_absent_and_an_unknown_one_is_kept() -> None:
     read = Quantization.model_validate(
         {
-            "way": "8-bit",
-            "rung": "a later one",
+            "configuration": "8-bit",
+            "strategy": "a later one",
             "tried": [3],
             "calibration": {"images": "many", "seed": 1},
             "later": [1],
         }
     )
-    assert (read.way, read.rung, read.tried) == ("8-bit", None, [])
+    assert (read.configuration, read.strategy, read.tried) == ("8-bit", None, [])
     assert read.calibration == CalibrationRecord(images=None, seed=1)
     assert read.model_dump()["later"] == [1]
     assert Quantization.model_validate({"sensitivity": [{"layer": "without a gain"}]}).sensitivity == []
 
 
 def test_what_was_never_set_is_not_written() -> None:
-    entry = Attempt(rung="calibration", way="8-bit", status="not chosen")
-    assert entry.model_dump() == {"rung": "calibration", "way": "8-bit", "status": "not chosen"}
+    entry = Attempt(strategy="calibration", config="8-bit", status="not chosen")
+    assert entry.model_dump() == {"strategy": "calibration", "configuration": "8-bit", "status": "not chosen"}
     entry.status, entry.top1 = "rejected", None
-    assert entry.model_dump() == {"rung": "calibration", "way": "8-bit", "status": "rejected", "top1": None}
+    assert entry.model_dump() == {
+        "strategy": "calibration",
+        "configuration": "8-bit",
+        "status": "rejected",
+        "top1": None,
+    }
     whole = Quantization().model_copy(update={"search": SearchRecord(cut=True)})
     assert json.loads(whole.model_dump_json()) == {"search": {"cut": True}}
 

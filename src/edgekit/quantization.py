@@ -21,8 +21,8 @@ from pydantic import (
 )
 
 # The steps of the accuracy search, in their order.
-Rung = Literal["calibration", "equalization", "layers in float", "distillation", "unsigned weights"]
-CALIBRATION, EQUALIZATION, FLOAT_LAYERS, DISTILLATION, UNSIGNED_WEIGHTS = RUNGS = get_args(Rung)
+Strategy = Literal["calibration", "equalization", "layers in float", "distillation", "unsigned weights"]
+CALIBRATION, EQUALIZATION, FLOAT_LAYERS, DISTILLATION, UNSIGNED_WEIGHTS = STRATEGIES = get_args(Strategy)
 
 
 class Record(BaseModel):
@@ -75,8 +75,8 @@ class UnlabeledComparison(Record):
 class Attempt(Record):
     """A candidate of the accuracy search, and what came of it."""
 
-    rung: Rung | None = None
-    way: str = Field("", description="how it was quantized, in words")
+    strategy: Strategy | None = None
+    configuration: str = Field("", description="how it was quantized, in words")
     status: Literal["", "not chosen", "failed", "unexecuted", "rejected", "verified"] = ""
     why: str = Field("", description="it failed")
     in_float: list[str] = Field(default_factory=list, description="nodes that it leaves in float beside the usual ones")
@@ -151,12 +151,12 @@ class Quantization(Record):
     equalized: str = Field("", description="how the float graph's channels were rescaled first")
     bias_correction: BiasCorrection | None = None
     distilled: Distilled | None = None
-    way: str = Field("", description="all of it in words")
+    configuration: str = Field("", description="all of it in words")
     made_on: MadeOn | None = None
     rest: str = Field("", description="precision of what is not quantized")
     judged_by: str = Field("", description="what ran it, where that was not its runtime")
     engine_layers: EngineLayers | None = None
-    rung: Rung | None = Field(None, description="what kept the accuracy; null: nothing did")
+    strategy: Strategy | None = Field(None, description="what kept the accuracy; null: nothing did")
     tried: list[Attempt] = Field(default_factory=list)
     search: SearchRecord | None = None
     sensitivity: list[LayerSensitivityRecord] = Field(default_factory=list, description="the most sensitive first")

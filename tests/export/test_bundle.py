@@ -160,7 +160,7 @@ def test_no_way_that_saturates_is_tried_where_products_saturate(monkeypatch: pyt
         monkeypatch.setattr(quantize, "has_int8_dot_product", lambda f=features: "avx_vnni" in f)
         monkeypatch.setattr("platform.machine", lambda m=machine: m)
         for target in ("onnx", "openvino"):
-            assert {way.scheme for way in configurations(target)[0]} == {first}
+            assert {config.scheme for config in configurations(target)[0]} == {first}
 
 
 @pytest.mark.parametrize("dot_product", [True, False], ids=["VNNI", "no VNNI"])
@@ -182,14 +182,14 @@ def test_bad_quantization_is_rejected_marked_and_kept_out_of_the_way(
     assert "points of accuracy" in bad.note
     assert bad.quantization is not None
     tried = bad.quantization.tried
-    assert [t.way for t in tried[:1]] == [QuantizationConfig(FULL if dot_product else REDUCED).name]
-    rungs, sensitivity = {t.rung for t in tried}, bad.quantization.sensitivity
-    assert {"calibration", "equalization"} <= rungs
+    assert [t.configuration for t in tried[:1]] == [QuantizationConfig(FULL if dot_product else REDUCED).name]
+    strategies, sensitivity = {t.strategy for t in tried}, bad.quantization.sensitivity
+    assert {"calibration", "equalization"} <= strategies
     # Every layer was left in float alone; whether that helps any of them is up to the kernels, and decides whether the rung is tried.
     assert {s.layer for s in sensitivity} == set(quantizable(onnx.load(bundle.path / "model.onnx")))
-    assert ("layers in float" in rungs) == any(s.gain_db > 0 for s in sensitivity)
-    assert ("unsigned weights" in rungs) == (not dot_product)
-    assert bad.quantization.rung is None
+    assert ("layers in float" in strategies) == any(s.gain_db > 0 for s in sensitivity)
+    assert ("unsigned weights" in strategies) == (not dot_product)
+    assert bad.quantization.strategy is None
     assert bundle.variant("onnx-fp32").status == "verified"
     gate(bundle, ["onnx-fp32"])
     with pytest.raises(GateFailed, match="onnx-int8"):
@@ -206,7 +206,7 @@ def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.
     variant = bundle.variant("openvino-int8")
     assert variant.quantization is not None
     first, second = variant.quantization.tried
-    assert (first.status, second.way, second.status) == ("rejected", "nncf", "verified")
+    assert (first.status, second.configuration, second.status) == ("rejected", "nncf", "verified")
     assert variant.quantization.tool.startswith("nncf")
     assert variant.accuracy is not None
     assert variant.accuracy.top1 == second.top1

@@ -106,8 +106,8 @@ def test_every_quantized_layer_is_computed_in_int8(bundle: Bundle) -> None:
     assert set(report.int8) == set(report.quantized)
     assert variant.quantization is not None
     tried = variant.quantization.tried
-    assert {t.rung for t in tried} == {"calibration"}, "it passes, so no other rung is tried"
-    assert [t.way for t in tried] == [f"signed 8-bit, {method}" for method in METHODS]
+    assert {t.strategy for t in tried} == {"calibration"}, "it passes, so no other rung is tried"
+    assert [t.configuration for t in tried] == [f"signed 8-bit, {method}" for method in METHODS]
     assert all(t.unlabeled.agreement > 0.95 for t in tried)
     assert sorted(t.status for t in tried) == ["not chosen", "not chosen", "verified"], (
         "labels see the most faithful alone"
@@ -142,9 +142,9 @@ def test_a_graph_that_is_not_the_network_is_rejected_though_no_engine_ran(
         "trt", "int8", dataclasses.replace(sources, options=ExportOptions(max_drop=0.0), reference=worse)
     )
     assert quantized.quantization is not None
-    rungs = {t.rung for t in quantized.quantization.tried}
-    assert {"calibration", "equalization", "layers in float"} <= rungs
-    assert (quantized.status, quantized.quantization.rung) == ("rejected", None)
+    strategies = {t.strategy for t in quantized.quantization.tried}
+    assert {"calibration", "equalization", "layers in float"} <= strategies
+    assert (quantized.status, quantized.quantization.strategy) == ("rejected", None)
 
 
 @needs_rtx

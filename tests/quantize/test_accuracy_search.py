@@ -263,7 +263,7 @@ def sources_of(model: ModelProto, folder: Path, **changes: object) -> Sources:
 
 
 def onnx_family(sources: Sources) -> Served:
-    return Served("onnx", sources.workshop, sources.reference, sources.options.bounds)
+    return Served("onnx", sources.quantizer, sources.reference, sources.options.bounds)
 
 
 @pytest.fixture(scope="module")
@@ -281,10 +281,10 @@ def test_a_network_of_wildly_different_channels_is_brought_back(
     variant = search_accuracy(onnx_family(sources), sources.folder)
     assert variant.quantization is not None
     first, *others = variant.quantization.tried
-    assert (first.rung, first.status) == ("calibration", "rejected")
+    assert (first.strategy, first.status) == ("calibration", "rejected")
     assert first.drop > 0.1
     assert variant.status == "verified"
-    assert variant.quantization.rung == "equalization"
+    assert variant.quantization.strategy == "equalization"
     assert "equalization" in variant.note
     assert variant.drop is not None
     assert variant.drop <= 0.01
@@ -312,9 +312,9 @@ def test_tensorrt_climbs_the_same_ladder(digits: ModelProto, tmp_path: Path) -> 
     variant = tensorrt.make("trt", "int8", sources)
     told = variant.quantization
     assert told is not None
-    assert (variant.status, told.rung) == ("unexecuted", "equalization")
-    first = [t for t in told.tried if t.rung == "calibration"]
-    assert [t.way for t in first] == [f"signed 8-bit, {method}" for method in METHODS]
+    assert (variant.status, told.strategy) == ("unexecuted", "equalization")
+    first = [t for t in told.tried if t.strategy == "calibration"]
+    assert [t.configuration for t in first] == [f"signed 8-bit, {method}" for method in METHODS]
     (rejected,) = (t for t in first if t.status == "rejected")
     assert rejected.drop > 0.01
     assert variant.drop is not None
@@ -344,8 +344,8 @@ def planted_layer_in_float(digits: ModelProto, folder: Path) -> tuple[AccuracySe
     made = ladder._keep_in_float(state)
     assert made is not None
     assert made.variant.status == "verified"
-    assert bad in made.way.exclude
-    assert len(made.way.exclude) <= 2  # the layer and its activation
+    assert bad in made.config.exclude
+    assert len(made.config.exclude) <= 2  # the layer and its activation
     return state, made, bad
 
 
@@ -432,9 +432,9 @@ def test_a_climb_without_time_delivers_what_passed_or_is_rejected(
     assert ("ran out of time (10 minutes for all INT8 variants, --search-minutes)" in variant.note) == (seconds < 1000)
     verified = [entry for entry in told.tried if entry.status == "verified"]
     assert (variant.status == "verified") == bool(verified)
-    assert (variant.status, told.rung) in {("verified", "layers in float"), ("rejected", None)}
+    assert (variant.status, told.strategy) in {("verified", "layers in float"), ("rejected", None)}
     if not seconds:
-        assert [entry.rung for entry in told.tried] == ["calibration"]
+        assert [entry.strategy for entry in told.tried] == ["calibration"]
         assert "nothing had passed until then" in variant.note
     if seconds == 1000:
         assert variant.status == "verified"
@@ -479,6 +479,6 @@ def test_a_model_that_came_as_onnx_cannot_be_distilled(
     sources = sources_of(imbalanced(digits, 4), tmp_path)
     variant = search_accuracy(onnx_family(sources), sources.folder, recover=True)
     assert variant.quantization is not None
-    (told,) = (t for t in variant.quantization.tried if t.rung == "distillation")
+    (told,) = (t for t in variant.quantization.tried if t.strategy == "distillation")
     assert (told.status, "ONNX" in told.why) == ("failed", True)
-    assert (variant.status, variant.quantization.rung) in {("rejected", None), ("verified", "unsigned weights")}
+    assert (variant.status, variant.quantization.strategy) in {("rejected", None), ("verified", "unsigned weights")}

@@ -18,10 +18,10 @@ from tests.helpers.report_sample import make_run
 
 LAYERS = [f"/model/encoder/network/layer{i}/layer{i}.0/conv{j}/Conv" for i in range(1, 5) for j in (1, 2)]
 TRIED: list[dict[str, Any]] = [
-    {"rung": "calibration", "way": "7-bit, percentile", "status": "rejected", "seconds": 1.31, "top1": 0.91, "drop": 0.051,
+    {"strategy": "calibration", "configuration": "7-bit, percentile", "status": "rejected", "seconds": 1.31, "top1": 0.91, "drop": 0.051,
      "unlabeled": {"agreement": 0.93, "sqnr_db": 14.2, "images": 256}},
-    {"rung": "calibration", "way": "nncf", "status": "failed", "seconds": 0.4, "why": "NNCF cannot <quantize> it"},
-    {"rung": "layers in float", "way": "7-bit, percentile, 2 nodes in float", "status": "verified", "seconds": 2.0, "drop": -0.002,
+    {"strategy": "calibration", "config": "nncf", "status": "failed", "seconds": 0.4, "why": "NNCF cannot <quantize> it"},
+    {"strategy": "layers in float", "configuration": "7-bit, percentile, 2 nodes in float", "status": "verified", "seconds": 2.0, "drop": -0.002,
      "unlabeled": {"agreement": 1.0, "sqnr_db": None, "images": 256}},
 ]  # fmt: skip
 SENSITIVITY = [
@@ -36,8 +36,8 @@ def with_ladder(folder: Path) -> Path:
     variant = bundle.variant("onnx-int8")
     variant.quantization = Quantization.model_validate(
         {
-            "rung": "layers in float",
-            "way": TRIED[2]["way"],
+            "strategy": "layers in float",
+            "configuration": TRIED[2]["configuration"],
             "tried": TRIED,
             "sensitivity": SENSITIVITY,
             "kept_in_float": LAYERS[:1],

@@ -109,7 +109,7 @@ class Sources:
         return Budget(60 * self.options.search_minutes / max(1, self.searches), self.options.search_minutes)
 
     @property
-    def workshop(self) -> Quantizer:
+    def quantizer(self) -> Quantizer:
         """That quantizes: one for all variants of this process."""
         return self.shared.once(
             Quantizer, lambda: Quantizer(self.calibration, self.scratch, self.unlabeled, self.model)

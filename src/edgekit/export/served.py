@@ -64,8 +64,8 @@ def _float(target: str, precision: Precision, sources: Sources, files: list[str]
 
 
 def _int8(target: Literal["onnx", "openvino"], sources: Sources) -> Variant:
-    family = Served(target, sources.workshop, sources.reference, sources.options.bounds)
-    return search_accuracy(family, sources.folder, recover=sources.options.recover, budget=sources.budget)
+    backend = Served(target, sources.quantizer, sources.reference, sources.options.bounds)
+    return search_accuracy(backend, sources.folder, recover=sources.options.recover, budget=sources.budget)
 
 
 def fix_onnx_batch(path: Path, batch: int) -> None:
@@ -94,7 +94,7 @@ def configurations(target: str) -> list[list[QuantizationConfig]]:
 
 @dataclass
 class Served:
-    """A runtime's INT8 (a `family.Family`).
+    """A runtime's INT8 (a `backend.Family`).
 
     Attributes:
         target: onnx or openvino.
@@ -104,7 +104,7 @@ class Served:
     """
 
     target: Literal["onnx", "openvino"]
-    workshop: Quantizer
+    quantizer: Quantizer
     reference: ReferenceOutputs
     bounds: AccuracyBounds
 
@@ -123,20 +123,20 @@ class Served:
             return None
         return replace(best or QuantizationConfig(UNSIGNED), scheme=UNSIGNED, exclude=())
 
-    def make(self, way: QuantizationConfig, folder: Path) -> Variant:
+    def make(self, config: QuantizationConfig, folder: Path) -> Variant:
         """Write a way's files into a folder."""
-        if way.scheme is None:
+        if config.scheme is None:
             files = ["model.int8.xml", "model.int8.bin"]
-            calibration = self.workshop.calibration(way)
+            calibration = self.quantizer.calibration(config)
             assert calibration is not None
             quantization = openvino.quantize_ir(calibration, folder / files[0])
         elif self.target == "onnx":
             files = ["model.u8.onnx"]
-            quantization = self.workshop.qdq(way, folder / files[0])
+            quantization = self.quantizer.qdq(config, folder / files[0])
         else:
             files = ["model.int8.xml", "model.int8.bin"]
             graph = folder / "model.u8.onnx"
-            quantization = self.workshop.qdq(way, graph)
+            quantization = self.quantizer.qdq(config, graph)
             openvino.write_ir(graph, folder / files[0])
         return Variant(
             id=f"{self.target}-int8",
@@ -145,11 +145,11 @@ class Served:
             files=[BundleFile.of(folder, file) for file in files],
             settings=openvino.SETTINGS if self.target == "openvino" else {},
             quantization=quantization.model_copy(
-                update={"way": way.name, "made_on": MadeOn(isa=cpu_features(), saturates=saturates())}
+                update={"configuration": config.name, "made_on": MadeOn(isa=cpu_features(), saturates=saturates())}
             ),
             executed=False,
             status="unexecuted",
-            note=_X86_NOTE if way.scheme is FULL else _SLOW_NOTE if way.scheme is UNSIGNED else "",
+            note=_X86_NOTE if config.scheme is FULL else _SLOW_NOTE if config.scheme is UNSIGNED else "",
         )
 
     def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
@@ -157,7 +157,7 @@ class Served:
         if why_not(self.runtime) is not None:
             return None
         path = folder / variant.files[0].path
-        return self.workshop.judge(lambda images: run(self.runtime, path, images, variant.settings))
+        return self.quantizer.judge(lambda images: run(self.runtime, path, images, variant.settings))
 
     def verify(self, variant: Variant, folder: Path) -> Variant:
         """In its runtime."""

@@ -92,7 +92,7 @@ def why_slow(speed: Speed, float_onnx: Path, variant: Variant) -> str:
         )
     if speed.float_p50_ms < _TINY_MS:
         reasons.append("the network is so small that what every call costs is a large part")
-    if variant.quantization is not None and variant.quantization.rung == FLOAT_LAYERS:
+    if variant.quantization is not None and variant.quantization.strategy == FLOAT_LAYERS:
         reasons.append("some of its layers stay in float")
     because = f": {', '.join(reasons)}" if reasons else ""
     return (

@@ -117,8 +117,8 @@ def _new_graphs(precision: Precision, sources: Sources) -> _Graphs:
     folder.mkdir()
     reference = _sample(sources.reference)
     if precision == "int8":
-        family = _Simulated("tensorrt", sources.workshop, reference, sources.options.bounds)
-        variant = search_accuracy(family, folder, recover=sources.options.recover, budget=sources.budget)
+        backend = _Simulated("tensorrt", sources.quantizer, reference, sources.options.bounds)
+        variant = search_accuracy(backend, folder, recover=sources.options.recover, budget=sources.budget)
         untyped = folder / _PAIRS
     else:
         untyped = sources.float_onnx
@@ -129,7 +129,7 @@ def _new_graphs(precision: Precision, sources: Sources) -> _Graphs:
 
 @dataclass
 class _Simulated:
-    """TensorRT's INT8 on the ladder (a `family.Family`), its graph run by ONNX Runtime: what the pairs say, not TensorRT's kernels.
+    """TensorRT's INT8 on the ladder (a `backend.Family`), its graph run by ONNX Runtime: what the pairs say, not TensorRT's kernels.
 
     Attributes:
         target: names its files on the way.
@@ -139,7 +139,7 @@ class _Simulated:
     """
 
     target: str
-    workshop: Quantizer
+    quantizer: Quantizer
     reference: ReferenceOutputs
     bounds: AccuracyBounds
 
@@ -151,19 +151,19 @@ class _Simulated:
         """Nothing."""
         return None
 
-    def make(self, way: QuantizationConfig, folder: Path) -> Variant:
+    def make(self, config: QuantizationConfig, folder: Path) -> Variant:
         """Write a way's graph, and beside it the one with the rest in FP32."""
-        quantization = self.workshop.qdq(way, folder / _PAIRS)
-        calibration = self.workshop.calibration(way)
+        quantization = self.quantizer.qdq(config, folder / _PAIRS)
+        calibration = self.quantizer.calibration(config)
         assert calibration is not None
         check_range(calibration)
         tensorrt_onnx(folder / _PAIRS, folder / _GRAPH, "int8")
-        how = {"rest": "fp16", "way": way.name, "judged_by": "its ONNX in ONNX Runtime"}
+        how = {"rest": "fp16", "configuration": config.name, "judged_by": "its ONNX in ONNX Runtime"}
         return _variant(folder, "int8", (_GRAPH, _PAIRS), quantization.model_copy(update=how))
 
     def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
         """Of the pairs, the rest in FP32: several times as fast as FP16, and no different between candidates."""
-        return self.workshop.judge(lambda images: _answers(folder / _PAIRS, "", images))
+        return self.quantizer.judge(lambda images: _answers(folder / _PAIRS, "", images))
 
     def verify(self, variant: Variant, folder: Path) -> Variant:
         """By the graph as the builder gets it."""

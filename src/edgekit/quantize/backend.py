@@ -18,7 +18,7 @@ class Backend(Protocol):
         """Names its files on the way."""
 
     @property
-    def workshop(self) -> Quantizer:
+    def quantizer(self) -> Quantizer:
         """That quantizes for it."""
 
     def groups(self) -> list[list[QuantizationConfig]]:
@@ -27,7 +27,7 @@ class Backend(Protocol):
     def last(self, best: QuantizationConfig | None) -> QuantizationConfig | None:
         """What is left to try when every rung failed, from the most faithful way until then; None: nothing."""
 
-    def make(self, way: QuantizationConfig, folder: Path) -> Variant:
+    def make(self, config: QuantizationConfig, folder: Path) -> Variant:
         """Write a way's files into a folder; the variant is not verified yet.
 
         Raises:

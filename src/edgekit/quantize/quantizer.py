@@ -88,55 +88,55 @@ class Quantizer:
         """Compares files with the float model on unlabeled images."""
         return Judge(self.first.model, self.unlabeled)
 
-    def calibration(self, way: QuantizationConfig) -> Calibration | None:
+    def calibration(self, config: QuantizationConfig) -> Calibration | None:
         """The calibration of the float graph that a way starts from; None where that has nothing to equalize.
 
         The first way with weights that are `learned` takes minutes; the network must be there as torch.
         """
-        key = way.learned, way.equalized
+        key = config.learned, config.equalized
         if key not in self._calibrations:
-            if way.equalized is None:
-                assert way.learned is not None
-                model = self._distilled(way.learned)
+            if config.equalized is None:
+                assert config.learned is not None
+                model = self._distilled(config.learned)
             else:
-                before = self.calibration(replace(way, equalized=None))
+                before = self.calibration(replace(config, equalized=None))
                 assert before is not None
                 with progress("equalize", len(before.images), unit="images") as advance:
-                    rewritten, count = equalize(read_onnx(before.model), before.images, way.equalized, advance)
+                    rewritten, count = equalize(read_onnx(before.model), before.images, config.equalized, advance)
                 if not count:
                     self._calibrations[key] = None
                     return None
-                model = self.folder / f"{len(self._calibrations)}-{way.equalized}.onnx"
+                model = self.folder / f"{len(self._calibrations)}-{config.equalized}.onnx"
                 onnx.save(rewritten, model)
             self._calibrations[key] = Calibration(model, self.first.images, self.folder, self.first.drawn)
         return self._calibrations[key]
 
-    def qdq(self, way: QuantizationConfig, output: Path) -> Quantization:
+    def qdq(self, config: QuantizationConfig, output: Path) -> Quantization:
         """Write a way's graph with quantize/dequantize pairs, the rest in FP32, and say how it was made.
 
         Raises:
             ExportError: it cannot be made.
         """
-        if way in self._files:
-            path, quantization = self._files[way]
+        if config in self._files:
+            path, quantization = self._files[config]
             copy_file(path, output)
             return quantization.model_copy()
-        calibration = self.calibration(way)
+        calibration = self.calibration(config)
         assert calibration is not None
-        assert way.scheme is not None
-        quantization = quantize_onnx(calibration, output, way.scheme, method=way.method, exclude=way.exclude)
-        if way.exclude:
-            onnx.save(release(read_onnx(output), read_onnx(calibration.model), way.exclude), output)
-        if way.equalized:
-            quantization.equalized = _EQUALIZED[way.equalized]
-        if way.corrected:
+        assert config.scheme is not None
+        quantization = quantize_onnx(calibration, output, config.scheme, method=config.method, exclude=config.exclude)
+        if config.exclude:
+            onnx.save(release(read_onnx(output), read_onnx(calibration.model), config.exclude), output)
+        if config.equalized:
+            quantization.equalized = _EQUALIZED[config.equalized]
+        if config.corrected:
             quantization.bias_correction = self._correct(calibration, output)
-        if way.learned:
+        if config.learned:
             quantization.distilled = Distilled(steps=STEPS, images=len(self.unlabeled), labels=0)
-        if not way.exclude:  # of those there may be one a layer, and nobody asks again
+        if not config.exclude:  # of those there may be one a layer, and nobody asks again
             path = self.folder / f"{len(self._files)}.onnx"
             copy_file(output, path)
-            self._files[way] = path, quantization
+            self._files[config] = path, quantization
         return quantization.model_copy()
 
     def _correct(self, calibration: Calibration, path: Path) -> BiasCorrection:

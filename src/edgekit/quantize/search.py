@@ -30,7 +30,7 @@ from edgekit.quantization import (
     UNSIGNED_WEIGHTS,
     Attempt,
     Quantization,
-    Rung,
+    Strategy,
 )
 from edgekit.quantize.backend import Backend
 from edgekit.quantize.budget import Budget
@@ -52,7 +52,7 @@ class Candidate:
         entry: of it in the bundle's `tried`.
     """
 
-    way: QuantizationConfig
+    config: QuantizationConfig
     variant: Variant
     folder: Path
     fidelity: Fidelity | None
@@ -65,7 +65,7 @@ class AccuracySearch:
 
     Attributes:
         family: the runtime's.
-        made: every candidate, in the order of the making.
+        candidates: every candidate, in the order of the making.
         tried: the same for the bundle.
         layers: what leaving each layer in float brings, once it was measured.
         blocks: the same of blocks of layers, where there are many.
@@ -73,8 +73,8 @@ class AccuracySearch:
         budget: the time that all of it may take.
     """
 
-    family: Backend
-    made: dict[QuantizationConfig, Candidate] = field(default_factory=dict)
+    backend: Backend
+    candidates: dict[QuantizationConfig, Candidate] = field(default_factory=dict)
     tried: list[Attempt] = field(default_factory=list)
     layers: list[LayerSensitivity] = field(default_factory=list)
     blocks: list[LayerSensitivity] = field(default_factory=list)
@@ -82,25 +82,25 @@ class AccuracySearch:
     budget: Budget = field(default_factory=Budget)
 
     @property
-    def workshop(self) -> Quantizer:
+    def quantizer(self) -> Quantizer:
         """That quantizes."""
-        return self.family.workshop
+        return self.backend.quantizer
 
-    def candidate(self, rung: Rung, way: QuantizationConfig) -> Candidate | None:
+    def try_config(self, strategy: Strategy, config: QuantizationConfig) -> Candidate | None:
         """Make a file and compare it on unlabeled images; None where it cannot be made."""
-        if way in self.made:
-            return self.made[way]
+        if config in self.candidates:
+            return self.candidates[config]
         began = time.monotonic()
-        folder = self.workshop.folder / f"{self.family.target}-{len(self.tried)}"
+        folder = self.quantizer.folder / f"{self.backend.target}-{len(self.tried)}"
         folder.mkdir()
-        entry = Attempt(rung=rung, way=way.name, status="not chosen")
-        if way.exclude:
-            entry.in_float = list(way.exclude)
+        entry = Attempt(strategy=strategy, configuration=config.name, status="not chosen")
+        if config.exclude:
+            entry.in_float = list(config.exclude)
         self.tried.append(entry)
         try:
-            variant = self.family.make(way, folder)
+            variant = self.backend.make(config, folder)
             entry.making_seconds = round(time.monotonic() - began, 3)
-            fidelity = self.family.fidelity(variant, folder)
+            fidelity = self.backend.fidelity(variant, folder)
         except ExportError as error:  # of the tool behind this way; another may do
             self.failure = error
             entry.status, entry.why = "failed", error.message
@@ -109,48 +109,48 @@ class AccuracySearch:
             entry.seconds = round(time.monotonic() - began, 3)
         if fidelity is not None:
             entry.unlabeled = fidelity.describe()
-        self.made[way] = Candidate(way, variant, folder, fidelity, entry)
-        return self.made[way]
+        self.candidates[config] = Candidate(config, variant, folder, fidelity, entry)
+        return self.candidates[config]
 
-    def gate(self, made: Candidate) -> bool:
+    def gate(self, candidate: Candidate) -> bool:
         """Hold a candidate against the evaluation set; whether it passes."""
-        entry = made.entry
-        if made.variant.status == "unexecuted":
+        entry = candidate.entry
+        if candidate.variant.status == "unexecuted":
             began = time.monotonic()
-            variant = self.family.verify(made.variant, made.folder)
-            self.made[made.way] = replace(made, variant=variant)
+            variant = self.backend.verify(candidate.variant, candidate.folder)
+            self.candidates[candidate.config] = replace(candidate, variant=variant)
             entry.status = variant.status
             entry.top1 = variant.accuracy.top1 if variant.accuracy else None
             entry.agreement = variant.agreement
             entry.drop = variant.drop
             entry.seconds = round(entry.seconds + time.monotonic() - began, 3)
-        return self.made[made.way].variant.status != "rejected"
+        return self.candidates[candidate.config].variant.status != "rejected"
 
-    def best_of(self, rung: Rung, ways: list[QuantizationConfig]) -> Candidate | None:
+    def best_of(self, strategy: Strategy, configs: list[QuantizationConfig]) -> Candidate | None:
         """The most faithful of a rung's candidates on unlabeled images; None where none could be made."""
         chosen: Candidate | None = None
-        for way in ways:
-            if chosen is not None and way not in self.made and self.budget.over():
+        for config in configs:
+            if chosen is not None and config not in self.candidates and self.budget.over():
                 break
-            made = self.candidate(rung, way)
-            if made is not None and (chosen is None or _better(made, chosen)):
-                chosen = made
-            if made is not None and made.fidelity is None:
+            candidate = self.try_config(strategy, config)
+            if candidate is not None and (chosen is None or _better(candidate, chosen)):
+                chosen = candidate
+            if candidate is not None and candidate.fidelity is None:
                 break
         return chosen
 
     def so_far(self, *, quantized_here: bool) -> Candidate | None:
         """The most faithful of everything made until now; with `quantized_here` NNCF's files are left out."""
         chosen: Candidate | None = None
-        for made in self.made.values():
-            if quantized_here and (made.way.scheme is None or made.way.exclude):
+        for candidate in self.candidates.values():
+            if quantized_here and (candidate.config.scheme is None or candidate.config.exclude):
                 continue
-            if chosen is None or _better(made, chosen):
-                chosen = made
+            if chosen is None or _better(candidate, chosen):
+                chosen = candidate
         return chosen
 
 
-def search_accuracy(family: Backend, folder: Path, *, recover: bool = False, budget: Budget | None = None) -> Variant:
+def search_accuracy(backend: Backend, folder: Path, *, recover: bool = False, budget: Budget | None = None) -> Variant:
     """The INT8 variant of a runtime: the first rung's that keeps the accuracy.
 
     Where none does, the most faithful one, rejected.
@@ -164,35 +164,35 @@ def search_accuracy(family: Backend, folder: Path, *, recover: bool = False, bud
     Raises:
         ExportError: no way leads to a file that runs.
     """
-    state = AccuracySearch(family, budget=budget or Budget())
-    rungs: dict[Rung, Callable[[AccuracySearch], Candidate | None]] = {
+    state = AccuracySearch(backend, budget=budget or Budget())
+    strategies: dict[Strategy, Callable[[AccuracySearch], Candidate | None]] = {
         CALIBRATION: _calibrate,
         EQUALIZATION: _equalize,
         FLOAT_LAYERS: _keep_in_float,
     }
     if recover:
-        rungs[DISTILLATION] = _distill
-    rungs[UNSIGNED_WEIGHTS] = _unsigned
-    for rung, attempt in rungs.items():
-        if rung in {EQUALIZATION, FLOAT_LAYERS} and state.budget.over():
+        strategies[DISTILLATION] = _distill
+    strategies[UNSIGNED_WEIGHTS] = _unsigned
+    for strategy, attempt in strategies.items():
+        if strategy in {EQUALIZATION, FLOAT_LAYERS} and state.budget.over():
             continue
-        made = attempt(state)
-        if made is not None:
-            return _delivered(state, made, rung, folder)
-    made = state.so_far(quantized_here=False)
-    if made is None:
-        raise state.failure or ExportError(f"{family.target}: no INT8 file could be made")
-    state.gate(made)
-    return _delivered(state, state.made[made.way], None, folder)
+        candidate = attempt(state)
+        if candidate is not None:
+            return _delivered(state, candidate, strategy, folder)
+    candidate = state.so_far(quantized_here=False)
+    if candidate is None:
+        raise state.failure or ExportError(f"{backend.target}: no INT8 file could be made")
+    state.gate(candidate)
+    return _delivered(state, state.candidates[candidate.config], None, folder)
 
 
 def _calibrate(state: AccuracySearch) -> Candidate | None:
-    for i, group in enumerate(state.family.groups()):
-        if i and state.made and state.budget.over():
+    for i, group in enumerate(state.backend.groups()):
+        if i and state.candidates and state.budget.over():
             break
-        made = state.best_of(CALIBRATION, group)
-        if made is not None and state.gate(made):
-            return state.made[made.way]
+        candidate = state.best_of(CALIBRATION, group)
+        if candidate is not None and state.gate(candidate):
+            return state.candidates[candidate.config]
     return None
 
 
@@ -203,41 +203,41 @@ def _equalize(state: AccuracySearch) -> Candidate | None:
 
 def _keep_in_float(state: AccuracySearch) -> Candidate | None:
     base = state.so_far(quantized_here=True)
-    if base is None or base.fidelity is None or base.way.scheme is None:
+    if base is None or base.fidelity is None or base.config.scheme is None:
         return None
-    calibration = state.workshop.calibration(base.way)
+    calibration = state.quantizer.calibration(base.config)
     assert calibration is not None
     model = read_onnx(calibration.model)
     layers = quantizable(model)
-    uncorrected = replace(base.way, corrected=False)
-    scratch = state.workshop.folder / f"{state.family.target}-left-out"
+    uncorrected = replace(base.config, corrected=False)
+    scratch = state.quantizer.folder / f"{state.backend.target}-left-out"
     scratch.mkdir()
 
     def measure(exclude: Exclude) -> Fidelity:
-        fidelity = state.family.fidelity(state.family.make(replace(uncorrected, exclude=exclude), scratch), scratch)
+        fidelity = state.backend.fidelity(state.backend.make(replace(uncorrected, exclude=exclude), scratch), scratch)
         assert fidelity is not None
         return fidelity
 
     passed: dict[tuple[str, ...], Candidate] = {}
 
     def passes(names: tuple[str, ...]) -> bool:
-        made = state.candidate(FLOAT_LAYERS, replace(base.way, exclude=excluding(layers, names)))
-        if made is None or not state.gate(made):
+        candidate = state.try_config(FLOAT_LAYERS, replace(base.config, exclude=excluding(layers, names)))
+        if candidate is None or not state.gate(candidate):
             return False
-        passed[names] = state.made[made.way]
+        passed[names] = state.candidates[candidate.config]
         return True
 
-    found = Search(f"{state.family.target} INT8", layers, measure, passes, state.budget).run()
+    found = Search(f"{state.backend.target} INT8", layers, measure, passes, state.budget).run()
     state.layers, state.blocks = found.layers, found.blocks
     return passed[found.chosen] if found.chosen is not None else None
 
 
 def _distill(state: AccuracySearch) -> Candidate | None:
-    if state.workshop.model is None:
+    if state.quantizer.model is None:
         state.tried.append(
             Attempt(
-                rung=DISTILLATION,
-                way="distilled",
+                strategy=DISTILLATION,
+                configuration="distilled",
                 status="failed",
                 seconds=0.0,
                 why="the model came as ONNX: its weights cannot be trained further",
@@ -248,47 +248,47 @@ def _distill(state: AccuracySearch) -> Candidate | None:
     if base.scheme is None:
         return None
     learned = replace(base, learned=base.scheme)
-    made = state.best_of(DISTILLATION, [learned])
-    if made is not None and state.gate(made):
-        return state.made[made.way]
+    candidate = state.best_of(DISTILLATION, [learned])
+    if candidate is not None and state.gate(candidate):
+        return state.candidates[candidate.config]
     return _prepared(state, DISTILLATION, learned)
 
 
 def _unsigned(state: AccuracySearch) -> Candidate | None:
     base = state.so_far(quantized_here=True)
-    way = state.family.last(base.way if base is not None else None)
-    if way is None:
+    config = state.backend.last(base.config if base is not None else None)
+    if config is None:
         return None
-    made = state.best_of(UNSIGNED_WEIGHTS, [way])
-    return state.made[made.way] if made is not None and state.gate(made) else None
+    candidate = state.best_of(UNSIGNED_WEIGHTS, [config])
+    return state.candidates[candidate.config] if candidate is not None and state.gate(candidate) else None
 
 
-def _prepared(state: AccuracySearch, rung: Rung, base: QuantizationConfig) -> Candidate | None:
+def _prepared(state: AccuracySearch, strategy: Strategy, base: QuantizationConfig) -> Candidate | None:
     graphs = [
         replace(base, equalized=by)
         for by in (None, "weights", "activations")
-        if by is None or state.workshop.calibration(replace(base, equalized=by)) is not None
+        if by is None or state.quantizer.calibration(replace(base, equalized=by)) is not None
     ]
-    made = state.best_of(rung, graphs)
+    candidate = state.best_of(strategy, graphs)
     if (
-        made is not None and made.way.equalized
+        candidate is not None and candidate.config.equalized
     ):  # what was best for wildly different channels need not be for equal ones
-        methods = dict.fromkeys([made.way.method, *(way.method for way in state.family.groups()[0])])
-        made = state.best_of(rung, [replace(made.way, method=method) for method in methods])
-    if made is None:
+        methods = dict.fromkeys([candidate.config.method, *(config.method for config in state.backend.groups()[0])])
+        candidate = state.best_of(strategy, [replace(candidate.config, method=method) for method in methods])
+    if candidate is None:
         return None
-    made = state.best_of(rung, [made.way, replace(made.way, corrected=True)])
-    return state.made[made.way] if made is not None and state.gate(made) else None
+    candidate = state.best_of(strategy, [candidate.config, replace(candidate.config, corrected=True)])
+    return state.candidates[candidate.config] if candidate is not None and state.gate(candidate) else None
 
 
 def _base(state: AccuracySearch) -> QuantizationConfig:
     """What the later rungs start from: the calibration method that was the most faithful."""
-    first = state.family.groups()[0]
-    plain = [m for m in state.made.values() if m.way in first]
+    first = state.backend.groups()[0]
+    plain = [m for m in state.candidates.values() if m.config in first]
     chosen = plain[0] if plain else None
-    for made in plain:
-        chosen = made if chosen is None or _better(made, chosen) else chosen
-    return chosen.way if chosen is not None else first[0]
+    for candidate in plain:
+        chosen = candidate if chosen is None or _better(candidate, chosen) else chosen
+    return chosen.config if chosen is not None else first[0]
 
 
 def _better(one: Candidate, other: Candidate) -> bool:
@@ -297,26 +297,26 @@ def _better(one: Candidate, other: Candidate) -> bool:
     return one.fidelity.better_than(other.fidelity)
 
 
-def _delivered(state: AccuracySearch, made: Candidate, rung: Rung | None, folder: Path) -> Variant:
-    for file in made.variant.files:
-        copy_file(made.folder / file.path, folder / file.path)
+def _delivered(state: AccuracySearch, candidate: Candidate, strategy: Strategy | None, folder: Path) -> Variant:
+    for file in candidate.variant.files:
+        copy_file(candidate.folder / file.path, folder / file.path)
     search = state.budget.describe()
-    quantization = (made.variant.quantization or Quantization()).model_copy()
-    quantization.rung, quantization.tried, quantization.search = rung, state.tried, search
+    quantization = (candidate.variant.quantization or Quantization()).model_copy()
+    quantization.strategy, quantization.tried, quantization.search = strategy, state.tried, search
     if state.layers:
         quantization.sensitivity = [layer.describe() for layer in state.layers]
     if state.blocks:
         quantization.sensitivity_of_blocks = [block.describe() for block in state.blocks]
-    note = made.variant.note
-    if rung in {EQUALIZATION, FLOAT_LAYERS, DISTILLATION}:
-        note = "; ".join(n for n in (note, f"kept its accuracy by {rung}: {made.way.name}") if n)
+    note = candidate.variant.note
+    if strategy in {EQUALIZATION, FLOAT_LAYERS, DISTILLATION}:
+        note = "; ".join(n for n in (note, f"kept its accuracy by {strategy}: {candidate.config.name}") if n)
     if search.cut:
-        note = "; ".join(n for n in (note, _cut(state.budget, rung)) if n)
-    return made.variant.model_copy(update={"quantization": quantization, "note": note})
+        note = "; ".join(n for n in (note, _cut(state.budget, strategy)) if n)
+    return candidate.variant.model_copy(update={"quantization": quantization, "note": note})
 
 
-def _cut(budget: Budget, rung: Rung | None) -> str:
+def _cut(budget: Budget, strategy: Strategy | None) -> str:
     """What to know of a search that was cut."""
     limit = "" if budget.minutes is None else f" ({budget.minutes:g} minutes for all INT8 variants, --search-minutes)"
-    found = "what had passed until then is taken" if rung is not None else "nothing had passed until then"
+    found = "what had passed until then is taken" if strategy is not None else "nothing had passed until then"
     return f"the search for INT8 that keeps the accuracy ran out of time{limit}: {found}, and more time may find better"

@@ -17,7 +17,7 @@ from edgekit.quantization import (
     Attempt,
     LayerSensitivityRecord,
     Quantization,
-    Rung,
+    Strategy,
     UnlabeledComparison,
 )
 from edgekit.report import format as show
@@ -26,7 +26,7 @@ from edgekit.report.facts import ReportFacts
 from edgekit.report.svg import Scale, drawing, element
 from edgekit.report.tables import Column, Table, TableCell
 
-_WORDS: dict[Rung | None, str] = {
+_WORDS: dict[Strategy | None, str] = {
     CALIBRATION: "Calibration alone kept the accuracy",
     EQUALIZATION: "Calibration alone lost too much; rescaling channels between layers, which changes nothing in float, or "
     "correcting biases kept the accuracy",
@@ -65,7 +65,7 @@ def ladders(facts: ReportFacts) -> list[Ladder]:
 
 def _ladder(variant: Variant, quantization: Quantization) -> Ladder:
     layers, in_float = quantization.sensitivity, set(quantization.kept_in_float)
-    words = f"{_WORDS[quantization.rung]}: {quantization.way}."
+    words = f"{_WORDS[quantization.strategy]}: {quantization.configuration}."
     if variant.speed is not None:
         words += f" {_speed(variant.speed)}"
     return Ladder(
@@ -111,8 +111,8 @@ def _tried(variant: str, entries: Sequence[Attempt]) -> Table:
         badge = entry.status if entry.status in {"verified", "rejected"} else ""
         rows.append(
             [
-                TableCell(entry.rung or "", i),
-                TableCell(entry.way, note=entry.why),
+                TableCell(entry.strategy or "", i),
+                TableCell(entry.configuration, note=entry.why),
                 TableCell(show.percent(agreement), agreement),
                 TableCell(show.NONE if sqnr is None else show.significant(sqnr), sqnr),
                 TableCell(show.NONE if drop is None else show.hundredths(drop, 2), drop),
