@@ -25,7 +25,7 @@ from edgekit.quantize.budget import cut_short
 
 # Written before the record had a type: its first variant by `edgekit export`, the second completed with the keys that only an
 # engine of TensorRT, distilled weights and blocks of layers bring.
-OLD = Path(__file__).parent / "data" / "bundles" / "version-0.1.0.json"
+OLD = Path(__file__).parent / "fixtures" / "bundles" / "version-0.1.0.json"
 JSON = st.recursive(
     st.none()
     | st.booleans()

@@ -20,13 +20,14 @@ from edgekit.data.augment import Augment
 from edgekit.data.images import ImageSet
 from edgekit.errors import EdgekitError
 from edgekit.recipe import Augmentation, Hardware, Optimizer
-from edgekit.train import engine
+from edgekit.train.loop import engine
 from edgekit.train.loop.devices import full_float32
 from edgekit.train.loop.distributed import _Gather, synchronize_batchnorm
 from edgekit.train.loop.loader import ShuffledImages
+from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from edgekit.train.pretrain import build_method
 from edgekit.train.pretrain.simclr import SimCLR
-from edgekit.train.stages.training_tasks import Batch, PretrainTask, StepDraws, StepOutcome
+from edgekit.train.stages.training_tasks import PretrainTask
 
 AUGMENTATION = 1e-5  # largest difference of a pixel in [0, 1]
 SGD = Optimizer(name="sgd", lr=0.05, warmup_epochs=0)

@@ -22,9 +22,9 @@ from edgekit import recipe as recipes
 from edgekit.data.splits import Splits, load_splits
 from edgekit.recipe import Recipe
 from edgekit.run import Run
-from edgekit.train import stages
 from edgekit.train.loop.engine import fit
 from edgekit.train.loop.loader import ShuffledImages
+from edgekit.train.stages import pipeline as stages
 
 BUDGETS = (0.01, 0.1)
 # Of the seconds that are left when a stage begins; the last one leaves a fifth for loading, evaluation and the end.

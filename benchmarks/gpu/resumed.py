@@ -73,7 +73,7 @@ def _train(folder: Path, kill_after: int, rehearse: bool) -> None:
     from edgekit.data.augment import Augment
     from edgekit.data.images import ImageSet
     from edgekit.models.store import save_pretrained
-    from edgekit.train import engine
+    from edgekit.train.loop import engine
     from edgekit.train.loop.loader import ShuffledImages
     from edgekit.train.pretrain import build_method
     from edgekit.train.stages.training_tasks import PretrainTask

@@ -27,12 +27,13 @@ from edgekit.data.augment import Augment
 from edgekit.data.images import ImageSet
 from edgekit.processors import usable_cpus
 from edgekit.recipe import Hardware
-from edgekit.train import engine
+from edgekit.train.loop import engine
 from edgekit.train.loop.collapse import effective_rank, projection_std
 from edgekit.train.loop.loader import ShuffledImages
+from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from edgekit.train.pretrain import build_method
 from edgekit.train.pretrain.losses import nt_xent
-from edgekit.train.stages.training_tasks import Batch, PretrainTask, StepDraws, StepOutcome
+from edgekit.train.stages.training_tasks import PretrainTask
 
 SIZE, IMAGES, WARMUP, GOAL = 32, 50_000, 10, 8.0
 # Dense bf16 operations a second by the name that the driver gives (NVIDIA's data sheets; H100 SXM and H200 are the same chip).

@@ -18,7 +18,10 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     field_validator,
     model_serializer,
+    model_validator,
 )
+
+from edgekit.spelling import translated_keys
 
 # The steps of the accuracy search, in their order.
 Strategy = Literal["calibration", "equalization", "layers in float", "distillation", "unsigned weights"]
@@ -29,6 +32,11 @@ class Record(BaseModel):
     """A part of the record: see the module."""
 
     model_config = ConfigDict(extra="allow", defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, content: Any) -> Any:
+        return translated_keys(content, cls.model_fields) if isinstance(content, dict) else content
 
     @field_validator("*", mode="wrap")
     @classmethod

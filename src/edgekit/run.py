@@ -11,13 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from edgekit import recipe as recipes
 from edgekit.errors import RunError
 from edgekit.files import digest_of, sha256, write_json
 from edgekit.foreign import Unreadable, read_json
 from edgekit.recipe import Recipe
+from edgekit.spelling import translated, translated_keys
 from edgekit.stages import MODEL_OF, STAGES
 
 if TYPE_CHECKING:
@@ -27,6 +28,18 @@ if TYPE_CHECKING:
 def classifier_stages(recipe: Recipe) -> list[str]:
     """The stages of a recipe that leave a classifier, in order."""
     return [stage for stage in MODEL_OF if stage != "supervised" or recipe.supervised.enabled]
+
+
+def with_todays_names(inputs: dict[str, Any], digest: Any) -> dict[str, Any]:
+    """`inputs` and `digest` of a stage as today's version names its inputs.
+
+    Args:
+        inputs: what a stage was made from, as any version wrote it.
+        digest: that was written with it; one that is not theirs stays as it is.
+    """
+    renamed = translated(inputs)
+    right = renamed != inputs and digest == digest_of(inputs)
+    return {"inputs": renamed, "digest": digest_of(renamed) if right else digest}
 
 
 class StageRecord(BaseModel):
@@ -44,6 +57,17 @@ class StageRecord(BaseModel):
     seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
     created: str = ""
     packages: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, content: Any) -> Any:
+        """A record of an earlier version, under today's names; its digest is today's only where it was right."""
+        if not isinstance(content, dict):
+            return content
+        inputs, metrics = content.get("inputs"), content.get("metrics")
+        if isinstance(metrics, dict):
+            content = {**content, "metrics": translated_keys(metrics)}
+        return {**content, **with_todays_names(inputs, content.get("digest"))} if isinstance(inputs, dict) else content
 
 
 class Run:

@@ -23,7 +23,7 @@ from edgekit.errors import DataError, EdgekitError
 from edgekit.progress import progress
 from tests.helpers.tiny_bundle import make_bundle, some_images
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMMANDS_OF = {"bench": "bench", "embed": "embed", "evaluate": "evaluate", "export": "export", "train": "train"}
 
 

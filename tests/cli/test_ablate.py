@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_train_ablate import TINY
 
 from edgekit.report.ablation import write_ablation
 from edgekit.result import Ablation, AblationCell, Axis, Result, Score
+from tests.train.test_ablate import TINY
 
 Run = Callable[..., tuple[int, str, str]]
 

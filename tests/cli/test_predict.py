@@ -373,7 +373,7 @@ def test_the_examples_of_the_documentation(
     writer.release()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
-    text = (Path(__file__).parents[1] / "docs" / "predict.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "predict.md").read_text()
     lines = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines()
     assert len(lines) > 5
     for line in lines:

@@ -25,7 +25,7 @@ from edgekit.text import quoted, shortened, visible
 from tests.helpers.tiny_bundle import CLASSES, make_bundle
 
 Command = Callable[..., tuple[int, str, str]]
-SOURCE = Path(__file__).parents[1] / "src" / "edgekit"
+SOURCE = Path(__file__).parents[2] / "src" / "edgekit"
 EVIL = "cat\x1b[2J\x1b]0;title\x07\nerror: all is lost\r\x9b31m\u202e[red]x[/nothing] :smile:"
 
 

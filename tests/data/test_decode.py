@@ -10,15 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_folders import class_folders, picture, save
 from PIL import Image
 
 from edgekit.data import decode as decoding
 from edgekit.data.decode import Decoded, decode
 from edgekit.data.images import content_digest
-from edgekit.data.sources import Source, open_pool
+from edgekit.data.sources import ImageSource, open_pool
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocessing, read_image
+from tests.helpers.image_folders import class_folders, picture, save
 
 SMALL = Preprocessing(image_size=8, resize_to=8)
 
@@ -30,11 +30,11 @@ def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
     return folder / "images"
 
 
-def expected(root: Path, source: Source, preprocessing: Preprocessing = SMALL) -> np.ndarray:
+def expected(root: Path, source: ImageSource, preprocessing: Preprocessing = SMALL) -> np.ndarray:
     return np.stack([preprocessing(read_image(root / name)) for name in source.names])
 
 
-def unreadable(source: Source) -> Source:
+def unreadable(source: ImageSource) -> ImageSource:
     """The same source, whose every read fails: what comes out of it comes from the cache."""
 
     def fail(i: int) -> Image.Image:

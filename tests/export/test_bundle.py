@@ -22,8 +22,7 @@ from edgekit.export import jobs, pack, pipeline, served, verify
 from edgekit.export.pipeline import gate, plan
 from edgekit.export.served import configurations
 from edgekit.files import sha256
-from edgekit.quantize import configurations as ways_module
-from edgekit.quantize import quantize, ranges
+from edgekit.quantize import qdq, quantizer, ranges
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.qdq import FULL, REDUCED, UNSIGNED, quantize_onnx
 from edgekit.quantize.quantizer import QuantizationConfig
@@ -136,7 +135,7 @@ def test_int8_keeps_preprocessing_classifier_and_biases_in_float(bundle: Bundle)
 @pytest.mark.parametrize(
     ("scheme", "largest"), [(FULL, range(120, 128)), (REDUCED, range(60, 65)), (UNSIGNED, range(120, 129))]
 )
-def test_schemes(bundle: Bundle, tmp_path: Path, scheme: quantize.Scheme, largest: range) -> None:
+def test_schemes(bundle: Bundle, tmp_path: Path, scheme: qdq.Scheme, largest: range) -> None:
     images = exported.splits().pool.center_crop(16).images[:25]
     calibration = Calibration(bundle.path / "model.onnx", images, tmp_path)
     told = quantize_onnx(calibration, tmp_path / "q.onnx", scheme)
@@ -157,7 +156,7 @@ def test_no_way_that_saturates_is_tried_where_products_saturate(monkeypatch: pyt
         (["avx2", "avx_vnni"], "x86_64", FULL),
         ([], "aarch64", FULL),
     ):
-        monkeypatch.setattr(quantize, "has_int8_dot_product", lambda f=features: "avx_vnni" in f)
+        monkeypatch.setattr(qdq, "has_int8_dot_product", lambda f=features: "avx_vnni" in f)
         monkeypatch.setattr("platform.machine", lambda m=machine: m)
         for target in ("onnx", "openvino"):
             assert {config.scheme for config in configurations(target)[0]} == {first}
@@ -168,7 +167,7 @@ def test_bad_quantization_is_rejected_marked_and_kept_out_of_the_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dot_product: bool
 ) -> None:
     # What is bad here are the ranges, so either scheme is bad on either kind of CPU.
-    monkeypatch.setattr(quantize, "has_int8_dot_product", lambda: dot_product)
+    monkeypatch.setattr(qdq, "has_int8_dot_product", lambda: dot_product)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr(served, "METHODS", ("percentile",))
     blank = np.zeros((20, 16, 16, 3), np.uint8)  # nothing can be learned about the activations' ranges from these
@@ -219,7 +218,7 @@ def test_a_way_that_fails_leads_to_the_next(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: object, **__: object) -> None:
         raise ExportError("cannot quantize this")
 
-    monkeypatch.setattr(ways_module, "quantize_onnx", fail)
+    monkeypatch.setattr(quantizer, "quantize_onnx", fail)
     bundle = export(tmp_path / "export", targets=["openvino"], precisions=["int8"])
     variant = bundle.variant("openvino-int8")
     assert variant.quantization is not None

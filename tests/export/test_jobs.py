@@ -23,7 +23,7 @@ from tests.helpers import exported
 from tests.helpers.exported import export
 from tests.helpers.patience import until
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import test_export_jobs as tests
+import tests.export.test_jobs as tests
 from edgekit.export import jobs
 make = jobs.make
 def dies(id_, sources):
@@ -144,7 +144,7 @@ tests.export(Path(sys.argv[2]), targets=["onnx"], jobs=1)
 
 def test_a_killed_export_keeps_what_it_had_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "export"
-    killed = subprocess.run([sys.executable, "-c", KILLED, str(HERE), str(output)], check=False)
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(ROOT), str(output)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert not output.exists()
     made: list[str] = []
@@ -195,7 +195,7 @@ SEVERAL = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import test_export_jobs as tests
+import tests.export.test_jobs as tests
 if __name__ == "__main__":
     tests.export(Path(sys.argv[2]), targets=["onnx", "openvino"], jobs=2)
 """
@@ -205,7 +205,7 @@ if __name__ == "__main__":
 def test_several_at_a_time_interrupted_and_repeated_give_what_one_by_one_gives(tmp_path: Path) -> None:
     script, output = tmp_path / "several.py", tmp_path / "two" / "export"
     script.write_text(SEVERAL)
-    first = subprocess.Popen([sys.executable, str(script), str(HERE), str(output)], start_new_session=True)
+    first = subprocess.Popen([sys.executable, str(script), str(ROOT), str(output)], start_new_session=True)
     variants = output.with_name(".export.partial") / "variants"
     until(lambda: list(variants.glob("*/record.json")), first)
     os.killpg(first.pid, signal.SIGINT)
@@ -216,7 +216,7 @@ def test_several_at_a_time_interrupted_and_repeated_give_what_one_by_one_gives(t
     finished = {path.parent.name: path.stat().st_mtime_ns for path in variants.glob("*/record.json")}
     assert len(finished) < 4
 
-    subprocess.run([sys.executable, str(script), str(HERE), str(output)], check=True)
+    subprocess.run([sys.executable, str(script), str(ROOT), str(output)], check=True)
     assert [path.name for path in output.parent.iterdir()] == ["export"]
     one_by_one = export(tmp_path / "one" / "export", targets=["onnx", "openvino"], jobs=1)
     several = Bundle.open(output)

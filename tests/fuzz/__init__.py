@@ -6,10 +6,3 @@ number: the seed, the format and the number give the same input again, so `--for
 What counts as right, whatever the bytes (`judge.py`): the command works, or it raises an `EdgekitError` whose message is one line of
 printable characters. It ends within 20 seconds, within a bound of memory, and writes nowhere but into its own folders.
 """
-
-import sys
-from pathlib import Path
-
-# The helpers of the tests (`tiny_bundle`, `hostile`, …) are top-level modules there.
-if (_tests := str(Path(__file__).resolve().parents[1])) not in sys.path:
-    sys.path.insert(0, _tests)

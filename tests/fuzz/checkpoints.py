@@ -24,7 +24,7 @@ from edgekit.models.weights import load_weights
 from edgekit.recipe import Architecture, Hardware, Optimizer
 from edgekit.train.loop.engine import CHECKPOINT, fit, read_checkpoint
 from edgekit.train.loop.loader import ShuffledImages
-from edgekit.train.stages.training_tasks import Batch, StepDraws, StepOutcome
+from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from tests.helpers.tiny_bundle import some_images
 
 from .judge import Broken

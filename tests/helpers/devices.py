@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-TREES = Path(__file__).parent / "data" / "devices"
+TREES = Path(__file__).parents[1] / "fixtures" / "devices"
 JETSON, PI, X86 = "jetson-orin-nano", "raspberry-pi-5", "x86-rapl"
 
 

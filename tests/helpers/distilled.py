@@ -12,7 +12,7 @@ from edgekit.models.classifier import Classifier
 from edgekit.recipe import Architecture, Augmentation, Distill
 from edgekit.train.distill.distillation import DistillTask
 from edgekit.train.distill.teachers import Teacher
-from edgekit.train.stages.training_tasks import Batch, StepDraws
+from edgekit.train.loop.step import Batch, StepDraws
 
 CLASSES = ["ant", "bee", "cat"]
 SIZE = 16

@@ -38,7 +38,7 @@ def driver(require_tool: Callable[[str, str], str], tmp_path_factory: pytest.Tem
     """The stand-in for the CUDA driver's library."""
     library = tmp_path_factory.mktemp("driver") / "libcuda.so.1"
     compiler = require_tool("cc", "compiles the stand-in for the CUDA driver")
-    source = Path(__file__).parent / "stand_ins" / "cuda.c"
+    source = Path(__file__).parents[1] / "stand_ins" / "cuda.c"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
     return library
 

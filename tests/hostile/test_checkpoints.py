@@ -16,7 +16,7 @@ from edgekit.errors import RunError
 from edgekit.recipe import Hardware, Optimizer
 from edgekit.train.loop.engine import CHECKPOINT, fit
 from edgekit.train.loop.loader import ShuffledImages
-from edgekit.train.stages.training_tasks import Batch, StepDraws, StepOutcome
+from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from tests.helpers.tiny_bundle import some_images
 
 Change = Callable[[dict[str, Any]], object]

@@ -18,12 +18,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from kill.cases import CASES, KINDS, Case
-from kill.server import Server
-from kill.shim import compiled
-from kill.trials import Bench, Point, Trial
+from tests.kill.cases import CASES, KINDS, Case
+from tests.kill.server import Server
+from tests.kill.shim import compiled
+from tests.kill.trials import Bench, Point, Trial
 
 
 def main() -> int:

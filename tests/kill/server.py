@@ -20,15 +20,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from kill.shim import State
+from tests.kill.shim import State
 
 # What the commands import when they are called.
 _PREPARED = (
     "edgekit.cli.main", "edgekit.cli.train", "edgekit.cli.export", "edgekit.cli.bench", "edgekit.cli.report", "edgekit.cli.embed",
-    "edgekit.cli.ablate", "edgekit.train.stages.pipeline", "edgekit.train.ablate", "edgekit.train.analysis.embed", "edgekit.train.analysis.feature_table",
-    "edgekit.export.pipeline", "edgekit.export.importers.runs", "edgekit.report.page", "edgekit.report.ablation", "edgekit.report.image_map",
+    "edgekit.cli.ablate", "edgekit.train.stages.pipeline", "edgekit.train.ablate", "edgekit.train.analysis.embed",
+    "edgekit.train.analysis.feature_table",    "edgekit.export.pipeline", "edgekit.export.importers.runs", "edgekit.report.page",
+    "edgekit.report.ablation", "edgekit.report.image_map",
     "edgekit.bench.rounds", "edgekit.runtimes.onnxruntime", "edgekit.runtimes.openvino", "onnxruntime", "openvino", "pyarrow.parquet",
     "sklearn.manifold", "sklearn.cluster", "sklearn.linear_model", "sklearn.decomposition", "torch.utils.tensorboard", "jinja2", "rich.table",
 )  # fmt: skip

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kill.cases import CASES, Case
-from kill.server import Server
-from kill.shim import compiled
-from kill.trials import Bench, Point
+from tests.kill.cases import CASES, Case
+from tests.kill.server import Server
+from tests.kill.shim import compiled
+from tests.kill.trials import Bench, Point
 
 _KILLS, _TORN, _FULL, _FAULTY = 4, 2, 3, 2
 

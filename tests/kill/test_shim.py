@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from kill.shim import State, changes, compiled
+from tests.kill.shim import State, changes, compiled
 
 _PROGRAM = """
 import os, sys
 from pathlib import Path
-from kill.shim import State
+from tests.kill.shim import State
 
 def attempt(act):
     try:
@@ -43,7 +43,7 @@ def test_a_faulty_file_stays_faulty_and_others_can_be_written(
     (root / "a").write_text("old")
     log.touch()
     State(state)
-    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "LD_PRELOAD": str(library), "EDGEKIT_KILL_STATE": str(state), "PYTHONPATH": path}
     done = subprocess.run(
         [sys.executable, "-c", _PROGRAM, root, log, state], env=environment, capture_output=True, text=True, check=True

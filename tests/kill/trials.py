@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kill.cases import Case, outcome, plant, write_inputs
-from kill.server import Ended, Server
-from kill.shim import Change, changes
+from tests.kill.cases import Case, outcome, plant, write_inputs
+from tests.kill.server import Ended, Server
+from tests.kill.shim import Change, changes
 
 _EXIT_KILLED = -9
 _REASONS = {"full": ("No space left", "full"), "eio": ("Input/output error",)}

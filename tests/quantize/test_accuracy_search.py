@@ -18,7 +18,7 @@ from edgekit.export.inputs import ExportOptions, Sources
 from edgekit.export.served import Served
 from edgekit.models.pixels import PixelClassifier
 from edgekit.onnx_graph.build import export_onnx
-from edgekit.quantize import blocks, ladder, quantize
+from edgekit.quantize import blocks, qdq, search
 from edgekit.quantize.budget import Budget
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.correct import correct
@@ -300,7 +300,7 @@ def test_the_note_says_on_which_cpus_a_scheme_is_exact(
     sources = sources_of(digits, tmp_path)
     for scheme, says in ((FULL, "on x86 without one (no VNNI)"), (REDUCED, ""), (UNSIGNED, "exact on every CPU")):
         for dot_product in (True, False):  # the scheme alone decides, not the machine that it was made on
-            monkeypatch.setattr(quantize, "has_int8_dot_product", lambda found=dot_product: found)
+            monkeypatch.setattr(qdq, "has_int8_dot_product", lambda found=dot_product: found)
             variant = onnx_family(sources).make(QuantizationConfig(scheme, "minmax"), sources.folder)
             assert says in variant.note
             assert bool(says) == bool(variant.note)
@@ -341,7 +341,7 @@ def planted_layer_in_float(digits: ModelProto, folder: Path) -> tuple[AccuracySe
     assert base is not None
     assert not state.gate(base)
     assert base.entry.drop > 0.4
-    made = ladder._keep_in_float(state)
+    made = search._keep_in_float(state)
     assert made is not None
     assert made.variant.status == "verified"
     assert bad in made.config.exclude
@@ -420,8 +420,8 @@ def test_a_climb_without_time_delivers_what_passed_or_is_rejected(
 ) -> None:
     """Equalization is left out, which would bring this network back; its plain INT8 loses most of the accuracy on any CPU."""
     monkeypatch.setattr(served, "METHODS", ("minmax",))
-    monkeypatch.setattr(ladder, "_equalize", lambda state: None)
-    monkeypatch.setattr(ladder, "_unsigned", lambda state: None)
+    monkeypatch.setattr(search, "_equalize", lambda state: None)
+    monkeypatch.setattr(search, "_unsigned", lambda state: None)
     monkeypatch.setattr(blocks, "FEW", 4)
     sources = sources_of(imbalanced(digits, 6, only=[1]), tmp_path)
     variant = search_accuracy(onnx_family(sources), sources.folder, budget=Budget(seconds, 10, Ticking()))
@@ -474,8 +474,8 @@ def test_a_model_that_came_as_onnx_cannot_be_distilled(
     digits: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(served, "METHODS", ("minmax",))
-    monkeypatch.setattr(ladder, "_equalize", lambda state: None)
-    monkeypatch.setattr(ladder, "_keep_in_float", lambda state: None)
+    monkeypatch.setattr(search, "_equalize", lambda state: None)
+    monkeypatch.setattr(search, "_keep_in_float", lambda state: None)
     sources = sources_of(imbalanced(digits, 4), tmp_path)
     variant = search_accuracy(onnx_family(sources), sources.folder, recover=True)
     assert variant.quantization is not None

@@ -18,7 +18,7 @@ from edgekit.files import digest_of
 from edgekit.recipe import Optimizer, settled, settled_stage, warmup_steps
 from edgekit.recipe.bounds import BOUNDS
 from edgekit.recipe.budget import auto_epochs, epoch_steps, even_batches
-from edgekit.train import loader
+from edgekit.train.loop import loader
 from edgekit.train.loop.loader import ShuffledImages
 from edgekit.train.loop.optim import warmup_cosine
 from edgekit.train.records.inputs import settled_content
@@ -96,7 +96,7 @@ def test_auto_keeps_to_its_bounds(stage: str, images: int, batch: int) -> None:
 
 
 def test_the_guide_and_the_fields_say_the_bounds_that_count() -> None:
-    guide = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
+    guide = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
     rows = {cells[1].strip(" `"): cells[2:4] for line in guide.splitlines() if len(cells := line.split("|")) == 5}
     for stage, bounds in BOUNDS.items():
         assert rows[stage][0].split() == [f"{bounds.steps:,}", "steps"]

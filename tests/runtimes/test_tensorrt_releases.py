@@ -22,7 +22,7 @@ from edgekit.runtimes.tensorrt import (
 )
 from tests.helpers import tensorrt_graphs
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 model = tensorrt_graphs.model
 
 
@@ -72,7 +72,7 @@ def test_every_name_that_is_used_is_in_every_release(release: str, require_modul
         require_module("tensorrt_rtx", "its names are compared")
         names = real_rtx()
     else:
-        names = json.loads((HERE / "data" / "tensorrt_api" / f"{release}.json").read_text())
+        names = json.loads((HERE / "fixtures" / "tensorrt_api" / f"{release}.json").read_text())
     used, asked = map(set.union, *[uses(inspect.getsource(module)) for module in (adapter, engine)])
     assert ("IExecutionContext", "execute_async_v3") in used, "the files are read at all"
     assert len(used) > 50

@@ -32,7 +32,7 @@ from tests.helpers import tensorrt_graphs
 from tests.helpers.tensorrt_graphs import silent
 from tests.helpers.tiny_bundle import CLASSES, SIZE, make_bundle, some_images
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 model, driver = tensorrt_graphs.model, tensorrt_graphs.driver
 
 

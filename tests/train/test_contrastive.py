@@ -11,9 +11,10 @@ from torch.nn import functional as F
 from edgekit.errors import RecipeError
 from edgekit.recipe import METHODS as CONFIGS
 from edgekit.recipe import Architecture, parse
+from edgekit.train.loop.numerics import unit
 from edgekit.train.pretrain import build_method
 from edgekit.train.pretrain.instdisc import InstDisc
-from edgekit.train.pretrain.losses import info_nce, nce, nce_log_normalizer, triplet, unit
+from edgekit.train.pretrain.losses import info_nce, nce, nce_log_normalizer, triplet
 from edgekit.train.pretrain.method import Method, Views
 from edgekit.train.pretrain.moco import MoCo
 

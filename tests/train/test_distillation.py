@@ -11,10 +11,9 @@ from torch import nn
 
 from edgekit.data.images import ImageSet
 from edgekit.recipe import Hardware, Optimizer
-from edgekit.train.distill.distillation import DistillTask, decoupled, regression, with_labels
+from edgekit.train.distill.distillation import DistillTask, decoupled, distillation, regression, with_labels
 from edgekit.train.loop.engine import TrainingInterrupted, fit
 from edgekit.train.loop.loader import ShuffledImages
-from edgekit.train.pretrain.losses import distillation
 from tests.helpers.distilled import NO_AUGMENTATION, images, outputs, step, task
 
 

@@ -30,8 +30,8 @@ from edgekit.train.loop.distributed import (
     synchronize_batchnorm,
     world_size,
 )
+from edgekit.train.loop.numerics import unit
 from edgekit.train.pretrain import METHODS, build_method
-from edgekit.train.pretrain.losses import unit
 from edgekit.train.pretrain.method import Method, Views
 
 WORLDS = [2, pytest.param(4, marks=pytest.mark.slow)]

@@ -21,7 +21,7 @@ from edgekit.train.evaluate import apply
 from edgekit.train.loop.engine import CHECKPOINT, Diverged, OutOfMemory, fit, read_checkpoint
 from edgekit.train.loop.loader import ShuffledImages
 from edgekit.train.loop.memory import is_out_of_memory
-from edgekit.train.stages.training_tasks import Batch, StepDraws, StepOutcome
+from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from tests.helpers.exported import splits
 from tests.helpers.patience import until
 from tests.helpers.recipe_changes import TINY, changed

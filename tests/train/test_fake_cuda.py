@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_train_methods import POOL, settings
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 
@@ -14,13 +13,14 @@ from edgekit import recipe as recipes
 from edgekit.data.augment import Augment, OneBranch
 from edgekit.data.to_device import to_device
 from edgekit.recipe import Augmentation
-from edgekit.train import losses
 from edgekit.train.distill.distillation import DistillTask, decoupled, ensemble, regression
 from edgekit.train.distill.teachers import Teacher
-from edgekit.train.pretrain import METHODS, build_method
-from edgekit.train.stages.training_tasks import Batch, ClassifyTask, PretrainTask, StepDraws, StepOutcome
+from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
+from edgekit.train.pretrain import METHODS, build_method, losses
+from edgekit.train.stages.training_tasks import ClassifyTask, PretrainTask
 from tests.helpers import distilled
 from tests.helpers.fake_cuda import CUDA, HostWaits, fake_cuda, on_cuda
+from tests.train.test_methods import POOL, settings
 
 SIZE, COUNT = 16, 8
 EVERYTHING = Augmentation(

@@ -15,11 +15,11 @@ from edgekit.train.evaluate import linear_probe
 from edgekit.train.loop.engine import TrainingInterrupted, fit
 from edgekit.train.loop.loader import ShuffledImages
 from edgekit.train.loop.optim import build_optimizer
+from edgekit.train.loop.step import Batch, StepDraws
 from edgekit.train.stages.consistency import PseudoLabels
 from edgekit.train.stages.finetuning import FinetuneTask, Pool, layer_shares
 from edgekit.train.stages.linear_head import fit_linear, start_from_probe
 from edgekit.train.stages.teacher import left_out_error
-from edgekit.train.stages.training_tasks import Batch, StepDraws
 from tests.helpers.distilled import CLASSES, NO_AUGMENTATION, classifier, images
 
 UNIFORM = torch.full((len(CLASSES),), 1 / len(CLASSES))

@@ -23,10 +23,11 @@ from edgekit.recipe import Augmentation
 from edgekit.recipe.methods import METHODS as CONFIGS
 from edgekit.run import Run
 from edgekit.train.loop.collapse import verdict
+from edgekit.train.loop.step import Batch, StepDraws
 from edgekit.train.pretrain import METHODS, build_method
 from edgekit.train.pretrain.method import Method, Views
 from edgekit.train.stages.pipeline import train
-from edgekit.train.stages.training_tasks import Batch, ClassifyTask, StepDraws
+from edgekit.train.stages.training_tasks import ClassifyTask
 
 POOL, BATCH = 64, 32
 ADAMW = {"name": "adamw", "lr": 2e-3, "scale_lr": False, "weight_decay": 1e-4, "warmup_epochs": 0}

@@ -14,7 +14,7 @@ from edgekit.data.images import ImageSet
 from edgekit.errors import RunError
 from edgekit.models.classifier import Classifier
 from edgekit.recipe import Architecture, Augmentation, Hardware, Optimizer
-from edgekit.train import engine
+from edgekit.train.loop import engine
 from edgekit.train.loop.devices import has_fast_bf16
 from edgekit.train.loop.engine import TrainingInterrupted, fit
 from edgekit.train.loop.loader import ShuffledImages

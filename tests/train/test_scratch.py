@@ -19,10 +19,11 @@ from edgekit.files import digest_of, sha256
 from edgekit.intervals import paired
 from edgekit.recipe import Supervised
 from edgekit.run import Run
-from edgekit.train import scratch, stages
 from edgekit.train.assess import evaluate
 from edgekit.train.draws import accuracies, check_draws, train_draws
 from edgekit.train.loop.engine import TrainingInterrupted
+from edgekit.train.stages import pipeline as stages
+from edgekit.train.stages import scratch
 from edgekit.train.stages.pipeline import Report, train
 from tests.helpers.recipe_changes import TINY, changed
 

@@ -181,7 +181,7 @@ RECIPE = {
 @pytest.mark.slow
 def test_a_pool_that_shrinks_while_it_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file vanishes: a clear line. It stays away: refused. It comes back: the same bits as if nothing had been."""
-    from edgekit.train import stages
+    from edgekit.train.stages import pipeline as stages
     from edgekit.train.stages.pipeline import train
 
     monkeypatch.chdir(tmp_path)

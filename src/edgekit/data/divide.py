@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.labels import budget_counts, draw, read_label_file, share, shuffled
-from edgekit.data.sources import Source
+from edgekit.data.sources import ImageSource
 from edgekit.errors import DataError
 from edgekit.recipe import DataConfig
 
@@ -32,7 +32,9 @@ class Division:
     notes: list[str]
 
 
-def divide(data: DataConfig, source: Source, digests: Sequence[str], test_digests: Sequence[str] | None) -> Division:
+def divide(
+    data: DataConfig, source: ImageSource, digests: Sequence[str], test_digests: Sequence[str] | None
+) -> Division:
     """Draw the test set, then the probe set, then the label budget; each is closed to what follows, by content.
 
     Args:
@@ -54,7 +56,7 @@ def copies_of(digests: Sequence[str], taken: Iterable[str]) -> NDArray[np.bool_]
 
 
 class _Divider:
-    def __init__(self, data: DataConfig, source: Source, digests: Sequence[str]) -> None:
+    def __init__(self, data: DataConfig, source: ImageSource, digests: Sequence[str]) -> None:
         assert source.labels is not None
         self.data = data
         self.source = source

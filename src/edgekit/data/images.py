@@ -97,5 +97,5 @@ class ImageSet:
         """SHA-256 over the content digests in their order, the labels and S: equal for equal pictures, whatever their names."""
         digest = hashlib.sha256(f"S={self.side}\n".encode())
         digest.update("\n".join(self.digests).encode())
-        digest.update(b"unlabeled" if self.labels is None else self.labels.astype("<i8").tobytes())
+        digest.update(b"unlabelled" if self.labels is None else self.labels.astype("<i8").tobytes())
         return digest.hexdigest()

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from edgekit.data.sources import DIGITS, Source, check_same_classes, existing_folder, open_labeled, open_pool
+from edgekit.data.sources import DIGITS, ImageSource, check_same_classes, existing_folder, open_labeled, open_pool
 from edgekit.errors import DataError
 from edgekit.image_files import MAX_PIXELS, image_header
 from edgekit.pixel_range import DEEP
 from edgekit.walk import is_system
 
 SIZES = (32, 64, 96, 128, 224)
-_TRAIN = ("train", "training", "labeled", "labeled")
+_TRAIN = ("train", "training", "labelled", "labeled")  # codespell:ignore
 _TEST = ("test", "testing", "val", "valid", "validation")  # a test set before a validation set
-_POOL = ("unlabeled", "unlabeled", "pool", "unsup")
+_POOL = ("unlabelled", "unlabeled", "pool", "unsup")  # codespell:ignore
 _LOOKED_AT = 256  # images whose header is read for their size
 
 
@@ -105,7 +105,7 @@ def _check_classes_alone(folder: str, folders: list[Path], special: Path | None)
         )
 
 
-def _pile(name: str, pool: Source) -> Layout:
+def _pile(name: str, pool: ImageSource) -> Layout:
     looked_at = _LookedAt(pool)
     return Layout(
         name=name, labeled=None, test=None, pool=pool.where, classes=[], labeled_images=0, smallest_class=0, test_images=0,
@@ -113,7 +113,7 @@ def _pile(name: str, pool: Source) -> Layout:
     )  # fmt: skip
 
 
-def _layout(name: str, labeled: Source, test: Source | None, pool: Source | None) -> Layout:
+def _layout(name: str, labeled: ImageSource, test: ImageSource | None, pool: ImageSource | None) -> Layout:
     assert labeled.labels is not None
     looked_at = _LookedAt(pool or labeled)
     notes = dict.fromkeys(note for source in (labeled, test, pool) if source is not None for note in source.notes)
@@ -147,7 +147,7 @@ def _is_folder(path: Path) -> bool:
 class _LookedAt:
     """A sample of a source's images, by their headers."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: ImageSource) -> None:
         self.source = source
         self.count = self.deep = self.large = 0
         self.sides: list[int] = []

@@ -17,7 +17,7 @@ from edgekit.data.images import ImageSet, Skipped
 from edgekit.data.pile import divide_pile
 from edgekit.data.pixels import Pixels, choose, read_only
 from edgekit.data.ranges import stated, with_range
-from edgekit.data.sources import Source, check_same_classes, official_test, open_labeled, open_pool
+from edgekit.data.sources import ImageSource, check_same_classes, official_test, open_labeled, open_pool
 from edgekit.errors import DataError
 from edgekit.files import write_bytes, write_json
 from edgekit.pixel_range import PixelRange
@@ -110,7 +110,7 @@ def _pile_splits(data: DataConfig, run: Run | None) -> Splits:
     return replace(splits, pixel_range=pixel_range)
 
 
-def _divided_pile(data: DataConfig, source: Source) -> Splits:
+def _divided_pile(data: DataConfig, source: ImageSource) -> Splits:
     store = _Store(data)
     decoded = store.decode(source, stream=data.stream)
     pile = divide_pile(data, source, decoded.digests)
@@ -123,7 +123,9 @@ def _divided_pile(data: DataConfig, source: Source) -> Splits:
     return Splits(pile.classes, pool, budget, probe, test, store.skipped, store.notes)
 
 
-def _divided(data: DataConfig, source: Source, test_source: Source | None, pool_source: Source | None) -> Splits:
+def _divided(
+    data: DataConfig, source: ImageSource, test_source: ImageSource | None, pool_source: ImageSource | None
+) -> Splits:
     store = _Store(data)
     decoded = store.decode(source, stream=data.stream)
     test: ImageSet | None = None
@@ -182,7 +184,7 @@ class _Store:
         self.notes: list[str] = []
 
     def decode(
-        self, source: Source, preprocessing: Preprocessing | None = None, stream: Stream | None = None
+        self, source: ImageSource, preprocessing: Preprocessing | None = None, stream: Stream | None = None
     ) -> Decoded:
         """Decode as training images, or as `preprocessing` says."""
         decoded = decode(source, preprocessing or self.training, self.max_skipped, stream)
@@ -191,7 +193,7 @@ class _Store:
         self.skipped += [s for s in decoded.skipped if s not in known]
         return decoded
 
-    def budget(self, source: Source, decoded: Decoded, rows: Rows) -> ImageSet:
+    def budget(self, source: ImageSource, decoded: Decoded, rows: Rows) -> ImageSet:
         """The labeled training images; decoded once and for all, unless they are as many as the pool that is streamed."""
         if decoded.lazy is None:
             return _copy(source, decoded, rows)
@@ -200,7 +202,7 @@ class _Store:
         part = source.subset(rows)
         return _whole(part, self.decode(part))
 
-    def evaluation_set(self, source: Source, decoded: Decoded, rows: Rows) -> ImageSet:
+    def evaluation_set(self, source: ImageSource, decoded: Decoded, rows: Rows) -> ImageSet:
         """Images of the labeled source as evaluation sees them; decoded again where training stores another square."""
         if (self.training == self.evaluation and decoded.lazy is None) or not len(rows):
             images = _copy(source, decoded, rows)
@@ -210,7 +212,7 @@ class _Store:
         return _whole(part, self.decode(part, self.evaluation))
 
 
-def _pool(source: Source, decoded: Decoded, test: ImageSet, probe: ImageSet, notes: list[str]) -> ImageSet:
+def _pool(source: ImageSource, decoded: Decoded, test: ImageSet, probe: ImageSet, notes: list[str]) -> ImageSet:
     """A folder's images that are in neither the test nor the probe set."""
     free = np.array([bool(d) for d in decoded.digests], dtype=bool)
     for other, name in ((test, "test"), (probe, "probe")):
@@ -228,16 +230,16 @@ def _pool(source: Source, decoded: Decoded, test: ImageSet, probe: ImageSet, not
     return _without_labels(_chosen(source, decoded, np.flatnonzero(free)))
 
 
-def _copy(source: Source, decoded: Decoded, rows: Rows) -> ImageSet:
+def _copy(source: ImageSource, decoded: Decoded, rows: Rows) -> ImageSet:
     return _set(source, decoded, read_only(decoded.images[rows]), rows)
 
 
-def _whole(source: Source, decoded: Decoded) -> ImageSet:
+def _whole(source: ImageSource, decoded: Decoded) -> ImageSet:
     """All images that could be read."""
     return _chosen(source, decoded, np.flatnonzero([bool(d) for d in decoded.digests]))
 
 
-def _chosen(source: Source, decoded: Decoded, rows: Rows) -> ImageSet:
+def _chosen(source: ImageSource, decoded: Decoded, rows: Rows) -> ImageSet:
     """The images at `rows` (sorted), without a copy of their pixels.
 
     The images beyond the new length stand in the gaps before it. The order is part of the set's digest, which the stages of
@@ -249,7 +251,7 @@ def _chosen(source: Source, decoded: Decoded, rows: Rows) -> ImageSet:
     return _set(source, decoded, choose(decoded.images, order), order)
 
 
-def _set(source: Source, decoded: Decoded, images: Pixels, order: Rows) -> ImageSet:
+def _set(source: ImageSource, decoded: Decoded, images: Pixels, order: Rows) -> ImageSet:
     return ImageSet(
         images=images,
         names=[source.names[i] for i in order],

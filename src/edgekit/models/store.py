@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Annotated, Any, TypeVar
 
 import safetensors.torch
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 
 from edgekit.errors import EdgekitError, RunError, shortened
@@ -21,6 +21,7 @@ from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.models.heads import ProjectionHead
 from edgekit.models.weight_files import read_safetensors
 from edgekit.recipe import Architecture
+from edgekit.spelling import translated_keys
 
 _Width = Annotated[int, Field(ge=1, le=1 << 16)]
 FILES = ["model.json", "model.safetensors"]
@@ -44,6 +45,11 @@ class _Head(BaseModel):
     output: _Width
     layers: int = Field(ge=1, le=64)
     normalize_output: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, content: Any) -> Any:
+        return translated_keys(content, cls.model_fields) if isinstance(content, dict) else content
 
 
 class _Described(BaseModel):

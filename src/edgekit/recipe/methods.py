@@ -198,6 +198,6 @@ Pretrain = Annotated[
     Field(discriminator="method"),
 ]
 METHODS: dict[str, type[MethodConfig]] = {
-    "simclr": SimCLRConfig, "moco": MoCoConfig, "instdisc": InstDiscConfig, "byol": BYOLConfig, "simsiam": SimSiamConfig, "byol+gsg": BYOLGuidedConfig,
-    "simsiam+gsg": SimSiamGuidedConfig, "triplet": TripletConfig,
+    "simclr": SimCLRConfig, "moco": MoCoConfig, "instdisc": InstDiscConfig, "byol": BYOLConfig, "simsiam": SimSiamConfig,
+    "byol+gsg": BYOLGuidedConfig, "simsiam+gsg": SimSiamGuidedConfig, "triplet": TripletConfig,
 }  # fmt: skip

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from edgekit.pixel_range import PixelRange, check_pixel_range
 from edgekit.preprocess import MAX_PIXELS, Preprocessing
 from edgekit.recipe.bounds import BOUNDS
+from edgekit.spelling import translated_keys
 
 TORCHVISION = "torchvision:"  # before the name of one of torchvision's sets
 SMALL_IMAGE = 64  # at or below this size, the CIFAR settings of SimCLR (appendix B.9) are the defaults
@@ -22,6 +23,12 @@ class RecipePart(BaseModel):
     """A part of the recipe: no unknown keys, no change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_names(cls, content: Any) -> Any:
+        """Keys as recipes spelled them before American spelling."""
+        return translated_keys(content, cls.model_fields) if isinstance(content, dict) else content
 
     @model_validator(mode="before")
     @classmethod

@@ -17,6 +17,7 @@ from edgekit.recipe.methods import METHODS
 from edgekit.recipe.parts import default_test
 from edgekit.recipe.plain_yaml import MOST_BYTES, Dumper, read_yaml
 from edgekit.recipe.whole import Recipe
+from edgekit.spelling import KEYS, translated
 from edgekit.validation import problems
 
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -45,6 +46,7 @@ def recipe_of(source: Recipe | Path | str | Mapping[str, Any], overrides: Overri
             f"a recipe is a path, a dictionary or an edgekit.Recipe, not {type(source).__name__}",
             'for instance edgekit.Recipe.read("recipe.yaml")',
         )
+    content = translated(content)
     _override(content, overrides)
     return parse(content)
 
@@ -69,6 +71,7 @@ def load(path: Path | str, overrides: Overrides = ()) -> Recipe:
         content = {}
     if not isinstance(content, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(content).__name__}")
+    content = translated(content)
     _override(content, overrides)
     return parse(content, where=str(path))
 
@@ -91,6 +94,7 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
     the learning rate of the distillation's optimizer and nothing else of it; `pretrain.method` chooses whose defaults those
     of the pretraining are.
     """
+    content = translated(content)
     defaults = Recipe().model_dump(mode="json", by_alias=True)
     pretrain = content.get("pretrain")
     method = METHODS.get(str(pretrain.get("method", "simclr"))) if isinstance(pretrain, dict) else None
@@ -138,6 +142,7 @@ def _whole_student(merged: dict[str, Any], content: dict[str, Any]) -> None:
 
 
 def _override(content: dict[str, Any], overrides: Overrides) -> None:
+    """Set keys of a recipe that has today's names; a key may be given by an earlier one."""
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
             _set(content, str(key), value, f"override {shortened(str(key))}")
@@ -155,7 +160,7 @@ def _override(content: dict[str, Any], overrides: Overrides) -> None:
 
 
 def _set(content: dict[str, Any], key: str, value: Any, where: str) -> None:
-    *parents, last = key.strip().split(".")
+    *parents, last = (KEYS.get(name, name) for name in key.strip().split("."))
     if len(parents) > _DEEPEST_KEY:
         raise RecipeError(f"{where}: no key of a recipe has so many parts", "for instance --set pretrain.epochs=20")
     node = content

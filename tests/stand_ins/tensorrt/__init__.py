@@ -19,7 +19,7 @@ __version__ = os.environ.get("STAND_IN_TENSORRT", "10.3.0")
 _release = tuple(int(part) for part in __version__.split("."))
 _listing = "11.4" if _release[0] == 11 else "10.16" if _release >= (10, 12) else "10.3"
 _names = json.loads(
-    (Path(__file__).parents[2] / "data" / "tensorrt_api" / f"{_listing}.json").read_text(encoding="utf-8")
+    (Path(__file__).parents[2] / "fixtures" / "tensorrt_api" / f"{_listing}.json").read_text(encoding="utf-8")
 )
 for _name, _members in _names.items():
     if isinstance(_members, dict):

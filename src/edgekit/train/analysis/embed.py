@@ -16,7 +16,7 @@ from edgekit.data.decode import decode
 from edgekit.data.images import Skipped
 from edgekit.data.pixels import Pixels, center_crop
 from edgekit.data.ranges import of_run
-from edgekit.data.sources import DIGITS, Source, open_pool
+from edgekit.data.sources import DIGITS, ImageSource, open_pool
 from edgekit.data.splits import load_splits
 from edgekit.errors import DataError
 from edgekit.foreign import Unreadable, read_json
@@ -125,7 +125,7 @@ class Embedding:
         notes: what a user should know about the images, one sentence each.
     """
 
-    source: Source
+    source: ImageSource
     rows: list[int]
     files: list[str]
     images: NDArray[np.uint8]
@@ -262,7 +262,7 @@ def _against_pool(
     return cosines[:, -1], _definition(k, f"the {len(pool):,} images of the run's pool, itself left out")
 
 
-def _labels(source: Source, rows: Sequence[int]) -> list[str | None]:
+def _labels(source: ImageSource, rows: Sequence[int]) -> list[str | None]:
     """The first folder of each path: of folders with a sub-folder a class, the class."""
     if source.where != DIGITS and not Path(source.where).expanduser().is_dir():
         return [None] * len(rows)

@@ -1,7 +1,6 @@
 """Distillation: the student learns what the teachers answer to the same augmented images.
 
-The plain loss (`kd`) is `edgekit.train.pretrain.losses.distillation`; the others are here. All are computed in float32
-whatever the autocast (float64 stays).
+The plain loss (`kd`) is `distillation`. All losses are computed in float32 whatever the autocast (float64 stays).
 """
 
 from __future__ import annotations
@@ -23,10 +22,27 @@ from edgekit.models.classifier import Classifier
 from edgekit.models.momentum import Momentum
 from edgekit.recipe import Distill
 from edgekit.train.distill.teachers import Teacher
-from edgekit.train.pretrain.losses import distillation, precise
-from edgekit.train.stages.training_tasks import Batch, StepDraws, StepOutcome
+from edgekit.train.loop.numerics import precise
+from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 
 _NEVER = -1e9  # the logit of a class that is left out: boolean indexing would make shapes dynamic
+
+
+def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Soft cross-entropy of the student under the teacher's labels, times T^2 (SimCLR v2, equation 2; Hinton et al. 2015).
+
+    Args:
+        student: logits (n, k).
+        teacher: logits (n, k); no gradient flows into them.
+        temperature: T > 0, of both.
+
+    Returns:
+        float32 scalar: T^2 * mean over n of -sum_y P_teacher(y; T) log P_student(y; T). Its rounding is absolute, about T^2 2^-24:
+        where both are sure of one class, log P is log(1 + e) of a tiny e, and a loss of 1e-5 has few digits. The gradient,
+        T (P_student - P_teacher) / n, is no worse for it.
+    """
+    targets = F.softmax(precise(teacher.detach()) / temperature, dim=1)
+    return F.cross_entropy(precise(student) / temperature, targets) * temperature**2
 
 
 def decoupled(

@@ -39,6 +39,7 @@ from edgekit.models import weight_files
 from edgekit.models.encoders import Encoder
 from edgekit.progress import Advance, progress
 from edgekit.recipe import Hardware, Optimizer, warmup_steps
+from edgekit.spelling import KEYS
 from edgekit.terminal import echo
 from edgekit.train.loop.collapse import verdict
 from edgekit.train.loop.devices import device_for, full_float32, has_fast_bf16
@@ -47,8 +48,8 @@ from edgekit.train.loop.loader import Ahead, Batches, seed_for
 from edgekit.train.loop.memory import is_out_of_memory, keep_freed_memory, largest_that_fits
 from edgekit.train.loop.optim import build_optimizer, warmup_cosine
 from edgekit.train.loop.resumable import check_history, check_optimizer, check_progress, check_weights
+from edgekit.train.loop.step import StepDraws
 from edgekit.train.loop.timing import TimedTraining, timed_training
-from edgekit.train.stages.training_tasks import StepDraws
 
 CHECKPOINT = "last.ckpt"
 EARLIER_SECONDS = "earlier_seconds"
@@ -379,13 +380,22 @@ def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
     try:
         content = weight_files.read_checkpoint(path, map_location)
         with understood(path, "a checkpoint of edgekit's"):
-            return _checked(content)
+            return _checked(_renamed(content))
     except Unreadable as error:
         reason = "it holds more than weights" if isinstance(error, weight_files.NotWeights) else error.reason
         raise RunError(
             f"{path}: damaged checkpoint: {reason}",
             f"delete it to train the stage {path.parent.name} again from its start",
         ) from error
+
+
+def _renamed(content: Any) -> Any:
+    """A checkpoint whose tensors have today's names."""
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        return content
+    names = {name: ".".join(KEYS.get(part, part) for part in str(name).split(".")) for name in state}
+    return {**content, "state_dict": {names[name]: value for name, value in state.items()}}
 
 
 # What Lightning goes on from.

@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset
 from edgekit.data.images import ImageSet
 from edgekit.recipe.budget import even_batches, whole_batches
 from edgekit.train.loop.distributed import rank, world_size
-from edgekit.train.stages.training_tasks import Batch
+from edgekit.train.loop.step import Batch
 
 _AHEAD = 2  # batches that are prepared while one is trained on
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from edgekit.train.stages.training_tasks import Batch, StepDraws
+from edgekit.train.loop.step import Batch, StepDraws
 
 # Of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4

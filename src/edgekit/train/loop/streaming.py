@@ -15,7 +15,7 @@ from edgekit.data.lazy import LazyPixels
 from edgekit.processors import usable_cpus
 from edgekit.train.loop.distributed import world_size
 from edgekit.train.loop.loader import ShuffledImages
-from edgekit.train.stages.training_tasks import Batch
+from edgekit.train.loop.step import Batch
 
 _BUFFER_BYTES = 256 << 20  # decoded ahead of the training, at most (but always the next batch)
 _MOST_AHEAD = 16  # batches

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from edgekit.data.to_device import to_device
 from edgekit.train.loop.distributed import gather, rank
+from edgekit.train.loop.numerics import precise
 from edgekit.train.pretrain.byol import BYOL
-from edgekit.train.pretrain.losses import precise
 from edgekit.train.pretrain.siamese import Siamese
 from edgekit.train.pretrain.simsiam import SimSiam
 

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from edgekit.data.to_device import to_device
 from edgekit.recipe.methods import InstDiscConfig as Config
 from edgekit.train.loop.distributed import gather
-from edgekit.train.pretrain.losses import info_nce, nce, nce_log_normalizer, unit
+from edgekit.train.loop.numerics import unit
+from edgekit.train.pretrain.losses import info_nce, nce, nce_log_normalizer
 from edgekit.train.pretrain.method import Loss, Method, Views
 
 

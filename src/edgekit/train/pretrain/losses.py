@@ -1,4 +1,4 @@
-"""The losses of the contrastive methods and of distillation, each with its paper and equation.
+"""The losses of the contrastive methods, each with its paper and equation.
 
 All are computed in float32 whatever the autocast (float64 stays). With several processes, each one's rows are compared with what all of them have,
 and the loss is the mean over its own rows: the mean of the processes' losses is the loss of the whole batch.
@@ -14,19 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgekit.train.loop.distributed import gather, rank, world_size
+from edgekit.train.loop.numerics import unit
 
 _MASKED = -1e9  # a large negative fill: boolean indexing would make shapes dynamic and synchronize with the host
 _FARTHER = 5.0  # than any squared distance of unit vectors, which is at most 4
-
-
-def precise(vectors: Tensor) -> Tensor:
-    """float32 at least."""
-    return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
-
-
-def unit(vectors: Tensor) -> Tensor:
-    """l2-normalized rows of (n, d), in float32 at least."""
-    return F.normalize(precise(vectors), dim=1)
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
@@ -159,23 +150,6 @@ def triplet(first: Tensor, second: Tensor, margin: float, mining: Mining) -> Ten
         farthest = distances.masked_fill(same_image, -1.0).max(1).values
         negatives = torch.where(beyond.any(1), nearest_beyond, farthest)
     return F.relu(positives[:, 0] - negatives + margin).mean()
-
-
-def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Soft cross-entropy of the student under the teacher's labels, times T^2 (SimCLR v2, equation 2; Hinton et al. 2015).
-
-    Args:
-        student: logits (n, k).
-        teacher: logits (n, k); no gradient flows into them.
-        temperature: T > 0, of both.
-
-    Returns:
-        float32 scalar: T^2 * mean over n of -sum_y P_teacher(y; T) log P_student(y; T). Its rounding is absolute, about T^2 2^-24:
-        where both are sure of one class, log P is log(1 + e) of a tiny e, and a loss of 1e-5 has few digits. The gradient,
-        T (P_student - P_teacher) / n, is no worse for it.
-    """
-    targets = F.softmax(precise(teacher.detach()) / temperature, dim=1)
-    return F.cross_entropy(precise(student) / temperature, targets) * temperature**2
 
 
 def _compared(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,8 @@ from edgekit.data.to_device import to_device
 from edgekit.models.momentum import Momentum
 from edgekit.recipe.methods import MoCoConfig as Config
 from edgekit.train.loop.distributed import gather, is_synchronized, rank, world_size
-from edgekit.train.pretrain.losses import info_nce, unit
+from edgekit.train.loop.numerics import unit
+from edgekit.train.pretrain.losses import info_nce
 from edgekit.train.pretrain.method import Loss, Method, Views
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from edgekit.models.heads import PredictionHead
 from edgekit.recipe.methods import BYOLConfig, SimSiamConfig
-from edgekit.train.pretrain.losses import precise
+from edgekit.train.loop.numerics import precise
 from edgekit.train.pretrain.method import Loss, Method, Views
 
 

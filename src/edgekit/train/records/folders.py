@@ -22,10 +22,11 @@ from edgekit.temporary import remove_debris, temporary_folder
 from edgekit.train.loop.engine import CHECKPOINT, EARLIER_SECONDS
 from edgekit.train.records.inputs import made_from
 from edgekit.train.records.unfinished import STARTED, read_started, refuse_changed, write_started
-from edgekit.train.stages.scratch import CANDIDATES, CURRENT
 
 _RECORD = "stage.json"
 _LOCK = ".lock"
+CANDIDATES = "candidates"  # folder of the settings that the network from scratch tries
+CURRENT = "candidate.json"  # which of them is being trained
 # Whatever a stage writes before its record.
 _WRITTEN = {
     STARTED, CHECKPOINT, "history.csv", "tensorboard", "views.png", "model.json", "model.safetensors", "labels.csv", "probe.csv",

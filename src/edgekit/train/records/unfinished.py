@@ -11,7 +11,8 @@ from typing import Any
 from edgekit.errors import RunError
 from edgekit.files import digest_of, write_json
 from edgekit.foreign import Unreadable, read_json
-from edgekit.run import Run
+from edgekit.run import Run, with_todays_names
+from edgekit.spelling import translated_keys
 from edgekit.stages import STAGES
 from edgekit.train.loop.engine import CHECKPOINT
 from edgekit.train.records.inputs import made_from
@@ -57,7 +58,7 @@ def read_started(folder: Path) -> StartedStage | None:
         inputs, images = content.get("inputs", {}), content.get("images", {})
         if not (isinstance(inputs, dict) and isinstance(images, dict)):
             return StartedStage("damaged")
-        return StartedStage(str(content["digest"]), inputs, images)
+        return StartedStage(**with_todays_names(inputs, str(content["digest"])), images=translated_keys(images))
     except Unreadable as error:
         return None if error.missing else StartedStage("damaged")
     except KeyError:

@@ -13,7 +13,7 @@ from torch import distributed as dist
 from torch.nn import functional as F
 
 from edgekit.train.loop.distributed import world_size
-from edgekit.train.pretrain.losses import precise
+from edgekit.train.loop.numerics import precise
 
 _MOMENTUM = 0.99  # of the running means; FreeMatch has 0.999 for a million steps
 _FLOOR = 1e-6  # of a share that is divided by

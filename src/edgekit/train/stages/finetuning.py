@@ -17,8 +17,8 @@ from edgekit.models.classifier import Classifier
 from edgekit.models.momentum import Momentum
 from edgekit.recipe import Finetune
 from edgekit.train.loop.distributed import world_size
+from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from edgekit.train.stages.consistency import PseudoLabels, pseudo_label_loss
-from edgekit.train.stages.training_tasks import Batch, StepDraws, StepOutcome
 
 _LOOK_EVERY = 20  # steps between two looks at the drift, which wait for the device
 

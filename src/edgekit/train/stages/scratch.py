@@ -26,9 +26,8 @@ from edgekit.shares import percent
 from edgekit.terminal import echo
 from edgekit.train.loop.distributed import broadcast, rank
 from edgekit.train.loop.engine import CHECKPOINT, EARLIER_SECONDS, Diverged
+from edgekit.train.records.folders import CANDIDATES, CURRENT
 
-CANDIDATES = "candidates"
-CURRENT = "candidate.json"
 LONGER = 3
 _RESULT = "result.json"
 _LOGS = ("history.csv", "tensorboard")

@@ -1,0 +1,37 @@
+"""What a training task receives and returns at each step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+
+class Batch(TypedDict, total=False):
+    """`images` uint8 (n, h, w, 3), `index` int64 (n) of the images in their set and, where there are any, `labels` int64 (n)."""
+
+    images: Tensor
+    index: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class StepDraws:
+    """The randomness of a step, from CPU generators that depend on the seed, the stage and the step alone.
+
+    Args:
+        own: another on every process: augmentation.
+        shared: the same on every process: what is drawn over the whole batch.
+    """
+
+    own: torch.Generator
+    shared: torch.Generator
+
+
+class StepOutcome(TypedDict):
+    """The loss (scalar with gradient) and scalars for the log (no gradient)."""
+
+    loss: Tensor
+    logs: dict[str, Tensor]
