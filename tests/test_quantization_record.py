@@ -22,6 +22,7 @@ from edgekit.quantization import (
     SearchRecord,
 )
 from edgekit.quantize.budget import cut_short
+from edgekit.spelling import translated
 
 # Written before the record had a type: its first variant by `edgekit export`, the second completed with the keys that only an
 # engine of TensorRT, distilled weights and blocks of layers bring.
@@ -61,9 +62,9 @@ def test_every_field_of_an_older_bundle_is_typed_and_written_again_as_it_was() -
     variants = old_variants()
     assert set(variants) == {"onnx-int8", "trt-rtx-int8"}
     for quantization, written in variants.values():
-        assert json.loads(quantization.model_dump_json()) == written
+        assert json.loads(quantization.model_dump_json()) == translated(written)
         assert all(not record.model_extra for record in records(quantization))
-    assert {key for _, written in variants.values() for key in written} == set(Quantization.model_fields)
+    assert {key for _, written in variants.values() for key in translated(written)} == set(Quantization.model_fields)
 
 
 def test_an_older_bundles_record_is_read_by_its_names() -> None:
@@ -72,7 +73,7 @@ def test_an_older_bundles_record_is_read_by_its_names() -> None:
     assert onnx.calibration is not None
     assert (onnx.calibration.images, onnx.calibration.drawn) == (20, "all")
     assert [(t.strategy, t.configuration, t.status, t.drop) for t in onnx.tried] == [
-        (t["strategy"], t["configuration"], t["status"], t.get("drop")) for t in written["tried"]
+        (t["strategy"], t["configuration"], t["status"], t.get("drop")) for t in translated(written)["tried"]
     ]
     assert [s.gain_db for s in onnx.sensitivity] == [s["gain_db"] for s in written["sensitivity"]]
     assert tensorrt.strategy == FLOAT_LAYERS
@@ -101,7 +102,7 @@ def test_a_damaged_field_counts_as_absent_and_an_unknown_one_is_kept() -> None:
 
 
 def test_what_was_never_set_is_not_written() -> None:
-    entry = Attempt(strategy="calibration", config="8-bit", status="not chosen")
+    entry = Attempt(strategy="calibration", configuration="8-bit", status="not chosen")
     assert entry.model_dump() == {"strategy": "calibration", "configuration": "8-bit", "status": "not chosen"}
     entry.status, entry.top1 = "rejected", None
     assert entry.model_dump() == {

@@ -397,7 +397,7 @@ def test_each_warning_is_given_when_it_is_due_and_only_then(
 def test_another_bench_at_the_same_time_is_a_warning(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "presence", lambda: nullcontext(lambda: False))
+    monkeypatch.setattr(rounds, "bench_lock", lambda: nullcontext(lambda: False))
     monkeypatch.setattr(rounds, "run_worker", lambda request: outcome([10**7] * 1400))
     bundle = Bundle.open(folder)
     results = bench(bundle, choose(bundle, ["onnx-fp32"])[0], tmp_path, plan=BenchPlan(rounds=1)).results

@@ -13,7 +13,7 @@ from edgekit import recipe as recipes
 from edgekit.data.augment import Augment, OneBranch
 from edgekit.data.to_device import to_device
 from edgekit.recipe import Augmentation
-from edgekit.train.distill.distillation import DistillTask, decoupled, ensemble, regression
+from edgekit.train.distill.distillation import DistillTask, decoupled, distillation, ensemble, regression
 from edgekit.train.distill.teachers import Teacher
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from edgekit.train.pretrain import METHODS, build_method, losses
@@ -147,7 +147,7 @@ def test_losses_of_bfloat16_are_float32() -> None:
         target = torch.zeros(COUNT, device=CUDA, dtype=torch.int64)
         answers = ensemble([first, second], 2.0)
         for value in (
-            losses.nt_xent(first, second, 0.1), losses.distillation(first, second, 2.0), losses.triplet(first, second, 0.5, "semi-hard"),
+            losses.nt_xent(first, second, 0.1), distillation(first, second, 2.0), losses.triplet(first, second, 0.5, "semi-hard"),
             decoupled(first, answers, target, 4.0, 1.0, 8.0), regression(first, second),
         ):  # fmt: skip
             assert (value.device, value.dtype) == (CUDA, torch.float32)
