@@ -46,8 +46,8 @@ class StageRecord(BaseModel):
     packages: dict[str, str] = Field(default_factory=dict)
 
 
-class Run:
-    """A run folder.
+class RunFolder:
+    """A run's folder: where its recipe and its stages lie. `edgekit.Run` is one that also opens the networks.
 
     Args:
         path: the folder; it need not exist yet.
@@ -157,3 +157,6 @@ class Run:
         )
         write_json(folder / "stage.json", record.model_dump(mode="json"))
         return record
+
+
+Run = RunFolder  # its name in the rooms that know no other

@@ -86,18 +86,55 @@ OTHERWISE = {
     "train": {"set": "overrides"},
     "export": {"zip": "archive", "model": "which", "compute_capability": "compute_capabilities"},
 }
-NOT_IN_PYTHON = {
-    "bench": {"device", "python", "wheel", "keep"}, "embed": {"neighbors"}, "export": {"list"},
-    "train": set(), "evaluate": set(),
-}  # fmt: skip
+NOT_IN_PYTHON = {"export": {"list"}}
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS_OF))
 def test_a_function_takes_what_its_command_takes_with_the_same_words(name: str) -> None:
     taken = set(inspect.signature(getattr(edgekit, name)).parameters)
     renamed = OTHERWISE.get(name, {})
-    said = {renamed.get(option, option) for option in option_names(name) - {"json"} - NOT_IN_PYTHON[name]}
+    said = {renamed.get(option, option) for option in option_names(name) - {"json"} - NOT_IN_PYTHON.get(name, set())}
     assert said <= taken, f"missing in Python: {said - taken}"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"variant": "onnx-fp32", "threads": 2, "quick": True, "seconds": 0.5, "cpus": [3, 0, 1]},
+        {"variant": ["onnx-fp32", "onnx-int8"], "batch": (1, 8), "provider": "cuda", "cpus": "0-2"},
+        {"scenario": "server", "find_rate": 20.5, "streams": 0, "seed": 7, "loadgen": True},
+        {"scenario": "multi-stream", "query": 4},
+        {"batch": 4, "profile": True},
+    ],
+)
+def test_a_device_is_told_what_the_function_was_told(given: dict[str, Any]) -> None:
+    from edgekit.api.benching import _words
+    from edgekit.bench.bundle_bench import processor_list
+    from edgekit.cli.bench import command
+
+    signature = inspect.signature(edgekit.bench)
+    bound = signature.bind("bundle.zip", device="ssh://pi", keep=True, output="here", **given)
+    bound.apply_defaults()
+    understood = command.make_context("bench", ["bundle.zip", *_words(bound.arguments)]).params
+    names = {"variant": "names", "batch": "batches", "find_rate": "bound_ms"}
+    for name in signature.parameters.keys() - {"bundle", "device", "python", "wheel", "keep", "output"}:
+        said, meant = understood[names.get(name, name)], bound.arguments[name]
+        if name == "cpus":
+            said, meant = processor_list(said), processor_list(meant) if isinstance(meant, str) else sorted(meant or ())
+        if name in {"variant", "batch", "cpus"}:
+            said, meant = list(said), list(meant) if isinstance(meant, (list, tuple)) else [meant]
+        assert said == meant, name
+    assert not understood["devices"]
+    assert understood["output"] is None
+
+
+def test_options_of_devices_without_a_device_are_refused(bundle: Bundle) -> None:
+    for option in ({"keep": True}, {"python": "python3"}, {"wheel": "edgekit.whl"}):
+        with pytest.raises(EdgekitError, match="name one with --device"):
+            edgekit.bench(bundle, **option)
+    with pytest.raises(EdgekitError, match="pi: not an address"):
+        edgekit.bench(bundle, device="pi")
 
 
 def test_load_takes_paths_and_bundles_and_closes_itself(bundle: Bundle) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -123,6 +123,7 @@ class Embedding:
         model: what embedded them.
         definition: of the anomaly score.
         notes: what a user should know about the images, one sentence each.
+        nearest: of each image that was asked about: the folder's images nearest to it, as positions in `files` with their cosines.
     """
 
     source: Source
@@ -143,18 +144,19 @@ class Embedding:
     model: Model
     definition: str
     notes: list[str]
+    nearest: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     def outliers(self, count: int) -> list[int]:
         """The images with the highest anomaly scores, the highest first."""
         return [int(i) for i in np.argsort(-self.anomaly, kind="stable")[:count]]
 
-    def nearest_to(self, image: Path, count: int) -> list[tuple[int, float]]:
+    def nearest_to(self, image: Path | str, count: int) -> list[tuple[int, float]]:
         """The folder's images that are nearest to any image, with their cosines; the same picture comes first with 1.
 
         Raises:
             DataError: it cannot be read.
         """
-        pixels = self.model.preprocessing.read(image, self.model.recipe.data.max_pixels)
+        pixels = self.model.preprocessing.read(Path(image), self.model.recipe.data.max_pixels)
         query, _ = self.model(pixels[None])
         bank = torch.from_numpy(self.features).to(query.device)
         cosines, rows = nearest(bank, query, min(count, len(self.files)))
