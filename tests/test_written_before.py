@@ -133,6 +133,7 @@ def test_a_result_is_read_and_written_as_it_is(path: str) -> None:
     assert isinstance(result.measurement, Latency | Profile | Evaluation | Transfer | Ablation)
     result.write(Path("again.json"))
     assert Result.read(Path("again.json")) == result
+    assert len(repr(result)) < 300
 
 
 def test_every_kind_of_result_is_among_the_files() -> None:
@@ -214,3 +215,4 @@ def test_transfer_and_embed_continue_with_a_run(command_line: Command) -> None:
     assert isinstance(Result.read(Path("run/transfer/transfer.json")).measurement, Transfer)
     found = edgekit.embed("run", "images", of="student", output="embedded")
     assert found.features.shape == (36, 64)
+    assert repr(found) == "<Embedding of images by the student: 36 images, 64 features each>"

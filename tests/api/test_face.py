@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +23,7 @@ from edgekit.bundle import Bundle
 from edgekit.children import needs_main
 from edgekit.errors import DataError, EdgekitError
 from edgekit.progress import progress
+from edgekit.terminal import echo
 from tests.helpers.tiny_bundle import make_bundle, some_images
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -245,34 +248,81 @@ STAND_IN = (
 )
 
 
-def test_progress_in_a_notebook_is_one_line_that_is_written_anew(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shown: list[str] = []
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A notebook's kernel: its `shell`, and its cells' `lines`, each with all that it has shown."""
+    lines: list[list[str]] = []
 
     def display(content: object, *, display_id: bool) -> SimpleNamespace:
         assert display_id
-        shown.append(repr(content))
-        return SimpleNamespace(update=lambda content: shown.append(repr(content)))
+        line = [repr(content)]
+        lines.append(line)
+        return SimpleNamespace(update=lambda content: line.append(repr(content)))
 
-    shell = SimpleNamespace(kernel=object())
+    shell = SimpleNamespace(kernel=object(), execution_count=1)
     ipython, of_display = ModuleType("IPython", STAND_IN), ModuleType("IPython.display", STAND_IN)
     ipython.get_ipython = lambda: shell  # type: ignore[attr-defined]
     of_display.display = display  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", of_display)
+    monkeypatch.setattr("edgekit.progress._over", None)
+    return SimpleNamespace(shell=shell, lines=lines)
+
+
+def test_progress_in_a_notebook_is_one_line_that_is_written_anew(
+    notebook: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     with progress("train", 4, done=1, unit="steps") as advance:
         for _ in range(3):
             advance(1, "loss\n0.5")
+    [shown] = notebook.lines
     assert "1/4 steps" in shown[0]
     assert "4/4 steps" in shown[-1]
     assert "loss" in shown[-1]
     assert all("\n" not in line for line in shown)
     assert capsys.readouterr() == ("", "")
-    del shell.kernel  # IPython in a terminal
+    del notebook.shell.kernel  # IPython in a terminal
     with progress("train", 4) as advance:
         advance(4)
-    assert "4/4 steps" in shown[-1]
+    assert len(notebook.lines) == 1
+
+
+def test_work_that_is_over_at_once_leaves_its_line_in_the_notebook_to_the_next(
+    notebook: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(title: str) -> None:
+        with progress(title, 4) as advance:
+            advance(4)
+
+    def last() -> list[str]:
+        return [line[-1].split()[0] for line in notebook.lines]
+
+    monkeypatch.setattr("edgekit.progress._SHORT_SECONDS", math.inf)
+    for title in ("kNN", "test", "advice"):
+        work(title)
+    assert last() == ["advice"]
+    echo("an error", err=True)  # what comes next belongs below it
+    work("teacher")
+    assert last() == ["advice", "teacher"]
+    with progress("outer", 2) as advance:  # in the line of `teacher`
+        work("inner")
+        advance(2)
+    assert last() == ["advice", "outer", "inner"]
+    notebook.shell.execution_count = 2  # another cell
+    work("student")
+    assert last() == ["advice", "outer", "inner", "student"]
+    monkeypatch.setattr("edgekit.progress._SHORT_SECONDS", 0)
+    notebook.shell.execution_count = 3
+    for title in ("pretrain", "finetune"):
+        work(title)
+    assert last() == ["advice", "outer", "inner", "student", "pretrain", "finetune"]
+
+
+def test_what_a_notebook_shows_of_an_object_is_one_line(bundle: Bundle, tmp_path: Path) -> None:
+    assert repr(bundle).startswith(f"<Bundle tiny in {bundle.path}: onnx-fp32 verified")
+    [result] = edgekit.bench(bundle, variant="onnx-fp32", quick=True, seconds=0.01, output=tmp_path)
+    assert re.fullmatch(r"<Result latency of onnx-fp32, batch 1: p50 \S+ ms, \S+ images/s>", repr(result))
+    assert str(result) == repr(result)
 
 
 def test_bench_from_python_writes_what_the_command_writes(bundle: Bundle, tmp_path: Path, edgekit: Any) -> None:

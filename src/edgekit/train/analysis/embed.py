@@ -27,6 +27,7 @@ from edgekit.preprocess import Preprocessing
 from edgekit.recipe import Architecture, Recipe
 from edgekit.run import Run
 from edgekit.stages import TRAINED_BY
+from edgekit.text import visible
 from edgekit.train.analysis.neighbors import distances, nearest
 from edgekit.train.analysis.projection import Projection, cluster, project
 from edgekit.train.evaluate import device_of, outputs
@@ -100,7 +101,7 @@ class Model:
         return both[:, :width], both[:, width:].softmax(1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Embedding:
     """What `embed` finds about n images; arrays have a row an image.
 
@@ -145,6 +146,10 @@ class Embedding:
     definition: str
     notes: list[str]
     nearest: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        count, width = self.features.shape
+        return f"<Embedding of {visible(self.source.where)} by the {self.model.of}: {count:,} images, {width} features each>"
 
     def outliers(self, count: int) -> list[int]:
         """The images with the highest anomaly scores, the highest first."""
