@@ -140,6 +140,26 @@ def test_options_of_devices_without_a_device_are_refused(bundle: Bundle) -> None
         edgekit.bench(bundle, device="pi")
 
 
+def test_export_takes_all_targets_as_the_command_does(capsys: pytest.CaptureFixture[str]) -> None:
+    from edgekit import targets
+    from edgekit.api.exporting import chosen_targets
+    from edgekit.export.listing import why_not_made
+
+    made = [name for name, target in targets.every().items() if not why_not_made(target)]
+    assert {"onnx", "openvino"} <= set(made)
+    assert chosen_targets("all") == chosen_targets(["onnx", "all"]) == tuple(made)
+    said = capsys.readouterr().err
+    assert all((f"{name} is left out: " in said) == (name not in made) for name in targets.every())
+    assert chosen_targets(["openvino", "onnx", "openvino"]) == ("openvino", "onnx")
+    assert chosen_targets("trt") == ("trt",)
+    assert chosen_targets(()) == targets.DEFAULT_TARGETS
+    for capabilities in ("8.6", ["8.6", "8.9"]):
+        with pytest.raises(EdgekitError, match="--compute-capability is of --target trt-rtx alone"):
+            edgekit.export("runs/none", compute_capabilities=capabilities)
+        with pytest.raises(EdgekitError, match="no such run"):
+            edgekit.export("runs/none", target=["onnx", "trt-rtx"], compute_capabilities=capabilities)
+
+
 def test_load_takes_paths_and_bundles_and_closes_itself(bundle: Bundle) -> None:
     image = some_images(1)[0]
     with edgekit.load(bundle.path, "onnx-fp32") as predictor:

@@ -74,8 +74,8 @@ def bench(
         keep: leave the bench's folder on the device.
 
     Returns:
-        One result for each variant and batch size, of several devices one device after the other; `machine` says what measured it,
-        `measurement` is an `edgekit.result.Latency`, or a `Profile`.
+        One result for each variant and batch size, of several devices in their order; `machine` is what measured it, and
+        `measurement` an `edgekit.result.Latency`, or a `Profile`.
 
     Raises:
         BundleError: the bundle is missing or damaged, or has nothing that could be measured.
