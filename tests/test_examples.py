@@ -62,7 +62,9 @@ def test_the_encoder_in_ones_own_pytorch(trained: tuple[Path, str]) -> None:
 
 
 @pytest.mark.slow
-def test_the_blocks_of_the_documentation(trained: tuple[Path, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_blocks_of_the_documentation(
+    trained: tuple[Path, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """docs/python.md, block by block as it stands, in a folder that holds what it names."""
     folder, _ = trained
     shutil.copy(ROOT / "examples" / "digits.yaml", folder / "recipe.yaml")
@@ -76,5 +78,7 @@ def test_the_blocks_of_the_documentation(trained: tuple[Path, str], monkeypatch:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
     assert len(blocks) >= 5
     state: dict[str, object] = {"__name__": "documentation"}
-    for block in blocks:
+    for i, block in enumerate(blocks):
         exec(compile(block, block, "exec"), state)
+        if i == 0:
+            assert capsys.readouterr().out.startswith("[('0', 0."), "the first prediction that a user sees is wrong"

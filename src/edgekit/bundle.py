@@ -24,6 +24,7 @@ from edgekit.foreign import MOST_JSON, Unreadable, open_regular, parse_json, par
 from edgekit.preprocess import Preprocessing
 from edgekit.quantization import Quantization
 from edgekit.targets import Precision
+from edgekit.text import visible
 
 BUNDLE_SCHEMA = 1
 MANIFEST = "bundle.json"
@@ -212,6 +213,10 @@ class Bundle:
         self.path = path
         self.manifest = manifest
         self.digest = digest
+
+    def __repr__(self) -> str:
+        variants = ", ".join(f"{variant.id} {variant.status}" for variant in self.manifest.variants)
+        return visible(f"<Bundle {self.manifest.name} in {self.path}: {variants}>")
 
     @classmethod
     def open(cls, path: Path | str, digest: str | None = None) -> Bundle:

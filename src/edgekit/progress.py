@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from edgekit import terminal
 from edgekit.terminal import echo, new_console
 from edgekit.text import visible
 
@@ -124,11 +125,38 @@ class _Shown:
 
 
 _CELL_BAR = 30  # characters
+_SHORT_SECONDS = 0.5
+
+
+class _Place:
+    """A line of a cell's output."""
+
+    def __init__(self, display: Any) -> None:
+        self._display = display
+        self._before = self._now()
+
+    def _now(self) -> tuple[object, int]:
+        shell = sys.modules["IPython"].get_ipython()
+        return getattr(shell, "execution_count", None), terminal.echoed()
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the cell is the same, and nothing was said in it since."""
+        return self._before == self._now()
+
+    def show(self, text: str) -> None:
+        self._display.update(_Shown(text))
+
+
+_over: _Place | None = (
+    None  # of work that was over at once: what comes next takes it, so that short work does not fill the page
+)
 
 
 @contextmanager
 def _cell(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
     """One line of a cell's output, written anew: it needs no widgets, and the last state stays in the saved notebook."""
+    global _over  # noqa: PLW0603 - as a cell's output is of the whole process
     from IPython.display import display
 
     began, last, at_start, latest = time.monotonic(), 0.0, done, ""
@@ -141,7 +169,11 @@ def _cell(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
         bar = "█" * full + "░" * (_CELL_BAR - full)
         return f"{title:<12} {bar} {done}/{total} {unit}  {duration(seconds)}{left}  {latest}".rstrip()
 
-    handle: Any = display(_Shown(text()), display_id=True)
+    place, _over = _over, None
+    if place is not None and place.is_last:
+        place.show(text())
+    else:
+        place = _Place(display(_Shown(text()), display_id=True))
 
     def advance(steps: int = 1, note: str = "") -> None:
         nonlocal done, last, latest
@@ -149,12 +181,14 @@ def _cell(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
         latest = note or latest
         if time.monotonic() - last >= _TELL_EVERY_SECONDS:
             last = time.monotonic()
-            handle.update(_Shown(text()))
+            place.show(text())
 
     try:
         yield advance
     finally:
-        handle.update(_Shown(text()))
+        place.show(text())
+        if time.monotonic() - began < _SHORT_SECONDS:
+            _over = place
 
 
 def _lines(title: str, total: int, done: int, unit: str) -> Advance:

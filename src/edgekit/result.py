@@ -13,6 +13,8 @@ from edgekit.errors import EdgekitError
 from edgekit.files import write_text
 from edgekit.foreign import Unreadable, read_bytes, understood
 from edgekit.machine import Machine, this_machine
+from edgekit.shares import percent
+from edgekit.text import visible
 from edgekit.validation import first_problem
 
 MOST_RESULT = 1 << 30  # bytes of a file: every sample is in it
@@ -374,6 +376,11 @@ class Result(ResultPart):
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
+    def __repr__(self) -> str:
+        return visible(f"<Result {self.measurement.kind} {_in_short(self.measurement)}>")
+
+    __str__ = __repr__  # all the samples of a measurement would fill a notebook
+
     @classmethod
     def of(cls, measurement: Latency | Profile | Evaluation | Ablation | Transfer, seed: int | None = None) -> Result:
         """A measurement made just now, on this machine, by this command."""
@@ -437,3 +444,19 @@ def _plausible(value: Any) -> bool:
 def now() -> str:
     """The time, in UTC, to the second, as ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _in_short(measurement: Latency | Profile | Evaluation | Ablation | Transfer) -> str:
+    """What a measurement found, for a person who looks at it in Python."""
+    if isinstance(measurement, Latency):
+        median = measurement.percentiles_ms.get("p50")
+        speed = f"p50 {median:.3g} ms" if median is not None else f"mean {measurement.mean_ms:.3g} ms"
+        return f"of {measurement.variant}, batch {measurement.batch}: {speed}, {measurement.throughput:.3g} images/s"
+    if isinstance(measurement, Profile):
+        return f"of {measurement.variant}, batch {measurement.batch}: {len(measurement.layers)} layers"
+    if isinstance(measurement, Evaluation):
+        scores = [s for s in measurement.scores if s.shots is None]
+        return f"of {measurement.run}: " + ", ".join(f"{s.model} {s.metric} {percent(s.value)}" for s in scores)
+    if isinstance(measurement, Ablation):
+        return f"of {measurement.recipe}: {len(measurement.cells)} of {measurement.planned} cells"
+    return f"of {measurement.run}: {', '.join(one.name for one in measurement.sets)}"

@@ -70,8 +70,8 @@ class StageRecord(BaseModel):
         return {**content, **with_todays_names(inputs, content.get("digest"))} if isinstance(inputs, dict) else content
 
 
-class Run:
-    """A run folder.
+class RunFolder:
+    """A run's folder: where its recipe and its stages lie. `edgekit.Run` is one that also opens the networks.
 
     Args:
         path: the folder; it need not exist yet.
@@ -181,3 +181,6 @@ class Run:
         )
         write_json(folder / "stage.json", record.model_dump(mode="json"))
         return record
+
+
+Run = RunFolder  # its name in the rooms that know no other

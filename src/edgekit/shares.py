@@ -19,15 +19,6 @@ def share_of(count: int, total: int) -> float:
     return count / total if total else math.nan
 
 
-def exact(share: float) -> float:
-    """The same share, as a float64 of the shortest decimal that is stored as this number: a float32 loses its noise.
-
-    Values from counts of up to some hundred thousand come out the same whether they were kept as float32 (as older results have
-    them) or as float64.
-    """
-    return float(_decimal(share)) if math.isfinite(share) else share
-
-
 def difference(a: float, b: float) -> float:
     """a - b of two shares, without the noise of either."""
     return float(_decimal(a) - _decimal(b)) if math.isfinite(a) and math.isfinite(b) else a - b

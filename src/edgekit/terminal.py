@@ -29,6 +29,14 @@ _PLAIN = {
 _NOT_ASCII = re.compile("[^\x00-\x7f]")
 
 
+_echoed = 0
+
+
+def echoed() -> int:
+    """How often `echo` has printed something."""
+    return _echoed
+
+
 def echo(*lines: str, err: bool = False) -> None:
     """Print lines, each of which stays one whatever is in it.
 
@@ -39,6 +47,8 @@ def echo(*lines: str, err: bool = False) -> None:
     Raises:
         OSError: nobody reads any more, or the disk that it goes to is full.
     """
+    global _echoed  # noqa: PLW0603 - as the streams are of the whole process
+    _echoed += 1
     stream = sys.stderr if err else sys.stdout
     stream.write("".join(f"{visible(line)}\n" for line in lines or ("",)))
     stream.flush()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +23,7 @@ from edgekit.bundle import Bundle
 from edgekit.children import needs_main
 from edgekit.errors import DataError, EdgekitError
 from edgekit.progress import progress
+from edgekit.terminal import echo
 from tests.helpers.tiny_bundle import make_bundle, some_images
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,18 +89,75 @@ OTHERWISE = {
     "train": {"set": "overrides"},
     "export": {"zip": "archive", "model": "which", "compute_capability": "compute_capabilities"},
 }
-NOT_IN_PYTHON = {
-    "bench": {"device", "python", "wheel", "keep"}, "embed": {"neighbors"}, "export": {"list"},
-    "train": set(), "evaluate": set(),
-}  # fmt: skip
+NOT_IN_PYTHON = {"export": {"list"}}
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS_OF))
 def test_a_function_takes_what_its_command_takes_with_the_same_words(name: str) -> None:
     taken = set(inspect.signature(getattr(edgekit, name)).parameters)
     renamed = OTHERWISE.get(name, {})
-    said = {renamed.get(option, option) for option in option_names(name) - {"json"} - NOT_IN_PYTHON[name]}
+    said = {renamed.get(option, option) for option in option_names(name) - {"json"} - NOT_IN_PYTHON.get(name, set())}
     assert said <= taken, f"missing in Python: {said - taken}"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"variant": "onnx-fp32", "threads": 2, "quick": True, "seconds": 0.5, "cpus": [3, 0, 1]},
+        {"variant": ["onnx-fp32", "onnx-int8"], "batch": (1, 8), "provider": "cuda", "cpus": "0-2"},
+        {"scenario": "server", "find_rate": 20.5, "streams": 0, "seed": 7, "loadgen": True},
+        {"scenario": "multi-stream", "query": 4},
+        {"batch": 4, "profile": True},
+    ],
+)
+def test_a_device_is_told_what_the_function_was_told(given: dict[str, Any]) -> None:
+    from edgekit.api.benching import _words
+    from edgekit.bench.bundle_bench import processor_list
+    from edgekit.cli.bench import command
+
+    signature = inspect.signature(edgekit.bench)
+    bound = signature.bind("bundle.zip", device="ssh://pi", keep=True, output="here", **given)
+    bound.apply_defaults()
+    understood = command.make_context("bench", ["bundle.zip", *_words(bound.arguments)]).params
+    names = {"variant": "names", "batch": "batches", "find_rate": "bound_ms"}
+    for name in signature.parameters.keys() - {"bundle", "device", "python", "wheel", "keep", "output"}:
+        said, meant = understood[names.get(name, name)], bound.arguments[name]
+        if name == "cpus":
+            said, meant = processor_list(said), processor_list(meant) if isinstance(meant, str) else sorted(meant or ())
+        if name in {"variant", "batch", "cpus"}:
+            said, meant = list(said), list(meant) if isinstance(meant, (list, tuple)) else [meant]
+        assert said == meant, name
+    assert not understood["devices"]
+    assert understood["output"] is None
+
+
+def test_options_of_devices_without_a_device_are_refused(bundle: Bundle) -> None:
+    for option in ({"keep": True}, {"python": "python3"}, {"wheel": "edgekit.whl"}):
+        with pytest.raises(EdgekitError, match="name one with --device"):
+            edgekit.bench(bundle, **option)
+    with pytest.raises(EdgekitError, match="pi: not an address"):
+        edgekit.bench(bundle, device="pi")
+
+
+def test_export_takes_all_targets_as_the_command_does(capsys: pytest.CaptureFixture[str]) -> None:
+    from edgekit import targets
+    from edgekit.api.exporting import chosen_targets
+    from edgekit.export.listing import why_not_made
+
+    made = [name for name, target in targets.every().items() if not why_not_made(target)]
+    assert {"onnx", "openvino"} <= set(made)
+    assert chosen_targets("all") == chosen_targets(["onnx", "all"]) == tuple(made)
+    said = capsys.readouterr().err
+    assert all((f"{name} is left out: " in said) == (name not in made) for name in targets.every())
+    assert chosen_targets(["openvino", "onnx", "openvino"]) == ("openvino", "onnx")
+    assert chosen_targets("trt") == ("trt",)
+    assert chosen_targets(()) == targets.DEFAULT_TARGETS
+    for capabilities in ("8.6", ["8.6", "8.9"]):
+        with pytest.raises(EdgekitError, match="--compute-capability is of --target trt-rtx alone"):
+            edgekit.export("runs/none", compute_capabilities=capabilities)
+        with pytest.raises(EdgekitError, match="no such run"):
+            edgekit.export("runs/none", target=["onnx", "trt-rtx"], compute_capabilities=capabilities)
 
 
 def test_load_takes_paths_and_bundles_and_closes_itself(bundle: Bundle) -> None:
@@ -208,34 +268,81 @@ STAND_IN = (
 )
 
 
-def test_progress_in_a_notebook_is_one_line_that_is_written_anew(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shown: list[str] = []
+@pytest.fixture
+def notebook(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A notebook's kernel: its `shell`, and its cells' `lines`, each with all that it has shown."""
+    lines: list[list[str]] = []
 
     def display(content: object, *, display_id: bool) -> SimpleNamespace:
         assert display_id
-        shown.append(repr(content))
-        return SimpleNamespace(update=lambda content: shown.append(repr(content)))
+        line = [repr(content)]
+        lines.append(line)
+        return SimpleNamespace(update=lambda content: line.append(repr(content)))
 
-    shell = SimpleNamespace(kernel=object())
+    shell = SimpleNamespace(kernel=object(), execution_count=1)
     ipython, of_display = ModuleType("IPython", STAND_IN), ModuleType("IPython.display", STAND_IN)
     ipython.get_ipython = lambda: shell  # type: ignore[attr-defined]
     of_display.display = display  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", of_display)
+    monkeypatch.setattr("edgekit.progress._over", None)
+    return SimpleNamespace(shell=shell, lines=lines)
+
+
+def test_progress_in_a_notebook_is_one_line_that_is_written_anew(
+    notebook: SimpleNamespace, capsys: pytest.CaptureFixture[str]
+) -> None:
     with progress("train", 4, done=1, unit="steps") as advance:
         for _ in range(3):
             advance(1, "loss\n0.5")
+    [shown] = notebook.lines
     assert "1/4 steps" in shown[0]
     assert "4/4 steps" in shown[-1]
     assert "loss" in shown[-1]
     assert all("\n" not in line for line in shown)
     assert capsys.readouterr() == ("", "")
-    del shell.kernel  # IPython in a terminal
+    del notebook.shell.kernel  # IPython in a terminal
     with progress("train", 4) as advance:
         advance(4)
-    assert "4/4 steps" in shown[-1]
+    assert len(notebook.lines) == 1
+
+
+def test_work_that_is_over_at_once_leaves_its_line_in_the_notebook_to_the_next(
+    notebook: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(title: str) -> None:
+        with progress(title, 4) as advance:
+            advance(4)
+
+    def last() -> list[str]:
+        return [line[-1].split()[0] for line in notebook.lines]
+
+    monkeypatch.setattr("edgekit.progress._SHORT_SECONDS", math.inf)
+    for title in ("kNN", "test", "advice"):
+        work(title)
+    assert last() == ["advice"]
+    echo("an error", err=True)  # what comes next belongs below it
+    work("teacher")
+    assert last() == ["advice", "teacher"]
+    with progress("outer", 2) as advance:  # in the line of `teacher`
+        work("inner")
+        advance(2)
+    assert last() == ["advice", "outer", "inner"]
+    notebook.shell.execution_count = 2  # another cell
+    work("student")
+    assert last() == ["advice", "outer", "inner", "student"]
+    monkeypatch.setattr("edgekit.progress._SHORT_SECONDS", 0)
+    notebook.shell.execution_count = 3
+    for title in ("pretrain", "finetune"):
+        work(title)
+    assert last() == ["advice", "outer", "inner", "student", "pretrain", "finetune"]
+
+
+def test_what_a_notebook_shows_of_an_object_is_one_line(bundle: Bundle, tmp_path: Path) -> None:
+    assert repr(bundle).startswith(f"<Bundle tiny in {bundle.path}: onnx-fp32 verified")
+    [result] = edgekit.bench(bundle, variant="onnx-fp32", quick=True, seconds=0.01, output=tmp_path)
+    assert re.fullmatch(r"<Result latency of onnx-fp32, batch 1: p50 \S+ ms, \S+ images/s>", repr(result))
+    assert str(result) == repr(result)
 
 
 def test_bench_from_python_writes_what_the_command_writes(bundle: Bundle, tmp_path: Path, edgekit: Any) -> None:

@@ -314,11 +314,18 @@ def test_a_script_without_a_guard_runs_once_even_where_processes_work_for_it(
 def test_embed_and_report_write_what_the_commands_write(
     trained: edgekit.Run, photos: Path, tmp_path: Path, command_line: Command
 ) -> None:
-    found = edgekit.embed(trained, photos, of="student", k=3, output=tmp_path / "a")
+    found = edgekit.embed(trained, photos, of="student", k=3, output=tmp_path / "a", neighbors=photos / "05.png")
     assert len(found.files) == 12
     assert found.features.shape == (12, trained.student().feature_dim)
-    code, _, err = command_line("embed", trained.path, photos, "--of", "student", "--k", 3, "--output", tmp_path / "b")
+    arguments = ("--of", "student", "--k", 3, "--output", tmp_path / "b", "--neighbors", photos / "05.png", "--json")
+    code, out, err = command_line("embed", trained.path, photos, *arguments)
     assert code == 0, err
+    [(image, near)] = found.nearest.items()
+    assert image == str(photos / "05.png")
+    assert found.files[near[0][0]] == "05.png"
+    assert near[0][1] == pytest.approx(1)
+    [said] = json.loads(out)["neighbors"].values()
+    assert [row["file"] for row in said] == [found.files[i] for i, _ in near]
     for name in ("features.parquet", "skipped.csv"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert (tmp_path / "b" / "map.html").is_file()

@@ -21,7 +21,7 @@ from edgekit.bench.remote import wheel
 from edgekit.bench.remote.address import Address, parse
 from edgekit.bench.remote.fan_out import bench_on
 from edgekit.bundle import Bundle
-from edgekit.errors import RemoteError
+from edgekit.errors import GateFailed, RemoteError
 from edgekit.files import sha256
 from edgekit.result import Latency, Profile, Result
 from tests.helpers.patience import until
@@ -127,6 +127,32 @@ def test_devices_side_by_side_and_one_that_cannot_be_reached(
     assert f"kept on the device: {kept}" in out
     assert "-kept-" in kept.name, "the next bench would take it for its own"
     assert (kept / "results" / "onnx-fp32-b1-t1.json").is_file()
+
+
+def test_python_benches_on_devices_as_the_command_does(
+    known: SshServer, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgekit import bench
+
+    options = {"variant": "onnx-fp32", "threads": 1, "quick": True, "seconds": 0.1, "python": sys.executable}
+    output = tmp_path / "the results"
+    [result] = bench(bundle, device=known.url, output=output, keep=True, **options)
+    assert Result.read(output / known.device / "onnx-fp32-b1-t1.json") == result
+    assert isinstance(result.measurement, Latency)
+    assert (result.measurement.variant, result.measurement.threads) == ("onnx-fp32", 1)
+    assert result.measurement.golden_top1_agreement == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert f"{known.url}: measuring" in said.err
+    assert f"{known.url}: kept on the device: " in said.err
+    assert list(tmp_path.glob("**/onnx-fp32-*.json")) == [output / known.device / "onnx-fp32-b1-t1.json"]
+
+    missing = f"ssh://127.0.0.1:{closed_port()}"
+    with pytest.raises(GateFailed, match=f"1 of 2 devices failed .*{missing}: .*Connection refused"):
+        bench(bundle, device=[known.url, missing], output=tmp_path / "other", **options)
+    assert (tmp_path / "other" / known.device / "onnx-fp32-b1-t1.json").is_file()
+    with pytest.raises(RemoteError, match="Connection refused"):
+        bench(bundle, device=missing, output=tmp_path / "none", **options)
 
 
 def test_a_changed_and_an_unknown_host_key_are_refused(

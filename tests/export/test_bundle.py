@@ -21,6 +21,7 @@ from edgekit.errors import ExportError, GateFailed, RuntimeMissing
 from edgekit.export import jobs, pack, pipeline, served, verify
 from edgekit.export.pipeline import gate, plan
 from edgekit.export.served import configurations
+from edgekit.export.verify import AccuracyBounds
 from edgekit.files import sha256
 from edgekit.quantize import qdq, quantizer, ranges
 from edgekit.quantize.calibration import Calibration
@@ -190,9 +191,9 @@ def test_bad_quantization_is_rejected_marked_and_kept_out_of_the_way(
     assert ("unsigned weights" in strategies) == (not dot_product)
     assert bad.quantization.strategy is None
     assert bundle.variant("onnx-fp32").status == "verified"
-    gate(bundle, ["onnx-fp32"])
+    gate(bundle, ["onnx-fp32"], AccuracyBounds())
     with pytest.raises(GateFailed, match="onnx-int8"):
-        gate(bundle, ["onnx-fp32", "onnx-int8"])
+        gate(bundle, ["onnx-fp32", "onnx-int8"], AccuracyBounds(max_drop=0.1))
     # Asked again it is rejected again, without being made again.
     again = export(tmp_path / "export", calibration=blank, targets=["onnx"], max_drop=0.1)
     assert again.digest == bundle.digest

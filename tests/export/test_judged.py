@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from edgekit.bundle import Bundle
-from edgekit.errors import ExportError
+from edgekit.errors import ExportError, GateFailed
 from edgekit.export.judged import Judged, shared
+from edgekit.export.pipeline import gate
+from edgekit.export.verify import AccuracyBounds
 from edgekit.quantize.selection import ADVISED, FEWEST, MOST_HELD_BACK, Candidates, digest_of_arrays
 from tests.helpers import exported
+from tests.helpers.tiny_bundle import make_bundle
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -150,3 +153,39 @@ def test_the_command_says_what_it_was_judged_on(edgekit: Run, tmp_path: Path, mo
     code, out, err = edgekit(*common, "--few-images", "--search-minutes", "0")
     assert code in {0, 1}, err
     assert "calibrated with only 5 images" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("precision", "found", "helps", "does_not"),
+    [
+        (
+            "int8",
+            {"drop": 0.03, "agreement": 0.95},
+            "more --calibration-images or a larger --max-drop",
+            "--min-agreement",
+        ),
+        ("fp32", {"drop": 0.03, "agreement": 0.95}, "a larger --max-drop", "--calibration-images"),
+        (
+            "int8",
+            {"drop": 0.0, "agreement": 0.8},
+            "more --calibration-images or a smaller --min-agreement",
+            "--max-drop",
+        ),
+        ("fp32", {"drop": None, "agreement": 0.8}, "a smaller --min-agreement", "--max-drop"),
+        ("fp32", {"drop": 0.0, "agreement": 1.0}, "no option makes up for what is wrong with onnx-fp32", "--max-drop"),
+    ],
+)
+def test_a_failed_gate_names_the_options_that_may_help(
+    tmp_path: Path, precision: str, found: dict[str, Any], helps: str, does_not: str
+) -> None:
+    bundle = make_bundle(tmp_path / "export", openvino=False)
+    id_ = f"onnx-{precision}"
+    variant = bundle.variant("onnx-fp32").model_copy(
+        update={"id": id_, "precision": precision, "status": "rejected", **found}
+    )
+    bundle.manifest.variants[:] = [variant]
+    with pytest.raises(GateFailed) as failed:
+        gate(bundle, [id_], AccuracyBounds(max_drop=1.0, min_agreement=0.9))
+    assert helps in failed.value.hint
+    assert does_not not in failed.value.hint
+    gate(bundle, ["openvino-int8"], AccuracyBounds())  # not what was asked for

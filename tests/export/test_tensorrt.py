@@ -16,6 +16,7 @@ from edgekit.export import tensorrt, verify
 from edgekit.export.half import simulated
 from edgekit.export.inputs import ExportOptions, Sources
 from edgekit.export.pipeline import gate, plan
+from edgekit.export.verify import AccuracyBounds
 from edgekit.files import sha256
 from edgekit.onnx_graph.build import export_onnx
 from edgekit.quantization import EngineLayers
@@ -91,7 +92,7 @@ def test_what_was_not_run_says_so_and_states_its_graphs_error(bundle: Bundle) ->
         assert variant.accuracy.samples == len(exported.splits().test)
         assert variant.drop is not None
         assert abs(variant.drop) <= 0.01
-    gate(bundle, [v.id for v in bundle.manifest.variants])  # not run is not rejected
+    gate(bundle, [v.id for v in bundle.manifest.variants], AccuracyBounds())  # not run is not rejected
 
 
 @needs_rtx

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from edgekit.bench.bundle_bench import BenchJob, processor_list
 from edgekit.bench.profile_all import Profiles
@@ -13,6 +14,9 @@ from edgekit.bench.workload import QUERY, Workload
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
 from edgekit.result import Result, Scenario
+from edgekit.terminal import echo
+
+_HERE = {"bundle", "output", "device", "python", "wheel", "keep"}  # arguments that concern this machine
 
 
 def bench(
@@ -34,8 +38,15 @@ def bench(
     seconds: float | None = None,
     quick: bool = False,
     output: Path | str | None = None,
+    device: str | Sequence[str] = (),
+    python: str | None = None,
+    wheel: Path | str | None = None,
+    keep: bool = False,
 ) -> list[Result]:
-    """Measure the latency of a bundle on this machine, as `edgekit bench` does with the options of these names.
+    """Measure the latency of a bundle on this machine or on devices, as `edgekit bench` does with the options of these names.
+
+        edgekit.bench("bundle.zip", quick=True)
+        edgekit.bench("bundle.zip", device=["ssh://pi@raspberrypi.local", "ssh://nano"])
 
     Every variant is measured in fresh processes, so nothing of this program disturbs it but what it computes meanwhile.
 
@@ -57,23 +68,35 @@ def bench(
         seconds: least time of measuring a variant; None: 10, with `quick` 1.
         quick: a first look: one short round, too short for most percentiles.
         output: the folder for the result files; None: RUN/bench, else ./bench-NAME.
+        device: bench there instead of here: `ssh://user@host:port`, one or several; each has its own folder in `output`.
+        python: of a device: its Python that has the packages; None: a private environment is made.
+        wheel: for a device: this wheel of edgekit; None: the edgekit that runs here.
+        keep: leave the bench's folder on the device.
 
     Returns:
-        One result for each variant and batch size; `measurement` is an `edgekit.result.Latency`, or a `Profile`.
+        One result for each variant and batch size, of several devices in their order; `machine` is what measured it, and
+        `measurement` an `edgekit.result.Latency`, or a `Profile`.
 
     Raises:
         BundleError: the bundle is missing or damaged, or has nothing that could be measured.
-        GateFailed: a part of the variants failed; the results of the others are written.
-        EdgekitError: options do not go together, or every variant failed.
+        RemoteError: what `device` names is no address, or the only device cannot be reached.
+        GateFailed: a part of the variants or devices failed; the results of the others are written.
+        EdgekitError: options do not go together, or every variant or device failed.
         KeyboardInterrupt: after Ctrl-C; what was measured is written, and marked as interrupted.
     """
+    given = locals()
     load = load_of(
         scenario, streams, query, rate, find_rate, seed, provider, _processors(cpus), loadgen, profile=profile
     )
+    if device:
+        words = _words(given)
+        return _on_devices(bundle, _several(device), words, _several(variant), loadgen, output, wheel, python, keep)
+    if python or wheel or keep:
+        raise EdgekitError("--python, --wheel and --keep are about a device", "name one with --device")
     job = BenchJob.of(
         bundle,
         load,
-        names=(variant,) if isinstance(variant, str) else tuple(variant),
+        names=_several(variant),
         batches=(batch,) if isinstance(batch, int) else tuple(batch),
         threads=threads,
         seconds=seconds,
@@ -88,6 +111,64 @@ def bench(
     if isinstance(found, Profiles):
         return [Result.read(path) for _, path in found.results]
     return [result for result, _, _ in found.results]
+
+
+def _on_devices(
+    bundle: Bundle | Path | str, devices: tuple[str, ...], words: list[str], variants: tuple[str, ...], loadgen: bool,
+    output: Path | str | None, wheel: Path | str | None, python: str | None, keep: bool,
+) -> list[Result]:  # fmt: skip
+    """What the devices measured, in their order. Raises what `bench` does."""
+    from edgekit.bench.output import default_output
+    from edgekit.bench.remote.address import parse
+    from edgekit.bench.remote.fan_out import bench_on
+
+    addresses = parse(devices)
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    folder = Path(output) if output is not None else default_output(opened)
+    fleet = bench_on(
+        addresses,
+        opened,
+        folder,
+        options=words,
+        extras=("loadgen",) if loadgen else (),
+        variants=variants,
+        wheel=Path(wheel) if wheel is not None else None,
+        python=python,
+        keep=keep,
+        say=lambda line: echo(line, err=True),
+    )
+    for address, measured in fleet.measured.items():
+        for note in measured.notes:
+            echo(f"{address}: {note}", err=True)
+    if fleet.interrupted:
+        raise KeyboardInterrupt(f"interrupted: partial results are in {folder}")
+    reasons = [f"{address}: {error.at()}" for address, error in fleet.failed.items()]
+    for address in fleet.incomplete:
+        reasons += [f"{address}: {one.variant}: {one.reason}" for one in fleet.measured[address].brought.failed]
+    fleet.require_measured(f": {'; '.join(reasons)}")
+    return [result for measured in fleet.measured.values() for result, _ in measured.brought.results]
+
+
+def _words(given: Mapping[str, Any]) -> list[str]:
+    """The arguments that `edgekit bench` gets on a device: those of `bench` that are not at their default."""
+    words = []
+    for parameter in signature(bench).parameters.values():
+        name, value = parameter.name, given[parameter.name]
+        if name in _HERE or value == parameter.default:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        if value is True:
+            words.append(option)
+        elif name == "cpus":
+            words += [option, value if isinstance(value, str) else ",".join(map(str, _processors(value)))]
+        else:
+            several = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+            words += [word for one in several for word in (option, str(one))]
+    return words
+
+
+def _several(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def load_of(

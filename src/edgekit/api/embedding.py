@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +31,7 @@ def embed(
     clusters: int | None = None,
     points: int = 2000,
     outliers: int = 10,
+    neighbors: Path | str | Sequence[Path | str] = (),
 ) -> Embedding:
     """Write the features of a folder's images, a map of them, and the files that could not be read, as `edgekit embed` does.
 
@@ -43,28 +47,35 @@ def embed(
         clusters: None: as many as the run has classes, at most 10.
         points: images on the map, at most.
         outliers: that are always on the map.
+        neighbors: images, in the folder or not, whose `k` nearest of the folder are looked for, too.
 
     Returns:
-        What was found: `files`, `features` float32 (n, d), `neighbors`, `anomaly`, `clusters` and more, a row for each image.
+        What was found: `files`, `features` float32 (n, d), `neighbors`, `anomaly`, `clusters` and more, a row for each image; and
+        `nearest`, by the name of each image of the argument `neighbors`: its nearest, as positions in `files` with their cosines.
 
     Raises:
         RunError: there is no such run, or the model's stage is not complete.
-        DataError: the folder is missing, empty, or has fewer than two images that can be read.
+        DataError: the folder is missing, empty, or has fewer than two images that can be read; one of `neighbors` cannot be read.
         RuntimeMissing: an extra is not installed: [train] for the features, [report] for the map.
     """
     target = opened(run)
-    found = measure(target, folder, of=of, against=against, k=k, clusters=clusters, points=points, outliers=outliers)
+    found = measure(
+        target, folder, neighbors=[neighbors] if isinstance(neighbors, (str, Path)) else neighbors, of=of, against=against, k=k,
+        clusters=clusters, points=points, outliers=outliers,
+    )  # fmt: skip
     write(found, embedding_files(target, folder, of, output))
     return found
 
 
-def measure(run: runs.Run, folder: Path | str, **options: Any) -> Embedding:
-    """What `embed` finds, before anything is written: the command asks it for the neighbors of other images first.
+def measure(
+    run: runs.Run, folder: Path | str, *, neighbors: Sequence[Path | str] = (), k: int = 10, **options: Any
+) -> Embedding:
+    """What `embed` finds, before anything is written.
 
     Args:
         run: opened.
-        folder: as of `embed`.
-        options: those of `edgekit.train.analysis.embed.embed`.
+        folder, neighbors, k: as of `embed`.
+        options: the others of `edgekit.train.analysis.embed.embed`.
 
     Raises:
         RunError, DataError, RuntimeMissing: as `embed`.
@@ -76,7 +87,8 @@ def measure(run: runs.Run, folder: Path | str, **options: Any) -> Embedding:
     require_jinja2()
     from edgekit.train.analysis.embed import embed as embed_images
 
-    return embed_images(run, str(folder), **options)
+    found = embed_images(run, str(folder), k=k, **options)
+    return replace(found, nearest={os.fspath(image): found.nearest_to(image, k) for image in neighbors})
 
 
 def write(found: Embedding, files: dict[str, Path]) -> None:

@@ -12,7 +12,7 @@ from edgekit.api.runs import opened
 from edgekit.bundle import Bundle
 from edgekit.errors import ExportError
 from edgekit.stages import TRAINED_BY
-from edgekit.targets import DEFAULT_TARGETS
+from edgekit.targets import DEFAULT_TARGETS, every
 from edgekit.terminal import echo
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def export(
     min_agreement: float = 0.0,
     recover: bool = False,
     search_minutes: float = 10.0,
-    compute_capabilities: Sequence[str] | None = None,
+    compute_capabilities: str | Sequence[str] | None = None,
     jobs: int | None = None,
     timing: bool = True,
     archive: bool = False,
@@ -76,7 +76,7 @@ def export(
         model: a run or its folder; a `torch.nn.Module` that maps normalized float32 images (n, 3, size, size) to logits (n, classes); or what
             the command takes: model.onnx, model.safetensors, timm:NAME, torchvision:NAME, package.module:factory.
         which: of a run: student, teacher or supervised; None: student.
-        target: onnx, openvino, trt, trt-rtx; one or several.
+        target: onnx, openvino, trt, trt-rtx; one or several. `all`: every target that can be made here; what is left out is said.
         precision: fp32, fp16, int8; none: each target's defaults.
         output: the bundle's folder; None: RUN/export, or for another model than a run's student RUN/export-MODEL or export/NAME.
         calibrate: images without labels, which INT8 is calibrated with. Only for models that are no run, as all down to `output_name`.
@@ -104,7 +104,7 @@ def export(
         min_agreement: the smallest share of test images, 0 to 1, on which a variant must decide as the trained model does.
         recover: where INT8 loses more than that, adapt the weights on unlabeled images.
         search_minutes: how long INT8 that keeps the accuracy is searched for, all variants together.
-        compute_capabilities: of the GPUs that trt-rtx builds for, such as `["8.6", "8.9"]`.
+        compute_capabilities: of the GPUs that trt-rtx builds for, such as `["8.6", "8.9"]`; None: see the command.
         jobs: variants made at a time; None: as many as the processors allow.
         timing: compare INT8's speed with float's on this machine.
         archive: also write the bundle as one file, OUTPUT.zip.
@@ -121,15 +121,15 @@ def export(
     """
     given = locals()
     own = {name: given[name] for name in _OF_OTHERS}
+    targets, precisions = chosen_targets(target), _several(precision)
+    gpus = _for_gpus(compute_capabilities, targets)
     require("onnx", "torch")
     from edgekit.export.pack import zipped
     from edgekit.export.pipeline import ExportOptions, export_classifier, plan
     from edgekit.export.pipeline import gate as require_passed
     from edgekit.temporary import scratch_folder
 
-    targets, precisions = _several(target), _several(precision)
     ids = plan(targets, precisions)
-    gpus = {} if compute_capabilities is None else {"compute_capabilities": tuple(compute_capabilities)}
     options = ExportOptions(
         max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **gpus
     )
@@ -160,13 +160,52 @@ def export(
     if archive:
         zipped(bundle, zip_of(bundle))
     if gate:
-        require_passed(bundle, ids)
+        require_passed(bundle, ids, options.bounds)
     return bundle
 
 
 def zip_of(bundle: Bundle) -> Path:
     """Where the bundle lies as one file, if it was asked for."""
     return bundle.path.with_name(f"{bundle.path.name}.zip")
+
+
+def chosen_targets(asked: str | Sequence[str]) -> tuple[str, ...]:
+    """The targets that are meant, each once; `all` leaves out what can be made only with a package that is not here, and says so.
+
+    Args:
+        asked: names of targets, or `all` among them; none: the defaults.
+    """
+    names = tuple(dict.fromkeys(_several(model_request))) or DEFAULT_TARGETS
+    if "all" not in names:
+        return names
+    from edgekit.export.listing import why_not_made
+
+    chosen = []
+    for target in every().values():
+        if missing := why_not_made(target):
+            echo(f"{target.name} is left out: {missing}", err=True)
+        else:
+            chosen.append(target.name)
+    return tuple(chosen)
+
+
+def _for_gpus(capabilities: str | Sequence[str] | None, targets: Sequence[str]) -> dict[str, Any]:
+    """The option of the targets that build for other GPUs than this machine's.
+
+    Raises:
+        ExportError: no such target is asked for, or there is no such capability.
+    """
+    from edgekit.runtimes.tensorrt.options import parse_capabilities
+
+    if capabilities is None:
+        return {}
+    takers = [target.name for target in every().values() if "compute_capabilities" in target.options]
+    if not set(takers) & set(targets):
+        raise ExportError(
+            f"--compute-capability is of --target {' and '.join(takers)} alone", "other targets build on the device"
+        )
+    text = capabilities if isinstance(capabilities, str) else ",".join(capabilities)
+    return {"compute_capabilities": parse_capabilities(text)}
 
 
 def _several(names: str | Sequence[str]) -> tuple[str, ...]:

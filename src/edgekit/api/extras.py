@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 
 from edgekit.errors import RuntimeMissing
 
@@ -20,6 +21,8 @@ def require(*packages: str) -> None:
     Raises:
         RuntimeMissing: naming the package and the extra that brings it.
     """
+    # What timm downloads with asks for a notebook's widgets and warns where those are missing; no bar of edgekit's needs them.
+    warnings.filterwarnings("ignore", "IProgress not found")
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise missing(package)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgekit.models.trained import TrainedNetwork
 
 
-class Run(runs.Run):
+class Run(runs.RunFolder):
     """A run's folder, and its networks in one line each: `edgekit.Run("runs/photos").student()`.
 
     Every network is a `torch.nn.Module` in evaluation mode on the CPU that takes normalized float32 images (n, 3, s, s). It brings

@@ -61,12 +61,10 @@ def _bench(
     from edgekit.bench.remote.address import parse
     from edgekit.bench.remote.fan_out import bench_on
     from edgekit.bundle import Bundle
-    from edgekit.errors import GateFailed
 
-    addresses = parse(devices)
     bundle = Bundle.open(others["bundle"])
     fleet = bench_on(
-        addresses,
+        parse(devices),
         bundle,
         others["output"] or default_output(bundle),
         options=_given_options(click.get_current_context()),
@@ -81,21 +79,16 @@ def _bench(
         _print_json(bundle, fleet)
     else:
         _print_tables(bundle, fleet)
-    failed = list(fleet.failed.values())
-    last = failed.pop() if failed and not fleet.measured and not fleet.interrupted else None
+    errors = list(fleet.failed.values())
+    if not fleet.measured and not fleet.interrupted:
+        errors = errors[:-1]  # the last one ends the command
     if others["as_json"] or not fleet.measured:  # else they stand among the tables
-        for error in failed:
+        for error in errors:
             echo(f"error: {error}", err=True)
     if fleet.interrupted:
         echo("interrupted; what was measured until then is marked so in its results", err=True)
         click.get_current_context().exit(130)
-    if last:
-        raise last
-    incomplete = [address for address, measured in fleet.measured.items() if measured.exit_code != 0]
-    if failed or incomplete:
-        raise GateFailed(
-            f"{len(failed) + len(incomplete)} of {len(addresses)} devices failed or measured only a part, see above"
-        )
+    fleet.require_measured(", see above")
 
 
 def _given_options(context: click.Context) -> list[str]:

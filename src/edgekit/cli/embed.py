@@ -77,8 +77,17 @@ def command(
     from edgekit.run import Run
 
     opened = Run.open(run)
-    found = measure(opened, folder, of=of, against=against, k=k, clusters=clusters, points=points, outliers=outliers)
-    near = {os.fspath(image): found.nearest_to(image, k) for image in images}
+    found = measure(
+        opened,
+        folder,
+        neighbors=images,
+        of=of,
+        against=against,
+        k=k,
+        clusters=clusters,
+        points=points,
+        outliers=outliers,
+    )
     files = embedding_files(opened, folder, of, output)
     write(found, files)
     for note in found.notes:
@@ -88,14 +97,12 @@ def command(
     if len(found.skipped) > 5:
         echo(f"skipped {len(found.skipped) - 5} more, see {files['skipped']}", err=True)
     if as_json:
-        echo_json(json.dumps(_json(found, files, outliers, near), ensure_ascii=False))
+        echo_json(json.dumps(_json(found, files, outliers), ensure_ascii=False))
     else:
-        _print(found, files, outliers, near)
+        _print(found, files, outliers)
 
 
-def _json(
-    found: Embedding, files: dict[str, Path], outliers: int, near: dict[str, list[tuple[int, float]]]
-) -> dict[str, Any]:
+def _json(found: Embedding, files: dict[str, Path], outliers: int) -> dict[str, Any]:
     from edgekit.train.analysis.feature_table import about, printable
 
     return {
@@ -109,13 +116,13 @@ def _json(
         ],
         "neighbors": {
             printable(image): [{"file": printable(found.files[i]), "cosine": round(c, 6)} for i, c in rows]
-            for image, rows in near.items()
+            for image, rows in found.nearest.items()
         },
         "files": {name: os.fspath(path) for name, path in files.items()},
     }
 
 
-def _print(found: Embedding, files: dict[str, Path], outliers: int, near: dict[str, list[tuple[int, float]]]) -> None:
+def _print(found: Embedding, files: dict[str, Path], outliers: int) -> None:
     from rich.table import Table
 
     from edgekit.train.analysis.feature_table import printable
@@ -136,7 +143,7 @@ def _print(found: Embedding, files: dict[str, Path], outliers: int, near: dict[s
             table.add_row(name(i), f"{found.anomaly[i]:.3f}", name(found.neighbors[i, 0]))
         console.print(table)
         console.print(f"anomaly: {found.definition}")
-    for image, rows in near.items():
+    for image, rows in found.nearest.items():
         table = Table("image", "cosine", title=f"Nearest to {printable(image)}", title_justify="left")
         for i, cosine in rows:
             table.add_row(name(i), f"{cosine:.3f}")

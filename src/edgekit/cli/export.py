@@ -171,18 +171,18 @@ def command(
         return _print_possibilities(as_json)
     if model is None:
         raise click.UsageError("Missing argument 'MODEL': a run's folder, or a model (see --help).")
-    targets = _targets(targets)
-    gpus = _for_gpus(capabilities, targets)
-    from edgekit.api.exporting import export, zip_of
+    from edgekit.api.exporting import chosen_targets, export, zip_of
     from edgekit.export.catalog import plan
 
+    targets = chosen_targets(targets)
     ids = plan(targets, precisions)
     made: list[tuple[Bundle, Path | None]] = []
     for size in dict.fromkeys(sizes) or [None]:
         bundle = export(
             model, which, target=targets, precision=precisions, output=output, image_size=size, embedding=embedding, batch=batch,
             calibration_images=calibration_images, few_images=few_images, max_drop=max_drop, min_agreement=min_agreement,
-            recover=recover, search_minutes=search_minutes, jobs=jobs, timing=timed, archive=as_zip, gate=False, **gpus, **own,
+            recover=recover, search_minutes=search_minutes, jobs=jobs, timing=timed, archive=as_zip, gate=False,
+            compute_capabilities=capabilities, **own,
         )  # fmt: skip
         archive = zip_of(bundle) if as_zip else None
         made.append((bundle, archive))
@@ -191,38 +191,10 @@ def command(
     if as_json:
         _print_json(made)
     from edgekit.export.pipeline import gate
+    from edgekit.export.verify import AccuracyBounds
 
     for bundle, _ in made:
-        gate(bundle, ids)
-
-
-def _targets(asked: tuple[str, ...]) -> tuple[str, ...]:
-    """The targets that are meant; all of them leaves out what can be exported only with a package that is not here, and says so."""
-    from edgekit.export.listing import why_not_made
-
-    if "all" not in asked:
-        return asked or table.DEFAULT_TARGETS
-    chosen = []
-    for target in table.every().values():
-        if missing := why_not_made(target):
-            echo(f"{target.name} is left out: {missing}", err=True)
-        else:
-            chosen.append(target.name)
-    return tuple(chosen)
-
-
-def _for_gpus(capabilities: str | None, targets: tuple[str, ...]) -> dict[str, Any]:
-    from edgekit.errors import ExportError
-    from edgekit.runtimes.tensorrt.options import parse_capabilities
-
-    if capabilities is None:
-        return {}
-    takers = [target.name for target in table.every().values() if "compute_capabilities" in target.options]
-    if not set(takers) & set(targets):
-        raise ExportError(
-            f"--compute-capability is of --target {' and '.join(takers)} alone", "other targets build on the device"
-        )
-    return {"compute_capabilities": parse_capabilities(capabilities)}
+        gate(bundle, ids, AccuracyBounds(max_drop, min_agreement))
 
 
 def _print_table(bundle: Bundle, archive: Path | None) -> None:

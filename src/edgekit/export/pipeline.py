@@ -23,7 +23,7 @@ from edgekit.export.jobs import default_jobs, make_all
 from edgekit.export.judged import Evaluation, Judged, merged, notes, shared
 from edgekit.export.speed import with_speed
 from edgekit.export.staging import Staging, staged
-from edgekit.export.verify import ReferenceOutputs, Run, runner
+from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, Run, runner
 from edgekit.files import copy_file, digest_of, sha256, written_by_a_library
 from edgekit.machine import cpu_features, installed_packages, this_machine
 from edgekit.onnx_graph.build import INPUT, export_onnx, save
@@ -215,19 +215,40 @@ def _written(output: Path, scratch: Path) -> Iterator[None]:
         ) from error
 
 
-def gate(bundle: Bundle, ids: Iterable[str]) -> None:
+def gate(bundle: Bundle, ids: Iterable[str], bounds: AccuracyBounds) -> None:
     """Fail where a variant that was asked for was rejected.
 
+    Args:
+        bundle: the export's.
+        ids: of the variants that were asked for.
+        bounds: that they were judged by.
+
     Raises:
-        GateFailed: naming them and why.
+        GateFailed: naming them, why, and the options that may let them pass.
     """
     rejected = [v for v in bundle.manifest.variants if v.id in set(ids) and v.status == "rejected"]
     if rejected:
         reasons = "; ".join(f"{v.id}: {v.note}" for v in rejected)
         raise GateFailed(
             f"{len(rejected)} of the variants did not pass: {reasons}",
-            "the bundle is complete and marks them; more --calibration-images or a larger --max-drop may let them pass",
+            f"the bundle is complete and marks them; {_remedies(rejected, bounds)}",
         )
+
+
+def _remedies(rejected: list[Variant], bounds: AccuracyBounds) -> str:
+    """What may let rejected variants pass, by the gates that they failed."""
+    loses = [v for v in rejected if bounds.loses(v.drop)]
+    differs = [v for v in rejected if bounds.differs(v.agreement)]
+    broken = [v.id for v in rejected if v not in loses and v not in differs]
+    options = ["more --calibration-images"] if any(v.precision == "int8" for v in (*loses, *differs)) else []
+    options += ["a larger --max-drop"] if loses else []
+    options += ["a smaller --min-agreement"] if differs else []
+    said = [f"{' or '.join(options)} may let {'it' if len(rejected) == 1 else 'them'} pass"] if options else []
+    if broken:
+        said.append(
+            f"no option makes up for what is wrong with {', '.join(broken)}: leave it out with --precision or --target"
+        )
+    return "; ".join(said)
 
 
 def _reference(

@@ -62,6 +62,14 @@ class AccuracyBounds:
     max_drop: float = 1.0
     min_agreement: float = 0.0
 
+    def loses(self, drop: float | None) -> bool:
+        """Whether a loss of accuracy, as a share, is too large; None, where it was not measured, is not."""
+        return drop is not None and drop * 100 > self.max_drop + 1e-9
+
+    def differs(self, agreement: float | None) -> bool:
+        """Whether too small a share of the images is decided as by the trained model; None, where it was not measured, is not."""
+        return agreement is not None and agreement < self.min_agreement - 1e-9
+
 
 @dataclass(frozen=True)
 class ReferenceOutputs:
@@ -297,10 +305,10 @@ def judge(
     else:
         drop = _expected_drop(logits, reference.logits)
     faults = [] if finite else ["its logits are not finite numbers"]
-    if drop * 100 > bounds.max_drop + 1e-9:
+    if bounds.loses(drop):
         loses = "loses" if accuracy is not None else "is expected to lose"
         faults.append(f"it {loses} {hundredths(drop, 2)} points of accuracy, more than {bounds.max_drop:g}")
-    if agreement < bounds.min_agreement - 1e-9:
+    if bounds.differs(agreement):
         faults.append(
             f"it decides as the trained model does on {percent(agreement)} of the images, fewer than {percent(bounds.min_agreement)}"
         )

@@ -14,7 +14,7 @@ from edgekit.bench.remote.address import Address
 from edgekit.bench.remote.connection import Stopped
 from edgekit.bench.remote.device import Controls, DeviceMeasurement, RemoteJob, measure
 from edgekit.bundle import Bundle
-from edgekit.errors import EdgekitError
+from edgekit.errors import EdgekitError, GateFailed
 from edgekit.targets import extras_of
 from edgekit.temporary import scratch_folder
 
@@ -35,6 +35,28 @@ class Fleet:
     measured: dict[Address, DeviceMeasurement] = field(default_factory=dict)
     failed: dict[Address, EdgekitError] = field(default_factory=dict)
     interrupted: bool = False
+
+    def require_measured(self, reasons: str) -> None:
+        """Fail where a device did.
+
+        Args:
+            reasons: where the reader finds them.
+
+        Raises:
+            EdgekitError: every device failed: what the last one said.
+            GateFailed: some failed, or measured only a part.
+        """
+        if self.failed and not self.measured:
+            raise list(self.failed.values())[-1]
+        missing = len(self.failed) + len(self.incomplete)
+        if missing:
+            count = len(self.failed) + len(self.measured)
+            raise GateFailed(f"{missing} of {count} devices failed or measured only a part{reasons}")
+
+    @property
+    def incomplete(self) -> list[Address]:
+        """The devices that measured only a part."""
+        return [address for address, measured in self.measured.items() if measured.exit_code != 0]
 
 
 def bench_on(

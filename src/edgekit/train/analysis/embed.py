@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,7 @@ from edgekit.preprocess import Preprocessing
 from edgekit.recipe import Architecture, Recipe
 from edgekit.run import Run
 from edgekit.stages import TRAINED_BY
+from edgekit.text import visible
 from edgekit.train.analysis.neighbors import distances, nearest
 from edgekit.train.analysis.projection import Projection, cluster, project
 from edgekit.train.evaluate import device_of, outputs
@@ -100,7 +101,7 @@ class Model:
         return both[:, :width], both[:, width:].softmax(1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Embedding:
     """What `embed` finds about n images; arrays have a row an image.
 
@@ -123,6 +124,7 @@ class Embedding:
         model: what embedded them.
         definition: of the anomaly score.
         notes: what a user should know about the images, one sentence each.
+        nearest: of each image that was asked about: the folder's images nearest to it, as positions in `files` with their cosines.
     """
 
     source: ImageSource
@@ -143,18 +145,23 @@ class Embedding:
     model: Model
     definition: str
     notes: list[str]
+    nearest: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        count, width = self.features.shape
+        return f"<Embedding of {visible(self.source.where)} by the {self.model.of}: {count:,} images, {width} features each>"
 
     def outliers(self, count: int) -> list[int]:
         """The images with the highest anomaly scores, the highest first."""
         return [int(i) for i in np.argsort(-self.anomaly, kind="stable")[:count]]
 
-    def nearest_to(self, image: Path, count: int) -> list[tuple[int, float]]:
+    def nearest_to(self, image: Path | str, count: int) -> list[tuple[int, float]]:
         """The folder's images that are nearest to any image, with their cosines; the same picture comes first with 1.
 
         Raises:
             DataError: it cannot be read.
         """
-        pixels = self.model.preprocessing.read(image, self.model.recipe.data.max_pixels)
+        pixels = self.model.preprocessing.read(Path(image), self.model.recipe.data.max_pixels)
         query, _ = self.model(pixels[None])
         bank = torch.from_numpy(self.features).to(query.device)
         cosines, rows = nearest(bank, query, min(count, len(self.files)))

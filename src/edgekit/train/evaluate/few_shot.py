@@ -99,9 +99,11 @@ def few_shot(
         DataError: a class of the bank has fewer than K images.
     """
     assert bank.labels is not None
+    if not shots:
+        return []
     counts = np.bincount(bank.labels, minlength=len(classes))
     fewest = int(counts.argmin())
-    if shots and max(shots) > counts[fewest]:
+    if max(shots) > counts[fewest]:
         raise DataError(
             f"--few-shot {max(shots)}: the class {classes[fewest]} has {counts[fewest]} images in the labeled bank",
             "ask for fewer, or raise data.probe in the recipe and train again",
@@ -110,7 +112,7 @@ def few_shot(
     everything = np.ones(len(bank), dtype=bool)
     found: dict[tuple[int, str], list[float]] = {(k, method): [] for k in shots for method in _METHODS}
     with progress("few-shot", draws * len(shots), unit="draws") as advance:
-        for i in range(draws if shots else 0):
+        for i in range(draws):
             order = shuffled(bank.names, bank.digests, f"few-shot draw {i}", seed)
             for k in shots:
                 rows = torch.from_numpy(draw(order, bank.labels, [k] * len(classes), everything))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, Result, Score
 from edgekit.run import Run, classifier_stages
-from edgekit.shares import exact, share_of
+from edgekit.shares import share_of
 from edgekit.stages import MODEL_OF
 from edgekit.train.evaluate.answers import answers_of
 from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
@@ -146,7 +147,8 @@ def _chosen(run: Run, stage: str) -> str:
 def with_earlier_few_shot(measured: Evaluation, path: Path) -> Evaluation:
     """An evaluation with the few-shot scores of an earlier one of the same encoder that it did not measure anew.
 
-    The encoder is the same where all its other scores are, and by the same protocol.
+    The encoder is the same where all its other scores are: as many of as many images right, and the same numbers (neighbors, images
+    of the bank, …) in the protocol, whose wording may be another version's.
 
     Args:
         measured: just now.
@@ -166,9 +168,10 @@ def with_earlier_few_shot(measured: Evaluation, path: Path) -> Evaluation:
     return measured.model_copy(update={"scores": [*plain[:count], *shots, *plain[count:]]})
 
 
-def _of_encoder(evaluation: Evaluation) -> list[Score]:
+def _of_encoder(evaluation: Evaluation) -> list[tuple[str, int, int, list[str]]]:
+    """Metric, images, how many of them are right, and the protocol's numbers. Counts, since older results hold shares as float32."""
     scores = [s for s in evaluation.scores if s.model == "encoder" and s.shots is None]
-    return [s.model_copy(update={"value": exact(s.value)}) for s in scores]  # older results hold float32
+    return [(s.metric, s.samples, round(s.value * s.samples), re.findall(r"[\d.]*\d", s.protocol)) for s in scores]
 
 
 def per_class(predicted: Tensor, truth: Tensor, classes: Sequence[str]) -> dict[str, float]:
