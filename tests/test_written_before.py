@@ -20,10 +20,11 @@ from edgekit.bundle import Bundle
 from edgekit.files import sha256
 from edgekit.report.ablation import write_ablation
 from edgekit.result import Ablation, Evaluation, Latency, Profile, Result, Transfer
+from edgekit.spelling import translated
 from edgekit.stages import STAGES
 from edgekit.train.evaluate.scores import with_earlier_few_shot
 
-OLD = Path(__file__).parent / "data" / "written_by_3c72a1c"
+OLD = Path(__file__).parent / "fixtures" / "written_by_3c72a1c"
 RECIPES = sorted(path.name for path in (OLD / "recipes").glob("*.yaml"))
 RESULTS = sorted(str(path.relative_to(OLD)) for path in OLD.rglob("*.json") if '"measurement"' in path.read_text())
 BUNDLES = ["run/export", "bundles/openvino.zip"]
@@ -59,7 +60,7 @@ def trained(recipe: object, **options: Any) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_means_what_it_meant(name: str) -> None:
-    written = leaves(yaml.safe_load(Path("recipes", name).read_text()))
+    written = leaves(translated(yaml.safe_load(Path("recipes", name).read_text())))
     recipe = edgekit.Recipe.read(f"recipes/{name}")
     recipe.write("again.yaml")
     today = leaves(yaml.safe_load(Path("again.yaml").read_text()))

@@ -27,6 +27,7 @@ KEYS = {
 # Values of keys whose values are names of this project, not the user's.
 VALUES = {
     "images": {"labelled": "labeled", "unlabelled": "unlabeled"},  # codespell:ignore
+    "one_branch": {"colour": "color", "grey": "gray"},  # codespell:ignore
     "strategy": {"equalisation": "equalization"},
 }
 
@@ -51,5 +52,9 @@ def translated_keys(content: dict[str, Any], only: Iterable[str] | None = None) 
         new = KEYS.get(key, key) if isinstance(key, str) else key
         name = key if new not in wanted or (new != key and new in content) else new
         names = VALUES.get(name, {}) if isinstance(name, str) else {}
-        done[name] = names.get(value, value) if isinstance(value, str) else value
+        done[name] = [_named(v, names) for v in value] if names and isinstance(value, list) else _named(value, names)
     return done
+
+
+def _named(value: Any, names: dict[str, str]) -> Any:
+    return names.get(value, value) if isinstance(value, str) else value

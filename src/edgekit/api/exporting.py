@@ -175,7 +175,7 @@ def chosen_targets(asked: str | Sequence[str]) -> tuple[str, ...]:
     Args:
         asked: names of targets, or `all` among them; none: the defaults.
     """
-    names = tuple(dict.fromkeys(_several(model_request))) or DEFAULT_TARGETS
+    names = tuple(dict.fromkeys(_several(asked))) or DEFAULT_TARGETS
     if "all" not in names:
         return names
     from edgekit.export.listing import why_not_made
