@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit import tasks
 from edgekit.bench.statistics import SAMPLES_NEEDED
 from edgekit.bundle import MANIFEST, Bundle, Manifest, Variant
 from edgekit.errors import EdgekitError
@@ -143,8 +144,8 @@ def _of_evaluation(evaluation: Evaluation, source: str) -> Measurement:
         shots = f".{score.shots}-shot" if score.shots else ""
         figures[f"{score.model}{shots}.{score.metric}"] = _share(score.value, None if score.shots else score.samples)
     for model in ("student", "teacher"):  # what people mean by the accuracy
-        if f"{model}.top1" in figures:
-            figures["accuracy"] = figures[f"{model}.top1"]
+        if (name := f"{model}.{tasks.find(evaluation.task).metric}") in figures:
+            figures["accuracy"] = figures[name]
             break
     return Measurement(
         "evaluation", ("evaluation",), figures, {"test set": evaluation.data.rpartition(": ")[2]}, [], source
@@ -162,7 +163,7 @@ def _of_variant(variant: Variant, manifest: Manifest, source: str) -> Measuremen
         variant.id,
         ("variant", variant.id),
         {
-            "accuracy": _share(found.top1 if found else None, found.samples if found else None),
+            "accuracy": _share(found.value if found else None, found.samples if found else None),
             "size": Metric(float(variant.bytes), "bytes"),
         },
         {"test set": f"{manifest.accuracy.samples if manifest.accuracy else 0} images"},

@@ -57,19 +57,22 @@ def tiles(facts: ReportFacts, top: Headline) -> list[Tile]:
 
 def _student(facts: ReportFacts, top: Headline) -> Tile:
     if top.student is None:
-        return Tile("Student accuracy", show.NONE, "", f"run {facts.command('evaluate')}")
+        return Tile(f"Student {facts.task.quality}", show.NONE, "", f"run {facts.command('evaluate')}")
     low, high = wilson(top.student.value, top.student.samples)
-    note = f"top-1 on {show.count(top.student.samples)} test images; 95\u00a0% interval {show.hundredths(low)} to {show.hundredths(high)}"
-    return Tile("Student accuracy", show.hundredths(top.student.value), "%", note)
+    metric = facts.task.metrics[facts.task.metric]
+    note = f"{metric} on {show.count(top.student.samples)} test images; 95\u00a0% interval {show.hundredths(low)} to {show.hundredths(high)}"
+    return Tile(f"Student {facts.task.quality}", show.hundredths(top.student.value), "%", note)
 
 
 def _int8(facts: ReportFacts, top: Headline) -> Tile:
     if top.int8 is None or top.int8.accuracy is None:
-        return Tile("INT8 accuracy", show.NONE, "", _export_note(facts, "no verified INT8 variant in the bundle"))
+        return Tile(
+            f"INT8 {facts.task.quality}", show.NONE, "", _export_note(facts, "no verified INT8 variant in the bundle")
+        )
     change = -top.int8.drop if top.int8.drop is not None else None
     against = f"{show.points(change)} points against float" if change is not None else "drop not measured"
     note = f"{top.int8.id}, {against}, {show.count(top.int8.accuracy.samples)} images"
-    return Tile("INT8 accuracy", show.hundredths(top.int8.accuracy.top1), "%", note)
+    return Tile(f"INT8 {facts.task.quality}", show.hundredths(top.int8.accuracy.value), "%", note)
 
 
 def _fastest(facts: ReportFacts, top: Headline) -> Tile:
