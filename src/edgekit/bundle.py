@@ -403,12 +403,11 @@ class Bundle:
         except Unreadable as error:
             raise BundleError(f"{path}: not golden tensors: {error.reason}", "export the bundle again") from error
         images = named.pop("images")
-        right = images.dtype == np.uint8 and images.shape[1:] == (size, size, 3) and len(images) > 0
+        right = images.dtype == np.uint8 and images.shape[1:] == (size, size, 3) and images.size > 0
         for name, output in named.items():
-            fits = output.ndim == 1 + len(shapes[name]) and all(
-                want in (None, side) for want, side in zip([len(images), *shapes[name]], output.shape, strict=True)
-            )
-            if not right or not fits or output.dtype != np.float32:
+            want = [len(images), *shapes[name]] if right else []
+            fits = len(want) == output.ndim and all(a in (None, b) for a, b in zip(want, output.shape, strict=True))
+            if not fits or output.dtype != np.float32:
                 raise BundleError(
                     f"{path}: not golden tensors: {images.dtype} images of shape {images.shape}, {output.dtype} {name} of "
                     f"shape {output.shape}",

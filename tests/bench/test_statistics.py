@@ -27,7 +27,7 @@ def latency(samples: list[int], rounds: list[int] | None = None, **other: object
         "precision": "fp32", "settings": {}, "batch": 1, "threads": 1, "affinity": [0], "quick": False, "warmup_runs": 10,
         "samples_ns": samples, "rounds": rounds or [len(samples)], "percentiles_ms": {}, "mean_ms": 1.0, "cv": 0.0, "drift": 0.0,
         "throughput": 1.0, "stages_ms": {}, "peak_rss_bytes": None, "golden_max_abs_diff": None,
-        "golden_top1_agreement": None, "conditions": {}, "warnings": [],
+        "golden_agreement": None, "conditions": {}, "warnings": [],
     }  # fmt: skip
     return Latency.model_validate({**fields, **other})
 
