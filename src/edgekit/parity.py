@@ -97,9 +97,9 @@ def shape_fault(name: str, got: NDArray[Any], trained: NDArray[Any]) -> str:
     return "" if got.shape == trained.shape else f"it gives {name} of shape {got.shape} instead of {trained.shape}"
 
 
-def finite_fault(name: str, found: OutputParity) -> str:
-    """Why an output of that name means nothing, in a clause; empty where it may."""
-    return "" if found.finite else f"its {name} {'are' if name.endswith('s') else 'is'} not finite numbers"
+def finite_fault(name: str, whose: str = "its") -> str:
+    """What is wrong with an output of that name which holds other numbers than finite ones, in a clause."""
+    return f"{whose} {name} {'are' if name.endswith('s') else 'is'} not finite numbers"
 
 
 def values_fault(value: str, found: OutputParity, precision: str, smallest: float = 0.0) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.parity import decibels, noise, power
+from edgekit.parity import decibels, finite_fault, noise, power
 from edgekit.runtimes import Session
 from edgekit.runtimes.session import run_in_batches, share_graph
 from edgekit.tasks import Outputs, Task
@@ -53,7 +53,7 @@ class BatchCheck:
     def fault(self) -> str:
         """Why they do not agree, in a clause."""
         if self.sqnr_db == -np.inf:
-            return f"in batches of {self.worst} its {self.output} {'are' if self.output.endswith('s') else 'is'} not finite numbers"
+            return f"in batches of {self.worst} {finite_fault(self.output)}"
         return (
             f"in batches of {self.worst} it computes something else than for one image: {self.sqnr_db:.1f} dB apart, where it is "
             f"{self.noise_db:.1f} dB from the trained model"

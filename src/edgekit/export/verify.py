@@ -23,14 +23,14 @@ from torch import nn
 from edgekit.bundle import Accuracy, Bundle, Parity, Variant
 from edgekit.errors import BundleError, ExportError
 from edgekit.export.batches import BatchCheck, compare_batches
-from edgekit.parity import shape_fault
+from edgekit.parity import finite_fault, shape_fault
 from edgekit.progress import progress
 from edgekit.runtimes import load, open_session, why_not
 from edgekit.runtimes.session import run_in_batches
 from edgekit.shares import difference, hundredths, percent
 from edgekit.targets import find_runtime
 from edgekit.tasks import EMBEDDING, Outputs, Task
-from edgekit.tasks.task import Likeness, is_finite, rows
+from edgekit.tasks.task import Likeness, rows
 
 GOLDEN = 16
 Run = Callable[
@@ -101,7 +101,7 @@ class ReferenceOutputs:
         for name, values in outputs.items():
             if not np.isfinite(values).all():
                 raise ExportError(
-                    f"the trained model's {name} {'are' if name.endswith('s') else 'is'} not finite numbers",
+                    finite_fault(name, "the trained model's"),
                     "train it again with a lower learning rate",
                 )
         golden = class_spread(task.groups(outputs, labels), GOLDEN)
@@ -295,9 +295,11 @@ def judge(
     """
     task = reference.task
     near, faults = _compared(variant, {**rows(outputs, reference.golden), **further}, reference, batches)
-    finite = is_finite(outputs)
+    broken = [finite_fault(name) for name, values in outputs.items() if not np.isfinite(values).all()]
     agreement, accuracy, drop = 0.0, None, None
-    if finite:
+    if broken:
+        faults = [*broken, *faults]
+    else:
         agreement = float(task.agreement(outputs, reference.outputs).mean())
         drop, accuracy = _drop(outputs, reference, agreement)
         lost, alike = _too_far(task, drop, accuracy is not None, agreement, bounds)
@@ -309,7 +311,7 @@ def judge(
         update={
             "executed": True,
             "status": "rejected" if faults else "verified",
-            "parity": _parity(task, near, batches) if finite and near is not None else None,
+            "parity": None if broken or near is None else _parity(task, near, batches),
             "accuracy": accuracy,
             "agreement": agreement,
             "drop": drop,

@@ -189,12 +189,12 @@ class Task(ABC):
         """
         faults = []
         for name, near in found.outputs.items():
-            fault = finite_fault(name, near)
-            if not fault and name in self.directions:
-                fault = direction_fault(name, near, precision, COSINE_FLOOR if exporting else OTHER_VECTOR)
-            elif not fault:
-                fault = self._values_fault(name, near, found, precision)
-            faults.append(fault)
+            if not near.finite:
+                faults.append(finite_fault(name))
+            elif name in self.directions:
+                faults.append(direction_fault(name, near, precision, COSINE_FLOOR if exporting else OTHER_VECTOR))
+            else:
+                faults.append(self._values_fault(name, near, found, precision))
         return [fault for fault in faults if fault]
 
     def _values_fault(self, name: str, near: OutputParity, found: Likeness, precision: str) -> str:
