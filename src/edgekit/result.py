@@ -146,7 +146,9 @@ class Latency(ResultPart):
         None, description="the metric of the variant where it was exported, as the bundle has it"
     )
     accuracy_metric: str | None = Field(None, description="which one; null in older results, where it was top1")
-    accuracy_samples: int | None = Field(None, description="the test images behind it")
+    accuracy_samples: int | None = Field(
+        None, description="the test images that it counts; null where it is no share of them"
+    )
     conditions: dict[str, Any] = Field(
         description="governor, clocks, temperatures, load before and after; null where absent"
     )

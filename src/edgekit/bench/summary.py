@@ -100,7 +100,7 @@ def latency_of(
         golden_figures=proof.figures,
         accuracy=variant.accuracy.value if variant.accuracy else None,
         accuracy_metric=variant.accuracy.metric if variant.accuracy else None,
-        accuracy_samples=variant.accuracy.samples if variant.accuracy else None,
+        accuracy_samples=variant.accuracy.samples if variant.accuracy and bundle.task.counted else None,
         conditions=_conditions(outcomes),
         warnings=[],
     )

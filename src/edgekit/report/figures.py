@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from edgekit import targets
-from edgekit.intervals import wilson
 from edgekit.report import charts, devices
 from edgekit.report import format as show
 from edgekit.report.facts import LatencyFacts, ReportFacts, Stage
 from edgekit.report.headline import Headline, measured_everywhere, measured_here, p50
 from edgekit.report.latency import setting
-from edgekit.report.tables import MODELS, metric_name, metric_title
+from edgekit.report.tables import MODELS, interval, metric_name, metric_title
 
 TITLES = {
     "pretrain": "Pretrain",
@@ -80,7 +79,7 @@ def stages(facts: ReportFacts, top: Headline) -> ReportFigure | None:
         return None
     rows = []
     for s in scores:
-        low, high = wilson(s.value, s.samples)
+        low, high = interval(facts.task, s) or (s.value, s.value)
         label = MODELS[s.model]
         if s.metric != facts.task.metric:
             label += f", {metric_title(facts.task, s.metric)}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from edgekit import targets
-from edgekit.intervals import wilson
 from edgekit.recipe import Architecture
 from edgekit.report import format as show
 from edgekit.report.differences import words
 from edgekit.report.facts import ReportFacts
 from edgekit.report.headline import Headline, p50, score
+from edgekit.report.tables import interval
 from edgekit.result import Score
 
 
@@ -58,9 +58,10 @@ def tiles(facts: ReportFacts, top: Headline) -> list[Tile]:
 def _student(facts: ReportFacts, top: Headline) -> Tile:
     if top.student is None:
         return Tile(f"Student {facts.task.quality}", show.NONE, "", f"run {facts.command('evaluate')}")
-    low, high = wilson(top.student.value, top.student.samples)
     metric = facts.task.metrics[facts.task.metric]
-    note = f"{metric} on {show.count(top.student.samples)} test images; 95\u00a0% interval {show.hundredths(low)} to {show.hundredths(high)}"
+    note = f"{metric} on {show.count(top.student.samples)} test images"
+    if ends := interval(facts.task, top.student):
+        note += f"; 95\u00a0% interval {show.hundredths(ends[0])} to {show.hundredths(ends[1])}"
     return Tile(f"Student {facts.task.quality}", show.hundredths(top.student.value), "%", note)
 
 
@@ -99,7 +100,7 @@ def _size(facts: ReportFacts, top: Headline) -> Tile:
 def _gain(facts: ReportFacts, top: Headline) -> Tile:
     name = "What the unlabeled images bought"
     if top.gain is None or top.student is None or top.supervised is None:
-        why = "needs the accuracy of the student and of the same network trained from scratch"
+        why = f"needs the {facts.task.quality} of the student and of the same network trained from scratch"
         if not facts.recipe.supervised.enabled:
             why = "the recipe trains no supervised student to compare with (supervised.enabled)"
         return Tile(name, show.NONE, "", why, hero=True)

@@ -31,6 +31,13 @@ def metric_title(task: Task, metric: str) -> str:
     return task.metrics.get(metric) or _OF_FEATURES.get(metric, metric)
 
 
+def interval(task: Task, score: Score) -> tuple[float, float] | None:
+    """95 % of a score: its own, or Wilson's where it counts images; None where nobody knows."""
+    if score.interval is None and (task.counted or score.metric not in task.metrics):
+        return wilson(score.value, score.samples)
+    return score.interval
+
+
 @dataclass(frozen=True)
 class TableCell:
     """One cell. `sort` is a number or a lower-case text; `bar` draws a bar of that share behind the number."""
@@ -71,7 +78,7 @@ def stages(facts: ReportFacts) -> Table | None:
     columns = [
         Column("Model", number=False),
         Column("Metric", number=False),
-        Column("Accuracy"),
+        Column(capital(facts.task.quality)),
         Column(
             "95 % interval",
             title="Wilson's interval for this number of test images; of few-shot scores, that of the mean over the draws",
@@ -79,11 +86,13 @@ def stages(facts: ReportFacts) -> Table | None:
         Column("Images"),
         Column("Protocol", number=False, long=True),
     ]
-    return Table("Accuracy by stage", columns, [_score_row(s, facts.task) for s in facts.evaluation.scores])
+    return Table(
+        f"{capital(facts.task.quality)} by stage", columns, [_score_row(s, facts.task) for s in facts.evaluation.scores]
+    )
 
 
 def _score_row(score: Score, task: Task) -> list[TableCell]:
-    low, high = score.interval or wilson(score.value, score.samples)
+    ends = interval(task, score)
     name = MODELS.get(score.model, score.model)
     title = metric_title(task, score.metric)
     metric = title if score.shots is None else f"{score.shots}-shot {title}"
@@ -91,7 +100,9 @@ def _score_row(score: Score, task: Task) -> list[TableCell]:
         TableCell(name, name.lower()),
         TableCell(metric, metric.lower()),
         TableCell(show.percent(score.value), score.value),
-        TableCell(f"{show.hundredths(low)} – {show.hundredths(high)}", low),
+        TableCell(f"{show.hundredths(ends[0])} – {show.hundredths(ends[1])}", ends[0])
+        if ends
+        else TableCell(show.NONE),
         TableCell(show.count(score.samples), score.samples),
         TableCell(score.protocol, score.protocol.lower()),
     ]
@@ -123,10 +134,11 @@ def classes(facts: ReportFacts) -> Table | None:
 def metric_name(task: Task) -> str:
     """`Top-1 accuracy`; where the metric's name says what it is, that alone."""
     name = task.metrics[task.metric]
-    return _capital(name if task.quality in name else f"{name} {task.quality}")
+    return capital(name if task.quality in name else f"{name} {task.quality}")
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """A text with its first letter a capital one."""
     return text[:1].upper() + text[1:]
 
 
@@ -143,7 +155,7 @@ def variants(facts: ReportFacts) -> Table | None:
     columns = [
         Column("Variant", number=False),
         Column("Status", number=False, title="verified: run here and within the allowed drop"),
-        Column(_capital(task.metrics[task.metric])),
+        Column(capital(task.metrics[task.metric])),
         Column("Drop, points", title=f"{task.quality} of the trained model minus this variant's"),
         Column("Agreement", title="share of the images named below it on which variant and trained model decide alike"),
         Column(
@@ -160,7 +172,7 @@ def variants(facts: ReportFacts) -> Table | None:
         blank = TableCell("–")
         trained = TableCell("Trained model", "", note="PyTorch, float: what the others must match")
         rows.insert(0, [trained, blank, _score(manifest.accuracy), blank, blank, blank, blank, blank, blank])
-    return Table(f"{_capital(task.quality)} by precision and runtime", columns, rows)
+    return Table(f"{capital(task.quality)} by precision and runtime", columns, rows)
 
 
 def _variant_row(v: Variant, latency: float | None) -> list[TableCell]:

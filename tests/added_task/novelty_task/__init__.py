@@ -36,6 +36,7 @@ class Novelty(Task):
     optional = ()
     unit = "score"
     quality = "AUROC"
+    counted = False
     metrics = {"auroc": "AUROC"}  # noqa: RUF012
 
     def fault(self, classes: Sequence[str], shapes: Mapping[str, Sequence[int | None]]) -> str:
