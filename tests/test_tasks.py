@@ -176,9 +176,6 @@ def test_a_wrong_output_of_another_packages_task_is_refused_at_export_and_on_the
     images, labels = smooth_and_noisy(40, 2)
     session = open_session("onnxruntime", bundle.path / "model.onnx", task=bundle.task)
     outputs = session.run_all(images)
-    np.testing.assert_array_equal(
-        session.run(images), outputs["score"]
-    )  # `run` gives the main output, whichever comes first
     variant = bundle.variant("onnx-fp32")
     reference = ReferenceOutputs(bundle.task, images, labels, outputs, np.arange(8))
     assert verify(variant, bundle.path, reference, AccuracyBounds()).status == "verified"
@@ -211,7 +208,7 @@ def test_every_command_answers_in_the_words_of_another_packages_task(
     assert proofs["onnx-fp32"]["map_cosine"] > 0.999
     code, out, err = edgekit("doctor", bundle)
     assert code == 0, err
-    assert "AUROC agrees" in out
+    assert "decision agrees" in out
     assert "max |Δ score|" in out
     code, out, err = edgekit("bench", bundle, "--variant", "onnx-fp32", "--quick", "--seconds", 0.05, "--json")
     assert code == 0, err
@@ -240,6 +237,19 @@ def test_every_command_answers_in_the_words_of_another_packages_task(
     assert "Max |Δ score|" in page
     assert "top-1" not in page.lower()
     assert "logit" not in page.lower()
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_session_gives_the_main_output_wherever_it_stands(
+    run: Path, installed: Callable[..., None], runtime: str
+) -> None:
+    installed(ADDED)
+    model, images = run.parent / "float.onnx", smooth_and_noisy(4, 5)[0]
+    session = open_session(runtime, model, task=tasks.find("novelty"))
+    assert session.outputs == ["map", "score"]
+    np.testing.assert_array_equal(session.run(images), session.run_all(images)["score"])
+    with pytest.raises(BundleError, match="no output named logits, only map, score"):
+        open_session(runtime, model)
 
 
 def test_python_answers_as_the_graph_does(run: Path, installed: Callable[..., None]) -> None:
@@ -417,11 +427,20 @@ def test_a_main_output_may_be_a_direction() -> None:
     assert task.golden_fault(task.compare(trained, trained), "int8", exporting=True) == []
     longer = {"embedding": 2 * trained["embedding"]}
     assert task.golden_fault(task.compare(longer, trained), "int8", exporting=True) == []
+    assert task.figures(task.compare(longer, trained)) == {"embedding_cosine": pytest.approx(1)}
     (fault,) = task.golden_fault(task.compare(longer, trained), "fp32")
     assert fault.startswith("the golden embedding differs by")
     turned = {"embedding": np.roll(trained["embedding"], 1, axis=0)}
     (fault,) = task.golden_fault(task.compare(turned, trained), "int8")
     assert fault.startswith("the golden embedding differs by")
+    near = {"embedding": trained["embedding"] + np.float32(0.4)}
+    found = task.compare(near, trained)
+    assert task.golden_fault(found, "int8") == []
+    warning = task.golden_warning(found, found.agreement, {"embedding_cosine": 1.0})
+    assert (
+        warning
+        == f"its embedding's cosine with the trained one is {found.outputs['embedding'].cosine:.3f} here, 1.000 at export"
+    )
     broken = {"embedding": np.full_like(trained["embedding"], np.nan)}
     assert task.golden_fault(task.compare(broken, trained), "int8") == ["its embedding is not finite numbers"]
 

@@ -74,7 +74,7 @@ def prove(session: Session, variant: Variant, golden: Mapping[str, NDArray[Any]]
         raise _something_else(variant, faults[0])
     recorded = variant.parity
     warning = task.golden_warning(found, recorded.agreement, recorded.figures) if recorded is not None else ""
-    return Proof(found.outputs[task.main].max_abs_diff, found.agreement, warning, found.figures(task.main))
+    return Proof(found.outputs[task.main].max_abs_diff, found.agreement, warning, task.figures(found))
 
 
 def _check_shape(variant: Variant, name: str, got: NDArray[Any] | None, golden: NDArray[Any]) -> None:

@@ -183,7 +183,7 @@ def _print_checks(bundle: Bundle, checks: list[Check]) -> None:
     task, proofs = bundle.task, [made.proof for made in checks if made.proof]
     vectors = [name for name in sorted(task.directions) if any(f"{name}_cosine" in p.figures for p in proofs)]
     cosines = [f"min cos {'emb.' if name == 'embedding' else name}" for name in vectors]
-    agrees, differs = f"{task.metrics[task.metric]} agrees", f"max |Δ {task.unit}|"
+    agrees, differs = f"{task.decision} agrees", f"max |Δ {task.unit}|"
     table = _table("variant", "status", "here", agrees, differs, *cosines, right=(agrees, differs, *cosines))
     for made in checks:
         proof = made.proof

@@ -373,7 +373,7 @@ def _parity(task: Task, near: Likeness, batches: BatchCheck | None) -> Parity:
         agreement=near.agreement,
         max_abs_diff=main.max_abs_diff,
         sqnr_db=main.sqnr_db if np.isfinite(main.sqnr_db) else None,
-        **near.figures(task.main),
+        **task.figures(near),
     )
     if batches is not None:
         parity.batches = list(batches.sizes)

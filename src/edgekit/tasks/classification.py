@@ -45,6 +45,7 @@ class Classification(Task):
     main = LOGITS
     optional = (EMBEDDING,)
     unit = "logit"
+    decision = "top-1"
     metrics = {"top1": "top-1", "top5": "top-5"}  # noqa: RUF012
     categorical = True
     smallest = 1.0  # logits below 1 make no decision

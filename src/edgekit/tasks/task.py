@@ -61,14 +61,6 @@ class Likeness:
     agreement: float
     outputs: Mapping[str, OutputParity]
 
-    def figures(self, main: str) -> dict[str, float]:
-        """Figures of the outputs beside the main one, as a bundle records them: `NAME_max_abs_diff` and `NAME_cosine`."""
-        found: dict[str, float] = {}
-        for name, near in self.outputs.items():
-            if name != main and near.finite:
-                found |= {f"{name}_max_abs_diff": near.max_abs_diff, f"{name}_cosine": near.cosine}
-        return found
-
 
 class Task(ABC):
     """A task. It holds no state, so that one object serves every model; make one and name it in `edgekit.tasks`.
@@ -81,6 +73,7 @@ class Task(ABC):
         others: outputs that every model of the task gives besides.
         optional: outputs that a model gives where its export was asked for them.
         unit: what one value of the main output is called.
+        decision: what two models may agree on, in a word.
         quality: what the metrics measure, in a word.
         metrics: what answers are scored by, with the name in tables; each a share, 1 being best. The first one decides whether a variant
             passes.
@@ -96,6 +89,7 @@ class Task(ABC):
     others: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = (EMBEDDING,)
     unit: ClassVar[str]
+    decision: ClassVar[str] = "decision"
     quality: ClassVar[str] = "accuracy"
     metrics: ClassVar[Mapping[str, str]]
     counted: ClassVar[bool] = True
@@ -178,6 +172,17 @@ class Task(ABC):
         finite = all(near[name].finite for name in self.required if name in near)
         return Likeness(float(self.agreement(got, trained).mean()) if finite else 0.0, near)
 
+    def figures(self, found: Likeness) -> dict[str, float]:
+        """What a bundle records beside the agreement and the main output's values: `NAME_max_abs_diff` and `NAME_cosine` of the other outputs,
+        and the cosine of the main one where its direction counts."""
+        figures: dict[str, float] = {}
+        for name, near in found.outputs.items():
+            if near.finite and name != self.main:
+                figures[f"{name}_max_abs_diff"] = near.max_abs_diff
+            if near.finite and (name != self.main or name in self.directions):
+                figures[f"{name}_cosine"] = near.cosine
+        return figures
+
     def golden_fault(self, found: Likeness, precision: str, *, exporting: bool = False) -> list[str]:
         """Why outputs are not those of the trained model, a clause each; empty where they may be.
 
@@ -217,7 +222,7 @@ class Task(ABC):
         warnings = []
         if found.agreement < agreement - AGREEMENT_LOSS:
             warnings.append(
-                f"{self.metrics[self.metric]} agrees with the trained model on {percent(found.agreement)} of the golden images here, on "
+                f"{self.decision} agrees with the trained model on {percent(found.agreement)} of the golden images here, on "
                 f"{percent(agreement)} where it was exported: its recorded {self.quality} does not hold on this machine"
             )
         for name in found.outputs:
