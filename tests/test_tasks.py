@@ -252,6 +252,33 @@ def test_a_session_gives_the_main_output_wherever_it_stands(
         open_session(runtime, model)
 
 
+def test_another_process_starts_from_the_same_outputs(
+    run: Path, installed: Callable[..., None], tmp_path: Path
+) -> None:
+    import pickle
+
+    from edgekit.export.inputs import ExportOptions, Sources
+    from edgekit.export.jobs import _Stored
+    from edgekit.quantize.calibration import Calibration
+
+    installed(ADDED)
+    model, (images, labels) = run.parent / "float.onnx", smooth_and_noisy(8, 5)
+    task = tasks.find("novelty")
+    outputs = open_session("onnxruntime", model, task=task).run_all(images)
+    reference = ReferenceOutputs(task, images, labels, outputs, np.arange(4), {"extra": outputs["score"][:4]})
+    calibration = Calibration(model, images, tmp_path)
+    sources = Sources(model, calibration, reference, ExportOptions(), tmp_path, tmp_path)
+    found = pickle.loads(pickle.dumps(_Stored.of(sources, pickle.dumps(None)))).load()
+    assert found.unlabeled is None
+    assert type(found.reference.task) is type(task)
+    for name in ("images", "labels", "golden"):
+        np.testing.assert_array_equal(getattr(found.reference, name), getattr(reference, name))
+    for got, expected in ((found.reference.outputs, outputs), (found.reference.further, reference.further)):
+        assert set(got) == set(expected)
+        for name in expected:
+            np.testing.assert_array_equal(got[name], expected[name])
+
+
 def test_python_answers_as_the_graph_does(run: Path, installed: Callable[..., None]) -> None:
     installed(ADDED)
     images, _ = smooth_and_noisy(4, 4)
