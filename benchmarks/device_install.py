@@ -120,7 +120,7 @@ def versions(site: Path) -> dict[str, str]:
 def proofs(python: Path, bundle: Path, runtime: str, *, bytecode: bool) -> list[dict[str, Any]]:
     """What `edgekit doctor` says there about the bundle's variants of a runtime."""
     found = json.loads(run(python.parent / "edgekit", "doctor", bundle, "--json", bytecode=bytecode))["variants"]
-    told = ("variant", "outcome", "max_abs_diff", "top1_agreement")
+    told = ("variant", "outcome", "max_abs_diff", "agreement")
     return [{key: proof[key] for key in told} for proof in found if proof["runtime"] == runtime]
 
 

@@ -155,7 +155,7 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
             options=options,
         )
         assert bundle.manifest.accuracy is not None
-        found["float_top1"] = bundle.manifest.accuracy.top1
+        found["float_top1"] = bundle.manifest.accuracy.value
         for variant in bundle.manifest.variants:
             made = (variant.quantization or Quantization()).model_dump(mode="json")
             found.setdefault(variant.id, {})[name] = {

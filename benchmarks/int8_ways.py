@@ -69,7 +69,7 @@ def main() -> None:
                     {
                         "way": label,
                         "runtime": runtime,
-                        "top1": variant.accuracy.top1,
+                        "top1": variant.accuracy.value,
                         "drop": variant.drop,
                         "agreement": variant.accuracy.agreement,
                         "times_faster_than_float": ratio,

@@ -115,7 +115,7 @@ def rows_of(name: str, bundle: Bundle, times: dict[int, dict[str, Latency]], tra
             "variant": v.id,
             "status": v.status,
             "bytes": v.bytes,
-            "accuracy": v.accuracy.top1 if trained and v.accuracy else None,
+            "accuracy": v.accuracy.value if trained and v.accuracy else None,
             "drop": v.drop if trained else None,
             "p50_ms": p50,
             "times_as_fast_as_fp32": {t: of_float[t] / p50[t] if p50[t] and of_float[t] else None for t in p50},

@@ -51,7 +51,7 @@ def measure(name: str, size: int, count: int, scratch: Path) -> list[dict[str, A
     for precision in PRECISIONS:
         path = scratch / f"{precision}.onnx"
         exported.for_tensorrt(calibration, path, precision)
-        logits = simulated(path)(images)
+        logits = simulated(path, ["logits"])(images)["logits"]
         for batch, profile in BATCHES.items():
             options = BuildOptions(
                 flavor="trt-rtx", precision=precision, batch=profile, compute_capabilities=CAPABILITIES

@@ -90,8 +90,8 @@ def test_a_missing_file_is_named(folder: Path) -> None:
 
 
 def test_a_newer_schema_asks_for_an_update(folder: Path) -> None:
-    change(folder, lambda m: m.update(schema=2, something_new=1))
-    with pytest.raises(BundleError, match="schema is 2, this edgekit reads up to 1") as caught:
+    change(folder, lambda m: m.update(schema=3, task="of-later", something_new=1))
+    with pytest.raises(BundleError, match="schema is 3, this edgekit reads up to 2") as caught:
         Bundle.open(folder)
     assert "update edgekit" in caught.value.hint
 
@@ -270,4 +270,4 @@ def test_the_manifest_survives_writing_and_reading(folder: Path) -> None:
     text = (folder / MANIFEST).read_text()
     manifest = Manifest.model_validate_json(text)
     assert Manifest.model_validate_json(manifest.model_dump_json(by_alias=True)) == manifest
-    assert json.loads(text)["schema"] == 1
+    assert (json.loads(text)["schema"], json.loads(text)["task"]) == (2, "classification")

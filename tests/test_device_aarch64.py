@@ -31,5 +31,5 @@ def test_golden_tensors_are_proved_on_aarch64(tmp_path: Path, require_tool: Call
     assert result["emulated"] is True
     assert result["machine"]["architecture"] == "aarch64"
     assert {"torch", "onnx", "lightning"}.isdisjoint(result["machine"]["packages"])
-    proofs = {row["variant"]: (row["outcome"], row["top1_agreement"]) for row in result["variants"]}
+    proofs = {row["variant"]: (row["outcome"], row["agreement"]) for row in result["variants"]}
     assert proofs == {"onnx-fp32": ("proved", 1), "openvino-fp16": ("proved", 1)}

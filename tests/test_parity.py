@@ -20,6 +20,7 @@ from edgekit.errors import BundleError
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, judge
 from edgekit.quantize import fidelity
 from edgekit.runtimes.session import Session
+from edgekit.tasks.classification import CLASSIFICATION
 
 rows = st.lists(
     st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=3, max_size=3), min_size=1, max_size=4
@@ -74,8 +75,14 @@ def variant(precision: str) -> Variant:
 
 def exported(precision: str, trained: NDArray[np.float32], got: NDArray[np.float32] | None) -> Variant:
     """What the export says of a variant that answers as trained, but for the embedding."""
-    reference = ReferenceOutputs(IMAGES, None, LOGITS, np.arange(8), trained)
-    return judge(variant(precision), LOGITS, got, reference, AccuracyBounds())
+    reference = ReferenceOutputs(CLASSIFICATION, IMAGES, None, {"logits": LOGITS}, np.arange(8), {"embedding": trained})
+    return judge(
+        variant(precision), {"logits": LOGITS}, {} if got is None else {"embedding": got}, reference, AccuracyBounds()
+    )
+
+
+def of_logits(trained: NDArray[np.float32]) -> ReferenceOutputs:
+    return ReferenceOutputs(CLASSIFICATION, IMAGES, None, {"logits": trained}, np.arange(8))
 
 
 def proved(precision: str, trained: NDArray[np.float32], got: NDArray[np.float32] | None) -> tuple[bool, float | None]:
@@ -83,10 +90,12 @@ def proved(precision: str, trained: NDArray[np.float32], got: NDArray[np.float32
     outputs = {"logits": LOGITS} | ({} if got is None else {"embedding": got})
     session: Session = Answers(**outputs)
     try:
-        proof = prove(session, variant(precision), {"images": IMAGES, "logits": LOGITS, "embedding": trained}, 8)
+        proof = prove(
+            session, variant(precision), {"images": IMAGES, "logits": LOGITS, "embedding": trained}, 8, CLASSIFICATION
+        )
     except BundleError:
         return False, None
-    return True, proof.embedding_cosine
+    return True, proof.figures["embedding_cosine"]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
@@ -111,11 +120,13 @@ def test_the_export_and_the_device_agree_on_an_embedding(
     judged = exported(precision, trained, got)
     assert judged.status == ("verified" if passes else "rejected"), judged.note
     assert judged.parity is not None
-    assert judged.parity.embedding_cosine == (None if cosine is None else pytest.approx(cosine, abs=1e-6))
+    assert judged.parity.figures.get("embedding_cosine") == (
+        None if cosine is None else pytest.approx(cosine, abs=1e-6)
+    )
     json.loads(judged.model_dump_json(), parse_constant=pytest.fail)  # no NaN in a bundle
     here, found = proved(precision, trained, got)
     assert here == passes
-    assert found is None or found == pytest.approx(judged.parity.embedding_cosine, abs=1e-12)
+    assert found is None or found == pytest.approx(judged.parity.figures["embedding_cosine"], abs=1e-12)
 
 
 def test_a_wrong_embedding_of_int8_is_refused_however_good_its_logits_are() -> None:
@@ -148,16 +159,14 @@ def test_the_export_and_the_device_allow_a_float_variant_the_same_rounding(
     trained[4:, 0] += 10  # every decision is clear, so that only the values differ
     got = trained.copy()
     got[2, 3] -= share * parity.TOLERANCE[precision] * np.abs(trained).max()
-    judged = judge(
-        variant(precision), got, None, ReferenceOutputs(IMAGES, None, trained, np.arange(8)), AccuracyBounds()
-    )
+    judged = judge(variant(precision), {"logits": got}, {}, of_logits(trained), AccuracyBounds())
     assert (judged.status == "verified") == passes, judged.note
     golden = {"images": IMAGES, "logits": trained}
     if passes:
-        assert prove(Answers(logits=got), variant(precision), golden, 8).top1_agreement == 1
+        assert prove(Answers(logits=got), variant(precision), golden, 8, CLASSIFICATION).agreement == 1
     else:
         with pytest.raises(BundleError, match="a golden logit differs by"):
-            prove(Answers(logits=got), variant(precision), golden, 8)
+            prove(Answers(logits=got), variant(precision), golden, 8, CLASSIFICATION)
 
 
 @given(rows, st.floats(-100, 100))
@@ -193,13 +202,13 @@ def test_decibels_at_their_ends() -> None:
 
 def test_the_search_and_the_bundle_measure_the_same_noise() -> None:
     got = (LOGITS + np.random.default_rng(3).normal(scale=0.1, size=LOGITS.shape)).astype(np.float32)
-    judged = judge(
-        variant("int8"), got, None, ReferenceOutputs(IMAGES, None, LOGITS, np.arange(8)), AccuracyBounds(max_drop=100)
-    )
+    judged = judge(variant("int8"), {"logits": got}, {}, of_logits(LOGITS), AccuracyBounds(max_drop=100))
     assert judged.parity is not None
-    found = fidelity.compare(got, LOGITS)
-    assert (judged.parity.sqnr_db, judged.parity.top1_agreement) == (found.sqnr_db, found.agreement)
-    assert fidelity.compare(np.full_like(got, np.nan), LOGITS) == fidelity.Fidelity(0.0, -math.inf, 8)
+    found = fidelity.compare(CLASSIFICATION, {"logits": got}, {"logits": LOGITS})
+    assert (judged.parity.sqnr_db, judged.parity.agreement) == (found.sqnr_db, found.agreement)
+    assert fidelity.compare(
+        CLASSIFICATION, {"logits": np.full_like(got, np.nan)}, {"logits": LOGITS}
+    ) == fidelity.Fidelity(0.0, -math.inf, 8)
 
 
 def test_a_real_int8_variant_with_the_embedding_of_other_images_is_refused(tmp_path: Path) -> None:
@@ -208,11 +217,12 @@ def test_a_real_int8_variant_with_the_embedding_of_other_images_is_refused(tmp_p
 
     bundle: Bundle = digits.export(tmp_path / "export", precisions=["int8"], embedding=True)
     test = digits.splits().test
-    reference = ReferenceOutputs.of(verify.runner(digits.pixels(), embedding=True), test.images, test.labels)
-    assert reference.embedding is not None
+    reference = ReferenceOutputs.of(
+        CLASSIFICATION, verify.runner(digits.pixels(), CLASSIFICATION, embedding=True), test.images, test.labels
+    )
     for made in bundle.manifest.variants:
         assert verify.verify(made, bundle.path, reference, AccuracyBounds()).status == "verified"
-        other = replace(reference, embedding=np.roll(reference.embedding, 1, axis=0))
+        other = replace(reference, further={"embedding": np.roll(reference.further["embedding"], 1, axis=0)})
         wrong = verify.verify(made, bundle.path, other, AccuracyBounds())
         assert wrong.status == "rejected"
         assert "the golden embedding differs by" in wrong.note
@@ -228,9 +238,10 @@ def test_the_graph_that_stands_for_tensorrt_is_held_against_the_embedding_too(tm
     assert made.parity.embedding_cosine is not None
     assert made.parity.embedding_cosine > 0.999
     test = digits.splits().test
-    reference = ReferenceOutputs.of(verify.runner(digits.pixels(), embedding=True), test.images, test.labels)
-    assert reference.embedding is not None
-    other = replace(reference, embedding=np.roll(reference.embedding, 1, axis=0))
+    reference = ReferenceOutputs.of(
+        CLASSIFICATION, verify.runner(digits.pixels(), CLASSIFICATION, embedding=True), test.images, test.labels
+    )
+    other = replace(reference, further={"embedding": np.roll(reference.further["embedding"], 1, axis=0)})
     graph = bundle.path / made.files[0].path
     assert tensorrt._judged(made, graph, reference, AccuracyBounds()).status == "verified"
     assert tensorrt._judged(made, graph, other, AccuracyBounds()).status == "rejected"

@@ -58,11 +58,18 @@ def records(record: Record) -> Iterator[Record]:
                 yield from records(part)
 
 
+_NEW = {"top1": "score"}  # what a field of an attempt is called now
+
+
 def test_every_field_of_an_older_bundle_is_typed_and_written_again_as_it_was() -> None:
     variants = old_variants()
     assert set(variants) == {"onnx-int8", "trt-rtx-int8"}
     for quantization, written in variants.values():
-        assert json.loads(quantization.model_dump_json()) == translated(written)
+        renamed = {
+            **translated(written),
+            "tried": [{_NEW.get(key, key): value for key, value in t.items()} for t in translated(written)["tried"]],
+        }
+        assert json.loads(quantization.model_dump_json()) == renamed
         assert all(not record.model_extra for record in records(quantization))
     assert {key for _, written in variants.values() for key in translated(written)} == set(Quantization.model_fields)
 
@@ -104,12 +111,12 @@ def test_a_damaged_field_counts_as_absent_and_an_unknown_one_is_kept() -> None:
 def test_what_was_never_set_is_not_written() -> None:
     entry = Attempt(strategy="calibration", configuration="8-bit", status="not chosen")
     assert entry.model_dump() == {"strategy": "calibration", "configuration": "8-bit", "status": "not chosen"}
-    entry.status, entry.top1 = "rejected", None
+    entry.status, entry.score = "rejected", None
     assert entry.model_dump() == {
         "strategy": "calibration",
         "configuration": "8-bit",
         "status": "rejected",
-        "top1": None,
+        "score": None,
     }
     whole = Quantization().model_copy(update={"search": SearchRecord(cut=True)})
     assert json.loads(whole.model_dump_json()) == {"search": {"cut": True}}

@@ -107,7 +107,7 @@ def measure(bundle: Bundle, variant: Variant, settings: Mapping[str, str]) -> di
     loaded = time.perf_counter() - began
     try:
         golden = bundle.golden_outputs()
-        proof = prove(session, variant, golden, 1)
+        proof = prove(session, variant, golden, 1, bundle.task)
         found = {"load_seconds": round(loaded, 3), "proof": vars(proof), "passed": not proof.warning}
         return {**found, "latency_ms": {f"batch {n}": latency(session, golden["images"], n) for n in (1, 8)}}
     finally:

@@ -21,7 +21,7 @@ __all__ = [  # noqa: RUF022 - in the order of the job; all but the version are i
 _MODULES = {
     "Bundle": "edgekit.bundle",
     "EdgekitError": "edgekit.errors",
-    "Prediction": "edgekit.runtimes.predictor",
+    "Prediction": "edgekit.tasks.classification",
     "Predictor": "edgekit.runtimes.predictor",
     "Recipe": "edgekit.recipe",
     "Result": "edgekit.result",

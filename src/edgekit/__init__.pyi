@@ -12,7 +12,7 @@ from edgekit.bundle import Bundle as Bundle
 from edgekit.errors import EdgekitError as EdgekitError
 from edgekit.recipe import Recipe as Recipe
 from edgekit.result import Result as Result
-from edgekit.runtimes.predictor import Prediction as Prediction
 from edgekit.runtimes.predictor import Predictor as Predictor
+from edgekit.tasks.classification import Prediction as Prediction
 
 __version__: str

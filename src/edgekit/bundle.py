@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
@@ -16,9 +17,10 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from edgekit.errors import BundleError, near, shortened
+from edgekit import tasks
+from edgekit.errors import BundleError, EdgekitError, near, shortened
 from edgekit.files import sha256, write_text
 from edgekit.foreign import MOST_JSON, Unreadable, open_regular, parse_json, parse_npz, private_copy, read_bytes
 from edgekit.preprocess import Preprocessing
@@ -26,7 +28,7 @@ from edgekit.quantization import Quantization
 from edgekit.targets import Precision
 from edgekit.text import visible
 
-BUNDLE_SCHEMA = 1
+BUNDLE_SCHEMA = 2  # 1 knew classification alone, and said nothing of a task
 MANIFEST = "bundle.json"
 
 Verdict = Literal["faster", "slower", "undecided"]
@@ -59,50 +61,75 @@ class BundleFile(ManifestPart):
         return cls(path=path, bytes=(folder / path).stat().st_size, sha256=sha256(folder / path))
 
 
-class Tensor(ManifestPart):
-    """An input or output of the graph; None in the shape is the free batch axis.
+class Figures(ManifestPart):
+    """A part with numbers of the task's own beside the fields that are named here."""
 
-    `embedding` is what the linear layer sees, float32 (n, d), not normalized to length 1.
-    """
+    model_config = ConfigDict(extra="allow", defer_build=True)
+
+    @model_validator(mode="after")
+    def _numbers(self) -> Figures:
+        for name, value in (self.model_extra or {}).items():
+            number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            if value is not None and not number:
+                raise ValueError(f"{shortened(name)} is not a finite number")
+        return self
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Those numbers by name."""
+        return {name: value for name, value in (self.model_extra or {}).items() if value is not None}
+
+
+class Tensor(ManifestPart):
+    """An input or output of the graph; None in the shape is the free batch axis."""
 
     name: str
     dtype: Literal["uint8", "float32"]
-    layout: Literal["NHWC", "NC"]
-    shape: list[int | None]
+    layout: str = Field(pattern=r"^N[A-Z]{0,4}$", description="NHWC, NC; a letter an axis, the batch first")
+    shape: list[int | None] = Field(min_length=1)
 
 
-class Parity(ManifestPart):
-    """How near a variant comes to the trained model on the golden tensors."""
+class Parity(Figures):
+    """How near a variant comes to the trained model on the golden tensors; of each further output, NAME_max_abs_diff and NAME_cosine."""
 
     samples: int
-    top1_agreement: float = Field(ge=0, le=1)
-    max_abs_diff: float = Field(description="largest absolute difference of a logit")
+    agreement: float = Field(
+        ge=0, le=1, validation_alias=AliasChoices("agreement", "top1_agreement"),
+        description="share of the golden images on which both decide alike; in schema 1 top1_agreement",
+    )  # fmt: skip
+    max_abs_diff: float = Field(description="largest absolute difference of a value of the main output")
     sqnr_db: float | None = Field(
-        description="signal to quantization noise of the logits, in dB; null where the noise is 0"
+        description="signal to quantization noise of the main output, in dB; null where the noise is 0"
     )
     batches: list[int] = Field(
-        default_factory=list, description="batch sizes whose logits were held against those of one image at a time"
+        default_factory=list, description="batch sizes whose outputs were held against those of one image at a time"
     )
     batches_sqnr_db: float | None = Field(
-        None, description="logits to the largest difference between two of these, in dB; null where there is none"
-    )
-    embedding_max_abs_diff: float | None = Field(
-        None, description="largest absolute difference of a component of the embedding; only where it is an output"
-    )
-    embedding_cosine: float | None = Field(
-        None, description="smallest cosine between the embedding and the trained one"
+        None, description="main output to the largest difference between two of these, in dB; null where there is none"
     )
 
 
-class Accuracy(ManifestPart):
-    """Accuracy of a variant, or of the trained model, on the evaluation set."""
+class Accuracy(Figures):
+    """How well a variant, or the trained model, does on the evaluation set: the task's metrics by name, of classification top1 and top5."""
 
-    top1: float = Field(ge=0, le=1)
-    top5: float | None = Field(None, ge=0, le=1, description="only where there are more than five classes")
+    metric: str = Field("top1", description="the one that counts")
     samples: int
     agreement: float | None = Field(
-        None, ge=0, le=1, description="share of the same images that a variant classifies as the trained model does"
+        None, ge=0, le=1, description="share of the same images on which a variant decides as the trained model does"
     )
+
+    @model_validator(mode="after")
+    def _shares(self) -> Accuracy:
+        if self.metric not in self.figures:
+            raise ValueError(f"it holds no {shortened(self.metric)}")
+        if any(not 0 <= value <= 1 for value in self.figures.values()):
+            raise ValueError("a metric is not from 0 to 1")
+        return self
+
+    @property
+    def value(self) -> float:
+        """The metric that counts, a share."""
+        return self.figures[self.metric]
 
 
 class Speed(ManifestPart):
@@ -156,10 +183,10 @@ class Variant(ManifestPart):
     parity: Parity | None = None
     accuracy: Accuracy | None = None
     agreement: float | None = Field(
-        None, ge=0, le=1, description="share of the evaluation images that it classifies as the trained model does"
+        None, ge=0, le=1, description="share of the evaluation images on which it decides as the trained model does"
     )
     speed: Speed | None = Field(None, description="of INT8, where it was timed at export")
-    drop: float | None = Field(None, description="accuracy of the trained model minus this one's, as a share")
+    drop: float | None = Field(None, description="the metric of the trained model minus this one's, as a share")
     drop_is: Literal["measured", "expected"] = Field(
         "measured", description="expected: there were no labels, and the trained model's own confidence stands for them"
     )
@@ -174,17 +201,17 @@ class Variant(ManifestPart):
 class Manifest(ManifestPart):
     """The content of `bundle.json`."""
 
-    bundle_schema: Literal[1] = Field(1, alias="schema")
+    bundle_schema: Literal[1, 2] = Field(2, alias="schema")
+    task: str = Field(tasks.DEFAULT, description="what the model answers; in schema 1 always classification")
     name: str
     created: str
     edgekit: str = Field(description="version of edgekit that wrote it")
-    classes: list[str] = Field(min_length=2)
+    classes: list[str] = Field(description="names, in the order of the outputs; empty where the task has no classes")
     preprocessing: Preprocessing
     input: Tensor
     outputs: list[Tensor] = Field(min_length=1)
     golden: BundleFile = Field(
-        description=".npz with `images` (n, H, W, 3) uint8 and the trained model's `logits` (n, classes) float32; where it is an output, "
-        "also `embedding` (n, d) float32"
+        description=".npz with `images` (n, H, W, 3) uint8 and the trained model's outputs for them, float32, by their names"
     )
     accuracy: Accuracy | None = Field(None, description="of the trained model, in float, before any conversion")
     variants: list[Variant]
@@ -196,6 +223,15 @@ class Manifest(ManifestPart):
     def files(self) -> list[BundleFile]:
         """All files of the bundle; one that several variants share comes several times."""
         return [self.golden, *(file for variant in self.variants for file in variant.files)]
+
+    @model_validator(mode="after")
+    def _of_the_task(self) -> Manifest:
+        task, shapes = tasks.find(self.task), {output.name: output.shape[1:] for output in self.outputs}
+        if missing := [name for name in task.required if name not in shapes]:
+            raise ValueError(f"the bundle lists no output named {missing[0]}, which {self.task} needs")
+        if fault := task.fault(self.classes, shapes):
+            raise ValueError(fault)
+        return self
 
     @field_validator("variants")
     @classmethod
@@ -217,6 +253,11 @@ class Bundle:
     def __repr__(self) -> str:
         variants = ", ".join(f"{variant.id} {variant.status}" for variant in self.manifest.variants)
         return visible(f"<Bundle {self.manifest.name} in {self.path}: {variants}>")
+
+    @property
+    def task(self) -> tasks.Task:
+        """What its model answers."""
+        return tasks.find(self.manifest.task)
 
     @classmethod
     def open(cls, path: Path | str, digest: str | None = None) -> Bundle:
@@ -343,14 +384,14 @@ class Bundle:
         )
 
     def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """The golden images (n, H, W, 3) uint8 and the trained model's logits for them (n, classes) float32.
+        """The golden images (n, H, W, 3) uint8 and the trained model's main output for them, of a classification the logits (n, classes) float32.
 
         Raises:
-            BundleError: the file is not an archive of these two arrays, they are not finite, or it holds Python objects (pickles
+            BundleError: the file is not an archive of images and outputs, they are not finite, or it holds Python objects (pickles
                 are not read).
         """
         outputs = self.golden_outputs()
-        return outputs["images"], outputs["logits"]
+        return outputs["images"], outputs[self.task.main]
 
     def golden_outputs(self) -> dict[str, NDArray[Any]]:
         """The golden `images` (n, H, W, 3) uint8, and each output of the trained model for them, float32, by its name.
@@ -360,19 +401,18 @@ class Bundle:
         """
         path = self.path / self.manifest.golden.path
         content = io.BytesIO(self.read(self.manifest.golden))
-        size, classes = self.manifest.preprocessing.image_size, len(self.manifest.classes)
-        names = [output.name for output in self.manifest.outputs]
-        if "logits" not in names:
-            raise BundleError(f"{path.parent}: the bundle lists no output named logits", "export the bundle again")
+        size = self.manifest.preprocessing.image_size
+        shapes = {output.name: output.shape[1:] for output in self.manifest.outputs}
         try:
-            named = parse_npz(content, path, ["images", *names])
+            named = parse_npz(content, path, ["images", *shapes])
         except Unreadable as error:
             raise BundleError(f"{path}: not golden tensors: {error.reason}", "export the bundle again") from error
         images = named.pop("images")
-        right = images.dtype == np.uint8 and images.shape[1:] == (size, size, 3) and len(images) > 0
+        right = images.dtype == np.uint8 and images.shape[1:] == (size, size, 3) and images.size > 0
         for name, output in named.items():
-            width = classes if name == "logits" else output.shape[-1] if output.ndim else 0
-            if not right or output.dtype != np.float32 or output.shape != (len(images), width):
+            want = [len(images), *shapes[name]] if right else []
+            fits = len(want) == output.ndim and all(a in (None, b) for a, b in zip(want, output.shape, strict=True))
+            if not fits or output.dtype != np.float32:
                 raise BundleError(
                     f"{path}: not golden tensors: {images.dtype} images of shape {images.shape}, {output.dtype} {name} of "
                     f"shape {output.shape}",
@@ -383,6 +423,9 @@ class Bundle:
                     f"{path}: its golden {name} are not finite, so nothing can be proved against them",
                     "export the bundle again from a model that gives finite numbers",
                 )
+        shapes = {name: output.shape[1:] for name, output in named.items()}
+        if fault := self.task.fault(self.manifest.classes, shapes):
+            raise BundleError(f"{path}: not golden tensors: {fault}", "export the bundle again")
         return {"images": images, **named}
 
 
@@ -421,12 +464,17 @@ def _manifest(text: bytes, path: Path) -> Manifest:
             "update edgekit on this machine",
         )
     try:
+        tasks.find(content.get("task", tasks.DEFAULT))
+    except EdgekitError as error:
+        raise BundleError(f"{path}: {error.message}", error.hint) from error
+    try:
         return Manifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = shortened(".".join(str(part) for part in first["loc"]))
         raise BundleError(
-            f"{path}: {where}: {first['msg'].removeprefix('Value error, ')}", "export or copy the bundle again"
+            f"{path}: {f'{where}: ' if where else ''}{first['msg'].removeprefix('Value error, ')}",
+            "export or copy the bundle again",
         ) from error
 
 

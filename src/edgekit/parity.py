@@ -2,8 +2,9 @@
 
 The export, the doctor and the bench ask this one module, so that none refuses what another accepts. NumPy alone.
 
-A float variant computes the same function: its values may differ by rounding, and its decisions not at all. INT8 computes a neighboring
-function: its accuracy says whether the logits are good enough, and the direction of its embedding whether that is still the same vector.
+A float variant computes the same function: its values may differ by rounding alone. INT8 computes a neighboring function: the direction of a
+vector says whether it is still the same one. Which outputs a model has, what they decide, and which rule holds for which of them, is said by
+its task (`edgekit.tasks`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from edgekit.shares import difference, percent
 
 # Largest difference of a float variant, as a share of the largest value of the trained model: sums in another order, FP16 weights.
 TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
@@ -31,64 +30,36 @@ OTHER_VECTOR = 0.5
 
 
 @dataclass(frozen=True)
-class LogitsParity:
-    """Logits beside the trained model's.
+class OutputParity:
+    """One output of a variant beside the trained model's, for the same images.
 
     Attributes:
         samples: how many images.
-        finite: whether all are finite numbers; where they are not, nothing agrees.
-        max_abs_diff: largest difference of a logit.
-        largest: largest absolute value of the trained model's logits.
-        top1_agreement: share of the images that both classify the same.
+        finite: whether all values are finite numbers; where they are not, the cosine is -1.
+        max_abs_diff: largest difference of a value.
+        largest: largest absolute value of the trained model's output.
         sqnr_db: signal to quantization noise, see `decibels`.
+        cosine: the smallest of `cosines`, an image's values being one vector.
     """
 
     samples: int
     finite: bool
     max_abs_diff: float
     largest: float
-    top1_agreement: float
     sqnr_db: float
-
-
-@dataclass(frozen=True)
-class EmbeddingParity:
-    """Embeddings beside the trained model's.
-
-    Attributes:
-        finite: whether all values are finite numbers; where they are not, the cosine is -1.
-        max_abs_diff: largest difference of a component.
-        largest: largest absolute value of the trained model's components.
-        cosine: the smallest of `cosines`.
-    """
-
-    finite: bool
-    max_abs_diff: float
-    largest: float
     cosine: float
 
 
-def compare_logits(got: NDArray[np.floating[Any]], trained: NDArray[np.floating[Any]]) -> LogitsParity:
-    """Hold logits (n, classes) against the trained model's (n, classes), n >= 1."""
+def compare_outputs(got: NDArray[np.floating[Any]], trained: NDArray[np.floating[Any]]) -> OutputParity:
+    """Hold an output (n, ...) against the trained model's of the same shape, n >= 1."""
     finite = bool(np.isfinite(got).all())
-    return LogitsParity(
+    return OutputParity(
         samples=len(got),
         finite=finite,
         max_abs_diff=_max_abs_diff(got, trained) if finite else np.inf,
-        largest=float(np.abs(trained).max()),
-        top1_agreement=float((got.argmax(1) == trained.argmax(1)).mean()) if finite else 0.0,
+        largest=float(np.abs(trained).max(initial=0)),
         sqnr_db=decibels(power(trained), noise(got, trained)),
-    )
-
-
-def compare_embeddings(got: NDArray[np.floating[Any]], trained: NDArray[np.floating[Any]]) -> EmbeddingParity:
-    """Hold embeddings (n, d) against the trained model's (n, d), n >= 1."""
-    finite = bool(np.isfinite(got).all())
-    return EmbeddingParity(
-        finite=finite,
-        max_abs_diff=_max_abs_diff(got, trained) if finite else np.inf,
-        largest=float(np.abs(trained).max()),
-        cosine=float(cosines(got, trained).min()) if finite else -1.0,
+        cosine=float(cosines(_flat(got), _flat(trained)).min()) if finite else -1.0,
     )
 
 
@@ -126,32 +97,35 @@ def shape_fault(name: str, got: NDArray[Any], trained: NDArray[Any]) -> str:
     return "" if got.shape == trained.shape else f"it gives {name} of shape {got.shape} instead of {trained.shape}"
 
 
-def logits_fault(found: LogitsParity, precision: str) -> str:
-    """Why logits are not those of the trained model, in a clause; empty where they may be.
-
-    Of INT8 nothing but finite numbers is asked here: its accuracy is the measure.
-    """
-    if not found.finite:
-        return "its logits are not finite numbers"
-    tolerance = TOLERANCE.get(precision, np.inf) * max(1.0, found.largest)
-    if precision in TOLERANCE and found.top1_agreement < 1:  # whatever the tolerance
-        otherwise = percent(difference(1, found.top1_agreement), 0)
-        return f"it decides otherwise on {otherwise} of the golden images, a golden logit differs by {found.max_abs_diff:.3g}"
-    if found.max_abs_diff > tolerance:
-        return f"a golden logit differs by {found.max_abs_diff:.3g}, more than {tolerance:.3g}"
-    return ""
+def finite_fault(name: str, whose: str = "its") -> str:
+    """What is wrong with an output of that name which holds other numbers than finite ones, in a clause."""
+    return f"{whose} {name} {'are' if name.endswith('s') else 'is'} not finite numbers"
 
 
-def embedding_fault(found: EmbeddingParity, precision: str, floor: float = COSINE_FLOOR) -> str:
-    """Why embeddings are not those of the trained model, in a clause; empty where they are.
+def values_fault(value: str, found: OutputParity, precision: str, smallest: float = 0.0) -> str:
+    """Why a float variant's output is not the trained model's, in a clause; empty where it is, and of INT8.
 
     Args:
-        found: how near they come.
+        value: what one value of the output is called.
+        found: how near it comes, its values being finite.
+        precision: of the variant.
+        smallest: the least that `TOLERANCE` is a share of.
+    """
+    tolerance = TOLERANCE.get(precision, np.inf) * max(smallest, found.largest)
+    if precision not in TOLERANCE or found.max_abs_diff <= tolerance:
+        return ""
+    return f"a golden {value} differs by {found.max_abs_diff:.3g}, more than {tolerance:.3g}"
+
+
+def direction_fault(name: str, found: OutputParity, precision: str, floor: float = COSINE_FLOOR) -> str:
+    """Why vectors are not those of the trained model, in a clause; empty where they are.
+
+    Args:
+        name: of the output.
+        found: how near they come, their values being finite.
         precision: of the variant. A float one must keep the values within `TOLERANCE`, INT8 the direction.
         floor: the smallest cosine of INT8: `COSINE_FLOOR` where it is exported, `OTHER_VECTOR` on any other machine.
     """
-    if not found.finite:
-        return "its embedding is not finite numbers"
     if precision in TOLERANCE:
         near = found.max_abs_diff <= TOLERANCE[precision] * found.largest
     else:
@@ -159,13 +133,18 @@ def embedding_fault(found: EmbeddingParity, precision: str, floor: float = COSIN
     if near:
         return ""
     return (
-        f"the golden embedding differs by {found.max_abs_diff:.3g} of up to {found.largest:.3g}, "
+        f"the golden {name} differs by {found.max_abs_diff:.3g} of up to {found.largest:.3g}, "
         f"its cosine is {found.cosine:.3f} at worst"
     )
 
 
 def _max_abs_diff(got: NDArray[np.floating[Any]], trained: NDArray[np.floating[Any]]) -> float:
-    return float(np.abs(got.astype(np.float64) - trained).max())
+    return float(np.abs(got.astype(np.float64) - trained).max(initial=0))
+
+
+def _flat(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """One vector an image."""
+    return values.reshape(len(values), -1)
 
 
 def _unit(rows: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -75,8 +76,8 @@ class CalibrationRecord(Record):
 class UnlabeledComparison(Record):
     """A candidate and the float model on images without labels."""
 
-    agreement: float | None = Field(None, description="share of the images that both classify alike")
-    sqnr_db: float | None = Field(None, description="of the logits; null where there is no noise")
+    agreement: float | None = Field(None, description="share of the images on which both decide alike")
+    sqnr_db: float | None = Field(None, description="of the main output; null where there is no noise")
     images: int | None = None
 
 
@@ -89,7 +90,10 @@ class Attempt(Record):
     why: str = Field("", description="it failed")
     in_float: list[str] = Field(default_factory=list, description="nodes that it leaves in float beside the usual ones")
     unlabeled: UnlabeledComparison | None = None
-    top1: float | None = Field(None, description="on the evaluation set, as are agreement and drop; a share")
+    score: float | None = Field(
+        None, validation_alias=AliasChoices("score", "top1"),
+        description="of the task's metric on the evaluation set, where agreement and drop are of, too; a share; was top1",
+    )  # fmt: skip
     agreement: float | None = None
     drop: float | None = None
     making_seconds: float | None = None
@@ -97,7 +101,7 @@ class Attempt(Record):
 
 
 class LayerSensitivityRecord(Record):
-    """A layer or a block of layers, and the logits when it alone stays in float."""
+    """A layer or a block of layers, and the main output when it alone stays in float."""
 
     layer: str
     operator: str = Field("", description="Conv, Gemm or MatMul; of a block, the number of layers")

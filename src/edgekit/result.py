@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from edgekit.errors import EdgekitError
 from edgekit.files import write_text
@@ -132,19 +132,37 @@ class Latency(ResultPart):
         None, description="of a run under MLCommons LoadGen: its version, its own summary, and the folder of its logs"
     )
     golden_max_abs_diff: float | None = Field(
-        description="largest difference from the golden logits, checked in the same process"
+        description="largest difference from the golden values of the main output, checked in the same process"
     )
-    golden_top1_agreement: float | None
-    golden_embedding_max_abs_diff: float | None = Field(
-        None, description="largest difference from the golden embedding; null where the bundle has none"
+    golden_agreement: float | None = Field(
+        validation_alias=AliasChoices("golden_agreement", "golden_top1_agreement"),
+        description="share of the golden images on which it decides as the trained model does",
     )
-    golden_embedding_cosine: float | None = Field(None, description="smallest cosine with the golden embedding")
-    accuracy: float | None = Field(None, description="top-1 of the variant where it was exported, as the bundle has it")
-    accuracy_samples: int | None = Field(None, description="the test images behind it")
+    golden_figures: dict[str, float] = Field(
+        default_factory=dict,
+        description="of the other outputs: NAME_max_abs_diff and NAME_cosine, the largest and the smallest",
+    )
+    golden_embedding_max_abs_diff: float | None = Field(None, exclude=True, description="older form of golden_figures")
+    golden_embedding_cosine: float | None = Field(None, exclude=True, description="older form of golden_figures")
+    accuracy: float | None = Field(
+        None, description="the metric of the variant where it was exported, as the bundle has it"
+    )
+    accuracy_metric: str | None = Field(None, description="which one; null in older results, where it was top1")
+    accuracy_samples: int | None = Field(
+        None, description="the test images that it counts; null where it is no share of them"
+    )
     conditions: dict[str, Any] = Field(
         description="governor, clocks, temperatures, load before and after; null where absent"
     )
     warnings: Many[str] = Field(description="why a figure here is not to be trusted, one sentence each")
+
+    @model_validator(mode="after")
+    def _older(self) -> Latency:
+        for name in ("embedding_max_abs_diff", "embedding_cosine"):
+            value = getattr(self, f"golden_{name}")
+            if value is not None:
+                self.golden_figures.setdefault(name, value)
+        return self
 
     @model_validator(mode="after")
     def _whole(self) -> Latency:
@@ -206,7 +224,10 @@ class Score(ResultPart):
     """One number about one model, with the protocol that it was measured by."""
 
     model: str = Field(description="encoder, teacher, student, supervised, a variant's id; of a transfer, the weights")
-    metric: Literal["top1", "top5", "knn", "linear", "centroid", "logistic"]
+    metric: str = Field(
+        pattern=r"^[a-z][a-z0-9_]{0,39}$",
+        description="of the run's task, such as top1; of what is read from an encoder's features: knn, linear, centroid, logistic",
+    )
     value: float = Field(ge=0, le=1)
     samples: int
     protocol: str
@@ -274,6 +295,7 @@ class Evaluation(ResultPart):
     """What the models of a run score on its test set."""
 
     kind: Literal["evaluation"] = "evaluation"
+    task: str = Field("classification", description="what the models answer")
     run: str
     data: str = Field(description="what the test set is")
     scores: list[Score]

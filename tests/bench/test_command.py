@@ -29,6 +29,7 @@ from edgekit.bundle import MANIFEST, Bundle, BundleFile
 from edgekit.errors import BundleError, EdgekitError, RuntimeMissing
 from edgekit.result import Latency, Result
 from edgekit.runtimes import load
+from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers.patience import until
 from tests.helpers.tiny_bundle import make_bundle
 
@@ -91,7 +92,7 @@ def test_a_quick_bench_measures_every_variant_and_writes_its_results(folder: Pat
         assert list(latency.stages_ms) == STAGES
         for name, value in latency.stages_ms.items():
             assert (value is None) if name in TRANSFERS else (value is not None and value > 0), name
-        assert latency.golden_top1_agreement == 1
+        assert latency.golden_agreement == 1
         assert latency.golden_max_abs_diff is not None
         assert latency.golden_max_abs_diff < 0.05
         assert latency.threads == 1
@@ -218,14 +219,17 @@ def test_a_float_variant_that_decides_otherwise_is_refused_whatever_the_toleranc
     best = np.sort(logits, axis=1)
     nearest = int(np.argmin(best[:, -1] - best[:, -2]))
     images, logits = images[nearest : nearest + 1], logits[nearest : nearest + 1].copy()
-    assert prove(session, variant, {"images": images, "logits": logits}, 1).top1_agreement == 1
+    assert prove(session, variant, {"images": images, "logits": logits}, 1, CLASSIFICATION).agreement == 1
     first, second = np.argsort(-logits[0])[:2]
     logits[0, [first, second]] = logits[0, [second, first]]
     assert abs(logits[0, first] - logits[0, second]) < 1e-3 * max(1, np.abs(logits).max())  # within the tolerance
     with pytest.raises(BundleError, match="decides otherwise on 100% of the golden images"):
-        prove(session, variant, {"images": images, "logits": logits}, 1)
+        prove(session, variant, {"images": images, "logits": logits}, 1, CLASSIFICATION)
     int8 = variant.model_copy(update={"precision": "int8"})
-    assert "does not hold on this machine" in prove(session, int8, {"images": images, "logits": logits}, 1).warning
+    assert (
+        "does not hold on this machine"
+        in prove(session, int8, {"images": images, "logits": logits}, 1, CLASSIFICATION).warning
+    )
 
 
 def test_an_int8_variant_that_agrees_less_than_where_it_was_exported_is_warned_about(folder: Path) -> None:
@@ -233,9 +237,9 @@ def test_an_int8_variant_that_agrees_less_than_where_it_was_exported_is_warned_a
     golden = bundle.golden_outputs()
     int8 = bundle.variant("onnx-fp32").model_copy(update={"precision": "int8"})
     session = load(bundle, int8, threads=1)
-    assert prove(session, int8, golden, 5).warning == ""
-    proof = prove(session, int8, {**golden, "logits": np.roll(golden["logits"], 1, axis=1)}, 5)
-    assert proof.top1_agreement < 0.5
+    assert prove(session, int8, golden, 5, CLASSIFICATION).warning == ""
+    proof = prove(session, int8, {**golden, "logits": np.roll(golden["logits"], 1, axis=1)}, 5, CLASSIFICATION)
+    assert proof.agreement < 0.5
     assert "its recorded accuracy does not hold on this machine" in proof.warning
 
 
@@ -345,7 +349,7 @@ def outcome(samples: list[int], **other: Any) -> RoundOutcome:
         "samples_ns": samples, "began_ns": 0, "ended_ns": sum(samples), "streams": 1, "device_memory_bytes": None,
         "warmup_runs": 10, "settled": True, "interrupted": False, "runtime_version": "1", "settings": {},
         "affinity": [0], "stages_ms": {"import": 5.0}, "peak_rss_bytes": 10, "conditions": conditions,
-        "golden": Proof(max_abs_diff=0.0, top1_agreement=1.0, warning=""),
+        "golden": Proof(max_abs_diff=0.0, agreement=1.0, warning=""),
     }  # fmt: skip
     for key, value in other.items():
         next(part for part in (made, conditions, line) if key in part)[key] = value

@@ -190,7 +190,7 @@ def test_a_bundle_is_proved_or_the_exit_code_is_1(edgekit: Callable[..., tuple[i
     assert code == 0
     variants = {v["variant"]: v for v in json.loads(out)["variants"]}
     assert [v["outcome"] for v in variants.values()] == ["proved", "proved", "left out"]
-    assert variants["onnx-fp32"]["top1_agreement"] == 1
+    assert variants["onnx-fp32"]["agreement"] == 1
     assert "tensorrt" in variants["trt-fp16"]["reason"]
 
     images, logits = bundle.golden()

@@ -12,7 +12,7 @@ from edgekit.bench.measure import Timed
 from edgekit.bench.outcome import ProfileOutcome, RoundOutcome, RoundTimeline, Watch
 from edgekit.runtimes.session import ProfiledNode
 
-PROOF = Proof(1e-6, 1.0, "", embedding_max_abs_diff=0.1, embedding_cosine=0.999)
+PROOF = Proof(1e-6, 1.0, "", {"embedding_max_abs_diff": 0.1, "embedding_cosine": 0.999})
 ROUND = RoundOutcome(
     runtime_version="1.2", settings={"threads": "1"}, affinity=[0, 2], golden=PROOF, samples_ns=[3, 1], warmup_runs=1, settled=True,
     interrupted=False, began_ns=5, ended_ns=12, streams=1, stages_ms={"import": 1.5}, peak_rss_bytes=7, device_memory_bytes=None,

@@ -100,7 +100,7 @@ def test_devices_side_by_side_and_one_that_cannot_be_reached(
         assert Path(measured["file"]) == output / server.device / "onnx-fp32-b1-t1.json"
         assert isinstance(result.measurement, Latency)
         assert result.measurement.bundle_digest == Bundle.open(bundle).digest
-        assert result.measurement.golden_top1_agreement == 1
+        assert result.measurement.golden_agreement == 1
         assert list((remote(server) / "runs").iterdir()) == []
         assert not list((remote(server) / "objects").glob("*.part"))
         assert f"{server.url}: measuring" in err

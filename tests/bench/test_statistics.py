@@ -27,7 +27,7 @@ def latency(samples: list[int], rounds: list[int] | None = None, **other: object
         "precision": "fp32", "settings": {}, "batch": 1, "threads": 1, "affinity": [0], "quick": False, "warmup_runs": 10,
         "samples_ns": samples, "rounds": rounds or [len(samples)], "percentiles_ms": {}, "mean_ms": 1.0, "cv": 0.0, "drift": 0.0,
         "throughput": 1.0, "stages_ms": {}, "peak_rss_bytes": None, "golden_max_abs_diff": None,
-        "golden_top1_agreement": None, "conditions": {}, "warnings": [],
+        "golden_agreement": None, "conditions": {}, "warnings": [],
     }  # fmt: skip
     return Latency.model_validate({**fields, **other})
 
@@ -130,3 +130,12 @@ def test_results_go_beside_the_export_of_a_run(tmp_path, monkeypatch: pytest.Mon
     assert default_output(bundle) == tmp_path / "run" / "bench"
     monkeypatch.chdir(tmp_path / "run")
     assert default_output(Bundle(bundle.path.relative_to(tmp_path / "run"), Named(), "")) == tmp_path / "run" / "bench"  # type: ignore[arg-type]
+
+
+def test_golden_figures_of_an_older_result_are_read_by_their_names_today() -> None:
+    now = latency([1], golden_agreement=0.5, golden_figures={"embedding_cosine": 0.9, "embedding_max_abs_diff": 0.1})
+    older = now.model_dump(exclude={"golden_agreement", "golden_figures", "accuracy_metric"})
+    older |= {"golden_top1_agreement": 0.5, "golden_embedding_cosine": 0.9, "golden_embedding_max_abs_diff": 0.1}
+    assert Latency.model_validate(older).model_dump() == now.model_dump()
+    without = {**older, "golden_embedding_cosine": None, "golden_embedding_max_abs_diff": None}
+    assert Latency.model_validate(without).golden_figures == {}

@@ -60,7 +60,7 @@ def test_json_lines_say_what_the_api_says(bundle: Bundle, photos: Path) -> None:
     done = predict(bundle.path, photos, "--json", "--top", "2", "--threads", "1")
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(
-        r"3 images, [\d.]+ s: [\d.]+ images/s \(onnx-fp32, batch 1, from file to class\)\n", done.stderr
+        r"3 images, [\d.]+ s: [\d.]+ images/s \(onnx-fp32, batch 1, from file to answer\)\n", done.stderr
     )
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["file"] for line in lines] == [str(photos / f"{i}.jpg") for i in range(3)]

@@ -79,7 +79,7 @@ def test_every_variant_agrees_with_the_trained_model(where: Path) -> None:
         assert variant.executed
         assert variant.status == "verified"
         if variant.precision != "int8":
-            assert variant.parity.top1_agreement == 1.0
+            assert variant.parity.agreement == 1.0
 
 
 @pytest.mark.slow

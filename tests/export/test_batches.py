@@ -24,6 +24,7 @@ from edgekit.quantize.qdq import REDUCED, quantize_onnx
 from edgekit.runtimes import open_session
 from edgekit.runtimes.openvino import FIXED_SIZES, OpenVinoSession
 from edgekit.runtimes.streams import open_streams
+from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
 
 
@@ -96,7 +97,7 @@ def test_the_shipped_ir_is_right_with_a_free_batch_axis(files: Path, images: np.
     """OpenVINO 2026.4 loses the bias of the first convolution of this network's int8.onnx, unless it is reshaped."""
     fixed = by_openvino_alone(files / "int8.xml", images[:48], batch, reshaped=True)
     free = by_openvino_alone(files / "int8.xml", images[:48], batch, reshaped=False)
-    trained = run("onnxruntime", files / "float.onnx", images[:48])
+    trained = run("onnxruntime", files / "float.onnx", images[:48], CLASSIFICATION)["logits"]
     noise = decibels(fixed, trained)
     assert noise > 15
     assert decibels(free, fixed) > noise / 2  # without its bias the network is at 3 dB
@@ -107,8 +108,8 @@ def test_the_shipped_ir_is_right_with_a_free_batch_axis(files: Path, images: np.
 def test_a_session_of_openvino_answers_alike_in_every_batch_size(files: Path, images: np.ndarray, name: str) -> None:
     session = open_session("openvino", files / name, threads=1)
     assert isinstance(session, OpenVinoSession)
-    trained = run("onnxruntime", files / "float.onnx", images[:16])
-    found = compare_batches(session, images[:16], trained)
+    trained = run("onnxruntime", files / "float.onnx", images[:16], CLASSIFICATION)["logits"]
+    found = compare_batches(session, images[:16], {"logits": trained}, CLASSIFICATION)
     assert 0 in session._calls  # the graph with a free axis was among them
     assert set(session._calls) == {1, BATCHES[1], 0}
     assert found.agree
@@ -131,9 +132,11 @@ def test_a_session_of_openvino_answers_alike_in_every_batch_size(files: Path, im
 
 
 def test_onnx_runtime_answers_alike_in_every_batch_size(files: Path, images: np.ndarray) -> None:
-    trained = run("onnxruntime", files / "float.onnx", images[:16])
+    trained = run("onnxruntime", files / "float.onnx", images[:16], CLASSIFICATION)["logits"]
     for name in ("int8.onnx", "float.onnx"):
-        assert compare_batches(open_session("onnxruntime", files / name), images[:16], trained).agree
+        assert compare_batches(
+            open_session("onnxruntime", files / name), images[:16], {"logits": trained}, CLASSIFICATION
+        ).agree
 
 
 def batch_dependent(source: Path, output: Path, amount: float) -> None:
@@ -161,7 +164,7 @@ def test_what_depends_on_the_batch_size_is_rejected(
     files: Path, images: np.ndarray, tmp_path: Path, runtime: Any, precision: Any
 ) -> None:
     reference = ReferenceOutputs.of(
-        lambda batch: {"logits": run("onnxruntime", files / "float.onnx", batch)}, images, None
+        CLASSIFICATION, lambda batch: run("onnxruntime", files / "float.onnx", batch, CLASSIFICATION), images, None
     )
     found = {}
     for amount in (0.0, 1.0):
@@ -182,15 +185,15 @@ def test_what_depends_on_the_batch_size_is_rejected(
 def test_a_float_variant_that_decides_otherwise_in_one_batch_size_is_rejected(files: Path, images: np.ndarray) -> None:
     """Whatever the tolerance: a difference too small to be a fault by its size, and large enough to change a decision."""
     reference = ReferenceOutputs.of(
-        lambda batch: {"logits": run("onnxruntime", files / "float.onnx", batch)}, images, None
+        CLASSIFICATION, lambda batch: run("onnxruntime", files / "float.onnx", batch, CLASSIFICATION), images, None
     )
     session = open_session("onnxruntime", files / "float.onnx")
-    decided = reference.logits[:16].copy()
+    decided = reference.outputs["logits"][:16].copy()
     first, second = np.argsort(-decided[0])[:2]
     decided[0, second] = decided[0, first] + 1e-3 * np.abs(decided).max()
-    found = compare_batches(session, images[:16], decided)
+    found = compare_batches(session, images[:16], {"logits": decided}, CLASSIFICATION)
     assert found.agree
-    assert found.top1 == 15 / 16
+    assert found.agreement == 15 / 16
     file = BundleFile.of(files, "float.onnx")
     for precision, status in (("fp32", "rejected"), ("fp16", "rejected"), ("int8", "verified")):
         variant = Variant.model_validate(
@@ -203,10 +206,10 @@ def test_a_float_variant_that_decides_otherwise_in_one_batch_size_is_rejected(fi
                 "status": "unexecuted",
             }
         )
-        judged = judge(variant, reference.logits, None, reference, AccuracyBounds(), found)
+        judged = judge(variant, reference.outputs, {}, reference, AccuracyBounds(), found)
         assert judged.status == status
         assert judged.parity is not None
-        assert judged.parity.top1_agreement == 1  # in the form that answered for the whole set
+        assert judged.parity.agreement == 1  # in the form that answered for the whole set
 
 
 def test_every_variant_of_a_bundle_can_be_asked(tmp_path: Path) -> None:

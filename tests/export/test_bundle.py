@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from edgekit.quantize.qdq import FULL, REDUCED, UNSIGNED, quantize_onnx
 from edgekit.quantize.quantizer import QuantizationConfig
 from edgekit.quantize.sensitivity import quantizable
 from edgekit.runtimes import load
+from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
 from tests.helpers.exported import export
 
@@ -209,7 +211,7 @@ def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.
     assert (first.status, second.configuration, second.status) == ("rejected", "nncf", "verified")
     assert variant.quantization.tool.startswith("nncf")
     assert variant.accuracy is not None
-    assert variant.accuracy.top1 == second.top1
+    assert variant.accuracy.top1 == second.score
     assert "VNNI" not in variant.note
     images, golden = bundle.golden()
     assert (load(bundle, variant).run(images).argmax(1) == golden.argmax(1)).mean() > 0.9
@@ -232,11 +234,11 @@ def test_a_way_that_fails_leads_to_the_next(tmp_path: Path, monkeypatch: pytest.
 def test_a_float_variant_that_decides_otherwise_is_rejected(bundle: Bundle) -> None:
     test = exported.splits().test
     assert test.labels is not None
-    reference = verify.ReferenceOutputs.of(exported.pixels(), test.images, test.labels)
-    logits = reference.logits.copy()
+    reference = verify.ReferenceOutputs.of(CLASSIFICATION, exported.pixels(), test.images, test.labels)
+    logits = reference.outputs["logits"].copy()
     row = reference.golden[3]
     logits[row] = np.roll(logits[row], 1)
-    other = verify.ReferenceOutputs(test.images, test.labels, logits, reference.golden)
+    other = dataclasses.replace(reference, outputs={"logits": logits})
     checked = verify.verify(bundle.variant("onnx-fp32"), bundle.path, other, verify.AccuracyBounds(max_drop=100))
     assert checked.status == "rejected"
     assert "golden" in checked.note
@@ -250,7 +252,7 @@ def test_what_cannot_run_here_says_so(bundle: Bundle, monkeypatch: pytest.Monkey
     monkeypatch.setattr(verify, "why_not", lambda runtime: RuntimeMissing(f"{runtime} is not installed"))
     test = exported.splits().test
     assert test.labels is not None
-    reference = verify.ReferenceOutputs.of(exported.pixels(), test.images, test.labels)
+    reference = verify.ReferenceOutputs.of(CLASSIFICATION, exported.pixels(), test.images, test.labels)
     fresh = bundle.variant("onnx-fp32").model_copy(update={"parity": None, "accuracy": None, "drop": None})
     checked = verify.verify(fresh, bundle.path, reference, verify.AccuracyBounds())
     assert (checked.status, checked.executed) == ("unexecuted", False)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from edgekit.export.doubts import MARK, doubts
 from edgekit.export.verify import ReferenceOutputs
+from edgekit.tasks.classification import CLASSIFICATION
 
 SPREAD = np.random.default_rng(0).normal(0, 3, (12, 3)).astype(np.float32)
 BETWEEN = 1 / (1 + np.exp(-SPREAD))
@@ -16,7 +17,7 @@ ONE_LOGIT = np.stack([np.zeros(12), BETWEEN[:, 0]], axis=1)
 
 def _of(logits: NDArray[np.floating], labels: NDArray[np.int64] | None = None) -> list[str]:
     pixels = np.zeros((len(logits), 4, 4, 3), np.uint8)
-    reference = ReferenceOutputs(pixels, labels, logits.astype(np.float32), np.arange(2))
+    reference = ReferenceOutputs(CLASSIFICATION, pixels, labels, {"logits": logits.astype(np.float32)}, np.arange(2))
     return doubts(reference, [f"class {i}" for i in range(logits.shape[1])])
 
 

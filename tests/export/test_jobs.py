@@ -19,6 +19,7 @@ from edgekit.errors import ExportError
 from edgekit.export import jobs, verify
 from edgekit.export.staging import staged
 from edgekit.runtimes import load
+from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
 from tests.helpers.exported import export
 from tests.helpers.patience import until
@@ -76,13 +77,13 @@ def test_files_say_what_they_are(fixed: Bundle) -> None:
 
 def test_a_wrong_embedding_is_seen(fixed: Bundle) -> None:
     test = exported.splits().test
-    run = verify.runner(exported.pixels(), embedding=True)
+    run = verify.runner(exported.pixels(), CLASSIFICATION, embedding=True)
 
     def negated(images: np.ndarray) -> verify.Outputs:
         outputs = run(images)
         return {"logits": outputs["logits"], "embedding": -outputs["embedding"]}
 
-    reference = verify.ReferenceOutputs.of(negated, test.images, test.labels)
+    reference = verify.ReferenceOutputs.of(CLASSIFICATION, negated, test.images, test.labels)
     checked = verify.verify(fixed.variant("onnx-fp32"), fixed.path, reference, verify.AccuracyBounds())
     assert checked.parity is not None
     assert checked.parity.embedding_cosine == pytest.approx(-1, abs=1e-3)
@@ -100,9 +101,9 @@ def test_without_labels_the_loss_is_the_one_that_the_model_expects(tmp_path: Pat
         assert 0 <= variant.drop < 0.01
     # A file that decides otherwise where the model is sure is rejected.
     sure = np.full((4, 2), [8, 0], np.float32)
-    reference = verify.ReferenceOutputs(pool[:4], None, sure, np.arange(4))
+    reference = verify.ReferenceOutputs(CLASSIFICATION, pool[:4], None, {"logits": sure}, np.arange(4))
     judged = verify.judge(
-        bundle.variant("onnx-int8"), sure[:, ::-1], None, reference, verify.AccuracyBounds(max_drop=5)
+        bundle.variant("onnx-int8"), {"logits": sure[:, ::-1]}, {}, reference, verify.AccuracyBounds(max_drop=5)
     )
     assert judged.status == "rejected"
     assert "expected to lose 99.9" in judged.note
@@ -112,15 +113,15 @@ def test_a_variant_as_good_that_decides_otherwise_is_remarked_upon_and_may_be_bo
     """One error for another: the accuracy stays, half of the decisions do not."""
     images, labels = np.zeros((4, 16, 16, 3), np.uint8), np.array([0, 0, 1, 1])
     trained, other = (np.eye(2, dtype=np.float32)[rows] for rows in ([0, 1, 1, 0], [1, 0, 1, 0]))
-    reference = verify.ReferenceOutputs(images, labels, trained, np.arange(4))
+    reference = verify.ReferenceOutputs(CLASSIFICATION, images, labels, {"logits": trained}, np.arange(4))
     file = BundleFile(path="model.onnx", bytes=1, sha256="0" * 64)
     variant = Variant(
         id="onnx-int8", runtime="onnxruntime", precision="int8", files=[file], executed=False, status="unexecuted"
     )
-    judged = verify.judge(variant, other, None, reference, verify.AccuracyBounds())
+    judged = verify.judge(variant, {"logits": other}, {}, reference, verify.AccuracyBounds())
     assert (judged.status, judged.drop, judged.agreement) == ("verified", 0.0, 0.5)
     assert "decides otherwise than the trained model on 50.0% of the images" in judged.note
-    bounded = verify.judge(variant, other, None, reference, verify.AccuracyBounds(min_agreement=0.9))
+    bounded = verify.judge(variant, {"logits": other}, {}, reference, verify.AccuracyBounds(min_agreement=0.9))
     assert bounded.status == "rejected"
     assert "on 50.0% of the images, fewer than 90.0%" in bounded.note
 

@@ -15,6 +15,7 @@ from edgekit.export.speed import with_speed
 from edgekit.machine import cpu_features
 from edgekit.processors import usable_cpus
 from edgekit.runtimes.predictor import default_variant
+from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers.tiny_bundle import make_bundle, some_images
 
 
@@ -87,7 +88,9 @@ def test_beside_a_busy_process_one_and_the_same_model_is_not_said_to_be_many_tim
     for process in busy:
         process.start()
     try:
-        (found,) = with_speed([same], bundle.path, bundle.path / "model.onnx", some_images(1), seconds=1)
+        (found,) = with_speed(
+            [same], bundle.path, bundle.path / "model.onnx", some_images(1), CLASSIFICATION, seconds=1
+        )
     finally:
         for process in busy:
             process.kill()
@@ -115,7 +118,7 @@ def test_verified_int8_alone_is_timed_and_a_verdict_is_kept(tmp_path: Path) -> N
     known, fresh = int8(bundle, "openvino", timed(1.3, verdict="faster")), int8(bundle, "onnxruntime", None)
     rejected = fresh.model_copy(update={"id": "bad-int8", "status": "rejected"})
     variants = [*bundle.manifest.variants, rejected]
-    found = {v.id: v for v in with_speed(variants, bundle.path, model, image, seconds=0)}
+    found = {v.id: v for v in with_speed(variants, bundle.path, model, image, CLASSIFICATION, seconds=0)}
     assert list(found) == [v.id for v in variants]
     assert found["openvino-int8"] == known
     assert {id_ for id_, v in found.items() if v.speed} == {"openvino-int8", "onnxruntime-int8"}
@@ -132,7 +135,9 @@ def test_what_was_not_decided_is_measured_again_and_its_note_replaced(tmp_path: 
     older = int8(bundle, "onnxruntime", timed(33.0))  # by an edgekit that timed the wall
     undecided = older.model_copy(update={"id": "undecided", "speed": timed(1.0, verdict="undecided"),
                                          "note": "kept; not clearly faster than float on this machine (0.10 to 9.00 …)"})  # fmt: skip
-    found = with_speed([older, undecided], bundle.path, bundle.path / "model.onnx", some_images(1), seconds=0)
+    found = with_speed(
+        [older, undecided], bundle.path, bundle.path / "model.onnx", some_images(1), CLASSIFICATION, seconds=0
+    )
     for variant in found:
         assert variant.speed is not None
         assert variant.speed.verdict is not None

@@ -24,6 +24,7 @@ from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.ranges import METHODS
 from edgekit.runtimes.tensorrt import BatchRange, BuildOptions, BuildPlan, build
 from edgekit.runtimes.tensorrt.cache import read_record
+from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
 from tests.helpers.exported import export
 
@@ -86,7 +87,7 @@ def test_what_was_not_run_says_so_and_states_its_graphs_error(bundle: Bundle) ->
         assert variant.parity is not None
         assert variant.parity.samples == 16
         graph = next(f.path for f in variant.files if f.path.endswith(".onnx"))
-        error = np.abs(simulated(bundle.path / graph)(images) - logits).max()
+        error = np.abs(simulated(bundle.path / graph, ["logits"])(images)["logits"] - logits).max()
         assert variant.parity.max_abs_diff == pytest.approx(error, rel=1e-3)
         assert variant.accuracy is not None
         assert variant.accuracy.samples == len(exported.splits().test)
@@ -125,15 +126,17 @@ def test_a_graph_that_is_not_the_network_is_rejected_though_no_engine_ran(
     test, data = exported.splits().test, exported.RECIPE.data
     graph = tmp_path / "float.onnx"
     export_onnx(exported.pixels(), graph, image_size=data.image_size, classes=exported.splits().classes)
-    reference = verify.ReferenceOutputs.of(exported.pixels(), test.images, test.labels)
+    reference = verify.ReferenceOutputs.of(CLASSIFICATION, exported.pixels(), test.images, test.labels)
     folder = tmp_path / "variant"
     folder.mkdir()
     sources = Sources(
         float_onnx=graph, calibration=Calibration(graph, test.images[:8], tmp_path), options=ExportOptions(), folder=folder,
-        scratch=tmp_path, reference=dataclasses.replace(reference, logits=-reference.logits),
+        scratch=tmp_path, reference=dataclasses.replace(reference, outputs={"logits": -reference.outputs["logits"]}),
     )  # fmt: skip
     # Of a model that is always right, INT8 that agrees with another loses almost everything, whatever its ranges.
-    worse = dataclasses.replace(reference, logits=10 * np.eye(10, dtype=np.float32)[test.labels], labels=test.labels)
+    worse = dataclasses.replace(
+        reference, outputs={"logits": 10 * np.eye(10, dtype=np.float32)[test.labels]}, labels=test.labels
+    )
     worse = dataclasses.replace(worse, images=np.ascontiguousarray(255 - worse.images))
     variant = tensorrt.make("trt", "fp16", sources)
     assert (variant.status, variant.executed) == ("rejected", False)
@@ -178,7 +181,7 @@ def test_the_matrix_of_networks_precisions_and_batches_builds(name: str, tmp_pat
     for precision, at_most in (("fp32", 1e-4), ("fp16", 0.02), ("int8", 0.6)):
         path = tmp_path / f"{precision}.onnx"
         exported.for_tensorrt(calibration, path, precision)
-        error = np.abs(simulated(path)(images) - expected).max() / np.abs(expected).max()
+        error = np.abs(simulated(path, ["logits"])(images)["logits"] - expected).max() / np.abs(expected).max()
         assert error <= at_most, precision
         for batch in (BatchRange(max=8), BatchRange(min=1, opt=1, max=1)):
             options = BuildOptions(

@@ -15,6 +15,7 @@ from torch import nn
 
 from edgekit.export.verify import ReferenceOutputs, runner
 from edgekit.models.pixels import PixelClassifier, normalize
+from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
 
 _WIDTH, _LAYERS = 16, 7
@@ -73,8 +74,8 @@ def clear_reference() -> ReferenceOutputs:
 
     Its best logit is ahead of the next by half the distance between two classes there, ten times what sound INT8 changes.
     """
-    run, images = runner(fixed_network()), exported.splits().test.images
+    run, images = runner(fixed_network(), CLASSIFICATION), exported.splits().test.images
     logits = run(images)["logits"]
     best, next_best = np.sort(logits, axis=1).T[[-1, -2]]
     clear = np.sort(np.argsort(next_best - best, kind="stable")[:_CLEAR])
-    return ReferenceOutputs.of(run, images[clear], logits[clear].argmax(1))
+    return ReferenceOutputs.of(CLASSIFICATION, run, images[clear], logits[clear].argmax(1))

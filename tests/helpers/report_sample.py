@@ -181,7 +181,7 @@ def make_bundle(folder: Path, classes: list[str]) -> Bundle:
                 status=status,
                 parity=Parity(
                     samples=64,
-                    top1_agreement=1.0 if precision != "int8" else 0.984,
+                    agreement=1.0 if precision != "int8" else 0.984,
                     max_abs_diff=difference,
                     sqnr_db=20 * math.log10(9 / difference),
                 ),
@@ -295,7 +295,7 @@ def make_latency(variant: Variant, digest: str, samples_ns: list[int], **changes
         "stages_ms": {"import": 92.0, "load": 11.0, "first_run": 2.0, "preprocess": 0.11, "run": float(np.median(ms)), "end_to_end": 0.7},
         "peak_rss_bytes": 84_000_000,
         "golden_max_abs_diff": variant.parity.max_abs_diff if variant.parity else None,
-        "golden_top1_agreement": variant.parity.top1_agreement if variant.parity else None,
+        "golden_agreement": variant.parity.agreement if variant.parity else None,
         "conditions": {"governor": None, "load": {"before": 0.4, "after": 1.1}},
         "warnings": ["short: less than 10 s or 662 samples is a first look, not a measurement"],
     }  # fmt: skip

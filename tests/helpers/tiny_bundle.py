@@ -81,7 +81,7 @@ def make_bundle(
     widths = {"logits": len(CLASSES), **({"embedding": width} if embedding else {})}
     outputs = dict(zip(widths, session.run(list(widths), {"images": golden}), strict=True))
     np.savez(folder / "golden.npz", images=golden, **outputs)
-    parity = Parity(samples=12, top1_agreement=1.0, max_abs_diff=0.0, sqnr_db=None)
+    parity = Parity(samples=12, agreement=1.0, max_abs_diff=0.0, sqnr_db=None)
     common = {
         "executed": True,
         "status": "verified",

@@ -20,6 +20,7 @@ from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import BundleError, EdgekitError
 from edgekit.export import pack
 from edgekit.runtimes import load
+from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import hostile
 from tests.helpers.tiny_bundle import make_bundle
 
@@ -144,14 +145,14 @@ def test_a_huge_logit_does_not_let_other_classes_pass(original: Path, tmp_path: 
     variant = bundle.variant("onnx-fp32")
     session = load(bundle, variant)
     golden = bundle.golden_outputs()
-    proof = prove(session, variant, golden, 12)
-    assert proof.top1_agreement == 1.0
+    proof = prove(session, variant, golden, 12, CLASSIFICATION)
+    assert proof.agreement == 1.0
     forged = golden["logits"].copy()
     other = (forged.argmax(1) + 1) % forged.shape[1]
     forged[np.arange(len(forged)), other] = forged.max(1) + 1  # other classes than the model says
     forged[0, forged[0].argmin()] = -1e9
     with pytest.raises(BundleError, match="does not compute what was trained"):
-        prove(session, variant, {**golden, "logits": forged}, 12)
+        prove(session, variant, {**golden, "logits": forged}, 12, CLASSIFICATION)
 
 
 def _zip(folder: Path, archive: Path, compression: int = zipfile.ZIP_DEFLATED) -> Path:

@@ -21,6 +21,7 @@ from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.fidelity import compare, run
 from edgekit.quantize.qdq import FULL, REDUCED, UNSIGNED, Scheme, quantize_onnx
 from edgekit.quantize.qdq_lint import lint
+from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
 
 LOWEST = float(np.finfo(np.float32).min)
@@ -62,9 +63,9 @@ def images() -> np.ndarray:
 def test_int8_computes_what_float_does(
     same: Path, images: np.ndarray, tmp_path: Path, scheme: Scheme, runtime: str
 ) -> None:
-    wanted = run("onnxruntime", same, images)
+    wanted = run("onnxruntime", same, images, CLASSIFICATION)
     quantize_onnx(Calibration(same, images, tmp_path), tmp_path / "q.onnx", scheme)
-    assert compare(run(runtime, tmp_path / "q.onnx", images), wanted).sqnr_db > 20
+    assert compare(CLASSIFICATION, run(runtime, tmp_path / "q.onnx", images, CLASSIFICATION), wanted).sqnr_db > 20
 
 
 def test_tensorrt_reads_its_graph_and_it_computes_what_float_does(
@@ -72,8 +73,8 @@ def test_tensorrt_reads_its_graph_and_it_computes_what_float_does(
 ) -> None:
     exported.for_tensorrt(Calibration(same, images, tmp_path), tmp_path / "q.onnx", "int8")
     assert lint(onnx.load(tmp_path / "q.onnx")) == []
-    wanted = run("onnxruntime", same, images)
-    assert compare(simulated(tmp_path / "q.onnx")(images), wanted).sqnr_db > 20
+    wanted = run("onnxruntime", same, images, CLASSIFICATION)
+    assert compare(CLASSIFICATION, simulated(tmp_path / "q.onnx", ["logits"])(images), wanted).sqnr_db > 20
 
 
 def test_no_range_holds_the_fill(same: Path, images: np.ndarray, tmp_path: Path) -> None:
@@ -159,6 +160,6 @@ def test_a_hybrid_vision_transformer_is_quantized(tmp_path: Path) -> None:
     padded = {node.output[0] for node in graph.node if node.op_type == "Pad"}
     assert not padded & {node.input[0] for node in graph.node if node.op_type == "MaxPool"}
     images = np.random.default_rng(0).integers(0, 256, (16, 64, 64, 3), dtype=np.uint8)
-    wanted = run("onnxruntime", tmp_path / "float.onnx", images)
+    wanted = run("onnxruntime", tmp_path / "float.onnx", images, CLASSIFICATION)
     quantize_onnx(Calibration(tmp_path / "float.onnx", images, tmp_path), tmp_path / "q.onnx", REDUCED)
-    assert compare(run("onnxruntime", tmp_path / "q.onnx", images), wanted).sqnr_db > 10
+    assert compare(CLASSIFICATION, run("onnxruntime", tmp_path / "q.onnx", images, CLASSIFICATION), wanted).sqnr_db > 10

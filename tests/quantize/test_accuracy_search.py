@@ -40,6 +40,7 @@ from edgekit.quantize.ranges import METHODS, observing
 from edgekit.quantize.recover import quantized_layers, recover
 from edgekit.quantize.search import AccuracySearch, Candidate, search_accuracy
 from edgekit.quantize.sensitivity import excluding, fewest, quantizable, release
+from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
 from tests.helpers.fixed_network import clear_reference, fixed_network
 
@@ -82,7 +83,7 @@ def separable(tmp_path_factory: pytest.TempPathFactory) -> ModelProto:
 
 def logits_of(model: ModelProto, path: Path, images: np.ndarray) -> np.ndarray:
     onnx.save(model, path)
-    return run("onnxruntime", path, images)
+    return run("onnxruntime", path, images, CLASSIFICATION)["logits"]
 
 
 def imbalanced(model: ModelProto, spread: float, only: list[int] | None = None) -> ModelProto:
@@ -221,10 +222,14 @@ def test_bias_correction_makes_the_channels_means_equal(
 
 def test_fidelity_is_agreement_and_signal_to_noise() -> None:
     trained = np.array([[3, 1], [0, 2], [5, 4]], np.float32)
-    found = compare(np.array([[3, 0], [2, 0], [5, 4]], np.float32), trained)
+
+    def of(got: np.ndarray) -> Fidelity:
+        return compare(CLASSIFICATION, {"logits": got}, {"logits": trained})
+
+    found = of(np.array([[3, 0], [2, 0], [5, 4]], np.float32))
     assert found.agreement == pytest.approx(2 / 3)
     assert found.sqnr_db == pytest.approx(10 * np.log10(55 / 9))
-    assert compare(np.full((3, 2), np.nan, np.float32), trained).agreement == 0
+    assert of(np.full((3, 2), np.nan, np.float32)).agreement == 0
     clear, noisy = Fidelity(0.90, 30.0, 256), Fidelity(0.91, 20.0, 256)
     assert clear.better_than(noisy)  # one point of 256 images is chance, ten decibels are not
     assert not clear.better_than(Fidelity(0.97, 20.0, 256))
@@ -322,10 +327,10 @@ def test_tensorrt_climbs_the_same_ladder(digits: ModelProto, tmp_path: Path) -> 
     assert "kept its accuracy by equalization" in variant.note
     images = sources.reference.images[:64]
     typed, _, untyped = (sources.folder / file.path for file in variant.files)
-    expected = sources.reference.logits[:64].argmax(1)
+    expected = sources.reference.outputs["logits"][:64].argmax(1)
     for graph in (typed, untyped):
         assert not lint(onnx.load(graph))
-        assert (simulated(graph)(images).argmax(1) == expected).mean() > 0.9
+        assert (simulated(graph, ["logits"])(images)["logits"].argmax(1) == expected).mean() > 0.9
 
 
 def planted_layer_in_float(digits: ModelProto, folder: Path) -> tuple[AccuracySearch, Candidate, str]:

@@ -92,7 +92,10 @@ def test_the_file_computes_what_the_model_does(
     assert kinds == {TensorProto.FLOAT16 if half else TensorProto.FLOAT}
     assert any(n.op_type == "QuantizeLinear" for n in model.graph.node) == (precision == "int8")
     images = exported.splits().test.images
-    trained, computed = simulated(calibration.model)(images), simulated(tmp_path / "t.onnx")(images)
+    trained, computed = (
+        simulated(calibration.model, ["logits"])(images)["logits"],
+        simulated(tmp_path / "t.onnx", ["logits"])(images)["logits"],
+    )
     noise = 10 * np.log10((trained**2).sum() / max(((computed - trained) ** 2).sum(), 1e-20))
     assert noise > {"fp32": 100, "fp16": 55, "int8": 25}[precision if typed or precision == "int8" else "fp32"]
     assert (computed.argmax(1) == trained.argmax(1)).mean() > 0.98
@@ -153,7 +156,7 @@ def test_transposed_convolutions_are_quantized_along_their_own_axis(tmp_path: Pa
     onnx.save(model, tmp_path / "decoder.onnx")
     images = generator.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
     calibration = Calibration(tmp_path / "decoder.onnx", images, tmp_path)
-    expected = simulated(tmp_path / "decoder.onnx")(images)
+    expected = simulated(tmp_path / "decoder.onnx", ["logits"])(images)["logits"]
     for scheme in (SIGNED, FULL):
         told = quantize_onnx(calibration, tmp_path / "q.onnx", scheme)
         assert "ConvTranspose" in told.operations
@@ -164,7 +167,7 @@ def test_transposed_convolutions_are_quantized_along_their_own_axis(tmp_path: Pa
         assert dequantize.op_type == "DequantizeLinear"
         assert list(wiring.constants[dequantize.input[1]].dims) == [8]
         assert [a.i for a in dequantize.attribute if a.name == "axis"] == [1]
-        computed = simulated(tmp_path / "q.onnx")(images)
+        computed = simulated(tmp_path / "q.onnx", ["logits"])(images)["logits"]
         assert 10 * np.log10((expected**2).sum() / ((computed - expected) ** 2).sum()) > 25
         if scheme is SIGNED:
             assert lint(quantized) == []

@@ -17,8 +17,9 @@ from PIL import Image
 
 from edgekit.bundle import Bundle, BundleFile, write_manifest
 from edgekit.errors import BundleError, DataError, RuntimeMissing
-from edgekit.runtimes.predictor import Predictor, default_variant, likeliest, softmax
+from edgekit.runtimes.predictor import Predictor, default_variant
 from edgekit.runtimes.sources import image_files
+from edgekit.tasks.classification import likeliest, softmax
 from tests.helpers.tiny_bundle import CLASSES, make_bundle, some_images
 
 
@@ -66,7 +67,7 @@ def test_prediction_names_the_golden_class(bundle: Bundle, tmp_path: Path) -> No
         assert predictor.predict(path).classes == expected
         assert predictor.predict(path.read_bytes()).classes == expected
         # The golden pixels themselves: the class that the trained model gives.
-        top = predictor.top(predictor._session.run(image[None])[0], 1).classes[0]
+        top = predictor.predict_pixels(image[None], 1)[0].classes[0]
         assert top[0] == CLASSES[int(row.argmax())]
         assert top[1] == pytest.approx(softmax(row).max(), abs=1e-4)
 

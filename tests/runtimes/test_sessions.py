@@ -121,7 +121,7 @@ def test_a_graph_that_fixes_its_batch_takes_that_and_nothing_else(runtime: str, 
         session.run_all(images[:3])
     for count in (1, 3, 4, 9):  # filled up, and what the filling gives is dropped
         done: list[int] = []
-        got = run_in_batches(session, images[:count], 2, logits_only=True, advance=done.append)
+        got = run_in_batches(session, images[:count], 2, only="logits", advance=done.append)
         assert list(got) == ["logits"]
         np.testing.assert_allclose(got["logits"], reference(model, images[:count]), atol=1e-4)
         np.testing.assert_allclose(run_in_batches(session, images[:count], 2)["logits"], got["logits"], atol=1e-4)

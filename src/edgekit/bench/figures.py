@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit import tasks
 from edgekit.bench.statistics import SAMPLES_NEEDED
 from edgekit.bundle import MANIFEST, Bundle, Manifest, Variant
 from edgekit.errors import EdgekitError
@@ -138,13 +139,14 @@ def _of_latency(latency: Latency, machine: dict[str, str], source: str) -> Measu
 
 
 def _of_evaluation(evaluation: Evaluation, source: str) -> Measurement:
-    figures = {}
+    figures, task = {}, tasks.find(evaluation.task)
     for score in evaluation.scores:
         shots = f".{score.shots}-shot" if score.shots else ""
-        figures[f"{score.model}{shots}.{score.metric}"] = _share(score.value, None if score.shots else score.samples)
+        counted = not score.shots and (task.counted or score.metric not in task.metrics)
+        figures[f"{score.model}{shots}.{score.metric}"] = _share(score.value, score.samples if counted else None)
     for model in ("student", "teacher"):  # what people mean by the accuracy
-        if f"{model}.top1" in figures:
-            figures["accuracy"] = figures[f"{model}.top1"]
+        if (name := f"{model}.{task.metric}") in figures:
+            figures["accuracy"] = figures[name]
             break
     return Measurement(
         "evaluation", ("evaluation",), figures, {"test set": evaluation.data.rpartition(": ")[2]}, [], source
@@ -157,12 +159,12 @@ def _of_bundle(path: Path) -> list[Measurement]:
 
 
 def _of_variant(variant: Variant, manifest: Manifest, source: str) -> Measurement:
-    found = variant.accuracy
+    found, counted = variant.accuracy, tasks.find(manifest.task).counted
     return Measurement(
         variant.id,
         ("variant", variant.id),
         {
-            "accuracy": _share(found.top1 if found else None, found.samples if found else None),
+            "accuracy": _share(found.value if found else None, found.samples if found and counted else None),
             "size": Metric(float(variant.bytes), "bytes"),
         },
         {"test set": f"{manifest.accuracy.samples if manifest.accuracy else 0} images"},

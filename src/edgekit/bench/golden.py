@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
 
 from edgekit.bundle import Variant
 from edgekit.errors import BundleError
-from edgekit.parity import (
-    AGREEMENT_LOSS,
-    COSINE_LOSS,
-    OTHER_VECTOR,
-    EmbeddingParity,
-    LogitsParity,
-    compare_embeddings,
-    compare_logits,
-    embedding_fault,
-    logits_fault,
-    shape_fault,
-)
+from edgekit.parity import shape_fault
 from edgekit.runtimes import Session
-from edgekit.runtimes.session import EMBEDDING, OUTPUT, run_in_batches
-from edgekit.shares import percent
+from edgekit.runtimes.session import run_in_batches
+from edgekit.tasks import Task
 
 _HINT = "use another variant; please report it with the output of `edgekit bench --json`"
 
@@ -34,68 +23,58 @@ class Proof:
     """How near a session comes to the golden outputs on this machine.
 
     Attributes:
-        max_abs_diff: largest difference of a logit.
-        top1_agreement: share of the golden images that it classifies as the trained model does.
+        max_abs_diff: largest difference of a value of the task's main output.
+        agreement: share of the golden images on which it decides as the trained model does.
         warning: why the recorded accuracy does not hold here; empty where it does.
-        embedding_max_abs_diff: largest difference of a component of the embedding; None where the bundle has none.
-        embedding_cosine: smallest cosine between an image's embedding and the golden one.
+        figures: of the other outputs, `NAME_max_abs_diff` and `NAME_cosine`, such as `embedding_cosine`.
     """
 
     max_abs_diff: float
-    top1_agreement: float
+    agreement: float
     warning: str
-    embedding_max_abs_diff: float | None = None
-    embedding_cosine: float | None = None
+    figures: dict[str, float] = field(default_factory=dict)
 
 
-def prove(session: Session, variant: Variant, golden: Mapping[str, NDArray[Any]], batch: int) -> Proof:
-    """Run the golden images, in batches of `batch`, and compare with the golden logits and, where there is one, the embedding.
+def worst(proofs: Sequence[Proof]) -> Proof:
+    """The proof of several sessions of one variant: of each figure the worst, of the warnings the first."""
+    names = dict.fromkeys(name for proof in proofs for name in proof.figures)
+    found = {name: [proof.figures[name] for proof in proofs if name in proof.figures] for name in names}
+    return Proof(
+        max(proof.max_abs_diff for proof in proofs),
+        min(proof.agreement for proof in proofs),
+        proofs[0].warning,
+        {name: min(values) if name.endswith("_cosine") else max(values) for name, values in found.items()},
+    )
 
-    INT8 may differ from machine to machine (CPUs without VNNI saturate): where its top-1 agreement is more than 5 points
-    below the one recorded at export, or its embedding's cosine more than 0.05, the proof carries a warning. A float variant must
-    agree, and the embedding of any must be the same vector (`edgekit.parity` says how near that is).
+
+def prove(session: Session, variant: Variant, golden: Mapping[str, NDArray[Any]], batch: int, task: Task) -> Proof:
+    """Run the golden images, in batches of `batch`, and compare every output with the golden one, as the task says (`Task.golden_fault`).
+
+    INT8 may differ from machine to machine (CPUs without VNNI saturate): where it agrees on more than 5 points fewer of the images than it
+    did at export, or its embedding's cosine is more than 0.05 smaller, the proof carries a warning. A float variant must agree, and the
+    embedding of any must be the same vector (`edgekit.parity` says how near that is).
 
     Args:
         session: the loaded variant.
         variant: it.
-        golden: `Bundle.golden_outputs()`: `images`, `logits` and maybe `embedding`.
+        golden: `Bundle.golden_outputs()`: `images`, and the outputs by name.
         batch: images a run.
+        task: the bundle's.
 
     Raises:
         BundleError: a float variant computes something else on this machine, or any variant gives another embedding or values
             that are not finite.
     """
     outputs = run_in_batches(session, golden["images"], batch)
-    _check_shape(variant, OUTPUT, outputs[OUTPUT], golden[OUTPUT])
-    logits = compare_logits(outputs[OUTPUT], golden[OUTPUT])
-    if fault := logits_fault(logits, variant.precision):
-        raise _something_else(variant, fault)
-    if EMBEDDING not in golden:
-        return Proof(logits.max_abs_diff, logits.top1_agreement, _lost(variant, logits))
-    _check_shape(variant, EMBEDDING, outputs.get(EMBEDDING), golden[EMBEDDING])
-    embedding = compare_embeddings(outputs[EMBEDDING], golden[EMBEDDING])
-    if fault := embedding_fault(embedding, variant.precision, floor=OTHER_VECTOR):
-        raise _something_else(variant, fault)
-    warnings = "; ".join(filter(None, (_lost(variant, logits), _turned(variant, embedding))))
-    return Proof(logits.max_abs_diff, logits.top1_agreement, warnings, embedding.max_abs_diff, embedding.cosine)
-
-
-def _lost(variant: Variant, logits: LogitsParity) -> str:
-    """What to know where the logits agree less with the trained model than they did at export; empty where they do not."""
-    if variant.parity is None or logits.top1_agreement >= variant.parity.top1_agreement - AGREEMENT_LOSS:
-        return ""
-    return (
-        f"top-1 agrees with the trained model on {percent(logits.top1_agreement)} of the golden images here, on "
-        f"{percent(variant.parity.top1_agreement)} where it was exported: its recorded accuracy does not hold on this machine"
-    )
-
-
-def _turned(variant: Variant, embedding: EmbeddingParity) -> str:
-    """The same of the direction of the embedding."""
-    exported = variant.parity.embedding_cosine if variant.parity else None
-    if exported is None or embedding.cosine >= exported - COSINE_LOSS:
-        return ""
-    return f"its embedding's cosine with the trained one is {embedding.cosine:.3f} here, {exported:.3f} at export"
+    trained = {name: values for name, values in golden.items() if name != "images"}
+    for name, values in trained.items():
+        _check_shape(variant, name, outputs.get(name), values)
+    found = task.compare(outputs, trained)
+    if faults := task.golden_fault(found, variant.precision):
+        raise _something_else(variant, faults[0])
+    recorded = variant.parity
+    warning = task.golden_warning(found, recorded.agreement, recorded.figures) if recorded is not None else ""
+    return Proof(found.outputs[task.main].max_abs_diff, found.agreement, warning, task.figures(found))
 
 
 def _check_shape(variant: Variant, name: str, got: NDArray[Any] | None, golden: NDArray[Any]) -> None:

@@ -120,7 +120,7 @@ class _Sut:
             self._streams.wait()
         self._issued += not self._offline
 
-    def _complete(self, part: list[Any], number: int, began: int, logits: NDArray[np.float32]) -> None:
+    def _complete(self, part: list[Any], number: int, began: int, output: NDArray[np.float32]) -> None:
         self.ended = time.perf_counter_ns()
         self._latencies[number] = self.ended - began  # of a query of several batches the last one counts
         self._lg.QuerySamplesComplete([self._lg.QuerySampleResponse(s.id, 0, 0) for s in part])

@@ -163,4 +163,4 @@ def _fill(streams: Streams, batch: NDArray[np.uint8]) -> None:
 
 
 def _forget(_: object) -> None:
-    """Nobody wants the logits."""
+    """Nobody wants the answer."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 import numpy as np
 
 from edgekit.bench import statistics
+from edgekit.bench.golden import worst
 from edgekit.bench.measure import FLOOR_RUNS, FLOOR_SECONDS
 from edgekit.bench.outcome import RoundOutcome
 from edgekit.bench.request import Request
@@ -57,6 +58,7 @@ def latency_of(
     open_ended = request.scenario in ("offline", "server")
     throughput = len(samples) * query / elapsed if open_ended else query / float(milliseconds.mean()) * 1e3
     runs = 0 if request.scenario == "offline" else FLOOR_RUNS  # an offline run's figure is its throughput
+    proof = worst([o.golden for o in outcomes])
     latency = Latency(
         bundle=given,
         bundle_digest=bundle.digest,
@@ -93,24 +95,18 @@ def latency_of(
         idle_watts=idle_watts,
         timeline=timeline(outcomes),
         loadgen=outcomes[0].loadgen,
-        golden_max_abs_diff=max(o.golden.max_abs_diff for o in outcomes),
-        golden_top1_agreement=min(o.golden.top1_agreement for o in outcomes),
-        golden_embedding_max_abs_diff=_worst(max, [o.golden.embedding_max_abs_diff for o in outcomes]),
-        golden_embedding_cosine=_worst(min, [o.golden.embedding_cosine for o in outcomes]),
-        accuracy=variant.accuracy.top1 if variant.accuracy else None,
-        accuracy_samples=variant.accuracy.samples if variant.accuracy else None,
+        golden_max_abs_diff=proof.max_abs_diff,
+        golden_agreement=proof.agreement,
+        golden_figures=proof.figures,
+        accuracy=variant.accuracy.value if variant.accuracy else None,
+        accuracy_metric=variant.accuracy.metric if variant.accuracy else None,
+        accuracy_samples=variant.accuracy.samples if variant.accuracy and bundle.task.counted else None,
         conditions=_conditions(outcomes),
         warnings=[],
     )
-    latency.warnings = [o.golden.warning for o in outcomes[:1] if o.golden.warning]
+    latency.warnings = [proof.warning] if proof.warning else []
     latency.warnings += _warnings(latency, outcomes, elapsed, crowded)
     return latency
-
-
-def _worst(choose: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
-    """A figure of the golden tensors' proof over all rounds; None where there is none."""
-    known = [value for value in values if value is not None]
-    return choose(known) if known else None
 
 
 def _stages(outcomes: Sequence[RoundOutcome], run: float | None) -> dict[str, float | None]:

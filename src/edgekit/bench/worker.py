@@ -96,7 +96,7 @@ def _measure(request: Request, stop: Callable[[], bool]) -> RoundOutcome | Profi
     first = time.perf_counter()
     session.run(batch)
     first_run = time.perf_counter() - first
-    proof = prove(session, variant, golden, request.batch)
+    proof = prove(session, variant, golden, request.batch, bundle.task)
     common: dict[str, Any] = {
         "runtime_version": session.version,
         "settings": session.settings,
@@ -118,7 +118,7 @@ def _measure(request: Request, stop: Callable[[], bool]) -> RoundOutcome | Profi
         "first_run": first_run * 1e3,
     }
     if request.stages and not ran.timed.interrupted:
-        stages |= transfers(session, batch) | pipeline(session, bundle.manifest.preprocessing, batch, stop)
+        stages |= transfers(session, batch) | pipeline(session, bundle, batch, stop)
     on_device = bool(runtime and runtime.accelerator) or request.provider not in (None, "cpu")
     return RoundOutcome(
         **{**common, "settings": ran.settings},

@@ -50,7 +50,8 @@ def print_latencies(bundle: Bundle, outcome: BenchOutcome, left_out: list[tuple[
         extra = [] if first.scenario == "single-stream" else ["streams"]
         extra += ["query/s"] if first.scenario == "server" else []
         cv = [] if first.scenario == "server" else ["cv"]  # of latencies with a queue it says nothing
-        for name in (*batch, *extra, "p50", "p90", "p99", "n", *cv, "img/s", "top-1", "size", "×fp32"):
+        top = bundle.task.metrics[bundle.task.metric]
+        for name in (*batch, *extra, "p50", "p90", "p99", "n", *cv, "img/s", top, "size", "×fp32"):
             table.add_column(name, justify="right", no_wrap=True)
         for latency in every:
             variant = bundle.variant(latency.variant)
@@ -65,7 +66,7 @@ def print_latencies(bundle: Bundle, outcome: BenchOutcome, left_out: list[tuple[
                 str(len(latency.samples_ns)),
                 *(percent(latency.cv) for _ in cv),
                 f"{latency.throughput:.0f}",
-                percent(variant.accuracy.top1) if variant.accuracy else "n/a",
+                percent(variant.accuracy.value) if variant.accuracy else "n/a",
                 _size(variant),
                 _or_na(gain(base, latency) if base else None, "{:.2f}"),
             )
@@ -104,7 +105,7 @@ def latency_rows(bundle: Bundle, results: Sequence[tuple[Latency, Path]]) -> lis
             {
                 **latency.model_dump(exclude={"samples_ns", "kind", "timeline"}),
                 "samples": len(latency.samples_ns),
-                "top1": variant.accuracy.top1 if variant.accuracy else None,
+                bundle.task.metric: variant.accuracy.value if variant.accuracy else None,
                 "size_bytes": variant.bytes,
                 "speedup_over_fp32": vars(ratio) if ratio else None,
                 "file": str(path),

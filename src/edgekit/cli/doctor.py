@@ -105,9 +105,8 @@ def _plain(made: Check) -> dict[str, Any]:
         "outcome": made.outcome,
         "reason": made.reason,
         "max_abs_diff": made.proof.max_abs_diff if made.proof else None,
-        "top1_agreement": made.proof.top1_agreement if made.proof else None,
-        "embedding_max_abs_diff": made.proof.embedding_max_abs_diff if made.proof else None,
-        "embedding_cosine": made.proof.embedding_cosine if made.proof else None,
+        "agreement": made.proof.agreement if made.proof else None,
+        **{"embedding_max_abs_diff": None, "embedding_cosine": None, **(made.proof.figures if made.proof else {})},
     }
 
 
@@ -181,18 +180,21 @@ def _print_checks(bundle: Bundle, checks: list[Check]) -> None:
     from rich.text import Text
 
     console = _console()
-    embedding = any(made.proof and made.proof.embedding_cosine is not None for made in checks)
-    table = _table("variant", "status", "here", "top-1 agrees", "max |Δ logit|", *["min cos emb."] * embedding)
+    task, proofs = bundle.task, [made.proof for made in checks if made.proof]
+    vectors = [name for name in sorted(task.directions) if any(f"{name}_cosine" in p.figures for p in proofs)]
+    cosines = [f"min cos {'emb.' if name == 'embedding' else name}" for name in vectors]
+    agrees, differs = f"{task.decision} agrees", f"max |Δ {task.unit}|"
+    table = _table("variant", "status", "here", agrees, differs, *cosines, right=(agrees, differs, *cosines))
     for made in checks:
         proof = made.proof
-        cosine = proof.embedding_cosine if proof else None
+        found = [proof.figures.get(f"{name}_cosine") if proof else None for name in vectors]
         table.add_row(
             made.variant.id,
             made.variant.status,
             Text(made.outcome, style=_STYLES[made.outcome]),
-            percent(proof.top1_agreement) if proof else "n/a",
+            percent(proof.agreement) if proof else "n/a",
             f"{proof.max_abs_diff:.3g}" if proof else "n/a",
-            *(["n/a" if cosine is None else f"{cosine:.4f}"] if embedding else []),
+            *("n/a" if cosine is None else f"{cosine:.4f}" for cosine in found),
         )
     console.print(Text.assemble((bundle.manifest.name, "bold"), ": golden tensors on this machine"))
     console.print(table)
@@ -215,12 +217,12 @@ def _section(console: Console, title: str, rows: list[tuple[str, str]], style: s
     console.print(Panel(table, title=title, title_align="left", border_style=style))
 
 
-def _table(*columns: str) -> Table:
+def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in columns:
-        table.add_column(name, justify="right" if name.startswith(("top", "max", "min")) else "left", no_wrap=True)
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=True)
     return table
 
 

@@ -205,13 +205,15 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
     trained = manifest.accuracy
     where = _judged_on(manifest.provenance)
     table = Table(
-        title=f"{manifest.name}: trained model {percent(trained.top1)} on {trained.samples} test images" if trained
+        title=f"{manifest.name}: trained model {percent(trained.value)} on {trained.samples} test images" if trained
         else f"{manifest.name}: judged on {where}",
         title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("variant", overflow="fold")
     timed = any(v.speed for v in manifest.variants)
-    for name in ("size", "top-1", "drop", "agrees", "max |Δlogit|", *(["× float"] if timed else [])):
+    task = bundle.task
+    differs = f"max |Δ{task.unit}|"
+    for name in ("size", task.metrics[task.metric], "drop", "agrees", differs, *(["× float"] if timed else [])):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     colors = {"verified": "green", "rejected": "red", "unexecuted": "yellow"}
@@ -219,7 +221,7 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
         table.add_row(
             v.id,
             _size(v.bytes),
-            percent(v.accuracy.top1) if v.accuracy else "n/a",
+            percent(v.accuracy.value) if v.accuracy else "n/a",
             f"{'~' if v.drop_is == 'expected' else ''}{hundredths(v.drop, 2, signed=True)}"
             if v.drop is not None
             else "n/a",
@@ -230,8 +232,8 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
         )
     console.print(table)
     console.print(
-        f"drop: points of accuracy{'' if trained else ', ~ expected by the model itself, for want of labels'}; "
-        f"agrees: on {where}; max |Δlogit|: on the golden images"
+        f"drop: points of {task.quality}{'' if trained else ', ~ expected by the model itself, for want of labels'}; "
+        f"agrees: on {where}; {differs}: on the golden images"
         + (
             "; × float: how many times as fast as its runtime's float, a first look (from … to: undecided)"
             if timed

@@ -1,4 +1,4 @@
-"""`edgekit predict`: class and probability of images, with a bundle."""
+"""`edgekit predict`: what a bundle's model says of images."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgekit.shares import percent
 from edgekit.terminal import echo
 
 if TYPE_CHECKING:
-    from edgekit.runtimes.predictor import Prediction, Predictor
+    from edgekit.runtimes.predictor import Predictor
     from edgekit.runtimes.sources import InputFrame
+    from edgekit.tasks import Answer
 
 _IN_LINES = "-"
 
@@ -212,11 +212,10 @@ class _PredictJob:
     def _name(self, item: Path | InputFrame) -> str:
         return os.fspath(item) if isinstance(item, Path) else f"{self._video}#{item.number}"
 
-    def _line(self, item: Path | InputFrame, prediction: Prediction) -> str:
-        classes = "  ".join(f"{name} {percent(p)}" for name, p in prediction.classes)
-        return f"{click.format_filename(self._name(item))}  {classes or '–'}"
+    def _line(self, item: Path | InputFrame, answer: Answer) -> str:
+        return f"{click.format_filename(self._name(item))}  {answer.line()}"
 
-    def _json_line(self, item: Path | InputFrame, prediction: Prediction) -> str:
+    def _json_line(self, item: Path | InputFrame, answer: Answer) -> str:
         import json
 
         if isinstance(item, Path):
@@ -224,10 +223,10 @@ class _PredictJob:
         else:
             seconds = None if item.seconds is None else round(item.seconds, 6)
             content = {"video": self._video, "frame": item.number, "seconds": seconds}
-        content["classes"] = [{"class": name, "probability": round(p, 6)} for name, p in prediction.classes]
+        content |= answer.as_json()
         content["variant"] = self._predictor.variant.id
-        if self._embedding == _IN_LINES and prediction.embedding is not None:
-            content["embedding"] = [float(f"{value:.7g}") for value in prediction.embedding.tolist()]
+        if self._embedding == _IN_LINES and answer.embedding is not None:
+            content["embedding"] = [float(f"{value:.7g}") for value in answer.embedding.tolist()]
         return json.dumps(content)
 
     def _say_throughput(self, seconds: float) -> None:
@@ -236,7 +235,7 @@ class _PredictJob:
         what = "frames" if self._video else "images"
         lost = f", {self.failed} could not be read" if self.failed else ""
         rate = f"{self.done / seconds:.1f} {what}/s" if seconds > 0 else "n/a"
-        how = f"{self._predictor.variant.id}, batch {self._batch}, from file to class"
+        how = f"{self._predictor.variant.id}, batch {self._batch}, from file to answer"
         echo(f"{self.done} {what}{lost}, {seconds:.1f} s: {rate} ({how})", err=True)
 
 

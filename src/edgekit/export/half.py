@@ -8,7 +8,7 @@ they are.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,6 @@ from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import set_precision
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.qdq_lint import PAIR, lint
-from edgekit.runtimes.session import OUTPUT
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -66,8 +65,8 @@ def to_half(model: ModelProto) -> ModelProto:
     return converted
 
 
-def simulated(path: Path, output: str = OUTPUT) -> Callable[[NDArray[np.uint8]], NDArray[np.float32]]:
-    """What such a file computes, by ONNX Runtime on the CPU, node by node: uint8 (n, s, s, 3) -> an output, float32 (n, …).
+def simulated(path: Path, outputs: Sequence[str]) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
+    """What such a file computes, by ONNX Runtime on the CPU, node by node: uint8 (n, s, s, 3) -> some outputs, float32 (n, …).
 
     It shows what the graph says, not what TensorRT's kernels make of it. Pairs in FP16, for which opset 17 has no word, go to ONNX
     Runtime's own operators of the same meaning; the graph is not optimized, so that each rounding happens where it stands.
@@ -89,8 +88,8 @@ def simulated(path: Path, output: str = OUTPUT) -> Callable[[NDArray[np.uint8]],
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     image = session.get_inputs()[0].name
 
-    def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        return session.run([output], {image: images})[0]
+    def run(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+        return dict(zip(outputs, session.run(list(outputs), {image: images}), strict=True))
 
     return run
 

@@ -81,7 +81,7 @@ class Sources:
         options: the user's.
         folder: where the variant's files go; empty, the variant's alone.
         scratch: for what is made on the way; of this process alone.
-        model: the trained network, from pixels to logits, as torch; None where the model came as ONNX.
+        model: the trained network, from pixels to its outputs, as torch; None where the model came as ONNX.
         batch: the batch size that the bundle's graphs are to have; None leaves it free. Whoever makes ONNX or OpenVINO files
             makes them with a free batch axis all the same: `make` fixes it in whatever was made.
         unlabeled: more images without labels than the calibration's, uint8 (n, s, s, 3), to compare and to distill on; None: those.
@@ -112,5 +112,6 @@ class Sources:
     def quantizer(self) -> Quantizer:
         """That quantizes: one for all variants of this process."""
         return self.shared.once(
-            Quantizer, lambda: Quantizer(self.calibration, self.scratch, self.unlabeled, self.model)
+            Quantizer,
+            lambda: Quantizer(self.calibration, self.scratch, self.unlabeled, self.model, self.reference.task),
         )

@@ -91,6 +91,8 @@ class _Stored:
     folder: Path
     model: bytes
     drawn: dict[str, Any]
+    outputs: tuple[str, ...]
+    further: tuple[str, ...]
 
     @classmethod
     def of(cls, sources: Sources, model: bytes) -> _Stored:
@@ -99,9 +101,9 @@ class _Stored:
         arrays = {
             "images": reference.images,
             "labels": reference.labels,
-            "logits": reference.logits,
             "golden": reference.golden,
-            "embedding": reference.embedding,
+            **{f"output-{name}": values for name, values in reference.outputs.items()},
+            **{f"further-{name}": values for name, values in reference.further.items()},
             "calibration": calibration.images,
             "unlabeled": sources.unlabeled,
         }
@@ -115,33 +117,34 @@ class _Stored:
             unlabeled=None,
             shared=Shared(),
             calibration=Calibration(calibration.model, blank, calibration.folder),
-            reference=ReferenceOutputs(blank, None, np.zeros((1, 1), np.float32), np.zeros(1, np.int64)),
+            reference=ReferenceOutputs(reference.task, blank, None, {}, np.zeros(1, np.int64)),
         )
-        return cls(empty, folder, model, calibration.drawn)
+        return cls(empty, folder, model, calibration.drawn, tuple(reference.outputs), tuple(reference.further))
 
     def load(self) -> Sources:
         """What it was made of."""
         sources = self.sources
-        images, logits, golden, calibration = (self._array(n) for n in ("images", "logits", "golden", "calibration"))
-        assert images is not None
-        assert logits is not None
-        assert golden is not None
-        assert calibration is not None
         reference = ReferenceOutputs(
-            images, self._array("labels"), np.array(logits), np.array(golden), self._array("embedding")
+            sources.reference.task,
+            self._array("images"),
+            self._array("labels") if (self.folder / "labels.npy").exists() else None,
+            {name: np.array(self._array(f"output-{name}")) for name in self.outputs},
+            np.array(self._array("golden")),
+            {name: self._array(f"further-{name}") for name in self.further},
         )
+        calibration = self._array("calibration")
         return replace(
             sources,
             model=pickle.loads(self.model),
-            unlabeled=self._array("unlabeled"),
+            unlabeled=self._array("unlabeled") if (self.folder / "unlabeled.npy").exists() else None,
             reference=reference,
             calibration=Calibration(sources.calibration.model, calibration, sources.calibration.folder, self.drawn),
             scratch=Path(tempfile.mkdtemp(prefix="job-", dir=self.folder)),
         )
 
-    def _array(self, name: str) -> NDArray[Any] | None:
-        path = self.folder / f"{name}.npy"
-        return np.load(path, mmap_mode="r", allow_pickle=False) if path.exists() else None
+    def _array(self, name: str) -> NDArray[Any]:
+        array: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return array
 
 
 def _in_processes(folders: dict[str, Path], stored: _Stored, jobs: int) -> Iterator[Variant]:

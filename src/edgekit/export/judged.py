@@ -17,7 +17,7 @@ from edgekit.bundle import Variant
 from edgekit.errors import ExportError
 from edgekit.quantize.selection import ADVISED, FEWEST, Candidates
 
-Evaluation = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Evaluation = tuple[NDArray[np.uint8], NDArray[Any]]  # images and labels in the task's form
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Judged:
 
     Attributes:
         images: uint8 (k, s, s, 3).
-        labels: int64 (k,); None where there are none.
+        labels: in the task's form, k of them; None where there are none.
         calibration: the images that INT8 may be calibrated with.
         held_back: whether `images` are of the same pool as the calibration's, and none of them is among these.
     """
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64] | None
+    labels: NDArray[Any] | None
     calibration: Candidates
     held_back: bool
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from edgekit import __version__
+from edgekit import __version__, tasks
 from edgekit.bundle import Bundle, Manifest, Tensor, Variant, write_manifest
 from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
@@ -26,7 +26,7 @@ from edgekit.export.staging import Staging, staged
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, Run, runner
 from edgekit.files import copy_file, digest_of, sha256, written_by_a_library
 from edgekit.machine import cpu_features, installed_packages, this_machine
-from edgekit.onnx_graph.build import INPUT, export_onnx, save
+from edgekit.onnx_graph.build import INPUT, arranged, export_onnx, save
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import label
 from edgekit.onnx_graph.prepare import copied, fused
@@ -37,10 +37,12 @@ from edgekit.quantize.fidelity import further
 from edgekit.quantize.selection import Candidates, digest_of_arrays, draw
 from edgekit.result import now
 from edgekit.runtimes import installed
-from edgekit.runtimes.session import EMBEDDING, OUTPUT
 from edgekit.targets import DEFAULT_TARGETS, added_targets, built_in
+from edgekit.tasks import Task
 from edgekit.temporary import scratch_folder, temporary_files_in
 from edgekit.terminal import echo
+
+_LAYOUTS = {1: "N", 2: "NC", 3: "NHW", 4: "NCHW"}  # of an output with so many axes
 
 
 def export_classifier(
@@ -62,8 +64,9 @@ def export_classifier(
     provenance: dict[str, Any] | None = None,
     trained: Run | None = None,
     options: ExportOptions | None = None,
+    task: str = tasks.DEFAULT,
 ) -> Bundle:
-    """Convert, quantize, verify and bundle a classifier.
+    """Convert, quantize, verify and bundle a classifier, or a model of another task.
 
     A bundle of the same weights and evaluation set that is in `output` already keeps its other variants, and those asked for
     whose inputs have not changed are not made again; nor are those that an interrupted export had finished. Whether all passed
@@ -71,7 +74,7 @@ def export_classifier(
 
     Args:
         model: uint8 images (n, s, s, 3) -> float32 logits (n, classes), s being the preprocessing's image size; or a float ONNX
-            of that form (`image` in, `logits` out, a free batch axis).
+            of that form (`image` in, `logits` out, a free batch axis). Of another task, its outputs instead.
         classes: names, in the order of the logits.
         preprocessing: how an image file becomes such pixels; written into the bundle.
         calibration: uint8 images (m, s, s, 3) without labels, for the ranges of INT8: these, or a pool to draw them from.
@@ -90,12 +93,14 @@ def export_classifier(
         provenance: what else the bundle should say about where the model came from.
         trained: what the trained model says, where that is not `model` itself; for a model that comes as ONNX.
         options: what passes, and how variants are made; None: the defaults.
+        task: what the model answers, a name of `edgekit.tasks`.
 
     Raises:
         ExportError: a target or precision is unknown, there are too few images to calibrate INT8 with, the network cannot be
             converted, or the folder cannot be written.
         RuntimeMissing: a target's own converter is not installed.
     """
+    answered = tasks.find(task)
     wanted = plan(targets, precisions)
     chosen = options or ExportOptions()
     judged = Judged.of(
@@ -109,21 +114,20 @@ def export_classifier(
         pack.recover(output)  # before anything is judged to be there, or complete
         old = pack.existing(output)
         float_onnx = Path(scratch) / "model.onnx"
-        if isinstance(model, Path):
-            copy_file(model, float_onnx)
-            if embedding:
-                save(read_onnx(float_onnx), float_onnx, list(classes), embedding=True)
-        else:
+        if isinstance(model, nn.Module):
             model = fused(copied(model), size)
-            export_onnx(model, float_onnx, image_size=size, classes=list(classes), embedding=embedding)
+        _write_float(model, float_onnx, size, list(classes), embedding, answered)
         label(float_onnx, name=name, classes=classes, preprocessing=preprocessing)
-        _check(images, labels, size, len(classes))
+        _check(images, size)
+        if labels is not None and (fault := answered.labels_fault(labels, len(images), classes)):
+            raise ExportError(f"the evaluation labels {fault}")
         # What two exports must share for their variants to stand in one bundle; the graph holds weights and normalization.
         same = {
             "graph": sha256(float_onnx),
             "batch": batch,
             "classes": list(classes),
             "preprocessing": preprocessing.model_dump(mode="json"),
+            **({} if task == tasks.DEFAULT else {"task": task}),  # which older bundles do not name
             "evaluation": digest_of_arrays(images, *([] if labels is None else [labels])),
         }
         keys = {id_: _key(id_, same, candidates, chosen) for id_ in wanted}
@@ -133,11 +137,11 @@ def export_classifier(
         # Where nothing is calibrated, it is not worth embedding the pool.
         calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in kept)
         drawn = draw(float_onnx, candidates, "clusters" if calibrates else "random")
-        _check(drawn.images, None, size, len(classes), "calibration")
+        _check(drawn.images, size, "calibration")
         if both := shared(drawn.images, images):
             drawn.record["also_judged_on"] = both
         staging.begin(digest_of({**same, "edgekit": __version__, "packages": installed_packages()}))
-        reference = _reference(model, trained, float_onnx, images, labels, embedding, staging)
+        reference = _reference(answered, model, trained, float_onnx, images, labels, embedding, staging)
         sources = Sources(
             float_onnx=float_onnx,
             calibration=Calibration(float_onnx, drawn.images, staging.ranges, drawn.record),
@@ -162,13 +166,16 @@ def export_classifier(
                 variants.append(variant)
             golden = np.ascontiguousarray(images[reference.golden])
             if timed:
-                variants = with_speed(variants, folder, float_onnx, np.resize(golden, (batch or 1, *golden.shape[1:])))
+                variants = with_speed(
+                    variants, folder, float_onnx, np.resize(golden, (batch or 1, *golden.shape[1:])), answered
+                )
             outputs = reference.golden_outputs
             origin = provenance or {}
             doubtful = (
                 [] if origin.get("random_weights") else doubts(reference, classes)
             )  # of random weights nothing is expected
             manifest = Manifest(
+                task=task,
                 name=name,
                 created=now(),
                 edgekit=__version__,
@@ -176,7 +183,7 @@ def export_classifier(
                 preprocessing=preprocessing,
                 input=Tensor(name=INPUT, dtype="uint8", layout="NHWC", shape=[batch, size, size, 3]),
                 outputs=[
-                    Tensor(name=key, dtype="float32", layout="NC", shape=[batch, value.shape[1]])
+                    Tensor(name=key, dtype="float32", layout=_LAYOUTS[value.ndim], shape=[batch, *value.shape[1:]])
                     for key, value in outputs.items()
                 ],
                 golden=pack.write_golden(folder, golden, outputs),
@@ -251,28 +258,47 @@ def _remedies(rejected: list[Variant], bounds: AccuracyBounds) -> str:
     return "; ".join(said)
 
 
+def _write_float(
+    model: nn.Module | Path, path: Path, size: int, classes: list[str], embedding: bool, task: Task
+) -> None:
+    """The float ONNX: of a network, or the one that is there already, its outputs in the task's order."""
+    if isinstance(model, nn.Module):
+        export_onnx(model, path, image_size=size, classes=classes, embedding=embedding, task=task)
+        return
+    copy_file(model, path)
+    if embedding or not arranged(read_onnx(path), task):
+        save(read_onnx(path), path, classes, embedding=embedding, task=task)
+
+
 def _reference(
-    model: nn.Module | Path, trained: Run | None, float_onnx: Path, images: NDArray[np.uint8],
-    labels: NDArray[np.int64] | None, embedding: bool, staging: Staging,
+    task: Task, model: nn.Module | Path, trained: Run | None, float_onnx: Path, images: NDArray[np.uint8],
+    labels: NDArray[Any] | None, embedding: bool, staging: Staging,
 ) -> ReferenceOutputs:  # fmt: skip
     """What the trained model says, from the interrupted export before this one where that had got so far."""
-    if (kept := staging.arrays()) is not None and {OUTPUT, "golden"} <= kept.keys():
-        return ReferenceOutputs(images, labels, kept[OUTPUT], kept["golden"].astype(np.int64), kept.get(EMBEDDING))
+    kept = staging.arrays() or {}
+    outputs = {name: kept[key] for name in task.required if (key := f"output.{name}") in kept}
+    further = {name: kept[key] for name in task.optional if (key := f"golden.{name}") in kept}
+    if "golden" in kept and len(outputs) == len(task.required):
+        return ReferenceOutputs(task, images, labels, outputs, kept["golden"].astype(np.int64), further)
     if trained is None:
-        trained = runner(model, embedding=embedding) if isinstance(model, nn.Module) else _onnx_runner(float_onnx)
-    reference = ReferenceOutputs.of(trained, images, labels)
-    arrays: dict[str, NDArray[Any]] = {OUTPUT: reference.logits, "golden": reference.golden}
-    if reference.embedding is not None:
-        arrays[EMBEDDING] = reference.embedding
+        run = (
+            runner(model, task, embedding=embedding) if isinstance(model, nn.Module) else _onnx_runner(float_onnx, task)
+        )
+    else:
+        run = trained
+    reference = ReferenceOutputs.of(task, run, images, labels)
+    arrays: dict[str, NDArray[Any]] = {"golden": reference.golden}
+    arrays |= {f"output.{name}": values for name, values in reference.outputs.items()}
+    arrays |= {f"golden.{name}": values for name, values in reference.further.items()}
     staging.keep_arrays(arrays)
     return reference
 
 
-def _onnx_runner(path: Path) -> Run:
+def _onnx_runner(path: Path, task: Task) -> Run:
     """A float ONNX in ONNX Runtime: what stands for the trained model where it came as nothing else."""
     from edgekit.runtimes import open_session
 
-    return open_session("onnxruntime", path).run_all
+    return open_session("onnxruntime", path, task=task).run_all
 
 
 def _finished(
@@ -324,19 +350,11 @@ def _recorded(old: Bundle | None, id_: str) -> str | None:
     return recorded.get(id_) if isinstance(recorded, dict) else None
 
 
-def _check(
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64] | None,
-    size: int,
-    classes: int,
-    what: str = "evaluation",
-) -> None:
+def _check(images: NDArray[np.uint8], size: int, what: str = "evaluation") -> None:
     if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or not len(images):
         raise ExportError(
             f"the {what} images are {images.dtype} {images.shape}, not uint8 (n, {size}, {size}, 3) with n of 1 or more"
         )
-    if labels is not None and (labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= classes):
-        raise ExportError(f"the evaluation labels are not {len(images)} indices into {classes} classes")
 
 
 __all__ = ["ExportOptions", "Sources", "export_classifier", "gate", "plan"]

@@ -157,7 +157,9 @@ class Served:
         if why_not(self.runtime) is not None:
             return None
         path = folder / variant.files[0].path
-        return self.quantizer.judge(lambda images: run(self.runtime, path, images, variant.settings))
+        return self.quantizer.judge(
+            lambda images: run(self.runtime, path, images, self.reference.task, variant.settings)
+        )
 
     def verify(self, variant: Variant, folder: Path) -> Variant:
         """In its runtime."""

@@ -26,6 +26,7 @@ from edgekit.quantization import FLOAT_LAYERS
 from edgekit.quantize.qdq import saturates
 from edgekit.runtimes import Session, open_session
 from edgekit.targets import find_runtime
+from edgekit.tasks import Task
 
 SECONDS = 20.0  # on the wall, at most for each variant, after as many pairs as the first look takes
 _TURN_NS = 10_000_000  # CPU time of a turn, or one run where that takes longer
@@ -38,7 +39,12 @@ _SLOWER, _UNDECIDED = "slower than float on this machine", "not clearly faster t
 
 
 def with_speed(
-    variants: list[Variant], folder: Path, float_onnx: Path, images: NDArray[np.uint8], seconds: float = SECONDS
+    variants: list[Variant],
+    folder: Path,
+    float_onnx: Path,
+    images: NDArray[np.uint8],
+    task: Task,
+    seconds: float = SECONDS,
 ) -> list[Variant]:
     """The variants, the verified INT8 ones with their speed, and those that are not faster than float with a note that says so.
 
@@ -49,6 +55,7 @@ def with_speed(
         folder: of their files.
         float_onnx: the float graph that they were made from, its batch axis free.
         images: one batch, uint8 (n, s, s, 3), of the size that the bundle's graphs take.
+        task: of the bundle.
         seconds: how long to measure each of them, at most; enough pairs for a verdict are measured in any case.
     """
     wanted = [
@@ -63,7 +70,7 @@ def with_speed(
     found: dict[str, Variant] = {}
     with progress("speed", len(wanted), unit="variants") as advance:
         for variant in wanted:
-            speed = _measured(variant, folder, float_onnx, images, seconds)
+            speed = _measured(variant, folder, float_onnx, images, task, seconds)
             kept = [n for n in variant.note.split("; ") if n and not n.startswith((_SLOWER, _UNDECIDED))]
             found[variant.id] = variant.model_copy(
                 update={"speed": speed, "note": "; ".join([*kept, *_notes(speed, float_onnx, variant)])}
@@ -101,8 +108,10 @@ def why_slow(speed: Speed, float_onnx: Path, variant: Variant) -> str:
     )
 
 
-def _measured(variant: Variant, folder: Path, float_onnx: Path, images: NDArray[np.uint8], seconds: float) -> Speed:
-    pairs = _TimedPairs(variant, (float_onnx, folder / variant.files[0].path), images)
+def _measured(
+    variant: Variant, folder: Path, float_onnx: Path, images: NDArray[np.uint8], task: Task, seconds: float
+) -> Speed:
+    pairs = _TimedPairs(variant, (float_onnx, folder / variant.files[0].path), images, task)
     began = time.monotonic()
     try:
         found = compare(pairs.measure, lambda: time.monotonic() - began > seconds)
@@ -134,10 +143,11 @@ class _TimedPairs:
         variant: for its runtime and settings.
         models: the float one and the variant's.
         images: one batch.
+        task: of both.
     """
 
-    def __init__(self, variant: Variant, models: tuple[Path, Path], images: NDArray[np.uint8]) -> None:
-        self._variant, self._models, self._images = variant, models, images
+    def __init__(self, variant: Variant, models: tuple[Path, Path], images: NDArray[np.uint8], task: Task) -> None:
+        self._variant, self._models, self._images, self._task = variant, models, images, task
         self._lot = random.Random(0)
         self._sessions: dict[int, Session] = {}
         self._clock: Callable[[], int] = time.thread_time_ns
@@ -159,7 +169,9 @@ class _TimedPairs:
         self.close()
         settings = self._variant.settings
         for i in self._lot.sample((0, 1), 2):  # where their memory comes to lie may depend on the order, too
-            self._sessions[i] = open_session(self._variant.runtime, self._models[i], threads=1, settings=settings)
+            self._sessions[i] = open_session(
+                self._variant.runtime, self._models[i], threads=1, settings=settings, task=self._task
+            )
         self._clock = _clock(list(self._sessions.values()), self._images)
 
     def close(self) -> None:

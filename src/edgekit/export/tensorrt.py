@@ -6,7 +6,8 @@ An RTX engine runs on no Jetson, and is never called `trt`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,10 +29,11 @@ from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
 from edgekit.quantize.ranges import METHODS, batches
 from edgekit.quantize.search import search_accuracy
 from edgekit.runtimes import why_not
-from edgekit.runtimes.session import EMBEDDING
 from edgekit.runtimes.tensorrt import BatchRange, BuildOptions, BuildPlan, BuildReport, EngineRecord, build
 from edgekit.runtimes.tensorrt.cache import write_record
 from edgekit.targets import find
+from edgekit.tasks import Outputs
+from edgekit.tasks.task import rows
 
 Target = Literal["trt", "trt-rtx"]
 # Images that the graph is simulated on, the golden ones among them: node by node on the CPU, FP16 by way of FP32, it takes several times as
@@ -163,7 +165,7 @@ class _Simulated:
 
     def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
         """Of the pairs, the rest in FP32: several times as fast as FP16, and no different between candidates."""
-        return self.quantizer.judge(lambda images: _answers(folder / _PAIRS, "", images))
+        return self.quantizer.judge(lambda images: _answers(folder / _PAIRS, "", images, self.reference.task.required))
 
     def verify(self, variant: Variant, folder: Path) -> Variant:
         """By the graph as the builder gets it."""
@@ -244,35 +246,37 @@ def _unexecuted(variant: Variant, graphs: _Graphs, missing: RuntimeMissing) -> V
 
 
 def _sample(reference: ReferenceOutputs) -> ReferenceOutputs:
-    """The images of the evaluation set that the graph is simulated on, spread over the classes, the golden ones among them."""
+    """The images of the evaluation set that the graph is simulated on, spread over the task's groups, the golden ones among them."""
     count = min(_MOST, max(_FEWEST, _PIXELS // (reference.images.shape[1] * reference.images.shape[2])))
     if len(reference.images) <= count:
         return reference
-    classes = reference.logits.argmax(1) if reference.labels is None else reference.labels
-    rows = np.unique(np.concatenate([reference.golden, class_spread(classes, count)]))
-    labels = None if reference.labels is None else reference.labels[rows]
-    golden = np.searchsorted(rows, reference.golden)
-    return ReferenceOutputs(reference.images[rows], labels, reference.logits[rows], golden, reference.embedding)
+    groups = reference.task.groups(reference.outputs, reference.labels)
+    chosen = np.unique(np.concatenate([reference.golden, class_spread(groups, count)]))
+    return replace(
+        reference,
+        images=reference.images[chosen],
+        labels=None if reference.labels is None else reference.labels[chosen],
+        outputs=rows(reference.outputs, chosen),
+        golden=np.searchsorted(chosen, reference.golden),
+    )
 
 
 def _judged(variant: Variant, graph: Path, reference: ReferenceOutputs, bounds: AccuracyBounds) -> Variant:
-    """A variant with what is found about its graph, simulated on all images, and on the golden ones for the embedding."""
-    logits = _answers(graph, f"tensorrt-{variant.precision}, its graph", reference.images)
-    embedding = None
-    if reference.embedding is not None:
-        run = simulated(graph, EMBEDDING)
-        embedding = np.concatenate([run(part) for part in batches(reference.images[reference.golden])])
-    return judge(variant, logits, embedding, reference, bounds)
+    """A variant with what is found about its graph, simulated on all images, and on the golden ones for further outputs."""
+    outputs = _answers(graph, f"tensorrt-{variant.precision}, its graph", reference.images, reference.task.required)
+    further = (
+        _answers(graph, "", reference.images[reference.golden], tuple(reference.further)) if reference.further else {}
+    )
+    return judge(variant, outputs, further, reference, bounds)
 
 
-def _answers(graph: Path, title: str, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The logits (n, classes) that a graph gives for images, with a progress bar where it has a title."""
-    run = simulated(graph)
-    if not title:
-        return np.concatenate([run(part) for part in batches(images)])
+def _answers(graph: Path, title: str, images: NDArray[np.uint8], outputs: tuple[str, ...]) -> Outputs:
+    """Some outputs that a graph gives for images, with a progress bar where it has a title."""
+    run = simulated(graph, outputs)
+    shown = progress(title, len(images), unit="images") if title else nullcontext(lambda steps: None)
     parts = []
-    with progress(title, len(images), unit="images") as advance:
+    with shown as advance:
         for part in batches(images):
             parts.append(run(part))
             advance(len(part))
-    return np.concatenate(parts)
+    return {name: np.concatenate([part[name] for part in parts]) for name in outputs}

@@ -3,16 +3,17 @@
 Float variants must decide as the trained model does on every golden image, in every batch size; all must keep its accuracy within `max_drop`,
 and compute the same whatever the batch size (see `batches`). How near the outputs must come is said by `edgekit.parity`.
 
-Without labels the loss of accuracy is estimated by the trained model's own confidence: where a variant decides for another class, it
-loses what the model gives its own choice and gains what it gives the other. For a calibrated model that is the expected loss.
+What a model's outputs are, how they are scored and how two are compared is said by its task (`edgekit.tasks`). Without labels the loss is
+estimated from the trained model's own confidence (`Task.expected_drop`).
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,32 +23,24 @@ from torch import nn
 from edgekit.bundle import Accuracy, Bundle, Parity, Variant
 from edgekit.errors import BundleError, ExportError
 from edgekit.export.batches import BatchCheck, compare_batches
-from edgekit.parity import (
-    EmbeddingParity,
-    LogitsParity,
-    compare_embeddings,
-    compare_logits,
-    embedding_fault,
-    logits_fault,
-    shape_fault,
-)
+from edgekit.parity import finite_fault, shape_fault
 from edgekit.progress import progress
 from edgekit.runtimes import load, open_session, why_not
-from edgekit.runtimes.session import EMBEDDING, OUTPUT, run_in_batches
+from edgekit.runtimes.session import run_in_batches
 from edgekit.shares import difference, hundredths, percent
 from edgekit.targets import find_runtime
+from edgekit.tasks import EMBEDDING, Outputs, Task
+from edgekit.tasks.task import Likeness, rows
 
 GOLDEN = 16
-Outputs = dict[str, NDArray[np.float32]]
 Run = Callable[
     [NDArray[np.uint8]], Outputs
-]  # images (n, s, s, 3) -> `logits` (n, classes), and `embedding` (n, d) or not
+]  # images (n, s, s, 3) -> the required outputs of a task by name, and maybe others
 _RACES = (
     "on this CPU OpenVINO computes it differently each time with several threads and batches of several images: its figures are of one "
     "thread, run it so (--threads 1) or one image at a time"
 )
 _ALIKE = 0.9  # the agreement below which a variant that passes is remarked upon
-_TOP5_FROM = 6  # classes; with fewer, a top-5 accuracy says nothing
 
 
 @dataclass(frozen=True)
@@ -55,7 +48,7 @@ class AccuracyBounds:
     """What a variant must keep of the trained model.
 
     Attributes:
-        max_drop: the largest loss of accuracy that passes, in percentage points.
+        max_drop: the largest loss of the task's metric (accuracy) that passes, in percentage points.
         min_agreement: the smallest share of the evaluation set on which it must decide as the trained model does.
     """
 
@@ -76,63 +69,71 @@ class ReferenceOutputs:
     """What the trained model itself says, in float, before any conversion.
 
     Attributes:
+        task: what it answers.
         images: the evaluation set, uint8 (n, s, s, 3).
-        labels: its labels, int64 (n,); None where there are none.
-        logits: float32 (n, classes).
-        golden: rows of the golden images, spread over the classes.
-        embedding: float32 (golden, d), of the golden images; None where the export has no such output.
+        labels: its labels in the task's form, of classification int64 (n,); None where there are none.
+        outputs: those that the task requires, float32 with n rows, by name.
+        golden: rows of the golden images, spread over the task's groups, such as classes.
+        further: other outputs, of the golden images alone; empty where the export has none.
     """
 
+    task: Task
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64] | None
-    logits: NDArray[np.float32]
+    labels: NDArray[Any] | None
+    outputs: Outputs
     golden: NDArray[np.int64]
-    embedding: NDArray[np.float32] | None = None
+    further: Outputs = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, model: nn.Module | Run, images: NDArray[np.uint8], labels: NDArray[np.int64] | None
+        cls, task: Task, model: nn.Module | Run, images: NDArray[np.uint8], labels: NDArray[Any] | None
     ) -> ReferenceOutputs:
         """Run a model on the evaluation set.
 
         Args:
-            model: a network from uint8 images (n, s, s, 3) to float32 logits (n, classes), or a function that gives all outputs.
+            task: what it answers.
+            model: a network from uint8 images (n, s, s, 3) to the task's outputs, or a function that gives them.
             images, labels: the evaluation set.
 
         Raises:
-            ExportError: the logits are not finite numbers.
+            ExportError: an output is not finite numbers.
         """
-        run = runner(model) if isinstance(model, nn.Module) else model
+        run = runner(model, task) if isinstance(model, nn.Module) else model
         parts = []
         with progress("trained", len(images), unit="images") as advance:
             for start in range(0, len(images), size := _batch_size(images)):
-                parts.append(run(np.ascontiguousarray(images[start : start + size]))[OUTPUT])
-                advance(len(parts[-1]))
-        logits = np.concatenate(parts)
-        if not np.isfinite(logits).all():
-            raise ExportError(
-                "the trained model's logits are not finite numbers", "train it again with a lower learning rate"
-            )
-        golden = class_spread(logits.argmax(1) if labels is None else labels, GOLDEN)
-        return cls(images, labels, logits, golden, run(np.ascontiguousarray(images[golden])).get(EMBEDDING))
+                found = run(np.ascontiguousarray(images[start : start + size]))
+                parts.append([found[name] for name in task.required])
+                advance(len(images[start : start + size]))
+        outputs = dict(zip(task.required, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+        for name, values in outputs.items():
+            if not np.isfinite(values).all():
+                raise ExportError(
+                    finite_fault(name, "the trained model's"),
+                    "train it again with a lower learning rate",
+                )
+        golden = class_spread(task.groups(outputs, labels), GOLDEN)
+        every = run(np.ascontiguousarray(images[golden]))
+        further = {name: every[name] for name in task.optional if name in every}
+        return cls(task, images, labels, outputs, golden, further)
 
     @property
     def accuracy(self) -> Accuracy | None:
         """Of the trained model; None where there are no labels."""
-        return None if self.labels is None else _accuracy(self.logits, self.labels)
+        return None if self.labels is None else _accuracy(self.task, self.outputs, self.labels)
 
     @property
-    def golden_outputs(self) -> Outputs:
+    def golden_outputs(self) -> dict[str, NDArray[np.float32]]:
         """The outputs for the golden images, by name."""
-        embedding = {} if self.embedding is None else {EMBEDDING: self.embedding}
-        return {OUTPUT: self.logits[self.golden], **embedding}
+        return {**rows(self.outputs, self.golden), **self.further}
 
 
-def runner(model: nn.Module, *, embedding: bool = False) -> Run:
-    """A function that runs a network, uint8 images (n, s, s, 3) -> float32 logits (n, classes), on the CPU.
+def runner(model: nn.Module, task: Task, *, embedding: bool = False) -> Run:
+    """A function that runs a network on the CPU: uint8 images (n, s, s, 3) -> the task's outputs, float32 by name.
 
     Args:
-        model: the network; it is not changed.
+        model: the network; it is not changed. It gives the main output, or a tuple of all required ones in their order.
+        task: what it answers.
         embedding: also give what the network's last linear layer sees, (n, d).
 
     Raises:
@@ -143,8 +144,10 @@ def runner(model: nn.Module, *, embedding: bool = False) -> Run:
     def run(batch: NDArray[np.uint8]) -> Outputs:
         images = torch.from_numpy(np.array(batch))
         with torch.inference_mode():
-            logits, seen = with_embedding(model, images) if embedding else (model(images), None)
-        return {OUTPUT: logits.numpy()} | ({} if seen is None else {EMBEDDING: seen.numpy()})
+            found, seen = with_embedding(model, images) if embedding else (model(images), None)
+        outputs = (found,) if isinstance(found, torch.Tensor) else found
+        named = {name: output.numpy() for name, output in zip(task.required, outputs, strict=True)}
+        return named if seen is None else {**named, EMBEDDING: seen.numpy()}
 
     return run
 
@@ -208,32 +211,32 @@ def verify(variant: Variant, folder: Path, reference: ReferenceOutputs, bounds: 
     settings = {**variant.settings, **(runtime.checking if runtime else {})}
     path = folder / variant.files[0].path
     try:
-        logits, embedding, batches = _answers(variant, path, settings, reference)
+        outputs, further, batches = _answers(variant, path, settings, reference)
     except BundleError as error:
         raise ExportError(f"{variant.id}: exported, but its runtime does not run it: {error.message}") from error
     golden = np.ascontiguousarray(reference.images[reference.golden])
-    if exact_threads(variant) and not _same_with_threads(variant, path, settings, golden, logits[reference.golden]):
+    expected = outputs[reference.task.main][reference.golden]
+    if exact_threads(variant) and not _same_with_threads(variant, path, settings, golden, expected, reference.task):
         variant = variant.model_copy(update={"note": _join(variant.note, _RACES)})
-    return judge(variant, logits, embedding, reference, bounds, batches)
+    return judge(variant, outputs, further, reference, bounds, batches)
 
 
 def _answers(
     variant: Variant, path: Path, settings: dict[str, str], reference: ReferenceOutputs
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, BatchCheck]:
-    """A variant's logits of the evaluation set, its embedding of the golden images, and how it depends on the batch size."""
-    images, size = reference.images, _batch_size(reference.images)
+) -> tuple[Outputs, Outputs, BatchCheck]:
+    """A variant's required outputs of the evaluation set, its further ones of the golden images, and how it depends on the batch size."""
+    task, images, size = reference.task, reference.images, _batch_size(reference.images)
     golden = np.ascontiguousarray(images[reference.golden])
-    session = open_session(variant.runtime, path, threads=exact_threads(variant), settings=settings)
+    session = open_session(variant.runtime, path, threads=exact_threads(variant), settings=settings, task=task)
     try:
         with progress(variant.id, len(images), unit="images") as advance:
-            logits = run_in_batches(session, images, size, logits_only=True, advance=advance)[OUTPUT]
-        outputs = {} if reference.embedding is None else run_in_batches(session, golden, len(golden))
-        also = {} if session.batch else {size: logits[reference.golden]}
-        return (
-            logits,
-            outputs.get(EMBEDDING),
-            compare_batches(session, golden, reference.logits[reference.golden], also),
-        )
+            only = "" if task.others else task.main
+            found = run_in_batches(session, images, size, only=only, advance=advance)
+        outputs = {name: found[name] for name in task.required}
+        every = run_in_batches(session, golden, len(golden)) if reference.further else {}
+        also = {} if session.batch else {size: rows(outputs, reference.golden)}
+        batches = compare_batches(session, golden, rows(reference.outputs, reference.golden), task, also)
+        return outputs, {name: every[name] for name in reference.further if name in every}, batches
     finally:
         session.close()
 
@@ -248,10 +251,10 @@ def check_batches(bundle: Bundle, variant: Variant) -> BatchCheck:
     Raises:
         RuntimeMissing, BundleError: see `edgekit.runtimes.load`.
     """
-    images, logits = bundle.golden()
+    trained = bundle.golden_outputs()
     session = load(bundle, variant, threads=exact_threads(variant))
     try:
-        return compare_batches(session, images, logits)
+        return compare_batches(session, trained.pop("images"), trained, bundle.task)
     finally:
         session.close()
 
@@ -263,22 +266,27 @@ def exact_threads(variant: Variant) -> int:
 
 
 def _same_with_threads(
-    variant: Variant, path: Path, settings: dict[str, str], images: NDArray[np.uint8], expected: NDArray[np.float32]
+    variant: Variant,
+    path: Path,
+    settings: dict[str, str],
+    images: NDArray[np.uint8],
+    expected: NDArray[np.float32],
+    task: Task,
 ) -> bool:
     """Whether a variant says the same about some images three times over with as many threads as its runtime takes."""
-    session = open_session(variant.runtime, path, settings=settings)
+    session = open_session(variant.runtime, path, settings=settings, task=task)
     try:
         close = 1e-3 * float(np.abs(expected).max())
-        again = (run_in_batches(session, images, len(images), logits_only=True)[OUTPUT] for _ in range(3))
-        return all(np.abs(logits - expected).max() <= close for logits in again)
+        again = (run_in_batches(session, images, len(images), only=task.main)[task.main] for _ in range(3))
+        return all(np.abs(output - expected).max() <= close for output in again)
     finally:
         session.close()
 
 
 def judge(
     variant: Variant,
-    logits: NDArray[np.float32],
-    embedding: NDArray[np.float32] | None,
+    outputs: Outputs,
+    further: Outputs,
     reference: ReferenceOutputs,
     bounds: AccuracyBounds,
     batches: BatchCheck | None = None,
@@ -287,44 +295,31 @@ def judge(
 
     Args:
         variant: that gave them.
-        logits: its own, float32 (n, classes), of the evaluation set.
-        embedding: its own, float32 (golden, d), of the golden images; None where it has no such output, which is a fault where the
-            trained model has one.
+        outputs: its own, of the evaluation set: those that the task requires.
+        further: its own other outputs, of the golden images; that it lacks one which the trained model has is a fault.
         reference: the trained model's answers.
         bounds: what passes.
         batches: how far its answers depend on the batch size; None where that was not looked at.
     """
-    near = compare_logits(logits[reference.golden], reference.logits[reference.golden])
-    finite = bool(np.isfinite(logits).all())
-    agreement = float((logits.argmax(1) == reference.logits.argmax(1)).mean())
-    accuracy = None
-    if reference.labels is not None and reference.accuracy is not None:
-        accuracy = _accuracy(logits, reference.labels)
-        accuracy.agreement = agreement
-        drop = difference(reference.accuracy.top1, accuracy.top1)
+    task = reference.task
+    near, faults = _compared(variant, {**rows(outputs, reference.golden), **further}, reference, batches)
+    broken = [finite_fault(name) for name, values in outputs.items() if not np.isfinite(values).all()]
+    agreement, accuracy, drop = 0.0, None, None
+    if broken:
+        faults = [*broken, *faults]
     else:
-        drop = _expected_drop(logits, reference.logits)
-    faults = [] if finite else ["its logits are not finite numbers"]
-    if bounds.loses(drop):
-        loses = "loses" if accuracy is not None else "is expected to lose"
-        faults.append(f"it {loses} {hundredths(drop, 2)} points of accuracy, more than {bounds.max_drop:g}")
-    if bounds.differs(agreement):
-        faults.append(
-            f"it decides as the trained model does on {percent(agreement)} of the images, fewer than {percent(bounds.min_agreement)}"
-        )
-    if finite:
-        agreed = min(near.top1_agreement, batches.top1 if batches else 1)
-        faults.append(logits_fault(replace(near, top1_agreement=agreed), variant.precision))
-    turned, fault = _compare_embedding(variant, embedding, reference.embedding)
-    faults.append(fault)
+        agreement = float(task.agreement(outputs, reference.outputs).mean())
+        drop, accuracy = _drop(outputs, reference, agreement)
+        lost, alike = _too_far(task, drop, accuracy is not None, agreement, bounds)
+        faults = [lost, alike, *faults]
     if batches is not None and not batches.agree:
         faults.append(batches.fault())
-    faults = [fault for fault in faults if fault]
+    faults = list(dict.fromkeys(fault for fault in faults if fault))
     return variant.model_copy(
         update={
             "executed": True,
             "status": "rejected" if faults else "verified",
-            "parity": _parity(near, turned, batches) if finite else None,
+            "parity": None if broken or near is None else _parity(task, near, batches),
             "accuracy": accuracy,
             "agreement": agreement,
             "drop": drop,
@@ -334,6 +329,26 @@ def judge(
     )
 
 
+def _drop(outputs: Outputs, reference: ReferenceOutputs, agreement: float) -> tuple[float, Accuracy | None]:
+    """What a variant loses of the metric, as a share, and its own accuracy; None without labels, where the loss is the expected one."""
+    if reference.labels is None or reference.accuracy is None:
+        return reference.task.expected_drop(outputs, reference.outputs), None
+    accuracy = _accuracy(reference.task, outputs, reference.labels)
+    accuracy.agreement = agreement
+    return difference(reference.accuracy.value, accuracy.value), accuracy
+
+
+def _too_far(task: Task, drop: float, measured: bool, agreement: float, bounds: AccuracyBounds) -> tuple[str, str]:
+    """What is beyond the bounds, in a clause each."""
+    lost = alike = ""
+    if bounds.loses(drop):
+        loses = "loses" if measured else "is expected to lose"
+        lost = f"it {loses} {hundredths(drop, 2)} points of {task.quality}, more than {bounds.max_drop:g}"
+    if bounds.differs(agreement):
+        alike = f"it decides as the trained model does on {percent(agreement)} of the images, fewer than {percent(bounds.min_agreement)}"
+    return lost, alike
+
+
 def _differs(agreement: float) -> str:
     """What to know of a variant that passes, though it is another classifier: as good on average, not image by image."""
     if agreement >= _ALIKE:
@@ -341,50 +356,41 @@ def _differs(agreement: float) -> str:
     return f"it decides otherwise than the trained model on {percent(difference(1, agreement))} of the images (--min-agreement bounds that)"
 
 
-def _compare_embedding(
-    variant: Variant, embedding: NDArray[np.float32] | None, trained: NDArray[np.float32] | None
-) -> tuple[EmbeddingParity | None, str]:
-    """How near an embedding (golden, d) comes to the trained one, and what is wrong with it; None where they cannot be compared."""
-    if trained is None:
-        return None, ""
-    if embedding is None:
-        return None, "it gives no embedding"
-    if fault := shape_fault(EMBEDDING, embedding, trained):
-        return None, fault
-    found = compare_embeddings(embedding, trained)
-    return found, embedding_fault(found, variant.precision)
+def _compared(
+    variant: Variant, got: Outputs, reference: ReferenceOutputs, batches: BatchCheck | None
+) -> tuple[Likeness | None, list[str]]:
+    """How near a variant's outputs for the golden images come, None where they cannot be compared; and what is wrong with them."""
+    task, trained = reference.task, reference.golden_outputs
+    faults = [
+        shape_fault(name, got[name], values) if name in got else f"it gives no {name}"
+        for name, values in trained.items()
+    ]
+    fit = {name: values for (name, values), fault in zip(trained.items(), faults, strict=True) if not fault}
+    if not set(task.required) <= fit.keys():
+        return None, faults
+    near = task.compare(got, fit)
+    agreed = min(near.agreement, batches.agreement if batches else 1.0)
+    return near, [*task.golden_fault(replace(near, agreement=agreed), variant.precision, exporting=True), *faults]
 
 
-def _parity(near: LogitsParity, turned: EmbeddingParity | None, batches: BatchCheck | None) -> Parity:
+def _parity(task: Task, near: Likeness, batches: BatchCheck | None) -> Parity:
     """What is recorded about the golden images."""
+    main = near.outputs[task.main]
     parity = Parity(
-        samples=near.samples,
-        top1_agreement=near.top1_agreement,
-        max_abs_diff=near.max_abs_diff,
-        sqnr_db=near.sqnr_db if np.isfinite(near.sqnr_db) else None,
+        samples=main.samples,
+        agreement=near.agreement,
+        max_abs_diff=main.max_abs_diff,
+        sqnr_db=main.sqnr_db if np.isfinite(main.sqnr_db) else None,
+        **task.figures(near),
     )
     if batches is not None:
         parity.batches = list(batches.sizes)
         parity.batches_sqnr_db = batches.sqnr_db if np.isfinite(batches.sqnr_db) else None
-    if turned is not None and turned.finite:
-        parity.embedding_max_abs_diff, parity.embedding_cosine = turned.max_abs_diff, turned.cosine
     return parity
 
 
-def _expected_drop(logits: NDArray[np.float32], trained: NDArray[np.float32]) -> float:
-    """The accuracy that the trained model, where its confidence is right, expects to lose, as a share."""
-    shifted = np.exp(trained - trained.max(1, keepdims=True), dtype=np.float64)
-    probabilities = shifted / shifted.sum(1, keepdims=True)
-    rows = np.arange(len(logits))
-    return float((probabilities.max(1) - probabilities[rows, logits.argmax(1)]).mean())
-
-
-def _accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Accuracy:
-    top5 = None
-    if logits.shape[1] >= _TOP5_FROM:
-        best = np.argpartition(-logits, 5, axis=1)[:, :5]
-        top5 = float((best == labels[:, None]).any(axis=1).mean())
-    return Accuracy(top1=float((logits.argmax(1) == labels).mean()), top5=top5, samples=len(labels))
+def _accuracy(task: Task, outputs: Outputs, labels: NDArray[Any]) -> Accuracy:
+    return Accuracy(metric=task.metric, samples=len(labels), **task.score(outputs, labels))
 
 
 def _batch_size(images: NDArray[np.uint8]) -> int:

@@ -1,6 +1,7 @@
 """The float ONNX, opset 17: the one source of every other variant.
 
-The graph takes `image`, uint8 (n, s, s, 3) with a free batch axis, and gives `logits`, float32 (n, classes).
+The graph takes `image`, uint8 (n, s, s, 3) with a free batch axis, and gives the outputs of its task, float32 with n rows, the main one
+first: of a classification `logits` (n, classes).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from onnx import ModelProto, NodeProto
 from torch import nn
 
-from edgekit import __version__
+from edgekit import __version__, tasks
 from edgekit.errors import EdgekitError, ExportError
 from edgekit.onnx_graph.channels import fold_reversal
 from edgekit.onnx_graph.files import read_onnx
@@ -26,27 +27,37 @@ from edgekit.onnx_graph.normalization import spread
 from edgekit.onnx_graph.padding import fold_pool_padding
 from edgekit.onnx_graph.prepare import exportable, pooling_by_matrices
 from edgekit.onnx_graph.simplify import add_embedding, refuse_huge, simplify
-from edgekit.runtimes.session import EMBEDDING
+from edgekit.tasks import EMBEDDING, Task
 
 OPSET = 17  # the newest that TensorRT 8.6 reads; the oldest with LayerNormalization
-INPUT, OUTPUT = "image", "logits"
+INPUT = "image"
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 
 
-def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[str], embedding: bool = False) -> None:
+def export_onnx(
+    model: nn.Module,
+    path: Path,
+    *,
+    image_size: int,
+    classes: list[str],
+    embedding: bool = False,
+    task: Task | None = None,
+) -> None:
     """Write a model as float ONNX.
 
     Args:
-        model: uint8 images (n, s, s, 3) -> float32 logits (n, classes); it is not changed.
+        model: uint8 images (n, s, s, 3) -> the task's main output, float32 (n, …), or a tuple of all required ones; it is not changed.
         path: the file to write.
         image_size: s, in pixels.
-        classes: names, in the order of the logits; written into the file's metadata.
+        classes: names, in the order of the outputs; written into the file's metadata.
         embedding: whether the graph also gives what the linear layer sees, `embedding`, float32 (n, d).
+        task: what the model answers; None: the usual one, classification.
 
     Raises:
         ExportError: the network holds an operation that opset 17 has no word for, is too large for an ONNX file, has no
             embedding to give, or the graph that came out is not valid.
     """
+    task = task or tasks.find(tasks.DEFAULT)
     refuse_huge(sum(p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers())))
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     try:
@@ -66,8 +77,8 @@ def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[
                 dynamo=False,
                 opset_version=OPSET,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
+                output_names=list(task.required),
+                dynamic_axes={name: {0: "batch"} for name in (INPUT, *task.required)},
                 external_data=False,
             )
     except EdgekitError:
@@ -76,28 +87,57 @@ def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[
         raise ExportError(
             f"the network cannot be written as ONNX opset {OPSET}: {_reason(error)}", "choose another architecture"
         ) from error
-    save(read_onnx(path), path, classes, embedding=embedding)
+    save(read_onnx(path), path, classes, embedding=embedding, task=task)
 
 
-def save(model: ModelProto, path: Path, classes: list[str], *, embedding: bool = False) -> None:
+def save(
+    model: ModelProto, path: Path, classes: list[str], *, embedding: bool = False, task: Task | None = None
+) -> None:
     """Write a graph that takes pixels as edgekit's float ONNX: simplified, its metadata filled, checked.
 
     Args:
-        model: uint8 image (n, s, s, 3) -> float32 logits (n, classes), opset 17; it is changed.
+        model: uint8 image (n, s, s, 3) -> the task's outputs, opset 17; it is changed.
         path: the file to write.
-        classes: names, in the order of the logits.
-        embedding: whether what the linear layer sees becomes an output beside the logits.
+        classes: names, in the order of the outputs.
+        embedding: whether what the linear layer sees becomes an output beside the main one.
+        task: what the model answers; None: the usual one, classification.
 
     Raises:
-        ExportError: see `check`, `simplify` and `add_embedding`.
+        ExportError: see `check`, `arrange`, `simplify` and `add_embedding`.
     """
-    graph = spread(fold_reversal(fold_pool_padding(simplify(model))))
+    task = task or tasks.find(tasks.DEFAULT)
+    graph = spread(fold_reversal(fold_pool_padding(simplify(arrange(model, task)))))
     if embedding:
-        add_embedding(graph, OUTPUT, EMBEDDING)
+        add_embedding(graph, task.main, EMBEDDING)
     graph.producer_name, graph.producer_version = "edgekit", __version__
     onnx.helper.set_model_props(graph, {"edgekit": __version__, "classes": json.dumps(classes, ensure_ascii=False)})
     check(graph)
     onnx.save(graph, path)
+
+
+def arranged(model: ModelProto, task: Task) -> bool:
+    """Whether the outputs that a task requires come first, in its order."""
+    return tuple(output.name for output in model.graph.output)[: len(task.required)] == task.required
+
+
+def arrange(model: ModelProto, task: Task) -> ModelProto:
+    """Put the outputs that a task requires first, in its order; changes `model`.
+
+    Raises:
+        ExportError: the graph lacks one.
+    """
+    by_name = {output.name: output for output in model.graph.output}
+    if missing := [name for name in task.required if name not in by_name]:
+        raise ExportError(
+            f"the graph has no output named {missing[0]}, which {task.name} needs, only {', '.join(by_name)}",
+            "rename its outputs",
+        )
+    if not arranged(model, task):
+        order = [*task.required, *(name for name in by_name if name not in task.required)]
+        found = [by_name[name] for name in order]
+        del model.graph.output[:]
+        model.graph.output.extend(found)
+    return model
 
 
 def check(graph: ModelProto) -> None:

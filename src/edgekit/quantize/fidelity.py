@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from edgekit.data.images import spread_rows
 from edgekit.errors import BundleError, ExportError
-from edgekit.parity import compare_logits
 from edgekit.quantization import UnlabeledComparison
 from edgekit.quantize.ranges import batch_size
 from edgekit.runtimes import open_session
-from edgekit.runtimes.session import OUTPUT, run_in_batches, share_graph
+from edgekit.runtimes.session import run_in_batches, share_graph
 from edgekit.targets import find_runtime
+from edgekit.tasks import Outputs, Task
 
 if TYPE_CHECKING:
     from edgekit.quantize.selection import Candidates, Drawn
@@ -36,8 +36,8 @@ class Fidelity:
     """What a quantized file keeps of the trained model.
 
     Attributes:
-        agreement: share of the images that both classify the same.
-        sqnr_db: signal to quantization noise of the logits, 10 log10(sum y^2 / sum (y' - y)^2); infinite where they are equal.
+        agreement: share of the images on which both decide alike.
+        sqnr_db: signal to quantization noise of the task's main output, 10 log10(sum y^2 / sum (y' - y)^2); infinite where they are equal.
         images: how many.
     """
 
@@ -57,16 +57,17 @@ class Fidelity:
         return UnlabeledComparison(agreement=self.agreement, sqnr_db=sqnr, images=self.images)
 
     def better_than(self, other: Fidelity) -> bool:
-        """Whether to prefer this: by agreement where it differs by more than a standard error, else by the logits' noise."""
+        """Whether to prefer this: by agreement where it differs by more than a standard error, else by the output's noise."""
         if abs(self.agreement - other.agreement) > max(self.standard_error, other.standard_error):
             return self.agreement > other.agreement
         return self.sqnr_db > other.sqnr_db
 
 
-def compare(logits: NDArray[np.float32], trained: NDArray[np.float32]) -> Fidelity:
-    """The fidelity of logits (n, classes) to the trained model's (n, classes); of one that is not finite, none."""
-    found = compare_logits(logits, trained)
-    return Fidelity(found.top1_agreement, found.sqnr_db, found.samples)
+def compare(task: Task, outputs: Outputs, trained: Outputs) -> Fidelity:
+    """The fidelity of outputs to the trained model's; of one that is not finite, none."""
+    found = task.compare(outputs, trained)
+    main = found.outputs[task.main]
+    return Fidelity(found.agreement, main.sqnr_db, main.samples)
 
 
 class Judge:
@@ -75,19 +76,21 @@ class Judge:
     Args:
         float_onnx: the float model that was trained.
         images: uint8 (n, s, s, 3); `IMAGES` of them are used, spread over the whole.
+        task: the model's.
     """
 
-    def __init__(self, float_onnx: Path, images: NDArray[np.uint8]) -> None:
+    def __init__(self, float_onnx: Path, images: NDArray[np.uint8], task: Task) -> None:
         self.images = np.ascontiguousarray(images[spread_rows(len(images), IMAGES)])
-        self.trained = run("onnxruntime", float_onnx, self.images)
+        self.task = task
+        self.trained = run("onnxruntime", float_onnx, self.images, task)
 
-    def __call__(self, answer: Callable[[NDArray[np.uint8]], NDArray[np.float32]]) -> Fidelity:
+    def __call__(self, answer: Callable[[NDArray[np.uint8]], Outputs]) -> Fidelity:
         """Hold a file against the model.
 
         Args:
-            answer: runs the file: images uint8 (n, s, s, 3) -> logits float32 (n, classes).
+            answer: runs the file: images uint8 (n, s, s, 3) -> the outputs that the task requires.
         """
-        return compare(answer(self.images), self.trained)
+        return compare(self.task, answer(self.images), self.trained)
 
 
 def further(candidates: Candidates, drawn: Drawn, recover: bool) -> NDArray[np.uint8]:
@@ -106,9 +109,9 @@ def further(candidates: Candidates, drawn: Drawn, recover: bool) -> NDArray[np.u
 
 
 def run(
-    runtime: str, model: Path, images: NDArray[np.uint8], settings: Mapping[str, str] | None = None
-) -> NDArray[np.float32]:
-    """Logits (n, classes) of images uint8 (n, s, s, 3).
+    runtime: str, model: Path, images: NDArray[np.uint8], task: Task, settings: Mapping[str, str] | None = None
+) -> Outputs:
+    """The outputs that a task requires, of images uint8 (n, s, s, 3).
 
     Raises:
         ExportError: the runtime does not load the file, or fails when it runs it.
@@ -117,11 +120,12 @@ def run(
     try:
         found = find_runtime(runtime)
         threads = found.exact_threads.get("int8", 0) if found else 0
-        session = open_session(runtime, model, threads=threads, settings=settings or {})
+        session = open_session(runtime, model, threads=threads, settings=settings or {}, task=task)
         # As the file is shipped; and to compile a graph for each batch size would take longer than to run it.
         share_graph(session)
         try:
-            return run_in_batches(session, images, batch_size(images), logits_only=True)[OUTPUT]
+            outputs = run_in_batches(session, images, batch_size(images), only="" if task.others else task.main)
+            return {name: outputs[name] for name in task.required}
         finally:
             session.close()
     except BundleError as error:

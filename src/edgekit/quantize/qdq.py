@@ -2,7 +2,7 @@
 
 The file is the one that ONNX Runtime fuses fully and that OpenVINO reads too: uint8 asymmetric activations, int8 weights per
 output channel, biases in float. What comes before the first layer and the classifier itself stay in float: the classifier
-costs next to nothing and carries the logits' precision.
+costs next to nothing and carries the outputs' precision.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from onnx import ModelProto, NodeProto
 
 from edgekit.errors import ExportError
 from edgekit.machine import has_int8_dot_product
-from edgekit.onnx_graph.build import OUTPUT
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import set_precision
 from edgekit.quantization import Quantization
@@ -151,15 +150,15 @@ def kept_in_float(model: ModelProto) -> list[str]:
 
 
 def last_layer(model: ModelProto) -> NodeProto | None:
-    """The layer that makes the logits; None where the graph has no layers."""
+    """The layer that makes the main output; None where the graph has no layers."""
     return next((node for node in _last_nodes(model) if node.op_type in LAYERS), None)
 
 
 def _last_nodes(model: ModelProto) -> list[NodeProto]:
-    """Back from the logits until the layer that made them."""
+    """Back from the main output until the layer that made them."""
     by_output = {name: node for node in model.graph.node for name in node.output}
     found: dict[str, NodeProto] = {}
-    frontier = [OUTPUT]
+    frontier = [model.graph.output[0].name]  # the main one, see `graph.onnx`
     while frontier:
         node = by_output.get(frontier.pop())
         if node is None or node.name in found:

@@ -27,7 +27,7 @@ from edgekit.quantize.qdq import Scheme, quantize_onnx
 from edgekit.quantize.ranges import Method
 from edgekit.quantize.recover import STEPS, recover
 from edgekit.quantize.sensitivity import release
-from edgekit.runtimes.session import EMBEDDING
+from edgekit.tasks import EMBEDDING, Task
 
 _EQUALIZED = {"weights": "cross-layer equalization", "activations": "activations smoothed"}
 
@@ -70,12 +70,19 @@ class Quantizer:
         calibration: of the float graph.
         scratch: where its own folder is made.
         unlabeled: more images without labels than the calibration's, uint8 (n, s, s, 3); None: those.
-        model: the trained network, from pixels to logits, as torch; None where it came as ONNX.
+        model: the trained network, from pixels to its outputs, as torch; None where it came as ONNX.
+        task: what it answers.
     """
 
     def __init__(
-        self, calibration: Calibration, scratch: Path, unlabeled: NDArray[np.uint8] | None, model: nn.Module | None
+        self,
+        calibration: Calibration,
+        scratch: Path,
+        unlabeled: NDArray[np.uint8] | None,
+        model: nn.Module | None,
+        task: Task,
     ) -> None:
+        self.task = task
         self.first = calibration
         self.unlabeled = calibration.images if unlabeled is None else unlabeled
         self.model = model
@@ -86,7 +93,7 @@ class Quantizer:
     @cached_property
     def judge(self) -> Judge:
         """Compares files with the float model on unlabeled images."""
-        return Judge(self.first.model, self.unlabeled)
+        return Judge(self.first.model, self.unlabeled, self.task)
 
     def calibration(self, config: QuantizationConfig) -> Calibration | None:
         """The calibration of the float graph that a way starts from; None where that has nothing to equalize.
@@ -151,13 +158,18 @@ class Quantizer:
         model, path = self.model, self.folder / f"{len(self._calibrations)}-distilled.onnx"
         assert model is not None
         with progress("recover", STEPS, unit="steps") as advance:
-            learned = recover(model, self.unlabeled, scheme, advance=advance)
+            learned = recover(model, self.unlabeled, scheme, categorical=self.task.categorical, advance=advance)
         was = read_onnx(self.first.model, external=False)
         classes = next(p.value for p in was.metadata_props if p.key == "classes")
         embedding = any(output.name == EMBEDDING for output in was.graph.output)
         size = self.unlabeled.shape[1]
         export_onnx(
-            learned, path, image_size=size, classes=parse_json(classes, self.first.model, list), embedding=embedding
+            learned,
+            path,
+            image_size=size,
+            classes=parse_json(classes, self.first.model, list),
+            embedding=embedding,
+            task=self.task,
         )
         inherit(self.first.model, path)
         return path

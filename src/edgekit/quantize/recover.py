@@ -1,7 +1,7 @@
 """Quantization-aware distillation: weights that answer as they did before when they are rounded, learned without any label.
 
 The network runs with its rounding simulated (fake quantization, straight-through gradient: Jacob et al. 2018, "Quantization and
-training of neural networks for efficient integer-arithmetic-only inference") and learns to give the logits that it gives in float
+training of neural networks for efficient integer-arithmetic-only inference") and learns to give the outputs that it gives in float
 (knowledge distillation onto the quantized self: Mishra and Marr 2018, "Apprentice"). What comes out are float weights again, which
 are exported and quantized by the same post-training quantization as before: no fake quantization ever reaches a file.
 """
@@ -37,6 +37,7 @@ def recover(
     images: NDArray[np.uint8],
     scheme: Scheme,
     *,
+    categorical: bool = True,
     steps: int = STEPS,
     learning_rate: float = LEARNING_RATE,
     advance: Advance,
@@ -45,22 +46,25 @@ def recover(
 
     Weights are simulated symmetric, one scale an output channel, recomputed at every step; what Conv2d and Linear read is simulated
     as uint8, or as int8 around 0, with one range a tensor, found once on the images before the first step. The layer that makes the
-    logits stays in float, as it does in the file. BatchNorm keeps its statistics. The loss is KL(float || quantized) at T = 2, times T^2.
+    main output stays in float, as it does in the file. BatchNorm keeps its statistics. The loss is KL(float || quantized) at T = 2, times T^2;
+    where the main output holds no logits of one choice, the power of the difference over that of the output.
 
     Args:
-        model: uint8 images (n, s, s, 3) -> float32 logits (n, classes), on the CPU; it is not changed.
+        model: uint8 images (n, s, s, 3) -> its main output, float32 (n, …), or a tuple that begins with it, on the CPU; it is not changed.
         images: unlabeled, uint8 (n, s, s, 3).
         scheme: how weights and activations will be rounded.
+        categorical: whether the main output holds logits of one choice among its axis 1.
         steps: of `BATCH` images each (fewer where there are fewer).
         learning_rate: the first; it falls to zero along a cosine.
         advance: told each step.
     """
     student = copy.deepcopy(model).eval().requires_grad_(True)
-    targets = _logits(copy.deepcopy(model).eval(), images)
+    distance = divergence if categorical else relative_error
+    targets = _outputs(copy.deepcopy(model).eval(), images)
     layers = quantized_layers(student, images[:2])
     quantizers = [_Activation(scheme.symmetric) for _ in layers]
     handles = [layer.register_forward_pre_hook(quantizer) for layer, quantizer in zip(layers, quantizers, strict=True)]
-    _logits(student, images[spread_rows(len(images), _RANGED)])
+    _outputs(student, images[spread_rows(len(images), _RANGED)])
     for quantizer in quantizers:
         quantizer.freeze()
     for layer in layers:
@@ -70,13 +74,13 @@ def recover(
     generator = np.random.default_rng(0)
     with torch.enable_grad():
         for rows in _draws(len(images), steps, generator):
-            answers = student(torch.from_numpy(images[rows]))
-            loss = divergence(answers, targets[torch.from_numpy(rows)])
+            answers = _main(student(torch.from_numpy(images[rows])))
+            loss = distance(answers, targets[torch.from_numpy(rows)])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            advance(note=f"KL {loss.item():.4f}")
+            advance(note=f"loss {loss.item():.4f}")
     for handle in handles:
         handle.remove()
     for layer in layers:
@@ -90,8 +94,13 @@ def divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return functional.kl_div(answer, target, reduction="batchmean", log_target=True) * TEMPERATURE**2
 
 
+def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """The sum of (student - teacher)^2 over that of teacher^2: the noise for one of signal."""
+    return (student.float() - teacher).square().sum() / teacher.float().square().sum().clamp_min(1e-12)
+
+
 def quantized_layers(model: nn.Module, images: NDArray[np.uint8]) -> list[nn.Conv2d | nn.Linear]:
-    """The Conv2d and Linear modules that a model runs, in that order, without the last, which makes the logits."""
+    """The Conv2d and Linear modules that a model runs, in that order, without the last, which makes the main output."""
     seen: dict[nn.Conv2d | nn.Linear, None] = {}
 
     def note(module: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -99,7 +108,7 @@ def quantized_layers(model: nn.Module, images: NDArray[np.uint8]) -> list[nn.Con
         seen[module] = None
 
     hooks = [m.register_forward_pre_hook(note) for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    _logits(model, images)
+    _outputs(model, images)
     for hook in hooks:
         hook.remove()
     return list(seen)[:-1]
@@ -149,12 +158,18 @@ class _Activation:
         self.frozen = scale, min(255, max(0, round(-self.low / scale)))
 
 
-def _logits(model: nn.Module, images: NDArray[np.uint8]) -> Tensor:
+def _outputs(model: nn.Module, images: NDArray[np.uint8]) -> Tensor:
+    """The main output for all images."""
     with torch.no_grad():
         parts = [
-            model(torch.from_numpy(np.array(images[start : start + BATCH]))) for start in range(0, len(images), BATCH)
+            _main(model(torch.from_numpy(np.array(images[start : start + BATCH]))))
+            for start in range(0, len(images), BATCH)
         ]
     return torch.cat(parts)
+
+
+def _main(output: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return output if isinstance(output, Tensor) else output[0]
 
 
 def _draws(count: int, steps: int, generator: np.random.Generator) -> list[NDArray[np.int64]]:

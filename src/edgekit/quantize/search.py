@@ -2,7 +2,7 @@
 
 Who decides what:
 
-- Inside a rung, between its candidates: agreement and SQNR of the logits against the float model, on images without labels (see
+- Inside a rung, between its candidates: agreement and SQNR of the task's main output against the float model, on images without labels (see
   `fidelity`). No label is read for it.
 - Whether a candidate passes: the loss of accuracy on the evaluation set, at most `max_drop`. That is the gate, and the only thing that labels
   are for. Everything that was ever held against it is in the bundle's `tried`, so a reader sees how often it was asked.
@@ -120,7 +120,7 @@ class AccuracySearch:
             variant = self.backend.verify(candidate.variant, candidate.folder)
             self.candidates[candidate.config] = replace(candidate, variant=variant)
             entry.status = variant.status
-            entry.top1 = variant.accuracy.top1 if variant.accuracy else None
+            entry.score = variant.accuracy.value if variant.accuracy else None
             entry.agreement = variant.agreement
             entry.drop = variant.drop
             entry.seconds = round(entry.seconds + time.monotonic() - began, 3)

@@ -31,7 +31,7 @@ class LayerSensitivity:
         layer: the node's name, or what the block is called.
         operator: Conv, Gemm or MatMul, or the number of layers.
         agreement: with the trained model, with this layer alone in float.
-        sqnr_db: of the logits then, in dB.
+        sqnr_db: of the main output then, in dB.
         gain_db: how much more that is than with every layer quantized.
         members: the layers of the block: of a layer, itself.
     """

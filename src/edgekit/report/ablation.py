@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import __version__
+from edgekit import __version__, tasks
 from edgekit.files import write_text
 from edgekit.intervals import unpaired, wilson
 from edgekit.report import format as show
 from edgekit.report.figures import Key, ReportFigure
 from edgekit.report.grids import GridLine, Heat, heat, lines
 from edgekit.report.page import environment, require_jinja2, resource, script_hash
-from edgekit.report.tables import METRICS, MODELS, Column, Table
+from edgekit.report.tables import MODELS, Column, Table, metric_title
 from edgekit.report.tables import TableCell as Entry
 from edgekit.result import Ablation, AblationCell, Result
 
@@ -74,7 +74,7 @@ def metrics(ablation: Ablation) -> list[tuple[str, str]]:
 
 def metric_name(model: str, metric: str) -> str:
     """As the report calls it."""
-    return METRICS[metric] if model == "encoder" else MODELS[model]
+    return metric_title(tasks.find(tasks.DEFAULT), metric) if model == "encoder" else MODELS[model]
 
 
 def named(ablation: Ablation, cell: AblationCell) -> str:

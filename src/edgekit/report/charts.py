@@ -110,7 +110,7 @@ def _gain(x: Scale, y: float, start: float, end: float) -> Markup:
 
 @dataclass(frozen=True)
 class Point:
-    """One measured variant: median latency in ms, top-1 accuracy as a share, energy an image in J where it was metered; the rest
+    """One measured variant: median latency in ms, accuracy by the task's metric as a share, energy an image in J where it was metered; the rest
     gives its look."""
 
     label: str
@@ -136,13 +136,14 @@ def pareto(marks: Sequence[Point]) -> list[Point]:
     return sorted((m for m in sound if not any(beats(other, m) for other in sound)), key=lambda m: m.latency)
 
 
-def tradeoff(marks: Sequence[Point], reference: float | None) -> Markup:
-    """Accuracy over latency (logarithmic); up and to the left is better. `reference` is the trained model's accuracy."""
+def tradeoff(marks: Sequence[Point], reference: float | None, metric: str = "Top-1 accuracy") -> Markup:
+    """Accuracy over latency (logarithmic); up and to the left is better. `reference` is the trained model's, `metric` what
+    it is by."""
     told = "; ".join(f"{p.label} {percent(p.accuracy)} at {milliseconds(p.latency)}" for p in marks)
-    return both(lambda size: _tradeoff(marks, reference, size, f"Accuracy over latency: {told}"))
+    return both(lambda size: _tradeoff(marks, reference, size, metric, f"{metric} over latency: {told}"))
 
 
-def _tradeoff(marks: Sequence[Point], reference: float | None, size: Size, told: str) -> Markup:
+def _tradeoff(marks: Sequence[Point], reference: float | None, size: Size, metric: str, told: str) -> Markup:
     width, height = WIDTH[size], 380 if size == "wide" else 330
     left, right, top, bottom = 56.0, width - 16.0, 34.0, height - 46.0
     low, high = padded([p.latency for p in marks], 0.16, log=True)
@@ -152,7 +153,7 @@ def _tradeoff(marks: Sequence[Point], reference: float | None, size: Size, told:
         (max(accuracies) - min(accuracies)) * 0.75, 0.015
     )  # three points at least: noise must not look like a cliff
     frame = PlotFrame(Scale(low, high, left, right, log=True), Scale(middle - half, middle + half, bottom, top))
-    parts = [frame.axes("median latency, ms (log scale)", "top-1 accuracy", y_format=percent)]
+    parts = [frame.axes("median latency, ms (log scale)", f"{metric[:1].lower()}{metric[1:]}", y_format=percent)]
     taken: list[tuple[float, float, float, float]] = []
     spots = [(frame.x(p.latency), frame.y(p.accuracy)) for p in marks]
     taken += [(x - 8, y - 8, x + 8, y + 8) for x, y in spots]

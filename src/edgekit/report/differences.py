@@ -24,7 +24,7 @@ def table(facts: ReportFacts) -> Table | None:
         return None
     columns = [
         Column("Student against", number=False),
-        Column("Points", title="accuracy of the student minus that of the other"),
+        Column("Points", title=f"{facts.task.quality} of the student minus that of the other"),
         Column("95 % interval", title="paired bootstrap over the test images and, of several, the label draws"),
         Column("McNemar's p", title="exact test; with one label draw"),
         Column("Verdict", number=False),
@@ -59,4 +59,4 @@ def draws(facts: ReportFacts) -> Table | None:
         values = [draw.values.get(model) for model in models]
         name = TableCell(f"seed {draw.label_seed}", draw.label_seed, note="" if draw.run == "." else draw.run)
         rows.append([name, *(TableCell(show.percent(value), value) for value in values)])
-    return Table("Test accuracy by draw of the labels", columns, rows)
+    return Table(f"Test {facts.task.quality} by draw of the labels", columns, rows)

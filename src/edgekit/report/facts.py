@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgekit import tasks
 from edgekit.answers import FILE, Answers, read_answers
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError
@@ -93,6 +94,13 @@ class ReportFacts:
     views: Path | None = None
     gaps: list[Gap] = field(default_factory=list)
 
+    @property
+    def task(self) -> tasks.Task:
+        """What its models answer."""
+        return tasks.find(
+            self.evaluation.task if self.evaluation else self.bundle.manifest.task if self.bundle else tasks.DEFAULT
+        )
+
     def command(self, name: str) -> str:
         """The command line that makes a part of this very run, ready to be pasted into a shell."""
         run = shlex.quote(str(self.path))
@@ -167,6 +175,11 @@ def _read_evaluation(run: Run, facts: ReportFacts) -> None:
         facts.gaps.append(Gap("evaluate", error.message, command))
         return
     if isinstance(result.measurement, Evaluation):
+        try:
+            tasks.find(result.measurement.task)
+        except EdgekitError as error:
+            facts.gaps.append(Gap("evaluate", f"{path}: {error}", command))
+            return
         facts.evaluation_result, facts.evaluation = result, result.measurement
         _read_answers(path.parent / FILE, facts, result.measurement)
     else:

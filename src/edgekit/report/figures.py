@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from edgekit import targets
-from edgekit.intervals import wilson
 from edgekit.report import charts, devices
 from edgekit.report import format as show
 from edgekit.report.facts import LatencyFacts, ReportFacts, Stage
 from edgekit.report.headline import Headline, measured_everywhere, measured_here, p50
 from edgekit.report.latency import setting
-from edgekit.report.tables import METRICS, MODELS
+from edgekit.report.tables import MODELS, interval, metric_name, metric_title
 
 TITLES = {
     "pretrain": "Pretrain",
@@ -69,19 +68,21 @@ def stages(facts: ReportFacts, top: Headline) -> ReportFigure | None:
     if facts.evaluation is None:
         return None
     order = [
-        ("supervised", "top1"),
+        ("supervised", facts.task.metric),
         ("encoder", "knn"),
         ("encoder", "linear"),
-        ("teacher", "top1"),
-        ("student", "top1"),
+        ("teacher", facts.task.metric),
+        ("student", facts.task.metric),
     ]
     scores = [s for pair in order for s in facts.evaluation.scores if (s.model, s.metric) == pair]
     if not scores:
         return None
     rows = []
     for s in scores:
-        low, high = wilson(s.value, s.samples)
-        label = MODELS[s.model] if s.metric == "top1" else f"{MODELS[s.model]}, {METRICS[s.metric]}"
+        low, high = interval(facts.task, s) or (s.value, s.value)
+        label = MODELS[s.model]
+        if s.metric != facts.task.metric:
+            label += f", {metric_title(facts.task, s.metric)}"
         note = {
             "supervised": "student's network, same labels",
             "encoder": "frozen features",
@@ -117,7 +118,7 @@ def tradeoff(facts: ReportFacts, top: Headline) -> ReportFigure | None:
             charts.Point(
                 label,
                 latency,
-                variant.accuracy.top1,
+                variant.accuracy.value,
                 variant.runtime,
                 variant.precision,
                 variant.status == "rejected",
@@ -129,8 +130,8 @@ def tradeoff(facts: ReportFacts, top: Headline) -> ReportFigure | None:
     precisions = list(dict.fromkeys(m.precision for m in marks))
     keys = [Key(p.upper(), p) for p in precisions]
     used = list(dict.fromkeys(m.runtime for m in marks))
-    if top.float_top1 is not None:
-        keys.append(Key("trained model, float", "dashed", show.percent(top.float_top1)))
+    if top.of_float is not None:
+        keys.append(Key("trained model, float", "dashed", show.percent(top.of_float)))
     looks = [f"{targets.marker(r)}: {targets.title(r)}" for r in used] + (
         ["hollow: rejected"] if any(m.rejected for m in marks) else []
     )
@@ -138,7 +139,7 @@ def tradeoff(facts: ReportFacts, top: Headline) -> ReportFigure | None:
         thrift = ", nor more thrifty" if any(m.energy is not None for m in marks) else ""
         looks.append(f"line: the Pareto front, where nothing measured is faster and more accurate{thrift}")
     note = ", ".join(looks)
-    return ReportFigure(charts.tradeoff(marks, top.float_top1), keys, note)
+    return ReportFigure(charts.tradeoff(marks, top.of_float, metric_name(facts.task)), keys, note)
 
 
 def distribution(facts: ReportFacts) -> ReportFigure | None:

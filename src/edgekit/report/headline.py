@@ -20,7 +20,7 @@ class Headline:
     gain: float | None  # student minus supervised, as a share; of several label draws, the mean
     lead: Difference | None  # the same with its interval
     band: bool  # whether the chart of the accuracies, which are of one label draw, may show the gain
-    float_top1: float | None  # of the trained model on the bundle's evaluation set
+    of_float: float | None  # of the trained model on the bundle's evaluation set
     int8: Variant | None
     fastest: LatencyFacts | None
     shipped: Variant | None  # the fastest variant, or the smallest verified one where nothing was measured
@@ -33,7 +33,8 @@ def headline(facts: ReportFacts) -> Headline:
     The fastest variant is the verified one with the lowest p50 at batch 1 among the complete measurements of this very
     bundle. The INT8 accuracy is that of the fastest verified INT8 variant, or of the most accurate where none was measured.
     """
-    student, supervised = score(facts, "student", "top1"), score(facts, "supervised", "top1")
+    metric = facts.task.metric
+    student, supervised = score(facts, "student", metric), score(facts, "supervised", metric)
     verified = [v for v in facts.bundle.manifest.variants if v.status == "verified"] if facts.bundle else []
     ids = {v.id: v for v in verified}
     ranked = sorted(
@@ -56,8 +57,8 @@ def headline(facts: ReportFacts) -> Headline:
         gain=lead.value if lead is not None and lead.draws > 1 else gain,
         lead=lead,
         band=gain is not None and (lead is None or (lead.shown and lead.draws == 1)),
-        float_top1=facts.bundle.manifest.accuracy.top1 if facts.bundle and facts.bundle.manifest.accuracy else None,
-        int8=timed_int8 or max(int8, key=lambda v: v.accuracy.top1 if v.accuracy else -1.0, default=None),
+        of_float=facts.bundle.manifest.accuracy.value if facts.bundle and facts.bundle.manifest.accuracy else None,
+        int8=timed_int8 or max(int8, key=lambda v: v.accuracy.value if v.accuracy else -1.0, default=None),
         fastest=fastest,
         shipped=shipped,
         full=max(floats, key=lambda v: v.bytes, default=None),

@@ -124,8 +124,8 @@ def circumstances(facts: ReportFacts) -> Table | None:
     rows = []
     for m in facts.measured:
         latency = m.latency
-        agreement = latency.golden_top1_agreement
-        golden = f"{show.percent(agreement)} agreement, max |Δ logit| {show.difference(latency.golden_max_abs_diff)}"
+        agreement = latency.golden_agreement
+        golden = f"{show.percent(agreement)} agreement, max |Δ {facts.task.unit}| {show.difference(latency.golden_max_abs_diff)}"
         rows.append(
             [
                 TableCell(latency.variant, latency.variant, note=setting(m, facts)),

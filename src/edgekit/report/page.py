@@ -72,6 +72,7 @@ def render(facts: ReportFacts) -> str:
     script = resource("script.js").strip()
     page = template.render(
         facts=facts,
+        quality=tables.capital(facts.task.quality),
         top=top,
         show=show,
         lead=lead(facts, top),

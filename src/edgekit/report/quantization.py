@@ -99,7 +99,7 @@ def _tried(variant: str, entries: Sequence[Attempt]) -> Table:
         Column(
             "Agreement", title="with the float model on images without labels: what chooses between the ways of a rung"
         ),
-        Column("SQNR, dB", title="of the logits on the same images"),
+        Column("SQNR, dB", title="of the main output on the same images"),
         Column("Drop, points", title="of accuracy on the evaluation set: what lets a way pass"),
         Column("Outcome", number=False),
         Column("Seconds"),
@@ -128,7 +128,8 @@ def _table(variant: str, layers: Sequence[LayerSensitivityRecord], in_float: set
         Column("Layer", number=False),
         Column("Operator", number=False),
         Column(
-            "Gain, dB", title="SQNR of the logits with this layer alone in float, over that with all layers quantized"
+            "Gain, dB",
+            title="SQNR of the main output with this layer alone in float, over that with all layers quantized",
         ),
         Column("SQNR, dB"),
         Column("Agreement", title="with the float model, with this layer alone in float"),
@@ -149,7 +150,7 @@ def _table(variant: str, layers: Sequence[LayerSensitivityRecord], in_float: set
 
 
 def sensitivity(layers: Sequence[LayerSensitivityRecord], in_float: set[str]) -> Markup:
-    """A line a layer, the most sensitive first: what the logits gain, in dB, when it alone stays in float."""
+    """A line a layer, the most sensitive first: what the main output gains, in dB, when it alone stays in float."""
     top = list(layers)[:_SHOWN]
     told = "; ".join(f"{name} {s.gain_db:+.1f} dB" for name, s in zip(_labels(top), top, strict=True))
     return both(lambda size: _sensitivity(top, in_float, size, f"Sensitivity by layer: {told}"))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from edgekit import targets
-from edgekit.intervals import wilson
 from edgekit.recipe import Architecture
 from edgekit.report import format as show
 from edgekit.report.differences import words
 from edgekit.report.facts import ReportFacts
 from edgekit.report.headline import Headline, p50, score
+from edgekit.report.tables import interval
 from edgekit.result import Score
 
 
@@ -57,19 +57,23 @@ def tiles(facts: ReportFacts, top: Headline) -> list[Tile]:
 
 def _student(facts: ReportFacts, top: Headline) -> Tile:
     if top.student is None:
-        return Tile("Student accuracy", show.NONE, "", f"run {facts.command('evaluate')}")
-    low, high = wilson(top.student.value, top.student.samples)
-    note = f"top-1 on {show.count(top.student.samples)} test images; 95\u00a0% interval {show.hundredths(low)} to {show.hundredths(high)}"
-    return Tile("Student accuracy", show.hundredths(top.student.value), "%", note)
+        return Tile(f"Student {facts.task.quality}", show.NONE, "", f"run {facts.command('evaluate')}")
+    metric = facts.task.metrics[facts.task.metric]
+    note = f"{metric} on {show.count(top.student.samples)} test images"
+    if ends := interval(facts.task, top.student):
+        note += f"; 95\u00a0% interval {show.hundredths(ends[0])} to {show.hundredths(ends[1])}"
+    return Tile(f"Student {facts.task.quality}", show.hundredths(top.student.value), "%", note)
 
 
 def _int8(facts: ReportFacts, top: Headline) -> Tile:
     if top.int8 is None or top.int8.accuracy is None:
-        return Tile("INT8 accuracy", show.NONE, "", _export_note(facts, "no verified INT8 variant in the bundle"))
+        return Tile(
+            f"INT8 {facts.task.quality}", show.NONE, "", _export_note(facts, "no verified INT8 variant in the bundle")
+        )
     change = -top.int8.drop if top.int8.drop is not None else None
     against = f"{show.points(change)} points against float" if change is not None else "drop not measured"
     note = f"{top.int8.id}, {against}, {show.count(top.int8.accuracy.samples)} images"
-    return Tile("INT8 accuracy", show.hundredths(top.int8.accuracy.top1), "%", note)
+    return Tile(f"INT8 {facts.task.quality}", show.hundredths(top.int8.accuracy.value), "%", note)
 
 
 def _fastest(facts: ReportFacts, top: Headline) -> Tile:
@@ -96,7 +100,7 @@ def _size(facts: ReportFacts, top: Headline) -> Tile:
 def _gain(facts: ReportFacts, top: Headline) -> Tile:
     name = "What the unlabeled images bought"
     if top.gain is None or top.student is None or top.supervised is None:
-        why = "needs the accuracy of the student and of the same network trained from scratch"
+        why = f"needs the {facts.task.quality} of the student and of the same network trained from scratch"
         if not facts.recipe.supervised.enabled:
             why = "the recipe trains no supervised student to compare with (supervised.enabled)"
         return Tile(name, show.NONE, "", why, hero=True)

@@ -10,12 +10,12 @@ from edgekit.report.page import Written
 
 def summary(written: Written) -> dict[str, Any]:
     """The report's path and size, its headline (accuracies and gain as shares, latency in ms, sizes in bytes), its gaps."""
-    top = written.top
+    top, metric = written.top, written.facts.task.metric
     return {
         "report": str(written.path),
         "bytes": written.path.stat().st_size,
-        "student_top1": top.student.value if top.student else None,
-        "supervised_top1": top.supervised.value if top.supervised else None,
+        f"student_{metric}": top.student.value if top.student else None,
+        f"supervised_{metric}": top.supervised.value if top.supervised else None,
         "gain": top.gain,
         "gain_interval": list(top.lead.interval) if top.lead else None,
         "gain_shown": top.lead.shown if top.lead else None,
@@ -23,7 +23,7 @@ def summary(written: Written) -> dict[str, Any]:
         if written.facts.evaluation
         else [],
         "int8_variant": top.int8.id if top.int8 else None,
-        "int8_top1": top.int8.accuracy.top1 if top.int8 and top.int8.accuracy else None,
+        f"int8_{metric}": top.int8.accuracy.value if top.int8 and top.int8.accuracy else None,
         "fastest_variant": top.fastest.latency.variant if top.fastest else None,
         "fastest_p50_ms": p50(top.fastest) if top.fastest else None,
         "size_bytes": top.shipped.bytes if top.shipped else None,

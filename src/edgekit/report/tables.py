@@ -15,16 +15,27 @@ from edgekit.report import format as show
 from edgekit.report.facts import ReportFacts
 from edgekit.report.headline import measured_here, p50
 from edgekit.result import Score
+from edgekit.tasks import Task
 
-METRICS = {
-    "top1": "top-1",
-    "top5": "top-5",
+_OF_FEATURES = {
     "knn": "kNN",
     "linear": "linear probe",
     "centroid": "nearest centroid",
     "logistic": "logistic regression",
 }
 MODELS = {"encoder": "Encoder", "teacher": "Teacher", "student": "Student", "supervised": "Supervised from scratch"}
+
+
+def metric_title(task: Task, metric: str) -> str:
+    """What a metric of a task, or of what is read from an encoder's features, is called."""
+    return task.metrics.get(metric) or _OF_FEATURES.get(metric, metric)
+
+
+def interval(task: Task, score: Score) -> tuple[float, float] | None:
+    """95 % of a score: its own, or Wilson's where it counts images; None where nobody knows."""
+    if score.interval is None and (task.counted or score.metric not in task.metrics):
+        return wilson(score.value, score.samples)
+    return score.interval
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ def stages(facts: ReportFacts) -> Table | None:
     columns = [
         Column("Model", number=False),
         Column("Metric", number=False),
-        Column("Accuracy"),
+        Column(capital(facts.task.quality)),
         Column(
             "95 % interval",
             title="Wilson's interval for this number of test images; of few-shot scores, that of the mean over the draws",
@@ -75,26 +86,35 @@ def stages(facts: ReportFacts) -> Table | None:
         Column("Images"),
         Column("Protocol", number=False, long=True),
     ]
-    return Table("Accuracy by stage", columns, [_score_row(s) for s in facts.evaluation.scores])
+    return Table(
+        f"{capital(facts.task.quality)} by stage", columns, [_score_row(s, facts.task) for s in facts.evaluation.scores]
+    )
 
 
-def _score_row(score: Score) -> list[TableCell]:
-    low, high = score.interval or wilson(score.value, score.samples)
+def _score_row(score: Score, task: Task) -> list[TableCell]:
+    ends = interval(task, score)
     name = MODELS.get(score.model, score.model)
-    metric = METRICS[score.metric] if score.shots is None else f"{score.shots}-shot {METRICS[score.metric]}"
+    title = metric_title(task, score.metric)
+    metric = title if score.shots is None else f"{score.shots}-shot {title}"
     return [
         TableCell(name, name.lower()),
         TableCell(metric, metric.lower()),
         TableCell(show.percent(score.value), score.value),
-        TableCell(f"{show.hundredths(low)} – {show.hundredths(high)}", low),
+        TableCell(f"{show.hundredths(ends[0])} – {show.hundredths(ends[1])}", ends[0])
+        if ends
+        else TableCell(show.NONE),
         TableCell(show.count(score.samples), score.samples),
         TableCell(score.protocol, score.protocol.lower()),
     ]
 
 
 def classes(facts: ReportFacts) -> Table | None:
-    """Top-1 accuracy of each class, a column a model."""
-    scores = [s for s in facts.evaluation.scores if s.metric == "top1" and s.per_class] if facts.evaluation else []
+    """The task's metric on each class, a column a model."""
+    scores = (
+        [s for s in facts.evaluation.scores if s.metric == facts.task.metric and s.per_class]
+        if facts.evaluation
+        else []
+    )
     if not scores:
         return None
     test = facts.data.sets["test"].per_class if facts.data else {}
@@ -108,7 +128,18 @@ def classes(facts: ReportFacts) -> Table | None:
             value = (s.per_class or {}).get(name)
             row.append(TableCell(show.percent(value), value, bar=value))
         rows.append(row)
-    return Table("Top-1 accuracy by class", columns, rows, tall=len(rows) > 24)
+    return Table(f"{metric_name(facts.task)} by class", columns, rows, tall=len(rows) > 24)
+
+
+def metric_name(task: Task) -> str:
+    """`Top-1 accuracy`; where the metric's name says what it is, that alone."""
+    name = task.metrics[task.metric]
+    return capital(name if task.quality in name else f"{name} {task.quality}")
+
+
+def capital(text: str) -> str:
+    """A text with its first letter a capital one."""
+    return text[:1].upper() + text[1:]
 
 
 def variants(facts: ReportFacts) -> Table | None:
@@ -120,14 +151,18 @@ def variants(facts: ReportFacts) -> Table | None:
         value = p50(m)
         if m.latency.batch == 1 and value is not None:
             fastest[m.latency.variant] = min(value, fastest.get(m.latency.variant, value))
+    task = facts.bundle.task
     columns = [
         Column("Variant", number=False),
         Column("Status", number=False, title="verified: run here and within the allowed drop"),
-        Column("Top-1"),
-        Column("Drop, points", title="accuracy of the trained model minus this variant's"),
-        Column("Agreement", title="share of the images named below it on which variant and trained model choose alike"),
-        Column("Max |Δ logit|", title="largest difference of a logit from the trained model's, on the golden images"),
-        Column("SQNR, dB", title="signal to quantization noise of the logits"),
+        Column(capital(task.metrics[task.metric])),
+        Column("Drop, points", title=f"{task.quality} of the trained model minus this variant's"),
+        Column("Agreement", title="share of the images named below it on which variant and trained model decide alike"),
+        Column(
+            f"Max |Δ {task.unit}|",
+            title=f"largest difference of a {task.unit} from the trained model's, on the golden images",
+        ),
+        Column("SQNR, dB", title=f"signal to quantization noise of the {task.main}"),
         Column("Size"),
         Column("p50", title="median latency of one image, the fastest measurement"),
     ]
@@ -136,8 +171,8 @@ def variants(facts: ReportFacts) -> Table | None:
     if manifest.accuracy is not None:
         blank = TableCell("–")
         trained = TableCell("Trained model", "", note="PyTorch, float: what the others must match")
-        rows.insert(0, [trained, blank, _top1(manifest.accuracy), blank, blank, blank, blank, blank, blank])
-    return Table("Accuracy by precision and runtime", columns, rows)
+        rows.insert(0, [trained, blank, _score(manifest.accuracy), blank, blank, blank, blank, blank, blank])
+    return Table(f"{capital(task.quality)} by precision and runtime", columns, rows)
 
 
 def _variant_row(v: Variant, latency: float | None) -> list[TableCell]:
@@ -149,7 +184,7 @@ def _variant_row(v: Variant, latency: float | None) -> list[TableCell]:
     return [
         TableCell(v.id, v.id, note=f"{what}; {v.note}" if v.note else what),
         TableCell(v.status, v.status, badge=v.status, note="" if v.executed else "not run where it was exported"),
-        _top1(v.accuracy),
+        _score(v.accuracy),
         TableCell(_drop(v.drop), v.drop),
         _agreement(v),
         TableCell(show.difference(parity.max_abs_diff), parity.max_abs_diff) if parity else none,
@@ -166,16 +201,14 @@ def _agreement(v: Variant) -> TableCell:
             show.percent(v.accuracy.agreement), v.accuracy.agreement, note=f"{show.count(v.accuracy.samples)} images"
         )
     if v.parity is not None:
-        return TableCell(
-            show.percent(v.parity.top1_agreement), v.parity.top1_agreement, note=f"{v.parity.samples} golden images"
-        )
+        return TableCell(show.percent(v.parity.agreement), v.parity.agreement, note=f"{v.parity.samples} golden images")
     return TableCell(show.NONE)
 
 
-def _top1(accuracy: Accuracy | None) -> TableCell:
+def _score(accuracy: Accuracy | None) -> TableCell:
     if accuracy is None:
         return TableCell(show.NONE)
-    return TableCell(show.percent(accuracy.top1), accuracy.top1, note=f"{show.count(accuracy.samples)} images")
+    return TableCell(show.percent(accuracy.value), accuracy.value, note=f"{show.count(accuracy.samples)} images")
 
 
 def _drop(drop: float | None) -> str:

@@ -13,8 +13,9 @@ from types import MappingProxyType
 from edgekit import targets
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import BundleError, RuntimeMissing
-from edgekit.runtimes.model_files import FilesOfBundle, ModelFiles
+from edgekit.runtimes.model_files import FilesOfBundle, FilesOnDisk, ModelFiles
 from edgekit.runtimes.session import Session
+from edgekit.tasks import Task
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -45,7 +46,9 @@ def why_not(runtime: str) -> RuntimeMissing | None:
     return None
 
 
-def open_session(runtime: str, model: Path, *, threads: int = 0, settings: Mapping[str, str] = _NONE) -> Session:
+def open_session(
+    runtime: str, model: Path, *, threads: int = 0, settings: Mapping[str, str] = _NONE, task: Task | None = None
+) -> Session:
     """Load a model file into a runtime.
 
     Args:
@@ -54,6 +57,7 @@ def open_session(runtime: str, model: Path, *, threads: int = 0, settings: Mappi
             .onnx (its build plan beside it) for tensorrt and tensorrt-rtx.
         threads: threads inside an operator; 0 leaves it to the runtime.
         settings: what else the runtime must be told; see the runtime's file for the keys that it takes.
+        task: whose outputs the model gives; None: the usual one, classification.
 
     Raises:
         RuntimeMissing: the runtime is not installed, or needs a GPU that is not here.
@@ -63,10 +67,10 @@ def open_session(runtime: str, model: Path, *, threads: int = 0, settings: Mappi
         raise missing
     if not Path(model).is_file():
         raise BundleError(f"{model}: no such model", "export it again")
-    return _open(runtime, Path(model), threads, settings)
+    return _open(runtime, FilesOnDisk(Path(model), task), threads, settings)
 
 
-def _open(runtime: str, model: Path | ModelFiles, threads: int, settings: Mapping[str, str]) -> Session:
+def _open(runtime: str, model: ModelFiles, threads: int, settings: Mapping[str, str]) -> Session:
     found = targets.find_runtime(runtime)
     assert found is not None  # `why_not` was asked before
     try:

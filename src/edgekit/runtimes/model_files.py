@@ -7,8 +7,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from edgekit import tasks
 from edgekit.bundle import Bundle, BundleFile, Variant
 from edgekit.files import copy_file, sha256
+from edgekit.tasks import Task
 
 
 class ModelFiles(Protocol):
@@ -16,9 +18,11 @@ class ModelFiles(Protocol):
 
     Attributes:
         path: of the file that is opened, for messages and its name.
+        task: whose outputs the model gives.
     """
 
     path: Path
+    task: Task
 
     def has(self, name: str) -> bool:
         """Whether a file of that name belongs to it."""
@@ -60,10 +64,11 @@ class FilesOnDisk:
 
     Args:
         path: of the one that is opened.
+        task: whose outputs the model gives; None: the usual one, classification.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, task: Task | None = None) -> None:
+        self.path, self.task = path, task or tasks.find(tasks.DEFAULT)
 
     def has(self, name: str) -> bool:
         """See `ModelFiles.has`."""
@@ -102,7 +107,7 @@ class FilesOfBundle:
         self._bundle = bundle
         first = Path(variant.files[0].path)
         self._files = {Path(file.path).name: file for file in variant.files if Path(file.path).parent == first.parent}
-        self.path = bundle.path / first
+        self.path, self.task = bundle.path / first, bundle.task
 
     def has(self, name: str) -> bool:
         """See `ModelFiles.has`."""

@@ -17,7 +17,6 @@ from edgekit.foreign import parse_json, read_bytes, understood
 from edgekit.processors import pinned_threads, usable_cpus
 from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.session import (
-    OUTPUT,
     PROVIDER,
     ProfiledNode,
     StageTimes,
@@ -73,8 +72,8 @@ class OnnxRuntimeSession:
             (x.name, _dtype(x.type), [s if isinstance(s, int) else None for s in x.shape]) for x in session.get_inputs()
         ]
         self.outputs = [x.name for x in session.get_outputs()]
-        self._input, self._shape, self.batch = check_graph(files.path, inputs, self.outputs)
-        self._logits = [OUTPUT]
+        self._input, self._shape, self.batch = check_graph(files.path, inputs, self.outputs, files.task)
+        self._main = [files.task.main]
         self._session: Any = session
         self.version: str = ort.__version__
         told = session.get_session_options()
@@ -88,7 +87,7 @@ class OnnxRuntimeSession:
         }
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits (n, classes) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
+        """The main output (n, …) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
         # One chained test is all that a good batch pays for; what is wrong with a bad one is found out afterwards.
         if (
             not isinstance(images, np.ndarray)
@@ -97,8 +96,8 @@ class OnnxRuntimeSession:
             or len(images) != (self.batch or len(images) or 1)
         ):
             raise wrong_images(images, self._shape, self.batch)
-        logits: NDArray[np.float32] = self._session.run(self._logits, {self._input: images})[0]
-        return logits
+        output: NDArray[np.float32] = self._session.run(self._main, {self._input: images})[0]
+        return output
 
     def run_all(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Every output by its name (see `Session.run_all`)."""
@@ -128,7 +127,7 @@ class OnnxRuntimeSession:
         began = time.perf_counter_ns()
         taken = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images), device, 0)
         binding.bind_ortvalue_input(self._input, taken)
-        binding.bind_output(OUTPUT, device)
+        binding.bind_output(self._main[0], device)
         binding.synchronize_inputs()
         there = time.perf_counter_ns()
         self._session.run_with_iobinding(binding)

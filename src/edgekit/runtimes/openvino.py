@@ -14,8 +14,6 @@ from edgekit.errors import BundleError, EdgekitError, RuntimeMissing
 from edgekit.processors import narrowed_threads
 from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.session import (
-    EMBEDDING,
-    OUTPUT,
     PROVIDER,
     ProfiledNode,
     check_graph,
@@ -26,6 +24,7 @@ from edgekit.runtimes.session import (
 )
 from edgekit.runtimes.streams import Done, Streams
 from edgekit.targets import OPENVINO
+from edgekit.tasks import Task
 
 # A graph compiled for a fixed batch size runs a small model 5 to 15 % faster than one with a free batch axis, so the first few sizes
 # that are asked for get graphs of their own; whoever asks for many shares one with a free axis.
@@ -68,8 +67,9 @@ class OpenVinoSession:
             self._graph: Any = _read(self._core, files)
             fold_biases(self._graph)
             inputs = [(x.get_any_name(), _dtype(x.get_element_type()), _shape(x)) for x in self._graph.inputs]
-            self.outputs = [_output_name(x) for x in self._graph.outputs]
-            _, self._shape, self.batch = check_graph(model, inputs, self.outputs)
+            self._task = files.task
+            self.outputs = [_output_name(x, self._task) for x in self._graph.outputs]
+            _, self._shape, self.batch = check_graph(model, inputs, self.outputs, self._task)
             compiled = self._compile(self.batch or 1)
         except EdgekitError:
             raise
@@ -81,13 +81,13 @@ class OpenVinoSession:
                 f"{model}: asked OpenVINO to compute in {precision}, this machine answers {answered}",
                 "use another variant of the bundle here",
             )
-        self._calls = {self.batch or 1: _call_of(compiled)}  # by batch size; 0 takes any
+        self._calls = {self.batch or 1: _call_of(compiled, self._task)}  # by batch size; 0 takes any
         self._fixed_sizes = FIXED_SIZES
         self.version: str = ov.__version__
         self.settings = {PRECISION: answered, **_answers(compiled)}
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits (n, classes) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
+        """The main output (n, …) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
         # One chained test is all that a good batch pays for; what is wrong with a bad one is found out afterwards.
         if (
             not isinstance(images, np.ndarray)
@@ -98,8 +98,8 @@ class OpenVinoSession:
             raise wrong_images(images, self._shape, self.batch)
         infer, output = self._calls.get(len(images)) or self._call(len(images))
         # The input's memory is shared, which is safe since the call returns after the inference; the output is a copy.
-        logits: NDArray[np.float32] = infer(images, share_inputs=True)[output]
-        return logits
+        found: NDArray[np.float32] = infer(images, share_inputs=True)[output]
+        return found
 
     def run_all(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Every output by its name (see `Session.run_all`)."""
@@ -108,10 +108,10 @@ class OpenVinoSession:
         return dict(zip(self.outputs, infer(images, share_inputs=True).to_tuple(), strict=True))
 
     def _call(self, batch: int) -> tuple[Any, Any]:
-        """How to infer a batch size that has no graph of its own yet, and what to look the logits up by."""
+        """How to infer a batch size that has no graph of its own yet, and what to look the main output up by."""
         size = batch if len(self._calls) < self._fixed_sizes else 0
         if size not in self._calls:
-            self._calls[size] = _call_of(self._compile(size))
+            self._calls[size] = _call_of(self._compile(size), self._task)
         return self._calls[size]
 
     def share_graph(self) -> None:
@@ -167,7 +167,7 @@ class OpenVinoStreams:
     def __init__(self, session: OpenVinoSession, compiled: Any, requests: int) -> None:
         self._check = (session._shape, session.batch)
         self._queue: Any = ov.AsyncInferQueue(compiled, requests)
-        self._output: int = session.outputs.index(OUTPUT)
+        self._output: int = session.outputs.index(session._task.main)
         self._error: BaseException | None = None
         self._queue.set_callback(self._finished)
         self.count = len(self._queue)
@@ -273,14 +273,14 @@ def _answers(compiled: Any) -> dict[str, str]:
     return answers
 
 
-def _call_of(compiled: Any) -> tuple[Any, Any]:
-    return compiled.create_infer_request().infer, compiled.output(OUTPUT)
+def _call_of(compiled: Any, task: Task) -> tuple[Any, Any]:
+    return compiled.create_infer_request().infer, compiled.output(task.main)
 
 
-def _output_name(output: Any) -> str:
+def _output_name(output: Any, task: Task) -> str:
     """The name that an output was exported under; conversions add names of their own to it."""
     names = output.get_names()
-    return next((name for name in (OUTPUT, EMBEDDING) if name in names), output.get_any_name())
+    return next((name for name in (*task.required, *task.optional) if name in names), output.get_any_name())
 
 
 def _name(kind: Any) -> str:

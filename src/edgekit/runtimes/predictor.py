@@ -1,4 +1,4 @@
-"""From an image file to class names and probabilities, with one variant of a bundle."""
+"""From an image file to what the model says of it, with one variant of a bundle; its task makes answers of its outputs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -22,8 +21,10 @@ from edgekit.pixel_range import Depth, PixelRangeWarning, is_deep
 from edgekit.preprocess import MAX_PIXELS, bounded_decoding, to_rgb
 from edgekit.processors import usable_cpus
 from edgekit.runtimes import load, why_not
-from edgekit.runtimes.session import EMBEDDING, OUTPUT, check_images, run_in_batches
+from edgekit.runtimes.session import check_images, run_in_batches
 from edgekit.targets import PRECISIONS, rank
+from edgekit.tasks import EMBEDDING
+from edgekit.tasks.task import is_finite
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -37,21 +38,8 @@ _Item = TypeVar("_Item")
 _Image = TypeVar("_Image", bound="ImageInput")
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says about one image.
-
-    Attributes:
-        classes: the likeliest, the likeliest first, each with its probability.
-        embedding: float32 (features,), where the bundle's graph has that output; else None.
-    """
-
-    classes: list[tuple[str, float]]
-    embedding: NDArray[np.float32] | None = None
-
-
 class Predictor:
-    """Classifies images with one variant of a bundle. As a context manager it closes itself at the end of the block.
+    """Answers about images with one variant of a bundle. As a context manager it closes itself at the end of the block.
 
     Args:
         bundle: an opened bundle.
@@ -71,7 +59,7 @@ class Predictor:
         self, bundle: Bundle, variant: str | None = None, *, threads: int = 0, max_pixels: int = MAX_PIXELS
     ) -> None:
         self.variant = bundle.variant(variant) if variant else default_variant(bundle)
-        self.classes = bundle.manifest.classes
+        self.task, self.classes = bundle.task, bundle.manifest.classes
         self._name = bundle.manifest.name
         self._preprocessing = bundle.manifest.preprocessing
         self.max_pixels = max_pixels
@@ -87,7 +75,8 @@ class Predictor:
 
     def __repr__(self) -> str:
         size = self._preprocessing.image_size
-        return f"<Predictor {self._name}: {self.variant.id}, {len(self.classes)} classes, {size} x {size} pixels>"
+        what = f"{len(self.classes)} classes" if self.classes else self.task.name
+        return f"<Predictor {self._name}: {self.variant.id}, {what}, {size} x {size} pixels>"
 
     @overload
     def predict(
@@ -97,23 +86,23 @@ class Predictor:
         threshold: float = 0.0,
         *,
         batch: int = 1,
-    ) -> list[Prediction]: ...
+    ) -> list[Any]: ...
 
     @overload
-    def predict(self, source: ImageInput, top: int = 3, threshold: float = 0.0, *, batch: int = 1) -> Prediction: ...
+    def predict(self, source: ImageInput, top: int = 3, threshold: float = 0.0, *, batch: int = 1) -> Any: ...
 
     def predict(self, source: Any, top: int = 3, threshold: float = 0.0, *, batch: int = 1) -> Any:
-        """Classify one image, or each of a list.
+        """What the model says of one image, or of each of a list.
 
         Args:
             source: a path; the bytes of an encoded image; a PIL image; or a NumPy array of RGB pixels, uint8 (height, width, 3), of any
                 size (OpenCV's arrays are BGR: pass `pixels[..., ::-1]`). Or a list or tuple of these, mixed as you like.
-            top: how many classes to give of each image, at most.
-            threshold: leave out classes that are less probable.
+            top: how much to say of each image, at most: of a classification, how many classes.
+            threshold: leave out what is less certain: classes that are less probable.
             batch: images a run, of a list.
 
         Returns:
-            One prediction, or a list of them in the order of the images.
+            The answer of the bundle's task, or a list of them in the order of the images: of a classification a `Prediction` each.
 
         Raises:
             DataError: an image cannot be read, or is none of these; of a list, the message says which one. To go on after such an
@@ -131,8 +120,8 @@ class Predictor:
             found.append(answer)
         return found
 
-    def predict_image(self, image: Image.Image, top: int = 3, threshold: float = 0.0) -> Prediction:
-        """Classify one PIL image, for instance a camera's frame. The same as `predict`, for one image only.
+    def predict_image(self, image: Image.Image, top: int = 3, threshold: float = 0.0) -> Any:
+        """What the model says of one PIL image, for instance a camera's frame. The same as `predict`, for one image only.
 
         Raises:
             DataError: it is not an image, or cannot be decoded.
@@ -140,13 +129,12 @@ class Predictor:
         """
         return self.predict_pixels(self._pixels(as_image(image, self.max_pixels))[None], top, threshold)[0]
 
-    def predict_pixels(self, pixels: NDArray[np.uint8], top: int = 3, threshold: float = 0.0) -> list[Prediction]:
-        """Classify images that went through the bundle's preprocessing already.
+    def predict_pixels(self, pixels: NDArray[np.uint8], top: int = 3, threshold: float = 0.0) -> list[Any]:
+        """What the model says of images that went through the bundle's preprocessing already.
 
         Args:
             pixels: uint8 (n, H, W, 3) with n >= 1 and the model's H and W.
-            top: how many classes to give of each, at most.
-            threshold: leave out classes that are less probable.
+            top, threshold: see `predict`.
 
         Raises:
             DataError: another dtype or shape, or no image.
@@ -155,16 +143,12 @@ class Predictor:
         size = self._preprocessing.image_size
         check_images(pixels, (size, size, 3), None)
         outputs = run_in_batches(self._session, pixels, len(pixels))
-        logits, embeddings = outputs[OUTPUT], outputs.get(EMBEDDING)
-        if not np.isfinite(logits).all():
+        if not is_finite(outputs):
             raise BundleError(
                 f"{self.variant.id}: gives values that are not finite",
                 "do not use this variant here; `edgekit doctor BUNDLE` proves each of them",
             )
-        return [
-            Prediction(self.top(row, top, threshold).classes, None if embeddings is None else embeddings[i])
-            for i, row in enumerate(logits)
-        ]
+        return list(self.task.answers(outputs, self.classes, top, threshold))
 
     def predict_many(
         self,
@@ -175,20 +159,19 @@ class Predictor:
         threshold: float = 0.0,
         read: Callable[[_Item], Image.Image] | None = None,
         ahead: bool = True,
-    ) -> Iterator[tuple[_Item, Prediction | DataError]]:
-        """Classify one image after the other, in their order, decoded in parallel.
+    ) -> Iterator[tuple[_Item, Any]]:
+        """What the model says of one image after the other, in their order, decoded in parallel.
 
         Args:
             items: images as `predict` takes them; anything else with `read`.
             batch: images a run.
-            top: how many classes to give of each, at most.
-            threshold: leave out classes that are less probable.
+            top, threshold: see `predict`.
             read: makes an upright image of an item.
             ahead: decode the next batch while this one runs. Without it no item is asked for before what came
                 before it is answered, as a camera or a list that grows needs it.
 
         Yields:
-            The item, and what the model says about it or why it cannot be read.
+            The item, and what the model says about it, or the `DataError` that says why it cannot be read.
 
         Raises:
             BundleError: the model gives values that are not finite.
@@ -207,7 +190,7 @@ class Predictor:
 
     def _finish(
         self, chunk: list[tuple[_Item, Future[NDArray[np.uint8] | DataError]]], top: int, threshold: float
-    ) -> Iterator[tuple[_Item, Prediction | DataError]]:
+    ) -> Iterator[tuple[_Item, Any]]:
         decoded = [(item, future.result()) for item, future in chunk]
         pixels = [result for _, result in decoded if not isinstance(result, DataError)]
         predictions = iter(self.predict_pixels(np.stack(pixels), top, threshold) if pixels else [])
@@ -252,27 +235,9 @@ class Predictor:
             hint = "are they of the kind of images that the bundle's range was found from?"
         return self.depth.notes(where, pixel_range, hint, always=False)
 
-    def top(self, logits: NDArray[np.float32], count: int, threshold: float = 0.0) -> Prediction:
-        """The `count` likeliest classes for logits (classes,), without those less probable than `threshold`."""
-        return Prediction([(self.classes[i], p) for i, p in likeliest(logits, count) if p >= threshold])
-
     def close(self) -> None:
         """Release the model."""
         self._session.close()
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Probabilities over the last axis; the largest logit is taken off first, so that no exponential overflows."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    powers = np.exp(shifted)
-    return powers / powers.sum(axis=-1, keepdims=True)
-
-
-def likeliest(logits: NDArray[np.float32], count: int) -> list[tuple[int, float]]:
-    """Index and probability of the `count` likeliest classes for logits (classes,); of equal ones the first class wins."""
-    probabilities = softmax(logits)
-    order = np.argsort(-probabilities, kind="stable")[:count]
-    return [(int(i), float(probabilities[i])) for i in order]
 
 
 def default_variant(bundle: Bundle) -> Variant:

@@ -9,13 +9,13 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit import tasks
 from edgekit.errors import BundleError, DataError, EdgekitError, near, one_line
+from edgekit.tasks import Task
 
 # The setting of what a runtime computes with, of every runtime: ONNX Runtime calls it an execution provider, OpenVINO a device. The words
 # that it takes are in `edgekit.targets`.
 PROVIDER = "provider"
-OUTPUT = "logits"
-EMBEDDING = "embedding"
 MOST_BATCH = 4096  # images that a graph may fix: whoever has fewer fills the batch up, which takes their memory
 
 
@@ -26,7 +26,7 @@ class Session(Protocol):
         runtime: the runtime's name, as in a bundle's variant.
         version: the runtime's own version.
         settings: what the runtime was told and what it answered: provider or device, inference precision, threads, …
-        outputs: the names of the graph's outputs, `logits` among them.
+        outputs: the names of the graph's outputs, those that its task requires among them.
         batch: the batch size that the graph fixes; None where its batch axis is free.
     """
 
@@ -37,14 +37,14 @@ class Session(Protocol):
     batch: int | None
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Classify a batch.
+        """Run a batch for the main output of the model's task (see `edgekit.tasks`).
 
         Args:
             images: uint8 pixels of shape (n, H, W, 3) with n >= 1 (n = `batch` where the graph fixes it) and the model's H and
                 W; any memory layout, read-only too.
 
         Returns:
-            The logits, float32 of shape (n, classes), in memory of their own.
+            That output, float32, in memory of its own: of a classification the logits (n, classes).
 
         Raises:
             DataError: the batch is not of that dtype or shape.
@@ -52,7 +52,7 @@ class Session(Protocol):
         ...
 
     def run_all(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Every output of the graph, by its name: `logits` (n, classes) and, where it was exported, `embedding` (n, features).
+        """Every output of the graph, float32 with n rows, by its name.
 
         Takes and raises what `run` does.
         """
@@ -73,7 +73,7 @@ class ProfiledNode(NamedTuple):
 
 
 class StageTimes(NamedTuple):
-    """One run on an accelerator, in nanoseconds: the images to it, the work itself until it is finished, the logits back."""
+    """One run on an accelerator, in nanoseconds: the images to it, the work itself until it is finished, the outputs back."""
 
     host_to_device: int
     compute: int
@@ -136,16 +136,22 @@ class Input(NamedTuple):
     batch: int | None
 
 
-def check_graph(model: Path, inputs: Sequence[tuple[str, str, Sequence[int | None]]], outputs: Sequence[str]) -> Input:
+def check_graph(
+    model: Path,
+    inputs: Sequence[tuple[str, str, Sequence[int | None]]],
+    outputs: Sequence[str],
+    task: Task | None = None,
+) -> Input:
     """A graph's one input, after checking that the graph is one of edgekit's.
 
     Args:
         model: the file, for the message.
         inputs: name, dtype (NumPy's name) and shape of every input; None is a free axis.
         outputs: the names of the outputs.
+        task: whose outputs these must be; None: the usual one, classification.
 
     Raises:
-        BundleError: the graph does not take uint8 (n, H, W, 3) images, fixes n at 0 or over 4,096, or gives no `logits`.
+        BundleError: the graph does not take uint8 (n, H, W, 3) images, fixes n at 0 or over 4,096, or lacks an output of the task.
     """
     hint = "export the model with `edgekit export`"
     if len(inputs) != 1:
@@ -160,8 +166,8 @@ def check_graph(model: Path, inputs: Sequence[tuple[str, str, Sequence[int | Non
         raise BundleError(
             f"{model}: the graph takes {shape[0]} images a run, more or fewer than 1 to {MOST_BATCH}", hint
         )
-    if OUTPUT not in outputs:
-        raise BundleError(f"{model}: the graph has no output named {OUTPUT}, only {', '.join(outputs)}", hint)
+    if missing := [name for name in (task or tasks.find(tasks.DEFAULT)).required if name not in outputs]:
+        raise BundleError(f"{model}: the graph has no output named {missing[0]}, only {', '.join(outputs)}", hint)
     return Input(name, (shape[1], shape[2], 3), shape[0])
 
 
@@ -209,12 +215,17 @@ def check_settings(runtime: str, settings: Mapping[str, str], known: Sequence[st
             )
 
 
+def run_required(session: Session, images: NDArray[np.uint8], task: Task) -> dict[str, NDArray[np.float32]]:
+    """The outputs that a task requires, of one batch: by `run` where that gives them all, since others would be copied for nothing."""
+    return session.run_all(images) if task.others else {task.main: session.run(images)}
+
+
 def run_in_batches(
     session: Session,
     images: NDArray[np.uint8],
     batch: int,
     *,
-    logits_only: bool = False,
+    only: str = "",
     advance: Callable[[int], None] | None = None,
 ) -> dict[str, NDArray[np.float32]]:
     """The outputs for any number of images, `batch` images a run, or as many as the graph fixes.
@@ -225,7 +236,7 @@ def run_in_batches(
         session: a loaded model.
         images: uint8 (n, H, W, 3) with n >= 1.
         batch: images a run where the graph leaves it free.
-        logits_only: leave the other outputs out: for many images they take memory.
+        only: the task's main output, to leave the others out: for many images they take memory. Empty: all of them.
         advance: called after each run with the number of images.
 
     Returns:
@@ -243,7 +254,7 @@ def run_in_batches(
         if session.batch and 0 < count < size:
             part = np.resize(part, (size, *part.shape[1:]))
         try:
-            outputs = {OUTPUT: session.run(part)} if logits_only else session.run_all(part)
+            outputs = {only: session.run(part)} if only else session.run_all(part)
         except (EdgekitError, AttributeError, TypeError):  # a mistake of the caller's, for instance a closed session
             raise
         except Exception as error:  # of a type of the runtime's own

@@ -36,7 +36,7 @@ class Streams(Protocol):
 
         Args:
             images: see `Session.run`; neither copied nor to be changed until `done` was called.
-            done: called with the logits (n, classes), on a thread of the streams' own.
+            done: called with the main output (n, …), on a thread of the streams' own.
 
         Raises:
             DataError: not what the model takes; any error of an earlier run that failed.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgekit.errors import BundleError
 from edgekit.foreign import Unreadable, parse_npz
 from edgekit.runtimes.model_files import ModelFiles, files_of
-from edgekit.runtimes.session import OUTPUT, check_images, check_settings
+from edgekit.runtimes.session import check_images, check_settings
 
 
 class NpzSession:
@@ -32,18 +32,18 @@ class NpzSession:
         side = round((len(self._weights) / 3) ** 0.5)
         self._shape = (side, side, 3)
         self.settings: dict[str, str] = {}
-        self.outputs = [OUTPUT]
+        self.outputs = [files.task.main]
         self.batch: int | None = None
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits (n, classes) float32 of images (n, H, W, 3) uint8."""
+        """The main output, float32 with n rows, of images (n, H, W, 3) uint8."""
         check_images(images, self._shape, None)
         logits: NDArray[np.float32] = images.reshape(len(images), -1).astype(np.float32) @ self._weights + self._bias
         return logits
 
     def run_all(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """The logits by their name."""
-        return {OUTPUT: self.run(images)}
+        """The same by its name."""
+        return {self.outputs[0]: self.run(images)}
 
     def close(self) -> None:
         """Nothing is held beside the arrays."""

@@ -81,7 +81,7 @@ def _prove(path: str, digest: str, name: str) -> dict[str, Any]:
     golden = bundle.golden_outputs()
     session = load(bundle, variant)
     try:
-        proof = prove(session, variant, golden, min(_BATCH, len(golden["images"])))
+        proof = prove(session, variant, golden, min(_BATCH, len(golden["images"])), bundle.task)
     except BundleError as error:
         raise error.at() from error  # the row of the table names the variant
     return {"proof": asdict(proof), "version": session.version}

@@ -26,7 +26,7 @@ from edgekit.export.importers.statistics import in_unit_range
 from edgekit.models.pixels import Channels, PixelClassifier, Statistics
 from edgekit.preprocess import Preprocessing
 from edgekit.quantize.selection import MOST_EMBEDDED, Candidates
-from edgekit.runtimes.session import OUTPUT
+from edgekit.tasks.classification import LOGITS
 
 _SMALL = 64  # px: up to here nothing is cut off around the center, as in a recipe
 
@@ -266,7 +266,7 @@ def _in_pixels(
     path = scratch / "rewired.onnx"
     network.graph.write(path, size, mean, std, channels, names)
     answer = network.graph.run(mean, std, channels)
-    return path, lambda images: {OUTPUT: answer(images)}
+    return path, lambda images: {LOGITS: answer(images)}
 
 
 def _described(preprocessing: Preprocessing, mean: Statistics, std: Statistics, channels: Channels) -> str:

@@ -16,8 +16,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 from edgekit.errors import ExportError
 from edgekit.export.importers.answers import Reading, is_flat, multi_label, sigmoid, softmax, sum_to_one, to_logits
 from edgekit.export.importers.onnx_checks import type_name
-from edgekit.onnx_graph.build import OUTPUT
 from edgekit.onnx_graph.names import unique
+from edgekit.tasks.classification import LOGITS
 
 Values = dict[str, NDArray[np.generic]]
 _SHAPES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Gather", "Slice"}
@@ -132,7 +132,7 @@ def choose(
         found = named
     resolved = [output for path in found if (output := _resolve(path, values, count)) is not None]
     if len(resolved) > 1:
-        resolved = [o for o in resolved if o.name == OUTPUT] or resolved
+        resolved = [o for o in resolved if o.name == LOGITS] or resolved
         resolved = [o for o in resolved if o.numbers > 1] or resolved
     if len({o.source for o in resolved}) == 1:
         if labels := next((o for o in resolved if o.function == "Sigmoid" and o.numbers > 1), None):

@@ -14,13 +14,14 @@ from edgekit.export.importers.answers import SMALLEST, SMALLEST_OTHER
 from edgekit.export.importers.onnx_output import Output
 from edgekit.export.importers.ports import CHANNELS, ImageInput, Layout
 from edgekit.models.pixels import Channels, Statistics, in_reverse
-from edgekit.onnx_graph.build import INPUT, OUTPUT
+from edgekit.onnx_graph.build import INPUT
 from edgekit.onnx_graph.channels import REVERSED
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.names import unique
 from edgekit.onnx_graph.operators import refused
 from edgekit.onnx_graph.simplify import replace_value
-from edgekit.runtimes.session import EMBEDDING
+from edgekit.tasks import EMBEDDING
+from edgekit.tasks.classification import LOGITS as OUTPUT
 from edgekit.temporary import scratch_folder
 
 # Names that edgekit gives; a foreign graph's own values of these names get others.

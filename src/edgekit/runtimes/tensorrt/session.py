@@ -16,7 +16,6 @@ from edgekit.errors import BundleError
 from edgekit.foreign import Unreadable, parse_json
 from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.session import (
-    OUTPUT,
     ProfiledNode,
     StageTimes,
     check_graph,
@@ -29,6 +28,7 @@ from edgekit.runtimes.tensorrt import adapter, cuda
 from edgekit.runtimes.tensorrt.cache import RECORD, EngineCache, this_machine
 from edgekit.runtimes.tensorrt.engine import Engine, release_of
 from edgekit.runtimes.tensorrt.options import BuildOptions, BuildPlan, EngineRecord, Flavor
+from edgekit.tasks import Task
 
 # Whether a run (copy in, compute, copy out) is recorded once as a CUDA graph and replayed: one launch instead of one a kernel.
 GRAPH = "cuda_graph"
@@ -83,7 +83,7 @@ class TensorRtSession:
         self._stream = cuda.Stream(_number(files.path, settings.get(DEVICE, "0")))
         try:
             self._engine = _load(flavor, self.version, files, self._stream.gpu, engines or EngineCache())
-            self._bind(files.path)
+            self._bind(files.path, files.task)
         except BaseException:
             self._stream.close()
             raise
@@ -102,7 +102,7 @@ class TensorRtSession:
         }
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Logits (n, classes) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
+        """The main output (n, …) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
         # One chained test is all that a good batch pays for; what is wrong with a bad one is found out afterwards.
         if (
             not isinstance(images, np.ndarray)
@@ -111,8 +111,8 @@ class TensorRtSession:
             or len(images) != (self.batch or len(images) or 1)
         ):
             raise wrong_images(images, self._shape, self.batch)
-        logits: NDArray[np.float32] = self._run(images, [self._logits])[0]
-        return logits
+        output: NDArray[np.float32] = self._run(images, [self._main])[0]
+        return output
 
     def run_all(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
         """Every output by its name (see `Session.run_all`)."""
@@ -149,10 +149,10 @@ class TensorRtSession:
         self._engine.close()
         self._stream.close()
 
-    def _bind(self, model: Path) -> None:
+    def _bind(self, model: Path, task: Task) -> None:
         engine, stream = self._engine, self._stream
         outputs = [name for name, _, _ in engine.outputs]
-        name, self._shape, self.batch = check_graph(model, engine.inputs, outputs)
+        name, self._shape, self.batch = check_graph(model, engine.inputs, outputs, task)
         if wrong := [f"{name} ({dtype})" for name, dtype, _ in engine.outputs if dtype != "float32"]:
             raise BundleError(f"{model}: the engine's outputs are not float32: {', '.join(wrong)}", "export it again")
         if self.batch is None:
@@ -168,7 +168,7 @@ class TensorRtSession:
             places.append(_Buffer(tensor, stream.device(size), np.frombuffer(host, np.dtype(dtype)).reshape(whole)))
             engine.bind(tensor, places[-1].device)
         self._input, self._results = places[0], places[1:]
-        self._logits = self._results[outputs.index(OUTPUT)]
+        self._main = self._results[outputs.index(task.main)]
         self.outputs = outputs
 
     def _run(self, images: NDArray[np.uint8], wanted: list[_Buffer]) -> list[NDArray[np.float32]]:

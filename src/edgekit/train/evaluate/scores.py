@@ -19,6 +19,7 @@ from edgekit.result import Evaluation, Result, Score
 from edgekit.run import Run, classifier_stages
 from edgekit.shares import share_of
 from edgekit.stages import MODEL_OF
+from edgekit.tasks.classification import CLASSIFICATION, LOGITS
 from edgekit.train.evaluate.answers import answers_of
 from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
 from edgekit.train.evaluate.few_shot import DRAWS, few_shot_scores
@@ -182,10 +183,11 @@ def per_class(predicted: Tensor, truth: Tensor, classes: Sequence[str]) -> dict[
 
 def classifier_scores(name: str, logits: Tensor, truth: Tensor, classes: Sequence[str], protocol: str) -> list[Score]:
     """Top-1, by class too, and, with more than five classes, top-5, of logits (n, classes)."""
-    predicted = logits.argmax(1)
-    value, each = share(predicted, truth), per_class(predicted, truth, classes)
-    scores = [Score(model=name, metric="top1", value=value, samples=len(truth), protocol=protocol, per_class=each)]
-    if len(classes) > 5:
-        five = share_right((logits.topk(5, dim=1).indices == truth[:, None]).any(dim=1))
-        scores.append(Score(model=name, metric="top5", value=five, samples=len(truth), protocol=protocol))
+    outputs, labels = {LOGITS: logits.numpy()}, truth.numpy()
+    found, each = CLASSIFICATION.score(outputs, labels), CLASSIFICATION.per_class(outputs, labels, classes)
+    scores = [
+        Score(model=name, metric=metric, value=value, samples=len(truth), protocol=protocol)
+        for metric, value in found.items()
+    ]
+    scores[0].per_class = each
     return scores
