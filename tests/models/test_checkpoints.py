@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import RecipeError
-from edgekit.models.weights import Loaded, load_weights
+from edgekit.models.weights import LoadedWeights, load_weights
 
 Weights = dict[str, Tensor]
 
@@ -47,7 +47,7 @@ OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(3), "step": torch.tensor(1.0)}
 FLOATS = {n: t for n, t in EMA.items() if "running" not in n and "batches" not in n}
 
 
-def load(folder: Path, content: Any, key: str | None = None, name: str = "w.pth") -> tuple[nn.Module, Loaded]:
+def load(folder: Path, content: Any, key: str | None = None, name: str = "w.pth") -> tuple[nn.Module, LoadedWeights]:
     if name.endswith("safetensors"):
         safetensors.torch.save_file(content, folder / name)
     else:

@@ -21,7 +21,7 @@ from edgekit.errors import ExportError
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import set_precision
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.qdq_lint import PAIR, lint
+from edgekit.quantize.qdq_lint import QDQ_OPERATORS, lint
 from edgekit.runtimes.session import OUTPUT
 
 _LARGEST = float(np.finfo(np.float16).max)
@@ -78,10 +78,10 @@ def simulated(path: Path, output: str = OUTPUT) -> Callable[[NDArray[np.uint8]],
 
     model = read_onnx(path)
     half = {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16}
-    pairs = [node for node in model.graph.node if node.op_type in PAIR and node.input[1] in half]
-    for node in pairs:
+    qdq_nodes = [node for node in model.graph.node if node.op_type in QDQ_OPERATORS and node.input[1] in half]
+    for node in qdq_nodes:
         node.domain = "com.microsoft"
-    if pairs:
+    if qdq_nodes:
         model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     options = session_options()
     options.log_severity_level = 3

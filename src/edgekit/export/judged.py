@@ -95,21 +95,21 @@ def shared(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
 def notes(variants: Iterable[Variant]) -> list[str]:
     """What a user should know of how INT8 was calibrated and judged, one sentence each."""
     found = []
-    used = [v.quantization.calibration for v in variants if v.quantization is not None and v.quantization.calibration]
-    if (count := min((c.images for c in used if c.images is not None), default=ADVISED)) < ADVISED:
+    calibrations = [v.quantization.calibration for v in variants if v.quantization is not None and v.quantization.calibration]
+    if (count := min((c.images for c in calibrations if c.images is not None), default=ADVISED)) < ADVISED:
         found.append(
             f"INT8 is calibrated with only {count} images ({ADVISED} or more are advised): what is rare may lie beyond its ranges"
         )
-    if both := max((c.also_judged_on for c in used), default=0):
+    if overlap := max((c.also_judged_on for c in calibrations), default=0):
         found.append(
-            f"{both} of the images that calibrate INT8 are also among those that it is judged on: its loss may be larger than it looks"
+            f"{overlap} of the images that calibrate INT8 are also among those that it is judged on: its loss may be larger than it looks"
         )
     return found
 
 
-def merged(said: Sequence[str], more: Sequence[str]) -> list[str]:
+def merged(first: Sequence[str], more: Sequence[str]) -> list[str]:
     """Notes without repetitions, in order."""
-    return list(dict.fromkeys([*said, *more]))
+    return list(dict.fromkeys([*first, *more]))
 
 
 def _digest(image: NDArray[np.uint8]) -> bytes:

@@ -45,7 +45,7 @@ def possibilities() -> list[Possibility]:
                 target.runtime.name,
                 target.makes,
                 not_built,
-                _said(missing),
+                _reason(missing),
             )
             for precision in target.precisions
         ]
@@ -60,5 +60,5 @@ def why_not_made(target: targets.Target) -> str:
     return f"{target.runtime.name} is not installed: {target.runtime.install}{where}"
 
 
-def _said(missing: EdgekitError | None) -> str:
+def _reason(missing: EdgekitError | None) -> str:
     return "" if missing is None else f"{missing.message}: {missing.hint}"

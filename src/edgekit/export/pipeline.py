@@ -134,8 +134,8 @@ def export_classifier(
         calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in kept)
         drawn = draw(float_onnx, candidates, "clusters" if calibrates else "random")
         _check(drawn.images, None, size, len(classes), "calibration")
-        if both := shared(drawn.images, images):
-            drawn.record["also_judged_on"] = both
+        if overlap := shared(drawn.images, images):
+            drawn.record["also_judged_on"] = overlap
         staging.begin(digest_of({**same, "edgekit": __version__, "packages": installed_packages()}))
         reference = _reference(model, trained, float_onnx, images, labels, embedding, staging)
         sources = Sources(
@@ -149,15 +149,15 @@ def export_classifier(
             batch=batch,
             unlabeled=further(candidates, drawn, chosen.recover),
         )
-        made = _finished(wanted, kept, keys, staging, chosen.search_minutes)
-        missing = [id_ for id_ in wanted if id_ not in {*kept, *made}]
+        finished = _finished(wanted, kept, keys, staging, chosen.search_minutes)
+        missing = [id_ for id_ in wanted if id_ not in {*kept, *finished}]
         sources.searches = sum(split(id_)[1] == "int8" for id_ in wanted if id_ not in kept)  # interrupted or not
         for variant in make_all(missing, sources, staging, jobs or default_jobs(len(missing))):
             staging.finish(variant, keys[variant.id])
-            made[variant.id] = variant
+            finished[variant.id] = variant
         with pack.replaced(output) as folder:
             variants = [pack.carry(v, old, folder) for v in kept.values()] if old is not None else []
-            for variant in made.values():
+            for variant in finished.values():
                 staging.place(variant, folder)
                 variants.append(variant)
             golden = np.ascontiguousarray(images[reference.golden])

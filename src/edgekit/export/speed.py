@@ -64,9 +64,9 @@ def with_speed(
     with progress("speed", len(wanted), unit="variants") as advance:
         for variant in wanted:
             speed = _measured(variant, folder, float_onnx, images, seconds)
-            kept = [n for n in variant.note.split("; ") if n and not n.startswith((_SLOWER, _UNDECIDED))]
+            notes = [n for n in variant.note.split("; ") if n and not n.startswith((_SLOWER, _UNDECIDED))]
             found[variant.id] = variant.model_copy(
-                update={"speed": speed, "note": "; ".join([*kept, *_notes(speed, float_onnx, variant)])}
+                update={"speed": speed, "note": "; ".join([*notes, *_notes(speed, float_onnx, variant)])}
             )
             advance()
     return [found.get(v.id, v) for v in variants]
@@ -138,7 +138,7 @@ class _TimedPairs:
 
     def __init__(self, variant: Variant, models: tuple[Path, Path], images: NDArray[np.uint8]) -> None:
         self._variant, self._models, self._images = variant, models, images
-        self._lot = random.Random(0)
+        self._random_order = random.Random(0)
         self._sessions: dict[int, Session] = {}
         self._clock: Callable[[], int] = time.thread_time_ns
         self.nanoseconds: list[tuple[float, float]] = []  # CPU time of a run, of float and of the variant
@@ -149,7 +149,7 @@ class _TimedPairs:
         if len(self.nanoseconds) in _FRESH:
             self._open()
         spent = [0.0, 0.0]
-        for i in self._lot.sample((0, 1), 2):
+        for i in self._random_order.sample((0, 1), 2):
             spent[i], runs = _turn(self._sessions[i], self._images, self._clock)
             self.runs[i] += runs
         self.nanoseconds.append((spent[0], spent[1]))
@@ -158,7 +158,7 @@ class _TimedPairs:
     def _open(self) -> None:
         self.close()
         settings = self._variant.settings
-        for i in self._lot.sample((0, 1), 2):  # where their memory comes to lie may depend on the order, too
+        for i in self._random_order.sample((0, 1), 2):  # where their memory comes to lie may depend on the order, too
             self._sessions[i] = open_session(self._variant.runtime, self._models[i], threads=1, settings=settings)
         self._clock = _clock(list(self._sessions.values()), self._images)
 

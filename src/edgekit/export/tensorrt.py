@@ -230,7 +230,7 @@ def _with_layers(quantization: Quantization | None, report: BuildReport | None) 
 
 def _unexecuted(variant: Variant, graphs: _Graphs, missing: RuntimeMissing) -> Variant:
     """A variant with its graph's figures as one that no engine has confirmed."""
-    said = (
+    note = (
         f"not run here: {missing.message}; its figures are of the ONNX that the engine is built from, run by ONNX Runtime on "
         f"{graphs.images:,} images"
     )
@@ -238,7 +238,7 @@ def _unexecuted(variant: Variant, graphs: _Graphs, missing: RuntimeMissing) -> V
         update={
             "executed": False,
             "status": "rejected" if variant.status == "rejected" else "unexecuted",
-            "note": "; ".join(part for part in (graphs.variant.note, variant.note, said) if part),
+            "note": "; ".join(part for part in (graphs.variant.note, variant.note, note) if part),
         }
     )
 

@@ -49,20 +49,20 @@ def read_state_dicts(path: str, where: str, key: str | None = None) -> list[Stat
     Raises:
         RecipeError: the file is missing, damaged, no file of weights, would run code, or holds no state dict, or none of that key.
     """
-    here = f"{where}: {path}"
-    content, digest = _load(Path(path).expanduser(), here)
+    context = f"{where}: {path}"
+    content, digest = _load(Path(path).expanduser(), context)
     found = list(_state_dicts(content, ()))
     if not found:
         keys = some(map(str, content)) if isinstance(content, Mapping) and content else f"a {type(content).__name__}"
         raise RecipeError(
-            f"{here}: holds no state dict, but {keys}",
+            f"{context}: holds no state dict, but {keys}",
             "accepted: tensors by name, or under state_dict, model_state_dict, model",
         )
     found = [StateDict(s.key, s.tensors, _beside(content, s.key), digest) for s in found]
-    return found if key is None else [_chosen(found, key, here)]
+    return found if key is None else [_chosen(found, key, context)]
 
 
-def _chosen(found: list[StateDict], key: str, here: str) -> StateDict:
+def _chosen(found: list[StateDict], key: str, context: str) -> StateDict:
     """The state dict of a key: a place in the file, or what stands before names."""
     key = key.rstrip(".")
     for state in found:
@@ -74,30 +74,30 @@ def _chosen(found: list[StateDict], key: str, here: str) -> StateDict:
             prefix = f"{words}."
             tensors = {name.removeprefix(prefix): t for name, t in state.tensors.items() if name.startswith(prefix)}
             if tensors:
-                left = owners(name for name in state.tensors if not name.startswith(prefix))
-                return StateDict((*state.key, words), tensors, left | state.beside, state.sha256)
+                others = owners(name for name in state.tensors if not name.startswith(prefix))
+                return StateDict((*state.key, words), tensors, others | state.beside, state.sha256)
     places = [".".join(state.key) for state in found if state.key]
     first = dict.fromkeys(owner for state in found for owner in owners(state.tensors))
     known = [*places, *first]
     raise RecipeError(
-        f"{here}: holds no weights called {key}, but {some(known, 8)}", near(key, known) or "give one of these"
+        f"{context}: holds no weights called {key}, but {some(known, 8)}", near(key, known) or "give one of these"
     )
 
 
-def _load(file: Path, here: str) -> Content:
+def _load(file: Path, context: str) -> Content:
     try:
         return read_weights(file)
     except NotWeights as error:
-        raise RecipeError(f"{here}: {error.reason}", error.hint) from error
+        raise RecipeError(f"{context}: {error.reason}", error.hint) from error
     except Unreadable as error:
         if error.missing:
-            raise RecipeError(f"{here}: no such file", "give the path of a .safetensors, .pth or .pt file") from error
+            raise RecipeError(f"{context}: no such file", "give the path of a .safetensors, .pth or .pt file") from error
         if isinstance(error.__cause__, OSError) or error.__cause__ is None:
             raise RecipeError(
-                f"{here}: cannot be read: {error.detail}", "give the path of a file of weights"
+                f"{context}: cannot be read: {error.detail}", "give the path of a file of weights"
             ) from error
         raise RecipeError(
-            f"{here}: damaged, or no file of weights: {error.detail}", "download or copy it again"
+            f"{context}: damaged, or no file of weights: {error.detail}", "download or copy it again"
         ) from error
 
 
@@ -149,8 +149,8 @@ def owners(names: Iterable[str]) -> dict[str, int]:
 def owner(name: str) -> str:
     """What a tensor belongs to: its name up to the first word that says something."""
     parts = name.split(".")
-    said = next((i for i, part in enumerate(parts) if part not in {"module", "model"}), 0)
-    return ".".join(parts[: said + 1])
+    first = next((i for i, part in enumerate(parts) if part not in {"module", "model"}), 0)
+    return ".".join(parts[: first + 1])
 
 
 def some(names: Iterable[str], most: int = 3) -> str:

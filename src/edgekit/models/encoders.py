@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgekit.errors import RecipeError, near
 from edgekit.models.resnet import RESNETS, SELECTIVE, ResNet
 from edgekit.models.strided import pick_before_convolving
-from edgekit.models.weights import Loaded, load_weights
+from edgekit.models.weights import LoadedWeights, load_weights
 from edgekit.recipe import SMALL_IMAGE, Architecture
 
 # Attributes that hold the classifier in torchvision's networks.
@@ -35,7 +35,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.network = network
         self.feature_dim = feature_dim
-        self.loaded: Loaded | None = None
+        self.loaded: LoadedWeights | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (n, d) of normalized images (n, 3, s, s)."""

@@ -14,7 +14,7 @@ from typing import Any
 from edgekit.errors import RecipeError, near
 
 
-def import_factory(module: str, name: str, here: str) -> Any:
+def import_factory(module: str, name: str, context: str) -> Any:
     """What a module calls `name`; the module is looked for in the current folder too. Importing it runs its code.
 
     Args:
@@ -31,17 +31,17 @@ def import_factory(module: str, name: str, here: str) -> Any:
     except Exception as error:  # the user's own code
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise RecipeError(
-            f"{here}: the module {module} cannot be imported: {reason}", "it is looked for in the current folder too"
+            f"{context}: the module {module} cannot be imported: {reason}", "it is looked for in the current folder too"
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):
             hint = near(part, dir(found)) or "accepted: module:function, which gives the network"
-            raise RecipeError(f"{here}: {module} has no {name}", hint)
+            raise RecipeError(f"{context}: {module} has no {name}", hint)
         found = getattr(found, part)
     return found
 
 
-def source_file(module: str, here: str) -> Path:
+def source_file(module: str, context: str) -> Path:
     """The file that a module would be imported from; nothing is imported, neither it nor the packages that it is in.
 
     `importlib.util.find_spec` would import those, and whoever looks at a run that somebody else trained does not mean to run code
@@ -53,7 +53,7 @@ def source_file(module: str, here: str) -> Path:
     with _current_folder():
         origin = _found(module)
     if origin is None or not Path(origin).is_file():
-        raise RecipeError(f"{here}: there is no module {module}", "it is looked for in the current folder too")
+        raise RecipeError(f"{context}: there is no module {module}", "it is looked for in the current folder too")
     return Path(origin)
 
 

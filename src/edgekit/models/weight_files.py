@@ -154,12 +154,12 @@ def _torch(source: str | BinaryIO, path: Path, map_location: Any) -> Any:
             warnings.simplefilter("ignore")  # of pickles by other programs
             return torch.load(source, map_location=map_location, weights_only=True)
     except Unreadable as error:
-        said = str(error.__cause__)
+        message = str(error.__cause__)
         if isinstance(error.__cause__, pickle.UnpicklingError):
             raise NotWeights(
-                path, _not_weights(said), "save its weights alone: safetensors, or torch.save of a state dict"
+                path, _not_weights(message), "save its weights alone: safetensors, or torch.save of a state dict"
             ) from error
-        why = "it cannot be understood" if "weights_only" in said else " ".join(said.split())[:120]
+        why = "it cannot be understood" if "weights_only" in message else " ".join(message.split())[:120]
         raise Unreadable(path, f"{_DAMAGED}: {why}", detail=why) from error
 
 

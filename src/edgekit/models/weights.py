@@ -42,7 +42,7 @@ _CUT_RESNETS = (
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedWeights:
     """What became of a file of weights.
 
     Args:
@@ -122,7 +122,7 @@ class Match:
         return {new: self.state.tensors[old] for old, new in self.names.items()}
 
 
-def load_weights(network: nn.Module, path: str, where: str, named: str = "", weights_key: str | None = None) -> Loaded:
+def load_weights(network: nn.Module, path: str, where: str, named: str = "", weights_key: str | None = None) -> LoadedWeights:
     """Fill a network with the weights of a file, in place.
 
     Args:
@@ -138,17 +138,17 @@ def load_weights(network: nn.Module, path: str, where: str, named: str = "", wei
             then as it was.
     """
     key, network_key = (where, named) if named else (f"{where}.weights", f"{where}.name")
-    here = f"{key}: {path}"
+    context = f"{key}: {path}"
     wanted = network.state_dict()
     match, averaged, others = best_match(read_state_dicts(path, key, weights_key), wanted)
     found, unused = _sorted_out(match, wanted)
     own = {name for name in found if name in wanted}
     if not own:
         raise RecipeError(
-            f"{here}: none of its tensors has a name of this network: {some(found)} in the file, {some(wanted)} here",
+            f"{context}: none of its tensors has a name of this network: {some(found)} in the file, {some(wanted)} here",
             f"is {network_key} the network that the file was made from?",
         )
-    _same_shapes(found, wanted, here, where, named)
+    _same_shapes(found, wanted, context, where, named)
     missing = [name for name in wanted if name not in own and not name.endswith(_UNIMPORTANT)]
     extra = [name for name in found if name not in wanted]
     if missing or extra:
@@ -158,7 +158,7 @@ def load_weights(network: nn.Module, path: str, where: str, named: str = "", wei
             if names
         ]
         raise RecipeError(
-            f"{here}: not the tensors of this network, {'; '.join(parts)}",
+            f"{context}: not the tensors of this network, {'; '.join(parts)}",
             f"is {network_key} the network that it was made from?",
         )
     unlike = [
@@ -166,17 +166,17 @@ def load_weights(network: nn.Module, path: str, where: str, named: str = "", wei
     ]
     if unlike:
         raise RecipeError(
-            f"{here}: holds quantized, sparse or empty tensors where weights should be, in {some(unlike)}",
+            f"{context}: holds quantized, sparse or empty tensors where weights should be, in {some(unlike)}",
             "save the weights as plain floating-point tensors",
         )
     broken = [name for name in own if found[name].is_floating_point() and not found[name].isfinite().all()]
     if broken:
-        raise RecipeError(f"{here}: holds values that are no numbers, in {some(broken)}", "take another checkpoint")
+        raise RecipeError(f"{context}: holds values that are no numbers, in {some(broken)}", "take another checkpoint")
     with torch.no_grad():
         for name in own:
             wanted[name].copy_(found[name])
     values = sum(found[name].numel() for name in own)
-    return Loaded(
+    return LoadedWeights(
         path, match.state.sha256, len(own), values, match.prefix, unused, ".".join(match.state.key), averaged,
         [other.place for other in others if other.place],
     )  # fmt: skip
@@ -282,13 +282,13 @@ def _cut(children: dict[str, str]) -> Callable[[str], str]:
     return rename
 
 
-def _same_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], here: str, where: str, named: str) -> None:
+def _same_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], context: str, where: str, named: str) -> None:
     """Refuse tensors of another shape, and say what it means where that is known."""
     other = [name for name in found if name in wanted and found[name].shape != wanted[name].shape]
     if not other:
         return
     listed = ", ".join(f"{n} {tuple(found[n].shape)} instead of {tuple(wanted[n].shape)}" for n in other[:3])
-    message = f"{here}: {len(other)} of its tensors have another shape: {listed}" + (", …" if len(other) > 3 else "")
+    message = f"{context}: {len(other)} of its tensors have another shape: {listed}" + (", …" if len(other) > 3 else "")
     hint = (
         f"is {named} the network that it was made from?"
         if named
@@ -297,7 +297,7 @@ def _same_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], here
     if other == ["conv1.weight"] and not named:
         theirs, ours = (int(t["conv1.weight"].shape[-1]) for t in (found, wanted))
         if theirs != ours:
-            message = f"{here}: has a stem of {theirs}x{theirs} pixels, the network here one of {ours}x{ours}"
+            message = f"{context}: has a stem of {theirs}x{theirs} pixels, the network here one of {ours}x{ours}"
             imagenet = theirs == 7
             hint = (
                 f"set {where}.stem to {'imagenet (data.image_size 32 or more)' if imagenet else 'cifar, or strided'}: "

@@ -113,10 +113,10 @@ def check(graph: ModelProto) -> None:
     opsets = {(imported.domain, imported.version) for imported in graph.opset_import}
     if opsets != {("", OPSET)}:
         raise ExportError(f"the exported graph asks for the opsets {sorted(opsets)}, not for {OPSET} alone")
-    left = sorted({node.op_type for node in graph.graph.node if _of_training(node)})
-    if left:
+    training_nodes = sorted({node.op_type for node in graph.graph.node if _of_training(node)})
+    if training_nodes:
         raise ExportError(
-            f"the network is in training mode or draws random numbers (found {', '.join(left)})",
+            f"the network is in training mode or draws random numbers (found {', '.join(training_nodes)})",
             "call .eval() before exporting",
         )
     for value in (*graph.graph.input, *graph.graph.output):
@@ -137,10 +137,10 @@ def slow_attention() -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     """What an exception says, in a line; of the exporter's, without its invitation to report the matter."""
-    said = " ".join(str(error).partition(". Please feel free to request support")[0].split())
-    if isinstance(error, torch.onnx.errors.OnnxExporterError | RuntimeError | ValueError) and said:
-        return said[:200]
-    return f"{type(error).__name__}: {said}"[:200].rstrip(": ")
+    message = " ".join(str(error).partition(". Please feel free to request support")[0].split())
+    if isinstance(error, torch.onnx.errors.OnnxExporterError | RuntimeError | ValueError) and message:
+        return message[:200]
+    return f"{type(error).__name__}: {message}"[:200].rstrip(": ")
 
 
 @contextmanager

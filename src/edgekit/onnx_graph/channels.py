@@ -24,8 +24,8 @@ def fold_reversal(model: ModelProto) -> ModelProto:
     for node in list(graph.node):
         if node.op_type != "Gather" or node.input[1] not in constants:
             continue
-        whole = shapes.get(node.input[0], []) == shapes.get(node.output[0])  # it leaves no channel out
-        if not whole or numpy_helper.to_array(constants[node.input[1]]).tolist() != REVERSED:
+        complete = shapes.get(node.input[0], []) == shapes.get(node.output[0])  # it leaves no channel out
+        if not complete or numpy_helper.to_array(constants[node.input[1]]).tolist() != REVERSED:
             continue
         if (convolution := _next_convolution(graph, node, set(constants))) is not None:
             _turn(graph, node, convolution)

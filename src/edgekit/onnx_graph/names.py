@@ -53,17 +53,17 @@ def _path(name: str) -> tuple[str, str]:
 
 
 def _name_values(graph: GraphProto) -> None:
-    kept = {value.name for value in (*graph.input, *graph.output)}
+    fixed = {value.name for value in (*graph.input, *graph.output)}
     new: dict[str, str] = {}
-    taken = kept | RESERVED
+    taken = fixed | RESERVED
     weights = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         for i, name in enumerate(node.output):
-            if name and name not in kept:
+            if name and name not in fixed:
                 new[name] = unique(node.name if i == 0 else f"{node.name}:{i}", taken)
     for node in graph.node:
         for i, name in enumerate(node.input):
-            if name in weights and name not in new and name not in kept:
+            if name in weights and name not in new and name not in fixed:
                 new[name] = unique(f"{node.name}.{_role(node, i)}", taken)
     for node in graph.node:
         _apply(node.input, new)

@@ -22,7 +22,7 @@ def refused(target: str, model: ModelProto, error: BaseException, hint: str) -> 
         hint: what to do.
     """
     reason = " ".join(str(error).split())
-    words = {word.rpartition(".")[2] for word in _WORD.findall(_said(reason))}
+    words = {word.rpartition(".")[2] for word in _WORD.findall(_operators_part(reason))}
     nodes = [node for node in model.graph.node if node.op_type in words]
     if not nodes:
         return ExportError(f"{target} cannot take the model: {reason[:200]}", hint)
@@ -31,7 +31,7 @@ def refused(target: str, model: ModelProto, error: BaseException, hint: str) -> 
     return ExportError(f"{target} does not have the operator {listed}{', …' if len(kinds) > 3 else ''}", hint)
 
 
-def _said(reason: str) -> str:
+def _operators_part(reason: str) -> str:
     """The part of a message that names operators, where it has one."""
     for mark in (
         "No conversion rule found for operations:",

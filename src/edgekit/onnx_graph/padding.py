@@ -38,9 +38,9 @@ def fold_pool_padding(model: ModelProto) -> ModelProto:
         if any(pads is None for pads in together):
             continue
         for pool, pads in zip(pools, together, strict=True):
-            kept = [a for a in pool.attribute if a.name not in {"pads", "auto_pad"}]
+            others = [a for a in pool.attribute if a.name not in {"pads", "auto_pad"}]
             del pool.attribute[:]
-            pool.attribute.extend([*kept, helper.make_attribute("pads", pads)])
+            pool.attribute.extend([*others, helper.make_attribute("pads", pads)])
             pool.input[0] = pad.input[0]
         graph.node.remove(pad)
         for value in [v for v in graph.value_info if v.name == pad.output[0]]:
@@ -104,21 +104,21 @@ def _amounts(pad: NodeProto, constants: dict[str, TensorProto]) -> list[int]:
 
 def _together(pool: NodeProto, amounts: Sequence[int]) -> list[int] | None:
     """The padding of a pooling with that before it; None where it cannot have it."""
-    given = {a.name: helper.get_attribute_value(a) for a in pool.attribute}
-    kernel = list(given["kernel_shape"])
+    attributes = {a.name: helper.get_attribute_value(a) for a in pool.attribute}
+    kernel = list(attributes["kernel_shape"])
     axes, spatial = len(amounts) // 2, len(kernel)
     plain = (
         axes == spatial + 2
         and all(amount >= 0 for amount in amounts)
         and not any((*amounts[:2], *amounts[axes : axes + 2]))
         and len(pool.output) == 1
-        and given.get("auto_pad", b"NOTSET") in {b"NOTSET", b"VALID"}
-        and not given.get("ceil_mode", 0)
-        and set(given.get("dilations", [1])) == {1}
+        and attributes.get("auto_pad", b"NOTSET") in {b"NOTSET", b"VALID"}
+        and not attributes.get("ceil_mode", 0)
+        and set(attributes.get("dilations", [1])) == {1}
     )
     if not plain:
         return None
-    own = list(given.get("pads", [0] * 2 * spatial))
+    own = list(attributes.get("pads", [0] * 2 * spatial))
     pads = [a + b for a, b in zip(own, [*amounts[2:axes], *amounts[axes + 2 :]], strict=True)]
     # A window of k values with fewer than k of padding before and after it sees at least one value.
     return pads if all(amount < size for amount, size in zip(pads, kernel * 2, strict=True)) else None

@@ -57,9 +57,9 @@ def copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model).cpu().float().eval()
     except Exception as error:  # of an attribute of the user's: an open file, a lock, a tensor with a history
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ExportError(
-            f"the network cannot be copied: {said}", "keep what is no part of its weights out of it"
+            f"the network cannot be copied: {reason}", "keep what is no part of its weights out of it"
         ) from error
 
 

@@ -256,8 +256,8 @@ def _fold_constants(model: ModelProto) -> None:
         return
     inside = {name for node in folded for name in node.output}
     needed = {name for node in graph.node if not inside & set(node.output) for name in _read_by(node)}
-    asked = [name for name in inside if name and name in needed]
-    values = _computed(model, folded, asked) if asked else {}  # nobody needs them: they are dead
+    results = [name for name in inside if name and name in needed]
+    values = _computed(model, folded, results) if results else {}  # nobody needs them: they are dead
     read = {name for node in folded for name in node.input}
     budget = _FOLDED_AT_MOST + sum(tensor.ByteSize() for tensor in graph.initializer if tensor.name in read)
     if sum(value.nbytes for value in values.values()) > budget:  # an Expand, say: the node is smaller than its result
@@ -307,13 +307,13 @@ def fold_batch_independent_shapes(model: ModelProto) -> None:
         ):
             arithmetic.update(node.output)
             inside.append(node)
-    made = {name for node in inside for name in node.output}
-    readers = [(n, i, name) for n in graph.node if not made & set(n.output) for i, name in enumerate(n.input)]
-    asked = sorted({name for _, _, name in readers if name in made})
-    if not asked:
+    shape_values = {name for node in inside for name in node.output}
+    readers = [(n, i, name) for n in graph.node if not shape_values & set(n.output) for i, name in enumerate(n.input)]
+    results = sorted({name for _, _, name in readers if name in shape_values})
+    if not results:
         return
-    at = [_at_batch(model, batch, asked) for batch in (2, 3, 5)]
-    for name, values in ((name, [found[name] for found in at]) for name in asked):
+    by_batch = [_at_batch(model, batch, results) for batch in (2, 3, 5)]
+    for name, values in ((name, [values_at[name] for values_at in by_batch]) for name in results):
         only_reshapes = all(n.op_type == "Reshape" and i == 1 for n, i, other in readers if other == name)
         if all(np.array_equal(values[0], other) for other in values):
             folded = values[0]
@@ -360,25 +360,25 @@ def _run(model: ModelProto, names: list[str], inputs: dict[str, NDArray[np.gener
 
     from edgekit.runtimes.onnxruntime import session_options
 
-    told = session_options()
-    told.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    told.log_severity_level = 4
-    session = ort.InferenceSession(model.SerializeToString(), told, providers=["CPUExecutionProvider"])
+    options = session_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
 def _remove_dead(graph: GraphProto) -> None:
     """Remove nodes and initializers that no output depends on."""
     alive = {output.name for output in graph.output}
-    kept = []
+    live_nodes = []
     for node in reversed(graph.node):
         if alive & set(node.output):
-            kept.append(node)
+            live_nodes.append(node)
             alive.update(_read_by(node))
-    kept.reverse()
-    if len(kept) < len(graph.node):
+    live_nodes.reverse()
+    if len(live_nodes) < len(graph.node):
         del graph.node[:]
-        graph.node.extend(kept)
+        graph.node.extend(live_nodes)
     for tensor in [t for t in graph.initializer if t.name not in alive]:
         graph.initializer.remove(tensor)
 

@@ -34,7 +34,7 @@ from edgekit.quantize.layers import (
     depthwise,
     normalized_pairs,
     output_axis,
-    pairs,
+    layer_pairs,
     scale_inputs,
     scale_outputs,
     streams,
@@ -61,13 +61,13 @@ def equalize(model: ModelProto, images: NDArray[np.uint8], by: By, advance: Adva
     copy = ModelProto()
     copy.CopyFrom(model)
     graph = LayerGraph(copy)
-    found = [*pairs(graph), *streams(graph), *(normalized_pairs(graph) if by == "activations" else [])]
-    if not found:
+    pairs = [*layer_pairs(graph), *streams(graph), *(normalized_pairs(graph) if by == "activations" else [])]
+    if not pairs:
         return copy, 0
-    peaks = channel_peaks(model, found, images, advance)
+    peaks = channel_peaks(model, pairs, images, advance)
     for _ in range(_SWEEPS):
         largest = 1.0
-        for pair in found:
+        for pair in pairs:
             peak = peaks[pair.tensors]
             wanted = _by_weights(graph, pair) if by == "weights" else _by_activations(graph, pair, peak)
             factor = _allowed(wanted, peak, pair.ceiling)
@@ -76,7 +76,7 @@ def equalize(model: ModelProto, images: NDArray[np.uint8], by: By, advance: Adva
             largest = max(largest, float(np.exp(np.abs(np.log(factor)).max())))
         if largest < 1.001:
             break
-    return copy, len(found)
+    return copy, len(pairs)
 
 
 def rescale(graph: LayerGraph, pair: EqualizablePair, factor: NDArray[np.float32]) -> None:
@@ -104,11 +104,11 @@ def rescale(graph: LayerGraph, pair: EqualizablePair, factor: NDArray[np.float32
 
 
 def channel_peaks(
-    model: ModelProto, found: list[EqualizablePair], images: NDArray[np.uint8], advance: Advance
+    model: ModelProto, pairs: list[EqualizablePair], images: NDArray[np.uint8], advance: Advance
 ) -> dict[tuple[str, ...], NDArray[np.float32]]:
     """The largest magnitude of each channel of what the second layers read, by the pair's tensors: float32 (c,)."""
-    names = list(dict.fromkeys(name for pair in found for name in pair.tensors))
-    of_map = {name for pair in found for name in pair.tensors if pair.second[0].op_type == "Conv"}
+    names = list(dict.fromkeys(name for pair in pairs for name in pair.tensors))
+    of_map = {name for pair in pairs for name in pair.tensors if pair.second[0].op_type == "Conv"}
     session = observing(model, names)
     (image,) = (i.name for i in model.graph.input)
     peaks: dict[str, NDArray[np.float32]] = {}
@@ -118,7 +118,7 @@ def channel_peaks(
             peak = np.abs(values).max(axis=tuple(i for i in range(values.ndim) if i != axis))
             peaks[name] = np.maximum(peaks[name], peak) if name in peaks else peak
         advance(len(batch))
-    return {pair.tensors: np.max([peaks[name] for name in pair.tensors], axis=0) for pair in found}
+    return {pair.tensors: np.max([peaks[name] for name in pair.tensors], axis=0) for pair in pairs}
 
 
 def _by_weights(graph: LayerGraph, pair: EqualizablePair) -> NDArray[np.float32]:
@@ -127,8 +127,8 @@ def _by_weights(graph: LayerGraph, pair: EqualizablePair) -> NDArray[np.float32]
     for first in pair.first:
         name = graph.weight(first)
         assert name is not None
-        made = np.moveaxis(graph.value(name), output_axis(first), 0)
-        ranges1.append(np.abs(made).reshape(len(made), -1).max(axis=1))
+        weight = np.moveaxis(graph.value(name), output_axis(first), 0)
+        ranges1.append(np.abs(weight).reshape(len(weight), -1).max(axis=1))
     for second in pair.second:
         name = graph.weight(second)
         assert name is not None

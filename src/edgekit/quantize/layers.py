@@ -82,7 +82,7 @@ class EqualizablePair:
     ceiling: float | None = field(default=None)
 
 
-def pairs(graph: LayerGraph) -> list[EqualizablePair]:
+def layer_pairs(graph: LayerGraph) -> list[EqualizablePair]:
     """Conv or Gemm, homogeneous nodes or a clip at zero, Conv or Gemm; each tensor between read by the next node alone."""
     found = []
     for first in graph.layers():
@@ -121,11 +121,11 @@ def streams(graph: LayerGraph) -> list[EqualizablePair]:
         readers = [(node, name) for name in tensors for node in graph.readers.get(name, [])]
         first = [node for node in makers if node.name not in inside]
         second = [(node, name) for node, name in readers if node.name not in inside]
-        whole = len(makers) == len(tensors) and not graph.outputs.intersection(tensors)
+        complete = len(makers) == len(tensors) and not graph.outputs.intersection(tensors)
         scaled = all(_scales(graph, node) for node in first) and all(
             node.input[0] == name and _scales(graph, node) for node, name in second
         )
-        if sums and first and second and whole and scaled:
+        if sums and first and second and complete and scaled:
             read = tuple(node for node, _ in second)
             if all(_same_channels(graph, made, node) for made in first for node in read):
                 found.append(

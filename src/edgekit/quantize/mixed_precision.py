@@ -14,7 +14,7 @@ from edgekit.progress import progress, say
 from edgekit.quantize.blocks import blocks
 from edgekit.quantize.budget import Budget
 from edgekit.quantize.fidelity import Fidelity
-from edgekit.quantize.sensitivity import Exclude, LayerSensitivity, fewest, most_asked, sensitivity
+from edgekit.quantize.sensitivity import Exclude, LayerSensitivity, fewest, max_trials, sensitivity
 
 _MEASURING = 0.5  # of the time that is left may go into measuring; the rest is for trying what it found
 
@@ -81,10 +81,10 @@ class Search:
     def _ranked(self, groups: Sequence[tuple[str, ...]], quantized: Fidelity, unit: str) -> list[LayerSensitivity]:
         with progress(f"{self.title} sensitivity", len(groups), unit=unit) as advance:
 
-            def told(steps: int = 1, note: str = "") -> None:
+            def report(steps: int = 1, note: str = "") -> None:
                 advance(steps, "; ".join(part for part in (note, str(self.budget)) if part))
 
-            return sensitivity(self.layers, groups, quantized, self.measure, told, self.budget.share(_MEASURING))
+            return sensitivity(self.layers, groups, quantized, self.measure, report, self.budget.share(_MEASURING))
 
     def _worthwhile(self, ranked: list[LayerSensitivity]) -> list[tuple[str, ...]]:
         """Blocks that bring something, up to half of all layers, but one at least."""
@@ -101,17 +101,17 @@ class Search:
         """The fewest layers of an order of blocks that pass, in the order of the graph."""
         if not order:
             return None
-        most, asked = most_asked(len(order)), 0
+        limit, trials = max_trials(len(order)), 0
 
         def passes(chosen: tuple[tuple[str, ...], ...]) -> bool:
-            nonlocal asked
-            asked += 1
+            nonlocal trials
+            trials += 1
             names = self._in_order(chosen)
             key = frozenset(names)
             if key not in self._tried:
-                left = f"; {self.budget}" if str(self.budget) else ""
+                remaining = f"; {self.budget}" if str(self.budget) else ""
                 say(
-                    f"{self.title}: {len(names)} of {len(self.layers)} layers in float, try {asked} of at most {most}{left}"
+                    f"{self.title}: {len(names)} of {len(self.layers)} layers in float, try {trials} of at most {limit}{remaining}"
                 )
                 self._tried[key] = self._passes(names)
             return self._tried[key]

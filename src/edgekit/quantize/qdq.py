@@ -87,13 +87,13 @@ def quantize_onnx(
         ExportError: the graph cannot be quantized, or nothing in it can.
     """
     model = read_onnx(calibration.model)
-    kept = list(dict.fromkeys([*kept_in_float(model), *exclude]))
-    found = select(calibration.histograms, method, scheme.symmetric)
+    float_nodes = list(dict.fromkeys([*kept_in_float(model), *exclude]))
+    ranges = select(calibration.histograms, method, scheme.symmetric)
     try:
         if scheme.symmetric:
-            quantized = quantize_signed(model, found, kept)
+            quantized = quantize_signed(model, ranges, float_nodes)
         else:
-            quantized = _by_onnxruntime(model, found, scheme, kept)
+            quantized = _by_onnxruntime(model, ranges, scheme, float_nodes)
     except OSError:  # a full disk is not the graph's fault
         raise
     except Exception as error:  # whatever a graph that it does not expect makes of it
@@ -111,19 +111,19 @@ def quantize_onnx(
         weights=f"{'int8' if scheme.signed else 'uint8'} symmetric, per output channel, {scheme.bits} bits",
         calibration=calibration.describe(method),
         operations=[*sorted(LAYERS), "the skip of residual sums"] if scheme.symmetric else OPERATIONS,
-        kept_in_float=kept,
+        kept_in_float=float_nodes,
     )
 
 
 def _by_onnxruntime(
-    model: ModelProto, found: dict[str, tuple[float, float]], scheme: Scheme, kept: list[str]
+    model: ModelProto, ranges: dict[str, tuple[float, float]], scheme: Scheme, float_nodes: list[str]
 ) -> ModelProto:
     """Let ONNX Runtime place the pairs where it fuses them."""
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    extremes = {name: (np.float32(low), np.float32(high)) for name, (low, high) in found.items()}
+    extremes = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
         onnx.shape_inference.infer_shapes(model),
         True,  # per channel
@@ -132,7 +132,7 @@ def _by_onnxruntime(
         QuantType.QUInt8,
         TensorsData(CalibrationMethod.MinMax, extremes),
         [],
-        kept,
+        float_nodes,
         OPERATIONS,
         {"QuantizeBias": False},
     )

@@ -24,7 +24,7 @@ from edgekit.quantize.signed import (
     output_axis,
 )
 
-PAIR = {"QuantizeLinear", "DequantizeLinear"}
+QDQ_OPERATORS = {"QuantizeLinear", "DequantizeLinear"}
 # What the kernel of the layer before computes along; a pair between the two keeps them apart.
 _ACTIVATIONS = {
     "Relu",
@@ -100,7 +100,7 @@ class _Linted(Wiring):
                 self.consumers.setdefault(name, []).append((node, i))
 
     def check(self, node: NodeProto) -> Iterator[str]:
-        if node.op_type in PAIR:
+        if node.op_type in QDQ_OPERATORS:
             yield from self._pair(node)
         elif node.op_type in LAYERS:
             yield from self._layer(node)
@@ -191,9 +191,9 @@ class _Linted(Wiring):
     def _sum(self, node: NodeProto) -> Iterator[str]:
         if any(name in self.constants for name in node.input):
             return
-        pairs = [self._dequantized(name) for name in node.input]
-        if all(pairs):
-            if any(self._of_convolution(pair.input[0]) for pair in pairs if pair is not None):
+        dequantizes = [self._dequantized(name) for name in node.input]
+        if all(dequantizes):
+            if any(self._of_convolution(pair.input[0]) for pair in dequantizes if pair is not None):
                 yield "both inputs come out of pairs: the one of the convolution belongs straight into the sum, to be fused with it"
             return
         found = self.residual(node)
@@ -201,15 +201,15 @@ class _Linted(Wiring):
             return
         main, skip = found
         convolution = self.maker[node.input[main]]
-        if self._dequantized(convolution.input[1]) and not pairs[skip]:
+        if self._dequantized(convolution.input[1]) and not dequantizes[skip]:
             yield "a residual sum whose skip input is not quantized: it cannot be fused into the INT8 convolution"
 
     def _dequantized(self, name: str) -> NodeProto | None:
         """The DequantizeLinear that a tensor comes out of, seen through what TensorRT moves pairs across."""
-        made = self.maker.get(name)
-        while made is not None and made.op_type in _COMMUTING:
-            made = self.maker.get(made.input[0])
-        return made if made is not None and made.op_type == "DequantizeLinear" else None
+        source = self.maker.get(name)
+        while source is not None and source.op_type in _COMMUTING:
+            source = self.maker.get(source.input[0])
+        return source if source is not None and source.op_type == "DequantizeLinear" else None
 
     def _useful(self, name: str) -> bool:
         """Whether a layer, or a residual sum, reads a dequantized tensor."""
@@ -229,8 +229,8 @@ class _Linted(Wiring):
         quantize = self.maker.get(name)
         if quantize is None or quantize.op_type != "QuantizeLinear":
             return False
-        made = self.maker.get(quantize.input[0])
-        return made is not None and made.op_type == "Conv" and self.readers[quantize.input[0]] == 1
+        source = self.maker.get(quantize.input[0])
+        return source is not None and source.op_type == "Conv" and self.readers[quantize.input[0]] == 1
 
     def _is_weight(self, node: NodeProto) -> bool:
         source = node

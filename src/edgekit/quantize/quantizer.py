@@ -26,7 +26,7 @@ from edgekit.quantize.fidelity import Judge
 from edgekit.quantize.qdq import Scheme, quantize_onnx
 from edgekit.quantize.ranges import Method
 from edgekit.quantize.recover import STEPS, recover
-from edgekit.quantize.sensitivity import release
+from edgekit.quantize.sensitivity import restore_float_inputs
 from edgekit.runtimes.session import EMBEDDING
 
 _EQUALIZED = {"weights": "cross-layer equalization", "activations": "activations smoothed"}
@@ -126,7 +126,7 @@ class Quantizer:
         assert config.scheme is not None
         quantization = quantize_onnx(calibration, output, config.scheme, method=config.method, exclude=config.exclude)
         if config.exclude:
-            onnx.save(release(read_onnx(output), read_onnx(calibration.model), config.exclude), output)
+            onnx.save(restore_float_inputs(read_onnx(output), read_onnx(calibration.model), config.exclude), output)
         if config.equalized:
             quantization.equalized = _EQUALIZED[config.equalized]
         if config.corrected:

@@ -131,18 +131,18 @@ class Histogram:
         return float(-self.reach + (i + inside) * self.width)
 
 
-def _divergence(kept: NDArray[np.float64], beyond: float, levels: int) -> float:
+def _divergence(clipped: NDArray[np.float64], beyond: float, levels: int) -> float:
     """The Kullback-Leibler divergence between a clipped distribution and its quantization; infinite where the latter has gaps."""
-    reference = kept.copy()
+    reference = clipped.copy()
     reference[-1] += beyond
-    filled = kept > 0
+    filled = clipped > 0
     if reference[-1] > 0 and not filled[-1]:
         return np.inf
-    starts = -(-np.arange(levels) * len(kept) // levels)  # bin j belongs to level floor(j * levels / bins)
-    sizes = np.diff(np.append(starts, len(kept)))
-    totals, members = np.add.reduceat(kept, starts), np.add.reduceat(filled.astype(np.float64), starts)
+    starts = -(-np.arange(levels) * len(clipped) // levels)  # bin j belongs to level floor(j * levels / bins)
+    sizes = np.diff(np.append(starts, len(clipped)))
+    totals, members = np.add.reduceat(clipped, starts), np.add.reduceat(filled.astype(np.float64), starts)
     even = np.repeat(totals / np.maximum(members, 1), sizes)[filled]
-    p, q = reference[filled] / reference.sum(), even / kept.sum()
+    p, q = reference[filled] / reference.sum(), even / clipped.sum()
     return float((p * np.log(p / q)).sum())
 
 

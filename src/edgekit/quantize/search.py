@@ -139,11 +139,11 @@ class AccuracySearch:
                 break
         return chosen
 
-    def so_far(self, *, quantized_here: bool) -> Candidate | None:
-        """The most faithful of everything made until now; with `quantized_here` NNCF's files are left out."""
+    def so_far(self, *, refinable: bool) -> Candidate | None:
+        """The most faithful of everything made until now; with `refinable` NNCF's files are left out."""
         chosen: Candidate | None = None
         for candidate in self.candidates.values():
-            if quantized_here and (candidate.config.scheme is None or candidate.config.exclude):
+            if refinable and (candidate.config.scheme is None or candidate.config.exclude):
                 continue
             if chosen is None or _better(candidate, chosen):
                 chosen = candidate
@@ -179,7 +179,7 @@ def search_accuracy(backend: Backend, folder: Path, *, recover: bool = False, bu
         candidate = attempt(state)
         if candidate is not None:
             return _delivered(state, candidate, strategy, folder)
-    candidate = state.so_far(quantized_here=False)
+    candidate = state.so_far(refinable=False)
     if candidate is None:
         raise state.failure or ExportError(f"{backend.target}: no INT8 file could be made")
     state.gate(candidate)
@@ -202,7 +202,7 @@ def _equalize(state: AccuracySearch) -> Candidate | None:
 
 
 def _keep_in_float(state: AccuracySearch) -> Candidate | None:
-    base = state.so_far(quantized_here=True)
+    base = state.so_far(refinable=True)
     if base is None or base.fidelity is None or base.config.scheme is None:
         return None
     calibration = state.quantizer.calibration(base.config)
@@ -255,7 +255,7 @@ def _distill(state: AccuracySearch) -> Candidate | None:
 
 
 def _unsigned(state: AccuracySearch) -> Candidate | None:
-    base = state.so_far(quantized_here=True)
+    base = state.so_far(refinable=True)
     config = state.backend.last(base.config if base is not None else None)
     if config is None:
         return None

@@ -103,7 +103,7 @@ def excluding(layers: Mapping[str, tuple[str, Exclude]], names: Iterable[str]) -
     return tuple(node for name in names for node in layers[name][1])
 
 
-def release(quantized: ModelProto, float_model: ModelProto, exclude: Sequence[str]) -> ModelProto:
+def restore_float_inputs(quantized: ModelProto, float_model: ModelProto, exclude: Sequence[str]) -> ModelProto:
     """Let layers that stay in float read what the graph computed, not what quantizing it left; changes the model.
 
     ONNX Runtime's quantizer leaves the weights of an excluded layer alone, but what the layer reads has been quantized by whoever
@@ -117,7 +117,7 @@ def release(quantized: ModelProto, float_model: ModelProto, exclude: Sequence[st
     """
     graph = quantized.graph
     maker = {name: node for node in graph.node for name in node.output}
-    was_made = {name: node for node in float_model.graph.node for name in node.output}
+    float_maker = {name: node for node in float_model.graph.node for name in node.output}
     names = set(exclude)
     for node in list(graph.node):
         if node.name not in names or node.op_type not in LAYERS:
@@ -130,9 +130,9 @@ def release(quantized: ModelProto, float_model: ModelProto, exclude: Sequence[st
             continue
         read = quantize.input[0]
         node.input[0] = read
-        if read in maker and read in was_made and maker[read].name != was_made[read].name:
-            _put_back(graph, maker, was_made[read], float_model)
-    _remove_idle_pairs(graph)
+        if read in maker and read in float_maker and maker[read].name != float_maker[read].name:
+            _put_back(graph, maker, float_maker[read], float_model)
+    _remove_unused_qdq(graph)
     return quantized
 
 
@@ -148,7 +148,7 @@ def _put_back(graph: GraphProto, maker: dict[str, NodeProto], activation: NodePr
     maker[activation.input[0]], maker[activation.output[0]] = before, graph.node[place + 1]
 
 
-def _remove_idle_pairs(graph: GraphProto) -> None:
+def _remove_unused_qdq(graph: GraphProto) -> None:
     kept = {output.name for output in graph.output}
     while True:
         read = kept | {name for node in graph.node for name in node.input}
@@ -201,6 +201,6 @@ def fewest(
     return chosen
 
 
-def most_asked(count: int) -> int:
+def max_trials(count: int) -> int:
     """How often `fewest` asks at most, of an order of `count`."""
     return 2 * math.ceil(math.log2(max(2, count))) + count

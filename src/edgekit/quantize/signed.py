@@ -52,7 +52,7 @@ class Wiring:
         fusable = [
             i
             for i, name in enumerate(node.input)
-            if (made := self.maker.get(name)) is not None and made.op_type == "Conv" and self.readers[name] == 1
+            if (source := self.maker.get(name)) is not None and source.op_type == "Conv" and self.readers[name] == 1
         ]
         if not fusable:
             return None
@@ -81,7 +81,7 @@ def attribute(node: NodeProto, name: str, default: int) -> int:
     return next((int(a.i) for a in node.attribute if a.name == name), default)
 
 
-def quantize_signed(model: ModelProto, ranges: Mapping[str, tuple[float, float]], kept: Collection[str]) -> ModelProto:
+def quantize_signed(model: ModelProto, ranges: Mapping[str, tuple[float, float]], float_nodes: Collection[str]) -> ModelProto:
     """A copy of a float model with the pairs that TensorRT reads best.
 
     Args:
@@ -92,22 +92,22 @@ def quantize_signed(model: ModelProto, ranges: Mapping[str, tuple[float, float]]
     quantized = ModelProto()
     quantized.CopyFrom(model)
     wiring = Wiring(quantized)
-    pairs = _QdqPairs(quantized)
+    qdq = _QdqPairs(quantized)
     done: set[str] = set()
     for node in wiring.nodes:
-        if node.name in kept or not _quantizable(node, wiring, ranges):
+        if node.name in float_nodes or not _quantizable(node, wiring, ranges):
             continue
         weight = wiring.constants[node.input[1]]
-        node.input[1] = pairs.of_weight(weight, output_axis(node))
-        node.input[0] = pairs.of_activation(node.input[0], ranges[node.input[0]])
+        node.input[1] = qdq.of_weight(weight, output_axis(node))
+        node.input[0] = qdq.of_activation(node.input[0], ranges[node.input[0]])
         done.update(node.output)
     for node in wiring.nodes:
         found = wiring.residual(node)
-        if found is None or node.name in kept or node.input[found[0]] not in done or node.input[found[1]] not in ranges:
+        if found is None or node.name in float_nodes or node.input[found[0]] not in done or node.input[found[1]] not in ranges:
             continue
         skip = node.input[found[1]]
-        node.input[found[1]] = pairs.of_activation(skip, ranges[skip])
-    pairs.insert()
+        node.input[found[1]] = qdq.of_activation(skip, ranges[skip])
+    qdq.insert()
     return quantized
 
 
@@ -132,7 +132,7 @@ class _QdqPairs:
 
     def __init__(self, model: ModelProto) -> None:
         self.graph = model.graph
-        self.made: dict[str, list[NodeProto]] = {}  # tensor -> its pair
+        self.by_tensor: dict[str, list[NodeProto]] = {}  # tensor -> its pair
 
     def of_activation(self, name: str, extremes: tuple[float, float]) -> str:
         scale = np.float32(max(max(map(abs, extremes)) / _LARGEST, _SMALLEST_SCALE))
@@ -145,7 +145,7 @@ class _QdqPairs:
         return self._pair(weight.name, scales, axis)
 
     def _pair(self, name: str, scale: NDArray[np.float32], axis: int | None) -> str:
-        if name not in self.made:
+        if name not in self.by_tensor:
             names = [f"{name}_scale", f"{name}_zero_point"]
             arrays: list[NDArray[np.generic]] = [scale, np.zeros(scale.shape, np.int8)]
             self.graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True))
@@ -157,18 +157,18 @@ class _QdqPairs:
             if axis is not None:
                 for node in pair:
                     node.attribute.append(helper.make_attribute("axis", axis))
-            self.made[name] = pair
-        return self.made[name][1].output[0]
+            self.by_tensor[name] = pair
+        return self.by_tensor[name][1].output[0]
 
     def insert(self) -> None:
         """Put every pair right behind what makes its tensor."""
         nodes = list(self.graph.node)
         computed = {name for node in nodes for name in node.output}
-        ordered = [node for name, pair in self.made.items() if name not in computed for node in pair]
+        ordered = [node for name, pair in self.by_tensor.items() if name not in computed for node in pair]
         for node in nodes:
             ordered.append(node)
             for name in node.output:
-                ordered.extend(self.made.get(name, []))
+                ordered.extend(self.by_tensor.get(name, []))
         ordered = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
         del self.graph.node[:]
         self.graph.node.extend(ordered)

@@ -39,7 +39,7 @@ _SHOWN = 14  # layers in the plot; the table has all
 
 
 @dataclass(frozen=True)
-class Ladder:
+class AccuracySearchSection:
     """One INT8 variant's way.
 
     Attributes:
@@ -57,18 +57,18 @@ class Ladder:
     plot: Markup | None
 
 
-def ladders(facts: ReportFacts) -> list[Ladder]:
+def accuracy_searches(facts: ReportFacts) -> list[AccuracySearchSection]:
     """Of the bundle's INT8 variants that a ladder made."""
     variants = facts.bundle.manifest.variants if facts.bundle is not None else []
-    return [_ladder(v, v.quantization) for v in variants if v.quantization is not None and v.quantization.tried]
+    return [_section(v, v.quantization) for v in variants if v.quantization is not None and v.quantization.tried]
 
 
-def _ladder(variant: Variant, quantization: Quantization) -> Ladder:
+def _section(variant: Variant, quantization: Quantization) -> AccuracySearchSection:
     layers, in_float = quantization.sensitivity, set(quantization.kept_in_float)
     words = f"{_WORDS[quantization.strategy]}: {quantization.configuration}."
     if variant.speed is not None:
         words += f" {_speed(variant.speed)}"
-    return Ladder(
+    return AccuracySearchSection(
         variant.id,
         words,
         _tried(variant.id, quantization.tried),
@@ -151,11 +151,11 @@ def _table(variant: str, layers: Sequence[LayerSensitivityRecord], in_float: set
 def sensitivity(layers: Sequence[LayerSensitivityRecord], in_float: set[str]) -> Markup:
     """A line a layer, the most sensitive first: what the logits gain, in dB, when it alone stays in float."""
     top = list(layers)[:_SHOWN]
-    told = "; ".join(f"{name} {s.gain_db:+.1f} dB" for name, s in zip(_labels(top), top, strict=True))
-    return both(lambda size: _sensitivity(top, in_float, size, f"Sensitivity by layer: {told}"))
+    alt_text = "; ".join(f"{name} {s.gain_db:+.1f} dB" for name, s in zip(_labels(top), top, strict=True))
+    return both(lambda size: _sensitivity(top, in_float, size, f"Sensitivity by layer: {alt_text}"))
 
 
-def _sensitivity(layers: Sequence[LayerSensitivityRecord], in_float: set[str], size: Size, told: str) -> Markup:
+def _sensitivity(layers: Sequence[LayerSensitivityRecord], in_float: set[str], size: Size, alt_text: str) -> Markup:
     width, narrow = WIDTH[size], size == "narrow"
     step = 44 if narrow else 26
     left, right, top = (4, width - 62, 10) if narrow else (272, width - 74, 10)
@@ -177,7 +177,7 @@ def _sensitivity(layers: Sequence[LayerSensitivityRecord], in_float: set[str], s
         mark = element("circle", class_="dot", cx=x(gain), cy=y, r=5.5 if kept else 4.0)
         parts.append(element("g", tip, line, mark, class_="fp32" if kept else "int8"))
     label = element("text", "dB", class_="label", x=right, y=bottom + 36, text_anchor="end")
-    return drawing(width, bottom + 42, told, *parts, label, class_=size)
+    return drawing(width, bottom + 42, alt_text, *parts, label, class_=size)
 
 
 def _labels(layers: Sequence[LayerSensitivityRecord], most: int = 34) -> list[str]:

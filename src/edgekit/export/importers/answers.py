@@ -60,9 +60,9 @@ def count_of_classes(numbers: int, reading: Reading) -> int:
     return 2 if reading in {"one logit", "one probability"} else numbers
 
 
-def multi_label(here: str, how: str) -> ExportError:
+def multi_label(file: str, how: str) -> ExportError:
     """What to raise for a network that says of each class independently whether an image shows it."""
     return ExportError(
-        f"{here}: {how}, one for each class: a multi-label network, whose classes do not exclude each other",
+        f"{file}: {how}, one for each class: a multi-label network, whose classes do not exclude each other",
         "give a classifier of one class an image; if it is one, export it without its Sigmoid",
     )

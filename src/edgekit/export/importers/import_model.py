@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from edgekit.data.ranges import Stated, with_range
 from edgekit.data.source import ImageSource as Images
 from edgekit.errors import ExportError
-from edgekit.export.importers.classes import Names, agree, described, listed_classes, numbered, read_classes
+from edgekit.export.importers.classes import ClassNames, check_count, model_classes, listed_classes, numbered, read_classes
 from edgekit.export.importers.images import candidates, open_calibration, open_evaluation, pixels, spread
 from edgekit.export.importers.kinds import kind_of
 from edgekit.export.importers.order import Answers, ordered
@@ -31,7 +31,7 @@ from edgekit.runtimes.session import OUTPUT
 _SMALL = 64  # px: up to here nothing is cut off around the center, as in a recipe
 
 
-def import_model(asked: ModelRequest, scratch: Path) -> ModelSource:
+def import_model(request: ModelRequest, scratch: Path) -> ModelSource:
     """Open a model that edgekit did not train.
 
     Args:
@@ -41,61 +41,61 @@ def import_model(asked: ModelRequest, scratch: Path) -> ModelSource:
     Raises:
         EdgekitError: the model, its weights, its classes or its images are not what they must be.
     """
-    if asked.calibrate is None:
+    if request.calibrate is None:
         raise ExportError(
-            f"{asked.model}: no images to calibrate with", "give a folder of images, without labels: --calibrate FOLDER"
+            f"{request.model}: no images to calibrate with", "give a folder of images, without labels: --calibrate FOLDER"
         )
-    if asked.output_name is not None and kind_of(asked.model) != "onnx":
-        raise ExportError(f"--output-name: {asked.model} is no ONNX graph", "leave --output-name out")
-    calibration = open_calibration(asked.calibrate, asked.max_pixels)
-    evaluation = open_evaluation(asked.evaluate, asked.max_pixels) if asked.evaluate is not None else None
-    given = _given_names(asked)
-    listed = given.names if given is not None else evaluation.classes if evaluation is not None else None
+    if request.output_name is not None and kind_of(request.model) != "onnx":
+        raise ExportError(f"--output-name: {request.model} is no ONNX graph", "leave --output-name out")
+    calibration = open_calibration(request.calibrate, request.max_pixels)
+    evaluation = open_evaluation(request.evaluate, request.max_pixels) if request.evaluate is not None else None
+    stated_names = _stated_names(request)
+    listed = stated_names.names if stated_names is not None else evaluation.classes if evaluation is not None else None
     counted = len(listed) if listed is not None else None
-    network = _opener(asked)(asked, counted)
-    said = _merged(asked.pixels, network.pixels)
-    preprocessing = _preprocessing(said, asked.pixels, asked.model)
-    mean, std, divided = _statistics(said, asked.model)
-    channels = said.channels or "rgb"
+    network = _opener(request)(request, counted)
+    pixel_format = _merged(request.pixels, network.pixels)
+    preprocessing = _preprocessing(pixel_format, request.pixels, request.model)
+    mean, std, divided = _statistics(pixel_format, request.model)
+    channels = pixel_format.channels or "rgb"
     if network.module is not None and not network.classes:
-        network = _with_logits(network, preprocessing.image_size, asked.model, counted)
+        network = _with_logits(network, preprocessing.image_size, request.model, counted)
     count = network.classes
-    said_names = _said_names(given, asked, network, evaluation)
+    checked_names = _checked_names(stated_names, request, network, evaluation)
     images, pixel_range = with_range(
-        said.pixel_range or "auto",
+        pixel_format.pixel_range or "auto",
         [[spread(calibration, MOST_EMBEDDED)], [evaluation] if evaluation is not None else []],
-        lambda known: _decoded(asked, calibration.ranged(known), evaluation, known, preprocessing, count),
+        lambda known: _decoded(request, calibration.ranged(known), evaluation, known, preprocessing, count),
     )
     preprocessing = preprocessing.model_copy(update={"pixel_range": pixel_range})
     pool, test, of_images = images
     known, labeled = _in_models_order(
-        said_names, asked, evaluation, test, count, _answers(network, mean, std, channels)
+        checked_names, request, evaluation, test, count, _answers(network, mean, std, channels)
     )
     names, notes = known.names, [*network.notes, *known.notes, *of_images]
     if labeled is None:
         notes.append(
             "no labeled images (--evaluate FOLDER): accuracy is unknown; variants are held against the float model's own decisions"
         )
-    notes.append(_described(preprocessing, mean, std, channels))
+    notes.append(_description(preprocessing, mean, std, channels))
     if divided:
         notes.append("mean and std are for pixels in 0 to 255, by their size: they were divided by 255")
     model, trained = _in_pixels(network, scratch, preprocessing.image_size, mean, std, channels, names)
     return ModelSource(
-        name=_name(asked.model),
+        name=_name(request.model),
         model=model,
         trained=trained,
         classes=names,
         preprocessing=preprocessing,
         calibration=pool,
         evaluation=labeled,
-        output=Path("export") / _name(asked.model),
+        output=Path("export") / _name(request.model),
         provenance={
             **network.provenance,
             "random_weights": network.random,
             "normalization": {"mean": mean, "std": std},
             "channels": channels,
-            "calibrated_on": asked.calibrate,
-            "evaluated_on": asked.evaluate,
+            "calibrated_on": request.calibrate,
+            "evaluated_on": request.evaluate,
             "notes": notes,
         },
         notes=notes,
@@ -104,7 +104,7 @@ def import_model(asked: ModelRequest, scratch: Path) -> ModelSource:
 
 
 def _decoded(
-    asked: ModelRequest,
+    request: ModelRequest,
     calibration: Images,
     evaluation: Images | None,
     known: Stated,
@@ -112,7 +112,7 @@ def _decoded(
     classes: int,
 ) -> tuple[Candidates, tuple[NDArray[np.uint8], NDArray[np.int64]] | None, list[str]]:
     """The images to calibrate with, those to evaluate on and their labels, and notes on all of them."""
-    pool, notes = candidates(calibration, preprocessing, asked.calibration_images, classes)
+    pool, notes = candidates(calibration, preprocessing, request.calibration_images, classes)
     if evaluation is None:
         return pool, None, notes
     test, labels, more = pixels(evaluation.ranged(known), preprocessing)
@@ -120,18 +120,18 @@ def _decoded(
     return pool, (test, labels), [*notes, *more]
 
 
-def _given_names(asked: ModelRequest) -> Names | None:
-    if asked.names is not None:
-        return listed_classes(asked.names)
-    return read_classes(asked.classes) if asked.classes is not None else None
+def _stated_names(request: ModelRequest) -> ClassNames | None:
+    if request.names is not None:
+        return listed_classes(request.names)
+    return read_classes(request.classes) if request.classes is not None else None
 
 
-def _opener(asked: ModelRequest) -> Callable[[ModelRequest, int | None], Network]:
+def _opener(request: ModelRequest) -> Callable[[ModelRequest, int | None], Network]:
     from edgekit.export.importers import modules
 
-    if asked.module is not None:
+    if request.module is not None:
         return modules.from_module
-    kind = kind_of(asked.model)
+    kind = kind_of(request.model)
     if kind == "onnx":
         from edgekit.export.importers.onnx_file import from_onnx
 
@@ -167,47 +167,47 @@ def _answers(network: Network, mean: Statistics, std: Statistics, channels: Chan
     return run
 
 
-def _said_names(given: Names | None, asked: ModelRequest, network: Network, evaluation: Images | None) -> Names | None:
+def _checked_names(stated_names: ClassNames | None, request: ModelRequest, network: Network, evaluation: Images | None) -> ClassNames | None:
     """The names that the user gave, else the model's own, checked before any image is read; None where only folders may say them."""
-    if given is None and network.names is not None:
-        given = described(network.names)
-    if given is None:
+    if stated_names is None and network.names is not None:
+        stated_names = model_classes(network.names)
+    if stated_names is None:
         if evaluation is not None:
-            agree(network.classes, asked.model, evaluation.classes, f"--evaluate {asked.evaluate}")
+            check_count(network.classes, request.model, evaluation.classes, f"--evaluate {request.evaluate}")
         return None
-    agree(network.classes, asked.model, given.names, given.said_by)
-    if evaluation is not None and given.places(evaluation.classes) is None:
-        unknown = [c for c in evaluation.classes if c not in given.names]
+    check_count(network.classes, request.model, stated_names.names, stated_names.source)
+    if evaluation is not None and stated_names.places(evaluation.classes) is None:
+        unknown = [c for c in evaluation.classes if c not in stated_names.names]
         raise ExportError(
-            f"--evaluate: {asked.evaluate}: {len(unknown)} of its classes are not in {asked.classes or given.said_by}: "
+            f"--evaluate: {request.evaluate}: {len(unknown)} of its classes are not in {request.classes or stated_names.source}: "
             f"{', '.join(unknown[:3])}",
-            "a sub-folder has the name of its class" if asked.classes else "say the model's classes: --classes FILE",
+            "a sub-folder has the name of its class" if request.classes else "say the model's classes: --classes FILE",
         )
-    return given
+    return stated_names
 
 
 def _in_models_order(
-    known: Names | None, asked: ModelRequest, evaluation: Images | None, test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
+    known: ClassNames | None, request: ModelRequest, evaluation: Images | None, test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
     count: int, answers: Answers,
-) -> tuple[Names, tuple[NDArray[np.uint8], NDArray[np.int64]] | None]:  # fmt: skip
+) -> tuple[ClassNames, tuple[NDArray[np.uint8], NDArray[np.int64]] | None]:  # fmt: skip
     """The names of the classes; images and labels as positions in them rather than in the folders."""
     if evaluation is None or test is None:
         note = f"its classes are called class_0 to class_{count - 1}: nobody named them (--classes FILE)"
-        return known or Names(numbered(count), notes=[note]), None
+        return known or ClassNames(numbered(count), notes=[note]), None
     images, labels = test
     if known is None:
-        said_by = f"--evaluate {asked.evaluate}"
-        names, notes = ordered(evaluation.classes, images, labels, answers, said_by)
-        known = Names(names, said_by, notes)
+        source = f"--evaluate {request.evaluate}"
+        names, notes = ordered(evaluation.classes, images, labels, answers, source)
+        known = ClassNames(names, source, notes)
     found = known.places(evaluation.classes)
     assert found is not None
     places, numbers = found
     return replace(known, notes=[*known.notes, *numbers]), (images, np.array(places, dtype=np.int64)[labels])
 
 
-def _merged(asked: PixelFormat, network: PixelFormat) -> PixelFormat:
+def _merged(requested: PixelFormat, network: PixelFormat) -> PixelFormat:
     """What the user said, and for the rest what the network says. A shorter side is for one image size alone, so it scales with it."""
-    changes = {f.name: getattr(asked, f.name) for f in fields(PixelFormat) if getattr(asked, f.name) is not None}
+    changes = {f.name: getattr(requested, f.name) for f in fields(PixelFormat) if getattr(requested, f.name) is not None}
     if "resize" not in changes:
         size = changes.get("size", network.size)
         if "fit" in changes and changes["fit"] != network.fit:  # what the network says is about its own way
@@ -219,38 +219,38 @@ def _merged(asked: PixelFormat, network: PixelFormat) -> PixelFormat:
     return replace(network, **changes)
 
 
-def _preprocessing(said: PixelFormat, asked: PixelFormat, model: str) -> Preprocessing:
-    if said.size is None:
+def _preprocessing(pixel_format: PixelFormat, requested: PixelFormat, model: str) -> Preprocessing:
+    if pixel_format.size is None:
         raise ExportError(f"{model}: does not say which image size it takes", "say it: --size 224")
-    whole = said.size <= _SMALL or said.fit == "stretch"
-    resize = said.resize or (said.size if whole else said.size * 8 // 7)
-    here = f"--size {said.size} --resize {resize}"
-    if resize < said.size and asked.resize is not None:
+    whole = pixel_format.size <= _SMALL or pixel_format.fit == "stretch"
+    resize = pixel_format.resize or (pixel_format.size if whole else pixel_format.size * 8 // 7)
+    here = f"--size {pixel_format.size} --resize {resize}"
+    if resize < pixel_format.size and requested.resize is not None:
         raise ExportError(f"{here}: leaves a border around the image", "--resize is at least --size")
     try:
         return Preprocessing(
-            image_size=said.size,
+            image_size=pixel_format.size,
             resize_to=resize,
-            fit=said.fit or "crop",
-            interpolation=said.interpolation or "bilinear",
+            fit=pixel_format.fit or "crop",
+            interpolation=pixel_format.interpolation or "bilinear",
             # Most networks of other origin were trained with torchvision's transforms, or with timm's, which are the same.
-            geometry=said.geometry or "torchvision",
-            fill=said.fill or (0, 0, 0),
+            geometry=pixel_format.geometry or "torchvision",
+            fill=pixel_format.fill or (0, 0, 0),
         )
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise ExportError(f"{here}: {reason}", "--resize is at least --size") from error
 
 
-def _statistics(said: PixelFormat, model: str) -> tuple[Statistics, Statistics, bool]:
+def _statistics(pixel_format: PixelFormat, model: str) -> tuple[Statistics, Statistics, bool]:
     """Mean and std for pixels in [0, 1], and whether they were said for pixels in 0 to 255."""
-    if said.mean is None or said.std is None:
+    if pixel_format.mean is None or pixel_format.std is None:
         raise ExportError(
             f"{model}: does not say how its pixels are normalized, and a wrong guess would cost accuracy silently",
             "give --mean and --std for pixels in [0, 1]: ImageNet's are --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225; "
             "--mean 0 --std 1 if it takes [0, 1]",
         )
-    mean, std, divided = in_unit_range(said.mean, said.std, model)
+    mean, std, divided = in_unit_range(pixel_format.mean, pixel_format.std, model)
     # A number for each channel costs time in some runtimes; three equal ones are one.
     mean, std = (v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in (mean, std))
     return mean, std, divided
@@ -269,22 +269,22 @@ def _in_pixels(
     return path, lambda images: {OUTPUT: answer(images)}
 
 
-def _described(preprocessing: Preprocessing, mean: Statistics, std: Statistics, channels: Channels) -> str:
+def _description(preprocessing: Preprocessing, mean: Statistics, std: Statistics, channels: Channels) -> str:
     p = preprocessing
     center = "" if p.geometry == "torchvision" and p.resize_to == p.image_size else f", the center {p.image_size} px"
-    ways = {
+    resizings = {
         "crop": f"shorter side to {p.resize_to} px, the center {p.image_size} px",
         "stretch": f"stretched to {p.resize_to} px{center}"
         if p.geometry == "torchvision"
         else f"stretched to {p.image_size} px",
         "border": f"longer side to {p.resize_to} px{center}, bordered",
     }
-    way = f"{ways[p.fit]}, {p.interpolation}, rounded as {p.geometry} does (--resize-rule)"
+    resizing = f"{resizings[p.fit]}, {p.interpolation}, rounded as {p.geometry} does (--resize-rule)"
     order = "; channels in the order blue, green, red (BGR), mean and std too" if channels == "bgr" else ""
-    return f"images: {way}; (pixel / 255 - mean) / std with mean {_said(mean)}, std {_said(std)}{order}"
+    return f"images: {resizing}; (pixel / 255 - mean) / std with mean {_listed(mean)}, std {_listed(std)}{order}"
 
 
-def _said(values: Statistics) -> str:
+def _listed(values: Statistics) -> str:
     return ", ".join(f"{v:g}" for v in (values if isinstance(values, tuple) else (values,)))
 
 

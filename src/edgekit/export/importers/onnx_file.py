@@ -27,7 +27,7 @@ _CLOSE = (
 )
 
 
-def from_onnx(asked: ModelRequest, classes: int | None) -> Network:
+def from_onnx(request: ModelRequest, classes: int | None) -> Network:
     """A foreign ONNX file.
 
     Args:
@@ -37,29 +37,29 @@ def from_onnx(asked: ModelRequest, classes: int | None) -> Network:
     Raises:
         ExportError: it is damaged, no image classifier, or uses what no target can do.
     """
-    path = Path(asked.model).expanduser()
-    if asked.weights is not None:
-        raise ExportError(f"--weights: {asked.model} holds its weights already", "leave --weights out")
+    path = Path(request.model).expanduser()
+    if request.weights is not None:
+        raise ExportError(f"--weights: {request.model} holds its weights already", "leave --weights out")
     model, digest = onnx_checks.read(path)
-    with _one_line(asked.model):
-        return _opened(asked, path, model, digest)
+    with _one_line(request.model):
+        return _opened(request, path, model, digest)
 
 
-def _opened(asked: ModelRequest, path: Path, model: ModelProto, digest: str) -> Network:
+def _opened(request: ModelRequest, path: Path, model: ModelProto, digest: str) -> Network:
     onnx_checks.refuse_what_no_target_takes(model, path)
     onnx_checks.refuse_training(model, path)
-    image = find_input(model, asked.model)
-    size = _size(asked, image)
-    if image.is_pixels and (asked.pixels.mean is not None or asked.pixels.std is not None):
+    image = find_input(model, request.model)
+    size = _size(request, image)
+    if image.is_pixels and (request.pixels.mean is not None or request.pixels.std is not None):
         raise ExportError(
-            f"{asked.model}: takes uint8 pixels, so it normalizes them itself", "leave --mean and --std out"
+            f"{request.model}: takes uint8 pixels, so it normalizes them itself", "leave --mean and --std out"
         )
-    reference = OnnxReference(model, image, asked.model, size, asked.output_name)
+    reference = OnnxReference(model, image, request.model, size, request.output_name)
     output = reference.output
-    note = output.note(asked.model)
+    note = output.note(request.model)
     provenance = {
-        "model": asked.model,
-        "weights": asked.model,
+        "model": request.model,
+        "weights": request.model,
         "weights_file_sha256": digest,
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
         "opset": version_of(model),
@@ -67,7 +67,7 @@ def _opened(asked: ModelRequest, path: Path, model: ModelProto, digest: str) -> 
         "output": output.name,
         "output_is": output.function or output.reading,
     }
-    foreign = _Foreign(model, image, reference, asked.model)
+    foreign = _Foreign(model, image, reference, request.model)
     return Network(
         module=None,
         classes=count_of_classes(output.numbers, output.reading),
@@ -78,16 +78,16 @@ def _opened(asked: ModelRequest, path: Path, model: ModelProto, digest: str) -> 
     )
 
 
-def _size(asked: ModelRequest, image: ImageInput) -> int:
-    given = asked.pixels.size
-    if image.size and given not in {None, image.size}:
+def _size(request: ModelRequest, image: ImageInput) -> int:
+    requested = request.pixels.size
+    if image.size and requested not in {None, image.size}:
         raise ExportError(
-            f"{asked.model}: takes images of {image.size} px, --size says {given}",
+            f"{request.model}: takes images of {image.size} px, --size says {requested}",
             f"leave --size out, or give {image.size}",
         )
-    size = image.size or given
+    size = image.size or requested
     if size is None:
-        raise ExportError(f"{asked.model}: takes images of any size", "say which: --size 224")
+        raise ExportError(f"{request.model}: takes images of any size", "say which: --size 224")
     return size
 
 
@@ -101,8 +101,8 @@ class _Foreign:
         here: its path, for messages.
     """
 
-    def __init__(self, model: ModelProto, image: ImageInput, reference: OnnxReference, here: str) -> None:
-        self.model, self.image, self.reference, self.here = model, image, reference, here
+    def __init__(self, model: ModelProto, image: ImageInput, reference: OnnxReference, file: str) -> None:
+        self.model, self.image, self.reference, self.file = model, image, reference, file
 
     def write(
         self, path: Path, size: int, mean: Statistics, std: Statistics, channels: Channels, classes: list[str]
@@ -113,17 +113,17 @@ class _Foreign:
             ExportError: it cannot be converted to opset 17, holds control flow, or its batch axis cannot be freed.
         """
         images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
-        with _one_line(self.here):
+        with _one_line(self.file):
             expected = self.reference.run(mean, std, channels)(images)
             model, image, source = self._converted(size)
         failures: list[ExportError] = []
         for batch, every in self._attempts():
             graph = rewire.copy_of(model)
             try:
-                with _one_line(self.here):
+                with _one_line(self.file):
                     rewire.set_shape(graph, image, batch, size)
                     graph = rewire.folded(graph, "ONNX Runtime")
-                    onnx_checks.refuse_control_flow(graph, Path(self.here))
+                    onnx_checks.refuse_control_flow(graph, Path(self.file))
                     if isinstance(batch, int):
                         free_batch(graph, batch, every=every)
                     rewire.take_pixels(graph, image, size, mean, std, channels)
@@ -155,7 +155,7 @@ class _Foreign:
         reason = failures[0].message if failures else "the rewritten graph answers otherwise"
         fixed = self.reference.batch
         return ExportError(
-            f"{self.here}: its batch axis{f', fixed to {fixed},' if fixed else ''} cannot be freed: {reason}",
+            f"{self.file}: its batch axis{f', fixed to {fixed},' if fixed else ''} cannot be freed: {reason}",
             "export it with a free batch axis (torch: dynamic_axes or dynamic_shapes)",
         )
 
@@ -167,7 +167,7 @@ class _Foreign:
         output = self.reference.output
         rewire.set_shape(model, self.image, self.reference.batch or "batch", size)
         rewire.observe(model, [output.source], output.rank)
-        model = to_opset(model, self.here)
+        model = to_opset(model, self.file)
         new = rewire.step_aside(model)
         image = self.image
         named = ImageInput(new.get(image.name, image.name), image.layout, image.is_pixels, image.batch, image.size)
@@ -175,7 +175,7 @@ class _Foreign:
 
 
 @contextmanager
-def _one_line(here: str) -> Iterator[None]:
+def _one_line(file: str) -> Iterator[None]:
     """Make whatever onnx, ONNX Runtime or protobuf raise about a foreign graph one error that names the file.
 
     Raises:
@@ -188,7 +188,7 @@ def _one_line(here: str) -> Iterator[None]:
     except Exception as error:  # they raise many kinds, which share no base
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ExportError(
-            f"{here}: cannot be rewritten: {reason}",
+            f"{file}: cannot be rewritten: {reason}",
             "check it with onnx.checker, or export it again with opset 17",
         ) from error
 

@@ -48,7 +48,7 @@ class Output:
     reading: Reading
     function: str = ""
 
-    def decode(self, source: NDArray[np.generic], output: NDArray[np.generic], here: str) -> NDArray[np.float32]:
+    def decode(self, source: NDArray[np.generic], output: NDArray[np.generic], file: str) -> NDArray[np.float32]:
         """Logits (n, classes), after a look whether the file's own output says the same.
 
         Raises:
@@ -58,26 +58,26 @@ class Output:
         off = _difference(self.function, rows, _rows(output, len(source))) if self.function else None
         if off is not None and off > _CLOSE:
             raise ExportError(
-                f"{here}: its output {self.name} is not the {self.function} of {self.source} for every image",
+                f"{file}: its output {self.name} is not the {self.function} of {self.source} for every image",
                 "export it without what follows its last layer",
             )
         return to_logits(rows, self.reading)
 
-    def note(self, here: str) -> str | None:
+    def note(self, file: str) -> str | None:
         """What a user should know about it; None where there is nothing."""
         if self.reading == "one logit":
-            return f"{here}: gives one number: the logit of the second of two classes; the first one's is 0"
+            return f"{file}: gives one number: the logit of the second of two classes; the first one's is 0"
         if self.reading == "one probability":
-            return f"{here}: gives one probability, of the second of two classes: its logits are their logarithms"
+            return f"{file}: gives one probability, of the second of two classes: its logits are their logarithms"
         if self.reading == "probabilities":
-            return f"{here}: gives probabilities: the bundle's logits are their logarithms"
+            return f"{file}: gives probabilities: the bundle's logits are their logarithms"
         if self.function:
-            return f"{here}: its {self.function} is left out: the bundle's logits are what it saw"
+            return f"{file}: its {self.function} is left out: the bundle's logits are what it saw"
         return None
 
 
 @dataclass(frozen=True)
-class Path:
+class OutputTrace:
     """From an output back to where its logits may be.
 
     Attributes:
@@ -93,8 +93,8 @@ class Path:
     seen: tuple[str, ...] = ()
 
 
-def paths(model: ModelProto) -> list[Path]:
-    """One for each float output. Adds nodes to `model`, which no output reads: see `Path.seen`."""
+def paths(model: ModelProto) -> list[OutputTrace]:
+    """One for each float output. Adds nodes to `model`, which no output reads: see `OutputTrace.seen`."""
     found = []
     for output in list(model.graph.output):
         tensor = output.type.WhichOneof("value") in {None, "tensor_type"}
@@ -104,7 +104,7 @@ def paths(model: ModelProto) -> list[Path]:
 
 
 def choose(
-    model: ModelProto, found: Sequence[Path], values: Sequence[Values], count: int, wanted: str | None, here: str
+    model: ModelProto, found: Sequence[OutputTrace], values: Sequence[Values], count: int, wanted: str | None, file: str
 ) -> Output:
     """The output that holds the classes.
 
@@ -127,7 +127,7 @@ def choose(
         named = [path for path in found if path.output == wanted]
         if not named:
             raise ExportError(
-                f"{here}: --output-name {wanted}: is no float output; it has {listed}", "give one of those"
+                f"{file}: --output-name {wanted}: is no float output; it has {listed}", "give one of those"
             )
         found = named
     resolved = [output for path in found if (output := _resolve(path, values, count)) is not None]
@@ -136,21 +136,21 @@ def choose(
         resolved = [o for o in resolved if o.numbers > 1] or resolved
     if len({o.source for o in resolved}) == 1:
         if labels := next((o for o in resolved if o.function == "Sigmoid" and o.numbers > 1), None):
-            raise multi_label(here, f"its output {labels.name} is a Sigmoid of {labels.numbers} numbers")
+            raise multi_label(file, f"its output {labels.name} is a Sigmoid of {labels.numbers} numbers")
         return min(resolved, key=lambda o: bool(o.function))  # the logits, where it gives both
     if not resolved:
         shapes = [_shape(values[0][path.output]) for path in found]
-        given = f"its output {found[0].output} is {shapes[0]}" if len(found) == 1 else f"has the outputs {listed}"
+        reason = f"its output {found[0].output} is {shapes[0]}" if len(found) == 1 else f"has the outputs {listed}"
         raise ExportError(
-            f"{here}: {given or 'no output'} for {count} image{'s' if count > 1 else ''}, not logits (n, classes)",
+            f"{file}: {reason or 'no output'} for {count} image{'s' if count > 1 else ''}, not logits (n, classes)",
             "give an image classifier",
         )
     raise ExportError(
-        f"{here}: has the outputs {listed}: which one the logits are cannot be told", "say which: --output-name NAME"
+        f"{file}: has the outputs {listed}: which one the logits are cannot be told", "say which: --output-name NAME"
     )
 
 
-def _resolve(path: Path, values: Sequence[Values], count: int) -> Output | None:
+def _resolve(path: OutputTrace, values: Sequence[Values], count: int) -> Output | None:
     """What an output is, by its numbers; None where it holds no row for each image."""
     first = values[0]
     value = first[path.output]
@@ -183,25 +183,25 @@ def _resolve(path: Path, values: Sequence[Values], count: int) -> Output | None:
     return Output(path.output, own, first[own].ndim, rows.shape[1], reading, function)
 
 
-def _difference(function: str, seen: NDArray[np.floating], given: NDArray[np.floating]) -> float | None:
+def _difference(function: str, seen: NDArray[np.floating], rows: NDArray[np.floating]) -> float | None:
     """How far rows are from a function of others, as probabilities; None where there are none to compare.
 
     A Softmax is compared up to a factor for each row, since some of its classes may be left out.
     """
-    finite = np.isfinite(seen).all(1) & np.isfinite(given).all(1)
-    seen, given = seen[finite].astype(np.float64), given[finite].astype(np.float64)
+    finite = np.isfinite(seen).all(1) & np.isfinite(rows).all(1)
+    seen, rows = seen[finite].astype(np.float64), rows[finite].astype(np.float64)
     if function == "Sigmoid":
-        return float(np.abs(sigmoid(seen) - given).max()) if len(seen) else None
+        return float(np.abs(sigmoid(seen) - rows).max()) if len(seen) else None
     if function == "LogSoftmax":
-        given = np.exp(np.minimum(given, 0))
-    sums = given.sum(1)
+        rows = np.exp(np.minimum(rows, 0))
+    sums = rows.sum(1)
     kept = np.abs(sums) > _NOTHING  # a row of classes that are all but impossible says nothing
     if not kept.any():
         return None
-    return float(np.abs(softmax(seen[kept]) - given[kept] / sums[kept, None]).max())
+    return float(np.abs(softmax(seen[kept]) - rows[kept] / sums[kept, None]).max())
 
 
-def _path(graph: GraphProto, output: str) -> Path:
+def _path(graph: GraphProto, output: str) -> OutputTrace:
     makers = {name: node for node in graph.node for name in node.output if name}
     constants = {t.name for t in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
     passed: list[NodeProto] = []
@@ -210,7 +210,7 @@ def _path(graph: GraphProto, output: str) -> Path:
         function, before = _function(node, makers)
         if function:
             seen = _moved(graph, passed, before, constants)
-            return Path(output, tuple(tensors), function, (before,) if seen == before else (before, seen))
+            return OutputTrace(output, tuple(tensors), function, (before,) if seen == before else (before, seen))
         data = [n for n in node.input if n and n not in constants]
         usual = node.op_type in _SHAPES | _SCALES and len(data) == 1 and name == node.output[0]
         if not usual or data[0] in tensors:  # a circle: ONNX Runtime will say so
@@ -218,7 +218,7 @@ def _path(graph: GraphProto, output: str) -> Path:
         passed.append(node)
         name = data[0]
         tensors.append(name)
-    return Path(output, tuple(tensors))
+    return OutputTrace(output, tuple(tensors))
 
 
 def _function(node: NodeProto, makers: dict[str, NodeProto]) -> tuple[str, str]:

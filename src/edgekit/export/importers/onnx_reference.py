@@ -16,7 +16,7 @@ from edgekit.errors import ExportError
 from edgekit.export.importers import rewire
 from edgekit.export.importers.onnx_output import Values, choose, paths
 from edgekit.export.importers.ports import ImageInput
-from edgekit.export.importers.steady import unsteady
+from edgekit.export.importers.determinism import determinism_fault
 from edgekit.models.pixels import Channels, Statistics
 from edgekit.onnx_graph.operators import refused
 
@@ -42,14 +42,14 @@ class OnnxReference:
         ExportError: ONNX Runtime does not run it, it is no classifier, or its answer to an image is not always the same.
     """
 
-    def __init__(self, model: ModelProto, image: ImageInput, here: str, size: int, wanted: str | None) -> None:
-        self.model, self.image, self.here = model, image, here
+    def __init__(self, model: ModelProto, image: ImageInput, file: str, size: int, wanted: str | None) -> None:
+        self.model, self.image, self.file = model, image, file
         self.batch = image.batch
         found = paths(model)
         tensors = list(dict.fromkeys(n for path in found for n in (*path.tensors, *path.seen)))
         inputs, values = self._probed(tensors, size) if tensors else ([], [{}])
         count = len(inputs[0]) if inputs else 1
-        self.output = choose(model, found, values, count, wanted, here)
+        self.output = choose(model, found, values, count, wanted, file)
         self._refuse_mixed(inputs[0])
 
     def run(self, mean: Statistics, std: Statistics, channels: Channels) -> Run:
@@ -63,8 +63,8 @@ class OnnxReference:
             for start in range(0, len(images), step):
                 part = images[start : start + step]
                 filled = np.concatenate([part, np.repeat(part[-1:], step - len(part), axis=0)])
-                given = self._run(session, names, self.image.of_pixels(filled, mean, std, channels), images.shape[1])
-                parts.append(self.output.decode(given[names[0]], given[names[1]], self.here)[: len(part)])
+                outputs = self._run(session, names, self.image.of_pixels(filled, mean, std, channels), images.shape[1])
+                parts.append(self.output.decode(outputs[names[0]], outputs[names[1]], self.file)[: len(part)])
             return np.concatenate(parts)
 
         return answer
@@ -91,7 +91,7 @@ class OnnxReference:
 
         images = np.roll(inputs, -1, axis=0)  # the first of `ImageInput.probes` is blank
         others = np.repeat(images[:1], len(images), axis=0)  # as many, since some take no other number
-        fault = unsteady(self.here, answer, images, others, _SAME)
+        fault = determinism_fault(self.file, answer, images, others, _SAME)
         if fault is not None:
             raise fault
 
@@ -109,7 +109,7 @@ class OnnxReference:
             return ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base but RuntimeError and Exception
             hint = "export it again with other operators, or check it with onnx.checker"
-            raise refused("ONNX Runtime", self.model, error, f"{self.here}: {hint}") from error
+            raise refused("ONNX Runtime", self.model, error, f"{self.file}: {hint}") from error
 
     def _run(self, session: Any, names: Sequence[str], images: NDArray[np.generic], size: int) -> Values:
         try:
@@ -117,5 +117,5 @@ class OnnxReference:
         except Exception as error:  # as above
             reason = " ".join(str(error).split())[:200]
             raise ExportError(
-                f"{self.here}: fails on images of {size} px: {reason}", "give the --size that it takes"
+                f"{self.file}: fails on images of {size} px: {reason}", "give the --size that it takes"
             ) from error

@@ -32,7 +32,7 @@ def version_of(model: ModelProto) -> int:
     return next((imported.version for imported in model.opset_import if imported.domain in {"", "ai.onnx"}), 1)
 
 
-def to_opset(model: ModelProto, here: str) -> ModelProto:
+def to_opset(model: ModelProto, file: str) -> ModelProto:
     """A model with the same function in opset 17; the one given may be changed.
 
     Raises:
@@ -44,26 +44,26 @@ def to_opset(model: ModelProto, here: str) -> ModelProto:
         if version < OPSET:
             model = onnx.version_converter.convert_version(model, OPSET)
         elif version > OPSET:
-            model = _lowered(model, version, here)
+            model = _lowered(model, version, file)
         model.ir_version = _IR
         onnx.checker.check_model(model, full_check=True)
     except ExportError:
         raise
     except Exception as error:  # the converter and the checker are C++ and raise many kinds
         reason = " ".join(str(error).split())[:200]
-        raise ExportError(f"{here}: opset {version}: cannot be converted to opset {OPSET}: {reason}", hint) from error
+        raise ExportError(f"{file}: opset {version}: cannot be converted to opset {OPSET}: {reason}", hint) from error
     return model
 
 
-def _lowered(model: ModelProto, version: int, here: str) -> ModelProto:
+def _lowered(model: ModelProto, version: int, file: str) -> ModelProto:
     """A newer model in opset 17; where that fails, once more with what ONNX Runtime can compute beforehand as constants."""
     inlined = _inlined(model, version)
     try:
-        return _down(copy_of(inlined), version, here)
+        return _down(copy_of(inlined), version, file)
     except ExportError as error:
         try:
             fold_batch_independent_shapes(inlined)
-            return _down(folded(inlined, "ONNX Runtime"), version, here)
+            return _down(folded(inlined, "ONNX Runtime"), version, file)
         except ExportError:
             raise error from None
 
@@ -80,8 +80,8 @@ def _inlined(model: ModelProto, version: int) -> ModelProto:
     return model
 
 
-def _down(model: ModelProto, version: int, here: str) -> ModelProto:
-    graph = Constants(model, version, here)
+def _down(model: ModelProto, version: int, file: str) -> ModelProto:
+    graph = Constants(model, version, file)
     for node in model.graph.node:
         if node.domain not in {"", "ai.onnx"}:
             continue
@@ -104,9 +104,9 @@ def _ready_to_inline(model: ModelProto, kinds: set[str], version: int) -> None:
     read: set[str] = set()
     for node in [n for n in graph.node if n.op_type in kinds]:
         read.update(node.input)
-        given = {a.name for a in node.attribute}
+        present = {a.name for a in node.attribute}
         known = onnx.defs.get_schema(node.op_type, version).attributes if _has(node.op_type, version) else {}
-        node.attribute.extend(a.default_value for n, a in known.items() if a.default_value.name and n not in given)
+        node.attribute.extend(a.default_value for n, a in known.items() if a.default_value.name and n not in present)
     typed = {value.name for value in graph.value_info}
     for tensor in graph.initializer:
         if tensor.name in read - typed:
@@ -139,8 +139,8 @@ class Constants:
         here: its path, for messages.
     """
 
-    def __init__(self, model: ModelProto, version: int, here: str) -> None:
-        self.model, self.version, self.here = model, version, here
+    def __init__(self, model: ModelProto, version: int, file: str) -> None:
+        self.model, self.version, self.file = model, version, file
         self.tensors = {t.name: t for t in model.graph.initializer}
         for node in model.graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -186,7 +186,7 @@ class Constants:
 
     def impossible(self, node: NodeProto, what: str) -> ExportError:
         return ExportError(
-            f"{self.here}: opset {self.version}: {node.op_type} (node {node.name or '?'}): opset {OPSET} has no word for {what}",
+            f"{self.file}: opset {self.version}: {node.op_type} (node {node.name or '?'}): opset {OPSET} has no word for {what}",
             f"export it again with opset {OPSET}",
         )
 

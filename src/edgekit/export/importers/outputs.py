@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import ExportError
 from edgekit.export.importers.answers import sum_to_one
-from edgekit.export.importers.steady import unsteady
+from edgekit.export.importers.determinism import determinism_fault
 from edgekit.onnx_graph.build import slow_attention
 
 Ending = Literal["logits", "softmax", "sigmoid"]
@@ -84,7 +84,7 @@ def as_classifier(
     output = _run(network, probes, model, size)
     place, notes = _choice(output, model, classes)
     scores = _at(output, place)
-    _steady(network, probes, place, model, size)
+    _refuse_nondeterministic(network, probes, place, model, size)
     count = scores[0].numel()
     ending = _ending(scores.reshape(_PROBES, count), _last_operation(network, probes, place))
     if ending == "sigmoid" and count > 1:
@@ -122,30 +122,30 @@ def _run(network: nn.Module, probes: Tensor, model: str, size: int) -> Any:
         ) from error
 
 
-def _steady(network: nn.Module, probes: Tensor, place: tuple[str | int, ...], model: str, size: int) -> None:
+def _refuse_nondeterministic(network: nn.Module, probes: Tensor, place: tuple[str | int, ...], model: str, size: int) -> None:
     """Refuse a network whose answer to an image depends on chance, or on the images beside it.
 
     Whether it does is asked again in float64 where float32 says so: rounding alone makes two answers of an ill-conditioned network.
     """
-    fault = _unsteady(network, probes, place, model, size)
+    fault = _determinism_fault(network, probes, place, model, size)
     if fault is not None:
         try:
             exact = copy.deepcopy(network).double()
-            fault = _unsteady(exact, probes.double(), place, model, size)
+            fault = _determinism_fault(exact, probes.double(), place, model, size)
         except Exception:  # a network that cannot be copied, or that casts inside: then float32 has said all there is
             pass
     if fault is not None:
         raise fault
 
 
-def _unsteady(
+def _determinism_fault(
     network: nn.Module, probes: Tensor, place: tuple[str | int, ...], model: str, size: int
 ) -> ExportError | None:
     def answer(images: Tensor) -> NDArray[Any]:
         scores: Tensor = _at(_run(network, images, model, size), place)
         return scores.double().numpy()
 
-    return unsteady(model, answer, probes, probes[:1], _SAME_ALONE)
+    return determinism_fault(model, answer, probes, probes[:1], _SAME_ALONE)
 
 
 def _choice(output: Any, model: str, classes: int | None) -> tuple[tuple[str | int, ...], list[str]]:

@@ -59,7 +59,7 @@ class ImageInput:
         return np.concatenate([np.zeros((1, *shape)), noise, np.ones((1, *shape))]).astype(np.float32)
 
 
-def find_input(model: ModelProto, here: str) -> ImageInput:
+def find_input(model: ModelProto, file: str) -> ImageInput:
     """The input of an image classifier.
 
     Args:
@@ -74,12 +74,12 @@ def find_input(model: ModelProto, here: str) -> ImageInput:
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs[:5]) or "none"
         raise ExportError(
-            f"{here}: has {len(inputs)} inputs ({names}), not one image", "export the image classifier alone"
+            f"{file}: has {len(inputs)} inputs ({names}), not one image", "export the image classifier alone"
         )
     name, kind = inputs[0].name, inputs[0].type.tensor_type.elem_type
     # Paddle writes -1 where an axis is free, others 0.
     shape = [d.dim_value if d.dim_value > 0 else None for d in inputs[0].type.tensor_type.shape.dim]
-    says = f"{here}: its input {name} is {type_name(kind)} ({', '.join(str(d or '?') for d in shape)})"
+    says = f"{file}: its input {name} is {type_name(kind)} ({', '.join(str(d or '?') for d in shape)})"
     if kind not in {TensorProto.FLOAT, TensorProto.UINT8} or len(shape) != 4:
         raise ExportError(
             f"{says}, not a float32 or uint8 image of four axes", "export it with a float32 image (n, 3, h, w) as input"

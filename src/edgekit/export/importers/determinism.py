@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgekit.errors import ExportError
 
 
-def unsteady(
+def determinism_fault(
     name: str, answer: Callable[[Any], NDArray[Any]], images: Any, others: Any, tolerance: float
 ) -> ExportError | None:
     """What keeps a network from being exported because part of it is in training mode; None where nothing does.
