@@ -1,4 +1,4 @@
-"""What about a trained model's own answers looks wrong, before any conversion: most often its preprocessing."""
+"""Warnings about a trained model's own outputs, before any conversion. Most often the preprocessing is wrong."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _ENOUGH = 8  # images, before one class for all of them says something
 
 
 def doubts(reference: ReferenceOutputs, classes: Sequence[str]) -> list[str]:
-    """One sentence for each; none where all looks well.
+    """Return one warning per problem; empty if nothing looks wrong.
 
     Args:
-        reference: the trained model's answers.
+        reference: the trained model's outputs.
         classes: names, in the order of its logits.
     """
     logits, labels = reference.logits, reference.labels

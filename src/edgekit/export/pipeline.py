@@ -1,4 +1,4 @@
-"""The whole export of one model: float ONNX, what is made from it, verification, and the bundle."""
+"""The export of one model: float ONNX, variants, verification, and the bundle."""
 
 from __future__ import annotations
 
@@ -65,31 +65,31 @@ def export_classifier(
 ) -> Bundle:
     """Convert, quantize, verify and bundle a classifier.
 
-    A bundle of the same weights and evaluation set that is in `output` already keeps its other variants, and those asked for
-    whose inputs have not changed are not made again; nor are those that an interrupted export had finished. Whether all passed
-    is the caller's to ask: see `gate`.
+    If `output` already holds a bundle of the same weights and evaluation set, its other variants are kept, and requested variants
+    whose inputs have not changed are not made again. Neither are those that an interrupted export had finished. To fail if a variant
+    was rejected, call `gate` afterwards.
 
     Args:
         model: uint8 images (n, s, s, 3) -> float32 logits (n, classes), s being the preprocessing's image size; or a float ONNX
             of that form (`image` in, `logits` out, a free batch axis).
         classes: names, in the order of the logits.
         preprocessing: how an image file becomes such pixels; written into the bundle.
-        calibration: uint8 images (m, s, s, 3) without labels, for the ranges of INT8: these, or a pool to draw them from.
-        evaluation: uint8 images (k, s, s, 3) and labels int64 (k,) to verify on; the golden images are drawn from them. None:
-            some of the calibration images are held back for that (see `judged`), and the loss of accuracy is estimated (see `verify`).
+        calibration: unlabeled images for INT8, uint8 (m, s, s, 3), all of which are used; or a pool to draw them from.
+        evaluation: uint8 images (k, s, s, 3) and labels int64 (k,) for verification; the golden images are drawn from them. None:
+            calibration images are held back instead (see `judged`), and the loss of accuracy is estimated (see `verify`).
         output: the bundle's folder.
-        targets: names of the table `edgekit.targets`.
-        precisions: of those that the targets have; none means each target's defaults.
-        embedding: whether the graphs also give the embedding, what the linear layer sees.
-        batch: the batch size of the graphs; None leaves it free.
-        jobs: how many variants are made at the same time, each in a process of its own; what comes out does not depend on it. None:
+        targets: names from the table `edgekit.targets`.
+        precisions: precisions of the targets; empty: each target's defaults.
+        embedding: whether the graphs have a second output, the input of the last linear layer.
+        batch: the batch size of the graphs; None: free.
+        jobs: how many variants are made at a time, each in its own process; the result does not depend on it. None:
             `jobs.default_jobs`.
-        timed: whether INT8 is timed beside float, for some seconds each (see `speed`).
-        few_images: whether INT8 may be calibrated with fewer than `selection.FEWEST` images.
+        timed: whether INT8 is timed against float, a few seconds for each (see `speed`).
+        few_images: whether to allow INT8 calibration with fewer than `selection.FEWEST` images.
         name: of the model.
-        provenance: what else the bundle should say about where the model came from.
-        trained: what the trained model says, where that is not `model` itself; for a model that comes as ONNX.
-        options: what passes, and how variants are made; None: the defaults.
+        provenance: further provenance of the model, for the bundle.
+        trained: runs the trained model, if that is not `model` itself (a model given as ONNX).
+        options: bounds, and how variants are made; None: the defaults.
 
     Raises:
         ExportError: a target or precision is unknown, there are too few images to calibrate INT8 with, the network cannot be
@@ -106,7 +106,7 @@ def export_classifier(
         judged.require_enough(few_images)
     size = preprocessing.image_size
     with staged(output) as staging, scratch_folder("export") as scratch, _written(output, scratch):
-        pack.recover(output)  # before anything is judged to be there, or complete
+        pack.recover(output)  # before looking at what is there
         old = pack.existing(output)
         float_onnx = Path(scratch) / "model.onnx"
         if isinstance(model, Path):
@@ -118,7 +118,7 @@ def export_classifier(
             export_onnx(model, float_onnx, image_size=size, classes=list(classes), embedding=embedding)
         label(float_onnx, name=name, classes=classes, preprocessing=preprocessing)
         _check(images, labels, size, len(classes))
-        # What two exports must share for their variants to stand in one bundle; the graph holds weights and normalization.
+        # Inputs that all variants of a bundle must share; the graph holds weights and normalization.
         same = {
             "graph": sha256(float_onnx),
             "batch": batch,
@@ -130,7 +130,7 @@ def export_classifier(
         kept = _kept(old, digest_of(same), keys, chosen.search_minutes)
         if old is not None and set(keys) <= set(kept):
             return old
-        # Where nothing is calibrated, it is not worth embedding the pool.
+        # Embedding the pool is only worth it for calibration.
         calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in kept)
         drawn = draw(float_onnx, candidates, "clusters" if calibrates else "random")
         _check(drawn.images, None, size, len(classes), "calibration")
@@ -167,7 +167,7 @@ def export_classifier(
             origin = provenance or {}
             doubtful = (
                 [] if origin.get("random_weights") else doubts(reference, classes)
-            )  # of random weights nothing is expected
+            )  # nothing is expected of random weights
             manifest = Manifest(
                 name=name,
                 created=now(),
@@ -190,7 +190,7 @@ def export_classifier(
                     "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
                     "max_drop": chosen.max_drop,
                     "min_agreement": chosen.min_agreement,
-                    # What the next export compares with its own, to know what it may keep.
+                    # The next export compares these with its own inputs, to decide which variants it can keep.
                     "graph": same["graph"],
                     "inputs": digest_of(same),
                     "variants": {v.id: keys.get(v.id) or _recorded(old, v.id) for v in variants},
@@ -202,7 +202,7 @@ def export_classifier(
 
 @contextmanager
 def _written(output: Path, scratch: Path) -> Iterator[None]:
-    """Where libraries put their temporary files, and one line where a file cannot be written: their OSErrors name none."""
+    """Let libraries write temporary files to `scratch`; turn their OSErrors, which name no file, into a one-line error."""
     try:
         with temporary_files_in(scratch), written_by_a_library(scratch):
             yield
@@ -210,23 +210,23 @@ def _written(output: Path, scratch: Path) -> Iterator[None]:
         if error.filename is not None:
             raise
         raise ExportError(
-            f"{output}: the export cannot write beside it or into {scratch.parent}: {error.strerror or error}",
-            "free some space there, or set TMPDIR to a folder that has some",
+            f"{output}: the export cannot write beside it or to {scratch.parent}: {error.strerror or error}",
+            "free some space there, or set TMPDIR to a folder with free space",
         ) from error
 
 
 def gate(bundle: Bundle, ids: Iterable[str]) -> None:
-    """Fail where a variant that was asked for was rejected.
+    """Raise an error if a requested variant was rejected.
 
     Raises:
-        GateFailed: naming them and why.
+        GateFailed: names the rejected variants and the reasons.
     """
     rejected = [v for v in bundle.manifest.variants if v.id in set(ids) and v.status == "rejected"]
     if rejected:
         reasons = "; ".join(f"{v.id}: {v.note}" for v in rejected)
         raise GateFailed(
-            f"{len(rejected)} of the variants did not pass: {reasons}",
-            "the bundle is complete and marks them; more --calibration-images or a larger --max-drop may let them pass",
+            f"{len(rejected)} of the variants failed verification: {reasons}",
+            "the bundle is complete and marks them as rejected; try more --calibration-images or a larger --max-drop",
         )
 
 
@@ -234,7 +234,7 @@ def _reference(
     model: nn.Module | Path, trained: Run | None, float_onnx: Path, images: NDArray[np.uint8],
     labels: NDArray[np.int64] | None, embedding: bool, staging: Staging,
 ) -> ReferenceOutputs:  # fmt: skip
-    """What the trained model says, from the interrupted export before this one where that had got so far."""
+    """The trained model's outputs; taken from an interrupted export if that had computed them."""
     if (kept := staging.arrays()) is not None and {OUTPUT, "golden"} <= kept.keys():
         return ReferenceOutputs(images, labels, kept[OUTPUT], kept["golden"].astype(np.int64), kept.get(EMBEDDING))
     if trained is None:
@@ -248,7 +248,7 @@ def _reference(
 
 
 def _onnx_runner(path: Path) -> Run:
-    """A float ONNX in ONNX Runtime: what stands for the trained model where it came as nothing else."""
+    """Run a float ONNX in ONNX Runtime: the trained model, if it was given only as ONNX."""
     from edgekit.runtimes import open_session
 
     return open_session("onnxruntime", path).run_all
@@ -265,16 +265,16 @@ def _finished(
         if variant is not None and not cut_short(variant.quantization, minutes)
     }
     if finished:
-        echo(f"goes on after an interrupted export: {', '.join(finished)} made already", err=True)
+        echo(f"resuming an interrupted export: {', '.join(finished)} already made", err=True)
     return finished
 
 
 def _key(id_: str, same: dict[str, Any], candidates: Candidates, options: ExportOptions) -> str:
-    """A digest of everything that a variant depends on: where it has not changed, neither has the variant."""
+    """A digest of everything that a variant depends on: if it has not changed, the variant need not be made again."""
     target, precision = split(id_)
     chosen = options.of(target, precision)
     inputs = {**same, "id": id_, "edgekit": __version__, "packages": installed_packages(), "options": chosen}
-    if target.name not in built_in():  # with another version of the package that adds it, its maker is another
+    if target.name not in built_in():  # another version of the package may make another file
         inputs["target"] = [added_targets()[target.name].package, installed()[target.runtime.name]]
     if precision == "int8":
         inputs |= {"calibration": candidates.key, "isa": cpu_features()}
@@ -282,9 +282,9 @@ def _key(id_: str, same: dict[str, Any], candidates: Candidates, options: Export
 
 
 def _kept(old: Bundle | None, inputs: str, keys: dict[str, str], minutes: float) -> dict[str, Variant]:
-    """The variants of the bundle that is there already which go into the new one as they are.
+    """The variants of the existing bundle that are kept in the new one.
 
-    What is asked for and whose search had been cut is made again where there are more minutes for it now.
+    A requested variant whose search was cut is made again if the limit is longer now.
     """
     if old is None:
         return {}
@@ -312,7 +312,7 @@ def _check(
 ) -> None:
     if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or not len(images):
         raise ExportError(
-            f"the {what} images are {images.dtype} {images.shape}, not uint8 (n, {size}, {size}, 3) with n of 1 or more"
+            f"the {what} images are {images.dtype} {images.shape}, not uint8 (n, {size}, {size}, 3) with n >= 1"
         )
     if labels is not None and (labels.shape != (len(images),) or labels.min() < 0 or labels.max() >= classes):
         raise ExportError(f"the evaluation labels are not {len(images)} indices into {classes} classes")

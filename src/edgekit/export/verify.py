@@ -1,7 +1,7 @@
-"""Does a variant compute what was trained? Each is run in the runtime that will serve it, where that can run here.
+"""Verification: compare each variant with the trained model, in the runtime that will serve it if it can run on this machine.
 
-Float variants must decide as the trained model does on every golden image, in every batch size; all must keep its accuracy within `max_drop`,
-and compute the same whatever the batch size (see `batches`). How near the outputs must come is said by `edgekit.parity`.
+Float variants must predict the trained model's class on every golden image, in every batch size. All variants must keep the accuracy within
+`max_drop` and compute the same for every batch size (see `batches`). `edgekit.parity` holds the tolerances of the outputs.
 
 Without labels the loss of accuracy is estimated by the trained model's own confidence: where a variant decides for another class, it
 loses what the model gives its own choice and gains what it gives the other. For a calibrated model that is the expected loss.
@@ -43,20 +43,20 @@ Run = Callable[
     [NDArray[np.uint8]], Outputs
 ]  # images (n, s, s, 3) -> `logits` (n, classes), and `embedding` (n, d) or not
 _RACES = (
-    "on this CPU OpenVINO computes it differently each time with several threads and batches of several images: its figures are of one "
-    "thread, run it so (--threads 1) or one image at a time"
+    "on this CPU, OpenVINO's outputs vary from run to run with several threads and batches of several images; its figures are from one "
+    "thread: run it with --threads 1, or one image at a time"
 )
-_ALIKE = 0.9  # the agreement below which a variant that passes is remarked upon
+_ALIKE = 0.9  # below this agreement, a variant that passes gets a note
 _TOP5_FROM = 6  # classes; with fewer, a top-5 accuracy says nothing
 
 
 @dataclass(frozen=True)
 class AccuracyBounds:
-    """What a variant must keep of the trained model.
+    """The bounds that a variant must meet.
 
     Attributes:
         max_drop: the largest loss of accuracy that passes, in percentage points.
-        min_agreement: the smallest share of the evaluation set on which it must decide as the trained model does.
+        min_agreement: the least share of the evaluation set on which it must predict the trained model's class.
     """
 
     max_drop: float = 1.0
@@ -65,7 +65,7 @@ class AccuracyBounds:
 
 @dataclass(frozen=True)
 class ReferenceOutputs:
-    """What the trained model itself says, in float, before any conversion.
+    """The trained model's own outputs, in float, before any conversion.
 
     Attributes:
         images: the evaluation set, uint8 (n, s, s, 3).
@@ -89,7 +89,7 @@ class ReferenceOutputs:
 
         Args:
             model: a network from uint8 images (n, s, s, 3) to float32 logits (n, classes), or a function that gives all outputs.
-            images, labels: the evaluation set.
+            images, labels: the evaluation set; labels may be None.
 
         Raises:
             ExportError: the logits are not finite numbers.
@@ -168,7 +168,7 @@ def with_embedding(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor
 
 
 def class_spread(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Rows of `count` images, the classes in turns, each class's in the order of the set (fewer where there are fewer)."""
+    """Rows of `count` images (or all, if there are fewer), taking classes in turn and each class's images in order."""
     queues = [list(np.flatnonzero(labels == c)) for c in np.unique(labels)]
     rows: list[int] = []
     while len(rows) < min(count, len(labels)):
@@ -179,13 +179,13 @@ def class_spread(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 def verify(variant: Variant, folder: Path, reference: ReferenceOutputs, bounds: AccuracyBounds) -> Variant:
-    """A variant with what was found about it: parity, accuracy, drop and status.
+    """Run a variant and return it with parity, accuracy, drop and status.
 
     Args:
         variant: its files are in `folder`.
-        folder: of the bundle.
-        reference: the trained model's answers.
-        bounds: what passes.
+        folder: folder of the bundle.
+        reference: the trained model's outputs.
+        bounds: the bounds that it must meet.
     """
     if missing := why_not(variant.runtime):
         return variant.model_copy(
@@ -196,13 +196,13 @@ def verify(variant: Variant, folder: Path, reference: ReferenceOutputs, bounds: 
             }
         )
     runtime = find_runtime(variant.runtime)
-    # Nothing is timed here, and other variants may be being made beside this one.
+    # Nothing is timed here, and other variants may be made at the same time.
     settings = {**variant.settings, **(runtime.checking if runtime else {})}
     path = folder / variant.files[0].path
     try:
         logits, embedding, batches = _answers(variant, path, settings, reference)
     except BundleError as error:
-        raise ExportError(f"{variant.id}: exported, but its runtime does not run it: {error.message}") from error
+        raise ExportError(f"{variant.id}: exported, but its runtime cannot run it: {error.message}") from error
     golden = np.ascontiguousarray(reference.images[reference.golden])
     if exact_threads(variant) and not _same_with_threads(variant, path, settings, golden, logits[reference.golden]):
         variant = variant.model_copy(update={"note": _join(variant.note, _RACES)})
@@ -231,7 +231,7 @@ def _answers(
 
 
 def check_batches(bundle: Bundle, variant: Variant) -> BatchCheck:
-    """Whether a variant of a bundle computes the same in every batch size, in its runtime on this machine, on the golden images.
+    """Check on the golden images, in the variant's runtime on this machine, that it computes the same for every batch size.
 
     Args:
         bundle: an opened bundle.
@@ -249,7 +249,7 @@ def check_batches(bundle: Bundle, variant: Variant) -> BatchCheck:
 
 
 def exact_threads(variant: Variant) -> int:
-    """With how many threads a variant is run to learn what it computes; 0 leaves it to the runtime (see `Runtime.exact_threads`)."""
+    """The number of threads for reproducible outputs of a variant; 0: the runtime decides (see `Runtime.exact_threads`)."""
     runtime = find_runtime(variant.runtime)
     return runtime.exact_threads.get(variant.precision, 0) if runtime else 0
 
@@ -257,7 +257,7 @@ def exact_threads(variant: Variant) -> int:
 def _same_with_threads(
     variant: Variant, path: Path, settings: dict[str, str], images: NDArray[np.uint8], expected: NDArray[np.float32]
 ) -> bool:
-    """Whether a variant says the same about some images three times over with as many threads as its runtime takes."""
+    """Whether a variant gives the same outputs three times with the runtime's default number of threads."""
     session = open_session(variant.runtime, path, settings=settings)
     try:
         close = 1e-3 * float(np.abs(expected).max())
@@ -275,16 +275,16 @@ def judge(
     bounds: AccuracyBounds,
     batches: BatchCheck | None = None,
 ) -> Variant:
-    """A variant with what its answers are worth: parity, accuracy, drop and status.
+    """Judge a variant by its outputs; return it with parity, accuracy, drop and status.
 
     Args:
-        variant: that gave them.
+        variant: the variant that gave them.
         logits: its own, float32 (n, classes), of the evaluation set.
         embedding: its own, float32 (golden, d), of the golden images; None where it has no such output, which is a fault where the
             trained model has one.
         reference: the trained model's answers.
         bounds: what passes.
-        batches: how far its answers depend on the batch size; None where that was not looked at.
+        batches: how its outputs depend on the batch size; None if that was not checked.
     """
     near = compare_logits(logits[reference.golden], reference.logits[reference.golden])
     finite = bool(np.isfinite(logits).all())
@@ -327,10 +327,10 @@ def judge(
 
 
 def _differs(agreement: float) -> str:
-    """What to know of a variant that passes, though it is another classifier: as good on average, not image by image."""
+    """The note on a variant that passes but is another classifier: as good on average, but not image by image."""
     if agreement >= _ALIKE:
         return ""
-    return f"it decides otherwise than the trained model on {percent(difference(1, agreement))} of the images (--min-agreement bounds that)"
+    return f"its class differs from the trained model's on {percent(difference(1, agreement))} of the images (--min-agreement limits this)"
 
 
 def _compare_embedding(
@@ -348,7 +348,7 @@ def _compare_embedding(
 
 
 def _parity(near: LogitsParity, turned: EmbeddingParity | None, batches: BatchCheck | None) -> Parity:
-    """What is recorded about the golden images."""
+    """The record of the golden images."""
     parity = Parity(
         samples=near.samples,
         top1_agreement=near.top1_agreement,
@@ -380,7 +380,7 @@ def _accuracy(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> Accurac
 
 
 def _batch_size(images: NDArray[np.uint8]) -> int:
-    """How many images to run at once: all, or about 4 million pixels of activations."""
+    """The batch size of a run: all images, or about 4 million pixels."""
     return min(len(images), max(1, min(256, 2**22 // (images.shape[1] * images.shape[2]))))
 
 
