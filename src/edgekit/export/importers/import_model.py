@@ -1,4 +1,4 @@
-"""A model of the user's own: which kind it is, its classes, its pixels, its images."""
+"""Import a user's own model: its kind, its classes, its preprocessing and its images."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ from edgekit.preprocess import Preprocessing
 from edgekit.quantize.selection import MOST_EMBEDDED, Candidates
 from edgekit.runtimes.session import OUTPUT
 
-_SMALL = 64  # px: up to here nothing is cut off around the center, as in a recipe
+_SMALL = 64  # px: up to this size the center crop cuts nothing off, as in a recipe
 
 
 def import_model(request: ModelRequest, scratch: Path) -> ModelSource:
-    """Open a model that edgekit did not train.
+    """Import a model that edgekit did not train.
 
     Args:
-        asked: what the user said.
+        request: the user's request.
         scratch: an empty folder that outlives the export.
 
     Raises:
-        EdgekitError: the model, its weights, its classes or its images are not what they must be.
+        EdgekitError: the model, its weights, its classes or its images cannot be used.
     """
     if request.calibrate is None:
         raise ExportError(
-            f"{request.model}: no images to calibrate with", "give a folder of images, without labels: --calibrate FOLDER"
+            f"{request.model}: no images for calibration", "give a folder of unlabeled images: --calibrate FOLDER"
         )
     if request.output_name is not None and kind_of(request.model) != "onnx":
-        raise ExportError(f"--output-name: {request.model} is no ONNX graph", "leave --output-name out")
+        raise ExportError(f"--output-name: {request.model} is not an ONNX file", "leave out --output-name")
     calibration = open_calibration(request.calibrate, request.max_pixels)
     evaluation = open_evaluation(request.evaluate, request.max_pixels) if request.evaluate is not None else None
     stated_names = _stated_names(request)
@@ -74,11 +74,11 @@ def import_model(request: ModelRequest, scratch: Path) -> ModelSource:
     names, notes = known.names, [*network.notes, *known.notes, *of_images]
     if labeled is None:
         notes.append(
-            "no labeled images (--evaluate FOLDER): accuracy is unknown; variants are held against the float model's own decisions"
+            "no labeled images (--evaluate FOLDER): accuracy is unknown; variants are compared with the float model's predictions"
         )
     notes.append(_description(preprocessing, mean, std, channels))
     if divided:
-        notes.append("mean and std are for pixels in 0 to 255, by their size: they were divided by 255")
+        notes.append("mean and std are larger than 1, so they are taken for pixels in 0 to 255 and divided by 255")
     model, trained = _in_pixels(network, scratch, preprocessing.image_size, mean, std, channels, names)
     return ModelSource(
         name=_name(request.model),
@@ -111,7 +111,7 @@ def _decoded(
     preprocessing: Preprocessing,
     classes: int,
 ) -> tuple[Candidates, tuple[NDArray[np.uint8], NDArray[np.int64]] | None, list[str]]:
-    """The images to calibrate with, those to evaluate on and their labels, and notes on all of them."""
+    """The calibration pool, the evaluation images with their labels, and notes on both."""
     pool, notes = candidates(calibration, preprocessing, request.calibration_images, classes)
     if evaluation is None:
         return pool, None, notes
@@ -144,7 +144,7 @@ def _opener(request: ModelRequest) -> Callable[[ModelRequest, int | None], Netwo
 
 
 def _with_logits(network: Network, size: int, model: str, classes: int | None) -> Network:
-    """The network, whatever its answer looks like, as one that gives logits."""
+    """Wrap a network so that it returns logits, whatever the form of its output."""
     from edgekit.export.importers.outputs import as_classifier
 
     assert network.module is not None
@@ -153,7 +153,7 @@ def _with_logits(network: Network, size: int, model: str, classes: int | None) -
 
 
 def _answers(network: Network, mean: Statistics, std: Statistics, channels: Channels) -> Answers:
-    """What the model itself answers: uint8 images (n, s, s, 3) -> logits (n, classes)."""
+    """A function that runs the model: uint8 images (n, s, s, 3) -> logits (n, classes)."""
     if network.graph is not None:
         return network.graph.run(mean, std, channels)
     assert network.module is not None
@@ -168,7 +168,7 @@ def _answers(network: Network, mean: Statistics, std: Statistics, channels: Chan
 
 
 def _checked_names(stated_names: ClassNames | None, request: ModelRequest, network: Network, evaluation: Images | None) -> ClassNames | None:
-    """The names that the user gave, else the model's own, checked before any image is read; None where only folders may say them."""
+    """The user's names, else the model's own, checked before any image is read; None if only the folders can give them."""
     if stated_names is None and network.names is not None:
         stated_names = model_classes(network.names)
     if stated_names is None:
@@ -179,9 +179,9 @@ def _checked_names(stated_names: ClassNames | None, request: ModelRequest, netwo
     if evaluation is not None and stated_names.places(evaluation.classes) is None:
         unknown = [c for c in evaluation.classes if c not in stated_names.names]
         raise ExportError(
-            f"--evaluate: {request.evaluate}: {len(unknown)} of its classes are not in {request.classes or stated_names.source}: "
+            f"--evaluate: {request.evaluate}: {len(unknown)} of its folders are not among the classes of {request.classes or stated_names.source}: "
             f"{', '.join(unknown[:3])}",
-            "a sub-folder has the name of its class" if request.classes else "say the model's classes: --classes FILE",
+            "name each sub-folder as its class" if request.classes else "give the names of the model's classes: --classes FILE",
         )
     return stated_names
 
@@ -190,9 +190,9 @@ def _in_models_order(
     known: ClassNames | None, request: ModelRequest, evaluation: Images | None, test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
     count: int, answers: Answers,
 ) -> tuple[ClassNames, tuple[NDArray[np.uint8], NDArray[np.int64]] | None]:  # fmt: skip
-    """The names of the classes; images and labels as positions in them rather than in the folders."""
+    """The names of the classes, and the images with labels as indices of classes instead of folders."""
     if evaluation is None or test is None:
-        note = f"its classes are called class_0 to class_{count - 1}: nobody named them (--classes FILE)"
+        note = f"its classes are named class_0 to class_{count - 1}; give their names with --classes FILE"
         return known or ClassNames(numbered(count), notes=[note]), None
     images, labels = test
     if known is None:
@@ -206,11 +206,11 @@ def _in_models_order(
 
 
 def _merged(requested: PixelFormat, network: PixelFormat) -> PixelFormat:
-    """What the user said, and for the rest what the network says. A shorter side is for one image size alone, so it scales with it."""
+    """The requested format; unset fields are the network's. The network's `resize` belongs to its own size, so it is scaled to another."""
     changes = {f.name: getattr(requested, f.name) for f in fields(PixelFormat) if getattr(requested, f.name) is not None}
     if "resize" not in changes:
         size = changes.get("size", network.size)
-        if "fit" in changes and changes["fit"] != network.fit:  # what the network says is about its own way
+        if "fit" in changes and changes["fit"] != network.fit:  # the network's `resize` belongs to its own fit
             changes["resize"] = size if changes["fit"] == "stretch" else None
         elif size is not None and "size" in changes and network.share:
             changes["resize"] = math.floor(size / network.share)
@@ -221,37 +221,37 @@ def _merged(requested: PixelFormat, network: PixelFormat) -> PixelFormat:
 
 def _preprocessing(pixel_format: PixelFormat, requested: PixelFormat, model: str) -> Preprocessing:
     if pixel_format.size is None:
-        raise ExportError(f"{model}: does not say which image size it takes", "say it: --size 224")
+        raise ExportError(f"{model}: its image size is unknown", "give it, for example --size 224")
     whole = pixel_format.size <= _SMALL or pixel_format.fit == "stretch"
     resize = pixel_format.resize or (pixel_format.size if whole else pixel_format.size * 8 // 7)
     here = f"--size {pixel_format.size} --resize {resize}"
     if resize < pixel_format.size and requested.resize is not None:
-        raise ExportError(f"{here}: leaves a border around the image", "--resize is at least --size")
+        raise ExportError(f"{here}: would leave a border around the image", "give a --resize of at least --size")
     try:
         return Preprocessing(
             image_size=pixel_format.size,
             resize_to=resize,
             fit=pixel_format.fit or "crop",
             interpolation=pixel_format.interpolation or "bilinear",
-            # Most networks of other origin were trained with torchvision's transforms, or with timm's, which are the same.
+            # Most other networks were trained with torchvision's transforms, or with timm's, which are the same.
             geometry=pixel_format.geometry or "torchvision",
             fill=pixel_format.fill or (0, 0, 0),
         )
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ExportError(f"{here}: {reason}", "--resize is at least --size") from error
+        raise ExportError(f"{here}: {reason}", "give a --resize of at least --size") from error
 
 
 def _statistics(pixel_format: PixelFormat, model: str) -> tuple[Statistics, Statistics, bool]:
-    """Mean and std for pixels in [0, 1], and whether they were said for pixels in 0 to 255."""
+    """Mean and std for pixels in [0, 1], and whether they were given for pixels in 0 to 255."""
     if pixel_format.mean is None or pixel_format.std is None:
         raise ExportError(
-            f"{model}: does not say how its pixels are normalized, and a wrong guess would cost accuracy silently",
+            f"{model}: its normalization is unknown, and a wrong guess would silently cost accuracy",
             "give --mean and --std for pixels in [0, 1]: ImageNet's are --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225; "
-            "--mean 0 --std 1 if it takes [0, 1]",
+            "without normalization --mean 0 --std 1",
         )
     mean, std, divided = in_unit_range(pixel_format.mean, pixel_format.std, model)
-    # A number for each channel costs time in some runtimes; three equal ones are one.
+    # One number per channel costs time in some runtimes; three equal numbers become one.
     mean, std = (v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in (mean, std))
     return mean, std, divided
 
@@ -259,7 +259,7 @@ def _statistics(pixel_format: PixelFormat, model: str) -> tuple[Statistics, Stat
 def _in_pixels(
     network: Network, scratch: Path, size: int, mean: Statistics, std: Statistics, channels: Channels, names: list[str]
 ) -> tuple[Any, Any]:
-    """What takes pixels: a module, or a graph on the disk with the foreign graph's own answers."""
+    """The model with pixels as its input: a module, or a graph file together with a function that runs the foreign graph."""
     if network.module is not None:
         return PixelClassifier(network.module, mean, std, channels).eval(), None
     assert network.graph is not None
@@ -280,7 +280,7 @@ def _description(preprocessing: Preprocessing, mean: Statistics, std: Statistics
         "border": f"longer side to {p.resize_to} px{center}, bordered",
     }
     resizing = f"{resizings[p.fit]}, {p.interpolation}, rounded as {p.geometry} does (--resize-rule)"
-    order = "; channels in the order blue, green, red (BGR), mean and std too" if channels == "bgr" else ""
+    order = "; channels in BGR order, also in mean and std" if channels == "bgr" else ""
     return f"images: {resizing}; (pixel / 255 - mean) / std with mean {_listed(mean)}, std {_listed(std)}{order}"
 
 
@@ -289,9 +289,9 @@ def _listed(values: Statistics) -> str:
 
 
 def _name(model: str) -> str:
-    """A name for the bundle and its folder."""
+    """The name of the bundle and its folder."""
     tail = model.rpartition(":")[2]
     stem = Path(tail).stem if kind_of(model) in {"onnx", "safetensors"} else tail
-    if stem == "model":  # says nothing; its folder's name may
+    if stem == "model":  # not informative; the folder's name may be
         stem = Path(tail).resolve().parent.name or stem
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in stem) or "model"

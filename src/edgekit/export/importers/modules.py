@@ -1,4 +1,4 @@
-"""Networks of torch: by name from timm and torchvision, from a user's own factory, or from weights that say what they are of."""
+"""Importers of torch networks: by name from timm and torchvision, from a user's factory, or from a module."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _INCEPTIONS = {"googlenet", "inception_v3"}
 _INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "bicubic", "lanczos")
 _TIMM_SHARE = 0.875  # timm's DEFAULT_CROP_PCT
 RANDOM = (
-    "its weights are RANDOM (no --weights): good for timing an architecture and for nothing else; what is said about accuracy and "
-    "agreement means nothing"
+    "its weights are RANDOM (no --weights): use it only to time an architecture; its accuracy and agreement "
+    "mean nothing"
 )
 
 
 def from_timm(request: ModelRequest, classes: int | None) -> Network:
-    """`timm:NAME`, preprocessed as timm's configuration of it says.
+    """Import `timm:NAME`, with the preprocessing of timm's configuration.
 
     Args:
-        asked: what the user said.
-        classes: how many the network must have; None leaves it to the weights, or to timm.
+        request: the user's request.
+        classes: the required number of classes; None: that of the weights, or timm's default.
 
     Raises:
         ExportError: timm has no such network, or it cannot be built for the image size.
@@ -59,20 +59,20 @@ def from_timm(request: ModelRequest, classes: int | None) -> Network:
     network = _built(request, classes, build)
     if getattr(network, "num_classes", None) == 0:
         raise ExportError(
-            f"{request.model}: has no classifier: timm gives it none",
-            "say the classes that it shall have (--classes FILE), and give the weights of such a classifier (--weights FILE)",
+            f"{request.model}: timm builds it without a classifier",
+            "give the names of its classes (--classes FILE) and the weights of such a classifier (--weights FILE)",
         )
     config = getattr(network, "pretrained_cfg", {})
     opened = _network(request, network, timm_pixels(config), {"library": f"timm {timm.__version__}"})
     _, height, width = config.get("input_size", (3, 0, 0))
     if height == width or request.pixels.size is not None:
         return opened
-    note = f"{request.model}: timm feeds it {width} x {height} pixels; edgekit takes squares alone, here of {width}"
+    note = f"{request.model}: timm runs it on {width} x {height} pixels; edgekit only on squares, here of {width}"
     return replace(opened, notes=[*opened.notes, note])
 
 
 def from_torchvision(request: ModelRequest, classes: int | None) -> Network:
-    """`torchvision:NAME`, preprocessed as the weights that torchvision publishes for it are.
+    """Import `torchvision:NAME`, with the preprocessing of torchvision's published weights.
 
     Raises:
         ExportError, RecipeError: as `from_timm`.
@@ -90,8 +90,8 @@ def from_torchvision(request: ModelRequest, classes: int | None) -> Network:
         once = {"aux_logits": False, "init_weights": True, "transform_input": published}
         if request.weights is not None and not published:
             notes.append(
-                f"{request.model} is built with transform_input=False; torchvision's published weights, and what was fine-tuned from them, "
-                "want True: give a factory that says so, if yours are such"
+                f"{request.model} is built with transform_input=False; torchvision's published weights, and weights fine-tuned from them, "
+                "need True: if yours are such, give a factory that sets it"
             )
 
     def build(classes: int | None, size: int | None) -> nn.Module:
@@ -113,7 +113,7 @@ def from_torchvision(request: ModelRequest, classes: int | None) -> Network:
 
 
 def published_digests(name: str) -> set[str]:
-    """The first eight digits of the SHA-256 of torchvision's published weights for a network, as their file names have them."""
+    """The first eight digits of the SHA-256 of torchvision's published weights for a network, from their file names."""
     import torchvision.models as zoo
 
     return {weights.url.rpartition("-")[2].partition(".")[0] for weights in zoo.get_model_weights(name)}
@@ -122,16 +122,16 @@ def published_digests(name: str) -> set[str]:
 def _digest(path: str) -> str:
     try:
         return sha256(Path(path).expanduser())[:8]
-    except OSError:  # loading it says so
+    except OSError:  # loading the file reports this
         return ""
 
 
 def from_factory(request: ModelRequest, classes: int | None) -> Network:
-    """`package.module:factory`: called without arguments, it gives a network that maps normalized images to logits.
+    """Import `package.module:factory`: called without arguments, it returns a network that maps normalized images to logits.
 
     Raises:
-        ExportError: it fails, or gives no network.
-        RecipeError: it cannot be imported, or the weights are not those of the network.
+        ExportError: the factory fails or returns no network.
+        RecipeError: the factory cannot be imported, or the weights do not fit the network.
     """
     module, _, name = request.model.partition(":")
     factory = import_factory(module, name, request.model)
@@ -141,33 +141,33 @@ def from_factory(request: ModelRequest, classes: int | None) -> Network:
         raise
     except Exception as error:  # the user's own code
         raise ExportError(
-            f"{request.model}: fails: {reason(error)}", "it is called without arguments and gives the network"
+            f"{request.model}: the factory fails: {reason(error)}", "it is called without arguments and must return the network"
         ) from error
     if not isinstance(network, nn.Module):
-        raise ExportError(f"{request.model}: gives a {type(network).__name__}, not an nn.Module", "return the network")
+        raise ExportError(f"{request.model}: returns a {type(network).__name__}, not an nn.Module", "return the network")
     if request.weights is not None:
         _check_count(request, network, classes)
     opened = _network(request, network, PixelFormat(), {"source_sha256": sha256(source_file(module, request.model))})
     if request.weights is None:
-        note = "its weights are what the factory gives: RANDOM ones unless it loads some (or give --weights)"
+        note = "its weights are those of the factory: RANDOM unless it loads some (or give --weights)"
         opened = replace(opened, random=False, notes=[note])
     return opened
 
 
 def from_module(request: ModelRequest, classes: int | None) -> Network:
-    """A network from Python, as it is: a copy of it is exported, in evaluation mode and on the CPU.
+    """Import a network from Python: a copy in evaluation mode on the CPU is exported.
 
-    A network of a run brings its classes, its preprocessing and its normalization along.
+    A network of a run has its classes, its preprocessing and its normalization with it.
 
     Raises:
-        ExportError: it cannot be copied, or weights are given beside it.
+        ExportError: the network cannot be copied, or weights are given as well.
     """
     assert request.module is not None
     if request.weights is not None or request.weights_key is not None:
-        raise ExportError("weights: the network has its own", "load them into it before you export it")
+        raise ExportError("weights: not allowed with a network from Python", "load them into the network before exporting it")
     try:
         network = copy.deepcopy(request.module).cpu().eval()
-    except Exception as error:  # of a network's own code, or of tensors that are in the middle of a computation
+    except Exception as error:  # the network's own code, or tensors that are part of a computation
         raise ExportError(f"{request.model}: cannot be copied: {reason(error)}", "detach its tensors first") from error
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
@@ -187,11 +187,11 @@ def from_module(request: ModelRequest, classes: int | None) -> Network:
 
 
 def _built(request: ModelRequest, classes: int | None, build: Callable[[int | None, int | None], nn.Module]) -> nn.Module:
-    """A network of a library, its classifier as wide as the names or the weights say."""
+    """Build a library's network, with as many classes as the names or the weights have."""
     size = request.pixels.size
     try:
         if request.weights is not None:
-            # Built with the classes that are named: by itself a network may have no classifier (EVA-02's small ones).
+            # Built with the named classes: by default a network may have no classifier (EVA-02's small ones).
             in_file = _check_count(request, build(classes, None), classes)
             classes = in_file if classes is None else classes
         if size is not None:
@@ -206,7 +206,7 @@ def _built(request: ModelRequest, classes: int | None, build: Callable[[int | No
 
 
 def _check_count(request: ModelRequest, network: nn.Module, classes: int | None) -> int | None:
-    """How many classes the file of weights is for, found by the network's last layer; None where that cannot be told."""
+    """The number of classes in a file of weights, from the shape of the network's last layer; None if unknown."""
     assert request.weights is not None
     states = read_state_dicts(request.weights, "--weights", request.weights_key)
     match, *_ = best_match(states, network.state_dict())
@@ -217,17 +217,17 @@ def _check_count(request: ModelRequest, network: nn.Module, classes: int | None)
     count = int(last.shape[0])
     if classes is not None and classes != count:
         raise ExportError(
-            f"--weights: {request.weights}: has {count} classes, {'--classes' if request.classes else '--evaluate'} {classes}",
+            f"--weights: {request.weights}: has {count} classes, but {'--classes' if request.classes else '--evaluate'} names {classes}",
             "the names must be the model's own, in the order of its logits (--classes FILE)",
         )
     return count
 
 
 def _network(request: ModelRequest, network: nn.Module, pixels: PixelFormat, provenance: dict[str, Any]) -> Network:
-    """Fill a network with the weights that were asked for, and say where all of it came from."""
+    """Load the requested weights into a network; return it with its provenance."""
     notes, loaded = [RANDOM], None
     if request.weights_key is not None and request.weights is None:
-        raise ExportError(f"--weights-key {request.weights_key}: there is no file of weights", "give it: --weights FILE")
+        raise ExportError(f"--weights-key {request.weights_key}: no file of weights was given", "give it: --weights FILE")
     if request.weights is not None:
         loaded = load_weights(network, request.weights, "--weights", request.model, request.weights_key)
         notes = [f"weights: {loaded}"]
@@ -276,5 +276,5 @@ def _statistics(values: Any) -> tuple[float, float, float]:
 def _unknown(model: str, name: str, known: frozenset[str]) -> ExportError:
     library = model.partition(":")[0]
     return ExportError(
-        f"{model}: {library} has no network {name!r}", near(name, sorted(known)) or f"see {library}'s own list"
+        f"{model}: {library} has no network {name!r}", near(name, sorted(known)) or f"see {library}'s list of networks"
     )

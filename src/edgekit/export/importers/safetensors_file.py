@@ -1,7 +1,7 @@
-"""`model.safetensors`: weights, with a file beside them that says what they are of.
+"""Importer of `model.safetensors`: weights, with a file beside them that describes the network.
 
-Two programs write such a file: edgekit itself (`model.json`, see `edgekit.models.store`) and timm (`config.json`, as
-`timm.models.save_for_hf` and what is downloaded from its hub have it).
+Two programs write such a description: edgekit itself (`model.json`, see `edgekit.models.store`) and timm (`config.json`, from
+`timm.models.save_for_hf` or downloaded from its hub).
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _TIMM = "config.json"
 
 
 def from_safetensors(request: ModelRequest, classes: int | None) -> Network:
-    """A network whose weights lie in a safetensors file, built as the file beside it says.
+    """Build the network that the file beside the weights describes, and load them.
 
     Raises:
-        ExportError: no file beside it says what the weights are of.
-        RunError, RecipeError: that file is damaged, or the weights are not those of the network.
+        ExportError: no file beside the weights describes the network.
+        RunError, RecipeError: the description is damaged, or the weights do not fit the network.
     """
     path = Path(request.model).expanduser()
     if not path.is_file():
@@ -35,15 +35,15 @@ def from_safetensors(request: ModelRequest, classes: int | None) -> Network:
     if request.weights is not None or request.weights_key is not None:
         option = "--weights" if request.weights is not None else "--weights-key"
         raise ExportError(
-            f"{option}: {request.model} holds the weights already",
-            "to load them into a network: timm:NAME --weights FILE",
+            f"{option}: {request.model} already holds the weights",
+            "leave it out, or load a file into a named network: timm:NAME --weights FILE",
         )
     if path.name == FILES[1] and (path.parent / FILES[0]).is_file():
         return _of_edgekit(path)
     if (path.parent / _TIMM).is_file():
         return _of_timm(request, path, classes)
     raise ExportError(
-        f"{request.model}: nothing beside it says which network these weights are of (edgekit's {FILES[0]}, timm's {_TIMM})",
+        f"{request.model}: no file beside it describes the network of these weights (edgekit's {FILES[0]} or timm's {_TIMM})",
         f"name the network: edgekit export timm:NAME --weights {request.model}, or torchvision:NAME, or package.module:factory",
     )
 
@@ -52,7 +52,7 @@ def _of_edgekit(path: Path) -> Network:
     digest = sha256(path)
     classifier = load_classifier(path.parent, {path.name: digest})
     pixels = PixelFormat(size=classifier.image_size, geometry="edgekit")
-    try:  # a stage's folder: the run's recipe knows how its images were made
+    try:  # a stage's folder: the run's recipe gives the preprocessing
         run = Run.open(path.parent.parent)
         data = run.recipe.data
         known = data.preprocessing()
@@ -76,9 +76,9 @@ def _of_timm(request: ModelRequest, path: Path, classes: int | None) -> Network:
             name, count, pixels = str(content["architecture"]), content.get("num_classes"), timm_pixels(pretrained_cfg)
     except Unreadable as error:
         raise ExportError(
-            f"{config}: is not timm's description of a network", f"name it: timm:NAME --weights {request.model}"
+            f"{config}: is not timm's description of a network", f"name the network: timm:NAME --weights {request.model}"
         ) from error
-    # How many classes it has is its own to say; the folders of labeled images may be a part of them.
+    # The description gives the number of classes; the folders of labeled images may cover only some of them.
     if request.classes is not None or count is None:
         count = classes
     opened = from_timm(replace(request, model=f"timm:{name}", weights=str(path)), count)
