@@ -176,7 +176,7 @@ def test_what_depends_on_the_batch_size_is_rejected(
     assert found[0.0].parity.batches == [*BATCHES, 80]
     assert found[1.0].status == "rejected"
     assert "in batches of" in found[1.0].note
-    assert "computes something else than for one image" in found[1.0].note
+    assert "its outputs differ from those for one image" in found[1.0].note
 
 
 def test_a_float_variant_that_decides_otherwise_in_one_batch_size_is_rejected(files: Path, images: np.ndarray) -> None:

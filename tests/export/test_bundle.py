@@ -138,7 +138,7 @@ def test_int8_keeps_preprocessing_classifier_and_biases_in_float(bundle: Bundle)
 def test_schemes(bundle: Bundle, tmp_path: Path, scheme: qdq.Scheme, largest: range) -> None:
     images = exported.splits().pool.center_crop(16).images[:25]
     calibration = Calibration(bundle.path / "model.onnx", images, tmp_path)
-    told = quantize_onnx(calibration, tmp_path / "q.onnx", scheme)
+    quantization = quantize_onnx(calibration, tmp_path / "q.onnx", scheme)
     graph = onnx.load(tmp_path / "q.onnx").graph
     initializers = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     reach = 0
@@ -147,7 +147,7 @@ def test_schemes(bundle: Bundle, tmp_path: Path, scheme: qdq.Scheme, largest: ra
             center = initializers[node.input[2]].astype(int).reshape(-1, *[1] * (initializers[node.input[0]].ndim - 1))
             reach = max(reach, int(np.abs(initializers[node.input[0]].astype(int) - center).max()))
     assert reach in largest
-    assert told.calibration.images == 25
+    assert quantization.calibration.images == 25
 
 
 def test_no_way_that_saturates_is_tried_where_products_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +184,7 @@ def test_bad_quantization_is_rejected_marked_and_kept_out_of_the_way(
     assert [t.configuration for t in tried[:1]] == [QuantizationConfig(FULL if dot_product else REDUCED).name]
     strategies, sensitivity = {t.strategy for t in tried}, bad.quantization.sensitivity
     assert {"calibration", "equalization"} <= strategies
-    # Every layer was left in float alone; whether that helps any of them is up to the kernels, and decides whether the rung is tried.
+    # Every layer was left in float alone; whether that helps any of them is up to the kernels, and decides whether this strategy is tried.
     assert {s.layer for s in sensitivity} == set(quantizable(onnx.load(bundle.path / "model.onnx")))
     assert ("layers in float" in strategies) == any(s.gain_db > 0 for s in sensitivity)
     assert ("unsigned weights" in strategies) == (not dot_product)
@@ -200,7 +200,7 @@ def test_bad_quantization_is_rejected_marked_and_kept_out_of_the_way(
 
 def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served, "METHODS", ("percentile",))
-    monkeypatch.setattr(ranges, "PERCENTILE", 30.0)  # spoils the first way
+    monkeypatch.setattr(ranges, "PERCENTILE", 30.0)  # spoils the first configuration
     bundle = export(tmp_path / "export", targets=["openvino"], precisions=["int8"])
     variant = bundle.variant("openvino-int8")
     assert variant.quantization is not None

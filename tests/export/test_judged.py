@@ -106,7 +106,7 @@ def test_the_same_images_as_both_are_told(tmp_path: Path) -> None:
     )
     assert exported.quantization(bundle).calibration.also_judged_on >= 30
     (note,) = bundle.manifest.provenance["notes"]
-    assert "of the images that calibrate INT8 are also among those that it is judged on" in note
+    assert "of the calibration images of INT8 are also evaluation images" in note
     assert bundle.manifest.provenance["judged_on"]["are"] == "test images"
 
 
@@ -119,9 +119,9 @@ def test_few_images_are_refused_before_anything_is_made(tmp_path: Path) -> None:
         exported.export(tmp_path / "export", calibration=pool(7), targets=["onnx"])
     only_float = exported.export(tmp_path / "export", precisions=["fp32"], **options)
     assert only_float.manifest.provenance["judged_on"]["images"] == 4
-    asked = exported.export(tmp_path / "export", few_images=True, **options)
-    assert exported.quantization(asked).calibration.images == 5
-    assert asked.variant("onnx-fp32") == only_float.variant("onnx-fp32")
+    allowed = exported.export(tmp_path / "export", few_images=True, **options)
+    assert exported.quantization(allowed).calibration.images == 5
+    assert allowed.variant("onnx-fp32") == only_float.variant("onnx-fp32")
 
 
 def test_the_command_says_what_it_was_judged_on(edgekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_the_command_says_what_it_was_judged_on(edgekit: Run, tmp_path: Path, mo
         Path(f"photos/{i}.png").unlink()
     code, out, err = edgekit(*common)
     assert code == 2
-    assert "calibrated with 5 images beside the 5 that are held back to judge it" in err
+    assert "only 5 images to calibrate INT8 (5 more are held back for evaluation)" in err
     assert "--few-images" in err
     assert "Traceback" not in err
     code, out, err = edgekit(*common, "--few-images", "--search-minutes", "0")

@@ -158,7 +158,7 @@ def test_the_user_chooses(tmp_path: Path) -> None:
     ) as caught:
         load(tmp_path, {"state_dict": RAW, "state_dict_ema": EMA}, "state_dict_em")
     assert "\n" not in str(caught.value)
-    with pytest.raises(RecipeError, match="not the tensors of this network"):
+    with pytest.raises(RecipeError, match="does not have the tensors of this network"):
         load(tmp_path, {"state_dict": RAW, "state_dict_ema": FLOATS}, "state_dict_ema")
 
 

@@ -82,10 +82,14 @@ def test_the_stem_follows_the_image_size() -> None:
         (
             Architecture(name="torchvision:vit_b_16"),
             40,
-            r"40 px is no multiple of the 16-px patches .* \(use 32 or 48 px",
+            r"40 px is not a multiple of the 16-px patches .* \(use 32 or 48 px",
         ),
-        (Architecture(name="timm:vit_tiny_patch16_224"), 40, r"40 px is no multiple of the 16-px patches"),
-        (Architecture(name="timm:vit_tiny_patch16_224"), 8, r"8 px is no multiple of the 16-px patches .* \(use 16 px"),
+        (Architecture(name="timm:vit_tiny_patch16_224"), 40, r"40 px is not a multiple of the 16-px patches"),
+        (
+            Architecture(name="timm:vit_tiny_patch16_224"),
+            8,
+            r"8 px is not a multiple of the 16-px patches .* \(use 16 px",
+        ),
         (
             Architecture(name="timm:vit_tiny_patch16_224", patch_size=5),
             32,

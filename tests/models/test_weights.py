@@ -169,7 +169,7 @@ def without(weights: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
         (lambda w: w | {"bn1.weight": torch.rand(9)}, r"1 of its tensors have another shape: bn1\.weight \(9,\) instead of \(8,\)"),
         (lambda w: w | {"bn1.weight": torch.full((8,), torch.nan)}, r"values that are no numbers, in bn1\.weight"),
         (lambda w: w | {"conv1.weight": torch.rand(8, 3, 7, 7)},
-         r"has a stem of 7x7 pixels, the network here one of 3x3 .*encoder\.stem to imagenet .*an ImageNet ResNet"),
+         r"has a stem of 7x7 pixels, but the network has one of 3x3 .*encoder\.stem to imagenet .*an ImageNet ResNet"),
         (lambda w: weights_of(ResNet("resnet10", 0.25, "cifar")), r"\d+ of its tensors have another shape: .*, … .*with its width"),
         (lambda w: weights_of(torchvision.models.squeezenet1_1()), r"none of its tensors has a name of this network: features"),
         (lambda w: {"epoch": 3, "loss": 0.1}, r"holds no state dict, but epoch, loss"),
@@ -202,7 +202,7 @@ def test_damaged_and_missing_files_are_one_line(small: dict[str, Tensor], tmp_pa
     (tmp_path / "text.pth").write_text("not weights at all")
     (tmp_path / "empty.pth").touch()
     for name in ("half.pth", "half.safetensors", "text.pth", "empty.pth"):
-        with pytest.raises(RecipeError, match=rf"{name}: damaged, or no file of weights") as caught:
+        with pytest.raises(RecipeError, match=rf"{name}: damaged, or not a file of weights") as caught:
             build(str(tmp_path / name))
         assert "\n" not in str(caught.value)
     with pytest.raises(RecipeError, match="no such file"):

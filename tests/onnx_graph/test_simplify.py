@@ -30,10 +30,10 @@ CLASSES = [f"class {i}" for i in range(10)]
 
 def run(model: ModelProto, images: np.ndarray) -> list[np.ndarray]:
     """As written: a runtime that optimizes would hide what is done here."""
-    told = ort.SessionOptions()
-    told.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    told.log_severity_level = 4
-    session = ort.InferenceSession(model.SerializeToString(), told, providers=["CPUExecutionProvider"])
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, {model.graph.input[0].name: images})
 
 

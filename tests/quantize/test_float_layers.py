@@ -15,7 +15,7 @@ from edgekit.quantize.blocks import FEW, blocks, name_of
 from edgekit.quantize.budget import Budget, cut_short
 from edgekit.quantize.fidelity import Fidelity
 from edgekit.quantize.mixed_precision import Search
-from edgekit.quantize.sensitivity import Exclude, fewest, most_asked
+from edgekit.quantize.sensitivity import Exclude, fewest, max_trials
 from tests.helpers import exported
 
 
@@ -93,7 +93,7 @@ def test_blocks_first_then_the_layers_in_them(needed: set[str]) -> None:
     assert set(found.chosen) == needed
     assert [block.layer for block in found.blocks] != []
     assert len(measured) <= 1 + 13 + 8  # not one for each of 49 layers
-    assert len(tried) <= most_asked(13) + most_asked(8)
+    assert len(tried) <= max_trials(13) + max_trials(8)
     assert len(set(tried)) == len(tried)  # nothing is made twice
 
 
@@ -116,15 +116,15 @@ def test_a_search_whose_time_is_up_delivers_what_passed(seconds: float) -> None:
 @pytest.mark.parametrize("cut_after", range(12))
 def test_the_fewest_so_far_passed(cut_after: int) -> None:
     order, needed = [f"layer {i}" for i in range(7)], {"layer 1", "layer 4"}
-    asked: list[tuple[str, ...]] = []
+    trials: list[tuple[str, ...]] = []
 
     def passes(names: tuple[str, ...]) -> bool:
-        asked.append(names)
+        trials.append(names)
         return needed <= set(names)
 
-    found = fewest(order, passes, lambda: len(asked) >= cut_after)
-    assert len(asked) <= cut_after
-    passed = [names for names in asked if needed <= set(names)]
+    found = fewest(order, passes, lambda: len(trials) >= cut_after)
+    assert len(trials) <= cut_after
+    passed = [names for names in trials if needed <= set(names)]
     assert found == (min(passed, key=len) if passed else None)
 
 

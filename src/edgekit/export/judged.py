@@ -95,7 +95,9 @@ def shared(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
 def notes(variants: Iterable[Variant]) -> list[str]:
     """Notes for the user on the calibration and evaluation of INT8, one sentence each."""
     found = []
-    calibrations = [v.quantization.calibration for v in variants if v.quantization is not None and v.quantization.calibration]
+    calibrations = [
+        v.quantization.calibration for v in variants if v.quantization is not None and v.quantization.calibration
+    ]
     if (count := min((c.images for c in calibrations if c.images is not None), default=ADVISED)) < ADVISED:
         found.append(
             f"INT8 is calibrated with only {count} images ({ADVISED} or more are advised): rare images may exceed its ranges"

@@ -53,7 +53,9 @@ def export_onnx(model: nn.Module, path: Path, *, image_size: int, classes: list[
         # The tracing exporter. The newer one silently writes opset 18 when asked for 17 (torch 2.15), and converting
         # down to 17 fails on ReduceMean.
         with warnings.catch_warnings(), _quiet(), torch.no_grad(), slow_attention(), pooling_by_matrices():
-            warnings.simplefilter("ignore")  # about the deprecation, and about values that tracing makes constant, as intended
+            warnings.simplefilter(
+                "ignore"
+            )  # about the deprecation, and about values that tracing makes constant, as intended
             prepared = exportable(model, image_size)
             if any(isinstance(module, torch.jit.ScriptModule) for module in prepared.modules()):
                 prepared = torch.jit.trace(

@@ -59,7 +59,8 @@ def copied(model: nn.Module) -> nn.Module:
     except Exception as error:  # a user's attribute cannot be copied: an open file, a lock, a tensor with a history
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ExportError(
-            f"the network cannot be copied: {reason}", "remove attributes that are not weights, such as open files or locks"
+            f"the network cannot be copied: {reason}",
+            "remove attributes that are not weights, such as open files or locks",
         ) from error
 
 

@@ -262,7 +262,9 @@ def _fold_constants(model: ModelProto) -> None:
     values = _computed(model, folded, results) if results else {}  # without results, all of them are dead
     read = {name for node in folded for name in node.input}
     budget = _FOLDED_AT_MOST + sum(tensor.ByteSize() for tensor in graph.initializer if tensor.name in read)
-    if sum(value.nbytes for value in values.values()) > budget:  # for example an Expand: the node is smaller than its result
+    if (
+        sum(value.nbytes for value in values.values()) > budget
+    ):  # for example an Expand: the node is smaller than its result
         return
     for node in folded:
         graph.node.remove(node)

@@ -113,7 +113,9 @@ class _Linted(Wiring):
         if node.domain not in {"", "ai.onnx"}:
             yield f"operator of the domain {node.domain}, which TensorRT does not know"
         source = self.maker.get(node.input[0])
-        follows = source is not None and source.op_type == "QuantizeLinear"  # the same fault is reported once, at the QuantizeLinear
+        follows = (
+            source is not None and source.op_type == "QuantizeLinear"
+        )  # the same fault is reported once, at the QuantizeLinear
         if follows and source is not None and not self._same(source, node):
             yield "its scale or zero point differs from that of its QuantizeLinear"
         if not follows:

@@ -82,7 +82,9 @@ def attribute(node: NodeProto, name: str, default: int) -> int:
     return next((int(a.i) for a in node.attribute if a.name == name), default)
 
 
-def quantize_signed(model: ModelProto, ranges: Mapping[str, tuple[float, float]], float_nodes: Collection[str]) -> ModelProto:
+def quantize_signed(
+    model: ModelProto, ranges: Mapping[str, tuple[float, float]], float_nodes: Collection[str]
+) -> ModelProto:
     """Return a copy of a float model with Q/DQ nodes as TensorRT reads them best.
 
     Args:
@@ -104,7 +106,12 @@ def quantize_signed(model: ModelProto, ranges: Mapping[str, tuple[float, float]]
         done.update(node.output)
     for node in wiring.nodes:
         found = wiring.residual(node)
-        if found is None or node.name in float_nodes or node.input[found[0]] not in done or node.input[found[1]] not in ranges:
+        if (
+            found is None
+            or node.name in float_nodes
+            or node.input[found[0]] not in done
+            or node.input[found[1]] not in ranges
+        ):
             continue
         skip = node.input[found[1]]
         node.input[found[1]] = qdq.of_activation(skip, ranges[skip])

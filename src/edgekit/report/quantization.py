@@ -97,7 +97,8 @@ def _tried(variant: str, entries: Sequence[Attempt]) -> Table:
         Column("Strategy", number=False),
         Column("Configuration", number=False, long=True),
         Column(
-            "Agreement", title="with the float model on unlabeled images; it chooses between the candidates of a strategy"
+            "Agreement",
+            title="with the float model on unlabeled images; it chooses between the candidates of a strategy",
         ),
         Column("SQNR, dB", title="of the logits on the same images"),
         Column("Drop, points", title="of accuracy on the evaluation set; it decides whether a candidate passes"),

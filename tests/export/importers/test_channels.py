@@ -114,15 +114,15 @@ def test_a_bgr_network_sees_blue_first_in_every_runtime(
     )
     provenance = Bundle.open(tmp_path / "bundle").manifest.provenance
     assert provenance["channels"] == "bgr"
-    assert any("blue, green, red (BGR)" in note for note in content["notes"])
+    assert any("channels in BGR order" in note for note in content["notes"])
     assert any("divided by 255" in note for note in content["notes"])
     np.testing.assert_allclose(provenance["normalization"]["mean"], np.array([104, 117, 123]) / 255)
     for path in (tmp_path / "bundle").glob("*.onnx"):
         nodes = list(onnx.load(path).graph.node)
         turned = [n for n in nodes if n.op_type == "Gather"]
         assert bool(turned) is (kind == "patches")  # else the weights of the convolution are turned instead
-        pairs = {name for n in nodes if n.op_type.endswith("QuantizeLinear") for name in (*n.input, *n.output)}
-        assert not pairs & {
+        qdq_names = {name for n in nodes if n.op_type.endswith("QuantizeLinear") for name in (*n.input, *n.output)}
+        assert not qdq_names & {
             name for n in turned for name in (*n.input, *n.output)
         }  # what comes before the first layer stays in float
     code, out, err = edgekit(
@@ -213,8 +213,8 @@ def test_statistics_in_either_range(mean: object, std: object, expected: tuple[o
         (123.675, 0.229, "one is for pixels in [0, 1], the other for pixels in 0 to 255"),
         (0.485, 58.395, "one is for pixels in [0, 1], the other for pixels in 0 to 255"),
         ((123.0, 116.0, 103.0), (58.0, 57.0, 0.225), "one is for pixels in [0, 1], the other"),
-        (-123.675, 1.0, "is for pixels neither in [0, 1] nor in 0 to 255"),
-        (32768.0, 32768.0, "is for pixels neither in [0, 1] nor in 0 to 255"),
+        (-123.675, 1.0, "does not fit pixels in [0, 1] or in 0 to 255"),
+        (32768.0, 32768.0, "does not fit pixels in [0, 1] or in 0 to 255"),
     ],
 )
 def test_statistics_that_do_not_belong_together(mean: object, std: object, says: str) -> None:

@@ -239,7 +239,7 @@ def open_(model: object, photos: Path, tmp_path: Path, **how: object) -> ModelSo
 
 def test_safetensors_say_what_they_are_of(photos: Path, tmp_path: Path) -> None:
     save_classifier(tmp_path, exported.classifier())
-    with pytest.raises(EdgekitError, match="does not say how its pixels are normalized"):
+    with pytest.raises(EdgekitError, match="its normalization is unknown"):
         open_(tmp_path / "model.safetensors", photos, tmp_path)
     source = open_(tmp_path / "model.safetensors", photos, tmp_path, mean="0.5", std="0.25")
     assert source.classes == exported.splits().classes
@@ -249,7 +249,7 @@ def test_safetensors_say_what_they_are_of(photos: Path, tmp_path: Path) -> None:
     run = exported.write_run(tmp_path / "run")  # in a run the recipe says it
     assert open_(run.stage_path("distill") / "model.safetensors", photos, tmp_path).preprocessing.image_size == 16
     (tmp_path / "model.json").unlink()
-    with pytest.raises(EdgekitError, match="nothing beside it says which network"):
+    with pytest.raises(EdgekitError, match="no file beside it describes the network"):
         open_(tmp_path / "model.safetensors", photos, tmp_path)
 
 

@@ -181,12 +181,12 @@ def test_several_heads_are_listed_and_chosen_by_name(edgekit: Run, tmp_path: Pat
     model = classifier(node("MatMul", "m v", "y"), outputs=("z", "y"), constants=other)  # neither says its shape
     with pytest.raises(ExportError) as caught:
         opened(model, tmp_path)
-    assert "has the outputs z undefined (6, 5), y float (6, 4): which one the logits are cannot be told" in str(
+    assert "has the outputs z undefined (6, 5), y float (6, 4); which one holds the logits is ambiguous" in str(
         caught.value
     )
     assert "--output-name NAME" in caught.value.hint
     np.testing.assert_allclose(rewritten(model, tmp_path, output_name="z"), logits_by_definition(images()), atol=1e-4)
-    with pytest.raises(ExportError, match="--output-name q: is no float output; it has z"):
+    with pytest.raises(ExportError, match="--output-name q: is not a float output; the outputs are z"):
         opened(model, tmp_path, output_name="q")
     (tmp_path / "photos").mkdir()
     Image.fromarray(images()[0]).save(tmp_path / "photos" / "a.png")
@@ -202,7 +202,7 @@ def test_a_map_of_classes_is_no_classifier(tmp_path: Path) -> None:
 
 def test_a_softmax_of_a_batch_of_its_own_is_refused(tmp_path: Path) -> None:
     """Over the images instead of the classes: its answer to an image depends on the others."""
-    with pytest.raises(ExportError, match="answers an image differently beside other images"):
+    with pytest.raises(ExportError, match="depends on the other images of the batch"):
         opened(classifier(node("Softmax", "z", "y", axis=0)), tmp_path)
 
 

@@ -203,12 +203,12 @@ def test_a_network_in_training_mode_says_so(tmp_path: Path, what: str, free: boo
 def test_statistics_of_the_batch_written_out_are_training_too(tmp_path: Path) -> None:
     """A BatchNorm in training mode that an exporter took apart: no operator tells, the answers do."""
     parts = node("ReduceMean", "z", "mean", axes=[0]), node("Sub", "z mean", "y")
-    with pytest.raises(ExportError, match="beside other images: part of it is in training mode"):
+    with pytest.raises(ExportError, match="the other images of the batch: part of it is in training mode"):
         opened(classifier(*parts), tmp_path)
-    with pytest.raises(ExportError, match="beside other images: part of it is in training mode"):
+    with pytest.raises(ExportError, match="the other images of the batch: part of it is in training mode"):
         opened(classifier(*parts, batch=4), tmp_path)
     parts = node("ReduceL2", "z", "all"), node("Mul", "z all", "y")
-    with pytest.raises(ExportError, match="beside other images: part of it is in training mode"):
+    with pytest.raises(ExportError, match="the other images of the batch: part of it is in training mode"):
         opened(classifier(*parts), tmp_path)
 
 

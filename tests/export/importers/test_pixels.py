@@ -90,5 +90,5 @@ def test_the_resize_rule_is_said_and_may_be_chosen(tmp_path: Path) -> None:
     assert any("rounded as torchvision does (--resize-rule)" in note for note in source.notes)
     chosen = opened(tmp_path / "model.onnx", photos, tmp_path, resize_rule="edgekit")
     assert chosen.preprocessing.geometry == "edgekit"
-    with pytest.raises(EdgekitError, match="--resize is at least --size"):
+    with pytest.raises(EdgekitError, match="give a --resize of at least --size"):
         opened(tmp_path / "model.onnx", photos, tmp_path, resize=8)

@@ -254,16 +254,16 @@ def test_one_output_of_several_is_taken_where_it_is_clear_which(
     torch.testing.assert_close(answer(found, IMAGES), network.scores(IMAGES)[0].detach(), check_dtype=False)
     parts = end(*network.scores(IMAGES))
     several = not isinstance(parts, Tensor) and not (hasattr(parts, "__len__") and len(parts) == 1 and "a" not in parts)
-    assert any("of its outputs" in note for note in notes) == several
+    assert any("is exported, out of" in note for note in notes) == several
     agrees(found, 16, tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(
     ("end", "classes", "says"),
     [
-        (lambda s, f: (s, s), 5, r"gives 0 \(4, 5\), 1 \(4, 5\) for 4 images, not logits \(4, 5\) in one output alone"),
-        (lambda s, f: (s, f), None, r"gives 0 \(4, 5\), 1 \(4, 8\) for 4 images, not logits \(4, classes\) in one output alone"),
-        (lambda s, f: (s, f), 3, r"in one output alone"),
+        (lambda s, f: (s, s), 5, r"gives 0 \(4, 5\), 1 \(4, 5\) for 4 images, not logits \(4, 5\) in only one output"),
+        (lambda s, f: (s, f), None, r"gives 0 \(4, 5\), 1 \(4, 8\) for 4 images, not logits \(4, classes\) in only one output"),
+        (lambda s, f: (s, f), 3, r"in only one output"),
         (lambda s, f: f.reshape(-1, 2, 2, 2), 5, r"gives \(4, 2, 2, 2\) for 4 images"),
         (lambda s, f: s.sum(0), 5, r"gives \(5,\) for 4 images"),
         (lambda s, f: s.argmax(1), 5, r"gives \(4,\) for 4 images"),
@@ -271,9 +271,9 @@ def test_one_output_of_several_is_taken_where_it_is_clear_which(
         (lambda s, f: {"boxes": [{"x": 1}]}, 5, r"gives a dict"),
         (lambda s, f: s.sigmoid(), 5, r"ends in a Sigmoid: each of its 5 classes is judged on its own \(multi-label\)"),
         (lambda s, f: s.sigmoid()[:, :, None, None].flatten(1).to(torch.float32), 5, r"ends in a Sigmoid"),
-        (lambda s, f: functional.dropout(s, 0.5), 5, r"differently from call to call: part of it is in training mode"),
+        (lambda s, f: functional.dropout(s, 0.5), 5, r"different outputs for the same images: part of it is in training mode"),
         (lambda s, f: functional.batch_norm(s, None, None, training=True), 5, r"beside other images|fails on images"),
-        (lambda s, f: s / (s.abs().max() + 1), 5, r"differently beside other images"),
+        (lambda s, f: s / (s.abs().max() + 1), 5, r"depends on the other images of the batch"),
         (lambda s, f: s @ torch.zeros(3, 3), 5, r"fails on images of 16 px: RuntimeError.*\(give the --size"),
         (lambda s, f: s.nonexistent, 5, r"fails on images of 16 px: AttributeError"),
     ],
@@ -358,14 +358,14 @@ def test_one_logit_is_two_classes(network: Callable[[], nn.Module], says: str | 
     logits = answer(found, IMAGES)
     torch.testing.assert_close(logits.softmax(1)[:, 1:], single.sigmoid())
     torch.testing.assert_close(logits[:, 1:] - logits[:, :1], single, atol=1e-3, rtol=1e-3)
-    assert "its one logit z becomes two, 0 and z" in notes[-1]
+    assert "its single logit z becomes two, 0 and z" in notes[-1]
     assert says is None or says in notes[0]
     agrees(found, 16, tmp_path / "model.onnx")
 
 
 def test_logits_that_look_like_probabilities_are_noted() -> None:
     _, _, notes = as_classifier(plain(lambda s, f: s.clamp(0, 1)), 16, "mine")
-    assert "lie between 0 and 1 and are taken for logits" in notes[-1]
+    assert "are between 0 and 1 and are taken as logits" in notes[-1]
 
 
 def test_a_network_in_training_mode_or_half_precision_is_switched() -> None:
@@ -566,7 +566,7 @@ def test_a_checkpoints_average_is_taken_said_and_chosen(edgekit: Run, here: Path
     assert Bundle.open(here / "export" / "test_resnet").manifest.provenance["weights_key"] == "state_dict"
     for arguments, says in (
         ((*command, "--weights-key", "state"), "holds no weights called state"),
-        ((*command[:-2], "--weights-key", "state"), "--weights-key state: there is no file of weights"),
+        ((*command[:-2], "--weights-key", "state"), "--weights-key state: no file of weights was given"),
     ):
         code, _, err = edgekit(*arguments)
         assert code == 2
@@ -616,7 +616,7 @@ def test_an_ill_conditioned_network_is_not_taken_for_one_in_training_mode() -> N
     found, count, _ = as_classifier(network, 16, "mine")
     assert (found, count) == (network, 5)
     training = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), IllConditioned())
-    with pytest.raises(ExportError, match="beside other images: part of it is in training mode"):
+    with pytest.raises(ExportError, match="the other images of the batch: part of it is in training mode"):
         as_classifier(training, 16, "mine")
 
 

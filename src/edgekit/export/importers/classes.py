@@ -43,7 +43,9 @@ class ClassNames:
                 return [known.index(name) for name in folders], []
         numbers = [int(name) for name in folders if _is_index(name) and str(int(name)) == name]
         if len(numbers) == len(folders) and max(numbers) < len(self.names):
-            return numbers, ["the folders of --evaluate are numbers: they are taken as the indices of the classes, from 0"]
+            return numbers, [
+                "the folders of --evaluate are numbers: they are taken as the indices of the classes, from 0"
+            ]
         return None
 
 
@@ -93,7 +95,9 @@ def model_classes(names: list[str]) -> ClassNames:
 def _unique(names: list[str], context: str) -> tuple[list[str], list[str]]:
     unique, repeated = numbered_apart(names)
     listed = ", ".join(repeated[:3])
-    return unique, [f"{context}: names {listed} more than once; the second is renamed {repeated[0]} (2)"] if repeated else []
+    return unique, [
+        f"{context}: names {listed} more than once; the second is renamed {repeated[0]} (2)"
+    ] if repeated else []
 
 
 def check_count(count: int, model: str, named: list[str] | None, source: str) -> None:
@@ -119,7 +123,9 @@ def _from_lines(text: str, context: str) -> list[tuple[str, str]]:
     while lines and not lines[-1]:
         lines.pop()
     if empty := [i for i, line in enumerate(lines) if not line]:
-        raise DataError(f"{context}: line {empty[0] + 1} is empty", "line i names the i-th logit, so no line may be empty")
+        raise DataError(
+            f"{context}: line {empty[0] + 1} is empty", "line i names the i-th logit, so no line may be empty"
+        )
     counted = [match for line in lines if (match := _NUMBERED_LINE.fullmatch(line))]
     first = lines[0] if lines else ""  # may be the header `index,name`
     header = len(counted) == len(lines) - 1 > 0 and not first[0].isdigit() and bool(re.search("[,;\t]", first))

@@ -78,7 +78,5 @@ def pixels(
     notes = [*source.notes, *decoded.notes]
     if skipped := decoded.skipped:
         first = f"{skipped[0].path}: {skipped[0].reason}"
-        notes.append(
-            f"{len(skipped)} images of {source.where} cannot be read and are left out; the first is {first}"
-        )
+        notes.append(f"{len(skipped)} images of {source.where} cannot be read and are left out; the first is {first}")
     return images, source.labels[readable] if source.labels is not None else None, notes

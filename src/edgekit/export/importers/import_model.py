@@ -16,7 +16,14 @@ from pydantic import ValidationError
 from edgekit.data.ranges import Stated, with_range
 from edgekit.data.source import ImageSource as Images
 from edgekit.errors import ExportError
-from edgekit.export.importers.classes import ClassNames, check_count, model_classes, listed_classes, numbered, read_classes
+from edgekit.export.importers.classes import (
+    ClassNames,
+    check_count,
+    listed_classes,
+    model_classes,
+    numbered,
+    read_classes,
+)
 from edgekit.export.importers.images import candidates, open_calibration, open_evaluation, pixels, spread
 from edgekit.export.importers.kinds import kind_of
 from edgekit.export.importers.order import Answers, ordered
@@ -167,7 +174,9 @@ def _answers(network: Network, mean: Statistics, std: Statistics, channels: Chan
     return run
 
 
-def _checked_names(stated_names: ClassNames | None, request: ModelRequest, network: Network, evaluation: Images | None) -> ClassNames | None:
+def _checked_names(
+    stated_names: ClassNames | None, request: ModelRequest, network: Network, evaluation: Images | None
+) -> ClassNames | None:
     """The user's names, else the model's own, checked before any image is read; None if only the folders can give them."""
     if stated_names is None and network.names is not None:
         stated_names = model_classes(network.names)
@@ -181,7 +190,9 @@ def _checked_names(stated_names: ClassNames | None, request: ModelRequest, netwo
         raise ExportError(
             f"--evaluate: {request.evaluate}: {len(unknown)} of its folders are not among the classes of {request.classes or stated_names.source}: "
             f"{', '.join(unknown[:3])}",
-            "name each sub-folder as its class" if request.classes else "give the names of the model's classes: --classes FILE",
+            "name each sub-folder as its class"
+            if request.classes
+            else "give the names of the model's classes: --classes FILE",
         )
     return stated_names
 
@@ -207,7 +218,9 @@ def _in_models_order(
 
 def _merged(requested: PixelFormat, network: PixelFormat) -> PixelFormat:
     """The requested format; unset fields are the network's. The network's `resize` belongs to its own size, so it is scaled to another."""
-    changes = {f.name: getattr(requested, f.name) for f in fields(PixelFormat) if getattr(requested, f.name) is not None}
+    changes = {
+        f.name: getattr(requested, f.name) for f in fields(PixelFormat) if getattr(requested, f.name) is not None
+    }
     if "resize" not in changes:
         size = changes.get("size", network.size)
         if "fit" in changes and changes["fit"] != network.fit:  # the network's `resize` belongs to its own fit

@@ -141,10 +141,13 @@ def from_factory(request: ModelRequest, classes: int | None) -> Network:
         raise
     except Exception as error:  # the user's own code
         raise ExportError(
-            f"{request.model}: the factory fails: {reason(error)}", "it is called without arguments and must return the network"
+            f"{request.model}: the factory fails: {reason(error)}",
+            "it is called without arguments and must return the network",
         ) from error
     if not isinstance(network, nn.Module):
-        raise ExportError(f"{request.model}: returns a {type(network).__name__}, not an nn.Module", "return the network")
+        raise ExportError(
+            f"{request.model}: returns a {type(network).__name__}, not an nn.Module", "return the network"
+        )
     if request.weights is not None:
         _check_count(request, network, classes)
     opened = _network(request, network, PixelFormat(), {"source_sha256": sha256(source_file(module, request.model))})
@@ -164,7 +167,9 @@ def from_module(request: ModelRequest, classes: int | None) -> Network:
     """
     assert request.module is not None
     if request.weights is not None or request.weights_key is not None:
-        raise ExportError("weights: not allowed with a network from Python", "load them into the network before exporting it")
+        raise ExportError(
+            "weights: not allowed with a network from Python", "load them into the network before exporting it"
+        )
     try:
         network = copy.deepcopy(request.module).cpu().eval()
     except Exception as error:  # the network's own code, or tensors that are part of a computation
@@ -186,7 +191,9 @@ def from_module(request: ModelRequest, classes: int | None) -> Network:
     return Network(network, 0, pixels, provenance, names=names)
 
 
-def _built(request: ModelRequest, classes: int | None, build: Callable[[int | None, int | None], nn.Module]) -> nn.Module:
+def _built(
+    request: ModelRequest, classes: int | None, build: Callable[[int | None, int | None], nn.Module]
+) -> nn.Module:
     """Build a library's network, with as many classes as the names or the weights have."""
     size = request.pixels.size
     try:
@@ -227,7 +234,9 @@ def _network(request: ModelRequest, network: nn.Module, pixels: PixelFormat, pro
     """Load the requested weights into a network; return it with its provenance."""
     notes, loaded = [RANDOM], None
     if request.weights_key is not None and request.weights is None:
-        raise ExportError(f"--weights-key {request.weights_key}: no file of weights was given", "give it: --weights FILE")
+        raise ExportError(
+            f"--weights-key {request.weights_key}: no file of weights was given", "give it: --weights FILE"
+        )
     if request.weights is not None:
         loaded = load_weights(network, request.weights, "--weights", request.model, request.weights_key)
         notes = [f"weights: {loaded}"]

@@ -109,13 +109,16 @@ def refuse_training(model: ModelProto, path: Path) -> None:
             )
         if node.op_type in RANDOM:
             raise ExportError(
-                f"{path}: draws random numbers ({named}), so its outputs differ each time", "call .eval() before exporting"
+                f"{path}: draws random numbers ({named}), so its outputs differ each time",
+                "call .eval() before exporting",
             )
 
 
 def _trains(node: onnx.NodeProto, constants: dict[str, TensorProto], makers: dict[str, onnx.NodeProto]) -> bool:
     attributes = {a.name: a.i for a in node.attribute}
-    if node.op_type == "BatchNormalization":  # before opset 14 more outputs mean training mode, before 7 an attribute does
+    if (
+        node.op_type == "BatchNormalization"
+    ):  # before opset 14 more outputs mean training mode, before 7 an attribute does
         return bool(attributes.get("training_mode")) or len([n for n in node.output if n]) > 1
     if node.op_type != "Dropout" or len(node.input) < 3:
         return False

@@ -22,9 +22,7 @@ from edgekit.export.importers.request import ImportedGraph, ModelRequest, Networ
 from edgekit.models.pixels import Channels, Statistics
 from edgekit.onnx_graph.build import save
 
-_CLOSE = (
-    1e-3  # of the largest logit: float32 rounding stays below it; a wrong batch axis changes everything
-)
+_CLOSE = 1e-3  # of the largest logit: float32 rounding stays below it; a wrong batch axis changes everything
 
 
 def from_onnx(request: ModelRequest, classes: int | None) -> Network:

@@ -66,9 +66,13 @@ class Output:
     def note(self, file: str) -> str | None:
         """A note for the user on how the logits were obtained; None if they are the output itself."""
         if self.reading == "one logit":
-            return f"{file}: gives one number: it is the logit of the second of two classes; the logit of the first is 0"
+            return (
+                f"{file}: gives one number: it is the logit of the second of two classes; the logit of the first is 0"
+            )
         if self.reading == "one probability":
-            return f"{file}: gives one probability p, of the second of two classes: the logits are log(1 - p) and log(p)"
+            return (
+                f"{file}: gives one probability p, of the second of two classes: the logits are log(1 - p) and log(p)"
+            )
         if self.reading == "probabilities":
             return f"{file}: gives probabilities: the bundle's logits are their logarithms"
         if self.function:

@@ -14,9 +14,9 @@ from onnx import ModelProto
 
 from edgekit.errors import ExportError
 from edgekit.export.importers import rewire
+from edgekit.export.importers.determinism import determinism_fault
 from edgekit.export.importers.onnx_output import Values, choose, paths
 from edgekit.export.importers.ports import ImageInput
-from edgekit.export.importers.determinism import determinism_fault
 from edgekit.models.pixels import Channels, Statistics
 from edgekit.onnx_graph.operators import refused
 
@@ -90,7 +90,9 @@ class OnnxReference:
             return self._run(session, [name], images, inputs.shape[2])[name]
 
         images = np.roll(inputs, -1, axis=0)  # the first of `ImageInput.probes` is blank
-        others = np.repeat(images[:1], len(images), axis=0)  # the same number of images, because some files take no other
+        others = np.repeat(
+            images[:1], len(images), axis=0
+        )  # the same number of images, because some files take no other
         fault = determinism_fault(self.file, answer, images, others, _SAME)
         if fault is not None:
             raise fault

@@ -20,7 +20,9 @@ from edgekit.onnx_graph.build import slow_attention
 Ending = Literal["logits", "softmax", "sigmoid"]
 _DEEPEST = 4  # depth of nested lists and dictionaries that are searched
 _PROBES = 4  # random images that a network is tested with
-_SAME_ALONE = 0.02  # of the largest value: tolerance between an image in a batch and alone; kernels differ by about 1e-5
+_SAME_ALONE = (
+    0.02  # of the largest value: tolerance between an image in a batch and alone; kernels differ by about 1e-5
+)
 _SMALLEST, _NEXT_TO_ONE = 1.17549435e-38, 1 - 2**-24  # float32 numbers in (0, 1) whose logarithms are finite
 # autograd's names of operations that do not change values.
 _MOVES = re.compile(
@@ -74,12 +76,8 @@ def as_classifier(
     """
     try:
         network = network.cpu().float().eval()
-    except (
-        Exception
-    ) as error:  # parameters without values (lazy, or on the meta device), or the user's own code
-        raise ExportError(
-            f"{model}: cannot be moved to the CPU: {reason(error)}", "load its weights first"
-        ) from error
+    except Exception as error:  # parameters without values (lazy, or on the meta device), or the user's own code
+        raise ExportError(f"{model}: cannot be moved to the CPU: {reason(error)}", "load its weights first") from error
     probes = torch.randn(_PROBES, 3, size, size, generator=torch.Generator().manual_seed(0))
     output = _run(network, probes, model, size)
     place, notes = _choice(output, model, classes)
@@ -122,7 +120,9 @@ def _run(network: nn.Module, probes: Tensor, model: str, size: int) -> Any:
         ) from error
 
 
-def _refuse_nondeterministic(network: nn.Module, probes: Tensor, place: tuple[str | int, ...], model: str, size: int) -> None:
+def _refuse_nondeterministic(
+    network: nn.Module, probes: Tensor, place: tuple[str | int, ...], model: str, size: int
+) -> None:
     """Refuse a network whose output for an image is random or depends on the other images of the batch.
 
     A failed check in float32 is repeated in float64: rounding alone can change the output of an ill-conditioned network.

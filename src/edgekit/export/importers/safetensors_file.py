@@ -76,7 +76,8 @@ def _of_timm(request: ModelRequest, path: Path, classes: int | None) -> Network:
             name, count, pixels = str(content["architecture"]), content.get("num_classes"), timm_pixels(pretrained_cfg)
     except Unreadable as error:
         raise ExportError(
-            f"{config}: is not timm's description of a network", f"name the network: timm:NAME --weights {request.model}"
+            f"{config}: is not timm's description of a network",
+            f"name the network: timm:NAME --weights {request.model}",
         ) from error
     # The description gives the number of classes; the folders of labeled images may cover only some of them.
     if request.classes is not None or count is None:
