@@ -230,9 +230,9 @@ def test_predict_runs_a_variant_of_another_package_and_the_others_without_it(
 def test_a_new_version_of_the_package_makes_its_variants_anew(tmp_path: Path, installed: Callable[..., None]) -> None:
     from edgekit.export.inputs import ExportOptions
     from edgekit.export.pipeline import _key
-    from edgekit.quantize.selection import Candidates
+    from edgekit.quantize.selection import CalibrationPool
 
-    candidates = Candidates.these(np.zeros((8, SIZE, SIZE, 3), np.uint8))
+    candidates = CalibrationPool.of_images(np.zeros((8, SIZE, SIZE, 3), np.uint8))
     keys = []
     for version in ("1.0", "1.1"):
         folder = tmp_path / version

@@ -1,4 +1,4 @@
-"""What cannot be exported: one line that says what, where and what to do, exit code 2, nothing half-written, and no code run."""
+"""Models that cannot be exported: a one-line error (what, where, what to do), exit code 2, no partial files, and no code run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def graph(
     *nodes: onnx.NodeProto, kind: int = FLOAT, shape: tuple[object, ...] = ("n", 3, 16, 16), inputs: int = 1
 ) -> ModelProto:
-    """A classifier of two: `nodes` from x to r, then a mean and a matrix; sound if the nodes are."""
+    """A classifier of two classes: `nodes` from x to r, then a mean and a matrix; valid if the nodes are."""
     weights = numpy_helper.from_array(np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32), "w")
     chain = list(nodes) or [helper.make_node("Relu", ["x"], ["r"], name="first")]
     chain.append(helper.make_node("ReduceMean", ["r"], ["m"], axes=[2, 3], keepdims=0, name="pool"))
@@ -56,7 +56,7 @@ def graph(
 
 
 def refused(edgekit: Run, *arguments: object) -> str:
-    """The one line that a command ends with, which must have written nothing."""
+    """The one-line error of a command, which must not have written any file."""
     before = sorted(Path().iterdir())
     code, out, err = edgekit("export", *arguments)
     lines = err.strip().splitlines()
@@ -301,7 +301,7 @@ def test_options_that_a_model_does_not_have(edgekit: Run) -> None:
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes, which is what a full disk looks like from here."""
+    """Limit files to `size` bytes, which has the same effect as a full disk."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

@@ -1,4 +1,4 @@
-"""From a trained network to a bundle: every variant through its runtime, the gate, and what happens to the bundle before."""
+"""From a trained network to a bundle: every variant in its runtime, the gate, and the existing bundle."""
 
 from __future__ import annotations
 
@@ -404,7 +404,7 @@ def test_wrong_images_are_refused(tmp_path: Path, changes: dict[str, Any]) -> No
     "name", ["mobilenet_v3_small", "timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224", "resnet18"]
 )
 def test_other_architectures_reach_every_runtime(name: str, tmp_path: Path) -> None:
-    """Random weights: INT8 need not pass, but every file must run, and the float ones must decide as the network does."""
+    """Random weights: INT8 need not pass, but every file must run, and float variants must predict the network's classes."""
     model = exported.untrained(name, 64)
     images = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""`edgekit export`, as a user calls it."""
+"""The command `edgekit export`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgekit.bundle import Bundle
 from edgekit.cli.main import main
 from edgekit.export import served
 from edgekit.export.importers import runs
-from edgekit.quantize.selection import Candidates
+from edgekit.quantize.selection import CalibrationPool
 from edgekit.run import Run
 from tests.helpers import exported
 
@@ -75,7 +75,7 @@ def test_a_variant_that_loses_too_much_ends_in_exit_code_1(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blank = np.zeros((20, 16, 16, 3), np.uint8)  # nothing can be learned about the activations' ranges from these
-    monkeypatch.setattr(runs, "Candidates", lambda **_: Candidates.these(blank))
+    monkeypatch.setattr(runs, "CalibrationPool", lambda **_: CalibrationPool.of_images(blank))
     monkeypatch.setattr(served, "METHODS", ("percentile",))
     out = tmp_path / "export"
     assert edgekit(monkeypatch, "export", trained.path, "--target", "onnx", "--output", out) == 1

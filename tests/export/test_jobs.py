@@ -1,4 +1,4 @@
-"""How an export is done: what it goes on with, several variants at a time, outputs and batch sizes, models without labels."""
+"""The course of an export: resuming, several variants at a time, outputs and batch sizes, models without labels."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_without_labels_the_loss_is_the_one_that_the_model_expects(tmp_path: Pat
 
 
 def test_a_variant_as_good_that_decides_otherwise_is_remarked_upon_and_may_be_bounded() -> None:
-    """One error for another: the accuracy stays, half of the decisions do not."""
+    """Exchange errors: the accuracy stays the same, but half of the predictions change."""
     images, labels = np.zeros((4, 16, 16, 3), np.uint8), np.array([0, 0, 1, 1])
     trained, other = (np.eye(2, dtype=np.float32)[rows] for rows in ([0, 1, 1, 0], [1, 0, 1, 0]))
     reference = verify.ReferenceOutputs(images, labels, trained, np.arange(4))
@@ -224,7 +224,7 @@ def test_several_at_a_time_interrupted_and_repeated_give_what_one_by_one_gives(t
 
 
 def _of_session(session: int) -> list[str]:
-    """Processes that are still of a session."""
+    """Processes that still belong to a session."""
     found = subprocess.run(["ps", "-s", str(session), "-o", "stat=,args="], check=False, capture_output=True, text=True)
     return [line for line in found.stdout.splitlines() if not line.startswith("Z")]
 

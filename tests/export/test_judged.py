@@ -1,4 +1,4 @@
-"""INT8 is judged on other images than it was calibrated with, and on how many is said; few to calibrate with are warned of or refused."""
+"""INT8 is not evaluated on its calibration images, and the number of images is reported; too few calibration images give a warning or an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 from edgekit.bundle import Bundle
 from edgekit.errors import ExportError
 from edgekit.export.judged import Judged, shared
-from edgekit.quantize.selection import ADVISED, FEWEST, MOST_HELD_BACK, Candidates, digest_of_arrays
+from edgekit.quantize.selection import ADVISED, FEWEST, MOST_HELD_BACK, CalibrationPool, digest_of_arrays
 from tests.helpers import exported
 
 Run = Callable[..., tuple[int, str, str]]
@@ -26,10 +26,10 @@ def pool(count: int) -> np.ndarray:
     return exported.splits().pool.center_crop(16).images[:count]
 
 
-def numbered(total: int, count: int = 300, seed: int = 0) -> Candidates:
-    """Images that say which they are."""
+def numbered(total: int, count: int = 300, seed: int = 0) -> CalibrationPool:
+    """Images that encode their own index."""
     images = np.arange(total * 3, dtype=np.int64).reshape(total, 1, 1, 3)
-    return Candidates(total, lambda rows: images[rows], "numbers", count, seed=seed)
+    return CalibrationPool(total, lambda rows: images[rows], "numbers", count, seed=seed)
 
 
 @given(st.integers(2, 3000), st.integers(1, 400), st.integers(0, 3))
@@ -77,7 +77,7 @@ def test_int8_of_a_bundle_without_labels_is_judged_on_what_did_not_calibrate_it(
     assert bundle.manifest.provenance["judged_on"] == {
         "images": 20, "labels": False, "held_back": True, "are": "images held back from calibration",
     }  # fmt: skip
-    rest, held = Candidates.these(pool(60)).held_back()
+    rest, held = CalibrationPool.of_images(pool(60)).held_back()
     used = rest.read(np.arange(rest.total))
     assert digest_of_arrays(used) == calibration.images_sha256
     golden, _ = bundle.golden()
@@ -96,7 +96,7 @@ def test_int8_of_a_bundle_without_labels_is_judged_on_what_did_not_calibrate_it(
 
 
 def test_the_same_images_as_both_are_told(tmp_path: Path) -> None:
-    """Somebody gives one folder as --calibrate and --evaluate."""
+    """The same folder is given as --calibrate and --evaluate."""
     test = exported.splits().test
     bundle = exported.export(
         tmp_path / "export",

@@ -1,4 +1,4 @@
-"""Export for TensorRT: real engines of TensorRT for RTX, plans for classic TensorRT, and what the bundle says of them."""
+"""Export for TensorRT: real engines of TensorRT for RTX, plans for classic TensorRT, and their records in the bundle."""
 
 from __future__ import annotations
 

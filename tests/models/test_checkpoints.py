@@ -1,4 +1,4 @@
-"""Checkpoints that hold several weights: the average over training is taken and said, the user chooses, what is no checkpoint is named."""
+"""Checkpoints with several weights: the average over training is preferred and reported, the user can choose, other files are named."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def weights(seed: int) -> Weights:
 
 
 def near(other: Weights, seed: int = 9) -> Weights:
-    """What an average over training is: not the weights themselves, and not far from them."""
+    """Weights like an average over training: different from the weights themselves, but close to them."""
     return {n: t + 0.1 * weights(seed)[n] if t.is_floating_point() else t for n, t in other.items()}
 
 

@@ -131,7 +131,7 @@ def test_the_encoders_have_the_sizes_of_simclr_v2s_table_1(
 
 
 def naive_selective_kernels(module: SelectiveKernels, maps: np.ndarray) -> np.ndarray:
-    """Google's sk_conv2d, image by image and channel by channel, from the streams on."""
+    """Google's sk_conv2d after the streams, image by image and channel by channel."""
     with torch.no_grad():
         streams = module.relu(module.bn(module.streams(torch.from_numpy(maps)))).double().numpy()
     channels = streams.shape[1] // 2

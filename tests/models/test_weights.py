@@ -1,4 +1,4 @@
-"""Weights to start from: every key style that the world writes, and a clear line for every file that does not fit."""
+"""Initial weights: every common style of tensor names, and a clear one-line error for every file that does not fit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL = Architecture(name="resnet10", width=0.125)
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
-    """A state dict of values that no fresh network has."""
+    """A state dict with values that no new network has."""
     torch.manual_seed(1)
     weights = {name: torch.rand_like(t) if t.is_floating_point() else t for name, t in network.state_dict().items()}
     return {name: t.contiguous() for name, t in weights.items()}

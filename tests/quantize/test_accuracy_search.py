@@ -86,7 +86,7 @@ def logits_of(model: ModelProto, path: Path, images: np.ndarray) -> np.ndarray:
 
 
 def imbalanced(model: ModelProto, spread: float, only: list[int] | None = None) -> ModelProto:
-    """The same function with channels between layers scaled by up to exp(+-spread): nothing for floats, the end of INT8."""
+    """The same function, with channels between layers scaled by up to exp(+-spread): unchanged in float, useless in INT8."""
     copy = ModelProto()
     copy.CopyFrom(model)
     graph, random = LayerGraph(copy), np.random.default_rng(0)
@@ -123,7 +123,7 @@ def test_an_equalized_graph_computes_the_same(
 
 
 class Residual(nn.Module):
-    """Two streams: one with ReLU behind its sums and another resolution's projection, as in ResNet; one of linear blocks, as in MobileNetV2."""
+    """Two streams: one with a ReLU after its sums and a projection to another resolution, as in ResNet; one of linear blocks, as in MobileNetV2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -329,7 +329,7 @@ def test_tensorrt_uses_the_same_accuracy_search(digits: ModelProto, tmp_path: Pa
 
 
 def planted_layer_in_float(digits: ModelProto, folder: Path) -> tuple[AccuracySearch, Candidate, str]:
-    """Channels of one layer's input scaled apart, and what the search for layers in float makes of it; and that layer's name.
+    """The search for layers in float on a network with badly scaled input channels of one layer; and that layer's name.
 
     Its plain INT8 decides at least two images in five otherwise, in any arithmetic: a step of the input is as large as most channels are.
     With that layer in float the others change a logit by a tenth of the least lead.
@@ -372,7 +372,7 @@ def test_many_layers_are_searched_by_blocks(
 def test_a_layer_in_float_reads_what_it_reads_in_the_float_graph(
     separable: ModelProto, images: np.ndarray, tmp_path: Path, scheme: Scheme
 ) -> None:
-    """The quantizer takes a Relu or Clip away where the range of its pair does the same: who reads past the pair needs it."""
+    """The quantizer removes a Relu or Clip if the range of Q/DQ has the same effect: a layer that reads the tensor before Q/DQ needs it back."""
     onnx.save(separable, tmp_path / "float.onnx")
     calibration = Calibration(tmp_path / "float.onnx", images, tmp_path)
     layers, in_float = quantizable(separable), {node.name: node for node in separable.graph.node}
@@ -404,7 +404,7 @@ def copy_of(model: ModelProto) -> ModelProto:
 
 
 class Ticking:
-    """A clock on which every look takes a second: how far a search comes then does not depend on the machine."""
+    """A clock that advances one second per reading, so that the progress of a search does not depend on the machine."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -418,7 +418,7 @@ class Ticking:
 def test_a_search_that_is_cut_delivers_what_passed_or_is_rejected(
     digits: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    """Equalization is left out, which would bring this network back; its plain INT8 loses most of the accuracy on any CPU."""
+    """Equalization, which would repair this network, is left out; its plain INT8 loses most of the accuracy on any CPU."""
     monkeypatch.setattr(served, "METHODS", ("minmax",))
     monkeypatch.setattr(search, "_equalize", lambda state: None)
     monkeypatch.setattr(search, "_unsigned", lambda state: None)

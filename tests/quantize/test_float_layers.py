@@ -1,4 +1,4 @@
-"""The search for layers that stay in float: blocks first, cut when its time is up, and what a cut search leaves."""
+"""The search for layers that stay in float: blocks first, stopped when its time is up, and the result of a stopped search."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.helpers import exported
 
 
 class Clock:
-    """A clock that a step moves on, so that no test depends on how fast the machine is."""
+    """A clock that each step advances, so that no test depends on the machine's speed."""
 
     def __init__(self, each: float = 0.0) -> None:
         self.now, self.each = 0.0, each
@@ -63,7 +63,7 @@ def test_every_layer_is_in_one_block_whatever_the_names(names: list[str]) -> Non
 
 
 def planted(needed: set[str], clock: Clock | None = None) -> tuple[Search, list[tuple[str, ...]], list[Exclude]]:
-    """A search among ViT-tiny's layers of which some must stay in float; each step takes a second of the clock."""
+    """A search among ViT-tiny's layers, some of which must stay in float; each step takes one second of the clock."""
     tried: list[tuple[str, ...]] = []
     measured: list[Exclude] = []
     clock = clock or Clock()

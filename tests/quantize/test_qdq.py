@@ -27,7 +27,7 @@ from tests.helpers import exported
 
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
-    """Of the trained network, whose two deeper stages have 16 channels and more."""
+    """A calibration of the trained network, whose two deeper stages have 16 channels or more."""
     folder = tmp_path_factory.mktemp("qdq")
     export_onnx(exported.pixels(), folder / "model.onnx", image_size=16, classes=exported.splits().classes)
     return Calibration(folder / "model.onnx", exported.splits().pool.center_crop(16).images[:50], folder)
@@ -178,7 +178,7 @@ def _node(model: ModelProto, operator: str, contains: str = "") -> NodeProto:
 
 
 def _halves(model: ModelProto, *, of_weight: bool) -> tuple[NodeProto, NodeProto]:
-    """The first pair of an activation, or of a weight."""
+    """The first QuantizeLinear and DequantizeLinear of an activation, or of a weight."""
     constants = {t.name for t in model.graph.initializer}
     q = next(n for n in model.graph.node if n.op_type == "QuantizeLinear" and (n.input[0] in constants) == of_weight)
     return q, next(n for n in model.graph.node if n.input and n.input[0] == q.output[0])
@@ -190,7 +190,7 @@ def _replace(model: ModelProto, name: str, array: NDArray[np.generic]) -> None:
 
 
 def _pair(model: ModelProto, name: str, before: NodeProto, scale: float = 0.1) -> str:
-    """A pair on a tensor, in front of a node."""
+    """Insert Q/DQ on a tensor, before a node."""
     q, dq = f"{name}_q", f"{name}_dq"
     points = [f"{name}_s", f"{name}_z"]
     model.graph.initializer.append(numpy_helper.from_array(np.float32(scale), points[0]))
@@ -395,7 +395,7 @@ print("PARSED", parser.parse_from_file(sys.argv[1]))
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_real_parser_agrees(calibration: Calibration, signed: ModelProto, tmp_path: Path, precision: str) -> None:
-    """TensorRT for RTX parses without a GPU: the clean file without a word, the planted one with the warning."""
+    """TensorRT for RTX parses without a GPU: the clean file without a warning, the file with a planted fault with one."""
     pytest.importorskip("tensorrt_rtx")
 
     def parse(path: Path) -> str:

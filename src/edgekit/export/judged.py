@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Variant
 from edgekit.errors import ExportError
-from edgekit.quantize.selection import ADVISED, FEWEST, Candidates
+from edgekit.quantize.selection import ADVISED, FEWEST, CalibrationPool
 
 Evaluation = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -33,11 +33,11 @@ class Judged:
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
-    calibration: Candidates
+    calibration: CalibrationPool
     held_back: bool
 
     @classmethod
-    def of(cls, evaluation: Evaluation | None, candidates: Candidates) -> Judged:
+    def of(cls, evaluation: Evaluation | None, candidates: CalibrationPool) -> Judged:
         """Take the evaluation set, or hold images back.
 
         Raises:

@@ -34,7 +34,7 @@ from edgekit.preprocess import Preprocessing
 from edgekit.quantize.budget import cut_short
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.fidelity import further
-from edgekit.quantize.selection import Candidates, digest_of_arrays, draw
+from edgekit.quantize.selection import CalibrationPool, digest_of_arrays, draw
 from edgekit.result import now
 from edgekit.runtimes import installed
 from edgekit.runtimes.session import EMBEDDING, OUTPUT
@@ -48,7 +48,7 @@ def export_classifier(
     *,
     classes: Sequence[str],
     preprocessing: Preprocessing,
-    calibration: NDArray[np.uint8] | Candidates,
+    calibration: NDArray[np.uint8] | CalibrationPool,
     evaluation: Evaluation | None,
     output: Path,
     targets: Sequence[str] = DEFAULT_TARGETS,
@@ -99,7 +99,7 @@ def export_classifier(
     wanted = plan(targets, precisions)
     chosen = options or ExportOptions()
     judged = Judged.of(
-        evaluation, calibration if isinstance(calibration, Candidates) else Candidates.these(calibration)
+        evaluation, calibration if isinstance(calibration, CalibrationPool) else CalibrationPool.of_images(calibration)
     )
     images, labels, candidates = judged.images, judged.labels, judged.calibration
     if any(split(id_)[1] == "int8" for id_ in wanted):
@@ -269,7 +269,7 @@ def _finished(
     return finished
 
 
-def _key(id_: str, same: dict[str, Any], candidates: Candidates, options: ExportOptions) -> str:
+def _key(id_: str, same: dict[str, Any], candidates: CalibrationPool, options: ExportOptions) -> str:
     """A digest of everything that a variant depends on: if it has not changed, the variant need not be made again."""
     target, precision = split(id_)
     chosen = options.of(target, precision)

@@ -283,7 +283,7 @@ def judge(
         embedding: its own, float32 (golden, d), of the golden images; None where it has no such output, which is a fault where the
             trained model has one.
         reference: the trained model's answers.
-        bounds: what passes.
+        bounds: the bounds that it must meet.
         batches: how its outputs depend on the batch size; None if that was not checked.
     """
     near = compare_logits(logits[reference.golden], reference.logits[reference.golden])

@@ -77,7 +77,7 @@ def refuse_huge(size: int) -> None:
 
 
 def write_shapes(model: ModelProto) -> None:
-    """Infer the shape of every value and write it into the graph, in place of what stands there.
+    """Infer the shape of every value and store it in the graph, replacing earlier ones.
 
     Raises:
         ExportError: the shapes contradict each other.

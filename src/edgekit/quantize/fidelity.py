@@ -25,7 +25,7 @@ from edgekit.runtimes.session import OUTPUT, run_in_batches, share_graph
 from edgekit.targets import find_runtime
 
 if TYPE_CHECKING:
-    from edgekit.quantize.selection import Candidates, Drawn
+    from edgekit.quantize.selection import CalibrationPool, Drawn
 
 IMAGES = 256  # enough to tell candidates apart (the standard error of an agreement of 95 % is 1.4 points), few enough to be quick
 _RECOVER = 4096  # images to distill on
@@ -90,7 +90,7 @@ class Judge:
         return compare(answer(self.images), self.trained)
 
 
-def further(candidates: Candidates, drawn: Drawn, recover: bool) -> NDArray[np.uint8]:
+def further(candidates: CalibrationPool, drawn: Drawn, recover: bool) -> NDArray[np.uint8]:
     """Unlabeled images for comparison or distillation, spread over the pool, without the calibration images.
 
     Args:

@@ -34,7 +34,7 @@ _FEWEST_EMBEDDED = 1000
 
 
 @dataclass(frozen=True)
-class Candidates:
+class CalibrationPool:
     """The pool that calibration images are drawn from, and how many to draw.
 
     Attributes:
@@ -54,7 +54,7 @@ class Candidates:
     seed: int = 0
 
     @classmethod
-    def these(cls, images: NDArray[np.uint8]) -> Candidates:
+    def of_images(cls, images: NDArray[np.uint8]) -> CalibrationPool:
         """A pool of these images, uint8 (n, s, s, 3), all of which are drawn."""
         return cls(len(images), lambda rows: images[rows], digest_of_arrays(images), len(images))
 
@@ -68,7 +68,7 @@ class Candidates:
         """The number of images that a draw gives."""
         return min(self.count, self.total)
 
-    def held_back(self) -> tuple[Candidates, NDArray[np.int64]]:
+    def held_back(self) -> tuple[CalibrationPool, NDArray[np.int64]]:
         """Hold images back from calibration for evaluation: a random third of the pool, at most `MOST_HELD_BACK`; half of a small pool.
 
         The choice depends only on the pool and the seed, so exports of other variants, or with more calibration images, use the same ones.
@@ -118,22 +118,22 @@ def digest_of_arrays(*arrays: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def draw(model: Path, candidates: Candidates, how: Literal["clusters", "random"] = "clusters") -> Drawn:
+def draw(model: Path, pool: CalibrationPool, how: Literal["clusters", "random"] = "clusters") -> Drawn:
     """Draw calibration images; the same network, pool and seed always give the same images.
 
     Args:
         model: the float ONNX.
-        candidates: the pool.
+        pool: the pool of images.
         how: from clusters of the embedding, or at random.
 
     Raises:
         ExportError: the pool is empty, or ONNX Runtime cannot run the model.
     """
-    total, count = candidates.total, candidates.drawn
+    total, count = pool.total, pool.drawn
     if not count:
         raise ExportError("no calibration images: INT8 needs images to find the ranges of the activations")
-    generator = np.random.default_rng(candidates.seed)
-    record: dict[str, Any] = {"drawn": how, "pool": total, "seed": candidates.seed}
+    generator = np.random.default_rng(pool.seed)
+    record: dict[str, Any] = {"drawn": how, "pool": total, "seed": pool.seed}
     if count == total:
         rows = np.arange(total)
         record["drawn"] = "all"
@@ -142,9 +142,9 @@ def draw(model: Path, candidates: Candidates, how: Literal["clusters", "random"]
     else:
         few = min(total, MOST_EMBEDDED, max(_FEWEST_EMBEDDED, _EMBEDDED_PER_IMAGE * count))
         embedded = np.sort(generator.choice(total, few, replace=False))
-        features = embed(model, embedded, candidates.read)
-        clusters = min(count, max(candidates.classes, round(np.sqrt(few))))
-        chosen, sizes = stratified(features, count, clusters, candidates.seed)
+        features = embed(model, embedded, pool.read)
+        clusters = min(count, max(pool.classes, round(np.sqrt(few))))
+        chosen, sizes = stratified(features, count, clusters, pool.seed)
         rows = embedded[chosen]
         record |= {
             "embedded": few,
@@ -153,7 +153,7 @@ def draw(model: Path, candidates: Candidates, how: Literal["clusters", "random"]
             "largest_cluster": max(sizes),
         }
     rows = np.sort(rows).astype(np.int64)
-    images = np.ascontiguousarray(candidates.read(rows))
+    images = np.ascontiguousarray(pool.read(rows))
     record["images_sha256"] = digest_of_arrays(images)
     return Drawn(images, rows, record)
 

@@ -1,4 +1,4 @@
-"""Names of classes: every common file of them is read, and labels reach the logit that they belong to."""
+"""Names of classes: every common file format is read, and labels are mapped to the right logits."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_chance_does_not_decide_between_two_orders() -> None:
 
 
 def levels(folder: Path, order: list[int], names: list[str]) -> Path:
-    """A network of twelve whose logit `order[i]` is the largest for images of level i, and its images, level i below names[i]."""
+    """A network of twelve classes whose logit `order[i]` is the largest for brightness i, and its images, brightness i in folder names[i]."""
     gray = (np.arange(LEVELS) + 0.5) / LEVELS
     weights = np.zeros((3, LEVELS), np.float32)
     weights[:, order] = 2 * gray * 20 / 3

@@ -1,4 +1,4 @@
-"""What the last nodes of a foreign graph make of the logits: looked through, known by its numbers, or refused in one line."""
+"""The last nodes of a foreign graph after the logits: recognized by nodes, recognized by numbers, or refused with one line."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_classes_selected_and_reordered_after_the_softmax(tmp_path: Path) -> Non
 
 
 def test_logits_stay_what_they_are(tmp_path: Path) -> None:
-    """A Softmax inside, logits that lie between 0 and 1 for small images, and a Softmax over the images are no ending."""
+    """A Softmax inside, logits between 0 and 1 for small images, and a Softmax over the images do not count as a final Softmax."""
     z = logits_by_definition(images())
     np.testing.assert_allclose(rewritten(classifier(node("Identity", "z", "y")), tmp_path), z, atol=1e-4)
     inside = SOFTMAX, node("Mul", "z p", "y")
@@ -201,13 +201,13 @@ def test_a_map_of_classes_is_no_classifier(tmp_path: Path) -> None:
 
 
 def test_a_softmax_of_a_batch_of_its_own_is_refused(tmp_path: Path) -> None:
-    """Over the images instead of the classes: its answer to an image depends on the others."""
+    """A Softmax over the images instead of the classes: the output for an image depends on the others."""
     with pytest.raises(ExportError, match="depends on the other images of the batch"):
         opened(classifier(node("Softmax", "z", "y", axis=0)), tmp_path)
 
 
 def test_the_bundle_of_a_network_that_ends_in_probabilities_predicts_them(edgekit: Run, tmp_path: Path) -> None:
-    """The command line from end to end: what `predict` shows is the file's own output."""
+    """The command line from end to end: `predict` shows the file's own output."""
     model = classifier(*SAME["clip"], constants=CONSTANTS)
     onnx.save(model, tmp_path / "theirs.onnx")
     (tmp_path / "photos").mkdir()
@@ -230,7 +230,7 @@ def test_the_bundle_of_a_network_that_ends_in_probabilities_predicts_them(edgeki
 
 
 class Ends(nn.Module):
-    """A network of torch with an ending."""
+    """A torch network with a final operation."""
 
     def __init__(self, classes: int, ending: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Foreign networks of torch: those that fuse, those with attention, and answers of every form, as a float ONNX that agrees."""
+"""Foreign torch networks: fused branches, attention, and outputs of every form, exported as a float ONNX that agrees."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pixels(count: int, size: int) -> np.ndarray:
 
 
 def trained(network: nn.Module) -> nn.Module:
-    """Norms and layer scales that differ from channel to channel, as after training: a fresh network hides a wrong fusion."""
+    """Norms and layer scales that differ between channels, as after training: a new network would hide a wrong fusion."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for module in network.modules():
@@ -54,7 +54,7 @@ def trained(network: nn.Module) -> nn.Module:
 
 
 def agrees(network: nn.Module, size: int, path: Path) -> None:
-    """The ONNX, made as the pipeline makes it (fused, then exported), answers as the network does, whatever the batch."""
+    """The ONNX, fused and exported as in the pipeline, gives the network's outputs for every batch size."""
     model, images = PixelClassifier(network, 0.5, 0.25).eval(), pixels(3, size)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
@@ -97,7 +97,7 @@ def test_networks_that_fuse_are_fused_once_and_answer_as_before(name: str, size:
 
 
 class Branches(nn.Module):
-    """Two convolutions side by side, and a fusion that is right, forgets one of them, or fails half-way."""
+    """Two parallel convolutions, and a fusion that is correct, forgets one of them, or fails."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ def test_attention_leaves_its_fast_path_for_the_export_and_returns_to_it(fast: b
 
 
 class Pooled(nn.Module):
-    """Pooling by the function and by the module, to sizes that the map's is no multiple of."""
+    """Pooling by the function and by the module, to sizes that do not divide the map's size."""
 
     def __init__(self, size: object) -> None:
         super().__init__()
@@ -193,14 +193,14 @@ Pair = namedtuple("Pair", ["features", "scores"])
 
 @dataclass
 class Described:
-    """As the models of Hugging Face answer."""
+    """An output like that of Hugging Face's models."""
 
     logits: Tensor
     hidden: Tensor
 
 
 class Plain(nn.Module):
-    """Images to five scores that differ, and whatever is made of them and of eight features."""
+    """Images to five different scores and eight features, and an output made from both."""
 
     def __init__(self, end: Callable[[Tensor, Tensor], object], classes: int = 5) -> None:
         super().__init__()
@@ -410,7 +410,7 @@ def test_distilled_networks_keep_both_heads(name: str, tmp_path: Path) -> None:
 def test_the_pixels_of_published_inception_weights_are_transformed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torchvision builds them with transform_input=True, which the weights do not say: the file is known by its digest."""
+    """torchvision builds them with transform_input=True, which the weights do not record: the file is recognized by its digest."""
     torch.manual_seed(0)
     whole = torchvision.models.googlenet(
         weights=None, aux_logits=False, transform_input=True, init_weights=False, num_classes=4
@@ -596,10 +596,10 @@ def test_whatever_the_library_raises_is_one_line(here: Path) -> None:
 
 
 def test_an_ill_conditioned_network_is_not_taken_for_one_in_training_mode() -> None:
-    """Where float32's rounding alone makes two answers of one image, float64 decides."""
+    """If float32 rounding alone changes the output for an image, float64 decides."""
 
     class IllConditioned(nn.Module):
-        """Adds what float32 rounds away, more of it the more images there are: nothing in float64, everything in float32."""
+        """Adds a rounding error that grows with the number of images: in float32 only, not in float64."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -621,7 +621,7 @@ def test_an_ill_conditioned_network_is_not_taken_for_one_in_training_mode() -> N
 
 
 def test_a_network_without_a_classifier_of_its_own_takes_that_of_the_weights(tmp_path: Path) -> None:
-    """timm publishes EVA-02's small networks without one, so their last layer says nothing about classes."""
+    """timm publishes EVA-02's small networks without a classifier, so their last layer does not give the number of classes."""
     network = timm.create_model("eva02_tiny_patch14_224", num_classes=3, img_size=28)
     torch.save(network.state_dict(), tmp_path / "w.pth")
     found = from_timm(model_request("timm:eva02_tiny_patch14_224", size=28, weights=str(tmp_path / "w.pth")), 3)

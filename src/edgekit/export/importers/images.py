@@ -12,7 +12,7 @@ from edgekit.data.images import spread_rows
 from edgekit.data.source import ImageSource
 from edgekit.data.sources import open_labeled, open_pool
 from edgekit.preprocess import Preprocessing
-from edgekit.quantize.selection import MOST_EMBEDDED, Candidates
+from edgekit.quantize.selection import MOST_EMBEDDED, CalibrationPool
 from edgekit.recipe import DataConfig
 
 
@@ -43,9 +43,9 @@ def spread(source: ImageSource, count: int) -> ImageSource:
     return source.subset(spread_rows(len(source.names), count))
 
 
-def candidates(
+def calibration_pool(
     source: ImageSource, preprocessing: Preprocessing, count: int, classes: int
-) -> tuple[Candidates, list[str]]:
+) -> tuple[CalibrationPool, list[str]]:
     """The pool for calibration; of a large folder, only as many images as a draw embeds.
 
     Args:
@@ -61,7 +61,7 @@ def candidates(
         DataError: no image can be read.
     """
     images, _, notes = pixels(spread(source, MOST_EMBEDDED), preprocessing)
-    return replace(Candidates.these(images), count=count, classes=classes), [*source.notes, *notes]
+    return replace(CalibrationPool.of_images(images), count=count, classes=classes), [*source.notes, *notes]
 
 
 def pixels(

@@ -24,7 +24,7 @@ from edgekit.export.importers.classes import (
     numbered,
     read_classes,
 )
-from edgekit.export.importers.images import candidates, open_calibration, open_evaluation, pixels, spread
+from edgekit.export.importers.images import calibration_pool, open_calibration, open_evaluation, pixels, spread
 from edgekit.export.importers.kinds import kind_of
 from edgekit.export.importers.order import Answers, ordered
 from edgekit.export.importers.request import ModelRequest, Network, PixelFormat
@@ -32,7 +32,7 @@ from edgekit.export.importers.source import ModelSource
 from edgekit.export.importers.statistics import in_unit_range
 from edgekit.models.pixels import Channels, PixelClassifier, Statistics
 from edgekit.preprocess import Preprocessing
-from edgekit.quantize.selection import MOST_EMBEDDED, Candidates
+from edgekit.quantize.selection import MOST_EMBEDDED, CalibrationPool
 from edgekit.runtimes.session import OUTPUT
 
 _SMALL = 64  # px: up to this size the center crop cuts nothing off, as in a recipe
@@ -117,9 +117,9 @@ def _decoded(
     known: Stated,
     preprocessing: Preprocessing,
     classes: int,
-) -> tuple[Candidates, tuple[NDArray[np.uint8], NDArray[np.int64]] | None, list[str]]:
+) -> tuple[CalibrationPool, tuple[NDArray[np.uint8], NDArray[np.int64]] | None, list[str]]:
     """The calibration pool, the evaluation images with their labels, and notes on both."""
-    pool, notes = candidates(calibration, preprocessing, request.calibration_images, classes)
+    pool, notes = calibration_pool(calibration, preprocessing, request.calibration_images, classes)
     if evaluation is None:
         return pool, None, notes
     test, labels, more = pixels(evaluation.ranged(known), preprocessing)
@@ -237,9 +237,9 @@ def _preprocessing(pixel_format: PixelFormat, requested: PixelFormat, model: str
         raise ExportError(f"{model}: its image size is unknown", "give it, for example --size 224")
     whole = pixel_format.size <= _SMALL or pixel_format.fit == "stretch"
     resize = pixel_format.resize or (pixel_format.size if whole else pixel_format.size * 8 // 7)
-    here = f"--size {pixel_format.size} --resize {resize}"
+    options = f"--size {pixel_format.size} --resize {resize}"
     if resize < pixel_format.size and requested.resize is not None:
-        raise ExportError(f"{here}: would leave a border around the image", "give a --resize of at least --size")
+        raise ExportError(f"{options}: would leave a border around the image", "give a --resize of at least --size")
     try:
         return Preprocessing(
             image_size=pixel_format.size,
@@ -252,7 +252,7 @@ def _preprocessing(pixel_format: PixelFormat, requested: PixelFormat, model: str
         )
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ExportError(f"{here}: {reason}", "give a --resize of at least --size") from error
+        raise ExportError(f"{options}: {reason}", "give a --resize of at least --size") from error
 
 
 def _statistics(pixel_format: PixelFormat, model: str) -> tuple[Statistics, Statistics, bool]:

@@ -170,7 +170,7 @@ def _bytes_outside(path: Path, tensor: TensorProto) -> int:
     where = ExternalDataInfo(tensor).location
     file = path.parent / where
     if not file.resolve().is_relative_to(path.parent.resolve()):
-        raise ExportError(f"{path}: its external data {where} lies outside its folder", "do not use this model")
+        raise ExportError(f"{path}: its external data {where} is outside its folder", "do not use this model")
     if not file.is_file():
         raise ExportError(
             f"{path}: its external data is missing: {where} (for {tensor.name} and maybe others)",

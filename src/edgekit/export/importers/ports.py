@@ -79,17 +79,20 @@ def find_input(model: ModelProto, file: str) -> ImageInput:
     name, kind = inputs[0].name, inputs[0].type.tensor_type.elem_type
     # Paddle writes -1 for a free axis, other programs 0.
     shape = [d.dim_value if d.dim_value > 0 else None for d in inputs[0].type.tensor_type.shape.dim]
-    says = f"{file}: its input {name} is {type_name(kind)} ({', '.join(str(d or '?') for d in shape)})"
+    described = f"{file}: its input {name} is {type_name(kind)} ({', '.join(str(d or '?') for d in shape)})"
     if kind not in {TensorProto.FLOAT, TensorProto.UINT8} or len(shape) != 4:
         raise ExportError(
-            f"{says}, not a float32 or uint8 image of four axes", "export it with a float32 image (n, 3, h, w) as input"
+            f"{described}, not a float32 or uint8 image of four axes",
+            "export it with a float32 image (n, 3, h, w) as input",
         )
     layout: Layout = "NHWC" if shape[3] == CHANNELS and shape[1] != CHANNELS else "NCHW"
     channels, *sides = (shape[1], *shape[2:]) if layout == "NCHW" else (shape[3], *shape[1:3])
     if channels not in {None, CHANNELS}:
-        raise ExportError(f"{says}: no axis of 3 channels", "export it for three channels: edgekit's images are RGB")
+        raise ExportError(
+            f"{described}: no axis of 3 channels", "export it for three channels: edgekit's images are RGB"
+        )
     if None not in sides and sides[0] != sides[1]:
         raise ExportError(
-            f"{says}: {sides[0]}x{sides[1]} pixels", "export it for square images: edgekit takes no others"
+            f"{described}: {sides[0]}x{sides[1]} pixels", "export it for square images: edgekit takes no others"
         )
     return ImageInput(name, layout, kind == TensorProto.UINT8, shape[0], sides[0] or sides[1])

@@ -12,7 +12,7 @@ from edgekit.export.importers.source import ModelSource
 from edgekit.files import digest_of, sha256
 from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier
-from edgekit.quantize.selection import Candidates
+from edgekit.quantize.selection import CalibrationPool
 from edgekit.run import Run
 from edgekit.stages import STAGES, TRAINED_BY
 
@@ -56,7 +56,7 @@ def from_run(
         ),
         classes=splits.classes,
         preprocessing=preprocessing,
-        calibration=Candidates(
+        calibration=CalibrationPool(
             total=len(splits.pool),
             read=lambda rows: np.asarray(splits.pool.subset(rows).center_crop(preprocessing.image_size).images),
             digest=splits.pool.digest,

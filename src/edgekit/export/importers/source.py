@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.preprocess import Preprocessing
-from edgekit.quantize.selection import Candidates
+from edgekit.quantize.selection import CalibrationPool
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class ModelSource:
     model: nn.Module | Path
     classes: list[str]
     preprocessing: Preprocessing
-    calibration: NDArray[np.uint8] | Candidates
+    calibration: NDArray[np.uint8] | CalibrationPool
     evaluation: tuple[NDArray[np.uint8], NDArray[np.int64]] | None
     output: Path
     provenance: dict[str, Any]
