@@ -111,7 +111,7 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
     transformer = any(node.op_type == "Softmax" for node in graph.graph.node)
     model = _read(calibration.model)
     present = {operation.get_friendly_name() for operation in model.get_ops()}
-    kept = [name for name in dict.fromkeys([*kept_in_float(graph), *exclude]) if name in present]
+    float_nodes = [name for name in dict.fromkeys([*kept_in_float(graph), *exclude]) if name in present]
     count = len(calibration.images)
     logging.getLogger("nncf").setLevel(logging.ERROR)
     try:
@@ -126,7 +126,7 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
                 nncf.Dataset(range(count), image),
                 subset_size=count,
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-                ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
+                ignored_scope=nncf.IgnoredScope(names=float_nodes, validate=False),
                 advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
             )
             into_ir(quantized, of_onnx(calibration.model) | {"precision": "int8"})
@@ -144,7 +144,7 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
         calibration=CalibrationRecord.model_validate(
             {"method": "NNCF's default", "images": count, **calibration.drawn}
         ),
-        kept_in_float=kept,
+        kept_in_float=float_nodes,
     )
 
 

@@ -127,11 +127,11 @@ def export_classifier(
             "evaluation": digest_of_arrays(images, *([] if labels is None else [labels])),
         }
         keys = {id_: _key(id_, same, candidates, chosen) for id_ in wanted}
-        kept = _kept(old, digest_of(same), keys, chosen.search_minutes)
-        if old is not None and set(keys) <= set(kept):
+        reused = _reusable(old, digest_of(same), keys, chosen.search_minutes)
+        if old is not None and set(keys) <= set(reused):
             return old
         # Embedding the pool is only worth it for calibration.
-        calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in kept)
+        calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused)
         drawn = draw(float_onnx, candidates, "clusters" if calibrates else "random")
         _check(drawn.images, None, size, len(classes), "calibration")
         if overlap := shared(drawn.images, images):
@@ -149,14 +149,14 @@ def export_classifier(
             batch=batch,
             unlabeled=further(candidates, drawn, chosen.recover),
         )
-        finished = _finished(wanted, kept, keys, staging, chosen.search_minutes)
-        missing = [id_ for id_ in wanted if id_ not in {*kept, *finished}]
-        sources.searches = sum(split(id_)[1] == "int8" for id_ in wanted if id_ not in kept)  # interrupted or not
+        finished = _finished(wanted, reused, keys, staging, chosen.search_minutes)
+        missing = [id_ for id_ in wanted if id_ not in {*reused, *finished}]
+        sources.searches = sum(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused)  # interrupted or not
         for variant in make_all(missing, sources, staging, jobs or default_jobs(len(missing))):
             staging.finish(variant, keys[variant.id])
             finished[variant.id] = variant
         with pack.replaced(output) as folder:
-            variants = [pack.carry(v, old, folder) for v in kept.values()] if old is not None else []
+            variants = [pack.carry(v, old, folder) for v in reused.values()] if old is not None else []
             for variant in finished.values():
                 staging.place(variant, folder)
                 variants.append(variant)
@@ -255,10 +255,10 @@ def _onnx_runner(path: Path) -> Run:
 
 
 def _finished(
-    wanted: list[str], kept: dict[str, Variant], keys: dict[str, str], staging: Staging, minutes: float
+    wanted: list[str], reused: dict[str, Variant], keys: dict[str, str], staging: Staging, minutes: float
 ) -> dict[str, Variant]:
     """The variants that an interrupted export had finished."""
-    found = {id_: staging.finished(id_, keys[id_]) for id_ in wanted if id_ not in kept}
+    found = {id_: staging.finished(id_, keys[id_]) for id_ in wanted if id_ not in reused}
     finished = {
         id_: variant
         for id_, variant in found.items()
@@ -281,7 +281,7 @@ def _key(id_: str, same: dict[str, Any], candidates: CalibrationPool, options: E
     return digest_of(inputs)
 
 
-def _kept(old: Bundle | None, inputs: str, keys: dict[str, str], minutes: float) -> dict[str, Variant]:
+def _reusable(old: Bundle | None, inputs: str, keys: dict[str, str], minutes: float) -> dict[str, Variant]:
     """The variants of the existing bundle that are kept in the new one.
 
     A requested variant whose search was cut is made again if the limit is longer now.

@@ -98,13 +98,13 @@ def _spec(name: str, folders: Iterable[str]) -> ModuleSpec | None:
 @contextmanager
 def _current_folder() -> Iterator[None]:
     """Import from the current folder too, which a console script does not do by default."""
-    here = str(Path.cwd())
-    if here in sys.path:
+    folder = str(Path.cwd())
+    if folder in sys.path:
         yield
         return
-    sys.path.insert(0, here)
+    sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        sys.path.remove(here)
+        sys.path.remove(folder)

@@ -127,7 +127,7 @@ def streams(graph: LayerGraph) -> list[EqualizablePair]:
         )
         if sums and first and second and complete and scaled:
             read = tuple(node for node, _ in second)
-            if all(_same_channels(graph, made, node) for made in first for node in read):
+            if all(_same_channels(graph, writer, node) for writer in first for node in read):
                 found.append(
                     EqualizablePair(tuple(first), read, tuple(dict.fromkeys(name for _, name in second)), tuple(nodes))
                 )

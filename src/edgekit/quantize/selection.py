@@ -82,12 +82,12 @@ class CalibrationPool:
         fewest = min(_FEWEST_HELD_BACK, self.total // 2)
         count = min(MOST_HELD_BACK, max(fewest, self.total // _HELD_BACK))
         held = np.sort(np.random.default_rng([self.seed, self.total]).choice(self.total, count, replace=False))
-        left = np.setdiff1d(np.arange(self.total), held)
+        remaining = np.setdiff1d(np.arange(self.total), held)
         read = self.read
         rest = replace(
             self,
-            total=len(left),
-            read=lambda rows: read(left[rows]),
+            total=len(remaining),
+            read=lambda rows: read(remaining[rows]),
             digest=digest_of([self.digest, count]),
         )
         return rest, held

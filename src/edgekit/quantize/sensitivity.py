@@ -57,10 +57,10 @@ class LayerSensitivity:
 def quantizable(model: ModelProto) -> dict[str, tuple[str, Exclude]]:
     """The layers of a float graph that can be quantized: name -> (operator, the names to exclude: itself and its activation)."""
     graph = LayerGraph(model)
-    kept = set(kept_in_float(model))
+    in_float = set(kept_in_float(model))
     found = {}
     for node in graph.layers():
-        if node.name in kept:
+        if node.name in in_float:
             continue
         reader = graph.sole_reader(node.output[0])
         own = (reader.name,) if reader is not None and reader.op_type in _ACTIVATIONS else ()
@@ -149,9 +149,9 @@ def _put_back(graph: GraphProto, maker: dict[str, NodeProto], activation: NodePr
 
 
 def _remove_unused_qdq(graph: GraphProto) -> None:
-    kept = {output.name for output in graph.output}
+    outputs = {output.name for output in graph.output}
     while True:
-        read = kept | {name for node in graph.node for name in node.input}
+        read = outputs | {name for node in graph.node for name in node.input}
         idle = [
             n for n in graph.node if n.op_type in {"QuantizeLinear", "DequantizeLinear"} and n.output[0] not in read
         ]

@@ -91,8 +91,8 @@ def _repeat_joined(model: ModelProto, batch: int, shapes: dict[str, list[int]], 
                 continue
             if not size:
                 size = unique("image_count", taken)
-                made = helper.make_node("Shape", [graph.input[0].name], [size], name=size, start=0, end=1)
-                graph.node.insert(0, made)
+                shape_node = helper.make_node("Shape", [graph.input[0].name], [size], name=size, start=0, end=1)
+                graph.node.insert(0, shape_node)
             node.input[i] = _repeated(model, node, tensor, size, taken)
 
 

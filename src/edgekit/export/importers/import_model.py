@@ -235,8 +235,8 @@ def _merged(requested: PixelFormat, network: PixelFormat) -> PixelFormat:
 def _preprocessing(pixel_format: PixelFormat, requested: PixelFormat, model: str) -> Preprocessing:
     if pixel_format.size is None:
         raise ExportError(f"{model}: its image size is unknown", "give it, for example --size 224")
-    whole = pixel_format.size <= _SMALL or pixel_format.fit == "stretch"
-    resize = pixel_format.resize or (pixel_format.size if whole else pixel_format.size * 8 // 7)
+    uncropped = pixel_format.size <= _SMALL or pixel_format.fit == "stretch"
+    resize = pixel_format.resize or (pixel_format.size if uncropped else pixel_format.size * 8 // 7)
     options = f"--size {pixel_format.size} --resize {resize}"
     if resize < pixel_format.size and requested.resize is not None:
         raise ExportError(f"{options}: would leave a border around the image", "give a --resize of at least --size")

@@ -199,10 +199,10 @@ def _difference(function: str, seen: NDArray[np.floating], rows: NDArray[np.floa
     if function == "LogSoftmax":
         rows = np.exp(np.minimum(rows, 0))
     sums = rows.sum(1)
-    kept = np.abs(sums) > _NOTHING  # rows whose classes all have almost no probability are skipped
-    if not kept.any():
+    comparable = np.abs(sums) > _NOTHING  # rows whose classes all have almost no probability are skipped
+    if not comparable.any():
         return None
-    return float(np.abs(softmax(seen[kept]) - rows[kept] / sums[kept, None]).max())
+    return float(np.abs(softmax(seen[comparable]) - rows[comparable] / sums[comparable, None]).max())
 
 
 def _path(graph: GraphProto, output: str) -> OutputTrace:

@@ -214,16 +214,16 @@ def _resize(node: NodeProto, graph: Constants) -> None:
     axes = [axis % len(shape) for axis in named[0].ints]
     node.attribute.remove(named[0])
     if (scales := graph.value(node, 2, "scales")) is not None and len(scales):
-        whole = np.ones(len(shape), np.float32)
-        whole[axes] = scales
-        graph.add(node, 2, whole)
+        full = np.ones(len(shape), np.float32)
+        full[axes] = scales
+        graph.add(node, 2, full)
     elif (sizes := graph.value(node, 3, "sizes")) is not None:
         before = [shape[axis] for axis in axes]
         if None in before:
             raise graph.impossible(node, "its axes of unknown length")
-        whole = np.ones(len(shape), np.float32)  # the batch may be free, so not as sizes
-        whole[axes] = [size / side for size, side in zip(sizes.tolist(), before, strict=True) if side]
-        graph.add(node, 2, whole)
+        full = np.ones(len(shape), np.float32)  # the batch may be free, so not as sizes
+        full[axes] = [size / side for size, side in zip(sizes.tolist(), before, strict=True) if side]
+        graph.add(node, 2, full)
         del node.input[3:]
     if len(node.input) > 1:
         node.input[1] = ""  # the region of interest, which only one mode uses
