@@ -93,10 +93,10 @@ DYNAMIC = (
         (graph(shape=("n", 1, 16, 16)), "no axis of 3 channels"),
         (graph(shape=("n", 3, 16, 20)), "16x20 pixels"),
         (graph(shape=("n", 3)), "not a float32 or uint8 image of four axes"),
-        (graph(*DYNAMIC), "If (node choose): dynamic control flow"),
-        (graph(helper.make_node("Fancy", ["x"], ["r"], name="odd", domain="my.ops")), "my.ops.Fancy (node odd) is not an operator"),
+        (graph(*DYNAMIC), "If (node choose) is dynamic control flow"),
+        (graph(helper.make_node("Fancy", ["x"], ["r"], name="odd", domain="my.ops")), "my.ops.Fancy (node odd) is not an ONNX operator"),
         (graph(helper.make_node("Fancy", ["x"], ["r"], name="odd")), "does not support the operator Fancy (node odd)"),
-        (graph(helper.make_node("QuantizeLinear", ["x", "w"], ["r"], name="q")), "is quantized already: QuantizeLinear (node q)"),
+        (graph(helper.make_node("QuantizeLinear", ["x", "w"], ["r"], name="q")), "is already quantized: QuantizeLinear (node q)"),
     ],
 )  # fmt: skip
 def test_graphs_that_no_target_takes(edgekit: Run, model: ModelProto, says: str) -> None:
@@ -179,7 +179,7 @@ def test_what_must_be_said_about_a_graph(edgekit: Run) -> None:
     assert "its normalization is unknown" in refused(edgekit, "model.onnx", "--calibrate", "photos", "--size", "16")
     onnx.save(graph(), "model.onnx")
     sized = ("model.onnx", "--calibrate", "photos", "--size", "32", *PIXELS)
-    assert "takes images of 16 px, --size says 32" in refused(edgekit, *sized)
+    assert "takes images of 16 px, but --size is 32" in refused(edgekit, *sized)
     assert "no images for calibration" in refused(edgekit, "model.onnx", *PIXELS)
     for wrong in ("0.5,0.5", "half", "nan", "0"):
         line = refused(edgekit, "model.onnx", "--calibrate", "photos", "--mean", "0.5", "--std", wrong)
@@ -209,7 +209,7 @@ def test_images_that_are_none(edgekit: Run) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("cat\ndog\nowl\n", "has 2 classes, --classes names.txt 3 (cat, dog, owl)"),
+        ("cat\ndog\nowl\n", "has 2 classes, but --classes names.txt names 3 (cat, dog, owl)"),
         ("cat\n\ndog\n", "line 2 is empty"),
         ("cat\n", "names 1 classes"),
         ('["cat", null]', "null is not the name of a class"),
@@ -257,9 +257,9 @@ def test_weights_of_another_network_or_for_other_classes(edgekit: Run) -> None:
     Path("names.txt").write_text("cat\ndog\n")
     options = ("--calibrate", "photos", "--size", "32")
     line = refused(edgekit, name, "--weights", "mine.safetensors", "--classes", "names.txt", *options)
-    assert "--weights: mine.safetensors: has 3 classes, --classes 2" in line
+    assert "--weights: mine.safetensors: has 3 classes, but --classes names 2" in line
     line = refused(edgekit, name, "--weights", "mine.safetensors", "--evaluate", "photos", *options)
-    assert "has 3 classes, --evaluate 2" in line
+    assert "has 3 classes, but --evaluate names 2" in line
     del weights["conv_stem.weight"]
     safetensors.torch.save_file(weights, "mine.safetensors")
     line = refused(edgekit, name, "--weights", "mine.safetensors", *options)
@@ -279,7 +279,7 @@ def test_names_of_nothing(edgekit: Run) -> None:
         ("torchvision:resnet81", "torchvision has no network 'resnet81'"),
         ("no_such_module:build", "no_such_module cannot be imported"),
         ("bad_factory:nmber", "did you mean number?"),  # codespell:ignore
-        ("bad_factory:number", "gives a int, not an nn.Module"),
+        ("bad_factory:number", "returns a int, not an nn.Module"),
         ("bad_factory:fails", "no weights here"),
         ("model.tflite", "is not a model that edgekit can export"),
         ("nothing", "no such run"),

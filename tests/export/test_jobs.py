@@ -119,7 +119,7 @@ def test_a_variant_as_good_that_decides_otherwise_is_remarked_upon_and_may_be_bo
     )
     judged = verify.judge(variant, other, None, reference, verify.AccuracyBounds())
     assert (judged.status, judged.drop, judged.agreement) == ("verified", 0.0, 0.5)
-    assert "decides otherwise than the trained model on 50.0% of the images" in judged.note
+    assert "its class differs from the trained model's on 50.0% of the images" in judged.note
     bounded = verify.judge(variant, other, None, reference, verify.AccuracyBounds(min_agreement=0.9))
     assert bounded.status == "rejected"
     assert "on 50.0% of the images, fewer than 90.0%" in bounded.note

@@ -63,7 +63,7 @@ def test_fewer_than_eight_are_refused_unless_asked_for(total: int, enough: bool)
         assert judged.calibration.drawn >= FEWEST
         return judged.require_enough(few_images=False)
     with pytest.raises(
-        ExportError, match=f"calibrated with 7 images beside the {total - 7} that are held back"
+        ExportError, match=rf"only 7 images to calibrate INT8 \({total - 7} more are held back"
     ) as caught:
         judged.require_enough(few_images=False)
     assert "--few-images" in str(caught.value.hint)

@@ -157,7 +157,7 @@ def test_a_note_says_between_what_the_ratio_lies_or_why_it_is_slow(
     model, fresh = bundle.path / "model.onnx", int8(bundle, "onnxruntime", None)
     unsure = timed(1.0, verdict="undecided").model_copy(update={"low": 0.91, "high": 1.14})
     (note,) = speed_module._notes(unsure, model, fresh)
-    assert "0.91 to 1.14 times as fast" in note
+    assert "0.91 to 1.14 times its speed" in note
     assert speed_module._notes(timed(2.0, verdict="faster"), model, fresh) == []
     monkeypatch.setattr(speed_module, "saturates", lambda: True)
     (slow,) = speed_module._notes(timed(0.5, p50=0.4, verdict="slower"), model, fresh)

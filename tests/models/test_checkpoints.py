@@ -154,7 +154,7 @@ def test_the_user_chooses(tmp_path: Path) -> None:
     filled, _ = load(tmp_path, under("a.", RAW) | under("b.", OTHER), "b", "w.safetensors")
     assert holds(filled, OTHER)
     with pytest.raises(
-        RecipeError, match=r"holds no weights called state_dict_em, but .*did you mean state_dict_ema"
+        RecipeError, match=r"holds no weights named state_dict_em; found .*did you mean state_dict_ema"
     ) as caught:
         load(tmp_path, {"state_dict": RAW, "state_dict_ema": EMA}, "state_dict_em")
     assert "\n" not in str(caught.value)

@@ -93,7 +93,7 @@ def test_the_stem_follows_the_image_size() -> None:
         (
             Architecture(name="timm:vit_tiny_patch16_224", patch_size=5),
             32,
-            r"no multiple of the 5-px patches .* \(use 30 or 35",
+            r"not a multiple of the 5-px patches .* \(use 30 or 35",
         ),
         (
             Architecture(name="mobilenet_v3_small", patch_size=4),

@@ -337,7 +337,7 @@ def planted_layer_in_float(digits: ModelProto, folder: Path) -> tuple[AccuracySe
     sources = sources_of(imbalanced(digits, 6, only=[1]), folder)
     bad = [p for p in layer_pairs(LayerGraph(digits)) if p.ceiling is None][1].second[0].name
     state = AccuracySearch(onnx_backend(sources))
-    base = state.candidate("calibration", QuantizationConfig(REDUCED, "minmax"))
+    base = state.try_config("calibration", QuantizationConfig(REDUCED, "minmax"))
     assert base is not None
     assert not state.gate(base)
     assert base.entry.drop > 0.4

@@ -329,7 +329,7 @@ PLANTED: dict[Callable[[ModelProto], None], tuple[str, str]] = {
     float_skip: ("Add", "skip input is not quantized"),
     quantized_main: ("Add", "both inputs are dequantized"),
     float_weight: ("Conv", "its activation is quantized and its weight is not"),
-    stored_as_integers: ("DequantizeLinear", "dequantizes INT8 that no QuantizeLinear made"),
+    stored_as_integers: ("DequantizeLinear", "dequantizes INT8 without a QuantizeLinear before it"),
     own_domain: ("QuantizeLinear", "the domain com.microsoft"),
     no_scale: ("QuantizeLinear", "a scale that is not a positive number"),
     scales_that_differ: ("DequantizeLinear", "differs from that of its QuantizeLinear"),
@@ -374,7 +374,7 @@ def test_values_beyond_half_precision_are_named(calibration: Calibration, tmp_pa
     (weight,) = (t for t in loud.graph.initializer if t.name == classifier.input[1])
     _replace(loud, weight.name, numpy_helper.to_array(weight) * 1e5)
     onnx.save(loud, tmp_path / "loud.onnx")
-    with pytest.raises(ExportError, match=r"logits reaches .* beyond FP16's 65504"):
+    with pytest.raises(ExportError, match=r"logits reaches .* FP16 holds at most 65504"):
         check_range(Calibration(tmp_path / "loud.onnx", calibration.images, tmp_path))
 
 

@@ -55,7 +55,7 @@ def test_the_rung_is_said_in_words_and_every_layer_has_its_place(tmp_path: Path)
     (found,) = accuracy_searches(facts)
     assert found.variant == "onnx-int8"
     assert "as few as possible, to keep the accuracy" in found.words
-    assert "which is slower" in found.words
+    assert "that is, slower" in found.words
     assert [row[5].text for row in found.tried.rows] == ["rejected", "failed", "verified"]
     assert found.tried.rows[2][4].text == "\u22120.20"
     assert found.layers is not None

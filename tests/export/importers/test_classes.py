@@ -91,7 +91,7 @@ def test_synsets_name_folders_too(content: object, tmp_path: Path) -> None:
     [
         ({"0": "cat", "2": "dog"}, "names 2 classes, but none has the index 1"),
         ({"1": "cat", "2": "dog"}, "none has the index 0"),
-        ({"cat": 0, "dog": 0}, "none has the index 1, two have the same"),
+        ({"cat": 0, "dog": 0}, "none has the index 1 and two have the same"),
         ("1,cat\n2,dog\n", "none has the index 0"),
         ({"0": "cat", "1": None}, "null is not the name of a class"),
         ({"0": "cat", "1": " "}, "is not the name of a class"),

@@ -133,7 +133,7 @@ def test_logits_stay_what_they_are(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_independent_sigmoids_are_refused(tmp_path: Path, ending: list[NodeProto]) -> None:
-    with pytest.raises(ExportError, match=r"is a Sigmoid of 5 numbers, one for each class: a multi-label network"):
+    with pytest.raises(ExportError, match=r"is a Sigmoid of 5 numbers, one per class: this is a multi-label network"):
         opened(classifier(*ending, constants=CONSTANTS), tmp_path)
 
 
@@ -192,7 +192,7 @@ def test_several_heads_are_listed_and_chosen_by_name(edgekit: Run, tmp_path: Pat
     Image.fromarray(images()[0]).save(tmp_path / "photos" / "a.png")
     code, _, err = edgekit("export", "timm:resnet10t", "--calibrate", tmp_path / "photos", "--output-name", "y")
     assert (code, err.count("\n")) == (2, 1)
-    assert "--output-name: timm:resnet10t is no ONNX graph" in err
+    assert "--output-name: timm:resnet10t is not an ONNX file" in err
 
 
 def test_a_map_of_classes_is_no_classifier(tmp_path: Path) -> None:
@@ -297,4 +297,4 @@ def test_a_torch_network_of_one_logit_is_exported_as_two_classes(
         "export", "one_logit:network", "--calibrate", "photos", "--size", 8, "--mean", 0, "--std", 1, "--classes", "names.txt",
     )  # fmt: skip
     assert code == 2
-    assert "has 2 classes, --classes names.txt 3" in err
+    assert "has 2 classes, but --classes names.txt names 3" in err

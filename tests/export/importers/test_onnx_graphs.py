@@ -326,7 +326,7 @@ def test_what_opset_17_has_no_word_for_is_named_with_its_node(tmp_path: Path) ->
     model = newer(resize, opset=18, constants={"scales": np.array([1, 1, 0.5, 0.5], np.float32)})
     network = opened(model, tmp_path)
     assert network.graph is not None
-    with pytest.raises(ExportError, match=r"Resize \(node Resize_r\): opset 17 has no word for its antialias"):
+    with pytest.raises(ExportError, match=r"Resize \(node Resize_r\): opset 17 does not support its antialias"):
         network.graph.write(tmp_path / "ours.onnx", SIZE, MEAN, STD, "rgb", list("abcde"))
 
 

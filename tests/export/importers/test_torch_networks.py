@@ -269,12 +269,12 @@ def test_one_output_of_several_is_taken_where_it_is_clear_which(
         (lambda s, f: s.argmax(1), 5, r"gives \(4,\) for 4 images"),
         (lambda s, f: None, 5, r"gives a NoneType"),
         (lambda s, f: {"boxes": [{"x": 1}]}, 5, r"gives a dict"),
-        (lambda s, f: s.sigmoid(), 5, r"ends in a Sigmoid: each of its 5 classes is judged on its own \(multi-label\)"),
+        (lambda s, f: s.sigmoid(), 5, r"ends in a Sigmoid over 5 classes, so it is a multi-label network"),
         (lambda s, f: s.sigmoid()[:, :, None, None].flatten(1).to(torch.float32), 5, r"ends in a Sigmoid"),
         (lambda s, f: functional.dropout(s, 0.5), 5, r"different outputs for the same images: part of it is in training mode"),
         (lambda s, f: functional.batch_norm(s, None, None, training=True), 5, r"beside other images|fails on images"),
         (lambda s, f: s / (s.abs().max() + 1), 5, r"depends on the other images of the batch"),
-        (lambda s, f: s @ torch.zeros(3, 3), 5, r"fails on images of 16 px: RuntimeError.*\(give the --size"),
+        (lambda s, f: s @ torch.zeros(3, 3), 5, r"fails on images of 16 px: RuntimeError.*\(give the image size"),
         (lambda s, f: s.nonexistent, 5, r"fails on images of 16 px: AttributeError"),
     ],
 )  # fmt: skip
@@ -518,7 +518,7 @@ COMMAND = ("--calibrate", "photos", "--size", "16", "--mean", "0.5", "--std", "0
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("several", "it is logits that is exported"),
+        ("several", "its output logits is exported"),
         ("softmax", "its last Softmax is left out"),
         ("one", "0 and z"),
         ("lazy", "verified"),
@@ -537,10 +537,10 @@ def test_answers_of_every_form_on_the_command_line(edgekit: Run, here: Path, nam
     ("name", "says"),
     [
         ("labels", "ends in a Sigmoid"),
-        ("odd", "cannot be written as ONNX opset 17: Exporting the operator 'aten::special_i0e'"),
+        ("odd", "cannot be exported as ONNX opset 17: Exporting the operator 'aten::special_i0e'"),
         ("locked", "the network cannot be copied: TypeError: cannot pickle"),
-        ("meta", "meta: cannot be brought to the CPU"),
-        ("untraceable", "cannot be written as ONNX opset 17: LookupError: not like this"),
+        ("meta", "meta: cannot be moved to the CPU"),
+        ("untraceable", "cannot be exported as ONNX opset 17: LookupError: not like this"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(edgekit: Run, here: Path, name: str, says: str) -> None:
@@ -565,7 +565,7 @@ def test_a_checkpoints_average_is_taken_said_and_chosen(edgekit: Run, here: Path
     assert "EMA" not in out
     assert Bundle.open(here / "export" / "test_resnet").manifest.provenance["weights_key"] == "state_dict"
     for arguments, says in (
-        ((*command, "--weights-key", "state"), "holds no weights called state"),
+        ((*command, "--weights-key", "state"), "holds no weights named state"),
         ((*command[:-2], "--weights-key", "state"), "--weights-key state: no file of weights was given"),
     ):
         code, _, err = edgekit(*arguments)
@@ -583,7 +583,7 @@ def test_a_torchscript_file_is_called_what_it_is(edgekit: Run, here: Path) -> No
 
 
 def test_networks_without_a_classifier_are_refused(here: Path) -> None:
-    with pytest.raises(EdgekitError, match="timm:vit_small_patch14_dinov2: has no classifier"):
+    with pytest.raises(EdgekitError, match="timm:vit_small_patch14_dinov2: timm builds it without a classifier"):
         from_timm(model_request("timm:vit_small_patch14_dinov2", size=28), None)
 
 
@@ -627,5 +627,5 @@ def test_a_network_without_a_classifier_of_its_own_takes_that_of_the_weights(tmp
     found = from_timm(model_request("timm:eva02_tiny_patch14_224", size=28, weights=str(tmp_path / "w.pth")), 3)
     assert found.module is not None
     assert found.module(torch.zeros(1, 3, 28, 28)).shape == (1, 3)
-    with pytest.raises(ExportError, match="has 3 classes, --evaluate 4"):
+    with pytest.raises(ExportError, match="has 3 classes, but --evaluate names 4"):
         from_timm(model_request("timm:eva02_tiny_patch14_224", size=28, weights=str(tmp_path / "w.pth")), 4)
