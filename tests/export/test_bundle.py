@@ -150,7 +150,7 @@ def test_schemes(bundle: Bundle, tmp_path: Path, scheme: qdq.Scheme, largest: ra
     assert quantization.calibration.images == 25
 
 
-def test_no_way_that_saturates_is_tried_where_products_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_configuration_that_saturates_is_tried_where_products_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
     for features, machine, first in (
         (["avx2"], "x86_64", REDUCED),
         (["avx2", "avx_vnni"], "x86_64", FULL),
@@ -198,7 +198,7 @@ def test_bad_quantization_is_rejected_marked_and_kept_out_of_the_way(
     assert again.digest == bundle.digest
 
 
-def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nncf_is_the_second_group_of_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served, "METHODS", ("percentile",))
     monkeypatch.setattr(ranges, "PERCENTILE", 30.0)  # spoils the first configuration
     bundle = export(tmp_path / "export", targets=["openvino"], precisions=["int8"])
@@ -214,7 +214,7 @@ def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.
     assert (load(bundle, variant).run(images).argmax(1) == golden.argmax(1)).mean() > 0.9
 
 
-def test_a_way_that_fails_leads_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_that_fails_leads_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ExportError("cannot quantize this")
 

@@ -95,7 +95,7 @@ def test_int8_of_a_bundle_without_labels_is_judged_on_what_did_not_calibrate_it(
     assert more.manifest.provenance["notes"] == [note]
 
 
-def test_the_same_images_as_both_are_told(tmp_path: Path) -> None:
+def test_the_same_images_in_both_give_a_note(tmp_path: Path) -> None:
     """The same folder is given as --calibrate and --evaluate."""
     test = exported.splits().test
     bundle = exported.export(

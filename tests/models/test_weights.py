@@ -110,7 +110,7 @@ def test_each_key_style_fills_the_network(
     assert all(name in str(loaded) for name in unused)
 
 
-def test_safetensors_are_told_by_their_content(small: dict[str, Tensor], tmp_path: Path) -> None:
+def test_safetensors_are_recognized_by_their_content(small: dict[str, Tensor], tmp_path: Path) -> None:
     safetensors.torch.save_file(small, tmp_path / "weights.bin")
     assert holds(build(str(tmp_path / "weights.bin")), small)
 

@@ -50,7 +50,7 @@ def with_accuracy_search(folder: Path) -> Path:
     return run
 
 
-def test_the_rung_is_said_in_words_and_every_layer_has_its_place(tmp_path: Path) -> None:
+def test_the_strategy_is_described_and_every_layer_is_in_the_table(tmp_path: Path) -> None:
     facts = collect(with_accuracy_search(tmp_path / "digits"))
     (found,) = accuracy_searches(facts)
     assert found.variant == "onnx-int8"

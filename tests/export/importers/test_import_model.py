@@ -121,7 +121,7 @@ def test_a_factory_with_weights_reaches_the_accuracy_that_it_has(
         np.testing.assert_allclose(golden, exported.pixels()(torch.from_numpy(images)).numpy(), atol=1e-5)
 
 
-def test_without_weights_they_are_random_and_everybody_is_told(
+def test_without_weights_they_are_random_and_the_notes_say_so(
     edgekit: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
