@@ -29,7 +29,7 @@ from edgekit.progress import progress
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.qdq import FULL, REDUCED, quantize_onnx, saturates
 from edgekit.quantize.ranges import METHODS
-from edgekit.quantize.selection import Candidates, draw
+from edgekit.quantize.selection import CalibrationPool, draw
 from edgekit.result import now
 from edgekit.run import Run
 from edgekit.runtimes import open_session
@@ -67,7 +67,7 @@ def main() -> None:
             for count in told.images:
                 for how in DRAWS:
                     for seed in range(told.seeds):
-                        candidates = Candidates(
+                        candidates = CalibrationPool(
                             total=len(splits.pool),
                             read=lambda rows: np.asarray(splits.pool.subset(rows).center_crop(data.image_size).images),
                             digest=splits.pool.digest,

@@ -152,7 +152,7 @@ def main() -> None:
             "name": "edgekit", "bytes": int8.stat().st_size, "accuracy": accuracy_of(int8, images, labels),
             "p50_ms": p50["edgekit"], "seconds": making, "files_made": len(tried),
             "seconds_with_verification": sum(entry.seconds for entry in tried),
-            "whole_export_seconds": whole, "way": quantization.configuration, "strategy": quantization.strategy,
+            "whole_export_seconds": whole, "configuration": quantization.configuration, "strategy": quantization.strategy,
         })  # fmt: skip
         table += [
             {"name": f"optimum, {peer['method']}", "p50_ms": p50.get(f"optimum, {peer['method']}"), **peer}

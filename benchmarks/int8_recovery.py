@@ -1,4 +1,4 @@
-"""The ladder at work: a depthwise student on which plain INT8 loses more than three points, and the rung that brings it back.
+"""The accuracy search: a depthwise student on which plain INT8 loses more than three points, and the strategy that keeps the accuracy.
 
     python benchmarks/int8_recovery.py RUN [--work runs/int8_recovery] [--epochs 15] [--quick] [--output FILE]
 
@@ -12,7 +12,7 @@ squeeze-and-excitation) is distilled from it on the run's pool, resumable epoch 
 An export that is in --work already is read, not made again.
 
 For each, in both runtimes and for TensorRT's graph (simulated): what plain INT8 loses (calibration alone, whatever the loss), then
-what the ladder does about it with --recover: the rung, everything that was tried, the seconds, and the latency of both beside float's.
+what the accuracy search reaches with --recover: the strategy, every attempt, the seconds, and the latency of both and of float.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier, save_classifier
 from edgekit.progress import progress
 from edgekit.quantization import Quantization
-from edgekit.quantize.selection import Candidates, digest_of_arrays
+from edgekit.quantize.selection import CalibrationPool, digest_of_arrays
 from edgekit.recipe import Architecture
 from edgekit.result import now
 from edgekit.run import Run
@@ -132,16 +132,16 @@ def imbalanced(model: Classifier, where: str, spread: float, seed: int = 0) -> C
 
 
 def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[str, Any]:
-    """Plain INT8 and what the ladder makes of it, for each target."""
+    """Plain INT8 and the result of the accuracy search, for each target."""
     data, test = run.recipe.data, splits.test
     rows = np.linspace(0, len(splits.pool) - 1, min(4396, len(splits.pool))).round().astype(int)
     pool = np.asarray(splits.pool.subset(rows).center_crop(data.image_size).images)
-    candidates = Candidates(len(pool), lambda chosen: pool[chosen], digest_of_arrays(pool))
+    candidates = CalibrationPool(len(pool), lambda chosen: pool[chosen], digest_of_arrays(pool))
     assert test.labels is not None
     found: dict[str, Any] = {}
     for name, options in (
         ("plain", ExportOptions(max_drop=100.0)),
-        ("ladder", ExportOptions(max_drop=1.0, recover=True)),
+        ("accuracy_search", ExportOptions(max_drop=1.0, recover=True)),
     ):
         bundle = export_classifier(
             PixelClassifier(model, data.mean, data.std),
@@ -164,7 +164,7 @@ def measure(model: nn.Module, splits: Splits, run: Run, folder: Path) -> dict[st
                 "agreement": variant.agreement,
                 "strategy": made.get("strategy"),
                 "configuration": made.get("configuration"),
-                "seconds_of_the_rungs": sum(t["seconds"] for t in made.get("tried", [])),
+                "seconds_of_the_search": sum(t["seconds"] for t in made.get("tried", [])),
                 "speed": variant.speed.model_dump() if variant.speed else None,
                 "tried": made.get("tried"),
                 "sensitivity": made.get("sensitivity"),
@@ -196,12 +196,12 @@ def main() -> None:
     for i, (name, model) in enumerate(cases.items()):
         measured[name] = measure(model, splits, run, told.work / f"case-{i}")
         for id_ in (f"{target}-int8" for target in TARGETS):
-            plain, ladder = (measured[name][id_][which] for which in ("plain", "ladder"))
+            plain, found = (measured[name][id_][which] for which in ("plain", "accuracy_search"))
             print(
-                f"{name}, {id_}: {100 * plain['drop']:.2f} points lost, then {100 * ladder['drop']:.2f} by {ladder['strategy']}"
+                f"{name}, {id_}: {100 * plain['drop']:.2f} points lost, then {100 * found['drop']:.2f} by {found['strategy']}"
             )
         content = {
-            "what": "INT8 that loses too much, and the rung that brings it back",
+            "what": "INT8 that loses too much, and the strategy that keeps the accuracy",
             "created": now(),
             "command": sys.argv,
             "architecture": STUDENT.model_dump(mode="json"),

@@ -1,4 +1,4 @@
-"""Every way of quantizing a run's student, in both runtimes: accuracy, agreement with float, latency against float.
+"""Every quantization scheme for a run's student, in both runtimes: accuracy, agreement with float, latency compared with float.
 
     python benchmarks/int8_ways.py RUN [--calibration-images 300] [--threads 1] [--rounds 300] > result.json
 
@@ -54,20 +54,20 @@ def main() -> None:
         folder = Path(name)
         export_onnx(model, folder / "model.onnx", image_size=data.image_size, classes=splits.classes)
         calibration = Calibration(folder / "model.onnx", images, folder)
-        for way in (FULL, REDUCED, UNSIGNED, NNCF):
-            label = way if isinstance(way, str) else way.name
-            file = "nncf.xml" if isinstance(way, str) else f"{label.replace(' ', '-')}.onnx"
-            if isinstance(way, str):
+        for scheme in (FULL, REDUCED, UNSIGNED, NNCF):
+            label = scheme if isinstance(scheme, str) else scheme.name
+            file = "nncf.xml" if isinstance(scheme, str) else f"{label.replace(' ', '-')}.onnx"
+            if isinstance(scheme, str):
                 openvino.quantize_ir(calibration, folder / file)
             else:
-                quantize_onnx(calibration, folder / file, way)
-            for runtime in ("onnxruntime", "openvino")[isinstance(way, str) :]:
+                quantize_onnx(calibration, folder / file, scheme)
+            for runtime in ("onnxruntime", "openvino")[isinstance(scheme, str) :]:
                 variant = verify(_variant(runtime, folder, file), folder, reference, AccuracyBounds(max_drop=100))
                 ratio, latency = _compare(runtime, folder / "model.onnx", folder / file, images[:1], told)
                 assert variant.accuracy is not None
                 measured.append(
                     {
-                        "way": label,
+                        "scheme": label,
                         "runtime": runtime,
                         "top1": variant.accuracy.value,
                         "drop": variant.drop,
@@ -78,7 +78,7 @@ def main() -> None:
                 )
                 print(measured[-1], file=sys.stderr)
     content = {
-        "what": "INT8 by way and runtime, against the same runtime in float",
+        "what": "INT8 by scheme and runtime, compared with float in the same runtime",
         "created": now(),
         "command": sys.argv,
         "architecture": classifier.architecture.model_dump(mode="json"),

@@ -230,9 +230,9 @@ def test_predict_runs_a_variant_of_another_package_and_the_others_without_it(
 def test_a_new_version_of_the_package_makes_its_variants_anew(tmp_path: Path, installed: Callable[..., None]) -> None:
     from edgekit.export.inputs import ExportOptions
     from edgekit.export.pipeline import _key
-    from edgekit.quantize.selection import Candidates
+    from edgekit.quantize.selection import CalibrationPool
 
-    candidates = Candidates.these(np.zeros((8, SIZE, SIZE, 3), np.uint8))
+    candidates = CalibrationPool.of_images(np.zeros((8, SIZE, SIZE, 3), np.uint8))
     keys = []
     for version in ("1.0", "1.1"):
         folder = tmp_path / version
@@ -250,16 +250,16 @@ def test_a_new_version_of_the_package_makes_its_variants_anew(tmp_path: Path, in
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("raise OSError('no such library')", "does not load: OSError: no such library"),
-        ("", "does not load: AttributeError"),
+        ("raise OSError('no such library')", "cannot be loaded: OSError: no such library"),
+        ("", "cannot be loaded: AttributeError"),
         ("T = 'npz'", "is str, not edgekit.targets.Target"),
-        ("T = Target('onnx', ONNXRUNTIME, ('fp32',), 'a:b', 'ONNX')", "there is another target of the name onnx"),
+        ("T = Target('onnx', ONNXRUNTIME, ('fp32',), 'a:b', 'ONNX')", "another target has the name onnx"),
         (
             "T = Target('x', Runtime('onnxruntime', 'Mine', 'numpy', ('numpy',), 'a:b'), ('fp32',), 'a:b', 'ONNX')",
-            "there is another runtime of the name onnxruntime",
+            "another runtime has the name onnxruntime",
         ),
-        ("T = Target('x', ONNXRUNTIME, ('fp64',), 'a:b', 'ONNX')", "precisions ('fp64',): not some of fp32, fp16"),
-        ("T = Target('x', ONNXRUNTIME, ('fp32',), 'no path', 'ONNX')", "maker 'no path': not of the form"),
+        ("T = Target('x', ONNXRUNTIME, ('fp64',), 'a:b', 'ONNX')", "precisions ('fp64',): must be one or more of fp32, fp16"),
+        ("T = Target('x', ONNXRUNTIME, ('fp32',), 'no path', 'ONNX')", "maker 'no path': does not match"),
     ],
 )  # fmt: skip
 def test_a_package_whose_target_cannot_be_used_is_named(
@@ -288,7 +288,7 @@ def test_a_path_of_a_package_that_leads_nowhere_is_one_line(tmp_path: Path, inst
 
     runtime = "Runtime('theirs', 'Theirs', 'json', ('numpy',), 'json:nothing', requires='json.nothing:no')"
     installed(package(tmp_path, f"T = Target('theirs', {runtime}, ('fp32',), 'nowhere.at_all:make', 'JSON')", "T"))
-    with pytest.raises(ExportError, match=r"theirs: its maker nowhere\.at_all:make does not load: No module named"):
+    with pytest.raises(ExportError, match=r"theirs: its maker nowhere\.at_all:make cannot be loaded: No module named"):
         make("theirs-fp32", None)  # type: ignore[arg-type]
     assert "theirs: json.nothing:no does not load" in str(why_not("theirs"))
     with pytest.raises(RuntimeMissing, match="theirs is installed but does not load: json has no nothing"):
@@ -304,7 +304,7 @@ def test_two_packages_that_add_the_same_target_are_refused(tmp_path: Path, insta
     metadata_file = next(other.glob("*.dist-info")) / "METADATA"
     metadata_file.write_text(metadata_file.read_text().replace("theirs", "others"))
     installed(other, tmp_path / "a")
-    with pytest.raises(EdgekitError, match="there is another target of the name theirs"):
+    with pytest.raises(EdgekitError, match="another target has the name theirs"):
         targets.every()
 
 

@@ -1,6 +1,6 @@
-"""How near a variant's outputs come to the trained model's, and how near is near enough.
+"""Comparison of a variant's outputs with the trained model's, and the tolerances that they must meet.
 
-The export, the doctor and the bench ask this one module, so that none refuses what another accepts. NumPy alone.
+Export, doctor and bench all use this module, so that none refuses what another accepts. It needs only NumPy.
 
 A float variant computes the same function: its values may differ by rounding alone. INT8 computes a neighboring function: the direction of a
 vector says whether it is still the same one. Which outputs a model has, what they decide, and which rule holds for which of them, is said by
@@ -22,8 +22,8 @@ TOLERANCE = {"fp32": 1e-3, "fp16": 3e-2}
 # a ViT-tiny that loses two points of accuracy still 0.97. At 0.9 the noise has a quarter of the signal's power (-6.3 dB), five times that
 # of the worst good one.
 COSINE_FLOOR = 0.9
-# INT8 may differ from machine to machine (CPUs without VNNI saturate): how much further it may move on another one than it did at export
-# without a warning, and where its embedding is no longer the same vector at all: noise of three times the power of the signal.
+# INT8 may differ between machines (CPUs without VNNI saturate). The first two: the further loss on another machine, compared with the export,
+# that gives no warning. The last: the cosine below which an embedding is another vector: noise of three times the signal's power.
 AGREEMENT_LOSS = 0.05
 COSINE_LOSS = 0.05
 OTHER_VECTOR = 0.5
@@ -66,7 +66,7 @@ def compare_outputs(got: NDArray[np.floating[Any]], trained: NDArray[np.floating
 def cosines(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """The cosine of each row of `a` (n, d) with the same row of `b` (n, d), both finite.
 
-    Two rows of zeros are the same vector: 1. A row of zeros beside another one keeps nothing of its direction: 0.
+    For two rows of zeros it is 1: they are the same vector. For a row of zeros and another row it is 0: the direction is lost.
     """
     a, b = _unit(a), _unit(b)
     both_zero = ~a.any(axis=1) & ~b.any(axis=1)
@@ -93,8 +93,8 @@ def decibels(signal: float, noise: float) -> float:
 
 
 def shape_fault(name: str, got: NDArray[Any], trained: NDArray[Any]) -> str:
-    """Why two outputs of that name cannot be compared, in a clause; empty where they can."""
-    return "" if got.shape == trained.shape else f"it gives {name} of shape {got.shape} instead of {trained.shape}"
+    """The reason, as a clause, why two outputs cannot be compared; empty if they can."""
+    return "" if got.shape == trained.shape else f"its output {name} has shape {got.shape} instead of {trained.shape}"
 
 
 def finite_fault(name: str, whose: str = "its") -> str:
@@ -148,7 +148,7 @@ def _flat(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
 
 
 def _unit(rows: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Rows of length 1 and of the same direction; rows of zeros stay. The squares of float32 neither overflow nor vanish in float64."""
+    """The rows scaled to length 1; rows of zeros stay zero. In float64 the squares of float32 neither overflow nor underflow."""
     wide = rows.astype(np.float64)
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
     return wide / np.where(norms > 0, norms, 1.0)

@@ -1,7 +1,7 @@
-"""How an INT8 variant was made: what `bundle.json` records of its calibration, of the accuracy search and of the layers.
+"""Records of how an INT8 variant was made, for `bundle.json`: calibration, accuracy search, layers.
 
-These are records for people and for the report. No model is loaded by them, so a damaged or a foreign one makes no bundle unreadable:
-a field that is not of its type counts as absent, and an unknown field is kept as it is. What was never set is not written.
+They are for people and for the report. No model is loaded by them, so a damaged or foreign record does not make a bundle unreadable: a
+field of a wrong type counts as absent, an unknown field is kept as it is, and a field that was never set is not written.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from pydantic import (
 
 from edgekit.spelling import translated_keys
 
-# The steps of the accuracy search, in their order.
+# The strategies of the accuracy search, in their order.
 Strategy = Literal["calibration", "equalization", "layers in float", "distillation", "unsigned weights"]
 CALIBRATION, EQUALIZATION, FLOAT_LAYERS, DISTILLATION, UNSIGNED_WEIGHTS = STRATEGIES = get_args(Strategy)
 
 
 class Record(BaseModel):
-    """A part of the record: see the module."""
+    """Base of the records; see the module."""
 
     model_config = ConfigDict(extra="allow", defer_build=True)
 
@@ -57,16 +57,16 @@ class Record(BaseModel):
 
 
 class CalibrationRecord(Record):
-    """The images and the method that found the activations' ranges."""
+    """The images and the method that gave the ranges of the activations."""
 
     method: str = Field("", description="minmax, percentile, entropy, or NNCF's default")
-    percentile: float | None = Field(None, description="of the values that a range keeps, in percent")
+    percentile: float | None = Field(None, description="share of the values inside the range, in percent")
     images: int | None = None
-    also_judged_on: int = Field(0, description="of them, how many are also among those that the variant was judged on")
+    also_judged_on: int = Field(0, description="number of these images on which the variant was also evaluated")
     drawn: str = Field("", description="clusters, random, or all")
-    pool: int | None = Field(None, description="images that they were drawn from")
+    pool: int | None = Field(None, description="number of images that they were drawn from")
     seed: int | None = None
-    embedded: int | None = Field(None, description="images of the pool that were embedded and clustered")
+    embedded: int | None = Field(None, description="number of images of the pool that were embedded and clustered")
     clusters: int | None = None
     smallest_cluster: int | None = None
     largest_cluster: int | None = None
@@ -74,7 +74,7 @@ class CalibrationRecord(Record):
 
 
 class UnlabeledComparison(Record):
-    """A candidate and the float model on images without labels."""
+    """A candidate compared with the float model on unlabeled images."""
 
     agreement: float | None = Field(None, description="share of the images on which both decide alike")
     sqnr_db: float | None = Field(None, description="of the main output; null where there is no noise")
@@ -82,13 +82,13 @@ class UnlabeledComparison(Record):
 
 
 class Attempt(Record):
-    """A candidate of the accuracy search, and what came of it."""
+    """A candidate of the accuracy search, and its outcome."""
 
     strategy: Strategy | None = None
-    configuration: str = Field("", description="how it was quantized, in words")
+    configuration: str = Field("", description="its configuration in words")
     status: Literal["", "not chosen", "failed", "unexecuted", "rejected", "verified"] = ""
-    why: str = Field("", description="it failed")
-    in_float: list[str] = Field(default_factory=list, description="nodes that it leaves in float beside the usual ones")
+    why: str = Field("", description="the error, if it failed")
+    in_float: list[str] = Field(default_factory=list, description="nodes in float, in addition to the usual ones")
     unlabeled: UnlabeledComparison | None = None
     score: float | None = Field(
         None, validation_alias=AliasChoices("score", "top1"),
@@ -97,7 +97,7 @@ class Attempt(Record):
     agreement: float | None = None
     drop: float | None = None
     making_seconds: float | None = None
-    seconds: float = Field(0.0, description="to make and compare it")
+    seconds: float = Field(0.0, description="time to make, compare and verify it")
 
 
 class LayerSensitivityRecord(Record):
@@ -107,27 +107,27 @@ class LayerSensitivityRecord(Record):
     operator: str = Field("", description="Conv, Gemm or MatMul; of a block, the number of layers")
     agreement: float | None = None
     sqnr_db: float | None = None
-    gain_db: float = Field(description="SQNR above that with every layer quantized")
+    gain_db: float = Field(description="gain of SQNR over every layer quantized")
 
 
 class SearchRecord(Record):
-    """The time that the accuracy search had."""
+    """The time limit of the accuracy search."""
 
-    minutes: float | None = Field(None, description="of all INT8 variants together, as the user limited them")
-    limit_seconds: float | None = Field(None, description="of this one; null: no limit")
+    minutes: float | None = Field(None, description="the user's limit for all INT8 variants together")
+    limit_seconds: float | None = Field(None, description="the limit for this variant; null: no limit")
     seconds: float = 0.0
-    cut: bool = Field(False, description="whether its time ran out")
+    cut: bool = Field(False, description="whether the time ran out")
 
 
 class MadeOn(Record):
-    """The machine that quantized, as far as the choice of the scheme depends on it."""
+    """The machine that quantized: the facts that the choice of the scheme depends on."""
 
     isa: list[str] = Field(default_factory=list)
-    saturates: bool | None = Field(None, description="whether its 8-bit products can")
+    saturates: bool | None = Field(None, description="whether its 8-bit products can saturate")
 
 
 class BiasCorrection(Record):
-    """What the correction of biases did."""
+    """The result of the bias correction."""
 
     layers: int | None = None
     error_before: float | None = None
@@ -135,7 +135,7 @@ class BiasCorrection(Record):
 
 
 class Distilled(Record):
-    """How the weights were adapted to being quantized."""
+    """How the weights were adapted to quantization."""
 
     steps: int | None = None
     images: int | None = None
@@ -145,9 +145,9 @@ class Distilled(Record):
 class EngineLayers(Record):
     """The layers of a TensorRT engine."""
 
-    quantized: int | None = Field(None, description="layers that the graph wants in INT8")
-    computed_in_int8: int | None = Field(None, description="of these, layers that the engine computes so")
-    according_to: str = Field("", description="where the builder says so")
+    quantized: int | None = Field(None, description="layers that are quantized in the graph")
+    computed_in_int8: int | None = Field(None, description="of these, layers that the engine computes in INT8")
+    according_to: str = Field("", description="source of these numbers")
 
 
 class Quantization(Record):
@@ -160,15 +160,15 @@ class Quantization(Record):
     calibration: CalibrationRecord | None = None
     operations: list[str] = Field(default_factory=list)
     kept_in_float: list[str] = Field(default_factory=list, description="names of nodes")
-    equalized: str = Field("", description="how the float graph's channels were rescaled first")
+    equalized: str = Field("", description="how the channels of the float graph were rescaled first")
     bias_correction: BiasCorrection | None = None
     distilled: Distilled | None = None
-    configuration: str = Field("", description="all of it in words")
+    configuration: str = Field("", description="its configuration in words")
     made_on: MadeOn | None = None
-    rest: str = Field("", description="precision of what is not quantized")
-    judged_by: str = Field("", description="what ran it, where that was not its runtime")
+    rest: str = Field("", description="precision of the layers that are not quantized")
+    judged_by: str = Field("", description="the runtime that verified it, if not its own")
     engine_layers: EngineLayers | None = None
-    strategy: Strategy | None = Field(None, description="what kept the accuracy; null: nothing did")
+    strategy: Strategy | None = Field(None, description="the strategy that kept the accuracy; null: none did")
     tried: list[Attempt] = Field(default_factory=list)
     search: SearchRecord | None = None
     sensitivity: list[LayerSensitivityRecord] = Field(default_factory=list, description="the most sensitive first")

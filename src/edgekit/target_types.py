@@ -1,4 +1,4 @@
-"""The words of the table of targets (`edgekit.targets`): what is said of a runtime and of a target, checked as it is said."""
+"""`Runtime` and `Target`, the entries of the table of targets (`edgekit.targets`), validated when they are created."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 def _check(value: str, pattern: re.Pattern[str], what: str) -> None:
     if not pattern.fullmatch(value):
-        raise ValueError(f"{what} {value!r}: not of the form {pattern.pattern}")
+        raise ValueError(f"{what} {value!r}: does not match {pattern.pattern}")
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """What loads and runs the files of a target on a device.
+    """A runtime: loads and runs the files of a target on a device.
 
     Attributes:
-        name: as in a bundle's variants, for instance `onnxruntime`.
-        title: as a report prints it.
-        module: the Python module that must be there; it is looked for, not imported.
-        packages: the distributions that bring it, any one of them.
-        session: path of what is called with (model, threads, settings) and returns a `runtimes.Session`; see `runtimes.open_session`.
-        probe: path of a function that loads the runtime and returns the devices that it finds, for `edgekit doctor`; it is called in a
-            process of its own. Empty: there is nothing to ask.
-        extra: of edgekit's wheel, that brings it; empty where none does.
-        marker: its shape in a chart, one of `MARKERS`.
-        providers: what it can compute with; the first is taken where none is named.
-        requires: path of a function that raises `RuntimeMissing` where the machine lacks what it needs beside the package.
-        accelerator: the kind of GPU that all of it computes on; empty: the provider decides.
-        machines: architectures (`platform.machine()`) that its packages exist for; empty: all.
-        system: what installs it with the operating system, where pip does not.
-        exclusive: its packages overwrite each other's files, so that only one of them may be installed.
-        reads_onnx: it opens the float ONNX of an export, too, which its INT8 is timed against.
-        checking: settings for runs that are not timed, beside other programs.
-        exact_threads: by precision, the threads with which it gives the same outputs each time; others are left to it.
+        name: its name in a bundle's variants, for example `onnxruntime`.
+        title: its name in a report.
+        module: the Python module that must be installed; it is searched for, not imported.
+        packages: the distributions that install it, any one of them.
+        session: path of a callable (model, threads, settings) that returns a `runtimes.Session`; see `runtimes.open_session`.
+        probe: path of a function that loads the runtime and returns the devices that it finds, for `edgekit doctor`, which calls it in a
+            process of its own. Empty: nothing to probe.
+        extra: the extra of edgekit's wheel that installs it; empty if there is none.
+        marker: its marker in a chart, one of `MARKERS`.
+        providers: its execution providers; the first is the default.
+        requires: path of a function that raises `RuntimeMissing` if the machine lacks something other than the package.
+        accelerator: the kind of GPU that it always computes on; empty: the provider decides.
+        machines: architectures (`platform.machine()`) for which its packages exist; empty: all.
+        system: how it is installed with the operating system, if not by pip.
+        exclusive: whether its packages overwrite each other's files, so that only one of them may be installed.
+        reads_onnx: whether it also runs the float ONNX of an export; its INT8 is then timed against that.
+        checking: settings for runs that are not timed and share the machine with other programs.
+        exact_threads: by precision, the number of threads with which its outputs are reproducible; for others it decides itself.
     """
 
     name: str
@@ -65,9 +65,9 @@ class Runtime:
     def __post_init__(self) -> None:
         _check(self.name, _NAME, "name")
         if not self.packages:
-            raise ValueError("packages: names no distribution")
+            raise ValueError("packages: must name at least one distribution")
         if self.marker not in MARKERS:
-            raise ValueError(f"marker {self.marker}: not one of {', '.join(MARKERS)}")
+            raise ValueError(f"marker {self.marker}: must be one of {', '.join(MARKERS)}")
         _check(self.session, _PATH, "session")
         for what, path in (("probe", self.probe), ("requires", self.requires)):
             if path:
@@ -75,7 +75,7 @@ class Runtime:
 
     @property
     def install(self) -> str:
-        """How to install it, for a hint."""
+        """Installation instructions, for a hint."""
         how = (
             f"install edgekit's wheel with the extra [{self.extra}]"
             if self.extra
@@ -86,20 +86,20 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Target:
-    """What an export can make: files for one runtime, in one or several precisions.
+    """A target of an export: files for one runtime, in one or several precisions.
 
     Attributes:
-        name: as on the command line; a variant's id is `NAME-PRECISION`.
-        runtime: that serves its files.
-        precisions: that it has, in the order in which they are listed.
-        maker: path of what is called with (precision, `export.inputs.Sources`), writes the files into `sources.folder`, and returns a
+        name: its name on the command line; a variant's id is `NAME-PRECISION`.
+        runtime: the runtime that serves its files.
+        precisions: its precisions, in the order in which they are listed.
+        maker: path of a callable (precision, `export.inputs.Sources`) that writes the files into `sources.folder` and returns a
             verified `bundle.Variant`.
-        makes: what is made, in a few words.
-        defaults: the precisions that are made where none is asked for; empty: all.
-        needs_runtime: whether files can only be made where the runtime is installed.
-        set_batch: path of what is called with (path, batch) and fixes the batch size of a file that was made with a free batch axis;
-            empty: its maker takes care of `sources.batch`.
-        options: fields of `export.inputs.ExportOptions` that no other target depends on.
+        makes: its files, in a few words.
+        defaults: the precisions of an export without --precision; empty: all.
+        needs_runtime: whether making its files needs the runtime.
+        set_batch: path of a callable (path, batch) that fixes the batch size of a file with a free batch axis;
+            empty: its maker handles `sources.batch`.
+        options: fields of `export.inputs.ExportOptions` that only this target depends on.
     """
 
     name: str
@@ -118,7 +118,7 @@ class Target:
         if self.set_batch:
             _check(self.set_batch, _PATH, "set_batch")
         if not self.precisions or not set(self.precisions) <= set(PRECISIONS):
-            raise ValueError(f"precisions {self.precisions}: not some of {', '.join(PRECISIONS)}")
+            raise ValueError(f"precisions {self.precisions}: must be one or more of {', '.join(PRECISIONS)}")
         if not set(self.defaults) <= set(self.precisions):
-            raise ValueError(f"defaults {self.defaults}: not among its precisions")
+            raise ValueError(f"defaults {self.defaults}: must be among its precisions")
         object.__setattr__(self, "defaults", self.defaults or self.precisions)

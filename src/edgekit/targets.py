@@ -1,8 +1,8 @@
-"""Where a model goes: the table of targets, each with the runtime that serves its files.
+"""The table of targets, each with the runtime that serves its files.
 
-Every list, default, help text and "install this extra" line is read from here, and code is named by its path ("module:attribute")
-and imported on use: this module costs nothing to import and needs the standard library alone. A package adds a target of its own by
-one entry point of the group `edgekit.targets`; every process of edgekit finds it there (see CONTRIBUTING.md).
+All lists, defaults, help texts and installation hints come from this table. Code is named by its path ("module:attribute") and imported on
+use, so this module is cheap to import and needs only the standard library. A package adds a target with one entry point of the group
+`edgekit.targets` (see CONTRIBUTING.md).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from edgekit.errors import EdgekitError, ExportError, near
 from edgekit.target_types import MARKERS, PRECISIONS, Precision, Runtime, Target
 
-GROUP = "edgekit.targets"  # of the entry points that add targets
-DEFAULT_TARGETS = ("onnx", "openvino")  # exported for where none is asked for
+GROUP = "edgekit.targets"  # group of the entry points that add targets
+DEFAULT_TARGETS = ("onnx", "openvino")  # the targets of an export without --target
 
 
 ONNXRUNTIME = Runtime(
@@ -32,7 +32,7 @@ ONNXRUNTIME = Runtime(
     providers=("cpu", "cuda", "tensorrt", "openvino"),
     exclusive=True,
     reads_onnx=True,
-    checking={"session.intra_op.allow_spinning": "0"},  # threads that wait need not spin
+    checking={"session.intra_op.allow_spinning": "0"},  # waiting threads do not spin
 )
 OPENVINO = Runtime(
     name="openvino",
@@ -45,8 +45,8 @@ OPENVINO = Runtime(
     marker="square",
     providers=("cpu", "gpu", "npu"),
     reads_onnx=True,
-    # With several threads, OpenVINO 2026.4 gives other INT8 logits each time on CPUs without VNNI, for batches of more than a few images
-    # (36 dB against float with one thread, 24 to 36 dB with two; FP32 does not differ by a bit).
+    # With several threads, OpenVINO 2026.4 gives different INT8 logits each time on CPUs without VNNI, for batches of more than a few
+    # images (36 dB to float with one thread, 24 to 36 dB with two; FP32 is always identical).
     exact_threads={"int8": 1},
 )
 TENSORRT = Runtime(
@@ -121,34 +121,34 @@ _BUILT_IN_RUNTIMES = {target.runtime.name: target.runtime for target in _BUILT_I
 
 @dataclass(frozen=True)
 class Added:
-    """A target that an installed package adds; `package` is its name and version."""
+    """A target that an installed package adds; `package` is the package's name and version."""
 
     target: Target
     package: str
 
 
 def built_in() -> dict[str, Target]:
-    """edgekit's own targets by name, in their order."""
+    """edgekit's own targets by name, in the order of the table."""
     return dict(_BUILT_IN)
 
 
 def every() -> dict[str, Target]:
-    """All targets by name: edgekit's own in their order, then those that installed packages add.
+    """All targets by name: edgekit's own in the order of the table, then those that installed packages add.
 
     Raises:
-        EdgekitError: a package adds one that cannot be used.
+        EdgekitError: a package adds a target that cannot be used.
     """
     return _BUILT_IN | {name: added.target for name, added in added_targets().items()}
 
 
 def find(name: str) -> Target:
-    """A target by its name.
+    """The target of a name.
 
     Raises:
-        ExportError: there is none of that name.
-        EdgekitError: a package adds one that cannot be used.
+        ExportError: there is no such target.
+        EdgekitError: a package adds a target that cannot be used.
     """
-    if name in _BUILT_IN:  # without a look at what is installed
+    if name in _BUILT_IN:  # does not search the installed packages
         return _BUILT_IN[name]
     known = every()
     if name not in known:
@@ -166,54 +166,54 @@ def runtimes() -> dict[str, Runtime]:
 
 
 def find_runtime(name: str) -> Runtime | None:
-    """A runtime by its name; None where this machine's edgekit does not know it: a bundle may come from one that knows more.
+    """The runtime of a name; None if it is unknown here: a bundle may come from an installation with more runtimes.
 
     Raises:
         EdgekitError: a package adds a target that cannot be used.
     """
-    return _BUILT_IN_RUNTIMES.get(name) or runtimes().get(name)  # the former without a look at what is installed
+    return _BUILT_IN_RUNTIMES.get(name) or runtimes().get(name)  # the former does not search the installed packages
 
 
 def every_provider() -> list[str]:
-    """What some runtime can compute with: the words that `--provider` takes, each once."""
+    """The providers of all runtimes, each once: the values of `--provider`."""
     return list(dict.fromkeys(word for runtime in runtimes().values() for word in runtime.providers))
 
 
 def extras_of(names: Iterable[str]) -> tuple[str, ...]:
-    """The extras of edgekit's wheel that bring some runtimes, each once; a runtime without one adds none."""
+    """The extras of edgekit's wheel that install these runtimes, each once; a runtime without an extra adds none."""
     found = [runtime.extra for name in names if (runtime := find_runtime(name)) is not None and runtime.extra]
     return tuple(dict.fromkeys(found))
 
 
 def runtimes_of(extras: Iterable[str]) -> list[Runtime]:
-    """The runtimes that some extras of edgekit's wheel bring; an extra that brings none adds none."""
+    """The runtimes that these extras of edgekit's wheel install; an extra without a runtime adds none."""
     wanted = set(extras)
     return [runtime for runtime in _BUILT_IN_RUNTIMES.values() if runtime.extra in wanted]
 
 
 def rank(runtime: str) -> int:
-    """The place of a runtime in the table; one that is unknown comes last."""
+    """The position of a runtime in the table; unknown runtimes come last."""
     names = list(_BUILT_IN_RUNTIMES) if runtime in _BUILT_IN_RUNTIMES else list(runtimes())
     return names.index(runtime) if runtime in names else len(names)
 
 
 def title(runtime: str) -> str:
-    """What a runtime is called in a report; of one that is unknown, its name."""
+    """The title of a runtime in a report; the name of an unknown one."""
     found = find_runtime(runtime)
     return found.title if found else runtime
 
 
 def marker(runtime: str) -> str:
-    """The shape of a runtime in a chart."""
+    """The marker of a runtime in a chart."""
     found = find_runtime(runtime)
     return found.marker if found else MARKERS[-1]
 
 
 def resolve(path: str) -> Any:
-    """What a path of the table names: `module:attribute`, the module imported.
+    """Import the object of a path of the table, `module:attribute`.
 
     Raises:
-        ImportError: it is not there.
+        ImportError: the module or its attribute does not exist.
     """
     name, _, attribute = path.partition(":")
     module = importlib.import_module(name)
@@ -227,7 +227,7 @@ def added_targets() -> dict[str, Added]:
     """The targets that installed packages add, by name.
 
     Raises:
-        EdgekitError: one cannot be loaded, is no `Target`, or has the name of another target or runtime.
+        EdgekitError: a target cannot be loaded, is not a `Target`, or has the name of another target or runtime.
     """
     from importlib.metadata import entry_points
 
@@ -239,15 +239,15 @@ def added_targets() -> dict[str, Added]:
         hint = "update that package, or uninstall it"
         try:
             target = point.load()
-        except Exception as error:  # of whatever kind: it is somebody else's module
+        except Exception as error:  # the package's module may raise anything
             reason = f"{type(error).__name__}: {error}"
-            raise EdgekitError(f"{where}: {point.value} does not load: {reason}", hint) from error
+            raise EdgekitError(f"{where}: {point.value} cannot be loaded: {reason}", hint) from error
         if not isinstance(target, Target):
             raise EdgekitError(f"{where}: {point.value} is {type(target).__name__}, not edgekit.targets.Target", hint)
         if target.name in _BUILT_IN or target.name in found:
-            raise EdgekitError(f"{where}: there is another target of the name {target.name}", hint)
+            raise EdgekitError(f"{where}: another target has the name {target.name}", hint)
         if taken.setdefault(target.runtime.name, target.runtime) != target.runtime:
-            raise EdgekitError(f"{where}: there is another runtime of the name {target.runtime.name}", hint)
+            raise EdgekitError(f"{where}: another runtime has the name {target.runtime.name}", hint)
         found[target.name] = Added(target, package)
     return found
 

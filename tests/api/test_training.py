@@ -254,9 +254,9 @@ def test_a_network_of_ones_own_is_exported_as_it_is(student_run: edgekit.Run, ph
         ({"classes": ["ant", "bee"]}, "has 3 classes, classes 2"),
         ({"classes": "names"}, "cannot be read"),
         ({"classes": ["ant"]}, "not a list of at least two names"),
-        ({"mean": None}, "does not say how its pixels are normali"),
+        ({"mean": None}, "its normalization is unknown"),
         ({"which": "student"}, "Sequential is not a run"),
-        ({"weights": "x.pth"}, "the network has its own"),
+        ({"weights": "x.pth"}, "not allowed with a network from Python"),
     ):
         given = {"calibrate": photos, "classes": ["ant", "bee", "cat"], "size": 16, "mean": 0.5, "std": 0.25, **options}
         with pytest.raises((ExportError, DataError), match=said):
@@ -307,7 +307,7 @@ def test_a_script_without_a_guard_runs_once_even_where_processes_work_for_it(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "from the top\n['onnx-fp32', 'openvino-fp32']\n"
-    assert ("made one by one" in done.stderr) == (network == "own")
+    assert ("made one after the other" in done.stderr) == (network == "own")
 
 
 @pytest.mark.slow

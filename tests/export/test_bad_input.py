@@ -1,4 +1,4 @@
-"""What cannot be exported: one line that says what, where and what to do, exit code 2, nothing half-written, and no code run."""
+"""Models that cannot be exported: a one-line error (what, where, what to do), exit code 2, no partial files, and no code run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def graph(
     *nodes: onnx.NodeProto, kind: int = FLOAT, shape: tuple[object, ...] = ("n", 3, 16, 16), inputs: int = 1
 ) -> ModelProto:
-    """A classifier of two: `nodes` from x to r, then a mean and a matrix; sound if the nodes are."""
+    """A classifier of two classes: `nodes` from x to r, then a mean and a matrix; valid if the nodes are."""
     weights = numpy_helper.from_array(np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32), "w")
     chain = list(nodes) or [helper.make_node("Relu", ["x"], ["r"], name="first")]
     chain.append(helper.make_node("ReduceMean", ["r"], ["m"], axes=[2, 3], keepdims=0, name="pool"))
@@ -56,7 +56,7 @@ def graph(
 
 
 def refused(edgekit: Run, *arguments: object) -> str:
-    """The one line that a command ends with, which must have written nothing."""
+    """The one-line error of a command, which must not have written any file."""
     before = sorted(Path().iterdir())
     code, out, err = edgekit("export", *arguments)
     lines = err.strip().splitlines()
@@ -93,10 +93,10 @@ DYNAMIC = (
         (graph(shape=("n", 1, 16, 16)), "no axis of 3 channels"),
         (graph(shape=("n", 3, 16, 20)), "16x20 pixels"),
         (graph(shape=("n", 3)), "not a float32 or uint8 image of four axes"),
-        (graph(*DYNAMIC), "If (node choose): dynamic control flow"),
-        (graph(helper.make_node("Fancy", ["x"], ["r"], name="odd", domain="my.ops")), "my.ops.Fancy (node odd) is not an operator"),
-        (graph(helper.make_node("Fancy", ["x"], ["r"], name="odd")), "does not have the operator Fancy (node odd)"),
-        (graph(helper.make_node("QuantizeLinear", ["x", "w"], ["r"], name="q")), "is quantized already: QuantizeLinear (node q)"),
+        (graph(*DYNAMIC), "If (node choose) is dynamic control flow"),
+        (graph(helper.make_node("Fancy", ["x"], ["r"], name="odd", domain="my.ops")), "my.ops.Fancy (node odd) is not an ONNX operator"),
+        (graph(helper.make_node("Fancy", ["x"], ["r"], name="odd")), "does not support the operator Fancy (node odd)"),
+        (graph(helper.make_node("QuantizeLinear", ["x", "w"], ["r"], name="q")), "is already quantized: QuantizeLinear (node q)"),
     ],
 )  # fmt: skip
 def test_graphs_that_no_target_takes(edgekit: Run, model: ModelProto, says: str) -> None:
@@ -117,11 +117,11 @@ def test_an_operator_that_only_one_target_lacks_is_named_with_its_node_and_that_
     model = graph(*det)
     model.graph.initializer.append(numpy_helper.from_array(np.array([2, 3], np.int64), "axes"))
     onnx.save(model, "model.onnx")
-    with pytest.raises(ExportError, match=r"OpenVINO does not have the operator Det \(node determinant\)"):
+    with pytest.raises(ExportError, match=r"OpenVINO does not support the operator Det \(node determinant\)"):
         openvino.write_ir(here / "model.onnx", here / "model.xml")
     Path("model.xml").unlink(missing_ok=True)
     (here / "out").mkdir()  # what an export keeps to go on from lies beside the bundle, which must not be there
-    says = {"openvino": ("OpenVINO does not have the operator Det (node ", "leave --target openvino out")}
+    says = {"openvino": ("OpenVINO does not support the operator Det (node ", "leave out --target openvino")}
     if installed()["tensorrt-rtx"]:
         says["trt-rtx"] = ("TensorRT for RTX does not take model.trt-rtx.fp16.onnx: node determinant, operator Det: ",)
     for target, parts in says.items():
@@ -172,13 +172,15 @@ def test_damaged_onnx_files(edgekit: Run) -> None:
 
 def test_what_must_be_said_about_a_graph(edgekit: Run) -> None:
     onnx.save(graph(shape=("n", 3, "h", "w")), "model.onnx")
-    assert "does not say how" not in refused(edgekit, "model.onnx", "--calibrate", "photos", *PIXELS)  # but its size
-    assert "say which: --size 224" in refused(edgekit, "model.onnx", "--calibrate", "photos", *PIXELS)
-    assert "how its pixels are normalized" in refused(edgekit, "model.onnx", "--calibrate", "photos", "--size", "16")
+    assert "normalization is unknown" not in refused(
+        edgekit, "model.onnx", "--calibrate", "photos", *PIXELS
+    )  # but its size
+    assert "choose one, for example --size 224" in refused(edgekit, "model.onnx", "--calibrate", "photos", *PIXELS)
+    assert "its normalization is unknown" in refused(edgekit, "model.onnx", "--calibrate", "photos", "--size", "16")
     onnx.save(graph(), "model.onnx")
     sized = ("model.onnx", "--calibrate", "photos", "--size", "32", *PIXELS)
-    assert "takes images of 16 px, --size says 32" in refused(edgekit, *sized)
-    assert "no images to calibrate with" in refused(edgekit, "model.onnx", *PIXELS)
+    assert "takes images of 16 px, but --size is 32" in refused(edgekit, *sized)
+    assert "no images for calibration" in refused(edgekit, "model.onnx", *PIXELS)
     for wrong in ("0.5,0.5", "half", "nan", "0"):
         line = refused(edgekit, "model.onnx", "--calibrate", "photos", "--mean", "0.5", "--std", wrong)
         assert f"--std {wrong}: is not one number" in line
@@ -207,13 +209,13 @@ def test_images_that_are_none(edgekit: Run) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("cat\ndog\nowl\n", "has 2 classes, --classes names.txt 3 (cat, dog, owl)"),
+        ("cat\ndog\nowl\n", "has 2 classes, but --classes names.txt names 3 (cat, dog, owl)"),
         ("cat\n\ndog\n", "line 2 is empty"),
         ("cat\n", "names 1 classes"),
-        ('["cat", null]', "null is no name of a class"),
-        ('{"0": "cat", "2": "dog"}', "names 2 classes and none has the index 1"),
+        ('["cat", null]', "null is not the name of a class"),
+        ('{"0": "cat", "2": "dog"}', "names 2 classes, but none has the index 1"),
         ('["cat"', "is not JSON"),
-        ("cat\nowl\n", "1 of its classes are not in names.txt: dog"),
+        ("cat\nowl\n", "1 of its folders are not among the classes of names.txt: dog"),
     ],
 )
 def test_classes_that_are_not_the_models(edgekit: Run, content: str, says: str) -> None:
@@ -255,14 +257,14 @@ def test_weights_of_another_network_or_for_other_classes(edgekit: Run) -> None:
     Path("names.txt").write_text("cat\ndog\n")
     options = ("--calibrate", "photos", "--size", "32")
     line = refused(edgekit, name, "--weights", "mine.safetensors", "--classes", "names.txt", *options)
-    assert "--weights: mine.safetensors: has 3 classes, --classes 2" in line
+    assert "--weights: mine.safetensors: has 3 classes, but --classes names 2" in line
     line = refused(edgekit, name, "--weights", "mine.safetensors", "--evaluate", "photos", *options)
-    assert "has 3 classes, --evaluate 2" in line
+    assert "has 3 classes, but --evaluate names 2" in line
     del weights["conv_stem.weight"]
     safetensors.torch.save_file(weights, "mine.safetensors")
     line = refused(edgekit, name, "--weights", "mine.safetensors", *options)
     assert "1 missing: conv_stem.weight" in line
-    assert f"is {name} the network that it was made from?" in line
+    assert f"check that {name} is the network that the file was made from" in line
     Path("mine.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{broken")
     assert "damaged" in refused(edgekit, name, "--weights", "mine.safetensors", *options)
 
@@ -277,9 +279,9 @@ def test_names_of_nothing(edgekit: Run) -> None:
         ("torchvision:resnet81", "torchvision has no network 'resnet81'"),
         ("no_such_module:build", "no_such_module cannot be imported"),
         ("bad_factory:nmber", "did you mean number?"),  # codespell:ignore
-        ("bad_factory:number", "gives a int, not an nn.Module"),
+        ("bad_factory:number", "returns a int, not an nn.Module"),
         ("bad_factory:fails", "no weights here"),
-        ("model.tflite", "is not a model that edgekit exports"),
+        ("model.tflite", "is not a model that edgekit can export"),
         ("nothing", "no such run"),
     ):
         assert says in refused(edgekit, model, "--calibrate", "photos", "--size", "32", *PIXELS)
@@ -299,7 +301,7 @@ def test_options_that_a_model_does_not_have(edgekit: Run) -> None:
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """No file may grow beyond `size` bytes, which is what a full disk looks like from here."""
+    """Limit files to `size` bytes, which has the same effect as a full disk."""
     before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

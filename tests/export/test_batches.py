@@ -1,4 +1,4 @@
-"""A variant computes the same in every batch size: with a graph of its own for one, and with a free batch axis for all others."""
+"""A variant computes the same for every batch size: with a graph for this size, and with a free batch axis."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.helpers import exported
 
 
 class Unfolded(nn.Module):
-    """MobileViT's way into a transformer: what the batch size is decides how a map is cut into patches, so the graph reads it."""
+    """MobileViT's patches: the batch size is part of the shape when a map is cut into patches, so the graph reads it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def decibels(values: np.ndarray, expected: np.ndarray) -> float:
 
 
 def by_openvino_alone(path: Path, images: np.ndarray, batch: int, *, reshaped: bool) -> np.ndarray:
-    """As somebody who has the file and no edgekit runs it."""
+    """Run the file without edgekit."""
     import openvino as ov
 
     core = ov.Core()
@@ -140,7 +140,7 @@ def test_onnx_runtime_answers_alike_in_every_batch_size(files: Path, images: np.
 
 
 def batch_dependent(source: Path, output: Path, amount: float) -> None:
-    """A classifier that adds a share of the batch's mean to every image's logits, so what it answers depends on the other images."""
+    """A classifier that adds a share of the batch's mean to every image's logits, so that its outputs depend on the other images."""
     model = onnx.load(source)
     graph = model.graph
     maker = next(node for node in graph.node if "logits" in node.output)
@@ -179,11 +179,11 @@ def test_what_depends_on_the_batch_size_is_rejected(
     assert found[0.0].parity.batches == [*BATCHES, 80]
     assert found[1.0].status == "rejected"
     assert "in batches of" in found[1.0].note
-    assert "computes something else than for one image" in found[1.0].note
+    assert "its outputs differ from those for one image" in found[1.0].note
 
 
 def test_a_float_variant_that_decides_otherwise_in_one_batch_size_is_rejected(files: Path, images: np.ndarray) -> None:
-    """Whatever the tolerance: a difference too small to be a fault by its size, and large enough to change a decision."""
+    """A difference within the tolerance that still changes a predicted class must be found."""
     reference = ReferenceOutputs.of(
         CLASSIFICATION, lambda batch: run("onnxruntime", files / "float.onnx", batch, CLASSIFICATION), images, None
     )

@@ -1,4 +1,4 @@
-"""From a trained network to a bundle: every variant through its runtime, the gate, and what happens to the bundle before."""
+"""From a trained network to a bundle: every variant in its runtime, the gate, and the existing bundle."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_int8_keeps_preprocessing_classifier_and_biases_in_float(bundle: Bundle)
 def test_schemes(bundle: Bundle, tmp_path: Path, scheme: qdq.Scheme, largest: range) -> None:
     images = exported.splits().pool.center_crop(16).images[:25]
     calibration = Calibration(bundle.path / "model.onnx", images, tmp_path)
-    told = quantize_onnx(calibration, tmp_path / "q.onnx", scheme)
+    quantization = quantize_onnx(calibration, tmp_path / "q.onnx", scheme)
     graph = onnx.load(tmp_path / "q.onnx").graph
     initializers = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
     reach = 0
@@ -150,10 +150,10 @@ def test_schemes(bundle: Bundle, tmp_path: Path, scheme: qdq.Scheme, largest: ra
             center = initializers[node.input[2]].astype(int).reshape(-1, *[1] * (initializers[node.input[0]].ndim - 1))
             reach = max(reach, int(np.abs(initializers[node.input[0]].astype(int) - center).max()))
     assert reach in largest
-    assert told.calibration.images == 25
+    assert quantization.calibration.images == 25
 
 
-def test_no_way_that_saturates_is_tried_where_products_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_configuration_that_saturates_is_tried_where_products_saturate(monkeypatch: pytest.MonkeyPatch) -> None:
     for features, machine, first in (
         (["avx2"], "x86_64", REDUCED),
         (["avx2", "avx_vnni"], "x86_64", FULL),
@@ -187,7 +187,7 @@ def test_bad_quantization_is_rejected_marked_and_kept_out_of_the_way(
     assert [t.configuration for t in tried[:1]] == [QuantizationConfig(FULL if dot_product else REDUCED).name]
     strategies, sensitivity = {t.strategy for t in tried}, bad.quantization.sensitivity
     assert {"calibration", "equalization"} <= strategies
-    # Every layer was left in float alone; whether that helps any of them is up to the kernels, and decides whether the rung is tried.
+    # Every layer was left in float alone; whether that helps any of them is up to the kernels, and decides whether this strategy is tried.
     assert {s.layer for s in sensitivity} == set(quantizable(onnx.load(bundle.path / "model.onnx")))
     assert ("layers in float" in strategies) == any(s.gain_db > 0 for s in sensitivity)
     assert ("unsigned weights" in strategies) == (not dot_product)
@@ -201,9 +201,9 @@ def test_bad_quantization_is_rejected_marked_and_kept_out_of_the_way(
     assert again.digest == bundle.digest
 
 
-def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nncf_is_the_second_group_of_openvino(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(served, "METHODS", ("percentile",))
-    monkeypatch.setattr(ranges, "PERCENTILE", 30.0)  # spoils the first way
+    monkeypatch.setattr(ranges, "PERCENTILE", 30.0)  # spoils the first configuration
     bundle = export(tmp_path / "export", targets=["openvino"], precisions=["int8"])
     variant = bundle.variant("openvino-int8")
     assert variant.quantization is not None
@@ -217,7 +217,7 @@ def test_nncf_is_the_second_way_of_openvino(tmp_path: Path, monkeypatch: pytest.
     assert (load(bundle, variant).run(images).argmax(1) == golden.argmax(1)).mean() > 0.9
 
 
-def test_a_way_that_fails_leads_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configuration_that_fails_leads_to_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ExportError("cannot quantize this")
 
@@ -407,7 +407,7 @@ def test_wrong_images_are_refused(tmp_path: Path, changes: dict[str, Any]) -> No
     "name", ["mobilenet_v3_small", "timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224", "resnet18"]
 )
 def test_other_architectures_reach_every_runtime(name: str, tmp_path: Path) -> None:
-    """Random weights: INT8 need not pass, but every file must run, and the float ones must decide as the network does."""
+    """Random weights: INT8 need not pass, but every file must run, and float variants must predict the network's classes."""
     model = exported.untrained(name, 64)
     images = np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), dtype=np.uint8)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""`edgekit export`, as a user calls it."""
+"""The command `edgekit export`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgekit.bundle import Bundle
 from edgekit.cli.main import main
 from edgekit.export import served
 from edgekit.export.importers import runs
-from edgekit.quantize.selection import Candidates
+from edgekit.quantize.selection import CalibrationPool
 from edgekit.run import Run
 from tests.helpers import exported
 
@@ -75,13 +75,13 @@ def test_a_variant_that_loses_too_much_ends_in_exit_code_1(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     blank = np.zeros((20, 16, 16, 3), np.uint8)  # nothing can be learned about the activations' ranges from these
-    monkeypatch.setattr(runs, "Candidates", lambda **_: Candidates.these(blank))
+    monkeypatch.setattr(runs, "CalibrationPool", lambda **_: CalibrationPool.of_images(blank))
     monkeypatch.setattr(served, "METHODS", ("percentile",))
     out = tmp_path / "export"
     assert edgekit(monkeypatch, "export", trained.path, "--target", "onnx", "--output", out) == 1
     printed = capsys.readouterr()
     assert "rejected" in printed.out
-    assert printed.err.splitlines()[-1].startswith("error: 1 of the variants did not pass: onnx-int8: ")
+    assert printed.err.splitlines()[-1].startswith("error: 1 of the variants failed verification: onnx-int8: ")
     bundle = Bundle.open(out)  # complete all the same
     assert {v.id: v.status for v in bundle.manifest.variants} == {"onnx-fp32": "verified", "onnx-int8": "rejected"}
 
@@ -91,7 +91,7 @@ def test_a_variant_that_loses_too_much_ends_in_exit_code_1(
     [
         (["--compute-capability", "8.6"], "of --target trt-rtx alone"),
         (["--target", "trt-rtx", "--compute-capability", "8.7"], "a Jetson takes --target trt"),
-        (["--target", "onnx", "--precision", "fp16"], "no target asked for has the precision fp16"),
+        (["--target", "onnx", "--precision", "fp16"], "no requested target has the precision fp16"),
         (["--model", "supervised"], "the stage supervised is not complete"),
         (["--output", "/dev/null/export"], "cannot be written"),
         (["--target", "coreml"], "coreml"),
@@ -133,9 +133,9 @@ def test_damaged_weights_are_refused(
 def test_several_resolutions_are_a_bundle_each(
     trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    asked = ["--target", "onnx", "--precision", "fp32", "--image-size", "16", "--image-size", "24", "--json"]
+    arguments = ["--target", "onnx", "--precision", "fp32", "--image-size", "16", "--image-size", "24", "--json"]
     outputs = ["--embedding", "--batch", "2", "--jobs", "1", "--output", tmp_path / "bundle"]
-    assert edgekit(monkeypatch, "export", trained.path, *asked, *outputs) == 0
+    assert edgekit(monkeypatch, "export", trained.path, *arguments, *outputs) == 0
     printed = json.loads(capsys.readouterr().out)
     assert [Path(bundle["bundle"]).name for bundle in printed] == ["bundle-16", "bundle-24"]
     recipe = trained.recipe.data.preprocessing()

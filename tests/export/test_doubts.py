@@ -1,4 +1,4 @@
-"""What looks wrong about a trained model's own answers is said, and nothing is said where all looks well."""
+"""Warnings about a trained model's own outputs, and no warnings if nothing looks wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the variants of an export share, and the options that they are made with."""
+"""Objects that the variants of an export share, and its options."""
 
 from __future__ import annotations
 

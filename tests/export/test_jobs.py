@@ -1,4 +1,4 @@
-"""How an export is done: what it goes on with, several variants at a time, outputs and batch sizes, models without labels."""
+"""The course of an export: resuming, several variants at a time, outputs and batch sizes, models without labels."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_without_labels_the_loss_is_the_one_that_the_model_expects(tmp_path: Pat
 
 
 def test_a_variant_as_good_that_decides_otherwise_is_remarked_upon_and_may_be_bounded() -> None:
-    """One error for another: the accuracy stays, half of the decisions do not."""
+    """Exchange errors: the accuracy stays the same, but half of the predictions change."""
     images, labels = np.zeros((4, 16, 16, 3), np.uint8), np.array([0, 0, 1, 1])
     trained, other = (np.eye(2, dtype=np.float32)[rows] for rows in ([0, 1, 1, 0], [1, 0, 1, 0]))
     reference = verify.ReferenceOutputs(CLASSIFICATION, images, labels, {"logits": trained}, np.arange(4))
@@ -120,7 +120,7 @@ def test_a_variant_as_good_that_decides_otherwise_is_remarked_upon_and_may_be_bo
     )
     judged = verify.judge(variant, {"logits": other}, {}, reference, verify.AccuracyBounds())
     assert (judged.status, judged.drop, judged.agreement) == ("verified", 0.0, 0.5)
-    assert "decides otherwise than the trained model on 50.0% of the images" in judged.note
+    assert "its class differs from the trained model's on 50.0% of the images" in judged.note
     bounded = verify.judge(variant, {"logits": other}, {}, reference, verify.AccuracyBounds(min_agreement=0.9))
     assert bounded.status == "rejected"
     assert "on 50.0% of the images, fewer than 90.0%" in bounded.note
@@ -225,7 +225,7 @@ def test_several_at_a_time_interrupted_and_repeated_give_what_one_by_one_gives(t
 
 
 def _of_session(session: int) -> list[str]:
-    """Processes that are still of a session."""
+    """Processes that still belong to a session."""
     found = subprocess.run(["ps", "-s", str(session), "-o", "stat=,args="], check=False, capture_output=True, text=True)
     return [line for line in found.stdout.splitlines() if not line.startswith("Z")]
 

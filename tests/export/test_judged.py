@@ -1,4 +1,4 @@
-"""INT8 is judged on other images than it was calibrated with, and on how many is said; few to calibrate with are warned of or refused."""
+"""INT8 is not evaluated on its calibration images, and the number of images is reported; too few calibration images give a warning or an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from edgekit.errors import ExportError, GateFailed
 from edgekit.export.judged import Judged, shared
 from edgekit.export.pipeline import gate
 from edgekit.export.verify import AccuracyBounds
-from edgekit.quantize.selection import ADVISED, FEWEST, MOST_HELD_BACK, Candidates, digest_of_arrays
+from edgekit.quantize.selection import ADVISED, FEWEST, MOST_HELD_BACK, CalibrationPool, digest_of_arrays
 from tests.helpers import exported
 from tests.helpers.tiny_bundle import make_bundle
 
@@ -29,10 +29,10 @@ def pool(count: int) -> np.ndarray:
     return exported.splits().pool.center_crop(16).images[:count]
 
 
-def numbered(total: int, count: int = 300, seed: int = 0) -> Candidates:
-    """Images that say which they are."""
+def numbered(total: int, count: int = 300, seed: int = 0) -> CalibrationPool:
+    """Images that encode their own index."""
     images = np.arange(total * 3, dtype=np.int64).reshape(total, 1, 1, 3)
-    return Candidates(total, lambda rows: images[rows], "numbers", count, seed=seed)
+    return CalibrationPool(total, lambda rows: images[rows], "numbers", count, seed=seed)
 
 
 @given(st.integers(2, 3000), st.integers(1, 400), st.integers(0, 3))
@@ -66,7 +66,7 @@ def test_fewer_than_eight_are_refused_unless_asked_for(total: int, enough: bool)
         assert judged.calibration.drawn >= FEWEST
         return judged.require_enough(few_images=False)
     with pytest.raises(
-        ExportError, match=f"calibrated with 7 images beside the {total - 7} that are held back"
+        ExportError, match=rf"only 7 images to calibrate INT8 \({total - 7} more are held back"
     ) as caught:
         judged.require_enough(few_images=False)
     assert "--few-images" in str(caught.value.hint)
@@ -80,7 +80,7 @@ def test_int8_of_a_bundle_without_labels_is_judged_on_what_did_not_calibrate_it(
     assert bundle.manifest.provenance["judged_on"] == {
         "images": 20, "labels": False, "held_back": True, "are": "images held back from calibration",
     }  # fmt: skip
-    rest, held = Candidates.these(pool(60)).held_back()
+    rest, held = CalibrationPool.of_images(pool(60)).held_back()
     used = rest.read(np.arange(rest.total))
     assert digest_of_arrays(used) == calibration.images_sha256
     golden, _ = bundle.golden()
@@ -98,8 +98,8 @@ def test_int8_of_a_bundle_without_labels_is_judged_on_what_did_not_calibrate_it(
     assert more.manifest.provenance["notes"] == [note]
 
 
-def test_the_same_images_as_both_are_told(tmp_path: Path) -> None:
-    """Somebody gives one folder as --calibrate and --evaluate."""
+def test_the_same_images_in_both_give_a_note(tmp_path: Path) -> None:
+    """The same folder is given as --calibrate and --evaluate."""
     test = exported.splits().test
     bundle = exported.export(
         tmp_path / "export",
@@ -109,7 +109,7 @@ def test_the_same_images_as_both_are_told(tmp_path: Path) -> None:
     )
     assert exported.quantization(bundle).calibration.also_judged_on >= 30
     (note,) = bundle.manifest.provenance["notes"]
-    assert "of the images that calibrate INT8 are also among those that it is judged on" in note
+    assert "of the calibration images of INT8 are also evaluation images" in note
     assert bundle.manifest.provenance["judged_on"]["are"] == "test images"
 
 
@@ -122,9 +122,9 @@ def test_few_images_are_refused_before_anything_is_made(tmp_path: Path) -> None:
         exported.export(tmp_path / "export", calibration=pool(7), targets=["onnx"])
     only_float = exported.export(tmp_path / "export", precisions=["fp32"], **options)
     assert only_float.manifest.provenance["judged_on"]["images"] == 4
-    asked = exported.export(tmp_path / "export", few_images=True, **options)
-    assert exported.quantization(asked).calibration.images == 5
-    assert asked.variant("onnx-fp32") == only_float.variant("onnx-fp32")
+    allowed = exported.export(tmp_path / "export", few_images=True, **options)
+    assert exported.quantization(allowed).calibration.images == 5
+    assert allowed.variant("onnx-fp32") == only_float.variant("onnx-fp32")
 
 
 def test_the_command_says_what_it_was_judged_on(edgekit: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +147,7 @@ def test_the_command_says_what_it_was_judged_on(edgekit: Run, tmp_path: Path, mo
         Path(f"photos/{i}.png").unlink()
     code, out, err = edgekit(*common)
     assert code == 2
-    assert "calibrated with 5 images beside the 5 that are held back to judge it" in err
+    assert "only 5 images to calibrate INT8 (5 more are held back for evaluation)" in err
     assert "--few-images" in err
     assert "Traceback" not in err
     code, out, err = edgekit(*common, "--few-images", "--search-minutes", "0")

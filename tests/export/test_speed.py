@@ -1,4 +1,4 @@
-"""A first look at speed: INT8 is timed beside float, and what was not found faster is never the default on such a machine."""
+"""The speed comparison: INT8 is timed against float, and never is the default if it was not found faster on such a machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def timed(ratio: float, p50: float = 1.0, isa: list[str] | None = None, verdict:
 
 
 def int8(bundle: Bundle, runtime: str, speed: Speed | None, status: str = "verified") -> Variant:
-    """An INT8 variant beside those of the bundle; its file is the float one: only what is said about it counts here."""
+    """An INT8 variant added to the bundle; its file is the float one, because only its record matters here."""
     variant = Variant(
         id=f"{runtime}-int8", runtime=runtime, precision="int8", files=[BundleFile.of(bundle.path, "model.onnx")],
         executed=True, status=status, speed=speed,
@@ -80,7 +80,7 @@ def test_slow_int8_is_still_there_where_it_is_all_there_is(tmp_path: Path) -> No
 def test_beside_a_busy_process_one_and_the_same_model_is_not_said_to_be_many_times_as_fast(
     tmp_path: Path, runtime: str
 ) -> None:
-    """The sessions are real, and so is the load: more programs that never pause than there are processors."""
+    """Real sessions under real load: more busy programs than processors."""
     bundle = make_bundle(tmp_path, openvino=False, width=16, layers=3)
     same = int8(bundle, runtime, None)
     context = multiprocessing.get_context("spawn")
@@ -162,7 +162,7 @@ def test_a_note_says_between_what_the_ratio_lies_or_why_it_is_slow(
     model, fresh = bundle.path / "model.onnx", int8(bundle, "onnxruntime", None)
     unsure = timed(1.0, verdict="undecided").model_copy(update={"low": 0.91, "high": 1.14})
     (note,) = speed_module._notes(unsure, model, fresh)
-    assert "0.91 to 1.14 times as fast" in note
+    assert "0.91 to 1.14 times its speed" in note
     assert speed_module._notes(timed(2.0, verdict="faster"), model, fresh) == []
     monkeypatch.setattr(speed_module, "saturates", lambda: True)
     (slow,) = speed_module._notes(timed(0.5, p50=0.4, verdict="slower"), model, fresh)

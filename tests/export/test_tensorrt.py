@@ -1,4 +1,4 @@
-"""Export for TensorRT: real engines of TensorRT for RTX, plans for classic TensorRT, and what the bundle says of them."""
+"""Export for TensorRT: real engines of TensorRT for RTX, plans for classic TensorRT, and their records in the bundle."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_every_quantized_layer_is_computed_in_int8(bundle: Bundle) -> None:
     assert set(report.int8) == set(report.quantized)
     assert variant.quantization is not None
     tried = variant.quantization.tried
-    assert {t.strategy for t in tried} == {"calibration"}, "it passes, so no other rung is tried"
+    assert {t.strategy for t in tried} == {"calibration"}, "it passes, so no other strategy is tried"
     assert [t.configuration for t in tried] == [f"signed 8-bit, {method}" for method in METHODS]
     assert all(t.unlabeled.agreement > 0.95 for t in tried)
     assert sorted(t.status for t in tried) == ["not chosen", "not chosen", "verified"], (

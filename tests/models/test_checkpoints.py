@@ -1,4 +1,4 @@
-"""Checkpoints that hold several weights: the average over training is taken and said, the user chooses, what is no checkpoint is named."""
+"""Checkpoints with several weights: the average over training is preferred and reported, the user can choose, other files are named."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.errors import RecipeError
-from edgekit.models.weights import Loaded, load_weights
+from edgekit.models.weights import LoadedWeights, load_weights
 
 Weights = dict[str, Tensor]
 
@@ -34,7 +34,7 @@ def weights(seed: int) -> Weights:
 
 
 def near(other: Weights, seed: int = 9) -> Weights:
-    """What an average over training is: not the weights themselves, and not far from them."""
+    """Weights like an average over training: different from the weights themselves, but close to them."""
     return {n: t + 0.1 * weights(seed)[n] if t.is_floating_point() else t for n, t in other.items()}
 
 
@@ -47,7 +47,7 @@ OPTIMIZER = {"state": {0: {"exp_avg": torch.zeros(3), "step": torch.tensor(1.0)}
 FLOATS = {n: t for n, t in EMA.items() if "running" not in n and "batches" not in n}
 
 
-def load(folder: Path, content: Any, key: str | None = None, name: str = "w.pth") -> tuple[nn.Module, Loaded]:
+def load(folder: Path, content: Any, key: str | None = None, name: str = "w.pth") -> tuple[nn.Module, LoadedWeights]:
     if name.endswith("safetensors"):
         safetensors.torch.save_file(content, folder / name)
     else:
@@ -154,11 +154,11 @@ def test_the_user_chooses(tmp_path: Path) -> None:
     filled, _ = load(tmp_path, under("a.", RAW) | under("b.", OTHER), "b", "w.safetensors")
     assert holds(filled, OTHER)
     with pytest.raises(
-        RecipeError, match=r"holds no weights called state_dict_em, but .*did you mean state_dict_ema"
+        RecipeError, match=r"holds no weights named state_dict_em; found .*did you mean state_dict_ema"
     ) as caught:
         load(tmp_path, {"state_dict": RAW, "state_dict_ema": EMA}, "state_dict_em")
     assert "\n" not in str(caught.value)
-    with pytest.raises(RecipeError, match="not the tensors of this network"):
+    with pytest.raises(RecipeError, match="does not have the tensors of this network"):
         load(tmp_path, {"state_dict": RAW, "state_dict_ema": FLOATS}, "state_dict_ema")
 
 

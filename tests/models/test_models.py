@@ -82,14 +82,18 @@ def test_the_stem_follows_the_image_size() -> None:
         (
             Architecture(name="torchvision:vit_b_16"),
             40,
-            r"40 px is no multiple of the 16-px patches .* \(use 32 or 48 px",
+            r"40 px is not a multiple of the 16-px patches .* \(use 32 or 48 px",
         ),
-        (Architecture(name="timm:vit_tiny_patch16_224"), 40, r"40 px is no multiple of the 16-px patches"),
-        (Architecture(name="timm:vit_tiny_patch16_224"), 8, r"8 px is no multiple of the 16-px patches .* \(use 16 px"),
+        (Architecture(name="timm:vit_tiny_patch16_224"), 40, r"40 px is not a multiple of the 16-px patches"),
+        (
+            Architecture(name="timm:vit_tiny_patch16_224"),
+            8,
+            r"8 px is not a multiple of the 16-px patches .* \(use 16 px",
+        ),
         (
             Architecture(name="timm:vit_tiny_patch16_224", patch_size=5),
             32,
-            r"no multiple of the 5-px patches .* \(use 30 or 35",
+            r"not a multiple of the 5-px patches .* \(use 30 or 35",
         ),
         (
             Architecture(name="mobilenet_v3_small", patch_size=4),
@@ -127,7 +131,7 @@ def test_the_encoders_have_the_sizes_of_simclr_v2s_table_1(
 
 
 def naive_selective_kernels(module: SelectiveKernels, maps: np.ndarray) -> np.ndarray:
-    """Google's sk_conv2d, image by image and channel by channel, from the streams on."""
+    """Google's sk_conv2d after the streams, image by image and channel by channel."""
     with torch.no_grad():
         streams = module.relu(module.bn(module.streams(torch.from_numpy(maps)))).double().numpy()
     channels = streams.shape[1] // 2

@@ -1,4 +1,4 @@
-"""The exponential moving average of a network: its equation, its buffers, and what it keeps apart from the network."""
+"""The exponential moving average of a network: its equation, its buffers, and its separation from the network."""
 
 from __future__ import annotations
 

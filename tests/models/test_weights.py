@@ -1,4 +1,4 @@
-"""Weights to start from: every key style that the world writes, and a clear line for every file that does not fit."""
+"""Initial weights: every common style of tensor names, and a clear one-line error for every file that does not fit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SMALL = Architecture(name="resnet10", width=0.125)
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
-    """A state dict of values that no fresh network has."""
+    """A state dict with values that no new network has."""
     torch.manual_seed(1)
     weights = {name: torch.rand_like(t) if t.is_floating_point() else t for name, t in network.state_dict().items()}
     return {name: t.contiguous() for name, t in weights.items()}
@@ -110,7 +110,7 @@ def test_each_key_style_fills_the_network(
     assert all(name in str(loaded) for name in unused)
 
 
-def test_safetensors_are_told_by_their_content(small: dict[str, Tensor], tmp_path: Path) -> None:
+def test_safetensors_are_recognized_by_their_content(small: dict[str, Tensor], tmp_path: Path) -> None:
     safetensors.torch.save_file(small, tmp_path / "weights.bin")
     assert holds(build(str(tmp_path / "weights.bin")), small)
 
@@ -152,7 +152,7 @@ def test_code_in_a_pickle_never_runs(small: dict[str, Tensor], tmp_path: Path) -
         assert "\n" not in str(caught.value)
     assert not witness.exists()
     with pytest.raises(
-        RecipeError, match=r"holds more than weights \((posix|nt)\.system\).*never loaded.*save its weights alone"
+        RecipeError, match=r"holds more than weights \((posix|nt)\.system\).*never loaded.*save only its weights"
     ):
         build(saved(tmp_path, {"state_dict": small, "hook": _Code(witness)}))
 
@@ -164,16 +164,16 @@ def without(weights: dict[str, Tensor], *names: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (lambda w: without(w, "bn1.weight", "bn1.bias"), r"2 missing: bn1\.weight, bn1\.bias \(is pretrain\.encoder\.name"),
-        (lambda w: w | {"layer5.0.weight": torch.rand(1)}, r"1 too many: layer5\.0\.weight"),
+        (lambda w: without(w, "bn1.weight", "bn1.bias"), r"2 missing: bn1\.weight, bn1\.bias \(check that pretrain\.encoder\.name"),
+        (lambda w: w | {"layer5.0.weight": torch.rand(1)}, r"1 unexpected: layer5\.0\.weight"),
         (lambda w: w | {"bn1.weight": torch.rand(9)}, r"1 of its tensors have another shape: bn1\.weight \(9,\) instead of \(8,\)"),
-        (lambda w: w | {"bn1.weight": torch.full((8,), torch.nan)}, r"values that are no numbers, in bn1\.weight"),
+        (lambda w: w | {"bn1.weight": torch.full((8,), torch.nan)}, r"NaN or infinite values, in bn1\.weight"),
         (lambda w: w | {"conv1.weight": torch.rand(8, 3, 7, 7)},
-         r"has a stem of 7x7 pixels, the network here one of 3x3 .*encoder\.stem to imagenet .*an ImageNet ResNet"),
+         r"has a stem of 7x7 pixels, but the network has one of 3x3 .*encoder\.stem to imagenet .*an ImageNet ResNet"),
         (lambda w: weights_of(ResNet("resnet10", 0.25, "cifar")), r"\d+ of its tensors have another shape: .*, … .*with its width"),
-        (lambda w: weights_of(torchvision.models.squeezenet1_1()), r"none of its tensors has a name of this network: features"),
-        (lambda w: {"epoch": 3, "loss": 0.1}, r"holds no state dict, but epoch, loss"),
-        (lambda w: [1, 2], r"holds no state dict, but a list"),
+        (lambda w: weights_of(torchvision.models.squeezenet1_1()), r"none of its tensors has a name of this network: the file has features"),
+        (lambda w: {"epoch": 3, "loss": 0.1}, r"holds no state dict; found epoch, loss"),
+        (lambda w: [1, 2], r"holds no state dict; found a list"),
     ],
     ids=["missing", "unexpected", "shape", "nan", "stem", "width", "other network", "no tensors", "list"],
 )  # fmt: skip
@@ -202,7 +202,7 @@ def test_damaged_and_missing_files_are_one_line(small: dict[str, Tensor], tmp_pa
     (tmp_path / "text.pth").write_text("not weights at all")
     (tmp_path / "empty.pth").touch()
     for name in ("half.pth", "half.safetensors", "text.pth", "empty.pth"):
-        with pytest.raises(RecipeError, match=rf"{name}: damaged, or no file of weights") as caught:
+        with pytest.raises(RecipeError, match=rf"{name}: damaged, or not a file of weights") as caught:
             build(str(tmp_path / name))
         assert "\n" not in str(caught.value)
     with pytest.raises(RecipeError, match="no such file"):

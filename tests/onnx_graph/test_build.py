@@ -1,4 +1,4 @@
-"""The float ONNX: what the graph promises, and that rewriting a network for it changes nothing that it computes."""
+"""The float ONNX: the form of the graph, and that rewriting a network for it does not change its outputs."""
 
 from __future__ import annotations
 

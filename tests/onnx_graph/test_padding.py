@@ -1,4 +1,4 @@
-"""'Same' padding before a max pooling, which fills with -inf or a huge negative number: no INT8 range may see it."""
+"""'Same' padding before a max pooling, which fills with -inf or a huge negative number: INT8 ranges must not include it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ FILLS = [float("-inf"), LOWEST, -1e9, -65504.0]
 
 
 class Same(nn.Module):
-    """Convolutions around poolings that are padded as TensorFlow pads: behind a ReLU, behind none, and once with `ceil_mode`."""
+    """Convolutions around poolings with TensorFlow's padding: after a ReLU, without one, and once with `ceil_mode`."""
 
     def __init__(self, fill: float) -> None:
         super().__init__()

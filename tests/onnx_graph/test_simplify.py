@@ -1,4 +1,4 @@
-"""Cleaning a graph up: nothing that it computes changes, doing it again changes nothing, and a person finds the layers."""
+"""Simplifying a graph: outputs do not change, doing it again changes nothing, and nodes are named after layers."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ CLASSES = [f"class {i}" for i in range(10)]
 
 
 def run(model: ModelProto, images: np.ndarray) -> list[np.ndarray]:
-    """As written: a runtime that optimizes would hide what is done here."""
-    told = ort.SessionOptions()
-    told.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    told.log_severity_level = 4
-    session = ort.InferenceSession(model.SerializeToString(), told, providers=["CPUExecutionProvider"])
+    """Run the graph without optimizations, which would hide the effect of simplifying."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return session.run(None, {model.graph.input[0].name: images})
 
 
@@ -43,7 +43,7 @@ def random_images(count: int, size: int) -> np.ndarray:
 
 @cache
 def raw(name: str, size: int) -> bytes:
-    """What PyTorch's exporter writes, before anything is done to it."""
+    """The graph as PyTorch's exporter writes it."""
     from edgekit.onnx_graph.prepare import exportable
 
     model = exportable(exported.untrained(name, size), size)
@@ -57,7 +57,7 @@ def raw(name: str, size: int) -> bytes:
 
 
 def same(logits: np.ndarray, expected: np.ndarray) -> None:
-    """The same but for rounding: a runtime may choose another kernel for another graph, which adds up in another order."""
+    """Equal up to rounding: for another graph, a runtime may choose another kernel, which sums in another order."""
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * max(1.0, float(np.abs(expected).max())))
 
 

@@ -1,4 +1,4 @@
-"""INT8's ladder: each rung against a naive computation, and the whole climb on a network whose plain INT8 loses most of its accuracy."""
+"""The accuracy search: each strategy against a naive computation, and the whole search on a network whose plain INT8 loses most accuracy."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from edgekit.quantize.layers import (
     LayerGraph,
     by_input_channel,
     depthwise,
+    layer_pairs,
     output_axis,
-    pairs,
     streams,
 )
 from edgekit.quantize.qdq import FULL, REDUCED, UNSIGNED, Scheme, quantize_onnx
@@ -39,7 +39,7 @@ from edgekit.quantize.quantizer import QuantizationConfig
 from edgekit.quantize.ranges import METHODS, observing
 from edgekit.quantize.recover import quantized_layers, recover
 from edgekit.quantize.search import AccuracySearch, Candidate, search_accuracy
-from edgekit.quantize.sensitivity import excluding, fewest, quantizable, release
+from edgekit.quantize.sensitivity import excluding, fewest, quantizable, restore_float_inputs
 from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
 from tests.helpers.fixed_network import clear_reference, fixed_network
@@ -87,11 +87,11 @@ def logits_of(model: ModelProto, path: Path, images: np.ndarray) -> np.ndarray:
 
 
 def imbalanced(model: ModelProto, spread: float, only: list[int] | None = None) -> ModelProto:
-    """The same function with channels between layers scaled by up to exp(+-spread): nothing for floats, the end of INT8."""
+    """The same function, with channels between layers scaled by up to exp(+-spread): unchanged in float, useless in INT8."""
     copy = ModelProto()
     copy.CopyFrom(model)
     graph, random = LayerGraph(copy), np.random.default_rng(0)
-    for i, pair in enumerate(p for p in pairs(graph) if p.ceiling is None):
+    for i, pair in enumerate(p for p in layer_pairs(graph) if p.ceiling is None):
         if only is None or i in only:
             name = graph.weight(pair.second[0])
             assert name is not None
@@ -111,7 +111,7 @@ def test_an_equalized_graph_computes_the_same(
     assert count == (4 if by == "activations" else 3)
     np.testing.assert_allclose(logits_of(after, tmp_path / "c.onnx", images), expected, atol=1e-5)
     graph = LayerGraph(after)
-    for pair in pairs(graph):
+    for pair in layer_pairs(graph):
         first, second = (graph.value(str(graph.weight(node))) for node in (pair.first[0], pair.second[0]))
         made = [np.abs(np.take(first, i, output_axis(pair.first[0]))).max() for i in range(len(first))]
         read = [_what_reads(pair, second, i) for i in range(len(made))]
@@ -124,7 +124,7 @@ def test_an_equalized_graph_computes_the_same(
 
 
 class Residual(nn.Module):
-    """Two streams: one with ReLU behind its sums and another resolution's projection, as in ResNet; one of linear blocks, as in MobileNetV2."""
+    """Two streams: one with a ReLU after its sums and a projection to another resolution, as in ResNet; one of linear blocks, as in MobileNetV2."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -238,16 +238,16 @@ def test_fidelity_is_agreement_and_signal_to_noise() -> None:
 @pytest.mark.parametrize("needed", [{0}, {3}, {1, 2}, {0, 4, 5}, {6}])
 def test_the_fewest_layers_that_suffice(needed: set[int]) -> None:
     order = [f"layer {i}" for i in range(7)]
-    asked: list[tuple[str, ...]] = []
+    trials: list[tuple[str, ...]] = []
 
     def passes(names: tuple[str, ...]) -> bool:
-        asked.append(names)
+        trials.append(names)
         return {order[i] for i in needed} <= set(names)
 
     smallest = min((c for n in range(8) for c in itertools.combinations(order, n) if passes(c)), key=len)
-    asked.clear()
+    trials.clear()
     assert fewest(order, passes) == smallest
-    assert len(asked) <= 2 * 3 + 7
+    assert len(trials) <= 2 * 3 + 7
     assert fewest(order, lambda names: False) is None
 
 
@@ -267,7 +267,7 @@ def sources_of(model: ModelProto, folder: Path, **changes: object) -> Sources:
     )
 
 
-def onnx_family(sources: Sources) -> Served:
+def onnx_backend(sources: Sources) -> Served:
     return Served("onnx", sources.quantizer, sources.reference, sources.options.bounds)
 
 
@@ -283,7 +283,7 @@ def test_a_network_of_wildly_different_channels_is_brought_back(
 ) -> None:
     monkeypatch.setattr(served, "METHODS", ("minmax",))
     sources = sources_of(imbalanced(digits, 4), tmp_path)
-    variant = search_accuracy(onnx_family(sources), sources.folder)
+    variant = search_accuracy(onnx_backend(sources), sources.folder)
     assert variant.quantization is not None
     first, *others = variant.quantization.tried
     assert (first.strategy, first.status) == ("calibration", "rejected")
@@ -306,19 +306,19 @@ def test_the_note_says_on_which_cpus_a_scheme_is_exact(
     for scheme, says in ((FULL, "on x86 without one (no VNNI)"), (REDUCED, ""), (UNSIGNED, "exact on every CPU")):
         for dot_product in (True, False):  # the scheme alone decides, not the machine that it was made on
             monkeypatch.setattr(qdq, "has_int8_dot_product", lambda found=dot_product: found)
-            variant = onnx_family(sources).make(QuantizationConfig(scheme, "minmax"), sources.folder)
+            variant = onnx_backend(sources).make(QuantizationConfig(scheme, "minmax"), sources.folder)
             assert says in variant.note
             assert bool(says) == bool(variant.note)
 
 
-def test_tensorrt_climbs_the_same_ladder(digits: ModelProto, tmp_path: Path) -> None:
-    """Its graph is simulated; what is delivered for both ways of typing is equalized, and its pairs are those that TensorRT reads."""
+def test_tensorrt_uses_the_same_accuracy_search(digits: ModelProto, tmp_path: Path) -> None:
+    """Its graph is simulated; the graphs for both kinds of typing are equalized, and their Q/DQ nodes are as TensorRT reads them."""
     sources = sources_of(imbalanced(digits, 6), tmp_path)
     variant = tensorrt.make("trt", "int8", sources)
-    told = variant.quantization
-    assert told is not None
-    assert (variant.status, told.strategy) == ("unexecuted", "equalization")
-    first = [t for t in told.tried if t.strategy == "calibration"]
+    quantization = variant.quantization
+    assert quantization is not None
+    assert (variant.status, quantization.strategy) == ("unexecuted", "equalization")
+    first = [t for t in quantization.tried if t.strategy == "calibration"]
     assert [t.configuration for t in first] == [f"signed 8-bit, {method}" for method in METHODS]
     (rejected,) = (t for t in first if t.status == "rejected")
     assert rejected.drop > 0.01
@@ -334,14 +334,14 @@ def test_tensorrt_climbs_the_same_ladder(digits: ModelProto, tmp_path: Path) -> 
 
 
 def planted_layer_in_float(digits: ModelProto, folder: Path) -> tuple[AccuracySearch, Candidate, str]:
-    """Channels of one layer's input scaled apart, and what the search for layers in float makes of it; and that layer's name.
+    """The search for layers in float on a network with badly scaled input channels of one layer; and that layer's name.
 
     Its plain INT8 decides at least two images in five otherwise, in any arithmetic: a step of the input is as large as most channels are.
     With that layer in float the others change a logit by a tenth of the least lead.
     """
     sources = sources_of(imbalanced(digits, 6, only=[1]), folder)
-    bad = [p for p in pairs(LayerGraph(digits)) if p.ceiling is None][1].second[0].name
-    state = AccuracySearch(onnx_family(sources))
+    bad = [p for p in layer_pairs(LayerGraph(digits)) if p.ceiling is None][1].second[0].name
+    state = AccuracySearch(onnx_backend(sources))
     base = state.try_config("calibration", QuantizationConfig(REDUCED, "minmax"))
     assert base is not None
     assert not state.gate(base)
@@ -377,7 +377,7 @@ def test_many_layers_are_searched_by_blocks(
 def test_a_layer_in_float_reads_what_it_reads_in_the_float_graph(
     separable: ModelProto, images: np.ndarray, tmp_path: Path, scheme: Scheme
 ) -> None:
-    """The quantizer takes a Relu or Clip away where the range of its pair does the same: who reads past the pair needs it."""
+    """The quantizer removes a Relu or Clip if the range of Q/DQ has the same effect: a layer that reads the tensor before Q/DQ needs it back."""
     onnx.save(separable, tmp_path / "float.onnx")
     calibration = Calibration(tmp_path / "float.onnx", images, tmp_path)
     layers, in_float = quantizable(separable), {node.name: node for node in separable.graph.node}
@@ -387,9 +387,9 @@ def test_a_layer_in_float_reads_what_it_reads_in_the_float_graph(
         quantize_onnx(calibration, tmp_path / "q.onnx", scheme, method="minmax", exclude=exclude)
         quantized = onnx.load(tmp_path / "q.onnx")
         activations = sum(node.op_type in {"Relu", "Clip"} for node in quantized.graph.node)
-        released = release(quantized, separable, exclude)
+        released = restore_float_inputs(quantized, separable, exclude)
         onnx.checker.check_model(released, full_check=True)
-        assert release(copy_of(released), separable, exclude) == released
+        assert restore_float_inputs(copy_of(released), separable, exclude) == released
         restored += sum(node.op_type in {"Relu", "Clip"} for node in released.graph.node) - activations
         (layer,) = (node for node in released.graph.node if node.name == name)
         (wanted,) = observing(separable, [in_float[name].input[0]]).run(
@@ -409,7 +409,7 @@ def copy_of(model: ModelProto) -> ModelProto:
 
 
 class Ticking:
-    """A clock on which every look takes a second: how far a search comes then does not depend on the machine."""
+    """A clock that advances one second per reading, so that the progress of a search does not depend on the machine."""
 
     def __init__(self) -> None:
         self.now = 0
@@ -420,27 +420,27 @@ class Ticking:
 
 
 @pytest.mark.parametrize("seconds", [0, 25, 1000])
-def test_a_climb_without_time_delivers_what_passed_or_is_rejected(
+def test_a_search_that_is_cut_delivers_what_passed_or_is_rejected(
     digits: ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float
 ) -> None:
-    """Equalization is left out, which would bring this network back; its plain INT8 loses most of the accuracy on any CPU."""
+    """Equalization, which would repair this network, is left out; its plain INT8 loses most of the accuracy on any CPU."""
     monkeypatch.setattr(served, "METHODS", ("minmax",))
     monkeypatch.setattr(search, "_equalize", lambda state: None)
     monkeypatch.setattr(search, "_unsigned", lambda state: None)
     monkeypatch.setattr(blocks, "FEW", 4)
     sources = sources_of(imbalanced(digits, 6, only=[1]), tmp_path)
-    variant = search_accuracy(onnx_family(sources), sources.folder, budget=Budget(seconds, 10, Ticking()))
-    told = variant.quantization
-    assert told is not None
+    variant = search_accuracy(onnx_backend(sources), sources.folder, budget=Budget(seconds, 10, Ticking()))
+    quantization = variant.quantization
+    assert quantization is not None
     assert (sources.folder / variant.files[0].path).is_file()
-    assert told.search.cut == (seconds < 1000)
+    assert quantization.search.cut == (seconds < 1000)
     assert ("ran out of time (10 minutes for all INT8 variants, --search-minutes)" in variant.note) == (seconds < 1000)
-    verified = [entry for entry in told.tried if entry.status == "verified"]
+    verified = [entry for entry in quantization.tried if entry.status == "verified"]
     assert (variant.status == "verified") == bool(verified)
-    assert (variant.status, told.strategy) in {("verified", "layers in float"), ("rejected", None)}
+    assert (variant.status, quantization.strategy) in {("verified", "layers in float"), ("rejected", None)}
     if not seconds:
-        assert [entry.strategy for entry in told.tried] == ["calibration"]
-        assert "nothing had passed until then" in variant.note
+        assert [entry.strategy for entry in quantization.tried] == ["calibration"]
+        assert "no candidate had passed" in variant.note
     if seconds == 1000:
         assert variant.status == "verified"
 
@@ -482,8 +482,8 @@ def test_a_model_that_came_as_onnx_cannot_be_distilled(
     monkeypatch.setattr(search, "_equalize", lambda state: None)
     monkeypatch.setattr(search, "_keep_in_float", lambda state: None)
     sources = sources_of(imbalanced(digits, 4), tmp_path)
-    variant = search_accuracy(onnx_family(sources), sources.folder, recover=True)
+    variant = search_accuracy(onnx_backend(sources), sources.folder, recover=True)
     assert variant.quantization is not None
-    (told,) = (t for t in variant.quantization.tried if t.strategy == "distillation")
-    assert (told.status, "ONNX" in told.why) == ("failed", True)
+    (quantization,) = (t for t in variant.quantization.tried if t.strategy == "distillation")
+    assert (quantization.status, "ONNX" in quantization.why) == ("failed", True)
     assert (variant.status, variant.quantization.strategy) in {("rejected", None), ("verified", "unsigned weights")}

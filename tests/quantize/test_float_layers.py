@@ -1,4 +1,4 @@
-"""The search for layers that stay in float: blocks first, cut when its time is up, and what a cut search leaves."""
+"""The search for layers that stay in float: blocks first, stopped when its time is up, and the result of a stopped search."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from edgekit.quantize.blocks import FEW, blocks, name_of
 from edgekit.quantize.budget import Budget, cut_short
 from edgekit.quantize.fidelity import Fidelity
 from edgekit.quantize.mixed_precision import Search
-from edgekit.quantize.sensitivity import Exclude, fewest, most_asked
+from edgekit.quantize.sensitivity import Exclude, fewest, max_trials
 from tests.helpers import exported
 
 
 class Clock:
-    """A clock that a step moves on, so that no test depends on how fast the machine is."""
+    """A clock that each step advances, so that no test depends on the machine's speed."""
 
     def __init__(self, each: float = 0.0) -> None:
         self.now, self.each = 0.0, each
@@ -63,7 +63,7 @@ def test_every_layer_is_in_one_block_whatever_the_names(names: list[str]) -> Non
 
 
 def planted(needed: set[str], clock: Clock | None = None) -> tuple[Search, list[tuple[str, ...]], list[Exclude]]:
-    """A search among ViT-tiny's layers of which some must stay in float; each step takes a second of the clock."""
+    """A search among ViT-tiny's layers, some of which must stay in float; each step takes one second of the clock."""
     tried: list[tuple[str, ...]] = []
     measured: list[Exclude] = []
     clock = clock or Clock()
@@ -93,7 +93,7 @@ def test_blocks_first_then_the_layers_in_them(needed: set[str]) -> None:
     assert set(found.chosen) == needed
     assert [block.layer for block in found.blocks] != []
     assert len(measured) <= 1 + 13 + 8  # not one for each of 49 layers
-    assert len(tried) <= most_asked(13) + most_asked(8)
+    assert len(tried) <= max_trials(13) + max_trials(8)
     assert len(set(tried)) == len(tried)  # nothing is made twice
 
 
@@ -116,15 +116,15 @@ def test_a_search_whose_time_is_up_delivers_what_passed(seconds: float) -> None:
 @pytest.mark.parametrize("cut_after", range(12))
 def test_the_fewest_so_far_passed(cut_after: int) -> None:
     order, needed = [f"layer {i}" for i in range(7)], {"layer 1", "layer 4"}
-    asked: list[tuple[str, ...]] = []
+    trials: list[tuple[str, ...]] = []
 
     def passes(names: tuple[str, ...]) -> bool:
-        asked.append(names)
+        trials.append(names)
         return needed <= set(names)
 
-    found = fewest(order, passes, lambda: len(asked) >= cut_after)
-    assert len(asked) <= cut_after
-    passed = [names for names in asked if needed <= set(names)]
+    found = fewest(order, passes, lambda: len(trials) >= cut_after)
+    assert len(trials) <= cut_after
+    passed = [names for names in trials if needed <= set(names)]
     assert found == (min(passed, key=len) if passed else None)
 
 

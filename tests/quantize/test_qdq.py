@@ -1,4 +1,4 @@
-"""The INT8 graph for TensorRT: where its pairs stand, what it computes, and the lint that finds every fault planted in it."""
+"""The INT8 graph for TensorRT: where its Q/DQ nodes are, what it computes, and the lint, which must find every planted fault."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.helpers import exported
 
 @pytest.fixture(scope="module")
 def calibration(tmp_path_factory: pytest.TempPathFactory) -> Calibration:
-    """Of the trained network, whose two deeper stages have 16 channels and more."""
+    """A calibration of the trained network, whose two deeper stages have 16 channels or more."""
     folder = tmp_path_factory.mktemp("qdq")
     export_onnx(exported.pixels(), folder / "model.onnx", image_size=16, classes=exported.splits().classes)
     return Calibration(folder / "model.onnx", exported.splits().pool.center_crop(16).images[:50], folder)
@@ -104,8 +104,8 @@ def test_the_file_computes_what_the_model_does(
 def test_methods_and_exclusions_reach_the_file(calibration: Calibration, tmp_path: Path) -> None:
     scales = []
     for method in METHODS:
-        told = quantize_onnx(calibration, tmp_path / "q.onnx", SIGNED, method=method)
-        assert told.calibration.method == method
+        quantization = quantize_onnx(calibration, tmp_path / "q.onnx", SIGNED, method=method)
+        assert quantization.calibration.method == method
         graph = onnx.load(tmp_path / "q.onnx").graph
         scales.append(
             [float(numpy_helper.to_array(t)) for t in graph.initializer if t.name.endswith("_scale") and not t.dims]
@@ -119,8 +119,8 @@ def test_methods_and_exclusions_reach_the_file(calibration: Calibration, tmp_pat
         n.name for n in onnx.load(calibration.model).graph.node if "layer3" in n.name and n.op_type == "Conv"
     )
     for scheme in (SIGNED, REDUCED):
-        told = quantize_onnx(calibration, tmp_path / "q.onnx", scheme, exclude=[convolution])
-        assert convolution in told.kept_in_float
+        quantization = quantize_onnx(calibration, tmp_path / "q.onnx", scheme, exclude=[convolution])
+        assert convolution in quantization.kept_in_float
         wiring = Wiring(onnx.load(tmp_path / "q.onnx"))
         (node,) = (n for n in wiring.nodes if n.name == convolution)
         assert node.input[1] in wiring.constants
@@ -158,8 +158,8 @@ def test_transposed_convolutions_are_quantized_along_their_own_axis(tmp_path: Pa
     calibration = Calibration(tmp_path / "decoder.onnx", images, tmp_path)
     expected = simulated(tmp_path / "decoder.onnx", ["logits"])(images)["logits"]
     for scheme in (SIGNED, FULL):
-        told = quantize_onnx(calibration, tmp_path / "q.onnx", scheme)
-        assert "ConvTranspose" in told.operations
+        quantization = quantize_onnx(calibration, tmp_path / "q.onnx", scheme)
+        assert "ConvTranspose" in quantization.operations
         quantized = onnx.load(tmp_path / "q.onnx")
         wiring = Wiring(quantized)
         (node,) = (n for n in quantized.graph.node if n.op_type == "ConvTranspose")
@@ -181,7 +181,7 @@ def _node(model: ModelProto, operator: str, contains: str = "") -> NodeProto:
 
 
 def _halves(model: ModelProto, *, of_weight: bool) -> tuple[NodeProto, NodeProto]:
-    """The first pair of an activation, or of a weight."""
+    """The first QuantizeLinear and DequantizeLinear of an activation, or of a weight."""
     constants = {t.name for t in model.graph.initializer}
     q = next(n for n in model.graph.node if n.op_type == "QuantizeLinear" and (n.input[0] in constants) == of_weight)
     return q, next(n for n in model.graph.node if n.input and n.input[0] == q.output[0])
@@ -193,7 +193,7 @@ def _replace(model: ModelProto, name: str, array: NDArray[np.generic]) -> None:
 
 
 def _pair(model: ModelProto, name: str, before: NodeProto, scale: float = 0.1) -> str:
-    """A pair on a tensor, in front of a node."""
+    """Insert Q/DQ on a tensor, before a node."""
     q, dq = f"{name}_q", f"{name}_dq"
     points = [f"{name}_s", f"{name}_z"]
     model.graph.initializer.append(numpy_helper.from_array(np.float32(scale), points[0]))
@@ -205,7 +205,7 @@ def _pair(model: ModelProto, name: str, before: NodeProto, scale: float = 0.1) -
 
 
 def unsigned(model: ModelProto) -> None:
-    """As NNCF writes the pairs behind a ReLU."""
+    """Q/DQ as NNCF writes it after a ReLU."""
     _replace(model, _halves(model, of_weight=False)[0].input[2], np.array(0, np.uint8))
 
 
@@ -318,24 +318,24 @@ def scales_that_differ(model: ModelProto) -> None:
 
 PLANTED: dict[Callable[[ModelProto], None], tuple[str, str]] = {
     unsigned: ("QuantizeLinear", "UINT8: TensorRT warns"),
-    no_zero_point: ("QuantizeLinear", "no zero point, which means UINT8"),
-    off_center: ("QuantizeLinear", "a zero point that is not 0"),
+    no_zero_point: ("QuantizeLinear", "no zero point, so its type is UINT8"),
+    off_center: ("QuantizeLinear", "a zero point other than 0"),
     integer_bias: ("DequantizeLinear", "an INT32 bias"),
-    before_relu: ("Relu", "keeps it from being fused"),
+    before_relu: ("Relu", "it cannot be fused"),
     after_relu_for_no_layer: ("DequantizeLinear", "no quantized layer reads it"),
     one_scale: ("Conv", "one scale for all output channels"),
     wrong_axis: ("Conv", "not along its output channels, axis 0"),
-    scale_per_channel_of_an_activation: ("QuantizeLinear", "an activation with a scale for each channel"),
+    scale_per_channel_of_an_activation: ("QuantizeLinear", "an activation with one scale per channel"),
     quantized_output: ("DequantizeLinear", "an output of the graph is quantized"),
     newer_opset: ("graph", "opset 19"),
     few_channels: ("Conv", "a quantized convolution of 8 channels"),
     float_skip: ("Add", "skip input is not quantized"),
-    quantized_main: ("Add", "both inputs come out of pairs"),
+    quantized_main: ("Add", "both inputs are dequantized"),
     float_weight: ("Conv", "its activation is quantized and its weight is not"),
-    stored_as_integers: ("DequantizeLinear", "dequantizes INT8 that no QuantizeLinear made"),
+    stored_as_integers: ("DequantizeLinear", "dequantizes INT8 without a QuantizeLinear before it"),
     own_domain: ("QuantizeLinear", "the domain com.microsoft"),
     no_scale: ("QuantizeLinear", "a scale that is not a positive number"),
-    scales_that_differ: ("DequantizeLinear", "another than that of its QuantizeLinear"),
+    scales_that_differ: ("DequantizeLinear", "differs from that of its QuantizeLinear"),
 }
 
 
@@ -351,7 +351,13 @@ def test_every_planted_fault_is_found(broken: ModelProto, plant: Callable[[Model
 def test_a_file_for_the_cpu_is_full_of_faults(calibration: Calibration, tmp_path: Path) -> None:
     quantize_onnx(calibration, tmp_path / "u8.onnx", FULL)
     reasons = " ".join(f.reason for f in lint(onnx.load(tmp_path / "u8.onnx")))
-    for expected in ("UINT8", "not 0", "no QuantizeLinear made", "fewer than 16", "both inputs come out of pairs"):
+    for expected in (
+        "UINT8",
+        "other than 0",
+        "without a QuantizeLinear before it",
+        "fewer than 16",
+        "both inputs are dequantized",
+    ):
         assert expected in reasons
 
 
@@ -371,7 +377,7 @@ def test_values_beyond_half_precision_are_named(calibration: Calibration, tmp_pa
     (weight,) = (t for t in loud.graph.initializer if t.name == classifier.input[1])
     _replace(loud, weight.name, numpy_helper.to_array(weight) * 1e5)
     onnx.save(loud, tmp_path / "loud.onnx")
-    with pytest.raises(ExportError, match=r"logits reaches .* beyond FP16's 65504"):
+    with pytest.raises(ExportError, match=r"logits reaches .* FP16 holds at most 65504"):
         check_range(Calibration(tmp_path / "loud.onnx", calibration.images, tmp_path))
 
 
@@ -392,7 +398,7 @@ print("PARSED", parser.parse_from_file(sys.argv[1]))
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_real_parser_agrees(calibration: Calibration, signed: ModelProto, tmp_path: Path, precision: str) -> None:
-    """TensorRT for RTX parses without a GPU: the clean file without a word, the planted one with the warning."""
+    """TensorRT for RTX parses without a GPU: the clean file without a warning, the file with a planted fault with one."""
     pytest.importorskip("tensorrt_rtx")
 
     def parse(path: Path) -> str:

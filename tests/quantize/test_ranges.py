@@ -1,4 +1,4 @@
-"""The ranges of activations: streamed, against all of them held in memory at once."""
+"""The ranges of activations: collected as a stream, compared with all values in memory."""
 
 from __future__ import annotations
 

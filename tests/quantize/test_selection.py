@@ -1,4 +1,4 @@
-"""Which images calibrate: drawn from clusters of what the network itself sees, the same ones every time."""
+"""Selection of calibration images: drawn from clusters of the network's own embedding, reproducibly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgekit.export import pipeline
 from edgekit.export.pipeline import export_classifier
 from edgekit.onnx_graph.build import export_onnx
 from edgekit.quantize.qdq import last_layer
-from edgekit.quantize.selection import Candidates, draw, embed, proportional, stratified
+from edgekit.quantize.selection import CalibrationPool, draw, embed, proportional, stratified
 from tests.helpers import exported
 
 
@@ -33,8 +33,8 @@ def pool() -> NDArray[np.uint8]:
     return exported.splits().pool.center_crop(16).images
 
 
-def candidates(pool: NDArray[np.uint8], count: int, seed: int = 0) -> Candidates:
-    return Candidates(len(pool), lambda rows: pool[rows], "digits", count, classes=10, seed=seed)
+def candidates(pool: NDArray[np.uint8], count: int, seed: int = 0) -> CalibrationPool:
+    return CalibrationPool(len(pool), lambda rows: pool[rows], "digits", count, classes=10, seed=seed)
 
 
 def test_a_draw_is_said_and_can_be_repeated(model: Path, pool: NDArray[np.uint8]) -> None:
@@ -58,7 +58,7 @@ def test_a_draw_is_said_and_can_be_repeated(model: Path, pool: NDArray[np.uint8]
 
 
 def test_few_images_still_hold_every_class(model: Path, pool: NDArray[np.uint8]) -> None:
-    """On the images that the network reads as one class each: with 20, a blind draw mostly misses one of ten, clusters do not."""
+    """On images of ten clear classes: a random draw of 20 images mostly misses one, clusters do not."""
     import onnxruntime as ort
 
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])

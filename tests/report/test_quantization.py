@@ -1,4 +1,4 @@
-"""The report on INT8: which rung, what was tried, and which layers are sensitive."""
+"""The report on INT8: the strategy, every attempt, and the sensitive layers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgekit.quantization import Quantization
 from edgekit.report import quantization
 from edgekit.report.facts import collect
 from edgekit.report.page import render
-from edgekit.report.quantization import ladders
+from edgekit.report.quantization import accuracy_searches
 from tests.helpers.report_sample import make_run
 
 LAYERS = [f"/model/encoder/network/layer{i}/layer{i}.0/conv{j}/Conv" for i in range(1, 5) for j in (1, 2)]
@@ -30,7 +30,7 @@ SENSITIVITY = [
 ]
 
 
-def with_ladder(folder: Path) -> Path:
+def with_accuracy_search(folder: Path) -> Path:
     run = make_run(folder)
     bundle = Bundle.open(run / "export")
     variant = bundle.variant("onnx-int8")
@@ -50,12 +50,12 @@ def with_ladder(folder: Path) -> Path:
     return run
 
 
-def test_the_rung_is_said_in_words_and_every_layer_has_its_place(tmp_path: Path) -> None:
-    facts = collect(with_ladder(tmp_path / "digits"))
-    (found,) = ladders(facts)
+def test_the_strategy_is_described_and_every_layer_is_in_the_table(tmp_path: Path) -> None:
+    facts = collect(with_accuracy_search(tmp_path / "digits"))
+    (found,) = accuracy_searches(facts)
     assert found.variant == "onnx-int8"
-    assert "fewest that keep the accuracy" in found.words
-    assert "which is slower" in found.words
+    assert "as few as possible, to keep the accuracy" in found.words
+    assert "that is, slower" in found.words
     assert [row[5].text for row in found.tried.rows] == ["rejected", "failed", "verified"]
     assert found.tried.rows[2][4].text == "\u22120.20"
     assert found.layers is not None
@@ -68,12 +68,12 @@ def test_the_rung_is_said_in_words_and_every_layer_has_its_place(tmp_path: Path)
 
 
 def test_a_bundle_that_says_something_else_breaks_nothing(tmp_path: Path) -> None:
-    run = with_ladder(tmp_path / "digits")
+    run = with_accuracy_search(tmp_path / "digits")
     path = run / "export" / "bundle.json"
     content = json.loads(path.read_text())
     (variant,) = (v for v in content["variants"] if v["id"] == "onnx-int8")
-    for told in (None, {}, {"tried": "twice"}, {"tried": [3]}, {"tried": [{}], "sensitivity": [{"layer": "x"}]}):
-        variant["quantization"] = told
+    for record in (None, {}, {"tried": "twice"}, {"tried": [3]}, {"tried": [{}], "sensitivity": [{"layer": "x"}]}):
+        variant["quantization"] = record
         path.write_text(json.dumps(content))
         assert "digits" in render(collect(run))
 
@@ -81,9 +81,9 @@ def test_a_bundle_that_says_something_else_breaks_nothing(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({}, "0.80 times the speed of the same runtime's float, which is slower: 0.500"),
+        ({}, "0.80 times the speed of float in the same runtime, that is, slower: 0.500"),
         ({"ratio": 2.0, "verdict": "faster", "low": 1.9, "high": 2.1, "clock": "cpu", "threads": 1},
-         "2.00 (1.90 to 2.10) times the speed of the same runtime's float: 0.500"),
+         "2.00 (1.90 to 2.10) times the speed of float in the same runtime: 0.500"),
         ({"verdict": "undecided", "low": 0.7, "high": 1.3, "clock": "cpu"}, "0.80 (0.70 to 1.30) times the speed"),
         ({"verdict": "undecided", "low": 0.7, "high": 1.3, "clock": "cpu"}, "not clearly faster: float stays the default"),
         ({"verdict": "faster", "clock": "cpu"}, "of CPU time on one thread"),

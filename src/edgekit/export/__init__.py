@@ -1,8 +1,12 @@
 """From a trained network to verified files for each runtime.
 
-`pipeline` is the whole of it: `sources` (whatever the user has) become one float graph (`graph`), `make` makes each variant from that by its
-target's maker (`served` and `openvino` for CPUs, `tensorrt` and `half` for NVIDIA; INT8 in `int8`), `verify` holds it against the trained model,
-`speed` against float, `pack` writes the bundle. `jobs` and `staging` make variants side by side and go on after an interruption.
+`pipeline` runs all steps:
 
-It can be called, too: `edgekit.export(…)` is `edgekit.api.exporting.export`, which its signature shows.
+- `importers` turn the user's model into one float graph (`edgekit.onnx_graph`).
+- `make` makes each variant from it with its target's maker: `served` and `openvino` for CPUs, `tensorrt` and `half` for NVIDIA; INT8 with
+  `edgekit.quantize`.
+- `verify` compares a variant with the trained model, `speed` with float; `pack` writes the bundle.
+- `jobs` makes variants in parallel; `staging` keeps finished work, so that an interrupted export can resume.
+
+The package is also callable: `edgekit.export(…)` is `edgekit.api.exporting.export` and has its signature.
 """

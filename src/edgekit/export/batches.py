@@ -1,8 +1,8 @@
-"""Does a variant compute the same in every batch size? A runtime may run another graph for each.
+"""Check that a variant computes the same for every batch size: a runtime may run a different graph for each.
 
-A session of OpenVINO compiles a graph of its own for each of the first few batch sizes and one with a free batch axis for all others; the
-file that is shipped has a free axis until somebody reshapes it. Each of these forms is another compilation, and a fault of the compiler
-may lie in one alone. So a few sizes are run, some with graphs of their own and some with the shared one, and held against one another.
+An OpenVINO session compiles one graph for each of the first few batch sizes and one with a free batch axis for all others; the shipped
+file has a free axis until it is reshaped. Each of these is a separate compilation, and a fault of the compiler may affect only one of them.
+So a few sizes are run, some with their own graphs and some with the shared one, and compared with each other.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from edgekit.runtimes.session import run_in_batches, share_graph
 from edgekit.tasks import Outputs, Task
 from edgekit.tasks.task import is_finite
 
-# One image at a time first: what the others are held against. None is beyond what an engine of TensorRT takes by default.
+# One image at a time comes first: the others are compared with it. All sizes fit a TensorRT engine's default profile.
 BATCHES = (1, 3, 5, 8)
-# Two forms may round differently, and INT8 makes whole steps of it. Where their errors are independent and of the same size, the
-# difference has twice the power of either; more than that is no rounding.
+# Two graphs may round differently, and INT8 turns rounding into whole steps. If their errors are independent and of the same size, their
+# difference has twice the power of either error; more than that is not rounding.
 _NOISE = 2.0
 _FLOOR = 1e-6  # of the output's power, 60 dB: what float32 sums in another order, and FP16 kernels, may differ by
 
 
 @dataclass(frozen=True)
 class BatchCheck:
-    """What batches of several sizes answer, beside one image at a time.
+    """Batches of several sizes compared with one image at a time.
 
     Attributes:
-        sizes: that were run; one alone where the graph has a fixed batch.
-        output: that is the furthest from that of one image at a time.
-        worst: the size that it is of.
-        sqnr_db: of that size's output to its difference from one image at a time, in dB; infinite where they are equal, minus
+        sizes: the batch sizes that were run; only one if the graph has a fixed batch size.
+        output: the output that differs most from that of one image at a time.
+        worst: the size whose output is the furthest from those of one image at a time.
+        sqnr_db: of that size's output to its difference from one image at a time, in dB; infinite where both are equal, minus
             infinite where they are not finite numbers.
-        noise_db: the same of one image at a time, to its difference from the trained model.
+        noise_db: the same for one image at a time, compared with the trained model.
         agreement: the smallest share of the images on which a size decides as the trained model does.
-        agree: whether no size differs by more than rounding does.
+        agree: whether all sizes agree up to rounding.
     """
 
     sizes: tuple[int, ...]
@@ -51,12 +51,12 @@ class BatchCheck:
     agree: bool
 
     def fault(self) -> str:
-        """Why they do not agree, in a clause."""
+        """The reason, as a clause, why they do not agree."""
         if self.sqnr_db == -np.inf:
             return f"in batches of {self.worst} {finite_fault(self.output)}"
         return (
-            f"in batches of {self.worst} it computes something else than for one image: {self.sqnr_db:.1f} dB apart, where it is "
-            f"{self.noise_db:.1f} dB from the trained model"
+            f"in batches of {self.worst} its outputs differ from those for one image (SQNR {self.sqnr_db:.1f} dB; with the trained "
+            f"model {self.noise_db:.1f} dB)"
         )
 
 
@@ -67,11 +67,11 @@ def compare_batches(
     task: Task,
     also: Mapping[int, Outputs] | None = None,
 ) -> BatchCheck:
-    """Run some images in batches of several sizes: the first sizes each with a graph of its own where the runtime makes such, then the others
-    with the graph that they share.
+    """Run images in batches of several sizes: the first sizes with a graph for each if the runtime makes them, then the others
+    with the shared graph.
 
     Args:
-        session: of the variant, and after this all further sizes share its graph; where that has a fixed batch, it is the only size.
+        session: the variant's session. Afterwards all further sizes share one graph. A fixed batch size is the only size that is run.
         images: uint8 (n, s, s, 3).
         trained: the trained model's outputs for them.
         task: theirs; the outputs that it requires are compared.

@@ -1,4 +1,4 @@
-"""The variants that an export is asked for, as ids. Imports no converter, so that the command line can ask it."""
+"""The ids of the variants of an export. Imports no converter, so the command line can use it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from edgekit.errors import ExportError
 
 
 def split(id_: str) -> tuple[targets.Target, Precision]:
-    """Target and precision of a variant's id: `trt-rtx-fp16` is fp16 for trt-rtx.
+    """Split a variant's id into target and precision: `trt-rtx-fp16` is fp16 for trt-rtx.
 
     Raises:
-        ExportError: there is no such target, or it has no such precision.
+        ExportError: the target or the precision is unknown.
     """
     name, _, precision = id_.rpartition("-")
     target = targets.find(name)
@@ -24,26 +24,26 @@ def split(id_: str) -> tuple[targets.Target, Precision]:
 
 
 def plan(names: Iterable[str], precisions: Sequence[str] = ()) -> list[str]:
-    """The ids of the variants that a user asks for, in a fixed order.
+    """The ids of the requested variants, in a fixed order.
 
     Raises:
         ExportError: a target or precision is unknown, or a target has none of the precisions.
     """
-    ids, had = [], set()
+    ids, available = [], set()
     for target in [targets.find(name) for name in dict.fromkeys(names)]:
         chosen = [p for p in target.precisions if p in precisions] if precisions else target.defaults
         ids += [f"{target.name}-{precision}" for precision in chosen]
-        had |= set(target.precisions)
-    if lacking := [p for p in precisions if p not in had]:
+        available |= set(target.precisions)
+    if lacking := [p for p in precisions if p not in available]:
         raise ExportError(
-            f"no target asked for has the precision {', '.join(lacking)}",
+            f"no requested target has the precision {', '.join(lacking)}",
             "; ".join(f"{target.name} has {', '.join(target.precisions)}" for target in targets.every().values()),
         )
     return ids
 
 
 def in_order(variants: Iterable[Variant]) -> list[Variant]:
-    """Variants as the table of targets lists them; ids that it does not know come last."""
+    """Sort variants as in the table of targets; unknown ids come last."""
     ids = [f"{target.name}-{precision}" for target in targets.every().values() for precision in target.precisions]
     order = {id_: place for place, id_ in enumerate(ids)}
     return sorted(variants, key=lambda v: (order.get(v.id, len(order)), v.id))

@@ -1,4 +1,4 @@
-"""What about a trained model's own answers looks wrong, before any conversion: most often its preprocessing."""
+"""Warnings about a trained model's own outputs, before any conversion. Most often the preprocessing is wrong."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ MARK = "WARNING: "
 
 
 def doubts(reference: ReferenceOutputs, classes: Sequence[str]) -> list[str]:
-    """One sentence for each; none where all looks well.
+    """Return one warning per problem; empty if nothing looks wrong.
 
     Args:
-        reference: the trained model's answers.
+        reference: the trained model's outputs.
         classes: names, in the order of its outputs.
     """
     return [f"{MARK}{doubt}" for doubt in reference.task.doubts(reference.outputs, reference.labels, classes)]

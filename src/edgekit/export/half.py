@@ -1,9 +1,8 @@
 """The ONNX that TensorRT builds from: opset 17, in FP32, in FP16, or INT8 with the rest in FP16.
 
-TensorRT decides types in two ways. Strongly typed (TensorRT from 10.12 on, 11, TensorRT for RTX) it takes them from the graph, so
-the graph itself must be in FP16; INT8 with the rest in FP32 loses to plain FP16 there. Weakly typed (before) flags of the
-builder choose them, and the graph stays in FP32: the parser of TensorRT 8 reads the scales of Q/DQ pairs as FP32, whatever
-they are.
+TensorRT has two ways of typing. With strong typing (TensorRT 10.12 and later, 11, TensorRT for RTX) the types are those of the graph, so
+the graph itself must be in FP16; INT8 with the rest in FP32 is slower than plain FP16 there. With weak typing (earlier versions) builder
+flags choose the types and the graph stays in FP32: TensorRT 8's parser reads the scales of Q/DQ nodes as FP32, whatever their type.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from edgekit.errors import ExportError
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import set_precision
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.qdq_lint import PAIR, lint
+from edgekit.quantize.qdq_lint import QDQ_OPERATORS, lint
 
 _LARGEST = float(np.finfo(np.float16).max)
 
@@ -30,13 +29,13 @@ def tensorrt_onnx(source: Path, output: Path, precision: Precision, *, typed: bo
     """Write the ONNX for TensorRT.
 
     Args:
-        source: the float ONNX, opset 17; for int8 the one with signed Q/DQ pairs (`quantize.SIGNED`).
+        source: the float ONNX, opset 17; for int8 the one with signed Q/DQ nodes (`quantize.qdq.SIGNED`).
         output: the file to write; may be the source.
-        precision: fp32, fp16, or int8 (the pairs as they are, the rest in FP16).
-        typed: whether the builder is strongly typed; otherwise all that is not INT8 stays FP32, and its flags do the rest.
+        precision: fp32, fp16, or int8 (Q/DQ nodes unchanged, the rest in FP16).
+        typed: whether the builder is strongly typed; otherwise everything that is not INT8 stays FP32, and flags choose FP16.
 
     Raises:
-        ExportError: a graph that does not come out as TensorRT reads it.
+        ExportError: TensorRT would refuse or misread the graph.
     """
     model = read_onnx(source)
     if precision != "fp32" and typed:
@@ -44,15 +43,15 @@ def tensorrt_onnx(source: Path, output: Path, precision: Precision, *, typed: bo
     faults = lint(model)
     if faults:
         listed = "; ".join(f"{f.node} ({f.operator}): {f.reason}" for f in faults[:3])
-        raise ExportError(f"TensorRT would not read the {precision} graph as it is meant: {listed}")
+        raise ExportError(f"TensorRT would misread the {precision} graph: {listed}")
     set_precision(model, precision)
     onnx.save(model, output)
 
 
 def to_half(model: ModelProto) -> ModelProto:
-    """A float model in FP16, what it takes and gives in the types it had; its Q/DQ pairs then scale to FP16, too.
+    """Convert a float model to FP16; its inputs and outputs keep their types, and its Q/DQ nodes get FP16 scales.
 
-    Opset 17 has no such pairs by the letter (19 does): TensorRT reads them all the same, and `simulated` runs them.
+    Opset 17 does not define Q/DQ with FP16 scales (19 does), but TensorRT reads them, and `simulated` runs them.
     """
     from onnxruntime.quantization.onnx_model import ONNXModel
     from onnxruntime.transformers.float16 import convert_float_to_float16
@@ -60,7 +59,7 @@ def to_half(model: ModelProto) -> ModelProto:
     copied = ModelProto()
     copied.CopyFrom(model)
     half = ONNXModel(convert_float_to_float16(copied, keep_io_types=True))
-    half.topological_sort()  # the casts that it adds stand at the end
+    half.topological_sort()  # it appends its casts at the end
     converted: ModelProto = half.model
     return converted
 
@@ -68,8 +67,8 @@ def to_half(model: ModelProto) -> ModelProto:
 def simulated(path: Path, outputs: Sequence[str]) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
     """What such a file computes, by ONNX Runtime on the CPU, node by node: uint8 (n, s, s, 3) -> some outputs, float32 (n, …).
 
-    It shows what the graph says, not what TensorRT's kernels make of it. Pairs in FP16, for which opset 17 has no word, go to ONNX
-    Runtime's own operators of the same meaning; the graph is not optimized, so that each rounding happens where it stands.
+    This is what the graph computes, not what TensorRT's kernels compute. FP16 Q/DQ, which opset 17 lacks, runs as ONNX Runtime's own
+    operators of the same meaning. The graph is not optimized, so that each rounding happens where the graph has it.
     """
     import onnxruntime as ort
 
@@ -77,10 +76,10 @@ def simulated(path: Path, outputs: Sequence[str]) -> Callable[[NDArray[np.uint8]
 
     model = read_onnx(path)
     half = {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16}
-    pairs = [node for node in model.graph.node if node.op_type in PAIR and node.input[1] in half]
-    for node in pairs:
+    qdq_nodes = [node for node in model.graph.node if node.op_type in QDQ_OPERATORS and node.input[1] in half]
+    for node in qdq_nodes:
         node.domain = "com.microsoft"
-    if pairs:
+    if qdq_nodes:
         model.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
     options = session_options()
     options.log_severity_level = 3
@@ -95,15 +94,15 @@ def simulated(path: Path, outputs: Sequence[str]) -> Callable[[NDArray[np.uint8]
 
 
 def check_range(calibration: Calibration) -> None:
-    """Make sure that activations on the calibration images are within FP16.
+    """Check that the activations on the calibration images are within the range of FP16.
 
     Raises:
-        ExportError: one is not.
+        ExportError: an activation is not.
     """
     for name, histogram in calibration.histograms.items():
         reached = max(-histogram.lowest, histogram.highest)
         if reached > _LARGEST:
             raise ExportError(
-                f"the activation {name} reaches {reached:.3g} on the calibration images, beyond FP16's {_LARGEST:g}",
+                f"the activation {name} reaches {reached:.3g} on the calibration images; FP16 holds at most {_LARGEST:g}",
                 "export this model for TensorRT with --precision fp32",
             )

@@ -1,4 +1,4 @@
-"""What the variants of an export are made from, and what the user chose about them."""
+"""The inputs of an export: what variants are made from, and the user's options."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What a user may choose about how variants are made. All of it is part of what a variant is known by.
+    """The user's options. A variant's digest includes them: with other options it is made again.
 
     Attributes:
-        max_drop: the largest loss of accuracy that passes, in percentage points.
-        min_agreement: the smallest share of the evaluation set on which a variant must decide as the trained model does.
-        recover: whether INT8 that loses too much is distilled (see `recover`).
-        compute_capabilities: of the GPUs that trt-rtx builds for.
-        search_minutes: how long INT8 that keeps the accuracy is searched for, all variants together (see `budget`).
+        max_drop: the largest allowed loss of accuracy, in percentage points.
+        min_agreement: the least share of the evaluation set on which a variant must predict the trained model's class.
+        recover: whether INT8 that loses too much accuracy is distilled (see `quantize.recover`).
+        compute_capabilities: the GPUs that trt-rtx builds for.
+        search_minutes: time limit of the accuracy search, for all INT8 variants together (see `quantize.budget`).
     """
 
     max_drop: float = 1.0
@@ -42,13 +42,13 @@ class ExportOptions:
 
     @property
     def bounds(self) -> AccuracyBounds:
-        """What passes."""
+        """The bounds that a variant must meet."""
         return AccuracyBounds(self.max_drop, self.min_agreement)
 
     def of(self, target: Target, precision: Precision) -> dict[str, Any]:
-        """Those that a variant depends on, for its digest."""
+        """The options that a variant depends on, for its digest."""
         chosen = asdict(self)
-        del chosen["search_minutes"]  # what a search finds in time does not depend on how long it might have taken
+        del chosen["search_minutes"]  # a search that was not cut does not depend on its limit
         if precision != "int8":
             del chosen["recover"]
         of_others = {option for other in every().values() for option in other.options} - set(target.options)
@@ -56,13 +56,13 @@ class ExportOptions:
 
 
 class Shared:
-    """What is made once and used by several variants of a process. It is known by its type, and by a key where there are several of it."""
+    """Objects that several variants of a process share. Each is found by its type, and by a key if there are several of that type."""
 
     def __init__(self) -> None:
         self._made: dict[tuple[type, Hashable], object] = {}
 
     def once(self, kind: type[T], make: Callable[[], T], key: Hashable = None) -> T:
-        """The object of that type and key; made where there is none yet."""
+        """Return the object of that type and key; `make` it if there is none yet."""
         found = self._made.get((kind, key))
         if not isinstance(found, kind):
             found = make()
@@ -72,23 +72,23 @@ class Shared:
 
 @dataclass
 class Sources:
-    """What a variant is made from and held against.
+    """What a variant is made from and compared with.
 
     Attributes:
-        float_onnx: the float graph, its batch axis free, weights inside.
-        calibration: images without labels, and the ranges that they give the activations.
-        reference: what the trained model says.
-        options: the user's.
-        folder: where the variant's files go; empty, the variant's alone.
-        scratch: for what is made on the way; of this process alone.
+        float_onnx: the float graph, with a free batch axis and its weights inside.
+        calibration: unlabeled images, and the distributions of the activations on them.
+        reference: the trained model's outputs.
+        options: the user's options.
+        folder: destination of the variant's files; empty, and only for this variant.
+        scratch: folder for temporary files, only for this process.
         model: the trained network, from pixels to its outputs, as torch; None where the model came as ONNX.
-        batch: the batch size that the bundle's graphs are to have; None leaves it free. Whoever makes ONNX or OpenVINO files
-            makes them with a free batch axis all the same: `make` fixes it in whatever was made.
-        unlabeled: more images without labels than the calibration's, uint8 (n, s, s, 3), to compare and to distill on; None: those.
-        shared: of this process alone: what is made once and used by several variants.
-        searches: how many INT8 variants this export makes, which divide the minutes of the search evenly.
+        batch: the batch size of the bundle's graphs; None: free. Makers of ONNX or OpenVINO files always write a free
+            batch axis: `make` fixes it afterwards.
+        unlabeled: images for comparison and distillation, uint8 (n, s, s, 3); None: the calibration images.
+        shared: objects that the variants of this process share.
+        searches: number of INT8 variants of this export; they share the minutes of the search evenly.
 
-    Nothing here may measure speed: other variants may be being made beside this one.
+    Makers must not measure speed: other variants may be made at the same time.
     """
 
     float_onnx: Path
@@ -105,12 +105,12 @@ class Sources:
 
     @property
     def budget(self) -> Budget:
-        """The time of one INT8 variant's search, from now: an equal share of all."""
+        """The time limit of one INT8 variant's search, counted from now: an equal share."""
         return Budget(60 * self.options.search_minutes / max(1, self.searches), self.options.search_minutes)
 
     @property
     def quantizer(self) -> Quantizer:
-        """That quantizes: one for all variants of this process."""
+        """The quantizer, one for all variants of this process."""
         return self.shared.once(
             Quantizer,
             lambda: Quantizer(self.calibration, self.scratch, self.unlabeled, self.model, self.reference.task),

@@ -1,8 +1,8 @@
-"""The variants of one export, one after the other or several at a time, each in a process of its own.
+"""Make the variants of one export, one after the other or several at a time, each in its own process.
 
 Processes, not threads: the quantizers and exporters redirect standard output, set log levels and keep state of their own.
-What a variant turns out to be does not depend on how many are made at a time: every process verifies with the same number of
-threads, and the ranges of the activations are collected once, by whoever comes first (see `Calibration.histograms`).
+The result does not depend on the number of jobs: every process verifies with the same number of threads, and the first one collects the
+ranges of the activations for all (see `Calibration.histograms`).
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ _TICK_SECONDS = 0.2
 
 
 def default_jobs(count: int) -> int:
-    """How many variants to make at a time: one a core but one, as far as there are variants.
+    """The default number of jobs: one per core, one core left free, at most one per variant.
 
-    A process more costs some seconds and some hundred megabytes (torch, ONNX Runtime, OpenVINO), and every variant's own work uses
-    all cores where it can; on two cores one after the other is as fast.
+    Each process costs a few seconds and a few hundred megabytes (torch, ONNX Runtime, OpenVINO), and the work on one variant uses
+    all cores where it can; on two cores, one after the other is as fast.
     """
     return max(1, min(count, usable_cpus() - 1, 4))
 
 
 def make_all(ids: list[str], sources: Sources, staging: Staging, jobs: int) -> Iterator[Variant]:
-    """Make variants, each in its folder of the staging area; gives each as it is made, in any order.
+    """Make variants, each in its folder of the staging area; yield each when it is finished, in any order.
 
     Args:
-        ids: of the variants.
+        ids: ids of the variants.
         sources: what they are made from.
         staging: where their files go.
         jobs: how many at a time.
 
     Raises:
-        ExportError: of the first that cannot be made; the others are given up.
+        ExportError: a variant cannot be made; the others are abandoned.
     """
     folders = {id_: staging.folder(id_) for id_ in ids}
     jobs = min(jobs, len(ids))
@@ -72,22 +72,22 @@ def make_all(ids: list[str], sources: Sources, staging: Staging, jobs: int) -> I
 
 
 def _pickled(sources: Sources) -> bytes | None:
-    """The torch model for other processes; None where it cannot travel (a class defined in a script, a notebook or a function)."""
+    """The torch model for other processes; None if it cannot be pickled (a class defined in a script, a notebook or a function)."""
     try:
         model = pickle.dumps(sources.model)
     except (pickle.PicklingError, AttributeError, TypeError):
         model = None
     if model is None or needs_main(model):
-        echo("this network cannot be handed to other processes: its variants are made one by one", err=True)
+        echo("this network cannot be sent to other processes: its variants are made one after the other", err=True)
         return None
     return model
 
 
 @dataclass(frozen=True)
 class _Stored:
-    """`Sources` for another process: large arrays lie in files that are mapped there, not copied."""
+    """`Sources` for another process: large arrays are in files, which it maps instead of copying."""
 
-    sources: Sources  # without what stands below
+    sources: Sources  # without the fields below
     folder: Path
     model: bytes
     drawn: dict[str, Any]
@@ -122,7 +122,7 @@ class _Stored:
         return cls(empty, folder, model, calibration.drawn, tuple(reference.outputs), tuple(reference.further))
 
     def load(self) -> Sources:
-        """What it was made of."""
+        """Return the sources."""
         sources = self.sources
         reference = ReferenceOutputs(
             sources.reference.task,
@@ -149,47 +149,47 @@ class _Stored:
 
 def _in_processes(folders: dict[str, Path], stored: _Stored, jobs: int) -> Iterator[Variant]:
     context = multiprocessing.get_context("spawn")  # a fork of a process with running threads may hang
-    heard: Any = context.Queue()
-    # Those that need the ranges come last: the first of them collects, and by then others have had work to do.
+    messages: Any = context.Queue()
+    # Variants that need the ranges come last: the first of them collects the ranges while the others have work.
     order = sorted(folders, key=lambda id_: split(id_)[1] == "int8")
-    # What a process starts from lies in a file: handed over by its pipe, it would hold up the start of the next one.
+    # The sources are passed in a file: sent through the pipe, they would delay the start of the next process.
     at = stored.folder / "sources.pickle"
     at.write_bytes(pickle.dumps(stored))
-    pool = ProcessPoolExecutor(jobs, context, _begin, (os.getpid(), at, heard))
+    pool = ProcessPoolExecutor(jobs, context, _begin, (os.getpid(), at, messages))
     try:
         with without_main():
             pending: set[Future[Variant]] = {pool.submit(_work, id_, folders[id_]) for id_ in order}
         with shown.progress("variants", len(order)) as advance:
-            doing: dict[str, str] = {}
+            current: dict[str, str] = {}
             while pending:
                 done, pending = wait(pending, _TICK_SECONDS, FIRST_COMPLETED)
-                _listen(heard, doing)
+                _listen(messages, current)
                 for future in done:
                     variant = future.result()
-                    doing.pop(variant.id, None)
+                    current.pop(variant.id, None)
                     advance(1)
                     yield variant
-                advance(0, "; ".join(f"{id_}: {what}" for id_, what in doing.items()))
+                advance(0, "; ".join(f"{id_}: {what}" for id_, what in current.items()))
         pool.shutdown()
     except BrokenProcessPool as error:
         raise ExportError(
-            "a process that made a variant died, perhaps for lack of memory", "try again with --jobs 1"
+            "a process that was making a variant died, perhaps for lack of memory", "try again with --jobs 1"
         ) from error
     finally:
         _end(pool)
 
 
-def _listen(heard: Any, doing: dict[str, str]) -> None:
+def _listen(messages: Any, current: dict[str, str]) -> None:
     while True:
         try:
-            id_, what = heard.get_nowait()
+            id_, what = messages.get_nowait()
         except queue.Empty:
             return
-        doing[id_] = what
+        current[id_] = what
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
-    """Stop what is still running: ask, so that builders that a process started go with it, then insist."""
+    """Stop the processes that still run: terminate them, so that they stop builders that they started; then kill them."""
     processes = list((pool._processes or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
     for process in processes:
@@ -202,31 +202,31 @@ def _end(pool: ProcessPoolExecutor) -> None:
             process.join()
 
 
-_SOURCES: list[Sources] = []  # of a worker's process: loaded once, so that its variants share what they can
-_HEARD: list[Any] = []
+_SOURCES: list[Sources] = []  # in a worker process: loaded once, so that its variants share objects
+_MESSAGES: list[Any] = []
 
 
-def _begin(parent: int, at: Path, heard: Any) -> None:
-    """The first thing that a worker's process does.
+def _begin(parent: int, at: Path, messages: Any) -> None:
+    """Initialize a worker process.
 
     Args:
         parent: the process that started it.
-        at: where that one pickled what it starts from, in the export's own temporary folder.
-        heard: the queue to tell progress to.
+        at: the file with the pickled sources, in the export's temporary folder.
+        messages: the queue for progress messages.
     """
     end_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of the group: the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group: the parent decides
     signal.signal(signal.SIGTERM, _leave)
     stored: _Stored = pickle.loads(at.read_bytes())
     _SOURCES.append(stored.load())
-    tempfile.tempdir = str(_SOURCES[0].scratch)  # a killed worker's go with the export's own
-    _HEARD.append(heard)
+    tempfile.tempdir = str(_SOURCES[0].scratch)  # the export deletes it, also after a worker was killed
+    _MESSAGES.append(messages)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt  # unwinds the stack: temporary files go, and processes that were started are stopped
+    raise KeyboardInterrupt  # unwinds the stack: temporary files are deleted and started processes are stopped
 
 
 def _work(id_: str, folder: Path) -> Variant:
-    with shown.relayed(lambda what: _HEARD[0].put((id_, what))):
+    with shown.relayed(lambda what: _MESSAGES[0].put((id_, what))):
         return make(id_, replace(_SOURCES[0], folder=folder))

@@ -1,6 +1,6 @@
-"""The images that variants are judged on: the evaluation set or, where there is none, images held back from calibration.
+"""The images that variants are evaluated on: the evaluation set or, if there is none, images held back from calibration.
 
-INT8 that is judged on the images that calibrated it looks better than it is: its ranges were made for them.
+INT8 that is evaluated on its own calibration images looks better than it is: its ranges fit these images.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from numpy.typing import NDArray
 
 from edgekit.bundle import Variant
 from edgekit.errors import ExportError
-from edgekit.quantize.selection import ADVISED, FEWEST, Candidates
+from edgekit.quantize.selection import ADVISED, FEWEST, CalibrationPool
 
 Evaluation = tuple[NDArray[np.uint8], NDArray[Any]]  # images and labels in the task's form
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What variants are judged on, and what is left to calibrate INT8 with.
+    """The images that variants are evaluated on, and the pool for INT8 calibration.
 
     Attributes:
         images: uint8 (k, s, s, 3).
         labels: in the task's form, k of them; None where there are none.
-        calibration: the images that INT8 may be calibrated with.
-        held_back: whether `images` are of the same pool as the calibration's, and none of them is among these.
+        calibration: the pool that calibration images are drawn from.
+        held_back: whether `images` come from the same pool and are left out of calibration.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[Any] | None
-    calibration: Candidates
+    calibration: CalibrationPool
     held_back: bool
 
     @classmethod
-    def of(cls, evaluation: Evaluation | None, candidates: Candidates) -> Judged:
+    def of(cls, evaluation: Evaluation | None, candidates: CalibrationPool) -> Judged:
         """Take the evaluation set, or hold images back.
 
         Raises:
-            ExportError: there are no images to calibrate with.
+            ExportError: there are no calibration images.
         """
         if not candidates.total:
-            raise ExportError("no calibration images: INT8 needs some to find the activations' ranges")
+            raise ExportError("no calibration images: INT8 needs images to find the ranges of the activations")
         if evaluation is not None:
             return cls(*evaluation, candidates, False)
         rest, held = candidates.held_back()
@@ -52,10 +52,10 @@ class Judged:
         return cls(np.ascontiguousarray(images), None, rest, len(held) > 0)
 
     def require_enough(self, few_images: bool) -> None:
-        """Make sure that there are images enough to calibrate INT8 with.
+        """Check that there are enough images to calibrate INT8.
 
         Args:
-            few_images: whether the user wants it with fewer all the same.
+            few_images: whether the user accepts fewer.
 
         Raises:
             ExportError: there are fewer than `FEWEST`.
@@ -63,21 +63,21 @@ class Judged:
         count = self.calibration.drawn
         if count >= FEWEST or few_images:
             return
-        beside = f" beside the {len(self.images)} that are held back to judge it" if self.held_back else ""
+        beside = f" ({len(self.images)} more are held back for evaluation)" if self.held_back else ""
         raise ExportError(
-            f"INT8 would be calibrated with {count} images{beside}: fewer than {FEWEST} say too little about its ranges",
-            f"give more images ({ADVISED} or more are advised), or add --few-images if there are no more",
+            f"only {count} images to calibrate INT8{beside}: fewer than {FEWEST} give unreliable ranges",
+            f"give more images ({ADVISED} or more are advised), or add --few-images if you have no more",
         )
 
     @property
     def where(self) -> str:
-        """Which images these are, in words."""
+        """What these images are, in words."""
         if self.labels is not None:
             return "test images"
         return "images held back from calibration" if self.held_back else "calibration images themselves"
 
     def describe(self) -> dict[str, Any]:
-        """For the bundle."""
+        """The record for the bundle."""
         return {
             "images": len(self.images),
             "labels": self.labels is not None,
@@ -87,29 +87,31 @@ class Judged:
 
 
 def shared(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
-    """How many of some images (n, s, s, 3) are among others, pixel by pixel."""
+    """The number of images in `one` (n, s, s, 3) that are also in `other`, pixel by pixel."""
     digests = {_digest(image) for image in other}
     return sum(_digest(image) in digests for image in one)
 
 
 def notes(variants: Iterable[Variant]) -> list[str]:
-    """What a user should know of how INT8 was calibrated and judged, one sentence each."""
+    """Notes for the user on the calibration and evaluation of INT8, one sentence each."""
     found = []
-    used = [v.quantization.calibration for v in variants if v.quantization is not None and v.quantization.calibration]
-    if (count := min((c.images for c in used if c.images is not None), default=ADVISED)) < ADVISED:
+    calibrations = [
+        v.quantization.calibration for v in variants if v.quantization is not None and v.quantization.calibration
+    ]
+    if (count := min((c.images for c in calibrations if c.images is not None), default=ADVISED)) < ADVISED:
         found.append(
-            f"INT8 is calibrated with only {count} images ({ADVISED} or more are advised): what is rare may lie beyond its ranges"
+            f"INT8 is calibrated with only {count} images ({ADVISED} or more are advised): rare images may exceed its ranges"
         )
-    if both := max((c.also_judged_on for c in used), default=0):
+    if overlap := max((c.also_judged_on for c in calibrations), default=0):
         found.append(
-            f"{both} of the images that calibrate INT8 are also among those that it is judged on: its loss may be larger than it looks"
+            f"{overlap} of the calibration images of INT8 are also evaluation images: its real loss of accuracy may be larger"
         )
     return found
 
 
-def merged(said: Sequence[str], more: Sequence[str]) -> list[str]:
+def merged(first: Sequence[str], more: Sequence[str]) -> list[str]:
     """Notes without repetitions, in order."""
-    return list(dict.fromkeys([*said, *more]))
+    return list(dict.fromkeys([*first, *more]))
 
 
 def _digest(image: NDArray[np.uint8]) -> bytes:

@@ -1,4 +1,4 @@
-"""What can be exported: targets and precisions, and what of it this machine can build and run."""
+"""The list of targets and precisions, and which of them this machine can make and run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Possibility:
 
     Attributes:
         target, precision: as on the command line.
-        default: whether it is made where no precision is asked for.
-        runtime: what runs it.
-        made: what is made.
-        not_built: why it cannot be made on this machine; empty where it can.
-        not_run: why it cannot be run, and so verified, on this machine; empty where it can.
+        default: whether it is made without --precision.
+        runtime: the runtime that runs it.
+        made: the files that are made.
+        not_built: why it cannot be made on this machine; empty if it can.
+        not_run: why it cannot be run, and so not verified, on this machine; empty if it can.
     """
 
     target: str
@@ -45,7 +45,7 @@ def possibilities() -> list[Possibility]:
                 target.runtime.name,
                 target.makes,
                 not_built,
-                _said(missing),
+                _reason(missing),
             )
             for precision in target.precisions
         ]
@@ -53,12 +53,12 @@ def possibilities() -> list[Possibility]:
 
 
 def why_not_made(target: targets.Target) -> str:
-    """Why files for a target cannot be made on this machine; empty where they can."""
+    """Why files for a target cannot be made on this machine; empty if they can."""
     if not target.needs_runtime or installed()[target.runtime.name] is not None:
         return ""
-    where = f" (for {', '.join(target.runtime.machines)} alone)" if target.runtime.machines else ""
+    where = f" (only for {', '.join(target.runtime.machines)})" if target.runtime.machines else ""
     return f"{target.runtime.name} is not installed: {target.runtime.install}{where}"
 
 
-def _said(missing: EdgekitError | None) -> str:
+def _reason(missing: EdgekitError | None) -> str:
     return "" if missing is None else f"{missing.message}: {missing.hint}"

@@ -1,4 +1,4 @@
-"""Making one variant: by its target's maker, then the one batch size that was asked for."""
+"""Make one variant: with its target's maker, then with the requested batch size."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from edgekit.targets import Target, built_in, resolve
 
 
 def make(id_: str, sources: Sources) -> Variant:
-    """Make a variant in `sources.folder`, verified.
+    """Make a variant in `sources.folder` and verify it.
 
     Raises:
-        ExportError: it cannot be made, or its graph does not take the batch size.
+        ExportError: the variant cannot be made, or its graph does not work with the batch size.
         RuntimeMissing: its target's converter is not installed.
     """
     target, precision = split(id_)
@@ -24,13 +24,13 @@ def make(id_: str, sources: Sources) -> Variant:
         if target.name in built_in():  # a package of an extra, which the command names
             raise
         hint = "update the package that adds this target"
-        raise ExportError(f"{target.name}: its maker {target.maker} does not load: {error}", hint) from error
+        raise ExportError(f"{target.name}: its maker {target.maker} cannot be loaded: {error}", hint) from error
     variant: Variant = maker(precision, sources)
     return _with_batch(target, variant, sources)
 
 
 def _with_batch(target: Target, variant: Variant, sources: Sources) -> Variant:
-    """A variant whose files have their batch size, verified again as they are then; the same where it stays free or the maker sets it."""
+    """Fix the batch size of a variant's files and verify them again; unchanged if the batch size stays free or the maker sets it."""
     if sources.batch is None or not target.set_batch:
         return variant
     resolve(target.set_batch)(sources.folder / variant.files[0].path, sources.batch)

@@ -23,7 +23,7 @@ from edgekit.quantization import CalibrationRecord, Quantization
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.qdq import kept_in_float
 
-# Told to the runtime with every variant: its own default is bf16 where the CPU has it, which is less exact and no faster.
+# Stored with every variant: the runtime's own default is bf16 on CPUs that have it, which is less exact and not faster.
 SETTINGS = {"INFERENCE_PRECISION_HINT": "f32"}
 
 
@@ -31,24 +31,24 @@ def write_ir(source: Path, output: Path, *, half: bool = False) -> None:
     """Convert an ONNX file, float or Q/DQ.
 
     Args:
-        source: the ONNX.
-        output: the .xml; its weights go into the .bin beside it.
+        source: the ONNX file.
+        output: the .xml; its weights go into a .bin beside it.
         half: store float weights as FP16.
 
     Raises:
         RuntimeMissing: OpenVINO is not installed.
-        ExportError: OpenVINO does not take the graph.
+        ExportError: OpenVINO cannot read the graph.
     """
     try:
         model = _read(source)
         into_ir(model, of_onnx(source) | ({"precision": "fp16"} if half else {}))
         _save(model, output, half=half)
     except RuntimeError as error:
-        raise refused("OpenVINO", read_onnx(source), error, "leave --target openvino out") from error
+        raise refused("OpenVINO", read_onnx(source), error, "leave out --target openvino") from error
 
 
 def _read(source: Path) -> Any:
-    """An ONNX file as OpenVINO's model, in a form that computes the same with a free batch axis as with a fixed one."""
+    """Read an ONNX file as an OpenVINO model, in a form that computes the same with a free and with a fixed batch axis."""
     ov = _openvino()
     from edgekit.runtimes.openvino import fold_biases
 
@@ -58,8 +58,8 @@ def _read(source: Path) -> Any:
 
 
 def _save(model: Any, path: Path, *, half: bool = False) -> None:
-    """Write an IR, the same bytes each time: OpenVINO names what has no name by a counter of the process, and these names get
-    the node's place in the graph instead."""
+    """Write an IR, the same bytes each time: OpenVINO names unnamed nodes by a counter of the process; here they are named by
+    their position in the graph."""
     for place, operation in enumerate(model.get_ordered_ops()):
         if operation.get_friendly_name() == operation.get_name():
             operation.set_friendly_name(f"{operation.get_type_name()}.{place}")
@@ -68,37 +68,37 @@ def _save(model: Any, path: Path, *, half: bool = False) -> None:
 
 
 def fix_ir_batch(path: Path, batch: int) -> None:
-    """Give an IR with a free batch axis one batch size, in place.
+    """Fix the batch size of an IR with a free batch axis, in place.
 
     Raises:
         RuntimeMissing: OpenVINO is not installed.
-        ExportError: the graph does not take that batch.
+        ExportError: the graph does not work with this batch size.
     """
     ov = _openvino()
     temporary = path.with_name(f"fixed-{path.name}")
     try:
         model = ov.Core().read_model(path)
         model.reshape([batch, *(side.get_length() for side in list(model.input().partial_shape)[1:])])
-        _save(model, temporary)  # FP16 weights stay what they are
+        _save(model, temporary)  # FP16 weights are kept
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ExportError(f"--batch {batch}: the network does not take that batch size: {reason}") from error
-    del model  # it reads its weights from the file that is replaced now
+        raise ExportError(f"--batch {batch}: the network does not work with this batch size: {reason}") from error
+    del model  # it holds the file that is replaced now
     for suffix in (".bin", ".xml"):
         os.replace(temporary.with_suffix(suffix), path.with_suffix(suffix))
 
 
 def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str] = ()) -> Quantization:
-    """Quantize the float model with NNCF, in a way that saturates on no CPU, and say how it was made.
+    """Quantize the float model with NNCF so that it saturates on no CPU; return the record of how it was made.
 
     Args:
         calibration: the float model and its calibration images.
         output: the .xml to write; its weights go into the .bin beside it.
-        exclude: names of nodes that stay in float beside `kept_in_float`.
+        exclude: names of nodes that stay in float, in addition to `kept_in_float`.
 
     Raises:
         RuntimeMissing: OpenVINO or NNCF is not installed.
-        ExportError: NNCF does not take the graph.
+        ExportError: NNCF cannot quantize the graph.
     """
     _openvino()
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns of a missing CUDA at import
@@ -111,7 +111,7 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
     transformer = any(node.op_type == "Softmax" for node in graph.graph.node)
     model = _read(calibration.model)
     present = {operation.get_friendly_name() for operation in model.get_ops()}
-    kept = [name for name in dict.fromkeys([*kept_in_float(graph), *exclude]) if name in present]
+    float_nodes = [name for name in dict.fromkeys([*kept_in_float(graph), *exclude]) if name in present]
     count = len(calibration.images)
     logging.getLogger("nncf").setLevel(logging.ERROR)
     try:
@@ -126,14 +126,14 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
                 nncf.Dataset(range(count), image),
                 subset_size=count,
                 model_type=nncf.ModelType.TRANSFORMER if transformer else None,
-                ignored_scope=nncf.IgnoredScope(names=kept, validate=False),
+                ignored_scope=nncf.IgnoredScope(names=float_nodes, validate=False),
                 advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
             )
             into_ir(quantized, of_onnx(calibration.model) | {"precision": "int8"})
             _save(quantized, output)
     except OSError:  # a full disk is not the graph's fault
         raise
-    except Exception as error:  # whatever a graph that it does not expect makes of it
+    except Exception as error:  # NNCF raises many kinds for a graph that it does not expect
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ExportError(f"NNCF cannot quantize the model: {reason}", "export it without --precision int8") from error
     return Quantization(
@@ -144,7 +144,7 @@ def quantize_ir(calibration: Calibration, output: Path, *, exclude: Sequence[str
         calibration=CalibrationRecord.model_validate(
             {"method": "NNCF's default", "images": count, **calibration.drawn}
         ),
-        kept_in_float=kept,
+        kept_in_float=float_nodes,
     )
 
 
@@ -154,6 +154,6 @@ def _openvino() -> Any:
     except ImportError as error:
         raise RuntimeMissing(
             "openvino is not installed",
-            "install edgekit's wheel with the extra [openvino], or export --target onnx alone",
+            "install edgekit's wheel with the extra [openvino], or export only --target onnx",
         ) from error
     return openvino

@@ -1,4 +1,4 @@
-"""A bundle's folder, put in place as a whole: whoever looks sees the old bundle or the new one, never a part of one."""
+"""Replace a bundle's folder as a whole: a reader always sees the complete old or the complete new bundle."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _HERE = -100  # AT_FDCWD
 
 
 def existing(output: Path) -> Bundle | None:
-    """The bundle that is in a folder now; None where there is none, or a file of it is damaged.
+    """The bundle that is in a folder now; None if there is none or a file of it is damaged.
 
     Raises:
-        ExportError: the folder holds something else, or a record that cannot be read: an export must not overwrite what it does not
-            know.
+        ExportError: the folder holds other files, or a manifest that cannot be read: an export must not overwrite unknown
+            files.
     """
     if not output.exists():
         return None
@@ -40,20 +40,20 @@ def existing(output: Path) -> Bundle | None:
         return None
     try:
         return Bundle.open(output)
-    except BundleError:  # its record says which files are edgekit's, so they can be replaced
+    except BundleError:  # its manifest lists edgekit's files, so they can be replaced
         return None
 
 
 @contextmanager
 def replaced(output: Path) -> Iterator[Path]:
-    """An empty folder beside `output`; when the block ends well it takes `output`'s place, else it is deleted.
+    """Yield an empty folder beside `output`. It replaces `output` if the block succeeds and is deleted otherwise.
 
-    Files in `output` that are no part of the old bundle stay in it. What killed exports left beside it is put in order first.
+    Files in `output` that do not belong to the old bundle are kept. Leftovers of killed exports are cleaned up first.
 
     Raises:
-        ExportError: the folder cannot be written, or holds files of somebody else's that would be lost.
+        ExportError: the folder cannot be written, or the bundle would overwrite files that edgekit did not write.
     """
-    output = Path(os.path.realpath(output))  # a link stays one
+    output = Path(os.path.realpath(output))  # a symbolic link is kept
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         _recover(output)
@@ -72,14 +72,14 @@ def replaced(output: Path) -> Iterator[Path]:
         if taken := [path for path in foreign if (folder / path).exists()]:
             raise ExportError(
                 f"{output}: holds {', '.join(map(str, taken[:3]))}, which edgekit did not write and the bundle would overwrite",
-                "move that elsewhere, or give another --output",
+                "move these files elsewhere, or give another --output",
             )
         _exchange(folder, output)
-        old = True  # from now on `folder` is the old bundle, with the user's files in it
+        old = True  # now `folder` is the old bundle, with the user's files in it
         _move(foreign, folder, output)
         old = False
     except OSError as error:
-        where = f"; files of yours are in {folder}" if old else ""
+        where = f"; your own files are in {folder}" if old else ""
         raise _unwritable(output, error, where) from error
     finally:
         if not old:
@@ -88,7 +88,7 @@ def replaced(output: Path) -> Iterator[Path]:
 
 
 def foreign_files(folder: Path, listed: set[str]) -> list[Path]:
-    """Paths, relative to a bundle's folder, of what is no part of it: files, and whole folders that hold none of its files."""
+    """Paths, relative to a bundle's folder, of everything that does not belong to it: files, and folders without any of its files."""
     folders = {parent for path in listed for parent in PurePosixPath(path).parents}
     found: list[Path] = []
     waiting = [Path()]
@@ -103,20 +103,20 @@ def foreign_files(folder: Path, listed: set[str]) -> list[Path]:
 
 
 def _listed(output: Path) -> set[str] | None:
-    """The files that the record in a folder says are edgekit's; None where the folder is empty.
+    """The files that a folder's manifest lists as edgekit's; None if the folder is empty.
 
     Raises:
-        ExportError: it is not, and there is no record of ours that can be read.
+        ExportError: the folder is not empty and has no readable manifest.
     """
     if not any(output.iterdir()):
         return None
     if not os.path.lexists(output / MANIFEST):
-        raise ExportError(f"{output}: holds other files and no bundle", "give another --output, or an empty folder")
+        raise ExportError(f"{output}: holds other files, but no bundle", "give another --output, or an empty folder")
     try:
         return {MANIFEST, *(file.path for file in read_manifest(output).files)}
     except BundleError as error:
         raise ExportError(
-            f"{output}: holds files, and a {MANIFEST} that does not say which are edgekit's: {error.message}",
+            f"{output}: holds files, but its {MANIFEST} does not list which are edgekit's: {error.message}",
             "give another --output, or delete it yourself",
         ) from error
 
@@ -128,8 +128,8 @@ def _move(paths: list[Path], source: Path, target: Path) -> None:
 
 
 def recover(output: Path) -> None:
-    """Put in order what a killed export left: the old bundle back in its place where it had just been moved aside, the user's files
-    back into it where they had not been yet, and the rest away.
+    """Clean up after a killed export: move the old bundle back if it had been moved aside, move the user's files back into it, and
+    delete the rest.
 
     Raises:
         ExportError: the folder cannot be written.
@@ -152,8 +152,8 @@ def _recover(output: Path) -> None:
 
 
 def _rescue(folder: Path, output: Path) -> None:
-    """Remove a bundle's folder that lies beside `output`, after what is not of the bundle was moved there."""
-    if (folder / MANIFEST).exists():  # without it, it never was in `output`'s place
+    """Remove a leftover bundle folder beside `output`, after moving files that do not belong to the bundle into `output`."""
+    if (folder / MANIFEST).exists():  # without a manifest, it never replaced `output`
         try:
             foreign = foreign_files(folder, _listed(folder) or set())
         except ExportError:
@@ -172,14 +172,14 @@ def write_golden(folder: Path, images: NDArray[np.uint8], outputs: dict[str, NDA
 
 
 def carry(variant: Variant, old: Bundle, folder: Path) -> Variant:
-    """Take a variant over from an older bundle: link its files into `folder` (copy where links cannot be)."""
+    """Take a variant from an older bundle: link its files into `folder`, or copy them where links are not possible."""
     for file in variant.files:
         link_or_copy(old.file(file), folder / file.path)
     return variant
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`, or a copy where links cannot be; what is there already stays."""
+    """Link `target` to `source`, or copy it where links are not possible; an existing `target` is kept."""
     if target.exists():
         return
     try:
@@ -189,7 +189,7 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def zipped(bundle: Bundle, archive: Path) -> None:
-    """Write a bundle as one .zip: exactly the files that it lists, the same bytes each time."""
+    """Write a bundle as a .zip: exactly the files that it lists, the same bytes each time."""
     with atomic_write(archive) as stream, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as content:
         for path in sorted({MANIFEST, *(file.path for file in bundle.manifest.files)}):
             entry = zipfile.ZipInfo(path)  # dated 1980, so that equal content gives equal archives
@@ -199,7 +199,7 @@ def zipped(bundle: Bundle, archive: Path) -> None:
 
 
 def _exchange(a: Path, b: Path) -> None:
-    """Swap two folders, in one step where the system can (Linux), else in three renames."""
+    """Swap two folders, in one step where the system supports it (Linux), else in three renames."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
         if renameat2(_HERE, os.fsencode(a), _HERE, os.fsencode(b), _EXCHANGE) == 0:

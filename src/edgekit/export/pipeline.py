@@ -1,4 +1,4 @@
-"""The whole export of one model: float ONNX, what is made from it, verification, and the bundle."""
+"""The export of one model: float ONNX, variants, verification, and the bundle."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from edgekit.preprocess import Preprocessing
 from edgekit.quantize.budget import cut_short
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.fidelity import further
-from edgekit.quantize.selection import Candidates, digest_of_arrays, draw
+from edgekit.quantize.selection import CalibrationPool, digest_of_arrays, draw
 from edgekit.result import now
 from edgekit.runtimes import installed
 from edgekit.targets import DEFAULT_TARGETS, added_targets, built_in
@@ -50,7 +50,7 @@ def export_classifier(
     *,
     classes: Sequence[str],
     preprocessing: Preprocessing,
-    calibration: NDArray[np.uint8] | Candidates,
+    calibration: NDArray[np.uint8] | CalibrationPool,
     evaluation: Evaluation | None,
     output: Path,
     targets: Sequence[str] = DEFAULT_TARGETS,
@@ -68,31 +68,31 @@ def export_classifier(
 ) -> Bundle:
     """Convert, quantize, verify and bundle a classifier, or a model of another task.
 
-    A bundle of the same weights and evaluation set that is in `output` already keeps its other variants, and those asked for
-    whose inputs have not changed are not made again; nor are those that an interrupted export had finished. Whether all passed
-    is the caller's to ask: see `gate`.
+    If `output` already holds a bundle of the same weights and evaluation set, its other variants are kept, and requested variants
+    whose inputs have not changed are not made again. Neither are those that an interrupted export had finished. To fail if a variant
+    was rejected, call `gate` afterwards.
 
     Args:
         model: uint8 images (n, s, s, 3) -> float32 logits (n, classes), s being the preprocessing's image size; or a float ONNX
             of that form (`image` in, `logits` out, a free batch axis). Of another task, its outputs instead.
         classes: names, in the order of the logits.
         preprocessing: how an image file becomes such pixels; written into the bundle.
-        calibration: uint8 images (m, s, s, 3) without labels, for the ranges of INT8: these, or a pool to draw them from.
-        evaluation: uint8 images (k, s, s, 3) and labels int64 (k,) to verify on; the golden images are drawn from them. None:
-            some of the calibration images are held back for that (see `judged`), and the loss of accuracy is estimated (see `verify`).
+        calibration: unlabeled images for INT8, uint8 (m, s, s, 3), all of which are used; or a pool to draw them from.
+        evaluation: uint8 images (k, s, s, 3) and labels int64 (k,) for verification; the golden images are drawn from them. None:
+            calibration images are held back instead (see `judged`), and the loss of accuracy is estimated (see `verify`).
         output: the bundle's folder.
-        targets: names of the table `edgekit.targets`.
-        precisions: of those that the targets have; none means each target's defaults.
-        embedding: whether the graphs also give the embedding, what the linear layer sees.
-        batch: the batch size of the graphs; None leaves it free.
-        jobs: how many variants are made at the same time, each in a process of its own; what comes out does not depend on it. None:
+        targets: names from the table `edgekit.targets`.
+        precisions: precisions of the targets; empty: each target's defaults.
+        embedding: whether the graphs have a second output, the input of the last linear layer.
+        batch: the batch size of the graphs; None: free.
+        jobs: how many variants are made at a time, each in its own process; the result does not depend on it. None:
             `jobs.default_jobs`.
-        timed: whether INT8 is timed beside float, for some seconds each (see `speed`).
-        few_images: whether INT8 may be calibrated with fewer than `selection.FEWEST` images.
+        timed: whether INT8 is timed against float, a few seconds for each (see `speed`).
+        few_images: whether to allow INT8 calibration with fewer than `selection.FEWEST` images.
         name: of the model.
-        provenance: what else the bundle should say about where the model came from.
-        trained: what the trained model says, where that is not `model` itself; for a model that comes as ONNX.
-        options: what passes, and how variants are made; None: the defaults.
+        provenance: further provenance of the model, for the bundle.
+        trained: runs the trained model, if that is not `model` itself (a model given as ONNX).
+        options: bounds, and how variants are made; None: the defaults.
         task: what the model answers, a name of `edgekit.tasks`.
 
     Raises:
@@ -104,14 +104,14 @@ def export_classifier(
     wanted = plan(targets, precisions)
     chosen = options or ExportOptions()
     judged = Judged.of(
-        evaluation, calibration if isinstance(calibration, Candidates) else Candidates.these(calibration)
+        evaluation, calibration if isinstance(calibration, CalibrationPool) else CalibrationPool.of_images(calibration)
     )
     images, labels, candidates = judged.images, judged.labels, judged.calibration
     if any(split(id_)[1] == "int8" for id_ in wanted):
         judged.require_enough(few_images)
     size = preprocessing.image_size
     with staged(output) as staging, scratch_folder("export") as scratch, _written(output, scratch):
-        pack.recover(output)  # before anything is judged to be there, or complete
+        pack.recover(output)  # before looking at what is there
         old = pack.existing(output)
         float_onnx = Path(scratch) / "model.onnx"
         if isinstance(model, nn.Module):
@@ -121,7 +121,7 @@ def export_classifier(
         _check(images, size)
         if labels is not None and (fault := answered.labels_fault(labels, len(images), classes)):
             raise ExportError(f"the evaluation labels {fault}")
-        # What two exports must share for their variants to stand in one bundle; the graph holds weights and normalization.
+        # Inputs that all variants of a bundle must share; the graph holds weights and normalization.
         same = {
             "graph": sha256(float_onnx),
             "batch": batch,
@@ -131,15 +131,15 @@ def export_classifier(
             "evaluation": digest_of_arrays(images, *([] if labels is None else [labels])),
         }
         keys = {id_: _key(id_, same, candidates, chosen) for id_ in wanted}
-        kept = _kept(old, digest_of(same), keys, chosen.search_minutes)
-        if old is not None and set(keys) <= set(kept):
+        reused = _reusable(old, digest_of(same), keys, chosen.search_minutes)
+        if old is not None and set(keys) <= set(reused):
             return old
-        # Where nothing is calibrated, it is not worth embedding the pool.
-        calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in kept)
+        # Embedding the pool is only worth it for calibration.
+        calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused)
         drawn = draw(float_onnx, candidates, "clusters" if calibrates else "random")
         _check(drawn.images, size, "calibration")
-        if both := shared(drawn.images, images):
-            drawn.record["also_judged_on"] = both
+        if overlap := shared(drawn.images, images):
+            drawn.record["also_judged_on"] = overlap
         staging.begin(digest_of({**same, "edgekit": __version__, "packages": installed_packages()}))
         reference = _reference(answered, model, trained, float_onnx, images, labels, embedding, staging)
         sources = Sources(
@@ -153,15 +153,15 @@ def export_classifier(
             batch=batch,
             unlabeled=further(candidates, drawn, chosen.recover),
         )
-        made = _finished(wanted, kept, keys, staging, chosen.search_minutes)
-        missing = [id_ for id_ in wanted if id_ not in {*kept, *made}]
-        sources.searches = sum(split(id_)[1] == "int8" for id_ in wanted if id_ not in kept)  # interrupted or not
+        finished = _finished(wanted, reused, keys, staging, chosen.search_minutes)
+        missing = [id_ for id_ in wanted if id_ not in {*reused, *finished}]
+        sources.searches = sum(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused)  # interrupted or not
         for variant in make_all(missing, sources, staging, jobs or default_jobs(len(missing))):
             staging.finish(variant, keys[variant.id])
-            made[variant.id] = variant
+            finished[variant.id] = variant
         with pack.replaced(output) as folder:
-            variants = [pack.carry(v, old, folder) for v in kept.values()] if old is not None else []
-            for variant in made.values():
+            variants = [pack.carry(v, old, folder) for v in reused.values()] if old is not None else []
+            for variant in finished.values():
                 staging.place(variant, folder)
                 variants.append(variant)
             golden = np.ascontiguousarray(images[reference.golden])
@@ -173,7 +173,7 @@ def export_classifier(
             origin = provenance or {}
             doubtful = (
                 [] if origin.get("random_weights") else doubts(reference, classes)
-            )  # of random weights nothing is expected
+            )  # nothing is expected of random weights
             manifest = Manifest(
                 task=task,
                 name=name,
@@ -197,7 +197,7 @@ def export_classifier(
                     "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
                     "max_drop": chosen.max_drop,
                     "min_agreement": chosen.min_agreement,
-                    # What the next export compares with its own, to know what it may keep.
+                    # The next export compares these with its own inputs, to decide which variants it can keep.
                     "graph": same["graph"],
                     "inputs": digest_of(same),
                     "variants": {v.id: keys.get(v.id) or _recorded(old, v.id) for v in variants},
@@ -209,7 +209,7 @@ def export_classifier(
 
 @contextmanager
 def _written(output: Path, scratch: Path) -> Iterator[None]:
-    """Where libraries put their temporary files, and one line where a file cannot be written: their OSErrors name none."""
+    """Let libraries write temporary files to `scratch`; turn their OSErrors, which name no file, into a one-line error."""
     try:
         with temporary_files_in(scratch), written_by_a_library(scratch):
             yield
@@ -217,13 +217,13 @@ def _written(output: Path, scratch: Path) -> Iterator[None]:
         if error.filename is not None:
             raise
         raise ExportError(
-            f"{output}: the export cannot write beside it or into {scratch.parent}: {error.strerror or error}",
-            "free some space there, or set TMPDIR to a folder that has some",
+            f"{output}: the export cannot write beside it or to {scratch.parent}: {error.strerror or error}",
+            "free some space there, or set TMPDIR to a folder with free space",
         ) from error
 
 
 def gate(bundle: Bundle, ids: Iterable[str], bounds: AccuracyBounds) -> None:
-    """Fail where a variant that was asked for was rejected.
+    """Raise an error if a requested variant was rejected.
 
     Args:
         bundle: the export's.
@@ -231,14 +231,14 @@ def gate(bundle: Bundle, ids: Iterable[str], bounds: AccuracyBounds) -> None:
         bounds: that they were judged by.
 
     Raises:
-        GateFailed: naming them, why, and the options that may let them pass.
+        GateFailed: names the rejected variants, the reasons, and the options that may let them pass.
     """
     rejected = [v for v in bundle.manifest.variants if v.id in set(ids) and v.status == "rejected"]
     if rejected:
         reasons = "; ".join(f"{v.id}: {v.note}" for v in rejected)
         raise GateFailed(
-            f"{len(rejected)} of the variants did not pass: {reasons}",
-            f"the bundle is complete and marks them; {_remedies(rejected, bounds)}",
+            f"{len(rejected)} of the variants failed verification: {reasons}",
+            f"the bundle is complete and marks them as rejected; {_remedies(rejected, bounds)}",
         )
 
 
@@ -274,7 +274,7 @@ def _reference(
     task: Task, model: nn.Module | Path, trained: Run | None, float_onnx: Path, images: NDArray[np.uint8],
     labels: NDArray[Any] | None, embedding: bool, staging: Staging,
 ) -> ReferenceOutputs:  # fmt: skip
-    """What the trained model says, from the interrupted export before this one where that had got so far."""
+    """The trained model's outputs; taken from an interrupted export if that had computed them."""
     kept = staging.arrays() or {}
     outputs = {name: kept[key] for name in task.required if (key := f"output.{name}") in kept}
     further = {name: kept[key] for name in task.optional if (key := f"golden.{name}") in kept}
@@ -295,43 +295,43 @@ def _reference(
 
 
 def _onnx_runner(path: Path, task: Task) -> Run:
-    """A float ONNX in ONNX Runtime: what stands for the trained model where it came as nothing else."""
+    """Run a float ONNX in ONNX Runtime: the trained model, if it was given only as ONNX."""
     from edgekit.runtimes import open_session
 
     return open_session("onnxruntime", path, task=task).run_all
 
 
 def _finished(
-    wanted: list[str], kept: dict[str, Variant], keys: dict[str, str], staging: Staging, minutes: float
+    wanted: list[str], reused: dict[str, Variant], keys: dict[str, str], staging: Staging, minutes: float
 ) -> dict[str, Variant]:
     """The variants that an interrupted export had finished."""
-    found = {id_: staging.finished(id_, keys[id_]) for id_ in wanted if id_ not in kept}
+    found = {id_: staging.finished(id_, keys[id_]) for id_ in wanted if id_ not in reused}
     finished = {
         id_: variant
         for id_, variant in found.items()
         if variant is not None and not cut_short(variant.quantization, minutes)
     }
     if finished:
-        echo(f"goes on after an interrupted export: {', '.join(finished)} made already", err=True)
+        echo(f"resuming an interrupted export: {', '.join(finished)} already made", err=True)
     return finished
 
 
-def _key(id_: str, same: dict[str, Any], candidates: Candidates, options: ExportOptions) -> str:
-    """A digest of everything that a variant depends on: where it has not changed, neither has the variant."""
+def _key(id_: str, same: dict[str, Any], candidates: CalibrationPool, options: ExportOptions) -> str:
+    """A digest of everything that a variant depends on: if it has not changed, the variant need not be made again."""
     target, precision = split(id_)
     chosen = options.of(target, precision)
     inputs = {**same, "id": id_, "edgekit": __version__, "packages": installed_packages(), "options": chosen}
-    if target.name not in built_in():  # with another version of the package that adds it, its maker is another
+    if target.name not in built_in():  # another version of the package may make another file
         inputs["target"] = [added_targets()[target.name].package, installed()[target.runtime.name]]
     if precision == "int8":
         inputs |= {"calibration": candidates.key, "isa": cpu_features()}
     return digest_of(inputs)
 
 
-def _kept(old: Bundle | None, inputs: str, keys: dict[str, str], minutes: float) -> dict[str, Variant]:
-    """The variants of the bundle that is there already which go into the new one as they are.
+def _reusable(old: Bundle | None, inputs: str, keys: dict[str, str], minutes: float) -> dict[str, Variant]:
+    """The variants of the existing bundle that are kept in the new one.
 
-    What is asked for and whose search had been cut is made again where there are more minutes for it now.
+    A requested variant whose search was cut is made again if the limit is longer now.
     """
     if old is None:
         return {}
@@ -353,7 +353,7 @@ def _recorded(old: Bundle | None, id_: str) -> str | None:
 def _check(images: NDArray[np.uint8], size: int, what: str = "evaluation") -> None:
     if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or not len(images):
         raise ExportError(
-            f"the {what} images are {images.dtype} {images.shape}, not uint8 (n, {size}, {size}, 3) with n of 1 or more"
+            f"the {what} images are {images.dtype} {images.shape}, not uint8 (n, {size}, {size}, 3) with n >= 1"
         )
 
 

@@ -1,4 +1,4 @@
-"""The makers of ONNX and OpenVINO files. For INT8: which ways are tried, and each file run in the runtime that will serve it."""
+"""The makers of ONNX and OpenVINO files, and the backend of both for the accuracy search of INT8."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from edgekit.targets import find
 
 _X86_NOTE = (
     "verified on a CPU with an INT8 dot product; on x86 without one (no VNNI) its products can saturate and cost accuracy: "
-    "`edgekit bench` there compares with the golden tensors, and an export made there avoids it"
+    "run `edgekit bench` there to compare with the golden tensors, or export there to avoid it"
 )
-_SLOW_NOTE = "unsigned weights: exact on every CPU, on x86 without VNNI hardly faster than float"
+_SLOW_NOTE = "unsigned weights: exact on every CPU, but hardly faster than float on x86 without VNNI"
 
 
 def make_onnx(precision: Precision, sources: Sources) -> Variant:
-    """Make a variant for ONNX Runtime: the float graph as it is, or INT8 (see `targets.Target`)."""
+    """Make a variant for ONNX Runtime: the float graph unchanged, or INT8 (a maker, see `targets.Target`)."""
     if precision == "int8":
         return _int8("onnx", sources)
     (sources.folder / "model.onnx").write_bytes(sources.float_onnx.read_bytes())
@@ -42,7 +42,7 @@ def make_onnx(precision: Precision, sources: Sources) -> Variant:
 
 
 def make_openvino(precision: Precision, sources: Sources) -> Variant:
-    """Make a variant for OpenVINO: its IR of the float graph, or INT8 (see `targets.Target`)."""
+    """Make a variant for OpenVINO: the IR of the float graph, or INT8 (a maker, see `targets.Target`)."""
     if precision == "int8":
         return _int8("openvino", sources)
     names = [f"model.{precision}.xml", f"model.{precision}.bin"]
@@ -69,24 +69,24 @@ def _int8(target: Literal["onnx", "openvino"], sources: Sources) -> Variant:
 
 
 def fix_onnx_batch(path: Path, batch: int) -> None:
-    """Give an ONNX file with a free batch axis one batch size, in place.
+    """Fix the batch size of an ONNX file with a free batch axis, in place.
 
     Raises:
-        ExportError: the graph does not take that batch.
+        ExportError: the graph does not work with this batch size.
     """
     fixed = fix_batch(read_onnx(path), batch)
     try:
         onnx.checker.check_model(fixed, full_check=True)
     except onnx.checker.ValidationError as error:
         reason = " ".join(str(error).split())[:200]
-        raise ExportError(f"--batch {batch}: the network does not take that batch size: {reason}") from error
-    temporary = path.with_name(f"{path.name}.tmp")  # `path` may share its content with another variant's file
+        raise ExportError(f"--batch {batch}: the network does not work with this batch size: {reason}") from error
+    temporary = path.with_name(f"{path.name}.tmp")  # `path` may be a hard link to another variant's file
     onnx.save(fixed, temporary)
     os.replace(temporary, path)
 
 
 def configurations(target: str) -> list[list[QuantizationConfig]]:
-    """What is tried first: the scheme that is fast and does not saturate on this machine, with each method; for OpenVINO then NNCF."""
+    """The first configurations to try: the fast scheme that does not saturate on this machine, with each method; for OpenVINO then NNCF."""
     scheme = REDUCED if saturates() else FULL
     groups = [[QuantizationConfig(scheme, method) for method in METHODS]]
     return [*groups, [QuantizationConfig(None)]] if target == "openvino" else groups
@@ -94,13 +94,13 @@ def configurations(target: str) -> list[list[QuantizationConfig]]:
 
 @dataclass
 class Served:
-    """A runtime's INT8 (a `backend.Family`).
+    """ONNX Runtime or OpenVINO in the accuracy search (a `quantize.backend.Backend`).
 
     Attributes:
         target: onnx or openvino.
-        workshop: that quantizes.
-        reference: the trained model's answers.
-        bounds: what passes.
+        quantizer: makes the quantized graphs.
+        reference: the trained model's outputs.
+        bounds: the bounds that a variant must meet.
     """
 
     target: Literal["onnx", "openvino"]
@@ -110,7 +110,7 @@ class Served:
 
     @property
     def runtime(self) -> str:
-        """That serves the files."""
+        """Name of the runtime that serves the files."""
         return find(self.target).runtime.name
 
     def groups(self) -> list[list[QuantizationConfig]]:
@@ -118,13 +118,13 @@ class Served:
         return configurations(self.target)
 
     def last(self, best: QuantizationConfig | None) -> QuantizationConfig | None:
-        """Unsigned weights where signed ones saturate in ONNX Runtime."""
+        """Unsigned weights, for ONNX Runtime on a CPU where signed ones saturate."""
         if self.target != "onnx" or not saturates():
             return None
         return replace(best or QuantizationConfig(UNSIGNED), scheme=UNSIGNED, exclude=())
 
     def make(self, config: QuantizationConfig, folder: Path) -> Variant:
-        """Write a way's files into a folder."""
+        """Write the files of a configuration into a folder."""
         if config.scheme is None:
             files = ["model.int8.xml", "model.int8.bin"]
             calibration = self.quantizer.calibration(config)
@@ -153,7 +153,7 @@ class Served:
         )
 
     def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
-        """In its runtime."""
+        """Compare a variant with the trained model in the runtime that serves the file."""
         if why_not(self.runtime) is not None:
             return None
         path = folder / variant.files[0].path
@@ -162,5 +162,5 @@ class Served:
         )
 
     def verify(self, variant: Variant, folder: Path) -> Variant:
-        """In its runtime."""
+        """Verify in the runtime that serves the file."""
         return verify(variant, folder, self.reference, self.bounds)

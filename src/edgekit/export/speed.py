@@ -1,10 +1,10 @@
-"""Whether a variant is faster than its runtime's float variant, here: a first look at export, so that no slow INT8 is the default.
+"""A quick comparison of an INT8 variant's speed with float in the same runtime, on the exporting machine.
 
-Not a benchmark: `edgekit bench` measures what a user waits for. This asks one question, and must not answer it wrongly on a busy
-machine. There the time on the wall misleads however often it is taken: a run that fits the scheduler's slice is hardly ever
-interrupted and one that does not waits for all other programs in turn, which made of a network twice as fast one 30 times as fast.
-So what counts is the time that a processor worked (CPU time), on one thread, where it is the same as the time on the wall of a calm
-machine. Both sessions take turns of some milliseconds in an order drawn by lot; see `edgekit.bench.paired`.
+Its purpose is that INT8 slower than float never becomes the default. It is not a benchmark: `edgekit bench` measures latency. The answer must
+be right on a busy machine too, where wall-clock time misleads however often it is measured: a run that fits into the scheduler's time slice
+is hardly ever interrupted, but a longer one waits for all other programs (a network twice as fast looked 30 times as fast). So this
+measures CPU time on one thread, which on an idle machine equals wall-clock time. The two sessions take turns of a few milliseconds in
+random order; see `edgekit.bench.paired`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from edgekit.runtimes import Session, open_session
 from edgekit.targets import find_runtime
 from edgekit.tasks import Task
 
-SECONDS = 20.0  # on the wall, at most for each variant, after as many pairs as the first look takes
-_TURN_NS = 10_000_000  # CPU time of a turn, or one run where that takes longer
+SECONDS = 20.0  # wall-clock limit per variant; the pairs of the first look are measured in any case
+_TURN_NS = 10_000_000  # CPU time of a turn; one run if that takes longer
 _WARMUP = 3  # runs
-# Pairs before which both sessions are opened anew: at the first look two of each were heard. Of one and the same model a session was
-# up to 14 % faster than another for as long as both lived (OpenVINO, ResNet-18), by where its memory lay.
+# Numbers of pairs before which both sessions are opened again, so that the first look uses two of each. Two sessions of the same model
+# differed by up to 14 % for as long as both lived (OpenVINO, ResNet-18), because of where their memory was.
 _FRESH = (0, LOOKS[0] // 2, *LOOKS[:-1])
-_TINY_MS = 0.5  # below, what a call costs whatever it computes is a large part of the time
+_TINY_MS = 0.5  # below this, the fixed cost of a call is a large part of the time
 _SLOWER, _UNDECIDED = "slower than float on this machine", "not clearly faster than float on this machine"
 
 
@@ -46,17 +46,17 @@ def with_speed(
     task: Task,
     seconds: float = SECONDS,
 ) -> list[Variant]:
-    """The variants, the verified INT8 ones with their speed, and those that are not faster than float with a note that says so.
+    """Return the variants; verified INT8 ones get their speed, and a note if they are not faster than float.
 
-    A variant whose speed is known keeps it, unless nothing was decided then, or it comes from an edgekit that measured otherwise.
+    A known speed is kept, unless it was undecided or an older edgekit measured it in another way.
 
     Args:
-        variants: of one bundle.
-        folder: of their files.
-        float_onnx: the float graph that they were made from, its batch axis free.
+        variants: the variants of one bundle.
+        folder: the folder of their files.
+        float_onnx: the float graph that they were made from, with a free batch axis.
         images: one batch, uint8 (n, s, s, 3), of the size that the bundle's graphs take.
-        task: of the bundle.
-        seconds: how long to measure each of them, at most; enough pairs for a verdict are measured in any case.
+        task: the task of the bundle.
+        seconds: the time limit for each; the pairs of the first look are measured in any case.
     """
     wanted = [
         v
@@ -71,9 +71,9 @@ def with_speed(
     with progress("speed", len(wanted), unit="variants") as advance:
         for variant in wanted:
             speed = _measured(variant, folder, float_onnx, images, task, seconds)
-            kept = [n for n in variant.note.split("; ") if n and not n.startswith((_SLOWER, _UNDECIDED))]
+            notes = [n for n in variant.note.split("; ") if n and not n.startswith((_SLOWER, _UNDECIDED))]
             found[variant.id] = variant.model_copy(
-                update={"speed": speed, "note": "; ".join([*kept, *_notes(speed, float_onnx, variant)])}
+                update={"speed": speed, "note": "; ".join([*notes, *_notes(speed, float_onnx, variant)])}
             )
             advance()
     return [found.get(v.id, v) for v in variants]
@@ -84,11 +84,11 @@ def _notes(speed: Speed, float_onnx: Path, variant: Variant) -> list[str]:
         return []
     if speed.outcome == "slower":
         return [why_slow(speed, float_onnx, variant)]
-    return [f"{_UNDECIDED} ({speed.low:.2f} to {speed.high:.2f} times as fast at export), so not the default here"]
+    return [f"{_UNDECIDED} ({speed.low:.2f} to {speed.high:.2f} times its speed at export), so not the default here"]
 
 
 def why_slow(speed: Speed, float_onnx: Path, variant: Variant) -> str:
-    """A sentence for a variant that is slower than float: by how much, and what is known to do that."""
+    """A note for a variant that is slower than float: by how much, and the known reasons."""
     operators = {node.op_type for node in read_onnx(float_onnx).graph.node}
     reasons = []
     if saturates():
@@ -98,7 +98,7 @@ def why_slow(speed: Speed, float_onnx: Path, variant: Variant) -> str:
             "the network's activations (hard-swish, SiLU, GELU, squeeze-and-excitation, attention) stay in float"
         )
     if speed.float_p50_ms < _TINY_MS:
-        reasons.append("the network is so small that what every call costs is a large part")
+        reasons.append("the network is so small that the fixed cost of a call is a large part")
     if variant.quantization is not None and variant.quantization.strategy == FLOAT_LAYERS:
         reasons.append("some of its layers stay in float")
     because = f": {', '.join(reasons)}" if reasons else ""
@@ -137,29 +137,29 @@ def _measured(
 
 
 class _TimedPairs:
-    """Turns of float and a variant, pair by pair; both sessions live while they are compared, and are opened anew at `_FRESH`.
+    """Timed turns of float and a variant, pair by pair. Both sessions stay open meanwhile and are opened again at `_FRESH`.
 
     Args:
-        variant: for its runtime and settings.
-        models: the float one and the variant's.
-        images: one batch.
-        task: of both.
+        variant: gives the runtime and the settings.
+        models: the float model and the variant's model.
+        images: one batch of images.
+        task: the task of both.
     """
 
     def __init__(self, variant: Variant, models: tuple[Path, Path], images: NDArray[np.uint8], task: Task) -> None:
         self._variant, self._models, self._images, self._task = variant, models, images, task
-        self._lot = random.Random(0)
+        self._random_order = random.Random(0)
         self._sessions: dict[int, Session] = {}
         self._clock: Callable[[], int] = time.thread_time_ns
-        self.nanoseconds: list[tuple[float, float]] = []  # CPU time of a run, of float and of the variant
+        self.nanoseconds: list[tuple[float, float]] = []  # CPU time of one run: of float, of the variant
         self.runs = [0, 0]
 
     def measure(self) -> tuple[float, float]:
-        """CPU time of a run of float and of the variant, in nanoseconds."""
+        """Measure one pair: CPU time of one run of float and of the variant, in nanoseconds."""
         if len(self.nanoseconds) in _FRESH:
             self._open()
         spent = [0.0, 0.0]
-        for i in self._lot.sample((0, 1), 2):
+        for i in self._random_order.sample((0, 1), 2):
             spent[i], runs = _turn(self._sessions[i], self._images, self._clock)
             self.runs[i] += runs
         self.nanoseconds.append((spent[0], spent[1]))
@@ -168,7 +168,7 @@ class _TimedPairs:
     def _open(self) -> None:
         self.close()
         settings = self._variant.settings
-        for i in self._lot.sample((0, 1), 2):  # where their memory comes to lie may depend on the order, too
+        for i in self._random_order.sample((0, 1), 2):  # the order may change where their memory is
             self._sessions[i] = open_session(
                 self._variant.runtime, self._models[i], threads=1, settings=settings, task=self._task
             )
@@ -182,7 +182,7 @@ class _TimedPairs:
 
 
 def _turn(session: Session, images: NDArray[np.uint8], clock: Callable[[], int]) -> tuple[float, int]:
-    """CPU time of a run in nanoseconds, the mean over one turn, and how many runs that was."""
+    """CPU time of a run in nanoseconds, the mean over one turn, and the number of runs."""
     began, runs, spent = clock(), 0, 0
     while spent < _TURN_NS:
         session.run(images)
@@ -192,7 +192,7 @@ def _turn(session: Session, images: NDArray[np.uint8], clock: Callable[[], int])
 
 
 def _clock(sessions: list[Session], images: NDArray[np.uint8]) -> Callable[[], int]:
-    """The clock of this thread's work, or where a runtime works on another thread, that of the whole process's; warms up besides."""
+    """Warm up; return the CPU clock of this thread, or of the process if the runtime works on another thread."""
     on_thread, in_process = time.thread_time_ns(), time.process_time_ns()
     for session in sessions:
         for _ in range(_WARMUP):

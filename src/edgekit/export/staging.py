@@ -1,13 +1,13 @@
-"""The work of an export in progress, kept beside the bundle: one that was interrupted goes on with what it had finished.
+"""The staging folder of an export in progress, beside the bundle: an interrupted export resumes from it.
 
     .NAME.partial/
-    ├── lock               held by the export that works here
-    ├── inputs.json        what all of it was made from
-    ├── reference.npz      what the trained model says
-    ├── ranges/            what calibration collected
-    └── variants/ID/       the files of a finished variant and its record; without a record it is not finished
+    ├── lock               held by the running export
+    ├── inputs.json        digest of the common inputs
+    ├── reference.npz      the trained model's outputs
+    ├── ranges/            distributions collected by calibration
+    └── variants/ID/       files of a variant, and its record once it is finished
 
-A record is written last and names the digest of every file, so whatever moment a process dies at, what counts as finished is whole.
+The record is written last and holds the digest of every file, so a finished variant is complete whenever the process dies.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _INPUTS, _LOCK, _RECORD, _REFERENCE, _VARIANTS = "inputs.json", "lock", "record.
 
 
 class Staging:
-    """An export's folder of finished work; make one with `staged`.
+    """The staging folder of an export; create it with `staged`.
 
     Args:
         path: the folder.
@@ -43,10 +43,10 @@ class Staging:
         self.path = path
 
     def begin(self, inputs: str) -> None:
-        """Keep what was made from the same inputs, throw the rest away.
+        """Keep work from the same inputs; delete all other work.
 
         Args:
-            inputs: the digest of what every variant of this export depends on.
+            inputs: digest of the inputs that all variants of this export depend on.
         """
         try:
             same = read_json(self.path / _INPUTS, str) == inputs
@@ -62,26 +62,27 @@ class Staging:
 
     @property
     def ranges(self) -> Path:
-        """Where calibration keeps what it collected."""
+        """The folder for the distributions that calibration collects."""
         return self.path / "ranges"
 
     def folder(self, id_: str) -> Path:
-        """Where a variant's files go: an empty folder, unless the variant is finished and `finished` says so."""
+        """An empty folder for a variant's files; deletes an earlier one, so ask `finished` first."""
         folder = self.path / _VARIANTS / id_
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         return folder
 
     def finish(self, variant: Variant, key: str) -> None:
-        """Declare a variant finished, its files being in its folder.
+        """Record that a variant is finished; its files must be in its folder.
 
         Args:
-            key: the digest of everything that it depends on.
+            variant: the variant.
+            key: digest of everything that it depends on.
         """
         write_json(self._record(variant.id), {"key": key, "variant": variant.model_dump(mode="json")})
 
     def finished(self, id_: str, key: str) -> Variant | None:
-        """A finished variant that was made from the same and whose files are as they were; None where there is none."""
+        """The finished variant with this key, its files unchanged; None if there is none."""
         try:
             record = read_json(self._record(id_))
             variant = Variant.model_validate(record["variant"])
@@ -92,19 +93,19 @@ class Staging:
             return None
 
     def place(self, variant: Variant, folder: Path) -> None:
-        """Put the files of a finished variant into a bundle's folder: linked, or copied where links cannot be."""
+        """Link the files of a finished variant into a bundle's folder, or copy them where links are not possible."""
         for file in variant.files:
             link_or_copy(self._record(variant.id).parent / file.path, folder / file.path)
 
     def arrays(self) -> dict[str, NDArray[np.float32]] | None:
-        """What the trained model says, as `keep_arrays` left it; None where nothing is kept or it cannot be read."""
+        """The trained model's outputs from `keep_arrays`; None if there are none or they cannot be read."""
         try:
             return read_npz(self.path / _REFERENCE)
         except Unreadable:
             return None
 
     def keep_arrays(self, arrays: dict[str, NDArray[np.float32]]) -> None:
-        """Keep what the trained model says."""
+        """Store the trained model's outputs."""
         with atomic_write(self.path / _REFERENCE) as stream:
             np.savez(stream, allow_pickle=False, **arrays)
 
@@ -114,10 +115,10 @@ class Staging:
 
 @contextmanager
 def staged(output: Path) -> Iterator[Staging]:
-    """The folder of finished work beside a bundle: deleted when the block ends well, kept when it does not.
+    """Yield the staging folder beside a bundle; deleted if the block succeeds, kept otherwise.
 
     Raises:
-        ExportError: another export works on the same bundle, or the folder cannot be written.
+        ExportError: another export is writing the same bundle, or the folder cannot be written.
     """
     path = output.with_name(f".{output.name}.partial")
     with ExitStack() as lock:
@@ -131,7 +132,7 @@ def staged(output: Path) -> Iterator[Staging]:
             ) from error
         if not held:
             raise ExportError(
-                f"{output}: another export is writing this bundle", "wait for it, or give another --output"
+                f"{output}: another export is writing this bundle", "wait until it ends, or give another --output"
             )
         try:
             yield Staging(path)
@@ -141,7 +142,7 @@ def staged(output: Path) -> Iterator[Staging]:
 
 
 def _remove_if_unused(path: Path) -> None:
-    """Leave nothing behind where nothing was finished."""
+    """Delete the folder if nothing was finished."""
     variants = path / _VARIANTS
     if any((folder / _RECORD).exists() for folder in variants.glob("*")) or (path / _REFERENCE).exists():
         return

@@ -1,7 +1,10 @@
-"""TensorRT's two targets. `trt-rtx`: an engine of TensorRT for RTX, built here, GPU or not. `trt`: for classic TensorRT (every Jetson), whose
-engines can only be built on the GPU that they run on: the ONNX and a plan, and the device builds on first use.
+"""The makers of the two TensorRT targets.
 
-An RTX engine runs on no Jetson, and is never called `trt`.
+- `trt-rtx`: an engine of TensorRT for RTX, built at export, with or without a GPU.
+- `trt`: classic TensorRT (every Jetson). Its engines must be built on the GPU that runs them: the bundle holds the ONNX and a build plan, and
+  the device builds the engine on first use.
+
+An RTX engine runs on no Jetson and is never named `trt`.
 """
 
 from __future__ import annotations
@@ -36,16 +39,16 @@ from edgekit.tasks import Outputs
 from edgekit.tasks.task import rows
 
 Target = Literal["trt", "trt-rtx"]
-# Images that the graph is simulated on, the golden ones among them: node by node on the CPU, FP16 by way of FP32, it takes several times as
-# long as the float graph. So many that a loss of a point is not chance, within some ten million pixels: INT8 that errs on three images in a
-# hundred for others is a point off by chance on 256 of them, a third of one on 2,048.
+# Numbers of images for the simulation, the golden ones included. Node by node on the CPU, with FP16 computed in FP32, it takes several times
+# as long as the float graph. There are enough images that a loss of one point is not chance, up to about ten million pixels: INT8 that trades
+# errors on three images in a hundred is off by one point by chance on 256 images, and by a third of a point on 2,048.
 _FEWEST, _MOST, _PIXELS = 256, 2048, 2**23
-_BATCH = BatchRange(min=1, opt=1, max=8)  # of a graph with a free batch axis
+_BATCH = BatchRange(min=1, opt=1, max=8)  # profile of a graph with a free batch axis
 _GRAPH, _PAIRS = "graph.onnx", "pairs.onnx"
 
 
 def make_classic(precision: Precision, sources: Sources) -> Variant:
-    """Make a variant for classic TensorRT; see `make`."""
+    """Make a variant for classic TensorRT (a maker); see `make`."""
     return make("trt", precision, sources)
 
 
@@ -57,11 +60,12 @@ def make_rtx(precision: Precision, sources: Sources) -> Variant:
 def make(target: Target, precision: Precision, sources: Sources) -> Variant:
     """Make a variant for TensorRT in `sources.folder`.
 
-    Where TensorRT and its GPU are here, it is run like any other. Elsewhere it stays `unexecuted`, and its figures are those of the ONNX
-    that its engine is built from, run by ONNX Runtime; where those do not pass, it is rejected, since no engine can make up for its graph.
+    With TensorRT and a GPU on this machine, the variant is verified like any other. Otherwise it stays `unexecuted`, and its figures are
+    those of the ONNX that its engine is built from, run by ONNX Runtime. If these do not pass, it is rejected: an engine cannot be better than its
+    graph.
 
     Raises:
-        ExportError: the graph cannot be written, or TensorRT does not take it (naming node, operator and reason).
+        ExportError: the graph cannot be written, or TensorRT refuses it (names node, operator and reason).
         RuntimeMissing: TensorRT for RTX is not installed.
     """
     folder = sources.folder
@@ -95,13 +99,13 @@ def make(target: Target, precision: Precision, sources: Sources) -> Variant:
 
 @dataclass(frozen=True)
 class _Graphs:
-    """The ONNX of a precision, the same for both targets.
+    """The ONNX files of a precision, shared by both targets.
 
     Attributes:
-        typed: for a strongly typed builder.
-        untyped: what it was made from: the float graph, for int8 with its pairs.
-        variant: with the figures of `typed` in ONNX Runtime.
-        images: that they come from.
+        typed: the graph for a strongly typed builder.
+        untyped: the graph that it was made from: the float graph; for int8 the Q/DQ graph.
+        variant: a variant with the figures of `typed` in ONNX Runtime.
+        images: number of images behind these figures.
     """
 
     typed: Path
@@ -131,13 +135,13 @@ def _new_graphs(precision: Precision, sources: Sources) -> _Graphs:
 
 @dataclass
 class _Simulated:
-    """TensorRT's INT8 on the ladder (a `backend.Family`), its graph run by ONNX Runtime: what the pairs say, not TensorRT's kernels.
+    """TensorRT in the accuracy search (a `quantize.backend.Backend`): ONNX Runtime runs the Q/DQ graph, not TensorRT's kernels.
 
     Attributes:
-        target: names its files on the way.
-        workshop: that quantizes.
-        reference: the trained model's answers for the images that the graph is simulated on.
-        bounds: what passes.
+        target: used in the names of temporary folders and in messages.
+        quantizer: makes the quantized graphs.
+        reference: the trained model's outputs for the simulated images.
+        bounds: the bounds that a variant must meet.
     """
 
     target: str
@@ -146,15 +150,15 @@ class _Simulated:
     bounds: AccuracyBounds
 
     def groups(self) -> list[list[QuantizationConfig]]:
-        """Signed and symmetric, with each method."""
+        """The signed, symmetric scheme with each method."""
         return [[QuantizationConfig(SIGNED, method) for method in METHODS]]
 
     def last(self, best: QuantizationConfig | None) -> QuantizationConfig | None:
-        """Nothing."""
+        """No fallback for TensorRT."""
         return None
 
     def make(self, config: QuantizationConfig, folder: Path) -> Variant:
-        """Write a way's graph, and beside it the one with the rest in FP32."""
+        """Write the graph of a configuration, and beside it the Q/DQ graph with the rest in FP32."""
         quantization = self.quantizer.qdq(config, folder / _PAIRS)
         calibration = self.quantizer.calibration(config)
         assert calibration is not None
@@ -164,18 +168,18 @@ class _Simulated:
         return _variant(folder, "int8", (_GRAPH, _PAIRS), quantization.model_copy(update=how))
 
     def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
-        """Of the pairs, the rest in FP32: several times as fast as FP16, and no different between candidates."""
+        """Compare the Q/DQ graph with the rest in FP32: several times as fast as with FP16, and it ranks candidates the same."""
         return self.quantizer.judge(lambda images: _answers(folder / _PAIRS, "", images, self.reference.task.required))
 
     def verify(self, variant: Variant, folder: Path) -> Variant:
-        """By the graph as the builder gets it."""
+        """Verify the graph that the builder gets."""
         return _judged(variant, folder / _GRAPH, self.reference, self.bounds)
 
 
 def _variant(
     folder: Path, precision: Precision, files: tuple[str, ...], quantization: Quantization | None = None
 ) -> Variant:
-    """What both targets' variants of a precision begin as."""
+    """The common start of both targets' variants of a precision."""
     return Variant(
         id=f"tensorrt-{precision}",
         runtime="tensorrt",
@@ -213,7 +217,7 @@ def _engine(
 
 
 def _about(report: BuildReport) -> str:
-    """What a user should know of a build: layers that were meant to be INT8 and are not."""
+    """A note on a build: quantized layers that the engine does not compute in INT8."""
     lost = [name for name in report.quantized if name not in report.int8]
     if not lost or report.layers_from == "none":
         return ""
@@ -231,16 +235,16 @@ def _with_layers(quantization: Quantization | None, report: BuildReport | None) 
 
 
 def _unexecuted(variant: Variant, graphs: _Graphs, missing: RuntimeMissing) -> Variant:
-    """A variant with its graph's figures as one that no engine has confirmed."""
-    said = (
-        f"not run here: {missing.message}; its figures are of the ONNX that the engine is built from, run by ONNX Runtime on "
+    """The variant with its graph's figures, marked as not confirmed by an engine."""
+    note = (
+        f"not run here: {missing.message}; its figures are those of the ONNX that the engine is built from, run by ONNX Runtime on "
         f"{graphs.images:,} images"
     )
     return variant.model_copy(
         update={
             "executed": False,
             "status": "rejected" if variant.status == "rejected" else "unexecuted",
-            "note": "; ".join(part for part in (graphs.variant.note, variant.note, said) if part),
+            "note": "; ".join(part for part in (graphs.variant.note, variant.note, note) if part),
         }
     )
 

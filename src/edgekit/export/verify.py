@@ -1,7 +1,7 @@
-"""Does a variant compute what was trained? Each is run in the runtime that will serve it, where that can run here.
+"""Verification: compare each variant with the trained model, in the runtime that will serve it if it can run on this machine.
 
-Float variants must decide as the trained model does on every golden image, in every batch size; all must keep its accuracy within `max_drop`,
-and compute the same whatever the batch size (see `batches`). How near the outputs must come is said by `edgekit.parity`.
+Float variants must predict the trained model's class on every golden image, in every batch size. All variants must keep the accuracy within
+`max_drop` and compute the same for every batch size (see `batches`). `edgekit.parity` holds the tolerances of the outputs.
 
 What a model's outputs are, how they are scored and how two are compared is said by its task (`edgekit.tasks`). Without labels the loss is
 estimated from the trained model's own confidence (`Task.expected_drop`).
@@ -37,19 +37,19 @@ Run = Callable[
     [NDArray[np.uint8]], Outputs
 ]  # images (n, s, s, 3) -> the required outputs of a task by name, and maybe others
 _RACES = (
-    "on this CPU OpenVINO computes it differently each time with several threads and batches of several images: its figures are of one "
-    "thread, run it so (--threads 1) or one image at a time"
+    "on this CPU, OpenVINO's outputs vary from run to run with several threads and batches of several images; its figures are from one "
+    "thread: run it with --threads 1, or one image at a time"
 )
-_ALIKE = 0.9  # the agreement below which a variant that passes is remarked upon
+_ALIKE = 0.9  # below this agreement, a variant that passes gets a note
 
 
 @dataclass(frozen=True)
 class AccuracyBounds:
-    """What a variant must keep of the trained model.
+    """The bounds that a variant must meet.
 
     Attributes:
         max_drop: the largest loss of the task's metric (accuracy) that passes, in percentage points.
-        min_agreement: the smallest share of the evaluation set on which it must decide as the trained model does.
+        min_agreement: the least share of the evaluation set on which it must decide as the trained model does.
     """
 
     max_drop: float = 1.0
@@ -66,7 +66,7 @@ class AccuracyBounds:
 
 @dataclass(frozen=True)
 class ReferenceOutputs:
-    """What the trained model itself says, in float, before any conversion.
+    """The trained model's own outputs, in float, before any conversion.
 
     Attributes:
         task: what it answers.
@@ -91,9 +91,9 @@ class ReferenceOutputs:
         """Run a model on the evaluation set.
 
         Args:
-            task: what it answers.
+            task: what the model answers.
             model: a network from uint8 images (n, s, s, 3) to the task's outputs, or a function that gives them.
-            images, labels: the evaluation set.
+            images, labels: the evaluation set; labels may be None.
 
         Raises:
             ExportError: an output is not finite numbers.
@@ -179,7 +179,7 @@ def with_embedding(model: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor
 
 
 def class_spread(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Rows of `count` images, the classes in turns, each class's in the order of the set (fewer where there are fewer)."""
+    """Rows of `count` images (or all, if there are fewer), taking classes in turn and each class's images in order."""
     queues = [list(np.flatnonzero(labels == c)) for c in np.unique(labels)]
     rows: list[int] = []
     while len(rows) < min(count, len(labels)):
@@ -190,13 +190,13 @@ def class_spread(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 def verify(variant: Variant, folder: Path, reference: ReferenceOutputs, bounds: AccuracyBounds) -> Variant:
-    """A variant with what was found about it: parity, accuracy, drop and status.
+    """Run a variant and return it with parity, accuracy, drop and status.
 
     Args:
         variant: its files are in `folder`.
-        folder: of the bundle.
-        reference: the trained model's answers.
-        bounds: what passes.
+        folder: folder of the bundle.
+        reference: the trained model's outputs.
+        bounds: the bounds that it must meet.
     """
     if missing := why_not(variant.runtime):
         return variant.model_copy(
@@ -207,13 +207,13 @@ def verify(variant: Variant, folder: Path, reference: ReferenceOutputs, bounds: 
             }
         )
     runtime = find_runtime(variant.runtime)
-    # Nothing is timed here, and other variants may be being made beside this one.
+    # Nothing is timed here, and other variants may be made at the same time.
     settings = {**variant.settings, **(runtime.checking if runtime else {})}
     path = folder / variant.files[0].path
     try:
         outputs, further, batches = _answers(variant, path, settings, reference)
     except BundleError as error:
-        raise ExportError(f"{variant.id}: exported, but its runtime does not run it: {error.message}") from error
+        raise ExportError(f"{variant.id}: exported, but its runtime cannot run it: {error.message}") from error
     golden = np.ascontiguousarray(reference.images[reference.golden])
     expected = outputs[reference.task.main][reference.golden]
     if exact_threads(variant) and not _same_with_threads(variant, path, settings, golden, expected, reference.task):
@@ -242,7 +242,7 @@ def _answers(
 
 
 def check_batches(bundle: Bundle, variant: Variant) -> BatchCheck:
-    """Whether a variant of a bundle computes the same in every batch size, in its runtime on this machine, on the golden images.
+    """Check on the golden images, in the variant's runtime on this machine, that it computes the same for every batch size.
 
     Args:
         bundle: an opened bundle.
@@ -260,7 +260,7 @@ def check_batches(bundle: Bundle, variant: Variant) -> BatchCheck:
 
 
 def exact_threads(variant: Variant) -> int:
-    """With how many threads a variant is run to learn what it computes; 0 leaves it to the runtime (see `Runtime.exact_threads`)."""
+    """The number of threads for reproducible outputs of a variant; 0: the runtime decides (see `Runtime.exact_threads`)."""
     runtime = find_runtime(variant.runtime)
     return runtime.exact_threads.get(variant.precision, 0) if runtime else 0
 
@@ -273,7 +273,7 @@ def _same_with_threads(
     expected: NDArray[np.float32],
     task: Task,
 ) -> bool:
-    """Whether a variant says the same about some images three times over with as many threads as its runtime takes."""
+    """Whether a variant gives the same outputs three times with the runtime's default number of threads."""
     session = open_session(variant.runtime, path, settings=settings, task=task)
     try:
         close = 1e-3 * float(np.abs(expected).max())
@@ -291,15 +291,15 @@ def judge(
     bounds: AccuracyBounds,
     batches: BatchCheck | None = None,
 ) -> Variant:
-    """A variant with what its answers are worth: parity, accuracy, drop and status.
+    """Judge a variant by its outputs; return it with parity, accuracy, drop and status.
 
     Args:
-        variant: that gave them.
-        outputs: its own, of the evaluation set: those that the task requires.
-        further: its own other outputs, of the golden images; that it lacks one which the trained model has is a fault.
+        variant: the variant that gave them.
+        outputs: its outputs of the evaluation set that the task requires.
+        further: its other outputs, of the golden images; a missing one that the trained model has is a fault.
         reference: the trained model's answers.
-        bounds: what passes.
-        batches: how far its answers depend on the batch size; None where that was not looked at.
+        bounds: the bounds that it must meet.
+        batches: how its outputs depend on the batch size; None if that was not checked.
     """
     task = reference.task
     near, faults = _compared(variant, {**rows(outputs, reference.golden), **further}, reference, batches)
@@ -350,10 +350,10 @@ def _too_far(task: Task, drop: float, measured: bool, agreement: float, bounds: 
 
 
 def _differs(agreement: float) -> str:
-    """What to know of a variant that passes, though it is another classifier: as good on average, not image by image."""
+    """The note on a variant that passes but is another classifier: as good on average, but not image by image."""
     if agreement >= _ALIKE:
         return ""
-    return f"it decides otherwise than the trained model on {percent(difference(1, agreement))} of the images (--min-agreement bounds that)"
+    return f"its class differs from the trained model's on {percent(difference(1, agreement))} of the images (--min-agreement limits this)"
 
 
 def _compared(
@@ -374,7 +374,7 @@ def _compared(
 
 
 def _parity(task: Task, near: Likeness, batches: BatchCheck | None) -> Parity:
-    """What is recorded about the golden images."""
+    """The record of the golden images."""
     main = near.outputs[task.main]
     parity = Parity(
         samples=main.samples,
@@ -394,7 +394,7 @@ def _accuracy(task: Task, outputs: Outputs, labels: NDArray[Any]) -> Accuracy:
 
 
 def _batch_size(images: NDArray[np.uint8]) -> int:
-    """How many images to run at once: all, or about 4 million pixels of activations."""
+    """The batch size of a run: all images, or about 4 million pixels."""
     return min(len(images), max(1, min(256, 2**22 // (images.shape[1] * images.shape[2]))))
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints: a file of weights, as the state dicts that it holds. Code in a file never runs.
+"""Checkpoints: the state dicts in a file of weights. Code in a file is never run.
 
 Files are safetensors or what `torch.save` writes (see `edgekit.models.weight_files`). A training script's checkpoint often
 holds several state dicts: the weights, their average over training (EMA), the optimizer's state, a teacher.
@@ -17,18 +17,18 @@ from edgekit.errors import RecipeError, near
 from edgekit.foreign import Unreadable
 from edgekit.models.weight_files import Content, NotWeights, read_weights
 
-_DEPTH = 6  # mappings in mappings that are looked into
+_DEPTH = 6  # depth of nested mappings that are searched
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """Tensors by name, in a file.
+    """A state dict in a file: tensors by name.
 
     Attributes:
-        key: where in the file, by the names of the mappings on the way: `("state_dict_ema",)`; empty for the file itself.
-        tensors: on the CPU, by name.
-        beside: what else the file holds, by its place, and how many tensors of each.
-        sha256: of the file.
+        key: path in the file, as names of nested mappings: `("state_dict_ema",)`; empty for the file itself.
+        tensors: tensors on the CPU, by name.
+        beside: other content of the file, by its place, and its number of tensors.
+        sha256: SHA-256 of the file.
     """
 
     key: tuple[str, ...]
@@ -38,71 +38,73 @@ class StateDict:
 
 
 def read_state_dicts(path: str, where: str, key: str | None = None) -> list[StateDict]:
-    """The state dicts of a file, in the file's order.
+    """Read the state dicts of a file, in the file's order.
 
     Args:
         path: safetensors, or what `torch.save` wrote.
-        where: the recipe's key or the command's option that named the file, for messages.
-        key: which one: a place in the file (`state_dict_ema`, `ema.module`), or what stands before the names of its tensors
-            (`teacher.backbone`). None gives all.
+        where: the recipe's key or the command's option for the file, for messages.
+        key: which one: a place in the file (`state_dict_ema`, `ema.module`), or a prefix of the names of its tensors
+            (`teacher.backbone`). None: all.
 
     Raises:
-        RecipeError: the file is missing, damaged, no file of weights, would run code, or holds no state dict, or none of that key.
+        RecipeError: the file is missing, damaged, not a file of weights, would run code, or holds no state dict (of that key).
     """
-    here = f"{where}: {path}"
-    content, digest = _load(Path(path).expanduser(), here)
+    context = f"{where}: {path}"
+    content, digest = _load(Path(path).expanduser(), context)
     found = list(_state_dicts(content, ()))
     if not found:
         keys = some(map(str, content)) if isinstance(content, Mapping) and content else f"a {type(content).__name__}"
         raise RecipeError(
-            f"{here}: holds no state dict, but {keys}",
-            "accepted: tensors by name, or under state_dict, model_state_dict, model",
+            f"{context}: holds no state dict; found {keys}",
+            "accepted: tensors by name, at the top level or under state_dict, model_state_dict or model",
         )
     found = [StateDict(s.key, s.tensors, _beside(content, s.key), digest) for s in found]
-    return found if key is None else [_chosen(found, key, here)]
+    return found if key is None else [_chosen(found, key, context)]
 
 
-def _chosen(found: list[StateDict], key: str, here: str) -> StateDict:
-    """The state dict of a key: a place in the file, or what stands before names."""
+def _chosen(found: list[StateDict], key: str, context: str) -> StateDict:
+    """The state dict of a key: a place in the file, or a prefix of names."""
     key = key.rstrip(".")
     for state in found:
         place = ".".join(state.key)
         if place == key:
             return state
-        # What stands before names, with or without the place of the state dict before it.
+        # A prefix of names, with or without the place of the state dict before it.
         for words in dict.fromkeys((key.removeprefix(f"{place}."), key)):
             prefix = f"{words}."
             tensors = {name.removeprefix(prefix): t for name, t in state.tensors.items() if name.startswith(prefix)}
             if tensors:
-                left = owners(name for name in state.tensors if not name.startswith(prefix))
-                return StateDict((*state.key, words), tensors, left | state.beside, state.sha256)
+                others = owners(name for name in state.tensors if not name.startswith(prefix))
+                return StateDict((*state.key, words), tensors, others | state.beside, state.sha256)
     places = [".".join(state.key) for state in found if state.key]
     first = dict.fromkeys(owner for state in found for owner in owners(state.tensors))
     known = [*places, *first]
     raise RecipeError(
-        f"{here}: holds no weights called {key}, but {some(known, 8)}", near(key, known) or "give one of these"
+        f"{context}: holds no weights named {key}; found {some(known, 8)}", near(key, known) or "give one of these"
     )
 
 
-def _load(file: Path, here: str) -> Content:
+def _load(file: Path, context: str) -> Content:
     try:
         return read_weights(file)
     except NotWeights as error:
-        raise RecipeError(f"{here}: {error.reason}", error.hint) from error
+        raise RecipeError(f"{context}: {error.reason}", error.hint) from error
     except Unreadable as error:
         if error.missing:
-            raise RecipeError(f"{here}: no such file", "give the path of a .safetensors, .pth or .pt file") from error
+            raise RecipeError(
+                f"{context}: no such file", "give the path of a .safetensors, .pth or .pt file"
+            ) from error
         if isinstance(error.__cause__, OSError) or error.__cause__ is None:
             raise RecipeError(
-                f"{here}: cannot be read: {error.detail}", "give the path of a file of weights"
+                f"{context}: cannot be read: {error.detail}", "give the path of a file of weights"
             ) from error
         raise RecipeError(
-            f"{here}: damaged, or no file of weights: {error.detail}", "download or copy it again"
+            f"{context}: damaged, or not a file of weights: {error.detail}", "download or copy it again"
         ) from error
 
 
 def _state_dicts(content: Any, key: tuple[str, ...]) -> Iterator[StateDict]:
-    """Every mapping of names to tensors; an optimizer's state goes by numbers and is none."""
+    """Find every mapping of names to tensors. An optimizer's state has numbers as keys and does not count."""
     if not isinstance(content, Mapping) or len(key) > _DEPTH:
         return
     tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
@@ -114,7 +116,7 @@ def _state_dicts(content: Any, key: tuple[str, ...]) -> Iterator[StateDict]:
 
 
 def _beside(content: Any, key: tuple[str, ...]) -> dict[str, int]:
-    """What lies in a checkpoint beside one of its state dicts, and how many tensors each holds."""
+    """The content of a checkpoint beside one of its state dicts, and the number of tensors of each entry."""
     found: dict[str, int] = {}
     for depth in range(len(key) + 1):
         loose = []
@@ -139,7 +141,7 @@ def _count(content: Any, depth: int = 0) -> int:
 
 
 def owners(names: Iterable[str]) -> dict[str, int]:
-    """What tensors belong to, and how many each has."""
+    """The owners of tensors (see `owner`), and their numbers of tensors."""
     found: dict[str, int] = {}
     for name in names:
         found[owner(name)] = found.get(owner(name), 0) + 1
@@ -147,10 +149,10 @@ def owners(names: Iterable[str]) -> dict[str, int]:
 
 
 def owner(name: str) -> str:
-    """What a tensor belongs to: its name up to the first word that says something."""
+    """The owner of a tensor: its name up to the first specific word (not `module` or `model`)."""
     parts = name.split(".")
-    said = next((i for i, part in enumerate(parts) if part not in {"module", "model"}), 0)
-    return ".".join(parts[: said + 1])
+    first = next((i for i, part in enumerate(parts) if part not in {"module", "model"}), 0)
+    return ".".join(parts[: first + 1])
 
 
 def some(names: Iterable[str], most: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""The order of classes that only folders name: sorted by letter they come as 0, 1, 10, 11, 2, …; by number, as people mean them."""
+"""The order of classes that only folders name: sorted by letter (0, 1, 10, 11, 2, …) or by number (0, 1, 2, …)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _CERTAIN = 3.0  # standard errors between two orders
 
 
 def natural(names: list[str]) -> list[str]:
-    """Names in the order of the numbers in them: class_2 before class_10."""
+    """Sort names by the numbers in them: class_2 before class_10."""
 
     def key(name: str) -> tuple[list[tuple[int, str]], str]:
         parts = re.split(r"([0-9]+)", name)
@@ -21,7 +21,7 @@ def natural(names: list[str]) -> list[str]:
 
 
 def hits(orders: tuple[list[str], list[str]], decided: NDArray[np.int64], true: list[str]) -> tuple[int, int, bool]:
-    """How often a network is right if its logits are in one order or in another, and whether the two differ beyond chance.
+    """How often a network is right with its logits in one order or another, and whether the two differ by more than chance.
 
     Args:
         orders: two orders of the same names.
@@ -30,7 +30,7 @@ def hits(orders: tuple[list[str], list[str]], decided: NDArray[np.int64], true: 
 
     Returns:
         Hits in the first order, hits in the second, and whether they differ by more than three standard errors. Images that are
-        right in both count for neither: McNemar's test (1947).
+        right in both orders do not count: McNemar's test (1947).
     """
     first, second = (np.array(names)[decided] == np.array(true) for names in orders)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())

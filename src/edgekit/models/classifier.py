@@ -1,4 +1,4 @@
-"""The classifier: an encoder, what is kept of the projection head, and a linear layer."""
+"""The classifier: an encoder, the kept layers of the projection head, and a linear layer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from edgekit.recipe import Architecture
 
 
 class Classifier(nn.Module):
-    """Teacher or student.
+    """A teacher or student network.
 
     Args:
-        architecture: what the encoder was built from, kept so that the model can be stored and built again.
+        architecture: the encoder's architecture, stored with the model so that it can be built again.
         image_size: side of the images, in pixels.
         classes: names, in the order of the logits.
         encoder: maps images to features.
@@ -48,7 +48,7 @@ class Classifier(nn.Module):
         kept_widths: list[int],
         where: str = "encoder",
     ) -> Classifier:
-        """A classifier with fresh weights.
+        """Build a classifier with new weights.
 
         Raises:
             RecipeError: the architecture is unknown or does not fit the image size.
@@ -57,7 +57,7 @@ class Classifier(nn.Module):
         return cls(architecture, image_size, classes, encoder, kept_layers(encoder.feature_dim, kept_widths))
 
     def embed(self, images: Tensor) -> Tensor:
-        """What the linear layer sees, (n, d), of normalized float32 images (n, 3, s, s)."""
+        """The input of the linear layer, (n, d), for normalized float32 images (n, 3, s, s)."""
         return self.kept(self.encoder(images))
 
     def forward(self, images: Tensor) -> Tensor:

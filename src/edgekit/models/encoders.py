@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgekit.errors import RecipeError, near
 from edgekit.models.resnet import RESNETS, SELECTIVE, ResNet
 from edgekit.models.strided import pick_before_convolving
-from edgekit.models.weights import Loaded, load_weights
+from edgekit.models.weights import LoadedWeights, load_weights
 from edgekit.recipe import SMALL_IMAGE, Architecture
 
 # Attributes that hold the classifier in torchvision's networks.
@@ -28,14 +28,14 @@ class Encoder(nn.Module):
         network: maps images (n, 3, s, s) to features (n, d).
         feature_dim: d.
 
-    `loaded` says what came from a file of weights, where it started from one.
+    `loaded` describes the weights that it started from, if they came from a file.
     """
 
     def __init__(self, network: nn.Module, feature_dim: int) -> None:
         super().__init__()
         self.network = network
         self.feature_dim = feature_dim
-        self.loaded: Loaded | None = None
+        self.loaded: LoadedWeights | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (n, d) of normalized images (n, 3, s, s)."""
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
 
 
 def build_encoder(architecture: Architecture, image_size: int, where: str = "encoder") -> Encoder:
-    """Build an encoder: with the weights of its file, where it names one, else with fresh ones from the current random state.
+    """Build an encoder, with the weights of its file if it names one, else with new ones from the current random state.
 
     Args:
         architecture: its name, width, stem, weights and so on.
@@ -51,8 +51,8 @@ def build_encoder(architecture: Architecture, image_size: int, where: str = "enc
         where: the recipe's key, for messages.
 
     Raises:
-        RecipeError: the name is unknown, another key does not apply to it, the images are too small for the network, or the
-            file's weights are not those of the network.
+        RecipeError: the name is unknown, a key does not apply to it, the images are too small for the network, or the
+            file's weights do not fit the network.
     """
     library, _, name = architecture.name.rpartition(":")
     if name in RESNETS and not library:
@@ -73,7 +73,7 @@ def _resnet(architecture: Architecture, image_size: int, where: str) -> Encoder:
     name, stem = architecture.name, architecture.stem
     if architecture.selective_kernels and name not in SELECTIVE:
         raise RecipeError(
-            f"{where}.selective_kernels: {name} has no bottleneck blocks to put them in", f"use {', '.join(SELECTIVE)}"
+            f"{where}.selective_kernels: {name} has no bottleneck blocks for them", f"use {', '.join(SELECTIVE)}"
         )
     if architecture.patch_size is not None:
         _no_patches(name, architecture.patch_size, where)
@@ -85,7 +85,7 @@ def _resnet(architecture: Architecture, image_size: int, where: str) -> Encoder:
 
 
 def _no_resnet_keys(architecture: Architecture, where: str) -> None:
-    """Refuse what only ResNets of our own can do."""
+    """Refuse keys that apply only to edgekit's own ResNets."""
     name, stem = architecture.name, architecture.stem
     if architecture.width != 1.0:
         raise RecipeError(
@@ -97,14 +97,14 @@ def _no_resnet_keys(architecture: Architecture, where: str) -> None:
     if architecture.selective_kernels:
         raise RecipeError(
             f"{where}.selective_kernels is true, but {name} has no such option",
-            f"it is for {', '.join(SELECTIVE)}; timm has networks of its own with them, for instance timm:skresnet18",
+            f"it is for {', '.join(SELECTIVE)}; timm has networks with selective kernels, for example timm:skresnet18",
         )
 
 
 def _no_patches(name: str, patch_size: int, where: str) -> None:
     raise RecipeError(
         f"{where}.patch_size is {patch_size}, but {name} takes no patch size",
-        "it is for timm's ViTs, for instance timm:vit_tiny_patch16_224",
+        "it is for timm's ViTs, for example timm:vit_tiny_patch16_224",
     )
 
 
@@ -124,15 +124,13 @@ def _by_name(library: str, name: str, image_size: int, patch_size: int | None, w
         "timm": timm_names(),
         "torchvision": torchvision_names(),
     }[library]
-    hint = (
-        near(name, sorted(known)) or "any classification network of torchvision or timm will do, for instance resnet18"
-    )
+    hint = near(name, sorted(known)) or "use any classification network of torchvision or timm, for example resnet18"
     raise RecipeError(f"{where}.name: unknown network {name!r}", hint)
 
 
 @functools.cache
 def torchvision_names() -> frozenset[str]:
-    """The classification networks that torchvision has."""
+    """The names of torchvision's classification networks."""
     import torchvision.models as zoo
 
     return frozenset(zoo.list_models(module=zoo))
@@ -140,7 +138,7 @@ def torchvision_names() -> frozenset[str]:
 
 @functools.cache
 def timm_names() -> frozenset[str]:
-    """The networks that timm has."""
+    """The names of timm's networks."""
     import timm
 
     return frozenset(timm.list_models())
@@ -154,22 +152,22 @@ def _torchvision(name: str, image_size: int, where: str) -> nn.Module:
         options |= {"aux_logits": False, "init_weights": True}
     if name.startswith("vit_"):
         _divisible(image_size, int(name.rpartition("_")[2]), name, where)
-        options["image_size"] = image_size  # its positional embedding has one vector a patch
+        options["image_size"] = image_size  # its positional embedding has one vector per patch
     network = zoo.get_model(name, **options)
     for attribute in _CLASSIFIERS:
         classifier = getattr(network, attribute, None)
         if isinstance(classifier, nn.Sequential) and len(classifier) > 1:
-            # Keep what comes before the last Linear (MobileNetV3's hidden layer, say): it is part of the network.
+            # Keep the layers before the last Linear (such as MobileNetV3's hidden layer): they are part of the network.
             setattr(network, attribute, classifier[:-1] if isinstance(classifier[-1], nn.Linear) else _pool())
             return network
         if classifier is not None:
             setattr(network, attribute, nn.Identity())
             return network
-    raise RecipeError(f"{where}.name: {name} has no classifier that can be taken off", "choose another network")
+    raise RecipeError(f"{where}.name: {name} has no classifier that can be removed", "choose another network")
 
 
 def _pool() -> nn.Module:
-    """What stands for a fully convolutional classifier (SqueezeNet's)."""
+    """The replacement for a fully convolutional classifier (SqueezeNet's)."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
 
 
@@ -180,7 +178,7 @@ def _timm(name: str, image_size: int, patch_size: int | None, where: str) -> nn.
     sizes: dict[str, Any] = {"img_size": image_size} | ({} if patch_size is None else {"patch_size": patch_size})
     try:
         try:
-            network = timm.create_model(name, **options, **sizes)  # transformers must be told
+            network = timm.create_model(name, **options, **sizes)  # transformers need the image size
         except TypeError:
             if patch_size is not None:
                 _no_patches(name, patch_size, where)
@@ -198,11 +196,11 @@ def _timm(name: str, image_size: int, patch_size: int | None, where: str) -> nn.
 
 
 def _divisible(image_size: int, patch: int, name: str, where: str) -> None:
-    """Refuse images that are not whole patches: what is left over at two borders would never be seen."""
+    """Refuse images that do not divide into patches: the rest at two borders would never be seen."""
     if image_size % patch:
         fitting = [size for size in (image_size // patch * patch, (image_size // patch + 1) * patch) if size]
         raise RecipeError(
-            f"data.image_size: {image_size} px is no multiple of the {patch}-px patches of {where} {name}",
+            f"data.image_size: {image_size} px is not a multiple of the {patch}-px patches of {where} {name}",
             f"use {' or '.join(map(str, fitting))} px, or set {where}.patch_size for a ViT of timm",
         )
 
@@ -224,8 +222,8 @@ def _probe(network: nn.Module, name: str, image_size: int, where: str) -> int:
         network.train(was_training)
     if features.ndim != 2:
         raise RecipeError(
-            f"{where}.name: {name} gives features of shape {tuple(features.shape)}, not one vector an image",
-            "choose another",
+            f"{where}.name: {name} gives features of shape {tuple(features.shape)}, not one vector per image",
+            "choose another network",
         )
     stride = _total_stride(network)
     if stride is not None:
@@ -251,7 +249,7 @@ def _total_stride(network: nn.Module) -> int | None:
 
     def note(module: nn.Module, args: Any, output: Any) -> None:
         nonlocal smallest
-        # Kernels that look beyond a pooled 1x1 map (squeeze-excite) see no space: their maps do not count.
+        # 1x1 maps after a global pooling (squeeze-and-excitation) do not count.
         if isinstance(output, Tensor) and output.ndim == 4 and 1 < output.shape[-1] < smallest:
             smallest = output.shape[-1]
 

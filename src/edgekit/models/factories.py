@@ -1,4 +1,4 @@
-"""`package.module:factory`: networks that a user's own Python code gives."""
+"""`package.module:factory`: networks from a user's own Python code."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 from edgekit.errors import RecipeError, near
 
 
-def import_factory(module: str, name: str, here: str) -> Any:
-    """What a module calls `name`; the module is looked for in the current folder too. Importing it runs its code.
+def import_factory(module: str, name: str, context: str) -> Any:
+    """Import an object of a module, which is also searched for in the current folder. Importing it runs its code.
 
     Args:
-        module: with dots.
-        name: of a function, or with dots of something inside a class.
-        here: the beginning of an error message.
+        module: name of the module, with dots.
+        name: name of a function, or with dots of an attribute of a class.
+        context: the beginning of error messages.
 
     Raises:
-        RecipeError: the module cannot be imported, or has no such name.
+        RecipeError: the module cannot be imported, or has no such attribute.
     """
     try:
         with _current_folder():
@@ -31,21 +31,22 @@ def import_factory(module: str, name: str, here: str) -> Any:
     except Exception as error:  # the user's own code
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise RecipeError(
-            f"{here}: the module {module} cannot be imported: {reason}", "it is looked for in the current folder too"
+            f"{context}: the module {module} cannot be imported: {reason}",
+            "put it on the Python path or in the current folder",
         ) from error
     for part in name.split("."):
         if not hasattr(found, part):
-            hint = near(part, dir(found)) or "accepted: module:function, which gives the network"
-            raise RecipeError(f"{here}: {module} has no {name}", hint)
+            hint = near(part, dir(found)) or "accepted: module:function, where the function returns the network"
+            raise RecipeError(f"{context}: {module} has no {name}", hint)
         found = getattr(found, part)
     return found
 
 
-def source_file(module: str, here: str) -> Path:
-    """The file that a module would be imported from; nothing is imported, neither it nor the packages that it is in.
+def source_file(module: str, context: str) -> Path:
+    """Find the file that a module would be imported from, without importing it or the packages that contain it.
 
-    `importlib.util.find_spec` would import those, and whoever looks at a run that somebody else trained does not mean to run code
-    that its recipe names.
+    `importlib.util.find_spec` would import these packages, but a user who looks at somebody else's run does not expect it to run code
+    named in its recipe.
 
     Raises:
         RecipeError: there is no such module.
@@ -53,12 +54,14 @@ def source_file(module: str, here: str) -> Path:
     with _current_folder():
         origin = _found(module)
     if origin is None or not Path(origin).is_file():
-        raise RecipeError(f"{here}: there is no module {module}", "it is looked for in the current folder too")
+        raise RecipeError(
+            f"{context}: there is no module {module}", "put it on the Python path or in the current folder"
+        )
     return Path(origin)
 
 
 def _found(module: str) -> str | None:
-    """The origin of a module, looked for in one package after the other as the import system does, without running them."""
+    """Find the origin of a module, package by package as the import system does, without running them."""
     folders: list[str] | None = None
     spec: ModuleSpec | None = None
     parts = module.split(".")
@@ -67,7 +70,7 @@ def _found(module: str) -> str | None:
     for depth in range(1, len(parts) + 1):
         name = ".".join(parts[:depth])
         spec = _spec(name, sys.path if folders is None else folders)
-        if spec is None and folders is None:  # an editable install's own finder knows top-level names
+        if spec is None and folders is None:  # the finder of an editable installation knows top-level names
             others = (f for f in sys.meta_path if f is not PathFinder and hasattr(f, "find_spec"))
             spec = next((s for f in others if (s := f.find_spec(name, None)) is not None), None)
         if spec is None:
@@ -77,7 +80,7 @@ def _found(module: str) -> str | None:
 
 
 def _spec(name: str, folders: Iterable[str]) -> ModuleSpec | None:
-    """The module of that full name in the first folder that has it; else a namespace package over all that have a part of one."""
+    """The module in the first folder that has it; otherwise a namespace package over all folders that have a part of it."""
     portions: list[str] = []
     for folder in folders:
         finder = pkgutil.get_importer(folder or str(Path.cwd()))
@@ -94,14 +97,14 @@ def _spec(name: str, folders: Iterable[str]) -> ModuleSpec | None:
 
 @contextmanager
 def _current_folder() -> Iterator[None]:
-    """Import from the current folder too, which a console script does not do by itself."""
-    here = str(Path.cwd())
-    if here in sys.path:
+    """Import from the current folder too, which a console script does not do by default."""
+    folder = str(Path.cwd())
+    if folder in sys.path:
         yield
         return
-    sys.path.insert(0, here)
+    sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
         yield
     finally:
-        sys.path.remove(here)
+        sys.path.remove(folder)

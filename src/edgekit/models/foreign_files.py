@@ -1,4 +1,4 @@
-"""Files that are taken for weights and are none: recognized by their first bytes or their members' names, never loaded."""
+"""Files that are often mistaken for weights: recognized by their first bytes or the names of their members, never loaded."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from edgekit.foreign import Unreadable, open_regular, understood
 
 
 def recognized(path: Path | str) -> tuple[str, str] | None:
-    """What a file is, and what to do with it; None where it may be a file of weights.
+    """What a file is, and what to do with it; None if it may be a file of weights.
 
     Args:
-        path: of a file; one that cannot be read is not recognized.
+        path: the file; one that cannot be read is not recognized.
     """
     try:
         with open_regular(path) as stream, understood(path, "a .zip"):
@@ -23,16 +23,16 @@ def recognized(path: Path | str) -> tuple[str, str] | None:
 
 
 def recognized_in(stream: BinaryIO) -> tuple[str, str] | None:
-    """The same of an opened file, at its start.
+    """The same for an open file, read from its start.
 
     Raises:
-        zipfile.BadZipFile: it begins as an archive and is none.
+        zipfile.BadZipFile: the file begins like an archive but is not one.
     """
     start = stream.read(8)
     if start == b"\x89HDF\r\n\x1a\n":
-        return "an HDF5 file (Keras writes such)", "export the network to ONNX with its own tools, and give that file"
+        return "an HDF5 file (as Keras writes)", "export the network to ONNX with its own tools, and give that file"
     if start[:4] == b"GGUF":
-        return "a GGUF file, which holds a quantized model of llama.cpp", "give the weights that it was made from"
+        return "a GGUF file, a quantized model of llama.cpp", "give the weights that it was made from"
     if start[:4] != b"PK\x03\x04":
         return None
     stream.seek(0)
@@ -45,14 +45,14 @@ def _of_members(names: list[str]) -> tuple[str, str] | None:
     inner = {name.partition("/")[2] for name in names}
     if "constants.pkl" in inner or any(name.startswith("code/") for name in inner):
         return (
-            "a TorchScript archive, which holds a program and not weights alone",
+            "a TorchScript archive, which holds a program, not only weights",
             "save its weights once, in Python: torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')",
         )
     if ".data/extern_modules" in inner:
-        return "an archive of torch.package, which holds code", "save the state dict of its network alone"
+        return "an archive of torch.package, which holds code", "save only the state dict of its network"
     if "archive_format" in inner or any(name.startswith("models/") for name in inner):
         return (
-            "a program that torch.export wrote, not weights alone",
+            "a program that torch.export wrote, not only weights",
             "save its weights once, in Python: torch.save(torch.export.load(FILE).state_dict, 'weights.pth')",
         )
     if names and all(name.endswith(".npy") for name in names):

@@ -1,4 +1,4 @@
-"""Projection heads: SimCLR's g, the part of it that fine-tuning keeps, and the predictor of BYOL and SimSiam."""
+"""Projection heads: SimCLR's g, its layers that fine-tuning keeps, and the predictor of BYOL and SimSiam."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ProjectionHead(nn.Module):
     ) -> None:
         super().__init__()
         self.spec: dict[str, Any] = {"hidden": hidden, "output": output, "layers": layers}
-        if normalize_output:  # left out otherwise: the heads of older files have no such key
+        if normalize_output:  # omitted otherwise: older files have no such key
             self.spec["normalize_output"] = True
         widths = [feature_dim] + [hidden] * (layers - 1)
         blocks: list[nn.Module] = [_hidden_layer(a, b) for a, b in itertools.pairwise(widths)]
@@ -42,7 +42,7 @@ class ProjectionHead(nn.Module):
         return features
 
     def keep(self, count: int) -> KeptLayers:
-        """The first `count` layers, sharing their weights; 0 <= count < number of layers (never all: the last one compares)."""
+        """The first `count` layers, sharing their weights; 0 <= count < number of layers (the last one gives the projections)."""
         if not 0 <= count < len(self.layers):
             raise ValueError(f"cannot keep {count} of {len(self.layers)} layers: 0 to {len(self.layers) - 1}")
         return KeptLayers(list(self.layers[:count]))
@@ -54,7 +54,7 @@ class PredictionHead(nn.Module):
     Args:
         dimension: of the projections.
         hidden: width between the two layers.
-        bias: of the last layer; SimSiam's has one, BYOL's has not (its predictor is built as its projection head is).
+        bias: whether the last layer has a bias: SimSiam's does, BYOL's does not (its predictor is built like its projection head).
     """
 
     def __init__(self, dimension: int, hidden: int, *, bias: bool) -> None:
@@ -71,7 +71,7 @@ class KeptLayers(nn.Module):
     """The first layers of a projection head, kept as part of the classifier (SimCLR v2, section 2).
 
     Args:
-        layers: what is kept; none is the identity.
+        layers: the kept layers; an empty list is the identity.
     """
 
     def __init__(self, layers: list[nn.Module]) -> None:
@@ -90,7 +90,7 @@ class KeptLayers(nn.Module):
 
 
 def kept_layers(feature_dim: int, widths: list[int]) -> KeptLayers:
-    """Fresh kept layers of given widths, to load weights into."""
+    """New layers of these widths, to load weights into."""
     return KeptLayers([_hidden_layer(a, b) for a, b in itertools.pairwise([feature_dim, *widths])])
 
 

@@ -1,4 +1,4 @@
-"""Pixels in: the cast, layout and normalization that every model starts with, in evaluation and the exported graph."""
+"""Pixels as input: the cast, layout and normalization at the start of every model, in evaluation and in the exported graph."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-# Of a normalization: one number, or one a channel.
+# Mean or standard deviation of a normalization: one number, or one per channel.
 Statistics = float | tuple[float, float, float]
 # The order in which a network takes the channels of a pixel; images are RGB.
 Channels = Literal["rgb", "bgr"]
@@ -37,13 +37,13 @@ def in_reverse(values: Statistics) -> Statistics:
 
 
 class PixelClassifier(nn.Module):
-    """A model that takes pixels: what is exported.
+    """A model that takes pixels; this is what an export converts.
 
     Args:
         model: maps normalized float32 images (n, 3, s, s) to logits (n, classes).
-        mean: of the normalization, for pixels in [0, 1]; one number, or one a channel in the order in which the model takes them.
+        mean: of the normalization, for pixels in [0, 1]; one number, or one per channel in the model's order.
         std: of the normalization.
-        channels: the order in which the model takes the channels.
+        channels: the model's order of channels.
     """
 
     def __init__(self, model: nn.Module, mean: Statistics, std: Statistics, channels: Channels = "rgb") -> None:
@@ -58,6 +58,6 @@ class PixelClassifier(nn.Module):
         if self.channels == "rgb":
             return self.model(normalize(image, self.mean, self.std)).to(torch.float32)
         images = normalize(image, in_reverse(self.mean), in_reverse(self.std))
-        # After the normalization, where it can become part of a first convolution: see `export.graph.channels`.
+        # After the normalization, where it can be folded into the first convolution: see `onnx_graph.channels`.
         order = torch.tensor([2, 1, 0], device=images.device)
         return self.model(images.index_select(1, order)).to(torch.float32)

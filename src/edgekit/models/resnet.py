@@ -1,4 +1,4 @@
-"""ResNets of any width, with the stem that the image size asks for.
+"""ResNets of any width, with a stem for the image size.
 
 Neither torchvision's nor timm's ResNet scales its stem with its stages, as SimCLR's width multiplier does; the blocks are
 torchvision's.
@@ -13,7 +13,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from edgekit.models.selective import SelectiveBottleneck, averaged_shortcut, deep_stem
 
-# Name -> (bottleneck?, blocks of the four stages): He et al. 2016, table 1; 10, 14 and 26 are the usual smaller siblings.
+# Name -> (bottleneck?, blocks of the four stages): He et al. 2016, table 1; 10, 14 and 26 are the usual smaller variants.
 RESNETS = {
     "resnet10": (False, (1, 1, 1, 1)),
     "resnet14": (True, (1, 1, 1, 1)),

@@ -1,12 +1,12 @@
-"""Selective kernels, as SimCLR v2's encoders have them: two 3x3 convolutions a block, mixed channel by channel by what the image holds.
+"""Selective kernels, as SimCLR v2's encoders have them: two 3x3 convolutions per block, mixed for each channel depending on the image.
 
-Followed is Google's code for SimCLR v2 (its `sk_ratio` 1/16), not the SKNet paper (Li et al. 2019), whose streams have kernels of
-different sizes. With the kernels come the two changes of ResNet-D (He et al. 2019) that the same code makes:
+It follows Google's code for SimCLR v2 (its `sk_ratio` 1/16), not the SKNet paper (Li et al. 2019), whose streams have kernels of
+different sizes. It includes the two changes of ResNet-D (He et al. 2019) that the same code makes:
 
 - a strided shortcut averages 2x2 pixels before its 1x1 convolution, instead of skipping three of four;
 - the ImageNet stem is three 3x3 convolutions (the first two with half of the channels) instead of one 7x7. The CIFAR stem stays.
 
-Two differences that no even map shows: a 2x2 window over the border averages the pixels that there are (Google's code counts
+Two differences remain, which do not show on even maps: a 2x2 window over the border averages only existing pixels (Google's code counts
 padding as zeros), and shortcuts without a stride have no pooling (Google's averages 2x2 there, which ResNet-D does not).
 """
 
@@ -55,7 +55,7 @@ class SelectiveBottleneck(nn.Module):
         ins: channels of the input.
         planes: channels of the middle; the output has four times as many.
         stride: of the block.
-        downsample: the shortcut, where input and output differ in shape.
+        downsample: the shortcut, if input and output differ in shape.
     """
 
     expansion = 4
@@ -78,7 +78,7 @@ class SelectiveBottleneck(nn.Module):
 
 
 def deep_stem(channels: int) -> nn.Sequential:
-    """ResNet-D's stem in the place of the 7x7 convolution: stride 2, no normalization after the last convolution."""
+    """ResNet-D's stem, instead of the 7x7 convolution: stride 2, no normalization after the last convolution."""
     half = channels // 2
     return nn.Sequential(
         nn.Conv2d(3, half, 3, 2, padding=1, bias=False), nn.BatchNorm2d(half), nn.ReLU(inplace=True),
@@ -88,6 +88,6 @@ def deep_stem(channels: int) -> nn.Sequential:
 
 
 def averaged_shortcut(ins: int, outs: int, stride: int) -> nn.Sequential:
-    """ResNet-D's shortcut: the mean of 2x2 pixels where there is a stride, then a 1x1 convolution."""
+    """ResNet-D's shortcut: the mean of 2x2 pixels if there is a stride, then a 1x1 convolution."""
     pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False) if stride == 2 else nn.Identity()
     return nn.Sequential(pool, nn.Conv2d(ins, outs, 1, bias=False), nn.BatchNorm2d(outs))

@@ -1,4 +1,4 @@
-"""Models on disk: `model.json` says what to build, `model.safetensors` holds the weights. No pickle, and strict loading."""
+"""Models on disk: `model.json` describes the network, `model.safetensors` holds the weights. No pickle; strict loading."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def save_classifier(folder: Path, model: Classifier) -> list[str]:
-    """Write a classifier; returns the names of the files written."""
+    """Write a classifier; return the names of its files."""
     spec = {
         "kind": "classifier",
         "architecture": model.architecture.model_dump(mode="json", exclude={"weights", "weights_key"}),
@@ -53,7 +53,7 @@ class _Head(BaseModel):
 
 
 class _Described(BaseModel):
-    """What `model.json` says, within the bounds of what can be built: a foreign one may ask for any amount of memory."""
+    """The content of `model.json`, within limits: a foreign file could ask for any amount of memory."""
 
     architecture: Architecture
     image_size: int = Field(ge=4, le=4096)
@@ -61,7 +61,7 @@ class _Described(BaseModel):
     @field_validator("architecture")
     @classmethod
     def _weights_are_beside(cls, architecture: Architecture) -> Architecture:
-        return architecture.model_copy(update={"weights": None})  # a foreign description opens no other file
+        return architecture.model_copy(update={"weights": None})  # a foreign description must not open another file
 
 
 class _Classifier(_Described):
@@ -77,11 +77,11 @@ _Spec = TypeVar("_Spec", _Classifier, _Pretrained)
 
 
 def load_classifier(folder: Path, digests: Mapping[str, str] = _NONE) -> Classifier:
-    """Read a classifier in evaluation mode.
+    """Read a classifier, in evaluation mode.
 
     Args:
-        folder: of the files.
-        digests: SHA-256 of files by name, with which the bytes that are read are compared: a stage record's `outputs`.
+        folder: folder of the files.
+        digests: expected SHA-256 of files by name: a stage record's `outputs`.
 
     Raises:
         RunError: a file is missing, damaged, changed, or holds other weights than the model has.
@@ -94,10 +94,10 @@ def load_classifier(folder: Path, digests: Mapping[str, str] = _NONE) -> Classif
 
 
 class Pretrained(nn.Module):
-    """What pretraining leaves: the encoder and its projection head.
+    """The result of pretraining: the encoder and its projection head.
 
     Args:
-        architecture: what the encoder was built from.
+        architecture: the encoder's architecture.
         image_size: side of the images, in pixels.
         encoder: maps images to features h.
         head: maps h to projections z.
@@ -116,7 +116,7 @@ class Pretrained(nn.Module):
 
 
 def save_pretrained(folder: Path, model: Pretrained) -> list[str]:
-    """Write a pretrained encoder and its head; returns the names of the files written."""
+    """Write a pretrained encoder and its head; return the names of the files."""
     spec = {
         "kind": "pretrained",
         "architecture": model.architecture.model_dump(mode="json", exclude={"weights", "weights_key"}),
@@ -142,7 +142,7 @@ def load_pretrained(folder: Path, digests: Mapping[str, str] = _NONE) -> Pretrai
 
 
 def _save(folder: Path, spec: dict[str, Any], model: nn.Module) -> list[str]:
-    # Plain contiguous layout: a file must not depend on channels-last being switched on.
+    # Contiguous layout: a file must not depend on the channels-last setting.
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_json(folder / FILES[0], spec)
     write_bytes(folder / FILES[1], safetensors.torch.save(weights))
@@ -171,7 +171,7 @@ def _spec(folder: Path, kind: type[_Spec], digests: Mapping[str, str]) -> _Spec:
 
 @contextmanager
 def _building(folder: Path) -> Iterator[None]:
-    """Build in this block what a description asks for; whatever is wrong with that, the message names the description."""
+    """Build the described network in this block; error messages name the description's file."""
     path = folder / FILES[0]
     try:
         with understood(path, "a description of a network that can be built"):
@@ -196,7 +196,8 @@ def _load(folder: Path, model: nn.Module, digests: Mapping[str, str]) -> None:
 def _compare(path: Path, digest: str, digests: Mapping[str, str]) -> None:
     if digests.get(path.name, digest) != digest:
         raise RunError(
-            f"{path}: damaged, its digest is not the recorded one", f"delete {path.parent} to train the stage again"
+            f"{path}: damaged: its digest differs from the recorded one",
+            f"delete {path.parent} to train the stage again",
         )
 
 

@@ -1,4 +1,4 @@
-"""A convolution of one pixel that skips pixels, for training: shortcuts of ResNets, the first branch of MobileOne, RepVGG and FastViT."""
+"""A strided 1x1 convolution that is safe to train: for shortcuts of ResNets, and branches of MobileOne, RepVGG and FastViT."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch.nn import functional
 
 
 class PickedConv2d(nn.Conv2d):
-    """A strided 1x1 convolution that picks its pixels first where gradients are wanted, then convolves without stride: the same numbers.
+    """A strided 1x1 convolution. With gradients, it first picks the pixels and then convolves without stride; the result is the same.
 
-    The backward pass of the strided form writes beyond its memory on CPUs (oneDNN in torch 2.15): seen where the input is channels-last and
-    has fewer than eight channels, or eight channels and a batch that the threads do not share evenly. The process dies, or goes on with damaged
-    weights. The channels and batches that are safe are not known, so every such convolution is one of these. Without gradients, and
+    On CPUs (oneDNN in torch 2.15), the backward pass of the strided form writes beyond its memory: observed for channels-last inputs with
+    fewer than eight channels, or with eight channels and a batch that does not divide evenly among the threads. The process crashes or
+    continues with damaged weights. The safe cases are not known, so every such convolution is replaced. Without gradients, and
     in exported graphs, it is the plain convolution.
     """
 
@@ -25,7 +25,7 @@ class PickedConv2d(nn.Conv2d):
 
 
 def pick_before_convolving(network: nn.Module) -> nn.Module:
-    """Make every such convolution of a network a `PickedConv2d`, in place; its weights and their names stay."""
+    """Replace every strided 1x1 convolution of a network by a `PickedConv2d`, in place; weights and names are kept."""
     for module in network.modules():
         if type(module) is not nn.Conv2d:
             continue

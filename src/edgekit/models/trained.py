@@ -1,4 +1,4 @@
-"""A network of a run for plain PyTorch: what it takes is checked, and what belongs to it (classes, preprocessing) comes with it."""
+"""A run's network for plain PyTorch, with its classes and preprocessing; it checks its inputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TrainedNetwork(nn.Module):
         network: the bare network.
         classes: names, in the order of the logits; empty for an encoder.
         image_size: s, in pixels.
-        feature_dim: d, the width of what `embed` gives.
+        feature_dim: d, the width of the result of `embed`.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class TrainedNetwork(nn.Module):
             images: normalized, floating point (n, 3, s, s), on the network's device.
 
         Raises:
-            DataError: another dtype or shape; pixels that were not normalized are refused by their dtype, uint8.
+            DataError: wrong dtype or shape; unnormalized pixels are recognized by their dtype, uint8.
         """
         _check(images)
         return self.network(images)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Features (n, d): of a classifier what its linear layer sees. Takes and raises what `forward` does."""
+        """Features (n, d); for a classifier, the input of its linear layer. Arguments and errors as in `forward`."""
         _check(images)
         return self.network.embed(images) if isinstance(self.network, Classifier) else self.network(images)
 
@@ -68,7 +68,7 @@ class TrainedNetwork(nn.Module):
             image: a path, the bytes of an encoded image, a PIL image, or a NumPy array, uint8 RGB (height, width, 3).
 
         Raises:
-            DataError: it is none of these, or cannot be read.
+            DataError: the image has another type, or cannot be read.
         """
         with bounded_decoding():
             pixels = self.preprocessing(as_image(image))
@@ -78,14 +78,14 @@ class TrainedNetwork(nn.Module):
         """uint8 RGB pixels (n, s, s, 3) as normalized float32 (n, 3, s, s), on the same device.
 
         Raises:
-            DataError: another dtype or shape.
+            DataError: wrong dtype or shape.
         """
         if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3:
             raise DataError(f"normalize takes uint8 pixels (n, height, width, 3), not {_described(pixels)}")
         return normalize(pixels, self.mean, self.std)
 
     def extra_repr(self) -> str:
-        """What `print` says beside the layers."""
+        """The text that `print` shows for the module itself."""
         classes = f"{len(self.classes)} classes" if self.classes else f"{self.feature_dim} features"
         return f"normalized float32 (n, 3, {self.image_size}, {self.image_size}) -> {classes}"
 
@@ -94,7 +94,7 @@ def _check(images: Tensor) -> None:
     if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
         raise DataError(
             f"the network takes normalized images, floating point (n, 3, s, s), not {_described(images)}",
-            "model.transform makes one of an image, model.normalize makes a batch of uint8 pixels (n, s, s, 3)",
+            "use model.transform for one image, or model.normalize for a batch of uint8 pixels (n, s, s, 3)",
         )
 
 

@@ -1,8 +1,8 @@
-"""Weights to start from: a file of the user's own or a public checkpoint, loaded strictly, with a report of what matched.
+"""Load initial weights from a user's file or a public checkpoint, strictly, with a report of what matched.
 
-Key styles: torchvision and timm (the network's own names), whatever stands before them in MoCo, solo-learn, Lightly, Lightning, DDP or
-edgekit (`module.encoder_q.`, `backbone.`), and ResNets that were cut into a `Sequential`, as Lightly's examples do (`backbone.4.0.…`).
-Where a checkpoint holds the average of the weights over training (EMA) beside the weights themselves, the average is taken, as timm does.
+Supported names of tensors: those of torchvision and timm (the network's own names), the same with the prefixes of MoCo, solo-learn, Lightly,
+Lightning, DDP or edgekit (`module.encoder_q.`, `backbone.`), and ResNets cut into a `Sequential`, as in Lightly's examples
+(`backbone.4.0.…`). If a checkpoint also holds the average of the weights over training (EMA), the average is taken, as timm does.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from torch import Tensor, nn
 from edgekit.errors import RecipeError
 from edgekit.models.checkpoints import StateDict, owner, read_state_dicts, some
 
-# Where a checkpoint keeps its weights, the best known first, and what stands before an encoder's own names.
+# Keys of the weights in a checkpoint, the most common first; and prefixes of an encoder's own names.
 _CONTAINERS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "backbone", "encoder")
 _PREFIXES = {
     "module", "model", "backbone", "encoder", "encoder_q", "base_encoder", "online_encoder", "student", "network", "net",
     "resnet", "trunk", "state_dict", "_orig_mod", "online_network", "convnet", "f", "teacher", "ema", "ema_model", "model_ema",
     "averaged_model", "online_model", "student_backbone", "teacher_backbone",
 }  # fmt: skip
-# Words of a place in a file that holds an average of the weights.
+# Words in the place of averaged weights in a file.
 _AVERAGED = re.compile(r"(^|_)(ema|averaged?|swa)(_|$)")
-# Of DINO and its like, where the teacher is the student's average; or of a distillation.
+# DINO and similar methods, where the teacher is the student's average; or a distillation.
 _TEACHER, _STUDENT = "teacher", "student"
-_ALIKE = 0.5  # cosine between weights: near 1 for an average of the same training, near 0 for another training
-_COUNTER = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
+_ALIKE = 0.5  # cosine between weights: near 1 for an average of the same training, near 0 for different trainings
+_COUNTER = "n_averaged"  # a buffer of torch.optim.swa_utils.AveragedModel
 _CLASSIFIERS = ("fc", "classifier", "head", "heads", "head_dist", "linear", "last_linear")
-# Classifiers that help training alone: GoogLeNet's aux1, Inception's AuxLogits.
+# Classifiers used only in training: GoogLeNet's aux1, Inception's AuxLogits.
 _AUXILIARY = re.compile(r"aux", re.IGNORECASE)
-_UNIMPORTANT = "num_batches_tracked"  # files of old PyTorch have none, and no result depends on it
-# A ResNet cut into a Sequential: its children by number, of torchvision's network and of Lightly's for CIFAR.
+_UNIMPORTANT = "num_batches_tracked"  # files of old PyTorch versions lack it, and no output depends on it
+# A ResNet cut into a Sequential: its children by index, for torchvision's network and for Lightly's for CIFAR.
 _CUT_RESNETS = (
     {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"},
     {"0": "conv1", "1": "bn1", "2": "layer1", "3": "layer2", "4": "layer3", "5": "layer4"},
@@ -42,19 +42,19 @@ _CUT_RESNETS = (
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What became of a file of weights.
+class LoadedWeights:
+    """Report on weights that were loaded into a network.
 
     Args:
-        file: its path.
-        sha256: of its bytes.
-        tensors: how many filled the network, all of it.
-        values: numbers in them.
-        prefix: what stood before their names.
-        unused: what the file holds beside them, by its first name, and how many tensors of each.
-        key: which of the file's state dicts it was; empty for the file itself.
+        file: path of the file.
+        sha256: SHA-256 of its bytes.
+        tensors: number of loaded tensors, which fill the whole network.
+        values: number of values in them.
+        prefix: prefix of their names in the file.
+        unused: other content of the file, by its first name, and its number of tensors.
+        key: which of the file's state dicts was loaded; empty for the file itself.
         averaged: whether they are an average over training.
-        others: weights of the file that would have filled the network too.
+        others: other weights in the file that also fit the network.
     """
 
     file: str
@@ -74,7 +74,7 @@ class Loaded:
         if self.averaged:
             text += "; they are an average of the weights over training (EMA)"
         if self.others:
-            text += f"; the file's {some(f'`{o}`' for o in self.others)} would too (the option weights-key says which)"
+            text += f"; the file's {some(f'`{o}`' for o in self.others)} would fit too (choose with weights-key)"
         if self.unused:
             text += "; not used: " + ", ".join(f"{name} ({count})" for name, count in self.unused.items())
         return text
@@ -82,14 +82,14 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Match:
-    """A state dict, or a part of it, held against a network.
+    """A state dict, or a part of it, compared with a network.
 
     Attributes:
         state: the state dict.
-        prefix: what stands before the names.
-        names: the file's names below the prefix, and the network's for them.
-        fits: tensors of the network that have a tensor of their shape.
-        named: tensors of the network that have a tensor of their name.
+        prefix: the prefix of the names.
+        names: the file's names with the prefix -> the network's names.
+        fits: number of the network's tensors with a match in name and shape.
+        named: number of the network's tensors with a match in name.
     """
 
     state: StateDict
@@ -100,17 +100,17 @@ class Match:
 
     @property
     def path(self) -> list[str]:
-        """The words that lead to the tensors."""
+        """The path to the tensors, as words."""
         return [word for key in self.state.key for word in key.split(".")] + self.prefix.split(".")[:-1]
 
     @property
     def place(self) -> str:
-        """The key that chooses these weights."""
+        """The value of weights-key that chooses these weights."""
         return ".".join(self.path)
 
     @property
     def averaged(self) -> bool:
-        """Whether the place says that the weights are an average over training."""
+        """Whether the place names an average over training."""
         return any(_AVERAGED.search(word.lower()) for word in self.path)
 
     def of(self, kind: str) -> bool:
@@ -118,79 +118,81 @@ class Match:
         return any(word.startswith(kind) for word in self.path)
 
     def tensors(self) -> dict[str, Tensor]:
-        """By the network's names."""
+        """The tensors by the network's names."""
         return {new: self.state.tensors[old] for old, new in self.names.items()}
 
 
-def load_weights(network: nn.Module, path: str, where: str, named: str = "", weights_key: str | None = None) -> Loaded:
-    """Fill a network with the weights of a file, in place.
+def load_weights(
+    network: nn.Module, path: str, where: str, named: str = "", weights_key: str | None = None
+) -> LoadedWeights:
+    """Load the weights of a file into a network, in place.
 
     Args:
         network: a network, with or without classifier.
         path: safetensors, or a state dict (or a checkpoint that holds one) of `torch.save`.
-        where: the recipe's key of the network, for messages (`pretrain.encoder`), or the command's option that named the file.
-        named: what the user called the network on the command line; empty where the recipe names it.
-        weights_key: which of the file's weights, see `read_state_dicts`; None takes those that fit, the average of them where there
-            is one.
+        where: the recipe's key of the network, for messages (`pretrain.encoder`), or the command's option for the file.
+        named: the network's name on the command line; empty if the recipe names it.
+        weights_key: which of the file's weights, see `read_state_dicts`; None: those that fit, preferably an average over
+            training.
 
     Raises:
-        RecipeError: the file is missing, damaged, would run code, or its tensors are not those of the network. The network is
-            then as it was.
+        RecipeError: the file is missing, damaged, would run code, or its tensors do not fit the network, which is then
+            unchanged.
     """
     key, network_key = (where, named) if named else (f"{where}.weights", f"{where}.name")
-    here = f"{key}: {path}"
+    context = f"{key}: {path}"
     wanted = network.state_dict()
     match, averaged, others = best_match(read_state_dicts(path, key, weights_key), wanted)
     found, unused = _sorted_out(match, wanted)
     own = {name for name in found if name in wanted}
     if not own:
         raise RecipeError(
-            f"{here}: none of its tensors has a name of this network: {some(found)} in the file, {some(wanted)} here",
-            f"is {network_key} the network that the file was made from?",
+            f"{context}: none of its tensors has a name of this network: the file has {some(found)}, the network {some(wanted)}",
+            f"check that {network_key} is the network that the file was made from",
         )
-    _same_shapes(found, wanted, here, where, named)
+    _same_shapes(found, wanted, context, where, named)
     missing = [name for name in wanted if name not in own and not name.endswith(_UNIMPORTANT)]
     extra = [name for name in found if name not in wanted]
     if missing or extra:
         parts = [
             f"{len(names)} {what}: {some(names)}"
-            for what, names in (("missing", missing), ("too many", extra))
+            for what, names in (("missing", missing), ("unexpected", extra))
             if names
         ]
         raise RecipeError(
-            f"{here}: not the tensors of this network, {'; '.join(parts)}",
-            f"is {network_key} the network that it was made from?",
+            f"{context}: does not have the tensors of this network: {'; '.join(parts)}",
+            f"check that {network_key} is the network that the file was made from",
         )
     unlike = [
         name for name in own if found[name].is_quantized or found[name].is_meta or found[name].layout != torch.strided
     ]
     if unlike:
         raise RecipeError(
-            f"{here}: holds quantized, sparse or empty tensors where weights should be, in {some(unlike)}",
+            f"{context}: holds quantized, sparse or empty tensors where weights should be, in {some(unlike)}",
             "save the weights as plain floating-point tensors",
         )
     broken = [name for name in own if found[name].is_floating_point() and not found[name].isfinite().all()]
     if broken:
-        raise RecipeError(f"{here}: holds values that are no numbers, in {some(broken)}", "take another checkpoint")
+        raise RecipeError(f"{context}: holds NaN or infinite values, in {some(broken)}", "use another checkpoint")
     with torch.no_grad():
         for name in own:
             wanted[name].copy_(found[name])
     values = sum(found[name].numel() for name in own)
-    return Loaded(
+    return LoadedWeights(
         path, match.state.sha256, len(own), values, match.prefix, unused, ".".join(match.state.key), averaged,
         [other.place for other in others if other.place],
     )  # fmt: skip
 
 
 def best_match(states: list[StateDict], wanted: Mapping[str, Tensor]) -> tuple[Match, bool, list[Match]]:
-    """The weights of a file that fit a network best: most tensors of its names and shapes, then an average before what it averages.
+    """Find the weights of a file that fit a network best: most matching names and shapes; of equal ones, an average over training.
 
     Args:
-        states: of the file, at least one.
+        states: the file's state dicts, at least one.
         wanted: the network's own tensors.
 
     Returns:
-        The match, whether it is an average over training, and the other weights that fit as well.
+        The match, whether it is an average over training, and the other weights that fit equally well.
     """
     matches = [match for state in states for match in _matches(state, wanted)]
     most = max((match.fits, match.named) for match in matches)
@@ -219,14 +221,14 @@ def _preference(match: Match) -> tuple[int, int, str]:
 
 
 def _alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    """Whether two sets of weights are of one training: those of two trainings are as good as orthogonal."""
+    """Whether two sets of weights are from the same training: weights of two trainings are almost orthogonal."""
     names = [n for n, t in first.items() if t.ndim > 1 and n in second and second[n].shape == t.shape]
     a, b = (torch.cat([torch.zeros(1), *(t[n].double().flatten() for n in names)]) for t in (first, second))
     return bool(nn.functional.cosine_similarity(a, b, dim=0) > _ALIKE)
 
 
 def _matches(state: StateDict, wanted: Mapping[str, Tensor]) -> list[Match]:
-    """A state dict below each prefix that it has, its names read in the way that fits best."""
+    """Match a state dict below each of its prefixes, each with the renaming that fits best."""
     found = []
     counted = {name for name in wanted if not name.endswith(_UNIMPORTANT)}
     for prefix in _prefixes(state.tensors):
@@ -243,7 +245,7 @@ def _matches(state: StateDict, wanted: Mapping[str, Tensor]) -> list[Match]:
 
 
 def _sorted_out(match: Match, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, int]]:
-    """The tensors of a match by the network's names; and what is left out, counted by name."""
+    """The tensors of a match by the network's names, and the unused ones, counted by name."""
     found, unused = {}, dict[str, int]()
     for name, tensor in match.state.tensors.items():
         new = match.names.get(name)
@@ -257,7 +259,7 @@ def _sorted_out(match: Match, wanted: Mapping[str, Tensor]) -> tuple[dict[str, T
 
 
 def _prefixes(names: Iterable[str]) -> list[str]:
-    """Known words before names, the longest and the best known first: `module.encoder_q.`, `module.`, and nothing."""
+    """The prefixes of names that consist of known words, the shortest first: none, `module.`, `module.encoder_q.`."""
     found = {""}
     for name in names:
         parts = name.split(".")
@@ -273,7 +275,7 @@ def _as_it_is(name: str) -> str:
 
 
 def _cut(children: dict[str, str]) -> Callable[[str], str]:
-    """Names of a ResNet in a Sequential as the ResNet itself has them."""
+    """A function from names of a ResNet cut into a Sequential to the ResNet's own names."""
 
     def rename(name: str) -> str:
         first, dot, rest = name.partition(".")
@@ -282,28 +284,30 @@ def _cut(children: dict[str, str]) -> Callable[[str], str]:
     return rename
 
 
-def _same_shapes(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], here: str, where: str, named: str) -> None:
-    """Refuse tensors of another shape, and say what it means where that is known."""
+def _same_shapes(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], context: str, where: str, named: str
+) -> None:
+    """Refuse tensors of another shape; explain the cause if it is known."""
     other = [name for name in found if name in wanted and found[name].shape != wanted[name].shape]
     if not other:
         return
     listed = ", ".join(f"{n} {tuple(found[n].shape)} instead of {tuple(wanted[n].shape)}" for n in other[:3])
-    message = f"{here}: {len(other)} of its tensors have another shape: {listed}" + (", …" if len(other) > 3 else "")
+    message = f"{context}: {len(other)} of its tensors have another shape: {listed}" + (", …" if len(other) > 3 else "")
     hint = (
-        f"is {named} the network that it was made from?"
+        f"check that {named} is the network that the file was made from"
         if named
-        else f"is {where}.name, with its width, the network that it was made from?"
+        else f"check that {where}.name, with its width, is the network that the file was made from"
     )
     if other == ["conv1.weight"] and not named:
         theirs, ours = (int(t["conv1.weight"].shape[-1]) for t in (found, wanted))
         if theirs != ours:
-            message = f"{here}: has a stem of {theirs}x{theirs} pixels, the network here one of {ours}x{ours}"
+            message = f"{context}: has a stem of {theirs}x{theirs} pixels, but the network has one of {ours}x{ours}"
             imagenet = theirs == 7
             hint = (
                 f"set {where}.stem to {'imagenet (data.image_size 32 or more)' if imagenet else 'cifar, or strided'}: "
                 f"the file is of {'an ImageNet' if imagenet else 'a CIFAR'} ResNet"
             )
     elif any("pos_embed" in name or "pos_embedding" in name for name in other):
-        size = "give the --size" if named else "set data.image_size (or patch_size) to what"
-        hint = f"its positional embedding is for another number of patches: {size} it was trained with"
+        size = "give the --size" if named else "set data.image_size (or patch_size) to the value"
+        hint = f"its positional embedding is for another number of patches: {size} that it was trained with"
     raise RecipeError(message, hint)

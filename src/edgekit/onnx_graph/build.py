@@ -1,4 +1,4 @@
-"""The float ONNX, opset 17: the one source of every other variant.
+"""The float ONNX, opset 17: the source of every other variant.
 
 The graph takes `image`, uint8 (n, s, s, 3) with a free batch axis, and gives the outputs of its task, float32 with n rows, the main one
 first: of a classification `logits` (n, classes).
@@ -54,22 +54,24 @@ def export_onnx(
         task: what the model answers; None: the usual one, classification.
 
     Raises:
-        ExportError: the network holds an operation that opset 17 has no word for, is too large for an ONNX file, has no
-            embedding to give, or the graph that came out is not valid.
+        ExportError: opset 17 has no operator for a part of the network, the network is too large for an ONNX file or has no
+            embedding, or the exported graph is not valid.
     """
     task = task or tasks.find(tasks.DEFAULT)
     refuse_huge(sum(p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers())))
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
     try:
-        # The exporter that traces: the newer one, asked for opset 17, silently writes 18 (torch 2.15), and converting
-        # that down breaks on ReduceMean.
+        # The tracing exporter. The newer one silently writes opset 18 when asked for 17 (torch 2.15), and converting
+        # down to 17 fails on ReduceMean.
         with warnings.catch_warnings(), _quiet(), torch.no_grad(), slow_attention(), pooling_by_matrices():
-            warnings.simplefilter("ignore")  # of the deprecation, and of what tracing makes constant: that is meant
+            warnings.simplefilter(
+                "ignore"
+            )  # about the deprecation, and about values that tracing makes constant, as intended
             prepared = exportable(model, image_size)
             if any(isinstance(module, torch.jit.ScriptModule) for module in prepared.modules()):
                 prepared = torch.jit.trace(
                     prepared, (example,), check_trace=False
-                )  # the exporter does not enter them by itself
+                )  # the exporter does not trace into script modules
             torch.onnx.export(
                 prepared,
                 (example,),
@@ -83,9 +85,9 @@ def export_onnx(
             )
     except EdgekitError:
         raise
-    except Exception as error:  # whatever the exporter, or the network's own code while it is traced, raises
+    except Exception as error:  # the exporter and the traced network raise many kinds
         raise ExportError(
-            f"the network cannot be written as ONNX opset {OPSET}: {_reason(error)}", "choose another architecture"
+            f"the network cannot be exported as ONNX opset {OPSET}: {_reason(error)}", "choose another architecture"
         ) from error
     save(read_onnx(path), path, classes, embedding=embedding, task=task)
 
@@ -141,10 +143,10 @@ def arrange(model: ModelProto, task: Task) -> ModelProto:
 
 
 def check(graph: ModelProto) -> None:
-    """Refuse a graph that is not what the bundle promises.
+    """Refuse a graph that does not have the form that the bundle describes.
 
     Raises:
-        ExportError: it is invalid, of another opset, keeps nodes of training, or fixes the batch.
+        ExportError: the graph is invalid, of another opset, in training mode, or has a fixed batch size.
     """
     try:
         onnx.checker.check_model(graph, full_check=True)
@@ -152,11 +154,11 @@ def check(graph: ModelProto) -> None:
         raise ExportError(f"the exported graph is not valid ONNX: {' '.join(str(error).split())[:200]}") from error
     opsets = {(imported.domain, imported.version) for imported in graph.opset_import}
     if opsets != {("", OPSET)}:
-        raise ExportError(f"the exported graph asks for the opsets {sorted(opsets)}, not for {OPSET} alone")
-    left = sorted({node.op_type for node in graph.graph.node if _of_training(node)})
-    if left:
+        raise ExportError(f"the exported graph needs the opsets {sorted(opsets)}, not only {OPSET}")
+    training_nodes = sorted({node.op_type for node in graph.graph.node if _of_training(node)})
+    if training_nodes:
         raise ExportError(
-            f"the network is in training mode or draws random numbers (found {', '.join(left)})",
+            f"the network is in training mode or draws random numbers (found {', '.join(training_nodes)})",
             "call .eval() before exporting",
         )
     for value in (*graph.graph.input, *graph.graph.output):
@@ -166,7 +168,7 @@ def check(graph: ModelProto) -> None:
 
 @contextmanager
 def slow_attention() -> Iterator[None]:
-    """Keep PyTorch's fast path for attention (`nn.TransformerEncoder`, torchvision's ViTs) out of a graph: ONNX has no word for it."""
+    """Disable PyTorch's fast path for attention (`nn.TransformerEncoder`, torchvision's ViTs): ONNX has no operator for it."""
     was = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -176,16 +178,16 @@ def slow_attention() -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """What an exception says, in a line; of the exporter's, without its invitation to report the matter."""
-    said = " ".join(str(error).partition(". Please feel free to request support")[0].split())
-    if isinstance(error, torch.onnx.errors.OnnxExporterError | RuntimeError | ValueError) and said:
-        return said[:200]
-    return f"{type(error).__name__}: {said}"[:200].rstrip(": ")
+    """The message of an exception in one line, without the exporter's request to report the problem."""
+    message = " ".join(str(error).partition(". Please feel free to request support")[0].split())
+    if isinstance(error, torch.onnx.errors.OnnxExporterError | RuntimeError | ValueError) and message:
+        return message[:200]
+    return f"{type(error).__name__}: {message}"[:200].rstrip(": ")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep standard output clean: on a failure the exporter's C++ prints the whole graph there."""
+    """Silence standard output: when it fails, the exporter's C++ code prints the whole graph there."""
     sys.stdout.flush()
     saved, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)

@@ -1,6 +1,6 @@
 """The order of the channels: images are RGB, and some networks were trained on BGR.
 
-Turning the order costs a copy of the image. Where a convolution comes next, its weights are turned instead, which computes the same sums.
+Reversing the order costs a copy of the image. If a convolution comes next, its weights are reversed instead, which computes the same sums.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 REVERSED = [2, 1, 0]
-_BETWEEN = {"Pad", "Transpose"}  # what may stand between, and leaves the channels apart
+_BETWEEN = {"Pad", "Transpose"}  # operators allowed between, which do not mix channels
 
 
 def fold_reversal(model: ModelProto) -> ModelProto:
-    """Turn the weights of the first convolution instead of the image, where nothing else reads the turned image; changes `model`.
+    """Reverse the weights of the first convolution instead of the image, if nothing else reads the reversed image; changes `model`.
 
     Args:
         model: a graph whose constants are initializers and whose shapes are written in it.
@@ -24,8 +24,8 @@ def fold_reversal(model: ModelProto) -> ModelProto:
     for node in list(graph.node):
         if node.op_type != "Gather" or node.input[1] not in constants:
             continue
-        whole = shapes.get(node.input[0], []) == shapes.get(node.output[0])  # it leaves no channel out
-        if not whole or numpy_helper.to_array(constants[node.input[1]]).tolist() != REVERSED:
+        complete = shapes.get(node.input[0], []) == shapes.get(node.output[0])  # no channel is left out
+        if not complete or numpy_helper.to_array(constants[node.input[1]]).tolist() != REVERSED:
             continue
         if (convolution := _next_convolution(graph, node, set(constants))) is not None:
             _turn(graph, node, convolution)
@@ -33,7 +33,7 @@ def fold_reversal(model: ModelProto) -> ModelProto:
 
 
 def _next_convolution(graph: GraphProto, gather: NodeProto, constants: set[str]) -> NodeProto | None:
-    """The convolution over three channels that alone reads what a Gather gives, in that order."""
+    """The convolution over three channels that is the only reader of a Gather's output; None if there is none."""
     value, axis = gather.output[0], next((a.i for a in gather.attribute if a.name == "axis"), 0)
     while True:
         readers = [node for node in graph.node if value in node.input]

@@ -1,4 +1,4 @@
-"""ONNX files: the one place that parses them."""
+"""Reading of ONNX files: the only place that parses them."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LARGEST = 2**31 - 1  # bytes of a protobuf message
 
 
 def read_onnx(path: Path, *, external: bool = True) -> onnx.ModelProto:
-    """The model in a file.
+    """Read the model in a file.
 
     Args:
-        path: of the file.
-        external: whether weights that lie in files beside it are read, too.
+        path: the file.
+        external: whether to read weights that are stored in files beside it, too.
 
     Raises:
-        Unreadable: it is missing, no regular file, damaged, no ONNX, larger than 2 GB, or its external data cannot be read.
+        Unreadable: the file is missing, not a regular file, damaged, not ONNX, larger than 2 GB, or its external data cannot be read.
     """
     model = parse_onnx(read_bytes(path, LARGEST), path)
     if external:
@@ -29,17 +29,17 @@ def read_onnx(path: Path, *, external: bool = True) -> onnx.ModelProto:
 
 
 def parse_onnx(content: bytes, path: Path) -> onnx.ModelProto:
-    """The model that bytes stand for, its external data not looked at.
+    """Parse a model from bytes, without its external data.
 
     Raises:
-        Unreadable: they are no ONNX.
+        Unreadable: the bytes are not an ONNX model.
     """
     with understood(path, "an ONNX model"):
         return onnx.load_model_from_string(content)
 
 
 def read_external(model: onnx.ModelProto, path: Path) -> None:
-    """Read the weights that lie in files beside a model into it, in place.
+    """Read the weights that are stored in files beside a model into it, in place.
 
     Raises:
         Unreadable: they are missing, outside the model's folder, or cannot be read.

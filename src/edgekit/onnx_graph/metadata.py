@@ -1,6 +1,6 @@
-"""What a model file says about itself, to whoever opens it without its bundle: in ONNX's `metadata_props`, in `rt_info` of OpenVINO's IR.
+"""Metadata inside model files, for use without the bundle: in ONNX's `metadata_props` and in the `rt_info` of OpenVINO's IR.
 
-Engines carry nothing: other tools refuse one with a foreign head. What belongs to them stands in the record beside them.
+TensorRT engines carry no metadata: other tools refuse an engine with a foreign header. It is in the record beside them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ KEYS = ("edgekit", "name", "classes", "preprocessing", "precision")
 
 
 def label(path: Path, *, name: str, classes: Sequence[str], preprocessing: Preprocessing) -> None:
-    """Write into a float ONNX file what model it is; everything that is made from it inherits that.
+    """Write a model's metadata into a float ONNX file; every file made from it inherits them.
 
     Args:
-        path: the file; other keys of its metadata stay.
+        path: the file; other keys of its metadata are kept.
         name: of the model.
         classes: names, in the order of the logits.
         preprocessing: how an image becomes its input.
@@ -47,14 +47,14 @@ def set_precision(model: ModelProto, precision: Precision) -> None:
 
 
 def inherit(source: Path, path: Path) -> None:
-    """Give an ONNX file the metadata of the one whose place it takes."""
+    """Copy the metadata of an ONNX file to the one that replaces it."""
     model = read_onnx(path)
     _set(model, of_onnx(source))
     onnx.save(model, path)
 
 
 def of_onnx(path: Path) -> dict[str, str]:
-    """edgekit's metadata in an ONNX file; those keys that it has."""
+    """edgekit's metadata in an ONNX file: the keys that it has."""
     props = read_onnx(path, external=False).metadata_props
     return {prop.key: prop.value for prop in props if prop.key in KEYS}
 

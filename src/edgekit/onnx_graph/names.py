@@ -1,4 +1,4 @@
-"""Names that tell the layer: what Netron, a profile or a sensitivity table shows is the module's path in the network."""
+"""Names after layers: Netron, a profile and a sensitivity table show the module's path in the network."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from collections.abc import Sequence
 
 from onnx import GraphProto, NodeProto
 
-# edgekit's own wrappers around a network (PixelClassifier.model, Classifier.encoder, Encoder.network): no part of its paths.
+# edgekit's own wrappers around a network (PixelClassifier.model, Classifier.encoder, Encoder.network); paths leave them out.
 _WRAPPERS = ("model", "encoder", "network")
-# Of the graph's own input and outputs, present and to come: a layer may be called `embedding`, its value may not.
+# Names of the graph's inputs and outputs, also of those added later: a layer may be named `embedding`, its value may not.
 RESERVED = {"image", "logits", "embedding", "image_shape"}
-_LAYER = ("", "weight", "bias")  # what its inputs are
+_LAYER = ("", "weight", "bias")  # the roles of its inputs
 _ROLES = {"Conv": _LAYER, "ConvTranspose": _LAYER, "Gemm": _LAYER, "MatMul": ("", "weight")}
 
 
 def rename(graph: GraphProto) -> None:
-    """Name nodes, the values that they make and the initializers that they read after the layers; inputs and outputs keep theirs.
+    """Name nodes, the values that they compute and the initializers that they read after the layers; inputs and outputs keep their names.
 
-    A layer that is one node has the module's path: `layer1.0.conv1`; what a module computes beside its parts has the operator
-    added: `layer1.0.Add`. A weight is called as in the state dict: `layer1.0.conv1.weight`. Graphs with control flow keep the
-    names of their values, which inner graphs may read. Names that come out of it are left as they are when done again.
+    A layer that is one node has the module's path: `layer1.0.conv1`. A node that a module computes in addition to its submodules has the
+    operator added: `layer1.0.Add`. A weight is named as in the state dict: `layer1.0.conv1.weight`. Graphs with control flow keep the
+    names of their values, because inner graphs may read them. Renaming a second time changes nothing.
     """
     paths = [_path(node.name) for node in graph.node]
     counts = Counter(path for path, _ in paths)
@@ -53,24 +53,24 @@ def _path(name: str) -> tuple[str, str]:
 
 
 def _name_values(graph: GraphProto) -> None:
-    kept = {value.name for value in (*graph.input, *graph.output)}
+    fixed = {value.name for value in (*graph.input, *graph.output)}
     new: dict[str, str] = {}
-    taken = kept | RESERVED
+    taken = fixed | RESERVED
     weights = {tensor.name for tensor in graph.initializer}
     for node in graph.node:
         for i, name in enumerate(node.output):
-            if name and name not in kept:
+            if name and name not in fixed:
                 new[name] = unique(node.name if i == 0 else f"{node.name}:{i}", taken)
     for node in graph.node:
         for i, name in enumerate(node.input):
-            if name in weights and name not in new and name not in kept:
+            if name in weights and name not in new and name not in fixed:
                 new[name] = unique(f"{node.name}.{_role(node, i)}", taken)
     for node in graph.node:
         _apply(node.input, new)
         _apply(node.output, new)
     for tensor in graph.initializer:
         tensor.name = new.get(tensor.name, tensor.name)
-    del graph.value_info[:]  # written anew
+    del graph.value_info[:]  # written again later
 
 
 def _apply(names: Sequence[str], new: dict[str, str]) -> None:
@@ -84,7 +84,7 @@ def _role(node: NodeProto, i: int) -> str:
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """A name that is not taken, `name` itself or with a number added; adds it to `taken`."""
+    """A name that is not in `taken`: `name`, or `name` with a number; adds it to `taken`."""
     candidate, i = name, 1
     base = re.sub(r"_\d+$", "", name) if name in taken else name
     while candidate in taken:

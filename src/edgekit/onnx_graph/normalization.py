@@ -1,8 +1,8 @@
-"""Cast, layout and normalization at the start of a graph, in the form that the runtimes run fastest.
+"""Cast, layout and normalization at the start of a graph, in the form that runs fastest.
 
-Statistics of one number a channel are the trouble: where ONNX Runtime quantizes, it does away with the transpose, and what is left is a
-broadcast over the innermost axis, three values long. Spread over the whole image when the file is loaded (an `Expand` of
-constants, which every runtime folds), it costs what one number costs.
+Statistics with one number per channel are slow: in INT8, ONNX Runtime removes the transpose, which leaves a broadcast over an innermost
+axis of three values. Expanded over the whole image when the file is loaded (an `Expand` of constants, which every runtime folds), they are
+as fast as a single number.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from onnx import ModelProto, NodeProto, numpy_helper
 from edgekit.onnx_graph.names import unique
 
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
-_BEFORE = {"Cast", "Transpose", *_ARITHMETIC}  # what may stand before the first layer
+_BEFORE = {"Cast", "Transpose", *_ARITHMETIC}  # operators allowed before the first layer
 
 
 def spread(model: ModelProto) -> ModelProto:
     """Expand constants (3, 1, 1) between the image and the first layer to (1, 3, h, w); changes `model`.
 
-    Graphs that normalize with single numbers are left as they are.
+    Graphs that normalize with single numbers are not changed.
 
     Args:
         model: takes one image, uint8 (n, h, w, 3).
@@ -37,7 +37,7 @@ def spread(model: ModelProto) -> ModelProto:
 
 
 def _chain(graph: onnx.GraphProto, value: str) -> list[NodeProto]:
-    """The nodes that lead from the image to the first layer, as long as each has one follower."""
+    """The nodes from the image to the first layer, as far as each has only one reader."""
     found: list[NodeProto] = []
     while True:
         users = [node for node in graph.node if value in node.input]
@@ -48,7 +48,7 @@ def _chain(graph: onnx.GraphProto, value: str) -> list[NodeProto]:
 
 
 def _expanded(model: ModelProto, before: NodeProto, name: str, shape: list[int]) -> str:
-    """Put an Expand of a constant before a node; the name of what it gives."""
+    """Insert an Expand of a constant before a node; return the name of its output."""
     graph = model.graph
     taken = {value for node in graph.node for value in (*node.input, *node.output)}
     result, size = unique(f"{name}_over_image", taken), "image_shape"

@@ -1,4 +1,4 @@
-"""Which operator of a graph, in which node, a target does not have."""
+"""Errors for graphs that a target refuses, naming the operator and the node."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ _WORD = re.compile(r"[A-Za-z_][\w.]*")
 
 
 def refused(target: str, model: ModelProto, error: BaseException, hint: str) -> ExportError:
-    """What to raise where a target's converter or runtime refuses a graph.
+    """The error to raise if a target's converter or runtime refuses a graph.
 
     Args:
-        target: its name, for people.
+        target: its name, for the message.
         model: the graph.
-        error: what the converter said; operators of the graph that it names are looked up.
-        hint: what to do.
+        error: the converter's error; operators of the graph that it names are looked up.
+        hint: what the user can do.
     """
     reason = " ".join(str(error).split())
-    words = {word.rpartition(".")[2] for word in _WORD.findall(_said(reason))}
+    words = {word.rpartition(".")[2] for word in _WORD.findall(_operators_part(reason))}
     nodes = [node for node in model.graph.node if node.op_type in words]
     if not nodes:
-        return ExportError(f"{target} cannot take the model: {reason[:200]}", hint)
+        return ExportError(f"{target} cannot read the model: {reason[:200]}", hint)
     kinds = list(dict.fromkeys(node.op_type for node in nodes))
     listed = ", ".join(f"{kind} (node {next(n.name for n in nodes if n.op_type == kind) or '?'})" for kind in kinds[:3])
-    return ExportError(f"{target} does not have the operator {listed}{', …' if len(kinds) > 3 else ''}", hint)
+    return ExportError(f"{target} does not support the operator {listed}{', …' if len(kinds) > 3 else ''}", hint)
 
 
-def _said(reason: str) -> str:
-    """The part of a message that names operators, where it has one."""
+def _operators_part(reason: str) -> str:
+    """The part of a message that names operators; empty if it has none."""
     for mark in (
         "No conversion rule found for operations:",
         "Could not find an implementation for",

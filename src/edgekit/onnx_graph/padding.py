@@ -1,7 +1,7 @@
-"""'Same' padding before a max pooling, made part of the pooling.
+"""Fold 'same' padding before a max pooling into the pooling.
 
-Networks that pad as TensorFlow does fill with -inf, or the lowest number of their type, and pool without padding. ONNX's MaxPool pads with
-what never is the largest, too, without a tensor that holds it: no activation is infinite then, nothing widens an INT8 range, and every
+Networks that pad as TensorFlow does fill with -inf or the lowest number of their type, then pool without padding. ONNX's MaxPool has padding of
+its own that never wins, and needs no padded tensor: then no activation is infinite, nothing widens an INT8 range, and every
 runtime fuses the padding.
 """
 
@@ -17,10 +17,10 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 
 def fold_pool_padding(model: ModelProto) -> ModelProto:
-    """Make constant padding that no window of a max pooling can take its value from part of the pooling; changes and returns `model`.
+    """Fold constant padding into the max poolings that read it, if its fill never is their result; changes and returns `model`.
 
-    Padding is left alone where that could change what is computed: its fill may be larger than a value that it stands beside, something
-    else reads what was padded, or a window would lie in the padding alone.
+    Padding is kept if folding could change the result: the fill may be larger than a value beside it, another node reads the padded
+    tensor, or a window would cover only padding.
 
     Args:
         model: opset 11 or later, its constants as initializers.
@@ -38,9 +38,9 @@ def fold_pool_padding(model: ModelProto) -> ModelProto:
         if any(pads is None for pads in together):
             continue
         for pool, pads in zip(pools, together, strict=True):
-            kept = [a for a in pool.attribute if a.name not in {"pads", "auto_pad"}]
+            others = [a for a in pool.attribute if a.name not in {"pads", "auto_pad"}]
             del pool.attribute[:]
-            pool.attribute.extend([*kept, helper.make_attribute("pads", pads)])
+            pool.attribute.extend([*others, helper.make_attribute("pads", pads)])
             pool.input[0] = pad.input[0]
         graph.node.remove(pad)
         for value in [v for v in graph.value_info if v.name == pad.output[0]]:
@@ -52,10 +52,10 @@ def fold_pool_padding(model: ModelProto) -> ModelProto:
 
 
 def only_pooled(model: ModelProto) -> dict[str, str]:
-    """Padded tensors that max poolings alone read, with a fill of at most 0 -> what was padded.
+    """Padded tensors that only max poolings read and whose fill is at most 0, each with the tensor before the padding.
 
-    Where every window sees a value beside the fill, the fill is the largest only if it is at least the lowest value: a range that holds
-    the values and 0 holds all that matters.
+    If every window covers a value too, the fill is the largest only if it is at least the lowest value: a range of the values and 0 is
+    enough.
     """
     graph = model.graph
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -68,7 +68,7 @@ def only_pooled(model: ModelProto) -> dict[str, str]:
 
 
 def fill_of(pad: NodeProto, constants: dict[str, TensorProto]) -> float | None:
-    """The number that a Pad fills with; None where it is another kind of padding, or not known."""
+    """The fill value of a Pad; None if it is not constant padding or the value is unknown."""
     if next((a.s for a in pad.attribute if a.name == "mode"), b"constant") != b"constant":
         return None
     if len(pad.input) < 3 or not pad.input[2]:
@@ -78,14 +78,14 @@ def fill_of(pad: NodeProto, constants: dict[str, TensorProto]) -> float | None:
 
 
 def _readers(graph: GraphProto, name: str) -> list[NodeProto]:
-    """The max poolings that read a tensor; empty where something else does, too."""
+    """The max poolings that read a tensor; empty if another node reads it, too."""
     readers = [node for node in graph.node if name in node.input]
     outside = any(output.name == name for output in graph.output)
     return [] if outside or any(node.op_type != "MaxPool" for node in readers) else readers
 
 
 def _least(name: str, makers: dict[str, NodeProto], constants: dict[str, TensorProto]) -> float:
-    """A number that no value of a tensor is below, by what makes it."""
+    """A lower bound of a tensor's values, from the node that computes it."""
     node = makers.get(name)
     if node is not None and node.op_type in _AT_LEAST_ZERO:
         return 0.0
@@ -95,7 +95,7 @@ def _least(name: str, makers: dict[str, NodeProto], constants: dict[str, TensorP
 
 
 def _amounts(pad: NodeProto, constants: dict[str, TensorProto]) -> list[int]:
-    """How much is added before and after each axis; empty where that is not known."""
+    """The padding before and after each axis; empty if unknown."""
     tensor = constants.get(pad.input[1]) if len(pad.input) > 1 else None
     if tensor is None or (len(pad.input) > 3 and pad.input[3]):
         return []
@@ -103,22 +103,22 @@ def _amounts(pad: NodeProto, constants: dict[str, TensorProto]) -> list[int]:
 
 
 def _together(pool: NodeProto, amounts: Sequence[int]) -> list[int] | None:
-    """The padding of a pooling with that before it; None where it cannot have it."""
-    given = {a.name: helper.get_attribute_value(a) for a in pool.attribute}
-    kernel = list(given["kernel_shape"])
+    """The padding of a pooling plus the padding before it; None if the pooling cannot express it."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in pool.attribute}
+    kernel = list(attributes["kernel_shape"])
     axes, spatial = len(amounts) // 2, len(kernel)
     plain = (
         axes == spatial + 2
         and all(amount >= 0 for amount in amounts)
         and not any((*amounts[:2], *amounts[axes : axes + 2]))
         and len(pool.output) == 1
-        and given.get("auto_pad", b"NOTSET") in {b"NOTSET", b"VALID"}
-        and not given.get("ceil_mode", 0)
-        and set(given.get("dilations", [1])) == {1}
+        and attributes.get("auto_pad", b"NOTSET") in {b"NOTSET", b"VALID"}
+        and not attributes.get("ceil_mode", 0)
+        and set(attributes.get("dilations", [1])) == {1}
     )
     if not plain:
         return None
-    own = list(given.get("pads", [0] * 2 * spatial))
+    own = list(attributes.get("pads", [0] * 2 * spatial))
     pads = [a + b for a, b in zip(own, [*amounts[2:axes], *amounts[axes + 2 :]], strict=True)]
-    # A window of k values with fewer than k of padding before and after it sees at least one value.
+    # A window of k values with less than k of padding on either side covers at least one value.
     return pads if all(amount < size for amount, size in zip(pads, kernel * 2, strict=True)) else None

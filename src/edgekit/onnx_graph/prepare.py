@@ -1,4 +1,4 @@
-"""A trained network rewritten, without changing what it computes, so that its graph comes out short and static."""
+"""Rewrite a trained network, without changing what it computes, so that its exported graph is short and static."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from edgekit.errors import ExportError
 
-_FUSED_WITHIN = 1e-3  # of the largest logit: float32 leaves some 1e-6, and a wrong fusion far more
+_FUSED_WITHIN = 1e-3  # of the largest logit: float32 rounding gives about 1e-6, a wrong fusion much more
 
 
 def exportable(model: nn.Module, image_size: int) -> nn.Module:
-    """A copy of a model on the CPU, in evaluation mode, with what exports badly replaced by its equal.
+    """Return a copy of a model on the CPU, in evaluation mode, with equivalent modules in place of those that export badly.
 
-    - `AdaptiveAvgPool2d(1)` becomes a mean: torch 2.15 exports the pooling as `as_strided`. To more than one pixel it becomes
-      two constant matrices, since ONNX has no word for it.
-    - TensorFlow's SAME convolutions of timm get the padding that they have at this image size: their own is computed from
-      the input's shape and leaves some forty nodes a convolution.
+    - `AdaptiveAvgPool2d(1)` becomes a mean: torch 2.15 exports the pooling as `as_strided`. For a larger output it becomes
+      two constant matrices, because ONNX has no operator for it.
+    - timm's SAME convolutions (as in TensorFlow) get constant padding for this image size: otherwise it is computed from
+      the input's shape, in about forty nodes per convolution.
     - A BatchNorm1d right after a Linear is folded into it; those after convolutions are folded by the exporter.
-    - The branches of a reparameterizable network become the one convolution that they amount to (see `fused`).
+    - The branches of a reparameterizable network become one equivalent convolution (see `fused`).
 
     Args:
         model: takes uint8 images (n, image_size, image_size, 3).
@@ -52,28 +52,29 @@ def copied(model: nn.Module) -> nn.Module:
     """A copy on the CPU, in float32 and evaluation mode.
 
     Raises:
-        ExportError: it holds what cannot be copied.
+        ExportError: the model holds an object that cannot be copied.
     """
     try:
         return copy.deepcopy(model).cpu().float().eval()
-    except Exception as error:  # of an attribute of the user's: an open file, a lock, a tensor with a history
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    except Exception as error:  # a user's attribute cannot be copied: an open file, a lock, a tensor with a history
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ExportError(
-            f"the network cannot be copied: {said}", "keep what is no part of its weights out of it"
+            f"the network cannot be copied: {reason}",
+            "remove attributes that are not weights, such as open files or locks",
         ) from error
 
 
 def fused(model: nn.Module, image_size: int) -> nn.Module:
-    """A network whose parallel branches are fused where it can do so: MobileOne, RepVGG, FastViT, RepViT, …
+    """Return a network with its parallel branches fused, if it can do so: MobileOne, RepVGG, FastViT, RepViT, …
 
-    They train with several convolutions and BatchNorms side by side, whose sum is one convolution in evaluation mode (Ding et al.
-    2021, RepVGG, section 3.3). Quantizing must come after it: the branches' weights alone have other ranges than their sum.
+    Such networks train with several convolutions and BatchNorms in parallel, whose sum is one convolution in evaluation mode (Ding et al.
+    2021, RepVGG, section 3.3). Fuse before quantizing: the weights of the branches have other ranges than their sum.
 
-    The code that fuses is the network's own. It may fail, also on a network that is fused already (FastViT's does), or compute
-    something else; so both networks are run on a few images, and where they differ the network stays as it is.
+    The network's own code fuses it. It may fail, also on a network that is already fused (FastViT's does), or compute something else;
+    so both networks are run on a few images, and if they differ the network is returned unchanged.
 
     Args:
-        model: takes uint8 images (n, image_size, image_size, 3); in evaluation mode. It is left as it is.
+        model: takes uint8 images (n, image_size, image_size, 3); in evaluation mode. It is not changed.
         image_size: side of the images, in pixels.
     """
     from timm.utils.model import reparameterize_model
@@ -84,13 +85,13 @@ def fused(model: nn.Module, image_size: int) -> nn.Module:
     try:
         candidate = reparameterize_model(model).eval()
         same = _computes_the_same(model, candidate, image_size)
-    except Exception:  # anything: it is code of the network's author
+    except Exception:  # the code of the network's author may raise anything
         same = False
     return candidate if same else model
 
 
 def _computes_the_same(model: nn.Module, other: nn.Module, image_size: int) -> bool:
-    """Whether two models answer a few random images alike, up to what the order of float32 sums costs."""
+    """Whether two models give the same outputs for a few random images, up to float32 rounding."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, image_size, image_size, 3), generator=generator, dtype=torch.uint8)
     with torch.no_grad():
@@ -101,18 +102,18 @@ def _computes_the_same(model: nn.Module, other: nn.Module, image_size: int) -> b
 
 
 class GlobalMean(nn.Module):
-    """The mean over height and width, which stay as axes of one: (n, c, h, w) -> (n, c, 1, 1)."""
+    """The mean over height and width, kept as axes of size 1: (n, c, h, w) -> (n, c, 1, 1)."""
 
     def forward(self, features: Tensor) -> Tensor:
         return features.mean((2, 3), keepdim=True)
 
 
 class MatrixPool(nn.Module):
-    """`AdaptiveAvgPool2d` for one input size: (n, c, h, w) -> (n, c, h', w'), each output a mean over a window.
+    """`AdaptiveAvgPool2d` for one input size: (n, c, h, w) -> (n, c, h', w'), each output is a mean over a window.
 
     Args:
         size: h and w.
-        output_size: what the pooling was built with.
+        output_size: the pooling's own argument.
     """
 
     rows: Tensor
@@ -139,7 +140,7 @@ def window_means(size: int, count: int) -> Tensor:
 
 @contextmanager
 def pooling_by_matrices() -> Iterator[None]:
-    """Let `functional.adaptive_avg_pool2d`, which networks call beside its module, be traced as what `exportable` makes of the module."""
+    """Trace calls of `functional.adaptive_avg_pool2d` in the same form that `exportable` gives its module."""
     original = functional.adaptive_avg_pool2d
 
     def pool(features: Tensor, output_size: Any) -> Tensor:
@@ -156,7 +157,7 @@ def pooling_by_matrices() -> Iterator[None]:
 
 
 class PaddedConv2d(nn.Module):
-    """A SAME convolution at one input size: its padding, which may differ from side to side, is an attribute of the ONNX Conv.
+    """A SAME convolution for one input size. Its padding, which may differ between sides, is an attribute of the ONNX Conv.
 
     Args:
         same: the convolution.
@@ -220,7 +221,7 @@ class _PaddedConvolution(torch.autograd.Function):
 def _input_sizes(
     model: nn.Module, image_size: int, kinds: tuple[type[nn.Module], ...]
 ) -> dict[nn.Module, tuple[int, int]]:
-    """Height and width of what every module of some kinds is given, found by running the model on one blank image."""
+    """Height and width of the input of every module of these kinds, found by running the model on one blank image."""
     sizes: dict[nn.Module, tuple[int, int]] = {}
 
     def record(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -1,7 +1,7 @@
-"""An ONNX graph cleaned up without changing what it computes: shorter, static, readable, and the same bytes when done again.
+"""Simplify an ONNX graph without changing what it computes: shorter, static, readable; doing it again gives the same bytes.
 
-Constants are folded by ONNX Runtime itself, with its optimizations off, so that a folded value is the one that would have been
-computed. Quantize/dequantize pairs are left alone: folding them would undo the quantization.
+ONNX Runtime folds the constants, with its optimizations off, so that a folded value equals the computed one. Q/DQ nodes are kept: folding
+them would undo the quantization.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from edgekit.errors import ExportError
 from edgekit.onnx_graph.names import rename
 
-LARGEST_BYTES = 2**31 - 2**20  # protobuf's limit, with room for what is not weights
+LARGEST_BYTES = 2**31 - 2**20  # protobuf's limit, with room for everything that is not weights
 _NEVER_FOLDED = {
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "RandomNormal", "RandomNormalLike", "RandomUniform",
     "RandomUniformLike", "Bernoulli", "Multinomial",
@@ -25,17 +25,19 @@ _FOLDED_AT_MOST = 2**20  # bytes that folding a node may add to the file
 
 
 def simplify(model: ModelProto, *, names: bool = True) -> ModelProto:
-    """Clean a graph up; changes and returns `model`.
+    """Simplify a graph; changes and returns `model`.
 
     Args:
-        model: of any opset that ONNX Runtime reads; its weights in memory.
-        names: whether nodes and values get names after the layers.
+        model: any opset that ONNX Runtime reads, with its weights in memory.
+        names: whether to name nodes and values after the layers.
 
-    - constants are initializers, and what depends on nothing else is computed; shapes that are known count as constants;
-    - no Identity, no Dropout, no cast to the type that a value has; a BatchNorm after a convolution is part of it;
-    - no node and no initializer that no output depends on;
-    - every node and value has a name that tells the layer, as in `layer1.0.conv1` (see `names`);
-    - the shape of every value, as far as it is known, is written into the graph.
+    Afterwards:
+
+    - constants are initializers, and nodes that depend only on constants and known shapes are folded;
+    - there is no Identity, no Dropout and no cast to the same type; a BatchNorm after a convolution is folded into it;
+    - every node and every initializer is needed by an output;
+    - every node and value is named after its layer, as in `layer1.0.conv1` (see `names`);
+    - the graph holds the shape of every value, as far as it is known.
 
     Raises:
         ExportError: the model is too large for one ONNX file, or its shapes contradict each other.
@@ -75,7 +77,7 @@ def refuse_huge(size: int) -> None:
 
 
 def write_shapes(model: ModelProto) -> None:
-    """Infer the shape of every value and write it into the graph, in place of what stands there.
+    """Infer the shape of every value and store it in the graph, replacing earlier ones.
 
     Raises:
         ExportError: the shapes contradict each other.
@@ -88,7 +90,7 @@ def write_shapes(model: ModelProto) -> None:
         raise ExportError(f"the shapes of the graph contradict each other: {reason}") from error
     for value in (*inferred.graph.value_info, *inferred.graph.output):
         for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param.startswith("unk__"):  # made up: another name each time
+            if dimension.dim_param.startswith("unk__"):  # a generated name, different each time
                 dimension.Clear()
     known = sorted(inferred.graph.value_info, key=lambda value: value.name)
     model.graph.value_info.extend(known)
@@ -98,10 +100,10 @@ def write_shapes(model: ModelProto) -> None:
 
 
 def fix_batch(model: ModelProto, batch: int) -> ModelProto:
-    """Give a graph with a free batch axis one batch size; shape arithmetic that depended on it is folded. Changes `model`.
+    """Fix the batch size of a graph with a free batch axis; shape arithmetic that depended on it is folded. Changes `model`.
 
     Raises:
-        ExportError: the graph does not take that batch.
+        ExportError: the graph does not work with this batch size.
     """
     for value in (*model.graph.input, *model.graph.output):
         dimension = value.type.tensor_type.shape.dim[0]
@@ -111,15 +113,15 @@ def fix_batch(model: ModelProto, batch: int) -> ModelProto:
 
 
 def add_embedding(model: ModelProto, output: str, name: str) -> None:
-    """Add what the linear layer sees to the outputs: float32 (n, d), not normalized. Changes `model`.
+    """Add the input of the last linear layer as an output: float32 (n, d), not normalized. Changes `model`.
 
     Args:
-        model: a graph whose shapes are written in it.
+        model: a graph that holds the shapes of its values.
         output: the name of the logits.
-        name: of the new output.
+        name: name of the new output.
 
     Raises:
-        ExportError: the logits do not come from a linear layer over one vector an image.
+        ExportError: the logits do not come from a linear layer over one vector per image.
     """
     graph = model.graph
     makers = {value: node for node in graph.node for value in node.output}
@@ -131,7 +133,7 @@ def add_embedding(model: ModelProto, output: str, name: str) -> None:
     known = next((v for v in (*graph.value_info, *graph.output) if v.name == features), None)
     if not features or node is None or node.input[1] not in weights or known is None or _rank(known) != 2:
         raise ExportError(
-            "the network has no embedding to give: its logits do not come from a linear layer over one vector an image",
+            "the network has no embedding: its logits do not come from a linear layer over one vector per image",
             "export it without --embedding",
         )
     replace_value(graph, features, name)
@@ -145,7 +147,7 @@ def add_embedding(model: ModelProto, output: str, name: str) -> None:
 
 
 def replace_value(graph: GraphProto, old: str, new: str) -> None:
-    """Call a value otherwise, wherever it stands."""
+    """Rename a value everywhere in a graph."""
     for node in graph.node:
         for names in (node.input, node.output):
             for i, name in enumerate(names):
@@ -177,7 +179,7 @@ def _constants_to_initializers(graph: GraphProto) -> None:
 
 
 def _remove_idle(model: ModelProto) -> None:
-    """Remove what gives its input: Identity, Dropout out of training, a cast to the type that there is."""
+    """Remove nodes that return their input: Identity, Dropout in evaluation mode, a cast to the same type."""
     graph = model.graph
     typed = onnx.shape_inference.infer_shapes(model).graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*typed.value_info, *typed.input, *typed.output)}
@@ -196,7 +198,7 @@ def _remove_idle(model: ModelProto) -> None:
         if result not in fixed:
             graph.node.remove(node)
             _rewire(graph, result, source)
-        elif source not in fixed and source not in weights:  # what made the value makes the output
+        elif source not in fixed and source not in weights:  # the node that computed the value computes the output
             graph.node.remove(node)
             replace_value(graph, source, result)
 
@@ -209,7 +211,7 @@ def _rewire(graph: GraphProto, old: str, new: str) -> None:
 
 
 def _fold_batch_norms(graph: GraphProto) -> None:
-    """Make a BatchNorm part of the convolution before it, where that feeds nothing else: w' = w g / s, b' = (b - m) g / s + beta."""
+    """Fold a BatchNorm into the convolution before it, if nothing else reads that: w' = w g / s, b' = (b - m) g / s + beta."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
     readers: dict[str, int] = {}
@@ -241,7 +243,7 @@ def _fold_batch_norms(graph: GraphProto) -> None:
 
 
 def _fold_constants(model: ModelProto) -> None:
-    """Compute what depends on no input, known shapes included."""
+    """Compute the nodes that depend on no input; known shapes count as constants."""
     graph = model.graph
     _fold_shapes(model)
     constant = {tensor.name for tensor in graph.initializer}
@@ -256,11 +258,13 @@ def _fold_constants(model: ModelProto) -> None:
         return
     inside = {name for node in folded for name in node.output}
     needed = {name for node in graph.node if not inside & set(node.output) for name in _read_by(node)}
-    asked = [name for name in inside if name and name in needed]
-    values = _computed(model, folded, asked) if asked else {}  # nobody needs them: they are dead
+    results = [name for name in inside if name and name in needed]
+    values = _computed(model, folded, results) if results else {}  # without results, all of them are dead
     read = {name for node in folded for name in node.input}
     budget = _FOLDED_AT_MOST + sum(tensor.ByteSize() for tensor in graph.initializer if tensor.name in read)
-    if sum(value.nbytes for value in values.values()) > budget:  # an Expand, say: the node is smaller than its result
+    if (
+        sum(value.nbytes for value in values.values()) > budget
+    ):  # for example an Expand: the node is smaller than its result
         return
     for node in folded:
         graph.node.remove(node)
@@ -269,7 +273,7 @@ def _fold_constants(model: ModelProto) -> None:
 
 
 def _fold_shapes(model: ModelProto) -> None:
-    """A Shape of a value whose shape is known is a constant."""
+    """Replace the Shape of a value of known shape by a constant."""
     graph = model.graph
     shapes = [node for node in graph.node if node.op_type == "Shape" and not node.attribute]
     if not shapes:
@@ -285,10 +289,10 @@ def _fold_shapes(model: ModelProto) -> None:
 
 
 def fold_batch_independent_shapes(model: ModelProto) -> None:
-    """Shape arithmetic whose result does not depend on the batch becomes constants.
+    """Replace shape arithmetic whose result does not depend on the batch size by constants.
 
-    Transformers reshape by the shape that they are given, batch included: some two hundred nodes. All of that arithmetic is run at
-    three batch sizes. What gives the same each time is a constant; where only one side of a Reshape differs, that side is -1.
+    Transformers compute reshapes from the shape of their input, batch included, in about two hundred nodes. All of this arithmetic is run at
+    three batch sizes. A result that is the same each time becomes a constant; if only one side of a Reshape differs, that side becomes -1.
     """
     graph = model.graph
     if len(graph.input) != 1 or not any(node.op_type == "Shape" for node in graph.node):
@@ -298,7 +302,7 @@ def fold_batch_independent_shapes(model: ModelProto) -> None:
         return
     constant = {tensor.name for tensor in graph.initializer}
     constant |= {n.output[0] for n in graph.node if n.op_type == "Constant"}
-    arithmetic: set[str] = set()  # values that depend on shapes alone
+    arithmetic: set[str] = set()  # values that depend only on shapes
     inside: list[NodeProto] = []
     for node in graph.node:
         inputs = {name for name in node.input if name}
@@ -307,13 +311,13 @@ def fold_batch_independent_shapes(model: ModelProto) -> None:
         ):
             arithmetic.update(node.output)
             inside.append(node)
-    made = {name for node in inside for name in node.output}
-    readers = [(n, i, name) for n in graph.node if not made & set(n.output) for i, name in enumerate(n.input)]
-    asked = sorted({name for _, _, name in readers if name in made})
-    if not asked:
+    shape_values = {name for node in inside for name in node.output}
+    readers = [(n, i, name) for n in graph.node if not shape_values & set(n.output) for i, name in enumerate(n.input)]
+    results = sorted({name for _, _, name in readers if name in shape_values})
+    if not results:
         return
-    at = [_at_batch(model, batch, asked) for batch in (2, 3, 5)]
-    for name, values in ((name, [found[name] for found in at]) for name in asked):
+    by_batch = [_at_batch(model, batch, results) for batch in (2, 3, 5)]
+    for name, values in ((name, [values_at[name] for values_at in by_batch]) for name in results):
         only_reshapes = all(n.op_type == "Reshape" and i == 1 for n, i, other in readers if other == name)
         if all(np.array_equal(values[0], other) for other in values):
             folded = values[0]
@@ -330,7 +334,7 @@ def fold_batch_independent_shapes(model: ModelProto) -> None:
 
 
 def _at_batch(model: ModelProto, batch: int, names: list[str]) -> dict[str, NDArray[np.generic]]:
-    """Some values of a graph for a blank input of one batch size."""
+    """The named values of a graph for a blank input of one batch size."""
     watched = ModelProto()
     watched.CopyFrom(model)
     del watched.graph.value_info[:]
@@ -343,7 +347,7 @@ def _at_batch(model: ModelProto, batch: int, names: list[str]) -> dict[str, NDAr
 
 
 def _computed(model: ModelProto, nodes: list[NodeProto], names: list[str]) -> dict[str, NDArray[np.generic]]:
-    """What some nodes make of the graph's initializers alone."""
+    """Compute nodes that depend only on the graph's initializers."""
     used = {name for node in nodes for name in node.input}
     weights = [tensor for tensor in model.graph.initializer if tensor.name in used]
     outputs = [onnx.ValueInfoProto(name=name) for name in names]
@@ -360,25 +364,25 @@ def _run(model: ModelProto, names: list[str], inputs: dict[str, NDArray[np.gener
 
     from edgekit.runtimes.onnxruntime import session_options
 
-    told = session_options()
-    told.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    told.log_severity_level = 4
-    session = ort.InferenceSession(model.SerializeToString(), told, providers=["CPUExecutionProvider"])
+    options = session_options()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return dict(zip(names, session.run(names, inputs), strict=True))
 
 
 def _remove_dead(graph: GraphProto) -> None:
     """Remove nodes and initializers that no output depends on."""
     alive = {output.name for output in graph.output}
-    kept = []
+    live_nodes = []
     for node in reversed(graph.node):
         if alive & set(node.output):
-            kept.append(node)
+            live_nodes.append(node)
             alive.update(_read_by(node))
-    kept.reverse()
-    if len(kept) < len(graph.node):
+    live_nodes.reverse()
+    if len(live_nodes) < len(graph.node):
         del graph.node[:]
-        graph.node.extend(kept)
+        graph.node.extend(live_nodes)
     for tensor in [t for t in graph.initializer if t.name not in alive]:
         graph.initializer.remove(tensor)
 

@@ -1,4 +1,4 @@
-"""What the ladder must know of a runtime to climb for it."""
+"""The interface between the accuracy search and a runtime."""
 
 from __future__ import annotations
 
@@ -11,32 +11,36 @@ from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
 
 
 class Backend(Protocol):
-    """A runtime's INT8: how its files are made, compared and judged."""
+    """A runtime in the accuracy search: makes INT8 files for it, compares them and verifies them."""
 
     @property
     def target(self) -> str:
-        """Names its files on the way."""
+        """The target's name, used in the names of temporary folders and in messages."""
 
     @property
     def quantizer(self) -> Quantizer:
-        """That quantizes for it."""
+        """The quantizer that makes its graphs."""
 
     def groups(self) -> list[list[QuantizationConfig]]:
-        """What the first rung tries: groups in order, the most faithful of each being held against the gate."""
+        """The configurations of the first strategy, in groups. The groups are tried in order; the best of each is verified."""
 
     def last(self, best: QuantizationConfig | None) -> QuantizationConfig | None:
-        """What is left to try when every rung failed, from the most faithful way until then; None: nothing."""
+        """The configuration to try after every other strategy failed; None if this runtime has none.
+
+        Args:
+            best: the best configuration so far; None if no file could be made.
+        """
 
     def make(self, config: QuantizationConfig, folder: Path) -> Variant:
-        """Write a way's files into a folder; the variant is not verified yet.
+        """Write the files of a configuration into a folder; the variant is not verified yet.
 
         Raises:
-            ExportError: it cannot be made.
+            ExportError: the file cannot be made.
             RuntimeMissing: its converter is not installed.
         """
 
     def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
-        """Of a variant whose files are in a folder, on images without labels; None where nothing here can run it."""
+        """Compare a variant in `folder` with the trained model on unlabeled images; None if it cannot run on this machine."""
 
     def verify(self, variant: Variant, folder: Path) -> Variant:
-        """A variant with what the evaluation set says of it."""
+        """Run a variant on the evaluation set; return it with its figures and its status."""

@@ -1,4 +1,4 @@
-"""Layers in blocks: what is sensitive is found by blocks first, so that a network of many layers does not take a measurement for each."""
+"""Blocks of layers. A network of many layers is searched by blocks first, which takes fewer measurements than one for each layer."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ FEW = 16  # layers that are measured one by one
 def blocks(layers: Sequence[str]) -> list[tuple[str, ...]]:
     """Divide the layers of a network, in the order of the graph, into blocks of neighbors.
 
-    The names decide where they tell (`blocks.3.attn.qkv`, `/stages/stages.1/…`): those that begin alike stand together, with as many parts
-    in common as make about sqrt(n) blocks of n layers. Where they do not, every ceil(sqrt(n)) layers make a block. A block has at most twice
-    as many. Up to `FEW` layers make a block each.
+    Layers whose names begin with the same parts (`blocks.3.attn.qkv`, `/stages/stages.1/…`) form a block; the number of parts is chosen so
+    that n layers make about sqrt(n) blocks. If the names do not help, every ceil(sqrt(n)) layers form a block. A block has at most twice
+    as many layers. If there are at most `FEW` layers, each is a block of its own.
 
     Args:
         layers: names, each once.
@@ -36,7 +36,7 @@ def blocks(layers: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def name_of(block: Sequence[str]) -> str:
-    """What a block is called: what its layers' names have in common, or the first and the last of them."""
+    """The name of a block: the common beginning of its layers' names, or its first and last layer."""
     if len(block) == 1:
         return block[0]
     parts = zip(*(re.split(r"[./]", name) for name in block), strict=False)

@@ -1,7 +1,7 @@
-"""How long INT8 that keeps the accuracy is searched for.
+"""The time limit of the accuracy search.
 
-The search is cut between two of its steps, so it overruns by one step at most (a quantization and a short run). A search that is cut may end
-elsewhere than one on a faster machine, so what it delivers says that it was cut; one that was not cut does not depend on the time.
+The search stops between two steps, so it exceeds the limit by one step at most (a quantization and a short run). A search that was stopped
+early may give another result than on a faster machine; its record says so (`cut`). A search that was not stopped does not depend on the time.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ SEARCH_MINUTES = 10.0
 
 
 class Budget:
-    """The time of one search, which begins when the object is made.
+    """The time limit of one search, counted from the creation of the object.
 
     Args:
-        seconds: how long it may take; infinite: as long as it wants.
-        minutes: what the user gave all searches of the export together, for the bundle; None where nobody said.
-        clock: gives seconds; another one in tests.
+        seconds: the limit; infinite: no limit.
+        minutes: the user's limit for all searches of the export together, for the bundle; None if not given.
+        clock: returns seconds; tests pass their own.
     """
 
     def __init__(
@@ -43,14 +43,14 @@ class Budget:
         return max(0.0, self.seconds - self.spent)
 
     def over(self) -> bool:
-        """Whether no other step may begin. Where it says yes, the search counts as cut, so ask only if there is a step to begin."""
+        """Whether the time is up. If so, the search counts as cut: call this only when there is another step to start."""
         if self.spent < self.seconds:
             return False
         self.cut = True
         return True
 
     def share(self, part: float) -> Callable[[], bool]:
-        """Like `over`, of a part of what is left now."""
+        """A function like `over`, for a share (0 to 1) of the time that is left now."""
         until = self.spent + part * self.left
 
         def over() -> bool:
@@ -62,21 +62,21 @@ class Budget:
         return over
 
     def __str__(self) -> str:
-        """As in `6:12 of 10:00 left`; empty where there is no end."""
+        """For example `6:12 of 10:00 left`; empty without a limit."""
         return "" if math.isinf(self.seconds) else f"{duration(self.left)} of {duration(self.seconds)} left"
 
     def describe(self) -> SearchRecord:
-        """For the bundle."""
+        """The record for the bundle."""
         limit = None if math.isinf(self.seconds) else round(self.seconds, 1)
         return SearchRecord(minutes=self.minutes, limit_seconds=limit, seconds=round(self.spent, 1), cut=self.cut)
 
 
 def cut_short(quantization: Quantization | None, minutes: float) -> bool:
-    """Whether a variant's search was cut though it might go on now.
+    """Whether a variant's search was cut and today's limit is longer.
 
     Args:
-        quantization: of the variant.
-        minutes: what the user gives all searches today.
+        quantization: the variant's record.
+        minutes: today's limit for all searches together.
     """
     search = quantization.search if quantization is not None else None
     return search is not None and search.cut and minutes > (search.minutes or 0)

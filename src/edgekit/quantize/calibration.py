@@ -1,4 +1,4 @@
-"""Calibration: the images that INT8's ranges are taken from, and those ranges, collected once for all schemes and methods."""
+"""Calibration: the images, and the distributions of the activations on them, collected once for all schemes and methods."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from edgekit.quantize import ranges
 
 
 class Calibration:
-    """The calibration images of one export, and the distributions that they give the activations.
+    """The calibration images of one export, and the distributions of the activations on them.
 
     Args:
         model: the float ONNX.
         images: uint8 (n, s, s, 3), without labels.
-        folder: where what was collected is kept: another object of the same model and images finds it there, in this process or
-            in one that runs beside it.
+        folder: cache of the collected distributions. Another object with the same model and images finds them there, also in another
+            process.
         drawn: how the images were drawn, for the bundle (see `selection.draw`).
 
     Raises:
@@ -39,7 +39,7 @@ class Calibration:
         self, model: Path, images: NDArray[np.uint8], folder: Path, drawn: Mapping[str, Any] | None = None
     ) -> None:
         if not len(images):
-            raise ExportError("no calibration images: INT8 needs some to find the activations' ranges")
+            raise ExportError("no calibration images: INT8 needs images to find the ranges of the activations")
         self.model = model
         self.images = images
         self.folder = folder
@@ -47,14 +47,14 @@ class Calibration:
 
     @cached_property
     def histograms(self) -> dict[str, ranges.Histogram]:
-        """The distribution of every float activation, by the name of its tensor; collected when first asked for.
+        """The distribution of every float activation, by tensor name; collected on first use.
 
         Raises:
             ExportError: see `ranges.collect`.
         """
         content = hashlib.sha256(np.ascontiguousarray(self.images).tobytes()).hexdigest()
         path = self.folder / f"ranges-{sha256(self.model)[:16]}-{content[:16]}.npz"
-        with locked(path.with_suffix(".lock"), wait=True):  # whoever waits finds what the other has collected
+        with locked(path.with_suffix(".lock"), wait=True):  # a waiting process finds what the other one collected
             found = _load(path)
             if found is None:
                 with self.progress() as advance:
@@ -67,7 +67,7 @@ class Calibration:
         return progress("calibrate", len(self.images), unit="images")
 
     def describe(self, method: ranges.Method = "percentile") -> CalibrationRecord:
-        """What the bundle records about it."""
+        """The record for the bundle."""
         how = {"percentile": ranges.PERCENTILE} if method == "percentile" else {}
         return CalibrationRecord.model_validate({"method": method, **how, "images": len(self.images), **self.drawn})
 

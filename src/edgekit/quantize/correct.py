@@ -1,9 +1,9 @@
-"""Bias correction: what quantizing shifts a layer's output by, on average, is taken off its bias (Nagel et al. 2019, section 4.2).
+"""Bias correction: subtract the mean shift that quantization causes in a layer's output from its bias (Nagel et al. 2019, section 4.2).
 
 The rounding errors of a layer's weights do not average out over its inputs, which are mostly positive after a ReLU, so each output
-channel is off by a mean of its own. The correction is the empirical one (the paper's appendix D): the means over calibration images in
-the float and in the quantized graph, from the first layer to the last, since a layer's error depends on those before it. Deep networks
-are corrected a few neighboring layers at a time.
+channel is shifted by a mean of its own. The correction is the empirical one (the paper's appendix D): compare the means over calibration
+images in the float and in the quantized graph, from the first layer to the last, because a layer's error depends on the layers before it.
+In deep networks a few neighboring layers are corrected at a time.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _PASSES = 16  # over the images; a network of as many layers is corrected layer 
 
 @dataclass(frozen=True)
 class Corrected:
-    """What a correction did.
+    """The result of a bias correction.
 
     Attributes:
         model: the quantized graph with other biases.
-        layers: how many have a bias in float, which is what is corrected.
+        layers: number of corrected layers: those with a float bias.
         before, after: the root mean square of the channels' mean errors, each relative to the root mean square of its layer's
             channel means in float.
     """
@@ -41,14 +41,14 @@ class Corrected:
 def correct(float_model: ModelProto, quantized: ModelProto, images: NDArray[np.uint8], advance: Advance) -> Corrected:
     """Correct the biases of every Conv and Gemm of a Q/DQ graph whose bias is in float.
 
-    The quantized graph runs with its inner tensors as outputs, which keeps ONNX Runtime from fusing: it computes exactly what
-    the pairs of the graph say, free of the saturation of any CPU.
+    The quantized graph runs with its inner tensors as outputs, which keeps ONNX Runtime from fusing nodes: it computes exactly what the
+    Q/DQ nodes say, without the saturation of some CPUs.
 
     Args:
         float_model: the graph that was quantized.
-        quantized: what became of it; its layers have the same names.
+        quantized: the same graph, quantized; its layers have the same names.
         images: calibration images, uint8 (n, s, s, 3).
-        advance: told the images done; `passes` of them for each.
+        advance: called with the number of images done; `passes` times for each image.
     """
     copy = ModelProto()
     copy.CopyFrom(quantized)
@@ -71,14 +71,14 @@ def correct(float_model: ModelProto, quantized: ModelProto, images: NDArray[np.u
             bias = numpy_helper.to_array(weights[name]) + (wanted[outputs[i]] - now[outputs[i]])
             weights[name].CopyFrom(numpy_helper.from_array(bias.astype(np.float32), name))
     after = _error(channel_means(copy, outputs, images, advance), wanted)
-    if after > before:  # neighbors that were corrected at once took off one error twice
+    if after > before:  # neighboring layers, corrected together, corrected one error twice
         for node, content in zip(layers, first, strict=True):
             weights[node.input[2]].ParseFromString(content)
     return Corrected(copy, len(layers), before, min(before, after))
 
 
 def passes(float_model: ModelProto) -> int:
-    """How many times `correct` runs over the images, at most."""
+    """The largest number of passes of `correct` over the images."""
     return 3 + min(_PASSES, sum(node.op_type in {"Conv", "Gemm"} for node in float_model.graph.node))
 
 

@@ -1,7 +1,7 @@
-"""How faithfully a quantized file answers as the trained model does, on images without labels, in the runtime that will serve it.
+"""How closely a quantized file reproduces the trained model's outputs, on unlabeled images, in the runtime that will serve it.
 
-This alone chooses between candidates of one rung of the ladder. The labels of the evaluation set choose nothing: the loss of
-accuracy on it is the gate that a chosen candidate passes or does not.
+The accuracy search chooses between the candidates of one strategy by this alone. The labels of the evaluation set choose nothing: the
+accuracy on it only decides whether the chosen candidate passes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edgekit.targets import find_runtime
 from edgekit.tasks import Outputs, Task
 
 if TYPE_CHECKING:
-    from edgekit.quantize.selection import Candidates, Drawn
+    from edgekit.quantize.selection import CalibrationPool, Drawn
 
 IMAGES = 256  # enough to tell candidates apart (the standard error of an agreement of 95 % is 1.4 points), few enough to be quick
 _RECOVER = 4096  # images to distill on
@@ -33,12 +33,12 @@ _RECOVER = 4096  # images to distill on
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What a quantized file keeps of the trained model.
+    """How close a quantized file is to the trained model.
 
     Attributes:
-        agreement: share of the images on which both decide alike.
+        agreement: share of the images on which both decide the same.
         sqnr_db: signal to quantization noise of the task's main output, 10 log10(sum y^2 / sum (y' - y)^2); infinite where they are equal.
-        images: how many.
+        images: number of images.
     """
 
     agreement: float
@@ -47,12 +47,12 @@ class Fidelity:
 
     @property
     def standard_error(self) -> float:
-        """Of the agreement, with one disagreement more than was seen, so that a perfect score is not taken for certainty."""
+        """Standard error of the agreement, with one disagreement added, so that a perfect score does not count as certain."""
         p = (self.agreement * self.images) / (self.images + 1)
         return math.sqrt(p * (1 - p) / self.images)
 
     def describe(self) -> UnlabeledComparison:
-        """For the bundle; an infinite SQNR is null there."""
+        """The record for the bundle; an infinite SQNR becomes null."""
         sqnr = round(self.sqnr_db, 2) if math.isfinite(self.sqnr_db) else None
         return UnlabeledComparison(agreement=self.agreement, sqnr_db=sqnr, images=self.images)
 
@@ -71,7 +71,7 @@ def compare(task: Task, outputs: Outputs, trained: Outputs) -> Fidelity:
 
 
 class Judge:
-    """Compares files with the float model on some unlabeled images.
+    """Compares files with the float model on unlabeled images.
 
     Args:
         float_onnx: the float model that was trained.
@@ -85,7 +85,7 @@ class Judge:
         self.trained = run("onnxruntime", float_onnx, self.images, task)
 
     def __call__(self, answer: Callable[[NDArray[np.uint8]], Outputs]) -> Fidelity:
-        """Hold a file against the model.
+        """Compare a file with the float model.
 
         Args:
             answer: runs the file: images uint8 (n, s, s, 3) -> the outputs that the task requires.
@@ -93,13 +93,13 @@ class Judge:
         return compare(self.task, answer(self.images), self.trained)
 
 
-def further(candidates: Candidates, drawn: Drawn, recover: bool) -> NDArray[np.uint8]:
-    """Images without labels beside those of the calibration, spread over the pool: enough to compare, or to distill on.
+def further(candidates: CalibrationPool, drawn: Drawn, recover: bool) -> NDArray[np.uint8]:
+    """Unlabeled images for comparison or distillation, spread over the pool, without the calibration images.
 
     Args:
-        candidates: where the calibration's images were drawn from.
-        drawn: the calibration's; where there are no others, these.
-        recover: whether to distill: then as many as `_RECOVER`, within a quarter of a gigabyte.
+        candidates: the pool that the calibration images were drawn from.
+        drawn: the calibration images; returned if the pool has no others.
+        recover: whether to distill: then up to `_RECOVER` images, at most a quarter of a gigabyte.
     """
     others = np.setdiff1d(np.arange(candidates.total), drawn.rows)
     if not len(others):
@@ -114,14 +114,14 @@ def run(
     """The outputs that a task requires, of images uint8 (n, s, s, 3).
 
     Raises:
-        ExportError: the runtime does not load the file, or fails when it runs it.
+        ExportError: the runtime cannot load or run the file.
         RuntimeMissing: the runtime is not installed.
     """
     try:
         found = find_runtime(runtime)
         threads = found.exact_threads.get("int8", 0) if found else 0
         session = open_session(runtime, model, threads=threads, settings=settings or {}, task=task)
-        # As the file is shipped; and to compile a graph for each batch size would take longer than to run it.
+        # As the file is shipped. Compiling a graph for each batch size would also take longer than running it.
         share_graph(session)
         try:
             outputs = run_in_batches(session, images, batch_size(images), only="" if task.others else task.main)
@@ -129,4 +129,4 @@ def run(
         finally:
             session.close()
     except BundleError as error:
-        raise ExportError(f"{model.name}: exported, but its runtime does not run it: {error.message}") from error
+        raise ExportError(f"{model.name}: exported, but its runtime cannot run it: {error.message}") from error

@@ -1,4 +1,4 @@
-"""The layers of a float ONNX graph: their weights, whose output feeds whom, and what stands between."""
+"""The layers of a float ONNX graph: their weights, how they are connected, and the nodes between them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, numpy_helper
 
 LAYERS = {"Conv", "Gemm", "MatMul"}
-# What may stand between two layers whose channels are scaled: f(s x) = s f(x) for each channel and every s > 0.
+# Nodes allowed between two layers whose channels are scaled: f(s x) = s f(x) for each channel and every s > 0.
 HOMOGENEOUS = {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool"}
 
 
 class LayerGraph:
-    """A model with the look-ups that rewriting it takes; `model` may be changed, nodes and tensor names may not.
+    """A model with look-up tables for rewriting. Weights of `model` may be changed; nodes and tensor names must not be.
 
     Args:
-        model: of opset 17, its weights inside.
+        model: opset 17, with its weights inside.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -40,11 +40,11 @@ class LayerGraph:
         self.weights[name].CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value, dtype=np.float32), name))
 
     def layers(self) -> list[NodeProto]:
-        """The nodes that multiply by weights of their own, in the order of the graph."""
+        """The nodes that multiply by a weight of their own, in the order of the graph."""
         return [node for node in self.model.graph.node if node.op_type in LAYERS and self.weight(node) is not None]
 
     def weight(self, node: NodeProto) -> str | None:
-        """The name of a layer's weight, float32 and read by no other node; None where it has none."""
+        """The name of a layer's weight, float32 and read by no other node; None if it has none."""
         if node.op_type not in LAYERS or len(node.input) < 2:
             return None
         name = node.input[1]
@@ -52,27 +52,27 @@ class LayerGraph:
         return name if own and self.weights[name].data_type == TensorProto.FLOAT else None
 
     def bias(self, node: NodeProto) -> str | None:
-        """The name of a Conv's or Gemm's own bias; None where it has none."""
+        """The name of a Conv's or Gemm's own bias; None if it has none."""
         if node.op_type not in {"Conv", "Gemm"} or len(node.input) < 3 or node.input[2] not in self.weights:
             return None
         return node.input[2] if len(self.readers[node.input[2]]) == 1 else None
 
     def sole_reader(self, name: str) -> NodeProto | None:
-        """The one node that reads a tensor; None where several do, or it is an output of the model."""
+        """The only node that reads a tensor; None if several do, or if it is an output of the model."""
         readers = self.readers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
 
 @dataclass(frozen=True)
 class EqualizablePair:
-    """Two layers with nothing between them but what scales along, channel by channel; or all that write a residual stream and all that read it.
+    """Layers that can be equalized: two layers with only homogeneous nodes between them, or all writers and all readers of a residual stream.
 
     Attributes:
-        first: makes the channels: Convs or Gemms, whose outputs are summed where there are several, or a LayerNormalization.
-        second: the layers that read them; several only after a sum or a LayerNormalization.
-        tensors: those that carry the channels to the second layers: one, or each of a stream.
-        between: the nodes from the first to the second.
-        ceiling: the upper bound of a Clip between them (6 for ReLU6), where there is one.
+        first: the layers that write the channels: Convs or Gemms (the outputs of several are summed), or one LayerNormalization.
+        second: the layers that read the channels; several only after a sum or a LayerNormalization.
+        tensors: the tensors that the second layers read: one, or several of a stream.
+        between: the nodes between the first and the second.
+        ceiling: the upper bound of a Clip between them (6 for ReLU6); None without a Clip.
     """
 
     first: tuple[NodeProto, ...]
@@ -82,8 +82,8 @@ class EqualizablePair:
     ceiling: float | None = field(default=None)
 
 
-def pairs(graph: LayerGraph) -> list[EqualizablePair]:
-    """Conv or Gemm, homogeneous nodes or a clip at zero, Conv or Gemm; each tensor between read by the next node alone."""
+def layer_pairs(graph: LayerGraph) -> list[EqualizablePair]:
+    """Pairs of one Conv or Gemm after another, with only homogeneous nodes or a Clip from 0 between them, each read by the next node alone."""
     found = []
     for first in graph.layers():
         if first.op_type == "MatMul":
@@ -108,10 +108,10 @@ def pairs(graph: LayerGraph) -> list[EqualizablePair]:
 
 
 def streams(graph: LayerGraph) -> list[EqualizablePair]:
-    """The residual streams whose channels can be scaled: every layer that adds to one and every layer that reads it.
+    """The residual streams whose channels can be scaled, each with all layers that write and all that read it.
 
-    The tensors of a stream are those that sums and homogeneous nodes tie together: all carry the same channels, so one factor a channel
-    goes through all of them. A stream that anything else makes or reads (a Clip, a product, the graph's output) is left out.
+    A stream is a group of tensors that sums and homogeneous nodes connect: all carry the same channels, so they share one factor for each
+    channel. A stream that any other node writes or reads (a Clip, a product, the graph's output) is left out.
     """
     found = []
     for tensors, nodes in _tied(graph):
@@ -121,13 +121,13 @@ def streams(graph: LayerGraph) -> list[EqualizablePair]:
         readers = [(node, name) for name in tensors for node in graph.readers.get(name, [])]
         first = [node for node in makers if node.name not in inside]
         second = [(node, name) for node, name in readers if node.name not in inside]
-        whole = len(makers) == len(tensors) and not graph.outputs.intersection(tensors)
+        complete = len(makers) == len(tensors) and not graph.outputs.intersection(tensors)
         scaled = all(_scales(graph, node) for node in first) and all(
             node.input[0] == name and _scales(graph, node) for node, name in second
         )
-        if sums and first and second and whole and scaled:
+        if sums and first and second and complete and scaled:
             read = tuple(node for node, _ in second)
-            if all(_same_channels(graph, made, node) for made in first for node in read):
+            if all(_same_channels(graph, writer, node) for writer in first for node in read):
                 found.append(
                     EqualizablePair(tuple(first), read, tuple(dict.fromkeys(name for _, name in second)), tuple(nodes))
                 )
@@ -135,7 +135,7 @@ def streams(graph: LayerGraph) -> list[EqualizablePair]:
 
 
 def _tied(graph: LayerGraph) -> list[tuple[list[str], list[NodeProto]]]:
-    """Groups of tensors that carry the same channels, each with the sums and homogeneous nodes that tie it, in the order of the graph."""
+    """Groups of tensors that carry the same channels, each with the sums and homogeneous nodes that connect it, in the order of the graph."""
     group: dict[str, str] = {}
 
     def of(name: str) -> str:
@@ -163,14 +163,14 @@ def _tied(graph: LayerGraph) -> list[tuple[list[str], list[NodeProto]]]:
 
 
 def _scales(graph: LayerGraph, node: NodeProto) -> bool:
-    """Whether a node is a layer whose channels can be scaled: a Conv or Gemm with a weight, and a bias where it has one, of its own."""
+    """Whether a node is a layer whose channels can be scaled: a Conv or Gemm whose weight and bias (if any) no other node reads."""
     if node.op_type not in {"Conv", "Gemm"} or graph.weight(node) is None:
         return False
     return len(node.input) < 3 or not node.input[2] or graph.bias(node) is not None
 
 
 def normalized_pairs(graph: LayerGraph) -> list[EqualizablePair]:
-    """LayerNormalization whose output is read by MatMuls and Gemms with weights of their own, and by nothing else."""
+    """LayerNormalizations whose output only MatMuls and Gemms with weights of their own read, with these."""
     found = []
     for node in graph.model.graph.node:
         if node.op_type != "LayerNormalization" or len(node.input) < 2 or node.output[0] in graph.outputs:
@@ -188,7 +188,7 @@ def normalized_pairs(graph: LayerGraph) -> list[EqualizablePair]:
 
 
 def clip_bounds(graph: LayerGraph, node: NodeProto) -> tuple[float | None, float | None]:
-    """The constant bounds of a Clip; None where there is none, or it is computed."""
+    """The lower and the upper bound of a Clip; None for a bound that is missing or computed."""
     bounds = [
         float(graph.value(name).item()) if name in graph.weights else None for name in (*node.input[1:3], "", "")
     ][:2]
@@ -196,7 +196,7 @@ def clip_bounds(graph: LayerGraph, node: NodeProto) -> tuple[float | None, float
 
 
 def output_axis(node: NodeProto) -> int:
-    """The axis of a layer's weight that its output channels run along."""
+    """The axis of the output channels in a layer's weight."""
     if node.op_type == "Conv":
         return 0
     return 0 if node.op_type == "Gemm" and attribute(node, "transB", 0) else 1
@@ -208,7 +208,7 @@ def attribute(node: NodeProto, name: str, default: int) -> int:
 
 
 def by_input_channel(node: NodeProto, weight: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A layer's weight as (input channels, everything that multiplies one of them)."""
+    """A layer's weight as (input channels, all weights that multiply this channel)."""
     if node.op_type == "Conv":
         groups = attribute(node, "group", 1)
         parts = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])  # (g, o/g, i/g, h, w)
@@ -217,7 +217,7 @@ def by_input_channel(node: NodeProto, weight: NDArray[np.float32]) -> NDArray[np
 
 
 def scale_inputs(node: NodeProto, weight: NDArray[np.float32], factor: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The weight with what multiplies input channel i multiplied by factor[i]."""
+    """The weight, its part for input channel i multiplied by factor[i]."""
     if node.op_type == "Conv":
         groups = attribute(node, "group", 1)
         parts = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
@@ -226,19 +226,19 @@ def scale_inputs(node: NodeProto, weight: NDArray[np.float32], factor: NDArray[n
 
 
 def scale_outputs(node: NodeProto, weight: NDArray[np.float32], factor: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The weight with what makes output channel i multiplied by factor[i]."""
+    """The weight, its part for output channel i multiplied by factor[i]."""
     shape = [1] * weight.ndim
     shape[output_axis(node)] = -1
     return weight * factor.reshape(shape)
 
 
 def depthwise(node: NodeProto, weight: NDArray[np.float32]) -> bool:
-    """Whether every output channel of a Conv reads one input channel of its own."""
+    """Whether a Conv is depthwise: every output channel reads one input channel."""
     return node.op_type == "Conv" and weight.shape[1] == 1 and attribute(node, "group", 1) > 1
 
 
 def _same_channels(graph: LayerGraph, first: NodeProto, second: NodeProto) -> bool:
-    """Whether the second layer reads as many channels as the first makes (a Flatten of a map would leave more)."""
+    """Whether the second layer reads as many channels as the first writes (after a Flatten of a map there are more)."""
     made, read = graph.weight(first), graph.weight(second)
     assert made is not None
     assert read is not None

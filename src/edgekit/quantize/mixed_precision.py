@@ -1,8 +1,8 @@
-"""Which layers stay in float so that INT8 keeps the accuracy: as few as possible, found within the time that there is.
+"""Mixed precision: find the fewest layers that must stay in float so that INT8 keeps the accuracy, within the time limit.
 
-Blocks of layers first (see `blocks`): each is left in float alone, without labels; the fewest of the most sensitive that pass are taken; then
-the same with the layers of these blocks alone. From the first block that passes on there is always something to deliver, so the search may be
-cut at any step.
+Blocks of layers come first (see `blocks`): each block is left in float in turn and compared without labels, then the fewest of the most
+sensitive blocks that pass are taken. The same is repeated with the layers of these blocks. Once one set of blocks has passed there is a
+result, so the search can stop at any step.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from edgekit.progress import progress, say
 from edgekit.quantize.blocks import blocks
 from edgekit.quantize.budget import Budget
 from edgekit.quantize.fidelity import Fidelity
-from edgekit.quantize.sensitivity import Exclude, LayerSensitivity, fewest, most_asked, sensitivity
+from edgekit.quantize.sensitivity import Exclude, LayerSensitivity, fewest, max_trials, sensitivity
 
-_MEASURING = 0.5  # of the time that is left may go into measuring; the rest is for trying what it found
+_MEASURING = 0.5  # share of the remaining time for measuring; the rest is for trying sets of layers
 
 
 @dataclass(frozen=True)
 class InFloat:
-    """What the search found.
+    """The result of the search.
 
     Attributes:
-        chosen: the layers that stay in float, in the order of the graph; None where none that were tried suffice.
-        layers: what leaving each layer in float brings, of those that were measured; the most sensitive first.
-        blocks: the same of the blocks; empty where every layer was measured by itself.
-        total: how many layers there are to choose from.
+        chosen: the layers that stay in float, in the order of the graph; None if no tried set was enough.
+        layers: the sensitivity of each measured layer, the most sensitive first.
+        blocks: the same for blocks; empty if every layer was measured on its own.
+        total: number of layers to choose from.
     """
 
     chosen: tuple[str, ...] | None
@@ -37,14 +37,14 @@ class InFloat:
 
 
 class Search:
-    """One search for the fewest layers in float.
+    """A search for the fewest layers in float.
 
     Args:
-        title: whose it is, shown with the progress.
-        layers: those to choose from (see `sensitivity.quantizable`).
-        measure: the fidelity with some nodes left in float, on images without labels.
-        passes: whether a file with some layers in float keeps the accuracy.
-        budget: the time of the whole climb.
+        title: shown with the progress.
+        layers: the layers to choose from (see `sensitivity.quantizable`).
+        measure: returns the fidelity with the given nodes in float, on unlabeled images.
+        passes: returns whether a file with the given layers in float keeps the accuracy.
+        budget: the time limit of the whole accuracy search.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Search:
         self._tried: dict[frozenset[str], bool] = {}
 
     def run(self) -> InFloat:
-        """Find the fewest layers, or what the time allows."""
+        """Find the fewest layers, or the best set within the time limit."""
         groups = blocks(list(self.layers))
         single = all(len(group) == 1 for group in groups)
         with progress(f"{self.title} sensitivity", 1, unit="measurement") as advance:
@@ -81,13 +81,13 @@ class Search:
     def _ranked(self, groups: Sequence[tuple[str, ...]], quantized: Fidelity, unit: str) -> list[LayerSensitivity]:
         with progress(f"{self.title} sensitivity", len(groups), unit=unit) as advance:
 
-            def told(steps: int = 1, note: str = "") -> None:
+            def report(steps: int = 1, note: str = "") -> None:
                 advance(steps, "; ".join(part for part in (note, str(self.budget)) if part))
 
-            return sensitivity(self.layers, groups, quantized, self.measure, told, self.budget.share(_MEASURING))
+            return sensitivity(self.layers, groups, quantized, self.measure, report, self.budget.share(_MEASURING))
 
     def _worthwhile(self, ranked: list[LayerSensitivity]) -> list[tuple[str, ...]]:
-        """Blocks that bring something, up to half of all layers, but one at least."""
+        """Blocks with a positive gain, up to half of all layers, but at least one block."""
         order: list[tuple[str, ...]] = []
         count = 0
         for block in ranked:
@@ -98,20 +98,20 @@ class Search:
         return order
 
     def _fewest(self, order: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
-        """The fewest layers of an order of blocks that pass, in the order of the graph."""
+        """The fewest layers, taken from blocks in this order, that pass; in the order of the graph."""
         if not order:
             return None
-        most, asked = most_asked(len(order)), 0
+        limit, trials = max_trials(len(order)), 0
 
         def passes(chosen: tuple[tuple[str, ...], ...]) -> bool:
-            nonlocal asked
-            asked += 1
+            nonlocal trials
+            trials += 1
             names = self._in_order(chosen)
             key = frozenset(names)
             if key not in self._tried:
-                left = f"; {self.budget}" if str(self.budget) else ""
+                remaining = f"; {self.budget}" if str(self.budget) else ""
                 say(
-                    f"{self.title}: {len(names)} of {len(self.layers)} layers in float, try {asked} of at most {most}{left}"
+                    f"{self.title}: {len(names)} of {len(self.layers)} layers in float, try {trials} of at most {limit}{remaining}"
                 )
                 self._tried[key] = self._passes(names)
             return self._tried[key]

@@ -1,8 +1,8 @@
-"""INT8 as ONNX with quantize/dequantize pairs (Q/DQ), by ONNX Runtime's static quantization.
+"""INT8 as ONNX with quantize/dequantize (Q/DQ) nodes, by ONNX Runtime's static quantization.
 
-The file is the one that ONNX Runtime fuses fully and that OpenVINO reads too: uint8 asymmetric activations, int8 weights per
-output channel, biases in float. What comes before the first layer and the classifier itself stay in float: the classifier
-costs next to nothing and carries the outputs' precision.
+ONNX Runtime fuses the file fully and OpenVINO reads it too: uint8 asymmetric activations, int8 weights per output channel, biases in
+float. The nodes before the first layer stay in float, and so does the classifier: it costs next to nothing and carries
+the outputs' precision.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.ranges import Method, select
 from edgekit.quantize.signed import LAYERS, quantize_signed
 
-# What both runtimes compute in INT8. Everything else (SiLU's pieces, LayerNorm, Softmax) is faster and more exact in float.
+# Operators that both runtimes compute in INT8. All others (parts of SiLU, LayerNorm, Softmax) are faster and more exact in float.
 OPERATIONS = [
     "Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool",
 ]  # fmt: skip
@@ -41,8 +41,8 @@ class Scheme:
     Attributes:
         name: as recorded in the bundle.
         bits: 8, or 7, which cannot saturate (see `saturates`).
-        signed: int8, or uint8 around 128: exact on every CPU, but about as slow as float where there is no dot product.
-        symmetric: activations as int8 around 0, as TensorRT wants them, with pairs where it fuses them; otherwise uint8.
+        signed: int8; otherwise uint8 around 128: exact on every CPU, but about as slow as float on a CPU without a dot product.
+        symmetric: activations as int8 around 0, with Q/DQ nodes placed for TensorRT; otherwise uint8.
     """
 
     name: str
@@ -60,7 +60,7 @@ SIGNED = Scheme("signed 8-bit", 8, symmetric=True)  # for TensorRT; slower than 
 def saturates() -> bool:
     """Whether INT8 products of 8-bit weights saturate on this CPU.
 
-    x86 without VNNI adds two u8 x s8 products in 16 bits, which can overflow; with 7-bit weights it cannot.
+    x86 without VNNI adds two u8 x s8 products in 16 bits, which can overflow; 7-bit weights cannot overflow.
     """
     return platform.machine().lower() in {"x86_64", "amd64"} and not has_int8_dot_product()
 
@@ -73,34 +73,34 @@ def quantize_onnx(
     method: Method = "percentile",
     exclude: Sequence[str] = (),
 ) -> Quantization:
-    """Write a Q/DQ model and say how it was made.
+    """Write a Q/DQ model; return the record of how it was made.
 
     Args:
         calibration: the float model and its calibration images.
         output: the file to write.
         scheme: how weights and activations are quantized.
-        method: how the activations' ranges are chosen.
-        exclude: names of nodes that stay in float beside `kept_in_float`.
+        method: how the ranges of the activations are chosen.
+        exclude: names of nodes that stay in float, in addition to `kept_in_float`.
 
     Raises:
-        ExportError: the graph cannot be quantized, or nothing in it can.
+        ExportError: the graph, or every node of it, cannot be quantized.
     """
     model = read_onnx(calibration.model)
-    kept = list(dict.fromkeys([*kept_in_float(model), *exclude]))
-    found = select(calibration.histograms, method, scheme.symmetric)
+    float_nodes = list(dict.fromkeys([*kept_in_float(model), *exclude]))
+    ranges = select(calibration.histograms, method, scheme.symmetric)
     try:
         if scheme.symmetric:
-            quantized = quantize_signed(model, found, kept)
+            quantized = quantize_signed(model, ranges, float_nodes)
         else:
-            quantized = _by_onnxruntime(model, found, scheme, kept)
+            quantized = _by_onnxruntime(model, ranges, scheme, float_nodes)
     except OSError:  # a full disk is not the graph's fault
         raise
-    except Exception as error:  # whatever a graph that it does not expect makes of it
+    except Exception as error:  # the quantizer raises many kinds for a graph that it does not expect
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ExportError(f"the model cannot be quantized: {reason}", "export it without --precision int8") from error
     onnx.checker.check_model(quantized, full_check=True)
     if not any(node.op_type == "QuantizeLinear" for node in quantized.graph.node):
-        raise ExportError("nothing in the network can be quantized", "export it without --precision int8")
+        raise ExportError("the network has no layer that can be quantized", "export it without --precision int8")
     set_precision(quantized, "int8")
     onnx.save(quantized, output)
     return Quantization(
@@ -110,19 +110,19 @@ def quantize_onnx(
         weights=f"{'int8' if scheme.signed else 'uint8'} symmetric, per output channel, {scheme.bits} bits",
         calibration=calibration.describe(method),
         operations=[*sorted(LAYERS), "the skip of residual sums"] if scheme.symmetric else OPERATIONS,
-        kept_in_float=kept,
+        kept_in_float=float_nodes,
     )
 
 
 def _by_onnxruntime(
-    model: ModelProto, found: dict[str, tuple[float, float]], scheme: Scheme, kept: list[str]
+    model: ModelProto, ranges: dict[str, tuple[float, float]], scheme: Scheme, float_nodes: list[str]
 ) -> ModelProto:
-    """Let ONNX Runtime place the pairs where it fuses them."""
+    """Quantize with ONNX Runtime, which places the Q/DQ nodes where it can fuse them."""
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    extremes = {name: (np.float32(low), np.float32(high)) for name, (low, high) in found.items()}
+    extremes = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     quantizer = QDQQuantizer(
         onnx.shape_inference.infer_shapes(model),
         True,  # per channel
@@ -131,7 +131,7 @@ def _by_onnxruntime(
         QuantType.QUInt8,
         TensorsData(CalibrationMethod.MinMax, extremes),
         [],
-        kept,
+        float_nodes,
         OPERATIONS,
         {"QuantizeBias": False},
     )
@@ -143,7 +143,7 @@ def _by_onnxruntime(
 
 
 def kept_in_float(model: ModelProto) -> list[str]:
-    """Names of the nodes that stay in float: those before the first layer, and the last layer with what follows it."""
+    """Names of the nodes that stay in float: those before the first layer, the last layer, and those after it."""
     nodes = list(model.graph.node)
     first = next((i for i, node in enumerate(nodes) if node.op_type in LAYERS), len(nodes))
     return list(dict.fromkeys(node.name for node in (*nodes[:first], *_last_nodes(model))))

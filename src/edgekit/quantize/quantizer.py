@@ -1,4 +1,4 @@
-"""One way of quantizing to INT8, and the workshop that does it; what several ways, and several runtimes, need is made once."""
+"""`QuantizationConfig`: how one INT8 file is quantized. `Quantizer`: does it, and shares work between configurations and runtimes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from edgekit.quantize.fidelity import Judge
 from edgekit.quantize.qdq import Scheme, quantize_onnx
 from edgekit.quantize.ranges import Method
 from edgekit.quantize.recover import STEPS, recover
-from edgekit.quantize.sensitivity import release
+from edgekit.quantize.sensitivity import restore_float_inputs
 from edgekit.tasks import EMBEDDING, Task
 
 _EQUALIZED = {"weights": "cross-layer equalization", "activations": "activations smoothed"}
@@ -34,15 +34,15 @@ _EQUALIZED = {"weights": "cross-layer equalization", "activations": "activations
 
 @dataclass(frozen=True)
 class QuantizationConfig:
-    """How a file is made.
+    """How an INT8 file is quantized.
 
     Attributes:
-        scheme: of the weights; None leaves all to NNCF, with its overflow fix.
-        method: of the activations' ranges.
-        equalized: how the float graph's channels were rescaled first.
-        corrected: whether the biases were corrected afterwards.
-        exclude: nodes that stay in float beside those that always do.
-        learned: the scheme whose rounding the weights were distilled to bear; None: the weights as they were trained.
+        scheme: how weights are quantized; None: NNCF quantizes everything, with its overflow fix.
+        method: how the ranges of the activations are chosen.
+        equalized: how the channels of the float graph are rescaled first; None: not at all.
+        corrected: whether the biases are corrected afterwards.
+        exclude: nodes that stay in float, in addition to those that always do.
+        learned: the scheme that the weights were distilled for; None: the weights as they were trained.
     """
 
     scheme: Scheme | None
@@ -54,7 +54,7 @@ class QuantizationConfig:
 
     @property
     def name(self) -> str:
-        """In words, as the bundle records it."""
+        """The configuration in words, as the bundle records it."""
         parts = [f"{self.scheme.name}, {self.method}" if self.scheme else "nncf"]
         parts += [_EQUALIZED[self.equalized]] if self.equalized else []
         parts += ["biases corrected"] if self.corrected else []
@@ -64,14 +64,14 @@ class QuantizationConfig:
 
 
 class Quantizer:
-    """Quantizes the float graph of one export; shared by its targets.
+    """Quantizes the float graph of one export; the targets of the export share it.
 
     Args:
-        calibration: of the float graph.
-        scratch: where its own folder is made.
-        unlabeled: more images without labels than the calibration's, uint8 (n, s, s, 3); None: those.
+        calibration: the calibration of the float graph.
+        scratch: the folder in which it creates its own.
+        unlabeled: images for comparison and distillation, uint8 (n, s, s, 3); None: the calibration images.
         model: the trained network, from pixels to its outputs, as torch; None where it came as ONNX.
-        task: what it answers.
+        task: what the network answers.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class Quantizer:
         return Judge(self.first.model, self.unlabeled, self.task)
 
     def calibration(self, config: QuantizationConfig) -> Calibration | None:
-        """The calibration of the float graph that a way starts from; None where that has nothing to equalize.
+        """The calibration of the float graph that a configuration starts from; None if the graph has nothing to equalize.
 
-        The first way with weights that are `learned` takes minutes; the network must be there as torch.
+        The first configuration with `learned` weights takes minutes, and needs the network as torch.
         """
         key = config.learned, config.equalized
         if key not in self._calibrations:
@@ -119,10 +119,10 @@ class Quantizer:
         return self._calibrations[key]
 
     def qdq(self, config: QuantizationConfig, output: Path) -> Quantization:
-        """Write a way's graph with quantize/dequantize pairs, the rest in FP32, and say how it was made.
+        """Write the Q/DQ graph of a configuration, the rest in FP32; return the record of how it was made.
 
         Raises:
-            ExportError: it cannot be made.
+            ExportError: the graph cannot be quantized.
         """
         if config in self._files:
             path, quantization = self._files[config]
@@ -133,14 +133,14 @@ class Quantizer:
         assert config.scheme is not None
         quantization = quantize_onnx(calibration, output, config.scheme, method=config.method, exclude=config.exclude)
         if config.exclude:
-            onnx.save(release(read_onnx(output), read_onnx(calibration.model), config.exclude), output)
+            onnx.save(restore_float_inputs(read_onnx(output), read_onnx(calibration.model), config.exclude), output)
         if config.equalized:
             quantization.equalized = _EQUALIZED[config.equalized]
         if config.corrected:
             quantization.bias_correction = self._correct(calibration, output)
         if config.learned:
             quantization.distilled = Distilled(steps=STEPS, images=len(self.unlabeled), labels=0)
-        if not config.exclude:  # of those there may be one a layer, and nobody asks again
+        if not config.exclude:  # not cached: there may be one for each layer, and each is needed once
             path = self.folder / f"{len(self._files)}.onnx"
             copy_file(output, path)
             self._files[config] = path, quantization

@@ -1,11 +1,11 @@
-"""The ranges of a network's activations over images: collected in one pass, in memory that does not grow with the images.
+"""The ranges of a network's activations: collected in one pass over images, in memory that does not grow with their number.
 
 The float ONNX runs in ONNX Runtime with every float activation as an extra output. Each has a running minimum and maximum, and
-a histogram of a fixed number of bins whose range doubles when a value exceeds it. From these come the ranges of every method:
+a histogram with a fixed number of bins, whose range doubles when a value exceeds it. They give the ranges of every method:
 
 - `minmax`: the extremes.
-- `percentile`: all but 0.01 % of the values, half of that cut off at either end, as ONNX Runtime's percentile calibrator has it.
-- `entropy`: the threshold at which the distribution, clipped and quantized, diverges least from what it was (Kullback-Leibler).
+- `percentile`: 99.99 % of the values, half of the rest cut off at either end, as ONNX Runtime's percentile calibrator does.
+- `entropy`: the threshold at which the clipped and quantized distribution diverges least from the original (Kullback-Leibler).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PERCENTILE = 99.99  # of the values that a range keeps
 BINS = (
     8192  # over both signs: at least 2048 of them between 0 and the largest magnitude, however often the range doubled
 )
-_SMALLEST = 1e-30  # the range of a histogram that has seen nothing but zeros
+_SMALLEST = 1e-30  # the range of a histogram that has seen only zeros
 
 
 class Histogram:
@@ -43,7 +43,7 @@ class Histogram:
 
     @property
     def width(self) -> float:
-        """Of one bin."""
+        """The width of one bin."""
         return 2 * self.reach / BINS
 
     def add(self, values: NDArray[np.float32]) -> None:
@@ -55,7 +55,7 @@ class Histogram:
         if not values.size:
             return
         flat = values.reshape(-1)
-        lowest, highest = float(flat.min()), float(flat.max())  # NaN where one is
+        lowest, highest = float(flat.min()), float(flat.max())  # NaN if any value is
         if not (np.isfinite(lowest) and np.isfinite(highest)):
             raise FloatingPointError
         self.lowest, self.highest = min(self.lowest, lowest), max(self.highest, highest)
@@ -70,7 +70,7 @@ class Histogram:
 
         Args:
             method: of `METHODS`.
-            symmetric: half of the 256 integers are for either sign, even where there are values of one sign alone; the
+            symmetric: half of the 256 integers are for either sign, even if all values have one sign; the
                 divergence depends on it.
         """
         if not self.counts.any():
@@ -84,18 +84,18 @@ class Histogram:
         return self.lowest, self.highest
 
     def percentile(self, percent: float) -> tuple[float, float]:
-        """The range that holds `percent` of the values, what is left being cut off in halves at either end."""
+        """The range that holds `percent` of the values; half of the rest is cut off at either end."""
         cut = (100.0 - percent) / 200.0
         low, high = (self._quantile(q) for q in (cut, 1.0 - cut))
         return max(low, self.lowest), min(high, self.highest)
 
     def entropy_threshold(self, levels: int = 128) -> float:
-        """The magnitude to clip at, by the least Kullback-Leibler divergence.
+        """The magnitude to clip at: the one with the least Kullback-Leibler divergence.
 
-        Migacz, "8-bit inference with TensorRT" (GTC 2017): of the histogram of magnitudes, clip after each bin i in turn, what is
-        beyond counted into bin i; merge the i bins into `levels`, spread each level evenly over those of its bins that are not
-        empty, and compare. As NVIDIA's pytorch-quantization does, the bin at 0, where ReLU puts half of all values and which
-        the integers represent exactly, counts no more than its neighbor. The bins are 2048 to 4096, and every 1/256 is tried.
+        Migacz, "8-bit inference with TensorRT" (GTC 2017): clip the histogram of magnitudes after each bin i in turn, counting the
+        values beyond into bin i; merge the i bins into `levels`, spread each level evenly over its non-empty bins, and compare.
+        The bin at 0, where ReLU puts half of all values and which the integers represent exactly, counts no more than its
+        neighbor, as in NVIDIA's pytorch-quantization. There are 2048 to 4096 bins; 256 thresholds are tried.
         """
         half = BINS // 2
         magnitudes = (self.counts[half:] + self.counts[:half][::-1]).astype(np.float64)
@@ -107,13 +107,13 @@ class Histogram:
         beyond = magnitudes.sum() - np.cumsum(magnitudes)
         ends = np.unique(np.linspace(levels, used, 257).round().astype(int))
         divergences = np.array([_divergence(magnitudes[:end], beyond[end - 1], levels) for end in ends])
-        least = len(ends) - 1 - int(divergences[::-1].argmin())  # of equal ones, the one that clips least
+        least = len(ends) - 1 - int(divergences[::-1].argmin())  # of equal divergences, the one that clips least
         return float(ends[least]) * self.width
 
     def _widen(self, magnitude: float) -> None:
         """Double the range until it holds `magnitude`: bins merge in pairs, counted from zero, so that no count moves across it."""
         if self.reach == 0.0 or (self.reach == _SMALLEST and magnitude > _SMALLEST):
-            self.reach = magnitude  # all that was counted, if anything, is zeros
+            self.reach = magnitude  # only zeros were counted, if anything
             zeros = int(self.counts.sum())
             self.counts[:] = 0
             self.counts[BINS // 2] = zeros
@@ -131,18 +131,18 @@ class Histogram:
         return float(-self.reach + (i + inside) * self.width)
 
 
-def _divergence(kept: NDArray[np.float64], beyond: float, levels: int) -> float:
-    """The Kullback-Leibler divergence between a clipped distribution and its quantization; infinite where the latter has gaps."""
-    reference = kept.copy()
+def _divergence(clipped: NDArray[np.float64], beyond: float, levels: int) -> float:
+    """The Kullback-Leibler divergence between a clipped distribution and its quantization; infinite if the latter has gaps."""
+    reference = clipped.copy()
     reference[-1] += beyond
-    filled = kept > 0
+    filled = clipped > 0
     if reference[-1] > 0 and not filled[-1]:
         return np.inf
-    starts = -(-np.arange(levels) * len(kept) // levels)  # bin j belongs to level floor(j * levels / bins)
-    sizes = np.diff(np.append(starts, len(kept)))
-    totals, members = np.add.reduceat(kept, starts), np.add.reduceat(filled.astype(np.float64), starts)
+    starts = -(-np.arange(levels) * len(clipped) // levels)  # bin j belongs to level floor(j * levels / bins)
+    sizes = np.diff(np.append(starts, len(clipped)))
+    totals, members = np.add.reduceat(clipped, starts), np.add.reduceat(filled.astype(np.float64), starts)
     even = np.repeat(totals / np.maximum(members, 1), sizes)[filled]
-    p, q = reference[filled] / reference.sum(), even / kept.sum()
+    p, q = reference[filled] / reference.sum(), even / clipped.sum()
     return float((p * np.log(p / q)).sum())
 
 
@@ -152,10 +152,10 @@ def collect(model: Path, images: NDArray[np.uint8], advance: Advance) -> dict[st
     Args:
         model: takes uint8 (n, s, s, 3) as its one input.
         images: uint8 (n, s, s, 3); read and run batch by batch.
-        advance: told the images done.
+        advance: called with the number of images done.
 
     Returns:
-        A histogram for each float32 tensor that a node computes. What padding fills in for a max pooling is not counted.
+        A histogram for each float32 tensor that a node computes. The fill values of padding before a max pooling are not counted.
 
     Raises:
         ExportError: an activation is not finite, or ONNX Runtime cannot run the model.
@@ -181,7 +181,7 @@ def collect(model: Path, images: NDArray[np.uint8], advance: Advance) -> dict[st
 
 
 def batch_size(images: NDArray[np.uint8]) -> int:
-    """About a quarter of a million pixels: the activations of one batch are what memory holds."""
+    """The number of images in about a quarter of a million pixels: memory holds the activations of one batch."""
     return max(1, 2**18 // (images.shape[1] * images.shape[2]))
 
 
@@ -200,7 +200,7 @@ def activations(model: ModelProto) -> list[str]:
 
 
 def observing(model: ModelProto, names: Sequence[str]) -> Any:
-    """An ONNX Runtime session of a model that can be asked for its inner tensors `names`; the model is not changed.
+    """An ONNX Runtime session that also gives the inner tensors `names` of a model; the model is not changed.
 
     Raises:
         ExportError: ONNX Runtime cannot load it.

@@ -1,4 +1,4 @@
-"""Quantization-aware distillation: weights that answer as they did before when they are rounded, learned without any label.
+"""Quantization-aware distillation: adapt the weights so that the quantized network reproduces the float one, without any label.
 
 The network runs with its rounding simulated (fake quantization, straight-through gradient: Jacob et al. 2018, "Quantization and
 training of neural networks for efficient integer-arithmetic-only inference") and learns to give the outputs that it gives in float
@@ -27,9 +27,9 @@ STEPS = 150
 BATCH = 64
 LEARNING_RATE = 5e-5  # of Adam, falling to zero along a cosine
 TEMPERATURE = 2.0
-_RANGED = 256  # images that the activations' ranges come from
+_RANGED = 256  # images that give the ranges of the activations
 _PERCENTILE = 0.9999
-_SAMPLED = 1 << 20  # values of one tensor and batch that its percentiles are taken of
+_SAMPLED = 1 << 20  # values of one tensor and batch that the percentiles are computed from
 
 
 def recover(
@@ -42,7 +42,7 @@ def recover(
     learning_rate: float = LEARNING_RATE,
     advance: Advance,
 ) -> nn.Module:
-    """A copy of a model whose weights were adapted to being quantized.
+    """Return a copy of a model whose weights were adapted to quantization.
 
     Weights are simulated symmetric, one scale an output channel, recomputed at every step; what Conv2d and Linear read is simulated
     as uint8, or as int8 around 0, with one range a tensor, found once on the images before the first step. The layer that makes the
@@ -56,7 +56,7 @@ def recover(
         categorical: whether the main output holds logits of one choice among its axis 1.
         steps: of `BATCH` images each (fewer where there are fewer).
         learning_rate: the first; it falls to zero along a cosine.
-        advance: told each step.
+        advance: called after each step.
     """
     student = copy.deepcopy(model).eval().requires_grad_(True)
     distance = divergence if categorical else relative_error
@@ -115,7 +115,7 @@ def quantized_layers(model: nn.Module, images: NDArray[np.uint8]) -> list[nn.Con
 
 
 class _Weight(nn.Module):
-    """A weight (out, …) as its symmetric integers give it back, one scale an output channel."""
+    """Fake quantization of a weight (out, …): symmetric, one scale per output channel."""
 
     def __init__(self, bits: int) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class _Weight(nn.Module):
 
 
 class _Activation:
-    """What a layer reads, as integers with one range give it back; it looks at values until it is frozen.
+    """Fake quantization of a layer's input, with one range per tensor. It observes values until it is frozen.
 
     Args:
         symmetric: int8 around 0, without -128; otherwise uint8.

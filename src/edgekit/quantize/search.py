@@ -1,14 +1,15 @@
-"""The ladder: what INT8 tries to keep the accuracy, rung by rung, in the runtime that will serve the file, up to the first that does.
+"""The accuracy search: try one strategy after the other until an INT8 file keeps the accuracy in the runtime that will serve it.
 
-Who decides what:
+How it decides:
 
-- Inside a rung, between its candidates: agreement and SQNR of the task's main output against the float model, on images without labels (see
-  `fidelity`). No label is read for it.
-- Whether a candidate passes: the loss of accuracy on the evaluation set, at most `max_drop`. That is the gate, and the only thing that labels
-  are for. Everything that was ever held against it is in the bundle's `tried`, so a reader sees how often it was asked.
-- How many layers stay in float: their order comes from the unlabeled images, the number from the gate.
-- How long it takes: a `Budget`. When its time is up, no further candidate is made; what passed until then is delivered, else what only the
-  user asked for (distillation) and the last resort are tried, else the most faithful file is rejected. That it was cut is in the bundle.
+- Between the candidates of a strategy: agreement and SQNR of the task's main output with the float model, on unlabeled images (see `fidelity`). No
+  label is used.
+- Whether a candidate passes: the loss of accuracy on the evaluation set is at most `max_drop`. This gate is the only use of labels. Every
+  candidate that was verified is in the bundle's `tried`, so a reader sees how often the labels were used.
+- How many layers stay in float: the unlabeled images give their order, the gate gives the number.
+- How long it takes: a `Budget`. When the time is up, no further candidate is made. A candidate that has passed is delivered. If none has,
+  distillation (if the user asked for it) and the last strategy are still tried; then the best file is delivered, rejected. The bundle
+  records that the search was cut.
 """
 
 from __future__ import annotations
@@ -42,14 +43,14 @@ from edgekit.quantize.sensitivity import Exclude, LayerSensitivity, excluding, q
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate that was made and held against the float model.
+    """An INT8 file that was made and compared with the float model.
 
     Attributes:
-        way: how.
-        variant: verified or not yet.
-        folder: of its files.
-        fidelity: None where nothing here runs it: then nothing can be compared, and the first way stands.
-        entry: of it in the bundle's `tried`.
+        config: how it was quantized.
+        variant: the variant, verified or not yet.
+        folder: the folder of its files.
+        fidelity: its comparison with the float model; None if it cannot run on this machine: then the first candidate is taken.
+        entry: its entry in the bundle's `tried`.
     """
 
     config: QuantizationConfig
@@ -61,16 +62,16 @@ class Candidate:
 
 @dataclass
 class AccuracySearch:
-    """One runtime's way up the ladder.
+    """The state of one backend's accuracy search.
 
     Attributes:
-        family: the runtime's.
-        candidates: every candidate, in the order of the making.
-        tried: the same for the bundle.
-        layers: what leaving each layer in float brings, once it was measured.
-        blocks: the same of blocks of layers, where there are many.
-        failure: of the last candidate that could not be made.
-        budget: the time that all of it may take.
+        backend: the runtime that files are made for.
+        candidates: every candidate by its configuration, in the order in which they were made.
+        tried: the records of all attempts, for the bundle.
+        layers: the sensitivity of each layer; empty until it was measured.
+        blocks: the same for blocks of layers, if there are many layers.
+        failure: the error of the last candidate that could not be made.
+        budget: the time limit of the whole search.
     """
 
     backend: Backend
@@ -83,11 +84,11 @@ class AccuracySearch:
 
     @property
     def quantizer(self) -> Quantizer:
-        """That quantizes."""
+        """The backend's quantizer."""
         return self.backend.quantizer
 
     def try_config(self, strategy: Strategy, config: QuantizationConfig) -> Candidate | None:
-        """Make a file and compare it on unlabeled images; None where it cannot be made."""
+        """Make a candidate and compare it on unlabeled images; None if it cannot be made."""
         if config in self.candidates:
             return self.candidates[config]
         began = time.monotonic()
@@ -101,7 +102,7 @@ class AccuracySearch:
             variant = self.backend.make(config, folder)
             entry.making_seconds = round(time.monotonic() - began, 3)
             fidelity = self.backend.fidelity(variant, folder)
-        except ExportError as error:  # of the tool behind this way; another may do
+        except ExportError as error:  # this tool failed; another configuration may work
             self.failure = error
             entry.status, entry.why = "failed", error.message
             return None
@@ -113,7 +114,7 @@ class AccuracySearch:
         return self.candidates[config]
 
     def gate(self, candidate: Candidate) -> bool:
-        """Hold a candidate against the evaluation set; whether it passes."""
+        """Verify a candidate on the evaluation set; return whether it passes."""
         entry = candidate.entry
         if candidate.variant.status == "unexecuted":
             began = time.monotonic()
@@ -127,7 +128,7 @@ class AccuracySearch:
         return self.candidates[candidate.config].variant.status != "rejected"
 
     def best_of(self, strategy: Strategy, configs: list[QuantizationConfig]) -> Candidate | None:
-        """The most faithful of a rung's candidates on unlabeled images; None where none could be made."""
+        """Make the candidates of a strategy; return the best on unlabeled images, or None if none could be made."""
         chosen: Candidate | None = None
         for config in configs:
             if chosen is not None and config not in self.candidates and self.budget.over():
@@ -139,11 +140,11 @@ class AccuracySearch:
                 break
         return chosen
 
-    def so_far(self, *, quantized_here: bool) -> Candidate | None:
-        """The most faithful of everything made until now; with `quantized_here` NNCF's files are left out."""
+    def so_far(self, *, refinable: bool) -> Candidate | None:
+        """The best candidate until now. `refinable`: only those that a later strategy can start from (not NNCF's, no extra layers in float)."""
         chosen: Candidate | None = None
         for candidate in self.candidates.values():
-            if quantized_here and (candidate.config.scheme is None or candidate.config.exclude):
+            if refinable and (candidate.config.scheme is None or candidate.config.exclude):
                 continue
             if chosen is None or _better(candidate, chosen):
                 chosen = candidate
@@ -151,18 +152,16 @@ class AccuracySearch:
 
 
 def search_accuracy(backend: Backend, folder: Path, *, recover: bool = False, budget: Budget | None = None) -> Variant:
-    """The INT8 variant of a runtime: the first rung's that keeps the accuracy.
-
-    Where none does, the most faithful one, rejected.
+    """Return the INT8 variant of a backend: the first that keeps the accuracy; if none does, the best one, rejected.
 
     Args:
-        family: the runtime's.
-        folder: where the variant's files go.
-        recover: whether to adapt the weights (minutes) where nothing else suffices.
-        budget: the time that it may take beside that; None: as long as it needs.
+        backend: the runtime that files are made for.
+        folder: destination of the variant's files.
+        recover: whether to distill the weights (minutes) if the strategies before are not enough.
+        budget: the time limit of the search without the distillation; None: no limit.
 
     Raises:
-        ExportError: no way leads to a file that runs.
+        ExportError: no configuration gives a file that runs.
     """
     state = AccuracySearch(backend, budget=budget or Budget())
     strategies: dict[Strategy, Callable[[AccuracySearch], Candidate | None]] = {
@@ -179,7 +178,7 @@ def search_accuracy(backend: Backend, folder: Path, *, recover: bool = False, bu
         candidate = attempt(state)
         if candidate is not None:
             return _delivered(state, candidate, strategy, folder)
-    candidate = state.so_far(quantized_here=False)
+    candidate = state.so_far(refinable=False)
     if candidate is None:
         raise state.failure or ExportError(f"{backend.target}: no INT8 file could be made")
     state.gate(candidate)
@@ -197,12 +196,12 @@ def _calibrate(state: AccuracySearch) -> Candidate | None:
 
 
 def _equalize(state: AccuracySearch) -> Candidate | None:
-    """Equalized by weights or by activations or not at all, the most faithful of them with and without corrected biases."""
+    """Equalize by weights, by activations, or not at all; then the best of these with and without bias correction."""
     return _prepared(state, EQUALIZATION, _base(state))
 
 
 def _keep_in_float(state: AccuracySearch) -> Candidate | None:
-    base = state.so_far(quantized_here=True)
+    base = state.so_far(refinable=True)
     if base is None or base.fidelity is None or base.config.scheme is None:
         return None
     calibration = state.quantizer.calibration(base.config)
@@ -240,7 +239,7 @@ def _distill(state: AccuracySearch) -> Candidate | None:
                 configuration="distilled",
                 status="failed",
                 seconds=0.0,
-                why="the model came as ONNX: its weights cannot be trained further",
+                why="the model was given as ONNX: its weights cannot be trained further",
             )
         )
         return None
@@ -255,7 +254,7 @@ def _distill(state: AccuracySearch) -> Candidate | None:
 
 
 def _unsigned(state: AccuracySearch) -> Candidate | None:
-    base = state.so_far(quantized_here=True)
+    base = state.so_far(refinable=True)
     config = state.backend.last(base.config if base is not None else None)
     if config is None:
         return None
@@ -272,7 +271,7 @@ def _prepared(state: AccuracySearch, strategy: Strategy, base: QuantizationConfi
     candidate = state.best_of(strategy, graphs)
     if (
         candidate is not None and candidate.config.equalized
-    ):  # what was best for wildly different channels need not be for equal ones
+    ):  # the best method before equalization need not be the best after it
         methods = dict.fromkeys([candidate.config.method, *(config.method for config in state.backend.groups()[0])])
         candidate = state.best_of(strategy, [replace(candidate.config, method=method) for method in methods])
     if candidate is None:
@@ -282,7 +281,7 @@ def _prepared(state: AccuracySearch, strategy: Strategy, base: QuantizationConfi
 
 
 def _base(state: AccuracySearch) -> QuantizationConfig:
-    """What the later rungs start from: the calibration method that was the most faithful."""
+    """The configuration that later strategies start from: the best calibration method."""
     first = state.backend.groups()[0]
     plain = [m for m in state.candidates.values() if m.config in first]
     chosen = plain[0] if plain else None
@@ -316,7 +315,7 @@ def _delivered(state: AccuracySearch, candidate: Candidate, strategy: Strategy |
 
 
 def _cut(budget: Budget, strategy: Strategy | None) -> str:
-    """What to know of a search that was cut."""
+    """The note on a search that was cut."""
     limit = "" if budget.minutes is None else f" ({budget.minutes:g} minutes for all INT8 variants, --search-minutes)"
-    found = "what had passed until then is taken" if strategy is not None else "nothing had passed until then"
-    return f"the search for INT8 that keeps the accuracy ran out of time{limit}: {found}, and more time may find better"
+    outcome = "the candidate that had passed was taken" if strategy is not None else "no candidate had passed"
+    return f"the accuracy search for INT8 ran out of time{limit}: {outcome}; a longer limit may find a better one"

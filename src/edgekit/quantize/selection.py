@@ -1,8 +1,8 @@
-"""Which unlabeled images calibrate INT8: drawn from clusters of the network's own embedding rather than blindly.
+"""Selection of calibration images from unlabeled ones: drawn from clusters of the network's own embedding rather than at random.
 
-A few hundred images drawn blindly miss what is rare in the pool, and the ranges are decided by what is rare. So a part of the pool
-is embedded by the float network itself, clustered, and each cluster gives images in proportion to its size: the nearest to its
-center, the others at random.
+A few hundred random images miss what is rare in the pool, and rare images decide the ranges. So the float network embeds a part of the
+pool, the embeddings are clustered, and each cluster gives images in proportion to its size: the one nearest to its center, and others
+at random.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from edgekit.progress import progress
 from edgekit.quantize.qdq import last_layer
 from edgekit.quantize.ranges import batches, observing
 
-MOST_HELD_BACK = 500  # images to judge on: the standard error of a loss of a point on them is half a point
-_HELD_BACK = 3  # one image in so many, but no more than that
-_FEWEST_HELD_BACK = 16  # and no fewer: as many as there are golden images; of fewer than 32 images it is the half
-FEWEST, ADVISED = 8, 100  # images to calibrate with: fewer are refused unless asked for, fewer are warned of
-MOST_EMBEDDED = 5000  # images of the pool, however large it is
-_EMBEDDED_PER_IMAGE = 8  # so many times the images asked for, but at least
+MOST_HELD_BACK = 500  # images for evaluation: the standard error of a loss of one point is half a point
+_HELD_BACK = 3  # one image in three, at most `MOST_HELD_BACK`
+_FEWEST_HELD_BACK = 16  # the number of golden images; half of the pool if it has fewer than 32 images
+FEWEST, ADVISED = 8, 100  # calibration images: fewer than the first are refused, fewer than the second give a warning
+MOST_EMBEDDED = 5000  # images, however large the pool is
+_EMBEDDED_PER_IMAGE = 8  # times the calibration images, but at least `_FEWEST_EMBEDDED`
 _FEWEST_EMBEDDED = 1000
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """The images that calibration may draw from, and how many it should.
+class CalibrationPool:
+    """The pool that calibration images are drawn from, and how many to draw.
 
     Attributes:
-        total: how many there are.
-        read: rows, int64 (m,), -> images, uint8 (m, s, s, 3).
-        digest: of the images' contents.
-        count: how many to draw; all, where there are not more.
-        classes: of the network, where known: as many clusters at least.
-        seed: of the draw.
+        total: number of images in the pool.
+        read: reads images: rows int64 (m,) -> uint8 (m, s, s, 3).
+        digest: digest of the images' contents.
+        count: number of images to draw; all of them if the pool is smaller.
+        classes: number of the network's classes, if known: the least number of clusters.
+        seed: seed of the draw.
     """
 
     total: int
@@ -54,40 +54,40 @@ class Candidates:
     seed: int = 0
 
     @classmethod
-    def these(cls, images: NDArray[np.uint8]) -> Candidates:
-        """Exactly these images, uint8 (n, s, s, 3)."""
+    def of_images(cls, images: NDArray[np.uint8]) -> CalibrationPool:
+        """A pool of these images, uint8 (n, s, s, 3), all of which are drawn."""
         return cls(len(images), lambda rows: images[rows], digest_of_arrays(images), len(images))
 
     @property
     def key(self) -> str:
-        """A digest of all that the draw depends on beside the network."""
+        """A digest of everything except the network that the draw depends on."""
         return digest_of([self.total, self.digest, self.count, self.classes, self.seed])
 
     @property
     def drawn(self) -> int:
-        """How many images a draw gives."""
+        """The number of images that a draw gives."""
         return min(self.count, self.total)
 
-    def held_back(self) -> tuple[Candidates, NDArray[np.int64]]:
-        """Hold images back from calibration, to judge on: a third of the pool, at most `MOST_HELD_BACK`, drawn blindly; of a small pool the half.
+    def held_back(self) -> tuple[CalibrationPool, NDArray[np.int64]]:
+        """Hold images back from calibration for evaluation: a random third of the pool, at most `MOST_HELD_BACK`; half of a small pool.
 
-        Which ones depends on the pool and the seed alone, so that exports of other variants, or with more images to calibrate with, are
-        judged on the same. Of a single image none can be held back.
+        The choice depends only on the pool and the seed, so exports of other variants, or with more calibration images, use the same ones.
+        A pool of one image holds none back.
 
         Returns:
-            What is left to calibrate with, and the rows that were held back, int64 (h,), ascending.
+            The pool that is left for calibration, and the rows that were held back, int64 (h,), ascending.
         """
         if self.total < 2:
             return self, np.zeros(0, np.int64)
         fewest = min(_FEWEST_HELD_BACK, self.total // 2)
         count = min(MOST_HELD_BACK, max(fewest, self.total // _HELD_BACK))
         held = np.sort(np.random.default_rng([self.seed, self.total]).choice(self.total, count, replace=False))
-        left = np.setdiff1d(np.arange(self.total), held)
+        remaining = np.setdiff1d(np.arange(self.total), held)
         read = self.read
         rest = replace(
             self,
-            total=len(left),
-            read=lambda rows: read(left[rows]),
+            total=len(remaining),
+            read=lambda rows: read(remaining[rows]),
             digest=digest_of([self.digest, count]),
         )
         return rest, held
@@ -99,7 +99,7 @@ class Drawn:
 
     Attributes:
         images: uint8 (n, s, s, 3).
-        rows: int64 (n,), ascending: where they stand in the pool.
+        rows: their positions in the pool, int64 (n,), ascending.
         record: how they were drawn, for the bundle.
     """
 
@@ -118,22 +118,22 @@ def digest_of_arrays(*arrays: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def draw(model: Path, candidates: Candidates, how: Literal["clusters", "random"] = "clusters") -> Drawn:
-    """Draw the images to calibrate a network with; the same ones whenever the network, the pool and the seed are the same.
+def draw(model: Path, pool: CalibrationPool, how: Literal["clusters", "random"] = "clusters") -> Drawn:
+    """Draw calibration images; the same network, pool and seed always give the same images.
 
     Args:
         model: the float ONNX.
-        candidates: the pool.
-        how: from clusters of the embedding, or blindly.
+        pool: the pool of images.
+        how: from clusters of the embedding, or at random.
 
     Raises:
         ExportError: the pool is empty, or ONNX Runtime cannot run the model.
     """
-    total, count = candidates.total, candidates.drawn
+    total, count = pool.total, pool.drawn
     if not count:
-        raise ExportError("no calibration images: INT8 needs some to find the activations' ranges")
-    generator = np.random.default_rng(candidates.seed)
-    record: dict[str, Any] = {"drawn": how, "pool": total, "seed": candidates.seed}
+        raise ExportError("no calibration images: INT8 needs images to find the ranges of the activations")
+    generator = np.random.default_rng(pool.seed)
+    record: dict[str, Any] = {"drawn": how, "pool": total, "seed": pool.seed}
     if count == total:
         rows = np.arange(total)
         record["drawn"] = "all"
@@ -142,9 +142,9 @@ def draw(model: Path, candidates: Candidates, how: Literal["clusters", "random"]
     else:
         few = min(total, MOST_EMBEDDED, max(_FEWEST_EMBEDDED, _EMBEDDED_PER_IMAGE * count))
         embedded = np.sort(generator.choice(total, few, replace=False))
-        features = embed(model, embedded, candidates.read)
-        clusters = min(count, max(candidates.classes, round(np.sqrt(few))))
-        chosen, sizes = stratified(features, count, clusters, candidates.seed)
+        features = embed(model, embedded, pool.read)
+        clusters = min(count, max(pool.classes, round(np.sqrt(few))))
+        chosen, sizes = stratified(features, count, clusters, pool.seed)
         rows = embedded[chosen]
         record |= {
             "embedded": few,
@@ -153,7 +153,7 @@ def draw(model: Path, candidates: Candidates, how: Literal["clusters", "random"]
             "largest_cluster": max(sizes),
         }
     rows = np.sort(rows).astype(np.int64)
-    images = np.ascontiguousarray(candidates.read(rows))
+    images = np.ascontiguousarray(pool.read(rows))
     record["images_sha256"] = digest_of_arrays(images)
     return Drawn(images, rows, record)
 
@@ -161,7 +161,7 @@ def draw(model: Path, candidates: Candidates, how: Literal["clusters", "random"]
 def embed(
     model: Path, rows: NDArray[np.int64], read: Callable[[NDArray[np.int64]], NDArray[np.uint8]]
 ) -> NDArray[np.float32]:
-    """What enters the last layer of a float ONNX, float32 (n, features), of unit length; averaged over places where it has any."""
+    """The input of the last layer of a float ONNX, float32 (n, features), of unit length; averaged over positions, if it has any."""
     graph = read_onnx(model)
     layer = last_layer(graph)
     inner = layer.input[0] if layer is not None else graph.graph.output[0].name
@@ -186,8 +186,8 @@ def stratified(
     Args:
         features: float32 (n, d).
         count: how many to draw, of at most n.
-        clusters: how many clusters, of at most `count`; equal features make fewer.
-        seed: of the clustering and the draw.
+        clusters: number of clusters, at most `count`; equal features make fewer.
+        seed: seed of the clustering and of the draw.
 
     Returns:
         Indices int64 (count,), each once, and the sizes of the clusters.

@@ -1,5 +1,5 @@
-"""Which layers lose the accuracy: each one, or each block of them, left in float alone, measured in the runtime that will serve the file,
-without labels.
+"""Layer sensitivity: the gain when one layer, or one block of layers, stays in float; measured without labels in the runtime that will
+serve the file.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _ACTIVATIONS = {"Clip", *HOMOGENEOUS} - {"MaxPool", "AveragePool", "GlobalAverag
 
 @dataclass(frozen=True)
 class LayerSensitivity:
-    """A layer, or a block of layers, and what leaving it in float brings.
+    """The sensitivity of a layer or of a block of layers.
 
     Attributes:
-        layer: the node's name, or what the block is called.
+        layer: name of the node or of the block.
         operator: Conv, Gemm or MatMul, or the number of layers.
-        agreement: with the trained model, with this layer alone in float.
+        agreement: agreement with the trained model when only this layer is in float.
         sqnr_db: of the main output then, in dB.
-        gain_db: how much more that is than with every layer quantized.
-        members: the layers of the block: of a layer, itself.
+        gain_db: the gain over every layer quantized, in dB.
+        members: the layers of the block; the layer itself if it is one.
     """
 
     layer: str
@@ -44,7 +44,7 @@ class LayerSensitivity:
     members: tuple[str, ...]
 
     def describe(self) -> LayerSensitivityRecord:
-        """For the bundle."""
+        """The record for the bundle."""
         return LayerSensitivityRecord(
             layer=self.layer,
             operator=self.operator,
@@ -57,10 +57,10 @@ class LayerSensitivity:
 def quantizable(model: ModelProto) -> dict[str, tuple[str, Exclude]]:
     """The layers of a float graph that can be quantized: name -> (operator, the names to exclude: itself and its activation)."""
     graph = LayerGraph(model)
-    kept = set(kept_in_float(model))
+    in_float = set(kept_in_float(model))
     found = {}
     for node in graph.layers():
-        if node.name in kept:
+        if node.name in in_float:
             continue
         reader = graph.sole_reader(node.output[0])
         own = (reader.name,) if reader is not None and reader.op_type in _ACTIVATIONS else ()
@@ -80,11 +80,11 @@ def sensitivity(
 
     Args:
         layers: of the float graph (see `quantizable`).
-        groups: the blocks, each of one layer or several.
+        groups: the blocks, each of one or several layers.
         quantized: the fidelity with every layer quantized.
-        measure: the fidelity with some nodes left in float.
-        advance: told each block.
-        over: whether the time is up: then the blocks that follow are not measured, and not in what is returned.
+        measure: returns the fidelity with the given nodes in float.
+        advance: called after each block.
+        over: returns whether the time is up: then the remaining blocks are not measured and not returned.
     """
     found = []
     for group in groups:
@@ -99,25 +99,25 @@ def sensitivity(
 
 
 def excluding(layers: Mapping[str, tuple[str, Exclude]], names: Iterable[str]) -> Exclude:
-    """The nodes to exclude so that some layers stay in float."""
+    """The nodes to exclude from quantization so that these layers stay in float."""
     return tuple(node for name in names for node in layers[name][1])
 
 
-def release(quantized: ModelProto, float_model: ModelProto, exclude: Sequence[str]) -> ModelProto:
-    """Let layers that stay in float read what the graph computed, not what quantizing it left; changes the model.
+def restore_float_inputs(quantized: ModelProto, float_model: ModelProto, exclude: Sequence[str]) -> ModelProto:
+    """Let layers that stay in float read the float tensor before Q/DQ instead of the dequantized one; changes the model.
 
-    ONNX Runtime's quantizer leaves the weights of an excluded layer alone, but what the layer reads has been quantized by whoever
-    made it. A layer is sensitive as often for what it reads as for its weights. And where the pair's range does what a Relu or Clip
-    does, that quantizer has removed the Relu or Clip: whoever reads past the pair needs it back.
+    ONNX Runtime's quantizer leaves the weights of an excluded layer in float, but the layer before it still quantizes its output. A layer
+    is as often sensitive to its input as to its weights. Where the range of Q/DQ does the work of a Relu or Clip, the quantizer has removed
+    the Relu or Clip: a layer that reads the tensor before Q/DQ needs it back.
 
     Args:
         quantized: a Q/DQ graph.
         float_model: the graph that was quantized; nodes and tensors have the same names.
-        exclude: names of the nodes that were left in float.
+        exclude: names of the nodes that stay in float.
     """
     graph = quantized.graph
     maker = {name: node for node in graph.node for name in node.output}
-    was_made = {name: node for node in float_model.graph.node for name in node.output}
+    float_maker = {name: node for node in float_model.graph.node for name in node.output}
     names = set(exclude)
     for node in list(graph.node):
         if node.name not in names or node.op_type not in LAYERS:
@@ -130,14 +130,14 @@ def release(quantized: ModelProto, float_model: ModelProto, exclude: Sequence[st
             continue
         read = quantize.input[0]
         node.input[0] = read
-        if read in maker and read in was_made and maker[read].name != was_made[read].name:
-            _put_back(graph, maker, was_made[read], float_model)
-    _remove_idle_pairs(graph)
+        if read in maker and read in float_maker and maker[read].name != float_maker[read].name:
+            _put_back(graph, maker, float_maker[read], float_model)
+    _remove_unused_qdq(graph)
     return quantized
 
 
 def _put_back(graph: GraphProto, maker: dict[str, NodeProto], activation: NodeProto, float_model: ModelProto) -> None:
-    """Insert an activation of the float graph behind the node that makes its output instead."""
+    """Insert an activation of the float graph after the node that computes its output now."""
     before = maker[activation.output[0]]
     place = next(i for i, node in enumerate(graph.node) if node.name == before.name)
     before.output[list(before.output).index(activation.output[0])] = activation.input[0]
@@ -148,10 +148,10 @@ def _put_back(graph: GraphProto, maker: dict[str, NodeProto], activation: NodePr
     maker[activation.input[0]], maker[activation.output[0]] = before, graph.node[place + 1]
 
 
-def _remove_idle_pairs(graph: GraphProto) -> None:
-    kept = {output.name for output in graph.output}
+def _remove_unused_qdq(graph: GraphProto) -> None:
+    outputs = {output.name for output in graph.output}
     while True:
-        read = kept | {name for node in graph.node for name in node.input}
+        read = outputs | {name for node in graph.node for name in node.input}
         idle = [
             n for n in graph.node if n.op_type in {"QuantizeLinear", "DequantizeLinear"} and n.output[0] not in read
         ]
@@ -166,15 +166,15 @@ def _remove_idle_pairs(graph: GraphProto) -> None:
 def fewest(
     order: Sequence[T], passes: Callable[[tuple[T, ...]], bool], over: Callable[[], bool] = lambda: False
 ) -> tuple[T, ...] | None:
-    """The fewest layers in float that pass, taken from the front of an order; None where even all of it does not.
+    """Return the fewest layers in float that pass, taken from the front of `order`; None if not even all of them pass.
 
-    Doubles until it passes, halves back to the shortest beginning that does, then takes out one after the other what is not
-    needed beside the others.
+    Doubles the number until it passes, bisects to the shortest beginning that passes, then removes one by one the layers that are not
+    needed.
 
     Args:
-        order: the layers, or blocks of them, the most sensitive first.
-        passes: whether the file with these layers in float passes; asked at most `most_asked` times.
-        over: whether the time is up: then the fewest that passed until now are returned, None where none did.
+        order: the layers or blocks, the most sensitive first.
+        passes: returns whether the file with these layers in float passes; called at most `max_trials` times.
+        over: returns whether the time is up: then the fewest that have passed are returned, or None if none has.
     """
     count = 1
     failed = 0
@@ -194,13 +194,13 @@ def fewest(
         else:
             failed = middle
     chosen = tuple(order[:count])
-    for name in chosen[:-1][::-1]:  # without the last it did not pass
+    for name in chosen[:-1][::-1]:  # without the last one it did not pass
         fewer = tuple(n for n in chosen if n != name)
         if fewer and not over() and passes(fewer):
             chosen = fewer
     return chosen
 
 
-def most_asked(count: int) -> int:
-    """How often `fewest` asks at most, of an order of `count`."""
+def max_trials(count: int) -> int:
+    """The largest number of calls of `passes` by `fewest`, for `count` layers or blocks."""
     return 2 * math.ceil(math.log2(max(2, count))) + count

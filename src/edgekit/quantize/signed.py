@@ -1,8 +1,8 @@
-"""Where TensorRT wants quantize/dequantize pairs: signed, symmetric, on what enters a layer and on the skip of a residual sum.
+"""Q/DQ placement for TensorRT: signed, symmetric, at the inputs of layers and at the skip input of residual sums.
 
-The rules are those of TensorRT's guide ("Working with quantized types", placement of Q/DQ): a layer is computed in INT8 when its
-activation and its weight come out of pairs; what follows it (bias, ReLU, the sum of a residual block) is fused into it only
-if no pair stands between. Weights keep their float values, quantized by a pair of their own; biases are left alone.
+The rules are those of TensorRT's guide ("Working with quantized types", placement of Q/DQ): TensorRT computes a layer in INT8 if its
+activation and its weight are both dequantized; it fuses what follows the layer (bias, ReLU, the sum of a residual block) only if there is
+no Q/DQ between. Weights stay in float and have Q/DQ of their own; biases stay in float.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 LAYERS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 CONVOLUTIONS = {"Conv", "ConvTranspose"}
-FEWEST_CHANNELS = 16  # of a convolution's input; with fewer, INT8 is no faster than FP16
+FEWEST_CHANNELS = 16  # input channels of a convolution; with fewer, INT8 is no faster than FP16
 _LARGEST = 127
-_SMALLEST_SCALE = 2.0**-24  # the smallest number of FP16, which the scales will be stored in
+_SMALLEST_SCALE = 2.0**-24  # the smallest FP16 number: the scales are stored in FP16
 
 
 class Wiring:
-    """Who makes and who reads the tensors of a graph.
+    """Which nodes compute and which read the tensors of a graph.
 
     Attributes:
         maker: tensor -> the node that computes it.
-        readers: tensor -> how many inputs of nodes and outputs of the graph it is.
-        constants: the initializers by name.
+        readers: tensor -> how many node inputs and graph outputs it is.
+        constants: initializers by name.
     """
 
     def __init__(self, model: ModelProto) -> None:
@@ -43,16 +43,17 @@ class Wiring:
             self._depth.update(dict.fromkeys(node.output, depth))
 
     def residual(self, node: NodeProto) -> tuple[int, int] | None:
-        """The inputs of a residual sum, as (the one that a convolution makes for it alone, the skip); None if it is no such sum.
+        """The inputs of a residual sum: (index of the convolution's output, index of the skip); None if the node is not such a sum.
 
-        Where both come from convolutions (a block that changes the resolution), the deeper one is the block and the other the skip.
+        Only the sum may read the convolution's output. If both inputs come from convolutions (a block that changes the resolution), the
+        deeper one is the block and the other the skip.
         """
         if node.op_type != "Add" or len(node.input) != 2 or any(name in self.constants for name in node.input):
             return None
         fusable = [
             i
             for i, name in enumerate(node.input)
-            if (made := self.maker.get(name)) is not None and made.op_type == "Conv" and self.readers[name] == 1
+            if (source := self.maker.get(name)) is not None and source.op_type == "Conv" and self.readers[name] == 1
         ]
         if not fusable:
             return None
@@ -61,7 +62,7 @@ class Wiring:
 
 
 def layer_channels(node: NodeProto, weight: TensorProto) -> int:
-    """How many channels a layer reads."""
+    """The number of input channels of a layer."""
     if node.op_type == "Conv":
         return int(weight.dims[1]) * int(attribute(node, "group", 1))
     if node.op_type == "Gemm":
@@ -70,7 +71,7 @@ def layer_channels(node: NodeProto, weight: TensorProto) -> int:
 
 
 def output_axis(node: NodeProto) -> int:
-    """The axis of a layer's weight along which its output channels lie."""
+    """The axis of the output channels in a layer's weight."""
     if node.op_type == "Conv" or (node.op_type == "Gemm" and attribute(node, "transB", 0)):
         return 0
     return 1
@@ -81,33 +82,40 @@ def attribute(node: NodeProto, name: str, default: int) -> int:
     return next((int(a.i) for a in node.attribute if a.name == name), default)
 
 
-def quantize_signed(model: ModelProto, ranges: Mapping[str, tuple[float, float]], kept: Collection[str]) -> ModelProto:
-    """A copy of a float model with the pairs that TensorRT reads best.
+def quantize_signed(
+    model: ModelProto, ranges: Mapping[str, tuple[float, float]], float_nodes: Collection[str]
+) -> ModelProto:
+    """Return a copy of a float model with Q/DQ nodes as TensorRT reads them best.
 
     Args:
-        model: float, opset 13 to 17; in topological order, its weights as initializers.
-        ranges: of the activations, by tensor.
-        kept: names of nodes that stay in float.
+        model: float, opset 13 to 17, in topological order, with its weights as initializers.
+        ranges: ranges of the activations, by tensor.
+        float_nodes: names of nodes that stay in float.
     """
     quantized = ModelProto()
     quantized.CopyFrom(model)
     wiring = Wiring(quantized)
-    pairs = _QdqPairs(quantized)
+    qdq = _QdqPairs(quantized)
     done: set[str] = set()
     for node in wiring.nodes:
-        if node.name in kept or not _quantizable(node, wiring, ranges):
+        if node.name in float_nodes or not _quantizable(node, wiring, ranges):
             continue
         weight = wiring.constants[node.input[1]]
-        node.input[1] = pairs.of_weight(weight, output_axis(node))
-        node.input[0] = pairs.of_activation(node.input[0], ranges[node.input[0]])
+        node.input[1] = qdq.of_weight(weight, output_axis(node))
+        node.input[0] = qdq.of_activation(node.input[0], ranges[node.input[0]])
         done.update(node.output)
     for node in wiring.nodes:
         found = wiring.residual(node)
-        if found is None or node.name in kept or node.input[found[0]] not in done or node.input[found[1]] not in ranges:
+        if (
+            found is None
+            or node.name in float_nodes
+            or node.input[found[0]] not in done
+            or node.input[found[1]] not in ranges
+        ):
             continue
         skip = node.input[found[1]]
-        node.input[found[1]] = pairs.of_activation(skip, ranges[skip])
-    pairs.insert()
+        node.input[found[1]] = qdq.of_activation(skip, ranges[skip])
+    qdq.insert()
     return quantized
 
 
@@ -124,15 +132,15 @@ def _quantizable(node: NodeProto, wiring: Wiring, ranges: Mapping[str, tuple[flo
     channels = layer_channels(node, weight)
     return (
         channels >= FEWEST_CHANNELS and channels % 4 == 0
-    )  # kernels read four channels at once; TensorRT 11 has no others
+    )  # kernels read four channels at once; TensorRT 11 has only such kernels
 
 
 class _QdqPairs:
-    """The pairs of one model: one for each activation, however many layers read it."""
+    """The Q/DQ pairs of one model: one for each activation, however many layers read it."""
 
     def __init__(self, model: ModelProto) -> None:
         self.graph = model.graph
-        self.made: dict[str, list[NodeProto]] = {}  # tensor -> its pair
+        self.by_tensor: dict[str, list[NodeProto]] = {}  # tensor -> its QuantizeLinear and DequantizeLinear
 
     def of_activation(self, name: str, extremes: tuple[float, float]) -> str:
         scale = np.float32(max(max(map(abs, extremes)) / _LARGEST, _SMALLEST_SCALE))
@@ -145,7 +153,7 @@ class _QdqPairs:
         return self._pair(weight.name, scales, axis)
 
     def _pair(self, name: str, scale: NDArray[np.float32], axis: int | None) -> str:
-        if name not in self.made:
+        if name not in self.by_tensor:
             names = [f"{name}_scale", f"{name}_zero_point"]
             arrays: list[NDArray[np.generic]] = [scale, np.zeros(scale.shape, np.int8)]
             self.graph.initializer.extend(numpy_helper.from_array(a, n) for a, n in zip(arrays, names, strict=True))
@@ -157,18 +165,18 @@ class _QdqPairs:
             if axis is not None:
                 for node in pair:
                     node.attribute.append(helper.make_attribute("axis", axis))
-            self.made[name] = pair
-        return self.made[name][1].output[0]
+            self.by_tensor[name] = pair
+        return self.by_tensor[name][1].output[0]
 
     def insert(self) -> None:
-        """Put every pair right behind what makes its tensor."""
+        """Insert every pair directly after the node that computes its tensor."""
         nodes = list(self.graph.node)
         computed = {name for node in nodes for name in node.output}
-        ordered = [node for name, pair in self.made.items() if name not in computed for node in pair]
+        ordered = [node for name, pair in self.by_tensor.items() if name not in computed for node in pair]
         for node in nodes:
             ordered.append(node)
             for name in node.output:
-                ordered.extend(self.made.get(name, []))
+                ordered.extend(self.by_tensor.get(name, []))
         ordered = [NodeProto.FromString(node.SerializeToString()) for node in ordered]
         del self.graph.node[:]
         self.graph.node.extend(ordered)

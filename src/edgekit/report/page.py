@@ -65,7 +65,7 @@ def render(facts: ReportFacts) -> str:
     from edgekit.report.over_time import over_time
     from edgekit.report.profiles import profiles
     from edgekit.report.provenance import provenance
-    from edgekit.report.quantization import ladders
+    from edgekit.report.quantization import accuracy_searches
     from edgekit.report.story import lead, steps, tiles
 
     template, top = environment().get_template("template.html"), headline(facts)
@@ -101,7 +101,7 @@ def render(facts: ReportFacts) -> str:
             "steps": latency.steps(facts),
             "circumstances": latency.circumstances(facts),
         },
-        ladders=ladders(facts),
+        accuracy_searches=accuracy_searches(facts),
         views=_embedded(facts.views) if facts.views else None,
         provenance=provenance(facts),
         style=resource("style.css"),

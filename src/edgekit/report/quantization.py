@@ -1,4 +1,4 @@
-"""How INT8 kept its accuracy: the rung in words, everything that was tried, and what each layer costs when it is quantized."""
+"""The report's section on INT8: the strategy in words, every attempt, and the sensitivity of each layer."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ from edgekit.report.svg import Scale, drawing, element
 from edgekit.report.tables import Column, Table, TableCell
 
 _WORDS: dict[Strategy | None, str] = {
-    CALIBRATION: "Calibration alone kept the accuracy",
-    EQUALIZATION: "Calibration alone lost too much; rescaling channels between layers, which changes nothing in float, or "
+    CALIBRATION: "Calibration was enough to keep the accuracy",
+    EQUALIZATION: "Calibration alone lost too much accuracy. Rescaling channels between layers, which changes nothing in float, or "
     "correcting biases kept the accuracy",
-    FLOAT_LAYERS: "Some layers stay in float: the fewest that keep the accuracy",
-    DISTILLATION: "The weights were adapted to being quantized, on unlabeled images, and quantized again",
-    UNSIGNED_WEIGHTS: "Unsigned weights, which no CPU saturates but which are hardly faster than float on this kind",
-    None: "Nothing that was tried kept the accuracy; this is the most faithful file",
+    FLOAT_LAYERS: "Some layers stay in float, as few as possible, to keep the accuracy",
+    DISTILLATION: "The weights were adapted to quantization on unlabeled images and quantized again",
+    UNSIGNED_WEIGHTS: "Unsigned weights, which saturate on no CPU but are hardly faster than float on this kind",
+    None: "No strategy kept the accuracy; this is the file closest to the trained model",
 }
 _SHOWN = 14  # layers in the plot; the table has all
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """One INT8 variant's way.
+class AccuracySearchSection:
+    """The accuracy search of one INT8 variant.
 
     Attributes:
-        variant: its id.
-        words: the rung, and its speed, in a sentence or two.
-        tried: every candidate.
-        layers: the sensitivity of each layer, where it was measured,
-        plot: and drawn.
+        variant: id of the variant.
+        words: the strategy that was used, and the variant's speed, in a sentence or two.
+        tried: table of every attempt.
+        layers: table of the sensitivity of each layer; None if it was not measured.
+        plot: plot of the sensitivity; None if it was not measured.
     """
 
     variant: str
@@ -57,18 +57,18 @@ class Ladder:
     plot: Markup | None
 
 
-def ladders(facts: ReportFacts) -> list[Ladder]:
-    """Of the bundle's INT8 variants that a ladder made."""
+def accuracy_searches(facts: ReportFacts) -> list[AccuracySearchSection]:
+    """The sections on all INT8 variants of the bundle that the accuracy search made."""
     variants = facts.bundle.manifest.variants if facts.bundle is not None else []
-    return [_ladder(v, v.quantization) for v in variants if v.quantization is not None and v.quantization.tried]
+    return [_section(v, v.quantization) for v in variants if v.quantization is not None and v.quantization.tried]
 
 
-def _ladder(variant: Variant, quantization: Quantization) -> Ladder:
+def _section(variant: Variant, quantization: Quantization) -> AccuracySearchSection:
     layers, in_float = quantization.sensitivity, set(quantization.kept_in_float)
     words = f"{_WORDS[quantization.strategy]}: {quantization.configuration}."
     if variant.speed is not None:
         words += f" {_speed(variant.speed)}"
-    return Ladder(
+    return AccuracySearchSection(
         variant.id,
         words,
         _tried(variant.id, quantization.tried),
@@ -80,27 +80,28 @@ def _ladder(variant: Variant, quantization: Quantization) -> Ladder:
 def _speed(speed: Speed) -> str:
     verdict = {
         "faster": "",
-        "slower": ", which is slower",
+        "slower": ", that is, slower",
         "undecided": ", which is not clearly faster: float stays the default",
     }[speed.outcome]
     between = f" ({speed.low:.2f} to {speed.high:.2f})" if speed.low and speed.high else ""
     times = f"{show.milliseconds(speed.p50_ms)} against {show.milliseconds(speed.float_p50_ms)}"
     of_what = " of CPU time on one thread" if speed.clock == "cpu" else ""
     return (
-        f"At export it ran at {speed.ratio:.2f}{between} times the speed of the same runtime's float{verdict}: {times}{of_what} "
+        f"At export it ran at {speed.ratio:.2f}{between} times the speed of float in the same runtime{verdict}: {times}{of_what} "
         f"for a batch of {speed.batch}, {speed.cpu}."
     )
 
 
 def _tried(variant: str, entries: Sequence[Attempt]) -> Table:
     columns = [
-        Column("Rung", number=False),
-        Column("Way", number=False, long=True),
+        Column("Strategy", number=False),
+        Column("Configuration", number=False, long=True),
         Column(
-            "Agreement", title="with the float model on images without labels: what chooses between the ways of a rung"
+            "Agreement",
+            title="with the float model on unlabeled images; it chooses between the candidates of a strategy",
         ),
         Column("SQNR, dB", title="of the main output on the same images"),
-        Column("Drop, points", title="of accuracy on the evaluation set: what lets a way pass"),
+        Column("Drop, points", title="of accuracy on the evaluation set; it decides whether a candidate passes"),
         Column("Outcome", number=False),
         Column("Seconds"),
     ]
@@ -120,7 +121,7 @@ def _tried(variant: str, entries: Sequence[Attempt]) -> Table:
                 TableCell(show.significant(entry.seconds), entry.seconds),
             ]
         )
-    return Table(f"What {variant} tried", columns, rows, tall=len(rows) > 16)
+    return Table(f"Attempts of the accuracy search for {variant}", columns, rows, tall=len(rows) > 16)
 
 
 def _table(variant: str, layers: Sequence[LayerSensitivityRecord], in_float: set[str]) -> Table:
@@ -150,13 +151,13 @@ def _table(variant: str, layers: Sequence[LayerSensitivityRecord], in_float: set
 
 
 def sensitivity(layers: Sequence[LayerSensitivityRecord], in_float: set[str]) -> Markup:
-    """A line a layer, the most sensitive first: what the main output gains, in dB, when it alone stays in float."""
+    """A line per layer, the most sensitive first: what the main output gains, in dB, when it alone stays in float."""
     top = list(layers)[:_SHOWN]
-    told = "; ".join(f"{name} {s.gain_db:+.1f} dB" for name, s in zip(_labels(top), top, strict=True))
-    return both(lambda size: _sensitivity(top, in_float, size, f"Sensitivity by layer: {told}"))
+    alt_text = "; ".join(f"{name} {s.gain_db:+.1f} dB" for name, s in zip(_labels(top), top, strict=True))
+    return both(lambda size: _sensitivity(top, in_float, size, f"Sensitivity by layer: {alt_text}"))
 
 
-def _sensitivity(layers: Sequence[LayerSensitivityRecord], in_float: set[str], size: Size, told: str) -> Markup:
+def _sensitivity(layers: Sequence[LayerSensitivityRecord], in_float: set[str], size: Size, alt_text: str) -> Markup:
     width, narrow = WIDTH[size], size == "narrow"
     step = 44 if narrow else 26
     left, right, top = (4, width - 62, 10) if narrow else (272, width - 74, 10)
@@ -178,11 +179,11 @@ def _sensitivity(layers: Sequence[LayerSensitivityRecord], in_float: set[str], s
         mark = element("circle", class_="dot", cx=x(gain), cy=y, r=5.5 if kept else 4.0)
         parts.append(element("g", tip, line, mark, class_="fp32" if kept else "int8"))
     label = element("text", "dB", class_="label", x=right, y=bottom + 36, text_anchor="end")
-    return drawing(width, bottom + 42, told, *parts, label, class_=size)
+    return drawing(width, bottom + 42, alt_text, *parts, label, class_=size)
 
 
 def _labels(layers: Sequence[LayerSensitivityRecord], most: int = 34) -> list[str]:
-    """Nodes' paths without what all of them begin with and without the operator at their end."""
+    """The paths of nodes without their common beginning and without the operator at the end."""
     paths = [s.layer.strip("/").split("/") for s in layers]
     shared = 0
     while len(paths) > 1 and all(len(p) > shared + 2 and p[shared] == paths[0][shared] for p in paths):

@@ -1,4 +1,4 @@
-"""Networks trained on BGR, statistics for pixels in 0 to 255, and warnings about answers that say nothing."""
+"""Networks trained on BGR, statistics for pixels in 0 to 255, and warnings about meaningless outputs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BLUE_FIRST = {"mean": (0.406, 0.456, 0.485), "std": (0.225, 0.224, 0.229)}
 
 
 class FirstOrLast(nn.Module):
-    """Answers 0 where the first channel that it sees is the brightest, 1 the second, 2 the third; by a convolution, or without one."""
+    """Predicts 0 if its first input channel is the brightest, 1 for the second, 2 for the third; with a convolution, or without one."""
 
     def __init__(self, convolution: bool = True) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class FirstOrLast(nn.Module):
 
 
 class Patches(FirstOrLast):
-    """The same of the four pixels of a patch, as YOLO's networks begin: no convolution reads the image itself."""
+    """The same for the four pixels of a patch, as at the start of YOLO's networks: no convolution reads the image itself."""
 
     def __init__(self) -> None:
         super().__init__(convolution=False)
@@ -73,7 +73,7 @@ def patches() -> nn.Module:
 
 @pytest.fixture
 def colors(tmp_path: Path) -> Path:
-    """Twelve pictures of each of blue, green and red, noisy, in a folder of that name."""
+    """Twelve noisy images for each of blue, green and red, in a folder of that name."""
     rng = np.random.default_rng(0)
     for channel, name in ((2, "blue"), (1, "green"), (0, "red")):
         (tmp_path / "colors" / name).mkdir(parents=True)
@@ -114,15 +114,15 @@ def test_a_bgr_network_sees_blue_first_in_every_runtime(
     )
     provenance = Bundle.open(tmp_path / "bundle").manifest.provenance
     assert provenance["channels"] == "bgr"
-    assert any("blue, green, red (BGR)" in note for note in content["notes"])
+    assert any("channels in BGR order" in note for note in content["notes"])
     assert any("divided by 255" in note for note in content["notes"])
     np.testing.assert_allclose(provenance["normalization"]["mean"], np.array([104, 117, 123]) / 255)
     for path in (tmp_path / "bundle").glob("*.onnx"):
         nodes = list(onnx.load(path).graph.node)
         turned = [n for n in nodes if n.op_type == "Gather"]
         assert bool(turned) is (kind == "patches")  # else the weights of the convolution are turned instead
-        pairs = {name for n in nodes if n.op_type.endswith("QuantizeLinear") for name in (*n.input, *n.output)}
-        assert not pairs & {
+        qdq_names = {name for n in nodes if n.op_type.endswith("QuantizeLinear") for name in (*n.input, *n.output)}
+        assert not qdq_names & {
             name for n in turned for name in (*n.input, *n.output)
         }  # what comes before the first layer stays in float
     code, out, err = edgekit(
@@ -154,7 +154,7 @@ def test_turned_weights_compute_what_the_turned_image_does(tmp_path: Path, convo
 
 
 def test_a_graph_of_pixels_takes_bgr_too(tmp_path: Path) -> None:
-    """uint8 in: the graph normalizes by itself, and the order of its channels is turned before."""
+    """uint8 input: the graph normalizes itself, and its channels are reversed before that."""
     model = classifier(node("Identity", "z", "y"))
     model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
     model.graph.node[0].input[0] = "float"
@@ -213,8 +213,8 @@ def test_statistics_in_either_range(mean: object, std: object, expected: tuple[o
         (123.675, 0.229, "one is for pixels in [0, 1], the other for pixels in 0 to 255"),
         (0.485, 58.395, "one is for pixels in [0, 1], the other for pixels in 0 to 255"),
         ((123.0, 116.0, 103.0), (58.0, 57.0, 0.225), "one is for pixels in [0, 1], the other"),
-        (-123.675, 1.0, "is for pixels neither in [0, 1] nor in 0 to 255"),
-        (32768.0, 32768.0, "is for pixels neither in [0, 1] nor in 0 to 255"),
+        (-123.675, 1.0, "does not fit pixels in [0, 1] or in 0 to 255"),
+        (32768.0, 32768.0, "does not fit pixels in [0, 1] or in 0 to 255"),
     ],
 )
 def test_statistics_that_do_not_belong_together(mean: object, std: object, says: str) -> None:
@@ -245,7 +245,7 @@ def test_statistics_of_both_ranges_give_the_same_network(
 
 
 def test_one_class_for_every_image_is_warned_of(edgekit: Run, colors: Path, theirs: Path, tmp_path: Path) -> None:
-    """Dark images for a network that takes bright ones: a ReLU cuts all of it off, and every image is class 0."""
+    """Dark images for a network for bright ones: a ReLU sets everything to zero, and every image is class 0."""
     code, out, err = edgekit(
         "export", theirs, "--calibrate", colors, "--evaluate", colors, "--mean", "1", "--std", "1", "--target", "onnx", "--precision", "fp32",
         "--output", tmp_path / "bundle",

@@ -1,4 +1,4 @@
-"""Names of classes: every common file of them is read, and labels reach the logit that they belong to."""
+"""Names of classes: every common file format is read, and labels are mapped to the right logits."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def test_synsets_name_folders_too(content: object, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({"0": "cat", "2": "dog"}, "names 2 classes and none has the index 1"),
+        ({"0": "cat", "2": "dog"}, "names 2 classes, but none has the index 1"),
         ({"1": "cat", "2": "dog"}, "none has the index 0"),
-        ({"cat": 0, "dog": 0}, "none has the index 1, two have the same"),
+        ({"cat": 0, "dog": 0}, "none has the index 1 and two have the same"),
         ("1,cat\n2,dog\n", "none has the index 0"),
-        ({"0": "cat", "1": None}, "null is no name of a class"),
-        ({"0": "cat", "1": " "}, "is no name of a class"),
-        ({"animals": {"0": "cat"}}, "neither a list of names nor names by index"),
-        ({"cat": True, "dog": False}, "neither a list of names nor names by index"),
+        ({"0": "cat", "1": None}, "null is not the name of a class"),
+        ({"0": "cat", "1": " "}, "is not the name of a class"),
+        ({"animals": {"0": "cat"}}, "not a list of names or names by index"),
+        ({"cat": True, "dog": False}, "not a list of names or names by index"),
         ('{"0": "cat"', "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("", "names 0 classes"),
@@ -147,7 +147,7 @@ def test_chance_does_not_decide_between_two_orders() -> None:
 
 
 def levels(folder: Path, order: list[int], names: list[str]) -> Path:
-    """A network of twelve whose logit `order[i]` is the largest for images of level i, and its images, level i below names[i]."""
+    """A network of twelve classes whose logit `order[i]` is the largest for brightness i, and its images, brightness i in folder names[i]."""
     gray = (np.arange(LEVELS) + 0.5) / LEVELS
     weights = np.zeros((3, LEVELS), np.float32)
     weights[:, order] = 2 * gray * 20 / 3
@@ -202,7 +202,7 @@ def test_numbered_folders_are_taken_in_the_order_that_the_network_answers_in(
     assert accuracy(source) == 1.0
     (note,) = [n for n in source.notes if "can be ordered" in n]
     assert f"they are ordered by {by}" in note
-    assert "right on 48 of 48 images then, in the other order on 8" in note
+    assert "right on 48 of 48 images; the other order on 8" in note
 
 
 @pytest.mark.parametrize(("names", "by"), [(NUMBERS, "number"), (PREFIXED, "letter")])
@@ -215,7 +215,7 @@ def test_where_the_images_do_not_tell_numbers_go_by_value_and_names_by_letter(
     onnx.save(graph, model)
     source = opened(model)
     assert source.classes == (names if by == "number" else sorted(names))
-    assert any(f"ordered by {by}" in n and "do not tell it from the other order" in n for n in source.notes)
+    assert any(f"ordered by {by}" in n and "do not decide between the two" in n for n in source.notes)
 
 
 def test_folders_without_numbers_are_as_they_were(tmp_path: Path) -> None:
@@ -232,7 +232,7 @@ def test_numbered_folders_are_places_in_a_file_of_names(tmp_path: Path) -> None:
     source = opened(model, classes=written(tmp_path, names))
     assert source.classes == list(names.values())
     assert accuracy(source) == 1.0
-    assert any("are taken for the classes' places" in n for n in source.notes)
+    assert any("are taken as the indices of the classes" in n for n in source.notes)
 
 
 def test_a_models_own_names_come_before_the_folders(tmp_path: Path) -> None:
@@ -257,7 +257,8 @@ def test_a_models_own_names_come_before_the_folders(tmp_path: Path) -> None:
     assert source.evaluation[1].tolist() == [1, 2, 0]
     (tmp_path / "images" / "dog").rename(tmp_path / "images" / "hound")
     with pytest.raises(
-        EdgekitError, match=r"1 of its classes are not in its description: hound \(say the model's classes"
+        EdgekitError,
+        match=r"1 of its folders are not among the classes of its description: hound \(give the names of the model's classes",
     ):
         opened(tmp_path / "model.safetensors")
 

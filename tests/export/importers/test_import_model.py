@@ -1,4 +1,4 @@
-"""Models that edgekit did not train: each kind from the command line or the file to a graph that answers as the model does."""
+"""Models that edgekit did not train: each kind, from the command line or a file to a graph with the model's outputs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def network():
 
 
 class Plain(nn.Module):
-    """A convolution with zero padding, a BatchNorm that is not trivial, and a classifier of five."""
+    """A convolution with zero padding, a nontrivial BatchNorm, and a classifier of five classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def answers(path: Path, images: np.ndarray) -> np.ndarray:
 
 
 def said(network: nn.Module, images: np.ndarray) -> np.ndarray:
-    """What a network says, its images normalized here by the definition."""
+    """The outputs of a network for images normalized by the definition."""
     normalized = (images / 255.0 - np.array(MEAN)) / np.array(STD)
     with torch.no_grad():
         return network(torch.tensor(normalized, dtype=torch.float32).permute(0, 3, 1, 2)).numpy()
@@ -121,7 +121,7 @@ def test_a_factory_with_weights_reaches_the_accuracy_that_it_has(
         np.testing.assert_allclose(golden, exported.pixels()(torch.from_numpy(images)).numpy(), atol=1e-5)
 
 
-def test_without_weights_they_are_random_and_everybody_is_told(
+def test_without_weights_they_are_random_and_the_notes_say_so(
     edgekit: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -155,7 +155,7 @@ def test_normalization_by_channel_is_exact_at_a_zero_padded_border(plain: Plain,
 
 
 def rewritten(path: Path, output: Path, **how: object) -> np.ndarray:
-    """The logits of a foreign file's rewritten graph; it must be right whatever the batch."""
+    """The logits of a foreign file's rewritten graph, which must be right for every batch size."""
     network = from_onnx(model_request(str(path), **{**NORMALIZED, **how}), None)
     assert network.graph is not None
     assert network.pixels.size is not None
@@ -199,7 +199,7 @@ def test_what_the_old_exporter_writes_with_a_softmax_and_nothing_folded(plain: P
 
 
 def write_graph(path: Path, shape: list[int | str], kind: int = TensorProto.FLOAT, inner: str = "inner") -> None:
-    """A graph in the words of onnx itself: NHWC where its last axis is 3, weights among its inputs as IR version 3 has them."""
+    """A graph built with onnx's helpers: NHWC if its last axis is 3, with weights among its inputs as in IR version 3."""
     weights = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     axes = [1, 2] if shape[-1] == 3 else [2, 3]
     nodes = [
@@ -239,7 +239,7 @@ def open_(model: object, photos: Path, tmp_path: Path, **how: object) -> ModelSo
 
 def test_safetensors_say_what_they_are_of(photos: Path, tmp_path: Path) -> None:
     save_classifier(tmp_path, exported.classifier())
-    with pytest.raises(EdgekitError, match="does not say how its pixels are normalized"):
+    with pytest.raises(EdgekitError, match="its normalization is unknown"):
         open_(tmp_path / "model.safetensors", photos, tmp_path)
     source = open_(tmp_path / "model.safetensors", photos, tmp_path, mean="0.5", std="0.25")
     assert source.classes == exported.splits().classes
@@ -249,7 +249,7 @@ def test_safetensors_say_what_they_are_of(photos: Path, tmp_path: Path) -> None:
     run = exported.write_run(tmp_path / "run")  # in a run the recipe says it
     assert open_(run.stage_path("distill") / "model.safetensors", photos, tmp_path).preprocessing.image_size == 16
     (tmp_path / "model.json").unlink()
-    with pytest.raises(EdgekitError, match="nothing beside it says which network"):
+    with pytest.raises(EdgekitError, match="no file beside it describes the network"):
         open_(tmp_path / "model.safetensors", photos, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What the last nodes of a foreign graph make of the logits: looked through, known by its numbers, or refused in one line."""
+"""The last nodes of a foreign graph after the logits: recognized by nodes, recognized by numbers, or refused with one line."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_classes_selected_and_reordered_after_the_softmax(tmp_path: Path) -> Non
 
 
 def test_logits_stay_what_they_are(tmp_path: Path) -> None:
-    """A Softmax inside, logits that lie between 0 and 1 for small images, and a Softmax over the images are no ending."""
+    """A Softmax inside, logits between 0 and 1 for small images, and a Softmax over the images do not count as a final Softmax."""
     z = logits_by_definition(images())
     np.testing.assert_allclose(rewritten(classifier(node("Identity", "z", "y")), tmp_path), z, atol=1e-4)
     inside = SOFTMAX, node("Mul", "z p", "y")
@@ -133,7 +133,7 @@ def test_logits_stay_what_they_are(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_independent_sigmoids_are_refused(tmp_path: Path, ending: list[NodeProto]) -> None:
-    with pytest.raises(ExportError, match=r"is a Sigmoid of 5 numbers, one for each class: a multi-label network"):
+    with pytest.raises(ExportError, match=r"is a Sigmoid of 5 numbers, one per class: this is a multi-label network"):
         opened(classifier(*ending, constants=CONSTANTS), tmp_path)
 
 
@@ -181,18 +181,18 @@ def test_several_heads_are_listed_and_chosen_by_name(edgekit: Run, tmp_path: Pat
     model = classifier(node("MatMul", "m v", "y"), outputs=("z", "y"), constants=other)  # neither says its shape
     with pytest.raises(ExportError) as caught:
         opened(model, tmp_path)
-    assert "has the outputs z undefined (6, 5), y float (6, 4): which one the logits are cannot be told" in str(
+    assert "has the outputs z undefined (6, 5), y float (6, 4); which one holds the logits is ambiguous" in str(
         caught.value
     )
     assert "--output-name NAME" in caught.value.hint
     np.testing.assert_allclose(rewritten(model, tmp_path, output_name="z"), logits_by_definition(images()), atol=1e-4)
-    with pytest.raises(ExportError, match="--output-name q: is no float output; it has z"):
+    with pytest.raises(ExportError, match="--output-name q: is not a float output; the outputs are z"):
         opened(model, tmp_path, output_name="q")
     (tmp_path / "photos").mkdir()
     Image.fromarray(images()[0]).save(tmp_path / "photos" / "a.png")
     code, _, err = edgekit("export", "timm:resnet10t", "--calibrate", tmp_path / "photos", "--output-name", "y")
     assert (code, err.count("\n")) == (2, 1)
-    assert "--output-name: timm:resnet10t is no ONNX graph" in err
+    assert "--output-name: timm:resnet10t is not an ONNX file" in err
 
 
 def test_a_map_of_classes_is_no_classifier(tmp_path: Path) -> None:
@@ -201,13 +201,13 @@ def test_a_map_of_classes_is_no_classifier(tmp_path: Path) -> None:
 
 
 def test_a_softmax_of_a_batch_of_its_own_is_refused(tmp_path: Path) -> None:
-    """Over the images instead of the classes: its answer to an image depends on the others."""
-    with pytest.raises(ExportError, match="answers an image differently beside other images"):
+    """A Softmax over the images instead of the classes: the output for an image depends on the others."""
+    with pytest.raises(ExportError, match="depends on the other images of the batch"):
         opened(classifier(node("Softmax", "z", "y", axis=0)), tmp_path)
 
 
 def test_the_bundle_of_a_network_that_ends_in_probabilities_predicts_them(edgekit: Run, tmp_path: Path) -> None:
-    """The command line from end to end: what `predict` shows is the file's own output."""
+    """The command line from end to end: `predict` shows the file's own output."""
     model = classifier(*SAME["clip"], constants=CONSTANTS)
     onnx.save(model, tmp_path / "theirs.onnx")
     (tmp_path / "photos").mkdir()
@@ -230,7 +230,7 @@ def test_the_bundle_of_a_network_that_ends_in_probabilities_predicts_them(edgeki
 
 
 class Ends(nn.Module):
-    """A network of torch with an ending."""
+    """A torch network with a final operation."""
 
     def __init__(self, classes: int, ending: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -297,4 +297,4 @@ def test_a_torch_network_of_one_logit_is_exported_as_two_classes(
         "export", "one_logit:network", "--calibrate", "photos", "--size", 8, "--mean", 0, "--std", 1, "--classes", "names.txt",
     )  # fmt: skip
     assert code == 2
-    assert "has 2 classes, --classes names.txt 3" in err
+    assert "has 2 classes, but --classes names.txt names 3" in err

@@ -1,4 +1,4 @@
-"""Damaged foreign graphs: whatever onnx or ONNX Runtime raise about them is one line that names the file."""
+"""Damaged foreign graphs: every exception of onnx or ONNX Runtime becomes a one-line error that names the file."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ CHANGES: list[Callable[[ModelProto, Rng], None]] = [
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> list[ModelProto]:
-    """Graphs that export: of a few words, of opset 18, and what torch writes."""
+    """Graphs that can be exported: a few nodes, opset 18, and graphs written by torch."""
     folder = tmp_path_factory.mktemp("sound")
     net = nn.Sequential(
         nn.Conv2d(3, 4, 3),
@@ -141,7 +141,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> list[ModelProto]:
 
 
 def outcome(path: Path) -> str:
-    """What an export says of a file, in one line; nothing where it takes it. Anything but an EdgekitError gets through."""
+    """The one-line error of an export; empty if it succeeds. Other exceptions than EdgekitError are raised."""
     try:
         network = from_onnx(model_request(str(path), **NORMALIZED, size=SIZE), None)
         assert network.graph is not None

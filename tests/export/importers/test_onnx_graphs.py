@@ -1,4 +1,4 @@
-"""Foreign graphs whose names, batch axis, opset or mode made trouble: what is valid works, what is not says so in one line."""
+"""Foreign graphs with difficult names, batch axes, opsets or modes: valid ones work, others give a one-line error."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def renamed(model: onnx.ModelProto, old: str, new: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("name", OURS)
 @pytest.mark.parametrize("old", ["m", "w", "z", "x", "y"])
 def test_values_and_weights_of_any_name(tmp_path: Path, name: str, old: str) -> None:
-    """An inner tensor, a weight, the logits, the input and the output, each called as a value that edgekit adds."""
+    """An inner tensor, a weight, the logits, the input and the output, each named like a value that edgekit adds."""
     model = renamed(classifier(node("Softmax", "z", "y", axis=1)), old, name)
     np.testing.assert_allclose(rewritten(model, tmp_path), logits_by_definition(images()), atol=1e-4)
     graph = onnx.load(tmp_path / "ours.onnx").graph
@@ -75,7 +75,7 @@ def test_nodes_called_as_edgekits_own_values(tmp_path: Path) -> None:
 
 
 def test_branches_that_read_renamed_values_follow(tmp_path: Path) -> None:
-    """A constant branch is folded away; until then it reads `pixels` from around it."""
+    """A constant branch is folded; before that it reads `pixels` from the outer graph."""
 
     def side(kind: str) -> onnx.GraphProto:
         value = helper.make_tensor_value_info("image", FLOAT, None)
@@ -113,7 +113,7 @@ def test_a_layer_called_embedding_leaves_room_for_the_output(tmp_path: Path) -> 
 
 
 class View(nn.Module):
-    """Reshapes with the size of the batch in them, and joins a class token to the patches of each image."""
+    """Reshapes with a fixed batch size, and a class token concatenated with the patches of each image."""
 
     def __init__(self, joined: bool) -> None:
         super().__init__()
@@ -164,13 +164,13 @@ def test_a_batch_of_minus_one_is_free(tmp_path: Path, side: int) -> None:
 
 
 def test_a_batch_that_is_free_in_name_alone(tmp_path: Path) -> None:
-    """The input says any batch; inside, a Reshape holds one image."""
+    """The input declares a free batch axis, but a Reshape inside fixes one image."""
     model = classifier(node("Reshape", "z one", "y"), constants={"one": np.array([1, 5])})
     np.testing.assert_allclose(rewritten(model, tmp_path), logits_by_definition(images()), atol=1e-4)
 
 
 def test_a_batch_that_cannot_be_freed_is_one_line(tmp_path: Path) -> None:
-    """Each image has a row of its own added: what the third one would get nobody can tell."""
+    """A different row is added to each image, so the value for a third one is unknown."""
     rows = np.arange(10, dtype=np.float32).reshape(2, 5)
     network = opened(classifier(node("Add", "z rows", "y"), batch=2, constants={"rows": rows}), tmp_path)
     assert network.graph is not None
@@ -201,14 +201,14 @@ def test_a_network_in_training_mode_says_so(tmp_path: Path, what: str, free: boo
 
 
 def test_statistics_of_the_batch_written_out_are_training_too(tmp_path: Path) -> None:
-    """A BatchNorm in training mode that an exporter took apart: no operator tells, the answers do."""
+    """A BatchNorm in training mode, decomposed by an exporter: only the outputs show it, not the operators."""
     parts = node("ReduceMean", "z", "mean", axes=[0]), node("Sub", "z mean", "y")
-    with pytest.raises(ExportError, match="beside other images: part of it is in training mode"):
+    with pytest.raises(ExportError, match="the other images of the batch: part of it is in training mode"):
         opened(classifier(*parts), tmp_path)
-    with pytest.raises(ExportError, match="beside other images: part of it is in training mode"):
+    with pytest.raises(ExportError, match="the other images of the batch: part of it is in training mode"):
         opened(classifier(*parts, batch=4), tmp_path)
     parts = node("ReduceL2", "z", "all"), node("Mul", "z all", "y")
-    with pytest.raises(ExportError, match="beside other images: part of it is in training mode"):
+    with pytest.raises(ExportError, match="the other images of the batch: part of it is in training mode"):
         opened(classifier(*parts), tmp_path)
 
 
@@ -221,7 +221,7 @@ def test_random_numbers_are_refused(tmp_path: Path) -> None:
 
 
 def test_constants_that_nobody_reads_do_not_stop_the_others(tmp_path: Path) -> None:
-    """What chunk and scaled dot-product attention leave at opset 17: a chain of constants without a reader."""
+    """What chunk and scaled dot-product attention leave in opset 17: a chain of constants that nothing reads."""
     dead = node("Mul", "one one", "two"), node("Mul", "two two", "three")
     model = classifier(*dead, node("Identity", "z", "y"), constants={"one": np.float32(1)})
     np.testing.assert_allclose(rewritten(model, tmp_path), logits_by_definition(images()), atol=1e-4)
@@ -291,7 +291,7 @@ CHANGED = {
 
 @pytest.mark.parametrize("change", CHANGED)
 def test_what_changed_since_opset_17_is_put_in_its_words(tmp_path: Path, change: str) -> None:
-    """Held against ONNX Runtime running the file as it is, through `rewritten`."""
+    """Compare with ONNX Runtime on the original file, with `rewritten`."""
     import onnxruntime as ort
 
     opset, nodes, constants = CHANGED[change]
@@ -326,7 +326,7 @@ def test_what_opset_17_has_no_word_for_is_named_with_its_node(tmp_path: Path) ->
     model = newer(resize, opset=18, constants={"scales": np.array([1, 1, 0.5, 0.5], np.float32)})
     network = opened(model, tmp_path)
     assert network.graph is not None
-    with pytest.raises(ExportError, match=r"Resize \(node Resize_r\): opset 17 has no word for its antialias"):
+    with pytest.raises(ExportError, match=r"Resize \(node Resize_r\): opset 17 does not support its antialias"):
         network.graph.write(tmp_path / "ours.onnx", SIZE, MEAN, STD, "rgb", list("abcde"))
 
 

@@ -1,4 +1,4 @@
-"""What pixels a foreign network is calibrated and verified with, and what its bundle says about them."""
+"""The pixels that a foreign network is calibrated and verified with, and their record in the bundle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def deep(tmp_path: Path) -> Path:
-    """Images of 12 bits, and a file that is none."""
+    """Images of 12 bits, and a file that is not an image."""
     folder = tmp_path / "deep"
     folder.mkdir()
     for i in range(12):
@@ -90,5 +90,5 @@ def test_the_resize_rule_is_said_and_may_be_chosen(tmp_path: Path) -> None:
     assert any("rounded as torchvision does (--resize-rule)" in note for note in source.notes)
     chosen = opened(tmp_path / "model.onnx", photos, tmp_path, resize_rule="edgekit")
     assert chosen.preprocessing.geometry == "edgekit"
-    with pytest.raises(EdgekitError, match="--resize is at least --size"):
+    with pytest.raises(EdgekitError, match="give a --resize of at least --size"):
         opened(tmp_path / "model.onnx", photos, tmp_path, resize=8)

@@ -1,4 +1,4 @@
-"""Foreign networks of torch: those that fuse, those with attention, and answers of every form, as a float ONNX that agrees."""
+"""Foreign torch networks: fused branches, attention, and outputs of every form, exported as a float ONNX that agrees."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def pixels(count: int, size: int) -> np.ndarray:
 
 
 def trained(network: nn.Module) -> nn.Module:
-    """Norms and layer scales that differ from channel to channel, as after training: a fresh network hides a wrong fusion."""
+    """Norms and layer scales that differ between channels, as after training: a new network would hide a wrong fusion."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for module in network.modules():
@@ -54,7 +54,7 @@ def trained(network: nn.Module) -> nn.Module:
 
 
 def agrees(network: nn.Module, size: int, path: Path) -> None:
-    """The ONNX, made as the pipeline makes it (fused, then exported), answers as the network does, whatever the batch."""
+    """The ONNX, fused and exported as in the pipeline, gives the network's outputs for every batch size."""
     model, images = PixelClassifier(network, 0.5, 0.25).eval(), pixels(3, size)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
@@ -97,7 +97,7 @@ def test_networks_that_fuse_are_fused_once_and_answer_as_before(name: str, size:
 
 
 class Branches(nn.Module):
-    """Two convolutions side by side, and a fusion that is right, forgets one of them, or fails half-way."""
+    """Two parallel convolutions, and a fusion that is correct, forgets one of them, or fails."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ def test_attention_leaves_its_fast_path_for_the_export_and_returns_to_it(fast: b
 
 
 class Pooled(nn.Module):
-    """Pooling by the function and by the module, to sizes that the map's is no multiple of."""
+    """Pooling by the function and by the module, to sizes that do not divide the map's size."""
 
     def __init__(self, size: object) -> None:
         super().__init__()
@@ -193,14 +193,14 @@ Pair = namedtuple("Pair", ["features", "scores"])
 
 @dataclass
 class Described:
-    """As the models of Hugging Face answer."""
+    """An output like that of Hugging Face's models."""
 
     logits: Tensor
     hidden: Tensor
 
 
 class Plain(nn.Module):
-    """Images to five scores that differ, and whatever is made of them and of eight features."""
+    """Images to five different scores and eight features, and an output made from both."""
 
     def __init__(self, end: Callable[[Tensor, Tensor], object], classes: int = 5) -> None:
         super().__init__()
@@ -254,27 +254,27 @@ def test_one_output_of_several_is_taken_where_it_is_clear_which(
     torch.testing.assert_close(answer(found, IMAGES), network.scores(IMAGES)[0].detach(), check_dtype=False)
     parts = end(*network.scores(IMAGES))
     several = not isinstance(parts, Tensor) and not (hasattr(parts, "__len__") and len(parts) == 1 and "a" not in parts)
-    assert any("of its outputs" in note for note in notes) == several
+    assert any("is exported, out of" in note for note in notes) == several
     agrees(found, 16, tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize(
     ("end", "classes", "says"),
     [
-        (lambda s, f: (s, s), 5, r"gives 0 \(4, 5\), 1 \(4, 5\) for 4 images, not logits \(4, 5\) in one output alone"),
-        (lambda s, f: (s, f), None, r"gives 0 \(4, 5\), 1 \(4, 8\) for 4 images, not logits \(4, classes\) in one output alone"),
-        (lambda s, f: (s, f), 3, r"in one output alone"),
+        (lambda s, f: (s, s), 5, r"gives 0 \(4, 5\), 1 \(4, 5\) for 4 images, not logits \(4, 5\) in only one output"),
+        (lambda s, f: (s, f), None, r"gives 0 \(4, 5\), 1 \(4, 8\) for 4 images, not logits \(4, classes\) in only one output"),
+        (lambda s, f: (s, f), 3, r"in only one output"),
         (lambda s, f: f.reshape(-1, 2, 2, 2), 5, r"gives \(4, 2, 2, 2\) for 4 images"),
         (lambda s, f: s.sum(0), 5, r"gives \(5,\) for 4 images"),
         (lambda s, f: s.argmax(1), 5, r"gives \(4,\) for 4 images"),
         (lambda s, f: None, 5, r"gives a NoneType"),
         (lambda s, f: {"boxes": [{"x": 1}]}, 5, r"gives a dict"),
-        (lambda s, f: s.sigmoid(), 5, r"ends in a Sigmoid: each of its 5 classes is judged on its own \(multi-label\)"),
+        (lambda s, f: s.sigmoid(), 5, r"ends in a Sigmoid over 5 classes, so it is a multi-label network"),
         (lambda s, f: s.sigmoid()[:, :, None, None].flatten(1).to(torch.float32), 5, r"ends in a Sigmoid"),
-        (lambda s, f: functional.dropout(s, 0.5), 5, r"differently from call to call: part of it is in training mode"),
+        (lambda s, f: functional.dropout(s, 0.5), 5, r"different outputs for the same images: part of it is in training mode"),
         (lambda s, f: functional.batch_norm(s, None, None, training=True), 5, r"beside other images|fails on images"),
-        (lambda s, f: s / (s.abs().max() + 1), 5, r"differently beside other images"),
-        (lambda s, f: s @ torch.zeros(3, 3), 5, r"fails on images of 16 px: RuntimeError.*\(give the --size"),
+        (lambda s, f: s / (s.abs().max() + 1), 5, r"depends on the other images of the batch"),
+        (lambda s, f: s @ torch.zeros(3, 3), 5, r"fails on images of 16 px: RuntimeError.*\(give the image size"),
         (lambda s, f: s.nonexistent, 5, r"fails on images of 16 px: AttributeError"),
     ],
 )  # fmt: skip
@@ -358,14 +358,14 @@ def test_one_logit_is_two_classes(network: Callable[[], nn.Module], says: str | 
     logits = answer(found, IMAGES)
     torch.testing.assert_close(logits.softmax(1)[:, 1:], single.sigmoid())
     torch.testing.assert_close(logits[:, 1:] - logits[:, :1], single, atol=1e-3, rtol=1e-3)
-    assert "its one logit z becomes two, 0 and z" in notes[-1]
+    assert "its single logit z becomes two, 0 and z" in notes[-1]
     assert says is None or says in notes[0]
     agrees(found, 16, tmp_path / "model.onnx")
 
 
 def test_logits_that_look_like_probabilities_are_noted() -> None:
     _, _, notes = as_classifier(plain(lambda s, f: s.clamp(0, 1)), 16, "mine")
-    assert "lie between 0 and 1 and are taken for logits" in notes[-1]
+    assert "are between 0 and 1 and are taken as logits" in notes[-1]
 
 
 def test_a_network_in_training_mode_or_half_precision_is_switched() -> None:
@@ -410,7 +410,7 @@ def test_distilled_networks_keep_both_heads(name: str, tmp_path: Path) -> None:
 def test_the_pixels_of_published_inception_weights_are_transformed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torchvision builds them with transform_input=True, which the weights do not say: the file is known by its digest."""
+    """torchvision builds them with transform_input=True, which the weights do not record: the file is recognized by its digest."""
     torch.manual_seed(0)
     whole = torchvision.models.googlenet(
         weights=None, aux_logits=False, transform_input=True, init_weights=False, num_classes=4
@@ -518,7 +518,7 @@ COMMAND = ("--calibrate", "photos", "--size", "16", "--mean", "0.5", "--std", "0
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("several", "it is logits that is exported"),
+        ("several", "its output logits is exported"),
         ("softmax", "its last Softmax is left out"),
         ("one", "0 and z"),
         ("lazy", "verified"),
@@ -537,10 +537,10 @@ def test_answers_of_every_form_on_the_command_line(edgekit: Run, here: Path, nam
     ("name", "says"),
     [
         ("labels", "ends in a Sigmoid"),
-        ("odd", "cannot be written as ONNX opset 17: Exporting the operator 'aten::special_i0e'"),
+        ("odd", "cannot be exported as ONNX opset 17: Exporting the operator 'aten::special_i0e'"),
         ("locked", "the network cannot be copied: TypeError: cannot pickle"),
-        ("meta", "meta: cannot be brought to the CPU"),
-        ("untraceable", "cannot be written as ONNX opset 17: LookupError: not like this"),
+        ("meta", "meta: cannot be moved to the CPU"),
+        ("untraceable", "cannot be exported as ONNX opset 17: LookupError: not like this"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(edgekit: Run, here: Path, name: str, says: str) -> None:
@@ -565,8 +565,8 @@ def test_a_checkpoints_average_is_taken_said_and_chosen(edgekit: Run, here: Path
     assert "EMA" not in out
     assert Bundle.open(here / "export" / "test_resnet").manifest.provenance["weights_key"] == "state_dict"
     for arguments, says in (
-        ((*command, "--weights-key", "state"), "holds no weights called state"),
-        ((*command[:-2], "--weights-key", "state"), "--weights-key state: there is no file of weights"),
+        ((*command, "--weights-key", "state"), "holds no weights named state"),
+        ((*command[:-2], "--weights-key", "state"), "--weights-key state: no file of weights was given"),
     ):
         code, _, err = edgekit(*arguments)
         assert code == 2
@@ -583,7 +583,7 @@ def test_a_torchscript_file_is_called_what_it_is(edgekit: Run, here: Path) -> No
 
 
 def test_networks_without_a_classifier_are_refused(here: Path) -> None:
-    with pytest.raises(EdgekitError, match="timm:vit_small_patch14_dinov2: has no classifier"):
+    with pytest.raises(EdgekitError, match="timm:vit_small_patch14_dinov2: timm builds it without a classifier"):
         from_timm(model_request("timm:vit_small_patch14_dinov2", size=28), None)
 
 
@@ -596,10 +596,10 @@ def test_whatever_the_library_raises_is_one_line(here: Path) -> None:
 
 
 def test_an_ill_conditioned_network_is_not_taken_for_one_in_training_mode() -> None:
-    """Where float32's rounding alone makes two answers of one image, float64 decides."""
+    """If float32 rounding alone changes the output for an image, float64 decides."""
 
     class IllConditioned(nn.Module):
-        """Adds what float32 rounds away, more of it the more images there are: nothing in float64, everything in float32."""
+        """Adds a rounding error that grows with the number of images: in float32 only, not in float64."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -616,16 +616,16 @@ def test_an_ill_conditioned_network_is_not_taken_for_one_in_training_mode() -> N
     found, count, _ = as_classifier(network, 16, "mine")
     assert (found, count) == (network, 5)
     training = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), IllConditioned())
-    with pytest.raises(ExportError, match="beside other images: part of it is in training mode"):
+    with pytest.raises(ExportError, match="the other images of the batch: part of it is in training mode"):
         as_classifier(training, 16, "mine")
 
 
 def test_a_network_without_a_classifier_of_its_own_takes_that_of_the_weights(tmp_path: Path) -> None:
-    """timm publishes EVA-02's small networks without one, so their last layer says nothing about classes."""
+    """timm publishes EVA-02's small networks without a classifier, so their last layer does not give the number of classes."""
     network = timm.create_model("eva02_tiny_patch14_224", num_classes=3, img_size=28)
     torch.save(network.state_dict(), tmp_path / "w.pth")
     found = from_timm(model_request("timm:eva02_tiny_patch14_224", size=28, weights=str(tmp_path / "w.pth")), 3)
     assert found.module is not None
     assert found.module(torch.zeros(1, 3, 28, 28)).shape == (1, 3)
-    with pytest.raises(ExportError, match="has 3 classes, --evaluate 4"):
+    with pytest.raises(ExportError, match="has 3 classes, but --evaluate names 4"):
         from_timm(model_request("timm:eva02_tiny_patch14_224", size=28, weights=str(tmp_path / "w.pth")), 4)

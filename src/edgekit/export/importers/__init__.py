@@ -1,1 +1,1 @@
-"""What can be exported: one file a kind, each giving the same `Source`."""
+"""Importers: one module per kind of model that can be exported; each returns the same `ModelSource`."""

@@ -1,4 +1,4 @@
-"""What the numbers that a network gives for an image are: logits, probabilities, or one number for two classes. NumPy alone."""
+"""Kinds of classifier outputs: logits, probabilities, or one number for two classes. Needs only NumPy."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from edgekit.errors import ExportError
 
-# How logits (n, classes) are made of what a network gives:
-#   as it is; log p of probabilities; (0, z) of one logit; (log(1 - p), log p) of one probability.
+# The kind of a network's outputs, and how they become logits (n, classes):
+#   unchanged; log p of probabilities; (0, z) of one logit; (log(1 - p), log p) of one probability.
 Reading = Literal["logits", "probabilities", "one logit", "one probability"]
-# Of a probability before its logarithm: float32 holds the first; what 1 - p can tell apart from 0 is the second.
+# Lower bounds of a probability before its logarithm: the first is a float32 number; the second is the smallest p for which 1 - p differs from 1.
 SMALLEST, SMALLEST_OTHER = 1e-30, 1e-7
-_SUM = 5e-3  # how far the sum of a row of probabilities may be from 1: half precision inside the network
+_SUM = 5e-3  # tolerance of the sum of a row of probabilities: the network may compute in half precision
 _EDGE = 1e-4
 
 
@@ -24,7 +24,7 @@ def is_flat(shape: tuple[int, ...], count: int) -> bool:
 
 
 def sum_to_one(rows: NDArray[np.floating]) -> bool:
-    """Whether rows (n, k), k of 2 or more, are probabilities of classes; rows that are not finite do not count."""
+    """Whether rows (n, k), k >= 2, are probabilities of classes; rows that are not finite are ignored."""
     rows = rows[np.isfinite(rows).all(1)]
     if not len(rows) or rows.shape[1] < 2 or rows.min() < -_EDGE or rows.max() > 1 + _EDGE:
         return False
@@ -45,7 +45,7 @@ def sigmoid(rows: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def to_logits(rows: NDArray[np.floating], reading: Reading) -> NDArray[np.float32]:
-    """Logits, float32 (n, classes), of rows (n, k)."""
+    """Convert rows (n, k) to logits, float32 (n, classes)."""
     if reading == "one logit":
         return np.concatenate([np.zeros_like(rows), rows], axis=1).astype(np.float32)
     if reading == "one probability":
@@ -56,13 +56,13 @@ def to_logits(rows: NDArray[np.floating], reading: Reading) -> NDArray[np.float3
 
 
 def count_of_classes(numbers: int, reading: Reading) -> int:
-    """How many classes `numbers` numbers an image stand for."""
+    """The number of classes for `numbers` numbers per image."""
     return 2 if reading in {"one logit", "one probability"} else numbers
 
 
-def multi_label(here: str, how: str) -> ExportError:
-    """What to raise for a network that says of each class independently whether an image shows it."""
+def multi_label(file: str, how: str) -> ExportError:
+    """The error to raise for a multi-label network, which judges each class independently."""
     return ExportError(
-        f"{here}: {how}, one for each class: a multi-label network, whose classes do not exclude each other",
-        "give a classifier of one class an image; if it is one, export it without its Sigmoid",
+        f"{file}: {how}, one per class: this is a multi-label network, whose classes do not exclude each other",
+        "give a classifier with one class per image; if it is one, export it without its Sigmoid",
     )

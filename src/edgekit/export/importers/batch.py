@@ -1,4 +1,4 @@
-"""A fixed batch axis made free. Whether that was enough, only running the graph on several images tells."""
+"""Free a fixed batch axis. Run the graph on several images afterwards to check the result."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from edgekit.onnx_graph.names import unique
 
 
 def free_batch(model: ModelProto, batch: int, *, every: bool = False) -> None:
-    """Free the batch in the input, in Reshapes to a constant shape that begins with it, and in constants that are joined to a value
-    of every image; changes `model`.
+    """Free the batch axis in the input, in Reshapes to a constant shape that begins with it, and in constants that are concatenated
+    with values of every image; changes `model`.
 
     Args:
-        model: the graph, its input of that batch.
-        batch: its size.
-        every: whether also Reshapes whose first axis is a multiple of it are meant: windows or heads of all images.
+        model: the graph; its input has this batch size.
+        batch: the fixed batch size.
+        every: whether to free also Reshapes whose first axis is a multiple of it: windows or heads of all images.
     """
     graph = model.graph
     shapes = _static_shapes(model)
@@ -48,16 +48,16 @@ def free_batch(model: ModelProto, batch: int, *, every: bool = False) -> None:
 
 
 def _freed(shape: list[int], result: list[int] | None, batch: int, every: bool) -> list[int] | None:
-    """What a Reshape is told where the batch is free; None where it stays as it is."""
+    """The shape of a Reshape for a free batch axis; None if it needs no change."""
     if every and result and len(result) == len(shape) and result[0] % batch == 0:
         return [-1, *result[1:]]
     if shape[:1] == [batch] and 0 not in shape:
-        return [0, *shape[1:]]  # as long as the axis is now, unless `allowzero` says that it is empty
+        return [0, *shape[1:]]  # 0 keeps the axis of the input, unless `allowzero` is set
     return None
 
 
 def _reshape_for_gather(model: ModelProto, shapes: dict[str, list[int]], taken: set[str]) -> None:
-    """A Gather of every element in its order is a Reshape: how torch 2.15 writes a global pooling (`as_strided`)."""
+    """Replace a Gather of every element in order by a Reshape: torch 2.15 writes a global pooling like that (`as_strided`)."""
     graph = model.graph
     constants = {t.name: t for t in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
@@ -75,8 +75,8 @@ def _reshape_for_gather(model: ModelProto, shapes: dict[str, list[int]], taken: 
 
 
 def _repeat_joined(model: ModelProto, batch: int, shapes: dict[str, list[int]], taken: set[str]) -> None:
-    """A constant of a row for each image, joined to values that have one too, is repeated for as many images as there are: the class
-    token of a transformer that was exported with a fixed batch.
+    """Repeat a constant with one row per image for the actual number of images, where it is concatenated with values of the images:
+    the class token of a transformer that was exported with a fixed batch size.
     """
     graph = model.graph
     constants = {t.name: t for t in graph.initializer}
@@ -91,8 +91,8 @@ def _repeat_joined(model: ModelProto, batch: int, shapes: dict[str, list[int]], 
                 continue
             if not size:
                 size = unique("image_count", taken)
-                made = helper.make_node("Shape", [graph.input[0].name], [size], name=size, start=0, end=1)
-                graph.node.insert(0, made)
+                shape_node = helper.make_node("Shape", [graph.input[0].name], [size], name=size, start=0, end=1)
+                graph.node.insert(0, shape_node)
             node.input[i] = _repeated(model, node, tensor, size, taken)
 
 
@@ -116,7 +116,7 @@ def _alike(tensor: TensorProto) -> bool:
 
 
 def _static_shapes(model: ModelProto) -> dict[str, list[int]]:
-    """The shapes that are known in full, by value."""
+    """The shapes that are completely known, by value."""
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     values: Iterable[onnx.ValueInfoProto] = (*inferred.value_info, *inferred.output)
     shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in values}

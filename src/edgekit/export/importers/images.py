@@ -1,4 +1,4 @@
-"""The images that a user's own model is calibrated with and verified on."""
+"""The images for calibration and verification of a user's own model."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from edgekit.data.images import spread_rows
 from edgekit.data.source import ImageSource
 from edgekit.data.sources import open_labeled, open_pool
 from edgekit.preprocess import Preprocessing
-from edgekit.quantize.selection import MOST_EMBEDDED, Candidates
+from edgekit.quantize.selection import MOST_EMBEDDED, CalibrationPool
 from edgekit.recipe import DataConfig
 
 
 def open_calibration(where: str, max_pixels: int | None = None) -> ImageSource:
-    """Images without labels.
+    """Open unlabeled images.
 
     Raises:
-        DataError: there are none.
+        DataError: there are no images.
     """
     return open_pool(where, "--calibrate", _data(max_pixels))
 
 
 def open_evaluation(where: str, max_pixels: int | None = None) -> ImageSource:
-    """Labeled images.
+    """Open labeled images.
 
     Raises:
-        DataError: there are none, or only one class of them.
+        DataError: there are no images, or only one class.
     """
     return open_labeled(where, "--evaluate", _data(max_pixels))
 
@@ -39,38 +39,38 @@ def _data(max_pixels: int | None) -> DataConfig:
 
 
 def spread(source: ImageSource, count: int) -> ImageSource:
-    """At most `count` images, spread over a source that may be sorted."""
+    """At most `count` images, spread evenly over a source that may be sorted."""
     return source.subset(spread_rows(len(source.names), count))
 
 
-def candidates(
+def calibration_pool(
     source: ImageSource, preprocessing: Preprocessing, count: int, classes: int
-) -> tuple[Candidates, list[str]]:
-    """What calibration draws from: of a large folder, no more images than the draw would look at.
+) -> tuple[CalibrationPool, list[str]]:
+    """The pool for calibration; of a large folder, only as many images as a draw embeds.
 
     Args:
-        source: images without labels.
-        preprocessing: of the network.
-        count: how many to draw.
-        classes: of the network.
+        source: unlabeled images.
+        preprocessing: the network's preprocessing.
+        count: number of images to draw.
+        classes: number of the network's classes.
 
     Returns:
-        The images, and notes on those that cannot be read.
+        The pool, and notes on images that cannot be read.
 
     Raises:
-        DataError: none can be read.
+        DataError: no image can be read.
     """
     images, _, notes = pixels(spread(source, MOST_EMBEDDED), preprocessing)
-    return replace(Candidates.these(images), count=count, classes=classes), [*source.notes, *notes]
+    return replace(CalibrationPool.of_images(images), count=count, classes=classes), [*source.notes, *notes]
 
 
 def pixels(
     source: ImageSource, preprocessing: Preprocessing
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, list[str]]:
-    """Decode all images: uint8 (n, s, s, 3), their labels, and notes on those that cannot be read and are left out.
+    """Decode all images: uint8 (n, s, s, 3), their labels, and notes on unreadable images, which are left out.
 
     Raises:
-        DataError: none can be read.
+        DataError: no image can be read.
     """
     decoded = decode(source, preprocessing, max_skipped=1.0)
     readable = np.array([bool(digest) for digest in decoded.digests])
@@ -78,7 +78,5 @@ def pixels(
     notes = [*source.notes, *decoded.notes]
     if skipped := decoded.skipped:
         first = f"{skipped[0].path}: {skipped[0].reason}"
-        notes.append(
-            f"{len(skipped)} images of {source.where} cannot be read and are left out, the first being {first}"
-        )
+        notes.append(f"{len(skipped)} images of {source.where} cannot be read and are left out; the first is {first}")
     return images, source.labels[readable] if source.labels is not None else None, notes

@@ -1,4 +1,4 @@
-"""A model of the user's own: which kind it is, its classes, its pixels, its images."""
+"""Import a user's own model: its kind, its classes, its preprocessing and its images."""
 
 from __future__ import annotations
 
@@ -16,8 +16,15 @@ from pydantic import ValidationError
 from edgekit.data.ranges import Stated, with_range
 from edgekit.data.source import ImageSource as Images
 from edgekit.errors import ExportError
-from edgekit.export.importers.classes import Names, agree, described, listed_classes, numbered, read_classes
-from edgekit.export.importers.images import candidates, open_calibration, open_evaluation, pixels, spread
+from edgekit.export.importers.classes import (
+    ClassNames,
+    check_count,
+    listed_classes,
+    model_classes,
+    numbered,
+    read_classes,
+)
+from edgekit.export.importers.images import calibration_pool, open_calibration, open_evaluation, pixels, spread
 from edgekit.export.importers.kinds import kind_of
 from edgekit.export.importers.order import Answers, ordered
 from edgekit.export.importers.request import ModelRequest, Network, PixelFormat
@@ -25,77 +32,77 @@ from edgekit.export.importers.source import ModelSource
 from edgekit.export.importers.statistics import in_unit_range
 from edgekit.models.pixels import Channels, PixelClassifier, Statistics
 from edgekit.preprocess import Preprocessing
-from edgekit.quantize.selection import MOST_EMBEDDED, Candidates
+from edgekit.quantize.selection import MOST_EMBEDDED, CalibrationPool
 from edgekit.tasks.classification import LOGITS
 
-_SMALL = 64  # px: up to here nothing is cut off around the center, as in a recipe
+_SMALL = 64  # px: up to this size the center crop cuts nothing off, as in a recipe
 
 
-def import_model(asked: ModelRequest, scratch: Path) -> ModelSource:
-    """Open a model that edgekit did not train.
+def import_model(request: ModelRequest, scratch: Path) -> ModelSource:
+    """Import a model that edgekit did not train.
 
     Args:
-        asked: what the user said.
+        request: the user's request.
         scratch: an empty folder that outlives the export.
 
     Raises:
-        EdgekitError: the model, its weights, its classes or its images are not what they must be.
+        EdgekitError: the model, its weights, its classes or its images cannot be used.
     """
-    if asked.calibrate is None:
+    if request.calibrate is None:
         raise ExportError(
-            f"{asked.model}: no images to calibrate with", "give a folder of images, without labels: --calibrate FOLDER"
+            f"{request.model}: no images for calibration", "give a folder of unlabeled images: --calibrate FOLDER"
         )
-    if asked.output_name is not None and kind_of(asked.model) != "onnx":
-        raise ExportError(f"--output-name: {asked.model} is no ONNX graph", "leave --output-name out")
-    calibration = open_calibration(asked.calibrate, asked.max_pixels)
-    evaluation = open_evaluation(asked.evaluate, asked.max_pixels) if asked.evaluate is not None else None
-    given = _given_names(asked)
-    listed = given.names if given is not None else evaluation.classes if evaluation is not None else None
+    if request.output_name is not None and kind_of(request.model) != "onnx":
+        raise ExportError(f"--output-name: {request.model} is not an ONNX file", "leave out --output-name")
+    calibration = open_calibration(request.calibrate, request.max_pixels)
+    evaluation = open_evaluation(request.evaluate, request.max_pixels) if request.evaluate is not None else None
+    stated_names = _stated_names(request)
+    listed = stated_names.names if stated_names is not None else evaluation.classes if evaluation is not None else None
     counted = len(listed) if listed is not None else None
-    network = _opener(asked)(asked, counted)
-    said = _merged(asked.pixels, network.pixels)
-    preprocessing = _preprocessing(said, asked.pixels, asked.model)
-    mean, std, divided = _statistics(said, asked.model)
-    channels = said.channels or "rgb"
+    network = _opener(request)(request, counted)
+    pixel_format = _merged(request.pixels, network.pixels)
+    preprocessing = _preprocessing(pixel_format, request.pixels, request.model)
+    mean, std, divided = _statistics(pixel_format, request.model)
+    channels = pixel_format.channels or "rgb"
     if network.module is not None and not network.classes:
-        network = _with_logits(network, preprocessing.image_size, asked.model, counted)
+        network = _with_logits(network, preprocessing.image_size, request.model, counted)
     count = network.classes
-    said_names = _said_names(given, asked, network, evaluation)
+    checked_names = _checked_names(stated_names, request, network, evaluation)
     images, pixel_range = with_range(
-        said.pixel_range or "auto",
+        pixel_format.pixel_range or "auto",
         [[spread(calibration, MOST_EMBEDDED)], [evaluation] if evaluation is not None else []],
-        lambda known: _decoded(asked, calibration.ranged(known), evaluation, known, preprocessing, count),
+        lambda known: _decoded(request, calibration.ranged(known), evaluation, known, preprocessing, count),
     )
     preprocessing = preprocessing.model_copy(update={"pixel_range": pixel_range})
     pool, test, of_images = images
     known, labeled = _in_models_order(
-        said_names, asked, evaluation, test, count, _answers(network, mean, std, channels)
+        checked_names, request, evaluation, test, count, _answers(network, mean, std, channels)
     )
     names, notes = known.names, [*network.notes, *known.notes, *of_images]
     if labeled is None:
         notes.append(
-            "no labeled images (--evaluate FOLDER): accuracy is unknown; variants are held against the float model's own decisions"
+            "no labeled images (--evaluate FOLDER): accuracy is unknown; variants are compared with the float model's predictions"
         )
-    notes.append(_described(preprocessing, mean, std, channels))
+    notes.append(_description(preprocessing, mean, std, channels))
     if divided:
-        notes.append("mean and std are for pixels in 0 to 255, by their size: they were divided by 255")
+        notes.append("mean and std are larger than 1, so they are taken for pixels in 0 to 255 and divided by 255")
     model, trained = _in_pixels(network, scratch, preprocessing.image_size, mean, std, channels, names)
     return ModelSource(
-        name=_name(asked.model),
+        name=_name(request.model),
         model=model,
         trained=trained,
         classes=names,
         preprocessing=preprocessing,
         calibration=pool,
         evaluation=labeled,
-        output=Path("export") / _name(asked.model),
+        output=Path("export") / _name(request.model),
         provenance={
             **network.provenance,
             "random_weights": network.random,
             "normalization": {"mean": mean, "std": std},
             "channels": channels,
-            "calibrated_on": asked.calibrate,
-            "evaluated_on": asked.evaluate,
+            "calibrated_on": request.calibrate,
+            "evaluated_on": request.evaluate,
             "notes": notes,
         },
         notes=notes,
@@ -104,15 +111,15 @@ def import_model(asked: ModelRequest, scratch: Path) -> ModelSource:
 
 
 def _decoded(
-    asked: ModelRequest,
+    request: ModelRequest,
     calibration: Images,
     evaluation: Images | None,
     known: Stated,
     preprocessing: Preprocessing,
     classes: int,
-) -> tuple[Candidates, tuple[NDArray[np.uint8], NDArray[np.int64]] | None, list[str]]:
-    """The images to calibrate with, those to evaluate on and their labels, and notes on all of them."""
-    pool, notes = candidates(calibration, preprocessing, asked.calibration_images, classes)
+) -> tuple[CalibrationPool, tuple[NDArray[np.uint8], NDArray[np.int64]] | None, list[str]]:
+    """The calibration pool, the evaluation images with their labels, and notes on both."""
+    pool, notes = calibration_pool(calibration, preprocessing, request.calibration_images, classes)
     if evaluation is None:
         return pool, None, notes
     test, labels, more = pixels(evaluation.ranged(known), preprocessing)
@@ -120,18 +127,18 @@ def _decoded(
     return pool, (test, labels), [*notes, *more]
 
 
-def _given_names(asked: ModelRequest) -> Names | None:
-    if asked.names is not None:
-        return listed_classes(asked.names)
-    return read_classes(asked.classes) if asked.classes is not None else None
+def _stated_names(request: ModelRequest) -> ClassNames | None:
+    if request.names is not None:
+        return listed_classes(request.names)
+    return read_classes(request.classes) if request.classes is not None else None
 
 
-def _opener(asked: ModelRequest) -> Callable[[ModelRequest, int | None], Network]:
+def _opener(request: ModelRequest) -> Callable[[ModelRequest, int | None], Network]:
     from edgekit.export.importers import modules
 
-    if asked.module is not None:
+    if request.module is not None:
         return modules.from_module
-    kind = kind_of(asked.model)
+    kind = kind_of(request.model)
     if kind == "onnx":
         from edgekit.export.importers.onnx_file import from_onnx
 
@@ -144,7 +151,7 @@ def _opener(asked: ModelRequest) -> Callable[[ModelRequest, int | None], Network
 
 
 def _with_logits(network: Network, size: int, model: str, classes: int | None) -> Network:
-    """The network, whatever its answer looks like, as one that gives logits."""
+    """Wrap a network so that it returns logits, whatever the form of its output."""
     from edgekit.export.importers.outputs import as_classifier
 
     assert network.module is not None
@@ -153,7 +160,7 @@ def _with_logits(network: Network, size: int, model: str, classes: int | None) -
 
 
 def _answers(network: Network, mean: Statistics, std: Statistics, channels: Channels) -> Answers:
-    """What the model itself answers: uint8 images (n, s, s, 3) -> logits (n, classes)."""
+    """A function that runs the model: uint8 images (n, s, s, 3) -> logits (n, classes)."""
     if network.graph is not None:
         return network.graph.run(mean, std, channels)
     assert network.module is not None
@@ -167,50 +174,56 @@ def _answers(network: Network, mean: Statistics, std: Statistics, channels: Chan
     return run
 
 
-def _said_names(given: Names | None, asked: ModelRequest, network: Network, evaluation: Images | None) -> Names | None:
-    """The names that the user gave, else the model's own, checked before any image is read; None where only folders may say them."""
-    if given is None and network.names is not None:
-        given = described(network.names)
-    if given is None:
+def _checked_names(
+    stated_names: ClassNames | None, request: ModelRequest, network: Network, evaluation: Images | None
+) -> ClassNames | None:
+    """The user's names, else the model's own, checked before any image is read; None if only the folders can give them."""
+    if stated_names is None and network.names is not None:
+        stated_names = model_classes(network.names)
+    if stated_names is None:
         if evaluation is not None:
-            agree(network.classes, asked.model, evaluation.classes, f"--evaluate {asked.evaluate}")
+            check_count(network.classes, request.model, evaluation.classes, f"--evaluate {request.evaluate}")
         return None
-    agree(network.classes, asked.model, given.names, given.said_by)
-    if evaluation is not None and given.places(evaluation.classes) is None:
-        unknown = [c for c in evaluation.classes if c not in given.names]
+    check_count(network.classes, request.model, stated_names.names, stated_names.source)
+    if evaluation is not None and stated_names.places(evaluation.classes) is None:
+        unknown = [c for c in evaluation.classes if c not in stated_names.names]
         raise ExportError(
-            f"--evaluate: {asked.evaluate}: {len(unknown)} of its classes are not in {asked.classes or given.said_by}: "
+            f"--evaluate: {request.evaluate}: {len(unknown)} of its folders are not among the classes of {request.classes or stated_names.source}: "
             f"{', '.join(unknown[:3])}",
-            "a sub-folder has the name of its class" if asked.classes else "say the model's classes: --classes FILE",
+            "name each sub-folder as its class"
+            if request.classes
+            else "give the names of the model's classes: --classes FILE",
         )
-    return given
+    return stated_names
 
 
 def _in_models_order(
-    known: Names | None, asked: ModelRequest, evaluation: Images | None, test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
+    known: ClassNames | None, request: ModelRequest, evaluation: Images | None, test: tuple[NDArray[np.uint8], NDArray[np.int64]] | None,
     count: int, answers: Answers,
-) -> tuple[Names, tuple[NDArray[np.uint8], NDArray[np.int64]] | None]:  # fmt: skip
-    """The names of the classes; images and labels as positions in them rather than in the folders."""
+) -> tuple[ClassNames, tuple[NDArray[np.uint8], NDArray[np.int64]] | None]:  # fmt: skip
+    """The names of the classes, and the images with labels as indices of classes instead of folders."""
     if evaluation is None or test is None:
-        note = f"its classes are called class_0 to class_{count - 1}: nobody named them (--classes FILE)"
-        return known or Names(numbered(count), notes=[note]), None
+        note = f"its classes are named class_0 to class_{count - 1}; give their names with --classes FILE"
+        return known or ClassNames(numbered(count), notes=[note]), None
     images, labels = test
     if known is None:
-        said_by = f"--evaluate {asked.evaluate}"
-        names, notes = ordered(evaluation.classes, images, labels, answers, said_by)
-        known = Names(names, said_by, notes)
+        source = f"--evaluate {request.evaluate}"
+        names, notes = ordered(evaluation.classes, images, labels, answers, source)
+        known = ClassNames(names, source, notes)
     found = known.places(evaluation.classes)
     assert found is not None
     places, numbers = found
     return replace(known, notes=[*known.notes, *numbers]), (images, np.array(places, dtype=np.int64)[labels])
 
 
-def _merged(asked: PixelFormat, network: PixelFormat) -> PixelFormat:
-    """What the user said, and for the rest what the network says. A shorter side is for one image size alone, so it scales with it."""
-    changes = {f.name: getattr(asked, f.name) for f in fields(PixelFormat) if getattr(asked, f.name) is not None}
+def _merged(requested: PixelFormat, network: PixelFormat) -> PixelFormat:
+    """The requested format; unset fields are the network's. The network's `resize` belongs to its own size, so it is scaled to another."""
+    changes = {
+        f.name: getattr(requested, f.name) for f in fields(PixelFormat) if getattr(requested, f.name) is not None
+    }
     if "resize" not in changes:
         size = changes.get("size", network.size)
-        if "fit" in changes and changes["fit"] != network.fit:  # what the network says is about its own way
+        if "fit" in changes and changes["fit"] != network.fit:  # the network's `resize` belongs to its own fit
             changes["resize"] = size if changes["fit"] == "stretch" else None
         elif size is not None and "size" in changes and network.share:
             changes["resize"] = math.floor(size / network.share)
@@ -219,39 +232,39 @@ def _merged(asked: PixelFormat, network: PixelFormat) -> PixelFormat:
     return replace(network, **changes)
 
 
-def _preprocessing(said: PixelFormat, asked: PixelFormat, model: str) -> Preprocessing:
-    if said.size is None:
-        raise ExportError(f"{model}: does not say which image size it takes", "say it: --size 224")
-    whole = said.size <= _SMALL or said.fit == "stretch"
-    resize = said.resize or (said.size if whole else said.size * 8 // 7)
-    here = f"--size {said.size} --resize {resize}"
-    if resize < said.size and asked.resize is not None:
-        raise ExportError(f"{here}: leaves a border around the image", "--resize is at least --size")
+def _preprocessing(pixel_format: PixelFormat, requested: PixelFormat, model: str) -> Preprocessing:
+    if pixel_format.size is None:
+        raise ExportError(f"{model}: its image size is unknown", "give it, for example --size 224")
+    uncropped = pixel_format.size <= _SMALL or pixel_format.fit == "stretch"
+    resize = pixel_format.resize or (pixel_format.size if uncropped else pixel_format.size * 8 // 7)
+    options = f"--size {pixel_format.size} --resize {resize}"
+    if resize < pixel_format.size and requested.resize is not None:
+        raise ExportError(f"{options}: would leave a border around the image", "give a --resize of at least --size")
     try:
         return Preprocessing(
-            image_size=said.size,
+            image_size=pixel_format.size,
             resize_to=resize,
-            fit=said.fit or "crop",
-            interpolation=said.interpolation or "bilinear",
-            # Most networks of other origin were trained with torchvision's transforms, or with timm's, which are the same.
-            geometry=said.geometry or "torchvision",
-            fill=said.fill or (0, 0, 0),
+            fit=pixel_format.fit or "crop",
+            interpolation=pixel_format.interpolation or "bilinear",
+            # Most other networks were trained with torchvision's transforms, or with timm's, which are the same.
+            geometry=pixel_format.geometry or "torchvision",
+            fill=pixel_format.fill or (0, 0, 0),
         )
     except ValidationError as error:
         reason = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ExportError(f"{here}: {reason}", "--resize is at least --size") from error
+        raise ExportError(f"{options}: {reason}", "give a --resize of at least --size") from error
 
 
-def _statistics(said: PixelFormat, model: str) -> tuple[Statistics, Statistics, bool]:
-    """Mean and std for pixels in [0, 1], and whether they were said for pixels in 0 to 255."""
-    if said.mean is None or said.std is None:
+def _statistics(pixel_format: PixelFormat, model: str) -> tuple[Statistics, Statistics, bool]:
+    """Mean and std for pixels in [0, 1], and whether they were given for pixels in 0 to 255."""
+    if pixel_format.mean is None or pixel_format.std is None:
         raise ExportError(
-            f"{model}: does not say how its pixels are normalized, and a wrong guess would cost accuracy silently",
+            f"{model}: its normalization is unknown, and a wrong guess would silently cost accuracy",
             "give --mean and --std for pixels in [0, 1]: ImageNet's are --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225; "
-            "--mean 0 --std 1 if it takes [0, 1]",
+            "without normalization --mean 0 --std 1",
         )
-    mean, std, divided = in_unit_range(said.mean, said.std, model)
-    # A number for each channel costs time in some runtimes; three equal ones are one.
+    mean, std, divided = in_unit_range(pixel_format.mean, pixel_format.std, model)
+    # One number per channel costs time in some runtimes; three equal numbers become one.
     mean, std = (v[0] if isinstance(v, tuple) and len(set(v)) == 1 else v for v in (mean, std))
     return mean, std, divided
 
@@ -259,7 +272,7 @@ def _statistics(said: PixelFormat, model: str) -> tuple[Statistics, Statistics, 
 def _in_pixels(
     network: Network, scratch: Path, size: int, mean: Statistics, std: Statistics, channels: Channels, names: list[str]
 ) -> tuple[Any, Any]:
-    """What takes pixels: a module, or a graph on the disk with the foreign graph's own answers."""
+    """The model with pixels as its input: a module, or a graph file together with a function that runs the foreign graph."""
     if network.module is not None:
         return PixelClassifier(network.module, mean, std, channels).eval(), None
     assert network.graph is not None
@@ -269,29 +282,29 @@ def _in_pixels(
     return path, lambda images: {LOGITS: answer(images)}
 
 
-def _described(preprocessing: Preprocessing, mean: Statistics, std: Statistics, channels: Channels) -> str:
+def _description(preprocessing: Preprocessing, mean: Statistics, std: Statistics, channels: Channels) -> str:
     p = preprocessing
     center = "" if p.geometry == "torchvision" and p.resize_to == p.image_size else f", the center {p.image_size} px"
-    ways = {
+    resizings = {
         "crop": f"shorter side to {p.resize_to} px, the center {p.image_size} px",
         "stretch": f"stretched to {p.resize_to} px{center}"
         if p.geometry == "torchvision"
         else f"stretched to {p.image_size} px",
         "border": f"longer side to {p.resize_to} px{center}, bordered",
     }
-    way = f"{ways[p.fit]}, {p.interpolation}, rounded as {p.geometry} does (--resize-rule)"
-    order = "; channels in the order blue, green, red (BGR), mean and std too" if channels == "bgr" else ""
-    return f"images: {way}; (pixel / 255 - mean) / std with mean {_said(mean)}, std {_said(std)}{order}"
+    resizing = f"{resizings[p.fit]}, {p.interpolation}, rounded as {p.geometry} does (--resize-rule)"
+    order = "; channels in BGR order, also in mean and std" if channels == "bgr" else ""
+    return f"images: {resizing}; (pixel / 255 - mean) / std with mean {_listed(mean)}, std {_listed(std)}{order}"
 
 
-def _said(values: Statistics) -> str:
+def _listed(values: Statistics) -> str:
     return ", ".join(f"{v:g}" for v in (values if isinstance(values, tuple) else (values,)))
 
 
 def _name(model: str) -> str:
-    """A name for the bundle and its folder."""
+    """The name of the bundle and its folder."""
     tail = model.rpartition(":")[2]
     stem = Path(tail).stem if kind_of(model) in {"onnx", "safetensors"} else tail
-    if stem == "model":  # says nothing; its folder's name may
+    if stem == "model":  # not informative; the folder's name may be
         stem = Path(tail).resolve().parent.name or stem
     return "".join(c if c.isalnum() or c in "._-" else "-" for c in stem) or "model"

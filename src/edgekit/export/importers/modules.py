@@ -1,4 +1,4 @@
-"""Networks of torch: by name from timm and torchvision, from a user's own factory, or from weights that say what they are of."""
+"""Importers of torch networks: by name from timm and torchvision, from a user's factory, or from a module."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ _INCEPTIONS = {"googlenet", "inception_v3"}
 _INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "bicubic", "lanczos")
 _TIMM_SHARE = 0.875  # timm's DEFAULT_CROP_PCT
 RANDOM = (
-    "its weights are RANDOM (no --weights): good for timing an architecture and for nothing else; what is said about accuracy and "
-    "agreement means nothing"
+    "its weights are RANDOM (no --weights): use it only to time an architecture; its accuracy and agreement "
+    "mean nothing"
 )
 
 
-def from_timm(asked: ModelRequest, classes: int | None) -> Network:
-    """`timm:NAME`, preprocessed as timm's configuration of it says.
+def from_timm(request: ModelRequest, classes: int | None) -> Network:
+    """Import `timm:NAME`, with the preprocessing of timm's configuration.
 
     Args:
-        asked: what the user said.
-        classes: how many the network must have; None leaves it to the weights, or to timm.
+        request: the user's request.
+        classes: the required number of classes; None: that of the weights, or timm's default.
 
     Raises:
         ExportError: timm has no such network, or it cannot be built for the image size.
@@ -47,32 +47,32 @@ def from_timm(asked: ModelRequest, classes: int | None) -> Network:
     """
     import timm
 
-    name = asked.model.partition(":")[2]
+    name = request.model.partition(":")[2]
     if name.partition(".")[0] not in timm_names():
-        raise _unknown(asked.model, name, timm_names())
+        raise _unknown(request.model, name, timm_names())
 
     def build(classes: int | None, size: int | None) -> nn.Module:
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
         options |= {} if size is None else {"img_size": size}
         return timm.create_model(name, pretrained=False, **options)
 
-    network = _built(asked, classes, build)
+    network = _built(request, classes, build)
     if getattr(network, "num_classes", None) == 0:
         raise ExportError(
-            f"{asked.model}: has no classifier: timm gives it none",
-            "say the classes that it shall have (--classes FILE), and give the weights of such a classifier (--weights FILE)",
+            f"{request.model}: timm builds it without a classifier",
+            "give the names of its classes (--classes FILE) and the weights of such a classifier (--weights FILE)",
         )
     config = getattr(network, "pretrained_cfg", {})
-    opened = _network(asked, network, timm_pixels(config), {"library": f"timm {timm.__version__}"})
+    opened = _network(request, network, timm_pixels(config), {"library": f"timm {timm.__version__}"})
     _, height, width = config.get("input_size", (3, 0, 0))
-    if height == width or asked.pixels.size is not None:
+    if height == width or request.pixels.size is not None:
         return opened
-    note = f"{asked.model}: timm feeds it {width} x {height} pixels; edgekit takes squares alone, here of {width}"
+    note = f"{request.model}: timm runs it on {width} x {height} pixels; edgekit only on squares, here of {width}"
     return replace(opened, notes=[*opened.notes, note])
 
 
-def from_torchvision(asked: ModelRequest, classes: int | None) -> Network:
-    """`torchvision:NAME`, preprocessed as the weights that torchvision publishes for it are.
+def from_torchvision(request: ModelRequest, classes: int | None) -> Network:
+    """Import `torchvision:NAME`, with the preprocessing of torchvision's published weights.
 
     Raises:
         ExportError, RecipeError: as `from_timm`.
@@ -80,25 +80,25 @@ def from_torchvision(asked: ModelRequest, classes: int | None) -> Network:
     import torchvision
     import torchvision.models as zoo
 
-    name = asked.model.partition(":")[2]
+    name = request.model.partition(":")[2]
     if name not in torchvision_names():
-        raise _unknown(asked.model, name, torchvision_names())
+        raise _unknown(request.model, name, torchvision_names())
     once: dict[str, Any] = {}
     notes = []
     if name in _INCEPTIONS:
-        published = asked.weights is not None and _digest(asked.weights) in published_digests(name)
+        published = request.weights is not None and _digest(request.weights) in published_digests(name)
         once = {"aux_logits": False, "init_weights": True, "transform_input": published}
-        if asked.weights is not None and not published:
+        if request.weights is not None and not published:
             notes.append(
-                f"{asked.model} is built with transform_input=False; torchvision's published weights, and what was fine-tuned from them, "
-                "want True: give a factory that says so, if yours are such"
+                f"{request.model} is built with transform_input=False; torchvision's published weights, and weights fine-tuned from them, "
+                "need True: if yours are such, give a factory that sets it"
             )
 
     def build(classes: int | None, size: int | None) -> nn.Module:
         count = {} if classes is None else {"num_classes": classes}
         return zoo.get_model(name, weights=None, **once, **count, **({} if size is None else {"image_size": size}))
 
-    network = _built(asked, classes, build)
+    network = _built(request, classes, build)
     transform = zoo.get_model_weights(name).DEFAULT.transforms()
     pixels = PixelFormat(
         size=transform.crop_size[0],
@@ -108,12 +108,12 @@ def from_torchvision(asked: ModelRequest, classes: int | None) -> Network:
         mean=_statistics(transform.mean),
         std=_statistics(transform.std),
     )
-    opened = _network(asked, network, pixels, {"library": f"torchvision {torchvision.__version__}"})
+    opened = _network(request, network, pixels, {"library": f"torchvision {torchvision.__version__}"})
     return replace(opened, notes=[*opened.notes, *notes])
 
 
 def published_digests(name: str) -> set[str]:
-    """The first eight digits of the SHA-256 of torchvision's published weights for a network, as their file names have them."""
+    """The first eight digits of the SHA-256 of torchvision's published weights for a network, from their file names."""
     import torchvision.models as zoo
 
     return {weights.url.rpartition("-")[2].partition(".")[0] for weights in zoo.get_model_weights(name)}
@@ -122,53 +122,58 @@ def published_digests(name: str) -> set[str]:
 def _digest(path: str) -> str:
     try:
         return sha256(Path(path).expanduser())[:8]
-    except OSError:  # loading it says so
+    except OSError:  # loading the file reports this
         return ""
 
 
-def from_factory(asked: ModelRequest, classes: int | None) -> Network:
-    """`package.module:factory`: called without arguments, it gives a network that maps normalized images to logits.
+def from_factory(request: ModelRequest, classes: int | None) -> Network:
+    """Import `package.module:factory`: called without arguments, it returns a network that maps normalized images to logits.
 
     Raises:
-        ExportError: it fails, or gives no network.
-        RecipeError: it cannot be imported, or the weights are not those of the network.
+        ExportError: the factory fails or returns no network.
+        RecipeError: the factory cannot be imported, or the weights do not fit the network.
     """
-    module, _, name = asked.model.partition(":")
-    factory = import_factory(module, name, asked.model)
+    module, _, name = request.model.partition(":")
+    factory = import_factory(module, name, request.model)
     try:
         network = factory()
     except EdgekitError:
         raise
     except Exception as error:  # the user's own code
         raise ExportError(
-            f"{asked.model}: fails: {reason(error)}", "it is called without arguments and gives the network"
+            f"{request.model}: the factory fails: {reason(error)}",
+            "it is called without arguments and must return the network",
         ) from error
     if not isinstance(network, nn.Module):
-        raise ExportError(f"{asked.model}: gives a {type(network).__name__}, not an nn.Module", "return the network")
-    if asked.weights is not None:
-        _check_count(asked, network, classes)
-    opened = _network(asked, network, PixelFormat(), {"source_sha256": sha256(source_file(module, asked.model))})
-    if asked.weights is None:
-        note = "its weights are what the factory gives: RANDOM ones unless it loads some (or give --weights)"
+        raise ExportError(
+            f"{request.model}: returns a {type(network).__name__}, not an nn.Module", "return the network"
+        )
+    if request.weights is not None:
+        _check_count(request, network, classes)
+    opened = _network(request, network, PixelFormat(), {"source_sha256": sha256(source_file(module, request.model))})
+    if request.weights is None:
+        note = "its weights are those of the factory: RANDOM unless it loads some (or give --weights)"
         opened = replace(opened, random=False, notes=[note])
     return opened
 
 
-def from_module(asked: ModelRequest, classes: int | None) -> Network:
-    """A network from Python, as it is: a copy of it is exported, in evaluation mode and on the CPU.
+def from_module(request: ModelRequest, classes: int | None) -> Network:
+    """Import a network from Python: a copy in evaluation mode on the CPU is exported.
 
-    A network of a run brings its classes, its preprocessing and its normalization along.
+    A network of a run has its classes, its preprocessing and its normalization with it.
 
     Raises:
-        ExportError: it cannot be copied, or weights are given beside it.
+        ExportError: the network cannot be copied, or weights are given as well.
     """
-    assert asked.module is not None
-    if asked.weights is not None or asked.weights_key is not None:
-        raise ExportError("weights: the network has its own", "load them into it before you export it")
+    assert request.module is not None
+    if request.weights is not None or request.weights_key is not None:
+        raise ExportError(
+            "weights: not allowed with a network from Python", "load them into the network before exporting it"
+        )
     try:
-        network = copy.deepcopy(asked.module).cpu().eval()
-    except Exception as error:  # of a network's own code, or of tensors that are in the middle of a computation
-        raise ExportError(f"{asked.model}: cannot be copied: {reason(error)}", "detach its tensors first") from error
+        network = copy.deepcopy(request.module).cpu().eval()
+    except Exception as error:  # the network's own code, or tensors that are part of a computation
+        raise ExportError(f"{request.model}: cannot be copied: {reason(error)}", "detach its tensors first") from error
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(safetensors.torch.save({name: tensor.contiguous()}))
@@ -180,19 +185,21 @@ def from_module(asked: ModelRequest, classes: int | None) -> Network:
             pixel_range=p.pixel_range,
         )  # fmt: skip
         if not network.classes:
-            raise ExportError(f"{asked.model}: an encoder has no classes", "export a run's student or teacher")
+            raise ExportError(f"{request.model}: an encoder has no classes", "export a run's student or teacher")
         names = network.classes
-    provenance = {"model": asked.model, "weights": "of the network itself", "weights_sha256": digest.hexdigest()}
+    provenance = {"model": request.model, "weights": "of the network itself", "weights_sha256": digest.hexdigest()}
     return Network(network, 0, pixels, provenance, names=names)
 
 
-def _built(asked: ModelRequest, classes: int | None, build: Callable[[int | None, int | None], nn.Module]) -> nn.Module:
-    """A network of a library, its classifier as wide as the names or the weights say."""
-    size = asked.pixels.size
+def _built(
+    request: ModelRequest, classes: int | None, build: Callable[[int | None, int | None], nn.Module]
+) -> nn.Module:
+    """Build a library's network, with as many classes as the names or the weights have."""
+    size = request.pixels.size
     try:
-        if asked.weights is not None:
-            # Built with the classes that are named: by itself a network may have no classifier (EVA-02's small ones).
-            in_file = _check_count(asked, build(classes, None), classes)
+        if request.weights is not None:
+            # Built with the named classes: by default a network may have no classifier (EVA-02's small ones).
+            in_file = _check_count(request, build(classes, None), classes)
             classes = in_file if classes is None else classes
         if size is not None:
             with contextlib.suppress(TypeError):  # convolutional networks take no image size
@@ -202,13 +209,13 @@ def _built(asked: ModelRequest, classes: int | None, build: Callable[[int | None
         raise
     except Exception as error:  # whatever the library's code raises
         where = f" for images of {size} px" if size is not None else ""
-        raise ExportError(f"{asked.model}: cannot be built{where}: {reason(error)}", "change --size") from error
+        raise ExportError(f"{request.model}: cannot be built{where}: {reason(error)}", "change --size") from error
 
 
-def _check_count(asked: ModelRequest, network: nn.Module, classes: int | None) -> int | None:
-    """How many classes the file of weights is for, found by the network's last layer; None where that cannot be told."""
-    assert asked.weights is not None
-    states = read_state_dicts(asked.weights, "--weights", asked.weights_key)
+def _check_count(request: ModelRequest, network: nn.Module, classes: int | None) -> int | None:
+    """The number of classes in a file of weights, from the shape of the network's last layer; None if unknown."""
+    assert request.weights is not None
+    states = read_state_dicts(request.weights, "--weights", request.weights_key)
     match, *_ = best_match(states, network.state_dict())
     layers = [n for n, m in network.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     last = match.tensors().get(f"{layers[-1]}.weight") if layers else None
@@ -217,24 +224,26 @@ def _check_count(asked: ModelRequest, network: nn.Module, classes: int | None) -
     count = int(last.shape[0])
     if classes is not None and classes != count:
         raise ExportError(
-            f"--weights: {asked.weights}: has {count} classes, {'--classes' if asked.classes else '--evaluate'} {classes}",
+            f"--weights: {request.weights}: has {count} classes, but {'--classes' if request.classes else '--evaluate'} names {classes}",
             "the names must be the model's own, in the order of its logits (--classes FILE)",
         )
     return count
 
 
-def _network(asked: ModelRequest, network: nn.Module, pixels: PixelFormat, provenance: dict[str, Any]) -> Network:
-    """Fill a network with the weights that were asked for, and say where all of it came from."""
+def _network(request: ModelRequest, network: nn.Module, pixels: PixelFormat, provenance: dict[str, Any]) -> Network:
+    """Load the requested weights into a network; return it with its provenance."""
     notes, loaded = [RANDOM], None
-    if asked.weights_key is not None and asked.weights is None:
-        raise ExportError(f"--weights-key {asked.weights_key}: there is no file of weights", "give it: --weights FILE")
-    if asked.weights is not None:
-        loaded = load_weights(network, asked.weights, "--weights", asked.model, asked.weights_key)
+    if request.weights_key is not None and request.weights is None:
+        raise ExportError(
+            f"--weights-key {request.weights_key}: no file of weights was given", "give it: --weights FILE"
+        )
+    if request.weights is not None:
+        loaded = load_weights(network, request.weights, "--weights", request.model, request.weights_key)
         notes = [f"weights: {loaded}"]
     provenance = {
-        "model": asked.model,
+        "model": request.model,
         **provenance,
-        "weights": asked.weights or "random",
+        "weights": request.weights or "random",
         "weights_file_sha256": loaded.sha256 if loaded else None,
         "weights_key": loaded.key if loaded else None,
         "weights_averaged": loaded.averaged if loaded else None,
@@ -276,5 +285,5 @@ def _statistics(values: Any) -> tuple[float, float, float]:
 def _unknown(model: str, name: str, known: frozenset[str]) -> ExportError:
     library = model.partition(":")[0]
     return ExportError(
-        f"{model}: {library} has no network {name!r}", near(name, sorted(known)) or f"see {library}'s own list"
+        f"{model}: {library} has no network {name!r}", near(name, sorted(known)) or f"see {library}'s list of networks"
     )

@@ -1,4 +1,4 @@
-"""A foreign ONNX, read with care: whatever is wrong with it is one line."""
+"""Checks of a foreign ONNX file: every problem is reported in one line."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _QUANTIZED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMu
 
 
 def read(path: Path) -> tuple[ModelProto, str]:
-    """A model with all of its weights inside, and the SHA-256 of its file.
+    """Read a model with all of its weights, and the SHA-256 of its file.
 
     Raises:
-        ExportError: it is missing, damaged, not ONNX, larger than 2 GB, or its external data is missing or outside its folder.
+        ExportError: the file is missing, damaged, not ONNX, larger than 2 GB, or its external data is missing or outside its folder.
     """
     if path.is_file() and (size := path.stat().st_size) > LARGEST:
         raise _too_large(path, size)
@@ -53,45 +53,45 @@ def read(path: Path) -> tuple[ModelProto, str]:
         read_external(model, path)
     except Unreadable as error:
         raise ExportError(
-            f"{path}: its external data cannot be read: {error.detail}", "copy all of its files"
+            f"{path}: its external data cannot be read: {error.detail}", "copy all of its files again"
         ) from error
     short = [t.name for t in external if len(t.raw_data) < _bytes(t)]
     if short:
-        raise ExportError(f"{path}: its external data is truncated: {short[0]} is not all there", "copy it again")
+        raise ExportError(f"{path}: its external data is truncated: {short[0]} is incomplete", "copy it again")
     inputs = {value.name for value in model.graph.input}
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
         for side in value.type.tensor_type.shape.dim:
-            # Paddle writes -1 where an axis is free, others 0.
+            # Paddle writes -1 for a free axis, other programs 0.
             if side.dim_value < 0 or (side.HasField("dim_value") and not side.dim_value and value.name in inputs):
                 side.Clear()
     return model, digest
 
 
 def refuse_what_no_target_takes(model: ModelProto, path: Path) -> None:
-    """Refuse operators of other domains, and models that are quantized already.
+    """Refuse operators of other domains, and quantized models.
 
     Raises:
-        ExportError: naming operator and node.
+        ExportError: names operator and node.
     """
     local = {(f.domain, f.name) for f in model.functions}
     for node in model.graph.node:
         if node.domain not in {"", "ai.onnx"} and (node.domain, node.op_type) not in local:
             raise ExportError(
-                f"{path}: {node.domain}.{node.op_type} (node {node.name or '?'}) is not an operator of ONNX: no target has it",
-                f"export it with the operators of opset {OPSET} alone, and without a runtime's own optimizations",
+                f"{path}: {node.domain}.{node.op_type} (node {node.name or '?'}) is not an ONNX operator: no target supports it",
+                f"export it with only the operators of opset {OPSET}, and without a runtime's optimizations",
             )
         if node.op_type in _QUANTIZED:
             raise ExportError(
-                f"{path}: is quantized already: {node.op_type} (node {node.name or '?'})",
+                f"{path}: is already quantized: {node.op_type} (node {node.name or '?'})",
                 "give the float model: edgekit quantizes it for each target",
             )
 
 
 def refuse_training(model: ModelProto, path: Path) -> None:
-    """Refuse networks that were exported as they train, and those that draw random numbers.
+    """Refuse networks that were exported in training mode, and those that draw random numbers.
 
     Raises:
-        ExportError: naming operator and node.
+        ExportError: names operator and node.
     """
     constants = {t.name: t for t in model.graph.initializer}
     for node in model.graph.node:
@@ -109,18 +109,21 @@ def refuse_training(model: ModelProto, path: Path) -> None:
             )
         if node.op_type in RANDOM:
             raise ExportError(
-                f"{path}: draws random numbers ({named}): its answers differ each time", "call .eval() before exporting"
+                f"{path}: draws random numbers ({named}), so its outputs differ each time",
+                "call .eval() before exporting",
             )
 
 
 def _trains(node: onnx.NodeProto, constants: dict[str, TensorProto], makers: dict[str, onnx.NodeProto]) -> bool:
     attributes = {a.name: a.i for a in node.attribute}
-    if node.op_type == "BatchNormalization":  # before opset 14 further outputs say it, before 7 an attribute
+    if (
+        node.op_type == "BatchNormalization"
+    ):  # before opset 14 more outputs mean training mode, before 7 an attribute does
         return bool(attributes.get("training_mode")) or len([n for n in node.output if n]) > 1
     if node.op_type != "Dropout" or len(node.input) < 3:
         return False
     name = node.input[2]
-    for _ in range(len(makers)):  # and no further: the graph may be a circle
+    for _ in range(len(makers)):  # bounded, because the graph may have a cycle
         maker = makers.get(name)
         if maker is None or maker.op_type not in {"Identity", "Cast"} or not maker.input:
             break
@@ -129,25 +132,25 @@ def _trains(node: onnx.NodeProto, constants: dict[str, TensorProto], makers: dic
 
 
 class ControlFlow(ExportError):
-    """The graph branches or loops on what its input holds."""
+    """The graph has branches or loops that depend on its input."""
 
 
 def refuse_control_flow(model: ModelProto, path: Path) -> None:
-    """Refuse branches and loops that depend on the input (constant ones must have been folded before).
+    """Refuse branches and loops that depend on the input (fold constant ones before).
 
     Raises:
-        ControlFlow: naming operator and node.
+        ControlFlow: names operator and node.
     """
     for node in model.graph.node:
         if node.op_type in _CONTROL:
             raise ControlFlow(
-                f"{path}: {node.op_type} (node {node.name or '?'}): dynamic control flow, which no target takes",
+                f"{path}: {node.op_type} (node {node.name or '?'}) is dynamic control flow, which no target supports",
                 "export it by tracing, with fixed branches",
             )
 
 
 def type_name(kind: int) -> str:
-    """Of a tensor's elements: float, int64, uint8."""
+    """The name of an element type: float, int64, uint8."""
     name: str = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else str(kind)
     return name.lower()
 
@@ -163,14 +166,14 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
 
 
 def _bytes_outside(path: Path, tensor: TensorProto) -> int:
-    """How many bytes of a tensor lie in another file, which must be there."""
+    """The bytes of a tensor that is stored in another file; checks that the file exists."""
     where = ExternalDataInfo(tensor).location
     file = path.parent / where
     if not file.resolve().is_relative_to(path.parent.resolve()):
-        raise ExportError(f"{path}: its external data {where} lies outside its folder", "do not use this model")
+        raise ExportError(f"{path}: its external data {where} is outside its folder", "do not use this model")
     if not file.is_file():
         raise ExportError(
-            f"{path}: its external data is missing: {where} (of {tensor.name} and maybe more)",
+            f"{path}: its external data is missing: {where} (for {tensor.name} and maybe others)",
             f"copy {where} beside it, under that name",
         )
     return _bytes(tensor)
@@ -182,6 +185,6 @@ def _bytes(tensor: TensorProto) -> int:
 
 def _too_large(path: Path, size: int) -> ExportError:
     return ExportError(
-        f"{path}: {size / 2**30:.1f} GiB with its weights: ONNX in one file, which every target reads, holds at most 2 GiB",
+        f"{path}: {size / 2**30:.1f} GiB with its weights; a single ONNX file, which every target reads, holds at most 2 GiB",
         "choose a smaller network, or distill it into one with `edgekit train`",
     )

@@ -1,4 +1,4 @@
-"""`model.onnx`: a float classifier of any exporter, given the treatment that edgekit's own get."""
+"""Importer of `model.onnx`: a float classifier from any exporter."""
 
 from __future__ import annotations
 
@@ -22,44 +22,42 @@ from edgekit.export.importers.request import ImportedGraph, ModelRequest, Networ
 from edgekit.models.pixels import Channels, Statistics
 from edgekit.onnx_graph.build import save
 
-_CLOSE = (
-    1e-3  # of the logits' reach: what the order of float32 additions may change; a wrong batch axis changes everything
-)
+_CLOSE = 1e-3  # of the largest logit: float32 rounding stays below it; a wrong batch axis changes everything
 
 
-def from_onnx(asked: ModelRequest, classes: int | None) -> Network:
-    """A foreign ONNX file.
+def from_onnx(request: ModelRequest, classes: int | None) -> Network:
+    """Import a foreign ONNX file.
 
     Args:
-        asked: what the user said.
-        classes: how many names the user gave; the graph cannot be changed to it.
+        request: the user's request.
+        classes: number of the user's names; the graph's number of classes cannot be changed.
 
     Raises:
-        ExportError: it is damaged, no image classifier, or uses what no target can do.
+        ExportError: the file is damaged, is not an image classifier, or uses an operator that no target supports.
     """
-    path = Path(asked.model).expanduser()
-    if asked.weights is not None:
-        raise ExportError(f"--weights: {asked.model} holds its weights already", "leave --weights out")
+    path = Path(request.model).expanduser()
+    if request.weights is not None:
+        raise ExportError(f"--weights: {request.model} already holds its weights", "leave out --weights")
     model, digest = onnx_checks.read(path)
-    with _one_line(asked.model):
-        return _opened(asked, path, model, digest)
+    with _one_line(request.model):
+        return _opened(request, path, model, digest)
 
 
-def _opened(asked: ModelRequest, path: Path, model: ModelProto, digest: str) -> Network:
+def _opened(request: ModelRequest, path: Path, model: ModelProto, digest: str) -> Network:
     onnx_checks.refuse_what_no_target_takes(model, path)
     onnx_checks.refuse_training(model, path)
-    image = find_input(model, asked.model)
-    size = _size(asked, image)
-    if image.is_pixels and (asked.pixels.mean is not None or asked.pixels.std is not None):
+    image = find_input(model, request.model)
+    size = _size(request, image)
+    if image.is_pixels and (request.pixels.mean is not None or request.pixels.std is not None):
         raise ExportError(
-            f"{asked.model}: takes uint8 pixels, so it normalizes them itself", "leave --mean and --std out"
+            f"{request.model}: takes uint8 pixels, so it normalizes them itself", "leave out --mean and --std"
         )
-    reference = OnnxReference(model, image, asked.model, size, asked.output_name)
+    reference = OnnxReference(model, image, request.model, size, request.output_name)
     output = reference.output
-    note = output.note(asked.model)
+    note = output.note(request.model)
     provenance = {
-        "model": asked.model,
-        "weights": asked.model,
+        "model": request.model,
+        "weights": request.model,
         "weights_file_sha256": digest,
         "producer": f"{model.producer_name} {model.producer_version}".strip(),
         "opset": version_of(model),
@@ -67,7 +65,7 @@ def _opened(asked: ModelRequest, path: Path, model: ModelProto, digest: str) -> 
         "output": output.name,
         "output_is": output.function or output.reading,
     }
-    foreign = _Foreign(model, image, reference, asked.model)
+    foreign = _Foreign(model, image, reference, request.model)
     return Network(
         module=None,
         classes=count_of_classes(output.numbers, output.reading),
@@ -78,52 +76,52 @@ def _opened(asked: ModelRequest, path: Path, model: ModelProto, digest: str) -> 
     )
 
 
-def _size(asked: ModelRequest, image: ImageInput) -> int:
-    given = asked.pixels.size
-    if image.size and given not in {None, image.size}:
+def _size(request: ModelRequest, image: ImageInput) -> int:
+    requested = request.pixels.size
+    if image.size and requested not in {None, image.size}:
         raise ExportError(
-            f"{asked.model}: takes images of {image.size} px, --size says {given}",
-            f"leave --size out, or give {image.size}",
+            f"{request.model}: takes images of {image.size} px, but --size is {requested}",
+            f"leave out --size, or give {image.size}",
         )
-    size = image.size or given
+    size = image.size or requested
     if size is None:
-        raise ExportError(f"{asked.model}: takes images of any size", "say which: --size 224")
+        raise ExportError(f"{request.model}: takes images of any size", "choose one, for example --size 224")
     return size
 
 
 class _Foreign:
-    """A foreign graph, rewritten.
+    """Rewrites a foreign graph.
 
     Args:
-        model: with all weights inside; it is not changed.
-        image: its input.
-        reference: what it answers.
-        here: its path, for messages.
+        model: the graph, with all weights inside; it is not changed.
+        image: its image input.
+        reference: runs the original file.
+        file: its path, for messages.
     """
 
-    def __init__(self, model: ModelProto, image: ImageInput, reference: OnnxReference, here: str) -> None:
-        self.model, self.image, self.reference, self.here = model, image, reference, here
+    def __init__(self, model: ModelProto, image: ImageInput, reference: OnnxReference, file: str) -> None:
+        self.model, self.image, self.reference, self.file = model, image, reference, file
 
     def write(
         self, path: Path, size: int, mean: Statistics, std: Statistics, channels: Channels, classes: list[str]
     ) -> None:
-        """Write the graph in edgekit's form, and run it on three images to see that it still answers the same.
+        """Write the graph in edgekit's form; run it on three images to check that its outputs are the same.
 
         Raises:
-            ExportError: it cannot be converted to opset 17, holds control flow, or its batch axis cannot be freed.
+            ExportError: the graph cannot be converted to opset 17, has control flow, or its batch axis cannot be freed.
         """
         images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
-        with _one_line(self.here):
+        with _one_line(self.file):
             expected = self.reference.run(mean, std, channels)(images)
             model, image, source = self._converted(size)
         failures: list[ExportError] = []
         for batch, every in self._attempts():
             graph = rewire.copy_of(model)
             try:
-                with _one_line(self.here):
+                with _one_line(self.file):
                     rewire.set_shape(graph, image, batch, size)
                     graph = rewire.folded(graph, "ONNX Runtime")
-                    onnx_checks.refuse_control_flow(graph, Path(self.here))
+                    onnx_checks.refuse_control_flow(graph, Path(self.file))
                     if isinstance(batch, int):
                         free_batch(graph, batch, every=every)
                     rewire.take_pixels(graph, image, size, mean, std, channels)
@@ -138,10 +136,10 @@ class _Foreign:
         raise self._cannot(failures)
 
     def _attempts(self) -> list[tuple[int | str, bool]]:
-        """Batches that are written into the graph in turn, and whether every Reshape that may hold it is freed.
+        """The batch sizes to try in turn, each with whether to free every Reshape that may hold it.
 
-        One lets shapes that are computed fold to constants; where that freezes something, a free batch does not; and where a larger one is
-        written all over the graph, that one alone fits.
+        With batch size 1, computed shapes fold to constants. If that fixes too much, a free batch axis does not. If a larger batch size is
+        fixed throughout the graph, only that size fits.
         """
         fixed = self.reference.batch
         if fixed is None:
@@ -152,22 +150,22 @@ class _Foreign:
         for failure in failures:
             if isinstance(failure, onnx_checks.ControlFlow):
                 return failure
-        reason = failures[0].message if failures else "the rewritten graph answers otherwise"
+        reason = failures[0].message if failures else "the rewritten graph gives other outputs"
         fixed = self.reference.batch
         return ExportError(
-            f"{self.here}: its batch axis{f', fixed to {fixed},' if fixed else ''} cannot be freed: {reason}",
+            f"{self.file}: its batch axis{f', fixed to {fixed},' if fixed else ''} cannot be freed: {reason}",
             "export it with a free batch axis (torch: dynamic_axes or dynamic_shapes)",
         )
 
     def _converted(self, size: int) -> tuple[ModelProto, ImageInput, str]:
-        """The graph in opset 17 with edgekit's names free, its input, and the tensor that its logits are made of."""
+        """The graph in opset 17 without edgekit's reserved names, its input, and the tensor that its logits come from."""
         model = rewire.copy_of(self.model)
         if model.functions:
             model = inliner.inline_local_functions(model)
         output = self.reference.output
         rewire.set_shape(model, self.image, self.reference.batch or "batch", size)
         rewire.observe(model, [output.source], output.rank)
-        model = to_opset(model, self.here)
+        model = to_opset(model, self.file)
         new = rewire.step_aside(model)
         image = self.image
         named = ImageInput(new.get(image.name, image.name), image.layout, image.is_pixels, image.batch, image.size)
@@ -175,26 +173,26 @@ class _Foreign:
 
 
 @contextmanager
-def _one_line(here: str) -> Iterator[None]:
-    """Make whatever onnx, ONNX Runtime or protobuf raise about a foreign graph one error that names the file.
+def _one_line(file: str) -> Iterator[None]:
+    """Turn any exception of onnx, ONNX Runtime or protobuf into a one-line error that names the file.
 
     Raises:
-        ExportError: in place of any other exception.
+        ExportError: instead of any other exception.
     """
     try:
         yield
     except EdgekitError:
         raise
-    except Exception as error:  # they raise many kinds, which share no base
+    except Exception as error:  # they raise many kinds without a common base
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ExportError(
-            f"{here}: cannot be rewritten: {reason}",
+            f"{file}: cannot be rewritten: {reason}",
             "check it with onnx.checker, or export it again with opset 17",
         ) from error
 
 
 def _answers(path: Path, images: NDArray[np.uint8], expected: NDArray[np.float32]) -> bool:
-    """Whether a graph gives these logits, image by image and all at once."""
+    """Whether a graph gives these logits, both image by image and for all images at once."""
     from edgekit.runtimes import open_session
 
     try:
@@ -204,7 +202,7 @@ def _answers(path: Path, images: NDArray[np.uint8], expected: NDArray[np.float32
             alone = np.concatenate([session.run(np.ascontiguousarray(image[None])) for image in images])
         finally:
             session.close()
-    except Exception:  # a Reshape that no longer fits; whatever the runtime calls it
+    except Exception:  # for example a Reshape that no longer fits; the runtime raises many kinds
         return False
     reach = max(float(np.abs(expected).max()), 1e-6)
     return all(

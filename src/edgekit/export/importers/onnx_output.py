@@ -1,7 +1,7 @@
-"""Which output of a foreign graph holds the classes, and what its last nodes make of the logits.
+"""Find the output of a foreign graph that holds the classes, and the logits before its last nodes.
 
-A Softmax or Sigmoid at the end is known by the nodes, behind whatever only moves, selects or clips its result; then by running it, the
-numbers decide whether the nodes were read right. Probabilities whose logits cannot be reached become logits by a logarithm.
+A Softmax or Sigmoid at the end is recognized by its nodes, also if later nodes move, select or clip its result. Running the graph then checks
+with numbers that it was recognized correctly. Probabilities without reachable logits become logits by a logarithm.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ Values = dict[str, NDArray[np.generic]]
 _SHAPES = {"Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Gather", "Slice"}
 _SCALES = {"Cast", "Dropout", "Clip", "Min", "Max", "Mul", "Div", "Add", "Sub"}
 _FUNCTIONS = {"Softmax", "LogSoftmax", "Sigmoid"}
-_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, 0}  # 0: the file does not say
+_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, 0}  # 0: not stated in the file
 _NOTHING = 1e-6
-_CLOSE = 2e-3  # of probabilities: what clips, small additions and half precision may change
+_CLOSE = 2e-3  # tolerance of probabilities: for clips, small additions and half precision
 
 
 @dataclass(frozen=True)
 class Output:
-    """Where logits come out of a foreign graph.
+    """The output of a foreign graph that holds the classes.
 
     Attributes:
-        name: of the graph's output.
-        source: the tensor that the logits are made of; `name`, or one before it.
-        rank: of `source`.
-        numbers: how many numbers `source` holds for an image.
-        reading: what they are.
-        function: what the file itself makes of them: "", "Softmax", "LogSoftmax" or "Sigmoid".
+        name: name of the graph's output.
+        source: the tensor that the logits are computed from: `name`, or one before it.
+        rank: rank of `source`.
+        numbers: how many numbers `source` holds per image.
+        reading: what these numbers are.
+        function: the function that the file applies to them: "", "Softmax", "LogSoftmax" or "Sigmoid".
     """
 
     name: str
@@ -48,43 +48,47 @@ class Output:
     reading: Reading
     function: str = ""
 
-    def decode(self, source: NDArray[np.generic], output: NDArray[np.generic], here: str) -> NDArray[np.float32]:
-        """Logits (n, classes), after a look whether the file's own output says the same.
+    def decode(self, source: NDArray[np.generic], output: NDArray[np.generic], file: str) -> NDArray[np.float32]:
+        """Convert `source` to logits (n, classes), after checking it against the file's own output.
 
         Raises:
-            ExportError: it does not.
+            ExportError: the two do not match.
         """
         rows = _rows(source, len(source))
         off = _difference(self.function, rows, _rows(output, len(source))) if self.function else None
         if off is not None and off > _CLOSE:
             raise ExportError(
-                f"{here}: its output {self.name} is not the {self.function} of {self.source} for every image",
-                "export it without what follows its last layer",
+                f"{file}: its output {self.name} is not the {self.function} of {self.source} for every image",
+                "export it without the nodes after its last layer",
             )
         return to_logits(rows, self.reading)
 
-    def note(self, here: str) -> str | None:
-        """What a user should know about it; None where there is nothing."""
+    def note(self, file: str) -> str | None:
+        """A note for the user on how the logits were obtained; None if they are the output itself."""
         if self.reading == "one logit":
-            return f"{here}: gives one number: the logit of the second of two classes; the first one's is 0"
+            return (
+                f"{file}: gives one number: it is the logit of the second of two classes; the logit of the first is 0"
+            )
         if self.reading == "one probability":
-            return f"{here}: gives one probability, of the second of two classes: its logits are their logarithms"
+            return (
+                f"{file}: gives one probability p, of the second of two classes: the logits are log(1 - p) and log(p)"
+            )
         if self.reading == "probabilities":
-            return f"{here}: gives probabilities: the bundle's logits are their logarithms"
+            return f"{file}: gives probabilities: the bundle's logits are their logarithms"
         if self.function:
-            return f"{here}: its {self.function} is left out: the bundle's logits are what it saw"
+            return f"{file}: its {self.function} is left out: the bundle's logits are the input of it"
         return None
 
 
 @dataclass(frozen=True)
-class Path:
-    """From an output back to where its logits may be.
+class OutputTrace:
+    """The tensors from an output back to where its logits may be.
 
     Attributes:
         output: name of the graph's output.
-        tensors: the output, and what stands before it, back to what the function gives.
+        tensors: the output and the tensors before it, back to the function's result.
         function: "", "Softmax", "LogSoftmax" or "Sigmoid".
-        seen: what the function sees, and the same moved and selected as the output is; none without a function.
+        seen: the function's input, and the same moved and selected like the output; empty without a function.
     """
 
     output: str
@@ -93,8 +97,8 @@ class Path:
     seen: tuple[str, ...] = ()
 
 
-def paths(model: ModelProto) -> list[Path]:
-    """One for each float output. Adds nodes to `model`, which no output reads: see `Path.seen`."""
+def paths(model: ModelProto) -> list[OutputTrace]:
+    """Trace each float output. Adds nodes to `model` that no output depends on: see `OutputTrace.seen`."""
     found = []
     for output in list(model.graph.output):
         tensor = output.type.WhichOneof("value") in {None, "tensor_type"}
@@ -104,20 +108,20 @@ def paths(model: ModelProto) -> list[Path]:
 
 
 def choose(
-    model: ModelProto, found: Sequence[Path], values: Sequence[Values], count: int, wanted: str | None, here: str
+    model: ModelProto, found: Sequence[OutputTrace], values: Sequence[Values], count: int, wanted: str | None, file: str
 ) -> Output:
-    """The output that holds the classes.
+    """Choose the output that holds the classes.
 
     Args:
         model: the graph.
-        found: see `paths`.
-        values: the tensors of the paths for some batches of images.
-        count: how many images a batch has.
-        wanted: the name that the user gave; None lets the numbers tell.
-        here: the file, for messages.
+        found: the traced outputs, see `paths`.
+        values: the values of their tensors for some batches of images.
+        count: number of images in a batch.
+        wanted: the user's choice, by name; None: decide by the values.
+        file: the file, for messages.
 
     Raises:
-        ExportError: it cannot be told, is none of the graph's, or is no classifier's.
+        ExportError: the choice is ambiguous, the graph has no such output, or it is not a classifier.
     """
     listed = ", ".join(
         f"{o.name} {type_name(o.type.tensor_type.elem_type)} {_shape(values[0].get(o.name))}".strip()
@@ -127,7 +131,7 @@ def choose(
         named = [path for path in found if path.output == wanted]
         if not named:
             raise ExportError(
-                f"{here}: --output-name {wanted}: is no float output; it has {listed}", "give one of those"
+                f"{file}: --output-name {wanted}: is not a float output; the outputs are {listed}", "give one of these"
             )
         found = named
     resolved = [output for path in found if (output := _resolve(path, values, count)) is not None]
@@ -136,27 +140,27 @@ def choose(
         resolved = [o for o in resolved if o.numbers > 1] or resolved
     if len({o.source for o in resolved}) == 1:
         if labels := next((o for o in resolved if o.function == "Sigmoid" and o.numbers > 1), None):
-            raise multi_label(here, f"its output {labels.name} is a Sigmoid of {labels.numbers} numbers")
-        return min(resolved, key=lambda o: bool(o.function))  # the logits, where it gives both
+            raise multi_label(file, f"its output {labels.name} is a Sigmoid of {labels.numbers} numbers")
+        return min(resolved, key=lambda o: bool(o.function))  # the logits, if it gives both
     if not resolved:
         shapes = [_shape(values[0][path.output]) for path in found]
-        given = f"its output {found[0].output} is {shapes[0]}" if len(found) == 1 else f"has the outputs {listed}"
+        reason = f"its output {found[0].output} is {shapes[0]}" if len(found) == 1 else f"has the outputs {listed}"
         raise ExportError(
-            f"{here}: {given or 'no output'} for {count} image{'s' if count > 1 else ''}, not logits (n, classes)",
+            f"{file}: {reason or 'no output'} for {count} image{'s' if count > 1 else ''}, not logits (n, classes)",
             "give an image classifier",
         )
     raise ExportError(
-        f"{here}: has the outputs {listed}: which one the logits are cannot be told", "say which: --output-name NAME"
+        f"{file}: has the outputs {listed}; which one holds the logits is ambiguous", "choose one: --output-name NAME"
     )
 
 
-def _resolve(path: Path, values: Sequence[Values], count: int) -> Output | None:
-    """What an output is, by its numbers; None where it holds no row for each image."""
+def _resolve(path: OutputTrace, values: Sequence[Values], count: int) -> Output | None:
+    """Decide from its values what an output is; None if it does not hold one row per image."""
     first = values[0]
     value = first[path.output]
     if not is_flat(value.shape, count) and value.ndim != 1:
         return None
-    # A Cast may have changed the type, and a Squeeze have taken the axis of a batch of one: then what stands before it is meant.
+    # A Cast may have changed the type, and a Squeeze may have removed the batch axis of one image: then a tensor before it is used.
     before = [n for n in path.tensors if first[n].size == value.size and first[n].dtype == np.float32]
     flat = [n for n in before if is_flat(first[n].shape, count) and (n == path.output or first[n].ndim > 1)]
     if not flat:
@@ -183,25 +187,25 @@ def _resolve(path: Path, values: Sequence[Values], count: int) -> Output | None:
     return Output(path.output, own, first[own].ndim, rows.shape[1], reading, function)
 
 
-def _difference(function: str, seen: NDArray[np.floating], given: NDArray[np.floating]) -> float | None:
-    """How far rows are from a function of others, as probabilities; None where there are none to compare.
+def _difference(function: str, seen: NDArray[np.floating], rows: NDArray[np.floating]) -> float | None:
+    """The largest difference between `rows` and a function of `seen`, as probabilities; None if no rows can be compared.
 
-    A Softmax is compared up to a factor for each row, since some of its classes may be left out.
+    A Softmax is compared up to a factor per row, because some of its classes may be left out.
     """
-    finite = np.isfinite(seen).all(1) & np.isfinite(given).all(1)
-    seen, given = seen[finite].astype(np.float64), given[finite].astype(np.float64)
+    finite = np.isfinite(seen).all(1) & np.isfinite(rows).all(1)
+    seen, rows = seen[finite].astype(np.float64), rows[finite].astype(np.float64)
     if function == "Sigmoid":
-        return float(np.abs(sigmoid(seen) - given).max()) if len(seen) else None
+        return float(np.abs(sigmoid(seen) - rows).max()) if len(seen) else None
     if function == "LogSoftmax":
-        given = np.exp(np.minimum(given, 0))
-    sums = given.sum(1)
-    kept = np.abs(sums) > _NOTHING  # a row of classes that are all but impossible says nothing
-    if not kept.any():
+        rows = np.exp(np.minimum(rows, 0))
+    sums = rows.sum(1)
+    comparable = np.abs(sums) > _NOTHING  # rows whose classes all have almost no probability are skipped
+    if not comparable.any():
         return None
-    return float(np.abs(softmax(seen[kept]) - given[kept] / sums[kept, None]).max())
+    return float(np.abs(softmax(seen[comparable]) - rows[comparable] / sums[comparable, None]).max())
 
 
-def _path(graph: GraphProto, output: str) -> Path:
+def _path(graph: GraphProto, output: str) -> OutputTrace:
     makers = {name: node for node in graph.node for name in node.output if name}
     constants = {t.name for t in graph.initializer} | {n.output[0] for n in graph.node if n.op_type == "Constant"}
     passed: list[NodeProto] = []
@@ -210,19 +214,19 @@ def _path(graph: GraphProto, output: str) -> Path:
         function, before = _function(node, makers)
         if function:
             seen = _moved(graph, passed, before, constants)
-            return Path(output, tuple(tensors), function, (before,) if seen == before else (before, seen))
+            return OutputTrace(output, tuple(tensors), function, (before,) if seen == before else (before, seen))
         data = [n for n in node.input if n and n not in constants]
         usual = node.op_type in _SHAPES | _SCALES and len(data) == 1 and name == node.output[0]
-        if not usual or data[0] in tensors:  # a circle: ONNX Runtime will say so
+        if not usual or data[0] in tensors:  # a cycle: ONNX Runtime reports it
             break
         passed.append(node)
         name = data[0]
         tensors.append(name)
-    return Path(output, tuple(tensors))
+    return OutputTrace(output, tuple(tensors))
 
 
 def _function(node: NodeProto, makers: dict[str, NodeProto]) -> tuple[str, str]:
-    """The function that a node is the last of, and what it sees; two empty strings where it is none."""
+    """The function whose last node this is, and its input; two empty strings if there is none."""
     before = node.input[0] if node.input else ""
     if node.op_type in _FUNCTIONS:
         return node.op_type, before
@@ -238,7 +242,7 @@ def _function(node: NodeProto, makers: dict[str, NodeProto]) -> tuple[str, str]:
 
 
 def _moved(graph: GraphProto, passed: Sequence[NodeProto], before: str, constants: set[str]) -> str:
-    """What the function sees, moved and selected by copies of the nodes after it; its name."""
+    """Apply copies of the nodes after the function to its input; return the name of the result."""
     taken = {name for node in graph.node for name in (*node.input, *node.output)}
     moves = [node for node in reversed(passed) if node.op_type in _SHAPES]
     for node in moves:

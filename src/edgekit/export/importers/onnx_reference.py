@@ -1,6 +1,6 @@
-"""A foreign ONNX file run as it came: in ONNX Runtime without its optimizations, on images that NumPy normalizes.
+"""Runs the original foreign ONNX file: in ONNX Runtime without optimizations, on images normalized by NumPy.
 
-It shares nothing with the rewritten graph, which is held against it.
+It shares no code with the rewritten graph, which is compared with it.
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ from onnx import ModelProto
 
 from edgekit.errors import ExportError
 from edgekit.export.importers import rewire
+from edgekit.export.importers.determinism import determinism_fault
 from edgekit.export.importers.onnx_output import Values, choose, paths
 from edgekit.export.importers.ports import ImageInput
-from edgekit.export.importers.steady import unsteady
 from edgekit.models.pixels import Channels, Statistics
 from edgekit.onnx_graph.operators import refused
 
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
-_SAME = 1e-3  # of the largest logit: what the order of float32 additions may change
+_SAME = 1e-3  # of the largest logit: tolerance for float32 rounding
 
 
 class OnnxReference:
-    """What a foreign file answers.
+    """Runs a foreign file and gives its logits.
 
     Args:
-        model: with all weights inside; nodes that no output reads may be added to it.
-        image: its input.
-        here: its path, for messages.
+        model: the graph, with all weights inside; nodes that no output depends on may be added to it.
+        image: its image input.
+        file: its path, for messages.
         size: side of the images, in pixels.
-        wanted: the output that the user named.
+        wanted: the output that the user chose; None: not chosen.
 
     Attributes:
-        output: where its logits come out.
-        batch: the batch size that it takes; None where it takes any.
+        output: the output that holds the classes.
+        batch: the batch size that it takes; None: any.
 
     Raises:
-        ExportError: ONNX Runtime does not run it, it is no classifier, or its answer to an image is not always the same.
+        ExportError: ONNX Runtime cannot run it, it is not a classifier, or its output for an image varies.
     """
 
-    def __init__(self, model: ModelProto, image: ImageInput, here: str, size: int, wanted: str | None) -> None:
-        self.model, self.image, self.here = model, image, here
+    def __init__(self, model: ModelProto, image: ImageInput, file: str, size: int, wanted: str | None) -> None:
+        self.model, self.image, self.file = model, image, file
         self.batch = image.batch
         found = paths(model)
         tensors = list(dict.fromkeys(n for path in found for n in (*path.tensors, *path.seen)))
         inputs, values = self._probed(tensors, size) if tensors else ([], [{}])
         count = len(inputs[0]) if inputs else 1
-        self.output = choose(model, found, values, count, wanted, here)
+        self.output = choose(model, found, values, count, wanted, file)
         self._refuse_mixed(inputs[0])
 
     def run(self, mean: Statistics, std: Statistics, channels: Channels) -> Run:
@@ -63,26 +63,26 @@ class OnnxReference:
             for start in range(0, len(images), step):
                 part = images[start : start + step]
                 filled = np.concatenate([part, np.repeat(part[-1:], step - len(part), axis=0)])
-                given = self._run(session, names, self.image.of_pixels(filled, mean, std, channels), images.shape[1])
-                parts.append(self.output.decode(given[names[0]], given[names[1]], self.here)[: len(part)])
+                outputs = self._run(session, names, self.image.of_pixels(filled, mean, std, channels), images.shape[1])
+                parts.append(self.output.decode(outputs[names[0]], outputs[names[1]], self.file)[: len(part)])
             return np.concatenate(parts)
 
         return answer
 
     def _probed(self, tensors: list[str], size: int) -> tuple[list[NDArray[np.generic]], list[Values]]:
-        """Inputs, in batches that the file takes, and what these tensors are for each."""
+        """Test inputs, in batches that the file takes, and the values of these tensors for each."""
         probes, session = self.image.probes(size), self._session(tensors)
         if self.batch is None:
             try:
                 return [probes], [self._run(session, tensors, probes, size)]
-            except ExportError:  # the file says that it takes any batch; its inside may be made for one
+            except ExportError:  # the file declares a free batch axis, but may work only for one image
                 self.batch = 1
         filled = np.resize(probes, (-(-len(probes) // self.batch) * self.batch, *probes.shape[1:]))
         inputs = [filled[i : i + self.batch] for i in range(0, len(filled), self.batch)]
         return inputs, [self._run(session, tensors, part, size) for part in inputs]
 
     def _refuse_mixed(self, inputs: NDArray[np.generic]) -> None:
-        """Refuse networks whose answer to an image is chance, or depends on the images beside it."""
+        """Refuse networks whose output for an image is random or depends on the other images of the batch."""
         name = self.output.source
         session = self._session([name])
 
@@ -90,8 +90,10 @@ class OnnxReference:
             return self._run(session, [name], images, inputs.shape[2])[name]
 
         images = np.roll(inputs, -1, axis=0)  # the first of `ImageInput.probes` is blank
-        others = np.repeat(images[:1], len(images), axis=0)  # as many, since some take no other number
-        fault = unsteady(self.here, answer, images, others, _SAME)
+        others = np.repeat(
+            images[:1], len(images), axis=0
+        )  # the same number of images, because some files take no other
+        fault = determinism_fault(self.file, answer, images, others, _SAME)
         if fault is not None:
             raise fault
 
@@ -109,7 +111,7 @@ class OnnxReference:
             return ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its exceptions share no base but RuntimeError and Exception
             hint = "export it again with other operators, or check it with onnx.checker"
-            raise refused("ONNX Runtime", self.model, error, f"{self.here}: {hint}") from error
+            raise refused("ONNX Runtime", self.model, error, f"{self.file}: {hint}") from error
 
     def _run(self, session: Any, names: Sequence[str], images: NDArray[np.generic], size: int) -> Values:
         try:
@@ -117,5 +119,5 @@ class OnnxReference:
         except Exception as error:  # as above
             reason = " ".join(str(error).split())[:200]
             raise ExportError(
-                f"{self.here}: fails on images of {size} px: {reason}", "give the --size that it takes"
+                f"{self.file}: fails on images of {size} px: {reason}", "give the image size that it takes: --size"
             ) from error

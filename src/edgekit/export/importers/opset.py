@@ -1,8 +1,8 @@
-"""Graphs of any opset as opset 17, the one that every target reads.
+"""Convert graphs of any opset to opset 17, which every target reads.
 
-Up, onnx's converter does it. Down, it fails on what newer exporters write most (ReduceMean, whose axes became an input in opset 18), so
-here operators that are newer are replaced by what onnx defines them as, attributes that say what opset 17 does anyway are
-dropped, and onnx's checker has the last word.
+Older graphs are converted by onnx's converter. For newer graphs it fails on operators that are common in them (ReduceMean, whose axes became
+an input in opset 18). So newer operators are replaced by their definition in older ones, attributes that state opset 17's
+default behavior are dropped, and onnx's checker validates the result.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from edgekit.onnx_graph.build import OPSET
 from edgekit.onnx_graph.names import unique
 from edgekit.onnx_graph.simplify import fold_batch_independent_shapes
 
-_IR = 8  # the IR version of opset 17; ONNX Runtime 1.12 and TensorRT 8.6 read no newer one
-# Attributes that only say how newer types are cast, or that the shapes say too.
-_NESTED = 4  # how deep functions of new operators hold others
+_IR = 8  # the IR version of opset 17, the newest that ONNX Runtime 1.12 and TensorRT 8.6 read
+_NESTED = 4  # how deep the definitions of newer operators contain others
+# Attributes that only concern casts of newer types, or that follow from the shapes.
 _NEUTRAL = {"num_outputs", "saturate", "noop_with_empty_axes", "round_mode"}
 
 
 def version_of(model: ModelProto) -> int:
-    """The opset of onnx's own operators that a model asks for."""
+    """The version of the default opset that a model needs."""
     return next((imported.version for imported in model.opset_import if imported.domain in {"", "ai.onnx"}), 1)
 
 
-def to_opset(model: ModelProto, here: str) -> ModelProto:
-    """A model with the same function in opset 17; the one given may be changed.
+def to_opset(model: ModelProto, file: str) -> ModelProto:
+    """Convert a model to opset 17; may change `model`.
 
     Raises:
-        ExportError: it uses something that opset 17 cannot say, or is not a valid graph.
+        ExportError: the model uses a feature that opset 17 lacks, or is not a valid graph.
     """
     version = version_of(model)
     hint = f"export it again with opset {OPSET}"
@@ -44,33 +44,33 @@ def to_opset(model: ModelProto, here: str) -> ModelProto:
         if version < OPSET:
             model = onnx.version_converter.convert_version(model, OPSET)
         elif version > OPSET:
-            model = _lowered(model, version, here)
+            model = _lowered(model, version, file)
         model.ir_version = _IR
         onnx.checker.check_model(model, full_check=True)
     except ExportError:
         raise
     except Exception as error:  # the converter and the checker are C++ and raise many kinds
         reason = " ".join(str(error).split())[:200]
-        raise ExportError(f"{here}: opset {version}: cannot be converted to opset {OPSET}: {reason}", hint) from error
+        raise ExportError(f"{file}: opset {version}: cannot be converted to opset {OPSET}: {reason}", hint) from error
     return model
 
 
-def _lowered(model: ModelProto, version: int, here: str) -> ModelProto:
-    """A newer model in opset 17; where that fails, once more with what ONNX Runtime can compute beforehand as constants."""
+def _lowered(model: ModelProto, version: int, file: str) -> ModelProto:
+    """Convert a newer model to opset 17; if that fails, try again with constants folded by ONNX Runtime."""
     inlined = _inlined(model, version)
     try:
-        return _down(copy_of(inlined), version, here)
+        return _down(copy_of(inlined), version, file)
     except ExportError as error:
         try:
             fold_batch_independent_shapes(inlined)
-            return _down(folded(inlined, "ONNX Runtime"), version, here)
+            return _down(folded(inlined, "ONNX Runtime"), version, file)
         except ExportError:
             raise error from None
 
 
 def _inlined(model: ModelProto, version: int) -> ModelProto:
-    """A model without operators that are newer than opset 17, as far as onnx defines them by older ones."""
-    for _ in range(_NESTED):  # a function's body may hold newer ones
+    """Replace operators newer than opset 17 by their definition in older operators, if onnx has one."""
+    for _ in range(_NESTED):  # a definition may contain newer operators
         newer = {node.op_type for node in model.graph.node if not _has(node.op_type, OPSET)}
         if not newer:
             break
@@ -80,8 +80,8 @@ def _inlined(model: ModelProto, version: int) -> ModelProto:
     return model
 
 
-def _down(model: ModelProto, version: int, here: str) -> ModelProto:
-    graph = Constants(model, version, here)
+def _down(model: ModelProto, version: int, file: str) -> ModelProto:
+    graph = Constants(model, version, file)
     for node in model.graph.node:
         if node.domain not in {"", "ai.onnx"}:
             continue
@@ -99,14 +99,14 @@ def _down(model: ModelProto, version: int, here: str) -> ModelProto:
 
 
 def _ready_to_inline(model: ModelProto, kinds: set[str], version: int) -> None:
-    """Say what onnx's inliner needs and does not find out: the attributes that are left at their defaults, and the types of weights."""
+    """Add what onnx's inliner needs: attributes at their default values, and the types of weights."""
     graph = model.graph
     read: set[str] = set()
     for node in [n for n in graph.node if n.op_type in kinds]:
         read.update(node.input)
-        given = {a.name for a in node.attribute}
+        present = {a.name for a in node.attribute}
         known = onnx.defs.get_schema(node.op_type, version).attributes if _has(node.op_type, version) else {}
-        node.attribute.extend(a.default_value for n, a in known.items() if a.default_value.name and n not in given)
+        node.attribute.extend(a.default_value for n, a in known.items() if a.default_value.name and n not in present)
     typed = {value.name for value in graph.value_info}
     for tensor in graph.initializer:
         if tensor.name in read - typed:
@@ -116,7 +116,7 @@ def _ready_to_inline(model: ModelProto, kinds: set[str], version: int) -> None:
 
 
 def _drop_what_goes_without_saying(node: NodeProto, graph: Constants) -> None:
-    """Drop newer attributes at their defaults, and inputs that are left out."""
+    """Drop newer attributes at their default values, and omitted trailing inputs."""
     old, new = onnx.defs.get_schema(node.op_type, OPSET), onnx.defs.get_schema(node.op_type, graph.version)
     for attribute in list(node.attribute):
         if attribute.name in old.attributes:
@@ -131,16 +131,16 @@ def _drop_what_goes_without_saying(node: NodeProto, graph: Constants) -> None:
 
 
 class Constants:
-    """What is known of a graph: its constants, and its shapes where they are asked for.
+    """The constants of a graph, and its shapes (inferred on first use).
 
     Args:
         model: the graph; constants are added to it.
         version: its opset.
-        here: its path, for messages.
+        file: its path, for messages.
     """
 
-    def __init__(self, model: ModelProto, version: int, here: str) -> None:
-        self.model, self.version, self.here = model, version, here
+    def __init__(self, model: ModelProto, version: int, file: str) -> None:
+        self.model, self.version, self.file = model, version, file
         self.tensors = {t.name: t for t in model.graph.initializer}
         for node in model.graph.node:
             if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -152,33 +152,33 @@ class Constants:
         self._shapes: dict[str, list[int | None]] | None = None
 
     def value(self, node: NodeProto, i: int, what: str) -> NDArray[np.generic] | None:
-        """An input of a node, flat; None where it is left out.
+        """A constant input of a node, flat; None if it is omitted.
 
         Raises:
-            ExportError: it is computed.
+            ExportError: the input is computed.
         """
         if len(node.input) <= i or not node.input[i]:
             return None
         if node.input[i] not in self.tensors:
-            raise self.impossible(node, f"{what} that are computed")
+            raise self.impossible(node, f"computed {what}")
         return numpy_helper.to_array(self.tensors[node.input[i]]).reshape(-1)
 
     def shape(self, node: NodeProto, name: str) -> list[int | None]:
-        """The sides of a value, None for one that is not known.
+        """The shape of a value, with None for unknown sides.
 
         Raises:
-            ExportError: not even their number is known.
+            ExportError: the rank is unknown.
         """
         if self._shapes is None:
             inferred = onnx.shape_inference.infer_shapes(self.model, data_prop=True).graph
             values = [v for v in (*inferred.value_info, *inferred.input) if v.type.tensor_type.HasField("shape")]
             self._shapes = {v.name: [d.dim_value or None for d in v.type.tensor_type.shape.dim] for v in values}
         if name not in self._shapes:
-            raise self.impossible(node, "what it does to a value of unknown shape")
+            raise self.impossible(node, "its form for a value of unknown shape")
         return self._shapes[name]
 
     def add(self, node: NodeProto, i: int, value: NDArray[np.generic]) -> None:
-        """Make an input of a node a new constant."""
+        """Replace an input of a node by a new constant."""
         name = unique(f"{node.output[0]}_{i}", self._taken)
         self.model.graph.initializer.append(numpy_helper.from_array(value, name))
         node.input.extend([""] * (i + 1 - len(node.input)))
@@ -186,13 +186,13 @@ class Constants:
 
     def impossible(self, node: NodeProto, what: str) -> ExportError:
         return ExportError(
-            f"{self.here}: opset {self.version}: {node.op_type} (node {node.name or '?'}): opset {OPSET} has no word for {what}",
+            f"{self.file}: opset {self.version}: {node.op_type} (node {node.name or '?'}): opset {OPSET} does not support {what}",
             f"export it again with opset {OPSET}",
         )
 
 
 def _pad(node: NodeProto, graph: Constants) -> None:
-    """Opset 18 lets Pad name the axes that it pads."""
+    """In opset 18, Pad can name the axes that it pads."""
     axes, pads = graph.value(node, 3, "axes"), None
     if axes is None:
         return
@@ -206,7 +206,7 @@ def _pad(node: NodeProto, graph: Constants) -> None:
 
 
 def _resize(node: NodeProto, graph: Constants) -> None:
-    """Opset 18 lets Resize name the axes that it resizes."""
+    """In opset 18, Resize can name the axes that it resizes."""
     named = [a for a in node.attribute if a.name == "axes"]
     if not named:
         return
@@ -214,36 +214,36 @@ def _resize(node: NodeProto, graph: Constants) -> None:
     axes = [axis % len(shape) for axis in named[0].ints]
     node.attribute.remove(named[0])
     if (scales := graph.value(node, 2, "scales")) is not None and len(scales):
-        whole = np.ones(len(shape), np.float32)
-        whole[axes] = scales
-        graph.add(node, 2, whole)
+        full = np.ones(len(shape), np.float32)
+        full[axes] = scales
+        graph.add(node, 2, full)
     elif (sizes := graph.value(node, 3, "sizes")) is not None:
         before = [shape[axis] for axis in axes]
         if None in before:
-            raise graph.impossible(node, "its axes, of sides that are not known")
-        whole = np.ones(len(shape), np.float32)  # the batch may be free, so not as sizes
-        whole[axes] = [size / side for size, side in zip(sizes.tolist(), before, strict=True) if side]
-        graph.add(node, 2, whole)
+            raise graph.impossible(node, "its axes of unknown length")
+        full = np.ones(len(shape), np.float32)  # the batch may be free, so not as sizes
+        full[axes] = [size / side for size, side in zip(sizes.tolist(), before, strict=True) if side]
+        graph.add(node, 2, full)
         del node.input[3:]
     if len(node.input) > 1:
-        node.input[1] = ""  # the region of interest, which only one mode reads
+        node.input[1] = ""  # the region of interest, which only one mode uses
 
 
 def _split(node: NodeProto, graph: Constants) -> None:
-    """Opset 18 lets the last of `num_outputs` parts be smaller; before, without sizes all are equal."""
+    """In opset 18, the last of `num_outputs` parts can be smaller; before, all parts without sizes are equal."""
     count = len(node.output)
     if not any(a.name == "num_outputs" for a in node.attribute) or (len(node.input) > 1 and node.input[1]):
         return
     axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
     side = graph.shape(node, node.input[0])[axis]
     if side is None:
-        raise graph.impossible(node, "its num_outputs, of a side that is not known")
+        raise graph.impossible(node, "its num_outputs for an axis of unknown length")
     part = -(-side // count)
     graph.add(node, 1, np.array([part] * (count - 1) + [side - part * (count - 1)], np.int64))
 
 
 def _grid_sample(node: NodeProto, graph: Constants) -> None:
-    """Opset 20 calls the modes otherwise."""
+    """Opset 20 renamed the modes."""
     mode = next((a for a in node.attribute if a.name == "mode"), None)
     if mode is not None:
         mode.s = {b"linear": b"bilinear", b"cubic": b"bicubic"}.get(mode.s, mode.s)
@@ -266,7 +266,7 @@ def _has(kind: str, version: int) -> bool:
 
 
 def _axes_as_attribute(node: NodeProto, graph: Constants) -> None:
-    """Opset 18 moved the axes of ReduceMean and its like from an attribute to an input."""
+    """Opset 18 moved the axes of ReduceMean and similar operators from an attribute to an input."""
     axes = graph.value(node, 1, "axes")
     if axes is None or not len(axes):
         if any(a.i for a in node.attribute if a.name == "noop_with_empty_axes"):

@@ -1,7 +1,7 @@
-"""The order of classes that only folders name: which logit of a foreign network is which folder?
+"""The order of classes that only folders name: which folder belongs to which logit of a foreign network.
 
-Sorted by their letters the folders 0 to 11 come as 0, 1, 10, 11, 2, …, which is how torchvision's ImageFolder counts them; by number, as
-people mean them. The files do not say which of the two a network was trained with, so its own answers to the labeled images decide.
+Sorted by letter, the folders 0 to 11 are 0, 1, 10, 11, 2, …, as torchvision's ImageFolder orders them; sorted by number, they are in the usual
+order. The files do not say with which order a network was trained, so its own predictions for the labeled images decide.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgekit.data.images import spread_rows
 from edgekit.models.class_order import hits, natural
 
-_MOST_IMAGES = 512  # that are looked at
+_MOST_IMAGES = 512  # that the network is run on
 
 Answers = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -22,18 +22,18 @@ Answers = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 def ordered(
     folders: list[str], images: NDArray[np.uint8], labels: NDArray[np.int64], answers: Answers, where: str
 ) -> tuple[list[str], list[str]]:
-    """The classes of folders in the order of a network's logits.
+    """Put the classes of folders in the order of a network's logits.
 
     Args:
-        folders: names, as the source of the images orders them; as many as the network has classes.
+        folders: names in the order of the image source; as many as the network has classes.
         images: uint8 (n, s, s, 3).
         labels: (n,) positions in `folders`.
         answers: the network: images -> logits (n, classes).
-        where: what was given as labeled images, for notes.
+        where: source of the labeled images, for notes.
 
     Returns:
-        The names, and a note where two orders are possible: which was taken, and why. The network's answers decide where they clearly
-        do; else plain numbers go by their value, and other names by their letters.
+        The names, and, if two orders are possible, a note on which was taken and why. The network's predictions decide if they are clear;
+        otherwise plain numbers are sorted by value and other names by letter.
     """
     by_number = natural(folders)
     if by_number == folders or folders != sorted(folders):
@@ -46,12 +46,12 @@ def ordered(
     if not numeric:
         right.reverse()
     why = (
-        f"the network is right on {right[0]} of {len(rows)} images then, in the other order on {right[1]}"
+        f"which makes the network right on {right[0]} of {len(rows)} images; the other order on {right[1]}"
         if certain
-        else "the images do not tell it from the other order"
+        else "the images do not decide between the two"
     )
     note = (
         f"the folders of {where} can be ordered by number or by letter: they are ordered by {order} "
-        f"({', '.join(chosen[:4])}, …), {why}; --classes FILE says which logit is which"
+        f"({', '.join(chosen[:4])}, …), {why}; --classes FILE sets the order"
     )
     return chosen, [note]

@@ -1,4 +1,4 @@
-"""What an ONNX file that edgekit made says about the images that it takes."""
+"""The preprocessing in the metadata of an ONNX file that edgekit wrote."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from edgekit.preprocess import Preprocessing
 
 
 def own_pixels(model: ModelProto, size: int) -> PixelFormat:
-    """The preprocessing in the metadata of a graph that takes uint8 pixels, which normalizes them itself.
+    """Read the preprocessing from the metadata of a graph that takes uint8 pixels and normalizes them itself.
 
     Args:
         model: the file's content.
         size: side of the images that the graph takes, in pixels.
 
     Returns:
-        All of it where edgekit wrote it for this size; else the size alone.
+        The preprocessing if edgekit wrote it for this size; otherwise only the size.
     """
     nothing = PixelFormat(size=size, mean=0.0, std=1.0)
     text = next((prop.value for prop in model.metadata_props if prop.key == "preprocessing"), None)
@@ -26,7 +26,7 @@ def own_pixels(model: ModelProto, size: int) -> PixelFormat:
         return nothing
     try:
         known = Preprocessing.model_validate(parse_json(text, "its metadata"))
-    except (Unreadable, ValidationError):  # another program's key of this name
+    except (Unreadable, ValidationError):  # another program uses the same key
         return nothing
     if known.image_size != size:
         return nothing

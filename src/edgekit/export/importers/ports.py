@@ -19,14 +19,14 @@ CHANNELS = 3
 
 @dataclass(frozen=True)
 class ImageInput:
-    """Where images go into a foreign graph.
+    """The image input of a foreign graph.
 
     Attributes:
-        name: of the input.
-        layout: of the input.
-        is_pixels: whether it takes uint8 pixels rather than normalized floats.
-        batch: the batch size that the graph fixes; None where it is free.
-        size: the side of the images that the graph fixes, in pixels; None where it is free.
+        name: name of the input.
+        layout: order of its axes.
+        is_pixels: whether it takes uint8 pixels instead of normalized floats.
+        batch: the fixed batch size; None: free.
+        size: the fixed side of the images, in pixels; None: free.
     """
 
     name: str
@@ -38,14 +38,14 @@ class ImageInput:
     def of_pixels(
         self, images: NDArray[np.uint8], mean: Statistics, std: Statistics, channels: Channels
     ) -> NDArray[np.generic]:
-        """RGB images, uint8 (n, s, s, 3), as this input takes them: channels reordered, then normalized by NumPy in float64."""
+        """Convert RGB images, uint8 (n, s, s, 3), for this input: channels reordered, then normalized by NumPy in float64."""
         pixels: NDArray[np.generic] = images[..., ::-1] if channels == "bgr" else images
         if not self.is_pixels:
             pixels = ((pixels.astype(np.float64) / 255 - np.array(mean)) / np.array(std)).astype(np.float32)
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2) if self.layout == "NCHW" else pixels)
 
     def probes(self, size: int) -> NDArray[np.generic]:
-        """Seeded inputs of very different reach, (6, ...): none, noise of several strengths, brightness alone.
+        """Seeded test inputs of very different magnitude, (6, ...): zeros, noise of several strengths, constant brightness.
 
         Args:
             size: side of the images, in pixels.
@@ -59,37 +59,40 @@ class ImageInput:
         return np.concatenate([np.zeros((1, *shape)), noise, np.ones((1, *shape))]).astype(np.float32)
 
 
-def find_input(model: ModelProto, here: str) -> ImageInput:
-    """The input of an image classifier.
+def find_input(model: ModelProto, file: str) -> ImageInput:
+    """Find the image input of a classifier.
 
     Args:
         model: the graph.
-        here: its path, for messages.
+        file: its path, for messages.
 
     Raises:
-        ExportError: it has several inputs, or does not take square RGB images as float32 or uint8.
+        ExportError: the graph has several inputs, or does not take square RGB images as float32 or uint8.
     """
     weights = {t.name for t in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs[:5]) or "none"
         raise ExportError(
-            f"{here}: has {len(inputs)} inputs ({names}), not one image", "export the image classifier alone"
+            f"{file}: has {len(inputs)} inputs ({names}), not one image", "export only the image classifier"
         )
     name, kind = inputs[0].name, inputs[0].type.tensor_type.elem_type
-    # Paddle writes -1 where an axis is free, others 0.
+    # Paddle writes -1 for a free axis, other programs 0.
     shape = [d.dim_value if d.dim_value > 0 else None for d in inputs[0].type.tensor_type.shape.dim]
-    says = f"{here}: its input {name} is {type_name(kind)} ({', '.join(str(d or '?') for d in shape)})"
+    described = f"{file}: its input {name} is {type_name(kind)} ({', '.join(str(d or '?') for d in shape)})"
     if kind not in {TensorProto.FLOAT, TensorProto.UINT8} or len(shape) != 4:
         raise ExportError(
-            f"{says}, not a float32 or uint8 image of four axes", "export it with a float32 image (n, 3, h, w) as input"
+            f"{described}, not a float32 or uint8 image of four axes",
+            "export it with a float32 image (n, 3, h, w) as input",
         )
     layout: Layout = "NHWC" if shape[3] == CHANNELS and shape[1] != CHANNELS else "NCHW"
     channels, *sides = (shape[1], *shape[2:]) if layout == "NCHW" else (shape[3], *shape[1:3])
     if channels not in {None, CHANNELS}:
-        raise ExportError(f"{says}: no axis of 3 channels", "edgekit's images are RGB; export it for three channels")
+        raise ExportError(
+            f"{described}: no axis of 3 channels", "export it for three channels: edgekit's images are RGB"
+        )
     if None not in sides and sides[0] != sides[1]:
         raise ExportError(
-            f"{says}: {sides[0]}x{sides[1]} pixels", "edgekit's images are square; export it for a square"
+            f"{described}: {sides[0]}x{sides[1]} pixels", "export it for square images: edgekit takes no others"
         )
     return ImageInput(name, layout, kind == TensorProto.UINT8, shape[0], sides[0] or sides[1])

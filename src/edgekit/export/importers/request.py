@@ -1,4 +1,4 @@
-"""What a user says about a model of their own, and what every kind of model answers."""
+"""`ModelRequest`: what the user requests of an import. `Network`: what every importer returns."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Geometry = Literal["edgekit", "torchvision"]
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """From an image file to what a network takes; None is not said.
+    """The preprocessing from an image file to a network's input; None: not given.
 
     Attributes:
         size: side of the square that the network takes, in pixels.
-        resize: length of the shorter side before the center is cut out, in pixels.
+        resize: length of the shorter side before the center crop, in pixels.
         interpolation, fit: see `edgekit.preprocess.Preprocessing`.
-        mean, std: pixels in [0, 1] are normalized as (x - mean) / std, with one number or one a channel, in the network's own order.
-        geometry, fill: how sides are rounded, and the color around what does not fill the square (see `Preprocessing`).
-        share: of the resized image that the square is, by which another size finds its `resize` (timm's `crop_pct`).
-        pixel_range: of images of more than 8 bits; auto: found from the images to calibrate with.
-        channels: the order in which the network takes them.
+        mean, std: pixels in [0, 1] are normalized as (x - mean) / std; one number, or one per channel in the network's own order.
+        geometry, fill: how sides are rounded, and the color of the border (see `Preprocessing`).
+        share: side of the square as a share of `resize` (timm's `crop_pct`); gives `resize` for another size.
+        pixel_range: range of images of more than 8 bits; auto: found from the calibration images.
+        channels: the network's order of channels.
     """
 
     size: int | None = None
@@ -51,20 +51,20 @@ class PixelFormat:
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """The command line, as far as it says what is exported.
+    """The model to import, as given on the command line or from Python.
 
     Attributes:
         model: a path, `timm:NAME`, `torchvision:NAME` or `package.module:factory`.
-        weights: a file of weights for it.
-        weights_key: which of the file's weights, see `edgekit.models.checkpoints.read_state_dicts`.
+        weights: a file with its weights.
+        weights_key: which of the file's weights to load, see `edgekit.models.checkpoints.read_state_dicts`.
         classes: a file of class names.
-        calibrate, evaluate: images without and with labels, as `edgekit.data.sources` takes them.
-        pixels: what of the preprocessing was said.
-        calibration_images: how many images to calibrate with, at most.
-        max_pixels: images of more pixels are not read.
+        calibrate, evaluate: unlabeled and labeled images, as `edgekit.data.sources` takes them.
+        pixels: the requested preprocessing.
+        calibration_images: the largest number of calibration images.
+        max_pixels: images with more pixels are not read.
         output_name: which of an ONNX graph's outputs holds the classes.
         module: the network itself, from Python; `model` is then the name of its class.
-        names: of the classes, in the order of the logits, from Python; instead of the file `classes`.
+        names: names of the classes in the order of the logits, from Python; instead of the file `classes`.
     """
 
     model: str
@@ -83,17 +83,17 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class Network:
-    """A model of a user's own, opened.
+    """An imported model.
 
     Attributes:
-        module: normalized float32 images (n, 3, s, s) -> logits (n, classes); None where the model is a graph.
-        graph: the float ONNX that edgekit makes of a foreign one; None where the model is a module.
-        classes: how many logits.
-        pixels: what the model itself says about its preprocessing.
+        module: normalized float32 images (n, 3, s, s) -> logits (n, classes); None if the model is a graph.
+        graph: the float ONNX that edgekit makes from a foreign one; None if the model is a module.
+        classes: number of logits; 0: not known yet.
+        pixels: the model's own preprocessing.
         provenance: where it came from.
-        notes: what a user should know, one sentence each.
+        notes: notes for the user, one sentence each.
         random: whether its weights are random.
-        names: its own class names, where it has some.
+        names: its own class names; None: it has none.
     """
 
     module: nn.Module | None
@@ -108,12 +108,12 @@ class Network:
 
 @dataclass(frozen=True)
 class ImportedGraph:
-    """A foreign ONNX.
+    """A foreign ONNX graph.
 
     Attributes:
-        write: writes it in edgekit's form, given the path, image size, mean, std, order of the channels and the names of the classes.
-        run: what the file itself answers, given mean, std and order of the channels: RGB images, uint8 (n, s, s, 3) -> logits
-            (n, classes).
+        write: writes it in edgekit's form; takes path, image size, mean, std, order of the channels and names of the classes.
+        run: takes mean, std and order of the channels, and returns a function that runs the original file: RGB images, uint8
+            (n, s, s, 3) -> logits (n, classes).
     """
 
     write: Callable[[Path, int, Statistics, Statistics, Channels, list[str]], None]
@@ -125,10 +125,10 @@ def model_request(
     interpolation: Interpolation | None = None, fit: Fit | None = None, resize_rule: Geometry | None = None,
     pixel_range: str | None = None, channels: Channels | None = None, **others: Any,
 ) -> ModelRequest:  # fmt: skip
-    """The command line as `ModelRequest`.
+    """Build a `ModelRequest` from the options of the command line.
 
     Raises:
-        ExportError: --mean or --std is no number, or three; --pixel-range is none.
+        ExportError: --mean or --std is not one number or three; --pixel-range is not a range.
     """
     pixels = PixelFormat(
         size, resize, interpolation, fit, parse_statistics(mean, "--mean"), parse_statistics(std, "--std"), resize_rule,
@@ -141,14 +141,14 @@ def _range(text: str | None) -> PixelRange | Literal["auto"] | None:
     try:
         return parse_pixel_range(text) if text is not None else None
     except ValueError as error:
-        raise ExportError(f"--pixel-range {text}: {error}", "for instance --pixel-range 0,4095 for 12 bits") from error
+        raise ExportError(f"--pixel-range {text}: {error}", "for example --pixel-range 0,4095 for 12 bits") from error
 
 
 def parse_statistics(text: str | None, option: str) -> Statistics | None:
-    """`0.5`, or `0.485,0.456,0.406`.
+    """Parse `0.5` or `0.485,0.456,0.406`.
 
     Raises:
-        ExportError: it is neither.
+        ExportError: `text` is neither.
     """
     if text is None:
         return None
@@ -160,7 +160,7 @@ def parse_statistics(text: str | None, option: str) -> Statistics | None:
     if len(values) not in {1, 3} or not all(math.isfinite(v) and (v > 0 or not positive) for v in values):
         kind = "positive numbers" if positive else "numbers"
         raise ExportError(
-            f"{option} {text}: is not one number, nor three for red, green and blue",
-            f"give {kind} for pixels in [0, 1], for instance {option} {'0.229,0.224,0.225' if positive else '0.485,0.456,0.406'}",
+            f"{option} {text}: is not one number or three (red, green, blue)",
+            f"give {kind} for pixels in [0, 1], for example {option} {'0.229,0.224,0.225' if positive else '0.485,0.456,0.406'}",
         )
     return values[0] if len(values) == 1 else (values[0], values[1], values[2])

@@ -1,4 +1,4 @@
-"""A foreign float graph in edgekit's form: pixels in (uint8 NHWC, normalized inside), `logits` out, a free batch axis."""
+"""Rewrite a foreign float graph to edgekit's form: pixels as input (uint8 NHWC, normalized inside), output `logits`, free batch axis."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from edgekit.tasks import EMBEDDING
 from edgekit.tasks.classification import LOGITS as OUTPUT
 from edgekit.temporary import scratch_folder
 
-# Names that edgekit gives; a foreign graph's own values of these names get others.
+# Names that edgekit uses; values of a foreign graph with these names are renamed.
 _OURS = {
     INPUT, OUTPUT, EMBEDDING, "pixels", "pixels_nchw", "pixels_scaled", "pixels_normalized", "pixels_reordered", "pixel_scale", "pixel_shift",
     "pixel_order", "logits_flat", "logits_pads", "logits_padded", "logits_one", "logits_other", "logits_both", "logits_smallest", "logits_clipped",
@@ -33,14 +33,14 @@ _OURS = {
 
 
 def copy_of(model: ModelProto) -> ModelProto:
-    """A model that may be changed."""
+    """A copy of a model that may be changed."""
     result = ModelProto()
     result.CopyFrom(model)
     return result
 
 
 def set_shape(model: ModelProto, image: ImageInput, batch: int | str, size: int) -> None:
-    """Write batch and image size into a graph's input, and forget every shape that followed from others; changes `model`."""
+    """Set batch and image size of a graph's input, and clear all shapes derived from earlier ones; changes `model`."""
     graph = model.graph
     _drop_weights_from_inputs(graph)
     square = [CHANNELS, size, size] if image.layout == "NCHW" else [size, size, CHANNELS]
@@ -52,12 +52,12 @@ def set_shape(model: ModelProto, image: ImageInput, batch: int | str, size: int)
 
 
 def observe(model: ModelProto, names: Sequence[str], rank: int | None = None) -> None:
-    """Make some float tensors the graph's outputs, and forget what only the others needed; changes `model`.
+    """Make float tensors the only outputs of a graph, and remove nodes that they do not need; changes `model`.
 
     Args:
         model: the graph.
-        names: of the tensors.
-        rank: of all of them, in axes; None leaves it to whoever reads the graph.
+        names: names of the tensors.
+        rank: their number of axes; None: not stated in the graph.
     """
     graph = model.graph
     del graph.output[:]
@@ -68,12 +68,12 @@ def observe(model: ModelProto, names: Sequence[str], rank: int | None = None) ->
 
 
 def step_aside(model: ModelProto) -> dict[str, str]:
-    """Give other names to a foreign graph's values that are called as edgekit's; changes `model`.
+    """Rename values of a foreign graph that have edgekit's names; changes `model`.
 
-    Inner graphs, which may read values from around them, are renamed alike.
+    Values are renamed in inner graphs too, which may read values of the outer graph.
 
     Returns:
-        The new name of each that got one.
+        Old name -> new name of each renamed value.
     """
     taken = {name for graph in _graphs(model.graph) for name in names_in(graph)}
     new = {name: unique(f"{name}_inside", taken) for name in sorted(taken & _OURS)}
@@ -91,11 +91,11 @@ def step_aside(model: ModelProto) -> dict[str, str]:
 
 
 def folded(model: ModelProto, target: str) -> ModelProto:
-    """Constants folded, BatchNorm folded into convolutions, branches that never change cut away: ONNX Runtime's basic optimization,
-    which writes standard operators only.
+    """Fold constants, BatchNorms after convolutions and constant branches, with ONNX Runtime's basic optimization, which writes
+    only standard operators.
 
     Raises:
-        ExportError: ONNX Runtime does not take the graph.
+        ExportError: ONNX Runtime cannot read the graph.
     """
     import onnxruntime as ort
 
@@ -121,7 +121,7 @@ def folded(model: ModelProto, target: str) -> ModelProto:
 def take_pixels(
     model: ModelProto, image: ImageInput, size: int, mean: Statistics, std: Statistics, channels: Channels
 ) -> None:
-    """Put cast, layout, normalization and the order of the channels, in this order, before the graph's input; changes `model`."""
+    """Insert cast, layout, normalization and reordering of the channels, in this order, before the graph's input; changes `model`."""
     graph = model.graph
     nodes: list[onnx.NodeProto] = []
     value = INPUT
@@ -136,7 +136,7 @@ def take_pixels(
     if image.layout == "NCHW":
         then("Transpose", "pixels_nchw", perm=[0, 3, 1, 2])
     if not image.is_pixels:
-        if channels == "bgr":  # they are the network's own, and its channels are reordered after it
+        if channels == "bgr":  # statistics are in the network's order, and the channels are reordered afterwards
             mean, std = in_reverse(mean), in_reverse(std)
         scale, shift = _constants(mean, std, image.layout)
         graph.initializer.extend(
@@ -157,7 +157,7 @@ def take_pixels(
 
 
 def name_logits(model: ModelProto, output: Output, source: str, classes: int) -> None:
-    """Make the output `logits`, float32 (n, classes), of the tensor that holds them or what they are made of; changes `model`."""
+    """Make `logits`, float32 (n, classes), the output, computed from the tensor `source`; changes `model`."""
     graph = model.graph
     graph.output[0].CopyFrom(helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes]))
     value, nodes = source, []
@@ -190,7 +190,7 @@ def name_logits(model: ModelProto, output: Output, source: str, classes: int) ->
 
 
 def _constants(mean: Statistics, std: Statistics, layout: Layout) -> tuple[np.ndarray, np.ndarray]:
-    """What pixels are multiplied by, and what is then taken from them; scalars, or one number a channel in the layout's place."""
+    """The factor of pixels, and the number to subtract afterwards; scalars, or one number per channel on the layout's channel axis."""
     single = not isinstance(mean, tuple) and not isinstance(std, tuple)
     means, stds = (np.array(v, np.float64) for v in (mean, std))
     shape = () if single else (CHANNELS, 1, 1) if layout == "NCHW" else (1, 1, CHANNELS)
@@ -202,14 +202,14 @@ def _constants(mean: Statistics, std: Statistics, layout: Layout) -> tuple[np.nd
 
 
 def _drop_weights_from_inputs(graph: GraphProto) -> None:
-    """Before IR version 4 weights had to be listed as inputs too."""
+    """Remove weights from the inputs, where graphs before IR version 4 had to list them."""
     weights = {t.name for t in graph.initializer}
     for value in [v for v in graph.input if v.name in weights]:
         graph.input.remove(value)
 
 
 def _drop_dead(graph: GraphProto) -> None:
-    """Remove nodes that no output needs."""
+    """Remove nodes that no output depends on."""
     needed = {output.name for output in graph.output}
     for node in reversed(list(graph.node)):
         if needed & set(node.output):
@@ -220,7 +220,7 @@ def _drop_dead(graph: GraphProto) -> None:
 
 
 def _captured(node: onnx.NodeProto) -> set[str]:
-    """Names that the branches of an If or Loop take from around it."""
+    """Names that the branches of an If or Loop read from the outer graph."""
     return {name for graph in _inner(node) for inner in graph.node for name in (*inner.input, *_captured(inner))} | {
         output.name for graph in _inner(node) for output in graph.output
     }
@@ -231,7 +231,7 @@ def _inner(node: onnx.NodeProto) -> list[GraphProto]:
 
 
 def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """A graph and those inside it."""
+    """A graph and its inner graphs."""
     yield graph
     for node in graph.node:
         for inner in _inner(node):
@@ -239,7 +239,7 @@ def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
 
 
 def names_in(graph: GraphProto) -> Iterator[str]:
-    """Every name that stands in a graph, those of inner graphs left out."""
+    """Every name in a graph, without those of inner graphs."""
     for node in graph.node:
         yield from (*node.input, *node.output)
     yield from (value.name for value in (*graph.input, *graph.output, *graph.initializer))

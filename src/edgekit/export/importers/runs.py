@@ -1,4 +1,4 @@
-"""A run's student, teacher or supervised baseline: images, classes and normalization are the recipe's."""
+"""Importer of a run's student, teacher or supervised baseline, with the recipe's images, classes and normalization."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from edgekit.export.importers.source import ModelSource
 from edgekit.files import digest_of, sha256
 from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier
-from edgekit.quantize.selection import Candidates
+from edgekit.quantize.selection import CalibrationPool
 from edgekit.run import Run
 from edgekit.stages import STAGES, TRAINED_BY
 
-# model -> the stages that its own stage builds on
+# model -> the stages before its own stage
 _BEFORE = {"student": ["pretrain", "finetune"], "teacher": ["pretrain"], "supervised": []}
 
 
 def from_run(
     run: Run, which: str, calibration_images: int, require_current: Callable[..., Any], image_size: int | None = None
 ) -> ModelSource:
-    """A model of a run.
+    """Import a model of a run.
 
     Args:
         run: the run.
-        which: of `edgekit.stages.TRAINED_BY`.
-        calibration_images: how many images of the pool to calibrate with, at most.
-        require_current: `edgekit.train.records.inputs.require_current`, which refuses stages that are not made from today's recipe
-            and images. Training is not below export, so the caller hands it in.
-        image_size: another side of the images than the model was trained with; the side before the crop keeps its proportion, and
-            the same images are decoded anew.
+        which: a key of `edgekit.stages.TRAINED_BY`.
+        calibration_images: the largest number of calibration images from the pool.
+        require_current: `edgekit.train.records.inputs.require_current`, which refuses stages that were not made from the current recipe
+            and images. The caller passes it, because this room must not import training.
+        image_size: a side of the images other than in training. The side before the crop is scaled with it, and the same images are
+            decoded again.
 
     Raises:
-        RunError: the model's stage is not complete, damaged, or was made from something else.
+        RunError: the model's stage is incomplete or damaged, or was made from another recipe or other images.
         DataError: the recipe's images cannot be read.
     """
     recipe, stage = run.recipe, TRAINED_BY[which]
@@ -56,7 +56,7 @@ def from_run(
         ),
         classes=splits.classes,
         preprocessing=preprocessing,
-        calibration=Candidates(
+        calibration=CalibrationPool(
             total=len(splits.pool),
             read=lambda rows: np.asarray(splits.pool.subset(rows).center_crop(preprocessing.image_size).images),
             digest=splits.pool.digest,

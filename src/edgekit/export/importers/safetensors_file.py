@@ -1,7 +1,7 @@
-"""`model.safetensors`: weights, with a file beside them that says what they are of.
+"""Importer of `model.safetensors`: weights, with a file beside them that describes the network.
 
-Two programs write such a file: edgekit itself (`model.json`, see `edgekit.models.store`) and timm (`config.json`, as
-`timm.models.save_for_hf` and what is downloaded from its hub have it).
+Two programs write such a description: edgekit itself (`model.json`, see `edgekit.models.store`) and timm (`config.json`, from
+`timm.models.save_for_hf` or downloaded from its hub).
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ from edgekit.run import Run
 _TIMM = "config.json"
 
 
-def from_safetensors(asked: ModelRequest, classes: int | None) -> Network:
-    """A network whose weights lie in a safetensors file, built as the file beside it says.
+def from_safetensors(request: ModelRequest, classes: int | None) -> Network:
+    """Build the network that the file beside the weights describes, and load them.
 
     Raises:
-        ExportError: no file beside it says what the weights are of.
-        RunError, RecipeError: that file is damaged, or the weights are not those of the network.
+        ExportError: no file beside the weights describes the network.
+        RunError, RecipeError: the description is damaged, or the weights do not fit the network.
     """
-    path = Path(asked.model).expanduser()
+    path = Path(request.model).expanduser()
     if not path.is_file():
-        raise ExportError(f"{asked.model}: no such file", "give the path of a .safetensors file")
-    if asked.weights is not None or asked.weights_key is not None:
-        option = "--weights" if asked.weights is not None else "--weights-key"
+        raise ExportError(f"{request.model}: no such file", "give the path of a .safetensors file")
+    if request.weights is not None or request.weights_key is not None:
+        option = "--weights" if request.weights is not None else "--weights-key"
         raise ExportError(
-            f"{option}: {asked.model} holds the weights already",
-            "to load them into a network: timm:NAME --weights FILE",
+            f"{option}: {request.model} already holds the weights",
+            "leave it out, or load a file into a named network: timm:NAME --weights FILE",
         )
     if path.name == FILES[1] and (path.parent / FILES[0]).is_file():
         return _of_edgekit(path)
     if (path.parent / _TIMM).is_file():
-        return _of_timm(asked, path, classes)
+        return _of_timm(request, path, classes)
     raise ExportError(
-        f"{asked.model}: nothing beside it says which network these weights are of (edgekit's {FILES[0]}, timm's {_TIMM})",
-        f"name the network: edgekit export timm:NAME --weights {asked.model}, or torchvision:NAME, or package.module:factory",
+        f"{request.model}: no file beside it describes the network of these weights (edgekit's {FILES[0]} or timm's {_TIMM})",
+        f"name the network: edgekit export timm:NAME --weights {request.model}, or torchvision:NAME, or package.module:factory",
     )
 
 
@@ -52,7 +52,7 @@ def _of_edgekit(path: Path) -> Network:
     digest = sha256(path)
     classifier = load_classifier(path.parent, {path.name: digest})
     pixels = PixelFormat(size=classifier.image_size, geometry="edgekit")
-    try:  # a stage's folder: the run's recipe knows how its images were made
+    try:  # a stage's folder: the run's recipe gives the preprocessing
         run = Run.open(path.parent.parent)
         data = run.recipe.data
         known = data.preprocessing()
@@ -66,25 +66,26 @@ def _of_edgekit(path: Path) -> Network:
     return Network(classifier, len(classifier.classes), pixels, provenance, names=classifier.classes)
 
 
-def _of_timm(asked: ModelRequest, path: Path, classes: int | None) -> Network:
+def _of_timm(request: ModelRequest, path: Path, classes: int | None) -> Network:
     config = path.parent / _TIMM
     try:
         content: dict[str, Any] = read_json(config)
         with understood(config, "timm's description of a network"):
-            said: dict[str, Any] = content.get("pretrained_cfg", {})
-            names = content.get("label_names") or said.get("label_names")
-            name, count, pixels = str(content["architecture"]), content.get("num_classes"), timm_pixels(said)
+            pretrained_cfg: dict[str, Any] = content.get("pretrained_cfg", {})
+            names = content.get("label_names") or pretrained_cfg.get("label_names")
+            name, count, pixels = str(content["architecture"]), content.get("num_classes"), timm_pixels(pretrained_cfg)
     except Unreadable as error:
         raise ExportError(
-            f"{config}: is not timm's description of a network", f"name it: timm:NAME --weights {asked.model}"
+            f"{config}: is not timm's description of a network",
+            f"name the network: timm:NAME --weights {request.model}",
         ) from error
-    # How many classes it has is its own to say; the folders of labeled images may be a part of them.
-    if asked.classes is not None or count is None:
+    # The description gives the number of classes; the folders of labeled images may cover only some of them.
+    if request.classes is not None or count is None:
         count = classes
-    opened = from_timm(replace(asked, model=f"timm:{name}", weights=str(path)), count)
+    opened = from_timm(replace(request, model=f"timm:{name}", weights=str(path)), count)
     return replace(
         opened,
         pixels=pixels,
-        provenance={**opened.provenance, "model": asked.model, "architecture": name},
+        provenance={**opened.provenance, "model": request.model, "architecture": name},
         names=[str(n) for n in names] if isinstance(names, list) else None,
     )

@@ -1,4 +1,4 @@
-"""What an export starts from, whatever it was given as."""
+"""`ModelSource`: the common result of all importers, from which an export starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit.preprocess import Preprocessing
-from edgekit.quantize.selection import Candidates
+from edgekit.quantize.selection import CalibrationPool
 
 
 @dataclass(frozen=True)
@@ -20,25 +20,25 @@ class ModelSource:
     """A model with everything that its export needs.
 
     Attributes:
-        name: of the model, for the bundle.
-        model: uint8 images (n, s, s, 3) -> float32 logits (n, classes), s being the preprocessing's image size; or a float ONNX
-            that does.
+        name: name of the model, for the bundle.
+        model: uint8 images (n, s, s, 3) -> float32 logits (n, classes), where s is the preprocessing's image size; or a float ONNX
+            of this form.
         classes: names, in the order of the logits.
         preprocessing: how an image file becomes such pixels.
-        calibration: uint8 (m, s, s, 3), without labels; or a pool to draw them from.
-        evaluation: uint8 (k, s, s, 3) and labels (k,) to verify on; None where nobody gave labeled images.
-        output: where the bundle goes if nothing else is asked for.
+        calibration: unlabeled images, uint8 (m, s, s, 3); or a pool to draw them from.
+        evaluation: uint8 (k, s, s, 3) and labels (k,) for verification; None: no labeled images.
+        output: default folder of the bundle.
         provenance: where the model came from, for the bundle.
-        notes: what a user should know, one sentence each.
-        random: whether the weights are random ones.
-        trained: what the trained model answers, by output, where that is not `model` itself.
+        notes: notes for the user, one sentence each.
+        random: whether the weights are random.
+        trained: runs the trained model and returns its outputs by name, if that is not `model` itself.
     """
 
     name: str
     model: nn.Module | Path
     classes: list[str]
     preprocessing: Preprocessing
-    calibration: NDArray[np.uint8] | Candidates
+    calibration: NDArray[np.uint8] | CalibrationPool
     evaluation: tuple[NDArray[np.uint8], NDArray[np.int64]] | None
     output: Path
     provenance: dict[str, Any]

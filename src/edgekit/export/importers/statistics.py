@@ -9,16 +9,16 @@ _WHITE = 255
 
 
 def in_unit_range(mean: Statistics, std: Statistics, model: str) -> tuple[Statistics, Statistics, bool]:
-    """Statistics for pixels in [0, 1]; those for pixels in 0 to 255 are divided by 255.
+    """Convert statistics to pixels in [0, 1]; those for pixels in 0 to 255 are divided by 255.
 
-    The latter are known by a number over 1: no mean or deviation of pixels in [0, 1] is. Caffe's networks subtract a mean alone,
+    The latter are recognized by a number above 1, which pixels in [0, 1] cannot have. Caffe's networks only subtract a mean,
     `--mean 104,117,123 --std 1`.
 
     Returns:
         mean, std, and whether they were divided.
 
     Raises:
-        ExportError: one is for the one range and one for the other, or they are for neither.
+        ExportError: mean and std are for different ranges, or for neither range.
     """
     means, stds = (v if isinstance(v, tuple) else (v,) for v in (mean, std))
     if max(abs(v) for v in means) <= 1 and max(stds) <= 1:
@@ -26,7 +26,7 @@ def in_unit_range(mean: Statistics, std: Statistics, model: str) -> tuple[Statis
     listed = f"--mean {','.join(f'{v:g}' for v in means)} --std {','.join(f'{v:g}' for v in stds)}"
     hint = "give both for pixels in [0, 1], or both for pixels in 0 to 255"
     if min(means) < 0 or max(means) > _WHITE or max(stds) > _WHITE + 1:
-        raise ExportError(f"{model}: {listed}: is for pixels neither in [0, 1] nor in 0 to 255", hint)
+        raise ExportError(f"{model}: {listed}: does not fit pixels in [0, 1] or in 0 to 255", hint)
     if min(stds) < 1 or (max(means) <= 1 and any(means)):
         raise ExportError(f"{model}: {listed}: one is for pixels in [0, 1], the other for pixels in 0 to 255", hint)
     return _divided(mean), _divided(std), True

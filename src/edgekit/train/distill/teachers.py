@@ -17,7 +17,7 @@ from edgekit.models.class_order import hits, natural
 from edgekit.models.factories import import_factory, source_file
 from edgekit.models.pixels import Statistics, normalize
 from edgekit.models.store import load_classifier
-from edgekit.models.weights import Loaded, load_weights
+from edgekit.models.weights import LoadedWeights, load_weights
 from edgekit.recipe import DataConfig, TeacherSource
 from edgekit.run import Run
 from edgekit.stages import MODEL_OF
@@ -42,7 +42,7 @@ class Teacher:
         self.device = torch.device("cpu")
         self._seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
         self._last = self._find_last(image_size)
-        self.loaded: Loaded | None = None  # what came from a file of weights
+        self.loaded: LoadedWeights | None = None  # what came from a file of weights
 
     @property
     def embedding_dim(self) -> int:

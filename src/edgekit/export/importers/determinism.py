@@ -1,4 +1,4 @@
-"""Whether a foreign network answers an image always alike: not by chance, and not by the images beside it."""
+"""Check that a foreign network's output for an image is reproducible and independent of the other images of the batch."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from numpy.typing import NDArray
 from edgekit.errors import ExportError
 
 
-def unsteady(
+def determinism_fault(
     name: str, answer: Callable[[Any], NDArray[Any]], images: Any, others: Any, tolerance: float
 ) -> ExportError | None:
-    """What keeps a network from being exported because part of it is in training mode; None where nothing does.
+    """The error to raise if part of a network is in training mode or random; None if its output is reproducible.
 
     Args:
-        name: what the user called it, for messages.
-        answer: from images (n, ...) to scores, of any shape with as many numbers for each image.
-        images: n of them.
-        others: a batch whose first image is the first of `images`, with other ones beside it or none.
-        tolerance: how much of the largest score two answers to an image may differ by.
+        name: the user's name for it, for messages.
+        answer: runs the network: images (n, ...) -> scores of any shape, with the same count of numbers per image.
+        images: n images.
+        others: a batch whose first image is the first of `images`, with other images beside it or none.
+        tolerance: allowed difference between two outputs for an image, as a share of the largest score.
     """
     first, again, beside = answer(images), answer(images), answer(others)
     if not _alike(again, first, tolerance):
         return ExportError(
-            f"{name}: answers the same images differently from call to call: part of it is in training mode, or it draws random numbers",
-            "call .eval(), and let it switch everything off that is random, as functional.dropout(x, p, training=self.training) does",
+            f"{name}: gives different outputs for the same images: part of it is in training mode, or it draws random numbers",
+            "call .eval() before exporting; it must also switch off functional calls: functional.dropout(x, p, training=self.training)",
         )
     if beside.size * len(images) != first.size * len(others) or not _alike(
         beside.reshape(len(others), -1)[0], first.reshape(len(images), -1)[0], tolerance, float(_largest(first))
     ):
         return ExportError(
-            f"{name}: answers an image differently beside other images: part of it is in training mode",
-            "call .eval(), and let BatchNorm keep running statistics, so that it switches to them",
+            f"{name}: its output for an image depends on the other images of the batch: part of it is in training mode",
+            "call .eval() before exporting; BatchNorm must have running statistics to switch to",
         )
     return None
 
 
 def _alike(a: NDArray[Any], b: NDArray[Any], tolerance: float, reach: float | None = None) -> bool:
-    """Whether two answers are the same up to what the order of additions changes, where both are finite."""
+    """Whether two outputs are equal up to rounding, where both are finite."""
     if a.shape != b.shape:
         return False
     a, b = a.astype(np.float64), b.astype(np.float64)
