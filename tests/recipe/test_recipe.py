@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from edgekit import recipe as recipes
 from edgekit.errors import RecipeError
-from edgekit.recipe import Augmentation, DataConfig, Recipe
+from edgekit.recipe import METHODS, Augmentation, DataConfig, Recipe
 
 
 def parse(text: str) -> Recipe:
@@ -170,8 +170,8 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     [
         ("a: [1", "not valid YAML at line 1"),
         ("seed: 1\n\tname: x", "not valid YAML at line 2"),
-        ("seed: 1\nname: x\nseed: 2\n", "not valid YAML at line 3, column 1: the key seed stands twice"),
-        ("data: {labels: 1, labels: 2}", "the key labels stands twice"),
+        ("seed: 1\nname: x\nseed: 2\n", "not valid YAML at line 3, column 1: the key seed is given twice"),
+        ("data: {labels: 1, labels: 2}", "the key labels is given twice"),
         ("- 1", "a recipe is a mapping of keys, not list"),
         ("hello", "a recipe is a mapping of keys, not str"),
         ("!!python/object/apply:os.system [ls]", "not valid YAML"),
@@ -258,6 +258,13 @@ def test_the_defaults_of_the_augmentation_follow_the_image_size_and_never_a_give
     assert (small.strength, small.blur, large.strength, large.blur) == (0.5, 0.0, 1.0, 0.5)
     given_values = Augmentation(strength=0.1, blur=0.2)
     assert given_values.at(32) == given_values.at(224) == given_values
+
+
+def test_the_report_names_each_method_as_its_paper_does() -> None:
+    assert {name: method.title for name, method in METHODS.items()} == {
+        "simclr": "SimCLR", "moco": "MoCo", "instdisc": "InstDisc", "byol": "BYOL", "simsiam": "SimSiam",
+        "byol+gsg": "BYOL + GSG", "simsiam+gsg": "SimSiam + GSG", "triplet": "Triplet",
+    }  # fmt: skip
 
 
 def test_every_key_has_a_description_or_speaks_for_itself() -> None:

@@ -15,10 +15,13 @@ import pytest
 import yaml
 
 from edgekit import recipe as recipes
+from edgekit.data.splits import load_splits
 from edgekit.errors import DataError, RecipeError, RunError
 from edgekit.files import sha256
 from edgekit.run import Run
+from edgekit.train.evaluate import score_run
 from edgekit.train.stages.pipeline import Report, train
+from tests.helpers.earlier_names import with_earlier_names, write_earlier_record
 from tests.helpers.patience import until
 from tests.helpers.recipe_changes import TINY, changed
 
@@ -82,6 +85,20 @@ def test_complete_stages_are_skipped_and_their_files_left_alone(copied: Path) ->
     before = {p: p.stat().st_mtime_ns for p in copied.glob("*/model.safetensors")}
     assert set(outcomes(tiny(), copied).values()) == {"skipped"}
     assert before == {p: p.stat().st_mtime_ns for p in copied.glob("*/model.safetensors")}
+
+
+def test_stages_that_an_earlier_version_recorded_under_its_names_are_complete(copied: Path) -> None:
+    recipe = copied / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(with_earlier_names(yaml.safe_load(recipe.read_text()))))
+    renamed = {path.parent.name for path in copied.glob("*/stage.json") if write_earlier_record(path)}
+    assert renamed == {"data", "pretrain", "finetune", "distill", "supervised"}
+    assert set(outcomes(recipes.load(recipe), copied).values()) == {"skipped"}
+    # A digest that does not belong to the recorded inputs is not made right by the translation.
+    record = copied / "pretrain" / "stage.json"
+    write_earlier_record(record)
+    record.write_text(json.dumps({**json.loads(record.read_text()), "digest": "0" * 64}))
+    with pytest.raises(RunError, match="pretrain was made from another recipe or other images"):
+        score_run(Run(copied), load_splits(recipes.load(recipe).data))
 
 
 def test_a_changed_stage_is_trained_again_with_what_follows_it_and_the_old_one_is_kept(copied: Path) -> None:

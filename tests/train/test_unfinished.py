@@ -15,6 +15,7 @@ from edgekit import recipe as recipes
 from edgekit.errors import DataError, RunError
 from edgekit.files import sha256
 from edgekit.run import Run
+from tests.helpers.earlier_names import write_earlier_record
 from tests.helpers.image_folders import class_folders
 from tests.helpers.recipe_changes import changed
 
@@ -125,6 +126,29 @@ def test_without_knowing_what_it_began_with_it_is_refused_too(tmp_path: Path) ->
     run = Run(tmp_path)
     (begin(run) / STARTED).write_text("{")
     assert "started.json, which says what it trained from, is damaged" in refused(run, INPUTS).message
+
+
+def test_a_training_that_an_earlier_version_began_goes_on_under_todays_names(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    inputs = {**INPUTS, "labeled": "c" * 64, "config": {"images": "both", "labeled_weight": 0.5, "augmentation": {"gray": 0.2}}}
+    folder = begin(run, "distill", inputs)
+    assert write_earlier_record(folder / STARTED)
+    written = (folder / STARTED).read_text()
+    assert "labelled_weight" in written  # codespell:ignore
+    assert '"grey"' in written
+    check_unfinished(run, ["distill"], lambda stage: inputs, IMAGES)
+    # What changed since is said with today's names and the numbers of images that the file holds.
+    message = refused(run, changed(inputs, labeled="d" * 64, config__labeled_weight=0.1), stage="distill").message
+    assert "the label budget has 450 images as before, but not the same" in message
+    assert "distill.labeled_weight was 0.5 and is 0.1" in message
+    went_on = []
+
+    def make(folder: Path) -> tuple[list[str], dict[str, Any]]:
+        went_on.append((folder / CHECKPOINT).read_bytes())
+        return finish(folder)
+
+    assert complete(run, "distill", inputs, make, (), IMAGES)[0] == "done"
+    assert went_on == [b"hours of work"]
 
 
 def test_a_complete_copy_does_not_replace_an_unfinished_training_of_other_inputs(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class MethodConfig(RecipePart):
 class SimCLRConfig(MethodConfig):
     """SimCLR v1 and v2 (Chen et al. 2020a, 2020b), by projection.layers."""
 
-    title = "SimCLRConfig"
+    title = "SimCLR"
     method: Literal["simclr"] = "simclr"
     temperature: float = Field(
         0.1, gt=0, description="of NT-Xent; 0.1 for long ImageNet trainings (SimCLR v2), 0.5 on CIFAR-10 (v1, B.9)"
@@ -87,7 +87,7 @@ class SimCLRConfig(MethodConfig):
 class MoCoConfig(MethodConfig):
     """Momentum Contrast v2 (He et al. 2020; Chen et al. 2020c): keys of a momentum encoder, negatives from a queue."""
 
-    title = "MoCoConfig"
+    title = "MoCo"
     method: Literal["moco"] = "moco"
     projection: ProjectionConfig = ProjectionConfig(layers=2)
     temperature: float = Field(0.2, gt=0, description="of InfoNCE; 0.2 in MoCo v2, 0.1 on CIFAR-10")
@@ -114,7 +114,7 @@ class MoCoConfig(MethodConfig):
 class InstDiscConfig(MethodConfig):
     """Instance discrimination with a memory bank (Wu et al. 2018): one slot an image of the pool, negatives are sampled slots."""
 
-    title = "InstDiscConfig"
+    title = "InstDisc"
     method: Literal["instdisc"] = "instdisc"
     projection: ProjectionConfig = ProjectionConfig(layers=1)
     temperature: float = Field(0.07, gt=0)
@@ -130,7 +130,7 @@ class InstDiscConfig(MethodConfig):
 class BYOLConfig(MethodConfig):
     """Bootstrap Your Own Latent (Grill et al. 2020); the loss is a quarter of the paper's, which LARS does not feel and SGD does."""
 
-    title = "BYOLConfig"
+    title = "BYOL"
     method: Literal["byol"] = "byol"
     projection: ProjectionConfig = ProjectionConfig(layers=2, hidden=4096, output=256)
     predictor: PredictorConfig = PredictorConfig(hidden=4096)
@@ -146,7 +146,7 @@ class BYOLConfig(MethodConfig):
 class SimSiamConfig(MethodConfig):
     """Simple Siamese (Chen & He 2021): stop-gradient and a predictor, no negatives and no momentum encoder."""
 
-    title = "SimSiamConfig"
+    title = "SimSiam"
     method: Literal["simsiam"] = "simsiam"
     projection: ProjectionConfig = ProjectionConfig(layers=3, hidden=2048, output=2048, normalize_output=True)
     predictor: PredictorConfig = PredictorConfig(hidden=512, constant_lr=True)
@@ -175,7 +175,7 @@ class SimSiamGuidedConfig(SimSiamConfig):
 class TripletConfig(MethodConfig):
     """Triplet loss between the views of a batch, with mined negatives (Schroff et al. 2015)."""
 
-    title = "TripletConfig"
+    title = "Triplet"
     method: Literal["triplet"] = "triplet"
     margin: float = Field(0.2, gt=0, description="on squared distances of l2-normalized projections; 0.2 in FaceNet")
     mining: Literal["semi-hard", "hard", "all"] = Field(

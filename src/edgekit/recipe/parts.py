@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from edgekit.pixel_range import PixelRange, check_pixel_range
 from edgekit.preprocess import MAX_PIXELS, Preprocessing
 from edgekit.recipe.bounds import BOUNDS
-from edgekit.spelling import translated_keys
+from edgekit.spelling import KEYS, translated_keys
 
 TORCHVISION = "torchvision:"  # before the name of one of torchvision's sets
 SMALL_IMAGE = 64  # at or below this size, the CIFAR settings of SimCLR (appendix B.9) are the defaults
@@ -27,8 +27,13 @@ class RecipePart(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _earlier_names(cls, content: Any) -> Any:
-        """Keys as recipes spelled them before American spelling."""
-        return translated_keys(content, cls.model_fields) if isinstance(content, dict) else content
+        """Accept the keys as recipes spelled them before American spelling."""
+        if not isinstance(content, dict):
+            return content
+        for earlier, name in KEYS.items():
+            if name in cls.model_fields and name in content and earlier in content:
+                raise ValueError(f"{name} is given twice: {earlier} is its earlier name; keep {name}")
+        return translated_keys(content, cls.model_fields)
 
     @model_validator(mode="before")
     @classmethod

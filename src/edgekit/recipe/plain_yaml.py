@@ -137,7 +137,7 @@ class _YamlValues:
                     merged |= self.of(part, depth + 1)
                 continue
             if key.value in own:
-                raise _Refused(f"the key {key.value} stands twice", key)
+                raise _Refused(f"the key {key.value} is given twice", key)
             own[key.value] = self.of(value, depth + 1)
         return {**merged, **own}
 

@@ -17,7 +17,7 @@ from edgekit.recipe.methods import METHODS
 from edgekit.recipe.parts import default_test
 from edgekit.recipe.plain_yaml import MOST_BYTES, Dumper, read_yaml
 from edgekit.recipe.whole import Recipe
-from edgekit.spelling import KEYS, translated
+from edgekit.spelling import todays_key, translated
 from edgekit.validation import problems
 
 Overrides = Sequence[str] | Mapping[str, Any]
@@ -160,7 +160,7 @@ def _override(content: dict[str, Any], overrides: Overrides) -> None:
 
 
 def _set(content: dict[str, Any], key: str, value: Any, where: str) -> None:
-    *parents, last = (KEYS.get(name, name) for name in key.strip().split("."))
+    *parents, last = todays_key(key.strip()).split(".")
     if len(parents) > _DEEPEST_KEY:
         raise RecipeError(f"{where}: no key of a recipe has so many parts", "for instance --set pretrain.epochs=20")
     node = content

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,6 +23,7 @@ from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import DataConfig, Recipe, Transformation, load
 from edgekit.result import Ablation, AblationCell, Axis, Score
 from edgekit.run import Run
+from edgekit.spelling import earlier_key, earlier_value, todays_key, translated_value
 from edgekit.stages import MODEL_OF, STAGES
 from edgekit.train.evaluate import LAST, bank_name, bank_of, device_of, encoder_scores, top1
 from edgekit.train.evaluate.probes import LINEAR, knn_protocol
@@ -72,7 +73,7 @@ def plan_augmentations(
     Raises:
         RecipeError: a transformation is unknown or stands twice, or the recipe is not valid.
     """
-    chosen = list(names) or list(FIGURE_5)
+    chosen = translated_value("one_branch", list(names)) or list(FIGURE_5)
     known = get_args(Transformation)
     for name in chosen:
         if name not in known:
@@ -120,14 +121,15 @@ def plan_values(
 
 
 def _axis(field: str) -> Axis:
-    name, separator, listed = field.partition("=")
-    if not separator or not name.strip():
+    key, separator, listed = field.partition("=")
+    if not separator or not key.strip():
         raise RecipeError(f"{field}: not of the form key.path=v1,v2,…", "for instance pretrain.temperature=0.1,0.5")
-    values = [value.strip() for value in _split(listed)]
+    name = todays_key(key.strip())
+    values = translated_value(name.rpartition(".")[2], [value.strip() for value in _split(listed)])
     if not all(values):
-        raise RecipeError(f"{field}: a value is missing", f"for instance {name.strip()}=v1,v2,…")
-    _refuse_repeated(name.strip(), values)
-    return Axis(name=name.strip(), values=values)
+        raise RecipeError(f"{field}: a value is missing", f"for instance {name}=v1,v2,…")
+    _refuse_repeated(name, values)
+    return Axis(name=name, values=values)
 
 
 def _split(text: str) -> list[str]:
@@ -145,7 +147,7 @@ def _split(text: str) -> list[str]:
 def _refuse_repeated(where: str, values: Sequence[str]) -> None:
     repeated = next((v for v in values if values.count(v) > 1), None)
     if repeated is not None:
-        raise RecipeError(f"{where}: {repeated} stands twice", "give each once")
+        raise RecipeError(f"{where}: {repeated} is given twice", "give each once")
 
 
 def ablate(
@@ -177,7 +179,7 @@ def ablate(
     )  # fmt: skip
     sources, scored = list(reuse), _Scored()
     for planned in plan.cells:
-        run = Run(folder / "cells" / cell_name(plan, planned.values))
+        run = cell_run(plan, planned.values, folder)
         splits = images.of(planned.recipe.data)
         ablation.data = (
             f"{planned.recipe.data.labeled or planned.recipe.data.pool}: test set of {len(splits.test)} images"
@@ -208,6 +210,18 @@ def cell_name(plan: AblationPlan, values: Sequence[str]) -> str:
     return f"{name[:80]}-{digest_of([[axis.name for axis in plan.axes], list(values)])[:8]}"
 
 
+def cell_run(plan: AblationPlan, values: Sequence[str], folder: Path) -> Run:
+    """Return the run of a cell in an ablation's folder, also where an earlier version began it under the earlier names."""
+    key = "one_branch" if plan.subject == "augmentations" else ""
+    axes = [axis.model_copy(update={"name": earlier_key(axis.name)}) for axis in plan.axes]
+    keys = [key or axis.name.rpartition(".")[2] for axis in plan.axes]
+    before = [earlier_value(key, value) for key, value in zip(keys, values, strict=True)]
+    today, earlier = (
+        folder / "cells" / name for name in (cell_name(plan, values), cell_name(replace(plan, axes=axes), before))
+    )
+    return Run(earlier if earlier.is_dir() and not today.is_dir() else today)
+
+
 def _claim(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file", "choose another folder with --run")
@@ -232,7 +246,7 @@ def _check(plan: AblationPlan, images: _Images, folder: Path) -> None:
         key = digest_of([parts, recipe.pretrain.one_branch is None])
         if key not in seen:
             splits = images.of(recipe.data)
-            check(recipe, splits, Run(folder / "cells" / cell_name(plan, cell.values)))
+            check(recipe, splits, cell_run(plan, cell.values, folder))
             if not len(splits.test):
                 raise DataError(f"{recipe.data.test}: the test set is empty", "every cell is scored on it")
         seen.add(key)
