@@ -38,7 +38,9 @@ def words(text: str) -> set[str]:
 
 
 def test_the_earlier_recipe_differs() -> None:
-    assert {"labelled", "labelled_weight", "grey", "normalise_output", "colour"} <= words(yaml.safe_dump(EARLIER))  # codespell:ignore
+    assert {"labelled", "labelled_weight", "grey", "normalise_output", "colour"} <= words(
+        yaml.safe_dump(EARLIER)
+    )  # codespell:ignore
 
 
 def test_earlier_names_are_accepted_in_a_file_and_in_a_dictionary(tmp_path: Path) -> None:
@@ -66,7 +68,11 @@ def test_a_default_that_follows_from_a_key_follows_from_its_earlier_name() -> No
         ("distill.labelled_weight=0.25", "distill.labeled_weight", 0.25),  # codespell:ignore
         ("distill.images=labelled", "distill.images", "labeled"),  # codespell:ignore
         ("distill.images=unlabelled", "distill.images", "unlabeled"),  # codespell:ignore
-        ("pretrain.one_branch=[colour, grey, blur]", "pretrain.one_branch", ["color", "gray", "blur"]),  # codespell:ignore
+        (
+            "pretrain.one_branch=[colour, grey, blur]",
+            "pretrain.one_branch",
+            ["color", "gray", "blur"],
+        ),  # codespell:ignore
     ],
 )
 def test_earlier_names_are_accepted_as_overrides(tmp_path: Path, override: str, where: str, value: object) -> None:
@@ -105,7 +111,11 @@ def test_init_and_schema_show_todays_names_only() -> None:
     ("content", "key", "earlier"),
     [
         ("data: {labelled: digits, labeled: digits}", "data.labeled", "labelled"),  # codespell:ignore
-        ("distill: {labeled_weight: 0.1, labelled_weight: 0.1}", "distill.labeled_weight", "labelled_weight"),  # codespell:ignore
+        (
+            "distill: {labeled_weight: 0.1, labelled_weight: 0.1}",
+            "distill.labeled_weight",
+            "labelled_weight",
+        ),  # codespell:ignore
         ("pretrain: {augmentation: {gray: 0, grey: 0}}", "pretrain.augmentation.gray", "grey"),
         (
             "pretrain: {projection: {normalise_output: true, normalize_output: true}}",
@@ -120,5 +130,7 @@ def test_both_names_of_a_key_are_refused_in_one_line(tmp_path: Path, content: st
     for read in (lambda: recipes.load(path), lambda: Recipe.read(yaml.safe_load(content))):
         with pytest.raises(RecipeError) as refused:
             read()
-        assert str(refused.value).endswith(f"{key} is given twice: {earlier} is its earlier name; keep {key.split('.')[-1]}")
+        assert str(refused.value).endswith(
+            f"{key} is given twice: {earlier} is its earlier name; keep {key.split('.')[-1]}"
+        )
         assert "\n" not in str(refused.value)

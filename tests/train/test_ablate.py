@@ -68,7 +68,11 @@ def test_fields_make_a_grid_and_commas_inside_brackets_belong_to_a_value(tmp_pat
 
 
 def test_earlier_names_are_accepted_and_planned_under_todays(tmp_path: Path) -> None:
-    fields = ["distill.images=labelled,both", "distill.labelled_weight=0.1,0.5", "pretrain.augmentation.grey=0.2"]  # codespell:ignore
+    fields = [
+        "distill.images=labelled,both",
+        "distill.labelled_weight=0.1,0.5",
+        "pretrain.augmentation.grey=0.2",
+    ]  # codespell:ignore
     plan = plan_values(written(tmp_path), [], fields)
     assert [(axis.name, axis.values) for axis in plan.axes] == [
         ("distill.images", ["labeled", "both"]),
@@ -79,7 +83,9 @@ def test_earlier_names_are_accepted_and_planned_under_todays(tmp_path: Path) -> 
     with pytest.raises(RecipeError, match=r"data\.labeled: photos is given twice"):
         plan_values(written(tmp_path), [], ["data.labeled=photos,photos"])
     with pytest.raises(RecipeError, match=r"distill\.labeled_weight is given twice"):
-        plan_values(written(tmp_path), [], ["distill.labeled_weight=0", "distill.labelled_weight=1"])  # codespell:ignore
+        plan_values(
+            written(tmp_path), [], ["distill.labeled_weight=0", "distill.labelled_weight=1"]
+        )  # codespell:ignore
     branches = plan_augmentations(written(tmp_path), [], ["colour", "grey"])  # codespell:ignore
     assert [cell.values for cell in branches.cells][1] == ["color", "gray"]
 

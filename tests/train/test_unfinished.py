@@ -130,7 +130,11 @@ def test_without_knowing_what_it_began_with_it_is_refused_too(tmp_path: Path) ->
 
 def test_a_training_that_an_earlier_version_began_goes_on_under_todays_names(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    inputs = {**INPUTS, "labeled": "c" * 64, "config": {"images": "both", "labeled_weight": 0.5, "augmentation": {"gray": 0.2}}}
+    inputs = {
+        **INPUTS,
+        "labeled": "c" * 64,
+        "config": {"images": "both", "labeled_weight": 0.5, "augmentation": {"gray": 0.2}},
+    }
     folder = begin(run, "distill", inputs)
     assert write_earlier_record(folder / STARTED)
     written = (folder / STARTED).read_text()
