@@ -489,7 +489,7 @@ class Distill(RecipePart):
         0.0,
         ge=0,
         lt=1,
-        description="decay of the exponential moving average of the weights, which is stored as the student, for instance 0.999; 0: store the last weights",
+        description="decay of the exponential moving average of the weights, which is stored as the student (0.999); 0: store the last weights",
     )
     epochs: Epochs = epochs_field("distill")
     steps: int | None = steps_field("distill")
