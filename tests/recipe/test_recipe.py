@@ -135,7 +135,10 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_accepted(text: str, mes
     ("text", "message"),
     [
         ("finetune: {keep_projection_layers: 3}", "keep_projection_layers is 3, but the projection head has 3 layers"),
-        ("{finetune: {keep_projection_layers: 2}, pretrain: {projection: {layers: 2}}}", "not all can be kept: accepted: 0 to 1"),
+        (
+            "{finetune: {keep_projection_layers: 2}, pretrain: {projection: {layers: 2}}}",
+            "not all can be kept: accepted: 0 to 1",
+        ),
         (
             "pretrain: {epochs: 10, optimizer: {warmup_epochs: 10}}",
             "pretrain.optimizer.warmup_epochs (10) must be less than pretrain.epochs (10)",

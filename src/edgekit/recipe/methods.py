@@ -129,7 +129,7 @@ class InstDiscConfig(MethodConfig):
     temperature: float = Field(0.07, gt=0)
     loss: Literal["info_nce", "nce"] = Field(
         "info_nce",
-        description="info_nce: cross-entropy over the slots, as in the authors' later work; nce: as in the paper, diverged on pools of a few thousand",
+        description="info_nce: cross-entropy over the slots, as in the authors' later work; nce: as in the paper, diverged on a few thousand images",
     )
     negatives: int = Field(4096, ge=1, description="slots drawn (with replacement) per batch; m in the paper")
     momentum: float = Field(0.5, ge=0, lt=1, description="weight of the old slot when the slot of an image is updated")
