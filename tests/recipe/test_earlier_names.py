@@ -131,6 +131,6 @@ def test_both_names_of_a_key_are_refused_in_one_line(tmp_path: Path, content: st
         with pytest.raises(RecipeError) as refused:
             read()
         assert str(refused.value).endswith(
-            f"{key} is given twice: {earlier} is its earlier name; keep {key.split('.')[-1]}"
+            f"{key} is given twice: {earlier} is its earlier name; keep {key.rsplit('.', maxsplit=1)[-1]}"
         )
         assert "\n" not in str(refused.value)

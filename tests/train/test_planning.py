@@ -18,7 +18,7 @@ from edgekit.run import Run
 from edgekit.train import planning
 from edgekit.train.estimate import StageTime, expected, measure
 from edgekit.train.loop.timing import TimedTraining, timed_training
-from edgekit.train.planning import label_count, candidate_networks, plan, wanted_epochs
+from edgekit.train.planning import candidate_networks, label_count, plan, wanted_epochs
 from tests.helpers.recipe_changes import TINY, changed
 
 LAYOUT = Layout(

@@ -51,7 +51,8 @@ def decoupled(
     """Decoupled knowledge distillation (DKD; Zhao et al. 2022, equation 7), times T^2 as in the authors' code.
 
     The KL divergence of the student from the teacher has two terms: the confidence in the target class (TCKD), and the distribution over
-    the other classes (NCKD), which plain distillation multiplies by 1 - p_teacher(target). Here each has its own weight: alpha * TCKD + beta * NCKD. The authors' warm-up of the loss over the first epochs is left out.
+    the other classes (NCKD), which plain distillation multiplies by 1 - p_teacher(target). Here each has its own
+    weight: alpha * TCKD + beta * NCKD. The authors' warm-up of the loss over the first epochs is left out.
 
     Args:
         student: logits (n, k).
