@@ -169,8 +169,8 @@ def _broken() -> None:
         (lambda: Path("set").mkdir(), "set: holds no images"),
         (_mixed, r"holds unlabeled/ beside cat/.*move the class folders into set/train/"),
         (_other_classes, "only set/test has cow; only set/train has dog"),
-        (lambda: class_folders(Path("set"), {"cat": 2}), "one class only"),
-        (_broken, "none of the 2 images looked at can be read"),
+        (lambda: class_folders(Path("set"), {"cat": 2}), "holds only one class"),
+        (_broken, "none of the 2 sampled images can be read"),
     ],
 )
 def test_a_folder_of_no_use_is_one_clear_line(make: Any, message: str) -> None:

@@ -139,12 +139,12 @@ def test_bad_fields_and_values_are_refused_when_planned(tmp_path: Path, fields: 
 
 
 def test_a_field_that_no_trained_stage_looks_at_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"finetune\.epochs does nothing before the stage finetune"):
+    with pytest.raises(RecipeError, match=r"finetune\.epochs has no effect before the stage finetune"):
         plan_values(written(tmp_path), [], ["finetune.epochs=1,2"], until="pretrain")
 
 
 def test_unknown_and_repeated_transformations_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="'swirl' is no transformation"):
+    with pytest.raises(RecipeError, match="'swirl' is not a transformation"):
         plan_augmentations(written(tmp_path), [], ["crop", "swirl"])
     with pytest.raises(RecipeError, match="crop is given twice"):
         plan_augmentations(written(tmp_path), [], ["crop", "crop"])
@@ -177,7 +177,7 @@ def test_a_method_with_one_view_has_no_other_branch(tmp_path: Path) -> None:
 def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    with pytest.raises(RunError, match="not an ablation"):
+    with pytest.raises(RunError, match="neither empty nor an ablation"):
         ablate(plan_augmentations(written(tmp_path), [], ["crop"]), tmp_path / "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 

@@ -145,7 +145,7 @@ def test_only_the_start_up_that_is_given_counts(monkeypatch: pytest.MonkeyPatch)
 
 def test_too_short_a_time_says_how_long_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, 5.0)
-    with pytest.raises(EdgekitError, match=r"--time 1:00 is too short here: .*give at least \d+m"):
+    with pytest.raises(EdgekitError, match=r"--time 1:00 is too short on this machine: .*give at least \d+m"):
         plan(LAYOUT, "10", 60.0)
 
 

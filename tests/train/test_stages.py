@@ -137,7 +137,7 @@ def test_reusing_keeps_what_it_replaces(trained: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "precious.txt").write_text("years of work")
-    with pytest.raises(RunError, match="is not empty and not a run"):
+    with pytest.raises(RunError, match="is neither empty nor a run"):
         train(tiny(), Run(tmp_path))
     (tmp_path / ".lock").touch()  # a run, but somebody put a folder where a stage belongs
     with pytest.raises(RunError, match=r"data: holds files that edgekit did not write"):
@@ -190,7 +190,7 @@ def test_a_killed_training_resumes_to_the_same_bits(stage: str, tmp_path: Path) 
         assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
     assert not (tmp_path / "killed" / stage / "stage.json").exists()
     done = subprocess.run(command("killed"), check=True, capture_output=True, text=True)
-    assert f"{stage}: goes on from step" in done.stderr
+    assert f"{stage}: resumes from step" in done.stderr
     for name in ("pretrain", "finetune", "distill", "supervised"):
         for file in ("model.safetensors", "history.csv"):
             assert sha256(tmp_path / "killed" / name / file) == sha256(tmp_path / "whole" / name / file), (name, file)
@@ -211,7 +211,7 @@ def test_ctrl_c_exits_with_130_and_the_next_run_goes_on(number: signal.Signals, 
     assert "from its last checkpoint" in errors
     assert (tmp_path / "run" / "pretrain" / "last.ckpt").exists()
     again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "pretrain: goes on from step" in again.stderr
+    assert "pretrain: resumes from step" in again.stderr
 
 
 def test_a_damaged_checkpoint_is_named_and_left(copied: Path) -> None:
