@@ -125,7 +125,7 @@ def _image_map(embedding: Embedding) -> ImageMap:
     pictures = thumbnails(embedding)
     return ImageMap(
         title=f"Map of {printable(embedding.source.where)}",
-        lead=f"{which}, laid out by the features of the run's {embedding.model.of}: images that are similar to the model are close together.",
+        lead=f"{which}, laid out by the features of the run's {embedding.model.of}: images with similar features are close together.",
         files=[printable(embedding.files[i]) for i in drawn],
         positions=embedding.projection.positions,
         anomaly=embedding.anomaly[embedding.drawn],

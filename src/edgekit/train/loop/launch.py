@@ -138,9 +138,7 @@ def joined(hardware: Hardware) -> Iterator[None]:
     except RuntimeError as error:
         if own_place.rank == 0 or not is_lost(error):
             raise
-        time.sleep(
-            _GRACE_SECONDS
-        )  # the launcher ends this process as soon as the first one has reported its error and exited
+        time.sleep(_GRACE_SECONDS)  # the launcher ends this process once process 0 has exited
         raise OthersMissing(
             f"process {own_place.rank} of {own_place.world_size} lost process 0", "see the message of process 0"
         ) from error
