@@ -101,5 +101,5 @@ def test_a_key_needs_a_file(part: str) -> None:
     method = {"method": "simclr"} if stage == "pretrain" else {}
     with pytest.raises(ValueError, match="weights_key is teacher, but weights is not set"):
         Recipe.model_validate({stage: {**method, name: {"name": "resnet10", "weights_key": "teacher"}}})
-    with pytest.raises(ValueError, match="weights_key is for a network of your own"):
+    with pytest.raises(ValueError, match="weights_key is only for a network of your own"):
         TeacherSource(model="own", weights_key="teacher")

@@ -119,8 +119,8 @@ def export(
         RunError, DataError: the run or the images are invalid.
         RuntimeMissing: the extra [export] is not installed.
     """
-    given = locals()
-    own = {name: given[name] for name in _OF_OTHERS}
+    arguments = locals()
+    own = {name: arguments[name] for name in _OF_OTHERS}
     require("onnx", "torch")
     from edgekit.export.pack import zipped
     from edgekit.export.pipeline import ExportOptions, export_classifier, plan

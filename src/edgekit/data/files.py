@@ -93,7 +93,7 @@ def _kind(name: str) -> Kind | None:
 
 def _in_folder(where: str) -> list[str]:
     """Return the shards and tables of a folder that holds neither images nor folders."""
-    found = []
+    paths = []
     try:
         entries = sorted(os.listdir(Path(where).expanduser()))
     except OSError:  # reported when it is listed as a folder of images
@@ -104,8 +104,8 @@ def _in_folder(where: str) -> list[str]:
         if Path(where, name).expanduser().is_dir() or os.path.splitext(name)[1].lower() in extensions():
             return []
         if _kind(name) is not None or name.lower().endswith(_COMPRESSED):
-            found.append(os.path.join(where, name))
-    return found
+            paths.append(os.path.join(where, name))
+    return paths
 
 
 def _expanded(where: str, key: str) -> list[str]:
@@ -118,12 +118,12 @@ def _expanded(where: str, key: str) -> list[str]:
         raise DataError(f"{at(key, where)}: unbalanced braces", "write a range like {000..099}") from error
     if len(patterns) > _MOST:
         raise DataError(f"{at(key, where)}: names more than {_MOST:,} files", "write a range like {000..099}")
-    found, missing = [], []
+    paths, missing = [], []
     exists: Callable[[str], bool] = lambda path: os.path.isfile(os.path.expanduser(path))  # noqa: E731
     for pattern in patterns:
         globbed = any(c in pattern for c in "*?[") and not exists(pattern)
         matches = glob.glob(os.path.expanduser(pattern), recursive=True) if globbed else [pattern] * exists(pattern)
-        found += [match for match in matches if not globbed or os.path.isfile(match)]
+        paths += [match for match in matches if not globbed or os.path.isfile(match)]
         if not matches:
             missing.append(pattern)
     if missing:
@@ -132,4 +132,4 @@ def _expanded(where: str, key: str) -> list[str]:
             f"{at(key, where)}: no such file: {missing[0]}{more}",
             "relative paths start at the folder that the command runs in; name only existing files",
         )
-    return found
+    return paths

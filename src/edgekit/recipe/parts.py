@@ -432,8 +432,8 @@ class TeacherSource(RecipePart):
     @property
     def factory(self) -> tuple[str, str] | None:
         """Module and function of `module:factory`, or None."""
-        found = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)", self.model)
-        return (found[1], found[2]) if found else None
+        match = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)", self.model)
+        return (match[1], match[2]) if match else None
 
     @model_validator(mode="after")
     def _check(self) -> TeacherSource:

@@ -102,7 +102,7 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
     if isinstance(data := content.get("data"), dict) and data.get("labeled"):
         defaults["data"]["test"] = default_test(data["labeled"])
     merged = _merged(defaults, content)
-    _whole_student(merged, content)
+    _set_full_width(merged, content)
     try:
         return Recipe.model_validate(merged)
     except ValidationError as error:
@@ -130,7 +130,7 @@ def _merged(defaults: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _whole_student(merged: dict[str, Any], content: dict[str, Any]) -> None:
+def _set_full_width(merged: dict[str, Any], content: dict[str, Any]) -> None:
     """Set the student's width to 1 for a network without a width multiplier; the default student is a ResNet of half the width."""
     distill = content.get("distill")
     student = distill.get("student") if isinstance(distill, dict) else None

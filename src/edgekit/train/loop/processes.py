@@ -79,8 +79,8 @@ def _of_torchrun(environment: Mapping[str, str]) -> Place | None:
     if world_size == 1 and rank == 0:
         return None
     if missing := [name for name in ("RANK", "WORLD_SIZE") if name not in environment]:
-        found = next(f"{name}={environment[name]}" for name in ("RANK", "WORLD_SIZE") if name in environment)
-        raise RecipeError(f"the environment has {found}, but not {missing[0]}", hint)
+        present = next(f"{name}={environment[name]}" for name in ("RANK", "WORLD_SIZE") if name in environment)
+        raise RecipeError(f"the environment has {present}, but not {missing[0]}", hint)
     local = _number(environment, "LOCAL_RANK", -1)
     address, port = environment.get("MASTER_ADDR", ""), _number(environment, "MASTER_PORT", 0)
     return _checked(Place(rank, world_size, local if local >= 0 else None, address, port, hint))

@@ -64,11 +64,11 @@ def check_optimizer(content: Mapping[str, Any], optimizer: torch.optim.Optimizer
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if [group["params"] for group in states[0]["param_groups"]] != [group["params"] for group in own["param_groups"]]:
         raise ValueError("its optimizer has other groups of parameters")
-    kept = _KEPT.get(type(optimizer).__name__)
+    state_names = _KEPT.get(type(optimizer).__name__)
     for index, state in states[0]["state"].items():
         if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(state, Mapping):
             raise ValueError(f"its optimizer has no parameter {quoted(index)}")
-        if state and kept is not None and state.keys() != kept:
+        if state and state_names is not None and state.keys() != state_names:
             raise ValueError(f"its optimizer keeps {quoted(sorted(map(str, state)))} of the parameter {index}")
         for name, value in state.items():
             if not (value is None or (name == "step" and _is_counter(value)) or _is_like(value, parameters[index])):
