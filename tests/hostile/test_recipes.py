@@ -42,7 +42,7 @@ CASES = {
     "name": (f"name: {'n' * 1000}\n", "name: must be shorter; got 'nnnn"),
     "many-keys": ("".join(f"k{i}: 1\n" for i in range(5000)), "and 4990 more"),
     "many-values": (f"name: [{'x,' * 40_000}]\n", "more than 20,000 values"),
-    "list-key": ("? [a]\n: 1\n", "a key is text"),
+    "list-key": ("? [a]\n: 1\n", "a key must be text"),
     "control": ("na\x1bme: 1\n", "special characters are not allowed"),
 }  # fmt: skip
 

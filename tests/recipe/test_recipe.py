@@ -233,7 +233,7 @@ def test_overrides_go_over_the_file_and_may_make_groups(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed", "--set seed: not of the form key.path=value (for instance --set pretrain.epochs=20)"),
+        ("seed", "--set seed: not of the form key.path=value (write it like --set pretrain.epochs=20)"),
         ("=3", "--set =3: not of the form"),
         ("seed.x=3", "--set seed.x=3: seed is a value, not a group of keys"),
         ("seed=[1", "--set seed=[1: the value is not valid YAML"),

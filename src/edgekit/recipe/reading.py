@@ -44,7 +44,7 @@ def recipe_of(source: Recipe | Path | str | Mapping[str, Any], overrides: Overri
     else:
         raise RecipeError(
             f"a recipe must be a path, a dictionary or an edgekit.Recipe, not {type(source).__name__}",
-            'for instance edgekit.Recipe.read("recipe.yaml")',
+            'read one with edgekit.Recipe.read("recipe.yaml")',
         )
     content = translated(content)
     _override(content, overrides)
@@ -150,7 +150,7 @@ def _override(content: dict[str, Any], overrides: Overrides) -> None:
         key, separator, text = override.partition("=")
         where = f"--set {shortened(override)}"
         if not separator or not key.strip():
-            raise RecipeError(f"{where}: not of the form key.path=value", "for instance --set pretrain.epochs=20")
+            raise RecipeError(f"{where}: not of the form key.path=value", "write it like --set pretrain.epochs=20")
         try:
             value = read_yaml(text)
         except RecipeError as error:
@@ -161,13 +161,14 @@ def _override(content: dict[str, Any], overrides: Overrides) -> None:
 def _set(content: dict[str, Any], key: str, value: Any, where: str) -> None:
     *parents, last = todays_key(key.strip()).split(".")
     if len(parents) > _DEEPEST_KEY:
-        raise RecipeError(f"{where}: the key has too many parts", "for instance --set pretrain.epochs=20")
+        raise RecipeError(f"{where}: the key has too many parts", "write it like --set pretrain.epochs=20")
     node = content
     for i, name in enumerate(parents):
         child = node[name] = {} if node.get(name) is None else node[name]
         if not isinstance(child, dict):
             raise RecipeError(
-                f"{where}: {'.'.join(parents[: i + 1])} is a value, not a group of keys", "set a key of a group"
+                f"{where}: {'.'.join(parents[: i + 1])} is a value, not a group of keys",
+                "set either the value or keys of a group",
             )
         node = child
     node[last] = value

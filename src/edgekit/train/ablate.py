@@ -122,11 +122,11 @@ def plan_values(
 def _axis(field: str) -> Axis:
     key, separator, listed = field.partition("=")
     if not separator or not key.strip():
-        raise RecipeError(f"{field}: not of the form key.path=v1,v2,…", "for instance pretrain.temperature=0.1,0.5")
+        raise RecipeError(f"{field}: not of the form key.path=v1,v2,…", "write it like pretrain.temperature=0.1,0.5")
     name = todays_key(key.strip())
     values = translated_value(name.rpartition(".")[2], [value.strip() for value in _split(listed)])
     if not all(values):
-        raise RecipeError(f"{field}: a value is missing", f"for instance {name}=v1,v2,…")
+        raise RecipeError(f"{field}: a value is missing", f"write it like {name}=v1,v2,…")
     _refuse_repeated(name, values)
     return Axis(name=name, values=values)
 
