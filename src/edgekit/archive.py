@@ -65,7 +65,7 @@ def _manifest(content: zipfile.ZipFile, archive: Path, manifest: str) -> tuple[s
     """Return the path of the bundle in an archive (``, or `export/` in a zip of the folder), and its manifest."""
     names = content.namelist()
     if any(name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name for name in names):
-        raise BundleError(f"{archive}: holds a path outside of the bundle", "do not use this bundle")
+        raise BundleError(f"{archive}: holds a path that leaves the bundle", "do not use this bundle")
     paths = [name for name in names if name.rpartition("/")[2] == manifest and name.count("/") <= 1]
     if not paths:
         raise BundleError(

@@ -125,7 +125,7 @@ class Run:
             return StageRecord.model_validate(read_json(path))
         except (Unreadable, ValidationError) as error:
             raise RunError(
-                f"{path}: is damaged: not a valid stage record", f"delete {path.parent} to train the stage again"
+                f"{path}: damaged: not a valid stage record", f"delete {path.parent} to train the stage again"
             ) from error
 
     def require(self, stage: str) -> StageRecord:
@@ -155,7 +155,7 @@ class Run:
                 raise RunError(f"{path}: missing", f"delete {path.parent} to train the stage again")
             if sha256(path) != digest:
                 raise RunError(
-                    f"{path}: is damaged: its digest differs from the recorded one",
+                    f"{path}: damaged: its digest is not the recorded one",
                     f"delete {path.parent} to train the stage again",
                 )
 
