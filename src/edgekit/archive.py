@@ -93,7 +93,7 @@ def _extract(content: zipfile.ZipFile, archive: Path, inner: str, files: Mapping
     with _new_folder(archive, target) as folder:
         needed, free = sum(files.values()), shutil.disk_usage(folder).free
         if needed > free:
-            raise _no_room(archive, f"it needs {needed / 1e6:.0f} MB, but {free / 1e6:.0f} MB are free")
+            raise _no_room(archive, f"it takes {needed / 1e6:.0f} MB, {free / 1e6:.0f} MB are free")
         for name in files:
             path = folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
