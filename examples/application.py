@@ -1,4 +1,4 @@
-"""An application on the device: it needs edgekit's wheel, one runtime and no PyTorch.
+"""An application on the device: needs the wheel of edgekit and one runtime, but no PyTorch.
 
 python examples/application.py runs/digits/export photo.jpg …
 """
@@ -23,7 +23,7 @@ with edgekit.load(bundle) as model:  # the digests of all files are checked befo
     frame = np.zeros((480, 640, 3), np.uint8)
     print("a black frame:", model.predict(frame, top=2).classes)
 
-    # What cannot be read is one clear line, and not the end of the application.
+    # An unreadable image raises an error with a one-line message.
     try:
         model.predict(b"not an image")
     except edgekit.EdgekitError as error:

@@ -1,4 +1,4 @@
-"""The pretrained encoder in a PyTorch program of your own: a new head on frozen features.
+"""Use the pretrained encoder in your own PyTorch program: a new head on frozen features.
 
 python examples/encoder_in_pytorch.py runs/digits
 """
@@ -16,7 +16,7 @@ encoder = edgekit.Run(
 ).encoder()  # a torch.nn.Module: normalized float32 images (n, 3, s, s) -> features (n, d)
 print(encoder.image_size, "pixels,", encoder.feature_dim, "features")
 
-# Your own images and your own question: is the digit even? `transform` resizes and normalizes as the run's evaluation does.
+# A new task: is the digit even? `transform` resizes and normalizes as in the evaluation of the run.
 digits = load_digits()
 pixels = (digits.images[:400] * 255 / 16).round().astype("uint8")[..., None].repeat(3, axis=3)  # (n, 8, 8, 3)
 images = torch.stack([encoder.transform(image) for image in pixels])
@@ -35,4 +35,4 @@ for _ in range(100):
     optimizer.step()
 
 accuracy = (head(features[300:]).argmax(1) == even[300:].long()).float().mean()
-print(f"even or odd: {100 * accuracy:.0f} % of 100 images that the head has not seen")
+print(f"even or odd: {100 * accuracy:.0f} % of 100 images that the head was not trained on")

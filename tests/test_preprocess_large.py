@@ -184,6 +184,6 @@ def test_init_tells_of_deep_and_large_images(tmp_path: Path, edgekit: Callable[.
     Image.fromarray(np.zeros((9, 9), np.uint16)).save(tmp_path / "photos/dog/deep.png")
     code, _, err = edgekit("init", tmp_path / "photos", "--no-measure")
     assert code == 0
-    assert "1 of the 8 images" in err
+    assert "1 of 8 sampled images" in err
     assert "data.pixel_range" in err
     assert "data.max_pixels" in err

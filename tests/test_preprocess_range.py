@@ -131,7 +131,7 @@ def test_a_few_hot_pixels_do_not_set_the_range(tmp_path: Path) -> None:
     found = find_range([source])
     assert found == (0, 4095)
     decoded = decode(source.ranged(found), SMALL, 0)
-    assert any("2.2e-05 of the pixels lie outside and are clipped" in note for note in decoded.notes)
+    assert any("2.2e-05 of the pixels are outside and are clipped" in note for note in decoded.notes)
 
 
 def test_nan_is_the_lowest_and_infinity_is_clipped_and_both_are_said(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_16_bits_a_color_are_read_as_8_and_said(tmp_path: Path) -> None:
     """Pillow has no such mode: it keeps the high bytes, so that 12-bit colors come out dark."""
     (tmp_path / "a.png").write_bytes(_png_of_16_bit_rgb())
     decoded = decode(open_pool(str(tmp_path)), SMALL, 0)
-    assert any("1 images" in note and "16 bits a color" in note for note in decoded.notes)
+    assert any("1 images" in note and "16 bits per color" in note for note in decoded.notes)
 
 
 def _png_of_16_bit_rgb() -> bytes:

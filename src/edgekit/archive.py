@@ -1,4 +1,4 @@
-"""Zipped bundles: extracted into the user's cache once for each content. Imported only where a bundle is a .zip."""
+"""Zipped bundles: extracted into the cache of the user, once per content. Imported only if a bundle is a .zip."""
 
 from __future__ import annotations
 
@@ -21,22 +21,21 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def extracted(archive: Path, manifest: str, listed: Callable[[bytes, Path], Mapping[str, int]]) -> tuple[Path, str]:
-    """The folder with the files of an archived bundle, which are extracted where they are not there yet, and its manifest's digest.
+    """Extract an archived bundle, unless it is in the cache; return the folder and the digest of the manifest.
 
-    Only the manifest and what it lists come out, at the sizes that it records: whatever else an archive holds, or claims to hold,
-    costs no room on the device. Whether the folder holds this manifest and its files, or what somebody else has put there since, is
-    for the caller to check.
+    Only the manifest and the files that it lists are extracted, at the recorded sizes: other content of an archive, real or claimed,
+    takes no space on the device. The caller must check that the folder still holds this manifest and its files.
 
     Args:
-        archive: a .zip of a bundle's folder or of what is in it.
-        manifest: the name of the file that tells the folder.
-        listed: from that file's bytes and its path (for messages), the paths of the files in the folder and their bytes.
+        archive: a .zip of the folder of a bundle, or of its content.
+        manifest: the file name of the manifest.
+        listed: takes the bytes of the manifest and its path (for messages); returns the sizes in bytes of the listed files.
 
     Returns:
         The folder, and the SHA-256 of the manifest in the archive.
 
     Raises:
-        BundleError: it is no readable .zip, holds a path that leaves it, lacks a file, or the cache cannot take it.
+        BundleError: it is not a readable .zip, holds a path outside of it, lacks a file, or the cache cannot be written.
     """
     try:
         with open_regular(archive) as stream, understood(archive, "a .zip"):
@@ -49,7 +48,7 @@ def extracted(archive: Path, manifest: str, listed: Callable[[bytes, Path], Mapp
                     _extract(content, archive, inner, {manifest: len(text), **files}, target)
     except Unreadable as error:
         raise BundleError(
-            f"{archive}: not a bundle folder and not a readable .zip: {error.detail}",
+            f"{archive}: is neither the folder of a bundle nor a readable .zip: {error.detail}",
             "copy the bundle again",
         ) from error
     return target, hashlib.sha256(text).hexdigest()
@@ -63,18 +62,20 @@ def _sha256(stream: BinaryIO) -> str:
 
 
 def _manifest(content: zipfile.ZipFile, archive: Path, manifest: str) -> tuple[str, bytes]:
-    """Where in an archive the bundle lies (``, or `export/` in a zip of the folder), and its manifest."""
+    """Return the path of the bundle in an archive (``, or `export/` in a zip of the folder), and its manifest."""
     names = content.namelist()
     if any(name.startswith("/") or ".." in PurePosixPath(name).parts or "\\" in name for name in names):
         raise BundleError(f"{archive}: holds a path that leaves the bundle", "do not use this bundle")
-    found = [name for name in names if name.rpartition("/")[2] == manifest and name.count("/") <= 1]
-    if not found:
+    paths = [name for name in names if name.rpartition("/")[2] == manifest and name.count("/") <= 1]
+    if not paths:
         raise BundleError(
-            f"{archive}: not a bundle, it holds no {manifest}", "give a .zip of what `edgekit export` made"
+            f"{archive}: is not a bundle: it holds no {manifest}", "give a .zip of a bundle that `edgekit export` wrote"
         )
-    place = min(found, key=lambda name: name.count("/"))
+    place = min(paths, key=lambda name: name.count("/"))
     if (size := content.getinfo(place).file_size) > MOST_JSON:
-        raise BundleError(f"{archive}: its {manifest} of {size} bytes is no bundle's", "do not use this bundle")
+        raise BundleError(
+            f"{archive}: its {manifest} of {size} bytes is too large for a bundle", "do not use this bundle"
+        )
     return place.removesuffix(manifest), content.read(place)
 
 
@@ -86,7 +87,7 @@ def _extract(content: zipfile.ZipFile, archive: Path, inner: str, files: Mapping
             raise BundleError(f"{archive}: {name}: missing from the bundle", "export or copy the bundle again")
         if entries[inner + name].file_size != size:
             raise BundleError(
-                f"{archive}: {name}: changed since the export, its size is not the recorded one",
+                f"{archive}: {name}: changed since the export: its size differs from the recorded one",
                 "export or copy the bundle again",
             )
     with _new_folder(archive, target) as folder:
@@ -102,7 +103,7 @@ def _extract(content: zipfile.ZipFile, archive: Path, inner: str, files: Mapping
 
 @contextmanager
 def _new_folder(archive: Path, target: Path) -> Iterator[Path]:
-    """A folder that takes the name `target` when the block ends well, and is deleted otherwise."""
+    """Make a folder that is renamed to `target` if the block succeeds, and deleted otherwise."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         remove_debris(target.parent)
@@ -125,5 +126,5 @@ def _new_folder(archive: Path, target: Path) -> Iterator[Path]:
 def _no_room(archive: Path, reason: str) -> BundleError:
     return BundleError(
         f"{archive}: cannot be extracted into {cache_folder()}: {reason}",
-        "set EDGEKIT_CACHE to a folder that can be written, or extract it yourself and give the folder",
+        "set EDGEKIT_CACHE to a writable folder, or extract the bundle yourself and give its folder",
     )

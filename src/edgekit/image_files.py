@@ -1,4 +1,4 @@
-"""Image files, opened within limits: on their size, on what is decoded at the same time, and on what is an image by its name."""
+"""Open image files within limits: on their size, on the pixels decoded at the same time, and on the file extensions."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    # What stands for one image; see `as_image`.
+    # One image; see `as_image`.
     ImageInput: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.uint8]
 
-MAX_PIXELS = 100_000_000  # at 4 bytes a pixel in Pillow's memory, and as much again for what is made of them
+MAX_PIXELS = 100_000_000  # 4 bytes per pixel in Pillow, and as much again for the results
 HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
 
-# Formats that Pillow recognizes and cannot decode by itself: containers of other libraries' data, video, PostScript, metafiles.
+# Formats that Pillow recognizes but cannot decode: containers of other libraries, video, PostScript, metafiles.
 _NOT_DECODED = {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".ps", ".wmf"}
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 
 
 @cache
 def extensions() -> frozenset[str]:
-    """The file extensions (lower case, with the dot) of the formats that can be decoded here."""
+    """Return the file extensions (lower case, with the dot) of the formats that can be decoded."""
     from PIL import Image
 
     _register_heif()
@@ -42,21 +42,21 @@ def extensions() -> frozenset[str]:
 
 @cache
 def _register_heif() -> bool:
-    """Let Pillow read HEIC, where pillow-heif is installed."""
+    """Let Pillow read HEIC if pillow-heif is installed; return whether it is."""
     try:
         from pillow_heif import register_heif_opener
-    except Exception:  # not installed, or its libraries do not load: said when such a file is read
+    except Exception:  # not installed, or its libraries do not load: reported when such a file is read
         return False
     register_heif_opener()
     return True
 
 
 def as_image(source: ImageInput, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Whatever stands for one image, as an upright PIL image in its own mode.
+    """Return one image, given in any form, as an upright PIL image in its own mode.
 
     Args:
-        source: a path; the bytes of an encoded image; a PIL image, which is turned by its EXIF orientation where it has one; or a
-            NumPy array of RGB pixels, uint8 (height, width, 3), which has no orientation and is taken as it is.
+        source: a path; the bytes of an encoded image; a PIL image, whose EXIF orientation is applied; or a NumPy array of RGB pixels,
+            uint8 (height, width, 3), which is used as it is.
         max_pixels: the largest number of pixels that is decoded.
 
     Raises:
@@ -74,7 +74,7 @@ def as_image(source: ImageInput, max_pixels: int = MAX_PIXELS) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """A PIL image of the caller's, decoded if its file was only opened, and turned; the caller's own stays as it is."""
+    """Return a PIL image, decoded and upright; the image of the caller is not rotated."""
     from PIL import ImageOps
 
     try:
@@ -86,24 +86,24 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _is_turned(image: Image.Image) -> bool:
-    """Whether EXIF says that the picture is stored turned or mirrored (tag 0x0112 is not 1)."""
+    """Return whether EXIF says that the picture is stored rotated or mirrored (tag 0x0112 is not 1)."""
     return image.getexif().get(0x0112, 1) != 1
 
 
 def _not_pixels(source: Any) -> DataError | None:
-    """Why something is no array of RGB pixels; None where it is one. Never shows what is in it."""
+    """Return why something is not an array of RGB pixels, or None if it is one. The message never shows its content."""
     import numpy as np
 
     if not isinstance(source, np.ndarray):
         return DataError(
-            f"one image is a path, bytes, a PIL image or a NumPy array, not {type(source).__name__}",
+            f"an image must be a path, bytes, a PIL image or a NumPy array, not {type(source).__name__}",
             "convert it to a NumPy array of uint8 RGB pixels (height, width, 3)",
         )
     shape, dtype = source.shape, source.dtype
     if dtype == np.uint8 and len(shape) == 3 and shape[2] == 3 and 0 not in shape:
         return None
     if 0 in shape:
-        hint = "it holds no pixel"
+        hint = "pass an array with at least one pixel"
     elif dtype != np.uint8:
         hint = "scale the values to 0 … 255 and convert them: pixels.round().astype(np.uint8)"
     elif len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
@@ -115,14 +115,14 @@ def _not_pixels(source: Any) -> DataError | None:
     else:
         hint = "pass one image, or a list of images"
     listed = ", ".join(map(str, shape))
-    return DataError(f"an array is one image of uint8 RGB pixels (height, width, 3), not {dtype} ({listed})", hint)
+    return DataError(f"an array must be one image of uint8 RGB pixels (height, width, 3), not {dtype} ({listed})", hint)
 
 
 def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Any image that Pillow reads, upright by its EXIF orientation, in its own mode; of an animation the first frame.
+    """Open any image that Pillow reads: upright by its EXIF orientation, in its own mode; of an animation, the first frame.
 
-    The number of pixels is read from the header, before anything is decoded. A JPEG of more than 100 million pixels (or more than
-    `max_pixels`, where that is less) is decoded at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the memory.
+    The number of pixels is read from the header, before anything is decoded. A JPEG with more than 100 million pixels (or more than
+    `max_pixels`, if that is less) is decoded at 1/2, 1/4 or 1/8 of its size, which takes a fraction of the memory.
 
     Args:
         source: a path, or the bytes of an encoded image.
@@ -133,8 +133,8 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Imag
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    if not isinstance(source, (str, bytes, Path)):  # naming it would print every pixel of an array
-        raise DataError(f"an image file is a path or bytes, not {type(source).__name__}", "open it with a path")
+    if not isinstance(source, (str, bytes, Path)):  # its value would print every pixel of an array
+        raise DataError(f"an image file must be a path or bytes, not {type(source).__name__}", "give its path")
     name = "<bytes>" if isinstance(source, bytes) else str(source)
     _register_heif()
     try:
@@ -144,7 +144,7 @@ def open_image(source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> Imag
             if pixels > max_pixels:
                 raise DataError(
                     f"too many pixels: {image.width} x {image.height} is over the limit of {max_pixels:,}",
-                    "raise the limit with data.max_pixels in a recipe or --max-pixels, or make the image smaller",
+                    "raise the limit with data.max_pixels in the recipe or with --max-pixels, or make the image smaller",
                     where=name,
                 )
             reduced = _is_reduced(image)
@@ -183,14 +183,14 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
 
 
 def image_header(path: Path) -> tuple[str, tuple[int, int]]:
-    """Pillow's mode, and width and height as stored, of a file that nothing is decoded of. Raises what Pillow raises, or `Unreadable`."""
+    """Return Pillow's mode, and the stored width and height, from the header of a file. Raises what Pillow raises, or `Unreadable`."""
     _register_heif()
     with _opened(path) as image:
         return image.mode, image.size
 
 
 def _reduce(image: Image.Image, max_pixels: int) -> None:
-    """Let libjpeg decode fewer pixels. The limit is never above 100 million, so that no option changes what a model sees."""
+    """Let libjpeg decode a large JPEG at a reduced size. The limit is never above 100 million, so that no option changes the pixels."""
     width, height = image.size
     if image.format not in {"JPEG", "MPO"}:
         return
@@ -202,7 +202,7 @@ def _reduce(image: Image.Image, max_pixels: int) -> None:
 
 
 def _is_reduced(image: Image.Image) -> bool:
-    """Whether the file holds 16 bits a color: Pillow has no such mode, and keeps the high bytes."""
+    """Return whether the file has 16 bits per color: Pillow has no such mode, and keeps the high bytes."""
     if image.mode not in {"RGB", "RGBA", "LA", "RGBX", "CMYK"}:
         return False
     for tile in getattr(image, "tile", []):
@@ -225,7 +225,7 @@ def _is_heif(source: Path | str | bytes) -> bool:
 
 
 class _PillowsLimit:
-    """Pillow warns of 89 million pixels and refuses 179 million, by one number for the process. Ours is told for each call."""
+    """Pillow's process-wide limit: it warns above 89 million pixels and refuses above 179 million. Our limit is per call."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -238,7 +238,7 @@ _pillows_limit = _PillowsLimit()
 
 @contextmanager
 def _without_pillows_limit(pixels: int | None = None) -> Iterator[None]:
-    """Without Pillow's own limit, if an image of so many pixels (None: not known yet) could meet it."""
+    """Disable Pillow's limit in this block if an image with this number of pixels (None: unknown) could exceed it."""
     from PIL import Image
 
     state = _pillows_limit
@@ -260,14 +260,14 @@ def _without_pillows_limit(pixels: int | None = None) -> Iterator[None]:
 
 
 class _Mine(threading.local):
-    """Of one thread: how many calls of `bounded_decoding` it is in, and how many pixels it holds."""
+    """State of one thread: the depth of its `bounded_decoding` blocks, and the pixels that it holds."""
 
     depth = 0
     held = 0
 
 
 class _Space:
-    """The pixels that all threads hold decoded at the same time."""
+    """The budget of decoded pixels that all threads share."""
 
     def __init__(self) -> None:
         self.changed = threading.Condition()
@@ -275,14 +275,14 @@ class _Space:
         self.mine = _Mine()
 
     def take(self, pixels: int) -> None:
-        """Wait until so many pixels fit. Whoever holds some already does not wait: two of them would wait for each other."""
+        """Wait until the pixels fit. A thread that already holds some does not wait: two such threads would wait for each other."""
         with self.changed:
             self.changed.wait_for(lambda: self.mine.held > 0 or self.in_use == 0 or self.in_use + pixels <= MAX_PIXELS)
             self.in_use += pixels
             self.mine.held += pixels
 
     def give_back(self) -> None:
-        """All that this thread holds."""
+        """Release all pixels that this thread holds."""
         with self.changed:
             self.in_use -= self.mine.held
             self.mine.held = 0
@@ -294,7 +294,7 @@ _space = _Space()
 
 @contextmanager
 def bounded_decoding() -> Iterator[None]:
-    """Where several threads each decode an image and make it small: together they hold at most `MAX_PIXELS`, or one larger image."""
+    """Bound the pixels of threads that each decode an image and shrink it: together at most `MAX_PIXELS`, or one larger image."""
     _space.mine.depth += 1
     try:
         yield
@@ -306,7 +306,7 @@ def bounded_decoding() -> Iterator[None]:
 
 @contextmanager
 def _room(pixels: int) -> Iterator[None]:
-    """Wait until an image of so many pixels fits; inside `bounded_decoding` it is counted until that ends."""
+    """Wait until an image with this number of pixels fits; inside `bounded_decoding`, it counts until the end of that block."""
     with bounded_decoding():
         _space.take(pixels)
         yield

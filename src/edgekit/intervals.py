@@ -1,4 +1,4 @@
-"""How far an accuracy, or a difference of two, can be trusted: confidence intervals from counts, NumPy alone.
+"""Confidence intervals of accuracies and of differences of two accuracies, from counts, with NumPy only.
 
 All are two-sided at 95 %. A difference whose interval contains 0 is called "no difference shown", everywhere.
 """
@@ -20,7 +20,7 @@ _T = (
 
 
 def wilson(share: float, samples: int, z: float = _Z) -> tuple[float, float]:
-    """The 95 % confidence interval of a share of `samples` independent trials (Wilson 1927); (0, 1) without samples."""
+    """Return the 95 % confidence interval of a share of `samples` independent trials (Wilson 1927); (0, 1) without samples."""
     if samples <= 0:
         return 0.0, 1.0
     center = (share + z * z / (2 * samples)) / (1 + z * z / samples)
@@ -29,9 +29,9 @@ def wilson(share: float, samples: int, z: float = _Z) -> tuple[float, float]:
 
 
 def unpaired(first: float, second: float, samples: tuple[int, int]) -> tuple[float, float]:
-    """The interval of `first` - `second`, two shares of independent trials (Newcombe 1998, method 10).
+    """Return the interval of `first` - `second`, two shares of independent trials (Newcombe 1998, method 10).
 
-    For two models on the same images it is wider than needed, since their errors go together: what it shows is there.
+    For two models on the same images it is wider than needed, since their errors correlate: a difference that it shows is real.
 
     Args:
         first: a share.
@@ -47,16 +47,16 @@ def unpaired(first: float, second: float, samples: tuple[int, int]) -> tuple[flo
 
 
 def paired(differences: NDArray[np.int8], seed: int = 0, resamples: int = RESAMPLES) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean difference of two models on the same images, over images and label draws.
+    """Return the percentile bootstrap interval of the mean difference of two models on the same images, over images and label draws.
 
-    The images are resampled, each with its differences in all draws. With several draws, the draws are resampled, too; so few of
-    them vary too little, which the factor sqrt(d / (d - 1)) mends, and say too little about how much they vary, for which Student's t
-    takes the place of the normal distribution. Where the draws differ little, the interval of few draws is wider than it had to be.
+    The images are resampled, each with its differences in all draws. With several draws, the draws are resampled, too. Resampling few
+    draws underestimates their variance, which the factor sqrt(d / (d - 1)) corrects; the estimate of the variance is uncertain, so
+    Student's t replaces the normal distribution. If the draws differ little, the interval of few draws is wider than necessary.
 
     Args:
         differences: (draws, images) of -1, 0 and 1: whether the first model is right, minus whether the second is.
         seed: of the resampling.
-        resamples: how often.
+        resamples: number of resamples.
 
     Returns:
         Low and high, each in [-1, 1].
@@ -65,7 +65,7 @@ def paired(differences: NDArray[np.int8], seed: int = 0, resamples: int = RESAMP
     if images == 0:
         return -1.0, 1.0
     rng = np.random.default_rng(seed)
-    # Images that behave alike in every draw are interchangeable: only how many of each kind are drawn counts.
+    # Images with the same differences in every draw are interchangeable: only the number of each kind matters.
     kinds, counts = np.unique(differences, axis=1, return_counts=True)
     drawn = rng.multinomial(images, counts / images, size=resamples)
     means = drawn @ kinds.T / images  # (resamples, draws)
@@ -79,11 +79,11 @@ def paired(differences: NDArray[np.int8], seed: int = 0, resamples: int = RESAMP
 
 
 def shown_less(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> bool:
-    """Whether the numbers show that a model is less often right than another: by the bootstrap, and by McNemar's test at 5 %.
+    """Return whether a model is significantly less often correct than another: by the bootstrap, and by McNemar's test at 5 %.
 
     Args:
-        first: (n,) whether the one is right on each image.
-        second: (n,) whether the other is.
+        first: (n,) whether the first model is correct on each image.
+        second: (n,) whether the second model is.
     """
     difference = first.astype(np.int8) - second.astype(np.int8)
     better, worse = int((difference > 0).sum()), int((difference < 0).sum())
@@ -91,16 +91,18 @@ def shown_less(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> bool:
 
 
 def mcnemar(first_only: int, second_only: int) -> float:
-    """The exact two-sided p-value of McNemar's test: that two models are equally often right where only one of them is.
+    """Return the exact two-sided p-value of McNemar's test.
+
+    The null hypothesis: of the images that only one model classifies correctly, each model has half.
 
     Args:
-        first_only: images that only the first model answers right.
-        second_only: images that only the second does.
+        first_only: number of images that only the first model classifies correctly.
+        second_only: number of images that only the second model does.
     """
     n, k = first_only + second_only, min(first_only, second_only)
     if n == 0:
         return 1.0
-    # In logarithms: 0.5 ** n is 0 as a float from 1,075 on.
+    # In logarithms: as a float, 0.5 ** n is 0 for n >= 1,075.
     tail = math.fsum(
         math.exp(math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2))
         for i in range(k + 1)

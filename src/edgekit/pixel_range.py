@@ -1,8 +1,8 @@
-"""Images of more than 8 bits: which range of their values becomes the 256 gray levels that a model takes.
+"""Images of more than 8 bits: the range of values that is mapped to the 256 gray levels of a model's input.
 
-Cameras of 10 and 12 bits, thermal and CT images, and float images use a part of what their number type can hold. Mapped by the
-type alone they would reach a model as a few gray levels. The range is therefore found from the data set (never from one image, which
-would take away the differences between images), or stated, and it travels in the bundle.
+Cameras of 10 and 12 bits, thermal and CT images, and float images use a part of the range of their number type. Mapped by the number
+type, they would become a few gray levels. So the range is measured on the data set (never on one image, which would remove the
+differences between images), or stated by the user, and stored in the bundle.
 """
 
 from __future__ import annotations
@@ -24,38 +24,38 @@ LEVELS = 256
 INTEGERS = (0.0, 65535.0)  # by number type: Pillow holds 16-bit grays in 32 bits too
 FLOATS = (0.0, 1.0)
 DEEP = {"I;16", "I;16B", "I;16L", "I;16N", "I", "F"}
-_TRIM = 1e-4  # share of an image's pixels at either end that may be dead or hot ones
-_USED = 0.999  # share of the pixels that the gray levels in use hold
+_TRIM = 1e-4  # share of the pixels of an image at either end that may be dead or hot
+_USED = 0.999  # share of the pixels that the used gray levels hold
 _FEW = LEVELS // 10
-_CLIPPED = 0.01  # share of the pixels above which a range that is known already does not fit
-_ROWS = 1 << 22  # pixels that are mapped at a time
+_CLIPPED = 0.01  # if a larger share of the pixels is clipped, a known range does not fit
+_ROWS = 1 << 22  # pixels to map at a time
 
 
 class PixelRangeWarning(UserWarning):
-    """Images of more than 8 bits were mapped by their number type alone, and few gray levels are left of them."""
+    """Images of more than 8 bits were mapped by their number type, and use few gray levels."""
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether an image's values need a range: gray of 16 or 32 bits, or float."""
+    """Return whether an image needs a range of values: gray of 16 or 32 bits, or float."""
     return image.mode in DEEP
 
 
 def pixel_values(image: Image.Image) -> NDArray[Any]:
-    """The values of a deep image (H, W), in the machine's byte order: uint16, int32 or float32."""
+    """Return the values of a deep image (H, W), in native byte order: uint16, int32 or float32."""
     values = np.asarray(image)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def to_gray(values: NDArray[Any], pixel_range: PixelRange | None) -> NDArray[np.uint8]:
-    """Values as gray levels; those outside the range are clipped, NaN is the lowest.
+    """Map values to gray levels; values outside the range are clipped, NaN becomes the lowest level.
 
-    Whole numbers fall into 256 bins of equal width, so that [0, 65535] keeps the high byte and [0, 255] every value; floats are
-    scaled by 255 / (high - low) and cut to whole numbers.
+    Integers are mapped to 256 bins of equal width, so that [0, 65535] keeps the high byte and [0, 255] every value; floats are
+    scaled by 255 / (high - low) and truncated to integers.
 
     Args:
         values: any shape; uint16, int32 or float32.
-        pixel_range: lowest and highest value; "dtype": [0, 65535] of whole numbers, [0, 1] of floats; None: the rule of bundles that
-            state no range, which is "dtype" except that a float image with a value above 1 has [0, 255].
+        pixel_range: lowest and highest value; "dtype": [0, 65535] for integers, [0, 1] for floats; None: the rule of bundles without
+            a range: as "dtype", but [0, 255] for a float image with a value above 1.
 
     Returns:
         uint8, of the same shape.
@@ -73,7 +73,7 @@ def to_gray(values: NDArray[Any], pixel_range: PixelRange | None) -> NDArray[np.
 
 
 def limits(values: NDArray[Any], pixel_range: PixelRange | None) -> tuple[float, float]:
-    """The lowest and the highest value that a range stands for, for values of this type."""
+    """Return the lowest and the highest value of a range, for values of this type."""
     if isinstance(pixel_range, tuple):
         return pixel_range
     if np.issubdtype(values.dtype, np.integer):
@@ -84,7 +84,7 @@ def limits(values: NDArray[Any], pixel_range: PixelRange | None) -> tuple[float,
 
 
 def _binned(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    # A quotient of whole numbers below 2**53 is at least 1 / divisor away from the next whole number: the floor is exact.
+    # A quotient of integers below 2**53 is at least 1 / divisor away from the next integer: the floor is exact.
     bins = (values.astype(np.float64) - low) * LEVELS / (high - low + 1)
     return np.clip(np.floor(bins), 0, LEVELS - 1).astype(np.uint8)
 
@@ -95,11 +95,11 @@ def _table(low: float, high: float) -> NDArray[np.uint8]:
 
 
 def gray_image(image: Image.Image, pixel_range: PixelRange | None) -> Image.Image:
-    """A deep image as 8-bit gray, a few rows at a time: large images need little more memory than their own."""
+    """Convert a deep image to 8-bit gray, a few rows at a time, so that large images need little more memory than their own."""
     from PIL import Image
 
     rows = max(1, _ROWS // max(1, image.width))
-    if image.height <= rows or pixel_range is None:  # without a range, a float image is looked at as a whole
+    if image.height <= rows or pixel_range is None:  # without a range, the rule needs the whole float image
         return Image.fromarray(to_gray(pixel_values(image), pixel_range))
     gray = Image.new("L", image.size)
     for top in range(0, image.height, rows):
@@ -110,12 +110,12 @@ def gray_image(image: Image.Image, pixel_range: PixelRange | None) -> Image.Imag
 
 @dataclass
 class Extent:
-    """What values the deep images of a data set hold.
+    """The values of the deep images of a data set.
 
     Attributes:
         images: number of deep images.
         low, high: the smallest and the largest value, without the 0.01 % of an image's pixels at either end.
-        whole: whether all values are of a type of whole numbers.
+        whole: whether all images have an integer type.
     """
 
     images: int = 0
@@ -124,7 +124,7 @@ class Extent:
     whole: bool = True
 
     def add(self, image: Image.Image) -> None:
-        """Look at one deep image."""
+        """Add one deep image."""
         values = pixel_values(image)
         self.images += 1
         if not np.issubdtype(values.dtype, np.integer):
@@ -137,16 +137,16 @@ class Extent:
             self.high = max(self.high, float(ends[-1 - cut]))
 
     def merge(self, other: Extent) -> None:
-        """Take in what another part of the data set holds."""
+        """Add the values of another part of the data set."""
         self.images += other.images
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.whole = self.whole and other.whole
 
     def pixel_range(self) -> PixelRange | None:
-        """The range to use; None where there is no deep image.
+        """Return the range to use; None without deep images.
 
-        A usual range of which the values use at least half is taken, so that a few more images do not change it: [0, 2**k - 1] for
-        k = 8 to 16 bits, and of floats [0, 1] and [-1, 1]. Else it is that of the values.
+        If the values use at least half of a standard range, it is the standard range, so that a few more images do not change it:
+        [0, 2**k - 1] for k = 8 to 16 bits, and for floats also [0, 1] and [-1, 1]. Otherwise it is the range of the values.
         """
         if not self.images:
             return None
@@ -161,15 +161,15 @@ class Extent:
 
 @dataclass
 class Depth:
-    """What became of images of more than 8 bits.
+    """Statistics of how images of more than 8 bits were mapped.
 
     Attributes:
-        images: number of images looked at.
-        deep: of these, the ones that a range was applied to.
-        not_finite: of these, the ones with NaN or infinite values.
-        reduced: images with 16 bits a color, which Pillow reads as 8.
-        clipped: pixels outside the range.
-        levels: (256) number of pixels at each gray level, of the deep images.
+        images: number of images.
+        deep: number of deep images, to which a range was applied.
+        not_finite: number of deep images with NaN or infinite values.
+        reduced: number of images with 16 bits per color, which Pillow reads as 8.
+        clipped: number of pixels outside the range.
+        levels: (256) number of pixels at each gray level in the deep images.
     """
 
     images: int = 0
@@ -180,7 +180,7 @@ class Depth:
     levels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(LEVELS, np.int64))
 
     def add(self, image: Image.Image, gray: Image.Image | None, pixel_range: PixelRange | None) -> None:
-        """Count one image; `gray` is what became of it where it is deep."""
+        """Add one image; `gray` is the mapped image if it is deep."""
         self.images += 1
         self.reduced += bool(image.info.get(REDUCED))
         if gray is None:
@@ -194,25 +194,25 @@ class Depth:
         self.clipped += int(np.count_nonzero(((values < low) | (values > high)) & finite))
 
     def merge(self, other: Depth) -> None:
-        """Take in another part."""
+        """Add the statistics of another part."""
         for name in ("images", "deep", "not_finite", "reduced", "clipped"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.levels = self.levels + other.levels
 
     @property
     def used_levels(self) -> int:
-        """How many gray levels hold 99.9 % of the pixels of the deep images, the fullest first."""
+        """The number of gray levels, the fullest first, that hold 99.9 % of the pixels of the deep images."""
         shares = np.cumsum(np.sort(self.levels)[::-1])
         return int(np.searchsorted(shares, _USED * shares[-1]) + 1) if shares[-1] else 0
 
     def notes(self, where: str, pixel_range: PixelRange | None, hint: str, always: bool = True) -> list[str]:
-        """What a user should know, one sentence each.
+        """Return notes for the user, one sentence each.
 
         Args:
-            where: what the images are of.
-            pixel_range: that was applied.
-            hint: what to do about a bad one.
-            always: tell of the range also where nothing is wrong with it.
+            where: where the images come from.
+            pixel_range: the range that was applied.
+            hint: what to do about a bad range.
+            always: also report a range without problems.
         """
         notes = []
         few, clipped = self.used_levels < _FEW, self.clipped / max(1, int(self.levels.sum()))
@@ -222,12 +222,12 @@ class Depth:
             notes.append(f"they use {self.used_levels} of the 256 gray levels: {hint}")
         if self.not_finite:
             notes.append(
-                f"{self.not_finite:,} images of {where} hold NaN or infinite values: NaN is taken as the lowest value"
+                f"{self.not_finite:,} images of {where} hold NaN or infinite values: NaN becomes the lowest gray level"
             )
         if self.reduced:
             notes.append(
-                f"{self.reduced:,} images of {where} have 16 bits a color, of which Pillow reads the high byte: if their values use "
-                "less than 16 bits, convert them to 8 bits a color first"
+                f"{self.reduced:,} images of {where} have 16 bits per color, of which Pillow reads the high byte: if their values use "
+                "less than 16 bits, convert them to 8 bits per color first"
             )
         return notes
 
@@ -236,15 +236,15 @@ class Depth:
         of = f"{self.deep:,} of the {self.images:,} images" if mixed else f"the {self.deep:,} images"
         text = f"{of} of {where} have more than 8 bits: {described(pixel_range)} becomes the gray levels 0 to 255"
         text += "; the others have 8 bits and keep theirs" if mixed else ""
-        return text + (f"; {clipped:.2g} of the pixels lie outside and are clipped" if clipped else "")
+        return text + (f"; {clipped:.2g} of the pixels are outside and are clipped" if clipped else "")
 
     def content(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the statistics for JSON."""
         return {**vars(self), "levels": self.levels.tolist()}
 
     @classmethod
     def of(cls, content: Any) -> Depth:
-        """From what `content` gave.
+        """Read what `content` returned.
 
         Raises:
             KeyError, TypeError, ValueError: it is something else.
@@ -256,18 +256,18 @@ class Depth:
         return cls(**counts, levels=levels)
 
 
-REDUCED = "edgekit_reduced"  # in an image's info: its file has 16 bits a color, its pixels have 8
+REDUCED = "edgekit_reduced"  # in the info of an image: its file has 16 bits per color, its pixels have 8
 
 
 def described(pixel_range: PixelRange | None) -> str:
-    """A range, in words."""
+    """Describe a range in words."""
     if isinstance(pixel_range, tuple):
         return f"[{pixel_range[0]:g}, {pixel_range[1]:g}]"
-    return "the range of their number type ([0, 65535] of whole numbers, [0, 1] of floats)"
+    return "the range of their number type ([0, 65535] for integers, [0, 1] for floats)"
 
 
 def parse_pixel_range(text: str) -> PixelRange | Literal["auto"]:
-    """`auto`, `dtype`, or `LOW,HIGH`.
+    """Parse `auto`, `dtype`, or `LOW,HIGH`.
 
     Raises:
         ValueError: it is none of them.
@@ -284,7 +284,7 @@ def parse_pixel_range(text: str) -> PixelRange | Literal["auto"]:
 
 
 def check_pixel_range(pixel_range: object) -> None:
-    """Refuse a pair that is no range.
+    """Refuse a pair that is not a range.
 
     Raises:
         ValueError: low is not below high, or one of them is not finite.

@@ -1,7 +1,7 @@
-"""From any image file to the uint8 pixels that a model takes: the same code in training evaluation and on the device.
+"""Convert any image file to the uint8 pixels that a model takes: the same code in evaluation after training and on the device.
 
-The bundle carries a `Preprocessing`; whoever holds it can repeat what the training did, to the byte, with Pillow alone. Pillow is
-imported with the first image: whoever has pixels already, a camera's for instance, needs none of it.
+The bundle stores a `Preprocessing`, which repeats the preprocessing of training byte for byte, with Pillow only. Pillow is imported
+with the first image file: pixels from a camera do not need it.
 """
 
 from __future__ import annotations
@@ -22,32 +22,31 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_PIXELS", "Preprocessing", "as_image", "bounded_decoding", "open_image", "read_image", "to_rgb"]
 
-_LONGEST = 50_000_000  # pixels: a picture that would be larger when resized as a whole is resized in its center alone
-_STRIP = 1 << 24  # pixels of a transparent picture that are laid over white at a time
+_LONGEST = 50_000_000  # pixels: if the resized picture would be larger, only its center is resized
+_STRIP = 1 << 24  # pixels of a transparent picture to blend with white at a time
 
 
 class Preprocessing(BaseModel):
     """How an upright image becomes a square of `image_size` pixels.
 
-    With `fit="crop"` the shorter side is resized to `resize_to` and the center is cut out; with `fit="stretch"` the whole
-    image is resized to the square whatever its shape. Resampling is Pillow's (antialiased).
+    With `fit="crop"`, the shorter side is resized to `resize_to` and the center is cut out; with `fit="stretch"`, the whole image is
+    resized to the square, whatever its aspect ratio. Resampling is that of Pillow (antialiased).
 
-    `geometry` says how sides are rounded. "edgekit": to the nearest pixel, the margin downwards, and only the center is resized.
-    "torchvision": as `torchvision.transforms.Resize` and `CenterCrop` do it (the longer side is cut down to a whole number, the
-    margin is rounded half to even, what is missing is filled), and with it timm's transforms: pixel by pixel the same. There
-    `fit="stretch"` resizes to a square of `resize_to` and cuts the center out, and `fit="border"` resizes the longer side to
-    `resize_to` and fills the rest.
+    `geometry` defines how sides are rounded. "edgekit": sides to the nearest pixel, margins down, and only the center is resized.
+    "torchvision": as `torchvision.transforms.Resize` and `CenterCrop`, and so timm's transforms, pixel by pixel (the longer side is
+    truncated, the margin is rounded half to even, missing pixels are filled); there, `fit="stretch"` resizes to a square of `resize_to`
+    and cuts out the center, and `fit="border"` resizes the longer side to `resize_to` and fills the rest.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    image_size: int = Field(ge=4, le=4096, description="side of the square that the model takes, in pixels")
+    image_size: int = Field(ge=4, le=4096, description="side of the square image that the model takes, in pixels")
     resize_to: int = Field(
         ge=4, le=8192, description="length of the shorter side before the center is cut out, in pixels"
     )
     fit: Literal["crop", "stretch", "border"] = Field(
         "crop",
-        description="crop: the shorter side becomes resize_to; stretch: both do, whatever the shape; border: the longer one does",
+        description="side that becomes resize_to: crop: the shorter one; stretch: both, whatever the aspect ratio; border: the longer one",
     )
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
     geometry: Literal["edgekit", "torchvision"] = Field(
@@ -55,12 +54,13 @@ class Preprocessing(BaseModel):
         description="how sides and margins are rounded: as edgekit trains, or as torchvision's and timm's transforms do",
     )
     fill: tuple[int, int, int] = Field(
-        (0, 0, 0), description="geometry torchvision: color, 0 to 255, of what the resized image leaves of the square"
+        (0, 0, 0),
+        description="geometry torchvision: color, 0 to 255, of the part of the square that the resized image does not cover",
     )
     pixel_range: PixelRange | None = Field(
         None,
-        description="images of more than 8 bits: the lowest and the highest value, which become 0 and 255; dtype: [0, 65535] of whole "
-        "numbers, [0, 1] of floats; null: no such image was among the training images",
+        description="images of more than 8 bits: the lowest and the highest value, which become 0 and 255; dtype: [0, 65535] for "
+        "integers, [0, 1] for floats; null: there was no such training image",
     )
 
     @field_validator("pixel_range", mode="after")
@@ -81,8 +81,8 @@ class Preprocessing(BaseModel):
 
     @model_serializer(mode="wrap")
     def _without_new_defaults(self, handler: Callable[[Preprocessing], dict[str, Any]]) -> dict[str, Any]:
-        """What older versions did not know is left out where it says nothing new: digests of older records hold, and a device with
-        an older edgekit reads the bundle, or refuses it where it would compute other pixels."""
+        """Leave out newer keys that have their defaults: digests of older records stay valid, and a device with an older edgekit
+        reads the bundle, or refuses it if it would compute other pixels."""
         content = handler(self)
         for name in ("geometry", "fill", "pixel_range"):
             if getattr(self, name) == type(self).model_fields[name].default:
@@ -90,7 +90,7 @@ class Preprocessing(BaseModel):
         return content
 
     def read(self, source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-        """The pixels (image_size, image_size, 3) of a file.
+        """Read the pixels (image_size, image_size, 3) of a file.
 
         Raises:
             DataError: it cannot be read, or has too many pixels.
@@ -99,7 +99,7 @@ class Preprocessing(BaseModel):
             return self(open_image(source, max_pixels))
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """An upright image as uint8 pixels of shape (image_size, image_size, 3); one that is not RGB becomes it (see `to_rgb`)."""
+        """Convert an upright image to uint8 pixels (image_size, image_size, 3); it is converted to RGB first (see `to_rgb`)."""
         from PIL.Image import Resampling
 
         if image.mode != "RGB":
@@ -125,7 +125,7 @@ class Preprocessing(BaseModel):
         margins = []
         for side in (width, height):
             missing = size - side
-            # Padded first, by which an odd margin is one pixel less before the picture; then the center is cut out.
+            # Pad first: an odd margin is one pixel smaller before the picture. Then cut out the center.
             margins.append(-(missing // 2) if missing > 0 else round(-missing / 2))
         left, top = margins
         square = Image.new("RGB", (size, size), self.fill)
@@ -139,7 +139,7 @@ class Preprocessing(BaseModel):
         return np.asarray(square)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of the whole resized image, by torchvision's and timm's rounding."""
+        """Return width and height of the whole resized image, rounded as in torchvision and timm."""
         short, long = min(width, height), max(width, height)
         if self.fit == "stretch":
             return self.resize_to, self.resize_to
@@ -153,7 +153,7 @@ class Preprocessing(BaseModel):
 def _resized_part(
     image: Image.Image, resized: tuple[int, int], offset: tuple[int, int], size: tuple[int, int], resampling: Any
 ) -> Image.Image:
-    """A part of the resized image. Only that is resized: faster, and an image that is long and thin does not become a huge one."""
+    """Resize only a part of the resized image: faster, and a long, thin image does not become a huge one."""
     (width, height), (left, top) = resized, offset
     x, y = image.width / width, image.height / height
     box = (left * x, top * y, (left + size[0]) * x, (top + size[1]) * y)
@@ -163,14 +163,14 @@ def _resized_part(
 def read_image(
     source: Path | str | bytes, pixel_range: PixelRange | None = None, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """Any image that Pillow reads, as upright 8-bit RGB.
+    """Read any image that Pillow reads, as upright 8-bit RGB.
 
-    EXIF orientation is applied; transparency is laid over white; palette, gray, CMYK and other color spaces are converted; grays of
-    more than 8 bits are mapped by `pixel_range` (see `edgekit.pixel_range.to_gray`); of an animation the first frame is taken.
+    EXIF orientation is applied; transparency is blended with white; palette, gray, CMYK and other color spaces are converted; gray
+    of more than 8 bits is mapped by `pixel_range` (see `edgekit.pixel_range.to_gray`); of an animation, the first frame is taken.
 
     Args:
         source: a path, or the bytes of an encoded image.
-        pixel_range: of images of more than 8 bits.
+        pixel_range: range for images of more than 8 bits.
         max_pixels: the largest number of pixels that is decoded.
 
     Raises:
@@ -180,10 +180,10 @@ def read_image(
 
 
 def to_rgb(image: Image.Image, pixel_range: PixelRange | None = None) -> Image.Image:
-    """An image of any Pillow mode as 8-bit RGB (see `read_image` for the rules)."""
+    """Convert an image of any Pillow mode to 8-bit RGB (see `read_image` for the rules)."""
     if is_deep(image):
         return gray_image(image, pixel_range).convert("RGB")
-    if image.mode == "La":  # premultiplied, as only some TIFFs are; Pillow converts it to LA and to nothing else
+    if image.mode == "La":  # premultiplied, in some TIFFs; Pillow converts it only to LA
         image = image.convert("LA")
     if image.mode in {"RGBA", "LA", "PA", "RGBa"} or "transparency" in image.info:
         return _over_white(image)
@@ -191,7 +191,7 @@ def to_rgb(image: Image.Image, pixel_range: PixelRange | None = None) -> Image.I
 
 
 def _over_white(image: Image.Image) -> Image.Image:
-    """A transparent image laid over white, in strips: as a whole it would take four times its memory."""
+    """Blend a transparent image with white, in strips: as a whole, it would take four times its memory."""
     from PIL import Image
 
     rgb = Image.new("RGB", image.size)

@@ -1,9 +1,9 @@
-"""The run: one folder that holds a recipe and what each stage made of it.
+"""The run: one folder that holds a recipe and the results of each stage.
 
     runs/NAME/{recipe.yaml, data/, pretrain/, finetune/, distill/, supervised/, evaluate/, export/, bench/, report.html}
 
-A stage's folder holds `stage.json` (a `StageRecord`) once the stage is complete, and what the record lists; nothing else in
-it counts. This module knows the layout and reads it; training writes it.
+When a stage is complete, its folder holds `stage.json` (a `StageRecord`) and the files that the record lists; other files are
+ignored. This module defines the layout and reads it; training writes it.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ if TYPE_CHECKING:
 
 
 def classifier_stages(recipe: Recipe) -> list[str]:
-    """The stages of a recipe that leave a classifier, in order."""
+    """Return the stages of a recipe that train a classifier, in order."""
     return [stage for stage in MODEL_OF if stage != "supervised" or recipe.supervised.enabled]
 
 
 def with_todays_names(inputs: dict[str, Any], digest: Any) -> dict[str, Any]:
-    """`inputs` and `digest` of a stage as today's version names its inputs.
+    """Return `inputs` and `digest` of a stage, with today's names in the inputs.
 
     Args:
         inputs: what a stage was made from, as any version wrote it.
-        digest: that was written with it; one that is not theirs stays as it is.
+        digest: of these inputs; a digest of other inputs is returned unchanged.
     """
     renamed = translated(inputs)
-    right = renamed != inputs and digest == digest_of(inputs)
-    return {"inputs": renamed, "digest": digest_of(renamed) if right else digest}
+    digest_matches = renamed != inputs and digest == digest_of(inputs)
+    return {"inputs": renamed, "digest": digest_of(renamed) if digest_matches else digest}
 
 
 class StageRecord(BaseModel):
-    """What a complete stage was made from and what it made."""
+    """The inputs and outputs of a complete stage."""
 
     model_config = ConfigDict(extra="forbid")
 
     stage: str
     inputs: dict[str, Any] = Field(
-        description="everything that the outputs depend on: recipe parts and digests of what came before"
+        description="everything that the outputs depend on: parts of the recipe, digests of images and of earlier weights"
     )
     digest: str = Field(description="SHA-256 of `inputs` in canonical JSON")
-    outputs: dict[str, str] = Field(description="file name inside the stage's folder -> SHA-256")
+    outputs: dict[str, str] = Field(description="file name in the folder of the stage -> SHA-256")
     metrics: dict[str, Any] = Field(default_factory=dict)
     seconds: float = Field(0.0, ge=0, allow_inf_nan=False)
     created: str = ""
@@ -61,7 +61,7 @@ class StageRecord(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _earlier_names(cls, content: Any) -> Any:
-        """A record of an earlier version, under today's names; its digest is today's only where it was right."""
+        """Translate a record of an earlier version to today's names; its digest is renewed only if it matched the inputs."""
         if not isinstance(content, dict):
             return content
         inputs, metrics = content.get("inputs"), content.get("metrics")
@@ -86,7 +86,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
-        """An existing run.
+        """Open an existing run.
 
         Raises:
             RunError: there is no such folder, or it holds no recipe.
@@ -96,7 +96,7 @@ class RunFolder:
             raise RunError(f"{run.path}: no such run", "train one with `edgekit train recipe.yaml`")
         if not run.recipe_path.is_file():
             raise RunError(
-                f"{run.path}: not a run, it holds no recipe.yaml", "give the folder that `edgekit train` printed"
+                f"{run.path}: is not a run: it holds no recipe.yaml", "give the folder that `edgekit train` printed"
             )
         return run
 
@@ -113,10 +113,10 @@ class RunFolder:
         return self.path / stage
 
     def record(self, stage: str) -> StageRecord | None:
-        """The record of a complete stage, or None where the stage is not complete.
+        """Return the record of a complete stage, or None if the stage is not complete.
 
         Raises:
-            RunError: the record is there but cannot be understood.
+            RunError: the record exists but is damaged.
         """
         path = self.stage_path(stage) / "stage.json"
         if not path.is_file():
@@ -124,10 +124,12 @@ class RunFolder:
         try:
             return StageRecord.model_validate(read_json(path))
         except (Unreadable, ValidationError) as error:
-            raise RunError(f"{path}: damaged stage record", f"delete {path.parent} to train the stage again") from error
+            raise RunError(
+                f"{path}: damaged: not a valid stage record", f"delete {path.parent} to train the stage again"
+            ) from error
 
     def require(self, stage: str) -> StageRecord:
-        """The record of a complete stage whose files still have the digests that they were written with.
+        """Return the record of a complete stage, after comparing its files with their digests.
 
         Raises:
             RunError: the stage is not complete, or one of its files is missing or changed.
@@ -142,7 +144,7 @@ class RunFolder:
         return record
 
     def check_outputs(self, record: StageRecord) -> None:
-        """Compare a stage's files with their digests.
+        """Compare the files of a stage with their digests.
 
         Raises:
             RunError: a file is missing or changed.
@@ -153,7 +155,7 @@ class RunFolder:
                 raise RunError(f"{path}: missing", f"delete {path.parent} to train the stage again")
             if sha256(path) != digest:
                 raise RunError(
-                    f"{path}: damaged, its digest is not the recorded one",
+                    f"{path}: damaged: its digest is not the recorded one",
                     f"delete {path.parent} to train the stage again",
                 )
 
@@ -167,7 +169,7 @@ class RunFolder:
         created: str,
         packages: dict[str, str],
     ) -> StageRecord:
-        """Declare a stage complete; `outputs` name files that are already in its folder."""
+        """Write the record that makes a stage complete; `outputs` are names of files in its folder."""
         folder = self.stage_path(stage)
         record = StageRecord(
             stage=stage,

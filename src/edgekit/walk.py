@@ -1,7 +1,7 @@
-"""The images in a folder, by the names of the files: one rule for training and for the device.
+"""Find the images in a folder by their file extensions: one rule for training and for the device.
 
-Linked folders are followed, each folder once, so that loops end. Hidden files and what systems put beside images are left out without
-a word; every other file that is no image by its name is counted.
+Linked folders are followed, each folder once, so that loops end. Hidden files and system files are left out silently; every other
+file without an image extension is counted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from edgekit.errors import DataError
 from edgekit.image_files import HEIF, extensions
 
-# What Synology, QNAP, macOS, Windows and Linux put into folders, in lower case; most others begin with a dot.
+# System files of Synology, QNAP, macOS, Windows and Linux, in lower case; most others begin with a dot.
 _SYSTEM = {
     "#recycle", "#snapshot", "$recycle.bin", "@eadir", "@recently-snapshot", "@recycle", "@tmp", "__macosx", "desktop.ini", "ehthumbs.db",
     "ehthumbs_vista.db", "icon\r", "lost+found", "recycler", "system volume information", "thumbs.db",
@@ -26,11 +26,11 @@ _MOST = 8  # extensions that a note names
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file that is an image by its name.
+    """A file with an image extension.
 
     Attributes:
         name: path relative to the folder that was walked, with forward slashes.
-        size: in bytes; -1 of a link to nothing, which cannot be read and is to be counted as such.
+        size: in bytes; -1 for a broken link, which counts as unreadable.
         mtime_ns: time of the last change, in nanoseconds; -1 likewise.
     """
 
@@ -41,17 +41,17 @@ class ImageFile:
 
 @dataclass
 class Walk:
-    """Looks through folders, and counts what it leaves out.
+    """Walks through folders, and counts the files that it leaves out.
 
     Attributes:
-        left_out: number of files that are no image by their name, by extension (lower case, with the dot; empty for none).
+        left_out: number of files without an image extension, by extension (lower case, with the dot; empty for none).
     """
 
     left_out: Counter[str] = field(default_factory=Counter)
     _seen: set[tuple[int, int]] = field(default_factory=set)
 
     def images(self, folder: Path) -> Iterator[ImageFile]:
-        """The image files below a folder, in an order that is the same on every file system.
+        """Yield the image files below a folder, in the same order on every file system.
 
         Raises:
             DataError: a folder cannot be listed.
@@ -60,7 +60,7 @@ class Walk:
             yield from self.below(entry, entry.name)
 
     def entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """What a folder holds, sorted by name, without what is hidden or a system's own.
+        """Return the entries of a folder, sorted by name, without hidden and system files.
 
         Raises:
             DataError: it cannot be listed.
@@ -69,11 +69,11 @@ class Walk:
         return _entries(folder)
 
     def below(self, entry: os.DirEntry[str], name: str) -> Iterator[ImageFile]:
-        """The image files at and below an entry of a folder.
+        """Yield the image files at and below an entry of a folder.
 
         Args:
             entry: a file or a folder.
-            name: what its path is to be called.
+            name: its path in the results.
 
         Raises:
             DataError: a folder cannot be listed.
@@ -91,10 +91,10 @@ class Walk:
             yield from self.below(child, f"{name}/{child.name}")
 
     def file(self, entry: os.DirEntry[str], name: str) -> ImageFile | None:
-        """An entry that is no folder as an image file; None, and counted, where it is none by its name."""
+        """Return an entry that is not a folder as an image file; without an image extension, count it and return None."""
         try:
             status: os.stat_result | None = entry.stat()
-        except OSError:  # a link to nothing, or to itself
+        except OSError:  # a broken link, or a link to itself
             status = None
         if status is not None and not stat.S_ISREG(status.st_mode):
             return None
@@ -105,10 +105,10 @@ class Walk:
         return ImageFile(name, status.st_size, status.st_mtime_ns) if status is not None else ImageFile(name, -1, -1)
 
     def notes(self, where: str) -> list[str]:
-        """One line on what was left out, where something was.
+        """Return one line about the files that were left out, if there are any.
 
         Args:
-            where: the folders that were looked through.
+            where: the folders that were walked.
         """
         if not self.left_out:
             return []
@@ -117,20 +117,18 @@ class Walk:
         parts = [f"{count:,} {_shown(extension)}" for extension, count in kinds[:_MOST]]
         if others := sum(count for _, count in kinds[_MOST:]):
             parts.append(f"{others:,} others")
-        files = (
-            "1 file that is no image by its name" if total == 1 else f"{total:,} files that are no image by their name"
-        )
-        hint = " (.heic and the like need the extra [heic])" if any(kind in self.left_out for kind in HEIF) else ""
+        files = "1 file without an image extension" if total == 1 else f"{total:,} files without an image extension"
+        hint = " (HEIC files need the extra [heic])" if any(kind in self.left_out for kind in HEIF) else ""
         return [f"skipped {files} in {where}: {', '.join(parts)}{hint}"]
 
 
 def is_system(name: str) -> bool:
-    """Whether a file or folder is hidden, or one that a system puts beside the user's own (a name without its path)."""
+    """Return whether a file or folder name (without its path) is hidden, or that of a system file."""
     return name.startswith(".") or name.lower() in _SYSTEM or name.startswith("SYNOFILE_THUMB_")
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder, or a link to one; a link to itself is none."""
+    """Return whether an entry is a folder, or a link to one; a link to itself is not."""
     try:
         return entry.is_dir()
     except OSError:

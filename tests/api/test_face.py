@@ -221,7 +221,7 @@ def test_a_picture_is_turned_as_its_file_is(bundle: Bundle, tmp_path: Path) -> N
         (np.zeros((3, 40, 50), np.uint8), r"not uint8 \(3, 40, 50\)", "transpose"),
         (np.zeros((40, 50, 3), np.float32), r"not float32 \(40, 50, 3\)", "astype"),
         (np.zeros((2, 40, 50, 3), np.uint8), r"not uint8 \(2, 40, 50, 3\)", "a list"),
-        (np.zeros((0, 50, 3), np.uint8), r"not uint8 \(0, 50, 3\)", "no pixel"),
+        (np.zeros((0, 50, 3), np.uint8), r"not uint8 \(0, 50, 3\)", "at least one pixel"),
         (SimpleNamespace(pixels=[[1, 2], [3, 4]] * 1000), "not SimpleNamespace", "NumPy"),
         (None, "not NoneType", "NumPy"),
     ],

@@ -124,7 +124,7 @@ def test_training_in_two_processes_from_python_leaves_this_one_as_it_was(
 def test_wrong_arguments_of_train_are_one_line(tmp_path: Path) -> None:
     for arguments, options, said in (
         (({"name": "x", "pretrian": {}},), {}, "pretrian"),
-        ((42,), {}, "a recipe is a path, a dictionary or an edgekit.Recipe, not int"),
+        ((42,), {}, "a recipe must be a path, a dictionary or an edgekit.Recipe, not int"),
         ((tmp_path / "nothing.yaml",), {}, "no such recipe"),
         (({},), {"until": "pretraining"}, "'pretraining' is not a stage"),
         (({},), {"draws": 3, "until": "pretrain"}, "leave until out"),

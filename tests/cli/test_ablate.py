@@ -65,7 +65,7 @@ def test_a_failed_cell_is_told_and_the_exit_code_is_1(edgekit: Run) -> None:
         (["pretrain.one_branch=[crop],[swirl]", "recipe.yaml"], "pretrain.one_branch"),
         (["augmentation", "recipe.yaml"], "augmentation: not of the form key.path=v1,v2"),
         (["augmentations", "nothing.yaml"], "nothing.yaml: no such recipe"),
-        (["augmentations", "recipe.yaml", "--only", "crop,"], "'' is no transformation"),
+        (["augmentations", "recipe.yaml", "--only", "crop,"], "'' is not a transformation"),
         (["augmentations", "seed=1,2", "recipe.yaml"], "an ablation of its own"),
         (["seed=1,2", "recipe.yaml", "--only", "crop"], "--only belongs to `augmentations`"),
         (["data.labels=1,2", "recipe.yaml", "--reuse", "nowhere"], "nowhere: no such run"),

@@ -167,10 +167,10 @@ def _broken() -> None:
         (lambda: None, "set: no such folder"),
         (lambda: Path("set").write_text("x"), "set: is not a folder"),
         (lambda: Path("set").mkdir(), "set: holds no images"),
-        (_mixed, r"holds unlabeled/ beside cat/.*move the class folders into set/train/"),
+        (_mixed, r"holds unlabeled/ and cat/.*move the class folders into set/train/"),
         (_other_classes, "only set/test has cow; only set/train has dog"),
-        (lambda: class_folders(Path("set"), {"cat": 2}), "one class only"),
-        (_broken, "none of the 2 images looked at can be read"),
+        (lambda: class_folders(Path("set"), {"cat": 2}), "holds only one class"),
+        (_broken, "none of the 2 sampled images can be read"),
     ],
 )
 def test_a_folder_of_no_use_is_one_clear_line(make: Any, message: str) -> None:
@@ -274,7 +274,9 @@ def test_a_pile_is_measured_as_far_as_it_can_be(monkeypatch: pytest.MonkeyPatch)
     for i in range(24):
         save(Path(f"pile/{i}.png"), picture(str(i), 20, 20))
     monkeypatch.setattr(
-        planning, "ladder", lambda size: [planning.PlannedNetwork(16, Architecture(name="resnet10", width=0.125))]
+        planning,
+        "candidate_networks",
+        lambda size: [planning.PlannedNetwork(16, Architecture(name="resnet10", width=0.125))],
     )
     Path("recipe.yaml").write_text(init("pile", "--time", "2h", measure=True).stdout, encoding="utf-8")
     recipe = recipes.load("recipe.yaml")
@@ -304,7 +306,9 @@ def test_a_measured_recipe_is_valid_and_says_what_was_measured(monkeypatch: pyte
 
     class_folders(Path("photos"), {"cat": 12, "dog": 12})
     monkeypatch.setattr(
-        planning, "ladder", lambda size: [planning.PlannedNetwork(16, Architecture(name="resnet10", width=0.125))]
+        planning,
+        "candidate_networks",
+        lambda size: [planning.PlannedNetwork(16, Architecture(name="resnet10", width=0.125))],
     )
     result = init("photos", "--labels", "2", "--time", "2h", measure=True)
     Path("recipe.yaml").write_text(result.stdout, encoding="utf-8")

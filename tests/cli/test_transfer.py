@@ -100,7 +100,7 @@ def test_two_sets_in_one_command_and_what_is_complete_is_left_alone(
     record.write_text(json.dumps(content))
     code, _, errors = edgekit("transfer", run, alone)
     assert (code, errors.count("error: ")) == (2, 1)
-    assert f"{record}: per_class: not what `edgekit transfer` wrote" in errors
+    assert f"{record}: per_class: was not written by `edgekit transfer`" in errors
     assert f"delete {record.parent}" in errors
 
 
@@ -118,7 +118,7 @@ def test_the_validation_part_is_of_every_class_and_shares_nothing_with_what_is_f
     ("make", "said"),
     [
         (lambda root: root / "none", "no such folder"),
-        (lambda root: painted(root / "one", {"red": (200, 0, 0)}, 3), "holds one class only"),
+        (lambda root: painted(root / "one", {"red": (200, 0, 0)}, 3), "holds only one class"),
         (lambda root: [(root / "empty").mkdir(), root / "empty"][1], "empty"),
     ],
 )

@@ -219,7 +219,8 @@ def test_more_than_disk_and_memory_hold_is_refused_before_it_is_tried(
     monkeypatch.setattr(decoding, "this_machine", lambda: machine)
     source = open_pool(str(tmp_path))
     with pytest.raises(
-        DataError, match=r"its 5 images need 960 bytes, but .* has 50 bytes free, and half of the memory is 50 bytes"
+        DataError,
+        match=r"its 5 images need 960 bytes when decoded, but .* has 50 bytes free, and half of the memory is 50 bytes",
     ) as caught:
         decode(source, SMALL, 0)
     assert "set EDGEKIT_CACHE to a folder on a disk with 979 bytes free" in caught.value.hint

@@ -86,15 +86,15 @@ def test_a_rare_class_gives_what_it_has_where_that_is_allowed(each: int) -> None
     counts = budget_counts(LabelCount(per_class=each, at_most=True), [100, 10], [90, 9], ["a", "b"])
     assert counts == [min(each, 90), min(each, 9)]
     if each > 9:
-        with pytest.raises(DataError, match=rf"class b has 9 .*asks for {each}.*at_most: true"):
+        with pytest.raises(DataError, match=rf"class b has 9 .*needs {each}.*at_most: true"):
             budget_counts(LabelCount(per_class=each), [100, 10], [90, 9], ["a", "b"])
 
 
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (30, r"class b has 9 .* the budget \(30\) asks for 30"),
-        (0.95, r"class b has 9 .* \(0\.95\) asks for 10; 1 more class"),
+        (30, r"class b has 9 .* the budget \(30\) needs 30"),
+        (0.95, r"class b has 9 .* \(0\.95\) needs 10; 1 more class"),
     ],
 )
 def test_a_budget_that_a_class_cannot_pay_names_the_class_what_it_has_and_what_is_asked(
@@ -121,10 +121,10 @@ def test_a_label_file_is_read_with_or_without_classes(tmp_path: Path) -> None:
     [
         ("", "no column `file`, its columns are none"),
         ("image,class\na/1.png,a\n", "no column `file`, its columns are image, class"),
-        ("file\na/1.png\na/99.png\n", "line 3: a/99.png is no image of the labeled folder.*did you mean a/9.png"),
+        ("file\na/1.png\na/99.png\n", "line 3: a/99.png is not an image of the labeled folder.*did you mean a/9.png"),
         ("file\na/1.png\nb/0.png\n", "lists no image of c"),
         ("file,class\na/1.png,b\n", "line 2: a/1.png is in the folder of a, not b"),
-        ("file,class\n,b\n", "line 2: an empty name is no image"),
+        ("file,class\n,b\n", "line 2: an empty name is not an image"),
     ],
 )
 def test_a_wrong_label_file_is_one_line_with_the_line_s_number(tmp_path: Path, text: str, message: str) -> None:

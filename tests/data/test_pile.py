@@ -112,11 +112,11 @@ def test_a_class_that_only_test_images_have_is_said() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda labels: {"no.png": "even"} | labels, "line 2: no.png is no image of data.pool"),
-        (lambda labels: dict.fromkeys(labels, ""), "gives no image a class"),
-        (lambda labels: dict.fromkeys(labels, "even"), r"labels of 1 classes \(even\)"),
+        (lambda labels: {"no.png": "even"} | labels, "line 2: no.png is not an image of data.pool"),
+        (lambda labels: dict.fromkeys(labels, ""), "no image has a class"),
+        (lambda labels: dict.fromkeys(labels, "even"), r"labeled training images are of 1 classes \(even\)"),
         (lambda labels: dict(list(labels.items())[:10]), "no held-out image has a label"),
-        (lambda labels: labels | {next(iter(labels)): "Odd"}, "odd differ by case alone|Odd and odd"),
+        (lambda labels: labels | {next(iter(labels)): "Odd"}, "odd differ only in case|Odd and odd"),
     ],
 )
 def test_labels_of_no_use_are_one_clear_line(change: object, message: str) -> None:
@@ -132,7 +132,7 @@ def test_an_image_with_two_classes_is_refused() -> None:
     write_labels(some_labels(before))
     with Path("labels.csv").open("a") as stream:
         stream.write(f"{before.pool.names[0]},other\n")
-    with pytest.raises(EdgekitError, match=r"line 17: .* is other here and even before"):
+    with pytest.raises(EdgekitError, match=r"line 17: .* has the class other, but an earlier line says even"):
         splits("labels.csv")
 
 

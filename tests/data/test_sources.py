@@ -125,9 +125,9 @@ def test_digits_are_rgb_over_the_whole_range() -> None:
         (lambda root: None, "no such folder"),
         (lambda root: root.write_text("x"), "is not a folder"),
         (lambda root: root.mkdir(), "holds no images"),
-        (lambda root: class_folders(root, {"cat": 2}), r"one class only \(cat\)"),
-        (lambda root: save(root / "loose.png"), "1 images but no folder of images"),
-        (lambda root: class_folders(root, {"Cat": 1, "cat": 1}), "Cat and cat differ by case alone"),
+        (lambda root: class_folders(root, {"cat": 2}), r"only one class \(cat\)"),
+        (lambda root: save(root / "loose.png"), "1 images but no sub-folder with images"),
+        (lambda root: class_folders(root, {"Cat": 1, "cat": 1}), "Cat and cat differ only in case"),
     ],
 )
 def test_a_labeled_folder_of_no_use_is_one_clear_line(tmp_path: Path, make: object, message: str) -> None:

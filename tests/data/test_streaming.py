@@ -172,7 +172,7 @@ def test_a_file_that_changes_while_it_is_streamed_is_one_clear_line(photos: Path
         save(path, picture("another"))
     with pytest.raises(DataError, match=rf"{path}: changed while it was in use: \S+") as caught:
         next(shuffled(pool, 16, seed=0).stream(0))
-    assert "repeat the command, which goes on from the last checkpoint" in caught.value.hint
+    assert "run the same command again to resume from the last checkpoint" in caught.value.hint
     assert "\n" not in str(caught.value)
     path.write_bytes(before)  # put back, with another time: the pixels are what counts
     next(shuffled(pool, 16, seed=0).stream(0))
@@ -213,7 +213,7 @@ def test_auto_streams_only_what_neither_disk_nor_memory_holds(
     assert "12 kB decoded, are streamed" in streamed.notes[0]
     with pytest.raises(
         DataError,
-        match=r"its 61 images need 12 kB, but .*other/images has 500 bytes free, and half of the memory is 10 kB",
+        match=r"its 61 images need 12 kB when decoded, but .*other/images has 500 bytes free, and half of the memory is 10 kB",
     ):
         decode(source, SMALL, 1, stream=False)
 

@@ -132,7 +132,7 @@ def test_a_table_trains_and_is_not_streamed(tmp_path: Path) -> None:
     splits = load_splits(DataConfig(labeled=str(path), image_size=8, labels=2))
     assert (splits.classes, len(splits.test), len(splits.labeled)) == (["cat", "dog"], 8, 4)
     assert not {*splits.pool.digests, *splits.probe.digests} & set(splits.test.digests)
-    with pytest.raises(DataError, match="a table cannot be streamed") as caught:
+    with pytest.raises(DataError, match="a Parquet table cannot be streamed") as caught:
         load_splits(DataConfig(labeled=str(path), image_size=8, labels=2, stream=True))
     assert "WebDataset shards" in caught.value.hint
 
@@ -144,7 +144,7 @@ def test_a_table_trains_and_is_not_streamed(tmp_path: Path) -> None:
         ({"image": [b"x"], "lable": [0]}, {}, r"has no column label.*did you mean lable"),  # codespell:ignore
         ({"image": [1], "label": [0]}, {}, r"its column image is of type int64"),
         ({"image": [b"x"], "label": [0.5]}, {}, r"its column label is of type double"),
-        ({"image": [b"x", b"y"], "label": [3, 3]}, {}, r"holds one class only \(3\)"),
+        ({"image": [b"x", b"y"], "label": [3, 3]}, {}, r"holds only one class \(3\)"),
         ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}, {}, r"holds no labeled rows"),
     ],
 )
@@ -162,5 +162,5 @@ def test_a_table_of_no_use_is_one_clear_line(
 def test_what_is_no_table_is_one_clear_line(tmp_path: Path) -> None:
     for content in (b"", b"PAR1 and nothing else"):
         (tmp_path / "t.parquet").write_bytes(content)
-        with pytest.raises(DataError, match=r"t\.parquet: is no readable Parquet table"):
+        with pytest.raises(DataError, match=r"t\.parquet: is not a readable Parquet table"):
             open_pool(str(tmp_path / "t.parquet"), "data.pool")

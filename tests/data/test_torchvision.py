@@ -221,8 +221,8 @@ def test_a_changed_batch_is_refused_before_it_is_unpickled(root: Path, monkeypat
     [
         ("torchvision:CIFAR10", {}, r"not found or corrupted", r"put cifar-10-batches-py/ .* into .*torchvision, .*data\.download"),
         ("torchvision:CIFAR10", {"torchvision_root": "elsewhere"}, r"cannot be read from elsewhere", r"into elsewhere"),
-        ("torchvision:CIFAR1O", {}, r"no set of this name", r"did you mean CIFAR10"),
-        ("torchvision:Nonsense", {}, r"no set of this name", r"it reads CIFAR10, .* as a folder"),
+        ("torchvision:CIFAR1O", {}, r"not a torchvision data set", r"did you mean CIFAR10"),
+        ("torchvision:Nonsense", {}, r"not a torchvision data set", r"it reads CIFAR10, .* to a folder"),
         ("torchvision:CIFAR10:val", {}, r"CIFAR10 has no split val", r"train, test"),
         ("torchvision:EuroSAT:test", {}, r"EuroSAT has no split test", r"set data\.test to a share"),
         ("torchvision:STL10:unlabeled", {}, r"the split unlabeled has no labels", r"data\.pool"),

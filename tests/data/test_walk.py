@@ -77,8 +77,8 @@ def test_what_is_no_image_by_its_name_is_said_in_one_line(photos: Path) -> None:
         (note,) = source.notes
         if ".heic" in note:  # pillow-heif may be installed here
             assert note == (
-                f"skipped 6 files that are no image by their name in {photos}: 2 .heic, 1 without an extension, 1 .1, 1 .dcm, 1 .txt "
-                "(.heic and the like need the extra [heic])"
+                f"skipped 6 files without an image extension in {photos}: 2 .heic, 1 without an extension, 1 .1, 1 .dcm, 1 .txt "
+                "(HEIC files need the extra [heic])"
             )
         else:
             assert "skipped 4 files" in note
@@ -102,11 +102,11 @@ def test_training_init_and_predict_say_it(photos: Path, tmp_path: Path, edgekit:
     code, out, err = edgekit("init", photos, "--no-measure")
     assert code == 0
     assert "labeled:" in out
-    assert err.count("files that are no image by their name") == 1
+    assert err.count("files without an image extension") == 1
     bundle = make_bundle(tmp_path / "bundle", openvino=False)
     code, out, err = edgekit("predict", bundle.path, photos, "--top", 1)
     assert (code, len(out.splitlines())) == (0, 6)
-    assert err.count("files that are no image by their name") == 1
+    assert err.count("files without an image extension") == 1
     assert "6 images, " in err
 
 

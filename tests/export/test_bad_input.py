@@ -199,7 +199,7 @@ def test_images_that_are_none(edgekit: Run) -> None:
         line = refused(edgekit, "model.onnx", "--calibrate", folder, *PIXELS)
         assert says in line
         assert folder in line
-    assert "holds 6 images but no folder" not in refused(
+    assert "holds 6 images but no sub-folder" not in refused(
         edgekit, "model.onnx", "--calibrate", "photos", "--evaluate", "photos/cat", *PIXELS
     )
     line = refused(edgekit, "model.onnx", "--calibrate", "photos", "--evaluate", "photos/cat", *PIXELS)

@@ -156,7 +156,7 @@ def test_what_an_interrupted_training_says_is_true(tmp_path: Path) -> None:
     complete(run, "data", {"a": 1}, _make, [])
     write_started(run.stage_path("pretrain"), {"a": 1}, {})
     assert after_interrupt(run) == (
-        "the stage pretrain has no checkpoint yet: the same command starts it again; complete and kept: data"
+        "run the same command again to restart the stage pretrain, which has no checkpoint yet; complete and kept: data"
     )
     (run.stage_path("pretrain") / "last.ckpt").write_bytes(b"x")
     assert "resume the stage pretrain from its last checkpoint" in after_interrupt(run)

@@ -20,11 +20,11 @@ CASES = {
     "int": ("seed: !!int abc\n", "line 1, column 7: not a value of the type int: abc"),
     "float": ("seed: !!float abc\n", "not a value of the type float: abc"),
     "bool": ("seed: !!bool maybe\n", "not a value of the type bool: maybe"),
-    "tag-timestamp": ("seed: !!timestamp x\n", "the tag timestamp is not one of a recipe's"),
-    "map": ("seed: !!map [1]\n", "the tag map is not one of a recipe's"),
-    "code": ("seed: !!python/object/apply:os.system [x]\n", "the tag python/object/apply:os.system is not one of a recipe's"),
+    "tag-timestamp": ("seed: !!timestamp x\n", "the tag timestamp is not allowed in a recipe"),
+    "map": ("seed: !!map [1]\n", "the tag map is not allowed in a recipe"),
+    "code": ("seed: !!python/object/apply:os.system [x]\n", "the tag python/object/apply:os.system is not allowed in a recipe"),
     "digits": (f"seed: {'9' * 5000}\n", "not a value of the type int: 99999"),
-    "large": (f"seed: {2**63}\n", "a whole number of more than 64 bits"),
+    "large": (f"seed: {2**63}\n", "an integer of more than 64 bits"),
     "nested": ("seed: " + "[" * 4000 + "]" * 4000 + "\n", "nested deeper than 32 levels"),
     "aliases": (
         "a: &a [x,x,x,x,x,x,x,x,x]\n"
@@ -36,13 +36,13 @@ CASES = {
         "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 100)) + "name: *a99\n",
         "nested deeper than 32 levels",
     ),
-    "cycle": ("name: &a [*a]\n", "an alias stands inside what it stands for"),
-    "merge-cycle": ("data: &a\n  <<: *a\n", "an alias stands inside what it stands for"),
+    "cycle": ("name: &a [*a]\n", "an alias refers to a value that contains it"),
+    "merge-cycle": ("data: &a\n  <<: *a\n", "an alias refers to a value that contains it"),
     "long-name": (f"name: {'n' * 10_000_000}\n", f"more than {MOST_BYTES:,} bytes"),
     "name": (f"name: {'n' * 1000}\n", "name: must be shorter; got 'nnnn"),
     "many-keys": ("".join(f"k{i}: 1\n" for i in range(5000)), "and 4990 more"),
     "many-values": (f"name: [{'x,' * 40_000}]\n", "more than 20,000 values"),
-    "list-key": ("? [a]\n: 1\n", "a key is text"),
+    "list-key": ("? [a]\n: 1\n", "a key must be text"),
     "control": ("na\x1bme: 1\n", "special characters are not allowed"),
 }  # fmt: skip
 
@@ -93,8 +93,8 @@ def test_a_file_without_an_end_is_no_recipe(device: str) -> None:
         ("seed=!!int abc", "--set seed=!!int abc: the value is not valid YAML at line 1, column 1: not a value of the type int: abc"),
         (f"seed={'9' * 5000}", "not a value of the type int"),
         ("name=[[[[", "the value is not valid YAML"),
-        ("a." * 9999 + "b=1", "no key of a recipe has so many parts"),
-        ("name=&a [*a]", "an alias stands inside"),
+        ("a." * 9999 + "b=1", "the key has too many parts"),
+        ("name=&a [*a]", "an alias refers to a value"),
         ("n" * 100_000, "not of the form key.path=value"),
     ],
 )  # fmt: skip

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from edgekit import recipe as recipes
 from edgekit.errors import RecipeError
-from edgekit.recipe import Augmentation, DataConfig, Recipe
+from edgekit.recipe import METHODS, Augmentation, DataConfig, Recipe
 
 
 def parse(text: str) -> Recipe:
@@ -102,16 +102,16 @@ def test_a_misspelled_key_is_named_with_the_nearest_that_there_are(text: str, me
         ("data: {labels: yes}", "data.labels must not be true, accepted: label budget: a fraction"),
         (
             "data: {labels: [1]}",
-            "data.labels: accepted is label budget: a fraction (0.01), a count a class (20), {per_class: 20, at_most: true}",
+            "data.labels: accepted is label budget: a fraction (0.01), a count per class (20), {per_class: 20, at_most: true}",
         ),
-        ("data: {labels: 0}", "data.labels (0) must be at least 1 image a class"),
+        ("data: {labels: 0}", "data.labels (0) must be at least 1 image per class"),
         ("data: {labels: 1.5}", "data.labels (1.5) must be a fraction in (0, 1]"),
         ("data: {labels: ''}", "data.labels: accepted is label budget"),
         ("data: {labeled: ''}", "data.labeled: must not be empty"),
         ("data: {labeled: 12}", "data.labeled: must be text; got 12"),
         (
             "data: {test: 1.5}",
-            "data.test: accepted is whatever `labeled` may be, or the share of `labeled` that is held out",
+            "data.test: accepted is test images: anything that `labeled` accepts, or the share of each class of `labeled` that is held out",
         ),
         ("data: 3", "data: must be a group of keys (labeled, pool, test,"),
         (
@@ -135,7 +135,10 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_accepted(text: str, mes
     ("text", "message"),
     [
         ("finetune: {keep_projection_layers: 3}", "keep_projection_layers is 3, but the projection head has 3 layers"),
-        ("{finetune: {keep_projection_layers: 2}, pretrain: {projection: {layers: 2}}}", "accepted are 0 to 1"),
+        (
+            "{finetune: {keep_projection_layers: 2}, pretrain: {projection: {layers: 2}}}",
+            "not all can be kept: accepted: 0 to 1",
+        ),
         (
             "pretrain: {epochs: 10, optimizer: {warmup_epochs: 10}}",
             "pretrain.optimizer.warmup_epochs (10) must be less than pretrain.epochs (10)",
@@ -145,7 +148,7 @@ def test_a_wrong_value_is_named_with_its_key_and_what_is_accepted(text: str, mes
             "supervised.optimizer.warmup_epochs (5) must be less than supervised.epochs (3)",
         ),
         ("data: {resize_to: 16}", "data.resize_to (16) must be at least image_size (32)"),
-        ("data: {test: 0.5, probe: 0.5}", "data.test (0.5) and probe (0.5) must leave images to train on"),
+        ("data: {test: 0.5, probe: 0.5}", "data.test (0.5) and probe (0.5) leave no images to train on"),
         (
             "pretrain: {augmentation: {crop_scale: [0.5, 0.1]}}",
             "pretrain.augmentation.crop_scale [0.5, 0.1] must be two shares",
@@ -170,10 +173,10 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
     [
         ("a: [1", "not valid YAML at line 1"),
         ("seed: 1\n\tname: x", "not valid YAML at line 2"),
-        ("seed: 1\nname: x\nseed: 2\n", "not valid YAML at line 3, column 1: the key seed stands twice"),
-        ("data: {labels: 1, labels: 2}", "the key labels stands twice"),
-        ("- 1", "a recipe is a mapping of keys, not list"),
-        ("hello", "a recipe is a mapping of keys, not str"),
+        ("seed: 1\nname: x\nseed: 2\n", "not valid YAML at line 3, column 1: the key seed is given twice"),
+        ("data: {labels: 1, labels: 2}", "the key labels is given twice"),
+        ("- 1", "a recipe must be a mapping of keys, not list"),
+        ("hello", "a recipe must be a mapping of keys, not str"),
         ("!!python/object/apply:os.system [ls]", "not valid YAML"),
         ("data: !!python/name:os.system", "not valid YAML"),
         (b"name: \xff", "cannot be read"),
@@ -230,7 +233,7 @@ def test_overrides_go_over_the_file_and_may_make_groups(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("seed", "--set seed: not of the form key.path=value (for instance --set pretrain.epochs=20)"),
+        ("seed", "--set seed: not of the form key.path=value (write it like --set pretrain.epochs=20)"),
         ("=3", "--set =3: not of the form"),
         ("seed.x=3", "--set seed.x=3: seed is a value, not a group of keys"),
         ("seed=[1", "--set seed=[1: the value is not valid YAML"),
@@ -258,6 +261,13 @@ def test_the_defaults_of_the_augmentation_follow_the_image_size_and_never_a_give
     assert (small.strength, small.blur, large.strength, large.blur) == (0.5, 0.0, 1.0, 0.5)
     given_values = Augmentation(strength=0.1, blur=0.2)
     assert given_values.at(32) == given_values.at(224) == given_values
+
+
+def test_the_report_names_each_method_as_its_paper_does() -> None:
+    assert {name: method.title for name, method in METHODS.items()} == {
+        "simclr": "SimCLR", "moco": "MoCo", "instdisc": "InstDisc", "byol": "BYOL", "simsiam": "SimSiam",
+        "byol+gsg": "BYOL + GSG", "simsiam+gsg": "SimSiam + GSG", "triplet": "Triplet",
+    }  # fmt: skip
 
 
 def test_every_key_has_a_description_or_speaks_for_itself() -> None:

@@ -11,7 +11,7 @@ from edgekit.errors import DataError, RecipeError, RunError
 from edgekit.recipe import load
 from edgekit.result import Ablation
 from edgekit.run import Run
-from edgekit.train.ablate import FIGURE_5, ablate, cell_name, plan_augmentations, plan_values
+from edgekit.train.ablate import FIGURE_5, ablate, cell_name, cell_run, plan_augmentations, plan_values
 from tests.helpers import recipe_changes
 from tests.helpers.recipe_changes import changed
 
@@ -67,6 +67,42 @@ def test_fields_make_a_grid_and_commas_inside_brackets_belong_to_a_value(tmp_pat
     assert all("/" not in name and " " not in name for name in names)
 
 
+def test_earlier_names_are_accepted_and_planned_under_todays(tmp_path: Path) -> None:
+    fields = [
+        "distill.images=labelled,both",
+        "distill.labelled_weight=0.1,0.5",
+        "pretrain.augmentation.grey=0.2",
+    ]  # codespell:ignore
+    plan = plan_values(written(tmp_path), [], fields)
+    assert [(axis.name, axis.values) for axis in plan.axes] == [
+        ("distill.images", ["labeled", "both"]),
+        ("distill.labeled_weight", ["0.1", "0.5"]),
+        ("pretrain.augmentation.gray", ["0.2"]),
+    ]
+    assert [cell.recipe.distill.images for cell in plan.cells] == ["labeled"] * 2 + ["both"] * 2
+    with pytest.raises(RecipeError, match=r"data\.labeled: photos is given twice"):
+        plan_values(written(tmp_path), [], ["data.labeled=photos,photos"])
+    with pytest.raises(RecipeError, match=r"distill\.labeled_weight is given twice"):
+        plan_values(
+            written(tmp_path), [], ["distill.labeled_weight=0", "distill.labelled_weight=1"]
+        )  # codespell:ignore
+    branches = plan_augmentations(written(tmp_path), [], ["colour", "grey"])  # codespell:ignore
+    assert [cell.values for cell in branches.cells][1] == ["color", "gray"]
+
+
+def test_the_cells_of_an_ablation_that_an_earlier_version_began_are_found(tmp_path: Path) -> None:
+    values = plan_values(written(tmp_path), [], ["distill.labeled_weight=0.1,0.5"])
+    branches = plan_augmentations(written(tmp_path), [], ["color", "blur"])
+    for plan, earlier in ((values, "labelled_weight=0.5"), (branches, "colour+blur")):  # codespell:ignore
+        cell = plan.cells[1].values
+        folder = tmp_path / plan.subject
+        assert cell_run(plan, cell, folder).path == folder / "cells" / cell_name(plan, cell)
+        (folder / "cells" / earlier).mkdir(parents=True)
+        assert cell_run(plan, cell, folder).path == folder / "cells" / earlier
+        (folder / "cells" / cell_name(plan, cell)).mkdir()
+        assert cell_run(plan, cell, folder).path == folder / "cells" / cell_name(plan, cell)
+
+
 @pytest.mark.parametrize(
     ("fields", "until"),
     [
@@ -91,9 +127,9 @@ def test_training_ends_with_the_stage_that_the_fields_belong_to(tmp_path: Path, 
         (["pretrain.temperature=0.1,-1"], "pretrain.temperature"),
         (["pretrain.temperature="], "a value is missing"),
         (["pretrain.temperature=0.1,,0.5"], "a value is missing"),
-        (["pretrain.temperature=0.1,0.1"], "0.1 stands twice"),
+        (["pretrain.temperature=0.1,0.1"], "0.1 is given twice"),
         (["pretrain.temperature"], "not of the form key.path=v1,v2"),
-        (["seed=1", "seed=2"], "seed stands twice"),
+        (["seed=1", "seed=2"], "seed is given twice"),
     ],
 )
 def test_bad_fields_and_values_are_refused_when_planned(tmp_path: Path, fields: list[str], told: str) -> None:
@@ -103,14 +139,14 @@ def test_bad_fields_and_values_are_refused_when_planned(tmp_path: Path, fields: 
 
 
 def test_a_field_that_no_trained_stage_looks_at_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"finetune\.epochs does nothing before the stage finetune"):
+    with pytest.raises(RecipeError, match=r"finetune\.epochs has no effect before the stage finetune"):
         plan_values(written(tmp_path), [], ["finetune.epochs=1,2"], until="pretrain")
 
 
 def test_unknown_and_repeated_transformations_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="'swirl' is no transformation"):
+    with pytest.raises(RecipeError, match="'swirl' is not a transformation"):
         plan_augmentations(written(tmp_path), [], ["crop", "swirl"])
-    with pytest.raises(RecipeError, match="crop stands twice"):
+    with pytest.raises(RecipeError, match="crop is given twice"):
         plan_augmentations(written(tmp_path), [], ["crop", "crop"])
 
 
@@ -141,7 +177,7 @@ def test_a_method_with_one_view_has_no_other_branch(tmp_path: Path) -> None:
 def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    with pytest.raises(RunError, match="not an ablation"):
+    with pytest.raises(RunError, match="neither empty nor an ablation"):
         ablate(plan_augmentations(written(tmp_path), [], ["crop"]), tmp_path / "mine")
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
 

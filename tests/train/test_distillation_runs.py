@@ -179,7 +179,7 @@ def test_a_teacher_of_other_classes_or_another_size_is_refused_before_anything_i
             {"classes": [*"abcdefghij"]},
             r"finetune: knows 10 classes \(a, b, c, d, e…\), data\.labeled has 10 \(0, 1, 2",
         ),
-        ({"image_size": 32}, r"finetune: takes images of 32 px, data\.image_size is 16"),
+        ({"image_size": 32}, r"finetune: takes images of 32 px, but data\.image_size is 16"),
     ):
         pretend(**change)
         with pytest.raises(RecipeError, match=message):

@@ -96,13 +96,13 @@ def test_a_teacher_gets_its_own_normalization(own: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "keys", "message"),
     [
-        ("four", {"weights": "4.pth"}, r"teachers_of_mine:four: gives 4 logits, data\.labeled has 3 classes"),
+        ("four", {"weights": "4.pth"}, r"teachers_of_mine:four: returned 4 logits, but data\.labeled has 3 classes"),
         ("make", {"weights": "4.pth"}, r"distill\.teachers\.weights: 4\.pth: 2 of its tensors have another shape: last\.weight \(4, 7\)"),
         ("make", {"weights": "5.pth"}, r"distill\.teachers\.weights: 5\.pth: no such file"),
         ("mak", {}, r"teachers_of_mine has no mak \(did you mean make\?\)"),
         ("picky", {}, r"picky: fails on images \(2, 3, 16, 16\): KeyError: 'no such thing'"),
-        ("number", {}, r"number: gives a int, not an nn\.Module"),
-        ("tokens", {"weights": "tokens.pth"}, r"tokens: gives \(2, 3, 1\) for two images, not logits \(2, 3\)"),
+        ("number", {}, r"number: returned a int, not an nn\.Module"),
+        ("tokens", {"weights": "tokens.pth"}, r"tokens: returned \(2, 3, 1\) for two images, not logits \(2, 3\)"),
     ],
 )  # fmt: skip
 def test_a_teacher_that_does_not_fit_is_one_line(own: Path, name: str, keys: dict[str, object], message: str) -> None:

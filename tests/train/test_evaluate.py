@@ -242,7 +242,7 @@ def test_a_few_shot_score_says_how_it_was_measured() -> None:
 
 def test_more_shots_than_a_class_has_are_refused() -> None:
     known, bank, queries, truth = blobs()
-    with pytest.raises(DataError, match=r"--few-shot 31: the class a has 30 images.*data\.probe"):
+    with pytest.raises(DataError, match=r"--few-shot 31: the class a has only 30 images.*data\.probe"):
         few_shot(known, bank, queries, truth, ["a", "b", "c"], [1, 31], 10, 0)
 
 

@@ -74,7 +74,7 @@ def test_out_of_memory_names_a_batch_that_fits(tmp_path: Path) -> None:
     with pytest.raises(OutOfMemory) as caught:
         training(Fragile(gigabytes_an_image=each), tmp_path, batch_size=64)
     assert "pretrain: out of memory with batches of 64" in caught.value.message
-    assert caught.value.hint in {f"set pretrain.batch_size to {n}, which fits here" for n in (2, 4, 8)}
+    assert caught.value.hint in {f"set pretrain.batch_size to {n}, which fits" for n in (2, 4, 8)}
     with pytest.raises(OutOfMemory, match="not even a batch of 2 fits"):
         training(Fragile(gigabytes_an_image=memory * 2), tmp_path / "other", batch_size=64)
 
@@ -93,7 +93,7 @@ def test_the_batch_that_fits_is_tried_in_the_trainings_precision(precision: str,
 
     with pytest.raises(OutOfMemory) as caught:
         training(Fails(), tmp_path, precision=precision)
-    assert caught.value.hint == "set pretrain.batch_size to 8, which fits here"
+    assert caught.value.hint == "set pretrain.batch_size to 8, which fits"
     assert seen == [precision == "bf16"] * 2
 
 
@@ -193,4 +193,4 @@ def test_a_disk_that_takes_no_more_leaves_the_last_checkpoint_whole(tmp_path: Pa
     assert not list(checkpoint.parent.glob(".last.ckpt*"))
     again = subprocess.run(command, check=False, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "pretrain: goes on from step" in again.stderr
+    assert "pretrain: resumes from step" in again.stderr

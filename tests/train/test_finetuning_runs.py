@@ -61,7 +61,7 @@ def test_a_fine_tuning_that_spoils_the_encoder_leaves_the_linear_probe_and_says_
     assert choice["left"] == "frozen"
     assert choice["on"] == ("probe set" if probe else "pool")
     assert choice["test"]["finetuned"] < choice["test"]["frozen"]
-    assert "finetune: warning: falls back to the linear probe" in capsys.readouterr().err
+    assert "finetune: warning: stored the linear probe" in capsys.readouterr().err
     close = 1.5 / len(
         load_splits(run.recipe.data).test
     )  # the head is float32: an image on the boundary may fall either way

@@ -70,7 +70,7 @@ def test_a_teacher_in_the_order_of_the_numbers_is_refused_where_ours_is_sorted(h
             check_order([TeacherSource(), source], teachers, data, images, classes)
             continue
         with pytest.raises(
-            RecipeError, match=r"order 0, 1, 2, 3, … \(right on 36 of 36 .*sorted: 0, 1, 10, 11, … \(right on 6\)"
+            RecipeError, match=r"order 0, 1, 2, 3, … \(36 of 36 .*order 0, 1, 10, 11, … \(6 correct\)"
         ) as caught:
             check_order([TeacherSource(), source], teachers, data, images, classes)
         assert "\n" not in str(caught.value)
@@ -99,7 +99,7 @@ def test_a_key_that_nobody_gave_leaves_older_records_as_they_are(here: Path) -> 
 def test_a_key_needs_a_file(part: str) -> None:
     stage, name = part.split(".")
     method = {"method": "simclr"} if stage == "pretrain" else {}
-    with pytest.raises(ValueError, match="weights_key is teacher, but weights names no file"):
+    with pytest.raises(ValueError, match="weights_key is teacher, but weights is not set"):
         Recipe.model_validate({stage: {**method, name: {"name": "resnet10", "weights_key": "teacher"}}})
-    with pytest.raises(ValueError, match="weights_key is for a network of your own"):
+    with pytest.raises(ValueError, match="weights_key is only for a network of your own"):
         TeacherSource(model="own", weights_key="teacher")

@@ -74,11 +74,11 @@ def test_a_killed_process_stops_the_others_and_the_same_command_goes_on(tmp_path
     os.kill(workers[-1], signal.SIGKILL)
     _, errors = training.communicate()
     assert training.returncode == 1
-    assert "was ended by SIGKILL; the others were stopped (run the same command again" in errors
+    assert "was killed by SIGKILL; the others were stopped (run the same command again" in errors
     assert "Traceback" not in errors
     again = subprocess.run(command, check=False, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "pretrain: goes on from step" in again.stderr
+    assert "pretrain: resumes from step" in again.stderr
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_killed_process_stops_the_others_and_the_same_command_goes_on(tmp_path
         (
             [],
             {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0"},
-            "2 processes were started, but the recipe asks for 1",
+            "2 processes were started, but the recipe needs 1",
         ),
         (["--devices", "0"], {}, "--devices: 0 is not a whole number of at least 1"),
     ],

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 
 from edgekit import recipe as recipes
 from edgekit.models.heads import PredictionHead, ProjectionHead
+from edgekit.models.store import load_pretrained, save_pretrained
 from edgekit.train.pretrain import build_method
 from edgekit.train.pretrain.byol import BYOL, target_momentum
 from edgekit.train.pretrain.guided import closest, derangement, guidance
@@ -402,3 +405,17 @@ def test_a_head_with_normalized_outputs_keeps_the_layers_before_it() -> None:
     assert [head.keep(k).widths() for k in range(3)] == [[], [64], [64, 64]]
     assert head.spec == {"hidden": 64, "output": 16, "layers": 3, "normalize_output": True}
     assert ProjectionHead(32, 64, 16, 3).spec == {"hidden": 64, "output": 16, "layers": 3}  # as files of older versions
+
+
+def test_a_head_that_an_earlier_version_stored_is_read(tmp_path: Path) -> None:
+    built = build_method(configured("simsiam", projection={"layers": 2, "hidden": 24, "output": 16}), 16, 64)
+    save_pretrained(tmp_path, built.model)
+    spec = json.loads((tmp_path / "model.json").read_text())
+    assert spec["head"].pop("normalize_output") is True
+    spec["head"]["normalise_output"] = True
+    (tmp_path / "model.json").write_text(json.dumps(spec))
+    read = load_pretrained(tmp_path)
+    assert read.head.spec["normalize_output"] is True
+    images = views(4).images[0]
+    with torch.no_grad():
+        torch.testing.assert_close(read(images), built.model.eval()(images))

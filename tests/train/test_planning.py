@@ -18,7 +18,7 @@ from edgekit.run import Run
 from edgekit.train import planning
 from edgekit.train.estimate import StageTime, expected, measure
 from edgekit.train.loop.timing import TimedTraining, timed_training
-from edgekit.train.planning import label_count, ladder, plan, wanted_epochs
+from edgekit.train.planning import candidate_networks, label_count, plan, wanted_epochs
 from tests.helpers.recipe_changes import TINY, changed
 
 LAYOUT = Layout(
@@ -116,7 +116,7 @@ def test_a_slow_machine_takes_a_narrow_network_and_a_fast_one_a_wide_one(monkeyp
         assert chosen.student.width == max(0.25, chosen.encoder.width / 2)
         if chosen.encoder.width < 1.0 and widths[-1] != (False, 0.25):
             assert chosen.pretrain_epochs >= wanted_epochs(6000) * 0.9
-        assert len(measured) <= len(ladder(32)) + 3
+        assert len(measured) <= len(candidate_networks(32)) + 3
     assert widths == sorted(widths)
     assert widths[0] == (False, 0.25)
     assert widths[-1] == (True, 1.0)
@@ -145,7 +145,7 @@ def test_only_the_start_up_that_is_given_counts(monkeypatch: pytest.MonkeyPatch)
 
 def test_too_short_a_time_says_how_long_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, 5.0)
-    with pytest.raises(EdgekitError, match=r"--time 1:00 is too short here: .*give at least \d+m"):
+    with pytest.raises(EdgekitError, match=r"--time 1:00 is too short on this machine: .*give at least \d+m"):
         plan(LAYOUT, "10", 60.0)
 
 
@@ -158,10 +158,10 @@ def test_budgets_are_counted(labels: Any, count: int) -> None:
 
 @pytest.mark.parametrize("size", [32, 64, 96, 128, 224])
 def test_the_choices_grow(size: int) -> None:
-    rungs = ladder(size)
-    assert [r.encoder.width for r in rungs] == sorted(r.encoder.width for r in rungs)
-    assert rungs[-1].image_size == size
-    assert all(r.image_size <= size for r in rungs)
+    networks = candidate_networks(size)
+    assert [r.encoder.width for r in networks] == sorted(r.encoder.width for r in networks)
+    assert networks[-1].image_size == size
+    assert all(r.image_size <= size for r in networks)
 
 
 def test_real_steps_of_every_stage_are_measured_and_leave_nothing(

@@ -15,10 +15,13 @@ import pytest
 import yaml
 
 from edgekit import recipe as recipes
+from edgekit.data.splits import load_splits
 from edgekit.errors import DataError, RecipeError, RunError
 from edgekit.files import sha256
 from edgekit.run import Run
+from edgekit.train.evaluate import score_run
 from edgekit.train.stages.pipeline import Report, train
+from tests.helpers.earlier_names import with_earlier_names, write_earlier_record
 from tests.helpers.patience import until
 from tests.helpers.recipe_changes import TINY, changed
 
@@ -84,6 +87,20 @@ def test_complete_stages_are_skipped_and_their_files_left_alone(copied: Path) ->
     assert before == {p: p.stat().st_mtime_ns for p in copied.glob("*/model.safetensors")}
 
 
+def test_stages_that_an_earlier_version_recorded_under_its_names_are_complete(copied: Path) -> None:
+    recipe = copied / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(with_earlier_names(yaml.safe_load(recipe.read_text()))))
+    renamed = {path.parent.name for path in copied.glob("*/stage.json") if write_earlier_record(path)}
+    assert renamed == {"data", "pretrain", "finetune", "distill", "supervised"}
+    assert set(outcomes(recipes.load(recipe), copied).values()) == {"skipped"}
+    # A digest that does not belong to the recorded inputs is not made right by the translation.
+    record = copied / "pretrain" / "stage.json"
+    write_earlier_record(record)
+    record.write_text(json.dumps({**json.loads(record.read_text()), "digest": "0" * 64}))
+    with pytest.raises(RunError, match="pretrain was made from another recipe or other images"):
+        score_run(Run(copied), load_splits(recipes.load(recipe).data))
+
+
 def test_a_changed_stage_is_trained_again_with_what_follows_it_and_the_old_one_is_kept(copied: Path) -> None:
     before = sha256(copied / "finetune" / "model.safetensors")
     assert outcomes(tiny(finetune__epochs=4), copied) == {
@@ -120,7 +137,7 @@ def test_reusing_keeps_what_it_replaces(trained: Path, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "precious.txt").write_text("years of work")
-    with pytest.raises(RunError, match="is not empty and not a run"):
+    with pytest.raises(RunError, match="is neither empty nor a run"):
         train(tiny(), Run(tmp_path))
     (tmp_path / ".lock").touch()  # a run, but somebody put a folder where a stage belongs
     with pytest.raises(RunError, match=r"data: holds files that edgekit did not write"):
@@ -173,7 +190,7 @@ def test_a_killed_training_resumes_to_the_same_bits(stage: str, tmp_path: Path) 
         assert process.wait() == -signal.SIGKILL, "the training ended before it could be killed"
     assert not (tmp_path / "killed" / stage / "stage.json").exists()
     done = subprocess.run(command("killed"), check=True, capture_output=True, text=True)
-    assert f"{stage}: goes on from step" in done.stderr
+    assert f"{stage}: resumes from step" in done.stderr
     for name in ("pretrain", "finetune", "distill", "supervised"):
         for file in ("model.safetensors", "history.csv"):
             assert sha256(tmp_path / "killed" / name / file) == sha256(tmp_path / "whole" / name / file), (name, file)
@@ -194,7 +211,7 @@ def test_ctrl_c_exits_with_130_and_the_next_run_goes_on(number: signal.Signals, 
     assert "from its last checkpoint" in errors
     assert (tmp_path / "run" / "pretrain" / "last.ckpt").exists()
     again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "pretrain: goes on from step" in again.stderr
+    assert "pretrain: resumes from step" in again.stderr
 
 
 def test_a_damaged_checkpoint_is_named_and_left(copied: Path) -> None:

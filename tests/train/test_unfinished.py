@@ -15,6 +15,7 @@ from edgekit import recipe as recipes
 from edgekit.errors import DataError, RunError
 from edgekit.files import sha256
 from edgekit.run import Run
+from tests.helpers.earlier_names import write_earlier_record
 from tests.helpers.image_folders import class_folders
 from tests.helpers.recipe_changes import changed
 
@@ -64,9 +65,9 @@ def refused(run: Run, inputs: dict[str, Any], images: dict[str, int] = IMAGES, s
         complete(run, stage, inputs, finish, (), images)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert "\n" not in str(caught.value)
-    assert "its last checkpoint is kept as it is" in caught.value.message
+    assert "its last checkpoint was not changed" in caught.value.message
     assert caught.value.hint == (
-        f"change that back and repeat the command to go on, or delete {folder} to begin anew, or choose another --run"
+        f"undo the change and run the same command again to resume, or delete {folder} to start again, or choose another --run"
     )
     return caught.value
 
@@ -81,7 +82,7 @@ def refused(run: Run, inputs: dict[str, Any], images: dict[str, int] = IMAGES, s
         ({"config__optimizer__name": "sgd", "seed": 1}, {}, 'pretrain.optimizer.name was "lars" and is "sgd"; seed was 0 and is 1'),
         ({"pixels__preprocessing__image_size": 64}, {}, "data.image_size was 32 and is 64"),
         ({"pixels__mean": 0.4}, {}, "data.mean was 0.5 and is 0.4"),
-        ({"training_version": 4}, {}, "this edgekit trains other weights from the same recipe"),
+        ({"training_version": 4}, {}, "this version of edgekit trains other weights from the same recipe"),
         ({"config__added": True}, {}, "pretrain.added was not set and is true"),
         (
             {"pool": "b", "seed": 1, "config__epochs": 1, "pixels__mean": 0.1, "config__optimizer__lr": 1.0},
@@ -97,7 +98,7 @@ def test_the_refusal_says_what_changed(
     begin(run)
     error = refused(run, changed(INPUTS, **changes), images)
     assert error.message == (
-        f"{tmp_path}/pretrain: the unfinished training in it began with other inputs: {said}; its last checkpoint is kept as it is"
+        f"{tmp_path}/pretrain: the unfinished training was started with other inputs: {said}; its last checkpoint was not changed"
     )
 
 
@@ -124,7 +125,34 @@ def test_a_training_without_a_checkpoint_has_nothing_to_lose(tmp_path: Path) -> 
 def test_without_knowing_what_it_began_with_it_is_refused_too(tmp_path: Path) -> None:
     run = Run(tmp_path)
     (begin(run) / STARTED).write_text("{")
-    assert "started.json, which says what it trained from, is damaged" in refused(run, INPUTS).message
+    assert "started.json, the record of its inputs, is damaged" in refused(run, INPUTS).message
+
+
+def test_a_training_that_an_earlier_version_began_goes_on_under_todays_names(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    inputs = {
+        **INPUTS,
+        "labeled": "c" * 64,
+        "config": {"images": "both", "labeled_weight": 0.5, "augmentation": {"gray": 0.2}},
+    }
+    folder = begin(run, "distill", inputs)
+    assert write_earlier_record(folder / STARTED)
+    written = (folder / STARTED).read_text()
+    assert "labelled_weight" in written  # codespell:ignore
+    assert '"grey"' in written
+    check_unfinished(run, ["distill"], lambda stage: inputs, IMAGES)
+    # What changed since is said with today's names and the numbers of images that the file holds.
+    message = refused(run, changed(inputs, labeled="d" * 64, config__labeled_weight=0.1), stage="distill").message
+    assert "the label budget has 450 images as before, but not the same" in message
+    assert "distill.labeled_weight was 0.5 and is 0.1" in message
+    went_on = []
+
+    def make(folder: Path) -> tuple[list[str], dict[str, Any]]:
+        went_on.append((folder / CHECKPOINT).read_bytes())
+        return finish(folder)
+
+    assert complete(run, "distill", inputs, make, (), IMAGES)[0] == "done"
+    assert went_on == [b"hours of work"]
 
 
 def test_a_complete_copy_does_not_replace_an_unfinished_training_of_other_inputs(tmp_path: Path) -> None:

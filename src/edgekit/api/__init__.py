@@ -1,4 +1,4 @@
-"""The public Python face: what the commands do, as functions. `edgekit/__init__.py` names them; each is imported when it is first used.
+"""The public Python API: the commands as functions. `edgekit/__init__.py` lists them; each is imported on first use.
 
-The commands call the same functions, so that both give the same files.
+The commands call the same functions, so both write the same files.
 """

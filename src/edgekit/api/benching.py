@@ -48,25 +48,25 @@ def bench(
         edgekit.bench("bundle.zip", quick=True)
         edgekit.bench("bundle.zip", device=["ssh://pi@raspberrypi.local", "ssh://nano"])
 
-    Every variant is measured in fresh processes, so nothing of this program disturbs it but what it computes meanwhile.
+    Every variant is measured in fresh processes, so this program disturbs it only if it computes at the same time.
 
     Args:
         bundle: opened, or the path of a folder or a .zip.
-        variant: ids of variants; none: all that were not rejected and run here.
-        batch: images a run, one number or several; none: the scenario's own.
+        variant: ids of variants; none: all that were not rejected and can run on this machine.
+        batch: images per run, one number or several; none: that of the scenario.
         threads: of the inference; 0 leaves it to the runtime.
         scenario: MLPerf's: single-stream, multi-stream, offline or server.
-        streams: runs in flight at the same time; None: 1, of offline and server the runtime's own.
-        query: multi-stream: images a query.
-        rate: server: queries a second.
-        find_rate: server: find the highest rate that keeps p99 under so many milliseconds.
-        seed: server: of the arrivals.
-        provider: what the runtime computes with; None: its CPU.
+        streams: number of concurrent runs; None: 1, for offline and server chosen by the runtime.
+        query: multi-stream: images per query.
+        rate: server: queries per second.
+        find_rate: server: find the highest rate with a p99 latency below this, in milliseconds.
+        seed: server: seed of the arrival times.
+        provider: the device or provider of the runtime; None: the CPU.
         cpus: the processors that may be used, `"0,1"`, `"0-3"` or a list of numbers; None: all.
         loadgen: run under MLCommons LoadGen.
-        profile: measure where the time goes instead, layer by layer.
-        seconds: least time of measuring a variant; None: 10, with `quick` 1.
-        quick: a first look: one short round, too short for most percentiles.
+        profile: measure the time of each layer instead.
+        seconds: least measuring time per variant; None: 10, with `quick` 1.
+        quick: one short round, too short for most percentiles.
         output: the folder for the result files; None: RUN/bench, else ./bench-NAME.
         device: bench there instead of here: `ssh://user@host:port`, one or several; each has its own folder in `output`.
         python: of a device: its Python that has the packages; None: a private environment is made.
@@ -78,11 +78,11 @@ def bench(
         `measurement` an `edgekit.result.Latency`, or a `Profile`.
 
     Raises:
-        BundleError: the bundle is missing or damaged, or has nothing that could be measured.
-        RemoteError: what `device` names is no address, or the only device cannot be reached.
-        GateFailed: a part of the variants or devices failed; the results of the others are written.
-        EdgekitError: options do not go together, or every variant or device failed.
-        KeyboardInterrupt: after Ctrl-C; what was measured is written, and marked as interrupted.
+        BundleError: the bundle is missing or damaged, or has no variant to measure.
+        RemoteError: `device` is not an address, or the only device cannot be reached.
+        GateFailed: some variants or devices failed; the results of the others are written.
+        EdgekitError: options are incompatible, or every variant or device failed.
+        KeyboardInterrupt: after Ctrl-C; partial results are written and marked as interrupted.
     """
     given = locals()
     load = load_of(
@@ -103,14 +103,14 @@ def bench(
         quick=quick,
         output=Path(output) if output is not None else None,
     )
-    found: BenchOutcome | Profiles = job.profile() if profile else job.measure()
-    if found.interrupted:
+    outcome: BenchOutcome | Profiles = job.profile() if profile else job.measure()
+    if outcome.interrupted:
         raise KeyboardInterrupt(f"interrupted: partial results are in {job.output}")
-    reasons = "; ".join(f"{name}: {error}" for name, error in found.failed)
-    job.require_measured(found, "profiles" if profile else "measurements", f": {reasons}")
-    if isinstance(found, Profiles):
-        return [Result.read(path) for _, path in found.results]
-    return [result for result, _, _ in found.results]
+    reasons = "; ".join(f"{name}: {error}" for name, error in outcome.failed)
+    job.require_measured(outcome, "profiles" if profile else "measurements", f": {reasons}")
+    if isinstance(outcome, Profiles):
+        return [Result.read(path) for _, path in outcome.results]
+    return [result for result, _, _ in outcome.results]
 
 
 def _on_devices(
@@ -175,13 +175,15 @@ def load_of(
     scenario: Scenario, streams: int | None, query: int, rate: float | None, find_rate: float | None, seed: int, provider: str | None,
     cpus: tuple[int, ...], loadgen: bool, *, profile: bool,
 ) -> Workload:  # fmt: skip
-    """The scenario and what it runs on, from the options of the command.
+    """Return the workload for the options of the command.
 
     Raises:
-        EdgekitError: they do not go together.
+        EdgekitError: the options are incompatible.
     """
     if profile and (scenario != "single-stream" or loadgen):
-        raise EdgekitError("--profile is about a run by itself", "leave out --scenario and --loadgen")
+        raise EdgekitError(
+            "--profile cannot be combined with --scenario or --loadgen", "leave out --scenario and --loadgen"
+        )
     if streams is None:
         streams = 0 if scenario in ("offline", "server") else 1
     return Workload(scenario, streams, query, rate, find_rate, seed, provider, cpus, loadgen)

@@ -1,4 +1,4 @@
-"""A folder of images as one of a run's models sees it, from Python."""
+"""Embed a folder of images with a model of a run, from Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgekit.report.image_map import ImageMap
     from edgekit.train.analysis.embed import Embedding, Of
 
-_ON_PAGE = 6  # neighbors shown of an image
+_ON_PAGE = 6  # neighbors shown per image
 
 
 def embed(
@@ -33,25 +33,25 @@ def embed(
     outliers: int = 10,
     neighbors: Path | str | Sequence[Path | str] = (),
 ) -> Embedding:
-    """Write the features of a folder's images, a map of them, and the files that could not be read, as `edgekit embed` does.
+    """Write the features of the images in a folder, a map of them, and a list of unreadable files, like `edgekit embed`.
 
     The files are features.parquet, map.html and skipped.csv in `output`.
 
     Args:
         run: the run or its folder.
-        folder: images, flat or nested; nothing in it needs a label.
-        of: whose features: encoder, teacher, student or supervised.
+        folder: images, flat or nested; they need no labels.
+        of: the model: encoder, teacher, student or supervised.
         output: the folder for the files; None: RUN/embed/FOLDER-MODEL.
-        against: what the anomaly score compares with: the folder's other images, or the pool that the run was trained on.
-        k: neighbors; the k-th gives the anomaly score.
-        clusters: None: as many as the run has classes, at most 10.
-        points: images on the map, at most.
-        outliers: that are always on the map.
-        neighbors: images, in the folder or not, whose `k` nearest of the folder are looked for, too.
+        against: reference of the anomaly score: the other images of the folder, or the pool that the run was trained on.
+        k: number of neighbors; the k-th defines the anomaly score.
+        clusters: number of clusters; None: the number of classes of the run, at most 10.
+        points: largest number of images on the map.
+        outliers: number of outliers that are always on the map.
+        neighbors: images, in the folder or not, whose `k` nearest images of the folder are looked up, too.
 
     Returns:
-        What was found: `files`, `features` float32 (n, d), `neighbors`, `anomaly`, `clusters` and more, a row for each image; and
-        `nearest`, by the name of each image of the argument `neighbors`: its nearest, as positions in `files` with their cosines.
+        The results: `files`, `features` float32 (n, d), `neighbors`, `anomaly`, `clusters` and more, one row per image;
+        and `nearest`, by the name of each image of the argument `neighbors`: its nearest images, as positions in `files` with their cosines.
 
     Raises:
         RunError: there is no such run, or the model's stage is not complete.
@@ -59,23 +59,23 @@ def embed(
         RuntimeMissing: an extra is not installed: [train] for the features, [report] for the map.
     """
     target = opened(run)
-    found = measure(
+    embedding = measure(
         target, folder, neighbors=[neighbors] if isinstance(neighbors, (str, Path)) else neighbors, of=of, against=against, k=k,
         clusters=clusters, points=points, outliers=outliers,
     )  # fmt: skip
-    write(found, embedding_files(target, folder, of, output))
-    return found
+    write(embedding, embedding_files(target, folder, of, output))
+    return embedding
 
 
 def measure(
     run: runs.Run, folder: Path | str, *, neighbors: Sequence[Path | str] = (), k: int = 10, **options: Any
 ) -> Embedding:
-    """What `embed` finds, before anything is written.
+    """Compute the results of `embed` without writing files.
 
     Args:
-        run: opened.
-        folder, neighbors, k: as of `embed`.
-        options: the others of `edgekit.train.analysis.embed.embed`.
+        run: an existing run.
+        folder, neighbors, k: as in `embed`.
+        options: the other options of `edgekit.train.analysis.embed.embed`.
 
     Raises:
         RunError, DataError, RuntimeMissing: as `embed`.
@@ -91,79 +91,79 @@ def measure(
     return replace(found, nearest={os.fspath(image): found.nearest_to(image, k) for image in neighbors})
 
 
-def write(found: Embedding, files: dict[str, Path]) -> None:
+def write(embedding: Embedding, files: dict[str, Path]) -> None:
     """Write the files of `embedding_files`."""
     from edgekit.report.image_map import write_map
     from edgekit.train.analysis.feature_table import write_features, write_skipped
 
-    write_features(found, files["features"])
-    write_skipped(found, files["skipped"])
-    write_map(_image_map(found), files["map"])
+    write_features(embedding, files["features"])
+    write_skipped(embedding, files["skipped"])
+    write_map(_image_map(embedding), files["map"])
 
 
 def embedding_files(
     run: runs.Run | Path | str, folder: Path | str, of: str, output: Path | str | None = None
 ) -> dict[str, Path]:
-    """Where `embed` writes: features, map and skipped."""
+    """Return the paths of the files of `embed`: features, map and skipped."""
     base = run.path if isinstance(run, runs.Run) else Path(run)
     target = Path(output) if output is not None else base / "embed" / f"{Path(folder).resolve().name}-{of}"
     return {"features": target / "features.parquet", "map": target / "map.html", "skipped": target / "skipped.csv"}
 
 
-def _image_map(found: Embedding) -> ImageMap:
-    """What the page shows: the images on the map, with everything about each."""
+def _image_map(embedding: Embedding) -> ImageMap:
+    """Return the content of the page: the images on the map, with all results."""
     from edgekit.report.image_map import Coloring, ImageMap
     from edgekit.train.analysis.feature_table import about, printable
     from edgekit.train.analysis.thumbnails import thumbnails
 
-    drawn = found.drawn.tolist()
+    drawn = embedding.drawn.tolist()
     where = {image: i for i, image in enumerate(drawn)}
     colorings = []
-    if any(found.labels):
-        colorings.append(Coloring("label", "folder", [found.labels[i] for i in drawn]))
-    if found.predicted is not None:
-        colorings.append(Coloring("predicted", "predicted class", [found.predicted[i] for i in drawn]))
-    colorings.append(Coloring("cluster", "cluster", [str(found.clusters[i] + 1) for i in drawn]))
-    facts = about(found)
-    count, shown = len(found.files), len(drawn)
+    if any(embedding.labels):
+        colorings.append(Coloring("label", "folder", [embedding.labels[i] for i in drawn]))
+    if embedding.predicted is not None:
+        colorings.append(Coloring("predicted", "predicted class", [embedding.predicted[i] for i in drawn]))
+    colorings.append(Coloring("cluster", "cluster", [str(embedding.clusters[i] + 1) for i in drawn]))
+    facts = about(embedding)
+    count, shown = len(embedding.files), len(drawn)
     which = (
         f"All {count:,} images"
         if shown == count
         else f"{shown:,} of {count:,} images (the outliers, and a seeded sample)"
     )
-    architecture = found.model.architecture
-    pictures = thumbnails(found)
+    architecture = embedding.model.architecture
+    pictures = thumbnails(embedding)
     return ImageMap(
-        title=f"Map of {printable(found.source.where)}",
-        lead=f"{which}, laid out by the features of the run's {found.model.of}: what lies together looks alike to it.",
-        files=[printable(found.files[i]) for i in drawn],
-        positions=found.projection.positions,
-        anomaly=found.anomaly[found.drawn],
-        definition=found.definition,
+        title=f"Map of {printable(embedding.source.where)}",
+        lead=f"{which}, laid out by the features of the run's {embedding.model.of}: images with similar features are close together.",
+        files=[printable(embedding.files[i]) for i in drawn],
+        positions=embedding.projection.positions,
+        anomaly=embedding.anomaly[embedding.drawn],
+        definition=embedding.definition,
         neighbors=[
             [
-                (where.get(j, printable(found.files[j])), float(c))
-                for j, c in zip(found.neighbors[i, :_ON_PAGE].tolist(), found.similarities[i], strict=False)
+                (where.get(j, printable(embedding.files[j])), float(c))
+                for j, c in zip(embedding.neighbors[i, :_ON_PAGE].tolist(), embedding.similarities[i], strict=False)
             ]
             for i in drawn
         ],
         colorings=colorings,
-        probability=found.probability[found.drawn] if found.probability is not None else None,
+        probability=embedding.probability[embedding.drawn] if embedding.probability is not None else None,
         thumbnails=pictures,
         facts=[
             (
                 "images",
-                f"{count:,}, of which {shown:,} are on this page with a thumbnail; {len(found.skipped):,} could not be read",
+                f"{count:,}, of which {shown:,} are on this page with a thumbnail; {len(embedding.skipped):,} could not be read",
             ),
             (
                 "features",
-                f"{found.features.shape[1]} numbers of the {found.model.of}: {architecture.name}, width {architecture.width:g}",
+                f"{embedding.features.shape[1]} numbers of the {embedding.model.of}: {architecture.name}, width {architecture.width:g}",
             ),
-            ("weights, SHA-256", found.model.digest),
+            ("weights, SHA-256", embedding.model.digest),
             ("positions", facts["map"]),
             ("anomaly score", facts["anomaly"]),
             ("nearest neighbors", "among all images of the folder, by cosine"),
             ("clusters", facts["clusters"]),
-            *([("folder", facts["label"])] if any(found.labels) else []),
+            *([("folder", facts["label"])] if any(embedding.labels) else []),
         ],
     )

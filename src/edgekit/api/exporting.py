@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ModelOfRun = Literal["student", "teacher", "supervised"]
 _Statistics = str | float | Sequence[float] | None
-# What a model that edgekit did not train is opened with; a run has its own.
+# Options for models that edgekit did not train; a run has its own values.
 _OF_OTHERS = (
     "weights", "weights_key", "classes", "calibrate", "evaluate", "size", "resize", "interpolation", "fit", "resize_rule",
     "pixel_range", "max_pixels", "mean", "std", "channels", "output_name",
@@ -67,60 +67,60 @@ def export(
     archive: bool = False,
     gate: bool = True,
 ) -> Bundle:
-    """Convert a model, quantize it, verify every variant, and bundle them, as `edgekit export` does with the options of these names.
+    """Convert a model, quantize it, verify every variant, and write a bundle, like `edgekit export` with the options of the same names.
 
         edgekit.export("runs/photos")
         edgekit.export(network, classes=["cat", "dog"], calibrate="photos/", size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
     Args:
-        model: a run or its folder; a `torch.nn.Module` that maps normalized float32 images (n, 3, size, size) to logits (n, classes); or what
-            the command takes: model.onnx, model.safetensors, timm:NAME, torchvision:NAME, package.module:factory.
-        which: of a run: student, teacher or supervised; None: student.
-        target: onnx, openvino, trt, trt-rtx; one or several. `all`: every target that can be made here; what is left out is said.
+        model: a run or its folder; a `torch.nn.Module` that maps normalized float32 images (n, 3, size, size) to logits (n, classes); or a name
+            that the command takes: model.onnx, model.safetensors, timm:NAME, torchvision:NAME, package.module:factory.
+        which: model of a run: student, teacher or supervised; None: student.
+        target: onnx, openvino, trt, trt-rtx; one or several. `all`: every target that can be built here; the others are named.
         precision: fp32, fp16, int8; none: each target's defaults.
-        output: the bundle's folder; None: RUN/export, or for another model than a run's student RUN/export-MODEL or export/NAME.
-        calibrate: images without labels, which INT8 is calibrated with. Only for models that are no run, as all down to `output_name`.
-        evaluate: images in one sub-folder a class, which accuracy is measured on.
+        output: folder of the bundle; None: RUN/export, for the other models of a run RUN/export-MODEL, else export/NAME.
+        calibrate: images without labels to calibrate INT8. This option and those down to `output_name` are not for runs.
+        evaluate: images in one sub-folder per class to measure accuracy.
         classes: the names in the order of the logits, or a file of them.
         weights: a file of weights for the model.
-        weights_key: which weights of that file.
+        weights_key: key of the weights in that file.
         size: side of the images that the model takes, in pixels.
         resize: shorter side before the center is cut out, in pixels.
-        interpolation: how images are resized.
-        fit: crop cuts the center out, stretch takes the whole image.
-        resize_rule: how sides are rounded to pixels; None: torchvision's.
+        interpolation: resampling filter.
+        fit: crop: cut out the center; stretch: resize the whole image.
+        resize_rule: rounding of sides to pixels; None: as in torchvision.
         pixel_range: images of more than 8 bits: (lowest, highest) value, `auto` or `dtype`.
         max_pixels: the largest image that is read, in pixels.
         mean: of pixels in [0, 1]; the model takes (x - mean) / std. One number, or one for each channel.
         std: see `mean`.
-        channels: the order in which the model takes them; None: rgb.
-        output_name: which output of an ONNX graph holds the classes.
-        image_size: export at another resolution than the model's own; the folder is then OUTPUT-PIXELS.
-        embedding: the graph also gives the embedding, what the linear layer sees.
-        batch: fixes the graph's batch size; None: any.
-        calibration_images: how many images INT8 is calibrated with, at most.
-        few_images: calibrate with fewer than 8 images.
-        max_drop: the largest loss of accuracy that passes, in percentage points.
-        min_agreement: the smallest share of test images, 0 to 1, on which a variant must decide as the trained model does.
-        recover: where INT8 loses more than that, adapt the weights on unlabeled images.
-        search_minutes: how long INT8 that keeps the accuracy is searched for, all variants together.
+        channels: order of the input channels; None: rgb.
+        output_name: the output of an ONNX graph with the class scores.
+        image_size: resolution, if it differs from that of the model; the folder is then OUTPUT-PIXELS.
+        embedding: add the embedding, the input of the last linear layer, as an output.
+        batch: fixed batch size; None: any.
+        calibration_images: largest number of calibration images.
+        few_images: allow calibration with fewer than 8 images.
+        max_drop: largest accepted loss of accuracy, in percentage points.
+        min_agreement: smallest accepted share of test images, 0 to 1, on which a variant predicts the same class as the trained model.
+        recover: if INT8 loses more accuracy, adapt the weights on unlabeled images.
+        search_minutes: time limit for the INT8 accuracy search, for all variants together.
         compute_capabilities: of the GPUs that trt-rtx builds for, such as `["8.6", "8.9"]`; None: see the command.
-        jobs: variants made at a time; None: as many as the processors allow.
-        timing: compare INT8's speed with float's on this machine.
+        jobs: variants to build at the same time; None: as many as the processors allow.
+        timing: compare the speed of INT8 and float on this machine.
         archive: also write the bundle as one file, OUTPUT.zip.
-        gate: raise where a variant was rejected. False: only the bundle says so (`bundle.manifest.variants[i].status`).
+        gate: raise an error if a variant was rejected. False: only record it (`bundle.manifest.variants[i].status`).
 
     Returns:
         The bundle.
 
     Raises:
-        GateFailed: a variant was rejected; the bundle is complete all the same.
-        ExportError: the model cannot be converted, or options do not go together.
-        RunError, DataError: the run or the images are not what they must be.
+        GateFailed: a variant was rejected; the bundle is complete nevertheless.
+        ExportError: the model cannot be converted, or options are incompatible.
+        RunError, DataError: the run or the images are invalid.
         RuntimeMissing: the extra [export] is not installed.
     """
-    given = locals()
-    own = {name: given[name] for name in _OF_OTHERS}
+    arguments = locals()
+    own = {name: arguments[name] for name in _OF_OTHERS}
     targets, precisions = chosen_targets(target), _several(precision)
     gpus = _for_gpus(compute_capabilities, targets)
     require("onnx", "torch")
@@ -165,7 +165,7 @@ def export(
 
 
 def zip_of(bundle: Bundle) -> Path:
-    """Where the bundle lies as one file, if it was asked for."""
+    """Return the path of the bundle as one file."""
     return bundle.path.with_name(f"{bundle.path.name}.zip")
 
 
@@ -216,8 +216,7 @@ def _source(
     model: nn.Module | runs.Run | Path | str, which: str | None, calibration_images: int, own: dict[str, Any],
     image_size: int | None, scratch: Path,
 ) -> ModelSource:  # fmt: skip
-    """What is exported, at another resolution than its own where `image_size` says so; what can be refused without torch is refused
-    first."""
+    """Return the model to export, at the resolution `image_size` if it is set; checks that do not need torch come first."""
     if isinstance(model, runs.Run):
         return _of_run(model, which, calibration_images, own, image_size)
     if isinstance(model, (str, Path)):
@@ -234,7 +233,7 @@ def _source(
     if image_size is not None:
         if own["size"] or own["resize"]:
             raise ExportError(
-                "--image-size: goes with neither --size nor --resize", "leave those out, or give --size alone"
+                "--image-size cannot be combined with --size or --resize", "leave those out, or give only --size"
             )
         own = {**own, "size": image_size}
     return import_model(
@@ -245,13 +244,15 @@ def _source(
 def _of_run(
     run: runs.Run, which: str | None, calibration_images: int, own: dict[str, Any], image_size: int | None
 ) -> ModelSource:
-    given = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
+    set_options = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
     run, which = opened(run), which or "student"
     if which not in TRAINED_BY:
         raise ExportError(f"{which!r} is not a model of a run", f"give one of {', '.join(TRAINED_BY)}")
     run.require(TRAINED_BY[which])
-    if given:
-        raise ExportError(f"{given[0]}: {run.path} is a run, which has its own", f"leave {', '.join(given)} out")
+    if set_options:
+        raise ExportError(
+            f"{set_options[0]}: {run.path} is a run, which has its own value", f"leave {', '.join(set_options)} out"
+        )
 
     from edgekit.export.importers.runs import from_run
     from edgekit.train.records.inputs import require_current
@@ -264,10 +265,10 @@ def _name(model: nn.Module | runs.Run | Path | str) -> str:
 
 
 def _module(model: nn.Module | Path | str) -> dict[str, Any]:
-    """The network itself, where that is what was given.
+    """Return the network, if the model is one.
 
     Raises:
-        ExportError: it is nothing that can be exported.
+        ExportError: the model cannot be exported.
     """
     if isinstance(model, (str, Path)):
         return {}
@@ -282,12 +283,12 @@ def _module(model: nn.Module | Path | str) -> dict[str, Any]:
 
 
 def _as_text(own: dict[str, Any]) -> dict[str, Any]:
-    """The values of Python as the command line would say them."""
-    said = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
+    """Convert Python values to the text of the command line."""
+    options = {name: str(value) if isinstance(value, Path) else value for name, value in own.items()}
     for name in ("mean", "std", "pixel_range"):
-        value = said[name]
+        value = options[name]
         if value is not None and not isinstance(value, str):
-            said[name] = ",".join(map(repr, map(float, value if isinstance(value, Sequence) else [value])))
-    if said["classes"] is not None and not isinstance(said["classes"], str):
-        said |= {"classes": None, "names": list(said["classes"])}
-    return said
+            options[name] = ",".join(map(repr, map(float, value if isinstance(value, Sequence) else [value])))
+    if options["classes"] is not None and not isinstance(options["classes"], str):
+        options |= {"classes": None, "names": list(options["classes"])}
+    return options

@@ -1,4 +1,4 @@
-"""The extras of the wheel, for packages that a device does not need."""
+"""The extras of the wheel: packages that a device does not need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 from edgekit.errors import RuntimeMissing
 
-# package -> the extra that brings it
+# package -> the extra that installs it
 EXTRAS = {
     **dict.fromkeys(("onnx", "nncf"), "export"),
     **dict.fromkeys(("torch", "torchvision", "torchmetrics", "lightning", "timm", "safetensors", "sklearn"), "train"),
@@ -16,10 +16,10 @@ EXTRAS = {
 
 
 def require(*packages: str) -> None:
-    """Refuse to begin what needs a package that is not installed; nothing is imported for it.
+    """Check that packages are installed, without importing them.
 
     Raises:
-        RuntimeMissing: naming the package and the extra that brings it.
+        RuntimeMissing: a package is missing; the message names the extra that installs it.
     """
     # What timm downloads with asks for a notebook's widgets and warns where those are missing; no bar of edgekit's needs them.
     warnings.filterwarnings("ignore", "IProgress not found")
@@ -29,5 +29,5 @@ def require(*packages: str) -> None:
 
 
 def missing(package: str) -> RuntimeMissing:
-    """The error for a package of `EXTRAS` that is not installed."""
+    """Return the error for a package of `EXTRAS` that is not installed."""
     return RuntimeMissing(f"{package} is not installed", f"install edgekit's wheel with the extra [{EXTRAS[package]}]")

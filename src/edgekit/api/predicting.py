@@ -1,4 +1,4 @@
-"""A bundle, ready to classify images."""
+"""Load a bundle to classify images from Python."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def load(
 
     Args:
         bundle: a folder, a .zip, or an opened bundle.
-        variant: its id, such as `onnx-int8`; None takes a verified one that runs on this machine, the fastest where that is known.
+        variant: its id, such as `onnx-int8`; None: a verified one that runs on this machine, the fastest if that is known.
         threads: threads inside an operator; 0 leaves it to the runtime.
         max_pixels: the largest image that is decoded, in pixels.
 
     Raises:
-        BundleError: the bundle is missing or damaged, has no such variant, or none that was verified.
+        BundleError: the bundle is missing or damaged, has no such variant, or no verified one.
         RuntimeMissing: the variant's runtime is not installed.
     """
     opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)

@@ -1,6 +1,6 @@
-"""Training in several processes, started from Python: the command `edgekit train` does it, in a process of its own.
+"""Train in several processes from Python, by running `edgekit train` in a separate process.
 
-PyTorch's launcher sets environment variables and signal handlers, and disables logging: none of that is for a user's program.
+PyTorch's launcher sets environment variables and signal handlers, and disables logging, which must not happen in the user's program.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def train_in_processes(
     draws: int,
     on_stage: Callable[[Report, int], None],
 ) -> None:
-    """Run `edgekit train` with the recipe's number of processes, show what it shows, and report its stages.
+    """Run `edgekit train` with the recipe's number of processes, show its output, and report its stages.
 
     Raises:
         EdgekitError: the training failed, with the command's own message.
@@ -73,12 +73,12 @@ def train_in_processes(
         if code == 130:
             raise KeyboardInterrupt
         if code:
-            said = failed.read_text("utf-8") if failed.exists() else f"the training ended with exit code {code}"
-            raise EdgekitError(said)
+            message = failed.read_text("utf-8") if failed.exists() else f"the training ended with exit code {code}"
+            raise EdgekitError(message)
 
 
 def _relay(stream: IO[bytes]) -> None:
-    """Show what the command writes to standard error; its error goes to a file."""
+    """Show the standard error of the command; its error message goes to a file."""
     with stream:
         for raw in stream:
             echo(raw.decode(errors="replace").rstrip("\n"), err=True)

@@ -1,4 +1,4 @@
-"""A run's report from Python."""
+"""Write the report of a run from Python."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgekit.run import Run
 
 
 def report(run: Run | Path | str, output: Path | str | None = None) -> Path:
-    """Draw a run's results as one self-contained HTML page, as `edgekit report` does.
+    """Write the results of a run as one self-contained HTML page, like `edgekit report`.
 
     Args:
         run: the run or its folder.
@@ -19,7 +19,7 @@ def report(run: Run | Path | str, output: Path | str | None = None) -> Path:
         The HTML file's path.
 
     Raises:
-        RunError, RecipeError: it is no run, or its recipe cannot be understood.
+        RunError, RecipeError: it is not a run, or its recipe is invalid.
         RuntimeMissing: the extra [report] is not installed.
         EdgekitError: the file cannot be written.
     """

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 class Run(runs.RunFolder):
     """A run's folder, and its networks in one line each: `edgekit.Run("runs/photos").student()`.
 
-    Every network is a `torch.nn.Module` in evaluation mode on the CPU that takes normalized float32 images (n, 3, s, s). It brings
+    Every network is a `torch.nn.Module` in evaluation mode on the CPU that takes normalized float32 images (n, 3, s, s). It has
     `classes`, `image_size`, `transform` (one image file, PIL image or array -> such a tensor), `normalize` (uint8 pixels (n, s, s, 3)
     -> such images) and `embed` (its features).
 
     Args:
-        path: the folder; it need not exist yet.
+        path: the folder, which may not exist yet.
     """
 
     def student(self) -> TrainedNetwork:
@@ -68,7 +68,7 @@ class Run(runs.RunFolder):
 
 
 def opened(run: runs.Run | Path | str) -> Run:
-    """An existing run.
+    """Open an existing run.
 
     Raises:
         RunError: there is no such folder, or it holds no recipe.

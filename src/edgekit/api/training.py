@@ -33,8 +33,8 @@ def train(
     on_stage: Callable[[Report, int], None] = lambda report, draw: None,
     on_start: Callable[[Splits], None] = lambda splits: None,
 ) -> Run:
-    """Pretrain, fine-tune and distill, as `edgekit train` does: stages that are complete and unchanged are skipped, one that was
-    interrupted resumes from its last checkpoint.
+    """Pretrain, fine-tune and distill, like `edgekit train`: complete, unchanged stages are skipped; an interrupted one resumes from its
+    last checkpoint.
 
         run = edgekit.train("recipe.yaml", overrides={"data.labels": 10})
 
@@ -42,23 +42,23 @@ def train(
         recipe: a recipe, the path of its YAML file, or its content as a dictionary.
         run: the run's folder; None: `runs/NAME` of the recipe.
         overrides: values that replace the recipe's: `{"data.labels": 10}`, or `["data.labels=10"]` as `--set` takes them.
-        reuse: another run, whose stages are copied where their inputs are the same.
-        devices: GPUs, or CPU processes, on each machine; None: the recipe's. More than one are started as processes of their own,
-            unless torchrun or srun started this one.
-        nodes: machines; None: the recipe's.
+        reuse: another run, whose stages are copied if their inputs are the same.
+        devices: GPUs, or CPU processes, per machine; None: as in the recipe. Several are started as separate processes, unless torchrun
+            or srun started this one.
+        nodes: number of machines; None: as in the recipe.
         until: the last stage to train, one of `edgekit.stages.STAGES`.
-        draws: draws of the label budget; the further ones are trained in RUN/draws.
-        on_stage: called after each stage with what became of it, and the number of the label draw (0 for the run's own).
-        on_start: called with the images, before the first stage; not called where other processes train.
+        draws: number of draws of the label budget; further draws are trained in RUN/draws.
+        on_stage: called after each stage with its report and the number of the label draw (0 for that of the run).
+        on_start: called with the images before the first stage; not called if other processes train.
 
     Returns:
         The run.
 
     Raises:
-        RecipeError, DataError: the recipe or its images are not what they must be.
+        RecipeError, DataError: the recipe or its images are invalid.
         RunError: the run is in use, or an unfinished stage was started from another recipe.
         RuntimeMissing: the extra [train] is not installed.
-        KeyboardInterrupt: after Ctrl-C; what is complete is kept.
+        KeyboardInterrupt: after Ctrl-C; complete stages are kept.
     """
     tell_openmp()
     require("torch", "lightning")
@@ -82,9 +82,7 @@ def _check(recipe: Recipe, until: str, draws: int) -> None:
     if until not in STAGES:
         raise RecipeError(f"until: {until!r} is not a stage", f"give one of {', '.join(STAGES)}")
     if draws > 1 and until != STAGES[-1]:
-        raise RecipeError(
-            f"draws: {draws} draws are compared as complete runs, but until is {until}", "leave until out"
-        )
+        raise RecipeError(f"draws: {draws} draws need complete runs, but until is {until}", "leave until out")
     from edgekit.train.draws import check_draws
 
     check_draws(recipe, draws)
@@ -123,14 +121,14 @@ def _train_here(
 
 
 def evaluate(run: runs.Run | Path | str, *, few_shot: Sequence[int] = (), draws: int = 100) -> Result:
-    """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set, as `edgekit evaluate`.
+    """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set, like `edgekit evaluate`.
 
-    The result is written to RUN/evaluate/evaluation.json; few-shot accuracies of the same encoder that are there already stay.
+    The result is written to RUN/evaluate/evaluation.json; earlier few-shot accuracies of the same encoder are kept.
 
     Args:
         run: the run or its folder.
-        few_shot: also few-shot accuracy of the encoder, with so many labeled images of each class, for instance `[1, 5, 10]`.
-        draws: random draws of those images, at least 2.
+        few_shot: numbers of labeled images per class for few-shot accuracies of the encoder, for instance `[1, 5, 10]`.
+        draws: number of random draws of those images, at least 2.
 
     Returns:
         The result; its `measurement` is an `edgekit.result.Evaluation`.
@@ -147,7 +145,7 @@ def evaluate(run: runs.Run | Path | str, *, few_shot: Sequence[int] = (), draws:
     shots = sorted(set(few_shot))
     if any(k < 1 for k in shots) or draws < 2:
         raise RecipeError(
-            f"evaluate: few_shot {shots} and draws {draws} are too small", "few_shot counts from 1, draws from 2"
+            f"evaluate: few_shot {shots} or draws {draws} is too small", "few_shot must be at least 1, draws at least 2"
         )
     from edgekit.data.splits import load_splits
     from edgekit.result import Result

@@ -1,6 +1,6 @@
-"""What is kept between commands, in `$EDGEKIT_CACHE`: decoded images, content digests, what lies where in a shard.
+"""The cache between commands, in `$EDGEKIT_CACHE`: decoded images, content digests, indices of shards.
 
-An entry is whole or absent; one that is damaged, or of another version, is absent too. A cache that cannot be written is no error.
+An entry is complete or absent; a damaged one, or one of another version, counts as absent. A cache that cannot be written is not an error.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from edgekit.files import atomic_write, cache_folder, write_bytes
 from edgekit.foreign import Unreadable, read_json, understood
 from edgekit.temporary import remove_debris
 
-_DAYS = 30  # an entry that nothing has read for so long is deleted when another is written
+_DAYS = 30  # an entry that was not read for this long is deleted when another is written
 
 
 def entry_folder(kind: str) -> Path:
-    """Where the entries of a kind lie."""
+    """Return the folder of the entries of a kind."""
     return cache_folder() / kind
 
 
 def load_json(kind: str, key: str) -> Any:
-    """An entry, or None where there is none that is whole."""
+    """Read an entry; None if there is no complete one."""
     path = entry_folder(kind) / f"{key}.json"
     try:
         content = read_json(path, None)
@@ -42,7 +42,7 @@ def load_json(kind: str, key: str) -> Any:
 
 
 def save_json(kind: str, key: str, content: Any) -> None:
-    """Keep an entry, if the cache can be written."""
+    """Write an entry, if the cache can be written."""
     folder = entry_folder(kind)
     _purge(folder)
     with suppress(EdgekitError):
@@ -50,7 +50,7 @@ def save_json(kind: str, key: str, content: Any) -> None:
 
 
 def load_images(key: str, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    """Decoded images of that shape, memory-mapped copy-on-write, or None where there is no such entry."""
+    """Read decoded images of this shape, memory-mapped copy-on-write; None if there is no such entry."""
     path = entry_folder("images") / f"{key}.npy"
     try:
         with understood(path, "a NumPy array"):
@@ -62,7 +62,7 @@ def load_images(key: str, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
 
 
 def save_images(key: str, shape: tuple[int, ...], blocks: Iterable[NDArray[np.uint8]]) -> None:
-    """Write decoded images as they come.
+    """Write decoded images block by block.
 
     Raises:
         EdgekitError: the disk is full, or the cache cannot be written.
@@ -76,7 +76,7 @@ def save_images(key: str, shape: tuple[int, ...], blocks: Iterable[NDArray[np.ui
 
 
 def no_room(size: int) -> str:
-    """Why `size` bytes of decoded images cannot be added, or an empty string."""
+    """Return why `size` bytes of decoded images cannot be added, or an empty string."""
     folder = entry_folder("images")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,7 +87,7 @@ def no_room(size: int) -> str:
 
 
 def in_bytes(size: float) -> str:
-    """A number of bytes for people."""
+    """Format a number of bytes."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit in {"bytes", "kB"} else f"{size:.1f} {unit}"
@@ -96,12 +96,12 @@ def in_bytes(size: float) -> str:
 
 
 def _touch(path: Path) -> None:
-    with suppress(OSError):  # a cache that somebody else may write is read all the same
+    with suppress(OSError):  # a read-only cache can still be read
         os.utime(path)
 
 
 def _purge(folder: Path) -> None:
-    """Delete what nothing has used for a month, and what killed writers left."""
+    """Delete entries that were not used for a month, and leftovers of killed writers."""
     remove_debris(folder)
     oldest = time.time() - _DAYS * 86400
     for path in folder.iterdir() if folder.is_dir() else ():

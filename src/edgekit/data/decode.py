@@ -1,4 +1,4 @@
-"""Decoding: from a source to uint8 pixels, once, kept in a cache that is memory-mapped; or again whenever they are needed."""
+"""Decode a source to uint8 pixels: once, into a memory-mapped cache, or on demand."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from edgekit.pixel_range import Depth
 from edgekit.preprocess import Preprocessing, bounded_decoding
 
 CACHE_SCHEMA = 2
-_MEMORY_SHARE = 0.5  # of the machine's memory that decoded images may take; networks and others need the rest
+_MEMORY_SHARE = 0.5  # share of the memory that decoded images may take; networks and other programs need the rest
 
 Stream = bool | Literal["auto"]
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A source's images, decoded.
+    """The decoded images of a source.
 
     Args:
         images: (n, S, S, 3) uint8, row i for name i of the source; writing to it never reaches the cache's file. Rows of
-            unreadable images are black. An array, or `LazyPixels`, which decode the rows that are asked for.
+            unreadable images are black. An array, or `LazyPixels`, which decode rows on access.
         digests: n content digests (see `content_digest`); empty for an unreadable image.
         skipped: the unreadable images.
-        notes: what a user should know, one sentence each.
+        notes: notes for the user, one sentence each.
     """
 
     images: Pixels
@@ -49,35 +49,35 @@ class Decoded:
 
     @property
     def lazy(self) -> LazyPixels | None:
-        """The images where they are decoded on demand."""
+        """The images if they are decoded on demand, else None."""
         return self.images if isinstance(self.images, LazyPixels) else None
 
 
 def decode(
     source: ImageSource, preprocessing: Preprocessing, max_skipped: float, stream: Stream | None = None
 ) -> Decoded:
-    """Decode and resize all images of a source, take them from the cache, or only look at each once to decode them later.
+    """Decode and resize all images of a source, or read them from the cache, or only index them to decode them on demand.
 
     Args:
         source: what to decode.
         preprocessing: from the upright RGB image to the stored square.
-        max_skipped: the share of unreadable images above which the source is refused.
-        stream: the recipe's `data.stream`, or None for a set that is never streamed. True: decode images when they are
-            needed; "auto": only where they fit neither on the disk nor in memory.
+        max_skipped: the largest share of unreadable images; with more, the source is refused.
+        stream: the recipe's `data.stream`, or None for a set that is never streamed. True: decode images on demand; "auto": only if
+            they fit neither on the disk nor into memory.
 
     Raises:
-        DataError: too many images are unreadable, or what they decode to fits neither on the disk nor in memory.
-        RangeNeeded: an image has more than 8 bits, and the source does not say which range of its values is to be used.
+        DataError: too many images are unreadable, or the decoded images fit neither on the disk nor into memory.
+        RangeNeeded: an image has more than 8 bits, and the source has no range of values.
     """
     if stream is True:
         return _on_demand(source, preprocessing, max_skipped, [])
     key = _key(source, preprocessing.model_dump()) if source.stamp is not None else None
     shape = (len(source.names), preprocessing.image_size, preprocessing.image_size, 3)
-    found, problem = _from_cache(key, shape) if key else None, ""
-    if found is None and key:
-        found, problem = _into_cache(key, shape, source, preprocessing)
+    decoded, problem = _from_cache(key, shape) if key else None, ""
+    if decoded is None and key:
+        decoded, problem = _into_cache(key, shape, source, preprocessing)
     notes: list[str] = []
-    if found is None:
+    if decoded is None:
         size = math.prod(shape)
         fits = fits_memory(size)
         if not fits and stream == "auto" and source.streamable:
@@ -87,16 +87,16 @@ def decode(
             raise _too_large(source, size, problem, stream)
         if key:
             size_of = f"the decoded images of {source.where} ({in_bytes(size)})"
-            notes = [f"{size_of} are kept in memory, not in the cache: {problem}"]
-        found = _into_memory(shape, source, preprocessing)
-    images, index = found
+            notes = [f"{size_of} are kept in memory instead of the cache: {problem}"]
+        decoded = _into_memory(shape, source, preprocessing)
+    images, index = decoded
     _check_range(source, index)
     notes += _depth_notes(source, index)
     return Decoded(images, index.digests, _skipped(source, index, max_skipped), notes)
 
 
 def _check_range(source: ImageSource, index: _Index) -> None:
-    """An entry of the cache may hold images that were mapped by their number type, which nobody has asked for."""
+    """Refuse deep images without a range: a cache entry may hold images that were mapped by their number type."""
     if source.pixel_range == "auto" and index.depth.deep:
         raise RangeNeeded
 
@@ -104,14 +104,14 @@ def _check_range(source: ImageSource, index: _Index) -> None:
 def _depth_notes(source: ImageSource, index: _Index) -> list[str]:
     pixel_range = None if source.pixel_range == "auto" else source.pixel_range
     if pixel_range is None:
-        hint = "the model knows no range for them: its training images had 8 bits, or it was trained before edgekit found ranges"
+        hint = "the model has no range for them: its training images had 8 bits, or it was trained before edgekit measured ranges"
     else:
-        hint = "if that is too few, state the range that matters (data.pixel_range, --pixel-range): LOW and HIGH become 0 and 255"
+        hint = "if that is too few, set the range (data.pixel_range, --pixel-range): LOW and HIGH become 0 and 255"
     return index.depth.notes(source.where, pixel_range, hint)
 
 
 def fits_memory(size: int) -> bool:
-    """Whether so many bytes of decoded images may be held in memory."""
+    """Return whether this many bytes of decoded images may be held in memory."""
     memory = this_machine().memory_bytes
     return memory is None or size <= _MEMORY_SHARE * memory
 
@@ -132,7 +132,7 @@ class _Index:
 
     @classmethod
     def of(cls, content: Any, total: int) -> _Index | None:
-        """From an entry of the cache; None where that is none of this version, for so many images."""
+        """Read an entry of the cache; None if it is of another version or number of images."""
         try:
             digests = [str(d) for d in content["digests"]]
             reasons = {int(i): str(r) for i, r in content["reasons"].items()}
@@ -143,11 +143,11 @@ class _Index:
 
 
 def _on_demand(source: ImageSource, preprocessing: Preprocessing, max_skipped: float, notes: list[str]) -> Decoded:
-    """Each image is decoded once now, for its digest: who may see what is decided by content, and the damaged are known."""
+    """Decode each image once for its digest, which the splits need and which finds damaged images; pixels follow on demand."""
     if not source.streamable:
         raise DataError(
-            f"{source.where}: a table cannot be streamed: its rows can only be read by the group",
-            "leave data.stream at auto or false, or write the images as WebDataset shards",
+            f"{source.where}: a Parquet table cannot be streamed, because it is read in whole row groups",
+            "set data.stream to auto or false, or convert the images to WebDataset shards",
         )
     key = _key(source, "digests") if source.stamp is not None else None
     index = _Index.of(load_json("digests", key), len(source.names)) if key else None
@@ -170,7 +170,7 @@ def _read(
     preprocessing: Preprocessing | None = None,
     out: NDArray[np.uint8] | None = None,
 ) -> _Index:
-    """Look at images `start` to `stop`; with a preprocessing, also put their pixels into `out`."""
+    """Index images `start` to `stop`; with a preprocessing, also write their pixels into `out`."""
     part = _Index()
     for i in range(start, stop):
         try:
@@ -186,7 +186,7 @@ def _read(
 
 
 def _blocks(source: ImageSource, preprocessing: Preprocessing, index: _Index) -> Iterator[NDArray[np.uint8]]:
-    """Decoded images in the source's order, a block at a time; `index` is filled on the way."""
+    """Yield decoded images in the order of the source, block by block, and fill `index`."""
     side = preprocessing.image_size
 
     def work(start: int, stop: int) -> tuple[NDArray[np.uint8], _Index]:
@@ -207,16 +207,16 @@ def _from_cache(key: str, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], _I
 def _into_cache(
     key: str, shape: tuple[int, ...], source: ImageSource, preprocessing: Preprocessing
 ) -> tuple[tuple[NDArray[np.uint8], _Index] | None, str]:
-    """Decode straight into the cache; None, and why, where that cannot be."""
+    """Decode directly into the cache; if that is impossible, return None and the reason."""
     problem = no_room(math.prod(shape))
     if problem:
         return None, problem
     index = _Index()
     try:
         save_images(key, shape, _blocks(source, preprocessing, index))
-    except EdgekitError as error:  # for instance the disk filled up on the way
+    except EdgekitError as error:  # for instance, the disk filled up
         return None, error.message
-    save_json("images", key, index.content())  # the last: without it there is no entry
+    save_json("images", key, index.content())  # last: without it there is no entry
     images = load_images(key, shape)
     return ((images, index), "") if images is not None else (None, f"{entry_folder('images')}: the entry vanished")
 
@@ -225,7 +225,7 @@ def _too_large(source: ImageSource, size: int, problem: str, stream: Stream | No
     or_stream = " set data.stream to true," if stream is False and source.streamable else ""
     half = in_bytes(_MEMORY_SHARE * (this_machine().memory_bytes or 0))
     return DataError(
-        f"{source.where}: decoded, its {len(source.names):,} images need {in_bytes(size)}, "
+        f"{source.where}: its {len(source.names):,} images need {in_bytes(size)} when decoded, "
         f"but {f'{problem}, and ' if problem else ''}half of the memory is {half}",
         f"set EDGEKIT_CACHE to a folder on a disk with {in_bytes(1.02 * size)} free,{or_stream} or lower data.image_size",
     )
@@ -244,7 +244,7 @@ def _into_memory(
 
 
 def _skipped(source: ImageSource, index: _Index, max_skipped: float) -> list[Skipped]:
-    """What cannot be read; refused where it is too much."""
+    """Return the unreadable images; refuse the source if there are too many."""
     skipped = [*source.lost, *(Skipped(source.path(i), reason) for i, reason in sorted(index.reasons.items()))]
     total = len(source.names) + len(source.lost)
     if not skipped or (len(skipped) <= max_skipped * total and len(skipped) < total):
@@ -256,7 +256,7 @@ def _skipped(source: ImageSource, index: _Index, max_skipped: float) -> list[Ski
     raise DataError(
         f"{source.where}: {len(skipped)} of {total} images cannot be read, more than data.max_skipped ({max_skipped:g}) allows: "
         f"{first}{more}",
-        "mend or delete them, or raise data.max_skipped",
+        "repair or delete them, or raise data.max_skipped",
     )
 
 

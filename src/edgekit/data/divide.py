@@ -1,4 +1,4 @@
-"""The division of a labeled folder into test, probe, label budget and the rest, by names, labels and content digests alone."""
+"""Split labeled images into test, probe, label budget and the rest, by names, labels and content digests."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ NO_ROWS: Rows = np.zeros(0, dtype=np.int64)
 
 @dataclass(frozen=True)
 class Division:
-    """Positions in the labeled source, each sorted; `test` is empty where the test set is a folder of its own.
+    """The split, as sorted positions in the labeled source; `test` is empty if the test set has a source of its own.
 
-    `training` is what is in neither test nor probe and is no copy of what is; the budget is a part of it.
+    `training` holds the images that are in neither test nor probe nor copies of such images; the budget is a part of it.
     """
 
     test: Rows
@@ -35,22 +35,22 @@ class Division:
 def divide(
     data: DataConfig, source: ImageSource, digests: Sequence[str], test_digests: Sequence[str] | None
 ) -> Division:
-    """Draw the test set, then the probe set, then the label budget; each is closed to what follows, by content.
+    """Draw the test set, then the probe set, then the label budget; later sets get no image of an earlier one, by content.
 
     Args:
         data: the recipe's part: `test`, `probe`, `labels` and the seeds.
-        source: the labeled images; its labels are there.
-        digests: their content digests; empty for what cannot be read.
-        test_digests: those of the test set where it is a folder of its own, else None.
+        source: the labeled images.
+        digests: their content digests; empty for unreadable images.
+        test_digests: those of the test set if it has a source of its own, else None.
 
     Raises:
-        DataError: a class has too few images, or the label file is wrong.
+        DataError: a class has too few images, or the label file is invalid.
     """
     return _Divider(data, source, digests).divide(test_digests)
 
 
 def copies_of(digests: Sequence[str], taken: Iterable[str]) -> NDArray[np.bool_]:
-    """Which images have the content of one that is taken."""
+    """Return which images have the content of one that is taken."""
     known = set(taken)
     return np.array([d in known for d in digests], dtype=bool)
 
@@ -83,7 +83,7 @@ class _Divider:
         probe = NO_ROWS
         if self.data.probe:
             allowed = self.open.copy()
-            if listed is not None:  # a label that somebody chose by hand is not to be lost to the probe set
+            if listed is not None:  # a label chosen by hand must not be lost to the probe set
                 allowed &= ~copies_of(self.digests, (self.digests[i] for i in listed))
             probe = self._draw_share("probe", self.data.probe, allowed)
             self._close(probe, f"images of {where} are copies of probe images")
@@ -111,11 +111,11 @@ class _Divider:
             if not self.digests[first]:
                 raise DataError(
                     f"data.labels: {path}: {self.source.names[first]} cannot be decoded{more}",
-                    "take it out of the file",
+                    "remove it from the file",
                 )
             raise DataError(
                 f"data.labels: {path}: {self.source.names[first]} is in the test set{more}",
-                "take it out of the file, or give data.test a folder of other images",
+                "remove it from the file, or name other images in data.test",
             )
         return rows
 
@@ -133,24 +133,24 @@ class _Divider:
         for name, total in zip(self.source.classes, self.totals, strict=True):
             if not total:
                 raise DataError(
-                    f"data.labeled: {self.source.where}: no image of class {name} can be read", "replace its images"
+                    f"data.labeled: {self.source.where}: no image of the class {name} can be read", "replace its images"
                 )
 
     def _check_training_left(self) -> None:
         for name, total, left in zip(self.source.classes, self.totals, self._count_open(), strict=True):
             if not left:
                 raise DataError(
-                    f"data.labeled: {self.source.where}: of the {total} images of class {name} none is left to train on after the "
+                    f"data.labeled: {self.source.where}: none of the {total} images of the class {name} is left to train on after the "
                     "test and probe sets",
-                    "add images, set data.probe to 0, or give data.test a folder of other images",
+                    "add images, set data.probe to 0, or name other images in data.test",
                 )
 
     def _note_conflicts(self) -> None:
         first: dict[str, int] = {}
-        pairs = zip(self.digests, self.labels, strict=True)
-        conflicts = {d for d, label in pairs if d and first.setdefault(d, int(label)) != label}
+        labeled = zip(self.digests, self.labels, strict=True)
+        conflicts = {d for d, label in labeled if d and first.setdefault(d, int(label)) != label}
         if conflicts:
-            self.notes.append(f"{len(conflicts)} pictures lie in more than one class of {self.source.where}")
+            self.notes.append(f"{len(conflicts)} pictures are in more than one class of {self.source.where}")
 
     def _count_open(self) -> list[int]:
         return [int(n) for n in np.bincount(self.labels[self.open], minlength=len(self.source.classes))]

@@ -1,4 +1,4 @@
-"""The shards or tables that a text names: one file, a folder of them, a glob, a brace range."""
+"""Find shards or tables by name: one file, a folder of them, a glob, a brace range."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from edgekit.walk import is_system
 
 Kind = Literal["tar", "parquet"]
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
-_MOST = 1_000_000  # files that a brace range may name
+_MOST = 1_000_000  # largest number of files of a brace range
 
 
 @dataclass(frozen=True)
 class Files:
-    """Files of one kind.
+    """Shards or tables, all of one kind.
 
     Args:
         where: as the recipe names them.
-        kind: what they are.
-        base: the folder that all of them lie in; empty for the current one.
-        names: their paths relative to it, with forward slashes; sorted, each once.
+        kind: tar or parquet.
+        base: the folder that contains all of them; empty for the current one.
+        names: paths relative to `base`, with forward slashes; sorted, each once.
     """
 
     where: str
@@ -36,15 +36,15 @@ class Files:
     names: list[str]
 
     def path(self, index: int) -> Path:
-        """Of a file."""
+        """Return the path of a file."""
         return Path(self.base, self.names[index]).expanduser()
 
 
 def find_files(where: str, key: str) -> Files | None:
-    """The shards or tables that `where` names, or None where it is a folder of something else, or nothing that is there.
+    """Return the shards or tables that `where` names; None if it is a folder of something else, or does not exist.
 
     Raises:
-        DataError: it names no such file, files of two kinds, compressed archives, or something that is not on this machine.
+        DataError: a file is missing, the files are of two kinds, an archive is compressed, or the path is not on this machine.
     """
     if "://" in where or where.startswith("pipe:"):
         raise DataError(
@@ -52,38 +52,38 @@ def find_files(where: str, key: str) -> Files | None:
         )
     path = Path(where).expanduser()
     if path.is_dir():
-        found = _in_folder(where)
+        names = _in_folder(where)
     elif path.exists():
-        found = [where]
+        names = [where]
         if _kind(where) is None and not where.lower().endswith(_COMPRESSED):
             return None
     elif any(c in where for c in "{*?["):
-        found = _expanded(where, key)
+        names = _expanded(where, key)
     elif _kind(where) is not None:
         raise DataError(
-            f"{at(key, where)}: no such file", "relative paths begin at the folder that the command runs in"
+            f"{at(key, where)}: no such file", "relative paths start at the folder that the command runs in"
         )
     else:
         return None
-    if not found:
+    if not names:
         return None
-    for name in found:
+    for name in names:
         if name.lower().endswith(_COMPRESSED):
             raise DataError(
-                f"{at(key, name)}: a compressed archive cannot be read at random",
+                f"{at(key, name)}: is a compressed archive, which cannot be read in random order",
                 "decompress it to .tar: encoded images hardly shrink",
             )
-    kinds = {_kind(name) for name in found}
+    kinds = {_kind(name) for name in names}
     if len(kinds) > 1 or None in kinds:
-        odd = next(name for name in found if _kind(name) is None or _kind(name) != _kind(found[0]))
+        odd = next(name for name in names if _kind(name) is None or _kind(name) != _kind(names[0]))
         raise DataError(
-            f"{at(key, where)}: names {odd}, and not .tar or .parquet files alone", "name files of one kind"
+            f"{at(key, where)}: includes {odd}; all files must be .tar, or all .parquet", "name files of one kind"
         )
     kind = kinds.pop()
     assert kind is not None
-    found = sorted(set(found))
-    base = os.path.commonpath([os.path.dirname(name) for name in found])
-    return Files(where, kind, base, [os.path.relpath(name, base or ".").replace(os.sep, "/") for name in found])
+    names = sorted(set(names))
+    base = os.path.commonpath([os.path.dirname(name) for name in names])
+    return Files(where, kind, base, [os.path.relpath(name, base or ".").replace(os.sep, "/") for name in names])
 
 
 def _kind(name: str) -> Kind | None:
@@ -92,11 +92,11 @@ def _kind(name: str) -> Kind | None:
 
 
 def _in_folder(where: str) -> list[str]:
-    """The shards and tables of a folder that holds neither images nor folders."""
-    found = []
+    """Return the shards and tables of a folder that holds neither images nor folders."""
+    paths = []
     try:
         entries = sorted(os.listdir(Path(where).expanduser()))
-    except OSError:  # said by whoever lists it as a folder of images
+    except OSError:  # reported when it is listed as a folder of images
         return []
     for name in entries:
         if is_system(name):
@@ -104,12 +104,12 @@ def _in_folder(where: str) -> list[str]:
         if Path(where, name).expanduser().is_dir() or os.path.splitext(name)[1].lower() in extensions():
             return []
         if _kind(name) is not None or name.lower().endswith(_COMPRESSED):
-            found.append(os.path.join(where, name))
-    return found
+            paths.append(os.path.join(where, name))
+    return paths
 
 
 def _expanded(where: str, key: str) -> list[str]:
-    """Brace ranges and globs, written out; a name of a range that is not there is an error."""
+    """Expand brace ranges and globs; a missing file of a range is an error."""
     from braceexpand import braceexpand
 
     try:
@@ -118,18 +118,18 @@ def _expanded(where: str, key: str) -> list[str]:
         raise DataError(f"{at(key, where)}: unbalanced braces", "write a range like {000..099}") from error
     if len(patterns) > _MOST:
         raise DataError(f"{at(key, where)}: names more than {_MOST:,} files", "write a range like {000..099}")
-    found, missing = [], []
+    paths, missing = [], []
     exists: Callable[[str], bool] = lambda path: os.path.isfile(os.path.expanduser(path))  # noqa: E731
     for pattern in patterns:
         globbed = any(c in pattern for c in "*?[") and not exists(pattern)
         matches = glob.glob(os.path.expanduser(pattern), recursive=True) if globbed else [pattern] * exists(pattern)
-        found += [match for match in matches if not globbed or os.path.isfile(match)]
+        paths += [match for match in matches if not globbed or os.path.isfile(match)]
         if not matches:
             missing.append(pattern)
     if missing:
         more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise DataError(
             f"{at(key, where)}: no such file: {missing[0]}{more}",
-            "relative paths begin at the folder that the command runs in; name only files that are there",
+            "relative paths start at the folder that the command runs in; name only existing files",
         )
-    return found
+    return paths

@@ -1,4 +1,4 @@
-"""Images in folders: one sub-folder a class, or any folder of images."""
+"""Images in folders: one sub-folder per class, or any folder of images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekit.walk import ImageFile, Walk, is_folder
 
 
 def labeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> ImageSource:
-    """A folder with one sub-folder a class (images may lie deeper in it).
+    """Open a folder with one sub-folder per class (images may lie deeper in it).
 
     Args:
         where: path of the folder.
@@ -24,7 +24,7 @@ def labeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> I
         max_pixels: the largest number of pixels that is decoded.
 
     Raises:
-        DataError: it is missing, is no folder, holds no images, fewer than two classes, or two that differ by case alone.
+        DataError: it is missing, is not a folder, holds no images, has fewer than two classes, or two whose names differ only in case.
     """
     root = existing_folder(where, key)
     walk = Walk()
@@ -37,37 +37,37 @@ def labeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> I
         if not is_folder(entry):
             loose += walk.file(entry, entry.name) is not None
             continue
-        found = list(walk.below(entry, entry.name))
-        if not found:
-            notes.append(f"{where}/{entry.name} holds no images and is no class")
+        images = list(walk.below(entry, entry.name))
+        if not images:
+            notes.append(f"{where}/{entry.name} holds no images and is not a class")
             continue
-        labels += [len(classes)] * len(found)
+        labels += [len(classes)] * len(images)
         classes.append(_utf8(entry.name, where))
-        files += found
+        files += images
     if not files:
         if loose:
             raise DataError(
-                f"{at(key, where)}: holds {loose} images but no folder of images",
-                "put each class into a sub-folder of its own",
+                f"{at(key, where)}: holds {loose} images but no sub-folder with images",
+                "put the images of each class into a sub-folder",
             )
         raise DataError(
             f"{at(key, where)}: holds no images{_instead(walk, where)}",
-            "one sub-folder a class, with image files in it",
+            "make one sub-folder per class and put its images there",
         )
     if len(classes) < 2:
         raise DataError(
-            f"{at(key, where)}: holds one class only ({classes[0]})",
+            f"{at(key, where)}: holds only one class ({classes[0]})",
             "a classifier needs at least two sub-folders with images",
         )
     refuse_same_but_case(classes, at(key, where))
     if loose:
-        notes.append(f"{loose} images of {where} lie in no class folder and are left out")
+        notes.append(f"{loose} images of {where} are in no class folder and are left out")
     notes += walk.notes(where)
     return _of_files(where, root, files, max_pixels, np.array(labels, dtype=np.int64), classes, notes)
 
 
 def unlabeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> ImageSource:
-    """A folder of images, flat or nested, without labels.
+    """Open a folder of images, flat or nested, without labels.
 
     Args:
         where: path of the folder.
@@ -75,7 +75,7 @@ def unlabeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) ->
         max_pixels: the largest number of pixels that is decoded.
 
     Raises:
-        DataError: it is missing, is no folder, or holds no images.
+        DataError: it is missing, is not a folder, or holds no images.
     """
     root = existing_folder(where, key)
     walk = Walk()
@@ -100,7 +100,7 @@ def _of_files(
     classes: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> ImageSource:
-    # The folder's own path is part of the stamp: archives are unpacked with equal names, sizes and times in train/ and test/.
+    # The path of the folder is part of the stamp: an unpacked archive may have equal names, sizes and times in train/ and test/.
     home = os.fspath(root.resolve())
     return ImageSource(
         where=where.rstrip("/") or where,
@@ -114,18 +114,18 @@ def _of_files(
 
 
 def existing_folder(where: str, key: str = "") -> Path:
-    """The path of a folder that is there.
+    """Return the path of an existing folder.
 
     Raises:
-        DataError: it is not, or is a file.
+        DataError: it does not exist, or is a file.
     """
     root = Path(where).expanduser()
     if not root.exists():
         raise DataError(
-            f"{at(key, where)}: no such folder", "relative paths begin at the folder that the command runs in"
+            f"{at(key, where)}: no such folder", "relative paths start at the folder that the command runs in"
         )
     if not root.is_dir():
-        raise DataError(f"{at(key, where)}: is not a folder", "give the folder that the images lie in")
+        raise DataError(f"{at(key, where)}: is not a folder", "give the folder that holds the images")
     return root
 
 

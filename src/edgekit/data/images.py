@@ -17,21 +17,21 @@ from edgekit.data.pixels import OnDemand, Pixels, center_crop
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file, or a member of a shard or table, that should be an image and could not be decoded."""
+    """A file, or a sample of a shard or table, that could not be decoded as an image."""
 
     path: str
     reason: str
 
 
 def content_digest(image: Image.Image) -> str:
-    """BLAKE2b-128 of an upright RGB image's size and pixels: the same for the same picture in any lossless file."""
+    """Return the BLAKE2b-128 of an upright RGB image's size and pixels: equal for the same picture in any lossless file."""
     digest = hashlib.blake2b(f"{image.width}x{image.height}:".encode(), digest_size=16)
     digest.update(image.tobytes())
     return digest.hexdigest()
 
 
 def spread_rows(count: int, most: int) -> NDArray[np.int64]:
-    """At most `most` of `count` rows, sorted and evenly spaced: sets lie sorted by class, so that all classes are among them."""
+    """Return at most `most` of `count` rows, sorted and evenly spaced: in a set sorted by class, every class is among them."""
     return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
 
 
@@ -40,9 +40,8 @@ class ImageSet:
     """Decoded square images.
 
     Args:
-        images: (n, S, S, 3) uint8, not to be written to. An array is C-contiguous and may be a memory map. The pool, and a
-            budget of all labels, may be more than the machine can hold: they may be pixels on demand, and every use of rows
-            collects or decodes them.
+        images: (n, S, S, 3) uint8, read-only. An array is C-contiguous and may be a memory map. The pool, and a budget of all
+            labels, may exceed the memory: then they are pixels on demand, and each access to rows collects or decodes them.
         names: n paths relative to the source's folder, with forward slashes.
         digests: n BLAKE2b-128 digests (32 hexadecimal digits) of the upright RGB pixels and size before resizing.
         labels: (n,) int64 indices into the classes, or None where there are no labels.
@@ -75,7 +74,7 @@ class ImageSet:
         return int(self.images.shape[1])
 
     def subset(self, index: Sequence[int] | NDArray[Any]) -> ImageSet:
-        """The images at `index` (whole numbers, or a mask of n booleans), in that order, as a copy."""
+        """Return a copy of the images at `index` (integers, or a mask of n booleans), in that order."""
         rows = np.arange(len(self))[np.asarray(index)] if len(index) else np.zeros(0, dtype=np.int64)
         return ImageSet(
             images=np.ascontiguousarray(self.images[rows]),
@@ -85,7 +84,7 @@ class ImageSet:
         )
 
     def center_crop(self, size: int) -> ImageSet:
-        """The central squares of `size` pixels, for what is stored larger than models take; of an array, a copy."""
+        """Return the center squares of `size` pixels, for images that are stored larger than models take; of an array, a copy."""
         if self.side - size < 2:
             return self
         cropped = center_crop(self.images, size)
@@ -94,8 +93,9 @@ class ImageSet:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the content digests in their order, the labels and S: equal for equal pictures, whatever their names."""
+        """SHA-256 over the content digests in their order, the labels and S; it does not depend on the names."""
         digest = hashlib.sha256(f"S={self.side}\n".encode())
         digest.update("\n".join(self.digests).encode())
+        # The spelling of the digests in older stage records.
         digest.update(b"unlabelled" if self.labels is None else self.labels.astype("<i8").tobytes())
         return digest.hexdigest()

@@ -1,8 +1,8 @@
-"""Draws by content: which images are held out, and which few carry their labels.
+"""Draws by content: the held-out images, and the images of the label budget.
 
-Every draw sorts the images of a class by a hash of the seed and the image's content digest, and takes a prefix. So a draw is
-the same on every machine and with every version of every library; renaming files does not change it; adding a file changes it
-by at most one image; and a smaller draw of the same seed is contained in a larger one.
+Every draw sorts the images of a class by a hash of the seed and the content digest, and takes a prefix. So a draw is the same on
+every machine and with all library versions; renaming files does not change it; adding a file changes it by at most one image; and
+a smaller draw of the same seed is contained in a larger one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edgekit.recipe import LabelCount
 
 
 def shuffled(names: Sequence[str], digests: Sequence[str], purpose: str, seed: int) -> list[int]:
-    """The positions of the images in the order in which a draw for `purpose` with `seed` takes them."""
+    """Return the positions of the images in the order in which a draw for `purpose` with `seed` takes them."""
 
     def key(i: int) -> tuple[bytes, str]:
         return hashlib.blake2b(f"{purpose}:{seed}:{digests[i]}".encode(), digest_size=16).digest(), names[i]
@@ -30,17 +30,17 @@ def shuffled(names: Sequence[str], digests: Sequence[str], purpose: str, seed: i
 
 
 def share(count: int, fraction: float) -> int:
-    """A fraction of a class's images, rounded to the nearest (half up), at least 1."""
+    """Return a fraction of the images of a class, rounded to the nearest integer (half up), at least 1."""
     return max(1, math.floor(count * fraction + 0.5))
 
 
 def draw(
     order: Sequence[int], labels: NDArray[np.int64], counts: Sequence[int], allowed: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """The first `counts[c]` allowed images of each class c in `order`; fewer where the class has fewer.
+    """Draw the first `counts[c]` allowed images of each class c in `order`; fewer if the class has fewer.
 
     Returns:
-        Their positions, sorted.
+        The sorted positions of the images.
     """
     left = list(counts)
     drawn = []
@@ -54,16 +54,16 @@ def draw(
 def budget_counts(
     labels: int | float | LabelCount, base: Sequence[int], available: Sequence[int], classes: Sequence[str]
 ) -> list[int]:
-    """How many labels of each class a budget takes.
+    """Return the number of labels of each class in a label budget.
 
-    A whole number is that many of every class; with `at_most`, a class that has fewer gives what it has.
-    A fraction is that fraction of every class's training images (the probe set
-    counts in), so imbalanced classes keep their proportions; 1.0 is everything that is not in the probe set.
+    An integer is the number per class; with `at_most`, a class that has fewer uses all it has. A fraction is that share of the
+    training images of each class (the probe set included), so imbalanced classes keep their proportions; 1.0 is all images outside
+    the probe set.
 
     Args:
-        labels: the recipe's `labels`: a fraction in (0, 1], or a count a class.
-        base: training images of each class, those of the probe set included.
-        available: training images of each class that a label may be drawn for.
+        labels: the recipe's `labels`: a fraction in (0, 1], or a count per class.
+        base: number of training images of each class, the probe set included.
+        available: number of training images of each class outside the probe set.
         classes: their names.
 
     Raises:
@@ -74,97 +74,98 @@ def budget_counts(
             return [min(labels.per_class, n) for n in available]
         labels = labels.per_class
     if isinstance(labels, float):
-        asked = list(available) if labels == 1.0 else [share(n, labels) for n in base]
+        counts = list(available) if labels == 1.0 else [share(n, labels) for n in base]
     else:
-        asked = [labels] * len(classes)
-    short = [c for c in range(len(classes)) if available[c] < asked[c]]
+        counts = [labels] * len(classes)
+    short = [c for c in range(len(classes)) if available[c] < counts[c]]
     if short:
         c = min(short, key=lambda c: available[c])
         more = f"; {len(short) - 1} more classes are short" if len(short) > 1 else ""
         raise DataError(
-            f"data.labels: class {classes[c]} has {available[c]} training images outside the probe set, the budget ({labels}) asks for "
-            f"{asked[c]}{more}",
-            f"ask for at most {min(available)} a class, lower data.probe, add images, or let rare classes give fewer: "
-            f"data.labels: {{per_class: {max(asked)}, at_most: true}}",
+            f"data.labels: the class {classes[c]} has {available[c]} training images outside the probe set, but the budget ({labels}) needs "
+            f"{counts[c]}{more}",
+            f"set it to at most {min(available)} per class, lower data.probe, add images, or allow fewer in rare classes: "
+            f"data.labels: {{per_class: {max(counts)}, at_most: true}}",
         )
-    return asked
+    return counts
 
 
 def read_label_file(
     path: Path, names: Sequence[str], labels: NDArray[np.int64], classes: Sequence[str]
 ) -> NDArray[np.int64]:
-    """The positions in `names` of the images that a CSV file lists in its column `file`.
+    """Read a CSV file; return the positions in `names` of the images in its column `file`.
 
     Args:
-        path: UTF-8 CSV with a header; `file` is relative to the labeled folder; a column `class`, where there is one, must
-            agree with the folder.
+        path: UTF-8 CSV with a header; `file` is relative to the labeled folder; the optional column `class` must agree
+            with the folder.
         names: all images of the labeled folder.
-        labels: their classes' indices.
+        labels: the class indices of `names`.
         classes: the names of the classes.
 
     Raises:
-        DataError: the file is missing, is no such CSV, names an unknown file or another class, or leaves a class out.
+        DataError: the file is missing, is not such a CSV file, names an unknown image or a wrong class, or lacks a class.
     """
     known = {name: i for i, name in enumerate(names)}
-    found: dict[int, None] = {}
+    listed_rows: dict[int, None] = {}
     for line, row in _rows(path):
         text = row["file"].strip()
         name = _name(row, known)
         where = f"data.labels: {path}, line {line}"
         if name not in known:
             raise DataError(
-                f"{where}: {text or 'an empty name'} is no image of the labeled folder",
-                near(name, names[:20000]) or f"names are relative to it, like {names[0]}",
+                f"{where}: {text or 'an empty name'} is not an image of the labeled folder",
+                near(name, names[:20000]) or f"give names relative to it, like {names[0]}",
             )
         i = known[name]
-        given = row.get("class", "").strip()
-        if given and given != classes[labels[i]]:
+        class_name = row.get("class", "").strip()
+        if class_name and class_name != classes[labels[i]]:
             raise DataError(
-                f"{where}: {text} is in the folder of {classes[labels[i]]}, not {given}", "correct one of the two"
+                f"{where}: {text} is in the folder of {classes[labels[i]]}, not {class_name}", "correct one of the two"
             )
-        found[i] = None
-    missing = sorted(set(range(len(classes))) - {int(labels[i]) for i in found})
+        listed_rows[i] = None
+    missing = sorted(set(range(len(classes))) - {int(labels[i]) for i in listed_rows})
     if missing:
         listed = ", ".join(classes[c] for c in missing[:5]) + (", …" if len(missing) > 5 else "")
-        raise DataError(f"data.labels: {path}: lists no image of {listed}", "every class needs at least one label")
-    return np.array(sorted(found), dtype=np.int64)
+        raise DataError(f"data.labels: {path}: lists no image of {listed}", "add at least one image of every class")
+    return np.array(sorted(listed_rows), dtype=np.int64)
 
 
 def read_classes(path: Path, names: Sequence[str]) -> dict[int, str]:
-    """The classes that a CSV file gives to images: from positions in `names` to names of classes.
+    """Read the classes of images from a CSV file: a map from positions in `names` to class names.
 
     Args:
-        path: UTF-8 CSV with the columns `file` (relative to the pool) and `class`; a row without a class is no label yet.
+        path: UTF-8 CSV with the columns `file` (relative to the pool) and `class`; rows without a class are ignored.
         names: all images of the pool.
 
     Raises:
-        DataError: the file is missing, is no such CSV, names an unknown file, gives an image two classes, or labels nothing.
+        DataError: the file is missing, is not such a CSV file, names an unknown image, gives an image two classes, or has no class.
     """
     known = {name: i for i, name in enumerate(names)}
-    found: dict[int, str] = {}
+    labels: dict[int, str] = {}
     for line, row in _rows(path):
-        name, given = _name(row, known), row.get("class", "").strip()
-        if not given:
+        name, class_name = _name(row, known), row.get("class", "").strip()
+        if not class_name:
             continue
         where = f"data.labels: {path}, line {line}"
         if name not in known:
             raise DataError(
-                f"{where}: {name} is no image of data.pool",
-                near(name, names[:20000]) or f"names are relative to it, like {names[0]}",
+                f"{where}: {name} is not an image of data.pool",
+                near(name, names[:20000]) or f"give names relative to it, like {names[0]}",
             )
-        if found.setdefault(known[name], given) != given:
+        if labels.setdefault(known[name], class_name) != class_name:
             raise DataError(
-                f"{where}: {name} is {given} here and {found[known[name]]} before", "keep one of the two lines"
+                f"{where}: {name} has the class {class_name}, but an earlier line says {labels[known[name]]}",
+                "keep one of the two lines",
             )
-    if not found:
+    if not labels:
         raise DataError(
-            f"data.labels: {path}: gives no image a class", "fill in the column `class`, the header is file,class"
+            f"data.labels: {path}: no image has a class", "fill in the column `class`; the header must be file,class"
         )
-    return found
+    return labels
 
 
 def _name(row: dict[str, str], known: dict[str, int]) -> str:
-    """The file of a row, as a name with forward slashes."""
+    """Return the file of a row, with forward slashes."""
     text = row["file"].strip()
     return text if text in known else str(PurePosixPath(text.replace("\\", "/")))
 
@@ -175,15 +176,13 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         if "file" not in columns:
             raise DataError(
                 f"data.labels: {path}: has no column `file`, its columns are {shortened(', '.join(columns), 500) or 'none'}",
-                "the first line must be a header like file,class",
+                "make the first line a header like file,class",
             )
         yield from rows
     except Unreadable as error:
         if error.missing:
             raise DataError(
                 f"data.labels: {path}: no such file",
-                "give a fraction (0.1), a count a class (20), or a CSV with the column `file`",
+                "give a fraction (0.1), a count per class (20), or a CSV file with the column `file`",
             ) from error
-        raise DataError(
-            f"data.labels: {path}: cannot be read: {error.detail}", "it must be a CSV file in UTF-8"
-        ) from error
+        raise DataError(f"data.labels: {path}: cannot be read: {error.detail}", "give a CSV file in UTF-8") from error

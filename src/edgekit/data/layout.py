@@ -1,4 +1,4 @@
-"""What a folder holds, for `edgekit init`: where the classes, the test set and the unlabeled images are, and how large they are."""
+"""Inspect a folder for `edgekit init`: where the classes, the test set and the unlabeled images are, and how large they are."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ SIZES = (32, 64, 96, 128, 224)
 _TRAIN = ("train", "training", "labelled", "labeled")  # codespell:ignore
 _TEST = ("test", "testing", "val", "valid", "validation")  # a test set before a validation set
 _POOL = ("unlabelled", "unlabeled", "pool", "unsup")  # codespell:ignore
-_LOOKED_AT = 256  # images whose header is read for their size
+_SAMPLED = 256  # images whose header is read for their size
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A folder's parts, as paths from the current directory.
+    """The parts of a folder, as paths from the current directory.
 
     Args:
-        name: the folder's own, without its path.
-        labeled: folder with one sub-folder a class, or `digits`; None where the folder is a pile of images without labels.
-        test: the like for testing, or None.
+        name: of the folder, without its path.
+        labeled: folder with one sub-folder per class, or `digits`; None if the images have no labels.
+        test: folder with one sub-folder per class for testing, or None.
         pool: folder of unlabeled images, or None.
         classes: names of the classes.
         labeled_images: number of images in `labeled`.
-        smallest_class: number of images of the class that has fewest.
+        smallest_class: number of images of the smallest class.
         test_images: number of images in `test`.
         pool_images: number of images in `pool`.
         side: median of the shorter side, in pixels, of a sample of the training images.
-        notes: what a user should know, one sentence each.
+        notes: notes for the user, one sentence each.
     """
 
     name: str
@@ -55,16 +55,16 @@ class Layout:
 
     @property
     def image_size(self) -> int:
-        """The usual size that is nearest to the images' own, by ratio."""
+        """The standard size that is nearest to the images' own size, by ratio."""
         return min(SIZES, key=lambda size: abs(math.log(size / self.side)))
 
 
 def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
-    """Recognize FOLDER/{train,test,val,unlabeled,pool}/ by name, or FOLDER/CLASS/, or a pile of images, or `digits`.
+    """Recognize FOLDER/{train,test,val,unlabeled,pool}/ by name, or FOLDER/CLASS/, or images without class folders, or `digits`.
 
     Args:
         folder: its path.
-        unlabeled: its sub-folders are no classes (dates, cameras): all images below it are one pile.
+        unlabeled: the sub-folders are not classes (but dates, cameras): all images in them are unlabeled.
 
     Raises:
         DataError: it is missing, empty, or mixes classes with folders of other purpose.
@@ -90,32 +90,32 @@ def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
 
 
 def _check_classes_alone(folder: str, folders: list[Path], special: Path | None) -> None:
-    """Refuse a folder without train/ that is not one of classes alone."""
+    """Refuse a folder without train/ that mixes class folders with others."""
     where = str(Path(folder))
     others = [path for path in folders if path != special]
     if special is not None and others:
         raise DataError(
-            f"{folder}: holds {special.name}/ beside {others[0].name}/, and no train/",
+            f"{folder}: holds {special.name}/ and {others[0].name}/, but no train/",
             f"move the class folders into {where}/train/",
         )
     if special is not None and special.name.lower() in _TEST:
         raise DataError(
             f"{folder}: holds {len(open_pool(folder).names)} images and no labels",
-            f"put some images of each class, 20 will do to begin, into {where}/train/CLASS/ and all others into {where}/unlabeled/",
+            f"put some images of each class (20 are enough to begin) into {where}/train/CLASS/ and all others into {where}/unlabeled/",
         )
 
 
 def _pile(name: str, pool: ImageSource) -> Layout:
-    looked_at = _LookedAt(pool)
+    sample = _HeaderSample(pool)
     return Layout(
         name=name, labeled=None, test=None, pool=pool.where, classes=[], labeled_images=0, smallest_class=0, test_images=0,
-        pool_images=len(pool.names), side=looked_at.median_side(), notes=[*pool.notes, *looked_at.notes()],
+        pool_images=len(pool.names), side=sample.median_side(), notes=[*pool.notes, *sample.notes()],
     )  # fmt: skip
 
 
 def _layout(name: str, labeled: ImageSource, test: ImageSource | None, pool: ImageSource | None) -> Layout:
     assert labeled.labels is not None
-    looked_at = _LookedAt(pool or labeled)
+    sample = _HeaderSample(pool or labeled)
     notes = dict.fromkeys(note for source in (labeled, test, pool) if source is not None for note in source.notes)
     counts = [int((labeled.labels == c).sum()) for c in range(len(labeled.classes))]
     return Layout(
@@ -128,8 +128,8 @@ def _layout(name: str, labeled: ImageSource, test: ImageSource | None, pool: Ima
         smallest_class=min(counts),
         test_images=len(test.names) if test is not None else 0,
         pool_images=len(pool.names) if pool is not None else 0,
-        side=8 if labeled.where == DIGITS else looked_at.median_side(),
-        notes=[*notes, *looked_at.notes()],
+        side=8 if labeled.where == DIGITS else sample.median_side(),
+        notes=[*notes, *sample.notes()],
     )
 
 
@@ -144,50 +144,48 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-class _LookedAt:
-    """A sample of a source's images, by their headers."""
+class _HeaderSample:
+    """The headers of a sample of images."""
 
     def __init__(self, source: ImageSource) -> None:
         self.source = source
         self.count = self.deep = self.large = 0
         self.sides: list[int] = []
-        for i in range(0, len(source.names), math.ceil(len(source.names) / _LOOKED_AT)):
+        for i in range(0, len(source.names), math.ceil(len(source.names) / _SAMPLED)):
             self.count += 1
-            # As many kinds of errors as Pillow has plugins; training lists what it cannot read, and why.
+            # Pillow's plugins raise many kinds of errors; training lists the files that it cannot read, with reasons.
             with suppress(Exception):
                 self._look(i)
 
     def _look(self, i: int) -> None:
         path = Path(self.source.path(i)).expanduser()
-        # Of a folder the header alone; what is in a shard or a table is read whole.
+        # Only the header of a file in a folder; an image in a shard or a table is read as a whole.
         mode, (width, height) = image_header(path) if path.is_file() else _of(self.source.read(i))
         self.sides.append(min(width, height))
         self.deep += mode in DEEP
         self.large += width * height > MAX_PIXELS
 
     def median_side(self) -> int:
-        """In pixels.
+        """Return the median of the shorter sides, in pixels.
 
         Raises:
-            DataError: none can be read.
+            DataError: no image can be read.
         """
         if not self.sides:
-            raise DataError(
-                f"{self.source.where}: none of the {self.count} images looked at can be read", "replace them"
-            )
+            raise DataError(f"{self.source.where}: none of the {self.count} sampled images can be read", "replace them")
         return round(float(statistics.median(self.sides)))
 
     def notes(self) -> list[str]:
-        """What a user should know about them."""
-        of = f"of the {self.count} images of {self.source.where} that were looked at"
+        """Return notes for the user."""
+        of = f"of {self.count} sampled images of {self.source.where}"
         notes = []
         if self.deep:
             notes.append(
-                f"{self.deep} {of} have more than 8 bits: training finds the range of their values (data.pixel_range)"
+                f"{self.deep} {of} have more than 8 bits: training measures the range of their values (data.pixel_range)"
             )
         if self.large:
             notes.append(
-                f"{self.large} {of} have over {MAX_PIXELS:,} pixels: JPEGs are read smaller, others need data.max_pixels"
+                f"{self.large} {of} have over {MAX_PIXELS:,} pixels: JPEGs are decoded at a reduced size, other formats need a higher data.max_pixels"
             )
         return notes
 

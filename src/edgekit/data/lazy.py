@@ -1,4 +1,4 @@
-"""Pixels that are decoded when they are asked for: what stands in for an array of images that nothing could hold."""
+"""Pixels that are decoded on access, in place of an array that fits neither on the disk nor into memory."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from edgekit.errors import DataError
 from edgekit.preprocess import Preprocessing, bounded_decoding
 from edgekit.processors import usable_cpus
 
-_PART = 16  # images a task of a thread
+_PART = 16  # images per task of a thread
 
 
 class LazyPixels:
-    """Reads like an array (n, S, S, 3) uint8: an index, a slice, a mask or an array of rows gives decoded pixels.
+    """Reads like an array (n, S, S, 3) uint8: an index, a slice, a mask or an array of rows returns decoded pixels.
 
-    Every image is compared with the digest that it was indexed with, so that what a training sees is what its stage says
-    that it saw, and what was kept out of the pool stays out, whatever happens to the files meanwhile.
+    Every image is compared with the digest that it was indexed with. So a stage trains on exactly the images that its record lists,
+    and test images stay out of the pool, whatever happens to the files meanwhile.
 
     Args:
         source: where the images are read.
         preprocessing: from the upright RGB image to the square.
-        digests: content digests of the source's images; an empty one (unreadable) must not be asked for.
-        rows: (n,) the source's images that these are, in this order; default all.
-        margin: pixels cut off at each side.
+        digests: content digests of the images of the source; an image with an empty one (unreadable) must not be accessed.
+        rows: (n,) positions of these images in the source, in this order; default all.
+        margin: pixels to cut off at each side.
     """
 
     dtype = np.dtype(np.uint8)
@@ -65,22 +65,22 @@ class LazyPixels:
         return out
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        whole = self[:]
-        return whole if dtype is None else whole.astype(dtype)
+        pixels = self[:]
+        return pixels if dtype is None else pixels.astype(dtype)
 
     def subset(self, rows: NDArray[np.int64]) -> LazyPixels:
-        """The images at `rows`, in that order, still undecoded."""
+        """Return the images at `rows`, in that order, still undecoded."""
         return LazyPixels(self.source, self.preprocessing, self.digests, self.rows[rows], self.margin)
 
     def center_crop(self, size: int) -> LazyPixels:
-        """The central squares of `size` pixels."""
+        """Return the center squares of `size` pixels."""
         margin = self.margin + (self.shape[1] - size) // 2
         return LazyPixels(self.source, self.preprocessing, self.digests, self.rows, margin)
 
     def decode_into(
         self, out: NDArray[np.uint8], rows: NDArray[np.int64], pool: ThreadPoolExecutor
     ) -> list[Future[None]]:
-        """Futures after which out[i] holds the pixels of rows[i]; their results raise DataError where an image has changed."""
+        """Decode rows[i] into out[i]; return the futures, whose results raise DataError if an image has changed."""
 
         def work(start: int) -> None:
             for i in range(start, min(start + _PART, len(rows))):
@@ -95,11 +95,11 @@ class LazyPixels:
                 if content_digest(image) == self.digests[row]:
                     pixels, margin = self.preprocessing(image), self.margin
                     return pixels[margin:-margin, margin:-margin] if margin else pixels
-            reason = "its pixels are not those that it was indexed with"
+            reason = "its pixels are no longer those that were indexed"
         except DataError as error:
             reason = error.reason
         raise DataError(
             f"{self.source.path(row)}: changed while it was in use: {reason}",
-            "put it back and repeat the command, which goes on from the last checkpoint; to train on the images as they are now, "
-            "choose another --run",
+            "put it back and run the same command again to resume from the last checkpoint, or choose another --run to train on the "
+            "images as they are now",
         )

@@ -1,7 +1,7 @@
-"""The division of a pile of images: a share is held out before anybody labels anything, and labels come later, one by one.
+"""Split a pool without class folders: a share is held out before anything is labeled; labels may follow one by one.
 
-The held-out share is drawn by content and seed alone. A label that is added moves no image from the pool into the test set or back,
-so that the encoder stays pretrained on the pool that it was trained on.
+The held-out share depends only on content and seed. A new label moves no image from the pool into the test set or back, so
+the encoder remains valid: it was pretrained on the same pool.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Pile:
-    """Positions in the source.
+    """The split, as positions in the source.
 
     Attributes:
-        training: what is not held out and is no copy of what is, sorted: the pool.
+        training: the pool: images that are neither held out nor copies of held-out images, sorted.
         held_out: the first image of each held-out content, in the order of the draw: a prefix of it is a random sample.
-        budget: the labeled ones of `training`, sorted.
-        test: the labeled ones of `held_out`, sorted.
-        labels: (n,) int64 indices into `classes`, -1 where there is no label.
-        classes: names, sorted; empty where nothing is labeled.
-        notes: what a user should know, one sentence each.
+        budget: the labeled images of `training`, sorted.
+        test: the labeled images of `held_out`, sorted.
+        labels: (n,) int64 indices into `classes`, -1 without a label.
+        classes: names, sorted; empty if nothing is labeled.
+        notes: notes for the user, one sentence each.
     """
 
     training: Rows
@@ -45,16 +45,16 @@ class Pile:
 
 
 def divide_pile(data: DataConfig, source: ImageSource, digests: Sequence[str], *, check: bool = True) -> Pile:
-    """Hold a share out, then read the labels.
+    """Hold out a share of the images, then read the labels.
 
     Args:
         data: the recipe's part: `test` is a share, `labels` perhaps a CSV file; `labeled` is None.
         source: the images; its own labels are not used.
-        digests: their content digests; empty for what cannot be read.
-        check: refuse labels that nothing can be trained or tested on.
+        digests: their content digests; empty for unreadable images.
+        check: refuse labels that are not enough to train and test.
 
     Raises:
-        DataError: too few images can be read, or the label file is wrong.
+        DataError: too few images can be read, or the label file is invalid.
     """
     assert isinstance(data.test, float)
     held_out, notes = _hold_out(source, digests, data.test, data.split_seed)
@@ -62,7 +62,7 @@ def divide_pile(data: DataConfig, source: ImageSource, digests: Sequence[str], *
     training = np.array([i for i, d in enumerate(digests) if d and d not in held_contents], dtype=np.int64)
     if len(training) < 2:
         raise DataError(
-            f"data.pool: {source.where}: {len(training)} different images are left to train on", "add images"
+            f"data.pool: {source.where}: only {len(training)} different images are left to train on", "add images"
         )
     if not isinstance(data.labels, str):
         nothing = np.zeros(0, dtype=np.int64)
@@ -75,13 +75,13 @@ def divide_pile(data: DataConfig, source: ImageSource, digests: Sequence[str], *
     if untaught:
         names = ", ".join(classes[c] for c in untaught)
         notes.append(
-            f"only test images have the class {names}: no model can learn it before training images have it, too"
+            f"only test images have the class {names}: no model can learn it; label training images of it, too"
         )
     return Pile(training, held_out, budget, test, labels, classes, notes)
 
 
 def _hold_out(source: ImageSource, digests: Sequence[str], fraction: float, seed: int) -> tuple[Rows, list[str]]:
-    """The first image of each content that is held out, and a note about copies."""
+    """Return the first image of each held-out content, and a note about copies."""
     order = [i for i in shuffled(source.names, digests, "test", seed) if digests[i]]
     first = first_of_each(order, digests)
     contents = list(first)[: share(len(first), fraction)]
@@ -91,7 +91,7 @@ def _hold_out(source: ImageSource, digests: Sequence[str], fraction: float, seed
 
 
 def first_of_each(rows: Iterable[int], digests: Sequence[str]) -> dict[str, int]:
-    """Each content among the images at `rows`, and the first of its copies."""
+    """Return each content among the images at `rows`, with the first of its copies."""
     first: dict[str, int] = {}
     for i in rows:
         first.setdefault(digests[i], int(i))
@@ -99,14 +99,14 @@ def first_of_each(rows: Iterable[int], digests: Sequence[str]) -> dict[str, int]
 
 
 def _labels(path: Path, source: ImageSource, digests: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
-    """The class of each image, -1 where there is none; copies of a labeled image have its class."""
+    """Return the class of each image, -1 without a label; copies of a labeled image get its class."""
     by_content: dict[str, str] = {}
     for i, name in read_classes(path, source.names).items():
         if not digests[i]:
-            raise DataError(f"data.labels: {path}: {source.names[i]} cannot be decoded", "take it out of the file")
+            raise DataError(f"data.labels: {path}: {source.names[i]} cannot be decoded", "remove it from the file")
         if by_content.setdefault(digests[i], name) != name:
             raise DataError(
-                f"data.labels: {path}: {source.names[i]} is {name}, and a copy of it is {by_content[digests[i]]}",
+                f"data.labels: {path}: {source.names[i]} has the class {name}, but a copy of it has {by_content[digests[i]]}",
                 "give both the same class",
             )
     classes = sorted(set(by_content.values()))
@@ -116,16 +116,16 @@ def _labels(path: Path, source: ImageSource, digests: Sequence[str]) -> tuple[ND
 
 
 def _check(path: str, classes: list[str], labels: NDArray[np.int64], budget: Rows, test: Rows) -> None:
-    """Refuse labels that nothing can be trained or tested on."""
+    """Refuse labels that are not enough to train and test."""
     trained = set(labels[budget].tolist())
     if len(trained) < 2:
         names = ", ".join(classes[c] for c in sorted(trained)) or "none"
         raise DataError(
-            f"data.labels: {path}: the images that training may see have labels of {len(trained)} classes ({names})",
-            "label images of at least two classes; `edgekit label suggest` lists which images training may see",
+            f"data.labels: {path}: the labeled training images are of {len(trained)} classes ({names})",
+            "label training images of at least two classes; `edgekit label suggest` lists them",
         )
     if not len(test):
         raise DataError(
-            f"data.labels: {path}: no held-out image has a label, so that nothing can be tested",
+            f"data.labels: {path}: no held-out image has a label, so the test set is empty",
             "label some of the images that `edgekit label suggest` lists for the test set",
         )

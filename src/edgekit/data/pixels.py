@@ -1,4 +1,4 @@
-"""Pixels of many images: what an array, a choice of its rows and images that are decoded on demand have in common."""
+"""Pixels of many images: the interface of arrays, of chosen rows of an array, and of images decoded on demand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class Pixels(Protocol):
-    """Images (n, S, S, 3) uint8 that are read by rows. A NumPy array is one; others decode or collect the rows when they are asked for."""
+    """Images (n, S, S, 3) uint8 that are read by rows, such as a NumPy array; other classes decode or collect the rows on access."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -24,29 +24,29 @@ class Pixels(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> NDArray[np.uint8]:
-        """The images at a slice, a mask or an array of rows; of one row number, its image (S, S, 3)."""
+        """Return the images at a slice, a mask or an array of rows; for one row number, its image (S, S, 3)."""
         ...
 
     def __array__(self) -> NDArray[Any]:
-        """All images: `np.asarray(pixels)`."""
+        """Return all images: `np.asarray(pixels)`."""
         ...
 
 
 @runtime_checkable
 class OnDemand(Pixels, Protocol):
-    """Pixels that exist only when they are asked for: to choose or to crop them costs nothing until then."""
+    """Pixels that are made on access: choosing and cropping cost nothing before."""
 
     def subset(self, rows: NDArray[np.int64]) -> OnDemand:
-        """The images at `rows`, in that order."""
+        """Return the images at `rows`, in that order."""
         ...
 
     def center_crop(self, size: int) -> OnDemand:
-        """The central squares of `size` pixels."""
+        """Return the center squares of `size` pixels."""
         ...
 
 
 class ChosenRows:
-    """Rows of an array in an order of their own, without a copy of it: it may be a memory map larger than the memory.
+    """Rows of an array in any order, without copying it: it may be a memory map larger than the memory.
 
     Args:
         array: (m, S, S, 3) uint8; not changed.
@@ -69,16 +69,16 @@ class ChosenRows:
         return self[:] if dtype is None else self[:].astype(dtype)
 
     def subset(self, rows: NDArray[np.int64]) -> ChosenRows:
-        """The images at `rows`, in that order."""
+        """Return the images at `rows`, in that order."""
         return ChosenRows(self.array, self.rows[rows])
 
     def center_crop(self, size: int) -> ChosenRows:
-        """The central squares of `size` pixels."""
+        """Return the center squares of `size` pixels."""
         return ChosenRows(_center(self.array, size), self.rows)
 
 
 def choose(pixels: Pixels, rows: NDArray[np.int64]) -> Pixels:
-    """The images at `rows`, in that order, without a copy; `pixels` stays as it is."""
+    """Return the images at `rows`, in that order, without a copy; `pixels` does not change."""
     if isinstance(pixels, OnDemand):
         return pixels.subset(rows)
     array = np.asarray(pixels)
@@ -88,12 +88,12 @@ def choose(pixels: Pixels, rows: NDArray[np.int64]) -> Pixels:
 
 
 def center_crop(pixels: Pixels, size: int) -> Pixels:
-    """The central squares of `size` pixels, without a copy."""
+    """Return the center squares of `size` pixels, without a copy."""
     return pixels.center_crop(size) if isinstance(pixels, OnDemand) else _center(np.asarray(pixels), size)
 
 
 def read_only(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A view of the array that cannot be written to."""
+    """Return a read-only view of the array."""
     view = array.view()
     view.flags.writeable = False
     return view

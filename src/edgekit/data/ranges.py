@@ -1,4 +1,4 @@
-"""The range of images of more than 8 bits: as a recipe states it, as a run found it, or found from the images."""
+"""The range of images of more than 8 bits: from the recipe, from a run, or measured on the images."""
 
 from __future__ import annotations
 
@@ -24,57 +24,57 @@ _SCHEMA = 1
 
 
 def of_run(run: Run) -> PixelRange | None:
-    """The range that a run's images were read with, for more images to be read with it.
+    """Return the range that the images of a run were read with, so that further images are read with it.
 
-    None: no image had more than 8 bits, or the run is older than ranges are, and its images were mapped by their number type.
+    None: no image had more than 8 bits, or the run is older than ranges, and its images were mapped by their number type.
     """
     stated = _recorded(run, run.recipe.data)
     return None if stated == "auto" else stated
 
 
 def stated(data: DataConfig, run: Run | None) -> Stated:
-    """The range to begin with: the recipe's. A run that is older than ranges are keeps the rule that it was trained with."""
+    """Return the range that the recipe states; a run that is older than ranges keeps the rule that it was trained with."""
     if run is not None and data.pixel_range == "auto" and _recorded(run, data) is None and _is_older(run):
         return None
     return data.pixel_range
 
 
 def with_range(
-    pixel_range: Stated, found_from: Sequence[Sequence[ImageSource]], work: Callable[[Stated], T]
+    pixel_range: Stated, groups: Sequence[Sequence[ImageSource]], work: Callable[[Stated], T]
 ) -> tuple[T, PixelRange | None]:
-    """Do something that reads images; where the range must be found first, find it and do it again.
+    """Run a function that reads images; if it needs a range that is unknown, measure the range and run it again.
 
     Args:
-        pixel_range: what is known of it.
-        found_from: sources that the range is found from: the first group of them that holds deep images decides.
-        work: given a range, reads images by `ImageSource.rgb`.
+        pixel_range: the known range, or auto.
+        groups: sources to measure the range on: the first group that holds deep images decides.
+        work: takes a range, and reads images by `ImageSource.rgb`.
 
     Returns:
-        What `work` gave, and the range that it gave it with; None where no image needed one.
+        The result of `work`, and the range that it used; None if no image needed one.
     """
-    key = _key(found_from) if pixel_range == "auto" else None
+    key = _key(groups) if pixel_range == "auto" else None
     if pixel_range == "auto":
         pixel_range = _known(key) or "auto"
     try:
         return work(pixel_range), None if pixel_range == "auto" else pixel_range
     except RangeNeeded:
-        found: PixelRange = "dtype"
-        for group in found_from:
+        measured: PixelRange = "dtype"
+        for group in groups:
             if (of_group := find_range(group)) is not None:
-                found = of_group
+                measured = of_group
                 break
         if key is not None:
-            save_json("ranges", key, {"schema": _SCHEMA, "range": found})
-        return work(found), found
+            save_json("ranges", key, {"schema": _SCHEMA, "range": measured})
+        return work(measured), measured
 
 
 def find_range(sources: Sequence[ImageSource]) -> PixelRange | None:
-    """The range of all deep images of the sources (see `Extent.pixel_range`); None where there is none."""
-    whole = Extent()
+    """Measure the range of all deep images of the sources (see `Extent.pixel_range`); None without such images."""
+    extent = Extent()
     for source in sources:
         for part in in_order(len(source.names), partial(_extent, source), "range"):
-            whole.merge(part)
-    return whole.pixel_range()
+            extent.merge(part)
+    return extent.pixel_range()
 
 
 def _extent(source: ImageSource, start: int, stop: int) -> Extent:
@@ -85,7 +85,7 @@ def _extent(source: ImageSource, start: int, stop: int) -> Extent:
                 image = source.read(i)
                 if is_deep(image):
                     extent.add(image)
-        except DataError:  # counted when it is decoded
+        except DataError:  # counted as unreadable when it is decoded
             continue
     return extent
 
@@ -96,7 +96,7 @@ def _key(groups: Sequence[Sequence[ImageSource]]) -> str | None:
 
 
 def _known(key: str | None) -> PixelRange | None:
-    """A range that was found before."""
+    """Return a range that was measured earlier, from the cache."""
     content = load_json("ranges", key) if key is not None else None
     try:
         return _parsed(content["range"]) if content is not None and content["schema"] == _SCHEMA else None
@@ -105,7 +105,7 @@ def _known(key: str | None) -> PixelRange | None:
 
 
 def _recorded(run: Run, data: DataConfig) -> Stated:
-    """The recipe's range; where that is to be found, the one that the run's data stage found, or None."""
+    """Return the range of the recipe; if it is auto, the one that the data stage of the run recorded, or None."""
     if data.pixel_range != "auto":
         return data.pixel_range
     try:
@@ -122,7 +122,7 @@ def _is_older(run: Run) -> bool:
 
 
 def _summary(run: Run) -> Any:
-    """What the data stage wrote about the images."""
+    """Read what the data stage recorded about the images."""
     return read_json(run.stage_path("data") / "splits.json")
 
 

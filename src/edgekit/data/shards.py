@@ -1,4 +1,4 @@
-"""WebDataset shards: tars whose members are samples, told apart by the name up to the first dot."""
+"""WebDataset shards: tars whose members are grouped into samples by the name up to the first dot."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from edgekit.errors import DataError
 from edgekit.preprocess import open_image
 from edgekit.recipe import DataConfig
 
-_OPEN = 64  # shards that are kept open
+_OPEN = 64  # open shards at a time
 
 
 def open_shards(files: Files, key: str, data: DataConfig, labeled: bool) -> ImageSource:
-    """The samples of all shards, in the order of the shards' names.
+    """Open the samples of all shards, in the order of the shard names.
 
     Args:
         files: the tars.
@@ -31,7 +31,7 @@ def open_shards(files: Files, key: str, data: DataConfig, labeled: bool) -> Imag
         labeled: whether labels are wanted, from .cls or .json members.
 
     Raises:
-        DataError: a shard cannot be read, none holds an image, or the labels are of no use.
+        DataError: a shard cannot be read, none holds an image, or the labels are invalid.
     """
     names: list[str] = []
     places: list[tuple[int, int, int]] = []
@@ -51,13 +51,15 @@ def open_shards(files: Files, key: str, data: DataConfig, labeled: bool) -> Imag
             lost += [Skipped(os.path.join(files.base, shard, name), reason) for name, reason in index.damage]
             others, bare = others + index.others, bare + index.bare
             if not index.ended:
-                notes.append(f"{shard} has no end mark: it may have been cut off, and what followed is lost")
+                notes.append(f"{shard} has no end mark: it may be truncated, and samples at its end may be lost")
             advance(1)
     if not names:
         first = f": {lost[0].path}: {lost[0].reason}" if lost else ""
-        raise DataError(f"{at(key, files.where)}: its shards hold no usable image{first}", "see the data documentation")
+        raise DataError(f"{at(key, files.where)}: its shards hold no usable image{first}", "see docs/data.md, Shards")
     if others:
-        notes.append(f"{others} images of {files.where} are left out: another image of their sample is taken")
+        notes.append(
+            f"{others} images of {files.where} are left out: their samples have several images, and one is used"
+        )
     if bare:
         notes.append(f"{bare} samples of {files.where} hold no image and are left out")
     classes, numbers = numbered(labels, data.class_names, at(key, files.where)) if labeled else ([], None)
@@ -76,13 +78,13 @@ def open_shards(files: Files, key: str, data: DataConfig, labeled: bool) -> Imag
 
 
 class _ShardReader:
-    """Reads an image at its offset; several threads may."""
+    """Reads an image at its offset; safe for several threads."""
 
     def __init__(self, paths: list[Path], names: list[str], places: np.ndarray, max_pixels: int) -> None:
         self.max_pixels = max_pixels
         self.names = names
         self.places = places
-        # A file that is dropped from the cache is closed when the last thread that reads from it is done.
+        # A file that leaves the cache is closed when the last thread has read from it.
         self.open = lru_cache(maxsize=_OPEN)(lambda shard: _Opened(paths[shard]))
 
     def __call__(self, i: int) -> Image.Image:

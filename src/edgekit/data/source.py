@@ -1,4 +1,4 @@
-"""A `ImageSource`: a list of names with a way to read each image, wherever they lie. Nothing is decoded here."""
+"""`ImageSource`: a list of names and a function that reads each image, wherever it lies. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["ImageSource", "RangeNeeded", "at", "extensions", "numbered", "refuse
 
 
 class RangeNeeded(Exception):
-    """An image has more than 8 bits, and nobody has said or found yet which range of its values is to be used."""
+    """An image has more than 8 bits, and its range of values is neither stated nor measured yet."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,15 @@ class ImageSource:
     Args:
         where: the folder, shards or table as the recipe names them, or `digits`.
         names: n names, with forward slashes: paths relative to the folder, `SHARD/MEMBER`, `TABLE/ROW`.
-        read: from a position in `names` to an upright image of any mode; raises DataError where it cannot be decoded.
-        stamp: what changes when the files do (for the cache's key), one value a name; None where nothing is to be cached.
+        read: from a position in `names` to an upright image of any mode; raises DataError if it cannot be decoded.
+        stamp: changes when the files change (for the cache key), one value per name; None if nothing is to be cached.
         labels: (n,) int64 indices into `classes`, or None.
-        classes: names of the classes; empty where there are no labels.
-        notes: what a user should know, one sentence each.
-        base: what `path` puts before a name; default `where`.
-        lost: what was found and cannot even be listed as an image (a damaged part of a shard, a sample without a label).
-        streamable: whether any image can be read in about the time that it takes to decode it, in any order.
-        pixel_range: of images of more than 8 bits (see `edgekit.pixel_range.to_gray`); auto: not known yet.
+        classes: names of the classes; empty without labels.
+        notes: notes for the user, one sentence each.
+        base: prefix that `path` puts before a name; default `where`.
+        lost: samples that cannot be listed as images (a damaged part of a shard, a sample without a label).
+        streamable: whether reading any image, in any order, takes about as long as decoding it.
+        pixel_range: range of images of more than 8 bits (see `edgekit.pixel_range.to_gray`); auto: not known yet.
     """
 
     where: str
@@ -56,11 +56,11 @@ class ImageSource:
     pixel_range: PixelRange | Literal["auto"] | None = "auto"
 
     def rgb(self, index: int, depth: Depth | None = None) -> Image.Image:
-        """An image as upright 8-bit RGB.
+        """Read an image as upright 8-bit RGB.
 
         Args:
             index: its position in `names`.
-            depth: counts what became of it.
+            depth: statistics, to which the image is added.
 
         Raises:
             DataError: it cannot be decoded.
@@ -77,11 +77,11 @@ class ImageSource:
         return rgb
 
     def ranged(self, pixel_range: PixelRange | Literal["auto"] | None) -> ImageSource:
-        """The same images, with a range for those of more than 8 bits."""
+        """Return the same source with a range for images of more than 8 bits."""
         return replace(self, pixel_range=pixel_range)
 
     def subset(self, index: Sequence[int] | NDArray[np.int64]) -> ImageSource:
-        """The source of the images at `index` alone."""
+        """Return a source with the images at `index` only."""
         rows = [int(i) for i in index]
         return ImageSource(
             where=self.where,
@@ -96,64 +96,66 @@ class ImageSource:
         )
 
     def path(self, index: int) -> str:
-        """The name of an image as a user would write it."""
+        """Return the path of an image as a user would write it."""
         base = self.base if self.base is not None else self.where
         return f"{base}/{self.names[index]}" if base else self.names[index]
 
 
 def at(key: str, where: str) -> str:
-    """The beginning of an error message: the recipe's key, where there is one, and what it names."""
+    """Return the start of an error message: the recipe's key, if there is one, and its value."""
     return f"{key}: {where}" if key else where
 
 
 def refuse_same_but_case(classes: Sequence[str], where: str) -> None:
-    """Refuse classes that some file systems and people take for the same.
+    """Refuse class names that some file systems and people cannot tell apart.
 
     Raises:
-        DataError: two names differ by case alone.
+        DataError: two names differ only in case.
     """
     folded: dict[str, str] = {}
     for name in classes:
         other = folded.setdefault(name.casefold(), name)
         if other != name:
-            raise DataError(f"{where}: the classes {other} and {name} differ by case alone", "rename or merge them")
+            raise DataError(f"{where}: the classes {other} and {name} differ only in case", "rename or merge them")
 
 
 def numbered(values: Sequence[int | str], names_file: str | None, where: str) -> tuple[list[str], NDArray[np.int64]]:
-    """Labels as indices into sorted classes.
+    """Convert labels to indices into sorted classes.
 
     Args:
-        values: one label an image: all whole numbers, or all names.
-        names_file: text file whose line i (from 0) names the number i; None to call a class by its number.
-        where: the beginning of an error message.
+        values: one label per image: all integers, or all names.
+        names_file: text file whose line i (from 0) is the name of class i; None to name a class by its number.
+        where: the start of error messages.
 
     Returns:
         The names of the classes that occur (by number, or by name), and (n,) int64 indices into them.
 
     Raises:
-        DataError: numbers and names are mixed, there are fewer than two classes, two differ by case alone, or the file has
-            no such line.
+        DataError: numbers and names are mixed, there are fewer than two classes, two differ only in case, or the file lacks
+            a line.
     """
     kinds = {isinstance(value, str) for value in values}
     if len(kinds) == 2:
         number, name = (next(v for v in values if isinstance(v, str) == text) for text in (False, True))
-        raise DataError(f"{where}: its labels are numbers ({number}) and names ({name})", "use one of the two")
-    found = sorted(set(values))
-    classes = [str(value) for value in found]
+        raise DataError(
+            f"{where}: some labels are numbers ({number}), others names ({name})", "use numbers only, or names only"
+        )
+    distinct = sorted(set(values))
+    classes = [str(value) for value in distinct]
     if names_file is not None and kinds == {False}:
-        classes = _lines(names_file, [int(value) for value in found])
+        classes = _lines(names_file, [int(value) for value in distinct])
     if len(classes) < 2:
         raise DataError(
-            f"{where}: holds one class only ({', '.join(classes)})" if classes else f"{where}: holds no labeled images",
+            f"{where}: holds only one class ({', '.join(classes)})" if classes else f"{where}: holds no labeled images",
             "a classifier needs images of at least two classes",
         )
     refuse_same_but_case(classes, where)
-    index = {value: i for i, value in enumerate(found)}
+    index = {value: i for i, value in enumerate(distinct)}
     return classes, np.array([index[value] for value in values], dtype=np.int64)
 
 
 def numbered_apart(names: list[str]) -> tuple[list[str], list[str]]:
-    """Names with each once, the second `crane` as `crane (2)`; and those that came more than once."""
+    """Make names unique, the second `crane` as `crane (2)`; also return the names that were repeated."""
     taken, seen, unique = set(names), set[str](), []
     for name in names:
         new, number = name, 1
@@ -166,7 +168,7 @@ def numbered_apart(names: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _lines(path: str, numbers: list[int]) -> list[str]:
-    """The names of the given numbers."""
+    """Return the names of some class numbers."""
     try:
         lines = read_text(Path(path).expanduser()).splitlines()
     except Unreadable as error:
@@ -178,7 +180,7 @@ def _lines(path: str, numbers: list[int]) -> list[str]:
     if missing:
         raise DataError(
             f"data.class_names: {path}: has no name for the label {missing[0]}",
-            "line i names the label i; the first line is the label 0's",
+            "write one name per line; the first line names the label 0",
         )
     unique, _ = numbered_apart(names)
     return [unique[n] for n in numbers]

@@ -1,4 +1,4 @@
-"""What a recipe names, opened: folders, WebDataset shards, Parquet tables, sets of torchvision, scikit-learn's digits."""
+"""Open the images that a recipe names: folders, WebDataset shards, Parquet tables, torchvision data sets, scikit-learn's digits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIGITS = "digits"
 
 
 def open_labeled(where: str, key: str = "", data: DataConfig | None = None) -> ImageSource:
-    """Labeled images: a folder with one sub-folder a class, shards, a table, a set of torchvision, or `digits`.
+    """Open labeled images: a folder with one sub-folder per class, shards, a table, a torchvision data set, or `digits`.
 
     Args:
         where: as the recipe names it.
@@ -35,13 +35,13 @@ def open_labeled(where: str, key: str = "", data: DataConfig | None = None) -> I
         data: the recipe's part: names of columns and classes, torchvision's folder; default its defaults.
 
     Raises:
-        DataError: it is missing or damaged, holds no images, fewer than two classes, or two that differ by case alone.
+        DataError: it is missing or damaged, holds no images, has fewer than two classes, or two whose names differ only in case.
     """
     return _open(where, key, data or DataConfig(), labeled=True)
 
 
 def open_pool(where: str, key: str = "", data: DataConfig | None = None) -> ImageSource:
-    """Images without labels: a folder, flat or nested, or anything else that `open_labeled` takes.
+    """Open images without labels: a folder, flat or nested, or anything that `open_labeled` accepts.
 
     Args:
         where: as the recipe names it.
@@ -55,26 +55,26 @@ def open_pool(where: str, key: str = "", data: DataConfig | None = None) -> Imag
 
 
 def official_test(where: str) -> str:
-    """What `data.test` names: of a set of torchvision without a split, its test split."""
+    """Return what `data.test` names: for a torchvision data set without a split, its test split."""
     return f"{where}:test" if where.startswith(TORCHVISION) and where.count(":") == 1 else where
 
 
 def check_same_classes(test: ImageSource, labeled: ImageSource) -> None:
-    """Refuse a test folder that has other classes than the labeled one.
+    """Refuse test images whose classes differ from those of the labeled images.
 
     Raises:
-        DataError: it names the classes that only one of them has.
+        DataError: the message names the classes that only one of them has.
     """
     if test.classes == labeled.classes:
         return
     parts = []
-    for here, there in ((test, labeled), (labeled, test)):
-        alone = [name for name in here.classes if name not in there.classes]
+    for one, other in ((test, labeled), (labeled, test)):
+        alone = [name for name in one.classes if name not in other.classes]
         if alone:
-            parts.append(f"only {here.where} has {', '.join(alone[:5])}{', …' if len(alone) > 5 else ''}")
+            parts.append(f"only {one.where} has {', '.join(alone[:5])}{', …' if len(alone) > 5 else ''}")
     raise DataError(
-        f"data.test: its classes are not those of data.labeled: {'; '.join(parts)}",
-        "both need a sub-folder with images for every class, of the same name",
+        f"data.test: its classes differ from those of data.labeled: {'; '.join(parts)}",
+        "give both a sub-folder with images for every class, with the same name",
     )
 
 
@@ -85,20 +85,20 @@ def _open(where: str, key: str, data: DataConfig, labeled: bool) -> ImageSource:
         from edgekit.data.torchvision_sets import open_set
 
         return open_set(where, key, data, labeled)
-    found = find_files(where, key)
-    if found is None:
+    files = find_files(where, key)
+    if files is None:
         return (labeled_folder if labeled else unlabeled_folder)(where, key, data.max_pixels)
-    if found.kind == "tar":
+    if files.kind == "tar":
         from edgekit.data.shards import open_shards
 
-        return open_shards(found, key, data, labeled)
+        return open_shards(files, key, data, labeled)
     from edgekit.data.tables import open_tables
 
-    return open_tables(found, key, data, labeled)
+    return open_tables(files, key, data, labeled)
 
 
 def _digits(labeled: bool) -> ImageSource:
-    """The 1,797 gray 8x8 images that ship with scikit-learn, values 0 to 16 spread over 0 to 255."""
+    """Open the 1,797 gray 8x8 images that ship with scikit-learn, with the values 0 to 16 scaled to 0 to 255."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

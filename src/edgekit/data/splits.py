@@ -1,4 +1,4 @@
-"""Who may see which image: pool, label budget, probe set and test set, apart from each other by content."""
+"""Split the images into pool, label budget, probe set and test set, which share no picture by content."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from edgekit.preprocess import Preprocessing
 from edgekit.recipe import DataConfig
 from edgekit.run import Run
 
-_MANY_BYTES = 1 << 30  # of a label budget, above which it is streamed where the pool is
+_MANY_BYTES = 1 << 30  # a label budget above this size is streamed if the pool is
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Splits:
     """The sets of a run. Test, probe and (pool with label budget) share no picture.
 
     Args:
-        classes: names of the classes; labels are indices into it. Empty where nothing is labeled yet: then all sets but the pool are.
+        classes: names of the classes; labels are indices into it. Empty if nothing is labeled yet: then all sets except the pool are empty.
         pool: no labels; stored at side `resize_to` (`fit: crop`) or `image_size` (`stretch`), for augmentation.
         labeled: the label budget, stored like the pool.
-        probe: labeled, evaluation preprocessing; empty where `probe` is 0.
-        test: labeled, evaluation preprocessing.
+        probe: labeled, with evaluation preprocessing; empty if `probe` is 0.
+        test: labeled, with evaluation preprocessing.
         skipped: files that could not be decoded.
-        notes: what a user should know, one sentence each.
-        pixel_range: that images of more than 8 bits were read with; None where there are none.
+        notes: notes for the user, one sentence each.
+        pixel_range: range that images of more than 8 bits were read with; None without such images.
     """
 
     classes: list[str]
@@ -54,12 +54,12 @@ class Splits:
 
 
 def set_sizes(splits: Splits) -> dict[str, int]:
-    """Number of images of each set."""
+    """Return the number of images of each set."""
     return {name: len(getattr(splits, name)) for name in ("pool", "labeled", "probe", "test")}
 
 
 def training_preprocessing(data: DataConfig) -> Preprocessing:
-    """How training images are stored: the center square at the full shorter side, for the augmentation to crop from."""
+    """Return how training images are stored: the center square at the full shorter side, from which the augmentation crops."""
     evaluation = data.preprocessing()
     if evaluation.fit == "stretch":
         return evaluation
@@ -67,17 +67,17 @@ def training_preprocessing(data: DataConfig) -> Preprocessing:
 
 
 def load_splits(data: DataConfig, run: Run | None = None) -> Splits:
-    """Decode a recipe's images and divide them.
+    """Decode the images of a recipe and split them.
 
-    The draws depend on the pictures' content and the seeds alone. Decoded images come from the cache on repeated calls.
+    The draws depend only on the content of the pictures and the seeds. On repeated calls, decoded images come from the cache.
 
     Args:
         data: the recipe's part.
-        run: whose images they are: one that is older than `data.pixel_range` keeps the pixels that it was trained with.
+        run: the run of the recipe; a run that is older than `data.pixel_range` keeps the pixels that it was trained with.
 
     Raises:
-        DataError: a folder is missing, empty or no folder, the classes do not suffice or conflict, a class has too few images, the
-            label file is wrong, or too many files cannot be decoded.
+        DataError: a folder is missing, empty or not a folder, there are too few classes or they conflict, a class has too few images,
+            the label file is invalid, or too many files cannot be decoded.
     """
     if data.labeled is None:
         return _pile_splits(data, run)
@@ -101,7 +101,7 @@ def load_splits(data: DataConfig, run: Run | None = None) -> Splits:
 
 
 def _pile_splits(data: DataConfig, run: Run | None) -> Splits:
-    """Of images that lie in one pile: what is held out depends on their content alone, so that later labels move no image."""
+    """Split a pool without class folders: the held-out images depend only on content, so that later labels move no image."""
     assert data.pool is not None
     source = open_pool(data.pool, "data.pool", data)
     splits, pixel_range = with_range(
@@ -151,7 +151,7 @@ def _divided(
 
 
 def write_splits(splits: Splits, folder: Path) -> list[str]:
-    """Write down who saw which image: labels.csv, probe.csv, test.csv (file, class, digest), skipped.csv (file, reason) and
+    """Record the splits: labels.csv, probe.csv, test.csv (file, class, digest), skipped.csv (file, reason) and
     splits.json (counts, digests, notes).
 
     Returns:
@@ -174,7 +174,7 @@ def write_splits(splits: Splits, folder: Path) -> list[str]:
 
 
 class _Store:
-    """Decodes for one recipe, and collects what there is to tell."""
+    """Decodes the images of one recipe, and collects skipped files and notes."""
 
     def __init__(self, data: DataConfig) -> None:
         self.training = training_preprocessing(data)
@@ -186,7 +186,7 @@ class _Store:
     def decode(
         self, source: ImageSource, preprocessing: Preprocessing | None = None, stream: Stream | None = None
     ) -> Decoded:
-        """Decode as training images, or as `preprocessing` says."""
+        """Decode with the preprocessing of training images, or with `preprocessing`."""
         decoded = decode(source, preprocessing or self.training, self.max_skipped, stream)
         self.notes += [note for note in [*source.notes, *decoded.notes] if note not in self.notes]
         known = set(self.skipped)
@@ -194,7 +194,7 @@ class _Store:
         return decoded
 
     def budget(self, source: ImageSource, decoded: Decoded, rows: Rows) -> ImageSet:
-        """The labeled training images; decoded once and for all, unless they are as many as the pool that is streamed."""
+        """Return the labeled training images; decoded into memory, unless the pool is streamed and they are large."""
         if decoded.lazy is None:
             return _copy(source, decoded, rows)
         if len(rows) * np.prod(decoded.images.shape[1:]) > _MANY_BYTES:
@@ -203,7 +203,7 @@ class _Store:
         return _whole(part, self.decode(part))
 
     def evaluation_set(self, source: ImageSource, decoded: Decoded, rows: Rows) -> ImageSet:
-        """Images of the labeled source as evaluation sees them; decoded again where training stores another square."""
+        """Return labeled images with evaluation preprocessing; decoded again if training stores another square."""
         if (self.training == self.evaluation and decoded.lazy is None) or not len(rows):
             images = _copy(source, decoded, rows)
             side = self.evaluation.image_size
@@ -213,7 +213,7 @@ class _Store:
 
 
 def _pool(source: ImageSource, decoded: Decoded, test: ImageSet, probe: ImageSet, notes: list[str]) -> ImageSet:
-    """A folder's images that are in neither the test nor the probe set."""
+    """Return the images of the pool that are in neither the test nor the probe set."""
     free = np.array([bool(d) for d in decoded.digests], dtype=bool)
     for other, name in ((test, "test"), (probe, "probe")):
         copies = copies_of(decoded.digests, other.digests) & free
@@ -225,7 +225,7 @@ def _pool(source: ImageSource, decoded: Decoded, test: ImageSet, probe: ImageSet
     if not free.any():
         raise DataError(
             f"data.pool: {source.where}: all its images are in the test or probe set",
-            "give a pool of other images, or leave data.pool out",
+            "name other images in data.pool, or remove data.pool",
         )
     return _without_labels(_chosen(source, decoded, np.flatnonzero(free)))
 
@@ -235,15 +235,15 @@ def _copy(source: ImageSource, decoded: Decoded, rows: Rows) -> ImageSet:
 
 
 def _whole(source: ImageSource, decoded: Decoded) -> ImageSet:
-    """All images that could be read."""
+    """Return all images that could be read."""
     return _chosen(source, decoded, np.flatnonzero([bool(d) for d in decoded.digests]))
 
 
 def _chosen(source: ImageSource, decoded: Decoded, rows: Rows) -> ImageSet:
-    """The images at `rows` (sorted), without a copy of their pixels.
+    """Return the images at `rows` (sorted), without copying their pixels.
 
-    The images beyond the new length stand in the gaps before it. The order is part of the set's digest, which the stages of
-    older runs recorded: sorted, it would train them anew.
+    The images beyond the new length fill the gaps before it. The order is part of the digest of the set, which the stages of
+    older runs recorded: in sorted order, those stages would be trained again.
     """
     order = np.arange(len(rows))
     gaps = np.setdiff1d(order, rows, assume_unique=True)
@@ -269,4 +269,4 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
     writer.writerows(rows)
-    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))  # a file's name may be no UTF-8
+    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))  # a file name may not be UTF-8

@@ -1,4 +1,4 @@
-"""Parquet tables of encoded images, as Hugging Face writes them, read from disk with pyarrow alone."""
+"""Parquet tables of encoded images, as Hugging Face writes them, read from disk with pyarrow."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from edgekit.foreign import Unreadable, parse_json, understood
 from edgekit.preprocess import open_image
 from edgekit.recipe import DataConfig
 
-_MOST_ROWS = 8  # a byte: even a column that says one thing alone takes a bit for eight rows
-_GROUPS = 4  # row groups that are kept: what threads that decode in order read at the same time
+_MOST_ROWS = 8  # per byte: even a constant column takes one bit for eight rows
+_GROUPS = 4  # row groups in memory: as many as threads that decode in order read at the same time
 _SPLIT = re.compile(r"^(.+)-\d{5}-of-\d{5}")  # as Hugging Face names the files of a split
 
 
 def open_tables(files: Files, key: str, data: DataConfig, labeled: bool) -> ImageSource:
-    """The rows of all tables, in the order of the files' names.
+    """Open the rows of all tables, in the order of the file names.
 
     Args:
         files: the .parquet files.
@@ -38,7 +38,7 @@ def open_tables(files: Files, key: str, data: DataConfig, labeled: bool) -> Imag
         labeled: whether labels are wanted.
 
     Raises:
-        DataError: a file is no Parquet table, lacks a column, or has one of another type; or the labels are of no use.
+        DataError: a file is not a Parquet table, lacks a column, or has one of another type; or the labels are invalid.
     """
     where = at(key, files.where)
     _refuse_several_splits(files, where)
@@ -82,7 +82,7 @@ def open_tables(files: Files, key: str, data: DataConfig, labeled: bool) -> Imag
 
 
 def _refuse_several_splits(files: Files, where: str) -> None:
-    """A folder of Hugging Face's holds the test set beside the training set."""
+    """Refuse several splits: a folder of Hugging Face may hold the test set beside the training set."""
     splits = sorted({match[1] for name in files.names if (match := _SPLIT.match(os.path.basename(name)))})
     if len(splits) > 1:
         first = os.path.join(files.base, f"{splits[-1]}-*.parquet")
@@ -90,10 +90,10 @@ def _refuse_several_splits(files: Files, where: str) -> None:
 
 
 def _opened(path: Path) -> tuple[Any, list[int], os.stat_result]:
-    """A table's file, how many rows each of its groups has, and its status.
+    """Open a table; return its file, the number of rows of each row group, and its status.
 
     Raises:
-        Unreadable: it is no Parquet table, or claims more rows than its bytes can hold.
+        Unreadable: it is not a Parquet table, or claims more rows than its bytes can hold.
     """
     import pyarrow.parquet as pq
 
@@ -118,7 +118,7 @@ class _Table:
         try:
             self.file, self.rows, status = _opened(path)
         except Unreadable as error:
-            raise DataError(f"{path}: is no readable Parquet table: {error.detail}", "check the file") from error
+            raise DataError(f"{path}: is not a readable Parquet table: {error.detail}", "check the file") from error
         self.stamp = (os.fspath(path.resolve()), status.st_size, status.st_mtime_ns, self.image)
         self.schema = self.file.schema_arrow
         self._require(self.image, "data.image_column")
@@ -127,14 +127,14 @@ class _Table:
             self._require(self.label, "data.label_column")
 
     def labels(self) -> list[int | str | None]:
-        """The label of each row: a name where the table knows it, else a number; None where there is none."""
+        """Return the label of each row: a name if the table has one, else a number; None without a label."""
         import pyarrow as pa
 
         kind = self.schema.field(self.label).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise DataError(
-                f"{self.path}: its column {self.label} is of type {kind}", "labels are whole numbers or names (strings)"
+                f"{self.path}: its column {self.label} is of type {kind}", "labels must be integers or names (strings)"
             )
         try:
             with understood(self.path, "a column of a Parquet table"):
@@ -151,7 +151,7 @@ class _Table:
         return [names[v] if isinstance(v, int) and 0 <= v < len(names) else None for v in values]
 
     def images(self, group: int) -> Any:
-        """The image column of a row group.
+        """Read the image column of a row group.
 
         Raises:
             Unreadable: it is damaged.
@@ -163,10 +163,10 @@ class _Table:
             return column
 
     def _class_names(self) -> list[str] | None:
-        """What Hugging Face's ClassLabel says, from the schema's metadata."""
+        """Return the class names of Hugging Face's ClassLabel, from the metadata of the schema."""
         try:
-            told = parse_json((self.schema.metadata or {})[b"huggingface"], self.path)
-            names = told["info"]["features"][self.label]["names"]
+            metadata = parse_json((self.schema.metadata or {})[b"huggingface"], self.path)
+            names = metadata["info"]["features"][self.label]["names"]
         except (Unreadable, KeyError, TypeError):
             return None
         return [str(name) for name in names] if isinstance(names, list) and names else None
@@ -175,7 +175,7 @@ class _Table:
         if column not in self.schema.names:
             raise DataError(
                 f"{self.path}: has no column {column}, its columns are {', '.join(self.schema.names)}",
-                near(column, self.schema.names) or f"say which with {key}",
+                near(column, self.schema.names) or f"name the column with {key}",
             )
 
     def _check_image_type(self) -> None:
@@ -187,12 +187,12 @@ class _Table:
         if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             raise DataError(
                 f"{self.path}: its column {self.image} is of type {kind}",
-                "images are encoded files: binary, or a struct of bytes and path; data.image_column names another column",
+                "images must be encoded files: binary, or a struct of bytes and path; choose the column with data.image_column",
             )
 
 
 class _TableReader:
-    """Reads a row's image; row groups are kept for a while, because they can only be read whole."""
+    """Reads the image of a row; keeps a few row groups, because a row group can only be read as a whole."""
 
     def __init__(self, tables: list[_Table], names: list[str], places: NDArray[np.int64], max_pixels: int) -> None:
         self.max_pixels = max_pixels
@@ -220,12 +220,12 @@ class _TableReader:
                 raise DataError("it is empty")
             return open_image(content, self.max_pixels)
         except DataError as error:
-            if content is None:  # the file that the row names is another place
+            if content is None:  # the file that the row names is elsewhere
                 raise DataError(error.message, error.hint, where=self.names[i]) from error
             raise error.at(self.names[i]) from error
 
     def _group(self, table: int, group: int) -> Any:
-        """The images of a row group, or the error that reading it gives (once, for all of its rows)."""
+        """Return the images of a row group, or the error of reading it (read once, for all its rows)."""
         with self.lock:
             key = (table, group)
             if key not in self.groups:

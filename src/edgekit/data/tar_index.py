@@ -1,8 +1,8 @@
-"""What lies where in a tar: one pass over its headers, after which any sample is one read at an offset.
+"""Index a tar in one pass over its headers; then any sample is one read at an offset.
 
-That is why shards are not read through a streaming library here: with the offsets, an epoch is an exact shuffle of all
-samples (not of a buffer), a training resumes at any step without reading what came before, several processes share a batch
-without owning shards, and who may see which image is decided by content before training. Tars must not be compressed.
+This is why shards are not read through a streaming library: with the offsets, an epoch is an exact shuffle of all samples (not of
+a buffer), a training resumes at any step without reading the earlier ones, several processes share a batch without owning shards,
+and the images are split by content before training. Tars must not be compressed.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class TarIndex:
         names: n names of the members that hold the images.
         offsets: n positions of the encoded images in the file, in bytes.
         sizes: n lengths, in bytes.
-        labels: n labels, or empty where none were asked for.
-        damage: name (or place) and reason of what cannot be used.
-        others: image members beside the one that is taken of their sample.
-        bare: samples without an image.
+        labels: n labels; empty if no labels were requested.
+        damage: name (or position) and reason of each unusable sample.
+        others: number of further image members in samples with several.
+        bare: number of samples without an image.
         ended: whether the archive has its end mark.
     """
 
@@ -66,28 +66,28 @@ class _Member:
 
 
 def shard_key(path: Path) -> str:
-    """A digest of a shard's path, size and time: what changes when the file does.
+    """Return a digest of the path, size and time of a shard, which changes when the file changes.
 
     Raises:
-        DataError: it is not there, or cannot be read.
+        DataError: it is missing, or cannot be read.
     """
     try:
         status = path.stat()
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}", "name only shards that are there") from error
+        raise DataError(f"{path}: {error.strerror}", "name only existing shards") from error
     return digest_of([_SCHEMA, os.fspath(path.resolve()), status.st_size, status.st_mtime_ns])[:32]
 
 
 def index_shard(path: Path, key: str, label_key: str | None) -> TarIndex:
-    """The samples of a shard, from the cache where it is unchanged.
+    """Index the samples of a shard; an unchanged one comes from the cache.
 
     Args:
         path: of the .tar.
         key: its `shard_key`.
-        label_key: key of the .json members that holds the label (a .cls member goes before it), or None for no labels.
+        label_key: key of the label in the .json members (a .cls member takes precedence), or None for no labels.
 
     Raises:
-        DataError: it cannot be read, is compressed, or is no tar.
+        DataError: it cannot be read, is compressed, or is not a tar.
     """
     entry = digest_of([key, label_key])[:32]
     content = load_json("shards", entry)
@@ -109,7 +109,7 @@ def _scan(stream: BinaryIO, path: Path, label_key: str | None) -> TarIndex:
     index = TarIndex()
     sample: list[_Member] = []
     for member in _members(stream, path, index):
-        # As WebDataset does: neighbors with the same key are a sample.
+        # As in WebDataset: consecutive members with the same key are one sample.
         if sample and member.key != sample[0].key:
             _add(index, sample, stream, label_key)
             sample = []
@@ -120,20 +120,20 @@ def _scan(stream: BinaryIO, path: Path, label_key: str | None) -> TarIndex:
 
 
 def _members(stream: BinaryIO, path: Path, index: TarIndex) -> Iterator[_Member]:
-    """The files of a tar; damaged headers are stepped over, block by block, and noted."""
+    """Yield the files of a tar; damaged headers are skipped, block by block, and recorded."""
     size = os.fstat(stream.fileno()).st_size
     try:
         with understood(path, "a tar archive"):
-            # Zeros are ignored, so that concatenated archives are read whole, and so are headers that are none.
+            # Zeros and invalid headers are ignored, so that concatenated archives are read to the end.
             archive = tarfile.open(fileobj=stream, mode="r:", ignore_zeros=True)  # noqa: SIM115 - the stream is the caller's
             following = archive.next()
     except Unreadable as error:
         raise DataError(
-            f"{path}: is no tar archive ({error.detail})", "compressed ones must be decompressed first"
+            f"{path}: is not a tar archive ({error.detail})", "decompress a compressed archive first"
         ) from error
     if following is None:
-        raise DataError(f"{path}: is an empty archive, or none", "compressed ones must be decompressed first")
-    end, before = 0, ""  # of the last member's data, rounded up to a block; its name
+        raise DataError(f"{path}: is empty, or not a tar archive", "decompress a compressed archive first")
+    end, before = 0, ""  # end of the last member's data, rounded up to a block; its name
     while following is not None:
         member = following
         _note_gap(stream, end, member.offset, before, index)
@@ -143,7 +143,7 @@ def _members(stream: BinaryIO, path: Path, index: TarIndex) -> Iterator[_Member]
         if member.isreg() and not member.issparse() and match is not None and not system:
             yield _Member(match[1], match[2].lower(), member.name, member.offset_data, member.size)
         following = _next(archive, size, path)
-        archive.members = []  # type: ignore[attr-defined] # or it would remember every one
+        archive.members = []  # type: ignore[attr-defined] # else it would keep every member
     index.ended = end < size and not _has_data(stream, end, min(size, end + _BLOCK))
     if end < size:
         _note_gap(stream, end, size, before, index)
@@ -155,32 +155,32 @@ def _next(archive: tarfile.TarFile, size: int, path: Path) -> tarfile.TarInfo | 
         try:
             with understood(path, "a tar header"):
                 member = archive.next()
-        except Unreadable as error:  # a header that belongs to the next one is damaged
+        except Unreadable as error:  # an extension header of the next member is damaged
             if isinstance(error.__cause__, OSError):
                 raise
             archive.offset = at + _BLOCK
             continue
         if member is None or archive.offset > at:
             return member
-        archive.offset = at + _BLOCK  # a size below zero would lead back
+        archive.offset = at + _BLOCK  # a negative size would go backwards
     return None
 
 
 def _note_gap(stream: BinaryIO, start: int, stop: int, before: str, index: TarIndex) -> None:
-    """Something between two members that is no header and not zero is a member that is lost."""
+    """Record nonzero data between two members: it is a lost member."""
     if _has_data(stream, start, stop):
         where = f"(after {before})" if before else "(at its start)"
-        index.damage.append((where, f"no tar header at byte {start}: what lies there is lost"))
+        index.damage.append((where, f"no tar header at byte {start}: the data there is lost"))
 
 
 def _has_data(stream: BinaryIO, start: int, stop: int) -> bool:
-    """Whether a file has a byte other than 0 in a range."""
+    """Return whether a file has a byte other than 0 in a range."""
     parts = ((at, min(1 << 20, stop - at)) for at in range(start, stop, 1 << 20))
     return any(os.pread(stream.fileno(), length, at).strip(b"\0") for at, length in parts)
 
 
 def _add(index: TarIndex, sample: list[_Member], stream: BinaryIO, label_key: str | None) -> None:
-    """One sample: its first image whose extension is an image's alone (jpg), or else ends in one (seg.png)."""
+    """Add one sample: its first image with a plain image extension (jpg), or else with one that ends in it (seg.png)."""
     images = [m for m in sample if f".{m.extension.rpartition('.')[2]}" in extensions()]
     if not images:
         index.bare += 1
@@ -225,4 +225,4 @@ def _number_or_name(value: Any) -> Label:
         return int(text) if re.fullmatch(r"[0-9]+", text) else text
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise ValueError(f"its label is {str(value)[:40]!r}, neither a number nor a name")
+    raise ValueError(f"its label is {str(value)[:40]!r}, which is neither a number nor a name")

@@ -13,49 +13,49 @@ from edgekit.recipe import SMALL_IMAGE, Architecture
 
 _TEMPLATE = """\
 # A recipe for edgekit: {summary}
-# Train it with `edgekit train {file}`. What is left out has the default that `edgekit schema recipe` describes.
+# Train it with `edgekit train {file}`. Missing keys have their defaults, see `edgekit schema recipe`.
 {measured}
-name: {name}   # the run goes to runs/NAME
-seed: 0   # of weights, batches and augmentation
+name: {name}   # the run is written to runs/NAME
+seed: 0   # seed of the initial weights, batches and augmentation
 
 data:
 {data}
-  probe: {probe:g}   # share of `labeled` kept apart: measures the encoder (kNN, linear probe), never trains the models
+  probe: {probe:g}   # share of `labeled` that trains no model: it measures the encoder (kNN, linear probe)
   labels: {labels}   # {labels_why}
   label_seed: 0   # another seed draws other labels
-  split_seed: 0   # another seed draws another probe set, and test set where `test` is a share
-  image_size: {image_size}   # side of the square that the models take, in pixels; {size_why}
-  fit: crop   # crop: keep the shape and cut the center out; stretch: squash to the square, so that nothing is cut off
-  max_skipped: 0.01   # refuse the data when a larger share of the files cannot be decoded
+  split_seed: 0   # another seed draws another probe set, and another test set if `test` is a share
+  image_size: {image_size}   # side of the square images that the models take, in pixels; {size_why}
+  fit: crop   # crop: keep the aspect ratio and cut out the center; stretch: resize to the square, so that nothing is cut off
+  max_skipped: 0.01   # largest share of files that may be unreadable; with more, the data is refused
 
 pretrain:   # SimCLR on all images, without labels
   method: simclr
-  encoder: {{name: {encoder}, width: {encoder_width:g}{stem}}}   # the teacher: any of torchvision or timm; width scales a ResNet's channels
+  encoder: {{name: {encoder}, width: {encoder_width:g}{stem}}}   # the teacher: any network of torchvision or timm; width scales a ResNet's channels
   projection: {{layers: 3, output: {projection}}}   # 3: SimCLR v2, 2: SimCLR v1
-  temperature: {temperature:g}   # of the loss: 0.5 suits small images and short trainings, 0.1 long trainings of large ones
-  epochs: {pretrain_epochs}   # longer is nearly always better; auto: as many as the number of images suggests
-  batch_size: {pretrain_batch}   # at most the number of images; an image is compared with all others of its batch
+  temperature: {temperature:g}   # of the loss: 0.5 for small images and short trainings, 0.1 for large images and long trainings
+  epochs: {pretrain_epochs}   # longer is nearly always better; auto: depends on the number of images
+  batch_size: {pretrain_batch}   # at most the number of images; each image is compared with all others of its batch
   optimizer: {{{pretrain_optimizer}}}   # {optimizer_why}
   augmentation: {{{augmentation}}}   # {augmentation_why}
 
-finetune:   # the teacher, on the label budget: from the linear probe on the encoder, then all layers
-  keep_projection_layers: 0   # of the projection head; 1: SimCLR v2's
-  consistency: {{enabled: true}}   # also learn from the pool: confident answers to weak views are pseudo-labels for strong ones
+finetune:   # train the teacher on the label budget: start from a linear probe on the encoder, then train all layers
+  keep_projection_layers: 0   # layers of the projection head to keep; SimCLR v2 keeps 1
+  consistency: {{enabled: true}}   # also learn from the pool: confident predictions for weak views are pseudo-labels for strong views
   epochs: {finetune_epochs}   # {label_epochs_why}
-{finetune_steps}  batch_size: {finetune_batch}   # at most; fewer labels are one batch
+{finetune_steps}  batch_size: {finetune_batch}   # with fewer labels, all of them are one batch
   optimizer: {{{finetune_optimizer}}}
   augmentation: {{{plain}}}
 
-distill:   # the teacher's answers on all images train the student
-  student: {{name: {student}, width: {student_width:g}{stem}}}   # what goes to the device: of torchvision or timm, like mobilenetv3_small_100
-  temperature: {distill_temperature:g}   # above 1, the student also learns which wrong answers are nearly right
-  labeled_weight: 0.0   # share of the true labels in the student's loss, beside the teacher's answers
+distill:   # train the student on the predictions of the teacher for all images
+  student: {{name: {student}, width: {student_width:g}{stem}}}   # the model for the device, of torchvision or timm, such as mobilenetv3_small_100
+  temperature: {distill_temperature:g}   # above 1, the student also learns which wrong classes the teacher finds likely
+  labeled_weight: 0.0   # share of the loss on the true labels; the rest is the loss on the predictions of the teacher
   epochs: {distill_epochs}
   batch_size: {distill_batch}
   optimizer: {{{distill_optimizer}}}
   augmentation: {{{plain}}}
 
-supervised:   # the student's architecture from scratch on the label budget: what all this must beat
+supervised:   # the baseline: the student's architecture, trained from scratch on the label budget
   enabled: true
   epochs: {supervised_epochs}
 {supervised_steps}  batch_size: {supervised_batch}
@@ -64,26 +64,26 @@ supervised:   # the student's architecture from scratch on the label budget: wha
 {hardware}"""
 
 
-# Below this many images an epoch has few steps; AdamW (tried on digits) then gets further than SGD (tried on CIFAR-10).
+# With fewer images, an epoch has few steps, and AdamW (tuned on digits) is better than SGD (tuned on CIFAR-10).
 _MANY = 10_000
 _FEW_STEPS = "name: adamw, lr: 2.0e-3, scale_lr: false, weight_decay: 1.0e-4, warmup: 0.05"
 _FLIP, _NO_FLIP = "flip: 0.5", "flip: 0.0"
-_FEW_STEPS_WHY = "few images make few steps, which adamw uses best"
+_FEW_STEPS_WHY = "with few images there are few steps, for which adamw is best"
 
 
 @dataclass(frozen=True)
 class RecipePlan:
-    """What fits a machine and a time (see `edgekit.train.planning`).
+    """The settings that fit a machine and a time limit (see `edgekit.train.planning`).
 
     Args:
         image_size: in pixels.
-        encoder: the teacher's.
-        student: what goes to the device.
-        pretrain_epochs: that fit.
-        distill_epochs: that fit; auto for a pile without labels, of which only pretraining can be measured.
-        finetune_steps: that fit, None where `auto` does.
-        supervised_steps: the like.
-        precision: auto, or fp32 where that is faster.
+        encoder: architecture of the teacher.
+        student: architecture of the student.
+        pretrain_epochs: epochs that fit.
+        distill_epochs: epochs that fit; auto without labels, where only pretraining can be measured.
+        finetune_steps: steps that fit; None if `auto` fits.
+        supervised_steps: steps that fit; None if `auto` fits.
+        precision: auto, or fp32 if that is faster.
         flip: whether the augmentation mirrors images.
         measured: comments for the recipe, one line each.
     """
@@ -102,7 +102,7 @@ class RecipePlan:
 
 @dataclass(frozen=True)
 class Counts:
-    """Images of each set, about: what is drawn by content is not known before the images are decoded."""
+    """Approximate number of images of each set: the exact ones are known once the images are decoded."""
 
     probe_share: float
     labeled: int
@@ -112,7 +112,7 @@ class Counts:
 
     @classmethod
     def of(cls, layout: Layout) -> Counts:
-        """Of a folder and the recipe that is written for it; `labeled` is the most that a budget can take."""
+        """Estimate the counts of a folder with the recipe written for it; `labeled` is the largest possible budget."""
         probe = 0.1 if layout.smallest_class >= 10 else 0.0
         test = 0.0 if layout.test else 0.2
         images = layout.labeled_images
@@ -128,7 +128,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class _TemplateValues:
-    """What the template says about training; `_for_images` fits it to the images, `_for_digits` holds the embedded data's own."""
+    """The values of the template; `_for_images` adapts them to the images, `_for_digits` returns those of the embedded digits."""
 
     encoder: str = "resnet18"
     encoder_width: float = 1.0
@@ -139,12 +139,12 @@ class _TemplateValues:
     pretrain_epochs: int | str = "auto"
     pretrain_batch: int = 256
     pretrain_optimizer: str = "name: sgd, lr: 0.12, weight_decay: 5.0e-4, warmup: 0.05"
-    optimizer_why: str = "lr is for a batch of 256 and scales with it; lars suits batches over 1,000"
+    optimizer_why: str = "lr is for a batch of 256 and scales with batch_size; prefer lars for batches over 1,000"
     augmentation: str = f"crop_scale: [0.2, 1.0], {_FLIP}, jitter: 0.8, gray: 0.2"
-    augmentation_why: str = "set flip to 0 where left and right matter, jitter and gray to 0 where color does"
+    augmentation_why: str = "set flip to 0 if left and right matter, jitter and gray to 0 if color matters"
     finetune_epochs: int | str = "auto"
     finetune_steps: str = ""
-    label_epochs_why: str = "auto: enough steps, whatever the number of labels; a number says how often they are seen"
+    label_epochs_why: str = "auto: enough steps for any number of labels; a number: passes over the labeled images"
     finetune_batch: int = 256
     finetune_optimizer: str = "name: adamw, lr: 1.0e-3, scale_lr: false, weight_decay: 1.0e-4"
     plain: str = f"crop_scale: [0.4, 1.0], {_FLIP}"
@@ -156,15 +156,17 @@ class _TemplateValues:
     supervised_steps: str = ""
     supervised_batch: int = 256
     supervised_optimizer: str = (
-        _FEW_STEPS  # until it fits its labels: an undertrained baseline would flatter the student
+        _FEW_STEPS  # enough to fit the labels: an undertrained baseline would make the student look too good
     )
     stem: str = ""
     hardware: str = ""
-    measured: str = "# Nothing was measured: `epochs: auto` follows from the numbers of images and labels, whatever time that takes."
+    measured: str = (
+        "# Nothing was measured: `epochs: auto` depends on the number of images and labels, not on a time limit."
+    )
 
 
 def _for_digits() -> _TemplateValues:
-    """The values of examples/digits.yaml. Gray 8x8 digits: a mirrored digit is another sign, and there is no color to change."""
+    """Return the values of examples/digits.yaml: gray 8x8 digits, of which a mirrored one is another sign."""
     return _TemplateValues(
         encoder="resnet10",
         encoder_width=0.25,
@@ -176,7 +178,7 @@ def _for_digits() -> _TemplateValues:
         pretrain_optimizer=_FEW_STEPS,
         optimizer_why=_FEW_STEPS_WHY,
         augmentation="crop_scale: [0.4, 1.0], flip: 0.0, jitter: 0.0, gray: 0.0",
-        augmentation_why="no flip, a mirrored digit is another sign; no color to change",
+        augmentation_why="no flip: a mirrored digit is another sign; no color changes: the images are gray",
         plain="crop_scale: [0.6, 1.0], flip: 0.0",
         finetune_epochs=600,
         finetune_batch=30,
@@ -185,12 +187,12 @@ def _for_digits() -> _TemplateValues:
         distill_optimizer="name: adamw, lr: 4.0e-3, scale_lr: false, weight_decay: 1.0e-4, warmup: 0.07",
         supervised_epochs=100,
         supervised_batch=30,
-        measured="# Its numbers were tried on these digits; it takes a few minutes on two cores.",
+        measured="# The values were tuned on these digits; training takes a few minutes on two cores.",
     )
 
 
 def _for_images(images: int, image_size: int) -> _TemplateValues:
-    """Batches that the images fill several times; nothing depends on the labels, so that another budget needs no other recipe."""
+    """Choose batches that the images fill several times; nothing depends on the labels, so the recipe fits any label budget."""
     small = image_size <= SMALL_IMAGE
     batch = _power_of_two(images // 4, 2, 256)
     labeled_batch = 256 if small else 64
@@ -211,26 +213,28 @@ def recipe_text(
     labels: str | None = None,
     plan: RecipePlan | None = None,
 ) -> str:
-    """A commented recipe for a folder; it is valid as it stands.
+    """Return a commented, valid recipe for a folder.
 
     Args:
         layout: what the folder holds.
-        name: of the run; default the folder's.
-        file: what the recipe will be called.
-        labels: the label budget as YAML; default every label, of the digits three a class.
-        plan: what was measured; without it, every stage's `epochs` is auto.
+        name: of the run; default: the name of the folder.
+        file: name of the recipe file.
+        labels: the label budget as YAML; default: all labels, for the digits three per class.
+        plan: the measured settings; None: `epochs` of every stage is auto.
 
     Raises:
-        RecipeError: the name is not one that a run can have, or the budget none.
+        RecipeError: the name is not a valid name of a run, or the budget is invalid.
     """
     digits = layout.labeled == DIGITS
     counts = Counts.of(layout)
     image_size = 16 if digits else layout.image_size
-    labels_why = "label budget: a share (0.1), a count a class (20), or a CSV file with the column `file`; 1.0 is every label there is"
+    labels_why = (
+        "label budget: a share (0.1; 1.0: all labels), a count per class (20), or a CSV file with the column `file`"
+    )
     if layout.labeled is None:
         labels, labels_why = (
             labels or "1.0",
-            "no labels yet; later the CSV file with the columns file,class: labels.csv",
+            "no labels yet; later a CSV file with the columns file,class: labels.csv",
         )
     image_size = plan.image_size if plan is not None else image_size
     values = _for_digits() if digits else _for_images(counts.pool, image_size)
@@ -246,20 +250,20 @@ def recipe_text(
         labels=labels or ("3" if digits else "1.0"),
         labels_why=labels_why,
         image_size=image_size,
-        size_why=f"the images' shorter side is {layout.side} in the median",
+        size_why=f"the median of the shorter side of the images is {layout.side}",
     )
     recipes.parse(recipes.read_yaml(text), where="recipe")
     return text
 
 
 def _planned(values: _TemplateValues, plan: RecipePlan) -> _TemplateValues:
-    """The values with those that were measured."""
+    """Return the values, updated with the measured ones."""
 
     def steps(count: int | None) -> str:
-        return f"  steps: {count}   # what `auto` then aims for: more took too long\n" if count else ""
+        return f"  steps: {count}   # the steps that `auto` aims for: more would take too long\n" if count else ""
 
     if not plan.flip:
-        why = "no flip: mirrored images are told from yours, see above; set jitter and gray to 0 where color matters"
+        why = "no flip: a classifier recognizes mirrored images, see above; set jitter and gray to 0 if color matters"
         values = replace(
             values,
             augmentation=values.augmentation.replace(_FLIP, _NO_FLIP),
@@ -289,30 +293,32 @@ def _planned(values: _TemplateValues, plan: RecipePlan) -> _TemplateValues:
 def _data_lines(layout: Layout) -> list[str]:
     if layout.labeled is None:
         return [
-            "  labeled: null   # no class folders: `labels` names the labels, a CSV file with the columns file,class (edgekit label suggest)",
+            "  labeled: null   # no class folders: `labels` is a CSV file with the columns file,class (see `edgekit label suggest`)",
             f"  pool: {_quoted(layout.pool or '')}   # all images: {layout.pool_images:,}",
-            "  test: 0.1   # share of the pool that training never sees: the labels of these images measure the models",
+            "  test: 0.1   # share of the pool that training never sees: the labeled images in it are the test set",
         ]
     if layout.labeled == DIGITS:
         lines = [
             f"  labeled: {DIGITS}   # scikit-learn's handwritten digits: 1,797 gray images of 8x8 pixels, nothing to download"
         ]
     else:
-        lines = [f"  labeled: {_quoted(layout.labeled)}   # one sub-folder a class: {layout.labeled_images:,} images"]
+        lines = [f"  labeled: {_quoted(layout.labeled)}   # one sub-folder per class: {layout.labeled_images:,} images"]
     if layout.pool is not None:
-        lines.append(f"  pool: {_quoted(layout.pool)}   # images without labels: {layout.pool_images:,}")
+        lines.append(f"  pool: {_quoted(layout.pool)}   # unlabeled images: {layout.pool_images:,}")
     else:
-        lines.append("  pool: null   # folder of unlabeled images; null: those of `labeled`, their labels unseen")
+        lines.append("  pool: null   # folder of unlabeled images; null: the images of `labeled`, without their labels")
     if layout.test is not None:
         lines.append(f"  test: {_quoted(layout.test)}   # {layout.test_images:,} images, of the same classes")
     else:
-        lines.append("  test: 0.2   # share of `labeled` held out for the final score; or a folder like `labeled`")
+        lines.append(
+            "  test: 0.2   # share of `labeled` that is held out for the final score, or a folder like `labeled`"
+        )
     return lines
 
 
 def _summary(layout: Layout) -> str:
     if layout.labeled is None:
-        return "a pile of images without labels. Only the encoder is trained until `labels` names some."
+        return "images without labels. Only the encoder is trained until `labels` is set."
     shown = ", ".join(layout.classes[:8]) + (", …" if len(layout.classes) > 8 else "")
     return f"{len(layout.classes)} classes ({shown})"
 
@@ -326,5 +332,5 @@ def _quoted(path: str) -> str:
 
 
 def _power_of_two(value: float, low: int, high: int) -> int:
-    """The largest power of two up to `value`, between `low` and `high`."""
+    """Return the largest power of two up to `value`, between `low` and `high`."""
     return max(low, min(high, 1 << max(0, int(value).bit_length() - 1)))

@@ -1,4 +1,4 @@
-"""Small tensors on their way from the host to the device that trains."""
+"""Copy small tensors from the host to the training device."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on `device`; to a CUDA GPU through page-locked memory, so that the host does not wait for the work queued there.
+    """Copy a tensor to `device`; to a CUDA GPU through page-locked memory, so that the host does not wait for the work queued there.
 
-    A plain `tensor.to("cuda")` waits until everything queued before it is done: once a step, that costs the GPU its whole queue.
+    A plain `tensor.to("cuda")` waits until all earlier work is done: once per step, that empties the queue of the GPU.
 
     Args:
         tensor: of any shape and dtype; on the CPU or already on the device.
-        device: where it is wanted.
+        device: the target.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()

@@ -1,4 +1,4 @@
-"""torchvision's built-in sets by name, read from disk by torchvision itself, in their official splits."""
+"""The built-in data sets of torchvision, by name, read from disk by torchvision, in their official splits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _named(*splits: str) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True)
 class _Set:
-    """How torchvision is asked for a split, and what must lie in its folder."""
+    """The arguments of torchvision for each split, and the files that it needs."""
 
     splits: dict[str, dict[str, Any]]
     files: str
@@ -47,7 +47,7 @@ _SETS = {
 
 
 def open_set(where: str, key: str, data: DataConfig, labeled: bool) -> ImageSource:
-    """A split of a set of torchvision's.
+    """Open a split of a torchvision data set.
 
     The files of CIFAR-10 and CIFAR-100 are pickles: torchvision compares their MD5 with its own list before it unpickles them.
 
@@ -58,14 +58,14 @@ def open_set(where: str, key: str, data: DataConfig, labeled: bool) -> ImageSour
         labeled: whether labels are wanted.
 
     Raises:
-        DataError: no such set or split, its files are not there or damaged, or the split has no labels.
+        DataError: there is no such set or split, its files are missing or damaged, or the split has no labels.
     """
     _, name, *rest = where.split(":")
     known = _SETS.get(name)
     if known is None:
         raise DataError(
-            f"{at(key, where)}: no set of this name that edgekit reads",
-            near(name, _SETS) or f"it reads {', '.join(_SETS)}; give any other as a folder of images",
+            f"{at(key, where)}: not a torchvision data set that edgekit reads",
+            near(name, _SETS) or f"it reads {', '.join(_SETS)}; convert others to a folder of images",
         )
     split = ":".join(rest) or "train"
     if split not in known.splits:
@@ -77,7 +77,7 @@ def open_set(where: str, key: str, data: DataConfig, labeled: bool) -> ImageSour
     dataset = _load(name, known, split, root, data.download, at(key, where))
     labels = _labels(dataset)
     if labeled and labels.min() < 0:
-        raise DataError(f"{at(key, where)}: the split {split} has no labels", "use it as data.pool")
+        raise DataError(f"{at(key, where)}: the split {split} has no labels", "use it in data.pool")
     classes = [str(c) for c in getattr(dataset, "classes", range(int(labels.max()) + 1))] if labeled else []
     files = _files(dataset)
     if files is None:
@@ -108,7 +108,7 @@ def _load(name: str, known: _Set, split: str, root: Path, download: bool, where:
         if download:
             root.mkdir(parents=True, exist_ok=True)
         return getattr(datasets, name)(root, download=download, **known.splits[split])
-    # Missing files are a RuntimeError, damaged ones whatever their readers raise, no network a URLError.
+    # Missing files raise RuntimeError, damaged ones anything, a missing network URLError.
     except Exception as error:
         if download:
             hint = f"check the network, or put {known.files} into {root}"
@@ -126,7 +126,7 @@ def _labels(dataset: Any) -> np.ndarray:
 
 
 def _files(dataset: Any) -> list[Any] | None:
-    """Paths of the images, or None where torchvision holds the pixels in memory."""
+    """Return the paths of the images, or None if torchvision holds the pixels in memory."""
     if hasattr(dataset, "_image_files"):
         return list(dataset._image_files)
     samples = getattr(dataset, "_samples", None) or getattr(dataset, "samples", None)
@@ -136,6 +136,6 @@ def _files(dataset: Any) -> list[Any] | None:
 def _size_and_time(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
-    except OSError:  # reading it fails, and it is counted as unreadable
+    except OSError:  # reading it will fail, and it counts as unreadable
         return -1, -1
     return status.st_size, status.st_mtime_ns

@@ -1,4 +1,4 @@
-"""Threads that decode, and progress for what may take long."""
+"""Threads that decode, and progress for work that may take long."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from typing import TypeVar
 from edgekit.processors import usable_cpus
 from edgekit.progress import Advance, progress
 
-CHUNK = 64  # images a task of a thread
+CHUNK = 64  # images per task of a thread
 BAR_AFTER_SECONDS = 2.0
 
 T = TypeVar("T")
 
 
 def in_order(total: int, work: Callable[[int, int], T], title: str) -> Iterator[T]:
-    """`work(start, stop)` for every `CHUNK` images, on all processors, the results in order; with progress.
+    """Yield the results of `work(start, stop)` for every `CHUNK` images, in order, computed on all processors; with progress.
 
-    A bounded number is under way: decoding must not run ahead of what is kept, or the memory would hold all of it.
+    The number of tasks in flight is bounded: if decoding ran ahead of the consumer, all images would be in memory.
 
     Args:
         total: number of images.
-        work: from a range of them to a result.
+        work: computes the result of a range of images.
         title: of the progress.
     """
     threads = usable_cpus()
     with ExitStack() as stack:
-        # Pillow warns of odd metadata and large images; what matters about a file is whether it decodes.
+        # Pillow warns about odd metadata and large images; it only matters whether a file decodes.
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
         advance = stack.enter_context(slow_progress(title, total, "images"))
@@ -52,7 +52,7 @@ def in_order(total: int, work: Callable[[int, int], T], title: str) -> Iterator[
 
 @contextmanager
 def slow_progress(title: str, total: int, unit: str) -> Iterator[Advance]:
-    """Progress that is shown only once the work has taken two seconds."""
+    """Show progress only if the work takes longer than two seconds."""
     began, done = time.monotonic(), 0
     with ExitStack() as stack:
         bar: Advance | None = None

@@ -1,7 +1,7 @@
-"""The recipe: what to train. YAML on disk, validated here.
+"""The recipe: what to train. It is YAML on disk and validated here.
 
-`load(path, overrides)` is the one way in. Unknown keys, wrong types and impossible combinations are refused with the key's
-path, the value and what would be accepted.
+`load(path, overrides)` reads one. Unknown keys, wrong types and impossible combinations are refused with the path of the key,
+its value and what would be accepted.
 """
 
 from edgekit.recipe.budget import epochs_of, settled, settled_stage, warmup_steps

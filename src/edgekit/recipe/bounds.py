@@ -1,4 +1,4 @@
-"""What `epochs: auto` keeps to, stage by stage; the recipe's fields say it, and `edgekit.recipe.budget` counts with it."""
+"""The bounds of `epochs: auto` for each stage; the fields of the recipe describe them, and `edgekit.recipe.budget` applies them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class EpochBounds:
-    """What `epochs: auto` keeps to.
+    """The bounds of `epochs: auto`.
 
     Args:
-        steps: at least so many.
-        low: and at least so many epochs.
-        high: but at most so many epochs, where that is a number: more would only repeat.
+        steps: the least number of steps.
+        low: the least number of epochs.
+        high: the largest number of epochs, since more would only repeat; None for no limit. It wins over `steps`.
     """
 
     steps: int
@@ -22,7 +22,7 @@ class EpochBounds:
 
 # Tried on 6,000 small images with ten labels a class: 200 epochs of pretraining (4,600 steps), 40 of distillation (900 steps).
 # Fine-tuning with pseudo-labels gains up to 600 steps on four sets (benchmarks/results/finetune_ablation.json).
-# The labels are few, and a network from scratch needs more steps than one that is pretrained: else the comparison flatters.
+# A network from scratch needs more steps than a pretrained one on as few labels; with fewer steps, the baseline would look too weak.
 BOUNDS = {
     "pretrain": EpochBounds(5000, 100, 400),
     "finetune": EpochBounds(600, 30),

@@ -1,7 +1,7 @@
-"""How long a stage trains: `epochs: auto` in numbers, and the batches of an epoch that leave no image out.
+"""How long a stage trains: resolve `epochs: auto`, and split an epoch into batches that leave no image out.
 
-What counts for a network is the number of steps. A stage of few images needs many epochs for them, one of many images few; so
-`auto` follows from the number of images, labels and the batch alone, and is the same on every machine.
+The number of steps decides how well a network trains. A stage with few images needs many epochs, one with many images needs few. So
+`auto` depends only on the number of images, the labels and the batch size, and is the same on every machine.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ Stage = TypeVar("Stage", bound=MethodConfig | Finetune | Distill | Supervised)
 
 
 def whole_batches(images: int, batch_size: int) -> int:
-    """Steps of an epoch that leaves its last partial batch out (contrastive losses compare the images of a whole batch)."""
+    """Return the steps of an epoch without its last partial batch (contrastive losses compare the images of a whole batch)."""
     return images // batch_size
 
 
 def even_batches(images: int, batch_size: int, processes: int = 1) -> list[int]:
-    """Images of each process in each step of an epoch that shows every image.
+    """Return the number of images of each process in each step of an epoch that shows every image.
 
     The sizes differ by at most one, exceed the batch size by at most one (where a batch of 2 would leave 1 image over), and are
     never 1, for BatchNorm, unless there is only one image for each process. Where the processes cannot share the images evenly,
     fewer images than there are processes are shown twice.
 
     Args:
-        images: of the set, at least 1.
-        batch_size: of all processes together, at least 2 for each.
-        processes: that share each batch.
+        images: number of images, at least 1.
+        batch_size: of all processes together, at least 2 per process.
+        processes: number of processes that share each batch.
     """
     own = math.ceil(images / processes)
     steps = max(1, min(math.ceil(own / (batch_size // processes)), own // 2))
@@ -40,19 +40,19 @@ def even_batches(images: int, batch_size: int, processes: int = 1) -> list[int]:
 
 
 def epoch_steps(stage: str, images: int, batch_size: int) -> int:
-    """Steps of an epoch of a stage in one process."""
+    """Return the steps per epoch of a stage in one process."""
     batch_size = min(batch_size, images)
     return whole_batches(images, batch_size) if stage == "pretrain" else len(even_batches(images, batch_size))
 
 
 def auto_epochs(stage: str, images: int, batch_size: int, steps: int | None = None) -> int:
-    """The number of epochs that `epochs: auto` stands for.
+    """Return the number of epochs for `epochs: auto`.
 
     Args:
         stage: pretrain, finetune, distill or supervised.
-        images: that it trains on, at least 2.
-        batch_size: its recipe's.
-        steps: the recipe's, which then is the only bound; default `BOUNDS`.
+        images: number of training images, at least 2.
+        batch_size: of the recipe.
+        steps: of the recipe, which is then the only bound; None: `BOUNDS`.
     """
     each = epoch_steps(stage, images, batch_size)
     if steps is not None:
@@ -63,7 +63,7 @@ def auto_epochs(stage: str, images: int, batch_size: int, steps: int | None = No
 
 
 def settled_stage(stage: str, config: Stage, images: int) -> Stage:
-    """A stage's part of the recipe with numbers for `epochs: auto` and, in epochs, for `optimizer.warmup`."""
+    """Return a stage's part of the recipe with `epochs: auto` as a number and `optimizer.warmup` in epochs."""
     epochs = auto_epochs(stage, images, config.batch_size, config.steps) if config.epochs == "auto" else config.epochs
     warmup = config.optimizer.warmup_epochs
     if warmup is None:
@@ -73,10 +73,10 @@ def settled_stage(stage: str, config: Stage, images: int) -> Stage:
 
 
 def settled(recipe: Recipe, pool: int, labeled: int) -> Recipe:
-    """A recipe with a number for every `auto` that depends on how many images there are.
+    """Return a recipe with a number for every `auto` that depends on the number of images.
 
     Args:
-        recipe: any; one that is settled comes back equal.
+        recipe: any; a settled one is returned unchanged.
         pool: images in the pool.
         labeled: images in the label budget.
     """
@@ -88,17 +88,17 @@ def settled(recipe: Recipe, pool: int, labeled: int) -> Recipe:
 
 
 def epochs_of(config: Stage) -> int:
-    """The epochs of a settled stage."""
+    """Return the epochs of a settled stage."""
     assert config.epochs != "auto"
     return int(config.epochs)
 
 
 def warmup_steps(optimizer: Optimizer, each: int, total: int) -> int:
-    """Steps of the warm-up, fewer than all: `warmup_epochs` of a recipe may be more than the epochs that auto chooses.
+    """Return the steps of the warm-up, always fewer than all: `warmup_epochs` may exceed the epochs that auto chooses.
 
     Args:
-        optimizer: with a share or a number of epochs.
-        each: steps of an epoch.
+        optimizer: its warm-up is a share or a number of epochs.
+        each: steps per epoch.
         total: steps of the stage.
     """
     epochs = optimizer.warmup_epochs

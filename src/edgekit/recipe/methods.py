@@ -1,4 +1,4 @@
-"""The pretraining methods' parts of the recipe: one class a method, so that each has its own keys and its own paper's defaults.
+"""The recipe keys of the pretraining methods: one class per method, with the defaults of its paper.
 
 `pretrain.method` chooses the class; a key that belongs to another method is refused.
 """
@@ -24,56 +24,63 @@ from edgekit.recipe.parts import (
 class ProjectionConfig(RecipePart):
     """The projection head g: hidden layers Linear + BatchNorm + ReLU, then one Linear layer."""
 
-    layers: int = Field(3, ge=1, le=4, description="of SimCLR 2 (v1) or 3 (v2)")
+    layers: int = Field(3, ge=1, le=4, description="number of Linear layers; SimCLR: 2 (v1) or 3 (v2)")
     hidden: int | None = Field(
-        None, ge=8, description="width of the hidden layers; default the encoder's feature width, as in SimCLR v2"
+        None,
+        ge=8,
+        description="width of the hidden layers; default: the width of the encoder's features, as in SimCLR v2",
     )
-    output: int = Field(128, ge=2, description="dimension of the space in which views are compared")
+    output: int = Field(128, ge=2, description="width of the projections, which the loss compares")
     normalize_output: bool = Field(
         False,
-        description="BatchNorm without scale and shift after the last layer, as in SimSiam's code; with it, guided stop-gradient "
-        "keeps BYOL from collapsing without predictor, too",
+        description="BatchNorm without scale and shift after the last layer, as in the code of SimSiam; needed for BYOL with guided "
+        "stop-gradient and without a predictor, which collapses otherwise",
     )
 
 
 class PredictorConfig(RecipePart):
-    """The predictor h of BYOL and SimSiam: Linear + BatchNorm + ReLU, Linear."""
+    """The prediction head h of BYOL and SimSiam: Linear + BatchNorm + ReLU, then Linear."""
 
-    enabled: bool = Field(True, description="without it, only guided stop-gradient keeps the method from collapsing")
-    hidden: int = Field(512, ge=8, description="width between its two layers")
+    enabled: bool = Field(
+        True, description="false: no predictor; without guided stop-gradient, the method then collapses"
+    )
+    hidden: int = Field(512, ge=8, description="width of the hidden layer")
     constant_lr: bool = Field(
-        False, description="its learning rate follows no schedule, as in SimSiam (Chen & He 2021, section 4.2)"
+        False,
+        description="keep the learning rate of the predictor constant, as in SimSiam (Chen & He 2021, section 4.2)",
     )
 
 
 class MethodConfig(RecipePart):
-    """What every method has."""
+    """The keys that all methods have."""
 
-    title: ClassVar[str]  # its name where people read it
+    title: ClassVar[str]  # for reports
     method: str = ""
     encoder: Architecture = Architecture()
     projection: ProjectionConfig = ProjectionConfig()
     epochs: Epochs = epochs_field("pretrain")
     steps: int | None = steps_field("pretrain")
-    batch_size: int = Field(512, ge=2, description="images a step, of all devices together")
+    batch_size: int = Field(512, ge=2, description="images per step, of all devices together")
     optimizer: Optimizer = Optimizer()
     augmentation: Augmentation = Augmentation()
     one_branch: list[Transformation] | None = Field(
         None,
         min_length=1,
-        description="SimCLR's ablation (figure 5): all views share one random crop, these transformations are applied to the first "
-        "view alone, in this order, with the strengths of `augmentation`: crop, cutout, color (jitter and gray), sobel, noise, blur, "
+        description="ablation of SimCLR (figure 5): all views share one random crop; these transformations are applied to the first "
+        "view only, in this order, with the strengths of `augmentation`: crop, cutout, color (jitter and gray), sobel, noise, blur, "
         "rotate, flip, jitter, gray",
     )
 
 
 class SimCLRConfig(MethodConfig):
-    """SimCLR v1 and v2 (Chen et al. 2020a, 2020b), by projection.layers."""
+    """SimCLR v1 and v2 (Chen et al. 2020a, 2020b); projection.layers chooses: 2 or 3."""
 
-    title = "SimCLRConfig"
+    title = "SimCLR"
     method: Literal["simclr"] = "simclr"
     temperature: float = Field(
-        0.1, gt=0, description="of NT-Xent; 0.1 for long ImageNet trainings (SimCLR v2), 0.5 on CIFAR-10 (v1, B.9)"
+        0.1,
+        gt=0,
+        description="temperature of NT-Xent; 0.1 for long ImageNet trainings (SimCLR v2), 0.5 on CIFAR-10 (v1, B.9)",
     )
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.1)  # SimCLR v1, section 2.1
 
@@ -87,16 +94,18 @@ class SimCLRConfig(MethodConfig):
 class MoCoConfig(MethodConfig):
     """Momentum Contrast v2 (He et al. 2020; Chen et al. 2020c): keys of a momentum encoder, negatives from a queue."""
 
-    title = "MoCoConfig"
+    title = "MoCo"
     method: Literal["moco"] = "moco"
     projection: ProjectionConfig = ProjectionConfig(layers=2)
-    temperature: float = Field(0.2, gt=0, description="of InfoNCE; 0.2 in MoCo v2, 0.1 on CIFAR-10")
+    temperature: float = Field(0.2, gt=0, description="temperature of InfoNCE; 0.2 in MoCo v2, 0.1 on CIFAR-10")
     momentum: float = Field(
-        0.99, ge=0, lt=1, description="of the key encoder; 0.999 on ImageNet, 0.99 for 200 epochs of CIFAR-10"
+        0.99, ge=0, lt=1, description="momentum of the key encoder; 0.999 on ImageNet, 0.99 for 200 epochs on CIFAR-10"
     )
-    queue: int = Field(4096, ge=1, description="negatives; a multiple of the keys a step (65,536 on ImageNet)")
+    queue: int = Field(
+        4096, ge=1, description="number of negatives; a multiple of the keys per step (65,536 on ImageNet)"
+    )
     symmetric: bool = Field(
-        False, description="both views are queries and both are keys, as in the authors' CIFAR-10 demo; twice the work"
+        False, description="use both views as queries and as keys, as in the authors' CIFAR-10 demo; twice the work"
     )
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.03, weight_decay=1e-4)
 
@@ -105,32 +114,32 @@ class MoCoConfig(MethodConfig):
         keys = self.batch_size * (2 if self.symmetric else 1)
         if self.queue % keys:
             raise ValueError(
-                f"queue is {self.queue}, but must be a multiple of {keys}, the keys a step "
+                f"queue is {self.queue}, but must be a multiple of {keys}, the keys per step "
                 f"({'2 * ' if self.symmetric else ''}batch_size): for instance {max(1, round(self.queue / keys)) * keys}"
             )
         return self
 
 
 class InstDiscConfig(MethodConfig):
-    """Instance discrimination with a memory bank (Wu et al. 2018): one slot an image of the pool, negatives are sampled slots."""
+    """Instance discrimination with a memory bank (Wu et al. 2018): one slot per image of the pool; the negatives are sampled slots."""
 
-    title = "InstDiscConfig"
+    title = "InstDisc"
     method: Literal["instdisc"] = "instdisc"
     projection: ProjectionConfig = ProjectionConfig(layers=1)
     temperature: float = Field(0.07, gt=0)
     loss: Literal["info_nce", "nce"] = Field(
         "info_nce",
-        description="cross-entropy over the slots, as the authors' later model has it; nce: the paper's, which diverged on pools of a few thousand",
+        description="info_nce: cross-entropy over the slots, as in the authors' later work; nce: as in the paper, diverged on a few thousand images",
     )
-    negatives: int = Field(4096, ge=1, description="slots drawn (with replacement) for each batch: the paper's m")
-    momentum: float = Field(0.5, ge=0, lt=1, description="share of the old slot that stays when its image is seen")
+    negatives: int = Field(4096, ge=1, description="slots drawn (with replacement) per batch; m in the paper")
+    momentum: float = Field(0.5, ge=0, lt=1, description="weight of the old slot when the slot of an image is updated")
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.03, weight_decay=5e-4)
 
 
 class BYOLConfig(MethodConfig):
-    """Bootstrap Your Own Latent (Grill et al. 2020); the loss is a quarter of the paper's, which LARS does not feel and SGD does."""
+    """Bootstrap Your Own Latent (Grill et al. 2020); the loss is a quarter of the paper's: no change with LARS, a smaller step with SGD."""
 
-    title = "BYOLConfig"
+    title = "BYOL"
     method: Literal["byol"] = "byol"
     projection: ProjectionConfig = ProjectionConfig(layers=2, hidden=4096, output=256)
     predictor: PredictorConfig = PredictorConfig(hidden=4096)
@@ -138,7 +147,7 @@ class BYOLConfig(MethodConfig):
         0.99,
         ge=0,
         lt=1,
-        description="of the target at the start, by cosine to 1: 0.97 for 40 epochs, 0.99 for 100 to 300, 0.996 for 1000",
+        description="momentum of the target network at the start; it rises to 1 by a cosine; 0.97 for 40 epochs, 0.99 for 100 to 300, 0.996 for 1000",
     )
     optimizer: Optimizer = Optimizer(name="lars", lr=0.2, weight_decay=1.5e-6, warmup=0.1)
 
@@ -146,18 +155,18 @@ class BYOLConfig(MethodConfig):
 class SimSiamConfig(MethodConfig):
     """Simple Siamese (Chen & He 2021): stop-gradient and a predictor, no negatives and no momentum encoder."""
 
-    title = "SimSiamConfig"
+    title = "SimSiam"
     method: Literal["simsiam"] = "simsiam"
     projection: ProjectionConfig = ProjectionConfig(layers=3, hidden=2048, output=2048, normalize_output=True)
     predictor: PredictorConfig = PredictorConfig(hidden=512, constant_lr=True)
-    stop_gradient: bool = Field(True, description="false: the collapse of the paper's figure 2, on purpose")
+    stop_gradient: bool = Field(True, description="false: reproduces the collapse in figure 2 of the paper")
     optimizer: Optimizer = Optimizer(name="sgd", lr=0.05, weight_decay=1e-4)
 
 
 class BYOLGuidedConfig(BYOLConfig):
     """BYOL with guided stop-gradient (arXiv 2503.09058).
 
-    The defaults are BYOL's, so that the method alone is what differs; the authors trained both with SimSiam's optimizer and widths
+    The defaults are those of BYOL, so that only the method differs. The authors trained both with the optimizer and widths of SimSiam
     (SGD, lr 0.05, weight decay 1e-4, projections of 2048, predictor 512 with a constant learning rate) and momentum 0.99.
     """
 
@@ -166,7 +175,7 @@ class BYOLGuidedConfig(BYOLConfig):
 
 
 class SimSiamGuidedConfig(SimSiamConfig):
-    """SimSiam with guided stop-gradient (arXiv 2503.09058); the authors' defaults are SimSiam's."""
+    """SimSiam with guided stop-gradient (arXiv 2503.09058); the defaults are those of SimSiam, as in the paper."""
 
     title = "SimSiam + GSG"
     method: Literal["simsiam+gsg"] = "simsiam+gsg"  # type: ignore[assignment]
@@ -175,14 +184,16 @@ class SimSiamGuidedConfig(SimSiamConfig):
 class TripletConfig(MethodConfig):
     """Triplet loss between the views of a batch, with mined negatives (Schroff et al. 2015)."""
 
-    title = "TripletConfig"
+    title = "Triplet"
     method: Literal["triplet"] = "triplet"
-    margin: float = Field(0.2, gt=0, description="on squared distances of l2-normalized projections; 0.2 in FaceNet")
+    margin: float = Field(
+        0.2, gt=0, description="margin on squared distances of l2-normalized projections; 0.2 in FaceNet"
+    )
     mining: Literal["semi-hard", "hard", "all"] = Field(
         "semi-hard",
-        description="which views of other images are the negatives: the nearest beyond the positive, the nearest, or all",
+        description="negatives among the views of other images: semi-hard: the nearest that is farther than the positive; hard: the nearest; all",
     )
-    # SimCLR's: FaceNet's (AdaGrad, 1,000 hours) is for labeled faces.
+    # That of SimCLR: FaceNet's (AdaGrad, 1,000 hours) is for labeled faces.
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.1)
 
 

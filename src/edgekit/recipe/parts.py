@@ -1,6 +1,6 @@
-"""The parts of a recipe that are not a pretraining method: data, augmentation, optimizer, networks, the later stages, the machine.
+"""The parts of a recipe that are not a pretraining method: data, augmentation, optimizer, networks, the later stages, hardware.
 
-Every default is a paper's or says why not.
+Each default comes from a paper, or a comment says why it does not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from edgekit.pixel_range import PixelRange, check_pixel_range
 from edgekit.preprocess import MAX_PIXELS, Preprocessing
 from edgekit.recipe.bounds import BOUNDS
-from edgekit.spelling import translated_keys
+from edgekit.spelling import KEYS, translated_keys
 
 TORCHVISION = "torchvision:"  # before the name of one of torchvision's sets
 SMALL_IMAGE = 64  # at or below this size, the CIFAR settings of SimCLR (appendix B.9) are the defaults
@@ -27,13 +27,18 @@ class RecipePart(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _earlier_names(cls, content: Any) -> Any:
-        """Keys as recipes spelled them before American spelling."""
-        return translated_keys(content, cls.model_fields) if isinstance(content, dict) else content
+        """Accept the keys as recipes spelled them before American spelling."""
+        if not isinstance(content, dict):
+            return content
+        for earlier, name in KEYS.items():
+            if name in cls.model_fields and name in content and earlier in content:
+                raise ValueError(f"{name} is given twice: {earlier} is its earlier name; keep {name}")
+        return translated_keys(content, cls.model_fields)
 
     @model_validator(mode="before")
     @classmethod
     def _no_booleans(cls, content: Any) -> Any:
-        """Python counts True as the number 1, so that `labels: yes` would be one label a class."""
+        """Refuse booleans where a number is meant: Python counts True as 1, so `labels: yes` would be one label per class."""
         for name, value in content.items() if isinstance(content, dict) else ():
             field = cls.model_fields.get(name)
             allowed = (field.annotation, *get_args(field.annotation)) if field is not None else (bool,)
@@ -46,54 +51,56 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 def default_test(labeled: object) -> str | float:
-    """`data.test` where the recipe leaves it out: a share, or the own test split of a set of torchvision."""
+    """Return the default of `data.test`: a share, or the official test split of a torchvision data set."""
     if isinstance(labeled, str) and labeled.startswith(TORCHVISION):
         return f"{TORCHVISION}{labeled.split(':')[1]}"
     return 0.2
 
 
 class LabelCount(RecipePart):
-    """A label budget of so many images a class, with a word on the classes that have fewer."""
+    """A label budget as a number of images per class, and what happens to classes that have fewer."""
 
-    per_class: int = Field(ge=1, description="labeled images of each class")
-    at_most: bool = Field(False, description="true: a class that has fewer gives what it has; false: it is refused")
+    per_class: int = Field(ge=1, description="labeled images per class")
+    at_most: bool = Field(
+        False, description="true: a class with fewer images uses all it has; false: such a class is an error"
+    )
 
 
 class DataConfig(RecipePart):
-    """Where the images are and who may see which."""
+    """Where the images are, and how they are split."""
 
     labeled: Text | None = Field(
         "digits",
-        description="folder with one sub-folder a class, WebDataset shards (`train-{000..099}.tar`, a glob or a folder of them), Parquet tables "
-        "(a file, a glob or a folder), a set of torchvision (`torchvision:CIFAR10`), or `digits` (shipped with scikit-learn); null: `pool` "
-        "holds all images, and `labels` is a CSV file that names the class of some, or nothing is labeled yet",
+        description="labeled images: a folder with one sub-folder per class, WebDataset shards (`train-{000..099}.tar`, a glob or a folder of "
+        "them), Parquet tables (a file, a glob or a folder), a torchvision data set (`torchvision:CIFAR10`), or `digits` (shipped with "
+        "scikit-learn); null: `pool` holds all images, and `labels` is a CSV file with the classes of some, or nothing is labeled yet",
     )
     pool: Text | None = Field(
         None,
-        description="unlabeled images: a folder, flat or nested, or whatever `labeled` may be; "
-        "without it, the labeled images without their labels",
+        description="unlabeled images: a folder, flat or nested, or anything that `labeled` accepts; "
+        "default: the images of `labeled`, without their labels",
     )
     test: Text | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2,
-        description="whatever `labeled` may be, or the share of `labeled` that is held out, class-balanced; "
-        "default 0.2, for a set of torchvision its own test split; where `labeled` is null, the share of `pool` that training never sees, and "
-        "whose labels in the CSV file make the test set",
+        description="test images: anything that `labeled` accepts, or the share of each class of `labeled` that is held out; "
+        "default 0.2, for a torchvision data set its official test split; if `labeled` is null: the share of `pool` that training never "
+        "sees, of which the images with a label in the CSV file are the test set",
     )
     probe: float = Field(
         0.1,
         ge=0,
         lt=1,
-        description="share of `labeled` kept out of pool and budget: bank of the kNN, training of the linear probe",
+        description="share of `labeled` kept out of the pool and the label budget; kNN and the linear probe learn from it",
     )
     labels: int | float | Text | LabelCount = Field(
         0.1,
-        description="label budget: a fraction (0.01), a count a class (20), {per_class: 20, at_most: true} where a rare class may give "
-        "fewer, or a CSV file with the column `file` (relative to `labeled`); where `labeled` is null, a CSV file with the columns `file` "
+        description="label budget: a fraction (0.01), a count per class (20), {per_class: 20, at_most: true} if rare classes may have "
+        "fewer, or a CSV file with the column `file` (relative to `labeled`); if `labeled` is null, a CSV file with the columns `file` "
         "(relative to `pool`) and `class`",
     )
-    label_seed: int = Field(0, ge=0, description="seed of the draw of the label budget, alone")
-    split_seed: int = Field(0, ge=0, description="seed of the draw of the test and probe sets")
-    image_size: int = Field(32, ge=4, le=1024, description="side of the square that the models take, in pixels")
+    label_seed: int = Field(0, ge=0, description="seed that draws the label budget, and nothing else")
+    split_seed: int = Field(0, ge=0, description="seed that draws the test and probe sets")
+    image_size: int = Field(32, ge=4, le=1024, description="side of the square images that the models take, in pixels")
     resize_to: int | None = Field(
         None,
         ge=4,
@@ -101,38 +108,45 @@ class DataConfig(RecipePart):
         description="shorter side before the center crop; default image_size up to 64 px, 8/7 of it above (256/224)",
     )
     fit: Literal["crop", "stretch"] = Field(
-        "crop", description="crop: keep the shape, cut the center out; stretch: squash to the square"
+        "crop",
+        description="crop: keep the aspect ratio and cut out the center; stretch: resize to the square, whatever the aspect ratio",
     )
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
     mean: float = Field(
-        0.5, description="pixels in [0, 1] are normalized as (x - mean) / std; one scalar, which INT8 runtimes fuse"
+        0.5,
+        description="pixels in [0, 1] are normalized as (x - mean) / std; one number for all channels, which INT8 runtimes can fuse",
     )
     std: float = Field(0.25, gt=0)
-    max_skipped: float = Field(0.01, ge=0, le=1, description="share of unreadable files above which the run is refused")
+    max_skipped: float = Field(
+        0.01, ge=0, le=1, description="largest share of unreadable files; with more, the run is refused"
+    )
     pixel_range: PixelRange | Literal["auto"] = Field(
         "auto",
-        description="images of more than 8 bits: [LOW, HIGH], which become the gray levels 0 and 255; dtype: what the number type holds "
-        "([0, 65535] of whole numbers, [0, 1] of floats); auto: found from all images of `labeled` and `pool`",
+        description="images of more than 8 bits: [LOW, HIGH], the values that become the gray levels 0 and 255; dtype: the range of the number "
+        "type ([0, 65535] for integers, [0, 1] for floats); auto: measured on all images of `labeled` and `pool`",
     )
     max_pixels: int = Field(
         MAX_PIXELS,
         ge=1,
-        description="images of more pixels than this count as unreadable; a JPEG of more than 100 million is decoded at a reduced size",
+        description="images with more pixels than this count as unreadable; a JPEG with more than 100 million is decoded at a reduced size",
     )
     stream: bool | Literal["auto"] = Field(
         "auto",
-        description="true: decode the pool while training, and keep nothing of it; false: decode it once, into the cache or the memory; "
-        "auto: only where neither the disk nor the memory holds it; no weight depends on it",
+        description="true: decode the pool during training, and store nothing; false: decode it once, into the cache or into memory; "
+        "auto: stream only if the pool fits neither on the disk nor into memory; the trained weights are the same",
     )
     image_column: Text = Field("image", description="Parquet tables: column of the encoded images")
-    label_column: Text = Field("label", description="column of a table, or key of a shard's .json members: the class")
+    label_column: Text = Field(
+        "label", description="the class: column of a Parquet table, or key in the .json members of a shard"
+    )
     class_names: Text | None = Field(
-        None, description="shards and tables with numbers for labels: text file whose line i (from 0) names class i"
+        None,
+        description="shards and tables whose labels are numbers: text file whose line i (from 0) is the name of class i",
     )
     torchvision_root: Text | None = Field(
-        None, description="folder that torchvision's sets lie in; default torchvision/ in the cache"
+        None, description="folder of the torchvision data sets; default torchvision/ in the cache"
     )
-    download: bool = Field(False, description="let torchvision download the set where it is not there")
+    download: bool = Field(False, description="let torchvision download a missing data set")
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
@@ -141,25 +155,25 @@ class DataConfig(RecipePart):
         check_pixel_range(self.pixel_range)
         if self.labeled is None and (self.pool is None or not isinstance(self.test, float)):
             raise ValueError(
-                "labeled is null, so pool must name all images and test must be the share of them that is kept for testing (0.1)"
+                "labeled is null, so pool must name all images and test must be the share of them that is held out (0.1)"
             )
         if isinstance(self.labels, float) and not 0 < self.labels <= 1:
             raise ValueError(
-                f"labels ({self.labels}) must be a fraction in (0, 1], a whole number of images a class, or a CSV file"
+                f"labels ({self.labels}) must be a fraction in (0, 1], a whole number of images per class, or a CSV file"
             )
         if isinstance(self.labels, int) and self.labels < 1:
-            raise ValueError(f"labels ({self.labels}) must be at least 1 image a class")
+            raise ValueError(f"labels ({self.labels}) must be at least 1 image per class")
         if self.labeled is not None and isinstance(self.test, float) and self.test + self.probe >= 1:
             raise ValueError(
-                f"test ({self.test:g}) and probe ({self.probe:g}) must leave images to train on: together less than 1"
+                f"test ({self.test:g}) and probe ({self.probe:g}) leave no images to train on: their sum must be less than 1"
             )
         return self
 
-    def preprocessing(self, found: PixelRange | None = None) -> Preprocessing:
-        """How an image becomes the square that the models take, in evaluation and on the device.
+    def preprocessing(self, measured_range: PixelRange | None = None) -> Preprocessing:
+        """Return how an image becomes the square that the models take, in evaluation and on the device.
 
         Args:
-            found: the range of the data set, which counts where `pixel_range` is auto.
+            measured_range: the range measured on the data set, which is used if `pixel_range` is auto.
         """
         resize_to = self.resize_to or (
             self.image_size if self.image_size <= SMALL_IMAGE else round(self.image_size * 8 / 7)
@@ -169,7 +183,7 @@ class DataConfig(RecipePart):
             resize_to=resize_to,
             fit=self.fit,
             interpolation=self.interpolation,
-            pixel_range=found if self.pixel_range == "auto" else self.pixel_range,
+            pixel_range=measured_range if self.pixel_range == "auto" else self.pixel_range,
         )
 
 
@@ -177,15 +191,15 @@ Transformation = Literal["crop", "cutout", "color", "sobel", "noise", "blur", "r
 
 
 class Augmentation(RecipePart):
-    """SimCLR's family (Chen et al. 2020, figure 4 and appendix A), random for each image; a probability of 0 switches a part off."""
+    """SimCLR's augmentations (Chen et al. 2020, figure 4 and appendix A), random for each image; a probability of 0 switches one off."""
 
     crop: float = Field(
         1.0,
         ge=0,
         le=1,
-        description="probability of a random crop, resized to the image's size; else the central square",
+        description="probability of a random crop, resized to the image size; without it, the center square is taken",
     )
-    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="area of the crop as a share of the image's")
+    crop_scale: tuple[float, float] = Field((0.08, 1.0), description="area of the crop as a share of the image area")
     crop_ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect ratio of the crop")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     rotate: float = Field(0.0, ge=0, le=1, description="probability of a rotation by 90, 180 or 270 degrees")
@@ -194,24 +208,28 @@ class Augmentation(RecipePart):
         None,
         ge=0,
         le=2,
-        description="SimCLR's s: brightness, contrast, saturation 0.8 s and hue 0.2 s; default 0.5 up to 64 px (appendix B.9), 1.0 above",
+        description="strength s of the color jitter in SimCLR: brightness, contrast and saturation 0.8 s, hue 0.2 s; default 0.5 up to 64 px "
+        "(appendix B.9), 1.0 above",
     )
-    gray: float = Field(0.2, ge=0, le=1, description="probability of dropping the color")
+    gray: float = Field(0.2, ge=0, le=1, description="probability of conversion to gray")
     blur: float | None = Field(
         None,
         ge=0,
         le=1,
-        description="probability of the Gaussian blur (kernel 10 % of the side); default 0 up to 64 px, 0.5 above",
+        description="probability of a Gaussian blur (kernel: 10 % of the side); default 0 up to 64 px, 0.5 above",
     )
     blur_sigma: tuple[float, float] = Field((0.1, 2.0), description="standard deviation of the blur, in pixels")
-    sobel: float = Field(0.0, ge=0, le=1, description="probability of the Sobel filter (length of the gradient)")
+    sobel: float = Field(0.0, ge=0, le=1, description="probability of a Sobel filter (gradient magnitude)")
     noise: float = Field(0.0, ge=0, le=1, description="probability of Gaussian noise")
     noise_std: float = Field(
-        0.1, gt=0, le=1, description="standard deviation of the noise, of pixels in [0, 1] (torchvision's default)"
+        0.1, gt=0, le=1, description="standard deviation of the noise, for pixels in [0, 1] (torchvision's default)"
     )
     cutout: float = Field(0.0, ge=0, le=1, description="probability of cutting out a square")
     cutout_side: float = Field(
-        0.5, gt=0, le=1, description="side of that square as a share of the view's (DeVries & Taylor 2017: 16 of 32 px)"
+        0.5,
+        gt=0,
+        le=1,
+        description="side of the cutout as a share of the image side (DeVries & Taylor 2017: 16 of 32 px)",
     )
 
     @model_validator(mode="after")
@@ -228,7 +246,7 @@ class Augmentation(RecipePart):
         return self
 
     def at(self, image_size: int) -> Augmentation:
-        """The same with the defaults that depend on the image size filled in."""
+        """Return a copy in which the defaults that depend on the image size are filled in."""
         small = image_size <= SMALL_IMAGE
         return self.model_copy(
             update={
@@ -242,36 +260,36 @@ class Optimizer(RecipePart):
     """The optimizer and its schedule: linear warm-up, then cosine decay to 0 (both by step)."""
 
     name: Literal["lars", "sgd", "adamw"] = "lars"
-    lr: float = Field(0.3, gt=0, description="base learning rate; multiplied by batch_size / 256 where `scale_lr`")
+    lr: float = Field(0.3, gt=0, description="base learning rate; multiplied by batch_size / 256 if `scale_lr` is true")
     scale_lr: bool = Field(
         True, description="linear scaling of the learning rate with the batch size (Goyal et al. 2017)"
     )
-    weight_decay: float = Field(1e-6, ge=0, description="not applied to biases and normalization")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of lars and sgd")
-    warmup: float = Field(0.0, ge=0, le=0.9, description="share of the stage's steps in which the learning rate rises")
-    warmup_epochs: float | None = Field(
-        None, ge=0, description="the same in epochs; where it is given, it counts instead of `warmup`"
+    weight_decay: float = Field(1e-6, ge=0, description="weight decay; not applied to biases and normalization layers")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of lars and sgd")
+    warmup: float = Field(
+        0.0, ge=0, le=0.9, description="warm-up as a share of the steps of the stage: the learning rate rises linearly"
     )
+    warmup_epochs: float | None = Field(None, ge=0, description="warm-up in epochs; replaces `warmup`")
 
 
 Epochs = Annotated[int, Field(ge=1)] | Literal["auto"]
-_EPOCHS = "how often the images are seen; auto: as often as makes `steps` steps of them, and at least {0} epochs{1}"
+_EPOCHS = "passes over the images; auto: as many as needed for `steps` steps, and at least {0} epochs{1}"
 
 
 def epochs_field(stage: str) -> Any:
-    """The field `epochs` of a stage, which says what auto is bounded by."""
+    """Return the field `epochs` of a stage; its description gives the bounds of auto."""
     bounds = BOUNDS[stage]
     most = f", at most {bounds.high}" if bounds.high else ""
     return Field("auto", description=_EPOCHS.format(bounds.low, most))
 
 
 def steps_field(stage: str) -> Any:
-    """The field `steps` of a stage."""
+    """Return the field `steps` of a stage."""
     steps = BOUNDS[stage].steps
     return Field(
         None,
         ge=1,
-        description=f"with `epochs: auto`, so many steps at least, and no other bound; left out: {steps:,} and the bounds of `epochs`",
+        description=f"with `epochs: auto`: the least number of steps, without the other bounds; default {steps:,}, with the bounds of `epochs`",
     )
 
 
@@ -279,102 +297,107 @@ class Architecture(RecipePart):
     """An image network by name."""
 
     name: str = Field(
-        "resnet18", description="any of torchvision or timm; `torchvision:` or `timm:` before the name settles which"
+        "resnet18",
+        description="a network of torchvision or timm; write `torchvision:` or `timm:` before a name that both have",
     )
     width: float = Field(
-        1.0, ge=0.125, le=4, description="ResNets only: multiplier of the channels of the stem and of every stage"
+        1.0, ge=0.125, le=4, description="ResNets only: factor on the channels of the stem and of every stage"
     )
     stem: Literal["auto", "cifar", "strided", "imagenet"] = Field(
         "auto",
-        description="ResNets only: cifar is a 3x3 convolution of stride 1 and no max-pool, strided the same with stride 2 "
-        "(a quarter of the work), imagenet 7x7 with both; auto is cifar up to 64 px, imagenet above",
+        description="ResNets only: cifar: 3x3 convolution of stride 1, no max-pool; strided: the same with stride 2 (a quarter of the work); "
+        "imagenet: 7x7 convolution of stride 2 and max-pool; auto: cifar up to 64 px, imagenet above",
     )
     selective_kernels: bool = Field(
         False,
-        description="resnet50 and its like only: SimCLR v2's selective kernels, with ResNet-D's stem and shortcuts",
+        description="ResNets with bottleneck blocks only (resnet50, …): selective kernels of SimCLR v2, with the stem and shortcuts of ResNet-D",
     )
     patch_size: int | None = Field(
-        None, ge=1, le=64, description="timm's ViTs only: side of the patches in pixels; default the one in the name"
+        None, ge=1, le=64, description="ViTs of timm only: side of the patches in pixels; default: the one in the name"
     )
     weights: Text | None = Field(
         None,
-        description="file to start from, safetensors or a torch state dict; loaded strictly, the classifier in it is left out",
+        description="file of weights to start from, safetensors or a torch state dict; loaded strictly, without its classifier",
     )
     weights_key: Text | None = Field(
         None,
-        description="which weights of a checkpoint that holds several, for instance state_dict or teacher; default those that fit, their "
-        "average over training (EMA) first",
+        description="key of the weights in a checkpoint that holds several, for instance state_dict or teacher; default: those that fit, an "
+        "exponential moving average (EMA) first",
     )
 
     @model_validator(mode="after")
     def _key_of_a_file(self) -> Architecture:
         if self.weights_key is not None and self.weights is None:
-            raise ValueError(f"weights_key is {self.weights_key}, but weights names no file")
+            raise ValueError(f"weights_key is {self.weights_key}, but weights is not set: name the file")
         return self
 
 
 class Consistency(RecipePart):
-    """Pseudo-labels of the pool: a weak view decides, a strong view of the same image learns (FixMatch, Sohn et al. 2020)."""
+    """Pseudo-labels of the pool, predicted on a weak view and learned on a strong view of the same image (FixMatch, Sohn et al. 2020)."""
 
     enabled: bool = True
-    images: int = Field(256, ge=2, description="images of the pool in a step, beside the labeled ones")
-    weight: float = Field(1.0, gt=0, description="of the loss on pseudo-labels; 1 in FixMatch on CIFAR-10")
+    images: int = Field(256, ge=2, description="images of the pool per step, in addition to the labeled ones")
+    weight: float = Field(1.0, gt=0, description="weight of the loss on pseudo-labels; 1 in FixMatch on CIFAR-10")
     threshold: Annotated[float, Field(ge=0, lt=1)] | Literal["adaptive"] = Field(
         0.95,
-        description="confidence from which a pseudo-label counts; adaptive: what the model's own confidence makes of it, for each class "
+        description="least confidence of a pseudo-label that is trained on; adaptive: follows the confidence of the model, for each class "
         "(FreeMatch, Wang et al. 2023)",
     )
     align: Literal["labels", "start", "none"] = Field(
         "labels",
-        description="the classes' shares that the pseudo-labels are drawn toward (ReMixMatch): labels: the label budget's; start: those that "
-        "the model gives the pool before it is fine-tuned; none: their own",
+        description="distribution alignment of the pseudo-labels (ReMixMatch), toward the class shares of: labels: the label budget; start: the "
+        "predictions for the pool before fine-tuning; none: no alignment",
     )
     max_drift: float = Field(
         0.5,
         gt=0,
         le=1,
-        description="share of the pseudo-labels that may move to other classes than before the fine-tuning; beyond it, the rest is trained "
+        description="largest share of the pseudo-labels whose class may change since the start of fine-tuning; beyond it, fine-tuning continues "
         "on the labels alone",
     )
-    augmentation: Augmentation | None = Field(None, description="of the strong view; default that of pretraining")
+    augmentation: Augmentation | None = Field(
+        None, description="augmentation of the strong view; default: that of pretraining"
+    )
 
 
 class Finetune(RecipePart):
-    """Fine-tuning on the label budget from the linear probe on the encoder (LP-FT), or from the middle of the projection head."""
+    """Fine-tuning on the label budget, from a linear probe on the encoder (LP-FT) or from a layer of the projection head."""
 
     keep_projection_layers: int = Field(
-        0, ge=0, description="layers of the projection head that stay; 0: none (SimCLR v1), 1: v2, never all"
+        0, ge=0, description="first layers of the projection head that are kept: 0 in SimCLR v1, 1 in v2; never all"
     )
     epochs: Epochs = epochs_field("finetune")
     steps: int | None = steps_field("finetune")
     batch_size: int = Field(256, ge=2)
-    # SimCLR v2 fine-tunes with LARS on 12,811 images; a budget of some hundred has too few steps for it.
+    # SimCLR v2 fine-tunes with LARS on 12,811 images; a budget of a few hundred images has too few steps for LARS.
     optimizer: Optimizer = Optimizer(name="adamw", lr=1e-3, scale_lr=False, weight_decay=1e-4)
-    # Random crop and flip alone, as SimCLR v2 (section 3) has it, but milder crops: on small images those of 8 % lose the object.
+    # Only random crop and flip, as in SimCLR v2 (section 3), but milder crops: on small images, crops of 8 % lose the object.
     augmentation: Augmentation = Augmentation(crop_scale=(0.4, 1.0), jitter=0.0, gray=0.0, blur=0.0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     linear_first: bool = Field(
         True,
-        description="start from the linear probe on the frozen encoder, not from a zero last layer (LP-FT, Kumar et al. 2022)",
+        description="start from a linear probe on the frozen encoder instead of a zero last layer (LP-FT, Kumar et al. 2022)",
     )
     layer_decay: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="learning rate of a layer as a share of that of the layer after it; 1: the same for all",
+        description="layer-wise decay: learning rate of a block as a share of that of the next block; 1: the same for all",
     )
-    freeze_batchnorm: bool = Field(False, description="keep BatchNorm's statistics as pretraining left them")
+    freeze_batchnorm: bool = Field(False, description="keep the BatchNorm statistics of pretraining")
     ema: float = Field(
         0.99,
         ge=0,
         lt=1,
-        description="the stored teacher is the exponential moving average of the weights; 0: the last ones",
+        description="decay of the exponential moving average of the weights, which is stored as the teacher; 0: store the last weights",
     )
-    consistency: Consistency = Field(Consistency(), description="pseudo-labels of the pool, beside the label budget")
+    consistency: Consistency = Field(
+        Consistency(), description="pseudo-labels of the pool, in addition to the label budget"
+    )
     fallback: bool = Field(
         True,
-        description="leave the frozen encoder with its linear probe where that is the better classifier of the two: on the probe set, which "
-        "decides this and nothing else; without one, where the two disagree on more of the pool than the probe errs on, twice",
+        description="store the frozen encoder with its linear probe as the teacher if it is better than the fine-tuned network: on the probe set; "
+        "without a probe set, if the two disagree on more than twice the share of images that the linear probe gets wrong",
     )
 
 
@@ -382,40 +405,47 @@ Normalization = float | tuple[float, float, float]
 
 
 class TeacherSource(RecipePart):
-    """A teacher: the run's own, one of another run, or a network of the user's."""
+    """A teacher: the fine-tuned model of the run, a model of another run, or a network of the user."""
 
     model: Text = Field(
         "own",
-        description="own: the run's fine-tuned model; a run's folder: its fine-tuned model; a stage's folder (runs/NAME/distill): that "
-        "model; module:factory: a function without arguments that gives a network from images to logits",
+        description="own: the fine-tuned model of this run; folder of a run: its fine-tuned model; folder of a stage (runs/NAME/distill): its "
+        "model; module:factory: a function without arguments that returns a network from images to logits",
     )
     weights: Text | None = Field(
         None,
-        description="of a factory's network: file of its weights, safetensors or a torch state dict, loaded strictly",
+        description="module:factory only: file of the weights, safetensors or a torch state dict, loaded strictly",
     )
     weights_key: Text | None = Field(
         None,
-        description="which weights of that file, where it holds several; default those that fit, their average (EMA) first",
+        description="key of the weights in a file that holds several; default: those that fit, an average (EMA) first",
     )
     mean: Normalization | None = Field(
         None,
-        description="of a factory's network: what its images are normalized with, one number or three; default data.mean",
+        description="module:factory only: mean that its images are normalized with, one number or three; default data.mean",
     )
-    std: Normalization | None = Field(None, description="one number or three, greater than 0; default data.std")
+    std: Normalization | None = Field(
+        None,
+        description="module:factory only: standard deviation, one number or three, greater than 0; default data.std",
+    )
 
     @property
     def factory(self) -> tuple[str, str] | None:
-        """Module and name of a factory, or None."""
-        found = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)", self.model)
-        return (found[1], found[2]) if found else None
+        """Module and function of `module:factory`, or None."""
+        match = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)", self.model)
+        return (match[1], match[2]) if match else None
 
     @model_validator(mode="after")
     def _check(self) -> TeacherSource:
         if self.factory is not None and self.weights is None:
-            raise ValueError(f"weights is missing: {self.model} builds the network, a file of weights fills it")
-        given = [name for name in ("weights", "weights_key", "mean", "std") if getattr(self, name) is not None]
-        if self.factory is None and given:
-            raise ValueError(f"{given[0]} is for a network of your own (module:factory); {self.model} brings its own")
+            raise ValueError(
+                f"weights is missing: {self.model} builds a network without weights; name the file of its weights"
+            )
+        set_keys = [name for name in ("weights", "weights_key", "mean", "std") if getattr(self, name) is not None]
+        if self.factory is None and set_keys:
+            raise ValueError(
+                f"{set_keys[0]} is only for a network of your own (module:factory); {self.model} has its own: remove {set_keys[0]}"
+            )
         stds = self.std if isinstance(self.std, tuple) else (self.std,)
         if any(std is not None and std <= 0 for std in stds):
             raise ValueError(f"std ({self.std}) must be greater than 0")
@@ -428,38 +458,38 @@ class Distill(RecipePart):
     student: Architecture = Architecture(name="resnet18", width=0.5)
     teachers: list[TeacherSource] = Field(
         [TeacherSource()],
-        description="list of {model: own, a run's folder or module:factory}; of several, the mean of the softened probabilities counts",
+        description="list of {model: own, a run's folder or module:factory}; several are averaged: the mean of their softened probabilities",
     )
     images: Literal["unlabeled", "labeled", "both"] = Field(
         "unlabeled",
-        description="what is distilled on: the pool, the label budget, or the pool with the label budget added where it is not in it",
+        description="images to distill on: the pool, the label budget, or both: the pool and the images of the label budget that it lacks",
     )
     loss: Literal["kd", "dkd", "feature"] = Field(
         "kd",
-        description="kd: soft cross-entropy (Hinton et al. 2015); dkd: decoupled (Zhao et al. 2022), with the teacher's first choice where "
-        "there is no label; feature: kd and a regression of the teacher's embedding (FitNets, Romero et al. 2015)",
+        description="kd: soft cross-entropy (Hinton et al. 2015); dkd: decoupled (Zhao et al. 2022), the target of an unlabeled image is the "
+        "teacher's top class; feature: kd plus regression of the teacher's embedding (FitNets, Romero et al. 2015)",
     )
-    temperature: float = Field(1.0, gt=0, description="of teacher and student; the loss is multiplied by its square")
-    dkd_alpha: float = Field(1.0, ge=0, description="dkd: weight of the target class's part; 1 in the paper")
+    temperature: float = Field(
+        1.0, gt=0, description="temperature of teacher and student; the loss is multiplied by its square"
+    )
+    dkd_alpha: float = Field(1.0, ge=0, description="dkd: weight of the target-class term; 1 in the paper")
     dkd_beta: float = Field(
         8.0,
         ge=0,
-        description="dkd: weight of the other classes' part; 8 on CIFAR-100 (with temperature 4), 0.5 on ImageNet (1)",
+        description="dkd: weight of the term of the other classes; in the paper 8 on CIFAR-100 (temperature 4), 0.5 on ImageNet (temperature 1)",
     )
-    feature_weight: float = Field(
-        1.0, gt=0, description="feature: weight of the embedding's mean squared error, beside kd"
-    )
+    feature_weight: float = Field(1.0, gt=0, description="feature: weight of the mean squared error of the embedding")
     labeled_weight: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="share of the supervised loss on the label budget (1 - alpha in equation 3); 0 is equation 2",
+        description="share of the supervised loss on the label budget (1 - alpha in equation 3); 0: distillation alone (equation 2)",
     )
     ema: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="0.999, say: the stored student is the exponential moving average of the weights; 0: the last ones",
+        description="decay of the exponential moving average of the weights, which is stored as the student (0.999); 0: store the last weights",
     )
     epochs: Epochs = epochs_field("distill")
     steps: int | None = steps_field("distill")
@@ -475,13 +505,13 @@ class Distill(RecipePart):
 
 
 class Supervised(RecipePart):
-    """The student's architecture trained from scratch on the same label budget: what the run must beat."""
+    """The baseline: the student's architecture, trained from scratch on the same label budget."""
 
     enabled: bool = True
     search: bool = Field(
         True,
-        description="also without crops, with mild ones, and three times as long, while all together see no more images than the "
-        "pretraining; kept is what the probe set says; false, or no probe set: only as written here",
+        description="also try no crops, mild crops, and three times the epochs, and keep the best on the probe set; all together see no more "
+        "images than pretraining; false, or without a probe set: only the settings given here",
     )
     epochs: Epochs = epochs_field("supervised")
     steps: int | None = steps_field("supervised")
@@ -492,35 +522,45 @@ class Supervised(RecipePart):
 
 
 class Hardware(RecipePart):
-    """Where and how the training runs; no result depends on it but through rounding."""
+    """Where and how the training runs; it changes results by rounding only."""
 
     accelerator: Literal["auto", "cpu", "gpu", "mps"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto",
-        description="auto: bf16 autocast on GPUs and CPUs that compute it natively (avx512_bf16, AMX, Arm's BF16), else fp32",
+        description="auto: bf16 autocast on GPUs and CPUs with native bf16 (avx512_bf16, AMX, Arm BF16), else fp32",
     )
     devices: int = Field(
-        1, ge=1, description="GPUs (or CPU processes) a machine; batch_size is the batch of all of them together"
+        1, ge=1, description="GPUs (or CPU processes) per machine; batch_size is the batch of all devices together"
     )
-    nodes: int = Field(1, ge=1, description="machines; start the same command on each with torchrun or SLURM")
+    nodes: int = Field(
+        1, ge=1, description="number of machines; start the same command on each, with torchrun or SLURM"
+    )
     sync_batchnorm: bool = Field(
-        True, description="with several devices: BatchNorm over the whole batch, not over each device's share"
+        True,
+        description="with several devices: BatchNorm over the whole batch instead of over the share of each device",
     )
-    compile: bool = Field(False, description="torch.compile the step: minutes at the start, faster steps on GPUs")
-    threads: int | None = Field(None, ge=1, description="CPU threads of each process; default PyTorch's choice")
+    compile: bool = Field(
+        False,
+        description="compile the encoder with torch.compile: takes minutes at the start, then steps are faster on GPUs",
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads per process; default: chosen by PyTorch")
     checkpoint_seconds: float = Field(
         30.0,
         ge=0,
-        description="seconds between two checkpoints; training goes on from the last one, to the same weights (on the CPU, bit for bit)",
+        description="seconds between two checkpoints; an interrupted training resumes from the last one, to the same weights (on CPUs bit for bit)",
     )
 
 
 class Monitor(RecipePart):
-    """What is measured while the encoder is pretrained; no weight depends on it, so that a change trains nothing again."""
+    """What is measured during pretraining; the weights do not depend on it, so a change retrains nothing."""
 
     every: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
-        description="epochs between two evaluations of the frozen encoder on the test set; auto: a quarter of all; 0: only at the end",
+        description="epochs between two evaluations of the frozen encoder on the test set; auto: a quarter of the epochs; 0: only at the end",
     )
-    knn: bool = Field(True, description="weighted k-nearest-neighbor accuracy, bank: the probe set")
-    linear: bool = Field(False, description="linear probe, trained on the probe set (slower than kNN)")
+    knn: bool = Field(
+        True, description="measure the accuracy of weighted k nearest neighbors, with the probe set as the bank"
+    )
+    linear: bool = Field(
+        False, description="measure the accuracy of a linear probe, trained on the probe set (slower than kNN)"
+    )

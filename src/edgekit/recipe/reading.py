@@ -17,17 +17,17 @@ from edgekit.recipe.methods import METHODS
 from edgekit.recipe.parts import default_test
 from edgekit.recipe.plain_yaml import MOST_BYTES, Dumper, read_yaml
 from edgekit.recipe.whole import Recipe
-from edgekit.spelling import KEYS, translated
+from edgekit.spelling import todays_key, translated
 from edgekit.validation import problems
 
 Overrides = Sequence[str] | Mapping[str, Any]
 
 
 def recipe_of(source: Recipe | Path | str | Mapping[str, Any], overrides: Overrides = ()) -> Recipe:
-    """A recipe, whatever it is given as.
+    """Return a recipe, given as a recipe, a path or a dictionary.
 
     Args:
-        source: a recipe; the path of a YAML file; or its content as a dictionary, what it leaves out being the defaults.
+        source: a recipe; the path of a YAML file; or its content as a dictionary; missing keys get their defaults.
         overrides: as `load` takes them.
 
     Raises:
@@ -43,8 +43,8 @@ def recipe_of(source: Recipe | Path | str | Mapping[str, Any], overrides: Overri
         content = deepcopy(dict(source))
     else:
         raise RecipeError(
-            f"a recipe is a path, a dictionary or an edgekit.Recipe, not {type(source).__name__}",
-            'for instance edgekit.Recipe.read("recipe.yaml")',
+            f"a recipe must be a path, a dictionary or an edgekit.Recipe, not {type(source).__name__}",
+            'read one with edgekit.Recipe.read("recipe.yaml")',
         )
     content = translated(content)
     _override(content, overrides)
@@ -59,7 +59,7 @@ def load(path: Path | str, overrides: Overrides = ()) -> Recipe:
         overrides: `a.b=c` texts, whose values are read as YAML; or a dictionary `{"a.b": c}`.
 
     Raises:
-        RecipeError: the file is missing, is not YAML, or says something impossible; the message lists each key's path, its
+        RecipeError: the file is missing, is not YAML, or holds something invalid; the message lists the path of each key, its
             value and what would be accepted.
     """
     path = Path(path)
@@ -70,7 +70,7 @@ def load(path: Path | str, overrides: Overrides = ()) -> Recipe:
     if content is None:
         content = {}
     if not isinstance(content, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of keys, not {type(content).__name__}")
+        raise RecipeError(f"{path}: a recipe must be a mapping of keys, not {type(content).__name__}")
     content = translated(content)
     _override(content, overrides)
     return parse(content, where=str(path))
@@ -83,16 +83,15 @@ def _text(path: Path) -> str:
         if error.missing:
             raise RecipeError("no such recipe", "write one with `edgekit init FOLDER > recipe.yaml`") from error
         if error.too_large:
-            raise RecipeError(f"not a recipe: more than {MOST_BYTES:,} bytes", "give a file of YAML") from error
-        raise RecipeError(f"cannot be read: {error.detail}", "a recipe is a text file in UTF-8") from error
+            raise RecipeError(f"not a recipe: more than {MOST_BYTES:,} bytes", "give a YAML file") from error
+        raise RecipeError(f"cannot be read: {error.detail}", "give a text file in UTF-8") from error
 
 
 def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
     """Validate a recipe that is already a dictionary (see `load`).
 
-    What it leaves out is taken from the defaults of the stage that it stands in: `distill: {optimizer: {lr: 0.1}}` changes
-    the learning rate of the distillation's optimizer and nothing else of it; `pretrain.method` chooses whose defaults those
-    of the pretraining are.
+    Missing keys get the defaults of their stage: `distill: {optimizer: {lr: 0.1}}` changes the learning rate of the distillation,
+    and the rest of its optimizer keeps the defaults. The defaults of `pretrain` are those of `pretrain.method`.
     """
     content = translated(content)
     defaults = Recipe().model_dump(mode="json", by_alias=True)
@@ -103,7 +102,7 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
     if isinstance(data := content.get("data"), dict) and data.get("labeled"):
         defaults["data"]["test"] = default_test(data["labeled"])
     merged = _merged(defaults, content)
-    _whole_student(merged, content)
+    _set_full_width(merged, content)
     try:
         return Recipe.model_validate(merged)
     except ValidationError as error:
@@ -111,7 +110,7 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
 
 
 def dump(recipe: Recipe) -> str:
-    """The whole recipe, defaults included, as YAML."""
+    """Return the whole recipe, defaults included, as YAML."""
     content = recipe.model_dump(mode="json", by_alias=True)
     return yaml.dump(content, Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
@@ -131,18 +130,18 @@ def _merged(defaults: dict[str, Any], content: dict[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _whole_student(merged: dict[str, Any], content: dict[str, Any]) -> None:
-    """The default student is half as wide as its ResNet; a network that has no width multiplier is taken whole."""
+def _set_full_width(merged: dict[str, Any], content: dict[str, Any]) -> None:
+    """Set the student's width to 1 for a network without a width multiplier; the default student is a ResNet of half the width."""
     distill = content.get("distill")
-    asked = distill.get("student") if isinstance(distill, dict) else None
-    if not isinstance(asked, dict) or "width" in asked or not isinstance(asked.get("name"), str):
+    student = distill.get("student") if isinstance(distill, dict) else None
+    if not isinstance(student, dict) or "width" in student or not isinstance(student.get("name"), str):
         return
-    if not _OF_ANY_WIDTH.fullmatch(asked["name"]):
+    if not _OF_ANY_WIDTH.fullmatch(student["name"]):
         merged["distill"] = {**merged["distill"], "student": {**merged["distill"]["student"], "width": 1.0}}
 
 
 def _override(content: dict[str, Any], overrides: Overrides) -> None:
-    """Set keys of a recipe that has today's names; a key may be given by an earlier one."""
+    """Set keys of a recipe that has today's names; the overrides may use earlier names."""
     if isinstance(overrides, Mapping):
         for key, value in overrides.items():
             _set(content, str(key), value, f"override {shortened(str(key))}")
@@ -151,7 +150,7 @@ def _override(content: dict[str, Any], overrides: Overrides) -> None:
         key, separator, text = override.partition("=")
         where = f"--set {shortened(override)}"
         if not separator or not key.strip():
-            raise RecipeError(f"{where}: not of the form key.path=value", "for instance --set pretrain.epochs=20")
+            raise RecipeError(f"{where}: not of the form key.path=value", "write it like --set pretrain.epochs=20")
         try:
             value = read_yaml(text)
         except RecipeError as error:
@@ -160,13 +159,16 @@ def _override(content: dict[str, Any], overrides: Overrides) -> None:
 
 
 def _set(content: dict[str, Any], key: str, value: Any, where: str) -> None:
-    *parents, last = (KEYS.get(name, name) for name in key.strip().split("."))
+    *parents, last = todays_key(key.strip()).split(".")
     if len(parents) > _DEEPEST_KEY:
-        raise RecipeError(f"{where}: no key of a recipe has so many parts", "for instance --set pretrain.epochs=20")
+        raise RecipeError(f"{where}: the key has too many parts", "write it like --set pretrain.epochs=20")
     node = content
     for i, name in enumerate(parents):
         child = node[name] = {} if node.get(name) is None else node[name]
         if not isinstance(child, dict):
-            raise RecipeError(f"{where}: {'.'.join(parents[: i + 1])} is a value, not a group of keys")
+            raise RecipeError(
+                f"{where}: {'.'.join(parents[: i + 1])} is a value, not a group of keys",
+                "set either the value or keys of a group",
+            )
         node = child
     node[last] = value

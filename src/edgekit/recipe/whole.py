@@ -15,14 +15,14 @@ from edgekit.recipe.parts import DataConfig, Distill, Finetune, Hardware, Monito
 class Recipe(RecipePart):
     """What to train, from the images to the student.
 
-    Make one with `Recipe.read`, which fills in what is left out from the defaults of the stage and the method that it stands in.
+    Read one with `Recipe.read`: missing keys get the defaults of their stage and pretraining method.
     """
 
     recipe_schema: Literal[1] = Field(1, alias="schema", description="version of this format")
     name: str = Field(
         "digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200, description="the run folder is runs/NAME"
     )
-    seed: int = Field(0, ge=0, description="of weights, batches and augmentation")
+    seed: int = Field(0, ge=0, description="seed of the initial weights, the batches and the augmentation")
     data: DataConfig = DataConfig()
     pretrain: Pretrain = SimCLRConfig()
     finetune: Finetune = Finetune()
@@ -35,11 +35,11 @@ class Recipe(RecipePart):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        kept, layers = self.finetune.keep_projection_layers, self.pretrain.projection.layers
-        if kept >= layers:
+        kept_layers, layers = self.finetune.keep_projection_layers, self.pretrain.projection.layers
+        if kept_layers >= layers:
             raise ValueError(
-                f"finetune.keep_projection_layers is {kept}, but the projection head has {layers} layers and never all are kept: "
-                f"accepted are 0 to {layers - 1}"
+                f"finetune.keep_projection_layers is {kept_layers}, but the projection head has {layers} layers and not all can be kept: "
+                f"accepted: 0 to {layers - 1}"
             )
         for name in ("pretrain", "finetune", "distill", "supervised"):
             stage = getattr(self, name)
@@ -52,14 +52,14 @@ class Recipe(RecipePart):
 
     @classmethod
     def read(cls, source: Path | str | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
-        """A recipe from a YAML file or a dictionary.
+        """Read a recipe from a YAML file or a dictionary.
 
         Args:
             source: the path of a YAML file, or its content as a dictionary.
             overrides: `["data.labels=10", …]` as `--set` takes them, or `{"data.labels": 10, …}`.
 
         Raises:
-            RecipeError: it is missing, is not YAML, or asks for something impossible; the message lists each key's path, its value
+            RecipeError: the file is missing, is not YAML, or holds something invalid; the message lists the path of each key, its value
                 and what would be accepted.
         """
         from edgekit.recipe.reading import recipe_of

@@ -1,4 +1,4 @@
 """Training: the stages, the loop, pretraining methods, distillation, evaluation.
 
-It can be called, too: `edgekit.train(…)` is `edgekit.api.training.train`, which its signature shows.
+The package is also callable: `edgekit.train(…)` is `edgekit.api.training.train`.
 """

@@ -1,9 +1,8 @@
-"""Ablations: a recipe trained once for each combination of some values, every cell a run that can be interrupted and goes on.
+"""Ablations: a recipe is trained once for each combination of some values; every cell is a run that can be interrupted and resumed.
 
     FOLDER/{ablation.json, ablation.html, cells/NAME/}
 
-A cell is an ordinary run. What two cells have in common (the pretraining, where only the label budget differs) is trained once
-and copied.
+A cell is an ordinary run. Stages that two cells share (pretraining, if only the label budget differs) are trained once and copied.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -23,6 +22,7 @@ from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import DataConfig, Recipe, Transformation, load
 from edgekit.result import Ablation, AblationCell, Axis, Score
 from edgekit.run import Run
+from edgekit.spelling import earlier_key, earlier_value, todays_key, translated_value
 from edgekit.stages import MODEL_OF, STAGES
 from edgekit.train.evaluate import LAST, bank_name, bank_of, device_of, encoder_scores, top1
 from edgekit.train.evaluate.probes import LINEAR, knn_protocol
@@ -35,7 +35,7 @@ _SCORES = "cell.json"
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """A cell that is not trained yet: its values on the axes, and the recipe with them."""
+    """A cell to train: its values on the axes, and the recipe with these values."""
 
     values: list[str]
     recipe: Recipe
@@ -43,11 +43,11 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """What an ablation trains.
+    """The cells of an ablation.
 
     Args:
         subject: augmentations or values.
-        axes: what is changed.
+        axes: the keys or transformations, with their values.
         cells: every combination.
         until: the last stage to train.
     """
@@ -61,22 +61,22 @@ class AblationPlan:
 def plan_augmentations(
     recipe: Path, overrides: Sequence[str], names: Sequence[str], until: str | None = None
 ) -> AblationPlan:
-    """SimCLR's figure 5: each transformation alone (the diagonal) and each ordered pair.
+    """Plan figure 5 of SimCLR: each transformation alone (the diagonal) and each ordered pair.
 
     Args:
         recipe: the file.
         overrides: of the recipe, as `--set` takes them.
-        names: the transformations; none for those of the figure.
+        names: the transformations; empty: those of the figure.
         until: the last stage to train; default pretrain.
 
     Raises:
-        RecipeError: a transformation is unknown or stands twice, or the recipe is not valid.
+        RecipeError: a transformation is unknown or given twice, or the recipe is not valid.
     """
-    chosen = list(names) or list(FIGURE_5)
+    chosen = translated_value("one_branch", list(names)) or list(FIGURE_5)
     known = get_args(Transformation)
     for name in chosen:
         if name not in known:
-            raise RecipeError(f"{name!r} is no transformation", f"accepted: {', '.join(known)}")
+            raise RecipeError(f"{name!r} is not a transformation", f"accepted: {', '.join(known)}")
     _refuse_repeated("the transformations", chosen)
     cells = []
     for first, second in itertools.product(chosen, chosen):
@@ -90,16 +90,16 @@ def plan_augmentations(
 def plan_values(
     recipe: Path, overrides: Sequence[str], fields: Sequence[str], until: str | None = None
 ) -> AblationPlan:
-    """Every combination of the values of some keys of the recipe.
+    """Plan every combination of the values of some keys of the recipe.
 
     Args:
         recipe: the file.
         overrides: of the recipe, as `--set` takes them.
         fields: `key.path=v1,v2,…`; commas inside brackets belong to a value.
-        until: the last stage to train; default the one that all the keys belong to, else the last.
+        until: the last stage to train; default: the stage of all keys, or else the last one.
 
     Raises:
-        RecipeError: a field has no values, stands twice, does nothing before `until`, or is not valid with one of its values.
+        RecipeError: a field has no values, is given twice, has no effect up to `until`, or has an invalid value.
     """
     axes = [_axis(field) for field in fields]
     _refuse_repeated("the fields", [axis.name for axis in axes])
@@ -110,7 +110,7 @@ def plan_values(
         group = axis.name.partition(".")[0]
         if group in STAGES and STAGES.index(group) > STAGES.index(until):
             raise RecipeError(
-                f"{axis.name} does nothing before the stage {group}", f"give --until {group}, or a later stage"
+                f"{axis.name} has no effect before the stage {group}", f"give --until {group}, or a later stage"
             )
     cells = []
     for values in itertools.product(*(axis.values for axis in axes)):
@@ -120,18 +120,19 @@ def plan_values(
 
 
 def _axis(field: str) -> Axis:
-    name, separator, listed = field.partition("=")
-    if not separator or not name.strip():
-        raise RecipeError(f"{field}: not of the form key.path=v1,v2,…", "for instance pretrain.temperature=0.1,0.5")
-    values = [value.strip() for value in _split(listed)]
+    key, separator, listed = field.partition("=")
+    if not separator or not key.strip():
+        raise RecipeError(f"{field}: not of the form key.path=v1,v2,…", "write it like pretrain.temperature=0.1,0.5")
+    name = todays_key(key.strip())
+    values = translated_value(name.rpartition(".")[2], [value.strip() for value in _split(listed)])
     if not all(values):
-        raise RecipeError(f"{field}: a value is missing", f"for instance {name.strip()}=v1,v2,…")
-    _refuse_repeated(name.strip(), values)
-    return Axis(name=name.strip(), values=values)
+        raise RecipeError(f"{field}: a value is missing", f"write it like {name}=v1,v2,…")
+    _refuse_repeated(name, values)
+    return Axis(name=name, values=values)
 
 
 def _split(text: str) -> list[str]:
-    """At the commas outside brackets."""
+    """Split a text at the commas outside brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "[{") - (character in "]}")
@@ -145,7 +146,7 @@ def _split(text: str) -> list[str]:
 def _refuse_repeated(where: str, values: Sequence[str]) -> None:
     repeated = next((v for v in values if values.count(v) > 1), None)
     if repeated is not None:
-        raise RecipeError(f"{where}: {repeated} stands twice", "give each once")
+        raise RecipeError(f"{where}: {repeated} is given twice", "give each once")
 
 
 def ablate(
@@ -155,18 +156,18 @@ def ablate(
     reuse: Sequence[Run] = (),
     on_cell: Callable[[Ablation, bool], None] = lambda ablation, trained: None,
 ) -> Ablation:
-    """Train and score every cell that is not done yet.
+    """Train and score every cell that is not complete.
 
-    A cell whose loss diverges or whose batch does not fit into the memory is noted as failed, and the others are trained.
+    A cell whose loss diverges or whose batch does not fit into memory is recorded as failed; the others are trained.
 
     Args:
-        plan: what to train.
+        plan: the cells.
         folder: receives a run folder for each cell.
-        reuse: runs whose stages are copied where their inputs are the same.
-        on_cell: called after each cell with what there is, and whether the cell was trained now (not found complete).
+        reuse: runs whose stages are copied if their inputs are the same.
+        on_cell: called after each cell with the results so far, and whether the cell was trained now (not already complete).
 
     Raises:
-        EdgekitError: of many kinds; a cell that the plan could not train is found before the first is trained.
+        EdgekitError: of many kinds; all cells are checked before the first is trained.
     """
     _claim(folder)
     images = _Images()
@@ -177,7 +178,7 @@ def ablate(
     )  # fmt: skip
     sources, scored = list(reuse), _Scored()
     for planned in plan.cells:
-        run = Run(folder / "cells" / cell_name(plan, planned.values))
+        run = cell_run(plan, planned.values, folder)
         splits = images.of(planned.recipe.data)
         ablation.data = (
             f"{planned.recipe.data.labeled or planned.recipe.data.pool}: test set of {len(splits.test)} images"
@@ -198,7 +199,7 @@ def ablate(
 
 
 def cell_name(plan: AblationPlan, values: Sequence[str]) -> str:
-    """The name of a cell's run folder: readable, and different for different values."""
+    """Return the name of a cell's run folder: readable and unique."""
     if plan.subject == "augmentations":
         return "+".join(dict.fromkeys(values))
     text = ",".join(f"{axis.name.rpartition('.')[2]}={value}" for axis, value in zip(plan.axes, values, strict=True))
@@ -208,22 +209,34 @@ def cell_name(plan: AblationPlan, values: Sequence[str]) -> str:
     return f"{name[:80]}-{digest_of([[axis.name for axis in plan.axes], list(values)])[:8]}"
 
 
+def cell_run(plan: AblationPlan, values: Sequence[str], folder: Path) -> Run:
+    """Return the run of a cell in an ablation's folder, also where an earlier version began it under the earlier names."""
+    key = "one_branch" if plan.subject == "augmentations" else ""
+    axes = [axis.model_copy(update={"name": earlier_key(axis.name)}) for axis in plan.axes]
+    keys = [key or axis.name.rpartition(".")[2] for axis in plan.axes]
+    before = [earlier_value(key, value) for key, value in zip(keys, values, strict=True)]
+    today, earlier = (
+        folder / "cells" / name for name in (cell_name(plan, values), cell_name(replace(plan, axes=axes), before))
+    )
+    return Run(earlier if earlier.is_dir() and not today.is_dir() else today)
+
+
 def _claim(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise RunError(f"{folder}: is a file", "choose another folder with --run")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "cells").is_dir():
-        raise RunError(f"{folder}: is not empty and not an ablation", "choose another folder with --run")
+        raise RunError(f"{folder}: is neither empty nor an ablation", "choose another folder with --run")
     (folder / "cells").mkdir(parents=True, exist_ok=True)
 
 
 def _check(plan: AblationPlan, images: _Images, folder: Path) -> None:
-    """Refuse a cell that cannot be trained before the first one is; recipes that differ in nothing checked count once."""
+    """Check all cells before the first is trained; recipes that are equal in all checked parts are checked once."""
     seen = set()
     for cell in plan.cells:
         recipe = cell.recipe
         if recipe.hardware.devices * recipe.hardware.nodes > 1:
             raise RecipeError(
-                "hardware: the cells of an ablation are trained on one device each", "set devices and nodes to 1"
+                "hardware: an ablation trains each cell on one device", "set hardware.devices and hardware.nodes to 1"
             )
         parts = recipe.model_dump(
             mode="json",
@@ -232,14 +245,17 @@ def _check(plan: AblationPlan, images: _Images, folder: Path) -> None:
         key = digest_of([parts, recipe.pretrain.one_branch is None])
         if key not in seen:
             splits = images.of(recipe.data)
-            check(recipe, splits, Run(folder / "cells" / cell_name(plan, cell.values)))
+            check(recipe, splits, cell_run(plan, cell.values, folder))
             if not len(splits.test):
-                raise DataError(f"{recipe.data.test}: the test set is empty", "every cell is scored on it")
+                raise DataError(
+                    f"data.test: {recipe.data.test}: the test set is empty",
+                    "give test images: every cell is scored on them",
+                )
         seen.add(key)
 
 
 class _Images:
-    """The images of the last data part that was asked for: cells that follow each other mostly share them."""
+    """Cache of the images of the last cell: consecutive cells mostly share them."""
 
     def __init__(self) -> None:
         self.data: DataConfig | None = None
@@ -252,7 +268,7 @@ class _Images:
 
 
 class _Scored:
-    """The scores of a cell; the same encoder on the same images is measured once."""
+    """Scores cells; the same encoder on the same images is measured once."""
 
     def __init__(self) -> None:
         self.encoders: dict[str, list[Score]] = {}
@@ -292,7 +308,7 @@ class _Scored:
 
 
 def _kept(run: Run, key: str) -> list[Score]:
-    """The scores that an earlier command has measured of the same encoder on the same images."""
+    """Return the scores that an earlier command measured for the same encoder on the same images."""
     try:
         content = read_json(run.path / _SCORES)
         return [Score.model_validate(s) for s in content["scores"]] if content["of"] == key else []

@@ -1,4 +1,4 @@
-"""A run's evaluation as a whole: scores, how far the differences can be trusted, the label draws, the worst answers, and advice."""
+"""The complete evaluation of a run: scores, differences with intervals, label draws, the worst errors, and advice."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int 
     Args:
         run: with complete stages.
         splits: of its recipe.
-        few_shot: images a class to learn from; none by default.
-        draws: of those images.
+        few_shot: numbers of images per class to learn from; none by default.
+        draws: number of draws of those images.
 
     Raises:
         RunError: a stage is not complete, damaged, or made from another recipe or other images.
@@ -53,7 +53,7 @@ def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int 
 
 
 def advice_for(run: Run, splits: Splits) -> list[Advice]:
-    """What a complete run's numbers say about its recipe; nothing where it has no test image.
+    """Return advice on the recipe of a complete run, from its numbers; empty without test images.
 
     Raises:
         EdgekitError: a model of the run cannot be read.
@@ -62,7 +62,7 @@ def advice_for(run: Run, splits: Splits) -> list[Advice]:
 
 
 def _draws(run: Run, recipe: Recipe, splits: Splits) -> list[tuple[Draw, Answers]]:
-    found = []
+    draws = []
     for number, other in complete_draws(run, recipe, splits.test.digest):
         models = {
             MODEL_OF[stage]: load_classifier(other.stage_path(stage), other.require(stage).outputs)
@@ -71,8 +71,8 @@ def _draws(run: Run, recipe: Recipe, splits: Splits) -> list[tuple[Draw, Answers
         answers = answer(models, splits.test, recipe, device_of(recipe))
         where = str(other.path.relative_to(run.path))
         draw = Draw(label_seed=recipe.data.label_seed + number, run=where, values=_values(answers))
-        found.append((draw, answers))
-    return found
+        draws.append((draw, answers))
+    return draws
 
 
 def _values(answers: Answers) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""One recipe on several draws of the label budget: how much of a difference is the luck of the draw.
+"""Train one recipe on several draws of the label budget, to measure how much results depend on the draw.
 
 RUN/                 the recipe's own draw
-RUN/draws/1, 2, …    the same with `data.label_seed` raised by 1, 2, …; each a run, whose pretraining is a copy of RUN's
+RUN/draws/1, 2, …    the same recipe with `data.label_seed` raised by 1, 2, …; each is a run with a copy of the pretraining of RUN
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ _PARTS = ("seed", "data", "pretrain", "finetune", "distill", "supervised")
 
 
 def of_draw(recipe: Recipe, number: int) -> Recipe:
-    """The recipe with the labels of another draw; number 0 is its own."""
+    """Return the recipe with the labels of another draw; number 0 is its own draw."""
     data = recipe.data.model_copy(update={"label_seed": recipe.data.label_seed + number})
     return recipe.model_copy(update={"data": data})
 
 
 def run_of_draw(run: Run, number: int) -> Run:
-    """Where the models of a draw lie; number 0 is the run itself."""
+    """Return the run of a draw; number 0 is the run itself."""
     return Run(run.path / "draws" / str(number)) if number else run
 
 
 def check_draws(recipe: Recipe, draws: int) -> None:
-    """Refuse several draws where there is nothing to draw.
+    """Refuse several draws of labels that are not drawn.
 
     Raises:
-        RecipeError: the labels are a list of files, or all there are.
+        RecipeError: the labels are a list of files, or all labels.
     """
     if draws > 1 and (isinstance(recipe.data.labels, str) or recipe.data.labels == 1.0):
-        what = "names the labeled files" if isinstance(recipe.data.labels, str) else "is every label there is"
+        what = "lists the labeled files" if isinstance(recipe.data.labels, str) else "uses all labels"
         raise RecipeError(
-            f"--draws {draws}: data.labels ({recipe.data.labels}) {what}, so that every draw would be the same",
-            "leave --draws out, or set data.labels to a share (0.1) or a count a class (10)",
+            f"--draws {draws}: data.labels ({recipe.data.labels}) {what}, so every draw would be the same",
+            "leave --draws out, or set data.labels to a share (0.1) or a count per class (10)",
         )
 
 
@@ -51,12 +51,12 @@ def train_draws(
     reuse: Sequence[Run] = (),
     on_stage: Callable[[int, Report], None] = lambda draw, report: None,
 ) -> None:
-    """Train the draws after the first, each to its end; complete stages are skipped and interrupted ones resumed.
+    """Train the draws after the first, each completely; complete stages are skipped and interrupted ones resumed.
 
     Args:
         recipe: of the run.
         run: complete.
-        draws: how many there are to be, the run's own included.
+        draws: number of draws, including that of the run itself.
         reuse: other runs to copy stages from.
         on_stage: called after each stage, with the draw's number.
 
@@ -72,14 +72,14 @@ def train_draws(
 
 
 def complete_draws(run: Run, recipe: Recipe, test_digest: str) -> list[tuple[int, Run]]:
-    """The further draws of a run that are complete and of its recipe, its pretrained encoder and its test images.
+    """Return the further draws of a run that are complete and have its recipe, its pretrained encoder and its test images.
 
     Args:
         run: the run.
         recipe: its recipe.
         test_digest: of its test set.
     """
-    found = []
+    draws = []
     folder = run.path / "draws"
     numbers = sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal()) if folder.is_dir() else []
     for number in numbers:
@@ -91,25 +91,25 @@ def complete_draws(run: Run, recipe: Recipe, test_digest: str) -> list[tuple[int
                 continue
             records = [other.require(stage) for stage in stages]
             encoder = run.require("pretrain").outputs["model.safetensors"]
-        except EdgekitError:  # incomplete, or not what edgekit wrote
+        except EdgekitError:  # incomplete, or not written by edgekit
             continue
         measured = {str(record.metrics.get("measured_on", {}).get("test")) for record in records}
         if measured == {test_digest} and records[0].inputs.get("from") == encoder:
-            found.append((number, other))
-    return found
+            draws.append((number, other))
+    return draws
 
 
 def accuracies(run: Run, draws: int) -> list[Draw]:
-    """The test accuracies in the records of a run's draws.
+    """Return the test accuracies in the records of a run's draws.
 
     Args:
         run: complete.
-        draws: how many, its own included.
+        draws: number of draws, including that of the run itself.
     """
-    found = []
+    values_of_draws = []
     for number in range(draws):
         other = run_of_draw(run, number)
         records = {model: other.record(stage) for stage, model in MODEL_OF.items()}
         values = {model: float(record.metrics["test_top1"]) for model, record in records.items() if record is not None}
-        found.append(Draw(label_seed=other.recipe.data.label_seed, run=str(other.path), values=values))
-    return found
+        values_of_draws.append(Draw(label_seed=other.recipe.data.label_seed, run=str(other.path), values=values))
+    return values_of_draws

@@ -1,4 +1,4 @@
-"""How long a training will take: a few real steps of each of its stages, and what they say about all."""
+"""Estimate how long a training will take, from a few real steps of each of its stages."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from edgekit.train.loop.timing import TimedTraining, timing_trainings
 from edgekit.train.records.inputs import made_from, stage_inputs
 from edgekit.train.stages.pipeline import Report, train, wanted_stages
 
-_SCORED = 64  # test and probe images that a measurement scores
-# Evaluations of each stage by (images seen an image of a training step's, and how often test and probe sets are seen): the encoder
-# is scored before and after. A forward pass is a third of a step's work, in float32 also where training has bf16.
+_SCORED = 64  # number of test and probe images that a measurement scores
+# How often each stage evaluates the test and probe sets: pretraining scores the encoder before and after. An image of a forward pass
+# takes this share of an image of a training step: a third of the work, but in float32 even if training uses bf16.
 _EVALUATIONS = {"pretrain": 2, "finetune": 1, "distill": 1, "supervised": 1}
 _FORWARD = 0.5
-_WORTH_IT = 60  # steps, in all, below which a training is over before its end is known
+_WORTH_IT = 60  # a training with fewer steps ends before its duration is known
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """What a stage takes.
+    """The time of a stage.
 
     Args:
-        trainings: its trainings (one, or several where it tries some settings).
-        other: seconds beside the steps: setting up, scoring, storing.
+        trainings: its trainings (several if it tries some settings).
+        other: seconds outside of the steps: setup, scoring, storing.
     """
 
     trainings: list[TimedTraining] = field(default_factory=list)
@@ -43,7 +43,7 @@ class StageTime:
 
     @property
     def seconds(self) -> float:
-        """All in all."""
+        """Total seconds."""
         return self.other + sum(training.seconds() for training in self.trainings)
 
 
@@ -54,12 +54,12 @@ def measure(
 
     Args:
         recipe: what is to be trained.
-        splits: its images; those of the test and probe sets may be stand-ins, the numbers of all count.
+        splits: its images; only the number of test and probe images matters, not their content.
         until: the last stage.
-        limit: steps of each training; default as many as take some seconds.
+        limit: steps of each training; default: as many as take a few seconds.
 
     Returns:
-        What each stage of the real training takes, and the seconds that the measurement took.
+        The time of each stage of the real training, and the seconds that the measurement took.
 
     Raises:
         EdgekitError: a stage cannot be trained.
@@ -74,7 +74,7 @@ def measure(
         scratch_folder("timing") as folder,
         timing_trainings(limit) as trainings,
         relayed(lambda text: None),
-        redirect_stderr(io.StringIO()),  # what it has to say, the training says again
+        redirect_stderr(io.StringIO()),  # the training prints the same messages again
     ):
         train(recipe, Run(folder / "run"), splits=few, until=until, on_stage=note)
     times, before = dict[str, StageTime](), began
@@ -91,7 +91,7 @@ def _few(images: ImageSet) -> ImageSet:
 
 
 def _scoring(stage: str, trainings: list[TimedTraining], splits: Splits) -> float:
-    """Seconds of scoring the images that the measurement did not."""
+    """Return the seconds for scoring the images that the measurement left out."""
     if not trainings or stage not in _EVALUATIONS:
         return 0.0
     more = max(0, len(splits.test) - _SCORED)
@@ -102,16 +102,16 @@ def _scoring(stage: str, trainings: list[TimedTraining], splits: Splits) -> floa
 
 
 def expected(recipe: Recipe, splits: Splits, run: Run, until: str = STAGES[-1]) -> dict[str, float] | None:
-    """Seconds that each stage which is not complete will still take; None where it is not worth the measurement.
+    """Return the remaining seconds of each stage that is not complete; None if a measurement is not worthwhile.
 
     Args:
         recipe: what is to be trained.
         splits: its images.
-        run: where; complete stages cost nothing, one that was interrupted what is left of it.
+        run: the run; complete stages take no time, an interrupted one its remaining time.
         until: the last stage.
     """
     if world_size() > 1 or recipe.hardware.compile:
-        return None  # every process would have to measure; compiling takes longer than the steps
+        return None  # all processes would have to measure; compilation takes longer than the steps
     recipe = settled(recipe, len(splits.pool), len(splits.labeled))
     missing = _missing(recipe, splits, run, until)
     try:
@@ -119,13 +119,13 @@ def expected(recipe: Recipe, splits: Splits, run: Run, until: str = STAGES[-1]) 
             return None
         times, _ = measure(recipe, splits, missing[-1])
     except EdgekitError:
-        return None  # the training itself will say what is wrong
+        return None  # the training itself will report the error
     seconds = {}
     for stage in missing:
         done = _steps_done(run, stage)
-        whole = times[stage]
-        steps = sum(training.steps for training in whole.trainings) or 1
-        seconds[stage] = whole.other + (whole.seconds - whole.other) * max(0.0, 1 - done / steps)
+        stage_time = times[stage]
+        steps = sum(training.steps for training in stage_time.trainings) or 1
+        seconds[stage] = stage_time.other + (stage_time.seconds - stage_time.other) * max(0.0, 1 - done / steps)
     return seconds
 
 
@@ -149,13 +149,13 @@ def _source(stage: str) -> str:
 
 
 def _at_least(recipe: Recipe, splits: Splits, stages: list[str]) -> float:
-    """Steps of the stages, or fewer."""
+    """Return a lower bound of the steps of the stages."""
     sizes = {"pretrain": len(splits.pool), "distill": len(splits.pool)}
-    found = 0.0
+    steps = 0.0
     for stage in stages:
         config = getattr(recipe, stage)
-        found += config.epochs * max(1, sizes.get(stage, len(splits.labeled)) // config.batch_size)
-    return found
+        steps += config.epochs * max(1, sizes.get(stage, len(splits.labeled)) // config.batch_size)
+    return steps
 
 
 def _steps_done(run: Run, stage: str) -> int:

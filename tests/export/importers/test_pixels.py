@@ -44,7 +44,7 @@ def test_the_range_is_found_from_the_images_to_calibrate_with(tmp_path: Path, de
     source = opened(tmp_path / "model.onnx", deep, tmp_path)
     assert source.preprocessing.pixel_range == (0, 4095)
     assert any("[0, 4095] becomes the gray levels" in note for note in source.notes)
-    assert any("1 file that is no image by its name" in note and "1 .dcm" in note for note in source.notes)
+    assert any("1 file without an image extension" in note and "1 .dcm" in note for note in source.notes)
     assert not isinstance(source.calibration, np.ndarray)
     pixels = source.calibration.read(np.arange(12))
     assert len(np.unique(pixels)) > 100

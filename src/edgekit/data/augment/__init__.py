@@ -1,7 +1,7 @@
 """Augmentation of whole uint8 batches on the training device, random for each image: the family of SimCLR's figure 4.
 
-Every draw comes from one CPU generator, so the same seed gives the same views on every device; the pixels of the Gaussian noise
-alone are drawn by the device.
+Every draw comes from one CPU generator, so the same seed gives the same views on every device. Only the pixels of the Gaussian noise
+are drawn on the device.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Color operations with one factor an image: torchvision's numbers, a batch at a time, in few passes over memory."""
+"""Color operations with one factor per image: the results of torchvision, for a whole batch, in few passes over memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _LUMA = (0.2989, 0.587, 0.114)  # ITU-R 601-2, as torchvision's rgb_to_grayscale
 
 
 def luma(images: Tensor) -> Tensor:
-    """The gray image (n, 1, h, w) of RGB images (n, 3, h, w)."""
+    """Return the gray images (n, 1, h, w) of RGB images (n, 3, h, w)."""
     red, green, blue = images.unbind(1)
     return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2]).unsqueeze(1)
 
@@ -37,9 +37,9 @@ def _blend(images: Tensor, other: Tensor, factors: Tensor) -> Tensor:
 
 
 def adjust_hue(images: Tensor, shifts: Tensor) -> Tensor:
-    """Turn the hue of images (n, 3, h, w) in [0, 1] by a share of the circle each (n), in [-0.5, 0.5].
+    """Rotate the hue of images (n, 3, h, w) in [0, 1] by a share of the circle each (n), in [-0.5, 0.5].
 
-    The HSV round trip in one step and without a case distinction. Value v (the largest channel) and chroma c (v minus the
+    This is the HSV round trip in one step, without case distinctions. Value v (the largest channel) and chroma c (v minus the
     smallest one, m) stay. The hue in sixths of the circle is s (1 + (g + b - r - m) / c), where s is the sign of g - b:
     for the largest channel r that is (g - b) / c, for g 2 + (b - r) / c, for b (mirrored) 4 + (r - g) / c. A channel whose
     hue lies at h (red 0, green 1/3, blue 2/3) becomes v - c clamp(2 - 6 d, 0, 1) with d the distance on the circle between

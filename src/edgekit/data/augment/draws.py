@@ -1,4 +1,4 @@
-"""What is random about a batch of views, drawn on the CPU into one tensor that one copy brings to the device."""
+"""The random parameters of a batch of views, drawn on the CPU into one tensor, which takes one copy to the device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgekit.data.augment.geometry import central_box, random_boxes
 from edgekit.data.to_device import to_device
 from edgekit.recipe import Augmentation
 
-_GROUPS = 4  # of images that share the order of the color operations
+_GROUPS = 4  # groups of images that share the order of the color operations
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Draws:
             in its first rows; whole numbers up to 2**24 are exact.
         columns: operation -> its slice of the columns.
         counts: operation -> how many views it is applied to.
-        orders: of the color operations (indices into `color.OPERATIONS`), one a group of jittered views.
-        noise_seed: of the noise's pixels, which the device itself draws.
+        orders: order of the color operations (indices into `color.OPERATIONS`), one per group of jittered views.
+        noise_seed: seed of the pixels of the noise, which the device draws.
     """
 
     packed: Tensor
@@ -34,16 +34,16 @@ class Draws:
     noise_seed: int
 
     def to(self, device: torch.device) -> Draws:
-        """The same on a device; to a GPU without waiting for it."""
+        """Copy the parameters to a device; to a GPU without waiting for it."""
         return Draws(to_device(self.packed, device), self.columns, self.counts, self.orders, self.noise_seed)
 
     def geometry(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (n, 4), mirrored (n) bool and quarter turns (n)."""
+        """Return boxes (n, 4), whether each view is mirrored (n) and its quarter turns (n)."""
         part = self.packed[:, self.columns["geometry"]]
         return part[:, :4], part[:, 4] > 0, part[:, 5]
 
     def of(self, operation: str) -> tuple[Tensor, Tensor]:
-        """Indices (m) int64 of the views that an operation is applied to, and its parameters (m, …)."""
+        """Return the indices (m) int64 of the views that an operation is applied to, and its parameters (m, …)."""
         part = self.packed[: self.counts[operation], self.columns[operation]]
         return part[:, 0].long(), part[:, 1:]
 
@@ -54,16 +54,16 @@ def draw(config: Augmentation, size: int, n: int, height: int, width: int, gener
     Args:
         config: with the defaults that depend on the size filled in (`Augmentation.at`).
         size: side of the views.
-        n: how many.
-        height: of the images.
-        width: of the images.
+        n: number of views.
+        height: of the images, in pixels.
+        width: of the images, in pixels.
         generator: a CPU generator; all randomness comes from it.
     """
     parts: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
     def apply(operation: str, chosen: Tensor, *parameters: Tensor) -> None:
-        """Columns of an operation on the views in `chosen` (m), with parameters (m) or (m, k) each."""
+        """Add the columns of an operation on the views in `chosen` (m), with parameters (m) or (m, k) each."""
         if not len(chosen):
             return
         counts[operation] = len(chosen)
@@ -72,7 +72,7 @@ def draw(config: Augmentation, size: int, n: int, height: int, width: int, gener
         parts[operation] = torch.cat([rows, rows.new_zeros(n - len(rows), rows.shape[1])])
 
     def some(probability: float) -> Tensor:
-        """The views that an operation of this probability is applied to."""
+        """Draw the views that an operation of this probability is applied to."""
         return (torch.rand(n, generator=generator) < probability).nonzero()[:, 0]
 
     def uniform(count: int, low: float, high: float) -> Tensor:
@@ -83,7 +83,7 @@ def draw(config: Augmentation, size: int, n: int, height: int, width: int, gener
     strength = config.strength or 0.0
     if config.jitter > 0 and strength > 0:
         chosen = some(config.jitter)
-        # In random order: neighbors in a batch may be of a kind, and groups of neighbors share an order.
+        # In random order: neighbors in a batch may be similar, and groups of neighbors share an order.
         chosen = chosen[torch.randperm(len(chosen), generator=generator)]
         m = len(chosen)
         factors = [uniform(m, max(0.0, 1 - 0.8 * strength), 1 + 0.8 * strength) for _ in range(3)]

@@ -1,4 +1,4 @@
-"""Blur, Sobel, noise and cutout, each with its own parameters an image."""
+"""Blur, Sobel, noise and cutout, each with its own parameters per image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def blur_kernel(size: int) -> int:
-    """SimCLR's kernel: a tenth of the side, made odd, at least 3 pixels."""
+    """Return the kernel size of SimCLR: a tenth of the side, made odd, at least 3 pixels."""
     return max(3, size // 10 // 2 * 2 + 1)
 
 
@@ -17,12 +17,12 @@ def gaussian_blur(images: Tensor, sigmas: Tensor, kernel: int) -> Tensor:
     offsets = torch.arange(kernel, device=sigmas.device) - kernel // 2
     taps = torch.exp(-0.5 * (offsets / sigmas[:, None]) ** 2)
     taps = taps / taps.sum(dim=1, keepdim=True)
-    # A pass over the image a tap is what a CPU does fastest; a GPU multiplies matrices in less time than it starts those passes.
+    # A CPU is fastest with one pass over the image per tap; on a GPU, starting those passes takes longer than two matrix products.
     return blur_by_shifts(images, taps) if images.device.type == "cpu" else blur_by_matrices(images, taps)
 
 
 def blur_by_shifts(images: Tensor, taps: Tensor) -> Tensor:
-    """Weighted sum of shifted images, rows then columns; taps (n, k)."""
+    """Blur images by a weighted sum of shifted images, rows then columns; taps (n, k)."""
     kernel, half = taps.shape[1], taps.shape[1] // 2
     height, width = images.shape[-2:]
     weights = taps[:, :, None, None, None].unbind(1)
@@ -37,7 +37,7 @@ def blur_by_shifts(images: Tensor, taps: Tensor) -> Tensor:
 
 
 def blur_by_matrices(images: Tensor, taps: Tensor) -> Tensor:
-    """The same as a product with a banded matrix from the left and one from the right."""
+    """Blur images by a product with a banded matrix from the left and one from the right; taps (n, k)."""
     height, width = images.shape[-2:]
     blurred = torch.matmul(_banded(taps, height)[:, None], images)
     return torch.matmul(blurred, _banded(taps, width)[:, None].transpose(2, 3))
@@ -54,7 +54,7 @@ def _banded(taps: Tensor, extent: int) -> Tensor:
 
 
 def sobel(images: Tensor) -> Tensor:
-    """Length of the Sobel gradient of each channel of images (n, 3, h, w) in [0, 1], clamped to [0, 1].
+    """Return the magnitude of the Sobel gradient of each channel of images (n, 3, h, w) in [0, 1], clamped to [0, 1].
 
     The masks are divided by 4, so that a vertical or horizontal edge from 0 to 1 gives 1; borders are reflected.
     """

@@ -1,4 +1,4 @@
-"""Crop, resize, mirror and turn: one linear map of the rows and one of the columns an image, so that a batch of random crops is two
+"""Crop, resize, mirror and rotate: one linear map of the rows and one of the columns per image, so that a batch of random crops is two
 batched matrix products with antialiased bilinear weights."""
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from torch.nn import functional
 
 from edgekit.data.augment.chunks import chunks
 
-_SPARSE_FROM = 64  # rows of the image, from which on a CPU resizes the rows without a matrix
+_SPARSE_FROM = 64  # rows of an image; from this number on, a CPU resizes the rows without a matrix
 _MOST_TAPS = 8
 
 
 def random_boxes(
     n: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Random crops as torchvision's RandomResizedCrop draws them (Inception's), without its loop.
+    """Draw random crops as torchvision's RandomResizedCrop does (from Inception), without its loop.
 
-    Area uniform in `scale`, log aspect ratio uniform in `ratio`; ten draws an image, the first that fits is taken, else the
+    Area uniform in `scale`, log aspect ratio uniform in `ratio`; ten draws per image: the first that fits is taken, or else the
     center of the image at the nearest allowed ratio.
 
     Returns:
@@ -32,19 +32,19 @@ def random_boxes(
     widths, heights = torch.sqrt(area * aspect).round().long(), torch.sqrt(area / aspect).round().long()
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = fits.int().argmax(dim=1, keepdim=True)
-    found = fits.any(dim=1)
+    any_fits = fits.any(dim=1)
     w, h = widths.gather(1, first)[:, 0], heights.gather(1, first)[:, 0]
     fallback_h, fallback_w = _widest(height, width, ratio)
-    w, h = torch.where(found, w, fallback_w), torch.where(found, h, fallback_h)
+    w, h = torch.where(any_fits, w, fallback_w), torch.where(any_fits, h, fallback_h)
     room = torch.stack([height - h + 1, width - w + 1], dim=1)
     corner = (torch.rand(n, 2, generator=generator) * room).long().minimum(room - 1)
     middle = torch.tensor([(height - fallback_h) // 2, (width - fallback_w) // 2])
-    corner = torch.where(found[:, None], corner, middle)
+    corner = torch.where(any_fits[:, None], corner, middle)
     return torch.cat([corner, h[:, None], w[:, None]], dim=1)
 
 
 def central_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the central square of `size` pixels, or of the largest one where the image is smaller."""
+    """Return top, left, height and width of the center square of `size` pixels, or of the largest one if the image is smaller."""
     side = min(height, width, size)
     return (height - side) // 2, (width - side) // 2, side, side
 
@@ -52,7 +52,7 @@ def central_box(height: int, width: int, size: int) -> tuple[int, int, int, int]
 def crop_resize_flip(
     pixels: Tensor, boxes: Tensor, flips: Tensor, size: int, turns: Tensor | None = None, views: int = 1
 ) -> Tensor:
-    """Cut a box out of each image, resize it (bilinear, antialiased), mirror some, and turn some.
+    """Cut a box out of each image, resize it (bilinear, antialiased), and mirror and rotate some.
 
     Args:
         pixels: uint8 (n, h, w, 3), or float32 in [0, 1].
@@ -60,7 +60,7 @@ def crop_resize_flip(
         flips: bool (views * n), True where the view is mirrored left to right.
         size: side of the result.
         turns: (views * n), quarter turns counter-clockwise after the mirroring, 0 to 3; None for none.
-        views: how many of each image.
+        views: number of views per image.
 
     Returns:
         float32 (views * n, 3, size, size) in [0, 1].
@@ -88,7 +88,7 @@ def crop_resize_flip(
 
 
 def mirror_and_turn(images: Tensor, flips: Tensor, turns: Tensor | None) -> Tensor:
-    """Mirror some of the images (n, c, s, s) left to right and turn some: what `crop_resize_flip` does, without a crop."""
+    """Mirror some of the images (n, c, s, s) left to right and rotate some: `crop_resize_flip` without the crop."""
     images = torch.where(flips[:, None, None, None], images.flip(3), images)
     if turns is None:
         return images
@@ -98,7 +98,7 @@ def mirror_and_turn(images: Tensor, flips: Tensor, turns: Tensor | None) -> Tens
 
 
 def _transpose_some(images: Tensor, turns: Tensor) -> Tensor:
-    """A quarter turn is a mirroring and a transposition."""
+    """Transpose the images with an odd number of quarter turns: a quarter turn is a mirroring and a transposition."""
     odd = (turns == 1) | (turns == 3)
     return torch.where(odd[:, None, None, None], images.transpose(2, 3), images)
 
@@ -106,22 +106,22 @@ def _transpose_some(images: Tensor, turns: Tensor) -> Tensor:
 def _resize_rows(
     rows: Tensor, start: Tensor, length: Tensor, size: int, mirrored: Tensor | None, gain: float
 ) -> Tensor:
-    """Resize the rows (n, h, …) of all views and channels at once: (n, views * size, …).
+    """Resize the rows (n, h, …) of all views and channels at once, to (n, views * size, …).
 
     Args:
         rows: float32 (n, h, k).
         start: float32 (n, views), the first row of the box.
-        length: float32 (n, views), its height.
-        size: of the result.
+        length: float32 (n, views), the height of the box.
+        size: rows of the result.
         mirrored: bool (n, views), or None.
-        gain: factor of the result.
+        gain: factor on the result.
     """
     n, height, k = rows.shape
     taps = math.ceil(2 * max(1.0, height / size))
     if rows.device.type != "cpu" or height < _SPARSE_FROM or taps > _MOST_TAPS:
         weights = _resize_weights(start, length, height, size, mirrored, gain)
         return torch.bmm(weights.view(n, -1, height), rows)
-    # Few of the weights are not 0: a CPU gathers those rows in a third of the time of the whole product.
+    # Most weights are 0: gathering the other rows takes a CPU a third of the time of the whole product.
     centers, support = _centers(start, length, size, mirrored)
     sources = (centers - support + 0.5).floor()[..., None] + torch.arange(taps)
     weights = (1.0 - (sources + 0.5 - centers[..., None]).abs() / support[..., None]).clamp_(min=0.0)
@@ -136,7 +136,7 @@ def _resize_rows(
 
 
 def _centers(start: Tensor, length: Tensor, size: int, mirrored: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Where each pixel of the result lies in the image (…, size), and the half width of its filter (…, 1)."""
+    """Return the position of each pixel of the result in the image (…, size), and the half width of its filter (…, 1)."""
     scale = (length / size)[..., None]
     centers = start[..., None] + scale * (torch.arange(size, device=start.device) + 0.5)
     if mirrored is not None:
@@ -147,9 +147,9 @@ def _centers(start: Tensor, length: Tensor, size: int, mirrored: Tensor | None) 
 def _resize_weights(
     start: Tensor, length: Tensor, extent: int, size: int, mirrored: Tensor | None, gain: float = 1.0
 ) -> Tensor:
-    """Weights (…, size, extent) that resize the `length` pixels from `start` (both float32, …) to `size`, times `gain`.
+    """Return weights (…, size, extent) that resize the `length` pixels from `start` (both float32, …) to `size`, times `gain`.
 
-    A triangle filter, widened when it shrinks; rows in reverse order where `mirrored`.
+    It is a triangle filter, widened for downsizing; the rows are in reverse order where `mirrored`.
     """
     centers, support = _centers(start, length, size, mirrored)
     positions = torch.arange(extent, device=start.device)
@@ -162,7 +162,7 @@ def _resize_weights(
 
 
 def _widest(height: int, width: int, ratio: tuple[float, float]) -> tuple[int, int]:
-    """Height and width of the largest box whose aspect ratio is allowed."""
+    """Return height and width of the largest box whose aspect ratio is allowed."""
     if width / height < ratio[0]:
         return min(height, round(width / ratio[0])), width
     if width / height > ratio[1]:

@@ -1,4 +1,4 @@
-"""SimCLR's asymmetric setting, in which single augmentations can be compared (Chen et al. 2020, section 3 and figure 5)."""
+"""The asymmetric setting of SimCLR, which compares single augmentations (Chen et al. 2020, section 3 and figure 5)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OFF = {
     "noise": 0.0,
     "cutout": 0.0,
 }
-# Probabilities of one transformation alone: always, but where the paper's own gives an identity a share.
+# Probabilities of one transformation alone: 1, except where the paper applies it to a share of the images.
 _ALONE = {
     "crop": {"crop": 1.0}, "cutout": {"cutout": 1.0}, "color": {"jitter": 0.8, "gray": 0.2}, "sobel": {"sobel": 1.0},
     "noise": {"noise": 1.0}, "blur": {"blur": 1.0}, "rotate": {"rotate": 1.0}, "flip": {"flip": 0.5},
@@ -30,19 +30,19 @@ _ALONE = {
 
 
 def alone(config: Augmentation, transformation: Transformation) -> Augmentation:
-    """One transformation with the strength that `config` has and nothing else."""
+    """Return an augmentation with one transformation only, at the strength that `config` has."""
     return config.model_copy(update={**_OFF, **_ALONE[transformation]})
 
 
 class OneBranch:
-    """Views of which the first is transformed and the others are not; it is called as an `Augment` is.
+    """Makes views of which the first is transformed and the others are not; called like an `Augment`.
 
-    Each image is first cropped at random and resized, once for all its views. The first view then goes through the
-    transformations in their order, the others stay as they are.
+    Each image is first cropped at random and resized, once for all its views. Then the transformations are applied to the first
+    view, in their order; the other views stay as they are.
 
     Args:
-        config: the strengths; its probabilities do not count.
-        transformations: what is done to the first view.
+        config: the strengths; its probabilities are ignored.
+        transformations: applied to the first view.
         size: side of the views, in pixels.
         mean: of the normalization.
         std: of the normalization.

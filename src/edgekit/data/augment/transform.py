@@ -1,4 +1,4 @@
-"""Random views of uint8 batches: the draws on the CPU, then tensor work on the device that waits for nothing."""
+"""Random views of uint8 batches: parameters are drawn on the CPU; the tensor work on the device never waits."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Augment:
     Crop, resize, flip and rotation; color jitter and color drop; blur, Sobel and noise; cutout, in this order.
 
     Args:
-        config: what to do and how strongly.
+        config: the transformations, their probabilities and strengths.
         size: side of the views, in pixels.
-        mean: of the normalization (x / 255 - mean) / std that ends the augmentation.
+        mean: of the normalization (x / 255 - mean) / std, the last step.
         std: of the normalization.
     """
 
@@ -32,12 +32,12 @@ class Augment:
         self.std = std
 
     def __call__(self, pixels: Tensor, generator: torch.Generator, count: int = 1) -> Tensor:
-        """Random views of each image.
+        """Make random views of each image.
 
         Args:
             pixels: uint8 (n, h, w, 3), on any device.
             generator: a CPU generator; all randomness comes from it.
-            count: how many views of each.
+            count: number of views per image.
 
         Returns:
             float32 (count * n, 3, size, size) on the same device, channels last in memory, normalized; the first n rows are
@@ -46,16 +46,16 @@ class Augment:
         return normalized(self.views(pixels, generator, count), self.mean, self.std)
 
     def views(self, pixels: Tensor, generator: torch.Generator, count: int = 1) -> Tensor:
-        """The same before normalization: float32 (count * n, 3, size, size) in [0, 1], also under autocast."""
+        """Make random views without normalization: float32 (count * n, 3, size, size) in [0, 1], also under autocast."""
         n, height, width, _ = pixels.shape
         return self.apply(pixels, self.draw(count * n, height, width, generator).to(pixels.device))
 
     def draw(self, n: int, height: int, width: int, generator: torch.Generator) -> Draws:
-        """The parameters of n views of images of this height and width."""
+        """Draw the parameters of n views of images of this height and width."""
         return draw(self.config, self.size, n, height, width, generator)
 
     def apply(self, pixels: Tensor, draws: Draws) -> Tensor:
-        """Views with given parameters; no randomness but the noise's pixels, and no wait for the device.
+        """Make views with given parameters, without waiting for the device; only the pixels of the noise are random.
 
         Args:
             pixels: uint8 (n, h, w, 3), or float32 in [0, 1].
@@ -94,35 +94,35 @@ class Augment:
             generator = torch.Generator(images.device).manual_seed(draws.noise_seed)
             normals = torch.randn(len(index), *images.shape[1:], device=images.device, generator=generator)
         for part in chunks(len(index), _bytes(images), images.device):
-            chosen, given = images.index_select(0, index[part]), parameters[part]
+            chosen, values = images.index_select(0, index[part]), parameters[part]
             if operation == "gray":
                 result = luma(chosen).expand_as(chosen)
             elif operation == "blur":
-                result = gaussian_blur(chosen, given[:, 0], blur_kernel(self.size))
+                result = gaussian_blur(chosen, values[:, 0], blur_kernel(self.size))
             elif operation == "sobel":
                 result = sobel(chosen)
             elif normals is not None:
-                result = add_noise(chosen, normals[part], given[:, 0])
+                result = add_noise(chosen, normals[part], values[:, 0])
             else:
-                result = cut_out(chosen, given, self.mean)
+                result = cut_out(chosen, values, self.mean)
             images.index_copy_(0, index[part], result)
 
 
 def normalized(views: Tensor, mean: float, std: float) -> Tensor:
-    """(views - mean) / std, which the views (n, 3, s, s) are lost to, channels last in memory."""
+    """Return (views - mean) / std of views (n, 3, s, s), which are overwritten, channels last in memory."""
     return views.sub_(mean).mul_(1.0 / std).contiguous(memory_format=torch.channels_last)
 
 
 def _jitter(images: Tensor, draws: Draws) -> None:
-    """Brightness, contrast, saturation and hue in place, with factors an image and an order a group."""
+    """Apply brightness, contrast, saturation and hue in place, with factors per image and an order per group."""
     index, parameters = draws.of("jitter")
-    for group, given, order in zip(
+    for group, factors, order in zip(
         *(t.tensor_split(len(draws.orders)) for t in (index, parameters)), draws.orders, strict=True
     ):
         for part in chunks(len(group), _bytes(images), images.device):
             chosen = images.index_select(0, group[part])
             for operation in order:
-                chosen = OPERATIONS[operation](chosen, given[part, operation])
+                chosen = OPERATIONS[operation](chosen, factors[part, operation])
             images.index_copy_(0, group[part], chosen)
 
 

@@ -1,1 +1,1 @@
-"""Analyzes of a trained encoder: embeddings, neighbors, label suggestions, transfer, mirror symmetry."""
+"""Analyses of a trained encoder: embeddings, neighbors, label suggestions, transfer, mirror symmetry."""

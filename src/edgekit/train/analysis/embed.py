@@ -1,4 +1,4 @@
-"""A folder of images as one of a run's models sees it: features, predictions, nearest neighbors, anomaly scores, clusters, a map."""
+"""Embed a folder of images with a model of a run: features, predictions, nearest neighbors, anomaly scores, clusters, a map."""
 
 from __future__ import annotations
 
@@ -40,30 +40,30 @@ _MAX_CLUSTERS = 10
 
 
 class Both(nn.Module):
-    """Features and logits of a classifier in one pass, side by side: (n, d + classes)."""
+    """Returns features and logits of a classifier in one pass, concatenated: (n, d + classes)."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Of normalized images (n, 3, s, s)."""
+        """Return features and logits of normalized images (n, 3, s, s)."""
         features = self.model.embed(images)
         return torch.cat([features, self.model.head(features)], dim=1)
 
 
 @dataclass(frozen=True)
 class Model:
-    """What embeds.
+    """The model that embeds.
 
     Args:
-        of: which of the run's models.
-        network: gives features, and after them logits where there are classes.
-        classes: names, or none for an encoder.
-        architecture: its name and width.
+        of: encoder, teacher, student or supervised.
+        network: returns features, followed by logits if there are classes.
+        classes: names; empty for an encoder.
+        architecture: of the network.
         digest: SHA-256 of its weights.
-        recipe: the run's, for its seed.
-        preprocessing: of the run, the range of its images included.
+        recipe: of the run, for its seed.
+        preprocessing: of the run, with the range of its images.
     """
 
     of: str
@@ -94,7 +94,7 @@ class Model:
         return cls(of, Both(classifier), *known, run.recipe, preprocessing)
 
     def __call__(self, images: Pixels, title: str = "") -> tuple[Tensor, Tensor]:
-        """Features (n, d) and probabilities (n, classes) of uint8 images (n, s, s, 3), on the device they were computed on."""
+        """Return features (n, d) and probabilities (n, classes) of uint8 images (n, s, s, 3), on the device they were computed on."""
         data = self.recipe.data
         both = outputs(self.network, images, data.mean, data.std, device_of(self.recipe), title)
         width = both.shape[1] - len(self.classes)
@@ -103,28 +103,28 @@ class Model:
 
 @dataclass(frozen=True, repr=False)
 class Embedding:
-    """What `embed` finds about n images; arrays have a row an image.
+    """The results of `embed` for n images; arrays have one row per image.
 
     Args:
         source: where the images are.
-        rows: (n) their positions in the source (unreadable ones are missing).
+        rows: (n) their positions in the source (without unreadable images).
         files: names, relative to the folder.
         images: (n, s, s, 3) uint8, as the model sees them.
         labels: the first folder of each file's path, or None.
         features: (n, d) float32.
-        predicted: the most probable class, of classifiers alone.
+        predicted: the most probable class; None for an encoder.
         probability: its probability, float32.
         neighbors: (n, k) int64, the nearest other images of the folder, the nearest first.
         similarities: (n, k) float32, their cosines.
-        anomaly: (n) float32, 0 to 2; `definition` says of what.
+        anomaly: (n) float32, 0 to 2; see `definition`.
         clusters: (n) int64, numbered from 0, the largest first.
-        drawn: (m) int64, which images the map shows.
+        drawn: (m) int64, the images on the map.
         projection: their positions.
         skipped: files that could not be read.
-        model: what embedded them.
+        model: the model that embedded them.
         definition: of the anomaly score.
-        notes: what a user should know about the images, one sentence each.
-        nearest: of each image that was asked about: the folder's images nearest to it, as positions in `files` with their cosines.
+        notes: notes for the user about the images, one sentence each.
+        nearest: for each image of the argument: the nearest images of the folder, as positions in `files` with their cosines.
     """
 
     source: ImageSource
@@ -152,11 +152,11 @@ class Embedding:
         return f"<Embedding of {visible(self.source.where)} by the {self.model.of}: {count:,} images, {width} features each>"
 
     def outliers(self, count: int) -> list[int]:
-        """The images with the highest anomaly scores, the highest first."""
+        """Return the images with the highest anomaly scores, the highest first."""
         return [int(i) for i in np.argsort(-self.anomaly, kind="stable")[:count]]
 
     def nearest_to(self, image: Path | str, count: int) -> list[tuple[int, float]]:
-        """The folder's images that are nearest to any image, with their cosines; the same picture comes first with 1.
+        """Return the images of the folder that are nearest to a given image, with their cosines; the same picture is first, with 1.
 
         Raises:
             DataError: it cannot be read.
@@ -182,18 +182,18 @@ def embed(
     """Embed the images of a folder.
 
     Args:
-        run: whose model.
-        folder: flat or nested; or anything else that `data.pool` of a recipe takes.
-        of: which model.
-        against: anomaly is the distance to the k-th neighbor among the folder's other images, or in the run's pool.
-        k: neighbors; fewer where there are not as many images.
-        clusters: of k-means; by default as many as the run has classes, at most 10.
-        points: images on the map: all where there are no more, else the outliers and a random sample of the others.
-        outliers: that are always on the map.
+        run: the run with the model.
+        folder: flat or nested; or anything that `data.pool` of a recipe accepts.
+        of: the model: encoder, teacher, student or supervised.
+        against: the anomaly score is the distance to the k-th neighbor among the folder's other images, or in the run's pool.
+        k: number of neighbors; fewer if there are fewer images.
+        clusters: number of k-means clusters; default: the number of classes of the run, at most 10.
+        points: largest number of images on the map; with more images, the outliers and a random sample of the others.
+        outliers: number of outliers that are always on the map.
 
     Raises:
         DataError: the folder is missing, empty, or has fewer than two images that can be read.
-        RunError: the stage is not complete, or the run's pool is not the one that it was trained on.
+        RunError: the stage is not complete, or the pool of the run has changed since its training.
     """
     model = Model.load(run, of)
     data = model.recipe.data
@@ -202,25 +202,25 @@ def embed(
     rows = [i for i, digest in enumerate(decoded.digests) if digest]
     if len(rows) < 2:
         raise DataError(
-            f"{folder}: holds {len(rows)} image that can be read",
-            "neighbors, anomaly scores and a map need at least two",
+            f"{folder}: only {len(rows)} image can be read",
+            "give at least two images: neighbors, anomaly scores and a map need them",
         )
     images = decoded.images[:] if len(rows) == len(decoded.digests) else decoded.images[np.array(rows)]
-    found, probabilities = model(images, "features")
+    embedded, probabilities = model(images, "features")
     count = len(rows)
 
     k_own = min(k, count - 1)
-    cosines, neighbors = nearest(found, found, k_own, {i: [i] for i in range(count)}, "neighbors")
+    cosines, neighbors = nearest(embedded, embedded, k_own, {i: [i] for i in range(count)}, "neighbors")
     if against == "pool":
         digests = [decoded.digests[i] for i in rows]
-        to_kth, definition = _against_pool(run, model, found, digests, k)
+        to_kth, definition = _against_pool(run, model, embedded, digests, k)
     else:
         to_kth = cosines[:, -1]
         definition = _definition(k_own, f"the {count:,} images of {folder}, itself left out")
     anomaly = distances(to_kth)
 
-    features = found.cpu().numpy()
-    unit = torch.nn.functional.normalize(found, dim=1).cpu().numpy()
+    features = embedded.cpu().numpy()
+    unit = torch.nn.functional.normalize(embedded, dim=1).cpu().numpy()
     clusters = clusters or min(_MAX_CLUSTERS, _classes(run, model))
     drawn = _drawn(anomaly, points, outliers, model.recipe.seed)
     top = probabilities.max(dim=1) if model.classes else None
@@ -252,9 +252,9 @@ def _definition(k: int, among: str) -> str:
 
 
 def _against_pool(
-    run: Run, model: Model, found: Tensor, digests: Sequence[str], k: int
+    run: Run, model: Model, embedded: Tensor, digests: Sequence[str], k: int
 ) -> tuple[NDArray[np.float32], str]:
-    """Cosines (n) to the k-th neighbor in the pool, the same picture left out, and the score's definition."""
+    """Return cosines (n) to the k-th neighbor in the pool, without the same picture, and the definition of the score."""
     recipe = model.recipe
     splits = load_splits(recipe.data, run)
     require_current([STAGE_OF[model.of]], recipe, splits, run)
@@ -265,19 +265,19 @@ def _against_pool(
         where.setdefault(digest, []).append(i)
     itself = {i: where[digest] for i, digest in enumerate(digests) if digest in where}
     k = max(1, min(k, len(pool) - max((len(rows) for rows in itself.values()), default=0)))
-    cosines, _ = nearest(bank, found, k, itself, "distances")
+    cosines, _ = nearest(bank, embedded, k, itself, "distances")
     return cosines[:, -1], _definition(k, f"the {len(pool):,} images of the run's pool, itself left out")
 
 
 def _labels(source: ImageSource, rows: Sequence[int]) -> list[str | None]:
-    """The first folder of each path: of folders with a sub-folder a class, the class."""
+    """Return the first folder of each path, which is the class if there is one sub-folder per class."""
     if source.where != DIGITS and not Path(source.where).expanduser().is_dir():
         return [None] * len(rows)
     return [source.names[i].split("/")[0] if "/" in source.names[i] else None for i in rows]
 
 
 def _classes(run: Run, model: Model) -> int:
-    """How many classes the run has."""
+    """Return the number of classes of the run."""
     if model.classes:
         return len(model.classes)
     try:
@@ -287,7 +287,7 @@ def _classes(run: Run, model: Model) -> int:
 
 
 def _drawn(anomaly: NDArray[np.float32], points: int, outliers: int, seed: int) -> NDArray[np.int64]:
-    """Which images the map shows, in their order."""
+    """Return the images on the map, in their order."""
     count = len(anomaly)
     if count <= points:
         return np.arange(count)

@@ -1,4 +1,4 @@
-"""What was found about embedded images as a Parquet table."""
+"""Write the results about embedded images as a Parquet table."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from edgekit.train.analysis.embed import Embedding
 
 
 def write_features(embedding: Embedding, path: Path) -> None:
-    """Write everything about every image as a Parquet table, a row an image, atomically.
+    """Write all results as a Parquet table, one row per image, atomically.
 
-    Columns: file, label, features (fixed-size list of float32), predicted and probability (classifiers alone), anomaly, cluster,
-    neighbors (files), similarities (cosines), x and y (null where the map does not show the image). The schema's metadata
-    holds, under `edgekit`, JSON that says which model, preprocessing and definitions they are of.
+    Columns: file, label, features (fixed-size list of float32), predicted and probability (classifiers only), anomaly, cluster,
+    neighbors (files), similarities (cosines), x and y (null if the map does not show the image). The metadata of the
+    schema holds JSON under `edgekit`: the model, its preprocessing and the definitions.
 
     Raises:
         EdgekitError: the file cannot be written.
@@ -63,7 +63,7 @@ def write_skipped(embedding: Embedding, path: Path) -> None:
 
 
 class About(TypedDict):
-    """What the numbers of an embedding are of and how they were made: JSON, in the table's metadata and in `embed --json`."""
+    """The model and the definitions of an embedding: JSON, in the metadata of the table and in `embed --json`."""
 
     edgekit: str
     folder: str
@@ -81,7 +81,7 @@ class About(TypedDict):
 
 
 def about(embedding: Embedding) -> About:
-    """What the numbers are of and how they were made."""
+    """Return the model and the definitions of an embedding."""
     model = embedding.model
     return {
         "edgekit": __version__,
@@ -101,5 +101,5 @@ def about(embedding: Embedding) -> About:
 
 
 def printable(name: str) -> str:
-    """A file's name as valid Unicode: bytes that are none are written as \\xNN."""
+    """Return a file name as valid Unicode: invalid bytes are written as \\xNN."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

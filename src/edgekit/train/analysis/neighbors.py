@@ -19,13 +19,13 @@ _NEVER = -2.0  # below any cosine
 def nearest(
     bank: Tensor, queries: Tensor, k: int, but: Mapping[int, Sequence[int]] | None = None, title: str = ""
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """The k rows of the bank that are nearest to each query by cosine, the nearest first.
+    """Return the k rows of the bank that are nearest to each query by cosine, the nearest first.
 
     Args:
         bank: features (n, d).
         queries: features (m, d), on the same device.
-        k: at most the number of rows that every query may have.
-        but: of a query, the bank's rows that do not count (itself); every row counts where it has none.
+        k: at most the number of rows that are left for every query.
+        but: for a query, the rows of the bank to leave out (itself); by default none.
         title: of the progress.
 
     Returns:
@@ -39,17 +39,17 @@ def nearest(
             for i in range(len(part)):
                 if left_out := but.get(start + i):
                     part[i, list(left_out)] = _NEVER
-            found = part.topk(k, dim=1)
-            cosines.append(found.values)
-            rows.append(found.indices)
+            top = part.topk(k, dim=1)
+            cosines.append(top.values)
+            rows.append(top.indices)
             advance(len(part))
     return torch.cat(cosines).clamp(-1, 1).cpu().numpy(), torch.cat(rows).cpu().numpy()
 
 
 def distances(cosines: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Euclidean distances between l2-normalized features, 0 to 2, from their cosines.
+    """Return Euclidean distances between l2-normalized features, 0 to 2, from their cosines.
 
-    To the k-th nearest neighbor, that is the anomaly score of Sun et al. 2022 (Out-of-distribution detection with deep
+    The distance to the k-th nearest neighbor is the anomaly score of Sun et al. 2022 (Out-of-distribution detection with deep
     nearest neighbors, equation 4).
     """
     return np.sqrt(np.maximum(2 - 2 * cosines, 0)).astype(np.float32)

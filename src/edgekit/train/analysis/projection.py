@@ -1,4 +1,4 @@
-"""Features in two dimensions, and in clusters, to be looked at."""
+"""Features in two dimensions and in clusters, for visualization."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from edgekit.progress import Advance, progress
 
 _COMPONENTS = 50
 _ITERATIONS = 1000
-_FEW = 10  # images below which neighborhoods have no meaning that t-SNE could keep
+_FEW = 10  # with fewer images, t-SNE has no neighborhoods to preserve
 _TRIES = 3
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A map.
+    """A map of images.
 
     Args:
         positions: (n, 2) float32.
-        method: how it was made, in words.
+        method: description of the method.
     """
 
     positions: NDArray[np.float32]
@@ -32,10 +32,10 @@ class Projection:
 
 
 def project(features: NDArray[np.float32], seed: int) -> Projection:
-    """A map of l2-normalized features (n, d): PCA to 50 dimensions, then t-SNE (van der Maaten & Hinton 2008).
+    """Compute a map of l2-normalized features (n, d): PCA to 50 dimensions, then t-SNE (van der Maaten & Hinton 2008).
 
-    Of fewer than ten images, the first two principal components alone. Seeded; on more than one thread, sums in another
-    order can still move the points.
+    With fewer than ten images, it is the first two principal components. The result is seeded; with several threads, another order of
+    sums can still move the points.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -52,7 +52,7 @@ def project(features: NDArray[np.float32], seed: int) -> Projection:
         f"t-SNE of the first {components} principal components of the l2-normalized features, "
         f"perplexity {perplexity:g}, {_ITERATIONS} iterations, seed {seed}"
     )
-    if not np.ptp(reduced, axis=0).any():  # all images are the same to the model: nothing to lay out
+    if not np.ptp(reduced, axis=0).any():  # all features are equal: nothing to lay out
         return Projection(np.zeros((count, 2), dtype=np.float32), how)
     with progress("map", _ITERATIONS, unit="iterations") as advance, _reported(advance):
         tsne = TSNE(2, perplexity=perplexity, init="pca", max_iter=_ITERATIONS, random_state=seed, verbose=2)
@@ -61,33 +61,33 @@ def project(features: NDArray[np.float32], seed: int) -> Projection:
 
 
 def cluster(features: NDArray[np.float32], clusters: int, seed: int) -> NDArray[np.int64]:
-    """Clusters (n), numbered from the largest, of l2-normalized features (n, d): k-means, the best of three starts."""
+    """Return clusters (n), numbered from the largest, of l2-normalized features (n, d): k-means, the best of three starts."""
     from sklearn.cluster import KMeans
 
     clusters = min(clusters, len(np.unique(features, axis=0)))
     best, inertia = np.zeros(len(features), dtype=np.int64), np.inf
     with progress("clusters", _TRIES, unit="starts") as advance:
         for i in range(_TRIES):
-            found = KMeans(clusters, n_init=1, random_state=seed + i).fit(features)
-            if found.inertia_ < inertia:
-                best, inertia = found.labels_, found.inertia_
+            fitted = KMeans(clusters, n_init=1, random_state=seed + i).fit(features)
+            if fitted.inertia_ < inertia:
+                best, inertia = fitted.labels_, fitted.inertia_
             advance(1)
     order = np.argsort(-np.bincount(best, minlength=clusters), kind="stable")
     return np.argsort(order)[best].astype(np.int64)
 
 
-class _Heard:
-    """scikit-learn's t-SNE has no callback; what it prints every 50 iterations moves the bar."""
+class _ProgressFromOutput:
+    """Updates the progress from what scikit-learn's t-SNE prints every 50 iterations: it has no callback."""
 
     def __init__(self, advance: Advance) -> None:
         self.advance = advance
         self.done = 0
 
     def write(self, text: str) -> int:
-        found = re.search(r"Iteration (\d+)", text)
-        if found and int(found[1]) > self.done:
-            self.advance(int(found[1]) - self.done)
-            self.done = int(found[1])
+        match = re.search(r"Iteration (\d+)", text)
+        if match and int(match[1]) > self.done:
+            self.advance(int(match[1]) - self.done)
+            self.done = int(match[1])
         return len(text)
 
     def flush(self) -> None:
@@ -96,5 +96,5 @@ class _Heard:
 
 @contextmanager
 def _reported(advance: Advance) -> Iterator[None]:
-    with redirect_stdout(_Heard(advance)):
+    with redirect_stdout(_ProgressFromOutput(advance)):
         yield

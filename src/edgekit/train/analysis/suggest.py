@@ -1,7 +1,7 @@
-"""Which images to label first: typical ones from every part of the embedding, and a random sample for the test set.
+"""Suggest images to label first: typical ones from every part of the embedding, and a random sample for the test set.
 
-TypiClust (Hacohen, Dekel and Weinshall 2022, Active learning on a budget, section 3): k-means with a cluster for each label, and of each
-cluster the image in the densest neighborhood. With few labels, typical images teach more than uncertain ones.
+TypiClust (Hacohen, Dekel and Weinshall 2022, Active learning on a budget, section 3): k-means with one cluster per label; from each
+cluster, the image in the densest neighborhood. With few labels, typical images are more useful than uncertain ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgekit.train.analysis.embed import Model
 from edgekit.train.analysis.neighbors import distances, nearest
 
 _NEIGHBORS = 20  # of the typicality, as in the paper
-_SMALLEST = 5  # a cluster of fewer images is passed over while a larger one is left, as in the paper
+_SMALLEST = 5  # smaller clusters are used only if no larger one is left, as in the paper
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Suggestion:
 
     Args:
         file: its name, relative to the pool.
-        use: `train`: a typical image that training may see; `test`: a random held-out one, which measures the models.
+        use: `train`: a typical training image; `test`: a random held-out image, for the test set.
         row: its position in the source.
     """
 
@@ -44,14 +44,14 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class Suggestions:
-    """What to label, the training images in the order of their use.
+    """The images to label; the training images in the order of their usefulness.
 
     Args:
         images: the suggestions.
         source: where the images are.
         pool: as the recipe names it.
-        labeled: file and class of the images that have a label already.
-        notes: what a user should know, one sentence each.
+        labeled: file and class of the images that already have a label.
+        notes: notes for the user, one sentence each.
     """
 
     images: list[Suggestion]
@@ -67,7 +67,7 @@ def suggest(run: Run, count: int, test_count: int) -> Suggestions:
     Args:
         run: with a complete pretraining, of a recipe whose `data.labeled` is null.
         count: training images to suggest.
-        test_count: labeled held-out images that the test set should have; those that have a label count.
+        test_count: number of labeled held-out images that the test set should have, including those that have a label.
 
     Raises:
         RunError: the pretraining is not complete.
@@ -77,14 +77,14 @@ def suggest(run: Run, count: int, test_count: int) -> Suggestions:
     if data.labeled is not None:
         raise DataError(
             f"{run.path}: its images have labels: data.labeled is {data.labeled}",
-            "suggestions are for a pile of images: a recipe with data.labeled: null, as `edgekit init PILE` writes it",
+            "use a run whose recipe has data.labeled: null; `edgekit init FOLDER` writes one for a folder without class folders",
         )
     assert data.pool is not None
     model = Model.load(run, "encoder")
     source = open_pool(data.pool, "data.pool", data).ranged(of_run(run) or data.pixel_range)
     decoded = decode(source, model.preprocessing, data.max_skipped)
     pile = divide_pile(data, source, decoded.digests, check=False)
-    # Of copies the first: nobody wants to label a picture twice.
+    # The first of each set of copies: no picture should be labeled twice.
     first = np.array(list(first_of_each(pile.training, decoded.digests).values()), dtype=np.int64)
     features, _ = model(decoded.images[first], "features")
     labeled = pile.labels[first] >= 0
@@ -102,7 +102,7 @@ def suggest(run: Run, count: int, test_count: int) -> Suggestions:
 
 
 def typical(features: NDArray[np.float32], labeled: NDArray[np.bool_], count: int, seed: int) -> list[int]:
-    """The images that TypiClust labels next.
+    """Return the images that TypiClust labels next.
 
     Args:
         features: (n, d); they are l2-normalized here.
@@ -115,8 +115,8 @@ def typical(features: NDArray[np.float32], labeled: NDArray[np.bool_], count: in
     """
     from sklearn.cluster import KMeans
 
-    found = torch.from_numpy(np.ascontiguousarray(features))
-    unit = torch.nn.functional.normalize(found.float(), dim=1).numpy()
+    vectors = torch.from_numpy(np.ascontiguousarray(features))
+    unit = torch.nn.functional.normalize(vectors.float(), dim=1).numpy()
     total = len(unit)
     count = min(count, int((~labeled).sum()))
     if not count:
@@ -125,7 +125,7 @@ def typical(features: NDArray[np.float32], labeled: NDArray[np.bool_], count: in
     belongs = KMeans(clusters, n_init=1, random_state=seed).fit(unit).labels_
     near = np.zeros(total, dtype=np.float32)
     if total > 1:
-        cosines, _ = nearest(found, found, min(_NEIGHBORS, total - 1), {i: [i] for i in range(total)}, "typicality")
+        cosines, _ = nearest(vectors, vectors, min(_NEIGHBORS, total - 1), {i: [i] for i in range(total)}, "typicality")
         near = distances(cosines).mean(axis=1)
     return _by_cluster(belongs, near, labeled, count)
 
@@ -133,7 +133,7 @@ def typical(features: NDArray[np.float32], labeled: NDArray[np.bool_], count: in
 def _by_cluster(
     belongs: NDArray[np.int64], near: NDArray[np.float32], labeled: NDArray[np.bool_], count: int
 ) -> list[int]:
-    """Again and again the most typical image of the cluster with the fewest labels; of several clusters, of the largest."""
+    """Repeatedly choose the most typical image of the cluster with the fewest labels; of several such clusters, the largest."""
     sizes = np.bincount(belongs)
     labels = np.bincount(belongs[labeled], minlength=len(sizes))
     waiting: list[list[int]] = [[] for _ in sizes]
@@ -151,5 +151,5 @@ def _by_cluster(
 
 
 def _to_test(pile: Pile, wanted: int) -> list[int]:
-    """The first held-out images of the draw that have no label yet, so that the labeled ones stay a random sample."""
+    """Return the first unlabeled held-out images of the draw, so that the labeled ones remain a random sample."""
     return [int(i) for i in pile.held_out[:wanted] if pile.labels[i] < 0]

@@ -1,7 +1,7 @@
-"""Whether a set's images may be mirrored: where a classifier tells a mirrored image from an original, left and right mean something.
+"""Test whether images may be mirrored: if a classifier can distinguish mirrored images from originals, left and right matter.
 
-Digits, letters and gauges have a left and a right, most photographs have none. Contrastive pretraining makes an encoder blind to all that
-its augmentation changes (Chen et al. 2020, SimCLR, section 3), so a flip costs a set of the first kind what its classes differ by. The
+In digits, letters and gauges left and right matter, in most photographs they do not. Contrastive pretraining makes an encoder invariant
+to its augmentation (Chen et al. 2020, SimCLR, section 3), so flips remove information that distinguishes classes of the first kind. The
 test needs no labels.
 """
 
@@ -14,16 +14,16 @@ from torch.nn import functional as F
 
 from edgekit.data.pixels import Pixels
 
-SIDE = 32  # pixels of the images that are looked at: larger ones are reduced
+SIDE = 32  # pixels; the images are resized to this side
 # From this share on, images are not flipped: digits have 0.93 to 0.97, photographs 0.53 to 0.55; a wrong flip costs more than none.
 CLEARLY = 0.75
-FEWEST = 64  # images; fewer say too little
+FEWEST = 64  # images; fewer are not enough
 _FOLDS, _BINS, _CELLS = 4, 8, 4
-_AT_A_TIME = 100  # images that are reduced together: as floats, a thousand of 224 pixels are 600 MB
+_AT_A_TIME = 100  # images to resize at a time: as floats, a thousand images of 224 pixels are 600 MB
 
 
 def mirrored_told_apart(images: Pixels) -> float:
-    """Share of held-out images whose original a classifier tells from its mirror image; chance is 0.5.
+    """Return the share of held-out images that a classifier distinguishes from their mirror images; chance is 0.5.
 
     Args:
         images: uint8 (n, s, s, 3), of any side s; n at least `FEWEST`. Their labels are not needed.

@@ -1,4 +1,4 @@
-"""Pictures of images, to be looked at."""
+"""Thumbnails of images."""
 
 from __future__ import annotations
 
@@ -16,33 +16,33 @@ SIDE = 64
 
 
 def thumbnails(embedding: Embedding) -> list[Image.Image]:
-    """A picture of at most 64 pixels of each image on the map, in its order.
+    """Return a thumbnail of at most 64 pixels of each image on the map, in order.
 
-    Where the model sees fewer pixels than that, the files are read again: what the model sees would be mush to a person.
+    If the model sees smaller images, the files are read again, because those images are too small for people.
     """
-    found = []
+    images = []
     again = embedding.images.shape[1] < SIDE
     with progress("thumbnails", len(embedding.drawn), unit="images") as advance:
         for i in embedding.drawn.tolist():
             picture = Image.fromarray(embedding.images[i])
             if again:
-                with suppress(DataError):  # deleted since it was embedded: as the model saw it, then
+                with suppress(DataError):  # deleted since it was embedded: show what the model saw
                     picture = embedding.source.read(embedding.rows[i])
             picture.thumbnail((SIDE, SIDE))
-            found.append(picture)
+            images.append(picture)
             advance(1)
-    return found
+    return images
 
 
 def pictures(source: ImageSource, rows: Sequence[int]) -> list[Image.Image]:
-    """The images at `rows` as 8-bit RGB, in their own size.
+    """Return the images at `rows` as 8-bit RGB, in their own size.
 
     Raises:
         DataError: one cannot be read any more.
     """
-    found = []
+    images = []
     with progress("pictures", len(rows), unit="images") as advance:
         for i in rows:
-            found.append(source.rgb(i))
+            images.append(source.rgb(i))
             advance(1)
-    return found
+    return images

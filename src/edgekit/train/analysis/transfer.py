@@ -1,7 +1,7 @@
-"""One encoder on other labeled data sets: linear evaluation, and fine-tuning, as in SimCLR's table 8 and appendix B.8.
+"""Transfer of an encoder to other labeled data sets: linear evaluation and fine-tuning, as in table 8 and appendix B.8 of SimCLR.
 
-Each data set is a folder of its own in RUN/transfer/, each of its parts complete or not: what was interrupted goes on, what
-is complete is not measured again.
+Each data set has a folder in RUN/transfer/. Each part of it is a stage: an interrupted part is resumed, a complete one is not
+measured again.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from edgekit.train.stages.training_tasks import ClassifyTask
 
 _VALIDATION = 0.2
 _STRENGTHS = tuple(10.0**power for power in range(-4, 3))  # scikit-learn's C; the paper tries 45 values
-_VERSION = 1  # raise it when a change makes the same inputs score differently
+_VERSION = 1  # increase it when a change gives other scores for the same inputs
 
 
 class TransferScores(BaseModel):
-    """What is measured of a model on a set's test images, as its stage records it."""
+    """The scores of a model on the test images of a set, as its stage records them."""
 
     test_top1: float = Field(ge=0, le=1)
     per_class: dict[str, float]
@@ -68,8 +68,8 @@ class TransferScores(BaseModel):
         except ValidationError as error:
             where = ".".join(map(str, error.errors()[0]["loc"])) or "metrics"
             raise RunError(
-                f"{folder / 'stage.json'}: {where}: not what `edgekit transfer` wrote",
-                f"delete {folder}; the same command measures it again",
+                f"{folder / 'stage.json'}: {where}: was not written by `edgekit transfer`",
+                f"delete {folder} and run the same command again",
             ) from error
 
     def metrics(self) -> dict[str, Any]:
@@ -83,9 +83,9 @@ class TransferTarget:
 
     Args:
         name: of its folder.
-        where: the folder as given.
-        splits: `labeled` is all of its training images.
-        split: how training and test images were divided, in words.
+        where: the folder, as the user gave it.
+        splits: `labeled` holds all of its training images.
+        split: description of how training and test images were split.
     """
 
     name: str
@@ -95,25 +95,25 @@ class TransferTarget:
 
     @property
     def digests(self) -> dict[str, Any]:
-        """What makes two targets the same."""
+        """The identity of the data set."""
         splits = self.splits
         return {"train": splits.labeled.digest, "test": splits.test.digest, "classes": splits.classes}
 
 
 def open_target(where: str, recipe: Recipe, test: float) -> TransferTarget:
-    """A folder with a sub-folder a class, or with train/ and test/ that hold them; divided as a recipe's images are.
+    """Open a folder with one sub-folder per class, or with train/ and test/ that contain them; split like the images of a recipe.
 
     Args:
         where: the folder, or `digits`.
         recipe: the run's: its size, normalization and seed of the split.
-        test: share of each class that is held out where the folder has no test set of its own.
+        test: share of each class to hold out if the folder has no test set.
 
     Raises:
         DataError: it is missing, empty, without labels, or has too few images.
     """
     layout = inspect_folder(where)
     if layout.labeled is None:
-        raise DataError(f"{where}: holds images and no labels", "give a folder with one sub-folder a class")
+        raise DataError(f"{where}: holds images without labels", "give a folder with one sub-folder per class")
     content = recipe.data.model_dump() | {
         "labeled": layout.labeled, "test": layout.test or test, "pool": None, "probe": 0.0, "labels": 1.0, "stream": False,
     }  # fmt: skip
@@ -135,14 +135,14 @@ def transfer(
     test: float = 0.2,
     on_set: Callable[[TransferSet], None] = lambda done: None,
 ) -> Transfer:
-    """Score a run's encoder on other data sets; every folder is opened before anything is computed.
+    """Score the encoder of a run on other data sets; every folder is opened before anything is computed.
 
     Args:
         run: with a complete pretraining.
         folders: see `open_target`.
-        finetune: also train all weights on each set, from the encoder's and from random ones, as the recipe's `finetune` says.
-        epochs: of that, instead of the recipe's.
-        test: share held out where a folder has no test set.
+        finetune: also train all weights on each set, from the encoder and from random weights, with the recipe's `finetune`.
+        epochs: of fine-tuning, instead of the recipe's.
+        test: share to hold out if a folder has no test set.
         on_set: called after each set.
 
     Raises:
@@ -173,7 +173,7 @@ def transfer(
 def _scores(
     run: Run, recipe: Recipe, target: TransferTarget, pretrained: Pretrained, weights: str, config: Finetune | None
 ) -> list[Score]:
-    """The scores of one set; each part is a stage of its own in RUN/transfer/NAME-DIGEST/."""
+    """Return the scores of one set; each part is a stage in RUN/transfer/NAME-DIGEST/."""
     common = {
         "from": weights, "seed": recipe.seed, "version": _VERSION, **target.digests,
         "mean": recipe.data.mean, "std": recipe.data.std,
@@ -224,11 +224,16 @@ def _scores(
 
 
 def _score(
-    target: TransferTarget, model: str, metric: Literal["linear", "top1"], found: TransferScores, protocol: str
+    target: TransferTarget, model: str, metric: Literal["linear", "top1"], measured: TransferScores, protocol: str
 ) -> Score:
     samples = len(target.splits.test)
     return Score(
-        model=model, metric=metric, value=found.test_top1, samples=samples, protocol=protocol, per_class=found.per_class
+        model=model,
+        metric=metric,
+        value=measured.test_top1,
+        samples=samples,
+        protocol=protocol,
+        per_class=measured.per_class,
     )
 
 
@@ -240,7 +245,7 @@ def _linear_protocol(target: TransferTarget, what: str) -> str:
 
 
 def _linear(encoder: Encoder, target: TransferTarget, recipe: Recipe) -> TransferScores:
-    """Test accuracy of a linear classifier on frozen features, its regularization chosen on a part of the training images."""
+    """Return the test accuracy of a linear classifier on frozen features; its regularization is chosen on a part of the training images."""
     data, device = recipe.data, device_of(recipe)
     training = target.splits.labeled.center_crop(data.image_size)
     test = target.splits.test
@@ -262,7 +267,7 @@ def _linear(encoder: Encoder, target: TransferTarget, recipe: Recipe) -> Transfe
 
 
 def _validation(training: ImageSet, classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Rows to fit and rows to choose by, class by class; a class of one image is fitted alone."""
+    """Return training rows and validation rows, by class; a class with one image has no validation row."""
     assert training.labels is not None
     sizes = np.bincount(training.labels, minlength=classes)
     counts = [share(int(n), _VALIDATION) if n > 1 else 0 for n in sizes]
@@ -272,7 +277,7 @@ def _validation(training: ImageSet, classes: int, seed: int) -> tuple[Tensor, Te
 
 
 def _fresh(pretrained: Pretrained, recipe: Recipe) -> Encoder:
-    """The same network with random weights: what a score must beat."""
+    """Return the same network with random weights, as a baseline."""
     torch.manual_seed(seed_for(recipe.seed, "transfer", "weights"))
     return build_encoder(pretrained.architecture.model_copy(update={"weights": None}), pretrained.image_size)
 

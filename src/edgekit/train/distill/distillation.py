@@ -1,4 +1,4 @@
-"""Distillation: the student learns what the teachers answer to the same augmented images.
+"""Distillation: the student learns the predictions of the teachers for the same augmented images.
 
 The plain loss (`kd`) is `distillation`. All losses are computed in float32 whatever the autocast (float64 stays).
 """
@@ -25,7 +25,7 @@ from edgekit.train.distill.teachers import Teacher
 from edgekit.train.loop.numerics import precise
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 
-_NEVER = -1e9  # the logit of a class that is left out: boolean indexing would make shapes dynamic
+_NEVER = -1e9  # logit of a masked class: boolean indexing would make shapes dynamic
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -38,8 +38,8 @@ def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor
 
     Returns:
         float32 scalar: T^2 * mean over n of -sum_y P_teacher(y; T) log P_student(y; T). Its rounding is absolute, about T^2 2^-24:
-        where both are sure of one class, log P is log(1 + e) of a tiny e, and a loss of 1e-5 has few digits. The gradient,
-        T (P_student - P_teacher) / n, is no worse for it.
+        if both are certain of one class, log P is log(1 + e) of a tiny e, and a loss of 1e-5 has few digits. The gradient,
+        T (P_student - P_teacher) / n, is not affected.
     """
     targets = F.softmax(precise(teacher.detach()) / temperature, dim=1)
     return F.cross_entropy(precise(student) / temperature, targets) * temperature**2
@@ -50,14 +50,14 @@ def decoupled(
 ) -> Tensor:
     """Decoupled knowledge distillation (DKD; Zhao et al. 2022, equation 7), times T^2 as in the authors' code.
 
-    KL of the student from the teacher falls into two terms: how sure they are of the target class (TCKD), and how they
-    divide the rest among the others (NCKD), which plain distillation multiplies by 1 - p_teacher(target). Here each has a
-    weight of its own: alpha * TCKD + beta * NCKD. The authors' warm-up of the loss over the first epochs is left out.
+    The KL divergence of the student from the teacher has two terms: the confidence in the target class (TCKD), and the distribution over
+    the other classes (NCKD), which plain distillation multiplies by 1 - p_teacher(target). Here each has its own
+    weight: alpha * TCKD + beta * NCKD. The authors' warm-up of the loss over the first epochs is left out.
 
     Args:
         student: logits (n, k).
         teacher: logits (n, k); no gradient flows into them.
-        target: int64 (n), the label, or the teacher's first choice where there is none.
+        target: int64 (n), the label, or the top class of the teacher for an unlabeled image.
         temperature: T > 0, of both.
         alpha: weight of TCKD.
         beta: weight of NCKD.
@@ -78,7 +78,7 @@ def decoupled(
 
 
 def regression(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference of the projected student's embedding and the teacher's (FitNets, Romero et al. 2015, equation 3).
+    """Return the mean squared difference of the projected student's embedding and the teacher's (FitNets, Romero et al. 2015, equation 3).
 
     FitNets halves the squared norm; here it is the mean over both axes, so that its size does not grow with d.
 
@@ -93,7 +93,7 @@ def regression(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def ensemble(logits: Sequence[Tensor], temperature: float) -> Tensor:
-    """Logits (n, k) whose softmax at a temperature is the mean of the teachers' softened probabilities; a single one's are its own.
+    """Return logits (n, k) whose softmax at a temperature is the mean of the teachers' softened probabilities; of one teacher, its logits.
 
     Args:
         logits: of each teacher, (n, k).
@@ -106,14 +106,14 @@ def ensemble(logits: Sequence[Tensor], temperature: float) -> Tensor:
 
 
 class DistillTask(nn.Module):
-    """The student sees the same augmented image as the teachers and learns their answers.
+    """Trains the student on the predictions of the teachers for the same augmented images.
 
     Args:
         student: the classifier that learns.
-        teachers: the frozen ones; of several, the mean of the softened probabilities counts.
+        teachers: frozen; of several, the mean of the softened probabilities is the target.
         augment: makes a view.
         config: the recipe's part: loss, temperature, weights, EMA.
-        labeled: the label budget, where the loss has a supervised share.
+        labeled: the label budget, for the supervised share of the loss.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class DistillTask(nn.Module):
         self.augment = augment
         self.config = config
         self.labeled = labeled
-        self.projector: nn.Linear | None = None  # helps to learn, and is not stored
+        self.projector: nn.Linear | None = None  # used in training only, not stored
         if config.loss == "feature":
             width = sum(teacher.embedding_dim for teacher in teachers)
             self.projector = nn.Linear(student.head.in_features, width)
@@ -134,11 +134,11 @@ class DistillTask(nn.Module):
 
     @property
     def result(self) -> Classifier:
-        """What is stored: the student, or the average of its weights."""
+        """The model to store: the student, or the average of its weights."""
         return self.student if self.averaged is None else cast(Classifier, self.averaged.module)
 
     def forward(self, batch: Batch, draws: StepDraws, monitor: bool) -> StepOutcome:
-        """Loss of a batch of uint8 images and how often student and teachers agree."""
+        """Return the loss of a batch of uint8 images, and the agreement of student and teachers."""
         images = self.augment(batch["images"], draws.own)
         share, labels = self.config.labeled_weight, batch.get("labels")
         seen = images
@@ -163,17 +163,17 @@ class DistillTask(nn.Module):
         return {"loss": loss, "logs": {"agreement": (student.argmax(1) == targets.argmax(1)).float().mean()}}
 
     def after_step(self, done: float) -> None:
-        """Let the average follow."""
+        """Update the average of the weights."""
         if self.averaged is not None:
             self.steps += 1
             self.averaged.follow(self.steps)
 
     def get_extra_state(self) -> dict[str, int]:
-        """The average's age, for the checkpoint."""
+        """Return the number of steps of the average, for the checkpoint."""
         return {"steps": self.steps}
 
     def set_extra_state(self, state: Any) -> None:
-        """From a checkpoint."""
+        """Restore the state from a checkpoint."""
         self.steps = int(state["steps"])
 
     def _soft(self, student: Tensor, targets: Tensor, labels: Tensor | None) -> Tensor:
@@ -186,7 +186,7 @@ class DistillTask(nn.Module):
         return decoupled(student, targets, target, config.temperature, config.dkd_alpha, config.dkd_beta)
 
     def _draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Random labeled images, at most as many as unlabeled ones."""
+        """Draw random labeled images, at most as many as unlabeled ones."""
         assert self.labeled.labels is not None
         chosen = torch.randperm(len(self.labeled), generator=generator)[:count].numpy()
         return torch.from_numpy(np.ascontiguousarray(self.labeled.images[chosen])), torch.from_numpy(
@@ -195,7 +195,7 @@ class DistillTask(nn.Module):
 
 
 def with_labels(pool: ImageSet, labeled: ImageSet) -> ImageSet:
-    """The pool with the labels that are known (-1 where not), and the labeled images that it does not hold: `images: both`.
+    """Return the pool with the known labels (else -1), and the labeled images that it lacks: `images: both`.
 
     Args:
         pool: its images are not copied.

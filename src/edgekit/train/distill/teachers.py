@@ -1,4 +1,4 @@
-"""Teachers: the run's own, those of other runs, and the user's own networks. Each takes the student's images and knows what differs about it."""
+"""Teachers: of the run, of other runs, and networks of the user. Each takes the images of the student, and converts their normalization."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _WHERE = "distill.teachers"
 
 
 class Teacher:
-    """A frozen classifier: evaluation mode, no gradient, and no part of the checkpoint.
+    """A frozen classifier: in evaluation mode, without gradients, and not part of the checkpoint.
 
     Args:
-        model: maps images (n, 3, s, s), normalized its own way, to logits (n, classes).
+        model: maps images (n, 3, s, s) with its own normalization to logits (n, classes).
         image_size: s, in pixels.
-        scale: what the student's normalized images are multiplied by, a number or one a channel,
-        shift: and what is then added, to be normalized as the teacher wants them.
+        scale: factor that converts the student's normalized images, one number or one per channel.
+        shift: added after the factor, to get the normalization of the teacher.
     """
 
     def __init__(self, model: nn.Module, image_size: int, scale: Statistics = 1.0, shift: Statistics = 0.0) -> None:
@@ -46,21 +46,22 @@ class Teacher:
 
     @property
     def embedding_dim(self) -> int:
-        """Width of what the last layer sees.
+        """The input width of the last layer.
 
         Raises:
-            RecipeError: the last layer is no Linear.
+            RecipeError: the last layer is not a Linear.
         """
         if self._last is None:
             raise RecipeError(
-                f"distill.loss is feature, but the last layer of the teacher ({type(self.model).__name__}) is no nn.Linear",
-                "its embedding is what that layer sees; use kd or dkd",
+                f"distill.loss is feature, but the last layer of the teacher ({type(self.model).__name__}) is not an nn.Linear, whose input is "
+                "the embedding",
+                "set distill.loss to kd or dkd",
             )
         return self._last.in_features
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (n, classes) and embedding (n, d) of the student's images (n, 3, s, s); (n, 0) where there is no embedding."""
+        """Return logits (n, classes) and embedding (n, d) of the student's images (n, 3, s, s); (n, 0) without an embedding."""
         if images.device != self.device:
             self.device = images.device
             self.model = self.model.to(self.device)
@@ -70,7 +71,7 @@ class Teacher:
         return logits, embedding
 
     def _find_last(self, image_size: int) -> nn.Linear | None:
-        """The Linear whose output the logits are; it notes what it sees from now on."""
+        """Return the Linear layer whose outputs are the logits; from now on, its inputs are recorded."""
         linears = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
         hooks = {m: m.register_forward_hook(self._note) for m in linears}
         with torch.no_grad():
@@ -89,17 +90,17 @@ class Teacher:
 def load_teachers(
     sources: Sequence[TeacherSource], run: Run, data: DataConfig, classes: list[str], *, own: bool = True
 ) -> list[Teacher]:
-    """The recipe's teachers.
+    """Load the teachers of a recipe.
 
     Args:
         sources: `distill.teachers`.
-        run: the run that distills, whose fine-tuned model `own` is.
+        run: the run that distills; `own` is its fine-tuned model.
         data: image size and normalization of the student's images.
-        classes: what the logits must be for, in this order.
-        own: false leaves the run's own out: it need not be there yet when the others are checked.
+        classes: the required classes of the logits, in this order.
+        own: false leaves out the run's own teacher, which may not exist yet when the others are checked.
 
     Raises:
-        EdgekitError: one cannot be found, imported or loaded, or is for other classes or another image size.
+        EdgekitError: a teacher cannot be found, imported or loaded, or has other classes or another image size.
     """
     teachers = []
     for source in sources:
@@ -121,17 +122,17 @@ def check_order(
     labeled: ImageSet,
     classes: list[str],
 ) -> None:
-    """Refuse a network of the user's whose logits are in the order of the numbers in the classes' names, where ours are sorted by letter.
+    """Refuse a network of the user whose logits are in numerical order of the class names; those of edgekit are in alphabetical order.
 
     Args:
         sources: `distill.teachers`.
         teachers: of all but the run's own, in their order.
         data: image size and normalization of the student's images.
-        labeled: images with labels, which tell the two orders apart.
+        labeled: images with labels, which show the order.
         classes: names, sorted.
 
     Raises:
-        RecipeError: it is clearly more often right in the other order.
+        RecipeError: it is clearly more accurate in the other order.
     """
     by_number = natural(classes)
     if by_number == classes or classes != sorted(classes):
@@ -148,14 +149,14 @@ def check_order(
         )
         if certain and right > ours:
             raise RecipeError(
-                f"{_WHERE}: {source.model}: its classes are in the order {', '.join(by_number[:4])}, … (right on {right} of {len(images)} "
-                f"labeled images), the run's are sorted: {', '.join(classes[:4])}, … (right on {ours})",
-                "let the factory give the logits in the sorted order, or name the class folders with leading zeros",
+                f"{_WHERE}: {source.model}: its classes are in the order {', '.join(by_number[:4])}, … ({right} of {len(images)} "
+                f"labeled images correct), those of the run in the order {', '.join(classes[:4])}, … ({ours} correct)",
+                "return the logits in the order of the run, or name the class folders with leading zeros",
             )
 
 
 def identity(source: TeacherSource, run: Run) -> dict[str, Any]:
-    """What a teacher that is not the run's own is made from, for a stage's inputs.
+    """Return the identity of a teacher that is not the run's own, for the inputs of a stage.
 
     Raises:
         EdgekitError: it cannot be found.
@@ -177,7 +178,7 @@ def identity(source: TeacherSource, run: Run) -> dict[str, Any]:
 
 
 def locate(where: str, run: Run) -> tuple[Run, str]:
-    """The run and the stage of a path: a run's folder (its fine-tuned model), or the folder of one of its stages.
+    """Return the run and the stage of a path: the folder of a run (its fine-tuned model), or of one of its stages.
 
     Raises:
         EdgekitError: there is no such run, or it is the one that distills.
@@ -188,19 +189,19 @@ def locate(where: str, run: Run) -> tuple[Run, str]:
     if other.path.resolve() == run.path.resolve():
         raise RecipeError(
             f"{_WHERE}: {where} belongs to the run that distills",
-            "its fine-tuned model is called own; name another run",
+            "write own for its fine-tuned model, or name another run",
         )
     return other, stage or "finetune"
 
 
 def digest_of_weights(path: str, where: str) -> str:
-    """SHA-256 of a file of weights.
+    """Return the SHA-256 of a file of weights.
 
     Raises:
-        RecipeError: it is not there.
+        RecipeError: it cannot be read.
     """
     file = Path(path).expanduser()
-    if file.exists() and not file.is_file():  # a device may have no end
+    if file.exists() and not file.is_file():  # reading a device may never end
         raise RecipeError(f"{where}: {path}: is not a file", "give the path of the file")
     try:
         return sha256(file)
@@ -210,16 +211,17 @@ def digest_of_weights(path: str, where: str) -> str:
 
 def _of_stage(other: Run, stage: str, run: Run, data: DataConfig, classes: list[str]) -> Teacher:
     model = load_classifier(other.stage_path(stage), other.require(stage).outputs)
-    here = f"{_WHERE}: {other.stage_path(stage)}"
+    where = f"{_WHERE}: {other.stage_path(stage)}"
     if model.classes != classes:
         raise RecipeError(
-            f"{here}: knows {len(model.classes)} classes ({', '.join(model.classes[:5])}…), data.labeled has {len(classes)} "
+            f"{where}: has {len(model.classes)} classes ({', '.join(model.classes[:5])}…), data.labeled has {len(classes)} "
             f"({', '.join(classes[:5])}…)",
-            "teacher and student must have the same classes in the same order",
+            "use a teacher with the same classes in the same order",
         )
     if model.image_size != data.image_size:
         raise RecipeError(
-            f"{here}: takes images of {model.image_size} px, data.image_size is {data.image_size}", "set it to the same"
+            f"{where}: takes images of {model.image_size} px, but data.image_size is {data.image_size}",
+            f"set data.image_size to {model.image_size}",
         )
     its = data if other.path == run.path else other.recipe.data
     return Teacher(model, data.image_size, *_renormalized(data, its.mean, its.std))
@@ -229,45 +231,46 @@ def _of_factory(source: TeacherSource, data: DataConfig, classes: list[str]) -> 
     assert source.factory is not None
     assert source.weights is not None
     module, name = source.factory
-    here = f"{_WHERE}: {source.model}"
-    factory = import_factory(module, name, here)
+    where = f"{_WHERE}: {source.model}"
+    factory = import_factory(module, name, where)
     mean, std = (data.mean if source.mean is None else source.mean), (data.std if source.std is None else source.std)
     try:
         model = factory()
         if not isinstance(model, nn.Module):
-            raise RecipeError(f"{here}: gives a {type(model).__name__}, not an nn.Module", "return the network")
+            raise RecipeError(f"{where}: returned a {type(model).__name__}, not an nn.Module", "return the network")
         loaded = load_weights(model, source.weights, _WHERE, weights_key=source.weights_key)
         with torch.no_grad():
             logits = model.eval()(torch.zeros(2, 3, data.image_size, data.image_size))
-        _check_logits(logits, classes, here)
+        _check_logits(logits, classes, where)
         teacher = Teacher(model, data.image_size, *_renormalized(data, mean, std))
         teacher.loaded = loaded
         return teacher
     except EdgekitError:
         raise
-    except Exception as error:  # the user's own code: anything may come
+    except Exception as error:  # code of the user may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise RecipeError(
-            f"{here}: fails on images (2, 3, {data.image_size}, {data.image_size}): {reason}",
-            "it is called without arguments and gives a network that maps images to logits",
+            f"{where}: fails on images (2, 3, {data.image_size}, {data.image_size}): {reason}",
+            "the function must take no arguments and return a network that maps such images to logits",
         ) from error
 
 
-def _check_logits(logits: Any, classes: list[str], here: str) -> None:
+def _check_logits(logits: Any, classes: list[str], where: str) -> None:
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise RecipeError(
-            f"{here}: gives {shape} for two images, not logits (2, {len(classes)})", "wrap it in the factory"
+            f"{where}: returned {shape} for two images, not logits (2, {len(classes)})",
+            "wrap the network so that it returns logits",
         )
     if logits.shape[1] != len(classes):
         raise RecipeError(
-            f"{here}: gives {logits.shape[1]} logits, data.labeled has {len(classes)} classes",
-            "the teacher must know the same classes, in alphabetical order",
+            f"{where}: returned {logits.shape[1]} logits, but data.labeled has {len(classes)} classes",
+            "use a teacher with the same classes, in alphabetical order",
         )
 
 
 def _renormalized(data: DataConfig, mean: Statistics, std: Statistics) -> tuple[Statistics, Statistics]:
-    """Scale and shift from the student's normalization to another: ((x * std + mean) - its mean) / its std."""
+    """Return scale and shift that convert the student's normalization to another: ((x * std + mean) - its mean) / its std."""
     if (mean, std) == (data.mean, data.std):
         return 1.0, 0.0
     means, stds = (v if isinstance(v, tuple) else (v, v, v) for v in (mean, std))

@@ -1,4 +1,4 @@
-"""What a run's classifiers answer to labeled images, how much more often one is right than another, and where the student errs most."""
+"""The predictions of a run's classifiers for labeled images, their differences in accuracy, and the worst errors of the student."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from edgekit.shares import share_of
 from edgekit.train.evaluate.features import apply
 
 WORST = 18
-_SIDE = 64  # of a thumbnail, in pixels
+_SIDE = 64  # side of a thumbnail, in pixels
 
 
 def answers_of(logits: Mapping[str, Tensor], images: ImageSet) -> Answers:
-    """The answers that logits are.
+    """Convert logits to answers.
 
     Args:
-        logits: of each model, float32 (n, classes), on the CPU.
+        logits: by model, float32 (n, classes), on the CPU.
         images: n, with labels.
     """
     assert images.labels is not None
@@ -37,18 +37,18 @@ def answers_of(logits: Mapping[str, Tensor], images: ImageSet) -> Answers:
 
 
 def answer(models: Mapping[str, nn.Module], images: ImageSet, recipe: Recipe, device: torch.device) -> Answers:
-    """What classifiers answer to images of evaluation preprocessing."""
+    """Return the answers of classifiers to images with evaluation preprocessing."""
     mean, std = recipe.data.mean, recipe.data.std
     logits = {name: apply(model, images.images, mean, std, device, name) for name, model in models.items()}
     return answers_of(logits, images)
 
 
 def with_worst(answers: Answers, images: ImageSet, classes: Sequence[str]) -> tuple[Answers, list[Worst]]:
-    """The answers with thumbnails of the images that the student is most certain about and wrong, at most `WORST`.
+    """Add thumbnails of the wrong predictions in which the student is most confident, at most `WORST`.
 
     Args:
         answers: to the images.
-        images: uint8 of evaluation preprocessing.
+        images: uint8, with evaluation preprocessing.
         classes: names.
     """
     if "student" not in answers.predicted:
@@ -61,7 +61,7 @@ def with_worst(answers: Answers, images: ImageSet, classes: Sequence[str]) -> tu
     thumbnails = np.stack(pictures) if pictures else np.zeros((0, side, side, 3), np.uint8)
     worst = [
         Worst(
-            file=images.names[i].encode("utf-8", "replace").decode(),  # a file's name may be no valid Unicode
+            file=images.names[i].encode("utf-8", "replace").decode(),  # a file name may not be valid Unicode
             truth=classes[answers.truth[i]],
             predicted=classes[answers.predicted["student"][i]],
             probability=float(answers.probability["student"][i]),
@@ -72,20 +72,20 @@ def with_worst(answers: Answers, images: ImageSet, classes: Sequence[str]) -> tu
 
 
 def differences(draws: Sequence[Answers], seed: int) -> list[Difference]:
-    """How much more often the student is right than the network from scratch, and than the teacher.
+    """Return the differences in accuracy between the student and the network from scratch, and between the student and the teacher.
 
     Args:
-        draws: answers to the same images of the models trained on each draw of the labels.
+        draws: for each draw of the labels, the answers of its models to the same images.
         seed: of the resampling.
     """
-    found = []
+    results = []
     for other in ("supervised", "teacher"):
         if any({"student", other} - set(answers.predicted) for answers in draws) or not len(draws[0]):
             continue
         each = np.stack([a.right("student").astype(np.int8) - a.right(other).astype(np.int8) for a in draws])
         better, worse = int((each[0] > 0).sum()), int((each[0] < 0).sum())
         over = f"images and {len(draws)} label draws" if len(draws) > 1 else "images"
-        found.append(
+        results.append(
             Difference(
                 first="student",
                 second=other,
@@ -97,4 +97,4 @@ def differences(draws: Sequence[Answers], seed: int) -> list[Difference]:
                 protocol=f"same test images, paired bootstrap over {over}, 95 % percentile interval of {RESAMPLES:,} resamples, seed {seed}",
             )
         )
-    return found
+    return results

@@ -1,4 +1,4 @@
-"""What a model, as it is, makes of a set of images: evaluation mode, float32, one pass."""
+"""Apply a model to a set of images: evaluation mode, float32, one pass."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def outputs(
     device: torch.device,
     title: str = "",
 ) -> Tensor:
-    """A model's outputs for uint8 images (n, s, s, 3), in evaluation mode and float32, on `device`: (n, d).
+    """Compute a model's outputs (n, d) for uint8 images (n, s, s, 3), in evaluation mode and float32, on `device`.
 
-    The model is left on `device`, and each of its modules in the mode that it came in. No random number is drawn.
+    The model stays on `device`; the mode of each module is restored. No random number is drawn.
 
     Args:
         model: maps normalized float32 images (b, 3, s, s) to (b, d).
-        images: read and copied a batch at a time.
+        images: read and copied batch by batch.
         mean: of the normalization, for pixels in [0, 1].
         std: of the normalization.
-        device: where it is computed.
-        title: of the progress; without one, none is shown (inside a training, whose own is on the screen).
+        device: where the outputs are computed.
+        title: of the progress; empty: no progress (inside a training, which shows its own).
     """
     parts: list[Tensor] = []
     done, size = 0, BATCH
@@ -52,7 +52,7 @@ def outputs(
             part = _outputs_if_they_fit(model, images[done : done + size], mean, std, device)
             if (
                 part is None
-            ):  # large images on a small GPU, hours after the training began: smaller batches give the same
+            ):  # large images on a small GPU, hours after the training began: smaller batches give the same outputs
                 size //= 2
                 continue
             parts.append(part)
@@ -64,7 +64,7 @@ def outputs(
 def _outputs_if_they_fit(
     model: nn.Module, images: NDArray[np.uint8], mean: float, std: float, device: torch.device
 ) -> Tensor | None:
-    """Outputs of one batch; None where it does not fit into the memory and a smaller one may."""
+    """Compute the outputs of one batch; None if it does not fit into memory, but a smaller one may."""
     try:
         return model(normalize(torch.tensor(images, device=device), mean, std)).float()
     except (RuntimeError, MemoryError) as error:
@@ -81,17 +81,17 @@ def apply(
     device: torch.device,
     title: str = "",
 ) -> Tensor:
-    """`outputs`, brought to the CPU."""
+    """Compute `outputs` and copy them to the CPU."""
     return outputs(model, images, mean, std, device, title).cpu()
 
 
 def device_of(recipe: Recipe) -> torch.device:
-    """Where models are applied: a CUDA GPU where there is one and the recipe lets it be used, else the CPU."""
+    """Return the device to apply models on: a CUDA GPU if there is one and the recipe allows it, else the CPU."""
     return torch.device("cuda" if uses_cuda(recipe.hardware) else "cpu")
 
 
 def bank_of(splits: Splits, recipe: Recipe) -> ImageSet:
-    """Labeled images for kNN and linear probe: the probe set, which no training saw; without one, the label budget."""
+    """Return the labeled images for kNN and linear probe: the probe set, which no training saw, or else the label budget."""
     if len(splits.probe):
         return splits.probe
     preprocessing = recipe.data.preprocessing()
@@ -99,19 +99,19 @@ def bank_of(splits: Splits, recipe: Recipe) -> ImageSet:
 
 
 def bank_name(splits: Splits) -> str:
-    """What `bank_of` is, in a protocol's words."""
+    """Return the name of `bank_of`, for a protocol."""
     return "probe set (not in the pool)" if len(splits.probe) else "label budget"
 
 
 def labels_of(images: ImageSet) -> Tensor:
-    """int64 (n)."""
+    """Return the labels, int64 (n)."""
     assert images.labels is not None
     return torch.from_numpy(images.labels)
 
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards each module has its own mode again (a part of a model that trains may be frozen)."""
+    """Set evaluation mode in this block; then restore the mode of each module (a part of the model may be frozen)."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -122,7 +122,7 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def _uncompiled(model: nn.Module) -> AbstractContextManager[object]:
-    """A model that was compiled for its training would be compiled again, for minutes, for these batches."""
+    """Run a compiled model eagerly: it would be compiled again, for minutes, for these batches."""
     compiled = any(getattr(module, "_compiled_call_impl", None) is not None for module in model.modules())
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 

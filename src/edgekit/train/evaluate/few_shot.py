@@ -1,9 +1,9 @@
-"""Few-shot evaluation: how much of the classes a frozen encoder tells apart after K images of each, over many seeded draws.
+"""Few-shot evaluation: the accuracy with K labeled images per class on a frozen encoder, over many seeded draws.
 
-Each draw takes K labeled images of every class from the bank (all classes at once, not episodes of five) and classifies the
+Each draw takes K labeled images of every class from the bank (all classes at once, not episodes of five classes) and classifies the
 whole test set, on l2-normalized features, by the nearest centroid (SimpleShot, Wang et al. 2019, "L2N") and by logistic
-regression (Tian et al. 2020). The draws are those of `edgekit.data.labels`: by content and seed, the same on every machine,
-and a draw's 1 image a class is among its 5.
+regression (Tian et al. 2020). The draws are those of `edgekit.data.labels`: by content and seed, the same on every machine;
+the images of a 1-shot draw are contained in its 5-shot draw.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _METHODS = {
 
 @dataclass(frozen=True)
 class Shots:
-    """Test accuracies (draws) of one method with `shots` images a class."""
+    """Test accuracies (draws) of one method with `shots` images per class."""
 
     method: str
     shots: int
     accuracies: NDArray[np.float64]
 
     def interval(self) -> tuple[float, float]:
-        """95 % confidence interval of the mean over the draws (Student's t), inside [0, 1]."""
+        """Return the 95 % confidence interval of the mean over the draws (Student's t), inside [0, 1]."""
         from scipy.stats import t
 
         mean, count = self.accuracies.mean(), len(self.accuracies)
@@ -51,10 +51,10 @@ class Shots:
 
 
 def nearest_centroid(support: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:
-    """Predictions (m): the class whose mean of the l2-normalized support features is nearest by cosine.
+    """Return predictions (m): the class whose mean of the l2-normalized support features is nearest by cosine.
 
     Args:
-        support: features (n, d) with every class among their labels (n).
+        support: features (n, d) of at least one image per class.
         labels: int64 (n).
         queries: features (m, d).
         classes: number of classes.
@@ -64,7 +64,7 @@ def nearest_centroid(support: Tensor, labels: Tensor, queries: Tensor, classes: 
 
 
 def logistic(support: Tensor, labels: Tensor, queries: Tensor) -> Tensor:
-    """Predictions (m) of a multinomial logistic regression on l2-normalized features (L-BFGS, C = 1)."""
+    """Return predictions (m) of a multinomial logistic regression on l2-normalized features (L-BFGS, C = 1)."""
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=1.0, max_iter=1000)
@@ -83,16 +83,16 @@ def few_shot(
     draws: int,
     seed: int,
 ) -> list[Shots]:
-    """Test accuracies of both methods for each number of shots.
+    """Return test accuracies of both methods for each number of shots.
 
     Args:
         known: features (n, d) of the bank, on the CPU.
-        bank: what the shots are drawn from: n labeled images.
+        bank: n labeled images to draw the shots from.
         queries: features (m, d) of the test set.
         truth: their classes, int64 (m).
         classes: names.
         shots: K, each at least 1.
-        draws: how often K images a class are drawn, at least 2.
+        draws: number of draws of K images per class, at least 2.
         seed: of the draws.
 
     Raises:
@@ -105,25 +105,25 @@ def few_shot(
     fewest = int(counts.argmin())
     if max(shots) > counts[fewest]:
         raise DataError(
-            f"--few-shot {max(shots)}: the class {classes[fewest]} has {counts[fewest]} images in the labeled bank",
-            "ask for fewer, or raise data.probe in the recipe and train again",
+            f"--few-shot {max(shots)}: the class {classes[fewest]} has only {counts[fewest]} images in the labeled bank",
+            "use fewer shots, or raise data.probe in the recipe and train again",
         )
     labels = torch.from_numpy(bank.labels)
     everything = np.ones(len(bank), dtype=bool)
-    found: dict[tuple[int, str], list[float]] = {(k, method): [] for k in shots for method in _METHODS}
+    accuracies: dict[tuple[int, str], list[float]] = {(k, method): [] for k in shots for method in _METHODS}
     with progress("few-shot", draws * len(shots), unit="draws") as advance:
         for i in range(draws):
             order = shuffled(bank.names, bank.digests, f"few-shot draw {i}", seed)
             for k in shots:
                 rows = torch.from_numpy(draw(order, bank.labels, [k] * len(classes), everything))
-                support, their = known[rows], labels[rows]
+                support, support_labels = known[rows], labels[rows]
                 for method, predicted in (
-                    ("centroid", nearest_centroid(support, their, queries, len(classes))),
-                    ("logistic", logistic(support, their, queries)),
+                    ("centroid", nearest_centroid(support, support_labels, queries, len(classes))),
+                    ("logistic", logistic(support, support_labels, queries)),
                 ):
-                    found[k, method].append(share_of(int((predicted == truth).sum()), len(truth)))
+                    accuracies[k, method].append(share_of(int((predicted == truth).sum()), len(truth)))
                 advance(1)
-    return [Shots(method, k, np.array(values)) for (k, method), values in found.items()]
+    return [Shots(method, k, np.array(values)) for (k, method), values in accuracies.items()]
 
 
 def few_shot_scores(
@@ -137,7 +137,7 @@ def few_shot_scores(
     seed: int,
     about: str,
 ) -> list[Score]:
-    """`few_shot` as scores: the mean over the draws, its interval, and the protocol, which ends with `about`."""
+    """Return `few_shot` as scores: the mean over the draws, its interval, and the protocol, which ends with `about`."""
     scores = []
     for result in few_shot(known, bank, queries, truth, classes, shots, draws, seed):
         protocol = (

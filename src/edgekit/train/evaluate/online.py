@@ -11,26 +11,25 @@ from edgekit.recipe import Monitor, Recipe
 from edgekit.train.evaluate import encoder_scores
 from edgekit.train.loop.distributed import broadcast, rank
 
-_PARTS = 4  # of a training, at whose ends `monitor.every: auto` measures: two doublings of the epochs are among them
+_PARTS = 4  # `monitor.every: auto` measures after each quarter: so the epochs double twice
 
 
 def monitor_every(monitor: Monitor, epochs: int) -> int:
-    """`monitor.every` in epochs; 0 for never."""
+    """Return `monitor.every` in epochs; 0 for never."""
     return monitor.every if monitor.every != "auto" else max(1, epochs // _PARTS)
 
 
 def online(encoder: nn.Module, splits: Splits, recipe: Recipe) -> Callable[[], dict[str, float]] | None:
-    """What `edgekit.train.loop.engine.fit` calls every `monitor.every` epochs, or None where the recipe asks for nothing, or there are no labels.
+    """Return the function that `edgekit.train.loop.engine.fit` calls every `monitor.every` epochs; None if there is nothing to measure.
 
-    The encoder is measured where it is, in evaluation mode and float32, as after the training (same bank, test set and
-    protocol: the last epoch's number is the stage's). It gets its modes back, no random number is drawn and no weight
-    changes, so that a training with it ends with the same bits as one without. Of several processes, the first measures
-    and the others wait for its numbers.
+    The encoder is measured in evaluation mode and float32, as after the training (same bank, test set and protocol: the number of
+    the last epoch is that of the stage). Its modes are restored, no random number is drawn and no weight changes, so the training ends
+    with the same bits as without monitoring. Of several processes, the first measures and the others wait for its numbers.
 
     Args:
-        encoder: the one that trains.
-        splits: with a labeled bank, which the pool does not hold, and the test set.
-        recipe: its `monitor` says what is measured.
+        encoder: the encoder in training.
+        splits: with a labeled bank, whose images are not in the pool, and the test set.
+        recipe: its `monitor` defines what is measured.
     """
     monitor = recipe.monitor
     if not monitor.every or not (monitor.knn or monitor.linear) or not len(splits.labeled):

@@ -18,7 +18,7 @@ LINEAR = "logistic regression on standardized features, L-BFGS, C = 1"
 
 
 def knn(bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, neighbors: int, temperature: float) -> Tensor:
-    """Predictions (m) of the weighted k-nearest-neighbor classifier of InstDisc (Wu et al. 2018, section 3.4).
+    """Return predictions (m) of the weighted k-nearest-neighbor classifier of InstDisc (Wu et al. 2018, section 3.4).
 
     Args:
         bank: features (n, d) with labels (n).
@@ -38,17 +38,17 @@ def knn(bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, neighb
 
 
 def neighbors_for(bank: int, classes: int) -> int:
-    """k: 200, or half of a class's share of a small bank (a k beyond a class's images lets the others outvote it)."""
+    """Return k: 200, or for a small bank half the images per class (with a larger k, other classes would outvote a class)."""
     return min(KNN_NEIGHBORS, max(1, bank // (2 * classes)))
 
 
 def knn_protocol(bank: int, classes: int) -> str:
-    """How the kNN accuracy is measured."""
+    """Return the protocol of the kNN accuracy."""
     return f"k = {neighbors_for(bank, classes)}, cosine, T = {KNN_TEMPERATURE}"
 
 
 def linear_probe(bank: Tensor, bank_labels: Tensor, queries: Tensor, c: float = 1.0) -> Tensor:
-    """Predictions (m) of a multinomial logistic regression on frozen, standardized features (L-BFGS, at most 1000 iterations).
+    """Return predictions (m) of a multinomial logistic regression on frozen, standardized features (L-BFGS, at most 1000 iterations).
 
     Args:
         bank: features (n, d) with labels (n), on the CPU.
@@ -61,7 +61,7 @@ def linear_probe(bank: Tensor, bank_labels: Tensor, queries: Tensor, c: float = 
 
 
 def linear_model(bank: Tensor, bank_labels: Tensor, c: float = 1.0) -> tuple[Any, Any]:
-    """The linear probe's parts: scikit-learn's StandardScaler and LogisticRegression, fitted to features (n, d) on the CPU."""
+    """Fit the parts of the linear probe: scikit-learn's StandardScaler and LogisticRegression, to features (n, d) on the CPU."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler

@@ -1,4 +1,4 @@
-"""The numbers about a run's models, each with its protocol."""
+"""The scores of a run's models, each with its protocol."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LAST = "weights of the last epoch"
 
 
 def top1(model: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device) -> float:
-    """Share of the images whose label is the model's first choice."""
+    """Return the top-1 accuracy on labeled images."""
     logits = apply(model, images.images, recipe.data.mean, recipe.data.std, device, "test")
     return share(logits.argmax(1), labels_of(images))
 
@@ -45,17 +45,17 @@ def encoder_scores(
     linear_too: bool = False,
     title: str = "",
 ) -> dict[str, float]:
-    """Accuracies of a frozen encoder on the test set, by `knn` and `linear`; features are computed once, on `device`.
+    """Return the accuracies of a frozen encoder on the test set, by `knn` and `linear`; features are computed once, on `device`.
 
-    What `score_run` says of a run's encoder is computed the same way (`_probed`).
+    `score_run` computes the scores of a run's encoder in the same way (`_probed`).
 
     Args:
         encoder: maps normalized images to features.
         splits: the bank is `bank_of(splits, recipe)`.
         recipe: for the normalization.
         device: where the features are computed and compared.
-        knn_too: weighted k nearest neighbors (`edgekit.train.evaluate.knn`).
-        linear_too: a logistic regression, on the CPU (`edgekit.train.evaluate.linear_probe`).
+        knn_too: also weighted k nearest neighbors (`edgekit.train.evaluate.knn`).
+        linear_too: also a logistic regression, on the CPU (`edgekit.train.evaluate.linear_probe`).
         title: of the progress, or "".
     """
     bank, data = bank_of(splits, recipe), recipe.data
@@ -67,41 +67,41 @@ def encoder_scores(
 def _probed(
     known: Tensor, bank: ImageSet, queries: Tensor, splits: Splits, *, knn_too: bool, linear_too: bool
 ) -> dict[str, float]:
-    """Accuracies on the test set of what is read from the features of the bank (n, d) and of the test set (m, d), on any device."""
+    """Return accuracies on the test set, from the features of the bank (n, d) and of the test set (m, d), on any device."""
     labels, truth, classes = labels_of(bank), labels_of(splits.test), len(splits.classes)
-    found = {}
+    accuracies = {}
     if knn_too:
         k = neighbors_for(len(bank), classes)
         predicted = knn(known, labels.to(known.device), queries, classes, k, KNN_TEMPERATURE)
-        found["knn"] = share(predicted.cpu(), truth)
+        accuracies["knn"] = share(predicted.cpu(), truth)
     if linear_too:
-        found["linear"] = share(linear_probe(known.cpu(), labels, queries.cpu()), truth)
-    return found
+        accuracies["linear"] = share(linear_probe(known.cpu(), labels, queries.cpu()), truth)
+    return accuracies
 
 
 def encoder_knn(encoder: nn.Module, splits: Splits, recipe: Recipe, device: torch.device) -> float:
-    """kNN accuracy of a frozen encoder on the test set."""
+    """Return the kNN accuracy of a frozen encoder on the test set."""
     return encoder_scores(encoder, splits, recipe, device, title="kNN")["knn"]
 
 
 def share(predicted: Tensor, truth: Tensor) -> float:
-    """Accuracy of predicted classes (n) against the true ones (n)."""
+    """Return the accuracy of predicted classes (n) against the true ones (n)."""
     return share_right(predicted == truth)
 
 
 def share_right(right: Tensor) -> float:
-    """Share of True among bools (n): counted, since the mean of float32 would be a float32."""
+    """Return the share of True among bools (n): counted, because the mean of float32 is a float32."""
     return share_of(int(right.sum()), right.numel())
 
 
 def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int = DRAWS) -> tuple[Evaluation, Answers]:
-    """Every number about a run's models on its test set, and the classifiers' answers to its images.
+    """Return every score of a run's models on its test set, and the answers of its classifiers.
 
     Args:
         run: with complete stages.
         splits: of its recipe.
-        few_shot: images a class to learn from, for `edgekit.train.evaluate.few_shot`; none by default.
-        draws: of those images.
+        few_shot: numbers of images per class to learn from (`edgekit.train.evaluate.few_shot`); none by default.
+        draws: number of draws of those images.
 
     Raises:
         RunError: a stage is not complete, damaged, or made from another recipe or other images.
@@ -112,7 +112,7 @@ def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int
     stages = {MODEL_OF[stage]: stage for stage in classifier_stages(recipe)}
     records = require_current(["data", "pretrain", *stages.values()], recipe, splits, run)
     if not len(test):
-        raise DataError(f"{run.path}: the test set is empty")
+        raise DataError(f"{run.path}: the test set is empty", "label some held-out images, or set data.test")
     mean, std = recipe.data.mean, recipe.data.std
     truth = labels_of(test)
 
@@ -139,20 +139,20 @@ def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int
 
 
 def _chosen(run: Run, stage: str) -> str:
-    """Of a network from scratch: which of several settings it has, for the protocol."""
+    """Return how the settings of a network from scratch were chosen, for the protocol."""
     record = run.record(stage)
     tried = record.metrics.get("search") if record is not None else None
     return f"; best of {len(tried)} settings on the probe set" if isinstance(tried, list) and len(tried) > 1 else ""
 
 
 def with_earlier_few_shot(measured: Evaluation, path: Path) -> Evaluation:
-    """An evaluation with the few-shot scores of an earlier one of the same encoder that it did not measure anew.
+    """Add the few-shot scores of an earlier evaluation of the same encoder that were not measured again.
 
-    The encoder is the same where all its other scores are: as many of as many images right, and the same numbers (neighbors, images
-    of the bank, …) in the protocol, whose wording may be another version's.
+    The encoder is the same if all its other scores agree: as many of as many images are right, and the protocols have the same numbers
+    (neighbors, images of the bank, …); their wording may be another version's.
 
     Args:
-        measured: just now.
+        measured: the new evaluation.
         path: the earlier result file, which may be missing, damaged, or of another encoder.
     """
     try:
@@ -161,9 +161,9 @@ def with_earlier_few_shot(measured: Evaluation, path: Path) -> Evaluation:
         return measured
     if not isinstance(earlier, Evaluation) or _of_encoder(earlier) != _of_encoder(measured):
         return measured
-    anew = {s.shots for s in measured.scores}
-    kept = [s for s in earlier.scores if s.shots is not None and s.shots not in anew]
-    shots = sorted([s for s in measured.scores if s.shots is not None] + kept, key=lambda s: s.shots or 0)
+    remeasured = {s.shots for s in measured.scores}
+    earlier_shots = [s for s in earlier.scores if s.shots is not None and s.shots not in remeasured]
+    shots = sorted([s for s in measured.scores if s.shots is not None] + earlier_shots, key=lambda s: s.shots or 0)
     plain = [s for s in measured.scores if s.shots is None]
     count = len(_of_encoder(measured))
     return measured.model_copy(update={"scores": [*plain[:count], *shots, *plain[count:]]})
@@ -176,18 +176,18 @@ def _of_encoder(evaluation: Evaluation) -> list[tuple[str, int, int, list[str]]]
 
 
 def per_class(predicted: Tensor, truth: Tensor, classes: Sequence[str]) -> dict[str, float]:
-    """Accuracy on each class that the test set has images of."""
+    """Return the accuracy on each class that has test images."""
     right = predicted == truth
     return {c: share_right(right[truth == i]) for i, c in enumerate(classes) if (truth == i).any()}
 
 
 def classifier_scores(name: str, logits: Tensor, truth: Tensor, classes: Sequence[str], protocol: str) -> list[Score]:
-    """Top-1, by class too, and, with more than five classes, top-5, of logits (n, classes)."""
+    """Return top-1 with accuracies per class and, with more than five classes, top-5, of logits (n, classes)."""
     outputs, labels = {LOGITS: logits.numpy()}, truth.numpy()
-    found, each = CLASSIFICATION.score(outputs, labels), CLASSIFICATION.per_class(outputs, labels, classes)
+    values, each = CLASSIFICATION.score(outputs, labels), CLASSIFICATION.per_class(outputs, labels, classes)
     scores = [
         Score(model=name, metric=metric, value=value, samples=len(truth), protocol=protocol)
-        for metric, value in found.items()
+        for metric, value in values.items()
     ]
     scores[0].per_class = each
     return scores

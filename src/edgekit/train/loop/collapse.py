@@ -1,4 +1,4 @@
-"""The collapse monitor: two numbers that say while training whether the representation still has its dimensions."""
+"""The collapse monitor: two numbers that show during training whether the representation collapses."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def effective_rank(features: Tensor) -> Tensor:
     Roy & Vetterli 2007, "The effective rank". Needs no labels; a falling rank is a dimensional collapse.
     """
     centered = features.detach().float() - features.detach().float().mean(dim=0)
-    values = torch.linalg.svdvals(torch.nan_to_num(centered))  # a loss that diverged is said by whoever reads the loss
+    values = torch.linalg.svdvals(torch.nan_to_num(centered))  # a diverged loss is reported elsewhere
     shares = values / values.sum().clamp(min=1e-12)
     return torch.exp(-(shares * torch.log(shares.clamp(min=1e-12))).sum())
 
 
 def verdict(std: float, rank: float) -> str | None:
-    """A warning sentence where the representation has collapsed, else None."""
+    """Return a warning if the representation has collapsed, else None."""
     if std < STD_SHARE:
-        return f"the projections are collapsing to a point: their spread is {std:.2f} of a sphere's (below {STD_SHARE})"
+        return f"the projections are collapsing to a point: their spread is {std:.2f} of that of a uniform sphere (below {STD_SHARE})"
     if rank < MIN_RANK:
-        return f"the features are collapsing to a line: their effective rank is {rank:.1f}"
+        return f"the features are collapsing to a line: their effective rank is {rank:.1f} (below {MIN_RANK:g})"
     return None

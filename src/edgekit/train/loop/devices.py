@@ -1,4 +1,4 @@
-"""Which device a process uses, and how exactly it computes there."""
+"""The device that a process uses, and its numerical precision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def device_for(hardware: Hardware) -> torch.device:
 
 
 def has_fast_bf16(hardware: Hardware) -> bool:
-    """Whether the device computes bfloat16 itself; where it is emulated, float32 is faster."""
+    """Return whether the device has native bfloat16; if bfloat16 is emulated, float32 is faster."""
     if uses_cuda(hardware):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device_for(hardware).type == "cpu" and has_native_bf16()
@@ -32,9 +32,9 @@ def has_fast_bf16(hardware: Hardware) -> bool:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Convolutions and matrix products of float32 in float32, also on NVIDIA GPUs.
+    """Compute float32 convolutions and matrix products in full float32 in this block, also on NVIDIA GPUs.
 
-    There PyTorch lets cuDNN convolve in TF32 by default, whose 10 bits of mantissa are 13 fewer than float32's. Does nothing elsewhere.
+    By default, PyTorch lets cuDNN convolve in TF32, whose mantissa has 10 bits instead of 23. Does nothing on other devices.
     """
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32

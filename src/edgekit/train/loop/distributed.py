@@ -15,12 +15,12 @@ from torch import distributed as dist
 
 
 def world_size() -> int:
-    """Number of processes that train together; 1 where nothing is distributed."""
+    """Return the number of processes that train together; 1 without distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """This process's number, 0 to world_size() - 1."""
+    """Return the rank of this process, 0 to world_size() - 1."""
     return dist.get_rank() if world_size() > 1 else 0
 
 
@@ -31,7 +31,7 @@ def barrier() -> None:
 
 
 def broadcast(value: Any) -> Any:
-    """The first process's value, on every process."""
+    """Return the value of process 0 on every process."""
     if world_size() == 1:
         return value
     box = [value]
@@ -40,7 +40,7 @@ def broadcast(value: Any) -> Any:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Rows of all processes in the order of their ranks, with gradient.
+    """Gather the rows of all processes in the order of their ranks, with gradient.
 
     Args:
         rows: (n, ...), the same shape on every process; integers have no gradient.
@@ -60,9 +60,9 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        whole = gradient.contiguous()
-        dist.all_reduce(whole)
-        return whole.chunk(world_size())[rank()]
+        summed = gradient.contiguous()
+        dist.all_reduce(summed)
+        return summed.chunk(world_size())[rank()]
 
 
 class _Standardize(torch.autograd.Function):
@@ -131,21 +131,21 @@ def synchronize_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for name, child in module.named_children():
         if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, WholeBatchNorm):
-            whole = WholeBatchNorm(
+            replacement = WholeBatchNorm(
                 child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
             )
-            # The same tensors, whoever else holds them, and with their type.
-            whole.weight, whole.bias = child.weight, child.bias
+            # The same tensors, which others may hold, with their type.
+            replacement.weight, replacement.bias = child.weight, child.bias
             for buffer in child._buffers:
-                setattr(whole, buffer, getattr(child, buffer))
-            whole.train(child.training)
-            setattr(module, name, whole)
+                setattr(replacement, buffer, getattr(child, buffer))
+            replacement.train(child.training)
+            setattr(module, name, replacement)
         else:
             synchronize_batchnorm(child, device)
     return module
 
 
 def is_synchronized(module: nn.Module) -> bool:
-    """Whether no BatchNorm in it normalizes a process's share of the batch alone."""
-    whole = (nn.SyncBatchNorm, WholeBatchNorm)
-    return all(isinstance(m, whole) for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    """Return whether every BatchNorm of a module normalizes over the batches of all processes."""
+    synchronized = (nn.SyncBatchNorm, WholeBatchNorm)
+    return all(isinstance(m, synchronized) for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))

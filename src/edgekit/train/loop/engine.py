@@ -1,8 +1,8 @@
-"""The loop: one stage's task trained by Lightning, exactly resumable, with progress, logs and a checkpoint that is never half-written.
+"""The loop: Lightning trains the task of one stage, exactly resumable, with progress, logs and atomic checkpoints.
 
-Everything random in a step is drawn from a seed of (recipe seed, stage, step), and the order of an epoch from (seed, epoch):
-a resumed training needs no random state, goes on in the middle of an epoch, and on the CPU ends with the same bits as an
-uninterrupted one. To Lightning the whole training is one long epoch of `epochs * steps` batches; what an epoch is, is ours.
+All randomness of a step comes from a seed of (recipe seed, stage, step), and the order of an epoch from (seed, epoch): a resumed
+training needs no random state, can resume within an epoch, and on the CPU ends with the same bits as an uninterrupted one. For
+Lightning, the whole training is one epoch of `epochs * steps` batches; epochs are counted here.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from edgekit.train.loop.timing import TimedTraining, timed_training
 
 CHECKPOINT = "last.ckpt"
 EARLIER_SECONDS = "earlier_seconds"
-_ASK_EVERY = 20  # steps between two looks at the clock where the processes must agree on it
+_ASK_EVERY = 20  # steps between two checks of the clock if several processes must agree on it
 
 Observe = Callable[[], dict[str, float]]
 
@@ -83,34 +83,34 @@ def fit(
     observe: Observe | None = None,
     observe_every: int = 0,
 ) -> dict[str, float]:
-    """Train `task` in place; goes on from `folder/last.ckpt` where there is one.
+    """Train `task` in place; resume from `folder/last.ckpt` if it exists.
 
     Args:
         task: forward(batch, draws, monitor) -> {"loss", "logs"}; may have `after_step(done)`, `constant_lr()` and `lr_shares()`.
-        batches: what it is trained on.
-        folder: the stage's folder; receives history.csv, tensorboard/ and, while it trains, last.ckpt.
+        batches: to train on.
+        folder: of the stage; receives history.csv, tensorboard/ and, while it trains, last.ckpt.
         stage: its name, for seeds and progress.
-        epochs: how often the images are seen.
-        optimizer: and its schedule.
+        epochs: passes over the images.
+        optimizer: with its schedule.
         seed: the recipe's.
         hardware: accelerator, precision, devices, threads.
-        observe: called every `observe_every` epochs, when the epoch's last step is done; its numbers go into the history.
+        observe: called every `observe_every` epochs, after the last step of the epoch; its numbers are added to the history.
         observe_every: 0 for never.
 
     Returns:
-        The last epoch's log, and under `EARLIER_SECONDS` the time of the sessions before an interruption.
+        The log of the last epoch, and under `EARLIER_SECONDS` the time of the sessions before an interruption.
 
     Raises:
         RunError: the checkpoint is damaged.
-        Diverged: the loss became infinite or not a number; the last checkpoint is from before that.
-        OutOfMemory: a batch does not fit.
-        Interrupted: a signal asked to stop.
+        Diverged: the loss became infinite or NaN; the last checkpoint is older.
+        OutOfMemory: a batch does not fit into memory.
+        TrainingInterrupted: a signal stopped the training.
     """
     _quiet()
     device = device_for(hardware)
     if device.type == "cpu":
         keep_freed_memory()
-    task.train()  # a loaded or evaluated model comes in evaluation mode, and Lightning leaves modes as they are
+    task.train()  # a loaded or evaluated model is in evaluation mode, which Lightning does not change
     if hardware.threads:
         torch.set_num_threads(hardware.threads)
     if world_size() > 1 and hardware.sync_batchnorm:
@@ -157,7 +157,7 @@ def fit(
     if resume:
         _check_progress(checkpoint, loops, trainer, done)
     if resume and rank() == 0:
-        echo(f"{stage}: goes on from step {done} of {total} (epoch {done // batches.steps + 1})", err=True)
+        echo(f"{stage}: resumes from step {done} of {total} (epoch {done // batches.steps + 1})", err=True)
     with _signals(), full_float32(), _written(folder), _bar(stage, total, done, hidden=timing is not None) as advance:
         history.advance = advance
         try:
@@ -173,20 +173,20 @@ def fit(
     fits = largest_that_fits(task, next(batches.stream(done)), device, bf16=precision == "bf16-mixed")
     raise OutOfMemory(
         f"{stage}: out of memory with batches of {batches.batch_size} ({' '.join(trouble.split())[:80]})",
-        f"set {stage}.batch_size to {fits * world_size()}, which fits here"
+        f"set {stage}.batch_size to {fits * world_size()}, which fits"
         if fits
-        else "take a smaller network or image size: not even a batch of 2 fits",
+        else "use a smaller network or image size: not even a batch of 2 fits",
     )
 
 
 @contextmanager
 def _written(folder: Path) -> Iterator[None]:
-    """One line where TensorBoard's files cannot be written: its errors name no file, and its own thread prints a traceback."""
+    """Raise one clear error if the TensorBoard files cannot be written: its errors name no file, and its thread prints a traceback."""
     before = threading.excepthook
 
-    def quietly(told: threading.ExceptHookArgs) -> None:
-        if not isinstance(told.exc_value, OSError):
-            before(told)
+    def quietly(hook_args: threading.ExceptHookArgs) -> None:
+        if not isinstance(hook_args.exc_value, OSError):
+            before(hook_args)
 
     threading.excepthook = quietly
     try:
@@ -252,20 +252,20 @@ class _Stage(pl.LightningModule):
         return means
 
     def healthy(self) -> bool:
-        """Whether the loss is still a number; waits for the device."""
+        """Return whether the loss is finite; waits for the device."""
         return "loss" not in self.sums or bool(torch.isfinite(self.sums["loss"]))
 
 
 class _History(Callback):
-    """One row an epoch, kept in the checkpoint so that a resumed training has no gap and no double row; drives the progress
+    """Records one row per epoch, stored in the checkpoint so that a resumed training has no missing or double rows; updates the progress
     and writes the checkpoint.
 
     Args:
         folder: the stage's.
         stage: its name.
-        steps: of an epoch.
+        steps: number of steps per epoch.
         epochs: of the training.
-        seconds: between two checkpoints: tiny epochs would spend their time on the disk.
+        seconds: between two checkpoints: with one per tiny epoch, most time would be spent on the disk.
     """
 
     def __init__(self, folder: Path, stage: str, steps: int, epochs: int, seconds: float) -> None:
@@ -344,7 +344,7 @@ class _History(Callback):
         return step % _ASK_EVERY == 0 and bool(broadcast(time.monotonic() - self.saved >= self.seconds))
 
     def _save(self, trainer: pl.Trainer, module: _Stage) -> None:
-        """Write the checkpoint, unless the weights may already be spoiled: the last good one stays."""
+        """Write the checkpoint, unless the loss is not finite: then the last good one stays."""
         if not module.healthy():
             self._diverged(math.nan, trainer.global_step // self.steps + 1)
         self.sums, self.counts = module.sums, module.counts
@@ -354,13 +354,13 @@ class _History(Callback):
     def _diverged(self, loss: float, epoch: int) -> None:
         raise Diverged(
             f"{self.stage}: the loss is {loss} in epoch {epoch}",
-            f"lower {self.stage}.optimizer.lr or raise its warmup_epochs, and train into another --run, or delete {self.folder} "
-            "(its checkpoint is from before it)",
+            f"lower {self.stage}.optimizer.lr or raise its warmup_epochs; then choose another --run, or delete {self.folder} "
+            "(its checkpoint is older)",
         )
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are whole or absent, checked before they are read, and never unpickled."""
+    """Writes checkpoints atomically, checks them before they are read, and never unpickles code."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         stream = io.BytesIO()  # torch.save hides a full disk's OSError behind an error of its own
@@ -372,7 +372,7 @@ class _AtomicCheckpoints(TorchCheckpointIO):
 
 
 def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
-    """Read a checkpoint after its checksums were compared, without unpickling code.
+    """Read a checkpoint after comparing its checksums, without unpickling code.
 
     Raises:
         RunError: it is damaged.
@@ -390,7 +390,7 @@ def read_checkpoint(path: Path, map_location: Any = None) -> dict[str, Any]:
 
 
 def _renamed(content: Any) -> Any:
-    """A checkpoint whose tensors have today's names."""
+    """Return a checkpoint whose tensors have today's names."""
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         return content
@@ -398,7 +398,7 @@ def _renamed(content: Any) -> Any:
     return {**content, "state_dict": {names[name]: value for name, value in state.items()}}
 
 
-# What Lightning goes on from.
+# What Lightning resumes from.
 _KEPT = {
     "state_dict": dict,
     "optimizer_states": list,
@@ -410,7 +410,7 @@ _KEPT = {
 
 
 def _checked(content: Any) -> dict[str, Any]:
-    """What a checkpoint of ours holds; whether it is of this training is seen before that goes on (`resumable`)."""
+    """Check the content of a checkpoint; `resumable` checks whether it belongs to this training."""
     if not isinstance(content, dict):
         raise ValueError("it holds no mapping")
     for name, kind in _KEPT.items():
@@ -429,10 +429,10 @@ def _damaged(path: Path, reason: str) -> RunError:
 
 
 def _resumable(path: Path, module: _Stage) -> tuple[int, dict[str, Any]]:
-    """The steps that a checkpoint stands for, and Lightning's progress, after a look at whether this training can go on from it.
+    """Check whether this training can resume from a checkpoint; return its number of steps and Lightning's progress.
 
     Raises:
-        RunError: it is damaged, or of another training.
+        RunError: it is damaged, or from another training.
     """
     content = read_checkpoint(path, "cpu")
     done, fresh = int(content["global_step"]), module.configure_optimizers()
@@ -457,10 +457,10 @@ def _check_progress(path: Path, loops: Any, trainer: pl.Trainer, done: int) -> N
 
 @contextmanager
 def _restoring(path: Path, history: _History) -> Iterator[None]:
-    """Whatever goes wrong before the first step of a training that goes on is the checkpoint's fault."""
+    """Report an error before the first step of a resumed training as a damaged checkpoint."""
     try:
         yield
-    except (EdgekitError, OSError):  # the latter is of what cannot be written
+    except (EdgekitError, OSError):  # an OSError is about files that cannot be written
         raise
     except Exception as error:
         if history.began_training or is_out_of_memory(error):
@@ -480,13 +480,13 @@ def _csv(rows: list[dict[str, float]]) -> str:
 def _strategy(hardware: Hardware) -> Any:
     if world_size() == 1:
         return "auto"
-    # Buffers are the same everywhere (BatchNorm is synchronized, queues and banks are gathered) or meant to differ.
+    # Buffers are equal on all processes (BatchNorm is synchronized, queues and banks are gathered) or meant to differ.
     return DDPStrategy(broadcast_buffers=False, process_group_backend=dist.get_backend())
 
 
 @contextmanager
 def _bar(stage: str, total: int, done: int, hidden: bool) -> Iterator[Advance | None]:
-    """The first process shows the progress."""
+    """Show the progress in the first process."""
     if rank() > 0 or hidden:
         yield None
         return
@@ -501,7 +501,7 @@ def _precision(hardware: Hardware) -> Any:
 
 @contextmanager
 def _signals() -> Iterator[None]:
-    """Ctrl-C and termination raise `TrainingInterrupted` at once; the last checkpoint is whole whenever they come."""
+    """Raise `TrainingInterrupted` on Ctrl-C and termination; the last checkpoint is complete at any time."""
 
     def stop(number: int, frame: Any) -> None:
         raise TrainingInterrupted
@@ -519,7 +519,7 @@ def _signals() -> Iterator[None]:
 
 
 def _quiet() -> None:
-    """Lightning's banners and advice are for its own users; what matters is said by us."""
+    """Silence the banners and advice of Lightning; edgekit reports what matters."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

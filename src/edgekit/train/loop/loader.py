@@ -17,7 +17,7 @@ from edgekit.recipe.budget import even_batches, whole_batches
 from edgekit.train.loop.distributed import rank, world_size
 from edgekit.train.loop.step import Batch
 
-_AHEAD = 2  # batches that are prepared while one is trained on
+_AHEAD = 2  # batches to prepare while one is trained on
 
 
 def seed_for(seed: int, *path: str | int) -> int:
@@ -27,7 +27,7 @@ def seed_for(seed: int, *path: str | int) -> int:
 
 
 class Batches(Protocol):
-    """Where a training's batches come from.
+    """The source of the batches of a training.
 
     `batch_size` counts the images of all processes together, `steps` the batches of an epoch.
     """
@@ -51,7 +51,7 @@ class ShuffledImages:
         batch_size: images a batch, of all processes together.
         seed: with the epoch, decides the order.
         every: show every image in every epoch, in batches of nearly equal size (see `edgekit.recipe.budget.even_batches`); else all
-            batches are whole, as NT-Xent and MoCo's queue want them, and an epoch leaves out what would be a partial one.
+            batches are full, as NT-Xent and the queue of MoCo need them, and an epoch leaves out the images of a partial batch.
 
     Raises:
         ValueError: the batch cannot be divided among the processes.
@@ -84,7 +84,7 @@ class ShuffledImages:
             order = np.random.default_rng(seed_for(self.seed, epoch)).permutation(len(self.images))
             order = np.resize(
                 order, max(len(order), world_size() * self._begins[-1])
-            )  # begins anew to fill the last batch
+            )  # starts again to fill the last batch
             for step in range(first, self.steps):
                 share = self._shares[step]
                 begin = world_size() * self._begins[step] + rank() * share
@@ -101,7 +101,7 @@ class ShuffledImages:
 
 
 class Ahead(IterableDataset[Batch]):
-    """The remaining batches of a training, prepared by a thread while the device works; pinned where that lets copies overlap.
+    """The remaining batches of a training, prepared by a thread while the device works; pinned if that lets copies overlap.
 
     Args:
         batches: where they come from.

@@ -1,4 +1,4 @@
-"""The memory of a training: kept between steps, and when it does not suffice: is that what happened, and which batch would have fitted?"""
+"""The memory of a training: keep it between steps, recognize out-of-memory errors, and find the largest batch that fits."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ def keep_freed_memory() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that a device or the machine has no memory left (the CPU's allocator raises a plain RuntimeError)."""
+    """Return whether an error means that a device or the machine is out of memory (the CPU's allocator raises a plain RuntimeError)."""
     text = str(error).lower()
-    said = (
+    phrases = (
         "can't allocate memory",
         "out of memory",
         "_status_alloc_failed",
     )  # cuBLAS and cuDNN have a message of their own
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(words in text for words in said)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(phrase in text for phrase in phrases)
 
 
 def largest_that_fits(task: nn.Module, batch: Batch, device: torch.device, bf16: bool) -> int:
-    """The largest half, quarter, ... of a batch whose forward and backward pass fits on the device; 0 if not even 2 images do.
+    """Return the largest half, quarter, ... of a batch whose forward and backward pass fits on the device; 0 if 2 images do not fit.
 
-    Tried, not estimated. With some head-room for the optimizer's state: that of a first step is not there yet.
+    The batches are tried, not estimated. The state of the optimizer may need some memory more: it does not exist before a first step.
 
     Args:
-        task: what was trained.
-        batch: the one that did not fit.
-        device: where it is tried.
+        task: the training task.
+        batch: the batch that did not fit.
+        device: to try it on.
         bf16: whether the training computes under bfloat16 autocast; activations take half the memory there.
     """
     size = len(batch["images"]) // 2
@@ -66,7 +66,7 @@ def largest_that_fits(task: nn.Module, batch: Batch, device: torch.device, bf16:
             loss.backward()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
-                return 0  # the batch is too small for something else
+                return 0  # the error has another cause: the batch is too small
             size //= 2
         else:
             _forget(task)

@@ -1,4 +1,4 @@
-"""Numbers as exact as losses need them, whatever the autocast."""
+"""Numerical precision for losses, independent of autocast."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 
 def precise(vectors: Tensor) -> Tensor:
-    """float32 at least."""
+    """Convert to float32, unless the precision is higher."""
     return vectors.to(torch.promote_types(vectors.dtype, torch.float32))
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """l2-normalized rows of (n, d), in float32 at least."""
+    """Return l2-normalized rows of (n, d), at least in float32."""
     return F.normalize(precise(vectors), dim=1)

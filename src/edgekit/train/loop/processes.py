@@ -1,7 +1,7 @@
-"""Which of how many processes this one is, as whoever started it says in the environment; and meeting the others.
+"""The rank of this process and the world size, from the environment; and the rendezvous with the other processes.
 
 torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT (https://docs.pytorch.org/docs/stable/elastic/run.html),
-srun sets SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID. Others set some of them, or leave them behind.
+srun sets SLURM_PROCID, SLURM_NTASKS and SLURM_LOCALID. Other launchers set some of them, or leave them set.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ class Place:
     Attributes:
         rank: its number, 0 to world_size - 1.
         world_size: how many there are, 2 or more.
-        local_rank: its number on its machine; None where nobody says.
-        address: where the first one listens; empty where nobody says.
-        port: and on which port; 0 where nobody says.
-        hint: what to do where the others do not come.
+        local_rank: its number on its machine; None if unknown.
+        address: where process 0 listens; empty if unknown.
+        port: of process 0; 0 if unknown.
+        hint: what to do if the other processes do not connect.
     """
 
     rank: int
@@ -47,18 +47,18 @@ class Place:
 
 
 class OthersMissing(EdgekitError):
-    """The other processes did not come, or were lost."""
+    """The other processes did not connect, or were lost."""
 
     exit_code = 1
 
 
 def place(environment: Mapping[str, str] = os.environ, *, alone: bool = False) -> Place | None:
-    """This process's place; None where it was started alone.
+    """Return the place of this process; None if it was started alone.
 
     Args:
         environment: variables.
-        alone: whether the recipe asks for one process. Then SLURM's variables in a batch script, which runs once whatever the number of
-            tasks, are not about this process.
+        alone: whether the recipe needs one process. Then the SLURM variables of a batch script, which runs once for any number of
+            tasks, do not describe this process.
 
     Raises:
         RecipeError: the variables contradict each other, or some are missing.
@@ -79,8 +79,8 @@ def _of_torchrun(environment: Mapping[str, str]) -> Place | None:
     if world_size == 1 and rank == 0:
         return None
     if missing := [name for name in ("RANK", "WORLD_SIZE") if name not in environment]:
-        found = next(f"{name}={environment[name]}" for name in ("RANK", "WORLD_SIZE") if name in environment)
-        raise RecipeError(f"the environment has {found}, but not {missing[0]}", hint)
+        present = next(f"{name}={environment[name]}" for name in ("RANK", "WORLD_SIZE") if name in environment)
+        raise RecipeError(f"the environment has {present}, but not {missing[0]}", hint)
     local = _number(environment, "LOCAL_RANK", -1)
     address, port = environment.get("MASTER_ADDR", ""), _number(environment, "MASTER_PORT", 0)
     return _checked(Place(rank, world_size, local if local >= 0 else None, address, port, hint))
@@ -103,10 +103,12 @@ def _of_slurm(environment: Mapping[str, str]) -> Place:
     return _checked(Place(rank, world_size, local if local >= 0 else None, address, port, hint))
 
 
-def _checked(found: Place) -> Place:
-    if not 0 <= found.rank < found.world_size:
-        raise RecipeError(f"this process is number {found.rank} of {found.world_size}, counted from 0", found.hint)
-    return found
+def _checked(own_place: Place) -> Place:
+    if not 0 <= own_place.rank < own_place.world_size:
+        raise RecipeError(
+            f"this process is number {own_place.rank} of {own_place.world_size}, counted from 0", own_place.hint
+        )
+    return own_place
 
 
 def _number(environment: Mapping[str, str], name: str, default: int) -> int:
@@ -114,80 +116,88 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
     if not text:
         return default
     if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise RecipeError(f"the environment's {name} is {quoted(text)}, not a number", f"unset {name}, or set it right")
+        raise RecipeError(
+            f"the environment variable {name} is {quoted(text)}, not a number", f"unset {name}, or set it to a number"
+        )
     return int(text)
 
 
-def meet(found: Place, patience: float = JOIN_SECONDS) -> Any:
-    """Wait for the other processes, say so where it takes long, and give up after a while; Ctrl-C ends it at once.
+def meet(own_place: Place, patience: float = JOIN_SECONDS) -> Any:
+    """Wait for the other processes, report a long wait, and give up after a while; Ctrl-C stops the wait at once.
 
     Args:
-        found: this process's place.
+        own_place: the place of this process.
         patience: seconds.
 
     Returns:
         The store of torch.distributed that all of them have joined.
 
     Raises:
-        RecipeError: nobody says where.
-        OthersMissing: some did not come.
+        RecipeError: the address is unknown.
+        OthersMissing: some processes did not connect.
     """
-    if not found.address:
+    if not own_place.address:
         raise RecipeError(
-            "the environment has RANK and WORLD_SIZE, but not MASTER_ADDR, where the first process listens", found.hint
+            "the environment has RANK and WORLD_SIZE, but not MASTER_ADDR, where the first process listens",
+            own_place.hint,
         )
-    if not 0 < found.port < 1 << 16:
-        what = f"is {found.port}, not a port" if found.port else "is not set"
-        raise RecipeError(f"the environment's MASTER_PORT {what}", found.hint)
+    if not 0 < own_place.port < 1 << 16:
+        what = f"is {own_place.port}, not a port" if own_place.port else "is not set"
+        raise RecipeError(f"the environment variable MASTER_PORT {what}", own_place.hint)
     began = time.monotonic()
-    said = False
+    reported = False
 
     def waits(missing: str) -> None:
-        nonlocal said
+        nonlocal reported
         waited = time.monotonic() - began
-        where = f"{found.address}:{found.port}"
+        where = f"{own_place.address}:{own_place.port}"
         if waited > patience:
             raise OthersMissing(
-                f"process {found.rank} of {found.world_size} waited {patience:.0f} s at {where} for {missing}",
-                found.hint,
+                f"process {own_place.rank} of {own_place.world_size} waited {patience:.0f} s at {where} for {missing}",
+                own_place.hint,
             )
-        if waited > _SAY_AFTER_SECONDS and not said:
-            said = True
+        if waited > _SAY_AFTER_SECONDS and not reported:
+            reported = True
             echo(
-                f"process {found.rank} of {found.world_size} waits at {where} for {missing}, up to {patience:.0f} s",
+                f"process {own_place.rank} of {own_place.world_size} waits at {where} for {missing}, up to {patience:.0f} s",
                 err=True,
             )
         time.sleep(_PAUSE_SECONDS)
 
-    store = _store(found, waits)
-    store.set(f"edgekit/joined/{found.rank}", "1")
-    while absent := [i for i in range(found.world_size) if not store.check([f"edgekit/joined/{i}"])]:
+    store = _store(own_place, waits)
+    store.set(f"edgekit/joined/{own_place.rank}", "1")
+    while absent := [i for i in range(own_place.world_size) if not store.check([f"edgekit/joined/{i}"])]:
         waits(f"process {', '.join(map(str, absent[:8]))}{' and more' if len(absent) > 8 else ''}")
     return store
 
 
-def _store(found: Place, waits: Any) -> Any:
-    """The first process serves it, unless torchrun does; the others connect as soon as somebody listens."""
-    serves = found.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
-    while not serves and not _listens(found):
+def _store(own_place: Place, waits: Any) -> Any:
+    """Return the store: process 0 serves it, unless torchrun does; the others connect as soon as it listens."""
+    serves = own_place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    while not serves and not _listens(own_place):
         waits("process 0")
     try:
         store = dist.TCPStore(  # type: ignore[attr-defined]
-            found.address, found.port, found.world_size, serves, timedelta(seconds=30), wait_for_workers=False
+            own_place.address,
+            own_place.port,
+            own_place.world_size,
+            serves,
+            timedelta(seconds=30),
+            wait_for_workers=False,
         )
     except (RuntimeError, ValueError, OSError) as error:
         raise OthersMissing(
-            f"process {found.rank} of {found.world_size}: no connection at {found.address}:{found.port}: "
+            f"process {own_place.rank} of {own_place.world_size}: no connection at {own_place.address}:{own_place.port}: "
             f"{str(error).partition('. ')[0]}",
-            "see whether another training uses the port (MASTER_PORT)",
+            "check whether another training uses the port (MASTER_PORT)",
         ) from error
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"/worker/attempt_{attempt}", store)  # type: ignore[attr-defined]
 
 
-def _listens(found: Place) -> bool:
+def _listens(own_place: Place) -> bool:
     try:
-        with socket.create_connection((found.address, found.port), timeout=1.0):
+        with socket.create_connection((own_place.address, own_place.port), timeout=1.0):
             return True
     except OSError:
         return False
@@ -199,5 +209,5 @@ _LOST = re.compile(
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether an error says that another process is gone: who raised it has nothing to add to what that one says."""
+    """Return whether an error says that another process is gone, whose own message explains why."""
     return isinstance(error, RuntimeError) and _LOST.search(str(error)) is not None

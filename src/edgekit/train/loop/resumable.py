@@ -1,7 +1,7 @@
-"""Whether a training can go on from what a checkpoint holds, found out before anything of it is used.
+"""Check whether a training can resume from a checkpoint, before any of its content is used.
 
-PyTorch and Lightning take most of a checkpoint as it comes: a learning rate that is text, momentum of another shape or a counter of -5 is
-noticed steps later, by whatever computes with it. Here everything is held against what a training of the same kind begins with.
+PyTorch and Lightning accept most of a checkpoint unchecked: a learning rate that is text, momentum of another shape or a counter of -5
+fails only steps later. Here everything is compared with the state at the start of the same training.
 """
 
 from __future__ import annotations
@@ -15,23 +15,21 @@ from torch import Tensor, nn
 
 from edgekit.errors import quoted
 
-# What the known optimizers keep of a parameter, all of it or nothing.
+# The state that the known optimizers keep per parameter: all of it or nothing.
 _KEPT = {"AdamW": {"step", "exp_avg", "exp_avg_sq"}, "SGD": {"momentum_buffer"}, "LARS": {"momentum_buffer"}}
 
 
 def check_weights(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Refuse other weights than a training has.
+    """Refuse weights that differ from those of the training.
 
     Args:
-        theirs: what the checkpoint holds, by name.
-        own: what the training has, by name: tensors, and what modules keep beside them.
+        theirs: content of the checkpoint, by name.
+        own: content of the training, by name: tensors, and extra state of modules.
 
     Raises:
-        ValueError: a name is missing or too many, or stands for no tensor of the same shape and type.
+        ValueError: a name is missing or unknown, or its value is not a tensor of the same shape and type.
     """
-    extra = [
-        name for name, value in own.items() if not isinstance(value, Tensor)
-    ]  # what modules keep beside their tensors
+    extra = [name for name, value in own.items() if not isinstance(value, Tensor)]  # the extra state of modules
     for name in extra:
         if name not in theirs:
             raise ValueError(f"it lacks {name}")
@@ -45,32 +43,32 @@ def check_weights(theirs: Mapping[str, Any], own: Mapping[str, Any]) -> None:
 
 
 def check_optimizer(content: Mapping[str, Any], optimizer: torch.optim.Optimizer, scheduler: Any) -> None:
-    """Refuse a state of the optimizer or of its schedule that this training's cannot go on from.
+    """Refuse a state of the optimizer or of its schedule that this training cannot resume from.
 
     Args:
         content: of the checkpoint: `optimizer_states`, `lr_schedulers` and `global_step`.
-        optimizer: as the training begins with it.
+        optimizer: at the start of the training.
         scheduler: of its learning rate.
 
     Raises:
-        ValueError: says what is wrong.
+        ValueError: the message says what is wrong.
     """
     states, schedules = content["optimizer_states"], content["lr_schedulers"]
     if len(states) != 1 or len(schedules) != 1:
-        raise ValueError("it is of a training with another number of optimizers")
+        raise ValueError("it is from a training with another number of optimizers")
     own = optimizer.state_dict()
     _check_kind(states[0], {"state": {}, "param_groups": own["param_groups"]}, "optimizer")
     _check_kind(schedules[0], scheduler.state_dict(), "schedule")
     if schedules[0].get("last_epoch") != content["global_step"]:
-        raise ValueError("its schedule stands at another step than its weights")
+        raise ValueError("its schedule and its weights are at different steps")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     if [group["params"] for group in states[0]["param_groups"]] != [group["params"] for group in own["param_groups"]]:
         raise ValueError("its optimizer has other groups of parameters")
-    kept = _KEPT.get(type(optimizer).__name__)
+    state_names = _KEPT.get(type(optimizer).__name__)
     for index, state in states[0]["state"].items():
         if not isinstance(index, int) or not 0 <= index < len(parameters) or not isinstance(state, Mapping):
             raise ValueError(f"its optimizer has no parameter {quoted(index)}")
-        if state and kept is not None and state.keys() != kept:
+        if state and state_names is not None and state.keys() != state_names:
             raise ValueError(f"its optimizer keeps {quoted(sorted(map(str, state)))} of the parameter {index}")
         for name, value in state.items():
             if not (value is None or (name == "step" and _is_counter(value)) or _is_like(value, parameters[index])):
@@ -78,11 +76,11 @@ def check_optimizer(content: Mapping[str, Any], optimizer: torch.optim.Optimizer
 
 
 def check_progress(loops: Any, own: Mapping[str, Any], step: int) -> None:
-    """Refuse counters of Lightning's loops that say something else than the checkpoint's step.
+    """Refuse counters of Lightning's loops that contradict the step of the checkpoint.
 
     Args:
-        loops: what the checkpoint holds of the training loop.
-        own: of a loop that has not begun.
+        loops: state of the training loop in the checkpoint.
+        own: state of a loop that has not started.
         step: `global_step` of the checkpoint.
 
     Raises:
@@ -91,19 +89,19 @@ def check_progress(loops: Any, own: Mapping[str, Any], step: int) -> None:
     _check_kind(loops, own, "progress")
     optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]  # `_check_kind` has found them
     if optimizer["step"]["total"]["completed"] != step:
-        raise ValueError("its progress stands at another step than its weights")
+        raise ValueError("its progress and its weights are at different steps")
     wrong = [n for n in _numbers(loops) if not isinstance(n, int) or not 0 <= n <= step + 1]
     if wrong:
         raise ValueError(f"its progress counts {quoted(wrong[0])} of {step} steps")
 
 
 def check_history(state: Any, step: int, steps: int) -> None:
-    """Refuse a history that is not of so many steps.
+    """Refuse a history that does not match the number of steps.
 
     Args:
-        state: what the checkpoint holds of the rows and running sums.
+        state: rows and running sums in the checkpoint.
         step: `global_step` of the checkpoint.
-        steps: of an epoch.
+        steps: number of steps per epoch.
 
     Raises:
         ValueError: says what is wrong.
@@ -112,18 +110,20 @@ def check_history(state: Any, step: int, steps: int) -> None:
         raise ValueError("it holds no history")
     rows, sums, counts = state.get("rows"), state.get("sums"), state.get("counts")
     if not isinstance(rows, list) or len(rows) != step // steps:
-        raise ValueError("its epochs have another number of steps than this edgekit makes of the same images")
+        raise ValueError(
+            "its epochs have another number of steps than this version of edgekit makes from the same images"
+        )
     if any(
         not isinstance(row, dict) or not all(isinstance(k, str) and _is_number(v) for k, v in row.items())
         for row in rows
     ):
-        raise ValueError("its history holds something else than numbers")
+        raise ValueError("its history holds values that are not numbers")
     if any("epoch" not in row or "loss" not in row for row in rows):
         raise ValueError("its history lacks an epoch's loss")
     if not _is_number(state.get("seconds")) or not 0 <= state["seconds"] < math.inf:
         raise ValueError(f"its time is {quoted(state.get('seconds'))}")
     if not isinstance(sums, dict) or not isinstance(counts, dict) or sums.keys() != counts.keys():
-        raise ValueError("its running sums are not counted")
+        raise ValueError("its running sums and their counts do not match")
     for name, value in sums.items():
         scalar = (
             isinstance(value, Tensor)
@@ -149,9 +149,9 @@ def _check_extra(theirs: Any, own: Mapping[str, Any], name: str) -> None:
 
 
 def _check_kind(theirs: Any, own: Any, where: str) -> None:
-    """Refuse a value of another kind: another structure, no number for a number.
+    """Refuse a value of another kind: another structure, or no number in place of a number.
 
-    What one release of PyTorch or Lightning has and another lacks is left to them: switches that are off or not set.
+    Switches that are off or not set are ignored: releases of PyTorch and Lightning differ in them.
     """
     if isinstance(own, Mapping):
         if not isinstance(theirs, Mapping):

@@ -1,4 +1,4 @@
-"""What a training task receives and returns at each step."""
+"""The inputs and outputs of a training task at each step."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class StepDraws:
     """The randomness of a step, from CPU generators that depend on the seed, the stage and the step alone.
 
     Args:
-        own: another on every process: augmentation.
-        shared: the same on every process: what is drawn over the whole batch.
+        own: differs between processes: for augmentation.
+        shared: equal on all processes: for draws over the whole batch.
     """
 
     own: torch.Generator

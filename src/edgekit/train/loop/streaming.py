@@ -1,4 +1,4 @@
-"""Batches of images that are decoded while the training runs, ahead of it, and kept nowhere."""
+"""Batches of images that are decoded ahead of the training and not stored."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from edgekit.train.loop.distributed import world_size
 from edgekit.train.loop.loader import ShuffledImages
 from edgekit.train.loop.step import Batch
 
-_BUFFER_BYTES = 256 << 20  # decoded ahead of the training, at most (but always the next batch)
+_BUFFER_BYTES = 256 << 20  # limit of the images decoded ahead (but always the next batch)
 _MOST_AHEAD = 16  # batches
 
 
 def shuffled(images: ImageSet, batch_size: int, seed: int, every: bool = False) -> ShuffledImages:
-    """Shuffled batches of images, wherever their pixels are; the same batches in either case.
+    """Return shuffled batches of images in memory or decoded on demand; the batches are the same.
 
     Args:
         images: what the batches are drawn from.
@@ -37,9 +37,9 @@ def shuffled(images: ImageSet, batch_size: int, seed: int, every: bool = False) 
 class StreamedImages(ShuffledImages):
     """The batches of `ShuffledImages`, bit for bit, decoded by threads ahead of the training.
 
-    A step's images follow from the seed and the step, and each is one read at a known place: to start at any step costs
-    nothing, and every process decodes its own share alone. The threads work on the next batches while one is trained on;
-    what is decoded ahead is bounded.
+    The images of a step depend on the seed and the step, and each is one read at a known position: starting at any step costs
+    nothing, and every process decodes only its own share. Threads decode the next batches during training; the amount decoded ahead
+    is bounded.
 
     Args:
         images: their pixels are `LazyPixels`.
@@ -52,11 +52,11 @@ class StreamedImages(ShuffledImages):
         """See `Batches`.
 
         Raises:
-            DataError: an image has vanished or changed since it was indexed.
+            DataError: an image is missing or changed since it was indexed.
         """
         pixels = self.images.images
         assert isinstance(pixels, LazyPixels)
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # of odd metadata; the images were decoded before
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # about odd metadata; the images were decoded before
         all_rows = self.rows(start)
         share = self.batch_size // world_size()
         ahead = min(_MOST_AHEAD, max(1, _BUFFER_BYTES // (share * int(np.prod(pixels.shape[1:])))))

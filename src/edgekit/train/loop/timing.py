@@ -1,7 +1,7 @@
-"""Trainings that end after a few steps and note how long each took: what predicts the time of the whole.
+"""Short trainings that record the time of each step, to predict the time of whole trainings.
 
-Inside `timing_trainings`, `edgekit.train.loop.engine.fit` trains so few steps of whatever it is asked to train, real ones, and notes
-their times beside the number of steps that the whole training would have. So whatever a stage does is measured, not modeled.
+Inside `timing_trainings`, `edgekit.train.loop.engine.fit` runs only a few real steps of each training, and records their times and the
+number of steps of the whole training. So the time of a stage is measured, not modeled.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TimedTraining:
         window: steps that count as an epoch while it is measured.
         enough: seconds after which the measurement ends with the window.
         ends: seconds at which each measured step ended (`time.perf_counter`).
-        processor: the like of the processor time of all threads of this process.
+        processor: the same in processor time of all threads of this process.
     """
 
     stage: str
@@ -45,11 +45,11 @@ class TimedTraining:
 
     @property
     def most(self) -> int:
-        """Steps that are measured at most."""
+        """The largest number of steps to measure."""
         return min(self.steps, self.window * (_MOST if self.enough else 1))
 
     def tick(self) -> bool:
-        """A step has ended; tells whether enough are measured."""
+        """Record the end of a step; return whether enough steps are measured."""
         self.ends.append(time.perf_counter())
         self.processor.append(time.process_time())
         return len(self.ends) % self.window == 0 and self.ends[-1] - self.ends[0] >= self.enough
@@ -74,7 +74,7 @@ class TimedTraining:
         return max(0.0, statistics.median(last) - self.step_seconds) if plain and last else 0.0
 
     def seconds(self, steps: int | None = None, epochs: int | None = None) -> float:
-        """Of the whole training, or of so many steps and epochs of it."""
+        """Return the seconds of the whole training, or of a number of steps and epochs."""
         steps = self.steps if steps is None else steps
         epochs = self.epochs if epochs is None else epochs
         return steps * self.step_seconds + epochs * self.epoch_seconds
@@ -103,7 +103,7 @@ _active: ContextVar[_Timing | None] = ContextVar("timing", default=None)
 
 @contextmanager
 def timing_trainings(steps: int | None = None) -> Iterator[list[TimedTraining]]:
-    """Let every training end after a few steps, or so many; gives the list to which each is added."""
+    """End every training in this block after a few steps, or after `steps`; yield the list of the measured trainings."""
     timing = _Timing(_WINDOW, _SECONDS) if steps is None else _Timing(steps, 0.0)
     token = _active.set(timing)
     try:
@@ -113,7 +113,7 @@ def timing_trainings(steps: int | None = None) -> Iterator[list[TimedTraining]]:
 
 
 def timed_training(stage: str, steps: int, epochs: int, batch_size: int) -> TimedTraining | None:
-    """Where a training that begins now is to note its times; None outside `timing_trainings`."""
+    """Return the record for the times of a training that starts now; None outside `timing_trainings`."""
     timing = _active.get()
     if timing is None:
         return None

@@ -1,8 +1,8 @@
-"""Guided stop-gradient (arXiv 2503.09058) for BYOL and SimSiam: which crop is the source and which the target follows from distances.
+"""Guided stop-gradient (arXiv 2503.09058) for BYOL and SimSiam: distances decide which crop is the source and which the target.
 
 Each image i gets a partner r(i), another image of the batch. Of the four pairs of a crop of i and a crop of r(i), the closest one is
-predicted, and receives the gradient; the other crop of each image is its target. Drawing these two to their own siblings draws apart
-what lies closest of two different images: repulsion without negatives.
+predicted, and receives the gradient; the other crop of each image is its target. Pulling these two crops toward their own siblings
+pushes the closest crops of two different images apart: repulsion without negatives.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from edgekit.train.pretrain.simsiam import SimSiam
 
 
 def derangement(count: int, generator: torch.Generator) -> Tensor:
-    """A random partner for everyone and nobody its own: int64 (count), one cycle through all in a random order.
+    """Draw a random partner for each index, never itself: int64 (count), one cycle through all in a random order.
 
-    Every other one is equally likely to be the partner.
+    All other indices are equally likely.
 
     Args:
         count: 2 or more.

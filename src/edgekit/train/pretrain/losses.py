@@ -1,7 +1,7 @@
 """The losses of the contrastive methods, each with its paper and equation.
 
-All are computed in float32 whatever the autocast (float64 stays). With several processes, each one's rows are compared with what all of them have,
-and the loss is the mean over its own rows: the mean of the processes' losses is the loss of the whole batch.
+All are computed in float32 whatever the autocast (float64 stays). With several processes, each compares its rows with those of all
+processes, and its loss is the mean over its own rows: the mean of the processes' losses is the loss of the whole batch.
 """
 
 from __future__ import annotations

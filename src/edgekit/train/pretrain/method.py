@@ -1,4 +1,4 @@
-"""What a pretraining method is: a module with an encoder and a head, that turns the views of a batch into a loss."""
+"""The base class of pretraining methods: a module with an encoder and a head that computes a loss from the views of a batch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from edgekit.recipe.methods import MethodConfig
 
 @dataclass(frozen=True)
 class Views:
-    """What a method sees of a step.
+    """The inputs of a method at a step.
 
     Args:
         images: `Method.views` random views, each float32 (n, 3, s, s), normalized.
         index: int64 (n), each image's position in the pool.
-        generator: a CPU generator in the same state on every process: for what is drawn over the whole batch.
+        generator: a CPU generator in the same state on every process, for draws over the whole batch.
     """
 
     images: list[Tensor]
@@ -31,7 +31,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Loss:
-    """A step's loss and what the collapse monitor looks at.
+    """The loss of a step, and the inputs of the collapse monitor.
 
     Args:
         value: float32 scalar with gradient.
@@ -45,7 +45,7 @@ class Loss:
 
 
 class Method(nn.Module):
-    """A method: `model` is what is trained and stored.
+    """A pretraining method; `model` is trained and stored.
 
     Args:
         config: the method's part of the recipe.
@@ -69,7 +69,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def after_step(self, done: float) -> None:
-        """Called after each optimizer step; `done` is the share of the training that lies behind, in (0, 1]."""
+        """Called after each optimizer step; `done` is the completed share of the training, in (0, 1]."""
 
     def constant_lr(self) -> Iterable[nn.Parameter]:
         """Parameters whose learning rate does not decay."""

@@ -1,4 +1,4 @@
-"""What BYOL and SimSiam share: one view's prediction is drawn to the other view's projection, which receives no gradient."""
+"""The common part of BYOL and SimSiam: the prediction of one view is pulled toward the projection of the other view, without its gradient."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from edgekit.train.pretrain.method import Loss, Method, Views
 
 
 class Siamese(Method):
-    """The frame of both methods.
+    """The base class of both methods.
 
-    The views go through the networks one after the other, as in both papers' code: BatchNorm sees n images at a time.
+    The views pass through the networks one after the other, as in the code of both papers: BatchNorm sees n images at a time.
 
     Args:
         config: the recipe's part.
@@ -37,7 +37,7 @@ class Siamese(Method):
         self.predictor_lr_is_constant = predictor.constant_lr
 
     def forward(self, views: Views) -> Loss:
-        """The loss of both directions; without a predictor, the projections themselves are drawn to the targets."""
+        """Return the loss of both directions; without a predictor, the projections take the place of the predictions."""
         features = [self.model.encoder(images) for images in views.images]
         projections = [self.model.head(h) for h in features]
         sources = [self.predictor(z) for z in projections]
@@ -46,11 +46,11 @@ class Siamese(Method):
         return Loss(loss, torch.cat(features), torch.cat(projections))
 
     def targets(self, images: list[Tensor], projections: list[Tensor]) -> list[Tensor]:
-        """What the predictions of the other view are drawn to.
+        """Return the targets of the predictions of the other view.
 
         Args:
             images: of each view, float32 (n, 3, s, s).
-            projections: of each view by the network that is trained, (n, d).
+            projections: of each view, by the network in training, (n, d).
 
         Returns:
             (n, d) of each view.
@@ -58,11 +58,11 @@ class Siamese(Method):
         raise NotImplementedError
 
     def weights(self, targets: list[Tensor], generator: torch.Generator) -> Tensor | None:
-        """Of the terms of `negative_cosine`: all the same, unless stop-gradient is guided."""
+        """Return the weights of the terms of `negative_cosine`; None: equal, unless stop-gradient is guided."""
         return None
 
     def constant_lr(self) -> Iterable[nn.Parameter]:
-        """The predictor's parameters, where its learning rate does not decay."""
+        """Return the predictor's parameters if its learning rate does not decay."""
         return self.predictor.parameters() if self.predictor_lr_is_constant else ()
 
 
@@ -74,7 +74,7 @@ def negative_cosine(sources: Sequence[Tensor], targets: Sequence[Tensor], weight
 
     Args:
         sources: predictions p of the two views, (n, d) each.
-        targets: projections z of the two views, (n, d) each; detached by the caller, where they are to be.
+        targets: projections z of the two views, (n, d) each; the caller detaches them.
         weights: (2, n) of each image's two terms, cos(p1, z2) and cos(p2, z1); default 1.
 
     Returns:

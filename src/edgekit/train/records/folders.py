@@ -1,4 +1,4 @@
-"""Stage folders: skipped when complete, copied from another run, resumed when interrupted, never deleted when they are not ours."""
+"""Stage folders: skip complete stages, copy stages from another run, resume interrupted ones; files of the user are never deleted."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from edgekit.train.records.unfinished import STARTED, read_started, refuse_chang
 
 _RECORD = "stage.json"
 _LOCK = ".lock"
-CANDIDATES = "candidates"  # folder of the settings that the network from scratch tries
-CURRENT = "candidate.json"  # which of them is being trained
-# Whatever a stage writes before its record.
+CANDIDATES = "candidates"  # folder of the candidate settings of the network from scratch
+CURRENT = "candidate.json"  # the candidate in training
+# The files that a stage writes before its record.
 _WRITTEN = {
     STARTED, CHECKPOINT, "history.csv", "tensorboard", "views.png", "model.json", "model.safetensors", "labels.csv", "probe.csv",
     "test.csv", "skipped.csv", "splits.json", CANDIDATES, CURRENT,
 }  # fmt: skip
 
-# Makes a stage in a folder; gives the names of its files and its metrics.
+# Trains a stage in a folder; returns the names of its files and its metrics.
 Make = Callable[[Path], tuple[list[str], dict[str, Any]]]
 
 
@@ -45,22 +45,22 @@ def complete(
     reuse: Sequence[Run],
     images: Mapping[str, int] | None = None,
 ) -> tuple[str, StageRecord]:
-    """Bring a stage to completion.
+    """Complete a stage: skip, copy, resume or train it.
 
     Args:
-        run: whose stage.
+        run: the run of the stage.
         stage: its name.
         inputs: what it is made from.
-        make: trains it, going on from a checkpoint in the folder if there is one.
-        reuse: other runs to copy it from, where the inputs are the same.
-        images: number of images of each set, to say what changed if an unfinished stage finds other inputs.
+        make: trains it, and resumes from a checkpoint in the folder.
+        reuse: other runs to copy it from if the inputs are the same.
+        images: number of images of each set, for the message if an unfinished stage was started with other inputs.
 
     Returns:
         `skipped`, `copied` or `done`, and the record.
 
     Raises:
-        RunError: its folder holds somebody else's files or an unfinished training with other inputs, or a file of the complete
-            stage is damaged.
+        RunError: its folder holds files of the user or an unfinished training with other inputs, or a file of the complete stage
+            is damaged.
     """
     folder = run.stage_path(stage)
     record = run.record(stage)
@@ -91,17 +91,17 @@ def complete(
 
 @contextmanager
 def only_one(run: Run) -> Iterator[None]:
-    """Make the run's folder and hold its lock, which the system releases when the process ends in any way.
+    """Make the run's folder and hold its lock, which the system releases however the process ends.
 
     Raises:
-        RunError: the folder cannot be made or written, holds something else than a run, or another process trains into it.
+        RunError: the folder cannot be written, is not a run, or another process is training into it.
     """
     with ExitStack() as lock:
         try:
             remove_debris(run.path)
             ours = (run.path / _LOCK).exists() or any((run.path / stage / _RECORD).exists() for stage in STAGES)
             if run.path.is_dir() and not ours and any(run.path.iterdir()):
-                raise RunError(f"{run.path}: is not empty and not a run", "choose another folder with --run")
+                raise RunError(f"{run.path}: is neither empty nor a run", "choose another folder with --run")
             run.path.mkdir(parents=True, exist_ok=True)
             held = lock.enter_context(locked(run.path / _LOCK))
         except OSError as error:
@@ -116,32 +116,32 @@ def only_one(run: Run) -> Iterator[None]:
 
 
 def _forget_start(folder: Path) -> None:
-    """Remove what only an unfinished stage needs; a process killed after its record was written had no time to."""
+    """Remove the files that only an unfinished stage needs, also after a process was killed once its record was written."""
     if read_started(folder) is not None:
         shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
-        for left in (CURRENT, CHECKPOINT, STARTED):
-            (folder / left).unlink(missing_ok=True)
+        for name in (CURRENT, CHECKPOINT, STARTED):
+            (folder / name).unlink(missing_ok=True)
 
 
 def _clear(folder: Path) -> None:
-    """Remove what an unfinished stage writes.
+    """Remove the files of an unfinished stage.
 
     Raises:
-        RunError: there is something else, which edgekit did not write.
+        RunError: there are other files, which edgekit did not write.
     """
     if not folder.is_dir():
         return
     if foreign := sorted(entry.name for entry in folder.iterdir() if entry.name not in _WRITTEN):
         raise RunError(
-            f"{folder}: holds {', '.join(foreign[:3])}, which edgekit did not write, beside an unfinished training with other inputs",
-            f"move that elsewhere, delete {folder}, or choose another --run",
+            f"{folder}: holds {', '.join(foreign[:3])}, which edgekit did not write, and an unfinished training with other inputs",
+            f"move these files, delete {folder}, or choose another --run",
         )
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _set_aside(folder: Path) -> None:
-    """Keep one older generation of a stage whose inputs have changed: training may have taken hours. The user's files go with it, and a
-    generation that holds some is kept for good."""
+    """Keep one older generation of a stage whose inputs have changed: training may have taken hours. Files of the user move with it, and
+    a generation with such files is never deleted."""
     old = folder.parent / ".previous" / folder.name
     if old.is_dir():
         try:
@@ -158,7 +158,7 @@ def _set_aside(folder: Path) -> None:
 
 
 def _copy(source: Run, target: Run, stage: str, inputs: dict[str, Any]) -> StageRecord | None:
-    """Copy a complete stage of another run if it was made from the same inputs; it appears whole or not at all."""
+    """Copy a complete stage of another run if it was made from the same inputs; the copy is atomic."""
     record = source.record(stage)
     if record is None or not made_from(record, inputs):
         return None

@@ -1,5 +1,5 @@
-"""What each stage is made from. Two stages with equal inputs are the same stage: that is what skipping, reusing and refusing
-to mix old models with a new recipe rest on."""
+"""The inputs of each stage. Two stages with equal inputs are the same stage: skipping, reusing and refusing to mix old models with a new
+recipe rely on it."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from edgekit.recipe import Distill, Finetune, Recipe, settled
 from edgekit.run import Run, StageRecord
 from edgekit.train.distill.teachers import digest_of_weights, identity
 
-# Raise it when a change makes the same recipe train other weights, so that old stages are not taken for new ones.
+# Increase it when a change makes the same recipe train other weights, so that old stages do not count as new ones.
 _TRAINING_VERSION = 4
-# Raise it when a default changes: it tells records in which today's defaults stand from those in which earlier ones do.
+# Increase it when a default changes: it distinguishes records with today's defaults from records with earlier ones.
 _DEFAULTS = 1
 
 
 def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[str, Any]:
-    """Everything that a stage's outputs depend on: parts of the recipe, digests of images, digests of the weights before it.
+    """Return everything that the outputs of a stage depend on: parts of the recipe, digests of images and of earlier weights.
 
     Args:
         stage: one of `edgekit.stages.STAGES`.
         recipe: what to train.
         splits: the recipe's images.
-        run: where the stages before this one are complete.
+        run: its earlier stages are complete.
 
     Raises:
-        RunError: a stage before it is missing or damaged.
-        RecipeError: a file of weights or a teacher is not there.
+        RunError: an earlier stage is missing or damaged.
+        RecipeError: a file of weights or a teacher is missing.
     """
     recipe = settled(recipe, len(splits.pool), len(splits.labeled))
     labeled: dict[str, Any] = {"labeled": splits.labeled.digest, "classes": splits.classes}
@@ -40,7 +40,7 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     if stage == "data":
         sets = {name: getattr(splits, name) for name in ("pool", "labeled", "probe", "test")}
         return {
-            # Not in it: how the images are read. What they are is in the digests.
+            # Without the keys that define how images are read: the digests cover the content.
             "data": _json(recipe.data, without={"stream", "torchvision_root", "download", "pixel_range", "max_pixels"}),
             "digests": {name: s.digest for name, s in sets.items()},
             "names": digest_of([*(s.names for s in sets.values()), [(s.path, s.reason) for s in splits.skipped]]),
@@ -61,7 +61,7 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     if stage in _EARLIER_DEFAULTS:
         common["defaults"] = _DEFAULTS
     if stage == "finetune":
-        # The probe set chooses between two models. The pool's digest is new too: it is in `from`, but for two pools with one outcome.
+        # The probe set chooses between two models. The digest of the pool is new: `from` covers it, except for two pools with equal weights.
         return {"from": _weights(run, "pretrain"), **labeled, **pool, "probe": splits.probe.digest, **common}
     if stage == "distill":
         config = recipe.distill
@@ -74,10 +74,10 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     return {"student": _json(recipe.distill.student, without={"weights", "weights_key"}), **labeled, **common}
 
 
-# What fine-tuning has not always had: keys of its inputs, and keys of its part of the recipe.
+# What earlier versions did not record for fine-tuning: keys of its inputs, and keys of its part of the recipe.
 _NEW_INPUTS = {"pool", "probe"}
 _NEW_KEYS = {"linear_first", "layer_decay", "freeze_batchnorm", "ema", "consistency", "fallback"}
-# Defaults that were others: a recipe that leaves these keys out meant these values.
+# Earlier defaults: a recipe without these keys meant these values.
 _STRONG_CROPS = {"crop_scale": [0.08, 1.0]}
 _EARLIER_DEFAULTS: dict[str, dict[str, Any]] = {
     "finetune": {"keep_projection_layers": 1, "augmentation": _STRONG_CROPS},
@@ -86,18 +86,18 @@ _EARLIER_DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def made_from(record: StageRecord, inputs: dict[str, Any]) -> bool:
-    """Whether a complete stage was made from these inputs; what a record is too old to hold counts as today's default.
+    """Return whether a complete stage was made from these inputs; a key that is newer than the record counts as its default.
 
     Args:
         record: of the complete stage.
-        inputs: `stage_inputs` of today.
+        inputs: the current `stage_inputs`.
     """
     digests = [inputs, *_as_older(record, inputs)]
     return any(record.digest == digest_of(one) for one in digests)
 
 
 def _as_older(record: StageRecord, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A stage's inputs as an older edgekit wrote them down, where the recipe leaves at its default what is new or had another default."""
+    """Yield the inputs of a stage as older versions recorded them, if the recipe has the defaults of new or changed keys."""
     earlier = _EARLIER_DEFAULTS.get(record.stage)
     if earlier is None or "defaults" in record.inputs or "defaults" not in inputs:
         return
@@ -113,7 +113,7 @@ def _as_older(record: StageRecord, inputs: dict[str, Any]) -> Iterator[dict[str,
 
 
 def _with_earlier(config: dict[str, Any], today: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
-    """The values of `config`, with earlier defaults for those that are today's."""
+    """Return `config` with earlier defaults in place of today's defaults."""
     changed = dict(config)
     for key, value in earlier.items():
         if isinstance(value, dict):
@@ -124,17 +124,17 @@ def _with_earlier(config: dict[str, Any], today: dict[str, Any], earlier: dict[s
 
 
 def require_current(stages: list[str], recipe: Recipe, splits: Splits, run: Run) -> dict[str, StageRecord]:
-    """The records of complete stages that were made from this recipe and these images.
+    """Return the records of complete stages that were made from this recipe and these images.
 
     Raises:
-        RunError: one is missing, damaged, or was made from something else.
+        RunError: one is missing, damaged, or was made from another recipe or other images.
     """
     records = {}
     for stage in stages:
         records[stage] = run.require(stage)
         if not made_from(records[stage], stage_inputs(stage, recipe, splits, run)):
             raise RunError(
-                f"{run.path}: the stage {stage} was made from another recipe or other images than {run.recipe_path} now names",
+                f"{run.path}: the stage {stage} was made from another recipe or other images than {run.recipe_path} now defines",
                 f"run `edgekit train {run.recipe_path} --run {run.path}`",
             )
     return records
@@ -145,9 +145,9 @@ def _weights(run: Run, stage: str) -> str:
 
 
 def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
-    """A stage's part of the recipe; files stand in it by their content, not by their name."""
+    """Return a stage's part of the recipe, with the digest of each file in place of its name."""
     content = settled_content(getattr(recipe, stage), without={"teachers"} if stage == "distill" else None)
-    if content.get("search") is True:  # the default, and not in records that are older than this key
+    if content.get("search") is True:  # the default; records that are older than this key lack it
         del content["search"]
     for key in ("encoder", "student"):
         if content.get(key, {}).get("weights_key", "") is None:  # as in records that are older than this key
@@ -159,7 +159,7 @@ def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
 
 
 def settled_content(stage: BaseModel, without: set[str] | None = None) -> dict[str, Any]:
-    """A settled stage's part of the recipe, as it stood before there was `epochs: auto` and a warm-up by share."""
+    """Return a settled stage's part of the recipe, without the keys for `epochs: auto` and a warm-up by share."""
     content = _json(stage, without={"steps", *(without or ())})
     del content["optimizer"]["warmup"]
     return content

@@ -1,4 +1,4 @@
-"""An unfinished training whose inputs have changed meanwhile: refused, and never deleted, because hours may be in its checkpoint."""
+"""Refuse an unfinished training whose inputs have changed; it is never deleted, because its checkpoint may have taken hours."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from edgekit.stages import STAGES
 from edgekit.train.loop.engine import CHECKPOINT
 from edgekit.train.records.inputs import made_from
 
-# Beside the checkpoint while a stage trains: the inputs that it trains from.
+# File beside the checkpoint while a stage trains: its inputs.
 STARTED = "started.json"
 # The stage whose weights a stage starts from.
 _STARTS_FROM = {"finetune": "pretrain", "distill": "finetune"}
 _SHOWN = 3
 _SENTENCES = {
-    "from": "the weights of the stage before are others",
-    "training_version": "this edgekit trains other weights from the same recipe",
-    "defaults": "this edgekit has other defaults",
+    "from": "the weights of the earlier stage have changed",
+    "training_version": "this version of edgekit trains other weights from the same recipe",
+    "defaults": "this version of edgekit has other defaults",
 }
 
 Inputs = dict[str, Any]
@@ -33,11 +33,11 @@ Inputs = dict[str, Any]
 
 @dataclass(frozen=True)
 class StartedStage:
-    """What an unfinished stage was started with.
+    """The inputs that an unfinished stage was started with.
 
     Args:
         digest: of the inputs.
-        inputs: see `edgekit.train.records.inputs`; empty where the file is damaged.
+        inputs: see `edgekit.train.records.inputs`; empty if the file is damaged.
         images: number of images of each set.
     """
 
@@ -47,12 +47,12 @@ class StartedStage:
 
 
 def write_started(folder: Path, inputs: Inputs, images: Mapping[str, int]) -> None:
-    """Write down what a stage starts from."""
+    """Record the inputs of a stage that starts."""
     write_json(folder / STARTED, {"digest": digest_of(inputs), "inputs": inputs, "images": dict(images)})
 
 
 def read_started(folder: Path) -> StartedStage | None:
-    """What the unfinished stage in a folder was started with; None where there is none."""
+    """Return the inputs that the unfinished stage in a folder was started with; None if there is none."""
     try:
         content = read_json(folder / STARTED)
         inputs, images = content.get("inputs", {}), content.get("images", {})
@@ -66,51 +66,53 @@ def read_started(folder: Path) -> StartedStage | None:
 
 
 def after_interrupt(run: Run) -> str:
-    """What the same command will do with what an interrupted training left, in one sentence."""
+    """Return one sentence: what the same command will do after an interrupted training."""
     unfinished = [stage for stage in STAGES if run.stage_path(stage).is_dir() and run.record(stage) is None]
     complete = [stage for stage in STAGES if run.record(stage) is not None]
-    kept = f"; complete and kept: {', '.join(complete)}" if complete else ""
+    complete_note = f"; complete and kept: {', '.join(complete)}" if complete else ""
     for stage in unfinished:
         if (run.stage_path(stage) / CHECKPOINT).is_file():
-            return f"run the same command again to resume the stage {stage} from its last checkpoint{kept}"
+            return f"run the same command again to resume the stage {stage} from its last checkpoint{complete_note}"
     if unfinished:
-        return f"the stage {unfinished[0]} has no checkpoint yet: the same command starts it again{kept}"
-    return f"run the same command again to go on{kept}" if complete else "nothing was trained yet"
+        return f"run the same command again to restart the stage {unfinished[0]}, which has no checkpoint yet{complete_note}"
+    return f"run the same command again to continue{complete_note}" if complete else "nothing was trained yet"
 
 
 def refuse_changed(folder: Path, stage: str, inputs: Inputs, images: Mapping[str, int]) -> None:
-    """Refuse to go on, or to begin anew, where a checkpoint was trained from other inputs.
+    """Refuse to resume or restart a stage whose checkpoint was trained from other inputs.
 
     Args:
         folder: the stage's.
         stage: its name.
-        inputs: what it would be made from now.
-        images: number of images of each set now.
+        inputs: its current inputs.
+        images: current number of images of each set.
 
     Raises:
-        RunError: it says what changed and what to do; nothing was touched.
+        RunError: the message says what changed and what to do; nothing was modified.
     """
     started = read_started(folder)
     if started is None or started.digest == digest_of(inputs) or not (folder / CHECKPOINT).exists():
         return
     if not started.inputs:
-        raise _refusal(folder, f"cannot be continued: {STARTED}, which says what it trained from, is damaged")
-    raise _refusal(folder, f"began with other inputs: {_changes(stage, started, StartedStage('', inputs, images))}")
+        raise _refusal(folder, f"cannot be resumed: {STARTED}, the record of its inputs, is damaged")
+    raise _refusal(
+        folder, f"was started with other inputs: {_changes(stage, started, StartedStage('', inputs, images))}"
+    )
 
 
 def check_unfinished(
     run: Run, stages: Sequence[str], inputs_of: Callable[[str], Inputs], images: Mapping[str, int]
 ) -> None:
-    """Refuse now what `refuse_changed` would refuse after hours of training the stages before.
+    """Refuse early what `refuse_changed` would refuse only after training the earlier stages for hours.
 
     Args:
         run: the run.
-        stages: those that are to be complete, in order.
-        inputs_of: what a stage would be made from; may raise RunError where the one before is not complete.
-        images: number of images of each set now.
+        stages: the stages to complete, in order.
+        inputs_of: returns the inputs of a stage; may raise RunError if the earlier stage is not complete.
+        images: current number of images of each set.
 
     Raises:
-        RunError: an unfinished stage has other inputs, or starts from weights that are to be trained again.
+        RunError: an unfinished stage has other inputs, or starts from weights that would be trained again.
     """
     changed: dict[str, str] = {}
     for stage in stages:
@@ -131,13 +133,13 @@ def check_unfinished(
 
 def _refusal(folder: Path, what: str) -> RunError:
     return RunError(
-        f"{folder}: the unfinished training in it {what}; its last checkpoint is kept as it is",
-        f"change that back and repeat the command to go on, or delete {folder} to begin anew, or choose another --run",
+        f"{folder}: the unfinished training {what}; its last checkpoint was not changed",
+        f"undo the change and run the same command again to resume, or delete {folder} to start again, or choose another --run",
     )
 
 
 def _changes(stage: str, old: StartedStage, new: StartedStage) -> str:
-    """`pool: 45,000 -> 44,990 images; pretrain.epochs: 100 -> 50`."""
+    """Describe what changed, for instance `the pool had 45,000 images and has 44,990; pretrain.epochs was 100 and is 50`."""
     before, now = dict(_flat(old.inputs)), dict(_flat(new.inputs))
     keys = [key for key in [*now, *(key for key in before if key not in now)] if before.get(key) != now.get(key)]
     lines = [_change(stage, key, before.get(key), now.get(key), old.images, new.images) for key in keys]

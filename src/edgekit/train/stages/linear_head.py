@@ -1,4 +1,4 @@
-"""A linear classifier on the frozen encoder's features, fitted in closed form: where fine-tuning starts, and what it must beat."""
+"""A linear classifier on the features of the frozen encoder: the start of fine-tuning, and its baseline."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from edgekit.models.classifier import Classifier
 from edgekit.train.evaluate import linear_model
 
-_ABSENT = 10.0  # below every other class's bias: exp(-10) of a share for a class without a label
+_ABSENT = 10.0  # a class without labels gets a bias this far below all others: a factor of exp(-10)
 
 
 def fit_linear(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Weight (classes, d) and bias (classes) of the linear probe (`edgekit.train.evaluate.linear_probe`) on these features.
+    """Return weight (classes, d) and bias (classes) of the linear probe (`edgekit.train.evaluate.linear_probe`) on these features.
 
     The probe standardizes the features; here that is folded into weight and bias, so that they apply to the features as they
     are. Two classes, for which scikit-learn fits one logit, get half of it each. A class without a label gets no weight and
@@ -64,5 +64,5 @@ class EmbeddingPart(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """What the last layer sees, (n, d), of normalized images (n, 3, s, s)."""
+        """Return the inputs (n, d) of the last layer for normalized images (n, 3, s, s)."""
         return self.model.embed(images)

@@ -1,9 +1,9 @@
-"""A run's stages, in order: each is skipped when it is complete and its inputs have not changed, resumed when it was interrupted.
+"""Train the stages of a run, in order: a complete stage with unchanged inputs is skipped, an interrupted one is resumed.
 
     data -> pretrain -> finetune -> distill
                 \\-> (label budget) -> supervised
 
-What a stage depends on is in `edgekit.train.records.inputs`, what happens to its folder in `edgekit.train.records.folders`.
+`edgekit.train.records.inputs` defines the inputs of a stage, `edgekit.train.records.folders` manages its folder.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ from edgekit.train.stages.teacher import Finetuning
 from edgekit.train.stages.training_tasks import ClassifyTask, PretrainTask
 from edgekit.train.stages.views import draw_views
 
-Made = tuple[list[str], dict[str, Any]]
+StageFiles = tuple[list[str], dict[str, Any]]  # names of the files of a stage, and its metrics
 WITHOUT_LABELS = ("data", "pretrain")
 
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a stage.
+    """The outcome of a stage.
 
     Args:
         stage: its name.
         outcome: done, skipped (it was complete and up to date) or copied (from another run).
-        record: what it holds.
+        record: of the complete stage.
         current: whether the accuracies in the record were measured on this recipe's test and probe sets.
     """
 
@@ -78,16 +78,16 @@ def train(
     on_stage: Callable[[Report], None] = lambda report: None,
     on_start: Callable[[Splits], None] = lambda splits: None,
 ) -> None:
-    """Train every stage of a recipe that the run does not have yet.
+    """Train every stage of a recipe that is not complete in the run.
 
     Args:
         recipe: what to train.
-        run: the folder; made if it is not there.
-        reuse: other runs, whose complete stages are copied where their inputs are the same.
-        splits: the recipe's images, where the caller has them already.
+        run: the folder; created if missing.
+        reuse: other runs, whose complete stages are copied if their inputs are the same.
+        splits: the recipe's images, if the caller has loaded them.
         until: the last stage to train, one of `edgekit.stages.STAGES`.
         on_stage: called after each stage.
-        on_start: called before the first stage, with the images, when nothing speaks against training; in the first process.
+        on_start: called with the images once all checks have passed, before the first stage; in the first process only.
 
     Raises:
         EdgekitError: of many kinds; whatever was complete before stays complete.
@@ -114,22 +114,22 @@ def train(
 
 
 def wanted_stages(recipe: Recipe, splits: Splits, until: str = STAGES[-1]) -> list[str]:
-    """The stages that a recipe asks for; without a single label, those that need none."""
+    """Return the stages of a recipe; without labels, only those that need none."""
     wanted: list[str] = [s for s in STAGES[: STAGES.index(until) + 1] if s != "supervised" or recipe.supervised.enabled]
     return wanted if len(splits.labeled) else [s for s in wanted if s in WITHOUT_LABELS]
 
 
 def _load(recipe: Recipe, run: Run) -> Splits:
-    """The images; the first process decodes them into the cache, the others read them there."""
+    """Load the images: the first process decodes them into the cache, the others read the cache."""
     splits = load_splits(recipe.data, run) if rank() == 0 else None
     barrier()
     return splits if splits is not None else load_splits(recipe.data, run)
 
 
 def _leading(make: Make) -> Make:
-    """Makes a stage, and has the other processes make it too."""
+    """Return a function that trains a stage, and makes the other processes train it, too."""
 
-    def leading(folder: Path) -> Made:
+    def leading(folder: Path) -> StageFiles:
         broadcast(True)
         return make(folder)
 
@@ -137,7 +137,7 @@ def _leading(make: Make) -> Make:
 
 
 def _follow(run: Run, stage: str, make: Make) -> None:
-    """Train a stage with the first process if it does; what this process writes is nobody's."""
+    """Train a stage together with the first process if it does; the files of this process are discarded."""
     if not broadcast(None):
         return
     with scratch_folder("follow") as folder:
@@ -149,11 +149,11 @@ def _follow(run: Run, stage: str, make: Make) -> None:
 
 
 class Stages:
-    """How each stage is made; one method a stage, which writes into a folder and gives its files and metrics.
+    """Trains the stages; one method per stage, which writes into a folder and returns its files and metrics.
 
     Args:
         recipe: what to train.
-        run: whose earlier stages are read.
+        run: its earlier stages are read.
         splits: the images.
     """
 
@@ -165,12 +165,12 @@ class Stages:
         self.device = device_of(recipe)
         self.measured_on = {"test": splits.test.digest, "bank": bank_of(splits, recipe).digest}
 
-    def data(self, folder: Path) -> Made:
-        """Write down who saw which image."""
+    def data(self, folder: Path) -> StageFiles:
+        """Record the splits."""
         metrics = {"images": set_sizes(self.splits), "skipped": len(self.splits.skipped), "notes": self.splits.notes}
         return write_splits(self.splits, folder), metrics
 
-    def pretrain(self, folder: Path) -> Made:
+    def pretrain(self, folder: Path) -> StageFiles:
         """Train encoder and projection head on the pool, without labels."""
         config, splits = self.recipe.pretrain, self.splits
         torch.manual_seed(seed_for(self.recipe.seed, "pretrain", "weights"))
@@ -194,7 +194,7 @@ class Stages:
         metrics = {**last, **knn, **start, "measured_on": self.measured_on}
         return [*files, "history.csv", "views.png"], metrics
 
-    def finetune(self, folder: Path) -> Made:
+    def finetune(self, folder: Path) -> StageFiles:
         """Train the teacher on the label budget, from the linear probe on the encoder."""
         pretrained = load_pretrained(self.run.stage_path("pretrain"), self.run.require("pretrain").outputs)
         torch.manual_seed(seed_for(self.recipe.seed, "finetune", "weights"))
@@ -208,14 +208,14 @@ class Stages:
         metrics = {**last, "test_top1": accuracy, "measured_on": self.measured_on, "choice": choice}
         return [*files, "history.csv"], metrics
 
-    def distill(self, folder: Path) -> Made:
-        """Train the student to answer as the teachers do."""
+    def distill(self, folder: Path) -> StageFiles:
+        """Train the student on the predictions of the teachers."""
         config, labeled = self.recipe.distill, self.splits.labeled
         teachers = load_teachers(config.teachers, self.run, self.recipe.data, self.splits.classes)
         taught = [teacher.loaded for teacher in teachers if teacher.loaded is not None]
         if rank() == 0:
             for loaded in taught:
-                echo(f"distill: a teacher's weights: {loaded}", err=True)
+                echo(f"distill: weights of a teacher: {loaded}", err=True)
         student = self._student("distill", config.student)
         start = _start("distill", student.encoder)
         task = DistillTask(student, teachers, self._augment(config.augmentation), config, labeled)
@@ -226,8 +226,8 @@ class Stages:
         teachers_from = {"teachers_from": [asdict(loaded) for loaded in taught]} if taught else {}
         return files, metrics | start | teachers_from
 
-    def supervised(self, folder: Path) -> Made:
-        """Train the student's architecture from scratch on the label budget: what the unlabeled images must beat."""
+    def supervised(self, folder: Path) -> StageFiles:
+        """Train the baseline: the student's architecture, from scratch, on the label budget."""
         config, splits = self.recipe.supervised, self.splits
         if not config.search or not len(splits.probe):
             model, last = self._from_scratch(config, folder)
@@ -248,7 +248,7 @@ class Stages:
         return model, self._fit(task, "supervised", self.splits.labeled, folder, config=config)
 
     def _knn(self, encoder: Encoder) -> float | None:
-        """None where there are no labels to measure it with."""
+        """Return the kNN accuracy of an encoder; None without labels."""
         if not len(self.splits.labeled):
             return None
         return encoder_knn(encoder, self.splits, self.recipe, self.device)
@@ -259,10 +259,10 @@ class Stages:
 
     def _classifier(
         self, stage: str, task: ClassifyTask | DistillTask, model: Classifier, images: ImageSet, folder: Path
-    ) -> Made:
+    ) -> StageFiles:
         return self._scored(model, self._fit(task, stage, images, folder), folder)
 
-    def _scored(self, model: Classifier, last: dict[str, Any], folder: Path) -> Made:
+    def _scored(self, model: Classifier, last: dict[str, Any], folder: Path) -> StageFiles:
         files = save_classifier(folder, model)
         accuracy = top1(model, self.splits.test, self.recipe, self.device)
         return [*files, "history.csv"], {**last, "test_top1": accuracy, "measured_on": self.measured_on}
@@ -276,9 +276,9 @@ class Stages:
         observe: Observe | None = None,
         config: Supervised | None = None,
     ) -> dict[str, Any]:
-        """Train, as the recipe's part or `config` says.
+        """Train a task with the stage's part of the recipe, or with `config`.
 
-        A label budget smaller than the batch is one batch, and none of its images is left out of an epoch.
+        A label budget smaller than the batch is one batch, and no epoch leaves out any of its images.
         """
         config, seed = config or getattr(self.recipe, stage), self.recipe.seed
         epochs = epochs_of(config)
@@ -296,7 +296,7 @@ class Stages:
 
 
 def _start(stage: str, encoder: Encoder) -> dict[str, Any]:
-    """For the stage's record: what the encoder started from, where that is a file; says it, too."""
+    """Return (for the record) and print the file of weights that the encoder started from, if there is one."""
     if encoder.loaded is None:
         return {}
     if rank() == 0:
@@ -305,23 +305,23 @@ def _start(stage: str, encoder: Encoder) -> dict[str, Any]:
 
 
 def check(recipe: Recipe, splits: Splits, run: Run) -> None:
-    """Refuse now what would fail hours later.
+    """Refuse early what would fail only after hours.
 
     Raises:
-        RecipeError: a network is unknown or does not fit the images, a file of weights does not fit the network, a teacher is for
-            other classes, or the accelerator is not there.
+        RecipeError: a network is unknown or does not fit the images, a file of weights does not fit the network, a teacher has other
+            classes, or the accelerator is missing.
         DataError: a batch is larger than the pool.
     """
     wanted = recipe.hardware.accelerator
     if (wanted == "gpu" and not torch.cuda.is_available()) or (
         wanted == "mps" and not torch.backends.mps.is_available()
     ):
-        raise RecipeError(f"hardware.accelerator: PyTorch finds no {wanted} here", "set it to auto or cpu")
+        raise RecipeError(f"hardware.accelerator: PyTorch finds no {wanted} on this machine", "set it to auto or cpu")
     method = METHODS[recipe.pretrain.method]
     if recipe.pretrain.one_branch is not None and method.views < 2:
         raise RecipeError(
-            f"pretrain.one_branch: {recipe.pretrain.method} compares an image's only view with its past, there is no other branch",
-            "choose a method with two views, simclr for instance",
+            f"pretrain.one_branch: {recipe.pretrain.method} uses one view per image, so there is no second branch",
+            "choose a method with two views, for instance simclr",
         )
     for stage in ("pretrain", "distill") if len(splits.labeled) else ("pretrain",):
         batch = getattr(recipe, stage).batch_size
@@ -332,17 +332,17 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
             )
         if batch % world_size():
             raise RecipeError(
-                f"{stage}.batch_size is {batch}, which {world_size()} devices cannot share evenly",
+                f"{stage}.batch_size is {batch}, which is not a multiple of the {world_size()} devices",
                 f"set it to a multiple of {world_size()}",
             )
     build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder")
     build_encoder(recipe.distill.student, recipe.data.image_size, "distill.student")
     if not len(splits.labeled):
         return
-    if len(splits.labeled) < 2 * world_size():  # BatchNorm wants two images in each process
+    if len(splits.labeled) < 2 * world_size():  # BatchNorm needs two images per process
         raise DataError(
             f"data.labels: a budget of {len(splits.labeled)} images is too small for {world_size()} devices",
-            "ask for more labels, or train on fewer devices",
+            "use more labels, or train on fewer devices",
         )
     teachers = load_teachers(recipe.distill.teachers, run, recipe.data, splits.classes, own=False)
     check_order(recipe.distill.teachers, teachers, recipe.data, splits.labeled, splits.classes)

@@ -1,11 +1,11 @@
-"""The network from scratch at its best: what the unlabeled images bought is measured against a fair opponent.
+"""The network from scratch with the best of a few settings: a fair baseline for the gain from unlabeled images.
 
-A few settings are trained, and the one with the highest accuracy on the probe set is kept: the recipe's own, then other crops (none,
-mild), then the best of these for three times as long. The probe set's labels are known to nobody else in the run, so the choice favors
-the opponent. All together see no more images than the pretraining does.
+A few settings are trained, and the one with the highest accuracy on the probe set is stored: those of the recipe, then other crops
+(none, mild), then the best of these for three times the epochs. Nothing else in the run uses the labels of the probe set, so the choice
+favors the baseline. All settings together see no more images than pretraining.
 
-    STAGE/candidate.json, last.ckpt, history.csv, tensorboard/     the candidate that trains
-    STAGE/candidates/NAME/                                         those that are complete, until the stage is
+    STAGE/candidate.json, last.ckpt, history.csv, tensorboard/     the candidate in training
+    STAGE/candidates/NAME/                                         complete candidates, until the stage is complete
 """
 
 from __future__ import annotations
@@ -33,54 +33,54 @@ _RESULT = "result.json"
 _LOGS = ("history.csv", "tensorboard")
 _MILD = (0.5, 1.0)  # area of a mild crop
 
-# Trains a network with these settings, in a folder where it goes on from a checkpoint; gives it, its last log, and its accuracy on the probe set.
+# Trains a network with these settings, resuming from a checkpoint in the folder; returns it, its last log, and its probe accuracy.
 TrainOne = Callable[[Supervised, Path], tuple[Classifier, dict[str, Any], float]]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One of the settings: its name, and the recipe's part with it."""
+    """One of the settings: its name, and its part of the recipe."""
 
     name: str
     config: Supervised
 
 
 def crops(config: Supervised) -> list[Candidate]:
-    """The recipe's own settings, then those with other crops, where they are others."""
+    """Return the settings of the recipe, then those with other crops if they differ."""
     own = config.augmentation
     cropped = {
         "mild": own.model_copy(update={"crop": 1.0, "crop_scale": _MILD}),
         "none": own.model_copy(update={"crop": 0.0}),
     }
-    found = [Candidate("recipe", config)]
+    candidates = [Candidate("recipe", config)]
     for name, augmentation in cropped.items():
         if _crop(augmentation) != _crop(own):
-            found.append(Candidate(name, config.model_copy(update={"augmentation": augmentation})))
-    return found
+            candidates.append(Candidate(name, config.model_copy(update={"augmentation": augmentation})))
+    return candidates
 
 
 def search(
     config: Supervised, epochs: int, images: int, allowed: int, train_one: TrainOne, folder: Path
 ) -> tuple[list[str], dict[str, Any]]:
-    """Train the candidates and keep the best; an interrupted search goes on with the candidate that it was at.
+    """Train the candidates and store the best; an interrupted search resumes with its current candidate.
 
     Args:
         config: the recipe's part.
         epochs: of the recipe's own settings.
-        images: of an epoch.
-        allowed: images that all candidates together may see; the first one always trains.
-        train_one: trains one.
+        images: number of images per epoch.
+        allowed: number of images that all candidates together may see; the first one is always trained.
+        train_one: trains one candidate.
         folder: the stage's.
 
     Returns:
         The names of the stage's files, and its metrics: those of the best candidate, and all of them under `search`.
     """
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     seen, earlier = 0, 0.0
 
     def run(candidate: Candidate, its_epochs: int) -> None:
         nonlocal seen, earlier
-        if found and seen + its_epochs * images > allowed:
+        if results and seen + its_epochs * images > allowed:
             return
         seen += its_epochs * images
         result = broadcast(_read(folder, candidate.name))
@@ -90,38 +90,38 @@ def search(
             try:
                 result = _train(candidate, its_epochs, train_one, folder)
             except Diverged:
-                if not found:  # the recipe's own settings
+                if not results:  # the recipe's own settings
                     raise
                 return
             earlier += result["metrics"].pop(EARLIER_SECONDS, 0.0)
-        found.append(result)
+        results.append(result)
 
     first = crops(config)
     for candidate in first:
         run(candidate, epochs)
-    best = _best(found)
+    best = _best(results)
     chosen = next(candidate for candidate in first if candidate.name == best["name"])
     longer = chosen.config.model_copy(update={"epochs": LONGER * epochs, "optimizer": _longer(chosen.config.optimizer)})
     run(Candidate(f"{chosen.name}-longer", longer), LONGER * epochs)
-    best = _best(found)
+    best = _best(results)
     _restore(folder / CANDIDATES / best["name"], folder)
-    tried = [{key: result[key] for key in ("name", "crop", "crop_scale", "epochs", "probe_top1")} for result in found]
+    tried = [{key: result[key] for key in ("name", "crop", "crop_scale", "epochs", "probe_top1")} for result in results]
     metrics = {**best["metrics"], "search": tried, "chosen": best["name"], EARLIER_SECONDS: earlier}
     return [*FILES, "history.csv"], metrics
 
 
 def _longer(optimizer: Optimizer) -> Optimizer:
-    """With a warm-up that keeps its share."""
+    """Scale the warm-up with the epochs."""
     warmup = optimizer.warmup_epochs
     return optimizer if warmup is None else optimizer.model_copy(update={"warmup_epochs": LONGER * warmup})
 
 
 def _train(candidate: Candidate, epochs: int, train_one: TrainOne, folder: Path) -> dict[str, Any]:
     if rank() == 0:
-        if _current(folder) != candidate.name:  # what lies here is of the candidate before, which is complete
+        if _current(folder) != candidate.name:  # the files here belong to the earlier candidate, which is complete
             _clear(folder)
         write_json(folder / CURRENT, {"candidate": candidate.name})
-    broadcast(None)  # nobody looks for a checkpoint before it is this candidate's
+    broadcast(None)  # no process looks for a checkpoint before it is that of this candidate
     began = time.monotonic()
     model, metrics, accuracy = train_one(candidate.config, folder)
     augmentation = candidate.config.augmentation
@@ -135,26 +135,26 @@ def _train(candidate: Candidate, epochs: int, train_one: TrainOne, folder: Path)
     save_classifier(own, model)
     for name in _LOGS:
         _copy(folder / name, own / name)
-    write_json(own / _RESULT, result)  # the last: it declares the candidate complete
+    write_json(own / _RESULT, result)  # last: it marks the candidate as complete
     if rank() == 0:
         echo(f"supervised: {candidate.name}, {epochs} epochs: {percent(accuracy)} on the probe set", err=True)
     return result
 
 
-def _best(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """The highest accuracy; of equals, the first."""
-    return max(found, key=lambda result: float(result["probe_top1"]))
+def _best(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the result with the highest accuracy; of equal ones, the first."""
+    return max(results, key=lambda result: float(result["probe_top1"]))
 
 
 def _read(folder: Path, name: str) -> dict[str, Any] | None:
-    """What a candidate of an earlier session came to; None where it is not complete."""
+    """Read the result of a complete candidate of an earlier session; None if it is not complete."""
     own = folder / CANDIDATES / name
     try:
         result = read_json(own / _RESULT)
     except Unreadable:
         return None
-    whole = {"name", "crop", "crop_scale", "epochs", "probe_top1", "metrics", "seconds"} <= set(result)
-    return result if whole and all((own / file).is_file() for file in (*FILES, "history.csv")) else None
+    has_all_keys = {"name", "crop", "crop_scale", "epochs", "probe_top1", "metrics", "seconds"} <= set(result)
+    return result if has_all_keys and all((own / file).is_file() for file in (*FILES, "history.csv")) else None
 
 
 def _current(folder: Path) -> str:
@@ -171,7 +171,7 @@ def _clear(folder: Path) -> None:
 
 
 def _restore(own: Path, folder: Path) -> None:
-    """Make a complete candidate the stage's own; may be done again."""
+    """Copy the files of a complete candidate to the stage; may be repeated."""
     for name in (*FILES, *_LOGS):
         _copy(own / name, folder / name)
 

@@ -1,10 +1,10 @@
-"""The fine-tuning stage's start and end: the classifier that it begins with, and which one it leaves.
+"""The start and the end of the fine-tuning stage: the classifier that it starts from, and the one that it stores.
 
-It begins with the linear probe on the frozen encoder. It leaves the fine-tuned classifier, unless there is evidence that this
-probe is better; then it leaves the frozen encoder with that probe. The evidence is, where the recipe has a probe set (labeled
-images outside the label budget), the number of its images that each has right. Without one, it comes from the label budget and the pool: if the probe
-errs on a share e of images (leave-one-out, on the budget) and the two classifiers disagree on a share d of the pool, the fine-tuned
-one errs on at least d - e of them; the probe is better for certain where d - e > e.
+It starts from a linear probe on the frozen encoder. It stores the fine-tuned classifier, unless there is evidence that the probe is
+better; then it stores the frozen encoder with the probe. If the recipe has a probe set (labeled images outside the label budget), the
+evidence is the accuracy of both on it. Without one, it comes from the label budget and the pool: if the probe errs on a share e of the
+images (leave-one-out, on the budget) and the two classifiers disagree on a share d of the pool, the fine-tuned one errs on at least
+d - e of them; the probe is certainly better if d - e > e.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from edgekit.train.stages.consistency import PseudoLabels
 from edgekit.train.stages.finetuning import FinetuneTask, Pool, label_shares, mean_probabilities
 from edgekit.train.stages.linear_head import EmbeddingPart, start_from_probe
 
-_LOOKED_AT = 2000  # images of the pool for shares and disagreement: a standard error of at most 1.1 points
+_SAMPLED = 2000  # images of the pool to measure shares and disagreement: a standard error of at most 1.1 points
 _LEFT_OUT = 200  # folds of the leave-one-out estimate, at most
 
 
 class Finetuning:
-    """What the stage trains, and its choice afterwards.
+    """The training task of the stage, and the choice of the stored classifier.
 
     Args:
         recipe: what to train.
         splits: the images.
         pretrained: encoder and projection head; trained in place.
-        device: where models are applied outside of the training.
+        device: where models are evaluated.
     """
 
     def __init__(self, recipe: Recipe, splits: Splits, pretrained: Pretrained, device: torch.device) -> None:
@@ -57,7 +57,7 @@ class Finetuning:
         self.task = FinetuneTask(model, self._augment(config.augmentation), config, self._pool(model))
 
     def chosen(self) -> tuple[Classifier, dict[str, Any]]:
-        """The classifier that the stage leaves, and for its record what speaks for it."""
+        """Return the classifier that the stage stores, and the evidence for its record."""
         model = self.task.result
         evidence = self._held_out(model) if len(self.splits.probe) else self._disagreement(model)
         falls_back = evidence.pop("falls_back") and self.recipe.finetune.fallback
@@ -68,36 +68,41 @@ class Finetuning:
         return self.frozen if falls_back else model, record
 
     def remarks(self, choice: dict[str, Any]) -> list[str]:
-        """What a user should know, a sentence each: that the pseudo-labels were dropped, that the stage fell back."""
+        """Return notes for the user, one sentence each: pseudo-labels were dropped; the stage fell back."""
         lines = []
         if self.task.stopped_at is not None:
             lines.append(
-                f"warning: consistency stopped at step {self.task.stopped_at}: {self.task.drift:.0%} of the pseudo-labels had moved to "
-                "other classes than the frozen encoder's; the rest was trained on the labels alone"
+                f"warning: consistency stopped at step {self.task.stopped_at}: {self.task.drift:.0%} of the pseudo-labels had changed their "
+                "class since the start; fine-tuning continued on the labels alone"
             )
         if choice["left"] == "frozen":
             why = (
-                f"{choice['frozen']:.1%} of the probe set right against {choice['finetuned']:.1%}"
+                f"{choice['frozen']:.1%} accuracy on the probe set against {choice['finetuned']:.1%}"
                 if choice["on"] == "probe set"
                 else f"they disagree on {choice['disagreement']:.1%} of the pool, the linear probe errs on {choice['error']:.1%} (leave-one-out)"
             )
             lines.append(
-                f"warning: falls back to the linear probe on the frozen encoder, which is better than the fine-tuned network: {why}"
+                f"warning: stored the linear probe on the frozen encoder, which is better than the fine-tuned network: {why}"
             )
         return lines
 
     def accuracy(self, model: nn.Module, images: ImageSet) -> float:
-        """Share of labeled images that a classifier has right."""
+        """Return the accuracy of a classifier on labeled images."""
         return share(self._apply(model, images).argmax(1), labels_of(images))
 
     def _held_out(self, model: Classifier) -> dict[str, Any]:
-        """Who has more of the probe set right."""
+        """Compare the two classifiers on the probe set."""
         probe = self.splits.probe
-        found = {name: self.accuracy(one, probe) for name, one in (("finetuned", model), ("frozen", self.frozen))}
-        return {"falls_back": found["finetuned"] < found["frozen"], "on": "probe set", "images": len(probe), **found}
+        accuracies = {name: self.accuracy(one, probe) for name, one in (("finetuned", model), ("frozen", self.frozen))}
+        return {
+            "falls_back": accuracies["finetuned"] < accuracies["frozen"],
+            "on": "probe set",
+            "images": len(probe),
+            **accuracies,
+        }
 
     def _disagreement(self, model: Classifier) -> dict[str, Any]:
-        """Whether the two disagree on more images than their errors could explain."""
+        """Return whether the two classifiers disagree on more images than the errors of the probe can explain."""
         pool = self._some_of_the_pool()
         answers = [self._apply(one, pool).argmax(1) for one in (model, self.frozen)]
         disagreement = 1 - share(*answers)
@@ -125,9 +130,9 @@ class Finetuning:
         )
 
     def _some_of_the_pool(self) -> ImageSet:
-        """At most 2,000 images of the pool, evenly spaced, as evaluation sees them."""
+        """Return at most 2,000 images of the pool, evenly spaced, with evaluation preprocessing."""
         pool = self.splits.pool
-        return pool.subset(spread_rows(len(pool), _LOOKED_AT)).center_crop(self.recipe.data.image_size)
+        return pool.subset(spread_rows(len(pool), _SAMPLED)).center_crop(self.recipe.data.image_size)
 
     def _classifier(self, pretrained: Pretrained, encoder: Any, keep: int) -> Classifier:
         size, classes = self.recipe.data.image_size, self.splits.classes
@@ -142,7 +147,7 @@ class Finetuning:
 
 
 def left_out_error(features: Tensor, labels: Tensor) -> float | None:
-    """Share of the labeled images that the linear probe on all others has wrong; None where a class has a single image.
+    """Return the leave-one-out error of the linear probe on labeled images; None if a class has a single image.
 
     Args:
         features: (n, d), on the CPU.

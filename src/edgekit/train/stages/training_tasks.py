@@ -1,4 +1,4 @@
-"""What each stage does with a batch: a module whose forward gives the loss and what is worth logging."""
+"""The training task of each stage: a module whose forward returns the loss and values to log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgekit.train.pretrain.method import Method, Views
 
 
 class PretrainTask(nn.Module):
-    """Random views of each image, and the method's loss.
+    """Pretraining: random views of each image, and the loss of the method.
 
     Args:
         method: one of `edgekit.train.pretrain.METHODS`.
@@ -28,7 +28,7 @@ class PretrainTask(nn.Module):
         self.augment = augment
 
     def forward(self, batch: Batch, draws: StepDraws, monitor: bool) -> StepOutcome:
-        """Loss of a batch; with `monitor`, also the collapse monitor's two numbers."""
+        """Return the loss of a batch; with `monitor`, also the two numbers of the collapse monitor."""
         views = self.augment(batch["images"], draws.own, self.method.views).chunk(self.method.views)
         loss = self.method(Views(list(views), batch["index"], draws.shared))
         logs = {}
@@ -40,11 +40,11 @@ class PretrainTask(nn.Module):
         return {"loss": loss.value, "logs": logs}
 
     def after_step(self, done: float) -> None:
-        """What the method does between steps (its momentum encoder, say)."""
+        """Update the state of the method after a step (for instance, its momentum encoder)."""
         self.method.after_step(done)
 
     def constant_lr(self) -> Iterable[nn.Parameter]:
-        """Parameters whose learning rate does not decay."""
+        """Return the parameters whose learning rate does not decay."""
         return self.method.constant_lr()
 
 
@@ -64,7 +64,7 @@ class ClassifyTask(nn.Module):
         self.label_smoothing = label_smoothing
 
     def forward(self, batch: Batch, draws: StepDraws, monitor: bool) -> StepOutcome:
-        """Loss and training accuracy of a batch of uint8 images with labels."""
+        """Return loss and training accuracy of a batch of uint8 images with labels."""
         logits = self.model(self.augment(batch["images"], draws.own)).float()
         loss = F.cross_entropy(logits, batch["labels"], label_smoothing=self.label_smoothing)
         return {"loss": loss, "logs": {"train_top1": (logits.argmax(1) == batch["labels"]).float().mean()}}
