@@ -74,7 +74,7 @@ def _sentence(model: type[BaseModel], path: tuple[str, ...], found: list[Any]) -
     elif kind in _PAIR:
         accepted = f"must be two numbers, low and high ({_description(model, path)})"
     elif len(found) > 1:
-        accepted = f"accepted is {_description(model, path)}"
+        accepted = f"accepted: {_description(model, path)}"
     else:
         accepted = _MEANING.get(kind) or str(found[0]["msg"]).replace("Input should be", "must be")
     return f"{key}: {accepted}; got {quoted(value)}"

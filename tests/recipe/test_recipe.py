@@ -102,16 +102,16 @@ def test_a_misspelled_key_is_named_with_the_nearest_that_there_are(text: str, me
         ("data: {labels: yes}", "data.labels must not be true, accepted: label budget: a fraction"),
         (
             "data: {labels: [1]}",
-            "data.labels: accepted is label budget: a fraction (0.01), a count per class (20), {per_class: 20, at_most: true}",
+            "data.labels: accepted: label budget: a fraction (0.01), a count per class (20), {per_class: 20, at_most: true}",
         ),
         ("data: {labels: 0}", "data.labels (0) must be at least 1 image per class"),
         ("data: {labels: 1.5}", "data.labels (1.5) must be a fraction in (0, 1]"),
-        ("data: {labels: ''}", "data.labels: accepted is label budget"),
+        ("data: {labels: ''}", "data.labels: accepted: label budget"),
         ("data: {labeled: ''}", "data.labeled: must not be empty"),
         ("data: {labeled: 12}", "data.labeled: must be text; got 12"),
         (
             "data: {test: 1.5}",
-            "data.test: accepted is test images: anything that `labeled` accepts, or the share of each class of `labeled` that is held out",
+            "data.test: accepted: test images: anything that `labeled` accepts, or the share of each class of `labeled` that is held out",
         ),
         ("data: 3", "data: must be a group of keys (labeled, pool, test,"),
         (
@@ -239,7 +239,7 @@ def test_overrides_go_over_the_file_and_may_make_groups(tmp_path: Path) -> None:
         ("seed=[1", "--set seed=[1: the value is not valid YAML"),
         ("sed=3", "unknown key sed (did you mean seed?)"),
         ("pretrain.epoch=3", "unknown key pretrain.epoch (did you mean epochs?)"),
-        ("data.labels=", "data.labels: accepted is label budget"),
+        ("data.labels=", "data.labels: accepted: label budget"),
     ],
 )
 def test_a_wrong_override_is_one_line(tmp_path: Path, override: str, message: str) -> None:
