@@ -67,12 +67,12 @@ def bench(
         EdgekitError: options do not go together, or every variant failed.
         KeyboardInterrupt: after Ctrl-C; what was measured is written, and marked as interrupted.
     """
-    load = load_of(
+    workload = workload_of(
         scenario, streams, query, rate, find_rate, seed, provider, _processors(cpus), loadgen, profile=profile
     )
     job = BenchJob.of(
         bundle,
-        load,
+        workload,
         names=(variant,) if isinstance(variant, str) else tuple(variant),
         batches=(batch,) if isinstance(batch, int) else tuple(batch),
         threads=threads,
@@ -90,7 +90,7 @@ def bench(
     return [result for result, _, _ in found.results]
 
 
-def load_of(
+def workload_of(
     scenario: Scenario, streams: int | None, query: int, rate: float | None, find_rate: float | None, seed: int, provider: str | None,
     cpus: tuple[int, ...], loadgen: bool, *, profile: bool,
 ) -> Workload:  # fmt: skip
@@ -100,7 +100,7 @@ def load_of(
         EdgekitError: they do not go together.
     """
     if profile and (scenario != "single-stream" or loadgen):
-        raise EdgekitError("--profile is about a run by itself", "leave out --scenario and --loadgen")
+        raise EdgekitError("--profile cannot be combined with --scenario or --loadgen", "leave them out")
     if streams is None:
         streams = 0 if scenario in ("offline", "server") else 1
     return Workload(scenario, streams, query, rate, find_rate, seed, provider, cpus, loadgen)

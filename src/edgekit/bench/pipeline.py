@@ -1,4 +1,4 @@
-"""The way from JPEG bytes to class names, its stages timed apart."""
+"""Time each step from JPEG bytes to class names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekit.runtimes import Session
 from edgekit.runtimes.predictor import likeliest
 from edgekit.runtimes.session import Staged
 
-# The picture that decoding and resizing are timed with: what a camera gives, made from a golden image.
+# The image for timing decoding and resizing: of a camera's size, made from a golden image.
 _JPEG_SIZE = (640, 480)
 _JPEG_QUALITY = 90
 _SECONDS = 0.5
@@ -26,13 +26,13 @@ _RUNS = 11
 def pipeline(
     session: Session, preprocessing: Preprocessing, pixels: NDArray[np.uint8], stop: Callable[[], bool]
 ) -> dict[str, float]:
-    """Medians, in milliseconds, of the way from JPEG bytes to the likeliest classes, for a whole batch.
+    """Return the median times in milliseconds of the steps from JPEG bytes to the most probable classes, for a whole batch.
 
     Args:
-        session: what runs the batch.
-        preprocessing: of the bundle.
-        pixels: uint8 (n, H, W, 3), the batch that the JPEGs are made of.
-        stop: asked between two runs; whoever stops gets what there is.
+        session: runs the batch.
+        preprocessing: the bundle's.
+        pixels: uint8 (n, H, W, 3), the batch that the JPEGs are made from.
+        stop: called between two runs; if it returns True, the times so far are returned.
     """
     jpegs = [_jpeg(image) for image in pixels]
     times: list[tuple[int, int, int, int]] = []
@@ -56,7 +56,7 @@ def pipeline(
 
 
 def transfers(session: Session, batch: NDArray[np.uint8]) -> dict[str, float]:
-    """Medians, in milliseconds, of a run's transfers and of its computing; empty where nothing is transferred."""
+    """Return the median times in milliseconds of a run's transfers and computation; empty if nothing is transferred."""
     if not isinstance(session, Staged) or session.stages(batch) is None:
         return {}
     runs = [stages for _ in range(_RUNS) if (stages := session.stages(batch)) is not None]
