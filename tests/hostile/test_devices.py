@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from edgekit.bench.remote import replies
 from edgekit.bench.remote.conversation import Conversation, TooSlow
-from edgekit.bench.remote.replies import VERBS, parse_message, parse_printed, parse_python
+from edgekit.bench.remote.replies import VERBS, parse_message, parse_output, parse_python
 from edgekit.errors import RemoteError
 from tests.helpers.malformed_replies import DATA, DEEP, MALFORMED, PROBE, probe
 
@@ -30,8 +30,8 @@ def test_what_a_device_says_is_read_or_refused(kind: str) -> None:
 
 def test_a_reply_as_edgekit_gives_it_is_read() -> None:
     assert parse_message("probe", probe().encode(), "d") == replies.ProbeReply(**PROBE)  # type: ignore[arg-type]
-    assert parse_message("fetch", json.dumps(DATA).encode(), "d") == replies.DataReply(**DATA)  # type: ignore[arg-type]
-    assert isinstance(parse_message("follow", b'{"event": "alive"}', "d"), replies.Alive)
+    assert parse_message("fetch", json.dumps(DATA).encode(), "d") == replies.FileEvent(**DATA)  # type: ignore[arg-type]
+    assert isinstance(parse_message("follow", b'{"event": "alive"}', "d"), replies.AliveEvent)
     assert parse_message("probe", b'{"error": "no", "full": true}', "d") == replies.FailureReply(error="no", full=True)
     assert set(VERBS) == {"probe", "offer", "store", "environment", "start", "follow", "stop", "fetch", "finish"}
 
@@ -65,8 +65,8 @@ def test_a_python_that_cannot_be_one(lines: list[bytes]) -> None:
 )  # fmt: skip
 def test_what_a_bench_prints_is_read_or_refused(text: str) -> None:
     with pytest.raises(RemoteError, match=r"d: what it says cannot be understood"):
-        parse_printed(text.encode(), "d")
-    assert parse_printed(b"", "d").results == []
+        parse_output(text.encode(), "d")
+    assert parse_output(b"", "d").results == []
 
 
 def conversation_with(script: str, seconds: float = 600.0, silence: float = 600.0) -> tuple[Conversation, Any]:
@@ -121,7 +121,7 @@ def test_both_ends_speak_at_once_and_the_last_words_are_kept() -> None:
     child.stdin.close()
     assert talk.line() == b"end"
     assert talk.line() is None
-    assert talk.last_words() == "over"
+    assert talk.last_error_line() == "over"
     child.wait()
     child.stdout.close()
     child.stderr.close()

@@ -12,7 +12,7 @@ import pytest
 from edgekit.bench.remote import conversation, fan_out, replies
 from edgekit.bench.remote.address import parse
 from edgekit.bench.remote.connection import Connection
-from edgekit.bench.remote.replies import VERBS, Misbehaves
+from edgekit.bench.remote.replies import VERBS, ProtocolError
 from edgekit.bundle import Bundle
 from edgekit.errors import RemoteError
 from edgekit.result import Result
@@ -46,7 +46,7 @@ def connection(
 def refused(op: str, text: str, connection: Connection, hostile: HostilePython) -> None:
     """A verb that is answered so, after a login shell's greeting, ends in one line; the connection itself is not lost."""
     hostile.answer(**{op: [("say", "a login shell's greeting\n"), ("say", line(text))]})
-    with pytest.raises(Misbehaves, match=f"^{connection.address}: ") as error:
+    with pytest.raises(ProtocolError, match=f"^{connection.address}: ") as error:
         connection.call(op, VERBS[op].reply)
     assert len(str(error.value)) < 600, "it quotes too much"
     assert "\n" not in str(error.value)

@@ -127,6 +127,8 @@ def processor_list(text: str | None) -> tuple[int, ...]:
     for part in (text or "").split(",") if text is not None else []:
         ends = re.fullmatch(r"\s*(\d{1,6})(?:-(\d{1,6}))?\s*", part)
         if not ends or int(ends[2] or ends[1]) < int(ends[1]):
-            raise EdgekitError(f"--cpus {text}: {part!r} is not a processor number", "give numbers, for example 0,1 or 0-3")
+            raise EdgekitError(
+                f"--cpus {text}: {part!r} is not a processor number", "give numbers, for example 0,1 or 0-3"
+            )
         processors.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
     return tuple(sorted(processors))

@@ -38,7 +38,9 @@ def choose(
             chosen.append(variant)
     if not chosen:
         reasons = "; ".join(f"{variant.id}: {reason}" for variant, reason in left_out)
-        raise BundleError(f"{bundle.path}: no variant can be measured on this machine ({reasons or 'it has no variants'})")
+        raise BundleError(
+            f"{bundle.path}: no variant can be measured on this machine ({reasons or 'it has no variants'})"
+        )
     return chosen, left_out
 
 

@@ -132,7 +132,8 @@ def compare(before: Path, after: Path, gates: Sequence[Gate] = (), seed: int = 0
     for gate in gates:
         if not any(checked.gate is gate for pair in pairs for checked in pair.checked):
             raise EdgekitError(
-                f"--fail-if {gate.text!r}: no {gate.metric} was measured", "export on a machine where the variants can run"
+                f"--fail-if {gate.text!r}: no {gate.metric} was measured",
+                "export on a machine where the variants can run",
             )
     return Comparison(pairs, [m.name for m in a if id(m) not in paired], [m.name for m in b if id(m) not in paired])
 
@@ -184,7 +185,9 @@ def _check(gate: Gate, pair: ComparedPair, seed: int) -> Checked | None:
     elif gate.change == "relative" and row.unit == "share":
         assert row.before is not None
         if row.before == 0:
-            raise EdgekitError(f"--fail-if {gate.text!r}: {gate.metric} was 0 before, so it has no relative change", "use points (pt)")
+            raise EdgekitError(
+                f"--fail-if {gate.text!r}: {gate.metric} was 0 before, so it has no relative change", "use points (pt)"
+            )
         value = row.after / row.before - 1
         interval = None if row.interval is None else (row.interval[0] / row.before, row.interval[1] / row.before)
     else:

@@ -75,7 +75,8 @@ def read(path: Path) -> list[Measurement]:
         measurements = [m for file in files for m in _of_result(file)]
         if not measurements:
             raise EdgekitError(
-                f"{path}: has no result of a bench or an evaluation", "give a folder that `edgekit bench` wrote, or a bundle"
+                f"{path}: has no result of a bench or an evaluation",
+                "give a folder that `edgekit bench` wrote, or a bundle",
             )
         return measurements
     if path.is_dir() or path.name == MANIFEST or path.suffix == ".zip":
@@ -83,7 +84,8 @@ def read(path: Path) -> list[Measurement]:
     measurements = _of_result(path)
     if not measurements:
         raise EdgekitError(
-            f"{path}: is neither a latency nor an evaluation", "give a file that `edgekit bench` or `edgekit evaluate` wrote"
+            f"{path}: is neither a latency nor an evaluation",
+            "give a file that `edgekit bench` or `edgekit evaluate` wrote",
         )
     return measurements
 

@@ -172,7 +172,9 @@ def read_summary(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError as error:
-        raise BundleError(f"{path}: LoadGen wrote no summary: {error.strerror}", "see its other logs in that folder") from error
+        raise BundleError(
+            f"{path}: LoadGen wrote no summary: {error.strerror}", "see its other logs in that folder"
+        ) from error
     pairs = (line.partition(" : ") for line in lines if " : " in line)
     return {name.strip(): value.strip() for name, _, value in pairs}
 

@@ -55,7 +55,9 @@ def layer_times(layers: Sequence[ProfiledNode], runs: int) -> list[LayerTime]:
     ]
 
 
-def profile_of(bundle: Bundle, variant: Variant, request: Request, outcome: ProfileOutcome, bundle_path: str) -> Profile:
+def profile_of(
+    bundle: Bundle, variant: Variant, request: Request, outcome: ProfileOutcome, bundle_path: str
+) -> Profile:
     """Build the result's `Profile` from a worker's outcome."""
     layers = layer_times(outcome.layers, request.runs)
     if not layers:
@@ -86,7 +88,14 @@ def profile_name(profile: Profile) -> Path:
 
 
 def profile_variant(
-    bundle: Bundle, variant: Variant, batch: int, threads: int, workload: Workload, runs: int, output: Path, bundle_path: str
+    bundle: Bundle,
+    variant: Variant,
+    batch: int,
+    threads: int,
+    workload: Workload,
+    runs: int,
+    output: Path,
+    bundle_path: str,
 ) -> tuple[Profile, Path]:
     """Profile one variant in a new process and write its result file.
 

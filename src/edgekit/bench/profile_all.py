@@ -52,7 +52,9 @@ def profile_all(
     with bench_lock(), progress("profile", len(jobs), unit="variants") as advance:
         for variant, batch in jobs:
             try:
-                profiles.results.append(profile_variant(bundle, variant, batch, threads, workload, runs, output, bundle_path))
+                profiles.results.append(
+                    profile_variant(bundle, variant, batch, threads, workload, runs, output, bundle_path)
+                )
             except (BenchInterrupted, KeyboardInterrupt):
                 profiles.interrupted = True
                 break

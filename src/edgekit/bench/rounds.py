@@ -162,7 +162,9 @@ def _request(
         seed=workload.seed,
         provider=workload.provider,
         cpus=list(workload.cpus),
-        loadgen=str(loadgen_folder(output.resolve(), variant.id, batch, workload.scenario)) if workload.loadgen else None,
+        loadgen=str(loadgen_folder(output.resolve(), variant.id, batch, workload.scenario))
+        if workload.loadgen
+        else None,
         bound_ms=workload.bound_ms,
         digest=bundle.digest,
     )

@@ -57,9 +57,7 @@ def main() -> None:
         os._exit(CANNOT_WRITE)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(
-        0
-    )  # without teardown: LoadGen's threads may still run after an interruption, and runtimes may hang
+    os._exit(0)  # without teardown: LoadGen's threads may still run after an interruption, and runtimes may hang
 
 
 def _measure(request: Request, stop: Callable[[], bool]) -> RoundOutcome | ProfileOutcome:

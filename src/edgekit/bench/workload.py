@@ -65,7 +65,9 @@ class Workload:
                 "give --rate QUERIES_PER_SECOND, or --find-rate MS to search for the highest rate",
             )
         if self.scenario != "server" and (self.rate is not None or self.bound_ms is not None):
-            raise EdgekitError(f"--rate and --find-rate are not for the scenario {self.scenario}", "add --scenario server")
+            raise EdgekitError(
+                f"--rate and --find-rate are not for the scenario {self.scenario}", "add --scenario server"
+            )
         for name, value in (("rate", self.rate), ("bound", self.bound_ms)):
             if value is not None and not 0 < value < float("inf"):
                 raise EdgekitError(f"a {name} of {value:g} is not possible", f"give a finite {name} above 0")
@@ -84,7 +86,10 @@ def check_parallel(threads: int, workload: Workload) -> None:
         EdgekitError: the message names the option and the largest number.
     """
     processors = os.cpu_count() or 1
-    for option, count, per_processor in (("--threads", threads, _MOST_THREADS), ("--streams", workload.streams, _MOST_STREAMS)):
+    for option, count, per_processor in (
+        ("--threads", threads, _MOST_THREADS),
+        ("--streams", workload.streams, _MOST_STREAMS),
+    ):
         if count > per_processor * processors:
             raise EdgekitError(
                 f"{option} {count} is too many: this machine has {processors} processors",
@@ -95,7 +100,9 @@ def check_parallel(threads: int, workload: Workload) -> None:
 def _check_cpus(cpus: Sequence[int]) -> None:
     usable = affinity()
     if usable is None:
-        raise EdgekitError("--cpus is not possible: this system does not let a process choose its processors", "leave out --cpus")
+        raise EdgekitError(
+            "--cpus is not possible: this system does not let a process choose its processors", "leave out --cpus"
+        )
     if absent := sorted(set(cpus) - usable):
         listed = ", ".join(map(str, absent))
         raise EdgekitError(

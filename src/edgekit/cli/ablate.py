@@ -37,7 +37,9 @@ _AUGMENTATIONS = "augmentations"
     help="The last stage to train.  [default: pretrain for augmentations; the common stage of all fields; otherwise the last]",
 )
 @click.option(
-    "--only", metavar="A,B,…", help="Only these transformations; for `augmentations`.  [default: those of SimCLR's figure 5]"
+    "--only",
+    metavar="A,B,…",
+    help="Only these transformations; for `augmentations`.  [default: those of SimCLR's figure 5]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of tables.")
 def command(

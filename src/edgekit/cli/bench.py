@@ -65,9 +65,7 @@ def _providers() -> str:
 )
 @click.option("--cpus", metavar="LIST", help="Use only these processors, for example 0,1 or 0-3.")
 @click.option("--loadgen", is_flag=True, help="Run under MLCommons LoadGen and keep its logs beside the result.")
-@click.option(
-    "--profile", is_flag=True, help="Show the time of every layer instead, from the runtime's profiler."
-)
+@click.option("--profile", is_flag=True, help="Show the time of every layer instead, from the runtime's profiler.")
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),

@@ -23,7 +23,9 @@ _COLORS = {"pass": "green", "fail": "red", "uncertain": "yellow"}
     "--fail-if", "conditions", multiple=True, metavar="CONDITION",
     help="Fail where this is true, for example 'p90 > +5%', 'accuracy < -0.5pt' or 'p99 > 20ms'; may be repeated.",
 )  # fmt: skip
-@click.option("--strict", is_flag=True, help="Also fail where a value is beyond its limit but the difference may be chance.")
+@click.option(
+    "--strict", is_flag=True, help="Also fail where a value is beyond its limit but the difference may be chance."
+)
 @click.option("--markdown", is_flag=True, help="Print Markdown, for example for a pull request.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(

@@ -34,7 +34,9 @@ def on_devices(function: Callable[..., None]) -> Callable[..., None]:
         help="Bench on this device instead of here: ssh://user@host:port; several: with commas, or repeated.",
     )
     @click.option(
-        "--python", metavar="PATH", help="With --device: use this Python of the device, which has the packages, and create no environment."
+        "--python",
+        metavar="PATH",
+        help="With --device: use this Python of the device, which has the packages, and create no environment.",
     )
     @click.option(
         "--wheel",

@@ -123,7 +123,9 @@ def _print_machine(found: Findings, pieces: list[DoctorAdvice]) -> None:
         else:
             devices = ", ".join(runtime.devices) or "no device found"
             status = runtime.fails or devices
-            rows.append((runtime.name, f"{runtime.version}: {status}{f'; {runtime.missing}' if runtime.missing else ''}"))
+            rows.append(
+                (runtime.name, f"{runtime.version}: {status}{f'; {runtime.missing}' if runtime.missing else ''}")
+            )
     _section(console, "Runtimes", rows)
     _section(console, "Sensors", [(name, value or f"n/a: {why}") for name, value, why in sensors(found)])
     if pieces:
@@ -172,7 +174,9 @@ def _machine_rows(found: Findings) -> list[tuple[str, str]]:
         rows.append(("JetPack", f"{_or_na(found.jetpack.version)} (Jetson Linux {found.jetpack.linux})"))
     if found.system_tensorrt:
         rows.append(("TensorRT libraries", found.system_tensorrt))
-    rows.append(("load", f"{_or_na(now.load)} over the last minute; other programs keep {_or_na(busy)} processors busy now"))
+    rows.append(
+        ("load", f"{_or_na(now.load)} over the last minute; other programs keep {_or_na(busy)} processors busy now")
+    )
     rows.append(("edgekit", f"{found.edgekit}, Python {found.python}"))
     return rows
 

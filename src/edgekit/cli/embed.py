@@ -20,7 +20,9 @@ _OF = ("encoder", "teacher", "student", "supervised")
 @click.command(name="embed")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("folder")
-@click.option("--of", type=click.Choice(_OF), default="encoder", show_default=True, help="The model whose features are written.")
+@click.option(
+    "--of", type=click.Choice(_OF), default="encoder", show_default=True, help="The model whose features are written."
+)
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Folder for the files.  [default: RUN/embed/FOLDER-MODEL]"
 )
@@ -32,13 +34,21 @@ _OF = ("encoder", "teacher", "student", "supervised")
     help="Images that the anomaly score compares with: FOLDER's other images, or the run's training images.",
 )
 @click.option(
-    "--k", type=click.IntRange(1), default=10, show_default=True, help="Number of neighbors; the k-th gives the anomaly score."
+    "--k",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Number of neighbors; the k-th gives the anomaly score.",
 )
 @click.option(
     "--clusters", type=click.IntRange(1), help="Number of clusters.  [default: the run's number of classes, at most 10]"
 )
 @click.option(
-    "--points", type=click.IntRange(2, 20_000), default=2000, show_default=True, help="Maximum number of images on the map."
+    "--points",
+    type=click.IntRange(2, 20_000),
+    default=2000,
+    show_default=True,
+    help="Maximum number of images on the map.",
 )
 @click.option("--outliers", type=click.IntRange(0), default=10, show_default=True, help="Number of outliers to print.")
 @click.option(
@@ -77,7 +87,9 @@ def command(
     from edgekit.run import Run
 
     opened = Run.open(run)
-    embedding = measure(opened, folder, of=of, against=against, k=k, clusters=clusters, points=points, outliers=outliers)
+    embedding = measure(
+        opened, folder, of=of, against=against, k=k, clusters=clusters, points=points, outliers=outliers
+    )
     near = {os.fspath(image): embedding.nearest_to(image, k) for image in images}
     files = embedding_files(opened, folder, of, output)
     write(embedding, files)
@@ -115,7 +127,9 @@ def _json(
     }
 
 
-def _print(embedding: Embedding, files: dict[str, Path], outliers: int, near: dict[str, list[tuple[int, float]]]) -> None:
+def _print(
+    embedding: Embedding, files: dict[str, Path], outliers: int, near: dict[str, list[tuple[int, float]]]
+) -> None:
     from rich.table import Table
 
     from edgekit.train.analysis.feature_table import printable

@@ -33,7 +33,9 @@ def _shots(context: click.Context, parameter: click.Parameter, text: str) -> lis
     callback=_shots,
     help="Also measure the encoder's few-shot accuracy with K labeled images per class, for example 1,5,10.",
 )
-@click.option("--draws", type=click.IntRange(2), default=100, show_default=True, help="Number of random draws of those images.")
+@click.option(
+    "--draws", type=click.IntRange(2), default=100, show_default=True, help="Number of random draws of those images."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of tables.")
 def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
     """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set.

@@ -29,7 +29,10 @@ def _default_precisions() -> str:
 @click.command(name="export")
 @click.argument("model", metavar="MODEL", required=False)
 @click.option(
-    "--list", "as_list", is_flag=True, help="List the targets and precisions, and which of them this machine can build and run."
+    "--list",
+    "as_list",
+    is_flag=True,
+    help="List the targets and precisions, and which of them this machine can build and run.",
 )
 @click.option(
     "--weights", metavar="FILE", help="Weights for MODEL: .safetensors, .pth or .pt; no code in the file is run."
@@ -45,8 +48,12 @@ def _default_precisions() -> str:
 @click.option("--calibrate", metavar="IMAGES", help="Unlabeled images for INT8 calibration.")
 @click.option("--evaluate", metavar="IMAGES", help="Images in one subfolder per class, to measure accuracy on.")
 @click.option("--size", type=click.IntRange(4, 4096), help="Side of MODEL's input images, in pixels.")
-@click.option("--resize", type=click.IntRange(4, 8192), help="Shorter side after resizing, before the center crop, in pixels.")
-@click.option("--interpolation", type=click.Choice(["bilinear", "bicubic", "lanczos"]), help="Interpolation for resizing images.")
+@click.option(
+    "--resize", type=click.IntRange(4, 8192), help="Shorter side after resizing, before the center crop, in pixels."
+)
+@click.option(
+    "--interpolation", type=click.Choice(["bilinear", "bicubic", "lanczos"]), help="Interpolation for resizing images."
+)
 @click.option("--fit", type=click.Choice(["crop", "stretch"]), help="Crop the center, or stretch the whole image.")
 @click.option(
     "--resize-rule", type=click.Choice(["torchvision", "edgekit"]),
@@ -115,15 +122,21 @@ def _default_precisions() -> str:
 @click.option(
     "--few-images", is_flag=True, help="Allow INT8 calibration with fewer than 8 images.",
 )  # fmt: skip
-@click.option("--model", "model_of_run", type=click.Choice(list(TRAINED_BY)), help="The run's model to export.  [default: student]")
+@click.option(
+    "--model",
+    "model_of_run",
+    type=click.Choice(list(TRAINED_BY)),
+    help="The run's model to export.  [default: student]",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The bundle's folder.  [default: RUN/export; with --model RUN/export-MODEL; for your own model "
-    "export/NAME]",
+    help="The bundle's folder.  [default: RUN/export; with --model RUN/export-MODEL; for your own model export/NAME]",
 )
-@click.option("--embedding", is_flag=True, help="Add the embedding (the input of the linear layer) as an output of the graph.")
+@click.option(
+    "--embedding", is_flag=True, help="Add the embedding (the input of the linear layer) as an output of the graph."
+)
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Fix the graph's batch size.  [default: any]")
 @click.option(
     "--image-size", "sizes", multiple=True, type=click.IntRange(4, 4096), metavar="PIXELS",
@@ -220,7 +233,8 @@ def _for_gpus(capabilities: str | None, targets: tuple[str, ...]) -> dict[str, A
     names = [target.name for target in table.every().values() if "compute_capabilities" in target.options]
     if not set(names) & set(targets):
         raise ExportError(
-            f"--compute-capability is only for --target {' and '.join(names)}", "leave it out: other targets are built on the device"
+            f"--compute-capability is only for --target {' and '.join(names)}",
+            "leave it out: other targets are built on the device",
         )
     return {"compute_capabilities": parse_capabilities(capabilities)}
 
@@ -290,11 +304,7 @@ def _times_float(speed: Speed) -> str:
 def _judged_on(provenance: dict[str, Any]) -> str:
     """Describe the images that the figures were measured on, and their number."""
     judged = provenance.get("judged_on") or {}
-    return (
-        f"{judged['images']:,} {judged['are']}"
-        if {"images", "are"} <= judged.keys()
-        else "its evaluation images"
-    )
+    return f"{judged['images']:,} {judged['are']}" if {"images", "are"} <= judged.keys() else "its evaluation images"
 
 
 def _print_json(bundles: list[tuple[Bundle, Path | None]]) -> None:

@@ -149,7 +149,9 @@ def _budget(labels: str, layout: Layout) -> str:
             "give a CSV file with the columns file,class, or leave --labels out",
         )
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        available = layout.smallest_class * (0.9 if layout.smallest_class >= 10 else 1.0) * (1.0 if layout.test else 0.8)
+        available = (
+            layout.smallest_class * (0.9 if layout.smallest_class >= 10 else 1.0) * (1.0 if layout.test else 0.8)
+        )
         return f"{{per_class: {value}, at_most: true}}" if value > available - 2 else str(value)
     if isinstance(value, str) and not Path(value).expanduser().is_file():
         raise EdgekitError(

@@ -83,7 +83,9 @@ def suggest_command(run: Path, count: int, test_count: int, output: Path | None,
     if as_json:
         images = [{"file": s.file, "use": s.use} for s in suggestions.images]
         paths = {name: os.fspath(path) for name, path in files.items()}
-        echo_json(json.dumps({"labeled": len(suggestions.labeled), "images": images, "files": paths}, ensure_ascii=False))
+        echo_json(
+            json.dumps({"labeled": len(suggestions.labeled), "images": images, "files": paths}, ensure_ascii=False)
+        )
         return
     labeled = f"; {len(suggestions.labeled)} have a label already" if suggestions.labeled else ""
     echo(

@@ -164,7 +164,9 @@ def _unexpected(error: Exception) -> int:
             return 2
     _wait_for_first_process()
     text = one_line(str(error)) or "no message"
-    _print_error(f"internal error: {type(error).__name__}: {text} (edgekit --debug … shows the traceback; please report it)")
+    _print_error(
+        f"internal error: {type(error).__name__}: {text} (edgekit --debug … shows the traceback; please report it)"
+    )
     return 70
 
 

@@ -35,12 +35,14 @@ _IN_JSON_LINES = "-"
 @click.option("--variant", metavar="ID", help="The variant to use.  [default: a verified one, see docs/bundle.md]")
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Number of classes to print.")
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Print only classes at least this probable."
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Print only classes at least this probable.",
 )
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images per run.")
-@click.option(
-    "--threads", type=click.IntRange(0), default=0, help="Inference threads; 0: the runtime decides."
-)
+@click.option("--threads", type=click.IntRange(0), default=0, help="Inference threads; 0: the runtime decides.")
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),

@@ -13,9 +13,7 @@ from edgekit.terminal import echo, echo_json
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The HTML file.  [default: RUN/report.html]")
 @click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the path, the main numbers and the missing parts as JSON."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print the path, the main numbers and the missing parts as JSON.")
 def command(run: Path, output: Path | None, open_it: bool, as_json: bool) -> None:
     """Write the results of RUN (a folder) as one self-contained HTML page.
 

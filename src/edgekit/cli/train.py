@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     help="A run to copy stages from, where their inputs are the same.",
 )
 @click.option("--devices", type=click.IntRange(1), help="GPUs, or CPU processes, per machine.  [default: the recipe's]")
-@click.option("--nodes", type=click.IntRange(1), help="Number of machines; start the command on each with torchrun or srun.")
+@click.option(
+    "--nodes", type=click.IntRange(1), help="Number of machines; start the command on each with torchrun or srun."
+)
 @click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="The last stage to train.")
 @click.option(
     "--draws",
@@ -104,7 +106,9 @@ def command(
 
         images.append(splits)
         if reuse is None and (seconds := expected(loaded, splits, run, until)):
-            seconds_by_stage = {stage: value * (1 if stage in WITHOUT_LABELS else draws) for stage, value in seconds.items()}
+            seconds_by_stage = {
+                stage: value * (1 if stage in WITHOUT_LABELS else draws) for stage, value in seconds.items()
+            }
             echo(_end(seconds_by_stage), err=True)
 
     try:

@@ -45,7 +45,9 @@ def _runtimes(found: Findings) -> Iterator[DoctorAdvice]:
     for runtime in found.runtimes:
         if runtime.fails:
             yield DoctorAdvice(
-                runtime.name, f"is installed but does not load: {runtime.fails}", "install it again, or install another version"
+                runtime.name,
+                f"is installed but does not load: {runtime.fails}",
+                "install it again, or install another version",
             )
     if found.clashing:
         yield DoctorAdvice(
@@ -159,7 +161,9 @@ def _room(found: Findings) -> Iterator[DoctorAdvice]:
     for disk in found.disks:
         if disk.free < _LEAST_FREE:
             yield DoctorAdvice(
-                "disk", f"{disk.free / 1e6:.0f} MB are free for {disk.purpose} in {disk.folder}", "free some space there"
+                "disk",
+                f"{disk.free / 1e6:.0f} MB are free for {disk.purpose} in {disk.folder}",
+                "free some space there",
             )
 
 
@@ -167,7 +171,9 @@ def _quiet(found: Findings) -> Iterator[DoctorAdvice]:
     busy = found.loads.busy
     if found.loads.bench:
         yield DoctorAdvice(
-            "another bench", "another `edgekit bench` runs on this machine, and both would disturb each other", "wait until it ends"
+            "another bench",
+            "another `edgekit bench` runs on this machine, and both would disturb each other",
+            "wait until it ends",
         )
     elif busy is not None and busy > _OTHERS:
         who = ", ".join(f"{name} {share:.2f}" for name, share in found.loads.busiest)
