@@ -16,7 +16,7 @@ from edgekit.bench.doctor import hardware
 from edgekit.data import workers
 from edgekit.export.jobs import default_jobs
 from edgekit.machine import this_machine
-from edgekit.processors import cpu_quota, narrowed_threads, pinned_threads, tell_openmp, usable_cpus
+from edgekit.processors import configure_openmp, cpu_quota, narrowed_threads, pinned_threads, usable_cpus
 from edgekit.runtimes import open_session
 from edgekit.train.loop.launch import _own_share
 from tests.helpers.observed import no_affinity
@@ -145,10 +145,10 @@ def test_every_default_keeps_to_a_quota(monkeypatch: pytest.MonkeyPatch, models:
     assert open_session("onnxruntime", models / "model.onnx", threads=2).settings["intra_op_num_threads"] == "2"
     assert list(workers.in_order(3, lambda start, stop: stop - start, "test")) == [3]
     monkeypatch.setattr(os, "environ", {})
-    tell_openmp()
+    configure_openmp()
     assert os.environ == {"OMP_WAIT_POLICY": "PASSIVE", **({"OMP_NUM_THREADS": "1"} if narrow else {})}
     monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"})
-    tell_openmp()
+    configure_openmp()
     assert os.environ == {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"}
 
 

@@ -30,7 +30,7 @@ from edgekit.result import (
     Result,
     Score,
     Timeline,
-    Worst,
+    WorstImage,
 )  # fmt: skip
 from edgekit.run import Run
 
@@ -129,7 +129,7 @@ def make_evaluation(run: Run, classes: list[str]) -> None:
         protocol="same test images, paired bootstrap over images",
     )  # fmt: skip
     worst = [
-        Worst(file=f"{classes[answers.truth[i]]}/{i}.png", truth=classes[answers.truth[i]],
+        WorstImage(file=f"{classes[answers.truth[i]]}/{i}.png", truth=classes[answers.truth[i]],
               predicted=classes[answers.predicted["student"][i]], probability=0.9)
         for i in answers.worst
     ]  # fmt: skip

@@ -32,7 +32,8 @@ class Profiles:
 
 
 def profile_all(
-    bundle: Bundle, variants: Sequence[Variant], output: Path, *, bundle_path: str, batches: Sequence[int], threads: int, workload: Workload, quick: bool
+    bundle: Bundle, variants: Sequence[Variant], output: Path, *,
+    bundle_path: str, batches: Sequence[int], threads: int, workload: Workload, quick: bool,
 ) -> Profiles:  # fmt: skip
     """Profile each variant at each batch size, and write a result file for each into `output`.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit import shares
-from edgekit.processors import tell_openmp
+from edgekit.processors import configure_openmp
 from edgekit.stages import STAGES
 from edgekit.terminal import echo, echo_json, new_console
 
@@ -65,7 +65,7 @@ def command(
       edgekit ablate pretrain.temperature=0.1,0.2,0.5 pretrain.batch_size=128,512 recipe.yaml
       edgekit ablate data.labels=0.01,0.1,1.0 recipe.yaml
     """
-    tell_openmp()
+    configure_openmp()
     if _AUGMENTATIONS in what and len(what) > 1:
         raise click.UsageError("`augmentations` cannot be combined with FIELD=…: run them as two ablations")
     if only is not None and what[0] != _AUGMENTATIONS:
@@ -85,7 +85,7 @@ def command(
     base = plan.cells[0].recipe
     folder = folder or Path("runs") / f"{base.name}-ablate-{suffix}"
 
-    from edgekit.report.ablation import named, verdict, write_ablation
+    from edgekit.report.ablation import cell_name, verdict, write_ablation
     from edgekit.train.loop.engine import TrainingInterrupted
 
     clock = _Clock(len(plan.cells))
@@ -96,7 +96,7 @@ def command(
         result = Result.of(ablation, seed=base.seed)
         result.write(folder / "ablation.json")
         write_ablation(result, folder / "ablation.html")
-        echo(clock.line(ablation, named(ablation, ablation.cells[-1]), trained), err=True)
+        echo(clock.line(ablation, cell_name(ablation, ablation.cells[-1]), trained), err=True)
 
     try:
         done = ablate(plan, folder, reuse=[Run.open(reuse)] if reuse else [], on_cell=say)

@@ -11,7 +11,7 @@ from edgekit.shares import hundredths, percent
 from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
-    from edgekit.bench.compare import Checked, Compared, ComparedPair, ComparisonRow
+    from edgekit.bench.compare import Checked, ComparedPair, Comparison, ComparisonRow
 
 _COLORS = {"pass": "green", "fail": "red", "uncertain": "yellow"}
 
@@ -63,7 +63,7 @@ def command(
         raise GateFailed(f"{len(failed)} of the conditions failed: {'; '.join(failed)}")
 
 
-def _print_tables(compared: Compared) -> None:
+def _print_tables(compared: Comparison) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -86,7 +86,7 @@ def _print_tables(compared: Compared) -> None:
         console.print(line, style="dim", highlight=False)
 
 
-def _print_markdown(compared: Compared) -> None:
+def _print_markdown(compared: Comparison) -> None:
     for pair in compared.pairs:
         echo(f"### {pair.name}", "", "| | before | after | change | 95 % interval |", "|---|---:|---:|---:|---:|")
         for row in pair.rows:
@@ -102,7 +102,7 @@ def _print_markdown(compared: Compared) -> None:
         echo(line, "")
 
 
-def _print_json(compared: Compared) -> None:
+def _print_json(compared: Comparison) -> None:
     import json
     from dataclasses import asdict
 
@@ -164,6 +164,6 @@ def _notes(pair: ComparedPair) -> list[str]:
     return notes
 
 
-def _unpaired(compared: Compared) -> list[str]:
+def _unpaired(compared: Comparison) -> list[str]:
     lines = [f"only before: {', '.join(compared.missing)}"] if compared.missing else []
     return lines + ([f"only after: {', '.join(compared.new)}"] if compared.new else [])

@@ -121,9 +121,9 @@ def _measured(layout: Layout, labels: str | None, seconds: float | None) -> Reci
             raise EdgekitError("--time needs PyTorch to measure this machine", "install the extra [train]")
         echo("note: nothing was measured, because PyTorch is not installed here", err=True)
         return None
-    from edgekit.processors import tell_openmp, usable_cpus
+    from edgekit.processors import configure_openmp, usable_cpus
 
-    tell_openmp()
+    configure_openmp()
     from edgekit.train.planning import plan
 
     if (load := os.getloadavg()[0]) > 1.2 * usable_cpus():

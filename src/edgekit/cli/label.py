@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.processors import tell_openmp
+from edgekit.processors import configure_openmp
 from edgekit.terminal import echo, echo_json
 
 if TYPE_CHECKING:
@@ -54,12 +54,12 @@ def suggest_command(run: Path, count: int, test_count: int, output: Path | None,
       edgekit label suggest runs/pile --count 50
       edgekit label suggest runs/pile --count 20 --test-count 300
     """
-    tell_openmp()
+    configure_openmp()
     from edgekit.run import Run
 
     opened = Run.open(run)
 
-    from edgekit.report.label_page import ToLabel, write_label_page
+    from edgekit.report.label_page import LabelPage, write_label_page
     from edgekit.report.page import require_jinja2
     from edgekit.train.analysis.suggest import suggest
     from edgekit.train.analysis.thumbnails import pictures
@@ -69,7 +69,7 @@ def suggest_command(run: Path, count: int, test_count: int, output: Path | None,
     target = output or opened.path / "label"
     files = {"suggestions": target / "suggestions.csv", "page": target / "label.html"}
     _write(suggestions, files["suggestions"])
-    page = ToLabel(
+    page = LabelPage(
         pool=suggestions.pool,
         files=[s.file for s in suggestions.images],
         images=pictures(suggestions.source, [s.row for s in suggestions.images]),

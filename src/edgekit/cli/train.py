@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.processors import tell_openmp
+from edgekit.processors import configure_openmp
 from edgekit.shares import percent
 from edgekit.stages import MODEL_OF, STAGES
 from edgekit.terminal import echo, echo_json
@@ -70,7 +70,7 @@ def command(
       edgekit train recipe.yaml --devices 4
       edgekit train recipe.yaml --draws 3
     """
-    tell_openmp()
+    configure_openmp()
     from edgekit.api.training import train
     from edgekit.recipe import load
     from edgekit.run import Run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.processors import tell_openmp
+from edgekit.processors import configure_openmp
 from edgekit.shares import percent
 from edgekit.terminal import echo, echo_json, new_console
 
@@ -47,7 +47,7 @@ def command(
       edgekit transfer runs/photos flowers/ pets/
       edgekit transfer runs/photos flowers/ pets/ cars/ --fine-tune --epochs 30
     """
-    tell_openmp()
+    configure_openmp()
     from edgekit.run import Run
 
     opened = Run.open(run)

@@ -1,6 +1,6 @@
-"""The report's tables as rows of cells: what is printed, what it sorts by, and what stands small below it.
+"""Tables of the report, as rows of cells with a text, a sort key and a small note.
 
-Here are the tables of accuracy; those of latency are in `latency.py`.
+This module has the tables of accuracy; those of latency are in `latency.py`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MODELS = {"encoder": "Encoder", "teacher": "Teacher", "student": "Student", "sup
 
 @dataclass(frozen=True)
 class TableCell:
-    """One cell. `sort` is a number or a lower-case text; `bar` draws a bar of that share behind the number."""
+    """A cell. `sort` is a number or a lower-case text; `bar` draws a bar of this share behind the number."""
 
     text: str
     sort: float | str | None = None
@@ -47,7 +47,7 @@ class Column:
     name: str
     number: bool = True
     title: str = ""
-    long: bool = False  # of sentences: wide enough to be read on a phone, where the table scrolls
+    long: bool = False  # has sentences: wide enough for reading on a phone, where the table scrolls
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Table:
 
 
 def stages(facts: ReportFacts) -> Table | None:
-    """Every score with its interval, sample count and protocol."""
+    """Return a table of every score with its interval, sample count and protocol."""
     if facts.evaluation is None:
         return None
     columns = [
@@ -70,7 +70,7 @@ def stages(facts: ReportFacts) -> Table | None:
         Column("Accuracy"),
         Column(
             "95 % interval",
-            title="Wilson's interval for this number of test images; of few-shot scores, that of the mean over the draws",
+            title="Wilson's interval for this number of test images; for few-shot scores, the interval of the mean over the draws",
         ),
         Column("Images"),
         Column("Protocol", number=False, long=True),
@@ -93,7 +93,7 @@ def _score_row(score: Score) -> list[TableCell]:
 
 
 def classes(facts: ReportFacts) -> Table | None:
-    """Top-1 accuracy of each class, a column a model."""
+    """Return a table of the top-1 accuracy of each class, one column per model."""
     scores = [s for s in facts.evaluation.scores if s.metric == "top1" and s.per_class] if facts.evaluation else []
     if not scores:
         return None
@@ -112,7 +112,7 @@ def classes(facts: ReportFacts) -> Table | None:
 
 
 def variants(facts: ReportFacts) -> Table | None:
-    """The bundle's variants: accuracy, fidelity to the trained model, size and speed."""
+    """Return a table of the bundle's variants: accuracy, fidelity to the trained model, size and speed."""
     if facts.bundle is None:
         return None
     fastest: dict[str, float] = {}
@@ -122,11 +122,11 @@ def variants(facts: ReportFacts) -> Table | None:
             fastest[m.latency.variant] = min(value, fastest.get(m.latency.variant, value))
     columns = [
         Column("Variant", number=False),
-        Column("Status", number=False, title="verified: run here and within the allowed drop"),
+        Column("Status", number=False, title="verified: ran at export and lost no more than the allowed drop"),
         Column("Top-1"),
         Column("Drop, points", title="accuracy of the trained model minus this variant's"),
-        Column("Agreement", title="share of the images named below it on which variant and trained model choose alike"),
-        Column("Max |Δ logit|", title="largest difference of a logit from the trained model's, on the golden images"),
+        Column("Agreement", title="share of images that the variant classifies as the trained model does"),
+        Column("Max |Δ logit|", title="largest difference of a logit to the trained model's, on the golden images"),
         Column("SQNR, dB", title="signal to quantization noise of the logits"),
         Column("Size"),
         Column("p50", title="median latency of one image, the fastest measurement"),
@@ -135,7 +135,7 @@ def variants(facts: ReportFacts) -> Table | None:
     rows = [_variant_row(v, fastest.get(v.id)) for v in manifest.variants]
     if manifest.accuracy is not None:
         blank = TableCell("–")
-        trained = TableCell("Trained model", "", note="PyTorch, float: what the others must match")
+        trained = TableCell("Trained model", "", note="PyTorch, float: the reference for the variants")
         rows.insert(0, [trained, blank, _top1(manifest.accuracy), blank, blank, blank, blank, blank, blank])
     return Table("Accuracy by precision and runtime", columns, rows)
 
@@ -148,7 +148,7 @@ def _variant_row(v: Variant, latency: float | None) -> list[TableCell]:
         what += f", calibrated on {calibration.images} images"
     return [
         TableCell(v.id, v.id, note=f"{what}; {v.note}" if v.note else what),
-        TableCell(v.status, v.status, badge=v.status, note="" if v.executed else "not run where it was exported"),
+        TableCell(v.status, v.status, badge=v.status, note="" if v.executed else "not run at export"),
         _top1(v.accuracy),
         TableCell(_drop(v.drop), v.drop),
         _agreement(v),
@@ -160,7 +160,7 @@ def _variant_row(v: Variant, latency: float | None) -> list[TableCell]:
 
 
 def _agreement(v: Variant) -> TableCell:
-    """Agreement with the trained model on the evaluation set, or on the golden images where that is all there is."""
+    """Return the agreement with the trained model on the evaluation set, otherwise on the golden images."""
     if v.accuracy is not None and v.accuracy.agreement is not None:
         return TableCell(
             show.percent(v.accuracy.agreement), v.accuracy.agreement, note=f"{show.count(v.accuracy.samples)} images"
@@ -179,5 +179,5 @@ def _top1(accuracy: Accuracy | None) -> TableCell:
 
 
 def _drop(drop: float | None) -> str:
-    """A drop in points: `0.6` is worse than the trained model, `−0.3` is better."""
+    """Format a drop in points: `0.6` is worse than the trained model, `−0.3` is better."""
     return show.NONE if drop is None else show.hundredths(drop)
