@@ -138,7 +138,7 @@ def test_a_changed_and_an_unknown_host_key_are_refused(
         known.know(tmp_path / "other.pub")
         code, _, err = edgekit("bench", bundle, *THEIRS, "--device", known.url)
         assert code == 2
-        assert "refused, its host key is not the one known" in one_line(err)
+        assert "refused: its host key has changed" in one_line(err)
         assert str(known.folder / "known_hosts") in err
         (known.folder / "known_hosts").write_text("")
         code, _, err = edgekit("bench", bundle, *THEIRS, "--device", known.url)
@@ -154,7 +154,7 @@ def test_a_device_that_wants_a_password(edgekit: Edgekit, another: Callable[...,
     (server.folder / "authorized_keys").write_text("")
     code, _, err = edgekit("bench", bundle, "--device", server.url)
     assert code == 2
-    assert "wants a password, which edgekit never asks for (log in with a key: ssh-copy-id -p" in one_line(err)
+    assert "asks for a password, which edgekit does not support (log in with a key: ssh-copy-id -p" in one_line(err)
 
 
 def test_a_device_without_a_python_for_it(
@@ -180,7 +180,7 @@ def test_a_bench_that_fails_there_says_why_here(edgekit: Edgekit, known: SshServ
     """Only the device knows its processors; its reason comes in a field of the reply, and is said once."""
     code, out, err = edgekit("bench", bundle, *QUICK, *THEIRS, "--device", known.url, "--cpus", "99999")
     assert code == 2
-    assert one_line(err).startswith(f"error: {known.url}: no processor 99999 for this process (it may use ")
+    assert one_line(err).startswith(f"error: {known.url}: --cpus: this process may not use processor 99999 (choose from ")
     assert (out + err).count("99999") == 1
 
 
@@ -232,14 +232,14 @@ def test_a_dropped_connection_is_picked_up(
     fleet = bench_on(addresses, Bundle.open(bundle), tmp_path / "out", say=cut_for_good, **common)
     left = str(fleet.failed[addresses[0]])
     [run] = (remote(known) / "runs").iterdir()
-    assert f"the bench goes on there and writes into {run}; the same command, within a day, brings its results" in left
+    assert f"the bench goes on and writes into {run}; run the same command again within a day to fetch its results" in left
     until((run / "exit").exists)
     measured = json.loads((run / "results" / "onnx-fp32-b1-t1.json").read_text())
     known.start()
     said.clear()
     fleet = bench_on(addresses, Bundle.open(bundle), tmp_path / "out", say=said.append, **common)
     assert fleet.measured
-    assert any("picking up the bench that has ended there" in line for line in said)
+    assert any("found this bench on the device: it has ended" in line for line in said)
     brought = json.loads((tmp_path / "out" / known.device / "onnx-fp32-b1-t1.json").read_text())
     assert brought == measured
     assert list((remote(known) / "runs").iterdir()) == []
@@ -256,8 +256,8 @@ def test_ctrl_c_ends_the_bench_on_the_device(known: SshServer, bundle: Path, tmp
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to ssh, too
     out, err = child.communicate()
     assert child.returncode == 130, err
-    assert "ending the bench there" in err
-    assert "interrupted; what was measured until then is marked so" in err
+    assert "stopping the bench" in err
+    assert "interrupted: partial results were saved and marked as interrupted" in err
     assert not Path(f"/proc/{pid}").exists()
     assert list(runs.iterdir()) == []
     for path in (tmp_path / known.device).glob("*.json"):

@@ -66,8 +66,8 @@ def test_a_failed_cell_is_told_and_the_exit_code_is_1(edgekit: Run) -> None:
         (["augmentation", "recipe.yaml"], "augmentation: not of the form key.path=v1,v2"),
         (["augmentations", "nothing.yaml"], "nothing.yaml: no such recipe"),
         (["augmentations", "recipe.yaml", "--only", "crop,"], "'' is no transformation"),
-        (["augmentations", "seed=1,2", "recipe.yaml"], "an ablation of its own"),
-        (["seed=1,2", "recipe.yaml", "--only", "crop"], "--only belongs to `augmentations`"),
+        (["augmentations", "seed=1,2", "recipe.yaml"], "cannot be combined with FIELD"),
+        (["seed=1,2", "recipe.yaml", "--only", "crop"], "--only is for `augmentations`"),
         (["data.labels=1,2", "recipe.yaml", "--reuse", "nowhere"], "nowhere: no such run"),
     ],
 )

@@ -97,7 +97,7 @@ def refused(result: tuple[int, str], *parts: str) -> None:
         (["bench", "B", "--seconds", "0"], "--seconds: 0.0 is not a number above 0 (see edgekit bench --help)"),
         (["bench", "B", "--wheel", "none.whl"], "--wheel: file 'none.whl' does not exist (see edgekit bench --help)"),
         (["bench", "B", "--profile", "--loadgen"],
-         "--profile is about a run by itself: leave out --scenario and --loadgen (see edgekit bench --help)"),
+         "--profile cannot be combined with --scenario or --loadgen: leave them out (see edgekit bench --help)"),
         (["evaluate", "R", "--few-shot", "0"], "--few-shot: '0' is not a list of whole numbers from 1 on, like 1,5,10 (see edgekit evaluate --help)"),
         (["export", "R", "--image-size", "3"], "--image-size: 3 is not a whole number of at least 4 and at most 4096 (see edgekit export --help)"),
         (["compare", "A"], "AFTER is missing (usage: edgekit compare [OPTIONS] BEFORE AFTER)"),

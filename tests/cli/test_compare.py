@@ -203,7 +203,7 @@ def test_sides_with_nothing_in_common_or_nothing_at_all_are_refused(tmp_path: Pa
     )
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.json").write_text("{")
-    for other, says in ((evaluation, "nothing in common"), (tmp_path / "empty", "holds no result"),
+    for other, says in ((evaluation, "no measurement in common"), (tmp_path / "empty", "has no result"),
                         (tmp_path / "broken.json", "not a result file"), (tmp_path / "none.json", "no such result")):  # fmt: skip
         code, _, errors = edgekit("compare", latency, other)
         assert (code, errors.count("error: ")) == (2, 1)

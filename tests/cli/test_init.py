@@ -283,7 +283,7 @@ def test_a_pile_is_measured_as_far_as_it_can_be(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_measurement_that_is_forbidden_and_asked_for() -> None:
-    with pytest.raises(EdgekitError, match="--time needs a measurement, which --no-measure forbids"):
+    with pytest.raises(EdgekitError, match="--time and --no-measure cannot be combined"):
         init("digits", "--time", "20m")
 
 

@@ -297,7 +297,7 @@ def make_latency(variant: Variant, digest: str, samples_ns: list[int], **changes
         "golden_max_abs_diff": variant.parity.max_abs_diff if variant.parity else None,
         "golden_top1_agreement": variant.parity.top1_agreement if variant.parity else None,
         "conditions": {"governor": None, "load": {"before": 0.4, "after": 1.1}},
-        "warnings": ["short: less than 10 s or 662 samples is a first look, not a measurement"],
+        "warnings": ["short: less than 10 s or 662 samples, a first look and not a measurement"],
     }  # fmt: skip
     return Latency(**(content | changes))
 

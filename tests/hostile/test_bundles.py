@@ -97,15 +97,15 @@ def claiming(archive: bytes, size: int) -> bytes:
 
 
 GOLDEN = {
-    "nan": "its golden logits are not finite, so nothing can be proved against them",
+    "nan": "its golden logits are not finite, so no variant can be checked",
     "inf": "its golden logits are not finite",
     "one nan": "its golden logits are not finite",
     "deflate": "not golden tensors",
-    "without logits": "not golden tensors: holds no array named logits",
+    "without logits": "not golden tensors: has no array named logits",
     "70 TiB": "not golden tensors",
     "60 GiB": "not golden tensors",
     "code in a header": "not golden tensors",
-    "no arrays": "not golden tensors: images in it is no array",
+    "no arrays": "not golden tensors: images in it is not an array",
     "objects": "not golden tensors",
     "bomb": "not golden tensors: unpacks to 2,147,483",
     "lzma": "not golden tensors",
@@ -150,7 +150,7 @@ def test_a_huge_logit_does_not_let_other_classes_pass(original: Path, tmp_path: 
     other = (forged.argmax(1) + 1) % forged.shape[1]
     forged[np.arange(len(forged)), other] = forged.max(1) + 1  # other classes than the model says
     forged[0, forged[0].argmin()] = -1e9
-    with pytest.raises(BundleError, match="does not compute what was trained"):
+    with pytest.raises(BundleError, match="outputs differ from the trained model's"):
         prove(session, variant, {**golden, "logits": forged}, 12)
 
 

@@ -75,7 +75,7 @@ def test_every_malformed_reply_over_ssh(kind: str, connection: Connection, hosti
         ([("say", line(PROBE)[:20]), ("end", 0)], "failed on the device: exit code 0"),
         ([("end", 3)], "failed on the device: exit code 3"),
         ([("end", 255)], "the connection is lost"),
-        ([("sleep", 0)], "no word from it"),
+        ([("sleep", 0)], "sent nothing"),
     ],
 )
 def test_endless_silent_and_cut_off_over_ssh(
@@ -105,13 +105,13 @@ def answers(hostile: HostilePython, folder: str, files: dict[str, bytes], **othe
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("path", "names a file that leaves its folder"),
+        ("path", "names a file outside its folder"),
         ("bundle", "a result of another bundle"),
         pytest.param("damaged", "arrived damaged", marks=pytest.mark.slow),
         pytest.param("short", "did not send", marks=pytest.mark.slow),
         ("local", "names a result that it did not send"),
-        pytest.param("variant", "speaks of a variant", marks=pytest.mark.slow),
-        pytest.param("huge", "more than is taken from a device", marks=pytest.mark.slow),
+        pytest.param("variant", "names a variant", marks=pytest.mark.slow),
+        pytest.param("huge", "is too large to fetch", marks=pytest.mark.slow),
     ],
 )
 def test_a_device_that_makes_its_results_up(

@@ -147,7 +147,7 @@ def test_a_percentile_without_its_samples_is_not_available(whole: Path) -> None:
     assert row[names.index("p99")].text.endswith("ms")
     assert row[names.index("p99.9")].text == "n/a"
     assert row[names.index("p99.9")].title == "700 samples, 6,636 are needed"
-    assert row[0].warnings == ["short: less than 10 s or 662 samples is a first look, not a measurement"]
+    assert row[0].warnings == ["short: less than 10 s or 662 samples, a first look and not a measurement"]
 
 
 def test_tables_say_protocol_status_and_drop(whole: Path) -> None:
@@ -204,7 +204,7 @@ def test_latencies_of_another_export_are_said_to_be(run: Path) -> None:
     manifest.write_text(manifest.read_text().replace("2026-03-01", "2026-03-05"))
     facts = collect(run)
     assert [gap.why for gap in facts.missing("bench")] == [
-        "every latency here was measured on another export of this run"
+        "all latencies were measured on another export of this run"
     ]
     assert headline(facts).fastest is None
     table = latencies(facts)

@@ -226,7 +226,7 @@ def test_devices_are_drawn_against_each_other_with_what_their_sensors_said(
 ) -> None:
     seen = opened(fleet, viewport={"width": 1280, "height": 900})
     page = seen.page
-    chart = page.locator("#latency figure", has_text="Device against device")
+    chart = page.locator("#latency figure", has_text="Comparison of devices")
     assert chart.locator("svg.wide circle.dot").count() == 5 + 2  # five variants here, two there
     assert "jetson" in chart.locator(".keys").inner_text()
     # The same variant on the slower device stands further right.
@@ -429,7 +429,7 @@ def test_the_command_as_json_says_what_is_missing(whole: Path, tmp_path: Path) -
     ]
     plain = edgekit("report", run)
     assert plain.returncode == 0
-    assert f"Make it with `edgekit bench {run / 'export'}`" in plain.stderr
+    assert f"To add it, run `edgekit bench {run / 'export'}`" in plain.stderr
 
 
 def test_the_command_opens_the_browser(whole: Path, tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def test_values_that_are_not_finite_are_never_probabilities(tmp_path: Path) -> N
     onnx.save(model, str(bundle.path / "model.onnx"))
     variant = bundle.manifest.variants[0].model_copy(update={"files": [BundleFile.of(bundle.path, "model.onnx")]})
     write_manifest(bundle.path, bundle.manifest.model_copy(update={"variants": [variant]}))
-    with pytest.raises(BundleError, match="onnx-fp32: gives values that are not finite"):
+    with pytest.raises(BundleError, match="onnx-fp32: its outputs are not finite"):
         Predictor(Bundle.open(bundle.path)).predict_image(Image.fromarray(some_images(1)[0]))
 
 

@@ -191,7 +191,7 @@ def test_a_session_computes_in_the_precision_that_was_asked_for_or_does_not_open
     if answer == precision:
         assert open_session("openvino", model, settings={PRECISION: precision}).settings[PRECISION] == precision
     else:
-        message = f"asked OpenVINO to compute in {precision}, this machine answers {answer}"
+        message = f"OpenVINO computes in {answer} on this machine, not in {precision}"
         with pytest.raises(BundleError, match=message):
             open_session("openvino", model, settings={PRECISION: precision})
 
@@ -204,16 +204,16 @@ def test_a_precision_that_the_machine_does_not_compute_in_is_refused(
 
     # OpenVINO computes in f32 then, as it does on a machine that has nothing else, and answers so.
     monkeypatch.setitem(openvino_runtime._TYPES, precision, openvino.Type.f32)
-    with pytest.raises(BundleError, match=f"asked OpenVINO to compute in {precision}, this machine answers f32"):
+    with pytest.raises(BundleError, match=f"OpenVINO computes in f32 on this machine, not in {precision}"):
         open_session("openvino", model, settings={PRECISION: precision})
 
 
 def test_a_provider_that_is_not_here_is_an_error_and_never_replaced(model: Path) -> None:
     for provider, name in (("cuda", "CUDAExecutionProvider"), ("openvino", "OpenVINOExecutionProvider")):
         if name not in ort.get_available_providers():
-            with pytest.raises(RuntimeMissing, match=f"asked ONNX Runtime for {name}, this build has .*CPUExec"):
+            with pytest.raises(RuntimeMissing, match=f"this build of ONNX Runtime does not have {name}, only .*CPUExec"):
                 open_session("onnxruntime", model, settings={"provider": provider})
-    with pytest.raises(RuntimeMissing, match=r"OpenVINO finds no NPU on this machine, only .*CPU"):
+    with pytest.raises(RuntimeMissing, match=r"OpenVINO does not find the device NPU on this machine, only .*CPU"):
         open_session("openvino", model, settings={"provider": "npu"})
     with pytest.raises(BundleError, match=r"unknown provider cudda of onnxruntime .*did you mean cuda"):
         open_session("onnxruntime", model, settings={"provider": "cudda"})
@@ -264,7 +264,7 @@ def graph(kind: int, shape: list[object], output: str = "logits", inputs: int = 
         (graph(TensorProto.FLOAT, ["n", 8, 8, 3]), "takes float32"),
         (graph(TensorProto.UINT8, ["n", 3, 8, 8]), r"\(free, 3, 8, 8\)"),
         (graph(TensorProto.UINT8, [1, 8, 8, 4]), r"\(1, 8, 8, 4\)"),
-        (graph(TensorProto.UINT8, ["n", "h", "w", 3]), "does not fix the image size"),
+        (graph(TensorProto.UINT8, ["n", "h", "w", 3]), "has no fixed image size"),
         (graph(TensorProto.UINT8, ["n", 8, 8, 3], output="scores"), "no output named logits, only scores"),
         (graph(TensorProto.UINT8, ["n", 8, 8, 3], inputs=2), "takes 2 inputs"),
     ],

@@ -110,7 +110,7 @@ def test_external_data_is_read(model: Path, tmp_path: Path) -> None:
 
 
 def test_what_the_parser_would_only_warn_of_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"would compute something else than model\.onnx says: .*Defaulting to INT8"):
+    with pytest.raises(ExportError, match=r"would not compute what model\.onnx specifies: .*Defaulting to INT8"):
         built_here(with_nodes(tmp_path / "model.onnx", *pairs(np.uint8(0))))
     with pytest.raises(ExportError, match="node quantize, operator QuantizeLinear: Non-zero zero point"):
         built_here(with_nodes(tmp_path / "model.onnx", *pairs(np.uint8(7))))
@@ -162,7 +162,7 @@ def test_what_a_release_does_not_have_is_refused(model: Path, tmp_path: Path) ->
         with pytest.raises(ExportError, match=f"has no builder flag {flag}"):
             built_here(model, RTX.model_copy(update={"flags": (flag,)}))
     orin = RTX.model_copy(update={"compute_capabilities": ("8.7",)})
-    with pytest.raises(ExportError, match=r"does not build for compute capability 8\.7 .*a Jetson takes --target trt"):
+    with pytest.raises(ExportError, match=r"cannot build for compute capability 8\.7 .*for a Jetson use --target trt"):
         build(model, tmp_path / "e", orin, silent)
     turing = RTX.model_copy(update={"compute_capabilities": ("7.5",)})
     with pytest.raises(ExportError, match=r"leave out compute capability 7\.5"):

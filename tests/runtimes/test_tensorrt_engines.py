@@ -71,7 +71,7 @@ def test_compute_capabilities_as_text() -> None:
         flavor="trt-rtx", precision="fp32", compute_capabilities=("12.0", "8.6", "8.6")
     ).compute_capabilities == ("8.6", "12.0")
     for wrong in ("", "8", "sm_86", "9.0"):
-        with pytest.raises(ExportError, match="does not build for compute capability"):
+        with pytest.raises(ExportError, match="cannot build for compute capability"):
             parse_capabilities(wrong)
 
 
@@ -139,7 +139,7 @@ def of_release(*numbers: int) -> Callable[[Path], None]:
 
 OTHERS = [
     (recorded_as("1.6.0.72"), r"it was built by TensorRT 1\.6\.0\.72, here is "),
-    (of_release(1, 6, 0, 72), r"its bytes are of TensorRT 1\.6\.0, here is "),
+    (of_release(1, 6, 0, 72), r"its file is from TensorRT 1\.6\.0, but "),
     (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "TensorRT does not take it"),
 ]
 
@@ -169,7 +169,7 @@ def test_a_real_engine_of_another_release_is_one_line(
     try:
         with pytest.raises(
             BundleError,
-            match=rf"{says}.*, and model\.onnx, to build it anew from, is not beside it \(copy the whole bundle\)",
+            match=rf"{says}.*, and model\.onnx is not beside it to build it again \(copy the whole bundle\)",
         ) as caught:
             open_session("tensorrt-rtx", path)
     finally:
@@ -195,5 +195,5 @@ def test_the_doctor_refuses_a_real_engine_of_another_release_in_one_line(
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     assert done.returncode == 1
     (said,) = [line for line in done.stdout.splitlines() if line.startswith("trt-rtx-fp32: ")]
-    assert "its bytes are of TensorRT 1.6.0, here is" in said
+    assert "its file is from TensorRT 1.6.0, but" in said
     assert "Traceback" not in done.stdout + done.stderr
