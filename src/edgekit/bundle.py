@@ -147,7 +147,7 @@ class Variant(ManifestPart):
     precision: Precision
     files: list[BundleFile] = Field(min_length=1, description="the first is the one that the runtime opens")
     settings: dict[str, str] = Field(
-        default_factory=dict, description="what the runtime must be told, for instance the inference precision"
+        default_factory=dict, description="settings for the runtime, for example the inference precision"
     )
     quantization: Quantization | None = Field(None, description="of INT8: how it was made")
     executed: bool = Field(description="whether it was run where it was exported")

@@ -173,7 +173,7 @@ def test_nothing_to_measure_is_an_error(folder: Path) -> None:
     change(folder, lambda m: [v.update(status="rejected") for v in m["variants"]])
     done = edgekit("bench", str(folder), "--quick")
     assert done.returncode == 2
-    assert "no variant to measure on this machine" in done.stderr
+    assert "no variant can be measured on this machine" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -397,7 +397,7 @@ def test_each_warning_is_given_when_it_is_due_and_only_then(
 def test_another_bench_at_the_same_time_is_a_warning(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rounds, "presence", lambda: nullcontext(lambda: False))
+    monkeypatch.setattr(rounds, "bench_lock", lambda: nullcontext(lambda: False))
     monkeypatch.setattr(rounds, "run_worker", lambda request: outcome([10**7] * 1400))
     bundle = Bundle.open(folder)
     results = bench(bundle, choose(bundle, ["onnx-fp32"])[0], tmp_path, plan=BenchPlan(rounds=1)).results

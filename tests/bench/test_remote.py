@@ -180,7 +180,9 @@ def test_a_bench_that_fails_there_says_why_here(edgekit: Edgekit, known: SshServ
     """Only the device knows its processors; its reason comes in a field of the reply, and is said once."""
     code, out, err = edgekit("bench", bundle, *QUICK, *THEIRS, "--device", known.url, "--cpus", "99999")
     assert code == 2
-    assert one_line(err).startswith(f"error: {known.url}: --cpus: this process may not use processor 99999 (choose from ")
+    assert one_line(err).startswith(
+        f"error: {known.url}: --cpus: this process may not use processor 99999 (choose from "
+    )
     assert (out + err).count("99999") == 1
 
 
@@ -232,7 +234,9 @@ def test_a_dropped_connection_is_picked_up(
     fleet = bench_on(addresses, Bundle.open(bundle), tmp_path / "out", say=cut_for_good, **common)
     left = str(fleet.failed[addresses[0]])
     [run] = (remote(known) / "runs").iterdir()
-    assert f"the bench goes on and writes into {run}; run the same command again within a day to fetch its results" in left
+    assert (
+        f"the bench goes on and writes into {run}; run the same command again within a day to fetch its results" in left
+    )
     until((run / "exit").exists)
     measured = json.loads((run / "results" / "onnx-fp32-b1-t1.json").read_text())
     known.start()

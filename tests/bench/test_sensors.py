@@ -320,8 +320,8 @@ def test_this_machine_can_be_read() -> None:
 def test_two_benches_notice_each_other(tmp_path: Path) -> None:
     lock = tmp_path / "lock"
     code = (
-        "import sys, pathlib; from edgekit.bench.lock import presence\n"
-        "with presence(pathlib.Path(sys.argv[1])) as alone:\n"
+        "import sys, pathlib; from edgekit.bench.lock import bench_lock\n"
+        "with bench_lock(pathlib.Path(sys.argv[1])) as alone:\n"
         "    print(alone(), flush=True); sys.stdin.readline(); print(alone(), flush=True)"
     )
     with bench_lock(lock) as alone:

@@ -211,7 +211,9 @@ def test_a_precision_that_the_machine_does_not_compute_in_is_refused(
 def test_a_provider_that_is_not_here_is_an_error_and_never_replaced(model: Path) -> None:
     for provider, name in (("cuda", "CUDAExecutionProvider"), ("openvino", "OpenVINOExecutionProvider")):
         if name not in ort.get_available_providers():
-            with pytest.raises(RuntimeMissing, match=f"this build of ONNX Runtime does not have {name}, only .*CPUExec"):
+            with pytest.raises(
+                RuntimeMissing, match=f"this build of ONNX Runtime does not have {name}, only .*CPUExec"
+            ):
                 open_session("onnxruntime", model, settings={"provider": provider})
     with pytest.raises(RuntimeMissing, match=r"OpenVINO does not find the device NPU on this machine, only .*CPU"):
         open_session("openvino", model, settings={"provider": "npu"})

@@ -235,9 +235,7 @@ def test_the_command_trains_draws_and_ends_with_advice(
     assert "draw 1: pretrain   copied" in out
     assert "student: mean" in out
     assert "Advice:" in out
-    assert (
-        max(map(len, out.partition("Advice:")[2].partition("complete. Next")[0].splitlines()[:-1])) <= 80
-    )
+    assert max(map(len, out.partition("Advice:")[2].partition("complete. Next")[0].splitlines()[:-1])) <= 80
     code, out, _ = edgekit("train", path, "--run", tmp_path / "run", "--draws", "2")
     assert "Advice:" not in out  # nothing was trained: nothing is measured again
     code, _, err = edgekit("train", path, "--run", tmp_path / "run", "--draws", "2", "--until", "pretrain")

@@ -102,7 +102,7 @@ def profile_variant(
     Args:
         bundle: an opened bundle.
         variant: one of its variants.
-        batch: images a run.
+        batch: images per run.
         threads: of the inference; 0 leaves it to the runtime.
         workload: provider and processors.
         runs: number of profiled runs.

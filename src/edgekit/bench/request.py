@@ -15,14 +15,14 @@ class Request:
         bundle: its path.
         variant: its id.
         runtime: the variant's runtime, imported before the bundle is opened so that the import can be timed.
-        batch: images a run.
+        batch: images per run.
         threads: of the inference; 0 leaves it to the runtime.
         seconds: minimum measuring time.
         runs: minimum number of queries.
         scenario: single-stream, multi-stream, offline, server; or profile, which times every node.
         query: images per query, if not one batch.
         streams: runs in flight at the same time; 0 leaves it to the runtime.
-        rate: server: queries a second.
+        rate: server: queries per second.
         seed: server: seed of the arrivals.
         over_ns, over_allowed: server: give up when more than `over_allowed` queries took longer than `over_ns`.
         provider: the device or library that the runtime computes with; None is its CPU.

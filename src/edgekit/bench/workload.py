@@ -26,7 +26,7 @@ class Workload:
     Attributes:
         scenario: see `edgekit.bench.scenarios`.
         streams: runs in flight at the same time; 0 leaves it to the runtime. A single stream has 1.
-        query: multi-stream: images a query.
+        query: multi-stream: images per query.
         rate: server: queries per second; None if it is searched for.
         bound_ms: server: search for the highest rate whose p99 is under this.
         seed: server: seed of the arrivals.

@@ -104,7 +104,7 @@
     }
     return best;
   }
-  const told = (i) => [
+  const description = (i) => [
     ...data.colorings.filter((c) => c.of[i] >= 0).map((c) => `${c.title} ${c.names[c.of[i]]}`), `anomaly score ${data.anomaly[i].toFixed(3)}`,
   ].join(", ");
   // A long name breaks after a folder before it breaks in a word.
@@ -144,7 +144,7 @@
       item.append(line); near.append(item);
     }
     box.replaceChildren(pictureOf(chosen, 256, "picture"), heading, list, element("h3", "Nearest neighbors and their cosine"), near);
-    $("said").textContent = `${data.files[chosen]}: ${told(chosen)}`;
+    $("said").textContent = `${data.files[chosen]}: ${description(chosen)}`;
   }
   function choose(i, move = false) {
     chosen = i; hovered = -1;
