@@ -39,8 +39,8 @@ def written(
 ) -> Path:
     """A result file whose samples are a noisy 0.4 ms times `factor`, in three rounds."""
     noise = np.random.default_rng(seed).lognormal(0, 0.05, 900)
-    told = {"accuracy": 0.95, "accuracy_samples": 360, "threads": 0, **changes}
-    return saved(folder / name, latency_of(noise * factor * 4e5, of, **told))
+    fields = {"accuracy": 0.95, "accuracy_samples": 360, "threads": 0, **changes}
+    return saved(folder / name, latency_of(noise * factor * 4e5, of, **fields))
 
 
 def test_a_change_comes_with_an_interval_that_holds_it(tmp_path: Path) -> None:

@@ -240,10 +240,10 @@ def test_changed_manifests_and_golden_tensors_are_refused_or_right(original: Pat
     good, good_packed = arrays(original), saved(compressed=True, **arrays(original))
     folder, outcomes = shutil.copytree(original, tmp_path / "forged"), {"opened": 0, "refused": 0}
     for number in range(400):
-        told: Any = manifest
+        changed_manifest: Any = manifest
         content = saved(**good)
         if number % 2:
-            told = hostile.value(draws, manifest)
+            changed_manifest = hostile.value(draws, manifest)
         elif number % 4:
             content = hostile.damaged(draws, good_packed if number % 8 == 2 else content)
         else:
@@ -252,12 +252,12 @@ def test_changed_manifests_and_golden_tensors_are_refused_or_right(original: Pat
             shape, kind = draws.choice(shapes), draws.choice(kinds)
             content = saved(**{**good, draws.choice(["images", "logits", "more"]): np.zeros(shape, kind)})
         (folder / "golden.npz").write_bytes(content)
-        if isinstance(told, dict) and number % 2 == 0:
-            told = {
-                **told,
+        if isinstance(changed_manifest, dict) and number % 2 == 0:
+            changed_manifest = {
+                **changed_manifest,
                 "golden": {"path": "golden.npz", "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
             }
-        text = json.dumps(told).encode()
+        text = json.dumps(changed_manifest).encode()
         (folder / MANIFEST).write_bytes(hostile.damaged(draws, text) if number % 16 == 1 else text)
         message = _refusal(lambda: _golden_is_right(folder))
         assert message.isprintable()

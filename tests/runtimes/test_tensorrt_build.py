@@ -36,10 +36,10 @@ def _needed(require_module: Callable[[str, str], None]) -> None:
 
 
 def test_an_engine_is_built_with_progress_and_the_same_bytes_twice(model: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, str]] = []
-    report = build(model, tmp_path / "a.engine", RTX, lambda steps=1, note="": told.append((steps, note)))
-    assert sum(steps for steps, _ in told) == 100
-    assert len({note for _, note in told}) > 2
+    progress_calls: list[tuple[int, str]] = []
+    report = build(model, tmp_path / "a.engine", RTX, lambda steps=1, note="": progress_calls.append((steps, note)))
+    assert sum(steps for steps, _ in progress_calls) == 100
+    assert len({note for _, note in progress_calls}) > 2
     assert report.engine_sha256 == sha256(tmp_path / "a.engine")
     assert report.profile == {"images": [[1, SIZE, SIZE, 3], [1, SIZE, SIZE, 3], [4, SIZE, SIZE, 3]]}
     assert (report.typing, report.flags, report.warnings) == ("strong", (), ())

@@ -108,8 +108,8 @@ def test_progress_of_nested_phases() -> None:
     ],
 )
 def test_types_in_the_inspectors_words(text: str, kind: str) -> None:
-    told = {"Layers": [{"Name": "a", "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": text}]}, "b"]}
-    (layer,) = layers.from_inspector(json.dumps(told))
+    content = {"Layers": [{"Name": "a", "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": text}]}, "b"]}
+    (layer,) = layers.from_inspector(json.dumps(content))
     assert (layer.kind, layer.inputs) == ("CaskConvolution", (kind,))
 
 

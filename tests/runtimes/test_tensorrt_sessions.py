@@ -172,9 +172,9 @@ def test_each_release_is_built_for_in_its_own_way(
     release(monkeypatch, version)
     open_session("tensorrt", planned).close()
     (path,) = own_cache.glob("*.engine")
-    told = json.loads(path.read_bytes().partition(b"\n")[0])
-    assert (told["flags"], told["network"]) == (flags, network)
-    assert told["profiles"] == [{"images": [[1, SIZE, SIZE, 3], [1, SIZE, SIZE, 3], [4, SIZE, SIZE, 3]]}]
+    build_settings = json.loads(path.read_bytes().partition(b"\n")[0])
+    assert (build_settings["flags"], build_settings["network"]) == (flags, network)
+    assert build_settings["profiles"] == [{"images": [[1, SIZE, SIZE, 3], [1, SIZE, SIZE, 3], [4, SIZE, SIZE, 3]]}]
     record = read_record(path)
     assert record is not None
     assert record.onnx == onnx_name
