@@ -17,11 +17,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 # The environment variable that names a file for a command's error. The command then writes its error there instead of printing it, so that
 # its parent need not search the output. `bench.remote.on_device`, which imports nothing of edgekit, uses the same name.
@@ -120,4 +122,6 @@ def _popen(command: list[str], options: dict[str, Any]) -> subprocess.Popen[byte
 @cache
 def _starter(process: int) -> ThreadPoolExecutor:
     """Return a thread that lives as long as this process; a fork gets its own."""
+    from concurrent.futures import ThreadPoolExecutor  # only needed outside the main thread
+
     return ThreadPoolExecutor(1, thread_name_prefix="starter")

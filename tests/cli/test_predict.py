@@ -334,7 +334,7 @@ def test_a_runtime_that_is_not_installed_names_its_extra(tmp_path: Path, photos:
     ("arguments", "message"),
     [
         ([], "name images"),
-        (["-", "a.jpg"], "- stands alone"),
+        (["-", "a.jpg"], "- cannot be combined with other images"),
         (["a.jpg", "--video", "b.mp4"], "cannot be combined with IMAGE"),
         (["a.jpg", "--embedding", "-"], "needs --json"),
         (["a.jpg", "--embedding", "a.parquet"], "give a .npz or .npy file"),

@@ -146,7 +146,7 @@ def test_a_percentile_without_its_samples_is_not_available(whole: Path) -> None:
     assert row[names.index("Samples")].text == "700"
     assert row[names.index("p99")].text.endswith("ms")
     assert row[names.index("p99.9")].text == "n/a"
-    assert row[names.index("p99.9")].title == "700 samples, 6,636 are needed"
+    assert row[names.index("p99.9")].title == "700 samples, but 6,636 are needed"
     assert row[0].warnings == ["short: less than 10 s or 662 samples, a first look and not a measurement"]
 
 

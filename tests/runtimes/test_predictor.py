@@ -113,7 +113,7 @@ def test_wrong_input_to_the_api_is_one_line(bundle: Bundle) -> None:
     for pixels, said in (
         (right[:, :8], r"takes uint8 images of shape \(n, 16, 16, 3\), got uint8 of shape \(2, 8, 16, 3\)"),
         (np.full(right.shape, np.nan, np.float32), "got float32"),
-        (right[:0], "holds no image"),
+        (right[:0], "has no images"),
         (right[0], "got uint8 of shape"),
         ([right], "got list"),
     ):

@@ -103,7 +103,7 @@ def test_every_output_is_given_by_its_name(runtime: str, model: Path, tmp_path: 
     np.testing.assert_allclose(run_in_batches(session, images, 2)["embedding"], kept, atol=1e-4)
     session.run_all(255 - images)
     assert np.array_equal(every["embedding"], kept), "overwritten by the next run"
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="has no images"):
         session.run_all(images[:0])
 
 
@@ -117,7 +117,7 @@ def test_a_graph_that_fixes_its_batch_takes_that_and_nothing_else(runtime: str, 
     for wrong in (images, images[:1], images[:0]):
         with pytest.raises(DataError, match=r"\(4, 16, 16, 3\), got|no image"):
             session.run(wrong)
-    with pytest.raises(DataError, match="exactly 4 images a run"):
+    with pytest.raises(DataError, match="exactly 4 images per run"):
         session.run_all(images[:3])
     for count in (1, 3, 4, 9):  # filled up, and what the filling gives is dropped
         done: list[int] = []
@@ -263,12 +263,12 @@ def graph(kind: int, shape: list[object], output: str = "logits", inputs: int = 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (graph(TensorProto.FLOAT, ["n", 8, 8, 3]), "takes float32"),
+        (graph(TensorProto.FLOAT, ["n", 8, 8, 3]), "input is float32"),
         (graph(TensorProto.UINT8, ["n", 3, 8, 8]), r"\(free, 3, 8, 8\)"),
         (graph(TensorProto.UINT8, [1, 8, 8, 4]), r"\(1, 8, 8, 4\)"),
         (graph(TensorProto.UINT8, ["n", "h", "w", 3]), "has no fixed image size"),
         (graph(TensorProto.UINT8, ["n", 8, 8, 3], output="scores"), "no output named logits, only scores"),
-        (graph(TensorProto.UINT8, ["n", 8, 8, 3], inputs=2), "takes 2 inputs"),
+        (graph(TensorProto.UINT8, ["n", 8, 8, 3], inputs=2), "has 2 inputs"),
     ],
 )
 def test_a_graph_that_is_not_edgekits_is_refused(

@@ -61,7 +61,7 @@ def test_an_engine_is_built_with_progress_and_the_same_bytes_twice(model: Path, 
     [
         ([helper.make_node("Bernoulli", ["pooled"], ["b"], name="drop/coin"),
           helper.make_node("MatMul", ["b", "head"], ["logits"], name="product")],
-         r"node drop/coin, operator Bernoulli: unsupported node \(choose a network without it"),
+         r"node drop/coin, operator Bernoulli: unsupported node \(use a network without this node"),
         ([helper.make_node("NonZero", ["pooled"], ["n"], name="where"),  # a shape that depends on the data
           helper.make_node("Cast", ["n"], ["logits"], to=TensorProto.FLOAT, name="c")],
          "node where, operator NonZero: "),
@@ -69,7 +69,7 @@ def test_an_engine_is_built_with_progress_and_the_same_bytes_twice(model: Path, 
 )  # fmt: skip
 def test_a_refused_node_is_named_with_its_operator_and_the_reason(tmp_path: Path, nodes: list[Any], says: str) -> None:
     path = with_nodes(tmp_path / "model.onnx", nodes)
-    with pytest.raises(ExportError, match=rf"TensorRT for RTX does not take model\.onnx: {says}") as caught:
+    with pytest.raises(ExportError, match=rf"TensorRT for RTX cannot parse model\.onnx: {says}") as caught:
         built_here(path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "made.engine").exists()
@@ -95,7 +95,7 @@ def test_a_damaged_file_is_one_line(model: Path, tmp_path: Path, spoil: Callable
 def test_what_the_builders_process_refuses_comes_out_as_it_is(model: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "model.onnx"
     damaged.write_bytes(model.read_bytes()[:500])
-    with pytest.raises(ExportError, match=r"does not take model\.onnx") as caught:
+    with pytest.raises(ExportError, match=r"cannot parse model\.onnx") as caught:
         build(damaged, tmp_path / "model.engine", RTX, silent)
     assert caught.value.hint == "the file is damaged or not ONNX: export it again"
     with pytest.raises(ExportError, match="no such model"):
@@ -186,7 +186,7 @@ def test_engines_are_kept_and_made_again_where_they_are_not_taken(model: Path, t
 
     refused = iter([None, b"taken"])  # by a runtime that does not take the first
     assert kept.load(FilesOnDisk(model), model.name, RTX, machine, lambda plan: next(refused)) == b"taken"
-    with pytest.raises(BundleError, match="built an engine from it and does not take it"):
+    with pytest.raises(BundleError, match="built an engine from it but cannot load that engine"):
         kept.load(FilesOnDisk(model), model.name, RTX, machine, lambda plan: None)
     coin = helper.make_node("Bernoulli", ["pooled"], ["logits"], name="coin")
     refusable = with_nodes(tmp_path / "bad.onnx", [coin])

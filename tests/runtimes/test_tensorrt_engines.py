@@ -79,9 +79,9 @@ def test_compute_capabilities_as_text() -> None:
     ("built_by", "options", "bound_to", "says"),
     [
         ("1.7.1", RTX, {}, ""),
-        ("1.6.0", RTX, {}, "built by TensorRT 1.6.0, here is 1.7.1"),
-        ("1.7.1", RTX.model_copy(update={"compute_capabilities": ("8.9", "12.0")}), {}, "for compute capability 8.9, 12.0, this GPU has 8.6"),
-        ("1.7.1", RTX.model_copy(update={"compute_capabilities": ()}), {"gpu": "B"}, "built on B, here is A"),
+        ("1.6.0", RTX, {}, "built by TensorRT 1.6.0, but 1.7.1 is installed"),
+        ("1.7.1", RTX.model_copy(update={"compute_capabilities": ("8.9", "12.0")}), {}, "for compute capability 8.9, 12.0, but this GPU has 8.6"),
+        ("1.7.1", RTX.model_copy(update={"compute_capabilities": ()}), {"gpu": "B"}, "built on B, but this is A"),
     ],
 )  # fmt: skip
 def test_why_an_engine_cannot_run_here(
@@ -138,9 +138,9 @@ def of_release(*numbers: int) -> Callable[[Path], None]:
 
 
 OTHERS = [
-    (recorded_as("1.6.0.72"), r"it was built by TensorRT 1\.6\.0\.72, here is "),
+    (recorded_as("1.6.0.72"), r"it was built by TensorRT 1\.6\.0\.72, but "),
     (of_release(1, 6, 0, 72), r"its file is from TensorRT 1\.6\.0, but "),
-    (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "TensorRT does not take it"),
+    (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "TensorRT does not accept it"),
 ]
 
 

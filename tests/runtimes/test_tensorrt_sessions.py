@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -53,7 +54,8 @@ def _stand_ins(driver: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> It
     monkeypatch.setattr(cuda.Driver.__init__, "__defaults__", (str(driver),))
     monkeypatch.setenv("STAND_IN_CUDA", str(driver))
     monkeypatch.setenv("EDGEKIT_CACHE", str(cache))
-    monkeypatch.setenv("PYTHONPATH", str(HERE / "stand_ins"))  # of the builder's process
+    inherited = os.environ.get("PYTHONPATH", "")
+    monkeypatch.setenv("PYTHONPATH", f"{HERE / 'stand_ins'}{os.pathsep}{inherited}")  # of the builder's process
     monkeypatch.syspath_prepend(HERE / "stand_ins")
     release(monkeypatch, "10.3.0")
     cuda.driver.cache_clear()
