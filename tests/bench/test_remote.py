@@ -328,8 +328,8 @@ def test_addresses(text: str, addresses: list[Address]) -> None:
         ("ssh://na no", "is not an address"),
         ("ssh://nano;reboot", "is not an address"),
         ("ssh://nano/home", "is not an address"),
-        ("ssh://nano:99999", "there is no port 99999"),
-        ("ssh://nano,ssh://nano", "named twice"),
+        ("ssh://nano:99999", "99999 is not a port"),
+        ("ssh://nano,ssh://nano", "given twice"),
     ],
 )
 def test_what_is_not_an_address(text: str, why: str, edgekit: Edgekit, tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_python_that_cannot_be_one(lines: list[bytes]) -> None:
      '{"left_out": [[]]}', DEEP, '{"failed": [{"variant": 1, "reason": "x"}]}'],
 )  # fmt: skip
 def test_what_a_bench_prints_is_read_or_refused(text: str) -> None:
-    with pytest.raises(RemoteError, match=r"d: what it says cannot be understood"):
+    with pytest.raises(RemoteError, match=r"d: sends an invalid message"):
         parse_output(text.encode(), "d")
     assert parse_output(b"", "d").results == []
 
@@ -86,8 +86,8 @@ def end(child: Any) -> None:
     ("script", "seconds", "silence", "why"),
     [
         ("yes | tr -d '\\n'", 600, 600, "sends a line of more than 4,194,304 bytes"),
-        ("yes", 600, 600, "says more than 16,777,216 bytes"),
-        ("yes >&2", 600, 600, "says more than 16,777,216 bytes"),
+        ("yes", 600, 600, "sends more than 16,777,216 bytes"),
+        ("yes >&2", 600, 600, "sends more than 16,777,216 bytes"),
         ("exec sleep 3600", 600, 0.5, "sent nothing for 0 s"),
         ("while :; do printf x; sleep 0.05; done", 0.5, 600, "did not finish within 0 s"),
         ("while :; do printf x >&2; sleep 0.05; done", 0.5, 600, "did not finish within 0 s"),

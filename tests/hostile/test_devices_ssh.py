@@ -70,8 +70,8 @@ def test_every_malformed_reply_over_ssh(kind: str, connection: Connection, hosti
     ("answer", "why"),
     [
         ([("say for ever", "x")], "sends a line of more than"),
-        ([("say for ever", "x\n" * 999)], "says more than"),
-        ([("complain for ever", "x\n" * 999)], "says more than"),
+        ([("say for ever", "x\n" * 999)], "sends more than"),
+        ([("complain for ever", "x\n" * 999)], "sends more than"),
         ([("say", line(PROBE)[:20]), ("end", 0)], "failed on the device: exit code 0"),
         ([("end", 3)], "failed on the device: exit code 3"),
         ([("end", 255)], "the connection is lost"),
