@@ -339,7 +339,7 @@ def test_what_is_not_an_address(text: str, why: str, edgekit: Edgekit, tmp_path:
 
 
 def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
-    with pytest.raises(RemoteError, match="holds a password") as error:
+    with pytest.raises(RemoteError, match="contains a password") as error:
         parse(["ssh://me:s3cret@nano"])
     assert "s3cret" not in str(error.value)
 
