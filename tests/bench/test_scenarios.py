@@ -222,7 +222,7 @@ def test_more_threads_than_any_use_could_be_made_of_are_refused() -> None:
         EdgekitError, match=rf"--threads 9999 is too many: this machine has {processors} processors .give at most"
     ):
         check_parallel(9999, Workload())
-    with pytest.raises(EdgekitError, match=r"--streams 5000: .* to let the runtime decide"):
+    with pytest.raises(EdgekitError, match=r"--streams 5000 is too many: .* to let the runtime decide"):
         check_parallel(0, Workload("offline", streams=5000))
 
 
