@@ -255,7 +255,7 @@ def test_times_in_words(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "0m", "20", "m", "-5m", "1d", "20 minutes", "9999999h", "infm"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no time: write 20m, 1h30m or 90s"):
+    with pytest.raises(click.BadParameter, match="is not a time: write it like 20m, 1h30m or 90s"):
         Time().convert(text, None, None)
 
 
