@@ -262,7 +262,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 def test_a_pile_takes_its_labels_from_a_file_alone() -> None:
     for i in range(20):
         save(Path(f"pile/{i}.png"), picture(str(i), 20, 20))
-    with pytest.raises(EdgekitError, match="--labels 10: pile is a pile without classes"):
+    with pytest.raises(EdgekitError, match="--labels 10: no labels can be drawn: pile has no classes"):
         init("pile", "--labels", "10")
     Path("some.csv").write_text("file,class\n0.png,a\n1.png,b\n")
     assert recipe_for("pile", "--labels", "some.csv").data.labels == "some.csv"
