@@ -1,6 +1,6 @@
 """How far an accuracy, or a difference of two, can be trusted: confidence intervals from counts, NumPy alone.
 
-All are two-sided at 95 %. A difference whose interval contains 0 is called "no difference shown", everywhere.
+All are two-sided at 95 %. A difference whose interval contains 0 is called "no significant difference", everywhere.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def difference_lines(differences: Sequence[Difference]) -> list[str]:
     for d in differences:
         low, high = d.interval
         over = f" over {d.draws} label draws" if d.draws > 1 else ""
-        verdict = "" if d.shown else ": no difference shown"
+        verdict = "" if d.shown else ": no significant difference"
         lines += paragraph(
             f"student minus {NAMES.get(d.second, d.second)}{over}: {hundredths(d.value, signed=True)} points "
             f"(95 % interval {hundredths(low, signed=True)} to {hundredths(high, signed=True)}, {d.samples} images){verdict}",
