@@ -34,11 +34,11 @@ options.intra_op_num_threads = threads
 options.inter_op_num_threads = 1
 session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 for _ in range(100):
-    session.run(["logits"], {"images": images})
+    session.run(["logits"], {"image": images})
 samples, end = [], time.perf_counter() + seconds
 while time.perf_counter() < end:
     began = time.perf_counter_ns()
-    session.run(["logits"], {"images": images})
+    session.run(["logits"], {"image": images})
     samples.append(time.perf_counter_ns() - began)
 print(statistics.median(samples) / 1e6)
 """
@@ -57,7 +57,7 @@ def benchmark_app(model: Path, images: Path, threads: int, seconds: float) -> fl
         raise SystemExit("benchmark_app is not here: it comes with the openvino package")
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            app, "-m", str(model), "-i", f"images:{images}", "-shape", f"images[1,{SIZE},{SIZE},3]", "-d", "CPU", "-hint", "none", "-nstreams", "1",
+            app, "-m", str(model), "-i", f"image:{images}", "-shape", f"image[1,{SIZE},{SIZE},3]", "-d", "CPU", "-hint", "none", "-nstreams", "1",
             "-api", "sync", "-infer_precision", "f32", "-nthreads", str(threads), "-t", str(max(1, round(seconds))),
             "-inference_only", "-report_type", "no_counters", "-report_folder", folder, "-json_stats",
         ]  # fmt: skip

@@ -35,7 +35,8 @@ from PIL import Image
 
 from edgekit.data.decode import decode
 from edgekit.data.images import ImageSet
-from edgekit.data.sources import Source, open_pool
+from edgekit.data.source import ImageSource
+from edgekit.data.sources import open_pool
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.preprocess import Preprocessing
@@ -70,7 +71,7 @@ def seconds(work: Callable[[], Any]) -> tuple[float, float]:
     return time.perf_counter() - began, time.process_time() - worked
 
 
-def stream_epoch(source: Source, preprocessing: Preprocessing) -> None:
+def stream_epoch(source: ImageSource, preprocessing: Preprocessing) -> None:
     """The batches of one epoch; the index is in the cache already."""
     decoded = decode(source, preprocessing, 0, stream=True)
     batches = shuffled(ImageSet(decoded.images, source.names, decoded.digests), BATCH, 0)

@@ -19,7 +19,7 @@ Compiled, each in a fresh process and after one that is not counted, the times o
 
 For aarch64 the wheels are only unpacked, and their sizes added up; benchmarks/aarch64.py runs them.
 
-Needs uv and onnx (for the small bundle). Quiet machine, please: the times are medians, all of them are in the file.
+Needs uv, and [export] for the small bundle. Use an idle machine: the times are medians; the file has all of them.
 """
 
 from __future__ import annotations
@@ -36,15 +36,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from tests.helpers.tiny_bundle import make_bundle  # the tests' own
-
 from aarch64 import PLATFORM  # beside this script
 from edgekit.bench.remote import wheel
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.result import now
+from small_models import make_bundle
 
 TRAINING = (
     "torch",

@@ -10,14 +10,11 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from tests.helpers.tiny_bundle import make_bundle  # the tests' own network
-
 from edgekit.bundle import Bundle
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.result import now
+from small_models import make_bundle
 
 RESULTS = Path(__file__).parent / "results"
 SIZE, WIDTH, LAYERS = 32, 48, 5  # a few ms on one thread of a server's CPU

@@ -5,8 +5,8 @@
 In one process, for each runtime that is installed: the same loaded model is run through edgekit's `Session.run` and by the
 runtime's own call in turns (edgekit, bare, bare, edgekit, …), each run timed. Reported is the median over the pairs of their
 ratio, its 95 % confidence interval (bootstrap), and the difference of the medians in microseconds; of the samples, quantiles and
-histograms are kept. The models are small convolutional networks, written with onnx's helpers; the goal (at most 3 %) is for
-those that take 1 ms or more. Needs onnx.
+histograms are kept. The models are small convolutional networks; the goal (at most 3 %) is for those that take
+1 ms or more. Needs [export].
 """
 
 from __future__ import annotations
@@ -21,14 +21,11 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-from tests.helpers.tiny_bundle import write_onnx  # the tests' own network
-
 from edgekit.machine import this_machine
 from edgekit.result import now
 from edgekit.runtimes import Session, open_session, why_not
 from result_files import summarize, write_rows
+from small_models import convolutions, write_onnx
 
 SIZE = 32
 # width of the layers: about 0.1 ms, 1 ms and 3 ms on one thread of a server's CPU
@@ -40,7 +37,7 @@ def bare_call(session: Session, images: np.ndarray) -> Callable[[], object]:
     """The runtime's own call for a batch, without anything of edgekit's: what a careful user would write."""
     inner: Any = session
     if session.runtime == "onnxruntime":
-        run, outputs, feed = inner._session.run, ["logits"], {"images": images}
+        run, outputs, feed = inner._session.run, ["logits"], {inner._input: images}
         return lambda: run(outputs, feed)[0]
     infer, output = inner._calls[1]
     return lambda: infer(images, share_inputs=True)[output]
@@ -98,7 +95,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for width in WIDTHS:
             model = Path(folder, f"{width}.onnx")
-            write_onnx(model, size=SIZE, width=width, layers=4)
+            write_onnx(convolutions(width, layers=4), model, SIZE)
             for runtime in runtimes:
                 session = open_session(runtime, model, threads=1)
                 row = {"width": width, **compare(session, images, arguments.pairs)}

@@ -19,15 +19,16 @@ import time
 from pathlib import Path
 
 import numpy as np
-from tests.helpers.tiny_bundle import SIZE, some_images, write_onnx
 
 from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.result import now
 from edgekit.runtimes import open_session
-from peers import RESULTS  # first: it finds the tests' network
+from peers import RESULTS
+from small_models import convolutions, random_images, write_onnx
 
 READINGS = 100
+SIZE = 16
 EVERY_OTHER_SIZE = 50  # runs between two of another batch size
 
 
@@ -39,7 +40,7 @@ def resident() -> int:
 def soak(runtime: str, model: Path, runs: int) -> dict[str, object]:
     """Run and read."""
     session = open_session(runtime, model, threads=1)  # type: ignore[arg-type]
-    images = some_images(3, SIZE)
+    images = random_images(3, SIZE)
     one, three = images[:1], images
     readings: list[tuple[int, int]] = []
     began = time.perf_counter()
@@ -69,7 +70,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model.onnx")
-        write_onnx(model)
+        write_onnx(convolutions(width=8, layers=2), model, SIZE)
         if arguments.runtime:
             print(json.dumps(soak(arguments.runtime, model, arguments.runs)))
             return

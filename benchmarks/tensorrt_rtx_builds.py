@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,17 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-
-import exported  # the tests' untrained networks
-
-from edgekit.export.half import simulated
+from edgekit.export.half import simulated, tensorrt_onnx
 from edgekit.files import write_json
 from edgekit.machine import this_machine
-from edgekit.onnx_graph.build import export_onnx
 from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.qdq import SIGNED, quantize_onnx
 from edgekit.result import now
 from edgekit.runtimes.tensorrt import BatchRange, BuildOptions, build
+from small_models import random_images, untrained, write_onnx
 
 NETWORKS = ("resnet18", "mobilenet_v3_small", "timm:tf_efficientnet_lite0")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -40,17 +36,19 @@ CAPABILITIES = ("8.6", "8.9", "12.0")
 
 def measure(name: str, size: int, count: int, scratch: Path) -> list[dict[str, Any]]:
     """Every precision and batch of one network."""
-    model = exported.untrained(name, size)
+    model = untrained(name, size)
     graph = scratch / "float.onnx"
-    export_onnx(model, graph, image_size=size, classes=[f"class {i}" for i in range(10)])
-    images = np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    write_onnx(model, graph, size)
+    images = random_images(count, size)
     with torch.no_grad():
         expected = model(torch.from_numpy(images)).numpy()
     calibration = Calibration(graph, images, scratch)
     rows = []
     for precision in PRECISIONS:
         path = scratch / f"{precision}.onnx"
-        exported.for_tensorrt(calibration, path, precision)
+        if precision == "int8":
+            quantize_onnx(calibration, path, SIGNED)
+        tensorrt_onnx(path if precision == "int8" else graph, path, precision)
         logits = simulated(path, ["logits"])(images)["logits"]
         for batch, profile in BATCHES.items():
             options = BuildOptions(

@@ -134,14 +134,14 @@ def test_a_path_that_leaves_the_bundle_is_refused(folder: Path, path: str) -> No
 def test_a_link_that_leaves_the_bundle_is_refused_even_with_the_right_digest(folder: Path, tmp_path: Path) -> None:
     shutil.move(folder / "model.onnx", tmp_path / "outside.onnx")
     os.symlink(tmp_path / "outside.onnx", folder / "model.onnx")
-    with pytest.raises(BundleError, match="leaves the bundle"):
+    with pytest.raises(BundleError, match="is outside the bundle"):
         Bundle.open(folder)
 
 
 def test_no_such_bundle(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no such bundle"):
         Bundle.open(tmp_path / "none")
-    with pytest.raises(BundleError, match="holds no bundle"):
+    with pytest.raises(BundleError, match="it has no bundle"):
         Bundle.open(tmp_path)
 
 
@@ -204,7 +204,7 @@ def test_a_zip_that_writes_outside_is_refused(folder: Path, tmp_path: Path, name
     archive = zipped(folder, tmp_path / "bundle.zip")
     with zipfile.ZipFile(archive, "a") as content:
         content.writestr(name, "gotcha")
-    with pytest.raises(BundleError, match="leaves the bundle"):
+    with pytest.raises(BundleError, match="is outside the bundle"):
         Bundle.open(archive)
     assert not list(tmp_path.rglob("evil.txt"))
 

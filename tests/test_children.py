@@ -124,13 +124,13 @@ def test_doctor(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("what", ["start", "apart"])
+@pytest.mark.parametrize("what", ["start", "run_in_subprocess"])
 def test_one_that_computes_in_foreign_code_ends_too(what: str) -> None:
     """It holds Python's lock all the time, so that no Python in it could notice."""
     busy = "import ctypes; ctypes.PyDLL(None).sleep(1000)"
     ways = {
         "start": f"start([sys.executable, '-c', 'from edgekit.children import end_with_parent as e; e(); {busy}']).wait()",
-        "apart": "run_in_subprocess(exec, 'import ctypes; ctypes.PyDLL(None).sleep(1000)')",
+        "run_in_subprocess": "run_in_subprocess(exec, 'import ctypes; ctypes.PyDLL(None).sleep(1000)')",
     }
     parent = in_python(
         f"""

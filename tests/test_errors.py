@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 import edgekit
 from edgekit import image_files
-from edgekit.bench.remote.replies import Ended
+from edgekit.bench.remote.replies import FollowReply
 from edgekit.children import ERROR_FILE
 from edgekit.errors import DataError, EdgekitError
 from edgekit.foreign import Unreadable, parse_json, parse_npz, read_bytes, understood
@@ -122,5 +122,5 @@ def test_nothing_cuts_a_message() -> None:
 @pytest.mark.parametrize("error", ["a\nerror: forged", "\x1b[2J", "x" * 5000, 7, None])
 def test_a_device_cannot_forge_more_than_one_line_by_its_error(error: object) -> None:
     with pytest.raises(ValidationError):
-        Ended.model_validate({"exit": 2, "files": [], "error": error})
-    assert Ended.model_validate({"exit": 2, "files": []}).error == ""
+        FollowReply.model_validate({"exit": 2, "files": [], "error": error})
+    assert FollowReply.model_validate({"exit": 2, "files": []}).error == ""

@@ -331,8 +331,8 @@ def test_the_predictor_applies_the_bundle_s_range_and_warns_where_it_states_none
     code, _, err = edgekit("predict", bundle.path, tmp_path / "a.png")
     assert code == 0
     assert "use 16 of the 256 gray levels" in err
-    assert "states no pixel_range" in err
-    with pytest.warns(PixelRangeWarning, match="states no pixel_range"):
+    assert "has no pixel_range" in err
+    with pytest.warns(PixelRangeWarning, match="has no pixel_range"):
         Predictor(bundle).predict(tmp_path / "a.png")
     ranged = bundle.manifest.preprocessing.model_copy(update={"pixel_range": (0.0, 4095.0)})
     write_manifest(bundle.path, bundle.manifest.model_copy(update={"preprocessing": ranged}))

@@ -16,7 +16,7 @@ from edgekit.bench.doctor import hardware
 from edgekit.data import workers
 from edgekit.export.jobs import default_jobs
 from edgekit.machine import this_machine
-from edgekit.processors import cpu_quota, narrowed_threads, pinned_threads, tell_openmp, usable_cpus
+from edgekit.processors import configure_openmp, cpu_quota, narrowed_threads, pinned_threads, usable_cpus
 from edgekit.runtimes import open_session
 from edgekit.train.loop.launch import _own_share
 from tests.helpers.observed import no_affinity
@@ -41,15 +41,15 @@ from edgekit.runtimes import open_session
 from edgekit.runtimes.streams import open_streams
 from edgekit.quantize.ranges import observing
 images = np.zeros((1, 16, 16, 3), np.uint8)
-told, answers, open_ones = [], [], []  # sessions that are closed have no threads any more
+reported, answers, open_ones = [], [], []  # sessions that are closed have no threads any more
 for runtime, file in (("onnxruntime", "model.onnx"), ("openvino", "model.xml")):
     session = open_session(runtime, Path(file))
     answers.append(session.run(images))
     streams = open_streams(session)
     streams.submit(images, answers.append)
     streams.wait()
-    told.append(session.settings)
-    told.append({"streams": streams.count})
+    reported.append(session.settings)
+    reported.append({"streams": streams.count})
     open_ones += [session, streams]
 open_ones.append(observing(onnx.load("model.onnx"), ["c0"]))
 open_ones[-1].run(None, {"images": images})
@@ -59,7 +59,7 @@ allowed = set()
 for task in Path("/proc/self/task").iterdir():
     (line,) = [l for l in (task / "status").read_text().splitlines() if l.startswith("Cpus_allowed_list:")]
     allowed.add(line.split()[1])
-print(json.dumps([sorted(allowed), sorted(os.sched_getaffinity(0)), told]))
+print(json.dumps([sorted(allowed), sorted(os.sched_getaffinity(0)), reported]))
 """
 
 
@@ -81,12 +81,12 @@ def run(models: Path, case: str, **variables: str) -> subprocess.CompletedProces
 def test_no_thread_of_a_runtime_leaves_a_narrow_affinity(models: Path) -> None:
     done = run(models, "one")
     assert done.returncode == 0, done.stderr
-    allowed, mask, told = json.loads(done.stdout)
+    allowed, mask, reported = json.loads(done.stdout)
     assert allowed == [str(cpu) for cpu in mask]
     assert len(mask) == 1
-    assert told[0]["intra_op_num_threads"] == "1"
-    assert told[1]["streams"] == 1
-    assert told[2]["INFERENCE_NUM_THREADS"] == "1"
+    assert reported[0]["intra_op_num_threads"] == "1"
+    assert reported[1]["streams"] == 1
+    assert reported[2]["INFERENCE_NUM_THREADS"] == "1"
 
 
 @has_affinity
@@ -97,8 +97,8 @@ def test_where_no_affinity_may_be_set_nothing_is_printed(
     done = run(models, "refused", LD_PRELOAD=str(refused))
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    _, mask, told = json.loads(done.stdout)
-    assert 1 <= int(told[0]["intra_op_num_threads"]) <= len(mask)
+    _, mask, reported = json.loads(done.stdout)
+    assert 1 <= int(reported[0]["intra_op_num_threads"]) <= len(mask)
 
 
 def group(root: Path, **files: str) -> Path:
@@ -145,10 +145,10 @@ def test_every_default_keeps_to_a_quota(monkeypatch: pytest.MonkeyPatch, models:
     assert open_session("onnxruntime", models / "model.onnx", threads=2).settings["intra_op_num_threads"] == "2"
     assert list(workers.in_order(3, lambda start, stop: stop - start, "test")) == [3]
     monkeypatch.setattr(os, "environ", {})
-    tell_openmp()
+    configure_openmp()
     assert os.environ == {"OMP_WAIT_POLICY": "PASSIVE", **({"OMP_NUM_THREADS": "1"} if narrow else {})}
     monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"})
-    tell_openmp()
+    configure_openmp()
     assert os.environ == {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"}
 
 

@@ -154,3 +154,11 @@ def test_make_lists_what_it_can_do(require_tool) -> None:
     ).stdout
     for target in ("demo", "test", "lint", "wheel", "clean"):
         assert re.search(rf"\b{target}\b", listing)
+
+
+def test_benchmarks_and_examples_use_nothing_of_the_tests() -> None:
+    """They run on a clone without `tests/`, with edgekit alone."""
+    for path in [*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "examples").glob("*.py")]:
+        text = path.read_text()
+        assert not re.search(r"""^\s*(from|import) tests\b""", text, re.MULTILINE), path
+        assert not re.search(r"""sys\.path.*["']tests["']""", text), path

@@ -79,18 +79,17 @@ def on_cuda(bundle: Bundle, variant: Variant) -> dict[str, Any]:
 
 
 def on_rtx(bundle: Bundle, variant: Variant) -> dict[str, Any]:
-    """Where edgekit itself says why not, that line is the reason; it is not a failure of the kit."""
+    """Measure on TensorRT for RTX. If edgekit cannot load the variant here, its error is the reason, not a failure of the kit."""
     here, known = capability(), ""
     if here and here not in RTX_CAPABILITIES:
         known = f"; TensorRT for RTX builds for {', '.join(RTX_CAPABILITIES)}, this GPU has {here}"
     if missing := why_not("tensorrt-rtx"):
         raise Unexecuted(f"{missing.message} ({missing.hint}){known}")
     try:
-        return measure(bundle, variant, {})
+        loaded = timed_load(bundle, variant, {})
     except EdgekitError as error:
-        if "does not compute what was trained" in error.message:
-            raise
         raise Unexecuted(f"{type(error).__name__}: {error.message} ({error.hint}){known}") from error
+    return measure_session(bundle, variant, *loaded)
 
 
 def capability() -> str:
@@ -101,14 +100,23 @@ def capability() -> str:
 
 
 def measure(bundle: Bundle, variant: Variant, settings: Mapping[str, str]) -> dict[str, Any]:
-    """The golden proof, then latencies in this process, one after the other; not `edgekit bench`, which takes minutes."""
+    """Load a variant, then `measure_session`."""
+    return measure_session(bundle, variant, *timed_load(bundle, variant, settings))
+
+
+def timed_load(bundle: Bundle, variant: Variant, settings: Mapping[str, str]) -> tuple[Session, float]:
+    """Load a variant; return the session and the seconds."""
     began = time.perf_counter()
     session = load(bundle, variant, settings=settings)
-    loaded = time.perf_counter() - began
+    return session, time.perf_counter() - began
+
+
+def measure_session(bundle: Bundle, variant: Variant, session: Session, load_seconds: float) -> dict[str, Any]:
+    """Check the golden tensors, then measure latencies in this process, and close the session; `edgekit bench` would take minutes."""
     try:
         golden = bundle.golden_outputs()
         proof = prove(session, variant, golden, 1, bundle.task)
-        found = {"load_seconds": round(loaded, 3), "proof": vars(proof), "passed": not proof.warning}
+        found = {"load_seconds": round(load_seconds, 3), "proof": vars(proof), "passed": not proof.warning}
         return {**found, "latency_ms": {f"batch {n}": latency(session, golden["images"], n) for n in (1, 8)}}
     finally:
         session.close()

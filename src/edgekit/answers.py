@@ -1,6 +1,6 @@
-"""What a run's classifiers answer to each test image, in one small file: confusion matrix, worst images and bootstrap come from it.
+"""The predictions of a run's classifiers for each test image, in one small file for the confusion matrix, the worst images and the bootstrap.
 
-RUN/evaluate/answers.npz: truth, MODEL.predicted, MODEL.probability, worst, thumbnails
+RUN/evaluate/answers.npz has the arrays truth, MODEL.predicted, MODEL.probability, worst and thumbnails.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _MOST_THUMBNAILS = 64
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """Answers to n images.
+    """Predictions for n images.
 
     Args:
         truth: (n,) int32, the images' classes.
-        predicted: of each model, (n,) int32, its first choice.
-        probability: of each model, (n,) float32, the softmax probability of its first choice.
-        worst: (m,) int32, rows of the images that the student is most certain about and wrong.
-        thumbnails: (m, s, s, 3) uint8 of them.
+        predicted: for each model, (n,) int32, the most probable class.
+        probability: for each model, (n,) float32, the softmax probability of that class.
+        worst: (m,) int32, rows of the wrong images with the student's highest confidence.
+        thumbnails: (m, s, s, 3) uint8, thumbnails of these images.
     """
 
     truth: NDArray[np.int32]
@@ -42,20 +42,20 @@ class Answers:
         return len(self.truth)
 
     def right(self, model: str) -> NDArray[np.bool_]:
-        """(n,) whether the model's first choice is the image's class."""
+        """Return (n,) bool: whether the model's prediction is right."""
         return self.predicted[model] == self.truth
 
     def top1(self, model: str) -> float:
-        """Share of the images that the model answers right; not a number where there are none."""
+        """Return the share of images that the model classifies correctly; NaN if there are no images."""
         return float(self.right(model).mean()) if len(self) else float("nan")
 
     def confusion(self, model: str, classes: int) -> NDArray[np.int64]:
-        """(classes, classes) images of class i (row) that the model takes for class j (column)."""
+        """Return (classes, classes): the number of images of class i (row) that the model predicts as class j (column)."""
         cells = self.truth.astype(np.int64) * classes + self.predicted[model]
         return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
     def write(self, path: Path) -> None:
-        """Write the file atomically; equal answers give equal bytes."""
+        """Write the file atomically; equal predictions give equal bytes."""
         arrays: dict[str, NDArray[np.generic]] = {
             "truth": self.truth,
             "worst": self.worst,
@@ -73,10 +73,10 @@ def read_answers(path: Path, classes: int) -> Answers:
 
     Args:
         path: of the file.
-        classes: how many there are.
+        classes: number of classes.
 
     Raises:
-        Unreadable: it is missing, damaged, or holds something else.
+        Unreadable: it is missing, damaged, or has other content.
     """
     arrays = read_npz(path)
     try:
@@ -85,7 +85,7 @@ def read_answers(path: Path, classes: int) -> Answers:
         predicted = {model: arrays[f"{model}.predicted"] for model in models}
         probability = {model: arrays[f"{model}.probability"] for model in models}
     except KeyError as error:
-        raise Unreadable(path, f"holds no array named {error.args[0]}") from error
+        raise Unreadable(path, f"has no array named {error.args[0]}") from error
     count = len(truth) if truth.ndim == 1 else -1
     for array in (truth, *predicted.values()):
         if (
@@ -93,12 +93,12 @@ def read_answers(path: Path, classes: int) -> Answers:
             or array.dtype != np.int32
             or (count and not 0 <= array.min() <= array.max() < classes)
         ):
-            raise Unreadable(path, f"holds something else than {classes} classes of {max(0, count)} images")
+            raise Unreadable(path, f"does not have predictions of {classes} classes for {max(0, count)} images")
     if any(array.shape != (count,) or array.dtype != np.float32 for array in probability.values()):
-        raise Unreadable(path, "its probabilities are none")
+        raise Unreadable(path, "its probabilities are invalid")
     fits = (
         thumbnails.ndim == 4 and thumbnails.shape[3] == 3 and thumbnails.dtype == np.uint8 and worst.dtype == np.int32
     )
     if not fits or worst.shape != (len(thumbnails),) or len(thumbnails) > _MOST_THUMBNAILS:
-        raise Unreadable(path, "its thumbnails are none")
+        raise Unreadable(path, "its thumbnails are invalid")
     return Answers(truth, predicted, probability, worst, thumbnails)

@@ -1,8 +1,8 @@
-"""The bundle: what ships to the device. A folder, or a .zip of it, with `bundle.json`, the model files and golden tensors.
+"""The bundle, which is copied to the device: a folder, or a .zip of it, with `bundle.json`, the model files and golden tensors.
 
-Whoever uses a file gets the bytes that were compared with its digest (`Bundle.read`, `Bundle.copied`), never a path that is opened
-again, and a path that leaves the folder is refused. Nothing in a bundle is a pickle: the golden tensors are a NumPy archive that is read
-with pickles forbidden.
+The bytes of a file are compared with its digest when they are read (`Bundle.read`, `Bundle.copied`), and its path is not opened
+again. A path outside the folder is refused. A bundle contains no pickles: the golden tensors are a NumPy archive that is read
+without pickle support.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ Verdict = Literal["faster", "slower", "undecided"]
 
 
 class ManifestPart(BaseModel):
-    """A part of the manifest: no unknown keys. Built when it is first used: importing this is not yet opening a bundle."""
+    """A part of the manifest, without unknown keys. pydantic builds it on first use, to keep imports fast."""
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class BundleFile(ManifestPart):
-    """A file of the bundle and what must be in it."""
+    """A file of the bundle, with its size and digest."""
 
     path: str = Field(description="relative to the bundle, with forward slashes")
     bytes: int = Field(ge=0)
@@ -52,12 +52,12 @@ class BundleFile(ManifestPart):
     def _stays_inside(cls, path: str) -> str:
         parts = PurePosixPath(path).parts
         if not parts or path.startswith("/") or ".." in parts or not path.isprintable() or set(path) & set("\\:"):
-            raise ValueError(f"the path {path!r} leaves the bundle")
+            raise ValueError(f"the path {path!r} is outside the bundle")
         return path
 
     @classmethod
     def of(cls, folder: Path, path: str) -> BundleFile:
-        """Describe a file that is in `folder` now."""
+        """Describe an existing file in `folder`."""
         return cls(path=path, bytes=(folder / path).stat().st_size, sha256=sha256(folder / path))
 
 
@@ -90,7 +90,7 @@ class Tensor(ManifestPart):
 
 
 class Parity(Figures):
-    """How near a variant comes to the trained model on the golden tensors; of each further output, NAME_max_abs_diff and NAME_cosine."""
+    """How close a variant is to the trained model on the golden tensors; for each further output NAME_max_abs_diff and NAME_cosine."""
 
     samples: int
     agreement: float = Field(
@@ -133,7 +133,7 @@ class Accuracy(Figures):
 
 
 class Speed(ManifestPart):
-    """A first look at a variant's speed where it was exported, beside the same runtime's float graph, in turns."""
+    """A first measurement of a variant's speed at export, in turns with the same runtime's float graph."""
 
     p50_ms: float = Field(gt=0, description="median of one batch, by `clock`")
     float_p50_ms: float = Field(gt=0, description="the same of the float graph")
@@ -158,12 +158,12 @@ class Speed(ManifestPart):
 
     @property
     def outcome(self) -> Verdict:
-        """The verdict; of an older bundle what its ratio says."""
+        """The verdict; for an older bundle, from its ratio."""
         return self.verdict or ("faster" if self.ratio >= 1 else "slower")
 
 
 class Variant(ManifestPart):
-    """One way to run the model: a runtime, a precision, and the files that it takes."""
+    """A form of the model: a runtime, a precision, and the files."""
 
     id: str = Field(
         pattern=r"^[a-z0-9][a-z0-9-]*$", description="for instance onnx-fp32, onnx-int8, openvino-fp16, openvino-int8"
@@ -175,7 +175,7 @@ class Variant(ManifestPart):
     precision: Precision
     files: list[BundleFile] = Field(min_length=1, description="the first is the one that the runtime opens")
     settings: dict[str, str] = Field(
-        default_factory=dict, description="what the runtime must be told, for instance the inference precision"
+        default_factory=dict, description="settings for the runtime, for example the inference precision"
     )
     quantization: Quantization | None = Field(None, description="of INT8: how it was made")
     executed: bool = Field(description="whether it was run where it was exported")
@@ -194,7 +194,7 @@ class Variant(ManifestPart):
 
     @property
     def bytes(self) -> int:
-        """What it takes on the disk: all its files."""
+        """Size of all its files on disk."""
         return sum(file.bytes for file in self.files)
 
 
@@ -221,7 +221,7 @@ class Manifest(ManifestPart):
 
     @property
     def files(self) -> list[BundleFile]:
-        """All files of the bundle; one that several variants share comes several times."""
+        """All files of the bundle; a file that several variants share is repeated."""
         return [self.golden, *(file for variant in self.variants for file in variant.files)]
 
     @model_validator(mode="after")
@@ -243,7 +243,7 @@ class Manifest(ManifestPart):
 
 
 class Bundle:
-    """An opened bundle; make one with `Bundle.open`."""
+    """An opened bundle; open one with `Bundle.open`."""
 
     def __init__(self, path: Path, manifest: Manifest, digest: str) -> None:
         self.path = path
@@ -261,14 +261,14 @@ class Bundle:
 
     @classmethod
     def open(cls, path: Path | str, digest: str | None = None) -> Bundle:
-        """Open a bundle's folder, its `bundle.json`, or a .zip of it, and check every file that it lists against its digest.
+        """Open a bundle's folder, its `bundle.json`, or a .zip of it, and compare every listed file with its digest.
 
         Args:
-            path: of one of them.
-            digest: of the `bundle.json` that it must be: another process opens what the first one has checked. None takes any.
+            path: of the folder, `bundle.json` or .zip.
+            digest: required digest of `bundle.json`, so that another process opens the same bundle. None accepts any.
 
         Raises:
-            BundleError: it is missing, damaged, of a newer schema, names a path outside itself, or has another digest.
+            BundleError: it is missing or damaged, has a newer schema, names a path outside itself, or has another digest.
         """
         path = Path(path)
         if path.is_file() and path.name == MANIFEST:
@@ -280,13 +280,13 @@ class Bundle:
         try:
             text = read_bytes(path / MANIFEST, MOST_JSON)
         except Unreadable as error:
-            what = f"it holds no {MANIFEST}" if error.missing else f"its {MANIFEST}: {error.reason}"
+            what = f"it has no {MANIFEST}" if error.missing else f"its {MANIFEST}: {error.reason}"
             raise BundleError(
                 f"{path}: not a bundle, {what}", "give the folder that `edgekit export` printed"
             ) from error
         bundle = cls(path, _manifest(text, path / MANIFEST), hashlib.sha256(text).hexdigest())
         if digest not in (None, bundle.digest):
-            raise BundleError(f"{path}: changed while it was used", "run the command again")
+            raise BundleError(f"{path}: changed during use", "run the command again")
         for file in bundle.manifest.files:
             bundle.file(file)
         return bundle
@@ -301,20 +301,20 @@ class Bundle:
         try:
             return cls.open(folder, digest or inside)
         except BundleError:
-            # Either the archive is at fault or what was extracted from it has been changed since: only a new look tells.
+            # Either the archive is damaged, or the extracted files have changed since: extract again to find out.
             shutil.rmtree(folder, ignore_errors=True)
             folder, inside = extracted(archive, MANIFEST, _listed)
         try:
             return cls.open(folder, digest or inside)
-        except BundleError:  # the archive is: what nobody can use takes no room
+        except BundleError:  # the archive is damaged: remove the unusable files
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
     def read(self, file: BundleFile) -> bytes:
-        """A file's bytes, which have the recorded digest.
+        """Return a file's bytes, after comparing them with the recorded digest.
 
         Raises:
-            BundleError: it is missing, changed, or reaches outside the bundle through a link.
+            BundleError: it is missing or changed, or a link leads outside the bundle.
         """
         with self._reading(file) as path, open_regular(path) as stream:
             content = stream.read(file.bytes + 1)
@@ -323,7 +323,7 @@ class Bundle:
 
     @contextmanager
     def copied(self, file: BundleFile) -> Iterator[str]:
-        """The path of a private copy of a file, which has the recorded digest, while the block lasts.
+        """Yield the path of a private copy of a file, which has the recorded digest, until the block ends.
 
         Raises:
             BundleError: as `read`.
@@ -335,7 +335,7 @@ class Bundle:
             yield copy.path
 
     def file(self, file: BundleFile) -> Path:
-        """The path of a file whose digest was right a moment ago: for those that copy it and check the copy.
+        """Return the path of a file, after comparing it with its digest; for code that copies it and checks the copy.
 
         Raises:
             BundleError: as `read`.
@@ -353,7 +353,7 @@ class Bundle:
         path = self.path / file.path
         try:
             if not path.resolve().is_relative_to(self.path.resolve()):
-                raise BundleError(f"{path}: leaves the bundle", "do not use this bundle")
+                raise BundleError(f"{path}: is outside the bundle", "do not use this bundle")
             yield path
         except Unreadable as error:
             reason = "missing from the bundle" if error.missing else error.reason
@@ -365,15 +365,15 @@ class Bundle:
     def _compare(self, file: BundleFile, size: int, digest: str) -> None:
         if size != file.bytes or digest != file.sha256:
             raise BundleError(
-                f"{self.path / file.path}: changed since the export, its digest is not the recorded one",
+                f"{self.path / file.path}: changed since the export: its digest is not the recorded one",
                 "export or copy the bundle again",
             )
 
     def variant(self, name: str) -> Variant:
-        """A variant by its id.
+        """Return a variant by its id.
 
         Raises:
-            BundleError: there is none of that id.
+            BundleError: the id is unknown.
         """
         for variant in self.manifest.variants:
             if variant.id == name:
@@ -384,17 +384,17 @@ class Bundle:
         )
 
     def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """The golden images (n, H, W, 3) uint8 and the trained model's main output for them, of a classification the logits (n, classes) float32.
+        """Return the golden images (n, H, W, 3) uint8 and the trained model's main output for them, such as the logits (n, classes) float32.
 
         Raises:
-            BundleError: the file is not an archive of images and outputs, they are not finite, or it holds Python objects (pickles
+            BundleError: the file is not an archive of images and outputs, they are not finite, or it has Python objects (pickles
                 are not read).
         """
         outputs = self.golden_outputs()
         return outputs["images"], outputs[self.task.main]
 
     def golden_outputs(self) -> dict[str, NDArray[Any]]:
-        """The golden `images` (n, H, W, 3) uint8, and each output of the trained model for them, float32, by its name.
+        """Return the golden `images` (n, H, W, 3) uint8, and each output of the trained model for them, float32, by name.
 
         Raises:
             BundleError: as `golden`.
@@ -420,8 +420,8 @@ class Bundle:
                 )
             if not np.isfinite(output).all():  # every comparison with them would hold
                 raise BundleError(
-                    f"{path}: its golden {name} are not finite, so nothing can be proved against them",
-                    "export the bundle again from a model that gives finite numbers",
+                    f"{path}: its golden {name} are not finite, so no variant can be checked",
+                    "export the bundle again, from a model with finite outputs",
                 )
         shapes = {name: output.shape[1:] for name, output in named.items()}
         if fault := self.task.fault(self.manifest.classes, shapes):
@@ -430,10 +430,10 @@ class Bundle:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest in a folder, its files not looked at.
+    """Read the manifest in a folder, without checking its files.
 
     Raises:
-        BundleError: there is none that this edgekit can read.
+        BundleError: it is missing, or this edgekit cannot read it.
     """
     path = folder / MANIFEST
     try:
@@ -443,12 +443,12 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `bundle.json` atomically; the files that it lists must be in `folder` already."""
+    """Write `bundle.json` atomically; the files that it lists must already be in `folder`."""
     write_text(folder / MANIFEST, manifest.model_dump_json(indent=2, by_alias=True) + "\n")
 
 
 def _listed(text: bytes, path: Path) -> dict[str, int]:
-    """The paths that a manifest lists, and their bytes."""
+    """Return the paths that a manifest lists, with their sizes in bytes."""
     return {file.path: file.bytes for file in _manifest(text, path).files}
 
 

@@ -1,11 +1,11 @@
-"""Child processes that end when the process that started them ends, however that came about: SIGKILL, lack of memory, a crash.
+"""Child processes that end when their parent process ends for any reason: SIGKILL, lack of memory, a crash.
 
-Linux does it: prctl(2), PR_SET_PDEATHSIG. Elsewhere a process that is killed alone may leave its children behind; Ctrl-C, SIGTERM and errors
-end them everywhere, by the code that started them.
+Linux does it with prctl(2), PR_SET_PDEATHSIG. On other systems, a killed process may leave its children behind; Ctrl-C, SIGTERM and
+errors end them on all systems, through the code that started them.
 
-- A Python child of ours is started by `start` and calls `end_with_parent` first.
-- A child of the module multiprocessing calls `end_with_parent` with the process that started it; the thread that started it waits for it.
-- Any other program is started by `start` with `foreign=True`: a few lines of Python ask for the signal, then become that program.
+- A Python child of ours is started by `start` and first calls `end_with_parent`.
+- A child of the module multiprocessing calls `end_with_parent` with its parent's process id; the thread that started it waits for it.
+- Any other program is started by `start` with `foreign=True`: a few lines of Python request the signal, then become that program.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# The environment variable that names a file for the error of a command, which then does not print it: whoever started the command reads
-# it there rather than between other lines. `bench.remote.on_device`, which imports nothing, names it too.
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+# The environment variable that names a file for a command's error. The command then writes its error there instead of printing it, so that
+# its parent need not search the output. `bench.remote.on_device`, which imports nothing of edgekit, uses the same name.
 ERROR_FILE = "EDGEKIT_ERROR_FILE"
-PARENT = "EDGEKIT_PARENT"  # the environment variable that names a child's parent; of no meaning to others
+PARENT = "EDGEKIT_PARENT"  # the environment variable with a child's parent; for internal use
 _PR_SET_PDEATHSIG = 1
-# Arguments: the parent, then the command. The signal stays with a process that becomes another program (execve(2)), unless that is setuid.
+# Arguments: the parent, then the command. A process keeps the setting when it becomes another program (execve(2)), unless that is setuid.
 _BECOME = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
@@ -39,7 +41,7 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 def prctl(option: int, value: int) -> None:
-    """Ask Linux for something (prctl(2)); elsewhere nothing happens."""
+    """Call Linux's prctl(2); no effect on other systems."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
@@ -47,12 +49,12 @@ def prctl(option: int, value: int) -> None:
 def start(command: Sequence[str], *, foreign: bool = False, **options: Any) -> subprocess.Popen[bytes]:
     """Start a process that ends with this one.
 
-    Linux sends the signal when the thread that started a process ends, so a thread that ends before this process does hands the starting
-    over to one that does not.
+    Linux sends the signal when the thread that started the process ends. So other threads than the main one, which may end early, let a
+    permanent thread start it.
 
     Args:
-        command: the program and its arguments; of a foreign program its absolute path.
-        foreign: whether it is another program than ours; one of ours calls `end_with_parent`.
+        command: the program and its arguments; for a foreign program, its absolute path.
+        foreign: whether it is not one of our programs, which call `end_with_parent`.
         options: of `subprocess.Popen`.
 
     Raises:
@@ -69,21 +71,21 @@ def start(command: Sequence[str], *, foreign: bool = False, **options: Any) -> s
 
 
 def naming_parent(environment: dict[str, str] | None = None) -> dict[str, str]:
-    """An environment (None: this process's) that tells a child of ours which process is its parent."""
+    """Return an environment (None: this process's) with this process as the parent of a child of ours."""
     return {**(os.environ if environment is None else environment), PARENT: str(os.getpid())}
 
 
 def end_with_parent(parent: int | None = None) -> None:
-    """End this process at once when the one that started it ends; where that one has ended already, end now.
+    """End this process at once when its parent ends; if the parent has already ended, end now.
 
     Args:
-        parent: that process; None: as its environment says (see `naming_parent`), and nothing happens where it says nothing.
+        parent: the parent's process id; None: from the environment (see `naming_parent`), with no effect if it is not set.
     """
-    said = os.environ.pop(PARENT, "")  # children of this one have another parent
+    parent_id = os.environ.pop(PARENT, "")  # this process's children have another parent
     if parent is None:
-        if not said.isdecimal():
+        if not parent_id.isdecimal():
             return
-        parent = int(said)
+        parent = int(parent_id)
     prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it ended before the request
         os._exit(1)
@@ -91,10 +93,10 @@ def end_with_parent(parent: int | None = None) -> None:
 
 @contextmanager
 def without_main() -> Iterator[None]:
-    """Where the module multiprocessing starts (spawns) processes of ours: they do not import the program's `__main__`.
+    """Keep processes that multiprocessing spawns in this block from importing the program's `__main__`.
 
-    They would run a user's script from its top, edgekit's own call included, unless all of it stands below
-    `if __name__ == "__main__"`; and a notebook has no file to import. They cannot load what is defined there (see `needs_main`).
+    They would run the user's script again, with its call of edgekit, unless all of it is below `if __name__ == "__main__"`; and a
+    notebook has no file to import. So they cannot use objects that are defined there (see `needs_main`).
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
@@ -105,7 +107,7 @@ def without_main() -> Iterator[None]:
 
 
 def needs_main(pickled: bytes) -> bool:
-    """Whether a pickle names something of the program's `__main__`."""
+    """Whether a pickle refers to the program's `__main__`."""
     import pickletools
 
     return any(
@@ -119,5 +121,7 @@ def _popen(command: list[str], options: dict[str, Any]) -> subprocess.Popen[byte
 
 @cache
 def _starter(process: int) -> ThreadPoolExecutor:
-    """A thread that lives as long as this process; a fork of it has one of its own."""
+    """Return a thread that lives as long as this process; a fork gets its own."""
+    from concurrent.futures import ThreadPoolExecutor  # only needed outside the main thread
+
     return ThreadPoolExecutor(1, thread_name_prefix="starter")

@@ -1,4 +1,4 @@
-"""What goes wrong in ways that a user can mend: one line that says what, where, and what to do."""
+"""Errors that a user can fix: one line that says what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import TypeVar
 
 from edgekit.text import quoted, shortened, visible
 
-# What is quoted in a message is shortened where it is quoted; these bound what nobody thought of.
+# Quoted values are shortened where they are quoted; these limits catch all others.
 _LONGEST = 3000
 _LONGEST_HINT = 1000
 _Error = TypeVar("_Error", bound="EdgekitError")
 
 
 class EdgekitError(Exception):
-    """An error that the user can act on. The command line prints its message without a traceback and exits with `exit_code`.
+    """An error that the user can fix. The command line prints its message without a traceback and exits with `exit_code`.
 
-    Whatever stands in them, message and hint are one line each, without control characters, and not longer than a screen.
+    Whatever their content, message and hint are one line each, without control characters, and not longer than a screen.
 
     Args:
         message: what is wrong, and where (the path, key or value) unless `where` says so, in one line.
-        hint: what to do about it, in one line.
-        where: what the message is about, if somebody who passes the error on may name it otherwise, or has named it already.
+        hint: what to do, in one line.
+        where: the subject of the message, if code that passes the error on may rename it or has already named it.
 
     Attributes:
-        message: what is wrong and where.
+        message: what is wrong, and where.
         reason: what is wrong, without `where`.
     """
 
@@ -41,28 +41,28 @@ class EdgekitError(Exception):
         return one_line(f"{self.where}: {self.reason}") if self.where else self.reason
 
     def at(self: _Error, where: object = "") -> _Error:
-        """The same error about something else; about nothing in particular where its reader knows."""
-        found = type(self).__new__(type(self), *self.args)
-        found.__dict__.update(self.__dict__)
-        found.where = one_line(str(where))
-        return found
+        """Return the same error with another subject; without a subject if the reader knows it."""
+        copy = type(self).__new__(type(self), *self.args)
+        copy.__dict__.update(self.__dict__)
+        copy.where = one_line(str(where))
+        return copy
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
 
 
 def one_line(text: str, limit: int = _LONGEST) -> str:
-    """A text of any origin as one line of at most about `limit` visible characters."""
-    # A character that is not visible is written as six: shortened before, as the text may be huge, and after.
+    """Return any text as one line of at most about `limit` visible characters."""
+    # Shortened before, because the text may be huge, and after, because an invisible character becomes six visible ones.
     return shortened(visible(shortened(" ".join(text.split()), limit)), limit)
 
 
 class RecipeError(EdgekitError):
-    """The recipe cannot be read, or asks for something impossible."""
+    """The recipe cannot be read, or is not possible."""
 
 
 class DataError(EdgekitError):
-    """The images or labels are not what the recipe says, or cannot be read."""
+    """The images or labels cannot be read, or do not match the recipe."""
 
 
 class RunError(EdgekitError):
@@ -70,15 +70,15 @@ class RunError(EdgekitError):
 
 
 class BundleError(EdgekitError):
-    """The bundle is missing, damaged, of another schema, or does not hold what is asked of it."""
+    """The bundle is missing or damaged, has another schema, or lacks something that is requested."""
 
 
 class RuntimeMissing(EdgekitError):
-    """A runtime or an optional package is not installed; the hint names the extra that brings it."""
+    """A runtime or an optional package is not installed; the hint names the extra that installs it."""
 
 
 class RemoteError(EdgekitError):
-    """A remote device cannot be reached, refuses, or cannot do what is asked of it."""
+    """A remote device cannot be reached, refuses the connection, or fails."""
 
 
 class ExportError(EdgekitError):
@@ -86,19 +86,19 @@ class ExportError(EdgekitError):
 
 
 class GateFailed(EdgekitError):
-    """The work was done and what it produced did not pass: exit code 1, like a failed test."""
+    """The work was done, but its result did not pass: exit code 1, like a failed test."""
 
     exit_code = 1
 
 
 def error_named(kind: str) -> type[EdgekitError]:
-    """The class of an error that a child process reports by name; `EdgekitError` where there is none of that name."""
+    """Return the class of an error that a child process reports by name; `EdgekitError` if the name is unknown."""
     found = globals().get(kind)
     return found if isinstance(found, type) and issubclass(found, EdgekitError) else EdgekitError
 
 
 def signal_name(number: int) -> str:
-    """`SIGKILL` for 9, and `signal 40` where a number has no name, as most real-time signals have none."""
+    """Return `SIGKILL` for 9, and `signal 40` for a number without a name, such as most real-time signals."""
     import signal
 
     try:
@@ -108,10 +108,10 @@ def signal_name(number: int) -> str:
 
 
 def near(value: str, known: Iterable[str], count: int = 3) -> str:
-    """`did you mean a, b or c?` for a misspelled name, or an empty string where nothing is near."""
+    """Return `did you mean a, b or c?` for a misspelled name, or an empty string if no name is similar."""
     import difflib  # for a misspelled name only
 
-    # Comparing takes quadratic time, and no name is that long.
+    # Comparison takes quadratic time, and no name is this long.
     matches = difflib.get_close_matches(value[:200], list(known), n=count, cutoff=0.6)
     if not matches:
         return ""

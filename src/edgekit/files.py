@@ -1,4 +1,4 @@
-"""Files that are never half-written, and the digests that prove what is in them."""
+"""Write files atomically, and compute digests."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from edgekit.errors import EdgekitError
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path`; when the block ends well it is synced and renamed onto `path`.
+    """Open a temporary file beside `path`; when the block ends without an error, it is synced and renamed to `path`.
 
-    A reader sees the old file or the new one, never a part of one, whenever the process dies; what a killed one left is removed.
+    A reader sees either the old file or the new one, even if the process dies; leftovers of killed processes are removed.
 
     Raises:
         EdgekitError: the folder cannot be written, or the disk is full.
     """
-    from edgekit.temporary import debris, temporary_file  # whoever only reads needs none of it
+    from edgekit.temporary import debris, temporary_file  # not needed for reading
 
     path = Path(path)
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in debris(path.parent, path.name):
-            left.unlink(missing_ok=True)
+        for leftover in debris(path.parent, path.name):
+            leftover.unlink(missing_ok=True)
         handle, temporary = temporary_file(path)
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
             os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, path)  # before it is closed, which unlocks it
+            os.replace(temporary, path)  # before closing it, which releases its lock
         temporary = None
         _sync_folder(path.parent)
     except OSError as error:
@@ -52,9 +52,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def written_by_a_library(folder: Path) -> Iterator[None]:
-    """Around a library that writes files into a folder: where it failed because nothing can be written there, the system's reason is raised.
+    """Wrap a library that writes files into a folder; if it fails because the folder cannot be written, raise the system's reason.
 
-    Libraries in C++ hide it ("iostream error"), and some miss only later the file that they could not write.
+    C++ libraries hide the reason ("iostream error"), and some fail only later, when the file is missing.
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full.
@@ -94,7 +94,7 @@ def copy_file(source: Path | str, target: Path | str) -> None:
     """Copy a file's bytes; `target` is not replaced atomically.
 
     Raises:
-        OSError: it cannot be read or written; `filename` names both, whichever of the system's ways of copying failed.
+        OSError: it cannot be read or written; `filename` names both files.
     """
     try:
         shutil.copyfile(source, target)
@@ -113,7 +113,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):
@@ -122,27 +122,27 @@ def sha256(path: Path) -> str:
 
 
 def digest_of(content: Any) -> str:
-    """The SHA-256 of a JSON-able value in its canonical form (sorted keys, no spaces)."""
+    """Return the SHA-256 of a JSON-able value in canonical form (sorted keys, no spaces)."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def cache_folder() -> Path:
-    """Where edgekit keeps what it can make again: $EDGEKIT_CACHE, else edgekit/ in the user's cache folder."""
+    """Return edgekit's cache folder: $EDGEKIT_CACHE, otherwise edgekit/ in the user's cache folder."""
     if root := os.environ.get("EDGEKIT_CACHE"):
         return Path(root)
     if root := os.environ.get("XDG_CACHE_HOME"):
         return Path(root) / "edgekit"
     try:
         return Path.home() / ".cache" / "edgekit"
-    except RuntimeError:  # no HOME, and the user is in no list
-        return homeless() / ".cache" / "edgekit"
+    except RuntimeError:  # no HOME, and the user is not in the password database
+        return substitute_home() / ".cache" / "edgekit"
 
 
-def homeless() -> Path:
-    """A folder of the user's own in the machine's temporary folder, for who has no home.
+def substitute_home() -> Path:
+    """Return a private folder in the machine's temporary folder, for users without a home folder.
 
     Raises:
-        EdgekitError: somebody else has it, or it cannot be made.
+        EdgekitError: it belongs to another user, or cannot be created.
     """
     from edgekit.temporary import machine_folder
 
@@ -152,15 +152,17 @@ def homeless() -> Path:
         status = folder.lstat()
     except OSError as error:
         raise EdgekitError(
-            f"there is no home folder, and {folder} cannot be made: {error.strerror}", "set HOME"
+            f"there is no home folder, and {folder} cannot be created: {error.strerror}", "set HOME"
         ) from error
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-        raise EdgekitError(f"there is no home folder, and {folder} is somebody else's", "set HOME, or EDGEKIT_CACHE")
+        raise EdgekitError(
+            f"there is no home folder, and {folder} belongs to another user", "set HOME or EDGEKIT_CACHE"
+        )
     return folder
 
 
 def prepare_home() -> None:
-    """Where the user is in no list, as in containers, name what libraries would look up there and fail: a home and a user's name."""
+    """If the user is not in the password database, as in containers, set HOME and USER, because libraries would fail to look them up."""
     import pwd
 
     try:
@@ -168,7 +170,7 @@ def prepare_home() -> None:
     except KeyError:
         os.environ.setdefault("USER", str(os.getuid()))
         if "HOME" not in os.environ:
-            os.environ["HOME"] = str(homeless())
+            os.environ["HOME"] = str(substitute_home())
 
 
 def _umask() -> int:

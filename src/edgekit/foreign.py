@@ -1,12 +1,12 @@
-"""Bytes that somebody else may have written: read within bounds, and whatever a library raises for them becomes one error.
+"""Read untrusted files within limits, and turn every parser's exceptions into one error.
 
-A list of the exceptions that a parser may raise is never complete: zipfile, zlib, lzma, numpy, json and pickle raise some twenty kinds
-for damaged bytes. So there is one function a format, each catches everything, and nothing else in the package parses such bytes.
-The formats that need a package of their own are parsed inside `understood`, each in one module: YAML in `recipe.plain_yaml`, safetensors
-and checkpoints in `models.weight_files`, ONNX in `export.graph.files`, Parquet in `data.tables`, tar in `data.tar_index`, images in `image_files`.
+A list of the exceptions that a parser may raise is never complete: zipfile, zlib, lzma, numpy, json and pickle raise about twenty kinds
+for damaged bytes. So there is one function per format, which catches everything, and no other code in the package parses such bytes.
+Formats that need their own package are parsed inside `understood`, each in one module: YAML in `recipe.plain_yaml`, safetensors and
+checkpoints in `models.weight_files`, ONNX in `onnx_graph.files`, Parquet in `data.tables`, tar in `data.tar_index`, images in `image_files`.
 
-What is compared with a digest is read once: either into memory (`read_bytes`) or into a copy of its own (`private_copy`) for libraries
-that open a path. Nobody can put other bytes between the comparison and the use.
+Bytes that are compared with a digest are read once: into memory (`read_bytes`), or into a private copy (`private_copy`) for libraries
+that open a path. So they cannot be replaced between the comparison and the use.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 
 from edgekit.errors import EdgekitError, one_line
 
-MOST_JSON = 64 << 20  # far above any file of ours, and little enough to be read
+MOST_JSON = 64 << 20  # far larger than any file of ours, and small enough to read
 MOST_CELLS = 10_000_000  # of a CSV file: rows times columns
 MOST_ARRAYS = 1 << 30  # unpacked, of one archive
 
 
 class Unreadable(EdgekitError):
-    """Foreign bytes that cannot be understood; whoever reads them says what that means.
+    """An untrusted file that cannot be read; callers turn it into an error of their own.
 
     Args:
         path: of the file.
         reason: why, in a few words.
-        detail: the same for a message that says itself that the file cannot be read, or is not what it should be; else the reason.
-        missing: whether there is no such file at all.
-        too_large: whether it has more bytes than are read.
+        detail: the reason for messages that already say that the file cannot be read or is not of its kind; by default `reason`.
+        missing: whether the file does not exist.
+        too_large: whether it is larger than the limit.
     """
 
     def __init__(
@@ -50,21 +50,21 @@ class Unreadable(EdgekitError):
 
 @contextmanager
 def understood(path: Path | str, what: str) -> Iterator[None]:
-    """Parse in this block: whatever it raises becomes an `Unreadable` that names the file.
+    """Turn every exception in this block into an `Unreadable` that names the file.
 
     Args:
         path: of the file.
-        what: that it should be, with an article, for the message: `a NumPy archive`.
+        what: its expected kind, with an article, for the message: `a NumPy archive`.
 
     Raises:
-        Unreadable: anything went wrong. Errors of edgekit's own pass as they are.
+        Unreadable: the block raised any other error than edgekit's own, which pass unchanged.
     """
     try:
         yield
     except EdgekitError:
         raise
     except OSError as error:
-        if error.strerror is None:  # a library's own, about the content
+        if error.strerror is None:  # raised by a library, about the content
             raise _not(what, path, str(error) or "damaged") from error
         if error.errno in {errno.ENOENT, errno.ENOTDIR}:
             raise Unreadable(path, "no such file", missing=True) from error
@@ -83,12 +83,12 @@ def _not(what: str, path: Path | str, why: str) -> Unreadable:
 
 @contextmanager
 def open_regular(path: Path | str) -> Iterator[BinaryIO]:
-    """Open a regular file for reading; no device or named pipe, which may never end. Parse what is in it inside `understood`.
+    """Open a regular file for reading; devices and named pipes, which may never end, are refused. Parse its content inside `understood`.
 
-    A pipe that the shell has opened, as in `edgekit train <(sed … recipe.yaml)`, is one, too, but cannot be read twice.
+    A pipe that the shell has opened, as in `edgekit train <(sed … recipe.yaml)`, is accepted, but cannot be read twice.
 
     Raises:
-        Unreadable: it is missing, no regular file, or cannot be opened.
+        Unreadable: it is missing, not a regular file, or cannot be opened.
     """
     with understood(path, "a file"):
         try:
@@ -105,14 +105,14 @@ def open_regular(path: Path | str) -> Iterator[BinaryIO]:
 
 
 def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe without a writer would block
+    return os.open(path, flags | os.O_NONBLOCK)  # opening a pipe without a writer would block
 
 
 def read_bytes(path: Path | str, most: int = MOST_JSON) -> bytes:
-    """A regular file's bytes.
+    """Return a regular file's bytes.
 
     Raises:
-        Unreadable: it is missing, no regular file, cannot be read, or is larger than `most` bytes.
+        Unreadable: it is missing, not a regular file, cannot be read, or is larger than `most` bytes.
     """
     with open_regular(path) as stream, understood(path, "a file"):
         if os.fstat(stream.fileno()).st_size > most:  # before a byte of it takes memory
@@ -124,10 +124,10 @@ def read_bytes(path: Path | str, most: int = MOST_JSON) -> bytes:
 
 
 def read_text(path: Path | str, most: int = MOST_JSON, errors: Literal["strict", "replace"] = "strict") -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
+    """Return the text of a file in UTF-8, with or without a byte order mark.
 
     Raises:
-        Unreadable: as `read_bytes`, or it is not UTF-8 and `errors` is strict.
+        Unreadable: as in `read_bytes`, or it is not UTF-8 and `errors` is strict.
     """
     return _decoded(read_bytes(path, most), path, errors)
 
@@ -136,11 +136,11 @@ def _decoded(content: bytes, path: Path | str, errors: Literal["strict", "replac
     try:
         return content.decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
-        raise Unreadable(path, f"not a text in UTF-8 (byte {error.start})") from error
+        raise Unreadable(path, f"not UTF-8 text (byte {error.start})") from error
 
 
 class Copy(NamedTuple):
-    """A file's bytes at one moment, in a file that nobody else knows: where it can be opened, and what is in it."""
+    """A private copy of a file's bytes at one moment: its path, size and digest."""
 
     path: str
     bytes: int
@@ -149,19 +149,19 @@ class Copy(NamedTuple):
 
 @contextmanager
 def private_copy(path: Path | str, check: Callable[[BinaryIO, Path | str], None] | None = None) -> Iterator[Copy]:
-    """The bytes that a regular file has now, for libraries that open a path: its digest is that of what they read.
+    """Copy a regular file's current bytes for libraries that open a path, so that the digest is that of the bytes they read.
 
-    On Linux the copy lies in memory, takes its size there until the block ends, and cannot be reached by a name.
+    On Linux the copy is in memory until the block ends, and has no name.
 
     Args:
         path: of the file.
-        check: called with the opened file and its path before a byte is copied; it raises where copying is of no use. Not called for
+        check: called with the opened file and its path before the copy; it raises an error if copying is pointless. Not called for
             a pipe, which cannot be read twice.
 
     Raises:
-        Unreadable: it is missing, no regular file, cannot be read, or is larger than this machine's memory; or `check` says so.
+        Unreadable: it is missing, not a regular file, cannot be read, or is larger than this machine's memory; or `check` raised it.
     """
-    from edgekit.temporary import private_file  # whoever only parses JSON needs none of it
+    from edgekit.temporary import private_file  # not needed for parsing JSON
 
     with open_regular(path) as stream, private_file() as (copy, name):
         digest, size = hashlib.sha256(), 0
@@ -180,28 +180,28 @@ def private_copy(path: Path | str, check: Callable[[BinaryIO, Path | str], None]
 
 
 def parse_json(content: bytes | str, path: Path | str, kind: type | None = dict) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
     Args:
         content: the text.
         path: of its file, for messages.
-        kind: what the value must be; None accepts any.
+        kind: the required type of the value; None accepts any.
 
     Raises:
-        Unreadable: it is not JSON, or something else than `kind`.
+        Unreadable: it is not JSON, or not of type `kind`.
     """
     with understood(path, "JSON"):
         value = json.loads(content)
     if kind is not None and not isinstance(value, kind):
-        raise Unreadable(path, f"JSON, but holds {type(value).__name__} and not {kind.__name__}")
+        raise Unreadable(path, f"JSON, but a {type(value).__name__} and not a {kind.__name__}")
     return value
 
 
 def read_json(path: Path, kind: type | None = dict) -> Any:
-    """The value of a JSON file; see `read_bytes` and `parse_json`.
+    """Read a JSON file; see `read_bytes` and `parse_json`.
 
     Raises:
-        Unreadable: as they do.
+        Unreadable: as in these functions.
     """
     return parse_json(read_bytes(path), path, kind)
 
@@ -209,13 +209,13 @@ def read_json(path: Path, kind: type | None = dict) -> Any:
 def read_csv(
     path: Path | str, errors: Literal["strict", "replace"] = "strict"
 ) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
-    """The columns of a CSV file in UTF-8 with a header, and its rows: the line that each ends on, and its values by column.
+    """Return the columns of a CSV file (UTF-8, with a header), and its rows: the line on which each ends, and its values by column.
 
-    A value that a row lacks is the empty text, and values beyond the header are left out. The rows are read one by one: whoever keeps
-    none of them needs no more memory than the file.
+    Missing values of a row are empty texts, and values beyond the header are dropped. The rows are an iterator, so that they need not
+    be in memory.
 
     Raises:
-        Unreadable: as `read_text`, or it is no CSV; the rows raise it, too, and where they have more than `MOST_CELLS` values in all.
+        Unreadable: as in `read_text`, or it is not CSV; also raised by the iterator, and if there are more than `MOST_CELLS` values.
     """
     import csv
     import io
@@ -223,7 +223,7 @@ def read_csv(
     content = read_bytes(path)
     _decoded(content, path, errors)
     with understood(path, "a CSV file"):
-        # Decoded a second time, block by block: the whole text as a stream would take four bytes a character.
+        # Decoded a second time, block by block: the whole text would take four bytes per character.
         stream = io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", errors, newline="")
         reader = csv.DictReader(stream, restval="")
         columns = list(reader.fieldnames or [])
@@ -233,16 +233,16 @@ def read_csv(
 def _csv_rows(reader: Any, columns: list[str], path: Path | str) -> Iterator[tuple[int, dict[str, str]]]:
     with understood(path, "a CSV file"):
         for number, row in enumerate(reader, 1):
-            if number * len(columns) > MOST_CELLS:  # a short row has a value in each of its columns, too
+            if number * len(columns) > MOST_CELLS:  # a short row has a value in each column, too
                 raise Unreadable(path, f"has more than {MOST_CELLS:,} values", too_large=True)
             yield reader.line_num, {name: row[name] for name in columns}
 
 
 def read_npz(path: Path, names: list[str] | None = None, most: int = MOST_ARRAYS) -> dict[str, Any]:
-    """Arrays of a NumPy archive (.npz); see `parse_npz`.
+    """Read arrays of a NumPy archive (.npz); see `parse_npz`.
 
     Raises:
-        Unreadable: there is no such file, or as `parse_npz`.
+        Unreadable: the file is missing, or as in `parse_npz`.
     """
     with open_regular(path) as stream:
         return parse_npz(stream, path, names, most)
@@ -251,16 +251,16 @@ def read_npz(path: Path, names: list[str] | None = None, most: int = MOST_ARRAYS
 def parse_npz(
     stream: BinaryIO, path: Path | str, names: list[str] | None = None, most: int = MOST_ARRAYS
 ) -> dict[str, Any]:
-    """Arrays of a NumPy archive (.npz) by name, without pickles.
+    """Parse arrays of a NumPy archive (.npz) by name, without pickles.
 
     Args:
-        stream: the archive, of a file that is open or of bytes.
+        stream: the archive, an open file or bytes.
         path: of its file, for messages.
-        names: which; None for all.
-        most: bytes that they may take together, unpacked.
+        names: names of the arrays; None for all.
+        most: limit of their total size, unpacked, in bytes.
 
     Raises:
-        Unreadable: it is no such archive, damaged, lacks one of them, holds something else under its name, or is too large.
+        Unreadable: it is not such an archive, is damaged, lacks an array, has something else under its name, or is too large.
     """
     import zipfile
 
@@ -270,14 +270,14 @@ def parse_npz(
         with zipfile.ZipFile(stream) as archive:
             sizes = {entry.filename.removesuffix(".npy"): entry.file_size for entry in archive.infolist()}
         if lacking := [name for name in names or [] if name not in sizes]:
-            raise Unreadable(path, f"holds no array named {', '.join(lacking)}")
+            raise Unreadable(path, f"has no array named {', '.join(lacking)}")
         wanted = list(sizes) if names is None else names
         if (needed := sum(sizes[name] for name in wanted)) > most:
             raise Unreadable(path, f"unpacks to {needed:,} bytes, more than {most:,}")
         stream.seek(0)
         with np.load(stream, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in wanted}
-    for name, array in found.items():
+            arrays_by_name = {name: arrays[name] for name in wanted}
+    for name, array in arrays_by_name.items():
         if not isinstance(array, np.ndarray):
-            raise Unreadable(path, f"{name} in it is no array")
-    return found
+            raise Unreadable(path, f"{name} in it is not an array")
+    return arrays_by_name

@@ -1,6 +1,6 @@
 """Confidence intervals of accuracies and of differences of two accuracies, from counts, with NumPy only.
 
-All are two-sided at 95 %. A difference whose interval contains 0 is called "no difference shown", everywhere.
+All are two-sided at 95 %. A difference whose interval contains 0 is called "no significant difference", everywhere.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Locks between processes: the system releases each when its process ends, however it ends, on this machine or, over NFS, on another.
+"""Locks between processes. The system releases a lock when its process ends, on this machine or, over NFS, on another.
 
-Some file systems have no locks (some FUSE and network ones). There, who asks cannot know of others, and works without.
+Some file systems have no locks (some FUSE and network ones). There, other processes are not detected, and work goes on without locks.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from pathlib import Path
 
 
 def take(handle: int, *, shared: bool = False, wait: bool = False) -> bool:
-    """Lock an open file or folder until its handle is closed; False where another process holds it.
+    """Lock an open file or folder until its handle is closed; return False if another process holds the lock.
 
     Args:
         handle: a descriptor.
-        shared: together with all others who share it; else alone.
-        wait: until it is free; then never False.
+        shared: take a shared lock; otherwise an exclusive one.
+        wait: wait until it is free; then the result is True.
 
     Raises:
-        OSError: the file system has no locks, or none is left.
+        OSError: the file system has no locks, or no more of them.
     """
     kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
     try:
@@ -33,16 +33,16 @@ def take(handle: int, *, shared: bool = False, wait: bool = False) -> bool:
 
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock on a file, which is made where it is missing, while the block runs; gives whether it could be had.
+    """Lock a file, which is created if it is missing, while the block runs; yield whether that succeeded.
 
-    On a file system without locks, it can be had.
+    On a file system without locks, it always succeeds.
 
     Args:
-        path: no symbolic link.
-        wait: until it is free; then it gives True.
+        path: must not be a symbolic link.
+        wait: wait until it is free; then it yields True.
 
     Raises:
-        OSError: the file cannot be opened or made.
+        OSError: the file cannot be opened or created.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
     try:

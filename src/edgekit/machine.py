@@ -1,4 +1,4 @@
-"""What machine this is: written into every result so that a number can be traced to what produced it."""
+"""Describe this machine. Every result contains the description, so that its numbers can be traced."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _ISA = (
     "asimdhp",
     "sve",
 )
-# Arm's processors by (implementer, part), which is all that the kernel says of them; those of boards, phones and servers
-# that models run on (Arm's MIDR_EL1 registers).
+# Arm processors of boards, phones and servers by (implementer, part), which is all that the kernel reports (Arm's MIDR_EL1
+# registers).
 _ARM_PARTS = {
     ("0x41", "0xd03"): "Cortex-A53", ("0x41", "0xd04"): "Cortex-A35", ("0x41", "0xd05"): "Cortex-A55",
     ("0x41", "0xd07"): "Cortex-A57", ("0x41", "0xd08"): "Cortex-A72", ("0x41", "0xd09"): "Cortex-A73",
@@ -41,7 +41,7 @@ _ARM_PARTS = {
 
 
 class Machine(BaseModel):
-    """The fingerprint of a machine and of the software on it."""
+    """A description of a machine and its software."""
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
@@ -53,17 +53,20 @@ class Machine(BaseModel):
     os: str
     python: str
     packages: dict[str, str]
-    emulated: bool = Field(False, description="another processor emulates this one (QEMU user mode): no latency counts")
+    emulated: bool = Field(
+        False,
+        description="whether another processor emulates this one (QEMU user mode), so that latencies mean nothing",
+    )
 
 
 def this_machine() -> Machine:
-    """The fingerprint of the machine that runs this process; nothing heavy is imported for it."""
+    """Return the description of this machine, without heavy imports."""
     return Machine(
         cpu=cpu_name(),
         architecture=platform.machine(),
         cores=usable_cpus(),
         memory_bytes=memory_bytes(),
-        isa=[] if emulated() else cpu_features(),  # /proc/cpuinfo is that of the processor below
+        isa=[] if emulated() else cpu_features(),  # under emulation, /proc/cpuinfo describes the host's processor
         os=platform.platform(),
         python=platform.python_version(),
         packages=installed_packages(),
@@ -72,20 +75,20 @@ def this_machine() -> Machine:
 
 
 def installed_packages() -> dict[str, str]:
-    """The versions of the packages that matter to edgekit, of those that are installed."""
+    """Return the versions of the installed packages that matter to edgekit."""
     from importlib import metadata
 
-    found = {}
+    versions = {}
     for name in _PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
-    """The instruction-set extensions that matter for inference, in a fixed order (empty where the system does not say)."""
+    """Return the instruction-set extensions that matter for inference, in a fixed order (empty if the system does not report them)."""
     flags: set[str] = set()
     for line in _lines(cpuinfo):
         key, _, value = line.partition(":")
@@ -96,13 +99,13 @@ def cpu_features(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[str]:
 
 
 def emulated(root: Path = Path("/"), architecture: str = "") -> bool:
-    """Whether this process runs on another kind of processor than it was built for, under QEMU's user-mode emulation.
+    """Whether this process runs under QEMU's user-mode emulation, on another kind of processor than it was built for.
 
-    The kernel is then still the one below: it names its own architecture (Linux 6.1), or its /proc/cpuinfo does.
+    The kernel is then the host's: it reports its own architecture (Linux 6.1), or its /proc/cpuinfo does.
 
     Args:
         root: where `proc` is.
-        architecture: what this process takes its processor for; by default what the system calls tell it.
+        architecture: the architecture that this process sees; by default from the system calls.
     """
     own = _family(architecture or platform.machine())
     kernel = "".join(_lines(root / "proc/sys/kernel/arch")).strip()
@@ -113,7 +116,7 @@ def emulated(root: Path = Path("/"), architecture: str = "") -> bool:
 
 
 def _family(architecture: str) -> str:
-    """A 64-bit kernel runs 32-bit programs of its family without emulation."""
+    """Return the architecture's family: a 64-bit kernel runs 32-bit programs of its family without emulation."""
     name = architecture.lower()
     if name.startswith(("aarch64", "arm")):
         return "arm"
@@ -121,21 +124,21 @@ def _family(architecture: str) -> str:
 
 
 def has_int8_dot_product(features: list[str] | None = None) -> bool:
-    """Whether the CPU multiplies 8-bit integers without the saturation of AVX2's 16-bit sums (VNNI, AMX, or Arm's dot product)."""
+    """Whether the CPU multiplies 8-bit integers without the saturation of AVX2's 16-bit sums (with VNNI, AMX, or Arm's dot product)."""
     features = cpu_features() if features is None else features
     return bool({"avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"} & set(features))
 
 
 def has_native_bf16(features: list[str] | None = None) -> bool:
-    """Whether the CPU multiplies bfloat16 itself (AVX-512 BF16, AMX, or Arm's BF16); PyTorch emulates it elsewhere, which is slower
-    than float32."""
+    """Whether the CPU supports bfloat16 (AVX-512 BF16, AMX, or Arm's BF16); otherwise PyTorch emulates it, which is slower than
+    float32."""
     if features is None:
         features = [] if emulated() else cpu_features()
     return bool({"avx512_bf16", "amx_bf16", "bf16"} & set(features))
 
 
 def cpu_name(root: Path = Path("/")) -> str:
-    """The board's name where there is one (Jetson, Raspberry Pi), else the processor's; `unknown` where nothing tells.
+    """Return the board's name if there is one (Jetson, Raspberry Pi), otherwise the processor's; `unknown` if neither is reported.
 
     Args:
         root: where `proc` is.
@@ -152,7 +155,7 @@ def cpu_name(root: Path = Path("/")) -> str:
 
 
 def arm_cores(root: Path = Path("/")) -> dict[str, list[int]]:
-    """Name → numbers of the processors of that kind, on Arm (empty elsewhere); several kinds are a big.LITTLE machine."""
+    """Return, on Arm, name → numbers of the processors of that kind (empty elsewhere); several kinds mean a big.LITTLE machine."""
     kinds: dict[str, list[int]] = {}
     number, implementer = 0, ""
     for line in _lines(root / "proc/cpuinfo"):
@@ -168,7 +171,7 @@ def arm_cores(root: Path = Path("/")) -> dict[str, list[int]]:
 
 
 def memory_bytes(root: Path = Path("/"), key: str = "MemTotal") -> int | None:
-    """A figure of /proc/meminfo in bytes: all memory, or with `MemAvailable` what programs can still have."""
+    """Return a value of /proc/meminfo in bytes: all memory, or with `MemAvailable` the memory that is available to programs."""
     for line in _lines(root / "proc/meminfo"):
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) * 1024

@@ -1,7 +1,7 @@
-"""How many processors this process may use: those that the kernel lets it run on, and no more than its control group grants time for.
+"""The number of processors that this process may use, by its affinity and its control group's quota.
 
-A container is told `--cpus 2` on a machine of 64 processors: programs that make a thread for each of the 64 are stopped for most of
-every tenth of a second. And `taskset` leaves a process one processor: threads that a runtime pins elsewhere break that promise.
+In a container with `--cpus 2` on a machine with 64 processors, a program with 64 threads is throttled for most of every tenth of a
+second. With `taskset`, a process may only use some processors, and a runtime must not pin its threads to others.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from pathlib import Path
 
 
 def affinity() -> frozenset[int] | None:
-    """The processors that the kernel lets this process run on, by number; None where the system does not tell (macOS)."""
+    """Return the numbers of the processors that this process may run on; None if the system does not report them (macOS)."""
     return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def usable_cpus(root: Path = Path("/")) -> int:
-    """How many processors this process may use: the smaller of its affinity mask and its control group's quota, at least 1.
+    """Return how many processors this process may use: the smaller of its affinity mask and its control group's quota, at least 1.
 
-    A quota of 2.5 processors counts as 2: a third thread would have them all stopped (throttled) for a part of every period.
+    A quota of 2.5 processors counts as 2: with a third thread, all would be throttled for a part of every period.
 
     Args:
         root: where `proc` and `sys` are.
@@ -31,28 +31,28 @@ def usable_cpus(root: Path = Path("/")) -> int:
 
 
 def narrowed_threads(root: Path = Path("/")) -> int:
-    """How many threads to tell a runtime whose own default counts the machine's processors; 0 where that default is right.
+    """Return the number of threads for a runtime whose default is the machine's number of processors; 0 if that default is right.
 
-    That is where this process may use fewer than the machine has: then one thread for each that it may use, but no more than
-    there are physical cores, which is what ONNX Runtime takes by itself.
+    If this process may use fewer processors than the machine has, it is one thread for each of them, but no more than the physical
+    cores, which are ONNX Runtime's default.
     """
     usable = usable_cpus(root)
     return _no_more_than_cores(usable, root) if usable < (os.cpu_count() or 1) else 0
 
 
 def pinned_threads(root: Path = Path("/")) -> int:
-    """The same for a runtime that pins the threads of its default to processors, as ONNX Runtime does: the number of usable
-    processors also where a process may not set an affinity (some containers), since it prints an error for every thread there.
+    """Return the same for a runtime that pins its default threads to processors, as ONNX Runtime does. If a process may not set an
+    affinity (some containers), it is the number of usable processors, because the runtime would print an error for every thread.
     """
     narrowed = narrowed_threads(root)
     return narrowed or (_no_more_than_cores(usable_cpus(root), root) if _may_not_pin() else 0)
 
 
-def tell_openmp() -> None:
-    """Set what OpenMP reads when it is loaded, for commands that train: call this before torch is imported.
+def configure_openmp() -> None:
+    """Set OpenMP's environment variables for training commands; call it before torch is imported.
 
-    Threads that wait do not spin: on a machine that others use too, that costs a hundred times what it gains. And OpenMP knows
-    the affinity mask by itself, but not the control group's quota. Variables that are set already stay.
+    Waiting threads do not spin: on a shared machine spinning costs a hundred times what it gains. OpenMP respects the affinity
+    mask by itself, but not the control group's quota. Variables that are already set are unchanged.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     quota = cpu_quota()
@@ -61,7 +61,7 @@ def tell_openmp() -> None:
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Processors' worth of time that the control group grants (0.5: half of one); None without a limit.
+    """Return the processor time that the control group grants, in processors (0.5: half of one); None without a limit.
 
     Source: the kernel's documentation of cgroup-v2 (`cpu.max`) and of v1 (the CFS quota).
     """
@@ -77,11 +77,11 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def control_group_files(root: Path, controller: str, names: tuple[str, str]) -> list[Path]:
-    """A limit's files of the control groups that this process is in, the innermost first: a limit of any of them holds.
+    """Return the files of a limit in this process's control groups, the innermost first; the limits of all groups apply.
 
     Args:
         root: where `proc` and `sys` are.
-        controller: of version 1, where each has a hierarchy of its own.
+        controller: of version 1, where each controller has its own hierarchy.
         names: the file's name in version 2, and in version 1.
     """
     files = []
@@ -101,7 +101,7 @@ def control_group_files(root: Path, controller: str, names: tuple[str, str]) -> 
 
 
 def physical_cores(root: Path = Path("/")) -> int | None:
-    """Physical cores, by (package, core); only x86's /proc/cpuinfo tells."""
+    """Return the number of physical cores, by (package, core); None if /proc/cpuinfo does not report them (only x86 does)."""
     cores = re.findall(
         r"^physical id\s*:\s*(\d+)$.*?^core id\s*:\s*(\d+)$", _text(root / "proc/cpuinfo"), re.MULTILINE | re.DOTALL
     )
@@ -113,7 +113,7 @@ def _no_more_than_cores(threads: int, root: Path) -> int:
 
 
 def _may_not_pin() -> bool:
-    """Whether setting an affinity is refused (a seccomp filter), found by setting the one that holds already."""
+    """Whether setting an affinity is refused (by a seccomp filter), tested by setting the current one."""
     if not hasattr(os, "sched_setaffinity"):
         return False
     try:

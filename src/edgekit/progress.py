@@ -1,4 +1,4 @@
-"""Progress that a person can watch and a log file can keep: a bar with ETA on a terminal or in a notebook, a line now and then elsewhere."""
+"""Show progress: a bar with the remaining time on a terminal or in a notebook, and a line from time to time elsewhere."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ class Advance(Protocol):
 
 
 _LINE_EVERY_SECONDS = 15.0
-_TELL_EVERY_SECONDS = 0.5
+_UPDATE_EVERY_SECONDS = 0.5
 _relay: Callable[[str], None] | None = None
 
 
 @contextmanager
 def progress(title: str, total: int, done: int = 0, unit: str = "") -> Iterator[Advance]:
-    """Show the progress of `total` steps on standard error, of which `done` are done already.
+    """Show the progress of `total` steps on standard error, of which `done` are already done.
 
-    On a terminal and in a Jupyter notebook: a bar with elapsed time and ETA. Elsewhere: one line every 15 s, and none for work shorter
-    than that. Inside `relayed`: told to whoever shows it.
+    On a terminal and in a Jupyter notebook: a bar with elapsed and remaining time. Elsewhere: one line every 15 s, so none for shorter
+    work. Inside `relayed`: passed to its function.
     """
     if _relay is not None:
         yield _relaying(_relay, title, total, done, unit)
@@ -45,12 +45,12 @@ def progress(title: str, total: int, done: int = 0, unit: str = "") -> Iterator[
 
 @contextmanager
 def relayed(tell: Callable[[str], None]) -> Iterator[None]:
-    """Tell progress instead of showing it: for a process whose parent shows that of several.
+    """Pass progress to a function instead of showing it: for a process whose parent shows the progress of several.
 
     Args:
-        tell: given what is going on, as in `calibrate 120/300 images`, at most every half second.
+        tell: called with a line such as `calibrate 120/300 images`, at most every half second.
     """
-    global _relay  # noqa: PLW0603 - as standard error is of the whole process, so is what stands for it
+    global _relay  # noqa: PLW0603 - it replaces standard error, which is also global
     before, _relay = _relay, tell
     try:
         yield
@@ -59,7 +59,7 @@ def relayed(tell: Callable[[str], None]) -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """Say what begins now, in a line on standard error; inside `relayed`: told to whoever shows it."""
+    """Print which step begins, in a line on standard error; inside `relayed`, pass it to its function."""
     if _relay is not None:
         _relay(text)
     else:
@@ -67,12 +67,12 @@ def say(text: str) -> None:
 
 
 def _relaying(tell: Callable[[str], None], title: str, total: int, done: int, unit: str) -> Advance:
-    last = -_TELL_EVERY_SECONDS
+    last = -_UPDATE_EVERY_SECONDS
 
     def advance(steps: int = 1, note: str = "") -> None:
         nonlocal done, last
         done += steps
-        if time.monotonic() - last >= _TELL_EVERY_SECONDS:
+        if time.monotonic() - last >= _UPDATE_EVERY_SECONDS:
             last = time.monotonic()
             tell(f"{title} {done}/{total} {unit} {note}".rstrip())
 
@@ -108,14 +108,14 @@ def _bar(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
 
 
 def _in_notebook() -> bool:
-    """Whether this process is a notebook's kernel; IPython is not imported for it. In a terminal IPython has no kernel."""
+    """Whether this process is a notebook's kernel, without importing IPython. IPython in a terminal has no kernel."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return getattr(shell, "kernel", None) is not None
 
 
-class _Shown:
-    """A text that a notebook shows as it is."""
+class _PlainText:
+    """A text that a notebook shows unchanged."""
 
     def __init__(self, text: str) -> None:
         self.text = visible(text)
@@ -145,7 +145,7 @@ class _Place:
         return self._before == self._now()
 
     def show(self, text: str) -> None:
-        self._display.update(_Shown(text))
+        self._display.update(_PlainText(text))
 
 
 _over: _Place | None = (
@@ -155,7 +155,7 @@ _over: _Place | None = (
 
 @contextmanager
 def _cell(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
-    """One line of a cell's output, written anew: it needs no widgets, and the last state stays in the saved notebook."""
+    """Show progress in one line of a cell's output that is updated: it needs no widgets, and a saved notebook keeps the last state."""
     global _over  # noqa: PLW0603 - as a cell's output is of the whole process
     from IPython.display import display
 
@@ -164,22 +164,22 @@ def _cell(title: str, total: int, done: int, unit: str) -> Iterator[Advance]:
     def text() -> str:
         seconds = time.monotonic() - began
         rate = (done - at_start) / seconds if seconds > 0 else 0.0
-        left = f", {duration((total - done) / rate)} left" if rate > 0 and done < total else ""
+        remaining = f", {duration((total - done) / rate)} left" if rate > 0 and done < total else ""
         full = _CELL_BAR if total <= 0 else min(_CELL_BAR, _CELL_BAR * done // total)
         bar = "█" * full + "░" * (_CELL_BAR - full)
-        return f"{title:<12} {bar} {done}/{total} {unit}  {duration(seconds)}{left}  {latest}".rstrip()
+        return f"{title:<12} {bar} {done}/{total} {unit}  {duration(seconds)}{remaining}  {latest}".rstrip()
 
     place, _over = _over, None
     if place is not None and place.is_last:
         place.show(text())
     else:
-        place = _Place(display(_Shown(text()), display_id=True))
+        place = _Place(display(_PlainText(text()), display_id=True))
 
     def advance(steps: int = 1, note: str = "") -> None:
         nonlocal done, last, latest
         done += steps
         latest = note or latest
-        if time.monotonic() - last >= _TELL_EVERY_SECONDS:
+        if time.monotonic() - last >= _UPDATE_EVERY_SECONDS:
             last = time.monotonic()
             place.show(text())
 
@@ -210,7 +210,7 @@ def _lines(title: str, total: int, done: int, unit: str) -> Advance:
 
 
 def duration(seconds: float) -> str:
-    """As in 6:12, or 1:06:12."""
+    """Format a duration: 6:12, or 1:06:12."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,8 +1,8 @@
-"""Temporary files and folders that the next command removes where this one was killed.
+"""Temporary files and folders. If this command is killed, the next one removes them.
 
-Each has a name that nobody else gives, `.STEM.xxxxxxxx.tmp` (in the machine's temporary folder `edgekit-KIND.xxxxxxxx.tmp`), and is
-locked by the process that uses it: the system releases the lock however the process ends, on this machine or, over NFS, on another.
-Where nothing can be locked, nothing is taken for debris.
+Each has a distinctive name, `.STEM.xxxxxxxx.tmp` (in the machine's temporary folder `edgekit-KIND.xxxxxxxx.tmp`), and is locked by the
+process that uses it. The system releases the lock when the process ends, on this machine or, over NFS, on another. On a file system
+without locks, nothing is considered debris.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import BinaryIO
 
 from edgekit.locks import take
 
-_RANDOM = "[a-z0-9_]{8}"  # as the module tempfile draws them
+_RANDOM = "[a-z0-9_]{8}"  # as the module tempfile generates them
 _DEBRIS = re.compile(rf"\..+\.{_RANDOM}\.tmp")
 _SCRATCH = re.compile(rf"edgekit-[a-z-]+\.{_RANDOM}\.tmp")
 
 
 def temporary_file(target: Path) -> tuple[int, Path]:
-    """A new file beside `target`, open for writing and locked until its handle is closed.
+    """Create a file beside `target`, open for writing and locked until its handle is closed.
 
     Raises:
         OSError: as `tempfile.mkstemp`.
     """
-    import tempfile  # whoever only reads needs none of it
+    import tempfile  # not needed for reading
 
     while True:
         handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
@@ -38,7 +38,7 @@ def temporary_file(target: Path) -> tuple[int, Path]:
 
 
 def temporary_folder(parent: Path, prefix: str) -> tuple[int, Path]:
-    """A new folder `PREFIX.xxxxxxxx.tmp`, locked until the handle is closed.
+    """Create a folder `PREFIX.xxxxxxxx.tmp`, locked until the handle is closed.
 
     Raises:
         OSError: as `tempfile.mkdtemp`.
@@ -54,7 +54,7 @@ def temporary_folder(parent: Path, prefix: str) -> tuple[int, Path]:
 
 
 def scratch(parent: Path, kind: str) -> tuple[int, Path]:
-    """A new folder `edgekit-KIND.xxxxxxxx.tmp`, locked until the handle is closed; those that killed processes left go first.
+    """Create a folder `edgekit-KIND.xxxxxxxx.tmp`, locked until the handle is closed; leftovers of killed processes are removed first.
 
     Raises:
         OSError: as `tempfile.mkdtemp`.
@@ -64,9 +64,9 @@ def scratch(parent: Path, kind: str) -> tuple[int, Path]:
 
 
 def machine_folder() -> Path:
-    """The machine's temporary folder: `tempfile.gettempdir()`, found without the file that it writes and deletes to try a folder.
+    """Return the machine's temporary folder: `tempfile.gettempdir()`, but without its test file.
 
-    That file has a name of eight letters that nobody could tell from a user's, so a process killed there would leave it for ever.
+    The test file's name has only eight letters and looks like a user's file, so a process that is killed would leave it forever.
 
     Raises:
         OSError: there is none.
@@ -74,8 +74,8 @@ def machine_folder() -> Path:
     import tempfile
 
     if tempfile.tempdir is None:
-        given = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
-        for folder in map(os.path.abspath, [*given, "/tmp", "/var/tmp", "/usr/tmp"]):
+        candidates = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
+        for folder in map(os.path.abspath, [*candidates, "/tmp", "/var/tmp", "/usr/tmp"]):
             if os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK):
                 tempfile.tempdir = folder
                 break
@@ -84,7 +84,7 @@ def machine_folder() -> Path:
 
 @contextmanager
 def temporary_files_in(folder: Path) -> Iterator[None]:
-    """Have libraries put their temporary files into a folder of ours, which goes when we do or when the next command finds it."""
+    """Make libraries put their temporary files into one of our folders, which this command or the next one removes."""
     import tempfile
 
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
@@ -96,10 +96,10 @@ def temporary_files_in(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def scratch_folder(kind: str) -> Iterator[Path]:
-    """A folder in the machine's temporary folder, deleted when the block ends; those that killed processes left go first.
+    """Create a folder in the machine's temporary folder, deleted when the block ends; leftovers of killed processes are removed first.
 
     Args:
-        kind: what it is for, a part of its name.
+        kind: its purpose, a part of its name.
 
     Raises:
         OSError: as `tempfile.mkdtemp`.
@@ -114,9 +114,9 @@ def scratch_folder(kind: str) -> Iterator[Path]:
 
 @contextmanager
 def private_file() -> Iterator[tuple[BinaryIO, str]]:
-    """An empty file to write, and the path under which this process can open it until the block ends.
+    """Create an empty file, and yield it with the path under which this process can open it until the block ends.
 
-    On Linux it lies in memory and has no name that others could open; elsewhere in a scratch folder, which is the user's alone.
+    On Linux it is in memory, without a name that others could open; elsewhere it is in a private scratch folder.
 
     Raises:
         OSError: as `tempfile.mkdtemp`.
@@ -130,21 +130,21 @@ def private_file() -> Iterator[tuple[BinaryIO, str]]:
 
 
 def debris(folder: Path, stem: str | None = None) -> Iterator[Path]:
-    """What killed processes left in a folder under the names that `temporary_file` and `temporary_folder` give.
+    """Yield leftovers of killed processes in a folder, with names from `temporary_file` and `temporary_folder`.
 
-    Each is locked while the caller has it, so that two commands never clear it away at once.
+    Each is locked while the caller uses it, so that two commands never remove it at once.
 
     Args:
-        folder: it need not be there.
+        folder: may be missing.
         stem: of the target; None for any.
     """
     pattern = _DEBRIS if stem is None else re.compile(rf"\.{re.escape(stem)}\.{_RANDOM}\.tmp")
-    yield from _dead(folder, pattern)
+    yield from _unlocked(folder, pattern)
 
 
 def remove_debris(folder: Path, pattern: re.Pattern[str] = _DEBRIS) -> None:
-    """Remove what killed processes left in a folder; what cannot be removed stays."""
-    for path in _dead(folder, pattern):
+    """Remove leftovers of killed processes from a folder, as far as possible."""
+    for path in _unlocked(folder, pattern):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -152,7 +152,7 @@ def remove_debris(folder: Path, pattern: re.Pattern[str] = _DEBRIS) -> None:
                 path.unlink()
 
 
-def _dead(folder: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
+def _unlocked(folder: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
     try:
         names = [name for name in os.listdir(folder) if pattern.fullmatch(name)]
     except OSError:
@@ -166,18 +166,18 @@ def _dead(folder: Path, pattern: re.Pattern[str]) -> Iterator[Path]:
         try:
             if os.fstat(handle).st_uid == os.getuid() and take(handle):
                 yield path
-        except OSError:  # nothing can be locked here
+        except OSError:  # this file system has no locks
             continue
         finally:
             os.close(handle)
 
 
 def _locked(handle: int, name: str) -> bool:
-    """Lock what was just made; False where another process took it for debris in the moment between."""
+    """Lock a new file or folder; return False if another process has removed it as debris in between."""
     try:
         if not take(handle):
             return False
-    except OSError:  # no locks here: then nobody takes anything for debris
+    except OSError:  # no locks on this file system, so no process removes debris
         return True
     try:
         return os.path.samestat(os.stat(name), os.fstat(handle))

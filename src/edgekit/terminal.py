@@ -1,9 +1,9 @@
-"""Everything that is printed for people or programs goes through here.
+"""All output for people or programs goes through this module.
 
-Names of files, classes, bundles and devices come from elsewhere. A control character in one would move the cursor, hide what follows
-or forge a line; a square bracket would be taken for Rich's markup, and a character that the terminal's encoding lacks would end the
-command. So: `echo` for lines, `echo_json` for JSON, `echo_file` for the content of files, `new_console` for tables; nothing else in
-the package writes to the streams.
+Names of files, classes, bundles and devices are untrusted. A control character in one could move the cursor, hide text or forge a
+line; Rich would read a square bracket as markup, and a character that the terminal's encoding lacks would end the command. So use
+`echo` for lines, `echo_json` for JSON, `echo_file` for the content of files, `new_console` for tables; no other code in the package
+writes to the streams.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgekit.text import visible
 if TYPE_CHECKING:
     from rich.console import Console
 
-# What our own texts use, for terminals that know ASCII or Latin-1 alone.
+# Replacements of characters in our own texts, for terminals that only support ASCII or Latin-1.
 _PLAIN = {
     "×": "x", "–": "-", "—": "-", "−": "-", "…": "...", "’": "'", "‘": "'", "“": '"', "”": '"', "→": "->", "←": "<-", "↓": "v", "↑": "^",
     "≥": ">=", "≤": "<=", "±": "+-", "·": "*", "•": "*", "°": "deg", "µ": "u", "Δ": "d", "█": "#", "√": "sqrt", "²": "2",
@@ -38,14 +38,14 @@ def echoed() -> int:
 
 
 def echo(*lines: str, err: bool = False) -> None:
-    """Print lines, each of which stays one whatever is in it.
+    """Print lines; each stays one line whatever its content.
 
     Args:
-        lines: none for an empty one.
-        err: to standard error.
+        lines: no argument prints an empty line.
+        err: print to standard error.
 
     Raises:
-        OSError: nobody reads any more, or the disk that it goes to is full.
+        OSError: the reader has closed the stream, or its disk is full.
     """
     global _echoed  # noqa: PLW0603 - as the streams are of the whole process
     _echoed += 1
@@ -57,7 +57,7 @@ def echo(*lines: str, err: bool = False) -> None:
 def echo_json(text: str) -> None:
     """Print a JSON text of one or several lines, valid in any encoding.
 
-    Inside JSON a character's escape is the character, and outside of strings there is none that needs one.
+    In a JSON string an escape means the character itself, and outside strings no character needs an escape.
 
     Raises:
         OSError: as `echo`.
@@ -70,7 +70,7 @@ def echo_json(text: str) -> None:
 
 
 def echo_file(text: str) -> None:
-    """Print the content of a file, for a shell to put into one: as it is and in UTF-8, whatever the terminal is.
+    """Print the content of a file for redirection: unchanged and in UTF-8, whatever the terminal's encoding.
 
     Raises:
         OSError: as `echo`.
@@ -85,11 +85,11 @@ def echo_file(text: str) -> None:
 
 
 def new_console(*, stderr: bool = False, width: int | None = None, highlight: bool = True) -> Console:
-    """A Rich console that shows text as it is: no markup, no emoji codes, no control characters but Rich's own.
+    """Create a Rich console that shows text unchanged: no markup, no emoji codes, no control characters except Rich's own.
 
     Args:
         stderr: write to standard error.
-        width: None for the terminal's.
+        width: None for the terminal's width.
         highlight: color numbers and the like.
     """
     from rich.console import Console as RichConsole
@@ -111,7 +111,7 @@ def new_console(*, stderr: bool = False, width: int | None = None, highlight: bo
 
 
 def prepare_streams() -> None:
-    """Have standard output and error replace characters that their encoding lacks, and be there even where the shell closed them."""
+    """Make standard output and error replace characters that their encoding lacks, and open them if the shell closed them."""
     codecs.register_error("edgekit", _replaced)
     if sys.stdout is None:  # closed by the shell
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - it is standard output from now on
@@ -123,7 +123,7 @@ def prepare_streams() -> None:
 
 
 def abandon(stream: TextIO) -> None:
-    """Let what is still to be written to a stream that takes no more go nowhere, or Python complains about it as it ends."""
+    """Redirect a closed stream to nowhere, because Python would complain about unwritten output at its exit."""
     try:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
@@ -141,6 +141,6 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def _escape(character: str) -> str:
-    """As JSON escapes it: of what lies above U+FFFF, the two halves of UTF-16."""
+    """Escape a character for JSON; above U+FFFF, as the two halves of UTF-16."""
     units = character.encode("utf-16-be", "surrogatepass")
     return "".join(f"\\u{int.from_bytes(units[i : i + 2], 'big'):04x}" for i in range(0, len(units), 2))

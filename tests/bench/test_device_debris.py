@@ -78,4 +78,4 @@ def test_a_device_says_that_it_is_there_while_it_works(tmp_path: Path, awkward_b
     messages = [parse_message("probe", text[len(replies.MARK) :], "d") for text in done.stdout.splitlines()]
     assert isinstance(messages[-1], replies.ProbeReply)
     assert messages[:-1]
-    assert all(isinstance(message, replies.Alive) for message in messages[:-1])
+    assert all(isinstance(message, replies.AliveEvent) for message in messages[:-1])

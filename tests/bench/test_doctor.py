@@ -73,7 +73,7 @@ def test_a_raspberry_pi_with_a_weak_power_supply(tmp_path: Path) -> None:
     assert found.processors.name == "Raspberry Pi 5 Model B Rev 1.0"
     assert found.processors.isa == ["asimddp", "asimdhp"]
     assert found.gpus == []
-    assert pieces["throttled"].says == "since it was started: under-voltage, throttled"
+    assert pieces["throttled"].says == "since the machine started: under-voltage, throttled"
     assert pieces["governor"].says.startswith("ondemand")
     plant(root, {"usr/bin/vcgencmd.get_throttled": "throttled=0x50005"})
     assert look(root)[1]["throttled"].says == "now: under-voltage, throttled"
@@ -200,9 +200,11 @@ def test_a_bundle_is_proved_or_the_exit_code_is_1(edgekit: Callable[..., tuple[i
     write_manifest(bundle.path, manifest.model_copy(update={"golden": golden, "variants": [first, rejected]}))
     code, out, err = edgekit("doctor", bundle.path)
     assert code == 1
-    assert "onnx-fp32: does not compute what was trained" in out
+    assert "onnx-fp32: its outputs differ from the trained model's" in out
     assert out.count("failed") == 2
-    assert err.startswith("error: onnx-fp32: verified at export"), "the rejected one was not promised"
+    assert err.startswith("error: onnx-fp32: passed verification at export but fails it on this machine"), (
+        "the rejected one was not promised"
+    )
     assert edgekit("doctor", bundle.path, "--variant", "openvino-fp16")[0] == 0
     (bundle.path / MANIFEST).write_text("{}")
     assert edgekit("doctor", bundle.path)[0] == 2
@@ -236,5 +238,8 @@ def test_the_embedding_is_proved_beside_the_logits(
         code, out, _ = edgekit("doctor", bundle.path)
         assert code == 1
         assert [line.split()[0] for line in out.splitlines() if " proved " in line] == proved
-        assert "onnx-fp32: does not compute what was trained on this machine: the golden embedding differs by" in out
+        assert (
+            "onnx-fp32: its outputs differ from the trained model's on this machine: the golden embedding differs by"
+            in out
+        )
         assert ("onnx-int8: its embedding's cosine with the trained one is" in out) == bool(proved)

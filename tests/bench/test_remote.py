@@ -164,7 +164,7 @@ def test_a_changed_and_an_unknown_host_key_are_refused(
         known.know(tmp_path / "other.pub")
         code, _, err = edgekit("bench", bundle, *THEIRS, "--device", known.url)
         assert code == 2
-        assert "refused, its host key is not the one known" in one_line(err)
+        assert "refused: its host key has changed" in one_line(err)
         assert str(known.folder / "known_hosts") in err
         (known.folder / "known_hosts").write_text("")
         code, _, err = edgekit("bench", bundle, *THEIRS, "--device", known.url)
@@ -180,7 +180,7 @@ def test_a_device_that_wants_a_password(edgekit: Edgekit, another: Callable[...,
     (server.folder / "authorized_keys").write_text("")
     code, _, err = edgekit("bench", bundle, "--device", server.url)
     assert code == 2
-    assert "wants a password, which edgekit never asks for (log in with a key: ssh-copy-id -p" in one_line(err)
+    assert "asks for a password, which edgekit does not support (log in with a key: ssh-copy-id -p" in one_line(err)
 
 
 def test_a_device_without_a_python_for_it(
@@ -206,7 +206,9 @@ def test_a_bench_that_fails_there_says_why_here(edgekit: Edgekit, known: SshServ
     """Only the device knows its processors; its reason comes in a field of the reply, and is said once."""
     code, out, err = edgekit("bench", bundle, *QUICK, *THEIRS, "--device", known.url, "--cpus", "99999")
     assert code == 2
-    assert one_line(err).startswith(f"error: {known.url}: no processor 99999 for this process (it may use ")
+    assert one_line(err).startswith(
+        f"error: {known.url}: --cpus: this process may not use processor 99999 (choose from "
+    )
     assert (out + err).count("99999") == 1
 
 
@@ -258,14 +260,16 @@ def test_a_dropped_connection_is_picked_up(
     fleet = bench_on(addresses, Bundle.open(bundle), tmp_path / "out", say=cut_for_good, **common)
     left = str(fleet.failed[addresses[0]])
     [run] = (remote(known) / "runs").iterdir()
-    assert f"the bench goes on there and writes into {run}; the same command, within a day, brings its results" in left
+    assert (
+        f"the bench goes on and writes into {run}; run the same command again within a day to fetch its results" in left
+    )
     until((run / "exit").exists)
     measured = json.loads((run / "results" / "onnx-fp32-b1-t1.json").read_text())
     known.start()
     said.clear()
     fleet = bench_on(addresses, Bundle.open(bundle), tmp_path / "out", say=said.append, **common)
     assert fleet.measured
-    assert any("picking up the bench that has ended there" in line for line in said)
+    assert any("found this bench on the device: it has ended" in line for line in said)
     brought = json.loads((tmp_path / "out" / known.device / "onnx-fp32-b1-t1.json").read_text())
     assert brought == measured
     assert list((remote(known) / "runs").iterdir()) == []
@@ -282,8 +286,8 @@ def test_ctrl_c_ends_the_bench_on_the_device(known: SshServer, bundle: Path, tmp
     os.killpg(child.pid, signal.SIGINT)  # as a terminal does: to ssh, too
     out, err = child.communicate()
     assert child.returncode == 130, err
-    assert "ending the bench there" in err
-    assert "interrupted; what was measured until then is marked so" in err
+    assert "stopping the bench" in err
+    assert "interrupted: partial results were saved and marked as interrupted" in err
     assert not Path(f"/proc/{pid}").exists()
     assert list(runs.iterdir()) == []
     for path in (tmp_path / known.device).glob("*.json"):
@@ -350,8 +354,8 @@ def test_addresses(text: str, addresses: list[Address]) -> None:
         ("ssh://na no", "is not an address"),
         ("ssh://nano;reboot", "is not an address"),
         ("ssh://nano/home", "is not an address"),
-        ("ssh://nano:99999", "there is no port 99999"),
-        ("ssh://nano,ssh://nano", "named twice"),
+        ("ssh://nano:99999", "99999 is not a port"),
+        ("ssh://nano,ssh://nano", "given twice"),
     ],
 )
 def test_what_is_not_an_address(text: str, why: str, edgekit: Edgekit, tmp_path: Path) -> None:
@@ -361,7 +365,7 @@ def test_what_is_not_an_address(text: str, why: str, edgekit: Edgekit, tmp_path:
 
 
 def test_a_password_in_an_address_is_refused_and_not_repeated() -> None:
-    with pytest.raises(RemoteError, match="holds a password") as error:
+    with pytest.raises(RemoteError, match="contains a password") as error:
         parse(["ssh://me:s3cret@nano"])
     assert "s3cret" not in str(error.value)
 

@@ -211,16 +211,18 @@ def test_the_rate_that_is_found_keeps_the_bound_and_a_little_more_does_not() -> 
 
 
 def test_a_bound_below_a_single_run_is_refused() -> None:
-    with pytest.raises(EdgekitError, match=r"no rate keeps p99 under 3 ms: even a run alone takes 4 ms"):
+    with pytest.raises(EdgekitError, match=r"no rate keeps p99 under 3 ms: a single run already takes 4 ms"):
         find_rate(ask_a_device(4 * MS, []), plan(), 3.0)
 
 
 def test_more_threads_than_any_use_could_be_made_of_are_refused() -> None:
     processors = os.cpu_count() or 1
     check_parallel(8 * processors, Workload("offline", streams=32 * processors))
-    with pytest.raises(EdgekitError, match=rf"--threads 9999: this machine has {processors} processors .give at most"):
+    with pytest.raises(
+        EdgekitError, match=rf"--threads 9999 is too many: this machine has {processors} processors .give at most"
+    ):
         check_parallel(9999, Workload())
-    with pytest.raises(EdgekitError, match=r"--streams 5000: .* which leaves it to the runtime"):
+    with pytest.raises(EdgekitError, match=r"--streams 5000 is too many: .* to let the runtime decide"):
         check_parallel(0, Workload("offline", streams=5000))
 
 
@@ -228,15 +230,15 @@ def test_more_threads_than_any_use_could_be_made_of_are_refused() -> None:
     ("fields", "message"),
     [
         ({"scenario": "sever"}, "unknown scenario sever .did you mean server"),
-        ({"scenario": "server"}, "a rate or a bound"),
-        ({"scenario": "server", "rate": 5.0, "bound_ms": 3.0}, "one of them"),
-        ({"scenario": "server", "rate": 0.0}, "a rate of 0 cannot be kept"),
+        ({"scenario": "server"}, "exactly one of --rate or --find-rate"),
+        ({"scenario": "server", "rate": 5.0, "bound_ms": 3.0}, "exactly one of --rate or --find-rate"),
+        ({"scenario": "server", "rate": 0.0}, "a rate of 0 is not possible"),
         ({"scenario": "server", "rate": float("nan")}, "a rate of nan"),
         ({"scenario": "server", "bound_ms": -2.0}, "a bound of -2"),
-        ({"rate": 3.0}, "single-stream has no rate"),
+        ({"rate": 3.0}, "are not for the scenario single-stream"),
         ({"streams": 2}, "single-stream runs one batch at a time, not 2"),
         ({"provider": "cudda"}, "unknown provider cudda .did you mean cuda"),
-        ({"cpus": (0, 4095)}, r"no processor 4095 for this process \(it may use"),
+        ({"cpus": (0, 4095)}, r"this process may not use processor 4095 \(choose from"),
     ],
 )
 def test_what_does_not_go_together_is_refused(fields: dict[str, Any], message: str) -> None:
@@ -255,7 +257,7 @@ def test_batch_sizes_follow_the_scenario_and_the_graph(bundle: Bundle) -> None:
     assert batch_sizes(bundle, Workload("offline", streams=0), ()) == (1, 2, 4, 8, 16, 32)
     assert batch_sizes(bundle, multi, ()) == (4,)
     assert batch_sizes(bundle, Workload(), (8, 1, 8)) == (8, 1)
-    with pytest.raises(EdgekitError, match="8 images is not made of whole batches of 3"):
+    with pytest.raises(EdgekitError, match=r"--query 8 is not a multiple of the batch size \(3\)"):
         batch_sizes(bundle, multi, (3,))
     with pytest.raises(EdgekitError, match="single images, not batches of 4"):
         batch_sizes(bundle, Workload(loadgen=True), (4,))
@@ -263,7 +265,7 @@ def test_batch_sizes_follow_the_scenario_and_the_graph(bundle: Bundle) -> None:
     manifest.input.shape[0] = 4
     fixed = Bundle(bundle.path, manifest, bundle.digest)
     assert batch_sizes(fixed, Workload(), ()) == (4,)
-    with pytest.raises(BundleError, match=r"take batches of 4 and no other, not 1 .--batch 4"):
+    with pytest.raises(BundleError, match=r"only take batches of 4, not 1 .use --batch 4"):
         batch_sizes(fixed, Workload(), (1,))
 
 
@@ -338,7 +340,7 @@ def test_a_profile_tells_where_the_time_goes(bundle: Bundle, tmp_path: Path, edg
         assert profile.run_ms > 0
     code, _, err = edgekit("bench", bundle.path, "--profile", "--scenario", "offline")
     assert code == 2
-    assert "leave out --scenario" in err
+    assert "--profile cannot be combined with --scenario" in err
 
 
 def test_a_graph_that_fixes_its_batch_is_not_given_another(bundle: Bundle, tmp_path: Path, edgekit: Command) -> None:
@@ -355,18 +357,18 @@ def test_a_graph_that_fixes_its_batch_is_not_given_another(bundle: Bundle, tmp_p
     write_manifest(folder, manifest)
     code, _, err = edgekit("bench", folder, "--quick", "--output", tmp_path / "out")
     assert code == 2
-    assert "its graph takes batches of 4 and no other, not 1" in err
+    assert "its graph only takes batches of 4, not 1" in err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--scenario", "server", "--rate", "-1"], "a rate of -1 cannot be kept"),
-        (["--cpus", "4095"], "no processor 4095"),
-        (["--cpus", "0,x"], "'x' is no processor"),
+        (["--scenario", "server", "--rate", "-1"], "a rate of -1 is not possible"),
+        (["--cpus", "4095"], "may not use processor 4095"),
+        (["--cpus", "0,x"], "'x' is not a processor number"),
         (["--provider", "gpu", "--variant", "onnx-fp32"], "onnxruntime has no provider gpu"),
-        (["--provider", "npu"], "OpenVINO finds no NPU on this machine"),
+        (["--provider", "npu"], "OpenVINO does not find the device NPU on this machine"),
         (["--scenario", "burst"], "'burst' is not one of"),
         (["--provider", "tpu"], "'tpu' is not one of"),
     ],

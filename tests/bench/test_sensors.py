@@ -16,7 +16,7 @@ import pytest
 
 from edgekit.bench.lock import bench_lock
 from edgekit.bench.sensors import Idle, PowerMeter, Sampler, conditions, idle, peak_memory, read
-from edgekit.bench.sensors.throttle import ThrottleSensor, happened
+from edgekit.bench.sensors.throttle import ThrottleSensor, throttled_by
 from tests.helpers.devices import JETSON, PI, TREES, X86, device, plant
 from tests.helpers.patience import until
 
@@ -293,8 +293,8 @@ def test_a_counter_that_cannot_be_read_for_a_moment_is_what_it_was(
     assert during.events == before.events
     plant(root, {file: before.events[event] + 5})
     after = sensor.read()
-    assert happened(before, during) == []
-    assert happened(during, after) == [event]
+    assert throttled_by(before, during) == []
+    assert throttled_by(during, after) == [event]
 
 
 def test_what_others_kept_busy_is_the_rest_of_the_processors_time(tmp_path: Path) -> None:

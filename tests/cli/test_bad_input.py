@@ -87,7 +87,7 @@ def refused(result: tuple[int, str], *parts: str) -> None:
         (["benhc"], "no such command 'benhc' (did you mean bench?)"),
         (["--frob"], "no such option --frob (see edgekit --help)"),
         (["doctor", "--variants", "x"], "no such option --variants (did you mean --variant?)"),
-        (["bench", "--debug", "B"], "no such option --debug (it stands before the command: edgekit --debug bench …)"),
+        (["bench", "--debug", "B"], "no such option --debug (put it before the command: edgekit --debug bench …)"),
         (["bench", "B", "--scenario", "ofline"],
          "--scenario: 'ofline' is not one of single-stream, multi-stream, offline, server (did you mean offline?)"),
         (["bench", "B", "--provider", "x"], "--provider: 'x' is not one of cpu, cuda, tensorrt, openvino, gpu, npu (see edgekit bench --help)"),
@@ -97,8 +97,9 @@ def refused(result: tuple[int, str], *parts: str) -> None:
         (["bench", "B", "--seconds", "0"], "--seconds: 0.0 is not a number above 0 (see edgekit bench --help)"),
         (["bench", "B", "--wheel", "none.whl"], "--wheel: file 'none.whl' does not exist (see edgekit bench --help)"),
         (["bench", "B", "--profile", "--loadgen"],
-         "--profile is about a run by itself: leave out --scenario and --loadgen (see edgekit bench --help)"),
-        (["evaluate", "R", "--few-shot", "0"], "--few-shot: '0' is not a list of whole numbers from 1 on, like 1,5,10 (see edgekit evaluate --help)"),
+         "--profile cannot be combined with --scenario or --loadgen: leave them out (see edgekit bench --help)"),
+        (["evaluate", "R", "--few-shot", "0"],
+         "--few-shot: '0' is not a list of positive whole numbers such as 1,5,10 (see edgekit evaluate --help)"),
         (["export", "R", "--image-size", "3"], "--image-size: 3 is not a whole number of at least 4 and at most 4096 (see edgekit export --help)"),
         (["compare", "A"], "AFTER is missing (usage: edgekit compare [OPTIONS] BEFORE AFTER)"),
         (["completion"], "SHELL is missing, one of bash, zsh, fish (usage: edgekit completion [OPTIONS] {bash|zsh|fish})"),
@@ -213,7 +214,9 @@ def test_a_bundle_of_a_newer_schema(edgekit: Run, tmp_path: Path, command: str) 
 
 
 def test_predict_refuses_thousands_of_threads(edgekit: Run) -> None:
-    refused(edgekit("predict", "bundle", "photo.jpg", "--threads", "99999"), "--threads 99999: this machine has")
+    refused(
+        edgekit("predict", "bundle", "photo.jpg", "--threads", "99999"), "--threads 99999 is too many: this machine has"
+    )
 
 
 def test_results_that_could_not_be_kept_are_not_measured(edgekit: Run, tmp_path: Path) -> None:
@@ -221,7 +224,7 @@ def test_results_that_could_not_be_kept_are_not_measured(edgekit: Run, tmp_path:
     (tmp_path / "file").touch()
     for output in ("file", "file/bench"):
         code, text = edgekit("bench", "bundle", "--output", output)
-        refused((code, text), f"{output}: ", "is no folder", "give another --output")
+        refused((code, text), f"{output}: ", "is not a folder", "give another --output")
         assert "rounds" not in text  # the progress of a measurement
     (tmp_path / "locked").mkdir(mode=0o500)
     if not os.access(tmp_path / "locked", os.W_OK):  # root may write anywhere

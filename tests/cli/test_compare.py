@@ -39,8 +39,8 @@ def written(
 ) -> Path:
     """A result file whose samples are a noisy 0.4 ms times `factor`, in three rounds."""
     noise = np.random.default_rng(seed).lognormal(0, 0.05, 900)
-    told = {"accuracy": 0.95, "accuracy_samples": 360, "threads": 0, **changes}
-    return saved(folder / name, latency_of(noise * factor * 4e5, of, **told))
+    fields = {"accuracy": 0.95, "accuracy_samples": 360, "threads": 0, **changes}
+    return saved(folder / name, latency_of(noise * factor * 4e5, of, **fields))
 
 
 def test_a_change_comes_with_an_interval_that_holds_it(tmp_path: Path) -> None:
@@ -173,12 +173,12 @@ def test_the_command_gates_with_its_exit_code(tmp_path: Path, edgekit: CLI) -> N
     ("condition", "says"),
     [
         ("p90 + 5%", "not a condition"),
-        ("p42 > +5%", "there is no p42"),
-        ("p90 > +5ms", "told in % or pt"),
+        ("p42 > +5%", "no measurement has the metric p42"),
+        ("p90 > +5ms", "needs the unit % or pt"),
         ("p90 > 5%", "is in ms"),
         ("p90 > +1pt", "is in ms"),
         ("p90 > 5parsec", "unknown unit"),
-        ("p99.9 > +5%", "900 samples, 6636 are needed"),
+        ("p99.9 > +5%", "900 samples, but 6636 are needed"),
         ("energy > +5%", "no sensor"),
         ("accuracy > 20MB", "a share of images"),
     ],
@@ -203,7 +203,7 @@ def test_sides_with_nothing_in_common_or_nothing_at_all_are_refused(tmp_path: Pa
     )
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.json").write_text("{")
-    for other, says in ((evaluation, "nothing in common"), (tmp_path / "empty", "holds no result"),
+    for other, says in ((evaluation, "no measurement in common"), (tmp_path / "empty", "has no result"),
                         (tmp_path / "broken.json", "not a result file"), (tmp_path / "none.json", "no such result")):  # fmt: skip
         code, _, errors = edgekit("compare", latency, other)
         assert (code, errors.count("error: ")) == (2, 1)

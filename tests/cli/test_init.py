@@ -255,14 +255,14 @@ def test_times_in_words(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "0m", "20", "m", "-5m", "1d", "20 minutes", "9999999h", "infm"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(click.BadParameter, match="is no time: write 20m, 1h30m or 90s"):
+    with pytest.raises(click.BadParameter, match="is not a time: write it like 20m, 1h30m or 90s"):
         Time().convert(text, None, None)
 
 
 def test_a_pile_takes_its_labels_from_a_file_alone() -> None:
     for i in range(20):
         save(Path(f"pile/{i}.png"), picture(str(i), 20, 20))
-    with pytest.raises(EdgekitError, match="--labels 10: pile is a pile without classes"):
+    with pytest.raises(EdgekitError, match="--labels 10: no labels can be drawn: pile has no classes"):
         init("pile", "--labels", "10")
     Path("some.csv").write_text("file,class\n0.png,a\n1.png,b\n")
     assert recipe_for("pile", "--labels", "some.csv").data.labels == "some.csv"
@@ -285,7 +285,7 @@ def test_a_pile_is_measured_as_far_as_it_can_be(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_measurement_that_is_forbidden_and_asked_for() -> None:
-    with pytest.raises(EdgekitError, match="--time needs a measurement, which --no-measure forbids"):
+    with pytest.raises(EdgekitError, match="--time and --no-measure cannot be combined"):
         init("digits", "--time", "20m")
 
 

@@ -16,7 +16,7 @@ from edgekit.cli.label import command
 from edgekit.data.splits import load_splits
 from edgekit.errors import EdgekitError
 from edgekit.recipe import parse
-from edgekit.report.label_page import ToLabel, write_label_page
+from edgekit.report.label_page import LabelPage, write_label_page
 from edgekit.run import Run
 from edgekit.train.analysis.suggest import typical
 from edgekit.train.stages.pipeline import train
@@ -154,7 +154,7 @@ def page(tmp_path: Path) -> Path:
     path = tmp_path / "label.html"
     images = [Image.fromarray(np.full((20 + 200 * (i % 2), 30, 3), 40 * i, np.uint8)) for i in range(4)]
     files = [HOSTILE, "</script><script>document.title='owned'</script>.png", "a, b.png", "plain.png"]
-    write_label_page(ToLabel("pile", files, images, 3, 1, {"old.png": "cat"}), path)
+    write_label_page(LabelPage("pile", files, images, 3, 1, {"old.png": "cat"}), path)
     return path
 
 

@@ -334,13 +334,13 @@ def test_a_runtime_that_is_not_installed_names_its_extra(tmp_path: Path, photos:
     ("arguments", "message"),
     [
         ([], "name images"),
-        (["-", "a.jpg"], "- stands alone"),
-        (["a.jpg", "--video", "b.mp4"], "takes no IMAGE"),
-        (["a.jpg", "--embedding", "-"], "give --json too"),
+        (["-", "a.jpg"], "- cannot be combined with other images"),
+        (["a.jpg", "--video", "b.mp4"], "cannot be combined with IMAGE"),
+        (["a.jpg", "--embedding", "-"], "needs --json"),
         (["a.jpg", "--embedding", "a.parquet"], "give a .npz or .npy file"),
         (
             ["a.jpg", "--embedding", "a.npy"],
-            "onnx-fp32 gives no embedding (make a bundle that does with `edgekit export RUN --embedding`)",
+            "onnx-fp32 has no embedding output (export the bundle again with `edgekit export RUN --embedding`)",
         ),
         (["a.jpg", "--threshold", "2"], "--threshold"),
     ],

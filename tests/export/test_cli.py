@@ -90,7 +90,7 @@ def test_a_variant_that_loses_too_much_ends_in_exit_code_1(
     ("arguments", "says"),
     [
         (["--compute-capability", "8.6"], "of --target trt-rtx alone"),
-        (["--target", "trt-rtx", "--compute-capability", "8.7"], "a Jetson takes --target trt"),
+        (["--target", "trt-rtx", "--compute-capability", "8.7"], "for a Jetson use --target trt"),
         (["--target", "onnx", "--precision", "fp16"], "no requested target has the precision fp16"),
         (["--model", "supervised"], "the stage supervised is not complete"),
         (["--output", "/dev/null/export"], "cannot be written"),

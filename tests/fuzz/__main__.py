@@ -38,32 +38,32 @@ def main() -> int:
     )
     parser.add_argument("--output", type=Path, help="write the figures, the machine and the versions into this file")
     parser.add_argument("--json", action="store_true", help="print them")
-    told = parser.parse_args()
-    formats = told.formats or list(FORMATS)
-    cases = told.cases or (None if told.minutes else 1000)
-    first = told.first
-    if told.case is not None:
-        first, cases = told.case, 1
-    seconds = told.minutes * 60 / len(formats) if told.minutes else None
-    folder = told.folder or Path(tempfile.mkdtemp(prefix="edgekit-fuzz."))
+    arguments = parser.parse_args()
+    formats = arguments.formats or list(FORMATS)
+    cases = arguments.cases or (None if arguments.minutes else 1000)
+    first = arguments.first
+    if arguments.case is not None:
+        first, cases = arguments.case, 1
+    seconds = arguments.minutes * 60 / len(formats) if arguments.minutes else None
+    folder = arguments.folder or Path(tempfile.mkdtemp(prefix="edgekit-fuzz."))
     tallies = []
     for kind in formats:
         tallies.append(
             fuzz(
                 kind,
                 folder,
-                seed=told.seed,
+                seed=arguments.seed,
                 first=first,
                 cases=cases,
                 seconds=seconds,
                 say=lambda line: print(line, file=sys.stderr, flush=True),
             )
         )
-        _show(tallies[-1], told.case is not None)
+        _show(tallies[-1], arguments.case is not None)
     content = _content(tallies)
-    if told.output:
-        told.output.write_text(json.dumps(content, indent=1) + "\n")
-    if told.json:
+    if arguments.output:
+        arguments.output.write_text(json.dumps(content, indent=1) + "\n")
+    if arguments.json:
         print(json.dumps(content, indent=1))
     if any(not tally.clean for tally in tallies):
         print(f"the inputs of the findings are in {folder}/findings", file=sys.stderr)

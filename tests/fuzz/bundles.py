@@ -104,10 +104,10 @@ def _described(made: Path, change: dict[str, bytes]) -> None:
     content = json.loads((made / MANIFEST).read_text())
     for name, data in change.items():
         (made / name).write_bytes(data)
-        told = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        facts = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
         for file in [content["golden"], *(f for variant in content["variants"] for f in variant["files"])]:
             if file["path"] == name:
-                file.update(told)
+                file.update(facts)
     (made / MANIFEST).write_text(json.dumps(content))
 
 

@@ -180,11 +180,11 @@ class Target:
     def _model(self, draws: Draws, folder: Path) -> Callable[[], object]:
         name = draws.choice(("classifier", "pretrained"))
         made, kind = copied(self._corpus / name, folder / name), draws.random()
-        told, weights = made / "model.json", made / "model.safetensors"
+        description, weights = made / "model.json", made / "model.safetensors"
         if kind < 0.5:
-            told.write_bytes(json_bytes(draws, changed_tree(draws, json.loads(told.read_text()))))
+            description.write_bytes(json_bytes(draws, changed_tree(draws, json.loads(description.read_text()))))
         elif kind < 0.85:
             weights.write_bytes(tensors(draws, weights.read_bytes()))
         else:
-            change_file(draws, draws.choice((told, weights)), self._secret)
+            change_file(draws, draws.choice((description, weights)), self._secret)
         return lambda: (load_classifier if name == "classifier" else load_pretrained)(made)

@@ -165,13 +165,13 @@ def _written(message: Message, run: str) -> bytes:
         return message
     if isinstance(message, File):
         content = message.content.replace(_RUN.encode(), run.encode())
-        told = {
+        reply = {
             "event": "data",
             "path": message.path,
             "bytes": len(content),
             "sha256": hashlib.sha256(content).hexdigest(),
         }
-        return _written(told, run) + content
+        return _written(reply, run) + content
     return _MARK + json.dumps(message).replace(_RUN, run).encode() + b"\n"
 
 
@@ -206,10 +206,10 @@ def _changed_file(draws: Draws, file: File) -> Message:
         return File(file.path, changed_bytes(draws, file.content))
     if kind < 0.7:
         return File(file.path, json_bytes(draws, changed_tree(draws, json.loads(file.content))))
-    told = {
+    reply = {
         "event": "data",
         "path": file.path,
         "bytes": len(file.content),
         "sha256": hashlib.sha256(file.content).hexdigest(),
     }
-    return _MARK + json_bytes(draws, changed_tree(draws, told)).replace(b"\n", b" ") + b"\n" + file.content
+    return _MARK + json_bytes(draws, changed_tree(draws, reply)).replace(b"\n", b" ") + b"\n" + file.content

@@ -45,20 +45,20 @@ class Tally:
         """Whether there is no finding."""
         return not self.findings
 
-    def add(self, number: int, told: dict[str, Any]) -> None:
+    def add(self, number: int, outcome: dict[str, Any]) -> None:
         """Count one case."""
         self.cases += 1
-        self.peak_bytes = max(self.peak_bytes, told.get("peak", 0))
-        self.slowest_seconds = max(self.slowest_seconds, told.get("seconds", 0.0))
-        kind = told["kind"]
+        self.peak_bytes = max(self.peak_bytes, outcome.get("peak", 0))
+        self.slowest_seconds = max(self.slowest_seconds, outcome.get("seconds", 0.0))
+        kind = outcome["kind"]
         if kind in {"accepted", "refused"}:
             setattr(self, kind, getattr(self, kind) + 1)
             return
         counter = {"hang": "hangs", "crash": "crashes"}.get(kind) or (
-            "over_memory" if told["where"].startswith("memory over") else "uncaught"
+            "over_memory" if outcome["where"].startswith("memory over") else "uncaught"
         )
         setattr(self, counter, getattr(self, counter) + 1)
-        found = self.findings.setdefault(told["where"], {"count": 0, "cases": [], "detail": told["detail"]})
+        found = self.findings.setdefault(outcome["where"], {"count": 0, "cases": [], "detail": outcome["detail"]})
         found["count"] += 1
         found["cases"] = [*found["cases"], number][:5]
 
@@ -89,11 +89,11 @@ def fuzz(
     while (count := more()) > 0:
         worker = _Worker(kind, seed, number, count, folder)
         try:
-            while (told := worker.next()) is not None:
-                tally.add(number, told)
+            while (outcome := worker.next()) is not None:
+                tally.add(number, outcome)
                 number += 1
-                if told["kind"] in {"hang", "crash", "finding"} and tally.findings[told["where"]]["count"] == 1:
-                    say(f"{kind} case {number - 1}: {told['where']}")
+                if outcome["kind"] in {"hang", "crash", "finding"} and tally.findings[outcome["where"]]["count"] == 1:
+                    say(f"{kind} case {number - 1}: {outcome['where']}")
                 if time.monotonic() - said > 30:
                     said = time.monotonic()
                     say(

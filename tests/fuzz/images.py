@@ -181,7 +181,7 @@ def _parquet(draws: Draws, suffixes: list[str], contents: list[bytes]) -> bytes:
 
     names: object = draws.choice((["cat", "dog"], ["cat"], [], "cat", [1, 2], {"a": 1}, ["\x1b[2J", "dog"]))
     features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
-    told = draws.choice(
+    metadata = draws.choice(
         (
             json.dumps({"info": {"features": features}}),
             json_bytes(draws, {"info": {"features": changed_tree(draws, features)}}),
@@ -194,7 +194,7 @@ def _parquet(draws: Draws, suffixes: list[str], contents: list[bytes]) -> bytes:
     ]
     labels = [draws.choice((0, 1, None, -1, 2**40)) for _ in rows]
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    schema = pa.schema([("image", kind), ("label", pa.int64())]).with_metadata({"huggingface": told})
+    schema = pa.schema([("image", kind), ("label", pa.int64())]).with_metadata({"huggingface": metadata})
     stream = io.BytesIO()
     pq.write_table(pa.table({"image": rows, "label": labels}, schema=schema), stream, row_group_size=2)
     return stream.getvalue()

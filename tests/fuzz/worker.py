@@ -42,8 +42,8 @@ def main() -> None:
     say = os.fdopen(int(report), "wb", buffering=0)
     for number in range(int(first), int(first) + int(count)):
         say.write(f"begin {number}\n".encode())
-        told = runner.case(random.Random(f"{seed}/{kind}/{number}"), number)
-        say.write(f"end {number} {json.dumps(told)}\n".encode())
+        result = runner.case(random.Random(f"{seed}/{kind}/{number}"), number)
+        say.write(f"end {number} {json.dumps(result)}\n".encode())
 
 
 class _Runner:

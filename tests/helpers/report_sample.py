@@ -30,7 +30,7 @@ from edgekit.result import (
     Result,
     Score,
     Timeline,
-    Worst,
+    WorstImage,
 )  # fmt: skip
 from edgekit.run import Run
 
@@ -129,7 +129,7 @@ def make_evaluation(run: Run, classes: list[str]) -> None:
         protocol="same test images, paired bootstrap over images",
     )  # fmt: skip
     worst = [
-        Worst(file=f"{classes[answers.truth[i]]}/{i}.png", truth=classes[answers.truth[i]],
+        WorstImage(file=f"{classes[answers.truth[i]]}/{i}.png", truth=classes[answers.truth[i]],
               predicted=classes[answers.predicted["student"][i]], probability=0.9)
         for i in answers.worst
     ]  # fmt: skip
@@ -297,7 +297,7 @@ def make_latency(variant: Variant, digest: str, samples_ns: list[int], **changes
         "golden_max_abs_diff": variant.parity.max_abs_diff if variant.parity else None,
         "golden_agreement": variant.parity.agreement if variant.parity else None,
         "conditions": {"governor": None, "load": {"before": 0.4, "after": 1.1}},
-        "warnings": ["short: less than 10 s or 662 samples is a first look, not a measurement"],
+        "warnings": ["short: less than 10 s or 662 samples, a first look and not a measurement"],
     }  # fmt: skip
     return Latency(**(content | changes))
 

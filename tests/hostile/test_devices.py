@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from edgekit.bench.remote import replies
 from edgekit.bench.remote.conversation import Conversation, TooSlow
-from edgekit.bench.remote.replies import VERBS, parse_message, parse_printed, parse_python
+from edgekit.bench.remote.replies import VERBS, parse_message, parse_output, parse_python
 from edgekit.errors import RemoteError
 from tests.helpers.malformed_replies import DATA, DEEP, MALFORMED, PROBE, probe
 
@@ -30,8 +30,8 @@ def test_what_a_device_says_is_read_or_refused(kind: str) -> None:
 
 def test_a_reply_as_edgekit_gives_it_is_read() -> None:
     assert parse_message("probe", probe().encode(), "d") == replies.ProbeReply(**PROBE)  # type: ignore[arg-type]
-    assert parse_message("fetch", json.dumps(DATA).encode(), "d") == replies.DataReply(**DATA)  # type: ignore[arg-type]
-    assert isinstance(parse_message("follow", b'{"event": "alive"}', "d"), replies.Alive)
+    assert parse_message("fetch", json.dumps(DATA).encode(), "d") == replies.FileEvent(**DATA)  # type: ignore[arg-type]
+    assert isinstance(parse_message("follow", b'{"event": "alive"}', "d"), replies.AliveEvent)
     assert parse_message("probe", b'{"error": "no", "full": true}', "d") == replies.FailureReply(error="no", full=True)
     assert set(VERBS) == {"probe", "offer", "store", "environment", "start", "follow", "stop", "fetch", "finish"}
 
@@ -53,7 +53,7 @@ def test_anything_is_read_or_refused(op: str, value: Any) -> None:
     "lines", [[b"@edgekit /usr/bin/\x1b[2Jpython\n"], [b"@edgekit " + b"/" * 5000], [b"@edgekit x"] * 1000]
 )
 def test_a_python_that_cannot_be_one(lines: list[bytes]) -> None:
-    with pytest.raises(RemoteError, match="names no Python"):
+    with pytest.raises(RemoteError, match="names a Python that cannot be run"):
         parse_python(lines, "d")
     assert parse_python([b"welcome!\n", b"@edgekit /usr/bin/python3\n"], "d") == (["/usr/bin/python3"], "welcome!")
 
@@ -64,9 +64,9 @@ def test_a_python_that_cannot_be_one(lines: list[bytes]) -> None:
      '{"left_out": [[]]}', DEEP, '{"failed": [{"variant": 1, "reason": "x"}]}'],
 )  # fmt: skip
 def test_what_a_bench_prints_is_read_or_refused(text: str) -> None:
-    with pytest.raises(RemoteError, match=r"d: what it says cannot be understood"):
-        parse_printed(text.encode(), "d")
-    assert parse_printed(b"", "d").results == []
+    with pytest.raises(RemoteError, match=r"d: sends an invalid message"):
+        parse_output(text.encode(), "d")
+    assert parse_output(b"", "d").results == []
 
 
 def conversation_with(script: str, seconds: float = 600.0, silence: float = 600.0) -> tuple[Conversation, Any]:
@@ -86,11 +86,11 @@ def end(child: Any) -> None:
     ("script", "seconds", "silence", "why"),
     [
         ("yes | tr -d '\\n'", 600, 600, "sends a line of more than 4,194,304 bytes"),
-        ("yes", 600, 600, "says more than 16,777,216 bytes"),
-        ("yes >&2", 600, 600, "says more than 16,777,216 bytes"),
-        ("exec sleep 3600", 600, 0.5, "no word from it for 0 s"),
-        ("while :; do printf x; sleep 0.05; done", 0.5, 600, "has not done it within 0 s"),
-        ("while :; do printf x >&2; sleep 0.05; done", 0.5, 600, "has not done it within 0 s"),
+        ("yes", 600, 600, "sends more than 16,777,216 bytes"),
+        ("yes >&2", 600, 600, "sends more than 16,777,216 bytes"),
+        ("exec sleep 3600", 600, 0.5, "sent nothing for 0 s"),
+        ("while :; do printf x; sleep 0.05; done", 0.5, 600, "did not finish within 0 s"),
+        ("while :; do printf x >&2; sleep 0.05; done", 0.5, 600, "did not finish within 0 s"),
     ],
 )
 def test_what_never_ends_is_ended(script: str, seconds: float, silence: float, why: str) -> None:
@@ -106,7 +106,7 @@ def test_what_never_ends_is_ended(script: str, seconds: float, silence: float, w
 def test_a_device_that_takes_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     talk, child = conversation_with("exec sleep 3600", silence=0.5)
     try:
-        with pytest.raises(TooSlow, match="no word from it"):
+        with pytest.raises(TooSlow, match="sent nothing"):
             talk.send([b"x" * (1 << 20)])
     finally:
         end(child)
@@ -121,7 +121,7 @@ def test_both_ends_speak_at_once_and_the_last_words_are_kept() -> None:
     child.stdin.close()
     assert talk.line() == b"end"
     assert talk.line() is None
-    assert talk.last_words() == "over"
+    assert talk.last_error_line() == "over"
     child.wait()
     child.stdout.close()
     child.stderr.close()

@@ -66,7 +66,7 @@ PATHS = [
 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_file_lands_in_its_folder_or_nowhere(path: str, tmp_path: Path) -> None:
-    with pytest.raises(RemoteError, match="names a file that leaves its folder"):
+    with pytest.raises(RemoteError, match="names a file outside its folder"):
         Inbox(tmp_path / "out", "d", ["stdout", path])
     assert list(tmp_path.iterdir()) == []
 
@@ -77,11 +77,11 @@ def test_files_that_are_not_edgekits_are_not_asked_for(tmp_path: Path) -> None:
     with Inbox(tmp_path / "out", "d", asked) as inbox:
         assert inbox.names == ["stdout", "results/a.json", "results/a-loadgen-logs/mlperf_log_summary.txt"]
         assert len(inbox.others) == 6
-        unknown = replies.DataReply(event="data", path="results/b.json", bytes=1, sha256=DIGEST)
-        with pytest.raises(RemoteError, match="that nobody asked for"), inbox.receive(unknown):
+        unknown = replies.FileEvent(event="data", path="results/b.json", bytes=1, sha256=DIGEST)
+        with pytest.raises(RemoteError, match="that was not requested"), inbox.receive(unknown):
             pass
-        huge = replies.DataReply(event="data", path="stdout", bytes=1 << 40, sha256=DIGEST)
-        with pytest.raises(RemoteError, match="is more than is taken from a device"), inbox.receive(huge):
+        huge = replies.FileEvent(event="data", path="stdout", bytes=1 << 40, sha256=DIGEST)
+        with pytest.raises(RemoteError, match="is too large to fetch"), inbox.receive(huge):
             pass
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -12,7 +12,7 @@ import pytest
 from edgekit.bench.remote import conversation, fan_out, replies
 from edgekit.bench.remote.address import parse
 from edgekit.bench.remote.connection import Connection
-from edgekit.bench.remote.replies import VERBS, Misbehaves
+from edgekit.bench.remote.replies import VERBS, ProtocolError
 from edgekit.bundle import Bundle
 from edgekit.errors import RemoteError
 from edgekit.result import Result
@@ -46,7 +46,7 @@ def connection(
 def refused(op: str, text: str, connection: Connection, hostile: HostilePython) -> None:
     """A verb that is answered so, after a login shell's greeting, ends in one line; the connection itself is not lost."""
     hostile.answer(**{op: [("say", "a login shell's greeting\n"), ("say", line(text))]})
-    with pytest.raises(Misbehaves, match=f"^{connection.address}: ") as error:
+    with pytest.raises(ProtocolError, match=f"^{connection.address}: ") as error:
         connection.call(op, VERBS[op].reply)
     assert len(str(error.value)) < 600, "it quotes too much"
     assert "\n" not in str(error.value)
@@ -70,12 +70,12 @@ def test_every_malformed_reply_over_ssh(kind: str, connection: Connection, hosti
     ("answer", "why"),
     [
         ([("say for ever", "x")], "sends a line of more than"),
-        ([("say for ever", "x\n" * 999)], "says more than"),
-        ([("complain for ever", "x\n" * 999)], "says more than"),
+        ([("say for ever", "x\n" * 999)], "sends more than"),
+        ([("complain for ever", "x\n" * 999)], "sends more than"),
         ([("say", line(PROBE)[:20]), ("end", 0)], "failed on the device: exit code 0"),
         ([("end", 3)], "failed on the device: exit code 3"),
         ([("end", 255)], "the connection is lost"),
-        ([("sleep", 0)], "no word from it"),
+        ([("sleep", 0)], "sent nothing"),
     ],
 )
 def test_endless_silent_and_cut_off_over_ssh(
@@ -105,13 +105,13 @@ def answers(hostile: HostilePython, folder: str, files: dict[str, bytes], **othe
 @pytest.mark.parametrize(
     ("kind", "why"),
     [
-        ("path", "names a file that leaves its folder"),
+        ("path", "names a file outside its folder"),
         ("bundle", "a result of another bundle"),
         pytest.param("damaged", "arrived damaged", marks=pytest.mark.slow),
         pytest.param("short", "did not send", marks=pytest.mark.slow),
         ("local", "names a result that it did not send"),
-        pytest.param("variant", "speaks of a variant", marks=pytest.mark.slow),
-        pytest.param("huge", "more than is taken from a device", marks=pytest.mark.slow),
+        pytest.param("variant", "names a variant", marks=pytest.mark.slow),
+        pytest.param("huge", "is too large to fetch", marks=pytest.mark.slow),
     ],
 )
 def test_a_device_that_makes_its_results_up(

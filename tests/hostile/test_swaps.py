@@ -224,7 +224,7 @@ def test_a_measuring_process_opens_the_bundle_that_the_command_has_opened(origin
     assert run_worker(request).samples_ns
     manifest = opened.manifest.model_copy(update={"classes": [f"not {name}" for name in opened.manifest.classes]})
     write_manifest(folder, manifest)
-    with pytest.raises(BundleError, match="changed while it was used"):
+    with pytest.raises(BundleError, match="changed during use"):
         run_worker(request)
 
 

@@ -12,7 +12,7 @@ from edgekit.errors import RecipeError, RunError
 from edgekit.intervals import wilson
 from edgekit.recipe import Architecture
 from edgekit.report import format as show
-from edgekit.report.charts import Point, pareto
+from edgekit.report.charts import TradeoffPoint, pareto
 from edgekit.report.facts import collect
 from edgekit.report.headline import headline, p50
 from edgekit.report.latency import latencies, setting
@@ -146,8 +146,8 @@ def test_a_percentile_without_its_samples_is_not_available(whole: Path) -> None:
     assert row[names.index("Samples")].text == "700"
     assert row[names.index("p99")].text.endswith("ms")
     assert row[names.index("p99.9")].text == "n/a"
-    assert row[names.index("p99.9")].title == "700 samples, 6,636 are needed"
-    assert row[0].warnings == ["short: less than 10 s or 662 samples is a first look, not a measurement"]
+    assert row[names.index("p99.9")].title == "700 samples, but 6,636 are needed"
+    assert row[0].warnings == ["short: less than 10 s or 662 samples, a first look and not a measurement"]
 
 
 def test_tables_say_protocol_status_and_drop(whole: Path) -> None:
@@ -203,9 +203,7 @@ def test_latencies_of_another_export_are_said_to_be(run: Path) -> None:
     manifest = run / "export" / "bundle.json"
     manifest.write_text(manifest.read_text().replace("2026-03-01", "2026-03-05"))
     facts = collect(run)
-    assert [gap.why for gap in facts.missing("bench")] == [
-        "every latency here was measured on another export of this run"
-    ]
+    assert [gap.why for gap in facts.missing("bench")] == ["all latencies were measured on another export of this run"]
     assert headline(facts).fastest is None
     table = latencies(facts)
     assert table is not None
@@ -266,8 +264,8 @@ def test_a_network_in_short_says_what_makes_it_another_one() -> None:
 def test_the_pareto_front_holds_what_nothing_else_beats() -> None:
     def point(
         label: str, latency: float, accuracy: float, energy: float | None = None, rejected: bool = False
-    ) -> Point:
-        return Point(label, latency, accuracy, "onnxruntime", "fp32", rejected, energy)
+    ) -> TradeoffPoint:
+        return TradeoffPoint(label, latency, accuracy, "onnxruntime", "fp32", rejected, energy)
 
     marks = [
         point("fast", 1, 0.90),

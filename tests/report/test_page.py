@@ -152,7 +152,7 @@ def test_mistakes_and_advice_are_shown(report: Path, opened: Callable[..., Opene
     matrix = page.locator("#mistakes svg.wide")
     assert matrix.locator("rect.heat").count() == 100
     assert matrix.locator("rect.heat.error").count() == 1  # every 30th image is of class 0 and taken for 1
-    assert "0 taken for 1: 12" in matrix.locator("title").all_text_contents()
+    assert "0 predicted as 1: 12" in matrix.locator("title").all_text_contents()
     assert "0: 24 of 36 right" in matrix.locator("title").all_text_contents()
     assert page.locator(".worst img").count() == 12
     assert "95 % interval" in page.inner_text(".tile.gain").replace("\u00a0", " ")
@@ -188,7 +188,7 @@ def test_a_difference_inside_its_interval_is_called_so(
     content["measurement"]["differences"][0] |= {"value": 0.1167, "interval": [-0.01, 0.24], "p_value": 0.06}
     (run / "evaluate" / "evaluation.json").write_text(json.dumps(content))
     page = opened(write_report(run).path).page
-    assert "no difference shown" in page.inner_text(".tile.gain")
+    assert "not significant" in page.inner_text(".tile.gain")
     assert page.locator(".tile.gain.loss").count() == 1
     assert page.locator("#accuracy svg.wide .gaintext").count() == 0
 
@@ -226,7 +226,7 @@ def test_devices_are_drawn_against_each_other_with_what_their_sensors_said(
 ) -> None:
     seen = opened(fleet, viewport={"width": 1280, "height": 900})
     page = seen.page
-    chart = page.locator("#latency figure", has_text="Device against device")
+    chart = page.locator("#latency figure", has_text="Comparison of devices")
     assert chart.locator("svg.wide circle.dot").count() == 5 + 2  # five variants here, two there
     assert "jetson" in chart.locator(".keys").inner_text()
     # The same variant on the slower device stands further right.
@@ -429,7 +429,7 @@ def test_the_command_as_json_says_what_is_missing(whole: Path, tmp_path: Path) -
     ]
     plain = edgekit("report", run)
     assert plain.returncode == 0
-    assert f"Make it with `edgekit bench {run / 'export'}`" in plain.stderr
+    assert f"To add it, run `edgekit bench {run / 'export'}`" in plain.stderr
 
 
 def test_the_command_opens_the_browser(whole: Path, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_wrong_input_to_the_api_is_one_line(bundle: Bundle) -> None:
     for pixels, said in (
         (right[:, :8], r"takes uint8 images of shape \(n, 16, 16, 3\), got uint8 of shape \(2, 8, 16, 3\)"),
         (np.full(right.shape, np.nan, np.float32), "got float32"),
-        (right[:0], "holds no image"),
+        (right[:0], "has no images"),
         (right[0], "got uint8 of shape"),
         ([right], "got list"),
     ):
@@ -135,7 +135,7 @@ def test_values_that_are_not_finite_are_never_probabilities(tmp_path: Path) -> N
     onnx.save(model, str(bundle.path / "model.onnx"))
     variant = bundle.manifest.variants[0].model_copy(update={"files": [BundleFile.of(bundle.path, "model.onnx")]})
     write_manifest(bundle.path, bundle.manifest.model_copy(update={"variants": [variant]}))
-    with pytest.raises(BundleError, match="onnx-fp32: gives values that are not finite"):
+    with pytest.raises(BundleError, match="onnx-fp32: its outputs are not finite"):
         Predictor(Bundle.open(bundle.path)).predict_image(Image.fromarray(some_images(1)[0]))
 
 

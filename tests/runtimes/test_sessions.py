@@ -103,7 +103,7 @@ def test_every_output_is_given_by_its_name(runtime: str, model: Path, tmp_path: 
     np.testing.assert_allclose(run_in_batches(session, images, 2)["embedding"], kept, atol=1e-4)
     session.run_all(255 - images)
     assert np.array_equal(every["embedding"], kept), "overwritten by the next run"
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="has no images"):
         session.run_all(images[:0])
 
 
@@ -117,7 +117,7 @@ def test_a_graph_that_fixes_its_batch_takes_that_and_nothing_else(runtime: str, 
     for wrong in (images, images[:1], images[:0]):
         with pytest.raises(DataError, match=r"\(4, 16, 16, 3\), got|no image"):
             session.run(wrong)
-    with pytest.raises(DataError, match="exactly 4 images a run"):
+    with pytest.raises(DataError, match="exactly 4 images per run"):
         session.run_all(images[:3])
     for count in (1, 3, 4, 9):  # filled up, and what the filling gives is dropped
         done: list[int] = []
@@ -191,7 +191,7 @@ def test_a_session_computes_in_the_precision_that_was_asked_for_or_does_not_open
     if answer == precision:
         assert open_session("openvino", model, settings={PRECISION: precision}).settings[PRECISION] == precision
     else:
-        message = f"asked OpenVINO to compute in {precision}, this machine answers {answer}"
+        message = f"OpenVINO computes in {answer} on this machine, not in {precision}"
         with pytest.raises(BundleError, match=message):
             open_session("openvino", model, settings={PRECISION: precision})
 
@@ -204,16 +204,18 @@ def test_a_precision_that_the_machine_does_not_compute_in_is_refused(
 
     # OpenVINO computes in f32 then, as it does on a machine that has nothing else, and answers so.
     monkeypatch.setitem(openvino_runtime._TYPES, precision, openvino.Type.f32)
-    with pytest.raises(BundleError, match=f"asked OpenVINO to compute in {precision}, this machine answers f32"):
+    with pytest.raises(BundleError, match=f"OpenVINO computes in f32 on this machine, not in {precision}"):
         open_session("openvino", model, settings={PRECISION: precision})
 
 
 def test_a_provider_that_is_not_here_is_an_error_and_never_replaced(model: Path) -> None:
     for provider, name in (("cuda", "CUDAExecutionProvider"), ("openvino", "OpenVINOExecutionProvider")):
         if name not in ort.get_available_providers():
-            with pytest.raises(RuntimeMissing, match=f"asked ONNX Runtime for {name}, this build has .*CPUExec"):
+            with pytest.raises(
+                RuntimeMissing, match=f"this build of ONNX Runtime does not have {name}, only .*CPUExec"
+            ):
                 open_session("onnxruntime", model, settings={"provider": provider})
-    with pytest.raises(RuntimeMissing, match=r"OpenVINO finds no NPU on this machine, only .*CPU"):
+    with pytest.raises(RuntimeMissing, match=r"OpenVINO does not find the device NPU on this machine, only .*CPU"):
         open_session("openvino", model, settings={"provider": "npu"})
     with pytest.raises(BundleError, match=r"unknown provider cudda of onnxruntime .*did you mean cuda"):
         open_session("onnxruntime", model, settings={"provider": "cudda"})
@@ -261,12 +263,12 @@ def graph(kind: int, shape: list[object], output: str = "logits", inputs: int = 
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (graph(TensorProto.FLOAT, ["n", 8, 8, 3]), "takes float32"),
+        (graph(TensorProto.FLOAT, ["n", 8, 8, 3]), "input is float32"),
         (graph(TensorProto.UINT8, ["n", 3, 8, 8]), r"\(free, 3, 8, 8\)"),
         (graph(TensorProto.UINT8, [1, 8, 8, 4]), r"\(1, 8, 8, 4\)"),
-        (graph(TensorProto.UINT8, ["n", "h", "w", 3]), "does not fix the image size"),
+        (graph(TensorProto.UINT8, ["n", "h", "w", 3]), "has no fixed image size"),
         (graph(TensorProto.UINT8, ["n", 8, 8, 3], output="scores"), "no output named logits, only scores"),
-        (graph(TensorProto.UINT8, ["n", 8, 8, 3], inputs=2), "takes 2 inputs"),
+        (graph(TensorProto.UINT8, ["n", 8, 8, 3], inputs=2), "has 2 inputs"),
     ],
 )
 def test_a_graph_that_is_not_edgekits_is_refused(

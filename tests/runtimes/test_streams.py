@@ -91,7 +91,7 @@ def test_a_runtime_without_streams_runs_one_at_a_time(session: Session) -> None:
     streams = open_streams(plain)
     streams.submit(some_images(2), done.append)
     assert streams.count == len(done) == 1
-    with pytest.raises(EdgekitError, match="plain runs one batch at a time here, not 2"):
+    with pytest.raises(EdgekitError, match="plain only runs one batch at a time, not 2"):
         open_streams(plain, 2)
 
 

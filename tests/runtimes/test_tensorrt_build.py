@@ -36,10 +36,10 @@ def _needed(require_module: Callable[[str, str], None]) -> None:
 
 
 def test_an_engine_is_built_with_progress_and_the_same_bytes_twice(model: Path, tmp_path: Path) -> None:
-    told: list[tuple[int, str]] = []
-    report = build(model, tmp_path / "a.engine", RTX, lambda steps=1, note="": told.append((steps, note)))
-    assert sum(steps for steps, _ in told) == 100
-    assert len({note for _, note in told}) > 2
+    progress_calls: list[tuple[int, str]] = []
+    report = build(model, tmp_path / "a.engine", RTX, lambda steps=1, note="": progress_calls.append((steps, note)))
+    assert sum(steps for steps, _ in progress_calls) == 100
+    assert len({note for _, note in progress_calls}) > 2
     assert report.engine_sha256 == sha256(tmp_path / "a.engine")
     assert report.profile == {"images": [[1, SIZE, SIZE, 3], [1, SIZE, SIZE, 3], [4, SIZE, SIZE, 3]]}
     assert (report.typing, report.flags, report.warnings) == ("strong", (), ())
@@ -61,7 +61,7 @@ def test_an_engine_is_built_with_progress_and_the_same_bytes_twice(model: Path, 
     [
         ([helper.make_node("Bernoulli", ["pooled"], ["b"], name="drop/coin"),
           helper.make_node("MatMul", ["b", "head"], ["logits"], name="product")],
-         r"node drop/coin, operator Bernoulli: unsupported node \(choose a network without it"),
+         r"node drop/coin, operator Bernoulli: unsupported node \(use a network without this node"),
         ([helper.make_node("NonZero", ["pooled"], ["n"], name="where"),  # a shape that depends on the data
           helper.make_node("Cast", ["n"], ["logits"], to=TensorProto.FLOAT, name="c")],
          "node where, operator NonZero: "),
@@ -69,7 +69,7 @@ def test_an_engine_is_built_with_progress_and_the_same_bytes_twice(model: Path, 
 )  # fmt: skip
 def test_a_refused_node_is_named_with_its_operator_and_the_reason(tmp_path: Path, nodes: list[Any], says: str) -> None:
     path = with_nodes(tmp_path / "model.onnx", nodes)
-    with pytest.raises(ExportError, match=rf"TensorRT for RTX does not take model\.onnx: {says}") as caught:
+    with pytest.raises(ExportError, match=rf"TensorRT for RTX cannot parse model\.onnx: {says}") as caught:
         built_here(path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "made.engine").exists()
@@ -95,7 +95,7 @@ def test_a_damaged_file_is_one_line(model: Path, tmp_path: Path, spoil: Callable
 def test_what_the_builders_process_refuses_comes_out_as_it_is(model: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "model.onnx"
     damaged.write_bytes(model.read_bytes()[:500])
-    with pytest.raises(ExportError, match=r"does not take model\.onnx") as caught:
+    with pytest.raises(ExportError, match=r"cannot parse model\.onnx") as caught:
         build(damaged, tmp_path / "model.engine", RTX, silent)
     assert caught.value.hint == "the file is damaged or not ONNX: export it again"
     with pytest.raises(ExportError, match="no such model"):
@@ -110,7 +110,7 @@ def test_external_data_is_read(model: Path, tmp_path: Path) -> None:
 
 
 def test_what_the_parser_would_only_warn_of_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"would compute something else than model\.onnx says: .*Defaulting to INT8"):
+    with pytest.raises(ExportError, match=r"would not compute what model\.onnx specifies: .*Defaulting to INT8"):
         built_here(with_nodes(tmp_path / "model.onnx", *pairs(np.uint8(0))))
     with pytest.raises(ExportError, match="node quantize, operator QuantizeLinear: Non-zero zero point"):
         built_here(with_nodes(tmp_path / "model.onnx", *pairs(np.uint8(7))))
@@ -162,7 +162,7 @@ def test_what_a_release_does_not_have_is_refused(model: Path, tmp_path: Path) ->
         with pytest.raises(ExportError, match=f"has no builder flag {flag}"):
             built_here(model, RTX.model_copy(update={"flags": (flag,)}))
     orin = RTX.model_copy(update={"compute_capabilities": ("8.7",)})
-    with pytest.raises(ExportError, match=r"does not build for compute capability 8\.7 .*a Jetson takes --target trt"):
+    with pytest.raises(ExportError, match=r"cannot build for compute capability 8\.7 .*for a Jetson use --target trt"):
         build(model, tmp_path / "e", orin, silent)
     turing = RTX.model_copy(update={"compute_capabilities": ("7.5",)})
     with pytest.raises(ExportError, match=r"leave out compute capability 7\.5"):
@@ -186,7 +186,7 @@ def test_engines_are_kept_and_made_again_where_they_are_not_taken(model: Path, t
 
     refused = iter([None, b"taken"])  # by a runtime that does not take the first
     assert kept.load(FilesOnDisk(model), model.name, RTX, machine, lambda plan: next(refused)) == b"taken"
-    with pytest.raises(BundleError, match="built an engine from it and does not take it"):
+    with pytest.raises(BundleError, match="built an engine from it but cannot load that engine"):
         kept.load(FilesOnDisk(model), model.name, RTX, machine, lambda plan: None)
     coin = helper.make_node("Bernoulli", ["pooled"], ["logits"], name="coin")
     refusable = with_nodes(tmp_path / "bad.onnx", [coin])

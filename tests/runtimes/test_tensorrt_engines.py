@@ -71,7 +71,7 @@ def test_compute_capabilities_as_text() -> None:
         flavor="trt-rtx", precision="fp32", compute_capabilities=("12.0", "8.6", "8.6")
     ).compute_capabilities == ("8.6", "12.0")
     for wrong in ("", "8", "sm_86", "9.0"):
-        with pytest.raises(ExportError, match="does not build for compute capability"):
+        with pytest.raises(ExportError, match="cannot build for compute capability"):
             parse_capabilities(wrong)
 
 
@@ -79,9 +79,9 @@ def test_compute_capabilities_as_text() -> None:
     ("built_by", "options", "bound_to", "says"),
     [
         ("1.7.1", RTX, {}, ""),
-        ("1.6.0", RTX, {}, "built by TensorRT 1.6.0, here is 1.7.1"),
-        ("1.7.1", RTX.model_copy(update={"compute_capabilities": ("8.9", "12.0")}), {}, "for compute capability 8.9, 12.0, this GPU has 8.6"),
-        ("1.7.1", RTX.model_copy(update={"compute_capabilities": ()}), {"gpu": "B"}, "built on B, here is A"),
+        ("1.6.0", RTX, {}, "built by TensorRT 1.6.0, but 1.7.1 is installed"),
+        ("1.7.1", RTX.model_copy(update={"compute_capabilities": ("8.9", "12.0")}), {}, "for compute capability 8.9, 12.0, but this GPU has 8.6"),
+        ("1.7.1", RTX.model_copy(update={"compute_capabilities": ()}), {"gpu": "B"}, "built on B, but this is A"),
     ],
 )  # fmt: skip
 def test_why_an_engine_cannot_run_here(
@@ -108,8 +108,8 @@ def test_progress_of_nested_phases() -> None:
     ],
 )
 def test_types_in_the_inspectors_words(text: str, kind: str) -> None:
-    told = {"Layers": [{"Name": "a", "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": text}]}, "b"]}
-    (layer,) = layers.from_inspector(json.dumps(told))
+    content = {"Layers": [{"Name": "a", "LayerType": "CaskConvolution", "Inputs": [{"Format/Datatype": text}]}, "b"]}
+    (layer,) = layers.from_inspector(json.dumps(content))
     assert (layer.kind, layer.inputs) == ("CaskConvolution", (kind,))
 
 
@@ -138,9 +138,9 @@ def of_release(*numbers: int) -> Callable[[Path], None]:
 
 
 OTHERS = [
-    (recorded_as("1.6.0.72"), r"it was built by TensorRT 1\.6\.0\.72, here is "),
-    (of_release(1, 6, 0, 72), r"its bytes are of TensorRT 1\.6\.0, here is "),
-    (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "TensorRT does not take it"),
+    (recorded_as("1.6.0.72"), r"it was built by TensorRT 1\.6\.0\.72, but "),
+    (of_release(1, 6, 0, 72), r"its file is from TensorRT 1\.6\.0, but "),
+    (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "TensorRT does not accept it"),
 ]
 
 
@@ -169,7 +169,7 @@ def test_a_real_engine_of_another_release_is_one_line(
     try:
         with pytest.raises(
             BundleError,
-            match=rf"{says}.*, and model\.onnx, to build it anew from, is not beside it \(copy the whole bundle\)",
+            match=rf"{says}.*, and model\.onnx is not beside it to build it again \(copy the whole bundle\)",
         ) as caught:
             open_session("tensorrt-rtx", path)
     finally:
@@ -195,5 +195,5 @@ def test_the_doctor_refuses_a_real_engine_of_another_release_in_one_line(
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     assert done.returncode == 1
     (said,) = [line for line in done.stdout.splitlines() if line.startswith("trt-rtx-fp32: ")]
-    assert "its bytes are of TensorRT 1.6.0, here is" in said
+    assert "its file is from TensorRT 1.6.0, but" in said
     assert "Traceback" not in done.stdout + done.stderr

@@ -97,7 +97,7 @@ def test_type_stubs_are_not_taken_for_tensorrt(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "tensorrt").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
-    with pytest.raises(RuntimeMissing, match="holds no TensorRT"):
+    with pytest.raises(RuntimeMissing, match="is not TensorRT"):
         adapter.load("trt")
     sys.modules.pop("tensorrt", None)
 
@@ -109,7 +109,7 @@ def test_a_machine_without_a_gpu_says_so(model: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(runtimes, "_version", lambda *_: "10.3.0")
     for runtime in ("tensorrt", "tensorrt-rtx"):
         with pytest.raises(
-            RuntimeMissing, match=f"{runtime}: no NVIDIA GPU: its driver's library .* is not on this machine"
+            RuntimeMissing, match=f"{runtime}: no NVIDIA GPU: the driver's library .* is not on this machine"
         ):
             open_session(runtime, model)  # type: ignore[arg-type]
 

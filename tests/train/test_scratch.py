@@ -234,11 +234,9 @@ def test_the_command_trains_draws_and_ends_with_advice(
     assert code == 0, err
     assert "draw 1: pretrain   copied" in out
     assert "student: mean" in out
-    assert "What the numbers say:" in out
-    assert (
-        max(map(len, out.partition("What the numbers say:")[2].partition("complete. Next")[0].splitlines()[:-1])) <= 80
-    )
+    assert "Advice:" in out
+    assert max(map(len, out.partition("Advice:")[2].partition("complete. Next")[0].splitlines()[:-1])) <= 80
     code, out, _ = edgekit("train", path, "--run", tmp_path / "run", "--draws", "2")
-    assert "What the numbers say:" not in out  # nothing was trained: nothing is measured again
+    assert "Advice:" not in out  # nothing was trained: nothing is measured again
     code, _, err = edgekit("train", path, "--run", tmp_path / "run", "--draws", "2", "--until", "pretrain")
-    assert (code, "leave --until out" in err) == (2, True)
+    assert (code, "--draws cannot be combined with --until" in err) == (2, True)

@@ -84,18 +84,18 @@ def bench(
         EdgekitError: options are incompatible, or every variant or device failed.
         KeyboardInterrupt: after Ctrl-C; partial results are written and marked as interrupted.
     """
-    given = locals()
-    load = load_of(
+    arguments = locals()
+    workload = workload_of(
         scenario, streams, query, rate, find_rate, seed, provider, _processors(cpus), loadgen, profile=profile
     )
     if device:
-        words = _words(given)
+        words = _words(arguments)
         return _on_devices(bundle, _several(device), words, _several(variant), loadgen, output, wheel, python, keep)
     if python or wheel or keep:
         raise EdgekitError("--python, --wheel and --keep are about a device", "name one with --device")
     job = BenchJob.of(
         bundle,
-        load,
+        workload,
         names=_several(variant),
         batches=(batch,) if isinstance(batch, int) else tuple(batch),
         threads=threads,
@@ -171,7 +171,7 @@ def _several(names: str | Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def load_of(
+def workload_of(
     scenario: Scenario, streams: int | None, query: int, rate: float | None, find_rate: float | None, seed: int, provider: str | None,
     cpus: tuple[int, ...], loadgen: bool, *, profile: bool,
 ) -> Workload:  # fmt: skip
@@ -181,9 +181,7 @@ def load_of(
         EdgekitError: the options are incompatible.
     """
     if profile and (scenario != "single-stream" or loadgen):
-        raise EdgekitError(
-            "--profile cannot be combined with --scenario or --loadgen", "leave out --scenario and --loadgen"
-        )
+        raise EdgekitError("--profile cannot be combined with --scenario or --loadgen", "leave them out")
     if streams is None:
         streams = 0 if scenario in ("offline", "server") else 1
     return Workload(scenario, streams, query, rate, find_rate, seed, provider, cpus, loadgen)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from edgekit import run as runs
 from edgekit.api.extras import require
 from edgekit.api.runs import opened
-from edgekit.processors import tell_openmp
+from edgekit.processors import configure_openmp
 
 if TYPE_CHECKING:
     from edgekit.report.image_map import ImageMap
@@ -80,7 +80,7 @@ def measure(
     Raises:
         RunError, DataError, RuntimeMissing: as `embed`.
     """
-    tell_openmp()
+    configure_openmp()
     require("torch", "sklearn", "pyarrow")
     from edgekit.report.page import require_jinja2
 

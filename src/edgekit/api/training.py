@@ -10,7 +10,7 @@ from edgekit import run as runs
 from edgekit.api.extras import require
 from edgekit.api.runs import Run, opened
 from edgekit.errors import RecipeError
-from edgekit.processors import tell_openmp
+from edgekit.processors import configure_openmp
 from edgekit.recipe import Overrides, Recipe, recipe_of
 from edgekit.stages import STAGES
 
@@ -60,7 +60,7 @@ def train(
         RuntimeMissing: the extra [train] is not installed.
         KeyboardInterrupt: after Ctrl-C; complete stages are kept.
     """
-    tell_openmp()
+    configure_openmp()
     require("torch", "lightning")
     hardware = {f"hardware.{name}": value for name, value in (("devices", devices), ("nodes", nodes)) if value}
     loaded = recipe_of(recipe_of(recipe, overrides), hardware)
@@ -138,7 +138,7 @@ def evaluate(run: runs.Run | Path | str, *, few_shot: Sequence[int] = (), draws:
         DataError: the test set is empty, or a class has fewer labeled images than `few_shot` asks for.
         RuntimeMissing: the extra [train] is not installed.
     """
-    tell_openmp()
+    configure_openmp()
     target = opened(run)
     recipe = target.recipe
     require("torch", "sklearn")

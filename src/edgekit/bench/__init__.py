@@ -1,4 +1,4 @@
-"""Measuring: latency in every runtime, sensors, the doctor, remote devices.
+"""Measurement: latency in every runtime, sensors, the doctor, remote devices.
 
-It can be called, too: `edgekit.bench(…)` is `edgekit.api.benching.bench`, which its signature shows.
+The module is also callable: `edgekit.bench(…)` calls `edgekit.api.benching.bench`, which documents the arguments.
 """

@@ -1,4 +1,4 @@
-"""Which of a bundle's variants are measured on this machine."""
+"""Choose which of a bundle's variants are measured on this machine."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from edgekit.targets import find_runtime
 def choose(
     bundle: Bundle, names: Sequence[str] = (), provider: str | None = None
 ) -> tuple[list[Variant], list[tuple[Variant, str]]]:
-    """The variants to measure on this machine, and those left out, each with the reason.
+    """Return the variants to measure on this machine, and the others, each with the reason.
 
     Args:
         bundle: an opened bundle.
-        names: ids of variants; none means all that were not rejected.
-        provider: what they are to compute with; None is the CPU.
+        names: ids of variants; empty means all that were not rejected.
+        provider: the device or library that the runtime computes with; None is the CPU.
 
     Raises:
-        BundleError: a name is unknown, or nothing is left to measure.
+        BundleError: a name is unknown, or there is no variant to measure.
         RuntimeMissing: a variant that was named cannot run on this machine, or not with that provider.
     """
     chosen: list[Variant] = []
@@ -38,7 +38,9 @@ def choose(
             chosen.append(variant)
     if not chosen:
         reasons = "; ".join(f"{variant.id}: {reason}" for variant, reason in left_out)
-        raise BundleError(f"{bundle.path}: no variant to measure on this machine ({reasons or 'it has none'})")
+        raise BundleError(
+            f"{bundle.path}: no variant can be measured on this machine ({reasons or 'it has no variants'})"
+        )
     return chosen, left_out
 
 
@@ -49,5 +51,5 @@ def _no_provider(variant: Variant, provider: str | None) -> RuntimeMissing | Non
         return None
     return RuntimeMissing(
         f"{variant.id}: {variant.runtime} has no provider {provider}",
-        f"it takes {', '.join(known)}" if known else "leave out --provider",
+        f"choose {', '.join(known)}" if known else "leave out --provider",
     )

@@ -1,4 +1,4 @@
-"""Two measurements side by side: what changed, whether by more than chance, and whether a gate fails."""
+"""Compare two measurements: what changed, whether by more than chance, and whether a gate fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgekit.progress import progress
 from edgekit.shares import difference
 
 CONFIDENCE = 0.95
-# What is shown where no gate asks for more.
+# The metrics that are shown, besides those of gates.
 USUAL = ("p50", "p90", "p99", "throughput", "energy", "peak_rss", "accuracy", "size")
 
 _Value = TypeVar("_Value", float, NDArray[np.float64])
@@ -30,9 +30,9 @@ class ComparisonRow:
 
     Attributes:
         before, after: None where it was not measured.
-        change: relative, or for a share the difference; None where a side is.
-        interval: 95 % of the change by bootstrap; None where chance is not known.
-        why: there is no change.
+        change: relative, or for a share the difference; None if a side is None.
+        interval: 95 % interval of the change, by bootstrap; None if the spread is not known.
+        why: why there is no change.
     """
 
     metric: str
@@ -46,7 +46,7 @@ class ComparisonRow:
 
 @dataclass(frozen=True)
 class Checked:
-    """A gate's verdict on one pair. `uncertain`: the value is beyond the limit, but its interval is not wholly so."""
+    """A gate's verdict on one pair. `uncertain`: the value is beyond the limit, but a part of its interval is not."""
 
     gate: Gate
     verdict: Verdict
@@ -70,7 +70,7 @@ class ComparedPair:
 
     @property
     def unlike(self) -> list[str]:
-        """What differs beside what was measured, a sentence each."""
+        """One sentence for each circumstance that differs between the two measurements."""
         other = self.after.circumstances
         return [
             f"{key}: {value} before, {other[key]} after"
@@ -80,8 +80,8 @@ class ComparedPair:
 
 
 @dataclass
-class Compared:
-    """Everything about two sides; `missing` and `new` name what only one of them has."""
+class Comparison:
+    """The comparison of two sides; `missing` and `new` name the measurements that only one side has."""
 
     pairs: list[ComparedPair]
     missing: list[str]
@@ -92,18 +92,18 @@ class Compared:
         return [(pair, c) for pair in self.pairs for c in pair.checked if c.verdict == "fail"]
 
 
-def compare(before: Path, after: Path, gates: Sequence[Gate] = (), seed: int = 0) -> Compared:
+def compare(before: Path, after: Path, gates: Sequence[Gate] = (), seed: int = 0) -> Comparison:
     """Compare two result files, folders of them, or bundles.
 
-    Measurements are paired by variant and how they were run; where each side has a single one, those two are.
+    Measurements are paired by variant and by how they were run; if each side has only one, those two are paired.
 
     Args:
         before, after: what `edgekit bench`, `edgekit evaluate` or `edgekit export` wrote.
-        gates: each is held against every pair that has its figure.
+        gates: each is checked on every pair that has its metric.
         seed: of the bootstrap.
 
     Raises:
-        EdgekitError: a side cannot be read, nothing can be paired, or a gate asks for a figure that a side does not have.
+        EdgekitError: a side cannot be read, no measurements can be paired, or a side lacks a gate's metric.
     """
     a, b = read(before), read(after)
     if len(a) == len(b) == 1 and a[0].key[0] == b[0].key[0]:
@@ -113,8 +113,8 @@ def compare(before: Path, after: Path, gates: Sequence[Gate] = (), seed: int = 0
         couples = [(m, by_key[m.key]) for m in a if m.key in by_key]
     if not couples:
         raise EdgekitError(
-            f"{before} and {after} have nothing in common: {_names(a)} before, {_names(b)} after",
-            "compare measurements of the same variant, batch size, threads and scenario, or two files that hold one each",
+            f"{before} and {after} have no measurement in common: {_names(a)} before, {_names(b)} after",
+            "compare measurements of the same variant, batch size, threads and scenario, or two files with one measurement each",
         )
     check_metrics(gates, {name for m, _ in couples for name in m.figures})
     paired = {id(m) for couple in couples for m in couple}
@@ -132,21 +132,22 @@ def compare(before: Path, after: Path, gates: Sequence[Gate] = (), seed: int = 0
     for gate in gates:
         if not any(checked.gate is gate for pair in pairs for checked in pair.checked):
             raise EdgekitError(
-                f"--fail-if {gate.text!r}: no {gate.metric} was measured", "export where the variants can run"
+                f"--fail-if {gate.text!r}: no {gate.metric} was measured",
+                "export on a machine where the variants can run",
             )
-    return Compared(pairs, [m.name for m in a if id(m) not in paired], [m.name for m in b if id(m) not in paired])
+    return Comparison(pairs, [m.name for m in a if id(m) not in paired], [m.name for m in b if id(m) not in paired])
 
 
 def _metrics(before: Measurement, after: Measurement, gates: Sequence[Gate]) -> list[str]:
-    asked = {gate.metric for gate in gates}
+    gated = {gate.metric for gate in gates}
     usual = (
         USUAL
         if before.key[0] != "evaluation"
         else tuple(n for n in before.figures if "-shot" not in n and n != "accuracy")
     )
     shared = [name for name in before.figures if name in after.figures]
-    some = {n for n in shared if before.figures[n].value is not None or after.figures[n].value is not None}
-    return [name for name in shared if name in asked or (name in usual and name in some)]
+    measured = {n for n in shared if before.figures[n].value is not None or after.figures[n].value is not None}
+    return [name for name in shared if name in gated or (name in usual and name in measured)]
 
 
 def _row(metric: str, before: Metric, after: Metric, seed: int) -> ComparisonRow:
@@ -166,17 +167,17 @@ def _row(metric: str, before: Metric, after: Metric, seed: int) -> ComparisonRow
 
 
 def _check(gate: Gate, pair: ComparedPair, seed: int) -> Checked | None:
-    """A gate's verdict on a pair; None where the pair has no such figure at all."""
+    """Return a gate's verdict on a pair; None if the pair does not have the gate's metric."""
     if gate.metric not in pair.before.figures or gate.metric not in pair.after.figures:
         return None
     row = next(row for row in pair.rows if row.metric == gate.metric)
     gate.check_unit(row.unit)
     if row.before is None and row.after is None and pair.before.key[0] == "variant":
-        return None  # of a bundle: run on neither side, for instance for want of a GPU
+        return None  # a bundle's variant that ran on neither side, for example because there was no GPU
     if row.after is None or (row.change is None and gate.change != "absolute"):
         raise EdgekitError(
             f"--fail-if {gate.text!r}: {pair.name} has no {gate.metric} ({row.why})",
-            "measure longer, or take another figure",
+            "measure longer, or use another metric",
         )
     if gate.change == "absolute":
         value, figure = row.after, pair.after.figures[gate.metric]
@@ -184,7 +185,9 @@ def _check(gate: Gate, pair: ComparedPair, seed: int) -> Checked | None:
     elif gate.change == "relative" and row.unit == "share":
         assert row.before is not None
         if row.before == 0:
-            raise EdgekitError(f"--fail-if {gate.text!r}: {gate.metric} was 0 before", "use points: pt")
+            raise EdgekitError(
+                f"--fail-if {gate.text!r}: {gate.metric} was 0 before, so it has no relative change", "use points (pt)"
+            )
         value = row.after / row.before - 1
         interval = None if row.interval is None else (row.interval[0] / row.before, row.interval[1] / row.before)
     else:

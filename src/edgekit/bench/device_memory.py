@@ -1,4 +1,4 @@
-"""The memory that this process holds on an accelerator."""
+"""The memory that this process uses on an accelerator."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _QUERY = ("--query-compute-apps=pid,used_gpu_memory", "--format=csv,noheader,nou
 
 
 def device_memory() -> int | None:
-    """Bytes that this process holds on NVIDIA GPUs; None where nvidia-smi does not tell (a Jetson's GPU shares main memory)."""
+    """Return the bytes that this process uses on NVIDIA GPUs; None if nvidia-smi does not report it (a Jetson's GPU shares main memory)."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -23,10 +23,10 @@ def device_memory() -> int | None:
 
 
 def held_by(pid: int, listed: str) -> int | None:
-    """Bytes that one process holds, by what nvidia-smi lists: a line of `pid, MiB` for each process and GPU.
+    """Return the bytes that one process uses, from nvidia-smi's lines `pid, MiB`, one for each process and GPU.
 
     Returns:
-        None where the process is not listed, or without a number ("[N/A]").
+        None if the process is not listed, or is listed without a number ("[N/A]").
     """
     rows = [[part.strip() for part in line.split(",")] for line in listed.splitlines()]
     numbers = [

@@ -1,4 +1,4 @@
-"""The figures of a measurement that two measurements can be compared in, each with how it could have come out by chance."""
+"""The metrics in which two measurements can be compared, each with its spread by chance."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgekit.result import Evaluation, Latency, Result
 Unit = Literal["ms", "images/s", "bytes", "share", "J"]
 Draw = Callable[[int, int], NDArray[np.float64]]
 
-# Resampled values together, over all draws of one figure: what a few seconds can do.
+# Resampled values over all draws of one metric: as many as take a few seconds.
 _MOST_VALUES = 5 * 10**7
 _VALUES_AT_ONCE = 2 * 10**6
 
@@ -30,11 +30,11 @@ class Metric:
     """One number.
 
     Attributes:
-        value: in `unit`; None where it was not measured, or from too few samples.
+        value: in `unit`; None if it was not measured, or from too few samples.
         unit: of the value; a share is compared in percentage points, everything else in percent.
-        draw: (seed, n) -> n values that the same measurement could have given; None where chance is not known.
-        draws: how many of them to take: 2,000, fewer where there are so many samples that it would take long.
-        why: it is None.
+        draw: (seed, n) -> n values that a repeated measurement could have given; None if the spread is not known.
+        draws: number of draws: 2,000, or fewer if the samples are so many that this would take long.
+        why: why `value` is None.
     """
 
     value: float | None
@@ -49,11 +49,11 @@ class Measurement:
     """A measurement that can be compared.
 
     Attributes:
-        name: for people: the variant and what is not usual about how it was run.
-        key: what it shares with its counterpart on the other side.
-        figures: by metric.
-        circumstances: what should be alike on both sides: machine, threads, versions, …
-        warnings: of the measurement itself.
+        name: the variant and the options that differ from the default, for display.
+        key: equal on both sides for measurements that belong together.
+        figures: the metrics by name.
+        circumstances: what should be the same on both sides: machine, threads, versions, …
+        warnings: the measurement's own warnings.
         source: the file.
     """
 
@@ -66,27 +66,29 @@ class Measurement:
 
 
 def read(path: Path) -> list[Measurement]:
-    """The measurements in a result file, a folder of them, or a bundle (its accuracies and sizes).
+    """Return the measurements in a result file, a folder of them, or a bundle (its accuracies and sizes).
 
     Raises:
-        EdgekitError: nothing there can be compared, or a file is damaged.
+        EdgekitError: there is nothing to compare, or a file is damaged.
     """
     if path.is_dir() and not (path / MANIFEST).is_file():
         files = sorted(path.glob("*.json"))
-        found = [m for file in files for m in _of_result(file)]
-        if not found:
+        measurements = [m for file in files for m in _of_result(file)]
+        if not measurements:
             raise EdgekitError(
-                f"{path}: holds no result of a bench or an evaluation", "give what `edgekit bench` wrote, or a bundle"
+                f"{path}: has no result of a bench or an evaluation",
+                "give a folder that `edgekit bench` wrote, or a bundle",
             )
-        return found
+        return measurements
     if path.is_dir() or path.name == MANIFEST or path.suffix == ".zip":
         return _of_bundle(path)
-    found = _of_result(path)
-    if not found:
+    measurements = _of_result(path)
+    if not measurements:
         raise EdgekitError(
-            f"{path}: is neither a latency nor an evaluation", "give what `edgekit bench` or `edgekit evaluate` wrote"
+            f"{path}: is neither a latency nor an evaluation",
+            "give a file that `edgekit bench` or `edgekit evaluate` wrote",
         )
-    return found
+    return measurements
 
 
 def _of_result(path: Path) -> list[Measurement]:
@@ -144,7 +146,7 @@ def _of_evaluation(evaluation: Evaluation, source: str) -> Measurement:
         shots = f".{score.shots}-shot" if score.shots else ""
         counted = not score.shots and (task.counted or score.metric not in task.metrics)
         figures[f"{score.model}{shots}.{score.metric}"] = _share(score.value, score.samples if counted else None)
-    for model in ("student", "teacher"):  # what people mean by the accuracy
+    for model in ("student", "teacher"):  # the run's accuracy is the student's, if there is one
         if (name := f"{model}.{task.metric}") in figures:
             figures["accuracy"] = figures[name]
             break
@@ -159,12 +161,14 @@ def _of_bundle(path: Path) -> list[Measurement]:
 
 
 def _of_variant(variant: Variant, manifest: Manifest, source: str) -> Measurement:
-    found, counted = variant.accuracy, tasks.find(manifest.task).counted
+    accuracy, counted = variant.accuracy, tasks.find(manifest.task).counted
     return Measurement(
         variant.id,
         ("variant", variant.id),
         {
-            "accuracy": _share(found.value if found else None, found.samples if found and counted else None),
+            "accuracy": _share(
+                accuracy.value if accuracy else None, accuracy.samples if accuracy and counted else None
+            ),
             "size": Metric(float(variant.bytes), "bytes"),
         },
         {"test set": f"{manifest.accuracy.samples if manifest.accuracy else 0} images"},
@@ -174,9 +178,9 @@ def _of_variant(variant: Variant, manifest: Manifest, source: str) -> Measuremen
 
 
 class _Resampled:
-    """Statistics of resampled latencies, by a bootstrap in two steps, as latencies of one process are alike and neighbors are
-    more so: processes (rounds) are drawn with replacement and, within each, blocks of neighbors, as long as the square root of
-    its samples (moving-block bootstrap, Künsch 1989). All statistics come from the same draws."""
+    """Statistics of resampled latencies, by a two-step bootstrap, because latencies of one process are correlated, and those of
+    neighboring samples even more. Processes (rounds) are drawn with replacement and, within each, blocks of neighbors; a block is
+    as long as the square root of the number of samples (moving-block bootstrap, Künsch 1989). All statistics use the same draws."""
 
     def __init__(self, latency: Latency) -> None:
         self.samples = np.asarray(latency.samples_ns, dtype=np.float64)
@@ -187,30 +191,30 @@ class _Resampled:
 
     @property
     def draws(self) -> int:
-        """2,000, fewer where there are so many samples that it would take long."""
+        """Number of draws: 2,000, or fewer if the samples are so many that this would take long."""
         return int(np.clip(_MOST_VALUES // max(1, len(self.samples)), 200, 2000))
 
     def of(self, statistic: str, seed: int, count: int) -> NDArray[np.float64]:
-        """`count` values of a percentile or of the mean, in nanoseconds."""
+        """Return `count` values of a percentile or of the mean, in nanoseconds."""
         if (seed, count) not in self.known:
             self.known[seed, count] = self._draw(np.random.default_rng(seed), count)
         return self.known[seed, count][statistic]
 
     def _draw(self, generator: np.random.Generator, count: int) -> dict[str, NDArray[np.float64]]:
         names = list(SAMPLES_NEEDED)
-        found: dict[str, NDArray[np.float64]] = {name: np.empty(count) for name in [*names, "mean"]}
+        statistics: dict[str, NDArray[np.float64]] = {name: np.empty(count) for name in [*names, "mean"]}
         step = max(1, _VALUES_AT_ONCE // max(1, len(self.samples)))
         for start in range(0, count, step):
             part = slice(start, min(start + step, count))
             values = self.samples[self._rows(generator, part.stop - part.start)]
-            found["mean"][part] = values.mean(axis=1)
+            statistics["mean"][part] = values.mean(axis=1)
             for name, row in zip(names, np.percentile(values, [float(n[1:]) for n in names], axis=1), strict=True):
-                found[name][part] = row
-        return found
+                statistics[name][part] = row
+        return statistics
 
     def _rows(self, generator: np.random.Generator, count: int) -> NDArray[np.int64]:
-        """Which samples each draw takes, (count, …). Rounds differ a little in length: a draw takes as many of each as a round has
-        on average."""
+        """Return the indices of the samples in each draw, (count, …). Rounds differ a little in length: a draw takes from each as
+        many samples as a round has on average."""
         length = sum(size for _, size in self.rounds) // len(self.rounds)
         block = max(1, math.isqrt(length))
         blocks = -(-length // block)
@@ -228,7 +232,7 @@ class _Resampled:
 def _percentile(resampled: _Resampled, name: str, needed: int) -> Metric:
     count = len(resampled.samples)
     if count < needed:
-        return Metric(None, "ms", why=f"{count} samples, {needed} are needed")
+        return Metric(None, "ms", why=f"{count} samples, but {needed} are needed")
     value = float(np.percentile(resampled.samples, float(name[1:]))) / 1e6
     return Metric(value, "ms", lambda seed, draws: resampled.of(name, seed, draws) / 1e6, resampled.draws)
 
@@ -245,8 +249,8 @@ def _throughput(latency: Latency, resampled: _Resampled) -> Metric:
 
 
 def _share(value: float | None, samples: int | None) -> Metric:
-    """An accuracy; by chance another as many test images would give a binomial share. Two models that saw the same images differ
-    by less than that says, so that an interval from it is too wide rather than too narrow."""
+    """Return an accuracy with binomial spread, as from another test set of the same size. Two models that saw the same images
+    differ by less than this, so the interval is too wide rather than too narrow."""
     if value is None or not samples:
         return Metric(value, "share", why="not measured")
 

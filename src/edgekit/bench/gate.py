@@ -1,4 +1,4 @@
-"""Gates on a comparison: `p90 > +5%` fails a build when the new p90 is more than 5 % above the old one, and chance is not why."""
+"""Gates on a comparison: `p90 > +5%` fails a build if the new p90 is more than 5 % above the old one, beyond chance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Literal
 from edgekit.bench.figures import Unit
 from edgekit.errors import EdgekitError, near
 
-# Suffix -> factor to the unit of the figure, and that unit.
+# Suffix -> factor to the unit of the metric, and that unit.
 _UNITS: dict[str, tuple[float, Unit | None]] = {
     "": (1.0, None), "ms": (1.0, "ms"), "s": (1e3, "ms"), "us": (1e-3, "ms"), "µs": (1e-3, "ms"), "/s": (1.0, "images/s"),
     "J": (1.0, "J"), "mJ": (1e-3, "J"), "B": (1.0, "bytes"), "kB": (1e3, "bytes"), "MB": (1e6, "bytes"), "GB": (1e9, "bytes"),
@@ -24,15 +24,15 @@ Change = Literal["relative", "points", "absolute"]
 
 @dataclass(frozen=True)
 class Gate:
-    """What must not be.
+    """A condition that fails a comparison.
 
     Attributes:
-        text: as the user wrote it.
-        metric: a figure's name.
-        above: whether it fails above the limit, or below it.
-        limit: a share (of a relative change), a difference of shares (points), or a value in the figure's unit.
-        change: what is held against the limit: the change in percent, in points, or the new value itself.
-        unit: that the figure must have; None for any.
+        text: the condition as the user wrote it.
+        metric: the metric's name.
+        above: True if it fails above the limit, False if below.
+        limit: a share (of a relative change), a difference of shares (points), or a value in the metric's unit.
+        change: what is compared with the limit: the change in percent, in points, or the new value itself.
+        unit: the unit that the metric must have; None for any.
     """
 
     text: str
@@ -44,10 +44,10 @@ class Gate:
 
     @classmethod
     def parse(cls, text: str) -> Gate:
-        """Read an expression.
+        """Parse a condition.
 
         Raises:
-            EdgekitError: it is not one.
+            EdgekitError: the text is not a condition.
         """
         match = _FORM.fullmatch(text)
         if match is None:
@@ -65,7 +65,7 @@ class Gate:
         elif unit == "%" and sign:
             change = "relative"
         elif sign:
-            raise EdgekitError(f"--fail-if {text!r}: a change is told in % or pt", _HINT)
+            raise EdgekitError(f"--fail-if {text!r}: a change needs the unit % or pt", _HINT)
         else:
             change = "absolute"
         if unit == "pt" and not sign:
@@ -73,29 +73,29 @@ class Gate:
         return cls(text.strip(), metric, comparison[0] == ">", limit, change, None if change == "relative" else needs)
 
     def check_unit(self, unit: Unit) -> None:
-        """Refuse a limit in another unit than the figure's.
+        """Check that the limit has the metric's unit.
 
         Raises:
-            EdgekitError: it is.
+            EdgekitError: it has another unit.
         """
         if self.unit is not None and self.unit != unit:
             what = "a share of images" if unit == "share" else f"in {unit}"
             raise EdgekitError(f"--fail-if {self.text!r}: {self.metric} is {what}", _HINT)
 
     def beyond(self, value: float) -> bool:
-        """Whether a value is on the wrong side."""
+        """Whether a value is beyond the limit."""
         return value > self.limit if self.above else value < self.limit
 
 
 def check_metrics(gates: Collection[Gate], known: Collection[str]) -> None:
-    """Refuse a gate on a figure that no measurement has.
+    """Check that some measurement has each gate's metric.
 
     Raises:
-        EdgekitError: naming it.
+        EdgekitError: none has it; the message names the metric.
     """
     for gate in gates:
         if gate.metric not in known:
             raise EdgekitError(
-                f"--fail-if {gate.text!r}: there is no {gate.metric} to compare",
-                near(gate.metric, known) or f"there are {', '.join(sorted(known))}",
+                f"--fail-if {gate.text!r}: no measurement has the metric {gate.metric}",
+                near(gate.metric, known) or f"known metrics: {', '.join(sorted(known))}",
             )

@@ -1,4 +1,4 @@
-"""Proof that a session computes what was trained, on the golden tensors, before anything is timed."""
+"""Check, before anything is timed, that a session computes the trained model's outputs on the golden tensors."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _HINT = "use another variant; please report it with the output of `edgekit bench
 
 @dataclass(frozen=True)
 class Proof:
-    """How near a session comes to the golden outputs on this machine.
+    """How close a session's outputs are to the golden outputs on this machine.
 
     Attributes:
-        max_abs_diff: largest difference of a value of the task's main output.
+        max_abs_diff: largest absolute difference of a value of the task's main output.
         agreement: share of the golden images on which it decides as the trained model does.
-        warning: why the recorded accuracy does not hold here; empty where it does.
+        warning: why the recorded accuracy does not hold here; empty if it does.
         figures: of the other outputs, `NAME_max_abs_diff` and `NAME_cosine`, such as `embedding_cosine`.
     """
 
@@ -48,7 +48,7 @@ def worst(proofs: Sequence[Proof]) -> Proof:
 
 
 def prove(session: Session, variant: Variant, golden: Mapping[str, NDArray[Any]], batch: int, task: Task) -> Proof:
-    """Run the golden images, in batches of `batch`, and compare every output with the golden one, as the task says (`Task.golden_fault`).
+    """Run the golden images in batches of `batch`, and compare every output with the golden one by the task's rule (`Task.golden_fault`).
 
     INT8 may differ from machine to machine (CPUs without VNNI saturate): where it agrees on more than 5 points fewer of the images than it
     did at export, or its embedding's cosine is more than 0.05 smaller, the proof carries a warning. A float variant must agree, and the
@@ -62,7 +62,7 @@ def prove(session: Session, variant: Variant, golden: Mapping[str, NDArray[Any]]
         task: the bundle's.
 
     Raises:
-        BundleError: a float variant computes something else on this machine, or any variant gives another embedding or values
+        BundleError: a float variant gives other logits on this machine, or any variant gives another embedding or values
             that are not finite.
     """
     outputs = run_in_batches(session, golden["images"], batch)
@@ -71,17 +71,17 @@ def prove(session: Session, variant: Variant, golden: Mapping[str, NDArray[Any]]
         _check_shape(variant, name, outputs.get(name), values)
     found = task.compare(outputs, trained)
     if faults := task.golden_fault(found, variant.precision):
-        raise _something_else(variant, faults[0])
+        raise _mismatch(variant, faults[0])
     recorded = variant.parity
     warning = task.golden_warning(found, recorded.agreement, recorded.figures) if recorded is not None else ""
     return Proof(found.outputs[task.main].max_abs_diff, found.agreement, warning, task.figures(found))
 
 
 def _check_shape(variant: Variant, name: str, got: NDArray[Any] | None, golden: NDArray[Any]) -> None:
-    fault = f"it gives no {name}" if got is None else shape_fault(name, got, golden)
+    fault = f"it has no output {name}" if got is None else shape_fault(name, got, golden)
     if fault:
         raise BundleError(fault, "export the bundle again", where=variant.id)
 
 
-def _something_else(variant: Variant, how: str) -> BundleError:
-    return BundleError(f"does not compute what was trained on this machine: {how}", _HINT, where=variant.id)
+def _mismatch(variant: Variant, how: str) -> BundleError:
+    return BundleError(f"its outputs differ from the trained model's on this machine: {how}", _HINT, where=variant.id)

@@ -1,4 +1,4 @@
-"""Running a function in a process of its own: what it loads and what kills it stays there."""
+"""Run a function in its own process: what it loads, and a crash, stay there."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from edgekit.errors import EdgekitError, error_named, signal_name
 
 
 def run_in_subprocess(function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
-    """What `function(*arguments)` returns, called in a fresh process.
+    """Call `function(*arguments)` in a new process and return its result.
 
     Args:
-        function: of a module, so that the other process finds it; it returns what can be pickled.
-        arguments: likewise.
-        seconds: how long it may take.
+        function: defined at the top level of a module, so that the other process can import it; its result must be picklable.
+        arguments: picklable.
+        seconds: time limit; None for no limit.
 
     Raises:
-        EdgekitError: the function's own one; or the process died, of which the message says how, or took too long.
+        EdgekitError: the function raised it, the process died (the message says how), or it took too long.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -33,29 +33,29 @@ def run_in_subprocess(function: Callable[..., Any], *arguments: Any, seconds: fl
     try:
         if not ours.poll(seconds):
             raise EdgekitError(f"no answer within {seconds:.0f} s")
-        said = ours.recv()
-    except (EOFError, OSError):  # before its answer, or in the middle of it
+        reply = ours.recv()
+    except (EOFError, OSError):  # it died before or during its reply
         child.join()
         code = child.exitcode or 0
         how = signal_name(-code) if code < 0 else f"exit code {code}"
         raise EdgekitError(
             f"the process died ({how})",
-            "SIGILL: built for another processor; SIGKILL: memory ran out; EDGEKIT_DEBUG=1 shows what it printed",
+            "SIGILL: built for another processor; SIGKILL: out of memory; EDGEKIT_DEBUG=1 shows its output",
         ) from None
     finally:
         ours.close()
-        child.terminate()  # it has said what it had to say; a runtime that hangs when it is unloaded must not hang this one
+        child.terminate()  # its reply is here; a runtime that hangs while it unloads must not block this process
         child.join()
-    if "error" in said:
-        kind, message, hint = said["error"]
+    if "error" in reply:
+        kind, message, hint = reply["error"]
         raise error_named(kind)(message, hint)
-    return said["value"]
+    return reply["value"]
 
 
 def _child(parent: int, connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends this one
-    if not os.environ.get("EDGEKIT_DEBUG"):  # runtimes print about devices that they do not find
+    if not os.environ.get("EDGEKIT_DEBUG"):  # runtimes print messages about missing devices
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)

@@ -1,4 +1,4 @@
-"""The same session under MLCommons LoadGen, the load generator of MLPerf Inference (github.com/mlcommons/inference, loadgen)."""
+"""Run a session under MLCommons LoadGen, the load generator of MLPerf Inference (github.com/mlcommons/inference, loadgen)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _SCENARIOS = {
     "offline": "Offline",
     "server": "Server",
 }
-_MARGIN = 1.1  # of the samples that an offline run is given over those that fill its time
+_MARGIN = 1.1  # an offline run gets this many times the samples that fill its time
 
 
 def check_installed() -> None:
-    """Refuse what cannot be run.
+    """Check that LoadGen can be used.
 
     Raises:
         RuntimeMissing: LoadGen is not installed.
@@ -42,25 +42,25 @@ def check_installed() -> None:
 def run(
     request: Request, streams: Streams, images: NDArray[np.uint8], stop: Callable[[], bool]
 ) -> tuple[Timed, dict[str, Any]]:
-    """Let LoadGen ask its queries of a model, in performance mode; its logs go into `request.loadgen`.
+    """Let LoadGen send its queries to a model, in performance mode; its logs go into `request.loadgen`.
 
-    A LoadGen sample is one image; a server's or a single stream's query is one, a multi-stream's are `request.query`, and the
-    offline query, which holds all of them, is cut into batches.
+    A LoadGen sample is one image. A server or single-stream query has one sample, a multi-stream query `request.query` of
+    them, and the single offline query, which has all samples, is cut into batches.
 
     Args:
         request: scenario, time, runs, rate and bound.
         streams: run the batches.
         images: uint8 (n, H, W, 3), the sample library.
-        stop: asked while LoadGen runs: it cannot be ended itself, so what it has done by then is what there is.
+        stop: polled while LoadGen runs. LoadGen itself cannot be stopped, so the result is what it has done by then.
 
     Returns:
-        What was timed around the session (a query from when LoadGen issued it; offline a batch from when a stream took it), and
-        LoadGen's version, scenario and own summary.
+        The times measured around the session (of a query, from when LoadGen issued it; offline, of a batch, from when a stream
+        took it), and LoadGen's version, scenario and summary.
     """
     import mlperf_loadgen as lg
 
-    warmup_runs, settled = warm_up(lambda: _once(streams, images[: request.batch]), stop=stop)
-    rate = _rate(streams, images[: request.batch])
+    warmup_runs, stable = warm_up(lambda: _run_once(streams, images[: request.batch]), stop=stop)
+    rate = _batches_per_second(streams, images[: request.batch])
     sut = _Sut(lg, streams, images, request)
     folder = Path(request.loadgen or ".")
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def run(
     test = lg.ConstructSUT(sut.issue, sut.flush)
     library = lg.ConstructQSL(len(images), len(images), lambda _: None, lambda _: None)
     began = time.perf_counter_ns()
-    # LoadGen holds its thread until it has done; this one, which gets the signals, waits beside it.
+    # LoadGen blocks its thread until it is done; this thread, which gets the signals, waits.
     thread = threading.Thread(target=lg.StartTestWithLogSettings, args=(test, library, settings, logs, ""), daemon=True)
     thread.start()
     while thread.is_alive() and not stop():
@@ -78,7 +78,7 @@ def run(
     if not interrupted:
         lg.DestroyQSL(library)
         lg.DestroySUT(test)
-    timed = Timed(sut.samples, warmup_runs, settled, interrupted, began, sut.ended or began)
+    timed = Timed(sut.samples, warmup_runs, stable, interrupted, began, sut.ended or began)
     summary = {} if interrupted else read_summary(folder / SUMMARY)
     return timed, {
         "version": metadata.version("mlcommons-loadgen"),
@@ -89,7 +89,7 @@ def run(
 
 
 class _Sut:
-    """The system under test: gets queries (lists of samples) and completes each sample."""
+    """The system under test: receives queries (lists of samples) and completes each sample."""
 
     def __init__(self, lg: Any, streams: Streams, images: NDArray[np.uint8], request: Request) -> None:
         self._lg, self._streams, self._images, self._batch = lg, streams, images, request.batch
@@ -100,8 +100,8 @@ class _Sut:
 
     @property
     def samples(self) -> list[int]:
-        """The latencies in nanoseconds: of every query in the order of their issue; offline of every batch."""
-        known = list(self._latencies.items())  # at one go: after an interruption LoadGen's threads go on
+        """The latencies in nanoseconds: of every query, in the order of issue; offline, of every batch."""
+        known = list(self._latencies.items())  # copied at once: after an interruption LoadGen's threads go on
         return [latency for _, latency in sorted(known)]
 
     def issue(self, query: list[Any]) -> None:
@@ -113,7 +113,7 @@ class _Sut:
                 began = time.perf_counter_ns()
             part = query[start : start + self._batch]
             indices = [sample.index for sample in part]
-            indices += indices[:1] * (self._batch - len(part))  # filled up: a graph may fix its batch
+            indices += indices[:1] * (self._batch - len(part))  # padded: the graph may have a fixed batch size
             self._streams.submit(self._images[indices], partial(self._complete, part, self._issued, began))
             self._issued += self._offline
         if len(query) > self._batch:
@@ -122,11 +122,11 @@ class _Sut:
 
     def _complete(self, part: list[Any], number: int, began: int, output: NDArray[np.float32]) -> None:
         self.ended = time.perf_counter_ns()
-        self._latencies[number] = self.ended - began  # of a query of several batches the last one counts
+        self._latencies[number] = self.ended - began  # for a query of several batches, the last one counts
         self._lg.QuerySamplesComplete([self._lg.QuerySampleResponse(s.id, 0, 0) for s in part])
 
     def flush(self) -> None:
-        """All queries are issued."""
+        """Wait for the answers; LoadGen calls it when all queries are issued."""
         self._streams.wait()
 
 
@@ -136,7 +136,7 @@ def _settings(lg: Any, request: Request, batches_per_second: float) -> Any:
     settings.mode = lg.TestMode.PerformanceOnly
     settings.min_duration_ms = round(request.seconds * 1000)
     settings.min_query_count = request.runs
-    # What LoadGen makes its queries by before it begins; too few, and it makes more.
+    # LoadGen creates its queries from this before it begins; if they are too few, it creates more.
     settings.single_stream_expected_latency_ns = round(1e9 / batches_per_second)
     if request.scenario == "multi-stream":
         settings.multi_stream_samples_per_query = request.query
@@ -147,7 +147,7 @@ def _settings(lg: Any, request: Request, batches_per_second: float) -> Any:
     if request.scenario == "server":
         settings.server_target_qps = request.rate
         settings.server_target_latency_percentile = 0.99
-        # Without a bound LoadGen's own verdict (VALID) is about one that anything keeps.
+        # Without a bound, LoadGen's verdict (VALID) uses one that is always kept.
         settings.server_target_latency_ns = round((request.bound_ms or 1e6) * 1e6)
         settings.schedule_rng_seed = request.seed
     return settings
@@ -164,7 +164,7 @@ def _log_settings(lg: Any, folder: Path) -> Any:
 
 
 def read_summary(path: Path) -> dict[str, str]:
-    """LoadGen's own summary: its lines of `name : value`, as they stand.
+    """Read LoadGen's summary: its lines of `name : value`, unchanged.
 
     Raises:
         BundleError: LoadGen wrote none.
@@ -172,24 +172,26 @@ def read_summary(path: Path) -> dict[str, str]:
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError as error:
-        raise BundleError(f"{path}: LoadGen wrote no summary: {error.strerror}", "see its other logs there") from error
+        raise BundleError(
+            f"{path}: LoadGen wrote no summary: {error.strerror}", "see its other logs in that folder"
+        ) from error
     pairs = (line.partition(" : ") for line in lines if " : " in line)
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def percentile_ms(summary: dict[str, str], percentile: float) -> float | None:
-    """A percentile of the latency by LoadGen's summary, in milliseconds; None where it tells none (offline)."""
+    """Return a latency percentile from LoadGen's summary, in milliseconds; None if it has none (offline)."""
     value = summary.get(f"{percentile:.2f} percentile latency (ns)")
     return int(value) / 1e6 if value else None
 
 
-def _once(streams: Streams, batch: NDArray[np.uint8]) -> None:
+def _run_once(streams: Streams, batch: NDArray[np.uint8]) -> None:
     streams.submit(batch, lambda _: None)
     streams.wait()
 
 
-def _rate(streams: Streams, batch: NDArray[np.uint8]) -> float:
-    """Batches a second with every stream busy: LoadGen must be told beforehand."""
+def _batches_per_second(streams: Streams, batch: NDArray[np.uint8]) -> float:
+    """Measure the batches per second with every stream busy; LoadGen needs this before it begins."""
     count = 8 * streams.count
     began = time.perf_counter()
     for _ in range(count):

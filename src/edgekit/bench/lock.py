@@ -1,4 +1,4 @@
-"""Two benches on one machine disturb each other: each notices the other."""
+"""Detect other benches on this machine, which would disturb a measurement."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _TRIES, _PAUSE_SECONDS = 20, 0.02
 
 @contextmanager
 def bench_lock(path: Path | None = None) -> Iterator[Callable[[], bool]]:
-    """Be known as a bench that runs; gives a function that says whether this is the only one now.
+    """Register as a running bench; yield a function that returns whether this is the only one now.
 
-    Every bench holds the same file with a shared lock; who can get it alone is alone. The lock goes with the process, however
-    it ends. Where the file cannot be locked (no flock, another user's file), nothing is noticed and nothing fails; nobody who
-    keeps the file to himself is waited for, and counts as another bench.
+    Every bench holds a shared lock on the same file; a bench that can get an exclusive lock is alone. The system releases the
+    lock when the process ends. If the file cannot be locked (no flock, another user's file), no bench is detected and nothing
+    fails. A process that holds the file exclusively is not waited for, and counts as another bench.
 
     Args:
-        path: the file; by default one in the machine's temporary folder.
+        path: the lock file; by default in the machine's temporary folder.
     """
     path = path or machine_folder() / "edgekit-bench.lock"
     try:
@@ -33,7 +33,7 @@ def bench_lock(path: Path | None = None) -> Iterator[Callable[[], bool]]:
         return
 
     def share() -> bool:
-        """Hold it with the others; one of them may be looking just now whether it is alone."""
+        """Take the shared lock; retry, as another bench may hold it exclusively for a moment in its own check."""
         for _ in range(_TRIES):
             if take(handle, shared=True):
                 return True
@@ -43,11 +43,11 @@ def bench_lock(path: Path | None = None) -> Iterator[Callable[[], bool]]:
     def alone() -> bool:
         try:
             return take(handle)
-        except OSError:  # no locks, so nothing can be noticed
+        except OSError:  # no locks, so no other bench can be detected
             return True
         finally:
             with suppress(OSError):
-                share()  # a failed conversion has given the shared lock up
+                share()  # a failed conversion loses the shared lock
 
     try:
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Timing one call: warmed up, long enough, every sample kept."""
+"""Time one call: with a warm-up, long enough, and with every sample kept."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-# The floor for a run that prints percentiles (see docs/bench.md).
+# The minimum for a measurement that prints percentiles (see docs/bench.md).
 FLOOR_SECONDS = 10.0
 FLOOR_RUNS = 662
 WARMUP_SECONDS = 0.2
@@ -18,14 +18,14 @@ _SETTLED = 0.02
 
 @dataclass(frozen=True)
 class Timed:
-    """What a scenario saw.
+    """The times that a scenario measured.
 
     Attributes:
         samples_ns: the latency of every query, in order.
         warmup_runs: queries before the first sample.
-        settled: whether the warm-up became stable.
-        interrupted: ended before it was complete.
-        began_ns, ended_ns: the clock before the first query and after the last.
+        settled: whether the times became stable in the warm-up.
+        interrupted: whether it ended before it was complete.
+        began_ns, ended_ns: clock times before the first query and after the last.
     """
 
     samples_ns: list[int]
@@ -44,14 +44,14 @@ def measure(
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Timed:
-    """Time `call` for at least `seconds` and at least `runs` times, after a warm-up. No sample is dropped.
+    """Time `call` for at least `seconds` and at least `runs` times after a warm-up. No sample is dropped.
 
     Args:
-        call: returns when its work is finished.
-        seconds: least time of measuring, without the warm-up.
-        runs: least number of samples.
-        stop: asked between two runs; measuring ends early where it says so.
-        clock: nanoseconds, monotonic.
+        call: must return when its work is finished.
+        seconds: minimum measuring time, without the warm-up.
+        runs: minimum number of samples.
+        stop: called between two runs; the measurement ends early if it returns True.
+        clock: monotonic time in nanoseconds.
     """
     warmup_runs, settled = warm_up(call, stop=stop, clock=clock)
     samples: list[int] = []
@@ -74,10 +74,10 @@ def warm_up(
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> tuple[int, bool]:
-    """Run `call` for at least 200 ms and 10 runs, and until the medians of two windows in a row differ by less than 2 %.
+    """Run `call` for at least 200 ms and 10 runs, until the medians of two consecutive windows differ by less than 2 %.
 
     Returns:
-        The number of runs, and whether it settled within 5 s.
+        The number of runs, and whether the times became stable within 5 s.
     """
     began = clock()
     total = 0

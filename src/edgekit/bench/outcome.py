@@ -1,4 +1,4 @@
-"""What a measuring process brings back. Data classes of the standard library: the process times its imports, so it has few."""
+"""What a measuring process returns. Standard-library data classes, because the process times its imports and needs few of them."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerOutcome:
-    """What every measuring process says.
+    """What every measuring process returns.
 
     Attributes:
-        runtime_version: of the runtime that computed.
-        settings: what the runtime was told, and what it answered.
-        affinity: the processors that the process could use; empty where the system does not say.
-        golden: how near it came to the golden tensors.
+        runtime_version: version of the runtime.
+        settings: the settings that the runtime was given, and those that it reported.
+        affinity: the processors that the process could use; empty if the system does not report them.
+        golden: how close its outputs were to the golden tensors.
     """
 
     runtime_version: str
@@ -29,11 +29,11 @@ class WorkerOutcome:
 
 @dataclass(frozen=True)
 class RoundTimeline:
-    """The sensors over a round; the lists have an item a sample.
+    """The sensors over a round; each list has one item per sample.
 
     Attributes:
         seconds: since the first query.
-        cost_seconds: that reading all samples took.
+        cost_seconds: processor time for reading all samples.
         clock_mhz, gpu_clock_mhz, temperature_c, power_w, throttled: see `edgekit.result.Timeline`.
     """
 
@@ -48,14 +48,14 @@ class RoundTimeline:
 
 @dataclass(frozen=True)
 class Watch:
-    """What the process that started the worker saw meanwhile.
+    """What the parent process of the worker measured meanwhile.
 
     Attributes:
-        timeline: the sensors between the first query and the last.
-        power_source: what `power_w` and `joules` are of.
-        why_no_power: where there is none.
-        joules: drawn between the first query and the last; None where that is not measured.
-        seconds: that `joules` are of.
+        timeline: the sensors between the first and the last query.
+        power_source: what `power_w` and `joules` measure.
+        why_no_power: why there is no power sensor.
+        joules: energy between the first and the last query; None if not measured.
+        seconds: the time that `joules` covers.
     """
 
     timeline: RoundTimeline
@@ -67,17 +67,17 @@ class Watch:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundOutcome(WorkerOutcome):
-    """What one round of a scenario measured.
+    """The measurement of one round of a scenario.
 
     Attributes:
         samples_ns, warmup_runs, settled, interrupted, began_ns, ended_ns: see `edgekit.bench.measure.Timed`.
         streams: runs in flight at the same time.
-        stages_ms: of loading, and of the way from an image file to class names.
-        peak_rss_bytes: the most memory that the process held; None where the system does not say.
-        device_memory_bytes: that it holds on an accelerator.
+        stages_ms: times of loading, and of the steps from an image file to class names.
+        peak_rss_bytes: peak memory of the process; None if the system does not report it.
+        device_memory_bytes: memory of the process on an accelerator.
         conditions: see `edgekit.bench.sensors.conditions`.
-        loadgen: LoadGen's version, scenario and summary, where it asked.
-        watch: None until the process that started the worker has added it.
+        loadgen: LoadGen's version, scenario and summary, if it ran.
+        watch: None until the worker's parent process has added it.
     """
 
     samples_ns: list[int]
@@ -101,16 +101,16 @@ class RoundOutcome(WorkerOutcome):
 
     @property
     def elapsed_ns(self) -> int:
-        """From the first query to the end of the last."""
+        """Time from the first query to the end of the last."""
         return self.ended_ns - self.began_ns
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProfileOutcome(WorkerOutcome):
-    """What a profile found.
+    """The measurement of a profile.
 
     Attributes:
-        samples_ns: of runs without the profiler.
+        samples_ns: times of runs without the profiler.
         layers: every node's time over all profiled runs.
     """
 
@@ -129,7 +129,7 @@ class ProfileOutcome(WorkerOutcome):
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """Why a measuring process measured nothing: an `EdgekitError` of that kind."""
+    """Why a measuring process measured nothing: the class name, message and hint of an `EdgekitError`."""
 
     kind: str
     message: str

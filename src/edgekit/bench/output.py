@@ -1,4 +1,4 @@
-"""Where measurements are written."""
+"""Names and folders of result files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.result import Latency
 
 
 def file_name(latency: Latency) -> str:
-    """The name of the file that holds a latency: one for each variant, batch size, number of threads, provider and scenario."""
+    """Return the file name for a latency: one for each variant, batch size, number of threads, provider and scenario."""
     parts = [latency.variant, f"b{latency.batch}"]
     if latency.threads:
         parts.append(f"t{latency.threads}")
@@ -32,25 +32,25 @@ def file_name(latency: Latency) -> str:
 
 
 def loadgen_folder(output: Path, variant: str, batch: int, scenario: str) -> Path:
-    """Where LoadGen writes its logs."""
+    """Return the folder for LoadGen's logs."""
     return output / f"{variant}-b{batch}-{scenario}-loadgen-logs"
 
 
 def check_output(folder: Path) -> None:
-    """Refuse a folder for results that cannot be made or written into, before minutes are spent on what could not be kept.
+    """Check, before the measurement, that the folder for results can be created and written.
 
     Raises:
-        EdgekitError: a file is in its way, or there is no permission.
+        EdgekitError: a file has its name, or there is no permission.
     """
-    there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
-    if not there.is_dir():
-        raise EdgekitError(f"{folder}: {there} is no folder", "give another --output")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise EdgekitError(f"{folder}: no permission to write into {there}", "give another --output")
+    existing = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    if not existing.is_dir():
+        raise EdgekitError(f"{folder}: {existing} is not a folder", "give another --output")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise EdgekitError(f"{folder}: no permission to write into {existing}", "give another --output")
 
 
 def default_output(bundle: Bundle) -> Path:
-    """Where a bundle's measurements go: `bench/` of the run that it was exported in, else `bench-NAME/` here."""
+    """Return the default folder for results: `bench/` of the run that the bundle is in, otherwise `bench-NAME/` in the working folder."""
     run = bundle.path.resolve().parent
     if bundle.path.resolve().name == "export" and (run / "recipe.yaml").is_file():
         return run / "bench"

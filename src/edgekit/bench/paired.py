@@ -1,8 +1,8 @@
-"""Which of two is faster: measured in pairs, until that is certain enough or the time is up.
+"""Find which of two is faster: measure in pairs until that is certain enough or the time is up.
 
-The rule asks for nothing but the ratio within each pair. Where both are equally fast and each pair's order is drawn by lot, either comes
-out ahead with probability 1/2, whatever the distribution of the times and however it changes meanwhile: a sign test is exact. Its
-confidence interval of the median needs no more than that either (W. J. Conover, Practical Nonparametric Statistics, 3.2; Hollander and
+The rule uses only the ratio within each pair. If both are equally fast and each pair's order is random, each of them wins with
+probability 1/2, whatever the distribution of the times and however it changes: a sign test is exact. Its confidence interval
+of the median needs no other assumption (W. J. Conover, Practical Nonparametric Statistics, 3.2; Hollander and
 Wolfe, Nonparametric Statistical Methods, 3.6).
 """
 
@@ -16,29 +16,29 @@ import numpy as np
 
 from edgekit.bundle import Verdict
 
-ERROR = 0.01  # at most so often, two that are equally fast are told apart
+ERROR = 0.01  # largest probability that two equally fast ones get a verdict
 LOOKS = (
     10,
     20,
     40,
     80,
     160,
-)  # pairs after which it is decided whether to go on; each look has its share of ERROR (Bonferroni)
-# What is nearer than this is not told apart: sessions of one and the same model differ by some percent for as long as they live, by
-# where their memory lies; and for less no one needs the less exact variant by default.
+)  # numbers of pairs after which to decide whether to go on; each look has its share of ERROR (Bonferroni)
+# A smaller difference gets no verdict: sessions of the same model differ by some percent as long as they live, because of where their
+# memory lies; and for less than this, the less exact variant should not be the default.
 MARGIN = 0.1
 
 
 @dataclass(frozen=True)
 class Paired:
-    """What the pairs say.
+    """The result of a paired comparison.
 
     Attributes:
         ratio: the median over the pairs of first / second: above 1, the second is the faster one.
-        low: the lower end of the ratio's confidence interval; all the looks together miss the true one at most `ERROR` of the time.
+        low: the lower end of the ratio's confidence interval; all looks together miss the true ratio with probability `ERROR` at most.
         high: its upper end.
-        verdict: `faster`: the second one, by more than `MARGIN`; `slower`; or `undecided`.
-        pairs: how many were measured.
+        verdict: `faster` if the second one is, by more than `MARGIN`; `slower`; or `undecided`.
+        pairs: number of measured pairs.
     """
 
     ratio: float
@@ -51,11 +51,11 @@ class Paired:
 def compare(
     measure: Callable[[], tuple[float, float]], out_of_time: Callable[[], bool], margin: float = MARGIN
 ) -> Paired:
-    """Measure pairs until their ratio says which is faster, or that neither is by more than the margin, or the time is up.
+    """Measure pairs until the verdict is clear, or neither is faster by more than the margin, or the time is up.
 
     Args:
-        measure: the times of one pair, both above 0, in any unit; the order that they are taken in is drawn by lot.
-        out_of_time: asked after each pair from the first look on, before which nothing can be decided.
+        measure: returns the times of one pair, both above 0, in any unit; it chooses their order at random.
+        out_of_time: called after each pair from the first look on; before that nothing can be decided.
         margin: see `MARGIN`.
     """
     logs: list[float] = []
@@ -65,13 +65,13 @@ def compare(
         ended = len(logs) >= LOOKS[0] and (len(logs) == LOOKS[-1] or out_of_time())
         if not ended and len(logs) not in LOOKS:
             continue
-        found = judge(logs, margin)
-        if ended or found.verdict != "undecided" or max(found.high, 1 / found.low) < 1 + margin:
-            return found
+        result = judge(logs, margin)
+        if ended or result.verdict != "undecided" or max(result.high, 1 / result.low) < 1 + margin:
+            return result
 
 
 def judge(logs: Sequence[float], margin: float = MARGIN) -> Paired:
-    """What one look says.
+    """Return the verdict of one look.
 
     Args:
         logs: natural logarithms of the ratios, at least `LOOKS[0]`.
@@ -83,10 +83,10 @@ def judge(logs: Sequence[float], margin: float = MARGIN) -> Paired:
 
 
 def interval(values: Sequence[float], error: float) -> tuple[float, float]:
-    """The confidence interval of the median between two order statistics, missed with probability `error` at most.
+    """Return the confidence interval of the median between two order statistics; it misses the median with probability `error` at most.
 
     Raises:
-        ValueError: too few values for it: their smallest and largest already miss it more often.
+        ValueError: there are too few values: even the smallest and largest miss the median more often.
     """
     count = len(values)
     missed, rank = 0, 0  # of 2**count equally likely rows of signs, those with `rank` of one sign or fewer, both tails

@@ -1,4 +1,4 @@
-"""The way from JPEG bytes to the task's answers, its stages timed apart."""
+"""Time each step from JPEG bytes to the task's answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekit.preprocess import read_image
 from edgekit.runtimes import Session
 from edgekit.runtimes.session import Staged, run_required
 
-# The picture that decoding and resizing are timed with: what a camera gives, made from a golden image.
+# The image for timing decoding and resizing: of a camera's size, made from a golden image.
 _JPEG_SIZE = (640, 480)
 _JPEG_QUALITY = 90
 _SECONDS = 0.5
@@ -25,13 +25,13 @@ _TOP = 5
 
 
 def pipeline(session: Session, bundle: Bundle, pixels: NDArray[np.uint8], stop: Callable[[], bool]) -> dict[str, float]:
-    """Medians, in milliseconds, of the way from JPEG bytes to the task's answers (the five likeliest classes), for a whole batch.
+    """Return the median times in milliseconds of the steps from JPEG bytes to the task's answers (the five most probable classes), for a whole batch.
 
     Args:
-        session: what runs the batch.
-        bundle: whose preprocessing and task these are.
-        pixels: uint8 (n, H, W, 3), the batch that the JPEGs are made of.
-        stop: asked between two runs; whoever stops gets what there is.
+        session: runs the batch.
+        bundle: its preprocessing and its task.
+        pixels: uint8 (n, H, W, 3), the batch that the JPEGs are made from.
+        stop: called between two runs; if it returns True, the times so far are returned.
     """
     preprocessing, task, classes = bundle.manifest.preprocessing, bundle.task, bundle.manifest.classes
     jpegs = [_jpeg(image) for image in pixels]
@@ -55,7 +55,7 @@ def pipeline(session: Session, bundle: Bundle, pixels: NDArray[np.uint8], stop: 
 
 
 def transfers(session: Session, batch: NDArray[np.uint8]) -> dict[str, float]:
-    """Medians, in milliseconds, of a run's transfers and of its computing; empty where nothing is transferred."""
+    """Return the median times in milliseconds of a run's transfers and computation; empty if nothing is transferred."""
     if not isinstance(session, Staged) or session.stages(batch) is None:
         return {}
     runs = [stages for _ in range(_RUNS) if (stages := session.stages(batch)) is not None]

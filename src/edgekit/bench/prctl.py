@@ -1,4 +1,4 @@
-"""What Linux does for a measurement that asks it (prctl(2)); elsewhere nothing happens."""
+"""Linux settings for a measurement (prctl(2)); no effect on other systems."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ _PR_SET_TIMERSLACK = 29
 
 
 def sharp_timers() -> None:
-    """Wake this thread when it is due and not up to 50 µs later."""
+    """Wake this thread on time, and not up to 50 µs later."""
     prctl(_PR_SET_TIMERSLACK, 1)

@@ -1,4 +1,4 @@
-"""Starting the worker, and bringing back what it measured or why it could not."""
+"""Start the measuring process (worker) and return its outcome or error."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from edgekit.temporary import scratch_folder
 
 _GRACE_SECONDS = 60.0
 _MOST_OUTCOME = 1 << 30  # bytes: every sample is in it
-_MOST_WORDS = 1 << 16  # of what a worker printed last
+_MOST_STDERR = 1 << 16  # bytes of a worker's last output
 
 
 class BenchInterrupted(Exception):
-    """The user interrupted a worker; `outcome` is what it had measured until then, None where nothing."""
+    """The user interrupted a worker; `outcome` is what it had measured until then, None if nothing."""
 
     def __init__(self, outcome: RoundOutcome | None) -> None:
         super().__init__("interrupted")
@@ -34,41 +34,41 @@ class BenchInterrupted(Exception):
 
 
 def run_worker(request: Request) -> RoundOutcome:
-    """Measure one round of a scenario in a fresh process.
+    """Measure one round of a scenario in a new process.
 
     Raises:
-        EdgekitError: of the worker's own kind, or because it died.
-        Interrupted: the user pressed Ctrl-C; the worker was asked to end and did.
+        EdgekitError: the worker's own error, or the worker died.
+        BenchInterrupted: the user pressed Ctrl-C; the worker has been stopped.
     """
     content, sampler = _run(request)
     return watched(RoundOutcome.read(content), sampler)
 
 
 def run_profiler(request: Request) -> ProfileOutcome:
-    """Profile in a fresh process; raises as `run_worker` does."""
+    """Profile in a new process; raises the same errors as `run_worker`."""
     content, _ = _run(request)
     return ProfileOutcome.read(content)
 
 
 def _run(request: Request) -> tuple[dict[str, Any], Sampler]:
-    """What a worker wrote, and the sensors that were read meanwhile."""
+    """Return the content that a worker wrote, and the sensors that were sampled meanwhile."""
     with scratch_folder("bench") as folder:
         request_file, outcome_file = Path(folder, "request.json"), Path(folder, "outcome.json")
         try:
             request_file.write_text(json.dumps(asdict(request)))
         except OSError as error:
-            raise _no_room(request, folder, error.strerror or str(error)) from error
+            raise _cannot_write(request, folder, error.strerror or str(error)) from error
         stopped, code = False, 0
         with open(Path(folder, "stderr"), "w+b") as stderr:
             with Sampler() as sampler:
                 child = children.start(
                     [sys.executable, "-m", "edgekit.bench.worker", str(request_file), str(outcome_file)],
-                    cwd=folder,  # `-m` puts the working folder first on the path: nothing of the user's may be imported from there
+                    cwd=folder,  # `-m` puts the working folder first on the path, and no user file may be imported from there
                     env={**os.environ, "PYTHONPATH": _python_path()},
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=None if os.environ.get("EDGEKIT_DEBUG") else stderr,
-                    start_new_session=True,  # Ctrl-C reaches it only through `_stop`, once
+                    start_new_session=True,  # Ctrl-C reaches it only once, through `_stop`
                 )
                 try:
                     code = child.wait()
@@ -78,17 +78,17 @@ def _run(request: Request) -> tuple[dict[str, Any], Sampler]:
                         raise
                     stopped = True
             if stopped:
-                raise BenchInterrupted(_until_then(request, _read(outcome_file), sampler))
-            stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _MOST_WORDS))
-            said = stderr.read().decode(errors="replace").strip().splitlines()
+                raise BenchInterrupted(_partial_outcome(request, _read(outcome_file), sampler))
+            stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - _MOST_STDERR))
+            output_lines = stderr.read().decode(errors="replace").strip().splitlines()
         outcome = _read(outcome_file)
     if code == CANNOT_WRITE:
-        raise _no_room(request, folder, "the disk may be full")
+        raise _cannot_write(request, folder, "the disk may be full")
     if outcome is None or code != 0:
-        died = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
+        how = f"killed by {signal_name(-code)}" if code < 0 else f"exit code {code}"
         raise EdgekitError(
-            f"{request.variant}: the measuring process died ({died}){': ' + shortened(said[-1], 500) if said else ''}",
-            "`edgekit --debug bench …` shows what it printed; SIGKILL means that memory ran out",
+            f"{request.variant}: the measuring process died ({how}){': ' + shortened(output_lines[-1], 500) if output_lines else ''}",
+            "`edgekit --debug bench …` shows its output; SIGKILL means out of memory",
         )
     if "error" in outcome:
         failure = WorkerFailure(**outcome["error"])
@@ -96,22 +96,22 @@ def _run(request: Request) -> tuple[dict[str, Any], Sampler]:
     return outcome, sampler
 
 
-def _no_room(request: Request, folder: Path, reason: str) -> EdgekitError:
+def _cannot_write(request: Request, folder: Path, reason: str) -> EdgekitError:
     return EdgekitError(
         f"{request.variant}: the measuring process cannot write into {folder.parent}: {reason}",
-        "free some space there, or set TMPDIR to a folder that has some",
+        "free some space there, or set TMPDIR to a folder on another disk",
     )
 
 
-def _until_then(request: Request, content: dict[str, Any] | None, sampler: Sampler) -> RoundOutcome | None:
-    """What an interrupted worker had measured; of a profile, nothing is kept."""
+def _partial_outcome(request: Request, content: dict[str, Any] | None, sampler: Sampler) -> RoundOutcome | None:
+    """Return what an interrupted worker had measured; None for a profile."""
     if content is None or "error" in content or request.scenario == "profile":
         return None
     return watched(RoundOutcome.read(content), sampler)
 
 
 def _stop(child: subprocess.Popen[bytes]) -> None:
-    """Ask the worker to end with what it has; kill it where it does not."""
+    """Ask the worker to end and keep what it has; kill it if it does not."""
     child.send_signal(signal.SIGINT)
     try:
         child.wait(timeout=_GRACE_SECONDS)
@@ -121,7 +121,7 @@ def _stop(child: subprocess.Popen[bytes]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """What a worker wrote; None where it was killed before or while it wrote."""
+    """Return the content that a worker wrote; None if it was killed before or while it wrote."""
     try:
         outcome: dict[str, Any] = parse_json(read_bytes(path, _MOST_OUTCOME), path)
         return outcome
@@ -130,6 +130,6 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _python_path() -> str:
-    """The inherited PYTHONPATH with absolute entries, since the worker's working folder is another."""
+    """Return the inherited PYTHONPATH with absolute entries, because the worker has another working folder."""
     entries = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     return os.pathsep.join(os.path.abspath(entry) for entry in entries)

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: the runtime's own profiler, node by node."""
+"""Measure the time of each node with the runtime's own profiler."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _SECONDS = 0.5
 def profile(
     session: Session, batch: NDArray[np.uint8], runs: int, stop: Callable[[], bool]
 ) -> tuple[list[int], list[ProfiledNode]]:
-    """What a worker finds out: the time of each run without the profiler, in nanoseconds, and every node with it.
+    """Return the time of each run without the profiler, in nanoseconds, and the time of each node with the profiler.
 
     Raises:
         RuntimeMissing: the runtime's session has no profiler.
     """
     if not isinstance(session, Profiled):
-        raise RuntimeMissing(f"{session.runtime}: no profile of its layers", "leave the variant out, or --profile")
+        raise RuntimeMissing(f"{session.runtime}: has no profiler for layers", "leave out this variant, or --profile")
     timed = measure(lambda: session.run(batch), _SECONDS, runs, stop=stop)
     layers = session.profile(batch, runs, WARMUP)
     return timed.samples_ns, list(layers)
 
 
-def folded(layers: Sequence[ProfiledNode], runs: int) -> list[LayerTime]:
-    """Every node's time a run, and its share of all nodes' time."""
+def layer_times(layers: Sequence[ProfiledNode], runs: int) -> list[LayerTime]:
+    """Return each node's time per run, and its share of all nodes' time."""
     total = sum(layer.nanoseconds for layer in layers) or 1
     return [
         LayerTime(
@@ -55,13 +55,15 @@ def folded(layers: Sequence[ProfiledNode], runs: int) -> list[LayerTime]:
     ]
 
 
-def profile_of(bundle: Bundle, variant: Variant, request: Request, outcome: ProfileOutcome, given: str) -> Profile:
-    """The result's part, from what a worker brought."""
-    layers = folded(outcome.layers, request.runs)
+def profile_of(
+    bundle: Bundle, variant: Variant, request: Request, outcome: ProfileOutcome, bundle_path: str
+) -> Profile:
+    """Build the result's `Profile` from a worker's outcome."""
+    layers = layer_times(outcome.layers, request.runs)
     if not layers:
         raise EdgekitError(f"{variant.id}: the runtime's profiler listed no layer", "please report it")
     return Profile(
-        bundle=given,
+        bundle=bundle_path,
         bundle_digest=bundle.digest,
         variant=variant.id,
         runtime=variant.runtime,
@@ -79,30 +81,37 @@ def profile_of(bundle: Bundle, variant: Variant, request: Request, outcome: Prof
 
 
 def profile_name(profile: Profile) -> Path:
-    """The file that holds a profile, beside the latencies."""
+    """Return the file name for a profile."""
     provider = f"-{profile.provider}" if profile.provider else ""
     threads = f"-t{profile.threads}" if profile.threads else ""
     return Path(f"{profile.variant}-b{profile.batch}{threads}{provider}-profile.json")
 
 
 def profile_variant(
-    bundle: Bundle, variant: Variant, batch: int, threads: int, load: Workload, runs: int, output: Path, given: str
+    bundle: Bundle,
+    variant: Variant,
+    batch: int,
+    threads: int,
+    workload: Workload,
+    runs: int,
+    output: Path,
+    bundle_path: str,
 ) -> tuple[Profile, Path]:
-    """Profile one variant in a fresh process and write its result file.
+    """Profile one variant in a new process and write its result file.
 
     Args:
         bundle: an opened bundle.
         variant: one of its variants.
-        batch: images a run.
+        batch: images per run.
         threads: of the inference; 0 leaves it to the runtime.
-        load: provider and processors.
-        runs: how many are profiled.
+        workload: provider and processors.
+        runs: number of profiled runs.
         output: the folder for the result file.
-        given: the bundle's path as the user gave it.
+        bundle_path: the bundle's path as the user wrote it.
 
     Raises:
         EdgekitError: it cannot be profiled.
-        Interrupted: the user pressed Ctrl-C.
+        BenchInterrupted: the user pressed Ctrl-C.
     """
     request = Request(
         bundle=str(bundle.path.resolve()),
@@ -113,11 +122,11 @@ def profile_variant(
         seconds=0.0,
         runs=runs,
         scenario="profile",
-        provider=load.provider,
-        cpus=list(load.cpus),
+        provider=workload.provider,
+        cpus=list(workload.cpus),
         digest=bundle.digest,
     )
-    found = profile_of(bundle, variant, request, run_profiler(request), given)
-    path = output / profile_name(found)
-    Result.of(found).write(path)
-    return found, path
+    profiled = profile_of(bundle, variant, request, run_profiler(request), bundle_path)
+    path = output / profile_name(profiled)
+    Result.of(profiled).write(path)
+    return profiled, path

@@ -1,4 +1,4 @@
-"""Profiling several variants of a bundle, one after the other."""
+"""Profile several variants of a bundle, one after another."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from edgekit.result import Profile
 
 @dataclass
 class Profiles:
-    """What the profiling brought.
+    """The results of profiling.
 
     Attributes:
         results: each profile and its result file.
         failed: variants that could not be profiled, and why.
-        interrupted: whether Ctrl-C ended it; what was profiled until then is in `results`.
+        interrupted: whether Ctrl-C ended it; `results` has the profiles until then.
     """
 
     results: list[tuple[Profile, Path]] = field(default_factory=list)
@@ -32,7 +32,8 @@ class Profiles:
 
 
 def profile_all(
-    bundle: Bundle, variants: Sequence[Variant], output: Path, *, given: str, batches: Sequence[int], threads: int, load: Workload, quick: bool
+    bundle: Bundle, variants: Sequence[Variant], output: Path, *,
+    bundle_path: str, batches: Sequence[int], threads: int, workload: Workload, quick: bool,
 ) -> Profiles:  # fmt: skip
     """Profile each variant at each batch size, and write a result file for each into `output`.
 
@@ -40,23 +41,25 @@ def profile_all(
         bundle: an opened bundle.
         variants: which of its variants.
         output: the folder for the result files.
-        given: the bundle's path as the user gave it.
+        bundle_path: the bundle's path as the user wrote it.
         batches: the batch sizes.
         threads: of the inference; 0 leaves it to the runtime.
-        load: provider and processors.
+        workload: provider and processors.
         quick: a fifth of the runs.
     """
-    found = Profiles()
+    profiles = Profiles()
     jobs = [(variant, batch) for batch in batches for variant in variants]
     runs = RUNS // 5 if quick else RUNS
     with bench_lock(), progress("profile", len(jobs), unit="variants") as advance:
         for variant, batch in jobs:
             try:
-                found.results.append(profile_variant(bundle, variant, batch, threads, load, runs, output, given))
+                profiles.results.append(
+                    profile_variant(bundle, variant, batch, threads, workload, runs, output, bundle_path)
+                )
             except (BenchInterrupted, KeyboardInterrupt):
-                found.interrupted = True
+                profiles.interrupted = True
                 break
             except EdgekitError as error:
-                found.failed.append((variant.id, error))
+                profiles.failed.append((variant.id, error))
             advance(1, variant.id)
-    return found
+    return profiles

@@ -1,36 +1,36 @@
-"""What a measuring process is asked: one variant, one batch size, one scenario, one round."""
+"""The request to a measuring process: one variant, one batch size, one scenario, one round."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-CANNOT_WRITE = 74  # the exit code of a measuring process that cannot write its outcome; EX_IOERR of sysexits.h
+CANNOT_WRITE = 74  # exit code of a measuring process that cannot write its outcome; EX_IOERR of sysexits.h
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure.
+    """One measurement to make.
 
     Attributes:
         bundle: its path.
         variant: its id.
-        runtime: the variant's, imported before the bundle is opened so that the import can be timed.
-        batch: images a run.
+        runtime: the variant's runtime, imported before the bundle is opened so that the import can be timed.
+        batch: images per run.
         threads: of the inference; 0 leaves it to the runtime.
-        seconds: least time of measuring.
-        runs: least number of queries.
-        scenario: single-stream, multi-stream, offline, server; profile times every node instead.
-        query: images a query, where it is not one batch.
+        seconds: minimum measuring time.
+        runs: minimum number of queries.
+        scenario: single-stream, multi-stream, offline, server; or profile, which times every node.
+        query: images per query, if not one batch.
         streams: runs in flight at the same time; 0 leaves it to the runtime.
-        rate: server: queries a second.
-        seed: server: of the arrivals.
-        over_ns, over_allowed: server: give up when more than so many queries took longer than that.
-        provider: what the runtime is to compute with; None is its CPU.
-        cpus: the processors that may be used; empty is all.
-        loadgen: run it under MLCommons LoadGen, which writes its logs into this folder.
-        bound_ms: LoadGen's server: the latency that p99 is to keep.
-        stages: time the way from JPEG bytes to class names, too.
-        digest: of the bundle's manifest that the command has opened; None opens whatever is there.
+        rate: server: queries per second.
+        seed: server: seed of the arrivals.
+        over_ns, over_allowed: server: give up when more than `over_allowed` queries took longer than `over_ns`.
+        provider: the device or library that the runtime computes with; None is its CPU.
+        cpus: the processors that may be used; empty means all.
+        loadgen: run under MLCommons LoadGen, which writes its logs into this folder.
+        bound_ms: LoadGen's server scenario: the upper bound of p99.
+        stages: also time the steps from JPEG bytes to class names.
+        digest: SHA-256 of the manifest that the command has opened; None accepts any.
     """
 
     bundle: str

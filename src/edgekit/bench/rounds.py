@@ -1,5 +1,5 @@
-"""Measuring several variants side by side: in turns, each turn in a fresh process, so that what the machine does meanwhile
-(heating up, another process) meets all of them alike."""
+"""Measure several variants in turns, each turn in a new process, so that changes of the machine (heat, another process) affect
+all variants alike."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class BenchPlan:
     """How long and how often to measure each variant.
 
     Attributes:
-        seconds: least time of measuring, over all rounds together.
-        runs: least number of samples, over all rounds together.
-        rounds: in how many turns.
+        seconds: minimum measuring time, over all rounds.
+        runs: minimum number of samples, over all rounds.
+        rounds: number of turns.
     """
 
     seconds: float = FLOOR_SECONDS
@@ -39,13 +39,13 @@ class BenchPlan:
 
     @classmethod
     def quick(cls, seconds: float = 1.0) -> BenchPlan:
-        """A first look: too short for most percentiles, and the result says so."""
+        """Return a plan for a first look: too short for most percentiles, which the result notes."""
         return cls(seconds, statistics.SAMPLES_NEEDED["p50"], rounds=1)
 
 
 @dataclass
 class BenchOutcome:
-    """What a bench brought."""
+    """The results of a bench, the variants that failed, and whether it was interrupted."""
 
     results: list[tuple[Result, Latency, Path]] = field(default_factory=list)
     failed: list[tuple[str, EdgekitError]] = field(default_factory=list)
@@ -54,7 +54,7 @@ class BenchOutcome:
 
 @dataclass
 class _RoundJob:
-    """One variant at one batch size, and what its rounds brought so far."""
+    """One variant at one batch size, and the outcomes of its rounds so far."""
 
     variant: Variant
     request: Request
@@ -68,51 +68,51 @@ def bench(
     variants: Sequence[Variant],
     output: Path,
     *,
-    given: str = "",
+    bundle_path: str = "",
     batches: Sequence[int] = (1,),
     threads: int = 0,
     plan: BenchPlan | None = None,
-    load: Workload | None = None,
+    workload: Workload | None = None,
     advance: Callable[[int, str], None] = lambda steps, note: None,
 ) -> BenchOutcome:
-    """Measure variants in turns and write one result file for each variant and batch size into `output`.
+    """Measure variants in turns, and write one result file for each variant and batch size into `output`.
 
-    A variant that fails is reported in the outcome, the others go on. After Ctrl-C what was measured is written, marked as
+    A variant that fails is listed in the outcome, and the others go on. After Ctrl-C, partial results are written and marked as
     interrupted.
 
     Args:
         bundle: an opened bundle.
         variants: which of its variants.
         output: the folder for the result files.
-        given: the bundle's path as the user gave it.
+        bundle_path: the bundle's path as the user wrote it; empty: its current path.
         batches: the batch sizes.
         threads: of the inference; 0 leaves it to the runtime.
-        plan: how long; the floor for percentiles if not given.
-        load: the scenario and where it runs; a single stream on the CPU if not given.
-        advance: called after each turn with 1 and the variant's id, and during a search for a rate with 0 and what it found.
+        plan: how long; None: the minimum for percentiles.
+        workload: the scenario and what it runs on; None: a single stream on the CPU.
+        advance: called after each turn with 1 and the variant's id, and after each probe of a rate search with 0 and a note.
 
     Raises:
-        EdgekitError: `output` cannot be written, or the golden tensors can prove nothing.
+        EdgekitError: `output` cannot be written, or the golden tensors are unusable.
     """
     bundle.golden_outputs()
-    plan, load = plan or BenchPlan(), load or Workload()
-    if load.loadgen:
-        plan = replace(plan, rounds=1)  # LoadGen's own rules are about one run
+    plan, workload = plan or BenchPlan(), workload or Workload()
+    if workload.loadgen:
+        plan = replace(plan, rounds=1)  # LoadGen's rules apply to one run
     jobs = [
-        _RoundJob(v, _request(bundle, v, batch, threads, plan, load, output)) for batch in batches for v in variants
+        _RoundJob(v, _request(bundle, v, batch, threads, plan, workload, output)) for batch in batches for v in variants
     ]
     outcome = BenchOutcome()
-    crowded, idle = False, None
-    with bench_lock() as alone:
+    other_bench, idle = False, None
+    with bench_lock() as is_alone:
         try:
             idle = sensors.idle()
-            if load.bound_ms is not None:
+            if workload.bound_ms is not None:
                 for job in jobs:
-                    _find_rate(job, load.bound_ms, plan, advance)
+                    _find_rate(job, workload.bound_ms, plan, advance)
             for job in _turns(jobs, plan.rounds):
-                crowded = crowded or not alone()
+                other_bench = other_bench or not is_alone()
                 _measure(job)
-                crowded = crowded or not alone()
+                other_bench = other_bench or not is_alone()
                 advance(1, job.variant.id)
         except KeyboardInterrupt:
             outcome.interrupted = True
@@ -126,24 +126,24 @@ def bench(
                 job.variant,
                 job.request,
                 outcomes,
-                given=given or str(bundle.path),
+                bundle_path=bundle_path or str(bundle.path),
                 complete=len(outcomes) == plan.rounds,
-                crowded=crowded,
-                bound_ms=load.bound_ms,
+                other_bench=other_bench,
+                bound_ms=workload.bound_ms,
                 probes=job.probes,
                 idle_watts=idle.watts if idle else None,
             )
             path = output / file_name(latency)
-            result = Result.of(latency, seed=load.seed if load.scenario == "server" else None)
+            result = Result.of(latency, seed=workload.seed if workload.scenario == "server" else None)
             result.write(path)
             outcome.results.append((result, latency, path))
     return outcome
 
 
 def _request(
-    bundle: Bundle, variant: Variant, batch: int, threads: int, plan: BenchPlan, load: Workload, output: Path
+    bundle: Bundle, variant: Variant, batch: int, threads: int, plan: BenchPlan, workload: Workload, output: Path
 ) -> Request:
-    """What every round of a variant is asked."""
+    """Build the request for every round of a variant."""
     return Request(
         bundle=str(bundle.path.resolve()),
         variant=variant.id,
@@ -152,26 +152,28 @@ def _request(
         threads=threads,
         seconds=plan.seconds / plan.rounds,
         runs=math.ceil(
-            (min(plan.runs, statistics.SAMPLES_NEEDED["p90"]) if load.scenario == "offline" else plan.runs)
+            (min(plan.runs, statistics.SAMPLES_NEEDED["p90"]) if workload.scenario == "offline" else plan.runs)
             / plan.rounds
         ),
-        scenario=load.scenario,
-        query=load.query if load.scenario == "multi-stream" else 0,
-        streams=load.streams,
-        rate=load.rate or 0.0,
-        seed=load.seed,
-        provider=load.provider,
-        cpus=list(load.cpus),
-        loadgen=str(loadgen_folder(output.resolve(), variant.id, batch, load.scenario)) if load.loadgen else None,
-        bound_ms=load.bound_ms,
+        scenario=workload.scenario,
+        query=workload.query if workload.scenario == "multi-stream" else 0,
+        streams=workload.streams,
+        rate=workload.rate or 0.0,
+        seed=workload.seed,
+        provider=workload.provider,
+        cpus=list(workload.cpus),
+        loadgen=str(loadgen_folder(output.resolve(), variant.id, batch, workload.scenario))
+        if workload.loadgen
+        else None,
+        bound_ms=workload.bound_ms,
         digest=bundle.digest,
     )
 
 
 def _measure(job: _RoundJob) -> None:
-    """One round."""
+    """Measure one round."""
     try:
-        # Every round has arrivals of its own, and they are the same for all variants.
+        # Every round has its own arrival times; they are the same for all variants.
         job.outcomes.append(run_worker(replace(job.request, seed=job.request.seed + len(job.outcomes))))
     except BenchInterrupted as stop:
         if stop.outcome is not None:
@@ -182,8 +184,8 @@ def _measure(job: _RoundJob) -> None:
 
 
 def _find_rate(job: _RoundJob, bound_ms: float, plan: BenchPlan, advance: Callable[[int, str], None]) -> None:
-    """Find the rate that a job is then measured at."""
-    quick = plan.rounds == 1  # rougher, and shorter
+    """Find the rate for measuring a job, and set it in the job's request."""
+    quick = plan.rounds == 1  # coarser and shorter
     try:
         rate, job.probes = find_rate(
             run_worker,
@@ -201,6 +203,6 @@ def _find_rate(job: _RoundJob, bound_ms: float, plan: BenchPlan, advance: Callab
 
 
 def _turns(jobs: Sequence[_RoundJob], rounds: int) -> Iterator[_RoundJob]:
-    """A, B, C, A, B, C, … without those that have failed."""
+    """Yield A, B, C, A, B, C, …, without jobs that have failed."""
     for _ in range(rounds):
         yield from (job for job in jobs if job.error is None)

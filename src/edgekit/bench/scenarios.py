@@ -1,10 +1,10 @@
-"""The scenarios beside the single stream, as MLPerf Inference defines them (Reddi et al. 2020, arXiv:1911.02549, section III-C).
+"""The scenarios besides single-stream, as MLPerf Inference defines them (Reddi et al. 2020, arXiv:1911.02549, section III-C).
 
-| scenario | a query | the next one comes | figure |
+| scenario | a query | the next query comes | metric |
 |---|---|---|---|
 | single-stream | one batch | when the last is answered | percentiles of the latency |
 | multi-stream | N images | when the last is answered | p99 of the latency of a query |
-| offline | one batch | at once: every stream is always busy | images a second |
+| offline | one batch | at once: every stream is always busy | images per second |
 | server | one batch | at random (Poisson process), whether or not the last is answered | p99 at a rate; the highest rate |
 """
 
@@ -23,21 +23,21 @@ from edgekit.runtimes.streams import Streams
 
 Stop = Callable[[], bool]
 Clock = Callable[[], int]
-# How far the arrivals are waited for in one sleep, so that an interruption is noticed.
+# Longest sleep while waiting for an arrival, so that an interruption is noticed.
 _NAP_SECONDS = 0.2
 
 
 def multi_stream(
     streams: Streams, parts: Sequence[NDArray[np.uint8]], seconds: float, runs: int, stop: Stop = lambda: False
 ) -> Timed:
-    """Time queries of several batches that start together: a query is answered when its last batch is.
+    """Time queries of several batches that start together; a query ends when its last batch does.
 
     Args:
-        streams: run them.
+        streams: run the batches.
         parts: the batches of a query.
-        seconds: least time of measuring.
-        runs: least number of queries.
-        stop: asked between two queries.
+        seconds: minimum measuring time.
+        runs: minimum number of queries.
+        stop: called between two queries.
     """
 
     def query() -> None:
@@ -56,15 +56,15 @@ def offline(
     stop: Stop = lambda: False,
     clock: Clock = time.perf_counter_ns,
 ) -> Timed:
-    """Keep every stream busy; a sample is a batch's time from when a stream took it to its end.
+    """Keep every stream busy; a sample is the time from when a stream takes a batch to the end of the batch.
 
     Args:
         streams: run the batches.
-        batch: the images of each.
-        seconds: least time of measuring.
-        runs: least number of batches.
-        stop: asked between two batches.
-        clock: nanoseconds, monotonic.
+        batch: the images of each batch.
+        seconds: minimum measuring time.
+        runs: minimum number of batches.
+        stop: called between two batches.
+        clock: monotonic time in nanoseconds.
     """
     warmup_runs, settled = warm_up(lambda: _fill(streams, batch), stop=stop, clock=clock)
     taken: list[int] = []
@@ -98,20 +98,20 @@ def server(
     clock: Clock = time.perf_counter_ns,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Timed:
-    """Time queries that arrive as a Poisson process, from their scheduled arrival to their answer: queueing is included, and so
-    is every delay that the measuring itself causes.
+    """Time queries that arrive as a Poisson process, from their scheduled arrival to their answer. This includes queueing, and
+    every delay that the measurement itself causes.
 
     Args:
-        streams: answer them, in the order of their arrival.
+        streams: answer the queries, in the order of arrival.
         batch: the images of each query.
-        rate: mean arrivals a second.
-        seconds: least time of the arrivals.
-        runs: least number of queries.
-        seed: of the arrival times.
-        stop: asked between two arrivals.
-        give_up: told every latency when it is known; measuring ends where it answers yes.
-        clock: nanoseconds, monotonic.
-        sleep: seconds.
+        rate: mean arrivals per second.
+        seconds: minimum time of the arrivals.
+        runs: minimum number of queries.
+        seed: seed of the arrival times.
+        stop: called between two arrivals.
+        give_up: called with every latency; the measurement ends when it returns True.
+        clock: monotonic time in nanoseconds.
+        sleep: called with seconds.
     """
     warmup_runs, settled = warm_up(lambda: _fill(streams, batch), stop=stop, clock=clock)
     sharp_timers()
@@ -144,11 +144,11 @@ def server(
 
 
 def arrival_times(rate: float, count: int, seed: int) -> NDArray[np.float64]:
-    """When the queries of a Poisson process arrive, in nanoseconds from its beginning: gaps are exponential, of mean 1 / rate.
+    """Return the arrival times of a Poisson process, in nanoseconds from its beginning: gaps are exponential with mean 1 / rate.
 
     Args:
-        rate: a second.
-        count: how many.
+        rate: arrivals per second.
+        count: number of arrivals.
         seed: the same seed gives the same times, in proportion to 1 / rate.
     """
     gaps: NDArray[np.float64] = np.random.default_rng(seed).exponential(1e9 / rate, count)
@@ -156,11 +156,11 @@ def arrival_times(rate: float, count: int, seed: int) -> NDArray[np.float64]:
 
 
 def _fill(streams: Streams, batch: NDArray[np.uint8]) -> None:
-    """One batch on every stream."""
+    """Run one batch on every stream."""
     for _ in range(streams.count):
         streams.submit(batch, _forget)
     streams.wait()
 
 
 def _forget(_: object) -> None:
-    """Nobody wants the answer."""
+    """Ignore the outputs."""

@@ -1,4 +1,4 @@
-"""What a list of latencies says, and what it is too short to say."""
+"""Statistics of latencies, and the number of samples that each needs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from edgekit.result import Latency
 
-# How many samples make a percentile valid: the early-stopping rule of MLPerf LoadGen, at its confidence of 0.99.
+# The number of samples that a percentile needs, by the early-stopping rule of MLPerf LoadGen at confidence 0.99.
 SAMPLES_NEEDED = {"p50": 11, "p90": 64, "p95": 130, "p99": 662, "p99.9": 6636}
 CV_LIMIT = 0.025
 DRIFT_LIMIT = 0.05
 
 
 def percentiles(samples: ArrayLike) -> dict[str, float | None]:
-    """The percentiles of `SAMPLES_NEEDED`, in the unit of the samples; None where there are too few samples.
+    """Return the percentiles of `SAMPLES_NEEDED`, in the unit of the samples; None where there are too few samples.
 
-    Between two samples the value is interpolated linearly, as NumPy does by default.
+    Values between two samples are interpolated linearly, as in NumPy by default.
     """
     values = np.asarray(samples, dtype=np.float64)
     return {
@@ -30,13 +30,13 @@ def percentiles(samples: ArrayLike) -> dict[str, float | None]:
 
 
 def coefficient_of_variation(samples: ArrayLike) -> float:
-    """Standard deviation over mean (0 for a single sample)."""
+    """Return the standard deviation divided by the mean (0 for a single sample)."""
     values = np.asarray(samples, dtype=np.float64)
     return float(values.std() / values.mean())
 
 
 def drift(samples: ArrayLike) -> float:
-    """Median of the last tenth of the samples over the median of the first tenth, minus 1: positive where it became slower."""
+    """Return the median of the last tenth of the samples divided by that of the first tenth, minus 1: positive if it became slower."""
     values = np.asarray(samples, dtype=np.float64)
     tenth = max(1, values.size // 10)
     return float(np.median(values[-tenth:]) / np.median(values[:tenth]) - 1)
@@ -44,7 +44,7 @@ def drift(samples: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times faster one variant is than another: the median over the rounds, and the rounds' extremes."""
+    """How many times faster one variant is than another: the median over the rounds, and the lowest and highest round."""
 
     median: float
     low: float
@@ -52,9 +52,9 @@ class Speedup:
 
 
 def speedup(base: Latency, other: Latency) -> Speedup | None:
-    """How many times faster `other` is than `base`, compared round by round where both were measured in turns.
+    """Return how many times faster `other` is than `base`, compared round by round.
 
-    None where they were not measured in the same number of rounds, or one of them has no complete round.
+    None if they were not measured in the same number of rounds, or one of them has no complete round.
     """
     ratios = [
         float(np.median(a) / np.median(b))
@@ -67,8 +67,8 @@ def speedup(base: Latency, other: Latency) -> Speedup | None:
 
 
 def gain(base: Latency, other: Latency) -> float | None:
-    """How many times faster `other` is than `base` in what their scenario is about: latency (round by round), throughput
-    offline, and the rate that keeps the bound for a server; None where that cannot be told."""
+    """Return how many times faster `other` is than `base` in their scenario's main metric: latency (round by round), throughput
+    (offline), or the rate that keeps the bound (server); None if that is not known."""
     if other.scenario == "offline":
         return other.throughput / base.throughput if base.throughput else None
     if other.scenario == "server":
@@ -83,9 +83,8 @@ def _rounds(latency: Latency) -> list[NDArray[np.float64]]:
 
 
 def fp32_of(latency: Latency, others: Sequence[Latency]) -> Latency | None:
-    """What a variant's speed-up is told against: among `others` the one of the same bundle, runtime, batch and threads that
-    computes in fp32, or None. That is the fp32 variant; where there is none, an fp16 one whose weights the runtime was told
-    to compute with in fp32."""
+    """Return the baseline of a variant's speed-up: among `others`, the one with the same bundle, runtime, batch and threads that
+    computes in fp32, or None. This is the fp32 variant; otherwise an fp16 variant that was set to compute in fp32."""
     same = ("bundle_digest", "runtime", "batch", "threads", "scenario", "streams", "query", "provider", "bound_ms")
     alike = [other for other in others if all(getattr(other, key) == getattr(latency, key) for key in same)]
     fp32 = [other for other in alike if other.precision == "fp32"]
@@ -94,14 +93,14 @@ def fp32_of(latency: Latency, others: Sequence[Latency]) -> Latency | None:
 
 
 def allowed_over(samples: int, percentile: float = 0.99, confidence: float = 0.99) -> int:
-    """How many of `samples` latencies may lie over a bound while the percentile is under it at a confidence.
+    """Return how many of `samples` latencies may exceed a bound while the percentile is under it at the given confidence.
 
-    The largest t with P(X <= t) <= 1 - confidence for X binomial over the samples with probability 1 - percentile: were the true
-    percentile over the bound, t or fewer would be a rare luck. The early-stopping rule of MLPerf LoadGen for its server scenario
+    It is the largest t with P(X <= t) <= 1 - confidence, X binomial over the samples with probability 1 - percentile: if the true
+    percentile exceeded the bound, t or fewer would be unlikely. This is the early-stopping rule of MLPerf LoadGen's server scenario
     (github.com/mlcommons/inference, loadgen/early_stopping.cc, with tolerance 0); `SAMPLES_NEEDED` is its smallest count with t = 1.
 
     Returns:
-        -1 where even no latency over the bound does not prove it (p99 with fewer than 459 samples).
+        -1 if even zero latencies over the bound prove nothing (p99 with fewer than 459 samples).
     """
     over = 1 - percentile
     log_term = samples * math.log(percentile)  # of P(X = 0)

@@ -1,4 +1,4 @@
-"""One measurement from its rounds: the figures, and why not to trust them."""
+"""Merge the rounds of a measurement: the figures, and warnings about them."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ def latency_of(
     request: Request,
     outcomes: Sequence[RoundOutcome],
     *,
-    given: str,
+    bundle_path: str,
     complete: bool,
-    crowded: bool,
+    other_bench: bool,
     bound_ms: float | None = None,
     probes: Sequence[RateProbe] = (),
     idle_watts: float | None = None,
 ) -> Latency:
-    """One measurement from the outcomes of its rounds.
+    """Merge the outcomes of a measurement's rounds.
 
     Args:
         bundle: an opened bundle.
         variant: which of its variants was measured.
-        request: of a round.
+        request: the request of a round.
         outcomes: of the rounds that have samples, in order.
-        given: the bundle's path as the user gave it.
-        complete: whether all rounds that were planned took place.
-        crowded: whether another bench was seen.
-        bound_ms: of a server: what p99 was to keep.
-        probes: of a server: the rates that were tried.
-        idle_watts: what the machine draws at rest.
+        bundle_path: the bundle's path as the user wrote it.
+        complete: whether all planned rounds took place.
+        other_bench: whether another bench ran at the same time.
+        bound_ms: server: the upper bound of p99.
+        probes: server: the rates that were tried.
+        idle_watts: the machine's power at rest.
     """
     samples = [sample for o in outcomes for sample in o.samples_ns]
     milliseconds = np.asarray(samples) / 1e6
@@ -60,7 +60,7 @@ def latency_of(
     runs = 0 if request.scenario == "offline" else FLOOR_RUNS  # an offline run's figure is its throughput
     proof = worst([o.golden for o in outcomes])
     latency = Latency(
-        bundle=given,
+        bundle=bundle_path,
         bundle_digest=bundle.digest,
         variant=variant.id,
         runtime=variant.runtime,
@@ -105,12 +105,12 @@ def latency_of(
         warnings=[],
     )
     latency.warnings = [proof.warning] if proof.warning else []
-    latency.warnings += _warnings(latency, outcomes, elapsed, crowded)
+    latency.warnings += _warnings(latency, outcomes, elapsed, other_bench)
     return latency
 
 
 def _stages(outcomes: Sequence[RoundOutcome], run: float | None) -> dict[str, float | None]:
-    """The stages' times in the order that they happen in; the median over the rounds."""
+    """Return the stages' times in their order; each is the median over the rounds."""
     names = (
         "import", "load", "first_run", "preprocess", "host_to_device", "compute", "device_to_host", "run", "postprocess",
         "end_to_end",
@@ -124,7 +124,7 @@ def _stages(outcomes: Sequence[RoundOutcome], run: float | None) -> dict[str, fl
 
 
 def _conditions(outcomes: Sequence[RoundOutcome]) -> dict[str, Any]:
-    """Before the first round, after the last, and the worst of all rounds for what disturbs."""
+    """Merge the conditions: values before the first round and after the last; of disturbances, the worst of all rounds."""
     every = [o.conditions for o in outcomes]
     merged = dict(every[-1])
     for name in ("clock_mhz", "gpu_clock_mhz", "temperature_c", "load"):
@@ -136,8 +136,8 @@ def _conditions(outcomes: Sequence[RoundOutcome]) -> dict[str, Any]:
     return merged
 
 
-def _warnings(latency: Latency, outcomes: Sequence[RoundOutcome], elapsed: float, crowded: bool) -> list[str]:
-    """Why a figure of this measurement, of so many seconds, is not to be trusted, one sentence each."""
+def _warnings(latency: Latency, outcomes: Sequence[RoundOutcome], elapsed: float, other_bench: bool) -> list[str]:
+    """Return one sentence for each reason not to trust this measurement."""
     others = latency.conditions["other_cores_busy"]
     by = ", ".join(latency.conditions["throttled_by"] or []) or "heat or power"
     server = latency.scenario == "server"
@@ -150,11 +150,11 @@ def _warnings(latency: Latency, outcomes: Sequence[RoundOutcome], elapsed: float
         (latency.interrupted, "interrupted before it was complete"),
         (
             latency.quick and not latency.interrupted,
-            f"short: less than {least} is a first look, not a measurement",
+            f"short: less than {least}, a first look and not a measurement",
         ),
         (
             not server and latency.streams == 1 and latency.cv > statistics.CV_LIMIT,
-            f"varies by {percent(latency.cv)} (coefficient of variation; above {percent(statistics.CV_LIMIT)} something disturbs it)",
+            f"varies by {percent(latency.cv)} (coefficient of variation; more than {percent(statistics.CV_LIMIT)} means a disturbance)",
         ),
         (
             not server and abs(latency.drift) > statistics.DRIFT_LIMIT,
@@ -162,24 +162,24 @@ def _warnings(latency: Latency, outcomes: Sequence[RoundOutcome], elapsed: float
         ),
         (
             server and _queue_grows(outcomes),
-            f"the queue grows: {latency.rate or 0:.4g} queries a second are more than it can serve, and the latencies only tell "
-            "for how long it was measured",
+            f"the queue grows: {latency.rate or 0:.4g} queries per second are more than it can serve, and the latencies only "
+            "show how long it was measured",
         ),
         (
             latency.bound_ms is not None and p99 is not None and p99 > latency.bound_ms,
-            f"p99 came out above the bound of {latency.bound_ms or 0:g} ms at the rate that had kept it",
+            f"p99 is above the bound of {latency.bound_ms or 0:g} ms, at a rate that kept it in the search",
         ),
-        (not all(o.settled for o in outcomes), "the warm-up did not settle within 5 s"),
+        (not all(o.settled for o in outcomes), "the times did not become stable in 5 s of warm-up"),
         (others is not None and others > _OTHERS_LIMIT, f"other processes kept {others or 0:.1f} cores busy meanwhile"),
         (sensors > _SENSORS_LIMIT, f"reading the sensors kept {percent(sensors)} of a processor busy meanwhile"),
         (latency.conditions["throttled"] is True, f"the processor was throttled ({by})"),
-        (emulated(), "the processor is emulated: no time that is measured here says anything about a device"),
-        (crowded, "another `edgekit bench` ran on this machine at the same time"),
+        (emulated(), "the processor is emulated: times that are measured here do not hold for a device"),
+        (other_bench, "another `edgekit bench` ran on this machine at the same time"),
     ]
     return [sentence for applies, sentence in checks if applies]
 
 
 def _queue_grows(outcomes: Sequence[RoundOutcome]) -> bool:
-    """Whether, in every round, queries waited ever longer: the last tenth more than three times as long as the first, and at
-    the end for more than a twentieth of the whole time."""
+    """Whether the latency kept growing in every round: the last tenth is more than three times the first tenth, and the last
+    latency more than a twentieth of the whole time."""
     return all(statistics.drift(o.samples_ns) > 2 and o.samples_ns[-1] > o.elapsed_ns / 20 for o in outcomes)

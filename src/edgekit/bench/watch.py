@@ -1,7 +1,7 @@
-"""The sensors over the time that a worker measured.
+"""The sensors during a worker's measurement.
 
-They are sampled by the process that started the worker, which only waits: a thread of the worker's own would now and then hold
-the interpreter's lock just when a run returns. Both read the same monotonic clock.
+The worker's parent process samples them while it waits: a thread in the worker would sometimes hold the interpreter's lock just
+when a run returns. Both processes read the same monotonic clock.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _SERIES = ("clock_mhz", "gpu_clock_mhz", "temperature_c", "power_w", "throttled"
 
 
 def watched(outcome: RoundOutcome, sampler: Sampler) -> RoundOutcome:
-    """A worker's outcome with what the sensors said between its first query and its last: `watch`, and in its `conditions` the
-    throttling that came and went in between.
+    """Return a worker's outcome with the sensors between its first and last query in `watch`, and with throttling in between
+    added to its `conditions`.
 
     Args:
-        outcome: of a worker.
-        sampler: ran while the worker did, and has ended.
+        outcome: a worker's.
+        sampler: ran during the worker and has ended.
     """
     began, ended = outcome.began_ns, outcome.ended_ns
     line = sampler.timeline
@@ -49,7 +49,7 @@ def watched(outcome: RoundOutcome, sampler: Sampler) -> RoundOutcome:
 
 
 def timeline(outcomes: Sequence[RoundOutcome]) -> Timeline | None:
-    """The rounds' timelines one after the other; None where the sensors were not watched, or the rounds too short for a sample."""
+    """Return the rounds' timelines, concatenated; None if there are no sensor samples."""
     watches = [(i, outcome.watch) for i, outcome in enumerate(outcomes) if outcome.watch is not None]
     rounds = [i for i, watch in watches for _ in watch.timeline.seconds]
     if not rounds:
@@ -66,7 +66,7 @@ def timeline(outcomes: Sequence[RoundOutcome]) -> Timeline | None:
 
 
 def joules(outcomes: Sequence[RoundOutcome], idle_watts: float = 0.0) -> float | None:
-    """Energy of the measured time above a power that is drawn anyway; None where a round's was not measured."""
+    """Return the energy of the measured time, in joules, above `idle_watts`; None if a round's energy was not measured."""
     total = 0.0
     for outcome in outcomes:
         if outcome.watch is None or outcome.watch.joules is None:

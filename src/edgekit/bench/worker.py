@@ -1,7 +1,7 @@
-"""The process that measures: one variant, one batch size, one round. `python -m edgekit.bench.worker REQUEST OUTCOME`.
+"""The measuring process: one variant, one batch size, one round. `python -m edgekit.bench.worker REQUEST OUTCOME`.
 
-A fresh process, so that nothing that another variant left behind (threads that spin, memory, caches) is measured with it. It
-imports next to nothing before `main`, since the imports are timed too.
+It is a new process so that leftovers of other variants (spinning threads, memory, caches) do not affect it. It imports almost
+nothing before `main`, because imports are timed too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Measure as the request file says, and write what came out, or the error, to the outcome file."""
+    """Measure as the request file says, and write the outcome, or the error, to the outcome file."""
     end_with_parent()
     interrupted = False
 
@@ -38,11 +38,11 @@ def main() -> None:
         nonlocal interrupted
         interrupted = True
 
-    signal.signal(signal.SIGINT, interrupt)  # what was measured until then is kept
+    signal.signal(signal.SIGINT, interrupt)  # the measurement so far is kept
     signal.signal(signal.SIGTERM, interrupt)
     request = Request(**json.loads(Path(sys.argv[1]).read_text()))
     if request.cpus:
-        os.sched_setaffinity(0, request.cpus)  # before any runtime starts a thread, which inherits it
+        os.sched_setaffinity(0, request.cpus)  # before any runtime starts a thread, as threads inherit it
     from edgekit.errors import EdgekitError
 
     try:
@@ -53,31 +53,29 @@ def main() -> None:
         outcome = {"error": asdict(WorkerFailure(type(error).__name__, error.message, error.hint))}
     try:
         Path(sys.argv[2]).write_text(json.dumps(outcome))
-    except OSError:  # standard error lies on the same disk
+    except OSError:  # standard error may be on the same disk
         os._exit(CANNOT_WRITE)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(
-        0
-    )  # LoadGen's threads may still run after an interruption, and a runtime's teardown is nobody's business here
+    os._exit(0)  # without teardown: LoadGen's threads may still run after an interruption, and runtimes may hang
 
 
 def _measure(request: Request, stop: Callable[[], bool]) -> RoundOutcome | ProfileOutcome:
     began = time.perf_counter()
     from edgekit.bundle import Bundle
     from edgekit.runtimes import load
-    from edgekit.runtimes.predictor import Predictor  # noqa: F401 - counted: whoever predicts imports it
+    from edgekit.runtimes.predictor import Predictor  # noqa: F401 - its import is timed too, as predicting needs it
     from edgekit.targets import find_runtime, resolve
 
     runtime = find_runtime(request.runtime)
     if runtime is not None:
-        with suppress(ImportError):  # `load` says what is wrong
+        with suppress(ImportError):  # `load` raises the error
             resolve(runtime.session)
     imported = time.perf_counter()
     bundle = Bundle.open(request.bundle, request.digest)
     variant = bundle.variant(request.variant)
-    told = {"provider": request.provider} if request.provider else {}
-    session = load(bundle, variant, threads=request.threads, settings=told)
+    provider_settings = {"provider": request.provider} if request.provider else {}
+    session = load(bundle, variant, threads=request.threads, settings=provider_settings)
     loaded = time.perf_counter()
 
     import numpy as np
@@ -110,30 +108,30 @@ def _measure(request: Request, stop: Callable[[], bool]) -> RoundOutcome | Profi
         return ProfileOutcome(**common, samples_ns=samples_ns, layers=layers)
 
     before = sensors.read()
-    ran = _scenario(request, session, images, batch, stop)
+    scenario_run = _scenario(request, session, images, batch, stop)
     after = sensors.read()
     stages = {
         "import": (imported - began) * 1e3,
         "load": (loaded - imported) * 1e3,
         "first_run": first_run * 1e3,
     }
-    if request.stages and not ran.timed.interrupted:
+    if request.stages and not scenario_run.timed.interrupted:
         stages |= transfers(session, batch) | pipeline(session, bundle, batch, stop)
     on_device = bool(runtime and runtime.accelerator) or request.provider not in (None, "cpu")
     return RoundOutcome(
-        **{**common, "settings": ran.settings},
-        **vars(ran.timed),
-        streams=ran.streams,
+        **{**common, "settings": scenario_run.settings},
+        **vars(scenario_run.timed),
+        streams=scenario_run.streams,
         stages_ms=stages,
         peak_rss_bytes=sensors.peak_memory(),
         device_memory_bytes=device_memory() if on_device else None,
         conditions=sensors.conditions(before, after),
-        loadgen=ran.loadgen,
+        loadgen=scenario_run.loadgen,
     )
 
 
-class _Ran(NamedTuple):
-    """A scenario that was run: what it saw, how many runs were in flight, the runtime's settings for that, and LoadGen's summary."""
+class _ScenarioRun(NamedTuple):
+    """A completed scenario: its times, the number of runs in flight, the runtime's settings, and LoadGen's summary."""
 
     timed: Timed
     streams: int
@@ -143,16 +141,16 @@ class _Ran(NamedTuple):
 
 def _scenario(
     request: Request, session: Session, images: NDArray[np.uint8], batch: NDArray[np.uint8], stop: Callable[[], bool]
-) -> _Ran:
+) -> _ScenarioRun:
     from edgekit.bench import scenarios
     from edgekit.bench.measure import measure
     from edgekit.runtimes.streams import OneByOne, open_streams
 
     if request.scenario == "single-stream" and not request.loadgen:
         timed = measure(lambda: session.run(batch), request.seconds, request.runs, stop=stop)
-        return _Ran(timed, 1, session.settings)
-    one = request.streams == 1
-    streams = OneByOne(session) if one else open_streams(session, request.streams, request.batch)
+        return _ScenarioRun(timed, 1, session.settings)
+    single_stream = request.streams == 1
+    streams = OneByOne(session) if single_stream else open_streams(session, request.streams, request.batch)
     summary: dict[str, Any] | None = None
     if request.loadgen:
         from edgekit.bench.loadgen import run
@@ -164,23 +162,23 @@ def _scenario(
     elif request.scenario == "offline":
         timed = scenarios.offline(streams, batch, request.seconds, request.runs, stop)
     else:
-        give_up = _too_many(request.over_ns, request.over_allowed) if request.over_ns else None
+        give_up = _too_many_late(request.over_ns, request.over_allowed) if request.over_ns else None
         timed = scenarios.server(
             streams, batch, request.rate, request.seconds, request.runs, request.seed, stop, give_up
         )
-    return _Ran(timed, streams.count, streams.settings, summary)
+    return _ScenarioRun(timed, streams.count, streams.settings, summary)
 
 
-def _too_many(bound_ns: int, allowed: int) -> Callable[[int], bool]:
-    """Counts the latencies over a bound, and says yes when they are more than allowed."""
+def _too_many_late(bound_ns: int, allowed: int) -> Callable[[int], bool]:
+    """Return a function that counts the latencies over a bound, and returns True once they are more than allowed."""
     over = 0
 
-    def told(latency: int) -> bool:
+    def give_up(latency: int) -> bool:
         nonlocal over
         over += latency > bound_ns
         return over > allowed
 
-    return told
+    return give_up
 
 
 def _check_batch(session: Session, request: Request) -> None:
@@ -188,8 +186,8 @@ def _check_batch(session: Session, request: Request) -> None:
 
     if session.batch not in (None, request.batch):
         raise BundleError(
-            f"{request.variant}: its graph takes batches of {session.batch} and no other, not {request.batch}",
-            f"--batch {session.batch}, or export with a free batch axis",
+            f"{request.variant}: its graph only takes batches of {session.batch}, not {request.batch}",
+            f"use --batch {session.batch}, or export with a free batch axis",
         )
 
 

@@ -1,1 +1,1 @@
-"""The commands: one file each, parsing and printing, no logic."""
+"""The commands, one file each: they parse arguments and print; the logic is elsewhere."""

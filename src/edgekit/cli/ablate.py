@@ -1,4 +1,4 @@
-"""`edgekit ablate`: a recipe with other augmentations or values, as a matrix."""
+"""`edgekit ablate`: train a recipe with several augmentations or values and compare them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit import shares
-from edgekit.processors import tell_openmp
+from edgekit.processors import configure_openmp
 from edgekit.stages import STAGES
 from edgekit.terminal import echo, echo_json, new_console
 
@@ -23,21 +23,23 @@ _AUGMENTATIONS = "augmentations"
 @click.argument("what", nargs=-1, required=True, metavar="augmentations|FIELD=V1,V2,…")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe; may be given often."
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe value; may be repeated."
 )
 @click.option(
     "--run", "folder", type=click.Path(path_type=Path), help="The ablation's folder.  [default: runs/NAME-ablate-…]"
 )
 @click.option(
-    "--reuse", type=click.Path(path_type=Path), help="A run: its stages are copied where their inputs are the same."
+    "--reuse", type=click.Path(path_type=Path), help="A run to copy stages from, where their inputs are the same."
 )
 @click.option(
     "--until",
     type=click.Choice(STAGES[1:]),
-    help="The last stage to train.  [default: pretrain for augmentations; the stage that all fields belong to; else the last]",
+    help="The last stage to train.  [default: pretrain for augmentations; the common stage of all fields; otherwise the last]",
 )
 @click.option(
-    "--only", metavar="A,B,…", help="With augmentations: the transformations.  [default: those of SimCLR's figure 5]"
+    "--only",
+    metavar="A,B,…",
+    help="Only these transformations; for `augmentations`.  [default: those of SimCLR's figure 5]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of tables.")
 def command(
@@ -53,8 +55,8 @@ def command(
     """Train RECIPE once for each combination of some values, and compare.
 
     `augmentations` is SimCLR's figure 5: every single transformation and every ordered pair, applied to one branch, evaluated by
-    linear probe and kNN. FIELD=V1,V2,… takes the values of a key of the recipe; several fields make a grid. Each cell is a run in
-    the ablation's folder; the same command goes on where it was interrupted. Results: ablation.json and ablation.html.
+    linear probe and kNN. FIELD=V1,V2,… lists values for a recipe key; several fields make a grid. Each cell is a run in
+    the ablation's folder. Run the same command again to resume. Results: ablation.json and ablation.html.
 
     \b
     For example:
@@ -63,11 +65,11 @@ def command(
       edgekit ablate pretrain.temperature=0.1,0.2,0.5 pretrain.batch_size=128,512 recipe.yaml
       edgekit ablate data.labels=0.01,0.1,1.0 recipe.yaml
     """
-    tell_openmp()
+    configure_openmp()
     if _AUGMENTATIONS in what and len(what) > 1:
-        raise click.UsageError("`augmentations` is an ablation of its own: give no FIELD=… beside it")
+        raise click.UsageError("`augmentations` cannot be combined with FIELD=…: run them as two ablations")
     if only is not None and what[0] != _AUGMENTATIONS:
-        raise click.UsageError("--only belongs to `augmentations`")
+        raise click.UsageError("--only is for `augmentations`: leave it out")
 
     from edgekit.result import Result
     from edgekit.run import Run
@@ -83,7 +85,7 @@ def command(
     base = plan.cells[0].recipe
     folder = folder or Path("runs") / f"{base.name}-ablate-{suffix}"
 
-    from edgekit.report.ablation import named, verdict, write_ablation
+    from edgekit.report.ablation import cell_name, verdict, write_ablation
     from edgekit.train.loop.engine import TrainingInterrupted
 
     clock = _Clock(len(plan.cells))
@@ -94,14 +96,14 @@ def command(
         result = Result.of(ablation, seed=base.seed)
         result.write(folder / "ablation.json")
         write_ablation(result, folder / "ablation.html")
-        echo(clock.line(ablation, named(ablation, ablation.cells[-1]), trained), err=True)
+        echo(clock.line(ablation, cell_name(ablation, ablation.cells[-1]), trained), err=True)
 
     try:
         done = ablate(plan, folder, reuse=[Run.open(reuse)] if reuse else [], on_cell=say)
     except TrainingInterrupted:
         echo(
-            f"{folder}: run the same command again: complete cells are kept; the interrupted one resumes from its last checkpoint, "
-            "or starts again if it has none yet",
+            f"{folder}: run the same command again to resume: complete cells are kept; the interrupted cell resumes from its last "
+            "checkpoint, or starts again if it has none",
             err=True,
         )
         raise KeyboardInterrupt from None
@@ -117,7 +119,7 @@ def command(
 
 
 class _Clock:
-    """Progress over the cells: those that were found complete say nothing about the time that the others take."""
+    """Progress over the cells. Cells that were complete already do not count for the remaining time."""
 
     def __init__(self, planned: int) -> None:
         self.planned = planned
@@ -129,19 +131,19 @@ class _Clock:
         from edgekit.report.format import duration, percent
 
         now = time.monotonic()
-        took, self.last = now - self.last, now
+        elapsed, self.last = now - self.last, now
         cell, done = ablation.cells[-1], len(ablation.cells)
         if cell.error or trained:
-            self.spent.append(took)
+            self.spent.append(elapsed)
         what = cell.error or ", ".join(f"{metric_name(s.model, s.metric)} {percent(s.value)}" for s in cell.scores)
-        how = f"in {duration(took)}" if trained or cell.error else "up to date"
+        how = f"in {duration(elapsed)}" if trained or cell.error else "up to date"
         left = (self.planned - done) * sum(self.spent) / len(self.spent) if self.spent else None
         eta = f", about {duration(left)} left" if left else ""
         return f"[{done}/{self.planned}] {name}: {what} ({how}{eta})"
 
 
 def _print(ablation: Ablation) -> None:
-    """A matrix of the first metric for two axes, else a row a cell."""
+    """Print a matrix for each metric where there are two axes, otherwise one row per cell."""
     from rich.table import Table
 
     from edgekit.report.ablation import metric_name, metrics
@@ -160,6 +162,6 @@ def _print(ablation: Ablation) -> None:
         names = [axis.name for axis in ablation.axes]
         listed = Table(*names, *(metric_name(*pair) for pair in pairs), title=ablation.data, title_justify="left")
         for cell in ablation.cells:
-            found = [cell.value(*pair) for pair in pairs]
-            listed.add_row(*cell.values, *("–" if v is None else shares.percent(v) for v in found))
+            values = [cell.value(*pair) for pair in pairs]
+            listed.add_row(*cell.values, *("–" if v is None else shares.percent(v) for v in values))
         console.print(listed)

@@ -1,4 +1,4 @@
-"""`edgekit bench`: the latency of a bundle's variants on this machine."""
+"""`edgekit bench`: measure the latency of a bundle's variants on this machine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def _providers() -> str:
-    """What each runtime can compute with: `ONNX Runtime's cpu, cuda, …; OpenVINO's cpu, …`."""
+    """The providers of each runtime, as in `ONNX Runtime: cpu, cuda, …; OpenVINO: cpu, …`."""
     runtimes = {target.runtime.name: target.runtime for target in targets.built_in().values()}.values()
-    return "; ".join(f"{runtime.title}'s {', '.join(runtime.providers)}" for runtime in runtimes if runtime.providers)
+    return "; ".join(f"{runtime.title}: {', '.join(runtime.providers)}" for runtime in runtimes if runtime.providers)
 
 
 @click.command(name="bench")
@@ -32,53 +32,51 @@ def _providers() -> str:
     "batches",
     multiple=True,
     type=click.IntRange(1),
-    help="Images a run; may be repeated.  [default: 1; offline: 1 to 32; multi-stream: a query]",
+    help="Images per run; may be repeated.  [default: 1; offline: 1 to 32; multi-stream: the query size]",
 )
 @click.option(
     "--threads",
     type=click.IntRange(0),
     default=0,
-    help="Threads of the inference, shared out over the streams; 0 leaves it to the runtime.",
+    help="Inference threads, divided among the streams; 0: the runtime decides.",
 )
 @click.option(
     "--scenario",
     type=click.Choice(["single-stream", "multi-stream", "offline", "server"]),
     default="single-stream",
     show_default=True,
-    help="MLPerf's: one run after the other; queries of several images; as much as it can; random arrivals.",
+    help="MLPerf scenario: one run after another; queries of several images; maximum throughput; random arrivals.",
 )
 @click.option(
     "--streams",
     type=click.IntRange(0),
-    help="Runs in flight at the same time; 0 leaves it to the runtime.  [default: 1; offline and server: 0]",
+    help="Runs in flight at the same time; 0: the runtime decides.  [default: 1; offline and server: 0]",
 )
-@click.option("--query", type=click.IntRange(1), default=8, show_default=True, help="Multi-stream: images a query.")
-@click.option("--rate", type=float, help="Server: queries a second, as a Poisson process.")
+@click.option("--query", type=click.IntRange(1), default=8, show_default=True, help="Multi-stream: images per query.")
+@click.option("--rate", type=float, help="Server: queries per second (Poisson arrivals).")
 @click.option(
-    "--find-rate", "bound_ms", type=float, metavar="MS", help="Server: find the highest rate that keeps p99 under this."
+    "--find-rate", "bound_ms", type=float, metavar="MS", help="Server: find the highest rate whose p99 stays under MS."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Server: of the arrivals.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Server: seed of the random arrivals.")
 @click.option(
     "--provider",
     type=TableChoice(targets.every_provider),
-    help=f"What the runtime computes with: {_providers()}.  [default: cpu]",
+    help=f"The device or library that the runtime computes with ({_providers()}).  [default: cpu]",
 )
-@click.option("--cpus", metavar="LIST", help="Run on these processors only, for instance 0,1 or 0-3.")
+@click.option("--cpus", metavar="LIST", help="Use only these processors, for example 0,1 or 0-3.")
 @click.option("--loadgen", is_flag=True, help="Run under MLCommons LoadGen and keep its logs beside the result.")
-@click.option(
-    "--profile", is_flag=True, help="Measure where the time goes instead: every layer, by the runtime's profiler."
-)
+@click.option("--profile", is_flag=True, help="Show the time of every layer instead, from the runtime's profiler.")
 @click.option(
     "--seconds",
     type=click.FloatRange(0, min_open=True),
-    help="Least time of measuring a variant.  [default: 10, with --quick 1]",
+    help="Minimum measuring time per variant, in seconds.  [default: 10; with --quick: 1]",
 )
-@click.option("--quick", is_flag=True, help="A first look: one short round; most percentiles stay n/a.")
+@click.option("--quick", is_flag=True, help="A first look: one short round; most percentiles are n/a.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where the result files go.  [default: RUN/bench, else ./bench-NAME]",
+    help="Folder for the result files.  [default: RUN/bench, otherwise ./bench-NAME]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 @on_devices
@@ -87,11 +85,11 @@ def command(
     query: int, rate: float | None, bound_ms: float | None, seed: int, provider: str | None, cpus: str | None, loadgen: bool,
     profile: bool, seconds: float | None, quick: bool, output: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure the latency of a BUNDLE (a folder or a .zip) on this machine, with every runtime that is installed.
+    """Measure the latency of a BUNDLE (a folder or a .zip) on this machine, with every installed runtime.
 
-    Each variant first proves on the golden tensors that it computes what was trained. Then the variants are measured in
-    turns, each turn in a fresh process, for at least 10 s and 662 runs a variant. One result file for each variant and batch
-    size keeps every raw sample.
+    Each variant is first compared with the trained model on the golden tensors. Then the variants are measured in turns,
+    each turn in a new process, for at least 10 s and 662 runs per variant. Each variant and batch size has its own result
+    file, which keeps every raw sample.
 
     \b
     For example:
@@ -103,16 +101,16 @@ def command(
       edgekit bench runs/photos/export --profile
       edgekit bench runs/photos/export --device ssh://pi@raspberrypi.local,ssh://nano
     """
-    from edgekit.api.benching import load_of
+    from edgekit.api.benching import workload_of
     from edgekit.bench.bundle_bench import BenchJob, processor_list
 
     if profile and (scenario != "single-stream" or loadgen):
-        raise click.UsageError("--profile is about a run by itself: leave out --scenario and --loadgen")
-    load = load_of(
+        raise click.UsageError("--profile cannot be combined with --scenario or --loadgen: leave them out")
+    workload = workload_of(
         scenario, streams, query, rate, bound_ms, seed, provider, processor_list(cpus), loadgen, profile=profile
     )
     job = BenchJob.of(
-        bundle, load, names=names, batches=batches, threads=threads, seconds=seconds, quick=quick, output=output
+        bundle, workload, names=names, batches=batches, threads=threads, seconds=seconds, quick=quick, output=output
     )
     if profile:
         from edgekit.cli.profiles import profile_variants
@@ -127,7 +125,7 @@ def command(
 
         print_latencies(job.bundle, outcome, job.left_out)
     if outcome.interrupted:
-        echo("interrupted; what was measured until then is marked so in its results", err=True)
+        echo("interrupted: partial results were saved and marked as interrupted", err=True)
         click.get_current_context().exit(130)
     job.require_measured(outcome, "measurements", ", see above")
 

@@ -1,4 +1,4 @@
-"""What `edgekit bench` prints for people, of this machine and of others."""
+"""The tables that `edgekit bench` prints, for this machine and for remote devices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgekit.bundle import Bundle, Variant
     from edgekit.result import Latency
 
-_WHAT = {
+_TITLES = {
     "single-stream": "latency of one run",
     "multi-stream": "latency of a query of {query} images",
     "offline": "throughput with every stream busy (img/s), and a batch's time",
@@ -26,7 +26,7 @@ _WHAT = {
 
 
 def print_latencies(bundle: Bundle, outcome: BenchOutcome, left_out: list[tuple[Variant, str]]) -> None:
-    """A table of the latencies, then every warning with what it is about, what failed, what was left out, and where the results are."""
+    """Print a table of the latencies, then warnings, failed and skipped variants, and the folder of the results."""
     from rich.table import Table
 
     from edgekit.bench.statistics import fp32_of, gain
@@ -38,18 +38,18 @@ def print_latencies(bundle: Bundle, outcome: BenchOutcome, left_out: list[tuple[
     if every:
         first = every[0]
         table = Table(
-            title=f"{bundle.manifest.name}: {_WHAT[first.scenario].format(query=first.query or first.batch)} in ms; n: samples; "
+            title=f"{bundle.manifest.name}: {_TITLES[first.scenario].format(query=first.query or first.batch)} in ms; n: samples; "
             "×fp32: times faster than fp32 in the same runtime",
             title_justify="left",
             title_style="bold",
         )
-        table.box, table.padding = None, (0, 1, 0, 0)  # fits 80 columns
+        table.box, table.padding = None, (0, 1, 0, 0)  # fits in 80 columns
         table.add_column("variant", overflow="fold")
         table.add_column("prec.", no_wrap=True)
         batch = ["batch"] if len(batches) > 1 else []
         extra = [] if first.scenario == "single-stream" else ["streams"]
         extra += ["query/s"] if first.scenario == "server" else []
-        cv = [] if first.scenario == "server" else ["cv"]  # of latencies with a queue it says nothing
+        cv = [] if first.scenario == "server" else ["cv"]  # means nothing where queueing is part of the latency
         top = bundle.task.metrics[bundle.task.metric]
         for name in (*batch, *extra, "p50", "p90", "p99", "n", *cv, "img/s", top, "size", "×fp32"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -74,7 +74,7 @@ def print_latencies(bundle: Bundle, outcome: BenchOutcome, left_out: list[tuple[
         for latency in every:
             if latency.bound_ms:
                 console.print(
-                    f"{_label(latency, batches)}: p99 stays under {latency.bound_ms:g} ms up to {latency.rate or 0:.4g} queries a "
+                    f"{_label(latency, batches)}: p99 stays under {latency.bound_ms:g} ms up to {latency.rate or 0:.4g} queries per "
                     f"second ({len(latency.probes)} rates tried)",
                     **plain,
                 )
@@ -92,7 +92,7 @@ def print_latencies(bundle: Bundle, outcome: BenchOutcome, left_out: list[tuple[
 
 
 def latency_rows(bundle: Bundle, results: Sequence[tuple[Latency, Path]]) -> list[dict[str, Any]]:
-    """The latencies as `--json` prints them: without the samples, with what the bundle knows of the variants."""
+    """Return the latencies as `--json` prints them: without the samples, with the bundle's facts about each variant."""
     from edgekit.bench.statistics import fp32_of, speedup
 
     every = [latency for latency, _ in results]
@@ -115,15 +115,15 @@ def latency_rows(bundle: Bundle, results: Sequence[tuple[Latency, Path]]) -> lis
 
 
 def _loadgen(latency: Latency) -> str:
-    """LoadGen's own figure and verdict."""
+    """Return LoadGen's own figure and verdict."""
     summary = (latency.loadgen or {}).get("summary")
-    told = {str(key): str(value) for key, value in summary.items()} if isinstance(summary, dict) else {}
-    verdict = f"result {shortened(told.get('Result is', 'n/a'))}"
+    reported = {str(key): str(value) for key, value in summary.items()} if isinstance(summary, dict) else {}
+    verdict = f"result {shortened(reported.get('Result is', 'n/a'))}"
     percentile = "90" if latency.scenario == "single-stream" else "99"
-    nanoseconds = _number(told.get(f"{percentile}.00 percentile latency (ns)"))
+    nanoseconds = _number(reported.get(f"{percentile}.00 percentile latency (ns)"))
     if nanoseconds is not None and latency.scenario != "offline":
         return f"{percentile}th percentile {nanoseconds / 1e6:.3f} ms, {verdict}"
-    per_second = _number(told.get("Samples per second"))
+    per_second = _number(reported.get("Samples per second"))
     return verdict if per_second is None else f"{per_second:.0f} img/s, {verdict}"
 
 
@@ -135,12 +135,12 @@ def _number(text: str | None) -> float | None:
 
 
 def _by_warning(every: list[Latency]) -> dict[str, list[Latency]]:
-    """Each warning once, with all measurements that it is about."""
-    found: dict[str, list[Latency]] = {}
+    """Return each warning once, with all measurements that it applies to."""
+    grouped: dict[str, list[Latency]] = {}
     for latency in every:
         for warning in latency.warnings:
-            found.setdefault(warning, []).append(latency)
-    return found
+            grouped.setdefault(warning, []).append(latency)
+    return grouped
 
 
 def _label(latency: Latency, batches: set[int]) -> str:
@@ -148,7 +148,7 @@ def _label(latency: Latency, batches: set[int]) -> str:
 
 
 def _milliseconds(value: float | None) -> str:
-    """Four significant digits, but never more than three after the point."""
+    """Format with up to four significant digits, at most three of them after the decimal point."""
     return _or_na(value, "{:.3f}" if value is None or value < 10 else "{:.2f}" if value < 100 else "{:.1f}")
 
 

@@ -1,4 +1,4 @@
-"""An option's choices that are read from a table when they are needed."""
+"""Option choices that are read from a table only when they are needed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ else:  # click 8.1's is not generic
 
 
 class TableChoice(_Choice):
-    """A choice among what a function lists; it is called when a value is checked or help is shown, not when the command is defined.
+    """A choice whose values come from a function. It is called when a value is checked or help is shown, not at import.
 
     Args:
         read: lists the values that are accepted.
@@ -31,4 +31,4 @@ class TableChoice(_Choice):
 
     @choices.setter
     def choices(self, value: Any) -> None:
-        """What click sets at the beginning does not count."""
+        """Ignore the empty list that click's constructor sets."""

@@ -1,4 +1,4 @@
-"""`edgekit compare`: what changed between two measurements, and gates on it."""
+"""`edgekit compare`: compare two measurements, and fail where a condition is not met."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgekit.shares import hundredths, percent
 from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
-    from edgekit.bench.compare import Checked, Compared, ComparedPair, ComparisonRow
+    from edgekit.bench.compare import Checked, ComparedPair, Comparison, ComparisonRow
 
 _COLORS = {"pass": "green", "fail": "red", "uncertain": "yellow"}
 
@@ -21,19 +21,21 @@ _COLORS = {"pass": "green", "fail": "red", "uncertain": "yellow"}
 @click.argument("after", type=click.Path(path_type=Path))
 @click.option(
     "--fail-if", "conditions", multiple=True, metavar="CONDITION",
-    help="What must not be, for instance 'p90 > +5%', 'accuracy < -0.5pt' or 'p99 > 20ms'; may be repeated.",
+    help="Fail where this is true, for example 'p90 > +5%', 'accuracy < -0.5pt' or 'p99 > 20ms'; may be repeated.",
 )  # fmt: skip
-@click.option("--strict", is_flag=True, help="Fail, too, where a value is beyond its limit but chance may be why.")
-@click.option("--markdown", is_flag=True, help="Print Markdown, for a pull request.")
+@click.option(
+    "--strict", is_flag=True, help="Also fail where a value is beyond its limit but the difference may be chance."
+)
+@click.option("--markdown", is_flag=True, help="Print Markdown, for example for a pull request.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     before: Path, after: Path, conditions: tuple[str, ...], strict: bool, markdown: bool, as_json: bool
 ) -> None:  # fmt: skip
     """Compare two result files, folders of them, or bundles: BEFORE and AFTER.
 
-    Changes of latencies and accuracies come with a 95 % interval (bootstrap over processes and blocks of neighboring samples;
-    binomial for accuracies), so that noise does not fail a build: a condition fails where the whole interval is beyond its
-    limit. Exit code 1 where one fails, 2 where it cannot be told, for instance a p99 of too few samples.
+    Changes in latency and accuracy have a 95 % interval (bootstrap over processes and blocks of neighboring samples;
+    binomial for accuracy), so that noise does not fail a build: a condition fails only if the whole interval is beyond its
+    limit. The exit code is 1 if a condition fails, 2 if one cannot be decided, for example the p99 of too few samples.
 
     \b
     For example:
@@ -47,7 +49,7 @@ def command(
     from edgekit.errors import EdgekitError, GateFailed
 
     if markdown and as_json:
-        raise EdgekitError("--markdown and --json: only one of them", "leave one out")
+        raise EdgekitError("--markdown and --json cannot be combined", "leave one out")
     compared = compare(before, after, [Gate.parse(text) for text in conditions])
     if as_json:
         _print_json(compared)
@@ -61,7 +63,7 @@ def command(
         raise GateFailed(f"{len(failed)} of the conditions failed: {'; '.join(failed)}")
 
 
-def _print_tables(compared: Compared) -> None:
+def _print_tables(compared: Comparison) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -84,7 +86,7 @@ def _print_tables(compared: Compared) -> None:
         console.print(line, style="dim", highlight=False)
 
 
-def _print_markdown(compared: Compared) -> None:
+def _print_markdown(compared: Comparison) -> None:
     for pair in compared.pairs:
         echo(f"### {pair.name}", "", "| | before | after | change | 95 % interval |", "|---|---:|---:|---:|---:|")
         for row in pair.rows:
@@ -100,7 +102,7 @@ def _print_markdown(compared: Compared) -> None:
         echo(line, "")
 
 
-def _print_json(compared: Compared) -> None:
+def _print_json(compared: Comparison) -> None:
     import json
     from dataclasses import asdict
 
@@ -143,25 +145,25 @@ def _reason(checked: Checked) -> str:
     interval = (
         "" if low is None or high is None else f", 95 % interval {_against(checked, low)} to {_against(checked, high)}"
     )
-    why = "; the interval reaches the other side of the limit: measure longer to tell"
+    why = "; uncertain, as the interval contains the limit: measure longer"
     text = f"{checked.gate.text}: it is {_against(checked, checked.value)}{interval}"
     return text + (why if checked.verdict == "uncertain" else "")
 
 
 def _against(checked: Checked, value: float) -> str:
-    """A value as the gate's condition tells its limit."""
+    """Format a value in the unit of the condition's limit."""
     if checked.gate.change == "absolute":
         return f"{value:.4g}"
     return f"{hundredths(value, 2, signed=True)} pt" if checked.gate.change == "points" else percent(value, signed=True)
 
 
 def _notes(pair: ComparedPair) -> list[str]:
-    notes = [f"not alike: {text}" for text in pair.unlike]
+    notes = [f"differs: {text}" for text in pair.unlike]
     for side, measured in (("before", pair.before), ("after", pair.after)):
         notes += [f"{side}: {warning}" for warning in measured.warnings]
     return notes
 
 
-def _unpaired(compared: Compared) -> list[str]:
+def _unpaired(compared: Comparison) -> list[str]:
     lines = [f"only before: {', '.join(compared.missing)}"] if compared.missing else []
     return lines + ([f"only after: {', '.join(compared.new)}"] if compared.new else [])

@@ -1,4 +1,4 @@
-"""`edgekit bench --device ssh://…`: the options for remote devices, and the printing of what several of them brought."""
+"""`edgekit bench --device ssh://…`: the options for remote devices, and the printing of their results."""
 
 from __future__ import annotations
 
@@ -19,34 +19,36 @@ if TYPE_CHECKING:
     from edgekit.bundle import Bundle
     from edgekit.result import Latency, Profile
 
-# What concerns this machine and is not an option of the bench over there.
+# These options concern this machine and are not forwarded to the bench on the device.
 _NOT_FORWARDED = {"bundle", "devices", "python", "wheel", "keep", "output", "as_json"}
 
 
 def on_devices(function: Callable[..., None]) -> Callable[..., None]:
-    """Add `--device` and what belongs to it to the bench command; with it the bench runs there instead of here."""
+    """Add `--device` and its options to the bench command; with `--device` the bench runs on the device instead of here."""
 
     @click.option(
         "--device",
         "devices",
         multiple=True,
         metavar="SSH",
-        help="Bench there instead of here: ssh://user@host:port, several with commas or repeated.",
+        help="Bench on this device instead of here: ssh://user@host:port; several: with commas, or repeated.",
     )
     @click.option(
-        "--python", metavar="PATH", help="Of a device: its Python that has the packages; no environment is made."
+        "--python",
+        metavar="PATH",
+        help="With --device: use this Python of the device, which has the packages, and create no environment.",
     )
     @click.option(
         "--wheel",
         type=click.Path(path_type=Path, exists=True, dir_okay=False),
-        help="For a device: this wheel of edgekit.  [default: the edgekit that runs here]",
+        help="With --device: install this wheel of edgekit.  [default: the edgekit that runs here]",
     )
-    @click.option("--keep", is_flag=True, help="Leave the bench's folder on the device.")
+    @click.option("--keep", is_flag=True, help="With --device: keep the bench's folder on the device.")
     @functools.wraps(function)
     def command(devices: tuple[str, ...], python: str | None, wheel: Path | None, keep: bool, **others: Any) -> None:
         if not devices:
             if python or wheel or keep:
-                raise click.UsageError("--python, --wheel and --keep are about a device: name one with --device")
+                raise click.UsageError("--python, --wheel and --keep need a device: name one with --device")
             function(**others)
             return
         _bench(devices, python, wheel, keep, others)
@@ -82,17 +84,17 @@ def _bench(
     errors = list(fleet.failed.values())
     if not fleet.measured and not fleet.interrupted:
         errors = errors[:-1]  # the last one ends the command
-    if others["as_json"] or not fleet.measured:  # else they stand among the tables
+    if others["as_json"] or not fleet.measured:  # otherwise they are printed among the tables
         for error in errors:
             echo(f"error: {error}", err=True)
     if fleet.interrupted:
-        echo("interrupted; what was measured until then is marked so in its results", err=True)
+        echo("interrupted: partial results were saved and marked as interrupted", err=True)
         click.get_current_context().exit(130)
     fleet.require_measured(", see above")
 
 
 def _given_options(context: click.Context) -> list[str]:
-    """The options that the user gave, as words for `edgekit bench` on the device."""
+    """Return the options that the user gave, as arguments for `edgekit bench` on the device."""
     from click.core import ParameterSource
 
     words: list[str] = []
@@ -104,8 +106,8 @@ def _given_options(context: click.Context) -> list[str]:
         if isinstance(parameter, click.Option) and parameter.is_flag:
             words.append(parameter.opts[0] if value else parameter.secondary_opts[0])
             continue
-        for one in value if parameter.multiple else [value]:
-            words += [parameter.opts[0], str(one)]
+        for item in value if parameter.multiple else [value]:
+            words += [parameter.opts[0], str(item)]
     return words
 
 
@@ -125,8 +127,8 @@ def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
         if profiles:
             print_profiles(profiles, failed, left_out)
         else:
-            found = [(r, latency, path) for (r, _), (latency, path) in zip(brought.results, latencies, strict=True)]
-            print_latencies(bundle, BenchOutcome(found, failed, fleet.interrupted), left_out)
+            rows = [(r, latency, path) for (r, _), (latency, path) in zip(brought.results, latencies, strict=True)]
+            print_latencies(bundle, BenchOutcome(rows, failed, fleet.interrupted), left_out)
         for note in measured.notes:
             echo(note)
     if fleet.measured:
@@ -138,7 +140,7 @@ def _print_tables(bundle: Bundle, fleet: Fleet) -> None:
 
 
 def _by_kind(measured: DeviceMeasurement) -> tuple[list[tuple[Latency, Path]], list[tuple[Profile, Path]]]:
-    """What a device measured: latencies, or profiles where it was asked for those."""
+    """Return a device's latencies and profiles; one of the two lists is empty."""
     from edgekit.result import Latency, Profile
 
     parts = [(result.measurement, path) for result, path in measured.brought.results]

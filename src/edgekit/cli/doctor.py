@@ -1,4 +1,4 @@
-"""`edgekit doctor`: what this machine can do, what to do about it, and which variants of a bundle run on it."""
+"""`edgekit doctor`: show what this machine can do, give advice, and check which variants of a bundle run on it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _STYLES = {"proved": "green", "left out": "dim", "failed": "red"}
     "names",
     multiple=True,
     metavar="ID",
-    help="Check this variant only; may be given often.  [default: all]",
+    help="Only this variant; may be repeated.  [default: all]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def command(bundle: str | None, names: tuple[str, ...], as_json: bool) -> None:
-    """Say what this machine can do: processors, runtimes, GPUs, sensors; and what would make it faster or steadier.
+    """Show this machine's processors, runtimes, GPUs and sensors, and what would make it faster or steadier.
 
-    With a BUNDLE (a folder or a .zip): which of its variants run here, each proved with the golden tensors, and why the others
-    do not. The exit code is 1 if a variant that was verified at export does not compute here what it should.
+    With a BUNDLE (a folder or a .zip): show which of its variants run here, each checked on the golden tensors, and why the
+    others do not. The exit code is 1 if a variant that passed verification at export fails it here.
 
     \b
     For example:
@@ -56,7 +56,7 @@ def _machine(as_json: bool) -> None:
     from edgekit.bench.doctor import as_json as plain
     from edgekit.progress import progress
 
-    with progress("doctor", 2, unit="looks") as advance:
+    with progress("doctor", 2, unit="steps") as advance:
         found = examine(advance=advance)
     pieces = advice(found)
     if as_json:
@@ -90,23 +90,23 @@ def _bundle(path: str, names: tuple[str, ...], as_json: bool) -> None:
         _print_checks(opened, checks)
     if wrong := broken(checks):
         raise GateFailed(
-            f"{', '.join(c.variant.id for c in wrong)}: verified at export, and not what was trained on this machine",
-            "do not use it here; `edgekit doctor` alone says what else is wrong",
+            f"{', '.join(c.variant.id for c in wrong)}: passed verification at export but fails it on this machine",
+            "do not use it here; run `edgekit doctor` without a bundle to check the machine",
         )
 
 
-def _plain(made: Check) -> dict[str, Any]:
+def _plain(check: Check) -> dict[str, Any]:
     return {
-        "variant": made.variant.id,
-        "runtime": made.variant.runtime,
-        "runtime_version": made.version or None,
-        "precision": made.variant.precision,
-        "status": made.variant.status,
-        "outcome": made.outcome,
-        "reason": made.reason,
-        "max_abs_diff": made.proof.max_abs_diff if made.proof else None,
-        "agreement": made.proof.agreement if made.proof else None,
-        **{"embedding_max_abs_diff": None, "embedding_cosine": None, **(made.proof.figures if made.proof else {})},
+        "variant": check.variant.id,
+        "runtime": check.variant.runtime,
+        "runtime_version": check.version or None,
+        "precision": check.variant.precision,
+        "status": check.variant.status,
+        "outcome": check.outcome,
+        "reason": check.reason,
+        "max_abs_diff": check.proof.max_abs_diff if check.proof else None,
+        "agreement": check.proof.agreement if check.proof else None,
+        **{"embedding_max_abs_diff": None, "embedding_cosine": None, **(check.proof.figures if check.proof else {})},
     }
 
 
@@ -121,8 +121,10 @@ def _print_machine(found: Findings, pieces: list[DoctorAdvice]) -> None:
             rows.append((runtime.name, f"n/a: {runtime.missing}"))
         else:
             devices = ", ".join(runtime.devices) or "no device found"
-            said = runtime.fails or devices
-            rows.append((runtime.name, f"{runtime.version}: {said}{f'; {runtime.missing}' if runtime.missing else ''}"))
+            status = runtime.fails or devices
+            rows.append(
+                (runtime.name, f"{runtime.version}: {status}{f'; {runtime.missing}' if runtime.missing else ''}")
+            )
     _section(console, "Runtimes", rows)
     _section(console, "Sensors", [(name, value or f"n/a: {why}") for name, value, why in sensors(found)])
     if pieces:
@@ -150,15 +152,15 @@ def _machine_rows(found: Findings) -> list[tuple[str, str]]:
             f"{f', time for {processors.quota:g}' if processors.quota else ''}",
         ),
         *((f"  {kind}", as_list(numbers)) for kind, numbers in processors.kinds.items()),
-        ("instructions", ", ".join(processors.isa) or "n/a: the system does not tell"),
+        ("instructions", ", ".join(processors.isa) or "n/a: not reported by the system"),
         (
             "memory",
             f"{_gigabytes(memory.total)}, {_gigabytes(memory.available)} available"
             f"{f', limited to {_gigabytes(memory.limit)}' if memory.limit else ''}",
         ),
         *(
-            (f"disc, {disc.purpose.split(' ')[0]}", f"{_gigabytes(disc.free)} free in {disc.folder}")
-            for disc in found.discs
+            (f"disk, {disk.purpose.split(' ')[0]}", f"{_gigabytes(disk.free)} free in {disk.folder}")
+            for disk in found.disks
         ),
     ]
     for gpu in found.gpus:
@@ -166,12 +168,14 @@ def _machine_rows(found: Findings) -> list[tuple[str, str]]:
         driver = f", driver {gpu.driver}" if gpu.driver else ""
         rows.append(("GPU", f"{gpu.name}{f', {_gigabytes(gpu.memory)}' if gpu.memory else ''}{capability}{driver}"))
     if not found.gpus:
-        rows.append(("GPU", "n/a: none of NVIDIA's"))
+        rows.append(("GPU", "n/a: no NVIDIA GPU"))
     if found.jetpack:
         rows.append(("JetPack", f"{_or_na(found.jetpack.version)} (Jetson Linux {found.jetpack.linux})"))
     if found.system_tensorrt:
         rows.append(("TensorRT libraries", found.system_tensorrt))
-    rows.append(("load", f"{_or_na(now.load)} over a minute; others keep {_or_na(busy)} processors busy now"))
+    rows.append(
+        ("load", f"{_or_na(now.load)} over the last minute; other programs keep {_or_na(busy)} processors busy now")
+    )
     rows.append(("edgekit", f"{found.edgekit}, Python {found.python}"))
     return rows
 
@@ -180,28 +184,28 @@ def _print_checks(bundle: Bundle, checks: list[Check]) -> None:
     from rich.text import Text
 
     console = _console()
-    task, proofs = bundle.task, [made.proof for made in checks if made.proof]
+    task, proofs = bundle.task, [check.proof for check in checks if check.proof]
     vectors = [name for name in sorted(task.directions) if any(f"{name}_cosine" in p.figures for p in proofs)]
     cosines = [f"min cos {'emb.' if name == 'embedding' else name}" for name in vectors]
     agrees, differs = f"{task.decision} agrees", f"max |Δ {task.unit}|"
     table = _table("variant", "status", "here", agrees, differs, *cosines, right=(agrees, differs, *cosines))
-    for made in checks:
-        proof = made.proof
-        found = [proof.figures.get(f"{name}_cosine") if proof else None for name in vectors]
+    for check in checks:
+        proof = check.proof
+        cosines_here = [proof.figures.get(f"{name}_cosine") if proof else None for name in vectors]
         table.add_row(
-            made.variant.id,
-            made.variant.status,
-            Text(made.outcome, style=_STYLES[made.outcome]),
+            check.variant.id,
+            check.variant.status,
+            Text(check.outcome, style=_STYLES[check.outcome]),
             percent(proof.agreement) if proof else "n/a",
             f"{proof.max_abs_diff:.3g}" if proof else "n/a",
-            *("n/a" if cosine is None else f"{cosine:.4f}" for cosine in found),
+            *("n/a" if cosine is None else f"{cosine:.4f}" for cosine in cosines_here),
         )
     console.print(Text.assemble((bundle.manifest.name, "bold"), ": golden tensors on this machine"))
     console.print(table)
-    for made in checks:
-        if made.reason:
-            style = {"failed": "red", "left out": "dim"}.get(made.outcome, "yellow")
-            console.print(f"{made.variant.id}: {made.reason}", style=style, highlight=False, soft_wrap=True)
+    for check in checks:
+        if check.reason:
+            style = {"failed": "red", "left out": "dim"}.get(check.outcome, "yellow")
+            console.print(f"{check.variant.id}: {check.reason}", style=style, highlight=False, soft_wrap=True)
 
 
 def _section(console: Console, title: str, rows: list[tuple[str, str]], style: str = "cyan") -> None:

@@ -1,4 +1,4 @@
-"""`edgekit embed`: a folder of images as one of a run's models sees it."""
+"""`edgekit embed`: the features of a folder's images from one of a run's models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ _OF = ("encoder", "teacher", "student", "supervised")
 @click.command(name="embed")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("folder")
-@click.option("--of", type=click.Choice(_OF), default="encoder", show_default=True, help="Whose features.")
+@click.option(
+    "--of", type=click.Choice(_OF), default="encoder", show_default=True, help="The model whose features are written."
+)
 @click.option(
     "--output", type=click.Path(path_type=Path), help="Folder for the files.  [default: RUN/embed/FOLDER-MODEL]"
 )
@@ -29,27 +31,35 @@ _OF = ("encoder", "teacher", "student", "supervised")
     type=click.Choice(("folder", "pool")),
     default="folder",
     show_default=True,
-    help="What the anomaly score compares with: FOLDER's other images, or the images that the run was trained on.",
+    help="Images that the anomaly score compares with: FOLDER's other images, or the run's training images.",
 )
 @click.option(
-    "--k", type=click.IntRange(1), default=10, show_default=True, help="Neighbors; the k-th gives the anomaly score."
+    "--k",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Number of neighbors; the k-th gives the anomaly score.",
 )
 @click.option(
-    "--clusters", type=click.IntRange(1), help="Clusters.  [default: the run's number of classes, at most 10]"
+    "--clusters", type=click.IntRange(1), help="Number of clusters.  [default: the run's number of classes, at most 10]"
 )
 @click.option(
-    "--points", type=click.IntRange(2, 20_000), default=2000, show_default=True, help="Images on the map, at most."
+    "--points",
+    type=click.IntRange(2, 20_000),
+    default=2000,
+    show_default=True,
+    help="Maximum number of images on the map.",
 )
-@click.option("--outliers", type=click.IntRange(0), default=10, show_default=True, help="Outliers to print.")
+@click.option("--outliers", type=click.IntRange(0), default=10, show_default=True, help="Number of outliers to print.")
 @click.option(
     "--neighbors",
     "images",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="IMAGE",
-    help="Also print FOLDER's nearest neighbors of any image; may be given often.",
+    help="Also print the images of FOLDER that are nearest to this image; may be repeated.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def command(
     run: Path,
     folder: str,
@@ -63,9 +73,9 @@ def command(
     images: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Write the features of FOLDER's images (features.parquet) and a map of them as a page (map.html); print the outliers.
+    """Write the features of FOLDER's images (features.parquet) and a map of them (map.html), and print the outliers.
 
-    FOLDER is flat or nested; nothing in it needs a label. Files that cannot be read are listed in skipped.csv.
+    FOLDER may be flat or nested and needs no labels. Files that cannot be read are listed in skipped.csv.
 
     \b
     For example:
@@ -77,7 +87,7 @@ def command(
     from edgekit.run import Run
 
     opened = Run.open(run)
-    found = measure(
+    embedding = measure(
         opened,
         folder,
         neighbors=images,
@@ -89,40 +99,40 @@ def command(
         outliers=outliers,
     )
     files = embedding_files(opened, folder, of, output)
-    write(found, files)
-    for note in found.notes:
+    write(embedding, files)
+    for note in embedding.notes:
         echo(f"note: {note}", err=True)
-    for skipped in found.skipped[:5]:
+    for skipped in embedding.skipped[:5]:
         echo(f"skipped {skipped.path}: {skipped.reason}", err=True)
-    if len(found.skipped) > 5:
-        echo(f"skipped {len(found.skipped) - 5} more, see {files['skipped']}", err=True)
+    if len(embedding.skipped) > 5:
+        echo(f"skipped {len(embedding.skipped) - 5} more, see {files['skipped']}", err=True)
     if as_json:
-        echo_json(json.dumps(_json(found, files, outliers), ensure_ascii=False))
+        echo_json(json.dumps(_json(embedding, files, outliers), ensure_ascii=False))
     else:
-        _print(found, files, outliers)
+        _print(embedding, files, outliers)
 
 
-def _json(found: Embedding, files: dict[str, Path], outliers: int) -> dict[str, Any]:
+def _json(embedding: Embedding, files: dict[str, Path], outliers: int) -> dict[str, Any]:
     from edgekit.train.analysis.feature_table import about, printable
 
     return {
-        **about(found),
-        "images": len(found.files),
-        "features": found.features.shape[1],
-        "skipped": [{"file": printable(s.path), "reason": s.reason} for s in found.skipped],
+        **about(embedding),
+        "images": len(embedding.files),
+        "features": embedding.features.shape[1],
+        "skipped": [{"file": printable(s.path), "reason": s.reason} for s in embedding.skipped],
         "outliers": [
-            {"file": printable(found.files[i]), "anomaly": round(float(found.anomaly[i]), 6)}
-            for i in found.outliers(outliers)
+            {"file": printable(embedding.files[i]), "anomaly": round(float(embedding.anomaly[i]), 6)}
+            for i in embedding.outliers(outliers)
         ],
         "neighbors": {
-            printable(image): [{"file": printable(found.files[i]), "cosine": round(c, 6)} for i, c in rows]
-            for image, rows in found.nearest.items()
+            printable(image): [{"file": printable(embedding.files[i]), "cosine": round(c, 6)} for i, c in rows]
+            for image, rows in embedding.nearest.items()
         },
         "files": {name: os.fspath(path) for name, path in files.items()},
     }
 
 
-def _print(found: Embedding, files: dict[str, Path], outliers: int) -> None:
+def _print(embedding: Embedding, files: dict[str, Path], outliers: int) -> None:
     from rich.table import Table
 
     from edgekit.train.analysis.feature_table import printable
@@ -130,20 +140,20 @@ def _print(found: Embedding, files: dict[str, Path], outliers: int) -> None:
     console = new_console(highlight=False)
 
     def name(i: int) -> str:
-        return printable(found.files[i])
+        return printable(embedding.files[i])
 
-    width = found.features.shape[1]
-    lost = f"; {len(found.skipped)} could not be read" if found.skipped else ""
+    width = embedding.features.shape[1]
+    unreadable = f"; {len(embedding.skipped)} could not be read" if embedding.skipped else ""
     console.print(
-        f"{len(found.files)} images of {found.source.where}, {width} features each of the {found.model.of}{lost}"
+        f"{len(embedding.files)} images of {embedding.source.where}, {width} features each of the {embedding.model.of}{unreadable}"
     )
     if outliers:
         table = Table("image", "anomaly", "nearest", title="Outliers", title_justify="left")
-        for i in found.outliers(outliers):
-            table.add_row(name(i), f"{found.anomaly[i]:.3f}", name(found.neighbors[i, 0]))
+        for i in embedding.outliers(outliers):
+            table.add_row(name(i), f"{embedding.anomaly[i]:.3f}", name(embedding.neighbors[i, 0]))
         console.print(table)
-        console.print(f"anomaly: {found.definition}")
-    for image, rows in found.nearest.items():
+        console.print(f"anomaly: {embedding.definition}")
+    for image, rows in embedding.nearest.items():
         table = Table("image", "cosine", title=f"Nearest to {printable(image)}", title_justify="left")
         for i, cosine in rows:
             table.add_row(name(i), f"{cosine:.3f}")

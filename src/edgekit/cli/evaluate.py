@@ -1,4 +1,4 @@
-"""`edgekit evaluate`: what a run's models score on its test set."""
+"""`edgekit evaluate`: score a run's models on its test set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _shots(context: click.Context, parameter: click.Parameter, text: str) -> lis
     except ValueError:
         shots = [0]
     if any(k < 1 for k in shots):
-        raise click.BadParameter(f"{text!r} is not a list of whole numbers from 1 on, like 1,5,10")
+        raise click.BadParameter(f"{text!r} is not a list of positive whole numbers such as 1,5,10")
     return shots
 
 
@@ -31,18 +31,20 @@ def _shots(context: click.Context, parameter: click.Parameter, text: str) -> lis
     metavar="K,K,…",
     default="",
     callback=_shots,
-    help="Also few-shot accuracy of the encoder, with so many labeled images of each class, for instance 1,5,10.",
+    help="Also measure the encoder's few-shot accuracy with K labeled images per class, for example 1,5,10.",
 )
-@click.option("--draws", type=click.IntRange(2), default=100, show_default=True, help="Random draws of those images.")
+@click.option(
+    "--draws", type=click.IntRange(2), default=100, show_default=True, help="Number of random draws of those images."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of tables.")
 def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
     """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set.
 
-    Also: how much better the student is than the same network from scratch, with an interval (over label draws, too, where `edgekit
-    train --draws` has trained several), and what the numbers say about the recipe.
+    Also prints how much better the student is than the same network trained from scratch, with a confidence interval (which
+    includes label draws if `edgekit train --draws` trained several), and advice on the recipe.
 
-    The numbers and their protocols are written to RUN/evaluate/evaluation.json; few-shot accuracies of the same encoder that
-    are there already stay.
+    The scores and their protocols are written to RUN/evaluate/evaluation.json. Few-shot accuracies of the same encoder that
+    are already in that file are kept.
 
     \b
     For example:
@@ -65,7 +67,7 @@ def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
 
 
 def _print(measured: Evaluation) -> None:
-    """Tables of at most 80 columns, with each protocol once below them; then differences and advice."""
+    """Print tables of at most 80 columns, each protocol once below them, then differences and advice."""
     from rich import box
     from rich.table import Table
 
@@ -101,5 +103,5 @@ def _print(measured: Evaluation) -> None:
 
 
 def _protocol(score: Score) -> str:
-    """The protocol with K in the place of a number of shots: one for all of them."""
+    """Return the protocol with K in place of the number of shots, so that all few-shot scores share one."""
     return score.protocol if score.shots is None else score.protocol.replace(f"{score.shots}-shot", "K-shot")

@@ -1,4 +1,4 @@
-"""`edgekit export`: a run's model, or any other classifier, as a verified bundle."""
+"""`edgekit export`: convert a run's model, or any other classifier, to a verified bundle."""
 
 from __future__ import annotations
 
@@ -19,67 +19,74 @@ if TYPE_CHECKING:
 
 
 def _default_precisions() -> str:
-    """The precisions that are made where none is asked for, the targets that agree together: `fp32 and int8 for onnx; …`."""
-    found: dict[tuple[str, ...], list[str]] = {}
+    """Return the default precisions, grouped by targets that share them: `fp32 and int8 for onnx; …`."""
+    grouped: dict[tuple[str, ...], list[str]] = {}
     for target in table.built_in().values():
-        found.setdefault(target.defaults, []).append(target.name)
-    return "; ".join(f"{' and '.join(precisions)} for {', '.join(names)}" for precisions, names in found.items())
+        grouped.setdefault(target.defaults, []).append(target.name)
+    return "; ".join(f"{' and '.join(precisions)} for {', '.join(names)}" for precisions, names in grouped.items())
 
 
 @click.command(name="export")
 @click.argument("model", metavar="MODEL", required=False)
 @click.option(
-    "--list", "as_list", is_flag=True, help="Show what can be exported, and what this machine builds and runs."
+    "--list",
+    "as_list",
+    is_flag=True,
+    help="List the targets and precisions, and which of them this machine can build and run.",
 )
 @click.option(
-    "--weights", metavar="FILE", help="Weights for MODEL: .safetensors, .pth or .pt; code in them is never run."
+    "--weights", metavar="FILE", help="Weights for MODEL: .safetensors, .pth or .pt; no code in the file is run."
 )
 @click.option(
     "--weights-key", metavar="KEY",
-    help="Which weights of a checkpoint that holds several: state_dict, teacher.  [default: those that fit, their average (EMA) first]",
+    help="Which weights to take from a checkpoint that holds several, for example state_dict.  [default: those that fit, EMA first]",
 )  # fmt: skip
 @click.option(
     "--classes", metavar="FILE",
-    help="Names of MODEL's classes in the order of its logits: one a line, or JSON (a list, or {index: name}).",
+    help="Names of MODEL's classes in the order of its logits: one per line, or JSON (a list, or {index: name}).",
 )  # fmt: skip
-@click.option("--calibrate", metavar="IMAGES", help="Images without labels, which INT8 is calibrated with.")
-@click.option("--evaluate", metavar="IMAGES", help="Images in one sub-folder a class, which accuracy is measured on.")
-@click.option("--size", type=click.IntRange(4, 4096), help="Side of the images that MODEL takes, in pixels.")
-@click.option("--resize", type=click.IntRange(4, 8192), help="Shorter side before the center is cut out, in pixels.")
-@click.option("--interpolation", type=click.Choice(["bilinear", "bicubic", "lanczos"]), help="How images are resized.")
-@click.option("--fit", type=click.Choice(["crop", "stretch"]), help="Cut out the center, or stretch the whole image.")
+@click.option("--calibrate", metavar="IMAGES", help="Unlabeled images for INT8 calibration.")
+@click.option("--evaluate", metavar="IMAGES", help="Images in one subfolder per class, to measure accuracy on.")
+@click.option("--size", type=click.IntRange(4, 4096), help="Side of MODEL's input images, in pixels.")
+@click.option(
+    "--resize", type=click.IntRange(4, 8192), help="Shorter side after resizing, before the center crop, in pixels."
+)
+@click.option(
+    "--interpolation", type=click.Choice(["bilinear", "bicubic", "lanczos"]), help="Interpolation for resizing images."
+)
+@click.option("--fit", type=click.Choice(["crop", "stretch"]), help="Crop the center, or stretch the whole image.")
 @click.option(
     "--resize-rule", type=click.Choice(["torchvision", "edgekit"]),
-    help="How sides and margins are rounded to pixels.  [default: torchvision, as timm does too; edgekit for its own networks]",
+    help="Rule for rounding sides and margins to pixels.  [default: torchvision, which timm uses too; edgekit for its own networks]",
 )  # fmt: skip
 @click.option(
     "--pixel-range", metavar="auto|dtype|LOW,HIGH",
-    help="Images of more than 8 bits: the values that become 0 and 255.  [default: auto, found from --calibrate]",
+    help="Images of more than 8 bits: the values that become 0 and 255.  [default: auto, from the --calibrate images]",
 )  # fmt: skip
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
     metavar="N",
-    help="Largest image that is read, in pixels.  [default: 100 million]",
+    help="Refuse images with more pixels than this.  [default: 100 million]",
 )
 @click.option(
     "--mean", metavar="M[,M,M]",
-    help="Of pixels in [0, 1], or in 0 to 255 where a number is over 1; MODEL takes (x - mean) / std. In the order of its own channels.",
+    help="MODEL's input is (x - mean) / std. For pixels in [0, 1], or in 0 to 255 if a number is over 1; in MODEL's channel order.",
 )  # fmt: skip
 @click.option("--std", metavar="S[,S,S]", help="See --mean.")
 @click.option(
     "--channels", type=click.Choice(["rgb", "bgr"]),
-    help="The order in which MODEL takes them; Caffe's, PaddleOCR's and many of OpenMMLab's networks take bgr.  [default: rgb]",
+    help="MODEL's channel order; Caffe, PaddleOCR and many OpenMMLab networks use bgr.  [default: rgb]",
 )  # fmt: skip
 @click.option(
-    "--output-name", metavar="NAME", help="Which output of model.onnx holds the classes, where it has several."
+    "--output-name", metavar="NAME", help="The output of model.onnx that holds the logits, if it has several outputs."
 )
 @click.option(
     "--target",
     "targets",
     multiple=True,
     type=TableChoice(lambda: [*table.every(), "all"]),
-    help=f"What to export for; may be repeated.  [default: {' and '.join(table.DEFAULT_TARGETS)}]",
+    help=f"Target to export for; may be repeated.  [default: {' and '.join(table.DEFAULT_TARGETS)}]",
 )
 @click.option(
     "--precision",
@@ -90,70 +97,76 @@ def _default_precisions() -> str:
 )
 @click.option(
     "--compute-capability", "capabilities", metavar="X.Y[,…]",
-    help="GPUs that trt-rtx builds for, for instance 8.6,8.9.  [default: 8.0, 8.6, 8.9, 12.0 and 12.1]",
+    help="GPUs that trt-rtx builds for, for example 8.6,8.9.  [default: 8.0, 8.6, 8.9, 12.0 and 12.1]",
 )  # fmt: skip
 @click.option(
     "--max-drop", type=click.FloatRange(0, 100), default=1.0, show_default=True,
-    help="Largest loss of accuracy that passes, in percentage points.",
+    help="Largest accuracy drop that passes, in percentage points.",
 )  # fmt: skip
 @click.option(
     "--min-agreement", type=click.FloatRange(0, 1), default=0.0, show_default="none",
-    help="Smallest share of the test images, 0 to 1, on which a variant must decide as the trained model does.",
+    help="Smallest share of test images, 0 to 1, that a variant must classify as the trained model does.",
 )  # fmt: skip
 @click.option(
     "--recover", is_flag=True,
-    help="Where INT8 loses more than that, adapt the weights on unlabeled images (minutes; see docs/export.md).",
+    help="If INT8 loses more than --max-drop, adapt the weights on unlabeled images (minutes; see docs/export.md).",
 )  # fmt: skip
 @click.option(
     "--search-minutes", type=click.FloatRange(0), default=10.0, show_default=True, metavar="MINUTES",
-    help="How long INT8 that keeps the accuracy is searched for, all variants together.",
+    help="Time limit of the INT8 accuracy search, for all variants together.",
 )  # fmt: skip
 @click.option(
     "--calibration-images", type=click.IntRange(1), default=300, show_default=True,
-    help="Unlabeled images that INT8 is calibrated with, of the pool or --calibrate.",
+    help="Number of unlabeled images for INT8 calibration, from the pool or --calibrate.",
 )  # fmt: skip
 @click.option(
-    "--few-images", is_flag=True, help="Calibrate INT8 with fewer than 8 images, which is refused otherwise.",
+    "--few-images", is_flag=True, help="Allow INT8 calibration with fewer than 8 images.",
 )  # fmt: skip
-@click.option("--model", "which", type=click.Choice(list(TRAINED_BY)), help="Of a run.  [default: student]")
+@click.option(
+    "--model",
+    "model_of_run",
+    type=click.Choice(list(TRAINED_BY)),
+    help="The run's model to export.  [default: student]",
+)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="The bundle's folder.  [default: RUN/export, for another model than the student RUN/export-MODEL; for a model of your "
-    "own export/NAME]",
+    help="The bundle's folder.  [default: RUN/export; with --model RUN/export-MODEL; for your own model export/NAME]",
 )
-@click.option("--embedding", is_flag=True, help="The graph also gives the embedding: what the linear layer sees.")
+@click.option(
+    "--embedding", is_flag=True, help="Add the embedding (the input of the linear layer) as an output of the graph."
+)
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Fix the graph's batch size.  [default: any]")
 @click.option(
     "--image-size", "sizes", multiple=True, type=click.IntRange(4, 4096), metavar="PIXELS",
-    help="Export at this resolution, into DIR-PIXELS; may be repeated.  [default: the one that it was trained at, into DIR]",
+    help="Export at this resolution, into DIR-PIXELS; may be repeated.  [default: the training resolution, into DIR]",
 )  # fmt: skip
 @click.option(
     "--jobs", type=click.IntRange(1), metavar="N",
-    help="Make N variants at a time, each in a process of its own.  [default: cores - 1, at most 4]",
+    help="Make N variants at a time, each in its own process.  [default: cores - 1, at most 4]",
 )  # fmt: skip
 @click.option(
     "--timing/--no-timing", "timed", default=True, show_default=True,
-    help="Compare INT8's speed with float's on this machine, at most 20 s a variant; without it float stays the default.",
+    help="Compare the speed of INT8 and float on this machine, at most 20 s per variant; without it, float stays the default.",
 )  # fmt: skip
 @click.option("--zip", "as_zip", is_flag=True, help="Also write the bundle as one file, DIR.zip.")
 @click.option("--json", "as_json", is_flag=True, help="Print the variants as JSON.")
 def command(
     model: str | None, as_list: bool, targets: tuple[str, ...], precisions: tuple[str, ...], capabilities: str | None,
     max_drop: float, min_agreement: float, recover: bool, search_minutes: float, calibration_images: int, few_images: bool,
-    which: ModelOfRun | None, output: Path | None,
+    model_of_run: ModelOfRun | None, output: Path | None,
     embedding: bool, batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
-    """Convert a model, quantize it, verify it, and bundle it.
+    """Convert a model, quantize it, verify it, and write it as a bundle.
 
-    MODEL is a run's folder (its student, or --model), or a classifier of your own: model.onnx, model.safetensors, timm:NAME,
-    torchvision:NAME or package.module:factory, which needs --calibrate, and --evaluate for its accuracy to be known. Without
-    --weights timm's and torchvision's networks have random ones, good for timing them before training.
+    MODEL is a run's folder (its student, or --model), or your own classifier: model.onnx, model.safetensors, timm:NAME,
+    torchvision:NAME or package.module:factory. Your own classifier needs --calibrate, and --evaluate to measure its accuracy.
+    Without --weights, timm and torchvision networks have random weights: good for timing them before training.
 
-    Every variant is run in its runtime where that is here: float ones must decide as the trained model does on the golden images, and all must
-    keep its accuracy on the test set within --max-drop. A variant that does not is marked as rejected in the bundle, and
-    the exit code is 1. What is in the bundle already and has not changed is not made again.
+    Every variant is verified in its runtime if that is installed: float variants must classify the golden images as the
+    trained model does, and every variant must keep its accuracy on the test set within --max-drop. A variant that fails is
+    marked as rejected in the bundle, and the exit code is 1. Variants that are up to date are not made again.
 
     \b
     For example:
@@ -176,24 +189,24 @@ def command(
 
     targets = chosen_targets(targets)
     ids = plan(targets, precisions)
-    made: list[tuple[Bundle, Path | None]] = []
+    bundles: list[tuple[Bundle, Path | None]] = []
     for size in dict.fromkeys(sizes) or [None]:
         bundle = export(
-            model, which, target=targets, precision=precisions, output=output, image_size=size, embedding=embedding, batch=batch,
+            model, model_of_run, target=targets, precision=precisions, output=output, image_size=size, embedding=embedding, batch=batch,
             calibration_images=calibration_images, few_images=few_images, max_drop=max_drop, min_agreement=min_agreement,
             recover=recover, search_minutes=search_minutes, jobs=jobs, timing=timed, archive=as_zip, gate=False,
             compute_capabilities=capabilities, **own,
         )  # fmt: skip
         archive = zip_of(bundle) if as_zip else None
-        made.append((bundle, archive))
+        bundles.append((bundle, archive))
         if not as_json:
             _print_table(bundle, archive)
     if as_json:
-        _print_json(made)
+        _print_json(bundles)
     from edgekit.export.pipeline import gate
     from edgekit.export.verify import AccuracyBounds
 
-    for bundle, _ in made:
+    for bundle, _ in bundles:
         gate(bundle, ids, AccuracyBounds(max_drop, min_agreement))
 
 
@@ -206,7 +219,7 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
     where = _judged_on(manifest.provenance)
     table = Table(
         title=f"{manifest.name}: trained model {percent(trained.value)} on {trained.samples} test images" if trained
-        else f"{manifest.name}: judged on {where}",
+        else f"{manifest.name}: measured on {where}",
         title_justify="left", title_style="bold", box=None, padding=(0, 1, 0, 0),
     )  # fmt: skip
     table.add_column("variant", overflow="fold")
@@ -232,10 +245,10 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
         )
     console.print(table)
     console.print(
-        f"drop: points of {task.quality}{'' if trained else ', ~ expected by the model itself, for want of labels'}; "
+        f"drop: points of {task.quality}{'' if trained else ' (~: estimated from the model itself, as there are no labels)'}; "
         f"agrees: on {where}; {differs}: on the golden images"
         + (
-            "; × float: how many times as fast as its runtime's float, a first look (from … to: undecided)"
+            "; × float: speed relative to float in the same runtime, a first look (low…high: undecided)"
             if timed
             else ""
         ),
@@ -255,33 +268,29 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
 
 
 def _times_float(speed: Speed) -> str:
-    """How many times as fast as float; where that is undecided, between what and what."""
+    """Return the speed relative to float; an interval where that is undecided."""
     if speed.outcome == "undecided" and speed.low and speed.high:
         return f"{speed.low:.2f}…{speed.high:.2f}"
     return f"{speed.ratio:.2f}"
 
 
 def _judged_on(provenance: dict[str, Any]) -> str:
-    """Which images the figures are of, and how many."""
+    """Describe the images that the figures were measured on, and their number."""
     judged = provenance.get("judged_on") or {}
-    return (
-        f"{judged['images']:,} {judged['are']}"
-        if {"images", "are"} <= judged.keys()
-        else "the images that it was judged on"
-    )
+    return f"{judged['images']:,} {judged['are']}" if {"images", "are"} <= judged.keys() else "its evaluation images"
 
 
-def _print_json(made: list[tuple[Bundle, Path | None]]) -> None:
-    """One object; a list of them where there are several resolutions."""
+def _print_json(bundles: list[tuple[Bundle, Path | None]]) -> None:
+    """Print one JSON object, or a list of them if there are several resolutions."""
     import json
 
-    found = []
-    for bundle, archive in made:
+    objects = []
+    for bundle, archive in bundles:
         content = bundle.manifest.model_dump(mode="json", by_alias=True, include={"name", "accuracy", "variants"})
         notes = bundle.manifest.provenance.get("notes", [])
         where = {"bundle": str(bundle.path), "zip": str(archive) if archive else None}
-        found.append({**where, **content, "notes": notes, "judged_on": bundle.manifest.provenance.get("judged_on")})
-    echo_json(json.dumps(found[0] if len(found) == 1 else found, indent=2))
+        objects.append({**where, **content, "notes": notes, "judged_on": bundle.manifest.provenance.get("judged_on")})
+    echo_json(json.dumps(objects[0] if len(objects) == 1 else objects, indent=2))
 
 
 def _print_possibilities(as_json: bool) -> None:
@@ -310,7 +319,7 @@ def _print_possibilities(as_json: bool) -> None:
         for what, why in (("made", row.not_built), ("run", row.not_run)):
             if why:
                 console.print(f"  not {what} here: {why}", style="yellow", soft_wrap=True)
-    echo("* made where no --precision is asked for")
+    echo("* made by default, without --precision")
 
 
 def _size(size: int) -> str:

@@ -1,4 +1,4 @@
-"""What a run's numbers say, as lines of at most 80 columns: differences with their intervals, and advice."""
+"""Format differences with their intervals, and advice, as lines of at most 80 columns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NAMES = {"teacher": "teacher", "supervised": "the same network from scratch"}
 
 
 def paragraph(text: str, first: str = "", rest: str | None = None) -> list[str]:
-    """Lines of at most `WIDTH` columns; words that are longer, such as a path, are not broken."""
+    """Wrap a text to at most `WIDTH` columns; longer words, such as a path, are not broken."""
     indent = " " * len(first) if rest is None else rest
     return textwrap.wrap(
         text, WIDTH, initial_indent=first, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
@@ -24,10 +24,10 @@ def paragraph(text: str, first: str = "", rest: str | None = None) -> list[str]:
 
 
 def advice_lines(advice: Sequence[Advice], most: int) -> list[str]:
-    """The first findings, each with its change below it."""
+    """Return the first `most` findings, each with its recommended change below it."""
     if not advice:
         return []
-    lines = ["What the numbers say:"]
+    lines = ["Advice:"]
     for i, found in enumerate(advice[:most], 1):
         lines += paragraph(found.finding, f" {i}. ")
         lines += paragraph(found.change, "    → ", "      ")
@@ -37,12 +37,12 @@ def advice_lines(advice: Sequence[Advice], most: int) -> list[str]:
 
 
 def difference_lines(differences: Sequence[Difference]) -> list[str]:
-    """A paragraph for each difference: its size, its interval, and whether it is one."""
+    """Return a paragraph for each difference: its size, its interval, and whether it is significant."""
     lines = []
     for d in differences:
         low, high = d.interval
         over = f" over {d.draws} label draws" if d.draws > 1 else ""
-        verdict = "" if d.shown else ": no difference shown"
+        verdict = "" if d.shown else ": no significant difference"
         lines += paragraph(
             f"student minus {NAMES.get(d.second, d.second)}{over}: {hundredths(d.value, signed=True)} points "
             f"(95 % interval {hundredths(low, signed=True)} to {hundredths(high, signed=True)}, {d.samples} images){verdict}",
@@ -52,7 +52,7 @@ def difference_lines(differences: Sequence[Difference]) -> list[str]:
 
 
 def draw_lines(draws: Sequence[Draw]) -> list[str]:
-    """The accuracies of each draw, and their mean."""
+    """Return the accuracies of each draw, and their mean."""
     lines = []
     for model in draws[0].values if draws else ():
         values = [draw.values[model] for draw in draws if model in draw.values]

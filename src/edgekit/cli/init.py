@@ -1,4 +1,4 @@
-"""`edgekit init`: a commented recipe for a folder of images."""
+"""`edgekit init`: write a commented recipe for a folder of images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Time(click.ParamType[float]):
         parts = {unit: float(count) for unit, count in (found.groupdict() if found else {}).items() if count}
         seconds = 3600 * parts.get("h", 0.0) + 60 * parts.get("m", 0.0) + parts.get("s", 0.0)
         if not 0 < seconds < 365 * 86400:
-            self.fail(f"{value!r} is no time: write 20m, 1h30m or 90s", param, ctx)
+            self.fail(f"{value!r} is not a time: write it like 20m, 1h30m or 90s", param, ctx)
         return seconds
 
 
@@ -45,20 +45,20 @@ class Time(click.ParamType[float]):
 @click.option(
     "--labels",
     metavar="BUDGET",
-    help="Labels to use: 10 of each class, a share such as 0.1, or a CSV file with the column `file`.  [default: all]",
+    help="Labels to use: a number per class (10), a share (0.1), or a CSV file with the column `file`.  [default: all]",
 )
 @click.option(
     "--time",
     "seconds",
     type=Time(),
     metavar="TIME",
-    help=f"How long the whole training may take on this machine, as in 90s, 20m or 1h30m.  [default: {_DEFAULT_TIME}]",
+    help=f"Time that the whole training may take on this machine, for example 90s, 20m or 1h30m.  [default: {_DEFAULT_TIME}]",
 )
-@click.option("--no-measure", is_flag=True, help="Measure nothing: train decides by the numbers of images and labels.")
+@click.option("--no-measure", is_flag=True, help="Measure nothing: choose by the numbers of images and labels.")
 @click.option(
-    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to this file, not to standard output."
+    "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to this file instead of standard output."
 )
-@click.option("--unlabeled", is_flag=True, help="FOLDER's sub-folders are no classes: all images in it are one pile.")
+@click.option("--unlabeled", is_flag=True, help="Treat all images as unlabeled: FOLDER's subfolders are not classes.")
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 def command(
     folder: str,
@@ -70,13 +70,13 @@ def command(
     unlabeled: bool,
     force: bool,
 ) -> None:
-    """Write a commented recipe for the images in FOLDER, or for the embedded `digits`.
+    """Write a commented recipe for the images in FOLDER, or for the built-in `digits`.
 
-    FOLDER holds one sub-folder a class; or train/ with those, and beside it what there is of test/ (or val/) with the same
-    classes and unlabeled/ with any images; or images alone, without labels. Paths in the recipe are relative to the current directory.
+    FOLDER has one subfolder per class; or train/ with such subfolders and, optionally, test/ (or val/) with the same classes
+    and unlabeled/ with any images; or only images, without labels. Paths in the recipe are relative to the current directory.
 
-    A few real training steps, 10 to 60 seconds of them, choose the network, its size and its epochs, so that the whole training
-    ends on this machine in the time that --time gives.
+    The command runs real training steps for 10 to 60 seconds to choose the network, its size and its epochs, so that the
+    whole training takes about --time on this machine.
 
     \b
     For example:
@@ -92,7 +92,7 @@ def command(
     if output is not None and output.exists() and not force:
         raise EdgekitError(f"{output}: exists already", "choose another --output, or overwrite it with --force")
     if no_measure and seconds is not None:
-        raise EdgekitError("--time needs a measurement, which --no-measure forbids", "give one of the two")
+        raise EdgekitError("--time and --no-measure cannot be combined: --time needs a measurement", "leave one out")
     layout = inspect_folder(folder, unlabeled=unlabeled)
     budget = _budget(labels, layout) if labels is not None else None
     recipe_text(layout, name, labels=budget)  # refuses a wrong name or budget before anything is measured
@@ -108,52 +108,54 @@ def command(
 
 
 def _measured(layout: Layout, labels: str | None, seconds: float | None) -> RecipePlan | None:
-    """What this machine can do in the time; None where it is not asked for, or PyTorch is not here."""
+    """Plan a training for this machine and time; None where no plan is needed, or PyTorch is not installed."""
     from importlib.util import find_spec
 
     from edgekit.data.sources import DIGITS
     from edgekit.progress import duration, say
 
     if layout.labeled == DIGITS and seconds is None:
-        return None  # its recipe has been tried
+        return None  # its recipe is fixed and tested
     if find_spec("torch") is None or find_spec("lightning") is None:
         if seconds is not None:
-            raise EdgekitError("--time needs PyTorch, to measure what this machine can do", "install the extra [train]")
+            raise EdgekitError("--time needs PyTorch to measure this machine", "install the extra [train]")
         echo("note: nothing was measured, because PyTorch is not installed here", err=True)
         return None
-    from edgekit.processors import tell_openmp, usable_cpus
+    from edgekit.processors import configure_openmp, usable_cpus
 
-    tell_openmp()
+    configure_openmp()
     from edgekit.train.planning import plan
 
     if (load := os.getloadavg()[0]) > 1.2 * usable_cpus():
         echo(
-            f"note: other programs use this machine (load {load:.0f} on {usable_cpus()} CPUs): the recipe is for what they leave",
+            f"note: other programs use this machine (load {load:.0f} on {usable_cpus()} CPUs): the recipe is planned for the rest",
             err=True,
         )
-    asked = Time().convert(_DEFAULT_TIME, None, None) if seconds is None else seconds
-    start_up = time.process_time()  # what this command took to load the libraries, the training takes as well
-    chosen, expected = plan(layout, labels, asked, say, start_up)
+    budget_seconds = Time().convert(_DEFAULT_TIME, None, None) if seconds is None else seconds
+    start_up = time.process_time()  # the training takes as long to load the libraries
+    chosen, expected = plan(layout, labels, budget_seconds, say, start_up)
     echo(f"the whole training should take {duration(expected)} on this machine", err=True)
     return chosen
 
 
 def _budget(labels: str, layout: Layout) -> str:
-    """The budget as it stands in the recipe: where a class has fewer images than asked for, it gives what it has."""
+    """Return the budget as the recipe writes it; a class with fewer images than requested gives all that it has."""
     from edgekit.recipe import read_yaml
 
     value = read_yaml(labels)
     if layout.labeled is None and not isinstance(value, str):
         raise EdgekitError(
-            f"--labels {labels}: {layout.name} is a pile without classes, from which no labels can be drawn",
+            f"--labels {labels}: no labels can be drawn: {layout.name} has no classes",
             "give a CSV file with the columns file,class, or leave --labels out",
         )
     if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-        left = layout.smallest_class * (0.9 if layout.smallest_class >= 10 else 1.0) * (1.0 if layout.test else 0.8)
-        return f"{{per_class: {value}, at_most: true}}" if value > left - 2 else str(value)
+        available = (
+            layout.smallest_class * (0.9 if layout.smallest_class >= 10 else 1.0) * (1.0 if layout.test else 0.8)
+        )
+        return f"{{per_class: {value}, at_most: true}}" if value > available - 2 else str(value)
     if isinstance(value, str) and not Path(value).expanduser().is_file():
         raise EdgekitError(
             f"--labels {value}: no such file",
-            "give a count a class (10), a share (0.1), or a CSV with the column `file`",
+            "give a number per class (10), a share (0.1), or a CSV file with the column `file`",
         )
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""`edgekit`: finds the command, loads only what it needs, and turns errors into one line and an exit code."""
+"""`edgekit`: find the command, load only what it needs, and turn errors into one line and an exit code."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from edgekit.terminal import abandon, echo, prepare_streams
 # name -> one line for `edgekit --help`; the command itself is `edgekit.cli.NAME:command`, imported when it is called.
 COMMANDS = {
     "init": "Write a commented recipe for a folder of images.",
-    "train": "Pretrain, fine-tune and distill, as a recipe says; goes on where it was interrupted.",
+    "train": "Pretrain, fine-tune and distill from a recipe; resumes after an interruption.",
     "evaluate": "Score a run's encoder, teacher and student on its test set.",
     "transfer": "Score a run's encoder on other labeled folders of images.",
-    "label": "Choose the images of a pile to label first, and label them in a browser.",
-    "embed": "Write a folder's features, its outliers, and a map of its images.",
-    "ablate": "Train a recipe with other augmentations or values, and compare them as a matrix.",
-    "export": "Convert a run's student, quantize it, verify it, and bundle it.",
+    "label": "Choose which unlabeled images to label first, and label them in a browser.",
+    "embed": "Write the features of a folder's images, a map of them, and the outliers.",
+    "ablate": "Train a recipe with several augmentations or values, and compare them.",
+    "export": "Convert a model, quantize it, verify it, and write it as a bundle.",
     "bench": "Measure the latency of a bundle on this machine.",
     "predict": "Classify images with a bundle.",
-    "doctor": "Say what this machine can do, and which variants of a bundle run on it.",
-    "compare": "Say what changed between two measurements, and fail where it must not have.",
-    "report": "Draw a run's results as one self-contained HTML page.",
+    "doctor": "Show what this machine can do, and check which variants of a bundle run on it.",
+    "compare": "Compare two measurements; exit 1 if a condition fails.",
+    "report": "Write a run's results as one self-contained HTML page.",
     "schema": "Print the JSON schema of a recipe, bundle or result.",
     "completion": "Print the tab-completion script for a shell.",
 }
 
-BROKEN_PIPE = 141  # what a shell shows of a program that SIGPIPE ended, as it ends others
+BROKEN_PIPE = 141  # the exit code that a shell reports for a program that SIGPIPE ended
 
 
 class Lazy(click.Group):
@@ -70,7 +70,7 @@ class Lazy(click.Group):
             return super().invoke(ctx)
         except click.UsageError as error:
             command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            if error.ctx is None and command is not None:  # click's parser does not say which command's option it is
+            if error.ctx is None and command is not None:  # click's parser does not name the command
                 error.ctx = click.Context(command, ctx, ctx.invoked_subcommand)
             raise
 
@@ -89,24 +89,24 @@ def cli(debug: bool) -> None:
       edgekit bench runs/photos/export
     """
     if debug:
-        os.environ["EDGEKIT_DEBUG"] = "1"  # child processes of bench and export show theirs too
+        os.environ["EDGEKIT_DEBUG"] = "1"  # child processes of bench and export show their tracebacks too
 
 
 def main() -> None:
-    """Run the command line; the exit code is 0 done, 1 a gate did not pass, 2 bad input, 130 interrupted, 70 a bug."""
-    end_with_parent()  # one of several that train together
+    """Run the command line. Exit codes: 0 success, 1 a check failed, 2 bad input, 70 a bug, 130 interrupted."""
+    end_with_parent()  # if this is one of several training processes
     prepare_streams()
     code = _run()
     try:
         sys.stdout.flush()
-    except BrokenPipeError:  # nobody reads any more, which is nobody's error
+    except BrokenPipeError:  # the reader closed the pipe, which is not an error
         abandon(sys.stdout)
         code = code or BROKEN_PIPE
     except OSError as error:
         abandon(sys.stdout)
         if code == 0:
             code = 2
-            _fail(f"standard output: {error.strerror or error} (free some space, or write elsewhere)")
+            _fail(f"standard output: {error.strerror or error} (free some space, or write to another disk)")
     try:
         sys.stderr.flush()
     except OSError:
@@ -115,14 +115,14 @@ def main() -> None:
 
 
 def _run() -> int:
-    """Run the command, say what went wrong, and give the exit code."""
+    """Run the command, print its error if there is one, and return the exit code."""
     try:
         prepare_home()
         code = cli.main(prog_name="edgekit", standalone_mode=False)
         code = code if isinstance(code, int) else 0
     except (KeyboardInterrupt, click.Abort):
-        if os.environ.get("WORLD_SIZE", "1") == "1":  # else one of several processes: the one that started them says so
-            _tell("interrupted")
+        if os.environ.get("WORLD_SIZE", "1") == "1":  # otherwise the process that started this one prints it
+            _print_error("interrupted")
         code = 130
     except click.ClickException as error:
         from edgekit.cli.usage import usage_error
@@ -134,17 +134,17 @@ def _run() -> int:
         code = 2
     except EdgekitError as error:
         _raise_in_debug()
-        _after_the_first_process()
+        _wait_for_first_process()
         _fail(str(error))
         code = error.exit_code
-    except SystemExit as left:
-        # Click's way of saying that nobody reads any more.
-        code = BROKEN_PIPE if isinstance(sys.stdout, cast(type, PacifyFlushWrapper)) else int(left.code or 0)
+    except SystemExit as exit_request:
+        # Click exits this way when the reader closed the pipe.
+        code = BROKEN_PIPE if isinstance(sys.stdout, cast(type, PacifyFlushWrapper)) else int(exit_request.code or 0)
     except OSError as error:
         _raise_in_debug()
-        # Of a copy the second name is the one that was written.
+        # For a copy, the second name is the file that was written.
         name = error.filename2 if error.filename2 and error.errno in (errno.ENOSPC, errno.EDQUOT) else error.filename
-        where = f"{name}: " if name else "" if _takes_more(sys.stdout) else "standard output: "
+        where = f"{name}: " if name else "" if _is_writable(sys.stdout) else "standard output: "
         _fail(f"{where}{error.strerror or error} (check permissions and free space)")
         code = 2
     except Exception as error:
@@ -154,7 +154,7 @@ def _run() -> int:
 
 
 def _unexpected(error: Exception) -> int:
-    """A package that is missing, or a bug."""
+    """Report a missing package, or a bug; return the exit code."""
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if package:
         from edgekit.api.extras import EXTRAS, missing
@@ -162,31 +162,33 @@ def _unexpected(error: Exception) -> int:
         if package in EXTRAS:
             _fail(str(missing(package)))
             return 2
-    _after_the_first_process()
+    _wait_for_first_process()
     text = one_line(str(error)) or "no message"
-    _tell(f"internal error: {type(error).__name__}: {text} (edgekit --debug … shows the traceback; please report it)")
+    _print_error(
+        f"internal error: {type(error).__name__}: {text} (edgekit --debug … shows the traceback; please report it)"
+    )
     return 70
 
 
 def _fail(text: str) -> None:
-    """Say what a user can act on: on standard error, or in the file that another edgekit, which started this one, reads."""
+    """Print an error that a user can act on, or write it to the file that the parent edgekit process reads."""
     if path := os.environ.get(ERROR_FILE):
         with suppress(OSError):
             Path(path).write_text(text, encoding="utf-8", errors="replace")
             return
-    _tell(f"error: {text}")
+    _print_error(f"error: {text}")
 
 
-def _tell(line: str) -> None:
-    """On standard error, if that takes it."""
+def _print_error(line: str) -> None:
+    """Print a line on standard error, if it is open."""
     try:
         echo(line, err=True)
     except OSError:
         abandon(sys.stderr)
 
 
-def _takes_more(stream: TextIO) -> bool:
-    """Whether a stream can still be written, tried with an empty line: a failed flush is forgotten by the next."""
+def _is_writable(stream: TextIO) -> bool:
+    """Whether a stream can still be written. Tried with an empty line, as a second flush does not repeat an error."""
     try:
         stream.write("\n")
         stream.flush()
@@ -196,10 +198,10 @@ def _takes_more(stream: TextIO) -> bool:
     return True
 
 
-def _after_the_first_process() -> None:
-    """Of several processes that fail for one reason the first says so, and ends the others before they repeat it."""
+def _wait_for_first_process() -> None:
+    """Wait, in all processes but the first: it prints the common error and ends the others before they repeat it."""
     if os.environ.get("RANK", "0") != "0":
-        time.sleep(10)  # the first needs a while to leave where a machine is busy
+        time.sleep(10)  # on a busy machine the first process needs a while to exit
 
 
 def _raise_in_debug() -> None:

@@ -1,4 +1,4 @@
-"""`edgekit predict`: what a bundle's model says of images."""
+"""`edgekit predict`: run a bundle's model on images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from edgekit.runtimes.sources import InputFrame
     from edgekit.tasks import Answer
 
-_IN_LINES = "-"
+_IN_JSON_LINES = "-"
 
 
 @click.command(name="predict")
@@ -32,26 +32,28 @@ _IN_LINES = "-"
     metavar="FILE|camera:N|URL",
     help="Classify every frame of a video, or of a camera until Ctrl-C.  [needs OpenCV]",
 )
-@click.option("--variant", metavar="ID", help="Which variant.  [default: a verified one; docs/bundle.md says which]")
-@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many classes to print.")
+@click.option("--variant", metavar="ID", help="The variant to use.  [default: a verified one, see docs/bundle.md]")
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Number of classes to print.")
 @click.option(
-    "--threshold", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Leave out less probable classes."
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    show_default=True,
+    help="Print only classes at least this probable.",
 )
-@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images a run.")
-@click.option(
-    "--threads", type=click.IntRange(0), default=0, help="Threads inside an operator; 0 leaves it to the runtime."
-)
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images per run.")
+@click.option("--threads", type=click.IntRange(0), default=0, help="Inference threads; 0: the runtime decides.")
 @click.option(
     "--max-pixels",
     type=click.IntRange(1),
     metavar="N",
-    help="Largest image that is read, in pixels.  [default: 100 million]",
+    help="Refuse images with more pixels than this.  [default: 100 million]",
 )
-@click.option("--json", "--jsonl", "as_json", is_flag=True, help="Print one line of JSON for each image.")
+@click.option("--json", "--jsonl", "as_json", is_flag=True, help="Print one line of JSON per image.")
 @click.option(
     "--embedding",
     metavar="FILE|-",
-    help="Write the embeddings to a .npz (with the names) or .npy; - puts them into the lines of JSON.",
+    help="Write the embeddings to a .npz (with the file names) or .npy file; - adds them to the JSON lines.",
 )
 def command(
     bundle: str,
@@ -66,11 +68,11 @@ def command(
     as_json: bool,
     embedding: str | None,
 ) -> None:
-    """Classify images with a BUNDLE (a folder or a .zip). Each IMAGE is a file, a folder that is searched for images, or - for a
-    list of them on standard input, one a line or ended by NUL.
+    """Classify images with a BUNDLE (a folder or a .zip). Each IMAGE is a file, or a folder that is searched for images.
+    A single - reads a list of files from standard input, one per line or separated by NUL.
 
-    An image that cannot be read is named on standard error, the others go on, and the exit code is 1, also where it was the only
-    one. How many images a second were classified is said there too.
+    An image that cannot be read is named on standard error and skipped; the exit code is then 1. The throughput is also
+    printed on standard error.
 
     \b
     For example:
@@ -90,8 +92,8 @@ def command(
     from edgekit.runtimes.sources import Video, image_files, listed
     from edgekit.walk import Walk
 
-    warnings.filterwarnings("ignore", module="PIL")  # about metadata that is of no use here, such as damaged EXIF
-    warnings.filterwarnings("ignore", category=PixelRangeWarning)  # said at the end, with numbers
+    warnings.filterwarnings("ignore", module="PIL")  # about unused metadata, such as damaged EXIF
+    warnings.filterwarnings("ignore", category=PixelRangeWarning)  # printed at the end, with numbers
     check_parallel(threads, Workload())
     opened = Bundle.open(bundle)
     predictor = Predictor(opened, variant, threads=threads, max_pixels=max_pixels or MAX_PIXELS)
@@ -99,8 +101,8 @@ def command(
         echo(f"warning: {predictor.variant.id} is {predictor.variant.status}, not verified", err=True)
     if embedding and not predictor.has_embedding:
         raise BundleError(
-            f"{bundle}: {predictor.variant.id} gives no embedding",
-            "make a bundle that does with `edgekit export RUN --embedding`",
+            f"{bundle}: {predictor.variant.id} has no embedding output",
+            "export the bundle again with `edgekit export RUN --embedding`",
         )
     job = _PredictJob(predictor, top, threshold, batch, as_json, embedding, video)
     left_out: Counter[str] = Counter()
@@ -120,19 +122,19 @@ def command(
 
 def _check_arguments(images: tuple[Path, ...], video: str | None, as_json: bool, embedding: str | None) -> None:
     if video is None and not images:
-        raise click.UsageError("name images, folders, - for a list on standard input, or --video")
+        raise click.UsageError("no input: name images or folders, use - for a list on standard input, or --video")
     if video is not None and images:
-        raise click.UsageError("--video takes no IMAGE beside it")
+        raise click.UsageError("--video cannot be combined with IMAGE: leave one out")
     if Path("-") in images and len(images) > 1:
-        raise click.UsageError("- stands alone: put the other images into the list")
-    if embedding == _IN_LINES and not as_json:
-        raise click.UsageError("--embedding - puts them into lines of JSON: give --json too")
-    if embedding and embedding != _IN_LINES and Path(embedding).suffix not in {".npz", ".npy"}:
+        raise click.UsageError("- cannot be combined with other images: add them to the list")
+    if embedding == _IN_JSON_LINES and not as_json:
+        raise click.UsageError("--embedding - needs --json")
+    if embedding and embedding != _IN_JSON_LINES and Path(embedding).suffix not in {".npz", ".npy"}:
         raise click.UsageError(f"--embedding {embedding}: give a .npz or .npy file, or -")
 
 
 class _PredictJob:
-    """Classifies, prints, and counts."""
+    """Classify images, print the answers, and count them."""
 
     def __init__(
         self,
@@ -147,21 +149,21 @@ class _PredictJob:
         self._predictor = predictor
         self._top, self._threshold, self._batch = top, threshold, batch
         self._as_json, self._embedding, self._video = as_json, embedding, video
-        self._kept: list[tuple[str, Any]] = []
+        self._embeddings: list[tuple[str, Any]] = []
         self.done = self.failed = 0
 
     def run(self, items: Iterable[Path | InputFrame], total: int | None, *, ahead: bool) -> None:
-        """Classify all of them write the embeddings, and say how fast that went; after Ctrl-C, which is how a
-        camera ends, what was classified until then.
+        """Classify all items, write the embeddings, and print the throughput. After Ctrl-C, which is how to stop a camera,
+        do this for the items so far.
 
         Args:
             items: files or frames.
-            total: how many, where that is known.
-            ahead: whether items may be asked for before what came before them is answered.
+            total: their number, if known.
+            ahead: whether later items may be read before earlier ones are answered.
         """
         from edgekit.progress import progress
 
-        # Lines on a terminal show the progress themselves, and of a stream nobody knows the end.
+        # On a terminal the printed lines show the progress, and the end of a stream is not known.
         shown = total is not None and not sys.stdout.isatty()
         bar = progress("predict", total or 0, unit="images") if shown else nullcontext(lambda steps: None)
         began = time.perf_counter()
@@ -177,12 +179,12 @@ class _PredictJob:
         self._finish(time.perf_counter() - began)
 
     def _finish(self, seconds: float) -> None:
-        if self._embedding and self._embedding != _IN_LINES:
-            _write_embeddings(Path(self._embedding), self._kept)
-        self._say_throughput(seconds)
+        if self._embedding and self._embedding != _IN_JSON_LINES:
+            _write_embeddings(Path(self._embedding), self._embeddings)
+        self._print_throughput(seconds)
 
     def _lines(self, items: Iterable[Path | InputFrame], ahead: bool) -> Iterator[str | None]:
-        """What to print of each item; None for one that failed, which is told on standard error."""
+        """Yield the line to print for each item; None for one that failed, whose error goes to standard error."""
         from edgekit.errors import DataError
 
         answers = self._predictor.predict_many(
@@ -200,8 +202,8 @@ class _PredictJob:
                 yield None
                 continue
             self.done += 1
-            if self._embedding and self._embedding != _IN_LINES:
-                self._kept.append((self._name(item), answer.embedding))
+            if self._embedding and self._embedding != _IN_JSON_LINES:
+                self._embeddings.append((self._name(item), answer.embedding))
             yield self._json_line(item, answer) if self._as_json else self._line(item, answer)
 
     def _read(self, item: Path | InputFrame) -> Any:
@@ -225,30 +227,30 @@ class _PredictJob:
             content = {"video": self._video, "frame": item.number, "seconds": seconds}
         content |= answer.as_json()
         content["variant"] = self._predictor.variant.id
-        if self._embedding == _IN_LINES and answer.embedding is not None:
+        if self._embedding == _IN_JSON_LINES and answer.embedding is not None:
             content["embedding"] = [float(f"{value:.7g}") for value in answer.embedding.tolist()]
         return json.dumps(content)
 
-    def _say_throughput(self, seconds: float) -> None:
+    def _print_throughput(self, seconds: float) -> None:
         if self.done + self.failed == 1:
             return
         what = "frames" if self._video else "images"
-        lost = f", {self.failed} could not be read" if self.failed else ""
+        unreadable = f", {self.failed} could not be read" if self.failed else ""
         rate = f"{self.done / seconds:.1f} {what}/s" if seconds > 0 else "n/a"
         how = f"{self._predictor.variant.id}, batch {self._batch}, from file to answer"
-        echo(f"{self.done} {what}{lost}, {seconds:.1f} s: {rate} ({how})", err=True)
+        echo(f"{self.done} {what}{unreadable}, {seconds:.1f} s: {rate} ({how})", err=True)
 
 
-def _write_embeddings(path: Path, kept: list[tuple[str, Any]]) -> None:
-    """The embeddings (n, features) float32 in the order of the lines; a .npz holds them as `embeddings`, and the names as
-    `files`."""
+def _write_embeddings(path: Path, embeddings: list[tuple[str, Any]]) -> None:
+    """Write the embeddings (n, features) float32 in the order of the lines; a .npz file has the arrays `embeddings` and
+    `files` (the names)."""
     import numpy as np
 
     from edgekit.files import atomic_write
 
-    rows = np.stack([row for _, row in kept]) if kept else np.empty((0, 0), np.float32)
+    rows = np.stack([row for _, row in embeddings]) if embeddings else np.empty((0, 0), np.float32)
     with atomic_write(path) as stream:
         if path.suffix == ".npy":
             np.save(stream, rows)
         else:
-            np.savez(stream, embeddings=rows, files=np.array([name for name, _ in kept], dtype=str))
+            np.savez(stream, embeddings=rows, files=np.array([name for name, _ in embeddings], dtype=str))

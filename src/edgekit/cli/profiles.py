@@ -1,4 +1,4 @@
-"""`edgekit bench --profile`: where the time of a run goes."""
+"""`edgekit bench --profile`: print the time of each layer and operator."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def profile_variants(job: BenchJob, as_json: bool) -> None:
 
     Raises:
         EdgekitError: no variant could be profiled.
-        GateFailed: some could not.
+        GateFailed: some variants could not be profiled.
     """
-    found = job.profile()
+    outcome = job.profile()
     if as_json:
-        _print_json(job.bundle, found.results, found.failed, job.left_out)
+        _print_json(job.bundle, outcome.results, outcome.failed, job.left_out)
     else:
-        print_profiles(found.results, found.failed, job.left_out)
-    if found.interrupted:
-        echo("interrupted; what was profiled until then is written", err=True)
+        print_profiles(outcome.results, outcome.failed, job.left_out)
+    if outcome.interrupted:
+        echo("interrupted: the profiles so far were saved", err=True)
         click.get_current_context().exit(130)
-    job.require_measured(found, "profiles", ", see above")
+    job.require_measured(outcome, "profiles", ", see above")
 
 
 def print_profiles(
@@ -46,7 +46,7 @@ def print_profiles(
     failed: Sequence[tuple[str, EdgekitError]],
     left_out: Sequence[tuple[Variant, str]],
 ) -> None:
-    """For each profile the time by operator and by layer; then what failed and what was left out."""
+    """Print the time by operator and by layer of each profile; then the failed and the skipped variants."""
     for profile, _ in done:
         per_run = f"{profile.layers_ms:.3f} ms in {len(profile.layers)} layers, a run without the profiler {profile.run_ms:.3f} ms"
         echo("", f"{profile.variant} (batch {profile.batch}): {per_run}")
@@ -65,7 +65,7 @@ def print_profiles(
 
 
 def _print_rows(title: str, rows: Sequence[tuple[str, str, LayerTime]]) -> None:
-    """A table: name, kind, milliseconds a run, share, and the share as a bar."""
+    """Print a table: name, kind, milliseconds per run, share, and the share as a bar."""
     from rich.table import Table
 
     console = new_console() if sys.stdout.isatty() else new_console(width=120)
@@ -97,7 +97,7 @@ def _print_json(
 
 
 def profile_rows(done: Sequence[tuple[Profile, Path]]) -> list[dict[str, Any]]:
-    """The profiles as `--json` prints them."""
+    """Return the profiles as `--json` prints them."""
     return [
         {
             **profile.model_dump(exclude={"kind"}),

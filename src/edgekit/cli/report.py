@@ -1,4 +1,4 @@
-"""`edgekit report`: a run as one HTML page."""
+"""`edgekit report`: write a run's results as one HTML page."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ from edgekit.terminal import echo, echo_json
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The HTML file.  [default: RUN/report.html]")
 @click.option("--open", "open_it", is_flag=True, help="Open it in the browser.")
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the path, the headline's numbers and what is missing as JSON."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print the path, the main numbers and the missing parts as JSON.")
 def command(run: Path, output: Path | None, open_it: bool, as_json: bool) -> None:
-    """Draw the run in the folder RUN as one self-contained HTML page.
+    """Write the results of RUN (a folder) as one self-contained HTML page.
 
-    The page needs nothing but a browser. What the run does not have yet is named in it, with the command that makes it.
+    The page needs only a browser, no network. Missing parts are named in it, with the commands that make them.
 
     \b
     For example:
@@ -39,7 +37,7 @@ def command(run: Path, output: Path | None, open_it: bool, as_json: bool) -> Non
     else:
         for command_line in dict.fromkeys(gap.command for gap in facts.gaps):
             missing = "; ".join(gap.why for gap in facts.gaps if gap.command == command_line)
-            echo(f"not in the report: {missing}. Make it with `{command_line}`", err=True)
+            echo(f"not in the report: {missing}. To add it, run `{command_line}`", err=True)
         echo(str(written.path))
     if open_it and not webbrowser.open(written.path.resolve().as_uri()):
-        echo("no browser could be opened; open the file yourself", err=True)
+        echo("no browser could be started: open the file yourself", err=True)

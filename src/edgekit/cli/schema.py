@@ -1,4 +1,4 @@
-"""`edgekit schema`: the published formats."""
+"""`edgekit schema`: print the JSON schema of a file format."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def command(what: str) -> None:
     """Print the JSON schema (draft 2020-12) of a recipe, a bundle's manifest, or a result file.
 
     \b
-    For example, to have an editor complete and check recipes:
+    For example, to let an editor complete and check recipes:
       edgekit schema recipe > recipe.schema.json
     """
     from pydantic import BaseModel

@@ -1,4 +1,4 @@
-"""`edgekit train`: a recipe becomes a run."""
+"""`edgekit train`: train a run from a recipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.processors import tell_openmp
+from edgekit.processors import configure_openmp
 from edgekit.shares import percent
 from edgekit.stages import MODEL_OF, STAGES
 from edgekit.terminal import echo, echo_json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.command(name="train")
 @click.argument("recipe", type=click.Path(path_type=Path))
 @click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a value of the recipe; may be given often."
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe value; may be repeated."
 )
 @click.option(
     "--run", "folder", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/NAME of the recipe]"
@@ -33,19 +33,21 @@ if TYPE_CHECKING:
 @click.option(
     "--reuse",
     type=click.Path(path_type=Path),
-    help="Another run: its stages are copied where their inputs are the same.",
+    help="A run to copy stages from, where their inputs are the same.",
 )
-@click.option("--devices", type=click.IntRange(1), help="GPUs, or CPU processes, a machine.  [default: the recipe's]")
-@click.option("--nodes", type=click.IntRange(1), help="Machines; start the command on each with torchrun or srun.")
+@click.option("--devices", type=click.IntRange(1), help="GPUs, or CPU processes, per machine.  [default: the recipe's]")
+@click.option(
+    "--nodes", type=click.IntRange(1), help="Number of machines; start the command on each with torchrun or srun."
+)
 @click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="The last stage to train.")
 @click.option(
     "--draws",
     type=click.IntRange(1, 100),
     default=1,
     show_default=True,
-    help="Draws of the label budget: the further ones are trained in RUN/draws, with the same pretraining.",
+    help="Number of random draws of the label budget. Draws after the first are trained in RUN/draws, with the same pretraining.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON line a stage.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON line per stage.")
 def command(
     recipe: Path,
     overrides: tuple[str, ...],
@@ -57,9 +59,9 @@ def command(
     draws: int,
     as_json: bool,
 ) -> int:
-    """Pretrain, fine-tune and distill, as a recipe says.
+    """Pretrain, fine-tune and distill, as RECIPE says.
 
-    Stages that are complete and whose inputs have not changed are skipped; one that was interrupted goes on from its last checkpoint.
+    Complete stages whose inputs have not changed are skipped. An interrupted stage resumes from its last checkpoint.
 
     \b
     For example:
@@ -68,7 +70,7 @@ def command(
       edgekit train recipe.yaml --devices 4
       edgekit train recipe.yaml --draws 3
     """
-    tell_openmp()
+    configure_openmp()
     from edgekit.api.training import train
     from edgekit.recipe import load
     from edgekit.run import Run
@@ -87,7 +89,7 @@ def command(
     from edgekit.train.stages.pipeline import WITHOUT_LABELS
 
     if draws > 1 and until != STAGES[-1]:
-        raise click.UsageError("--draws compares complete runs: leave --until out")
+        raise click.UsageError("--draws cannot be combined with --until: it compares complete runs")
     check_draws(loaded, draws)
     reports: dict[str, Report] = {}
     outcomes = set[str]()
@@ -99,13 +101,15 @@ def command(
         _say(report, draw if draws > 1 else None, as_json)
 
     def announce(splits: Splits) -> None:
-        """Say when it will end; where stages are to be copied from another run, that is not known."""
+        """Print when the training will end; unknown if stages are copied from another run."""
         from edgekit.train.estimate import expected
 
         images.append(splits)
         if reuse is None and (seconds := expected(loaded, splits, run, until)):
-            again = {stage: value * (1 if stage in WITHOUT_LABELS else draws) for stage, value in seconds.items()}
-            echo(_end(again), err=True)
+            seconds_by_stage = {
+                stage: value * (1 if stage in WITHOUT_LABELS else draws) for stage, value in seconds.items()
+            }
+            echo(_end(seconds_by_stage), err=True)
 
     try:
         train(loaded, run=run, reuse=reuse, until=until, draws=draws, on_stage=say, on_start=announce)
@@ -122,7 +126,7 @@ def command(
 
 
 def _say(report: Report, draw: int | None, as_json: bool) -> None:
-    """What became of a stage, of one of several label draws where there are some."""
+    """Print a stage's outcome; with the number of the label draw if there are several."""
     if not as_json:
         echo(*(line if draw is None else f"draw {draw}: {line}" for line in _lines(report)))
         return
@@ -137,7 +141,7 @@ def _say(report: Report, draw: int | None, as_json: bool) -> None:
 
 
 def _next(run: Run, trained: list[str]) -> None:
-    """What to do after the training."""
+    """Print the commands that come after the training."""
     if "finetune" in trained:
         echo(
             "",
@@ -147,14 +151,14 @@ def _next(run: Run, trained: list[str]) -> None:
         return
     echo(
         "",
-        f"{run.path} has a pretrained encoder, and no labels yet. Next:",
+        f"{run.path} has a pretrained encoder but no labels yet. Next:",
         f"  edgekit label suggest {run.path}",
-        "then name the labels in the recipe (data.labels: labels.csv) and train again.",
+        "then add the labels to the recipe (data.labels: labels.csv) and train again.",
     )
 
 
 def _end(seconds: dict[str, float]) -> str:
-    """`expected to take about 18 minutes, until 14:32 (pretrain 11:02, finetune 0:40, …)`."""
+    """Return a line such as `expected to take about 18 minutes, until 14:32 (pretrain 11:02, finetune 0:40, …)`."""
     from datetime import datetime, timedelta
 
     from edgekit.progress import duration
@@ -165,11 +169,11 @@ def _end(seconds: dict[str, float]) -> str:
     minutes = max(1, round(total / 60))
     long = f"{minutes} minute{'s' if minutes > 1 else ''}" if total < 5400 else f"{total / 3600:.1f} hours"
     stages = ", ".join(f"{stage} {duration(value)}" for stage, value in seconds.items())
-    return f"expected to take about {long}, until {until} ({stages}), by a few measured steps"
+    return f"expected to take about {long}, until {until} ({stages}), estimated from a few steps"
 
 
 def _say_findings(run: Run, splits: Splits, draws: int, trained: bool, as_json: bool) -> None:
-    """The accuracies of the label draws, and what the numbers say where something was trained now."""
+    """Print the accuracies of the label draws and, if something was trained now, advice."""
     from edgekit.cli.findings import advice_lines, draw_lines
     from edgekit.errors import EdgekitError
 
@@ -179,7 +183,7 @@ def _say_findings(run: Run, splits: Splits, draws: int, trained: bool, as_json: 
 
         try:
             advice = advice_for(run, splits)
-        except EdgekitError as error:  # everything is trained: no advice is no failure
+        except EdgekitError as error:  # the training is complete: missing advice is not a failure
             echo(f"no advice: {error.message}", err=True)
     if as_json:
         if trained:

@@ -1,4 +1,4 @@
-"""`edgekit transfer`: what a run's encoder is worth on other labeled images."""
+"""`edgekit transfer`: score a run's encoder on other labeled images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.processors import tell_openmp
+from edgekit.processors import configure_openmp
 from edgekit.shares import percent
 from edgekit.terminal import echo, echo_json, new_console
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     "--fine-tune",
     "finetune",
     is_flag=True,
-    help="Also train all weights on each folder, from the encoder's and from random ones, as the recipe's `finetune` says.",
+    help="Also fine-tune all weights on each folder, from the encoder and from random weights, with the recipe's `finetune`.",
 )
 @click.option("--epochs", type=click.IntRange(1), help="Epochs of the fine-tuning.  [default: the recipe's]")
 @click.option(
@@ -31,23 +31,23 @@ if TYPE_CHECKING:
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.2,
     show_default=True,
-    help="Share of each class that is held out, for folders without a test set of their own.",
+    help="Share of each class held out as test set, for folders without their own test set.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of a table.")
 def command(
     run: Path, folders: tuple[str, ...], finetune: bool, epochs: int | None, test: float, as_json: bool
 ) -> None:
-    """Score a run's encoder on other labeled data sets: each FOLDER has one sub-folder a class, or train/ and test/ with them.
+    """Score a run's encoder on other labeled data sets. Each FOLDER has one subfolder per class, or train/ and test/ with them.
 
-    The same command goes on where it was interrupted; sets that are complete are not measured again. The numbers and their
-    protocols are written to RUN/transfer/transfer.json.
+    Run the same command again to resume: complete data sets are not measured again. The scores and their protocols are
+    written to RUN/transfer/transfer.json.
 
     \b
     For example:
       edgekit transfer runs/photos flowers/ pets/
       edgekit transfer runs/photos flowers/ pets/ cars/ --fine-tune --epochs 30
     """
-    tell_openmp()
+    configure_openmp()
     from edgekit.run import Run
 
     opened = Run.open(run)
@@ -62,43 +62,43 @@ def command(
         echo(f"{done.name}: {listed}", err=True)
 
     try:
-        found = transfer(opened, folders, finetune=finetune, epochs=epochs, test=test, on_set=say)
+        measured = transfer(opened, folders, finetune=finetune, epochs=epochs, test=test, on_set=say)
     except TrainingInterrupted:
-        echo(f"{opened.path}: the same command goes on from what is complete", err=True)
+        echo(f"{opened.path}: run the same command again to resume", err=True)
         raise KeyboardInterrupt from None
-    result = Result.of(found, seed=recipe.seed)
+    result = Result.of(measured, seed=recipe.seed)
     path = opened.path / "transfer" / "transfer.json"
     result.write(path)
     if as_json:
         echo_json(result.model_dump_json(by_alias=True))
         return
-    _print(found, path)
+    _print(measured, path)
 
 
-def _print(found: Transfer, path: Path) -> None:
+def _print(measured: Transfer, path: Path) -> None:
     from rich.table import Table
 
-    models = [s.model for s in found.sets[0].scores]
-    heads = {"encoder": "linear", "random": "linear, random weights"}
+    models = [s.model for s in measured.sets[0].scores]
+    titles = {"encoder": "linear", "random": "linear, random weights"}
     table = Table(
         "data set",
         "classes",
         "train",
         "test",
-        *(heads.get(m, m) for m in models),
+        *(titles.get(m, m) for m in models),
         title="Top-1 accuracy",
         title_justify="left",
     )
-    for row in found.sets:
+    for row in measured.sets:
         values = ["n/a" if (value := row.value(m)) is None else percent(value) for m in models]
         table.add_row(row.name, str(row.classes), f"{row.train:,}", f"{row.test:,}", *values)
     console = new_console(highlight=False)
     console.print(table)
     protocols: dict[tuple[str, str], list[str]] = {}
-    for row in found.sets:
+    for row in measured.sets:
         for score in row.scores:
-            protocols.setdefault((heads.get(score.model, score.model), score.protocol), []).append(row.name)
+            protocols.setdefault((titles.get(score.model, score.model), score.protocol), []).append(row.name)
     for (model, protocol), names in protocols.items():
-        of = "" if len(names) == len(found.sets) else f" ({', '.join(names)})"
+        of = "" if len(names) == len(measured.sets) else f" ({', '.join(names)})"
         console.print(f"{model + of}: {protocol}")
     console.print(f"written to {os.fspath(path)}")

@@ -1,4 +1,4 @@
-"""What a user got wrong on the command line, as one line in the form of every other error; click would print a page of usage."""
+"""Turn click's usage errors into one-line errors like all others; click itself would print a page of usage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgekit.errors import EdgekitError, near
 
 
 def usage_error(error: click.ClickException) -> EdgekitError:
-    """Say what click refused: the option or argument, the value, what would be accepted, and where to read more."""
+    """Return an error that names the option or argument, the value, the accepted values, and the help page."""
     context = error.ctx if isinstance(error, click.UsageError) else None
     help_ = f"see {context.command_path if context else 'edgekit'} --help"
     if isinstance(error, click.NoSuchOption):
@@ -29,9 +29,9 @@ def usage_error(error: click.ClickException) -> EdgekitError:
 
 
 def _bad_value(message: str, parameter: click.Parameter, help_: str) -> EdgekitError:
-    value, told, _ = message.partition(" is not ")  # click's types begin with the value and go on with their own names
+    value, separator, _ = message.partition(" is not ")  # click's messages begin with the value, then name the type
     accepted = _accepted(parameter.type)
-    if not (told and accepted):
+    if not (separator and accepted):
         return EdgekitError(f"{_name(parameter)}: {_plain(message)}", help_)
     choices = parameter.type.choices if isinstance(parameter.type, click.Choice) else ()
     hint = near(value.strip("'\""), [str(choice) for choice in choices]) or help_
@@ -39,18 +39,18 @@ def _bad_value(message: str, parameter: click.Parameter, help_: str) -> EdgekitE
 
 
 def _meant(option: str, context: click.Context | None) -> str:
-    """The options that were meant: of this command by their names, or one of `edgekit` itself that came too late."""
+    """Return a hint with similar options of this command, or that the option belongs before the command."""
     if context is None:
         return ""
     if context.parent and any(option in p.opts for p in context.parent.command.params):
-        return f"it stands before the command: edgekit {option} {context.info_name} …"
+        return f"put it before the command: edgekit {option} {context.info_name} …"
     return near(
         option, [name for p in context.command.params for name in (*p.opts, *p.secondary_opts) if name[:1] == "-"]
     )
 
 
 def _accepted(kind: click.ParamType[Any]) -> str:
-    """What a type takes, in words; empty where its own messages say it best (paths, text)."""
+    """Describe the values that a type accepts; empty where click's own message is better (paths, text)."""
     if isinstance(kind, click.Choice):
         return f"one of {', '.join(str(choice) for choice in kind.choices)}"
     if not isinstance(kind, (type(click.INT), type(click.FLOAT))):
@@ -72,6 +72,6 @@ def _name(parameter: click.Parameter) -> str:
 
 
 def _plain(message: str) -> str:
-    """As our own messages: no capital at the beginning, no full stop at the end."""
+    """Return the message in our style: no capital at the beginning, no full stop at the end."""
     message = message.removesuffix(".")
     return message[:1].lower() + message[1:] if message[1:2].islower() else message

@@ -1,4 +1,4 @@
-"""A run as one self-contained HTML page: facts are read, numbers chosen, tables and charts drawn, a template filled.
+"""Write a run as one self-contained HTML page: read the facts, choose the numbers, draw tables and charts, fill a template.
 
-It can be called, too: `edgekit.report(…)` is `edgekit.api.reporting.report`, which its signature shows.
+The module is also callable: `edgekit.report(…)` calls `edgekit.api.reporting.report`, which documents the arguments.
 """

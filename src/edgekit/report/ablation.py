@@ -1,4 +1,4 @@
-"""An ablation as one HTML page: heat maps or lines, the table, and how it was done."""
+"""Write an ablation as one HTML page: heat maps or lines, the table, and the protocol."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from edgekit import __version__, tasks
 from edgekit.files import write_text
 from edgekit.intervals import unpaired, wilson
 from edgekit.report import format as show
-from edgekit.report.figures import Key, ReportFigure
-from edgekit.report.grids import GridLine, Heat, heat, lines
+from edgekit.report.figures import LegendEntry, ReportFigure
+from edgekit.report.grids import GridLine, HeatMap, heat, lines
 from edgekit.report.page import environment, require_jinja2, resource, script_hash
 from edgekit.report.tables import MODELS, Column, Table, metric_title
 from edgekit.report.tables import TableCell as Entry
@@ -23,7 +23,7 @@ _NAMED = 3  # cells in one sentence
 
 
 @dataclass(frozen=True)
-class Titled:
+class TitledFigure:
     """A figure with its heading."""
 
     title: str
@@ -35,7 +35,7 @@ def write_ablation(result: Result, path: Path) -> None:
     """Write an ablation's page.
 
     Args:
-        result: whose measurement is an `Ablation`.
+        result: its measurement must be an `Ablation`.
         path: the HTML file.
 
     Raises:
@@ -57,7 +57,7 @@ def write_ablation(result: Result, path: Path) -> None:
             figures=figures(ablation),
             table=table(ablation),
             protocols=protocols(ablation),
-            failed=[(named(ablation, cell), cell.error) for cell in ablation.cells if cell.error],
+            failed=[(cell_name(ablation, cell), cell.error) for cell in ablation.cells if cell.error],
             style=resource("style.css"),
             script=script,
             script_hash=script_hash(script),
@@ -68,17 +68,17 @@ def write_ablation(result: Result, path: Path) -> None:
 
 
 def metrics(ablation: Ablation) -> list[tuple[str, str]]:
-    """(model, metric), what counts most first."""
+    """Return (model, metric) pairs, the most important first."""
     return [pair for pair in _ORDER if pair in ablation.metrics()]
 
 
 def metric_name(model: str, metric: str) -> str:
-    """As the report calls it."""
+    """Return the report's name of a metric."""
     return metric_title(tasks.find(tasks.DEFAULT), metric) if model == "encoder" else MODELS[model]
 
 
-def named(ablation: Ablation, cell: AblationCell) -> str:
-    """A cell in words: `crop, then color`, or `temperature 0.1, batch_size 64`."""
+def cell_name(ablation: Ablation, cell: AblationCell) -> str:
+    """Describe a cell: `crop, then color`, or `temperature 0.1, batch_size 64`."""
     if ablation.subject == "augmentations":
         first, second = cell.values
         return first if first == second else f"{first}, then {second}"
@@ -88,7 +88,7 @@ def named(ablation: Ablation, cell: AblationCell) -> str:
 
 
 def best(ablation: Ablation) -> tuple[AblationCell, float] | None:
-    """The cell with the highest value of the metric that counts most."""
+    """Return the cell with the highest value of the most important metric."""
     for pair in metrics(ablation):
         scored = [(cell, value) for cell in ablation.cells if (value := cell.value(*pair)) is not None]
         return max(scored, key=lambda both: both[1])
@@ -96,36 +96,36 @@ def best(ablation: Ablation) -> tuple[AblationCell, float] | None:
 
 
 def ties(ablation: Ablation) -> list[AblationCell]:
-    """The other cells that are not shown to be worse than the best: 0 is inside the interval of the difference.
+    """Return the other cells that are not significantly worse than the best: 0 is inside the interval of the difference.
 
-    The interval is that of two independent samples: wider than needed, as all cells are scored on the same images.
+    The interval is for two independent samples: wider than needed, because all cells are scored on the same images.
     """
-    found = best(ablation)
-    if found is None:
+    best_cell = best(ablation)
+    if best_cell is None:
         return []
-    top, pair = found[0], metrics(ablation)[0]
+    top, pair = best_cell[0], metrics(ablation)[0]
     tied = []
     for cell in ablation.cells:
         value = cell.value(*pair)
         if cell is top or value is None:
             continue
-        low, _ = unpaired(found[1], value, (_samples(top, pair), _samples(cell, pair)))
+        low, _ = unpaired(best_cell[1], value, (_samples(top, pair), _samples(cell, pair)))
         if low <= 0:
             tied.append(cell)
     return tied
 
 
 def verdict(ablation: Ablation) -> str:
-    """The best cell, and how many others are not shown to be worse: one sentence without a full stop; empty with no cell done."""
-    found = best(ablation)
-    if found is None:
+    """Name the best cell and those not significantly worse, in one sentence without a full stop; empty if no cell is complete."""
+    best_cell = best(ablation)
+    if best_cell is None:
         return ""
     tied = ties(ablation)
     if not tied:
-        return named(ablation, found[0])
+        return cell_name(ablation, best_cell[0])
     rest = f" and {len(tied) - _NAMED} more" if len(tied) > _NAMED else ""
-    others = "; ".join(named(ablation, cell) for cell in tied[:_NAMED])
-    return f"{named(ablation, found[0])}; no difference shown to {others}{rest}"
+    others = "; ".join(cell_name(ablation, cell) for cell in tied[:_NAMED])
+    return f"{cell_name(ablation, best_cell[0])}; no significant difference to {others}{rest}"
 
 
 def _samples(cell: AblationCell, pair: tuple[str, str]) -> int:
@@ -133,40 +133,40 @@ def _samples(cell: AblationCell, pair: tuple[str, str]) -> int:
 
 
 def lead(ablation: Ablation) -> str:
-    """The page's first sentence."""
-    found = best(ablation)
-    if found is None:
-        return "No cell is done yet."
-    cell, value = found
+    """Return the page's first sentence."""
+    best_cell = best(ablation)
+    if best_cell is None:
+        return "No cell is complete yet."
+    cell, value = best_cell
     name, tied = metric_name(*metrics(ablation)[0]), len(ties(ablation))
-    text = f"Best with {named(ablation, cell)}: {name[0].lower() + name[1:]} {show.percent(value)}"
-    return f"{text}; no difference shown to {tied} of {len(ablation.cells) - 1} others" if tied else text
+    text = f"Best with {cell_name(ablation, cell)}: {name[0].lower() + name[1:]} {show.percent(value)}"
+    return f"{text}; no significant difference to {tied} of {len(ablation.cells) - 1} others" if tied else text
 
 
 def protocols(ablation: Ablation) -> list[tuple[str, str]]:
-    """Each metric with how it was measured and how far a number of this many images can be trusted."""
-    told = []
+    """Return each metric with its protocol and the uncertainty from the number of images."""
+    described = []
     for model, metric in metrics(ablation):
         scores = [s for c in ablation.cells for s in c.scores if (s.model, s.metric) == (model, metric)]
         half = max((high - low) / 2 for low, high in (wilson(s.value, s.samples) for s in scores))
         how = "; or: ".join(dict.fromkeys(s.protocol for s in scores))
         sizes = ", ".join(dict.fromkeys(show.count(s.samples) for s in scores))
-        told.append(
+        described.append(
             (
                 metric_name(model, metric),
                 f"{how}; {sizes} test images, 95 % interval up to ±{show.hundredths(half)} points",
             )
         )
-    return told
+    return described
 
 
 def table(ablation: Ablation) -> Table:
-    """A row for each cell, the failed ones included."""
+    """Return a table with a row for each cell, including failed ones."""
     pairs = metrics(ablation)
     keys = [axis.name.rpartition(".")[2] for axis in ablation.axes]
     columns = [Column(name, number=False) for name in keys]
     columns += [Column(metric_name(*pair)) for pair in pairs]
-    columns.append(Column("time", title="of the cell's stages, copied ones included"))
+    columns.append(Column("time", title="of the cell's stages, including copied ones"))
     rows = []
     for cell in ablation.cells:
         row = [Entry(value, _sort(value)) for value in cell.values]
@@ -185,8 +185,8 @@ def _sort(value: str) -> float | str:
         return value.lower()
 
 
-def figures(ablation: Ablation) -> list[Titled]:
-    """Lines where one key is changed, else heat maps of the last two, one for each metric and each value of the others."""
+def figures(ablation: Ablation) -> list[TitledFigure]:
+    """Draw lines if one key changes; otherwise heat maps of the last two keys, for each metric and each value of the other keys."""
     pairs = metrics(ablation)
     if not pairs:
         return []
@@ -200,13 +200,13 @@ def figures(ablation: Ablation) -> list[Titled]:
         if not known:
             continue
         augmentations = ablation.subject == "augmentations"
-        grid = Heat(
+        grid = HeatMap(
             rows.values, columns.values, "first" if augmentations else rows.name, "then" if augmentations else columns.name,
             values, average=augmentations,
         )  # fmt: skip
-        note = f"{show.percent(min(known))} to {show.percent(max(known))}; the stronger the color, the better"
+        note = f"{show.percent(min(known))} to {show.percent(max(known))}; stronger color is better"
         at = ", ".join(f"{axis.name} {value}" for axis, value in zip(others, fixed, strict=True))
-        drawn.append(Titled(metric_name(*pair) + (f" at {at}" if at else ""), note, ReportFigure(heat(grid), [])))
+        drawn.append(TitledFigure(metric_name(*pair) + (f" at {at}" if at else ""), note, ReportFigure(heat(grid), [])))
     return drawn
 
 
@@ -215,12 +215,12 @@ def _value(ablation: Ablation, values: Sequence[str], pair: tuple[str, str]) -> 
     return cell.value(*pair) if cell else None
 
 
-def _lines(ablation: Ablation, pairs: Sequence[tuple[str, str]]) -> Titled:
+def _lines(ablation: Ablation, pairs: Sequence[tuple[str, str]]) -> TitledFigure:
     (axis,) = ablation.axes
     done = [value for value in axis.values if ablation.cell(value)]
     series = [
         GridLine(metric_name(*pair), i + 1, [_value(ablation, [value], pair) for value in done])
         for i, pair in enumerate(pairs)
     ]
-    keys = [Key(line.label, f"s{line.series}") for line in series]
-    return Titled("Test accuracy", "one training a value", ReportFigure(lines(done, axis.name, series), keys))
+    keys = [LegendEntry(line.label, f"s{line.series}") for line in series]
+    return TitledFigure("Test accuracy", "one training per value", ReportFigure(lines(done, axis.name, series), keys))

@@ -1,4 +1,4 @@
-"""The report's charts. Each is drawn twice where width matters: wide for a screen or paper, narrow for a phone."""
+"""The report's charts. Where width matters, each is drawn twice: wide for a screen or paper, narrow for a phone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDTH = {"wide": 880, "narrow": 360}
 
 
 def both(draw: Callable[[Size], Markup]) -> Markup:
-    """The wide and the narrow drawing; style.css shows one of them."""
+    """Return the wide and the narrow drawing; style.css shows one of them."""
     return draw("wide") + draw("narrow")
 
 
@@ -32,22 +32,22 @@ class AccuracyRow:
     value: float
     low: float
     high: float
-    untrained: float | None = None  # the same before any training, drawn as a mark
+    untrained: float | None = None  # the accuracy before any training, drawn as a mark
 
 
 def stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str) -> Markup:
-    """Accuracy of each stage as a dot with its interval, and what the unlabeled images bought on the row `gain_to`.
+    """Draw the accuracy of each stage as a dot with its interval, and the gain from unlabeled images on the row `gain_to`.
 
     Args:
         rows: in the order of the drawing.
-        gain_from: accuracy of the supervised student, or None where it was not measured.
-        gain_to: the label of the row that the gain is drawn on.
+        gain_from: accuracy of the supervised student, or None if it was not measured.
+        gain_to: the label of the row with the gain.
     """
-    told = "; ".join(f"{r.label} {percent(r.value)}" for r in rows)
-    return both(lambda size: _stages(rows, gain_from, gain_to, size, f"Accuracy by stage: {told}"))
+    alt_text = "; ".join(f"{r.label} {percent(r.value)}" for r in rows)
+    return both(lambda size: _stages(rows, gain_from, gain_to, size, f"Accuracy by stage: {alt_text}"))
 
 
-def _stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str, size: Size, told: str) -> Markup:
+def _stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str, size: Size, alt_text: str) -> Markup:
     width, narrow = WIDTH[size], size == "narrow"
     step = 58 if narrow else 46
     left, right, top = (4, width - 6, 10) if narrow else (226, width - 74, 10)
@@ -58,7 +58,7 @@ def _stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str, 
     x = Scale(floor, 1.0, left, right)
     parts: list[Markup] = []
     for tick in x.ticks(4 if narrow else 8):
-        # On a phone the names stand over the lines: the grid is a short mark on each line.
+        # On a phone the names are above the lines: the grid is a short mark on each line.
         marks = [(top + step * i + 34, top + step * i + 46) for i in range(len(rows))] if narrow else [(top, bottom)]
         parts += [element("line", class_="grid", x1=x(tick), x2=x(tick), y1=a, y2=b) for a, b in marks]
         anchor = "end" if tick >= 0.999 and narrow else "start" if x(tick) < 12 else "middle"
@@ -92,11 +92,11 @@ def _stages(rows: Sequence[AccuracyRow], gain_from: float | None, gain_to: str, 
                 class_=row.kind,
             )
         )
-    return drawing(width, bottom + 26, told, *parts, class_=size)
+    return drawing(width, bottom + 26, alt_text, *parts, class_=size)
 
 
 def _gain(x: Scale, y: float, start: float, end: float) -> Markup:
-    """A band from the supervised accuracy to the student's, with the difference over it where it fits."""
+    """Draw a band from the supervised accuracy to the student's, with the difference above it if it fits."""
     left, right = sorted((x(start), x(end)))
     band = element("rect", class_="gain", x=left, y=y - 5, width=max(right - left, 1.0), height=10, rx=2)
     mark = element("line", class_="gainmark", x1=x(start), x2=x(start), y1=y - 11, y2=y + 11)
@@ -109,9 +109,9 @@ def _gain(x: Scale, y: float, start: float, end: float) -> Markup:
 
 
 @dataclass(frozen=True)
-class Point:
-    """One measured variant: median latency in ms, accuracy by the task's metric as a share, energy an image in J where it was metered; the rest
-    gives its look."""
+class TradeoffPoint:
+    """One measured variant: median latency in ms, accuracy by the task's metric as a share, energy per image in J if measured; the other fields
+    set its appearance."""
 
     label: str
     latency: float
@@ -122,28 +122,29 @@ class Point:
     energy: float | None = None
 
 
-def pareto(marks: Sequence[Point]) -> list[Point]:
-    """The points that no other beats: none is at least as fast, as accurate and (where both were metered) as thrifty, and better
-    in one of these. Rejected variants neither beat nor are kept. From the fastest on."""
+def pareto(marks: Sequence[TradeoffPoint]) -> list[TradeoffPoint]:
+    """Return the Pareto front, from the fastest on: the points for which no other is at least as fast, as accurate and (if both
+    were measured) as economical, and better in one of these. Rejected variants are ignored."""
 
-    def beats(a: Point, b: Point) -> bool:
+    def dominates(a: TradeoffPoint, b: TradeoffPoint) -> bool:
         pairs = [(-a.latency, -b.latency), (a.accuracy, b.accuracy)]
         if a.energy is not None and b.energy is not None:
             pairs.append((-a.energy, -b.energy))
         return all(x >= y for x, y in pairs) and any(x > y for x, y in pairs)
 
-    sound = [mark for mark in marks if not mark.rejected]
-    return sorted((m for m in sound if not any(beats(other, m) for other in sound)), key=lambda m: m.latency)
+    accepted = [mark for mark in marks if not mark.rejected]
+    return sorted((m for m in accepted if not any(dominates(other, m) for other in accepted)), key=lambda m: m.latency)
 
 
-def tradeoff(marks: Sequence[Point], reference: float | None, metric: str = "Top-1 accuracy") -> Markup:
-    """Accuracy over latency (logarithmic); up and to the left is better. `reference` is the trained model's, `metric` what
-    it is by."""
-    told = "; ".join(f"{p.label} {percent(p.accuracy)} at {milliseconds(p.latency)}" for p in marks)
-    return both(lambda size: _tradeoff(marks, reference, size, metric, f"{metric} over latency: {told}"))
+def tradeoff(marks: Sequence[TradeoffPoint], reference: float | None, metric: str = "Top-1 accuracy") -> Markup:
+    """Draw accuracy over latency (logarithmic); up and to the left is better. `reference` is the trained model's accuracy, by `metric`."""
+    points = "; ".join(f"{p.label} {percent(p.accuracy)} at {milliseconds(p.latency)}" for p in marks)
+    return both(lambda size: _tradeoff(marks, reference, size, metric, f"{metric} over latency: {points}"))
 
 
-def _tradeoff(marks: Sequence[Point], reference: float | None, size: Size, metric: str, told: str) -> Markup:
+def _tradeoff(
+    marks: Sequence[TradeoffPoint], reference: float | None, size: Size, metric: str, alt_text: str
+) -> Markup:
     width, height = WIDTH[size], 380 if size == "wide" else 330
     left, right, top, bottom = 56.0, width - 16.0, 34.0, height - 46.0
     low, high = padded([p.latency for p in marks], 0.16, log=True)
@@ -151,21 +152,21 @@ def _tradeoff(marks: Sequence[Point], reference: float | None, size: Size, metri
     middle = (min(accuracies) + max(accuracies)) / 2
     half = max(
         (max(accuracies) - min(accuracies)) * 0.75, 0.015
-    )  # three points at least: noise must not look like a cliff
+    )  # at least three points, so that noise does not look large
     frame = PlotFrame(Scale(low, high, left, right, log=True), Scale(middle - half, middle + half, bottom, top))
     parts = [frame.axes("median latency, ms (log scale)", f"{metric[:1].lower()}{metric[1:]}", y_format=percent)]
-    taken: list[tuple[float, float, float, float]] = []
+    occupied: list[tuple[float, float, float, float]] = []
     spots = [(frame.x(p.latency), frame.y(p.accuracy)) for p in marks]
-    taken += [(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
+    occupied += [(x - 8, y - 8, x + 8, y + 8) for x, y in spots]
     if reference is not None:
         y = frame.y(reference)
         parts.append(element("line", class_="reference", x1=left, x2=right, y1=y, y2=y))
-        taken.append((left, y - 2, right, y + 2))
+        occupied.append((left, y - 2, right, y + 2))
     front = [(frame.x(p.latency), frame.y(p.accuracy)) for p in pareto(marks)]
     if len(front) > 1:
         parts.append(path(front, "front"))
     for mark, (x, y) in zip(marks, spots, strict=True):
-        joules = f", {mark.energy * 1e3:.3g} mJ an image" if mark.energy is not None else ""
+        joules = f", {mark.energy * 1e3:.3g} mJ per image" if mark.energy is not None else ""
         tip = element("title", f"{mark.label}: {percent(mark.accuracy)}, {milliseconds(mark.latency)}{joules}")
         parts.append(
             element(
@@ -175,8 +176,8 @@ def _tradeoff(marks: Sequence[Point], reference: float | None, size: Size, metri
                 class_=f"{mark.precision}{' rejected' if mark.rejected else ''}",
             )
         )
-        parts.append(_place(mark.label, x, y, taken, (left, top - 10, right, bottom)))
-    return drawing(width, height, told, *parts, class_=size)
+        parts.append(_place(mark.label, x, y, occupied, (left, top - 10, right, bottom)))
+    return drawing(width, height, alt_text, *parts, class_=size)
 
 
 # Corners of a mark around its middle, y downwards; `targets.MARKERS` names them.
@@ -201,10 +202,10 @@ def _place(
     text: str,
     x: float,
     y: float,
-    taken: list[tuple[float, float, float, float]],
+    occupied: list[tuple[float, float, float, float]],
     bounds: tuple[float, float, float, float],
 ) -> Markup:
-    """A label beside a point where it covers nothing, as far as there is such a place."""
+    """Place a label beside a point where it overlaps least."""
     long = 7.0 * len(text)
     choices = [
         ("start", x + 13, y + 4.5, x + 13),
@@ -215,7 +216,7 @@ def _place(
         *(("end", x - 10, y + dy, x - 10 - long) for dy in (-16, 24, -32, 40)),
     ]
 
-    def covered(choice: tuple[str, float, float, float]) -> float:
+    def overlap(choice: tuple[str, float, float, float]) -> float:
         _, _, baseline, start = choice
         box = (start, baseline - 11, start + long, baseline + 3)
         outside = (
@@ -225,12 +226,13 @@ def _place(
             + max(0, box[3] - bounds[3])
         )
         shared = sum(
-            max(0, min(box[2], b[2]) - max(box[0], b[0])) * max(0, min(box[3], b[3]) - max(box[1], b[1])) for b in taken
+            max(0, min(box[2], b[2]) - max(box[0], b[0])) * max(0, min(box[3], b[3]) - max(box[1], b[1]))
+            for b in occupied
         )
         return outside * 50 + shared
 
-    anchor, left, baseline, start = min(choices, key=covered)
-    taken.append((start, baseline - 11, start + long, baseline + 3))
+    anchor, left, baseline, start = min(choices, key=overlap)
+    occupied.append((start, baseline - 11, start + long, baseline + 3))
     return element("text", text, class_="name small", x=left, y=baseline, text_anchor=anchor)
 
 
@@ -244,28 +246,26 @@ class LatencySamples:
 
 
 def distribution(measurements: Sequence[LatencySamples]) -> Markup:
-    """The share of runs that were done within a time: every raw sample counts, the slowest included."""
-    told = "; ".join(f"{m.label}: {len(m.values)} samples" for m in measurements)
-    return both(lambda size: _distribution(measurements, size, f"Distribution of latency: {told}"))
+    """Draw the share of runs that end within a time: every raw sample counts, including the slowest."""
+    alt_text = "; ".join(f"{m.label}: {len(m.values)} samples" for m in measurements)
+    return both(lambda size: _distribution(measurements, size, f"Distribution of latency: {alt_text}"))
 
 
-def _distribution(measurements: Sequence[LatencySamples], size: Size, told: str) -> Markup:
+def _distribution(measurements: Sequence[LatencySamples], size: Size, alt_text: str) -> Markup:
     width, height = WIDTH[size], 360 if size == "wide" else 300
     left, right, top, bottom = 56, width - 16, 34, height - 46
     low, high = padded([v for m in measurements for v in (min(m.values), max(m.values))], 0.03, log=True)
     frame = PlotFrame(Scale(low, high, left, right, log=True), Scale(0.0, 1.0, bottom, top))
-    parts = [
-        frame.axes("latency of one run, ms (log scale)", "share of runs done by then", plain, lambda v: percent(v, 0))
-    ]
+    parts = [frame.axes("latency of one run, ms (log scale)", "share of runs done", plain, lambda v: percent(v, 0))]
     for m in measurements:
         steps = [(frame.x(value), frame.y(share)) for value, share in _quantiles(m.values)]
         line = path([(steps[0][0], bottom), *steps], "line")
         parts.append(element("g", element("title", m.label), line, class_=f"series s{m.series}"))
-    return drawing(width, height, told, *parts, class_=size)
+    return drawing(width, height, alt_text, *parts, class_=size)
 
 
 def _quantiles(values: Sequence[float], count: int = 120) -> list[tuple[float, float]]:
-    """(value, share of values that are no larger) at `count` even shares and in the tail, from the first to the last."""
+    """Return (value, share of values not larger) at `count` even shares and in the tail, from the first to the last."""
     ordered = sorted(values)
     n = len(ordered)
     shares = {i / count for i in range(1, count + 1)} | {0.995, 0.997, 0.999, 0.9995, 0.9999}
@@ -281,7 +281,7 @@ def curve(
     reference: tuple[float, str] | None = None,
     share: bool = False,
 ) -> Markup:
-    """One logged value over the epochs, small; `reference` is a level to compare with and its name; a `share` is in percent."""
+    """Draw one logged value over the epochs, small; `reference` is a level for comparison and its name; a `share` is shown in percent."""
     known = [(e, v) for e, v in zip(epochs, values, strict=True) if v is not None]
     width, height, left, right, top, bottom = 252, 196, 44, 246, 34, 152
     heights = [v for _, v in known] + ([reference[0]] if reference else [])
@@ -291,9 +291,9 @@ def curve(
     x_low, x_high = known[0][0], known[-1][0]
     frame = PlotFrame(Scale(x_low, max(x_high, x_low + 1e-9), left, right), Scale(low, high or 1.0, bottom, top))
     last = known[-1]
-    tell = (lambda v: percent(v, 0)) if share else plain
+    y_format = (lambda v: percent(v, 0)) if share else plain
     final = percent(last[1]) if share else plain(float(f"{last[1]:.3g}"))
-    parts = [frame.axes("epoch", title, y_format=tell, x_count=4, y_count=3)]
+    parts = [frame.axes("epoch", title, y_format=y_format, x_count=4, y_count=3)]
     if reference:
         y = frame.y(reference[0])
         parts.append(element("line", class_="reference", x1=left, x2=right, y1=y, y2=y))

@@ -1,4 +1,4 @@
-"""Device against device, precision against precision: median latency with its p90, a row a variant."""
+"""The chart that compares devices: median latency and p90, one row per variant."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from edgekit.report.svg import Scale, drawing, element, padded
 
 
 @dataclass(frozen=True)
-class Spot:
-    """One measurement: p50 and p90 in ms (p90 may be unknown); `series` is the device's color."""
+class DevicePoint:
+    """One measurement: p50 and p90 in ms (p90 may be unknown); `series` selects the device's color."""
 
     device: str
     series: int
@@ -24,19 +24,19 @@ class Spot:
 
 @dataclass(frozen=True)
 class DeviceRow:
-    """A variant and where it was measured."""
+    """A variant and its measurements."""
 
     label: str
-    spots: list[Spot]
+    spots: list[DevicePoint]
 
 
 def devices(rows: Sequence[DeviceRow]) -> Markup:
-    """A dot a device on each variant's row, from its p50 a line to its p90; logarithmic, left is faster."""
-    told = "; ".join(f"{row.label} {spot.device} {milliseconds(spot.p50)}" for row in rows for spot in row.spots)
-    return both(lambda size: _devices(rows, size, f"Latency by device: {told}"))
+    """Draw one row per variant, and on it a dot per device at p50 with a line to p90; logarithmic, left is faster."""
+    alt_text = "; ".join(f"{row.label} {spot.device} {milliseconds(spot.p50)}" for row in rows for spot in row.spots)
+    return both(lambda size: _devices(rows, size, f"Latency by device: {alt_text}"))
 
 
-def _devices(rows: Sequence[DeviceRow], size: Size, told: str) -> Markup:
+def _devices(rows: Sequence[DeviceRow], size: Size, alt_text: str) -> Markup:
     width, narrow = WIDTH[size], size == "narrow"
     left, right, top = (8.0, width - 12.0, 8.0) if narrow else (190.0, width - 24.0, 8.0)
     heights = [18 * len(row.spots) + (34 if narrow else 18) for row in rows]
@@ -88,4 +88,4 @@ def _devices(rows: Sequence[DeviceRow], size: Size, told: str) -> Markup:
             )
         y += height
         parts.append(element("line", class_="grid faint", x1=0.0, x2=right, y1=y, y2=y))
-    return drawing(width, bottom + 46, told, *parts, class_=size)
+    return drawing(width, bottom + 46, alt_text, *parts, class_=size)

@@ -1,4 +1,4 @@
-"""How far the student's lead can be trusted: its difference to the other models, and the label draws that it was measured on."""
+"""The student's difference to the other models with its uncertainty, and the accuracies by label draw."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from edgekit.report.facts import ReportFacts
 from edgekit.report.tables import MODELS, Column, Table, TableCell
 from edgekit.result import Difference
 
-NOT_SHOWN = "no difference shown"
+NOT_SHOWN = "no significant difference"
 
 
 def words(difference: Difference) -> str:
-    """The interval in words: `95 % interval +8.1 to +15.2`, with the label draws and the verdict."""
+    """Describe the interval: `95 % interval +8.1 to +15.2`, with the label draws and the verdict."""
     low, high = difference.interval
     over = f", mean of {difference.draws} label draws" if difference.draws > 1 else ""
     verdict = "" if difference.shown else f": {NOT_SHOWN}"
@@ -19,14 +19,16 @@ def words(difference: Difference) -> str:
 
 
 def table(facts: ReportFacts) -> Table | None:
-    """The student against the others, a row each."""
+    """Return a table of the student against each other model."""
     if facts.evaluation is None or not facts.evaluation.differences:
         return None
     columns = [
         Column("Student against", number=False),
         Column("Points", title=f"{facts.task.quality} of the student minus that of the other"),
-        Column("95 % interval", title="paired bootstrap over the test images and, of several, the label draws"),
-        Column("McNemar's p", title="exact test; with one label draw"),
+        Column(
+            "95 % interval", title="paired bootstrap over the test images and, if there are several, the label draws"
+        ),
+        Column("McNemar's p", title="exact test; only with one label draw"),
         Column("Verdict", number=False),
         Column("Protocol", number=False, long=True),
     ]
@@ -48,7 +50,7 @@ def table(facts: ReportFacts) -> Table | None:
 
 
 def draws(facts: ReportFacts) -> Table | None:
-    """Accuracies by label draw; None with one draw."""
+    """Return a table of accuracies by label draw; None with one draw."""
     if facts.evaluation is None or not facts.evaluation.draws:
         return None
     found = facts.evaluation.draws

@@ -1,4 +1,4 @@
-"""Everything that a run's folder says, read once; what is missing or cannot be read becomes a `Gap`, never an error."""
+"""Read everything in a run's folder once; a missing or unreadable part becomes a `Gap`, never an error."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from edgekit.stages import STAGES
 
 @dataclass(frozen=True)
 class Gap:
-    """A part that the report cannot show, why, and the command that makes it."""
+    """A part that is missing from the report, the reason, and the command that makes it."""
 
     part: str
     why: str
@@ -31,7 +31,7 @@ class Gap:
 
 @dataclass(frozen=True)
 class History:
-    """A stage's history.csv: `columns[name][i]` is the value after epoch `epochs[i]`, None where none was logged."""
+    """A stage's history.csv: `columns[name][i]` is the value after epoch `epochs[i]`, None if none was logged."""
 
     epochs: list[float]
     columns: dict[str, list[float | None]]
@@ -48,7 +48,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class LatencyFacts:
-    """A latency result and whether it is about the bundle that the run holds now; `device` is empty for this machine."""
+    """A latency result, and whether it measures the run's current bundle; `device` is empty for this machine."""
 
     file: str
     result: Result
@@ -59,7 +59,7 @@ class LatencyFacts:
 
 @dataclass(frozen=True)
 class ImageCounts:
-    """How many images one of the sets holds, and of each class where they are labeled."""
+    """The number of images in a set, and in each class if they are labeled."""
 
     images: int
     per_class: dict[str, int]
@@ -67,7 +67,7 @@ class ImageCounts:
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What the data stage wrote (splits.json, skipped.csv): sets named pool, labels, probe and test."""
+    """The output of the data stage (splits.json, skipped.csv): the sets pool, labels, probe and test."""
 
     classes: list[str]
     sets: dict[str, ImageCounts]
@@ -77,7 +77,7 @@ class DataFacts:
 
 @dataclass
 class ReportFacts:
-    """A run, read."""
+    """The facts about a run."""
 
     path: Path
     recipe: Recipe
@@ -90,7 +90,7 @@ class ReportFacts:
     bundle: Bundle | None = None
     measured: list[LatencyFacts] = field(default_factory=list)  # single-stream
     scenarios: list[LatencyFacts] = field(default_factory=list)  # all others
-    profiles: list[tuple[Profile, str]] = field(default_factory=list)  # of the bundle that is there now, and the device
+    profiles: list[tuple[Profile, str]] = field(default_factory=list)  # of the current bundle, with the device
     views: Path | None = None
     gaps: list[Gap] = field(default_factory=list)
 
@@ -102,7 +102,7 @@ class ReportFacts:
         )
 
     def command(self, name: str) -> str:
-        """The command line that makes a part of this very run, ready to be pasted into a shell."""
+        """Return the command line that makes a part of this run, ready to paste into a shell."""
         run = shlex.quote(str(self.path))
         if name == "train":
             elsewhere = "" if self.path == Path("runs") / self.recipe.name else f" --run {run}"
@@ -110,7 +110,7 @@ class ReportFacts:
         return f"edgekit {name} {shlex.quote(str(self.path / 'export')) if name == 'bench' else run}"
 
     def missing(self, part: str) -> list[Gap]:
-        """The gaps of one part."""
+        """Return the gaps of one part."""
         return [gap for gap in self.gaps if gap.part == part]
 
 
@@ -118,8 +118,8 @@ def collect(path: Path | str) -> ReportFacts:
     """Read a run's folder.
 
     Raises:
-        RunError: it is no run folder.
-        RecipeError: its recipe cannot be understood.
+        RunError: it is not a run folder.
+        RecipeError: its recipe is invalid.
     """
     run = Run.open(path)
     facts = ReportFacts(path=run.path, recipe=run.recipe, recipe_text=read_text(run.recipe_path))
@@ -131,7 +131,7 @@ def collect(path: Path | str) -> ReportFacts:
     if views.is_file():
         facts.views = views
     elif "pretrain" in facts.stages:
-        facts.gaps.append(Gap("views", "the pretraining wrote no views.png", facts.command("train")))
+        facts.gaps.append(Gap("views", "views.png of the pretraining is missing", facts.command("train")))
     return facts
 
 
@@ -183,13 +183,13 @@ def _read_evaluation(run: Run, facts: ReportFacts) -> None:
         facts.evaluation_result, facts.evaluation = result, result.measurement
         _read_answers(path.parent / FILE, facts, result.measurement)
     else:
-        facts.gaps.append(Gap("evaluate", f"{path} holds no evaluation", command))
+        facts.gaps.append(Gap("evaluate", f"{path} is not an evaluation", command))
 
 
 def _read_answers(path: Path, facts: ReportFacts, evaluation: Evaluation) -> None:
     command = facts.command("evaluate")
     if evaluation.answers is None:
-        facts.gaps.append(Gap("mistakes", "this evaluation kept no answers to single images", command))
+        facts.gaps.append(Gap("mistakes", "this evaluation has no predictions for single images", command))
         return
     try:
         if path.is_file() and sha256(path) != evaluation.answers.sha256:
@@ -221,8 +221,8 @@ def _read_latencies(run: Run, facts: ReportFacts) -> None:
     folder = run.path / "bench"
     remote = [
         path for path in sorted(folder.glob("*/*.json")) if not path.name.startswith("mlperf_")
-    ]  # not LoadGen's own logs
-    for path in [*sorted(folder.glob("*.json")), *remote]:  # a sub-folder a remote device
+    ]  # without LoadGen's logs
+    for path in [*sorted(folder.glob("*.json")), *remote]:  # one subfolder per remote device
         try:
             result = Result.read(path)
         except EdgekitError as error:
@@ -239,7 +239,7 @@ def _read_latencies(run: Run, facts: ReportFacts) -> None:
     if not facts.measured:
         facts.gaps.append(Gap("bench", "no latency has been measured", command))
     elif facts.bundle is not None and not any(m.current for m in facts.measured):
-        facts.gaps.append(Gap("bench", "every latency here was measured on another export of this run", command))
+        facts.gaps.append(Gap("bench", "all latencies were measured on another export of this run", command))
 
 
 def _read_history(path: Path) -> History:
@@ -247,7 +247,7 @@ def _read_history(path: Path) -> History:
     rows = [row for _, row in lines]
     epochs = [_number(row.get("epoch")) for row in rows]
     if not rows or any(epoch is None for epoch in epochs):
-        raise Unreadable(path, "not a history of training")
+        raise Unreadable(path, "not a training history")
     columns = {name: [_number(row[name]) for row in rows] for name in names if name and name != "epoch"}
     return History(
         epochs=[epoch for epoch in epochs if epoch is not None],
@@ -264,7 +264,7 @@ def _number(text: str | None) -> float | None:
 
 
 def _read_data(folder: Path) -> DataFacts:
-    with understood(folder / "splits.json", "what the data stage writes"):
+    with understood(folder / "splits.json", "an output of the data stage"):
         content: dict[str, Any] = read_json(folder / "splits.json")
         sets = {
             name: ImageCounts(int(content[name]["images"]), dict(content[name].get("per_class") or {}))

@@ -1,4 +1,4 @@
-"""Which of the run's numbers go into which chart."""
+"""Choose the numbers for each chart."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _SERIES = 6  # as many colors as style.css has
 
 
 @dataclass(frozen=True)
-class Key:
+class LegendEntry:
     """An entry of a chart's legend; `series` is a class of style.css."""
 
     label: str
@@ -46,16 +46,16 @@ class Key:
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """A chart with what is said about it."""
+    """A chart with its legend and note."""
 
     svg: Markup
-    keys: list[Key]
+    keys: list[LegendEntry]
     note: str = ""
 
 
 @dataclass(frozen=True)
-class Curves:
-    """The small charts of one stage or measurement, and what to doubt in them."""
+class ChartGroup:
+    """The small charts of one stage or measurement, with warnings."""
 
     title: str
     note: str
@@ -64,7 +64,7 @@ class Curves:
 
 
 def stages(facts: ReportFacts, top: Headline) -> ReportFigure | None:
-    """The models' accuracies in the order in which a run makes them, the supervised student first."""
+    """Draw the models' accuracies in the order of training, the supervised student first."""
     if facts.evaluation is None:
         return None
     order = [
@@ -98,13 +98,13 @@ def stages(facts: ReportFacts, top: Headline) -> ReportFigure | None:
 
 
 def _random_knn(facts: ReportFacts) -> float | None:
-    """The kNN accuracy of the encoder before its training, which the pretraining wrote down."""
+    """Return the encoder's kNN accuracy before its training, which the pretraining recorded."""
     value = facts.stages["pretrain"].record.metrics.get("knn_random_weights") if "pretrain" in facts.stages else None
     return float(value) if isinstance(value, (int, float)) else None
 
 
 def tradeoff(facts: ReportFacts, top: Headline) -> ReportFigure | None:
-    """Every measured variant whose accuracy is known, at batch 1."""
+    """Draw every measured variant whose accuracy is known, at batch 1."""
     accuracy = {v.id: v for v in facts.bundle.manifest.variants if v.accuracy} if facts.bundle else {}
     measured = [m for m in measured_here(facts) if m.latency.variant in accuracy and m.latency.batch == 1]
     marks = []
@@ -115,7 +115,7 @@ def tradeoff(facts: ReportFacts, top: Headline) -> ReportFigure | None:
             continue
         label = f"{variant.id} ×{m.latency.threads}" if len(settings) > 1 and m.latency.threads else variant.id
         marks.append(
-            charts.Point(
+            charts.TradeoffPoint(
                 label,
                 latency,
                 variant.accuracy.value,
@@ -128,22 +128,22 @@ def tradeoff(facts: ReportFacts, top: Headline) -> ReportFigure | None:
     if not marks:
         return None
     precisions = list(dict.fromkeys(m.precision for m in marks))
-    keys = [Key(p.upper(), p) for p in precisions]
+    keys = [LegendEntry(p.upper(), p) for p in precisions]
     used = list(dict.fromkeys(m.runtime for m in marks))
     if top.of_float is not None:
-        keys.append(Key("trained model, float", "dashed", show.percent(top.of_float)))
+        keys.append(LegendEntry("trained model, float", "dashed", show.percent(top.of_float)))
     looks = [f"{targets.marker(r)}: {targets.title(r)}" for r in used] + (
         ["hollow: rejected"] if any(m.rejected for m in marks) else []
     )
     if len(charts.pareto(marks)) > 1:
-        thrift = ", nor more thrifty" if any(m.energy is not None for m in marks) else ""
-        looks.append(f"line: the Pareto front, where nothing measured is faster and more accurate{thrift}")
+        thrift = " or uses less energy" if any(m.energy is not None for m in marks) else ""
+        looks.append(f"line: the Pareto front, where no other variant is faster, more accurate{thrift}")
     note = ", ".join(looks)
     return ReportFigure(charts.tradeoff(marks, top.of_float, metric_name(facts.task)), keys, note)
 
 
 def distribution(facts: ReportFacts) -> ReportFigure | None:
-    """The raw samples of every measurement that counts."""
+    """Draw the raw samples of every complete measurement."""
     measured = sorted(
         (m for m in measured_here(facts) if m.latency.samples_ns), key=lambda m: p50(m) or m.latency.mean_ms
     )[:_SERIES]
@@ -158,26 +158,30 @@ def distribution(facts: ReportFacts) -> ReportFigure | None:
     for i, m in enumerate(measured):
         doubts = f"; ⚠ {m.latency.warnings[0].partition(':')[0]}" if m.latency.warnings else ""
         note = f"{show.count(len(m.latency.samples_ns))} samples{doubts}"
-        keys.append(Key(m.latency.variant, f"s{i + 1}", f"{note}, {setting(m, facts)}" if len(settings) > 1 else note))
+        keys.append(
+            LegendEntry(m.latency.variant, f"s{i + 1}", f"{note}, {setting(m, facts)}" if len(settings) > 1 else note)
+        )
     left_out = len(measured_here(facts)) - len(measured)
     return ReportFigure(charts.distribution(series), keys, f"{left_out} more in the table" if left_out > 0 else "")
 
 
 def by_device(facts: ReportFacts) -> ReportFigure | None:
-    """Every variant on every device that it was measured on, at batch 1; None with a single device."""
+    """Draw every variant on every device, at batch 1; None with a single device."""
     measured = [m for m in measured_everywhere(facts) if m.latency.batch == 1 and p50(m) is not None]
     names = list(dict.fromkeys(_device(m) for m in measured))[:_SERIES]
     if len(names) < 2:
         return None
-    rows: dict[str, list[devices.Spot]] = {}
+    rows: dict[str, list[devices.DevicePoint]] = {}
     for m in sorted(measured, key=lambda m: names.index(_device(m)) if _device(m) in names else _SERIES):
         middle = p50(m)
         if middle is not None and _device(m) in names:
             threads = f" ×{m.latency.threads}" if m.latency.threads else ""
-            spot = devices.Spot(_device(m), names.index(_device(m)) + 1, middle, m.latency.percentiles_ms.get("p90"))
+            spot = devices.DevicePoint(
+                _device(m), names.index(_device(m)) + 1, middle, m.latency.percentiles_ms.get("p90")
+            )
             rows.setdefault(f"{m.latency.variant}{threads}", []).append(spot)
     keys = [
-        Key(name, f"s{i + 1}", next(m.result.machine.cpu for m in measured if _device(m) == name))
+        LegendEntry(name, f"s{i + 1}", next(m.result.machine.cpu for m in measured if _device(m) == name))
         for i, name in enumerate(names)
     ]
     return ReportFigure(devices.devices([devices.DeviceRow(label, spots) for label, spots in rows.items()]), keys)
@@ -187,12 +191,12 @@ def _device(m: LatencyFacts) -> str:
     return m.device or "this machine"
 
 
-def curves(facts: ReportFacts) -> list[Curves]:
-    """What each stage logged, a chart a column."""
+def curves(facts: ReportFacts) -> list[ChartGroup]:
+    """Draw the values that each stage logged, one chart per column."""
     return [_curves(stage) for name in TITLES if (stage := facts.stages.get(name)) and stage.history]
 
 
-def _curves(stage: Stage) -> Curves:
+def _curves(stage: Stage) -> ChartGroup:
     history = stage.history
     assert history is not None
     order = [*(c for c in _COLUMNS if c in history.columns), *(c for c in history.columns if c not in _COLUMNS)]
@@ -206,4 +210,4 @@ def _curves(stage: Stage) -> Curves:
             )
         )
     note = f"{len(history.epochs)} epochs in {show.duration(stage.record.seconds)}"
-    return Curves(TITLES[stage.name], note, drawn)
+    return ChartGroup(TITLES[stage.name], note, drawn)

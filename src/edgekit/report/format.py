@@ -1,4 +1,4 @@
-"""Numbers as a person reads them: every one with its unit, a percentage with one decimal, `n/a` where there is none."""
+"""Format numbers for people: each with its unit, percentages with one decimal, `n/a` for None."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _SPACE = "\u00a0"  # between a number and its unit, where no line may break
 
 
 def percent(share: float | None, decimals: int = 1) -> str:
-    """A share in [0, 1] as `96.4 %`."""
+    """Format a share in [0, 1] as `96.4 %`."""
     return NONE if share is None else shares.percent(share, decimals, gap=_SPACE)
 
 
 def hundredths(share: float, decimals: int = 1) -> str:
-    """A share in percent without the sign, or a difference in points that has a sign only where it is negative: `96.4`, `−0.6`."""
+    """Format a share in percent without the percent sign, or a difference in points with only a minus sign: `96.4`, `−0.6`."""
     return shares.hundredths(share, decimals).replace("-", MINUS)
 
 
 def points(share: float | None) -> str:
-    """A difference of two shares in percentage points, with its sign: `+12.3`, `−0.6`, `0.0`."""
+    """Format a difference of two shares in percentage points, with its sign: `+12.3`, `−0.6`, `0.0`."""
     if share is None:
         return NONE
     text = shares.hundredths(share, signed=True)
@@ -30,7 +30,7 @@ def points(share: float | None) -> str:
 
 
 def significant(value: float, digits: int = 3) -> str:
-    """A number with so many significant digits and without an exponent: `0.0421`, `1.23`, `45.6`, `1,234`."""
+    """Format a number with `digits` significant digits and without an exponent: `0.0421`, `1.23`, `45.6`, `1,234`."""
     if value == 0 or not math.isfinite(value):
         return "0" if value == 0 else NONE
     rounded = float(f"{value:.{digits - 1}e}")  # 0.9999 has as many decimals as 1.00
@@ -39,12 +39,12 @@ def significant(value: float, digits: int = 3) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """A duration in milliseconds with three significant digits and its unit, at most to the nanosecond."""
+    """Format a duration in milliseconds with three significant digits and its unit."""
     return NONE if value is None else f"{significant(value)}{_SPACE}ms"
 
 
 def size(count: float | None) -> str:
-    """A number of bytes in decimal units: `712 kB`, `1.24 MB`."""
+    """Format a number of bytes in decimal units: `712 kB`, `1.24 MB`."""
     if count is None:
         return NONE
     for unit in ("B", "kB", "MB", "GB"):
@@ -55,12 +55,12 @@ def size(count: float | None) -> str:
 
 
 def memory(count: int | None) -> str:
-    """A number of bytes in GiB, as memory is sold."""
+    """Format a number of bytes in GiB, as is usual for memory."""
     return NONE if count is None else f"{count / 2**30:.1f}{_SPACE}GiB"
 
 
 def duration(seconds: float | None) -> str:
-    """A duration as `8.2 s`, `3 min 05 s` or `2 h 14 min`."""
+    """Format a duration as `8.2 s`, `3 min 05 s` or `2 h 14 min`."""
     if seconds is None:
         return NONE
     if seconds < 0.05:
@@ -75,24 +75,24 @@ def duration(seconds: float | None) -> str:
 
 
 def count(number: int | None) -> str:
-    """A whole number with separated thousands."""
+    """Format a whole number with thousands separators."""
     return NONE if number is None else f"{number:,}"
 
 
 def plain(number: float) -> str:
-    """A number for an axis or a cell, as short as it can be said: `0.05`, `12`, `1e-05`."""
+    """Format a number for an axis or a cell, as short as possible: `0.05`, `12`, `1e-05`."""
     if number != 0 and not 1e-4 <= abs(number) < 1e6:
         return f"{number:.3g}".replace("-", MINUS)
     return f"{number:.6g}".replace("-", MINUS)
 
 
 def difference(value: float | None) -> str:
-    """A small difference: fixed digits where they say something, else an exponent."""
+    """Format a small difference: with fixed digits if possible, otherwise with an exponent."""
     if value is None:
         return NONE
     return "0" if value == 0 else f"{value:.2g}" if abs(value) < 1e-3 else significant(value)
 
 
 def day(iso: str) -> str:
-    """An ISO 8601 time as `2026-03-01 12:30 UTC` (the results' times are in UTC)."""
+    """Format an ISO 8601 time as `2026-03-01 12:30 UTC` (times in results are in UTC)."""
     return f"{iso[:10]} {iso[11:16]} UTC" if len(iso) >= 16 else iso

@@ -1,4 +1,4 @@
-"""Charts of an ablation: a heat map of two values, and lines over one."""
+"""Charts of an ablation: a heat map over two keys, and lines over one key."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from edgekit.report.charts import WIDTH, Size, both
 from edgekit.report.format import hundredths, percent
 from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 
-_ON_DARK = 0.8  # from this share of the scale on, the number is written in the light color
-_LETTER = 7.6  # pixels a letter of a label, about
+_ON_DARK = 0.8  # from this share of the scale on, numbers have the light color
+_LETTER = 7.6  # approximate width of a label's letter, in pixels
 
 
 @dataclass(frozen=True)
-class Heat:
-    """A heat map's numbers.
+class HeatMap:
+    """The numbers of a heat map.
 
     Args:
         rows: labels of the rows.
         columns: labels of the columns.
         row_title: what the rows are.
         column_title: what the columns are.
-        values: shares, a list for each row; None where there is none.
-        average: whether a last column gives the mean of each row that is complete.
+        values: shares, one list per row; None if there is no value.
+        average: whether a last column shows the mean of each complete row.
     """
 
     rows: Sequence[str]
@@ -36,14 +36,14 @@ class Heat:
     average: bool = False
 
 
-def heat(grid: Heat) -> Markup:
-    """Shares as cells, the higher the darker; the scale runs from the lowest to the highest."""
+def heat(grid: HeatMap) -> Markup:
+    """Draw shares as cells, higher ones darker; the scale runs from the lowest to the highest share."""
     known = [v for row in grid.values for v in row if v is not None]
-    told = f"Heat map of {len(known)} accuracies, {percent(min(known))} to {percent(max(known))}"
-    return both(lambda size: _heat(grid, size, min(known), max(known), told))
+    alt_text = f"Heat map of {len(known)} accuracies, {percent(min(known))} to {percent(max(known))}"
+    return both(lambda size: _heat(grid, size, min(known), max(known), alt_text))
 
 
-def _heat(grid: Heat, size: Size, low: float, high: float, told: str) -> Markup:
+def _heat(grid: HeatMap, size: Size, low: float, high: float, alt_text: str) -> Markup:
     narrow, width = size == "narrow", WIDTH[size]
     count = len(grid.columns) + (1.25 if grid.average else 0)
     left = min(max(len(label) for label in grid.rows) * _LETTER + 14, width / 3)
@@ -82,7 +82,7 @@ def _heat(grid: Heat, size: Size, low: float, high: float, told: str) -> Markup:
             cells.append(sum(full) / len(full) if len(full) == len(row) else None)
         for (x, column), value in zip(columns, cells, strict=True):
             parts.append(_cell(x, y, cell, height, value, low, high, f"{label}, {column}", narrow))
-    return drawing(width, top + len(grid.rows) * height + 6, told, *parts, class_=size)
+    return drawing(width, top + len(grid.rows) * height + 6, alt_text, *parts, class_=size)
 
 
 def _cell(
@@ -116,7 +116,7 @@ def _cell(
 
 @dataclass(frozen=True)
 class GridLine:
-    """One metric over the values; `series` is a number of a class of style.css. None where a value has none."""
+    """One metric over the values (None if it is missing); `series` is a number of a class of style.css."""
 
     label: str
     series: int
@@ -124,8 +124,8 @@ class GridLine:
 
 
 @dataclass(frozen=True)
-class _Marked(Scale):
-    """A scale whose ticks are the values that were tried."""
+class _FixedTicks(Scale):
+    """A scale with ticks at given values."""
 
     marks: tuple[float, ...] = ()
 
@@ -134,17 +134,17 @@ class _Marked(Scale):
 
 
 def lines(values: Sequence[str], x_title: str, series: Sequence[GridLine]) -> Markup:
-    """Shares over the values of one key: at their places on an axis where they are numbers, else side by side."""
-    told = "; ".join(f"{s.label}: " + ", ".join(percent(v) for v in s.values) for s in series)
-    return both(lambda size: _lines(values, x_title, series, size, f"Accuracy over {x_title}: {told}"))
+    """Draw shares over the values of one key: on a numeric axis if the values are numbers, otherwise side by side."""
+    alt_text = "; ".join(f"{s.label}: " + ", ".join(percent(v) for v in s.values) for s in series)
+    return both(lambda size: _lines(values, x_title, series, size, f"Accuracy over {x_title}: {alt_text}"))
 
 
-def _lines(values: Sequence[str], x_title: str, series: Sequence[GridLine], size: Size, told: str) -> Markup:
+def _lines(values: Sequence[str], x_title: str, series: Sequence[GridLine], size: Size, alt_text: str) -> Markup:
     width, height = WIDTH[size], 360 if size == "wide" else 300
     left, right, top, bottom = 56.0, width - 24.0, 34.0, height - 46.0
     places, log = _places(values)
     low, high = padded(places, 0.06, log=log)
-    x = _Marked(low, high, left, right, log=log, marks=tuple(places))
+    x = _FixedTicks(low, high, left, right, log=log, marks=tuple(places))
     bottom_share, top_share = padded([v for s in series for v in s.values if v is not None], 0.12)
     frame = PlotFrame(x, Scale(max(0.0, bottom_share), min(1.0, top_share), bottom, top))
     labels = dict(zip(places, values, strict=True))
@@ -160,11 +160,11 @@ def _lines(values: Sequence[str], x_title: str, series: Sequence[GridLine], size
         parts.append(
             element("g", path(spots, "line") if len(spots) > 1 else None, *marks, class_=f"series s{s.series}")
         )
-    return drawing(width, height, told, *parts, class_=size)
+    return drawing(width, height, alt_text, *parts, class_=size)
 
 
 def _places(values: Sequence[str]) -> tuple[list[float], bool]:
-    """Where values stand, and whether on a logarithmic axis (from a factor of 8 on)."""
+    """Return the values' places, and whether the axis is logarithmic (from a factor of 8 on)."""
     try:
         numbers = [float(value) for value in values]
     except ValueError:

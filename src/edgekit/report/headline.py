@@ -1,4 +1,4 @@
-"""What the run comes to: the few numbers at the top of the page, and the rules by which they are chosen."""
+"""The main numbers at the top of the page, and the rules for choosing them."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from edgekit.shares import difference
 
 @dataclass(frozen=True)
 class Headline:
-    """The numbers at the top; None where the run does not have them."""
+    """The numbers at the top of the page; None if the run does not have them."""
 
     student: Score | None
     supervised: Score | None
-    gain: float | None  # student minus supervised, as a share; of several label draws, the mean
-    lead: Difference | None  # the same with its interval
-    band: bool  # whether the chart of the accuracies, which are of one label draw, may show the gain
+    gain: float | None  # student minus supervised, as a share; with several label draws, their mean
+    lead: Difference | None  # the gain with its interval
+    band: bool  # whether to show the gain in the chart of accuracies, which are for one label draw
     of_float: float | None  # of the trained model on the bundle's evaluation set
     int8: Variant | None
     fastest: LatencyFacts | None
-    shipped: Variant | None  # the fastest variant, or the smallest verified one where nothing was measured
-    full: Variant | None  # the largest verified float variant: what the size is compared with
+    shipped: Variant | None  # the fastest variant, or the smallest verified one if nothing was measured
+    full: Variant | None  # the largest verified float variant, for comparing the size
 
 
 def headline(facts: ReportFacts) -> Headline:
     """Choose the headline's numbers.
 
-    The fastest variant is the verified one with the lowest p50 at batch 1 among the complete measurements of this very
-    bundle. The INT8 accuracy is that of the fastest verified INT8 variant, or of the most accurate where none was measured.
+    The fastest variant is the verified one with the lowest p50 at batch 1 among the complete measurements of the current
+    bundle. The INT8 accuracy is that of the fastest verified INT8 variant, or of the most accurate one if none was measured.
     """
     metric = facts.task.metric
     student, supervised = score(facts, "student", metric), score(facts, "supervised", metric)
@@ -66,13 +66,13 @@ def headline(facts: ReportFacts) -> Headline:
 
 
 def score(facts: ReportFacts, model: str, metric: str) -> Score | None:
-    """One score of the evaluation, or None where it was not measured."""
+    """Return one score of the evaluation, or None if it was not measured."""
     scores = facts.evaluation.scores if facts.evaluation else []
     return next((s for s in scores if s.model == model and s.metric == metric), None)
 
 
 def measured_everywhere(facts: ReportFacts) -> list[LatencyFacts]:
-    """The latencies that count: complete, and of the bundle that the run holds now; of repeats, the newest."""
+    """Return the latencies that are complete and measure the run's current bundle; of repeated ones, the newest."""
     newest: dict[tuple[str, str, str, int, int, str], LatencyFacts] = {}
     for m in sorted(facts.measured, key=lambda m: m.result.created):
         if m.current and not m.latency.interrupted:
@@ -89,12 +89,12 @@ def measured_everywhere(facts: ReportFacts) -> list[LatencyFacts]:
 
 
 def measured_here(facts: ReportFacts) -> list[LatencyFacts]:
-    """Those of this machine; where there are none, those of the first remote device: what the headline is about."""
+    """Return the latencies for the headline: those of this machine, or if there are none, of the first remote device."""
     every = measured_everywhere(facts)
     first = min((m.device for m in every), default="")
     return [m for m in every if m.device == first]
 
 
 def p50(measured: LatencyFacts) -> float | None:
-    """The median latency in milliseconds."""
+    """Return the median latency in milliseconds."""
     return measured.latency.percentiles_ms.get("p50")

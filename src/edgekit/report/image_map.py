@@ -1,4 +1,4 @@
-"""A map of images as one HTML page that needs nothing but a browser: positions, thumbnails, neighbors and outliers are in it."""
+"""Write a map of images as one self-contained HTML page: positions, thumbnails, neighbors and outliers."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _OUTLIERS = 12
 
 @dataclass(frozen=True)
 class Coloring:
-    """A way to color the images: a name for each, or None.
+    """A choice of colors for the images: a name for each, or None.
 
     Args:
-        key: for the page's address, letters alone.
+        key: for the page's address; only letters.
         title: what the names are.
-        names: m names or None, one an image.
+        names: m names or None, one per image.
     """
 
     key: str
@@ -43,20 +43,20 @@ class Coloring:
 
 @dataclass(frozen=True)
 class ImageMap:
-    """What the page shows about m images.
+    """The content of the page for m images.
 
     Args:
-        title: of the page.
-        lead: one sentence below it.
+        title: the page's title.
+        lead: one sentence below the title.
         files: m names.
         positions: (m, 2).
         anomaly: (m) scores, high for outliers.
-        definition: of the score.
-        neighbors: m lists of the nearest images as (position in `files`, or a name where it is not on the map; cosine).
-        colorings: what to choose from beside the anomaly score; the first one is shown.
-        probability: (m) of the predicted class, where there is one.
+        definition: definition of the score.
+        neighbors: m lists of the nearest images as (index in `files`, or a name if it is not on the map; cosine).
+        colorings: the choices besides the anomaly score; the first one is shown.
+        probability: (m) probability of the predicted class, if there is one.
         thumbnails: m pictures.
-        facts: what it was made from and how, name and value.
+        facts: the sources and settings, as name and value.
     """
 
     title: str
@@ -102,7 +102,7 @@ def write_map(content: ImageMap, path: Path) -> None:
 
 
 def _sprite(thumbnails: Sequence[Image.Image]) -> tuple[str, int]:
-    """All thumbnails in one JPEG as a data URL, and how many stand in a row."""
+    """Return all thumbnails in one JPEG as a data URL, and the number per row."""
     columns = max(1, math.ceil(math.sqrt(len(thumbnails))))
     rows = max(1, math.ceil(len(thumbnails) / columns))
     sheet = Image.new("RGB", (columns * THUMBNAIL, rows * THUMBNAIL), "white")
@@ -114,20 +114,20 @@ def _sprite(thumbnails: Sequence[Image.Image]) -> tuple[str, int]:
 
 
 def _thumbnail(picture: Image.Image) -> Image.Image:
-    """The whole picture in a square; small ones keep their pixels' edges."""
+    """Fit the whole picture into a square; small ones keep sharp pixels."""
     small = max(picture.size) * 2 <= THUMBNAIL
     method = Image.Resampling.NEAREST if small else Image.Resampling.BICUBIC
     return ImageOps.pad(picture.convert("RGB"), (THUMBNAIL, THUMBNAIL), method, color=(128, 128, 128))
 
 
 def _outliers(content: ImageMap) -> list[tuple[int, str, str]]:
-    """Position, name and score of the images with the highest scores."""
+    """Return index, name and score of the images with the highest scores."""
     order = np.argsort(-content.anomaly, kind="stable")[:_OUTLIERS]
     return [(int(i), content.files[i], f"{content.anomaly[i]:.3f}") for i in order]
 
 
 def _data(content: ImageMap, columns: int) -> str:
-    """What the script draws, as JSON that may stand inside HTML. Positions are 0 to 1, with the map's shape kept."""
+    """Return the script's data as JSON that is safe inside HTML. Positions are 0 to 1, with the map's aspect ratio."""
     low, high = content.positions.min(0), content.positions.max(0)
     spread = float((high - low).max()) or 1.0
     positions = (content.positions - (low + high) / 2) / spread + 0.5
@@ -136,7 +136,7 @@ def _data(content: ImageMap, columns: int) -> str:
         "x": [round(float(v), 4) for v in positions[:, 0]],
         "y": [round(1 - float(v), 4) for v in positions[:, 1]],
         "anomaly": [round(float(v), 4) for v in content.anomaly],
-        "neighbors": [[[who, round(float(c), 3)] for who, c in row] for row in content.neighbors],
+        "neighbors": [[[image, round(float(c), 3)] for image, c in row] for row in content.neighbors],
         "probability": None if content.probability is None else [round(float(p), 4) for p in content.probability],
         "colorings": [_coded(coloring) for coloring in content.colorings],
         "columns": columns,
@@ -146,7 +146,7 @@ def _data(content: ImageMap, columns: int) -> str:
 
 
 def _coded(coloring: Coloring) -> dict[str, Any]:
-    """Names once, the most frequent first (those of equal number by name), and an index an image; -1 for none."""
+    """Return each name once, and an index per image (-1 for none); more than 12 names are sorted by frequency, then by name."""
     counts: dict[str, int] = {}
     for name in coloring.names:
         if name is not None:
@@ -162,6 +162,6 @@ def _coded(coloring: Coloring) -> dict[str, Any]:
 
 
 def _natural(name: str) -> tuple[str, int, str]:
-    """A number at the end counts as one: 2 before 10."""
+    """Return a sort key for natural order: 2 before 10."""
     words, number = re.fullmatch(r"(.*?)(\d{0,18})", name, re.DOTALL).groups()  # type: ignore[union-attr]
     return words, int(number or -1), name

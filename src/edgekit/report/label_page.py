@@ -1,4 +1,4 @@
-"""Images to label, as one HTML page that needs nothing but a browser: it shows them one by one and saves labels.csv."""
+"""Write a self-contained HTML page for labeling: it shows the images one by one and saves labels.csv."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from edgekit.report import format as show
 from edgekit.report.page import environment, json_in_html, require_jinja2, resource, script_hash
 from edgekit.result import now
 
-PICTURE = 320  # pixels of a picture's longer side
-_SMALL = 96  # up to this side, a picture is shown with the edges of its pixels
+PICTURE = 320  # longer side of a picture, in pixels
+_SMALL = 96  # pictures up to this side are shown with sharp pixels
 _QUALITY = 85
 
 
 @dataclass(frozen=True)
-class ToLabel:
-    """What the page asks about.
+class LabelPage:
+    """The content of the page.
 
     Args:
-        pool: where the images are, as the recipe names it.
-        files: n names, relative to it.
+        pool: the folder of the images, as in the recipe.
+        files: n names, relative to the folder.
         images: n pictures of any size.
-        train: how many of them training may see.
-        test: how many of them measure the models.
-        labeled: file and class of images that have a label already; they are saved with the new ones.
+        train: number of images for training.
+        test: number of images for measuring the models.
+        labeled: file and class of images that already have a label; they are saved with the new labels.
     """
 
     pool: str
@@ -42,7 +42,7 @@ class ToLabel:
     labeled: Mapping[str, str]
 
 
-def write_label_page(content: ToLabel, path: Path) -> None:
+def write_label_page(content: LabelPage, path: Path) -> None:
     """Write the page, atomically.
 
     Raises:
@@ -68,8 +68,8 @@ def write_label_page(content: ToLabel, path: Path) -> None:
     write_text(path, f"{page.strip()}\n".encode("utf-8", "replace").decode("utf-8"))
 
 
-def _data(content: ToLabel) -> str:
-    """What the script shows, as JSON that may stand inside HTML."""
+def _data(content: LabelPage) -> str:
+    """Return the script's data as JSON that is safe inside HTML."""
     data = {
         "key": digest_of([content.pool, list(content.files)])[:16],
         "images": [
@@ -83,7 +83,7 @@ def _data(content: ToLabel) -> str:
 
 
 def _picture(image: Image.Image) -> str:
-    """A data URL: PNG of small pictures, JPEG of larger ones."""
+    """Return a data URL: PNG for small pictures, JPEG for larger ones."""
     small = max(image.size) <= _SMALL
     shown = image.convert("RGB")
     shown.thumbnail((PICTURE, PICTURE))

@@ -1,4 +1,4 @@
-"""The report's tables of latency: percentiles, steps, and the circumstances that they were measured in."""
+"""The report's tables of latency: percentiles, steps, and measurement conditions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.report.tables import Column, Table, TableCell
 
 
 def latencies(facts: ReportFacts) -> Table | None:
-    """Percentiles of every measurement, with the number of samples that they are from."""
+    """Return a table of the percentiles of every measurement, with the number of samples."""
     if not facts.measured:
         return None
     columns = [
@@ -21,14 +21,14 @@ def latencies(facts: ReportFacts) -> Table | None:
         *(Column(name, title=f"needs {needed:,} samples") for name, needed in SAMPLES_NEEDED.items()),
         Column("CV", title="coefficient of variation: standard deviation over mean"),
         Column("Images/s", title="batch over mean latency"),
-        Column("Against FP32", title="how many times faster than the same runtime computing in FP32, round by round"),
+        Column("Against FP32", title="how many times faster than FP32 in the same runtime, round by round"),
     ]
     return Table("Latency", columns, [_latency_row(m, facts) for m in facts.measured])
 
 
 def _latency_row(m: LatencyFacts, facts: ReportFacts) -> list[TableCell]:
     latency = m.latency
-    warnings = [] if m.current else ["measured on another export of this run: the headline and the plots leave it out"]
+    warnings = [] if m.current else ["measured on another export of this run: not in the headline and the plots"]
     warnings += latency.warnings
     base = fp32_of(latency, [other.latency for other in facts.measured if other.device == m.device])
     ratio = speedup(base, latency) if base is not None and base.variant != latency.variant else None
@@ -38,7 +38,7 @@ def _latency_row(m: LatencyFacts, facts: ReportFacts) -> list[TableCell]:
     ]
     for name, needed in SAMPLES_NEEDED.items():
         value = latency.percentiles_ms.get(name)
-        why = f"{len(latency.samples_ns):,} samples, {needed:,} are needed" if value is None else ""
+        why = f"{len(latency.samples_ns):,} samples, but {needed:,} are needed" if value is None else ""
         cells.append(TableCell(show.milliseconds(value), value, title=why))
     return [
         *cells,
@@ -51,7 +51,7 @@ def _latency_row(m: LatencyFacts, facts: ReportFacts) -> list[TableCell]:
 
 
 def scenarios(facts: ReportFacts) -> Table | None:
-    """Measurements under load: several streams, the most throughput, requests that arrive at a rate."""
+    """Return a table of measurements under load: several streams, maximum throughput, requests that arrive at a rate."""
     if not facts.scenarios:
         return None
     columns = [
@@ -60,9 +60,9 @@ def scenarios(facts: ReportFacts) -> Table | None:
         Column("Streams"),
         Column(
             "Offered, queries/s",
-            title="server: of a Poisson process; where a bound was given, the highest rate that keeps it",
+            title="server: rate of a Poisson process; if there is a bound, the highest rate that keeps it",
         ),
-        Column("Bound on p99", title="server: the latency that the rate was sought for"),
+        Column("Bound on p99", title="server: the latency bound for which the rate was searched"),
         *(Column(name) for name in ("p50", "p90", "p99")),
         Column("Images/s"),
         Column("Samples"),
@@ -87,9 +87,9 @@ def scenarios(facts: ReportFacts) -> Table | None:
 
 
 def setting(m: LatencyFacts, facts: ReportFacts) -> str:
-    """Under what a latency was measured: runtime, batch, threads, and the machine where there are several."""
+    """Describe a measurement's setting: runtime, batch, threads, and the machine if there are several."""
     latency = m.latency
-    release = latency.runtime_version.partition("-")[0]  # OpenVINO's goes on with its commit
+    release = latency.runtime_version.partition("-")[0]  # OpenVINO's version ends with its commit
     threads = {0: "default threads", 1: "1\u00a0thread"}.get(latency.threads, f"{latency.threads}\u00a0threads")
     parts = [f"{targets.title(latency.runtime)} {release}", f"batch\u00a0{latency.batch}", threads]
     if m.device:
@@ -100,7 +100,7 @@ def setting(m: LatencyFacts, facts: ReportFacts) -> str:
 
 
 def steps(facts: ReportFacts) -> Table | None:
-    """From importing the runtime to the answer for a JPEG file: the medians of each step."""
+    """Return a table of the median time of each step, from importing the runtime to the answer for a JPEG file."""
     names = list(
         dict.fromkeys(name for m in facts.measured for name, v in m.latency.stages_ms.items() if v is not None)
     )
@@ -112,11 +112,11 @@ def steps(facts: ReportFacts) -> Table | None:
         values = [m.latency.stages_ms.get(name) for name in names]
         head = TableCell(m.latency.variant, m.latency.variant, note=setting(m, facts))
         rows.append([head, *(TableCell(show.milliseconds(v), v) for v in values)])
-    return Table("Where the time goes (medians)", columns, rows)
+    return Table("Time of each step (medians)", columns, rows)
 
 
-def circumstances(facts: ReportFacts) -> Table | None:
-    """What the runtimes were told and answered, and the state of the machine before and after."""
+def conditions(facts: ReportFacts) -> Table | None:
+    """Return a table of the runtimes' settings, and the state of the machine before and after."""
     if not facts.measured:
         return None
     names = ("Variant", "Settings", "Conditions", "Golden tensors", "Mean and peak memory", "Measured")
@@ -140,11 +140,11 @@ def circumstances(facts: ReportFacts) -> Table | None:
                 TableCell(show.day(m.result.created), m.result.created, note=m.file),
             ]
         )
-    return Table("Circumstances of each measurement", columns, rows)
+    return Table("Conditions of each measurement", columns, rows)
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> list[str]:
-    """`name value` for every leaf of a nested dictionary that has a value."""
+    """Return `name value` for every leaf with a value in a nested dictionary."""
     found = []
     for key, value in content.items():
         name = f"{prefix}{key.replace('_', ' ')}"

@@ -104,7 +104,7 @@
     }
     return best;
   }
-  const told = (i) => [
+  const description = (i) => [
     ...data.colorings.filter((c) => c.of[i] >= 0).map((c) => `${c.title} ${c.names[c.of[i]]}`), `anomaly score ${data.anomaly[i].toFixed(3)}`,
   ].join(", ");
   // A long name breaks after a folder before it breaks in a word.
@@ -124,7 +124,7 @@
   const element = (name, text, kind = "") => Object.assign(document.createElement(name), { textContent: text, className: kind });
   function describe() {
     const box = $("chosen");
-    if (chosen < 0) { box.replaceChildren(element("p", "Click or tap an image to see it here, with what is most like it.", "hint")); $("said").textContent = ""; return; }
+    if (chosen < 0) { box.replaceChildren(element("p", "Click or tap an image to see it here, with the most similar images.", "hint")); $("said").textContent = ""; return; }
     const list = document.createElement("dl");
     const row = (name, value) => { const div = document.createElement("div"); div.append(element("dt", name), element("dd", value)); list.append(div); };
     for (const c of data.colorings) {
@@ -143,8 +143,8 @@
       line.title = on ? data.files[who] : `${who} is not on this map`;
       item.append(line); near.append(item);
     }
-    box.replaceChildren(pictureOf(chosen, 256, "picture"), heading, list, element("h3", "Nearest neighbors, with their cosine"), near);
-    $("said").textContent = `${data.files[chosen]}: ${told(chosen)}`;
+    box.replaceChildren(pictureOf(chosen, 256, "picture"), heading, list, element("h3", "Nearest neighbors and their cosine"), near);
+    $("said").textContent = `${data.files[chosen]}: ${description(chosen)}`;
   }
   function choose(i, move = false) {
     chosen = i; hovered = -1;

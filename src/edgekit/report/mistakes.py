@@ -1,4 +1,4 @@
-"""Where the student errs: its confusion matrix, or the pairs of classes that it mixes up, and the images it is most wrong about."""
+"""The student's mistakes: its confusion matrix, the most confused pairs of classes, and the most confident wrong images."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from PIL import Image
 from edgekit.report import format as show
 from edgekit.report.charts import WIDTH, Size, both
 from edgekit.report.facts import ReportFacts
-from edgekit.report.figures import Key, ReportFigure
+from edgekit.report.figures import LegendEntry, ReportFigure
 from edgekit.report.svg import drawing, element
 from edgekit.report.tables import Column, Table, TableCell
 
 MATRIX_CLASSES = (
-    30  # above, the cells of a matrix are too small to be read, and the most confused pairs stand in a table
+    30  # with more classes, the cells would be too small, and a table shows the most confused pairs instead
 )
 _PAIRS = 40
-_LETTER = 7.6  # pixels a letter of a label, about
-_LONGEST = 16  # letters of a label in the matrix; the whole name is in the cell's tooltip
-_ON_DARK = 0.6  # from this share on, a number is written in the light color
+_LETTER = 7.6  # approximate width of a label's letter, in pixels
+_LONGEST = 16  # letters of a label in the matrix; the cell's tooltip has the whole name
+_ON_DARK = 0.6  # from this share on, numbers have the light color
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """An image with what it is and what the student takes it for."""
+    """A misclassified image with its true and its predicted class."""
 
     url: str
     file: str
@@ -39,7 +39,7 @@ class Mistake:
 
 
 def confusion(facts: ReportFacts) -> ReportFigure | None:
-    """The student's confusion matrix on the test set; None with too many classes, or without answers."""
+    """Draw the student's confusion matrix on the test set; None with too many classes, or without predictions."""
     cells = _cells(facts)
     if cells is None or facts.evaluation is None or len(cells) > MATRIX_CLASSES:
         return None
@@ -47,13 +47,13 @@ def confusion(facts: ReportFacts) -> ReportFigure | None:
     svg = both(lambda size: _matrix(cells, names, size))
     return ReportFigure(
         svg,
-        [Key("right", "right"), Key("wrong", "wrong")],
-        "numbers are images; the stronger the color, the larger the share of the row",
+        [LegendEntry("right", "right"), LegendEntry("wrong", "wrong")],
+        "numbers are images; stronger color means a larger share of the row",
     )
 
 
 def pairs(facts: ReportFacts) -> Table | None:
-    """The pairs of classes that the student mixes up most, both directions apart."""
+    """Return a table of the pairs of classes that the student confuses most; both directions are separate."""
     cells = _cells(facts)
     if cells is None or facts.evaluation is None:
         return None
@@ -76,15 +76,15 @@ def pairs(facts: ReportFacts) -> Table | None:
             )
     columns = [
         Column("Class", number=False),
-        Column("Taken for", number=False),
+        Column("Predicted as", number=False),
         Column("Images"),
         Column("Share of the class"),
     ]
-    return Table("Classes that the student mixes up", columns, rows, tall=len(rows) > 16) if rows else None
+    return Table("Most confused classes", columns, rows, tall=len(rows) > 16) if rows else None
 
 
 def worst(facts: ReportFacts) -> list[Mistake]:
-    """The images that the student is most certain about and wrong, the most certain first."""
+    """Return the wrong images with the highest confidence, the highest first."""
     if facts.answers is None or facts.evaluation is None:
         return []
     return [
@@ -117,7 +117,7 @@ def _matrix(cells: NDArray[np.int64], names: list[str], size: Size) -> Markup:
     numbers = cell >= 17
     look = "name small" if min(cell, height) >= 14 else "name tiny"
     parts = [
-        element("text", "class ↓, taken for →", class_="label", x=0, y=12),
+        element("text", "class ↓, predicted as →", class_="label", x=0, y=12),
     ]
     for i, label in enumerate(labels):
         x, y = left + (i + 0.5) * cell, top - 8
@@ -144,10 +144,12 @@ def _matrix(cells: NDArray[np.int64], names: list[str], size: Size) -> Markup:
                 "rx": 3,
             }
             kind = "heat none" if not n else "heat" if i == j else "heat error"
-            said = (
-                f"{names[i]} taken for {names[j]}: {n}" if i != j else f"{names[i]}: {n} of {int(cells[i].sum())} right"
+            tooltip = (
+                f"{names[i]} predicted as {names[j]}: {n}"
+                if i != j
+                else f"{names[i]}: {n} of {int(cells[i].sum())} right"
             )
-            drawn = [element("title", said), element("rect", class_=kind, style=f"--share:{share:.3f}", **box)]
+            drawn = [element("title", tooltip), element("rect", class_=kind, style=f"--share:{share:.3f}", **box)]
             if n and numbers:
                 text = "heattext dark" if share >= _ON_DARK else "heattext"
                 drawn.append(
@@ -155,5 +157,5 @@ def _matrix(cells: NDArray[np.int64], names: list[str], size: Size) -> Markup:
                 )  # fmt: skip
             parts.append(element("g", *drawn))
     right = int(np.trace(cells))
-    told = f"Confusion matrix of {count} classes: {right} of {int(cells.sum())} images right"
-    return drawing(width, top + count * height + 4, told, *parts, class_=size)
+    alt_text = f"Confusion matrix of {count} classes: {right} of {int(cells.sum())} images right"
+    return drawing(width, top + count * height + 4, alt_text, *parts, class_=size)

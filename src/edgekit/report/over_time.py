@@ -1,4 +1,4 @@
-"""What a measurement looked like while it went on: latency, clocks, temperature and power over time, and what to doubt in it."""
+"""Charts of measurements over time: latency, clocks, temperature and power, with warnings."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ import numpy as np
 from markupsafe import Markup
 
 from edgekit.report.facts import LatencyFacts, ReportFacts
-from edgekit.report.figures import Curves
+from edgekit.report.figures import ChartGroup
 from edgekit.report.format import count, milliseconds, plain
 from edgekit.report.headline import measured_everywhere
 from edgekit.report.latency import setting
 from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 from edgekit.result import Latency
 
-_MOST = 8  # measurements that are drawn; the others are in the result files
+_MOST = 8  # number of drawn measurements; the others are in the result files
 _BINS = 120
 _SENSORS = {
     "clock_mhz": "CPU clock, MHz", "gpu_clock_mhz": "GPU clock, MHz", "temperature_c": "temperature, °C", "power_w": "power, W",
 }  # fmt: skip
 
 
-def over_time(facts: ReportFacts) -> list[Curves]:
-    """A card a measurement: those with warnings first, since it is there that one looks."""
+def over_time(facts: ReportFacts) -> list[ChartGroup]:
+    """Return one group of charts per measurement, those with warnings first."""
     every = sorted(measured_everywhere(facts), key=lambda m: -len(m.latency.warnings))
     return [_card(m, facts) for m in every if m.latency.samples_ns][:_MOST]
 
 
-def _card(m: LatencyFacts, facts: ReportFacts) -> Curves:
+def _card(m: LatencyFacts, facts: ReportFacts) -> ChartGroup:
     latency = m.latency
     charts = [_latency(latency), *_sensors(latency)]
     note = f"{count(len(latency.samples_ns))} samples, {setting(m, facts)}"
-    return Curves(latency.variant, note, charts, latency.warnings)
+    return ChartGroup(latency.variant, note, charts, latency.warnings)
 
 
 def _starts(latency: Latency) -> tuple[np.ndarray, list[float]]:
-    """When each sample ended, in seconds of measuring, and where the rounds (processes of their own) begin: one run follows
-    another within a round, and the rounds are put end to end."""
+    """Return when each sample ended, in seconds of measuring, and where the rounds (separate processes) begin; rounds are
+    concatenated."""
     ends = np.cumsum(np.asarray(latency.samples_ns, dtype=np.float64)) / 1e9
     edges = np.cumsum(latency.rounds)[:-1]
     return ends, [0.0, *(float(ends[edge - 1]) for edge in edges if 0 < edge <= len(ends))]
@@ -104,6 +104,6 @@ def _frame(seconds: float, heights: tuple[float, float], log: bool) -> PlotFrame
 
 
 def _round(frame: PlotFrame, begin: float) -> Markup:
-    tip = element("title", "another process begins")
+    tip = element("title", "a new process begins")
     line = element("line", class_="reference", x1=frame.x(begin), x2=frame.x(begin), y1=frame.y.end, y2=frame.y.start)
     return element("g", tip, line)

@@ -1,4 +1,4 @@
-"""A run's facts as one HTML page that needs nothing but a browser: no network, no file beside it."""
+"""Write a run's facts as one self-contained HTML page: no network, no other files."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     import jinja2
 
 _MOST_BYTES = 64 << 20
-_VIEWS_BYTES = 500_000  # the page stays small: a larger grid is encoded again
+_VIEWS_BYTES = 500_000  # a larger grid is encoded again to keep the page small
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenReport:
     """A report on disk."""
 
     path: Path
@@ -38,7 +38,7 @@ class Written:
     top: Headline
 
 
-def write_report(run: Path | str, output: Path | None = None) -> Written:
+def write_report(run: Path | str, output: Path | None = None) -> WrittenReport:
     """Read a run and write its report.
 
     Args:
@@ -46,20 +46,20 @@ def write_report(run: Path | str, output: Path | None = None) -> Written:
         output: the HTML file; default `report.html` in the run folder.
 
     Raises:
-        RunError, RecipeError: it is no run folder, or its recipe cannot be understood.
+        RunError, RecipeError: it is not a run folder, or its recipe is invalid.
         RuntimeMissing: the extra [report] is not installed.
         EdgekitError: the file cannot be written.
     """
     require_jinja2()
     facts = collect(run)
     path = output or facts.path / "report.html"
-    # A file name or a class may hold control characters or be no valid Unicode; the page, which may be looked at in a terminal, is not so.
+    # A file or class name may have control characters or invalid Unicode; the page, which may be shown in a terminal, must not.
     write_text(path, visible(render(facts), keep="\n\t"))
-    return Written(path, facts, headline(facts))
+    return WrittenReport(path, facts, headline(facts))
 
 
 def render(facts: ReportFacts) -> str:
-    """The page as text."""
+    """Return the page as text."""
     from edgekit.report import differences, figures, latency, tables
     from edgekit.report.mistakes import confusion, pairs, worst
     from edgekit.report.over_time import over_time
@@ -99,7 +99,7 @@ def render(facts: ReportFacts) -> str:
             "latency": latency.latencies(facts),
             "scenarios": latency.scenarios(facts),
             "steps": latency.steps(facts),
-            "circumstances": latency.circumstances(facts),
+            "conditions": latency.conditions(facts),
         },
         accuracy_searches=accuracy_searches(facts),
         views=_embedded(facts.views) if facts.views else None,
@@ -114,7 +114,7 @@ def render(facts: ReportFacts) -> str:
 
 
 def require_jinja2() -> None:
-    """Say now what would fail after everything was computed.
+    """Check for jinja2 before anything is computed.
 
     Raises:
         RuntimeMissing: the extra [report] is not installed.
@@ -124,18 +124,18 @@ def require_jinja2() -> None:
 
 
 def script_hash(script: str) -> str:
-    """By which a page's Content-Security-Policy knows its script."""
+    """Return the hash by which a page's Content-Security-Policy identifies its script."""
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def json_in_html(content: Any) -> str:
-    """Content as JSON that may stand inside HTML."""
+    """Return content as JSON that is safe inside HTML."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def environment() -> jinja2.Environment:
-    """Where pages' templates are found; everything that they print is escaped."""
+    """Return the template environment; everything that templates print is escaped."""
     import jinja2
 
     return jinja2.Environment(
@@ -148,13 +148,13 @@ def environment() -> jinja2.Environment:
 
 
 def resource(name: str) -> str:
-    """A file of this package, as text."""
+    """Return a file of this package as text."""
     return resources.files("edgekit.report").joinpath(name).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image in the page itself; `pixelated` where it is so small that smoothing would blur it away."""
+    """An image inside the page; `pixelated` if it is so small that smoothing would blur it."""
 
     url: str
     width: int

@@ -1,4 +1,4 @@
-"""Where a run's time goes inside the graph: a table a profile, by operator, with its longest nodes."""
+"""Tables of profiles: the time inside the graph by operator, with the longest nodes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _LONGEST = 5
 
 
 def profiles(facts: ReportFacts) -> list[Table]:
-    """One table for each profile of the bundle that the run holds now."""
+    """Return one table for each profile of the run's current bundle."""
     return [_table(profile, device) for profile, device in facts.profiles]
 
 
 def _table(profile: Profile, device: str) -> Table:
     where = f", {device}" if device else ""
     caption = (
-        f"{profile.variant}: {show.milliseconds(profile.run_ms)} a run without the profiler, "
+        f"{profile.variant}: {show.milliseconds(profile.run_ms)} per run without the profiler, "
         f"{targets.title(profile.runtime)}, batch {profile.batch}{where}"
     )
     columns = [
         Column("Operator", number=False),
         Column("Share", title="of the time of all nodes"),
-        Column("Time", title="a run, as the profiler sees it: its own cost is in it"),
+        Column("Time", title="per run, including the profiler's overhead"),
         Column("Nodes"),
         Column("Longest nodes", number=False, long=True),
     ]

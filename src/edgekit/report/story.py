@@ -1,4 +1,4 @@
-"""The top of the page in words and figures: what went in, what came out, and how far the run has come."""
+"""The top of the page: the main sentence, the main numbers, and the run's steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekit.result import Score
 
 @dataclass(frozen=True)
 class Tile:
-    """One number of the headline with its unit, and what it is about."""
+    """One number of the headline with its unit, and a note."""
 
     name: str
     value: str
@@ -28,7 +28,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of the way from images to a measured model; `missing` is why there is none, `command` what makes it."""
+    """One step from images to a measured model; `missing` is the reason if it is missing, `command` makes it."""
 
     name: str
     detail: str
@@ -38,20 +38,20 @@ class Step:
 
 
 def lead(facts: ReportFacts, top: Headline) -> str:
-    """The page's sentence."""
-    made = ""
+    """Return the page's main sentence."""
+    text = ""
     if facts.data is not None:
         pool, labels = facts.data.sets["pool"].images, facts.data.sets["labels"].images
-        made = f"From {show.count(pool)} unlabeled images and {show.count(labels)} labels"
+        text = f"From {show.count(pool)} unlabeled images and {show.count(labels)} labels"
     if top.shipped is not None and facts.bundle is not None:
         verified = sum(v.status == "verified" for v in facts.bundle.manifest.variants)
         model = f"a model of {show.size(top.shipped.bytes)}, verified in {_many(verified, 'variant')}"
-        return f"{made} to {model}." if made else f"{model[0].upper()}{model[1:]}."
-    return f"{made}." if made else "A run on its way."
+        return f"{text} to {model}." if text else f"{model[0].upper()}{model[1:]}."
+    return f"{text}." if text else "This run is not complete yet."
 
 
 def tiles(facts: ReportFacts, top: Headline) -> list[Tile]:
-    """The five numbers; one that the run does not have says how to get it."""
+    """Return the five main numbers; a missing one shows how to get it."""
     return [_student(facts, top), _int8(facts, top), _fastest(facts, top), _size(facts, top), _gain(facts, top)]
 
 
@@ -98,11 +98,11 @@ def _size(facts: ReportFacts, top: Headline) -> Tile:
 
 
 def _gain(facts: ReportFacts, top: Headline) -> Tile:
-    name = "What the unlabeled images bought"
+    name = "Gain from unlabeled images"
     if top.gain is None or top.student is None or top.supervised is None:
         why = f"needs the {facts.task.quality} of the student and of the same network trained from scratch"
         if not facts.recipe.supervised.enabled:
-            why = "the recipe trains no supervised student to compare with (supervised.enabled)"
+            why = "the recipe does not train a supervised student for comparison (supervised.enabled)"
         return Tile(name, show.NONE, "", why, hero=True)
     student, scratch = (_mean(facts, score) for score in (top.student, top.supervised))
     note = f"student {show.percent(student)}, the same network from scratch on the same labels {show.percent(scratch)}"
@@ -110,14 +110,14 @@ def _gain(facts: ReportFacts, top: Headline) -> Tile:
     if top.lead is not None:
         note += f"; {words(top.lead)}"
     if unclear:
-        name = "What the unlabeled images bought: no difference shown"
+        name = "Gain from unlabeled images: not significant"
     elif top.gain < 0:
         name = "The unlabeled images did not help here"
     return Tile(name, show.points(top.gain), "points", note, hero=True, loss=unclear or top.gain < 0)
 
 
 def _mean(facts: ReportFacts, score: Score) -> float:
-    """A model's accuracy; of several label draws, the mean."""
+    """Return a model's accuracy; with several label draws, their mean."""
     values = [
         draw.values[score.model]
         for draw in (facts.evaluation.draws if facts.evaluation else [])
@@ -131,7 +131,7 @@ def _export_note(facts: ReportFacts, otherwise: str) -> str:
 
 
 def architecture(a: Architecture) -> str:
-    """A network in short: `resnet18 ×0.5`, `resnet50 + SK`, `vit_tiny_patch16_224 /4`."""
+    """Return a network's short name: `resnet18 ×0.5`, `resnet50 + SK`, `vit_tiny_patch16_224 /4`."""
     width = "" if a.width == 1.0 else f" ×{a.width:g}"
     kernels = " + SK" if a.selective_kernels else ""
     patches = f" /{a.patch_size}" if a.patch_size else ""
@@ -139,7 +139,7 @@ def architecture(a: Architecture) -> str:
 
 
 def _epochs(facts: ReportFacts, stage: str) -> str:
-    """`60 epochs`: those of the complete stage, else the recipe's, which may leave their number to the images."""
+    """Return `60 epochs`: of the complete stage, otherwise the recipe's, which may depend on the number of images."""
     known = facts.stages.get(stage)
     config = known.record.inputs.get("config") if known else None
     epochs = config.get("epochs") if isinstance(config, dict) else None
@@ -147,7 +147,7 @@ def _epochs(facts: ReportFacts, stage: str) -> str:
 
 
 def steps(facts: ReportFacts) -> list[Step]:
-    """The way from the images to the measured model."""
+    """Return the steps from the images to the measured model."""
     recipe = facts.recipe
     labels = f"{show.count(facts.data.sets['labels'].images)} labels" if facts.data else "labels"
     knn = score(facts, "encoder", "knn")
@@ -162,18 +162,18 @@ def steps(facts: ReportFacts) -> list[Step]:
         ),
         "finetune": ("Fine-tune", f"{labels}, {_epochs(facts, 'finetune')}"),
         "distill": ("Distill", f"{architecture(recipe.distill.student)}, {_epochs(facts, 'distill')}"),
-        "supervised": ("From scratch", f"to compare with, {_epochs(facts, 'supervised')}"),
+        "supervised": ("From scratch", f"for comparison, {_epochs(facts, 'supervised')}"),
     }
-    found = []
+    listed = []
     for stage, (name, detail) in details.items():
         if stage == "supervised" and not recipe.supervised.enabled:
             continue
         record = facts.stages.get(stage)
-        found.append(_step(facts, stage, name, detail, show.duration(record.record.seconds) if record else ""))
+        listed.append(_step(facts, stage, name, detail, show.duration(record.record.seconds) if record else ""))
     scored = f"{_many(len(facts.evaluation.scores), 'score')}" if facts.evaluation else ""
     if knn is not None:
         scored += f", encoder kNN {show.percent(knn.value)}"
-    found.append(_step(facts, "evaluate", "Evaluate", scored))
+    listed.append(_step(facts, "evaluate", "Evaluate", scored))
     exported = ""
     if facts.bundle is not None:
         by_status = {
@@ -181,14 +181,14 @@ def steps(facts: ReportFacts) -> list[Step]:
             for s in ("verified", "rejected", "unexecuted")
         }
         exported = ", ".join(f"{n} {s}" for s, n in by_status.items() if n)
-    found.append(_step(facts, "export", "Export", exported))
-    found.append(_step(facts, "bench", "Bench", _many(len(facts.measured), "measurement") if facts.measured else ""))
-    said: set[str] = set()
-    for i, step in enumerate(found):  # one command makes several steps: it is named at the first
-        if step.command in said:
-            found[i] = replace(step, command="")
-        said.add(step.command)
-    return found
+    listed.append(_step(facts, "export", "Export", exported))
+    listed.append(_step(facts, "bench", "Bench", _many(len(facts.measured), "measurement") if facts.measured else ""))
+    commands: set[str] = set()
+    for i, step in enumerate(listed):  # one command makes several steps: only the first names it
+        if step.command in commands:
+            listed[i] = replace(step, command="")
+        commands.add(step.command)
+    return listed
 
 
 def _step(facts: ReportFacts, part: str, name: str, detail: str, time: str = "") -> Step:

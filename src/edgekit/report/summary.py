@@ -1,15 +1,15 @@
-"""The headline as plain data, for scripts."""
+"""The report's headline as plain data for scripts."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from edgekit.report.headline import p50
-from edgekit.report.page import Written
+from edgekit.report.page import WrittenReport
 
 
-def summary(written: Written) -> dict[str, Any]:
-    """The report's path and size, its headline (accuracies and gain as shares, latency in ms, sizes in bytes), its gaps."""
+def summary(written: WrittenReport) -> dict[str, Any]:
+    """Return the report's path and size, its headline (accuracies and gain as shares, latency in ms, sizes in bytes), and its gaps."""
     top, metric = written.top, written.facts.task.metric
     return {
         "report": str(written.path),

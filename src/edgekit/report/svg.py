@@ -1,4 +1,4 @@
-"""SVG by hand: elements, scales, ticks and axes. No color is written into it: classes of style.css follow the theme."""
+"""Build SVG: elements, scales, ticks and axes. Colors come from classes of style.css, which follow the theme."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.report.format import plain
 
 
 def element(name: str, *children: object, **attributes: object) -> Markup:
-    """An element with everything in it escaped; `class_` stands for class, `text_anchor` for text-anchor, None is left out."""
+    """Return an element with escaped content; `class_` becomes class, `text_anchor` becomes text-anchor, None is left out."""
     parts = [
         f' {key.rstrip("_").replace("_", "-") if key != "viewBox" else key}="{escape(_value(value))}"'
         for key, value in attributes.items()
@@ -28,7 +28,7 @@ def _value(value: object) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """From data to pixels, linear or logarithmic."""
+    """A map from data to pixels, linear or logarithmic."""
 
     low: float
     high: float
@@ -42,14 +42,14 @@ class Scale:
         return self.start + (value - low) / (high - low) * (self.end - self.start)
 
     def ticks(self, count: int = 5) -> list[float]:
-        """Round values inside the scale; on a wide logarithmic one, 1-2-5 or powers of ten."""
+        """Return round values inside the scale; on a wide logarithmic scale, 1-2-5 or powers of ten."""
         if self.log and self.high / self.low > 4:
             return log_ticks(self.low, self.high, count)
         return nice_ticks(self.low, self.high, count)
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Multiples of 1, 2, 2.5 or 5 times a power of ten between two values, about `count` of them."""
+    """Return about `count` multiples of 1, 2, 2.5 or 5 times a power of ten between two values."""
     if high <= low:
         return [low]
     rough = (high - low) / max(1, count)
@@ -60,7 +60,7 @@ def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def log_ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """1, 2 and 5 times the powers of ten between two values, or the powers alone where that is too many."""
+    """Return 1, 2 and 5 times the powers of ten between two values, or only the powers if these are too many."""
     found: list[float] = []
     for digits in ((1, 2, 5), (1, 3), (1,)):
         powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
@@ -71,7 +71,7 @@ def log_ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 
 def padded(values: Sequence[float], share: float = 0.06, log: bool = False) -> tuple[float, float]:
-    """The range of some values with a margin at both ends; never empty."""
+    """Return the range of values with a margin at both ends; never empty."""
     low, high = min(values), max(values)
     if log:
         low, high = max(low, 1e-9), max(high, 1e-9)
@@ -97,7 +97,7 @@ class PlotFrame:
         x_count: int = 5,
         y_count: int = 4,
     ) -> Markup:
-        """Grid, ticks and labels; the y label stands above the axis, where it reads without turning the head."""
+        """Draw grid, ticks and labels; the y label is horizontal, above the axis."""
         left, right, bottom, top = self.x.start, self.x.end, self.y.start, self.y.end
         parts = []
         for tick in self.y.ticks(y_count):
@@ -117,13 +117,13 @@ class PlotFrame:
 
 
 def path(points: Sequence[tuple[float, float]], class_: str) -> Markup:
-    """A polyline through points in pixels."""
+    """Draw a polyline through points in pixels."""
     steps = " ".join(f"{'M' if i == 0 else 'L'}{x:.1f} {y:.1f}" for i, (x, y) in enumerate(points))
     return element("path", class_=class_, d=steps)
 
 
-def drawing(width: float, height: float, description: str, *children: Markup | None, class_: str = "") -> Markup:
-    """The whole picture, named for those who cannot see it."""
+def drawing(width: float, height: float, alt_text: str, *children: Markup | None, class_: str = "") -> Markup:
+    """Return the whole picture, with an alternative text."""
     return element(
-        "svg", *children, class_=f"chart {class_}".strip(), viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=description
+        "svg", *children, class_=f"chart {class_}".strip(), viewBox=f"0 0 {width:g} {height:g}", role="img", aria_label=alt_text
     )  # fmt: skip

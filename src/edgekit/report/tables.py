@@ -1,6 +1,6 @@
-"""The report's tables as rows of cells: what is printed, what it sorts by, and what stands small below it.
+"""Tables of the report, as rows of cells with a text, a sort key and a small note.
 
-Here are the tables of accuracy; those of latency are in `latency.py`.
+This module has the tables of accuracy; those of latency are in `latency.py`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def interval(task: Task, score: Score) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class TableCell:
-    """One cell. `sort` is a number or a lower-case text; `bar` draws a bar of that share behind the number."""
+    """A cell. `sort` is a number or a lower-case text; `bar` draws a bar of this share behind the number."""
 
     text: str
     sort: float | str | None = None
@@ -58,7 +58,7 @@ class Column:
     name: str
     number: bool = True
     title: str = ""
-    long: bool = False  # of sentences: wide enough to be read on a phone, where the table scrolls
+    long: bool = False  # has sentences: wide enough for reading on a phone, where the table scrolls
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Table:
 
 
 def stages(facts: ReportFacts) -> Table | None:
-    """Every score with its interval, sample count and protocol."""
+    """Return a table of every score with its interval, sample count and protocol."""
     if facts.evaluation is None:
         return None
     columns = [
@@ -81,7 +81,7 @@ def stages(facts: ReportFacts) -> Table | None:
         Column(capital(facts.task.quality)),
         Column(
             "95 % interval",
-            title="Wilson's interval for this number of test images; of few-shot scores, that of the mean over the draws",
+            title="Wilson's interval for this number of test images; for few-shot scores, the interval of the mean over the draws",
         ),
         Column("Images"),
         Column("Protocol", number=False, long=True),
@@ -109,7 +109,7 @@ def _score_row(score: Score, task: Task) -> list[TableCell]:
 
 
 def classes(facts: ReportFacts) -> Table | None:
-    """The task's metric on each class, a column a model."""
+    """Return a table of the task's metric on each class, one column per model."""
     scores = (
         [s for s in facts.evaluation.scores if s.metric == facts.task.metric and s.per_class]
         if facts.evaluation
@@ -143,7 +143,7 @@ def capital(text: str) -> str:
 
 
 def variants(facts: ReportFacts) -> Table | None:
-    """The bundle's variants: accuracy, fidelity to the trained model, size and speed."""
+    """Return a table of the bundle's variants: accuracy, fidelity to the trained model, size and speed."""
     if facts.bundle is None:
         return None
     fastest: dict[str, float] = {}
@@ -154,13 +154,13 @@ def variants(facts: ReportFacts) -> Table | None:
     task = facts.bundle.task
     columns = [
         Column("Variant", number=False),
-        Column("Status", number=False, title="verified: run here and within the allowed drop"),
+        Column("Status", number=False, title="verified: ran at export and lost no more than the allowed drop"),
         Column(capital(task.metrics[task.metric])),
         Column("Drop, points", title=f"{task.quality} of the trained model minus this variant's"),
-        Column("Agreement", title="share of the images named below it on which variant and trained model decide alike"),
+        Column("Agreement", title="share of images on which the variant decides as the trained model does"),
         Column(
             f"Max |Δ {task.unit}|",
-            title=f"largest difference of a {task.unit} from the trained model's, on the golden images",
+            title=f"largest difference of a {task.unit} to the trained model's, on the golden images",
         ),
         Column("SQNR, dB", title=f"signal to quantization noise of the {task.main}"),
         Column("Size"),
@@ -170,7 +170,7 @@ def variants(facts: ReportFacts) -> Table | None:
     rows = [_variant_row(v, fastest.get(v.id)) for v in manifest.variants]
     if manifest.accuracy is not None:
         blank = TableCell("–")
-        trained = TableCell("Trained model", "", note="PyTorch, float: what the others must match")
+        trained = TableCell("Trained model", "", note="PyTorch, float: the reference for the variants")
         rows.insert(0, [trained, blank, _score(manifest.accuracy), blank, blank, blank, blank, blank, blank])
     return Table(f"{capital(task.quality)} by precision and runtime", columns, rows)
 
@@ -183,7 +183,7 @@ def _variant_row(v: Variant, latency: float | None) -> list[TableCell]:
         what += f", calibrated on {calibration.images} images"
     return [
         TableCell(v.id, v.id, note=f"{what}; {v.note}" if v.note else what),
-        TableCell(v.status, v.status, badge=v.status, note="" if v.executed else "not run where it was exported"),
+        TableCell(v.status, v.status, badge=v.status, note="" if v.executed else "not run at export"),
         _score(v.accuracy),
         TableCell(_drop(v.drop), v.drop),
         _agreement(v),
@@ -195,7 +195,7 @@ def _variant_row(v: Variant, latency: float | None) -> list[TableCell]:
 
 
 def _agreement(v: Variant) -> TableCell:
-    """Agreement with the trained model on the evaluation set, or on the golden images where that is all there is."""
+    """Return the agreement with the trained model on the evaluation set, otherwise on the golden images."""
     if v.accuracy is not None and v.accuracy.agreement is not None:
         return TableCell(
             show.percent(v.accuracy.agreement), v.accuracy.agreement, note=f"{show.count(v.accuracy.samples)} images"
@@ -212,5 +212,5 @@ def _score(accuracy: Accuracy | None) -> TableCell:
 
 
 def _drop(drop: float | None) -> str:
-    """A drop in points: `0.6` is worse than the trained model, `−0.3` is better."""
+    """Format a drop in points: `0.6` is worse than the trained model, `−0.3` is better."""
     return show.NONE if drop is None else show.hundredths(drop)

@@ -1,6 +1,6 @@
-"""The runtimes: one module or folder each, all with the same few verbs, listed in `edgekit.targets`.
+"""The runtimes: one module or folder each, all with the same interface, listed in `edgekit.targets`.
 
-A runtime is imported when a session is opened, never before.
+A runtime is imported only when a session is opened.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 
 
 def installed() -> dict[str, str | None]:
-    """The version of every runtime that edgekit knows; None where it is not installed. Nothing is imported for it."""
-    return {name: _version(found.module, found.packages) for name, found in targets.runtimes().items()}
+    """Return the version of every runtime that edgekit knows; None if it is not installed. No runtime is imported."""
+    return {name: _version(entry.module, entry.packages) for name, entry in targets.runtimes().items()}
 
 
 def why_not(runtime: str) -> RuntimeMissing | None:
-    """Why models of a runtime cannot run on this machine, or None where they can."""
-    found = targets.find_runtime(runtime)
-    if found is None:
+    """Return why models of a runtime cannot run on this machine, or None if they can."""
+    entry = targets.find_runtime(runtime)
+    if entry is None:
         return RuntimeMissing(
             f"this edgekit does not know the runtime {runtime}", "update edgekit, or install the package that adds it"
         )
-    if _version(found.module, found.packages) is None:
-        return RuntimeMissing(f"{runtime} is not installed", found.install)
-    if found.requires:
+    if _version(entry.module, entry.packages) is None:
+        return RuntimeMissing(f"{runtime} is not installed", entry.install)
+    if entry.requires:
         try:
-            targets.resolve(found.requires)()
+            targets.resolve(entry.requires)()
         except RuntimeMissing as missing:
             return RuntimeMissing(f"{runtime}: {missing.message}", missing.hint)
         except ImportError as error:
             return RuntimeMissing(
-                f"{runtime}: {found.requires} does not load: {error}", "update the package that adds it"
+                f"{runtime}: {entry.requires} does not load: {error}", "update the package that adds it"
             )
     return None
 
@@ -52,16 +52,16 @@ def open_session(
     """Load a model file into a runtime.
 
     Args:
-        runtime: which one.
-        model: what it opens: .onnx for onnxruntime; .xml (its .bin beside it) or .onnx for openvino; .engine (its record beside it) or
+        runtime: the runtime's name.
+        model: the file to open: .onnx for onnxruntime; .xml (its .bin beside it) or .onnx for openvino; .engine (its record beside it) or
             .onnx (its build plan beside it) for tensorrt and tensorrt-rtx.
         threads: threads inside an operator; 0 leaves it to the runtime.
-        settings: what else the runtime must be told; see the runtime's file for the keys that it takes.
+        settings: further settings of the runtime; the runtime's module lists the keys.
         task: whose outputs the model gives; None: the usual one, classification.
 
     Raises:
-        RuntimeMissing: the runtime is not installed, or needs a GPU that is not here.
-        BundleError: the file cannot be loaded, is not a graph of edgekit's, or asks for what this machine does not do.
+        RuntimeMissing: the runtime is not installed, or needs a GPU that this machine does not have.
+        BundleError: the file cannot be loaded, is not a graph of edgekit's, or needs something that this machine does not support.
     """
     if missing := why_not(runtime):
         raise missing
@@ -71,28 +71,28 @@ def open_session(
 
 
 def _open(runtime: str, model: ModelFiles, threads: int, settings: Mapping[str, str]) -> Session:
-    found = targets.find_runtime(runtime)
-    assert found is not None  # `why_not` was asked before
+    entry = targets.find_runtime(runtime)
+    assert entry is not None  # `why_not` has checked it
     try:
-        session: Session = targets.resolve(found.session)(model, threads, settings)
+        session: Session = targets.resolve(entry.session)(model, threads, settings)
     except ImportError as error:
         raise RuntimeMissing(
-            f"{runtime} is installed but does not load: {error}", f"reinstall it: {found.install}"
+            f"{runtime} is installed but does not load: {error}", f"reinstall it: {entry.install}"
         ) from error
     return session
 
 
 def load(bundle: Bundle, variant: Variant, *, threads: int = 0, settings: Mapping[str, str] = _NONE) -> Session:
-    """Load a variant of a bundle: the bytes that were compared with the digests of its files, and no others.
+    """Load a variant of a bundle. Only bytes that match the recorded digests reach the runtime.
 
     Args:
         bundle: an opened bundle.
         variant: one of its variants.
         threads: threads inside an operator; 0 leaves it to the runtime.
-        settings: what the runtime must be told beyond the variant's own settings, for instance the provider.
+        settings: settings in addition to the variant's own, for example the provider.
 
     Raises:
-        RuntimeMissing, BundleError: see `open_session`; also where a file was changed.
+        RuntimeMissing, BundleError: see `open_session`; also if a file was changed.
     """
     if missing := why_not(variant.runtime):
         raise missing
@@ -113,7 +113,7 @@ def _version(module: str, distributions: tuple[str, ...]) -> str | None:
             return metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return "unknown"  # there, but not from a package: its session will tell the version
+    return "unknown"  # importable, but not from a package: its session knows the version
 
 
 __all__ = ["Session", "installed", "load", "open_session", "why_not"]

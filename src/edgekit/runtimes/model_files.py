@@ -1,4 +1,4 @@
-"""The files of a model, as a session gets at them: on the disk, or a bundle's, of which only checked bytes reach a runtime."""
+"""Access to a model's files for a session: on the disk, or in a bundle, of which only checked bytes reach a runtime."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from edgekit.tasks import Task
 
 
 class ModelFiles(Protocol):
-    """A model: one file that a runtime opens, and maybe others beside it.
+    """A model: a file that a runtime opens, and optional files beside it.
 
     Attributes:
-        path: of the file that is opened, for messages and its name.
+        path: of the opened file, for messages and its name.
         task: whose outputs the model gives.
     """
 
@@ -25,45 +25,45 @@ class ModelFiles(Protocol):
     task: Task
 
     def has(self, name: str) -> bool:
-        """Whether a file of that name belongs to it."""
+        """Whether the model has a file of this name."""
         ...
 
     def read(self, name: str) -> bytes:
-        """A file's bytes.
+        """Return a file's bytes.
 
         Raises:
-            OSError, BundleError: it cannot be read, or is not what the bundle records.
+            OSError, BundleError: it cannot be read, or has another digest than the bundle records.
         """
         ...
 
     @contextmanager
     def opened(self, *names: str) -> Iterator[list[str]]:
-        """Paths under which this process can open files while the block lasts, in the order of the names.
+        """Yield paths under which this process can open the files until the block ends, in the order of the names.
 
         Raises:
-            BundleError: one is not what the bundle records.
+            BundleError: one has another digest than the bundle records.
         """
         ...
 
     @contextmanager
     def placed(self, name: str) -> Iterator[Path]:
-        """The path of a file that bears its name and lies beside what belongs to it, for another process, while the block lasts.
+        """Yield the path of a file with its own name, beside its companion files, for another process, until the block ends.
 
         Raises:
-            BundleError: it is not what the bundle records.
+            BundleError: it has another digest than the bundle records.
         """
         ...
 
     def digests(self, name: str) -> list[str]:
-        """The SHA-256 of a file and of what it keeps its weights in."""
+        """Return the SHA-256 of a file and of its external weights."""
         ...
 
 
 class FilesOnDisk:
-    """Files that edgekit has just written itself, or that a caller of `open_session` answers for.
+    """Files that edgekit has just written, or that the caller of `open_session` trusts.
 
     Args:
-        path: of the one that is opened.
+        path: of the opened file.
         task: whose outputs the model gives; None: the usual one, classification.
     """
 
@@ -96,11 +96,11 @@ class FilesOnDisk:
 
 
 class FilesOfBundle:
-    """A variant's files: each is compared with its recorded digest as it is read, and nothing else in the folder is opened.
+    """A variant's files: each is compared with its recorded digest while it is read, and no other file is opened.
 
     Args:
         bundle: an opened bundle.
-        variant: one of its variants; its first file is the one that is opened.
+        variant: one of its variants; the runtime opens its first file.
     """
 
     def __init__(self, bundle: Bundle, variant: Variant) -> None:
@@ -143,5 +143,5 @@ class FilesOfBundle:
 
 
 def files_of(model: Path | ModelFiles) -> ModelFiles:
-    """A path as files on the disk; other files as they are."""
+    """Return a path as files on the disk; return other files unchanged."""
     return FilesOnDisk(model) if isinstance(model, Path) else model

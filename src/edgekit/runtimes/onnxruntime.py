@@ -1,4 +1,4 @@
-"""ONNX Runtime: on the CPU, and with the execution providers of other builds of it (CUDA, TensorRT, OpenVINO)."""
+"""ONNX Runtime: on the CPU, and with the execution providers of its other builds (CUDA, TensorRT, OpenVINO)."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ from edgekit.runtimes.session import (
 from edgekit.runtimes.streams import Streams, ThreadStreams
 from edgekit.temporary import scratch_folder
 
-# By the word that `--provider` takes (see `edgekit.targets`): ONNX Runtime's own name, the package that has it, and where its tensors live
-# (None: in main memory).
+# Value of `--provider` (see `edgekit.targets`) -> ONNX Runtime's own name, the package that contains it, and the device of its tensors
+# (None: main memory).
 PROVIDERS: dict[str, tuple[str, str, str | None]] = {
     "cpu": ("CPUExecutionProvider", "onnxruntime", None),
     "cuda": ("CUDAExecutionProvider", "onnxruntime-gpu", "cuda"),
     "tensorrt": ("TensorrtExecutionProvider", "onnxruntime-gpu, with TensorRT", "cuda"),
     "openvino": ("OpenVINOExecutionProvider", "onnxruntime-openvino", None),
 }
-# Whether idle threads of the pool spin while they wait. On by default, which is the lowest latency for one session; where
-# several sessions live in one process on few cores, spinning inflates each by 2 to 5 times: set it to "0" there.
+# Whether idle threads of the pool spin while they wait. On by default, which gives the lowest latency for one session. If several
+# sessions in one process share few cores, spinning makes each 2 to 5 times slower: set it to "0" there.
 SPINNING = "session.intra_op.allow_spinning"
-# ONNX Runtime gives nodes that a provider does not take to the CPU without a word; with this the session is refused instead.
-_MOST_PROFILE = 1 << 30  # bytes: every node of every run is in it
+_MOST_PROFILE = 1 << 30  # bytes: it has every node of every run
+# ONNX Runtime silently runs nodes on the CPU that a provider does not support; with this it refuses the session instead.
 _NO_FALLBACK = "session.disable_cpu_ep_fallback"
 
 
 class OnnxRuntimeSession:
-    """A session of ONNX Runtime: one provider, one node after the other (see `edgekit.runtimes.Session`).
+    """A session of ONNX Runtime: one provider, one node after another (see `edgekit.runtimes.Session`).
 
     Args:
         model: the .onnx file, by its path or as files that are checked when they are opened.
-        threads: threads inside an operator; 0 is one a physical core, but no more than this process may use processors.
+        threads: threads inside an operator; 0: one per physical core, but no more than the processors that this process may use.
         settings: takes `provider` (cpu, the default, cuda, tensorrt or openvino) and `session.intra_op.allow_spinning` ("0" or "1").
 
     Raises:
-        BundleError: ONNX Runtime cannot load the file, or the provider does not take every node of it.
-        RuntimeMissing: this build of ONNX Runtime does not give the provider that was asked for.
+        BundleError: ONNX Runtime cannot load the file, or the provider does not support one of its nodes.
+        RuntimeMissing: this build of ONNX Runtime does not have the requested provider.
     """
 
     runtime = "onnxruntime"
@@ -76,19 +76,19 @@ class OnnxRuntimeSession:
         self._main = [files.task.main]
         self._session: Any = session
         self.version: str = ort.__version__
-        told = session.get_session_options()
+        options = session.get_session_options()
         self.settings = {
             "provider": session.get_providers()[0],
-            "intra_op_num_threads": str(told.intra_op_num_threads),
-            "inter_op_num_threads": str(told.inter_op_num_threads),
-            "execution_mode": told.execution_mode.name,
-            "graph_optimization_level": told.graph_optimization_level.name,
-            SPINNING: told.get_session_config_entry(SPINNING),
+            "intra_op_num_threads": str(options.intra_op_num_threads),
+            "inter_op_num_threads": str(options.inter_op_num_threads),
+            "execution_mode": options.execution_mode.name,
+            "graph_optimization_level": options.graph_optimization_level.name,
+            SPINNING: options.get_session_config_entry(SPINNING),
         }
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The main output (n, …) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
-        # One chained test is all that a good batch pays for; what is wrong with a bad one is found out afterwards.
+        """Return the main output (n, …) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
+        # One combined test keeps valid batches fast; the cause is analyzed only for invalid ones.
         if (
             not isinstance(images, np.ndarray)
             or images.dtype != np.uint8
@@ -100,15 +100,15 @@ class OnnxRuntimeSession:
         return output
 
     def run_all(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Every output by its name (see `Session.run_all`)."""
+        """Return every output by its name (see `Session.run_all`)."""
         check_images(images, self._shape, self.batch)
         return dict(zip(self.outputs, self._session.run(self.outputs, {self._input: images}), strict=True))
 
     def streams(self, count: int = 0, batch: int = 1) -> Streams:
-        """Threads that run the same model at the same time (see `Streaming.streams`).
+        """Return threads that run the same model at the same time (see `Streaming.streams`).
 
-        One session, which ONNX Runtime lets several threads run at once, with its pool cut down to a stream's share of the
-        threads: one for each stream where as many streams as processors are best. No thread of a pool spins.
+        They share one session, which ONNX Runtime allows. Its pool has each stream's share of the threads; with 0 streams, there are
+        as many streams as threads. Idle threads do not spin.
         """
         model, threads, settings = self._opened
         total = threads or usable_cpus()
@@ -117,7 +117,7 @@ class OnnxRuntimeSession:
         return ThreadStreams(shared, count)
 
     def stages(self, images: NDArray[np.uint8]) -> StageTimes | None:
-        """One run with its transfers timed apart, in nanoseconds; None where tensors need no transfer (CPU, OpenVINO)."""
+        """Time one run and its transfers separately, in nanoseconds; None if tensors need no transfer (CPU, OpenVINO)."""
         device = PROVIDERS[self._opened[2].get(PROVIDER, "cpu")][2]
         return None if device is None else self._staged(images, device)
 
@@ -125,22 +125,21 @@ class OnnxRuntimeSession:
         check_images(images, self._shape, self.batch)
         binding = self._session.io_binding()
         began = time.perf_counter_ns()
-        taken = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images), device, 0)
-        binding.bind_ortvalue_input(self._input, taken)
+        input_value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(images), device, 0)
+        binding.bind_ortvalue_input(self._input, input_value)
         binding.bind_output(self._main[0], device)
         binding.synchronize_inputs()
-        there = time.perf_counter_ns()
+        copied = time.perf_counter_ns()
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
         computed = time.perf_counter_ns()
         binding.get_outputs()[0].numpy()
-        return StageTimes(there - began, computed - there, time.perf_counter_ns() - computed)
+        return StageTimes(copied - began, computed - copied, time.perf_counter_ns() - computed)
 
     def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[ProfiledNode]:
-        """The time of every node over `runs` runs after `warmup` others, by ONNX Runtime's profiler.
+        """Return the time of every node over `runs` runs after `warmup` others, from ONNX Runtime's profiler.
 
-        A node that the optimizer made of several bears the name that it gave. Times are whole microseconds: ONNX Runtime's
-        profiler counts no finer.
+        A node that the optimizer fused has the optimizer's name. Times are whole microseconds, the profiler's resolution.
         """
         model, threads, settings = self._opened
         with scratch_folder("profile") as folder:
@@ -158,10 +157,10 @@ class OnnxRuntimeSession:
 
 
 def session_options(threads: int = 0) -> ort.SessionOptions:
-    """Options of a session whose threads stay where this process may run, for whoever opens one without `OnnxRuntimeSession`.
+    """Return options for a session whose threads respect this process's affinity, for code that does not use `OnnxRuntimeSession`.
 
-    ONNX Runtime's own default is a thread for each physical core of the machine, pinned there, whatever the affinity mask says, and an
-    error on standard error for each where pinning is refused; a number that is given is not pinned.
+    ONNX Runtime's default is one thread per physical core of the machine, pinned to it whatever the affinity mask says, with an error
+    on standard error for each if pinning is refused; with an explicit number, threads are not pinned.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or pinned_threads()
@@ -174,13 +173,13 @@ def _open(files: ModelFiles, threads: int, settings: Mapping[str, str], profile:
     if name not in PROVIDERS:
         raise BundleError(
             f"{model}: unknown provider {name} of onnxruntime",
-            near(name, PROVIDERS) or f"one of {', '.join(PROVIDERS)}",
+            near(name, PROVIDERS) or f"choose {', '.join(PROVIDERS)}",
         )
     provider, build, _ = PROVIDERS[name]
     if provider not in ort.get_available_providers():
         raise RuntimeMissing(
-            f"{model}: asked ONNX Runtime for {provider}, this build has {', '.join(ort.get_available_providers())}",
-            f"install the package {build} in place of onnxruntime",
+            f"{model}: this build of ONNX Runtime does not have {provider}, only {', '.join(ort.get_available_providers())}",
+            f"install the package {build} instead of onnxruntime",
         )
     options = session_options(threads)
     options.inter_op_num_threads = 1
@@ -195,28 +194,30 @@ def _open(files: ModelFiles, threads: int, settings: Mapping[str, str], profile:
     options.log_severity_level = 3  # errors only: they become exceptions, and warnings are about choices made at export
     with files.opened(model.name) as (path,):
         try:
-            told = [_options(name, threads)]
+            provider_options = [_provider_options(name, threads)]
             session = ort.InferenceSession(
-                path, options, providers=[provider], provider_options=told, enable_fallback=0
+                path, options, providers=[provider], provider_options=provider_options, enable_fallback=0
             )
         except Exception as error:  # onnxruntime's own exception classes share no base but Exception
             reason = str(error).replace(path, str(model))
             raise BundleError(
                 f"{model}: ONNX Runtime cannot load it{'' if name == 'cpu' else f' with {provider}'}: {reason}",
-                "export the bundle again" if name == "cpu" else "without --provider it runs on the CPU",
+                "export the bundle again" if name == "cpu" else "leave out --provider to run it on the CPU",
             ) from error
-    if session.get_providers()[0] != provider:  # the provider's own libraries are missing: ONNX Runtime only logs that
+    if session.get_providers()[0] != provider:  # the provider's libraries are missing, which ONNX Runtime only logs
         raise RuntimeMissing(
-            f"{model}: asked ONNX Runtime for {provider}, got {', '.join(session.get_providers())}",
-            "install edgekit's wheel with the extra [ort]" if name == "cpu" else "install what the provider needs",
+            f"{model}: ONNX Runtime cannot use {provider} here, only {', '.join(session.get_providers())}",
+            "install edgekit's wheel with the extra [ort]"
+            if name == "cpu"
+            else "install the libraries that the provider needs",
         )
-    session.disable_fallback()  # of a run: an error of the provider stays one
+    session.disable_fallback()  # so that a provider's error in a run is raised
     return session
 
 
-def _options(name: str, threads: int) -> dict[str, str]:
-    """What a provider is told beside the session: OpenVINO's knows nothing of its threads, and would choose the precision of
-    float layers by the machine."""
+def _provider_options(name: str, threads: int) -> dict[str, str]:
+    """Return options of a provider beyond the session's: OpenVINO's provider does not know the session's threads, and would choose
+    the precision of float layers by machine."""
     if name != "openvino":
         return {}
     config = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": "1"}
@@ -226,12 +227,12 @@ def _options(name: str, threads: int) -> dict[str, str]:
 
 
 def node_times(profile: bytes) -> list[tuple[str, str, int]]:
-    """Name, operator and nanoseconds of every execution of a node, in order, in a profile that ONNX Runtime wrote.
+    """Return name, operator and nanoseconds of every node execution, in order, from ONNX Runtime's profile.
 
-    It is Chrome's trace format: `ph` X events with `cat` Node, whose `dur` is in microseconds.
+    The format is Chrome's trace format: `ph` X events with `cat` Node, whose `dur` is in microseconds.
 
     Raises:
-        Unreadable: it is not.
+        Unreadable: the profile has another format.
     """
     ending, source = "_kernel_time", "the profile of ONNX Runtime"
     events = parse_json(profile, source, list)
@@ -244,11 +245,11 @@ def node_times(profile: bytes) -> list[tuple[str, str, int]]:
 
 
 def devices() -> list[str]:
-    """The execution providers of this build, for `edgekit doctor`."""
+    """Return the execution providers of this build, for `edgekit doctor`."""
     return [name.removesuffix("ExecutionProvider") for name in ort.get_available_providers()]
 
 
 def _dtype(kind: str) -> str:
-    """NumPy's name for ONNX Runtime's `tensor(uint8)`."""
+    """Return NumPy's name for ONNX Runtime's `tensor(uint8)`."""
     name = kind.removeprefix("tensor(").removesuffix(")")
     return {"float": "float32", "double": "float64"}.get(name, name)

@@ -1,4 +1,4 @@
-"""OpenVINO: CPU, GPU or NPU."""
+"""OpenVINO on a CPU, GPU or NPU."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from edgekit.runtimes.session import (
     fold_layers,
     wrong_images,
 )
-from edgekit.runtimes.streams import Done, Streams
+from edgekit.runtimes.streams import OnLogits, Streams
 from edgekit.targets import OPENVINO
 from edgekit.tasks import Task
 
-# A graph compiled for a fixed batch size runs a small model 5 to 15 % faster than one with a free batch axis, so the first few sizes
-# that are asked for get graphs of their own; whoever asks for many shares one with a free axis.
+# A graph compiled for a fixed batch size runs a small model 5 to 15 % faster than one with a free batch axis. So the first few batch
+# sizes get their own graphs; all others share one with a free axis.
 FIXED_SIZES = 4
-# The type that float layers are computed in. OpenVINO's own default depends on the machine (bf16 where the CPU has it, which
-# is less exact and there even slower), so it is always told: by the variant, else f32.
+# The type for computing float layers. OpenVINO's default depends on the machine (bf16 where the CPU has it, which is less
+# exact and even slower there), so it is always set: by the variant, otherwise to f32.
 PRECISION = "INFERENCE_PRECISION_HINT"
 _TYPES = {"f32": ov.Type.f32, "f16": ov.Type.f16, "bf16": ov.Type.bf16}
 _THREADS, _HINT, _STREAMS = "INFERENCE_NUM_THREADS", "PERFORMANCE_HINT", "NUM_STREAMS"
@@ -41,12 +41,12 @@ class OpenVinoSession:
 
     Args:
         model: the .xml of an IR with its .bin beside it, or an .onnx file; by its path or as files that are checked when they are opened.
-        threads: threads of the inference on a CPU; 0 leaves it to OpenVINO, but no more than this process may use processors.
+        threads: inference threads on a CPU; 0: OpenVINO decides, but no more than the processors that this process may use.
         settings: takes `provider` (cpu, the default, gpu or npu) and `INFERENCE_PRECISION_HINT`: f32 (the default), f16 or bf16.
 
     Raises:
-        BundleError: OpenVINO cannot load the file, or this machine does not compute in the precision that was asked for.
-        RuntimeMissing: OpenVINO finds no such device on this machine.
+        BundleError: OpenVINO cannot load the file, or this machine does not support the requested precision.
+        RuntimeMissing: this machine does not have the requested device.
     """
 
     runtime = "openvino"
@@ -58,11 +58,11 @@ class OpenVinoSession:
         precision = settings.get(PRECISION, "f32")
         if precision not in _TYPES:
             raise BundleError(f"{model}: {PRECISION} is {precision}, not one of {', '.join(_TYPES)}", "export it again")
-        self._told: dict[str, Any] = {PRECISION: _TYPES[precision], _HINT: "LATENCY"}
+        self._config: dict[str, Any] = {PRECISION: _TYPES[precision], _HINT: "LATENCY"}
         self._core = ov.Core()
         self._device = _device(self._core, model, settings.get(PROVIDER, "cpu"))
         if self._device == "CPU" and (threads := threads or narrowed_threads()):
-            self._told[_THREADS] = threads
+            self._config[_THREADS] = threads
         try:
             self._graph: Any = _read(self._core, files)
             fold_biases(self._graph)
@@ -75,20 +75,20 @@ class OpenVinoSession:
             raise
         except Exception as error:  # mostly RuntimeError; for names that are no UTF-8, UnicodeDecodeError
             raise BundleError(f"{model}: OpenVINO cannot load it: {error}", "export the bundle again") from error
-        answered = _name(compiled.get_property(PRECISION))
-        if answered != precision:
+        actual = _name(compiled.get_property(PRECISION))
+        if actual != precision:
             raise BundleError(
-                f"{model}: asked OpenVINO to compute in {precision}, this machine answers {answered}",
-                "use another variant of the bundle here",
+                f"{model}: OpenVINO computes in {actual} on this machine, not in {precision}",
+                "use another variant of the bundle on this machine",
             )
-        self._calls = {self.batch or 1: _call_of(compiled, self._task)}  # by batch size; 0 takes any
+        self._calls = {self.batch or 1: _call_of(compiled, self._task)}  # by batch size; 0 accepts any
         self._fixed_sizes = FIXED_SIZES
         self.version: str = ov.__version__
-        self.settings = {PRECISION: answered, **_answers(compiled)}
+        self.settings = {PRECISION: actual, **_reported_settings(compiled)}
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The main output (n, …) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
-        # One chained test is all that a good batch pays for; what is wrong with a bad one is found out afterwards.
+        """Return the main output (n, …) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
+        # One combined test keeps valid batches fast; the cause is analyzed only for invalid ones.
         if (
             not isinstance(images, np.ndarray)
             or images.dtype != np.uint8
@@ -97,40 +97,40 @@ class OpenVinoSession:
         ):
             raise wrong_images(images, self._shape, self.batch)
         infer, output = self._calls.get(len(images)) or self._call(len(images))
-        # The input's memory is shared, which is safe since the call returns after the inference; the output is a copy.
+        # The input's memory is shared, which is safe because the call returns after the inference; the output is a copy.
         found: NDArray[np.float32] = infer(images, share_inputs=True)[output]
         return found
 
     def run_all(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Every output by its name (see `Session.run_all`)."""
+        """Return every output by its name (see `Session.run_all`)."""
         check_images(images, self._shape, self.batch)
         infer, _ = self._calls.get(len(images)) or self._call(len(images))
         return dict(zip(self.outputs, infer(images, share_inputs=True).to_tuple(), strict=True))
 
     def _call(self, batch: int) -> tuple[Any, Any]:
-        """How to infer a batch size that has no graph of its own yet, and what to look the main output up by."""
+        """Return the inference function and the key of the main output for a batch size that has no graph yet."""
         size = batch if len(self._calls) < self._fixed_sizes else 0
         if size not in self._calls:
             self._calls[size] = _call_of(self._compile(size), self._task)
         return self._calls[size]
 
     def share_graph(self) -> None:
-        """Give no further batch size a graph of its own (see `Sharing.share_graph`)."""
+        """Compile no more graphs for single batch sizes (see `Sharing.share_graph`)."""
         self._fixed_sizes = 0
 
     def streams(self, count: int = 0, batch: int = 1) -> Streams:
-        """OpenVINO's own queue of asynchronous requests (see `Streaming.streams`); 0 streams leaves their number to its
-        throughput hint."""
-        told = {**self._told, _HINT: "THROUGHPUT", **({_STREAMS: count} if count else {})}
-        return OpenVinoStreams(self, self._compile(self.batch or batch, told), count)
+        """Return OpenVINO's queue of asynchronous requests (see `Streaming.streams`); with 0 streams, its throughput hint chooses
+        their number."""
+        config = {**self._config, _HINT: "THROUGHPUT", **({_STREAMS: count} if count else {})}
+        return OpenVinoStreams(self, self._compile(self.batch or batch, config), count)
 
     def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[ProfiledNode]:
-        """The time of every node over `runs` runs after `warmup` others, by OpenVINO's performance counters.
+        """Return the time of every node over `runs` runs after `warmup` others, from OpenVINO's performance counters.
 
-        Nodes that the compiler fused bear the name of the last; the counters are whole microseconds.
+        Fused nodes have the name of the last one; the counters are whole microseconds.
         """
         check_images(images, self._shape, self.batch)
-        request = self._compile(len(images), {**self._told, "PERF_COUNT": True}).create_infer_request()
+        request = self._compile(len(images), {**self._config, "PERF_COUNT": True}).create_infer_request()
         executions: list[tuple[str, str, int]] = []
         for _ in range(warmup + runs):
             request.infer(images, share_inputs=True)
@@ -141,13 +141,13 @@ class OpenVinoSession:
             ]
         return fold_layers(executions, warmup + runs, warmup)
 
-    def _compile(self, batch: int, told: Mapping[str, Any] | None = None) -> Any:
-        """The graph compiled for one batch size, or for any (0)."""
+    def _compile(self, batch: int, config: Mapping[str, Any] | None = None) -> Any:
+        """Compile the graph for one batch size, or for any (0)."""
         graph = self._graph
         if batch and not self.batch:
             graph = graph.clone()
             graph.reshape([batch, *self._shape])
-        return self._core.compile_model(graph, self._device, dict(told or self._told))
+        return self._core.compile_model(graph, self._device, dict(config or self._config))
 
     def close(self) -> None:
         """Release the model."""
@@ -161,7 +161,7 @@ class OpenVinoStreams:
     Args:
         session: checks the images.
         compiled: the graph, compiled for streams.
-        requests: how many are in flight at most; 0 leaves it to OpenVINO.
+        requests: maximum number in flight; 0: OpenVINO decides.
     """
 
     def __init__(self, session: OpenVinoSession, compiled: Any, requests: int) -> None:
@@ -171,27 +171,27 @@ class OpenVinoStreams:
         self._error: BaseException | None = None
         self._queue.set_callback(self._finished)
         self.count = len(self._queue)
-        self.settings = {**session.settings, **_answers(compiled), "streams": str(self.count)}
+        self.settings = {**session.settings, **_reported_settings(compiled), "streams": str(self.count)}
 
-    def _finished(self, request: Any, userdata: tuple[Any, Done]) -> None:
+    def _finished(self, request: Any, userdata: tuple[Any, OnLogits]) -> None:
         try:
             userdata[1](request.get_output_tensor(self._output).data.copy())
-        except BaseException as error:  # OpenVINO would tell it in words of its own; handed to whoever waits
+        except BaseException as error:  # raised in `wait` or `submit`, because OpenVINO would replace the message
             self._error = self._error or error
 
     def ready(self) -> None:
         """Return when a request is free (see `Streams.ready`)."""
         self._queue.get_idle_request_id()
 
-    def submit(self, images: NDArray[np.uint8], done: Done) -> None:
+    def submit(self, images: NDArray[np.uint8], done: OnLogits) -> None:
         """Start a run (see `Streams.submit`)."""
         self._raise()
         check_images(images, *self._check)
-        # The images travel with the request, which shares their memory.
+        # The images are kept with the request, which shares their memory.
         self._queue.start_async(images, (images, done), share_inputs=True)
 
     def wait(self) -> None:
-        """Return when nothing is in flight (see `Streams.wait`)."""
+        """Return when no run is in flight (see `Streams.wait`)."""
         self._queue.wait_all()
         self._raise()
 
@@ -207,12 +207,12 @@ class OpenVinoStreams:
 
 
 def fold_biases(graph: Any) -> int:
-    """Make constants of what a graph computes from constants alone by a reshape, in place, and say of how many.
+    """Replace reshapes of constants by constants, in place, and return their number.
 
     OpenVINO reads the bias of an ONNX convolution as a constant reshaped to (1, c, 1, 1) by the rank of the convolution's output, so
-    it takes the shape between the convolution and its sum with the bias. Where the batch axis is free and a later node needs the batch
-    size, OpenVINO 2026.4 reads it at that very place, and then loses the bias of a quantized convolution: the graph computes something
-    else, without a word, until it is reshaped to a fixed batch. Without that shape every form computes the same (docs/runtimes.md).
+    it takes the shape between the convolution and its sum with the bias. If the batch axis is free and a later node needs the batch
+    size, OpenVINO 2026.4 reads it at that place and then loses the bias of a quantized convolution: the graph silently gives wrong
+    results until it is reshaped to a fixed batch. Without that shape, every form gives the same results (docs/runtimes.md).
 
     Args:
         graph: an `openvino.Model`.
@@ -231,7 +231,7 @@ def fold_biases(graph: Any) -> int:
 
 
 def _read(core: Any, files: ModelFiles) -> Any:
-    """The graph of a model; its weights stay mapped, from a bundle those of a private copy."""
+    """Read a model's graph; its weights stay memory-mapped, for a bundle from a private copy."""
     name = files.path.name
     weights = f"{files.path.stem}.bin"
     names = [name, weights] if files.path.suffix == ".xml" and files.has(weights) else [name]
@@ -243,34 +243,34 @@ def _read(core: Any, files: ModelFiles) -> Any:
 
 
 def _device(core: Any, model: Path, name: str) -> str:
-    """OpenVINO's name of a device, which must be here: an absent one is never replaced by another."""
+    """Return OpenVINO's name of a device that this machine has; a missing device is never replaced by another."""
     if name not in OPENVINO.providers:
         known = ", ".join(OPENVINO.providers)
-        raise BundleError(f"{model}: unknown provider {name} of openvino", f"one of {known}")
-    here = core.available_devices  # GPU.0, GPU.1, … where there are several
-    if not any(device.split(".")[0] == name.upper() for device in here):
+        raise BundleError(f"{model}: unknown provider {name} of openvino", f"choose {known}")
+    available = core.available_devices  # GPU.0, GPU.1, … if there are several
+    if not any(device.split(".")[0] == name.upper() for device in available):
         raise RuntimeMissing(
-            f"{model}: OpenVINO finds no {name.upper()} on this machine, only {', '.join(here)}",
+            f"{model}: OpenVINO does not find the device {name.upper()} on this machine, only {', '.join(available)}",
             "install the device's driver, or leave out --provider",
         )
     return name.upper()
 
 
 def devices() -> list[str]:
-    """The devices that OpenVINO finds on this machine, for `edgekit doctor`."""
+    """Return the devices that OpenVINO finds on this machine, for `edgekit doctor`."""
     core = ov.Core()
     return [f"{device} ({core.get_property(device, 'FULL_DEVICE_NAME').strip()})" for device in core.available_devices]
 
 
-def _answers(compiled: Any) -> dict[str, str]:
-    """What a compiled graph says that it runs with; a device tells only what it knows."""
+def _reported_settings(compiled: Any) -> dict[str, str]:
+    """Return the settings that a compiled graph reports; each device reports only those that it supports."""
     supported = set(compiled.get_property("SUPPORTED_PROPERTIES"))
-    answers = {"device": ", ".join(compiled.get_property("EXECUTION_DEVICES"))}
+    settings = {"device": ", ".join(compiled.get_property("EXECUTION_DEVICES"))}
     for key in (_HINT, _THREADS, _STREAMS):
         if key in supported:
-            answer = compiled.get_property(key)
-            answers[key] = getattr(answer, "name", None) or str(answer)
-    return answers
+            value = compiled.get_property(key)
+            settings[key] = getattr(value, "name", None) or str(value)
+    return settings
 
 
 def _call_of(compiled: Any, task: Task) -> tuple[Any, Any]:
@@ -278,19 +278,19 @@ def _call_of(compiled: Any, task: Task) -> tuple[Any, Any]:
 
 
 def _output_name(output: Any, task: Task) -> str:
-    """The name that an output was exported under; conversions add names of their own to it."""
+    """Return the name under which an output was exported; conversions add other names."""
     names = output.get_names()
     return next((name for name in (*task.required, *task.optional) if name in names), output.get_any_name())
 
 
 def _name(kind: Any) -> str:
-    """OpenVINO's own name of an element type: f32, u8, …"""
+    """Return OpenVINO's name of an element type: f32, u8, …"""
     name: str = kind.get_type_name()
     return name
 
 
 def _dtype(kind: Any) -> str:
-    """NumPy's name of an element type, or OpenVINO's where NumPy has none."""
+    """Return NumPy's name of an element type, or OpenVINO's if NumPy has none."""
     return _name(kind) if kind == ov.Type.bf16 else str(kind.to_dtype())
 
 

@@ -1,4 +1,4 @@
-"""From an image file to what the model says of it, with one variant of a bundle; its task makes answers of its outputs."""
+"""Run images through one variant of a bundle: from an image file to the answer of its task."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class Predictor:
 
     Args:
         bundle: an opened bundle.
-        variant: the id of a variant; None takes the one that `default_variant` names.
+        variant: the id of a variant; None: the choice of `default_variant`.
         threads: threads inside an operator; 0 leaves it to the runtime.
-        max_pixels: the largest image that is decoded, in pixels.
+        max_pixels: larger images are refused.
 
     Attributes:
-        depth: what became of images of more than 8 bits, and of 16 bits a color, since the predictor was made.
+        depth: statistics of images with more than 8 bits per color since the predictor was made.
 
     Raises:
-        BundleError: there is no such variant, none was verified, or it cannot be loaded.
+        BundleError: the variant is unknown, no variant was verified, or it cannot be loaded.
         RuntimeMissing: its runtime is not installed.
     """
 
@@ -97,9 +97,9 @@ class Predictor:
         Args:
             source: a path; the bytes of an encoded image; a PIL image; or a NumPy array of RGB pixels, uint8 (height, width, 3), of any
                 size (OpenCV's arrays are BGR: pass `pixels[..., ::-1]`). Or a list or tuple of these, mixed as you like.
-            top: how much to say of each image, at most: of a classification, how many classes.
-            threshold: leave out what is less certain: classes that are less probable.
-            batch: images a run, of a list.
+            top: how much to return per image: of a classification, the maximum number of classes.
+            threshold: leave out classes that are less probable than this.
+            batch: images per run, for a list.
 
         Returns:
             The answer of the bundle's task, or a list of them in the order of the images: of a classification a `Prediction` each.
@@ -130,7 +130,7 @@ class Predictor:
         return self.predict_pixels(self._pixels(as_image(image, self.max_pixels))[None], top, threshold)[0]
 
     def predict_pixels(self, pixels: NDArray[np.uint8], top: int = 3, threshold: float = 0.0) -> list[Any]:
-        """What the model says of images that went through the bundle's preprocessing already.
+        """Return answers for images that are already preprocessed as the bundle says.
 
         Args:
             pixels: uint8 (n, H, W, 3) with n >= 1 and the model's H and W.
@@ -145,8 +145,8 @@ class Predictor:
         outputs = run_in_batches(self._session, pixels, len(pixels))
         if not is_finite(outputs):
             raise BundleError(
-                f"{self.variant.id}: gives values that are not finite",
-                "do not use this variant here; `edgekit doctor BUNDLE` proves each of them",
+                f"{self.variant.id}: its outputs are not finite",
+                "use another variant on this machine; `edgekit doctor BUNDLE` checks all of them",
             )
         return list(self.task.answers(outputs, self.classes, top, threshold))
 
@@ -160,23 +160,23 @@ class Predictor:
         read: Callable[[_Item], Image.Image] | None = None,
         ahead: bool = True,
     ) -> Iterator[tuple[_Item, Any]]:
-        """What the model says of one image after the other, in their order, decoded in parallel.
+        """Return answers for images one after another, in their order; they are decoded in parallel.
 
         Args:
-            items: images as `predict` takes them; anything else with `read`.
-            batch: images a run.
+            items: images as `predict` takes them; with `read`, anything.
+            batch: images per run.
             top, threshold: see `predict`.
-            read: makes an upright image of an item.
-            ahead: decode the next batch while this one runs. Without it no item is asked for before what came
-                before it is answered, as a camera or a list that grows needs it.
+            read: converts an item to an upright image.
+            ahead: decode the next batch while this one runs. Without it, an item is read only after all items before it are
+                answered, as needed for a camera or a growing list.
 
         Yields:
-            The item, and what the model says about it, or the `DataError` that says why it cannot be read.
+            The item, and its answer, or the `DataError` if it cannot be read.
 
         Raises:
             BundleError: the model gives values that are not finite.
         """
-        from concurrent.futures import ThreadPoolExecutor  # here, since one image needs none of it
+        from concurrent.futures import ThreadPoolExecutor  # imported here, because a single image does not need it
 
         with ThreadPoolExecutor(min(_DECODERS, usable_cpus())) as pool:
             waiting: deque[list[tuple[_Item, Future[NDArray[np.uint8] | DataError]]]] = deque()
@@ -215,24 +215,24 @@ class Predictor:
             self._warned |= warn
         if warn:
             warnings.warn(
-                "the bundle states no pixel_range for images of more than 8 bits: they are mapped by their number type, and few gray "
-                "levels may be left of them (see docs/bundle.md)",
+                "the bundle has no pixel_range for images of more than 8 bits: they are scaled by their number type, and few gray "
+                "levels may remain (see docs/bundle.md)",
                 PixelRangeWarning,
                 stacklevel=2,
             )
         return self._preprocessing(rgb)
 
     def notes(self, where: str) -> list[str]:
-        """What a user should know about the images so far, one sentence each.
+        """Return notes for the user about the images so far, one sentence each.
 
         Args:
-            where: what they are called.
+            where: name of the images in the notes.
         """
         pixel_range = self._preprocessing.pixel_range
         if pixel_range is None:
-            hint = "the bundle states no pixel_range, so train or export it again with such images to find one"
+            hint = "the bundle has no pixel_range: train or export it again with such images to set one"
         else:
-            hint = "are they of the kind of images that the bundle's range was found from?"
+            hint = "check that they are the same kind of images as those that set the bundle's range"
         return self.depth.notes(where, pixel_range, hint, always=False)
 
     def close(self) -> None:
@@ -241,19 +241,19 @@ class Predictor:
 
 
 def default_variant(bundle: Bundle) -> Variant:
-    """The variant to run where none is named: verified, runnable here, and the fastest of those whose speed is known for such a CPU.
+    """Return the default variant: verified, runnable here, and the fastest of those whose speed is known for this kind of CPU.
 
-    Speed is what the export measured, and counts where this machine has the same instruction-set extensions: INT8 that was
-    not found faster than its runtime's float is not taken, and float variants count with their runtime's float. On another kind of machine speed
-    is not guessed: fp32 before fp16 before int8, and of one precision the first runtime of `edgekit.targets`.
+    The speed is the one measured at export, and is used if this machine has the same instruction-set extensions. INT8 variants that
+    were not faster than float in their runtime are not chosen; float variants use their runtime's float time. On another kind of
+    machine the speed is unknown: the order is fp32, fp16, int8, and for one precision the order of runtimes in `edgekit.targets`.
 
     Raises:
         BundleError: no variant was verified.
-        RuntimeMissing: none of the verified ones can run on this machine.
+        RuntimeMissing: no verified variant can run on this machine.
     """
     verified = [v for v in bundle.manifest.variants if v.status == "verified"]
     if not verified:
-        raise BundleError(f"{bundle.path}: holds no verified variant", "name one with --variant, or export again")
+        raise BundleError(f"{bundle.path}: has no verified variant", "choose one with --variant, or export again")
     runnable = [v for v in verified if why_not(v.runtime) is None]
     if not runnable:
         missing = why_not(verified[0].runtime)

@@ -1,4 +1,4 @@
-"""Where the images to classify come from: files and folders, a list of names on a stream, the frames of a video or a camera."""
+"""Sources of images to classify: files and folders, a list of names on a stream, the frames of a video or a camera."""
 
 from __future__ import annotations
 
@@ -19,42 +19,40 @@ _BLOCK = 1 << 16
 
 
 def image_files(sources: Iterable[Path], left_out: Counter[str] | None = None) -> list[Path]:
-    """The files among `sources`, and of each folder the images at and below it, by the names of the files (see `edgekit.walk`), sorted.
+    """Return the files among `sources`, and for each folder the images in and below it, by file name (see `edgekit.walk`), sorted.
 
     Args:
         sources: files and folders.
-        left_out: counts the files of folders that are no image by their name, by extension.
+        left_out: counts, by extension, the files in folders that are not images by their names.
 
     Raises:
-        DataError: a folder holds no image, or cannot be listed.
+        DataError: a folder has no images, or cannot be listed.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     for source in sources:
         if not source.is_dir():
-            found.append(source)  # whether it can be read shows when it is read
+            files.append(source)  # reading it later shows whether it can be read
             continue
         walk = Walk()
         inside = _inside(source, walk)
         if not inside:
             instead = "".join(f" ({note})" for note in walk.notes(str(source)))
-            raise DataError(
-                f"{source}: no image in this folder{instead}", "give image files, or a folder that holds some"
-            )
-        found += inside
+            raise DataError(f"{source}: no image in this folder{instead}", "give image files, or a folder with images")
+        files += inside
         if left_out is not None:
             left_out.update(walk.left_out)
-    return found
+    return files
 
 
 def listed(stream: BinaryIO, left_out: Counter[str] | None = None) -> Iterator[Path]:
-    """The files that a stream lists, one by one as their names arrive, and of each folder the images below it.
+    """Yield the files that a stream lists, as their names arrive, and for each folder the images below it.
 
-    Names end with NUL (`find … -print0`) if there is a NUL in what arrives first, else with a newline; an empty one is left out.
-    A folder without images is given itself, so that whoever reads it reports it.
+    Names end with NUL (`find … -print0`) if the first block has a NUL, otherwise with a newline; empty names are skipped.
+    A folder without images is yielded itself, so that reading it reports the error.
 
     Args:
-        stream: of bytes.
-        left_out: as of `image_files`.
+        stream: a byte stream.
+        left_out: see `image_files`.
 
     Raises:
         DataError: a folder cannot be listed.
@@ -68,7 +66,7 @@ def listed(stream: BinaryIO, left_out: Counter[str] | None = None) -> Iterator[P
 
 
 def _names(stream: BinaryIO) -> Iterator[bytes]:
-    read = getattr(stream, "read1", stream.read)  # what is there already, without waiting for a whole block
+    read = getattr(stream, "read1", stream.read)  # returns available bytes without waiting for a whole block
     rest = read(_BLOCK)
     end = b"\0" if b"\0" in rest else b"\n"
     block = rest
@@ -87,11 +85,11 @@ def _inside(folder: Path, walk: Walk) -> list[Path]:
 
 @dataclass(frozen=True)
 class InputFrame:
-    """One picture of a video or a camera.
+    """A frame of a video or a camera.
 
     Attributes:
         number: from 0.
-        seconds: since the video's beginning; None where a camera does not tell.
+        seconds: since the video's beginning; None if a camera does not report it.
         image: upright RGB.
     """
 
@@ -101,18 +99,18 @@ class InputFrame:
 
 
 class Video:
-    """The frames of a video file, or of a camera until it ends or nobody asks any more. Needs OpenCV.
+    """The frames of a video file or of a camera. Needs OpenCV.
 
     Args:
         source: a path, `camera:0` for the first camera, or the address of a stream that OpenCV reads (`rtsp://…`).
 
     Attributes:
-        is_live: whether it is a camera or a stream, whose next frame may be waited for.
-        count: how many frames the file says it has; None of what is live, or where it does not say.
+        is_live: whether it is a camera or a stream, which may have to wait for the next frame.
+        count: number of frames in the file; None for a live source, or if the file does not state it.
 
     Raises:
         RuntimeMissing: OpenCV is not installed.
-        DataError: the file or camera cannot be opened, or gives no frame.
+        DataError: the file or camera cannot be opened, or has no frame.
     """
 
     def __init__(self, source: str) -> None:
@@ -121,7 +119,7 @@ class Video:
         is_camera = source.startswith(_CAMERA)
         self.is_live = is_camera or "://" in source
         if is_camera and not number.isdigit():
-            raise DataError(f"{source}: no such camera", "camera:0 is the first one")
+            raise DataError(f"{source}: no such camera", "the first camera is camera:0")
         if not self.is_live and not Path(source).is_file():
             raise DataError(f"{source}: no such file")
         self.source = source
@@ -157,7 +155,7 @@ class Video:
 
 
 def _opencv() -> Any:
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # it tells of every way in which it could not open a file
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # otherwise it logs every failed attempt to open a file
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     try:
         import cv2

@@ -1,4 +1,4 @@
-"""Several runs in flight at the same time: for throughput, and for requests that arrive while another is being answered."""
+"""Several runs in flight at the same time: for throughput, and for requests that arrive during another."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ from numpy.typing import NDArray
 from edgekit.errors import EdgekitError
 from edgekit.runtimes.session import Session
 
-Done = Callable[[NDArray[np.float32]], object]
+OnLogits = Callable[[NDArray[np.float32]], object]
 
 
 class Streams(Protocol):
     """A model that runs several batches at the same time.
 
     Attributes:
-        count: how many batches are in flight at most.
-        settings: what the runtime was told and what it answered; see `Session.settings`.
+        count: maximum number of batches in flight.
+        settings: see `Session.settings`.
     """
 
     count: int
     settings: dict[str, str]
 
     def ready(self) -> None:
-        """Return when a stream is free: the next `submit` does not wait. For one thread that submits."""
+        """Return when a stream is free, so that the next `submit` does not wait. For a single submitting thread."""
         ...
 
-    def submit(self, images: NDArray[np.uint8], done: Done) -> None:
-        """Start a run, after waiting for a free stream where all are busy.
+    def submit(self, images: NDArray[np.uint8], done: OnLogits) -> None:
+        """Start a run; if all streams are busy, wait for a free one.
 
         Args:
-            images: see `Session.run`; neither copied nor to be changed until `done` was called.
-            done: called with the main output (n, …), on a thread of the streams' own.
+            images: see `Session.run`; not copied, so do not change them until `done` was called.
+            done: called with the main output (n, …), on one of the streams' threads.
 
         Raises:
-            DataError: not what the model takes; any error of an earlier run that failed.
+            DataError: the images are not valid for the model.
+            Exception: the error of an earlier run.
         """
         ...
 
     def wait(self) -> None:
-        """Return when every run that was started has finished.
+        """Return when all runs have finished.
 
         Raises:
             Exception: the first error of a run, or of a `done`.
@@ -52,7 +53,7 @@ class Streams(Protocol):
         ...
 
     def close(self) -> None:
-        """Wait, then release the model's memory."""
+        """Wait for all runs, then release the model's memory."""
         ...
 
 
@@ -63,30 +64,30 @@ class Streaming(Protocol):
     def streams(self, count: int = 0, batch: int = 1) -> Streams:
         """Load the same model for several runs at a time.
 
-        The session's threads are shared out over the streams.
+        The session's threads are divided among the streams.
 
         Args:
-            count: runs in flight at the same time; 0 takes as many as the runtime finds best for throughput.
-            batch: images a run.
+            count: runs in flight at the same time; 0: the runtime chooses for throughput.
+            batch: images per run.
         """
         ...
 
 
 def open_streams(session: Session, count: int = 0, batch: int = 1) -> Streams:
-    """The streams of a session; where its runtime has none of its own, one run after the other.
+    """Open streams of a session; if its runtime has none, runs are made one after another.
 
     Raises:
-        EdgekitError: more than one stream is asked of a runtime that runs one batch at a time.
+        EdgekitError: more than one stream is requested from a runtime that runs one batch at a time.
     """
     if isinstance(session, Streaming):
         return session.streams(count, batch)
     if count > 1:
-        raise EdgekitError(f"{session.runtime} runs one batch at a time here, not {count}", "leave out --streams")
+        raise EdgekitError(f"{session.runtime} only runs one batch at a time, not {count}", "leave out --streams")
     return OneByOne(session)
 
 
 class OneByOne:
-    """Streams of one: `submit` runs the batch on the thread that calls it and returns when it is done."""
+    """A single stream: `submit` runs the batch on the calling thread and returns when it is done."""
 
     count = 1
 
@@ -95,25 +96,25 @@ class OneByOne:
         self.settings = session.settings
 
     def ready(self) -> None:
-        """Always."""
+        """Return at once."""
 
-    def submit(self, images: NDArray[np.uint8], done: Done) -> None:
+    def submit(self, images: NDArray[np.uint8], done: OnLogits) -> None:
         """Run a batch (see `Streams.submit`)."""
         done(self._session.run(images))
 
     def wait(self) -> None:
-        """Nothing is in flight here."""
+        """Return at once, as nothing is in flight."""
 
     def close(self) -> None:
-        """The session stays its owner's."""
+        """Do nothing: the session belongs to the caller."""
 
 
 class ThreadStreams:
-    """Streams of a session whose `run` may be called by several threads at a time; each thread is a stream.
+    """Streams of a session whose `run` allows several threads at a time; each thread is a stream.
 
     Args:
-        session: its threads inside an operator are each stream's own; it is closed with the streams.
-        count: how many threads.
+        session: its threads inside an operator count for each stream; it is closed with the streams.
+        count: number of threads.
     """
 
     def __init__(self, session: Session, count: int) -> None:
@@ -122,7 +123,7 @@ class ThreadStreams:
         self._session = session
         self._free = threading.Semaphore(count)
         self._error: BaseException | None = None
-        self._queue: queue.SimpleQueue[tuple[Any, Done] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Any, OnLogits] | None] = queue.SimpleQueue()
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(count)]
         for thread in self._threads:
             thread.start()
@@ -132,7 +133,7 @@ class ThreadStreams:
             images, done = item
             try:
                 done(self._session.run(images))
-            except BaseException as error:  # handed to whoever waits, whatever it is
+            except BaseException as error:  # raised in `wait` or `submit`
                 self._error = self._error or error
             finally:
                 del item, images, done
@@ -143,14 +144,14 @@ class ThreadStreams:
         self._free.acquire()
         self._free.release()
 
-    def submit(self, images: NDArray[np.uint8], done: Done) -> None:
+    def submit(self, images: NDArray[np.uint8], done: OnLogits) -> None:
         """Start a run (see `Streams.submit`)."""
         self._raise()
         self._free.acquire()
         self._queue.put((images, done))
 
     def wait(self) -> None:
-        """Return when nothing is in flight (see `Streams.wait`)."""
+        """Return when no run is in flight (see `Streams.wait`)."""
         for _ in range(self.count):
             self._free.acquire()
         for _ in range(self.count):

@@ -125,8 +125,13 @@ class Builder:
             if not monitor.step_complete("Building engine", i):
                 return None
         monitor.phase_finish("Building engine")
-        told = {"release": __version__, "flags": config.flags, "network": network.flags, "profiles": config.profiles}
-        return _Memory(json.dumps(told).encode() + b"\n" + network.model)
+        build_settings = {
+            "release": __version__,
+            "flags": config.flags,
+            "network": network.flags,
+            "profiles": config.profiles,
+        }
+        return _Memory(json.dumps(build_settings).encode() + b"\n" + network.model)
 
 
 class Runtime:
@@ -134,17 +139,17 @@ class Runtime:
         self.logger = logger
 
     def deserialize_cuda_engine(self, plan):
-        told, _, model = plan.partition(b"\n")
+        build_settings, _, model = plan.partition(b"\n")
         try:
-            engine = _Engine(json.loads(told), model)
+            engine = _Engine(json.loads(build_settings), model)
         except ValueError:
             return None
-        return engine if engine.told["release"] == __version__ else None
+        return engine if engine.build_settings["release"] == __version__ else None
 
 
 class _Engine:
-    def __init__(self, told, model):
-        self.told, self.session = told, _session(model)
+    def __init__(self, build_settings, model):
+        self.build_settings, self.session = build_settings, _session(model)
         self.inputs, self.outputs = _tensors(self.session)
         self.tensors = [*self.inputs, *self.outputs]
         self.num_io_tensors = len(self.tensors)
@@ -165,7 +170,7 @@ class _Engine:
         return TensorIOMode.INPUT if self._of(name) in self.inputs else TensorIOMode.OUTPUT  # noqa: F821
 
     def get_tensor_profile_shape(self, name, profile):
-        return self.told["profiles"][profile][name]
+        return self.build_settings["profiles"][profile][name]
 
     def create_execution_context(self):
         return _Context(self)

@@ -1,4 +1,4 @@
-"""What this machine can do: its processors, runtimes and sensors, what to do about them, and which variants of a bundle run."""
+"""The doctor: examine this machine's processors, runtimes and sensors, give advice, and check which variants of a bundle run."""
 
 from edgekit.bench.doctor.advice import DoctorAdvice, advice
 from edgekit.bench.doctor.findings import Findings, as_json, examine, sensors

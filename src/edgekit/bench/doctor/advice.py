@@ -1,4 +1,4 @@
-"""What to do about what was found: each piece says what is so, why it matters, and the command."""
+"""Advice from the findings: each piece says what is wrong, why it matters, and what to do."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class DoctorAdvice:
     """One piece of advice.
 
     Attributes:
-        about: in a word or two.
-        says: what is so, and what follows.
-        do: the command or setting; empty where there is nothing to be done.
+        about: the subject, in one or two words.
+        says: the finding, and what follows from it.
+        do: the command or setting; empty if there is nothing to do.
     """
 
     about: str
@@ -31,7 +31,7 @@ class DoctorAdvice:
 
 
 def advice(found: Findings) -> list[DoctorAdvice]:
-    """Everything worth doing on a machine, the most important first."""
+    """Return all advice for a machine, the most important first."""
     return [*_runtimes(found), *_precision(found), *_clocks(found), *_heat(found), *_room(found), *_quiet(found)]
 
 
@@ -39,13 +39,15 @@ def _runtimes(found: Findings) -> Iterator[DoctorAdvice]:
     if all(runtime.missing or runtime.fails for runtime in found.runtimes):
         yield DoctorAdvice(
             "no runtime",
-            "nothing that edgekit can run a model with is installed",
+            "no runtime that edgekit can use is installed",
             next(iter(runtimes().values())).install,
         )
     for runtime in found.runtimes:
         if runtime.fails:
             yield DoctorAdvice(
-                runtime.name, f"is installed but does not load: {runtime.fails}", "install it anew, or another version"
+                runtime.name,
+                f"is installed but does not load: {runtime.fails}",
+                "install it again, or install another version",
             )
     if found.clashing:
         yield DoctorAdvice(
@@ -57,14 +59,14 @@ def _runtimes(found: Findings) -> Iterator[DoctorAdvice]:
     if found.system_tensorrt and classic.version is None:
         yield DoctorAdvice(
             "TensorRT",
-            f"the system has version {found.system_tensorrt}, this Python does not see it",
-            "make the virtual environment with the system's Python and --system-site-packages",
+            f"the system has version {found.system_tensorrt}, but this Python cannot import it",
+            "create the virtual environment with the system's Python and --system-site-packages",
         )
     elif found.gpus and not any(r.version for r in found.runtimes if _on_nvidia(r.name)):
         integrated = "integrated" in found.gpus[0].name
         yield DoctorAdvice(
             "GPU",
-            f"{found.gpus[0].name}: no TensorRT to run models on it",
+            f"{found.gpus[0].name}: TensorRT, which runs models on it, is not installed",
             "install JetPack's TensorRT" if integrated else "install edgekit's wheel with the extra [trt-rtx] or [trt]",
         )
 
@@ -76,20 +78,20 @@ def _on_nvidia(name: str) -> bool:
 
 def _precision(found: Findings) -> Iterator[DoctorAdvice]:
     features = found.processors.isa
-    if not features or has_int8_dot_product(features):  # nothing is known of a processor that tells nothing
+    if not features or has_int8_dot_product(features):  # an empty list means unknown
         return
     if found.processors.architecture in {"x86_64", "AMD64"}:
         yield DoctorAdvice(
             "INT8",
-            "no VNNI and no AMX: 8-bit products are added in 16 bits, which can saturate, so INT8 is less exact here and often no "
+            "no VNNI and no AMX: 8-bit products are added in 16 bits, which can saturate, so INT8 is less accurate here and often not "
             "faster than fp32",
-            "measure before you choose: edgekit bench BUNDLE",
+            "measure both before you choose: edgekit bench BUNDLE",
         )
     elif found.processors.architecture in {"aarch64", "arm64"}:
         yield DoctorAdvice(
             "INT8",
             "no dot product (asimddp) and no i8mm: INT8 gains little over fp32 here",
-            "measure before you choose: edgekit bench BUNDLE",
+            "measure both before you choose: edgekit bench BUNDLE",
         )
 
 
@@ -102,11 +104,11 @@ def _clocks(found: Findings) -> Iterator[DoctorAdvice]:
             listed = ", ".join(found.power_modes.values())
             yield DoctorAdvice(
                 "power mode",
-                f"{now.power_mode}, of {listed}: clocks are capped, and a figure holds for this mode only",
+                f"{now.power_mode}, of {listed}: clocks are capped, and measurements hold only for this mode",
                 f"sudo nvpmodel -m {fastest} && {locked}",
             )
         elif now.governor != "performance":
-            yield DoctorAdvice("clocks", "they follow the load: latency varies", locked)
+            yield DoctorAdvice("clocks", "clocks follow the load, so latency varies", locked)
     elif now.governor is not None and now.governor != "performance":
         yield DoctorAdvice(
             "governor",
@@ -119,8 +121,8 @@ def _clocks(found: Findings) -> Iterator[DoctorAdvice]:
         fast = kinds.get("performance")
         yield DoctorAdvice(
             "mixed cores",
-            f"{sizes}: a run that lands on the slower ones takes longer",
-            f"taskset -c {as_list(fast)} edgekit bench BUNDLE" if fast else "pin the bench with taskset -c to one kind",
+            f"{sizes}: a run on the slower cores takes longer",
+            f"taskset -c {as_list(fast)} edgekit bench BUNDLE" if fast else "pin the bench to one kind with taskset -c",
         )
 
 
@@ -130,19 +132,19 @@ def _heat(found: Findings) -> Iterator[DoctorAdvice]:
         yield DoctorAdvice(
             "throttled",
             f"now: {', '.join(throttling.now)}",
-            "let it cool down, and give it a better heat sink or power supply",
+            "let the machine cool down, and use a better heat sink or power supply",
         )
     elif throttling.since_start:
         yield DoctorAdvice(
             "throttled",
-            f"since it was started: {', '.join(throttling.since_start)}",
-            "a stronger power supply against under-voltage, a heat sink or fan against heat",
+            f"since the machine started: {', '.join(throttling.since_start)}",
+            "for under-voltage, use a stronger power supply; for heat, a heat sink or fan",
         )
     if "root only" in found.power.why_not:
         yield DoctorAdvice(
             "energy",
-            found.power.why_not + " (they tell others too much about what runs)",
-            "on a machine of your own, until it restarts: sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj",
+            found.power.why_not + " (they reveal to other users what runs)",
+            "on your own machine, until its next start: sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj",
         )
 
 
@@ -151,15 +153,17 @@ def _room(found: Findings) -> Iterator[DoctorAdvice]:
     if quota is not None and quota < usable:
         yield DoctorAdvice(
             "processor limit",
-            f"the container may use {quota:g} of {usable} processors: with more threads it is stopped again and again",
+            f"the container may use {quota:g} of {usable} processors: more threads are throttled",
             f"--threads {max(1, int(quota))}",
         )
     elif cores.logical and 0 < usable < cores.logical:
         yield DoctorAdvice("processors", f"this process may use {as_list(cores.usable)}, {usable} of {cores.logical}")
-    for disc in found.discs:
-        if disc.free < _LEAST_FREE:
+    for disk in found.disks:
+        if disk.free < _LEAST_FREE:
             yield DoctorAdvice(
-                "disc", f"{disc.free / 1e6:.0f} MB are free for {disc.purpose} in {disc.folder}", "make room there"
+                "disk",
+                f"{disk.free / 1e6:.0f} MB are free for {disk.purpose} in {disk.folder}",
+                "free some space there",
             )
 
 
@@ -167,17 +171,19 @@ def _quiet(found: Findings) -> Iterator[DoctorAdvice]:
     busy = found.loads.busy
     if found.loads.bench:
         yield DoctorAdvice(
-            "another bench", "an `edgekit bench` runs on this machine: both would measure each other", "wait for it"
+            "another bench",
+            "another `edgekit bench` runs on this machine, and both would disturb each other",
+            "wait until it ends",
         )
     elif busy is not None and busy > _OTHERS:
         who = ", ".join(f"{name} {share:.2f}" for name, share in found.loads.busiest)
         yield DoctorAdvice(
-            "other loads",
-            f"others keep {busy:.1f} processors busy{f': {who}' if who else ''}",
-            "end them before you measure",
+            "other programs",
+            f"other programs keep {busy:.1f} processors busy{f': {who}' if who else ''}",
+            "stop them before you measure",
         )
     if found.processors.virtual:
         yield DoctorAdvice(
             "virtual machine",
-            "what its host does else is not seen here: clocks, heat and power are hidden, and latency may vary for no reason seen",
+            "clocks, heat, power and other work of the host are hidden, and latency may vary because of them",
         )

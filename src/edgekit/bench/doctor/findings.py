@@ -1,4 +1,4 @@
-"""Everything that `edgekit doctor` finds out about a machine."""
+"""The facts about a machine that `edgekit doctor` finds."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from edgekit.bench.sensors.mode import power_modes
 
 @dataclass(frozen=True)
 class Findings:
-    """A machine, as far as it tells; `sensors` is one reading of them."""
+    """A machine's facts; `sensors` is one reading of its sensors."""
 
     edgekit: str
     python: str
     processors: hardware.Processors
     memory: hardware.Memory
-    discs: list[hardware.Disc]
+    disks: list[hardware.Disk]
     gpus: list[hardware.Gpu]
     jetpack: JetPack | None
     power_modes: dict[int, str]
@@ -43,17 +43,17 @@ def examine(
     seconds: float = 0.5,
     advance: Callable[[int, str], None] = lambda steps, note: None,
 ) -> Findings:
-    """Look at a machine; nothing is changed and nothing is loaded into this process.
+    """Examine a machine. Nothing is changed, and no runtime is loaded into this process.
 
     Args:
-        root: where `proc`, `sys`, `etc`, `var` and `usr` are. Of another root than `/` the runtimes, discs and packages are still
-            those of this machine.
-        ask: whether runtimes are loaded, each in a process of its own, to be asked for their devices.
-        seconds: how long to look at what else runs.
-        advance: called after each of 2 steps with 1 and what comes next.
+        root: where `proc`, `sys`, `etc`, `var` and `usr` are. With another root than `/`, the runtimes, disks and packages are
+            still those of this machine.
+        ask: whether to load the runtimes, each in its own process, and query their devices.
+        seconds: how long to observe other programs.
+        advance: called after each of 2 steps with 1 and the name of the next step.
     """
     runtimes = software.runtimes(ask)
-    advance(1, "other loads")
+    advance(1, "other programs")
     busy = loads(root, seconds)
     advance(1, "")
     return Findings(
@@ -61,7 +61,7 @@ def examine(
         python=sys.version.split()[0],
         processors=hardware.processors(root),
         memory=hardware.memory(root),
-        discs=hardware.discs(),
+        disks=hardware.disks(),
         gpus=hardware.gpus(root),
         jetpack=jetpack(root),
         power_modes=power_modes(root),
@@ -75,20 +75,20 @@ def examine(
 
 
 def sensors(found: Findings) -> list[tuple[str, str | None, str]]:
-    """Every sensor: its name, what it says (None where it does not), and why it does not."""
+    """Return each sensor's name, its value (None if it has none), and the reason for None."""
     now = found.sensors
     known = now.throttling.known
-    said = ", ".join(now.throttling.now) or "no"
+    throttling = ", ".join(now.throttling.now) or "no"
     if now.throttling.since_start:
-        said += f"; since the start: {', '.join(now.throttling.since_start)}"
+        throttling += f"; since the machine started: {', '.join(now.throttling.since_start)}"
     hottest = max(now.temperatures.items(), key=lambda item: item[1], default=None)
-    virtual = " (a virtual machine sees none of its host's)" if found.processors.virtual else ""
+    virtual = " (a virtual machine does not see its host's)" if found.processors.virtual else ""
     rows: list[tuple[str, str | None, str]] = [
         ("energy", found.power.source or None, found.power.why_not),
         ("processor clock", _megahertz(now.clock_mhz), "no cpufreq"),
         ("GPU clock", _megahertz(now.gpu_clock_mhz), "no devfreq device"),
         ("temperature", f"{hottest[1]:.1f} °C ({hottest[0]})" if hottest else None, f"no thermal zone{virtual}"),
-        ("throttling", said if known else None, f"nothing that counts it{virtual}"),
+        ("throttling", throttling if known else None, f"no counter{virtual}"),
         ("governor", now.governor, f"no cpufreq{virtual}"),
     ]
     if found.jetpack or now.power_mode:
@@ -97,7 +97,7 @@ def sensors(found: Findings) -> list[tuple[str, str | None, str]]:
 
 
 def as_json(found: Findings) -> dict[str, Any]:
-    """The same as plain values."""
+    """Return the findings as plain values for JSON."""
     from dataclasses import asdict
 
     plain = {name: value for name, value in vars(found).items() if name not in {"power", "sensors"}}

@@ -1,4 +1,4 @@
-"""What the machine is made of: processors and what this process may use of them, memory, discs, graphics processors."""
+"""The hardware: processors and which of them this process may use, memory, disks, GPUs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekit.machine import arm_cores, cpu_features, cpu_name, emulated, memory_
 from edgekit.processors import affinity, control_group_files, cpu_quota, physical_cores
 
 _NVIDIA_SMI_SECONDS = 20.0
-# NVIDIA's integrated graphics processors by the chip in the device tree: name and compute capability (developer.nvidia.com/cuda-gpus).
+# NVIDIA's integrated GPUs by the chip in the device tree: name and compute capability (developer.nvidia.com/cuda-gpus).
 _TEGRA = {
     "tegra264": ("Thor, Blackwell", "11.0"),
     "tegra234": ("Orin, Ampere", "8.7"),
@@ -28,18 +28,18 @@ _TEGRA = {
 
 @dataclass(frozen=True)
 class Processors:
-    """The processors, and how many of them this process may use.
+    """The processors, and which of them this process may use.
 
     Attributes:
         name: of the board or the processor.
         architecture: x86_64, aarch64, …
         isa: instruction-set extensions that matter for inference.
         logical: hardware threads that are online.
-        cores: physical cores; None where the system does not tell.
+        cores: physical cores; None if the system does not report them.
         usable: the processors that this process may run on.
-        quota: processors' worth of time that its control group grants (0.5: half of one); None without a limit.
-        kinds: where they differ, kind → their numbers: performance and efficiency cores, or Arm's big.LITTLE.
-        virtual: whether a hypervisor runs below.
+        quota: processor time that its control group grants, in processors (0.5: half of one); None without a limit.
+        kinds: if there are several kinds of cores, kind → their numbers: performance and efficiency cores, or Arm's big.LITTLE.
+        virtual: whether this is a virtual machine.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Processors:
 
 @dataclass(frozen=True)
 class Memory:
-    """Main memory in bytes; `limit` is what the control group grants, where that is less."""
+    """Main memory in bytes; `limit` is the control group's limit, if it is lower."""
 
     total: int | None
     available: int | None
@@ -63,8 +63,8 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Disc:
-    """The free space of a folder's disc, in bytes."""
+class Disk:
+    """The free space of a folder's disk, in bytes."""
 
     purpose: str
     folder: str
@@ -73,7 +73,7 @@ class Disc:
 
 @dataclass(frozen=True)
 class Gpu:
-    """A graphics processor."""
+    """A GPU."""
 
     name: str
     compute_capability: str | None = None
@@ -82,7 +82,7 @@ class Gpu:
 
 
 def processors(root: Path = Path("/")) -> Processors:
-    """What there is of processors, read from `proc` and `sys` below `root`."""
+    """Read the processors from `proc` and `sys` below `root`."""
     cpuinfo = text(root / "proc/cpuinfo") or ""
     here = root == Path("/")
     own = affinity() if here else None
@@ -102,7 +102,7 @@ def processors(root: Path = Path("/")) -> Processors:
 
 
 def memory(root: Path = Path("/")) -> Memory:
-    """How much memory there is, read from `proc` and `sys` below `root`."""
+    """Read the amount of memory from `proc` and `sys` below `root`."""
     total = memory_bytes(root)
     limits = [number(file) for file in control_group_files(root, "memory", ("memory.max", "memory.limit_in_bytes"))]
     known = [int(limit) for limit in limits if limit is not None]
@@ -112,21 +112,21 @@ def memory(root: Path = Path("/")) -> Memory:
     )
 
 
-def discs() -> list[Disc]:
-    """The free space where results are written and where edgekit keeps what it can make again."""
+def disks() -> list[Disk]:
+    """Return the free space of the folder for results and of edgekit's cache."""
     where = [("results", Path.cwd()), ("cache (engines, unpacked bundles)", cache_folder())]
-    found_discs = []
+    disks_found = []
     for purpose, folder in where:
-        there = next((parent for parent in (folder, *folder.parents) if parent.is_dir()), Path("/"))
+        existing = next((parent for parent in (folder, *folder.parents) if parent.is_dir()), Path("/"))
         try:
-            found_discs.append(Disc(purpose, str(folder), shutil.disk_usage(there).free))
+            disks_found.append(Disk(purpose, str(folder), shutil.disk_usage(existing).free))
         except OSError:
             continue
-    return found_discs
+    return disks_found
 
 
 def gpus(root: Path = Path("/")) -> list[Gpu]:
-    """NVIDIA's graphics processors: from nvidia-smi, else from the driver's own files, else from a Jetson's device tree."""
+    """Return NVIDIA's GPUs: from a Jetson's device tree, otherwise from nvidia-smi, otherwise from the driver's files."""
     compatible = text(root / "proc/device-tree/compatible") or ""
     for chip, (name, capability) in _TEGRA.items():
         if f"nvidia,{chip}" in compatible:
@@ -142,7 +142,7 @@ def gpus(root: Path = Path("/")) -> list[Gpu]:
 
 
 def numbers_of(listed: str) -> list[int]:
-    """The numbers of a kernel's list: `0-3,8` is 0, 1, 2, 3 and 8."""
+    """Return the numbers of a kernel's list: `0-3,8` is 0, 1, 2, 3 and 8."""
     numbers: list[int] = []
     for part in listed.split(","):
         first, _, last = part.strip().partition("-")
@@ -152,7 +152,7 @@ def numbers_of(listed: str) -> list[int]:
 
 
 def as_list(numbers: list[int]) -> str:
-    """The kernel's way of writing numbers: 0, 1, 2, 3 and 8 are `0-3,8`, as `taskset -c` takes them."""
+    """Return numbers as a kernel's list: 0, 1, 2, 3 and 8 become `0-3,8`, as `taskset -c` takes them."""
     runs: list[list[int]] = []
     for n in sorted(numbers):
         if runs and n == runs[-1][-1] + 1:
@@ -163,7 +163,7 @@ def as_list(numbers: list[int]) -> str:
 
 
 def _kinds(root: Path) -> dict[str, list[int]]:
-    """Kinds of processors, where there are several (kernel documentation: arch/x86/topology, intel-hybrid)."""
+    """Return the kinds of processors, if there are several (kernel documentation: arch/x86/topology, intel-hybrid)."""
     kinds = {
         "performance": numbers_of(text(root / "sys/devices/cpu_core/cpus") or ""),
         "efficiency": numbers_of(text(root / "sys/devices/cpu_atom/cpus") or ""),
@@ -179,7 +179,7 @@ def _nvidia_smi() -> list[Gpu]:
         return []
     query = "--query-gpu=name,compute_cap,memory.total,driver_version"
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             [program, query, "--format=csv,noheader,nounits"],
             capture_output=True,
             text=True,
@@ -190,9 +190,9 @@ def _nvidia_smi() -> list[Gpu]:
     except (OSError, subprocess.SubprocessError):
         return []
     listed = []
-    for line in said.splitlines():
+    for line in output.splitlines():
         parts = [part.strip() for part in line.rsplit(",", 3)]
-        if len(parts) != 4:  # a remark, such as that there is no device
+        if len(parts) != 4:  # a message, for example that there is no device
             continue
         name, capability, mebibytes, driver = parts
         size = to_number(mebibytes)

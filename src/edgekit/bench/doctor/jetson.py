@@ -1,4 +1,4 @@
-"""Which JetPack a Jetson runs."""
+"""Find which JetPack a Jetson runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class JetPack:
 
 
 def jetpack(root: Path = Path("/")) -> JetPack | None:
-    """From /etc/nv_tegra_release: `# R36 (release), REVISION: 4.3, GCID: …`; None on any other machine."""
+    """Return the release from /etc/nv_tegra_release: `# R36 (release), REVISION: 4.3, GCID: …`; None on any other machine."""
     line = re.search(r"R(\d+)\s*\(release\),\s*REVISION:\s*([\d.]+)", text(root / "etc/nv_tegra_release") or "")
     if line is None:
         return None

@@ -1,4 +1,4 @@
-"""What else the machine is doing."""
+"""Find other programs that keep the machine busy."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class Loads:
     """Other work on this machine.
 
     Attributes:
-        average: of processes that ran or waited over the last minute.
-        busy: how many processors others kept busy meanwhile; None where the system does not tell.
-        busiest: processes with the most of it: name and processors.
+        average: load average over the last minute.
+        busy: number of processors that other programs kept busy; None if the system does not report it.
+        busiest: the busiest processes: name and number of processors.
         bench: whether another `edgekit bench` runs.
     """
 
@@ -32,11 +32,11 @@ class Loads:
 
 
 def loads(root: Path, seconds: float) -> Loads:
-    """Look for `seconds` at what runs.
+    """Observe other programs for `seconds`.
 
     Args:
         root: where `proc` is.
-        seconds: how long.
+        seconds: how long to observe.
     """
     before, times = read(root), _times(root)
     time.sleep(seconds)
@@ -44,17 +44,17 @@ def loads(root: Path, seconds: float) -> Loads:
     elapsed = max(after.seconds - before.seconds, 1e-9)
     used = [(name, (t - times[pid][1]) / elapsed) for pid, (name, t) in later.items() if pid in times]
     busiest = sorted((u for u in used if u[1] >= _BUSY), key=lambda u: -u[1])[:3]
-    with bench_lock() as alone:
+    with bench_lock() as is_alone:
         return Loads(
             average=after.load,
             busy=conditions(before, after)["other_cores_busy"],
             busiest=[(name, round(share, 2)) for name, share in busiest],
-            bench=not alone(),
+            bench=not is_alone(),
         )
 
 
 def _times(root: Path) -> dict[int, tuple[str, float]]:
-    """Process → name and processor time in seconds (proc(5), /proc/pid/stat), of others than this one."""
+    """Return, for every other process, its name and processor time in seconds (proc(5), /proc/pid/stat)."""
     ticks = os.sysconf("SC_CLK_TCK")
     times = {}
     for folder in (root / "proc").glob("[0-9]*"):

@@ -1,4 +1,4 @@
-"""Which variants of a bundle run on this machine: each that can is loaded and proved with the golden tensors."""
+"""Check which variants of a bundle run on this machine: load each one that can run, and compare it on the golden tensors."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class Check:
-    """What became of one variant.
+    """The check of one variant.
 
     Attributes:
-        variant: it.
-        outcome: proved; left out (it cannot run here); failed (it does not compute what was trained, or does not load).
-        proof: of a proved one.
-        reason: of any other, and the warning of a proved one.
-        version: the runtime's.
+        variant: the variant.
+        outcome: proved; left out (it cannot run here); failed (its outputs differ from the trained model's, or it does not load).
+        proof: of a proved variant.
+        reason: why it was not proved; for a proved variant, its warning.
+        version: the runtime's version.
     """
 
     variant: Variant
@@ -37,7 +37,7 @@ class Check:
 def check(
     bundle: Bundle, variants: list[Variant], *, advance: Callable[[int, str], None] = lambda steps, note: None
 ) -> list[Check]:
-    """Load each variant in a process of its own and compare with the golden tensors.
+    """Load each variant in its own process and compare its outputs with the golden tensors.
 
     Args:
         bundle: an opened bundle.
@@ -45,19 +45,19 @@ def check(
         advance: called before each variant with 0 and its id, and with 1 after it.
 
     Raises:
-        BundleError: the golden tensors can prove nothing; that is not about this machine or a variant.
+        BundleError: the golden tensors are unusable, whatever the machine or the variant.
     """
     bundle.golden_outputs()
     checks = []
     for variant in variants:
-        advance(0, variant.id)  # an engine that is built first takes minutes
+        advance(0, variant.id)  # building an engine takes minutes
         checks.append(_check(bundle, variant))
         advance(1, variant.id)
     return checks
 
 
 def broken(checks: list[Check]) -> list[Check]:
-    """Those that were verified at export and do not compute here what they should."""
+    """Return the checks of variants that passed verification at export but fail here."""
     return [c for c in checks if c.outcome == "failed" and c.variant.status == "verified"]
 
 
@@ -66,13 +66,13 @@ def _check(bundle: Bundle, variant: Variant) -> Check:
     if missing is not None:
         return Check(variant, "left out", reason=str(missing))
     try:
-        said = run_in_subprocess(_prove, str(bundle.path.resolve()), bundle.digest, variant.id)
+        reply = run_in_subprocess(_prove, str(bundle.path.resolve()), bundle.digest, variant.id)
     except RuntimeMissing as error:
         return Check(variant, "left out", reason=str(error))
     except EdgekitError as error:
         return Check(variant, "failed", reason=str(error))
-    proof = Proof(**said["proof"])
-    return Check(variant, "proved", proof, proof.warning, said["version"])
+    proof = Proof(**reply["proof"])
+    return Check(variant, "proved", proof, proof.warning, reply["version"])
 
 
 def _prove(path: str, digest: str, name: str) -> dict[str, Any]:

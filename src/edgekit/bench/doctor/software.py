@@ -1,4 +1,4 @@
-"""Which runtimes are installed, whether they load here, and what devices they find."""
+"""Find which runtimes are installed, whether they load, and which devices they have."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class InstalledRuntime:
 
     Attributes:
         name: as in a bundle's variants.
-        version: None where it is not installed.
-        devices: providers or devices that it finds; empty where there are none, or where it was not asked.
-        missing: why edgekit cannot run its models here, and what to do about it; empty where it can.
-        fails: why it does not load though it is installed.
+        version: None if it is not installed.
+        devices: its providers or devices; empty if there are none, or if it was not queried.
+        missing: why edgekit cannot run its models here, and what to do; empty if it can.
+        fails: why it does not load although it is installed.
     """
 
     name: str
@@ -37,26 +37,26 @@ class InstalledRuntime:
 
 
 def runtimes(ask: bool = True) -> list[InstalledRuntime]:
-    """Every runtime that edgekit knows. Each that is installed is loaded in a process of its own, all at once, and asked
-    for its devices, unless `ask` is off."""
+    """Return every runtime that edgekit knows. With `ask`, each installed one is loaded in its own process, all in parallel, and
+    its devices are queried."""
     versions = installed()
-    here = [name for name, version in versions.items() if version is not None and ask]
-    with ThreadPoolExecutor(max(1, len(here))) as pool:
-        answers = dict(zip(here, pool.map(_ask, here), strict=True))
+    loadable = [name for name, version in versions.items() if version is not None and ask]
+    with ThreadPoolExecutor(max(1, len(loadable))) as pool:
+        probed = dict(zip(loadable, pool.map(_devices, loadable), strict=True))
     listed = []
     for name, version in versions.items():
-        devices, fails = answers.get(name, ([], ""))
+        devices, fails = probed.get(name, ([], ""))
         missing = why_not(name)
         listed.append(InstalledRuntime(name, version, devices, str(missing) if missing else "", fails))
     return listed
 
 
 def clashing() -> list[str]:
-    """Distributions of one runtime that are installed beside each other and overwrite each other's files."""
+    """Return distributions of the same runtime that are all installed and overwrite each other's files."""
     found = []
     for runtime in targets.runtimes().values():
-        there = [name for name in runtime.packages if runtime.exclusive and _is_installed(name)]
-        found += there if len(there) > 1 else []
+        present = [name for name in runtime.packages if runtime.exclusive and _is_installed(name)]
+        found += present if len(present) > 1 else []
     return found
 
 
@@ -69,13 +69,13 @@ def _is_installed(distribution: str) -> bool:
 
 
 def system_tensorrt(root: Path = Path("/")) -> str | None:
-    """The version of the TensorRT libraries that the system has, as JetPack installs them; None where it has none."""
+    """Return the version of the system's TensorRT libraries, as JetPack installs them; None if there are none."""
     files = [f for folder in ("usr/lib/*-linux-gnu", "usr/lib64") for f in found(root, f"{folder}/libnvinfer.so.*.*")]
     versions = [re.search(r"\.so\.([\d.]+)$", file.name) for file in files]
     return max((v[1] for v in versions if v), key=len, default=None)
 
 
-def _ask(name: str) -> tuple[list[str], str]:
+def _devices(name: str) -> tuple[list[str], str]:
     runtime = targets.find_runtime(name)
     if runtime is None or not runtime.probe:
         return [], ""

@@ -1,5 +1,5 @@
-"""Benches on remote devices, over the user's own OpenSSH client.
+"""Benches on remote devices, through the user's own OpenSSH client.
 
-`address` reads `ssh://…`, `connection` is one multiplexed SSH connection, `on_device` is what runs at its other end (standard
-library only), `wheel` packs the edgekit that runs here, `device` takes one device the whole way, `fan_out` several at once.
+`address` parses `ssh://…`, `connection` is a multiplexed SSH connection, `on_device` is the program that runs on the device
+(standard library only), `wheel` packs the running edgekit, `device` does all steps for one device, `fan_out` for several at once.
 """

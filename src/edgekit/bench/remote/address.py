@@ -1,4 +1,4 @@
-"""`ssh://user@host:port`: which devices a bench goes to."""
+"""Parse device addresses: `ssh://user@host:port`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from edgekit.errors import RemoteError
 
 _SCHEME = "ssh://"
-# Neither may begin with a dash: ssh would take it for an option. A host may also be an alias of the user's ssh configuration.
+# User and host must not begin with a dash, which ssh would read as an option. A host may be an alias in the user's ssh configuration.
 _ADDRESS = re.compile(
     r"(?:(?P<user>[A-Za-z0-9_][\w.+-]*)@)?(?P<host>[A-Za-z0-9_][\w.-]*|\[[0-9A-Fa-f:.]+(?:%\w+)?\])(?::(?P<port>[0-9]{1,5}))?/?",
     re.ASCII,
 )
-_FORM = "write it as ssh://user@host:port; user and port may be left out"
+_FORM = "write it as ssh://user@host:port; user and port are optional"
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a device is; None is what the user's ssh configuration says."""
+    """A device's address; None means the value from the user's ssh configuration."""
 
     host: str
     user: str | None = None
@@ -27,7 +27,7 @@ class Address:
 
     @property
     def destination(self) -> list[str]:
-        """The arguments that name the device to `ssh`."""
+        """The arguments of `ssh` that name the device."""
         return [
             *(["-p", str(self.port)] if self.port else []),
             *(["-l", self.user] if self.user else []),
@@ -37,7 +37,7 @@ class Address:
 
     @property
     def folder(self) -> str:
-        """The name of the device's sub-folder among the results."""
+        """The name of the device's subfolder for results."""
         host = self.host.replace(":", "_").replace("%", "_")
         return f"{f'{self.user}@' if self.user else ''}{host}{f'-{self.port}' if self.port else ''}"
 
@@ -47,28 +47,28 @@ class Address:
 
 
 def parse(texts: Iterable[str]) -> list[Address]:
-    """The devices named by one or more `--device` values, each of which may list several with commas.
+    """Return the devices in one or more `--device` values, each of which may list several with commas.
 
     Raises:
-        RemoteError: one is not an address, holds a password, or is named twice.
+        RemoteError: a part is not an address, contains a password, or is repeated.
     """
-    found: list[Address] = []
+    addresses: list[Address] = []
     for text in texts:
         first, *others = text.split(",")
         if not first.strip().startswith(_SCHEME):
             raise RemoteError(f"--device {text}: not an address", _FORM)
         for part in (first, *others):
             address = _parse(part.strip().removeprefix(_SCHEME), text)
-            if address in found:
-                raise RemoteError(f"--device {address}: named twice", "name each device once")
-            found.append(address)
-    return found
+            if address in addresses:
+                raise RemoteError(f"--device {address}: given twice", "name each device once")
+            addresses.append(address)
+    return addresses
 
 
 def _parse(part: str, text: str) -> Address:
     if re.match(r"[^@/]*:[^@/]*@", part):
         raise RemoteError(
-            f"--device {_SCHEME}…@{part.rpartition('@')[2]}: holds a password, which edgekit never takes",
+            f"--device {_SCHEME}…@{part.rpartition('@')[2]}: contains a password, which edgekit does not accept",
             "log in with a key: ssh-copy-id user@host",
         )
     match = _ADDRESS.fullmatch(part)
@@ -76,5 +76,5 @@ def _parse(part: str, text: str) -> Address:
         raise RemoteError(f"--device {text}: {part or 'an empty name'!s} is not an address", _FORM)
     port = int(match["port"]) if match["port"] else None
     if port is not None and not 0 < port < 65536:
-        raise RemoteError(f"--device {text}: there is no port {port}", "ports are 1 to 65535")
+        raise RemoteError(f"--device {text}: {port} is not a port", "ports are 1 to 65535")
     return Address(match["host"].strip("[]"), match["user"], port)

@@ -1,4 +1,4 @@
-"""Both ends of the pipes to a process on a device, none of which may block the others, last for ever, or bring too much."""
+"""Exchange data with a process on a device without deadlock, within limits of time and size."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from edgekit.bench.remote.replies import MOST_LINE, MOST_SAID, SILENCE_SECONDS, misbehaves
+from edgekit.bench.remote.replies import MOST_LINE, MOST_MESSAGES, SILENCE_SECONDS, protocol_error
 from edgekit.errors import RemoteError, shortened
 
 _POLL_SECONDS = 0.2
 _BLOCK = 1 << 16
-_LINE_COST = 64  # bytes that a line counts for beside its own: millions of empty ones take long, too
-_LAST_WORDS = 1 << 13  # bytes of standard error that are kept
+_LINE_COST = 64  # bytes that each line counts in addition to its own, because millions of empty lines take long too
+_STDERR_TAIL = 1 << 13  # bytes of standard error that are kept
 _LAST_SECONDS = 2.0
 
 
 class TooSlow(RemoteError):
-    """The device is still connected, but does not get on."""
+    """The device is still connected, but makes no progress."""
 
 
 class Conversation:
-    """What is said to a process on a device, and what it says.
+    """The input and output of a process on a device.
 
     Args:
-        child: the local process, all three streams of it pipes.
-        source: of the device, for messages.
-        seconds: that it may take from now on.
-        idle: called at least every fifth of a second; what it raises ends the conversation.
-        silence: seconds without a byte in either direction.
+        child: the local process; its three streams are pipes.
+        source: the device's name for messages.
+        seconds: time limit from now on.
+        idle: called at least every fifth of a second; an exception that it raises ends the conversation.
+        silence: limit of seconds without a byte in either direction.
     """
 
     def __init__(
@@ -52,29 +52,29 @@ class Conversation:
         self._open = {self._out, self._err}
         self._buffer = bytearray()
         self._searched = 0
-        self._said = 0
-        self._words = b""
+        self._received = 0
+        self._stderr_tail = b""
 
     def send(self, blocks: Iterable[bytes]) -> None:
-        """Send blocks of bytes; a process that ended early takes no more, and why is in its reply.
+        """Send blocks of bytes. If the process ends early, sending stops, and its reply has the reason.
 
         Raises:
-            TooSlow: the device takes nothing, or takes too long.
+            TooSlow: the device accepts no data, or takes too long.
         """
         try:
             for block in blocks:
                 view = memoryview(block)
                 while view:
-                    view = view[self._turn(view) :]
+                    view = view[self._exchange(view) :]
         except BrokenPipeError:
             pass
 
     def line(self) -> bytes | None:
-        """The next line without its end; None where the process says nothing more.
+        """Return the next line without its line end; None at the end of the output.
 
         Raises:
-            TooSlow: nothing comes, or all of it takes too long.
-            RemoteError: the line, or everything that was said, is too long.
+            TooSlow: no data arrives, or it takes too long.
+            RemoteError: the line, or the whole output, is too long.
         """
         while True:
             at = self._buffer.find(b"\n", self._searched)
@@ -85,22 +85,22 @@ class Conversation:
                 self._count(at + 1 + _LINE_COST)
                 return line
             if len(self._buffer) >= MOST_LINE:
-                raise misbehaves(self._source, f"sends a line of more than {MOST_LINE:,} bytes")
+                raise protocol_error(self._source, f"sends a line of more than {MOST_LINE:,} bytes")
             if self._out not in self._open:
                 return None
             self._searched = len(self._buffer)
-            self._turn()
+            self._exchange()
 
     def lines(self) -> Iterator[bytes]:
-        """All lines until the end; raises what `line` does."""
+        """Yield all lines until the end; raises the same errors as `line`."""
         while (line := self.line()) is not None:
             yield line
 
     def copy(self, size: int, write: Callable[[bytes], object]) -> bool:
-        """Hand the next `size` bytes on; False where the process ends before.
+        """Pass the next `size` bytes to `write`; return False if the process ends before.
 
         Raises:
-            TooSlow: nothing comes, or all of it takes too long.
+            TooSlow: no data arrives, or it takes too long.
         """
         self._searched = 0
         while size:
@@ -111,30 +111,30 @@ class Conversation:
             elif self._out not in self._open:
                 return False
             else:
-                self._turn()
+                self._exchange()
         return True
 
     def extend(self, seconds: float) -> None:
-        """Give it more time, for bytes that it has announced."""
+        """Extend the time limit, for bytes that the device has announced."""
         self._seconds += seconds
 
-    def last_words(self) -> str:
-        """The last line of standard error, waited for a moment where the process has not closed it."""
+    def last_error_line(self) -> str:
+        """Return the last line of standard error; wait for a moment if the process has not closed it."""
         self._seconds = self._silence = time.monotonic() - self._began + _LAST_SECONDS
         self._open.discard(self._out)
         try:
             while self._open:
-                self._turn()
+                self._exchange()
         except RemoteError:
-            pass  # what came until now will do
-        lines = [line.strip() for line in self._words.decode(errors="replace").splitlines() if line.strip()]
+            pass  # what arrived until now is enough
+        lines = [line.strip() for line in self._stderr_tail.decode(errors="replace").splitlines() if line.strip()]
         return shortened(lines[-1], 500) if lines else ""
 
-    def _turn(self, block: memoryview | None = None) -> int:
-        """Wait a moment for the other end; read what it says, and give how much of the block it took."""
+    def _exchange(self, block: memoryview | None = None) -> int:
+        """Wait a moment for the other end; read its output, and return how much of the block it accepted."""
         self._idle()
         self._check_time()
-        # What is not taken from the buffer yet waits at the other end.
+        # While the buffer is full, further output waits at the other end.
         reading = [f for f in self._open if f == self._err or len(self._buffer) < MOST_LINE]
         readable, writable, _ = select.select(reading, [self._in] if block else [], [], _POLL_SECONDS)
         if readable or writable:
@@ -146,18 +146,18 @@ class Conversation:
             elif stream == self._out:
                 self._buffer += content
             else:
-                self._words = (self._words + content)[-_LAST_WORDS:]
+                self._stderr_tail = (self._stderr_tail + content)[-_STDERR_TAIL:]
                 self._count(len(content))
         return os.write(self._in, block[:_BLOCK]) if block and writable else 0
 
     def _count(self, size: int) -> None:
-        self._said += size
-        if self._said > MOST_SAID:
-            raise misbehaves(self._source, f"says more than {MOST_SAID:,} bytes")
+        self._received += size
+        if self._received > MOST_MESSAGES:
+            raise protocol_error(self._source, f"sends more than {MOST_MESSAGES:,} bytes of messages")
 
     def _check_time(self) -> None:
         now = time.monotonic()
         if now - self._heard > self._silence:
-            raise TooSlow(f"no word from it for {self._silence:.0f} s", "check the device", where=self._source)
+            raise TooSlow(f"sent nothing for {self._silence:.0f} s", "check the device", where=self._source)
         if now - self._began > self._seconds:
-            raise TooSlow(f"has not done it within {self._seconds:.0f} s", "check the device", where=self._source)
+            raise TooSlow(f"did not finish within {self._seconds:.0f} s", "check the device", where=self._source)

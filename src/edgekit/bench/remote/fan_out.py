@@ -1,4 +1,4 @@
-"""The same bench on several devices side by side."""
+"""Run the same bench on several devices in parallel."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from edgekit.bench.remote import wheel as wheels
 from edgekit.bench.remote.address import Address
 from edgekit.bench.remote.connection import Stopped
-from edgekit.bench.remote.device import Controls, DeviceMeasurement, RemoteJob, measure
+from edgekit.bench.remote.device import DeviceMeasurement, RemoteJob, StopControls, measure
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError, GateFailed
 from edgekit.targets import extras_of
@@ -20,7 +20,7 @@ from edgekit.temporary import scratch_folder
 
 
 class InternalError(EdgekitError):
-    """A bug that showed with one of the devices."""
+    """A bug that occurred with one of the devices."""
 
     exit_code = 70
 
@@ -30,7 +30,7 @@ class InternalError(EdgekitError):
 
 @dataclass
 class Fleet:
-    """What the devices brought, in their order."""
+    """The measurements and errors of all devices, in their order."""
 
     measured: dict[Address, DeviceMeasurement] = field(default_factory=dict)
     failed: dict[Address, EdgekitError] = field(default_factory=dict)
@@ -72,31 +72,31 @@ def bench_on(
     keep: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> Fleet:
-    """Bench a bundle on devices; one that fails does not stop the others.
+    """Bench a bundle on devices; if one fails, the others go on.
 
-    The first Ctrl-C ends the benches on all devices and brings what they have; the second leaves the devices alone.
+    The first Ctrl-C ends the benches on all devices and fetches partial results; the second leaves the benches running.
 
     Args:
-        devices: where.
+        devices: the devices' addresses.
         bundle: an opened bundle.
-        output: gets a sub-folder for each device.
-        options: for `edgekit bench` there.
-        extras: of the wheel, that these options need beside a runtime.
-        variants: ids of variants: their runtimes must be installed; without any, those of the bundle where that works.
+        output: gets a subfolder for each device.
+        options: options for `edgekit bench` on the device.
+        extras: extras of the wheel that these options need in addition to a runtime.
+        variants: ids of variants, whose runtimes must be installed; empty: all variants whose runtimes can be installed.
         wheel: edgekit's wheel for the devices; None packs the edgekit that runs here.
         python: a Python on the devices that has edgekit's dependencies; None makes a private environment.
-        keep: leave the bench's folder on the devices.
-        say: called with lines that tell how far each device is.
+        keep: keep the bench's folder on the devices.
+        say: called with lines about each device's progress.
 
     Raises:
-        BundleError: there is no such variant.
-        RemoteError: `wheel` is not edgekit's, or none can be packed.
+        BundleError: a variant is unknown.
+        RemoteError: `wheel` is not edgekit's, or no wheel can be packed.
     """
     chosen = [bundle.variant(name) for name in variants] or [
         v for v in bundle.manifest.variants if v.status != "rejected"
     ]
     runtimes = extras_of(variant.runtime for variant in chosen)
-    controls = Controls()
+    controls = StopControls()
     fleet = Fleet()
     printing = threading.Lock()
 
@@ -109,11 +109,11 @@ def bench_on(
         needed, optional = (runtimes, ()) if variants else ((), runtimes)
         job = RemoteJob(bundle, tuple(options), (*needed, *extras), optional, packed, python, keep)
 
-        def one(address: Address) -> DeviceMeasurement:
+        def measure_one(address: Address) -> DeviceMeasurement:
             return measure(address, job, output / address.folder, controls, lambda line: tell(address, line))
 
         with ThreadPoolExecutor(len(devices)) as pool:
-            futures = {pool.submit(one, address): address for address in devices}
+            futures = {pool.submit(measure_one, address): address for address in devices}
             _wait(set(futures), controls)
         for future, address in futures.items():
             try:
@@ -122,11 +122,11 @@ def bench_on(
                 pass
             except EdgekitError as error:
                 fleet.failed[address] = error
-            except OSError as error:  # of this machine, for instance a bundle that was deleted meanwhile
+            except OSError as error:  # on this machine, for example a bundle that was deleted meanwhile
                 fleet.failed[address] = EdgekitError(
                     f"{error.filename or 'here'}: {error.strerror or error}", where=address
                 )
-            except Exception as error:  # a bug, which must not cost what the other devices measured
+            except Exception as error:  # a bug must not lose the other devices' results
                 if os.environ.get("EDGEKIT_DEBUG"):
                     raise
                 fleet.failed[address] = InternalError(f"internal error: {type(error).__name__}: {error}", where=address)
@@ -134,7 +134,7 @@ def bench_on(
     return fleet
 
 
-def _wait(futures: set[Future[DeviceMeasurement]], controls: Controls) -> None:
+def _wait(futures: set[Future[DeviceMeasurement]], controls: StopControls) -> None:
     while futures:
         try:
             futures = wait(futures, timeout=0.2, return_when=FIRST_COMPLETED).not_done

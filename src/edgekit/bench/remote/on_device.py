@@ -1,16 +1,16 @@
-"""What runs on the device: one request, one reply. Standard library only, since nothing is installed there yet.
+"""The program that runs on the device: one request, one reply. Standard library only, as nothing is installed there yet.
 
 Its source goes over the SSH connection to `python3 -I -c …`, followed by a line of JSON (the request: `op` and its arguments) and,
-for `store`, the bytes of a file. It answers with lines that begin with `MARK`, everything else that a login shell may print is
-skipped: `{"event": …}` any number of times (one every few seconds says that it is alive), then `{"reply": …}` or `{"error": …}`.
-No name ever goes through a shell.
+for `store`, the bytes of files. It answers with lines that begin with `MARK`; other lines, from a login shell, are skipped:
+`{"event": …}` any number of times (every few seconds one that it is alive), then `{"reply": …}` or `{"error": …}`.
+No name is passed through a shell.
 
-Everything lies below one private folder, `remote/` of edgekit's cache on the device:
+All files are in one private folder, `remote/` in edgekit's cache on the device:
 
-    objects/SHA256        the bundle's files and the wheel, by content; `.part` while one arrives
-    wheels/SHA256/        an unpacked wheel: what PYTHONPATH points to
-    venvs/KEY/            a private environment with edgekit's dependencies and runtimes; complete where it holds `edgekit.json`
-    runs/ID/              one bench: bundle/ (links to objects), results/, stdout, stderr, `error` where it failed, `exit` once it has ended
+    objects/SHA256        the bundle's files and the wheel, by content; `.part` during the transfer
+    wheels/SHA256/        an unpacked wheel, for PYTHONPATH
+    venvs/KEY/            a private environment with edgekit's dependencies and runtimes; complete if it has `edgekit.json`
+    runs/ID/              one bench: bundle/ (links to objects), results/, stdout, stderr, `error` if it failed, `exit` once it has ended
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from typing import Any, BinaryIO
 
 MARK = b"@edgekit "
 _BLOCK = 1 << 18
-_MOST_TEXT = 2000  # characters of what a program printed, in one message
+_MOST_TEXT = 2000  # characters of a program's output in one message
 _ALIVE_SECONDS = 10.0
-_KEEP_SECONDS = 30 * 86400.0  # of an object that no bench has asked for
-_PICK_UP_SECONDS = 86400.0  # results older than that are not what somebody who asks now wants
-_MADE_SECONDS = 60.0  # a scratch folder is locked a moment after it is made
-_DEAD_SECONDS = 3600.0  # after which nobody asks any more for a bench that was killed
-# Names: of what has a key, of what has a digest, of what the module tempfile made.
+_KEEP_SECONDS = 30 * 86400.0  # an unused object is removed after this time
+_PICK_UP_SECONDS = 86400.0  # older results are not returned; the bench runs again
+_MADE_SECONDS = 60.0  # a scratch folder is locked a moment after it is created
+_DEAD_SECONDS = 3600.0  # a killed bench is removed after this time
+# Name patterns: a key, a digest, the random part of tempfile's names.
 _KEY, _OBJECT, _RANDOM = "[0-9a-f]{16}", "[0-9a-f]{64}", "[a-z0-9_]{8}"
 _SCRATCH = rf"edgekit\.{_RANDOM}\.tmp"
-# What edgekit imports beside a runtime.
+# The packages that edgekit needs in addition to a runtime.
 CORE = {"click": "click", "numpy": "numpy", "PIL": "pillow", "pydantic": "pydantic", "yaml": "pyyaml", "rich": "rich"}
 
 
 def root() -> Path:
-    """Where everything of edgekit's remote benches lies on this device."""
+    """Return the folder of edgekit's remote benches on this device."""
     cache = os.environ.get("EDGEKIT_CACHE")
     base = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgekit"
     return base / "remote"
@@ -64,26 +64,26 @@ _silent = threading.Event()
 
 
 def say(**line: Any) -> None:
-    """One line to the other end."""
+    """Send one message to the client."""
     with _speaking:
         sys.stdout.buffer.write(MARK + json.dumps(line).encode() + b"\n")
         sys.stdout.buffer.flush()
 
 
 def _say_alive() -> None:
-    """Tell now and then that this process is there, however long it takes; the other end gives up on who says nothing."""
+    """Send `alive` regularly during long work, because the client gives up on a silent device."""
     while not _silent.wait(_ALIVE_SECONDS):
         with contextlib.suppress(OSError, ValueError):
             say(event="alive")
 
 
 def probe(_: BinaryIO) -> dict[str, Any]:
-    """What device this is, and which of edgekit's packages this Python has."""
+    """Describe this device, and list which of edgekit's packages this Python lacks."""
     folder = root()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.suppress(OSError):
         remove_debris()
-    # Not in this isolated interpreter: a bench may also import from the user's site or PYTHONPATH.
+    # In another interpreter, because this one is isolated, and a bench may also import from the user's site or PYTHONPATH.
     code = f"import importlib.util as u; print(*[n for n in {sorted(CORE)!r} if u.find_spec(n) is None])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, check=False)
     return {
@@ -97,7 +97,7 @@ def probe(_: BinaryIO) -> dict[str, Any]:
 
 
 def offer(_: BinaryIO, objects: dict[str, int]) -> dict[str, Any]:
-    """Which of the objects (SHA-256 -> size) are not here, each with the bytes of it that arrived before, and the free space."""
+    """Return which objects (SHA-256 -> size) are missing, each with the number of bytes that arrived before, and the free space."""
     folder = root() / "objects"
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     missing = {}
@@ -111,9 +111,9 @@ def offer(_: BinaryIO, objects: dict[str, int]) -> dict[str, Any]:
 
 
 def store(stdin: BinaryIO, objects: list[tuple[str, int, int]]) -> dict[str, Any]:
-    """Take the bytes of objects (digest, size, offset), each from its offset on; gives the digests of those that are damaged.
+    """Store the bytes of objects (digest, size, offset), each from its offset on; return the digests of damaged objects.
 
-    An object counts only once all of it is there and gives its digest.
+    An object exists only when it is complete and has its digest.
     """
     return {"damaged": [digest for digest, size, offset in objects if not _store(stdin, digest, size, offset)]}
 
@@ -122,16 +122,16 @@ def _store(stdin: BinaryIO, digest: str, size: int, offset: int) -> bool:
     path = root() / "objects" / digest
     part = path.with_suffix(".part")
     with open(part, "r+b" if part.exists() else "w+b") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)  # another client may bring the same
+        fcntl.flock(stream, fcntl.LOCK_EX)  # another client may send the same object
         stream.truncate(offset)
         stream.seek(offset)
-        left = size - offset
-        while left:
-            block = stdin.read(min(_BLOCK, left))
+        remaining = size - offset
+        while remaining:
+            block = stdin.read(min(_BLOCK, remaining))
             if not block:
-                raise SystemExit(1)  # the connection is lost; what came stays for the next try
+                raise SystemExit(1)  # the connection is lost; the bytes so far stay for the next try
             stream.write(block)
-            left -= len(block)
+            remaining -= len(block)
         stream.flush()
         os.fsync(stream.fileno())
         if _sha256(part) != digest:
@@ -142,15 +142,15 @@ def _store(stdin: BinaryIO, digest: str, size: int, offset: int) -> bool:
 
 
 def environment(stdin: BinaryIO, key: str, wheel: str, name: str, extras: list[str], system: bool) -> dict[str, Any]:
-    """A virtual environment with what edgekit and its extras need.
+    """Make a virtual environment with the dependencies of edgekit and its extras.
 
     Args:
-        stdin: its end means that the client is gone: then installing ends.
-        key: one environment for each.
+        stdin: at its end the client is gone, and the installation stops.
+        key: identifies the environment.
         wheel: digest of the wheel, an object.
-        name: its file name.
-        extras: which to install, each apart, so that one which this device cannot have does not keep the others away.
-        system: whether it sees the system's packages (JetPack brings TensorRT as one).
+        name: the wheel's file name.
+        extras: extras to install, one at a time, so that an impossible one does not block the others.
+        system: whether it sees the system's packages (JetPack installs TensorRT as one).
     """
     folder = root() / "venvs" / key
     ready, python = folder / "edgekit.json", folder / "bin" / "python"
@@ -158,30 +158,30 @@ def environment(stdin: BinaryIO, key: str, wheel: str, name: str, extras: list[s
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _end_with(stdin)
-        have: list[str] = json.loads(ready.read_text())["extras"] if ready.is_file() else []
+        installed: list[str] = json.loads(ready.read_text())["extras"] if ready.is_file() else []
         if not ready.is_file():
             shutil.rmtree(folder, ignore_errors=True)
             say(event="say", text="making a virtual environment")
             _make_environment(folder, system)
         failed = {}
-        for extra in [extra for extra in extras if extra not in have]:
+        for extra in [extra for extra in extras if extra not in installed]:
             say(event="say", text=f"installing edgekit's dependencies with [{extra}]")
             with _scratch(root()) as place:
-                link = place / name  # pip reads a wheel's name
+                link = place / name  # pip parses a wheel's file name
                 _link(root() / "objects" / wheel, link)
                 reason = _install(python, f"{link}[{extra}]")
             if reason:
                 failed[extra] = reason
             else:
-                have.append(extra)
-                _write(ready, json.dumps({"extras": have}).encode())
-    return {"python": str(python), "extras": have, "failed": failed}
+                installed.append(extra)
+                _write(ready, json.dumps({"extras": installed}).encode())
+    return {"python": str(python), "extras": installed, "failed": failed}
 
 
 def start(_: BinaryIO, run: str, python: str, wheel: str, options: list[str], files: dict[str, str]) -> dict[str, Any]:
-    """Start `edgekit bench` on a bundle made of objects (path in the bundle -> digest), or find the one that was started.
+    """Start `edgekit bench` on a bundle made of objects (path in the bundle -> digest), or find the one that was started before.
 
-    It goes on when the connection is lost; `follow` finds it again.
+    It goes on if the connection is lost; `follow` finds it again.
     """
     folder = root() / "runs" / run
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -202,11 +202,11 @@ def start(_: BinaryIO, run: str, python: str, wheel: str, options: list[str], fi
         _link(root() / "objects" / digest, target)
     environ = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     private = Path(python).is_relative_to(root() / "venvs")
-    given = [] if private else [os.environ.get("PYTHONPATH", "")]
-    environ["PYTHONPATH"] = os.pathsep.join(entry for entry in (str(_unpacked(wheel)), *given) if entry)
+    inherited = [] if private else [os.environ.get("PYTHONPATH", "")]
+    environ["PYTHONPATH"] = os.pathsep.join(entry for entry in (str(_unpacked(wheel)), *inherited) if entry)
     environ["EDGEKIT_ERROR_FILE"] = str(folder / "error")
     _silent.set()
-    beat.join()  # what forks must have one thread
+    beat.join()  # a process must have only one thread when it forks
     command = [python, "-m", "edgekit", "bench", str(folder / "bundle"), "--output", str(folder / "results"), "--json"]
     if os.fork() == 0:
         _supervise(folder, [*command, *options], environ, lock)
@@ -214,13 +214,13 @@ def start(_: BinaryIO, run: str, python: str, wheel: str, options: list[str], fi
 
 
 def _supervise(folder: Path, command: list[str], environ: dict[str, str], lock: int) -> None:
-    """In a process of its own session: run the bench, and note how it ended. The lock says that this goes on."""
+    """Run the bench in its own session, and write its exit code. The lock is held meanwhile."""
     os.setsid()
     try:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (0, 1, 2):
-            os.dup2(nowhere, stream)  # the connection may end now
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job would hand its deafness down
+            os.dup2(nowhere, stream)  # the connection may close now
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job ignores SIGINT, which the bench would inherit
         with open(folder / "stdout", "wb") as out, open(folder / "stderr", "wb") as err:
             child = subprocess.Popen(
                 command, cwd=folder, env=environ, stdout=out, stderr=err, stdin=nowhere, pass_fds=[lock]
@@ -233,10 +233,10 @@ def _supervise(folder: Path, command: list[str], environ: dict[str, str], lock: 
 
 
 def follow(stdin: BinaryIO, run: str, seen: int) -> dict[str, Any]:
-    """Tell what the bench prints on stderr from byte `seen` on, until it has ended."""
+    """Send the bench's stderr from byte `seen` on, until the bench has ended."""
     folder = root() / "runs" / run
     while True:
-        over = not _alive(folder)  # asked before reading: what it printed last is not missed
+        over = not _alive(folder)  # checked before reading, so that its last output is not missed
         with contextlib.suppress(FileNotFoundError), open(folder / "stderr", "rb") as log:
             log.seek(seen)
             *lines, rest = log.read().split(b"\n")
@@ -248,7 +248,7 @@ def follow(stdin: BinaryIO, run: str, seen: int) -> dict[str, Any]:
         if over:
             break
         if select.select([stdin], [], [], 0.2)[0]:
-            raise SystemExit(1)  # nobody listens any more; the bench goes on
+            raise SystemExit(1)  # the client is gone; the bench goes on
     ended = folder / "exit"
     results = [
         path.relative_to(folder).as_posix()
@@ -261,9 +261,9 @@ def follow(stdin: BinaryIO, run: str, seen: int) -> dict[str, Any]:
 
 
 def stop(_: BinaryIO, run: str) -> dict[str, Any]:
-    """Ask a bench to end with what it has, as Ctrl-C does."""
+    """Ask a bench to end and keep its partial results, as Ctrl-C does."""
     folder = root() / "runs" / run
-    for _try in range(50):  # it may have been forked and not yet begun
+    for _try in range(50):  # it may be forked but not started yet
         if not _alive(folder):
             return {"stopped": False}
         with contextlib.suppress(OSError, ValueError):
@@ -274,7 +274,7 @@ def stop(_: BinaryIO, run: str) -> dict[str, Any]:
 
 
 def fetch(_: BinaryIO, run: str, paths: list[str]) -> dict[str, Any]:
-    """The bytes of files of a bench, each announced with its size and digest."""
+    """Send files of a bench, each announced with its size and digest."""
     for path in paths:
         file = root() / "runs" / run / path
         digest = _sha256(file)
@@ -285,7 +285,7 @@ def fetch(_: BinaryIO, run: str, paths: list[str]) -> dict[str, Any]:
 
 
 def finish(_: BinaryIO, run: str, keep: bool) -> dict[str, Any]:
-    """Remove a bench's folder, or keep it under a name that no later bench takes for its own. The environment stays for the next bench."""
+    """Remove a bench's folder, or keep it under a name that no later bench uses. The environment stays for the next bench."""
     folder = root() / "runs" / run
     kept = folder.with_name(f"{run}-kept-{time.strftime('%Y%m%d-%H%M%S')}")
     if keep and folder.is_dir():
@@ -296,9 +296,9 @@ def finish(_: BinaryIO, run: str, keep: bool) -> dict[str, Any]:
 
 
 def remove_debris() -> None:
-    """Remove what nobody needs any more: objects unused for 30 days, benches that were killed, what killed commands left.
+    """Remove objects unused for 30 days, killed benches, and leftovers of killed commands.
 
-    All of it is known by its name, and what somebody has locked or has touched lately stays; so does every file of anybody else's.
+    They are recognized by their names. Locked or recently changed ones stay, and so do all other files.
     """
     for folder, pattern, seconds in (
         (root() / "objects", rf"{_OBJECT}(\.part)?", _KEEP_SECONDS),
@@ -323,20 +323,20 @@ def remove_debris() -> None:
 
 
 def _untouched(path: Path) -> float:
-    """Seconds since a file, or a folder or what lies in it, was changed."""
+    """Return the seconds since a file, or a folder and its entries, was changed."""
     inner = path.iterdir() if path.is_dir() and not path.is_symlink() else []
     return time.time() - max(entry.lstat().st_mtime for entry in [path, *inner])
 
 
 def _remove_unlocked(path: Path, lock: Path, unless: Path | None = None) -> None:
-    """Remove a folder if nobody holds its lock; not if by then `unless` is there."""
+    """Remove a folder if nobody holds its lock and `unless` does not exist by then."""
     with _locked(lock) as ours:
         if ours and not (unless and unless.exists()):
             _remove(path)
 
 
 def _named(folder: Path, pattern: str) -> list[Path]:
-    """What lies in a folder under a name of that form."""
+    """Return the entries of a folder whose names match a pattern."""
     try:
         return [folder / name for name in os.listdir(folder) if re.fullmatch(pattern, name)]
     except OSError:
@@ -345,7 +345,7 @@ def _named(folder: Path, pattern: str) -> list[Path]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Whether a file or folder that is there can be locked; while the block runs it is."""
+    """Lock an existing file or folder while the block runs; yield whether that was possible."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -364,7 +364,7 @@ def _locked(path: Path) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _scratch(parent: Path) -> Iterator[Path]:
-    """A folder that is removed when the block ends, and locked until then: by that `remove_debris` knows one of a killed process."""
+    """Create a folder that is removed when the block ends and locked until then, so that `remove_debris` recognizes abandoned ones."""
     folder = Path(tempfile.mkdtemp(prefix="edgekit.", suffix=".tmp", dir=parent))
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -384,21 +384,21 @@ def _make_environment(folder: Path, system: bool) -> None:
     elif uv:
         reason = _run([uv, "venv", "--quiet", "--python", sys.executable, *options, str(folder)])
     else:
-        reason = "it has no ensurepip; on Debian and its kin install the package python3-venv"
+        reason = "it has no ensurepip; on Debian and Ubuntu install the package python3-venv"
     if reason:
         shutil.rmtree(folder, ignore_errors=True)
         raise RuntimeError(f"{sys.executable} cannot make a virtual environment: {reason}")
 
 
 def _install(python: Path, what: str) -> str:
-    """Install into an environment; gives the reason where it did not work."""
+    """Install into an environment; return the reason if it failed."""
     if (python.parent / "pip").exists():
         return _run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input", what])
     return _run([shutil.which("uv") or "uv", "pip", "install", "--quiet", "--python", str(python), what])
 
 
 def _run(command: list[str]) -> str:
-    """Run a program; gives its last line where it failed, what begins with ERROR first."""
+    """Run a program; return its last error line if it failed, preferably one that begins with ERROR."""
     environ = {k: v for k, v in os.environ.items() if k not in {"PYTHONPATH", "VIRTUAL_ENV", "PYTHONHOME"}}
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environ, check=False)
     if done.returncode == 0:
@@ -409,10 +409,10 @@ def _run(command: list[str]) -> str:
 
 
 def _end_with(stdin: BinaryIO) -> None:
-    """End this process and what it started when the client is gone."""
+    """End this process and its children when the client is gone."""
 
     def watch() -> None:
-        os.read(stdin.fileno(), 1)  # returns at the end of the connection, nothing else comes
+        os.read(stdin.fileno(), 1)  # returns at the end of the connection; nothing else is sent
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
     if os.getpgrp() != os.getpid():
@@ -429,7 +429,7 @@ def _unpacked(wheel: str) -> Path:
     with _scratch(folder.parent) as temporary:
         with zipfile.ZipFile(root() / "objects" / wheel) as archive:
             archive.extractall(temporary)
-        with contextlib.suppress(OSError):  # another client was faster
+        with contextlib.suppress(OSError):  # another client has done it already
             os.replace(temporary, folder)
     return folder
 

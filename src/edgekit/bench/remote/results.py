@@ -1,4 +1,4 @@
-"""The files that a device sends: received into a folder of their own, checked, and only then kept."""
+"""Receive the files that a device sends into a temporary folder, check them, and only then keep them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import BinaryIO
 
 from edgekit.bench.remote import replies
-from edgekit.bench.remote.replies import DataReply, Misbehaves, Printed, Reason, misbehaves
+from edgekit.bench.remote.replies import BenchOutput, FileEvent, NotMeasured, ProtocolError, protocol_error
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError, quoted
 from edgekit.files import atomic_write
@@ -22,35 +22,35 @@ from edgekit.temporary import remove_debris, temporary_folder
 
 
 @dataclass(frozen=True)
-class Brought:
-    """What a bench on a device came to.
+class DeviceResults:
+    """The results of a bench on a device.
 
     Attributes:
         results: each with its file on this machine, in the order of the bench.
-        failed, left_out: which variants were not measured, and why.
+        failed, left_out: the variants that were not measured, and why.
     """
 
     results: list[tuple[Result, Path]]
-    failed: list[Reason]
-    left_out: list[Reason]
+    failed: list[NotMeasured]
+    left_out: list[NotMeasured]
 
 
 class Inbox:
-    """The files of one bench on their way here; a context, after which nothing is left of those that were not kept.
+    """The files of one bench during the transfer. A context manager: files that were not kept are removed at its end.
 
     Args:
-        output: the folder that they are for.
-        source: of the device, for messages.
-        asked: the names of the files on the device, as it gave them.
+        output: the folder for the files.
+        source: the device's name for messages.
+        listed: the names of the files, as the device listed them.
 
     Raises:
-        Misbehaves: one of the names leaves the bench's folder.
+        ProtocolError: one of the names leaves the bench's folder.
         EdgekitError: the folder cannot be written.
     """
 
-    def __init__(self, output: Path, source: str, asked: Sequence[str]) -> None:
+    def __init__(self, output: Path, source: str, listed: Sequence[str]) -> None:
         self._output, self._source = output, source
-        names = list(dict.fromkeys(asked))
+        names = list(dict.fromkeys(listed))
         self.names = [name for name in names if replies.file_to_fetch(name, source)]
         self.others = [name for name in names if name not in set(self.names)]
         self._sizes: dict[str, int] = {}
@@ -71,25 +71,25 @@ class Inbox:
         os.close(self._lock)
 
     @contextmanager
-    def receive(self, announced: DataReply) -> Iterator[BinaryIO]:
-        """A file for the bytes that the device announces.
+    def receive(self, announced: FileEvent) -> Iterator[BinaryIO]:
+        """Open a file for the bytes that the device announces.
 
         Raises:
-            Misbehaves: it was not asked for, or is larger than results are.
+            ProtocolError: the file was not requested, or is larger than results are.
         """
         if announced.path not in self.names:
-            raise misbehaves(self._source, f"sends a file that nobody asked for, {quoted(announced.path)}")
+            raise protocol_error(self._source, f"sends a file that was not requested: {quoted(announced.path)}")
         self._sizes[announced.path] = announced.bytes
         if announced.bytes > replies.MOST_FILE or sum(self._sizes.values()) > replies.MOST_FETCHED:
-            raise Misbehaves(
-                f"{announced.path} of {announced.bytes:,} bytes is more than is taken from a device",
+            raise ProtocolError(
+                f"{announced.path} is too large to fetch: {announced.bytes:,} bytes",
                 "measure for a shorter time, or copy the file yourself",
                 where=self._source,
             )
         free = shutil.disk_usage(self._folder).free
         if announced.bytes > free:
             raise EdgekitError(
-                f"no space left in {self._output}: {announced.path} takes {announced.bytes:,} bytes, {free:,} are free",
+                f"no space left in {self._output}: {announced.path} needs {announced.bytes:,} bytes, {free:,} are free",
                 "free some space, or give another --output",
                 where=self._source,
             )
@@ -98,75 +98,79 @@ class Inbox:
         with open(path, "wb") as stream:
             yield stream
 
-    def keep(self, bundle: Bundle, *, killed: bool = False) -> Brought:
-        """Check everything, and put the results where they belong.
+    def keep(self, bundle: Bundle, *, killed: bool = False) -> DeviceResults:
+        """Check all files, and move the results to the output folder.
 
         Args:
-            bundle: what was measured.
-            killed: the bench was, so what it printed may be cut off.
+            bundle: the measured bundle.
+            killed: whether the bench was killed, so that its output may be incomplete.
 
         Raises:
-            Misbehaves: a file is missing, is no result of this bundle, or what the bench printed names another.
+            ProtocolError: a file is missing or not a result of this bundle, or the bench's output names another file.
         """
         if missing := [name for name in self.names if name not in self._sizes]:
-            raise misbehaves(self._source, f"did not send {quoted(missing[0])}")
+            raise protocol_error(self._source, f"did not send {quoted(missing[0])}")
         checked = {name: self._checked(name, bundle) for name in self.names if replies.is_result(name)}
-        printed = Printed() if killed else self._printed()
+        printed = BenchOutput() if killed else self._printed()
         results = []
         for row in printed.results:
             name = f"results/{row.file.rpartition('/results/')[2]}"
             if name not in checked:
-                raise misbehaves(self._source, f"names a result that it did not send, {quoted(row.file)}")
+                raise protocol_error(self._source, f"names a result that it did not send: {quoted(row.file)}")
             results.append((checked[name], self._target(name)))
         known = {variant.id for variant in bundle.manifest.variants}
         for reason in (*printed.failed, *printed.left_out):
             if reason.variant not in known:
-                raise misbehaves(self._source, f"speaks of a variant {quoted(reason.variant)} that the bundle lacks")
+                raise protocol_error(
+                    self._source, f"names a variant that the bundle does not have: {quoted(reason.variant)}"
+                )
         for name in self.names:
-            if name != replies.PRINTED:
+            if name != replies.OUTPUT_FILE:
                 with open(self._folder / name, "rb") as arrived, atomic_write(self._target(name)) as stream:
                     shutil.copyfileobj(arrived, stream)
-        return Brought(results, printed.failed, printed.left_out)
+        return DeviceResults(results, printed.failed, printed.left_out)
 
     def _target(self, name: str) -> Path:
         return self._output / PurePosixPath(name).relative_to("results")
 
-    def _printed(self) -> Printed:
-        if replies.PRINTED not in self.names:
-            return Printed()
+    def _printed(self) -> BenchOutput:
+        if replies.OUTPUT_FILE not in self.names:
+            return BenchOutput()
         try:
-            content = read_bytes(self._folder / replies.PRINTED, replies.MOST_PRINTED)
+            content = read_bytes(self._folder / replies.OUTPUT_FILE, replies.MOST_OUTPUT)
         except Unreadable as error:
-            raise misbehaves(self._source, f"what its bench prints is {error.reason}") from error
-        return replies.parse_printed(content, self._source)
+            raise protocol_error(self._source, f"sends an invalid output of its bench: {error.reason}") from error
+        return replies.parse_output(content, self._source)
 
     def _checked(self, name: str, bundle: Bundle) -> Result:
         return check_result(read_bytes(self._folder / name, replies.MOST_FILE), name, bundle, self._source)
 
 
 def check_result(content: bytes, name: str, bundle: Bundle, source: str) -> Result:
-    """A result that a device sent, if it is one of a bench on this bundle.
+    """Return the result in a file that a device sent, if it measures this bundle.
 
     Args:
-        content: of the file.
-        name: of the file.
-        bundle: what was to be measured.
-        source: of the device, for messages.
+        content: the file's bytes.
+        name: the file's name.
+        bundle: the measured bundle.
+        source: the device's name for messages.
 
     Raises:
-        Misbehaves: it is no result, or one of something else.
+        ProtocolError: it is not a result, or measures something else.
     """
     try:
         result = Result.parse(content, name)
     except EdgekitError as error:
-        raise misbehaves(source, f"sends a result that cannot be understood: {error.message}") from error
+        raise protocol_error(source, f"sends an invalid result: {error.message}") from error
     measured = result.measurement
     if not isinstance(measured, (Latency, Profile)):
-        raise misbehaves(source, f"sends {name}, which is no measurement of a bench but of kind {measured.kind}")
+        raise protocol_error(source, f"sends {name}, a result of kind {measured.kind} and not of a bench")
     if measured.bundle_digest != bundle.digest:
-        raise misbehaves(source, f"sends {name}, a result of another bundle")
+        raise protocol_error(source, f"sends {name}, a result of another bundle")
     if measured.variant not in {variant.id for variant in bundle.manifest.variants}:
-        raise misbehaves(source, f"sends {name}, of a variant {quoted(measured.variant)} that the bundle lacks")
+        raise protocol_error(
+            source, f"sends {name}, a result of a variant that the bundle does not have: {quoted(measured.variant)}"
+        )
     if isinstance(measured, Latency) and sum(len(text) + 100 for text in measured.warnings) > replies.MOST_WARNINGS:
-        raise misbehaves(source, f"sends {name} with more warnings than anybody could read")
+        raise protocol_error(source, f"sends {name} with more than {replies.MOST_WARNINGS:,} characters of warnings")
     return result

@@ -1,4 +1,4 @@
-"""The wheel that a device gets: the very edgekit that runs here, packed from its own files, whether from a checkout or installed."""
+"""The wheel for a device: the edgekit that runs here, packed from its own files, from a checkout or an installation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ from edgekit.files import sha256, write_bytes
 from edgekit.foreign import Unreadable, understood
 
 DISTRIBUTION = "edgekit-vision"
-# Says how and where this installation was made, which is not true of the next one.
+# Files about this installation, which do not apply to the next one.
 _LOCAL = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json", "uv_cache.json", "uv_build.json"}
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the same files give the same bytes: an unchanged edgekit is not copied again
+_EPOCH = (
+    1980,
+    1,
+    1,
+    0,
+    0,
+    0,
+)  # fixed, so that the same files give the same bytes and an unchanged edgekit is not copied again
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Wheel:
     Attributes:
         path: the file.
         sha256: of its bytes.
-        requirements: digest of what it needs installed: an environment that was made for the same one serves it too.
+        requirements: digest of its dependencies: wheels with equal ones share an environment.
     """
 
     path: Path
@@ -38,12 +45,12 @@ class Wheel:
 
 
 def pack(folder: Path) -> Wheel:
-    """Write the wheel of the running edgekit into `folder`: its package as it lies on the disk, and its metadata.
+    """Write the wheel of the running edgekit into `folder`: its package files and its metadata.
 
-    Nothing is built and nothing is downloaded: edgekit is pure Python, so a wheel (PEP 427) is its files and a RECORD of them.
+    Nothing is built or downloaded: edgekit is pure Python, so a wheel (PEP 427) is its files and a RECORD of them.
 
     Raises:
-        RemoteError: edgekit runs from files that were never installed, so nothing says what it depends on.
+        RemoteError: edgekit runs from files that were never installed, so its dependencies are not known.
     """
     package = Path(edgekit.__file__).parent
     files = {
@@ -77,10 +84,10 @@ def pack(folder: Path) -> Wheel:
 
 
 def check(path: Path) -> Wheel:
-    """A wheel file, after a look at whether it is one of edgekit's.
+    """Check that a file is a wheel of edgekit, and return it.
 
     Raises:
-        RemoteError: it cannot be read or is something else.
+        RemoteError: it cannot be read, or is something else.
     """
     try:
         with understood(path, "a wheel"), zipfile.ZipFile(path) as archive:

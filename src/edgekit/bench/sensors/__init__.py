@@ -1,7 +1,7 @@
-"""The conditions that a measurement was made under, as far as Linux tells them; None where it does not, never 0.
+"""The conditions of a measurement, as Linux reports them. A value that is not reported is None, never 0.
 
-Every reader takes the folder that holds `proc`, `sys`, `etc` and `var`, so that the recorded trees of other machines
-(tests/fixtures/devices) test it.
+Every reader takes the folder that holds `proc`, `sys`, `etc` and `var`, so that it can be tested with recorded trees of other
+machines (tests/fixtures/devices).
 """
 
 from edgekit.bench.sensors.power import PowerMeter

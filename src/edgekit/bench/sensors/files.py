@@ -1,4 +1,4 @@
-"""Reading the small files that Linux shows its sensors in. What is absent, or cannot be read now, is None and never 0."""
+"""Read Linux's small sensor files. A value that is absent or cannot be read is None, never 0."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def text(path: Path | str) -> str | None:
-    """A file's text without white space and NUL bytes around it; None where it is absent, unreadable, or empty."""
+    """Return a file's text without surrounding white space and NUL bytes; None if it is absent, unreadable, or empty."""
     try:
         return raw(path) or None
     except OSError:  # absent, not permitted, or a sensor that sleeps (EAGAIN)
@@ -16,9 +16,9 @@ def text(path: Path | str) -> str | None:
 
 
 def raw(path: Path | str) -> str:
-    """A file's text without white space and NUL bytes around it.
+    """Return a file's text without surrounding white space and NUL bytes.
 
-    Unbuffered: a sampler reads some dozens of these ten times a second.
+    Unbuffered, because a sampler reads dozens of these files ten times per second.
 
     Raises:
         OSError: absent or not permitted.
@@ -26,7 +26,7 @@ def raw(path: Path | str) -> str:
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         content = b""
-        while block := os.read(handle, 1 << 16):  # /proc gives a page at a time
+        while block := os.read(handle, 1 << 16):  # /proc returns one page at a time
             content += block
     finally:
         os.close(handle)
@@ -34,12 +34,12 @@ def raw(path: Path | str) -> str:
 
 
 def number(path: Path | str) -> float | None:
-    """The number that a file holds, or None."""
+    """Return the number that a file holds, or None."""
     return to_number(text(path))
 
 
 def to_number(content: str | None) -> float | None:
-    """A finite decimal number, or None where it is none."""
+    """Return a finite decimal number, or None if the text is not one."""
     try:
         value = float(content) if content else math.nan
     except ValueError:
@@ -48,10 +48,10 @@ def to_number(content: str | None) -> float | None:
 
 
 def numbers(paths: list[Path]) -> list[float]:
-    """The numbers of those files that hold one."""
+    """Return the numbers of those files that hold one."""
     return [value for value in map(number, paths) if value is not None]
 
 
 def found(root: Path, pattern: str) -> list[Path]:
-    """The files or folders below `root` that a pattern matches, sorted as a person counts: cpu2 before cpu10."""
+    """Return the files or folders below `root` that match a pattern, in natural order: cpu2 before cpu10."""
     return sorted(root.glob(pattern), key=lambda path: (len(path.as_posix()), path.as_posix()))

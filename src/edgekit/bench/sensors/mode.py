@@ -1,4 +1,4 @@
-"""A Jetson's power mode."""
+"""The power mode of a Jetson."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgekit.bench.sensors.files import text
 
 
 def power_mode(root: Path = Path("/")) -> str | None:
-    """The name of the power mode that a Jetson is in, for instance `15W` or `MAXN_SUPER` (None elsewhere).
+    """Return the name of a Jetson's current power mode, for example `15W` or `MAXN_SUPER` (None on other machines).
 
     nvpmodel writes `pmode:0002` into its status file; /etc/nvpmodel.conf names the modes:
     `< POWER_MODEL ID=2 NAME=MAXN_SUPER >`.
@@ -22,7 +22,7 @@ def power_mode(root: Path = Path("/")) -> str | None:
 
 
 def power_modes(root: Path = Path("/")) -> dict[int, str]:
-    """Number → name of every power mode that a Jetson has."""
+    """Return number → name of all power modes of a Jetson."""
     lines = (text(root / "etc/nvpmodel.conf") or "").splitlines()
     modes = (re.search(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+)\s*>", line) for line in lines if line[:1] != "#")
     return {int(mode[1]): mode[2] for mode in modes if mode}

@@ -1,4 +1,4 @@
-"""Power and energy: Intel's and AMD's RAPL counters, the INA3221 monitors on a Jetson's board, a Raspberry Pi 5's power chip."""
+"""Power and energy: Intel's and AMD's RAPL counters, the INA3221 monitors of a Jetson, the power chip of a Raspberry Pi 5."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pathlib import Path
 from edgekit.bench.sensors.files import found, number, raw, text
 from edgekit.bench.sensors.raspberry import PERIOD_SECONDS, rails_watts, vcgencmd
 
-# A rail that feeds the whole module: where there is one, the others are parts of it.
+# A rail that feeds the whole module: if there is one, the others are parts of it.
 _WHOLE = ("VDD_IN", "POM_5V_IN")
-# What RAPL's domains below a package hold is in the package's own count, except its memory.
+# RAPL's package counter includes its subdomains, except its memory.
 _BESIDE_PACKAGE = "dram"
 
 
 @dataclass
 class Domain:
-    """Something whose energy is counted.
+    """One energy counter or power rail.
 
     Attributes:
-        name: the kernel's.
-        joules: since the first reading.
-        watts: since the last reading (RAPL; None at the first) or now (INA3221).
-        answers: whether it did when it was last read.
+        name: the kernel's name.
+        joules: energy since the first reading.
+        watts: power since the last reading (RAPL; None at the first) or now (INA3221).
+        answers: whether the last reading succeeded.
     """
 
     name: str
@@ -33,8 +33,8 @@ class Domain:
 
 
 class Rapl(Domain):
-    """One counter of RAPL in microjoules, which starts again at 0 above `max_energy_range_uj` (kernel documentation:
-    power/powercap/powercap.rst). It must be read at least once a turn, which takes a minute or more."""
+    """A RAPL counter in microjoules, which wraps to 0 above `max_energy_range_uj` (kernel documentation:
+    power/powercap/powercap.rst). It must be read at least once per wrap, which takes a minute or more."""
 
     def __init__(self, name: str, folder: Path) -> None:
         super().__init__(name)
@@ -43,7 +43,7 @@ class Rapl(Domain):
         self._last: tuple[float, float] | None = None
 
     def read(self, seconds: float) -> None:
-        """Add what was used since the last reading; `seconds` is a monotonic time."""
+        """Add the energy since the last reading; `seconds` is a monotonic time."""
         count = number(self._file)
         self.answers = count is not None and count <= self._range
         if count is None or not self.answers:
@@ -58,7 +58,7 @@ class Rapl(Domain):
 
 
 class Rail(Domain):
-    """One channel of an INA3221: millivolts times milliamperes (kernel documentation: hwmon/ina3221.rst). Its energy is the
+    """A channel of an INA3221: millivolts times milliamperes (kernel documentation: hwmon/ina3221.rst). Its energy is the
     integral over the readings, by the trapezoidal rule."""
 
     def __init__(self, name: str, folder: Path, channel: str) -> None:
@@ -80,30 +80,30 @@ class Rail(Domain):
 
 
 class Pmic(Domain):
-    """The power chip of a Raspberry Pi 5, asked once a second: in between its last answer holds."""
+    """The power chip of a Raspberry Pi 5, read once per second; in between, its last value is used."""
 
     def __init__(self, program: str) -> None:
         super().__init__("PMIC")
         self._program = program
-        self._asked = self._last = float("-inf")
+        self._last_query = self._last = float("-inf")
 
     def read(self, seconds: float) -> None:
-        """Add the energy since the last reading, and ask anew where that is due; `seconds` is a monotonic time."""
+        """Add the energy since the last reading, and query the chip if due; `seconds` is a monotonic time."""
         if self.watts is not None:
             self.joules += self.watts * (seconds - self._last)
-        if seconds - self._asked >= PERIOD_SECONDS:
-            self.watts, self._asked = rails_watts(self._program), seconds
+        if seconds - self._last_query >= PERIOD_SECONDS:
+            self.watts, self._last_query = rails_watts(self._program), seconds
         self.answers, self._last = self.watts is not None, seconds
 
 
 class PowerMeter:
-    """What this machine counts energy with.
+    """The energy meter of this machine.
 
     Attributes:
         domains: every counter or rail that can be read.
-        total: those that add up to the machine's power, as far as it is measured; none is part of another.
-        source: what `total` is, in words; empty where there is none.
-        why_not: where there is none, the reason.
+        total: those that add up to the machine's measured power; none is part of another.
+        source: a description of `total`; empty if there is none.
+        why_not: the reason if there is none.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -126,18 +126,18 @@ class PowerMeter:
             self.source = "PMIC, all rails (without what USB and the 5 V pins draw)"
         else:
             self.why_not = (
-                refused or "no RAPL counter (powercap), no INA3221 monitor and no PMIC that tells on this machine"
+                refused or "no RAPL counter (powercap), no INA3221 monitor and no readable PMIC on this machine"
             )
 
     def read(self, seconds: float) -> tuple[float, float | None] | None:
-        """Read what `total` consists of; each reading of a Jetson's monitor is a conversation on its bus.
+        """Read the parts of `total` only, because each reading of a Jetson's monitor is a transfer on its bus.
 
         Args:
             seconds: the time now, monotonic.
 
         Returns:
-            Joules since the first reading and watts now (None at a counter's first reading), of `total`; None where there is
-            nothing to read or a part of it does not answer.
+            Joules of `total` since the first reading, and watts now (None at a counter's first reading); None if there is
+            nothing to read or a part does not answer.
         """
         for domain in self.total:
             domain.read(seconds)
@@ -148,8 +148,8 @@ class PowerMeter:
 
 
 def _rapl(root: Path) -> tuple[list[Rapl], str]:
-    """RAPL's counters, and why they cannot be read. The zones are named `package-0`, `core`, `dram`, `psys`; those below a
-    package carry its name."""
+    """Return RAPL's counters, and the reason if they cannot be read. The zones are `package-0`, `core`, `dram`, `psys`; those
+    below a package get the package's name as prefix."""
     domains: list[Rapl] = []
     refused = ""
     for folder in found(root, "sys/class/powercap/intel-rapl:*"):
@@ -168,8 +168,8 @@ def _rapl(root: Path) -> tuple[list[Rapl], str]:
 
 
 def _rails(root: Path) -> list[Rail]:
-    """The channels of every INA3221 that are named and connected. On some kernels in4 to in6 are the shunts' voltages, which
-    have no current of their own, and in7 their sum."""
+    """Return the named and connected channels of every INA3221. On some kernels in4 to in6 are the shunts' voltages, which
+    have no current, and in7 is their sum."""
     rails = []
     for folder in found(root, "sys/class/hwmon/hwmon*"):
         if "ina3221" not in (text(folder / "name") or ""):

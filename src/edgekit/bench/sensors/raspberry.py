@@ -1,4 +1,4 @@
-"""What a Raspberry Pi's firmware tells through its own program, `vcgencmd`."""
+"""Query a Raspberry Pi's firmware through its program `vcgencmd`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from edgekit.bench.sensors.files import text
 
-# The program is started for every answer, so it is asked seldom.
+# The program is started for every query, so queries are rare.
 PERIOD_SECONDS = 1.0
 _LIMIT_SECONDS = 2.0
 _RAIL = re.compile(r"^\s*(\S+)_([AV])\s+(?:current|volt)\(\d+\)=(\d+(?:\.\d+)?)[AV]\s*$", re.MULTILINE)
 
 
 def vcgencmd(root: Path = Path("/")) -> str | None:
-    """The program's path on a Raspberry Pi; None elsewhere (it exists on other machines too, where it fails)."""
+    """Return the program's path on a Raspberry Pi; None on other machines, where the program may exist but fails."""
     if "raspberry" not in (text(root / "proc/device-tree/model") or "").lower():
         return None
     if root == Path("/"):
@@ -26,7 +26,7 @@ def vcgencmd(root: Path = Path("/")) -> str | None:
 
 
 def ask(program: str, question: str) -> str | None:
-    """What the firmware answers; None where it does not (no right to /dev/vcio, or an older firmware)."""
+    """Return the firmware's answer; None if there is none (no permission for /dev/vcio, or an older firmware)."""
     try:
         done = subprocess.run(
             [program, question], capture_output=True, text=True, timeout=_LIMIT_SECONDS, check=True, errors="replace"
@@ -37,9 +37,9 @@ def ask(program: str, question: str) -> str | None:
 
 
 def rails_watts(program: str) -> float | None:
-    """The power of all rails that a Raspberry Pi 5's power chip measures, in watts; None on models without one.
+    """Return the power of all rails that a Raspberry Pi 5's power chip measures, in watts; None on models without it.
 
-    `vcgencmd pmic_read_adc` lists `VDD_CORE_A current(7)=1.11A` and `VDD_CORE_V volt(15)=0.75V`; volts without amperes are no rail.
+    `vcgencmd pmic_read_adc` lists `VDD_CORE_A current(7)=1.11A` and `VDD_CORE_V volt(15)=0.75V`; entries without amperes are skipped.
     """
     values: dict[str, dict[str, float]] = {"A": {}, "V": {}}
     for rail, unit, value in _RAIL.findall(ask(program, "pmic_read_adc") or ""):

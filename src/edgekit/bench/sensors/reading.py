@@ -1,4 +1,4 @@
-"""The sensors at one moment, and what two moments say about the time between."""
+"""Read the sensors at one moment, and compare two readings."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from edgekit.bench.sensors import clocks
 from edgekit.bench.sensors.files import text, to_number
 from edgekit.bench.sensors.mode import power_mode
 from edgekit.bench.sensors.temperature import temperature_files, temperatures
-from edgekit.bench.sensors.throttle import ThrottleSensor, Throttling, happened
+from edgekit.bench.sensors.throttle import ThrottleSensor, Throttling, throttled_by
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The sensors at one moment; None is what the machine does not tell.
+    """The sensors at one moment; values that the machine does not report are None.
 
     Attributes:
-        seconds: monotonic.
-        governor: of the processors' clocks.
-        power_mode: a Jetson's.
-        clock_mhz, gpu_clock_mhz: the fastest one's.
-        temperature_c: the hottest one's; `temperatures` has them by name.
-        load: the average over the last minute.
-        throttling: what tells of throttling.
-        busy_seconds: time that all processors together spent at work since the start.
+        seconds: monotonic time.
+        governor: governor of the processors' clocks.
+        power_mode: a Jetson's power mode.
+        clock_mhz, gpu_clock_mhz: clock of the fastest processor and GPU.
+        temperature_c: the hottest sensor; `temperatures` has all by name.
+        load: load average over the last minute.
+        throttling: counters and flags of throttling.
+        busy_seconds: working time of all processors since the machine started.
         own_seconds: processor time of this process.
     """
 
@@ -69,8 +69,8 @@ def read(root: Path = Path("/")) -> Reading:
 
 
 def conditions(before: Reading, after: Reading) -> dict[str, Any]:
-    """What `Latency.conditions` holds, from a reading directly before and one directly after the measuring."""
-    slowed = happened(before.throttling, after.throttling)
+    """Return `Latency.conditions`, from a reading directly before and one directly after the measurement."""
+    slowed = throttled_by(before.throttling, after.throttling)
     return {
         "governor": after.governor,
         "power_mode": after.power_mode,
@@ -87,7 +87,7 @@ def conditions(before: Reading, after: Reading) -> dict[str, Any]:
 
 
 def _others(before: Reading, after: Reading) -> float | None:
-    """How many cores other processes kept busy meanwhile (the kernel counts in hundredths of a second)."""
+    """Return how many cores other processes kept busy (the kernel counts in hundredths of a second)."""
     elapsed = after.seconds - before.seconds
     if before.busy_seconds is None or after.busy_seconds is None or elapsed <= 0:
         return None
@@ -96,7 +96,7 @@ def _others(before: Reading, after: Reading) -> float | None:
 
 
 def _busy_seconds(root: Path) -> float | None:
-    """Time that all processors together spent at work or had stolen by a hypervisor since the start (proc(5), /proc/stat)."""
+    """Return the time that all processors worked, or a hypervisor took, since the machine started (proc(5), /proc/stat)."""
     line = (text(root / "proc/stat") or "").split("\n", 1)[0].split()
     if len(line) < 9:
         return None
@@ -105,9 +105,9 @@ def _busy_seconds(root: Path) -> float | None:
 
 
 def peak_memory(root: Path = Path("/")) -> int | None:
-    """The most memory that this process has held, in bytes.
+    """Return this process's peak memory in bytes.
 
-    From /proc, since `getrusage` of a child also counts what its parent held when it was forked.
+    From /proc, because `getrusage` in a child also counts its parent's memory at the fork.
     """
     for line in (text(root / "proc/self/status") or "").splitlines():
         if line.startswith("VmHWM:"):

@@ -1,4 +1,4 @@
-"""The sensors over time: a thread that reads them ten times a second while something else is measured."""
+"""Sample the sensors over time: a thread reads them ten times per second during a measurement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgekit.bench.sensors import clocks, raspberry
 from edgekit.bench.sensors.power import PowerMeter
 from edgekit.bench.sensors.reading import Reading, conditions, read
 from edgekit.bench.sensors.temperature import temperature_files, temperatures
-from edgekit.bench.sensors.throttle import ThrottleSensor, happened
+from edgekit.bench.sensors.throttle import ThrottleSensor, throttled_by
 from edgekit.processors import affinity
 
 PERIOD_SECONDS = 0.1
@@ -21,20 +21,20 @@ IDLE_SECONDS = 2.0
 
 @dataclass
 class SensorTimeline:
-    """What the sensors said over time: one list for each, all of one length; None where a sensor did not answer.
+    """The sensors over time: one list for each, all of the same length; None where a sensor did not answer.
 
     Attributes:
         began_ns: `time.perf_counter_ns` of the first sample; `seconds` count from there.
-        seconds: when each sample was taken.
-        clock_mhz, gpu_clock_mhz: the fastest processor's.
+        seconds: time of each sample.
+        clock_mhz, gpu_clock_mhz: clock of the fastest processor and GPU.
         temperature_c: the hottest sensor's.
         power_w: of `power_source`, between this sample and the last one (RAPL) or at this moment (INA3221, PMIC).
         joules: of `power_source`, since the first sample.
-        throttled: whether anything slowed the machine down since the last sample.
-        throttled_by: what, in words, over the whole time.
-        power_source: what was metered; empty where nothing can be.
-        why_no_power: the reason for that.
-        cost_seconds: processor time that each sample itself took, without that of programs that it started.
+        throttled: whether anything throttled the machine since the last sample.
+        throttled_by: the causes, over the whole time.
+        power_source: what was measured; empty if there is no power sensor.
+        why_no_power: why there is no power sensor.
+        cost_seconds: processor time of taking each sample, without programs that it started.
     """
 
     began_ns: int = 0
@@ -53,7 +53,7 @@ class SensorTimeline:
 
 @dataclass(frozen=True)
 class Idle:
-    """What the machine draws while nothing is measured."""
+    """The machine's power while nothing is measured."""
 
     watts: float
     seconds: float
@@ -62,13 +62,13 @@ class Idle:
 
 @dataclass(frozen=True)
 class Energy:
-    """What a stretch of time cost.
+    """The energy of a period of time.
 
     Attributes:
-        joules: drawn by `source` over `seconds`, whatever it was for.
-        idle_watts: what it draws at rest, measured before; None where that was not measured.
-        above_idle_joules: `joules` less `idle_watts` times `seconds`; None without `idle_watts`. Divided by the number of
-            inferences it is what one of them costs.
+        joules: total energy of `source` over `seconds`.
+        idle_watts: power at rest, measured before; None if not measured.
+        above_idle_joules: `joules` minus `idle_watts` times `seconds`; None without `idle_watts`. Divided by the number of
+            inferences, it is the energy per inference.
     """
 
     source: str
@@ -82,7 +82,7 @@ class Energy:
 
 
 class Sampler:
-    """Reads the sensors in the background from `with Sampler() as sampler:` to the end of the block.
+    """Sample the sensors in the background, from `with Sampler() as sampler:` to the end of the block.
 
     Args:
         root: where `proc`, `sys`, `etc` and `var` are.
@@ -107,7 +107,7 @@ class Sampler:
         self._before = read(self._root)
         self._last, self._last_read = self._before.throttling, time.monotonic()
         self.timeline.began_ns = time.perf_counter_ns()
-        self._sample()  # the first and the last one frame whatever happens in the block, however short
+        self._sample()  # the first and last samples enclose the block, however short it is
         self._thread.start()
         return self
 
@@ -118,29 +118,29 @@ class Sampler:
         self._after = read(self._root)
 
     def conditions(self) -> dict[str, Any]:
-        """What `Latency.conditions` holds, over the whole block; what came and went between its ends counts as well.
+        """Return `Latency.conditions` of the whole block, including throttling that came and went within it.
 
-        After the block only.
+        Call it only after the block.
         """
         if self._before is None or self._after is None:
             raise RuntimeError("the sampler has not ended")
-        got = conditions(self._before, self._after)
-        if by := list(dict.fromkeys([*self.timeline.throttled_by, *(got["throttled_by"] or [])])):
-            got |= {"throttled": True, "throttled_by": by}
-        return got
+        merged = conditions(self._before, self._after)
+        if by := list(dict.fromkeys([*self.timeline.throttled_by, *(merged["throttled_by"] or [])])):
+            merged |= {"throttled": True, "throttled_by": by}
+        return merged
 
     def energy(
         self, idle: Idle | None = None, since_ns: int | None = None, until_ns: int | None = None
     ) -> Energy | None:
-        """What the block, or a part of it, cost.
+        """Return the energy of the block or of a part of it.
 
         Args:
-            idle: of `idle()`, measured before.
-            since_ns: `time.perf_counter_ns` of the part's beginning; between two samples the energy is interpolated.
-            until_ns: of its end.
+            idle: result of `idle()`, measured before.
+            since_ns: `time.perf_counter_ns` at the part's beginning; between two samples the energy is interpolated.
+            until_ns: `time.perf_counter_ns` at its end.
 
         Returns:
-            None where the machine has no power sensor, or it did not answer throughout, or did not move.
+            None if the machine has no power sensor, or the sensor failed at times or did not change.
         """
         line = self.timeline
         known = [(s, j) for s, j in zip(line.seconds, line.joules, strict=True) if j is not None]
@@ -152,14 +152,14 @@ class Sampler:
         if until <= since:
             return None
         joules = _between(known, until) - _between(known, since)
-        if joules <= 0:  # a counter that a virtual machine shows and does not move is none
+        if joules <= 0:  # some virtual machines show a counter that never changes
             return None
         return Energy(line.power_source, until - since, joules, idle.watts if idle else None)
 
     def _run(self) -> None:
         due = time.monotonic()
         while True:
-            due = max(due + self._period, time.monotonic())  # what was missed is not made up for
+            due = max(due + self._period, time.monotonic())  # missed samples are not made up for
             if self._stop.wait(max(0.0, due - time.monotonic())):
                 break
             self._sample()
@@ -182,7 +182,7 @@ class Sampler:
         if self._throttle.slow and not last and time.monotonic() - self._last_read < raspberry.PERIOD_SECONDS:
             return self.timeline.throttled[-1] if self.timeline.throttled else None
         state = self._throttle.read()
-        by = happened(self._last, state)
+        by = throttled_by(self._last, state)
         self._last, self._last_read = state, time.monotonic()
         for name in by or []:
             if name not in self.timeline.throttled_by:
@@ -191,9 +191,9 @@ class Sampler:
 
 
 def idle(seconds: float = IDLE_SECONDS, root: Path = Path("/")) -> Idle | None:
-    """Wait, and measure what the machine draws meanwhile; at once None where it has no power sensor.
+    """Wait, and measure the machine's power meanwhile; None, without waiting, if it has no power sensor.
 
-    To be called before anything is loaded whose threads could spin.
+    Call it before loading anything whose threads could spin.
     """
     if not PowerMeter(root).total:
         return None
@@ -204,7 +204,7 @@ def idle(seconds: float = IDLE_SECONDS, root: Path = Path("/")) -> Idle | None:
 
 
 def _between(known: list[tuple[float, float]], seconds: float) -> float:
-    """Joules at a time, between two samples in proportion."""
+    """Return the joules at a time, by linear interpolation between two samples."""
     import bisect
 
     i = min(max(1, bisect.bisect_left(known, (seconds, float("-inf")))), len(known) - 1)

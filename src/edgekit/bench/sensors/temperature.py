@@ -6,19 +6,19 @@ from pathlib import Path
 
 from edgekit.bench.sensors.files import found, number, text
 
-# Sensors of processors among the hardware monitors; discs, network and memory have theirs as well.
+# Sensors of processors among the hardware monitors; disks, network and memory have sensors as well.
 _PROCESSORS = {"coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_thermal"}
-# Zones that tell of something else than the processors: wireless network, battery, and firmware's placeholders.
+# Zones of other parts: wireless network, battery, and firmware placeholders.
 _OTHERS = ("iwlwifi", "bat", "int340", "nvme")
-# A sensor whose unit sleeps reports nonsense (a Jetson's GPU: -256 °C).
+# The sensor of a sleeping unit reports nonsense (a Jetson's GPU: -256 °C).
 _COLDEST, _HOTTEST = -100.0, 200.0
 
 
 def temperature_files(root: Path) -> dict[str, Path]:
-    """Name → file that holds the temperature in thousandths of °C.
+    """Return name → file that holds the temperature in thousandths of °C.
 
     Thermal zones by their type (kernel documentation: driver-api/thermal/sysfs-api.rst), and the processors' hardware
-    monitors by name and label (hwmon/sysfs-interface.rst). A second one of a name gets a number.
+    monitors by name and label (hwmon/sysfs-interface.rst). A repeated name gets a number.
     """
     files: dict[str, Path] = {}
     for path in found(root, "sys/class/thermal/thermal_zone*/temp"):
@@ -34,7 +34,7 @@ def temperature_files(root: Path) -> dict[str, Path]:
 
 
 def temperatures(files: dict[str, Path]) -> dict[str, float]:
-    """Name → temperature in °C now, of those that answer."""
+    """Return name → temperature in °C now, of the sensors that answer."""
     read = {name: number(path) for name, path in files.items()}
     return {n: v / 1e3 for n, v in read.items() if v is not None and _COLDEST < v / 1e3 < _HOTTEST}
 

@@ -1,4 +1,4 @@
-"""Whether the machine was slowed down by heat or by its power supply: counters, states and flags, by kind of machine."""
+"""Detect throttling by heat or power supply: counters, states and flags, by kind of machine."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from edgekit.bench.sensors.files import found, number, text, to_number
 from edgekit.bench.sensors.raspberry import ask, vcgencmd
 
 _CPU = "sys/devices/system/cpu"
-# Bits of a Raspberry Pi's firmware, the same 16 places higher for "since the start" (documentation of vcgencmd get_throttled).
+# Bits of a Raspberry Pi's firmware; 16 places higher they mean "since the start" (documentation of vcgencmd get_throttled).
 _PI_BITS = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 _PI_FILES = (
     "sys/devices/platform/soc*/soc*:firmware/get_throttled",
     "sys/devices/platform/soc*:firmware/get_throttled",
 )
-# Cooling devices that slow processors down while their state is above 0; a fan's or a display's state means nothing here, and
+# Cooling devices that throttle processors while their state is above 0; the state of a fan or a display does not matter, and
 # idle injection (intel_powerclamp) reports -1 when it is off.
 _COOLING = re.compile(r"^(thermal-)?(cpufreq|devfreq)-|throttle-alert$|^Processor$|^intel_powerclamp$")
 
 
 @dataclass(frozen=True)
 class Throttling:
-    """What tells of throttling at one moment; each is empty or None where this machine does not tell.
+    """Counters and flags of throttling at one moment; each is empty if this machine does not report it.
 
     Attributes:
-        events: counters that only grow while the machine runs: x86 cores and packages, Jetson's over-current and under-voltage.
-        now: what slows it down at this moment.
-        since_start: a Raspberry Pi's flags of what has happened since it was started.
-        known: whether anything here can be read at all.
+        events: counters that only grow: x86 cores and packages, Jetson's over-current and under-voltage.
+        now: causes of throttling at this moment.
+        since_start: a Raspberry Pi's flags since its start.
+        known: whether anything can be read at all.
     """
 
     events: dict[str, int] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Throttling:
 
 
 class ThrottleSensor:
-    """Finds what tells of throttling once, and reads it often.
+    """Reader of throttling: finds the files once, and reads them often.
 
     Args:
         root: where `proc`, `sys` and `usr` are.
@@ -48,7 +48,7 @@ class ThrottleSensor:
     def __init__(self, root: Path = Path("/")) -> None:
         self._x86 = found(root, f"{_CPU}/cpu[0-9]*/thermal_throttle/*_throttle_count")
         self._jetson = found(root, "sys/class/hwmon/hwmon*/oc*_event_cnt")
-        self._counts: dict[Path, int] = {}  # of each counter, when it was read last
+        self._counts: dict[Path, int] = {}  # the last value of each counter
         self._cooling = [
             (name, path)
             for path in found(root, "sys/class/thermal/cooling_device*/cur_state")
@@ -64,7 +64,7 @@ class ThrottleSensor:
         self.slow = self._vcgencmd is not None
 
     def read(self) -> Throttling:
-        """Read all of them now."""
+        """Read all counters and flags now."""
         events: dict[str, int] = {}
         for path in self._x86:
             self._count(events, f"{path.name.removesuffix('_throttle_count')} too hot", path)
@@ -84,7 +84,7 @@ class ThrottleSensor:
         return Throttling(events, tuple(dict.fromkeys(now)), tuple(since), known)
 
     def _count(self, events: dict[str, int], name: str, path: Path) -> None:
-        """Add a counter; one that cannot be read at this moment is what it was, so that it has neither shrunk nor grown."""
+        """Add a counter; if it cannot be read at this moment, its last value is used."""
         value = to_number(text(path))
         if value is not None:
             self._counts[path] = int(value)
@@ -92,7 +92,7 @@ class ThrottleSensor:
             events[name] = events.get(name, 0) + self._counts[path]
 
     def _flags(self) -> int | None:
-        """A Raspberry Pi's flags: from the kernel, or else from the firmware's own program."""
+        """Return a Raspberry Pi's flags: from the kernel, otherwise from the firmware's program."""
         if self._pi:
             return _hexadecimal(text(self._pi))
         if self._vcgencmd:
@@ -100,11 +100,11 @@ class ThrottleSensor:
         return None
 
 
-def happened(before: Throttling, after: Throttling) -> list[str] | None:
-    """What slowed the machine down between two readings, in words.
+def throttled_by(before: Throttling, after: Throttling) -> list[str] | None:
+    """Return the causes of throttling between two readings.
 
     Returns:
-        An empty list where nothing did, None where the machine does not tell.
+        An empty list without throttling; None if the machine does not report it.
     """
     if not before.known or not after.known:
         return None
@@ -113,8 +113,8 @@ def happened(before: Throttling, after: Throttling) -> list[str] | None:
     return list(dict.fromkeys([*before.now, *after.now, *new, *grown]))
 
 
-def _hexadecimal(said: str | None) -> int | None:
+def _hexadecimal(value: str | None) -> int | None:
     try:
-        return int(said, 16) if said else None
+        return int(value, 16) if value else None
     except ValueError:
         return None

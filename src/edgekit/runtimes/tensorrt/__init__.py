@@ -1,6 +1,6 @@
-"""TensorRT and TensorRT for RTX: engines built in a process of their own, cached, and run.
+"""TensorRT and TensorRT for RTX: build engines in their own process, cache them, and run them.
 
-Nothing here imports `tensorrt` or `tensorrt_rtx` before an engine is built or a session opened.
+`tensorrt` or `tensorrt_rtx` is imported only when an engine is built or a session is opened.
 """
 
 from __future__ import annotations

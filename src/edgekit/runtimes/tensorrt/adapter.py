@@ -1,8 +1,8 @@
-"""The one place that touches `tensorrt` and `tensorrt_rtx`: one Python API whose edges differ between releases.
+"""The only module that uses `tensorrt` and `tensorrt_rtx`: one Python API that differs a little between releases.
 
-Written against the bindings of 8.5 to 11 and of TensorRT for RTX; the tests hold every attribute used here against recorded
-listings of 10.3, 10.16 and 11.4 and against the real RTX module. What not all of them have is looked up with `hasattr`. Enum members
-are taken by name, since their values differ between releases (STRONGLY_TYPED is 1 in 10, 0 in 11 and RTX).
+Written for the bindings of 8.5 to 11 and of TensorRT for RTX; the tests compare every attribute used here with recorded listings of
+10.3, 10.16 and 11.4 and with the real RTX module. Attributes that some releases lack are checked with `hasattr`. Enum members are
+used by name, because their values differ between releases (STRONGLY_TYPED is 1 in 10, 0 in 11 and RTX).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgekit.runtimes.tensorrt.options import BatchRange, BuildOptions, Flavor, 
 
 MODULES: dict[Flavor, str] = {"trt": "tensorrt", "trt-rtx": "tensorrt_rtx"}
 TITLES: dict[Flavor, str] = {"trt": "TensorRT", "trt-rtx": "TensorRT for RTX"}
-# A warning after which the engine would compute something else than the ONNX says.
+# Warnings after which the engine would not compute what the ONNX file says.
 FATAL_WARNINGS = ("Defaulting to INT8",)
 _STRONG_FROM = (10, 12)  # classic TensorRT; earlier releases choose kernels more freely with weak typing
 _loggers: dict[str, Any] = {}
@@ -28,7 +28,7 @@ Step = Callable[[float, str], bool]  # share done, phase -> whether to go on
 
 
 def load(flavor: Flavor) -> Any:
-    """The module of a flavor.
+    """Import the module of a flavor.
 
     Raises:
         RuntimeMissing: it is not installed, does not load, or is a package of type stubs (`tensorrt-stubs` is importable, and empty).
@@ -37,7 +37,7 @@ def load(flavor: Flavor) -> Any:
     hint = (
         "install edgekit's wheel with the extra [trt-rtx]"
         if flavor == "trt-rtx"
-        else "a Jetson has it from JetPack (make the virtual environment with --system-site-packages); elsewhere take NVIDIA's own packages"
+        else "on a Jetson it is part of JetPack (create the virtual environment with --system-site-packages); elsewhere install NVIDIA's packages"
     )
     try:
         trt = importlib.import_module(name)
@@ -45,24 +45,24 @@ def load(flavor: Flavor) -> Any:
         why = "is not installed" if isinstance(error, ModuleNotFoundError) else f"does not load: {error}"
         raise RuntimeMissing(f"{TITLES[flavor]} ({name}) {why}", hint) from error
     if not hasattr(trt, "Builder"):
-        raise RuntimeMissing(f"the module {name} holds no TensorRT (type stubs, perhaps)", hint)
+        raise RuntimeMissing(f"the module {name} is not TensorRT (it may be type stubs)", hint)
     return trt
 
 
 def version(trt: Any) -> tuple[int, ...]:
-    """The numbers of a module's version: (10, 3, 0)."""
+    """Return the numbers of a module's version: (10, 3, 0)."""
     return tuple(int(part) for part in re.findall(r"\d+", str(trt.__version__))[:4])
 
 
 def strongly_typed(flavor: Flavor, release: tuple[int, ...]) -> bool:
-    """Whether a release is built for with strong typing, where the ONNX alone decides the types."""
+    """Whether engines of a release are built with strong typing, where the ONNX file alone decides the types."""
     return flavor == "trt-rtx" or release[:2] >= _STRONG_FROM
 
 
 def logger(trt: Any) -> Any:
-    """The process's one logger for a module, since a second is ignored while a builder or runtime lives.
+    """Return the process's logger for a module; there is only one, because a second is ignored while a builder or runtime exists.
 
-    Its `sink`, a `Log`, may be exchanged; without one nothing is kept.
+    Its `sink`, a `Log`, can be replaced; by default messages are dropped.
     """
     name: str = trt.__name__
     if name not in _loggers:
@@ -80,12 +80,12 @@ def logger(trt: Any) -> Any:
 
 
 def member(trt: Any, enum: str, name: str) -> Any:
-    """A member of an enum by name; None where this release has no such enum or member."""
+    """Return an enum member by name; None if this release has no such enum or member."""
     return getattr(getattr(trt, enum, None), name, None)
 
 
 def create_network(trt: Any, builder: Any, *, strong: bool) -> Any:
-    """An empty network: explicit batch where that must still be said, strongly typed where asked for."""
+    """Create an empty network: with explicit batch if the release needs the flag, and strongly typed if requested."""
     flags = 0
     release = version(trt)
     explicit = member(trt, "NetworkDefinitionCreationFlag", "EXPLICIT_BATCH")
@@ -98,13 +98,13 @@ def create_network(trt: Any, builder: Any, *, strong: bool) -> Any:
 
 
 def parse(trt: Any, network: Any, model: Path, target: str) -> Any:
-    """Read an ONNX file into a network; gives the parser, which must live as long as the network.
+    """Read an ONNX file into a network; return the parser, which must live as long as the network.
 
     Raises:
-        ExportError: naming every node that was refused, its operator and the reason.
+        ExportError: nodes were refused; the message names each, its operator and the reason.
     """
     parser = trt.OnnxParser(network, logger(trt))
-    # From the file, not its bytes: external data is looked for beside it.
+    # From the file, not its bytes: the parser looks for external data beside it.
     read = parser.parse_from_file(str(model))
     refused = []
     for i in range(parser.num_errors):
@@ -119,20 +119,20 @@ def parse(trt: Any, network: Any, model: Path, target: str) -> Any:
         )
     if not read or refused:
         reasons = "; ".join(dict.fromkeys(refused)) or "it is not readable ONNX"
-        raise ExportError(f"{target} does not take {model.name}: {reasons}", _advice(reasons))
+        raise ExportError(f"{target} cannot parse {model.name}: {reasons}", _advice(reasons))
     if not network.num_outputs:  # an empty file parses, to an empty network
-        raise ExportError(f"{target} found no outputs in {model.name}: the file is empty", "export it again")
+        raise ExportError(f"{target} finds no outputs in {model.name}: the file is empty", "export it again")
     return parser
 
 
 def fault(node: str, operator: str, reason: str, code: str) -> str:
-    """One refused node in words."""
+    """Describe a refused node."""
     reason = " ".join(reason.split())
-    # The parser says the node and the operator in its reason again, and before a sentence the C++ expression that was false.
+    # The parser's reason repeats the node and the operator, and begins with the C++ expression that was false.
     reason = re.sub(r"In node -?\d+ with name:.*?and operator:.*?\(\w+\): (?:\w+: )?", "", reason)
     reason = re.sub(r"Assertion failed: .*?: ", "", reason)
     reason = reason.removesuffix(".")
-    if reason in {"", "false"}:  # what a failed assertion without a text says
+    if reason in {"", "false"}:  # a failed assertion without a text
         reason = code.replace("_", " ").lower()
     if not node and not operator:
         return reason[:300]
@@ -143,17 +143,17 @@ def _advice(reasons: str) -> str:
     if "parse the ONNX model" in reasons:
         return "the file is damaged or not ONNX: export it again"
     if "import initializer" in reasons:
-        return "its weights are in another file: keep that beside the .onnx"
-    return "choose a network without it, or export for --target onnx or openvino"
+        return "its weights are in another file: keep it beside the .onnx"
+    return "use a network without this node, or export for --target onnx or openvino"
 
 
 def configure(
     trt: Any, builder: Any, network: Any, options: BuildOptions
 ) -> tuple[Any, tuple[str, ...], dict[str, list[list[int]]]]:
-    """The build's configuration, the names of the flags set, and the profile {input: [min, opt, max]}.
+    """Return the build's configuration, the names of the flags set, and the profile {input: [min, opt, max]}.
 
     Raises:
-        ExportError: this release has no such flag, or the compute capabilities are not to be had.
+        ExportError: this release does not have a flag, or cannot build for the compute capabilities.
     """
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # so that the layers can be reported; costs no speed
@@ -163,20 +163,20 @@ def configure(
     for name in wanted:
         flag = member(trt, "BuilderFlag", name)
         if flag is None:
-            raise ExportError(f"{trt.__name__} {trt.__version__} has no builder flag {name}", "leave the flag out")
+            raise ExportError(f"{trt.__name__} {trt.__version__} has no builder flag {name}", "leave out the flag")
         config.set_flag(flag)
     if options.compute_capabilities:
         check_capabilities(options.compute_capabilities)
         if not (hasattr(config, "set_compute_capability") and hasattr(config, "num_compute_capabilities")):
             raise ExportError(
-                f"{TITLES[options.flavor]} builds for the GPU of this machine alone", "leave --compute-capability out"
+                f"{TITLES[options.flavor]} only builds for this machine's GPU", "leave out --compute-capability"
             )
         config.num_compute_capabilities = len(options.compute_capabilities)
         for i, capability in enumerate(options.compute_capabilities):
             target = member(trt, "ComputeCapability", "SM" + capability.replace(".", ""))
             if target is None or not config.set_compute_capability(target, i):
                 raise ExportError(
-                    f"{trt.__name__} {trt.__version__} does not build for compute capability {capability}",
+                    f"{trt.__name__} {trt.__version__} cannot build for compute capability {capability}",
                     "leave it out",
                 )
     return config, tuple(dict.fromkeys(wanted)), _add_profile(builder, network, config, options.batch)
@@ -188,7 +188,7 @@ def _add_profile(builder: Any, network: Any, config: Any, batch: BatchRange) -> 
         tensor = network.get_input(i)
         shape = tuple(tensor.shape)
         if any(side < 0 for side in shape[1:]):
-            raise ExportError(f"the input {tensor.name} leaves more than the batch free: {shape}", "fix the image size")
+            raise ExportError(f"the input {tensor.name} has free axes besides the batch: {shape}", "fix the image size")
         if shape[0] < 0:
             free[tensor.name] = [[n, *shape[1:]] for n in (batch.min, batch.opt, batch.max)]
     if free:
@@ -200,9 +200,9 @@ def _add_profile(builder: Any, network: Any, config: Any, batch: BatchRange) -> 
 
 
 def watch(trt: Any, config: Any, step: Step) -> Callable[[], None]:
-    """Have `step` called while the build runs; gives a function that re-raises what it raised.
+    """Call `step` during the build; return a function that re-raises an exception of `step`.
 
-    TensorRT swallows an exception from its monitor and cancels the build; here it is kept. Releases without a monitor (8) report nothing.
+    TensorRT drops an exception from its monitor and cancels the build, so it is kept here. Releases without a monitor (8) report nothing.
     """
     if not hasattr(trt, "IProgressMonitor") or not hasattr(config, "progress_monitor"):
         return lambda: None
@@ -239,7 +239,7 @@ def watch(trt: Any, config: Any, step: Step) -> Callable[[], None]:
 
 
 def share(phases: dict[str, tuple[str | None, int, int]], phase: str) -> float:
-    """How far a build is, from 0 to 1, given {phase: (parent, steps, steps done)} and the phase that moved last."""
+    """Return a build's progress, from 0 to 1, given {phase: (parent, steps, steps done)} and the phase that advanced last."""
     done = 0.0
     name: str | None = phase
     while name is not None and name in phases:  # a phase is one step of the phase around it
@@ -250,23 +250,23 @@ def share(phases: dict[str, tuple[str | None, int, int]], phase: str) -> float:
 
 
 def dequantized(trt: Any, network: Any) -> tuple[str, ...]:
-    """Names of the convolutions and matrix products of a parsed network whose data comes out of a DequantizeLinear."""
+    """Return the names of a parsed network's convolutions and matrix products whose input comes from a DequantizeLinear."""
     layers = [network.get_layer(i) for i in range(network.num_layers)]
-    makers = {layer.get_output(i).name: layer for layer in layers for i in range(layer.num_outputs)}
+    producers = {layer.get_output(i).name: layer for layer in layers for i in range(layer.num_outputs)}
     passing = {member(trt, "LayerType", name) for name in ("CAST", "SHUFFLE", "IDENTITY")} - {None}
-    found = []
+    names = []
     for layer in layers:
         if layer.type in {trt.LayerType.CONVOLUTION, trt.LayerType.DECONVOLUTION, trt.LayerType.MATRIX_MULTIPLY}:
-            before = makers.get(layer.get_input(0).name)
+            before = producers.get(layer.get_input(0).name)
             while before is not None and before.type in passing:
-                before = makers.get(before.get_input(0).name)
+                before = producers.get(before.get_input(0).name)
             if before is not None and before.type == trt.LayerType.DEQUANTIZE:
-                found.append(layer.name)
-    return tuple(found)
+                names.append(layer.name)
+    return tuple(names)
 
 
 def timing_cache(config: Any, content: bytes | None) -> Callable[[], bytes]:
-    """Give a build the kernels' times of earlier ones on this machine; the function that comes back serializes what is known then."""
+    """Give a build the kernel times of earlier builds on this machine; return a function that serializes all times known after it."""
     cache = config.create_timing_cache(content or b"")
     config.set_timing_cache(cache, ignore_mismatch=False)
 
@@ -278,19 +278,19 @@ def timing_cache(config: Any, content: bytes | None) -> Callable[[], bytes]:
 
 
 def build(builder: Any, network: Any, config: Any) -> bytes | None:
-    """The serialized engine; None where TensorRT failed or was cancelled, its log then says why."""
+    """Build and serialize the engine; None if TensorRT failed or was cancelled, with the reason in its log."""
     plan = builder.build_serialized_network(network, config)
     return None if plan is None else bytes(plan)
 
 
 def inspect(trt: Any, engine: Any) -> str:
-    """The layers of a deserialized engine as the engine inspector's JSON."""
+    """Return the layers of a deserialized engine as the engine inspector's JSON."""
     inspector = engine.create_engine_inspector()
     return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def profiler(trt: Any, times: list[tuple[str, float]]) -> Any:
-    """What a context tells the time of its layers to; appends (layer, milliseconds)."""
+    """Return a profiler for an execution context that appends (layer, milliseconds) to `times`."""
 
     class Profiler(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -1,6 +1,6 @@
-"""The builder's own process: `python -m edgekit.runtimes.tensorrt.builder SPEC`. TensorRT can crash, and then only this process dies.
+"""The builder's process: `python -m edgekit.runtimes.tensorrt.builder SPEC`. If TensorRT crashes, only this process dies.
 
-What it says comes as JSON lines on standard output: {"done": 0.4, "phase": …}, then {"report": …} or {"error": …}.
+It writes JSON lines to standard output: {"done": 0.4, "phase": …}, then {"report": …} or {"error": …}.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from edgekit.foreign import Unreadable, read_json
 from edgekit.runtimes.tensorrt import adapter, layers
 from edgekit.runtimes.tensorrt.options import BuildOptions, BuildReport, EngineLayer
 
-_STEP = 0.01  # of progress between two lines
+_STEP = 0.01  # progress between two lines
 
 
-class _Logged:
-    """What TensorRT's log says that matters."""
+class _BuildLog:
+    """The relevant messages of TensorRT's log."""
 
     def __init__(self) -> None:
         self.warnings: list[str] = []
@@ -45,8 +45,8 @@ class _Logged:
             if any(words in warning for words in adapter.FATAL_WARNINGS):
                 reason = re.sub(r"^\w+\.cpp:\d+: ", "", warning)[:200]
                 raise ExportError(
-                    f"{target} would compute something else than {model.name} says: {reason}",
-                    "quantize it with --target trt or trt-rtx, whose Q/DQ nodes are signed and symmetric",
+                    f"{target} would not compute what {model.name} specifies: {reason}",
+                    "quantize the model with --target trt or trt-rtx, whose Q/DQ nodes are signed and symmetric",
                 )
 
 
@@ -54,18 +54,18 @@ def run(model: Path, engine: Path, options: BuildOptions, timing_cache: Path | N
     """Build an engine in this process (see `edgekit.runtimes.tensorrt.launch.build`)."""
     target = adapter.TITLES[options.flavor]
     trt = adapter.load(options.flavor)
-    logged = _Logged()
+    log = _BuildLog()
     logger = adapter.logger(trt)
-    logger.sink = logged
+    logger.sink = log
     began = time.perf_counter()
     try:
         builder = trt.Builder(logger)
-    except (TypeError, RuntimeError) as error:  # the factory gave no builder: no driver, no GPU
-        raise RuntimeMissing(f"{target} cannot start here: {_why(logged, str(error))}", _GPU_HINT) from error
+    except (TypeError, RuntimeError) as error:  # no builder: no driver, or no GPU
+        raise RuntimeMissing(f"{target} cannot start here: {_why(log, str(error))}", _GPU_HINT) from error
     strong = adapter.strongly_typed(options.flavor, adapter.version(trt))
     network = adapter.create_network(trt, builder, strong=strong)
     parser = adapter.parse(trt, network, model, target)
-    logged.refuse_fatal_warnings(target, model)
+    log.refuse_fatal_warnings(target, model)
     config, flags, profile = adapter.configure(trt, builder, network, options)
     times = None
     if options.flavor == "trt" and timing_cache is not None:
@@ -73,17 +73,17 @@ def run(model: Path, engine: Path, options: BuildOptions, timing_cache: Path | N
     reraise = adapter.watch(trt, config, step)
     plan = adapter.build(builder, network, config)
     reraise()
-    logged.refuse_fatal_warnings(target, model)
+    log.refuse_fatal_warnings(target, model)
     if plan is None:
-        reason = _why(logged, "it does not say why")
+        reason = _why(log, "no reason is given")
         hint = _GPU_HINT if "cudaError" in reason else _TURING_HINT if "Turing" in reason else ""
         raise ExportError(f"{target} could not build {model.name}: {reason}", hint)
     if times is not None and timing_cache is not None:
         write_bytes(timing_cache, times())
     quantized = adapter.dequantized(trt, network)
-    found, source = _layers(trt, logger, logged, plan)
+    found, source = _layers(trt, logger, log, plan)
     write_bytes(engine, plan)
-    del parser  # it had to outlive the network's use
+    del parser  # it must outlive the network
     return BuildReport(
         tensorrt=str(trt.__version__),
         typing="strong" if strong else "weak",
@@ -96,17 +96,17 @@ def run(model: Path, engine: Path, options: BuildOptions, timing_cache: Path | N
         layers_from=source,
         quantized=quantized,
         int8=layers.computed_in_int8(found, quantized),
-        warnings=tuple(dict.fromkeys(logged.warnings)),
+        warnings=tuple(dict.fromkeys(log.warnings)),
     )
 
 
-_GPU_HINT = "it needs an NVIDIA GPU and its driver on this machine"
-_TURING_HINT = "leave out compute capability 7.5, or take fp16"
+_GPU_HINT = "build on a machine with an NVIDIA GPU and its driver"
+_TURING_HINT = "leave out compute capability 7.5, or use fp16"
 
 
-def _layers(trt: Any, logger: Any, logged: _Logged, plan: bytes) -> tuple[tuple[EngineLayer, ...], Any]:
-    """The engine's layers and where they were learned from: the log, else the inspector, which needs a GPU."""
-    if found := layers.from_log(logged.layers):
+def _layers(trt: Any, logger: Any, log: _BuildLog, plan: bytes) -> tuple[tuple[EngineLayer, ...], Any]:
+    """Return the engine's layers and their source: the log, otherwise the inspector, which needs a GPU."""
+    if found := layers.from_log(log.layers):
         return found, "log"
     runtime = trt.Runtime(logger)
     engine = runtime.deserialize_cuda_engine(plan)
@@ -114,37 +114,37 @@ def _layers(trt: Any, logger: Any, logged: _Logged, plan: bytes) -> tuple[tuple[
         return (), "none"
     try:
         found = layers.from_inspector(adapter.inspect(trt, engine))
-    except Unreadable:  # the format is the release's own; without it the engine is as good
+    except Unreadable:  # the format differs between releases; the engine is usable without it
         return (), "none"
     return found, "inspector" if found else "none"
 
 
-def _why(logged: _Logged, otherwise: str) -> str:
-    return "; ".join(dict.fromkeys(logged.errors[-3:]))[:400] or otherwise
+def _why(log: _BuildLog, otherwise: str) -> str:
+    return "; ".join(dict.fromkeys(log.errors[-3:]))[:400] or otherwise
 
 
 def main(spec: Path, out: BinaryIO) -> int:
-    """Build what a JSON file asks for: onnx, engine, timing_cache, options."""
-    told = 0.0
+    """Build an engine as a JSON file specifies: onnx, engine, timing_cache, options."""
+    last_done = 0.0
 
     def say(**content: Any) -> None:
         out.write(json.dumps(content).encode() + b"\n")
         out.flush()
 
     def step(done: float, phase: str) -> bool:
-        nonlocal told
-        if done >= told + _STEP:
-            told = done
+        nonlocal last_done
+        if done >= last_done + _STEP:
+            last_done = done
             say(done=done, phase=phase)
         return True
 
-    asked = read_json(spec)
-    cache = asked["timing_cache"]
+    request = read_json(spec)
+    cache = request["timing_cache"]
     try:
         report = run(
-            Path(asked["onnx"]),
-            Path(asked["engine"]),
-            BuildOptions.model_validate(asked["options"]),
+            Path(request["onnx"]),
+            Path(request["engine"]),
+            BuildOptions.model_validate(request["options"]),
             Path(cache) if cache else None,
             step,
         )
@@ -157,7 +157,7 @@ def main(spec: Path, out: BinaryIO) -> int:
 
 if __name__ == "__main__":
     end_with_parent()
-    # TensorRT's libraries write to standard output as they like: the channel gets a descriptor of its own.
+    # TensorRT's libraries may write to standard output, so the messages use their own descriptor.
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.exit(main(Path(sys.argv[1]), channel))

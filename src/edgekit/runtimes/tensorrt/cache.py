@@ -1,4 +1,4 @@
-"""Engines that were built here, kept by everything that decides what an engine is."""
+"""A cache of engines that were built on this machine; the key has everything that determines an engine."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from edgekit.runtimes.tensorrt.launch import build
 from edgekit.runtimes.tensorrt.options import BUILD_SCHEMA, BuildOptions, EngineRecord
 
 Loaded = TypeVar("Loaded")
-RECORD = ".json"  # is added to an engine's file name
+RECORD = ".json"  # suffix after an engine's file name
 
 
 def this_machine(tensorrt: str, gpu: cuda.CudaGpu) -> dict[str, str]:
-    """What an engine is bound to beside its own contents.
+    """Return the machine properties that an engine depends on.
 
     Args:
         tensorrt: the exact version.
-        gpu: the one to run on.
+        gpu: the GPU to run on.
     """
     return {
         "tensorrt": tensorrt,
@@ -42,7 +42,7 @@ def this_machine(tensorrt: str, gpu: cuda.CudaGpu) -> dict[str, str]:
 
 
 def key(onnx: list[str], options: BuildOptions, machine: dict[str, str]) -> str:
-    """The SHA-256 that an engine is known by: of the digests of the ONNX and its external data, the options, and the machine."""
+    """Return an engine's key: the SHA-256 of the digests of the ONNX file and its external data, the options, and the machine."""
     return digest_of(
         {
             "schema": BUILD_SCHEMA,
@@ -54,14 +54,14 @@ def key(onnx: list[str], options: BuildOptions, machine: dict[str, str]) -> str:
 
 
 def write_record(engine: Path, record: EngineRecord) -> Path:
-    """Write what an engine is beside it, and return the file."""
+    """Write an engine's record beside it, and return the record's path."""
     path = engine.with_name(engine.name + RECORD)
     write_text(path, record.model_dump_json(indent=2, by_alias=True) + "\n")
     return path
 
 
 def read_record(engine: Path) -> EngineRecord | None:
-    """What lies beside an engine; None where that is missing or of another schema."""
+    """Read an engine's record; None if it is missing or of another schema."""
     path = engine.with_name(engine.name + RECORD)
     try:
         return EngineRecord.model_validate(read_json(path))
@@ -73,7 +73,7 @@ class EngineCache:
     """A folder of engines, one for each `key`.
 
     Args:
-        folder: where; by default in the user's cache.
+        folder: by default in the user's cache.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
@@ -87,30 +87,30 @@ class EngineCache:
         machine: dict[str, str],
         deserialize: Callable[[bytes], Loaded | None],
     ) -> Loaded:
-        """The engine of an ONNX on this machine: the one that is kept, or a new one, built now and kept.
+        """Return the engine of an ONNX file on this machine: from the cache, or built now and cached.
 
-        One that TensorRT does not take any more is built anew. The record is written before the engine gets its name, so an engine is
-        never without one.
+        An engine that TensorRT no longer accepts is built again. The record is written before the engine gets its final name, so every
+        engine has one.
 
         Args:
-            files, name, options: which ONNX to build, and how.
+            files, name, options: the ONNX file to build, and how.
             machine: see `this_machine`.
-            deserialize: gives the loaded engine, or None where TensorRT does not take it.
+            deserialize: returns the loaded engine, or None if TensorRT does not accept it.
 
         Raises:
-            BundleError: it cannot be built, or what was built is not taken either.
+            BundleError: it cannot be built, or TensorRT does not accept the new engine.
             RuntimeMissing: TensorRT is not installed, or there is no GPU.
         """
         engine = self.folder / f"{key(files.digests(name), options, machine)[:40]}.engine"
-        kept = self._read(engine)
-        if kept is not None and (loaded := deserialize(kept)) is not None:
+        cached = self._read(engine)
+        if cached is not None and (loaded := deserialize(cached)) is not None:
             return loaded
         with files.placed(name) as onnx:
             loaded = deserialize(self._build(onnx, engine, options, machine))
         if loaded is None:
             raise BundleError(
-                f"{files.path.with_name(name)}: TensorRT {machine['tensorrt']} built an engine from it and does not take it",
-                "see its log; another variant of the bundle may run",
+                f"{files.path.with_name(name)}: TensorRT {machine['tensorrt']} built an engine from it but cannot load that engine",
+                "use another variant of the bundle",
             )
         return loaded
 
@@ -125,22 +125,24 @@ class EngineCache:
 
     def _build(self, onnx: Path, engine: Path, options: BuildOptions, machine: dict[str, str]) -> bytes:
         times = self.folder / f"timing-{digest_of(machine)[:16]}.cache"
-        made = engine.with_name(f".{engine.name}.{os.getpid()}.new")
+        unfinished = engine.with_name(f".{engine.name}.{os.getpid()}.new")
         try:
-            report = build(onnx, made, options, timing_cache=times)
+            report = build(onnx, unfinished, options, timing_cache=times)
             record = EngineRecord(
                 onnx=onnx.name, onnx_sha256=sha256(onnx), options=options, machine=machine, report=report
             )
-            plan = made.read_bytes()
+            plan = unfinished.read_bytes()
             write_record(engine, record)
-            made.replace(engine)
+            unfinished.replace(engine)
             return plan
         except ExportError as error:
-            raise BundleError(error.message, error.hint or "another variant of the bundle may run here") from error
+            raise BundleError(
+                error.message, error.hint or "use another variant of the bundle on this machine"
+            ) from error
         except OSError as error:
             raise EdgekitError(
-                f"{self.folder}: cannot keep the engine: {error.strerror or error}",
-                "set EDGEKIT_CACHE to a folder that can be written",
+                f"{self.folder}: cannot write the engine: {error.strerror or error}",
+                "set EDGEKIT_CACHE to a writable folder",
             ) from error
         finally:
-            made.unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The little of CUDA that a session needs, through ctypes on the driver's own library.
+"""The few CUDA functions that a session needs, through ctypes and the driver's library.
 
-`libcuda.so.1` comes with every NVIDIA driver and with every JetPack under this one name, which the CUDA runtime does not: no toolkit and
-no Python package is needed. Names, types and numbers are those of the CUDA Driver API reference.
+Every NVIDIA driver and every JetPack has `libcuda.so.1` under this name, unlike the CUDA runtime, so no toolkit and no Python package is
+needed. Names, types and numbers are from the CUDA Driver API reference.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _SIGNATURES: dict[str, list[Any]] = {
 
 
 class CudaError(EdgekitError):
-    """The CUDA driver refused a call."""
+    """A call of the CUDA driver failed."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,8 @@ class Driver:
             self._library = ctypes.CDLL(library)
         except OSError as error:
             raise RuntimeMissing(
-                f"no NVIDIA GPU: its driver's library {library} is not on this machine",
-                "use a variant for onnxruntime or openvino here",
+                f"no NVIDIA GPU: the driver's library {library} is not on this machine",
+                "use a variant for onnxruntime or openvino",
             ) from error
         for name, arguments in _SIGNATURES.items():
             function = getattr(self._library, name)
@@ -98,7 +98,7 @@ class Driver:
         """Call a function of the driver API.
 
         Raises:
-            CudaError: it did not give CUDA_SUCCESS.
+            CudaError: it did not return CUDA_SUCCESS.
         """
         status = getattr(self._library, name)(*arguments)
         if status:
@@ -107,7 +107,7 @@ class Driver:
             raise CudaError(f"{name}: {(text.value or b'unknown error').decode()} (CUDA error {status})")
 
     def gpu(self, index: int) -> CudaGpu:
-        """What the driver says about a GPU."""
+        """Return the driver's facts about a GPU."""
         device, memory, name = c_int(), c_size_t(), ctypes.create_string_buffer(256)
         self.call("cuDeviceGet", byref(device), index)
         self.call("cuDeviceGetName", name, len(name), device)
@@ -120,7 +120,7 @@ class Driver:
         return CudaGpu(name.value.decode(errors="replace"), ".".join(numbers), memory.value)
 
     def version(self) -> str:
-        """The newest CUDA that the driver supports: 12.6."""
+        """Return the newest CUDA version that the driver supports, such as 12.6."""
         number = c_int()
         self.call("cuDriverGetVersion", byref(number))
         return f"{number.value // 1000}.{number.value % 1000 // 10}"
@@ -128,12 +128,12 @@ class Driver:
 
 @cache
 def driver() -> Driver:
-    """The process's driver (see `Driver`); a machine without one is asked again each time."""
+    """Return the process's driver (see `Driver`); on a machine without one, each call tries again."""
     return Driver()
 
 
 def driver_release(root: Path = Path("/")) -> str:
-    """The driver's own release as the system states it, or an empty string: first line of NVIDIA's /proc file, or a Jetson's L4T release."""
+    """Return the driver's release, or an empty string: the first line of NVIDIA's /proc file, or a Jetson's L4T release."""
     for place in ("proc/driver/nvidia/version", "etc/nv_tegra_release"):
         try:
             return (root / place).read_text(errors="replace").splitlines()[0].strip()
@@ -143,10 +143,10 @@ def driver_release(root: Path = Path("/")) -> str:
 
 
 class Stream:
-    """A stream of one GPU with the memory and the graph that a session uses; freed by `close`.
+    """A stream of one GPU, with the memory and the CUDA graph of a session; `close` frees them.
 
     Args:
-        index: of the GPU.
+        index: number of the GPU.
     """
 
     def __init__(self, index: int = 0) -> None:
@@ -160,28 +160,28 @@ class Stream:
         self._device_memory: list[c_ulonglong] = []
         self._host_memory: list[c_void_p] = []
         self._call("cuDeviceGet", byref(self._device), index)
-        self._call("cuDevicePrimaryCtxRetain", byref(self._context), self._device)  # the one that TensorRT uses
+        self._call("cuDevicePrimaryCtxRetain", byref(self._context), self._device)  # the context that TensorRT uses
         self.enter()
         self._call("cuStreamCreate", byref(self._stream), _NON_BLOCKING)
 
     @property
     def handle(self) -> int:
-        """What TensorRT takes as a stream."""
+        """The stream's address, as TensorRT takes it."""
         return self._stream.value or 0
 
     def enter(self) -> None:
-        """Make the GPU's context the calling thread's; needed once in each thread that uses the stream."""
+        """Make the GPU's context current in the calling thread; needed once in each thread that uses the stream."""
         self._call("cuCtxSetCurrent", self._context)
 
     def device(self, size: int) -> int:
-        """The address of new memory on the GPU, of `size` bytes."""
+        """Allocate `size` bytes on the GPU and return their address."""
         pointer = c_ulonglong()
         self._call("cuMemAlloc_v2", byref(pointer), max(1, size))
         self._device_memory.append(pointer)
         return pointer.value
 
     def pinned(self, size: int) -> int:
-        """The address of new page-locked memory of the host, of `size` bytes, which the GPU copies from without a detour."""
+        """Allocate `size` bytes of page-locked host memory, which the GPU can copy directly, and return their address."""
         pointer = c_void_p()
         self._call("cuMemHostAlloc", byref(pointer), max(1, size), 0)
         self._host_memory.append(pointer)
@@ -194,15 +194,15 @@ class Stream:
         self._call("cuMemcpyDtoHAsync_v2", target, source, size, self._stream)
 
     def wait(self) -> None:
-        """Until everything on the stream is done."""
+        """Wait until everything on the stream is done."""
         self._call("cuStreamSynchronize", self._stream)
 
     def begin_capture(self) -> None:
-        """From here on what is put on the stream is recorded, not run."""
+        """Start recording: calls on the stream are recorded instead of run."""
         self._call("cuStreamBeginCapture_v2", self._stream, _THREAD_LOCAL)
 
     def end_capture(self) -> None:
-        """Keep what was recorded as the graph that `launch` runs, in place of an earlier one."""
+        """Stop recording, and make the recording the graph that `launch` runs; it replaces an earlier one."""
         graph, executable = c_void_p(), c_void_p()
         self._call("cuStreamEndCapture", self._stream, byref(graph))
         try:
@@ -213,7 +213,7 @@ class Stream:
         self._graph = executable
 
     def abandon_capture(self) -> None:
-        """Leave recording after an error, which makes the driver discard what was recorded."""
+        """Stop recording after an error; the driver discards the recording."""
         graph = c_void_p()
         try:
             self._call("cuStreamEndCapture", self._stream, byref(graph))

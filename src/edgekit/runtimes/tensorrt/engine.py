@@ -1,4 +1,4 @@
-"""A deserialized engine and how it is run: the names that are the same in every release from 8.5 on (see `adapter`)."""
+"""A deserialized engine and its runs, with names that are the same in every release from 8.5 on (see `adapter`)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from edgekit.runtimes.tensorrt import adapter
 from edgekit.runtimes.tensorrt.options import Flavor
 
 _DTYPES = {"UINT8": "uint8", "FLOAT": "float32", "HALF": "float16", "INT32": "int32", "INT8": "int8", "BOOL": "bool"}
-# What a serialized engine begins with: classic TensorRT's tag as trtexec reads it, that of TensorRT for RTX as 1.7.1 writes it.
+# The first bytes of a serialized engine: classic TensorRT's tag as trtexec reads it, and that of TensorRT for RTX as 1.7.1 writes it.
 _TAGS = {b"ftrt", b"vtrt"}
 
 
 def release_of(plan: bytes) -> tuple[int, ...] | None:
-    """The release that a serialized engine says it was made by, (1, 7, 1); None where its header is of another form.
+    """Return the release in a serialized engine's header, such as (1, 7, 1); None if the header has another format.
 
-    Behind the tag stand four bytes of the serialization's version, 0, and from byte 24 on major, minor and patch (NVIDIA's trtexec,
+    After the tag come four bytes of the serialization version, 0, and from byte 24 on major, minor and patch (NVIDIA's trtexec,
     `--getPlanVersionOnly`).
     """
     if len(plan) < 28 or plan[:4] not in _TAGS or plan[4:8] != bytes(4):
@@ -36,7 +36,9 @@ class Engine:
         self._engine: Any = engine
         context = engine.create_execution_context()
         if context is None:
-            raise MemoryError("TensorRT cannot make an execution context for the engine: too little memory on the GPU")
+            raise MemoryError(
+                "TensorRT cannot create an execution context for the engine: too little memory on the GPU"
+            )
         self._context: Any = context
         self.inputs: list[tuple[str, str, list[int | None]]] = []
         self.outputs: list[tuple[str, str, list[int | None]]] = []
@@ -49,7 +51,7 @@ class Engine:
 
     @classmethod
     def load(cls, flavor: Flavor, plan: bytes) -> Engine | None:
-        """Deserialize an engine; None where this machine's TensorRT does not take it (another version, another GPU, damage).
+        """Deserialize an engine; None if this machine's TensorRT does not accept it (another version, another GPU, damage).
 
         Raises:
             RuntimeMissing: this flavor is not installed.
@@ -60,26 +62,26 @@ class Engine:
         return None if engine is None else cls(trt, runtime, engine)
 
     def batches(self, name: str) -> tuple[int, int, int]:
-        """The least, best and largest batch size of an input, from its optimization profile or its fixed shape."""
+        """Return the smallest, optimal and largest batch size of an input, from its optimization profile or its fixed shape."""
         engine = self._engine
         shapes = engine.get_tensor_profile_shape(name, 0)
         low, best, high = (int(shape[0]) for shape in shapes)
         return low, best, high
 
     def bind(self, name: str, address: int) -> None:
-        """Say where a tensor lies; once for each, before the first run."""
+        """Set a tensor's address; once for each, before the first run."""
         context = self._context
         context.set_tensor_address(name, address)
 
     def set_shape(self, name: str, shape: tuple[int, ...]) -> None:
-        """Say what shape an input has from now on.
+        """Set an input's shape for the next runs.
 
         Raises:
-            ValueError: the profile does not hold it.
+            ValueError: the profile does not include it.
         """
         context = self._context
         if not context.set_input_shape(name, shape):
-            raise ValueError(f"the engine does not take {name} of shape {shape}")
+            raise ValueError(f"the engine does not accept {name} of shape {shape}")
 
     def enqueue(self, stream: int) -> None:
         """Put one run on a stream.
@@ -92,12 +94,12 @@ class Engine:
             raise RuntimeError("TensorRT could not run the engine")
 
     def capturable(self, stream: int) -> bool:
-        """Whether a run can be recorded in a CUDA graph; TensorRT for RTX says, classic TensorRT can for graphs like ours."""
+        """Whether a run can be recorded in a CUDA graph: TensorRT for RTX reports it; classic TensorRT can for our graphs."""
         context = self._context
         return bool(context.is_stream_capturable(stream)) if hasattr(context, "is_stream_capturable") else True
 
     def time_layers(self, times: list[tuple[str, float]] | None) -> None:
-        """From now on append (layer, milliseconds) of every run to a list; None ends it."""
+        """Append (layer, milliseconds) of every following run to a list; None stops it."""
         context = self._context
         if times is None:
             context.profiler = None
@@ -106,7 +108,7 @@ class Engine:
         context.profiler = adapter.profiler(self._trt, times)
 
     def close(self) -> None:
-        """Free it, the context first."""
+        """Free the context, then the engine."""
         self._context = None
         self._engine = None
         self._runtime = None

@@ -1,4 +1,4 @@
-"""Building an engine in a process of its own: progress, cancellation, and what a crash looks like from outside."""
+"""Build an engine in its own process: progress, cancellation, and error messages for crashes."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from edgekit.temporary import scratch_folder
 
 STEPS = 100  # of a build's progress
 _MODULE = "edgekit.runtimes.tensorrt.builder"
-# Lay the builder's memory out alike each time, where the system can (Linux) and lets it (not every container does): TensorRT for RTX orders
-# some of a graph with a free batch by address, and the same engine then has other numbers in its internal names, and other bytes
-# (1.7.1; a static batch always gave the same). It makes such differences rare, not impossible.
-# Of personality(2): 0xffffffff asks, 0x40000 is ADDR_NO_RANDOMIZE.
+# Use the same memory layout in each build, if the system can (Linux) and allows it (some containers do not): TensorRT for RTX orders
+# parts of a graph with a free batch by address, and the same engine then has other numbers in its internal names, and other bytes
+# (1.7.1; a static batch always gave the same bytes). This makes such differences rare, not impossible.
+# personality(2): 0xffffffff queries, 0x40000 is ADDR_NO_RANDOMIZE.
 _SAME_ADDRESSES = """
 import ctypes, os, sys
 try:
@@ -34,7 +34,7 @@ except (OSError, AttributeError):
     pass
 os.execve(sys.executable, [sys.executable, *sys.argv[1:]], {**os.environ, "PYTHONHASHSEED": "0"})
 """
-_MOST_WORDS = 1 << 16  # bytes of what the builder printed last
+_MOST_LOG = 1 << 16  # bytes of the builder's last output
 
 
 def build(
@@ -47,19 +47,19 @@ def build(
 ) -> BuildReport:
     """Build a TensorRT engine from an ONNX file.
 
-    The engine appears under its name when it is complete, and not at all where the build fails or is cancelled. Whatever `advance` raises
-    (KeyboardInterrupt, too) ends the building process and comes out of here.
+    The engine gets its name when it is complete; if the build fails or is cancelled, there is no file. An exception from `advance`
+    (also KeyboardInterrupt) ends the building process and is raised here.
 
     Args:
         onnx: the file; external data beside it.
         engine: the file to write.
         options: see `BuildOptions`.
-        advance: told of the progress, in hundredths; without it a bar is shown.
-        timing_cache: a file of kernel times, read and written; classic TensorRT alone.
+        advance: called with the progress, in hundredths; without it, a bar is shown.
+        timing_cache: a file of kernel times, read and written; only for classic TensorRT.
 
     Raises:
-        RuntimeMissing: this flavor is not installed, or needs a GPU that is not there.
-        ExportError: TensorRT refuses the graph (naming nodes, operators and reasons), fails, or crashes.
+        RuntimeMissing: this flavor is not installed, or needs a GPU that this machine does not have.
+        ExportError: TensorRT refuses the graph (the message names nodes, operators and reasons), fails, or crashes.
     """
     check_capabilities(options.compute_capabilities)
     if not Path(onnx).is_file():
@@ -68,36 +68,36 @@ def build(
         with progress(f"build {Path(onnx).stem}", STEPS, unit="%") as shown:
             return build(onnx, engine, options, shown, timing_cache=timing_cache)
     with scratch_folder("build") as scratch:
-        made, spec, log = (Path(scratch) / name for name in ("made.engine", "spec.json", "log"))
-        asked = {
+        unfinished, spec, log = (Path(scratch) / name for name in ("made.engine", "spec.json", "log"))
+        request = {
             "onnx": str(Path(onnx).absolute()),
-            "engine": str(made),
+            "engine": str(unfinished),
             "timing_cache": str(timing_cache) if timing_cache is not None else None,
             "options": options.model_dump(mode="json"),
         }
-        spec.write_text(json.dumps(asked))
+        spec.write_text(json.dumps(request))
         command = [sys.executable, "-I", "-S", "-c", _SAME_ADDRESSES, "-m", _MODULE, str(spec)]
         report = _run(command, log, Path(onnx), options, advance)
-        with made.open("rb") as source, atomic_write(engine) as stream:
+        with unfinished.open("rb") as source, atomic_write(engine) as stream:
             shutil.copyfileobj(source, stream)
     return report
 
 
 def _run(command: list[str], log: Path, onnx: Path, options: BuildOptions, advance: Advance) -> BuildReport:
-    said = BuildProgress()
+    latest = BuildProgress()
     done = 0
     with log.open("wb") as errors:
-        # A session of its own: Ctrl-C reaches this process alone, which then ends the builder at once.
+        # In its own session, so that Ctrl-C only reaches this process, which then ends the builder at once.
         process = children.start(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, start_new_session=True
         )
         try:
             assert process.stdout is not None
             while line := process.stdout.readline(MOST_JSON):
-                said = parse_progress(line) or said
-                reached = int((said.done or 0) * STEPS)
+                latest = parse_progress(line) or latest
+                reached = int((latest.done or 0) * STEPS)
                 if reached > done:
-                    advance(reached - done, said.phase)
+                    advance(reached - done, latest.phase)
                     done = reached
             code = process.wait()
         except BaseException:
@@ -107,16 +107,16 @@ def _run(command: list[str], log: Path, onnx: Path, options: BuildOptions, advan
         finally:
             if process.stdout is not None:
                 process.stdout.close()
-    if said.report and code == 0:
+    if latest.report and code == 0:
         advance(STEPS - done)
-        return said.report
-    if said.error:
-        raise error_named(said.error.kind)(said.error.message, said.error.hint)
+        return latest.report
+    if latest.error:
+        raise error_named(latest.error.kind)(latest.error.message, latest.error.hint)
     raise _crashed(code, log, onnx, options)
 
 
 def parse_progress(line: bytes) -> BuildProgress | None:
-    """A line that the builder's process says; None for any other, such as one that was cut off when the process was killed."""
+    """Parse a line from the builder's process; None if it is invalid, for example cut off when the process was killed."""
     try:
         with understood("the builder", "a line of the builder's"):
             return BuildProgress.model_validate_json(line)
@@ -126,16 +126,16 @@ def parse_progress(line: bytes) -> BuildProgress | None:
 
 def _crashed(code: int, log: Path, onnx: Path, options: BuildOptions) -> ExportError:
     with log.open("rb") as stream:
-        stream.seek(max(0, log.stat().st_size - _MOST_WORDS))
-        words = stream.read().decode(errors="replace").splitlines()
-    last = next((line for line in reversed(words) if line.strip()), "")
+        stream.seek(max(0, log.stat().st_size - _MOST_LOG))
+        lines = stream.read().decode(errors="replace").splitlines()
+    last = next((line for line in reversed(lines) if line.strip()), "")
     if code < 0:
         name = signal_name(-code)
         if code == -signal.SIGKILL:
-            hint = "it was killed, most often for want of memory: build with a smaller batch, or end other programs"
+            hint = "it was killed, probably because memory ran out: build with a smaller batch, or end other programs"
         elif options.flags:
             hint = f"leave out the flags {', '.join(options.flags)}"
         else:
-            hint = "another release of TensorRT may take the model"
+            hint = "try another release of TensorRT"
         return ExportError(f"TensorRT crashed with {name} while building {onnx.name}", hint)
     return ExportError(f"the TensorRT builder ended with code {code} while building {onnx.name}: {last[:200]}")

@@ -1,7 +1,7 @@
-"""The layers of an engine, from what TensorRT says about them.
+"""Parse the layers of an engine from TensorRT's output.
 
-Deserializing an engine needs a GPU and so does the engine inspector, but TensorRT for RTX lists the compiled layers in its verbose
-build log where the profiling verbosity is DETAILED; that much can be had on any machine.
+Deserializing an engine, and the engine inspector, need a GPU. But with the profiling verbosity DETAILED, TensorRT for RTX lists the
+compiled layers in its verbose build log, on any machine.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from edgekit.foreign import parse_json, understood
 from edgekit.runtimes.tensorrt.options import EngineLayer
 
 LOG_HEAD = "Layers:"
-_INSPECTOR = "the engine inspector's answer"
+_INSPECTOR = "the engine inspector's output"
 _LINE = re.compile(
     r"^Name: .*?, LayerType: (?P<kind>[^,]*), Inputs: (?P<inputs>.*), Constants: (?P<weights>.*), "
     r"Outputs: (?P<outputs>.*), TacticName: .*?, Metadata: (?P<nodes>.*)$"
@@ -25,7 +25,7 @@ _KNOWN = ("int8", "uint8", "int4", "fp8", "bf16", "fp16", "fp32", "half", "float
 
 
 def from_log(message: str) -> tuple[EngineLayer, ...]:
-    """The layers in the builder's message that begins with `LOG_HEAD`."""
+    """Return the layers in the builder's message that begins with `LOG_HEAD`."""
     return tuple(
         EngineLayer(
             kind=found["kind"],
@@ -40,16 +40,16 @@ def from_log(message: str) -> tuple[EngineLayer, ...]:
 
 
 def from_inspector(text: str) -> tuple[EngineLayer, ...]:
-    """The layers in the engine inspector's JSON (of an engine built with the verbosity DETAILED; else it gives names alone).
+    """Return the layers in the engine inspector's JSON (of an engine built with the verbosity DETAILED; otherwise it has only names).
 
     Raises:
-        Unreadable: it is not JSON, or of another form: the format is the release's own.
+        Unreadable: it is not JSON, or has another format, which differs between releases.
     """
     with understood(_INSPECTOR, "a list of layers"):
         return _layers(parse_json(text, _INSPECTOR))
 
 
-def _layers(told: dict[str, Any]) -> tuple[EngineLayer, ...]:
+def _layers(content: dict[str, Any]) -> tuple[EngineLayer, ...]:
     return tuple(
         EngineLayer(
             kind=str(layer.get("LayerType", "")),
@@ -61,13 +61,13 @@ def _layers(told: dict[str, Any]) -> tuple[EngineLayer, ...]:
             outputs=tuple(_type(t) for t in layer.get("Outputs", [])),
             nodes=tuple(_NODE.findall(str(layer.get("Metadata", "")))),
         )
-        for layer in told.get("Layers", [])
+        for layer in content.get("Layers", [])
         if isinstance(layer, dict)
     )
 
 
 def computed_in_int8(layers: Sequence[EngineLayer], nodes: Iterable[str]) -> tuple[str, ...]:
-    """Of these ONNX nodes, the ones that a layer computes from INT8 inputs and INT8 weights."""
+    """Return those of the ONNX nodes that a layer computes from INT8 inputs and INT8 weights."""
     done = {node for layer in layers if "int8" in layer.inputs and "int8" in layer.weights for node in layer.nodes}
     return tuple(node for node in nodes if node in done)
 
@@ -77,7 +77,7 @@ def _types(text: str) -> tuple[str, ...]:
 
 
 def _type(tensor: Any) -> str:
-    """`Channel major INT8 format …` -> int8."""
+    """Return the type in a format's description: `Channel major INT8 format …` -> int8."""
     text = (
         str(tensor.get("Datatype") or tensor.get("Format/Datatype") or "").lower() if isinstance(tensor, dict) else ""
     )

@@ -1,4 +1,4 @@
-"""What an engine is built from and for, and what came out: the contracts between the builder's process and the rest."""
+"""Options, progress, report and record of an engine build: the data between the builder's process and the rest of edgekit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from edgekit.errors import ExportError
 Flavor = Literal["trt", "trt-rtx"]
 Precision = Literal["fp32", "fp16", "int8"]
 BUILD_SCHEMA = 1
-# What TensorRT for RTX builds for without a GPU: Turing, Ampere, Ada, Blackwell. Orin (8.7) and Hopper (9.0) are not among them.
+# Compute capabilities for which TensorRT for RTX builds without a GPU: Turing, Ampere, Ada, Blackwell; not Orin (8.7) and Hopper (9.0).
 RTX_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
-# GPUs that TensorRT for RTX builds for by default, by compute capability: Ampere, Ada, Blackwell. Turing (7.5) must be asked for: with it
-# among them nothing is computed in INT8, and FP32 matrix products are refused.
+# Default compute capabilities for TensorRT for RTX: Ampere, Ada, Blackwell. Turing (7.5) must be requested, because with it nothing
+# is computed in INT8, and FP32 matrix products are refused.
 COMPUTE_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
 
 
@@ -23,11 +23,11 @@ class _Frozen(BaseModel):
 
 
 class BatchRange(_Frozen):
-    """The batch sizes that an engine takes: from 1 on, or, all three the same, a static batch.
+    """The batch sizes of an engine: from 1 to `max`, or, if all three are equal, a static batch.
 
     Attributes:
-        min, max: the bounds; a larger batch is cut into parts by the session.
-        opt: the size that the kernels are chosen for.
+        min, max: the bounds; the session splits larger batches.
+        opt: the size for which kernels are chosen.
     """
 
     min: int = Field(1, ge=1)
@@ -39,19 +39,19 @@ class BatchRange(_Frozen):
         if not self.min <= self.opt <= self.max:
             raise ValueError(f"the batch sizes are not in order: min {self.min}, opt {self.opt}, max {self.max}")
         if self.min not in {1, self.max}:
-            raise ValueError(f"the least batch is {self.min}: it must be 1, or all three the same")
+            raise ValueError(f"the smallest batch is {self.min}: it must be 1, or all three equal")
         return self
 
 
 class BuildOptions(_Frozen):
-    """How to build an engine; with the ONNX and the machine it is all that decides what comes out.
+    """How to build an engine. These options, the ONNX file and the machine determine the engine.
 
     Attributes:
         flavor: classic TensorRT or TensorRT for RTX.
-        precision: the most compact type that the ONNX is meant to be computed in; a weakly typed build takes its flags from it.
-        batch: the optimization profile of a graph whose batch axis is free; a graph with a fixed batch ignores it.
-        compute_capabilities: of the GPUs to build for, as "8.6"; TensorRT for RTX alone. Empty: the GPU of this machine.
-        flags: names of further members of `BuilderFlag` to set.
+        precision: the lowest precision of the ONNX file; a weakly typed build sets its flags from it.
+        batch: the optimization profile of a graph with a free batch axis; ignored for a fixed batch.
+        compute_capabilities: of the GPUs to build for, such as "8.6"; only TensorRT for RTX. Empty: this machine's GPU.
+        flags: names of other members of `BuilderFlag` to set.
     """
 
     flavor: Flavor
@@ -62,15 +62,15 @@ class BuildOptions(_Frozen):
 
     @field_validator("compute_capabilities")
     @classmethod
-    def _known(cls, asked: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(sorted(set(asked), key=lambda c: (len(c), c)))
+    def _known(cls, capabilities: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(sorted(set(capabilities), key=lambda c: (len(c), c)))
 
 
 class EngineLayer(_Frozen):
     """A layer of a built engine: a kernel, or several that run as one.
 
     Attributes:
-        kind: TensorRT's own word for it (correlation, kgen, CaskConvolution, …).
+        kind: TensorRT's name of its kind (correlation, kgen, CaskConvolution, …).
         inputs, weights, outputs: their types, in lower case (int8, half, float, uint8, …).
         nodes: names of the ONNX nodes that it computes.
     """
@@ -83,19 +83,19 @@ class EngineLayer(_Frozen):
 
 
 class BuildReport(_Frozen):
-    """What a build did.
+    """The result of a build.
 
     Attributes:
         tensorrt: the exact version.
-        typing: strong (the ONNX decides each type) or weak (flags do).
-        flags: the builder flags that were set, by name.
-        profile: shapes of each input as {name: [min, opt, max]}; empty where the graph's are fixed.
-        seconds: of parsing and building, without the start of the process.
-        layers: of the engine, in order; empty where `layers_from` is none.
+        typing: strong (the ONNX file decides each type) or weak (flags decide).
+        flags: names of the builder flags that were set.
+        profile: shapes of each input as {name: [min, opt, max]}; empty if the graph's are fixed.
+        seconds: time of parsing and building, without the start of the process.
+        layers: of the engine, in order; empty if `layers_from` is none.
         layers_from: the builder's log (no GPU needed) or the engine inspector.
         quantized: names of the ONNX nodes (convolutions, matrix products) whose input the graph dequantizes.
         int8: those of them that the engine computes from INT8 inputs and INT8 weights.
-        warnings: of TensorRT, each once.
+        warnings: TensorRT's warnings, each once.
     """
 
     tensorrt: str
@@ -113,7 +113,7 @@ class BuildReport(_Frozen):
 
 
 class BuildError(_Frozen):
-    """Why a build failed: an error's class by name, its message and its hint."""
+    """The error of a failed build: its class name, its message and its hint."""
 
     kind: str
     message: str
@@ -121,7 +121,7 @@ class BuildError(_Frozen):
 
 
 class BuildProgress(_Frozen):
-    """One line of what the builder's process says: how far it is (0 to 1) and in which phase, or the report, or the error."""
+    """One line from the builder's process: its progress (0 to 1) and phase, or the report, or the error."""
 
     done: float | None = Field(None, ge=0, le=1)
     phase: str = ""
@@ -130,12 +130,12 @@ class BuildProgress(_Frozen):
 
 
 class EngineRecord(_Frozen):
-    """What lies beside an engine as NAME.engine.json (never inside it: trtexec and DeepStream refuse an engine with a prefix).
+    """The record beside an engine, NAME.engine.json (not inside the engine: trtexec and DeepStream refuse a prefix).
 
     Attributes:
-        onnx, onnx_sha256: the file that it was built from, by name, and its digest.
-        machine: what a classic engine is bound to (GPU, driver, system); empty for one that was built without a GPU.
-        metadata: what the ONNX says about itself: the classes, in the order of the logits, and edgekit's version.
+        onnx, onnx_sha256: name and digest of the ONNX file.
+        machine: the machine that a classic engine depends on (GPU, driver, system); empty for an engine built without a GPU.
+        metadata: the ONNX file's metadata: the classes, in the order of the logits, and edgekit's version.
     """
 
     build_schema: Literal[1] = Field(1, alias="schema")
@@ -150,12 +150,12 @@ class EngineRecord(_Frozen):
 
 
 class BuildPlan(_Frozen):
-    """What a device needs to build an engine on first use, as NAME.json beside the ONNX NAME.onnx.
+    """The plan for building an engine on a device on first use, as NAME.json beside the ONNX file NAME.onnx.
 
     Attributes:
-        onnx: for a strongly typed build (classic TensorRT from 10.12 on, TensorRT for RTX): its own types are the engine's.
-        weak_onnx: for a weakly typed one (before), which takes its types from flags; None where it is the same file.
-        tensorrt: the releases that the files are made for.
+        onnx: for a strongly typed build (classic TensorRT from 10.12 on, TensorRT for RTX), whose types are those of the file.
+        weak_onnx: for a weakly typed build (older releases), whose types come from flags; None if it is the same file.
+        tensorrt: the releases for which the files are made.
     """
 
     build_schema: Literal[1] = Field(1, alias="schema")
@@ -168,30 +168,30 @@ class BuildPlan(_Frozen):
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     def options(self, flavor: Flavor) -> BuildOptions:
-        """How to build it with one flavor, for the GPU of this machine."""
+        """Return the options for building with one flavor, for this machine's GPU."""
         return BuildOptions(flavor=flavor, precision=self.precision, batch=self.batch)
 
 
-def check_capabilities(asked: tuple[str, ...]) -> None:
-    """Refuse compute capabilities that TensorRT for RTX does not build for.
+def check_capabilities(capabilities: tuple[str, ...]) -> None:
+    """Refuse compute capabilities that TensorRT for RTX does not support.
 
     Raises:
-        ExportError: naming them.
+        ExportError: some are not supported; the message names them.
     """
-    if unknown := [c for c in asked if c not in RTX_CAPABILITIES]:
-        orin = "; a Jetson takes --target trt" if {"8.7", "7.2", "11.0"} & set(unknown) else ""
+    if unknown := [c for c in capabilities if c not in RTX_CAPABILITIES]:
+        orin = "; for a Jetson use --target trt" if {"8.7", "7.2", "11.0"} & set(unknown) else ""
         raise ExportError(
-            f"TensorRT for RTX does not build for compute capability {', '.join(unknown)}",
-            f"it builds for {', '.join(RTX_CAPABILITIES)}{orin}",
+            f"TensorRT for RTX cannot build for compute capability {', '.join(unknown)}",
+            f"choose from {', '.join(RTX_CAPABILITIES)}{orin}",
         )
 
 
 def parse_capabilities(text: str) -> tuple[str, ...]:
-    """`8.6,8.9` as BuildOptions takes it.
+    """Parse a list such as `8.6,8.9` for `BuildOptions`.
 
     Raises:
-        ExportError: it is not such a list, or names what TensorRT for RTX does not build for.
+        ExportError: TensorRT for RTX does not support one of them.
     """
-    asked = tuple(part.strip() for part in text.split(","))
-    check_capabilities(asked)
-    return asked
+    capabilities = tuple(part.strip() for part in text.split(","))
+    check_capabilities(capabilities)
+    return capabilities

@@ -1,4 +1,4 @@
-"""What `edgekit doctor` asks TensorRT, in a process of its own: whether it loads, and which GPUs there are."""
+"""Probe TensorRT for `edgekit doctor`, in its own process: whether it loads, and which GPUs there are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edgekit.runtimes.tensorrt.adapter import load
 
 
 def classic() -> list[str]:
-    """The GPUs that classic TensorRT can use.
+    """Return the GPUs that classic TensorRT can use.
 
     Raises:
         RuntimeMissing: it does not load.
@@ -18,7 +18,7 @@ def classic() -> list[str]:
 
 
 def rtx() -> list[str]:
-    """The GPUs that TensorRT for RTX can use.
+    """Return the GPUs that TensorRT for RTX can use.
 
     Raises:
         RuntimeMissing: it does not load.
@@ -28,7 +28,7 @@ def rtx() -> list[str]:
 
 
 def _cuda_devices() -> list[str]:
-    """The names of the GPUs that NVIDIA's driver gives to programs, by its own interface (CUDA Driver API, device management)."""
+    """Return the names of the GPUs that NVIDIA's driver reports (CUDA Driver API, device management)."""
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT for RTX, on an NVIDIA GPU."""
+"""Sessions of TensorRT and TensorRT for RTX on an NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from edgekit.runtimes.tensorrt.engine import Engine, release_of
 from edgekit.runtimes.tensorrt.options import BuildOptions, BuildPlan, EngineRecord, Flavor
 from edgekit.tasks import Task
 
-# Whether a run (copy in, compute, copy out) is recorded once as a CUDA graph and replayed: one launch instead of one a kernel.
+# Whether a run (copy in, compute, copy out) is recorded once as a CUDA graph and replayed: one launch instead of one per kernel.
 GRAPH = "cuda_graph"
-DEVICE = "gpu"  # its number, from 0
+DEVICE = "gpu"  # the GPU's number, from 0
 _Description = TypeVar("_Description", BuildPlan, EngineRecord)
 _FLAVORS: dict[str, Flavor] = {"tensorrt": "trt", "tensorrt-rtx": "trt-rtx"}
 
 
 class _Buffer(NamedTuple):
-    """One tensor's places: on the GPU, and pinned on the host as an array of the largest batch."""
+    """A tensor's memory: on the GPU, and pinned on the host as an array for the largest batch."""
 
     name: str
     device: int
@@ -48,18 +48,18 @@ class _Buffer(NamedTuple):
 class TensorRtSession:
     """A session of TensorRT (see `edgekit.runtimes.Session`): addresses bound once, pinned host memory, one CUDA graph.
 
-    An .onnx is built into an engine on first use and kept (see `EngineCache`); how, says the plan beside it, NAME.json. An .engine is
-    taken as it is where this machine's TensorRT takes it, and else built anew from the ONNX that its record names.
+    From an .onnx file, an engine is built on first use, as the plan beside the file (NAME.json) says, and cached (see `EngineCache`). An
+    .engine file is used if this machine's TensorRT accepts it; otherwise it is built again from the ONNX file that its record names.
 
-    A batch over the engine's largest is run in parts. The CUDA graph is of the last batch size that ran twice; another size is run without
-    one first.
+    A batch larger than the engine's largest is run in parts. The CUDA graph is for the last batch size that ran twice; the first run of
+    another size has no graph.
 
     Args:
         runtime: `tensorrt` or `tensorrt-rtx`.
         model: the .onnx or .engine, by its path or as files that are checked when they are read.
-        threads: ignored; the work is the GPU's.
+        threads: ignored, as the GPU does the work.
         settings: takes `cuda_graph` ("1", the default, or "0") and `gpu` (a number, default "0").
-        engines: where built engines are kept.
+        engines: the cache of built engines.
 
     Raises:
         RuntimeMissing: this flavor of TensorRT is not installed, or there is no GPU.
@@ -88,22 +88,22 @@ class TensorRtSession:
             self._stream.close()
             raise
         self._graphs = settings.get(GRAPH, "1") == "1" and self._engine.capturable(self._stream.handle)
-        self._shown = 0  # the batch size that the engine was told last
+        self._batch_set = 0  # the batch size that was set last
         self._runs = 0  # of that size
-        self._recorded = False  # whether the graph is of that size
+        self._recorded = False  # whether the graph is for that size
         self.settings = {
             "gpu": self._stream.gpu.name,
             "compute_capability": self._stream.gpu.capability,
             "cuda": cuda.driver().version(),
-            # The three that trtexec's releases differ in.
+            # Three settings that differ between releases of trtexec.
             "transfers": "within the run, from and to pinned memory",
             GRAPH: "1" if self._graphs else "0",
             "wait": "cuStreamSynchronize, the driver's default (spins where processors outnumber contexts)",
         }
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The main output (n, …) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
-        # One chained test is all that a good batch pays for; what is wrong with a bad one is found out afterwards.
+        """Return the main output (n, …) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
+        # One combined test keeps valid batches fast; the cause is analyzed only for invalid ones.
         if (
             not isinstance(images, np.ndarray)
             or images.dtype != np.uint8
@@ -115,15 +115,15 @@ class TensorRtSession:
         return output
 
     def run_all(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
-        """Every output by its name (see `Session.run_all`)."""
+        """Return every output by its name (see `Session.run_all`)."""
         check_images(images, self._shape, self.batch)
         return dict(zip(self.outputs, self._run(images, self._results), strict=True))
 
     def stages(self, images: NDArray[np.uint8]) -> StageTimes | None:
-        """One run of at most the engine's largest batch with its transfers timed apart, without the CUDA graph."""
+        """Time one run of at most the engine's largest batch, with separate transfers and without the CUDA graph."""
         check_images(images, self._shape, self.batch)
         images = images[: self._largest]
-        self._show(len(images))
+        self._set_batch(len(images))
         np.copyto(self._input.host[: len(images)], images)
         marks = [time.perf_counter_ns()]
         for part in (self._copy_in, self._compute, self._copy_out):
@@ -133,7 +133,7 @@ class TensorRtSession:
         return StageTimes(marks[1] - marks[0], marks[2] - marks[1], marks[3] - marks[2])
 
     def profile(self, images: NDArray[np.uint8], runs: int, warmup: int) -> list[ProfiledNode]:
-        """The time of every layer over `runs` runs after `warmup` others, as TensorRT's profiler reports it."""
+        """Return the time of every layer over `runs` runs after `warmup` others, from TensorRT's profiler."""
         check_images(images, self._shape, self.batch)
         times: list[tuple[str, float]] = []
         self._engine.time_layers(times)
@@ -173,51 +173,53 @@ class TensorRtSession:
 
     def _run(self, images: NDArray[np.uint8], wanted: list[_Buffer]) -> list[NDArray[np.float32]]:
         if len(images) <= self._largest:
-            self._once(images)
+            self._run_part(images)
             return [place.host[: len(images)].copy() for place in wanted]
         parts = []
         for start in range(0, len(images), self._largest):
             part = images[start : start + self._largest]
-            self._once(part)
+            self._run_part(part)
             parts.append([place.host[: len(part)].copy() for place in wanted])
         return [np.concatenate(pieces) for pieces in zip(*parts, strict=True)]
 
-    def _once(self, images: NDArray[np.uint8]) -> None:
-        """One run, its results in the outputs' host memory when it returns."""
+    def _run_part(self, images: NDArray[np.uint8]) -> None:
+        """Run one part; the results are in the outputs' host memory when it returns."""
         batch, stream = len(images), self._stream
-        self._show(batch)
+        self._set_batch(batch)
         np.copyto(self._input.host[:batch], images)
         if self._recorded:
             stream.launch()
-        elif self._graphs and self._runs:  # the first run of a size is not recorded: TensorRT prepares itself in it
+        elif (
+            self._graphs and self._runs
+        ):  # the first run of a size is not recorded, because TensorRT initializes itself in it
             self._record(batch)
             stream.launch()
         else:
-            self._everything(batch)
+            self._copy_and_compute(batch)
         stream.wait()
         self._runs += 1
 
-    def _show(self, batch: int) -> None:
-        """Tell the engine a batch size; the graph of another is void, since it belongs to the state that the engine was in."""
+    def _set_batch(self, batch: int) -> None:
+        """Set the engine's batch size; the graph for another size is dropped, because it belongs to the engine's former state."""
         self._stream.enter()
-        if batch == self._shown:
+        if batch == self._batch_set:
             return
         self._stream.drop_graph()
         self._recorded, self._runs = False, 0
         self._engine.set_shape(self._input.name, (batch, *self._shape))
-        self._shown = batch
+        self._batch_set = batch
 
     def _record(self, batch: int) -> None:
         self._stream.begin_capture()
         try:
-            self._everything(batch)
+            self._copy_and_compute(batch)
         except BaseException:
             self._stream.abandon_capture()
             raise
         self._stream.end_capture()
         self._recorded = True
 
-    def _everything(self, batch: int) -> None:
+    def _copy_and_compute(self, batch: int) -> None:
         self._copy_in(batch)
         self._compute(batch)
         self._copy_out(batch)
@@ -247,32 +249,30 @@ def _load(flavor: Flavor, version: str, files: ModelFiles, gpu: cuda.CudaGpu, en
     model = files.path
     machine, release = this_machine(version, gpu), adapter.version(adapter.load(flavor))
     if model.suffix != ".engine":
-        onnx, options = _planned(files, flavor, adapter.strongly_typed(flavor, release))
+        onnx, options = _read_plan(files, flavor, adapter.strongly_typed(flavor, release))
         return engines.load(files, onnx, options, machine, deserialize)
-    record = _described(EngineRecord, files, model.name + RECORD)
+    record = _read_description(EngineRecord, files, model.name + RECORD)
     if record is None:
         raise BundleError(f"{model}: its record, {model.name}.json, is missing or damaged", "export it again")
     why = why_not_here(record.report.tensorrt, record.options, record.machine, machine)
     if not why:
         plan = files.read(model.name)
-        # Another release's bytes are not for this one to read, whatever their record says.
-        if (made := release_of(plan)) is not None and made != release[:3]:
-            why = f"its bytes are of TensorRT {'.'.join(map(str, made))}, here is {version}"
+        # This release must not read another release's bytes, whatever their record says.
+        if (built_by := release_of(plan)) is not None and built_by != release[:3]:
+            why = f"its file is from TensorRT {'.'.join(map(str, built_by))}, but {version} is installed"
         elif (loaded := deserialize(plan)) is not None:
             return loaded
         else:
-            why = "TensorRT does not take it"
+            why = "TensorRT does not accept it"
     onnx = Path(record.onnx).name
     if not files.has(onnx):
-        raise BundleError(
-            f"{model}: {why}, and {onnx}, to build it anew from, is not beside it", "copy the whole bundle"
-        )
+        raise BundleError(f"{model}: {why}, and {onnx} is not beside it to build it again", "copy the whole bundle")
     options = record.options.model_copy(update={"compute_capabilities": ()})
     return engines.load(files, onnx, options, machine, deserialize)
 
 
-def _described(kind: type[_Description], files: ModelFiles, name: str) -> _Description | None:
-    """What a JSON file of a model says; None where it is missing, damaged or of another schema."""
+def _read_description(kind: type[_Description], files: ModelFiles, name: str) -> _Description | None:
+    """Read a JSON file of a model; None if it is missing, damaged or of another schema."""
     if not files.has(name):
         return None
     try:
@@ -282,23 +282,23 @@ def _described(kind: type[_Description], files: ModelFiles, name: str) -> _Descr
 
 
 def why_not_here(built_by: str, options: BuildOptions, bound_to: Mapping[str, str], machine: Mapping[str, str]) -> str:
-    """Why an engine cannot run on a machine, in words; an empty string where nothing speaks against it."""
+    """Return why an engine cannot run on a machine; an empty string if it can."""
     if built_by != machine["tensorrt"]:
-        return f"it was built by TensorRT {built_by}, here is {machine['tensorrt']}"
+        return f"it was built by TensorRT {built_by}, but {machine['tensorrt']} is installed"
     if options.compute_capabilities:
         if machine["compute_capability"] not in options.compute_capabilities:
-            return f"it was built for compute capability {', '.join(options.compute_capabilities)}, this GPU has {machine['compute_capability']}"
+            return f"it was built for compute capability {', '.join(options.compute_capabilities)}, but this GPU has {machine['compute_capability']}"
         return ""
     for what in ("gpu", "compute_capability", "architecture"):
         if bound_to.get(what) != machine[what]:
-            return f"it was built on {bound_to.get(what, 'another machine')}, here is {machine[what]}"
+            return f"it was built on {bound_to.get(what, 'another machine')}, but this is {machine[what]}"
     return ""
 
 
-def _planned(files: ModelFiles, flavor: Flavor, strong: bool) -> tuple[str, BuildOptions]:
-    """Which ONNX to build and how, by the plan beside the one that the bundle opens."""
+def _read_plan(files: ModelFiles, flavor: Flavor, strong: bool) -> tuple[str, BuildOptions]:
+    """Return the ONNX file to build and the options, from the plan beside the bundle's file."""
     path = files.path.with_suffix(".json")
-    plan = _described(BuildPlan, files, path.name)
+    plan = _read_description(BuildPlan, files, path.name)
     if plan is None:
         raise BundleError(
             f"{path}: the build plan of {files.path.name} is missing or damaged", "export the bundle again"
@@ -310,10 +310,10 @@ def _planned(files: ModelFiles, flavor: Flavor, strong: bool) -> tuple[str, Buil
 
 
 def open_classic(model: Path | ModelFiles, threads: int, settings: Mapping[str, str]) -> TensorRtSession:
-    """A session of classic TensorRT; see `TensorRtSession`."""
+    """Open a session of classic TensorRT; see `TensorRtSession`."""
     return TensorRtSession("tensorrt", model, threads, settings)
 
 
 def open_rtx(model: Path | ModelFiles, threads: int, settings: Mapping[str, str]) -> TensorRtSession:
-    """A session of TensorRT for RTX; see `TensorRtSession`."""
+    """Open a session of TensorRT for RTX; see `TensorRtSession`."""
     return TensorRtSession("tensorrt-rtx", model, threads, settings)

@@ -13,7 +13,7 @@ from edgekit.answers import Answers
 from edgekit.data.images import ImageSet
 from edgekit.intervals import RESAMPLES, mcnemar, paired
 from edgekit.recipe import Recipe
-from edgekit.result import Difference, Worst
+from edgekit.result import Difference, WorstImage
 from edgekit.shares import share_of
 from edgekit.train.evaluate.features import apply
 
@@ -43,7 +43,7 @@ def answer(models: Mapping[str, nn.Module], images: ImageSet, recipe: Recipe, de
     return answers_of(logits, images)
 
 
-def with_worst(answers: Answers, images: ImageSet, classes: Sequence[str]) -> tuple[Answers, list[Worst]]:
+def with_worst(answers: Answers, images: ImageSet, classes: Sequence[str]) -> tuple[Answers, list[WorstImage]]:
     """Add thumbnails of the wrong predictions in which the student is most confident, at most `WORST`.
 
     Args:
@@ -60,7 +60,7 @@ def with_worst(answers: Answers, images: ImageSet, classes: Sequence[str]) -> tu
     pictures = [np.asarray(Image.fromarray(images.images[i]).resize((side, side), Image.Resampling.BOX)) for i in rows]
     thumbnails = np.stack(pictures) if pictures else np.zeros((0, side, side, 3), np.uint8)
     worst = [
-        Worst(
+        WorstImage(
             file=images.names[i].encode("utf-8", "replace").decode(),  # a file name may not be valid Unicode
             truth=classes[answers.truth[i]],
             predicted=classes[answers.predicted["student"][i]],
