@@ -3,7 +3,7 @@ to mix old models with a new recipe rest on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -74,6 +74,8 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     return {"student": _json(recipe.distill.student, without={"weights", "weights_key"}), **labeled, **common}
 
 
+_SET_OF = {"unlabeled": "pool", "labeled": "labeled"}  # of `distill.images`
+
 # What fine-tuning has not always had: keys of its inputs, and keys of its part of the recipe.
 _NEW_INPUTS = {"pool", "probe"}
 _NEW_KEYS = {"linear_first", "layer_decay", "freeze_batchnorm", "ema", "consistency", "fallback"}
@@ -94,6 +96,41 @@ def made_from(record: StageRecord, inputs: dict[str, Any]) -> bool:
     """
     digests = [inputs, *_as_older(record, inputs)]
     return any(record.digest == digest_of(one) for one in digests)
+
+
+def differs(record: StageRecord, inputs: dict[str, Any], images: Mapping[str, int]) -> str:
+    """What sets a stage of an older edgekit apart from one that this edgekit would train; empty where nothing does.
+
+    Such a stage stays complete in its own run, where an upgrade trains nothing again. It is not copied into another one.
+
+    Args:
+        record: of a complete stage for which `made_from` holds.
+        inputs: `stage_inputs` of today.
+        images: number of images of each set.
+    """
+    if record.digest != digest_of(inputs):
+        return "trained by an older edgekit, with other defaults and without what this one adds"
+    config = inputs.get("config", {})
+    if (
+        record.stage == "supervised"
+        and "search" not in config
+        and images.get("probe")
+        and "search" not in record.metrics
+    ):
+        return "trained with the recipe's own settings alone, before this edgekit chose the best of a few"
+    trained_on = {"finetune": "labeled", "supervised": "labeled"}.get(record.stage, "")
+    if record.stage == "distill" and config["images"] in _SET_OF:
+        trained_on = _SET_OF[config["images"]]
+    total = images.get(trained_on, 0)
+    if not total or "steps" in record.metrics:  # which is as old as batches that leave no image out
+        return ""
+    left_out = total % min(config["batch_size"], total)
+    what = "labels" if trained_on == "labeled" else "images"
+    return (
+        f"trained by an older edgekit, which left {left_out:,} of {total:,} {what} out of each epoch"
+        if left_out
+        else ""
+    )
 
 
 def _as_older(record: StageRecord, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -99,8 +99,8 @@ def train(
         wanted = wanted_stages(recipe, splits, until)
         check_unfinished(run, wanted, lambda stage: stage_inputs(stage, recipe, splits, run), images)
         if rank() == 0:
-            write_text(run.recipe_path, dump(recipe))
             on_start(splits)
+            write_text(run.recipe_path, dump(recipe))
         stages = Stages(recipe, run, splits)
         for stage in wanted:
             if rank() > 0:
