@@ -92,6 +92,9 @@ def test_a_run_that_nothing_is_wrong_with_gets_no_advice() -> None:
         ("mirrored", {"mirrored": 0.93, "flipping": ["pretrain", "distill"]}, ["93.0%", "flip: 0, distill.augmentation.flip: 0"]),
         ("other_teacher", {"other_teachers": {"runs/other": right_on(0.3)}}, ["runs/other", "30.0%", "90.0%", "{model: own}"]),
         ("missing_class", {"in_pool": np.array([0.33, 0.33, 0.33, 0.01])}, ["1.0%", "dog", "data.pool"]),
+        ("pseudo_labels", {"dropped": (80, "wrong", "only 3 are right")}, ["at step 80", "only 3 are right", "check the labels"]),
+        ("pseudo_labels", {"dropped": (80, "other pool", "it is another")}, ["it is another", "consistency.enabled: false"]),
+        ("shift", {"on_test": (0.7, 1000)}, ["90.0%", "70.0% of the 1,000 test images", "data.pool"]),
         ("mixed_classes", {"predicted": with_model(student=0.9) | {"student": np.where(TRUTH == 2, 3, TRUTH)}}, ["cat and dog (100 of their 200"]),
         ("labels", {"predicted": with_model(linear=0.26, centroid=0.26, teacher=0.25, student=0.27, supervised=0.24)}, ["27.0%", "25.0%"]),
     ],
@@ -107,6 +110,18 @@ def test_a_rule_says_its_number_and_a_change(rule: str, changes: dict[str, Any],
 def test_what_chance_explains_is_no_finding() -> None:
     almost = with_model(teacher=0.84, student=0.835, supervised=0.836)  # of 400 images, two to six more are wrong
     assert not set(names(advise(facts(predicted=almost)))) & {"teacher", "student", "scratch"}
+
+
+def test_a_difference_of_test_and_probe_set_that_chance_explains_is_no_finding() -> None:
+    assert rules.shift(facts(on_test=(0.88, 1000))) == []
+    assert rules.shift(facts(on_test=(0.7, 10))) == []
+
+
+def test_an_improvement_that_chance_explains_is_no_finding() -> None:
+    curve = [(80, 0.37), (160, 0.386), (322, 0.397)]
+    assert names(rules.improving(facts(knn=curve))) == ["improving"]
+    assert rules.improving(facts(knn=curve, knn_images=1380)) == []
+    assert names(rules.improving(facts(knn=[(80, 0.7), (160, 0.845), (322, 0.876)], knn_images=1397))) == ["improving"]
 
 
 def test_what_follows_from_too_few_steps_is_not_said_twice() -> None:

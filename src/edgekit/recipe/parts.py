@@ -329,6 +329,13 @@ class Consistency(RecipePart):
         description="share of the pseudo-labels that may move to other classes than before the fine-tuning; beyond it, the rest is trained "
         "on the labels alone",
     )
+    max_gap: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="on the probe set: confidence minus accuracy of the images that would count as pseudo-labels, and difference between the "
+        "share of them and that of the pool; beyond it (95 % interval), the rest is trained on the labels alone",
+    )
     augmentation: Augmentation | None = Field(None, description="of the strong view; default that of pretraining")
 
 

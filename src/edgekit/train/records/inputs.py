@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from edgekit.data.splits import Splits
 from edgekit.errors import RunError
 from edgekit.files import digest_of
-from edgekit.recipe import Distill, Finetune, Recipe, settled
+from edgekit.recipe import Consistency, Distill, Finetune, Recipe, settled
 from edgekit.run import Run, StageRecord
 from edgekit.train.distill.teachers import digest_of_weights, identity
 
@@ -141,6 +141,7 @@ def _as_older(record: StageRecord, inputs: dict[str, Any]) -> Iterator[dict[str,
     finetune = record.stage == "finetune"
     new_keys, new_inputs = (_NEW_KEYS, {"defaults", *_NEW_INPUTS}) if finetune else (set(), {"defaults"})
     today, config = _json(Finetune() if finetune else Distill()), inputs["config"]
+    _leave_out_newer(today)
     if any(config[key] != today[key] for key in new_keys):
         return
     config = {key: value for key, value in config.items() if key not in new_keys}
@@ -184,8 +185,7 @@ def _weights(run: Run, stage: str) -> str:
 def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
     """A stage's part of the recipe; files stand in it by their content, not by their name."""
     content = settled_content(getattr(recipe, stage), without={"teachers"} if stage == "distill" else None)
-    if content.get("search") is True:  # the default, and not in records that are older than this key
-        del content["search"]
+    _leave_out_newer(content)
     for key in ("encoder", "student"):
         if content.get(key, {}).get("weights_key", "") is None:  # as in records that are older than this key
             del content[key]["weights_key"]
@@ -193,6 +193,15 @@ def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
         if path is not None:
             content[key]["weights"] = digest_of_weights(path, f"{stage}.{key}.weights")
     return content
+
+
+def _leave_out_newer(content: dict[str, Any]) -> None:
+    """Take out of a stage's part of the recipe what is at its default and not in records that are older than its key."""
+    if content.get("search") is True:
+        del content["search"]
+    consistency = content.get("consistency", {})
+    if consistency.get("max_gap") == Consistency().max_gap:
+        del consistency["max_gap"]
 
 
 def settled_content(stage: BaseModel, without: set[str] | None = None) -> dict[str, Any]:

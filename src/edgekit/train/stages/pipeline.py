@@ -206,6 +206,8 @@ class Stages:
         files = save_classifier(folder, model)
         accuracy = choice["test"][choice["left"]]
         metrics = {**last, "test_top1": accuracy, "measured_on": self.measured_on, "choice": choice}
+        if (consistency := tuning.consistency()) is not None:
+            metrics["consistency"] = consistency
         return [*files, "history.csv"], metrics
 
     def distill(self, folder: Path) -> Made:
