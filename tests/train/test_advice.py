@@ -131,6 +131,13 @@ def test_what_follows_from_too_few_steps_is_not_said_twice() -> None:
     assert "teacher" not in found
 
 
+def test_a_linear_probe_that_was_sure_of_crops_is_no_learning_rate_that_is_too_high() -> None:
+    start = with_stage("finetune", losses=[15.0, 19.0, 3.0], top1=0.76, labels_top1=0.98)
+    assert "learning_rate" not in names(advise(facts(stages=start)))
+    lost = with_stage("finetune", losses=[15.0, 19.0, 3.0], top1=0.3, labels_top1=1.0)  # the probe's, which was kept
+    assert "learning_rate" in names(advise(facts(stages=lost, fallback=(0.3, 0.7))))
+
+
 def test_strong_crops_that_still_say_something_are_left_alone() -> None:
     assert rules.views(facts(views=ViewScores(0.8, 0.35, 0.25, "crop", 0.75))) == []
 

@@ -374,7 +374,7 @@ class Finetune(RecipePart):
     fallback: bool = Field(
         True,
         description="leave the frozen encoder with its linear probe where that is the better classifier of the two: on the probe set, which "
-        "decides this and nothing else; without one, where the two disagree on more of the pool than the probe errs on, twice",
+        "teaches no network anything; without one, where the two disagree on more of the pool than the probe errs on, twice",
     )
 
 

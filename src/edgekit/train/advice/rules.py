@@ -52,17 +52,24 @@ def labels(facts: RunFacts) -> list[Advice]:
 
 
 def learning_rate(facts: RunFacts) -> list[Advice]:
-    """The loss rose above that of answering all classes alike, which a classifier starts with (its last layer is zero)."""
+    """The loss rose above that of answering all classes alike, and the labels were not learned.
+
+    Not each of the two alone: fine-tuning starts from a linear probe, which may be so sure that its loss on crops is large, and learns on.
+    """
     found, uniform = [], math.log(len(facts.classes))
     for stage in ("finetune", "supervised"):
         seen = facts.stages.get(stage)
-        if seen is None or not seen.losses or seen.top1 is None or seen.top1 >= 0.9:
+        if seen is None or not seen.losses or seen.top1 is None:
             continue
+        kept_frozen = (
+            stage == "finetune" and facts.fallback is not None
+        )  # then its accuracy on the labels is the probe's
+        right = seen.top1 if seen.labels_top1 is None or kept_frozen else seen.labels_top1
         worst = max(seen.losses)
-        if worst > 1.5 * uniform:
+        if right < 0.9 and worst > 1.5 * uniform:
             finding = (
                 f"{stage}: the loss rose to {worst:.3g}, where guessing has {uniform:.3g}, and training ended with "
-                f"{percent(seen.top1)} of the labels right"
+                f"{percent(right)} of the labels right"
             )
             found.append(Advice(rule="learning_rate", finding=finding, change=f"divide {stage}.optimizer.lr by 10"))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -61,6 +62,7 @@ class FinetuneTask(nn.Module):
         self.config = config
         self.pool = pool
         self.pseudo = pool.pseudo if pool is not None else None  # here for its buffers' sake
+        self.start = copy.deepcopy(model.state_dict()) if pool is not None else None  # before any checkpoint is loaded
         averaging = config.ema > 0 or pool is not None
         self.averaged = Momentum(model, config.ema) if averaging else None
         self.steps = 0
@@ -115,6 +117,7 @@ class FinetuneTask(nn.Module):
             self.suspected = self.suspected + 1 if settled and self.why else 0
             if self.drift > self.pool.pseudo.max_drift or self.suspected == _SUSPECTED:
                 self.stopped_at = self.steps
+                self._begin_anew()
 
     def lr_shares(self) -> dict[nn.Parameter, float]:
         """Layer-wise decay: the share of the learning rate of each of the encoder's parameters."""
@@ -139,6 +142,13 @@ class FinetuneTask(nn.Module):
         self.suspected = int(state.get("suspected") or 0)
         self.pool_images = int(state.get("since_images") or 0)
         self.pool_counted = torch.tensor(int(state.get("since_counted") or 0))
+
+    def _begin_anew(self) -> None:
+        """Undo what the pseudo-labels have taught: what is left of the steps, the labels alone train the network as it was."""
+        assert self.start is not None
+        assert self.averaged is not None
+        for model in (self.model, self.averaged.module):
+            model.load_state_dict(self.start)
 
     @property
     def why(self) -> str:

@@ -1,8 +1,8 @@
 """The network from scratch at its best: what the unlabeled images bought is measured against a fair opponent.
 
 A few settings are trained, and the one with the highest accuracy on the probe set is kept: the recipe's own, then other crops (none,
-mild), then the best of these for three times as long. The probe set's labels are known to nobody else in the run, so the choice favors
-the opponent. All together see no more images than the pretraining does.
+mild), then the best of these for three times as long. No other network of the run is chosen from so many on the probe set, so the choice
+favors the opponent. All together see no more images than the pretraining does.
 
     STAGE/candidate.json, last.ckpt, history.csv, tensorboard/     the candidate that trains
     STAGE/candidates/NAME/                                         those that are complete, until the stage is

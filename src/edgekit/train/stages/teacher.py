@@ -79,8 +79,8 @@ class Finetuning:
         consistency = self.consistency()
         if consistency is not None and consistency["stopped_at"] is not None:
             lines.append(
-                f"warning: consistency stopped at step {consistency['stopped_at']}: {consistency['why']}; the rest was trained on the "
-                "labels alone"
+                f"warning: consistency stopped at step {consistency['stopped_at']}: {consistency['why']}; what they had taught was "
+                "undone, and the rest was trained on the labels alone"
             )
         elif consistency is not None and self.ground == "too few labels to tell":
             lines.append(
@@ -107,10 +107,15 @@ class Finetuning:
         if task.pool is None:
             stopped_at, reason = 0, "labels"
             why = f"a linear probe on the frozen encoder is no better than guessing ({self.error or 0:.0%} of the labels wrong, leave-one-out)"
+        dropped = stopped_at is not None
         return {
-            "stopped_at": stopped_at, "reason": reason if stopped_at is not None else "", "why": why if stopped_at is not None else "", "drift": task.drift, "held_out": None if look is None else look.content(),
+            "stopped_at": stopped_at,
+            "reason": reason if dropped else "",
+            "why": why if dropped else "",
+            "drift": task.drift,
+            "held_out": None if look is None else look.content(),
             "labels": self.ground,
-        }  # fmt: skip
+        }
 
     def accuracy(self, model: nn.Module, images: ImageSet) -> float:
         """Share of labeled images that a classifier has right."""
