@@ -1,6 +1,6 @@
 """Time and memory of reading 10,000, 100,000 and 1,000,000 images, the first time and again.
 
-    python benchmarks/data_scale.py [--counts 10000 100000 1000000] [--forms folder shards] [--work FOLDER] [--output benchmarks/results/data_scale.json]
+    python benchmarks/data_scale.py [--counts 10000 100000 1000000] [--forms folder shards] [--work FOLDER] [--output FILE]
 
 Makes COUNT distinct PNGs of 16x16 random gray pixels (340 bytes), in folders of 1,000 files or in shards of 10,000 samples. No
 file is a copy or a link of another, so that every digest is of its own. Each reading is a process of its own, which loads what
