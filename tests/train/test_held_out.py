@@ -169,12 +169,12 @@ def test_an_interrupted_fine_tuning_is_judged_as_a_whole_one(max_gap: float, tmp
 # Trainings of seconds. A low threshold, so that a few dozen steps suffice for many pseudo-labels that count.
 QUICK = changed(
     TINY,
-    data__labels=20,
+    data__labels=10,
     pretrain__optimizer={"name": "adamw", "lr": 2e-3, "scale_lr": False, "warmup_epochs": 1},
-    pretrain__epochs=12,
+    pretrain__epochs=6,
     pretrain__batch_size=128,
     finetune__epochs=80,
-    finetune__batch_size=200,
+    finetune__batch_size=100,
     finetune__optimizer={"name": "adamw", "lr": 1e-4, "scale_lr": False, "warmup_epochs": 0},
     finetune__augmentation={"flip": 0.0},
     finetune__consistency={"images": 32, "threshold": 0.5},
