@@ -111,9 +111,7 @@ class FinetuneTask(nn.Module):
             self.averaged.follow(self.steps)
         if self.pool is not None and self.stopped_at is None and self.steps % _LOOK_EVERY == 0:
             self._look_at(self.pool)
-            settled = (
-                self.steps >= SETTLED
-            )  # the first steps move the average away from the linear probe, and it may lose its way
+            settled = self.steps >= SETTLED  # the first steps lead the average away from the probe, perhaps astray
             self.suspected = self.suspected + 1 if settled and self.why else 0
             if self.drift > self.pool.pseudo.max_drift or self.suspected == _SUSPECTED:
                 self.stopped_at = self.steps
