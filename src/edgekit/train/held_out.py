@@ -100,7 +100,8 @@ class Look:
         """From a mapping that holds one beside other things; None where it holds none."""
         if content.get("images") is None:
             return None
-        return cls(**{name: (float if name == "confidence" else int)(content[name]) for name in LOOK})
+        counts = {name: int(content[name]) for name in LOOK if name != "confidence"}
+        return cls(confidence=float(content["confidence"]), **counts)
 
 
 LOOK = tuple(field.name for field in fields(Look))
