@@ -177,7 +177,8 @@ class FinetuneTask(nn.Module):
             decided, confidence = pool.pseudo.judge(logits)
         counted = round(float(everywhere(self.pool_counted.to(device).float())) * world_size())
         seen = self.pool_images * world_size(), counted
-        self.look = judged(*(t.cpu() for t in (*decided, confidence)), torch.from_numpy(truth), seen)
+        labels, counts = decided.labels.cpu(), decided.counts.cpu()
+        self.look = judged(labels, counts, confidence.cpu(), torch.from_numpy(truth), seen)
         self.pool_images, self.pool_counted = 0, torch.zeros((), dtype=torch.int64)
 
     def _pseudo_labeled(self, pool: Pool, device: torch.device, generator: torch.Generator) -> tuple[Tensor, Any]:
