@@ -175,6 +175,7 @@ QUICK = changed(
     pretrain__batch_size=128,
     finetune__epochs=80,
     finetune__batch_size=100,
+    finetune__freeze_batchnorm=True,  # else the statistics of few images spoil so poor an encoder, and the labels are not the reason
     finetune__optimizer={"name": "adamw", "lr": 1e-4, "scale_lr": False, "warmup_epochs": 0},
     finetune__augmentation={"flip": 0.0},
     finetune__consistency={"images": 32, "threshold": 0.5},
