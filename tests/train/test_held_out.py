@@ -210,15 +210,6 @@ def test_shuffled_labels_stop_consistency_and_the_stage_says_so(
     )
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_good_labels_are_left_alone(seed: int, pretrained: Run, tmp_path: Path) -> None:
-    recipe = recipes.parse(changed(QUICK, data__label_seed=seed))
-    train(recipe, Run(tmp_path / "run"), until="finetune", reuse=[pretrained])
-    found = Run(tmp_path / "run").require("finetune").metrics["consistency"]
-    assert found["stopped_at"] is None
-    assert found["held_out"]["images"] == len(load_splits(recipe.data).probe)
-
-
 def test_without_a_probe_set_shuffled_labels_are_found_by_the_labels_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
