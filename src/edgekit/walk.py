@@ -24,7 +24,7 @@ _SYSTEM = {
 _MOST = 8  # extensions that a note names
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a million
 class ImageFile:
     """A file with an image extension.
 

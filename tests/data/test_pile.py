@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from edgekit.data.pile import divide_pile
+from edgekit.data.source import ImageSource
 from edgekit.data.splits import Splits, load_splits
 from edgekit.data.template import recipe_text
 from edgekit.errors import EdgekitError
@@ -159,6 +162,29 @@ def test_init_writes_a_recipe_for_a_pile_and_for_dated_folders() -> None:
         recipe = recipes.parse(recipes.read_yaml(recipe_text(layout)), where="recipe")
         assert recipe.data.labeled is None
         assert recipe.data.pool == layout.pool
+
+
+def test_the_work_of_holding_out_grows_with_the_images_and_not_with_their_square() -> None:
+    class Counted(str):
+        hashed = 0
+
+        def __hash__(self) -> int:
+            Counted.hashed += 1
+            return super().__hash__()
+
+        def __eq__(self, other: object) -> bool:
+            return str(self) == str(other)
+
+    def hashed(count: int) -> int:
+        names, digests = [f"{i}.png" for i in range(count)], [Counted(f"{i:032x}") for i in range(count)]
+        source = ImageSource("images", names, lambda i: Image.new("RGB", (1, 1)))
+        Counted.hashed = 0
+        assert (
+            len(divide_pile(DataConfig(labeled=None, pool="images", test=0.5), source, digests).held_out) == count // 2
+        )
+        return Counted.hashed
+
+    assert hashed(2000) <= 11 * hashed(200)
 
 
 def test_what_is_held_out_is_near_the_share() -> None:

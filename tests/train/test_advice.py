@@ -92,6 +92,9 @@ def test_a_run_that_nothing_is_wrong_with_gets_no_advice() -> None:
         ("mirrored", {"mirrored": 0.93, "flipping": ["pretrain", "distill"]}, ["93.0%", "flip: 0, distill.augmentation.flip: 0"]),
         ("other_teacher", {"other_teachers": {"runs/other": right_on(0.3)}}, ["runs/other", "30.0%", "90.0%", "{model: own}"]),
         ("missing_class", {"in_pool": np.array([0.33, 0.33, 0.33, 0.01])}, ["1.0%", "dog", "data.pool"]),
+        ("pseudo_labels", {"dropped": (80, "wrong", "only 3 are right")}, ["at step 80", "only 3 are right", "check the labels"]),
+        ("pseudo_labels", {"dropped": (80, "other pool", "it is another")}, ["it is another", "consistency.enabled: false"]),
+        ("shift", {"on_test": (0.7, 1000)}, ["90.0%", "70.0% of the 1,000 test images", "data.pool"]),
         ("mixed_classes", {"predicted": with_model(student=0.9) | {"student": np.where(TRUTH == 2, 3, TRUTH)}}, ["cat and dog (100 of their 200"]),
         ("labels", {"predicted": with_model(linear=0.26, centroid=0.26, teacher=0.25, student=0.27, supervised=0.24)}, ["27.0%", "25.0%"]),
     ],
@@ -109,11 +112,30 @@ def test_what_chance_explains_is_no_finding() -> None:
     assert not set(names(advise(facts(predicted=almost)))) & {"teacher", "student", "scratch"}
 
 
+def test_a_difference_of_test_and_probe_set_that_chance_explains_is_no_finding() -> None:
+    assert rules.shift(facts(on_test=(0.88, 1000))) == []
+    assert rules.shift(facts(on_test=(0.7, 10))) == []
+
+
+def test_an_improvement_that_chance_explains_is_no_finding() -> None:
+    curve = [(80, 0.37), (160, 0.386), (322, 0.397)]
+    assert names(rules.improving(facts(knn=curve))) == ["improving"]
+    assert rules.improving(facts(knn=curve, knn_images=1380)) == []
+    assert names(rules.improving(facts(knn=[(80, 0.7), (160, 0.845), (322, 0.876)], knn_images=1397))) == ["improving"]
+
+
 def test_what_follows_from_too_few_steps_is_not_said_twice() -> None:
     short = with_stage("finetune", steps=10, labels_top1=0.4)
     found = names(advise(facts(stages=short, predicted=with_model(teacher=0.5, student=0.5, supervised=0.4))))
     assert found[0] == "few_steps"
     assert "teacher" not in found
+
+
+def test_a_linear_probe_that_was_sure_of_crops_is_no_learning_rate_that_is_too_high() -> None:
+    start = with_stage("finetune", losses=[15.0, 19.0, 3.0], top1=0.76, labels_top1=0.98)
+    assert "learning_rate" not in names(advise(facts(stages=start)))
+    lost = with_stage("finetune", losses=[15.0, 19.0, 3.0], top1=0.3, labels_top1=1.0)  # the probe's, which was kept
+    assert "learning_rate" in names(advise(facts(stages=lost, fallback=(0.3, 0.7))))
 
 
 def test_strong_crops_that_still_say_something_are_left_alone() -> None:

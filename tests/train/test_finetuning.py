@@ -103,6 +103,7 @@ def test_the_average_decides_in_evaluation_mode_and_is_what_is_stored() -> None:
 def test_drifting_pseudo_labels_are_dropped_and_the_labels_go_on() -> None:
     some = images(6, labeled=True)
     task = FinetuneTask(classifier(0), NO_AUGMENTATION, Finetune(consistency={"images": 8}), pool(max_drift=0.2))
+    before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
     task.train()
     with torch.no_grad():  # everything falls into one class
         for model in (task.model, task.result):
@@ -113,6 +114,9 @@ def test_drifting_pseudo_labels_are_dropped_and_the_labels_go_on() -> None:
         task.after_step(0.5)
     assert task.stopped_at == 60
     assert task.drift > 0.2
+    for model in (task.model, task.result):
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, before[name]), f"{name}: what the pseudo-labels taught is undone"
     seen: list[int] = []
     task.model.encoder.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
     loss = step(task, some)

@@ -131,6 +131,11 @@ def test_runs_of_an_older_edgekit_stay_complete_and_changed_ones_do_not(tmp_path
     reports: list[Report] = []
     train(left_out, run, on_stage=reports.append)
     assert {report.outcome for report in reports} == {"skipped"}
+    reports.clear()
+    train(left_out, Run(tmp_path / "new"), reuse=[run], until="finetune", on_stage=reports.append)
+    assert [report.outcome for report in reports] == ["copied", "copied", "done"], (
+        "what was trained otherwise is not copied"
+    )
 
 
 def test_a_default_written_out_that_was_another_one_is_a_change_for_new_runs(tmp_path: Path, pretrained: Run) -> None:

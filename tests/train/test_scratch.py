@@ -225,11 +225,28 @@ def test_draws_of_what_cannot_be_drawn_are_refused(labels: object) -> None:
         check_draws(recipes.parse(changed(TINY, data__labels=labels)), 3)
 
 
+@pytest.mark.parametrize("labels", [1, 10, 0.5, {"per_class": 10, "at_most": True}])
+def test_draws_of_what_can_be_drawn_are_accepted(labels: object) -> None:
+    check_draws(recipes.parse(changed(TINY, data__labels=labels)), 3)
+
+
+def test_draws_that_would_all_take_every_label_are_refused_before_anything_is_trained(
+    edgekit: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(changed(TINY, data__labels={"per_class": 1000, "at_most": True})))
+    code, out, err = edgekit("train", path, "--run", tmp_path / "run", "--draws", "2")
+    assert code == 2
+    assert "--draws 2: data.labels takes every label there is outside the test and probe sets (1259)" in err
+    assert out == ""
+    assert not [*(tmp_path / "run").glob("*/stage.json"), *(tmp_path / "run").glob("recipe.yaml")]
+
+
 def test_the_command_trains_draws_and_ends_with_advice(
     edgekit: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(TINY))
+    path.write_text(yaml.safe_dump(changed(TINY, data__labels={"per_class": 10, "at_most": True})))
     code, out, err = edgekit("train", path, "--run", tmp_path / "run", "--draws", "2")
     assert code == 0, err
     assert "draw 1: pretrain   copied" in out

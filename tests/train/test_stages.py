@@ -134,6 +134,55 @@ def test_reusing_keeps_what_it_replaces(trained: Path, tmp_path: Path) -> None:
     assert sha256(target / ".previous" / "pretrain" / "model.safetensors") == before
 
 
+def as_with_partial_batches_dropped(run: Path, stage: str) -> None:
+    """Make a stage's record that of an edgekit which left an epoch's last partial batch out, and did not count its steps."""
+    path = run / stage / "stage.json"
+    record = json.loads(path.read_text())
+    del record["metrics"]["steps"]
+    path.write_text(json.dumps(record))
+
+
+def test_a_stage_that_an_older_edgekit_trained_on_fewer_labels_is_kept_and_not_copied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny(finetune__batch_size=64, supervised__batch_size=50)  # 100 labels: 36 beside the batch, or none
+    outcomes(recipe, tmp_path / "old")
+    for stage in ("finetune", "supervised"):
+        as_with_partial_batches_dropped(tmp_path / "old", stage)
+    capsys.readouterr()
+    assert set(outcomes(recipe, tmp_path / "old").values()) == {"skipped"}
+    assert (
+        "finetune: kept as it is, though trained by an older edgekit, which left 36 of 100 labels out of each epoch"
+        in capsys.readouterr().err
+    )
+    found = outcomes(recipe, tmp_path / "new", reuse=[Run(tmp_path / "old")])
+    assert found == {
+        "data": "copied",
+        "pretrain": "copied",
+        "finetune": "done",
+        "distill": "copied",
+        "supervised": "copied",
+    }
+    assert (
+        f"finetune: not copied from {tmp_path / 'old'}: trained by an older edgekit, which left 36 of 100 labels"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_network_from_scratch_that_had_one_setting_is_not_copied_where_a_few_are_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    searched = tiny(supervised__search=True)
+    outcomes(searched, tmp_path / "old")
+    path = tmp_path / "old" / "supervised" / "stage.json"
+    record = json.loads(path.read_text())
+    del record["metrics"]["search"], record["metrics"]["chosen"]  # as before there was a choice
+    path.write_text(json.dumps(record))
+    assert outcomes(searched, tmp_path / "new", reuse=[Run(tmp_path / "old")])["supervised"] == "done"
+    assert "supervised: not copied" in capsys.readouterr().err
+    assert "search" in Run(tmp_path / "new").require("supervised").metrics
+
+
 def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "precious.txt").write_text("years of work")

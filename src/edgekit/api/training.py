@@ -98,12 +98,16 @@ def _train_here(
     on_start: Callable[[Splits], None],
 ) -> None:
     """Train in this process."""
-    from edgekit.train.draws import run_of_draw, train_draws
+    from edgekit.train.draws import check_draws_differ, run_of_draw, train_draws
     from edgekit.train.loop.engine import TrainingInterrupted
     from edgekit.train.records.unfinished import after_interrupt
     from edgekit.train.stages.pipeline import train as train_stages
 
     current: runs.Run = run
+
+    def start(splits: Splits) -> None:
+        check_draws_differ(recipe, splits, draws)
+        on_start(splits)
 
     def after_draw(draw: int, report: Report) -> None:
         nonlocal current
@@ -111,9 +115,7 @@ def _train_here(
         on_stage(report, draw)
 
     try:
-        train_stages(
-            recipe, run, reuse=reuse, until=until, on_stage=lambda report: on_stage(report, 0), on_start=on_start
-        )
+        train_stages(recipe, run, reuse=reuse, until=until, on_stage=lambda report: on_stage(report, 0), on_start=start)
         if draws > 1 and run.record("finetune") is not None:  # not without a single label
             train_draws(recipe, run, draws, reuse=reuse, on_stage=after_draw)
     except TrainingInterrupted:

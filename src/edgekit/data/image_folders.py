@@ -102,10 +102,11 @@ def _of_files(
 ) -> ImageSource:
     # The path of the folder is part of the stamp: an unpacked archive may have equal names, sizes and times in train/ and test/.
     home = os.fspath(root.resolve())
+    names = [file.name for file in files]
     return ImageSource(
         where=where.rstrip("/") or where,
-        names=[file.name for file in files],
-        read=lambda i: open_image(root / files[i].name, max_pixels),
+        names=names,
+        read=lambda i: open_image(root / names[i], max_pixels),  # holds the names alone: there may be a million files
         stamp=[(home, file.name, file.size, file.mtime_ns) for file in files],
         labels=labels,
         classes=list(classes),

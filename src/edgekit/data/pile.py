@@ -85,7 +85,8 @@ def _hold_out(source: ImageSource, digests: Sequence[str], fraction: float, seed
     order = [i for i in shuffled(source.names, digests, "test", seed) if digests[i]]
     first = first_of_each(order, digests)
     contents = list(first)[: share(len(first), fraction)]
-    copies = sum(digests[i] in set(contents) for i in order) - len(contents)
+    held_out = set(contents)
+    copies = sum(digests[i] in held_out for i in order) - len(contents)
     notes = [f"{copies} images of {source.where} are copies of held-out images and were taken out of the pool"]
     return np.array([first[d] for d in contents], dtype=np.int64), notes if copies else []
 

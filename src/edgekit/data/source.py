@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -164,7 +165,7 @@ def numbered_apart(names: list[str]) -> tuple[list[str], list[str]]:
             new = f"{name} ({number})"
         seen.add(new)
         unique.append(new)
-    return unique, [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    return unique, [name for name, times in Counter(names).items() if times > 1]
 
 
 def _lines(path: str, numbers: list[int]) -> list[str]:

@@ -355,6 +355,13 @@ class Consistency(RecipePart):
         description="largest share of the pseudo-labels whose class may change since the start of fine-tuning; beyond it, fine-tuning continues "
         "on the labels alone",
     )
+    max_gap: float = Field(
+        0.5,
+        gt=0,
+        le=1,
+        description="limit on the probe set for the confidence minus the accuracy of the images that would count as pseudo-labels, and for the "
+        "difference between their share and that of the pool; beyond it (95 % interval), fine-tuning continues on the labels alone",
+    )
     augmentation: Augmentation | None = Field(
         None, description="augmentation of the strong view; default: that of pretraining"
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from edgekit.data.splits import Splits, load_splits
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.recipe import Recipe
 from edgekit.result import Draw
@@ -35,11 +36,35 @@ def check_draws(recipe: Recipe, draws: int) -> None:
     Raises:
         RecipeError: the labels are a list of files, or all labels.
     """
-    if draws > 1 and (isinstance(recipe.data.labels, str) or recipe.data.labels == 1.0):
-        what = "lists the labeled files" if isinstance(recipe.data.labels, str) else "uses all labels"
+    labels = recipe.data.labels  # the number 1 is one label of each class, 1.0 is all of them
+    if draws > 1 and (isinstance(labels, str) or (isinstance(labels, float) and labels == 1.0)):
+        what = "lists the labeled files" if isinstance(labels, str) else "uses all labels"
         raise RecipeError(
-            f"--draws {draws}: data.labels ({recipe.data.labels}) {what}, so every draw would be the same",
+            f"--draws {draws}: data.labels ({labels}) {what}, so every draw would be the same",
             "leave --draws out, or set data.labels to a share (0.1) or a count per class (10)",
+        )
+
+
+def check_draws_differ(recipe: Recipe, splits: Splits, draws: int) -> None:
+    """Refuse several draws where a budget takes every label of every class: `{per_class: 50, at_most: true}` of classes of 40.
+
+    Args:
+        recipe: of the run.
+        splits: its images.
+        draws: how many there are to be.
+
+    Raises:
+        RecipeError: the next draw has the same labels as the run's own.
+    """
+    if (
+        draws > 1
+        and len(splits.labeled)
+        and load_splits(of_draw(recipe, 1).data).labeled.digest == splits.labeled.digest
+    ):
+        raise RecipeError(
+            f"--draws {draws}: data.labels takes every label there is outside the test and probe sets ({len(splits.labeled)}), so that "
+            "every draw would be the same",
+            "leave --draws out, or ask for fewer labels",
         )
 
 

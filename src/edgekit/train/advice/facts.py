@@ -79,6 +79,9 @@ class RunFacts:
         label_counts: images of each class in the label budget.
         fallback: test accuracies of the fine-tuned model and of the probe on the frozen encoder that was kept instead; None where the
             fine-tuned model was kept.
+        dropped: step, reason (see `edgekit.train.stages.held_out`) and sentence where fine-tuning dropped its pseudo-labels; else None.
+        knn_images: that each accuracy of `knn` was measured on; 0 where that is not known.
+        on_test: the student's accuracy on the test set and its size, where `held` is the probe set; else None.
     """
 
     classes: list[str]
@@ -97,6 +100,9 @@ class RunFacts:
     pool: int = 0
     label_counts: list[int] = field(default_factory=list)
     fallback: tuple[float, float] | None = None
+    dropped: tuple[int, str, str] | None = None
+    knn_images: int = 0
+    on_test: tuple[float, int] | None = None
 
     def right(self, model: str) -> Right:
         """(n,) whether a model is right."""
@@ -162,7 +168,25 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> RunFacts:
         pool=len(pool),
         label_counts=np.bincount(splits.labeled.labels, minlength=len(splits.classes)).tolist(),
         fallback=_fallback(records["finetune"]),
+        dropped=_dropped(records["finetune"]),
+        knn_images=len(splits.test),
+        on_test=_on_test(records["distill"], splits) if held_set is splits.probe else None,
     )
+
+
+def _dropped(record: StageRecord) -> tuple[int, str, str] | None:
+    found = record.metrics.get("consistency")
+    if not isinstance(found, dict) or found.get("stopped_at") is None:
+        return None
+    return int(found["stopped_at"]), str(found.get("reason", "")), str(found.get("why", ""))
+
+
+def _on_test(record: StageRecord, splits: Splits) -> tuple[float, int] | None:
+    """As the stage measured it; None where that was on other images."""
+    measured = record.metrics.get("measured_on")
+    if not isinstance(measured, dict) or measured.get("test") != splits.test.digest:
+        return None
+    return float(record.metrics["test_top1"]), len(splits.test)
 
 
 def _fallback(record: StageRecord) -> tuple[float, float] | None:

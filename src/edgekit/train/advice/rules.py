@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from edgekit.errors import shortened
-from edgekit.intervals import shown_less, wilson
+from edgekit.intervals import shown_less, unpaired, wilson
 from edgekit.result import Advice
 from edgekit.shares import hundredths, percent
 from edgekit.stages import MODEL_OF
@@ -19,6 +19,7 @@ MOST = 5  # findings that are printed; the report has all
 ENOUGH_STEPS = 300  # of a stage that learns from labels
 ENOUGH_PRETRAINING = 500
 _CROPS_KEEP = 0.1  # of what plain images show of the classes, in crops: see `edgekit.train.advice.views`
+_SHIFT = 0.05  # by so much, at least, the probe set must be easier than the test set
 _LEARNED = 0.95  # training accuracy of a stage that has learned its labels
 _NAMES = {"teacher": "the teacher", "student": "the student", "supervised": "the network from scratch"}
 
@@ -51,17 +52,24 @@ def labels(facts: RunFacts) -> list[Advice]:
 
 
 def learning_rate(facts: RunFacts) -> list[Advice]:
-    """The loss rose above that of answering all classes alike, which a classifier starts with (its last layer is zero)."""
+    """The loss rose above that of answering all classes alike, and the labels were not learned.
+
+    Not each of the two alone: fine-tuning starts from a linear probe, which may be so sure that its loss on crops is large, and learns on.
+    """
     found, uniform = [], math.log(len(facts.classes))
     for stage in ("finetune", "supervised"):
         seen = facts.stages.get(stage)
-        if seen is None or not seen.losses or seen.top1 is None or seen.top1 >= 0.9:
+        if seen is None or not seen.losses or seen.top1 is None:
             continue
+        kept_frozen = (
+            stage == "finetune" and facts.fallback is not None
+        )  # then its accuracy on the labels is the probe's
+        right = seen.top1 if seen.labels_top1 is None or kept_frozen else seen.labels_top1
         worst = max(seen.losses)
-        if worst > 1.5 * uniform:
+        if right < 0.9 and worst > 1.5 * uniform:
             finding = (
                 f"{stage}: the loss rose to {worst:.3g}, where guessing has {uniform:.3g}, and training ended with "
-                f"{percent(seen.top1)} of the labels right"
+                f"{percent(right)} of the labels right"
             )
             found.append(Advice(rule="learning_rate", finding=finding, change=f"divide {stage}.optimizer.lr by 10"))
     return found
@@ -135,6 +143,39 @@ def missing_class(facts: RunFacts) -> list[Advice]:
                 Advice(rule="missing_class", finding=finding, change=f"add images of {name} to data.pool: the student learns only what is in it")
             )  # fmt: skip
     return found[:3]
+
+
+_AFTER = {
+    "drift": "check that data.pool shows the classes in about the shares of the labels, or set finetune.consistency.align: start",
+    "wrong": "check the labels of data.labeled, and label more images of each class",
+    "other pool": "take out of data.pool what is not of these classes, or set finetune.consistency.enabled: false",
+    "labels": "check the labels of data.labeled, and label more images of each class",
+}
+
+
+def pseudo_labels(facts: RunFacts) -> list[Advice]:
+    """Fine-tuning dropped the pseudo-labels."""
+    if facts.dropped is None:
+        return []
+    step, reason, why = facts.dropped
+    finding = f"fine-tuning dropped its pseudo-labels at step {step}: {why}"
+    change = _AFTER.get(reason, "set finetune.consistency.enabled: false")
+    return [Advice(rule="pseudo_labels", finding=finding, change=change)]
+
+
+def shift(facts: RunFacts) -> list[Advice]:
+    """The test images are of another kind than those that were held out of the training images."""
+    if facts.on_test is None:
+        return []
+    here, (there, images) = facts.top1("student"), facts.on_test
+    if unpaired(here, there, (len(facts.truth), images))[0] < _SHIFT:
+        return []
+    finding = (
+        f"the student is right on {percent(here)} of the {facts.held}, and on {percent(there)} of the {images:,} test images: those are of "
+        "another kind than the training images"
+    )
+    change = "add images like them to data.pool, and label some"
+    return [Advice(rule="shift", finding=finding, change=change)]
 
 
 def few_steps(facts: RunFacts) -> list[Advice]:
@@ -250,6 +291,8 @@ def improving(facts: RunFacts) -> list[Advice]:
     half, quarter = _at(facts.knn, last / 2), _at(facts.knn, last / 4)
     if half is None or final - half[1] < 0.01:
         return []
+    if facts.knn_images and unpaired(final, half[1], (facts.knn_images, facts.knn_images))[0] <= 0:
+        return []  # so small a difference may be chance
     gain = final - half[1]
     earlier = half[1] - quarter[1] if quarter is not None and quarter[0] < half[0] else 0.0
     expected = gain * (min(1.0, gain / earlier) if earlier > 0 else 0.5)
@@ -287,8 +330,8 @@ def mixed_classes(facts: RunFacts) -> list[Advice]:
 
 
 RULES: tuple[Rule, ...] = (
-    learning_rate, views, mirrored, other_teacher, missing_class, few_steps, training_accuracy, scratch, teacher, student, pretraining, improving,
-    mixed_classes,
+    learning_rate, views, mirrored, other_teacher, missing_class, pseudo_labels, few_steps, training_accuracy, scratch, teacher, student,
+    pretraining, improving, shift, mixed_classes,
 )  # fmt: skip
 
 

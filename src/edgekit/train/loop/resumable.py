@@ -140,8 +140,12 @@ def check_history(state: Any, step: int, steps: int) -> None:
 
 
 def _check_extra(theirs: Any, own: Mapping[str, Any], name: str) -> None:
-    """Refuse another state than a module's `get_extra_state` gives: a mapping with its names, each a finite number or None."""
-    if not isinstance(theirs, Mapping) or theirs.keys() != own.keys():
+    """Refuse another state than a module's `get_extra_state` gives: a mapping with its names, each a finite number or None.
+
+    What begins as None may be missing: an older edgekit had no such name.
+    """
+    needed = {key for key, value in own.items() if value is not None}
+    if not isinstance(theirs, Mapping) or not needed <= theirs.keys() <= own.keys():
         raise ValueError(f"its {name} is {_described(theirs)}")
     for key, value in theirs.items():
         if not (value is None and own[key] is None) and not (_is_number(value) and math.isfinite(value)):

@@ -19,8 +19,9 @@ from edgekit.result import now
 from edgekit.run import Run, StageRecord
 from edgekit.stages import STAGES
 from edgekit.temporary import remove_debris, temporary_folder
+from edgekit.terminal import echo
 from edgekit.train.loop.engine import CHECKPOINT, EARLIER_SECONDS
-from edgekit.train.records.inputs import made_from
+from edgekit.train.records.inputs import differs, made_from
 from edgekit.train.records.unfinished import STARTED, read_started, refuse_changed, write_started
 
 _RECORD = "stage.json"
@@ -52,7 +53,7 @@ def complete(
         stage: its name.
         inputs: what it is made from.
         make: trains it, and resumes from a checkpoint in the folder.
-        reuse: other runs to copy it from if the inputs are the same.
+        reuse: other runs to copy it from if the inputs are the same and an older edgekit did not train it in another way.
         images: number of images of each set, for the message if an unfinished stage was started with other inputs.
 
     Returns:
@@ -65,22 +66,25 @@ def complete(
     folder = run.stage_path(stage)
     record = run.record(stage)
     remove_debris(folder)
+    images = images or {}
     if record is not None and made_from(record, inputs):
         run.check_outputs(record)
         _forget_start(folder)
+        if why := differs(record, inputs, images):
+            echo(f"{stage}: kept as it is, though {why}; to train it again, delete {folder}", err=True)
         return "skipped", record
     if record is None and read_started(folder) is None and folder.exists() and any(folder.iterdir()):
         raise RunError(f"{folder}: holds files that edgekit did not write", "choose another folder with --run")
     if record is None:
-        refuse_changed(folder, stage, inputs, images or {})
+        refuse_changed(folder, stage, inputs, images)
     for other in reuse:
-        if (copied := _copy(other, run, stage, inputs)) is not None:
+        if (copied := _copy(other, run, stage, inputs, images)) is not None:
             return "copied", copied
     if record is not None:
         _set_aside(folder)
     elif (started := read_started(folder)) is None or started.digest != digest_of(inputs):
         _clear(folder)  # of a training that ended before its first checkpoint
-    write_started(folder, inputs, images or {})
+    write_started(folder, inputs, images)
     began = time.monotonic()
     outputs, metrics = make(folder)
     seconds = time.monotonic() - began + metrics.pop(EARLIER_SECONDS, 0.0)
@@ -157,10 +161,15 @@ def _set_aside(folder: Path) -> None:
     folder.rename(old)
 
 
-def _copy(source: Run, target: Run, stage: str, inputs: dict[str, Any]) -> StageRecord | None:
+def _copy(
+    source: Run, target: Run, stage: str, inputs: dict[str, Any], images: Mapping[str, int]
+) -> StageRecord | None:
     """Copy a complete stage of another run if it was made from the same inputs; the copy is atomic."""
     record = source.record(stage)
     if record is None or not made_from(record, inputs):
+        return None
+    if why := differs(record, inputs, images):
+        echo(f"{stage}: not copied from {source.path}: {why}", err=True)
         return None
     source.check_outputs(record)
     folder = target.stage_path(stage)

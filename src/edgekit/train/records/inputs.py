@@ -3,7 +3,7 @@ recipe rely on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from edgekit.data.splits import Splits
 from edgekit.errors import RunError
 from edgekit.files import digest_of
-from edgekit.recipe import Distill, Finetune, Recipe, settled
+from edgekit.recipe import Consistency, Distill, Finetune, Recipe, settled
 from edgekit.run import Run, StageRecord
 from edgekit.train.distill.teachers import digest_of_weights, identity
 
@@ -74,6 +74,8 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     return {"student": _json(recipe.distill.student, without={"weights", "weights_key"}), **labeled, **common}
 
 
+_SET_OF = {"unlabeled": "pool", "labeled": "labeled"}  # of `distill.images`
+
 # What earlier versions did not record for fine-tuning: keys of its inputs, and keys of its part of the recipe.
 _NEW_INPUTS = {"pool", "probe"}
 _NEW_KEYS = {"linear_first", "layer_decay", "freeze_batchnorm", "ema", "consistency", "fallback"}
@@ -96,6 +98,41 @@ def made_from(record: StageRecord, inputs: dict[str, Any]) -> bool:
     return any(record.digest == digest_of(one) for one in digests)
 
 
+def differs(record: StageRecord, inputs: dict[str, Any], images: Mapping[str, int]) -> str:
+    """What sets a stage of an older edgekit apart from one that this edgekit would train; empty where nothing does.
+
+    Such a stage stays complete in its own run, where an upgrade trains nothing again. It is not copied into another one.
+
+    Args:
+        record: of a complete stage for which `made_from` holds.
+        inputs: `stage_inputs` of today.
+        images: number of images of each set.
+    """
+    if record.digest != digest_of(inputs):
+        return "trained by an older edgekit, with other defaults and without what this one adds"
+    config = inputs.get("config", {})
+    if (
+        record.stage == "supervised"
+        and "search" not in config
+        and images.get("probe")
+        and "search" not in record.metrics
+    ):
+        return "trained with the recipe's own settings alone, before this edgekit chose the best of a few"
+    trained_on = {"finetune": "labeled", "supervised": "labeled"}.get(record.stage, "")
+    if record.stage == "distill" and config["images"] in _SET_OF:
+        trained_on = _SET_OF[config["images"]]
+    total = images.get(trained_on, 0)
+    if not total or "steps" in record.metrics:  # which is as old as batches that leave no image out
+        return ""
+    left_out = total % min(config["batch_size"], total)
+    what = "labels" if trained_on == "labeled" else "images"
+    return (
+        f"trained by an older edgekit, which left {left_out:,} of {total:,} {what} out of each epoch"
+        if left_out
+        else ""
+    )
+
+
 def _as_older(record: StageRecord, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the inputs of a stage as older versions recorded them, if the recipe has the defaults of new or changed keys."""
     earlier = _EARLIER_DEFAULTS.get(record.stage)
@@ -104,6 +141,7 @@ def _as_older(record: StageRecord, inputs: dict[str, Any]) -> Iterator[dict[str,
     finetune = record.stage == "finetune"
     new_keys, new_inputs = (_NEW_KEYS, {"defaults", *_NEW_INPUTS}) if finetune else (set(), {"defaults"})
     today, config = _json(Finetune() if finetune else Distill()), inputs["config"]
+    _leave_out_newer(today)
     if any(config[key] != today[key] for key in new_keys):
         return
     config = {key: value for key, value in config.items() if key not in new_keys}
@@ -147,8 +185,7 @@ def _weights(run: Run, stage: str) -> str:
 def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
     """Return a stage's part of the recipe, with the digest of each file in place of its name."""
     content = settled_content(getattr(recipe, stage), without={"teachers"} if stage == "distill" else None)
-    if content.get("search") is True:  # the default; records that are older than this key lack it
-        del content["search"]
+    _leave_out_newer(content)
     for key in ("encoder", "student"):
         if content.get(key, {}).get("weights_key", "") is None:  # as in records that are older than this key
             del content[key]["weights_key"]
@@ -156,6 +193,15 @@ def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
         if path is not None:
             content[key]["weights"] = digest_of_weights(path, f"{stage}.{key}.weights")
     return content
+
+
+def _leave_out_newer(content: dict[str, Any]) -> None:
+    """Take out of a stage's part of the recipe what is at its default and not in records that are older than its key."""
+    if content.get("search") is True:
+        del content["search"]
+    consistency = content.get("consistency", {})
+    if consistency.get("max_gap") == Consistency().max_gap:
+        del consistency["max_gap"]
 
 
 def settled_content(stage: BaseModel, without: set[str] | None = None) -> dict[str, Any]:

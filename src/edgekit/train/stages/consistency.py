@@ -17,7 +17,7 @@ from edgekit.train.loop.numerics import precise
 
 _MOMENTUM = 0.99  # of the running means; FreeMatch has 0.999 for a million steps
 _FLOOR = 1e-6  # of a share that is divided by
-_SETTLED = 50  # steps after which the running means say something
+SETTLED = 50  # steps after which the running means say something
 
 
 def align(probabilities: Tensor, share: Tensor, target: Tensor) -> Tensor:
@@ -103,30 +103,41 @@ class PseudoLabels(nn.Module):
     def forward(self, logits: Tensor) -> Decided:
         """Pseudo-labels of weak views' logits (n, k), and an update of the running means."""
         probabilities = precise(logits).softmax(1)
-        self._follow(self.share, _everywhere(probabilities.mean(0)))
-        if self.target is not None:
-            probabilities = align(probabilities, self.share, self.target)
-        confidence, labels = probabilities.max(1)
+        self._follow(self.share, everywhere(probabilities.mean(0)))
+        aligned = self._aligned(probabilities)
         if self.threshold == "adaptive":
-            means = _everywhere(torch.cat([probabilities.mean(0), confidence.mean()[None]]))
+            means = everywhere(torch.cat([aligned.mean(0), aligned.max(1).values.mean()[None]]))
             self._follow(self.aligned_share, means[:-1])
             self._follow(self.level, means[-1])
-            counts = confidence > class_thresholds(self.level, self.aligned_share)[labels]
-        else:
-            counts = confidence >= self.threshold
         self.steps += 1
-        return Decided(labels, counts)
+        return self._decided(aligned)[0]
+
+    @torch.no_grad()
+    def judge(self, logits: Tensor) -> tuple[Decided, Tensor]:
+        """Pseudo-labels of other images' logits (n, k) and their confidence (n); the running means stay as they are."""
+        return self._decided(self._aligned(precise(logits).softmax(1)))
 
     def drift(self) -> float:
         """How far the classes' shares have moved from the start; 0 in the first steps. Waits for the device."""
-        return float(drift(self.share, self.start)) if int(self.steps) >= _SETTLED else 0.0
+        return float(drift(self.share, self.start)) if int(self.steps) >= SETTLED else 0.0
+
+    def _aligned(self, probabilities: Tensor) -> Tensor:
+        return probabilities if self.target is None else align(probabilities, self.share, self.target)
+
+    def _decided(self, aligned: Tensor) -> tuple[Decided, Tensor]:
+        confidence, labels = aligned.max(1)
+        if self.threshold == "adaptive":
+            counts = confidence > class_thresholds(self.level, self.aligned_share)[labels]
+        else:
+            counts = confidence >= self.threshold
+        return Decided(labels, counts), confidence
 
     @staticmethod
     def _follow(mean: Tensor, value: Tensor) -> None:
         mean.lerp_(value, 1 - _MOMENTUM)
 
 
-def _everywhere(mean: Tensor) -> Tensor:
+def everywhere(mean: Tensor) -> Tensor:
     """The mean over all processes, whose shares of the batch are equal."""
     if world_size() > 1:
         dist.all_reduce(mean)

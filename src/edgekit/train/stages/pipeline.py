@@ -99,8 +99,8 @@ def train(
         wanted = wanted_stages(recipe, splits, until)
         check_unfinished(run, wanted, lambda stage: stage_inputs(stage, recipe, splits, run), images)
         if rank() == 0:
-            write_text(run.recipe_path, dump(recipe))
             on_start(splits)
+            write_text(run.recipe_path, dump(recipe))
         stages = Stages(recipe, run, splits)
         for stage in wanted:
             if rank() > 0:
@@ -206,6 +206,8 @@ class Stages:
         files = save_classifier(folder, model)
         accuracy = choice["test"][choice["left"]]
         metrics = {**last, "test_top1": accuracy, "measured_on": self.measured_on, "choice": choice}
+        if (consistency := tuning.consistency()) is not None:
+            metrics["consistency"] = consistency
         return [*files, "history.csv"], metrics
 
     def distill(self, folder: Path) -> StageFiles:

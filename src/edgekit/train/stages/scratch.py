@@ -1,7 +1,7 @@
 """The network from scratch with the best of a few settings: a fair baseline for the gain from unlabeled images.
 
 A few settings are trained, and the one with the highest accuracy on the probe set is stored: those of the recipe, then other crops
-(none, mild), then the best of these for three times the epochs. Nothing else in the run uses the labels of the probe set, so the choice
+(none, mild), then the best of these for three times the epochs. No other network of the run is chosen from so many on the probe set, so the choice
 favors the baseline. All settings together see no more images than pretraining.
 
     STAGE/candidate.json, last.ckpt, history.csv, tensorboard/     the candidate in training

@@ -25,6 +25,7 @@ from edgekit.shares import share_of
 from edgekit.train.evaluate import apply, labels_of, linear_probe, share
 from edgekit.train.stages.consistency import PseudoLabels
 from edgekit.train.stages.finetuning import FinetuneTask, Pool, label_shares, mean_probabilities
+from edgekit.train.stages.held_out import MOST, Ground, ground
 from edgekit.train.stages.linear_head import EmbeddingPart, start_from_probe
 
 _SAMPLED = 2000  # images of the pool to measure shares and disagreement: a standard error of at most 1.1 points
@@ -54,7 +55,12 @@ class Finetuning:
                 self._apply(EmbeddingPart(model), self.labeled) if config.keep_projection_layers else self.features
             )
             start_from_probe(model, features, labels_of(self.labeled))
-        self.task = FinetuneTask(model, self._augment(config.augmentation), config, self._pool(model))
+        # Without a probe set, only the label budget can say whether its labels teach anything.
+        self.error = None if len(splits.probe) else left_out_error(self.features, labels_of(self.labeled))
+        self.ground: Ground | None = None if len(splits.probe) else ground(self.error, labels_of(self.labeled))
+        grounded = self.ground != "not better than guessing"
+        pool = self._pool(model) if config.consistency.enabled and grounded else None
+        self.task = FinetuneTask(model, self._augment(config.augmentation), config, pool)
 
     def chosen(self) -> tuple[Classifier, dict[str, Any]]:
         """Return the classifier that the stage stores, and the evidence for its record."""
@@ -70,10 +76,16 @@ class Finetuning:
     def remarks(self, choice: dict[str, Any]) -> list[str]:
         """Return notes for the user, one sentence each: pseudo-labels were dropped; the stage fell back."""
         lines = []
-        if self.task.stopped_at is not None:
+        consistency = self.consistency()
+        if consistency is not None and consistency["stopped_at"] is not None:
             lines.append(
-                f"warning: consistency stopped at step {self.task.stopped_at}: {self.task.drift:.0%} of the pseudo-labels had changed their "
-                "class since the start; fine-tuning continued on the labels alone"
+                f"warning: consistency stopped at step {consistency['stopped_at']}: {consistency['why']}; the network was restored from the "
+                "start of the stage, and fine-tuning continued on the labels alone"
+            )
+        elif consistency is not None and self.ground == "too few labels to tell":
+            lines.append(
+                "note: the pseudo-labels were not checked: there is no probe set, and "
+                f"{len(self.labeled)} labels are too few"
             )
         if choice["left"] == "frozen":
             why = (
@@ -85,6 +97,25 @@ class Finetuning:
                 f"warning: stored the linear probe on the frozen encoder, which is better than the fine-tuned network: {why}"
             )
         return lines
+
+    def consistency(self) -> dict[str, Any] | None:
+        """For the stage's record: when and why the pseudo-labels were dropped, and what was known of them; None where there were to be none."""
+        if not self.recipe.finetune.consistency.enabled:
+            return None
+        task, look = self.task, self.task.look
+        stopped_at, why, reason = task.stopped_at, task.why, task.reason
+        if task.pool is None:
+            stopped_at, reason = 0, "labels"
+            why = f"a linear probe on the frozen encoder is no better than guessing ({self.error or 0:.0%} of the labels wrong, leave-one-out)"
+        dropped = stopped_at is not None
+        return {
+            "stopped_at": stopped_at,
+            "reason": reason if dropped else "",
+            "why": why if dropped else "",
+            "drift": task.drift,
+            "held_out": None if look is None else look.content(),
+            "labels": self.ground,
+        }
 
     def accuracy(self, model: nn.Module, images: ImageSet) -> float:
         """Return the accuracy of a classifier on labeled images."""
@@ -106,7 +137,7 @@ class Finetuning:
         pool = self._some_of_the_pool()
         answers = [self._apply(one, pool).argmax(1) for one in (model, self.frozen)]
         disagreement = 1 - share(*answers)
-        error = left_out_error(self.features, labels_of(self.labeled))
+        error = self.error
         falls_back = error is not None and disagreement > 2 * error
         return {
             "falls_back": falls_back,
@@ -116,18 +147,17 @@ class Finetuning:
             "error": error,
         }
 
-    def _pool(self, model: Classifier) -> Pool | None:
+    def _pool(self, model: Classifier) -> Pool:
         config = self.recipe.finetune.consistency
-        if not config.enabled:
-            return None
         start = mean_probabilities(self._apply(model, self._some_of_the_pool()))
         labels = self.splits.labeled.labels
         assert labels is not None
         target = {"labels": label_shares(labels, len(start)), "start": start, "none": None}[config.align]
         strong = config.augmentation or self.recipe.pretrain.augmentation
-        return Pool(
-            self.splits.pool, self._augment(strong), PseudoLabels(start, target, config.threshold, config.max_drift)
-        )
+        pseudo = PseudoLabels(start, target, config.threshold, config.max_drift)
+        probe = self.splits.probe
+        held_out = probe.subset(spread_rows(len(probe), MOST)) if len(probe) else None
+        return Pool(self.splits.pool, self._augment(strong), pseudo, held_out)
 
     def _some_of_the_pool(self) -> ImageSet:
         """Return at most 2,000 images of the pool, evenly spaced, with evaluation preprocessing."""

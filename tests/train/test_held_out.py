@@ -1,0 +1,239 @@
+"""What held-out images say about pseudo-labels: the numbers, when they are dropped, planted mistakes, and good cases that are left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgekit import recipe as recipes
+from edgekit.data.images import ImageSet
+from edgekit.data.splits import Splits, load_splits
+from edgekit.intervals import wilson
+from edgekit.recipe import Finetune, Hardware, Optimizer
+from edgekit.run import Run
+from edgekit.train.loop.engine import TrainingInterrupted, fit
+from edgekit.train.loop.loader import ShuffledImages
+from edgekit.train.records.inputs import stage_inputs
+from edgekit.train.stages.consistency import PseudoLabels
+from edgekit.train.stages.finetuning import FinetuneTask, Pool
+from edgekit.train.stages.held_out import Look, ground, judged
+from edgekit.train.stages.pipeline import train
+from edgekit.train.stages.training_tasks import Batch, StepDraws
+from tests.helpers.distilled import CLASSES, NO_AUGMENTATION, classifier, images
+from tests.helpers.recipe_changes import TINY, changed
+
+UNIFORM = torch.full((len(CLASSES),), 1 / len(CLASSES))
+GOOD = Look(images=200, counted=100, right=95, confidence=0.98, pool_images=5000, pool_counted=2600)
+
+
+@given(st.integers(1, 40), st.integers(2, 5), st.integers(0, 2**31))
+def test_a_look_counts_what_a_naive_loop_counts(n: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    labels, truth, counts, confidence = rng.integers(0, k, n), rng.integers(0, k, n), rng.random(n) < 0.5, rng.random(n)
+    found = judged(*map(torch.from_numpy, (labels, counts, confidence, truth)), (7, 3))
+    sure = [i for i in range(n) if counts[i]]
+    assert (found.images, found.counted, found.pool_images, found.pool_counted) == (n, len(sure), 7, 3)
+    assert found.right == sum(labels[i] == truth[i] for i in sure)
+    assert found.confidence == pytest.approx(sum(confidence[i] for i in sure) / len(sure) if sure else 0.0)
+    if sure:
+        accuracy = found.right / len(sure)
+        assert found.overconfidence == max(0.0, found.confidence - wilson(accuracy, len(sure))[1])
+        assert found.overconfidence <= max(0.0, found.confidence - accuracy)
+    else:
+        assert found.overconfidence == 0
+    assert 0 <= found.difference <= max(1e-9, abs(3 / 7 - len(sure) / n))
+
+
+def test_a_good_look_is_no_problem_and_each_of_the_two_mistakes_is_said() -> None:
+    assert GOOD.problem(0.5) == ""
+    wrong = replace(GOOD, right=20).problem(0.5)
+    assert "sure of 100 (98% on average), and only 20 of these are right" in wrong
+    other = replace(GOOD, counted=10, right=10).problem(0.3)
+    assert "52.0% of the pool's pseudo-labels are confident, and 5.0% of the held-out images'" in other
+    assert replace(GOOD, right=20).problem(1.0) == ""
+
+
+def test_few_images_prove_nothing() -> None:
+    assert replace(GOOD, counted=2, right=0, pool_counted=100).problem(0.5) == ""
+    assert replace(GOOD, images=3, counted=0, right=0, confidence=0.0, pool_counted=4000).problem(0.5) == ""
+    assert replace(GOOD, counted=0, right=0, confidence=0.0, pool_counted=100).problem(0.5) == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "labels", "said"),
+    [
+        (None, 10, "too few labels to tell"),
+        (0.9, 100, "not better than guessing"),
+        (0.9, 20, "too few labels to tell"),
+        (0.3, 20, "better than guessing"),
+        (0.8, 500, "better than guessing"),
+    ],
+)
+def test_without_a_probe_set_the_labels_must_teach_something(error: float | None, labels: int, said: str) -> None:
+    assert ground(error, torch.arange(labels) % 10) == said
+
+
+def bright(count: int, first: int, value: int) -> ImageSet:
+    """Images of one gray level."""
+    some = images(count, first, labeled=True)
+    return ImageSet(np.full_like(some.images, value), some.names, some.digests, some.labels)
+
+
+def trained(held_out: ImageSet, pool: ImageSet, steps: int = 80, **consistency: object) -> FinetuneTask:
+    """A task after some steps without an update, whose model is sure of class 0 wherever an image is bright."""
+    config = Finetune(consistency={"images": 8, "threshold": 0.9, "align": "none", **consistency})
+    pseudo = PseudoLabels(UNIFORM, None, 0.9, 1.0)
+    task = FinetuneTask(classifier(0), NO_AUGMENTATION, config, Pool(pool, NO_AUGMENTATION, pseudo, held_out))
+    task.train()
+
+    def sure_of_bright(pixels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pad(20 * pixels.mean((1, 2, 3))[:, None], (0, 2))
+
+    for model in (task.model, task.result):
+        model.forward = sure_of_bright  # type: ignore[method-assign]
+    labeled = images(6, labeled=True)
+    assert labeled.labels is not None
+    batch = Batch(
+        images=torch.from_numpy(labeled.images), index=torch.arange(6), labels=torch.from_numpy(labeled.labels)
+    )
+    for seed in range(steps):
+        task(batch, StepDraws(torch.Generator().manual_seed(seed), torch.Generator().manual_seed(seed)), monitor=False)
+        task.after_step(0.5)
+    return task
+
+
+def test_confident_pseudo_labels_that_are_wrong_on_held_out_images_are_dropped() -> None:
+    held_out, pool = bright(60, 100, 255), bright(12, 900, 255)
+    task = trained(held_out, pool)
+    assert task.stopped_at == 80, "not in the first steps, and not for one look"
+    assert task.look == Look(60, 60, 20, pytest.approx(1.0, abs=1e-3), 160, 160)
+    assert "only 20 of these are right" in task.why
+    assert trained(held_out, pool, max_gap=1.0).stopped_at is None
+    all_right = ImageSet(held_out.images, held_out.names, held_out.digests, np.zeros(60, np.int64))
+    assert trained(all_right, pool).stopped_at is None
+    unchecked = trained(held_out.subset([]), pool)
+    assert (unchecked.stopped_at, unchecked.look) == (None, None)
+
+
+def test_a_pool_that_is_more_confident_than_the_held_out_images_is_dropped() -> None:
+    task = trained(bright(60, 100, 127), bright(12, 900, 255))  # zero after the normalization: the classes are alike
+    assert task.stopped_at == 80
+    assert "100.0% of the pool's pseudo-labels are confident, and 0.0% of the held-out images'" in task.why
+
+
+class Halted(FinetuneTask):
+    """Stops after some steps, as a power cut would."""
+
+    stop_at = 0
+
+    def after_step(self, done: float) -> None:
+        super().after_step(done)
+        if self.stop_at and self.steps == self.stop_at:
+            raise TrainingInterrupted
+
+
+@pytest.mark.parametrize("max_gap", [1.0, 0.001], ids=["let pass", "dropped"])
+def test_an_interrupted_fine_tuning_is_judged_as_a_whole_one(max_gap: float, tmp_path: Path) -> None:
+    def run(folder: Path, stop_at: int) -> Halted:
+        pseudo = PseudoLabels(UNIFORM, UNIFORM, 0.34, 1.0)
+        pool = Pool(images(12, 900), NO_AUGMENTATION, pseudo, bright(40, 300, 90))
+        config = Finetune(ema=0.9, consistency={"images": 8, "max_gap": max_gap, "threshold": 0.34})
+        task = Halted(classifier(0), NO_AUGMENTATION, config, pool)
+        task.stop_at = stop_at
+        fit(
+            task, ShuffledImages(images(24, labeled=True), 8, seed=3), folder, stage="finetune", epochs=30,
+            optimizer=Optimizer(name="adamw", lr=1e-2, scale_lr=False), seed=1,
+            hardware=Hardware(accelerator="cpu", checkpoint_seconds=0),
+        )  # fmt: skip
+        return task
+
+    whole = run(tmp_path / "whole", 0)
+    assert (whole.stopped_at is None) is (max_gap == 1.0)
+    with pytest.raises(TrainingInterrupted):
+        run(tmp_path / "cut", 67)  # between the two looks that decide
+    resumed = run(tmp_path / "cut", 0)
+    assert whole.look is not None
+    assert (resumed.stopped_at, resumed.look, resumed.why) == (whole.stopped_at, whole.look, whole.why)
+    for name, tensor in whole.state_dict().items():
+        if isinstance(tensor, torch.Tensor):
+            assert torch.equal(tensor, resumed.state_dict()[name]), name
+
+
+# Trainings of seconds. A low threshold, so that a few dozen steps suffice for many pseudo-labels that count.
+QUICK = changed(
+    TINY,
+    data__labels=10,
+    pretrain__optimizer={"name": "adamw", "lr": 2e-3, "scale_lr": False, "warmup_epochs": 1},
+    pretrain__epochs=6,
+    pretrain__batch_size=128,
+    finetune__epochs=80,
+    finetune__batch_size=100,
+    finetune__freeze_batchnorm=True,  # else the statistics of few images spoil so poor an encoder, and the labels are not the reason
+    finetune__optimizer={"name": "adamw", "lr": 1e-4, "scale_lr": False, "warmup_epochs": 0},
+    finetune__augmentation={"flip": 0.0},
+    finetune__consistency={"images": 32, "threshold": 0.5},
+)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    run = Run(tmp_path_factory.mktemp("runs") / "pretrained")
+    train(recipes.parse(QUICK), run, until="pretrain")
+    return run
+
+
+def shuffled(splits: Splits) -> Splits:
+    labeled = splits.labeled
+    assert labeled.labels is not None
+    drawn = np.random.default_rng(0).permutation(labeled.labels)
+    return replace(splits, labeled=ImageSet(labeled.images, labeled.names, labeled.digests, drawn))
+
+
+def test_shuffled_labels_stop_consistency_and_the_stage_says_so(
+    pretrained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run = recipes.parse(QUICK), Run(tmp_path / "run")
+    train(recipe, run, splits=shuffled(load_splits(recipe.data)), until="finetune", reuse=[pretrained])
+    found = run.require("finetune").metrics["consistency"]
+    assert found["stopped_at"] is not None
+    assert found["held_out"]["right"] < found["held_out"]["counted"] / 2
+    assert (
+        f"finetune: warning: consistency stopped at step {found['stopped_at']}: {found['why']}"
+        in capsys.readouterr().err
+    )
+
+
+def test_without_a_probe_set_shuffled_labels_are_found_by_the_labels_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run = recipes.parse(changed(QUICK, data__probe=0, finetune__epochs=1)), Run(tmp_path / "run")
+    train(recipe, run, splits=shuffled(load_splits(recipe.data)), until="finetune")
+    found = run.require("finetune").metrics["consistency"]
+    assert (found["stopped_at"], found["labels"]) == (0, "not better than guessing")
+    assert "consistency stopped at step 0: a linear probe on the frozen encoder is no better" in capsys.readouterr().err
+
+
+def test_too_few_labels_for_any_check_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, run = (
+        recipes.parse(changed(QUICK, data__probe=0, data__labels=1, finetune__epochs=1)),
+        Run(tmp_path / "run"),
+    )
+    train(recipe, run, until="finetune")
+    assert run.require("finetune").metrics["consistency"]["stopped_at"] is None
+    assert "was not checked: there is no probe set, and 10 labels are too few" in capsys.readouterr().err
+
+
+def test_the_new_limit_retrains_nothing_where_it_is_left_at_its_default(pretrained: Run) -> None:
+    recipe = recipes.parse(QUICK)
+    splits = load_splits(recipe.data)
+    inputs = stage_inputs("finetune", recipe, splits, pretrained)
+    assert "max_gap" not in inputs["config"]["consistency"]
+    other = recipes.parse(changed(QUICK, finetune__consistency__max_gap=0.4))
+    assert stage_inputs("finetune", other, splits, pretrained) != inputs
