@@ -15,7 +15,7 @@ from edgekit.data.augment.filters import blur_by_matrices, blur_by_shifts
 from edgekit.data.augment.geometry import mirror_and_turn
 from edgekit.recipe import Augmentation
 
-OFF = {"crop": 0.0, "flip": 0.0, "jitter": 0.0, "grey": 0.0, "blur": 0.0, "strength": 1.0}
+OFF = {"crop": 0.0, "flip": 0.0, "jitter": 0.0, "gray": 0.0, "blur": 0.0, "strength": 1.0}
 EVERYTHING = Augmentation(rotate=0.5, blur=0.5, sobel=0.3, noise=0.3, cutout=0.5)
 
 
@@ -85,12 +85,12 @@ def test_several_views_are_those_of_repeated_images() -> None:
     assert not torch.equal(repeated[:5], repeated[5:])
 
 
-def test_no_crop_is_the_centre_that_evaluation_sees() -> None:
+def test_no_crop_is_the_center_that_evaluation_sees() -> None:
     pixels = images(3, 40, 40)
     for size in (32, 40, 64):
         views = Augment(Augmentation(**OFF), size, 0.0, 1.0).views(pixels, torch.Generator().manual_seed(0), 2)
-        centre = F.center_crop(pixels.permute(0, 3, 1, 2).float() / 255, [min(size, 40)] * 2)
-        expected = F.resize(centre, [size, size], antialias=True)
+        center = F.center_crop(pixels.permute(0, 3, 1, 2).float() / 255, [min(size, 40)] * 2)
+        expected = F.resize(center, [size, size], antialias=True)
         torch.testing.assert_close(views, expected.repeat(2, 1, 1, 1), atol=2e-6, rtol=0)
 
 
@@ -113,9 +113,9 @@ def test_float_images_give_the_views_of_the_same_bytes() -> None:
         (augment.adjust_hue, F.adjust_hue, [-0.5, -0.2, 0.0, 0.05, 0.2, 0.5]),
     ],
 )
-def test_colour_operations_equal_torchvision_image_by_image(ours, theirs, factors: list[float]) -> None:
+def test_color_operations_equal_torchvision_image_by_image(ours, theirs, factors: list[float]) -> None:
     batch = floats()
-    batch[0, :, :10] = 0.5  # greys have no hue
+    batch[0, :, :10] = 0.5  # grays have no hue
     batch[1, :, :10] = 0.0
     batch[2, :, :10] = 1.0
     result = ours(batch, torch.tensor(factors))
@@ -123,7 +123,7 @@ def test_colour_operations_equal_torchvision_image_by_image(ours, theirs, factor
         torch.testing.assert_close(result[i], theirs(batch[i], factor), atol=1e-5, rtol=0)
 
 
-def test_grey_equals_torchvision() -> None:
+def test_gray_equals_torchvision() -> None:
     batch = floats()
     torch.testing.assert_close(augment.luma(batch), F.rgb_to_grayscale(batch), atol=1e-6, rtol=0)
 
@@ -177,7 +177,7 @@ def test_noise_is_normal_with_the_deviation_asked_for_and_another_for_each_image
     assert abs(torch.corrcoef(torch.stack([noise.flatten(), other.flatten()]))[0, 1]) < 0.02
 
 
-def test_cutouts_centres_are_uniform_and_the_fill_is_zero_after_normalisation() -> None:
+def test_cutouts_centers_are_uniform_and_the_fill_is_zero_after_normalization() -> None:
     n, size = 4000, 16
     white = torch.full((n, size, size, 3), 255, dtype=torch.uint8)
     views = Augment(Augmentation(**{**OFF, "cutout": 1.0, "cutout_side": 0.25}), size, 0.5, 0.25)(
@@ -185,7 +185,7 @@ def test_cutouts_centres_are_uniform_and_the_fill_is_zero_after_normalisation() 
     )
     assert set(views.unique().tolist()) == {0.0, 2.0}
     struck = (views[:, 0] == 0).double().mean(dim=0)
-    # A pixel is covered from as many centres as the square has pixels, fewer at the border.
+    # A pixel is covered from as many centers as the square has pixels, fewer at the border.
     covering = torch.tensor([min(i + 2, size - 1) - max(i - 2 + 1, 0) + 1 for i in range(size)]).double()
     expected = covering[:, None] * covering / size**2
     assert ((struck - expected).abs() < 5 * (expected / n).sqrt() + 1e-3).all()
@@ -207,7 +207,7 @@ def test_random_boxes_are_distributed_as_torchvisions() -> None:
     assert (ours[:, 1] + ours[:, 3] <= 48).all()
 
 
-def test_impossible_crops_fall_back_to_the_centre_as_torchvisions() -> None:
+def test_impossible_crops_fall_back_to_the_center_as_torchvisions() -> None:
     boxes = augment.random_boxes(5, 10, 100, (1.0, 1.0), (3 / 4, 4 / 3), torch.Generator().manual_seed(0))
     params = v2.RandomResizedCrop(8, (1.0, 1.0), (3 / 4, 4 / 3)).make_params([torch.zeros(3, 10, 100)])
     assert boxes.tolist() == [[params["top"], params["left"], params["height"], params["width"]]] * 5
@@ -216,7 +216,7 @@ def test_impossible_crops_fall_back_to_the_centre_as_torchvisions() -> None:
 @pytest.mark.parametrize(
     ("part", "probability"),
     [
-        ("flip", 0.5), ("grey", 0.2), ("jitter", 0.8), ("blur", 0.5), ("rotate", 0.3), ("sobel", 0.1), ("noise", 0.6),
+        ("flip", 0.5), ("gray", 0.2), ("jitter", 0.8), ("blur", 0.5), ("rotate", 0.3), ("sobel", 0.1), ("noise", 0.6),
         ("cutout", 0.7), ("crop", 0.4),
     ],
 )  # fmt: skip
@@ -261,7 +261,7 @@ def test_the_work_waits_for_nothing_on_the_device() -> None:
     transform = Augment(EVERYTHING, 24, 0.5, 0.25)
     draws = transform.draw(16, 32, 32, torch.Generator().manual_seed(0))
     assert draws.packed.dtype == torch.float32
-    assert set(draws.counts) == {"jitter", "grey", "blur", "sobel", "noise", "cutout"}
+    assert set(draws.counts) == {"jitter", "gray", "blur", "sobel", "noise", "cutout"}
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake = augment.Draws(mode.from_tensor(draws.packed), draws.columns, draws.counts, draws.orders, 0)
         views = transform.apply(torch.empty(8, 32, 32, 3, dtype=torch.uint8), fake)
@@ -291,10 +291,10 @@ def test_autocast_leaves_the_views_alone() -> None:
 
 
 def test_jitter_factors_span_simclrs_range() -> None:
-    """Brightness alone on flat grey: the view's value over the image's is the factor, uniform in [1 - 0.8 s, 1 + 0.8 s]."""
+    """Brightness alone on flat gray: the view's value over the image's is the factor, uniform in [1 - 0.8 s, 1 + 0.8 s]."""
     n, strength = 2000, 0.5
-    flat = torch.full((n, 8, 8, 3), 100, dtype=torch.uint8)  # contrast, saturation and hue leave flat grey alone
-    config = Augmentation(flip=0, jitter=1.0, grey=0, blur=0, strength=strength)
+    flat = torch.full((n, 8, 8, 3), 100, dtype=torch.uint8)  # contrast, saturation and hue leave flat gray alone
+    config = Augmentation(flip=0, jitter=1.0, gray=0, blur=0, strength=strength)
     views = Augment(config, 8, 0.0, 1.0).views(flat, torch.Generator().manual_seed(0))
     factors = views[:, 0, 0, 0] / (100 / 255)
     assert stats.kstest(factors.numpy(), stats.uniform(1 - 0.8 * strength, 1.6 * strength).cdf).pvalue > 1e-4

@@ -50,18 +50,18 @@ def test_a_crop_alone_is_a_crop_of_the_shared_crop() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["crop", "cutout", "colour", "sobel", "noise", "blur", "rotate", "flip", "jitter", "grey"]
+    "name", ["crop", "cutout", "color", "sobel", "noise", "blur", "rotate", "flip", "jitter", "gray"]
 )
 def test_every_transformation_acts_whatever_the_recipes_probabilities_are(name: Transformation) -> None:
     """The strengths are the recipe's; its probabilities switch the parts of its own pipeline."""
-    off = {"crop": 0, "flip": 0, "jitter": 0, "grey": 0, "blur": 0}
+    off = {"crop": 0, "flip": 0, "jitter": 0, "gray": 0, "blur": 0}
     first, second = branches(name, images=pixels(20), **off)
     struck = (first - second).abs().amax(dim=(1, 2, 3)) > 1e-3
     assert struck.double().mean() > (0.1 if name == "flip" else 0.7)
 
 
-def test_views_are_normalised_and_in_the_networks_layout() -> None:
-    augment = OneBranch(Augmentation(), ["colour"], 24, 0.5, 0.25)
+def test_views_are_normalized_and_in_the_networks_layout() -> None:
+    augment = OneBranch(Augmentation(), ["color"], 24, 0.5, 0.25)
     views = augment(pixels(), torch.Generator().manual_seed(1), 2)
     plain = augment.views(pixels(), torch.Generator().manual_seed(1), 2)
     torch.testing.assert_close(views, (plain - 0.5) / 0.25)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_folders import class_folders, picture, save
 from PIL import Image
 
 from edgekit.data import decode as decoding
@@ -19,6 +18,7 @@ from edgekit.data.images import content_digest
 from edgekit.data.sources import Source, open_pool
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocessing, read_image
+from tests.helpers.image_folders import class_folders, picture, save
 
 SMALL = Preprocessing(image_size=8, resize_to=8)
 

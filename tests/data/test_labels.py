@@ -121,7 +121,7 @@ def test_a_label_file_is_read_with_or_without_classes(tmp_path: Path) -> None:
     [
         ("", "no column `file`, its columns are none"),
         ("image,class\na/1.png,a\n", "no column `file`, its columns are image, class"),
-        ("file\na/1.png\na/99.png\n", "line 3: a/99.png is no image of the labelled folder.*did you mean a/9.png"),
+        ("file\na/1.png\na/99.png\n", "line 3: a/99.png is no image of the labeled folder.*did you mean a/9.png"),
         ("file\na/1.png\nb/0.png\n", "lists no image of c"),
         ("file,class\na/1.png,b\n", "line 2: a/1.png is in the folder of a, not b"),
         ("file,class\n,b\n", "line 2: an empty name is no image"),

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_folders import save
 
 from edgekit.data.splits import Splits, load_splits
 from edgekit.data.template import recipe_text
 from edgekit.errors import EdgekitError
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
+from tests.helpers.image_folders import save
 
 COUNT = 40
 
@@ -27,7 +27,9 @@ def _here(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch:
 
 def splits(labels: str | float = 1.0, **more: object) -> Splits:
     return load_splits(
-        Data.model_validate({"labelled": None, "pool": "pile", "test": 0.25, "image_size": 8, "labels": labels} | more)
+        DataConfig.model_validate(
+            {"labeled": None, "pool": "pile", "test": 0.25, "image_size": 8, "labels": labels} | more
+        )
     )
 
 
@@ -45,7 +47,7 @@ def some_labels(found: Splits) -> dict[str, str]:
 def test_without_labels_there_is_a_pool_alone() -> None:
     found = splits()
     assert len(found.pool) == COUNT - 10
-    assert (len(found.labelled), len(found.test), len(found.probe), found.classes) == (0, 0, 0, [])
+    assert (len(found.labeled), len(found.test), len(found.probe), found.classes) == (0, 0, 0, [])
 
 
 def test_labels_move_no_image() -> None:
@@ -54,9 +56,9 @@ def test_labels_move_no_image() -> None:
     after = splits(write_labels(labels))
     assert after.pool.digest == before.pool.digest
     assert after.classes == ["even", "odd"]
-    assert len(after.labelled) == 10
+    assert len(after.labeled) == 10
     assert len(after.test) == 5
-    for images in (after.labelled, after.test):
+    for images in (after.labeled, after.test):
         assert images.labels is not None
         assert [after.classes[c] for c in images.labels] == [labels[name] for name in images.names]
     assert not set(after.test.digests) & set(after.pool.digests)
@@ -87,15 +89,15 @@ def test_copies_of_held_out_images_are_in_no_set_and_copies_share_a_label() -> N
     after = splits(write_labels(labels))
     assert "copy-of-held.png" not in after.pool.names
     assert any("copies of held-out images" in note for note in after.notes)
-    assert after.labelled.labels is not None
-    of = dict(zip(after.labelled.names, after.labelled.labels, strict=True))
+    assert after.labeled.labels is not None
+    of = dict(zip(after.labeled.names, after.labeled.labels, strict=True))
     assert of["copy-of-seen.png"] == of[before.pool.names[0]]
 
 
 def test_a_row_without_a_class_is_no_label_yet() -> None:
     before = splits()
     labels = some_labels(before) | {before.pool.names[20]: ""}
-    assert len(splits(write_labels(labels)).labelled) == 10
+    assert len(splits(write_labels(labels)).labeled) == 10
 
 
 def test_a_class_that_only_test_images_have_is_said() -> None:
@@ -140,10 +142,10 @@ def test_a_file_without_the_column_file_is_refused() -> None:
 
 
 def test_a_pile_needs_a_pool_and_a_share() -> None:
-    with pytest.raises(ValueError, match="labelled is null"):
-        Data.model_validate({"labelled": None})
-    with pytest.raises(ValueError, match="labelled is null"):
-        Data.model_validate({"labelled": None, "pool": "pile", "test": "elsewhere"})
+    with pytest.raises(ValueError, match="labeled is null"):
+        DataConfig.model_validate({"labeled": None})
+    with pytest.raises(ValueError, match="labeled is null"):
+        DataConfig.model_validate({"labeled": None, "pool": "pile", "test": "elsewhere"})
 
 
 def test_init_writes_a_recipe_for_a_pile_and_for_dated_folders() -> None:
@@ -153,9 +155,9 @@ def test_init_writes_a_recipe_for_a_pile_and_for_dated_folders() -> None:
     for month in ("may", "june"):
         save(Path("camera") / month / "a.png")
     for layout, count in ((inspect_folder("pile"), COUNT), (inspect_folder("camera", unlabeled=True), 2)):
-        assert (layout.labelled, layout.pool_images) == (None, count)
+        assert (layout.labeled, layout.pool_images) == (None, count)
         recipe = recipes.parse(recipes.read_yaml(recipe_text(layout)), where="recipe")
-        assert recipe.data.labelled is None
+        assert recipe.data.labeled is None
         assert recipe.data.pool == layout.pool
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_folders import class_folders, picture, save
 
 from edgekit.data.decode import decode
-from edgekit.data.sources import open_labelled, open_pool
+from edgekit.data.sources import open_labeled, open_pool
 from edgekit.data.splits import load_splits, write_splits
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocessing, read_image
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
+from tests.helpers.image_folders import class_folders, picture, save
 
 wds = pytest.importorskip("webdataset", reason="writes the shards")
 SMALL = Preprocessing(image_size=8, resize_to=8)
@@ -105,21 +105,21 @@ def test_brace_ranges_globs_folders_and_files_name_the_same_shards(tmp_path: Pat
 
 def test_labels_are_numbers_names_or_those_of_a_file(tmp_path: Path) -> None:
     write_shards(tmp_path / "n")
-    numbers = open_labelled(str(tmp_path / "n"))
+    numbers = open_labeled(str(tmp_path / "n"))
     assert numbers.classes == ["0", "1"]
     assert numbers.labels is not None
     assert numbers.labels.tolist() == [0, 1] * 9
     names = tmp_path / "classes.txt"
     names.write_text("cat\ndog\neel\n")
-    assert open_labelled(str(tmp_path / "n"), data=Data(class_names=str(names))).classes == ["cat", "dog"]
+    assert open_labeled(str(tmp_path / "n"), data=DataConfig(class_names=str(names))).classes == ["cat", "dog"]
     keys = ["a", "b", "c", "d"]
     write_shard(
         tmp_path / "j/0.tar", keys, json=lambda i: {"label": "dog" if i % 2 else "cat", "id": [9, 10, 11, 9][i]}
     )
-    by_name = open_labelled(str(tmp_path / "j"))
+    by_name = open_labeled(str(tmp_path / "j"))
     assert by_name.labels is not None
     assert (by_name.classes, by_name.labels.tolist()) == (["cat", "dog"], [0, 1, 0, 1])
-    by_id = open_labelled(str(tmp_path / "j"), data=Data(label_column="id"))
+    by_id = open_labeled(str(tmp_path / "j"), data=DataConfig(label_column="id"))
     assert by_id.labels is not None
     assert (by_id.classes, by_id.labels.tolist()) == (["9", "10", "11"], [0, 1, 2, 0])
     assert open_pool(str(tmp_path / "j")).labels is None
@@ -128,7 +128,7 @@ def test_labels_are_numbers_names_or_those_of_a_file(tmp_path: Path) -> None:
 def test_a_sample_without_a_usable_label_is_counted_as_unreadable(tmp_path: Path) -> None:
     contents = [b'{"label": 1}', b'{"label": 0}', b"{", b'{"other": 1}', b'{"label": null}', b'{"label": 1}']
     write_shard(tmp_path / "0.tar", [f"k{i}" for i in range(6)], json=lambda i: contents[i])
-    source = open_labelled(str(tmp_path / "0.tar"))
+    source = open_labeled(str(tmp_path / "0.tar"))
     assert len(source.names) == 3
     decoded = decode(source, SMALL, 0.5)
     assert [s.path for s in decoded.skipped] == [f"{tmp_path}/0.tar/k{i}.png" for i in (2, 3, 4)]
@@ -171,9 +171,9 @@ def test_a_damaged_member_is_skipped_counted_and_listed_with_its_shard(
         write_shard(path, [f"{path.stem[-1]}{i:03}" for i in range(6)])
     damage(tmp_path / "pool/train-000.tar")
     class_folders(tmp_path / "photos", {"a": 20, "b": 20})
-    data = {"labelled": str(tmp_path / "photos"), "pool": f"{tmp_path}/pool/train-{{000..001}}.tar", "image_size": 8}
+    data = {"labeled": str(tmp_path / "photos"), "pool": f"{tmp_path}/pool/train-{{000..001}}.tar", "image_size": 8}
     for stream in (True, False):
-        splits = load_splits(Data(**data, max_skipped=0.1, stream=stream))
+        splits = load_splits(DataConfig(**data, max_skipped=0.1, stream=stream))
         kept = [n for n in splits.pool.names if n.startswith("train-000")]
         assert sorted(kept) == [f"train-000.tar/0{i:03}.png" for i in left]
         assert len(splits.pool) == 11
@@ -184,7 +184,7 @@ def test_a_damaged_member_is_skipped_counted_and_listed_with_its_shard(
         with open(tmp_path / "out/skipped.csv", newline="") as stream_:
             assert [row["file"] for row in csv.DictReader(stream_)] == [skipped.path]
     with pytest.raises(DataError, match=r"1 of 12 images cannot be read, more than data\.max_skipped \(0\.05\)"):
-        load_splits(Data(**data, max_skipped=0.05))
+        load_splits(DataConfig(**data, max_skipped=0.05))
 
 
 def test_a_shard_that_is_cut_between_two_members_is_noted(tmp_path: Path) -> None:
@@ -205,7 +205,7 @@ def test_concatenated_archives_are_read_whole(tmp_path: Path) -> None:
 
 def test_a_shard_is_scanned_once_and_again_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_shards(tmp_path / "s")
-    first = open_labelled(str(tmp_path / "s"))
+    first = open_labeled(str(tmp_path / "s"))
     scanned: list[str] = []
     real = tarfile.open
 
@@ -214,13 +214,13 @@ def test_a_shard_is_scanned_once_and_again_when_it_changes(tmp_path: Path, monke
         return real(*args, **kwargs)
 
     monkeypatch.setattr(tarfile, "open", counted)
-    again = open_labelled(str(tmp_path / "s"))
+    again = open_labeled(str(tmp_path / "s"))
     assert scanned == []
     assert (again.names, again.stamp, again.classes) == (first.names, first.stamp, first.classes)
     os.utime(tmp_path / "s/train-001.tar", ns=(1, 1))
-    open_labelled(str(tmp_path / "s"))
+    open_labeled(str(tmp_path / "s"))
     assert [Path(name).name for name in scanned] == ["train-001.tar"]
-    open_labelled(str(tmp_path / "s"), data=Data(label_column="other"))
+    open_labeled(str(tmp_path / "s"), data=DataConfig(label_column="other"))
     assert len(scanned) == 4  # the labels may be others
 
 
@@ -235,8 +235,8 @@ def test_a_damaged_index_in_the_cache_is_made_again(tmp_path: Path, cache: Path)
 
 def test_a_test_image_in_a_shard_leaves_the_pool_decoded_or_streamed(tmp_path: Path) -> None:
     class_folders(tmp_path / "photos", {"a": 20, "b": 20})
-    data = {"labelled": str(tmp_path / "photos"), "image_size": 8}
-    test = load_splits(Data(**data)).test.names
+    data = {"labeled": str(tmp_path / "photos"), "image_size": 8}
+    test = load_splits(DataConfig(**data)).test.names
     with wds.TarWriter(str(tmp_path / "pool.tar")) as writer:
         for i in range(9):
             writer.write({"__key__": f"{i}", "png": png(f"pool {i}")})
@@ -247,7 +247,9 @@ def test_a_test_image_in_a_shard_leaves_the_pool_decoded_or_streamed(tmp_path: P
                     "bmp": save(tmp_path / f"{i}.bmp", read_image(tmp_path / "photos" / name)).read_bytes(),
                 }
             )
-    pools = [load_splits(Data(**data, pool=str(tmp_path / "pool.tar"), stream=stream)) for stream in (False, True)]
+    pools = [
+        load_splits(DataConfig(**data, pool=str(tmp_path / "pool.tar"), stream=stream)) for stream in (False, True)
+    ]
     for splits in pools:
         assert len(splits.pool) == 9
         assert "2 images of the pool are also in the test set and were taken out of the pool" in splits.notes
@@ -289,7 +291,7 @@ def test_shards_of_no_use_are_one_clear_line(
     write_shard(Path("one.tar"), ["a", "b"], cls=lambda i: b"7")
     write_shard(Path("mixed.tar"), ["a", "b"], cls=lambda i: [b"0", b"cat"][i])
     with pytest.raises(DataError, match=message) as caught:
-        open_labelled(where, "data.labelled")
+        open_labeled(where, "data.labeled")
     assert caught.value.hint
     assert "\n" not in str(caught.value)
 
@@ -299,11 +301,14 @@ def test_class_names_that_do_not_cover_the_labels_are_refused(tmp_path: Path) ->
     names = tmp_path / "classes.txt"
     names.write_text("cat\n")
     with pytest.raises(DataError, match="no name for the label 1"):
-        open_labelled(str(tmp_path / "s"), data=Data(class_names=str(names)))
+        open_labeled(str(tmp_path / "s"), data=DataConfig(class_names=str(names)))
     names.write_text("crane\ncrane\nmaillot\n")  # as ImageNet's lists have two of each
-    assert open_labelled(str(tmp_path / "s"), data=Data(class_names=str(names))).classes[:2] == ["crane", "crane (2)"]
+    assert open_labeled(str(tmp_path / "s"), data=DataConfig(class_names=str(names))).classes[:2] == [
+        "crane",
+        "crane (2)",
+    ]
     with pytest.raises(DataError, match=r"data\.class_names: .*nope\.txt: cannot be read"):
-        open_labelled(str(tmp_path / "s"), data=Data(class_names=str(tmp_path / "nope.txt")))
+        open_labeled(str(tmp_path / "s"), data=DataConfig(class_names=str(tmp_path / "nope.txt")))
 
 
 def test_many_shards_need_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

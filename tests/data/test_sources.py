@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_folders import class_folders, picture, save
 
-from edgekit.data.sources import extensions, open_labelled, open_pool
+from edgekit.data.sources import extensions, open_labeled, open_pool
 from edgekit.errors import DataError
+from tests.helpers.image_folders import class_folders, picture, save
 
 
 def test_classes_are_the_first_level_and_images_may_lie_deeper(tmp_path: Path) -> None:
     save(tmp_path / "cat/a.png")
     save(tmp_path / "cat/indoor/2024/b.jpg")
     save(tmp_path / "dog/c.webp")
-    source = open_labelled(str(tmp_path))
+    source = open_labeled(str(tmp_path))
     assert source.classes == ["cat", "dog"]
     assert source.names == ["cat/a.png", "cat/indoor/2024/b.jpg", "dog/c.webp"]
     assert source.labels is not None
@@ -32,7 +32,7 @@ def test_only_images_that_are_not_hidden_count_whatever_the_extension_s_case(tmp
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"x")
-    assert open_labelled(str(tmp_path)).names == ["a/1.PNG", "a/2.JpG", "b/3.bmp"]
+    assert open_labeled(str(tmp_path)).names == ["a/1.PNG", "a/2.JpG", "b/3.bmp"]
     assert open_pool(str(tmp_path)).names == ["a/1.PNG", "a/2.JpG", "b/3.bmp"]
 
 
@@ -51,7 +51,7 @@ def test_the_common_formats_are_known_and_what_pillow_cannot_decode_is_not() -> 
 
 def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class_folders(tmp_path, {"b": 3, "a": 3})
-    expected = open_labelled(str(tmp_path)).names
+    expected = open_labeled(str(tmp_path)).names
     assert expected == sorted(expected)
     real = os.scandir
 
@@ -66,7 +66,7 @@ def test_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: p
             self.entries.close()
 
     monkeypatch.setattr(os, "scandir", Reversed)
-    assert open_labelled(str(tmp_path)).names == expected
+    assert open_labeled(str(tmp_path)).names == expected
 
 
 def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     (tmp_path / "data/b/up").symlink_to(tmp_path / "data", target_is_directory=True)
     (tmp_path / "data/b/linked").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     (tmp_path / "data/c").symlink_to(tmp_path / "data/a", target_is_directory=True)
-    source = open_labelled(str(tmp_path / "data"))
+    source = open_labeled(str(tmp_path / "data"))
     assert source.names == ["a/000.png", "b/000.png", "b/linked/far.png"]
     assert any("data/c holds no images" in note for note in source.notes)
 
@@ -84,7 +84,7 @@ def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
 def test_a_link_to_nothing_is_listed_so_that_it_is_counted_as_unreadable(tmp_path: Path) -> None:
     class_folders(tmp_path, {"a": 1, "b": 1})
     (tmp_path / "a/gone.png").symlink_to(tmp_path / "nowhere.png")
-    source = open_labelled(str(tmp_path))
+    source = open_labeled(str(tmp_path))
     assert source.names[1] == "a/gone.png"
     with pytest.raises(DataError, match="no such file"):
         source.read(1)
@@ -93,20 +93,20 @@ def test_a_link_to_nothing_is_listed_so_that_it_is_counted_as_unreadable(tmp_pat
 def test_a_pipe_with_an_image_s_name_does_not_hang(tmp_path: Path) -> None:
     class_folders(tmp_path, {"a": 1, "b": 1})
     os.mkfifo(tmp_path / "a/pipe.png")
-    assert len(open_labelled(str(tmp_path)).names) == 2
+    assert len(open_labeled(str(tmp_path)).names) == 2
 
 
 def test_what_lies_beside_the_classes_is_noted(tmp_path: Path) -> None:
     class_folders(tmp_path, {"a": 1, "b": 1})
     save(tmp_path / "loose.png")
     (tmp_path / "empty").mkdir()
-    notes = open_labelled(str(tmp_path)).notes
+    notes = open_labeled(str(tmp_path)).notes
     assert any("1 images" in note and "no class folder" in note for note in notes)
     assert any("empty holds no images" in note for note in notes)
 
 
 def test_digits_are_rgb_over_the_whole_range() -> None:
-    source = open_labelled("digits")
+    source = open_labeled("digits")
     assert source.classes == [str(i) for i in range(10)]
     assert len(source.names) == len(set(source.names)) == 1797
     assert source.labels is not None
@@ -130,11 +130,11 @@ def test_digits_are_rgb_over_the_whole_range() -> None:
         (lambda root: class_folders(root, {"Cat": 1, "cat": 1}), "Cat and cat differ by case alone"),
     ],
 )
-def test_a_labelled_folder_of_no_use_is_one_clear_line(tmp_path: Path, make: object, message: str) -> None:
+def test_a_labeled_folder_of_no_use_is_one_clear_line(tmp_path: Path, make: object, message: str) -> None:
     root = tmp_path / "photos"
     make(root)  # type: ignore[operator]
-    with pytest.raises(DataError, match=rf"data\.labelled: .*photos: .*{message}") as caught:
-        open_labelled(str(root), "data.labelled")
+    with pytest.raises(DataError, match=rf"data\.labeled: .*photos: .*{message}") as caught:
+        open_labeled(str(root), "data.labeled")
     assert caught.value.hint
     assert "\n" not in str(caught.value)
 
@@ -159,8 +159,8 @@ def test_a_class_whose_name_is_no_utf8_is_refused_and_a_file_is_not(tmp_path: Pa
         os.makedirs(os.fsencode(tmp_path / "folders") + b"/\xff")
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
-    assert len(open_labelled(str(tmp_path / "files")).names) == 3
+    assert len(open_labeled(str(tmp_path / "files")).names) == 3
     with open(os.fsencode(tmp_path / "folders") + b"/\xff/a.png", "wb") as stream:
         picture("x").save(stream, format="PNG")
     with pytest.raises(DataError, match="is not UTF-8"):
-        open_labelled(str(tmp_path / "folders"))
+        open_labeled(str(tmp_path / "folders"))

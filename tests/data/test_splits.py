@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from image_folders import class_folders, picture, save
 
 from edgekit.data.decode import decode
 from edgekit.data.divide import divide
 from edgekit.data.images import ImageSet
-from edgekit.data.sources import Source, open_labelled
+from edgekit.data.sources import Source, open_labeled
 from edgekit.data.splits import Splits, _chosen, load_splits, training_preprocessing, write_splits
 from edgekit.errors import DataError
 from edgekit.preprocess import read_image
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
+from tests.helpers.image_folders import class_folders, picture, save
 
 COUNTS = {"cat": 20, "dog": 20, "eel": 20}
 
@@ -38,8 +38,8 @@ def photos(tmp_path: Path) -> Path:
     return class_folders(tmp_path / "photos", COUNTS)
 
 
-def load(labelled: Path | str, **keys: Any) -> Splits:
-    return load_splits(Data(**{"labelled": str(labelled), "image_size": 8, "labels": 2, **keys}))
+def load(labeled: Path | str, **keys: Any) -> Splits:
+    return load_splits(DataConfig(**{"labeled": str(labeled), "image_size": 8, "labels": 2, **keys}))
 
 
 def per_class(images: ImageSet, classes: int = 3) -> list[int]:
@@ -48,7 +48,7 @@ def per_class(images: ImageSet, classes: int = 3) -> list[int]:
 
 
 def assert_apart(splits: Splits) -> None:
-    training = set(splits.pool.digests) | set(splits.labelled.digests)
+    training = set(splits.pool.digests) | set(splits.labeled.digests)
     for a, b in combinations((set(splits.test.digests), set(splits.probe.digests), training), 2):
         assert not a & b
 
@@ -64,21 +64,21 @@ def test_shares_of_one_folder(photos: Path) -> None:
     assert splits.classes == ["cat", "dog", "eel"]
     assert per_class(splits.test) == [4, 4, 4]
     assert per_class(splits.probe) == [2, 2, 2]
-    assert per_class(splits.labelled) == [2, 2, 2]  # 0.1 of the 16 that are not in the test set, rounded
+    assert per_class(splits.labeled) == [2, 2, 2]  # 0.1 of the 16 that are not in the test set, rounded
     assert len(splits.pool) == 60 - 12 - 6
     assert splits.pool.labels is None
-    assert set(splits.labelled.digests) <= set(splits.pool.digests)
+    assert set(splits.labeled.digests) <= set(splits.pool.digests)
     assert_apart(splits)
     assert (splits.skipped, splits.notes) == ([], [])
 
 
 def test_every_row_has_the_pixels_and_the_label_of_its_name(photos: Path) -> None:
-    data = Data(labelled=str(photos), image_size=8, resize_to=9, labels=3)
+    data = DataConfig(labeled=str(photos), image_size=8, resize_to=9, labels=3)
     splits = load_splits(data)
     evaluation = data.preprocessing()
     training = evaluation.model_copy(update={"image_size": 9})
     for images, preprocessing in (
-        (splits.pool, training), (splits.labelled, training), (splits.probe, evaluation), (splits.test, evaluation),
+        (splits.pool, training), (splits.labeled, training), (splits.probe, evaluation), (splits.test, evaluation),
     ):  # fmt: skip
         assert images.side == preprocessing.image_size
         assert_pixels(images, photos, preprocessing)
@@ -100,8 +100,8 @@ def spoiling(images: np.ndarray, rows: np.ndarray) -> tuple[list[int], np.ndarra
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_sets_of_one_decoded_source_do_not_spoil_each_other(photos: Path, stream: bool) -> None:
-    data = Data(labelled=str(photos), image_size=8, labels=3)
-    source = open_labelled(str(photos), "data.labelled", data)
+    data = DataConfig(labeled=str(photos), image_size=8, labels=3)
+    source = open_labeled(str(photos), "data.labeled", data)
     decoded = decode(source, training_preprocessing(data), 0, stream)
     before = decoded.images[:].copy()
     draws = np.random.default_rng(0)
@@ -116,14 +116,14 @@ def test_sets_of_one_decoded_source_do_not_spoil_each_other(photos: Path, stream
         assert chosen.labels.tolist() == source.labels[order].tolist()
         assert np.array_equal(chosen.images, expected)
         assert np.array_equal(chosen.subset([0, -1]).images, expected[[0, -1]])
-        assert np.array_equal(chosen.centre_crop(4).images, expected[:, 2:6, 2:6])
+        assert np.array_equal(chosen.center_crop(4).images, expected[:, 2:6, 2:6])
         assert np.array_equal(decoded.images[:], before)
 
 
 def test_stretched_images_are_stored_at_the_models_size(photos: Path) -> None:
-    data = Data(labelled=str(photos), image_size=8, resize_to=12, fit="stretch", labels=3)
+    data = DataConfig(labeled=str(photos), image_size=8, resize_to=12, fit="stretch", labels=3)
     splits = load_splits(data)
-    for images in (splits.pool, splits.labelled, splits.probe, splits.test):
+    for images in (splits.pool, splits.labeled, splits.probe, splits.test):
         assert images.side == 8
         assert_pixels(images, photos, data.preprocessing())
 
@@ -135,12 +135,12 @@ def test_test_and_pool_may_be_folders(photos: Path, tmp_path: Path) -> None:
     splits = load(photos, test=str(test), pool=str(pool))
     assert per_class(splits.test) == [3, 4, 5]
     assert len(splits.pool) == 8
-    assert_pixels(splits.test, test, Data(image_size=8).preprocessing())
-    assert_pixels(splits.pool, pool, Data(image_size=8).preprocessing())
+    assert_pixels(splits.test, test, DataConfig(image_size=8).preprocessing())
+    assert_pixels(splits.pool, pool, DataConfig(image_size=8).preprocessing())
     assert_apart(splits)
 
 
-def test_a_test_image_under_another_name_and_format_leaves_labelled_and_pool(photos: Path, tmp_path: Path) -> None:
+def test_a_test_image_under_another_name_and_format_leaves_labeled_and_pool(photos: Path, tmp_path: Path) -> None:
     test = class_folders(tmp_path / "exam", {"cat": 2, "dog": 2, "eel": 2})
     pool = class_folders(tmp_path / "pool", {"x": 5})
     for folder, suffix in ((photos / "cat", "bmp"), (pool / "x", "tif")):
@@ -197,7 +197,7 @@ def test_no_picture_is_on_two_sides_whatever_is_copied_where(
     source = Source(
         "photos", [f"{i}" for i in range(len(pictures))], lambda i: picture(""), labels=classes, classes=list("abc")
     )
-    data = Data(labelled="photos", test=test, probe=probe, labels=labels, split_seed=seeds[0], label_seed=seeds[1])
+    data = DataConfig(labeled="photos", test=test, probe=probe, labels=labels, split_seed=seeds[0], label_seed=seeds[1])
     taken = [f"{content:032x}" for content in exam] if exam is not None else None
     try:
         division = divide(data, source, digests, taken)
@@ -218,7 +218,7 @@ def test_no_picture_is_on_two_sides_whatever_is_copied_where(
 
 def test_the_label_seed_changes_the_labels_alone(photos: Path) -> None:
     a, b = (load(photos, label_seed=seed) for seed in (0, 1))
-    assert a.labelled.names != b.labelled.names
+    assert a.labeled.names != b.labeled.names
     assert (a.test.names, a.probe.names) == (b.test.names, b.probe.names)
     assert sorted(a.pool.names) == sorted(b.pool.names)
     c = load(photos, split_seed=1)
@@ -227,27 +227,27 @@ def test_the_label_seed_changes_the_labels_alone(photos: Path) -> None:
 
 
 def test_a_smaller_budget_of_a_seed_lies_in_a_larger_one(photos: Path) -> None:
-    budgets = [set(load(photos, labels=labels).labelled.names) for labels in (0.05, 0.2, 5, 0.5, 1.0)]
+    budgets = [set(load(photos, labels=labels).labeled.names) for labels in (0.05, 0.2, 5, 0.5, 1.0)]
     assert [len(b) for b in budgets] == [3, 9, 15, 24, 42]
     assert all(small < large for small, large in pairwise(budgets))
 
 
 def test_all_labels_and_the_pool_are_one_array_in_memory(photos: Path) -> None:
     splits = load(photos, labels=1.0)
-    assert np.shares_memory(splits.pool.images, splits.labelled.images)
+    assert np.shares_memory(splits.pool.images, splits.labeled.images)
     assert splits.pool.labels is None
 
 
 def test_the_second_load_is_equal_and_so_is_its_digest(photos: Path) -> None:
     a, b = load(photos), load(photos)
-    for name in ("pool", "labelled", "probe", "test"):
+    for name in ("pool", "labeled", "probe", "test"):
         first, second = getattr(a, name), getattr(b, name)
         assert np.array_equal(first.images, second.images)
         assert first.digest == second.digest
 
 
 def test_a_set_s_digest_depends_on_pictures_labels_and_side_and_not_on_names(photos: Path) -> None:
-    images = load(photos).labelled
+    images = load(photos).labeled
     assert images.labels is not None
     other_names = ImageSet(images.images, [f"x{n}" for n in images.names], images.digests, images.labels)
     other_labels = ImageSet(images.images, images.names, images.digests, 2 - images.labels)
@@ -287,14 +287,14 @@ def test_without_a_probe_the_set_is_empty(photos: Path) -> None:
 
 
 def test_a_label_file_names_the_budget_and_the_probe_goes_round_it(photos: Path, tmp_path: Path) -> None:
-    source = open_labelled(str(photos))
+    source = open_labeled(str(photos))
     outside = sorted(set(source.names) - set(load(photos).test.names))
     path = tmp_path / "mine.csv"
     path.write_text("file\n" + "\n".join(outside) + "\n")
     kept = [name for name in outside if not name.endswith(("5.png", "6.png", "7.png"))]
     path.write_text("file\n" + "\n".join(kept) + "\n")
     splits = load(photos, labels=str(path))
-    assert splits.labelled.names == kept
+    assert splits.labeled.names == kept
     assert per_class(splits.probe) == [2, 2, 2]
     assert_apart(splits)
 
@@ -315,7 +315,7 @@ def test_a_written_label_file_gives_the_same_budget_again(photos: Path, tmp_path
     first = load(photos, labels=0.2)
     write_splits(first, tmp_path / "out")
     again = load(photos, labels=str(tmp_path / "out/labels.csv"))
-    assert again.labelled.digest == first.labelled.digest
+    assert again.labeled.digest == first.labeled.digest
     assert again.probe.digest == first.probe.digest
     assert again.test.digest == first.test.digest
 
@@ -337,7 +337,7 @@ def test_what_is_written_can_be_read(photos: Path, tmp_path: Path) -> None:
     splits = load(photos, max_skipped=0.1)
     files = write_splits(splits, tmp_path / "out")
     assert sorted(files) == sorted(p.name for p in (tmp_path / "out").iterdir())
-    for name, images in (("labels", splits.labelled), ("probe", splits.probe), ("test", splits.test)):
+    for name, images in (("labels", splits.labeled), ("probe", splits.probe), ("test", splits.test)):
         with open(tmp_path / f"out/{name}.csv", newline="") as stream:
             rows = list(csv.DictReader(stream))
         assert [row["file"] for row in rows] == images.names
@@ -356,7 +356,7 @@ def test_digits_divide_like_any_other(tmp_path: Path) -> None:
     splits = load("digits", image_size=16, labels=0.1)
     assert [len(s) for s in (splits.test, splits.probe)] == [359, 179]
     assert len(splits.pool) == 1797 - 359 - 179
-    assert 140 <= len(splits.labelled) <= 150
+    assert 140 <= len(splits.labeled) <= 150
     assert_apart(splits)
 
 
@@ -373,8 +373,8 @@ def test_digits_divide_like_any_other(tmp_path: Path) -> None:
         ),
         ({"labels": 0.95}, r"data\.labels: class cat has 14 .* asks for 15"),
         ({"labels": "nope.csv"}, r"data\.labels: nope\.csv: no such file"),
-        ({"labelled": "tiny"}, r"data\.labelled: tiny: of the 2 images of class b none is left"),
-        ({"labelled": "broken"}, r"data\.labelled: broken: no image of class b can be read"),
+        ({"labeled": "tiny"}, r"data\.labeled: tiny: of the 2 images of class b none is left"),
+        ({"labeled": "broken"}, r"data\.labeled: broken: no image of class b can be read"),
     ],
 )
 def test_what_cannot_be_is_one_clear_line(
@@ -388,6 +388,6 @@ def test_what_cannot_be_is_one_clear_line(
     for name in load("photos").test.names[:2]:
         save(Path("inside") / Path(name).name, read_image(photos / name))
     with pytest.raises(DataError, match=message) as caught:
-        load(**{"labelled": "photos", "max_skipped": 0.5, **keys})
+        load(**{"labeled": "photos", "max_skipped": 0.5, **keys})
     assert caught.value.hint
     assert "\n" not in str(caught.value)

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from image_folders import class_folders, picture, save
 from PIL import Image
 
 from edgekit.data import decode as decoding
@@ -24,15 +23,15 @@ from edgekit.data.sources import open_pool
 from edgekit.data.splits import Splits, load_splits
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocessing
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
+from tests.helpers.image_folders import class_folders, picture, save
 
 pytest.importorskip("torch")
 
-from edgekit.train.loader import ShuffledImages
-from edgekit.train.streaming import StreamedImages, shuffled
-from edgekit.train.tasks import Batch
-
 from edgekit.train import loader, streaming
+from edgekit.train.loop.loader import ShuffledImages
+from edgekit.train.loop.streaming import StreamedImages, shuffled
+from edgekit.train.stages.training_tasks import Batch
 
 SMALL = Preprocessing(image_size=8, resize_to=9)
 
@@ -52,7 +51,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def load(photos: Path, **keys: object) -> Splits:
-    return load_splits(Data(**{"labelled": str(photos), "image_size": 8, "labels": 5, "max_skipped": 0.1, **keys}))
+    return load_splits(DataConfig(**{"labeled": str(photos), "image_size": 8, "labels": 5, "max_skipped": 0.1, **keys}))
 
 
 def same(a: Batch, b: Batch) -> bool:
@@ -84,7 +83,7 @@ def test_a_streamed_recipe_has_the_same_sets(photos: Path, tmp_path: Path, keys:
         save(tmp_path / "pool/new.png")
         keys = {"pool": str(tmp_path / "pool")}
     kept, streamed = load(photos, **keys), load(photos, **keys, stream=True)
-    for name in ("pool", "labelled", "probe", "test"):
+    for name in ("pool", "labeled", "probe", "test"):
         a, b = getattr(kept, name), getattr(streamed, name)
         assert (a.names, a.digests, a.digest) == (b.names, b.digests, b.digest), name
         assert np.array_equal(a.images, b.images[:]), name
@@ -222,18 +221,18 @@ def test_auto_streams_only_what_neither_disk_nor_memory_holds(
 def test_a_large_label_budget_is_streamed_too(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edgekit.data.splits._MANY_BYTES", 1000)
     kept, streamed = load(photos, labels=1.0, probe=0), load(photos, labels=1.0, probe=0, stream=True)
-    assert isinstance(streamed.labelled.images, LazyPixels)
-    assert streamed.labelled.digest == kept.labelled.digest
-    assert np.array_equal(streamed.labelled.centre_crop(8).images[:], kept.labelled.centre_crop(8).images)
-    a, b = (next(shuffled(s.labelled, 8, seed=1).stream(4)) for s in (kept, streamed))
+    assert isinstance(streamed.labeled.images, LazyPixels)
+    assert streamed.labeled.digest == kept.labeled.digest
+    assert np.array_equal(streamed.labeled.center_crop(8).images[:], kept.labeled.center_crop(8).images)
+    a, b = (next(shuffled(s.labeled, 8, seed=1).stream(4)) for s in (kept, streamed))
     assert same(a, b)
 
 
 def test_the_recipe_takes_true_false_and_auto() -> None:
-    assert [Data(stream=s).stream for s in (True, False, "auto")] == [True, False, "auto"]
+    assert [DataConfig(stream=s).stream for s in (True, False, "auto")] == [True, False, "auto"]
     for wrong in ("yes please", 2, None):
         with pytest.raises(ValueError, match="stream"):
-            Data(stream=wrong)  # type: ignore[arg-type]
+            DataConfig(stream=wrong)  # type: ignore[arg-type]
 
 
 def test_threads_are_shared_among_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_folders import picture, save
 
 from edgekit.data.decode import decode
 from edgekit.data.images import content_digest
-from edgekit.data.sources import open_labelled, open_pool
+from edgekit.data.sources import open_labeled, open_pool
 from edgekit.data.splits import load_splits
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocessing
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
+from tests.helpers.image_folders import picture, save
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -49,7 +49,7 @@ def hugging_face(path: Path, labels: list[int | None], names: list[str], images:
 
 def test_a_table_of_hugging_face_has_its_images_and_class_names(tmp_path: Path) -> None:
     path = hugging_face(tmp_path / "train.parquet", [2, 0, 0, 2, 1, 2, 0], ["cat", "dog", "eel"])
-    source = open_labelled(str(path))
+    source = open_labeled(str(path))
     assert source.classes == ["cat", "dog", "eel"]
     assert source.labels is not None
     assert source.labels.tolist() == [2, 0, 0, 2, 1, 2, 0]
@@ -64,14 +64,14 @@ def test_plain_columns_of_other_names(tmp_path: Path) -> None:
     for name, labels in (("text", ["b", "a", "b", "a"]), ("dictionary", pa.array(list("baba")).dictionary_encode())):
         path = tmp_path / f"{name}.parquet"
         pq.write_table(pa.table({"jpeg": rows, "species": labels}), path)
-        data = Data(image_column="jpeg", label_column="species")
-        source = open_labelled(str(path), data=data)
+        data = DataConfig(image_column="jpeg", label_column="species")
+        source = open_labeled(str(path), data=data)
         assert source.labels is not None
         assert (source.classes, source.labels.tolist()) == (["a", "b"], [1, 0, 1, 0])
     names = tmp_path / "classes.txt"
     names.write_text("ant\nbee\n")
     pq.write_table(pa.table({"image": rows, "label": [0, 1, 1, 0]}), tmp_path / "numbers.parquet")
-    numbers = open_labelled(str(tmp_path / "numbers.parquet"), data=Data(class_names=str(names)))
+    numbers = open_labeled(str(tmp_path / "numbers.parquet"), data=DataConfig(class_names=str(names)))
     assert numbers.classes == ["ant", "bee"]
 
 
@@ -79,13 +79,13 @@ def test_files_globs_and_folders(tmp_path: Path) -> None:
     for split, count in (("train", 2), ("test", 1)):
         for i in range(count):
             hugging_face(tmp_path / f"hf/{split}-{i:05}-of-{count:05}.parquet", [0, 1, 0, 1], ["cat", "dog"])
-    assert len(open_labelled(f"{tmp_path}/hf/train-*.parquet").names) == 8
+    assert len(open_labeled(f"{tmp_path}/hf/train-*.parquet").names) == 8
     with pytest.raises(DataError, match=r"holds several splits \(test, train\)") as caught:
-        open_labelled(f"{tmp_path}/hf", "data.labelled")
+        open_labeled(f"{tmp_path}/hf", "data.labeled")
     assert "train-*.parquet" in caught.value.hint
     next(tmp_path.glob("hf/test*")).unlink()
     source = open_pool(f"{tmp_path}/hf")
-    assert source.names == open_labelled(f"{tmp_path}/hf/train-*.parquet").names
+    assert source.names == open_labeled(f"{tmp_path}/hf/train-*.parquet").names
     assert source.labels is None
 
 
@@ -100,7 +100,7 @@ def test_a_damaged_row_is_skipped_and_counted_like_a_file(tmp_path: Path) -> Non
     labels[11] = None
     labels[12] = 9
     path = hugging_face(tmp_path / "t.parquet", labels, ["cat", "dog"], images)
-    source = open_labelled(str(path))
+    source = open_labeled(str(path))
     assert len(source.names) == 18
     decoded = decode(source, SMALL, 0.25)
     assert {s.path.rpartition("/")[2]: s.reason for s in decoded.skipped} == {
@@ -122,18 +122,18 @@ def test_a_row_group_that_is_damaged_is_skipped(tmp_path: Path) -> None:
     start = column.dictionary_page_offset or column.data_page_offset
     content[start : start + column.total_compressed_size] = bytes(column.total_compressed_size)
     path.write_bytes(content)
-    decoded = decode(open_labelled(str(path)), SMALL, 0.5)
+    decoded = decode(open_labeled(str(path)), SMALL, 0.5)
     assert [s.path.rpartition("/")[2] for s in decoded.skipped] == ["0000003", "0000004", "0000005"]
     assert all("row group cannot be read" in s.reason for s in decoded.skipped)
 
 
 def test_a_table_trains_and_is_not_streamed(tmp_path: Path) -> None:
     path = hugging_face(tmp_path / "t.parquet", [0, 1] * 20, ["cat", "dog"])
-    splits = load_splits(Data(labelled=str(path), image_size=8, labels=2))
-    assert (splits.classes, len(splits.test), len(splits.labelled)) == (["cat", "dog"], 8, 4)
+    splits = load_splits(DataConfig(labeled=str(path), image_size=8, labels=2))
+    assert (splits.classes, len(splits.test), len(splits.labeled)) == (["cat", "dog"], 8, 4)
     assert not {*splits.pool.digests, *splits.probe.digests} & set(splits.test.digests)
     with pytest.raises(DataError, match="a table cannot be streamed") as caught:
-        load_splits(Data(labelled=str(path), image_size=8, labels=2, stream=True))
+        load_splits(DataConfig(labeled=str(path), image_size=8, labels=2, stream=True))
     assert "WebDataset shards" in caught.value.hint
 
 
@@ -145,7 +145,7 @@ def test_a_table_trains_and_is_not_streamed(tmp_path: Path) -> None:
         ({"image": [1], "label": [0]}, {}, r"its column image is of type int64"),
         ({"image": [b"x"], "label": [0.5]}, {}, r"its column label is of type double"),
         ({"image": [b"x", b"y"], "label": [3, 3]}, {}, r"holds one class only \(3\)"),
-        ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}, {}, r"holds no labelled rows"),
+        ({"image": pa.array([], pa.binary()), "label": pa.array([], pa.int64())}, {}, r"holds no labeled rows"),
     ],
 )
 def test_a_table_of_no_use_is_one_clear_line(
@@ -154,7 +154,7 @@ def test_a_table_of_no_use_is_one_clear_line(
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table(columns), path)
     with pytest.raises(DataError, match=message) as caught:
-        open_labelled(str(path), "data.labelled", Data(**data))
+        open_labeled(str(path), "data.labeled", DataConfig(**data))
     assert caught.value.hint
     assert "\n" not in str(caught.value)
 

@@ -13,15 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from image_folders import picture, save
 
 from edgekit import recipe as recipes
 from edgekit.data.decode import decode
-from edgekit.data.sources import open_labelled, open_pool
+from edgekit.data.sources import open_labeled, open_pool
 from edgekit.data.splits import load_splits
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocessing
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
+from tests.helpers.image_folders import picture, save
 
 datasets = pytest.importorskip("torchvision.datasets")
 Patch = pytest.MonkeyPatch
@@ -82,13 +82,13 @@ def idx(name: str) -> Callable[[Path, Patch], dict[str, tuple[np.ndarray, list[i
         (root / name / "raw").mkdir(parents=True)
         made = {}
         for split, prefix, count in (("train", "train", 20), ("test", "t10k", 10)):
-            grey = pictures(count, f"{name} {split}", 28)[..., 0]
+            gray = pictures(count, f"{name} {split}", 28)[..., 0]
             labels = [i % 10 for i in range(count)]
             folder = root / name / "raw"
             header = struct.pack(">IIII", 0x0803, count, 28, 28)
-            (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + grey.tobytes())
+            (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + gray.tobytes())
             (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x0801, count) + bytes(labels))
-            made[split] = (np.repeat(grey[..., None], 3, axis=3), labels)
+            made[split] = (np.repeat(gray[..., None], 3, axis=3), labels)
         return made
 
     return write
@@ -168,7 +168,7 @@ SETS = {
 def test_every_set_is_read_in_its_official_splits(name: str, root: Path, monkeypatch: Patch) -> None:
     for split, (images, labels) in SETS[name](root, monkeypatch).items():
         where = f"torchvision:{name}:{split}"
-        source = open_pool(where) if split == "unlabeled" else open_labelled(where)
+        source = open_pool(where) if split == "unlabeled" else open_labeled(where)
         if split != "unlabeled":
             assert source.labels is not None
             assert source.labels.tolist() == labels
@@ -189,7 +189,7 @@ def test_every_set_that_is_offered_is_tested() -> None:
 def test_a_recipe_trains_on_the_training_split_and_tests_on_the_test_split(root: Path, monkeypatch: Patch) -> None:
     made = cifar10(root, monkeypatch)
     recipe = recipes.parse(
-        {"name": "c", "data": {"labelled": "torchvision:CIFAR10", "labels": 2, "pool": "torchvision:CIFAR10"}}
+        {"name": "c", "data": {"labeled": "torchvision:CIFAR10", "labels": 2, "pool": "torchvision:CIFAR10"}}
     )
     assert recipe.data.test == "torchvision:CIFAR10"
     splits = load_splits(recipe.data)
@@ -199,7 +199,7 @@ def test_a_recipe_trains_on_the_training_split_and_tests_on_the_test_split(root:
     assert splits.test.labels.tolist() == made["test"][1]
     assert len(splits.pool) + len(splits.probe) == 50
     assert all(name.startswith("train/") for name in splits.pool.names)
-    share = recipes.parse({"name": "c", "data": {"labelled": "torchvision:CIFAR10", "labels": 2, "test": 0.2}})
+    share = recipes.parse({"name": "c", "data": {"labeled": "torchvision:CIFAR10", "labels": 2, "test": 0.2}})
     assert len(load_splits(share.data).test) == 10
 
 
@@ -212,7 +212,7 @@ def test_a_changed_batch_is_refused_before_it_is_unpickled(root: Path, monkeypat
 
     (root / "cifar-10-batches-py/data_batch_3").write_bytes(pickle.dumps(Harm(), protocol=2))
     with pytest.raises(DataError, match=r"torchvision:CIFAR10: cannot be read from .*corrupted"):
-        open_labelled("torchvision:CIFAR10")
+        open_labeled("torchvision:CIFAR10")
     assert not (root / "harm").exists()
 
 
@@ -234,7 +234,7 @@ def test_what_is_not_there_is_one_clear_line(
     if "STL10" in where:
         stl10(root, monkeypatch)
     with pytest.raises(DataError, match=message) as caught:
-        open_labelled(where, "data.labelled", Data(**data))
+        open_labeled(where, "data.labeled", DataConfig(**data))
     assert re.search(hint, caught.value.hint)
     assert "\n" not in str(caught.value)
 
@@ -250,9 +250,9 @@ def test_a_download_is_only_tried_when_asked_for_and_its_failure_is_one_clear_li
 
     monkeypatch.setattr("torchvision.datasets.cifar.download_and_extract_archive", no_network)
     with pytest.raises(DataError):
-        open_labelled("torchvision:CIFAR10")
+        open_labeled("torchvision:CIFAR10")
     assert asked == []
     with pytest.raises(DataError, match="network is unreachable") as caught:
-        open_labelled("torchvision:CIFAR10", data=Data(download=True))
+        open_labeled("torchvision:CIFAR10", data=DataConfig(download=True))
     assert asked == [datasets.CIFAR10.url]
     assert "check the network, or put cifar-10-batches-py/" in caught.value.hint

@@ -8,17 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from image_folders import class_folders, save
 from PIL import Image
 
 from edgekit.data.decode import decode
-from edgekit.data.sources import open_labelled, open_pool
+from edgekit.data.sources import open_labeled, open_pool
 from edgekit.data.splits import load_splits
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocessing, read_image
-from edgekit.recipe import Data
+from edgekit.recipe import DataConfig
 from edgekit.runtimes.sources import image_files, listed
 from edgekit.walk import Walk, is_system
+from tests.helpers.image_folders import class_folders, save
 
 Edgekit = Callable[..., tuple[int, str, str]]
 
@@ -56,8 +56,8 @@ IMAGES = [f"{name}/{i:03}.png" for name in ("cat", "dog") for i in range(3)]
 
 
 def test_training_and_device_find_the_same(photos: Path) -> None:
-    assert open_labelled(str(photos)).names == IMAGES
-    assert open_labelled(str(photos)).classes == ["cat", "dog"]
+    assert open_labeled(str(photos)).names == IMAGES
+    assert open_labeled(str(photos)).classes == ["cat", "dog"]
     assert open_pool(str(photos)).names == IMAGES
     assert image_files([photos]) == [photos / name for name in IMAGES]
     with os.fdopen(_pipe(f"{photos}\n".encode()), "rb") as stream:
@@ -73,7 +73,7 @@ def _pipe(content: bytes) -> int:
 
 def test_what_is_no_image_by_its_name_is_said_in_one_line(photos: Path) -> None:
     heic = Counter({".heic": 2, ".dcm": 1, "": 1, ".1": 1, ".txt": 1})
-    for source in (open_labelled(str(photos)), open_pool(str(photos))):
+    for source in (open_labeled(str(photos)), open_pool(str(photos))):
         (note,) = source.notes
         if ".heic" in note:  # pillow-heif may be installed here
             assert note == (
@@ -91,17 +91,17 @@ def test_nothing_is_said_where_only_a_system_s_own_files_are_left_out(tmp_path: 
     root = class_folders(tmp_path / "a", {"cat": 2, "dog": 2})
     for name in ("cat/Thumbs.db", "cat/.DS_Store", "@eaDir/x.jpg", "cat/._000.png"):
         put(root / name)
-    assert open_labelled(str(root)).notes == []
+    assert open_labeled(str(root)).notes == []
     assert Walk().notes("x") == []
 
 
 def test_training_init_and_predict_say_it(photos: Path, tmp_path: Path, edgekit: Edgekit) -> None:
-    from tiny_bundle import make_bundle
+    from tests.helpers.tiny_bundle import make_bundle
 
-    assert any("skipped" in note for note in load_splits(Data(labelled=str(photos), image_size=8, labels=1)).notes)
+    assert any("skipped" in note for note in load_splits(DataConfig(labeled=str(photos), image_size=8, labels=1)).notes)
     code, out, err = edgekit("init", photos, "--no-measure")
     assert code == 0
-    assert "labelled:" in out
+    assert "labeled:" in out
     assert err.count("files that are no image by their name") == 1
     bundle = make_bundle(tmp_path / "bundle", openvino=False)
     code, out, err = edgekit("predict", bundle.path, photos, "--top", 1)
@@ -113,7 +113,7 @@ def test_training_init_and_predict_say_it(photos: Path, tmp_path: Path, edgekit:
 def test_a_folder_of_other_files_alone_says_of_which(tmp_path: Path) -> None:
     put(tmp_path / "a/x.dcm")
     put(tmp_path / "b/y.dcm")
-    for open_ in (open_labelled, open_pool, lambda where: image_files([Path(where)])):
+    for open_ in (open_labeled, open_pool, lambda where: image_files([Path(where)])):
         with pytest.raises(DataError, match=r"no image.*skipped 2 files .*2 \.dcm"):
             open_(str(tmp_path))
 
@@ -128,7 +128,7 @@ def test_linked_folders_are_followed_once_by_both_and_loops_end(tmp_path: Path) 
     (root / "dog/itself.png").symlink_to("itself.png")
     names = ["cat/000.png", "dog/000.png", "dog/itself.png", "dog/linked/far.png"]
     assert open_pool(str(root)).names == names
-    assert open_labelled(str(root)).names == names
+    assert open_labeled(str(root)).names == names
     assert image_files([root]) == [root / name for name in names]
     decoded = decode(open_pool(str(root)), Preprocessing(image_size=8, resize_to=8), 0.5)
     assert [skipped.path for skipped in decoded.skipped] == [f"{root}/dog/itself.png"]
@@ -145,7 +145,7 @@ def test_a_link_to_itself_does_not_stop_init(tmp_path: Path, edgekit: Edgekit) -
     root = class_folders(tmp_path / "photos", {"cat": 3, "dog": 3})
     (root / "loop").symlink_to("loop")
     code, out, err = edgekit("init", root, "--no-measure")
-    assert (code, "labelled:" in out) == (0, True), err
+    assert (code, "labeled:" in out) == (0, True), err
 
 
 def test_shards_beside_a_system_s_folder_are_shards(tmp_path: Path) -> None:
