@@ -69,7 +69,7 @@ def observe(model: ModelProto) -> Facts:
             one, other = runs[name]
             if one.shape == other.shape and np.array_equal(one, other):
                 constants[name] = one
-            elif one.shape[1:] == other.shape[1:] and (one == one[:1]).all() and (other == one[:1]).all():
+            elif one.ndim and one.shape[1:] == other.shape[1:] and (one == one[:1]).all() and (other == one[:1]).all():
                 repeated[name] = one[:1]
     return Facts(sides, dtypes, constants, repeated, pixelless, batch)
 

@@ -1,0 +1,62 @@
+"""The maker of LiteRT's variants (see `targets.Target`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from onnx import ModelProto
+
+from edgekit.bundle import BundleFile, Precision, Variant
+from edgekit.export.inputs import Sources
+from edgekit.export.litert.flatbuffer import schema, serialize
+from edgekit.export.litert.graph import Graph
+from edgekit.export.litert.half import halve
+from edgekit.export.litert.lowering import lower
+from edgekit.export.verify import verify
+from edgekit.onnx_graph.files import read_onnx
+from edgekit.onnx_graph.metadata import of_onnx
+from edgekit.onnx_graph.simplify import fix_batch
+from edgekit.targets import LITERT
+
+METADATA = "edgekit"  # under which the file says what it is
+
+
+def make(precision: Precision, sources: Sources) -> Variant:
+    """Make a variant for LiteRT.
+
+    Raises:
+        ExportError: the graph holds an operator that cannot be written, or LiteRT does not run what was.
+        RuntimeMissing: LiteRT is not installed.
+    """
+    schema()  # before minutes are spent
+    graph = lower(with_batch(read_onnx(sources.float_onnx), sources.batch))
+    if precision == "fp16":
+        halve(graph)
+    name = f"model.{precision}.tflite"
+    write(graph, sources.folder / name, sources.float_onnx, precision)
+    variant = Variant(
+        id=f"litert-{precision}",
+        runtime=LITERT.name,
+        precision=precision,
+        files=[BundleFile.of(sources.folder, name)],
+        executed=False,
+        status="unexecuted",
+    )
+    return verify(variant, sources.folder, sources.reference, sources.options.bounds)
+
+
+def with_batch(model: ModelProto, batch: int | None) -> ModelProto:
+    """A graph with the batch size that is wanted: None leaves it free.
+
+    Raises:
+        ExportError: the graph does not take it.
+    """
+    return model if batch is None else fix_batch(model, batch)
+
+
+def write(graph: Graph, path: Path, source: Path, precision: Precision) -> None:
+    """Write a graph with what the ONNX that it comes from says about itself."""
+    facts = of_onnx(source) | {"precision": precision}
+    graph.metadata[METADATA] = json.dumps(facts, ensure_ascii=False, sort_keys=True).encode()
+    path.write_bytes(serialize(graph))
