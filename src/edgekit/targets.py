@@ -128,7 +128,8 @@ _BUILT_IN = {
         Target(
             name="litert",
             runtime=LITERT,
-            precisions=("fp32", "fp16"),
+            precisions=("fp32", "fp16", "int8"),
+            defaults=("fp16", "int8"),
             maker="edgekit.export.litert.maker:make",
             makes="TensorFlow Lite model, channels last",
             needs_runtime=True,

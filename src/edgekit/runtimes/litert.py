@@ -6,6 +6,7 @@ import os
 import queue
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -17,7 +18,7 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from edgekit.errors import BundleError, near, one_line
-from edgekit.processors import pinned_threads, usable_cpus
+from edgekit.processors import narrowed_threads, physical_cores, usable_cpus
 from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.session import (
     OUTPUT,
@@ -57,7 +58,7 @@ class LiteRtSession:
             raise BundleError(
                 f"{files.path}: unknown provider {provider} of litert", near(provider, ["cpu"]) or "take cpu"
             )
-        threads = threads or pinned_threads()
+        threads = threads or narrowed_threads() or physical_cores() or usable_cpus()
         self._opened = (files, threads, dict(settings))
         content = files.read(files.path.name)
         interpreters = [_interpreter(content, files.path, threads) for _ in range(copies)]
@@ -75,12 +76,12 @@ class LiteRtSession:
         for interpreter in interpreters:
             self._free.put(_Sized(interpreter, index, given, self.batch))
         self.version: str = metadata.version("ai-edge-litert")
-        operators = [operator["op_name"] for operator in first._get_ops_details()]
+        partitions, outside = executed(first)
         self.settings = {
             PROVIDER: "cpu",
             "num_threads": str(threads),
-            "delegate": "XNNPACK" if DELEGATE in operators else "none",
-            "partitions": str(operators.count(DELEGATE)),
+            "xnnpack_partitions": str(partitions),
+            "outside_xnnpack": ", ".join(f"{count} {kind}" for kind, count in outside.items()) or "nothing",
         }
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -138,6 +139,27 @@ class _Sized:
         self._interpreter.set_tensor(self._index, images)
         self._interpreter.invoke()
         return {name: self._interpreter.get_tensor(self._given[name]) for name in names}
+
+
+def executed(interpreter: Any) -> tuple[int, Counter[str]]:
+    """Into how many parts XNNPACK takes a graph, and how many operators of each kind LiteRT computes itself.
+
+    LiteRT lists the operators that a part replaces beside it, so what is computed is found from the outputs backwards.
+    """
+    makers: dict[int, Mapping[str, Any]] = {}
+    for operator in interpreter._get_ops_details():  # there is no public word for it
+        for tensor in operator["outputs"]:
+            if operator["op_name"] == DELEGATE or int(tensor) not in makers:
+                makers[int(tensor)] = operator
+    wanted = [int(output["index"]) for output in interpreter.get_output_details()]
+    found: dict[int, str] = {}
+    while wanted:
+        operator = makers.get(wanted.pop(), {})
+        if operator and operator["index"] not in found:
+            found[operator["index"]] = operator["op_name"]
+            wanted.extend(int(tensor) for tensor in operator["inputs"] if tensor >= 0)
+    kinds = Counter(found[index] for index in sorted(found))
+    return kinds.pop(DELEGATE, 0), kinds
 
 
 def _signature(details: Mapping[str, Any]) -> list[int]:

@@ -17,6 +17,7 @@ from edgekit.export.verify import verify
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import of_onnx
 from edgekit.onnx_graph.simplify import fix_batch
+from edgekit.quantize.search import search_accuracy
 from edgekit.targets import LITERT
 
 METADATA = "edgekit"  # under which the file says what it is
@@ -30,6 +31,11 @@ def make(precision: Precision, sources: Sources) -> Variant:
         RuntimeMissing: LiteRT is not installed.
     """
     schema()  # before minutes are spent
+    if precision == "int8":
+        from edgekit.export.litert.int8 import LiteRtInt8
+
+        family = LiteRtInt8(sources.workshop, sources.reference, sources.options.bounds, sources.batch)
+        return search_accuracy(family, sources.folder, recover=sources.options.recover, budget=sources.budget)
     graph = lower(with_batch(read_onnx(sources.float_onnx), sources.batch))
     if precision == "fp16":
         halve(graph)

@@ -11,6 +11,8 @@ from edgekit.export.litert.graph import NONE, Sides, Tensor
 from edgekit.export.litert.layout import ONE, Order, ordered, transposed
 from edgekit.export.litert.lowering import Lower, Lowering, Node, Value
 
+_AT_A_TIME = 5  # tensors that XNNPACK concatenates
+
 
 def _reshape(state: Lowering, node: Node) -> None:
     value = state.as_shape(node.inputs[0], state.sides(node.outputs[0]))
@@ -35,8 +37,21 @@ def _concat(state: Lowering, node: Node) -> None:
     axis = order.index(int(node.get("axis", 0)) % len(sides))
     names = [name for name in node.inputs if 0 not in [side[0] for side in state.sides(name)]]
     tensors = [state.physical(name, order) for name in names]
-    result = state.emit("CONCATENATION", tensors, ordered(sides, order), axis=axis, fusedActivationFunction=NONE)
-    state.result(result, order)
+    state.result(joined(state, tensors, axis), order)
+
+
+def joined(state: Lowering, tensors: list[Tensor], axis: int) -> Tensor:
+    """Tensors side by side along a physical axis, in steps of as many as XNNPACK takes at a time."""
+    while len(tensors) > 1:
+        groups = [tensors[i : i + _AT_A_TIME] for i in range(0, len(tensors), _AT_A_TIME)]
+        tensors = [_joined(state, group, axis) if len(group) > 1 else group[0] for group in groups]
+    return tensors[0]
+
+
+def _joined(state: Lowering, tensors: list[Tensor], axis: int) -> Tensor:
+    total = tuple(sum(side) for side in zip(*(tensor.sides[axis] for tensor in tensors), strict=True))
+    sides = tuple((total[0], total[1]) if i == axis else side for i, side in enumerate(tensors[0].sides))
+    return state.emit("CONCATENATION", tensors, sides, axis=axis, fusedActivationFunction=NONE)
 
 
 def sliced(state: Lowering, value: Value, sides: Sides, cuts: dict[int, tuple[int, int, int]]) -> Value:

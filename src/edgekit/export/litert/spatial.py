@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.export.litert.convolutions import pad
+from edgekit.export.litert.graph import Tensor
 from edgekit.export.litert.layout import NHWC, ordered
 from edgekit.export.litert.lowering import Lower, Lowering, Node, Value
 from edgekit.export.litert.matrices import linear
-from edgekit.export.litert.shapes import _picked, sliced
+from edgekit.export.litert.shapes import _picked, joined, sliced
 
 
 def _pad(state: Lowering, node: Node) -> None:
@@ -83,8 +86,11 @@ def _resize(state: Lowering, node: Node) -> None:
             state.result(state.emit("RESIZE_BILINEAR", [image, size], ordered(target, NHWC), **options), NHWC)
             return
     matrices = {axis: _weights(state, node, axis, sides[axis][0], target[axis][0]) for axis in changed}
-    if mode == "nearest" and _nearest_is_plain(matrices, sides, target):
+    if mode == "nearest" and _nearest_is_plain(matrices):
         image = state.physical(name, NHWC)
+        if (factor := _doubled(image.shape[1:3], [target[2][0], target[3][0]])) is not None:
+            state.result(_repeated(state, image, factor), NHWC)
+            return
         size = state.constant(np.array([target[2][0], target[3][0]], np.int32))
         options = {"alignCorners": False, "halfPixelCenters": False}
         result = state.emit("RESIZE_NEAREST_NEIGHBOR", [image, size], ordered(target, NHWC), source=name, **options)
@@ -125,7 +131,25 @@ def _weights(state: Lowering, node: Node, axis: int, size: int, target: int) -> 
     return np.ascontiguousarray(found)
 
 
-def _nearest_is_plain(matrices: dict[int, NDArray[np.float32]], sides: object, target: object) -> bool:
+def _doubled(size: Sequence[int], target: Sequence[int]) -> int | None:
+    """How often both sides are doubled; None where they grow otherwise."""
+    times = {t / s for s, t in zip(size, target, strict=True)}
+    factor = times.pop()
+    return int(np.log2(factor)) if not times and factor in {2.0, 4.0, 8.0} else None
+
+
+def _repeated(state: Lowering, image: Tensor, doublings: int) -> Tensor:
+    """Each pixel as a square of 2 x 2, by DEPTH_TO_SPACE of four copies: XNNPACK has that, and RESIZE_NEAREST_NEIGHBOR not."""
+    for _ in range(doublings):
+        n, h, w, c = image.sides
+        copies = joined(state, [image] * 4, 3)
+        copies.source = image.source
+        sides = (n, (2 * h[0], 2 * h[1]), (2 * w[0], 2 * w[1]), c)
+        image = state.emit("DEPTH_TO_SPACE", [copies], sides, source=image.source, blockSize=2)
+    return image
+
+
+def _nearest_is_plain(matrices: dict[int, NDArray[np.float32]]) -> bool:
     """Whether every output pixel is floor(i * size / target), as LiteRT takes it."""
     return all(
         np.array_equal(matrix.argmax(1), (np.arange(len(matrix)) * matrix.shape[1]) // len(matrix))
