@@ -14,23 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.export.litert.graph import NONE, RELU, RELU6, RELU_N1_TO_1, Graph, Operator, Scale, Tensor, constant
-
-Range = tuple[float, float]
+from edgekit.export.litert.rewrites import Range, for_integers
 
 _LAYERS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}  # the axis of the weight's output channels
 _ARITHMETIC = {"ADD", "SUB", "MUL"}
 # Operators whose output has the scale of their input, and is INT8 where that is.
 _MOVING = {
     "RESHAPE", "TRANSPOSE", "STRIDED_SLICE", "PAD", "MAX_POOL_2D", "CONCATENATION", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH",
-    "RESIZE_BILINEAR",
+    "RESIZE_BILINEAR", "AVERAGE_POOL_2D",
 }  # fmt: skip
 _FIXED = {"LOGISTIC": Scale.single(1 / 256, -128), "TANH": Scale.single(1 / 128, 0)}
-_REDUCING = {"MEAN", "AVERAGE_POOL_2D"}
+_REDUCING = {"MEAN"}
 _ALONE = {"LEAKY_RELU"}
 _BOUNDS: dict[int, tuple[float, float]] = {
     NONE: (-np.inf, np.inf), RELU: (0.0, np.inf), RELU6: (0.0, 6.0), RELU_N1_TO_1: (-1.0, 1.0),
 }  # fmt: skip
-_LEAST = 1e-8  # the smallest scale: of what is always zero
+_LEAST = 1e-8  # the smallest scale
 _MOST_BIAS = 2**30
 
 
@@ -56,30 +55,7 @@ def quantize(graph: Graph, ranges: Mapping[str, Range], kept: Collection[str], b
         kept: names of the ONNX nodes that stay in float.
         bits: of the weights.
     """
-    taken = _taken_apart(graph, ranges, set(kept))
-    return _Quantizer(taken, ranges, set(kept), bits).run()
-
-
-def _taken_apart(graph: Graph, ranges: Mapping[str, Range], kept: set[str]) -> Graph:
-    """x relu6(x + 3) / 6 as three operators: XNNPACK has no hard-swish in INT8, and each one cuts the graph in two."""
-    found = Graph([], list(graph.inputs), dict(graph.outputs), dict(graph.metadata))
-    three, sixth = (constant(name, np.array([v], np.float32)) for name, v in (("three", 3.0), ("sixth", 1 / 6)))
-    for operator in graph.operators:
-        source, output = operator.inputs[0], operator.outputs[0]
-        known = source is not None and source.source in ranges and output.source in ranges
-        if operator.kind != "HARD_SWISH" or operator.node in kept or not known:
-            found.operators.append(
-                Operator(operator.kind, list(operator.inputs), operator.outputs, operator.options, operator.node)
-            )
-            continue
-        gate, share = (Tensor(f"{output.name}/{name}", output.sides) for name in ("gate", "share"))
-        none = {"fusedActivationFunction": NONE}
-        found.operators += [
-            Operator("ADD", [source, three], [gate], {"fusedActivationFunction": RELU6}, operator.node),
-            Operator("MUL", [gate, sixth], [share], none, operator.node),
-            Operator("MUL", [source, share], [output], none, operator.node),
-        ]
-    return found
+    return _Quantizer(for_integers(graph, ranges, set(kept)), ranges, set(kept), bits).run()
 
 
 class _Quantizer:
@@ -296,6 +272,8 @@ def weights(
 def _asymmetric(low: float, high: float) -> Scale:
     """A scale whose 256 integers hold a range and zero, which is one of them."""
     low, high = min(low, 0.0), max(high, 0.0)
+    if low == high:  # always zero, which any scale holds; XNNPACK does not add what has a scale of another order
+        return Scale.single(1 / 255, -128)
     scale = max((high - low) / 255, _LEAST)
     zero = int(np.clip(np.rint(-128 - low / scale), -128, 127))
     return Scale.single(scale, zero)
