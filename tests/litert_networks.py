@@ -85,12 +85,19 @@ def _windows(net: Network, kernel: list[int], strides: list[int], dilations: lis
 
 
 def _after(
-    net: Network, kernel: list[int], strides: list[int], dilations: list[int], pads: list[int], ceil: bool = False
+    net: Network,
+    kernel: list[int],
+    strides: list[int],
+    dilations: list[int],
+    pads: list[int],
+    ceil: bool = False,
+    *,
+    last: bool = False,
 ) -> tuple[int, int]:
     def side(size: int, i: int) -> int:
         room = size + pads[i] + pads[i + 2] - (kernel[i] - 1) * dilations[i] - 1
         count = (-(-room // strides[i]) if ceil else room // strides[i]) + 1
-        if ceil and (count - 1) * strides[i] >= size + pads[i]:  # a window must not begin beyond the image
+        if ceil and not last and (count - 1) * strides[i] >= size + pads[i]:  # a window must not begin beyond the image
             count -= 1
         return count
 
@@ -199,6 +206,8 @@ def pooling(net: Network) -> None:
     kind = net.pick("MaxPool", "AveragePool")
     include = {"count_include_pad": net.pick(0, 1)} if kind == "AveragePool" else {}
     height, width = _after(net, kernel, strides, [1, 1], pads, ceil)
+    if (height, width) != _after(net, kernel, strides, [1, 1], pads, ceil, last=True):
+        return  # onnx and ONNX Runtime count differently there
     net.value = net.add(
         kind, [net.value], kernel_shape=kernel, strides=strides, pads=pads, ceil_mode=int(ceil), **include
     )
@@ -265,7 +274,7 @@ def resize(net: Network) -> None:
     channels, height, width = net.shape
     if height * width > 200:
         return
-    target = net.pick((2 * height, 2 * width), (height + 3, 2 * width), (max(1, height // 2), width))
+    target = net.pick((2 * height, 2 * width), (height, 3 * width), (height // 2 or 1, width), (4 * height, 4 * width))
     mode = net.pick("nearest", "linear", "cubic")
     how = net.pick("half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel")
     extra = {"nearest_mode": net.pick("floor", "round_prefer_floor")} if mode == "nearest" else {}
@@ -274,7 +283,11 @@ def resize(net: Network) -> None:
         inputs = [net.value, "", "", sizes]
     else:
         scales = [1, 1, target[0] / height, target[1] / width]
-        target = (int(np.floor(height * np.float32(scales[2]))), int(np.floor(width * np.float32(scales[3]))))
+        if any(
+            int(side * np.float32(scale)) != wanted
+            for side, scale, wanted in zip((height, width), scales[2:], target, strict=True)
+        ):
+            return
         inputs = [net.value, "", net.number(scales)]
     net.value = net.add("Resize", inputs, mode=mode, coordinate_transformation_mode=how, **extra)
     net.shape = (channels, *target)

@@ -133,6 +133,7 @@ _BUILT_IN = {
             maker="edgekit.export.litert.maker:make",
             makes="TensorFlow Lite model, channels last",
             needs_runtime=True,
+            float_model="edgekit.export.litert.maker:float_model",
         ),
     )
 }

@@ -133,16 +133,13 @@ def _bounded(state: Lowering, node: Node, low: float | None, high: float | None)
 
 
 def _hard_sigmoid(state: Lowering, node: Node) -> None:
-    """max(0, min(1, alpha x + beta)); for alpha = 1 / 6 as a ReLU6, as LiteRT's own converters write it."""
+    """max(0, min(1, alpha x + beta)) = relu6(6 alpha x + 6 beta) / 6, which LiteRT has kernels for, in INT8 too."""
     alpha, beta = float(node.get("alpha", 0.2)), float(node.get("beta", 0.5))
     value = state.value(node.inputs[0])
-    if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
-        tensor = step(state, "ADD", value.tensor, 3.0)
-        state.graph.operators[-1].options["fusedActivationFunction"] = RELU6
-        state.result(step(state, "MUL", tensor, 1 / 6), value.order)
-        return
-    tensor = step(state, "ADD", step(state, "MUL", value.tensor, alpha), beta)
-    state.result(state.emit("RELU_0_TO_1", [tensor], tensor.sides), value.order)
+    tensor = value.tensor if abs(alpha - 1 / 6) < 1e-6 else step(state, "MUL", value.tensor, 6 * alpha)
+    tensor = step(state, "ADD", tensor, 6 * beta)
+    state.graph.operators[-1].options["fusedActivationFunction"] = RELU6
+    state.result(step(state, "MUL", tensor, 1 / 6), value.order)
 
 
 def _elu(state: Lowering, node: Node) -> None:

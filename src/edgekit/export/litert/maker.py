@@ -18,6 +18,7 @@ from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import of_onnx
 from edgekit.onnx_graph.simplify import fix_batch
 from edgekit.quantize.search import search_accuracy
+from edgekit.runtimes import open_session, why_not
 from edgekit.targets import LITERT
 
 METADATA = "edgekit"  # under which the file says what it is
@@ -35,7 +36,8 @@ def make(precision: Precision, sources: Sources) -> Variant:
         from edgekit.export.litert.int8 import LiteRtInt8
 
         family = LiteRtInt8(sources.workshop, sources.reference, sources.options.bounds, sources.batch)
-        return search_accuracy(family, sources.folder, recover=sources.options.recover, budget=sources.budget)
+        made = search_accuracy(family, sources.folder, recover=sources.options.recover, budget=sources.budget)
+        return with_partitions(made, sources.folder)
     graph = lower(with_batch(read_onnx(sources.float_onnx), sources.batch))
     if precision == "fp16":
         halve(graph)
@@ -49,7 +51,33 @@ def make(precision: Precision, sources: Sources) -> Variant:
         executed=False,
         status="unexecuted",
     )
-    return verify(variant, sources.folder, sources.reference, sources.options.bounds)
+    verified = verify(variant, sources.folder, sources.reference, sources.options.bounds)
+    return with_partitions(verified, sources.folder)
+
+
+def float_model(source: Path, folder: Path) -> Path:
+    """A float ONNX as a `.tflite` in FP32, to time INT8 against.
+
+    Args:
+        source: the ONNX.
+        folder: to write into.
+    """
+    path = folder / "model.fp32.tflite"
+    write(lower(read_onnx(source)), path, source, "fp32")
+    return path
+
+
+def with_partitions(variant: Variant, folder: Path) -> Variant:
+    """A variant with a note where XNNPACK does not compute all of it in one part: each border costs time."""
+    if why_not(LITERT.name) is not None:
+        return variant
+    session = open_session(LITERT.name, folder / variant.files[0].path, threads=1)
+    parts, outside = session.settings["xnnpack_partitions"], session.settings["outside_xnnpack"]
+    session.close()
+    if parts == "1" and outside == "nothing":
+        return variant
+    said = f"XNNPACK computes it in {parts} parts, LiteRT's slower kernels {outside}"
+    return variant.model_copy(update={"note": "; ".join(part for part in (variant.note, said) if part)})
 
 
 def with_batch(model: ModelProto, batch: int | None) -> ModelProto:

@@ -125,7 +125,9 @@ def _weights(state: Lowering, node: Node, axis: int, size: int, target: int) -> 
     from edgekit.runtimes.onnxruntime import session_options
 
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
+    quiet = session_options()
+    quiet.log_severity_level = 3
+    session = ort.InferenceSession(model.SerializeToString(), quiet, providers=["CPUExecutionProvider"])
     units = np.eye(size, dtype=np.float32).reshape(size, 1, size, 1)
     found: NDArray[np.float32] = session.run(["y"], {"x": units})[0].reshape(size, target).T
     return np.ascontiguousarray(found)
