@@ -160,11 +160,14 @@ def transposed_convolution(net: Network) -> None:
     net.shape = (outputs, sides[0], sides[1])
 
 
-def activation(net: Network) -> None:
-    kind = net.pick(
-        "Relu", "Relu6", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu", "PRelu", "Elu", "Softplus", "Gelu", "Silu", "Mish",
-        "GeluTanh", "Clip01", "Abs",
-    )  # fmt: skip
+ACTIVATIONS = (
+    "Relu", "Relu6", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "LeakyRelu", "PRelu", "Elu", "Softplus", "Gelu", "Silu", "Mish",
+    "GeluTanh", "Clip01", "Abs",
+)  # fmt: skip
+
+
+def activation(net: Network, kind: str = "") -> None:
+    kind = kind or net.pick(*ACTIVATIONS)
     x = net.value
     if kind in {"Relu", "HardSwish", "Sigmoid", "Tanh", "Softplus", "Abs", "Elu"}:
         net.value = net.add(kind, [x])

@@ -274,7 +274,7 @@ def added_targets() -> dict[str, Added]:
 
 
 __all__ = [
-    "DEFAULT_TARGETS", "GROUP", "LITERT", "MARKERS", "ONNXRUNTIME", "OPENVINO", "PRECISIONS", "TENSORRT", "TENSORRT_RTX", "Added", "Precision", "Runtime",
-    "Target", "added_targets", "built_in", "every", "every_provider", "extras_of", "find", "find_runtime", "marker", "rank", "resolve",
+    "DEFAULT_TARGETS", "GROUP", "LITERT", "MARKERS", "ONNXRUNTIME", "OPENVINO", "PRECISIONS", "TENSORRT", "TENSORRT_RTX", "Added", "Precision",
+    "Runtime", "Target", "added_targets", "built_in", "every", "every_provider", "extras_of", "find", "find_runtime", "marker", "rank", "resolve",
     "runtimes", "runtimes_of", "title",
 ]  # fmt: skip

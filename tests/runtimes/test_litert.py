@@ -147,7 +147,7 @@ def test_a_file_that_was_changed_is_not_loaded(bundle: Bundle) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1  # a weight: the file is as good as any
     path.write_bytes(content)
-    with pytest.raises(BundleError, match="model.fp32.tflite"):
+    with pytest.raises(BundleError, match=r"model\.fp32\.tflite"):
         load(bundle, bundle.variant("litert-fp32"))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.export.litert.graph import NONE, SAME, VALID, Sides, Tensor, fixed
+from edgekit.export.litert.graph import SAME, VALID, Sides, Tensor, fixed
 from edgekit.export.litert.layout import NHWC, NWC, ONE, ordered
 from edgekit.export.litert.lowering import Lower, Lowering, Node
 
@@ -119,7 +119,7 @@ def convolve(
         image, how = pad(state, image, pads), VALID
     options: dict[str, Any] = {
         "padding": how, "strideH": strides[0], "strideW": strides[1],
-        "dilationHFactor": dilations[0], "dilationWFactor": dilations[1], "fusedActivationFunction": NONE,
+        "dilationHFactor": dilations[0], "dilationWFactor": dilations[1],
     }  # fmt: skip
     added = state.constant(np.zeros(len(weights), np.float32) if bias is None else bias)
     if groups > 1 and weights.shape[1] == 1 and groups == channels:

@@ -8,21 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.export.litert.graph import NONE, RELU, RELU6, RELU_N1_TO_1, Tensor
-from edgekit.export.litert.layout import ONE, Order, elements, ordered, plain
+from edgekit.export.litert.graph import RELU, RELU6, RELU_N1_TO_1, Tensor
+from edgekit.export.litert.layout import ONE, Order, elements, ordered
 from edgekit.export.litert.lowering import Lower, Lowering, Node, Value
 from edgekit.export.litert.patterns import GELU
-
-_FUSED = {"ADD", "SUB", "MUL", "DIV"}
 
 
 def binary(state: Lowering, kind: str, names: Sequence[str], output: str) -> Value:
     """Two values, one by one, with the broadcasting that both formats have."""
     sides = state.sides(output)
     order = common_order(state, names, len(sides))
-    tensors = [operand(state, name, order, len(sides), output) for name in names]
-    options = {"fusedActivationFunction": NONE} if kind in _FUSED else {}
-    return Value(state.emit(kind, tensors, ordered(sides, order), **options), order)
+    tensors = [operand(state, name, order) for name in names]
+    return Value(state.emit(kind, tensors, ordered(sides, order)), order)
 
 
 def common_order(state: Lowering, names: Sequence[str], rank: int) -> Order:
@@ -33,13 +30,13 @@ def common_order(state: Lowering, names: Sequence[str], rank: int) -> Order:
     return (*range(missing), *(axis + missing for axis in order))
 
 
-def operand(state: Lowering, name: str, order: Order, rank: int, output: str) -> Tensor:
-    """A value in an order of `rank` axes, those that it lacks left out where they stand in front, else of one element."""
-    missing = rank - len(state.sides(name))
+def operand(state: Lowering, name: str, order: Order) -> Tensor:
+    """A value in an order of as many axes or more, those that it lacks left out where they stand in front, else of one element."""
+    missing = len(order) - len(state.sides(name))
     array = state.array(name)
     if array is not None:
         whole = array.reshape((1,) * missing + array.shape).transpose(order)
-        return state.constant(_squeezed(whole, ordered(state.sides(output), order)))
+        return state.constant(squeezed(whole))
     own = tuple(axis - missing for axis in order if axis >= missing)
     tensor = state.physical(name, own)
     if all(axis >= missing for axis in order[missing:]):
@@ -48,7 +45,7 @@ def operand(state: Lowering, name: str, order: Order, rank: int, output: str) ->
     return state.reshape(tensor, tuple(ONE if axis < missing else sides[axis - missing] for axis in order))
 
 
-def _squeezed(array: NDArray[Any], _: object) -> NDArray[Any]:
+def squeezed(array: NDArray[Any]) -> NDArray[Any]:
     """The smallest constant that broadcasts to the same: axes along which nothing changes have one element, none stand in front."""
     for axis in range(array.ndim):
         first = array.take([0], axis)
@@ -89,9 +86,8 @@ def _unary(kind: str, **options: Any) -> Lower:
 
 def step(state: Lowering, kind: str, tensor: Tensor, number: float | NDArray[np.float32]) -> Tensor:
     """A tensor and a constant that broadcasts to it."""
-    options = {"fusedActivationFunction": NONE} if kind in _FUSED else {}
     other = state.constant(np.atleast_1d(np.asarray(number, np.float32)))
-    return state.emit(kind, [tensor, other], tensor.sides, **options)
+    return state.emit(kind, [tensor, other], tensor.sides)
 
 
 def _relu(state: Lowering, node: Node) -> None:
@@ -159,13 +155,10 @@ def _prelu(state: Lowering, node: Node) -> None:
         _unary("LEAKY_RELU", alpha=float(slope.reshape(-1)[0]))(state, node)
         return
     value = state.value(node.inputs[0])
-    factors = _squeezed(
-        slope.reshape((1,) * (len(value.order) - slope.ndim) + slope.shape).transpose(value.order), None
-    )
+    factors = squeezed(slope.reshape((1,) * (len(value.order) - slope.ndim) + slope.shape).transpose(value.order))
     positive = state.emit("RELU", [value.tensor], value.tensor.sides)
     negative = step(state, "MUL", step(state, "MINIMUM", value.tensor, 0.0), factors)
-    options = {"fusedActivationFunction": NONE}
-    state.result(state.emit("ADD", [positive, negative], value.tensor.sides, **options), value.order)
+    state.result(state.emit("ADD", [positive, negative], value.tensor.sides), value.order)
 
 
 def _softplus(state: Lowering, node: Node) -> None:
@@ -174,8 +167,7 @@ def _softplus(state: Lowering, node: Node) -> None:
     tensor, sides = value.tensor, value.tensor.sides
     small = state.emit("EXP", [state.emit("NEG", [state.emit("ABS", [tensor], sides)], sides)], sides)
     rest = state.emit("LOG", [step(state, "ADD", small, 1.0)], sides)
-    options = {"fusedActivationFunction": NONE}
-    state.result(state.emit("ADD", [state.emit("RELU", [tensor], sides), rest], sides, **options), value.order)
+    state.result(state.emit("ADD", [state.emit("RELU", [tensor], sides), rest], sides), value.order)
 
 
 def _pow(state: Lowering, node: Node) -> None:
@@ -190,8 +182,7 @@ def _pow(state: Lowering, node: Node) -> None:
     elif number in {3.0, 4.0}:
         square = state.emit("SQUARE", [tensor], tensor.sides)
         other = square if number == 4.0 else tensor
-        options = {"fusedActivationFunction": NONE}
-        state.result(state.emit("MUL", [square, other], tensor.sides, **options), value.order)
+        state.result(state.emit("MUL", [square, other], tensor.sides), value.order)
     else:
         state.result(step(state, "POW", tensor, number), value.order)
 
@@ -199,8 +190,7 @@ def _pow(state: Lowering, node: Node) -> None:
 def _reciprocal(state: Lowering, node: Node) -> None:
     value = state.value(node.inputs[0])
     one = state.constant(np.ones(1, np.float32))
-    options = {"fusedActivationFunction": NONE}
-    state.result(state.emit("DIV", [one, value.tensor], value.tensor.sides, **options), value.order)
+    state.result(state.emit("DIV", [one, value.tensor], value.tensor.sides), value.order)
 
 
 def _cast(state: Lowering, node: Node) -> None:
@@ -224,7 +214,7 @@ def _batch_norm(state: Lowering, node: Node) -> None:
     gain = scale / np.sqrt(variance + float(node.get("epsilon", 1e-5)))
     shape = [1, -1, *[1] * (len(value.order) - 2)]
     factor, summand = (
-        _squeezed(array.astype(np.float32).reshape(shape).transpose(value.order), None)
+        squeezed(array.astype(np.float32).reshape(shape).transpose(value.order))
         for array in (gain, shift - mean * gain)
     )
     state.result(step(state, "ADD", step(state, "MUL", value.tensor, factor), summand), value.order)
@@ -245,7 +235,7 @@ def _where(state: Lowering, node: Node) -> None:
     if state.sides(source) != state.sides(node.outputs[0]):
         raise state.refuse("it repeats what it chooses from")
     factor, summand = (
-        _squeezed(array.reshape((1,) * (rank - array.ndim) + array.shape).transpose(value.order), None)
+        squeezed(array.reshape((1,) * (rank - array.ndim) + array.shape).transpose(value.order))
         for array in (keep, ((1 - keep) * number).astype(np.float32))
     )
     state.result(step(state, "ADD", step(state, "MUL", value.tensor, factor), summand), value.order)
@@ -263,9 +253,8 @@ def _many(kind: str) -> Lower:
             raise state.refuse("several values of different shapes")
         value = binary(state, kind, node.inputs[:2], output)
         for name in node.inputs[2:]:
-            options = {"fusedActivationFunction": NONE} if kind in _FUSED else {}
             other = state.physical(name, value.order)
-            value = Value(state.emit(kind, [value.tensor, other], value.tensor.sides, **options), value.order)
+            value = Value(state.emit(kind, [value.tensor, other], value.tensor.sides), value.order)
         state.result(value.tensor, value.order)
 
     return lower
@@ -281,4 +270,3 @@ TABLE: dict[str, Lower] = {
     "Floor": _unary("FLOOR"), "Ceil": _unary("CEIL"), "Sin": _unary("SIN"), "Cos": _unary("COS"),
     "Pow": _pow, "Reciprocal": _reciprocal, "Cast": _cast, "BatchNormalization": _batch_norm, "Where": _where,
 }  # fmt: skip
-__all__ = ["TABLE", "binary", "common_order", "operand", "plain", "step"]

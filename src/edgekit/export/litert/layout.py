@@ -8,7 +8,7 @@ changes the order and moves nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgekit.export.litert.graph import Side, Sides
@@ -108,7 +108,7 @@ def _groups(source: Sides, target: Sides) -> list[tuple[list[int], list[int]]]:
     return groups
 
 
-def elements(sides: Sequence[Side] | object) -> Side:
+def elements(sides: Iterable[Side]) -> Side:
     """How many elements some sides have together, at both batch sizes."""
-    pairs = list(sides)  # type: ignore[call-overload]
+    pairs = list(sides)
     return math.prod(a for a, _ in pairs), math.prod(b for _, b in pairs)

@@ -13,17 +13,15 @@ from onnx import ModelProto, NodeProto, helper
 
 from edgekit.errors import ExportError
 from edgekit.export.litert.facts import Facts, observe
-from edgekit.export.litert.graph import NONE, Graph, Operator, Scale, Sides, Tensor, constant, fixed
+from edgekit.export.litert.graph import NONE, Graph, Operator, Scale, Sides, Tensor, constant
 from edgekit.export.litert.layout import (
     ONE,
     Order,
-    elements,
     moves,
     only_units_move,
     ordered,
     plain,
     reshaping,
-    transposed,
 )
 
 HINT = "leave --target litert out, or export a student whose operators it has (see docs/export.md)"
@@ -165,7 +163,7 @@ class Lowering:
 
     def constant(self, array: NDArray[Any]) -> Tensor:
         """A constant; float64 becomes float32, the same constant is one tensor."""
-        if array.dtype == np.float64 or array.dtype == np.float16:
+        if array.dtype in (np.float64, np.float16):
             array = array.astype(np.float32)
         array = np.ascontiguousarray(array)
         key = array.dtype.str, array.shape, array.tobytes() if array.size <= 4096 else id(array)
@@ -193,6 +191,8 @@ class Lowering:
             dtype: of the output.
             options: fields of the operator's options in the schema.
         """
+        if kind in _FUSING:
+            options.setdefault("fusedActivationFunction", NONE)
         output = Tensor(f"{self.node.name or self.node.op}/{kind.lower()}", sides, np.dtype(dtype), source=source)
         self.graph.operators.append(Operator(kind, list(inputs), [output], options, self.node.name))
         return output
@@ -300,6 +300,3 @@ def _give(state: Lowering, name: str) -> None:
         sizes = state.constant(np.array([-1, *(s[0] for s in tensor.sides[1:])], np.int32))
         tensor = state.emit("RESHAPE", [tensor, sizes], tensor.sides, source=tensor.source, newShape=sizes.data)
     state.graph.outputs[name] = tensor
-
-
-__all__ = ["Lower", "Lowering", "Node", "Value", "elements", "fixed", "lower", "transposed"]

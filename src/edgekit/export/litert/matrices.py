@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.export.litert.elementwise import step
-from edgekit.export.litert.graph import NONE, Sides, Tensor
+from edgekit.export.litert.graph import Sides
 from edgekit.export.litert.layout import ONE, Order, ordered, plain, with_last
 from edgekit.export.litert.lowering import Lower, Lowering, Node, Value
 
@@ -36,10 +36,7 @@ def linear(
     output = tuple((len(weights),) * 2 if a == axis else side for a, side in enumerate(sides))
     added = None if bias is None else state.constant(bias.astype(np.float32))
     kernel = state.constant(weights.astype(np.float32))
-    result = state.emit(
-        "FULLY_CONNECTED", [tensor, kernel, added], ordered(output, order), keepNumDims=len(sides) > 2,
-        fusedActivationFunction=NONE,
-    )  # fmt: skip
+    result = state.emit("FULLY_CONNECTED", [tensor, kernel, added], ordered(output, order), keepNumDims=len(sides) > 2)
     return Value(result, order)
 
 
@@ -87,8 +84,8 @@ def _batched(state: Lowering, node: Node) -> Value:
             order, turned = (*order[:-2], own - 1, own - 2), True
         tensor = state.physical(name, order)
         tensors.append(state.reshape(tensor, (*[ONE] * (rank - own), *tensor.sides)))
-    options = {"adjX": False, "adjY": turned}
-    return Value(state.emit("BATCH_MATMUL", tensors, state.sides(node.outputs[0]), **options), plain(rank))
+    result = state.emit("BATCH_MATMUL", tensors, state.sides(node.outputs[0]), adjX=False, adjY=turned)
+    return Value(result, plain(rank))
 
 
 def _lies_turned(order: Order) -> bool:
@@ -149,11 +146,11 @@ def normalized(state: Lowering, value: Value, axes: Sequence[int], epsilon: floa
     """(x - mean) / sqrt(variance + epsilon) over logical axes (Ba et al. 2016, arXiv 1607.06450, equation 4)."""
     mean = reduce(state, "MEAN", value, axes)
     sides = value.tensor.sides
-    centered = state.emit("SUB", [value.tensor, mean.tensor], sides, fusedActivationFunction=NONE)
+    centered = state.emit("SUB", [value.tensor, mean.tensor], sides)
     square = state.emit("SQUARE", [centered], sides)
     variance = reduce(state, "MEAN", Value(square, value.order), axes)
     inverse = state.emit("RSQRT", [step(state, "ADD", variance.tensor, epsilon)], variance.tensor.sides)
-    return Value(state.emit("MUL", [centered, inverse], sides, fusedActivationFunction=NONE), value.order)
+    return Value(state.emit("MUL", [centered, inverse], sides), value.order)
 
 
 def _layer_norm(state: Lowering, node: Node) -> None:
@@ -195,13 +192,7 @@ def _lp_normalization(state: Lowering, node: Node) -> None:
     square = Value(state.emit("SQUARE", [value.tensor], value.tensor.sides), value.order)
     total = reduce(state, "SUM", square, [int(node.get("axis", -1)) % rank])
     length = state.emit("SQRT", [total.tensor], total.tensor.sides)
-    options = {"fusedActivationFunction": NONE}
-    state.result(state.emit("DIV", [value.tensor, length], value.tensor.sides, **options), value.order)
-
-
-def tensors_of(values: Sequence[Value]) -> list[Tensor]:
-    """The tensors of some values."""
-    return [value.tensor for value in values]
+    state.result(state.emit("DIV", [value.tensor, length], value.tensor.sides), value.order)
 
 
 TABLE: dict[str, Lower] = {

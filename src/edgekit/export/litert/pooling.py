@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.export.litert.convolutions import pad, padding, window
-from edgekit.export.litert.graph import NONE, RELU, RELU6, SAME, VALID, Tensor
+from edgekit.export.litert.graph import RELU, RELU6, SAME, VALID, Tensor
 from edgekit.export.litert.layout import NHWC, ordered
 from edgekit.export.litert.lowering import Lower, Lowering, Node
 
@@ -46,7 +46,7 @@ def _average_pool(state: Lowering, node: Node) -> None:
     factors = (kernel[0] * kernel[1] / (rows[:, None] * columns[None, :])).astype(np.float32)[None, :, :, None]
     if not np.all(factors == 1):
         factor = state.constant(factors)
-        summed = state.emit("MUL", [summed, factor], summed.sides, fusedActivationFunction=NONE)
+        summed = state.emit("MUL", [summed, factor], summed.sides)
     state.result(summed, NHWC)
 
 
@@ -70,7 +70,7 @@ def _pooled(
 ) -> Tensor:
     return state.emit(
         kind, [image], ordered(state.sides(node.outputs[0]), NHWC), padding=how, filterHeight=kernel[0],
-        filterWidth=kernel[1], strideH=strides[0], strideW=strides[1], fusedActivationFunction=NONE,
+        filterWidth=kernel[1], strideH=strides[0], strideW=strides[1],
     )  # fmt: skip
 
 

@@ -145,9 +145,9 @@ class _Quantizer:
                 fixed[id(operator.outputs[0])] = _FIXED[operator.kind]
         for operator in self.graph.operators:
             if id(operator) in self.chosen and operator.kind in _MOVING:
-                for tensor in operator.inputs:
-                    if tensor is not None and id(tensor) in self.known and id(tensor) not in fixed:
-                        group[of(id(tensor))] = of(id(operator.outputs[0]))
+                for read in operator.inputs:
+                    if read is not None and id(read) in self.known and id(read) not in fixed:
+                        group[of(id(read))] = of(id(operator.outputs[0]))
         whole: dict[int, Range] = {}
         for tensor, (low, high) in self.known.items():
             a, b = whole.get(of(tensor), (0.0, 0.0))

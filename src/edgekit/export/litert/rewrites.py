@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.export.litert.graph import NONE, RELU6, VALID, Graph, Operator, Tensor, constant
 
@@ -64,17 +65,8 @@ def _average_pool(operator: Operator) -> list[Operator] | None:
         return None
     height, width, channels = options["filterHeight"], options["filterWidth"], output.shape[3]
     kernel = np.full((1, height, width, channels), 1 / (height * width), np.float32)
-    return [
-        _depthwise(
-            operator,
-            source,
-            output,
-            kernel,
-            np.zeros(channels, np.float32),
-            options["fusedActivationFunction"],
-            (options["strideH"], options["strideW"]),
-        )  # fmt: skip
-    ]
+    bias, strides = np.zeros(channels, np.float32), (options["strideH"], options["strideW"])
+    return [_depthwise(operator, source, output, kernel, bias, options["fusedActivationFunction"], strides)]
 
 
 def _per_channel(factor: Operator, added: Operator) -> Operator:
@@ -117,8 +109,8 @@ def _depthwise(
     operator: Operator,
     source: Tensor | None,
     output: Tensor,
-    kernel: np.ndarray,  # type: ignore[type-arg]
-    bias: np.ndarray,  # type: ignore[type-arg]
+    kernel: NDArray[np.float32],
+    bias: NDArray[np.float32],
     activation: int,
     strides: tuple[int, int],
 ) -> Operator:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.export.litert.elementwise import common_order
-from edgekit.export.litert.graph import NONE, Sides, Tensor
-from edgekit.export.litert.layout import ONE, Order, ordered, transposed
+from edgekit.export.litert.graph import Sides, Tensor
+from edgekit.export.litert.layout import ONE, ordered, transposed
 from edgekit.export.litert.lowering import Lower, Lowering, Node, Value
 
 _AT_A_TIME = 5  # tensors that XNNPACK concatenates
@@ -51,7 +52,7 @@ def joined(state: Lowering, tensors: list[Tensor], axis: int) -> Tensor:
 def _joined(state: Lowering, tensors: list[Tensor], axis: int) -> Tensor:
     total = tuple(sum(side) for side in zip(*(tensor.sides[axis] for tensor in tensors), strict=True))
     sides = tuple((total[0], total[1]) if i == axis else side for i, side in enumerate(tensors[0].sides))
-    return state.emit("CONCATENATION", tensors, sides, axis=axis, fusedActivationFunction=NONE)
+    return state.emit("CONCATENATION", tensors, sides, axis=axis)
 
 
 def sliced(state: Lowering, value: Value, sides: Sides, cuts: dict[int, tuple[int, int, int]]) -> Value:
@@ -112,7 +113,7 @@ def _slice(state: Lowering, node: Node) -> None:
     value = sliced(state, state.value(name), sides, cuts)
     for axis in backwards:
         count = value.tensor.shape[value.order.index(axis)]
-        value = _picked(state, value, axis, np.arange(count)[::-1])
+        value = picked(state, value, axis, np.arange(count)[::-1])
     state.result(value.tensor, value.order)
 
 
@@ -148,11 +149,12 @@ def _gather(state: Lowering, node: Node) -> None:
         )
         state.result(tensor, tuple(a - (a > axis) for a in kept))
         return
-    part = _picked(state, value, axis, indices)
+    part = picked(state, value, axis, indices)
     state.result(part.tensor, part.order)
 
 
-def _picked(state: Lowering, value: Value, axis: int, indices: Sequence[int] | object) -> Value:
+def picked(state: Lowering, value: Value, axis: int, indices: NDArray[np.integer[Any]]) -> Value:
+    """What stands at some indices of a logical axis."""
     place = value.order.index(axis)
     numbers = np.asarray(indices, np.int32)
     sides = tuple((len(numbers),) * 2 if i == place else side for i, side in enumerate(value.tensor.sides))
@@ -175,7 +177,7 @@ def _expand(state: Lowering, node: Node) -> None:
     if any(a != b and b[0] != b[1] for a, b in zip(before, after, strict=True)):
         raise state.refuse("it repeats along the batch")
     zeros = state.constant(np.zeros(grown, np.float32))
-    result = state.emit("ADD", [value.tensor, zeros], after, fusedActivationFunction=NONE)
+    result = state.emit("ADD", [value.tensor, zeros], after)
     state.result(result, value.order)
 
 
@@ -185,11 +187,6 @@ def _tile(state: Lowering, node: Node) -> None:
     numbers = state.constant(repeats[list(value.order)].astype(np.int32))
     sides = ordered(state.sides(node.outputs[0]), value.order)
     state.result(state.emit("TILE", [value.tensor, numbers], sides, source=value.tensor.source), value.order)
-
-
-def orders_of(values: Sequence[Value]) -> list[Order]:
-    """The orders of some values."""
-    return [value.order for value in values]
 
 
 TABLE: dict[str, Lower] = {

@@ -12,7 +12,7 @@ from edgekit.export.litert.graph import Tensor
 from edgekit.export.litert.layout import NHWC, ordered
 from edgekit.export.litert.lowering import Lower, Lowering, Node, Value
 from edgekit.export.litert.matrices import linear
-from edgekit.export.litert.shapes import _picked, joined, sliced
+from edgekit.export.litert.shapes import joined, picked, sliced
 
 
 def _pad(state: Lowering, node: Node) -> None:
@@ -39,7 +39,7 @@ def _pad(state: Lowering, node: Node) -> None:
     else:
         for axis in range(rank):
             if any(grown[axis]):
-                value = _picked(state, value, axis, _mirrored(state, inner[axis][0], grown[axis], mode))
+                value = picked(state, value, axis, _mirrored(state, inner[axis][0], grown[axis], mode))
     state.result(value.tensor, value.order)
 
 
@@ -64,7 +64,7 @@ def _mirrored(state: Lowering, size: int, grown: tuple[int, int], mode: str) -> 
     modes = {"reflect": "reflect", "edge": "edge", "wrap": "wrap"}
     if mode not in modes:
         raise state.refuse(f"mode {mode}")
-    return np.pad(np.arange(size), grown, mode=modes[mode])  # type: ignore[call-overload, no-any-return]
+    return np.pad(np.arange(size), grown, mode=modes[mode])  # type: ignore[call-overload]
 
 
 def _resize(state: Lowering, node: Node) -> None:
@@ -82,8 +82,11 @@ def _resize(state: Lowering, node: Node) -> None:
         if not one_pixel and not node.get("antialias", 0) and all(sides[a][0] > 1 for a in changed):
             image = state.physical(name, NHWC)
             size = state.constant(np.array([target[2][0], target[3][0]], np.int32))
-            options = {"alignCorners": how == "align_corners", "halfPixelCenters": "half_pixel" in how}
-            state.result(state.emit("RESIZE_BILINEAR", [image, size], ordered(target, NHWC), **options), NHWC)
+            resized = state.emit(
+                "RESIZE_BILINEAR", [image, size], ordered(target, NHWC), alignCorners=how == "align_corners",
+                halfPixelCenters="half_pixel" in how,
+            )  # fmt: skip
+            state.result(resized, NHWC)
             return
     matrices = {axis: _weights(state, node, axis, sides[axis][0], target[axis][0]) for axis in changed}
     if mode == "nearest" and _nearest_is_plain(matrices):
@@ -92,13 +95,12 @@ def _resize(state: Lowering, node: Node) -> None:
             state.result(_repeated(state, image, factor), NHWC)
             return
         size = state.constant(np.array([target[2][0], target[3][0]], np.int32))
-        options = {"alignCorners": False, "halfPixelCenters": False}
-        result = state.emit("RESIZE_NEAREST_NEIGHBOR", [image, size], ordered(target, NHWC), source=name, **options)
+        result = state.emit("RESIZE_NEAREST_NEIGHBOR", [image, size], ordered(target, NHWC), source=name)
         state.result(result, NHWC)
         return
     for axis, matrix in matrices.items():
         if mode == "nearest":
-            value = _picked(state, value, axis, matrix.argmax(1))
+            value = picked(state, value, axis, matrix.argmax(1))
         else:
             value = linear(state, value, sides, axis, matrix, None)
         sides = tuple(target[a] if a == axis else side for a, side in enumerate(sides))
