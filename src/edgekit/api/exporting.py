@@ -76,7 +76,7 @@ def export(
         model: a run or its folder; a `torch.nn.Module` that maps normalized float32 images (n, 3, size, size) to logits (n, classes); or what
             the command takes: model.onnx, model.safetensors, timm:NAME, torchvision:NAME, package.module:factory.
         which: of a run: student, teacher or supervised; None: student.
-        target: onnx, openvino, trt, trt-rtx; one or several.
+        target: onnx, openvino, trt, trt-rtx, litert; one or several.
         precision: fp32, fp16, int8; none: each target's defaults.
         output: the bundle's folder; None: RUN/export, or for another model than a run's student RUN/export-MODEL or export/NAME.
         calibrate: images without labels, which INT8 is calibrated with. Only for models that are no run, as all down to `output_name`.

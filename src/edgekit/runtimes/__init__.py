@@ -51,7 +51,7 @@ def open_session(runtime: str, model: Path, *, threads: int = 0, settings: Mappi
     Args:
         runtime: which one.
         model: what it opens: .onnx for onnxruntime; .xml (its .bin beside it) or .onnx for openvino; .engine (its record beside it) or
-            .onnx (its build plan beside it) for tensorrt and tensorrt-rtx.
+            .onnx (its build plan beside it) for tensorrt and tensorrt-rtx; .tflite for litert.
         threads: threads inside an operator; 0 leaves it to the runtime.
         settings: what else the runtime must be told; see the runtime's file for the keys that it takes.
 
