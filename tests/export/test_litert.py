@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,16 @@ from edgekit.bundle import Bundle
 from edgekit.errors import ExportError, RuntimeMissing
 from edgekit.export.litert.flatbuffer import serialize
 from edgekit.export.litert.graph import RELU, SAME, VALID, Graph, Scale
+from edgekit.export.litert.int8 import LiteRtInt8
 from edgekit.export.litert.layout import NHWC, reshaping, transposed
 from edgekit.export.litert.lowering import lower
 from edgekit.export.litert.quantize import quantize, weights
 from edgekit.export.speed import with_speed
+from edgekit.export.verify import AccuracyBounds, ReferenceOutputs
 from edgekit.onnx_graph.simplify import fix_batch, simplify
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.qdq import kept_in_float
+from edgekit.quantize.qdq import FULL, kept_in_float
+from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
 from edgekit.quantize.ranges import select
 from edgekit.runtimes import load, open_session
 from litert_networks import Network, build, images, residual, squeeze_and_excite
@@ -367,3 +371,43 @@ def test_a_fixed_batch_takes_no_other(tmp_path: Path) -> None:
     details = Interpreter(model_path=str(path)).get_input_details()[0]
     assert details["shape_signature"].tolist() == [3, SIZE, SIZE, 3]
     assert open_session("litert", path).run(some_images(3)).shape == (3, 6)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        QuantizationConfig(FULL, "percentile"),
+        QuantizationConfig(FULL, "minmax", corrected=True),
+        QuantizationConfig(FULL, "minmax", equalized="weights"),
+        QuantizationConfig(FULL, "minmax", exclude=("x1",)),
+    ],
+    ids=lambda way: way.name,
+)
+def test_every_step_of_the_search_makes_a_file_that_runs(way: QuantizationConfig, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    write_onnx(path, layers=3)
+    model = simplify(onnx.load(path))
+    onnx.helper.set_model_props(model, {"classes": "[]"})
+    onnx.save(model, path)
+    layers = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    way = replace(way, exclude=(layers[1],)) if way.exclude else way
+    workshop = Quantizer(Calibration(path, some_images(24), tmp_path), tmp_path, None, None)
+    session = open_session("onnxruntime", path)
+    reference = ReferenceOutputs.of(session.run_all, some_images(24), None)
+    family = LiteRtInt8(workshop, reference, AccuracyBounds())
+    folder = tmp_path / "made"
+    folder.mkdir()
+    variant = family.make(way, folder)
+    assert [file.name for file in folder.iterdir()] == ["model.int8.tflite"]
+    fidelity = family.fidelity(variant, folder)
+    assert fidelity is not None
+    assert fidelity.sqnr_db > 15
+    record = variant.quantization
+    assert record is not None
+    assert record.way == way.name
+    assert bool(record.equalized) == bool(way.equalized)
+    assert (record.bias_correction is not None) == way.corrected
+    types = [type_ for kind, type_ in operators(folder / "model.int8.tflite") if kind == "CONV_2D"]
+    assert types.count("FLOAT32") == len(way.exclude)
+    assert family.groups()[0][0].scheme is FULL
+    assert family.last(way) is None
