@@ -147,7 +147,7 @@ def executed(interpreter: Any) -> tuple[int, Counter[str]]:
     LiteRT lists the operators that a part replaces beside it, so what is computed is found from the outputs backwards.
     """
     makers: dict[int, Mapping[str, Any]] = {}
-    for operator in interpreter._get_ops_details():  # there is no public word for it
+    for operator in getattr(interpreter, "_get_ops_details", list)():  # not public: another release may not have it
         for tensor in operator["outputs"]:
             if operator["op_name"] == DELEGATE or int(tensor) not in makers:
                 makers[int(tensor)] = operator
