@@ -59,7 +59,7 @@ def squeezed(array: NDArray[Any]) -> NDArray[Any]:
 def _binary(kind: str) -> Lower:
     def lower(state: Lowering, node: Node) -> None:
         if kind == "MUL" and _is_number(state, node.inputs[1], 1.0) and _same_shape(state, node):
-            state._values[node.outputs[0]] = state.value(node.inputs[0])
+            state.alias(node.outputs[0], state.value(node.inputs[0]))
             return
         value = binary(state, kind, node.inputs, node.outputs[0])
         state.result(value.tensor, value.order)
@@ -123,7 +123,7 @@ def _bounded(state: Lowering, node: Node, low: float | None, high: float | None)
         tensor = tensor if low is None else step(state, "MAXIMUM", tensor, low)
         tensor = tensor if high is None else step(state, "MINIMUM", tensor, high)
     if tensor is value.tensor:
-        state._values[node.outputs[0]] = value
+        state.alias(node.outputs[0], value)
         return
     state.result(tensor, value.order)
 
@@ -200,7 +200,7 @@ def _cast(state: Lowering, node: Node) -> None:
     if after != np.float32:
         raise state.refuse(f"from {before} to {after}")
     if before == np.float32:
-        state._values[node.outputs[0]] = value
+        state.alias(node.outputs[0], value)
     elif value.tensor.scale is not None:
         state.result(state.emit("DEQUANTIZE", [value.tensor], value.tensor.sides), value.order)
     else:
@@ -247,7 +247,7 @@ def _many(kind: str) -> Lower:
     def lower(state: Lowering, node: Node) -> None:
         output = node.outputs[0]
         if len(node.inputs) == 1:
-            state._values[output] = state.value(node.inputs[0])
+            state.alias(output, state.value(node.inputs[0]))
             return
         if len(node.inputs) > 2 and any(state.sides(name) != state.sides(output) for name in node.inputs):
             raise state.refuse("several values of different shapes")

@@ -214,6 +214,10 @@ class Lowering:
             tensor.source = name
         self._values[name] = Value(tensor, order)
 
+    def alias(self, name: str, value: Value) -> None:
+        """Say that an ONNX value is another one."""
+        self._values[name] = value
+
     def result(self, tensor: Tensor, order: Order) -> None:
         """Say what holds the node's first output."""
         self.set(self.node.outputs[0], tensor, order)
