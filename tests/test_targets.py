@@ -130,7 +130,7 @@ def test_a_target_of_another_package_is_listed(installed: Callable[..., None], e
             "made": "weights and bias as a NumPy archive", "not_built": "", "not_run": "",
         }
     ]  # fmt: skip
-    assert "trt-rtx|npz|all" in "".join(edgekit("export", "--help")[1].split())
+    assert "trt-rtx|litert|npz|all" in "".join(edgekit("export", "--help")[1].split())
 
 
 def test_a_target_of_another_package_is_exported_and_verified(exported: Exported) -> None:
@@ -342,7 +342,7 @@ def test_every_path_of_the_table_leads_somewhere(
     target: targets.Target, require_module: Callable[[str, str], None]
 ) -> None:
     runtime = target.runtime
-    for path in filter(None, (target.maker, target.set_batch)):
+    for path in filter(None, (target.maker, target.set_batch, target.float_model)):
         assert callable(targets.resolve(path))
     for path in filter(None, (runtime.session, runtime.probe, runtime.requires)):
         assert callable(targets.resolve(path))
@@ -362,9 +362,9 @@ def test_the_table_is_consistent() -> None:
 @pytest.mark.parametrize(
     ("architecture", "gpu", "installs"),
     [
-        ("x86_64", True, ["ort", "openvino", "trt-rtx"]),
-        ("x86_64", False, ["ort", "openvino"]),
-        ("aarch64", True, ["ort", "openvino"]),  # a Jetson, whose TensorRT comes from JetPack
+        ("x86_64", True, ["ort", "openvino", "trt-rtx", "litert"]),
+        ("x86_64", False, ["ort", "openvino", "litert"]),
+        ("aarch64", True, ["ort", "openvino", "litert"]),  # a Jetson, whose TensorRT comes from JetPack
     ],
 )
 def test_pip_brings_a_device_the_runtimes_that_it_can_use(architecture: str, gpu: bool, installs: list[str]) -> None:
@@ -393,13 +393,13 @@ def test_every_marker_can_be_drawn() -> None:
 def test_a_bundle_with_a_runtime_that_is_unknown_keeps_its_other_variants(tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "bundle", openvino=False)
     first = bundle.manifest.variants[0]
-    later = first.model_copy(update={"id": "litert-int8", "runtime": "litert"})
+    later = first.model_copy(update={"id": "abacus-int8", "runtime": "abacus"})
     write_manifest(bundle.path, bundle.manifest.model_copy(update={"variants": [first, later]}))
     opened = Bundle.open(bundle.path)
     assert load(opened, opened.variant("onnx-fp32")).runtime == "onnxruntime"
-    with pytest.raises(RuntimeMissing, match="does not know the runtime litert"):
-        load(opened, opened.variant("litert-int8"))
-    assert str(why_not("litert")).endswith("(update edgekit, or install the package that adds it)")
+    with pytest.raises(RuntimeMissing, match="does not know the runtime abacus"):
+        load(opened, opened.variant("abacus-int8"))
+    assert str(why_not("abacus")).endswith("(update edgekit, or install the package that adds it)")
 
 
 @pytest.mark.parametrize("runtime", ["", "A", "../x", "x" * 41, "a b"])

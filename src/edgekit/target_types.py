@@ -100,6 +100,8 @@ class Target:
         set_batch: path of a callable (path, batch) that fixes the batch size of a file with a free batch axis;
             empty: its maker handles `sources.batch`.
         options: fields of `export.inputs.ExportOptions` that only this target depends on.
+        float_model: path of what is called with (float ONNX, folder) and writes a float model that the runtime opens into the folder, which
+            it returns the path of: INT8 is timed against it. Empty: the runtime opens the ONNX itself, or its INT8 is not timed.
     """
 
     name: str
@@ -111,12 +113,14 @@ class Target:
     needs_runtime: bool = False
     set_batch: str = ""
     options: tuple[str, ...] = ()
+    float_model: str = ""
 
     def __post_init__(self) -> None:
         _check(self.name, _NAME, "name")
         _check(self.maker, _PATH, "maker")
-        if self.set_batch:
-            _check(self.set_batch, _PATH, "set_batch")
+        for what, path in (("set_batch", self.set_batch), ("float_model", self.float_model)):
+            if path:
+                _check(path, _PATH, what)
         if not self.precisions or not set(self.precisions) <= set(PRECISIONS):
             raise ValueError(f"precisions {self.precisions}: must be one or more of {', '.join(PRECISIONS)}")
         if not set(self.defaults) <= set(self.precisions):

@@ -75,6 +75,17 @@ TENSORRT_RTX = Runtime(
     machines=("x86_64",),
     marker="triangle",
 )
+LITERT = Runtime(
+    name="litert",
+    title="LiteRT",
+    module="ai_edge_litert",
+    packages=("ai-edge-litert",),
+    extra="litert",
+    session="edgekit.runtimes.litert:LiteRtSession",
+    probe="edgekit.runtimes.litert:devices",
+    marker="pentagon",
+    providers=("cpu",),
+)
 _BUILT_IN = {
     target.name: target
     for target in (
@@ -113,6 +124,16 @@ _BUILT_IN = {
             makes="engine, also without a GPU",
             needs_runtime=True,
             options=("compute_capabilities",),
+        ),
+        Target(
+            name="litert",
+            runtime=LITERT,
+            precisions=("fp32", "fp16", "int8"),
+            defaults=("fp16", "int8"),
+            maker="edgekit.export.litert.maker:make",
+            makes="TensorFlow Lite model, channels last",
+            needs_runtime=True,
+            float_model="edgekit.export.litert.maker:float_model",
         ),
     )
 }
@@ -253,7 +274,7 @@ def added_targets() -> dict[str, Added]:
 
 
 __all__ = [
-    "DEFAULT_TARGETS", "GROUP", "MARKERS", "ONNXRUNTIME", "OPENVINO", "PRECISIONS", "TENSORRT", "TENSORRT_RTX", "Added", "Precision", "Runtime",
-    "Target", "added_targets", "built_in", "every", "every_provider", "extras_of", "find", "find_runtime", "marker", "rank", "resolve",
+    "DEFAULT_TARGETS", "GROUP", "LITERT", "MARKERS", "ONNXRUNTIME", "OPENVINO", "PRECISIONS", "TENSORRT", "TENSORRT_RTX", "Added", "Precision",
+    "Runtime", "Target", "added_targets", "built_in", "every", "every_provider", "extras_of", "find", "find_runtime", "marker", "rank", "resolve",
     "runtimes", "runtimes_of", "title",
 ]  # fmt: skip

@@ -19,14 +19,17 @@ from numpy.typing import NDArray
 
 from edgekit.bench.paired import LOOKS, compare
 from edgekit.bundle import Speed, Variant
+from edgekit.errors import ExportError
+from edgekit.export.catalog import split
 from edgekit.machine import this_machine
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.progress import progress
 from edgekit.quantization import FLOAT_LAYERS
 from edgekit.quantize.qdq import saturates
 from edgekit.runtimes import Session, open_session
-from edgekit.targets import find_runtime
+from edgekit.targets import Target, find_runtime, resolve
 from edgekit.tasks import Task
+from edgekit.temporary import scratch_folder
 
 SECONDS = 20.0  # wall-clock limit per variant; the pairs of the first look are measured in any case
 _TURN_NS = 10_000_000  # CPU time of a turn; one run if that takes longer
@@ -63,20 +66,42 @@ def with_speed(
         for v in variants
         if v.precision == "int8"
         and v.status == "verified"
-        and (runtime := find_runtime(v.runtime)) is not None
-        and runtime.reads_onnx
+        and _has_float(v)
         and (v.speed is None or v.speed.verdict in (None, "undecided"))
     ]
     found: dict[str, Variant] = {}
-    with progress("speed", len(wanted), unit="variants") as advance:
+    with progress("speed", len(wanted), unit="variants") as advance, scratch_folder("speed") as scratch:
         for variant in wanted:
-            speed = _measured(variant, folder, float_onnx, images, task, seconds)
+            speed = _measured(variant, folder, _float_model(variant, float_onnx, scratch), images, task, seconds)
             notes = [n for n in variant.note.split("; ") if n and not n.startswith((_SLOWER, _UNDECIDED))]
             found[variant.id] = variant.model_copy(
                 update={"speed": speed, "note": "; ".join([*notes, *_notes(speed, float_onnx, variant)])}
             )
             advance()
     return [found.get(v.id, v) for v in variants]
+
+
+def _has_float(variant: Variant) -> bool:
+    """Whether there is a float model that the variant's runtime opens, or can be made of the float ONNX."""
+    runtime = find_runtime(variant.runtime)
+    target = _target(variant)
+    return runtime is not None and (runtime.reads_onnx or (target is not None and bool(target.float_model)))
+
+
+def _float_model(variant: Variant, float_onnx: Path, scratch: Path) -> Path:
+    """The float model that a variant is timed against; made in `scratch` where it is not the ONNX itself."""
+    target = _target(variant)
+    if target is None or not target.float_model:
+        return float_onnx
+    made: Path = resolve(target.float_model)(float_onnx, scratch)
+    return made
+
+
+def _target(variant: Variant) -> Target | None:
+    try:
+        return split(variant.id)[0]
+    except ExportError:  # of a package that is not installed any more
+        return None
 
 
 def _notes(speed: Speed, float_onnx: Path, variant: Variant) -> list[str]:
@@ -93,7 +118,11 @@ def why_slow(speed: Speed, float_onnx: Path, variant: Variant) -> str:
     reasons = []
     if saturates():
         reasons.append("this CPU has no 8-bit dot product (VNNI)")
-    if operators & {"HardSwish", "HardSigmoid", "Sigmoid", "Erf", "Softmax"}:
+    runtime = find_runtime(variant.runtime)
+    in_float = (
+        runtime is not None and runtime.reads_onnx
+    )  # LiteRT has these activations in INT8, and says what it has not
+    if in_float and operators & {"HardSwish", "HardSigmoid", "Sigmoid", "Erf", "Softmax"}:
         reasons.append(
             "the network's activations (hard-swish, SiLU, GELU, squeeze-and-excitation, attention) stay in float"
         )
@@ -109,9 +138,9 @@ def why_slow(speed: Speed, float_onnx: Path, variant: Variant) -> str:
 
 
 def _measured(
-    variant: Variant, folder: Path, float_onnx: Path, images: NDArray[np.uint8], task: Task, seconds: float
+    variant: Variant, folder: Path, float_model: Path, images: NDArray[np.uint8], task: Task, seconds: float
 ) -> Speed:
-    pairs = _TimedPairs(variant, (float_onnx, folder / variant.files[0].path), images, task)
+    pairs = _TimedPairs(variant, (float_model, folder / variant.files[0].path), images, task)
     began = time.monotonic()
     try:
         found = compare(pairs.measure, lambda: time.monotonic() - began > seconds)

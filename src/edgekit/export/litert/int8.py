@@ -1,0 +1,137 @@
+"""LiteRT's INT8 in the accuracy search (see `quantize.search`): edgekit's own ranges, equalization, corrected biases and layers in float."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from onnx import ModelProto, numpy_helper
+
+from edgekit.bundle import BundleFile, Variant
+from edgekit.errors import ExportError
+from edgekit.export.litert.graph import Graph
+from edgekit.export.litert.lowering import lower
+from edgekit.export.litert.maker import with_batch, write
+from edgekit.export.litert.quantize import Counts, quantize
+from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, verify
+from edgekit.onnx_graph.files import read_onnx
+from edgekit.quantization import Quantization
+from edgekit.quantize.fidelity import Fidelity, run
+from edgekit.quantize.qdq import FULL, kept_in_float
+from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
+from edgekit.quantize.ranges import METHODS, select
+from edgekit.runtimes import why_not
+from edgekit.targets import LITERT
+
+FILE = "model.int8.tflite"
+_QDQ = "qdq.onnx"  # temporary
+
+
+@dataclass
+class LiteRtInt8:
+    """LiteRT's INT8 (a `quantize.backend.Backend`).
+
+    Attributes:
+        quantizer: makes the quantized graphs.
+        reference: the trained model's outputs.
+        bounds: the bounds that a variant must meet.
+        batch: the batch size that the files fix; None leaves it free.
+    """
+
+    quantizer: Quantizer
+    reference: ReferenceOutputs
+    bounds: AccuracyBounds
+    batch: int | None = None
+    target: str = "litert"
+    _lowered: dict[Path, Graph] = field(default_factory=dict)
+
+    def groups(self) -> list[list[QuantizationConfig]]:
+        """Every method with 8-bit weights: XNNPACK's products saturate on no CPU."""
+        return [[QuantizationConfig(FULL, method) for method in METHODS]]
+
+    def last(self, best: QuantizationConfig | None) -> QuantizationConfig | None:
+        """No fallback for LiteRT."""
+        return None
+
+    def make(self, config: QuantizationConfig, folder: Path) -> Variant:
+        """Write the file of a configuration into a folder.
+
+        Raises:
+            ExportError: nothing in the network can be quantized, or LiteRT has no such operator.
+        """
+        calibration = self.quantizer.calibration(config)
+        assert calibration is not None
+        assert config.scheme is not None
+        model = read_onnx(calibration.model)
+        kept = list(dict.fromkeys([*kept_in_float(model), *config.exclude]))
+        record = Quantization(
+            tool="edgekit",
+            format="LiteRT",
+            activations="int8 asymmetric, per tensor",
+            weights=f"int8 symmetric, per output channel, {config.scheme.bits} bits",
+            calibration=calibration.describe(config.method),
+            kept_in_float=kept,
+            configuration=config.name,
+        )
+        if config.corrected or config.equalized or config.learned:
+            qdq = self.quantizer.qdq(config, folder / _QDQ)
+            record.equalized, record.bias_correction, record.distilled = (
+                qdq.equalized, qdq.bias_correction, qdq.distilled,
+            )  # fmt: skip
+        graph = self._float_graph(calibration.model, model, folder / _QDQ if config.corrected else None)
+        (folder / _QDQ).unlink(missing_ok=True)
+        quantized, counts = quantize(graph, select(calibration.histograms, config.method), kept, config.scheme.bits)
+        if not counts.int8:
+            raise ExportError("nothing in the network can be quantized", "export it without --precision int8")
+        write(quantized, folder / FILE, calibration.model, "int8")
+        record.operations = [describe(counts)]
+        return Variant(
+            id="litert-int8",
+            runtime=LITERT.name,
+            precision="int8",
+            files=[BundleFile.of(folder, FILE)],
+            quantization=record,
+            executed=False,
+            status="unexecuted",
+        )
+
+    def _float_graph(self, path: Path, model: ModelProto, qdq: Path | None) -> Graph:
+        if qdq is not None:
+            return lower(with_batch(with_biases(model, read_onnx(qdq)), self.batch))
+        if path not in self._lowered:
+            self._lowered[path] = lower(with_batch(model, self.batch))
+        return self._lowered[path]
+
+    def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
+        """Compare a variant with the trained model in LiteRT."""
+        if why_not(LITERT.name) is not None:
+            return None
+        path = folder / variant.files[0].path
+        return self.quantizer.judge(
+            lambda images: run(LITERT.name, path, images, self.reference.task, variant.settings)
+        )
+
+    def verify(self, variant: Variant, folder: Path) -> Variant:
+        """Verify in LiteRT."""
+        return verify(variant, folder, self.reference, self.bounds)
+
+
+def with_biases(model: ModelProto, corrected: ModelProto) -> ModelProto:
+    """A float graph with the biases that the layers of the same names have in a Q/DQ graph; changes `model`."""
+    theirs = {t.name: t for t in corrected.graph.initializer}
+    bias = {n.name: n.input[2] for n in corrected.graph.node if n.op_type in {"Conv", "Gemm"} and len(n.input) > 2}
+    ours = {t.name: t for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.name not in bias or len(node.input) < 3 or bias[node.name] not in theirs:
+            continue
+        array = numpy_helper.to_array(theirs[bias[node.name]])
+        if array.dtype == np.float32 and node.input[2] in ours and array.shape == tuple(ours[node.input[2]].dims):
+            ours[node.input[2]].CopyFrom(numpy_helper.from_array(array, node.input[2]))
+    return model
+
+
+def describe(counts: Counts) -> str:
+    """How many operators are in INT8, and which are in float."""
+    left = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.in_float.items(), key=lambda item: -item[1]))
+    return f"{counts.int8} operators in INT8, in float {left or 'none'}"

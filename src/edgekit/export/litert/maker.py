@@ -1,0 +1,97 @@
+"""The maker of LiteRT's variants (see `targets.Target`)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from onnx import ModelProto
+
+from edgekit.bundle import BundleFile, Precision, Variant
+from edgekit.export.inputs import Sources
+from edgekit.export.litert.flatbuffer import schema, serialize
+from edgekit.export.litert.graph import Graph
+from edgekit.export.litert.half import halve
+from edgekit.export.litert.lowering import lower
+from edgekit.export.verify import verify
+from edgekit.onnx_graph.files import read_onnx
+from edgekit.onnx_graph.metadata import of_onnx
+from edgekit.onnx_graph.simplify import fix_batch
+from edgekit.quantize.search import search_accuracy
+from edgekit.runtimes import open_session, why_not
+from edgekit.targets import LITERT
+from edgekit.tasks import Task
+
+METADATA = "edgekit"  # key of the metadata in the file
+
+
+def make(precision: Precision, sources: Sources) -> Variant:
+    """Make a variant for LiteRT.
+
+    Raises:
+        ExportError: the graph has an operator that LiteRT lacks, or LiteRT cannot run the file.
+        RuntimeMissing: LiteRT is not installed.
+    """
+    schema()  # before minutes are spent
+    if precision == "int8":
+        from edgekit.export.litert.int8 import LiteRtInt8
+
+        backend = LiteRtInt8(sources.quantizer, sources.reference, sources.options.bounds, sources.batch)
+        made = search_accuracy(backend, sources.folder, recover=sources.options.recover, budget=sources.budget)
+        return with_partitions(made, sources.folder, sources.reference.task)
+    graph = lower(with_batch(read_onnx(sources.float_onnx), sources.batch))
+    if precision == "fp16":
+        halve(graph)
+    name = f"model.{precision}.tflite"
+    write(graph, sources.folder / name, sources.float_onnx, precision)
+    variant = Variant(
+        id=f"litert-{precision}",
+        runtime=LITERT.name,
+        precision=precision,
+        files=[BundleFile.of(sources.folder, name)],
+        executed=False,
+        status="unexecuted",
+    )
+    verified = verify(variant, sources.folder, sources.reference, sources.options.bounds)
+    return with_partitions(verified, sources.folder, sources.reference.task)
+
+
+def float_model(source: Path, folder: Path) -> Path:
+    """Convert a float ONNX to a `.tflite` in FP32, the reference for the speed of INT8.
+
+    Args:
+        source: the ONNX file.
+        folder: the output folder.
+    """
+    path = folder / "model.fp32.tflite"
+    write(lower(read_onnx(source)), path, source, "fp32")
+    return path
+
+
+def with_partitions(variant: Variant, folder: Path, task: Task) -> Variant:
+    """Add a note to a variant that XNNPACK does not run as one part: each border between parts costs time."""
+    if why_not(LITERT.name) is not None:
+        return variant
+    session = open_session(LITERT.name, folder / variant.files[0].path, threads=1, task=task)
+    parts, outside = session.settings["xnnpack_partitions"], session.settings["outside_xnnpack"]
+    session.close()
+    if parts == "1" and outside == "nothing":
+        return variant
+    parts_note = f"XNNPACK runs it in {parts} parts; LiteRT's slower kernels run {outside}"
+    return variant.model_copy(update={"note": "; ".join(part for part in (variant.note, parts_note) if part)})
+
+
+def with_batch(model: ModelProto, batch: int | None) -> ModelProto:
+    """Fix the batch size of a graph; None leaves it free.
+
+    Raises:
+        ExportError: the graph does not support this batch size.
+    """
+    return model if batch is None else fix_batch(model, batch)
+
+
+def write(graph: Graph, path: Path, source: Path, precision: Precision) -> None:
+    """Write a graph with the metadata of its source ONNX."""
+    facts = of_onnx(source) | {"precision": precision}
+    graph.metadata[METADATA] = json.dumps(facts, ensure_ascii=False, sort_keys=True).encode()
+    path.write_bytes(serialize(graph))
