@@ -31,8 +31,9 @@ from edgekit.quantize.qdq import FULL, kept_in_float
 from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
 from edgekit.quantize.ranges import select
 from edgekit.runtimes import load, open_session
-from litert_networks import Network, build, images, residual, squeeze_and_excite
+from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
+from tests.helpers.litert_networks import Network, build, images, residual, squeeze_and_excite
 from tests.helpers.tiny_bundle import SIZE, some_images, write_onnx
 
 
@@ -110,7 +111,7 @@ def test_int8_is_timed_against_float_in_litert(bundle: Bundle, tmp_path: Path) -
     size = bundle.manifest.preprocessing.image_size
     write_onnx(path, size=size)
     image = np.zeros((1, size, size, 3), np.uint8)
-    (found,) = with_speed([variant], bundle.path, path, image, seconds=0)
+    (found,) = with_speed([variant], bundle.path, path, image, task=bundle.task, seconds=0)
     assert found.speed is not None
     assert found.speed.float_p50_ms > 0
     assert found.speed.verdict is not None
@@ -391,9 +392,9 @@ def test_every_step_of_the_search_makes_a_file_that_runs(config: QuantizationCon
     onnx.save(model, path)
     layers = [node.name for node in model.graph.node if node.op_type == "Conv"]
     config = replace(config, exclude=(layers[1],)) if config.exclude else config
-    quantizer = Quantizer(Calibration(path, some_images(24), tmp_path), tmp_path, None, None)
+    quantizer = Quantizer(Calibration(path, some_images(24), tmp_path), tmp_path, None, None, CLASSIFICATION)
     session = open_session("onnxruntime", path)
-    reference = ReferenceOutputs.of(session.run_all, some_images(24), None)
+    reference = ReferenceOutputs.of(CLASSIFICATION, session.run_all, some_images(24), None)
     backend = LiteRtInt8(quantizer, reference, AccuracyBounds())
     folder = tmp_path / "made"
     folder.mkdir()

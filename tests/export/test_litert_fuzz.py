@@ -26,7 +26,7 @@ from edgekit.onnx_graph.simplify import simplify
 from edgekit.quantize.qdq import kept_in_float
 from edgekit.quantize.ranges import collect, select
 from edgekit.runtimes.onnxruntime import session_options
-from litert_networks import ACTIVATIONS, LAYERS, Network, activation, build, convolution, images
+from tests.helpers.litert_networks import ACTIVATIONS, LAYERS, Network, activation, build, convolution, images
 
 CASES = int(os.environ.get("EDGEKIT_LITERT_CASES", "25"))
 CLOSE = 1e-4  # of the range of the logits, as the product promises
