@@ -35,7 +35,7 @@ from tests.helpers.tiny_bundle import make_bundle
 
 Command = Callable[..., tuple[int, str, str]]
 ADDED = Path(__file__).parent / "added_task"
-OLD = Path(__file__).parent / "data" / "bundles" / "version-0.1.0.json"
+OLD = Path(__file__).parent / "fixtures" / "bundles" / "version-0.1.0.json"
 SIZE = 16
 
 
@@ -191,7 +191,7 @@ def test_a_wrong_output_of_another_packages_task_is_refused_at_export_and_on_the
     golden = {"images": images[:8], **{name: values[:8] for name, values in outputs.items()}}
     assert prove(session, variant, golden, 3, bundle.task).agreement == 1
     wrong = {**golden, output: worse[output][:8]}
-    with pytest.raises(BundleError, match="does not compute what was trained"):
+    with pytest.raises(BundleError, match="outputs differ from the trained model's"):
         prove(session, variant, wrong, 3, bundle.task)
 
 

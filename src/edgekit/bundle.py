@@ -365,7 +365,7 @@ class Bundle:
     def _compare(self, file: BundleFile, size: int, digest: str) -> None:
         if size != file.bytes or digest != file.sha256:
             raise BundleError(
-                f"{self.path / file.path}: changed since the export: its digest is not the recorded one",
+                f"{self.path / file.path}: changed since the export: its digest differs from the recorded one",
                 "export or copy the bundle again",
             )
 

@@ -167,6 +167,7 @@ class Latency(ResultPart):
             value = getattr(self, f"golden_{name}")
             if value is not None:
                 self.golden_figures.setdefault(name, value)
+                setattr(self, f"golden_{name}", None)
         return self
 
     @model_validator(mode="after")

@@ -155,7 +155,7 @@ class RunFolder:
                 raise RunError(f"{path}: missing", f"delete {path.parent} to train the stage again")
             if sha256(path) != digest:
                 raise RunError(
-                    f"{path}: damaged: its digest is not the recorded one",
+                    f"{path}: damaged: its digest differs from the recorded one",
                     f"delete {path.parent} to train the stage again",
                 )
 

@@ -381,7 +381,7 @@ def test_bench_from_python_refuses_what_the_command_refuses(bundle: Bundle, tmp_
         ({"variant": "onnx-int4"}, "no variant onnx-int4"),
         ({"scenario": "server"}, "server scenario"),
         ({"profile": True, "scenario": "offline"}, "--profile"),
-        ({"cpus": "x"}, "'x' is no processor"),
+        ({"cpus": "x"}, "'x' is not a processor number"),
     ):
         with pytest.raises(EdgekitError, match=said):
             edgekit.bench(bundle, output=tmp_path / "out", **options)

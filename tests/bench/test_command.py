@@ -240,7 +240,7 @@ def test_an_int8_variant_that_agrees_less_than_where_it_was_exported_is_warned_a
     assert prove(session, int8, golden, 5, CLASSIFICATION).warning == ""
     proof = prove(session, int8, {**golden, "logits": np.roll(golden["logits"], 1, axis=1)}, 5, CLASSIFICATION)
     assert proof.agreement < 0.5
-    assert "the recorded accuracy does not hold on this machine" in proof.warning
+    assert "its recorded accuracy does not hold on this machine" in proof.warning
 
 
 def test_the_workers_own_error_comes_back_as_it_was(folder: Path) -> None:

@@ -178,7 +178,7 @@ def test_wrong_input_ends_in_one_line(run: Path, photos: Path, edgekit: Command,
         (broken / f"{i}.jpg").write_bytes(b"no")
     refused(edgekit("embed", run, broken, *common), "none of its 3 images can be read")
     shutil.copy(photos / "copy.png", broken / "one.png")
-    refused(edgekit("embed", run, broken, *common), "holds 1 image that can be read", "at least two")
+    refused(edgekit("embed", run, broken, *common), "only 1 image can be read", "at least two")
     refused(edgekit("embed", run, photos, "--of", "student", *common), "the stage distill is not complete")
     refused(edgekit("embed", tmp_path / "no-run", photos, *common), "no such run")
     refused(edgekit("embed", run, photos, "--neighbors", "gone.jpg", *common), "gone.jpg: no such file")

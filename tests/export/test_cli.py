@@ -126,7 +126,7 @@ def test_damaged_weights_are_refused(
     weights = run.stage_path("distill") / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01")
     assert edgekit(monkeypatch, "export", run.path) == 2
-    assert "its digest is not the recorded one" in capsys.readouterr().err
+    assert "its digest differs from the recorded one" in capsys.readouterr().err
     assert not (run.path / "export").exists()
 
 

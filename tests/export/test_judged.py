@@ -137,7 +137,7 @@ def test_the_command_says_what_it_was_judged_on(edgekit: Run, tmp_path: Path, mo
     code, out, err = edgekit(*common)
     assert code in {0, 1}, err  # INT8 of so few images need not pass
     text = " ".join(out.split())
-    assert "judged on 12 images held back from calibration" in text
+    assert "measured on 12 images held back from calibration" in text
     assert "agrees: on 12 images held back from calibration" in text
     assert "INT8 is calibrated with only 12 images" in text
     code, out, err = edgekit(*common, "--json")

@@ -186,7 +186,7 @@ def test_an_archive_whose_files_are_not_what_it_lists_leaves_nothing(
     shutil.copytree(original, tmp_path / "changed")
     model = tmp_path / "changed" / "model.onnx"
     model.write_bytes(model.read_bytes()[:-1] + b"?")  # the right size, another digest
-    with pytest.raises(BundleError, match="its digest is not the recorded one"):
+    with pytest.raises(BundleError, match="its digest differs from the recorded one"):
         Bundle.open(_zip(tmp_path / "changed", tmp_path / "changed.zip"))
     assert not list((cache / "bundles").iterdir())
 

@@ -138,9 +138,9 @@ def test_streams_and_profiles_open_the_checked_bytes_again(original: Path, other
     session: Any = load(bundle, bundle.variant("onnx-fp32"))
     shutil.copyfile(other / "model.onnx", folder / "model.onnx")
     images = bundle.golden()[0]
-    with pytest.raises(BundleError, match="its digest is not the recorded one"):
+    with pytest.raises(BundleError, match="its digest differs from the recorded one"):
         session.streams(2)
-    with pytest.raises(BundleError, match="its digest is not the recorded one"):
+    with pytest.raises(BundleError, match="its digest differs from the recorded one"):
         session.profile(images, 2, 0)
 
 
@@ -270,7 +270,7 @@ def test_a_runs_model_is_of_the_recorded_bytes(file: str, models: tuple[Path, Pa
     assert right
     assert refused
     shutil.copyfile(models[1] / "model.safetensors", folder / "model.safetensors")
-    with pytest.raises(RunError, match="its digest is not the recorded one"):
+    with pytest.raises(RunError, match="its digest differs from the recorded one"):
         load_classifier(folder, recorded)
 
 

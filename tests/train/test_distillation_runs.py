@@ -177,7 +177,7 @@ def test_a_teacher_of_other_classes_or_another_size_is_refused_before_anything_i
     for change, message in (
         (
             {"classes": [*"abcdefghij"]},
-            r"finetune: knows 10 classes \(a, b, c, d, e…\), data\.labeled has 10 \(0, 1, 2",
+            r"finetune: has 10 classes \(a, b, c, d, e…\), data\.labeled has 10 \(0, 1, 2",
         ),
         ({"image_size": 32}, r"finetune: takes images of 32 px, but data\.image_size is 16"),
     ):
@@ -189,7 +189,7 @@ def test_a_teacher_of_other_classes_or_another_size_is_refused_before_anything_i
 
 def test_a_run_does_not_teach_itself_by_its_path(run: Path) -> None:
     for path in (run, run / "distill"):
-        with pytest.raises(RecipeError, match=r"belongs to the run that distills.*is called own"):
+        with pytest.raises(RecipeError, match=r"belongs to the run that distills.*write own"):
             train(recipe(distill__teachers=[{"model": str(path)}]), Run(run))
 
 

@@ -64,9 +64,10 @@ def _bench(
     from edgekit.bench.remote.fan_out import bench_on
     from edgekit.bundle import Bundle
 
+    addresses = parse(devices)
     bundle = Bundle.open(others["bundle"])
     fleet = bench_on(
-        parse(devices),
+        addresses,
         bundle,
         others["output"] or default_output(bundle),
         options=_given_options(click.get_current_context()),
