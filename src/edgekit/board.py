@@ -39,4 +39,7 @@ class BoardNeeds(Record):
         default_factory=list, description="operators to register, as methods of tflite::MicroMutableOpResolver"
     )
     measured_by: str = Field("", description="tflite-micro and its version")
+    exceeds: list[str] = Field(
+        default_factory=list, description="what is beyond the limits that were given, a clause each"
+    )
     npu: NpuCompilation | None = None

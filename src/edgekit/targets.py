@@ -297,7 +297,7 @@ def added_targets() -> dict[str, Added]:
 
 
 __all__ = [
-    "DEFAULT_TARGETS", "GROUP", "LITERT", "MARKERS", "ONNXRUNTIME", "OPENVINO", "PRECISIONS", "TENSORRT", "TENSORRT_RTX", "TFLITE_MICRO", "Added",
-    "Precision", "Runtime", "Target", "added_targets", "built_in", "every", "every_provider", "extras_of", "find", "find_runtime", "marker", "rank", "resolve",
-    "runtimes", "runtimes_of", "title",
+    "DEFAULT_TARGETS", "GROUP", "LITERT", "MARKERS", "ONNXRUNTIME", "OPENVINO", "PRECISIONS", "TENSORRT", "TENSORRT_RTX", "TFLITE_MICRO",
+    "Added", "Precision", "Runtime", "Target", "added_targets", "built_in", "every", "every_provider", "extras_of", "find", "find_runtime",
+    "marker", "rank", "resolve", "runtimes", "runtimes_of", "title",
 ]  # fmt: skip

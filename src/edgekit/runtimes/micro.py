@@ -75,7 +75,10 @@ class MicroSession:
         _, self._shape, batch = check_graph(files.path, inputs, self.outputs, files.task)
         if batch != 1:
             free = "a free batch axis" if batch is None else f"the batch size {batch}"
-            raise BundleError(f"{files.path}: TFLite Micro takes one image at a time, but the graph has {free}", "export it for the target micro")
+            raise BundleError(
+                f"{files.path}: TFLite Micro takes one image at a time, but the graph has {free}",
+                "export it for the target micro",
+            )
         self.batch: int | None = 1
         self._interpreter: Any = _interpreter(content, graph, files.path)
         self._turn = threading.Lock()
@@ -144,7 +147,9 @@ def _interpreter(content: bytes, graph: Any, path: Path) -> Any:
         except (RuntimeError, ValueError) as error:
             failed = error
     reasons = "; ".join(caught.lines[:3]) or str(failed)
-    raise BundleError(f"{path}: TFLite Micro cannot load it: {one_line(reasons, 300)}", "export the bundle again") from failed
+    raise BundleError(
+        f"{path}: TFLite Micro cannot load it: {one_line(reasons, 300)}", "export the bundle again"
+    ) from failed
 
 
 def devices() -> list[str]:

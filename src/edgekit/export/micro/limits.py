@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.board import BoardNeeds
 from edgekit.bundle import Variant
+from edgekit.errors import ExportError
 from edgekit.export.litert.flatbuffer import schema
 from edgekit.export.micro.rules import METHODS
 from edgekit.runtimes import open_session
@@ -15,6 +17,21 @@ from edgekit.targets import TFLITE_MICRO
 from edgekit.tasks import Task
 
 _GRID = 16  # pixels: the resolutions that are suggested
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KM]?)i?B?", re.IGNORECASE)
+_UNITS = {"": 1, "K": 1024, "M": 1024**2}
+
+
+def parse_size(text: str | int, option: str) -> int:
+    """Bytes from `256K`, `1M` or a number; a K is 1,024 bytes.
+
+    Raises:
+        ExportError: it is none of these, or is not positive.
+    """
+    found = _SIZE.fullmatch(str(text).strip())
+    size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
+    if size <= 0:
+        raise ExportError(f"{option} {text}: not a size", "give bytes, or kilobytes or megabytes such as 256K or 1M")
+    return size
 
 
 @dataclass(frozen=True)
@@ -55,7 +72,10 @@ class Limits:
         faults = self.faults(variant.board, image_size)
         if not faults:
             return variant
-        return variant.model_copy(update={"status": "rejected"}).noted(f"rejected: {' and '.join(faults)}")
+        board = variant.board.model_copy(update={"exceeds": faults})
+        return variant.model_copy(update={"status": "rejected", "board": board}).noted(
+            f"rejected: {' and '.join(faults)}"
+        )
 
 
 def _fitting(needs: BoardNeeds, ram: int, image_size: int) -> str:

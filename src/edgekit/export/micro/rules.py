@@ -39,7 +39,9 @@ def check_operators(graph: Graph) -> None:
     """
     for operator in graph.operators:
         if operator.kind not in METHODS:
-            raise ExportError(f"TFLite Micro does not have the operator {operator.kind} (node {operator.node or '?'})", HINT)
+            raise ExportError(
+                f"TFLite Micro does not have the operator {operator.kind} (node {operator.node or '?'})", HINT
+            )
 
 
 def methods(graph: Graph) -> list[str]:
@@ -68,9 +70,7 @@ def quantize_for_micro(
     return found, counts
 
 
-def _with_integer_pixels(
-    graph: Graph, ranges: Mapping[str, Range], kept: set[str]
-) -> tuple[Graph, Tensor | None]:
+def _with_integer_pixels(graph: Graph, ranges: Mapping[str, Range], kept: set[str]) -> tuple[Graph, Tensor | None]:
     """The graph with its normalization as a convolution of one pixel, whose weights are exact in INT8, and the pixels as numbers; None where
     the normalization is another one, or its reader stays in float."""
     first = graph.operators[0] if graph.operators else None
@@ -104,7 +104,7 @@ def _affine(
 ) -> tuple[Operator, NDArray[np.float64], NDArray[np.float64]] | None:
     """The operator that alone reads a value, if it only multiplies each channel by a number and adds one; and those numbers."""
     readers = graph.readers(value)
-    if len(readers) != 1 or value in graph.outputs.values() or readers[0].kind not in {"ADD", "SUB", "MUL", "DIV"}:
+    if len(readers) != 1 or value in graph.outputs.values():
         return None
     (operator,) = readers
     other = next((t for t in operator.inputs if t is not None and t is not value), None)
@@ -114,13 +114,13 @@ def _affine(
         return None
     number = np.broadcast_to(other.data.astype(np.float64).reshape(-1), (channels,))
     first, one, zero = operator.inputs[0] is value, np.ones(channels), np.zeros(channels)
-    if operator.kind == "ADD":
-        return operator, one, number
-    if operator.kind == "SUB":
-        return (operator, one, -number) if first else (operator, -one, number)
-    if operator.kind == "MUL":
-        return operator, number, zero
-    return (operator, 1 / number, zero) if first and number.all() else None
+    steps = {
+        "ADD": (one, number),
+        "SUB": (one, -number) if first else (-one, number),
+        "MUL": (number, zero),
+        **({"DIV": (1 / number, zero)} if first and number.all() else {}),
+    }
+    return (operator, *steps[operator.kind]) if operator.kind in steps else None
 
 
 def _join_conversions(graph: Graph, counts: Counts) -> None:
