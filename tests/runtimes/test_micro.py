@@ -146,7 +146,7 @@ def test_another_file_is_one_line(onnx_file: Path) -> None:
 def test_its_time_is_not_measured(bundle: Bundle, edgekit: Command) -> None:
     chosen, left_out = choose(bundle)
     assert "micro-int8" not in [variant.id for variant in chosen]
-    assert "says nothing of a board's" in dict((v.id, reason) for v, reason in left_out)["micro-int8"]
+    assert "says nothing of a board's" in {v.id: reason for v, reason in left_out}["micro-int8"]
     with pytest.raises(RuntimeMissing, match="micro-int8: TFLite Micro is for microcontrollers"):
         choose(bundle, ["micro-int8"])
     code, _, error = edgekit("bench", str(bundle.path), "--variant", "micro-int8", "--quick")

@@ -127,7 +127,7 @@ def export(
     """
     arguments = locals()
     own = {name: arguments[name] for name in _OF_OTHERS}
-    targets, precisions = chosen_targets(target), _several(precision)
+    targets, precisions = chosen_targets(target, batch), _several(precision)
     devices = _for_gpus(compute_capabilities, targets) | _for_boards(max_ram, max_flash, ethos_u, targets)
     require("onnx", "torch")
     from edgekit.export.catalog import check_batch
@@ -177,11 +177,12 @@ def zip_of(bundle: Bundle) -> Path:
     return bundle.path.with_name(f"{bundle.path.name}.zip")
 
 
-def chosen_targets(asked: str | Sequence[str]) -> tuple[str, ...]:
-    """The targets that are meant, each once; `all` leaves out what can be made only with a package that is not here, and says so.
+def chosen_targets(asked: str | Sequence[str], batch: int | None = None) -> tuple[str, ...]:
+    """The targets that are meant, each once; `all` leaves out what cannot be made here, or not with this batch size, and says so.
 
     Args:
         asked: names of targets, or `all` among them; none: the defaults.
+        batch: the batch size of the graphs; None: any.
     """
     names = tuple(dict.fromkeys(_several(asked))) or DEFAULT_TARGETS
     if "all" not in names:
@@ -190,7 +191,8 @@ def chosen_targets(asked: str | Sequence[str]) -> tuple[str, ...]:
 
     chosen = []
     for target in every().values():
-        if missing := why_not_made(target):
+        other_batch = batch is not None and target.only_batch not in {0, batch}
+        if missing := why_not_made(target) or (f"it runs batches of {target.only_batch} alone" if other_batch else ""):
             echo(f"{target.name} is left out: {missing}", err=True)
         else:
             chosen.append(target.name)

@@ -192,7 +192,7 @@ def command(
     from edgekit.api.exporting import chosen_targets, export, zip_of
     from edgekit.export.catalog import plan
 
-    targets = chosen_targets(targets)
+    targets = chosen_targets(targets, batch)
     ids = plan(targets, precisions)
     bundles: list[tuple[Bundle, Path | None]] = []
     for size in dict.fromkeys(sizes) or [None]:

@@ -15,7 +15,7 @@ from edgekit.export.litert.graph import Graph
 from edgekit.export.litert.int8 import LiteRtInt8
 from edgekit.export.litert.quantize import Counts
 from edgekit.export.litert.rewrites import Range
-from edgekit.export.micro.rules import HINT, check_operators, quantize_for_micro
+from edgekit.export.micro.rules import HINT, check_kernels, quantize_for_micro
 from edgekit.export.verify import ReferenceOutputs, class_spread
 from edgekit.quantize.quantizer import QuantizationConfig
 from edgekit.targets import TFLITE_MICRO
@@ -51,7 +51,7 @@ class MicroInt8(LiteRtInt8):
     ) -> tuple[Graph, Counts]:
         """The float graph in INT8 (see `quantize_for_micro`)."""
         found = quantize_for_micro(graph, ranges, kept, bits)
-        check_operators(found[0])
+        check_kernels(found[0], self.reference.task)
         return found
 
 

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.errors import ExportError
+from edgekit.errors import BundleError, ExportError
+from edgekit.export.litert.flatbuffer import serialize
 from edgekit.export.litert.graph import NONE, VALID, Graph, Operator, Tensor, constant
 from edgekit.export.litert.quantize import MICRO, Counts, quantize
 from edgekit.export.litert.rewrites import Range
+from edgekit.runtimes import open_session
+from edgekit.targets import TFLITE_MICRO
+from edgekit.tasks import Task
 
 HINT = "leave --target micro out, or export a student whose operators it has (see docs/export.md)"
+_FAILED = re.compile(r"Node (\w+) \(number (\d+)")  # what the interpreter prints of an operator
 _PIXELS = (0.0, 255.0)
+_CLAMPS = {"RELU_0_TO_1": (0.0, 1.0), "RELU_N1_TO_1": (-1.0, 1.0)}
 _NORMALIZATION = "normalization"  # name of a node; those of the ONNX stay in float
 # The methods of tflite::MicroMutableOpResolver (tensorflow/lite/micro/micro_mutable_op_resolver.h) by kind of operator.
 METHODS = {
@@ -44,9 +53,27 @@ def check_operators(graph: Graph) -> None:
             )
 
 
-def methods(graph: Graph) -> list[str]:
-    """The methods that register the operators of a graph, each once."""
-    return sorted({METHODS[operator.kind] for operator in graph.operators})
+def check_kernels(graph: Graph, task: Task) -> None:
+    """Check that TFLite Micro's kernels take what the operators of a graph ask of them.
+
+    Raises:
+        ExportError: one does not.
+    """
+    check_operators(graph)
+    with TemporaryDirectory(prefix="micro-") as folder:
+        path = Path(folder) / "model.tflite"
+        path.write_bytes(serialize(graph))
+        try:
+            open_session(TFLITE_MICRO.name, path, task=task).close()
+        except BundleError as error:
+            failed = _FAILED.search(error.message)
+            reason = error.message.partition("cannot load it: ")[2] or error.message
+            if failed is None or int(failed[2]) >= len(graph.operators):
+                raise ExportError(f"TFLite Micro cannot run the graph: {reason}", HINT) from error
+            node = graph.operators[int(failed[2])].node or "?"
+            raise ExportError(
+                f"TFLite Micro cannot run the operator {failed[1]} (node {node}): {reason}", HINT
+            ) from error
 
 
 def quantize_for_micro(
@@ -62,12 +89,29 @@ def quantize_for_micro(
         kept: names of the ONNX nodes that stay in float.
         bits: of the weights.
     """
-    prepared, pixels = _with_integer_pixels(graph, ranges, set(kept))
+    prepared, pixels = _with_integer_pixels(_without_clamps(graph), ranges, set(kept))
     if pixels is not None:
         ranges = {**ranges, pixels.source: _PIXELS}
     found, counts = quantize(prepared, ranges, kept, bits, MICRO)
     _join_conversions(found, counts)
     return found, counts
+
+
+def _without_clamps(graph: Graph) -> Graph:
+    """The graph with the activations between two numbers that TFLite Micro lacks as a maximum and a minimum."""
+    found = Graph([], list(graph.inputs), dict(graph.outputs), dict(graph.metadata))
+    for operator in graph.operators:
+        if operator.kind not in _CLAMPS:
+            found.operators.append(operator)
+            continue
+        output = operator.outputs[0]
+        low, high = (constant(f"{output.name}/{v:g}", np.array([v], np.float32)) for v in _CLAMPS[operator.kind])
+        above = Tensor(f"{output.name}/above", output.sides)
+        found.operators += [
+            Operator("MAXIMUM", [operator.inputs[0], low], [above], {}, operator.node),
+            Operator("MINIMUM", [above, high], [output], {}, operator.node),
+        ]
+    return found
 
 
 def _with_integer_pixels(graph: Graph, ranges: Mapping[str, Range], kept: set[str]) -> tuple[Graph, Tensor | None]:
