@@ -200,7 +200,9 @@ class Variant(ManifestPart):
 
     @property
     def bytes(self) -> int:
-        """Size of all its files on disk."""
+        """Size of all its files on disk; of what goes on a microcontroller, of the model alone, which is there as source code too."""
+        if self.board is not None and self.board.model_bytes is not None:
+            return self.board.model_bytes
         return sum(file.bytes for file in self.files)
 
 

@@ -16,7 +16,7 @@ from edgekit.targets import TFLITE_MICRO
 
 IMAGES = 4  # golden images in the code: each takes flash
 _RELATIVE = 1e-3  # of the outputs' range: the least difference that is allowed, for other floating-point units
-_ROW = 20
+_ROW = 32
 _HEAD = "// Written by `edgekit export`.\n"
 
 
@@ -48,7 +48,7 @@ def write_code(path: Path, needs: BoardNeeds, reference: ReferenceOutputs, parit
 
 
 def _array(numbers: list[str]) -> str:
-    return ",\n".join("    " + ", ".join(numbers[i : i + _ROW]) for i in range(0, len(numbers), _ROW))
+    return ",\n".join(",".join(numbers[i : i + _ROW]) for i in range(0, len(numbers), _ROW))
 
 
 def _model_header(needs: BoardNeeds) -> str:
@@ -70,7 +70,7 @@ constexpr size_t kArenaBytes = {needs.arena_bytes};
 
 
 def _model(content: bytes) -> str:
-    numbers = _array([f"0x{byte:02x}" for byte in content])
+    numbers = _array([str(byte) for byte in content])
     return f"""{_HEAD}#include "micro_model.h"
 
 alignas(16) const uint8_t kModel[] = {{
