@@ -416,6 +416,67 @@ def test_the_program_registers_the_operators_and_says_that_it_was_not_compiled(b
     assert text.count("(") == text.count(")")
 
 
+# What the program uses of TFLite Micro, declared as its headers do. They are in no package, so this proves how the program decides, and no more.
+STAND_IN = """
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include "micro_golden.h"
+#define MicroPrintf(...) (std::printf(__VA_ARGS__), std::printf("\\n"))
+enum TfLiteStatus { kTfLiteOk = 0, kTfLiteError = 1 };
+struct TfLiteTensor { union { uint8_t* uint8; float* f; } data; size_t bytes; };
+namespace tflite {
+struct Model {};
+inline const Model* GetModel(const void*) { return nullptr; }
+inline void InitializeTarget() {}
+template <unsigned int N> struct MicroMutableOpResolver { METHODS };
+struct MicroInterpreter {
+  template <class Resolver> MicroInterpreter(const Model*, const Resolver&, uint8_t*, size_t) {}
+  uint8_t pixels[kPixels]; float values[kOutputs];
+  TfLiteTensor in, out;
+  TfLiteStatus AllocateTensors() {
+    in.data.uint8 = pixels; in.bytes = sizeof(pixels); out.data.f = values; out.bytes = sizeof(values);
+    return kTfLiteOk;
+  }
+  TfLiteTensor* input(size_t) { return &in; }
+  TfLiteTensor* output(size_t) { return &out; }
+  size_t arena_used_bytes() const { return 1; }
+  TfLiteStatus Invoke() {
+    for (int i = 0; i < kImages; ++i)
+      if (std::memcmp(pixels, kImage[i], kPixels) == 0)
+        for (int j = 0; j < kOutputs; ++j) values[j] = kExpected[i][j] + (i == 2 && j == 1 ? OFF : 0.0f);
+    return kTfLiteOk;
+  }
+};
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("off", "code"), [("0.0f", 0), ("0.9f * kAllowed", 0), ("1.1f * kAllowed", 1), ("-9e9f", 1), ("NAN", 1)]
+)
+def test_the_program_passes_what_is_near_alone(bundle: Bundle, tmp_path: Path, off: str, code: int) -> None:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    _, needs = micro(bundle)
+    main = (bundle.path / "micro_main.cc").read_text()
+    for header in re.findall(r'#include "(tensorflow/.*)"', main):
+        (tmp_path / header).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / header).write_text('#include "stand_in.h"\n')
+    methods = " ".join(f"TfLiteStatus {method}() {{ return kTfLiteOk; }}" for method in needs.operators)
+    (tmp_path / "stand_in.h").write_text(STAND_IN.replace("METHODS", methods).replace("OFF", off))
+    for name in ("micro_model.h", "micro_model.cc", "micro_golden.h", "micro_main.cc"):
+        shutil.copy(bundle.path / name, tmp_path)
+    command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-I.", "micro_main.cc", "micro_model.cc", "-o", "prove"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    done = subprocess.run([tmp_path / "prove"], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout
+    assert ("passed" if code == 0 else "FAILED") in done.stdout
+
+
 def test_the_npu_is_compiled_for(bundle: Bundle) -> None:
     pytest.importorskip("ethosu", reason="ethos-u-vela is not installed")
     variant, needs = micro(bundle)
