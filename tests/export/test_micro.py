@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -244,6 +245,14 @@ def test_a_shape_that_its_kernels_lack_is_named(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=pattern) as error:
         check_kernels(found, CLASSIFICATION)
     assert "--target micro" in error.value.hint
+
+
+def test_the_file_is_the_same_without_litert(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = lower(fix_batch(hard_network(), 1))
+    with_litert = serialize(graph)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    monkeypatch.delitem(sys.modules, "ai_edge_litert.schema_py_generated", raising=False)
+    assert serialize(graph) == with_litert
 
 
 def test_an_operator_that_it_lacks_is_named() -> None:
