@@ -46,7 +46,11 @@ from edgekit.runtimes.micro import MicroSession
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """A trained ResNet-10, compiled for an NPU too."""
     return exported.export(
-        tmp_path_factory.mktemp("micro") / "bundle", targets=["micro"], max_drop=2.0, ethos_u="ethos-u55-128"
+        tmp_path_factory.mktemp("micro") / "bundle",
+        targets=["micro"],
+        max_drop=2.0,
+        ethos_u="ethos-u55-128",
+        embedding=True,
     )
 
 
@@ -84,6 +88,7 @@ def test_a_trained_network_is_verified(bundle: Bundle) -> None:
     assert (variant.status, variant.executed, variant.runtime) == ("verified", True, "tflite-micro")
     assert variant.parity is not None
     assert variant.parity.agreement == 1
+    assert variant.parity.figures["embedding_cosine"] > 0.99
     assert variant.agreement is not None
     assert variant.agreement > 0.97
     assert bundle.manifest.input.shape[0] is None  # of the bundle: other variants take any batch
