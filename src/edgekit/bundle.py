@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgekit import tasks
+from edgekit.board import BoardNeeds
 from edgekit.errors import BundleError, EdgekitError, near, shortened
 from edgekit.files import sha256, write_text
 from edgekit.foreign import MOST_JSON, Unreadable, open_regular, parse_json, parse_npz, private_copy, read_bytes
@@ -191,10 +192,17 @@ class Variant(ManifestPart):
         "measured", description="expected: there were no labels, and the trained model's own confidence stands for them"
     )
     note: str = Field("", description="what a user should know, for instance why it was rejected")
+    board: BoardNeeds | None = Field(None, description="of the target micro: what a microcontroller needs to run it")
+
+    def noted(self, note: str) -> Variant:
+        """The same variant with something more in its note."""
+        return self.model_copy(update={"note": "; ".join(part for part in (self.note, note) if part)})
 
     @property
     def bytes(self) -> int:
-        """Size of all its files on disk."""
+        """Size of all its files on disk; of what goes on a microcontroller, of the model alone, which is there as source code too."""
+        if self.board is not None and self.board.model_bytes is not None:
+            return self.board.model_bytes
         return sum(file.bytes for file in self.files)
 
 

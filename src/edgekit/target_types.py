@@ -41,6 +41,7 @@ class Runtime:
         exclusive: whether its packages overwrite each other's files, so that only one of them may be installed.
         reads_onnx: whether it also runs the float ONNX of an export; its INT8 is then timed against that.
         checking: settings for runs that are not timed and share the machine with other programs.
+        timed: whether its time on this machine means anything; False of one that stands in for another kind of machine.
         exact_threads: by precision, the number of threads with which its outputs are reproducible; for others it decides itself.
     """
 
@@ -59,6 +60,7 @@ class Runtime:
     system: str = ""
     exclusive: bool = False
     reads_onnx: bool = False
+    timed: bool = True
     checking: Mapping[str, str] = field(default_factory=dict)
     exact_threads: Mapping[Precision, int] = field(default_factory=dict)
 
@@ -102,6 +104,7 @@ class Target:
         options: fields of `export.inputs.ExportOptions` that only this target depends on.
         float_model: path of what is called with (float ONNX, folder) and writes a float model that the runtime opens into the folder, which
             it returns the path of: INT8 is timed against it. Empty: the runtime opens the ONNX itself, or its INT8 is not timed.
+        only_batch: the only batch size that its files can have; 0: any.
     """
 
     name: str
@@ -114,6 +117,7 @@ class Target:
     set_batch: str = ""
     options: tuple[str, ...] = ()
     float_model: str = ""
+    only_batch: int = 0
 
     def __post_init__(self) -> None:
         _check(self.name, _NAME, "name")

@@ -86,6 +86,19 @@ LITERT = Runtime(
     marker="pentagon",
     providers=("cpu",),
 )
+TFLITE_MICRO = Runtime(
+    name="tflite-micro",
+    title="TFLite Micro",
+    module="tflite_micro",
+    packages=("tflite-micro",),
+    extra="micro",
+    session="edgekit.runtimes.micro:MicroSession",
+    probe="edgekit.runtimes.micro:devices",
+    machines=("x86_64",),
+    marker="hexagon",
+    providers=("cpu",),
+    timed=False,
+)
 _BUILT_IN = {
     target.name: target
     for target in (
@@ -134,6 +147,16 @@ _BUILT_IN = {
             makes="TensorFlow Lite model, channels last",
             needs_runtime=True,
             float_model="edgekit.export.litert.maker:float_model",
+        ),
+        Target(
+            name="micro",
+            runtime=TFLITE_MICRO,
+            precisions=("int8",),
+            maker="edgekit.export.micro.maker:make",
+            makes="TensorFlow Lite model for microcontrollers, as a file and as C",
+            needs_runtime=True,
+            options=("max_ram", "max_flash", "ethos_u"),
+            only_batch=1,
         ),
     )
 }
@@ -274,7 +297,7 @@ def added_targets() -> dict[str, Added]:
 
 
 __all__ = [
-    "DEFAULT_TARGETS", "GROUP", "LITERT", "MARKERS", "ONNXRUNTIME", "OPENVINO", "PRECISIONS", "TENSORRT", "TENSORRT_RTX", "Added", "Precision",
-    "Runtime", "Target", "added_targets", "built_in", "every", "every_provider", "extras_of", "find", "find_runtime", "marker", "rank", "resolve",
-    "runtimes", "runtimes_of", "title",
+    "DEFAULT_TARGETS", "GROUP", "LITERT", "MARKERS", "ONNXRUNTIME", "OPENVINO", "PRECISIONS", "TENSORRT", "TENSORRT_RTX", "TFLITE_MICRO",
+    "Added", "Precision", "Runtime", "Target", "added_targets", "built_in", "every", "every_provider", "extras_of", "find", "find_runtime",
+    "marker", "rank", "resolve", "runtimes", "runtimes_of", "title",
 ]  # fmt: skip

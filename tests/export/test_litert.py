@@ -334,6 +334,7 @@ def test_images_of_any_size_are_refused() -> None:
 def test_without_litert_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     monkeypatch.delitem(sys.modules, "ai_edge_litert.schema_py_generated", raising=False)
+    monkeypatch.setitem(sys.modules, "tflite_micro.tensorflow.lite.micro.python.schema_py_generated", None)
     with pytest.raises(RuntimeMissing) as error:
         serialize(lower(simplify(build(["convolution"], 0))))
     assert "[litert]" in one_line(error)

@@ -127,11 +127,13 @@ def write_run(folder: Path) -> Run:
     return run
 
 
-def untrained(name: str, image_size: int) -> PixelClassifier:
+def untrained(name: str, image_size: int, width: float = 1.0) -> PixelClassifier:
     """A network by name with random weights, its BatchNorms set to what random images give, so that it tells images apart."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = Classifier.build(Architecture(name=name), image_size, [f"class {i}" for i in range(10)], [])
+        model = Classifier.build(
+            Architecture(name=name, width=width), image_size, [f"class {i}" for i in range(10)], []
+        )
         torch.nn.init.normal_(model.head.weight, std=0.3)
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):

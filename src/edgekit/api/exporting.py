@@ -62,6 +62,9 @@ def export(
     recover: bool = False,
     search_minutes: float = 10.0,
     compute_capabilities: str | Sequence[str] | None = None,
+    max_ram: str | int | None = None,
+    max_flash: str | int | None = None,
+    ethos_u: str | None = None,
     jobs: int | None = None,
     timing: bool = True,
     archive: bool = False,
@@ -76,7 +79,7 @@ def export(
         model: a run or its folder; a `torch.nn.Module` that maps normalized float32 images (n, 3, size, size) to logits (n, classes); or a name
             that the command takes: model.onnx, model.safetensors, timm:NAME, torchvision:NAME, package.module:factory.
         which: model of a run: student, teacher or supervised; None: student.
-        target: onnx, openvino, trt, trt-rtx, litert; one or several. `all`: every target that can be built here; the others are named.
+        target: onnx, openvino, trt, trt-rtx, litert, micro; one or several. `all`: every target that can be built here; the others are named.
         precision: fp32, fp16, int8; none: each target's defaults.
         output: folder of the bundle; None: RUN/export, for the other models of a run RUN/export-MODEL, else export/NAME.
         calibrate: images without labels to calibrate INT8. This option and those down to `output_name` are not for runs.
@@ -105,6 +108,9 @@ def export(
         recover: if INT8 loses more accuracy, adapt the weights on unlabeled images.
         search_minutes: time limit for the INT8 accuracy search, for all variants together.
         compute_capabilities: of the GPUs that trt-rtx builds for, such as `["8.6", "8.9"]`; None: see the command.
+        max_ram: RAM that a microcontroller has for the model, in bytes or such as `256K`; micro is rejected where it needs more.
+        max_flash: flash that it has for the model, likewise.
+        ethos_u: the Arm NPU that micro is also compiled for, such as `ethos-u55-128`.
         jobs: variants to build at the same time; None: as many as the processors allow.
         timing: compare the speed of INT8 and float on this machine.
         archive: also write the bundle as one file, OUTPUT.zip.
@@ -121,17 +127,19 @@ def export(
     """
     arguments = locals()
     own = {name: arguments[name] for name in _OF_OTHERS}
-    targets, precisions = chosen_targets(target), _several(precision)
-    gpus = _for_gpus(compute_capabilities, targets)
+    targets, precisions = chosen_targets(target, batch), _several(precision)
+    devices = _for_gpus(compute_capabilities, targets) | _for_boards(max_ram, max_flash, ethos_u, targets)
     require("onnx", "torch")
+    from edgekit.export.catalog import check_batch
     from edgekit.export.pack import zipped
     from edgekit.export.pipeline import ExportOptions, export_classifier, plan
     from edgekit.export.pipeline import gate as require_passed
     from edgekit.temporary import scratch_folder
 
     ids = plan(targets, precisions)
+    check_batch(targets, batch)
     options = ExportOptions(
-        max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **gpus
+        max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **devices
     )
     with scratch_folder("export") as scratch:
         source = _source(model, which, calibration_images, own, image_size, Path(scratch))
@@ -169,11 +177,12 @@ def zip_of(bundle: Bundle) -> Path:
     return bundle.path.with_name(f"{bundle.path.name}.zip")
 
 
-def chosen_targets(asked: str | Sequence[str]) -> tuple[str, ...]:
-    """The targets that are meant, each once; `all` leaves out what can be made only with a package that is not here, and says so.
+def chosen_targets(asked: str | Sequence[str], batch: int | None = None) -> tuple[str, ...]:
+    """The targets that are meant, each once; `all` leaves out what cannot be made here, or not with this batch size, and says so.
 
     Args:
         asked: names of targets, or `all` among them; none: the defaults.
+        batch: the batch size of the graphs; None: any.
     """
     names = tuple(dict.fromkeys(_several(asked))) or DEFAULT_TARGETS
     if "all" not in names:
@@ -182,7 +191,8 @@ def chosen_targets(asked: str | Sequence[str]) -> tuple[str, ...]:
 
     chosen = []
     for target in every().values():
-        if missing := why_not_made(target):
+        other_batch = batch is not None and target.only_batch not in {0, batch}
+        if missing := why_not_made(target) or (f"it runs batches of {target.only_batch} alone" if other_batch else ""):
             echo(f"{target.name} is left out: {missing}", err=True)
         else:
             chosen.append(target.name)
@@ -206,6 +216,36 @@ def _for_gpus(capabilities: str | Sequence[str] | None, targets: Sequence[str]) 
         )
     text = capabilities if isinstance(capabilities, str) else ",".join(capabilities)
     return {"compute_capabilities": parse_capabilities(text)}
+
+
+def _for_boards(
+    max_ram: str | int | None, max_flash: str | int | None, ethos_u: str | None, targets: Sequence[str]
+) -> dict[str, Any]:
+    """The options of the targets for microcontrollers.
+
+    Raises:
+        ExportError: no such target is asked for, or an option's value is not valid.
+    """
+    given = {"max_ram": max_ram, "max_flash": max_flash, "ethos_u": ethos_u}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for name in chosen:
+        takers = [target.name for target in every().values() if name in target.options]
+        if not set(takers) & set(targets):
+            raise ExportError(
+                f"--{name.replace('_', '-')} is of --target {' and '.join(takers)} alone",
+                "give that target, or leave it out",
+            )
+    if not chosen:
+        return {}
+    from edgekit.export.micro.limits import parse_size
+    from edgekit.export.micro.npu import check_accelerator
+
+    if ethos_u is not None:
+        check_accelerator(ethos_u)
+    sizes = {
+        name: parse_size(value, f"--{name.replace('_', '-')}") for name, value in chosen.items() if name != "ethos_u"
+    }
+    return {**chosen, **sizes}
 
 
 def _several(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -22,12 +22,12 @@ def choose(
 
     Raises:
         BundleError: a name is unknown, or there is no variant to measure.
-        RuntimeMissing: a variant that was named cannot run on this machine, or not with that provider.
+        RuntimeMissing: a variant that was named cannot run on this machine, or not with that provider, or its time would say nothing.
     """
     chosen: list[Variant] = []
     left_out: list[tuple[Variant, str]] = []
     for variant in [bundle.variant(name) for name in dict.fromkeys(names)] or bundle.manifest.variants:
-        missing = why_not(variant.runtime) or _no_provider(variant, provider)
+        missing = _not_timed(variant) or why_not(variant.runtime) or _no_provider(variant, provider)
         if missing is not None and names:
             raise missing
         if missing is not None:
@@ -42,6 +42,16 @@ def choose(
             f"{bundle.path}: no variant can be measured on this machine ({reasons or 'it has no variants'})"
         )
     return chosen, left_out
+
+
+def _not_timed(variant: Variant) -> RuntimeMissing | None:
+    runtime = find_runtime(variant.runtime)
+    if runtime is None or runtime.timed:
+        return None
+    return RuntimeMissing(
+        f"{variant.id}: {runtime.title} is for microcontrollers; its time on a computer says nothing of a board's",
+        "time it on the board; `edgekit doctor` and `edgekit predict` run it here",
+    )
 
 
 def _no_provider(variant: Variant, provider: str | None) -> RuntimeMissing | None:

@@ -15,7 +15,7 @@ from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
     from edgekit.api.exporting import ModelOfRun
-    from edgekit.bundle import Bundle, Speed
+    from edgekit.bundle import Bundle, Speed, Variant
 
 
 def _default_precisions() -> str:
@@ -99,6 +99,9 @@ def _default_precisions() -> str:
     "--compute-capability", "capabilities", metavar="X.Y[,…]",
     help="GPUs that trt-rtx builds for, for example 8.6,8.9.  [default: 8.0, 8.6, 8.9, 12.0 and 12.1]",
 )  # fmt: skip
+@click.option("--max-ram", metavar="BYTES", help="micro: reject a model whose arena needs more RAM, for example 256K.")
+@click.option("--max-flash", metavar="BYTES", help="micro: reject a model whose file needs more flash, for example 1M.")
+@click.option("--ethos-u", metavar="NPU", help="micro: also compile for an Arm NPU, for example ethos-u55-128.")
 @click.option(
     "--max-drop", type=click.FloatRange(0, 100), default=1.0, show_default=True,
     help="Largest accuracy drop that passes, in percentage points.",
@@ -154,6 +157,7 @@ def _default_precisions() -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print the variants as JSON.")
 def command(
     model: str | None, as_list: bool, targets: tuple[str, ...], precisions: tuple[str, ...], capabilities: str | None,
+    max_ram: str | None, max_flash: str | None, ethos_u: str | None,
     max_drop: float, min_agreement: float, recover: bool, search_minutes: float, calibration_images: int, few_images: bool,
     model_of_run: ModelOfRun | None, output: Path | None,
     embedding: bool, batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, as_zip: bool, as_json: bool, **own: Any,
@@ -177,6 +181,7 @@ def command(
       edgekit export model.onnx --calibrate photos/ --evaluate test/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
       edgekit export timm:mobilenetv3_small_050 --weights mine.safetensors --classes names.txt --calibrate photos/
       edgekit export torchvision:resnet18 --calibrate photos/ --size 128
+      edgekit export runs/photos --target micro --max-ram 256K --max-flash 1M
       edgekit export --list
       edgekit export runs/photos --target trt --target trt-rtx --compute-capability 8.6,8.9
     """
@@ -187,7 +192,7 @@ def command(
     from edgekit.api.exporting import chosen_targets, export, zip_of
     from edgekit.export.catalog import plan
 
-    targets = chosen_targets(targets)
+    targets = chosen_targets(targets, batch)
     ids = plan(targets, precisions)
     bundles: list[tuple[Bundle, Path | None]] = []
     for size in dict.fromkeys(sizes) or [None]:
@@ -195,7 +200,7 @@ def command(
             model, model_of_run, target=targets, precision=precisions, output=output, image_size=size, embedding=embedding, batch=batch,
             calibration_images=calibration_images, few_images=few_images, max_drop=max_drop, min_agreement=min_agreement,
             recover=recover, search_minutes=search_minutes, jobs=jobs, timing=timed, archive=as_zip, gate=False,
-            compute_capabilities=capabilities, **own,
+            compute_capabilities=capabilities, max_ram=max_ram, max_flash=max_flash, ethos_u=ethos_u, **own,
         )  # fmt: skip
         archive = zip_of(bundle) if as_zip else None
         bundles.append((bundle, archive))
@@ -258,6 +263,8 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
     for v in manifest.variants:
         if v.note:
             console.print(f"{v.id}: {v.note}", style="yellow" if v.status != "rejected" else "red", highlight=False)
+        for line in _board(v):
+            console.print(f"{v.id}: {line}", highlight=False)
     for note in manifest.provenance.get("notes", []):
         alarming = "RANDOM" in note or note.startswith("WARNING")
         style = "bold red" if alarming else "yellow" if note.startswith("INT8") else "dim"
@@ -265,6 +272,23 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
     for path in (bundle.path, archive):
         if path is not None:
             console.print(f"bundle: {path}", highlight=False, soft_wrap=True)
+
+
+def _board(variant: Variant) -> list[str]:
+    """What a microcontroller needs for a variant, and what its NPU would do."""
+    needs = variant.board
+    if needs is None:
+        return []
+    lines = [
+        f"arena {needs.arena_bytes or 0:,} bytes of RAM, model {needs.model_bytes or 0:,} bytes of flash; to register: "
+        f"{', '.join(needs.operators)}; micro_main.cc, which proves it on the board, was not compiled here"
+    ]
+    if (npu := needs.npu) is not None:
+        lines.append(
+            f"{npu.accelerator}: {npu.npu_share or 0:.0%} of the operators on the NPU, SRAM {npu.sram_bytes or 0:,} bytes, flash "
+            f"{npu.flash_bytes or 0:,} bytes, about {npu.estimated_ms or 0:.3g} ms an image (ESTIMATE of {npu.compiler}, not measured)"
+        )
+    return lines
 
 
 def _times_float(speed: Speed) -> str:

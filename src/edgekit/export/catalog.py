@@ -42,6 +42,20 @@ def plan(names: Iterable[str], precisions: Sequence[str] = ()) -> list[str]:
     return ids
 
 
+def check_batch(names: Iterable[str], batch: int | None) -> None:
+    """Check a batch size for targets; None is any.
+
+    Raises:
+        ExportError: a target's files cannot have it.
+    """
+    for target in [targets.find(name) for name in names]:
+        if batch is not None and target.only_batch not in {0, batch}:
+            raise ExportError(
+                f"--batch {batch}: {target.runtime.title} runs batches of {target.only_batch} alone",
+                f"leave --batch out, or export {target.name} by itself",
+            )
+
+
 def in_order(variants: Iterable[Variant]) -> list[Variant]:
     """Sort variants as in the table of targets; unknown ids come last."""
     ids = [f"{target.name}-{precision}" for target in targets.every().values() for precision in target.precisions]

@@ -32,6 +32,9 @@ class ExportOptions:
         recover: whether INT8 that loses too much accuracy is distilled (see `quantize.recover`).
         compute_capabilities: the GPUs that trt-rtx builds for.
         search_minutes: time limit of the accuracy search, for all INT8 variants together (see `quantize.budget`).
+        max_ram: the bytes of RAM that a microcontroller has for the arena of micro; None: any.
+        max_flash: the bytes of flash that it has for the model; None: any.
+        ethos_u: the Arm NPU that micro is also compiled for, for instance ethos-u55-128; empty: none.
     """
 
     max_drop: float = 1.0
@@ -39,6 +42,9 @@ class ExportOptions:
     recover: bool = False
     compute_capabilities: tuple[str, ...] = COMPUTE_CAPABILITIES
     search_minutes: float = SEARCH_MINUTES
+    max_ram: int | None = None
+    max_flash: int | None = None
+    ethos_u: str = ""
 
     @property
     def bounds(self) -> AccuracyBounds:

@@ -16,7 +16,7 @@ from edgekit import __version__, tasks
 from edgekit.bundle import Bundle, Manifest, Tensor, Variant, write_manifest
 from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
-from edgekit.export.catalog import in_order, plan, split
+from edgekit.export.catalog import check_batch, in_order, plan, split
 from edgekit.export.doubts import doubts
 from edgekit.export.inputs import ExportOptions, Sources
 from edgekit.export.jobs import default_jobs, make_all
@@ -102,6 +102,7 @@ def export_classifier(
     """
     answered = tasks.find(task)
     wanted = plan(targets, precisions)
+    check_batch(targets, batch)
     chosen = options or ExportOptions()
     judged = Judged.of(
         evaluation, calibration if isinstance(calibration, CalibrationPool) else CalibrationPool.of_images(calibration)
@@ -246,10 +247,12 @@ def _remedies(rejected: list[Variant], bounds: AccuracyBounds) -> str:
     """What may let rejected variants pass, by the gates that they failed."""
     loses = [v for v in rejected if bounds.loses(v.drop)]
     differs = [v for v in rejected if bounds.differs(v.agreement)]
-    broken = [v.id for v in rejected if v not in loses and v not in differs]
+    large = [v for v in rejected if v.board is not None and v.board.exceeds]
+    broken = [v.id for v in rejected if v not in loses and v not in differs and v not in large]
     options = ["more --calibration-images"] if any(v.precision == "int8" for v in (*loses, *differs)) else []
     options += ["a larger --max-drop"] if loses else []
     options += ["a smaller --min-agreement"] if differs else []
+    options += ["a smaller student or --image-size, or a board with more memory"] if large else []
     said = [f"{' or '.join(options)} may let {'it' if len(rejected) == 1 else 'them'} pass"] if options else []
     if broken:
         said.append(

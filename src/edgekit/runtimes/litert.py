@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import queue
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ from numpy.typing import NDArray
 from edgekit.errors import BundleError, near, one_line
 from edgekit.processors import narrowed_threads, physical_cores, usable_cpus
 from edgekit.runtimes.model_files import ModelFiles, files_of
+from edgekit.runtimes.native_output import caught_stderr
 from edgekit.runtimes.session import (
     PROVIDER,
     check_graph,
@@ -182,21 +181,14 @@ def _interpreter(content: bytes, path: Path, threads: int) -> Any:
 @contextmanager
 def _without_noise() -> Iterator[None]:
     """Remove LiteRT's start message from standard error; other output is passed on."""
-    sys.stderr.flush()
-    saved = os.dup(2)
+    caught = None
     try:
-        with tempfile.TemporaryFile() as caught:
-            os.dup2(caught.fileno(), 2)
-            try:
-                yield
-            finally:
-                os.dup2(saved, 2)
-                caught.seek(0)
-                left = b"".join(line for line in caught if line.strip() != _NOISE)
-                if left:
-                    os.write(2, left)
+        with caught_stderr() as caught:
+            yield
     finally:
-        os.close(saved)
+        left = b"".join(line for line in (caught.content if caught else b"").splitlines(True) if line.strip() != _NOISE)
+        if left:
+            os.write(2, left)
 
 
 def devices() -> list[str]:

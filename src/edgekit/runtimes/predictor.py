@@ -22,7 +22,7 @@ from edgekit.preprocess import MAX_PIXELS, bounded_decoding, to_rgb
 from edgekit.processors import usable_cpus
 from edgekit.runtimes import load, why_not
 from edgekit.runtimes.session import check_images, run_in_batches
-from edgekit.targets import PRECISIONS, rank
+from edgekit.targets import PRECISIONS, find_runtime, rank
 from edgekit.tasks import EMBEDDING
 from edgekit.tasks.task import is_finite
 
@@ -263,11 +263,13 @@ def default_variant(bundle: Bundle) -> Variant:
     known = {v.id: v.speed for v in runnable if v.speed is not None and v.speed.isa == isa}
     of_float = {v.runtime: known[v.id].float_p50_ms for v in runnable if v.id in known}
 
-    def preference(v: Variant) -> tuple[bool, float, int, int]:  # the first difference decides
+    def preference(v: Variant) -> tuple[bool, bool, float, int, int]:  # the first difference decides
+        runtime = find_runtime(v.runtime)
         speed = known.get(v.id)
         not_faster = speed is not None and speed.outcome != "faster"
         p50 = speed.p50_ms if speed is not None else of_float.get(v.runtime) if v.precision != "int8" else None
         return (
+            runtime is not None and not runtime.timed,
             not_faster,
             p50 if p50 is not None else math.inf,
             PRECISIONS.index(v.precision),

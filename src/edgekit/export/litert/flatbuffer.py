@@ -1,7 +1,8 @@
-"""A graph as the bytes of a `.tflite`: the FlatBuffers schema of TensorFlow Lite, version 3, as `ai-edge-litert` ships it."""
+"""A graph as the bytes of a `.tflite`: the FlatBuffers schema of TensorFlow Lite, version 3, as `ai-edge-litert` and `tflite-micro` ship it."""
 
 from __future__ import annotations
 
+import importlib
 import math
 from typing import Any
 
@@ -42,16 +43,17 @@ def schema() -> Any:
     """The module of the schema.
 
     Raises:
-        RuntimeMissing: LiteRT is not installed.
+        RuntimeMissing: no package that has it is installed.
     """
-    try:
-        from ai_edge_litert import schema_py_generated
-    except ImportError as error:
-        raise RuntimeMissing(
-            "ai-edge-litert is not installed",
-            "install edgekit's wheel with the extra [litert], or leave --target litert out",
-        ) from error
-    return schema_py_generated
+    for package in ("ai_edge_litert", "tflite_micro.tensorflow.lite.micro.python"):
+        try:
+            return importlib.import_module(f"{package}.schema_py_generated")
+        except ImportError:
+            continue
+    raise RuntimeMissing(
+        "ai-edge-litert is not installed",
+        "install edgekit's wheel with the extra [litert], or leave --target litert out",
+    )
 
 
 def serialize(graph: Graph) -> bytes:
@@ -61,7 +63,7 @@ def serialize(graph: Graph) -> bytes:
         graph: whole; its outputs become tensors of their names, all others get names that differ.
 
     Raises:
-        RuntimeMissing: LiteRT is not installed.
+        RuntimeMissing: no package that has it is installed.
     """
     fb = schema()
     import flatbuffers

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from onnx import ModelProto, numpy_helper
@@ -14,6 +16,7 @@ from edgekit.export.litert.graph import Graph
 from edgekit.export.litert.lowering import lower
 from edgekit.export.litert.maker import with_batch, write
 from edgekit.export.litert.quantize import Counts, quantize
+from edgekit.export.litert.rewrites import Range
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, verify
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.quantization import Quantization
@@ -24,7 +27,6 @@ from edgekit.quantize.ranges import METHODS, select
 from edgekit.runtimes import why_not
 from edgekit.targets import LITERT
 
-FILE = "model.int8.tflite"
 _QDQ = "qdq.onnx"  # temporary
 
 
@@ -37,7 +39,13 @@ class LiteRtInt8:
         reference: the trained model's outputs.
         bounds: the bounds that a variant must meet.
         batch: the batch size that the files fix; None leaves it free.
+
+    A target with the same files for another runtime overrides the constants below, and `quantized`.
     """
+
+    runtime: ClassVar[str] = LITERT.name
+    file: ClassVar[str] = "model.int8.tflite"
+    format: ClassVar[str] = "LiteRT"
 
     quantizer: Quantizer
     reference: ReferenceOutputs
@@ -51,7 +59,7 @@ class LiteRtInt8:
         return [[QuantizationConfig(FULL, method) for method in METHODS]]
 
     def last(self, best: QuantizationConfig | None) -> QuantizationConfig | None:
-        """No fallback for LiteRT."""
+        """No fallback."""
         return None
 
     def make(self, config: QuantizationConfig, folder: Path) -> Variant:
@@ -67,7 +75,7 @@ class LiteRtInt8:
         kept = list(dict.fromkeys([*kept_in_float(model), *config.exclude]))
         record = Quantization(
             tool="edgekit",
-            format="LiteRT",
+            format=self.format,
             activations="int8 asymmetric, per tensor",
             weights=f"int8 symmetric, per output channel, {config.scheme.bits} bits",
             calibration=calibration.describe(config.method),
@@ -81,20 +89,27 @@ class LiteRtInt8:
             )  # fmt: skip
         graph = self._float_graph(calibration.model, model, folder / _QDQ if config.corrected else None)
         (folder / _QDQ).unlink(missing_ok=True)
-        quantized, counts = quantize(graph, select(calibration.histograms, config.method), kept, config.scheme.bits)
+        ranges = select(calibration.histograms, config.method)
+        quantized, counts = self.quantized(graph, ranges, kept, config.scheme.bits)
         if not counts.int8:
             raise ExportError("nothing in the network can be quantized", "export it without --precision int8")
-        write(quantized, folder / FILE, calibration.model, "int8")
+        write(quantized, folder / self.file, calibration.model, "int8")
         record.operations = [describe(counts)]
         return Variant(
-            id="litert-int8",
-            runtime=LITERT.name,
+            id=f"{self.target}-int8",
+            runtime=self.runtime,
             precision="int8",
-            files=[BundleFile.of(folder, FILE)],
+            files=[BundleFile.of(folder, self.file)],
             quantization=record,
             executed=False,
             status="unexecuted",
         )
+
+    def quantized(
+        self, graph: Graph, ranges: Mapping[str, Range], kept: Collection[str], bits: int
+    ) -> tuple[Graph, Counts]:
+        """The float graph in INT8 (see `quantize`)."""
+        return quantize(graph, ranges, kept, bits)
 
     def _float_graph(self, path: Path, model: ModelProto, qdq: Path | None) -> Graph:
         if qdq is not None:
@@ -104,16 +119,16 @@ class LiteRtInt8:
         return self._lowered[path]
 
     def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
-        """Compare a variant with the trained model in LiteRT."""
-        if why_not(LITERT.name) is not None:
+        """Compare a variant with the trained model in the runtime."""
+        if why_not(self.runtime) is not None:
             return None
         path = folder / variant.files[0].path
         return self.quantizer.judge(
-            lambda images: run(LITERT.name, path, images, self.reference.task, variant.settings)
+            lambda images: run(self.runtime, path, images, self.reference.task, variant.settings)
         )
 
     def verify(self, variant: Variant, folder: Path) -> Variant:
-        """Verify in LiteRT."""
+        """Verify in the runtime."""
         return verify(variant, folder, self.reference, self.bounds)
 
 

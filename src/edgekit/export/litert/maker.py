@@ -9,7 +9,7 @@ from onnx import ModelProto
 
 from edgekit.bundle import BundleFile, Precision, Variant
 from edgekit.export.inputs import Sources
-from edgekit.export.litert.flatbuffer import schema, serialize
+from edgekit.export.litert.flatbuffer import serialize
 from edgekit.export.litert.graph import Graph
 from edgekit.export.litert.half import halve
 from edgekit.export.litert.lowering import lower
@@ -32,7 +32,8 @@ def make(precision: Precision, sources: Sources) -> Variant:
         ExportError: the graph has an operator that LiteRT lacks, or LiteRT cannot run the file.
         RuntimeMissing: LiteRT is not installed.
     """
-    schema()  # before minutes are spent
+    if missing := why_not(LITERT.name):  # before minutes are spent
+        raise missing
     if precision == "int8":
         from edgekit.export.litert.int8 import LiteRtInt8
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.export.litert.graph import NONE, RELU, RELU6, RELU_N1_TO_1, Graph, Operator, Scale, Tensor, constant
-from edgekit.export.litert.rewrites import Range, for_integers
+from edgekit.export.litert.rewrites import REWRITES, Range, for_integers
 
 _LAYERS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}  # the axis of the weight's output channels
 _ARITHMETIC = {"ADD", "SUB", "MUL"}
@@ -29,6 +29,23 @@ _ALONE = {"LEAKY_RELU"}
 _BOUNDS: dict[int, tuple[float, float]] = {
     NONE: (-np.inf, np.inf), RELU: (0.0, np.inf), RELU6: (0.0, 6.0), RELU_N1_TO_1: (-1.0, 1.0),
 }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """What a runtime computes in INT8, beyond what every one of them does.
+
+    Attributes:
+        lacks: kinds of operators that it does not have, and that are written with others.
+        has: further kinds that it has.
+    """
+
+    lacks: frozenset[str] = frozenset()
+    has: frozenset[str] = frozenset()
+
+
+XNNPACK = Kernels(lacks=frozenset(REWRITES))
+MICRO = Kernels(has=frozenset({"HARD_SWISH", "RELU", "RELU6"}))
 _LEAST = 1e-8  # the smallest scale
 _MOST_BIAS = 2**30
 
@@ -46,7 +63,9 @@ class Counts:
     in_float: dict[str, int] = field(default_factory=dict)
 
 
-def quantize(graph: Graph, ranges: Mapping[str, Range], kept: Collection[str], bits: int = 8) -> tuple[Graph, Counts]:
+def quantize(
+    graph: Graph, ranges: Mapping[str, Range], kept: Collection[str], bits: int = 8, kernels: Kernels = XNNPACK
+) -> tuple[Graph, Counts]:
     """A graph in INT8; the float one is left as it is.
 
     Args:
@@ -54,12 +73,17 @@ def quantize(graph: Graph, ranges: Mapping[str, Range], kept: Collection[str], b
         ranges: of the activations, by ONNX value.
         kept: names of the ONNX nodes that stay in float.
         bits: of the weights.
+        kernels: of the runtime.
     """
-    return _Quantizer(for_integers(graph, ranges, set(kept)), ranges, set(kept), bits).run()
+    rewritten = for_integers(graph, ranges, set(kept), kernels.lacks)
+    return _Quantizer(rewritten, ranges, set(kept), bits, _ALONE | kernels.has).run()
 
 
 class _Quantizer:
-    def __init__(self, graph: Graph, ranges: Mapping[str, Range], kept: set[str], bits: int) -> None:
+    def __init__(
+        self, graph: Graph, ranges: Mapping[str, Range], kept: set[str], bits: int, alone: Collection[str]
+    ) -> None:
+        self.alone = set(alone)
         self.graph, self.ranges, self.kept, self.bits = graph, ranges, kept, bits
         self.attention = any(operator.kind == "BATCH_MATMUL" for operator in graph.operators)
         self.known = self._known_ranges()
@@ -120,7 +144,7 @@ class _Quantizer:
                 continue
             layer = kind in _LAYERS and operator.inputs[1] is not None and operator.inputs[1].data is not None
             follows = all(id(t) in integer for t in read) and bool(read)
-            between = kind in _ARITHMETIC | _REDUCING | _ALONE | set(_FIXED) and not self.attention
+            between = kind in _ARITHMETIC | _REDUCING | self.alone | set(_FIXED) and not self.attention
             moves = kind in _MOVING and all(
                 t.dtype != np.float32 or t.data is None for t in operator.inputs if t is not None
             )

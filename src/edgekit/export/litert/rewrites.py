@@ -12,13 +12,14 @@ from edgekit.export.litert.graph import NONE, RELU6, VALID, Graph, Operator, Ten
 Range = tuple[float, float]
 
 
-def for_integers(graph: Graph, ranges: Mapping[str, Range], kept: Collection[str]) -> Graph:
+def for_integers(graph: Graph, ranges: Mapping[str, Range], kept: Collection[str], lacks: Collection[str]) -> Graph:
     """A float graph that computes the same with other operators.
 
     Args:
         graph: is left as it is.
         ranges: of the activations, by ONNX value: what has none stays in float and is not rewritten.
         kept: names of the ONNX nodes that stay in float.
+        lacks: kinds of operators that are rewritten, of `REWRITES`.
     """
     found = Graph([], list(graph.inputs), dict(graph.outputs), dict(graph.metadata))
     skipped: set[int] = set()
@@ -35,8 +36,8 @@ def for_integers(graph: Graph, ranges: Mapping[str, Range], kept: Collection[str
             ):
                 rewritten = [_per_channel(operator, added)]
                 skipped.add(id(added))
-            elif output.source in ranges and operator.kind in _REWRITES:
-                rewritten = _REWRITES[operator.kind](operator)
+            elif output.source in ranges and operator.kind in lacks:
+                rewritten = REWRITES[operator.kind](operator)
         found.operators += rewritten or [_copy(operator)]
     return found
 
@@ -122,7 +123,7 @@ def _depthwise(
     return Operator("DEPTHWISE_CONV_2D", [source, weights, added], [output], options, operator.node)
 
 
-_REWRITES: dict[str, Callable[[Operator], list[Operator] | None]] = {
+REWRITES: dict[str, Callable[[Operator], list[Operator] | None]] = {
     "HARD_SWISH": _hard_swish,
     "AVERAGE_POOL_2D": _average_pool,
 }

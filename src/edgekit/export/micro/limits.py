@@ -1,0 +1,115 @@
+"""What a board must have for a model, and whether it does."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgekit.board import BoardNeeds
+from edgekit.bundle import Variant
+from edgekit.errors import ExportError
+from edgekit.export.litert.flatbuffer import schema
+from edgekit.export.micro.rules import METHODS
+from edgekit.runtimes import open_session
+from edgekit.targets import TFLITE_MICRO
+from edgekit.tasks import Task
+
+_GRID = 16  # pixels: the resolutions that are suggested
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KM]?)i?B?", re.IGNORECASE)
+_UNITS = {"": 1, "K": 1024, "M": 1024**2}
+
+
+def parse_size(text: str | int, option: str) -> int:
+    """Bytes from `256K`, `1M` or a number; a K is 1,024 bytes.
+
+    Raises:
+        ExportError: it is none of these, or is not positive.
+    """
+    found = _SIZE.fullmatch(str(text).strip())
+    size = int(float(found[1]) * _UNITS[found[2].upper()]) if found else 0
+    if size <= 0:
+        raise ExportError(f"{option} {text}: not a size", "give bytes, or kilobytes or megabytes such as 256K or 1M")
+    return size
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The memory of a board.
+
+    Attributes:
+        ram: bytes for the arena; None: any.
+        flash: bytes for the model; None: any.
+    """
+
+    ram: int | None = None
+    flash: int | None = None
+
+    def faults(self, needs: BoardNeeds, image_size: int) -> list[str]:
+        """What exceeds, a clause each.
+
+        Args:
+            needs: of the model.
+            image_size: side of its images, in pixels.
+        """
+        found = []
+        arena, stored = needs.arena_bytes or 0, needs.model_bytes or 0
+        if self.ram is not None and arena > self.ram:
+            found.append(
+                f"its arena of {arena:,} bytes exceeds --max-ram {self.ram:,} by {arena - self.ram:,}{_fitting(needs, self.ram, image_size)}"
+            )
+        if self.flash is not None and stored > self.flash:
+            found.append(
+                f"its file of {stored:,} bytes exceeds --max-flash {self.flash:,} by {stored - self.flash:,}"
+                f" (a student with {self.flash / stored:.0%} of the weights would fit; the resolution changes nothing)"
+            )
+        return found
+
+    def judge(self, variant: Variant, image_size: int) -> Variant:
+        """The variant, rejected where it does not fit."""
+        assert variant.board is not None
+        faults = self.faults(variant.board, image_size)
+        if not faults:
+            return variant
+        board = variant.board.model_copy(update={"exceeds": faults})
+        return variant.model_copy(update={"status": "rejected", "board": board}).noted(
+            f"rejected: {' and '.join(faults)}"
+        )
+
+
+def _fitting(needs: BoardNeeds, ram: int, image_size: int) -> str:
+    """The largest resolution that may fit, if activations grow as the number of pixels; with a leading space."""
+    room = ram - (needs.persistent_bytes or 0)
+    if room <= 0 or not needs.activation_bytes:
+        return " (no resolution would fit: take a student with fewer layers)"
+    side = int(image_size * math.sqrt(room / needs.activation_bytes)) // _GRID * _GRID
+    if side < 2 * _GRID:
+        return " (take a smaller student)"
+    return f" (estimate: --image-size {side} would fit)"
+
+
+def measure(path: Path, task: Task) -> BoardNeeds:
+    """What a board needs for a file: its memory, as TFLite Micro's own allocator counts it, and its operators."""
+    from edgekit.runtimes.micro import MicroSession
+
+    session = open_session(TFLITE_MICRO.name, path, task=task)
+    assert isinstance(session, MicroSession)
+    arena = session.arena()
+    session.close()
+    return BoardNeeds(
+        arena_bytes=arena.total,
+        activation_bytes=arena.head,
+        persistent_bytes=arena.tail,
+        model_bytes=path.stat().st_size,
+        operators=operators(path),
+        measured_by=f"tflite-micro {session.version}",
+    )
+
+
+def operators(path: Path) -> list[str]:
+    """The methods of `MicroMutableOpResolver` that register a file's operators, each once."""
+    fb = schema()
+    model = fb.ModelT.InitFromPackedBuf(path.read_bytes())
+    kinds = {value: name for name, value in vars(fb.BuiltinOperator).items() if isinstance(value, int)}
+    return sorted({METHODS[kinds[code.builtinCode]] for code in model.operatorCodes})
