@@ -41,7 +41,7 @@ def one(name: str, size: int) -> dict[str, Any]:
     from PIL import Image
 
     from edgekit.errors import EdgekitError
-    from edgekit.export.litert.lowering import lower
+    from edgekit.export.litert.convert import lower
     from edgekit.export.litert.maker import write
     from edgekit.models.pixels import PixelClassifier
     from edgekit.onnx_graph.build import export_onnx

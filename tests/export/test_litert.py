@@ -17,11 +17,11 @@ from ai_edge_litert.interpreter import Interpreter
 
 from edgekit.bundle import Bundle
 from edgekit.errors import ExportError, RuntimeMissing
+from edgekit.export.litert.convert import lower
 from edgekit.export.litert.flatbuffer import serialize
-from edgekit.export.litert.graph import RELU, SAME, VALID, Graph, Scale
+from edgekit.export.litert.graph import RELU, SAME, VALID, Graph, LiteScale
 from edgekit.export.litert.int8 import LiteRtInt8
 from edgekit.export.litert.layout import NHWC, reshaping, transposed
-from edgekit.export.litert.lowering import lower
 from edgekit.export.litert.quantize import quantize, weights
 from edgekit.export.speed import with_speed
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs
@@ -361,7 +361,7 @@ def test_the_pixels_are_numbers_by_dequantize() -> None:
     graph = lower(simplify(build(["convolution"], 0)))
     assert graph.operators[0].kind == "DEQUANTIZE"
     assert graph.inputs[0].dtype == np.uint8
-    assert isinstance(graph.inputs[0].scale, Scale)
+    assert isinstance(graph.inputs[0].scale, LiteScale)
     assert (graph.inputs[0].scale.scale[0], graph.inputs[0].scale.zero[0]) == (1, 0)
 
 

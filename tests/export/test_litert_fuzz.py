@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from onnx import ModelProto
 
+from edgekit.export.litert.convert import lower
 from edgekit.export.litert.flatbuffer import serialize
-from edgekit.export.litert.lowering import lower
 from edgekit.export.litert.quantize import quantize
 from edgekit.onnx_graph.simplify import simplify
 from edgekit.quantize.qdq import kept_in_float

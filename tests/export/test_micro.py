@@ -18,9 +18,9 @@ from edgekit.api.exporting import export
 from edgekit.board import BoardNeeds
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import ExportError, GateFailed, RuntimeMissing
+from edgekit.export.litert.convert import lower
 from edgekit.export.litert.flatbuffer import serialize
 from edgekit.export.litert.graph import Graph
-from edgekit.export.litert.lowering import lower
 from edgekit.export.micro import npu
 from edgekit.export.micro.int8 import subset
 from edgekit.export.micro.limits import Limits, operators, parse_size

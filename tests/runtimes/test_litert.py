@@ -13,8 +13,8 @@ import pytest
 from edgekit import runtimes
 from edgekit.bundle import Bundle, BundleFile, Variant, write_manifest
 from edgekit.errors import BundleError, DataError
+from edgekit.export.litert.convert import lower
 from edgekit.export.litert.flatbuffer import serialize
-from edgekit.export.litert.lowering import lower
 from edgekit.onnx_graph.simplify import simplify
 from edgekit.runtimes import installed, load, open_session, why_not
 from edgekit.runtimes.litert import devices

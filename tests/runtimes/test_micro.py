@@ -14,8 +14,8 @@ from edgekit import runtimes
 from edgekit.bench.choose import choose
 from edgekit.bundle import Bundle, BundleFile, Variant, write_manifest
 from edgekit.errors import BundleError, DataError, RuntimeMissing
+from edgekit.export.litert.convert import lower
 from edgekit.export.litert.flatbuffer import serialize
-from edgekit.export.litert.lowering import lower
 from edgekit.onnx_graph.simplify import fix_batch, simplify
 from edgekit.runtimes import installed, open_session
 from edgekit.runtimes.session import run_in_batches

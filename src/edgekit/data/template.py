@@ -101,7 +101,7 @@ class RecipePlan:
 
 
 @dataclass(frozen=True)
-class Counts:
+class LabelCounts:
     """Approximate number of images of each set: the exact ones are known once the images are decoded."""
 
     probe_share: float
@@ -111,7 +111,7 @@ class Counts:
     test: int
 
     @classmethod
-    def of(cls, layout: Layout) -> Counts:
+    def of(cls, layout: Layout) -> LabelCounts:
         """Estimate the counts of a folder with the recipe written for it; `labeled` is the largest possible budget."""
         probe = 0.1 if layout.smallest_class >= 10 else 0.0
         test = 0.0 if layout.test else 0.2
@@ -226,7 +226,7 @@ def recipe_text(
         RecipeError: the name is not a valid name of a run, or the budget is invalid.
     """
     digits = layout.labeled == DIGITS
-    counts = Counts.of(layout)
+    counts = LabelCounts.of(layout)
     image_size = 16 if digits else layout.image_size
     labels_why = (
         "label budget: a share (0.1; 1.0: all labels), a count per class (20), or a CSV file with the column `file`"

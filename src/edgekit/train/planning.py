@@ -25,7 +25,7 @@ from edgekit.data.layout import SIZES, Layout
 from edgekit.data.source import ImageSource
 from edgekit.data.sources import DIGITS, open_labeled, open_pool
 from edgekit.data.splits import Splits, training_preprocessing
-from edgekit.data.template import Counts, RecipePlan, recipe_text
+from edgekit.data.template import LabelCounts, RecipePlan, recipe_text
 from edgekit.errors import EdgekitError
 from edgekit.machine import cpu_name, has_native_bf16
 from edgekit.preprocess import Preprocessing
@@ -90,7 +90,7 @@ def wanted_epochs(images: int) -> int:
 
 def label_count(labels: int | float | str | LabelCount, layout: Layout) -> int:
     """Estimate the number of labels of a budget; for a file, its number of lines."""
-    counts = Counts.of(layout)
+    counts = LabelCounts.of(layout)
     if isinstance(labels, str):
         with open(os.path.expanduser(labels), encoding="utf-8-sig", errors="replace") as stream:
             return max(2, sum(1 for line in stream if line.strip()) - 1)
@@ -131,7 +131,7 @@ class _Planner:
         self, layout: Layout, labels: str | None, seconds: float, say: Callable[[str], None], start_up: float
     ) -> None:
         self.layout, self.labels, self.seconds, self.say = layout, labels, seconds, say
-        self.counts = Counts.of(layout)
+        self.counts = LabelCounts.of(layout)
         self.start_up = start_up
         self.decoding = self._decoding()
         self.mirrored = self._mirrored()
@@ -293,7 +293,7 @@ class _Planner:
 
 def stand_in(recipe: Recipe, layout: Layout) -> Splits:
     """Return noise in place of the images of a folder, in the same numbers, without decoding anything."""
-    counts, data = Counts.of(layout), recipe.data
+    counts, data = LabelCounts.of(layout), recipe.data
     classes = layout.classes
     side = training_preprocessing(data).image_size
     noise = np.random.default_rng(0)

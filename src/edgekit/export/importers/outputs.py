@@ -31,7 +31,7 @@ _MOVES = re.compile(
 _SIGMOIDS = re.compile(r"(Sigmoid|Hardsigmoid)Backward")
 
 
-class Answer(nn.Module):
+class ChosenOutput(nn.Module):
     """A network whose output is converted to logits.
 
     Args:
@@ -106,7 +106,7 @@ def as_classifier(
     if count == 1:
         notes.append("its single logit z becomes two, 0 and z: the second class has the probability sigmoid(z)")
     if ending != "logits" or count == 1 or place or scores.ndim != 2:
-        network = Answer(network, place, ending, count).eval()
+        network = ChosenOutput(network, place, ending, count).eval()
     return network, max(count, 2), notes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.export.litert.graph import SAME, VALID, Sides, Tensor, fixed
+from edgekit.export.litert.graph import SAME, VALID, LiteTensor, Sides, fixed
 from edgekit.export.litert.layout import NHWC, NWC, ONE, ordered
 from edgekit.export.litert.lowering import Lower, Lowering, Node
 
@@ -59,7 +59,7 @@ def padding(size: Sequence[int], reach: Sequence[int], strides: Sequence[int], p
     return SAME if same == pads else None
 
 
-def pad(state: Lowering, tensor: Tensor, pads: Pads, fill: float = 0.0, source: str = "") -> Tensor:
+def pad(state: Lowering, tensor: LiteTensor, pads: Pads, fill: float = 0.0, source: str = "") -> LiteTensor:
     """An NHWC tensor with a border."""
     if not any(pads):
         return tensor
@@ -93,7 +93,7 @@ def _conv(state: Lowering, node: Node) -> None:
 
 def convolve(
     state: Lowering,
-    image: Tensor,
+    image: LiteTensor,
     weights: NDArray[np.float32],
     bias: NDArray[np.float32] | None,
     strides: Sequence[int],
@@ -101,7 +101,7 @@ def convolve(
     pads: Pads,
     groups: int,
     output: Sides,
-) -> Tensor:
+) -> LiteTensor:
     """A convolution over an NHWC tensor.
 
     Args:
@@ -212,7 +212,7 @@ def _phases(weights: NDArray[np.float32], stride: int, groups: int) -> tuple[NDA
     return kernel, taps
 
 
-def _cropped(state: Lowering, tensor: Tensor, begin: tuple[int, int], sides: Sides) -> Tensor:
+def _cropped(state: Lowering, tensor: LiteTensor, begin: tuple[int, int], sides: Sides) -> LiteTensor:
     if tensor.sides == sides:
         return tensor
     starts = [0, begin[0], begin[1], 0]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.export.litert.graph import RELU, RELU6, RELU_N1_TO_1, Tensor
+from edgekit.export.litert.graph import RELU, RELU6, RELU_N1_TO_1, LiteTensor
 from edgekit.export.litert.layout import ONE, Order, elements, ordered
 from edgekit.export.litert.lowering import Lower, Lowering, Node, Value
 from edgekit.export.litert.patterns import GELU
@@ -30,7 +30,7 @@ def common_order(state: Lowering, names: Sequence[str], rank: int) -> Order:
     return (*range(missing), *(axis + missing for axis in order))
 
 
-def operand(state: Lowering, name: str, order: Order) -> Tensor:
+def operand(state: Lowering, name: str, order: Order) -> LiteTensor:
     """A value in an order of as many axes or more, those that it lacks left out where they stand in front, else of one element."""
     missing = len(order) - len(state.sides(name))
     array = state.array(name)
@@ -84,7 +84,7 @@ def _unary(kind: str, **options: Any) -> Lower:
     return lower
 
 
-def step(state: Lowering, kind: str, tensor: Tensor, number: float | NDArray[np.float32]) -> Tensor:
+def step(state: Lowering, kind: str, tensor: LiteTensor, number: float | NDArray[np.float32]) -> LiteTensor:
     """A tensor and a constant that broadcasts to it."""
     other = state.constant(np.atleast_1d(np.asarray(number, np.float32)))
     return state.emit(kind, [tensor, other], tensor.sides)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from edgekit.errors import RuntimeMissing
-from edgekit.export.litert.graph import Graph, Operator, Tensor
+from edgekit.export.litert.graph import Graph, LiteTensor, Operator
 
 IDENTIFIER = b"TFL3"
 _ALIGNED = 16  # bytes: what kernels and TFLite Micro expect of constants
@@ -130,7 +130,7 @@ class _Writer:
         self.buffers.append(self._buffer(data))
         return len(self.buffers) - 1
 
-    def _tensor(self, tensor: Tensor, name: str) -> Any:
+    def _tensor(self, tensor: LiteTensor, name: str) -> Any:
         found = self.fb.TensorT()
         found.name, found.hasRank = name, True
         found.type = getattr(self.fb.TensorType, _TYPES[tensor.dtype.name])
@@ -176,7 +176,7 @@ class _Writer:
         found.outputs = [self._mapped(name, tensor) for name, tensor in self.graph.outputs.items()]
         return found
 
-    def _mapped(self, name: str, tensor: Tensor) -> Any:
+    def _mapped(self, name: str, tensor: LiteTensor) -> Any:
         found = self.fb.TensorMapT()
         found.name, found.tensorIndex = name, self.index[id(tensor)]
         return found
@@ -210,7 +210,7 @@ def version_of(operator: Operator) -> int:
     return version
 
 
-def _names(graph: Graph, tensors: list[Tensor]) -> dict[int, str]:
+def _names(graph: Graph, tensors: list[LiteTensor]) -> dict[int, str]:
     """A name for every tensor: inputs and outputs have theirs, the others what they have as far as it is not taken."""
     names = {id(tensor): name for name, tensor in graph.outputs.items()}
     names |= {id(tensor): tensor.name for tensor in graph.inputs}

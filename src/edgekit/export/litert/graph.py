@@ -23,7 +23,7 @@ def fixed(shape: Iterable[int]) -> Sides:
 
 
 @dataclass(frozen=True)
-class Scale:
+class LiteScale:
     """How integers stand for numbers: number = scale * (integer - zero).
 
     Attributes:
@@ -37,13 +37,13 @@ class Scale:
     axis: int = 0
 
     @classmethod
-    def single(cls, scale: float, zero: int) -> Scale:
+    def single(cls, scale: float, zero: int) -> LiteScale:
         """One scale for the whole tensor."""
         return cls(np.array([scale], np.float32), np.array([zero], np.int64))
 
 
 @dataclass(eq=False)
-class Tensor:
+class LiteTensor:
     """A tensor; two are the same only if they are one object.
 
     Attributes:
@@ -60,7 +60,7 @@ class Tensor:
     dtype: np.dtype[Any] = field(default_factory=lambda: np.dtype(np.float32))
     data: NDArray[Any] | None = None
     source: str = ""
-    scale: Scale | None = None
+    scale: LiteScale | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,8 +86,8 @@ class Operator:
     """
 
     kind: str
-    inputs: list[Tensor | None]
-    outputs: list[Tensor]
+    inputs: list[LiteTensor | None]
+    outputs: list[LiteTensor]
     options: dict[str, Any] = field(default_factory=dict)
     node: str = ""
 
@@ -104,15 +104,15 @@ class Graph:
     """
 
     operators: list[Operator] = field(default_factory=list)
-    inputs: list[Tensor] = field(default_factory=list)
-    outputs: dict[str, Tensor] = field(default_factory=dict)
+    inputs: list[LiteTensor] = field(default_factory=list)
+    outputs: dict[str, LiteTensor] = field(default_factory=dict)
     metadata: dict[str, bytes] = field(default_factory=dict)
 
-    def maker(self, tensor: Tensor) -> Operator | None:
+    def maker(self, tensor: LiteTensor) -> Operator | None:
         """The operator that computes a tensor; a late one is found first."""
         return next((op for op in reversed(self.operators) if tensor in op.outputs), None)
 
-    def readers(self, tensor: Tensor) -> list[Operator]:
+    def readers(self, tensor: LiteTensor) -> list[Operator]:
         """The operators that read a tensor."""
         return [op for op in self.operators if tensor in op.inputs]
 
@@ -126,9 +126,9 @@ class Graph:
                 alive.update(id(tensor) for tensor in operator.inputs if tensor is not None)
         self.operators = kept[::-1]
 
-    def tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[LiteTensor]:
         """Every tensor once, in the order in which it is first met."""
-        found: dict[int, Tensor] = {}
+        found: dict[int, LiteTensor] = {}
         for tensor in (
             *self.inputs,
             *(t for op in self.operators for t in (*op.inputs, *op.outputs)),
@@ -139,7 +139,7 @@ class Graph:
         return list(found.values())
 
 
-def constant(name: str, data: NDArray[Any] | Sequence[Any]) -> Tensor:
+def constant(name: str, data: NDArray[Any] | Sequence[Any]) -> LiteTensor:
     """A constant tensor."""
     array = np.ascontiguousarray(data)
-    return Tensor(name, fixed(array.shape), array.dtype, array)
+    return LiteTensor(name, fixed(array.shape), array.dtype, array)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgekit.export.litert.graph import Graph, Operator, Tensor
+from edgekit.export.litert.graph import Graph, LiteTensor, Operator
 
 _FEWEST = 64  # numbers of a constant that is worth an operator of its own
 _LARGEST = float(np.finfo(np.float16).max)
@@ -19,7 +19,7 @@ def halve(graph: Graph) -> int:
     Returns:
         How many weights are float16 now.
     """
-    made: dict[int, Tensor] = {}
+    made: dict[int, LiteTensor] = {}
     added: list[Operator] = []
     for operator in graph.operators:
         if operator.kind not in _LAYERS:
@@ -30,8 +30,10 @@ def halve(graph: Graph) -> int:
         if float(np.abs(weight.data).max()) > _LARGEST:
             continue
         if id(weight) not in made:
-            stored = Tensor(f"{weight.name}/half", weight.sides, np.dtype(np.float16), weight.data.astype(np.float16))
-            made[id(weight)] = Tensor(weight.name, weight.sides)
+            stored = LiteTensor(
+                f"{weight.name}/half", weight.sides, np.dtype(np.float16), weight.data.astype(np.float16)
+            )
+            made[id(weight)] = LiteTensor(weight.name, weight.sides)
             added.append(Operator("DEQUANTIZE", [stored], [made[id(weight)]], {}, operator.node))
         operator.inputs[1] = made[id(weight)]
     graph.operators[:0] = added

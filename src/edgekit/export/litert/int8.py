@@ -12,10 +12,10 @@ from onnx import ModelProto, numpy_helper
 
 from edgekit.bundle import BundleFile, Variant
 from edgekit.errors import ExportError
+from edgekit.export.litert.convert import lower
 from edgekit.export.litert.graph import Graph
-from edgekit.export.litert.lowering import lower
-from edgekit.export.litert.maker import with_batch, write
-from edgekit.export.litert.quantize import Counts, quantize
+from edgekit.export.litert.output import with_batch, write
+from edgekit.export.litert.quantize import OperatorCounts, quantize
 from edgekit.export.litert.rewrites import Range
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, verify
 from edgekit.onnx_graph.files import read_onnx
@@ -107,7 +107,7 @@ class LiteRtInt8:
 
     def quantized(
         self, graph: Graph, ranges: Mapping[str, Range], kept: Collection[str], bits: int
-    ) -> tuple[Graph, Counts]:
+    ) -> tuple[Graph, OperatorCounts]:
         """The float graph in INT8 (see `quantize`)."""
         return quantize(graph, ranges, kept, bits)
 
@@ -146,7 +146,7 @@ def with_biases(model: ModelProto, corrected: ModelProto) -> ModelProto:
     return model
 
 
-def describe(counts: Counts) -> str:
+def describe(counts: OperatorCounts) -> str:
     """How many operators are in INT8, and which are in float."""
     left = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.in_float.items(), key=lambda item: -item[1]))
     return f"{counts.int8} operators in INT8, in float {left or 'none'}"

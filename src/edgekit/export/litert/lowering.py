@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper
+from onnx import NodeProto, helper
 
 from edgekit.errors import ExportError
-from edgekit.export.litert.facts import Facts, observe
-from edgekit.export.litert.graph import NONE, Graph, Operator, Scale, Sides, Tensor, constant
+from edgekit.export.litert.facts import Facts
+from edgekit.export.litert.graph import NONE, Graph, LiteTensor, Operator, Sides, constant
 from edgekit.export.litert.layout import (
     ONE,
     Order,
@@ -65,7 +65,7 @@ class Node:
 class Value:
     """A value of ONNX as a tensor: what it lies in, and in which order (see `layout`)."""
 
-    tensor: Tensor
+    tensor: LiteTensor
     order: Order
 
 
@@ -88,8 +88,8 @@ class Lowering:
     graph: Graph = field(default_factory=Graph)
     node: Node = field(default_factory=lambda: Node("", "", (), (), {}))
     _values: dict[str, Value] = field(default_factory=dict)
-    _moved: dict[tuple[int, Order], Tensor] = field(default_factory=dict)
-    _constants: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
+    _moved: dict[tuple[int, Order], LiteTensor] = field(default_factory=dict)
+    _constants: dict[tuple[Any, ...], LiteTensor] = field(default_factory=dict)
 
     def refuse(self, why: str = "") -> ExportError:
         """The error for the node that is being lowered.
@@ -137,7 +137,7 @@ class Lowering:
                 raise self.refuse(f"its input {name} is computed from the batch size")
         return self._values[name]
 
-    def physical(self, name: str, order: Order) -> Tensor:
+    def physical(self, name: str, order: Order) -> LiteTensor:
         """A value in a certain order; transposed where it lies in another."""
         array = self.array(name)
         if array is not None:
@@ -145,7 +145,7 @@ class Lowering:
         value = self.value(name)
         return self.moved(value, self.sides(name), order)
 
-    def moved(self, value: Value, sides: Sides, order: Order) -> Tensor:
+    def moved(self, value: Value, sides: Sides, order: Order) -> LiteTensor:
         """A tensor in another order."""
         if value.order == order:
             return value.tensor
@@ -161,7 +161,7 @@ class Lowering:
                 )
         return self._moved[key]
 
-    def constant(self, array: NDArray[Any]) -> Tensor:
+    def constant(self, array: NDArray[Any]) -> LiteTensor:
         """A constant; float64 becomes float32, the same constant is one tensor."""
         if array.dtype in (np.float64, np.float16):
             array = array.astype(np.float32)
@@ -174,13 +174,13 @@ class Lowering:
     def emit(
         self,
         kind: str,
-        inputs: Sequence[Tensor | None],
+        inputs: Sequence[LiteTensor | None],
         sides: Sides,
         *,
         source: str = "",
         dtype: Any = np.float32,
         **options: Any,
-    ) -> Tensor:
+    ) -> LiteTensor:
         """Add an operator with one output.
 
         Args:
@@ -193,11 +193,11 @@ class Lowering:
         """
         if kind in _FUSING:
             options.setdefault("fusedActivationFunction", NONE)
-        output = Tensor(f"{self.node.name or self.node.op}/{kind.lower()}", sides, np.dtype(dtype), source=source)
+        output = LiteTensor(f"{self.node.name or self.node.op}/{kind.lower()}", sides, np.dtype(dtype), source=source)
         self.graph.operators.append(Operator(kind, list(inputs), [output], options, self.node.name))
         return output
 
-    def reshape(self, tensor: Tensor, sides: Sides) -> Tensor:
+    def reshape(self, tensor: LiteTensor, sides: Sides) -> LiteTensor:
         """The same memory with other sides."""
         if tensor.sides == sides:
             return tensor
@@ -208,7 +208,7 @@ class Lowering:
         sizes = self.constant(np.array(shape, np.int32))
         return self.emit("RESHAPE", [tensor, sizes], sides, source=tensor.source, newShape=shape)
 
-    def set(self, name: str, tensor: Tensor, order: Order) -> None:
+    def set(self, name: str, tensor: LiteTensor, order: Order) -> None:
         """Say what holds an ONNX value."""
         if not tensor.source or tensor.source == name:
             tensor.source = name
@@ -218,7 +218,7 @@ class Lowering:
         """Say that an ONNX value is another one."""
         self._values[name] = value
 
-    def result(self, tensor: Tensor, order: Order) -> None:
+    def result(self, tensor: LiteTensor, order: Order) -> None:
         """Say what holds the node's first output."""
         self.set(self.node.outputs[0], tensor, order)
 
@@ -260,47 +260,3 @@ class Lowering:
         nothing = self.emit("MUL", [pixel, self.constant(np.zeros(1, np.float32))], pixel.sides)
         shaped = self.reshape(nothing, (sides[0], *[ONE] * (len(sides) - 1)))
         return Value(self.emit("ADD", [shaped, self.constant(array)], sides), plain(len(sides)))
-
-
-def lower(model: ModelProto) -> Graph:
-    """The graph of a `.tflite` that computes what a float ONNX does, node by node.
-
-    Args:
-        model: opset 17, simplified (see `graph.simplify`), uint8 image (n, h, w, 3) -> float32 outputs; batch free or fixed.
-
-    Raises:
-        ExportError: it holds an operator that is not there, or leaves the image's size open.
-    """
-    from edgekit.export.litert.patterns import with_gelu
-    from edgekit.export.litert.tables import TABLE
-
-    nodes = with_gelu(model)
-    outputs = [output.name for output in model.graph.output]
-    readers = Counter(name for node in nodes for name in dict.fromkeys(node.inputs))
-    readers.update(outputs)
-    state = Lowering(observe(model), readers)
-    (image,) = model.graph.input
-    pixels = Tensor(image.name, state.sides(image.name), np.dtype(np.uint8), scale=Scale.single(1.0, 0))
-    state.graph.inputs.append(pixels)
-    state.set(image.name, pixels, plain(len(pixels.sides)))
-    for node in nodes:
-        if all(name in state.facts.pixelless for name in node.outputs if name):
-            continue
-        state.node = node
-        if node.op not in TABLE:
-            raise state.refuse()
-        TABLE[node.op](state, node)
-    for name in outputs:
-        _give(state, name)
-    state.graph.remove_dead()
-    return state.graph
-
-
-def _give(state: Lowering, name: str) -> None:
-    """Make a value an output of the graph, in ONNX's order, as a tensor of its own."""
-    state.node = Node("output", name, (), (), {})
-    tensor = state.physical(name, plain(len(state.sides(name))))
-    if tensor.data is not None or tensor in state.graph.inputs or tensor in state.graph.outputs.values():
-        sizes = state.constant(np.array([-1, *(s[0] for s in tensor.sides[1:])], np.int32))
-        tensor = state.emit("RESHAPE", [tensor, sizes], tensor.sides, source=tensor.source, newShape=sizes.data)
-    state.graph.outputs[name] = tensor

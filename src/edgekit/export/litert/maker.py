@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-
-from onnx import ModelProto
 
 from edgekit.bundle import BundleFile, Precision, Variant
 from edgekit.export.inputs import Sources
-from edgekit.export.litert.flatbuffer import serialize
-from edgekit.export.litert.graph import Graph
+from edgekit.export.litert.convert import lower
 from edgekit.export.litert.half import halve
-from edgekit.export.litert.lowering import lower
+from edgekit.export.litert.output import with_batch, write
 from edgekit.export.verify import verify
 from edgekit.onnx_graph.files import read_onnx
-from edgekit.onnx_graph.metadata import of_onnx
-from edgekit.onnx_graph.simplify import fix_batch
 from edgekit.quantize.search import search_accuracy
 from edgekit.runtimes import open_session, why_not
 from edgekit.targets import LITERT
 from edgekit.tasks import Task
-
-METADATA = "edgekit"  # key of the metadata in the file
 
 
 def make(precision: Precision, sources: Sources) -> Variant:
@@ -80,19 +72,3 @@ def with_partitions(variant: Variant, folder: Path, task: Task) -> Variant:
         return variant
     parts_note = f"XNNPACK runs it in {parts} parts; LiteRT's slower kernels run {outside}"
     return variant.model_copy(update={"note": "; ".join(part for part in (variant.note, parts_note) if part)})
-
-
-def with_batch(model: ModelProto, batch: int | None) -> ModelProto:
-    """Fix the batch size of a graph; None leaves it free.
-
-    Raises:
-        ExportError: the graph does not support this batch size.
-    """
-    return model if batch is None else fix_batch(model, batch)
-
-
-def write(graph: Graph, path: Path, source: Path, precision: Precision) -> None:
-    """Write a graph with the metadata of its source ONNX."""
-    facts = of_onnx(source) | {"precision": precision}
-    graph.metadata[METADATA] = json.dumps(facts, ensure_ascii=False, sort_keys=True).encode()
-    path.write_bytes(serialize(graph))

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.export.litert.convolutions import pad, padding, window
-from edgekit.export.litert.graph import RELU, RELU6, SAME, VALID, Tensor
+from edgekit.export.litert.graph import RELU, RELU6, SAME, VALID, LiteTensor
 from edgekit.export.litert.layout import NHWC, ordered
 from edgekit.export.litert.lowering import Lower, Lowering, Node
 
@@ -58,7 +58,7 @@ def _counted(
     return (np.minimum(starts + kernel, size + also[1]) - np.maximum(starts, -also[0])).astype(np.float64)
 
 
-def _image(state: Lowering, node: Node) -> tuple[Tensor, list[int]]:
+def _image(state: Lowering, node: Node) -> tuple[LiteTensor, list[int]]:
     kernel = list(node.get("kernel_shape", []))
     if len(kernel) != 2:
         raise state.refuse(f"it pools over {len(kernel)} axes")
@@ -66,8 +66,8 @@ def _image(state: Lowering, node: Node) -> tuple[Tensor, list[int]]:
 
 
 def _pooled(
-    state: Lowering, kind: str, image: Tensor, kernel: list[int], strides: list[int], how: int, node: Node
-) -> Tensor:
+    state: Lowering, kind: str, image: LiteTensor, kernel: list[int], strides: list[int], how: int, node: Node
+) -> LiteTensor:
     return state.emit(
         kind, [image], ordered(state.sides(node.outputs[0]), NHWC), padding=how, filterHeight=kernel[0],
         filterWidth=kernel[1], strideH=strides[0], strideW=strides[1],

@@ -13,7 +13,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.export.litert.graph import NONE, RELU, RELU6, RELU_N1_TO_1, Graph, Operator, Scale, Tensor, constant
+from edgekit.export.litert.graph import (
+    NONE,
+    RELU,
+    RELU6,
+    RELU_N1_TO_1,
+    Graph,
+    LiteScale,
+    LiteTensor,
+    Operator,
+    constant,
+)
 from edgekit.export.litert.rewrites import REWRITES, Range, for_integers
 
 _LAYERS = {"CONV_2D": 0, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 0}  # the axis of the weight's output channels
@@ -23,7 +33,7 @@ _MOVING = {
     "RESHAPE", "TRANSPOSE", "STRIDED_SLICE", "PAD", "MAX_POOL_2D", "CONCATENATION", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH",
     "RESIZE_BILINEAR", "AVERAGE_POOL_2D",
 }  # fmt: skip
-_FIXED = {"LOGISTIC": Scale.single(1 / 256, -128), "TANH": Scale.single(1 / 128, 0)}
+_FIXED = {"LOGISTIC": LiteScale.single(1 / 256, -128), "TANH": LiteScale.single(1 / 128, 0)}
 _REDUCING = {"MEAN"}
 _ALONE = {"LEAKY_RELU"}
 _BOUNDS: dict[int, tuple[float, float]] = {
@@ -51,7 +61,7 @@ _MOST_BIAS = 2**30
 
 
 @dataclass
-class Counts:
+class OperatorCounts:
     """How much of a graph is in INT8.
 
     Attributes:
@@ -65,7 +75,7 @@ class Counts:
 
 def quantize(
     graph: Graph, ranges: Mapping[str, Range], kept: Collection[str], bits: int = 8, kernels: Kernels = XNNPACK
-) -> tuple[Graph, Counts]:
+) -> tuple[Graph, OperatorCounts]:
     """A graph in INT8; the float one is left as it is.
 
     Args:
@@ -88,16 +98,16 @@ class _Quantizer:
         self.attention = any(operator.kind == "BATCH_MATMUL" for operator in graph.operators)
         self.known = self._known_ranges()
         self.chosen: set[int] = set()
-        self.scales: dict[int, Scale] = {}
-        self.made: dict[tuple[int, bytes], Tensor] = {}
-        self.floats: dict[int, Tensor] = {}
+        self.scales: dict[int, LiteScale] = {}
+        self.made: dict[tuple[int, bytes], LiteTensor] = {}
+        self.floats: dict[int, LiteTensor] = {}
         self.operators: list[Operator] = []
 
-    def run(self) -> tuple[Graph, Counts]:
+    def run(self) -> tuple[Graph, OperatorCounts]:
         """Choose what is in INT8, give every tensor its scale, and write the graph anew."""
         self._choose()
         self._find_scales()
-        counts = Counts()
+        counts = OperatorCounts()
         for operator in self.graph.operators:
             if id(operator) in self.chosen:
                 counts.int8 += 1
@@ -161,7 +171,7 @@ class _Quantizer:
                 tensor = group[tensor]
             return tensor
 
-        fixed: dict[int, Scale] = {}
+        fixed: dict[int, LiteScale] = {}
         for operator in self.graph.operators:
             if id(operator) not in self.chosen:
                 continue
@@ -181,7 +191,7 @@ class _Quantizer:
     def _integer(self, operator: Operator) -> None:
         output = operator.outputs[0]
         scale = self.scales[id(output)]
-        inputs: list[Tensor | None]
+        inputs: list[LiteTensor | None]
         if operator.kind in _LAYERS:
             inputs = self._layer_inputs(operator)
         elif operator.kind in _MOVING:
@@ -193,11 +203,11 @@ class _Quantizer:
             inputs = [
                 None if t is None else self._as_integer(t) if t.dtype == np.float32 else t for t in operator.inputs
             ]
-        result = Tensor(output.name, output.sides, np.dtype(np.int8), source=output.source, scale=scale)
+        result = LiteTensor(output.name, output.sides, np.dtype(np.int8), source=output.source, scale=scale)
         self.made[id(output), b""] = result
         self.operators.append(Operator(operator.kind, inputs, [result], operator.options, operator.node))
 
-    def _layer_inputs(self, operator: Operator) -> list[Tensor | None]:
+    def _layer_inputs(self, operator: Operator) -> list[LiteTensor | None]:
         image, weight, bias = (*operator.inputs, None)[:3]
         assert image is not None
         assert weight is not None
@@ -209,15 +219,15 @@ class _Quantizer:
         integers, scales = weights(weight.data, axis, self.bits, numbers, float(read.scale.scale[0]))
         zeros = np.zeros(len(scales), np.int64)
         kernel = constant(f"{weight.name}/int8", integers)
-        kernel.scale = Scale(scales, zeros, axis)
+        kernel.scale = LiteScale(scales, zeros, axis)
         if numbers is None:
             return [read, kernel, None]
         products = scales * read.scale.scale[0]
         added = constant(f"{weight.name}/bias", np.rint(numbers.astype(np.float64) / products).astype(np.int32))
-        added.scale = Scale(products.astype(np.float32), zeros, 0)
+        added.scale = LiteScale(products.astype(np.float32), zeros, 0)
         return [read, kernel, added]
 
-    def _as_integer(self, tensor: Tensor) -> Tensor:
+    def _as_integer(self, tensor: LiteTensor) -> LiteTensor:
         """A tensor in INT8, in the scale that it has."""
         if tensor.data is not None:
             scale = _asymmetric(float(min(tensor.data.min(), 0)), float(max(tensor.data.max(), 0)))
@@ -226,7 +236,7 @@ class _Quantizer:
             self.made[id(tensor), b""] = self._convert(tensor, self.scales[id(tensor)], tensor)
         return self.made[id(tensor), b""]
 
-    def _with_scale(self, tensor: Tensor, scale: Scale) -> Tensor:
+    def _with_scale(self, tensor: LiteTensor, scale: LiteScale) -> LiteTensor:
         """A tensor in INT8, in a scale that another tensor has."""
         if tensor.data is not None:
             return self._constant(tensor, scale)
@@ -239,12 +249,12 @@ class _Quantizer:
             self.made[key] = self._convert(own, scale, tensor)
         return self.made[key]
 
-    def _convert(self, read: Tensor, scale: Scale, tensor: Tensor) -> Tensor:
-        result = Tensor(f"{tensor.name}/int8", tensor.sides, np.dtype(np.int8), source="", scale=scale)
+    def _convert(self, read: LiteTensor, scale: LiteScale, tensor: LiteTensor) -> LiteTensor:
+        result = LiteTensor(f"{tensor.name}/int8", tensor.sides, np.dtype(np.int8), source="", scale=scale)
         self.operators.append(Operator("QUANTIZE", [read], [result], {}, "quantize"))
         return result
 
-    def _as_float(self, tensor: Tensor) -> Tensor:
+    def _as_float(self, tensor: LiteTensor) -> LiteTensor:
         """A tensor in float: as it was made, or from its integers."""
         made = self.made.get((id(tensor), b""))
         if (
@@ -254,12 +264,12 @@ class _Quantizer:
         ):
             return tensor
         if id(tensor) not in self.floats:
-            result = Tensor(f"{tensor.name}/float", tensor.sides, source=tensor.source)
+            result = LiteTensor(f"{tensor.name}/float", tensor.sides, source=tensor.source)
             self.operators.append(Operator("DEQUANTIZE", [made], [result], {}, "dequantize"))
             self.floats[id(tensor)] = result
         return self.floats[id(tensor)]
 
-    def _constant(self, tensor: Tensor, scale: Scale) -> Tensor:
+    def _constant(self, tensor: LiteTensor, scale: LiteScale) -> LiteTensor:
         assert tensor.data is not None
         integers = np.clip(np.rint(tensor.data / scale.scale[0]) + scale.zero[0], -128, 127).astype(np.int8)
         found = constant(f"{tensor.name}/int8", integers)
@@ -293,15 +303,15 @@ def weights(
     return integers.astype(np.int8), scales
 
 
-def _asymmetric(low: float, high: float) -> Scale:
+def _asymmetric(low: float, high: float) -> LiteScale:
     """A scale whose 256 integers hold a range and zero, which is one of them."""
     low, high = min(low, 0.0), max(high, 0.0)
     if low == high:  # always zero, which any scale holds; XNNPACK does not add what has a scale of another order
-        return Scale.single(1 / 255, -128)
+        return LiteScale.single(1 / 255, -128)
     scale = max((high - low) / 255, _LEAST)
     zero = int(np.clip(np.rint(-128 - low / scale), -128, 127))
-    return Scale.single(scale, zero)
+    return LiteScale.single(scale, zero)
 
 
-def _same(one: Scale, other: Scale) -> bool:
+def _same(one: LiteScale, other: LiteScale) -> bool:
     return bool(one.scale[0] == other.scale[0] and one.zero[0] == other.zero[0])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.export.litert.graph import NONE, RELU6, VALID, Graph, Operator, Tensor, constant
+from edgekit.export.litert.graph import NONE, RELU6, VALID, Graph, LiteTensor, Operator, constant
 
 Range = tuple[float, float]
 
@@ -50,7 +50,7 @@ def _hard_swish(operator: Operator) -> list[Operator] | None:
     """x relu6(x + 3) / 6 (Howard et al. 2019, arXiv 1905.02244, section 5.2)."""
     source, output = operator.inputs[0], operator.outputs[0]
     three, sixth = (constant(f"{output.name}/{v:.3g}", np.array([v], np.float32)) for v in (3.0, 1 / 6))
-    gate, share = (Tensor(f"{output.name}/{name}", output.sides) for name in ("gate", "share"))
+    gate, share = (LiteTensor(f"{output.name}/{name}", output.sides) for name in ("gate", "share"))
     none = {"fusedActivationFunction": NONE}
     return [
         Operator("ADD", [source, three], [gate], {"fusedActivationFunction": RELU6}, operator.node),
@@ -108,8 +108,8 @@ def _is_per_channel(operator: Operator) -> bool:
 
 def _depthwise(
     operator: Operator,
-    source: Tensor | None,
-    output: Tensor,
+    source: LiteTensor | None,
+    output: LiteTensor,
     kernel: NDArray[np.float32],
     bias: NDArray[np.float32],
     activation: int,

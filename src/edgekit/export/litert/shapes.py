@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.export.litert.elementwise import common_order
-from edgekit.export.litert.graph import Sides, Tensor
+from edgekit.export.litert.graph import LiteTensor, Sides
 from edgekit.export.litert.layout import ONE, ordered, transposed
 from edgekit.export.litert.lowering import Lower, Lowering, Node, Value
 
@@ -41,7 +41,7 @@ def _concat(state: Lowering, node: Node) -> None:
     state.result(joined(state, tensors, axis), order)
 
 
-def joined(state: Lowering, tensors: list[Tensor], axis: int) -> Tensor:
+def joined(state: Lowering, tensors: list[LiteTensor], axis: int) -> LiteTensor:
     """Tensors side by side along a physical axis, in steps of as many as XNNPACK takes at a time."""
     while len(tensors) > 1:
         groups = [tensors[i : i + _AT_A_TIME] for i in range(0, len(tensors), _AT_A_TIME)]
@@ -49,7 +49,7 @@ def joined(state: Lowering, tensors: list[Tensor], axis: int) -> Tensor:
     return tensors[0]
 
 
-def _joined(state: Lowering, tensors: list[Tensor], axis: int) -> Tensor:
+def _joined(state: Lowering, tensors: list[LiteTensor], axis: int) -> LiteTensor:
     total = tuple(sum(side) for side in zip(*(tensor.sides[axis] for tensor in tensors), strict=True))
     sides = tuple((total[0], total[1]) if i == axis else side for i, side in enumerate(tensors[0].sides))
     return state.emit("CONCATENATION", tensors, sides, axis=axis)
@@ -158,7 +158,7 @@ def picked(state: Lowering, value: Value, axis: int, indices: NDArray[np.integer
     place = value.order.index(axis)
     numbers = np.asarray(indices, np.int32)
     sides = tuple((len(numbers),) * 2 if i == place else side for i, side in enumerate(value.tensor.sides))
-    inputs: list[Tensor | None] = [value.tensor, state.constant(numbers)]
+    inputs: list[LiteTensor | None] = [value.tensor, state.constant(numbers)]
     return Value(state.emit("GATHER", inputs, sides, source=value.tensor.source, axis=place, batchDims=0), value.order)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.export.litert.convolutions import pad
-from edgekit.export.litert.graph import Tensor
+from edgekit.export.litert.graph import LiteTensor
 from edgekit.export.litert.layout import NHWC, ordered
 from edgekit.export.litert.lowering import Lower, Lowering, Node, Value
 from edgekit.export.litert.matrices import linear
@@ -142,7 +142,7 @@ def _doubled(size: Sequence[int], target: Sequence[int]) -> int | None:
     return int(np.log2(factor)) if not times and factor in {2.0, 4.0, 8.0} else None
 
 
-def _repeated(state: Lowering, image: Tensor, doublings: int) -> Tensor:
+def _repeated(state: Lowering, image: LiteTensor, doublings: int) -> LiteTensor:
     """Each pixel as a square of 2 x 2, by DEPTH_TO_SPACE of four copies: XNNPACK has that, and RESIZE_NEAREST_NEIGHBOR not."""
     for _ in range(doublings):
         n, h, w, c = image.sides

@@ -13,7 +13,7 @@ from edgekit.bundle import Variant
 from edgekit.errors import ExportError
 from edgekit.export.litert.graph import Graph
 from edgekit.export.litert.int8 import LiteRtInt8
-from edgekit.export.litert.quantize import Counts
+from edgekit.export.litert.quantize import OperatorCounts
 from edgekit.export.litert.rewrites import Range
 from edgekit.export.micro.rules import HINT, check_kernels, quantize_for_micro
 from edgekit.export.verify import ReferenceOutputs, class_spread
@@ -48,7 +48,7 @@ class MicroInt8(LiteRtInt8):
 
     def quantized(
         self, graph: Graph, ranges: Mapping[str, Range], kept: Collection[str], bits: int
-    ) -> tuple[Graph, Counts]:
+    ) -> tuple[Graph, OperatorCounts]:
         """The float graph in INT8 (see `quantize_for_micro`)."""
         found = quantize_for_micro(graph, ranges, kept, bits)
         check_kernels(found[0], self.reference.task)

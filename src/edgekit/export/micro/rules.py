@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from edgekit.errors import BundleError, ExportError
 from edgekit.export.litert.flatbuffer import serialize
-from edgekit.export.litert.graph import NONE, VALID, Graph, Operator, Tensor, constant
-from edgekit.export.litert.quantize import MICRO, Counts, quantize
+from edgekit.export.litert.graph import NONE, VALID, Graph, LiteTensor, Operator, constant
+from edgekit.export.litert.quantize import MICRO, OperatorCounts, quantize
 from edgekit.export.litert.rewrites import Range
 from edgekit.runtimes import open_session
 from edgekit.targets import TFLITE_MICRO
@@ -78,7 +78,7 @@ def check_kernels(graph: Graph, task: Task) -> None:
 
 def quantize_for_micro(
     graph: Graph, ranges: Mapping[str, Range], kept: Collection[str], bits: int
-) -> tuple[Graph, Counts]:
+) -> tuple[Graph, OperatorCounts]:
     """A graph in INT8 for TFLite Micro (see `litert.quantize`), its normalization in INT8 too where nothing in float reads it.
 
     An image in float has four times the size of its pixels, and is often the largest activation of all.
@@ -106,7 +106,7 @@ def _without_clamps(graph: Graph) -> Graph:
             continue
         output = operator.outputs[0]
         low, high = (constant(f"{output.name}/{v:g}", np.array([v], np.float32)) for v in _CLAMPS[operator.kind])
-        above = Tensor(f"{output.name}/above", output.sides)
+        above = LiteTensor(f"{output.name}/above", output.sides)
         found.operators += [
             Operator("MAXIMUM", [operator.inputs[0], low], [above], {}, operator.node),
             Operator("MINIMUM", [above, high], [output], {}, operator.node),
@@ -114,7 +114,7 @@ def _without_clamps(graph: Graph) -> Graph:
     return found
 
 
-def _with_integer_pixels(graph: Graph, ranges: Mapping[str, Range], kept: set[str]) -> tuple[Graph, Tensor | None]:
+def _with_integer_pixels(graph: Graph, ranges: Mapping[str, Range], kept: set[str]) -> tuple[Graph, LiteTensor | None]:
     """The graph with its normalization as a convolution of one pixel, whose weights are exact in INT8, and the pixels as numbers; None where
     the normalization is another one, or its reader stays in float."""
     first = graph.operators[0] if graph.operators else None
@@ -144,7 +144,7 @@ def _with_integer_pixels(graph: Graph, ranges: Mapping[str, Range], kept: set[st
 
 
 def _affine(
-    graph: Graph, value: Tensor, channels: int
+    graph: Graph, value: LiteTensor, channels: int
 ) -> tuple[Operator, NDArray[np.float64], NDArray[np.float64]] | None:
     """The operator that alone reads a value, if it only multiplies each channel by a number and adds one; and those numbers."""
     readers = graph.readers(value)
@@ -167,7 +167,7 @@ def _affine(
     return (operator, *steps[operator.kind]) if operator.kind in steps else None
 
 
-def _join_conversions(graph: Graph, counts: Counts) -> None:
+def _join_conversions(graph: Graph, counts: OperatorCounts) -> None:
     """Integers that become floats and at once integers again stay integers: QUANTIZE reads what DEQUANTIZE did."""
     makers = {id(operator.outputs[0]): operator for operator in graph.operators}
     for operator in graph.operators:

@@ -38,24 +38,24 @@ TrainOne = Callable[[Supervised, Path], tuple[Classifier, dict[str, Any], float]
 
 
 @dataclass(frozen=True)
-class Candidate:
+class BaselineCandidate:
     """One of the settings: its name, and its part of the recipe."""
 
     name: str
     config: Supervised
 
 
-def crops(config: Supervised) -> list[Candidate]:
+def crops(config: Supervised) -> list[BaselineCandidate]:
     """Return the settings of the recipe, then those with other crops if they differ."""
     own = config.augmentation
     cropped = {
         "mild": own.model_copy(update={"crop": 1.0, "crop_scale": _MILD}),
         "none": own.model_copy(update={"crop": 0.0}),
     }
-    candidates = [Candidate("recipe", config)]
+    candidates = [BaselineCandidate("recipe", config)]
     for name, augmentation in cropped.items():
         if _crop(augmentation) != _crop(own):
-            candidates.append(Candidate(name, config.model_copy(update={"augmentation": augmentation})))
+            candidates.append(BaselineCandidate(name, config.model_copy(update={"augmentation": augmentation})))
     return candidates
 
 
@@ -78,7 +78,7 @@ def search(
     results: list[dict[str, Any]] = []
     seen, earlier = 0, 0.0
 
-    def run(candidate: Candidate, its_epochs: int) -> None:
+    def run(candidate: BaselineCandidate, its_epochs: int) -> None:
         nonlocal seen, earlier
         if results and seen + its_epochs * images > allowed:
             return
@@ -102,7 +102,7 @@ def search(
     best = _best(results)
     chosen = next(candidate for candidate in first if candidate.name == best["name"])
     longer = chosen.config.model_copy(update={"epochs": LONGER * epochs, "optimizer": _longer(chosen.config.optimizer)})
-    run(Candidate(f"{chosen.name}-longer", longer), LONGER * epochs)
+    run(BaselineCandidate(f"{chosen.name}-longer", longer), LONGER * epochs)
     best = _best(results)
     _restore(folder / CANDIDATES / best["name"], folder)
     tried = [{key: result[key] for key in ("name", "crop", "crop_scale", "epochs", "probe_top1")} for result in results]
@@ -116,7 +116,7 @@ def _longer(optimizer: Optimizer) -> Optimizer:
     return optimizer if warmup is None else optimizer.model_copy(update={"warmup_epochs": LONGER * warmup})
 
 
-def _train(candidate: Candidate, epochs: int, train_one: TrainOne, folder: Path) -> dict[str, Any]:
+def _train(candidate: BaselineCandidate, epochs: int, train_one: TrainOne, folder: Path) -> dict[str, Any]:
     if rank() == 0:
         if _current(folder) != candidate.name:  # the files here belong to the earlier candidate, which is complete
             _clear(folder)
