@@ -37,10 +37,10 @@ NO_FLIP = {"flip": 0.0}
 HEALTHY: dict[str, Any] = {
     "data": {"image_size": 8, "labels": 10},
     "pretrain": {
-        "encoder": STUDENT, "projection": {"output": 64}, "epochs": 60, "batch_size": 128, "augmentation": {"flip": 0.0, "crop_scale": [0.3, 1.0]},
-        "optimizer": {"name": "adamw", "lr": 2e-3, "scale_lr": False, "weight_decay": 1e-4, "warmup": 0.05},
+        "encoder": STUDENT, "projection": {"output": 64}, "epochs": 120, "batch_size": 128, "augmentation": {"flip": 0.0, "crop_scale": [0.3, 1.0]},
+        "optimizer": {"name": "adamw", "lr": 2e-2, "scale_lr": False, "weight_decay": 1e-4, "warmup": 0.05},
     },
-    "finetune": {"steps": 200, "augmentation": NO_FLIP, "consistency": {"images": 64}},
+    "finetune": {"steps": 300, "augmentation": NO_FLIP, "consistency": {"images": 64}},
     "distill": {
         "student": STUDENT, "batch_size": 128, "steps": 400, "augmentation": NO_FLIP,
         "optimizer": {"name": "adamw", "lr": 2e-3, "scale_lr": False, "weight_decay": 1e-4, "warmup": 0.05},
@@ -76,18 +76,19 @@ class Mistake:
 _DRAWN = np.random.default_rng(0).integers(0, 10, 2000).tolist()
 MISTAKES = {
     "healthy": Mistake("nothing", ()),
-    "lr-pretrain": Mistake("learning rate of the pretraining x 250", ("pretraining",), ("pretrain.optimizer.lr=0.5",)),
     "lr-finetune": Mistake(
         "learning rate of the fine-tuning x 1,000",
         ("learning_rate", "teacher"),
         ("finetune.optimizer.lr=1.0",),
         any_of=True,
     ),
-    "lr-distill": Mistake("learning rate of the distillation x 250", ("student",), ("distill.optimizer.lr=0.5",)),
+    "lr-distill": Mistake(
+        "learning rate of the distillation x 15,000", ("learning_rate",), ("distill.optimizer.lr=30",)
+    ),
     "lr-supervised": Mistake(
         "learning rate of the network from scratch x 100",
         ("learning_rate", "training_accuracy"),
-        ("supervised.optimizer.lr=10"),
+        ("supervised.optimizer.lr=10",),
         any_of=True,
     ),
     "few-steps": Mistake(
