@@ -161,7 +161,9 @@ def run_with(name: str, seed: int, work: Path) -> dict[str, Any]:
         "mistake": name, "what": mistake.what, "seed": seed, "rules": list(mistake.rules), "found": found,
         "test_top1": {stage: round(metrics["test_top1"], 4) for stage, metrics in stages.items()},
         "consistency": stages["finetune"].get("consistency"),
-        "advice": [a.model_dump(mode="json") for a in advice],
+        "advice": [
+            {key: text.replace(str(work), "WORK") for key, text in a.model_dump(mode="json").items()} for a in advice
+        ],
         "further_findings": sorted(found_rules - set(mistake.rules)),
     }  # fmt: skip
 

@@ -164,6 +164,20 @@ def test_a_fallback_that_chance_explains_is_no_finding() -> None:
     assert names(rules.teacher(facts(fallback=(0.5, 0.858), knn_images=359))) == ["teacher"]
 
 
+def test_a_class_that_the_pool_lacks_is_not_a_confused_class() -> None:
+    confused = facts().predicted | {"student": np.where(TRUTH == 3, 2, TRUTH)}
+    assert names(rules.mixed_classes(facts(predicted=confused))) == ["mixed_classes"]
+    lacking = np.array([0.33, 0.33, 0.33, 0.01])
+    assert names(advise(facts(predicted=confused, in_pool=lacking))) == ["missing_class", "student"]
+
+
+def test_a_teacher_of_another_set_explains_the_student() -> None:
+    other = {"runs/other": right_on(0.0)}
+    lost = with_model(student=0.0)
+    assert names(advise(facts(other_teachers=other, predicted=lost))) == ["other_teacher"]
+    assert {"student", "scratch"} <= set(names(advise(facts(predicted=lost))))
+
+
 def test_strong_crops_that_still_say_something_are_left_alone() -> None:
     assert rules.views(facts(views=ViewScores(0.8, 0.35, 0.25, "crop", 0.75))) == []
 

@@ -284,6 +284,7 @@ def test_shuffled_labels_stop_consistency_with_a_warning(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_right_labels_leave_consistency_alone(
     seed: int, quick: dict[str, Any], pretrained: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -135,22 +135,27 @@ def other_teacher(facts: RunFacts) -> list[Advice]:
 
 def missing_class(facts: RunFacts) -> list[Advice]:
     """Find classes that are rare in the pool, although the teacher recognizes them in labeled images; at most three."""
+    found, predicted = [], facts.predicted["teacher"]
+    for i in _missing(facts)[:3]:
+        assert facts.in_pool is not None
+        name, shares = _name(facts, i), (float(facts.in_pool[i]), float((predicted == i).mean()))
+        finding = f"the teacher assigns {percent(shares[0])} of the pool to the class {name}, but {percent(shares[1])} of the {facts.held}"
+        change = f"add images of {name} to data.pool: the student learns only from the pool"
+        found.append(Advice(rule="missing_class", finding=finding, change=change))
+    return found
+
+
+def _missing(facts: RunFacts) -> list[int]:
+    """Return the classes that are rare in the pool, although the teacher recognizes at least half of their labeled images."""
     if facts.in_pool is None or not facts.pool:
         return []
-    found, predicted = [], facts.predicted["teacher"]
-    for i in range(len(facts.classes)):
-        name, of_class = _name(facts, i), facts.truth == i
-        share, n = float((predicted == i).mean()), len(predicted)
-        known = of_class.any() and float(facts.right("teacher")[of_class].mean()) >= 0.5
-        rare = facts.in_pool[i] < 0.3 * share
-        if known and rare and wilson(float(facts.in_pool[i]), facts.pool)[1] < wilson(share, n)[0]:
-            finding = (
-                f"the teacher assigns {percent(float(facts.in_pool[i]))} of the pool to the class {name}, but {percent(share)} of the "
-                f"{facts.held}"
-            )
-            change = f"add images of {name} to data.pool: the student learns only from the pool"
-            found.append(Advice(rule="missing_class", finding=finding, change=change))
-    return found[:3]
+    found, predicted, right = [], facts.predicted["teacher"], facts.right("teacher")
+    for i, in_pool in enumerate(facts.in_pool.tolist()):
+        of_class, share = facts.truth == i, float((predicted == i).mean())
+        known = bool(of_class.any()) and float(right[of_class].mean()) >= 0.5
+        if known and in_pool < 0.3 * share and wilson(in_pool, facts.pool)[1] < wilson(share, len(predicted))[0]:
+            found.append(i)
+    return found
 
 
 _AFTER_DROP = {
@@ -262,7 +267,7 @@ def teacher(facts: RunFacts) -> list[Advice]:
 def student(facts: RunFacts) -> list[Advice]:
     """Find a student that is worse than its teacher."""
     seen = facts.stages.get("distill")
-    if seen is None or _learning_rate(facts, "distill") or _too_short(facts, "distill"):
+    if seen is None or _badly_taught(facts) or _too_short(facts, "distill"):
         return []
     if not shown_less(facts.right("student"), facts.right("teacher")):
         return []
@@ -278,7 +283,7 @@ def scratch(facts: RunFacts) -> list[Advice]:
     """Find a student that is worse than the network from scratch, and the stage that causes it."""
     if "supervised" not in facts.predicted or not shown_less(facts.right("student"), facts.right("supervised")):
         return []
-    if _learning_rate(facts, "distill"):
+    if _badly_taught(facts):
         return []  # this finding follows from that one
     by_scratch = facts.top1("supervised")
     finding = f"the student has {percent(facts.top1('student'))}, the same network from scratch {percent(by_scratch)} ({facts.held})"
@@ -331,19 +336,19 @@ def improving(facts: RunFacts) -> list[Advice]:
 
 def mixed_classes(facts: RunFacts) -> list[Advice]:
     """Find the pairs of classes that the student confuses most, at most three."""
-    if _learning_rate(facts, "distill"):
-        return []  # the student has learned no class
+    if _badly_taught(facts):
+        return []  # the student has not learned the classes
     count = len(facts.classes)
     cells = np.bincount(facts.truth * count + facts.predicted["student"], minlength=count * count).reshape(count, count)
     both = np.triu(cells + cells.T, 1)
     sizes, taken = cells.sum(axis=1), cells.sum(axis=0)
-    pairs = []
+    pairs, missing = [], _missing(facts)
     for flat in np.argsort(-both, axis=None, kind="stable")[:3]:
         i, j = divmod(int(flat), count)
         wrong, images = int(both[i, j]), int(sizes[i] + sizes[j])
         # A class that takes the images of all others is another problem than a pair of similar classes.
         collapsed = (taken[[i, j]] > 2 * sizes[[i, j]]).any()
-        if wrong >= 5 and wrong >= 0.1 * images and not collapsed:
+        if wrong >= 5 and wrong >= 0.1 * images and not collapsed and not {i, j} & set(missing):
             pairs.append(f"{_name(facts, i)} and {_name(facts, j)} ({wrong} of their {images} images)")
     if not pairs:
         return []
@@ -356,6 +361,11 @@ RULES: tuple[Rule, ...] = (
     learning_rate, views, mirrored, other_teacher, missing_class, pseudo_labels, other_pool, few_steps, training_accuracy, scratch, teacher, student,
     pretraining, improving, shift, mixed_classes,
 )  # fmt: skip
+
+
+def _badly_taught(facts: RunFacts) -> bool:
+    """Return whether the distillation itself failed: other findings on the student would follow from that."""
+    return bool(_learning_rate(facts, "distill") or other_teacher(facts))
 
 
 def _too_short(facts: RunFacts, stage: str) -> bool:
