@@ -1,10 +1,13 @@
-"""What the advice says on planted mistakes, and that it says nothing on a run without one.
+"""Plant mistakes in a recipe and record the advice; a run without a mistake must get none.
 
     python benchmarks/planted_mistakes.py [--only NAME ...] [--seeds 0] [--output benchmarks/results/planted_mistakes.json]
 
-scikit-learn's digits (1,797 gray images of 8 px, ten classes, 10 labels each; 10 % probe set, 20 % test set), ResNet-10 an eighth as
-wide, 60 epochs of pretraining. Each mistake changes one thing of the healthy recipe. Named are the rules that have to speak; every
-other finding is listed as beside the point. Less than half a minute of one core each.
+scikit-learn's digits (1,797 gray images of 8 px, ten classes, 10 labels each; 10 % probe set, 20 % test set), ResNet-10 with width 0.125,
+120 epochs of pretraining. Each mistake changes one thing in the recipe or in the images. Each has one or more rules that must find it; all
+other findings are listed as further ones. About a minute of one core each.
+
+Not in the list: a learning rate of the pretraining that is too high. With AdamW and BatchNorm, 250 to 500,000 times the usual rate (2e-3) gave
+better encoders than that rate (kNN 83 to 87 % against 79 %, 60 epochs, one seed), so it was no mistake.
 """
 
 from __future__ import annotations
@@ -37,10 +40,10 @@ NO_FLIP = {"flip": 0.0}
 HEALTHY: dict[str, Any] = {
     "data": {"image_size": 8, "labels": 10},
     "pretrain": {
-        "encoder": STUDENT, "projection": {"output": 64}, "epochs": 60, "batch_size": 128, "augmentation": {"flip": 0.0, "crop_scale": [0.3, 1.0]},
-        "optimizer": {"name": "adamw", "lr": 2e-3, "scale_lr": False, "weight_decay": 1e-4, "warmup": 0.05},
+        "encoder": STUDENT, "projection": {"output": 64}, "epochs": 120, "batch_size": 128, "augmentation": {"flip": 0.0, "crop_scale": [0.3, 1.0]},
+        "optimizer": {"name": "adamw", "lr": 2e-2, "scale_lr": False, "weight_decay": 1e-4, "warmup": 0.05},
     },
-    "finetune": {"steps": 200, "augmentation": NO_FLIP, "consistency": {"images": 64}},
+    "finetune": {"steps": 300, "augmentation": NO_FLIP, "consistency": {"images": 64}},
     "distill": {
         "student": STUDENT, "batch_size": 128, "steps": 400, "augmentation": NO_FLIP,
         "optimizer": {"name": "adamw", "lr": 2e-3, "scale_lr": False, "weight_decay": 1e-4, "warmup": 0.05},
@@ -52,16 +55,16 @@ HEALTHY: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Mistake:
-    """One thing that is wrong.
+    """One mistake.
 
     Args:
         what: in words.
-        rules: of the advice; each has to speak, or one of them where `any_of`.
-        sets: changes of the healthy recipe, as `--set` takes them.
-        class_of: the folder that an image lies in, from its number and its digit.
-        pool_lacks: a digit that the pool does not show.
-        teacher: the folder of the images that a foreign teacher learned, by `class_of` of its own.
-        any_of: one of the rules is enough.
+        rules: rules of the advice that must find it: all of them, or one if `any_of`.
+        sets: changes of the healthy recipe, in the form of `--set`.
+        class_of: class of an image, from its number and its digit.
+        pool_lacks: a digit that is missing from the pool.
+        teacher: `class_of` of the images of another teacher; None for none.
+        any_of: whether one of the rules is enough.
     """
 
     what: str
@@ -73,21 +76,13 @@ class Mistake:
     any_of: bool = field(default=False)
 
 
-_DRAWN = np.random.default_rng(0).integers(0, 10, 2000).tolist()
+_RANDOM = np.random.default_rng(0).integers(0, 10, 2000).tolist()
 MISTAKES = {
     "healthy": Mistake("nothing", ()),
-    "lr-pretrain": Mistake("learning rate of the pretraining x 250", ("pretraining",), ("pretrain.optimizer.lr=0.5",)),
     "lr-finetune": Mistake(
         "learning rate of the fine-tuning x 1,000",
         ("learning_rate", "teacher"),
         ("finetune.optimizer.lr=1.0",),
-        any_of=True,
-    ),
-    "lr-distill": Mistake("learning rate of the distillation x 250", ("student",), ("distill.optimizer.lr=0.5",)),
-    "lr-supervised": Mistake(
-        "learning rate of the network from scratch x 100",
-        ("learning_rate", "training_accuracy"),
-        ("supervised.optimizer.lr=10"),
         any_of=True,
     ),
     "few-steps": Mistake(
@@ -96,19 +91,11 @@ MISTAKES = {
         ("pretrain.epochs=4", "finetune.epochs=4", "distill.epochs=1", "supervised.epochs=10"),
         any_of=True,
     ),
-    "shuffled-labels": Mistake("every label drawn at random", ("labels",), class_of=lambda i, digit: int(_DRAWN[i])),
-    "augmentation-cutout": Mistake(
-        "pretraining with a square of 95 % of the view cut out",
-        ("views",),
-        ("pretrain.augmentation.cutout=1", "pretrain.augmentation.cutout_side=0.95"),
-    ),
+    "shuffled-labels": Mistake("every label drawn at random", ("labels",), class_of=lambda i, digit: int(_RANDOM[i])),
     "augmentation-crop": Mistake(
         "pretraining with crops of 1 to 3 % of the image",
         ("views",),
         ("pretrain.augmentation.crop_scale=[0.01, 0.03]",),
-    ),
-    "augmentation-flip": Mistake(
-        "images that have a left and a right are flipped", ("mirrored",), ("pretrain.augmentation.flip=0.5",)
     ),
     "missing-class": Mistake("the pool has no image of the digit 3", ("missing_class",), pool_lacks=3),
     "other-teacher": Mistake(
@@ -116,11 +103,28 @@ MISTAKES = {
         ("other_teacher",),
         teacher=lambda i, digit: (digit + 1) % 10,
     ),
+    "lr-supervised": Mistake(
+        "learning rate of the network from scratch x 100",
+        ("learning_rate", "training_accuracy"),
+        ("supervised.optimizer.lr=10",),
+        any_of=True,
+    ),
+    "lr-distill": Mistake(
+        "learning rate of the distillation x 15,000", ("learning_rate",), ("distill.optimizer.lr=30",)
+    ),
+    "augmentation-cutout": Mistake(
+        "pretraining with a square of 95 % of the view cut out",
+        ("views",),
+        ("pretrain.augmentation.cutout=1", "pretrain.augmentation.cutout_side=0.95"),
+    ),
+    "augmentation-flip": Mistake(
+        "images that have a left and a right are flipped", ("mirrored",), ("pretrain.augmentation.flip=0.5",)
+    ),
 }
 
 
 def write_digits(folder: Path, class_of: Callable[[int, int], int], lacks: int | None = None) -> Path:
-    """scikit-learn's digits as PNGs, each in the folder of its class."""
+    """Write scikit-learn's digits as PNG files, each in the folder of its class."""
     digits = load_digits()
     for i, (image, digit) in enumerate(zip(digits.images, digits.target.tolist(), strict=True)):
         if digit != lacks:
@@ -130,8 +134,8 @@ def write_digits(folder: Path, class_of: Callable[[int, int], int], lacks: int |
     return folder
 
 
-def tried(name: str, seed: int, work: Path) -> dict[str, Any]:
-    """Train with a mistake, and hear the advice."""
+def run_with(name: str, seed: int, work: Path) -> dict[str, Any]:
+    """Train with a mistake; return the scores and the advice."""
     mistake = MISTAKES[name]
     images = write_digits(work / "images" / name, mistake.class_of)
     sets = [f"data.labeled={images}", f"seed={seed}", f"data.label_seed={seed}", *mistake.sets]
@@ -147,18 +151,20 @@ def tried(name: str, seed: int, work: Path) -> dict[str, Any]:
     run, healthy = Run(work / "runs" / f"{name}-{seed}"), Run(work / "runs" / f"healthy-{seed}")
     train(recipe, run, reuse=[healthy] if healthy.path.exists() and run.path != healthy.path else [])
     advice = advice_for(run, load_splits(recipe.data, run))
-    heard = {a.rule for a in advice}
+    found_rules = {a.rule for a in advice}
     if name == "healthy":
-        found = heard <= {"improving"}  # which is true of so short a pretraining
+        found = not found_rules
     else:
-        found = bool(heard & set(mistake.rules)) if mistake.any_of else set(mistake.rules) <= heard
+        found = bool(found_rules & set(mistake.rules)) if mistake.any_of else set(mistake.rules) <= found_rules
     stages = {stage: run.require(stage).metrics for stage in ("finetune", "distill", "supervised")}
     return {
         "mistake": name, "what": mistake.what, "seed": seed, "rules": list(mistake.rules), "found": found,
         "test_top1": {stage: round(metrics["test_top1"], 4) for stage, metrics in stages.items()},
         "consistency": stages["finetune"].get("consistency"),
-        "advice": [a.model_dump(mode="json") for a in advice],
-        "beside_the_point": sorted(heard - set(mistake.rules)),
+        "advice": [
+            {key: text.replace(str(work), "WORK") for key, text in a.model_dump(mode="json").items()} for a in advice
+        ],
+        "further_findings": sorted(found_rules - set(mistake.rules)),
     }  # fmt: skip
 
 
@@ -170,12 +176,19 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     results = []
+    protocol = {
+        "created": now(),
+        "command": "python benchmarks/planted_mistakes.py",
+        "seeds": options.seeds,
+        "machine": this_machine().model_dump(mode="json"),
+        "healthy_recipe": HEALTHY,
+    }
     with tempfile.TemporaryDirectory() as temporary:
         work = options.work or Path(temporary)
         for seed in options.seeds:
             for name in options.only:
                 shutil.rmtree(work / "images" / name, ignore_errors=True)
-                results.append(one := tried(name, seed, work))
+                results.append(one := run_with(name, seed, work))
                 print(
                     f"{name} (seed {seed}), {one['what']}: {'found' if one['found'] else 'NOT FOUND'}; {one['test_top1']}",
                     flush=True,
@@ -183,12 +196,8 @@ def main() -> None:
                 for advice in one["advice"]:
                     mark = " " if advice["rule"] in one["rules"] else "+"
                     print(f"  {mark} {advice['rule']}: {advice['finding']}\n      -> {advice['change']}", flush=True)
-    if options.output:
-        machine = this_machine().model_dump(mode="json")
-        write_json(
-            options.output,
-            {"created": now(), "machine": machine, "load_average": os.getloadavg()[0], "results": results},
-        )
+                if options.output:
+                    write_json(options.output, protocol | {"load_average": os.getloadavg()[0], "results": results})
     sys.exit(0 if all(one["found"] for one in results) else 1)
 
 

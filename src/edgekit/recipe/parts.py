@@ -359,8 +359,9 @@ class Consistency(RecipePart):
         0.5,
         gt=0,
         le=1,
-        description="limit on the probe set for the confidence minus the accuracy of the images that would count as pseudo-labels, and for the "
-        "difference between their share and that of the pool; beyond it (95 % interval), fine-tuning continues on the labels alone",
+        description="limit on the probe set for the confidence minus the accuracy of the images that would count as pseudo-labels; beyond it "
+        "(95 % interval), fine-tuning continues on the labels alone. Also the limit for the difference between their share and that of the "
+        "pool; beyond it, a warning is printed",
     )
     augmentation: Augmentation | None = Field(
         None, description="augmentation of the strong view; default: that of pretraining"

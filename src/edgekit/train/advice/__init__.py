@@ -1,6 +1,6 @@
-"""What a run's own numbers say about its recipe: each finding with its number and the change that it suggests.
+"""Advice on a recipe from the numbers of its run: each finding with its number and a suggested change of the recipe.
 
-`facts` measures, `rules` are pure functions from facts to findings; whoever prints or draws them needs only the findings.
+`facts` measures the numbers; `rules` are pure functions from facts to findings, which are printed and drawn in the report.
 """
 
 from edgekit.train.advice.facts import RunFacts, StageFacts, gather

@@ -1,7 +1,7 @@
-"""What advice is drawn from: a run's histories and records, and a few accuracies that no stage needs for itself.
+"""The facts for the advice: the histories and records of a run, and a few accuracies that no stage measures.
 
-Measured on the probe set, so that following advice does not choose a recipe on the test set; on the test set where the probe set
-is too small to say anything.
+They are measured on the probe set, so that following the advice does not choose a recipe on the test set; if the probe set is too small,
+on the test set.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from edgekit.train.distill.teachers import load_teachers
 from edgekit.train.evaluate import apply, device_of, labels_of, linear_probe
 from edgekit.train.evaluate.few_shot import nearest_centroid
 
-KEEP_AT_LEAST = 0.35  # of what plain images show of the classes, in the views of the pretraining
-_FEWEST_PROBES = 100
-_MOST = 2000  # images of each set
-_MOST_LABELS = 5000  # that the probe on the frozen encoder learns from
+VIEWS_KEEP = 0.35  # smallest share of the probe's accuracy above chance that the views of pretraining must keep
+_MIN_PROBES = 100  # images of the probe set; with fewer, the test set is used
+_MAX_IMAGES = 2000  # of each set
+_MAX_LABELS = 5000  # training images of the probe on the frozen encoder
 
 Right = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class StageFacts:
-    """What a training looked like.
+    """The facts of one stage.
 
     Args:
-        epochs: that it had.
-        steps: of the optimizer; None where the record does not say.
-        losses: the mean of each epoch.
-        top1: training accuracy of the last epoch, on augmented images; of a distillation, the agreement with the teacher.
-        labels_top1: accuracy on the label budget, plain images; None where it was not measured.
+        epochs: number of epochs.
+        steps: number of steps of the optimizer; None if the record does not hold it.
+        losses: mean loss of each epoch.
+        top1: training accuracy of the last epoch, on augmented images; for distillation, the agreement with the teacher.
+        labels_top1: accuracy on the label budget, without augmentation; None if it was not measured.
     """
 
     epochs: int
@@ -58,30 +58,32 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """Everything that the rules look at.
+    """All facts that the rules use.
 
     Args:
         classes: names.
-        held: what the accuracies are of, in words: `probe set, 180 images`.
+        held: the images that the accuracies are measured on, in words: `probe set, 180 images`.
         truth: (n,) classes of those images.
-        stages: by name; those that are complete.
-        predicted: (n,) first choices of teacher, student, supervised, and of `linear` and `centroid`: probe and nearest centroid of
-            the frozen encoder, learned from the label budget.
-        other_teachers: of the teachers that are not the run's own, their names and first choices.
-        knn: the encoder's accuracy after so many epochs, in order; empty where it was not monitored.
-        knn_before: that of the weights that the pretraining started from.
-        knn_after: that of the encoder.
-        views: whether the classes survive the pretraining's augmentation.
-        mirrored: how often images of the pool are told from their mirror images (chance: 0.5); None where no stage flips, or they are few.
+        stages: by name; only complete ones.
+        predicted: (n,) predicted classes of teacher, student and supervised, and of `linear` and `centroid`: linear probe and nearest
+            centroid on the frozen encoder, from the label budget.
+        other_teachers: predicted classes of the teachers from other sources, by name.
+        knn: pairs of epoch and kNN accuracy of the encoder, in order; empty if it was not monitored.
+        knn_before: kNN accuracy with the initial weights.
+        knn_after: kNN accuracy of the stored encoder.
+        views: whether the classes survive the augmentation of pretraining.
+        mirrored: share of the pool's images that a classifier distinguishes from their mirror images (chance: 0.5); None if no stage
+            flips images, or there are too few.
         flipping: the stages that flip images.
-        in_pool: share of the pool that the teacher takes for each class.
-        pool: how many images that was measured on.
+        in_pool: share of the pool that the teacher assigns to each class.
+        pool: number of images for `in_pool`.
         label_counts: images of each class in the label budget.
-        fallback: test accuracies of the fine-tuned model and of the probe on the frozen encoder that was kept instead; None where the
-            fine-tuned model was kept.
-        dropped: step, reason (see `edgekit.train.stages.held_out`) and sentence where fine-tuning dropped its pseudo-labels; else None.
-        knn_images: that each accuracy of `knn` was measured on; 0 where that is not known.
-        on_test: the student's accuracy on the test set and its size, where `held` is the probe set; else None.
+        fallback: test accuracies of the fine-tuned network and of the linear probe on the frozen encoder, if the probe was stored; else
+            None.
+        dropped: step, reason (see `edgekit.train.stages.teacher`) and sentence, if fine-tuning dropped its pseudo-labels; else None.
+        other_pool: sentence, if the pseudo-labels show that the pool differs from the probe set; else empty.
+        knn_images: number of images for each accuracy of `knn`, and for `fallback`; 0 if unknown.
+        on_test: accuracy of the student on the test set and number of its images, if `held` is the probe set; else None.
     """
 
     classes: list[str]
@@ -101,38 +103,39 @@ class RunFacts:
     label_counts: list[int] = field(default_factory=list)
     fallback: tuple[float, float] | None = None
     dropped: tuple[int, str, str] | None = None
+    other_pool: str = ""
     knn_images: int = 0
     on_test: tuple[float, int] | None = None
 
     def right(self, model: str) -> Right:
-        """(n,) whether a model is right."""
+        """Return (n,) whether a model is right on each image."""
         return self.predicted[model] == self.truth
 
     def top1(self, model: str) -> float:
-        """Accuracy of a model."""
+        """Return the accuracy of a model."""
         return float(self.right(model).mean())
 
     @property
     def chance(self) -> float:
-        """Accuracy of always answering the most frequent class."""
+        """Accuracy of always predicting the most frequent class."""
         return float(np.bincount(self.truth).max() / len(self.truth))
 
 
 def gather(run: Run, recipe: Recipe, splits: Splits) -> RunFacts:
-    """Measure, at most some thousand images of each set with each model.
+    """Collect and measure the facts of a run, on at most a few thousand images of each set.
 
     Args:
-        run: complete.
+        run: a complete run.
         recipe: its recipe.
-        splits: its images; the test set is not empty.
+        splits: its images; the test set must not be empty.
 
     Raises:
         EdgekitError: a model of the run cannot be read.
     """
     device = device_of(recipe)
-    name, held_set = ("probe set", splits.probe) if len(splits.probe) >= _FEWEST_PROBES else ("test set", splits.test)
-    held = held_set.subset(spread_rows(len(held_set), _MOST))
-    labeled = _plain(splits.labeled, recipe, _MOST_LABELS)
+    name, held_set = ("probe set", splits.probe) if len(splits.probe) >= _MIN_PROBES else ("test set", splits.test)
+    held = held_set.subset(spread_rows(len(held_set), _MAX_IMAGES))
+    labeled = _plain(splits.labeled, recipe, _MAX_LABELS)
     stages = classifier_stages(recipe)
     records = {stage: run.require(stage) for stage in ("pretrain", *stages)}
     models = {MODEL_OF[stage]: load_classifier(run.stage_path(stage), records[stage].outputs) for stage in stages}
@@ -140,12 +143,12 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> RunFacts:
     encoder = load_pretrained(run.stage_path("pretrain"), records["pretrain"].outputs).encoder
     predicted |= _frozen(encoder, labeled, held, recipe, device)
     stage_facts = {stage: _stage(run, record) for stage, record in records.items()}
-    few = labeled.subset(spread_rows(len(labeled), _MOST))
+    few = labeled.subset(spread_rows(len(labeled), _MAX_IMAGES))
     assert few.labels is not None
     for stage in stages:
         right = float((_choices(models[MODEL_OF[stage]], few, recipe, device) == few.labels).mean())
         stage_facts[stage] = replace(stage_facts[stage], labels_top1=right)
-    pool = _plain(splits.pool, recipe, _MOST)
+    pool = _plain(splits.pool, recipe, _MAX_IMAGES)
     counts = np.bincount(_choices(models["teacher"], pool, recipe, device), minlength=len(splits.classes))
     flipping = [stage for stage in ("pretrain", *stages) if getattr(recipe, stage).augmentation.flip]
     metrics = records["pretrain"].metrics
@@ -161,7 +164,7 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> RunFacts:
         knn=_column(run, "pretrain", "knn"),
         knn_before=before if isinstance(before, float) else None,
         knn_after=metrics["knn"] if isinstance(metrics.get("knn"), float) else None,
-        views=measure_views(models["teacher"], splits.labeled, held, recipe, device, KEEP_AT_LEAST),
+        views=measure_views(models["teacher"], splits.labeled, held, recipe, device, VIEWS_KEEP),
         mirrored=mirrored_told_apart(pool.images) if flipping and len(pool) >= FEWEST else None,
         flipping=flipping,
         in_pool=counts / len(pool),
@@ -169,6 +172,7 @@ def gather(run: Run, recipe: Recipe, splits: Splits) -> RunFacts:
         label_counts=np.bincount(splits.labeled.labels, minlength=len(splits.classes)).tolist(),
         fallback=_fallback(records["finetune"]),
         dropped=_dropped(records["finetune"]),
+        other_pool=_other_pool(records["finetune"]),
         knn_images=len(splits.test),
         on_test=_on_test(records["distill"], splits) if held_set is splits.probe else None,
     )
@@ -181,8 +185,13 @@ def _dropped(record: StageRecord) -> tuple[int, str, str] | None:
     return int(found["stopped_at"]), str(found.get("reason", "")), str(found.get("why", ""))
 
 
+def _other_pool(record: StageRecord) -> str:
+    found = record.metrics.get("consistency")
+    return str(found.get("other_pool") or "") if isinstance(found, dict) else ""
+
+
 def _on_test(record: StageRecord, splits: Splits) -> tuple[float, int] | None:
-    """As the stage measured it; None where that was on other images."""
+    """Return the accuracy that the stage measured and the number of images; None if they were other images."""
     measured = record.metrics.get("measured_on")
     if not isinstance(measured, dict) or measured.get("test") != splits.test.digest:
         return None
@@ -200,7 +209,7 @@ def _fallback(record: StageRecord) -> tuple[float, float] | None:
 
 
 def _plain(images: ImageSet, recipe: Recipe, most: int) -> ImageSet:
-    """At most so many training images as evaluation sees them."""
+    """Return at most `most` training images, with evaluation preprocessing."""
     return images.subset(spread_rows(len(images), most)).center_crop(recipe.data.preprocessing().image_size)
 
 
@@ -212,7 +221,7 @@ def _choices(model: nn.Module, images: ImageSet, recipe: Recipe, device: torch.d
 def _frozen(
     encoder: nn.Module, labeled: ImageSet, held: ImageSet, recipe: Recipe, device: torch.device
 ) -> dict[str, NDArray[np.int64]]:
-    """First choices of a linear probe and of the nearest centroid, both learned from the label budget."""
+    """Return the predictions of a linear probe and of the nearest centroid, both from the label budget."""
     known, queries = (
         apply(encoder, images.images, recipe.data.mean, recipe.data.std, device, "advice") for images in (labeled, held)
     )
@@ -226,7 +235,7 @@ def _frozen(
 
 
 def _other_teachers(run: Run, recipe: Recipe, splits: Splits, held: ImageSet) -> dict[str, NDArray[np.int64]]:
-    """First choices of each teacher that is not the run's own, as the distillation hears it."""
+    """Return the predictions of each teacher from another source, as distillation uses it."""
     sources = [source for source in recipe.distill.teachers if source.model != "own"]
     teachers = load_teachers(recipe.distill.teachers, run, recipe.data, splits.classes, own=False)
     pixels = torch.from_numpy(np.array(held.images))
@@ -252,7 +261,7 @@ def _stage(run: Run, record: StageRecord) -> StageFacts:
 
 
 def _column(run: Run, stage: str, name: str) -> list[tuple[int, float]]:
-    """(epoch, value) of a column of a stage's history, where it has one."""
+    """Return (epoch, value) of each row of a column in a stage's history; empty if there is none."""
     path: Path = run.stage_path(stage) / "history.csv"
     try:
         with understood(path, "a history of training"):

@@ -1,14 +1,15 @@
-"""Whether the classes survive an augmentation: the same probe, once on plain images and once on views of them.
+"""Test whether the classes survive an augmentation: compare a linear probe on plain images with one on views.
 
-Pretraining pulls two views of an image together. Where the views no longer show which class the image is of, an encoder can only learn
-to ignore what tells the classes apart, and no later number says why. The probe sees features that the encoder did not choose (the
-image as 8x8 pixels) beside those of a classifier that was trained with labels.
+Pretraining makes the features of two views of an image similar. If views do not show the class of an image, the encoder learns to ignore
+what distinguishes the classes, and no other number shows the reason. The features of the probe are the image as 8x8 pixels, which do not
+depend on the encoder, and those of a classifier that was trained with labels.
 
-Crops are looked at apart: contrastive methods need them, and learn from crops of which a single one says little.
+Crops are tested separately: contrastive methods need them, and learn from many crops of which a single one shows little.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,23 +26,26 @@ from edgekit.train.evaluate.probes import linear_probe
 from edgekit.train.evaluate.scores import share
 from edgekit.train.loop.loader import seed_for
 
-_PIXELS = 8  # side of the image as the probe sees it beside the features
+_PIXELS = 8  # side of the reduced image
 _VIEWS = 4  # of each image
-_MOST = 400  # images that the probe learns from, and that it is tried on
+_MAX_IMAGES = 400  # for training, and for testing
+_CLEARLY = (
+    2  # factor by which the removal of a part must raise the accuracy above chance, to prefer it to crops as the reason
+)
 _BATCH = 100
 _PARTS = ("gray", "jitter", "rotate", "flip", "sobel", "blur", "noise", "cutout")
 
 
 @dataclass(frozen=True)
 class ViewScores:
-    """Accuracies of a probe on plain images and on views.
+    """Accuracies of a linear probe on plain images and on views.
 
     Args:
-        plain: learned and tried on plain images.
-        augmented: learned and tried on views; where more than the crops hides the classes, on views without crops.
-        chance: of the most frequent class.
-        culprit: the part of the augmentation without which most comes back; empty where none was looked for.
-        without: the accuracy without it.
+        plain: trained and tested on plain images.
+        augmented: trained and tested on views; if no single part is the reason, on views without crops.
+        chance: accuracy of always predicting the most frequent class.
+        culprit: the part of the augmentation whose removal restores most of the accuracy; empty if no part was removed.
+        without: the accuracy without that part.
     """
 
     plain: float
@@ -52,54 +56,62 @@ class ViewScores:
 
     @property
     def kept(self) -> float:
-        """Share of what the plain images show beyond chance that the views still show; 1 where the plain ones show nothing."""
+        """Accuracy above chance on views, divided by that on plain images; 1 if plain images have none."""
         return (self.augmented - self.chance) / (self.plain - self.chance) if self.plain > self.chance else 1.0
 
 
 def measure_views(
-    model: Classifier, labeled: ImageSet, held: ImageSet, recipe: Recipe, device: torch.device, worth_a_search: float
+    model: Classifier, labeled: ImageSet, held: ImageSet, recipe: Recipe, device: torch.device, min_kept: float
 ) -> ViewScores:
-    """Try the views of `pretrain.augmentation`.
+    """Test the views of `pretrain.augmentation`.
 
     Args:
         model: trained with labels, on `device`, in evaluation mode.
-        labeled: the label budget, which the probe learns from.
-        held: images of evaluation preprocessing, with labels, that the probe is tried on.
+        labeled: the label budget, on which the probe is trained.
+        held: labeled images with evaluation preprocessing, on which the probe is tested.
         recipe: for augmentation, image size and normalization.
         device: where the features are computed.
-        worth_a_search: where the views keep less than this share, each part of the augmentation is left out in turn.
+        min_kept: if the views keep less than this share (`ViewScores.kept`), each part of the augmentation is removed in turn.
     """
     probe = _Probe(model, _spread(labeled), _spread(held), recipe, device)
     config = recipe.pretrain.augmentation.at(recipe.data.image_size)
     truth = labels_of(held).numpy()
     chance = float(np.bincount(truth).max() / len(truth))
     found = ViewScores(probe.accuracy(None), probe.accuracy(config), chance)
-    if found.kept >= worth_a_search:
+    if found.kept >= min_kept:
         return found
+    parts = [part for part in _PARTS if getattr(config, part)]
+    best, without = probe.most_harmful(parts, config)
+    if replace(found, augmented=without).kept >= max(min_kept, _CLEARLY * found.kept):
+        return replace(found, culprit=best, without=without)
     uncropped = config.model_copy(update={"crop": 0.0})
     whole = ViewScores(found.plain, probe.accuracy(uncropped), chance)
-    if whole.kept >= worth_a_search:
+    if whole.kept >= min_kept:
         return replace(found, culprit="crop", without=whole.augmented)
-    parts = [part for part in _PARTS if getattr(config, part)]
-    without = {part: probe.accuracy(uncropped.model_copy(update={part: 0.0})) for part in parts}
-    best = max(without, key=lambda part: without[part], default="")
-    return replace(whole, culprit=best, without=without.get(best, 0.0))
+    best, without = probe.most_harmful(parts, uncropped)
+    return replace(whole, culprit=best, without=without)
 
 
 class _Probe:
     def __init__(
-        self, model: Classifier, known: ImageSet, tried: ImageSet, recipe: Recipe, device: torch.device
+        self, model: Classifier, known: ImageSet, tested: ImageSet, recipe: Recipe, device: torch.device
     ) -> None:
         self.model, self.recipe, self.device = model, recipe, device
-        self.known, self.tried = known, tried
+        self.known, self.tested = known, tested
 
     def accuracy(self, config: Augmentation | None) -> float:
-        """Of the probe on views, or on plain images."""
-        (known, labels), (queries, truth) = self._features(self.known, config), self._features(self.tried, config)
+        """Return the accuracy of the probe on views; on plain images if `config` is None."""
+        (known, labels), (queries, truth) = self._features(self.known, config), self._features(self.tested, config)
         return share(linear_probe(known, labels, queries), truth)
 
+    def most_harmful(self, parts: Sequence[str], config: Augmentation) -> tuple[str, float]:
+        """Return the part of the augmentation whose removal gives the highest accuracy, and that accuracy; ("", 0) without parts."""
+        accuracies = {part: self.accuracy(config.model_copy(update={part: 0.0})) for part in parts}
+        best = max(accuracies, key=lambda part: accuracies[part], default="")
+        return best, accuracies.get(best, 0.0)
+
     def _features(self, images: ImageSet, config: Augmentation | None) -> tuple[Tensor, Tensor]:
-        """Features (views * n, d) of the images and their labels, on the CPU; seeded, so that a part left out is the only change."""
+        """Return features (views * n, d) and labels (views * n), on the CPU. All calls use the same seed, to compare augmentations."""
         data = self.recipe.data
         plain = Augmentation(crop=0.0, flip=0.0, jitter=0.0, gray=0.0, blur=0.0)
         augment = Augment(config or plain, data.image_size, data.mean, data.std)
@@ -118,5 +130,5 @@ class _Probe:
 
 
 def _spread(images: ImageSet) -> ImageSet:
-    """At most `_MOST` images, from all over the set."""
-    return images.subset(spread_rows(len(images), _MOST))
+    """Return at most `_MAX_IMAGES` images, evenly spaced."""
+    return images.subset(spread_rows(len(images), _MAX_IMAGES))

@@ -1,6 +1,6 @@
-"""Consistency on pseudo-labels: which class a weak view of an unlabeled image has, whether that counts, and what a strong view loses by it.
+"""Consistency on pseudo-labels: the pseudo-labels of weak views of unlabeled images, which of them count, and the loss of strong views.
 
-All statistics run over the images of all processes, are float32 whatever the autocast, and are buffers: a checkpoint holds them.
+All statistics cover the images of all processes. They are float32, also under autocast, and buffers, so that checkpoints hold them.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from edgekit.train.loop.distributed import world_size
 from edgekit.train.loop.numerics import precise
 
 _MOMENTUM = 0.99  # of the running means; FreeMatch has 0.999 for a million steps
-_FLOOR = 1e-6  # of a share that is divided by
-SETTLED = 50  # steps after which the running means say something
+_FLOOR = 1e-6  # of divisors
+SETTLED = 50  # steps until the running means no longer depend on their start
 
 
 def align(probabilities: Tensor, share: Tensor, target: Tensor) -> Tensor:
-    """Distribution alignment (ReMixMatch, Berthelot et al. 2020, section 3.1): normalize(q * target / share).
+    """Return aligned probabilities (n, k): normalize(q * target / share) (ReMixMatch, Berthelot et al. 2020, section 3.1).
 
     Args:
         probabilities: q (n, k).
         share: (k) the running mean of q over the unlabeled images.
-        target: (k) what it should be.
+        target: (k) the desired mean.
     """
     aligned = probabilities * (target / share.clamp(min=_FLOOR))
     return aligned / aligned.sum(1, keepdim=True)
 
 
 def class_thresholds(level: Tensor, share: Tensor) -> Tensor:
-    """FreeMatch's thresholds (k) (Wang et al. 2023, equation 8): share / max(share) * level.
+    """Return the thresholds (k) of the classes: share / max(share) * level (FreeMatch, Wang et al. 2023, equation 8).
 
     Args:
         level: scalar, the running mean of the highest probability (equation 5).
@@ -43,7 +43,7 @@ def class_thresholds(level: Tensor, share: Tensor) -> Tensor:
 
 
 def pseudo_label_loss(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
-    """Cross-entropy of strong views under the pseudo-labels that count, averaged over all images (FixMatch, equation 4).
+    """Return the cross-entropy of strong views and the pseudo-labels that count, averaged over all images (FixMatch, equation 4).
 
     Args:
         logits: (n, k) of the strong views.
@@ -51,17 +51,17 @@ def pseudo_label_loss(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
         counts: bool (n).
 
     Returns:
-        float32 scalar; 0 where none counts.
+        float32 scalar; 0 if none counts.
     """
     return (F.cross_entropy(precise(logits), labels, reduction="none") * counts).mean()
 
 
 def drift(share: Tensor, start: Tensor) -> Tensor:
-    """Total variation distance (0 to 1) of two distributions over classes (k): the share of images that changed their class."""
+    """Return the total variation distance of two distributions over classes (k), in [0, 1]: the share of images that changed their class."""
     return (share - start).abs().sum() / 2
 
 
-class Decided(NamedTuple):
+class PseudoLabeled(NamedTuple):
     """Pseudo-labels int64 (n), and which of them count, bool (n)."""
 
     labels: Tensor
@@ -69,13 +69,13 @@ class Decided(NamedTuple):
 
 
 class PseudoLabels(nn.Module):
-    """Turns logits of weak views into pseudo-labels.
+    """Turn logits of weak views into pseudo-labels.
 
     Args:
-        start: (k) mean probabilities that the model gives the pool before it is trained.
-        target: (k) shares to align to, or None for no alignment.
-        threshold: the confidence from which one counts, or adaptive.
-        max_drift: `drift` from the start beyond which the pseudo-labels are not to be trusted.
+        start: (k) mean probabilities of the model on the pool, before training.
+        target: (k) shares to align to; None for no alignment.
+        threshold: smallest confidence of a pseudo-label that counts; or adaptive.
+        max_drift: limit of `drift` from the start.
     """
 
     def __init__(
@@ -100,45 +100,45 @@ class PseudoLabels(nn.Module):
         self.steps: Tensor
 
     @torch.no_grad()
-    def forward(self, logits: Tensor) -> Decided:
-        """Pseudo-labels of weak views' logits (n, k), and an update of the running means."""
+    def forward(self, logits: Tensor) -> PseudoLabeled:
+        """Return the pseudo-labels for logits (n, k) of weak views, and update the running means."""
         probabilities = precise(logits).softmax(1)
-        self._follow(self.share, everywhere(probabilities.mean(0)))
+        self._update(self.share, everywhere(probabilities.mean(0)))
         aligned = self._aligned(probabilities)
         if self.threshold == "adaptive":
             means = everywhere(torch.cat([aligned.mean(0), aligned.max(1).values.mean()[None]]))
-            self._follow(self.aligned_share, means[:-1])
-            self._follow(self.level, means[-1])
+            self._update(self.aligned_share, means[:-1])
+            self._update(self.level, means[-1])
         self.steps += 1
-        return self._decided(aligned)[0]
+        return self._labeled(aligned)[0]
 
     @torch.no_grad()
-    def judge(self, logits: Tensor) -> tuple[Decided, Tensor]:
-        """Pseudo-labels of other images' logits (n, k) and their confidence (n); the running means stay as they are."""
-        return self._decided(self._aligned(precise(logits).softmax(1)))
+    def label(self, logits: Tensor) -> tuple[PseudoLabeled, Tensor]:
+        """Return the pseudo-labels for logits (n, k) of other images, and their confidence (n), without an update of the running means."""
+        return self._labeled(self._aligned(precise(logits).softmax(1)))
 
     def drift(self) -> float:
-        """How far the classes' shares have moved from the start; 0 in the first steps. Waits for the device."""
+        """Return the `drift` of the class shares since the start; 0 in the first steps. Waits for the device."""
         return float(drift(self.share, self.start)) if int(self.steps) >= SETTLED else 0.0
 
     def _aligned(self, probabilities: Tensor) -> Tensor:
         return probabilities if self.target is None else align(probabilities, self.share, self.target)
 
-    def _decided(self, aligned: Tensor) -> tuple[Decided, Tensor]:
+    def _labeled(self, aligned: Tensor) -> tuple[PseudoLabeled, Tensor]:
         confidence, labels = aligned.max(1)
         if self.threshold == "adaptive":
             counts = confidence > class_thresholds(self.level, self.aligned_share)[labels]
         else:
             counts = confidence >= self.threshold
-        return Decided(labels, counts), confidence
+        return PseudoLabeled(labels, counts), confidence
 
     @staticmethod
-    def _follow(mean: Tensor, value: Tensor) -> None:
+    def _update(mean: Tensor, value: Tensor) -> None:
         mean.lerp_(value, 1 - _MOMENTUM)
 
 
 def everywhere(mean: Tensor) -> Tensor:
-    """The mean over all processes, whose shares of the batch are equal."""
+    """Return the mean over all processes, whose parts of the batch have equal sizes."""
     if world_size() > 1:
         dist.all_reduce(mean)
         mean /= world_size()

@@ -1,10 +1,10 @@
-"""Fine-tuning: labeled images, pseudo-labels of the pool beside them, and the average of the weights, which is what is stored."""
+"""The training task of fine-tuning: labeled images, pseudo-labels of the pool, and the average of the weights, which is stored."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -20,20 +20,21 @@ from edgekit.recipe import Finetune
 from edgekit.train.loop.distributed import world_size
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from edgekit.train.stages.consistency import SETTLED, PseudoLabels, everywhere, pseudo_label_loss
-from edgekit.train.stages.held_out import LOOK, Look, Reason, judged, weak_generator
+from edgekit.train.stages.held_out import HeldOutChecks, check_pseudo_labels, weak_generator
 
-_LOOK_EVERY = 20  # steps between two looks at the pseudo-labels, which wait for the device
-_SUSPECTED = 2  # looks in a row that must find the pseudo-labels wrong on held-out images
+_CHECK_EVERY = 20  # steps between two checks of the pseudo-labels, which wait for the device
+
+Reason = Literal["", "drift", "wrong"]
 
 
 class Pool:
-    """What consistency trains on beside the labels.
+    """The unlabeled images of consistency training, and how they are used.
 
     Args:
         images: the pool.
-        strong: makes the view that learns.
-        pseudo: makes labels of the weak view's logits.
-        held_out: labeled images that nothing learns from, which tell whether the pseudo-labels can be trusted; None or empty for none.
+        strong: augmentation of the view that is trained on.
+        pseudo: turns logits of weak views into pseudo-labels.
+        held_out: labeled images that no model is trained on, to check the pseudo-labels; None or empty for no check.
     """
 
     def __init__(
@@ -46,13 +47,13 @@ class Pool:
 
 
 class FinetuneTask(nn.Module):
-    """Cross-entropy on labeled images and, with a pool, on the pseudo-labels that the averaged model gives it.
+    """Cross-entropy on labeled images and, with a pool, on the pseudo-labels that the averaged model predicts for it.
 
     Args:
-        model: the classifier, with its last layer where it is to start.
-        augment: makes the view of a labeled image, and the weak view of an unlabeled one.
-        config: the recipe's part.
-        pool: where there is consistency.
+        model: the classifier, with the initial weights of its last layer.
+        augment: augmentation of labeled images, and of the weak views of unlabeled ones.
+        config: `finetune` of the recipe.
+        pool: for consistency training; None for none.
     """
 
     def __init__(self, model: Classifier, augment: Augment, config: Finetune, pool: Pool | None = None) -> None:
@@ -61,24 +62,23 @@ class FinetuneTask(nn.Module):
         self.augment = augment
         self.config = config
         self.pool = pool
-        self.pseudo = pool.pseudo if pool is not None else None  # here for its buffers' sake
+        self.pseudo = pool.pseudo if pool is not None else None  # registers its buffers
         self.start = copy.deepcopy(model.state_dict()) if pool is not None else None  # before any checkpoint is loaded
         averaging = config.ema > 0 or pool is not None
         self.averaged = Momentum(model, config.ema) if averaging else None
         self.steps = 0
         self.stopped_at: int | None = None  # step after which the pseudo-labels were dropped
         self.drift = 0.0
-        self.look: Look | None = None
-        self.suspected = 0  # looks in a row that found something wrong
-        self.pool_images, self.pool_counted = 0, torch.zeros((), dtype=torch.int64)  # since the last look
+        self.checks = HeldOutChecks(config.consistency.max_gap)
+        self.pool_images, self.pool_counted = 0, torch.zeros((), dtype=torch.int64)  # since the last check
 
     @property
     def result(self) -> Classifier:
-        """What is stored: the average of the weights, or the last ones."""
+        """The classifier to store: the average of the weights, or the last weights if the recipe averages none."""
         return cast(Classifier, self.averaged.module) if self.config.ema and self.averaged is not None else self.model
 
     def train(self, mode: bool = True) -> FinetuneTask:
-        """Training mode; the average, which decides, stays in evaluation mode."""
+        """Set the training mode; the averaged model, which makes the pseudo-labels, stays in evaluation mode."""
         super().train(mode)
         if self.averaged is not None:
             self.averaged.eval()
@@ -89,7 +89,7 @@ class FinetuneTask(nn.Module):
         return self
 
     def forward(self, batch: Batch, draws: StepDraws, monitor: bool) -> StepOutcome:
-        """Loss and training accuracy of a batch of uint8 images with labels."""
+        """Return the loss and the training accuracy of a batch of uint8 images with labels."""
         images, labels = self.augment(batch["images"], draws.own), batch["labels"]
         logs: dict[str, Tensor] = {}
         if self.pool is not None and self.stopped_at is None:
@@ -105,65 +105,57 @@ class FinetuneTask(nn.Module):
         return {"loss": loss + self.config.consistency.weight * unlabeled, "logs": logs}
 
     def after_step(self, done: float) -> None:
-        """Let the average follow, and look whether the pseudo-labels can still be trusted."""
+        """Update the average, and drop the pseudo-labels if a check fails."""
         self.steps += 1
         if self.averaged is not None:
             self.averaged.follow(self.steps)
-        if self.pool is not None and self.stopped_at is None and self.steps % _LOOK_EVERY == 0:
-            self._look_at(self.pool)
-            settled = self.steps >= SETTLED  # the first steps lead the average away from the probe, perhaps astray
-            self.suspected = self.suspected + 1 if settled and self.why else 0
-            if self.drift > self.pool.pseudo.max_drift or self.suspected == _SUSPECTED:
+        if self.pool is not None and self.stopped_at is None and self.steps % _CHECK_EVERY == 0:
+            self._check(self.pool)
+            if self.reason:
                 self.stopped_at = self.steps
-                self._begin_anew()
+                self._restore_start()
 
     def lr_shares(self) -> dict[nn.Parameter, float]:
-        """Layer-wise decay: the share of the learning rate of each of the encoder's parameters."""
+        """Return the share of the learning rate of each parameter of the encoder, for layer-wise decay; empty without decay."""
         return layer_shares(self.model, self.config.layer_decay) if self.config.layer_decay < 1 else {}
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What the buffers do not hold, for the checkpoint."""
-        look = dict.fromkeys(LOOK) if self.look is None else self.look.content()
-        since = {
-            "suspected": self.suspected or None,
-            "since_images": self.pool_images or None,
-            "since_counted": int(self.pool_counted) or None,
-        }
-        return {"steps": self.steps, "stopped_at": self.stopped_at, "drift": self.drift, **look, **since}
+        """Return the state beside the buffers, for the checkpoint: numbers, and None for what there is not yet."""
+        since = {"since_images": self.pool_images or None, "since_counted": int(self.pool_counted) or None}
+        own = {"steps": self.steps, "stopped_at": self.stopped_at, "drift": self.drift}
+        return {**own, **self.checks.state(), **since}
 
     def set_extra_state(self, state: Any) -> None:
-        """From a checkpoint."""
+        """Restore the state of a checkpoint; those of older versions hold only the first three entries."""
         self.steps, self.drift = int(state["steps"]), float(state["drift"])
         self.stopped_at = None if state["stopped_at"] is None else int(state["stopped_at"])
-        # What follows is not in a checkpoint of an older edgekit.
-        self.look = Look.of(state)
-        self.suspected = int(state.get("suspected") or 0)
+        self.checks.load(state)
         self.pool_images = int(state.get("since_images") or 0)
         self.pool_counted = torch.tensor(int(state.get("since_counted") or 0))
 
-    def _begin_anew(self) -> None:
-        """Undo what the pseudo-labels have taught: what is left of the steps, the labels alone train the network as it was."""
+    @property
+    def reason(self) -> Reason:
+        """The failed check, for which the pseudo-labels are dropped; empty if none failed."""
+        if self.pseudo is not None and self.drift > self.pseudo.max_drift:
+            return "drift"
+        return "wrong" if self.checks.wrong else ""
+
+    @property
+    def why(self) -> str:
+        """`reason` as a sentence with its numbers."""
+        if self.reason == "drift":
+            return f"{self.drift:.0%} of the pseudo-labels have moved to other classes since the start of fine-tuning"
+        return self.checks.last.wrong if self.reason == "wrong" and self.checks.last is not None else ""
+
+    def _restore_start(self) -> None:
+        """Undo all training: in the remaining steps, the labels alone train the network from its initial state."""
         assert self.start is not None
         assert self.averaged is not None
         for model in (self.model, self.averaged.module):
             model.load_state_dict(self.start)
 
-    @property
-    def why(self) -> str:
-        """Why the pseudo-labels are not to be trusted, as the end of a sentence; empty where nothing speaks against them."""
-        if self.pseudo is not None and self.drift > self.pseudo.max_drift:
-            return f"{self.drift:.0%} of the pseudo-labels had moved to other classes than the frozen encoder's"
-        return self.look.problem(self.config.consistency.max_gap) if self.look is not None else ""
-
-    @property
-    def reason(self) -> Reason:
-        """`why`, in a word."""
-        if self.pseudo is not None and self.drift > self.pseudo.max_drift:
-            return "drift"
-        return self.look.reason(self.config.consistency.max_gap) if self.look is not None else ""
-
-    def _look_at(self, pool: Pool) -> None:
-        """Measure what `why` is about."""
+    def _check(self, pool: Pool) -> None:
+        """Measure the drift and, with held-out images, add a check."""
         self.drift = pool.pseudo.drift()
         if pool.held_out is None:
             return
@@ -174,15 +166,16 @@ class FinetuneTask(nn.Module):
         with torch.no_grad():
             pixels = to_device(torch.from_numpy(np.ascontiguousarray(images)), device)
             logits = self.averaged(self.augment(pixels, weak_generator(self.steps)))
-            decided, confidence = pool.pseudo.judge(logits)
+            decided, confidence = pool.pseudo.label(logits)
         counted = round(float(everywhere(self.pool_counted.to(device).float())) * world_size())
         seen = self.pool_images * world_size(), counted
         labels, counts = decided.labels.cpu(), decided.counts.cpu()
-        self.look = judged(labels, counts, confidence.cpu(), torch.from_numpy(truth), seen)
+        check = check_pseudo_labels(labels, counts, confidence.cpu(), torch.from_numpy(truth), seen)
+        self.checks.add(check, counts=self.steps >= SETTLED)
         self.pool_images, self.pool_counted = 0, torch.zeros((), dtype=torch.int64)
 
     def _pseudo_labeled(self, pool: Pool, device: torch.device, generator: torch.Generator) -> tuple[Tensor, Any]:
-        """Strong views of random images of the pool, and the labels that their weak views get."""
+        """Return strong views of random images of the pool, and the pseudo-labels of their weak views."""
         assert self.averaged is not None
         pixels = to_device(self._draw(pool.images, generator), device)
         weak, strong = self.augment(pixels, generator), pool.strong(pixels, generator)
@@ -192,20 +185,20 @@ class FinetuneTask(nn.Module):
         return strong, decided
 
     def _draw(self, images: ImageSet, generator: torch.Generator) -> Tensor:
-        """This process's share of a step's images, uint8 (n, s, s, 3)."""
+        """Return this process's part of the images of a step, uint8 (n, s, s, 3)."""
         count = max(2, min(self.config.consistency.images, len(images)) // world_size())
         rows = np.sort(torch.randperm(len(images), generator=generator)[:count].numpy())
         return torch.from_numpy(np.ascontiguousarray(images.images[rows]))
 
 
 def layer_shares(model: Classifier, decay: float) -> dict[nn.Parameter, float]:
-    """Shares of the learning rate: 1 for the last layer, decay for the encoder's last block, decay^2 for the one before, ...
+    """Return shares of the learning rate: 1 for the last layer, decay for the last block of the encoder, decay^2 for the one before, ...
 
-    A block is what holds weights two levels below the network (`layer1.0`, `blocks.3`) or directly in it (`conv1`).
+    A block is a module with weights two levels below the network (`layer1.0`, `blocks.3`) or directly in it (`conv1`).
 
     Args:
         model: the classifier.
-        decay: of each block against the one after it.
+        decay: ratio of the learning rates of a block and the next one.
     """
     blocks: dict[str, list[nn.Parameter]] = {}
     for name, parameter in model.encoder.network.named_parameters():
@@ -216,11 +209,11 @@ def layer_shares(model: Classifier, decay: float) -> dict[nn.Parameter, float]:
 
 
 def mean_probabilities(logits: Tensor) -> Tensor:
-    """Mean (k) of the probabilities of logits (n, k)."""
+    """Return the mean probabilities (k) of logits (n, k)."""
     return logits.float().softmax(1).mean(0)
 
 
 def label_shares(labels: Sequence[int] | np.ndarray, classes: int) -> Tensor:
-    """Share (k) of each class among labels (n)."""
+    """Return the share (k) of each class among labels (n)."""
     counts = torch.from_numpy(np.bincount(np.asarray(labels), minlength=classes)).float()
     return counts / counts.sum()

@@ -1,13 +1,15 @@
-"""Whether pseudo-labels deserve their confidence: what labeled images that nothing learns from say about them.
+"""Checks of pseudo-labels on held-out images: labeled images from which no model learns.
 
-The images are the probe set's; their labels choose no weight. The averaged model, which gives the pool its pseudo-labels, sees weak
-views of them, too, with the same alignment and the same threshold. Two things can be wrong:
+The held-out images are those of the probe set. They are treated like the pool: the averaged model predicts their classes on weak views,
+with the same alignment and the same threshold. Each check compares two numbers with a limit:
 
-- those that would count are seldom right: the confidence is not earned, for instance because the labels are wrong;
-- far more, or far fewer, of them would count than of the pool: the pool shows something else than the labeled images.
+- overconfidence: confidence minus accuracy of the images that would count as pseudo-labels. If it is too high, the pseudo-labels are
+  wrong, for instance because the labels are wrong. Fine-tuning drops them.
+- pool difference: the share of images that count in the pool, against that in the probe set. If it is too high, the pool shows other
+  things than the labeled images. Such pseudo-labels teach little, but dropping them gains nothing: this is only a warning.
 
-Both are lower bounds at 95 %, so that few images prove little. Without a probe set there is only the label budget: the frozen encoder's
-linear probe, leave-one-out, must be better than guessing.
+Both numbers are lower bounds at 95 %, so that few images prove nothing. One failed check has no consequences, two in a row have. Without
+a probe set, there is only the label budget: a linear probe on the frozen encoder must be better than guessing (leave-one-out).
 """
 
 from __future__ import annotations
@@ -22,24 +24,24 @@ from torch import Tensor
 from edgekit.intervals import unpaired, wilson
 from edgekit.shares import percent, share_of
 
-MOST = 500  # held-out images that are looked at
-_ABOVE_CHANCE = 0.1  # of what there is above chance, which the linear probe must be able to reach
+MAX_IMAGES = 500  # held-out images of a check
+_IN_A_ROW = 2  # failed checks before anything happens
+_MIN_GAIN = 0.1  # of the range between chance and 1, which the accuracy of the linear probe must be able to reach
 
-Reason = Literal["", "drift", "wrong", "other pool", "labels"]
-Ground = Literal["better than guessing", "not better than guessing", "too few labels to tell"]
+LabelCheck = Literal["better than guessing", "not better than guessing", "too few labels to tell"]
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the model makes of held-out images at one time.
+class HeldOutCheck:
+    """The predictions for the held-out images and for the pool at one time.
 
     Args:
-        images: held out.
-        counted: of these, how many would count as pseudo-labels.
-        right: of those, how many are right.
-        confidence: their mean; 0 where none counts.
-        pool_images: images of the pool since the look before.
-        pool_counted: of these, how many counted.
+        images: number of held-out images.
+        counted: number of held-out images that would count as pseudo-labels.
+        right: number of those whose predicted class is right.
+        confidence: mean confidence of those, in [0, 1]; 0 if none counts.
+        pool_images: images of the pool since the previous check.
+        pool_counted: number of those that counted as pseudo-labels.
     """
 
     images: int
@@ -51,93 +53,142 @@ class Look:
 
     @property
     def overconfidence(self) -> float:
-        """Confidence minus accuracy of those that would count, at least; 0 where none does."""
+        """Lower bound of confidence minus accuracy of the held-out images that would count; 0 if none does."""
         if not self.counted:
             return 0.0
         return max(0.0, self.confidence - wilson(self.right / self.counted, self.counted)[1])
 
     @property
-    def difference(self) -> float:
-        """Share of the pool that counts, minus that of the held-out images (either way), at least."""
+    def pool_difference(self) -> float:
+        """Lower bound of the absolute difference between the shares of images that count, in the pool and in the held-out images."""
         if not self.images or not self.pool_images:
             return 0.0
         shares = self.pool_counted / self.pool_images, self.counted / self.images
         low, high = unpaired(*shares, (self.pool_images, self.images))
         return max(0.0, low, -high)
 
-    def reason(self, max_gap: float) -> Reason:
-        """What is wrong; empty where nothing is shown.
+    @property
+    def wrong(self) -> str:
+        """Sentence for overconfident pseudo-labels."""
+        return (
+            f"on the probe set, the model is confident about {self.counted} of {self.images} images (mean confidence {self.confidence:.0%}), "
+            f"but only {self.right} of these are right"
+        )
 
-        Args:
-            max_gap: the largest overconfidence and difference that are let pass.
-        """
-        if self.overconfidence > max_gap:
-            return "wrong"
-        return "other pool" if self.difference > max_gap else ""
-
-    def problem(self, max_gap: float) -> str:
-        """What is wrong, as the end of a sentence; empty where nothing is shown. See `reason`."""
-        reason = self.reason(max_gap)
-        if reason == "wrong":
-            return (
-                f"of {self.images} held-out images (probe set) it is sure of {self.counted} ({self.confidence:.0%} on average), and only "
-                f"{self.right} of these are right"
-            )
-        if reason == "other pool":
-            pool, held = share_of(self.pool_counted, self.pool_images), share_of(self.counted, self.images)
-            return (
-                f"{percent(pool)} of the pool's pseudo-labels are confident, and {percent(held)} of the held-out images' (probe set): the "
-                "pool shows something else than the labeled images"
-            )
-        return ""
+    @property
+    def other_pool(self) -> str:
+        """Sentence for a pool that differs from the held-out images."""
+        pool, held_out = share_of(self.pool_counted, self.pool_images), share_of(self.counted, self.images)
+        return (
+            f"the pool seems to show other things than the labeled images: {percent(pool)} of its pseudo-labels are confident, but "
+            f"{percent(held_out)} on the probe set"
+        )
 
     def content(self) -> dict[str, Any]:
-        """For the stage's record and its checkpoint."""
+        """Return the fields, for the record of the stage and the checkpoint."""
         return asdict(self)
 
     @classmethod
-    def of(cls, content: Mapping[str, Any]) -> Look | None:
-        """From a mapping that holds one beside other things; None where it holds none."""
-        if content.get("images") is None:
+    def from_content(cls, content: Mapping[str, Any], prefix: str = "") -> HeldOutCheck | None:
+        """Read a check from a mapping with further keys; return None if it holds no check.
+
+        Args:
+            content: a mapping from names to numbers or None.
+            prefix: of the names of the fields.
+        """
+        if content.get(f"{prefix}images") is None:
             return None
-        counts = {name: int(content[name]) for name in LOOK if name != "confidence"}
-        return cls(confidence=float(content["confidence"]), **counts)
+        counts = {name: int(content[prefix + name]) for name in FIELDS if name != "confidence"}
+        return cls(confidence=float(content[f"{prefix}confidence"]), **counts)
 
 
-LOOK = tuple(field.name for field in fields(Look))
+FIELDS = tuple(field.name for field in fields(HeldOutCheck))
 
 
-def judged(labels: Tensor, counts: Tensor, confidence: Tensor, truth: Tensor, pool: tuple[int, int]) -> Look:
-    """A look from pseudo-labels (n) of held-out images, which of them count (n), their confidence (n) and the true classes (n).
+class HeldOutChecks:
+    """The checks of one fine-tuning, and what follows from them.
 
     Args:
-        labels: int64.
-        counts: bool.
-        confidence: of the pseudo-labels.
-        truth: int64.
-        pool: images of the pool, and how many counted.
+        max_gap: limit of `HeldOutCheck.overconfidence` and `HeldOutCheck.pool_difference`.
+    """
+
+    def __init__(self, max_gap: float) -> None:
+        self.max_gap = max_gap
+        self.last: HeldOutCheck | None = None
+        self.other_pool: HeldOutCheck | None = None  # the first check that confirmed that the pool differs
+        self._wrong_in_a_row = 0
+        self._other_in_a_row = 0
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the pseudo-labels have been shown to be wrong."""
+        return self._wrong_in_a_row >= _IN_A_ROW
+
+    def add(self, check: HeldOutCheck, counts: bool) -> None:
+        """Add a check.
+
+        Args:
+            check: the newest one.
+            counts: whether it may fail; False in the first steps, in which the averaged model moves away from the linear probe.
+        """
+        self.last = check
+        self._wrong_in_a_row = self._wrong_in_a_row + 1 if counts and check.overconfidence > self.max_gap else 0
+        self._other_in_a_row = self._other_in_a_row + 1 if counts and check.pool_difference > self.max_gap else 0
+        if self.other_pool is None and self._other_in_a_row >= _IN_A_ROW:
+            self.other_pool = check
+
+    def state(self) -> dict[str, Any]:
+        """Return the state for a checkpoint: numbers, and None for what there is not yet."""
+        last = dict.fromkeys(FIELDS) if self.last is None else self.last.content()
+        other = dict.fromkeys(FIELDS) if self.other_pool is None else self.other_pool.content()
+        return {
+            **last,
+            **{f"other_{name}": value for name, value in other.items()},
+            "wrong_in_a_row": self._wrong_in_a_row or None,
+            "other_in_a_row": self._other_in_a_row or None,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Restore `state`; checkpoints of older versions hold none of it."""
+        self.last = HeldOutCheck.from_content(state)
+        self.other_pool = HeldOutCheck.from_content(state, "other_")
+        self._wrong_in_a_row = int(state.get("wrong_in_a_row") or 0)
+        self._other_in_a_row = int(state.get("other_in_a_row") or 0)
+
+
+def check_pseudo_labels(
+    labels: Tensor, counts: Tensor, confidence: Tensor, truth: Tensor, pool: tuple[int, int]
+) -> HeldOutCheck:
+    """Compare the pseudo-labels of held-out images with their classes.
+
+    Args:
+        labels: int64 (n), the pseudo-labels.
+        counts: bool (n), which of them would count.
+        confidence: (n), in [0, 1].
+        truth: int64 (n), the classes.
+        pool: images of the pool since the previous check, and how many of them counted.
     """
     counted = int(counts.sum())
     mean = float(confidence[counts].double().mean()) if counted else 0.0
-    return Look(len(labels), counted, int((labels == truth)[counts].sum()), mean, *pool)
+    return HeldOutCheck(len(labels), counted, int((labels == truth)[counts].sum()), mean, *pool)
 
 
-def ground(error: float | None, labels: Tensor) -> Ground:
-    """Whether labels teach a linear probe on the frozen encoder anything: what there is to check without a probe set.
+def check_labels(error: float | None, labels: Tensor) -> LabelCheck:
+    """Check that labels match their images, without a probe set: a linear probe on the frozen encoder must be better than guessing.
 
     Args:
-        error: its share of wrong answers, leave-one-out; None where a class has a single label.
+        error: leave-one-out error of the probe; None if a class has a single label.
         labels: int64 (n).
     """
     if error is None:
         return "too few labels to tell"
     chance = float(labels.bincount().max()) / len(labels)
     low, high = wilson(1 - error, len(labels))
-    if high < chance + _ABOVE_CHANCE * (1 - chance):
+    if high < chance + _MIN_GAIN * (1 - chance):
         return "not better than guessing"
     return "better than guessing" if low > chance else "too few labels to tell"
 
 
 def weak_generator(step: int) -> torch.Generator:
-    """For the views of held-out images: the training's own draws must not depend on whether somebody looks."""
+    """Return the generator for the views of held-out images, separate from that of the training: checks do not change its results."""
     return torch.Generator().manual_seed(step)

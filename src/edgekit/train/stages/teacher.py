@@ -25,7 +25,7 @@ from edgekit.shares import share_of
 from edgekit.train.evaluate import apply, labels_of, linear_probe, share
 from edgekit.train.stages.consistency import PseudoLabels
 from edgekit.train.stages.finetuning import FinetuneTask, Pool, label_shares, mean_probabilities
-from edgekit.train.stages.held_out import MOST, Ground, ground
+from edgekit.train.stages.held_out import MAX_IMAGES, LabelCheck, check_labels
 from edgekit.train.stages.linear_head import EmbeddingPart, start_from_probe
 
 _SAMPLED = 2000  # images of the pool to measure shares and disagreement: a standard error of at most 1.1 points
@@ -57,9 +57,11 @@ class Finetuning:
             start_from_probe(model, features, labels_of(self.labeled))
         # Without a probe set, only the label budget can say whether its labels teach anything.
         self.error = None if len(splits.probe) else left_out_error(self.features, labels_of(self.labeled))
-        self.ground: Ground | None = None if len(splits.probe) else ground(self.error, labels_of(self.labeled))
-        grounded = self.ground != "not better than guessing"
-        pool = self._pool(model) if config.consistency.enabled and grounded else None
+        self.label_check: LabelCheck | None = (
+            None if len(splits.probe) else check_labels(self.error, labels_of(self.labeled))
+        )
+        passed = self.label_check != "not better than guessing"
+        pool = self._pool(model) if config.consistency.enabled and passed else None
         self.task = FinetuneTask(model, self._augment(config.augmentation), config, pool)
 
     def chosen(self) -> tuple[Classifier, dict[str, Any]]:
@@ -74,7 +76,7 @@ class Finetuning:
         return self.frozen if falls_back else model, record
 
     def remarks(self, choice: dict[str, Any]) -> list[str]:
-        """Return notes for the user, one sentence each: pseudo-labels were dropped; the stage fell back."""
+        """Return notes for the user, one sentence each: on the checks of the pseudo-labels, and on the fallback."""
         lines = []
         consistency = self.consistency()
         if consistency is not None and consistency["stopped_at"] is not None:
@@ -82,11 +84,13 @@ class Finetuning:
                 f"warning: consistency stopped at step {consistency['stopped_at']}: {consistency['why']}; the network was restored from the "
                 "start of the stage, and fine-tuning continued on the labels alone"
             )
-        elif consistency is not None and self.ground == "too few labels to tell":
+        elif consistency is not None and self.label_check == "too few labels to tell":
             lines.append(
                 "note: the pseudo-labels were not checked: there is no probe set, and "
                 f"{len(self.labeled)} labels are too few"
             )
+        if consistency is not None and consistency["other_pool"]:
+            lines.append(f"warning: {consistency['other_pool']}")
         if choice["left"] == "frozen":
             why = (
                 f"{choice['frozen']:.1%} accuracy on the probe set against {choice['finetuned']:.1%}"
@@ -99,22 +103,22 @@ class Finetuning:
         return lines
 
     def consistency(self) -> dict[str, Any] | None:
-        """For the stage's record: when and why the pseudo-labels were dropped, and what was known of them; None where there were to be none."""
+        """Return the outcome of consistency training, for the record of the stage; None if the recipe disables it."""
         if not self.recipe.finetune.consistency.enabled:
             return None
-        task, look = self.task, self.task.look
-        stopped_at, why, reason = task.stopped_at, task.why, task.reason
+        task, last = self.task, self.task.checks.last
+        stopped_at, why, reason = task.stopped_at, task.why, str(task.reason)
         if task.pool is None:
             stopped_at, reason = 0, "labels"
             why = f"a linear probe on the frozen encoder is no better than guessing ({self.error or 0:.0%} of the labels wrong, leave-one-out)"
-        dropped = stopped_at is not None
         return {
             "stopped_at": stopped_at,
-            "reason": reason if dropped else "",
-            "why": why if dropped else "",
+            "reason": reason,
+            "why": why,
             "drift": task.drift,
-            "held_out": None if look is None else look.content(),
-            "labels": self.ground,
+            "held_out": None if last is None else last.content(),
+            "other_pool": "" if task.checks.other_pool is None else task.checks.other_pool.other_pool,
+            "labels": self.label_check,
         }
 
     def accuracy(self, model: nn.Module, images: ImageSet) -> float:
@@ -156,7 +160,7 @@ class Finetuning:
         strong = config.augmentation or self.recipe.pretrain.augmentation
         pseudo = PseudoLabels(start, target, config.threshold, config.max_drift)
         probe = self.splits.probe
-        held_out = probe.subset(spread_rows(len(probe), MOST)) if len(probe) else None
+        held_out = probe.subset(spread_rows(len(probe), MAX_IMAGES)) if len(probe) else None
         return Pool(self.splits.pool, self._augment(strong), pseudo, held_out)
 
     def _some_of_the_pool(self) -> ImageSet:
