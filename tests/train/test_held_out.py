@@ -314,14 +314,10 @@ def test_too_few_labels_for_any_check_are_said(tmp_path: Path, capsys: pytest.Ca
     )
     train(recipe, run, until="finetune")
     assert run.require("finetune").metrics["consistency"]["stopped_at"] is None
-<<<<<<< HEAD
-    assert "were not checked: there is no probe set, and 10 labels are too few" in capsys.readouterr().err
-=======
     assert (
         "the pseudo-labels were not checked: there is no probe set, and 10 labels are too few"
         in capsys.readouterr().err
     )
->>>>>>> w/few2
 
 
 def test_the_new_limit_retrains_nothing_where_it_is_left_at_its_default(quick: dict[str, Any], pretrained: Run) -> None:
