@@ -251,7 +251,7 @@ def test_a_network_of_ones_own_is_exported_as_it_is(student_run: edgekit.Run, ph
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(logits), plain.eval()(normalized), rtol=1e-4, atol=1e-5)
     for options, said in (
-        ({"classes": ["ant", "bee"]}, "has 3 classes, classes 2"),
+        ({"classes": ["ant", "bee"]}, "has 3 classes, but classes names 2"),
         ({"classes": "names"}, "cannot be read"),
         ({"classes": ["ant"]}, "not a list of at least two names"),
         ({"mean": None}, "its normalization is unknown"),
