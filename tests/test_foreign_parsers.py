@@ -73,6 +73,8 @@ PARSERS: dict[str, set[tuple[str, str | None]]] = {
         # Graphs that this process has just made itself.
         ("onnx_graph/simplify.py", None),
         ("export/half.py", None),
+        ("export/litert/facts.py", None),
+        ("export/litert/spatial.py", None),
         ("quantize/ranges.py", None),
         ("export/importers/onnx_reference.py", None),
         ("export/importers/rewire.py", None),

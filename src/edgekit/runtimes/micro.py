@@ -125,7 +125,7 @@ def _graph(content: bytes, path: Path) -> Any:
                 raise ValueError("a tensor is smaller than its data")
     except (ValueError, TypeError, IndexError, AttributeError, struct.error, UnicodeDecodeError) as error:
         raise BundleError(
-            f"{path}: TFLite Micro cannot load it: {one_line(str(error), 200)}", "export the bundle again"
+            one_line(str(error), 200), "export the bundle again", where=f"{path}: TFLite Micro cannot load it"
         ) from error
     return graph
 
@@ -148,7 +148,7 @@ def _interpreter(content: bytes, graph: Any, path: Path) -> Any:
             failed = error
     reasons = "; ".join(caught.lines[:3]) or str(failed)
     raise BundleError(
-        f"{path}: TFLite Micro cannot load it: {one_line(reasons, 300)}", "export the bundle again"
+        one_line(reasons, 300), "export the bundle again", where=f"{path}: TFLite Micro cannot load it"
     ) from failed
 
 

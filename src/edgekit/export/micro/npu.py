@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from edgekit.board import NpuCompilation
 from edgekit.errors import ExportError, RuntimeMissing, near, one_line
+from edgekit.foreign import read_csv
 
 ACCELERATORS = (
     "ethos-u55-32", "ethos-u55-64", "ethos-u55-128", "ethos-u55-256", "ethos-u65-256", "ethos-u65-512", "ethos-u85-128", "ethos-u85-256",
@@ -77,8 +77,8 @@ def compile_for_npu(path: Path, accelerator: str) -> NpuCompilation:
             )
         target = path.with_name(f"{path.stem}.{accelerator}.tflite")
         target.write_bytes(compiled.read_bytes())
-        with summary.open(newline="") as stream:
-            row = next(csv.DictReader(stream))
+        _, rows = read_csv(summary)
+        _, row = next(rows)
     return _record(target.name, accelerator, done.stdout, row)
 
 

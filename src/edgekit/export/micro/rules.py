@@ -67,12 +67,11 @@ def check_kernels(graph: Graph, task: Task) -> None:
             open_session(TFLITE_MICRO.name, path, task=task).close()
         except BundleError as error:
             failed = _FAILED.search(error.message)
-            reason = error.message.partition("cannot load it: ")[2] or error.message
             if failed is None or int(failed[2]) >= len(graph.operators):
-                raise ExportError(f"TFLite Micro cannot run the graph: {reason}", HINT) from error
+                raise ExportError(f"TFLite Micro cannot run the graph: {error.reason}", HINT) from error
             node = graph.operators[int(failed[2])].node or "?"
             raise ExportError(
-                f"TFLite Micro cannot run the operator {failed[1]} (node {node}): {reason}", HINT
+                f"TFLite Micro cannot run the operator {failed[1]} (node {node}): {error.reason}", HINT
             ) from error
 
 
