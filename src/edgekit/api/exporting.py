@@ -209,11 +209,7 @@ def _for_gpus(capabilities: str | Sequence[str] | None, targets: Sequence[str]) 
 
     if capabilities is None:
         return {}
-    takers = [target.name for target in every().values() if "compute_capabilities" in target.options]
-    if not set(takers) & set(targets):
-        raise ExportError(
-            f"--compute-capability is of --target {' and '.join(takers)} alone", "other targets build on the device"
-        )
+    _check_taken("compute_capabilities", "--compute-capability", targets, "other targets build on the device")
     text = capabilities if isinstance(capabilities, str) else ",".join(capabilities)
     return {"compute_capabilities": parse_capabilities(text)}
 
@@ -229,12 +225,7 @@ def _for_boards(
     given = {"max_ram": max_ram, "max_flash": max_flash, "ethos_u": ethos_u}
     chosen = {name: value for name, value in given.items() if value is not None}
     for name in chosen:
-        takers = [target.name for target in every().values() if name in target.options]
-        if not set(takers) & set(targets):
-            raise ExportError(
-                f"--{name.replace('_', '-')} is of --target {' and '.join(takers)} alone",
-                "give that target, or leave it out",
-            )
+        _check_taken(name, f"--{name.replace('_', '-')}", targets, "give that target, or leave it out")
     if not chosen:
         return {}
     from edgekit.export.micro.limits import parse_size
@@ -246,6 +237,17 @@ def _for_boards(
         name: parse_size(value, f"--{name.replace('_', '-')}") for name, value in chosen.items() if name != "ethos_u"
     }
     return {**chosen, **sizes}
+
+
+def _check_taken(name: str, option: str, targets: Sequence[str], hint: str) -> None:
+    """Check that one of the targets has an option of its own (`Target.options`).
+
+    Raises:
+        ExportError: none has.
+    """
+    takers = [target.name for target in every().values() if name in target.options]
+    if not set(takers) & set(targets):
+        raise ExportError(f"{option} is of --target {' and '.join(takers)} alone", hint)
 
 
 def _several(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -18,12 +18,11 @@ from edgekit.machine import cpu_features
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.simplify import fix_batch
 from edgekit.quantization import MadeOn
-from edgekit.quantize.fidelity import Fidelity, run
+from edgekit.quantize.fidelity import Fidelity
 from edgekit.quantize.qdq import FULL, REDUCED, UNSIGNED, saturates
 from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
 from edgekit.quantize.ranges import METHODS
 from edgekit.quantize.search import search_accuracy
-from edgekit.runtimes import why_not
 from edgekit.targets import find
 
 _X86_NOTE = (
@@ -154,12 +153,7 @@ class Served:
 
     def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
         """Compare a variant with the trained model in the runtime that serves the file."""
-        if why_not(self.runtime) is not None:
-            return None
-        path = folder / variant.files[0].path
-        return self.quantizer.judge(
-            lambda images: run(self.runtime, path, images, self.reference.task, variant.settings)
-        )
+        return self.quantizer.fidelity(variant, folder)
 
     def verify(self, variant: Variant, folder: Path) -> Variant:
         """Verify in the runtime that serves the file."""

@@ -10,7 +10,7 @@ An RTX engine runs on no Jetson and is never named `trt`.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +36,6 @@ from edgekit.runtimes.tensorrt import BatchRange, BuildOptions, BuildPlan, Build
 from edgekit.runtimes.tensorrt.cache import write_record
 from edgekit.targets import find
 from edgekit.tasks import Outputs
-from edgekit.tasks.task import rows
 
 Target = Literal["trt", "trt-rtx"]
 # Numbers of images for the simulation, the golden ones included. Node by node on the CPU, with FP16 computed in FP32, it takes several times
@@ -256,13 +255,7 @@ def _sample(reference: ReferenceOutputs) -> ReferenceOutputs:
         return reference
     groups = reference.task.groups(reference.outputs, reference.labels)
     chosen = np.unique(np.concatenate([reference.golden, class_spread(groups, count)]))
-    return replace(
-        reference,
-        images=reference.images[chosen],
-        labels=None if reference.labels is None else reference.labels[chosen],
-        outputs=rows(reference.outputs, chosen),
-        golden=np.searchsorted(chosen, reference.golden),
-    )
+    return reference.subset(chosen)
 
 
 def _judged(variant: Variant, graph: Path, reference: ReferenceOutputs, bounds: AccuracyBounds) -> Variant:

@@ -122,6 +122,17 @@ class ReferenceOutputs:
         """Of the trained model; None where there are no labels."""
         return None if self.labels is None else _accuracy(self.task, self.outputs, self.labels)
 
+    def subset(self, chosen: NDArray[np.int64]) -> ReferenceOutputs:
+        """Return the reference for some rows of the evaluation set, in their order; the golden ones must be among them."""
+        position = {int(row): i for i, row in enumerate(chosen)}
+        return replace(
+            self,
+            images=np.ascontiguousarray(self.images[chosen]),
+            labels=None if self.labels is None else self.labels[chosen],
+            outputs=rows(self.outputs, chosen),
+            golden=np.array([position[int(row)] for row in self.golden], np.int64),
+        )
+
     @property
     def golden_outputs(self) -> dict[str, NDArray[np.float32]]:
         """The outputs for the golden images, by name."""
@@ -199,13 +210,8 @@ def verify(variant: Variant, folder: Path, reference: ReferenceOutputs, bounds: 
         bounds: the bounds that it must meet.
     """
     if missing := why_not(variant.runtime):
-        return variant.model_copy(
-            update={
-                "executed": False,
-                "status": "unexecuted",
-                "note": _join(variant.note, f"not run here: {missing.message}"),
-            }
-        )
+        unexecuted = variant.model_copy(update={"executed": False, "status": "unexecuted"})
+        return unexecuted.noted(f"not run here: {missing.message}")
     runtime = find_runtime(variant.runtime)
     # Nothing is timed here, and other variants may be made at the same time.
     settings = {**variant.settings, **(runtime.checking if runtime else {})}
@@ -217,7 +223,7 @@ def verify(variant: Variant, folder: Path, reference: ReferenceOutputs, bounds: 
     golden = np.ascontiguousarray(reference.images[reference.golden])
     expected = outputs[reference.task.main][reference.golden]
     if exact_threads(variant) and not _same_with_threads(variant, path, settings, golden, expected, reference.task):
-        variant = variant.model_copy(update={"note": _join(variant.note, _RACES)})
+        variant = variant.noted(_RACES)
     return judge(variant, outputs, further, reference, bounds, batches)
 
 
@@ -324,9 +330,8 @@ def judge(
             "agreement": agreement,
             "drop": drop,
             "drop_is": "measured" if accuracy is not None else "expected",
-            "note": _join(variant.note, f"rejected: {' and '.join(faults)}" if faults else _differs(agreement)),
         }
-    )
+    ).noted(f"rejected: {' and '.join(faults)}" if faults else _differs(agreement))
 
 
 def _drop(outputs: Outputs, reference: ReferenceOutputs, agreement: float) -> tuple[float, Accuracy | None]:
@@ -396,7 +401,3 @@ def _accuracy(task: Task, outputs: Outputs, labels: NDArray[Any]) -> Accuracy:
 def _batch_size(images: NDArray[np.uint8]) -> int:
     """The batch size of a run: all images, or about 4 million pixels."""
     return min(len(images), max(1, min(256, 2**22 // (images.shape[1] * images.shape[2]))))
-
-
-def _join(*sentences: str) -> str:
-    return "; ".join(s for s in sentences if s)

@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from torch import nn
 
+from edgekit.bundle import Variant
 from edgekit.files import copy_file
 from edgekit.foreign import parse_json
 from edgekit.onnx_graph.build import export_onnx
@@ -22,11 +23,12 @@ from edgekit.quantization import BiasCorrection, Distilled, Quantization
 from edgekit.quantize import correct
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.equalize import By, equalize
-from edgekit.quantize.fidelity import Judge
+from edgekit.quantize.fidelity import Fidelity, Judge, run
 from edgekit.quantize.qdq import Scheme, quantize_onnx
 from edgekit.quantize.ranges import Method
 from edgekit.quantize.recover import STEPS, recover
 from edgekit.quantize.sensitivity import restore_float_inputs
+from edgekit.runtimes import why_not
 from edgekit.tasks import EMBEDDING, Task
 
 _EQUALIZED = {"weights": "cross-layer equalization", "activations": "activations smoothed"}
@@ -94,6 +96,13 @@ class Quantizer:
     def judge(self) -> Judge:
         """Compares files with the float model on unlabeled images."""
         return Judge(self.first.model, self.unlabeled, self.task)
+
+    def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
+        """Compare a variant, whose files are in `folder`, with the float model in its runtime; None if that is not installed here."""
+        if why_not(variant.runtime) is not None:
+            return None
+        path = folder / variant.files[0].path
+        return self.judge(lambda images: run(variant.runtime, path, images, self.task, variant.settings))
 
     def calibration(self, config: QuantizationConfig) -> Calibration | None:
         """The calibration of the float graph that a configuration starts from; None if the graph has nothing to equalize.

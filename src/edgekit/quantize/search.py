@@ -306,12 +306,10 @@ def _delivered(state: AccuracySearch, candidate: Candidate, strategy: Strategy |
         quantization.sensitivity = [layer.describe() for layer in state.layers]
     if state.blocks:
         quantization.sensitivity_of_blocks = [block.describe() for block in state.blocks]
-    note = candidate.variant.note
+    variant = candidate.variant.model_copy(update={"quantization": quantization})
     if strategy in {EQUALIZATION, FLOAT_LAYERS, DISTILLATION}:
-        note = "; ".join(n for n in (note, f"kept its accuracy by {strategy}: {candidate.config.name}") if n)
-    if search.cut:
-        note = "; ".join(n for n in (note, _cut(state.budget, strategy)) if n)
-    return candidate.variant.model_copy(update={"quantization": quantization, "note": note})
+        variant = variant.noted(f"kept its accuracy by {strategy}: {candidate.config.name}")
+    return variant.noted(_cut(state.budget, strategy)) if search.cut else variant
 
 
 def _cut(budget: Budget, strategy: Strategy | None) -> str:

@@ -15,17 +15,11 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
-from edgekit.errors import BundleError, near, one_line
+from edgekit.errors import BundleError, one_line
 from edgekit.processors import narrowed_threads, physical_cores, usable_cpus
 from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.native_output import caught_stderr
-from edgekit.runtimes.session import (
-    PROVIDER,
-    check_graph,
-    check_images,
-    check_settings,
-    wrong_images,
-)
+from edgekit.runtimes.session import PROVIDER, check_cpu, check_graph, check_images
 from edgekit.runtimes.streams import Streams, ThreadStreams
 
 DELEGATE = "DELEGATE"  # what LiteRT calls a part of the graph that XNNPACK computes
@@ -50,12 +44,8 @@ class LiteRtSession:
     runtime = "litert"
 
     def __init__(self, model: Path | ModelFiles, threads: int, settings: Mapping[str, str], *, copies: int = 1) -> None:
-        check_settings(self.runtime, settings, [PROVIDER])
         files = files_of(model)
-        if (provider := settings.get(PROVIDER, "cpu")) != "cpu":
-            raise BundleError(
-                f"{files.path}: unknown provider {provider} of litert", near(provider, ["cpu"]) or "take cpu"
-            )
+        check_cpu(self.runtime, settings, files.path)
         threads = threads or narrowed_threads() or physical_cores() or usable_cpus()
         self._opened = (files, threads, dict(settings))
         content = files.read(files.path.name)
@@ -85,13 +75,7 @@ class LiteRtSession:
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the main output (n, …) float32 of images (n, H, W, 3) uint8 (see `Session.run`)."""
-        if (
-            not isinstance(images, np.ndarray)
-            or images.dtype != np.uint8
-            or images.shape[1:] != self._shape
-            or len(images) != (self.batch or len(images) or 1)
-        ):
-            raise wrong_images(images, self._shape, self.batch)
+        check_images(images, self._shape, self.batch)
         with self._taken() as interpreter:
             return interpreter(images, [self._main])[self._main]
 

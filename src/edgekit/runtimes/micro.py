@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from tflite_micro import runtime
 from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
 
-from edgekit.errors import BundleError, near, one_line
+from edgekit.errors import BundleError, one_line
 from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.native_output import caught_stderr
-from edgekit.runtimes.session import PROVIDER, check_graph, check_images, check_settings
+from edgekit.runtimes.session import PROVIDER, check_cpu, check_graph, check_images
 
 _IDENTIFIER = b"TFL3"
 _ALLOCATION = re.compile(r"Arena allocation (total|head|tail) (\d+) bytes")
@@ -58,12 +58,8 @@ class MicroSession:
     runtime = "tflite-micro"
 
     def __init__(self, model: Path | ModelFiles, threads: int, settings: Mapping[str, str]) -> None:
-        check_settings(self.runtime, settings, [PROVIDER])
         files = files_of(model)
-        if (provider := settings.get(PROVIDER, "cpu")) != "cpu":
-            raise BundleError(
-                f"{files.path}: unknown provider {provider} of {self.runtime}", near(provider, ["cpu"]) or "take cpu"
-            )
+        check_cpu(self.runtime, settings, files.path)
         content = files.read(files.path.name)
         graph = _graph(content, files.path)
         self.outputs = [graph.tensors[i].name.decode() for i in graph.outputs]

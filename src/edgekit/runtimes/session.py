@@ -214,6 +214,17 @@ def check_settings(runtime: str, settings: Mapping[str, str], known: Sequence[st
             )
 
 
+def check_cpu(runtime: str, settings: Mapping[str, str], model: Path) -> None:
+    """Refuse settings of a runtime that has one provider, `cpu`, and no other setting.
+
+    Raises:
+        BundleError: a setting or the provider is unknown.
+    """
+    check_settings(runtime, settings, [PROVIDER])
+    if (provider := settings.get(PROVIDER, "cpu")) != "cpu":
+        raise BundleError(f"{model}: unknown provider {provider} of {runtime}", near(provider, ["cpu"]) or "take cpu")
+
+
 def run_required(session: Session, images: NDArray[np.uint8], task: Task) -> dict[str, NDArray[np.float32]]:
     """The outputs that a task requires, of one batch: by `run` where that gives them all, since others would be copied for nothing."""
     return session.run_all(images) if task.others else {task.main: session.run(images)}

@@ -20,11 +20,10 @@ from edgekit.export.litert.rewrites import Range
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, verify
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.quantization import Quantization
-from edgekit.quantize.fidelity import Fidelity, run
+from edgekit.quantize.fidelity import Fidelity
 from edgekit.quantize.qdq import FULL, kept_in_float
 from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
 from edgekit.quantize.ranges import METHODS, select
-from edgekit.runtimes import why_not
 from edgekit.targets import LITERT
 
 _QDQ = "qdq.onnx"  # temporary
@@ -120,12 +119,7 @@ class LiteRtInt8:
 
     def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
         """Compare a variant with the trained model in the runtime."""
-        if why_not(self.runtime) is not None:
-            return None
-        path = folder / variant.files[0].path
-        return self.quantizer.judge(
-            lambda images: run(self.runtime, path, images, self.reference.task, variant.settings)
-        )
+        return self.quantizer.fidelity(variant, folder)
 
     def verify(self, variant: Variant, folder: Path) -> Variant:
         """Verify in the runtime."""

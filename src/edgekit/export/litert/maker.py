@@ -70,5 +70,4 @@ def with_partitions(variant: Variant, folder: Path, task: Task) -> Variant:
     session.close()
     if parts == "1" and outside == "nothing":
         return variant
-    parts_note = f"XNNPACK runs it in {parts} parts; LiteRT's slower kernels run {outside}"
-    return variant.model_copy(update={"note": "; ".join(part for part in (variant.note, parts_note) if part)})
+    return variant.noted(f"XNNPACK runs it in {parts} parts; LiteRT's slower kernels run {outside}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +19,6 @@ from edgekit.export.micro.rules import HINT, check_kernels, quantize_for_micro
 from edgekit.export.verify import ReferenceOutputs, class_spread
 from edgekit.quantize.quantizer import QuantizationConfig
 from edgekit.targets import TFLITE_MICRO
-from edgekit.tasks.task import rows
 
 MOST_IMAGES = 1000  # that a variant is judged on: the interpreter's kernels take up to a second an image
 
@@ -61,10 +60,4 @@ def subset(reference: ReferenceOutputs, count: int = MOST_IMAGES) -> ReferenceOu
         return reference
     spread = class_spread(reference.task.groups(reference.outputs, reference.labels), count)
     chosen = np.array(list(dict.fromkeys([*reference.golden.tolist(), *spread.tolist()]))[:count], np.int64)
-    return replace(
-        reference,
-        images=np.ascontiguousarray(reference.images[chosen]),
-        labels=None if reference.labels is None else reference.labels[chosen],
-        outputs=rows(reference.outputs, chosen),
-        golden=np.arange(len(reference.golden), dtype=np.int64),
-    )
+    return reference.subset(chosen)
