@@ -26,7 +26,7 @@ from edgekit.spelling import translated_keys
 
 # The strategies of the accuracy search, in their order.
 Strategy = Literal["calibration", "equalization", "layers in float", "distillation", "unsigned weights"]
-CALIBRATION, EQUALIZATION, FLOAT_LAYERS, DISTILLATION, UNSIGNED_WEIGHTS = STRATEGIES = get_args(Strategy)
+CALIBRATION, EQUALIZATION, FLOAT_LAYERS, DISTILLATION, UNSIGNED_WEIGHTS = get_args(Strategy)
 
 
 class Record(BaseModel):

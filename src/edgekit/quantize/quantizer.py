@@ -143,17 +143,21 @@ class Quantizer:
         quantization = quantize_onnx(calibration, output, config.scheme, method=config.method, exclude=config.exclude)
         if config.exclude:
             onnx.save(restore_float_inputs(read_onnx(output), read_onnx(calibration.model), config.exclude), output)
-        if config.equalized:
-            quantization.equalized = _EQUALIZED[config.equalized]
         if config.corrected:
             quantization.bias_correction = self._correct(calibration, output)
-        if config.learned:
-            quantization.distilled = Distilled(steps=STEPS, images=len(self.unlabeled), labels=0)
+        self.record_weights(config, quantization)
         if not config.exclude:  # not cached: there may be one for each layer, and each is needed once
             path = self.folder / f"{len(self._files)}.onnx"
             copy_file(output, path)
             self._files[config] = path, quantization
         return quantization.model_copy()
+
+    def record_weights(self, config: QuantizationConfig, quantization: Quantization) -> None:
+        """Record how the weights of the float graph that a configuration starts from were changed (see `calibration`)."""
+        if config.equalized:
+            quantization.equalized = _EQUALIZED[config.equalized]
+        if config.learned:
+            quantization.distilled = Distilled(steps=STEPS, images=len(self.unlabeled), labels=0)
 
     def _correct(self, calibration: Calibration, path: Path) -> BiasCorrection:
         images = calibration.images[: correct.IMAGES]

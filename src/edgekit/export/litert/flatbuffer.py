@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 from typing import Any
 
 import numpy as np
@@ -229,8 +228,3 @@ def _names(graph: Graph, tensors: list[LiteTensor]) -> dict[int, str]:
 def _camel(kind: str) -> str:
     special = {"MATMUL": "MatMul", "LP": "LP"}
     return "".join(special.get(part, part.capitalize()) for part in kind.split("_"))
-
-
-def count_of(graph: Graph) -> int:
-    """How many numbers a graph's constants have."""
-    return sum(math.prod(t.shape) for t in graph.tensors() if t.data is not None)

@@ -81,13 +81,14 @@ class LiteRtInt8:
             kept_in_float=kept,
             configuration=config.name,
         )
-        if config.corrected or config.equalized or config.learned:
-            qdq = self.quantizer.qdq(config, folder / _QDQ)
-            record.equalized, record.bias_correction, record.distilled = (
-                qdq.equalized, qdq.bias_correction, qdq.distilled,
-            )  # fmt: skip
-        graph = self._float_graph(calibration.model, model, folder / _QDQ if config.corrected else None)
-        (folder / _QDQ).unlink(missing_ok=True)
+        self.quantizer.record_weights(config, record)
+        if config.corrected:
+            record.bias_correction = self.quantizer.qdq(config, folder / _QDQ).bias_correction
+            corrected = with_biases(model, read_onnx(folder / _QDQ))
+            (folder / _QDQ).unlink()
+            graph = lower(with_batch(corrected, self.batch))
+        else:
+            graph = self._float_graph(calibration.model, model)
         ranges = select(calibration.histograms, config.method)
         quantized, counts = self.quantized(graph, ranges, kept, config.scheme.bits)
         if not counts.int8:
@@ -110,9 +111,7 @@ class LiteRtInt8:
         """The float graph in INT8 (see `quantize`)."""
         return quantize(graph, ranges, kept, bits)
 
-    def _float_graph(self, path: Path, model: ModelProto, qdq: Path | None) -> Graph:
-        if qdq is not None:
-            return lower(with_batch(with_biases(model, read_onnx(qdq)), self.batch))
+    def _float_graph(self, path: Path, model: ModelProto) -> Graph:
         if path not in self._lowered:
             self._lowered[path] = lower(with_batch(model, self.batch))
         return self._lowered[path]
