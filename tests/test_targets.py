@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -26,6 +25,7 @@ from edgekit.errors import EdgekitError, ExportError, RuntimeMissing
 from edgekit.recipe import dump, parse
 from edgekit.report import charts
 from edgekit.runtimes import _open, load, onnxruntime, why_not
+from tests.helpers.packages import installing, write_package
 from tests.helpers.tiny_bundle import make_bundle
 
 Command = Callable[..., tuple[int, str, str]]
@@ -48,28 +48,14 @@ def bent():
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Put folders, and no others that were put there before, on the paths of this process and of those that it starts, as an installation
-    of packages does."""
-    path, variable = list(sys.path), os.environ.get("PYTHONPATH", "")
-
-    def install(*folders: Path) -> None:
-        monkeypatch.setattr(sys, "path", [*map(str, folders), *path])
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*map(str, folders), variable]))
-        importlib.invalidate_caches()
-        targets.added_targets.cache_clear()
-
-    yield install
-    targets.added_targets.cache_clear()
+    """Install packages for this process and those that it starts."""
+    yield from installing(monkeypatch, targets.added_targets.cache_clear)
 
 
 def package(folder: Path, code: str, entry: str) -> Path:
     """A folder that holds an installed package of one module and one entry point."""
-    name = f"package_{abs(hash(str(folder)))}"
-    (folder / f"{name}-2.0.dist-info").mkdir(parents=True)
-    (folder / f"{name}.py").write_text(f"from edgekit.targets import ONNXRUNTIME, Runtime, Target\n{code}\n")
-    (folder / f"{name}-2.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 2.0\n")
-    (folder / f"{name}-2.0.dist-info" / "entry_points.txt").write_text(f"[edgekit.targets]\ntheirs = {name}:{entry}\n")
-    return folder
+    code = f"from edgekit.targets import ONNXRUNTIME, Runtime, Target\n{code}"
+    return write_package(folder, code, "edgekit.targets", entry, distribution="theirs")
 
 
 def images(folder: Path, count: int) -> Path:

@@ -3,10 +3,7 @@ uses without a change to edgekit."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from edgekit.runtimes import load, open_session
 from edgekit.runtimes.predictor import Predictor
 from edgekit.tasks import Answer, Outputs, Task
 from edgekit.tasks.classification import CLASSIFICATION
+from tests.helpers.packages import installing, write_package
 from tests.helpers.tiny_bundle import make_bundle
 
 Command = Callable[..., tuple[int, str, str]]
@@ -41,29 +39,13 @@ SIZE = 16
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Put folders on the paths of this process and of those that it starts, as an installation of packages does."""
-    path, variable = list(sys.path), os.environ.get("PYTHONPATH", "")
-
-    def install(*folders: Path) -> None:
-        monkeypatch.setattr(sys, "path", [*map(str, folders), *path])
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*map(str, folders), variable]))
-        importlib.invalidate_caches()
-        tasks._added.cache_clear()
-
-    yield install
-    tasks._added.cache_clear()
+    """Install packages for this process and those that it starts."""
+    yield from installing(monkeypatch, tasks._added.cache_clear)
 
 
 def package(folder: Path, code: str, name: str = "theirs") -> Path:
     """A folder that holds an installed package of one module and one entry point."""
-    module = f"package_{abs(hash(str(folder)))}"
-    (folder / f"{module}-2.0.dist-info").mkdir(parents=True)
-    (folder / f"{module}.py").write_text(f"{code}\n")
-    (folder / f"{module}-2.0.dist-info" / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: {module}\nVersion: 2.0\n"
-    )
-    (folder / f"{module}-2.0.dist-info" / "entry_points.txt").write_text(f"[edgekit.tasks]\n{name} = {module}:TASK\n")
-    return folder
+    return write_package(folder, code, "edgekit.tasks", "TASK", name=name)
 
 
 def write_reconstruction(path: Path) -> None:

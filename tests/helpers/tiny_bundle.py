@@ -9,7 +9,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from edgekit.bundle import Accuracy, Bundle, BundleFile, Manifest, Parity, Tensor, Variant, write_manifest
+from edgekit.bundle import Accuracy, Bundle, BundleFile, Manifest, Parity, Precision, Tensor, Variant, write_manifest
 from edgekit.preprocess import Preprocessing
 
 SIZE = 16
@@ -58,6 +58,29 @@ def write_openvino(path: Path, source: Path) -> None:
     import openvino as ov
 
     ov.save_model(ov.convert_model(source), path, compress_to_fp16=True)
+
+
+def write_tflite(path: Path, source: Path, batch: int | None = None) -> None:
+    """The `.tflite` of an ONNX file, in float; `batch` fixes its batch size."""
+    from edgekit.export.litert.convert import lower
+    from edgekit.export.litert.flatbuffer import serialize
+    from edgekit.onnx_graph.simplify import fix_batch, simplify
+
+    model = simplify(onnx.load(source))
+    path.write_bytes(serialize(lower(model if batch is None else fix_batch(model, batch))))
+
+
+def with_tflite(
+    bundle: Bundle, variant: str, runtime: str, precision: Precision, file: str, batch: int | None = None
+) -> Bundle:
+    """A bundle with one more variant: its ONNX file as a `.tflite`, called verified."""
+    write_tflite(bundle.path / file, bundle.path / "model.onnx", batch)
+    files = [BundleFile.of(bundle.path, file)]
+    bundle.manifest.variants.append(
+        Variant(id=variant, runtime=runtime, precision=precision, files=files, executed=True, status="verified")
+    )
+    write_manifest(bundle.path, bundle.manifest)
+    return Bundle.open(bundle.path)
 
 
 def some_images(count: int, size: int = SIZE) -> np.ndarray:

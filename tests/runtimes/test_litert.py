@@ -7,27 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from edgekit import runtimes
-from edgekit.bundle import Bundle, BundleFile, Variant, write_manifest
+from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, DataError
-from edgekit.export.litert.convert import lower
-from edgekit.export.litert.flatbuffer import serialize
-from edgekit.onnx_graph.simplify import simplify
 from edgekit.runtimes import installed, load, open_session, why_not
 from edgekit.runtimes.litert import devices
 from edgekit.runtimes.session import run_in_batches
 from edgekit.runtimes.streams import open_streams
-from tests.helpers.tiny_bundle import SIZE, make_bundle, some_images, write_onnx
+from tests.helpers.tiny_bundle import SIZE, make_bundle, some_images, with_tflite, write_onnx, write_tflite
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-def write_litert(path: Path, source: Path) -> None:
-    """The `.tflite` of an ONNX file."""
-    path.write_bytes(serialize(lower(simplify(onnx.load(source)))))
 
 
 @pytest.fixture(scope="module")
@@ -40,22 +31,14 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(onnx_file: Path) -> Path:
     path = onnx_file.with_suffix(".tflite")
-    write_litert(path, onnx_file)
+    write_tflite(path, onnx_file)
     return path
 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
     """A bundle with a LiteRT file beside the others."""
-    made = make_bundle(tmp_path / "run" / "export")
-    write_litert(made.path / "model.fp32.tflite", made.path / "model.onnx")
-    file = BundleFile.of(made.path, "model.fp32.tflite")
-    fresh = Variant(
-        id="litert-fp32", runtime="litert", precision="fp32", files=[file], executed=True, status="verified"
-    )
-    made.manifest.variants.append(fresh)
-    write_manifest(made.path, made.manifest)
-    return Bundle.open(made.path)
+    return with_tflite(make_bundle(tmp_path / "run" / "export"), "litert-fp32", "litert", "fp32", "model.fp32.tflite")
 
 
 def test_it_computes_what_onnx_runtime_does_in_every_batch(model: Path, onnx_file: Path) -> None:

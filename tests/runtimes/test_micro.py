@@ -7,19 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from edgekit import runtimes
 from edgekit.bench.choose import choose
-from edgekit.bundle import Bundle, BundleFile, Variant, write_manifest
+from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, DataError, RuntimeMissing
-from edgekit.export.litert.convert import lower
-from edgekit.export.litert.flatbuffer import serialize
-from edgekit.onnx_graph.simplify import fix_batch, simplify
 from edgekit.runtimes import installed, open_session
 from edgekit.runtimes.session import run_in_batches
-from tests.helpers.tiny_bundle import make_bundle, some_images, write_onnx
+from tests.helpers.tiny_bundle import make_bundle, some_images, with_tflite, write_onnx, write_tflite
 
 pytest.importorskip("tflite_micro", reason="its wheels are for x86-64 alone")
 
@@ -27,12 +23,6 @@ from edgekit.runtimes.micro import MicroSession, devices
 from edgekit.runtimes.native_output import caught_stderr
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-def write_micro(path: Path, source: Path, batch: int | None = 1) -> None:
-    """The `.tflite` of an ONNX file, in float."""
-    model = simplify(onnx.load(source))
-    path.write_bytes(serialize(lower(model if batch is None else fix_batch(model, batch))))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +35,7 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(onnx_file: Path) -> Path:
     path = onnx_file.with_suffix(".tflite")
-    write_micro(path, onnx_file)
+    write_tflite(path, onnx_file, 1)
     return path
 
 
@@ -53,14 +43,7 @@ def model(onnx_file: Path) -> Path:
 def bundle(tmp_path: Path) -> Bundle:
     """A bundle with a file for TFLite Micro beside the others."""
     made = make_bundle(tmp_path / "run" / "export")
-    write_micro(made.path / "micro_model.tflite", made.path / "model.onnx")
-    file = BundleFile.of(made.path, "micro_model.tflite")
-    fresh = Variant(
-        id="micro-int8", runtime="tflite-micro", precision="int8", files=[file], executed=True, status="verified"
-    )
-    made.manifest.variants.append(fresh)
-    write_manifest(made.path, made.manifest)
-    return Bundle.open(made.path)
+    return with_tflite(made, "micro-int8", "tflite-micro", "int8", "micro_model.tflite", 1)
 
 
 def test_it_computes_what_onnx_runtime_does(model: Path, onnx_file: Path) -> None:
@@ -122,7 +105,7 @@ def test_what_is_no_image_is_refused(model: Path) -> None:
 @pytest.mark.parametrize(("batch", "text"), [(None, "a free batch axis"), (2, "the batch size 2")])
 def test_another_batch_than_one_is_refused(onnx_file: Path, tmp_path: Path, batch: int | None, text: str) -> None:
     path = tmp_path / "model.tflite"
-    write_micro(path, onnx_file, batch)
+    write_tflite(path, onnx_file, batch)
     with pytest.raises(BundleError, match=f"one image at a time, but the graph has {text}"):
         open_session("tflite-micro", path)
 

@@ -14,7 +14,7 @@ from edgekit.recipe import Hardware, Optimizer
 from edgekit.train.distill.distillation import DistillTask, decoupled, distillation, regression, with_labels
 from edgekit.train.loop.engine import TrainingInterrupted, fit
 from edgekit.train.loop.loader import ShuffledImages
-from tests.helpers.distilled import NO_AUGMENTATION, images, outputs, step, task
+from tests.helpers.distilled import NO_AUGMENTATION, Halting, images, outputs, step, task
 
 
 def test_dkd_takes_the_label_where_there_is_one_and_the_teacher_s_first_choice_elsewhere() -> None:
@@ -94,15 +94,8 @@ def test_the_average_has_the_student_s_batch_normalization_statistics() -> None:
     assert all(torch.equal(own[name], its[name]) for name in own)
 
 
-class Halted(DistillTask):
-    """Stops after some steps, as a power cut would."""
-
-    stop_at = 0
-
-    def after_step(self, done: float) -> None:
-        super().after_step(done)
-        if self.stop_at and self.steps == self.stop_at:
-            raise TrainingInterrupted
+class Halted(Halting, DistillTask):
+    """Stops after some steps."""
 
 
 @pytest.mark.parametrize("config", [{"ema": 0.95}, {"loss": "feature", "ema": 0.5, "labeled_weight": 0.3}])

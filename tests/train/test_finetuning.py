@@ -20,7 +20,7 @@ from edgekit.train.stages.consistency import PseudoLabels
 from edgekit.train.stages.finetuning import FinetuneTask, Pool, layer_shares
 from edgekit.train.stages.linear_head import fit_linear, start_from_probe
 from edgekit.train.stages.teacher import left_out_error
-from tests.helpers.distilled import CLASSES, NO_AUGMENTATION, classifier, images
+from tests.helpers.distilled import CLASSES, NO_AUGMENTATION, Halting, classifier, images
 
 UNIFORM = torch.full((len(CLASSES),), 1 / len(CLASSES))
 
@@ -125,15 +125,8 @@ def test_drifting_pseudo_labels_are_dropped_and_the_labels_go_on() -> None:
     torch.testing.assert_close(loss, nn.functional.cross_entropy(task.model(known), torch.from_numpy(some.labels)))
 
 
-class Halted(FinetuneTask):
-    """Stops after some steps, as a power cut would."""
-
-    stop_at = 0
-
-    def after_step(self, done: float) -> None:
-        super().after_step(done)
-        if self.stop_at and self.steps == self.stop_at:
-            raise TrainingInterrupted
+class Halted(Halting, FinetuneTask):
+    """Stops after some steps."""
 
 
 @pytest.mark.parametrize("max_drift", [1.0, 0.01], ids=["consistent", "dropped"])

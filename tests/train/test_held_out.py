@@ -30,7 +30,7 @@ from edgekit.train.stages.finetuning import FinetuneTask, Pool
 from edgekit.train.stages.held_out import HeldOutCheck, HeldOutChecks, check_labels, check_pseudo_labels
 from edgekit.train.stages.pipeline import train
 from edgekit.train.stages.training_tasks import Batch, StepDraws
-from tests.helpers.distilled import CLASSES, NO_AUGMENTATION, classifier, images
+from tests.helpers.distilled import CLASSES, NO_AUGMENTATION, Halting, classifier, images
 from tests.helpers.recipe_changes import TINY, changed
 
 UNIFORM = torch.full((len(CLASSES),), 1 / len(CLASSES))
@@ -182,15 +182,8 @@ def test_a_pool_that_is_more_confident_than_the_held_out_images_is_kept_with_a_w
     assert same.checks.other_pool is None
 
 
-class Halted(FinetuneTask):
-    """Stops after some steps, as a power cut would."""
-
-    stop_at = 0
-
-    def after_step(self, done: float) -> None:
-        super().after_step(done)
-        if self.stop_at and self.steps == self.stop_at:
-            raise TrainingInterrupted
+class Halted(Halting, FinetuneTask):
+    """Stops after some steps."""
 
 
 @pytest.mark.parametrize("max_gap", [1.0, 0.001], ids=["let pass", "dropped"])
