@@ -40,8 +40,10 @@ for what, value in answers.get(op, []):
             out.write(value.encode("latin-1"))
             out.flush()
             time.sleep(0.05)
-    elif what == "sleep":
-        time.sleep(3600)
+    elif what == "sleep":  # for an hour, but not beyond the connection
+        began, parent = time.monotonic(), os.getppid()
+        while time.monotonic() - began < 3600 and os.getppid() == parent:
+            time.sleep(0.5)
     elif what == "end":
         sys.exit(value)
 if op in answers:
