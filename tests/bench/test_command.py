@@ -271,7 +271,7 @@ def test_nothing_of_the_users_folder_is_imported_by_the_worker(
     "options",
     [
         [],
-        ["--scenario", "server", "--rate", "200"],
+        ["--scenario", "server", "--rate", "5000"],
         pytest.param(["--scenario", "offline", "--batch", "1"], marks=pytest.mark.slow),
         pytest.param(["--scenario", "multi-stream", "--batch", "1", "--query", "4"], marks=pytest.mark.slow),
         # LoadGen makes all its queries beforehand: at this rate as few as fit into memory.
