@@ -17,7 +17,7 @@ UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo $(P
 EXTRAS_demo := train,export,ort,openvino,report
 EXTRAS_dev := dev
 
-.PHONY: help setup demo test fuzz kill lint wheel clean
+.PHONY: help setup demo test test-all fuzz kill lint wheel clean
 
 help: ## list what make can do
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -41,7 +41,10 @@ lint: $(VENV)/.installed-dev ## the house's arrows, spelling, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint ## lint, then every test, two files at a time (PYTEST_ARGS='-m "not slow"' for the quick ones)
+test: lint ## lint, then the tests, of slow ones a few of each kind (PYTEST_ARGS='-m "not slow"' for the quick ones)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 -m "not extra" $(PYTEST_ARGS)
+
+test-all: lint ## lint, then every test there is
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.installed-dev ## throw damaged files and hostile devices at the commands, for MINUTES=5

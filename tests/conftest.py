@@ -45,6 +45,13 @@ if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
     tempfile.tempdir = None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is `extra` is `slow`."""
+    for item in items:
+        if item.get_closest_marker("extra"):
+            item.add_marker("slow")
+
+
 def _missing(what: str, why: str) -> None:
     """Skip the test that needs `what`; fail it where everything must be there (continuous integration)."""
     message = f"needs {what}: {why}"

@@ -297,7 +297,7 @@ print([variant.id for variant in bundle.manifest.variants])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", ["own", "library"])
+@pytest.mark.parametrize("network", ["own", pytest.param("library", marks=pytest.mark.extra)])
 def test_a_script_without_a_guard_runs_once_even_where_processes_work_for_it(
     network: str, photos: Path, tmp_path: Path
 ) -> None:

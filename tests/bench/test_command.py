@@ -272,10 +272,10 @@ def test_nothing_of_the_users_folder_is_imported_by_the_worker(
     [
         [],
         ["--scenario", "server", "--rate", "5000"],
-        pytest.param(["--scenario", "offline", "--batch", "1"], marks=pytest.mark.slow),
-        pytest.param(["--scenario", "multi-stream", "--batch", "1", "--query", "4"], marks=pytest.mark.slow),
+        pytest.param(["--scenario", "offline", "--batch", "1"], marks=pytest.mark.extra),
+        pytest.param(["--scenario", "multi-stream", "--batch", "1", "--query", "4"], marks=pytest.mark.extra),
         # LoadGen makes all its queries beforehand: at this rate as few as fit into memory.
-        pytest.param(["--loadgen", "--scenario", "server", "--rate", "1000"], marks=pytest.mark.slow),
+        pytest.param(["--loadgen", "--scenario", "server", "--rate", "1000"], marks=pytest.mark.extra),
     ],
 )
 def test_ctrl_c_leaves_valid_results_marked_interrupted(folder: Path, tmp_path: Path, options: list[str]) -> None:

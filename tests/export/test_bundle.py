@@ -404,7 +404,13 @@ def test_wrong_images_are_refused(tmp_path: Path, changes: dict[str, Any]) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["mobilenet_v3_small", "timm:tf_efficientnet_lite0", "timm:vit_tiny_patch16_224", "resnet18"]
+    "name",
+    [
+        "mobilenet_v3_small",
+        "timm:vit_tiny_patch16_224",
+        pytest.param("timm:tf_efficientnet_lite0", marks=pytest.mark.extra),
+        pytest.param("resnet18", marks=pytest.mark.extra),
+    ],
 )
 def test_other_architectures_reach_every_runtime(name: str, tmp_path: Path) -> None:
     """Random weights: INT8 need not pass, but every file must run, and float variants must predict the network's classes."""

@@ -60,7 +60,7 @@ def test_a_malformed_reply_of_each_verb_over_ssh(connection: Connection, hostile
     assert connection.call("probe", replies.ProbeReply).executable == str(hostile.path)
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_every_malformed_reply_over_ssh(kind: str, connection: Connection, hostile: HostilePython) -> None:
     refused(*MALFORMED[kind], connection, hostile)
@@ -107,11 +107,11 @@ def answers(hostile: HostilePython, folder: str, files: dict[str, bytes], **othe
     [
         ("path", "names a file outside its folder"),
         ("bundle", "a result of another bundle"),
-        pytest.param("damaged", "arrived damaged", marks=pytest.mark.slow),
-        pytest.param("short", "did not send", marks=pytest.mark.slow),
+        pytest.param("damaged", "arrived damaged", marks=pytest.mark.extra),
+        pytest.param("short", "did not send", marks=pytest.mark.extra),
         ("local", "names a result that it did not send"),
-        pytest.param("variant", "names a variant", marks=pytest.mark.slow),
-        pytest.param("huge", "is too large to fetch", marks=pytest.mark.slow),
+        pytest.param("variant", "names a variant", marks=pytest.mark.extra),
+        pytest.param("huge", "is too large to fetch", marks=pytest.mark.extra),
     ],
 )
 def test_a_device_that_makes_its_results_up(

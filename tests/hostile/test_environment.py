@@ -215,7 +215,12 @@ def test_a_batch_script_without_srun_says_what_it_waits_for_and_ends_on_ctrl_c(t
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "environment", [{"RANK": "0"}, {"SLURM_NTASKS": "4"}, {"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}]
+    "environment",
+    [
+        {"RANK": "0"},
+        pytest.param({"SLURM_NTASKS": "4"}, marks=pytest.mark.extra),
+        pytest.param({"SLURM_NTASKS": "4", "SLURM_PROCID": "0"}, marks=pytest.mark.extra),
+    ],
 )
 def test_leftover_variables_do_not_stop_a_plain_training(environment: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(

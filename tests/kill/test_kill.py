@@ -42,8 +42,15 @@ _SLOW = [case for case in CASES if case.name in ("export, over another bundle", 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "bench", [pytest.param(case, id=case.name.replace(", ", "-").replace(" ", "-")) for case in [*_FIRST, *_SLOW]], indirect=True
-)  # fmt: skip
+    "bench",
+    [
+        pytest.param(
+            case, id=case.name.replace(", ", "-").replace(" ", "-"), marks=[pytest.mark.extra] if case in _SLOW else []
+        )
+        for case in [*_FIRST, *_SLOW]
+    ],
+    indirect=True,
+)
 def test_a_disturbed_command_loses_nothing_and_goes_on(bench: Bench) -> None:
     points = [
         point

@@ -34,7 +34,7 @@ from edgekit.train.loop.numerics import unit
 from edgekit.train.pretrain import METHODS, build_method
 from edgekit.train.pretrain.method import Method, Views
 
-WORLDS = [2, pytest.param(4, marks=pytest.mark.slow)]
+WORLDS = [2, pytest.param(4, marks=pytest.mark.extra)]
 BATCH, POOL, SIDE, STEPS = 8, 24, 16, 2
 CPU = torch.device("cpu")
 # Every method, and the variants that take other paths through their code.

@@ -171,7 +171,13 @@ def digits(method: str, **changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in {"simclr", "moco", "byol+gsg"} else pytest.param(name, marks=pytest.mark.extra)
+        for name in METHODS
+    ],
+)
 def test_every_method_learns_digits_and_goes_the_whole_way(name: str, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     train(recipes.parse(digits(name)), run)

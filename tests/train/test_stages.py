@@ -214,7 +214,7 @@ def test_the_same_recipe_gives_the_same_bits(trained: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["pretrain", "distill"])
+@pytest.mark.parametrize("stage", ["pretrain", pytest.param("distill", marks=pytest.mark.extra)])
 def test_a_killed_training_resumes_to_the_same_bits(stage: str, tmp_path: Path) -> None:
     """SIGKILL in the middle of a stage, then the same command again, against a run that nobody disturbed."""
     recipe = tmp_path / "recipe.yaml"
@@ -245,7 +245,7 @@ def test_a_killed_training_resumes_to_the_same_bits(stage: str, tmp_path: Path) 
             assert sha256(tmp_path / "killed" / name / file) == sha256(tmp_path / "whole" / name / file), (name, file)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.extra)])
 def test_ctrl_c_exits_with_130_and_the_next_run_goes_on(number: signal.Signals, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump({**TINY, "pretrain": {**TINY["pretrain"], "epochs": 60}}))  # type: ignore[dict-item]

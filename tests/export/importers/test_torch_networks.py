@@ -75,7 +75,7 @@ FUSING = [
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        pytest.param(*case, marks=() if case[0] in {"fastvit_t8", "repghostnet_050"} else pytest.mark.slow)
+        pytest.param(*case, marks=() if case[0] in {"fastvit_t8", "repghostnet_050"} else pytest.mark.extra)
         for case in FUSING
     ],
 )
