@@ -144,11 +144,55 @@ def test_a_file_without_the_column_file_is_refused() -> None:
         splits(write_labels({"a": "b"}, "name,class"))
 
 
-def test_a_pile_needs_a_pool_and_a_share() -> None:
+def test_a_pile_needs_a_pool() -> None:
     with pytest.raises(ValueError, match="labeled is null"):
         DataConfig.model_validate({"labeled": None})
-    with pytest.raises(ValueError, match="labeled is null"):
-        DataConfig.model_validate({"labeled": None, "pool": "pile", "test": "elsewhere"})
+
+
+@pytest.fixture
+def own_test() -> str:
+    """A test set of the classes even and odd, with a copy of the pile's image 003."""
+    for name in ("even", "odd"):
+        for i in range(3):
+            save(Path("tests") / name / f"{i}.png")
+    shutil.copy("pile/003.png", "tests/odd/copy.png")
+    return "tests"
+
+
+def test_a_pile_beside_a_test_set_of_its_own(own_test: str) -> None:
+    before = splits(test=own_test)
+    assert (len(before.pool), len(before.labeled), len(before.test)) == (COUNT - 1, 0, 7)
+    assert "003.png" not in before.pool.names
+    assert before.classes == ["even", "odd"]
+    assert any("1 images of pile are also in the test set" in note for note in before.notes)
+    after = splits(write_labels({"000.png": "odd", "001.png": "even", "002.png": "odd"}), test=own_test)
+    assert after.pool.digest == before.pool.digest
+    assert (after.labeled.names, after.test.digest) == (["000.png", "001.png", "002.png"], before.test.digest)
+    assert after.labeled.labels is not None
+    assert [after.classes[c] for c in after.labeled.labels] == ["odd", "even", "odd"]
+
+
+def test_labels_that_the_test_set_does_not_know_are_refused(own_test: str) -> None:
+    with pytest.raises(EdgekitError, match=r"the class prime is not in tests \(even, odd\)"):
+        splits(write_labels({"000.png": "odd", "001.png": "prime"}), test=own_test)
+
+
+def test_init_takes_a_pool_beside_a_test_set(own_test: str) -> None:
+    from edgekit import recipe as recipes
+    from edgekit.data.layout import inspect_folder
+
+    Path("whole").mkdir()
+    shutil.move("pile", "whole/pool")
+    shutil.move(own_test, "whole/test")
+    layout = inspect_folder("whole")
+    assert (layout.labeled, layout.pool_images, layout.test_images) == (None, COUNT, 7)
+    data = recipes.parse(recipes.read_yaml(recipe_text(layout)), where="recipe").data
+    assert (data.labeled, data.pool, data.test) == (None, layout.pool, layout.test)
+    assert len(load_splits(data).test) == 7
+    (Path("whole") / "dogs").mkdir()
+    save(Path("whole") / "dogs" / "0.png")
+    with pytest.raises(EdgekitError, match=r"holds pool/ and dogs/, but no train/"):
+        inspect_folder("whole")
 
 
 def test_init_writes_a_recipe_for_a_pile_and_for_dated_folders() -> None:

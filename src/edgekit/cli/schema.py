@@ -26,4 +26,5 @@ def command(what: str) -> None:
 
     models: dict[str, type[BaseModel]] = {"recipe": Recipe, "bundle": Manifest, "result": Result}
     model = models[what]
-    echo_json(json.dumps(model.model_json_schema(by_alias=True), indent=2))
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+    echo_json(json.dumps(dialect | model.model_json_schema(by_alias=True), indent=2))

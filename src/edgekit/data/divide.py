@@ -16,6 +16,7 @@ from edgekit.recipe import DataConfig
 
 Rows = NDArray[np.int64]
 NO_ROWS: Rows = np.zeros(0, dtype=np.int64)
+_SHOWN = 3  # pictures of several classes that a note names
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,15 @@ class _Divider:
 
     def _note_conflicts(self) -> None:
         first: dict[str, int] = {}
-        labeled = zip(self.digests, self.labels, strict=True)
-        conflicts = {d for d, label in labeled if d and first.setdefault(d, int(label)) != label}
-        if conflicts:
-            self.notes.append(f"{len(conflicts)} pictures are in more than one class of {self.source.where}")
+        second: dict[str, int] = {}
+        for i, digest in enumerate(self.digests):
+            if digest and self.labels[first.setdefault(digest, i)] != self.labels[i]:
+                second.setdefault(digest, i)
+        if second:
+            names = self.source.names
+            pairs = [f"{names[first[digest]]} = {names[i]}" for digest, i in second.items()]
+            shown = "; ".join(pairs[:_SHOWN]) + ("; …" if len(pairs) > _SHOWN else "")
+            self.notes.append(f"{len(pairs)} pictures are in more than one class of {self.source.where}: {shown}")
 
     def _count_open(self) -> list[int]:
         return [int(n) for n in np.bincount(self.labels[self.open], minlength=len(self.source.classes))]

@@ -78,9 +78,11 @@ def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
     parts = {path.name.lower(): path for path in sorted(root.iterdir()) if _is_folder(path)}
     train, test, pool = (_first(parts, names) for names in (_TRAIN, _TEST, _POOL))
     if train is None:
-        _check_classes_alone(folder, list(parts.values()), pool or test)
+        special = [path for path in (pool, test) if path is not None]
+        _check_classes_alone(folder, list(parts.values()), special)
         if not parts or pool is not None:
-            return _pile(name, open_pool(str(pool or root)))
+            tests = open_labeled(str(test)) if test is not None else None
+            return _pile(name, open_pool(str(pool or root)), tests)
         return _layout(name, open_labeled(str(root)), None, None)
     labeled = open_labeled(str(train))
     tests = open_labeled(str(test)) if test is not None else None
@@ -89,26 +91,27 @@ def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
     return _layout(name, labeled, tests, open_pool(str(pool)) if pool is not None else None)
 
 
-def _check_classes_alone(folder: str, folders: list[Path], special: Path | None) -> None:
+def _check_classes_alone(folder: str, folders: list[Path], special: list[Path]) -> None:
     """Refuse a folder without train/ that mixes class folders with others."""
     where = str(Path(folder))
-    others = [path for path in folders if path != special]
-    if special is not None and others:
+    others = [path for path in folders if path not in special]
+    if special and others:
         raise DataError(
-            f"{folder}: holds {special.name}/ and {others[0].name}/, but no train/",
+            f"{folder}: holds {special[0].name}/ and {others[0].name}/, but no train/",
             f"move the class folders into {where}/train/",
         )
-    if special is not None and special.name.lower() in _TEST:
+    if special and special[0].name.lower() in _TEST:
         raise DataError(
             f"{folder}: holds {len(open_pool(folder).names)} images and no labels",
             f"put some images of each class (20 are enough to begin) into {where}/train/CLASS/ and all others into {where}/unlabeled/",
         )
 
 
-def _pile(name: str, pool: ImageSource) -> Layout:
+def _pile(name: str, pool: ImageSource, test: ImageSource | None = None) -> Layout:
     sample = _HeaderSample(pool)
     return Layout(
-        name=name, labeled=None, test=None, pool=pool.where, classes=[], labeled_images=0, smallest_class=0, test_images=0,
+        name=name, labeled=None, test=test.where if test is not None else None, pool=pool.where, classes=test.classes if test is not None else [],
+        labeled_images=0, smallest_class=0, test_images=len(test.names) if test is not None else 0,
         pool_images=len(pool.names), side=sample.median_side(), notes=[*pool.notes, *sample.notes()],
     )  # fmt: skip
 

@@ -44,21 +44,45 @@ class Pile:
     notes: list[str]
 
 
-def divide_pile(data: DataConfig, source: ImageSource, digests: Sequence[str], *, check: bool = True) -> Pile:
-    """Hold out a share of the images, then read the labels.
+@dataclass(frozen=True)
+class OwnTestSet:
+    """A test set with a source of its own.
+
+    Attributes:
+        where: as the recipe names it.
+        classes: names, sorted.
+        digests: content digests of its images.
+    """
+
+    where: str
+    classes: list[str]
+    digests: Sequence[str]
+
+
+def divide_pile(
+    data: DataConfig, source: ImageSource, digests: Sequence[str], own_test: OwnTestSet | None = None, *, check: bool = True
+) -> Pile:
+    """Hold out a share of the images, or the copies of test images, then read the labels.
 
     Args:
-        data: the recipe's part: `test` is a share, `labels` perhaps a CSV file; `labeled` is None.
+        data: the recipe's part: `labels` is perhaps a CSV file; `labeled` is None.
         source: the images; its own labels are not used.
         digests: their content digests; empty for unreadable images.
+        own_test: the test set if `data.test` names one; else `data.test` is the share to hold out.
         check: refuse labels that are not enough to train and test.
 
     Raises:
         DataError: too few images can be read, or the label file is invalid.
     """
-    assert isinstance(data.test, float)
-    held_out, notes = _hold_out(source, digests, data.test, data.split_seed)
-    held_contents = {digests[i] for i in held_out}
+    if own_test is None:
+        assert isinstance(data.test, float)
+        held_out, notes = _hold_out(source, digests, data.test, data.split_seed)
+        held_contents = {digests[i] for i in held_out}
+    else:
+        held_out, held_contents = np.zeros(0, dtype=np.int64), set(own_test.digests)
+        copies = sum(d in held_contents for d in digests if d)
+        notes = [f"{copies} images of {source.where} are also in the test set and were taken out of the pool"]
+        notes = notes if copies else []
     training = np.array([i for i, d in enumerate(digests) if d and d not in held_contents], dtype=np.int64)
     if len(training) < 2:
         raise DataError(
@@ -66,12 +90,14 @@ def divide_pile(data: DataConfig, source: ImageSource, digests: Sequence[str], *
         )
     if not isinstance(data.labels, str):
         nothing = np.zeros(0, dtype=np.int64)
-        return Pile(training, held_out, nothing, nothing, np.full(len(digests), -1, np.int64), [], notes)
-    labels, classes = _labels(Path(data.labels).expanduser(), source, digests)
+        classes = own_test.classes if own_test is not None else []
+        return Pile(training, held_out, nothing, nothing, np.full(len(digests), -1, np.int64), classes, notes)
+    labels, classes = _labels(Path(data.labels).expanduser(), source, digests, own_test)
     budget, test = training[labels[training] >= 0], np.sort(held_out[labels[held_out] >= 0])
     if check:
-        _check(data.labels, classes, labels, budget, test)
-    untaught = sorted(set(labels[test].tolist()) - set(labels[budget].tolist()))
+        _check(data.labels, classes, labels, budget, None if own_test is not None else test)
+    tested = range(len(classes)) if own_test is not None else labels[test].tolist()
+    untaught = sorted(set(tested) - set(labels[budget].tolist()))
     if untaught:
         names = ", ".join(classes[c] for c in untaught)
         notes.append(
@@ -99,8 +125,11 @@ def first_of_each(rows: Iterable[int], digests: Sequence[str]) -> dict[str, int]
     return first
 
 
-def _labels(path: Path, source: ImageSource, digests: Sequence[str]) -> tuple[NDArray[np.int64], list[str]]:
-    """Return the class of each image, -1 without a label; copies of a labeled image get its class."""
+def _labels(
+    path: Path, source: ImageSource, digests: Sequence[str], own_test: OwnTestSet | None
+) -> tuple[NDArray[np.int64], list[str]]:
+    """Return the class of each image, -1 without a label; copies of a labeled image get its class. Where the test set has classes, they
+    are all classes."""
     by_content: dict[str, str] = {}
     for i, name in read_classes(path, source.names).items():
         if not digests[i]:
@@ -111,13 +140,21 @@ def _labels(path: Path, source: ImageSource, digests: Sequence[str]) -> tuple[ND
                 "give both the same class",
             )
     classes = sorted(set(by_content.values()))
+    if own_test is not None:
+        unknown = [name for name in classes if name not in own_test.classes]
+        if unknown:
+            raise DataError(
+                f"data.labels: {path}: the class {unknown[0]} is not in {own_test.where} ({', '.join(own_test.classes)})",
+                "give the images the names of the test set's classes",
+            )
+        classes = own_test.classes
     refuse_same_but_case(classes, f"data.labels: {path}")
     index = {name: c for c, name in enumerate(classes)}
     return np.array([index[by_content[d]] if d in by_content else -1 for d in digests], dtype=np.int64), classes
 
 
-def _check(path: str, classes: list[str], labels: NDArray[np.int64], budget: Rows, test: Rows) -> None:
-    """Refuse labels that are not enough to train and test."""
+def _check(path: str, classes: list[str], labels: NDArray[np.int64], budget: Rows, test: Rows | None) -> None:
+    """Refuse labels that are not enough to train and, where the test images are of the pile, to test."""
     trained = set(labels[budget].tolist())
     if len(trained) < 2:
         names = ", ".join(classes[c] for c in sorted(trained)) or "none"
@@ -125,7 +162,7 @@ def _check(path: str, classes: list[str], labels: NDArray[np.int64], budget: Row
             f"data.labels: {path}: the labeled training images are of {len(trained)} classes ({names})",
             "label training images of at least two classes; `edgekit label suggest` lists them",
         )
-    if not len(test):
+    if test is not None and not len(test):
         raise DataError(
             f"data.labels: {path}: no held-out image has a label, so the test set is empty",
             "label some of the images that `edgekit label suggest` lists for the test set",

@@ -14,7 +14,7 @@ import numpy as np
 from edgekit.data.decode import Decoded, Stream, decode
 from edgekit.data.divide import NO_ROWS, Rows, copies_of, divide
 from edgekit.data.images import ImageSet, Skipped
-from edgekit.data.pile import divide_pile
+from edgekit.data.pile import OwnTestSet, divide_pile
 from edgekit.data.pixels import Pixels, choose, read_only
 from edgekit.data.ranges import stated, with_range
 from edgekit.data.sources import ImageSource, check_same_classes, official_test, open_labeled, open_pool
@@ -104,20 +104,29 @@ def _pile_splits(data: DataConfig, run: Run | None) -> Splits:
     """Split a pool without class folders: the held-out images depend only on content, so that later labels move no image."""
     assert data.pool is not None
     source = open_pool(data.pool, "data.pool", data)
+    test_source = open_labeled(official_test(data.test), "data.test", data) if isinstance(data.test, str) else None
     splits, pixel_range = with_range(
-        stated(data, run), [[source]], lambda known: _divided_pile(data, source.ranged(known))
+        stated(data, run),
+        [[source], [test_source] if test_source is not None else []],
+        lambda known: _divided_pile(
+            data, source.ranged(known), test_source.ranged(known) if test_source is not None else None
+        ),
     )
     return replace(splits, pixel_range=pixel_range)
 
 
-def _divided_pile(data: DataConfig, source: ImageSource) -> Splits:
+def _divided_pile(data: DataConfig, source: ImageSource, test_source: ImageSource | None) -> Splits:
     store = _Store(data)
     decoded = store.decode(source, stream=data.stream)
-    pile = divide_pile(data, source, decoded.digests)
+    test, own_test = None, None
+    if test_source is not None:
+        test = _whole(test_source, store.decode(test_source, data.preprocessing()))
+        own_test = OwnTestSet(test_source.where, test_source.classes, test.digests)
+    pile = divide_pile(data, source, decoded.digests, own_test)
     store.notes += pile.notes
     labeled = replace(source, labels=pile.labels, classes=pile.classes)
     budget = store.budget(labeled, decoded, pile.budget)
-    test = store.evaluation_set(labeled, decoded, pile.test)
+    test = test if test is not None else store.evaluation_set(labeled, decoded, pile.test)
     probe = store.evaluation_set(labeled, decoded, NO_ROWS)
     pool = _without_labels(_chosen(source, decoded, pile.training))
     return Splits(pile.classes, pool, budget, probe, test, store.skipped, store.notes)

@@ -295,7 +295,9 @@ def _data_lines(layout: Layout) -> list[str]:
         return [
             "  labeled: null   # no class folders: `labels` is a CSV file with the columns file,class (see `edgekit label suggest`)",
             f"  pool: {_quoted(layout.pool or '')}   # all images: {layout.pool_images:,}",
-            "  test: 0.1   # share of the pool that training never sees: the labeled images in it are the test set",
+            "  test: 0.1   # share of the pool that training never sees: the labeled images in it are the test set"
+            if layout.test is None
+            else f"  test: {_quoted(layout.test)}   # {layout.test_images:,} images; their classes are those that `labels` may name",
         ]
     if layout.labeled == DIGITS:
         lines = [

@@ -153,10 +153,8 @@ class DataConfig(RecipePart):
         if self.resize_to is not None and self.resize_to < self.image_size:
             raise ValueError(f"resize_to ({self.resize_to}) must be at least image_size ({self.image_size})")
         check_pixel_range(self.pixel_range)
-        if self.labeled is None and (self.pool is None or not isinstance(self.test, float)):
-            raise ValueError(
-                "labeled is null, so pool must name all images and test must be the share of them that is held out (0.1)"
-            )
+        if self.labeled is None and self.pool is None:
+            raise ValueError("labeled is null, so pool must name the images")
         if isinstance(self.labels, float) and not 0 < self.labels <= 1:
             raise ValueError(
                 f"labels ({self.labels}) must be a fraction in (0, 1], a whole number of images per class, or a CSV file"

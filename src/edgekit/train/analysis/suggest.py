@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 
 from edgekit.data.decode import decode
-from edgekit.data.pile import Pile, divide_pile, first_of_each
+from edgekit.data.pile import OwnTestSet, Pile, divide_pile, first_of_each
 from edgekit.data.ranges import of_run
 from edgekit.data.source import ImageSource
-from edgekit.data.sources import open_pool
+from edgekit.data.sources import official_test, open_labeled, open_pool
 from edgekit.errors import DataError
 from edgekit.run import Run
 from edgekit.train.analysis.embed import Model
@@ -83,7 +83,12 @@ def suggest(run: Run, count: int, test_count: int) -> Suggestions:
     model = Model.load(run, "encoder")
     source = open_pool(data.pool, "data.pool", data).ranged(of_run(run) or data.pixel_range)
     decoded = decode(source, model.preprocessing, data.max_skipped)
-    pile = divide_pile(data, source, decoded.digests, check=False)
+    own_test = None
+    if isinstance(data.test, str):
+        tests = open_labeled(official_test(data.test), "data.test", data).ranged(source.pixel_range)
+        digests = decode(tests, model.preprocessing, data.max_skipped).digests
+        own_test = OwnTestSet(tests.where, tests.classes, digests)
+    pile = divide_pile(data, source, decoded.digests, own_test, check=False)
     # The first of each set of copies: no picture should be labeled twice.
     first = np.array(list(first_of_each(pile.training, decoded.digests).values()), dtype=np.int64)
     features, _ = model(decoded.images[first], "features")
