@@ -23,6 +23,7 @@ from edgekit.terminal import abandon, echo, prepare_streams
 # name -> one line for `edgekit --help`; the command itself is `edgekit.cli.NAME:command`, imported when it is called.
 COMMANDS = {
     "init": "Write a commented recipe for a folder of images.",
+    "augment": "Look at a recipe's augmentation before training.",
     "train": "Pretrain, fine-tune and distill from a recipe; resumes after an interruption.",
     "evaluate": "Score a run's encoder, teacher and student on its test set.",
     "transfer": "Score a run's encoder on other labeled folders of images.",

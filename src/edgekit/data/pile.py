@@ -60,7 +60,12 @@ class OwnTestSet:
 
 
 def divide_pile(
-    data: DataConfig, source: ImageSource, digests: Sequence[str], own_test: OwnTestSet | None = None, *, check: bool = True
+    data: DataConfig,
+    source: ImageSource,
+    digests: Sequence[str],
+    own_test: OwnTestSet | None = None,
+    *,
+    check: bool = True,
 ) -> Pile:
     """Hold out a share of the images, or the copies of test images, then read the labels.
 

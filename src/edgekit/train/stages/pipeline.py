@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from edgekit.data.augment import Augment, OneBranch
+from edgekit.data.augment import Augment
 from edgekit.data.images import ImageSet
 from edgekit.data.splits import Splits, load_splits, set_sizes, write_splits
 from edgekit.errors import DataError, RecipeError
@@ -45,7 +45,7 @@ from edgekit.train.records.unfinished import check_unfinished
 from edgekit.train.stages.scratch import search
 from edgekit.train.stages.teacher import Finetuning
 from edgekit.train.stages.training_tasks import ClassifyTask, PretrainTask
-from edgekit.train.stages.views import draw_views
+from edgekit.train.stages.views import augmentation_of, draw_views
 
 StageFiles = tuple[list[str], dict[str, Any]]  # names of the files of a stage, and its metrics
 WITHOUT_LABELS = ("data", "pretrain")
@@ -176,10 +176,7 @@ class Stages:
         torch.manual_seed(seed_for(self.recipe.seed, "pretrain", "weights"))
         method = build_method(config, self.size, len(splits.pool))
         start = _start("pretrain", method.model.encoder)
-        augment: Augment | OneBranch = self._augment(config.augmentation)
-        if config.one_branch is not None:
-            data = self.recipe.data
-            augment = OneBranch(config.augmentation, config.one_branch, self.size, data.mean, data.std)
+        augment = augmentation_of(self.recipe, "pretrain")
         draw_views(splits.pool, augment, self.recipe.seed, folder / "views.png")
         before = self._knn(method.model.encoder)
         observe = online(method.model.encoder, splits, self.recipe)

@@ -12,9 +12,18 @@ from PIL import Image
 from edgekit.data.augment import Augment, OneBranch
 from edgekit.data.images import ImageSet
 from edgekit.files import write_bytes
+from edgekit.recipe import Recipe
 from edgekit.train.loop.loader import seed_for
 
 _IMAGES, _VIEWS, _TILE = 8, 7, 64
+
+
+def augmentation_of(recipe: Recipe, stage: str) -> Augment | OneBranch:
+    """Return the augmentation with which a stage trains: pretrain, finetune, distill or supervised."""
+    config, data = getattr(recipe, stage).augmentation, recipe.data
+    if stage == "pretrain" and recipe.pretrain.one_branch is not None:
+        return OneBranch(config, recipe.pretrain.one_branch, data.image_size, data.mean, data.std)
+    return Augment(config, data.image_size, data.mean, data.std)
 
 
 def draw_views(pool: ImageSet, augment: Augment | OneBranch, seed: int, path: Path) -> None:
