@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from edgekit import recipe as recipes
 from edgekit.data.layout import Layout
 from edgekit.data.splits import Splits
+from edgekit.data.template import recipe_text
 from edgekit.errors import EdgekitError
-from edgekit.recipe import LabelCount, Recipe, settled
+from edgekit.recipe import LabelCount, Recipe, epochs_of, settled
 from edgekit.run import Run
 from edgekit.train import planning
 from edgekit.train.estimate import StageTime, expected, measure
 from edgekit.train.loop.timing import TimedTraining, timed_training
 from edgekit.train.planning import candidate_networks, label_count, plan, wanted_epochs
+from edgekit.train.stages.scratch import tried_epochs
+from edgekit.train.time_division import MOST
 from tests.helpers.recipe_changes import TINY, changed
 
 LAYOUT = Layout(
@@ -101,10 +104,32 @@ def test_the_plan_fills_the_time_and_never_exceeds_it(
     pretend(monkeypatch, second)
     chosen, seconds = plan(LAYOUT, labels, 60.0 * minutes)
     assert seconds <= 60 * minutes
-    full = chosen.pretrain_epochs == planning._MOST["pretrain"]
+    full = chosen.pretrain_epochs == MOST["pretrain"]
     epoch = 24 * second * 4  # of the widest network
     assert full or seconds >= 60 * minutes - 2 * epoch
-    assert chosen.distill_epochs <= planning._MOST["distill"]
+    assert chosen.distill_epochs <= MOST["distill"]
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(second=st.floats(0.001, 1.0), minutes=st.integers(5, 240), labels=st.sampled_from(["1", "10", "0.1", "1.0"]))
+def test_the_predicted_time_is_that_of_what_the_recipe_trains(
+    second: float, minutes: int, labels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of the baseline, which tries more settings where they see fewer images."""
+    pretend(monkeypatch, second)
+    chosen, predicted = plan(LAYOUT, labels, 60.0 * minutes)
+    written = recipes.parse(recipes.read_yaml(recipe_text(LAYOUT, labels=labels, plan=chosen)))
+    splits = planning.stand_in(written, LAYOUT)
+    recipe = settled(written, len(splits.pool), len(splits.labeled))
+    times, fixed = planning.measure(recipe, splits)
+    seconds = fixed + 2.0 + sum(stage.seconds for stage in times.values())
+    step = times["supervised"].trainings[0].step_seconds
+    config, images = recipe.supervised, len(splits.labeled)
+    each = max(1, images // config.batch_size)
+    tried = tried_epochs(config, epochs_of(config), images, epochs_of(recipe.pretrain) * len(splits.pool))
+    seconds += (tried - epochs_of(config)) * each * step
+    # A stage ends with whole epochs, and the last batch of an epoch may be a small one.
+    assert seconds == pytest.approx(predicted, rel=0.03)
 
 
 def test_a_slow_machine_takes_a_narrow_network_and_a_fast_one_a_wide_one(monkeypatch: pytest.MonkeyPatch) -> None:

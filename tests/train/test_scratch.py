@@ -17,7 +17,8 @@ from edgekit.data.splits import load_splits
 from edgekit.errors import RecipeError
 from edgekit.files import digest_of, sha256
 from edgekit.intervals import paired
-from edgekit.recipe import Supervised
+from edgekit.models.classifier import Classifier
+from edgekit.recipe import Architecture, Supervised
 from edgekit.run import Run
 from edgekit.train.assess import evaluate
 from edgekit.train.draws import accuracies, check_draws, train_draws
@@ -64,6 +65,22 @@ def test_the_best_on_the_probe_set_is_kept_and_all_are_written_down(trained: Pat
     assert len((trained / "supervised" / "history.csv").read_text().splitlines()) == 1 + best["epochs"]
     left = {p.name for p in (trained / "supervised").iterdir()}
     assert left == {"stage.json", "model.json", "model.safetensors", "history.csv", "tensorboard"}
+
+
+@pytest.mark.parametrize("allowed", [0, 100, 199, 200, 300, 599, 600, 1e9])
+@pytest.mark.parametrize("crop", [0.0, 1.0])
+def test_the_epochs_of_a_search_are_known_before(crop: float, allowed: int, tmp_path: Path) -> None:
+    config = Supervised.model_validate({"epochs": 5, "augmentation": {"crop": crop}})
+    seen: list[int] = []
+
+    def train_one(config: Supervised, folder: Path) -> tuple[Classifier, dict[str, Any], float]:
+        assert config.epochs != "auto"
+        seen.append(config.epochs)
+        network = Classifier.build(Architecture(name="resnet10", width=0.125), 16, ["a", "b"], [], "student")
+        return network, {}, 0.5
+
+    scratch.search(config, 5, 20, allowed, train_one, tmp_path)
+    assert sum(seen) == scratch.tried_epochs(config, 5, 20, allowed)
 
 
 def test_the_recipes_own_settings_train_the_same_bits_with_and_without_a_search(tmp_path: Path) -> None:

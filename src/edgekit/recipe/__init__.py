@@ -4,7 +4,7 @@
 its value and what would be accepted.
 """
 
-from edgekit.recipe.budget import epochs_of, settled, settled_stage, warmup_steps
+from edgekit.recipe.budget import auto_epochs, epochs_of, settled, settled_stage, warmup_steps
 from edgekit.recipe.methods import METHODS, Pretrain
 from edgekit.recipe.parts import (
     SMALL_IMAGE,
@@ -47,6 +47,7 @@ __all__ = [
     "Supervised",
     "TeacherSource",
     "Transformation",
+    "auto_epochs",
     "dump",
     "epochs_of",
     "load",

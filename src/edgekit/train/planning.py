@@ -35,15 +35,11 @@ from edgekit.recipe import SMALL_IMAGE, Architecture, LabelCount, Recipe, settle
 from edgekit.train.analysis.symmetry import CLEARLY, FEWEST, SIDE, mirrored_told_apart
 from edgekit.train.estimate import StageTime, measure
 from edgekit.train.loop.devices import device_for
+from edgekit.train.time_division import DISTILLED, LABELS_SHARE, divide_time, epoch_seconds
 
 # On 6,000 small images, 200 epochs of a narrow ResNet-18 (1.2 million images seen) beat fewer of a wider one.
 _SEEN = 1_200_000
 _WANTED = (30, 200)  # epochs of pretraining, at least and at most, before a larger network is worth its time
-_MOST = {"pretrain": 800, "distill": 300}  # epochs: more only repeat the images
-_DISTILLED = (
-    0.22  # share of the time of pretraining and distillation: a step takes half as long, and fewer steps suffice
-)
-_LABELS_SHARE = 0.25  # largest share of the time for fine-tuning and the network from scratch together
 _CLEARLY = 0.8  # float32 must take at most this share of the time of bfloat16: a smaller difference may be noise
 _QUICK = 4  # steps to measure the speed of a network
 _SAMPLE = 64  # files to decode to measure the time per file
@@ -145,8 +141,8 @@ class _Planner:
             self.say(f"measuring {network}")
             recipe, splits = self._recipe(network)
             times, _ = measure(recipe, splits, "pretrain", _QUICK)
-            epoch = _epoch_seconds(times["pretrain"])
-            affordable = self._free() * (1 - _LABELS_SHARE) * (1 - _DISTILLED) / max(epoch, 1e-6)
+            epoch = epoch_seconds(times["pretrain"])
+            affordable = self._free() * (1 - LABELS_SHARE) * (1 - DISTILLED) / max(epoch, 1e-6)
             if chosen is None or affordable >= wanted:
                 chosen = network
             if affordable < 2 * wanted:  # the next one takes more than twice as long
@@ -164,29 +160,19 @@ class _Planner:
             precision, comparison, times, more = self._faster(network, times)
             took += more
         fixed = self.start_up + self.decoding + took + sum(stage.other for stage in times.values())
-        steps, of_labels = self._label_steps(recipe, times, fixed)
-        pretrain = _epoch_seconds(times["pretrain"])
-        distill = _epoch_seconds(times["distill"]) if "distill" in times else 0.0
-        free = self.seconds - fixed - of_labels
-        # Without labels, the later stages cannot be measured: their share of the time is reserved.
-        distill_epochs = min(_MOST["distill"], math.floor(free * _DISTILLED / distill)) if distill else 1
-        left = free - max(1, distill_epochs) * distill if distill else free * (1 - _LABELS_SHARE) * (1 - _DISTILLED)
-        pretrain_epochs = min(_MOST["pretrain"], math.floor(left / pretrain))
-        if distill_epochs < 1 or pretrain_epochs < 1:
-            least = fixed + of_labels + (pretrain + distill) / (1 - _DISTILLED) / (1 - _LABELS_SHARE)
-            raise EdgekitError(
-                f"--time {duration(self.seconds)} is too short on this machine: one epoch of pretraining takes {duration(pretrain)}",
-                f"give at least {math.ceil(1.2 * least / 60)}m, or fewer or smaller images",
-            )
-        total = fixed + of_labels + pretrain_epochs * pretrain + distill_epochs * distill
+        division = divide_time(self.seconds, fixed, recipe, splits, times)
+        pretrain = epoch_seconds(times["pretrain"])
+        distill = epoch_seconds(times["distill"]) if "distill" in times else 0.0
+        total = fixed + division.of_labels + division.pretrain_epochs * pretrain + division.distill_epochs * distill
         shares = {
-            "pretrain": pretrain_epochs * pretrain,
-            "distill": distill_epochs * distill,
-            "fine-tuning and from scratch": of_labels,
+            "pretrain": division.pretrain_epochs * pretrain,
+            "distill": division.distill_epochs * distill,
+            "fine-tuning and from scratch": division.of_labels,
         }
         chosen = RecipePlan(
-            network.image_size, network.encoder, network.student, pretrain_epochs, distill_epochs if distill else "auto", steps.get("finetune"),
-            steps.get("supervised"), precision, self.flip, tuple(self._comments(times, shares, fixed, total, comparison)),
+            network.image_size, network.encoder, network.student, division.pretrain_epochs, division.distill_epochs if distill else "auto",
+            division.steps.get("finetune"), division.steps.get("supervised"), precision, self.flip,
+            tuple(self._comments(times, shares, fixed, total, comparison)),
         )  # fmt: skip
         return chosen, total
 
@@ -212,20 +198,6 @@ class _Planner:
         recipe, splits = self._recipe(network, "fp32")
         times, more = measure(recipe, splits)
         return "fp32", comparison, times, more
-
-    def _label_steps(self, recipe: Recipe, times: dict[str, StageTime], fixed: float) -> tuple[dict[str, int], float]:
-        """Return the steps of fine-tuning and of the network from scratch if `auto` takes too long, and the seconds of both."""
-        stages: list[str] = [stage for stage in ("finetune", "supervised") if stage in times]
-        own = {stage: times[stage].seconds - times[stage].other for stage in stages}
-        allowed = _LABELS_SHARE * max(0.0, self.seconds - fixed)
-        if sum(own.values()) <= allowed:
-            return {}, sum(own.values())
-        share = allowed / sum(own.values())
-        steps: dict[str, int] = {
-            stage: max(1, math.floor(share * max(training.steps for training in times[stage].trainings)))
-            for stage in stages
-        }
-        return steps, allowed
 
     def _free(self) -> float:
         return max(1.0, self.seconds - self.start_up - self.decoding)
@@ -319,8 +291,3 @@ def stand_in(recipe: Recipe, layout: Layout) -> Splits:
 
 def _step_seconds(stage: StageTime) -> float:
     return stage.trainings[-1].step_seconds
-
-
-def _epoch_seconds(stage: StageTime) -> float:
-    training = stage.trainings[-1]
-    return max(1e-6, training.seconds(training.steps // training.epochs, 1))

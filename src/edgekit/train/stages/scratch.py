@@ -59,6 +59,15 @@ def crops(config: Supervised) -> list[BaselineCandidate]:
     return candidates
 
 
+def tried_epochs(config: Supervised, epochs: int, images: int, allowed: int) -> int:
+    """Return the epochs that a search trains in all, without training: see `search` for the arguments. A candidate that diverges counts."""
+    tried = epochs
+    for its_epochs in [*[epochs] * (len(crops(config)) - 1), LONGER * epochs]:
+        if (tried + its_epochs) * images <= allowed:
+            tried += its_epochs
+    return tried
+
+
 def search(
     config: Supervised, epochs: int, images: int, allowed: int, train_one: TrainOne, folder: Path
 ) -> tuple[list[str], dict[str, Any]]:
