@@ -45,6 +45,15 @@ if _worker := os.environ.get("PYTEST_XDIST_WORKER"):
     tempfile.tempdir = None
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _checkout_stays_clean() -> Iterator[None]:
+    """No test leaves a file in the folder that it was started in."""
+    before = {*os.listdir()}
+    yield
+    left = sorted(name for name in {*os.listdir()} - before if not name.startswith((".", "__")))
+    assert not left, f"a test wrote {', '.join(left)} into {Path.cwd()}"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is `extra` is `slow`."""
     for item in items:

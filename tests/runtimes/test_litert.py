@@ -154,7 +154,10 @@ def test_it_writes_nothing_to_standard_error(model: Path, capfd: pytest.CaptureF
     assert "XNNPACK" not in capfd.readouterr().err
 
 
-def test_the_commands_know_it(bundle: Bundle, edgekit: Command) -> None:
+def test_the_commands_know_it(
+    bundle: Bundle, edgekit: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the results go
     code, out, err = edgekit("doctor", bundle.path, "--json")
     assert code == 0, err
     assert {v["variant"]: v["outcome"] for v in json.loads(out)["variants"]}["litert-fp32"] == "proved"
