@@ -17,7 +17,7 @@ UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo $(P
 EXTRAS_demo := train,export,ort,openvino,report
 EXTRAS_dev := dev
 
-.PHONY: help setup demo test test-all fuzz kill lint wheel clean
+.PHONY: help setup demo test test-all test-lowest fuzz kill lint wheel clean
 
 help: ## list what make can do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -46,6 +46,11 @@ test: lint ## lint, then the tests, of slow ones a few of each kind (PYTEST_ARGS
 
 test-all: lint ## lint, then every test there is
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25 $(PYTEST_ARGS)
+
+test-lowest: | $(filter $(PRIVATE_UV),$(UV)) ## the quick tests with the lowest versions that pyproject.toml allows, in .venv-lowest
+	$(UV) venv --quiet --allow-existing --python '>=3.10' .venv-lowest
+	$(UV) pip install --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 fuzz: $(VENV)/.installed-dev ## throw damaged files and hostile devices at the commands, for MINUTES=5
 	$(BIN)/python -m tests.fuzz --minutes $(MINUTES)

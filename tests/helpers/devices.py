@@ -1,11 +1,27 @@
-"""Copies of the device trees in tests/fixtures/devices, which a test may change while a sampler reads them."""
+"""Copies of the device trees in tests/fixtures/devices, which a test may change while a sampler reads them.
+
+The kernel has names like `intel-rapl:0`, which not every file system and no source distribution takes: the fixtures have = for the colon.
+"""
 
 from __future__ import annotations
 
+import atexit
 import shutil
+import tempfile
 from pathlib import Path
 
-TREES = Path(__file__).parents[1] / "fixtures" / "devices"
+
+def _with_the_kernels_names() -> Path:
+    """A copy of all trees, for reading alone."""
+    folder = Path(tempfile.mkdtemp(prefix="edgekit-devices-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copytree(Path(__file__).parents[1] / "fixtures" / "devices", folder, dirs_exist_ok=True)
+    for path in sorted(folder.rglob("*=*"), reverse=True):
+        path.rename(path.with_name(path.name.replace("=", ":")))
+    return folder
+
+
+TREES = _with_the_kernels_names()
 JETSON, PI, X86 = "jetson-orin-nano", "raspberry-pi-5", "x86-rapl"
 
 
