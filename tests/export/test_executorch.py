@@ -16,6 +16,7 @@ from onnx import ModelProto
 
 from edgekit.bundle import Bundle
 from edgekit.errors import ExportError
+from edgekit.export.speed import _float_of, with_speed
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs
 from edgekit.onnx_graph.simplify import fix_batch, simplify
 from edgekit.quantize.calibration import Calibration
@@ -83,6 +84,19 @@ def test_int8_has_the_record_of_the_search(bundle: Bundle) -> None:
     assert record.tried[-1].status == "verified"
     assert record.kept_in_float  # the pixels' part and the classifier
     assert not (bundle.path / "qdq.onnx").exists()
+
+
+def test_int8_is_timed_against_the_float_of_the_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    variants, size = bundle.manifest.variants, bundle.manifest.preprocessing.image_size
+    path = tmp_path / "model.onnx"
+    write_onnx(path, size=size)  # which is not converted
+    image = np.zeros((1, size, size, 3), np.uint8)
+    _, found = with_speed(variants, bundle.path, path, image, bundle.task, seconds=0)
+    assert found.speed is not None
+    assert found.speed.float_p50_ms > 0
+    assert found.speed.verdict is not None
+    assert _float_of(found, variants, bundle.path) == bundle.path / "model.fp32.pte"
+    assert _float_of(found, [found], bundle.path) is None
 
 
 def test_two_images_at_a_time_are_refused(tmp_path: Path) -> None:

@@ -159,7 +159,7 @@ def test_doctor_proves_it(bundle: Bundle, edgekit: Command) -> None:
     code, output, error = edgekit("doctor", str(bundle.path), "--json")
     assert code == 0, error
     assert "executorch-fp32" in output
-    assert devices() == ["CPU (Xnnpack)"]
+    assert devices() == ["CPU (XNNPACK)"]
 
 
 def test_the_module_loads_no_torch() -> None:

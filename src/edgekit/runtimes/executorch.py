@@ -208,7 +208,5 @@ def devices() -> list[str]:
     with _quiet():
         from executorch.runtime import Runtime
 
-        found = Runtime.get().backend_registry.registered_backend_names
-    return [
-        f"CPU ({', '.join(name.removesuffix('Backend') for name in found if 'xnnpack' in name.lower()) or 'no XNNPACK'})"
-    ]
+        there = Runtime.get().backend_registry.is_available("XnnpackBackend")
+    return ["CPU (XNNPACK)" if there else "CPU, without XNNPACK"]

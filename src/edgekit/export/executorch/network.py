@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+import torch.ao.quantization.fx._decomposed  # registers OPERATORS, by which ExecuTorch recognizes INT8
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
@@ -23,6 +24,10 @@ from edgekit.export.litert.patterns import with_gelu
 HINT = "leave --target executorch out, or export a student whose operators it has (see docs/export.md)"
 LOWEST, HIGHEST = -128, 127  # of int8
 OPERATORS = torch.ops.quantized_decomposed
+
+
+# A value, or the function that makes it of integers.
+Held: TypeAlias = "Tensor | Callable[[], Tensor]"
 
 
 @dataclass(frozen=True)
@@ -68,19 +73,22 @@ class OnnxNetwork(nn.Module):
 
     def _prepare(self, nodes: Sequence[Node]) -> None:
         """Run the graph once: what depends on no pixel becomes a constant, every other constant that is read a buffer."""
-        values: dict[str, Tensor] = {self.input: self.image}
+        self.values: dict[str, Held] = {self.input: self.image}
         for node in nodes:
-            self.node, self.values = node, values
+            self.node = node
             if node.op == "DequantizeLinear" and node.inputs[0] in self.known:
                 self._quantized_constant(node)
                 continue
             found = self._compute(node)
             pixelless = node.op == "Shape" or all(name in self.known for name in node.inputs if name)
             if pixelless:
-                self.known.update({n: value.numpy() for n, value in zip(node.outputs, found, strict=False)})
+                self.known.update(
+                    {n: v.numpy() for n, v in zip(node.outputs, found, strict=False) if isinstance(v, Tensor)}
+                )
             else:
-                values.update(zip(node.outputs, found, strict=False))
+                self.values.update(zip(node.outputs, found, strict=False))
                 self.nodes.append(node)
+        self.values = {}
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """The outputs in their order."""
@@ -88,14 +96,16 @@ class OnnxNetwork(nn.Module):
         for node in self.nodes:
             self.node = node
             self.values.update(zip(node.outputs, self._compute(node), strict=False))
-        return tuple(self.value(name) for name in self.outputs)
+        found = tuple(self.value(name) for name in self.outputs)
+        self.values = {}
+        return found
 
-    def _compute(self, node: Node) -> tuple[Tensor, ...]:
+    def _compute(self, node: Node) -> tuple[Held, ...]:
         if node.op not in self.table:
             raise ExportError(f"ExecuTorch: the operator {node.op} (node {node.name or '?'}) is not supported", HINT)
         try:
             found = self.table[node.op](self, node)
-        except (RuntimeError, KeyError, IndexError, ValueError, TypeError, NotImplementedError) as error:
+        except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:150]
             raise self.refuse(reason or type(error).__name__) from error
         return found if isinstance(found, tuple) else (found,)
@@ -109,7 +119,7 @@ class OnnxNetwork(nn.Module):
         """A value; one that is in integers becomes float anew for each reader, the form in which XNNPACK recognizes INT8."""
         if name not in self.known:
             held = self.values[name]
-            return held() if callable(held) else held  # type: ignore[no-any-return]
+            return held if isinstance(held, Tensor) else held()
         return self.constant(name, "", lambda array: array)
 
     def array(self, name: str) -> NDArray[Any]:
@@ -204,7 +214,7 @@ class OnnxNetwork(nn.Module):
         self.scales[name] = Scale(scales.astype(np.float32).reshape(-1 if axis is not None else ()), 0, axis)
 
 
-Compute = Callable[[OnnxNetwork, Node], "Tensor | tuple[Tensor, ...]"]
+Compute = Callable[[OnnxNetwork, Node], "Held | tuple[Tensor, ...]"]
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
@@ -204,7 +203,7 @@ def _quantize(net: OnnxNetwork, node: Node) -> Tensor:
     )
 
 
-def _dequantize(net: OnnxNetwork, node: Node) -> Any:
+def _dequantize(net: OnnxNetwork, node: Node) -> Callable[[], Tensor]:
     """The function that makes a value float: each of its readers calls it."""
     integers, (scale, zero) = net.value(node.inputs[0]), _affine(net, node)
     return lambda: OPERATORS.dequantize_per_tensor(integers, scale, zero, LOWEST, HIGHEST, torch.int8)

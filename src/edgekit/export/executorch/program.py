@@ -82,7 +82,7 @@ def count_operators(program: Any) -> tuple[int, Counter[str]]:
         if "executorch_call_delegate" in name:
             partitions += 1
         elif name != "getitem":
-            kinds[name.split(".")[0].lstrip("_")] += 1
+            kinds[name.split(".")[1 if "." in name else 0].lstrip("_")] += 1  # aten.native_layer_norm.default
     return partitions, kinds
 
 
