@@ -164,9 +164,9 @@ class OnnxNetwork(nn.Module):
         if scale is None:
             return stored
         if scale.axis is None:
-            return OPERATORS.dequantize_per_tensor(stored, float(scale.scales), 0, LOWEST, HIGHEST, torch.int8)  # type: ignore[no-any-return]
+            return OPERATORS.dequantize_per_tensor(stored, float(scale.scales), 0, LOWEST, HIGHEST, torch.int8)
         scales, zeros = getattr(self, f"{attribute}_scales"), getattr(self, f"{attribute}_zeros")
-        return OPERATORS.dequantize_per_channel(  # type: ignore[no-any-return]
+        return OPERATORS.dequantize_per_channel(
             stored, scales, zeros, scale.axis if axis is None else axis, LOWEST + 1, HIGHEST, torch.int8
         )
 
