@@ -80,8 +80,7 @@ def test_both_precisions_are_verified_in_executorch(bundle: Bundle) -> None:
 def test_int8_has_the_record_of_the_search(bundle: Bundle) -> None:
     record = exported.quantization(bundle, "executorch-int8")
     assert record.format == "ExecuTorch"
-    assert record.tried
-    assert record.tried[-1].status == "verified"
+    assert "verified" in {attempt.status for attempt in record.tried}
     assert record.kept_in_float  # the pixels' part and the classifier
     assert not (bundle.path / "qdq.onnx").exists()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata, util
@@ -27,8 +28,8 @@ from edgekit.runtimes.session import PROVIDER, check_cpu, check_graph, check_ima
 
 FORWARD, FACTS = "forward", "edgekit"  # the methods of a program: the network, and what the file says of itself (JSON)
 _DTYPES = {0: "uint8", 1: "int8", 6: "float32"}  # torch's numbers of its types
-# In what it writes to standard error on any computer: that it is not an Arm phone, and what torch thinks of torchao's code.
-_NOISE = (b"cpuinfo_utils.cpp", b"torch/utils/_pytree.py")
+# In what it writes to standard error on any computer: that it is no Arm phone, that the pool has another size, what torch thinks of torchao.
+_NOISE = (b"cpuinfo_utils.cpp", b"threadpool.cpp", b"torch/utils/_pytree.py")
 _BAD_FILE = "export the bundle again"
 
 
@@ -72,6 +73,7 @@ class ExecuTorchSession:
         except BaseException:
             self._pool.give_back()
             raise
+        self._released = weakref.finalize(self, self._pool.give_back)  # by `close`, or with the session
         self._turn = threading.Lock()
         self.version: str = metadata.version("executorch")
         self.settings = {
@@ -97,9 +99,8 @@ class ExecuTorchSession:
 
     def close(self) -> None:
         """Release the model."""
-        if self._method is not None:
-            self._method = self._program = None
-            self._pool.give_back()
+        self._method = self._program = None
+        self._released()
 
 
 class _Pool:
@@ -109,14 +110,13 @@ class _Pool:
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
-        self._used = True
 
     @classmethod
     def take(cls, threads: int) -> _Pool:
         """Set the number of threads; 0: the default one, or that of the sessions that are open."""
-        with _quiet():
+        with cls._lock, _quiet():
             from executorch.extension.pybindings import portable_lib as library
-        with cls._lock:
+
             now = int(library._threadpool_get_thread_count())
             wanted = threads or (now if cls._users else narrowed_threads() or physical_cores() or usable_cpus())
             if cls._users and wanted != now:
@@ -131,10 +131,8 @@ class _Pool:
 
     def give_back(self) -> None:
         """Say that the program is no longer there."""
-        if self._used:
-            self._used = False
-            with self._lock:
-                type(self)._users -= 1
+        with self._lock:
+            type(self)._users -= 1
 
 
 def _program(content: bytes) -> Any:
@@ -172,7 +170,8 @@ def _reported(path: Path) -> Iterator[None]:
     except EdgekitError:
         raise
     except Exception as error:  # its own classes share no base but Exception
-        reason = "; ".join(caught.lines[:2]) or str(error) or type(error).__name__
+        said = b"".join(_remarks(caught)).decode(errors="replace").splitlines()
+        reason = "; ".join(said[:2]) or str(error) or type(error).__name__
         raise BundleError(f"{path}: ExecuTorch cannot load it: {one_line(reason, 200)}", _BAD_FILE) from error
 
 
@@ -182,11 +181,13 @@ def _quiet() -> Iterator[Caught]:
     with warnings.catch_warnings(), caught_stderr() as caught:
         warnings.simplefilter("ignore")  # that its interface is experimental
         yield caught
-    caught.content = b"".join(
-        line for line in caught.content.splitlines(True) if not any(mark in line for mark in _NOISE)
-    )
-    if caught.content:
-        os.write(2, caught.content)
+    if remarks := _remarks(caught):
+        os.write(2, b"".join(remarks))
+
+
+def _remarks(caught: Caught) -> list[bytes]:
+    """What was written that is not the same on any computer."""
+    return [line for line in caught.content.splitlines(True) if not any(mark in line for mark in _NOISE)]
 
 
 def require_torch() -> None:

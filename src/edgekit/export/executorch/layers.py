@@ -166,6 +166,12 @@ def _reduce(function: Callable[[Tensor, list[int], bool], Tensor]) -> Compute:
     return lambda net, node: function(net.value(node.inputs[0]), _axes(net, node), bool(node.get("keepdims", 1)))
 
 
+def _mean(value: Tensor, axes: list[int], keep: bool) -> Tensor:
+    """XNNPACK's mean keeps its axes."""
+    found = value.mean(axes, keepdim=True)
+    return found if keep else found.reshape([side for i, side in enumerate(value.shape) if i not in axes])
+
+
 def _global_mean(net: OnnxNetwork, node: Node) -> Tensor:
     value = net.value(node.inputs[0])
     return value.mean(list(range(2, value.ndim)), keepdim=True)
@@ -219,7 +225,7 @@ TABLE: dict[str, Compute] = {
     "QuantizeLinear": _quantize, "DequantizeLinear": _dequantize,
     "MaxPool": _max_pool, "AveragePool": _average_pool, "GlobalAveragePool": _global_mean,
     "GlobalMaxPool": lambda net, node: net.value(node.inputs[0]).amax((2, 3), keepdim=True),
-    "ReduceMean": _reduce(lambda value, axes, keep: value.mean(axes, keepdim=keep)),
+    "ReduceMean": _reduce(_mean),
     "ReduceSum": _reduce(lambda value, axes, keep: value.sum(axes, keepdim=keep)),
     "ReduceMax": _reduce(lambda value, axes, keep: value.amax(axes, keepdim=keep)),
     "ReduceMin": _reduce(lambda value, axes, keep: value.amin(axes, keepdim=keep)),
