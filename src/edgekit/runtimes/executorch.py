@@ -57,10 +57,16 @@ class ExecuTorchSession:
         self._pool = _Pool.take(threads)
         try:
             with _reported(files.path):
-                program = _program(content)
+                library = _library()
+                program = library._load_program_from_buffer(
+                    content,
+                    enable_etdump=False,
+                    debug_buffer_size=0,
+                    program_verification=library.Verification.InternalConsistency,
+                )
                 facts = _facts(program, files.path)
                 self._method = program.load_method(FORWARD)
-            self._program, about = program, self._method.metadata
+            self._program, about = (program, content), self._method.method_meta()  # it refers to the bytes
             self.outputs = [str(name) for name in facts["outputs"]]
             inputs = [_described(about.input_tensor_meta(i)) for i in range(about.num_inputs())]
             if len(self.outputs) != about.num_outputs():
@@ -94,7 +100,7 @@ class ExecuTorchSession:
         check_images(images, self._shape, self.batch)
         tensor = torch.from_numpy(np.require(images, requirements=["C", "W"]))
         with self._turn:
-            found = self._method.execute((tensor,))
+            found = self._method((tensor,))  # copies
         return {name: value.numpy() for name, value in zip(self.outputs, found, strict=True)}
 
     def close(self) -> None:
@@ -115,8 +121,7 @@ class _Pool:
     def take(cls, threads: int) -> _Pool:
         """Set the number of threads; 0: the default one, or that of the sessions that are open."""
         with cls._lock, _quiet():
-            from executorch.extension.pybindings import portable_lib as library
-
+            library = _library()
             now = int(library._threadpool_get_thread_count())
             wanted = threads or (now if cls._users else narrowed_threads() or physical_cores() or usable_cpus())
             if cls._users and wanted != now:
@@ -135,20 +140,26 @@ class _Pool:
             type(self)._users -= 1
 
 
-def _program(content: bytes) -> Any:
-    from executorch.runtime import Runtime
+def _library() -> Any:
+    """ExecuTorch's runtime. The modules that the package puts over it load all of its exporter, which takes five seconds."""
+    import torch  # noqa: F401  # brings the libraries that it is linked with
 
-    return Runtime.get().load_program(content)
+    try:
+        from executorch.extension.pybindings import _C as library
+    except ImportError:  # of another release
+        from executorch.extension.pybindings import portable_lib as library
+    return library
 
 
 def _facts(program: Any, path: Path) -> dict[str, Any]:
     """What the file says of itself."""
-    if not {FORWARD, FACTS} <= program.method_names:
-        listed = ", ".join(sorted(program.method_names)) or "none"
+    names = {str(program.get_method_name(i)) for i in range(program.num_methods())}
+    if not {FORWARD, FACTS} <= names:
+        listed = ", ".join(sorted(names)) or "none"
         raise BundleError(
             f"{path}: not a program of edgekit's: its methods are {listed}", "export the model with `edgekit export`"
         )
-    (text,) = program.load_method(FACTS).execute(())
+    (text,) = program.load_method(FACTS)(())
     facts: dict[str, Any] = parse_json(str(text), path, dict)
     if not isinstance(facts.get("outputs"), list):
         raise BundleError(f"{path}: the program does not name its outputs", _BAD_FILE)
@@ -207,7 +218,5 @@ def devices() -> list[str]:
     """Return the backends that it runs programs on, for `edgekit doctor`."""
     require_torch()
     with _quiet():
-        from executorch.runtime import Runtime
-
-        there = Runtime.get().backend_registry.is_available("XnnpackBackend")
+        there = _library()._is_available("XnnpackBackend")
     return ["CPU (XNNPACK)" if there else "CPU, without XNNPACK"]
