@@ -20,7 +20,7 @@ from edgekit.export.speed import _float_of, with_speed
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs
 from edgekit.onnx_graph.simplify import fix_batch, simplify
 from edgekit.quantize.calibration import Calibration
-from edgekit.quantize.qdq import FULL
+from edgekit.quantize.qdq import FULL, quantize_onnx
 from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
 from edgekit.runtimes import load, open_session
 from edgekit.tasks.classification import CLASSIFICATION
@@ -214,6 +214,26 @@ def test_a_candidate_is_run_in_executorch_where_it_is_judged(
     graph = _simulated(tmp_path / "qdq.onnx", reference.images, ("logits",))["logits"]
     assert ((found - graph) ** 2).sum() < 10**-2 * (graph**2).sum()
     assert backend.groups()[0][0].scheme is FULL  # on a CPU where other runtimes' products saturate, too
+
+
+def test_uneven_padding_leaves_a_layer_in_int8(tmp_path: Path) -> None:
+    net = Network(np.random.default_rng(2), (12, 12))
+    for kind, layer in (("Conv", net.weight(8, 3, 3, 3)), ("MaxPool", ""), ("Conv", net.weight(8, 8, 3, 3))):
+        inputs = [net.value, layer] if layer else [net.value]
+        net.value = net.add(kind, inputs, kernel_shape=[3, 3], pads=[0, 0, 1, 1], strides=[1, 1])
+        net.value = net.add("Relu", [net.value]) if layer else net.value
+        net.shape = (8, 12, 12) if net.shape[0] == 3 else (8, net.shape[1] - 1, net.shape[2] - 1)
+    model, source, path = simplify(net.model()), tmp_path / "model.onnx", tmp_path / "model.pte"
+    onnx.save(model, source)
+    quantize_onnx(Calibration(source, images(model, 40), tmp_path), tmp_path / "qdq.onnx", FULL, method="minmax")
+    write_program(onnx.load(tmp_path / "qdq.onnx"), source, path, "int8")
+    pixels = images(model, 8, seed=1)
+    session = open_session("executorch", path, threads=1)
+    found = np.concatenate([session.run(image[None]) for image in pixels])
+    session.close()
+    assert (session.settings["xnnpack_partitions"], session.settings["outside_xnnpack"]) == ("1", "1 to_dim_order_copy")
+    expected = by_onnxruntime(model, pixels)
+    assert ((found - expected) ** 2).sum() < 10**-2 * (expected**2).sum()
 
 
 def test_an_operator_that_is_not_there_is_named() -> None:

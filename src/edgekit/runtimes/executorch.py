@@ -66,7 +66,8 @@ class ExecuTorchSession:
                 )
                 facts = _facts(program, files.path)
                 self._method = program.load_method(FORWARD)
-            self._program, about = (program, content), self._method.method_meta()  # it refers to the bytes
+            self._program: Any = (program, content)  # which refers to the bytes
+            about = self._method.method_meta()
             self.outputs = [str(name) for name in facts["outputs"]]
             inputs = [_described(about.input_tensor_meta(i)) for i in range(about.num_inputs())]
             if len(self.outputs) != about.num_outputs():

@@ -1,9 +1,9 @@
 """ExecuTorch's INT8 in the accuracy search (see `quantize.search`): the same Q/DQ graph as ONNX Runtime's, in XNNPACK's integers.
 
 XNNPACK's activations are int8 and asymmetric, which is uint8 moved by 128, and its weights int8 per output channel, so the ranges, the
-equalization, the corrected biases, the layers in float and the distilled weights are those of the other targets. To lower a program takes half a
-minute, so candidates are compared by their Q/DQ graph; those that are judged on the evaluation set, and the one that is delivered, are lowered
-and run in ExecuTorch.
+equalization, the corrected biases, the layers in float and the distilled weights are those of the other targets. To lower a program takes up to
+twenty seconds, so candidates are compared by their Q/DQ graph; those that are judged on the evaluation set, and the one that is delivered,
+are lowered and run in ExecuTorch.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from edgekit.export.executorch.network import HIGHEST, LOWEST, OPERATORS, Compute, OnnxNetwork
+from edgekit.export.executorch.network import LOWEST, Compute, Integers, OnnxNetwork
 from edgekit.export.litert.lowering import Node
 
 Pads = list[int]  # begins, then ends
@@ -23,7 +23,7 @@ def _conv(net: OnnxNetwork, node: Node) -> Tensor:
     if len(kernel) > 2:
         raise net.refuse(f"it convolves over {len(kernel)} axes")
     pads = _pads(node, list(value.shape[2:]), kernel, strides, dilations)
-    value, both = _padded(value, pads, 0.0)
+    value, both = _padded(net, node.inputs[0], pads, 0.0)
     convolve = functional.conv2d if len(kernel) == 2 else functional.conv1d
     return convolve(value, weight, _bias(net, node), strides, both, dilations, int(node.get("group", 1)))
 
@@ -47,14 +47,20 @@ def _pads(node: Node, size: list[int], kernel: list[int], strides: list[int], di
     return [*small, *large] if auto == "SAME_UPPER" else [*large, *small]
 
 
-def _padded(value: Tensor, pads: Pads, fill: float) -> tuple[Tensor, list[int]]:
+def _padded(net: OnnxNetwork, name: str, pads: Pads, fill: float) -> tuple[Tensor, list[int]]:
     """A value, and the padding that the operator adds on both sides; where the sides differ it is added here."""
-    axes = len(pads) // 2
+    value, axes = net.value(name), len(pads) // 2
     begins, ends = pads[:axes], pads[axes:]
     if begins == ends:
         return value, begins
     both = [number for pair in reversed(list(zip(begins, ends, strict=True))) for number in pair]
-    return functional.pad(value, both, value=fill), [0] * axes
+    return _as_before(net, name, functional.pad(value, both, value=fill)), [0] * axes
+
+
+def _as_before(net: OnnxNetwork, name: str, changed: Tensor) -> Tensor:
+    """A value after a change, in the integers that it had before: XNNPACK's layers in INT8 read nothing else."""
+    held = None if name in net.known else net.values[name]
+    return held.dequantized(held.quantized(changed)) if isinstance(held, Integers) else changed
 
 
 def _conv_transpose(net: OnnxNetwork, node: Node) -> Tensor:
@@ -63,19 +69,17 @@ def _conv_transpose(net: OnnxNetwork, node: Node) -> Tensor:
     pads = list(node.get("pads", [0] * (2 * axes)))
     if node.text("auto_pad", "NOTSET") != "NOTSET" or node.get("output_shape", None) or axes != 2:
         raise net.refuse("auto_pad, output_shape or other axes than height and width")
-    # Padding at the end cuts the output, as does less of torch's output padding.
-    ends = [o + b - e for o, b, e in zip(node.get("output_padding", [0] * axes), pads[:axes], pads[axes:], strict=True)]
-    strides = list(node.get("strides", [1] * axes))
-    return functional.conv_transpose2d(
-        value,
-        weight,
-        _bias(net, node),
-        strides,
-        pads[:axes],
-        ends,
-        int(node.get("group", 1)),
-        node.get("dilations", [1] * axes),
-    )
+    begins, extra = pads[:axes], node.get("output_padding", [0] * axes)
+    strides, dilations = list(node.get("strides", [1] * axes)), list(node.get("dilations", [1] * axes))
+    ends = [o + b - e for o, b, e in zip(extra, begins, pads[axes:], strict=True)]  # by which torch's output is longer
+    bias, groups = _bias(net, node), int(node.get("group", 1))
+    if all(0 <= end < max(s, d) for end, s, d in zip(ends, strides, dilations, strict=True)):
+        return functional.conv_transpose2d(value, weight, bias, strides, begins, ends, groups, dilations)
+    # What is padded is cut off afterwards. XNNPACK's integers need the quantization right behind the layer, so this one is in float.
+    weight = net.extra("weight", lambda: net.dequantized(node.inputs[1]))
+    found = functional.conv_transpose2d(value, weight, bias, strides, 0, extra, groups, dilations)
+    height, width = (side - e for side, e in zip(found.shape[2:], pads[axes:], strict=True))
+    return found[:, :, begins[0] : height, begins[1] : width]
 
 
 def _gemm(net: OnnxNetwork, node: Node) -> Tensor:
@@ -100,14 +104,12 @@ def _matmul(net: OnnxNetwork, node: Node) -> Tensor:
 
 
 def _quantize(net: OnnxNetwork, node: Node) -> Tensor:
-    scale, zero = _affine(net, node)
-    return OPERATORS.quantize_per_tensor(net.value(node.inputs[0]), scale, zero, LOWEST, HIGHEST, torch.int8)
+    value = net.value(node.inputs[0])
+    return Integers(value, *_affine(net, node)).quantized(value)
 
 
-def _dequantize(net: OnnxNetwork, node: Node) -> Callable[[], Tensor]:
-    """The function that makes a value float: each of its readers calls it."""
-    integers, (scale, zero) = net.value(node.inputs[0]), _affine(net, node)
-    return lambda: OPERATORS.dequantize_per_tensor(integers, scale, zero, LOWEST, HIGHEST, torch.int8)
+def _dequantize(net: OnnxNetwork, node: Node) -> Integers:
+    return Integers(net.value(node.inputs[0]), *_affine(net, node))
 
 
 def _affine(net: OnnxNetwork, node: Node) -> tuple[float, int]:
@@ -127,7 +129,7 @@ def _max_pool(net: OnnxNetwork, node: Node) -> Tensor:
     if pads[:2] == pads[2:] and all(2 * p <= k for p, k in zip(pads[:2], kernel, strict=True)):
         return functional.max_pool2d(value, kernel, strides, pads[:2], dilations, bool(node.get("ceil_mode", 0)))
     both = [pads[1], pads[3], pads[0], pads[2]]
-    padded = functional.pad(value, both, value=float(np.finfo(np.float32).min))
+    padded = _as_before(net, node.inputs[0], functional.pad(value, both, value=float(np.finfo(np.float32).min)))
     return functional.max_pool2d(padded, kernel, strides, 0, dilations, bool(node.get("ceil_mode", 0)))
 
 

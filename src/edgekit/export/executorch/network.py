@@ -26,8 +26,32 @@ LOWEST, HIGHEST = -128, 127  # of int8
 OPERATORS = torch.ops.quantized_decomposed
 
 
-# A value, or the function that makes it of integers.
-Held: TypeAlias = "Tensor | Callable[[], Tensor]"
+@dataclass(frozen=True)
+class Integers:
+    """An activation in integers; each of its readers makes it float anew, the form in which XNNPACK recognizes INT8.
+
+    Attributes:
+        integers: int8.
+        scale, zero: (q - zero) * scale is the number that q stands for.
+    """
+
+    integers: Tensor
+    scale: float
+    zero: int
+
+    def dequantized(self, integers: Tensor | None = None) -> Tensor:
+        """These integers, or others of the same scale, in float."""
+        whole = self.integers if integers is None else integers
+        found: Tensor = OPERATORS.dequantize_per_tensor(whole, self.scale, self.zero, LOWEST, HIGHEST, torch.int8)
+        return found
+
+    def quantized(self, value: Tensor) -> Tensor:
+        """A value in integers of this scale."""
+        found: Tensor = OPERATORS.quantize_per_tensor(value, self.scale, self.zero, LOWEST, HIGHEST, torch.int8)
+        return found
+
+
+Held: TypeAlias = "Tensor | Integers"
 
 
 @dataclass(frozen=True)
@@ -116,10 +140,10 @@ class OnnxNetwork(nn.Module):
         return ExportError(f"ExecuTorch: the operator {where} cannot be written: {why}", HINT)
 
     def value(self, name: str) -> Tensor:
-        """A value; one that is in integers becomes float anew for each reader, the form in which XNNPACK recognizes INT8."""
+        """A value in float."""
         if name not in self.known:
             held = self.values[name]
-            return held if isinstance(held, Tensor) else held()
+            return held.dequantized() if isinstance(held, Integers) else held
         return self.constant(name, "", lambda array: array)
 
     def array(self, name: str) -> NDArray[Any]:
@@ -133,6 +157,16 @@ class OnnxNetwork(nn.Module):
         if name in self.scales:
             raise self.refuse(f"its input {name} is in integers")
         return self.known[name]
+
+    def dequantized(self, name: str) -> NDArray[np.float32]:
+        """A constant in float, whether the graph holds it in integers or not."""
+        array, scale = self.known[name].astype(np.float32), self.scales.get(name)
+        if scale is None:
+            return array
+        shape = [1] * array.ndim
+        if scale.axis is not None:
+            shape[scale.axis] = -1
+        return array * scale.scales.reshape(shape)
 
     def numbers(self, i: int) -> list[Any]:
         """The numbers of an input that must not depend on pixels."""
