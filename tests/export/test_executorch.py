@@ -137,6 +137,17 @@ def test_every_activation_in_torch_computes_what_onnx_runtime_does(kind: str) ->
     assert difference(in_torch(model, pixels), by_onnxruntime(model, pixels)) <= CLOSE
 
 
+@pytest.mark.parametrize("indices", [-1, [2], [[0, -1], [1, 1]]])
+def test_indices_of_any_shape_are_gathered(indices: int | list[object]) -> None:
+    net = Network(np.random.default_rng(0), (6, 6), 1)
+    gathered = net.add("Gather", [net.value, net.number(indices, np.int64)], axis=2)
+    rows = int(np.asarray(indices).size)
+    net.value = net.add("Reshape", [gathered, net.number([1, 3, rows, 6], np.int64)])
+    model = simplify(net.model())
+    pixels = images(model, 1)
+    assert difference(in_torch(model, pixels), by_onnxruntime(model, pixels)) <= CLOSE
+
+
 @pytest.mark.slow
 def test_a_program_of_many_operators_computes_what_onnx_runtime_does(tmp_path: Path) -> None:
     layers = ["convolution", "squeeze_and_excite", "residual", "pooling", "shuffle", "normalization", "attention"]

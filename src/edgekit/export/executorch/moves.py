@@ -74,13 +74,14 @@ def _split(net: OnnxNetwork, node: Node) -> tuple[Tensor, ...]:
 
 def _gather(net: OnnxNetwork, node: Node) -> Tensor:
     """Of indices that are known; a single one takes its axis away."""
-    value, axis = net.value(node.inputs[0]), int(node.get("axis", 0))
-    indices = net.array(node.inputs[1]) % max(1, int(value.shape[axis]))
+    value = net.value(node.inputs[0])
+    axis = int(node.get("axis", 0)) % value.ndim
+    sides = list(value.shape)
+    indices = net.array(node.inputs[1]) % max(1, int(sides[axis]))
     if indices.ndim == 0:
         return value.select(axis, int(indices))
-    if indices.ndim > 1:
-        raise net.refuse("by a matrix of indices")
-    return value.index_select(axis, net.constant(node.inputs[1], f"of {value.shape[axis]}", lambda _: indices))
+    picked = value.index_select(axis, net.extra("indices", lambda: indices.reshape(-1)))
+    return picked.reshape([*sides[:axis], *indices.shape, *sides[axis + 1 :]]) if indices.ndim > 1 else picked
 
 
 def _concat(net: OnnxNetwork, node: Node) -> Tensor:
