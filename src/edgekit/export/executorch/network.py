@@ -55,17 +55,15 @@ Held: TypeAlias = "Tensor | Integers"
 
 
 @dataclass(frozen=True)
-class Scale:
-    """How integers stand for numbers: (q - zero) * scale.
+class WeightScales:
+    """How the integers of a weight stand for numbers: q * scale.
 
     Attributes:
         scales: one, or one per index of `axis`.
-        zero: the integer that stands for 0, of int8.
         axis: along which the scales lie; None: one scale.
     """
 
     scales: NDArray[np.float32]
-    zero: int
     axis: int | None
 
 
@@ -87,7 +85,7 @@ class OnnxNetwork(nn.Module):
         self.input = model.graph.input[0].name
         self.outputs = [output.name for output in model.graph.output]
         self.known: dict[str, NDArray[Any]] = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-        self.scales: dict[str, Scale] = {}  # of integer constants
+        self.scales: dict[str, WeightScales] = {}  # of integer constants
         self._attributes: dict[tuple[str, str], str] = {}
         sides = [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim]
         self.image = torch.zeros(sides, dtype=torch.uint8)
@@ -245,7 +243,7 @@ class OnnxNetwork(nn.Module):
         name = node.outputs[0]
         self.known[name] = integers
         axis = None if scales.size == 1 else int(node.get("axis", 1)) % integers.ndim
-        self.scales[name] = Scale(scales.astype(np.float32).reshape(-1 if axis is not None else ()), 0, axis)
+        self.scales[name] = WeightScales(scales.astype(np.float32).reshape(-1 if axis is not None else ()), axis)
 
 
 Compute = Callable[[OnnxNetwork, Node], "Held | tuple[Tensor, ...]"]
