@@ -100,7 +100,12 @@ def _matmul(net: OnnxNetwork, node: Node) -> Tensor:
     first, second = node.inputs
     if second in net.known and net.known[second].ndim == 2:
         return functional.linear(net.value(first), net.matrix(second, turned=True), None)
-    return net.value(first) @ net.value(second)
+    one, other = net.value(first), net.value(second)
+    if one.ndim != other.ndim or one.ndim <= 2 or one.shape[:-2] != other.shape[:-2]:
+        return one @ other
+    # XNNPACK has the product of two stacks of matrices; torch's own rule would put an operator before it that XNNPACK has not.
+    stacks = [value.reshape([-1, *value.shape[-2:]]) for value in (one, other)]
+    return torch.bmm(*stacks).reshape([*one.shape[:-1], other.shape[-1]])
 
 
 def _quantize(net: OnnxNetwork, node: Node) -> Tensor:

@@ -69,7 +69,8 @@ def _slice(net: OnnxNetwork, node: Node) -> Tensor:
 def _split(net: OnnxNetwork, node: Node) -> tuple[Tensor, ...]:
     value, axis = net.value(node.inputs[0]), int(node.get("axis", 0))
     sizes = net.numbers(1) if node.has(1) else [int(value.shape[axis]) // len(node.outputs)] * len(node.outputs)
-    return tuple(value.split(sizes, axis))
+    ends = np.cumsum(sizes).tolist()  # in slices, which XNNPACK has
+    return tuple(value.narrow(axis, end - size, size) for size, end in zip(sizes, ends, strict=True))
 
 
 def _gather(net: OnnxNetwork, node: Node) -> Tensor:
@@ -79,7 +80,7 @@ def _gather(net: OnnxNetwork, node: Node) -> Tensor:
     sides = list(value.shape)
     indices = net.array(node.inputs[1]) % max(1, int(sides[axis]))
     if indices.ndim == 0:
-        return value.select(axis, int(indices))
+        return value.narrow(axis, int(indices), 1).reshape([*sides[:axis], *sides[axis + 1 :]])
     picked = value.index_select(axis, net.extra("indices", lambda: indices.reshape(-1)))
     return picked.reshape([*sides[:axis], *indices.shape, *sides[axis + 1 :]]) if indices.ndim > 1 else picked
 

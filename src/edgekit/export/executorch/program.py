@@ -88,8 +88,8 @@ def count_operators(program: Any) -> tuple[int, Counter[str]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the warnings and notes of torch and ExecuTorch, which concern their own code."""
-    disabled = logging.root.manager.disable
+    """Hold back the warnings and notes of torch and ExecuTorch, which concern their own code; undo what they set up for logging."""
+    disabled, handlers = logging.root.manager.disable, list(logging.root.handlers)
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), caught_stderr():
@@ -97,6 +97,7 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+        logging.root.handlers[:] = handlers
 
 
 def float_program(source: Path, path: Path) -> None:
