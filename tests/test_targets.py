@@ -116,7 +116,7 @@ def test_a_target_of_another_package_is_listed(installed: Callable[..., None], e
             "made": "weights and bias as a NumPy archive", "not_built": "", "not_run": "",
         }
     ]  # fmt: skip
-    assert "trt-rtx|litert|micro|npz|all" in "".join(edgekit("export", "--help")[1].split())
+    assert "trt-rtx|litert|micro|executorch|npz|all" in "".join(edgekit("export", "--help")[1].split())
 
 
 def test_a_target_of_another_package_is_exported_and_verified(exported: Exported) -> None:

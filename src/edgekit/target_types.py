@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
-MARKERS = ("circle", "square", "diamond", "triangle", "pentagon", "hexagon")
+MARKERS = ("circle", "square", "diamond", "triangle", "pentagon", "star", "hexagon")
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -42,6 +42,7 @@ class Runtime:
         reads_onnx: whether it also runs the float ONNX of an export; its INT8 is then timed against that.
         checking: settings for runs that are not timed and share the machine with other programs.
         timed: whether its time on this machine means anything; False of one that stands in for another kind of machine.
+        torch_free: whether it runs without PyTorch; another is not installed on a device that edgekit sets up.
         exact_threads: by precision, the number of threads with which its outputs are reproducible; for others it decides itself.
     """
 
@@ -61,6 +62,7 @@ class Runtime:
     exclusive: bool = False
     reads_onnx: bool = False
     timed: bool = True
+    torch_free: bool = True
     checking: Mapping[str, str] = field(default_factory=dict)
     exact_threads: Mapping[Precision, int] = field(default_factory=dict)
 

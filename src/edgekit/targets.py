@@ -99,6 +99,19 @@ TFLITE_MICRO = Runtime(
     providers=("cpu",),
     timed=False,
 )
+EXECUTORCH = Runtime(
+    name="executorch",
+    title="ExecuTorch",
+    module="executorch",
+    packages=("executorch",),
+    extra="executorch",
+    session="edgekit.runtimes.executorch:ExecuTorchSession",
+    probe="edgekit.runtimes.executorch:devices",
+    requires="edgekit.runtimes.executorch:require_torch",
+    marker="star",
+    providers=("cpu",),
+    torch_free=False,
+)
 _BUILT_IN = {
     target.name: target
     for target in (
@@ -156,6 +169,16 @@ _BUILT_IN = {
             makes="TensorFlow Lite model for microcontrollers, as a file and as C",
             needs_runtime=True,
             options=("max_ram", "max_flash", "ethos_u"),
+            only_batch=1,
+        ),
+        Target(
+            name="executorch",
+            runtime=EXECUTORCH,
+            precisions=("fp32", "int8"),
+            maker="edgekit.export.executorch.maker:make",
+            makes="ExecuTorch program for apps on Android and iOS",
+            needs_runtime=True,
+            float_model="edgekit.export.executorch.maker:float_model",
             only_batch=1,
         ),
     )
@@ -297,7 +320,7 @@ def added_targets() -> dict[str, Added]:
 
 
 __all__ = [
-    "DEFAULT_TARGETS", "GROUP", "LITERT", "MARKERS", "ONNXRUNTIME", "OPENVINO", "PRECISIONS", "TENSORRT", "TENSORRT_RTX", "TFLITE_MICRO",
-    "Added", "Precision", "Runtime", "Target", "added_targets", "built_in", "every", "every_provider", "extras_of", "find", "find_runtime",
-    "marker", "rank", "resolve", "runtimes", "runtimes_of", "title",
+    "DEFAULT_TARGETS", "EXECUTORCH", "GROUP", "LITERT", "MARKERS", "ONNXRUNTIME", "OPENVINO", "PRECISIONS", "TENSORRT", "TENSORRT_RTX",
+    "TFLITE_MICRO", "Added", "Precision", "Runtime", "Target", "added_targets", "built_in", "every", "every_provider", "extras_of", "find",
+    "find_runtime", "marker", "rank", "resolve", "runtimes", "runtimes_of", "title",
 ]  # fmt: skip

@@ -79,7 +79,8 @@ def export(
         model: a run or its folder; a `torch.nn.Module` that maps normalized float32 images (n, 3, size, size) to logits (n, classes); or a name
             that the command takes: model.onnx, model.safetensors, timm:NAME, torchvision:NAME, package.module:factory.
         which: model of a run: student, teacher or supervised; None: student.
-        target: onnx, openvino, trt, trt-rtx, litert, micro; one or several. `all`: every target that can be built here; the others are named.
+        target: onnx, openvino, trt, trt-rtx, litert, micro, executorch; one or several. `all`: every target that can be built here; the others
+            are named.
         precision: fp32, fp16, int8; none: each target's defaults.
         output: folder of the bundle; None: RUN/export, for the other models of a run RUN/export-MODEL, else export/NAME.
         calibrate: images without labels to calibrate INT8. This option and those down to `output_name` are not for runs.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,8 @@ def with_speed(
     found: dict[str, Variant] = {}
     with progress("speed", len(wanted), unit="variants") as advance, scratch_folder("speed") as scratch:
         for variant in wanted:
-            speed = _measured(variant, folder, _float_model(variant, float_onnx, scratch), images, task, seconds)
+            of_float = _float_of(variant, variants, folder) or _float_model(variant, float_onnx, scratch)
+            speed = _measured(variant, folder, of_float, images, task, seconds)
             notes = [n for n in variant.note.split("; ") if n and not n.startswith((_SLOWER, _UNDECIDED))]
             found[variant.id] = variant.model_copy(
                 update={"speed": speed, "note": "; ".join([*notes, *_notes(speed, float_onnx, variant)])}
@@ -86,6 +87,15 @@ def _has_float(variant: Variant) -> bool:
     runtime = find_runtime(variant.runtime)
     target = _target(variant)
     return runtime is not None and (runtime.reads_onnx or (target is not None and bool(target.float_model)))
+
+
+def _float_of(variant: Variant, variants: Sequence[Variant], folder: Path) -> Path | None:
+    """The bundle's own FP32 file for the runtime, if it has one and the target's float model would have to be made."""
+    target = _target(variant)
+    if target is None or not target.float_model:
+        return None
+    files = [v.files[0].path for v in variants if v.id == f"{target.name}-fp32" and v.status == "verified"]
+    return folder / files[0] if files else None
 
 
 def _float_model(variant: Variant, float_onnx: Path, scratch: Path) -> Path:

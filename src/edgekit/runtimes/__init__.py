@@ -54,7 +54,7 @@ def open_session(
     Args:
         runtime: the runtime's name.
         model: the file to open: .onnx for onnxruntime; .xml (its .bin beside it) or .onnx for openvino; .engine (its record beside it) or
-            .onnx (its build plan beside it) for tensorrt and tensorrt-rtx; .tflite for litert and tflite-micro.
+            .onnx (its build plan beside it) for tensorrt and tensorrt-rtx; .tflite for litert and tflite-micro; .pte for executorch.
         threads: threads inside an operator; 0 leaves it to the runtime.
         settings: further settings of the runtime; the runtime's module lists the keys.
         task: whose outputs the model gives; None: the usual one, classification.

@@ -363,9 +363,15 @@ class _DeviceBench:
 
 
 def _installs(runtime: Runtime, about: ProbeReply) -> bool:
-    """Whether pip can install a runtime that the device can use and that can be timed there."""
+    """Whether pip can install a runtime that the device can use and that can be timed there, without the gigabytes of PyTorch."""
     fits = not runtime.machines or about.architecture in runtime.machines
-    return runtime.timed and fits and not runtime.system and bool(about.gpu or not runtime.accelerator)
+    return (
+        runtime.timed
+        and runtime.torch_free
+        and fits
+        and not runtime.system
+        and bool(about.gpu or not runtime.accelerator)
+    )
 
 
 def _client(output: Path) -> list[str]:
