@@ -35,7 +35,7 @@ from edgekit.runtimes import load, open_session
 from edgekit.tasks.classification import CLASSIFICATION
 from tests.export.test_litert import hard_network
 from tests.helpers import exported
-from tests.helpers.litert_networks import ACTIVATIONS, LAYERS, Network, activation, build, images
+from tests.helpers.litert_networks import ACTIVATIONS, LAYERS, Network, activation, build, images, shuffle
 
 pytest.importorskip("tflite_micro", reason="its wheels are for x86-64 alone")
 
@@ -210,6 +210,28 @@ def test_activations_are_those_of_the_network(tmp_path: Path, kind: str) -> None
     session = open_session("tflite-micro", path)
     ours = np.concatenate([session.run(image[None]) for image in pixels])
     assert decibels(ours, open_session("onnxruntime", tmp_path / "model.onnx").run(pixels)) > 15
+
+
+def test_a_relu6_of_its_own_keeps_one_scale(tmp_path: Path) -> None:
+    net = Network(np.random.default_rng(0), (8, 8))
+    net.value = net.add("Conv", [net.value, net.number(net.rng.normal(0, 2, (8, 3, 3, 3)))], kernel_shape=[3, 3])
+    net.shape = (8, 6, 6)
+    shuffle(net)  # between the two, so that it is not the convolution's
+    activation(net, "Relu6")
+    _, found = lowered(simplify(net.model()), tmp_path)
+    relu6 = next(op for op in found.operators if op.kind == "RELU6")
+    read = relu6.inputs[0]
+    assert read is not None
+    assert read.scale is not None
+    assert relu6.outputs[0].scale is not None
+    assert read.scale.scale.tolist() == relu6.outputs[0].scale.scale.tolist()
+    assert read.scale.zero.tolist() == relu6.outputs[0].scale.zero.tolist()
+    path = tmp_path / "model.tflite"
+    path.write_bytes(serialize(found))
+    pixels = images(simplify(net.model()), 8, seed=2)
+    session = open_session("tflite-micro", path)
+    ours = np.concatenate([session.run(image[None]) for image in pixels])
+    assert decibels(ours, open_session("onnxruntime", tmp_path / "model.onnx").run(pixels)) > 20
 
 
 def test_random_networks_run_or_are_refused(tmp_path: Path) -> None:
