@@ -116,16 +116,16 @@ Image vertically(const Image& image, int height, const Filter& filter, float top
 
 // Resizes only `width` x `height` pixels from (left, top) of what the image resized to resized_width x resized_height would be.
 Image resized_part(const Image& image, int resized_width, int resized_height, int left, int top, int width, int height,
-                   const std::string& interpolation) {
+                   const Preprocessing& how) {
   const double x = static_cast<double>(image.width) / resized_width, y = static_cast<double>(image.height) / resized_height;
   const float box[4] = {static_cast<float>(left * x), static_cast<float>(top * y), static_cast<float>((left + width) * x),
                         static_cast<float>((top + height) * y)};
-  return resize(image, width, height, interpolation, box);
+  return resize(image, width, height, how.interpolation, box, how.pillow);
 }
 
-Image resized(const Image& image, int width, int height, const std::string& interpolation) {
+Image resized(const Image& image, int width, int height, const Preprocessing& how) {
   const float box[4] = {0, 0, static_cast<float>(image.width), static_cast<float>(image.height)};
-  return resize(image, width, height, interpolation, box);
+  return resize(image, width, height, how.interpolation, box, how.pillow);
 }
 
 int rounded(double value) { return static_cast<int>(std::nearbyint(value)); }  // half to even, as Python's round
@@ -160,11 +160,11 @@ std::vector<std::uint8_t> torchvision_pixels(const Image& image, const Preproces
   int left = margin(size, width), top = margin(size, height);
   Image whole;
   if (static_cast<double>(width) * height > kLongest) {
-    whole = resized_part(image, width, height, std::max(0, left), std::max(0, top), std::min(size, width), std::min(size, height), how.interpolation);
+    whole = resized_part(image, width, height, std::max(0, left), std::max(0, top), std::min(size, width), std::min(size, height), how);
     left = std::min(0, left);
     top = std::min(0, top);
   } else {
-    whole = resized(image, width, height, how.interpolation);
+    whole = resized(image, width, height, how);
   }
   std::vector<std::uint8_t> square(static_cast<std::size_t>(size) * size * 3);
   for (int y = 0; y < size; ++y) {
@@ -183,12 +183,17 @@ std::vector<std::uint8_t> torchvision_pixels(const Image& image, const Preproces
 
 }  // namespace
 
-Image resize(const Image& image, int width, int height, const std::string& interpolation, const float box[4]) {
+Image resize(const Image& image, int width, int height, const std::string& interpolation, const float box[4], int pillow) {
   const Filter filter = filter_of(interpolation);
   const bool across = width != image.width || box[0] != 0 || box[2] != static_cast<float>(width);
   const bool down = height != image.height || box[1] != 0 || box[3] != static_cast<float>(height);
-  Image out = across ? horizontally(image, width, filter, box[0], box[2]) : image;
-  return down ? vertically(out, height, filter, box[1], box[3]) : out;
+  // The order matters, as what lies between the two passes has 8 bits. Found by comparing with Pillow 10 to 13.
+  const bool down_first = pillow >= 13 && image.height > height && image.height - height > 2 * (image.width - width);
+  Image out = image;
+  if (down && down_first) out = vertically(out, height, filter, box[1], box[3]);
+  if (across) out = horizontally(out, width, filter, box[0], box[2]);
+  if (down && !down_first) out = vertically(out, height, filter, box[1], box[3]);
+  return out;
 }
 
 std::vector<std::uint8_t> to_pixels(const Image& image, const Preprocessing& how) {
@@ -196,11 +201,11 @@ std::vector<std::uint8_t> to_pixels(const Image& image, const Preprocessing& how
   if (how.geometry == "torchvision") return torchvision_pixels(image, how);
   if (how.geometry != "edgekit") throw std::invalid_argument("unknown geometry " + how.geometry);
   const int size = how.image_size;
-  if (how.fit == "stretch") return resized(image, size, size, how.interpolation).rgb;
+  if (how.fit == "stretch") return resized(image, size, size, how).rgb;
   if (how.fit != "crop") throw std::invalid_argument("unknown fit " + how.fit);
   const double scale = static_cast<double>(how.resize_to) / std::min(image.width, image.height);
   const int width = std::max(size, rounded(image.width * scale)), height = std::max(size, rounded(image.height * scale));
-  return resized_part(image, width, height, (width - size) / 2, (height - size) / 2, size, size, how.interpolation).rgb;
+  return resized_part(image, width, height, (width - size) / 2, (height - size) / 2, size, size, how).rgb;
 }
 
 }  // namespace edgekit
