@@ -187,8 +187,10 @@ Image resize(const Image& image, int width, int height, const std::string& inter
   const Filter filter = filter_of(interpolation);
   const bool across = width != image.width || box[0] != 0 || box[2] != static_cast<float>(width);
   const bool down = height != image.height || box[1] != 0 || box[3] != static_cast<float>(height);
-  // The order matters, as what lies between the two passes has 8 bits. Found by comparing with Pillow 10 to 13.
-  const bool down_first = pillow >= 13 && image.height > height && image.height - height > 2 * (image.width - width);
+  // The order matters, as what lies between the two passes has 8 bits. Before Pillow 13 only Image.resize, in Python, changed it, for very
+  // tall images. The rule of Pillow 13 was found by comparing with it.
+  const bool tall = pillow >= 13 ? image.height - height > 2 * (image.width - width) : image.height > 100 * image.width;
+  const bool down_first = tall && image.height > height;
   Image out = image;
   if (down && down_first) out = vertically(out, height, filter, box[1], box[3]);
   if (across) out = horizontally(out, width, filter, box[0], box[2]);
