@@ -26,19 +26,9 @@ from edgekit.preprocess import Preprocessing
 from tests.helpers import exported
 
 ROOT = Path(__file__).resolve().parents[1]
+Pixels = Callable[[np.ndarray, str, int], tuple[int, np.ndarray]]
+INTERFACE = ["pixels_c.cc", "pixels.cc", "bundle.cc", "json.cc", "files.cc"]
 STRICT = "g++ -Wall -Wextra -Werror"
-# What Python can call of the C++.
-FOREIGN = """
-#include <cstring>
-#include "pixels.h"
-extern "C" void pixels(int width, int height, const unsigned char* rgb, const int* numbers, const char* fit, const char* filter,
-                       const char* geometry, unsigned char* out) {
-  edgekit::Image image{width, height, {rgb, rgb + 3 * width * height}};
-  edgekit::Preprocessing how{numbers[0], numbers[1], fit, filter, geometry, {numbers[2], numbers[3], numbers[4]}, numbers[5]};
-  const auto found = edgekit::to_pixels(image, how);
-  std::memcpy(out, found.data(), found.size());
-}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -191,9 +181,8 @@ def test_an_image_has_the_class_that_edgekit_gives(program: Path, bundle: Bundle
 
 
 @pytest.fixture(scope="module")
-def to_pixels(sources: Path) -> Callable[[np.ndarray, Preprocessing], np.ndarray]:
-    """The C++'s pixels of an image."""
-    (sources / "foreign.cc").write_text(FOREIGN)
+def to_pixels(sources: Path) -> Pixels:
+    """The C++'s pixels of an image, through its interface for other languages: the side that it gives, and what it writes."""
     command = [
         *STRICT.split(),
         "-std=c++17",
@@ -201,22 +190,24 @@ def to_pixels(sources: Path) -> Callable[[np.ndarray, Preprocessing], np.ndarray
         "-ffp-contract=off",
         "-shared",
         "-fPIC",
-        "foreign.cc",
-        "pixels.cc",
+        *INTERFACE,
         "-o",
         "pixels.so",
+        "-lz",
     ]
     subprocess.run(command, cwd=sources, check=True)
-    (sources / "foreign.cc").unlink()  # `program` compiles every file
-    library = ctypes.CDLL(str(sources / "pixels.so"))
+    function = ctypes.CDLL(str(sources / "pixels.so")).edgekit_pixels
+    function.argtypes = [
+        ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t,
+    ]  # fmt: skip
+    pillow = int(PIL.__version__.split(".")[0])
 
-    def call(image: np.ndarray, how: Preprocessing) -> np.ndarray:
+    def call(image: np.ndarray, text: str, room: int) -> tuple[int, np.ndarray]:
         height, width, _ = image.shape
-        out = np.zeros((how.image_size, how.image_size, 3), np.uint8)
-        numbers = (ctypes.c_int * 6)(how.image_size, how.resize_to, *how.fill, int(PIL.__version__.split(".")[0]))
-        texts = [text.encode() for text in (how.fit, how.interpolation, how.geometry)]
-        library.pixels(width, height, np.ascontiguousarray(image).ctypes, numbers, *texts, out.ctypes)
-        return out
+        out = np.zeros(room, np.uint8)
+        pixels = np.ascontiguousarray(image)
+        side = function(text.encode(), pixels.ctypes.data, width, height, pillow, out.ctypes.data, room)
+        return side, out
 
     return call
 
@@ -224,7 +215,7 @@ def to_pixels(sources: Path) -> Callable[[np.ndarray, Preprocessing], np.ndarray
 SIDES = st.one_of(st.integers(1, 40), st.integers(1, 400))
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(
     width=SIDES, height=SIDES, size=st.integers(4, 64), more=st.integers(0, 40), fit=st.sampled_from(["crop", "stretch", "border"]),
     interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]), geometry=st.sampled_from(["edgekit", "torchvision"]),
@@ -264,7 +255,7 @@ SIDES = st.one_of(st.integers(1, 40), st.integers(1, 400))
     seed=1,
 )
 def test_pixels_are_pillow_s_bit_for_bit(
-    to_pixels: Callable[[np.ndarray, Preprocessing], np.ndarray], width: int, height: int, size: int, more: int, fit: Any,
+    to_pixels: Pixels, width: int, height: int, size: int, more: int, fit: Any,
     interpolation: Any, geometry: Any, smaller: bool, seed: int,
 ) -> None:  # fmt: skip
     if geometry == "edgekit" and fit == "border":
@@ -278,4 +269,23 @@ def test_pixels_are_pillow_s_bit_for_bit(
     image = random.integers(0, 256, (height, width, 3), np.uint8)
     if seed % 2:  # black and white alone: filters with negative parts leave the range of 8 bits
         image = np.where(image > 127, 255, 0).astype(np.uint8)
-    np.testing.assert_array_equal(to_pixels(image, how), how(Image.fromarray(image)))
+    side, found = to_pixels(image, json.dumps({"preprocessing": how.model_dump(mode="json")}), size * size * 3)
+    assert side == size
+    np.testing.assert_array_equal(found.reshape(size, size, 3), how(Image.fromarray(image)))
+
+
+def test_what_the_interface_cannot_use_gives_0(to_pixels: Pixels) -> None:
+    image = np.zeros((4, 5, 3), np.uint8)
+    right = {"image_size": 8, "resize_to": 8, "fit": "crop", "interpolation": "bilinear"}
+    assert to_pixels(image, json.dumps({"preprocessing": right}), 192)[0] == 8
+    assert to_pixels(image, json.dumps({"preprocessing": right}), 191)[0] == 0
+    for change in (
+        {"fit": "other"},
+        {"interpolation": "box"},
+        {"geometry": "other"},
+        {"image_size": 0},
+        {"resize_to": "8"},
+    ):
+        assert to_pixels(image, json.dumps({"preprocessing": right | change}), 192)[0] == 0
+    for text in ("", "{", '{"preprocessing": 3}', "[" * 200, '{"preprocessing": {"fit": "\\u12'):
+        assert to_pixels(image, text, 192)[0] == 0

@@ -8,20 +8,6 @@ namespace {
 constexpr int kSchema = 2;  // the newest that this sample reads
 using Kind = Json::Kind;
 
-Preprocessing preprocessing_of(const Json& json) {
-  Preprocessing found;
-  found.image_size = static_cast<int>(json.at("image_size", Kind::number).number);
-  found.resize_to = static_cast<int>(json.at("resize_to", Kind::number).number);
-  found.fit = json.at("fit", Kind::string).string;
-  found.interpolation = json.at("interpolation", Kind::string).string;
-  if (json.has("geometry")) found.geometry = json.at("geometry", Kind::string).string;
-  if (json.has("fill")) {
-    for (int i = 0; i < 3; ++i) found.fill[i] = static_cast<int>(json.at("fill", Kind::array).array.at(i).number);
-  }
-  if (found.image_size < 1 || found.image_size > 4096) throw Failure(1, "bundle.json: no usable \"image_size\"");
-  return found;
-}
-
 Variant variant_of(const Json& json) {
   Variant found;
   found.id = json.at("id", Kind::string).string;
@@ -37,6 +23,20 @@ Variant variant_of(const Json& json) {
 }
 
 }  // namespace
+
+Preprocessing preprocessing_of(const Json& json) {
+  Preprocessing found;
+  found.image_size = static_cast<int>(json.at("image_size", Kind::number).number);
+  found.resize_to = static_cast<int>(json.at("resize_to", Kind::number).number);
+  found.fit = json.at("fit", Kind::string).string;
+  found.interpolation = json.at("interpolation", Kind::string).string;
+  if (json.has("geometry")) found.geometry = json.at("geometry", Kind::string).string;
+  if (json.has("fill")) {
+    for (int i = 0; i < 3; ++i) found.fill[i] = static_cast<int>(json.at("fill", Kind::array).array.at(i).number);
+  }
+  if (found.image_size < 1 || found.image_size > 4096) throw Failure(1, "bundle.json: no usable \"image_size\"");
+  return found;
+}
 
 Bundle::Bundle(const std::string& folder) : folder_(folder) {
   const std::string path = folder + "/bundle.json";

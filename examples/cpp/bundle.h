@@ -21,6 +21,9 @@ struct Variant {
   double agreement = -1;  // with the trained model on the golden images, where it was exported; below 0: unknown
 };
 
+// `preprocessing` of bundle.json. Throws Failure(1).
+Preprocessing preprocessing_of(const Json& json);
+
 class Bundle {
  public:
   // Reads bundle.json of a folder. Throws Failure: 2 where there is none, 1 where it is of another task or schema.

@@ -22,8 +22,8 @@ from edgekit.export.litert.convert import lower
 from edgekit.export.litert.flatbuffer import schema, serialize
 from edgekit.export.litert.graph import Graph
 from edgekit.export.micro import npu
-from edgekit.export.micro.int8 import subset
 from edgekit.export.micro.fitting import Fitting
+from edgekit.export.micro.int8 import subset
 from edgekit.export.micro.limits import Limits, measure, operators, parse_size
 from edgekit.export.micro.rules import METHODS, check_kernels, check_operators, quantize_for_micro
 from edgekit.export.pipeline import gate
@@ -360,7 +360,10 @@ def test_the_resolution_that_is_said_to_fit_is_measured(tmp_path: Path) -> None:
     larger = fitting.arena(size + 16)
     assert larger is not None
     assert larger > ram  # the largest that fits
-    assert "no smaller resolution fits" in Limits((needs.persistent_bytes or 0) + 64).faults(needs, 112, fitting.largest)[0]
+    assert (
+        "no smaller resolution fits"
+        in Limits((needs.persistent_bytes or 0) + 64).faults(needs, 112, fitting.largest)[0]
+    )
 
 
 def test_a_network_of_one_resolution_has_an_estimate(tmp_path: Path) -> None:

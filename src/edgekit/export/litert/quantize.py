@@ -93,9 +93,7 @@ def quantize(
 
 
 class _Quantizer:
-    def __init__(
-        self, graph: Graph, ranges: Mapping[str, Range], kept: set[str], bits: int, kernels: Kernels
-    ) -> None:
+    def __init__(self, graph: Graph, ranges: Mapping[str, Range], kept: set[str], bits: int, kernels: Kernels) -> None:
         self.alone, self.one_scale = _ALONE | kernels.has, _MOVING | kernels.one_scale
         self.graph, self.ranges, self.kept, self.bits = graph, ranges, kept, bits
         self.attention = any(operator.kind == "BATCH_MATMUL" for operator in graph.operators)

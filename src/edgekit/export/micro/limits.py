@@ -60,8 +60,8 @@ class Limits:
         """
         found = []
         arena, stored, what = needs.arena_bytes or 0, needs.model_bytes or 0, ""
-        if needs.npu is not None and needs.npu.arena_bytes and needs.npu.file_bytes:
-            arena, stored, what = needs.npu.arena_bytes, needs.npu.file_bytes, f", compiled for {needs.npu.accelerator},"
+        if (npu := needs.npu) is not None and npu.arena_bytes and npu.file_bytes:
+            arena, stored, what = npu.arena_bytes, npu.file_bytes, f", compiled for {npu.accelerator},"
         if self.ram is not None and arena > self.ram:
             # What the compiler needs at another resolution is unknown.
             advice = _fitting(needs, self.ram, image_size, None if what else smaller)
