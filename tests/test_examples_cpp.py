@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     )  # fmt: skip
 
 
+def needs_interface(variant: str) -> None:
+    """Skip what is of LiteRT where the installed one is older than the interface that `abi/` declares."""
+    installed = metadata.version("ai-edge-litert")
+    if variant.startswith("litert") and tuple(map(int, installed.split(".")[:2])) < (2, 3):
+        pytest.skip(f"the C interface of ai-edge-litert {installed} is another one")
+
+
 def prove(program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=False)
 
@@ -78,6 +86,7 @@ def changed(bundle: Bundle, folder: Path, change: Callable[[dict[str, Any], Path
 
 @pytest.mark.parametrize("variant", ["onnx-fp32", "onnx-int8", "litert-fp32", "litert-int8"])
 def test_every_variant_is_proved(program: Path, bundle: Bundle, variant: str) -> None:
+    needs_interface(variant)
     done = prove(program, bundle.path, variant)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith(f"{variant} (verified)\n")
@@ -110,6 +119,7 @@ def test_a_changed_model_file_fails(program: Path, bundle: Bundle, tmp_path: Pat
 
 @pytest.mark.parametrize("target", ["onnx", "litert"])
 def test_another_model_fails(program: Path, bundle: Bundle, tmp_path: Path, target: str) -> None:
+    needs_interface(target)
     other = json.loads(BundleFile.of(bundle.path, bundle.variant(f"{target}-int8").files[0].path).model_dump_json())
 
     def change(manifest: dict[str, Any], _: Path) -> None:

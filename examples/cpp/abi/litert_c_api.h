@@ -2,7 +2,7 @@
 // holds them, but the wheel ai-edge-litert holds the library, libLiteRt.so. With LiteRT's own litert/c in the include path this file is not
 // read.
 //
-// As LiteRT 2.3 has it (litert/c/*.h). Releases before 2.2 load a model without an environment: take headers and library of one release.
+// As LiteRT 2.3 has it (litert/c/*.h). Earlier releases load a model without an environment: take headers and library of one release.
 #pragma once
 
 #include <stddef.h>
