@@ -94,6 +94,20 @@ def require_module() -> Callable[[str, str], None]:
     return require
 
 
+@pytest.fixture(scope="session")
+def require_header(require_tool: Callable[[str, str], str]) -> Callable[[str, str], None]:
+    """`require_header("zlib.h", "unpacks")` returns if the C++ compiler finds it, or skips the test and says why."""
+
+    def require(name: str, why: str) -> None:
+        command = [require_tool("g++", why), "-fsyntax-only", "-x", "c++", "-"]
+        if subprocess.run(
+            command, input=f"#include <{name}>\n", capture_output=True, text=True, check=False
+        ).returncode:
+            _missing(f"the header {name}", why)
+
+    return require
+
+
 @pytest.fixture(scope="module")  # longer, and its event loop would be in the way of others
 def browser(require_tool: Callable[[str, str], str], require_module: Callable[[str, str], None]) -> Iterator[Any]:
     """Chromium, for pages as a reader sees them; it asks nothing of the network by itself."""

@@ -66,3 +66,14 @@ def test_the_readme_quotes_the_measured_session_overhead() -> None:
     assert quoted
     # It is quoted to the nearest twentieth of a percent.
     assert [float(quoted[1]), float(quoted[2])] == pytest.approx([min(shares), max(shares)], abs=0.025)
+
+
+def test_the_page_on_phones_quotes_the_measured_levels() -> None:
+    levels = json.loads((RESULTS / "phone_resize.json").read_text())["levels"]
+    text = (ROOT / "docs" / "phones.md").read_text()
+    for name, way in (("4 neighbors", "4 neighbors"), ("averages of areas", "areas")):
+        quoted = re.search(rf"^\| {name}.*?\| (\S+), (\d+) \| (\S+), (\d+) \| (\S+) % \|$", text, re.M)
+        assert quoted is not None
+        large, small = levels["224"][way], levels["96"][way]
+        measured = [large["mean"], large["largest"], small["mean"], small["largest"], 100 * small["over_16"]]
+        assert [float(value) for value in quoted.groups()] == pytest.approx(measured, abs=0.051)

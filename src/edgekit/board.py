@@ -18,6 +18,13 @@ class NpuCompilation(Record):
     npu_operators: int | None = None
     cpu_operators: int | None = None
     npu_share: float | None = Field(None, description="share of the operators on the NPU")
+    file_bytes: int | None = Field(None, description="of the compiled file, which then lies in flash")
+    arena_bytes: int | None = Field(
+        None,
+        description="what the compiled file needs as an arena: the compiler's SRAM and DRAM, and what stays of the uncompiled model; computed, "
+        "not measured",
+    )
+    operators: list[str] = Field(default_factory=list, description="operators of the compiled file to register")
     sram_bytes: int | None = None
     flash_bytes: int | None = None
     macs: int | None = Field(None, description="multiplications an image")

@@ -15,15 +15,16 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from edgekit.api.exporting import export
-from edgekit.board import BoardNeeds
+from edgekit.board import BoardNeeds, NpuCompilation
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import ExportError, GateFailed, RuntimeMissing
 from edgekit.export.litert.convert import lower
-from edgekit.export.litert.flatbuffer import serialize
+from edgekit.export.litert.flatbuffer import schema, serialize
 from edgekit.export.litert.graph import Graph
 from edgekit.export.micro import npu
+from edgekit.export.micro.fitting import Fitting
 from edgekit.export.micro.int8 import subset
-from edgekit.export.micro.limits import Limits, operators, parse_size
+from edgekit.export.micro.limits import Limits, measure, operators, parse_size
 from edgekit.export.micro.rules import METHODS, check_kernels, check_operators, quantize_for_micro
 from edgekit.export.pipeline import gate
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs
@@ -35,7 +36,7 @@ from edgekit.runtimes import load, open_session
 from edgekit.tasks.classification import CLASSIFICATION
 from tests.export.test_litert import hard_network
 from tests.helpers import exported
-from tests.helpers.litert_networks import ACTIVATIONS, LAYERS, Network, activation, build, images
+from tests.helpers.litert_networks import ACTIVATIONS, LAYERS, Network, activation, build, images, shuffle
 
 pytest.importorskip("tflite_micro", reason="its wheels are for x86-64 alone")
 
@@ -212,6 +213,28 @@ def test_activations_are_those_of_the_network(tmp_path: Path, kind: str) -> None
     assert decibels(ours, open_session("onnxruntime", tmp_path / "model.onnx").run(pixels)) > 15
 
 
+def test_a_relu6_of_its_own_keeps_one_scale(tmp_path: Path) -> None:
+    net = Network(np.random.default_rng(0), (8, 8))
+    net.value = net.add("Conv", [net.value, net.number(net.rng.normal(0, 2, (8, 3, 3, 3)))], kernel_shape=[3, 3])
+    net.shape = (8, 6, 6)
+    shuffle(net)  # between the two, so that it is not the convolution's
+    activation(net, "Relu6")
+    _, found = lowered(simplify(net.model()), tmp_path)
+    relu6 = next(op for op in found.operators if op.kind == "RELU6")
+    read = relu6.inputs[0]
+    assert read is not None
+    assert read.scale is not None
+    assert relu6.outputs[0].scale is not None
+    assert read.scale.scale.tolist() == relu6.outputs[0].scale.scale.tolist()
+    assert read.scale.zero.tolist() == relu6.outputs[0].scale.zero.tolist()
+    path = tmp_path / "model.tflite"
+    path.write_bytes(serialize(found))
+    pixels = images(simplify(net.model()), 8, seed=2)
+    session = open_session("tflite-micro", path)
+    ours = np.concatenate([session.run(image[None]) for image in pixels])
+    assert decibels(ours, open_session("onnxruntime", tmp_path / "model.onnx").run(pixels)) > 20
+
+
 def test_random_networks_run_or_are_refused(tmp_path: Path) -> None:
     ran, refused = 0, []
     for seed in range(16):
@@ -293,27 +316,70 @@ def test_memory_that_a_board_lacks_is_said_in_a_line() -> None:
     assert "smaller student" in Limits(101_000, None).faults(needs, 96)[0]
 
 
-def test_the_resolution_that_is_said_to_fit_does(tmp_path: Path) -> None:
-    def arena(size: int) -> BoardNeeds:
-        net = Network(np.random.default_rng(0), (size, size), 1)
-        net.value = net.add(
-            "Conv", [net.value, net.weight(8, 3, 3, 3), net.weight(8)], kernel_shape=[3, 3], pads=[1] * 4
-        )
-        net.shape = (8, size, size)
-        path = tmp_path / f"{size}.tflite"
-        path.write_bytes(serialize(lower(simplify(net.model()))))
-        session = open_session("tflite-micro", path)
-        assert isinstance(session, MicroSession)
-        found = session.arena()
-        return BoardNeeds(arena_bytes=found.total, activation_bytes=found.head, persistent_bytes=found.tail)
+def test_of_a_compiled_model_the_compiled_file_must_fit() -> None:
+    npu = NpuCompilation(accelerator="ethos-u55-128", file_bytes=900_000, arena_bytes=150_000)
+    needs = BoardNeeds(
+        arena_bytes=300_000, activation_bytes=200_000, persistent_bytes=100_000, model_bytes=2_000_000, npu=npu
+    )
+    assert Limits(150_000, 900_000).faults(needs, 96) == []
+    ram, flash = Limits(140_000, 800_000).faults(needs, 96, lambda _: (64, 1))
+    assert ram.startswith("its arena of 150,000 bytes, compiled for ethos-u55-128, exceeds --max-ram 140,000 by 10,000")
+    assert "measured" not in ram  # what the compiler needs at another resolution is not known
+    assert flash.startswith("its file of 900,000 bytes, compiled for ethos-u55-128, exceeds --max-flash 800,000")
 
-    ram = 200_000
-    (fault,) = Limits(ram).faults(arena(96), 96)
-    said = re.search(r"--image-size (\d+) would fit", fault)
-    assert said is not None
-    needed = arena(int(said[1])).arena_bytes
-    assert needed is not None
-    assert needed <= ram
+
+def test_the_resolution_that_is_said_to_fit_is_measured(tmp_path: Path) -> None:
+    def network(size: int) -> onnx.ModelProto:
+        net = Network(np.random.default_rng(0), (size, size))
+        for _ in range(2):
+            net.value = net.add(
+                "Conv", [net.value, net.weight(8, net.shape[0], 3, 3), net.weight(8)], kernel_shape=[3, 3], pads=[1] * 4,
+            )  # fmt: skip
+            net.shape = (8, size, size)
+        return simplify(net.model())
+
+    path = tmp_path / "model.onnx"
+    onnx.save(network(112), path)
+    calibration = Calibration(path, images(network(112), 8), tmp_path)
+    kept = kept_in_float(network(112))
+    fitting = Fitting(calibration, kept, CLASSIFICATION, 112)
+    own = fitting.arena(112)
+    ranges = select(calibration.histograms, "minmax")
+    file = tmp_path / "own.tflite"
+    file.write_bytes(serialize(quantize_for_micro(lower(fix_batch(network(112), 1)), ranges, kept, 8)[0]))
+    needs = measure(file, CLASSIFICATION)
+    assert own == needs.arena_bytes
+    assert own is not None
+    ram = own // 2
+    (fault,) = Limits(ram).faults(needs, 112, fitting.largest)
+    said = re.search(r"\(--image-size (\d+) fits: arena of ([\d,]+) bytes, measured", fault)
+    assert said is not None, fault
+    size, arena = int(said[1]), int(said[2].replace(",", ""))
+    assert arena == fitting.arena(size)
+    assert arena <= ram
+    larger = fitting.arena(size + 16)
+    assert larger is not None
+    assert larger > ram  # the largest that fits
+    assert (
+        "no smaller resolution fits"
+        in Limits((needs.persistent_bytes or 0) + 64).faults(needs, 112, fitting.largest)[0]
+    )
+
+
+def test_a_network_of_one_resolution_has_an_estimate(tmp_path: Path) -> None:
+    net = Network(np.random.default_rng(0), (64, 64))
+    net.value = net.add("Conv", [net.value, net.weight(8, 3, 3, 3)], kernel_shape=[3, 3], pads=[1] * 4)
+    net.value = net.add("Add", [net.value, net.weight(8, 64, 64)])  # a position's own number
+    net.shape = (8, 64, 64)
+    path = tmp_path / "model.onnx"
+    model = simplify(net.model())
+    onnx.save(model, path)
+    fitting = Fitting(Calibration(path, images(model, 8), tmp_path), kept_in_float(model), CLASSIFICATION, 64)
+    with pytest.raises(ValueError, match="cannot be converted for images of"):
+        fitting.largest(100_000)
+    needs = BoardNeeds(arena_bytes=300_000, activation_bytes=200_000, persistent_bytes=100_000, model_bytes=2_000_000)
+    (fault,) = Limits(200_000).faults(needs, 64, fitting.largest)
+    assert "(estimate: --image-size 32 would fit)" in fault
 
 
 def test_what_does_not_fit_is_rejected(tmp_path: Path) -> None:
@@ -324,6 +390,8 @@ def test_what_does_not_fit_is_rejected(tmp_path: Path) -> None:
     assert variant.status == "rejected"
     assert len(needs.exceeds) == 2
     assert all(clause in variant.note for clause in needs.exceeds)
+    assert f"kArenaBytes = {needs.arena_bytes};" in (made.path / "micro_model.h").read_text()
+    assert "NOT EXECUTED" not in (made.path / "micro_main.cc").read_text()  # it was: no NPU
     assert variant.parity is not None  # and yet it was verified
     with pytest.raises(GateFailed, match="exceeds --max-ram 8,192 by") as error:
         gate(made, ["micro-int8"], AccuracyBounds(2.0))
@@ -395,6 +463,7 @@ def test_the_code_holds_the_model_and_its_answers(bundle: Bundle, tmp_path: Path
     if compiler is None:
         pytest.skip("no C++ compiler")
     variant, needs = micro(bundle)
+    assert needs.npu is not None  # its file is what lies in flash
     names = {"micro_model.h", "micro_model.cc", "micro_golden.h", "micro_main.cc"}
     assert names <= {file.path for file in variant.files}
     for name in names:
@@ -403,14 +472,14 @@ def test_the_code_holds_the_model_and_its_answers(bundle: Bundle, tmp_path: Path
         '#include <cstdio>\n#include "micro_golden.h"\n#include "micro_model.h"\nint main() {\n'
         "  std::fwrite(kModel, 1, kModelBytes, stdout);\n  std::fwrite(kImage, 1, sizeof(kImage), stdout);\n"
         "  std::fwrite(kExpected, 1, sizeof(kExpected), stdout);\n  return kArenaBytes == "
-        f"{needs.arena_bytes} && kAllowed > 0 ? 0 : 1;\n}}\n"
+        f"{needs.npu.arena_bytes} && kAllowed > 0 ? 0 : 1;\n}}\n"
     )
     subprocess.run(
         [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "dump.cc", "micro_model.cc", "-o", "dump"],
         cwd=tmp_path, check=True,
     )  # fmt: skip
     said = subprocess.run([tmp_path / "dump"], check=True, capture_output=True).stdout
-    content = (bundle.path / variant.files[0].path).read_bytes()
+    content = (bundle.path / needs.npu.file).read_bytes()
     images, _ = bundle.golden()
     images = images[:4]
     assert said[: len(content)] == content
@@ -422,10 +491,15 @@ def test_the_code_holds_the_model_and_its_answers(bundle: Bundle, tmp_path: Path
 
 def test_the_program_registers_the_operators_and_says_that_it_was_not_compiled(bundle: Bundle) -> None:
     _, needs = micro(bundle)
+    assert needs.npu is not None
     text = (bundle.path / "micro_main.cc").read_text()
     assert "NOT COMPILED" in text
-    assert re.findall(r"operators\.(Add\w+)\(\)", text) == needs.operators
-    assert f"MicroMutableOpResolver<{len(needs.operators)}>" in text
+    assert "compiled for ethos-u55-128, and NOT EXECUTED" in text
+    methods = needs.npu.operators
+    assert "AddEthosU" in methods
+    assert "AddConv2D" not in methods
+    assert re.findall(r"operators\.(Add\w+)\(\)", text) == methods
+    assert f"MicroMutableOpResolver<{len(methods)}>" in text
     assert text.count("{") == text.count("}")
     assert text.count("(") == text.count(")")
 
@@ -480,7 +554,8 @@ def test_the_program_passes_what_is_near_alone(bundle: Bundle, tmp_path: Path, o
     for header in re.findall(r'#include "(tensorflow/.*)"', main):
         (tmp_path / header).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / header).write_text('#include "stand_in.h"\n')
-    methods = " ".join(f"TfLiteStatus {method}() {{ return kTfLiteOk; }}" for method in needs.operators)
+    assert needs.npu is not None
+    methods = " ".join(f"TfLiteStatus {method}() {{ return kTfLiteOk; }}" for method in needs.npu.operators)
     (tmp_path / "stand_in.h").write_text(STAND_IN.replace("METHODS", methods).replace("OFF", off))
     for name in ("micro_model.h", "micro_model.cc", "micro_golden.h", "micro_main.cc"):
         shutil.copy(bundle.path / name, tmp_path)
@@ -498,10 +573,19 @@ def test_the_npu_is_compiled_for(bundle: Bundle) -> None:
     assert found is not None
     assert found.file in {file.path for file in variant.files}
     assert b"ethos-u" in (bundle.path / found.file).read_bytes()
+    ends = []
+    for name in (variant.files[0].path, found.file):
+        model = schema().ModelT.InitFromPackedBuf((bundle.path / name).read_bytes())
+        (graph,) = model.subgraphs
+        ends.append([(list(graph.tensors[i].shape), graph.tensors[i].type) for i in (*graph.inputs, *graph.outputs)])
+    assert ends[0] == ends[1]  # so that the golden tensors and the program are right for both
     assert found.npu_operators is not None
     assert found.cpu_operators is not None
     assert found.npu_share == found.npu_operators / (found.npu_operators + found.cpu_operators)
     assert found.npu_share > 0.8  # all but the classifier in float, and what comes with it
+    assert found.file_bytes == (bundle.path / found.file).stat().st_size
+    assert found.arena_bytes is not None
+    assert found.arena_bytes >= (found.sram_bytes or 0) + (needs.persistent_bytes or 0)
     assert found.sram_bytes
     assert found.flash_bytes
     assert found.estimated_ms

@@ -286,7 +286,8 @@ def _board(variant: Variant) -> list[str]:
     if (npu := needs.npu) is not None:
         lines.append(
             f"{npu.accelerator}: {npu.npu_share or 0:.0%} of the operators on the NPU, SRAM {npu.sram_bytes or 0:,} bytes, flash "
-            f"{npu.flash_bytes or 0:,} bytes, about {npu.estimated_ms or 0:.3g} ms an image (ESTIMATE of {npu.compiler}, not measured)"
+            f"{npu.flash_bytes or 0:,} bytes, about {npu.estimated_ms or 0:.3g} ms an image (ESTIMATE of {npu.compiler}, not measured); "
+            f"{npu.file}, which micro_model.cc holds, was not executed"
         )
     return lines
 

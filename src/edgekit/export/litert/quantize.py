@@ -48,14 +48,17 @@ class Kernels:
     Attributes:
         lacks: kinds of operators that it does not have, and that are written with others.
         has: further kinds that it has.
+        one_scale: of all kinds, those that take the integers of their input for integers of their output's scale.
     """
 
     lacks: frozenset[str] = frozenset()
     has: frozenset[str] = frozenset()
+    one_scale: frozenset[str] = frozenset()
 
 
 XNNPACK = Kernels(lacks=frozenset(REWRITES))
-MICRO = Kernels(has=frozenset({"HARD_SWISH", "RELU", "RELU6"}))
+# TFLite Micro's RELU6 compares integers and converts none (micro/kernels/activations_common.cc); its RELU does.
+MICRO = Kernels(has=frozenset({"HARD_SWISH", "RELU", "RELU6"}), one_scale=frozenset({"RELU6"}))
 _LEAST = 1e-8  # the smallest scale
 _MOST_BIAS = 2**30
 
@@ -86,14 +89,12 @@ def quantize(
         kernels: of the runtime.
     """
     rewritten = for_integers(graph, ranges, set(kept), kernels.lacks)
-    return _Quantizer(rewritten, ranges, set(kept), bits, _ALONE | kernels.has).run()
+    return _Quantizer(rewritten, ranges, set(kept), bits, kernels).run()
 
 
 class _Quantizer:
-    def __init__(
-        self, graph: Graph, ranges: Mapping[str, Range], kept: set[str], bits: int, alone: Collection[str]
-    ) -> None:
-        self.alone = set(alone)
+    def __init__(self, graph: Graph, ranges: Mapping[str, Range], kept: set[str], bits: int, kernels: Kernels) -> None:
+        self.alone, self.one_scale = _ALONE | kernels.has, _MOVING | kernels.one_scale
         self.graph, self.ranges, self.kept, self.bits = graph, ranges, kept, bits
         self.attention = any(operator.kind == "BATCH_MATMUL" for operator in graph.operators)
         self.known = self._known_ranges()
@@ -194,7 +195,7 @@ class _Quantizer:
         inputs: list[LiteTensor | None]
         if operator.kind in _LAYERS:
             inputs = self._layer_inputs(operator)
-        elif operator.kind in _MOVING:
+        elif operator.kind in self.one_scale:
             inputs = [
                 None if t is None else self._with_scale(t, scale) if t.dtype == np.float32 else t
                 for t in operator.inputs

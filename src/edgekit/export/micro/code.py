@@ -24,7 +24,7 @@ def write_code(path: Path, needs: BoardNeeds, reference: ReferenceOutputs, parit
     """Write the C++ beside a `.tflite`; return the names of the files.
 
     Args:
-        path: the model.
+        path: the model. Where it was also compiled for an NPU, the code holds the compiled file, and the answers of this one.
         needs: of the model.
         reference: gives the golden images.
         parity: how near the model is to the trained one: a board may be as far from TFLite Micro on a computer as that.
@@ -38,9 +38,9 @@ def write_code(path: Path, needs: BoardNeeds, reference: ReferenceOutputs, parit
     allowed = max(_RELATIVE * float(np.ptp(expected)), parity.max_abs_diff if parity is not None else 0.0)
     files = {
         "micro_model.h": _model_header(needs),
-        "micro_model.cc": _model(path.read_bytes()),
+        "micro_model.cc": _model(path.with_name(needs.npu.file if needs.npu is not None else path.name).read_bytes()),
         "micro_golden.h": _golden(images, expected, allowed),
-        "micro_main.cc": _main(needs.operators, index, main),
+        "micro_main.cc": _main(needs, index, main),
     }
     for name, text in files.items():
         path.with_name(name).write_text(text)
@@ -52,6 +52,18 @@ def _array(numbers: list[str]) -> str:
 
 
 def _model_header(needs: BoardNeeds) -> str:
+    if (npu := needs.npu) is not None:
+        arena = npu.arena_bytes
+        said = (
+            f"// The model is compiled for {npu.accelerator} by {npu.compiler}, and was not run. The arena is computed, not measured: the\n"
+            "// compiler's memory, and what stays of the uncompiled model. micro_main.cc prints what is used."
+        )
+    else:
+        arena = needs.arena_bytes
+        said = (
+            f"// Measured by {needs.measured_by} on a computer, with its reference kernels. Where pointers have 32 bits, less is enough; kernels\n"
+            "// that were optimized for a processor may need more, for scratch memory."
+        )
     return f"""{_HEAD}#ifndef EDGEKIT_MICRO_MODEL_H_
 #define EDGEKIT_MICRO_MODEL_H_
 
@@ -61,9 +73,8 @@ def _model_header(needs: BoardNeeds) -> str:
 extern const uint8_t kModel[];
 extern const size_t kModelBytes;
 
-// Measured by {needs.measured_by} on a computer, with its reference kernels. Where pointers have 32 bits, less is enough; kernels that were
-// optimized for a processor may need more, for scratch memory.
-constexpr size_t kArenaBytes = {needs.arena_bytes};
+{said}
+constexpr size_t kArenaBytes = {arena};
 
 #endif  // EDGEKIT_MICRO_MODEL_H_
 """
@@ -114,13 +125,23 @@ def _literal(value: float) -> str:
     return f"{text}f" if any(c in text for c in ".e") else f"{text}.0f"
 
 
-def _main(methods: list[str], index: int, output: str) -> str:
+def _main(needs: BoardNeeds, index: int, output: str) -> str:
+    npu = needs.npu
+    methods = needs.operators if npu is None else npu.operators
+    unexecuted = (
+        ""
+        if npu is None
+        else f"""//
+// The model is compiled for {npu.accelerator}, and NOT EXECUTED by edgekit: the golden answers are those of the uncompiled model. Start the NPU's
+// driver as your board does before main's first line, and give it access to the model and the arena.
+"""
+    )
     added = " ||\n      ".join(f"operators.{method}() != kTfLiteOk" for method in methods)
     return f"""{_HEAD}// Proves a model on a board: it must answer the golden images as TFLite Micro does on a computer.
 //
 // NOT COMPILED by edgekit: no package that it can use holds TFLite Micro's headers. Build it with the sources of TFLite Micro
 // (github.com/tensorflow/tflite-micro), C++17, together with micro_model.cc.
-
+{unexecuted}
 #include <cmath>
 #include <cstdint>
 #include <cstring>

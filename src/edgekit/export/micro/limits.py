@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,8 @@ from edgekit.runtimes import open_session
 from edgekit.targets import TFLITE_MICRO
 from edgekit.tasks import Task
 
-_GRID = 16  # pixels: the resolutions that are suggested
+Smaller = Callable[[int], tuple[int, int] | None]
+_GRID = 16  # pixels: the resolutions that are estimated
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KM]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1024, "M": 1024**2}
 
@@ -46,30 +49,36 @@ class Limits:
     ram: int | None = None
     flash: int | None = None
 
-    def faults(self, needs: BoardNeeds, image_size: int) -> list[str]:
-        """What exceeds, a clause each.
+    def faults(self, needs: BoardNeeds, image_size: int, smaller: Smaller | None = None) -> list[str]:
+        """What exceeds, a clause each. Of a model that was compiled for an NPU, it is the compiled file that must fit.
 
         Args:
             needs: of the model.
             image_size: side of its images, in pixels.
+            smaller: gives the largest resolution whose arena fits so many bytes, measured, with its arena, and None where none does; raises
+                ValueError where it cannot be measured. Without it, the resolution is estimated.
         """
         found = []
-        arena, stored = needs.arena_bytes or 0, needs.model_bytes or 0
+        arena, stored, what = needs.arena_bytes or 0, needs.model_bytes or 0, ""
+        if (npu := needs.npu) is not None and npu.arena_bytes and npu.file_bytes:
+            arena, stored, what = npu.arena_bytes, npu.file_bytes, f", compiled for {npu.accelerator},"
         if self.ram is not None and arena > self.ram:
+            # What the compiler needs at another resolution is unknown.
+            advice = _fitting(needs, self.ram, image_size, None if what else smaller)
             found.append(
-                f"its arena of {arena:,} bytes exceeds --max-ram {self.ram:,} by {arena - self.ram:,}{_fitting(needs, self.ram, image_size)}"
+                f"its arena of {arena:,} bytes{what} exceeds --max-ram {self.ram:,} by {arena - self.ram:,} ({advice})"
             )
         if self.flash is not None and stored > self.flash:
             found.append(
-                f"its file of {stored:,} bytes exceeds --max-flash {self.flash:,} by {stored - self.flash:,}"
+                f"its file of {stored:,} bytes{what} exceeds --max-flash {self.flash:,} by {stored - self.flash:,}"
                 f" (a student with {self.flash / stored:.0%} of the weights would fit; the resolution changes nothing)"
             )
         return found
 
-    def judge(self, variant: Variant, image_size: int) -> Variant:
-        """The variant, rejected where it does not fit."""
+    def judge(self, variant: Variant, image_size: int, smaller: Smaller | None = None) -> Variant:
+        """The variant, rejected where it does not fit (see `faults`)."""
         assert variant.board is not None
-        faults = self.faults(variant.board, image_size)
+        faults = self.faults(variant.board, image_size, smaller)
         if not faults:
             return variant
         board = variant.board.model_copy(update={"exceeds": faults})
@@ -78,15 +87,20 @@ class Limits:
         )
 
 
-def _fitting(needs: BoardNeeds, ram: int, image_size: int) -> str:
-    """The largest resolution that may fit, if activations grow as the number of pixels; with a leading space."""
+def _fitting(needs: BoardNeeds, ram: int, image_size: int, smaller: Smaller | None) -> str:
+    """Which resolution fits: measured, or estimated as if activations grew with the number of pixels."""
     room = ram - (needs.persistent_bytes or 0)
     if room <= 0 or not needs.activation_bytes:
-        return " (no resolution would fit: take a student with fewer layers)"
+        return "no resolution would fit: take a student with fewer layers"
+    if smaller is not None:
+        with contextlib.suppress(ValueError):
+            if (found := smaller(ram)) is None:
+                return "no smaller resolution fits: take a smaller student"
+            return f"--image-size {found[0]} fits: arena of {found[1]:,} bytes, measured; its accuracy is not known"
     side = int(image_size * math.sqrt(room / needs.activation_bytes)) // _GRID * _GRID
     if side < 2 * _GRID:
-        return " (take a smaller student)"
-    return f" (estimate: --image-size {side} would fit)"
+        return "take a smaller student"
+    return f"estimate: --image-size {side} would fit"
 
 
 def measure(path: Path, task: Task) -> BoardNeeds:
@@ -112,4 +126,5 @@ def operators(path: Path) -> list[str]:
     fb = schema()
     model = fb.ModelT.InitFromPackedBuf(path.read_bytes())
     kinds = {value: name for name, value in vars(fb.BuiltinOperator).items() if isinstance(value, int)}
-    return sorted({METHODS[kinds[code.builtinCode]] for code in model.operatorCodes})
+    known = {**METHODS, "CUSTOM": "AddEthosU"}  # what Vela makes of the operators that it compiles, its only custom one
+    return sorted({known[kinds[code.builtinCode]] for code in model.operatorCodes})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgekit.bundle import BundleFile, Precision, Variant
 from edgekit.export.inputs import Sources
 from edgekit.export.micro.code import write_code
+from edgekit.export.micro.fitting import Fitting
 from edgekit.export.micro.int8 import MicroInt8, subset
 from edgekit.export.micro.limits import Limits, measure
 from edgekit.export.micro.npu import compile_for_npu, require_compiler
@@ -34,9 +35,12 @@ def make(precision: Precision, sources: Sources) -> Variant:
     path = sources.folder / variant.files[0].path
     needs = measure(path, reference.task)
     if options.ethos_u:
-        needs.npu = compile_for_npu(path, options.ethos_u)
+        needs.npu = compile_for_npu(path, options.ethos_u, needs.persistent_bytes or 0)
         variant.files.append(BundleFile.of(sources.folder, needs.npu.file))
     names = write_code(path, needs, reference, variant.parity)
     variant.files.extend(BundleFile.of(sources.folder, name) for name in names)
     variant = variant.model_copy(update={"board": needs})
-    return Limits(options.max_ram, options.max_flash).judge(variant, reference.images.shape[1])
+    side = reference.images.shape[1]
+    kept = variant.quantization.kept_in_float if variant.quantization is not None else []
+    fitting = Fitting(sources.calibration, kept, reference.task, side)
+    return Limits(options.max_ram, options.max_flash).judge(variant, side, fitting.largest)

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 
 from edgekit.board import NpuCompilation
 from edgekit.errors import ExportError, RuntimeMissing, near, one_line
+from edgekit.export.micro.limits import operators
 from edgekit.foreign import read_csv
 
 ACCELERATORS = (
@@ -45,12 +46,13 @@ def require_compiler() -> None:
         )
 
 
-def compile_for_npu(path: Path, accelerator: str) -> NpuCompilation:
+def compile_for_npu(path: Path, accelerator: str, persistent: int = 0) -> NpuCompilation:
     """Compile a `.tflite` in INT8 into a file beside it.
 
     Args:
         path: the file.
         accelerator: the NPU, one of `ACCELERATORS`.
+        persistent: bytes of the arena that stay while the uncompiled file runs.
 
     Raises:
         ExportError: Vela fails, or does not compile for this NPU.
@@ -79,10 +81,10 @@ def compile_for_npu(path: Path, accelerator: str) -> NpuCompilation:
         target.write_bytes(compiled.read_bytes())
         _, rows = read_csv(summary)
         _, row = next(rows)
-    return _record(target.name, accelerator, done.stdout, row)
+    return _record(target, accelerator, done.stdout, row, persistent)
 
 
-def _record(file: str, accelerator: str, said: str, row: dict[str, str]) -> NpuCompilation:
+def _record(path: Path, accelerator: str, said: str, row: dict[str, str], persistent: int) -> NpuCompilation:
     counts = {where: int(count) for where, count in _OPERATORS.findall(said)}
     on_npu, on_cpu = counts.get("NPU", 0), counts.get("CPU", 0)
 
@@ -90,7 +92,7 @@ def _record(file: str, accelerator: str, said: str, row: dict[str, str]) -> NpuC
         return round(1024 * sum(float(row[column]) for column in columns))
 
     return NpuCompilation(
-        file=file,
+        file=path.name,
         accelerator=accelerator,
         compiler=f"ethos-u-vela {metadata.version('ethos-u-vela')}",
         system=row["system_config"],
@@ -98,6 +100,9 @@ def _record(file: str, accelerator: str, said: str, row: dict[str, str]) -> NpuC
         npu_operators=on_npu,
         cpu_operators=on_cpu,
         npu_share=on_npu / max(1, on_npu + on_cpu),
+        file_bytes=path.stat().st_size,
+        arena_bytes=size("sram_memory_used", "dram_memory_used") + persistent,
+        operators=operators(path),
         sram_bytes=size("sram_memory_used"),
         flash_bytes=size("on_chip_flash_memory_used", "off_chip_flash_memory_used"),
         macs=int(float(row["nn_macs"])),

@@ -1,0 +1,95 @@
+"""The resolution at which a network fits a board, found by converting the same network for smaller images and measuring what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from onnx import ModelProto
+
+from edgekit.export.litert.convert import lower
+from edgekit.export.litert.flatbuffer import serialize
+from edgekit.export.micro.limits import measure
+from edgekit.export.micro.rules import quantize_for_micro
+from edgekit.onnx_graph.files import read_onnx
+from edgekit.onnx_graph.simplify import fix_batch
+from edgekit.progress import say
+from edgekit.quantize.calibration import Calibration
+from edgekit.quantize.ranges import select
+from edgekit.tasks import Task
+
+STEP = 16  # pixels: the resolutions that are tried
+LEAST = 32
+
+
+@dataclass
+class Fitting:
+    """The arena of a network at other resolutions.
+
+    Attributes:
+        calibration: of the float network, with its file and its ranges.
+        kept: names of the nodes that stay in float.
+        task: of the network.
+        image_size: side of the images that it was exported for, in pixels.
+    """
+
+    calibration: Calibration
+    kept: Collection[str]
+    task: Task
+    image_size: int
+    _measured: dict[int, int | None] = field(default_factory=dict)
+
+    def largest(self, ram: int) -> tuple[int, int] | None:
+        """The largest resolution below the network's own whose arena has at most `ram` bytes, and those bytes; None where none has.
+
+        A larger image never needs a smaller arena, so that some four conversions find it.
+
+        Raises:
+            ValueError: the network cannot be converted for other resolutions.
+        """
+        sides = list(range(LEAST, self.image_size, STEP))
+        found: tuple[int, int] | None = None
+        if sides:
+            say(f"measuring at which of {len(sides)} smaller resolutions the network fits {ram:,} bytes of RAM")
+        low, high = 0, len(sides) - 1
+        while low <= high:
+            middle = (low + high) // 2
+            arena = self.arena(sides[middle])
+            if arena is None:
+                raise ValueError(f"cannot be converted for images of {sides[middle]} pixels")
+            if arena <= ram:
+                found, low = (sides[middle], arena), middle + 1
+            else:
+                high = middle - 1
+        return found
+
+    def arena(self, side: int) -> int | None:
+        """The bytes of the arena for images of another side, measured; None where the network cannot be converted for them."""
+        if side not in self._measured:
+            self._measured[side] = self._measure(side)
+        return self._measured[side]
+
+    def _measure(self, side: int) -> int | None:
+        with TemporaryDirectory(prefix="micro-") as folder:
+            path = Path(folder) / "model.tflite"
+            try:
+                graph = lower(fix_batch(with_side(read_onnx(self.calibration.model), side), 1))
+                ranges = select(self.calibration.histograms, "minmax")
+                path.write_bytes(serialize(quantize_for_micro(graph, ranges, self.kept, 8)[0]))
+                return measure(path, self.task).arena_bytes
+            except (
+                Exception
+            ):  # a size inside the network is in the way, and whoever meets it first says so in its own way
+                return None
+
+
+def with_side(model: ModelProto, side: int) -> ModelProto:
+    """A graph for square images of another side; what it knew of its values' shapes is dropped. Changes `model`."""
+    shape = model.graph.input[0].type.tensor_type.shape
+    for i in (1, 2):
+        shape.dim[i].Clear()
+        shape.dim[i].dim_value = side
+    del model.graph.value_info[:]
+    return model
