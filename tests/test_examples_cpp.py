@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -208,15 +207,14 @@ def to_pixels(sources: Path) -> Pixels:
     subprocess.run(command, cwd=sources, check=True)
     function = ctypes.CDLL(str(sources / "pixels.so")).edgekit_pixels
     function.argtypes = [
-        ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t,
+        ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t,
     ]  # fmt: skip
-    pillow = int(PIL.__version__.split(".")[0])
 
     def call(image: np.ndarray, text: str, room: int) -> tuple[int, np.ndarray]:
         height, width, _ = image.shape
         out = np.zeros(room, np.uint8)
         pixels = np.ascontiguousarray(image)
-        side = function(text.encode(), pixels.ctypes.data, width, height, pillow, out.ctypes.data, room)
+        side = function(text.encode(), pixels.ctypes.data, width, height, out.ctypes.data, room)
         return side, out
 
     return call

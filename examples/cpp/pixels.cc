@@ -120,12 +120,12 @@ Image resized_part(const Image& image, int resized_width, int resized_height, in
   const double x = static_cast<double>(image.width) / resized_width, y = static_cast<double>(image.height) / resized_height;
   const float box[4] = {static_cast<float>(left * x), static_cast<float>(top * y), static_cast<float>((left + width) * x),
                         static_cast<float>((top + height) * y)};
-  return resize(image, width, height, how.interpolation, box, how.pillow);
+  return resize(image, width, height, how.interpolation, box);
 }
 
 Image resized(const Image& image, int width, int height, const Preprocessing& how) {
   const float box[4] = {0, 0, static_cast<float>(image.width), static_cast<float>(image.height)};
-  return resize(image, width, height, how.interpolation, box, how.pillow);
+  return resize(image, width, height, how.interpolation, box);
 }
 
 int rounded(double value) { return static_cast<int>(std::nearbyint(value)); }  // half to even, as Python's round
@@ -183,14 +183,12 @@ std::vector<std::uint8_t> torchvision_pixels(const Image& image, const Preproces
 
 }  // namespace
 
-Image resize(const Image& image, int width, int height, const std::string& interpolation, const float box[4], int pillow) {
+Image resize(const Image& image, int width, int height, const std::string& interpolation, const float box[4]) {
   const Filter filter = filter_of(interpolation);
   const bool across = width != image.width || box[0] != 0 || box[2] != static_cast<float>(width);
   const bool down = height != image.height || box[1] != 0 || box[3] != static_cast<float>(height);
-  // The order matters, as what lies between the two passes has 8 bits. Before Pillow 13 only Image.resize, in Python, changed it, for very
-  // tall images. The rule of Pillow 13 was found by comparing with it.
-  const bool tall = pillow >= 13 ? image.height - height > 2 * (image.width - width) : image.height > 100 * image.width;
-  const bool down_first = tall && image.height > height;
+  // The order matters, as what lies between the two passes has 8 bits.
+  const bool down_first = image.height > 100 * image.width && image.height > height;
   Image out = image;
   if (down && down_first) out = vertically(out, height, filter, box[1], box[3]);
   if (across) out = horizontally(out, width, filter, box[0], box[2]);

@@ -22,13 +22,13 @@ struct Preprocessing {
   std::string interpolation = "bilinear";
   std::string geometry = "edgekit";
   int fill[3] = {0, 0, 0};
-  int pillow = 13;  // major version of the Pillow to be equal to; before 13, tall images were resized in another order
 };
 
 // Returns image_size x image_size x 3 bytes. Throws std::invalid_argument for an unknown value of a string, or an empty image.
 std::vector<std::uint8_t> to_pixels(const Image& image, const Preprocessing& preprocessing);
 
-// Resizes the part `box` (left, top, right, bottom, in pixels of `image`) to width x height, as Pillow's Image.resize(size, resample, box).
-Image resize(const Image& image, int width, int height, const std::string& interpolation, const float box[4], int pillow = 13);
+// Resizes the part `box` (left, top, right, bottom, in pixels of `image`) to width x height, as Pillow's Image.resize(size, resample, box) does up to
+// Pillow 12: horizontally, then vertically, except for images that are over a hundred times as tall as wide.
+Image resize(const Image& image, int width, int height, const std::string& interpolation, const float box[4]);
 
 }  // namespace edgekit

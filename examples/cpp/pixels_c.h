@@ -12,11 +12,10 @@ extern "C" {
 
    bundle_json: the text of bundle.json.
    rgb:         width x height x 3 bytes.
-   pillow:      major version of the Pillow to be equal to (see pixels.h).
    out:         room for out_bytes bytes.
 
    Returns side, or 0 where bundle.json is not usable, the image is empty, or out is too small. */
-int edgekit_pixels(const char* bundle_json, const uint8_t* rgb, int width, int height, int pillow, uint8_t* out, size_t out_bytes);
+int edgekit_pixels(const char* bundle_json, const uint8_t* rgb, int width, int height, uint8_t* out, size_t out_bytes);
 
 #ifdef __cplusplus
 }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_PIXELS", "Preprocessing", "as_image", "bounded_decoding", "open_image", "read_image", "to_rgb"]
 
+_TALL = 100  # times as high as wide: the first pass is vertical, so that what lies between the passes is small
 _LONGEST = 50_000_000  # pixels: if the resized picture would be larger, only its center is resized
 _STRIP = 1 << 24  # pixels of a transparent picture to blend with white at a time
 
@@ -30,7 +31,7 @@ class Preprocessing(BaseModel):
     """How an upright image becomes a square of `image_size` pixels.
 
     With `fit="crop"`, the shorter side is resized to `resize_to` and the center is cut out; with `fit="stretch"`, the whole image is
-    resized to the square, whatever its aspect ratio. Resampling is that of Pillow (antialiased).
+    resized to the square, whatever its aspect ratio. Resampling is that of Pillow (antialiased), the same with every version of it.
 
     `geometry` defines how sides are rounded. "edgekit": sides to the nearest pixel, margins down, and only the center is resized.
     "torchvision": as `torchvision.transforms.Resize` and `CenterCrop`, and so timm's transforms, pixel by pixel (the longer side is
@@ -109,7 +110,7 @@ class Preprocessing(BaseModel):
             return self._as_torchvision(image, resampling)
         size = self.image_size
         if self.fit == "stretch":
-            return np.asarray(image.resize((size, size), resampling))
+            return np.asarray(_resize(image, (size, size), resampling))
         width, height = image.size
         scale = self.resize_to / min(width, height)
         width, height = max(size, round(width * scale)), max(size, round(height * scale))
@@ -134,7 +135,7 @@ class Preprocessing(BaseModel):
             image = _resized_part(image, (width, height), (max(0, left), max(0, top)), part, resampling)
             left, top = min(0, left), min(0, top)
         elif (width, height) != image.size:
-            image = image.resize((width, height), resampling)
+            image = _resize(image, (width, height), resampling)
         square.paste(image, (-left, -top))
         return np.asarray(square)
 
@@ -150,6 +151,25 @@ class Preprocessing(BaseModel):
         return (self.resize_to, longer) if width <= height else (longer, self.resize_to)
 
 
+def _resize(
+    image: Image.Image, size: tuple[int, int], resampling: Any, box: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    """Resize one axis after the other, so that every version of Pillow gives the same pixels.
+
+    Between the two passes lie 8 bits, so their order matters. Up to Pillow 12 the first one is horizontal, except for very tall images; Pillow
+    13 begins with the vertical one for most tall images. This keeps the earlier order.
+    """
+    width, height = size
+    left, top, right, bottom = box or (0, 0, image.width, image.height)
+    tall = image.height > _TALL * image.width and height < image.height
+    for axis in ("down", "across") if tall else ("across", "down"):
+        if axis == "across":
+            image = image.resize((width, image.height), resampling, box=(left, 0, right, image.height))
+        else:
+            image = image.resize((image.width, height), resampling, box=(0, top, image.width, bottom))
+    return image
+
+
 def _resized_part(
     image: Image.Image, resized: tuple[int, int], offset: tuple[int, int], size: tuple[int, int], resampling: Any
 ) -> Image.Image:
@@ -157,7 +177,7 @@ def _resized_part(
     (width, height), (left, top) = resized, offset
     x, y = image.width / width, image.height / height
     box = (left * x, top * y, (left + size[0]) * x, (top + size[1]) * y)
-    return image.resize(size, resampling, box=box)
+    return _resize(image, size, resampling, box)
 
 
 def read_image(

@@ -24,7 +24,7 @@ from edgekit.machine import this_machine
 from edgekit.pixel_range import Depth
 from edgekit.preprocess import Preprocessing, bounded_decoding
 
-CACHE_SCHEMA = 2
+CACHE_SCHEMA = 3  # 3: the order of the two passes of resizing no longer depends on Pillow
 _MEMORY_SHARE = 0.5  # share of the memory that decoded images may take; networks and other programs need the rest
 
 Stream = bool | Literal["auto"]
