@@ -5,7 +5,7 @@ its value and what would be accepted.
 """
 
 from edgekit.recipe.budget import epochs_of, settled, settled_stage, warmup_steps
-from edgekit.recipe.methods import METHODS, Pretrain
+from edgekit.recipe.method_table import METHODS, Pretrain
 from edgekit.recipe.parts import (
     SMALL_IMAGE,
     Architecture,
@@ -24,17 +24,20 @@ from edgekit.recipe.parts import (
     Transformation,
 )  # fmt: skip
 from edgekit.recipe.plain_yaml import read_yaml
+from edgekit.recipe.pretrained import PRETRAINED, EncoderTeacher, factory_of, library_of
 from edgekit.recipe.reading import Overrides, dump, load, parse, recipe_of
 from edgekit.recipe.whole import Recipe
 
 __all__ = [
     "METHODS",
+    "PRETRAINED",
     "SMALL_IMAGE",
     "Architecture",
     "Augmentation",
     "Consistency",
     "DataConfig",
     "Distill",
+    "EncoderTeacher",
     "Finetune",
     "Hardware",
     "LabelCount",
@@ -49,6 +52,8 @@ __all__ = [
     "Transformation",
     "dump",
     "epochs_of",
+    "factory_of",
+    "library_of",
     "load",
     "parse",
     "read_yaml",

@@ -8,8 +8,11 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from edgekit.recipe.methods import Pretrain, SimCLRConfig
+from edgekit.recipe.from_teacher import DistillConfig
+from edgekit.recipe.method_table import Pretrain
+from edgekit.recipe.methods import SimCLRConfig
 from edgekit.recipe.parts import DataConfig, Distill, Finetune, Hardware, Monitor, RecipePart, Supervised
+from edgekit.recipe.pretrained import tag_of
 
 
 class Recipe(RecipePart):
@@ -47,6 +50,23 @@ class Recipe(RecipePart):
             if warmup is not None and stage.epochs != "auto" and warmup >= stage.epochs:
                 raise ValueError(
                     f"{name}.optimizer.warmup_epochs ({warmup:g}) must be less than {name}.epochs ({stage.epochs})"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _pretrained(self) -> Recipe:
+        if isinstance(self.pretrain, DistillConfig):
+            if self.pretrain.teacher.model is None:
+                raise ValueError(
+                    "pretrain.teacher.model is missing: pretrain.method distill needs the encoder that teaches, accepted: {model: timm:NAME}, "
+                    "{model: torchvision:NAME}, {model: module:factory} or {model: folder of a run}"
+                )
+            if self.pretrain.one_branch is not None:
+                raise ValueError("pretrain.one_branch does not apply to pretrain.method distill: remove it")
+        for key, network in (("pretrain.encoder", self.pretrain.encoder), ("distill.student", self.distill.student)):
+            if (tag := tag_of(network.name)) and network.weights is None:
+                raise ValueError(
+                    f"{key}.name is {network.name}, whose tag {tag} names published weights: add weights: pretrained, or remove .{tag}"
                 )
         return self
 
