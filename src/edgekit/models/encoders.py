@@ -5,18 +5,18 @@ An encoder maps normalized float32 images (n, 3, s, s) to features (n, d).
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgekit.errors import RecipeError, near
+from edgekit.errors import RecipeError
 from edgekit.foreign import Unreadable
+from edgekit.models.named import named_network, no_patches, refuse_unknown, torchvision_names
 from edgekit.models.pixels import Statistics, per_channel
 from edgekit.models.positions import interpolated
-from edgekit.models.pretrained import Published, check_size, check_tag, fetch, published
+from edgekit.models.pretrained import Published, check_size, fetch, published
 from edgekit.models.resnet import RESNETS, SELECTIVE, ResNet
 from edgekit.models.strided import pick_before_convolving
 from edgekit.models.weight_files import Content, read_weights
@@ -24,9 +24,6 @@ from edgekit.models.weights import LoadedWeights, load_weights
 from edgekit.recipe import PRETRAINED, SMALL_IMAGE, Architecture
 
 Normalization = tuple[Statistics, Statistics]  # mean and standard deviation
-
-# Attributes that hold the classifier in torchvision's networks.
-_CLASSIFIERS = ("fc", "classifier", "heads", "head")
 
 
 class Encoder(nn.Module):
@@ -58,7 +55,9 @@ class Encoder(nn.Module):
     def convert(self, given: Normalization, own: Normalization) -> None:
         """From now on, take images with the normalization `given` and convert them to the network's own."""
         self.given, self.own = (given, own) if given != own else (None, None)
-        (mean, std), (its_mean, its_std) = ([per_channel(v, torch.zeros(0)).double() for v in pair] for pair in (given, own))
+        (mean, std), (its_mean, its_std) = (
+            [per_channel(v, torch.zeros(0)).double() for v in pair] for pair in (given, own)
+        )
         # Not stored with the weights: the description of the model holds both normalizations.
         self.register_buffer("scale", (std / its_std).float(), persistent=False)
         self.register_buffer("shift", ((mean - its_mean) / its_std).float(), persistent=False)
@@ -91,7 +90,7 @@ def build_encoder(
     if name in RESNETS and not library:
         encoder = _resnet(architecture, image_size, where)
     else:
-        network = _by_name(library, name, image_size, architecture.patch_size, where, weights)
+        network = named_network(library, name, image_size, architecture.patch_size, where, weights)
         _no_resnet_keys(architecture, where)
         encoder = Encoder(network, _probe(network, architecture.name, image_size, where))
     if source is not None and weights is not None:
@@ -101,7 +100,11 @@ def build_encoder(
             encoder.network, architecture.weights if file is None else str(file), where, weights_key=architecture.weights_key,
             adapt=interpolated if architecture.interpolate_positions else None,
         )  # fmt: skip
-    own = (architecture.mean, architecture.std) if architecture.mean is not None and architecture.std is not None else None
+    own = (
+        (architecture.mean, architecture.std)
+        if architecture.mean is not None and architecture.std is not None
+        else None
+    )
     if own is None and source is not None:
         own = source.mean, source.std
     if own is not None:
@@ -138,7 +141,7 @@ def _published(architecture: Architecture, image_size: int, where: str) -> Publi
         )
     if not library:
         library = "torchvision" if name in torchvision_names() else "timm"
-    _refuse_unknown(library, name, where)
+    refuse_unknown(library, name, where)
     source = published(library, name, f"{where}.name")
     check_size(source, image_size, architecture.interpolate_positions, where)
     return source
@@ -168,7 +171,7 @@ def _resnet(architecture: Architecture, image_size: int, where: str) -> Encoder:
             f"{where}.selective_kernels: {name} has no bottleneck blocks for them", f"use {', '.join(SELECTIVE)}"
         )
     if architecture.patch_size is not None:
-        _no_patches(name, architecture.patch_size, where)
+        no_patches(name, architecture.patch_size, where)
     if stem == "auto":
         stem = "cifar" if image_size <= SMALL_IMAGE else "imagenet"
     resnet = ResNet(name, architecture.width, stem, architecture.selective_kernels)
@@ -190,127 +193,6 @@ def _no_resnet_keys(architecture: Architecture, where: str) -> None:
         raise RecipeError(
             f"{where}.selective_kernels is true, but {name} has no such option",
             f"it is for {', '.join(SELECTIVE)}; timm has networks with selective kernels, for example timm:skresnet18",
-        )
-
-
-def _no_patches(name: str, patch_size: int, where: str) -> None:
-    raise RecipeError(
-        f"{where}.patch_size is {patch_size}, but {name} takes no patch size",
-        "it is for timm's ViTs, for example timm:vit_tiny_patch16_224",
-    )
-
-
-def _by_name(
-    library: str, name: str, image_size: int, patch_size: int | None, where: str, weights: Content | None = None
-) -> nn.Module:
-    _refuse_unknown(library, name, where)
-    if library != "timm" and name in torchvision_names():
-        if patch_size is not None:
-            _no_patches(name, patch_size, where)
-        return _torchvision(name, image_size, where)
-    return _timm(name, image_size, patch_size, where, weights)
-
-
-def _refuse_unknown(library: str, name: str, where: str) -> None:
-    """Refuse an unknown library, network or tag."""
-    if library not in {"", "timm", "torchvision"}:
-        raise RecipeError(
-            f"{where}.name: unknown library {library!r}", "accepted: torchvision:NAME, timm:NAME or NAME alone"
-        )
-    if library != "timm" and name in torchvision_names():
-        return
-    if library != "torchvision" and name.partition(".")[0] in timm_names():
-        check_tag(name, f"{where}.name")
-        return
-    known = {
-        "": {*RESNETS, *torchvision_names(), *timm_names()},
-        "timm": timm_names(),
-        "torchvision": torchvision_names(),
-    }[library]
-    hint = near(name, sorted(known)) or "use any classification network of torchvision or timm, for example resnet18"
-    raise RecipeError(f"{where}.name: unknown network {name!r}", hint)
-
-
-@functools.cache
-def torchvision_names() -> frozenset[str]:
-    """The names of torchvision's classification networks."""
-    import torchvision.models as zoo
-
-    return frozenset(zoo.list_models(module=zoo))
-
-
-@functools.cache
-def timm_names() -> frozenset[str]:
-    """The names of timm's networks."""
-    import timm
-
-    return frozenset(timm.list_models())
-
-
-def _torchvision(name: str, image_size: int, where: str) -> nn.Module:
-    import torchvision.models as zoo
-
-    options: dict[str, Any] = {"weights": None}
-    if name in {"googlenet", "inception_v3"}:
-        options |= {"aux_logits": False, "init_weights": True}
-    if name.startswith("vit_"):
-        _divisible(image_size, int(name.rpartition("_")[2]), name, where)
-        options["image_size"] = image_size  # its positional embedding has one vector per patch
-    network = zoo.get_model(name, **options)
-    for attribute in _CLASSIFIERS:
-        classifier = getattr(network, attribute, None)
-        if isinstance(classifier, nn.Sequential) and len(classifier) > 1:
-            # Keep the layers before the last Linear (such as MobileNetV3's hidden layer): they are part of the network.
-            setattr(network, attribute, classifier[:-1] if isinstance(classifier[-1], nn.Linear) else _pool())
-            return network
-        if classifier is not None:
-            setattr(network, attribute, nn.Identity())
-            return network
-    raise RecipeError(f"{where}.name: {name} has no classifier that can be removed", "choose another network")
-
-
-def _pool() -> nn.Module:
-    """The replacement for a fully convolutional classifier (SqueezeNet's)."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
-
-
-def _timm(
-    name: str, image_size: int, patch_size: int | None, where: str, weights: Content | None = None
-) -> nn.Module:
-    import timm
-
-    options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
-    if weights is not None:  # timm converts names, and interpolates positional embeddings, as it loads
-        options |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": weights.value}}
-    sizes: dict[str, Any] = {"img_size": image_size} | ({} if patch_size is None else {"patch_size": patch_size})
-    try:
-        try:
-            network = timm.create_model(name, **options, **sizes)  # transformers need the image size
-        except TypeError:
-            if patch_size is not None:
-                _no_patches(name, patch_size, where)
-            network = timm.create_model(name, **options)
-    except RecipeError:
-        raise
-    except Exception as error:  # whatever the library's code raises
-        raise RecipeError(
-            f"{where}.name: {name} cannot be built for images of {image_size} px: {error}", "change data.image_size"
-        ) from error
-    if weights is not None:
-        network.pretrained_cfg = {}  # it holds the weights once more
-    side = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    if side is not None:
-        _divisible(image_size, side[0] if isinstance(side, tuple) else side, name, where)
-    return network
-
-
-def _divisible(image_size: int, patch: int, name: str, where: str) -> None:
-    """Refuse images that do not divide into patches: the rest at two borders would never be seen."""
-    if image_size % patch:
-        fitting = [size for size in (image_size // patch * patch, (image_size // patch + 1) * patch) if size]
-        raise RecipeError(
-            f"data.image_size: {image_size} px is not a multiple of the {patch}-px patches of {where} {name}",
-            f"use {' or '.join(map(str, fitting))} px, or set {where}.patch_size for a ViT of timm",
         )
 
 

@@ -38,6 +38,7 @@ class Published:
         file: name in the repository; empty for the library's choice.
         url: of the file outside the hub.
         fixed_size: whether the network takes images of one size only (most transformers).
+        classes: number of classes of their classifier; 0 for none.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Published:
     file: str = ""
     url: str = ""
     fixed_size: bool = False
+    classes: int = 0
 
     @property
     def of_timm(self) -> bool:
@@ -105,13 +107,12 @@ def _of_timm(name: str, where: str) -> Published:
     check_tag(name, where)
     config = get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
-        raise RecipeError(
-            f"{where}: timm publishes no weights for {name}", "give the path of a file of weights"
-        )
+        raise RecipeError(f"{where}: timm publishes no weights for {name}", "give the path of a file of weights")
     full = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
     return Published(
         f"timm:{full}", three(config.mean), three(config.std), int(config.input_size[-1]),
         config.hf_hub_id or "", config.hf_hub_filename or "", config.url or "", bool(config.fixed_input_size),
+        int(config.num_classes or 0),
     )  # fmt: skip
 
 
@@ -125,7 +126,7 @@ def _of_torchvision(name: str, where: str) -> Published:
     transform = weights.transforms()
     return Published(
         f"torchvision:{name}", three(transform.mean), three(transform.std), int(transform.crop_size[0]), url=weights.url,
-        fixed_size=name.startswith("vit_"),
+        fixed_size=name.startswith("vit_"), classes=len(weights.meta["categories"]),
     )  # fmt: skip
 
 
@@ -153,7 +154,9 @@ def _from_hub(weights: Published, where: str) -> Path:
         with contextlib.suppress(LocalEntryNotFoundError):
             return Path(hf_hub_download(weights.repository, name, local_files_only=True))
     if constants.HF_HUB_OFFLINE:
-        raise _not_fetched(weights.name, where, f"is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set")
+        raise _not_fetched(
+            weights.name, where, f"is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set"
+        )
     _connect(constants.ENDPOINT, weights.name, where)
     reason = ""
     for name in names:

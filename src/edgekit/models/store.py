@@ -42,11 +42,16 @@ def save_classifier(folder: Path, model: Classifier) -> list[str]:
 
 def _described(architecture: Architecture, encoder: Encoder) -> dict[str, Any]:
     """Describe an encoder; `normalization` is that of its images if the network has another one. Older files lack these keys."""
-    content = architecture.model_dump(mode="json", exclude={"weights", "weights_key", "interpolate_positions", "mean", "std"})
+    content = architecture.model_dump(
+        mode="json", exclude={"weights", "weights_key", "interpolate_positions", "mean", "std"}
+    )
     if encoder.own is None or encoder.given is None:
         return {"architecture": content}
     (mean, std), (given_mean, given_std) = encoder.own, encoder.given
-    return {"architecture": {**content, "mean": mean, "std": std}, "normalization": {"mean": given_mean, "std": given_std}}
+    return {
+        "architecture": {**content, "mean": mean, "std": std},
+        "normalization": {"mean": given_mean, "std": given_std},
+    }
 
 
 class _Normalization(BaseModel):

@@ -127,7 +127,12 @@ Adapt = Callable[[nn.Module, dict[str, Tensor], Mapping[str, Tensor]], dict[str,
 
 
 def load_weights(
-    network: nn.Module, path: str, where: str, named: str = "", weights_key: str | None = None, adapt: Adapt | None = None
+    network: nn.Module,
+    path: str,
+    where: str,
+    named: str = "",
+    weights_key: str | None = None,
+    adapt: Adapt | None = None,
 ) -> LoadedWeights:
     """Load the weights of a file into a network, in place.
 

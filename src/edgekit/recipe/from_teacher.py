@@ -44,7 +44,9 @@ class DistillConfig(MethodConfig):
         "augmentation is a flip: then once. image: the teacher sees the whole image (flipped if the view is): its features are computed once "
         "and kept on the disk, much faster with a large teacher",
     )
-    queue: int = Field(4096, ge=1, description="seed, compress: features in the queue; 65,536 and 128,000 in the papers")
+    queue: int = Field(
+        4096, ge=1, description="seed, compress: features in the queue; 65,536 and 128,000 in the papers"
+    )
     temperature: float | None = Field(
         None, gt=0, description="seed, compress: temperature of the student; default: 0.2 for seed, 0.04 for compress"
     )

@@ -336,7 +336,8 @@ class Architecture(RecipePart):
     )
     std: Normalization | None = Field(None, description="standard deviation, likewise")
     interpolate_positions: bool = Field(
-        False, description="interpolate the positional embedding of a ViT whose weights were trained on images of another size"
+        False,
+        description="interpolate the positional embedding of a ViT whose weights were trained on images of another size",
     )
 
     @model_validator(mode="after")
@@ -345,7 +346,9 @@ class Architecture(RecipePart):
             raise ValueError(f"weights_key is {self.weights_key}, but weights names no file")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std belong together: set both or neither")
-        if any(value is not None and value <= 0 for value in (self.std if isinstance(self.std, tuple) else (self.std,))):
+        if any(
+            value is not None and value <= 0 for value in (self.std if isinstance(self.std, tuple) else (self.std,))
+        ):
             raise ValueError(f"std ({self.std}) must be greater than 0")
         return self
 

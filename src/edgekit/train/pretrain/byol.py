@@ -21,9 +21,7 @@ class BYOL(Siamese):
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
     """
 
-    def __init__(
-        self, config: Config, image_size: int, normalization: Normalization | None = None
-    ) -> None:
+    def __init__(self, config: Config, image_size: int, normalization: Normalization | None = None) -> None:
         super().__init__(config, image_size, normalization)
         self.target = Momentum(self.model, config.momentum)
 

@@ -35,9 +35,7 @@ class InstDisc(Method):
     bank: Tensor
     log_normalizer: Tensor
 
-    def __init__(
-        self, config: Config, image_size: int, pool: int, normalization: Normalization | None = None
-    ) -> None:
+    def __init__(self, config: Config, image_size: int, pool: int, normalization: Normalization | None = None) -> None:
         super().__init__(config, image_size, normalization)
         self.loss = config.loss
         self.temperature = config.temperature

@@ -28,9 +28,7 @@ class MoCo(Method):
     queue: Tensor
     oldest: Tensor
 
-    def __init__(
-        self, config: Config, image_size: int, normalization: Normalization | None = None
-    ) -> None:
+    def __init__(self, config: Config, image_size: int, normalization: Normalization | None = None) -> None:
         super().__init__(config, image_size, normalization)
         self.temperature = config.temperature
         self.symmetric = config.symmetric

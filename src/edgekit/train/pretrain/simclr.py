@@ -22,9 +22,7 @@ class SimCLR(Method):
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
     """
 
-    def __init__(
-        self, config: Config, image_size: int, normalization: Normalization | None = None
-    ) -> None:
+    def __init__(self, config: Config, image_size: int, normalization: Normalization | None = None) -> None:
         super().__init__(config, image_size, normalization)
         self.temperature = config.temperature
 

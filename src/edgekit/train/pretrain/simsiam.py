@@ -20,9 +20,7 @@ class SimSiam(Siamese):
 
     predictor_bias = True
 
-    def __init__(
-        self, config: Config, image_size: int, normalization: Normalization | None = None
-    ) -> None:
+    def __init__(self, config: Config, image_size: int, normalization: Normalization | None = None) -> None:
         super().__init__(config, image_size, normalization)
         self.stop_gradient = config.stop_gradient
 

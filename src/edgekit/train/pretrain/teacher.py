@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.files import sha256
 from edgekit.models.encoders import Normalization, build_encoder
 from edgekit.models.factories import import_factory, source_file
-from edgekit.models.pixels import Statistics, per_channel
+from edgekit.models.pixels import Statistics, per_channel, resized
 from edgekit.models.positions import interpolated
 from edgekit.models.pretrained import published, three
 from edgekit.models.store import load_classifier, load_pretrained
@@ -73,18 +72,15 @@ class FrozenEncoder:
         return features
 
     def _seen(self, images: Tensor) -> Tensor:
-        """Images with the teacher's size and normalization; resized as pixels in [0, 1], which overshoot otherwise."""
-        if images.shape[-1] == self.image_size and self.own == self.given:
+        """Images with the teacher's size and normalization."""
+        images = resized(images, self.image_size, *self.given)
+        if self.own == self.given:
             return images
         with torch.autocast(images.device.type, enabled=False):
             (mean, std), (own_mean, own_std) = (
                 [per_channel(v, images) for v in pair] for pair in (self.given, self.own)
             )
-            pixels = images.float() * std + mean
-            if images.shape[-1] != self.image_size:
-                side = (self.image_size, self.image_size)
-                pixels = F.interpolate(pixels, side, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
-            return ((pixels - own_mean) / own_std).contiguous(memory_format=torch.channels_last)
+            return ((images.float() * std + (mean - own_mean)) / own_std).contiguous(memory_format=torch.channels_last)
 
 
 class AsEncoder(nn.Module):
@@ -139,7 +135,11 @@ def teacher_identity(source: EncoderTeacher, run: Run) -> dict[str, Any]:
         origin = {} if "weights" in keys else {"published": published(library, name, f"{WHERE}.model").source}
         return {"network": source.model, **origin, **keys}
     if source.factory is not None:
-        return {"factory": source.model, "source": sha256(source_file(source.factory[0], f"{WHERE}: {source.model}")), **keys}
+        return {
+            "factory": source.model,
+            "source": sha256(source_file(source.factory[0], f"{WHERE}: {source.model}")),
+            **keys,
+        }
     other, stage = locate_encoder(source.model, run)
     pixels = other.recipe.data
     return {"model": other.require(stage).outputs["model.safetensors"], "mean": pixels.mean, "std": pixels.std}
@@ -205,7 +205,9 @@ def _of_factory(source: EncoderTeacher, data: DataConfig) -> FrozenEncoder:
     if not isinstance(network, nn.Module):
         raise RecipeError(f"{where}: returned a {type(network).__name__}, not an nn.Module", "return the network")
     config = getattr(network, "pretrained_cfg", None) or {}  # of a network of timm
-    mean: Statistics = source.mean if source.mean is not None else three(config["mean"]) if "mean" in config else data.mean
+    mean: Statistics = (
+        source.mean if source.mean is not None else three(config["mean"]) if "mean" in config else data.mean
+    )
     std: Statistics = source.std if source.std is not None else three(config["std"]) if "std" in config else data.std
     loaded = None
     if source.weights is not None:

@@ -19,9 +19,7 @@ class Triplet(Method):
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
     """
 
-    def __init__(
-        self, config: Config, image_size: int, normalization: Normalization | None = None
-    ) -> None:
+    def __init__(self, config: Config, image_size: int, normalization: Normalization | None = None) -> None:
         super().__init__(config, image_size, normalization)
         self.margin = config.margin
         self.mining = config.mining

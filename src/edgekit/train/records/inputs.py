@@ -191,7 +191,9 @@ def _weights(run: Run, stage: str) -> str:
 
 def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
     """Return a stage's part of the recipe, with the digest of each file in place of its name."""
-    content = settled_content(getattr(recipe, stage), without={"distill": {"teachers"}, "pretrain": {"teacher"}}.get(stage))
+    content = settled_content(
+        getattr(recipe, stage), without={"distill": {"teachers"}, "pretrain": {"teacher"}}.get(stage)
+    )
     _leave_out_newer(content)
     for key in ("encoder", "student"):
         if content.get(key, {}).get("weights_key", "") is None:  # as in records that are older than this key

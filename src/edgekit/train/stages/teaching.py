@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from edgekit.data.augment import Augment
-from edgekit.data.pixels import center_crop
 from edgekit.data.splits import Splits
 from edgekit.data.to_device import to_device
 from edgekit.files import digest_of, write_json
@@ -70,7 +69,11 @@ class Teaching:
 
     def scores(self) -> dict[str, Any]:
         """Return the scores of the teacher beside those of the student, for the record; computed once for a run."""
-        own: dict[str, Any] = {"title": self.teacher.title, "width": self.teacher.width, "image_size": self.teacher.image_size}
+        own: dict[str, Any] = {
+            "title": self.teacher.title,
+            "width": self.teacher.width,
+            "image_size": self.teacher.image_size,
+        }
         own["features"] = "in every step" if self.features is None else "kept"
         if self.teacher.loaded is not None:
             own["loaded"] = asdict(self.teacher.loaded)
@@ -92,7 +95,12 @@ class Teaching:
         except (Unreadable, KeyError, TypeError, ValueError):
             pass
         scores = encoder_scores(
-            AsEncoder(self.teacher), self.splits, self.recipe, self.device, linear_too=True, title="teacher's kNN and probe"
+            AsEncoder(self.teacher),
+            self.splits,
+            self.recipe,
+            self.device,
+            linear_too=True,
+            title="teacher's kNN and probe",
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, scores)
