@@ -11,6 +11,7 @@ With several processes, the features are computed in every step: each process wo
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from edgekit.foreign import Unreadable, read_json
 from edgekit.models.pixels import normalize
 from edgekit.progress import progress
 from edgekit.recipe import Augmentation
+from edgekit.train.loop.timing import TimedTraining, timed_training
 from edgekit.train.pretrain.teacher import FrozenEncoder
 
 FOLDER = "teacher"  # in the run
@@ -90,6 +92,10 @@ class TeacherFeatures:
         Raises:
             EdgekitError: a feature is not finite, or too large for float16.
         """
+        timing = timed_training("pretrain", math.ceil(len(self.images) / _BATCH), 1, _BATCH)
+        if timing is not None:
+            self._rows = self._timed(timing)
+            return
         done = self._done()
         if done < len(self.images):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,6 +120,17 @@ class TeacherFeatures:
         side = mirrored.cpu().numpy().astype(np.int64) if self.orientations == 2 else 0
         return torch.from_numpy(np.asarray(self._rows[index.cpu().numpy(), side], dtype=np.float32))
 
+    def _timed(self, timing: TimedTraining) -> NDArray[np.float16]:
+        """Compute the first batches only, to measure how long all take; the other features stay zero."""
+        rows = np.zeros(self.shape, np.float16)  # pages that are never written take no memory
+        for step in range(timing.most):
+            begin = step * _BATCH
+            part = self._features(self.images[begin : begin + _BATCH])
+            rows[begin : begin + len(part)] = part
+            if timing.tick():
+                break
+        return rows
+
     def _done(self) -> int:
         """How many images of an earlier session are complete; 0 if its file is missing or of another shape."""
         try:
@@ -129,7 +146,8 @@ class TeacherFeatures:
         both = [images, images.flip(3)][: self.orientations]
         with self._precision():
             features = torch.stack([self.teacher(one).float() for one in both], dim=1).cpu().numpy()
-        rows = features.astype(np.float16)
+        with np.errstate(over="ignore"):
+            rows = features.astype(np.float16)
         if not np.isfinite(rows).all():
             raise EdgekitError(
                 f"pretrain.teacher: {self.teacher.title}: its features are not finite, or larger than 65,504",
