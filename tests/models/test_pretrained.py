@@ -55,7 +55,9 @@ def test_timms_weights_come_from_the_hubs_cache_with_their_normalization_and_wit
     source = timm.create_model("test_resnet", num_classes=1000)
     own = published("timm", "test_resnet", "x")
     put(hub, own.repository, source.state_dict())
-    encoder = build_encoder(Architecture(name="timm:test_resnet.r160_in1k", weights="pretrained"), 64, "x", GIVEN).eval()
+    encoder = build_encoder(
+        Architecture(name="timm:test_resnet.r160_in1k", weights="pretrained"), 64, "x", GIVEN
+    ).eval()
     assert encoder.loaded is not None
     assert encoder.loaded.file == own.name == "timm:test_resnet.r160_in1k"
     pixels = torch.randint(0, 256, (2, 64, 64, 3), dtype=torch.uint8)
@@ -91,13 +93,22 @@ def test_edgekits_resnets_take_torchvisions_weights(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"name": "timm:resnet18.a1_in2k"}, r"x\.name: timm has no weights 'resnet18\.a1_in2k' \(did you mean resnet18\.a1_in1k"),
+        (
+            {"name": "timm:resnet18.a1_in2k"},
+            r"x\.name: timm has no weights 'resnet18\.a1_in2k' \(did you mean resnet18\.a1_in1k",
+        ),
         ({"name": "timm:resnet81.a1_in1k"}, r"x\.name: unknown network 'resnet81\.a1_in1k' \(did you mean"),
         ({"name": "torchvision:resnet18x"}, r"unknown network 'resnet18x' \(did you mean resnet18"),
         ({"name": "resnet18", "width": 0.5, "stem": "imagenet"}, "nobody publishes weights for resnet18 of this width"),
         ({"name": "resnet18"}, r"for the ImageNet stem \(set x\.stem to imagenet"),
-        ({"name": "timm:vit_tiny_patch16_224"}, r"images of 224 px.*here it gets 64 px \(use 224 px, or set x\.interpolate_positions"),
-        ({"name": "timm:resnet18.a1_in1k"}, r"x\.weights: timm:resnet18\.a1_in1k is not in the cache, and 127\.0\.0\.1 cannot be reached"),
+        (
+            {"name": "timm:vit_tiny_patch16_224"},
+            r"images of 224 px.*here it gets 64 px \(use 224 px, or set x\.interpolate_positions",
+        ),
+        (
+            {"name": "timm:resnet18.a1_in1k"},
+            r"x\.weights: timm:resnet18\.a1_in1k is not in the cache, and 127\.0\.0\.1 cannot be reached",
+        ),
     ],
 )
 def test_what_cannot_be_had_is_one_clear_line(hub: Path, keys: dict[str, object], message: str) -> None:
@@ -110,7 +121,7 @@ def test_what_cannot_be_had_is_one_clear_line(hub: Path, keys: dict[str, object]
 def test_offline_nothing_is_asked(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(pretrained, "_connect", lambda *a: pytest.fail("asked the network"))
-    with pytest.raises(RecipeError, match="is not in the cache .*hub, and HF_HUB_OFFLINE is set"):
+    with pytest.raises(RecipeError, match=r"is not in the cache .*hub, and HF_HUB_OFFLINE is set"):
         fetch(published("timm", "resnet18.a1_in1k", "x"), "x")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
@@ -118,7 +129,9 @@ def test_offline_nothing_is_asked(hub: Path, tmp_path: Path, monkeypatch: pytest
         fetch(published("torchvision", "resnet18", "x"), "x")
 
 
-def test_a_url_without_a_connection_is_given_up_at_once(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_url_without_a_connection_is_given_up_at_once(
+    hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
@@ -206,6 +219,8 @@ def test_a_tag_alone_is_refused_and_so_is_a_key_of_no_file() -> None:
     with pytest.raises(RecipeError, match=r"whose tag a1_in1k names published weights: add weights: pretrained"):
         recipe.parse({"distill": {"student": {"name": "timm:resnet18.a1_in1k"}}})
     with pytest.raises(RecipeError, match="weights_key is ema, but weights names no file"):
-        recipe.parse({"pretrain": {"encoder": {"name": "timm:resnet18", "weights": "pretrained", "weights_key": "ema"}}})
+        recipe.parse(
+            {"pretrain": {"encoder": {"name": "timm:resnet18", "weights": "pretrained", "weights_key": "ema"}}}
+        )
     with pytest.raises(RecipeError, match="mean and std belong together"):
         recipe.parse({"pretrain": {"encoder": {"mean": 0.5}}})

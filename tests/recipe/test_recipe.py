@@ -267,6 +267,7 @@ def test_the_report_names_each_method_as_its_paper_does() -> None:
     assert {name: method.title for name, method in METHODS.items()} == {
         "simclr": "SimCLR", "moco": "MoCo", "instdisc": "InstDisc", "byol": "BYOL", "simsiam": "SimSiam",
         "byol+gsg": "BYOL + GSG", "simsiam+gsg": "SimSiam + GSG", "triplet": "Triplet",
+        "distill": "Distillation of a pretrained encoder",
     }  # fmt: skip
 
 

@@ -191,7 +191,9 @@ def test_where_views_are_only_flipped_kept_features_are_those_of_the_views(tmp_p
 
 def test_a_run_learns_from_a_teacher_and_says_what_the_teacher_knows(tmp_path: Path) -> None:
     config = recipes.parse(RECIPE)
-    assert outcomes(config, tmp_path / "run", "distill") == dict.fromkeys(("data", "pretrain", "finetune", "distill"), "done")
+    assert outcomes(config, tmp_path / "run", "distill") == dict.fromkeys(
+        ("data", "pretrain", "finetune", "distill"), "done"
+    )
     run = Run(tmp_path / "run")
     metrics = run.require("pretrain").metrics
     assert {"knn", "linear", "knn_random_weights"} <= set(metrics)
@@ -205,7 +207,9 @@ def test_a_run_learns_from_a_teacher_and_says_what_the_teacher_knows(tmp_path: P
 
     its = safetensors.torch.load_file(tuned)
     assert all(torch.equal(its[f"encoder.{n}"], t) for n, t in encoder.encoder.state_dict().items()), "train: head"
-    assert outcomes(config, tmp_path / "run", "distill") == dict.fromkeys(("data", "pretrain", "finetune", "distill"), "skipped")
+    assert outcomes(config, tmp_path / "run", "distill") == dict.fromkeys(
+        ("data", "pretrain", "finetune", "distill"), "skipped"
+    )
     other = recipes.parse(changed(RECIPE, pretrain__teacher__std=0.4))
     assert outcomes(other, tmp_path / "run") == {"data": "skipped", "pretrain": "done"}
     taught = recipes.parse(changed(RECIPE, name="next", pretrain__teacher={"model": str(tmp_path / "run")}))
@@ -246,8 +250,8 @@ def test_a_teacher_that_cannot_teach_is_one_clear_line(keys: dict[str, object], 
     run = Run(Path("run"))
     run.path.mkdir()
     run.recipe_path.write_text(recipes.dump(recipes.parse(RECIPE)))
+    source = EncoderTeacher.model_validate(keys)
     with pytest.raises(EdgekitError, match=message) as caught:
-        source = EncoderTeacher.model_validate(keys)
         load_encoder_teacher(source, DATA, run)
     assert "\n" not in str(caught.value)
 
@@ -264,18 +268,26 @@ def test_a_file_is_known_by_its_content_and_published_weights_by_their_place(tmp
     assert built.image_size == 32
 
 
-def test_a_classifier_of_a_library_teaches_with_the_users_weights_size_and_its_own_normalization(tmp_path: Path) -> None:
+def test_a_classifier_of_a_library_teaches_with_the_users_weights_size_and_its_own_normalization(
+    tmp_path: Path,
+) -> None:
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=3).eval()
     torch.save(network.state_dict(), "mine.pth")
     source = TeacherSource(model="timm:test_resnet", weights="mine.pth", image_size=32)
     (built,) = load_teachers([source], Run(tmp_path), DATA, ["a", "b", "c"])
     pixels = torch.randint(0, 256, (2, 16, 16, 3), dtype=torch.uint8)
-    larger = nn.functional.interpolate(pixels.permute(0, 3, 1, 2) / 255, (32, 32), mode="bicubic", antialias=True).clamp(0, 1)
+    larger = nn.functional.interpolate(
+        pixels.permute(0, 3, 1, 2) / 255, (32, 32), mode="bicubic", antialias=True
+    ).clamp(0, 1)
     with torch.no_grad():
         expected = network((larger - 0.5) / 0.5)  # timm's own for it
     assert torch.allclose(built(normalize(pixels, DATA.mean, DATA.std))[0], expected, atol=1e-4)
-    with pytest.raises(RecipeError, match=r"test_resnet\.r160_in1k has 1000 classes, but data\.labeled has 3 .*pretrain\.teacher"):
-        load_teachers([TeacherSource(model="timm:test_resnet", weights="pretrained")], Run(tmp_path), DATA, ["a", "b", "c"])
+    with pytest.raises(
+        RecipeError, match=r"test_resnet\.r160_in1k has 1000 classes, but data\.labeled has 3 .*pretrain\.teacher"
+    ):
+        load_teachers(
+            [TeacherSource(model="timm:test_resnet", weights="pretrained")], Run(tmp_path), DATA, ["a", "b", "c"]
+        )
     with pytest.raises(ValueError, match="weights is missing: name the file of the weights of timm:test_resnet"):
         TeacherSource(model="timm:test_resnet")

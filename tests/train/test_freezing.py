@@ -52,7 +52,9 @@ def test_frozen_parts_keep_their_bits_and_the_others_learn(train: str, kept: tup
     for model in (task.model, task.result):  # the network and its average, which is stored
         after = model.state_dict()
         changed = {name for name in before if not torch.equal(before[name], after[name])}
-        frozen = {n for n in before if n.startswith(tuple(f"encoder.network.{part}" for part in kept))} if kept else set()
+        frozen = (
+            {n for n in before if n.startswith(tuple(f"encoder.network.{part}" for part in kept))} if kept else set()
+        )
         assert not changed & frozen
         assert {"head.weight", "kept.layers.0.0.weight"} <= changed
         rest = {n for n in before if n.startswith("encoder.")} - frozen
@@ -82,7 +84,14 @@ def test_an_ablation_varies_what_is_trained(tmp_path: Path) -> None:
     path = tmp_path / "recipe.yaml"
     path.write_text("name: tiny\n")
     plan = plan_values(path, [], ["finetune.train=all,last_stage,head", "data.labels=1,10"])
-    assert [cell.recipe.finetune.train for cell in plan.cells] == ["all", "all", "last_stage", "last_stage", "head", "head"]
+    assert [cell.recipe.finetune.train for cell in plan.cells] == [
+        "all",
+        "all",
+        "last_stage",
+        "last_stage",
+        "head",
+        "head",
+    ]
     only = plan_values(path, [], ["finetune.train=all,head"])
     assert only.until == "finetune"
 
@@ -90,4 +99,3 @@ def test_an_ablation_varies_what_is_trained(tmp_path: Path) -> None:
 def test_an_unknown_part_is_refused_with_what_is_accepted() -> None:
     with pytest.raises(RecipeError, match=r"finetune\.train.*last_stage"):
         recipes.parse({"finetune": {"train": "last"}})
-

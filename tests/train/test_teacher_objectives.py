@@ -8,12 +8,11 @@ import torch
 from numpy.typing import NDArray
 
 from edgekit.recipe.from_teacher import DistillConfig
-from edgekit.train.distill.distillation import regression
 from edgekit.train.pretrain import OBJECTIVES, build_method
 from edgekit.train.pretrain.compress import CompRess
 from edgekit.train.pretrain.distilled import Queue
 from edgekit.train.pretrain.method import Views
-from edgekit.train.pretrain.regression import cosine_distance
+from edgekit.train.pretrain.regression import cosine_distance, squared_distance
 from edgekit.train.pretrain.seed import SEED
 
 ENCODER = {"name": "resnet10", "width": 0.125}
@@ -57,7 +56,9 @@ def compress_naive(
 
 
 def method(objective: str, **keys: object) -> torch.nn.Module:
-    config = DistillConfig.model_validate({"objective": objective, "encoder": ENCODER, "batch_size": 4, "queue": 10, **keys})
+    config = DistillConfig.model_validate(
+        {"objective": objective, "encoder": ENCODER, "batch_size": 4, "queue": 10, **keys}
+    )
     return build_method(config, 16, 100, teacher_width=6)
 
 
@@ -66,7 +67,7 @@ def test_cosine_and_mse_are_those_of_a_loop() -> None:
     s, t = student.numpy(), teacher.numpy()
     cosines = [1 - a @ b / np.sqrt((a @ a) * (b @ b)) for a, b in zip(s, t, strict=True)]
     assert float(cosine_distance(student, teacher)) == pytest.approx(np.mean(cosines), rel=1e-12)
-    assert float(regression(student, teacher)) == pytest.approx(np.mean((s - t) ** 2), rel=1e-12)
+    assert float(squared_distance(student, teacher)) == pytest.approx(np.mean((s - t) ** 2), rel=1e-12)
     half_square = np.mean(((unit(s) - unit(t)) ** 2).sum(1)) / 2
     assert float(cosine_distance(student, teacher)) == pytest.approx(half_square, rel=1e-12)
 
@@ -108,7 +109,7 @@ def test_the_temperatures_are_those_of_the_objectives_paper_unless_given() -> No
 def test_the_gradient_reaches_the_student_and_neither_the_teacher_nor_the_queue(objective: str) -> None:
     torch.manual_seed(0)
     built = method(objective)
-    for step in range(2):  # a queue is empty before the first step
+    for _ in range(2):  # a queue is empty before the first step
         images, targets = torch.randn(4, 3, 16, 16), torch.randn(4, 6, requires_grad=True)
         loss = built(Views([images], torch.arange(4), torch.Generator(), targets))
         loss.value.backward()
@@ -116,7 +117,7 @@ def test_the_gradient_reaches_the_student_and_neither_the_teacher_nor_the_queue(
     first = built.model.encoder.network.conv1.weight.grad
     assert first is not None
     assert float(first.abs().sum()) > 0
-    assert all(not buffer.requires_grad for buffer in built.buffers()), step
+    assert all(not buffer.requires_grad for buffer in built.buffers())
 
 
 def test_a_queue_keeps_the_latest_features_and_counts_empty_places_as_infinitely_far() -> None:

@@ -97,6 +97,7 @@ def command(
     from edgekit.data.teacher_template import with_teacher
     from edgekit.data.template import recipe_text
     from edgekit.files import write_text
+    from edgekit.models.teacher_source import teacher_source
     from edgekit.recipe import parse, read_yaml
 
     if output is not None and output.exists() and not force:
@@ -105,7 +106,8 @@ def command(
         raise EdgekitError("--time and --no-measure cannot be combined: --time needs a measurement", "leave one out")
     if teacher is not None and seconds is not None:
         raise EdgekitError(
-            "--time and --teacher cannot be combined: the measurement is of training without a teacher", "leave out --time"
+            "--time and --teacher cannot be combined: the measurement is of training without a teacher",
+            "leave out --time",
         )
     layout = inspect_folder(folder, unlabeled=unlabeled)
     budget = _budget(labels, layout) if labels is not None else None
@@ -113,7 +115,7 @@ def command(
     plan = None if no_measure or teacher is not None else _measured(layout, budget, seconds)
     text = recipe_text(layout, name, "recipe.yaml" if output is None else str(output), budget, plan)
     if teacher is not None:
-        text = with_teacher(text, teacher)
+        text = with_teacher(text, *teacher_source(teacher))
         parse(read_yaml(text))
     for note in layout.notes:
         echo(f"note: {note}", err=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from edgekit.data.images import ImageSet, spread_rows
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.files import sha256
+from edgekit.models.checkpoints import digest_of_weights
 from edgekit.models.class_order import hits, natural
 from edgekit.models.factories import import_factory, source_file
 from edgekit.models.pixels import Statistics, normalize, resized
@@ -220,21 +221,6 @@ def locate(where: str, run: Run) -> tuple[Run, str]:
             "write own for its fine-tuned model, or name another run",
         )
     return other, stage or "finetune"
-
-
-def digest_of_weights(path: str, where: str) -> str:
-    """Return the SHA-256 of a file of weights.
-
-    Raises:
-        RecipeError: it cannot be read.
-    """
-    file = Path(path).expanduser()
-    if file.exists() and not file.is_file():  # reading a device may never end
-        raise RecipeError(f"{where}: {path}: is not a file", "give the path of the file")
-    try:
-        return sha256(file)
-    except OSError as error:
-        raise RecipeError(f"{where}: {path}: cannot be read: {error.strerror}", "give the path of the file") from error
 
 
 def _of_stage(other: Run, stage: str, run: Run, data: DataConfig, classes: list[str]) -> Teacher:

@@ -22,8 +22,9 @@ from edgekit.train.pretrain.triplet import Triplet
 
 METHODS: dict[str, Any] = {
     "simclr": SimCLR, "moco": MoCo, "instdisc": InstDisc, "byol": BYOL, "simsiam": SimSiam, "byol+gsg": BYOLGuided,
-    "simsiam+gsg": SimSiamGuided, "triplet": Triplet, "distill": Distilled,
+    "simsiam+gsg": SimSiamGuided, "triplet": Triplet,
 }  # fmt: skip
+# Those of `pretrain.method: distill`, which has a teacher.
 OBJECTIVES: dict[str, type[Distilled]] = {"cosine": Regression, "mse": Regression, "seed": SEED, "compress": CompRess}
 
 

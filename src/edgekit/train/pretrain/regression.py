@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from edgekit.models.encoders import Normalization
 from edgekit.recipe.from_teacher import DistillConfig
-from edgekit.train.distill.distillation import regression
-from edgekit.train.loop.numerics import unit
+from edgekit.train.loop.numerics import precise, unit
 from edgekit.train.pretrain.distilled import Distilled
 
 
 class Regression(Distilled):
-    """The objectives `cosine` and `mse`; see `cosine_distance`, and `edgekit.train.distill.distillation.regression` (FitNets).
+    """The objectives `cosine` and `mse`; see `cosine_distance` and `squared_distance`.
 
     Args:
         config: the recipe's part.
@@ -27,7 +27,7 @@ class Regression(Distilled):
 
     def objective(self, student: Tensor, teacher: Tensor) -> Tensor:
         """See `Distilled`."""
-        return regression(student, teacher) if self.values else cosine_distance(student, teacher)
+        return squared_distance(student, teacher) if self.values else cosine_distance(student, teacher)
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -44,3 +44,16 @@ def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
         float32 scalar in [0, 2].
     """
     return 1 - (unit(student) * unit(teacher)).sum(1).mean()
+
+
+def squared_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean over n and d of (s_ij - t_ij)^2 (FitNets, Romero et al. 2015, equation 3, which sums over d and halves).
+
+    Args:
+        student: projections (n, d).
+        teacher: features (n, d).
+
+    Returns:
+        float32 scalar.
+    """
+    return F.mse_loss(precise(student), precise(teacher))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.files import sha256
+from edgekit.models.checkpoints import digest_of_weights
 from edgekit.models.encoders import Normalization, build_encoder
 from edgekit.models.factories import import_factory, source_file
 from edgekit.models.pixels import Statistics, per_channel, resized
@@ -20,7 +21,6 @@ from edgekit.models.weights import LoadedWeights, load_weights
 from edgekit.recipe import PRETRAINED, Architecture, DataConfig, EncoderTeacher
 from edgekit.run import Run
 from edgekit.stages import MODEL_OF
-from edgekit.train.distill.teachers import digest_of_weights
 
 WHERE = "pretrain.teacher"
 

@@ -11,11 +11,12 @@ from pydantic import BaseModel
 from edgekit.data.splits import Splits
 from edgekit.errors import RunError
 from edgekit.files import digest_of
+from edgekit.models.checkpoints import digest_of_weights
 from edgekit.models.pretrained import published_source
 from edgekit.recipe import PRETRAINED, Consistency, Distill, Finetune, Recipe, settled
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.run import Run, StageRecord
-from edgekit.train.distill.teachers import digest_of_weights, identity
+from edgekit.train.distill.teachers import identity
 from edgekit.train.pretrain.teacher import teacher_identity
 
 # Increase it when a change makes the same recipe train other weights, so that old stages do not count as new ones.

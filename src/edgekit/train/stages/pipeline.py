@@ -329,8 +329,7 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
         wanted == "mps" and not torch.backends.mps.is_available()
     ):
         raise RecipeError(f"hardware.accelerator: PyTorch finds no {wanted} on this machine", "set it to auto or cpu")
-    method = METHODS[recipe.pretrain.method]
-    if recipe.pretrain.one_branch is not None and method.views < 2:
+    if recipe.pretrain.one_branch is not None and METHODS[recipe.pretrain.method].views < 2:
         raise RecipeError(
             f"pretrain.one_branch: {recipe.pretrain.method} uses one view per image, so there is no second branch",
             "choose a method with two views, for instance simclr",
