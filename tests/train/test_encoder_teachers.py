@@ -217,6 +217,15 @@ def test_a_run_learns_from_a_teacher_and_says_what_the_teacher_knows(tmp_path: P
     assert Run(tmp_path / "next").require("pretrain").metrics["teacher"]["title"] == "run/pretrain"
 
 
+def test_pseudo_labels_are_learned_on_strong_views_although_those_of_the_distillation_are_mild() -> None:
+    config = recipes.parse(changed(RECIPE, pretrain__augmentation={"flip": 0.0}))
+    assert config.pretrain.augmentation.jitter == 0
+    assert config.strong_augmentation == Augmentation(flip=0.0)
+    given = recipes.parse(changed(RECIPE, finetune__consistency={"augmentation": {"jitter": 0.1}}))
+    assert given.strong_augmentation.jitter == 0.1
+    assert recipes.parse({}).strong_augmentation == recipes.parse({}).pretrain.augmentation
+
+
 def test_the_inputs_of_other_methods_do_not_know_the_new_keys(tmp_path: Path) -> None:
     from edgekit.data.splits import load_splits
 

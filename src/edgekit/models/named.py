@@ -132,7 +132,7 @@ def _timm(name: str, image_size: int, patch_size: int | None, where: str, weight
             f"{where}.name: {name} cannot be built for images of {image_size} px: {error}", "change data.image_size"
         ) from error
     if weights is not None:
-        network.pretrained_cfg = {}  # it holds the weights once more
+        vars(network)["pretrained_cfg"] = {}  # it holds the weights once more
     side = getattr(getattr(network, "patch_embed", None), "patch_size", None)
     if side is not None:
         _divisible(image_size, side[0] if isinstance(side, tuple) else side, name, where)

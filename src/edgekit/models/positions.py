@@ -22,7 +22,7 @@ def interpolated(network: nn.Module, found: dict[str, Tensor], wanted: Mapping[s
     Returns:
         `found`, with embeddings of square grids resampled; what cannot be resampled stays as it is.
     """
-    from timm.layers import resample_abs_pos_embed
+    from timm.layers.pos_embed import resample_abs_pos_embed
 
     result = dict(found)
     for name, tensor in found.items():

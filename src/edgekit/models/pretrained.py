@@ -108,10 +108,11 @@ def _of_timm(name: str, where: str) -> Published:
     config = get_pretrained_cfg(name)
     if config is None or not (config.hf_hub_id or config.url):
         raise RecipeError(f"{where}: timm publishes no weights for {name}", "give the path of a file of weights")
+    url = config.url if isinstance(config.url, str) else ""
     full = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
     return Published(
         f"timm:{full}", three(config.mean), three(config.std), int(config.input_size[-1]),
-        config.hf_hub_id or "", config.hf_hub_filename or "", config.url or "", bool(config.fixed_input_size),
+        config.hf_hub_id or "", config.hf_hub_filename or "", url, bool(config.fixed_input_size),
         int(config.num_classes or 0),
     )  # fmt: skip
 

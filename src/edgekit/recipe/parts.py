@@ -385,7 +385,8 @@ class Consistency(RecipePart):
         "pool; beyond it, a warning is printed",
     )
     augmentation: Augmentation | None = Field(
-        None, description="augmentation of the strong view; default: that of pretraining"
+        None,
+        description="augmentation of the strong view; default: that of pretraining, with pretrain.method distill that of SimCLR",
     )
 
 

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.recipe.method_table import Pretrain
 from edgekit.recipe.methods import SimCLRConfig
-from edgekit.recipe.parts import DataConfig, Distill, Finetune, Hardware, Monitor, RecipePart, Supervised
+from edgekit.recipe.parts import Augmentation, DataConfig, Distill, Finetune, Hardware, Monitor, RecipePart, Supervised
 from edgekit.recipe.pretrained import tag_of
 
 
@@ -69,6 +69,15 @@ class Recipe(RecipePart):
                     f"{key}.name is {network.name}, whose tag {tag} names published weights: add weights: pretrained, or remove .{tag}"
                 )
         return self
+
+    @property
+    def strong_augmentation(self) -> Augmentation:
+        """The augmentation of the views that learn pseudo-labels: given, or that of pretraining; distillation's is weak, so SimCLR's."""
+        if self.finetune.consistency.augmentation is not None:
+            return self.finetune.consistency.augmentation
+        if isinstance(self.pretrain, DistillConfig):
+            return Augmentation(flip=self.pretrain.augmentation.flip)
+        return self.pretrain.augmentation
 
     @classmethod
     def read(cls, source: Path | str | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:

@@ -99,9 +99,7 @@ class TeacherFeatures:
         done = self._done()
         if done < len(self.images):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            rows: NDArray[np.float16] = np.lib.format.open_memmap(
-                self.path, mode="r+" if done else "w+", dtype=np.float16, shape=self.shape
-            )
+            rows = np.lib.format.open_memmap(self.path, mode="r+" if done else "w+", dtype=np.float16, shape=self.shape)
             with progress("teacher", len(self.images), unit="images", done=done) as advance:
                 for start in range(done, len(self.images), _BATCH):
                     stop = min(start + _BATCH, len(self.images))
