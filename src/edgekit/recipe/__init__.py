@@ -6,6 +6,7 @@ its value and what would be accepted.
 
 from edgekit.recipe.budget import epochs_of, settled, settled_stage, warmup_steps
 from edgekit.recipe.method_table import METHODS, Pretrain
+from edgekit.recipe.names import PRETRAINED, factory_of, library_of
 from edgekit.recipe.parts import (
     SMALL_IMAGE,
     Architecture,
@@ -24,7 +25,7 @@ from edgekit.recipe.parts import (
     Transformation,
 )  # fmt: skip
 from edgekit.recipe.plain_yaml import read_yaml
-from edgekit.recipe.pretrained import PRETRAINED, EncoderTeacher, factory_of, library_of
+from edgekit.recipe.pretrained import EncoderTeacher
 from edgekit.recipe.reading import Overrides, dump, load, parse, recipe_of
 from edgekit.recipe.whole import Recipe
 

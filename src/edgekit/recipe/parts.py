@@ -5,7 +5,6 @@ Each default comes from a paper, or a comment says why it does not.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from edgekit.pixel_range import PixelRange, check_pixel_range
 from edgekit.preprocess import MAX_PIXELS, Preprocessing
 from edgekit.recipe.bounds import BOUNDS
+from edgekit.recipe.names import PRETRAINED, check_std, factory_of, library_of
 from edgekit.spelling import KEYS, translated_keys
 
 TORCHVISION = "torchvision:"  # before the name of one of torchvision's sets
@@ -342,7 +342,7 @@ class Architecture(RecipePart):
 
     @model_validator(mode="after")
     def _key_of_a_file(self) -> Architecture:
-        if self.weights_key is not None and self.weights in {None, "pretrained"}:
+        if self.weights_key is not None and self.weights in {None, PRETRAINED}:
             raise ValueError(f"weights_key is {self.weights_key}, but weights names no file")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std belong together: set both or neither")
@@ -473,14 +473,12 @@ class TeacherSource(RecipePart):
     @property
     def library(self) -> tuple[str, str] | None:
         """Library and name of `timm:NAME` or `torchvision:NAME`, or None."""
-        match = re.fullmatch(r"(timm|torchvision):([^:]+)", self.model)
-        return (match[1], match[2]) if match else None
+        return library_of(self.model)
 
     @property
     def factory(self) -> tuple[str, str] | None:
         """Module and function of `module:factory`, or None."""
-        match = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)", self.model)
-        return (match[1], match[2]) if match and self.library is None else None
+        return factory_of(self.model)
 
     @model_validator(mode="after")
     def _check(self) -> TeacherSource:
@@ -496,9 +494,7 @@ class TeacherSource(RecipePart):
             raise ValueError(
                 f"{set_keys[0]} is only for a network of your own (module:factory); {self.model} has its own: remove {set_keys[0]}"
             )
-        stds = self.std if isinstance(self.std, tuple) else (self.std,)
-        if any(std is not None and std <= 0 for std in stds):
-            raise ValueError(f"std ({self.std}) must be greater than 0")
+        check_std(self.std)
         return self
 
 

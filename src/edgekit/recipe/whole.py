@@ -11,8 +11,8 @@ from pydantic import ConfigDict, Field, model_validator
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.recipe.method_table import Pretrain
 from edgekit.recipe.methods import SimCLRConfig
+from edgekit.recipe.names import tag_of
 from edgekit.recipe.parts import Augmentation, DataConfig, Distill, Finetune, Hardware, Monitor, RecipePart, Supervised
-from edgekit.recipe.pretrained import tag_of
 
 
 class Recipe(RecipePart):
