@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from edgekit import recipe as recipes
 from edgekit.data.augment import Augment
+from edgekit.recipe import METHODS as CONFIGS
 from edgekit.recipe import Augmentation
-from edgekit.recipe.methods import METHODS as CONFIGS
 from edgekit.train.loop.devices import full_float32
 from edgekit.train.loop.optim import build_optimizer
 from edgekit.train.pretrain import METHODS, build_method

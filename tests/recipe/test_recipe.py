@@ -75,7 +75,8 @@ def test_a_student_without_width_multiplier_is_taken_whole(student: str, width: 
         ("pretrain: {encoder: {nam: x}}", "unknown key pretrain.encoder.nam (did you mean name?)"),  # codespell:ignore
         (
             "pretrain: {encoder: {zzz: x}}",
-            "unknown key pretrain.encoder.zzz (accepted: name, width, stem, selective_kernels, patch_size, weights, weights_key)",
+            "unknown key pretrain.encoder.zzz (accepted: name, width, stem, selective_kernels, patch_size, weights, "
+            "weights_key, mean, std, interpolate_positions)",
         ),
         ("hardware: {presicion: fp32}", "unknown key hardware.presicion (did you mean precision?)"),  # codespell:ignore
     ],
@@ -116,7 +117,8 @@ def test_a_misspelled_key_is_named_with_the_nearest_that_there_are(text: str, me
         ("data: 3", "data: must be a group of keys (labeled, pool, test,"),
         (
             "pretrain: {encoder: resnet18}",
-            "pretrain.encoder: must be a group of keys (name, width, stem, selective_kernels, patch_size, weights, weights_key); got 'resnet18'",
+            "pretrain.encoder: must be a group of keys (name, width, stem, selective_kernels, patch_size, weights, "
+            "weights_key, mean, std, interpolate_positions); got 'resnet18'",
         ),
         ("pretrain: {projection: {layers: 4}}", "pretrain.projection.layers is 4, accepted: 2 (SimCLR v1) or 3 (v2)"),
         ("pretrain: {method: bylo}", "pretrain.method: unknown 'bylo' (did you mean byol?)"),
@@ -267,6 +269,7 @@ def test_the_report_names_each_method_as_its_paper_does() -> None:
     assert {name: method.title for name, method in METHODS.items()} == {
         "simclr": "SimCLR", "moco": "MoCo", "instdisc": "InstDisc", "byol": "BYOL", "simsiam": "SimSiam",
         "byol+gsg": "BYOL + GSG", "simsiam+gsg": "SimSiam + GSG", "triplet": "Triplet",
+        "distill": "Distillation of a pretrained encoder",
     }  # fmt: skip
 
 

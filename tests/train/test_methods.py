@@ -19,8 +19,8 @@ from edgekit import recipe as recipes
 from edgekit.data.augment import Augment
 from edgekit.models.classifier import Classifier
 from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained
+from edgekit.recipe import METHODS as CONFIGS
 from edgekit.recipe import Augmentation
-from edgekit.recipe.methods import METHODS as CONFIGS
 from edgekit.run import Run
 from edgekit.train.loop.collapse import verdict
 from edgekit.train.loop.step import Batch, StepDraws

@@ -59,6 +59,12 @@ class Time(click.ParamType[float]):
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to this file instead of standard output."
 )
 @click.option("--unlabeled", is_flag=True, help="Treat all images as unlabeled: FOLDER's subfolders are not classes.")
+@click.option(
+    "--teacher",
+    metavar="MODEL",
+    help="Learn the features of a pretrained encoder, without labels: timm:NAME, torchvision:NAME, module:factory, a file of "
+    "weights, or the folder of a run.",
+)
 @click.option("--force", is_flag=True, help="Overwrite FILE.")
 def command(
     folder: str,
@@ -68,6 +74,7 @@ def command(
     no_measure: bool,
     output: Path | None,
     unlabeled: bool,
+    teacher: str | None,
     force: bool,
 ) -> None:
     """Write a commented recipe for the images in FOLDER, or for the built-in `digits`.
@@ -83,21 +90,33 @@ def command(
       edgekit init photos/ > recipe.yaml
       edgekit init photos/ --labels 10 --time 1h --output photos.yaml
       edgekit init camera/ --unlabeled > camera.yaml
+      edgekit init photos/ --teacher timm:vit_small_patch14_dinov2.lvd142m --output photos.yaml
       edgekit init digits > digits.yaml
     """
     from edgekit.data.layout import inspect_folder
+    from edgekit.data.teacher_template import with_teacher
     from edgekit.data.template import recipe_text
     from edgekit.files import write_text
+    from edgekit.models.teacher_source import teacher_source
+    from edgekit.recipe import parse, read_yaml
 
     if output is not None and output.exists() and not force:
         raise EdgekitError(f"{output}: exists already", "choose another --output, or overwrite it with --force")
     if no_measure and seconds is not None:
         raise EdgekitError("--time and --no-measure cannot be combined: --time needs a measurement", "leave one out")
+    if teacher is not None and seconds is not None:
+        raise EdgekitError(
+            "--time and --teacher cannot be combined: the measurement is of training without a teacher",
+            "leave out --time",
+        )
     layout = inspect_folder(folder, unlabeled=unlabeled)
     budget = _budget(labels, layout) if labels is not None else None
     recipe_text(layout, name, labels=budget)  # refuses a wrong name or budget before anything is measured
-    plan = None if no_measure else _measured(layout, budget, seconds)
+    plan = None if no_measure or teacher is not None else _measured(layout, budget, seconds)
     text = recipe_text(layout, name, "recipe.yaml" if output is None else str(output), budget, plan)
+    if teacher is not None:
+        text = with_teacher(text, *teacher_source(teacher))
+        parse(read_yaml(text))
     for note in layout.notes:
         echo(f"note: {note}", err=True)
     if output is None:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -198,6 +198,17 @@ def _say_findings(run: Run, splits: Splits, draws: int, trained: bool, as_json: 
             echo("", *lines)
 
 
+def teacher_lines(metrics: dict[str, Any]) -> list[str]:
+    """The scores of the encoder that taught, beside those of the student; empty without one."""
+    teacher = metrics.get("teacher", {})
+    if not {"knn", "linear"} <= set(teacher):
+        return []
+    return [
+        f"           teacher {teacher['title']}: kNN {percent(teacher['knn'])}, linear probe {percent(teacher['linear'])}; "
+        f"student: kNN {percent(metrics['knn'])}, linear probe {percent(metrics['linear'])}"
+    ]
+
+
 def _lines(report: Report) -> list[str]:
     metrics, seconds, notes = report.record.metrics, report.record.seconds, list[str]()
     minutes, rest = divmod(round(seconds), 60)
@@ -211,6 +222,7 @@ def _lines(report: Report) -> list[str]:
     elif report.stage == "pretrain" and report.current:
         before = "starting" if "started_from" in metrics else "random"
         what = f"loss {metrics['loss']:.3f}, kNN {percent(metrics['knn'])} ({before} weights {percent(metrics[f'knn_{before}_weights'])})"
+        notes = teacher_lines(metrics)
     elif not report.current:
         what = "(its accuracy was measured on other test or probe images; see edgekit evaluate)"
     else:

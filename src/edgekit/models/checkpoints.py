@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from edgekit.errors import RecipeError, near
+from edgekit.files import sha256
 from edgekit.foreign import Unreadable
 from edgekit.models.weight_files import Content, NotWeights, read_weights
 
@@ -82,6 +83,21 @@ def _chosen(found: list[StateDict], key: str, context: str) -> StateDict:
     raise RecipeError(
         f"{context}: holds no weights named {key}; found {some(known, 8)}", near(key, known) or "give one of these"
     )
+
+
+def digest_of_weights(path: str, where: str) -> str:
+    """Return the SHA-256 of a file of weights.
+
+    Raises:
+        RecipeError: it cannot be read.
+    """
+    file = Path(path).expanduser()
+    if file.exists() and not file.is_file():  # reading a device may never end
+        raise RecipeError(f"{where}: {path}: is not a file", "give the path of the file")
+    try:
+        return sha256(file)
+    except OSError as error:
+        raise RecipeError(f"{where}: {path}: cannot be read: {error.strerror}", "give the path of the file") from error
 
 
 def _load(file: Path, context: str) -> Content:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from edgekit.models.encoders import Encoder, build_encoder
+from edgekit.models.encoders import Encoder, Normalization, build_encoder
 from edgekit.models.heads import KeptLayers, kept_layers
 from edgekit.recipe import Architecture
 
@@ -47,13 +47,14 @@ class Classifier(nn.Module):
         classes: list[str],
         kept_widths: list[int],
         where: str = "encoder",
+        normalization: Normalization | None = None,
     ) -> Classifier:
-        """Build a classifier with new weights.
+        """Build a classifier with new weights; see `build_encoder` for `where` and `normalization`.
 
         Raises:
             RecipeError: the architecture is unknown or does not fit the image size.
         """
-        encoder = build_encoder(architecture, image_size, where)
+        encoder = build_encoder(architecture, image_size, where, normalization)
         return cls(architecture, image_size, classes, encoder, kept_layers(encoder.feature_dim, kept_widths))
 
     def embed(self, images: Tensor) -> Tensor:

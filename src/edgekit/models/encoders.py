@@ -5,20 +5,25 @@ An encoder maps normalized float32 images (n, 3, s, s) to features (n, d).
 
 from __future__ import annotations
 
-import functools
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgekit.errors import RecipeError, near
+from edgekit.errors import RecipeError
+from edgekit.foreign import Unreadable
+from edgekit.models.named import named_network, no_patches, refuse_unknown, torchvision_names
+from edgekit.models.pixels import Statistics, per_channel
+from edgekit.models.positions import interpolated
+from edgekit.models.pretrained import Published, check_size, fetch, published
 from edgekit.models.resnet import RESNETS, SELECTIVE, ResNet
 from edgekit.models.strided import pick_before_convolving
+from edgekit.models.weight_files import Content, read_weights
 from edgekit.models.weights import LoadedWeights, load_weights
-from edgekit.recipe import SMALL_IMAGE, Architecture
+from edgekit.recipe import PRETRAINED, SMALL_IMAGE, Architecture
 
-# Attributes that hold the classifier in torchvision's networks.
-_CLASSIFIERS = ("fc", "classifier", "heads", "head")
+Normalization = tuple[Statistics, Statistics]  # mean and standard deviation
 
 
 class Encoder(nn.Module):
@@ -28,45 +33,135 @@ class Encoder(nn.Module):
         network: maps images (n, 3, s, s) to features (n, d).
         feature_dim: d.
 
-    `loaded` describes the weights that it started from, if they came from a file.
+    `loaded` describes the weights that it started from, if they came from a file. `own` is the normalization that they were trained with,
+    where it is another one than the images have, and `given` that of the images: `forward` converts.
     """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self, network: nn.Module, feature_dim: int) -> None:
         super().__init__()
         self.network = network
         self.feature_dim = feature_dim
         self.loaded: LoadedWeights | None = None
+        self.own: Normalization | None = None
+        self.given: Normalization | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Features (n, d) of normalized images (n, 3, s, s)."""
-        return self.network(images)
+        return self.network(images if self.own is None else images * self.scale + self.shift)
+
+    def convert(self, given: Normalization, own: Normalization) -> None:
+        """From now on, take images with the normalization `given` and convert them to the network's own."""
+        self.given, self.own = (given, own) if given != own else (None, None)
+        (mean, std), (its_mean, its_std) = (
+            [per_channel(v, torch.zeros(0)).double() for v in pair] for pair in (given, own)
+        )
+        # Not stored with the weights: the description of the model holds both normalizations.
+        self.register_buffer("scale", (std / its_std).float(), persistent=False)
+        self.register_buffer("shift", ((mean - its_mean) / its_std).float(), persistent=False)
+
+    def without_conversion(self) -> Normalization | None:
+        """From now on, take images with the network's own normalization; return it, or None where nothing was converted."""
+        own, self.own, self.given = self.own, None, None
+        return own
 
 
-def build_encoder(architecture: Architecture, image_size: int, where: str = "encoder") -> Encoder:
-    """Build an encoder, with the weights of its file if it names one, else with new ones from the current random state.
+def build_encoder(
+    architecture: Architecture, image_size: int, where: str = "encoder", normalization: Normalization | None = None
+) -> Encoder:
+    """Build an encoder, with published weights or those of a file if it names them, else with new ones from the current random state.
 
     Args:
         architecture: its name, width, stem, weights and so on.
         image_size: side of the images that it will see, in pixels; decides `stem: auto`.
         where: the recipe's key, for messages.
+        normalization: mean and standard deviation of the images; needed if the weights were trained with others.
 
     Raises:
         RecipeError: the name is unknown, a key does not apply to it, the images are too small for the network, or the
             file's weights do not fit the network.
     """
     library, _, name = architecture.name.rpartition(":")
+    source = _published(architecture, image_size, where) if architecture.weights == PRETRAINED else None
+    file = fetch(source, f"{where}.weights") if source is not None else None
+    weights = _read(file, where) if source is not None and file is not None and source.of_timm else None
     if name in RESNETS and not library:
         encoder = _resnet(architecture, image_size, where)
     else:
-        network = _by_name(library, name, image_size, architecture.patch_size, where)
+        network = named_network(library, name, image_size, architecture.patch_size, where, weights)
         _no_resnet_keys(architecture, where)
         encoder = Encoder(network, _probe(network, architecture.name, image_size, where))
-    if architecture.weights is not None:
+    if source is not None and weights is not None:
+        encoder.loaded = _described(encoder.network, source, weights)
+    elif architecture.weights is not None:
         encoder.loaded = load_weights(
-            encoder.network, architecture.weights, where, weights_key=architecture.weights_key
-        )
+            encoder.network, architecture.weights if file is None else str(file), where, weights_key=architecture.weights_key,
+            adapt=interpolated if architecture.interpolate_positions else None,
+        )  # fmt: skip
+    own = (
+        (architecture.mean, architecture.std)
+        if architecture.mean is not None and architecture.std is not None
+        else None
+    )
+    if own is None and source is not None:
+        own = source.mean, source.std
+    if own is not None:
+        if normalization is None:
+            raise ValueError(f"{where}: its images' normalization is needed to convert it to {own}")
+        encoder.convert(normalization, own)
     pick_before_convolving(encoder)
     return encoder.to(memory_format=torch.channels_last)
+
+
+def _published(architecture: Architecture, image_size: int, where: str) -> Published:
+    """Find the published weights that a recipe asks for.
+
+    Raises:
+        RecipeError: there are none for this network, or they do not fit the images or the other keys.
+    """
+    library, _, name = architecture.name.rpartition(":")
+    if name in RESNETS and not library:
+        small = architecture.stem == "auto" and image_size <= SMALL_IMAGE
+        if architecture.width != 1 or architecture.selective_kernels or name not in torchvision_names():
+            raise RecipeError(
+                f"{where}.weights is pretrained, but nobody publishes weights for {name} of this width and kind",
+                f"use width 1 without selective kernels, or another network, for example timm:{name}.a1_in1k",
+            )
+        if small or architecture.stem not in {"auto", "imagenet"}:
+            raise RecipeError(
+                f"{where}.weights is pretrained, but the published weights of {name} are for the ImageNet stem",
+                f"set {where}.stem to imagenet (data.image_size 32 or more)",
+            )
+        return published("torchvision", name, f"{where}.name")
+    if architecture.patch_size is not None:
+        raise RecipeError(
+            f"{where}.patch_size: published weights have the patches of their name", "remove patch_size, or weights"
+        )
+    if not library:
+        library = "torchvision" if name in torchvision_names() else "timm"
+    refuse_unknown(library, name, where)
+    source = published(library, name, f"{where}.name")
+    check_size(source, image_size, architecture.interpolate_positions, where)
+    return source
+
+
+def _read(file: Path, where: str) -> Content:
+    """Read published weights.
+
+    Raises:
+        RecipeError: the file is damaged.
+    """
+    try:
+        return read_weights(file)
+    except Unreadable as error:
+        raise RecipeError(f"{where}.weights: {file}: {error.detail}", "delete it, and it is fetched again") from error
+
+
+def _described(network: nn.Module, source: Published, weights: Content) -> LoadedWeights:
+    state = network.state_dict()
+    return LoadedWeights(source.name, weights.sha256, len(state), sum(t.numel() for t in state.values()), "", {})
 
 
 def _resnet(architecture: Architecture, image_size: int, where: str) -> Encoder:
@@ -76,7 +171,7 @@ def _resnet(architecture: Architecture, image_size: int, where: str) -> Encoder:
             f"{where}.selective_kernels: {name} has no bottleneck blocks for them", f"use {', '.join(SELECTIVE)}"
         )
     if architecture.patch_size is not None:
-        _no_patches(name, architecture.patch_size, where)
+        no_patches(name, architecture.patch_size, where)
     if stem == "auto":
         stem = "cifar" if image_size <= SMALL_IMAGE else "imagenet"
     resnet = ResNet(name, architecture.width, stem, architecture.selective_kernels)
@@ -98,110 +193,6 @@ def _no_resnet_keys(architecture: Architecture, where: str) -> None:
         raise RecipeError(
             f"{where}.selective_kernels is true, but {name} has no such option",
             f"it is for {', '.join(SELECTIVE)}; timm has networks with selective kernels, for example timm:skresnet18",
-        )
-
-
-def _no_patches(name: str, patch_size: int, where: str) -> None:
-    raise RecipeError(
-        f"{where}.patch_size is {patch_size}, but {name} takes no patch size",
-        "it is for timm's ViTs, for example timm:vit_tiny_patch16_224",
-    )
-
-
-def _by_name(library: str, name: str, image_size: int, patch_size: int | None, where: str) -> nn.Module:
-    if library not in {"", "timm", "torchvision"}:
-        raise RecipeError(
-            f"{where}.name: unknown library {library!r}", "accepted: torchvision:NAME, timm:NAME or NAME alone"
-        )
-    if library != "timm" and name in torchvision_names():
-        if patch_size is not None:
-            _no_patches(name, patch_size, where)
-        return _torchvision(name, image_size, where)
-    if library != "torchvision" and name in timm_names():
-        return _timm(name, image_size, patch_size, where)
-    known = {
-        "": {*RESNETS, *torchvision_names(), *timm_names()},
-        "timm": timm_names(),
-        "torchvision": torchvision_names(),
-    }[library]
-    hint = near(name, sorted(known)) or "use any classification network of torchvision or timm, for example resnet18"
-    raise RecipeError(f"{where}.name: unknown network {name!r}", hint)
-
-
-@functools.cache
-def torchvision_names() -> frozenset[str]:
-    """The names of torchvision's classification networks."""
-    import torchvision.models as zoo
-
-    return frozenset(zoo.list_models(module=zoo))
-
-
-@functools.cache
-def timm_names() -> frozenset[str]:
-    """The names of timm's networks."""
-    import timm
-
-    return frozenset(timm.list_models())
-
-
-def _torchvision(name: str, image_size: int, where: str) -> nn.Module:
-    import torchvision.models as zoo
-
-    options: dict[str, Any] = {"weights": None}
-    if name in {"googlenet", "inception_v3"}:
-        options |= {"aux_logits": False, "init_weights": True}
-    if name.startswith("vit_"):
-        _divisible(image_size, int(name.rpartition("_")[2]), name, where)
-        options["image_size"] = image_size  # its positional embedding has one vector per patch
-    network = zoo.get_model(name, **options)
-    for attribute in _CLASSIFIERS:
-        classifier = getattr(network, attribute, None)
-        if isinstance(classifier, nn.Sequential) and len(classifier) > 1:
-            # Keep the layers before the last Linear (such as MobileNetV3's hidden layer): they are part of the network.
-            setattr(network, attribute, classifier[:-1] if isinstance(classifier[-1], nn.Linear) else _pool())
-            return network
-        if classifier is not None:
-            setattr(network, attribute, nn.Identity())
-            return network
-    raise RecipeError(f"{where}.name: {name} has no classifier that can be removed", "choose another network")
-
-
-def _pool() -> nn.Module:
-    """The replacement for a fully convolutional classifier (SqueezeNet's)."""
-    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
-
-
-def _timm(name: str, image_size: int, patch_size: int | None, where: str) -> nn.Module:
-    import timm
-
-    options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
-    sizes: dict[str, Any] = {"img_size": image_size} | ({} if patch_size is None else {"patch_size": patch_size})
-    try:
-        try:
-            network = timm.create_model(name, **options, **sizes)  # transformers need the image size
-        except TypeError:
-            if patch_size is not None:
-                _no_patches(name, patch_size, where)
-            network = timm.create_model(name, **options)
-    except RecipeError:
-        raise
-    except Exception as error:  # whatever the library's code raises
-        raise RecipeError(
-            f"{where}.name: {name} cannot be built for images of {image_size} px: {error}", "change data.image_size"
-        ) from error
-    side = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    if side is not None:
-        _divisible(image_size, side[0] if isinstance(side, tuple) else side, name, where)
-    return network
-
-
-def _divisible(image_size: int, patch: int, name: str, where: str) -> None:
-    """Refuse images that do not divide into patches: the rest at two borders would never be seen."""
-    if image_size % patch:
-        fitting = [size for size in (image_size // patch * patch, (image_size // patch + 1) * patch) if size]
-        raise RecipeError(
-            f"data.image_size: {image_size} px is not a multiple of the {patch}-px patches of {where} {name}",
-            f"use {' or '.join(map(str, fitting))} px, or set {where}.patch_size for a ViT of timm",
         )
 
 

@@ -36,6 +36,22 @@ def in_reverse(values: Statistics) -> Statistics:
     return (values[2], values[1], values[0]) if isinstance(values, tuple) else values
 
 
+def resized(images: Tensor, side: int, mean: float, std: float) -> Tensor:
+    """Normalized images (n, 3, s, s), resized to a side in pixels: bicubic, antialiased, within the range of pixels.
+
+    Args:
+        images: normalized with one mean and standard deviation for all channels.
+        side: of the result.
+        mean: of the normalization, for pixels in [0, 1].
+        std: of the normalization.
+    """
+    if images.shape[-1] == side:
+        return images
+    with torch.autocast(images.device.type, enabled=False):
+        larger = nn.functional.interpolate(images.float(), (side, side), mode="bicubic", antialias=True)
+    return larger.clamp_(-mean / std, (1 - mean) / std)
+
+
 class PixelClassifier(nn.Module):
     """A model that takes pixels; this is what an export converts.
 

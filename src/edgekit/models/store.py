@@ -17,7 +17,7 @@ from edgekit.errors import EdgekitError, RunError, shortened
 from edgekit.files import write_bytes, write_json
 from edgekit.foreign import Unreadable, parse_json, read_bytes, understood
 from edgekit.models.classifier import Classifier
-from edgekit.models.encoders import Encoder, build_encoder
+from edgekit.models.encoders import Encoder, Normalization, build_encoder
 from edgekit.models.heads import ProjectionHead
 from edgekit.models.weight_files import read_safetensors
 from edgekit.recipe import Architecture
@@ -32,12 +32,31 @@ def save_classifier(folder: Path, model: Classifier) -> list[str]:
     """Write a classifier; return the names of its files."""
     spec = {
         "kind": "classifier",
-        "architecture": model.architecture.model_dump(mode="json", exclude={"weights", "weights_key"}),
+        **_described(model.architecture, model.encoder),
         "image_size": model.image_size,
         "classes": model.classes,
         "kept_widths": model.kept.widths(),
     }
     return _save(folder, spec, model)
+
+
+def _described(architecture: Architecture, encoder: Encoder) -> dict[str, Any]:
+    """Describe an encoder; `normalization` is that of its images if the network has another one. Older files lack these keys."""
+    content = architecture.model_dump(
+        mode="json", exclude={"weights", "weights_key", "interpolate_positions", "mean", "std"}
+    )
+    if encoder.own is None or encoder.given is None:
+        return {"architecture": content}
+    (mean, std), (given_mean, given_std) = encoder.own, encoder.given
+    return {
+        "architecture": {**content, "mean": mean, "std": std},
+        "normalization": {"mean": given_mean, "std": given_std},
+    }
+
+
+class _Normalization(BaseModel):
+    mean: float | tuple[float, float, float]
+    std: float | tuple[float, float, float]
 
 
 class _Head(BaseModel):
@@ -57,6 +76,12 @@ class _Described(BaseModel):
 
     architecture: Architecture
     image_size: int = Field(ge=4, le=4096)
+    normalization: _Normalization | None = None
+
+    @property
+    def given(self) -> Normalization | None:
+        """Mean and standard deviation of the images."""
+        return None if self.normalization is None else (self.normalization.mean, self.normalization.std)
 
     @field_validator("architecture")
     @classmethod
@@ -88,7 +113,9 @@ def load_classifier(folder: Path, digests: Mapping[str, str] = _NONE) -> Classif
     """
     spec = _spec(folder, _Classifier, digests)
     with _building(folder):
-        model = Classifier.build(spec.architecture, spec.image_size, spec.classes, spec.kept_widths)
+        model = Classifier.build(
+            spec.architecture, spec.image_size, spec.classes, spec.kept_widths, normalization=spec.given
+        )
     _load(folder, model, digests)
     return model.eval()
 
@@ -119,7 +146,7 @@ def save_pretrained(folder: Path, model: Pretrained) -> list[str]:
     """Write a pretrained encoder and its head; return the names of the files."""
     spec = {
         "kind": "pretrained",
-        "architecture": model.architecture.model_dump(mode="json", exclude={"weights", "weights_key"}),
+        **_described(model.architecture, model.encoder),
         "image_size": model.image_size,
         "head": model.head.spec,
     }
@@ -134,7 +161,7 @@ def load_pretrained(folder: Path, digests: Mapping[str, str] = _NONE) -> Pretrai
     """
     spec = _spec(folder, _Pretrained, digests)
     with _building(folder):
-        encoder = build_encoder(spec.architecture, spec.image_size)
+        encoder = build_encoder(spec.architecture, spec.image_size, normalization=spec.given)
         head = ProjectionHead(encoder.feature_dim, **spec.head.model_dump())
         model = Pretrained(spec.architecture, spec.image_size, encoder, head)
     _load(folder, model, digests)

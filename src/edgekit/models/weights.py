@@ -122,8 +122,17 @@ class Match:
         return {new: self.state.tensors[old] for old, new in self.names.items()}
 
 
+# Changes tensors of a file (by the network's names) to fit a network: takes the network, the file's tensors and the network's own.
+Adapt = Callable[[nn.Module, dict[str, Tensor], Mapping[str, Tensor]], dict[str, Tensor]]
+
+
 def load_weights(
-    network: nn.Module, path: str, where: str, named: str = "", weights_key: str | None = None
+    network: nn.Module,
+    path: str,
+    where: str,
+    named: str = "",
+    weights_key: str | None = None,
+    adapt: Adapt | None = None,
 ) -> LoadedWeights:
     """Load the weights of a file into a network, in place.
 
@@ -134,6 +143,7 @@ def load_weights(
         named: the network's name on the command line; empty if the recipe names it.
         weights_key: which of the file's weights, see `read_state_dicts`; None: those that fit, preferably an average over
             training.
+        adapt: changes tensors of other shapes (`edgekit.models.positions.interpolated`).
 
     Raises:
         RecipeError: the file is missing, damaged, would run code, or its tensors do not fit the network, which is then
@@ -150,6 +160,8 @@ def load_weights(
             f"{context}: none of its tensors has a name of this network: the file has {some(found)}, the network {some(wanted)}",
             f"check that {network_key} is the network that the file was made from",
         )
+    if adapt is not None:
+        found = adapt(network, found, wanted)
     _same_shapes(found, wanted, context, where, named)
     missing = [name for name in wanted if name not in own and not name.endswith(_UNIMPORTANT)]
     extra = [name for name in found if name not in wanted]
@@ -310,4 +322,5 @@ def _same_shapes(
     elif any("pos_embed" in name or "pos_embedding" in name for name in other):
         size = "give the --size" if named else "set data.image_size (or patch_size) to the value"
         hint = f"its positional embedding is for another number of patches: {size} that it was trained with"
+        hint += "" if named else f", or {where}.interpolate_positions to true"
     raise RecipeError(message, hint)

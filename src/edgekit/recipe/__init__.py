@@ -5,7 +5,8 @@ its value and what would be accepted.
 """
 
 from edgekit.recipe.budget import auto_epochs, epochs_of, settled, settled_stage, warmup_steps
-from edgekit.recipe.methods import METHODS, Pretrain
+from edgekit.recipe.method_table import METHODS, Pretrain
+from edgekit.recipe.names import PRETRAINED, factory_of, library_of
 from edgekit.recipe.parts import (
     SMALL_IMAGE,
     Architecture,
@@ -24,17 +25,20 @@ from edgekit.recipe.parts import (
     Transformation,
 )  # fmt: skip
 from edgekit.recipe.plain_yaml import read_yaml
+from edgekit.recipe.pretrained import EncoderTeacher
 from edgekit.recipe.reading import Overrides, dump, load, parse, recipe_of
 from edgekit.recipe.whole import Recipe
 
 __all__ = [
     "METHODS",
+    "PRETRAINED",
     "SMALL_IMAGE",
     "Architecture",
     "Augmentation",
     "Consistency",
     "DataConfig",
     "Distill",
+    "EncoderTeacher",
     "Finetune",
     "Hardware",
     "LabelCount",
@@ -50,6 +54,8 @@ __all__ = [
     "auto_epochs",
     "dump",
     "epochs_of",
+    "factory_of",
+    "library_of",
     "load",
     "parse",
     "read_yaml",

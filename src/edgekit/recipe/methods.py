@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -195,20 +195,3 @@ class TripletConfig(MethodConfig):
     )
     # That of SimCLR: FaceNet's (AdaGrad, 1,000 hours) is for labeled faces.
     optimizer: Optimizer = Optimizer(name="lars", lr=0.3, weight_decay=1e-6, warmup=0.1)
-
-
-Pretrain = Annotated[
-    SimCLRConfig
-    | MoCoConfig
-    | InstDiscConfig
-    | BYOLConfig
-    | SimSiamConfig
-    | BYOLGuidedConfig
-    | SimSiamGuidedConfig
-    | TripletConfig,
-    Field(discriminator="method"),
-]
-METHODS: dict[str, type[MethodConfig]] = {
-    "simclr": SimCLRConfig, "moco": MoCoConfig, "instdisc": InstDiscConfig, "byol": BYOLConfig, "simsiam": SimSiamConfig,
-    "byol+gsg": BYOLGuidedConfig, "simsiam+gsg": SimSiamGuidedConfig, "triplet": TripletConfig,
-}  # fmt: skip

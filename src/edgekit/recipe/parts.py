@@ -5,7 +5,6 @@ Each default comes from a paper, or a comment says why it does not.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from edgekit.pixel_range import PixelRange, check_pixel_range
 from edgekit.preprocess import MAX_PIXELS, Preprocessing
 from edgekit.recipe.bounds import BOUNDS
+from edgekit.recipe.names import PRETRAINED, check_std, factory_of, library_of
 from edgekit.spelling import KEYS, translated_keys
 
 TORCHVISION = "torchvision:"  # before the name of one of torchvision's sets
@@ -291,6 +291,9 @@ def steps_field(stage: str) -> Any:
     )
 
 
+Normalization = float | tuple[float, float, float]
+
+
 class Architecture(RecipePart):
     """An image network by name."""
 
@@ -315,7 +318,8 @@ class Architecture(RecipePart):
     )
     weights: Text | None = Field(
         None,
-        description="file of weights to start from, safetensors or a torch state dict; loaded strictly, without its classifier",
+        description="weights to start from, without a classifier: pretrained: those that timm or torchvision publish for the network, "
+        "fetched into their caches (timm:NAME.TAG chooses among several); or a file, safetensors or a torch state dict, loaded strictly",
     )
     weights_key: Text | None = Field(
         None,
@@ -323,10 +327,27 @@ class Architecture(RecipePart):
         "exponential moving average (EMA) first",
     )
 
+    mean: Normalization | None = Field(
+        None,
+        description="mean of the images that the weights were trained with, one number or three; default: with published weights their own, "
+        "else data.mean",
+    )
+    std: Normalization | None = Field(None, description="standard deviation, likewise")
+    interpolate_positions: bool = Field(
+        False,
+        description="interpolate the positional embedding of a ViT whose weights were trained on images of another size",
+    )
+
     @model_validator(mode="after")
     def _key_of_a_file(self) -> Architecture:
-        if self.weights_key is not None and self.weights is None:
-            raise ValueError(f"weights_key is {self.weights_key}, but weights is not set: name the file")
+        if self.weights_key is not None and self.weights in {None, PRETRAINED}:
+            raise ValueError(f"weights_key is {self.weights_key}, but weights names no file")
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together: set both or neither")
+        if any(
+            value is not None and value <= 0 for value in (self.std if isinstance(self.std, tuple) else (self.std,))
+        ):
+            raise ValueError(f"std ({self.std}) must be greater than 0")
         return self
 
 
@@ -362,13 +383,19 @@ class Consistency(RecipePart):
         "pool; beyond it, a warning is printed",
     )
     augmentation: Augmentation | None = Field(
-        None, description="augmentation of the strong view; default: that of pretraining"
+        None,
+        description="augmentation of the strong view; default: that of pretraining, with pretrain.method distill that of SimCLR",
     )
 
 
 class Finetune(RecipePart):
     """Fine-tuning on the label budget, from a linear probe on the encoder (LP-FT) or from a layer of the projection head."""
 
+    train: Literal["all", "last_stage", "head"] = Field(
+        "all",
+        description="what is trained: all; last_stage: the last stage of the encoder and the layers after it; head: only the layers after the "
+        "encoder. The rest keeps its weights and its BatchNorm statistics",
+    )
     keep_projection_layers: int = Field(
         0, ge=0, description="first layers of the projection head that are kept: 0 in SimCLR v1, 1 in v2; never all"
     )
@@ -407,20 +434,19 @@ class Finetune(RecipePart):
     )
 
 
-Normalization = float | tuple[float, float, float]
-
-
 class TeacherSource(RecipePart):
     """A teacher: the fine-tuned model of the run, a model of another run, or a network of the user."""
 
     model: Text = Field(
         "own",
         description="own: the fine-tuned model of this run; folder of a run: its fine-tuned model; folder of a stage (runs/NAME/distill): its "
-        "model; module:factory: a function without arguments that returns a network from images to logits",
+        "model; timm:NAME or torchvision:NAME with the weights of such a classifier; module:factory: a function without arguments that returns a "
+        "network from images to logits",
     )
     weights: Text | None = Field(
         None,
-        description="module:factory only: file of the weights, safetensors or a torch state dict, loaded strictly",
+        description="of module:factory, timm:NAME or torchvision:NAME: file of the weights, safetensors or a torch state dict, loaded strictly; "
+        "for timm and torchvision also `pretrained`",
     )
     weights_key: Text | None = Field(
         None,
@@ -428,33 +454,45 @@ class TeacherSource(RecipePart):
     )
     mean: Normalization | None = Field(
         None,
-        description="module:factory only: mean that its images are normalized with, one number or three; default data.mean",
+        description="of the same: mean that its images are normalized with, one number or three; default: of module:factory data.mean, else the "
+        "network's own",
     )
     std: Normalization | None = Field(
         None,
-        description="module:factory only: standard deviation, one number or three, greater than 0; default data.std",
+        description="of the same: standard deviation, one number or three, greater than 0",
     )
+    image_size: int | None = Field(
+        None,
+        ge=4,
+        le=2048,
+        description="of the same: side of the images that it sees, in pixels, resized from those of data.image_size; default data.image_size",
+    )
+
+    @property
+    def library(self) -> tuple[str, str] | None:
+        """Library and name of `timm:NAME` or `torchvision:NAME`, or None."""
+        return library_of(self.model)
 
     @property
     def factory(self) -> tuple[str, str] | None:
         """Module and function of `module:factory`, or None."""
-        match = re.fullmatch(r"([A-Za-z_][\w.]*):([A-Za-z_][\w.]*)", self.model)
-        return (match[1], match[2]) if match else None
+        return factory_of(self.model)
 
     @model_validator(mode="after")
     def _check(self) -> TeacherSource:
+        if self.library is not None and self.weights is None:
+            raise ValueError(f"weights is missing: name the file of the weights of {self.model}, or write pretrained")
         if self.factory is not None and self.weights is None:
             raise ValueError(
                 f"weights is missing: {self.model} builds a network without weights; name the file of its weights"
             )
-        set_keys = [name for name in ("weights", "weights_key", "mean", "std") if getattr(self, name) is not None]
-        if self.factory is None and set_keys:
+        keys = ("weights", "weights_key", "mean", "std", "image_size")
+        set_keys = [name for name in keys if getattr(self, name) is not None]
+        if self.factory is None and self.library is None and set_keys:
             raise ValueError(
                 f"{set_keys[0]} is only for a network of your own (module:factory); {self.model} has its own: remove {set_keys[0]}"
             )
-        stds = self.std if isinstance(self.std, tuple) else (self.std,)
-        if any(std is not None and std <= 0 for std in stds):
-            raise ValueError(f"std ({self.std}) must be greater than 0")
+        check_std(self.std)
         return self
 
 

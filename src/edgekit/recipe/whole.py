@@ -8,8 +8,11 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from edgekit.recipe.methods import Pretrain, SimCLRConfig
-from edgekit.recipe.parts import DataConfig, Distill, Finetune, Hardware, Monitor, RecipePart, Supervised
+from edgekit.recipe.from_teacher import DistillConfig
+from edgekit.recipe.method_table import Pretrain
+from edgekit.recipe.methods import SimCLRConfig
+from edgekit.recipe.names import tag_of
+from edgekit.recipe.parts import Augmentation, DataConfig, Distill, Finetune, Hardware, Monitor, RecipePart, Supervised
 
 
 class Recipe(RecipePart):
@@ -49,6 +52,32 @@ class Recipe(RecipePart):
                     f"{name}.optimizer.warmup_epochs ({warmup:g}) must be less than {name}.epochs ({stage.epochs})"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _pretrained(self) -> Recipe:
+        if isinstance(self.pretrain, DistillConfig):
+            if self.pretrain.teacher.model is None:
+                raise ValueError(
+                    "pretrain.teacher.model is missing: pretrain.method distill needs the encoder that teaches, accepted: {model: timm:NAME}, "
+                    "{model: torchvision:NAME}, {model: module:factory} or {model: folder of a run}"
+                )
+            if self.pretrain.one_branch is not None:
+                raise ValueError("pretrain.one_branch does not apply to pretrain.method distill: remove it")
+        for key, network in (("pretrain.encoder", self.pretrain.encoder), ("distill.student", self.distill.student)):
+            if (tag := tag_of(network.name)) and network.weights is None:
+                raise ValueError(
+                    f"{key}.name is {network.name}, whose tag {tag} names published weights: add weights: pretrained, or remove .{tag}"
+                )
+        return self
+
+    @property
+    def strong_augmentation(self) -> Augmentation:
+        """The augmentation of the views that learn pseudo-labels: given, or that of pretraining; distillation's is weak, so SimCLR's."""
+        if self.finetune.consistency.augmentation is not None:
+            return self.finetune.consistency.augmentation
+        if isinstance(self.pretrain, DistillConfig):
+            return Augmentation(flip=self.pretrain.augmentation.flip)
+        return self.pretrain.augmentation
 
     @classmethod
     def read(cls, source: Path | str | Mapping[str, Any], overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:

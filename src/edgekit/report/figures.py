@@ -92,6 +92,8 @@ def stages(facts: ReportFacts, top: Headline) -> ReportFigure | None:
         untrained = _random_knn(facts) if s.metric == "knn" else None
         if untrained is not None:
             note = f"random weights: {show.percent(untrained)}"
+        if s.model == "encoder" and (taught := _taught_by(facts, s.metric)) is not None:
+            note = f"{note}; its teacher: {show.percent(taught)}"
         rows.append(charts.AccuracyRow(label, note, f"m-{s.model}", s.value, low, high, untrained))
     gain_from = top.supervised.value if top.supervised and top.band else None
     return ReportFigure(charts.stages(rows, gain_from, MODELS["student"]), [])
@@ -100,6 +102,13 @@ def stages(facts: ReportFacts, top: Headline) -> ReportFigure | None:
 def _random_knn(facts: ReportFacts) -> float | None:
     """Return the encoder's kNN accuracy before its training, which the pretraining recorded."""
     value = facts.stages["pretrain"].record.metrics.get("knn_random_weights") if "pretrain" in facts.stages else None
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _taught_by(facts: ReportFacts, metric: str) -> float | None:
+    """Return the same score of the encoder that taught it (`pretrain.method: distill`), which the pretraining recorded."""
+    teacher = facts.stages["pretrain"].record.metrics.get("teacher") if "pretrain" in facts.stages else None
+    value = teacher.get(metric) if isinstance(teacher, dict) else None
     return float(value) if isinstance(value, (int, float)) else None
 
 

@@ -7,7 +7,7 @@ import time
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
 
-from edgekit.data.images import ImageSet
+from edgekit.data.images import ImageSet, spread_rows
 from edgekit.data.splits import Splits
 from edgekit.errors import EdgekitError, RunError
 from edgekit.progress import relayed
@@ -87,7 +87,8 @@ def measure(
 
 
 def _few(images: ImageSet) -> ImageSet:
-    return images.subset(range(_SCORED)) if len(images) > _SCORED else images
+    """Return a few images, spread over the set: in one that is sorted by class, a linear probe needs more than the first class."""
+    return images.subset(spread_rows(len(images), _SCORED)) if len(images) > _SCORED else images
 
 
 def _scoring(stage: str, trainings: list[TimedTraining], splits: Splits) -> float:

@@ -19,8 +19,8 @@ from edgekit.export.importers.outputs import reason
 from edgekit.export.importers.request import Fit, Interpolation, ModelRequest, Network, PixelFormat
 from edgekit.files import sha256
 from edgekit.models.checkpoints import read_state_dicts
-from edgekit.models.encoders import timm_names, torchvision_names
 from edgekit.models.factories import import_factory, source_file
+from edgekit.models.named import timm_names, torchvision_names
 from edgekit.models.trained import TrainedNetwork
 from edgekit.models.weights import best_match, load_weights
 

@@ -49,11 +49,10 @@ def from_run(
         splits = load_splits(data, run)
         preprocessing = data.preprocessing(splits.pixel_range)
     assert splits.test.labels is not None
+    model = load_classifier(run.stage_path(stage), record.outputs)
     return ModelSource(
         name=recipe.name,
-        model=PixelClassifier(
-            load_classifier(run.stage_path(stage), record.outputs), recipe.data.mean, recipe.data.std
-        ),
+        model=PixelClassifier(model, *(model.encoder.without_conversion() or (recipe.data.mean, recipe.data.std))),
         classes=splits.classes,
         preprocessing=preprocessing,
         calibration=CalibrationPool(

@@ -279,7 +279,10 @@ def _validation(training: ImageSet, classes: int, seed: int) -> tuple[Tensor, Te
 def _fresh(pretrained: Pretrained, recipe: Recipe) -> Encoder:
     """Return the same network with random weights, as a baseline."""
     torch.manual_seed(seed_for(recipe.seed, "transfer", "weights"))
-    return build_encoder(pretrained.architecture.model_copy(update={"weights": None}), pretrained.image_size)
+    return build_encoder(
+        pretrained.architecture.model_copy(update={"weights": None}), pretrained.image_size,
+        normalization=pretrained.encoder.given,
+    )  # fmt: skip
 
 
 def _train(

@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from edgekit.data.images import ImageSet, spread_rows
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.files import sha256
+from edgekit.models.checkpoints import digest_of_weights
 from edgekit.models.class_order import hits, natural
 from edgekit.models.factories import import_factory, source_file
-from edgekit.models.pixels import Statistics, normalize
+from edgekit.models.pixels import Statistics, normalize, resized
+from edgekit.models.pretrained import published
 from edgekit.models.store import load_classifier
 from edgekit.models.weights import LoadedWeights, load_weights
-from edgekit.recipe import DataConfig, TeacherSource
+from edgekit.recipe import PRETRAINED, DataConfig, TeacherSource
 from edgekit.run import Run
 from edgekit.stages import MODEL_OF
+from edgekit.train.distill.named_teachers import named_classifier
 
 _WHERE = "distill.teachers"
 
@@ -33,9 +36,18 @@ class Teacher:
         image_size: s, in pixels.
         scale: factor that converts the student's normalized images, one number or one per channel.
         shift: added after the factor, to get the normalization of the teacher.
+        given: mean and standard deviation of the student's images, which are resized to s if they have another size.
     """
 
-    def __init__(self, model: nn.Module, image_size: int, scale: Statistics = 1.0, shift: Statistics = 0.0) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        image_size: int,
+        scale: Statistics = 1.0,
+        shift: Statistics = 0.0,
+        given: tuple[float, float] = (0.5, 0.25),
+    ) -> None:
+        self.image_size, self.given = image_size, given
         self.model = model.eval().requires_grad_(False)
         self.scale, self.shift = (torch.tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in (scale, shift))
         self.as_it_is = scale == 1.0 and shift == 0.0
@@ -66,6 +78,7 @@ class Teacher:
             self.device = images.device
             self.model = self.model.to(self.device)
             self.scale, self.shift = self.scale.to(self.device), self.shift.to(self.device)
+        images = resized(images, self.image_size, *self.given)
         logits = self.model(images if self.as_it_is else images * self.scale + self.shift)
         embedding = self._seen.pop(self._last)[0] if self._last is not None else logits.new_zeros(len(logits), 0)
         return logits, embedding
@@ -107,6 +120,8 @@ def load_teachers(
         if source.model == "own":
             if own:
                 teachers.append(_of_stage(run, "finetune", run, data, classes))
+        elif source.library is not None:
+            teachers.append(_of_library(source, data, classes))
         elif source.factory is not None:
             teachers.append(_of_factory(source, data, classes))
         else:
@@ -141,7 +156,7 @@ def check_order(
     assert images.labels is not None
     pixels = torch.from_numpy(np.ascontiguousarray(images.images))
     for source, teacher in zip([s for s in sources if s.model != "own"], teachers, strict=True):
-        if source.factory is None:
+        if source.factory is None and source.library is None:
             continue
         decided = [teacher(normalize(part, data.mean, data.std))[0].argmax(1) for part in pixels.split(32)]
         right, ours, certain = hits(
@@ -170,11 +185,25 @@ def identity(source: TeacherSource, run: Run) -> dict[str, Any]:
             "weights": digest_of_weights(source.weights, f"{_WHERE}.weights"),
             "mean": source.mean,
             "std": source.std,
-            **({} if source.weights_key is None else {"weights_key": source.weights_key}),
+            **_set_keys(source),
         }
+    if source.library is not None:
+        assert source.weights is not None
+        weights = (
+            {"published": published(*source.library, _WHERE).source}
+            if source.weights == PRETRAINED
+            else {"weights": digest_of_weights(source.weights, f"{_WHERE}.weights")}
+        )
+        return {"network": source.model, **weights, "mean": source.mean, "std": source.std, **_set_keys(source)}
     other, stage = locate(source.model, run)
     pixels = other.recipe.data
     return {"model": other.require(stage).outputs["model.safetensors"], "mean": pixels.mean, "std": pixels.std}
+
+
+def _set_keys(source: TeacherSource) -> dict[str, Any]:
+    """Return the keys that older records lack, where they are set."""
+    keys = {"weights_key": source.weights_key, "image_size": source.image_size}
+    return {key: value for key, value in keys.items() if value is not None}
 
 
 def locate(where: str, run: Run) -> tuple[Run, str]:
@@ -194,21 +223,6 @@ def locate(where: str, run: Run) -> tuple[Run, str]:
     return other, stage or "finetune"
 
 
-def digest_of_weights(path: str, where: str) -> str:
-    """Return the SHA-256 of a file of weights.
-
-    Raises:
-        RecipeError: it cannot be read.
-    """
-    file = Path(path).expanduser()
-    if file.exists() and not file.is_file():  # reading a device may never end
-        raise RecipeError(f"{where}: {path}: is not a file", "give the path of the file")
-    try:
-        return sha256(file)
-    except OSError as error:
-        raise RecipeError(f"{where}: {path}: cannot be read: {error.strerror}", "give the path of the file") from error
-
-
 def _of_stage(other: Run, stage: str, run: Run, data: DataConfig, classes: list[str]) -> Teacher:
     model = load_classifier(other.stage_path(stage), other.require(stage).outputs)
     where = f"{_WHERE}: {other.stage_path(stage)}"
@@ -224,7 +238,40 @@ def _of_stage(other: Run, stage: str, run: Run, data: DataConfig, classes: list[
             f"set data.image_size to {model.image_size}",
         )
     its = data if other.path == run.path else other.recipe.data
-    return Teacher(model, data.image_size, *_renormalized(data, its.mean, its.std))
+    return Teacher(model, data.image_size, *_renormalized(data, its.mean, its.std), given=(data.mean, data.std))
+
+
+def _of_library(source: TeacherSource, data: DataConfig, classes: list[str]) -> Teacher:
+    size = source.image_size or data.image_size
+    model, loaded, known = named_classifier(source, len(classes), size, f"{_WHERE}: {source.model}")
+    mean: Statistics = source.mean if source.mean is not None else known.mean if known is not None else data.mean
+    std: Statistics = source.std if source.std is not None else known.std if known is not None else data.std
+    teacher = _tried(model, f"{_WHERE}: {source.model}", size, (mean, std), data, classes)
+    teacher.loaded = loaded
+    return teacher
+
+
+def _tried(
+    model: nn.Module, where: str, size: int, own: tuple[Statistics, Statistics], data: DataConfig, classes: list[str]
+) -> Teacher:
+    """Try a network on two images, and make it a teacher.
+
+    Raises:
+        RecipeError: it fails, or does not return the logits of the classes.
+    """
+    try:
+        with torch.no_grad():
+            logits = model.eval()(torch.zeros(2, 3, size, size))
+        _check_logits(logits, classes, where)
+        return Teacher(model, size, *_renormalized(data, *own), given=(data.mean, data.std))
+    except EdgekitError:
+        raise
+    except Exception as error:  # code of the user may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise RecipeError(
+            f"{where}: fails on images (2, 3, {size}, {size}): {reason}",
+            "a teacher must map images of three channels to logits; set its image_size to the size that it takes",
+        ) from error
 
 
 def _of_factory(source: TeacherSource, data: DataConfig, classes: list[str]) -> Teacher:
@@ -239,10 +286,7 @@ def _of_factory(source: TeacherSource, data: DataConfig, classes: list[str]) -> 
         if not isinstance(model, nn.Module):
             raise RecipeError(f"{where}: returned a {type(model).__name__}, not an nn.Module", "return the network")
         loaded = load_weights(model, source.weights, _WHERE, weights_key=source.weights_key)
-        with torch.no_grad():
-            logits = model.eval()(torch.zeros(2, 3, data.image_size, data.image_size))
-        _check_logits(logits, classes, where)
-        teacher = Teacher(model, data.image_size, *_renormalized(data, mean, std))
+        teacher = _tried(model, where, source.image_size or data.image_size, (mean, std), data, classes)
         teacher.loaded = loaded
         return teacher
     except EdgekitError:

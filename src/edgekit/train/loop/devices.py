@@ -30,6 +30,11 @@ def has_fast_bf16(hardware: Hardware) -> bool:
     return device_for(hardware).type == "cpu" and has_native_bf16()
 
 
+def uses_bf16(hardware: Hardware) -> bool:
+    """Whether this process trains in bfloat16 autocast."""
+    return hardware.precision == "bf16" or (hardware.precision == "auto" and has_fast_bf16(hardware))
+
+
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Compute float32 convolutions and matrix products in full float32 in this block, also on NVIDIA GPUs.

@@ -42,7 +42,7 @@ from edgekit.recipe import Hardware, Optimizer, warmup_steps
 from edgekit.spelling import KEYS
 from edgekit.terminal import echo
 from edgekit.train.loop.collapse import verdict
-from edgekit.train.loop.devices import device_for, full_float32, has_fast_bf16
+from edgekit.train.loop.devices import device_for, full_float32, uses_bf16
 from edgekit.train.loop.distributed import broadcast, rank, synchronize_batchnorm, world_size
 from edgekit.train.loop.loader import Ahead, Batches, seed_for
 from edgekit.train.loop.memory import is_out_of_memory, keep_freed_memory, largest_that_fits
@@ -495,8 +495,7 @@ def _bar(stage: str, total: int, done: int, hidden: bool) -> Iterator[Advance | 
 
 
 def _precision(hardware: Hardware) -> Any:
-    bf16 = hardware.precision == "bf16" or (hardware.precision == "auto" and has_fast_bf16(hardware))
-    return "bf16-mixed" if bf16 else "32-true"
+    return "bf16-mixed" if uses_bf16(hardware) else "32-true"
 
 
 @contextmanager

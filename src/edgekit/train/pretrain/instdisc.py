@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgekit.data.to_device import to_device
+from edgekit.models.encoders import Normalization
 from edgekit.recipe.methods import InstDiscConfig as Config
 from edgekit.train.loop.distributed import gather
 from edgekit.train.loop.numerics import unit
@@ -26,6 +27,7 @@ class InstDisc(Method):
         config: the recipe's part.
         image_size: side of the views, in pixels.
         pool: number of images: slots of the bank.
+        normalization: of the views, see `edgekit.models.encoders.build_encoder`.
     """
 
     views = 1
@@ -33,8 +35,8 @@ class InstDisc(Method):
     bank: Tensor
     log_normalizer: Tensor
 
-    def __init__(self, config: Config, image_size: int, pool: int) -> None:
-        super().__init__(config, image_size)
+    def __init__(self, config: Config, image_size: int, pool: int, normalization: Normalization | None = None) -> None:
+        super().__init__(config, image_size, normalization)
         self.loss = config.loss
         self.temperature = config.temperature
         self.negatives = config.negatives

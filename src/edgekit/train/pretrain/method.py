@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgekit.models.encoders import build_encoder
+from edgekit.models.encoders import Normalization, build_encoder
 from edgekit.models.heads import ProjectionHead
 from edgekit.models.store import Pretrained
 from edgekit.recipe.methods import MethodConfig
@@ -22,11 +22,13 @@ class Views:
         images: `Method.views` random views, each float32 (n, 3, s, s), normalized.
         index: int64 (n), each image's position in the pool.
         generator: a CPU generator in the same state on every process, for draws over the whole batch.
+        targets: (n, d), the features of a teacher, for methods that have one.
     """
 
     images: list[Tensor]
     index: Tensor
     generator: torch.Generator
+    targets: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,24 @@ class Method(nn.Module):
     Args:
         config: the method's part of the recipe.
         image_size: side of the views, in pixels.
+        normalization: of the views, see `edgekit.models.encoders.build_encoder`.
+        output: width of the projections; default: that of the recipe.
     """
 
     views = 2
 
-    def __init__(self, config: MethodConfig, image_size: int) -> None:
+    def __init__(
+        self,
+        config: MethodConfig,
+        image_size: int,
+        normalization: Normalization | None = None,
+        output: int | None = None,
+    ) -> None:
         super().__init__()
-        encoder = build_encoder(config.encoder, image_size, "pretrain.encoder")
+        encoder = build_encoder(config.encoder, image_size, "pretrain.encoder", normalization)
         hidden = config.projection.hidden or encoder.feature_dim
         head = ProjectionHead(
-            encoder.feature_dim, hidden, config.projection.output, config.projection.layers,
+            encoder.feature_dim, hidden, output or config.projection.output, config.projection.layers,
             normalize_output=config.projection.normalize_output,
         )  # fmt: skip
         self.model = Pretrained(config.encoder, image_size, encoder, head)

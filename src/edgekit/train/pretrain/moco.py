@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgekit.data.to_device import to_device
+from edgekit.models.encoders import Normalization
 from edgekit.models.momentum import Momentum
 from edgekit.recipe.methods import MoCoConfig as Config
 from edgekit.train.loop.distributed import gather, is_synchronized, rank, world_size
@@ -21,13 +22,14 @@ class MoCo(Method):
     Args:
         config: the recipe's part.
         image_size: side of the views, in pixels.
+        normalization: of the views, see `edgekit.models.encoders.build_encoder`.
     """
 
     queue: Tensor
     oldest: Tensor
 
-    def __init__(self, config: Config, image_size: int) -> None:
-        super().__init__(config, image_size)
+    def __init__(self, config: Config, image_size: int, normalization: Normalization | None = None) -> None:
+        super().__init__(config, image_size, normalization)
         self.temperature = config.temperature
         self.symmetric = config.symmetric
         self.key_encoder = Momentum(self.model, config.momentum)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgekit.models.encoders import Normalization
 from edgekit.models.heads import PredictionHead
 from edgekit.recipe.methods import BYOLConfig, SimSiamConfig
 from edgekit.train.loop.numerics import precise
@@ -22,12 +23,15 @@ class Siamese(Method):
     Args:
         config: the recipe's part.
         image_size: side of the views, in pixels.
+        normalization: of the views, see `edgekit.models.encoders.build_encoder`.
     """
 
     predictor_bias = False  # of its last layer
 
-    def __init__(self, config: BYOLConfig | SimSiamConfig, image_size: int) -> None:
-        super().__init__(config, image_size)
+    def __init__(
+        self, config: BYOLConfig | SimSiamConfig, image_size: int, normalization: Normalization | None = None
+    ) -> None:
+        super().__init__(config, image_size, normalization)
         predictor, dimension = config.predictor, config.projection.output
         self.predictor: nn.Module = (
             PredictionHead(dimension, predictor.hidden, bias=self.predictor_bias)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from edgekit.models.encoders import Normalization
 from edgekit.recipe.methods import SimCLRConfig as Config
 from edgekit.train.pretrain.losses import nt_xent
 from edgekit.train.pretrain.method import Loss, Method, Views
@@ -18,10 +19,11 @@ class SimCLR(Method):
     Args:
         config: the recipe's part.
         image_size: side of the views, in pixels.
+        normalization: of the views, see `edgekit.models.encoders.build_encoder`.
     """
 
-    def __init__(self, config: Config, image_size: int) -> None:
-        super().__init__(config, image_size)
+    def __init__(self, config: Config, image_size: int, normalization: Normalization | None = None) -> None:
+        super().__init__(config, image_size, normalization)
         self.temperature = config.temperature
 
     def forward(self, views: Views) -> Loss:

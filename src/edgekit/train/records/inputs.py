@@ -11,9 +11,13 @@ from pydantic import BaseModel
 from edgekit.data.splits import Splits
 from edgekit.errors import RunError
 from edgekit.files import digest_of
-from edgekit.recipe import Consistency, Distill, Finetune, Recipe, settled
+from edgekit.models.checkpoints import digest_of_weights
+from edgekit.models.pretrained import published_source
+from edgekit.recipe import PRETRAINED, Consistency, Distill, Finetune, Recipe, settled
+from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.run import Run, StageRecord
-from edgekit.train.distill.teachers import digest_of_weights, identity
+from edgekit.train.distill.teachers import identity
+from edgekit.train.pretrain.teacher import teacher_identity
 
 # Increase it when a change makes the same recipe train other weights, so that old stages do not count as new ones.
 _TRAINING_VERSION = 4
@@ -57,6 +61,8 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         "training_version": _TRAINING_VERSION,
     }
     if stage == "pretrain":
+        if isinstance(recipe.pretrain, DistillConfig):
+            return {**pool, **common, "teacher": teacher_identity(recipe.pretrain.teacher, run)}
         return {**pool, **common}
     if stage in _EARLIER_DEFAULTS:
         common["defaults"] = _DEFAULTS
@@ -71,7 +77,9 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         others = [identity(source, run) for source in config.teachers if source.model != "own"]
         start = {"from": _weights(run, "finetune"), "own": len(own)} if own else {}
         return {**start, "teachers": others, **images, **common}
-    return {"student": _json(recipe.distill.student, without={"weights", "weights_key"}), **labeled, **common}
+    student = _json(recipe.distill.student, without={"weights", "weights_key"})
+    _leave_out_newer({"student": student})
+    return {"student": student, **labeled, **common}
 
 
 _SET_OF = {"unlabeled": "pool", "labeled": "labeled"}  # of `distill.images`
@@ -184,13 +192,17 @@ def _weights(run: Run, stage: str) -> str:
 
 def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
     """Return a stage's part of the recipe, with the digest of each file in place of its name."""
-    content = settled_content(getattr(recipe, stage), without={"teachers"} if stage == "distill" else None)
+    content = settled_content(
+        getattr(recipe, stage), without={"distill": {"teachers"}, "pretrain": {"teacher"}}.get(stage)
+    )
     _leave_out_newer(content)
     for key in ("encoder", "student"):
         if content.get(key, {}).get("weights_key", "") is None:  # as in records that are older than this key
             del content[key]["weights_key"]
         path = content.get(key, {}).pop("weights", None)
-        if path is not None:
+        if path == PRETRAINED:
+            content[key]["weights"] = published_source(content[key]["name"], f"{stage}.{key}.name")
+        elif path is not None:
             content[key]["weights"] = digest_of_weights(path, f"{stage}.{key}.weights")
     return content
 
@@ -199,6 +211,12 @@ def _leave_out_newer(content: dict[str, Any]) -> None:
     """Take out of a stage's part of the recipe what is at its default and not in records that are older than its key."""
     if content.get("search") is True:
         del content["search"]
+    if content.get("train") == "all":
+        del content["train"]
+    for key in ("encoder", "student"):
+        for name, default in (("mean", None), ("std", None), ("interpolate_positions", False)):
+            if key in content and content[key].get(name, ...) == default:
+                del content[key][name]
     consistency = content.get("consistency", {})
     if consistency.get("max_gap") == Consistency().max_gap:
         del consistency["max_gap"]

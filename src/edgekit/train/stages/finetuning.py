@@ -20,6 +20,7 @@ from edgekit.recipe import Finetune
 from edgekit.train.loop.distributed import world_size
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from edgekit.train.stages.consistency import SETTLED, PseudoLabels, everywhere, pseudo_label_loss
+from edgekit.train.stages.freezing import freeze
 from edgekit.train.stages.held_out import HeldOutChecks, check_pseudo_labels, weak_generator
 
 _CHECK_EVERY = 20  # steps between two checks of the pseudo-labels, which wait for the device
@@ -59,6 +60,7 @@ class FinetuneTask(nn.Module):
     def __init__(self, model: Classifier, augment: Augment, config: Finetune, pool: Pool | None = None) -> None:
         super().__init__()
         self.model = model
+        self.frozen = freeze(model.encoder.network, config.train)
         self.augment = augment
         self.config = config
         self.pool = pool
@@ -78,10 +80,12 @@ class FinetuneTask(nn.Module):
         return cast(Classifier, self.averaged.module) if self.config.ema and self.averaged is not None else self.model
 
     def train(self, mode: bool = True) -> FinetuneTask:
-        """Set the training mode; the averaged model, which makes the pseudo-labels, stays in evaluation mode."""
+        """Set the training mode; frozen parts stay in evaluation mode, and so does the averaged model, which makes the pseudo-labels."""
         super().train(mode)
         if self.averaged is not None:
             self.averaged.eval()
+        for module in self.frozen:
+            module.training = False
         if self.config.freeze_batchnorm:
             for module in self.model.modules():
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):

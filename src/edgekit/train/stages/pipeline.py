@@ -25,13 +25,14 @@ from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained
 from edgekit.recipe import Architecture, Augmentation, Recipe, Supervised, dump, epochs_of, settled
+from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.run import Run, StageRecord
 from edgekit.stages import STAGES
 from edgekit.temporary import scratch_folder
 from edgekit.terminal import echo
 from edgekit.train.distill.distillation import DistillTask, with_labels
 from edgekit.train.distill.teachers import check_order, load_teachers
-from edgekit.train.evaluate import bank_of, device_of, encoder_knn, top1
+from edgekit.train.evaluate import bank_of, device_of, encoder_knn, encoder_scores, top1
 from edgekit.train.evaluate.online import monitor_every, online
 from edgekit.train.loop.distributed import barrier, broadcast, rank, world_size
 from edgekit.train.loop.engine import CHECKPOINT, Observe, fit
@@ -39,11 +40,13 @@ from edgekit.train.loop.launch import joined
 from edgekit.train.loop.loader import seed_for
 from edgekit.train.loop.streaming import shuffled
 from edgekit.train.pretrain import METHODS, build_method
+from edgekit.train.pretrain.teacher import load_encoder_teacher
 from edgekit.train.records.folders import Make, complete, only_one
 from edgekit.train.records.inputs import stage_inputs
 from edgekit.train.records.unfinished import check_unfinished
 from edgekit.train.stages.scratch import search
 from edgekit.train.stages.teacher import Finetuning
+from edgekit.train.stages.teaching import Teaching
 from edgekit.train.stages.training_tasks import ClassifyTask, PretrainTask
 from edgekit.train.stages.views import augmentation_of, draw_views
 
@@ -162,6 +165,7 @@ class Stages:
         self.run = run
         self.splits = splits
         self.size = recipe.data.image_size
+        self.normalization = recipe.data.mean, recipe.data.std
         self.device = device_of(recipe)
         self.measured_on = {"test": splits.test.digest, "bank": bank_of(splits, recipe).digest}
 
@@ -173,22 +177,28 @@ class Stages:
     def pretrain(self, folder: Path) -> StageFiles:
         """Train encoder and projection head on the pool, without labels."""
         config, splits = self.recipe.pretrain, self.splits
+        teaching = (
+            Teaching(config, self.recipe, splits, self.run, self.device) if isinstance(config, DistillConfig) else None
+        )
         torch.manual_seed(seed_for(self.recipe.seed, "pretrain", "weights"))
-        method = build_method(config, self.size, len(splits.pool))
+        width = teaching.teacher.width if teaching is not None else None
+        method = build_method(config, self.size, len(splits.pool), self.normalization, width)
         start = _start("pretrain", method.model.encoder)
         augment = augmentation_of(self.recipe, "pretrain")
         draw_views(splits.pool, augment, self.recipe.seed, folder / "views.png")
         before = self._knn(method.model.encoder)
         observe = online(method.model.encoder, splits, self.recipe)
-        last = self._fit(PretrainTask(method, augment), "pretrain", splits.pool, folder, observe)
+        task = PretrainTask(method, augment) if teaching is None else teaching.task(method)
+        taught = {} if teaching is None else teaching.scores()
+        last = self._fit(task, "pretrain", splits.pool, folder, observe)
         files = save_pretrained(folder, method.model)
-        knn = {}
+        knn: dict[str, Any] = {}
         if before is not None:
-            knn = {
-                "knn": self._knn(method.model.encoder),
-                "knn_starting_weights" if start else "knn_random_weights": before,
-            }
-        metrics = {**last, **knn, **start, "measured_on": self.measured_on}
+            scores = encoder_scores(
+                method.model.encoder, splits, self.recipe, self.device, linear_too=teaching is not None, title="kNN"
+            )
+            knn = {**scores, "knn_starting_weights" if start else "knn_random_weights": before}
+        metrics = {**last, **knn, **start, **taught, "measured_on": self.measured_on}
         return [*files, "history.csv", "views.png"], metrics
 
     def finetune(self, folder: Path) -> StageFiles:
@@ -254,7 +264,7 @@ class Stages:
 
     def _student(self, stage: str, architecture: Architecture) -> Classifier:
         torch.manual_seed(seed_for(self.recipe.seed, stage, "weights"))
-        return Classifier.build(architecture, self.size, self.splits.classes, [], "distill.student")
+        return Classifier.build(architecture, self.size, self.splits.classes, [], "distill.student", self.normalization)
 
     def _classifier(
         self, stage: str, task: ClassifyTask | DistillTask, model: Classifier, images: ImageSet, folder: Path
@@ -316,8 +326,7 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
         wanted == "mps" and not torch.backends.mps.is_available()
     ):
         raise RecipeError(f"hardware.accelerator: PyTorch finds no {wanted} on this machine", "set it to auto or cpu")
-    method = METHODS[recipe.pretrain.method]
-    if recipe.pretrain.one_branch is not None and method.views < 2:
+    if recipe.pretrain.one_branch is not None and METHODS[recipe.pretrain.method].views < 2:
         raise RecipeError(
             f"pretrain.one_branch: {recipe.pretrain.method} uses one view per image, so there is no second branch",
             "choose a method with two views, for instance simclr",
@@ -334,8 +343,11 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
                 f"{stage}.batch_size is {batch}, which is not a multiple of the {world_size()} devices",
                 f"set it to a multiple of {world_size()}",
             )
-    build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder")
-    build_encoder(recipe.distill.student, recipe.data.image_size, "distill.student")
+    normalization = recipe.data.mean, recipe.data.std
+    build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder", normalization)
+    build_encoder(recipe.distill.student, recipe.data.image_size, "distill.student", normalization)
+    if isinstance(recipe.pretrain, DistillConfig):
+        load_encoder_teacher(recipe.pretrain.teacher, recipe.data, run)
     if not len(splits.labeled):
         return
     if len(splits.labeled) < 2 * world_size():  # BatchNorm needs two images per process

@@ -157,11 +157,10 @@ class Finetuning:
         labels = self.splits.labeled.labels
         assert labels is not None
         target = {"labels": label_shares(labels, len(start)), "start": start, "none": None}[config.align]
-        strong = config.augmentation or self.recipe.pretrain.augmentation
         pseudo = PseudoLabels(start, target, config.threshold, config.max_drift)
         probe = self.splits.probe
         held_out = probe.subset(spread_rows(len(probe), MAX_IMAGES)) if len(probe) else None
-        return Pool(self.splits.pool, self._augment(strong), pseudo, held_out)
+        return Pool(self.splits.pool, self._augment(self.recipe.strong_augmentation), pseudo, held_out)
 
     def _some_of_the_pool(self) -> ImageSet:
         """Return at most 2,000 images of the pool, evenly spaced, with evaluation preprocessing."""

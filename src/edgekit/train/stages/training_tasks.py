@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgekit.data.augment import Augment, OneBranch
 from edgekit.models.classifier import Classifier
 from edgekit.train.loop.collapse import effective_rank, projection_std
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
-from edgekit.train.pretrain.method import Method, Views
+from edgekit.train.pretrain.method import Loss, Method, Views
 
 
 class PretrainTask(nn.Module):
@@ -31,13 +31,7 @@ class PretrainTask(nn.Module):
         """Return the loss of a batch; with `monitor`, also the two numbers of the collapse monitor."""
         views = self.augment(batch["images"], draws.own, self.method.views).chunk(self.method.views)
         loss = self.method(Views(list(views), batch["index"], draws.shared))
-        logs = {}
-        if monitor:
-            logs = {
-                "collapse_std": projection_std(loss.projections),
-                "effective_rank": effective_rank(loss.features),
-            }
-        return {"loss": loss.value, "logs": logs}
+        return {"loss": loss.value, "logs": monitored(loss) if monitor else {}}
 
     def after_step(self, done: float) -> None:
         """Update the state of the method after a step (for instance, its momentum encoder)."""
@@ -46,6 +40,11 @@ class PretrainTask(nn.Module):
     def constant_lr(self) -> Iterable[nn.Parameter]:
         """Return the parameters whose learning rate does not decay."""
         return self.method.constant_lr()
+
+
+def monitored(loss: Loss) -> dict[str, Tensor]:
+    """Return the two numbers of the collapse monitor."""
+    return {"collapse_std": projection_std(loss.projections), "effective_rank": effective_rank(loss.features)}
 
 
 class ClassifyTask(nn.Module):
