@@ -1,6 +1,6 @@
 """What a device has to take: the wheel with one runtime, installed into a fresh environment.
 
-    python benchmarks/device_install.py [--extra ort] [--runs 21] [--output benchmarks/results/device_install.json]
+    python benchmarks/device_install.py [--extra litert] [--runs 21] [--output benchmarks/results/device_install.json]
 
 Packs the wheel of this edgekit, makes virtual environments with nothing else in them, and installs the wheel with one extra: as an
 installer chooses versions by itself (`newest`), and with the versions that docs/devices.md names for a device with little space (`small`).
@@ -8,11 +8,12 @@ In each of them:
 
 - the size of every package as installed, without bytecode; then with the bytecode that Python keeps of what `edgekit doctor` imports;
   then with all of it compiled, as `pip install` does unless told `--no-compile`;
-- what of the training stack is there (nothing may be), and the golden tensors of a small bundle, proved there by `edgekit doctor`.
+- what of the training stack can be imported (nothing may be), and the golden tensors of a small bundle, proved there by `edgekit doctor`.
 
 Compiled, each in a fresh process and after one that is not counted, the times of
 
 - `import`: what a program that predicts imports of edgekit (`edgekit.bundle`, `edgekit.runtimes.predictor`), without the runtime;
+- `import to first prediction`: the same, opening the bundle, loading a model, and the answer for one image;
 - `with runtime`: the same and the runtime itself, and that again where Python has no bytecode and must not keep any;
 - `edgekit --help` and `edgekit --version`, whole processes, Python's own start among them;
 - `python -c pass`, for comparison.
@@ -49,15 +50,33 @@ TRAINING = (
     "timm",
     "lightning",
     "onnx",
-    "scikit-learn",
+    "sklearn",
     "safetensors",
     "nncf",
     "scipy",
     "pandas",
 )
-RUNTIMES = {"ort": "onnxruntime", "openvino": "openvino"}
+# An extra's runtime, the module of it that a session imports, and what the bundle needs to hold for it.
+BOTH = ("onnx", "openvino"), ("fp32", "fp16")  # targets and precisions
+RUNTIMES = {
+    "ort": ("onnxruntime", "onnxruntime", BOTH),
+    "openvino": ("openvino", "openvino", BOTH),
+    "litert": ("litert", "ai_edge_litert.interpreter", (("litert",), ("fp32", "int8"))),
+}
 # ONNX Runtime grows: 51 MB unpacked on x86-64 in 1.25, the first without SymPy (27 MB) beside it, and 76 MB in 1.32.
 SMALL = {"ort": "onnxruntime==1.25.*"}
+IMPORTABLE = "import importlib.util as u, json, sys; print(json.dumps([n for n in sys.argv[1:] if u.find_spec(n)]))"
+FIRST = """
+import time
+began = time.perf_counter()
+import sys
+from PIL import Image
+from edgekit.bundle import Bundle
+from edgekit.runtimes.predictor import Predictor
+predictor = Predictor(Bundle.open(sys.argv[1]), threads=1)
+predictor.predict_image(Image.new("RGB", (50, 40)))
+print(time.perf_counter() - began)
+"""
 OURS = "edgekit.bundle, edgekit.runtimes.predictor"
 GOAL_BYTES, GOAL_SECONDS = 150_000_000, 0.25
 
@@ -121,14 +140,15 @@ def proofs(python: Path, bundle: Path, runtime: str, *, bytecode: bool) -> list[
     return [{key: proof[key] for key in told} for proof in found if proof["runtime"] == runtime]
 
 
-def look(python: Path, bundle: Path, runtime: str, runs: int) -> dict[str, Any]:
+def look(python: Path, bundle: Path, extra: str, runs: int) -> dict[str, Any]:
     """Sizes without and with bytecode, golden tensors, and times; leaves everything compiled."""
+    runtime, module, _ = RUNTIMES[extra]
     site = next((python.parents[1] / "lib").glob("python3*/site-packages"))
     edgekit = python.parent / "edgekit"
     packages = sizes(site)
     bare = total(site)
     golden = proofs(python, bundle, runtime, bytecode=False)
-    seconds = {"with runtime, no bytecode": import_times(python, f"{OURS}, {runtime}", runs, bytecode=False)}
+    seconds = {"with runtime, no bytecode": import_times(python, f"{OURS}, {module}", runs, bytecode=False)}
     if (kept := total(site) - bare) != 0:
         raise SystemExit(f"{kept} bytes were written although Python was told to keep no bytecode")
     proofs(python, bundle, runtime, bytecode=True)
@@ -136,7 +156,8 @@ def look(python: Path, bundle: Path, runtime: str, runs: int) -> dict[str, Any]:
     run(python, "-m", "compileall", "-q", site)
     seconds |= {
         "import": import_times(python, OURS, runs),
-        "with runtime": import_times(python, f"{OURS}, {runtime}", runs),
+        "with runtime": import_times(python, f"{OURS}, {module}", runs),
+        "import to first prediction": predictions(python, bundle, runs),
         "edgekit --help": times([edgekit, "--help"], runs),
         "edgekit --version": times([edgekit, "--version"], runs),
         "python -c pass": times([python, "-c", "pass"], runs),
@@ -146,7 +167,7 @@ def look(python: Path, bundle: Path, runtime: str, runs: int) -> dict[str, Any]:
         "installed_bytes": bare,
         "bytecode_bytes": {"of what the doctor imports": used, "of everything": total(site, "*.pyc")},
         "packages_bytes": packages,
-        "training_stack": [name for name in packages if name.lower() in TRAINING],
+        "training_stack": json.loads(run(python, "-c", IMPORTABLE, *(name.replace("-", "_") for name in TRAINING))),
         "golden": golden,
         "median_seconds": {name: round(median(values), 4) for name, values in seconds.items()},
         "seconds": seconds,
@@ -171,16 +192,23 @@ def import_times(python: Path, modules: str, runs: int, *, bytecode: bool = True
     return [round(float(run(python, "-c", code, bytecode=bytecode)), 4) for _ in range(runs)]
 
 
+def predictions(python: Path, bundle: Path, runs: int) -> list[float]:
+    """Seconds from the first import to the first answer, in a fresh process, after one that is not counted."""
+    run(python, "-c", FIRST, bundle)
+    return [round(float(run(python, "-c", FIRST, bundle)), 4) for _ in range(runs)]
+
+
 def measure(extra: str, runs: int, folder: Path) -> dict[str, Any]:
     """Install into `folder` and look."""
     packed = wheel.pack(folder)
     ours = f"{packed.path}[{extra}]"
     wanted = {"newest": [ours]} | ({"small": [ours, SMALL[extra]]} if extra in SMALL else {})
-    bundle = make_bundle(folder / "bundle").path
+    targets, precisions = RUNTIMES[extra][2]
+    bundle = make_bundle(folder / "bundle", targets=targets, precisions=precisions).path
     installs, aarch64 = {}, {}
     for name, requirements in wanted.items():
         python = install(folder / name, *requirements)
-        installs[name] = {"pinned": requirements[1:]} | look(python, bundle, RUNTIMES[extra], runs)
+        installs[name] = {"pinned": requirements[1:]} | look(python, bundle, extra, runs)
         aarch64[name] = unpacked(folder / f"aarch64-{name}", PLATFORM, *requirements)
     return {
         "created": now(),

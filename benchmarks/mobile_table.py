@@ -1,0 +1,331 @@
+"""The table of mobile runtimes: networks × ONNX Runtime, OpenVINO, LiteRT, ExecuTorch × float and INT8, and the official LiteRT converter.
+
+    python benchmarks/mobile_table.py --work FOLDER [--only resnet18] [--peer PEER/bin/python]
+        [--trained cifar10_resnet=RUN --data CIFAR10] [--output …]
+
+    uv venv PEER --python 3.11 && uv pip install --python PEER/bin/python litert-torch litert-quantizer timm safetensors pyyaml
+
+The networks are those of `mobile_networks.py`, with seeded weights that look trained, and the students of trained runs (`--trained`, judged
+on `TESTED` labeled test images). Every file is made as `edgekit export` makes it, by the same code: `--max-drop 1`, the accuracy
+search with at most `MINUTES` a file, `CALIBRATION` unlabeled images. `cpu_seconds` (`wall_seconds`) are those of the imports, the float graph, every
+file that the search made, and their verification. The peer's are counted likewise, without a verification.
+
+Each file is then compared with PyTorch on images that nothing was calibrated with: `sqnr_db` of the logits, the share of the same decisions
+(`agreement`), and with labels the `drop` in percentage points.
+
+`p50_ms` is wall-clock time and `cpu_ms` CPU time of the process, medians of single runs, one image, one thread. The files of a network take turns
+in one process, in random order, `ROUNDS` times; sessions are opened again every `FRESH` rounds. `ratio` is the median over the rounds of
+the file's CPU time over that of ONNX Runtime's float file in the same round, with its 95 % interval: on a busy machine it means more than
+milliseconds. The same of `against_official`: edgekit's LiteRT file over the official one.
+
+Every step leaves its result in FOLDER; a second call goes on with those that are missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgekit import targets
+from edgekit.machine import this_machine
+from edgekit.result import now
+from mobile_networks import CALIBRATION, TESTED, UNTRAINED, Network, network, write_arrays, write_weights
+from peers import ratio
+from result_files import write_rows
+
+TARGETS = (("onnx", "openvino", "litert"), ("executorch",))  # those of a group are made in one process
+PRECISIONS = ("fp32", "int8")
+BASE = "onnx-fp32"  # what the ratios are of
+OFFICIAL = {"fp32": "litert-fp32", "int8": "litert-int8", "int8-float-io": "litert-int8"}  # edgekit's files beside them
+MINUTES = 4.0
+ROUNDS, FRESH, TURN_SECONDS = 15, 5, 0.2
+LIMIT_SECONDS = 1800
+
+
+def prepare(entry: Network, folder: Path, data: Path | None) -> dict[str, Any]:
+    """Weights, images, and the network's own logits."""
+    import numpy as np
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_arrays(entry, folder, data)
+    write_weights(entry, folder / "weights.pt", np.load(folder / "calibration.npy"))
+    model, images = network(entry, folder / "weights.pt"), np.load(folder / "evaluation.npy")
+    with torch.no_grad():
+        logits = np.concatenate(
+            [model(torch.from_numpy(images[i : i + 50])).numpy() for i in range(0, len(images), 50)]
+        )
+    np.save(folder / "logits.npy", logits)
+    labels = folder / "labels.npy"
+    return {"accuracy": float((logits.argmax(1) == np.load(labels)).mean())} if labels.exists() else {}
+
+
+def make(entry: Network, folder: Path, *chosen: str) -> dict[str, Any]:
+    """Export the files of some targets, each as a bundle of its own; the imports count for each of them."""
+    import numpy as np
+
+    from edgekit.export.pipeline import ExportOptions, export_classifier
+    from edgekit.preprocess import Preprocessing
+    from export_sweep import CLASSES
+
+    labels = folder / "labels.npy"
+    evaluation = (np.load(folder / "evaluation.npy"), np.load(labels)) if labels.exists() else None
+    model = network(entry, folder / "weights.pt")
+    imports = cpu_seconds()
+    found = {}
+    for target, precision in ((t, p) for t in chosen for p in PRECISIONS):
+        began, spent = time.monotonic(), cpu_seconds()
+        name = f"{target}-{precision}"
+        bundle = export_classifier(
+            model,
+            classes=[f"class {i}" for i in range(CLASSES)],
+            preprocessing=Preprocessing(image_size=entry.size, resize_to=entry.size),
+            calibration=np.load(folder / "calibration.npy"),
+            evaluation=evaluation,
+            output=folder / name,
+            targets=[target],
+            precisions=[precision],
+            timed=False,
+            jobs=1,
+            options=ExportOptions(search_minutes=MINUTES),
+        )
+        variant = bundle.variant(name)
+        searched = variant.quantization
+        found[name] = {
+            "status": variant.status,
+            "runtime": variant.runtime,
+            "file": f"{name}/{variant.files[0].path}",
+            "bytes": sum(file.bytes for file in variant.files),
+            "settings": variant.settings,
+            "wall_seconds": time.monotonic() - began,
+            "cpu_seconds": imports + cpu_seconds() - spent,
+            **({"strategy": searched.strategy, "files_made": len(searched.tried)} if searched is not None else {}),
+            "note": variant.note[:160],
+        }
+        print(name, found[name], file=sys.stderr)
+    return found
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of those that it started and that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+class OfficialSession:
+    """A file of the official converter in LiteRT, one image at a time; integers that it gives become logits."""
+
+    def __init__(self, path: Path) -> None:
+        from ai_edge_litert.interpreter import Interpreter
+
+        self._interpreter = Interpreter(model_path=str(path), num_threads=1)
+        self._interpreter.allocate_tensors()
+        (image,), (output,) = self._interpreter.get_input_details(), self._interpreter.get_output_details()
+        self._image, self._output, self._scale = image["index"], output["index"], output["quantization"]
+
+    def run(self, images: Any) -> Any:
+        self._interpreter.set_tensor(self._image, images)
+        self._interpreter.invoke()
+        found = self._interpreter.get_tensor(self._output)
+        scale, zero = self._scale
+        return (found.astype("float32") - zero) * scale if scale else found
+
+    def close(self) -> None:
+        del self._interpreter
+
+
+def opened(entry: dict[str, Any], folder: Path) -> Any:
+    """A session of a file, on one thread."""
+    from edgekit.runtimes import open_session
+
+    path = folder / entry["file"]
+    if entry["runtime"] == "official":
+        return OfficialSession(path)
+    return open_session(entry["runtime"], path, threads=1, settings=entry["settings"])
+
+
+def compare(folder: Path, files: dict[str, Any]) -> dict[str, Any]:
+    """How near each file is to PyTorch."""
+    import numpy as np
+
+    from edgekit.parity import compare_outputs
+    from edgekit.runtimes.litert import executed
+
+    images, expected, labels = np.load(folder / "evaluation.npy"), np.load(folder / "logits.npy"), folder / "labels.npy"
+    found = {}
+    for name, entry in files.items():
+        session = opened(entry, folder)
+        got = np.concatenate([session.run(np.ascontiguousarray(image[None])) for image in images])
+        row = {
+            "sqnr_db": compare_outputs(got, expected).sqnr_db,
+            "agreement": float((got.argmax(1) == expected.argmax(1)).mean()),
+        }
+        if labels.exists():
+            right = np.load(labels)
+            row["drop"] = 100 * float((expected.argmax(1) == right).mean() - (got.argmax(1) == right).mean())
+        if isinstance(session, OfficialSession):
+            row["partitions"] = executed(session._interpreter)[0]
+        elif "xnnpack_partitions" in session.settings:
+            row["partitions"] = int(session.settings["xnnpack_partitions"])
+        session.close()
+        found[name] = row
+    return found
+
+
+def measure(folder: Path, files: dict[str, Any]) -> dict[str, Any]:
+    """Time the files in turns."""
+    import numpy as np
+
+    image = np.ascontiguousarray(np.load(folder / "evaluation.npy")[:1])
+    order = random.Random(0)
+    sessions: dict[str, Any] = {}
+    wall: dict[str, list[float]] = {name: [] for name in files}
+    cpu: dict[str, list[list[float]]] = {name: [] for name in files}
+    for i in range(ROUNDS):
+        if i % FRESH == 0:
+            for session in sessions.values():
+                session.close()
+            sessions = {name: opened(files[name], folder) for name in order.sample(sorted(files), len(files))}
+        for name in order.sample(sorted(files), len(files)):
+            for _ in range(3):
+                sessions[name].run(image)
+            cpu[name].append([])
+            ends = time.monotonic() + TURN_SECONDS
+            while time.monotonic() < ends or len(cpu[name][-1]) < 5:
+                began, spent = time.perf_counter_ns(), time.process_time_ns()
+                sessions[name].run(image)
+                cpu[name][-1].append((time.process_time_ns() - spent) / 1e6)
+                wall[name].append((time.perf_counter_ns() - began) / 1e6)
+    medians = {name: [float(np.median(turn)) for turn in turns] for name, turns in cpu.items()}
+    found: dict[str, Any] = {
+        name: {
+            "p50_ms": float(np.median(wall[name])),
+            "cpu_ms": float(np.median(np.concatenate(cpu[name]))),
+            "runs": len(wall[name]),
+            "ratio": ratio(medians[name], medians[BASE]),
+        }
+        for name in files
+    }
+    for name, ours in OFFICIAL.items():
+        if f"official-{name}" in files and ours in files:
+            found[f"official-{name}"]["against_official"] = ratio(medians[ours], medians[f"official-{name}"])
+    return found
+
+
+class Steps:
+    """The steps of one network, each in a process of its own, each with a file of what it found."""
+
+    def __init__(self, name: str, entry: Network, arguments: argparse.Namespace) -> None:
+        self.name, self.entry, self.arguments = name, entry, arguments
+        self.folder: Path = arguments.work / name
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def step(self, *words: str, python: str = sys.executable, script: Path | None = None) -> dict[str, Any]:
+        """What a step found, now or earlier."""
+        kept = self.folder / f"{'-'.join(words)}.step.json"
+        if kept.exists():
+            return dict(json.loads(kept.read_text()))
+        own = ["--step", *words, "--folder", str(self.folder), "--entry", json.dumps(asdict(self.entry))]
+        data = ["--data", str(self.arguments.data)] if self.arguments.data else []
+        command = [python, str(script), str(self.folder), json.dumps(asdict(self.entry))] if script else None
+        done = subprocess.run(
+            command or [python, __file__, *own, *data], capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        if done.returncode:
+            print(f"{self.name}: {' '.join(words)} FAILED: {done.stderr[-600:]}", flush=True)
+            return {"failed": " ".join(done.stderr.split())[-200:]}
+        kept.write_text(done.stdout.splitlines()[-1])
+        print(f"{self.name}: {' '.join(words)} {kept.read_text()[:180]}", flush=True)
+        return dict(json.loads(kept.read_text()))
+
+    def run(self) -> dict[str, Any]:
+        """All steps."""
+        row: dict[str, Any] = {**asdict(self.entry), **self.step("prepare")}
+        made: dict[str, Any] = {}
+        for group in TARGETS:
+            made |= self.step("make", *group) if all(name in targets.every() for name in group) else {}
+        if self.arguments.peer:
+            official = self.step(
+                "official", python=self.arguments.peer, script=Path(__file__).with_name("mobile_official.py")
+            )
+            for name, spent in official.items():
+                path = self.folder / f"official-{name}.tflite"
+                made[f"official-{name}"] = {"runtime": "official", "file": path.name, "settings": {}, **(
+                    {"bytes": path.stat().st_size, **spent} if name != "failed" else {"failed": spent})}  # fmt: skip
+        ready = {name: entry for name, entry in made.items() if "failed" not in entry}
+        (self.folder / "files.json").write_text(json.dumps(ready))
+        known = self.step("compare", str(len(ready)))
+        timed = self.step("measure", str(len(ready)))
+        left_out = {"runtime", "settings", "file"}
+        row["files"] = {
+            name: {
+                **{k: v for k, v in entry.items() if k not in left_out},
+                **known.get(name, {}),
+                **timed.get(name, {}),
+            }
+            for name, entry in made.items()
+        }
+        return row
+
+
+def in_step(arguments: argparse.Namespace) -> dict[str, Any]:
+    """One step, in its process."""
+    entry, folder = Network(**json.loads(arguments.entry)), Path(arguments.folder)
+    what, *words = arguments.step
+    if what == "prepare":
+        return prepare(entry, folder, arguments.data)
+    if what == "make":
+        return make(entry, folder, *words)
+    files = json.loads((folder / "files.json").read_text())
+    return compare(folder, files) if what == "compare" else measure(folder, files)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help="keeps the files and what each step found")
+    parser.add_argument("--only", nargs="+", default=[], help="names of networks")
+    parser.add_argument(
+        "--peer", default="", help="the Python of an environment with litert-torch and litert-quantizer"
+    )
+    parser.add_argument(
+        "--trained", nargs="+", default=[], metavar="NAME=RUN", help="runs whose students are in the table too"
+    )
+    parser.add_argument("--data", type=Path, help=f"train and test folders of the runs; {TESTED} test images are used")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "mobile_table.json")
+    for hidden in ("--folder", "--entry"):
+        parser.add_argument(hidden, help=argparse.SUPPRESS)
+    parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.step:
+        print(json.dumps(in_step(arguments)))
+        return
+    runs = dict(word.split("=", 1) for word in arguments.trained)
+    entries = {**UNTRAINED, **{name: Network("trained", 32, run=run) for name, run in runs.items()}}
+    rows: dict[str, Any] = {}
+    for name, entry in entries.items():
+        if arguments.only and name not in arguments.only:
+            continue
+        rows[name] = Steps(name, entry, arguments).run()
+        content = {
+            "created": now(),
+            "command": ["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]],
+            "machine": this_machine().model_dump(),
+            "images": {"calibration": CALIBRATION, "seed": 0},
+            "rounds": ROUNDS,
+            "networks": rows,
+        }
+        write_rows(arguments.output, content)
+
+
+if __name__ == "__main__":
+    main()
