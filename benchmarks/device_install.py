@@ -20,7 +20,8 @@ Compiled, each in a fresh process and after one that is not counted, the times o
 
 For aarch64 the wheels are only unpacked, and their sizes added up; benchmarks/aarch64.py runs them.
 
-Needs uv, and [export] for the small bundle. Use an idle machine: the times are medians; the file has all of them.
+Needs uv, and [export] for the small bundle. The times are medians, and the file has all of them; on a busy machine only the CPU seconds mean
+anything.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -68,14 +70,14 @@ SMALL = {"ort": "onnxruntime==1.25.*"}
 IMPORTABLE = "import importlib.util as u, json, sys; print(json.dumps([n for n in sys.argv[1:] if u.find_spec(n)]))"
 FIRST = """
 import time
-began = time.perf_counter()
+began, spent = time.perf_counter(), time.process_time()
 import sys
 from PIL import Image
 from edgekit.bundle import Bundle
 from edgekit.runtimes.predictor import Predictor
 predictor = Predictor(Bundle.open(sys.argv[1]), threads=1)
 predictor.predict_image(Image.new("RGB", (50, 40)))
-print(time.perf_counter() - began)
+print(time.perf_counter() - began, time.process_time() - spent)
 """
 OURS = "edgekit.bundle, edgekit.runtimes.predictor"
 GOAL_BYTES, GOAL_SECONDS = 150_000_000, 0.25
@@ -169,33 +171,49 @@ def look(python: Path, bundle: Path, extra: str, runs: int) -> dict[str, Any]:
         "packages_bytes": packages,
         "training_stack": json.loads(run(python, "-c", IMPORTABLE, *(name.replace("-", "_") for name in TRAINING))),
         "golden": golden,
-        "median_seconds": {name: round(median(values), 4) for name, values in seconds.items()},
-        "seconds": seconds,
+        "median_seconds": {name: round(median(wall for wall, _ in samples), 4) for name, samples in seconds.items()},
+        "median_cpu_seconds": {name: round(median(cpu for _, cpu in samples), 4) for name, samples in seconds.items()},
+        "seconds_and_cpu_seconds": seconds,
     }
 
 
-def times(command: list[str | Path], runs: int) -> list[float]:
+Samples = list[tuple[float, float]]  # seconds, and of them CPU seconds
+
+
+def times(command: list[str | Path], runs: int) -> Samples:
     """Seconds of whole processes, after one that is not counted."""
     run(*command)
-    seconds = []
+    found = []
     for _ in range(runs):
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), _children()
         run(*command)
-        seconds.append(round(time.perf_counter() - began, 4))
-    return seconds
+        found.append((round(time.perf_counter() - began, 4), round(_children() - spent, 4)))
+    return found
 
 
-def import_times(python: Path, modules: str, runs: int, *, bytecode: bool = True) -> list[float]:
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def import_times(python: Path, modules: str, runs: int, *, bytecode: bool = True) -> Samples:
     """Seconds that an import takes inside a fresh process, after one that is not counted."""
-    code = f"import time; t = time.perf_counter(); import {modules}; print(time.perf_counter() - t)"
-    run(python, "-c", code, bytecode=bytecode)
-    return [round(float(run(python, "-c", code, bytecode=bytecode)), 4) for _ in range(runs)]
+    code = f"import time as t; a, b = t.perf_counter(), t.process_time(); import {modules}; print(t.perf_counter() - a, t.process_time() - b)"
+    return _printed([python, "-c", code], runs, bytecode)
 
 
-def predictions(python: Path, bundle: Path, runs: int) -> list[float]:
+def predictions(python: Path, bundle: Path, runs: int) -> Samples:
     """Seconds from the first import to the first answer, in a fresh process, after one that is not counted."""
-    run(python, "-c", FIRST, bundle)
-    return [round(float(run(python, "-c", FIRST, bundle)), 4) for _ in range(runs)]
+    return _printed([python, "-c", FIRST, bundle], runs, True)
+
+
+def _printed(command: list[str | Path], runs: int, bytecode: bool) -> Samples:
+    run(*command, bytecode=bytecode)
+    found = []
+    for _ in range(runs):
+        wall, cpu = run(*command, bytecode=bytecode).split()
+        found.append((round(float(wall), 4), round(float(cpu), 4)))
+    return found
 
 
 def measure(extra: str, runs: int, folder: Path) -> dict[str, Any]:
@@ -233,7 +251,7 @@ def show(name: str, found: dict[str, Any], aarch64: dict[str, Any]) -> None:
         print(f"{(bare + size) / 1e6:8.1f} MB  with the bytecode {what} ({size / 1e6:.1f} MB)")
     print(f"{aarch64['installed_bytes'] / 1e6:8.1f} MB  the wheels of aarch64 unpacked, without bytecode")
     for what, value in found["median_seconds"].items():
-        print(f"{value:8.3f} s   {what}")
+        print(f"{value:8.3f} s   {what} ({found['median_cpu_seconds'][what]:.3f} s of a CPU)")
     proved = ", ".join(f"{proof['variant']} {proof['outcome']}" for proof in found["golden"])
     print(f"golden tensors: {proved}")
     print(f"training stack: {', '.join(found['training_stack']) or 'nothing of it'}")

@@ -6,9 +6,10 @@
     uv venv PEER --python 3.11 && uv pip install --python PEER/bin/python litert-torch litert-quantizer timm safetensors pyyaml
 
 The networks are those of `mobile_networks.py`, with seeded weights that look trained, and the students of trained runs (`--trained`, judged
-on `TESTED` labeled test images). Every file is made as `edgekit export` makes it, by the same code: `--max-drop 1`, the accuracy
-search with at most `MINUTES` a file, `CALIBRATION` unlabeled images. `cpu_seconds` (`wall_seconds`) are those of the imports, the float graph, every
-file that the search made, and their verification. The peer's are counted likewise, without a verification.
+on `TESTED` labeled test images). Every file is made as `edgekit export` makes it, by the same code, from `CALIBRATION` unlabeled images: trained
+networks with `--max-drop 1` and the accuracy search, at most `MINUTES` a file, the others with `--max-drop 100`, since random weights are no
+measure of a loss. `cpu_seconds` and `wall_seconds` count the float graph, every file that the search made, and their verification; the former also
+the imports. The peer's are counted likewise, without a verification.
 
 Each file is then compared with PyTorch on images that nothing was calibrated with: `sqnr_db` of the logits, the share of the same decisions
 (`agreement`), and with labels the `drop` in percentage points.
@@ -31,24 +32,26 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from edgekit import targets
+from edgekit.files import digest_of
 from edgekit.machine import this_machine
 from edgekit.result import now
 from mobile_networks import CALIBRATION, TESTED, UNTRAINED, Network, network, write_arrays, write_weights
 from peers import ratio
 from result_files import write_rows
 
-TARGETS = (("onnx", "openvino", "litert"), ("executorch",))  # those of a group are made in one process
+TARGETS = ("onnx", "openvino", "litert", "executorch")
 PRECISIONS = ("fp32", "int8")
 BASE = "onnx-fp32"  # what the ratios are of
 OFFICIAL = {"fp32": "litert-fp32", "int8": "litert-int8", "int8-float-io": "litert-int8"}  # edgekit's files beside them
 MINUTES = 4.0
 ROUNDS, FRESH, TURN_SECONDS = 15, 5, 0.2
-LIMIT_SECONDS = 1800
 
 
 def prepare(entry: Network, folder: Path, data: Path | None) -> dict[str, Any]:
@@ -69,8 +72,8 @@ def prepare(entry: Network, folder: Path, data: Path | None) -> dict[str, Any]:
     return {"accuracy": float((logits.argmax(1) == np.load(labels)).mean())} if labels.exists() else {}
 
 
-def make(entry: Network, folder: Path, *chosen: str) -> dict[str, Any]:
-    """Export the files of some targets, each as a bundle of its own; the imports count for each of them."""
+def make(entry: Network, folder: Path, target: str) -> dict[str, Any]:
+    """Export the files of a target, each as a bundle of its own; the imports count for each of them."""
     import numpy as np
 
     from edgekit.export.pipeline import ExportOptions, export_classifier
@@ -80,9 +83,8 @@ def make(entry: Network, folder: Path, *chosen: str) -> dict[str, Any]:
     labels = folder / "labels.npy"
     evaluation = (np.load(folder / "evaluation.npy"), np.load(labels)) if labels.exists() else None
     model = network(entry, folder / "weights.pt")
-    imports = cpu_seconds()
     found = {}
-    for target, precision in ((t, p) for t in chosen for p in PRECISIONS):
+    for precision in PRECISIONS:
         began, spent = time.monotonic(), cpu_seconds()
         name = f"{target}-{precision}"
         bundle = export_classifier(
@@ -96,7 +98,7 @@ def make(entry: Network, folder: Path, *chosen: str) -> dict[str, Any]:
             precisions=[precision],
             timed=False,
             jobs=1,
-            options=ExportOptions(search_minutes=MINUTES),
+            options=ExportOptions(max_drop=1.0 if entry.run else 100.0, search_minutes=MINUTES),
         )
         variant = bundle.variant(name)
         searched = variant.quantization
@@ -107,12 +109,21 @@ def make(entry: Network, folder: Path, *chosen: str) -> dict[str, Any]:
             "bytes": sum(file.bytes for file in variant.files),
             "settings": variant.settings,
             "wall_seconds": time.monotonic() - began,
-            "cpu_seconds": imports + cpu_seconds() - spent,
+            "cpu_seconds": imports() + cpu_seconds() - spent,
             **({"strategy": searched.strategy, "files_made": len(searched.tried)} if searched is not None else {}),
             "note": variant.note[:160],
         }
-        print(name, found[name], file=sys.stderr)
     return found
+
+
+@cache
+def imports() -> float:
+    """CPU seconds of the imports that an export needs; to be called before anything else."""
+    import edgekit.export.litert.maker
+    import edgekit.export.pipeline
+    import edgekit.models.classifier  # noqa: F401
+
+    return cpu_seconds()
 
 
 def cpu_seconds() -> float:
@@ -222,72 +233,65 @@ def measure(folder: Path, files: dict[str, Any]) -> dict[str, Any]:
 
 
 class Steps:
-    """The steps of one network, each in a process of its own, each with a file of what it found."""
+    """The steps of one network, each with a file of what it found."""
 
     def __init__(self, name: str, entry: Network, arguments: argparse.Namespace) -> None:
         self.name, self.entry, self.arguments = name, entry, arguments
         self.folder: Path = arguments.work / name
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def step(self, *words: str, python: str = sys.executable, script: Path | None = None) -> dict[str, Any]:
-        """What a step found, now or earlier."""
-        kept = self.folder / f"{'-'.join(words)}.step.json"
+    def step(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What a step found, now or earlier; of one that failed only why."""
+        kept = self.folder / f"{name}.step.json"
         if kept.exists():
             return dict(json.loads(kept.read_text()))
-        own = ["--step", *words, "--folder", str(self.folder), "--entry", json.dumps(asdict(self.entry))]
-        data = ["--data", str(self.arguments.data)] if self.arguments.data else []
-        command = [python, str(script), str(self.folder), json.dumps(asdict(self.entry))] if script else None
+        try:
+            found = work()
+        except Exception as error:  # the other files of the network are still worth their rows
+            print(f"{self.name}: {name} FAILED: {type(error).__name__}: {error}", flush=True)
+            return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+        kept.write_text(json.dumps(found))
+        print(f"{self.name}: {name} {kept.read_text()[:180]}", flush=True)
+        return found
+
+    def official(self) -> dict[str, Any]:
+        """Make the peer's files, in its environment."""
+        script = Path(__file__).with_name("mobile_official.py")
         done = subprocess.run(
-            command or [python, __file__, *own, *data], capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            [self.arguments.peer, str(script), str(self.folder), json.dumps(asdict(self.entry))],
+            capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         if done.returncode:
-            print(f"{self.name}: {' '.join(words)} FAILED: {done.stderr[-600:]}", flush=True)
-            return {"failed": " ".join(done.stderr.split())[-200:]}
-        kept.write_text(done.stdout.splitlines()[-1])
-        print(f"{self.name}: {' '.join(words)} {kept.read_text()[:180]}", flush=True)
-        return dict(json.loads(kept.read_text()))
+            raise RuntimeError(done.stderr[-200:])
+        found = {}
+        for name, spent in json.loads(done.stdout.splitlines()[-1]).items():
+            path = self.folder / f"official-{name}.tflite"
+            facts = {"runtime": "official", "file": path.name, "settings": {}, "bytes": path.stat().st_size}
+            found[f"official-{name}"] = facts | spent
+        return found
 
     def run(self) -> dict[str, Any]:
         """All steps."""
-        row: dict[str, Any] = {**asdict(self.entry), **self.step("prepare")}
+        arguments, folder = self.arguments, self.folder
+        row: dict[str, Any] = asdict(self.entry) | self.step(
+            "prepare", lambda: prepare(self.entry, folder, arguments.data)
+        )
         made: dict[str, Any] = {}
-        for group in TARGETS:
-            made |= self.step("make", *group) if all(name in targets.every() for name in group) else {}
-        if self.arguments.peer:
-            official = self.step(
-                "official", python=self.arguments.peer, script=Path(__file__).with_name("mobile_official.py")
-            )
-            for name, spent in official.items():
-                path = self.folder / f"official-{name}.tflite"
-                made[f"official-{name}"] = {"runtime": "official", "file": path.name, "settings": {}, **(
-                    {"bytes": path.stat().st_size, **spent} if name != "failed" else {"failed": spent})}  # fmt: skip
-        ready = {name: entry for name, entry in made.items() if "failed" not in entry}
-        (self.folder / "files.json").write_text(json.dumps(ready))
-        known = self.step("compare", str(len(ready)))
-        timed = self.step("measure", str(len(ready)))
+        for target in (name for name in TARGETS if name in targets.every()):
+            found = self.step(f"make-{target}", lambda target=target: make(self.entry, folder, target))  # type: ignore[misc]
+            made |= found if "failed" not in found else {target: found}
+        if arguments.peer and self.entry.convolutional:
+            made |= self.step("official", self.official)
+        ready = {name: entry for name, entry in made.items() if isinstance(entry, dict) and "file" in entry}
+        digest = digest_of(ready)[:8]  # with another file, all are measured again
+        known = self.step(f"compare-{digest}", lambda: compare(folder, ready))
+        timed = self.step(f"measure-{digest}", lambda: measure(folder, ready))
         left_out = {"runtime", "settings", "file"}
         row["files"] = {
-            name: {
-                **{k: v for k, v in entry.items() if k not in left_out},
-                **known.get(name, {}),
-                **timed.get(name, {}),
-            }
+            name: {k: v for k, v in entry.items() if k not in left_out} | known.get(name, {}) | timed.get(name, {})
             for name, entry in made.items()
         }
         return row
-
-
-def in_step(arguments: argparse.Namespace) -> dict[str, Any]:
-    """One step, in its process."""
-    entry, folder = Network(**json.loads(arguments.entry)), Path(arguments.folder)
-    what, *words = arguments.step
-    if what == "prepare":
-        return prepare(entry, folder, arguments.data)
-    if what == "make":
-        return make(entry, folder, *words)
-    files = json.loads((folder / "files.json").read_text())
-    return compare(folder, files) if what == "compare" else measure(folder, files)
 
 
 def main() -> None:
@@ -302,13 +306,8 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, help=f"train and test folders of the runs; {TESTED} test images are used")
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "mobile_table.json")
-    for hidden in ("--folder", "--entry"):
-        parser.add_argument(hidden, help=argparse.SUPPRESS)
-    parser.add_argument("--step", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.step:
-        print(json.dumps(in_step(arguments)))
-        return
+    imports()
     runs = dict(word.split("=", 1) for word in arguments.trained)
     entries = {**UNTRAINED, **{name: Network("trained", 32, run=run) for name, run in runs.items()}}
     rows: dict[str, Any] = {}
@@ -322,6 +321,7 @@ def main() -> None:
             "machine": this_machine().model_dump(),
             "images": {"calibration": CALIBRATION, "seed": 0},
             "rounds": ROUNDS,
+            "import_cpu_seconds": imports(),
             "networks": rows,
         }
         write_rows(arguments.output, content)

