@@ -277,7 +277,7 @@ class Steps:
             "prepare", lambda: prepare(self.entry, folder, arguments.data)
         )
         made: dict[str, Any] = {}
-        for target in (name for name in TARGETS if name in targets.every()):
+        for target in (name for name in arguments.targets if name in targets.every()):
             found = self.step(f"make-{target}", lambda target=target: make(self.entry, folder, target))  # type: ignore[misc]
             made |= found if "failed" not in found else {target: found}
         if arguments.peer and self.entry.convolutional:
@@ -298,6 +298,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, help="keeps the files and what each step found")
     parser.add_argument("--only", nargs="+", default=[], help="names of networks")
+    parser.add_argument("--targets", nargs="+", default=list(TARGETS), help="of edgekit")
     parser.add_argument(
         "--peer", default="", help="the Python of an environment with litert-torch and litert-quantizer"
     )
