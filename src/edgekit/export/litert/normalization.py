@@ -33,7 +33,9 @@ def by_rows(graph: Graph) -> Graph:
         output = LiteTensor(
             f"{operator.outputs[0].name}/rows", sides, source="" if last else operator.outputs[0].source
         )
-        inputs = [rows if t is None or t.data is None else _repeated(t, width[0]) for t in operator.inputs]
+        inputs: list[LiteTensor | None] = [
+            rows if t is None or t.data is None else _repeated(t, width[0]) for t in operator.inputs
+        ]
         made.append(Operator(operator.kind, inputs, [output], operator.options, operator.node))
         rows = output
     made.append(_reshape(rows, normalized, chain[-1].node))
