@@ -19,7 +19,7 @@ in one process, in random order, `ROUNDS` times; sessions are opened again every
 the file's CPU time over that of ONNX Runtime's float file in the same round, with its 95 % interval: on a busy machine it means more than
 milliseconds. The same of `against_official`: edgekit's LiteRT file over the official one.
 
-Every step leaves its result in FOLDER; a second call goes on with those that are missing.
+Every step leaves its result in FOLDER; a second call goes on with those that are missing. Rows of other networks in the result file stay.
 """
 
 from __future__ import annotations
@@ -207,7 +207,8 @@ def main() -> None:
     imports()
     runs = dict(word.split("=", 1) for word in arguments.trained)
     entries = {**UNTRAINED, **{name: Network("trained", 32, run=run) for name, run in runs.items()}}
-    rows: dict[str, Any] = {}
+    output: Path = arguments.output
+    rows: dict[str, Any] = json.loads(output.read_text())["networks"] if output.exists() else {}
     for name, entry in entries.items():
         if arguments.only and name not in arguments.only:
             continue
@@ -221,7 +222,7 @@ def main() -> None:
             "import_cpu_seconds": imports(),
             "networks": rows,
         }
-        write_rows(arguments.output, content)
+        write_rows(output, content)
 
 
 if __name__ == "__main__":
