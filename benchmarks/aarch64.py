@@ -5,7 +5,7 @@
 No Arm processor is needed, and no root: packages are only unpacked into FOLDER. Needs Debian (or a derivative whose package
 sources have arm64), its `qemu-user-static`, and uv; some 100 MB are downloaded. edgekit's own wheel is installed with
 [ort,openvino,litert] exactly as on a device, but for two versions: ONNX Runtime is held at 1.23, since the CPU detection of newer ones ends the
-process under emulation, and LiteRT below 2.3, which dies there when an interpreter is made.
+process under emulation, and LiteRT below 2.2: newer ones die there when an interpreter is made.
 
 There `edgekit doctor BUNDLE` proves the golden tensors of every variant on an emulated Cortex-A76. That is all that is claimed: that
 the wheels exist, load and compute what was trained. Nothing is timed, since an emulator's times say nothing about a device.
@@ -36,7 +36,7 @@ EMULATOR = "qemu-aarch64-static"
 CORE = "cortex-a76"
 DEBIAN = ("python3", "libstdc++6", "libgomp1")
 # The newest that run under emulation.
-EMULATED = ("onnxruntime==1.23.*", "ai-edge-litert<2.3")
+EMULATED = ("onnxruntime==1.23.*", "ai-edge-litert<2.2")
 PLATFORM = "aarch64-manylinux_2_36"  # Debian 12's C library
 
 
