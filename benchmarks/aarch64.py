@@ -3,8 +3,9 @@
     python benchmarks/aarch64.py [--bundle runs/digits/export] [--output benchmarks/results/aarch64.json] [--work FOLDER] [--cpu NAME]
 
 No Arm processor is needed, and no root: packages are only unpacked into FOLDER. Needs Debian (or a derivative whose package
-sources have arm64), its `qemu-user-static`, and uv; some 100 MB are downloaded. edgekit's own wheel is installed with [ort,openvino]
-exactly as on a device, only that ONNX Runtime is held at 1.23: the CPU detection of newer ones ends the process under emulation.
+sources have arm64), its `qemu-user-static`, and uv; some 100 MB are downloaded. edgekit's own wheel is installed with
+[ort,openvino,litert] exactly as on a device, but for two versions: ONNX Runtime is held at 1.23, since the CPU detection of newer ones ends the
+process under emulation, and LiteRT below 2.2: newer ones die there when an interpreter is made.
 
 There `edgekit doctor BUNDLE` proves the golden tensors of every variant on an emulated Cortex-A76. That is all that is claimed: that
 the wheels exist, load and compute what was trained. Nothing is timed, since an emulator's times say nothing about a device.
@@ -34,7 +35,8 @@ EMULATOR = "qemu-aarch64-static"
 # wrongly unless the streaming vectors have 512 bits: docs/devices.md tells the whole of it.
 CORE = "cortex-a76"
 DEBIAN = ("python3", "libstdc++6", "libgomp1")
-ONNXRUNTIME = "onnxruntime==1.23.*"
+# The newest that run under emulation.
+EMULATED = ("onnxruntime==1.23.*", "ai-edge-litert<2.2")
 PLATFORM = "aarch64-manylinux_2_36"  # Debian 12's C library
 
 
@@ -66,7 +68,7 @@ def install(packed: Path, site: Path, version: str) -> None:
     """Unpack edgekit's wheel and the aarch64 wheels that it needs, for Python `version`, into the folder `site`."""
     shutil.rmtree(site, ignore_errors=True)
     command = ["uv", "pip", "install", "--quiet", "--target", str(site), "--only-binary", ":all:"]
-    command += ["--python-platform", PLATFORM, "--python-version", version, f"{packed}[ort,openvino]", ONNXRUNTIME]
+    command += ["--python-platform", PLATFORM, "--python-version", version, f"{packed}[ort,openvino,litert]", *EMULATED]
     done = subprocess.run(command, stdout=sys.stderr, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:  # a wheel that does not exist is a finding, an index that does not answer is none
         out_of_reach = "failed to fetch" in done.stderr.lower()

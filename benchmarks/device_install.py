@@ -1,6 +1,6 @@
 """What a device has to take: the wheel with one runtime, installed into a fresh environment.
 
-    python benchmarks/device_install.py [--extra ort] [--runs 21] [--output benchmarks/results/device_install.json]
+    python benchmarks/device_install.py [--extra litert] [--runs 21] [--output benchmarks/results/device_install.json]
 
 Packs the wheel of this edgekit, makes virtual environments with nothing else in them, and installs the wheel with one extra: as an
 installer chooses versions by itself (`newest`), and with the versions that docs/devices.md names for a device with little space (`small`).
@@ -8,18 +8,20 @@ In each of them:
 
 - the size of every package as installed, without bytecode; then with the bytecode that Python keeps of what `edgekit doctor` imports;
   then with all of it compiled, as `pip install` does unless told `--no-compile`;
-- what of the training stack is there (nothing may be), and the golden tensors of a small bundle, proved there by `edgekit doctor`.
+- what of the training stack can be imported (nothing may be), and the golden tensors of a small bundle, proved there by `edgekit doctor`.
 
 Compiled, each in a fresh process and after one that is not counted, the times of
 
 - `import`: what a program that predicts imports of edgekit (`edgekit.bundle`, `edgekit.runtimes.predictor`), without the runtime;
+- `import to first prediction`: the same, opening the bundle, loading a model, and the answer for one image;
 - `with runtime`: the same and the runtime itself, and that again where Python has no bytecode and must not keep any;
 - `edgekit --help` and `edgekit --version`, whole processes, Python's own start among them;
 - `python -c pass`, for comparison.
 
 For aarch64 the wheels are only unpacked, and their sizes added up; benchmarks/aarch64.py runs them.
 
-Needs uv, and [export] for the small bundle. Use an idle machine: the times are medians; the file has all of them.
+Needs uv, and [export] for the small bundle. The times are medians, and the file has all of them; on a busy machine only the CPU seconds mean
+anything.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -49,15 +52,33 @@ TRAINING = (
     "timm",
     "lightning",
     "onnx",
-    "scikit-learn",
+    "sklearn",
     "safetensors",
     "nncf",
     "scipy",
     "pandas",
 )
-RUNTIMES = {"ort": "onnxruntime", "openvino": "openvino"}
+# An extra's runtime, the module of it that a session imports, and what the bundle needs to hold for it.
+BOTH = ("onnx", "openvino"), ("fp32", "fp16")  # targets and precisions
+RUNTIMES = {
+    "ort": ("onnxruntime", "onnxruntime", BOTH),
+    "openvino": ("openvino", "openvino", BOTH),
+    "litert": ("litert", "ai_edge_litert.interpreter", (("litert",), ("fp32", "int8"))),
+}
 # ONNX Runtime grows: 51 MB unpacked on x86-64 in 1.25, the first without SymPy (27 MB) beside it, and 76 MB in 1.32.
 SMALL = {"ort": "onnxruntime==1.25.*"}
+IMPORTABLE = "import importlib.util as u, json, sys; print(json.dumps([n for n in sys.argv[1:] if u.find_spec(n)]))"
+FIRST = """
+import time
+began, spent = time.perf_counter(), time.process_time()
+import sys
+from PIL import Image
+from edgekit.bundle import Bundle
+from edgekit.runtimes.predictor import Predictor
+predictor = Predictor(Bundle.open(sys.argv[1]), threads=1)
+predictor.predict_image(Image.new("RGB", (50, 40)))
+print(time.perf_counter() - began, time.process_time() - spent)
+"""
 OURS = "edgekit.bundle, edgekit.runtimes.predictor"
 GOAL_BYTES, GOAL_SECONDS = 150_000_000, 0.25
 
@@ -121,14 +142,15 @@ def proofs(python: Path, bundle: Path, runtime: str, *, bytecode: bool) -> list[
     return [{key: proof[key] for key in told} for proof in found if proof["runtime"] == runtime]
 
 
-def look(python: Path, bundle: Path, runtime: str, runs: int) -> dict[str, Any]:
+def look(python: Path, bundle: Path, extra: str, runs: int) -> dict[str, Any]:
     """Sizes without and with bytecode, golden tensors, and times; leaves everything compiled."""
+    runtime, module, _ = RUNTIMES[extra]
     site = next((python.parents[1] / "lib").glob("python3*/site-packages"))
     edgekit = python.parent / "edgekit"
     packages = sizes(site)
     bare = total(site)
     golden = proofs(python, bundle, runtime, bytecode=False)
-    seconds = {"with runtime, no bytecode": import_times(python, f"{OURS}, {runtime}", runs, bytecode=False)}
+    seconds = {"with runtime, no bytecode": import_times(python, f"{OURS}, {module}", runs, bytecode=False)}
     if (kept := total(site) - bare) != 0:
         raise SystemExit(f"{kept} bytes were written although Python was told to keep no bytecode")
     proofs(python, bundle, runtime, bytecode=True)
@@ -136,7 +158,8 @@ def look(python: Path, bundle: Path, runtime: str, runs: int) -> dict[str, Any]:
     run(python, "-m", "compileall", "-q", site)
     seconds |= {
         "import": import_times(python, OURS, runs),
-        "with runtime": import_times(python, f"{OURS}, {runtime}", runs),
+        "with runtime": import_times(python, f"{OURS}, {module}", runs),
+        "import to first prediction": predictions(python, bundle, runs),
         "edgekit --help": times([edgekit, "--help"], runs),
         "edgekit --version": times([edgekit, "--version"], runs),
         "python -c pass": times([python, "-c", "pass"], runs),
@@ -146,29 +169,51 @@ def look(python: Path, bundle: Path, runtime: str, runs: int) -> dict[str, Any]:
         "installed_bytes": bare,
         "bytecode_bytes": {"of what the doctor imports": used, "of everything": total(site, "*.pyc")},
         "packages_bytes": packages,
-        "training_stack": [name for name in packages if name.lower() in TRAINING],
+        "training_stack": json.loads(run(python, "-c", IMPORTABLE, *(name.replace("-", "_") for name in TRAINING))),
         "golden": golden,
-        "median_seconds": {name: round(median(values), 4) for name, values in seconds.items()},
-        "seconds": seconds,
+        "median_seconds": {name: round(median(wall for wall, _ in samples), 4) for name, samples in seconds.items()},
+        "median_cpu_seconds": {name: round(median(cpu for _, cpu in samples), 4) for name, samples in seconds.items()},
+        "seconds_and_cpu_seconds": seconds,
     }
 
 
-def times(command: list[str | Path], runs: int) -> list[float]:
+Samples = list[tuple[float, float]]  # seconds, and of them CPU seconds
+
+
+def times(command: list[str | Path], runs: int) -> Samples:
     """Seconds of whole processes, after one that is not counted."""
     run(*command)
-    seconds = []
+    found = []
     for _ in range(runs):
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), _children()
         run(*command)
-        seconds.append(round(time.perf_counter() - began, 4))
-    return seconds
+        found.append((round(time.perf_counter() - began, 4), round(_children() - spent, 4)))
+    return found
 
 
-def import_times(python: Path, modules: str, runs: int, *, bytecode: bool = True) -> list[float]:
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def import_times(python: Path, modules: str, runs: int, *, bytecode: bool = True) -> Samples:
     """Seconds that an import takes inside a fresh process, after one that is not counted."""
-    code = f"import time; t = time.perf_counter(); import {modules}; print(time.perf_counter() - t)"
-    run(python, "-c", code, bytecode=bytecode)
-    return [round(float(run(python, "-c", code, bytecode=bytecode)), 4) for _ in range(runs)]
+    code = f"import time as t; a, b = t.perf_counter(), t.process_time(); import {modules}; print(t.perf_counter() - a, t.process_time() - b)"
+    return _printed([python, "-c", code], runs, bytecode)
+
+
+def predictions(python: Path, bundle: Path, runs: int) -> Samples:
+    """Seconds from the first import to the first answer, in a fresh process, after one that is not counted."""
+    return _printed([python, "-c", FIRST, bundle], runs, True)
+
+
+def _printed(command: list[str | Path], runs: int, bytecode: bool) -> Samples:
+    run(*command, bytecode=bytecode)
+    found = []
+    for _ in range(runs):
+        wall, cpu = run(*command, bytecode=bytecode).split()
+        found.append((round(float(wall), 4), round(float(cpu), 4)))
+    return found
 
 
 def measure(extra: str, runs: int, folder: Path) -> dict[str, Any]:
@@ -176,11 +221,12 @@ def measure(extra: str, runs: int, folder: Path) -> dict[str, Any]:
     packed = wheel.pack(folder)
     ours = f"{packed.path}[{extra}]"
     wanted = {"newest": [ours]} | ({"small": [ours, SMALL[extra]]} if extra in SMALL else {})
-    bundle = make_bundle(folder / "bundle").path
+    targets, precisions = RUNTIMES[extra][2]
+    bundle = make_bundle(folder / "bundle", targets=targets, precisions=precisions).path
     installs, aarch64 = {}, {}
     for name, requirements in wanted.items():
         python = install(folder / name, *requirements)
-        installs[name] = {"pinned": requirements[1:]} | look(python, bundle, RUNTIMES[extra], runs)
+        installs[name] = {"pinned": requirements[1:]} | look(python, bundle, extra, runs)
         aarch64[name] = unpacked(folder / f"aarch64-{name}", PLATFORM, *requirements)
     return {
         "created": now(),
@@ -205,7 +251,7 @@ def show(name: str, found: dict[str, Any], aarch64: dict[str, Any]) -> None:
         print(f"{(bare + size) / 1e6:8.1f} MB  with the bytecode {what} ({size / 1e6:.1f} MB)")
     print(f"{aarch64['installed_bytes'] / 1e6:8.1f} MB  the wheels of aarch64 unpacked, without bytecode")
     for what, value in found["median_seconds"].items():
-        print(f"{value:8.3f} s   {what}")
+        print(f"{value:8.3f} s   {what} ({found['median_cpu_seconds'][what]:.3f} s of a CPU)")
     proved = ", ".join(f"{proof['variant']} {proof['outcome']}" for proof in found["golden"])
     print(f"golden tensors: {proved}")
     print(f"training stack: {', '.join(found['training_stack']) or 'nothing of it'}")

@@ -121,18 +121,27 @@ def networks() -> list[tuple[str, str, int]]:
     return found
 
 
-def write_images(folder: Path, count: int, size: int) -> None:
-    """Colored shapes of low frequency with some noise, one PNG each: different enough that activations spread."""
+def shapes(count: int, size: int) -> Any:
+    """Colored shapes of low frequency with some noise, different enough that activations spread: uint8 (count, size, size, 3)."""
     import numpy as np
     from PIL import Image
 
     random = np.random.default_rng(size)
-    folder.mkdir()
-    for i in range(count):
+    found = np.zeros((count, size, size, 3), np.uint8)
+    for image in found:
         coarse = random.integers(0, 256, (random.integers(2, 7), random.integers(2, 7), 3), dtype=np.uint8)
         smooth = np.asarray(Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC), np.float32)
-        noisy = smooth + random.normal(0, random.uniform(0, 25), smooth.shape)
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{i:03}.png")
+        image[:] = (smooth + random.normal(0, random.uniform(0, 25), smooth.shape)).clip(0, 255).astype(np.uint8)
+    return found
+
+
+def write_images(folder: Path, count: int, size: int) -> None:
+    """Write `shapes` into a new folder, one PNG each."""
+    from PIL import Image
+
+    folder.mkdir()
+    for i, image in enumerate(shapes(count, size)):
+        Image.fromarray(image).save(folder / f"{i:03}.png")
 
 
 def build(name: str, size: int) -> Any:

@@ -43,6 +43,7 @@ def one(name: str, size: int) -> dict[str, Any]:
     from edgekit.errors import EdgekitError
     from edgekit.export.litert.convert import lower
     from edgekit.export.litert.maker import write
+    from edgekit.export.litert.normalization import by_rows
     from edgekit.models.pixels import PixelClassifier
     from edgekit.onnx_graph.build import export_onnx
     from edgekit.onnx_graph.files import read_onnx
@@ -69,7 +70,7 @@ def one(name: str, size: int) -> dict[str, Any]:
             return {"status": "no float graph", "message": error.message[:300]}
         began = time.monotonic()
         try:
-            graph = lower(read_onnx(onnx))
+            graph = by_rows(lower(read_onnx(onnx)))
         except EdgekitError as error:
             return {"status": "refused", "message": error.message[:300]}
         write(graph, path, onnx, "fp32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +57,16 @@ def write_onnx(model: PixelClassifier, path: Path, size: int) -> None:
     export_onnx(model, path, image_size=size, classes=CLASSES)
 
 
-def make_bundle(folder: Path, *, size: int = 16, width: int = 8, layers: int = 2) -> Bundle:
-    """Export `convolutions` as a bundle with the variants `onnx-fp32` and `openvino-fp16` (computed in fp32)."""
+def make_bundle(
+    folder: Path,
+    *,
+    size: int = 16,
+    width: int = 8,
+    layers: int = 2,
+    targets: Sequence[str] = ("onnx", "openvino"),
+    precisions: Sequence[str] = ("fp32", "fp16"),
+) -> Bundle:
+    """Export `convolutions` as a bundle; without arguments with the variants `onnx-fp32` and `openvino-fp16` (computed in fp32)."""
     return export_classifier(
         convolutions(width, layers),
         classes=CLASSES,
@@ -65,8 +74,8 @@ def make_bundle(folder: Path, *, size: int = 16, width: int = 8, layers: int = 2
         calibration=random_images(64, size),
         evaluation=None,
         output=folder,
-        targets=("onnx", "openvino"),
-        precisions=("fp32", "fp16"),
+        targets=targets,
+        precisions=precisions,
         timed=False,
         jobs=1,
         name="small",

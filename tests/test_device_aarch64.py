@@ -10,18 +10,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.tiny_bundle import make_bundle
+from tests.helpers import exported
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "aarch64.py"
 
 
 @pytest.mark.slow
 def test_golden_tensors_are_proved_on_aarch64(tmp_path: Path, require_tool: Callable[[str, str], str]) -> None:
-    """Downloads included, 40 s on one core: the only test that runs on the architecture of a Jetson or a Raspberry Pi."""
+    """Downloads included, 60 s on one core: the only test that runs on the architecture of a Jetson or a Raspberry Pi."""
     for tool in ("qemu-aarch64-static", "apt-get", "dpkg-deb", "uv"):
         require_tool(tool, "runs the aarch64 wheels here")
-    bundle = make_bundle(tmp_path / "bundle").path
-    command = [sys.executable, str(SCRIPT), "--bundle", str(bundle), "--output", str(tmp_path / "result.json")]
+    made = {"onnx": ["fp32"], "openvino": ["fp16"], "litert": ["fp32", "int8"]}
+    for target, precisions in made.items():  # one bundle
+        exported.export(tmp_path / "bundle", targets=[target], precisions=precisions)
+    command = [
+        sys.executable,
+        str(SCRIPT),
+        "--bundle",
+        str(tmp_path / "bundle"),
+        "--output",
+        str(tmp_path / "result.json"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     last = done.stderr.strip().rpartition("\n")[2]
     if last.startswith("out of reach: "):
@@ -31,5 +40,6 @@ def test_golden_tensors_are_proved_on_aarch64(tmp_path: Path, require_tool: Call
     assert result["emulated"] is True
     assert result["machine"]["architecture"] == "aarch64"
     assert {"torch", "onnx", "lightning"}.isdisjoint(result["machine"]["packages"])
-    proofs = {row["variant"]: (row["outcome"], row["agreement"]) for row in result["variants"]}
-    assert proofs == {"onnx-fp32": ("proved", 1), "openvino-fp16": ("proved", 1)}
+    outcomes = {row["variant"]: row["outcome"] for row in result["variants"]}
+    assert outcomes == {f"{target}-{precision}": "proved" for target in made for precision in made[target]}
+    assert all(row["agreement"] == 1 for row in result["variants"] if "int8" not in row["variant"])

@@ -14,6 +14,7 @@ from edgekit.bundle import BundleFile, Variant
 from edgekit.errors import ExportError
 from edgekit.export.litert.convert import lower
 from edgekit.export.litert.graph import Graph
+from edgekit.export.litert.normalization import by_rows
 from edgekit.export.litert.output import with_batch, write
 from edgekit.export.litert.quantize import OperatorCounts, quantize
 from edgekit.export.litert.rewrites import Range
@@ -109,7 +110,7 @@ class LiteRtInt8:
         self, graph: Graph, ranges: Mapping[str, Range], kept: Collection[str], bits: int
     ) -> tuple[Graph, OperatorCounts]:
         """The float graph in INT8 (see `quantize`)."""
-        return quantize(graph, ranges, kept, bits)
+        return quantize(by_rows(graph), ranges, kept, bits)
 
     def _float_graph(self, path: Path, model: ModelProto) -> Graph:
         if path not in self._lowered:

@@ -8,6 +8,7 @@ from edgekit.bundle import BundleFile, Precision, Variant
 from edgekit.export.inputs import Sources
 from edgekit.export.litert.convert import lower
 from edgekit.export.litert.half import halve
+from edgekit.export.litert.normalization import by_rows
 from edgekit.export.litert.output import with_batch, write
 from edgekit.export.verify import verify
 from edgekit.onnx_graph.files import read_onnx
@@ -32,7 +33,7 @@ def make(precision: Precision, sources: Sources) -> Variant:
         backend = LiteRtInt8(sources.quantizer, sources.reference, sources.options.bounds, sources.batch)
         made = search_accuracy(backend, sources.folder, recover=sources.options.recover, budget=sources.budget)
         return with_partitions(made, sources.folder, sources.reference.task)
-    graph = lower(with_batch(read_onnx(sources.float_onnx), sources.batch))
+    graph = by_rows(lower(with_batch(read_onnx(sources.float_onnx), sources.batch)))
     if precision == "fp16":
         halve(graph)
     name = f"model.{precision}.tflite"
@@ -57,7 +58,7 @@ def float_model(source: Path, folder: Path) -> Path:
         folder: the output folder.
     """
     path = folder / "model.fp32.tflite"
-    write(lower(read_onnx(source)), path, source, "fp32")
+    write(by_rows(lower(read_onnx(source))), path, source, "fp32")
     return path
 
 
