@@ -20,8 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from edgekit.files import write_json
 from edgekit.machine import this_machine
 from edgekit.processors import usable_cpus
+from edgekit.result import now
 
 _WITHIN = 0.25
 _EDGEKIT = [sys.executable, "-m", "edgekit"]
@@ -84,8 +86,14 @@ def main() -> None:
             rows.append(measure(folder, asked, options.labels, options.work))
             print(json.dumps(rows[-1]), flush=True)
             if options.output is not None:
-                content = {"machine": this_machine().model_dump(mode="json"), "rows": rows}
-                options.output.write_text(json.dumps(content, indent=1) + "\n")
+                content = {
+                    "what": "seconds that `edgekit init --time` predicts for a whole training, and that it takes",
+                    "created": now(),
+                    "command": ["python", "benchmarks/init_time.py", *sys.argv[1:]],
+                    "machine": this_machine().model_dump(mode="json"),
+                    "rows": rows,
+                }
+                write_json(options.output, content)
 
 
 if __name__ == "__main__":
