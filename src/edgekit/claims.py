@@ -61,9 +61,7 @@ def open_storage(place: str) -> optuna.storages.BaseStorage:
         file = Path(rest.removeprefix("/")) if scheme == "sqlite" else None
         with _reported(place), _creating(file):
             options = {"connect_args": {"timeout": 120}} if scheme == "sqlite" else {"pool_pre_ping": True}
-            return optuna.storages.get_storage(
-                optuna.storages.RDBStorage(f"{scheme}://{rest}", engine_kwargs=options)
-            )
+            return optuna.storages.get_storage(optuna.storages.RDBStorage(f"{scheme}://{rest}", engine_kwargs=options))
     if not separator and place.endswith((".log", ".journal")):
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 
@@ -200,7 +198,9 @@ class Kind:
 
     work: SharedWork
     study: optuna.Study
-    _seen: dict[int, tuple[Any, float]] = field(default_factory=dict)  # of other machines' claims: the last sign of life, and when
+    _seen: dict[int, tuple[Any, float]] = field(
+        default_factory=dict
+    )  # of other machines' claims: the last sign of life, and when
 
     def done(self) -> dict[str, dict[str, Any]]:
         """Return what came of every finished part, by its key."""
@@ -208,9 +208,7 @@ class Kind:
 
         holders = self._holders()
         return {
-            key: {**trial.user_attrs["result"]}
-            for key, trial in holders.items()
-            if trial.state == TrialState.COMPLETE
+            key: {**trial.user_attrs["result"]} for key, trial in holders.items() if trial.state == TrialState.COMPLETE
         }
 
     def held_by(self) -> dict[str, str]:

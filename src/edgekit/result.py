@@ -418,7 +418,9 @@ class SearchVariant(ResultPart):
         description="share of the golden images on which the device decides as PyTorch does; of random weights partly a matter of chance",
     )
     error: str = Field("", description="why it could not be measured")
-    outside: list[str] = Field(default_factory=list, description="the limits that it breaks; empty: it is within the budget")
+    outside: list[str] = Field(
+        default_factory=list, description="the limits that it breaks; empty: it is within the budget"
+    )
 
     @property
     def p50(self) -> float | None:
@@ -430,7 +432,9 @@ class SearchRound(ResultPart):
     """One short training of a candidate."""
 
     epochs: int
-    score: float | None = Field(None, ge=0, le=1, description="see `scored_on` of the search; null if the training failed")
+    score: float | None = Field(
+        None, ge=0, le=1, description="see `scored_on` of the search; null if the training failed"
+    )
     images: int = Field(0, description="that the score counts")
     seconds: float = 0.0
     error: str = ""
@@ -445,7 +449,9 @@ class SearchCandidate(ResultPart):
     variants: list[SearchVariant] = Field(default_factory=list)
     rounds: list[SearchRound] = Field(default_factory=list, description="short trainings, the shortest first")
     error: str = Field("", description="why it could not be exported or measured")
-    left_out: str = Field("", description="why it was not trained further; empty for the winner, and while the search goes on")
+    left_out: str = Field(
+        "", description="why it was not trained further; empty for the winner, and while the search goes on"
+    )
 
     def fitting(self) -> SearchVariant | None:
         """Return the fastest variant within the budget; None if there is none."""
@@ -469,7 +475,9 @@ class TrainedVariant(ResultPart):
     percentiles_ms: dict[str, float | None] = Field(default_factory=dict)
     energy_mj: float | None = None
     before_p50_ms: float | None = Field(None, description="of random weights, in the same turns")
-    ratio: float | None = Field(None, description="median over the turns of its median latency divided by that of random weights")
+    ratio: float | None = Field(
+        None, description="median over the turns of its median latency divided by that of random weights"
+    )
     outside: list[str] = Field(default_factory=list, description="the limits that it breaks, or why it was rejected")
 
 
@@ -498,12 +506,15 @@ class Search(ResultPart):
     candidates: list[SearchCandidate]
     scored_on: str = Field(description="what the short rounds are scored on")
     full_epochs: int | None = None
-    trained: list[SearchTrained] = Field(default_factory=list, description="in full, in the order in which they were tried")
+    trained: list[SearchTrained] = Field(
+        default_factory=list, description="in full, in the order in which they were tried"
+    )
     winner: str | None = Field(None, description="the candidate's name; null if there is none, or not yet")
     winner_recipe: str | None = Field(None, description="file of its recipe, relative to the search's folder")
     nearest: str = Field("", description="if nothing is within the budget: what comes nearest, with its numbers")
     seconds: dict[str, float] = Field(
-        default_factory=dict, description="the cost by phase: measure, teacher, rounds, full; of all machines and sessions"
+        default_factory=dict,
+        description="the cost by phase: measure, teacher, rounds, full; of all machines and sessions",
     )
 
     def candidate(self, name: str) -> SearchCandidate | None:
@@ -533,7 +544,9 @@ class Result(ResultPart):
     __str__ = __repr__  # all the samples of a measurement would fill a notebook
 
     @classmethod
-    def of(cls, measurement: Latency | Profile | Evaluation | Ablation | Transfer | Search, seed: int | None = None) -> Result:
+    def of(
+        cls, measurement: Latency | Profile | Evaluation | Ablation | Transfer | Search, seed: int | None = None
+    ) -> Result:
         """Return a result for a measurement that this command has just made on this machine."""
         command = [Path(sys.argv[0]).name, *sys.argv[1:]]
         return cls(created=now(), command=command, seed=seed, machine=this_machine(), measurement=measurement)

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     metavar="LIMIT",
     help='What the model may take: "p50 < 5 ms" (or p90, p95, p99), "size < 2 MB", "energy < 10 mJ"; may be repeated.',
 )
-@click.option("--device", "devices", multiple=True, metavar="SSH", help="Measure there: ssh://user@host:port.  [default: here]")
+@click.option(
+    "--device", "devices", multiple=True, metavar="SSH", help="Measure there: ssh://user@host:port.  [default: here]"
+)
 @click.option(
     "--candidate",
     "given",
@@ -36,7 +38,11 @@ if TYPE_CHECKING:
 )
 @click.option("--candidates", "file", type=click.Path(path_type=Path), help="A YAML file with a list of students.")
 @click.option(
-    "--image-size", "sizes", multiple=True, type=int, help="Resolution of the students; may be repeated.  [default: the recipe's]"
+    "--image-size",
+    "sizes",
+    multiple=True,
+    type=int,
+    help="Resolution of the students; may be repeated.  [default: the recipe's]",
 )
 @click.option(
     "--target",
@@ -45,9 +51,17 @@ if TYPE_CHECKING:
     type=TableChoice(targets.every),
     help="Runtime to export for; may be repeated.  [default: onnx and openvino]",
 )
-@click.option("--precision", "precisions", multiple=True, type=click.Choice(targets.PRECISIONS), help="Only this precision; may be repeated.")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(targets.PRECISIONS),
+    help="Only this precision; may be repeated.",
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="Inference threads; 0: the runtime decides.")
-@click.option("--rounds", type=click.IntRange(1, 6), default=2, show_default=True, help="Short trainings before the full one.")
+@click.option(
+    "--rounds", type=click.IntRange(1, 6), default=2, show_default=True, help="Short trainings before the full one."
+)
 @click.option(
     "--reduction",
     type=click.IntRange(2, 10),
@@ -56,15 +70,33 @@ if TYPE_CHECKING:
     help="Of this many candidates one is kept after each round; the next round is so many times as long.",
 )
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), help="Of one turn of measuring.  [default: 1, or as percentiles need]"
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="Of one turn of measuring.  [default: 1, or as percentiles need]",
 )
-@click.option("--max-drop", type=float, default=1.0, show_default=True, help="Largest loss of accuracy by the export, in points.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe value; may be repeated.")
-@click.option("--run", "folder", type=click.Path(path_type=Path), help="The search's folder.  [default: runs/NAME-search]")
-@click.option("--storage", metavar="URL", help="Shared by several machines: postgresql://…, mysql://…, a .db or .log file.  [default: in the folder]")
-@click.option("--reuse", type=click.Path(path_type=Path), help="A run to copy the teacher from, if its inputs are the same.")
+@click.option(
+    "--max-drop", type=float, default=1.0, show_default=True, help="Largest loss of accuracy by the export, in points."
+)
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe value; may be repeated."
+)
+@click.option(
+    "--run", "folder", type=click.Path(path_type=Path), help="The search's folder.  [default: runs/NAME-search]"
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="Shared by several machines: postgresql://…, mysql://…, a .db or .log file.  [default: in the folder]",
+)
+@click.option(
+    "--reuse", type=click.Path(path_type=Path), help="A run to copy the teacher from, if its inputs are the same."
+)
 @click.option("--python", metavar="PATH", help="With --device: a Python there that has the packages.")
-@click.option("--wheel", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="With --device: this wheel of edgekit.")
+@click.option(
+    "--wheel",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="With --device: this wheel of edgekit.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of a table.")
 def command(
     recipe: Path,
@@ -148,12 +180,16 @@ def command(
         write_search(result, folder / "search.html")
 
     try:
-        found = search(plan, device, folder, storage, reuse=[Run.open(reuse)] if reuse else [], on_change=keep, say=tell)
+        found = search(
+            plan, device, folder, storage, reuse=[Run.open(reuse)] if reuse else [], on_change=keep, say=tell
+        )
     except (TrainingInterrupted, KeyboardInterrupt):
         tell(f"{folder}: run the same command again to resume: what was measured and trained is kept")
         raise KeyboardInterrupt from None
     except RemoteError as error:
-        hint = f"{f'{error.hint}; ' if error.hint else ''}what was measured is kept: run the same command again to resume"
+        hint = (
+            f"{f'{error.hint}; ' if error.hint else ''}what was measured is kept: run the same command again to resume"
+        )
         raise RemoteError(error.reason, hint, where=error.where) from error
     keep(found)
     assert result is not None
@@ -181,7 +217,9 @@ def _print(found: Search, folder: Path) -> None:
 
     from edgekit.report import format as show
 
-    table = Table("candidate", "variant", "p50", "size", "score", "left out", title=", ".join(found.budgets), title_justify="left")
+    table = Table(
+        "candidate", "variant", "p50", "size", "score", "left out", title=", ".join(found.budgets), title_justify="left"
+    )
     fitting = [(c, v) for c in found.candidates if (v := c.fitting()) is not None]
     for candidate, variant in sorted(fitting, key=lambda both: both[1].p50 or 0.0):
         score = show.NONE if candidate.score is None else percent(candidate.score)
@@ -191,7 +229,9 @@ def _print(found: Search, folder: Path) -> None:
         new_console().print(table)
     outside = len(found.candidates) - len(fitting)
     if outside:
-        echo(f"{outside} of {len(found.candidates)} candidates are outside the budget or cannot be measured: see the page")
+        echo(
+            f"{outside} of {len(found.candidates)} candidates are outside the budget or cannot be measured: see the page"
+        )
     won = found.won()
     if won is not None:
         best = next(v for v in won.variants if v.id == won.variant)
@@ -199,7 +239,9 @@ def _print(found: Search, folder: Path) -> None:
         change = f", {100 * (best.ratio - 1):+.1f} % against before the training" if best.ratio is not None else ""
         echo(f"winner: {won.candidate}, {best.id}: {accuracy} on the test set, {p50}{change}, {show.size(best.bytes)}")
         echo(f"  its run: {folder / won.run}, its recipe: {folder / (found.winner_recipe or '')}")
-    echo(f"cost: {sum(found.seconds.values()) / 60:.1f} minutes; written to {folder / 'search.json'} and {folder / 'search.html'}")
+    echo(
+        f"cost: {sum(found.seconds.values()) / 60:.1f} minutes; written to {folder / 'search.json'} and {folder / 'search.html'}"
+    )
 
 
 __all__ = ["command"]

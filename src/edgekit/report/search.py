@@ -130,7 +130,13 @@ def figures(found: Search) -> list[tuple[str, str, ReportFigure]]:
         keys = [LegendEntry("kept", "s1"), LegendEntry("left out", "s3")]
         note = "dotted: the front of latency and score"
         figure = ReportFigure(_chart(found, marks), keys, note)
-        drawn.append((f"Round {number + 1}: {epochs} epoch{'s' if epochs > 1 else ''}", f"{len(marks)} candidates; {found.scored_on}", figure))
+        drawn.append(
+            (
+                f"Round {number + 1}: {epochs} epoch{'s' if epochs > 1 else ''}",
+                f"{len(marks)} candidates; {found.scored_on}",
+                figure,
+            )
+        )
     return drawn
 
 
@@ -145,7 +151,9 @@ def _drawn(found: Search, marks: Sequence[SearchPoint], size: Size, alt_text: st
     low, high = padded([p.latency for p in marks], 0.12, log=True)
     scores = [p.score for p in marks]
     middle, half = (min(scores) + max(scores)) / 2, max((max(scores) - min(scores)) * 0.62, 0.015)
-    frame = PlotFrame(Scale(low, high, left, right, log=True), Scale(max(0.0, middle - half), min(1.0, middle + half), bottom, top))
+    frame = PlotFrame(
+        Scale(low, high, left, right, log=True), Scale(max(0.0, middle - half), min(1.0, middle + half), bottom, top)
+    )
     parts = [frame.axes("median latency on the device, ms (log scale)", "score", y_format=show.percent)]
     front, best = [], -1.0
     for point in sorted(marks, key=lambda p: (p.latency, -p.score)):
@@ -169,7 +177,11 @@ def _drawn(found: Search, marks: Sequence[SearchPoint], size: Size, alt_text: st
 
 
 def _label(
-    text: str, x: float, y: float, boxes: list[tuple[float, float, float, float]], frame: tuple[float, float, float, float]
+    text: str,
+    x: float,
+    y: float,
+    boxes: list[tuple[float, float, float, float]],
+    frame: tuple[float, float, float, float],
 ) -> Markup | None:
     """Place a name above, below, left or right of its point where it is free; None if it is nowhere."""
     long = 6.6 * len(text)
@@ -197,7 +209,13 @@ def table(found: Search) -> Table:
     """Return a table with a row for each candidate, the winner first, those that were trained longest next."""
     rounds = rounds_of(found)
     energy = any(v.energy_mj is not None for c in found.candidates for v in c.variants)
-    columns = [Column("candidate", number=False), Column("variant", number=False), Column("p50"), Column("p90"), Column("size")]
+    columns = [
+        Column("candidate", number=False),
+        Column("variant", number=False),
+        Column("p50"),
+        Column("p90"),
+        Column("size"),
+    ]
     columns += [Column("energy", title="per image")] if energy else []
     columns += [Column(f"{epochs} ep.", title=f"score after {epochs} epochs: {found.scored_on}") for epochs in rounds]
     columns.append(Column("left out", number=False, long=True))
@@ -205,7 +223,13 @@ def table(found: Search) -> Table:
     front = {p.name for p in pareto(first)}
     rows = []
     order = sorted(
-        found.candidates, key=lambda c: (c.name != found.winner, -len(c.rounds), -(c.score or 0.0), (v.p50 or 0.0) if (v := _shown(c)) else 1e9)
+        found.candidates,
+        key=lambda c: (
+            c.name != found.winner,
+            -len(c.rounds),
+            -(c.score or 0.0),
+            (v.p50 or 0.0) if (v := _shown(c)) else 1e9,
+        ),
     )
     for c in order:
         v = _shown(c)
@@ -260,7 +284,9 @@ def full_table(found: Search) -> Table | None:
                     Entry(show.size(v.bytes), v.bytes),
                     Entry(show.milliseconds(p50), p50),
                     Entry(show.milliseconds(v.before_p50_ms), v.before_p50_ms),
-                    Entry(show.NONE if ratio is None else f"{100 * (ratio - 1):+.1f} %".replace("-", show.MINUS), ratio),
+                    Entry(
+                        show.NONE if ratio is None else f"{100 * (ratio - 1):+.1f} %".replace("-", show.MINUS), ratio
+                    ),
                     Entry(outcome, outcome.lower()),
                 ]
             )

@@ -100,7 +100,7 @@ def in_unit(metric: str, value: float) -> str:
         metric: a key of `UNITS`.
         value: in the metric's first unit.
     """
-    units = {"size": ("B", "kB", "MB", "GB"), "energy": ("uJ", "mJ", "J")}.get(metric, ("us", "ms", "s"))
+    units = {"size": ("B", "kB", "MB", "GB"), "energy": ("uJ", "mJ", "J")}.get(metric, ("ns", "us", "ms", "s"))
     factors = UNITS[metric]
     fitting = [unit for unit in units if value >= factors[unit]] or [units[0]]
     unit = fitting[-1]

@@ -46,7 +46,9 @@ class Candidate:
         parts += ["sk"] if own.selective_kernels else []
         parts += [f"p{own.patch_size}"] if own.patch_size is not None else []
         parts.append(str(self.image_size))
-        rest = own.model_dump(exclude={"name", "width", "stem", "selective_kernels", "patch_size"}, exclude_defaults=True)
+        rest = own.model_dump(
+            exclude={"name", "width", "stem", "selective_kernels", "patch_size"}, exclude_defaults=True
+        )
         if rest:
             parts.append(digest_of(rest)[:8])
         return re.sub(r"[^A-Za-z0-9._-]", "_", "-".join(parts))
@@ -130,15 +132,15 @@ def chosen_candidates(
     parsed: list[tuple[Any, str]] = [(_read(text, where), where) for text, where in entries]
     if file is not None:
         parsed += _of_file(file)
-    found = [
-        candidate for entry, where in parsed for size in sizes for candidate in _expanded(entry, where, size)
-    ]
+    found = [candidate for entry, where in parsed for size in sizes for candidate in _expanded(entry, where, size)]
     if not parsed:
         own = recipe.distill.student
         found = [Candidate(own, size) for size in sizes] + [c for size in sizes for c in curated(size)]
-    unique = list({candidate.name: candidate for candidate in reversed(found)}.values())[::-1]
+    unique = list({candidate.name: candidate for candidate in found}.values())
     if len(unique) > MOST:
-        raise RecipeError(f"{len(unique):,} candidates are too many: a search has at most {MOST:,}", "give fewer values")
+        raise RecipeError(
+            f"{len(unique):,} candidates are too many: a search has at most {MOST:,}", "give fewer values"
+        )
     return unique
 
 

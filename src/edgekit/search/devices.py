@@ -22,7 +22,7 @@ from edgekit.bench.workload import Workload, check_parallel
 from edgekit.bundle import Bundle
 from edgekit.errors import EdgekitError, RemoteError
 from edgekit.machine import this_machine
-from edgekit.result import Result
+from edgekit.result import Latency
 from edgekit.targets import extras_of
 from edgekit.temporary import scratch_folder
 
@@ -169,8 +169,8 @@ class OverSsh:
                 raise EdgekitError(error.reason, error.hint) from error
             raise DeviceGone(error.reason, error.hint, where=self.address) from error
         failed = {reason.variant: reason.reason for reason in (*brought.failed, *brought.left_out)}
-        found = {result.measurement.variant: path for result, path in brought.results if _is_latency(result)}
-        return Turn(found, failed)
+        measured = [(result.measurement, path) for result, path in brought.results]
+        return Turn({part.variant: path for part, path in measured if isinstance(part, Latency)}, failed)
 
     def _answers(self) -> bool:
         """Whether the device is there: then what failed is the candidate's fault."""
@@ -183,10 +183,6 @@ class OverSsh:
     def _tell(self, line: str) -> None:
         if line != "measuring" and not line.startswith("bench:"):
             self._say(f"{self.address}: {line}")
-
-
-def _is_latency(result: Result) -> bool:
-    return result.measurement.kind == "latency"
 
 
 def device_of(

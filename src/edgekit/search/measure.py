@@ -100,9 +100,7 @@ class MeasuredBundle:
 
 def turn_seconds(limits: Iterable[Limit], turns: int = TURNS) -> float:
     """Return the seconds of a turn, so that a model at its limit has the samples that the percentiles of the budget need."""
-    needed = [
-        1.2 * SAMPLES_NEEDED[limit.percentile] * limit.most / 1e3 / turns for limit in limits if limit.percentile
-    ]
+    needed = [1.2 * SAMPLES_NEEDED[limit.percentile] * limit.most / 1e3 / turns for limit in limits if limit.percentile]
     return round(max([TURN_SECONDS, *needed]), 3)
 
 
@@ -167,7 +165,9 @@ class Turns:
             write_json(folder / _RECORD, record)
             found = self._kept(folder)
         if found is None:
-            raise EdgekitError(f"{folder}: its results cannot be read back", "check the disk, and run the command again")
+            raise EdgekitError(
+                f"{folder}: its results cannot be read back", "check the disk, and run the command again"
+            )
         results, failed, took = found
         self._turns.append(results)
         self._failed |= failed

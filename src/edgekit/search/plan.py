@@ -75,14 +75,30 @@ class SearchPlan:
         pixels = [data.mean, data.std, data.preprocessing().model_dump(mode="json")]
         budget = [(limit.metric, limit.most) for limit in self.limits]
         return digest_of(
-            [device, self.targets, self.precisions, self.threads, self.turn_seconds, budget, pixels, splits.classes, self.recipe.seed]
+            [
+                device,
+                self.targets,
+                self.precisions,
+                self.threads,
+                self.turn_seconds,
+                budget,
+                pixels,
+                splits.classes,
+                self.recipe.seed,
+            ]
         )[:16]
 
     def training_key(self, splits: Splits) -> str:
         """Return what the trainings depend on, as a digest; not the candidate, nor the paths of the images, which may differ by machine."""
         recipe = self.recipe.model_dump(
             mode="json",
-            include={"seed": True, "pretrain": True, "finetune": True, "distill": True, "data": {"mean", "std", "fit", "interpolation"}},
+            include={
+                "seed": True,
+                "pretrain": True,
+                "finetune": True,
+                "distill": True,
+                "data": {"mean", "std", "fit", "interpolation"},
+            },
         )
         recipe["distill"].pop("student")
         digests = [getattr(splits, name).digest for name in ("pool", "labeled", "probe", "test")]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from yaml.nodes import MappingNode, Node, ScalarNode
+from yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
 
 from edgekit.errors import RecipeError
 from edgekit.recipe import Recipe, dump, parse
@@ -43,7 +43,9 @@ def _flow(value: Any) -> str:
     """Write a value as YAML in one line."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
-    written: str = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True)
+    written: str = yaml.dump(
+        value, Dumper=Dumper, default_flow_style=True, width=math.inf, sort_keys=False, allow_unicode=True
+    )
     return written.removesuffix("\n").removesuffix("\n...")
 
 
@@ -76,7 +78,7 @@ def _end(node: Node, key: Node) -> int:
         if node.style in {"|", ">"}:
             raise _Unfit
         return max(node.end_mark.index, key.end_mark.index + 1)
-    if node.flow_style or not node.value:
+    if not isinstance(node, CollectionNode) or node.flow_style or not node.value:
         return int(node.end_mark.index)
     last = node.value[-1]
     return _end(last[1], last[0]) if isinstance(last, tuple) else _end(last, key)

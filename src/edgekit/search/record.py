@@ -68,7 +68,9 @@ class Record:
                 else:
                     place = best.index(name) + 1
                     after = f"{epochs} epoch{'s' if epochs > 1 else ''}"
-                    self._left_out[name] = f"place {place} of {len(best)} after {after} ({percent(scored.score or 0.0)}); {len(kept)} were kept"
+                    self._left_out[name] = (
+                        f"place {place} of {len(best)} after {after} ({percent(scored.score or 0.0)}); {len(kept)} were kept"
+                    )
 
     def win(self, name: str, recipe: str) -> None:
         """Note the winner and the file of its recipe."""
@@ -80,7 +82,9 @@ class Record:
         for other, rounds in self._rounds.items():
             if other not in self._left_out and other != name:
                 epochs = max(rounds)
-                self._left_out[other] = f"behind the winner after {epochs} epochs ({percent(rounds[epochs].score or 0.0)})"
+                self._left_out[other] = (
+                    f"behind the winner after {epochs} epochs ({percent(rounds[epochs].score or 0.0)})"
+                )
 
     def nearest(self) -> str:
         """Return the variant that comes nearest to the budget, with its numbers; empty if nothing was measured."""
@@ -133,7 +137,11 @@ class Record:
         variants = [self._variant(v) for v in measured.variants] if measured else []
         rounds = [
             SearchRound(
-                epochs=epochs, score=scored.score, images=scored.images, seconds=round(scored.seconds, 1), error=scored.error
+                epochs=epochs,
+                score=scored.score,
+                images=scored.images,
+                seconds=round(scored.seconds, 1),
+                error=scored.error,
             )
             for epochs, scored in sorted(self._rounds.get(candidate.name, {}).items())
         ]

@@ -48,10 +48,9 @@ class Halving:
     reduction: int = REDUCTION
 
     def epochs(self, full: int) -> list[int]:
-        """Return the epochs of each short round, of which none is longer than the full training."""
-        return [
-            max(1, round(full / self.reduction ** (self.rounds - number))) for number in range(self.rounds)
-        ]
+        """Return the epochs of each short round, shorter than the full training; fewer rounds where there are few epochs."""
+        wanted = {round(full / self.reduction ** (self.rounds - number)) for number in range(self.rounds)}
+        return sorted({max(1, epochs) for epochs in wanted if epochs < full}) or [full]
 
     def kept(self, count: int) -> int:
         """Return how many of the candidates of a round are kept, at least one."""
@@ -125,7 +124,14 @@ class Training:
             self.on_stage(report)
 
         splits = self.splits_of(candidate.image_size)
-        train(recipe, self.teacher_run(candidate.image_size), reuse=self.reuse, splits=splits, until="finetune", on_stage=add)
+        train(
+            recipe,
+            self.teacher_run(candidate.image_size),
+            reuse=self.reuse,
+            splits=splits,
+            until="finetune",
+            on_stage=add,
+        )
         return sum(seconds)
 
     def short(self, candidate: Candidate, epochs: int) -> Scored:
@@ -206,7 +212,9 @@ def check_trainable(recipe: Recipe, splits: Splits) -> None:
             "set hardware.devices and hardware.nodes to 1",
         )
     if not len(splits.labeled):
-        raise DataError("data.labels: a search needs labels, because its teacher is fine-tuned", "label some images first")
+        raise DataError(
+            "data.labels: a search needs labels, because its teacher is fine-tuned", "label some images first"
+        )
     if not len(splits.probe) and not len(splits.test):
         raise DataError("data: there are neither probe nor test images to score students on", "set data.probe to 0.1")
 

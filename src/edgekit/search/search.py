@@ -92,7 +92,11 @@ class _Search:
         self.training = Training(plan.recipe, folder, self.splits, reuse, self._say_stage)
         self.work = claims.SharedWork(storage or f"sqlite:///{folder / 'search.db'}")
         self.record = Record(plan, device.name, splits)
-        self._keys = plan.measuring_key(device.name, splits), plan.training_key(splits), plan.full_key(device.name, splits)
+        self._keys = (
+            plan.measuring_key(device.name, splits),
+            plan.training_key(splits),
+            plan.full_key(device.name, splits),
+        )
         self._on_change = on_change
         self._by_name = {candidate.name: candidate for candidate in plan.candidates}
 
@@ -195,7 +199,8 @@ class _Search:
         why = turns.why_no_energy()
         if why and any(limit.metric == "energy" for limit in self.plan.limits):
             raise EdgekitError(
-                f"--budget energy: {self.device.name} reports no energy: {why}", "leave this budget out, or see `edgekit doctor` there"
+                f"--budget energy: {self.device.name} reports no energy: {why}",
+                "leave this budget out, or see `edgekit doctor` there",
             )
 
     @contextmanager
@@ -225,7 +230,10 @@ class _Search:
         kind = self.work.kind(f"edgekit teacher {self._keys[1]}")
         sizes = {str(self._by_name[name].image_size): self._by_name[name] for name in names}
         done = claims.share(
-            kind, list(sizes), lambda size: ({"seconds": self.training.teach(sizes[size])}, None), on_wait=self._say_waiting
+            kind,
+            list(sizes),
+            lambda size: ({"seconds": self.training.teach(sizes[size])}, None),
+            on_wait=self._say_waiting,
         )
         self.record.seconds["teacher"] = sum(float(result["seconds"]) for result in done.values())
         for size, candidate in sizes.items():
@@ -240,15 +248,16 @@ class _Search:
         self.record.full_epochs = full
         order = sorted(names, key=lambda name: latency[name])
         kind = self.work.kind(f"edgekit rounds {self._keys[1]}")
-        for number, epochs in enumerate(self.plan.halving.epochs(full)):
-            scores = self._round(kind, order, epochs, f"round {number + 1} of {self.plan.halving.rounds}")
+        lengths = self.plan.halving.epochs(full)
+        for number, epochs in enumerate(lengths):
+            scores = self._round(kind, order, epochs, f"round {number + 1} of {len(lengths)}")
             best = ranked(scores, latency)
             if not best:
                 raise EdgekitError(
                     f"all candidates failed in {epochs} epochs; the first: {next(iter(scores.values())).error}",
                     "lower the learning rate of distill.optimizer, or its batch size",
                 )
-            kept = best if number == self.plan.halving.rounds - 1 else best[: self.plan.halving.kept(len(order))]
+            kept = best if number == len(lengths) - 1 else best[: self.plan.halving.kept(len(order))]
             self.record.rank(best, kept, epochs)
             order = kept
             self._changed()
@@ -270,7 +279,9 @@ class _Search:
             advance(1, keys[key])
             if here:
                 what = scored.error or f"{scored.right}/{scored.images} right"
-                self.say(f"{title}, {epochs} epochs: [{counted}/{len(keys)}] {keys[key]}: {what} ({scored.seconds:.0f} s)")
+                self.say(
+                    f"{title}, {epochs} epochs: [{counted}/{len(keys)}] {keys[key]}: {what} ({scored.seconds:.0f} s)"
+                )
                 self._changed()
 
         with progress(title, len(keys), unit="candidates") as advance, relayed(lambda text: advance(0, text)):

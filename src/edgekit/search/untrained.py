@@ -58,7 +58,12 @@ def untrained(candidate: Candidate, recipe: Recipe, splits: Splits) -> PixelClas
 
 
 def export_untrained(
-    candidate: Candidate, recipe: Recipe, splits: Splits, folder: Path, targets: tuple[str, ...], precisions: tuple[str, ...]
+    candidate: Candidate,
+    recipe: Recipe,
+    splits: Splits,
+    folder: Path,
+    targets: tuple[str, ...],
+    precisions: tuple[str, ...],
 ) -> Bundle:
     """Export a candidate untrained; what was exported before is kept.
 
