@@ -162,7 +162,8 @@ def _drawn(found: Search, marks: Sequence[SearchPoint], size: Size, alt_text: st
             best = point.score
     if len(front) > 1:
         parts.append(path([(frame.x(p.latency), frame.y(p.score)) for p in front], "front"))
-    boxes: list[tuple[float, float, float, float]] = []
+    spots = [(frame.x(p.latency), frame.y(p.score)) for p in marks]
+    boxes = [(x - 6, y - 6, x + 6, y + 6) for x, y in spots]
     named = {p.name for p in [*[p for p in front if p.name == found.winner], *front][:_LABELS]} | {found.winner}
     for point in sorted(marks, key=lambda p: (p.name != found.winner, -p.score)):
         x, y = frame.x(point.latency), frame.y(point.score)
@@ -171,6 +172,8 @@ def _drawn(found: Search, marks: Sequence[SearchPoint], size: Size, alt_text: st
         parts.append(element("g", element("title", tip), dot, class_="s1" if point.kept else "s3"))
         if point.name in named:
             label = _label(point.name, x, y, boxes, (left, top, right, bottom))
+            if label is None and point.name == found.winner:  # named in any case
+                label = _label(point.name, x, y, [], (left, top, right, bottom))
             if label is not None:
                 parts.append(label)
     return drawing(width, height, alt_text, *parts, class_=size)
@@ -235,10 +238,10 @@ def table(found: Search) -> Table:
         v = _shown(c)
         note = "on the front" if c.name in front else ""
         row = [Entry(c.name, c.name.lower(), note=note, badge="verified" if c.name == found.winner else "")]
-        row.append(Entry(v.id if v else show.NONE, v.id if v else "", note=_turns(v)))
+        row.append(Entry(v.id if v else show.NONE, v.id if v else ""))
         for key in ("p50", "p90"):
             value = v.percentiles_ms.get(key) if v else None
-            row.append(Entry(show.milliseconds(value), value))
+            row.append(Entry(show.milliseconds(value), value, title=_turns(v)))
         row.append(Entry(show.size(v.bytes if v else None), v.bytes if v else None))
         if energy:
             joules = v.energy_mj if v else None
