@@ -164,6 +164,15 @@ def test_a_storage_that_cannot_be_used_is_one_line_without_the_password(place: s
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_with_an_awkward_name_holds_a_storage(tmp_path: Path) -> None:
+    folder = tmp_path / "what's 100% it? #1; ü"
+    folder.mkdir()
+    for name in PLACES:
+        SharedWork(str(folder / name)).kind("parts")
+        assert (folder / name).is_file()
+    assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_a_damaged_storage_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "x.db").write_bytes(b"not a database" * 100)
     with pytest.raises(StorageError, match="the storage cannot be used"):

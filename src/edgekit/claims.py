@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from edgekit.errors import EdgekitError, RuntimeMissing
 from edgekit.locks import locked
@@ -55,13 +56,21 @@ def open_storage(place: str) -> optuna.storages.BaseStorage:
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     scheme, separator, rest = place.partition("://")
+    file = None
     if not separator and place.endswith((".db", ".sqlite")):
-        scheme, separator, rest = "sqlite", "://", f"/{place}"
+        file, scheme, separator, rest = (
+            Path(place),
+            "sqlite",
+            "://",
+            f"/{quote(place)}",
+        )  # ? and % mean something in an address
+    elif scheme == "sqlite":
+        file = Path(rest.removeprefix("/"))
     if separator and scheme.partition("+")[0] in _DATABASES:
-        file = Path(rest.removeprefix("/")) if scheme == "sqlite" else None
         with _reported(place), _creating(file):
-            options = {"connect_args": {"timeout": 120}} if scheme == "sqlite" else {"pool_pre_ping": True}
-            return optuna.storages.get_storage(optuna.storages.RDBStorage(f"{scheme}://{rest}", engine_kwargs=options))
+            options = {"connect_args": {"timeout": 120}} if file is not None else {"pool_pre_ping": True}
+            database = optuna.storages.RDBStorage(f"{scheme}://{rest}", engine_kwargs=options)
+            return optuna.storages.get_storage(database)
     if not separator and place.endswith((".log", ".journal")):
         from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock, JournalStorage
 

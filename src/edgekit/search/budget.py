@@ -139,7 +139,8 @@ def broken(limits: Sequence[Limit], values: Mapping[str, float | None]) -> list[
     for limit in limits:
         value = values.get(limit.metric)
         if value is None:
-            found.append(f"{limit.metric} was not measured")
+            few = limit.percentile is not None and values.get("p50") is not None
+            found.append(f"{limit.metric} has too few samples" if few else f"{limit.metric} was not measured")
         elif not limit.allows(value):
             found.append(f"{limit.metric} {roughly(limit.metric, value)}, limit {in_unit(limit.metric, limit.most)}")
     return found

@@ -110,29 +110,21 @@ class Training:
         own = image_size == self.recipe.data.image_size
         return Run(self.folder / ("teacher" if own else f"teacher-{image_size}"))
 
-    def teach(self, candidate: Candidate) -> float:
-        """Pretrain and fine-tune the teacher for a candidate's resolution, unless that is done; return the seconds that it took.
+    def teach(self, candidate: Candidate) -> None:
+        """Pretrain and fine-tune the teacher for a candidate's resolution, unless that is done.
 
         Raises:
             EdgekitError: as `edgekit.train.stages.pipeline.train`.
         """
         recipe = candidate.in_recipe(self.recipe).model_copy(update={"distill": self.recipe.distill})
-        seconds = []
-
-        def add(report: Report) -> None:
-            seconds.append(report.record.seconds if report.outcome == "done" else 0.0)
-            self.on_stage(report)
-
         splits = self.splits_of(candidate.image_size)
-        train(
-            recipe,
-            self.teacher_run(candidate.image_size),
-            reuse=self.reuse,
-            splits=splits,
-            until="finetune",
-            on_stage=add,
-        )
-        return sum(seconds)
+        run = self.teacher_run(candidate.image_size)
+        train(recipe, run, reuse=self.reuse, splits=splits, until="finetune", on_stage=self.on_stage)
+
+    def teacher_seconds(self, candidate: Candidate) -> float:
+        """Return what the teacher for a candidate's resolution cost this search; nothing if it may be another run's."""
+        run = self.teacher_run(candidate.image_size)
+        return 0.0 if self.reuse else sum(run.require(stage).seconds for stage in ("pretrain", "finetune"))
 
     def short(self, candidate: Candidate, epochs: int) -> Scored:
         """Distill a candidate for some epochs, and score it; resumes an interrupted training.

@@ -16,8 +16,9 @@ from pathlib import Path
 from edgekit import claims
 from edgekit.bundle import Bundle
 from edgekit.data.splits import Splits, load_splits
-from edgekit.errors import EdgekitError, RemoteError, RunError
+from edgekit.errors import EdgekitError, RemoteError
 from edgekit.files import write_text
+from edgekit.locks import locked
 from edgekit.progress import progress, relayed
 from edgekit.result import Search, SearchTrained
 from edgekit.run import Run
@@ -90,7 +91,7 @@ class _Search:
         splits = self.splits(plan.recipe.data.image_size)
         check_trainable(plan.recipe, splits)
         self.training = Training(plan.recipe, folder, self.splits, reuse, self._say_stage)
-        self.work = claims.SharedWork(storage or f"sqlite:///{folder / 'search.db'}")
+        self.work = claims.SharedWork(storage or str(folder / "search.db"))
         self.record = Record(plan, device.name, splits)
         self._keys = (
             plan.measuring_key(device.name, splits),
@@ -145,11 +146,11 @@ class _Search:
             time.sleep(_POLL_SECONDS)
 
     def _read_measured(self, kind: claims.Kind) -> list[str]:
-        """Read what has been measured; return the names of the others."""
+        """Read what has been measured; return the names of the others, without those that failed in this process."""
         done = kind.done()
         for name in self._by_name.keys() & done.keys():
             self.record.measured[name] = MeasuredBundle.from_content(done[name])
-        return [name for name in self._by_name if name not in done]
+        return [name for name in self._by_name if name not in self.record.measured]
 
     def _measure_here(self, kind: claims.Kind, candidates: Sequence[Candidate]) -> None:
         plan = self.plan
@@ -187,7 +188,8 @@ class _Search:
         return export_untrained(candidate, self.plan.recipe, splits, folder, self.plan.targets, self.plan.precisions)
 
     def _keep(self, kind: claims.Kind, candidate: Candidate, measured: MeasuredBundle) -> None:
-        claim = kind.claim([candidate.name])
+        """Record what was measured; a failure for this process alone, because the next one may have what this one lacked."""
+        claim = None if measured.error else kind.claim([candidate.name])
         if claim is not None:
             with claim:
                 p50 = min((v.p50 for v in measured.variants if v.p50), default=None)
@@ -226,21 +228,19 @@ class _Search:
     # Training
 
     def _teach(self, names: Sequence[str]) -> None:
-        """Train a teacher for each resolution of these candidates: one process of those that share a folder, the others use it."""
-        kind = self.work.kind(f"edgekit teacher {self._keys[1]}")
-        sizes = {str(self._by_name[name].image_size): self._by_name[name] for name in names}
-        done = claims.share(
-            kind,
-            list(sizes),
-            lambda size: ({"seconds": self.training.teach(sizes[size])}, None),
-            on_wait=self._say_waiting,
-        )
-        self.record.seconds["teacher"] = sum(float(result["seconds"]) for result in done.values())
-        for size, candidate in sizes.items():
-            run = self.training.teacher_run(candidate.image_size)
-            if run.record("finetune") is None:  # trained by a machine with another folder
-                self.say(f"teacher for {size} px: another machine has trained it; training it here, too")
-                self.training.teach(candidate)
+        """Train a teacher for each resolution of these candidates; of processes that share the folder, one trains, and the others wait."""
+        lock = self.folder / ".teacher.lock"
+        for candidate in {self._by_name[name].image_size: self._by_name[name] for name in names}.values():
+            with locked(lock) as free:
+                if free:
+                    self.training.teach(candidate)
+            if not free:
+                self.say("another process trains the teacher: waiting for it")
+                with locked(lock, wait=True):
+                    self.training.teach(candidate)
+            self.record.seconds["teacher"] = self.record.seconds.get("teacher", 0.0) + self.training.teacher_seconds(
+                candidate
+            )
 
     def _rounds(self, names: list[str], latency: dict[str, float]) -> list[str]:
         """Train in short rounds; return the candidates of the last one, the best first."""
@@ -317,6 +317,3 @@ class _Search:
     def _say_waiting(self, held_by: dict[str, str]) -> None:
         listed = ", ".join(f"{key} ({host})" for key, host in list(held_by.items())[:3])
         self.say(f"waiting for other processes: {listed}{', …' if len(held_by) > 3 else ''}")
-
-
-__all__ = ["RunError", "search"]
