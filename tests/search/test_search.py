@@ -154,21 +154,33 @@ def load_recipe():
     return parse(RECIPE)
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
+def start(log: str, *arguments: str) -> subprocess.Popen[str]:
+    """Start a search of two students; what it says goes to a file."""
     command = [sys.executable, "-m", "edgekit", "search", "recipe.yaml", *QUICK, "--candidate", STUDENTS, *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*command, "--budget", "p50 < 1000 s"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+    with open(log, "w") as err:
+        return subprocess.Popen(
+            [*command, "--budget", "p50 < 1000 s"], stdout=subprocess.PIPE, stderr=err, text=True, env=environment
+        )
 
 
 def kill(process: subprocess.Popen[str]) -> None:
     process.send_signal(signal.SIGKILL)
     process.communicate()
+
+
+def at_work(place: str, kind: str) -> set[int]:
+    """The processes that hold a claim of some kind."""
+    import optuna
+    from optuna.trial import TrialState
+
+    storage = SharedWork(place).storage
+    found = set()
+    for name in optuna.get_all_study_names(storage):
+        if name.startswith(kind):
+            study = optuna.load_study(study_name=name, storage=storage)
+            found |= {t.user_attrs["owner"]["pid"] for t in study.get_trials(states=[TrialState.RUNNING])}
+    return found
 
 
 def finished(place: str) -> Counter[str]:
@@ -191,23 +203,22 @@ def test_two_processes_killed_in_turn_measure_and_train_everything_once(here: Pa
     def turns() -> list[Path]:
         return list(FOLDER.glob("candidates/*/turns/turn-*/turn.json"))
 
-    first = start()
-    second = start()
-    until(lambda: turns() or (first.poll() is not None and second.poll() is not None))
+    place = str(FOLDER / "search.db")
+    processes = [start("first"), start("second")]
+    until(turns, processes[0])
     kept = {path: path.read_bytes() for path in turns()}
-    assert kept
-    kill(first)
-    rounds = FOLDER / "rounds"
-    until(lambda: list(rounds.glob("*/*/distill/stage.json")), second)
-    until(lambda: any("edgekit rounds" in part for part in finished(str(FOLDER / "search.db"))), second)
-    before = finished(str(FOLDER / "search.db"))
-    third = start()
-    wait = random.Random(os.getpid()).uniform(0, 3)  # wherever they are then
+    [measuring] = [p for p in processes if p.pid in at_work(place, "edgekit device")]
+    [other] = [p for p in processes if p is not measuring]
+    kill(measuring)
+    until(lambda: other.pid in at_work(place, "edgekit device"), other)
+    until(lambda: any("edgekit rounds" in part for part in finished(place)), other)
+    before = finished(place)
+    third = start("third")
     with pytest.raises(subprocess.TimeoutExpired):
-        third.wait(wait)
-    kill(second)
-    out, err = third.communicate()
-    assert third.returncode == 0, err
+        third.wait(random.Random(os.getpid()).uniform(0, 3))  # wherever they are then
+    kill(other)
+    out, _ = third.communicate()
+    assert third.returncode == 0, Path("third").read_text()
 
     after = finished(str(FOLDER / "search.db"))
     assert before
@@ -234,9 +245,9 @@ def test_two_processes_killed_in_turn_measure_and_train_everything_once(here: Pa
     assert other.left_out
 
     # Once more: nothing is left to do, and the answer is the same.
-    again = start("--json")
-    out, err = again.communicate()
-    assert again.returncode == 0, err
+    again = start("again", "--json")
+    out, _ = again.communicate()
+    assert again.returncode == 0, Path("again").read_text()
     repeated = Search.model_validate(json.loads(out)["measurement"])
     assert repeated.winner == found.winner
     assert finished(str(FOLDER / "search.db")) == after
