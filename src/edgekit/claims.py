@@ -237,8 +237,9 @@ class Kind:
         from optuna.trial import TrialState, create_trial
 
         self._release_dead()
+        taken = self._holders()
         for key in keys:
-            if key in self._holders():
+            if key in taken:
                 continue
             attributes = {_KEY: key, _OWNER: self.work.owner.__dict__, _BEAT: 0}
             with _reported(self.work.place):

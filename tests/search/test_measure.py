@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.bench.choose import choose
 from edgekit.bench.remote import device as remote_device
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, write_manifest
 from edgekit.errors import EdgekitError, RemoteError
 from edgekit.result import Result
 from edgekit.search.budget import Limit, parse_budgets
@@ -105,6 +106,25 @@ def test_what_is_far_over_the_budget_has_one_turn_and_what_is_too_large_none(bun
         some = turns_of(bundle, tmp_path / "some", device, [Limit("size", sizes[0], True)])
         some.next()
         assert set(device.asked[-1][1]) == {v.id for v in bundle.manifest.variants if v.bytes == sizes[0]}
+
+
+@pytest.mark.parametrize("random_weights", [True, False])
+def test_a_rejected_variant_is_measured_if_its_weights_are_random(tmp_path: Path, random_weights: bool) -> None:
+    made = make_bundle(tmp_path / "bundle")
+    made.manifest.variants[0].status = "rejected"
+    made.manifest.provenance["random_weights"] = random_weights
+    write_manifest(made.path, made.manifest)
+    chosen, left_out = choose(Bundle.open(made.path))
+    assert (made.manifest.variants[0].id in {v.id for v in chosen}) == random_weights
+    assert len(left_out) == (not random_weights)
+
+
+def test_why_a_device_reports_no_energy_is_known_where_it_reports_none(bundle: Bundle, tmp_path: Path) -> None:
+    turns = turns_of(bundle, tmp_path, Counting())
+    assert turns.why_no_energy() == "", "nothing was measured yet"
+    turns.next()
+    energies = [v.energy_mj for v in turns.result().variants]
+    assert bool(turns.why_no_energy()) == all(energy is None for energy in energies)
 
 
 def test_a_turn_is_as_long_as_the_percentiles_of_the_budget_need() -> None:

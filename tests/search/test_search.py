@@ -169,26 +169,12 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def at_work(place: str, kind: str) -> set[int]:
-    """The processes that hold a claim of some kind."""
+def finished(work: SharedWork) -> Counter[str]:
+    """How often each part of a search was finished, by the names of its kind and the part."""
     import optuna
     from optuna.trial import TrialState
 
-    storage = SharedWork(place).storage
-    found = set()
-    for name in optuna.get_all_study_names(storage):
-        if name.startswith(kind):
-            study = optuna.load_study(study_name=name, storage=storage)
-            found |= {t.user_attrs["owner"]["pid"] for t in study.get_trials(states=[TrialState.RUNNING])}
-    return found
-
-
-def finished(place: str) -> Counter[str]:
-    """How often each part of the search was finished, by the names of its kind and the part."""
-    import optuna
-    from optuna.trial import TrialState
-
-    storage = SharedWork(place).storage
+    storage = work.storage
     found: Counter[str] = Counter()
     for name in optuna.get_all_study_names(storage):
         study = optuna.load_study(study_name=name, storage=storage)
@@ -203,16 +189,16 @@ def test_two_processes_killed_in_turn_measure_and_train_everything_once(here: Pa
     def turns() -> list[Path]:
         return list(FOLDER.glob("candidates/*/turns/turn-*/turn.json"))
 
-    place = str(FOLDER / "search.db")
-    processes = [start("first"), start("second")]
+    logs = ["first", "second"]
+    processes = [start(log) for log in logs]
     until(turns, processes[0])
     kept = {path: path.read_bytes() for path in turns()}
-    [measuring] = [p for p in processes if p.pid in at_work(place, "edgekit device")]
-    [other] = [p for p in processes if p is not measuring]
+    waits = ["waiting for its results" in Path(log).read_text() for log in logs]
+    measuring, other = reversed(processes) if waits[0] else processes
     kill(measuring)
-    until(lambda: other.pid in at_work(place, "edgekit device"), other)
-    until(lambda: any("edgekit rounds" in part for part in finished(place)), other)
-    before = finished(place)
+    work = SharedWork(str(FOLDER / "search.db"))
+    until(lambda: any("edgekit rounds" in part for part in finished(work)), other)
+    before = finished(work)
     third = start("third")
     with pytest.raises(subprocess.TimeoutExpired):
         third.wait(random.Random(os.getpid()).uniform(0, 3))  # wherever they are then
@@ -220,7 +206,7 @@ def test_two_processes_killed_in_turn_measure_and_train_everything_once(here: Pa
     out, _ = third.communicate()
     assert third.returncode == 0, Path("third").read_text()
 
-    after = finished(str(FOLDER / "search.db"))
+    after = finished(work)
     assert before
     assert all(after[part] == 1 for part in before), "what was finished is not done again"
     assert set(after.values()) == {1}, "nothing is done twice"
@@ -250,4 +236,4 @@ def test_two_processes_killed_in_turn_measure_and_train_everything_once(here: Pa
     assert again.returncode == 0, Path("again").read_text()
     repeated = Search.model_validate(json.loads(out)["measurement"])
     assert repeated.winner == found.winner
-    assert finished(str(FOLDER / "search.db")) == after
+    assert finished(work) == after
