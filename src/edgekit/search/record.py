@@ -15,6 +15,11 @@ from edgekit.search.rounds import Scored, scored_on
 from edgekit.shares import percent
 
 
+def in_epochs(count: int) -> str:
+    """Return `1 epoch`, `2 epochs`."""
+    return f"{count} epoch{'s' if count > 1 else ''}"
+
+
 class Record:
     """What a search has found until now.
 
@@ -67,7 +72,7 @@ class Record:
                     self._left_out[name] = f"its training failed: {scored.error}"
                 else:
                     place = best.index(name) + 1
-                    after = f"{epochs} epoch{'s' if epochs > 1 else ''}"
+                    after = in_epochs(epochs)
                     self._left_out[name] = (
                         f"place {place} of {len(best)} after {after} ({percent(scored.score or 0.0)}); {len(kept)} were kept"
                     )
@@ -83,7 +88,7 @@ class Record:
             if other not in self._left_out and other != name:
                 epochs = max(rounds)
                 self._left_out[other] = (
-                    f"behind the winner after {epochs} epochs ({percent(rounds[epochs].score or 0.0)})"
+                    f"behind the winner after {in_epochs(epochs)} ({percent(rounds[epochs].score or 0.0)})"
                 )
 
     def nearest(self) -> str:

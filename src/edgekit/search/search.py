@@ -27,7 +27,7 @@ from edgekit.search.devices import Device
 from edgekit.search.full import bundle_folder, train_in_full, winner_text
 from edgekit.search.measure import TURNS, MeasuredBundle, Turns
 from edgekit.search.plan import SearchPlan, claim_folder
-from edgekit.search.record import Record
+from edgekit.search.record import Record, in_epochs
 from edgekit.search.rounds import Scored, Training, check_trainable, not_faster, ranked
 from edgekit.search.untrained import export_untrained
 from edgekit.train.stages.pipeline import Report
@@ -254,7 +254,7 @@ class _Search:
             best = ranked(scores, latency)
             if not best:
                 raise EdgekitError(
-                    f"all candidates failed in {epochs} epochs; the first: {next(iter(scores.values())).error}",
+                    f"all candidates failed in {in_epochs(epochs)}; the first: {next(iter(scores.values())).error}",
                     "lower the learning rate of distill.optimizer, or its batch size",
                 )
             kept = best if number == len(lengths) - 1 else best[: self.plan.halving.kept(len(order))]
@@ -280,7 +280,7 @@ class _Search:
             if here:
                 what = scored.error or f"{scored.right}/{scored.images} right"
                 self.say(
-                    f"{title}, {epochs} epochs: [{counted}/{len(keys)}] {keys[key]}: {what} ({scored.seconds:.0f} s)"
+                    f"{title}, {in_epochs(epochs)}: [{counted}/{len(keys)}] {keys[key]}: {what} ({scored.seconds:.0f} s)"
                 )
                 self._changed()
 
