@@ -15,6 +15,8 @@ from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
     from edgekit.result import Result, Search
+    from edgekit.search.devices import Device
+    from edgekit.search.plan import SearchPlan
 
 
 @click.command(name="search")
@@ -141,17 +143,13 @@ def command(
     loaded = load(recipe, overrides)
     folder = folder or Path("runs") / f"{loaded.name}-search"
     require("torch", "onnx", "optuna")
-    from edgekit.errors import GateFailed, RemoteError
-    from edgekit.report.search import write_search
-    from edgekit.result import Result
-    from edgekit.run import Run
+    from edgekit.errors import GateFailed
+    from edgekit.result import Search
     from edgekit.search.candidates import chosen_candidates
     from edgekit.search.devices import device_of
     from edgekit.search.plan import SearchPlan
     from edgekit.search.rounds import Halving
-    from edgekit.search.search import search
     from edgekit.targets import DEFAULT_TARGETS
-    from edgekit.train.loop.engine import TrainingInterrupted
 
     plan = SearchPlan(
         recipe=loaded,
@@ -167,32 +165,9 @@ def command(
         max_drop=max_drop,
     )
 
-    def tell(line: str) -> None:
-        echo(line, err=True)
-
-    device = device_of(devices, threads, python, wheel, tell)
-    result: Result | None = None
-
-    def keep(found: Search) -> None:
-        nonlocal result
-        result = Result.of(found, seed=loaded.seed)
-        result.write(folder / "search.json")
-        write_search(result, folder / "search.html")
-
-    try:
-        found = search(
-            plan, device, folder, storage, reuse=[Run.open(reuse)] if reuse else [], on_change=keep, say=tell
-        )
-    except (TrainingInterrupted, KeyboardInterrupt):
-        tell(f"{folder}: run the same command again to resume: what was measured and trained is kept")
-        raise KeyboardInterrupt from None
-    except RemoteError as error:
-        hint = (
-            f"{f'{error.hint}; ' if error.hint else ''}what was measured is kept: run the same command again to resume"
-        )
-        raise RemoteError(error.reason, hint, where=error.where) from error
-    keep(found)
-    assert result is not None
+    result = _run(plan, device_of(devices, threads, python, wheel, _tell), folder, storage, reuse)
+    found = result.measurement
+    assert isinstance(found, Search)
     if as_json:
         echo_json(result.model_dump_json(by_alias=True))
     else:
@@ -203,6 +178,40 @@ def command(
             f"no candidate is within the budget ({', '.join(found.budgets)}) on {found.device}: {what}",
             "allow more, or give smaller candidates with --candidate",
         )
+
+
+def _run(plan: SearchPlan, device: Device, folder: Path, storage: str | None, reuse: Path | None) -> Result:
+    """Search, and write the results so far after each step."""
+    from edgekit.errors import RemoteError
+    from edgekit.report.page import require_jinja2
+    from edgekit.report.search import write_search
+    from edgekit.result import Result
+    from edgekit.run import Run
+    from edgekit.search.search import search
+    from edgekit.train.loop.engine import TrainingInterrupted
+
+    def keep(found: Search) -> Result:
+        result = Result.of(found, seed=plan.recipe.seed)
+        result.write(folder / "search.json")
+        write_search(result, folder / "search.html")
+        return result
+
+    require_jinja2()  # before minutes of measuring
+    others = [Run.open(reuse)] if reuse else []
+    try:
+        return keep(search(plan, device, folder, storage, reuse=others, on_change=keep, say=_tell))
+    except (TrainingInterrupted, KeyboardInterrupt):
+        _tell(f"{folder}: run the same command again to resume: what was measured and trained is kept")
+        raise KeyboardInterrupt from None
+    except RemoteError as error:
+        hint = (
+            f"{f'{error.hint}; ' if error.hint else ''}what was measured is kept: run the same command again to resume"
+        )
+        raise RemoteError(error.reason, hint, where=error.where) from error
+
+
+def _tell(line: str) -> None:
+    echo(line, err=True)
 
 
 def _why_none(found: Search) -> str:

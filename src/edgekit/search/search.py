@@ -43,7 +43,7 @@ def search(
     storage: str | None = None,
     *,
     reuse: Sequence[Run] = (),
-    on_change: Callable[[Search], None] = lambda search: None,
+    on_change: Callable[[Search], object] = lambda search: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Search:
     """Find the student that fits a budget on a device.
@@ -82,7 +82,7 @@ class _Search:
         folder: Path,
         storage: str | None,
         reuse: Sequence[Run],
-        on_change: Callable[[Search], None],
+        on_change: Callable[[Search], object],
         say: Callable[[str], None],
     ) -> None:
         self.plan, self.device, self.folder = plan, device, folder
