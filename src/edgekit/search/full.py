@@ -18,7 +18,7 @@ from edgekit.run import Run
 from edgekit.search.budget import broken
 from edgekit.search.candidates import Candidate
 from edgekit.search.devices import Device
-from edgekit.search.measure import MeasuredVariant, Turns, in_turns
+from edgekit.search.measure import TURNS, MeasuredVariant, Turns, in_turns
 from edgekit.search.plan import SearchPlan
 from edgekit.search.recipe_text import with_values
 from edgekit.search.rounds import Training
@@ -87,7 +87,7 @@ def train_in_full(
         for name, one in (("trained", bundle), ("untrained", untrained))
     ]
     with alone(), device:
-        in_turns(both)
+        in_turns(both, further=TURNS)
     variants = [_variant(plan, bundle, measured, both) for measured in both[0].result().variants]
     fitting = [v for v in variants if not v.outside]
     best = max(fitting, key=lambda v: (v.accuracy or 0.0, -(v.percentiles_ms.get("p50") or 0.0)), default=None)

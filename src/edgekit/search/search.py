@@ -25,7 +25,7 @@ from edgekit.run import Run
 from edgekit.search.candidates import Candidate
 from edgekit.search.devices import Device
 from edgekit.search.full import bundle_folder, train_in_full, winner_text
-from edgekit.search.measure import TURNS, MeasuredBundle, Turns
+from edgekit.search.measure import TURNS, MeasuredBundle, Turns, in_turns
 from edgekit.search.plan import SearchPlan, claim_folder
 from edgekit.search.record import Record, in_epochs
 from edgekit.search.rounds import Scored, Training, check_trainable, not_faster, ranked
@@ -173,14 +173,14 @@ class _Search:
                     bundle, bundle.path.parent / "turns", self.device, plan.limits, plan.turn_seconds, plan.threads
                 )
                 measured.append((candidate, turns, time.monotonic() - began))
-            for number in range(TURNS):
-                for candidate, turns, seconds in measured:
-                    turns.next()
-                    advance(1, candidate.name)
-                    if number == 0:
-                        self._require_energy(turns)
-                    if number == TURNS - 1:
-                        self._keep(kind, candidate, turns.result(seconds))
+
+            def tell(turns: Turns) -> None:
+                advance(1, turns.bundle.manifest.name)
+                self._require_energy(turns)
+
+            in_turns([turns for _, turns, _ in measured], advance=tell, further=TURNS)
+            for candidate, turns, seconds in measured:
+                self._keep(kind, candidate, turns.result(seconds))
 
     def _bundle(self, candidate: Candidate) -> Bundle:
         folder = bundle_folder(self.folder, candidate)
