@@ -226,3 +226,22 @@ def test_a_matrix_of_augmentations_and_a_cell_that_fails(tmp_path: Path) -> None
     assert "the loss is" in (result.cells[0].error or "")
     assert not result.cells[0].scores
     assert result.cells[1].value("encoder", "linear") is not None
+
+
+def test_machines_that_share_a_storage_train_each_cell_once(tmp_path: Path) -> None:
+    """Two folders, as on two machines: the second has a part of the cells trained by the first, and lists them in order."""
+    recipe, storage = written(tmp_path), str(tmp_path / "shared.db")
+    plan = plan_values(recipe, [], ["seed=3,1"], "pretrain")
+    stopped = Watched(stop_after=1)
+    with pytest.raises(KeyboardInterrupt):
+        ablate(plan, tmp_path / "one", storage=storage, on_cell=stopped)
+    watched = Watched()
+    done = ablate(plan, tmp_path / "two", storage=storage, on_cell=watched)
+    assert stopped.trained == [True]
+    assert sorted(watched.trained) == [False, True]
+    assert [cell.values for cell in done.cells] == [["3"], ["1"]]
+    trained = [{path.name for path in (tmp_path / name / "cells").iterdir()} for name in ("one", "two")]
+    assert trained == [{"seed=3"}, {"seed=1"}]
+    again = ablate(plan, tmp_path / "three", storage=storage)
+    assert again == done
+    assert not list((tmp_path / "three" / "cells").iterdir())

@@ -12,6 +12,7 @@ EXTRAS = {
     **dict.fromkeys(("onnx", "nncf"), "export"),
     **dict.fromkeys(("torch", "torchvision", "torchmetrics", "lightning", "timm", "safetensors", "sklearn"), "train"),
     **dict.fromkeys(("braceexpand", "pyarrow"), "train"),
+    "optuna": "search",
 }
 
 

@@ -17,13 +17,15 @@ def choose(
 
     Args:
         bundle: an opened bundle.
-        names: ids of variants; empty means all that were not rejected.
+        names: ids of variants; empty means all that were not rejected, or all of a bundle with random weights.
         provider: the device or library that the runtime computes with; None is the CPU.
 
     Raises:
         BundleError: a name is unknown, or there is no variant to measure.
         RuntimeMissing: a variant that was named cannot run on this machine, or not with that provider, or its time would say nothing.
     """
+    # A bundle with random weights is there to be timed: its rejected variants decide otherwise on what is a matter of chance.
+    any_status = bool(names) or bool(bundle.manifest.provenance.get("random_weights"))
     chosen: list[Variant] = []
     left_out: list[tuple[Variant, str]] = []
     for variant in [bundle.variant(name) for name in dict.fromkeys(names)] or bundle.manifest.variants:
@@ -32,7 +34,7 @@ def choose(
             raise missing
         if missing is not None:
             left_out.append((variant, str(missing)))
-        elif variant.status == "rejected" and not names:
+        elif variant.status == "rejected" and not any_status:
             left_out.append((variant, f"rejected at export{': ' + variant.note if variant.note else ''}"))
         else:
             chosen.append(variant)

@@ -41,6 +41,11 @@ _AUGMENTATIONS = "augmentations"
     metavar="A,B,…",
     help="Only these transformations; for `augmentations`.  [default: those of SimCLR's figure 5]",
 )
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="Share the cells with other machines that run the same command: postgresql://…, mysql://…, a .db or .log file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of tables.")
 def command(
     what: tuple[str, ...],
@@ -50,6 +55,7 @@ def command(
     reuse: Path | None,
     until: str | None,
     only: str | None,
+    storage: str | None,
     as_json: bool,
 ) -> int:
     """Train RECIPE once for each combination of some values, and compare.
@@ -99,7 +105,9 @@ def command(
         echo(clock.line(ablation, cell_name(ablation, ablation.cells[-1]), trained), err=True)
 
     try:
-        done = ablate(plan, folder, reuse=[Run.open(reuse)] if reuse else [], on_cell=say)
+        done = ablate(
+            plan, folder, reuse=[Run.open(reuse)] if reuse else [], storage=storage, on_cell=say, on_wait=_say_waiting
+        )
     except TrainingInterrupted:
         echo(
             f"{folder}: run the same command again to resume: complete cells are kept; the interrupted cell resumes from its last "
@@ -108,6 +116,10 @@ def command(
         )
         raise KeyboardInterrupt from None
     assert result is not None
+    if storage is not None:  # the cells were listed as they came, and are in order now
+        result = Result.of(done, seed=base.seed)
+        result.write(folder / "ablation.json")
+        write_ablation(result, folder / "ablation.html")
     if as_json:
         echo_json(result.model_dump_json(by_alias=True))
     else:
@@ -116,6 +128,11 @@ def command(
             echo(f"best: {text}")
         echo(f"written to {folder / 'ablation.json'} and {folder / 'ablation.html'}")
     return 1 if any(cell.error for cell in done.cells) else 0
+
+
+def _say_waiting(held_by: dict[str, str]) -> None:
+    listed = ", ".join(f"{name} ({host})" for name, host in list(held_by.items())[:3])
+    echo(f"waiting for other processes: {listed}{', …' if len(held_by) > 3 else ''}", err=True)
 
 
 class _Clock:

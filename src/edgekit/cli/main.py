@@ -30,6 +30,7 @@ COMMANDS = {
     "label": "Choose which unlabeled images to label first, and label them in a browser.",
     "embed": "Write the features of a folder's images, a map of them, and the outliers.",
     "ablate": "Train a recipe with several augmentations or values, and compare them.",
+    "search": "Find the student that fits a budget on a device, and train it.",
     "export": "Convert a model, quantize it, verify it, and write it as a bundle.",
     "bench": "Measure the latency of a bundle on this machine.",
     "predict": "Classify images with a bundle.",

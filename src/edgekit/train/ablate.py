@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from edgekit.claims import SharedWork, share
 from edgekit.data.splits import Splits, load_splits
 from edgekit.errors import DataError, RecipeError, RunError
 from edgekit.files import digest_of, write_json
@@ -154,7 +155,9 @@ def ablate(
     folder: Path,
     *,
     reuse: Sequence[Run] = (),
+    storage: str | None = None,
     on_cell: Callable[[Ablation, bool], None] = lambda ablation, trained: None,
+    on_wait: Callable[[dict[str, str]], None] = lambda held_by: None,
 ) -> Ablation:
     """Train and score every cell that is not complete.
 
@@ -164,38 +167,86 @@ def ablate(
         plan: the cells.
         folder: receives a run folder for each cell.
         reuse: runs whose stages are copied if their inputs are the same.
-        on_cell: called after each cell with the results so far, and whether the cell was trained now (not already complete).
+        storage: shared with other processes, each of which trains some of the cells (see `edgekit.claims.open_storage`); None: not shared.
+        on_cell: called after each cell with the results so far, the cell's at the end, and whether it was trained now (not already complete).
+        on_wait: called when other processes train the last cells, with their machines by cell.
 
     Raises:
         EdgekitError: of many kinds; all cells are checked before the first is trained.
     """
     _claim(folder)
-    images = _Images()
-    _check(plan, images, folder)
-    ablation = Ablation(
-        subject=plan.subject, recipe=plan.cells[0].recipe.name, data="", until=plan.until, axes=plan.axes,
-        planned=len(plan.cells), cells=[],
-    )  # fmt: skip
-    sources, scored = list(reuse), _Scored()
-    for planned in plan.cells:
-        run = cell_run(plan, planned.values, folder)
-        splits = images.of(planned.recipe.data)
-        ablation.data = (
-            f"{planned.recipe.data.labeled or planned.recipe.data.pool}: test set of {len(splits.test)} images"
-        )
-        cell = AblationCell(values=planned.values, run=str(run.path.relative_to(folder)))
+    cells = _Cells(plan, folder, reuse)
+    _check(plan, cells.images, folder)
+    if storage is None:
+        for planned in plan.cells:
+            cells.add(*cells.train(planned), on_cell)
+        return cells.ablation
+    named = {cell_name(plan, planned.values): planned for planned in plan.cells}
+    kind = SharedWork(storage).kind(f"edgekit ablate {_key(plan)}")
+    trained: dict[str, bool] = {}
+
+    def make(name: str) -> tuple[dict[str, Any], float | None]:
+        cell, trained[name] = cells.train(named[name])
+        return cell.model_dump(mode="json"), next((score.value for score in cell.scores), None)
+
+    def tell(name: str, content: dict[str, Any], here: bool) -> None:
+        cells.add(AblationCell.model_validate(content), trained.get(name, False), on_cell)
+        if not here:
+            cells.reuse_run(cell_run(plan, named[name].values, folder))
+
+    share(kind, list(named), make, tell, on_wait)
+    order = [planned.values for planned in plan.cells]
+    cells.ablation.cells.sort(key=lambda cell: order.index(cell.values))
+    return cells.ablation
+
+
+def _key(plan: AblationPlan) -> str:
+    """What an ablation is, as a digest: the same for every process that shares it."""
+    recipes = [planned.recipe.model_dump(mode="json", exclude={"hardware"}) for planned in plan.cells]
+    return digest_of([plan.subject, plan.until, recipes])[:16]
+
+
+class _Cells:
+    """Trains the cells of an ablation in this process."""
+
+    def __init__(self, plan: AblationPlan, folder: Path, reuse: Sequence[Run]) -> None:
+        self._plan, self._folder = plan, folder
+        self._sources, self._scored = list(reuse), _Scored()
+        self.images = _Images()
+        self.ablation = Ablation(
+            subject=plan.subject, recipe=plan.cells[0].recipe.name, data="", until=plan.until, axes=plan.axes,
+            planned=len(plan.cells), cells=[],
+        )  # fmt: skip
+
+    def train(self, planned: PlannedCell) -> tuple[AblationCell, bool]:
+        """Train and score a cell; return it, and whether any stage was trained now."""
+        plan, recipe = self._plan, planned.recipe
+        run = cell_run(plan, planned.values, self._folder)
+        splits = self.images.of(recipe.data)
+        cell = AblationCell(values=planned.values, run=str(run.path.relative_to(self._folder)))
         reports: list[Report] = []
         try:
-            train(planned.recipe, run, reuse=sources, splits=splits, until=plan.until, on_stage=reports.append)
+            train(recipe, run, reuse=self._sources, splits=splits, until=plan.until, on_stage=reports.append)
         except (Diverged, OutOfMemory) as error:
             cell.error = str(error)
         else:
             cell.seconds = sum(report.record.seconds for report in reports)
-            cell.scores = scored.of(run, planned.recipe, splits, reports)
-            sources.append(run)
-        ablation.cells.append(cell)
-        on_cell(ablation, any(report.outcome == "done" for report in reports))
-    return ablation
+            cell.scores = self._scored.of(run, recipe, splits, reports)
+            self._sources.append(run)
+        return cell, any(report.outcome == "done" for report in reports)
+
+    def reuse_run(self, run: Run) -> None:
+        """Copy stages also from a run that another process trained into the same folder."""
+        if run.recipe_path.is_file():
+            self._sources.append(run)
+
+    def add(self, cell: AblationCell, trained: bool, on_cell: Callable[[Ablation, bool], None]) -> None:
+        """Add a cell to the results."""
+        planned = next(planned for planned in self._plan.cells if planned.values == cell.values)
+        data, splits = planned.recipe.data, self.images.of(planned.recipe.data)
+        self.ablation.data = f"{data.labeled or data.pool}: test set of {len(splits.test)} images"
+        self.ablation.cells.append(cell)
+        on_cell(self.ablation, trained)
 
 
 def cell_name(plan: AblationPlan, values: Sequence[str]) -> str:

@@ -90,6 +90,11 @@ class Connection:
         self._lock, self._folder = _private_folder()
         self._master: subprocess.Popen[bytes] | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the process that holds the connection runs; whether the device still answers, the next request shows."""
+        return self._master is not None and self._master.poll() is None
+
     def open(self) -> None:
         """Connect, or connect again.
 
@@ -201,7 +206,7 @@ class Connection:
             raise RemoteError(f"{'no space left: ' if answer.full else ''}{answer.error}", hint, where=self.address)
         if isinstance(answer, reply):
             return answer
-        if code == 255 or self._master is None or self._master.poll() is not None:
+        if code == 255 or not self.is_open:
             raise ConnectionLost(f"the connection is lost{f': {error_line}' if error_line else ''}", where=self.address)
         raise RemoteError(
             f"{self.python} failed on the device: {error_line or f'exit code {code}'}", where=self.address
@@ -254,7 +259,7 @@ class Connection:
         return code, lines, error_line
 
     def _start(self, command: str) -> subprocess.Popen[bytes]:
-        if self._master is None or self._master.poll() is not None:
+        if not self.is_open:
             raise ConnectionLost("the connection is lost", where=self.address)
         arguments = ["-o", "ControlMaster=no", "-S", str(self._folder / "s"), *self._options(), command]
         return _ssh(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

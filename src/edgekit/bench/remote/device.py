@@ -110,9 +110,27 @@ def measure(
         RemoteError: the device cannot be reached, refuses, or fails; the message says what is left on the device.
         Stopped: the user stopped before there was anything to fetch.
     """
-    connection = Connection(address)
-    with closing(connection):
-        return _DeviceBench(connection, job, output, controls, say).run()
+    with closing(Connection(address)) as connection:
+        return measure_over(connection, job, output, controls, say)
+
+
+def measure_over(
+    connection: Connection,
+    job: RemoteJob,
+    output: Path,
+    controls: StopControls,
+    say: Callable[[str], None] = lambda line: None,
+) -> DeviceMeasurement:
+    """Bench a bundle over a connection, which is opened if it is not open and stays open: for several bundles, one after the other.
+
+    Args:
+        connection: to the device.
+        job, output, controls, say: see `measure`.
+
+    Raises:
+        RemoteError, Stopped: as `measure`.
+    """
+    return _DeviceBench(connection, job, output, controls, say).run()
 
 
 class _DeviceBench:
@@ -137,8 +155,10 @@ class _DeviceBench:
 
     def run(self) -> DeviceMeasurement:
         job = self.job
-        self.connection.open()
-        self.connection.find_python(job.python)
+        if not self.connection.is_open:
+            self.connection.open()
+        if not self.connection.python:
+            self.connection.find_python(job.python)
         about = self.connection.call("probe", ProbeReply)
         self.connection.python = about.executable  # the real program instead of a shim that searches for it every time
         place = about.root

@@ -114,7 +114,7 @@ def bench_on(
 
         with ThreadPoolExecutor(len(devices)) as pool:
             futures = {pool.submit(measure_one, address): address for address in devices}
-            _wait(set(futures), controls)
+            wait_for(set(futures), controls)
         for future, address in futures.items():
             try:
                 fleet.measured[address] = future.result()
@@ -134,7 +134,8 @@ def bench_on(
     return fleet
 
 
-def _wait(futures: set[Future[DeviceMeasurement]], controls: StopControls) -> None:
+def wait_for(futures: set[Future[DeviceMeasurement]], controls: StopControls) -> None:
+    """Wait until all are done; the first Ctrl-C stops the benches, the second leaves them running."""
     while futures:
         try:
             futures = wait(futures, timeout=0.2, return_when=FIRST_COMPLETED).not_done
