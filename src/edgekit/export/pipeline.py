@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit import __version__, tasks
-from edgekit.bundle import Bundle, Manifest, Tensor, Variant, write_manifest
+from edgekit.bundle import BUNDLE_SCHEMA, Bundle, Manifest, Tensor, Variant, write_manifest
 from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
 from edgekit.export.catalog import check_batch, in_order, plan, split
+from edgekit.export.confidence import Calibrated, ConfidenceImages, ConfidenceRequest, with_confidence
 from edgekit.export.doubts import doubts
 from edgekit.export.inputs import ExportOptions, Sources
 from edgekit.export.jobs import default_jobs, make_all
@@ -65,6 +66,7 @@ def export_classifier(
     trained: Run | None = None,
     options: ExportOptions | None = None,
     task: str = tasks.DEFAULT,
+    confidence: ConfidenceRequest | None = None,
 ) -> Bundle:
     """Convert, quantize, verify and bundle a classifier, or a model of another task.
 
@@ -94,6 +96,7 @@ def export_classifier(
         trained: runs the trained model, if that is not `model` itself (a model given as ONNX).
         options: bounds, and how variants are made; None: the defaults.
         task: what the model answers, a name of `edgekit.tasks`.
+        confidence: calibrate the probabilities, and answer unknown about images unlike the known ones; None: neither.
 
     Raises:
         ExportError: a target or precision is unknown, there are too few images to calibrate INT8 with, the network cannot be
@@ -133,7 +136,9 @@ def export_classifier(
         }
         keys = {id_: _key(id_, same, candidates, chosen) for id_ in wanted}
         reused = _reusable(old, digest_of(same), keys, chosen.search_minutes)
-        if old is not None and set(keys) <= set(reused):
+        known = None if confidence is None or not answered.abstains else ConfidenceImages.of(confidence, judged)
+        set_on = None if confidence is None else "no labels" if known is None else known.digest(confidence)
+        if old is not None and set(keys) <= set(reused) and old.manifest.provenance.get("confidence") == set_on:
             return old
         # Embedding the pool is only worth it for calibration.
         calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused)
@@ -170,12 +175,17 @@ def export_classifier(
                 variants = with_speed(
                     variants, folder, float_onnx, np.resize(golden, (batch or 1, *golden.shape[1:])), answered
                 )
-            outputs = reference.golden_outputs
             origin = provenance or {}
+            calibrated = Calibrated([v.model_copy(update={"confidence": None}) for v in variants])
+            if confidence is not None and not origin.get("random_weights"):
+                calibrated = with_confidence(variants, folder, float_onnx, known, confidence, answered)
+            variants = calibrated.variants
+            outputs = reference.golden_outputs
             doubtful = (
                 [] if origin.get("random_weights") else doubts(reference, classes)
             )  # nothing is expected of random weights
             manifest = Manifest(
+                bundle_schema=BUNDLE_SCHEMA if calibrated.trained is not None else 2,
                 task=task,
                 name=name,
                 created=now(),
@@ -189,10 +199,12 @@ def export_classifier(
                 ],
                 golden=pack.write_golden(folder, golden, outputs),
                 accuracy=reference.accuracy,
+                confidence=calibrated.trained,
+                geometry=calibrated.geometry,
                 variants=in_order(variants),
                 provenance={
                     **origin,
-                    "notes": merged(origin.get("notes", []), [*doubtful, *notes(variants)]),
+                    "notes": merged(origin.get("notes", []), [*doubtful, *notes(variants), *calibrated.notes]),
                     "judged_on": judged.describe(),
                     "machine": this_machine().model_dump(mode="json"),
                     "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -201,6 +213,7 @@ def export_classifier(
                     # The next export compares these with its own inputs, to decide which variants it can keep.
                     "graph": same["graph"],
                     "inputs": digest_of(same),
+                    **({} if set_on is None else {"confidence": set_on}),
                     "variants": {v.id: keys.get(v.id) or _recorded(old, v.id) for v in variants},
                 },
             )
@@ -360,4 +373,4 @@ def _check(images: NDArray[np.uint8], size: int, what: str = "evaluation") -> No
         )
 
 
-__all__ = ["ExportOptions", "Sources", "export_classifier", "gate", "plan"]
+__all__ = ["ConfidenceRequest", "ExportOptions", "Sources", "export_classifier", "gate", "plan"]

@@ -48,7 +48,7 @@ def from_run(
         data = recipe.data.model_copy(update={"image_size": image_size, "resize_to": resize_to})
         splits = load_splits(data, run)
         preprocessing = data.preprocessing(splits.pixel_range)
-    assert splits.test.labels is not None
+    assert splits.test.labels is not None and splits.probe.labels is not None
     return ModelSource(
         name=recipe.name,
         model=PixelClassifier(
@@ -64,6 +64,7 @@ def from_run(
             classes=len(splits.classes),
         ),
         evaluation=(np.asarray(splits.test.images), splits.test.labels),
+        held_out=(np.asarray(splits.probe.images), splits.probe.labels),
         output=run.path / ("export" if which == "student" else f"export-{which}"),
         provenance=_provenance(run, which, record.outputs),
     )
