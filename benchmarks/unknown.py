@@ -23,9 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from image_sets import prepare
 from numpy.typing import NDArray
-from result_files import write_rows
 from torch.nn import functional
 
 from edgekit.abstention import FALSE_ABSTAIN
@@ -43,6 +41,8 @@ from edgekit.runtimes import load
 from edgekit.runtimes.session import run_in_batches
 from edgekit.tasks.calibration import calibration_error, fit_temperature, negative_log_likelihood, reliability
 from edgekit.tasks.unknown import Geometry, score_images, threshold_at
+from image_sets import prepare
+from result_files import write_rows
 
 Images = NDArray[np.uint8]
 Outputs = dict[str, NDArray[np.float32]]
@@ -93,7 +93,9 @@ def splits_of(name: str, data: Path, work: Path) -> Splits:
 def held_out(name: str, splits: Splits, far: dict[str, Images]) -> Experiment:
     known = len(splits.classes) - HELD_OUT[name]
     train, test = splits.labeled.center_crop(SIZE), splits.test
-    assert train.labels is not None and test.labels is not None and splits.probe.labels is not None
+    assert train.labels is not None
+    assert test.labels is not None
+    assert splits.probe.labels is not None
     of_known = train.labels < known
     images, labels = np.asarray(train.images)[of_known], train.labels[of_known]
     probe, is_probe = np.asarray(splits.probe.images), splits.probe.labels < known
@@ -154,9 +156,16 @@ def outputs_of(experiment: Experiment, work: Path) -> dict[str, dict[str, Output
         path = folder / f"{variant}.npz"
         if not path.exists():
             bundle = exported(experiment, folder / "bundle")
-            sets = {"pool": experiment.pool, "probe": experiment.probe[0], "test": experiment.test[0], **experiment.unknown}
+            sets = {
+                "pool": experiment.pool,
+                "probe": experiment.probe[0],
+                "test": experiment.test[0],
+                **experiment.unknown,
+            }
             session = load(bundle, bundle.variant(variant))
-            outputs = {name: run_in_batches(session, np.ascontiguousarray(images), 100) for name, images in sets.items()}
+            outputs = {
+                name: run_in_batches(session, np.ascontiguousarray(images), 100) for name, images in sets.items()
+            }
             session.close()
             np.savez(path, **{f"{name}/{key}": value for name, part in outputs.items() for key, value in part.items()})
         with np.load(path) as stored:
@@ -239,7 +248,9 @@ def compared(experiment: Experiment, variants: dict[str, dict[str, Outputs]]) ->
 def show(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Print and return the means over networks and unknown sets, and in how many of them a score has the highest AUROC."""
     summary = []
-    print(f"{'unknowns':<6} {'variant':<10} {'score':<20} {'pairs':>5} {'AUROC':>6} {'accepted':>8} {'abstained':>9} {'best':>5}")
+    print(
+        f"{'unknowns':<6} {'variant':<10} {'score':<20} {'pairs':>5} {'AUROC':>6} {'accepted':>8} {'abstained':>9} {'best':>5}"
+    )
     for near in (True, False):
         for variant in ("onnx-fp32", "onnx-int8"):
             of_kind = [row for row in rows if row["near"] == near and row["variant"] == variant]
@@ -249,9 +260,14 @@ def show(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 best[pair] = max(best.get(pair, 0.0), row["auroc"])
             for score in dict.fromkeys(row["score"] for row in of_kind):
                 part = [row for row in of_kind if row["score"] == score]
-                means = {key: float(np.mean([row[key] for row in part])) for key in ("auroc", "false_accepts", "false_abstains")}
+                means = {
+                    key: float(np.mean([row[key] for row in part]))
+                    for key in ("auroc", "false_accepts", "false_abstains")
+                }
                 wins = sum(row["auroc"] >= best[row["network"], row["unknown"]] - 1e-9 for row in part)
-                summary.append({"near": near, "variant": variant, "score": score, "pairs": len(part), **means, "best": wins})
+                summary.append(
+                    {"near": near, "variant": variant, "score": score, "pairs": len(part), **means, "best": wins}
+                )
                 print(
                     f"{'near' if near else 'far':<8} {variant:<10} {score:<20} {len(part):>5} {means['auroc']:>6.1%} "
                     f"{means['false_accepts']:>8.1%} {means['false_abstains']:>9.1%} {wins:>5}"
@@ -262,21 +278,26 @@ def show(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--run", action="append", default=[], metavar="NAME=RUN", help="NAME is one of the sets, which it knows")
+    parser.add_argument(
+        "--run", action="append", default=[], metavar="NAME=RUN", help="NAME is one of the sets, which it knows"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/unknown"))
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "unknown.json")
     arguments = parser.parse_args()
     splits = {name: splits_of(name, arguments.data, arguments.work) for name in SETS}
     far = {name: some(found.test.images, FAR) for name, found in splits.items()}
     experiments = [held_out(name, splits[name], {k: v for k, v in far.items() if k != name}) for name in HELD_OUT]
-    experiments += [of_run(name, Path(folder), far) for name, _, folder in (text.partition("=") for text in arguments.run)]
+    experiments += [
+        of_run(name, Path(folder), far) for name, _, folder in (text.partition("=") for text in arguments.run)
+    ]
     rows = [row for experiment in experiments for row in compared(experiment, outputs_of(experiment, arguments.work))]
     summary = show(rows)
     machine = this_machine()
     write_rows(
         arguments.output,
         {
-            "command": "python benchmarks/unknown.py --data DATA " + " ".join(f"--run {text.partition('=')[0]}=RUN" for text in arguments.run),
+            "command": "python benchmarks/unknown.py --data DATA "
+            + " ".join(f"--run {text.partition('=')[0]}=RUN" for text in arguments.run),
             "machine": {"cpu": machine.cpu, "packages": machine.packages},
             "false_abstain": FALSE_ABSTAIN,
             "summary": summary,

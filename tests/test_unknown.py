@@ -23,7 +23,15 @@ from edgekit.tasks.calibration import (
     scaled_softmax,
 )
 from edgekit.tasks.classification import Prediction
-from edgekit.tasks.unknown import Geometry, Known, calibrate, score_images, shrunk_covariance, threshold_at, threshold_fault
+from edgekit.tasks.unknown import (
+    Geometry,
+    Known,
+    calibrate,
+    score_images,
+    shrunk_covariance,
+    threshold_at,
+    threshold_fault,
+)
 
 CLASSES = ["ant", "bee", "cat"]
 TASK = find("classification")
@@ -43,7 +51,8 @@ def test_the_temperature_is_the_factor_by_which_logits_are_too_large(scale: floa
     temperature = fit_temperature(logits, labels)
     assert temperature == pytest.approx(scale, rel=0.05)
     before, after = (calibration_error(reliability(logits, labels, t)) for t in (1.0, temperature))
-    assert after < 0.02 and after <= before + 0.01
+    assert after < 0.02
+    assert after <= before + 0.01
 
 
 @settings(deadline=None, max_examples=25)
@@ -64,7 +73,8 @@ def test_no_other_temperature_is_likelier(seed: int, images: int, scale: float) 
 def test_a_classifier_that_is_always_right_does_not_become_certain() -> None:
     logits = 0.5 * np.eye(3, dtype=np.float32)[np.arange(30) % 3]
     temperature = fit_temperature(logits, np.arange(30) % 3)
-    assert 0.05 < temperature < 0.5 and scaled_softmax(logits, temperature).max() < 1 - 1e-3
+    assert 0.05 < temperature < 0.5
+    assert scaled_softmax(logits, temperature).max() < 1 - 1e-3
     assert fit_temperature(np.ones((30, 3), np.float32), np.arange(30) % 3) == 1.0
 
 
@@ -129,7 +139,8 @@ def test_the_covariance_and_the_distance() -> None:
 def test_a_class_without_images_and_values_without_spread() -> None:
     values = np.random.default_rng(0).normal(0, 1, (40, 4)).astype(np.float32)
     geometry = Geometry.of("logits", values, np.full(40, 7))
-    assert geometry is not None and geometry.means.shape == (1, 4)
+    assert geometry is not None
+    assert geometry.means.shape == (1, 4)
     assert Geometry.of("logits", np.ones((40, 4), np.float32), np.zeros(40, np.int64)) is None
 
 
@@ -145,10 +156,13 @@ def test_every_rule_accepts_the_known_and_not_the_far(rule: str) -> None:
     known = Known(confidence, geometry if rule == "distance" else None)
     assert (TASK.decisions({"logits": vague}, known) == -1).all()
     decided = TASK.decisions({"logits": clear}, known)
-    assert (decided == -1).sum() == math.floor(0.05 * 301) - 1  # those below the threshold, which is an image's own score
+    assert (decided == -1).sum() == math.floor(
+        0.05 * 301
+    ) - 1  # those below the threshold, which is an image's own score
     assert (decided[decided >= 0] == labels[decided >= 0]).all()
     quality = TASK.quality_of({"logits": clear}, labels, known, decided, "test images")
-    assert quality.unknown == pytest.approx((decided == -1).mean()) and quality.agreement == 1.0
+    assert quality.unknown == pytest.approx((decided == -1).mean())
+    assert quality.agreement == 1.0
     assert quality.answered_accuracy == 1.0
 
 
@@ -156,10 +170,12 @@ def test_scores_as_the_papers_define_them() -> None:
     logits = np.array([[2.0, 1.0, -1.0], [1000.0, 0.0, 0.0]], np.float32)
     exponentials = np.exp(logits[0].astype(np.float64))
     energy = score_images("energy", logits, 1.0, None, None)
-    assert energy[0] == pytest.approx(np.log(exponentials.sum())) and energy[1] == pytest.approx(1000)
+    assert energy[0] == pytest.approx(np.log(exponentials.sum()))
+    assert energy[1] == pytest.approx(1000)
     probability = score_images("probability", logits, 2.0, None, None)
     halved = np.exp(logits[0].astype(np.float64) / 2)
-    assert probability[0] == pytest.approx(halved.max() / halved.sum()) and probability[1] == pytest.approx(1)
+    assert probability[0] == pytest.approx(halved.max() / halved.sum())
+    assert probability[1] == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +191,8 @@ def test_scores_as_the_papers_define_them() -> None:
 )
 def test_a_threshold_that_no_image_can_have(rule: str, threshold: float, fault: str) -> None:
     found = threshold_fault(rule, threshold)  # type: ignore[arg-type]
-    assert fault in found and bool(found) == bool(fault)
+    assert fault in found
+    assert bool(found) == bool(fault)
 
 
 def test_the_answer_in_words() -> None:
@@ -187,6 +204,11 @@ def test_the_answer_in_words() -> None:
     assert Prediction([], None, True, -80.5, -12.0).line() == "unknown"
     assert Prediction([], None, False, -8.5, -12.0).answer is None
     written = far.as_json()
-    assert (written["answer"], written["unknown"], written["score"], written["threshold"]) == ("unknown", True, -80.5, -12.0)
+    assert (written["answer"], written["unknown"], written["score"], written["threshold"]) == (
+        "unknown",
+        True,
+        -80.5,
+        -12.0,
+    )
     near = Prediction(classes, None, False, -3.0, -12.0)
     assert (near.answer, near.as_json()["answer"], near.as_json()["unknown"]) == ("cat", "cat", False)

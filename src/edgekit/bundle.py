@@ -30,8 +30,8 @@ from pydantic import (
 )
 
 from edgekit import tasks
-from edgekit.board import BoardNeeds
 from edgekit.abstention import DISTANCE
+from edgekit.board import BoardNeeds
 from edgekit.confidence import Confidence
 from edgekit.errors import BundleError, EdgekitError, near, shortened
 from edgekit.files import sha256, write_text
@@ -250,7 +250,8 @@ class Manifest(ManifestPart):
         None, description="of the trained model; a variant that could not run where it was exported has no other"
     )
     geometry: BundleFile | None = Field(
-        None, description=".npz with `means` (k, d) and `whitening` (d, d), float32: where known images lie in the embedding or the logits"
+        None,
+        description=".npz with `means` (k, d) and `whitening` (d, d), float32: where known images lie in the embedding or the logits",
     )
     variants: list[Variant]
     provenance: dict[str, Any] = Field(description="run, digests of weights and stages, packages, machine, command")
@@ -274,7 +275,9 @@ class Manifest(ManifestPart):
             raise ValueError(f"the bundle lists no output named {missing[0]}, which {self.task} needs")
         if fault := task.fault(self.classes, shapes):
             raise ValueError(fault)
-        of_distance = [c for c in (self.confidence, *(v.confidence for v in self.variants)) if c is not None and c.rule == DISTANCE]
+        of_distance = [
+            c for c in (self.confidence, *(v.confidence for v in self.variants)) if c is not None and c.rule == DISTANCE
+        ]
         if of_distance and self.geometry is None:
             raise ValueError("the rule for unknown is a distance, and the bundle lists no geometry")
         return self

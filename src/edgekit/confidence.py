@@ -36,9 +36,14 @@ class Quality(_Part):
     )
     unknown: float = Field(ge=0, le=1, description="share of these images, all of known classes, that it calls unknown")
     unknown_interval: tuple[float, float] = Field(description="its 95 % interval")
-    answered_accuracy: float | None = Field(None, ge=0, le=1, description="top-1 among the others; null if there are none")
+    answered_accuracy: float | None = Field(
+        None, ge=0, le=1, description="top-1 among the others; null if there are none"
+    )
     agreement: float | None = Field(
-        None, ge=0, le=1, description="share of images that it decides as the trained model, where unknown is a decision"
+        None,
+        ge=0,
+        le=1,
+        description="share of images that it decides as the trained model, where unknown is a decision",
     )
     bins_before: list[ReliabilityBin] = Field(default_factory=list)
     bins: list[ReliabilityBin] = Field(default_factory=list, description="after the temperature")

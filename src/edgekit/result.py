@@ -328,7 +328,8 @@ class Evaluation(ResultPart):
     differences: list[Difference] = Field(default_factory=list, description="of the student to the others")
     draws: list[Draw] = Field(default_factory=list, description="empty if the labels were drawn once")
     calibrations: list[ModelCalibration] = Field(
-        default_factory=list, description="of the classifiers; empty where the probe set is too small, and in older results"
+        default_factory=list,
+        description="of the classifiers; empty where the probe set is too small, and in older results",
     )
     advice: list[Advice] = Field(default_factory=list, description="the most important first")
     answers: AnswersFile | None = None

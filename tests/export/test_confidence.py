@@ -34,11 +34,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def test_every_variant_has_its_own_threshold_and_keeps_the_rate(bundle: Bundle) -> None:
     probe, manifest = exported.splits().probe, bundle.manifest
-    assert manifest.bundle_schema == 3 and manifest.geometry is not None
+    assert manifest.bundle_schema == 3
+    assert manifest.geometry is not None
     assert {v.id for v in manifest.variants if v.confidence} == {"onnx-fp32", "onnx-int8"}
     for variant in manifest.variants:
         confidence, known = variant.confidence, bundle.known(variant)
-        assert confidence is not None and known is not None and known.geometry is not None
+        assert confidence is not None
+        assert known is not None
+        assert known.geometry is not None
         session = load(bundle, variant)
         outputs = session.run_all(np.asarray(probe.images))
         session.close()
@@ -49,12 +52,16 @@ def test_every_variant_has_its_own_threshold_and_keeps_the_rate(bundle: Bundle) 
         assert confidence.interval == pytest.approx(of_order_statistic(k, len(probe)))
         assert (confidence.images, confidence.are, confidence.rule) == (len(probe), "probe images", DISTANCE)
     float_one, int8 = (v.confidence for v in manifest.variants)
-    assert float_one is not None and int8 is not None and float_one.threshold != int8.threshold
+    assert float_one is not None
+    assert int8 is not None
+    assert float_one.threshold != int8.threshold
 
 
 def test_what_it_does_is_measured_on_the_test_images(bundle: Bundle) -> None:
     test, trained = exported.splits().test, bundle.manifest.confidence
-    assert test.labels is not None and trained is not None and trained.quality is not None
+    assert test.labels is not None
+    assert trained is not None
+    assert trained.quality is not None
     quality = trained.quality
     assert (quality.images, quality.are, quality.agreement) == (len(test), "test images", None)
     session = load(bundle, bundle.variant("onnx-fp32"))
@@ -64,11 +71,14 @@ def test_what_it_does_is_measured_on_the_test_images(bundle: Bundle) -> None:
     assert quality.nll[1] == pytest.approx(negative_log_likelihood(logits, test.labels, trained.temperature), rel=1e-3)
     assert sum(found.images for found in quality.bins) == len(test)
     low, high = quality.unknown_interval
-    assert low <= quality.unknown <= high and trained.interval[0] < 0.05 < trained.interval[1]
+    assert low <= quality.unknown <= high
+    assert trained.interval[0] < 0.05 < trained.interval[1]
     for variant in bundle.manifest.variants:
-        assert variant.confidence is not None and variant.confidence.quality is not None
+        assert variant.confidence is not None
+        assert variant.confidence.quality is not None
         agreement = variant.confidence.quality.agreement
-        assert agreement is not None and agreement >= (1.0 if variant.precision == "fp32" else 0.9)
+        assert agreement is not None
+        assert agreement >= (1.0 if variant.precision == "fp32" else 0.9)
 
 
 def test_what_was_never_seen_is_unknown(bundle: Bundle) -> None:
@@ -90,26 +100,35 @@ def test_another_request_makes_no_variant_again(bundle: Bundle) -> None:
     same = exported.export(path, confidence=ConfidenceRequest(held_out), **VARIANTS)
     assert same.digest == bundle.digest
     wider = exported.export(path, confidence=ConfidenceRequest(held_out, "probability", 0.2), **VARIANTS)
-    assert wider.manifest.confidence is not None and wider.manifest.geometry is None
+    assert wider.manifest.confidence is not None
+    assert wider.manifest.geometry is None
     assert (wider.manifest.confidence.rule, wider.manifest.confidence.false_abstain) == ("probability", 0.2)
     bare = exported.export(path, confidence=None, **VARIANTS)
-    assert bare.manifest.bundle_schema == 2 and bare.manifest.confidence is None
+    assert bare.manifest.bundle_schema == 2
+    assert bare.manifest.confidence is None
     assert not any(v.confidence for v in bare.manifest.variants)
     for again in (wider, bare):
         assert {file.path: file.sha256 for variant in again.manifest.variants for file in variant.files} == files
 
 
 @pytest.mark.parametrize(
-    ("images", "share", "needed"), [(0, 0.05, 20), (19, 0.05, 20), (60, 0.01, 99)], ids=["none", "few", "few for the rate"]
+    ("images", "share", "needed"),
+    [(0, 0.05, 20), (19, 0.05, 20), (60, 0.01, 99)],
+    ids=["none", "few", "few for the rate"],
 )
-def test_too_few_images_set_nothing_and_the_bundle_says_so(tmp_path: Path, images: int, share: float, needed: int) -> None:
+def test_too_few_images_set_nothing_and_the_bundle_says_so(
+    tmp_path: Path, images: int, share: float, needed: int
+) -> None:
     probe = exported.splits().probe
     assert probe.labels is not None
     request = ConfidenceRequest((np.asarray(probe.images[:images]), probe.labels[:images]), false_abstain=share)
     bundle = exported.export(tmp_path / "export", confidence=request, targets=["onnx"], precisions=["fp32"])
-    assert bundle.manifest.confidence is None and bundle.manifest.bundle_schema == 2
+    assert bundle.manifest.confidence is None
+    assert bundle.manifest.bundle_schema == 2
     notes = [note for note in bundle.manifest.provenance["notes"] if "no answer unknown" in note]
-    assert len(notes) == 1 and f"{f'only {images}' if images else 'no'} probe images" in notes[0] and f"takes {needed}" in notes[0]
+    assert len(notes) == 1
+    assert f"{f'only {images}' if images else 'no'} probe images" in notes[0]
+    assert f"takes {needed}" in notes[0]
 
 
 def test_a_model_from_elsewhere_takes_half_of_its_test_images() -> None:
@@ -119,7 +138,8 @@ def test_a_model_from_elsewhere_takes_half_of_its_test_images() -> None:
     chosen = ConfidenceImages.of(ConfidenceRequest(), judged)
     assert chosen is not None
     first, second = (set(part[0][:, 0, 0, 0].tolist()) for part in (chosen.setting, chosen.testing))
-    assert first | second == set(range(100)) and not first & second
+    assert first | second == set(range(100))
+    assert not first & second
     for part in (chosen.setting, chosen.testing):
         assert (np.bincount(part[1]) >= 9).all()  # of every class
         assert (labels[part[0][:, 0, 0, 0]] == part[1]).all()

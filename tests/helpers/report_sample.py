@@ -225,7 +225,9 @@ def add_confidence(manifest: Manifest) -> None:
     """The confidence of a classifier that is too sure of itself, for the trained model and for two variants, as the task measures it."""
     task, random = tasks.find(manifest.task), np.random.default_rng(0)
     labels = np.arange(400) % len(manifest.classes)
-    logits = (6 * np.eye(len(manifest.classes))[labels] + random.normal(0, 3, (400, len(manifest.classes)))).astype(np.float32)
+    logits = (6 * np.eye(len(manifest.classes))[labels] + random.normal(0, 3, (400, len(manifest.classes)))).astype(
+        np.float32
+    )
     outputs = {"logits": logits}
     confidence = task.calibrated(outputs, labels, "energy", 0.05, None, "probe images")
     assert confidence is not None

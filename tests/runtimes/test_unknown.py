@@ -24,7 +24,11 @@ from tests.helpers.tiny_bundle import make_bundle, some_images
 
 Command = Callable[..., tuple[int, str, str]]
 KNOWN = some_images(200)
-FAR = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)], np.uint8)[:, None, None].repeat(16, 1).repeat(16, 2)  # plain
+FAR = (
+    np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)], np.uint8)[:, None, None]
+    .repeat(16, 1)
+    .repeat(16, 2)
+)  # plain
 TYPICAL: list[int] = []
 
 
@@ -91,18 +95,23 @@ def test_the_command_says_unknown(bundle: Bundle, photos: Path, edgekit: Command
     code, out, err = edgekit("predict", bundle.path, photos, "--top", "1")
     lines = dict(line.split("  ", 1) for line in out.splitlines())
     far = [text for name, text in lines.items() if "far" in name]
-    assert code == 0 and len(lines) == 8
+    assert code == 0
+    assert len(lines) == 8
     assert all(text.startswith("unknown (") and text.endswith("%)") for text in far), lines
-    assert sum(text.startswith("unknown") for text in lines.values()) == 4 and ", 4 unknown, " in err
+    assert sum(text.startswith("unknown") for text in lines.values()) == 4
+    assert ", 4 unknown, " in err
     code, out, err = edgekit("predict", bundle.path, photos, "--no-abstain")
-    assert code == 0 and "  unknown" not in out and " unknown, " not in err
+    assert code == 0
+    assert "  unknown" not in out
+    assert " unknown, " not in err
 
 
 def test_json_has_answer_probability_score_and_threshold(bundle: Bundle, photos: Path, edgekit: Command) -> None:
     _, out, _ = edgekit("predict", bundle.path, photos / "far-0.png", photos / "known-0.png", "--json")
     far, near = map(json.loads, out.splitlines())
     assert (far["answer"], far["unknown"], near["unknown"]) == (UNKNOWN, True, False)
-    assert near["answer"] == near["classes"][0]["class"] and 0 < near["classes"][0]["probability"] < 1
+    assert near["answer"] == near["classes"][0]["class"]
+    assert 0 < near["classes"][0]["probability"] < 1
     assert far["score"] < far["threshold"] == near["threshold"] <= near["score"]
     _, out, _ = edgekit("predict", bundle.path, photos / "far-0.png", "--json", "--no-abstain")
     scored = json.loads(out)
@@ -115,7 +124,10 @@ def test_json_has_answer_probability_score_and_threshold(bundle: Bundle, photos:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--abstain-below", "1"), "the threshold for unknown: 1 is above 0, and the score is minus a squared distance"),
+        (
+            ("--abstain-below", "1"),
+            "the threshold for unknown: 1 is above 0, and the score is minus a squared distance",
+        ),
         (("--abstain-below", "nan"), "the threshold for unknown: nan is not a number"),
         (("--abstain-below", "-4", "--no-abstain"), "--abstain-below cannot be combined with --no-abstain"),
     ],
@@ -124,18 +136,24 @@ def test_a_wrong_threshold_is_one_line(
     bundle: Bundle, photos: Path, edgekit: Command, options: tuple[str, ...], message: str
 ) -> None:
     code, out, err = edgekit("predict", bundle.path, photos, *options)
-    assert (code, out) == (2, "") and message in err and "Traceback" not in err
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
 
 
 def test_a_bundle_without_a_rule_answers_as_before(tmp_path: Path, photos: Path, edgekit: Command) -> None:
     plain = make_bundle(tmp_path / "plain", openvino=False)
     written = json.loads((plain.path / MANIFEST).read_text())
-    assert written["schema"] == 2 and not {"confidence", "geometry"} & (written.keys() | written["variants"][0].keys())
+    assert written["schema"] == 2
+    assert not {"confidence", "geometry"} & (written.keys() | written["variants"][0].keys())
     code, out, _ = edgekit("predict", plain.path, photos / "far-0.png", "--json")
-    assert code == 0 and json.loads(out).keys() == {"file", "classes", "variant"}
+    assert code == 0
+    assert json.loads(out).keys() == {"file", "classes", "variant"}
     assert edgekit("predict", plain.path, photos / "far-0.png", "--no-abstain")[0] == 0
     code, out, err = edgekit("predict", plain.path, photos / "far-0.png", "--abstain-below", "0.5")
-    assert (code, out) == (2, "") and "has no rule for unknown" in err and "Traceback" not in err
+    assert (code, out) == (2, "")
+    assert "has no rule for unknown" in err
+    assert "Traceback" not in err
     with pytest.raises(EdgekitError, match="exclude each other"):
         package.load(plain, abstain=False, abstain_below=0.5)
 
@@ -179,7 +197,8 @@ def test_a_manifest_whose_rule_lacks_its_file_is_refused(tmp_path: Path) -> None
 def test_what_the_bundle_lists_is_checked_and_read_back(bundle: Bundle) -> None:
     assert "geometry.npz" in {file.path for file in bundle.manifest.files}
     again = Bundle.open(bundle.path)
-    assert again.manifest.bundle_schema == 3 and again.manifest.variants[0].confidence == bundle.manifest.confidence
+    assert again.manifest.bundle_schema == 3
+    assert again.manifest.variants[0].confidence == bundle.manifest.confidence
     assert isinstance(again.known(again.variant("onnx-fp32")), Known)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit import run as runs
+from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
 from edgekit.api.extras import require
 from edgekit.api.runs import opened
 from edgekit.bundle import Bundle
-from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
 from edgekit.errors import ExportError
 from edgekit.stages import TRAINED_BY
 from edgekit.targets import DEFAULT_TARGETS, every
@@ -137,7 +137,9 @@ def export(
     if abstain != "never" and abstain not in RULES:
         raise ExportError(f"abstain: {abstain!r} is no score", f"give one of {', '.join(RULES)}, or never")
     if not 0 < false_abstain <= 0.5:
-        raise ExportError(f"false_abstain: {false_abstain:g} is not above 0 and at most 0.5", "0.05 is one image in twenty")
+        raise ExportError(
+            f"false_abstain: {false_abstain:g} is not above 0 and at most 0.5", "0.05 is one image in twenty"
+        )
     require("onnx", "torch")
     from edgekit.export.catalog import check_batch
     from edgekit.export.pack import zipped

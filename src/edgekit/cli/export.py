@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from edgekit import targets as table
+from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
 from edgekit.cli.choices import TableChoice
 from edgekit.cli.confidence_table import print_confidence
-from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
 from edgekit.shares import hundredths, percent
 from edgekit.stages import TRAINED_BY
 from edgekit.terminal import echo, echo_json, new_console
@@ -323,7 +323,9 @@ def _print_json(bundles: list[tuple[Bundle, Path | None]]) -> None:
 
     objects = []
     for bundle, archive in bundles:
-        content = bundle.manifest.model_dump(mode="json", by_alias=True, include={"name", "accuracy", "confidence", "variants"})
+        content = bundle.manifest.model_dump(
+            mode="json", by_alias=True, include={"name", "accuracy", "confidence", "variants"}
+        )
         notes = bundle.manifest.provenance.get("notes", [])
         where = {"bundle": str(bundle.path), "zip": str(archive) if archive else None}
         objects.append({**where, **content, "notes": notes, "judged_on": bundle.manifest.provenance.get("judged_on")})

@@ -135,7 +135,12 @@ def command(
 
 
 def _check_arguments(
-    images: tuple[Path, ...], video: str | None, as_json: bool, embedding: str | None, abstain: bool, below: float | None
+    images: tuple[Path, ...],
+    video: str | None,
+    as_json: bool,
+    embedding: str | None,
+    abstain: bool,
+    below: float | None,
 ) -> None:
     if video is None and not images:
         raise click.UsageError("no input: name images or folders, use - for a list on standard input, or --video")

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.bundle import BundleFile, Variant
 from edgekit.abstention import DISTANCE, FALSE_ABSTAIN, Rule, fewest_images
+from edgekit.bundle import BundleFile, Variant
 from edgekit.confidence import Confidence
 from edgekit.errors import EdgekitError
 from edgekit.export.judged import Evaluation, Judged
@@ -119,7 +119,12 @@ class Calibrated:
 
 
 def with_confidence(
-    variants: list[Variant], folder: Path, float_onnx: Path, images: ConfidenceImages | None, request: ConfidenceRequest, task: Task
+    variants: list[Variant],
+    folder: Path,
+    float_onnx: Path,
+    images: ConfidenceImages | None,
+    request: ConfidenceRequest,
+    task: Task,
 ) -> Calibrated:
     """Give the variants of a bundle their confidence; without enough labeled images none, and a note that says so.
 

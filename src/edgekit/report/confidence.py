@@ -72,7 +72,9 @@ def confidences(facts: ReportFacts) -> Table | None:
         Column("ECE", title="expected calibration error, 15 bins of equal width: before → after the temperature"),
         Column("NLL", title="negative log-likelihood in nats: before → after the temperature"),
         Column("Threshold", title=f"an image whose {trained.rule} score is lower is unknown"),
-        Column("Unknown", title="share of the test images, all of known classes, that it calls unknown: false abstains"),
+        Column(
+            "Unknown", title="share of the test images, all of known classes, that it calls unknown: false abstains"
+        ),
         Column("Top-1 without unknown", title="as in the table above: every image is answered"),
         Column("Top-1 of the answered", title="accuracy on the images that it does not call unknown"),
         Column("Agreement", title="share of images decided as by the trained model, where unknown is a decision"),
@@ -96,7 +98,13 @@ def _row(name: str, confidence: Confidence, top1: float | None) -> list[TableCel
         TableCell(f"{confidence.temperature:.2f}", confidence.temperature),
     ]
     if quality is None:
-        return [*cells, none, none, TableCell(show.plain(confidence.threshold), confidence.threshold, note=asked), *[none] * 4]
+        return [
+            *cells,
+            none,
+            none,
+            TableCell(show.plain(confidence.threshold), confidence.threshold, note=asked),
+            *[none] * 4,
+        ]
     ends = f"95 %: {show.hundredths(quality.unknown_interval[0])} – {show.hundredths(quality.unknown_interval[1])}"
     return [
         *cells,

@@ -38,7 +38,9 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     if not np.ptp(z):
         return 1.0
     unsure = 1 / (len(z) + 1)
-    wanted = (1 - unsure) * z[np.arange(len(z)), labels].sum()  # the uniform part of the target has the mean logit, which is 0
+    wanted = (1 - unsure) * z[
+        np.arange(len(z)), labels
+    ].sum()  # the uniform part of the target has the mean logit, which is 0
 
     def slope(inverse: float) -> float:
         """Of the negative log-likelihood in 1 / T, in which it is convex."""

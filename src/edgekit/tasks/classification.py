@@ -105,7 +105,13 @@ class Classification(Task):
         return Geometry.of(output, outputs[output], outputs[LOGITS].argmax(1))
 
     def calibrated(
-        self, outputs: Outputs, labels: NDArray[Any], rule: Rule, false_abstain: float, geometry: Geometry | None, are: str
+        self,
+        outputs: Outputs,
+        labels: NDArray[Any],
+        rule: Rule,
+        false_abstain: float,
+        geometry: Geometry | None,
+        are: str,
     ) -> Confidence | None:
         """A temperature, and the threshold of the rule; None where the rule is the distance and there is none to measure."""
         if rule == DISTANCE and geometry is None:

@@ -155,7 +155,13 @@ class Task(ABC):
         return None
 
     def calibrated(
-        self, outputs: Outputs, labels: NDArray[Any], rule: Rule, false_abstain: float, geometry: Geometry | None, are: str
+        self,
+        outputs: Outputs,
+        labels: NDArray[Any],
+        rule: Rule,
+        false_abstain: float,
+        geometry: Geometry | None,
+        are: str,
     ) -> Confidence | None:
         """Set the confidence of answers, and when they are unknown, on labeled images; None where the task has neither.
 

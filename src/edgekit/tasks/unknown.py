@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from edgekit.abstention import DISTANCE, ENERGY, PROBABILITY, Rule
 from edgekit.confidence import Confidence, Quality, ReliabilityBin
 from edgekit.intervals import of_order_statistic, wilson
-from edgekit.tasks.calibration import calibration_error, fit_temperature, negative_log_likelihood, reliability, scaled_softmax
+from edgekit.tasks.calibration import (
+    calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+    reliability,
+    scaled_softmax,
+)
 
 MEANS, WHITENING = "means", "whitening"  # arrays of a geometry's file
 
@@ -94,7 +100,11 @@ class Known:
 
 
 def score_images(
-    rule: Rule, logits: NDArray[np.float32], temperature: float, geometry: Geometry | None, values: NDArray[np.float32] | None
+    rule: Rule,
+    logits: NDArray[np.float32],
+    temperature: float,
+    geometry: Geometry | None,
+    values: NDArray[np.float32] | None,
 ) -> NDArray[np.float64]:
     """How well known images are, float64 (n,): higher is more so.
 
@@ -114,7 +124,9 @@ def score_images(
         z = logits.astype(np.float64)
         largest = z.max(axis=1)
         return np.asarray(largest + np.log(np.exp(z - largest[:, None]).sum(axis=1)))
-    assert rule == DISTANCE and geometry is not None and values is not None
+    assert rule == DISTANCE
+    assert geometry is not None
+    assert values is not None
     return -geometry.squared_distances(values)
 
 

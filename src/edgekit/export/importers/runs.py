@@ -48,7 +48,8 @@ def from_run(
         data = recipe.data.model_copy(update={"image_size": image_size, "resize_to": resize_to})
         splits = load_splits(data, run)
         preprocessing = data.preprocessing(splits.pixel_range)
-    assert splits.test.labels is not None and splits.probe.labels is not None
+    assert splits.test.labels is not None
+    assert splits.probe.labels is not None
     return ModelSource(
         name=recipe.name,
         model=PixelClassifier(

@@ -139,7 +139,9 @@ def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int
             probed = apply(classifier, splits.probe.images, mean, std, device, name)
             calibrations.append(calibration_of(name, probed, labels_of(splits.probe), logits[name], truth))
     data = f"{recipe.data.labeled or recipe.data.pool}: test set of {len(test)} images"
-    evaluation = Evaluation(run=str(run.path), data=data, scores=scores, classes=splits.classes, calibrations=calibrations)
+    evaluation = Evaluation(
+        run=str(run.path), data=data, scores=scores, classes=splits.classes, calibrations=calibrations
+    )
     return evaluation, answers_of(logits, test)
 
 
