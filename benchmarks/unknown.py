@@ -144,7 +144,7 @@ def of_run(name: str, folder: Path, far: dict[str, Images]) -> Experiment:
         np.asarray(splits.pool.subset(rows_of(splits.pool, POOL)).center_crop(SIZE).images),
         labeled(splits.probe.images, splits.probe.labels, POOL),
         labeled(splits.test.images, splits.test.labels, TEST),
-        {key: images for key, images in far.items() if key != name.split("-")[0]},
+        {key: images for key, images in far.items() if key != name.partition("-")[0]},
     )
 
 

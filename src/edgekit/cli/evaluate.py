@@ -96,7 +96,8 @@ def _print(measured: Evaluation) -> None:
             classes.add_row(name, *(percent(scores[name]) for scores in per_class.values()))
         console.print(classes)
     for lines in (
-        calibration_lines(measured.calibrations), draw_lines(measured.draws), difference_lines(measured.differences), advice_lines(measured.advice, len(measured.advice)),
+        calibration_lines(measured.calibrations), draw_lines(measured.draws), difference_lines(measured.differences),
+        advice_lines(measured.advice, len(measured.advice)),
     ):  # fmt: skip
         if lines:
             echo(*lines, "")

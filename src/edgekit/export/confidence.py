@@ -118,12 +118,20 @@ class Calibrated:
     notes: Sequence[str] = ()
 
 
+def images_for(request: ConfidenceRequest | None, judged: Judged) -> tuple[ConfidenceImages | None, str | None]:
+    """The images for a confidence, None where none has a label; and a digest of all that it depends on, None where none is asked for."""
+    if request is None:
+        return None, None
+    images = ConfidenceImages.of(request, judged)
+    return images, "no labels" if images is None else images.digest(request)
+
+
 def with_confidence(
     variants: list[Variant],
     folder: Path,
     float_onnx: Path,
     images: ConfidenceImages | None,
-    request: ConfidenceRequest,
+    request: ConfidenceRequest | None,
     task: Task,
 ) -> Calibrated:
     """Give the variants of a bundle their confidence; without enough labeled images none, and a note that says so.
@@ -133,16 +141,16 @@ def with_confidence(
         folder: of the bundle; the geometry is written into it.
         float_onnx: the float graph, with the outputs of the bundle's graphs: the trained model.
         images: None where no image has a label.
-        request: the user's.
-        task: what the model answers; one that has no confidence gets none.
+        request: the user's; None: no confidence.
+        task: what the model answers.
     """
     bare = [v.model_copy(update={"confidence": None}) for v in variants]
+    if request is None:
+        return Calibrated(bare)
     fewest = fewest_images(request.false_abstain)
     count, are = (0, "labeled images") if images is None else (len(images.setting[0]), images.setting[2])
     if images is None or count < fewest or not len(images.testing[0]):
-        return Calibrated(bare, notes=[_too_few(count, are, fewest)] if task.abstains else [])
-    if not task.abstains:
-        return Calibrated(bare)
+        return Calibrated(bare, notes=[_too_few(count, are, fewest)])
     with _running("onnxruntime", float_onnx, {}, task) as run:
         geometry = task.geometry(run(images.unlabeled)) if request.rule == DISTANCE else None
         trained, decided = _calibrated(run, images, request, geometry, task, None)

@@ -17,7 +17,7 @@ from edgekit.bundle import BUNDLE_SCHEMA, Bundle, Manifest, Tensor, Variant, wri
 from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
 from edgekit.export.catalog import check_batch, in_order, plan, split
-from edgekit.export.confidence import Calibrated, ConfidenceImages, ConfidenceRequest, with_confidence
+from edgekit.export.confidence import ConfidenceRequest, images_for, with_confidence
 from edgekit.export.doubts import doubts
 from edgekit.export.inputs import ExportOptions, Sources
 from edgekit.export.jobs import default_jobs, make_all
@@ -136,8 +136,8 @@ def export_classifier(
         }
         keys = {id_: _key(id_, same, candidates, chosen) for id_ in wanted}
         reused = _reusable(old, digest_of(same), keys, chosen.search_minutes)
-        known = None if confidence is None or not answered.abstains else ConfidenceImages.of(confidence, judged)
-        set_on = None if confidence is None else "no labels" if known is None else known.digest(confidence)
+        request = None if (provenance or {}).get("random_weights") or not answered.abstains else confidence
+        known, set_on = images_for(request, judged)
         if old is not None and set(keys) <= set(reused) and old.manifest.provenance.get("confidence") == set_on:
             return old
         # Embedding the pool is only worth it for calibration.
@@ -158,28 +158,22 @@ def export_classifier(
             model=model if isinstance(model, nn.Module) else None,
             batch=batch,
             unlabeled=further(candidates, drawn, chosen.recover),
+            searches=sum(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused),  # interrupted or not
         )
         finished = _finished(wanted, reused, keys, staging, chosen.search_minutes)
         missing = [id_ for id_ in wanted if id_ not in {*reused, *finished}]
-        sources.searches = sum(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused)  # interrupted or not
         for variant in make_all(missing, sources, staging, jobs or default_jobs(len(missing))):
             staging.finish(variant, keys[variant.id])
             finished[variant.id] = variant
         with pack.replaced(output) as folder:
-            variants = [pack.carry(v, old, folder) for v in reused.values()] if old is not None else []
-            for variant in finished.values():
-                staging.place(variant, folder)
-                variants.append(variant)
+            variants = _gathered(old, reused, finished, staging, folder)
             golden = np.ascontiguousarray(images[reference.golden])
             if timed:
                 variants = with_speed(
                     variants, folder, float_onnx, np.resize(golden, (batch or 1, *golden.shape[1:])), answered
                 )
             origin = provenance or {}
-            calibrated = Calibrated([v.model_copy(update={"confidence": None}) for v in variants])
-            if confidence is not None and not origin.get("random_weights"):
-                calibrated = with_confidence(variants, folder, float_onnx, known, confidence, answered)
-            variants = calibrated.variants
+            calibrated = with_confidence(variants, folder, float_onnx, known, request, answered)
             outputs = reference.golden_outputs
             doubtful = (
                 [] if origin.get("random_weights") else doubts(reference, classes)
@@ -201,7 +195,7 @@ def export_classifier(
                 accuracy=reference.accuracy,
                 confidence=calibrated.trained,
                 geometry=calibrated.geometry,
-                variants=in_order(variants),
+                variants=in_order(calibrated.variants),
                 provenance={
                     **origin,
                     "notes": merged(origin.get("notes", []), [*doubtful, *notes(variants), *calibrated.notes]),
@@ -330,6 +324,17 @@ def _finished(
     if finished:
         echo(f"resuming an interrupted export: {', '.join(finished)} already made", err=True)
     return finished
+
+
+def _gathered(
+    old: Bundle | None, reused: dict[str, Variant], finished: dict[str, Variant], staging: Staging, folder: Path
+) -> list[Variant]:
+    """All variants, their files in the bundle's folder: those of the old bundle, then those that were made."""
+    variants = [pack.carry(v, old, folder) for v in reused.values()] if old is not None else []
+    for variant in finished.values():
+        staging.place(variant, folder)
+        variants.append(variant)
+    return variants
 
 
 def _key(id_: str, same: dict[str, Any], candidates: CalibrationPool, options: ExportOptions) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,7 +12,7 @@ COLDEST, HOTTEST = 0.01, 100.0  # temperatures
 _HALVINGS = 60  # of an interval of logarithms: far below the precision of a float64
 
 
-def scaled_softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float64]:
+def scaled_softmax(logits: NDArray[np.floating[Any]], temperature: float = 1.0) -> NDArray[np.float64]:
     """Probabilities softmax(z / T) over the last axis, float64 of the logits' shape.
 
     The largest logit is taken off first, so that no exponential overflows.
