@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import edgekit as package
 from edgekit.abstention import DISTANCE
 from edgekit.bundle import Bundle
+from edgekit.errors import ExportError
 from edgekit.export.confidence import ConfidenceImages, ConfidenceRequest
 from edgekit.export.judged import Judged
 from edgekit.intervals import of_order_statistic
@@ -156,3 +158,16 @@ def test_a_model_from_elsewhere_takes_half_of_its_test_images() -> None:
         assert (np.bincount(part[1]) >= 9).all()  # of every class
         assert (labels[part[0][:, 0, 0, 0]] == part[1]).all()
     assert ConfidenceImages.of(ConfidenceRequest(), Judged(images, None, judged.calibration, held_back=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"abstain": "sometimes"}, "abstain: 'sometimes' is no score"),
+        ({"false_abstain": 0.0}, "false_abstain: 0 is not above 0 and at most 0.5"),
+        ({"false_abstain": 0.7}, "false_abstain: 0.7 is not above 0 and at most 0.5"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_anything_is_read(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ExportError, match=re.escape(message)):
+        package.export("runs/none", **options)
