@@ -275,6 +275,18 @@ def show(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return summary
 
 
+def packed(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows without what all of a network's variant share, and that once."""
+    shared = ("top1", "probe", "temperature", "ece", "nll")
+    networks = {
+        (row["network"], row["variant"]): {key: row[key] for key in ("network", "variant", *shared)} for row in rows
+    }
+    return {
+        "networks": list(networks.values()),
+        "rows": [{key: value for key, value in row.items() if key not in shared} for row in rows],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -301,7 +313,7 @@ def main() -> None:
             "machine": {"cpu": machine.cpu, "packages": machine.packages},
             "false_abstain": FALSE_ABSTAIN,
             "summary": summary,
-            "rows": rows,
+            **packed(rows),
         },
     )
 
