@@ -68,15 +68,12 @@ def confidences(facts: ReportFacts) -> Table | None:
     assert trained is not None
     columns = [
         Column("Variant", number=False),
-        Column("Temperature", title="probabilities are softmax(logits / temperature)"),
-        Column("ECE", title="expected calibration error, 15 bins of equal width: before → after the temperature"),
-        Column("NLL", title="negative log-likelihood in nats: before → after the temperature"),
+        Column("T", title="temperature: probabilities are softmax(logits / T)"),
+        Column("ECE", title="expected calibration error after the temperature, 15 bins of equal width"),
+        Column("NLL", title="negative log-likelihood in nats after the temperature"),
         Column("Threshold", title=f"an image whose {trained.rule} score is lower is unknown"),
-        Column(
-            "Unknown", title="share of the test images, all of known classes, that it calls unknown: false abstains"
-        ),
-        Column("Top-1 without unknown", title="as in the table above: every image is answered"),
-        Column("Top-1 of the answered", title="accuracy on the images that it does not call unknown"),
+        Column("Unknown", title="share of the test images, all of known classes, that it calls unknown"),
+        Column("Top-1", title="of the images that it does not call unknown"),
         Column("Agreement", title="share of images decided as by the trained model, where unknown is a decision"),
     ]
     rows = [_row("Trained model", trained, manifest.accuracy.value if manifest.accuracy else None)]
@@ -90,29 +87,25 @@ def _row(name: str, confidence: Confidence, top1: float | None) -> list[TableCel
     quality, none = confidence.quality, TableCell(show.NONE)
     low, high = confidence.interval
     asked = (
-        f"asked: {show.percent(confidence.false_abstain)}; {show.count(confidence.images)} {confidence.are} leave it between "
-        f"{show.percent(low)} and {show.percent(high)}"
+        f"by {confidence.rule}; asked: {show.percent(confidence.false_abstain)}, with {show.count(confidence.images)} {confidence.are} "
+        f"{show.hundredths(low)} – {show.hundredths(high)}"
     )
     cells = [
-        TableCell(name, name.lower(), note=f"by {confidence.rule}"),
+        TableCell(name, name.lower(), note=asked),
         TableCell(f"{confidence.temperature:.2f}", confidence.temperature),
     ]
+    threshold = TableCell(show.significant(confidence.threshold), confidence.threshold)
     if quality is None:
-        return [
-            *cells,
-            none,
-            none,
-            TableCell(show.plain(confidence.threshold), confidence.threshold, note=asked),
-            *[none] * 4,
-        ]
-    ends = f"95 %: {show.hundredths(quality.unknown_interval[0])} – {show.hundredths(quality.unknown_interval[1])}"
+        return [*cells, none, none, threshold, *[none] * 3]
+    ends = f"{show.hundredths(quality.unknown_interval[0])} – {show.hundredths(quality.unknown_interval[1])}"
     return [
         *cells,
-        TableCell(f"{show.percent(quality.ece[0])} → {show.percent(quality.ece[1])}", quality.ece[1]),
-        TableCell(f"{quality.nll[0]:.3f} → {quality.nll[1]:.3f}", quality.nll[1]),
-        TableCell(show.significant(confidence.threshold), confidence.threshold, note=asked),
-        TableCell(show.percent(quality.unknown), quality.unknown, note=f"{ends}; {show.count(quality.images)} images"),
-        TableCell(show.percent(top1), top1),
-        TableCell(show.percent(quality.answered_accuracy), quality.answered_accuracy),
+        TableCell(show.percent(quality.ece[1]), quality.ece[1], note=f"from {show.percent(quality.ece[0])}"),
+        TableCell(f"{quality.nll[1]:.3f}", quality.nll[1], note=f"from {quality.nll[0]:.3f}"),
+        threshold,
+        TableCell(show.percent(quality.unknown), quality.unknown, note=ends),
+        TableCell(
+            show.percent(quality.answered_accuracy), quality.answered_accuracy, note=f"all: {show.percent(top1)}"
+        ),
         TableCell(show.percent(quality.agreement), quality.agreement) if quality.agreement is not None else none,
     ]
