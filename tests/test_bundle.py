@@ -90,8 +90,8 @@ def test_a_missing_file_is_named(folder: Path) -> None:
 
 
 def test_a_newer_schema_asks_for_an_update(folder: Path) -> None:
-    change(folder, lambda m: m.update(schema=3, task="of-later", something_new=1))
-    with pytest.raises(BundleError, match="schema is 3, this edgekit reads up to 2") as caught:
+    change(folder, lambda m: m.update(schema=4, task="of-later", something_new=1))
+    with pytest.raises(BundleError, match="schema is 4, this edgekit reads up to 3") as caught:
         Bundle.open(folder)
     assert "update edgekit" in caught.value.hint
 

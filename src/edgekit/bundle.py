@@ -17,19 +17,33 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from edgekit import tasks
+from edgekit.abstention import DISTANCE
 from edgekit.board import BoardNeeds
+from edgekit.confidence import Confidence
 from edgekit.errors import BundleError, EdgekitError, near, shortened
 from edgekit.files import sha256, write_text
 from edgekit.foreign import MOST_JSON, Unreadable, open_regular, parse_json, parse_npz, private_copy, read_bytes
 from edgekit.preprocess import Preprocessing
 from edgekit.quantization import Quantization
 from edgekit.targets import Precision
+from edgekit.tasks.unknown import MEANS, WHITENING, Geometry, Known
 from edgekit.text import visible
 
-BUNDLE_SCHEMA = 2  # 1 knew classification alone, and said nothing of a task
+# 1 knew classification alone, and said nothing of a task; 3 is 2 with a confidence, which an older edgekit would leave out of its answers.
+BUNDLE_SCHEMA = 3
 MANIFEST = "bundle.json"
 
 Verdict = Literal["faster", "slower", "undecided"]
@@ -193,6 +207,11 @@ class Variant(ManifestPart):
     )
     note: str = Field("", description="what a user should know, for instance why it was rejected")
     board: BoardNeeds | None = Field(None, description="of the target micro: what a microcontroller needs to run it")
+    confidence: Confidence | None = Field(None, description="its temperature, and when it answers unknown")
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _written(handler(self))
 
     def noted(self, note: str) -> Variant:
         """The same variant with something more in its note."""
@@ -206,10 +225,15 @@ class Variant(ManifestPart):
         return sum(file.bytes for file in self.files)
 
 
+def _written(content: dict[str, Any]) -> dict[str, Any]:
+    """The fields of schema 3 are written only where they say something: an older edgekit can then read the bundle."""
+    return {key: value for key, value in content.items() if value is not None or key not in ("confidence", "geometry")}
+
+
 class Manifest(ManifestPart):
     """The content of `bundle.json`."""
 
-    bundle_schema: Literal[1, 2] = Field(2, alias="schema")
+    bundle_schema: Literal[1, 2, 3] = Field(2, alias="schema", description="3 where there is a confidence")
     task: str = Field(tasks.DEFAULT, description="what the model answers; in schema 1 always classification")
     name: str
     created: str
@@ -222,6 +246,13 @@ class Manifest(ManifestPart):
         description=".npz with `images` (n, H, W, 3) uint8 and the trained model's outputs for them, float32, by their names"
     )
     accuracy: Accuracy | None = Field(None, description="of the trained model, in float, before any conversion")
+    confidence: Confidence | None = Field(
+        None, description="of the trained model; a variant that could not run where it was exported has no other"
+    )
+    geometry: BundleFile | None = Field(
+        None,
+        description=".npz with `means` (k, d) and `whitening` (d, d), float32: where known images lie in the embedding or the logits",
+    )
     variants: list[Variant]
     provenance: dict[str, Any] = Field(description="run, digests of weights and stages, packages, machine, command")
 
@@ -230,7 +261,12 @@ class Manifest(ManifestPart):
     @property
     def files(self) -> list[BundleFile]:
         """All files of the bundle; a file that several variants share is repeated."""
-        return [self.golden, *(file for variant in self.variants for file in variant.files)]
+        own = [self.golden] if self.geometry is None else [self.golden, self.geometry]
+        return [*own, *(file for variant in self.variants for file in variant.files)]
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _written(handler(self))
 
     @model_validator(mode="after")
     def _of_the_task(self) -> Manifest:
@@ -239,6 +275,11 @@ class Manifest(ManifestPart):
             raise ValueError(f"the bundle lists no output named {missing[0]}, which {self.task} needs")
         if fault := task.fault(self.classes, shapes):
             raise ValueError(fault)
+        of_distance = [
+            c for c in (self.confidence, *(v.confidence for v in self.variants)) if c is not None and c.rule == DISTANCE
+        ]
+        if of_distance and self.geometry is None:
+            raise ValueError("the rule for unknown is a distance, and the bundle lists no geometry")
         return self
 
     @field_validator("variants")
@@ -390,6 +431,37 @@ class Bundle:
         raise BundleError(
             f"bundle {self.manifest.name}: no variant {name}", near(name, known) or f"it has {', '.join(known)}"
         )
+
+    def known(self, variant: Variant) -> Known | None:
+        """How a variant tells known images from unknown ones: by its own confidence, or else by the trained model's; None if there is neither.
+
+        Raises:
+            BundleError: the file that it needs is damaged, or is not of this bundle's outputs.
+        """
+        confidence = variant.confidence or self.manifest.confidence
+        if confidence is None:
+            return None
+        return Known(confidence, self._geometry() if confidence.rule == DISTANCE else None)
+
+    def _geometry(self) -> Geometry:
+        listed = self.manifest.geometry
+        assert listed is not None  # the manifest has been checked
+        path, hint = self.path / listed.path, "export the bundle again"
+        try:
+            arrays = parse_npz(io.BytesIO(self.read(listed)), path, [MEANS, WHITENING])
+        except Unreadable as error:
+            raise BundleError(f"{path}: not where known images lie: {error.reason}", hint) from error
+        means, whitening = arrays[MEANS], arrays[WHITENING]
+        width = means.shape[1] if means.ndim == 2 and means.size else 0
+        outputs = {output.name: output.shape[1:] for output in self.manifest.outputs}
+        name = tasks.EMBEDDING if tasks.EMBEDDING in outputs else self.task.main
+        fits = outputs[name] in ([width], [None]) and whitening.shape == (width, width) and width > 0
+        if not fits or any(a.dtype != np.float32 or not np.isfinite(a).all() for a in (means, whitening)):
+            raise BundleError(
+                f"{path}: not where known images lie in the {name}: {means.dtype} means of shape {means.shape}, "
+                f"{whitening.dtype} whitening of shape {whitening.shape}", hint,
+            )  # fmt: skip
+        return Geometry(name, means, whitening)
 
     def golden(self) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Return the golden images (n, H, W, 3) uint8 and the trained model's main output for them, such as the logits (n, classes) float32.

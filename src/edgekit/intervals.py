@@ -28,6 +28,35 @@ def wilson(share: float, samples: int, z: float = _Z) -> tuple[float, float]:
     return max(0.0, center - half), min(1.0, center + half)
 
 
+def of_order_statistic(k: int, samples: int) -> tuple[float, float]:
+    """Return the 95 % interval of the share of a population below the k-th smallest of `samples` independent draws from it.
+
+    That share has the distribution Beta(k, samples + 1 - k), whatever the population's own is (Wilks 1941), and it is below p with the
+    probability that at least k of the draws are: a binomial one.
+
+    Args:
+        k: from 1 to `samples`.
+        samples: number of draws.
+    """
+
+    def above(p: float) -> float:
+        """The probability of at least k successes of probability p, each term from its logarithm."""
+        terms = (
+            math.lgamma(samples + 1) - math.lgamma(i + 1) - math.lgamma(samples - i + 1) + i * math.log(p) + (samples - i) * math.log1p(-p)
+            for i in range(k)
+        )  # fmt: skip
+        return 1 - math.fsum(map(math.exp, terms))
+
+    ends = []
+    for chance in (0.025, 0.975):
+        low, high = 0.0, 1.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if above(middle) < chance else (low, middle)
+        ends.append((low + high) / 2)
+    return ends[0], ends[1]
+
+
 def unpaired(first: float, second: float, samples: tuple[int, int]) -> tuple[float, float]:
     """Return the interval of `first` - `second`, two shares of independent trials (Newcombe 1998, method 10).
 

@@ -301,6 +301,19 @@ class WorstImage(ResultPart):
     probability: float = Field(description="of the predicted class")
 
 
+class ModelCalibration(ResultPart):
+    """What a temperature, set on the probe set, does to a classifier's probabilities on the test set (Guo et al. 2017)."""
+
+    model: str
+    temperature: float = Field(gt=0)
+    probe: int = Field(description="images that it was set on")
+    samples: int = Field(description="test images that the errors are of")
+    ece: tuple[float, float] = Field(
+        description="expected calibration error with 15 bins of equal width, before and after"
+    )
+    nll: tuple[float, float] = Field(description="negative log-likelihood in nats, before and after")
+
+
 class Evaluation(ResultPart):
     """The scores of a run's models on its test set."""
 
@@ -314,6 +327,10 @@ class Evaluation(ResultPart):
     )
     differences: list[Difference] = Field(default_factory=list, description="of the student to the others")
     draws: list[Draw] = Field(default_factory=list, description="empty if the labels were drawn once")
+    calibrations: list[ModelCalibration] = Field(
+        default_factory=list,
+        description="of the classifiers; empty where the probe set is too small, and in older results",
+    )
     advice: list[Advice] = Field(default_factory=list, description="the most important first")
     answers: AnswersFile | None = None
     worst: list[WorstImage] = Field(default_factory=list, description="in the order of their thumbnails in the answers")

@@ -208,9 +208,9 @@ def test_a_bundle_of_a_newer_schema(edgekit: Run, tmp_path: Path, command: str) 
     make_bundle(tmp_path / "bundle", openvino=False)
     photos(tmp_path / "photos")
     manifest = tmp_path / "bundle" / "bundle.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema": 3}))
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "schema": 4}))
     arguments = ["bundle", "photos"] if command == "predict" else ["bundle", "--quick"]
-    refused(edgekit(command, *arguments), "schema is 3", "update edgekit")
+    refused(edgekit(command, *arguments), "schema is 4", "update edgekit")
 
 
 def test_predict_refuses_thousands_of_threads(edgekit: Run) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from edgekit import recipe as recipes
+from edgekit import tasks
 from edgekit.answers import Answers
 from edgekit.bench import statistics
 from edgekit.bundle import Accuracy, Bundle, BundleFile, Manifest, Parity, Tensor, Variant, write_manifest
@@ -33,6 +34,7 @@ from edgekit.result import (
     WorstImage,
 )  # fmt: skip
 from edgekit.run import Run
+from edgekit.tasks.unknown import Known
 
 CREATED = "2026-03-01T12:30:00+00:00"
 CLASSES = [str(digit) for digit in range(10)]
@@ -214,8 +216,27 @@ def make_bundle(folder: Path, classes: list[str]) -> Bundle:
         variants=variants,
         provenance={"command": ["edgekit", "export", "runs/digits"]},
     )
+    add_confidence(manifest)
     write_manifest(folder, manifest)
     return Bundle.open(folder)
+
+
+def add_confidence(manifest: Manifest) -> None:
+    """The confidence of a classifier that is too sure of itself, for the trained model and for two variants, as the task measures it."""
+    task, random = tasks.find(manifest.task), np.random.default_rng(0)
+    labels = np.arange(400) % len(manifest.classes)
+    logits = (6 * np.eye(len(manifest.classes))[labels] + random.normal(0, 3, (400, len(manifest.classes)))).astype(
+        np.float32
+    )
+    outputs = {"logits": logits}
+    confidence = task.calibrated(outputs, labels, "energy", 0.05, None, "probe images")
+    assert confidence is not None
+    trained = task.decisions(outputs, Known(confidence))
+    confidence.quality = task.quality_of(outputs, labels, Known(confidence), None, "test images")
+    manifest.confidence, manifest.bundle_schema = confidence, 3
+    for variant in manifest.variants[:2]:
+        quality = task.quality_of(outputs, labels, Known(confidence), trained, "test images")
+        variant.confidence = confidence.model_copy(update={"quality": quality})
 
 
 def make_latencies(run: Run, samples: int) -> None:

@@ -7,15 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from edgekit.bundle import Bundle
+from edgekit.bundle import Bundle, read_manifest, write_manifest
 from edgekit.errors import RecipeError, RunError
 from edgekit.intervals import wilson
 from edgekit.recipe import Architecture
 from edgekit.report import format as show
 from edgekit.report.charts import TradeoffPoint, pareto
+from edgekit.report.confidence import confidences, reliability
 from edgekit.report.facts import collect
 from edgekit.report.headline import headline, p50
 from edgekit.report.latency import latencies, setting
+from edgekit.report.page import render
 from edgekit.report.story import architecture, tiles
 from edgekit.report.svg import Scale, log_ticks, nice_ticks, padded
 from edgekit.report.tables import stages, variants
@@ -277,3 +279,40 @@ def test_the_pareto_front_holds_what_nothing_else_beats() -> None:
     # Slower and less accurate, but the thriftiest of those that were metered.
     metered = [point("fast", 1, 0.90, 0.02), point("thrifty", 2, 0.89, 0.01), point("neither", 2.5, 0.88, 0.03)]
     assert [p.label for p in pareto(metered)] == ["fast", "thrifty"]
+
+
+def test_the_confidence_of_a_bundle_has_a_diagram_and_a_table(whole: Path) -> None:
+    facts = collect(whole)
+    assert facts.bundle is not None
+    trained = facts.bundle.manifest.confidence
+    assert trained is not None
+    assert trained.quality is not None
+    assert trained.quality.ece[0] > trained.quality.ece[1]
+    figure, table = reliability(facts), confidences(facts)
+    assert figure is not None
+    assert table is not None
+    dots = sum(len(bins) for bins in (trained.quality.bins_before, trained.quality.bins))
+    assert figure.svg.count("<circle") == 2 * dots  # the wide drawing and the narrow one
+    assert [row[0].text for row in table.rows] == ["Trained model", "onnx-fp32", "onnx-int8"]
+    for row in table.rows:
+        assert len(row) == len(table.columns)
+        assert show.percent(trained.quality.unknown) in row[5].text
+        assert show.percent(trained.quality.ece[1]) in row[2].text
+    assert [row[6].note for row in table.rows[1:]] == [
+        "all: 96.4\u00a0%",
+        "all: 95.8\u00a0%",
+    ]  # top-1 without unknown stays what it is
+    page = render(facts)
+    assert "Confidence and unknown" in page
+    assert "Reliability" in page
+
+
+def test_a_bundle_without_a_confidence_has_neither(run: Path) -> None:
+    manifest = read_manifest(run / "export")
+    for part in (manifest, *manifest.variants):
+        part.confidence = None
+    write_manifest(run / "export", manifest)
+    facts = collect(run)
+    assert reliability(facts) is None
+    assert confidences(facts) is None
+    assert "Confidence and unknown" not in render(facts)

@@ -124,10 +124,10 @@ def test_every_chart_is_drawn_from_the_data(report: Path, opened: Callable[..., 
     page = opened(report, viewport={"width": 1280, "height": 900}).page
     visible = page.locator("svg.chart:visible")
     assert (
-        visible.count() == 4 + 5 + 4 + 3 + 3 + 3
-    )  # stages, confusion, trade-off, distribution; five measurements over time; four charts of pretrain, three of the others
+        visible.count() == 5 + 5 + 4 + 3 + 3 + 3
+    )  # stages, confusion, trade-off, reliability, distribution; five measurements over time; four charts of pretrain, three of the others
     assert page.locator("#accuracy svg.wide circle.dot").count() == 5
-    assert page.locator("#variants svg.wide .dot").count() == 5
+    assert page.locator("#variants svg.wide .dot:not(.series .dot)").count() == 5
     assert page.locator("#variants svg.wide .rejected .dot").count() == 1
     assert page.locator("#latency svg.wide path.line").count() == 5
     assert page.locator("#training path.line").count() == 13

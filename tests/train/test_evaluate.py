@@ -18,12 +18,14 @@ from PIL import Image
 from torch import nn
 
 from edgekit import recipe as recipes
+from edgekit.cli.findings import calibration_lines
 from edgekit.data.images import ImageSet
 from edgekit.errors import DataError
 from edgekit.files import sha256
 from edgekit.run import Run
 from edgekit.train.evaluate import knn, linear_probe, neighbors_for, outputs
 from edgekit.train.evaluate.few_shot import Shots, few_shot, few_shot_scores, nearest_centroid
+from edgekit.train.evaluate.scores import calibration_of
 from edgekit.train.stages.pipeline import train
 from tests.helpers import recipe_changes
 from tests.helpers.recipe_changes import changed
@@ -310,3 +312,18 @@ def test_the_table_fits_eighty_columns_with_each_protocol_once(
     assert "10-shot logistic" in text
     assert "student minus the same network from scratch: " in text
     assert "[1] frozen encoder" in text
+
+
+def test_the_temperature_of_the_probe_set_is_measured_on_the_test_set() -> None:
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.randn(800, 4, generator=generator) * 2
+    labels = torch.multinomial(plain.softmax(1), 1, generator=generator)[:, 0]
+    logits = 4 * plain  # four times too sure
+    found = calibration_of("student", logits[:400], labels[:400], logits[400:], labels[400:])
+    assert (found.model, found.probe, found.samples) == ("student", 400, 400)
+    assert 2.5 < found.temperature < 6
+    assert found.ece[1] < found.ece[0] / 2
+    likelihoods = [torch.nn.functional.cross_entropy(logits[400:] / t, labels[400:]) for t in (1.0, found.temperature)]
+    assert found.nll == pytest.approx([float(value) for value in likelihoods], rel=1e-4)
+    (first, *_) = calibration_lines([found])
+    assert first.startswith(f"student: temperature {found.temperature:.2f} of 400 probe images; ECE ")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgekit import run as runs
+from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
 from edgekit.api.extras import require
 from edgekit.api.runs import opened
 from edgekit.bundle import Bundle
@@ -69,6 +70,8 @@ def export(
     timing: bool = True,
     archive: bool = False,
     gate: bool = True,
+    abstain: Rule | Literal["never"] = "distance",
+    false_abstain: float = FALSE_ABSTAIN,
 ) -> Bundle:
     """Convert a model, quantize it, verify every variant, and write a bundle, like `edgekit export` with the options of the same names.
 
@@ -116,6 +119,8 @@ def export(
         timing: compare the speed of INT8 and float on this machine.
         archive: also write the bundle as one file, OUTPUT.zip.
         gate: raise an error if a variant was rejected. False: only record it (`bundle.manifest.variants[i].status`).
+        abstain: the score by which an image is answered with unknown: distance, probability or energy; never: no image is.
+        false_abstain: the share of known images that may be called unknown, above 0 and at most 0.5.
 
     Returns:
         The bundle.
@@ -130,10 +135,16 @@ def export(
     own = {name: arguments[name] for name in _OF_OTHERS}
     targets, precisions = chosen_targets(target, batch), _several(precision)
     devices = _for_gpus(compute_capabilities, targets) | _for_boards(max_ram, max_flash, ethos_u, targets)
+    if abstain != "never" and abstain not in RULES:
+        raise ExportError(f"abstain: {abstain!r} is no score", f"give one of {', '.join(RULES)}, or never")
+    if not 0 < false_abstain <= 0.5:
+        raise ExportError(
+            f"false_abstain: {false_abstain:g} is not above 0 and at most 0.5", "0.05 is one image in twenty"
+        )
     require("onnx", "torch")
     from edgekit.export.catalog import check_batch
     from edgekit.export.pack import zipped
-    from edgekit.export.pipeline import ExportOptions, export_classifier, plan
+    from edgekit.export.pipeline import ConfidenceRequest, ExportOptions, export_classifier, plan
     from edgekit.export.pipeline import gate as require_passed
     from edgekit.temporary import scratch_folder
 
@@ -165,6 +176,7 @@ def export(
             provenance=source.provenance,
             trained=source.trained,
             options=options,
+            confidence=None if abstain == "never" else ConfidenceRequest(source.held_out, abstain, false_abstain),
         )
     if archive:
         zipped(bundle, zip_of(bundle))

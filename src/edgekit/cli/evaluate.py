@@ -71,7 +71,7 @@ def _print(measured: Evaluation) -> None:
     from rich import box
     from rich.table import Table
 
-    from edgekit.cli.findings import WIDTH, advice_lines, difference_lines, draw_lines, paragraph
+    from edgekit.cli.findings import WIDTH, advice_lines, calibration_lines, difference_lines, draw_lines, paragraph
 
     protocols = list(dict.fromkeys(map(_protocol, measured.scores)))
     console = new_console()
@@ -96,7 +96,8 @@ def _print(measured: Evaluation) -> None:
             classes.add_row(name, *(percent(scores[name]) for scores in per_class.values()))
         console.print(classes)
     for lines in (
-        draw_lines(measured.draws), difference_lines(measured.differences), advice_lines(measured.advice, len(measured.advice)),
+        calibration_lines(measured.calibrations), draw_lines(measured.draws), difference_lines(measured.differences),
+        advice_lines(measured.advice, len(measured.advice)),
     ):  # fmt: skip
         if lines:
             echo(*lines, "")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from edgekit import targets as table
+from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
 from edgekit.cli.choices import TableChoice
+from edgekit.cli.confidence_table import print_confidence
 from edgekit.shares import hundredths, percent
 from edgekit.stages import TRAINED_BY
 from edgekit.terminal import echo, echo_json, new_console
@@ -153,6 +155,14 @@ def _default_precisions() -> str:
     "--timing/--no-timing", "timed", default=True, show_default=True,
     help="Compare the speed of INT8 and float on this machine, at most 20 s per variant; without it, float stays the default.",
 )  # fmt: skip
+@click.option(
+    "--abstain", type=click.Choice([*RULES, "never"]), default="distance", show_default=True,
+    help="The score by which predict answers unknown (see docs/predict.md).",
+)  # fmt: skip
+@click.option(
+    "--false-abstain", type=click.FloatRange(0, 0.5, min_open=True), default=FALSE_ABSTAIN, show_default=True,
+    help="Share of the known images, 0 to 0.5, that may be called unknown.",
+)  # fmt: skip
 @click.option("--zip", "as_zip", is_flag=True, help="Also write the bundle as one file, DIR.zip.")
 @click.option("--json", "as_json", is_flag=True, help="Print the variants as JSON.")
 def command(
@@ -160,7 +170,8 @@ def command(
     max_ram: str | None, max_flash: str | None, ethos_u: str | None,
     max_drop: float, min_agreement: float, recover: bool, search_minutes: float, calibration_images: int, few_images: bool,
     model_of_run: ModelOfRun | None, output: Path | None,
-    embedding: bool, batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, as_zip: bool, as_json: bool, **own: Any,
+    embedding: bool, batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, abstain: Literal[Rule, "never"],
+    false_abstain: float, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
     """Convert a model, quantize it, verify it, and write it as a bundle.
 
@@ -200,7 +211,8 @@ def command(
             model, model_of_run, target=targets, precision=precisions, output=output, image_size=size, embedding=embedding, batch=batch,
             calibration_images=calibration_images, few_images=few_images, max_drop=max_drop, min_agreement=min_agreement,
             recover=recover, search_minutes=search_minutes, jobs=jobs, timing=timed, archive=as_zip, gate=False,
-            compute_capabilities=capabilities, max_ram=max_ram, max_flash=max_flash, ethos_u=ethos_u, **own,
+            compute_capabilities=capabilities, max_ram=max_ram, max_flash=max_flash, ethos_u=ethos_u, abstain=abstain,
+            false_abstain=false_abstain, **own,
         )  # fmt: skip
         archive = zip_of(bundle) if as_zip else None
         bundles.append((bundle, archive))
@@ -260,6 +272,7 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
         style="dim",
         highlight=False,
     )
+    print_confidence(manifest, console)
     for v in manifest.variants:
         if v.note:
             console.print(f"{v.id}: {v.note}", style="yellow" if v.status != "rejected" else "red", highlight=False)
@@ -311,7 +324,9 @@ def _print_json(bundles: list[tuple[Bundle, Path | None]]) -> None:
 
     objects = []
     for bundle, archive in bundles:
-        content = bundle.manifest.model_dump(mode="json", by_alias=True, include={"name", "accuracy", "variants"})
+        content = bundle.manifest.model_dump(
+            mode="json", by_alias=True, include={"name", "accuracy", "confidence", "variants"}
+        )
         notes = bundle.manifest.provenance.get("notes", [])
         where = {"bundle": str(bundle.path), "zip": str(archive) if archive else None}
         objects.append({**where, **content, "notes": notes, "judged_on": bundle.manifest.provenance.get("judged_on")})

@@ -6,10 +6,10 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgekit.shares import hundredths
+from edgekit.shares import hundredths, percent
 
 if TYPE_CHECKING:
-    from edgekit.result import Advice, Difference, Draw
+    from edgekit.result import Advice, Difference, Draw, ModelCalibration
 
 WIDTH = 80
 NAMES = {"teacher": "teacher", "supervised": "the same network from scratch"}
@@ -46,6 +46,18 @@ def difference_lines(differences: Sequence[Difference]) -> list[str]:
         lines += paragraph(
             f"student minus {NAMES.get(d.second, d.second)}{over}: {hundredths(d.value, signed=True)} points "
             f"(95 % interval {hundredths(low, signed=True)} to {hundredths(high, signed=True)}, {d.samples} images){verdict}",
+            rest="  ",
+        )
+    return lines
+
+
+def calibration_lines(calibrations: Sequence[ModelCalibration]) -> list[str]:
+    """Return a paragraph for each classifier: its temperature, and the errors of its probabilities before and after."""
+    lines = []
+    for c in calibrations:
+        lines += paragraph(
+            f"{c.model}: temperature {c.temperature:.2f} of {c.probe} probe images; ECE {percent(c.ece[0])} → {percent(c.ece[1])}, "
+            f"NLL {c.nll[0]:.3f} → {c.nll[1]:.3f} on {c.samples} test images",
             rest="  ",
         )
     return lines

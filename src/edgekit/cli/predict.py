@@ -41,6 +41,14 @@ _IN_JSON_LINES = "-"
     show_default=True,
     help="Print only classes at least this probable.",
 )
+@click.option(
+    "--abstain/--no-abstain", default=True, show_default=True,
+    help="Answer unknown about images unlike those that the model was trained on, if the bundle has a rule for that.",
+)  # fmt: skip
+@click.option(
+    "--abstain-below", type=float, metavar="SCORE",
+    help="Another threshold for unknown: images with a lower score.  [default: the bundle's]",
+)  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images per run.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Inference threads; 0: the runtime decides.")
 @click.option(
@@ -62,6 +70,8 @@ def command(
     variant: str | None,
     top: int,
     threshold: float,
+    abstain: bool,
+    abstain_below: float | None,
     batch: int,
     threads: int,
     max_pixels: int | None,
@@ -70,6 +80,8 @@ def command(
 ) -> None:
     """Classify images with a BUNDLE (a folder or a .zip). Each IMAGE is a file, or a folder that is searched for images.
     A single - reads a list of files from standard input, one per line or separated by NUL.
+
+    An image unlike those that the model was trained on is answered with unknown, if the bundle has a rule for that.
 
     An image that cannot be read is named on standard error and skipped; the exit code is then 1. The throughput is also
     printed on standard error.
@@ -82,7 +94,7 @@ def command(
       edgekit predict bundle.zip --video camera:0 --threshold 0.8
       edgekit predict bundle.zip photos/ --embedding photos.npz
     """
-    _check_arguments(images, video, as_json, embedding)
+    _check_arguments(images, video, as_json, embedding, abstain, abstain_below)
     from edgekit.bench.workload import Workload, check_parallel
     from edgekit.bundle import Bundle
     from edgekit.errors import BundleError
@@ -96,7 +108,9 @@ def command(
     warnings.filterwarnings("ignore", category=PixelRangeWarning)  # printed at the end, with numbers
     check_parallel(threads, Workload())
     opened = Bundle.open(bundle)
-    predictor = Predictor(opened, variant, threads=threads, max_pixels=max_pixels or MAX_PIXELS)
+    predictor = Predictor(
+        opened, variant, threads=threads, max_pixels=max_pixels or MAX_PIXELS, abstain=abstain, abstain_below=abstain_below
+    )  # fmt: skip
     if predictor.variant.status != "verified":
         echo(f"warning: {predictor.variant.id} is {predictor.variant.status}, not verified", err=True)
     if embedding and not predictor.has_embedding:
@@ -120,7 +134,14 @@ def command(
         click.get_current_context().exit(1)
 
 
-def _check_arguments(images: tuple[Path, ...], video: str | None, as_json: bool, embedding: str | None) -> None:
+def _check_arguments(
+    images: tuple[Path, ...],
+    video: str | None,
+    as_json: bool,
+    embedding: str | None,
+    abstain: bool,
+    below: float | None,
+) -> None:
     if video is None and not images:
         raise click.UsageError("no input: name images or folders, use - for a list on standard input, or --video")
     if video is not None and images:
@@ -131,6 +152,8 @@ def _check_arguments(images: tuple[Path, ...], video: str | None, as_json: bool,
         raise click.UsageError("--embedding - needs --json")
     if embedding and embedding != _IN_JSON_LINES and Path(embedding).suffix not in {".npz", ".npy"}:
         raise click.UsageError(f"--embedding {embedding}: give a .npz or .npy file, or -")
+    if not abstain and below is not None:
+        raise click.UsageError("--abstain-below cannot be combined with --no-abstain: leave one out")
 
 
 class _PredictJob:
@@ -150,7 +173,7 @@ class _PredictJob:
         self._top, self._threshold, self._batch = top, threshold, batch
         self._as_json, self._embedding, self._video = as_json, embedding, video
         self._embeddings: list[tuple[str, Any]] = []
-        self.done = self.failed = 0
+        self.done = self.failed = self.unknown = 0
 
     def run(self, items: Iterable[Path | InputFrame], total: int | None, *, ahead: bool) -> None:
         """Classify all items, write the embeddings, and print the throughput. After Ctrl-C, which is how to stop a camera,
@@ -202,6 +225,7 @@ class _PredictJob:
                 yield None
                 continue
             self.done += 1
+            self.unknown += answer.unknown
             if self._embedding and self._embedding != _IN_JSON_LINES:
                 self._embeddings.append((self._name(item), answer.embedding))
             yield self._json_line(item, answer) if self._as_json else self._line(item, answer)
@@ -232,10 +256,13 @@ class _PredictJob:
         return json.dumps(content)
 
     def _print_throughput(self, seconds: float) -> None:
+        from edgekit.tasks import UNKNOWN
+
         if self.done + self.failed == 1:
             return
         what = "frames" if self._video else "images"
         unreadable = f", {self.failed} could not be read" if self.failed else ""
+        unreadable += f", {self.unknown} {UNKNOWN}" if self.unknown else ""
         rate = f"{self.done / seconds:.1f} {what}/s" if seconds > 0 else "n/a"
         how = f"{self._predictor.variant.id}, batch {self._batch}, from file to answer"
         echo(f"{self.done} {what}{unreadable}, {seconds:.1f} s: {rate} ({how})", err=True)

@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from edgekit import __version__, tasks
-from edgekit.bundle import Bundle, Manifest, Tensor, Variant, write_manifest
+from edgekit.bundle import BUNDLE_SCHEMA, Bundle, Manifest, Tensor, Variant, write_manifest
 from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
 from edgekit.export.catalog import check_batch, in_order, plan, split
+from edgekit.export.confidence import ConfidenceRequest, images_for, with_confidence
 from edgekit.export.doubts import doubts
 from edgekit.export.inputs import ExportOptions, Sources
 from edgekit.export.jobs import default_jobs, make_all
@@ -65,6 +66,7 @@ def export_classifier(
     trained: Run | None = None,
     options: ExportOptions | None = None,
     task: str = tasks.DEFAULT,
+    confidence: ConfidenceRequest | None = None,
 ) -> Bundle:
     """Convert, quantize, verify and bundle a classifier, or a model of another task.
 
@@ -94,6 +96,7 @@ def export_classifier(
         trained: runs the trained model, if that is not `model` itself (a model given as ONNX).
         options: bounds, and how variants are made; None: the defaults.
         task: what the model answers, a name of `edgekit.tasks`.
+        confidence: calibrate the probabilities, and answer unknown about images unlike the known ones; None: neither.
 
     Raises:
         ExportError: a target or precision is unknown, there are too few images to calibrate INT8 with, the network cannot be
@@ -133,7 +136,9 @@ def export_classifier(
         }
         keys = {id_: _key(id_, same, candidates, chosen) for id_ in wanted}
         reused = _reusable(old, digest_of(same), keys, chosen.search_minutes)
-        if old is not None and set(keys) <= set(reused):
+        request = None if (provenance or {}).get("random_weights") or not answered.abstains else confidence
+        known, set_on = images_for(request, judged)
+        if old is not None and set(keys) <= set(reused) and old.manifest.provenance.get("confidence") == set_on:
             return old
         # Embedding the pool is only worth it for calibration.
         calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused)
@@ -153,29 +158,28 @@ def export_classifier(
             model=model if isinstance(model, nn.Module) else None,
             batch=batch,
             unlabeled=further(candidates, drawn, chosen.recover),
+            searches=sum(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused),  # interrupted or not
         )
         finished = _finished(wanted, reused, keys, staging, chosen.search_minutes)
         missing = [id_ for id_ in wanted if id_ not in {*reused, *finished}]
-        sources.searches = sum(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused)  # interrupted or not
         for variant in make_all(missing, sources, staging, jobs or default_jobs(len(missing))):
             staging.finish(variant, keys[variant.id])
             finished[variant.id] = variant
         with pack.replaced(output) as folder:
-            variants = [pack.carry(v, old, folder) for v in reused.values()] if old is not None else []
-            for variant in finished.values():
-                staging.place(variant, folder)
-                variants.append(variant)
+            variants = _gathered(old, reused, finished, staging, folder)
             golden = np.ascontiguousarray(images[reference.golden])
             if timed:
                 variants = with_speed(
                     variants, folder, float_onnx, np.resize(golden, (batch or 1, *golden.shape[1:])), answered
                 )
-            outputs = reference.golden_outputs
             origin = provenance or {}
+            calibrated = with_confidence(variants, folder, float_onnx, known, request, answered)
+            outputs = reference.golden_outputs
             doubtful = (
                 [] if origin.get("random_weights") else doubts(reference, classes)
             )  # nothing is expected of random weights
             manifest = Manifest(
+                bundle_schema=BUNDLE_SCHEMA if calibrated.trained is not None else 2,
                 task=task,
                 name=name,
                 created=now(),
@@ -189,10 +193,12 @@ def export_classifier(
                 ],
                 golden=pack.write_golden(folder, golden, outputs),
                 accuracy=reference.accuracy,
-                variants=in_order(variants),
+                confidence=calibrated.trained,
+                geometry=calibrated.geometry,
+                variants=in_order(calibrated.variants),
                 provenance={
                     **origin,
-                    "notes": merged(origin.get("notes", []), [*doubtful, *notes(variants)]),
+                    "notes": merged(origin.get("notes", []), [*doubtful, *notes(variants), *calibrated.notes]),
                     "judged_on": judged.describe(),
                     "machine": this_machine().model_dump(mode="json"),
                     "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -201,6 +207,7 @@ def export_classifier(
                     # The next export compares these with its own inputs, to decide which variants it can keep.
                     "graph": same["graph"],
                     "inputs": digest_of(same),
+                    **({} if set_on is None else {"confidence": set_on}),
                     "variants": {v.id: keys.get(v.id) or _recorded(old, v.id) for v in variants},
                 },
             )
@@ -319,6 +326,17 @@ def _finished(
     return finished
 
 
+def _gathered(
+    old: Bundle | None, reused: dict[str, Variant], finished: dict[str, Variant], staging: Staging, folder: Path
+) -> list[Variant]:
+    """All variants, their files in the bundle's folder: those of the old bundle, then those that were made."""
+    variants = [pack.carry(v, old, folder) for v in reused.values()] if old is not None else []
+    for variant in finished.values():
+        staging.place(variant, folder)
+        variants.append(variant)
+    return variants
+
+
 def _key(id_: str, same: dict[str, Any], candidates: CalibrationPool, options: ExportOptions) -> str:
     """A digest of everything that a variant depends on: if it has not changed, the variant need not be made again."""
     target, precision = split(id_)
@@ -360,4 +378,4 @@ def _check(images: NDArray[np.uint8], size: int, what: str = "evaluation") -> No
         )
 
 
-__all__ = ["ExportOptions", "Sources", "export_classifier", "gate", "plan"]
+__all__ = ["ConfidenceRequest", "ExportOptions", "Sources", "export_classifier", "gate", "plan"]

@@ -61,6 +61,7 @@ def write_report(run: Path | str, output: Path | None = None) -> WrittenReport:
 def render(facts: ReportFacts) -> str:
     """Return the page as text."""
     from edgekit.report import differences, figures, latency, tables
+    from edgekit.report.confidence import confidences, reliability
     from edgekit.report.mistakes import confusion, pairs, worst
     from edgekit.report.over_time import over_time
     from edgekit.report.profiles import profiles
@@ -84,6 +85,7 @@ def render(facts: ReportFacts) -> str:
             "distribution": figures.distribution(facts),
             "devices": figures.by_device(facts),
             "confusion": confusion(facts),
+            "reliability": reliability(facts),
         },
         worst=worst(facts),
         over_time=over_time(facts),
@@ -96,6 +98,7 @@ def render(facts: ReportFacts) -> str:
             "draws": differences.draws(facts),
             "pairs": pairs(facts),
             "variants": tables.variants(facts),
+            "confidences": confidences(facts),
             "latency": latency.latencies(facts),
             "scenarios": latency.scenarios(facts),
             "steps": latency.steps(facts),

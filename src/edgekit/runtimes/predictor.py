@@ -6,6 +6,7 @@ import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle, Variant
-from edgekit.errors import BundleError, DataError
+from edgekit.errors import BundleError, DataError, EdgekitError
 from edgekit.image_files import as_image
 from edgekit.machine import cpu_features
 from edgekit.pixel_range import Depth, PixelRangeWarning, is_deep
@@ -25,6 +26,7 @@ from edgekit.runtimes.session import check_images, run_in_batches
 from edgekit.targets import PRECISIONS, find_runtime, rank
 from edgekit.tasks import EMBEDDING
 from edgekit.tasks.task import is_finite
+from edgekit.tasks.unknown import Known, threshold_fault
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -46,20 +48,33 @@ class Predictor:
         variant: the id of a variant; None: the choice of `default_variant`.
         threads: threads inside an operator; 0 leaves it to the runtime.
         max_pixels: larger images are refused.
+        abstain: whether images unlike those that the model was trained on are answered with unknown, if the bundle has a rule for that.
+        abstain_below: another threshold for it than the bundle's: images with a lower score are unknown.
 
     Attributes:
+        known: the bundle's rule for unknown, of this variant; None if it has none.
         depth: statistics of images with more than 8 bits per color since the predictor was made.
 
     Raises:
         BundleError: the variant is unknown, no variant was verified, or it cannot be loaded.
         RuntimeMissing: its runtime is not installed.
+        EdgekitError: `abstain_below` is out of range, or the bundle has no rule for unknown.
     """
 
     def __init__(
-        self, bundle: Bundle, variant: str | None = None, *, threads: int = 0, max_pixels: int = MAX_PIXELS
+        self,
+        bundle: Bundle,
+        variant: str | None = None,
+        *,
+        threads: int = 0,
+        max_pixels: int = MAX_PIXELS,
+        abstain: bool = True,
+        abstain_below: float | None = None,
     ) -> None:
         self.variant = bundle.variant(variant) if variant else default_variant(bundle)
         self.task, self.classes = bundle.task, bundle.manifest.classes
+        self.known = _known(bundle, self.variant, abstain=abstain, abstain_below=abstain_below)
+        self._of_trained = self.known is not None and self.variant.confidence is None
         self._name = bundle.manifest.name
         self._preprocessing = bundle.manifest.preprocessing
         self.max_pixels = max_pixels
@@ -148,7 +163,9 @@ class Predictor:
                 f"{self.variant.id}: its outputs are not finite",
                 "use another variant on this machine; `edgekit doctor BUNDLE` checks all of them",
             )
-        return list(self.task.answers(outputs, self.classes, top, threshold))
+        if self.known is None:
+            return list(self.task.answers(outputs, self.classes, top, threshold))
+        return list(self.task.answers_knowing(outputs, self.classes, top, threshold, self.known))
 
     def predict_many(
         self,
@@ -223,7 +240,7 @@ class Predictor:
         return self._preprocessing(rgb)
 
     def notes(self, where: str) -> list[str]:
-        """Return notes for the user about the images so far, one sentence each.
+        """Return notes for the user about the images so far and their answers, one sentence each.
 
         Args:
             where: name of the images in the notes.
@@ -233,11 +250,41 @@ class Predictor:
             hint = "the bundle has no pixel_range: train or export it again with such images to set one"
         else:
             hint = "check that they are the same kind of images as those that set the bundle's range"
-        return self.depth.notes(where, pixel_range, hint, always=False)
+        notes = self.depth.notes(where, pixel_range, hint, always=False)
+        if self._of_trained:
+            notes.append(
+                f"{self.variant.id} did not run where the bundle was exported: probabilities and unknown are by the trained model's "
+                "calibration, not by its own"
+            )
+        return notes
 
     def close(self) -> None:
         """Release the model."""
         self._session.close()
+
+
+def _known(bundle: Bundle, variant: Variant, *, abstain: bool, abstain_below: float | None) -> Known | None:
+    """The rule for unknown of a variant, with the user's threshold.
+
+    Raises:
+        EdgekitError: it has none and a threshold is given, or no image can have such a score.
+    """
+    known = bundle.known(variant)
+    if abstain_below is None:
+        return known if known is None or abstain else replace(known, abstains=False)
+    if not abstain:
+        raise EdgekitError("a threshold for unknown, and no unknown: these exclude each other", "leave one of them out")
+    if known is None:
+        raise BundleError(
+            f"{bundle.path}: has no rule for unknown, so there is no score to compare with {abstain_below:g}",
+            "export it again from a run with at least 20 probe images, or with --evaluate IMAGES",
+        )
+    if fault := threshold_fault(known.confidence.rule, abstain_below):
+        raise EdgekitError(
+            f"the threshold for unknown: {fault}",
+            f"the bundle's own is {known.confidence.threshold:g}; its score is the {known.confidence.rule}",
+        )
+    return replace(known, confidence=known.confidence.model_copy(update={"threshold": abstain_below}))
 
 
 def default_variant(bundle: Bundle) -> Variant:

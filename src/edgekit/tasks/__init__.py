@@ -11,7 +11,7 @@ from functools import cache
 
 from edgekit.errors import EdgekitError, shortened
 from edgekit.targets import resolve
-from edgekit.tasks.task import EMBEDDING, Answer, Likeness, Outputs, Task
+from edgekit.tasks.task import EMBEDDING, UNKNOWN, Answer, Likeness, Outputs, Task
 
 GROUP = "edgekit.tasks"  # of the entry points that add tasks
 DEFAULT = "classification"  # of whoever does not say, and of bundles older than the tasks
@@ -56,4 +56,4 @@ def _added(name: str) -> Task:
     return task
 
 
-__all__ = ["DEFAULT", "EMBEDDING", "GROUP", "Answer", "Likeness", "Outputs", "Task", "find"]
+__all__ = ["DEFAULT", "EMBEDDING", "GROUP", "UNKNOWN", "Answer", "Likeness", "Outputs", "Task", "find"]

@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.abstention import DISTANCE, Rule
+from edgekit.confidence import Confidence, Quality
 from edgekit.shares import percent
-from edgekit.tasks.task import EMBEDDING, Answer, Outputs, Task
+from edgekit.tasks.calibration import scaled_softmax
+from edgekit.tasks.task import EMBEDDING, UNKNOWN, Answer, Outputs, Task
+from edgekit.tasks.unknown import Geometry, Known, calibrate, measure, score_images
 
 LOGITS = "logits"
 _TOP5_FROM = 6  # classes; with fewer, a top-5 accuracy says nothing
@@ -22,20 +26,39 @@ class Prediction(Answer):
     """What the model says about one image.
 
     Attributes:
-        classes: the likeliest, the likeliest first, each with its probability.
+        classes: the likeliest, the likeliest first, each with its probability: calibrated where the bundle has a temperature.
         embedding: float32 (features,), where the bundle's graph has that output; else None.
+        unknown: whether the image is unlike what the model was trained on: its score is below the threshold. False where the bundle
+            does not say what is, or was asked not to.
+        score: how well the model knows such images, higher is better; None where the bundle has no rule for it.
+        threshold: below which an image is unknown; None where the bundle has no rule, or was asked not to abstain.
     """
 
     classes: list[tuple[str, float]]
     embedding: NDArray[np.float32] | None = None
+    unknown: bool = False
+    score: float | None = None
+    threshold: float | None = None
+
+    @property
+    def answer(self) -> str | None:
+        """`unknown`, or the likeliest class; None where no class is probable enough. A class may be named unknown, too: see `unknown`."""
+        return UNKNOWN if self.unknown else self.classes[0][0] if self.classes else None
 
     def line(self) -> str:
-        """`cat 97.1 %  dog 2.0 %`."""
-        return "  ".join(f"{name} {percent(p)}" for name, p in self.classes) or "–"
+        """`cat 97.1 %  dog 2.0 %`, or `unknown (cat 57.1 %  dog 22.0 %)`."""
+        likeliest = "  ".join(f"{name} {percent(p)}" for name, p in self.classes)
+        if self.unknown:
+            return f"{UNKNOWN} ({likeliest})" if likeliest else UNKNOWN
+        return likeliest or "–"
 
     def as_json(self) -> dict[str, Any]:
-        """The classes with their probabilities."""
-        return {"classes": [{"class": name, "probability": round(p, 6)} for name, p in self.classes]}
+        """The classes with their probabilities; where the bundle has a rule for unknown, `answer`, `unknown`, `score` and `threshold`, too."""
+        classes = [{"class": name, "probability": round(p, 6)} for name, p in self.classes]
+        if self.score is None:
+            return {"classes": classes}
+        known = {"answer": self.answer, UNKNOWN: self.unknown, "score": self.score, "threshold": self.threshold}
+        return {**known, "classes": classes}
 
 
 class Classification(Task):
@@ -49,6 +72,7 @@ class Classification(Task):
     metrics = {"top1": "top-1", "top5": "top-5"}  # noqa: RUF012
     categorical = True
     smallest = 1.0  # logits below 1 make no decision
+    abstains = True
 
     def fault(self, classes: Sequence[str], shapes: Mapping[str, Sequence[int | None]]) -> str:
         """At least two classes, and a logit for each."""
@@ -71,9 +95,56 @@ class Classification(Task):
         """The `top` likeliest classes of each image, without those less probable than `threshold`."""
         embeddings = outputs.get(EMBEDDING)
         return [
+            Prediction(_likeliest(row, classes, top, threshold), None if embeddings is None else embeddings[i])
+            for i, row in enumerate(outputs[LOGITS])
+        ]
+
+    def geometry(self, outputs: Outputs) -> Geometry | None:
+        """In the embedding, or in the logits where there is none; the classes are those that the model chooses."""
+        output = EMBEDDING if EMBEDDING in outputs else LOGITS
+        return Geometry.of(output, outputs[output], outputs[LOGITS].argmax(1))
+
+    def calibrated(
+        self,
+        outputs: Outputs,
+        labels: NDArray[Any],
+        rule: Rule,
+        false_abstain: float,
+        geometry: Geometry | None,
+        are: str,
+    ) -> Confidence | None:
+        """A temperature, and the threshold of the rule; None where the rule is the distance and there is none to measure."""
+        if rule == DISTANCE and geometry is None:
+            return None
+        values = None if geometry is None else outputs[geometry.output]
+        return calibrate(outputs[LOGITS], labels, rule, false_abstain, geometry, values, are)
+
+    def decisions(self, outputs: Outputs, known: Known) -> NDArray[np.int64]:
+        """The index of the likeliest class, or -1."""
+        unknown = _scores(outputs, known) < known.confidence.threshold
+        return np.where(unknown, -1, outputs[LOGITS].argmax(1)).astype(np.int64)
+
+    def quality_of(
+        self, outputs: Outputs, labels: NDArray[Any], known: Known, trained: NDArray[np.int64] | None, are: str
+    ) -> Quality:
+        """Calibration errors, and what is called unknown."""
+        decided = self.decisions(outputs, known)
+        agreement = None if trained is None else float((decided == trained).mean())
+        return measure(outputs[LOGITS], labels, decided < 0, known.confidence.temperature, are, agreement)
+
+    def answers_knowing(
+        self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float, known: Known
+    ) -> list[Answer]:
+        """The likeliest classes with calibrated probabilities, and which images are unknown."""
+        embeddings, scores = outputs.get(EMBEDDING), _scores(outputs, known)
+        below = known.confidence.threshold if known.abstains else None
+        return [
             Prediction(
-                [(classes[k], p) for k, p in likeliest(row, top) if p >= threshold],
+                _likeliest(row, classes, top, threshold, known.confidence.temperature),
                 None if embeddings is None else embeddings[i],
+                unknown=below is not None and float(scores[i]) < below,
+                score=float(scores[i]),
+                threshold=below,
             )
             for i, row in enumerate(outputs[LOGITS])
         ]
@@ -129,17 +200,27 @@ class Classification(Task):
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Probabilities over the last axis; the largest logit is taken off first, so that no exponential overflows."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    powers = np.exp(shifted)
-    return powers / powers.sum(axis=-1, keepdims=True)
+    """Probabilities over the last axis; see `calibration.scaled_softmax`."""
+    return scaled_softmax(logits)
 
 
-def likeliest(logits: NDArray[np.float32], count: int) -> list[tuple[int, float]]:
+def likeliest(logits: NDArray[np.float32], count: int, temperature: float = 1.0) -> list[tuple[int, float]]:
     """Index and probability of the `count` likeliest classes for logits (classes,); of equal ones the first class wins."""
-    probabilities = softmax(logits)
+    probabilities = scaled_softmax(logits, temperature)
     order = np.argsort(-probabilities, kind="stable")[:count]
     return [(int(i), float(probabilities[i])) for i in order]
+
+
+def _likeliest(
+    row: NDArray[np.float32], classes: Sequence[str], top: int, threshold: float, temperature: float = 1.0
+) -> list[tuple[str, float]]:
+    return [(classes[k], p) for k, p in likeliest(row, top, temperature) if p >= threshold]
+
+
+def _scores(outputs: Outputs, known: Known) -> NDArray[np.float64]:
+    values = None if known.geometry is None else outputs[known.geometry.output]
+    confidence = known.confidence
+    return score_images(confidence.rule, outputs[LOGITS], confidence.temperature, known.geometry, values)
 
 
 def _shown(shape: Sequence[int | None]) -> str:

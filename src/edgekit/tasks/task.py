@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.abstention import Rule
+from edgekit.confidence import Confidence, Quality
 from edgekit.parity import (
     AGREEMENT_LOSS,
     COSINE_FLOOR,
@@ -26,8 +28,10 @@ from edgekit.parity import (
     values_fault,
 )
 from edgekit.shares import difference, percent
+from edgekit.tasks.unknown import Geometry, Known
 
 Outputs = Mapping[str, NDArray[np.float32]]  # by name; the first axis is the images
+UNKNOWN = "unknown"  # the answer of a task about an image unlike all that it knows, wherever one is printed
 EMBEDDING = "embedding"  # a vector for each image, float32 (n, d): what any network can give beside its answer
 
 
@@ -36,9 +40,11 @@ class Answer(ABC):
 
     Attributes:
         embedding: float32 (features,), where the model gives one; else None.
+        unknown: whether the image is unlike all that the model knows; False for a task that does not tell.
     """
 
     embedding: NDArray[np.float32] | None
+    unknown: bool = False
 
     @abstractmethod
     def line(self) -> str:
@@ -82,6 +88,7 @@ class Task(ABC):
         smallest: where the main output's values are smaller, a float variant may differ from it as if they were this large.
         directions: outputs of which a quantized variant must keep the direction.
         least_agreement: that a float variant must have with the trained model on the golden images.
+        abstains: whether labeled images calibrate its answers, some of which are then unknown: `calibrated`, `decisions`, `quality_of`.
     """
 
     name: ClassVar[str]
@@ -97,6 +104,7 @@ class Task(ABC):
     smallest: ClassVar[float] = 0.0
     directions: ClassVar[frozenset[str]] = frozenset({EMBEDDING})
     least_agreement: ClassVar[float] = 1.0
+    abstains: ClassVar[bool] = False
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -135,6 +143,60 @@ class Task(ABC):
             top: how much to say of each image, at most, where there is a choice.
             threshold: leave out what is less certain, from 0 to 1.
         """
+
+    # Known and unknown: what a task that can tell them apart overrides; the others have none of it
+
+    def geometry(self, outputs: Outputs) -> Geometry | None:
+        """Where the images of known classes lie, from unlabeled ones; None where the task has no use for it.
+
+        Args:
+            outputs: the trained model's, with the optional ones that the bundle's graphs give.
+        """
+        return None
+
+    def calibrated(
+        self,
+        outputs: Outputs,
+        labels: NDArray[Any],
+        rule: Rule,
+        false_abstain: float,
+        geometry: Geometry | None,
+        are: str,
+    ) -> Confidence | None:
+        """Set the confidence of answers, and when they are unknown, on labeled images; None where the task has neither.
+
+        Args:
+            outputs: of images of known classes from which no model learned.
+            labels: theirs.
+            rule: what the answer unknown goes by.
+            false_abstain: the share of known images that may be called unknown.
+            geometry: what `geometry` gave.
+            are: what the images are, for the record.
+        """
+        return None
+
+    def decisions(self, outputs: Outputs, known: Known) -> NDArray[np.int64]:
+        """The decision on each image, (n,), -1 being unknown. Asked only where `calibrated` gives something."""
+        raise NotImplementedError
+
+    def quality_of(
+        self, outputs: Outputs, labels: NDArray[Any], known: Known, trained: NDArray[np.int64] | None, are: str
+    ) -> Quality:
+        """What a confidence does to labeled images that it was not set on. Asked only where `calibrated` gives something.
+
+        Args:
+            outputs, labels: of these images.
+            known: the confidence.
+            trained: the trained model's `decisions` on them; None for the trained model itself.
+            are: what the images are, for the record.
+        """
+        raise NotImplementedError
+
+    def answers_knowing(
+        self, outputs: Outputs, classes: Sequence[str], top: int, threshold: float, known: Known
+    ) -> list[Answer]:
+        """`answers` of a bundle that has a confidence."""
+        return self.answers(outputs, classes, top, threshold)
 
     # With labels
 

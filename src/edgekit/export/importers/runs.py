@@ -49,6 +49,7 @@ def from_run(
         splits = load_splits(data, run)
         preprocessing = data.preprocessing(splits.pixel_range)
     assert splits.test.labels is not None
+    assert splits.probe.labels is not None
     model = load_classifier(run.stage_path(stage), record.outputs)
     return ModelSource(
         name=recipe.name,
@@ -63,6 +64,7 @@ def from_run(
             classes=len(splits.classes),
         ),
         evaluation=(np.asarray(splits.test.images), splits.test.labels),
+        held_out=(np.asarray(splits.probe.images), splits.probe.labels),
         output=run.path / ("export" if which == "student" else f"export-{which}"),
         provenance=_provenance(run, which, record.outputs),
     )

@@ -27,6 +27,8 @@ class ModelSource:
         preprocessing: how an image file becomes such pixels.
         calibration: unlabeled images, uint8 (m, s, s, 3); or a pool to draw them from.
         evaluation: uint8 (k, s, s, 3) and labels (k,) for verification; None: no labeled images.
+        held_out: labeled images from which no model learned, beside those for verification, to calibrate its confidence on; None: there is
+            no such set, and half of the images for verification serve.
         output: default folder of the bundle.
         provenance: where the model came from, for the bundle.
         notes: notes for the user, one sentence each.
@@ -44,4 +46,5 @@ class ModelSource:
     provenance: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     random: bool = False
+    held_out: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None
     trained: Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]] | None = None

@@ -9,16 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from edgekit.abstention import FEWEST
 from edgekit.answers import Answers
 from edgekit.data.images import ImageSet
 from edgekit.data.splits import Splits
 from edgekit.errors import DataError, EdgekitError
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.recipe import Recipe
-from edgekit.result import Evaluation, Result, Score
+from edgekit.result import Evaluation, ModelCalibration, Result, Score
 from edgekit.run import Run, classifier_stages
 from edgekit.shares import share_of
 from edgekit.stages import MODEL_OF
+from edgekit.tasks.calibration import calibration_error, fit_temperature, negative_log_likelihood, reliability
 from edgekit.tasks.classification import CLASSIFICATION, LOGITS
 from edgekit.train.evaluate.answers import answers_of
 from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
@@ -127,15 +129,41 @@ def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int
     ]  # fmt: skip
     scores += few_shot_scores(known, bank, queries, truth, splits.classes, few_shot, draws, recipe.seed, about)
 
-    logits = {}
+    logits, calibrations = {}, []
     for name, stage in stages.items():
         classifier = load_classifier(run.stage_path(stage), records[stage].outputs)
         logits[name] = apply(classifier, test.images, mean, std, device, name)
         how = f"single center view, {LAST}{_chosen(run, stage)}"
         scores += classifier_scores(name, logits[name], truth, splits.classes, how)
+        if len(splits.probe) >= FEWEST:
+            probed = apply(classifier, splits.probe.images, mean, std, device, name)
+            calibrations.append(calibration_of(name, probed, labels_of(splits.probe), logits[name], truth))
     data = f"{recipe.data.labeled or recipe.data.pool}: test set of {len(test)} images"
-    evaluation = Evaluation(run=str(run.path), data=data, scores=scores, classes=splits.classes)
+    evaluation = Evaluation(
+        run=str(run.path), data=data, scores=scores, classes=splits.classes, calibrations=calibrations
+    )
     return evaluation, answers_of(logits, test)
+
+
+def calibration_of(model: str, probed: Tensor, labels: Tensor, tested: Tensor, truth: Tensor) -> ModelCalibration:
+    """Set a temperature on the probe set and measure it on the test set.
+
+    Args:
+        model: its name.
+        probed, labels: logits (n, classes) and classes (n) of the probe set.
+        tested, truth: the same of the test set.
+    """
+    temperature = fit_temperature(probed.numpy(), labels.numpy())
+    logits, classes = tested.numpy(), truth.numpy()
+    before, after = (calibration_error(reliability(logits, classes, t)) for t in (1.0, temperature))
+    return ModelCalibration(
+        model=model,
+        temperature=temperature,
+        probe=len(labels),
+        samples=len(truth),
+        ece=(before, after),
+        nll=(negative_log_likelihood(logits, classes), negative_log_likelihood(logits, classes, temperature)),
+    )
 
 
 def _chosen(run: Run, stage: str) -> str:
