@@ -17,6 +17,8 @@ import click
 from edgekit.terminal import echo
 
 if TYPE_CHECKING:
+    from edgekit.bundle import Bundle
+    from edgekit.gallery import Recognizer
     from edgekit.runtimes.predictor import Predictor
     from edgekit.runtimes.sources import InputFrame
     from edgekit.tasks import Answer
@@ -37,9 +39,14 @@ _IN_JSON_LINES = "-"
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
-    default=0.0,
-    show_default=True,
-    help="Print only classes at least this probable.",
+    help="Print only classes at least this probable; with --gallery, call an image unknown up to this similarity.  "
+    "[default: 0; with --gallery, the gallery's own]",
+)
+@click.option(
+    "--gallery",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Name the nearest class of a gallery, or unknown, instead of the model's own answer (see edgekit gallery).",
 )
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images per run.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Inference threads; 0: the runtime decides.")
@@ -61,7 +68,8 @@ def command(
     video: str | None,
     variant: str | None,
     top: int,
-    threshold: float,
+    threshold: float | None,
+    gallery: Path | None,
     batch: int,
     threads: int,
     max_pixels: int | None,
@@ -81,6 +89,7 @@ def command(
       find photos -name '*.jpg' -print0 | edgekit predict bundle.zip - --json > classes.jsonl
       edgekit predict bundle.zip --video camera:0 --threshold 0.8
       edgekit predict bundle.zip photos/ --embedding photos.npz
+      edgekit predict bundle.zip --gallery shop.gallery photo.jpg
     """
     _check_arguments(images, video, as_json, embedding)
     from edgekit.bench.workload import Workload, check_parallel
@@ -96,7 +105,10 @@ def command(
     warnings.filterwarnings("ignore", category=PixelRangeWarning)  # printed at the end, with numbers
     check_parallel(threads, Workload())
     opened = Bundle.open(bundle)
-    predictor = Predictor(opened, variant, threads=threads, max_pixels=max_pixels or MAX_PIXELS)
+    if gallery is not None:
+        predictor = recognizer(opened, gallery, variant, threads, max_pixels or MAX_PIXELS)
+    else:
+        predictor = Predictor(opened, variant, threads=threads, max_pixels=max_pixels or MAX_PIXELS)
     if predictor.variant.status != "verified":
         echo(f"warning: {predictor.variant.id} is {predictor.variant.status}, not verified", err=True)
     if embedding and not predictor.has_embedding:
@@ -120,6 +132,17 @@ def command(
         click.get_current_context().exit(1)
 
 
+def recognizer(bundle: Bundle, gallery: Path, variant: str | None, threads: int, max_pixels: int) -> Recognizer:
+    """Open a gallery; print a warning if the variant may name other classes than the one that made it."""
+    from edgekit.gallery import GalleryWarning, Recognizer
+
+    warnings.filterwarnings("ignore", category=GalleryWarning)  # printed here
+    found = Recognizer(bundle, gallery, variant, threads=threads, max_pixels=max_pixels)
+    if found.doubt:
+        echo(f"warning: {found.doubt}", err=True)
+    return found
+
+
 def _check_arguments(images: tuple[Path, ...], video: str | None, as_json: bool, embedding: str | None) -> None:
     if video is None and not images:
         raise click.UsageError("no input: name images or folders, use - for a list on standard input, or --video")
@@ -140,7 +163,7 @@ class _PredictJob:
         self,
         predictor: Predictor,
         top: int,
-        threshold: float,
+        threshold: float | None,
         batch: int,
         as_json: bool,
         embedding: str | None,
