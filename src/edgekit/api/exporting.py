@@ -10,9 +10,10 @@ from edgekit import run as runs
 from edgekit.api.extras import require
 from edgekit.api.runs import opened
 from edgekit.bundle import Bundle
-from edgekit.errors import ExportError
+from edgekit.errors import ExportError, near
 from edgekit.stages import TRAINED_BY
 from edgekit.targets import DEFAULT_TARGETS, every
+from edgekit.tasks import DEFAULT, RECOGNITION
 from edgekit.terminal import echo
 
 if TYPE_CHECKING:
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     from edgekit.export.importers.source import ModelSource
 
-ModelOfRun = Literal["student", "teacher", "supervised"]
+ModelOfRun = Literal["student", "teacher", "supervised", "encoder"]
+_ENCODER = "encoder"  # it has no classes, so that it can only be exported for recognition
 _Statistics = str | float | Sequence[float] | None
 # Options for models that edgekit did not train; a run has its own values.
 _OF_OTHERS = (
@@ -54,6 +56,7 @@ def export(
     output_name: str | None = None,
     image_size: int | None = None,
     embedding: bool = False,
+    task: str = DEFAULT,
     batch: int | None = None,
     calibration_images: int = 300,
     few_images: bool = False,
@@ -78,7 +81,7 @@ def export(
     Args:
         model: a run or its folder; a `torch.nn.Module` that maps normalized float32 images (n, 3, size, size) to logits (n, classes); or a name
             that the command takes: model.onnx, model.safetensors, timm:NAME, torchvision:NAME, package.module:factory.
-        which: model of a run: student, teacher or supervised; None: student.
+        which: model of a run: student, teacher or supervised; for recognition also its pretrained encoder; None: student.
         target: onnx, openvino, trt, trt-rtx, litert, micro; one or several. `all`: every target that can be built here; the others are named.
         precision: fp32, fp16, int8; none: each target's defaults.
         output: folder of the bundle; None: RUN/export, for the other models of a run RUN/export-MODEL, else export/NAME.
@@ -100,6 +103,8 @@ def export(
         output_name: the output of an ONNX graph with the class scores.
         image_size: resolution, if it differs from that of the model; the folder is then OUTPUT-PIXELS.
         embedding: add the embedding, the input of the last linear layer, as an output.
+        task: what the bundle answers: classification; or recognition: the embedding alone, for galleries (the bundle has no classes, and
+            RUN/export-recognition is its default folder).
         batch: fixed batch size; None: any.
         calibration_images: largest number of calibration images.
         few_images: allow calibration with fewer than 8 images.
@@ -129,6 +134,10 @@ def export(
     own = {name: arguments[name] for name in _OF_OTHERS}
     targets, precisions = chosen_targets(target, batch), _several(precision)
     devices = _for_gpus(compute_capabilities, targets) | _for_boards(max_ram, max_flash, ethos_u, targets)
+    if task not in (DEFAULT, RECOGNITION):
+        raise ExportError(f"no such task to export: {task}", near(task, (DEFAULT, RECOGNITION)) or "give classification or recognition")
+    if embedding and task == RECOGNITION:
+        raise ExportError("--embedding: the embedding is all that recognition gives", "leave --embedding out")
     require("onnx", "torch")
     from edgekit.export.catalog import check_batch
     from edgekit.export.pack import zipped
@@ -142,7 +151,11 @@ def export(
         max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **devices
     )
     with scratch_folder("export") as scratch:
-        source = _source(model, which, calibration_images, own, image_size, Path(scratch))
+        source = _source(model, which, calibration_images, own, image_size, Path(scratch), task)
+        if task == RECOGNITION:
+            from edgekit.export.recognition import recognizer_of
+
+            source = recognizer_of(source, Path(scratch))
         if source.random:
             echo(f"{_name(model)}: {source.notes[0]}", err=True)
         folder = Path(output) if output is not None else source.output
@@ -164,6 +177,7 @@ def export(
             provenance=source.provenance,
             trained=source.trained,
             options=options,
+            task=task,
         )
     if archive:
         zipped(bundle, zip_of(bundle))
@@ -256,16 +270,16 @@ def _several(names: str | Sequence[str]) -> tuple[str, ...]:
 
 def _source(
     model: nn.Module | runs.Run | Path | str, which: str | None, calibration_images: int, own: dict[str, Any],
-    image_size: int | None, scratch: Path,
+    image_size: int | None, scratch: Path, task: str = DEFAULT,
 ) -> ModelSource:  # fmt: skip
     """Return the model to export, at the resolution `image_size` if it is set; checks that do not need torch come first."""
     if isinstance(model, runs.Run):
-        return _of_run(model, which, calibration_images, own, image_size)
+        return _of_run(model, which, calibration_images, own, image_size, task)
     if isinstance(model, (str, Path)):
         from edgekit.export.importers.kinds import kind_of
 
         if kind_of(str(model)) == "run":
-            return _of_run(opened(model), which, calibration_images, own, image_size)
+            return _of_run(opened(model), which, calibration_images, own, image_size, task)
     if which is not None:
         raise ExportError(f"--model {which}: {_name(model)} is not a run", "leave --model out")
 
@@ -284,13 +298,15 @@ def _source(
 
 
 def _of_run(
-    run: runs.Run, which: str | None, calibration_images: int, own: dict[str, Any], image_size: int | None
+    run: runs.Run, which: str | None, calibration_images: int, own: dict[str, Any], image_size: int | None, task: str
 ) -> ModelSource:
     set_options = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
     run, which = opened(run), which or "student"
-    if which not in TRAINED_BY:
+    if which not in (*TRAINED_BY, _ENCODER):
         raise ExportError(f"{which!r} is not a model of a run", f"give one of {', '.join(TRAINED_BY)}")
-    run.require(TRAINED_BY[which])
+    if which == _ENCODER and task != RECOGNITION:
+        raise ExportError("the encoder of a run has no classes", "add --task recognition, or export another --model")
+    run.require(TRAINED_BY.get(which, "pretrain"))
     if set_options:
         raise ExportError(
             f"{set_options[0]}: {run.path} is a run, which has its own value", f"leave {', '.join(set_options)} out"
