@@ -1,6 +1,6 @@
 """Which network embeds best for recognition? CIFAR-10 with four classes that no stage ever sees.
 
-    python benchmarks/recognition.py --data CIFAR10 [--work runs/recognition] [--images 600] [--epochs 15] [--output FILE]
+    python benchmarks/recognition.py --data CIFAR10 [--work runs/recognition] [--images 1000] [--epochs 40] [--output FILE]
 
 CIFAR10 holds train/ and test/, each with one folder a class. Pretraining, fine-tuning and distillation see six classes alone: the unlabeled
 pool does not hold the four others (frog, horse, ship, truck) either, and calibration and evaluation at export do not.
@@ -73,15 +73,16 @@ def recipe_of(folder: Path, loss: str, epochs: int) -> dict[str, Any]:
     return {
         "name": f"recognition-{loss}",
         "data": {
-            "labeled": str(folder / "train"), "test": str(folder / "test"), "image_size": 32, "labels": 100, "probe": 0.1,
+            "labeled": str(folder / "train"), "test": str(folder / "test"), "image_size": 32, "probe": 0.1,
+            "labels": {"per_class": 500, "at_most": True},
         },
         "pretrain": {
             "method": "simclr", "encoder": {"name": "resnet10", "width": 0.25, "stem": "strided"}, "epochs": epochs, "batch_size": 256,
             "optimizer": weak,
         },
-        "finetune": {"epochs": 20, "consistency": {"enabled": False}},
+        "finetune": {"epochs": 15, "consistency": {"enabled": False}},
         "distill": {
-            "student": {"name": "resnet10", "width": 0.125, "stem": "strided"}, "loss": loss, "epochs": epochs,
+            "student": {"name": "resnet10", "width": 0.125, "stem": "strided"}, "loss": loss, "epochs": epochs // 2,
             "batch_size": 256, "optimizer": weak,
         },
         "supervised": {"enabled": False},
@@ -129,7 +130,9 @@ def representations(work: Path, data: Path, images: int, epochs: int) -> dict[st
         if loss == "kd":
             torch.manual_seed(0)
             architecture = Architecture(name="resnet10", width=0.25, stem="strided")
-            random = TrainedNetwork(build_encoder(architecture, 32, ""), Preprocessing(image_size=32, resize_to=32), 0.5, 0.25)
+            random = TrainedNetwork(
+                build_encoder(architecture, 32, ""), Preprocessing(image_size=32, resize_to=32), 0.5, 0.25
+            )
             found["random encoder"] = network_of(random.eval())
             found["encoder"] = network_of(run.encoder())
             found["teacher"] = network_of(run.teacher())
@@ -194,8 +197,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path("runs/recognition"))
-    parser.add_argument("--images", type=int, default=600, help="training images of each known class")
-    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--images", type=int, default=1000, help="training images of each known class")
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results" / "recognition.json")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -220,7 +223,9 @@ def main() -> None:
             row["mean_cosine_with_onnx-fp32"] = round(float((vectors[0] * float_vectors[student]).sum(1).mean()), 5)
         rows.append(row)
         shots = "  ".join(f"{row[f'{s}-shot']['top1']:.3f} ± {row[f'{s}-shot']['std']:.3f}" for s in SHOTS)
-        print(f"{name:<34} {shots}  AUROC {row['auroc']:.3f}  false accepts {row['false_accepts_at_5']:.3f}", flush=True)
+        print(
+            f"{name:<34} {shots}  AUROC {row['auroc']:.3f}  false accepts {row['false_accepts_at_5']:.3f}", flush=True
+        )
         write_json(
             arguments.output,
             {

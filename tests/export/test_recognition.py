@@ -89,7 +89,9 @@ def test_a_wrong_embedding_is_refused_at_export_and_on_the_device(bundle: Bundle
         return verify(variant, bundle.path, reference, AccuracyBounds(max_drop=100))
 
     assert verified(outputs).status == "verified"
-    worse = {EMBEDDING: outputs[EMBEDDING] * (1 + 2 * TOLERANCE["fp32"])}  # the same direction, but not the same numbers
+    worse = {
+        EMBEDDING: outputs[EMBEDDING] * (1 + 2 * TOLERANCE["fp32"])
+    }  # the same direction, but not the same numbers
     judged = verified(worse)
     assert judged.status == "rejected"
     assert "the golden embedding differs by" in judged.note
@@ -100,7 +102,13 @@ def test_a_wrong_embedding_is_refused_at_export_and_on_the_device(bundle: Bundle
     int8 = bundle.variant("onnx-int8")
     turned = {**golden, EMBEDDING: np.roll(outputs[EMBEDDING][:8], 1, axis=1)}
     with pytest.raises(BundleError, match="its cosine is"):
-        prove(open_session("onnxruntime", bundle.path / int8.files[0].path, task=bundle.task), int8, turned, 3, bundle.task)
+        prove(
+            open_session("onnxruntime", bundle.path / int8.files[0].path, task=bundle.task),
+            int8,
+            turned,
+            3,
+            bundle.task,
+        )
 
 
 def test_a_gallery_of_the_float_variant_recognizes_with_int8_on_every_runtime(
@@ -153,7 +161,7 @@ def test_every_command_answers_in_the_tasks_words(bundle: Bundle, run: Run, tmp_
 
 def test_an_encoder_is_exported_for_recognition_alone(run: Run, edgekit: Command) -> None:
     options = ("--target", "onnx", "--precision", "fp32", "--no-timing", "--json")
-    code, out, err = edgekit("export", run.path, "--task", "recognition", "--model", "encoder", *options)
+    code, _, err = edgekit("export", run.path, "--task", "recognition", "--model", "encoder", *options)
     assert code == 0, err
     encoder = Bundle.open(run.path / "export-encoder-recognition")
     images, golden = encoder.golden()
@@ -179,7 +187,7 @@ class _TwoHeads(nn.Module):
         if self.kind == "convolution":
             return self.other(images).flatten(1)
         found = self.head(self.body(images))
-        return {"softmax": found.softmax(1), "twice": self.head(found)}.get(self.kind, found)
+        return self.head(found) if self.kind == "twice" else found.softmax(1) if self.kind == "softmax" else found
 
 
 def test_the_head_is_taken_off_and_the_network_stays() -> None:
@@ -224,7 +232,9 @@ def test_scores_and_comparisons_are_what_their_definitions_say(labels: list[int]
     with_company = [i for i in range(n) if labels.count(labels[i]) > 1]
     assert bool(task.labels_fault(np.array(labels), n, [])) == (not with_company)
     if with_company:
-        right = [labels[max(others(i), key=lambda j: cosine(trained[i], trained[j]))] == labels[i] for i in with_company]
+        right = [
+            labels[max(others(i), key=lambda j: cosine(trained[i], trained[j]))] == labels[i] for i in with_company
+        ]
         assert task.score(own, np.array(labels)) == {"recall1": pytest.approx(sum(right) / len(right))}
     agreement = task.agreement({EMBEDDING: got}, own)
     assert agreement == pytest.approx([max(0, cosine(a, b)) for a, b in zip(got, trained, strict=True)], abs=1e-6)

@@ -244,9 +244,7 @@ def test_another_variant_that_disagrees_is_named_with_what_to_do(
         package.load(other, "onnx-int8", gallery=made).close()
 
 
-def test_few_images_give_no_threshold_and_say_so(
-    bundle: Bundle, tmp_path: Path, edgekit: Command
-) -> None:
+def test_few_images_give_no_threshold_and_say_so(bundle: Bundle, tmp_path: Path, edgekit: Command) -> None:
     pair = write_photos(tmp_path / "pair", ["red", "green"], 1)
     path = tmp_path / "pair.gallery"
     code, out, err = edgekit("gallery", "create", bundle.path, pair, "--output", path)
@@ -294,7 +292,9 @@ def test_a_wrong_folder_is_one_line_and_changes_nothing(
     spoil, message = WRONG_FOLDERS[kind]
     spoil(folder)
     before = gallery.read_bytes()
-    words = (bundle.path, folder, "--output", gallery, "--replace") if what == "create" else (bundle.path, gallery, folder)
+    words = (
+        (bundle.path, folder, "--output", gallery, "--replace") if what == "create" else (bundle.path, gallery, folder)
+    )
     code, out, err = edgekit("gallery", what, *words)
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
@@ -303,7 +303,9 @@ def test_a_wrong_folder_is_one_line_and_changes_nothing(
     assert gallery.read_bytes() == before
 
 
-def test_wrong_words_are_one_line_each(bundle: Bundle, gallery: Path, shop: Path, tmp_path: Path, edgekit: Command) -> None:
+def test_wrong_words_are_one_line_each(
+    bundle: Bundle, gallery: Path, shop: Path, tmp_path: Path, edgekit: Command
+) -> None:
     photo = shop / "red" / "0.png"
     cut = tmp_path / "cut.gallery"
     cut.write_bytes(gallery.read_bytes()[:-100])

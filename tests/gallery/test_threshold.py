@@ -61,7 +61,7 @@ def test_a_rate_needs_as_many_images_as_make_it_possible(rate: float, least: int
     if least > 1:  # a single image has no other class
         assert enough.value is not None
     assert too_few.value is None
-    with pytest.raises(DataError, match="no threshold: .* false accepts need"):
+    with pytest.raises(DataError, match=r"no threshold: .* false accepts need"):
         require_value(too_few)
 
 
@@ -88,9 +88,7 @@ def test_unknown_images_are_accepted_as_rarely_as_stated() -> None:
     assert accepted / trials <= rate + 3 * math.sqrt(rate * (1 - rate) / trials) + 0.02
 
 
-@given(
-    st.lists(st.integers(0, 5), min_size=1, max_size=12), st.lists(st.integers(0, 5), min_size=1, max_size=12)
-)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.lists(st.integers(0, 5), min_size=1, max_size=12))
 def test_the_area_is_the_share_of_pairs_in_order(positive: list[int], negative: list[int]) -> None:
     pairs = [1.0 if p > n else 0.5 if p == n else 0.0 for p in positive for n in negative]
     assert auroc(np.array(positive, float), np.array(negative, float)) == pytest.approx(sum(pairs) / len(pairs))

@@ -135,7 +135,10 @@ def export(
     targets, precisions = chosen_targets(target, batch), _several(precision)
     devices = _for_gpus(compute_capabilities, targets) | _for_boards(max_ram, max_flash, ethos_u, targets)
     if task not in (DEFAULT, RECOGNITION):
-        raise ExportError(f"no such task to export: {task}", near(task, (DEFAULT, RECOGNITION)) or "give classification or recognition")
+        raise ExportError(
+            f"no such task to export: {task}",
+            near(task, (DEFAULT, RECOGNITION)) or "give classification or recognition",
+        )
     if embedding and task == RECOGNITION:
         raise ExportError("--embedding: the embedding is all that recognition gives", "leave --embedding out")
     require("onnx", "torch")

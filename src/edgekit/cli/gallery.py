@@ -57,7 +57,9 @@ def command() -> None:
 @command.command(name="create")
 @_bundle
 @click.argument("folder", type=_PATH)
-@click.option("--output", type=_PATH, metavar="FILE", help="The gallery's file.  [default: FOLDER's name.gallery, here]")
+@click.option(
+    "--output", type=_PATH, metavar="FILE", help="The gallery's file.  [default: FOLDER's name.gallery, here]"
+)
 @click.option("--variant", metavar="ID", help="The variant that embeds.  [default: as edgekit predict]")
 @click.option(
     "--false-accepts",
@@ -271,11 +273,11 @@ def _threshold_lines(threshold: Threshold) -> list[str]:
         lines.append(f"unknown up to a similarity of {threshold.value:.3f}: {how}")
     if threshold.top1 is not None:
         rejected = (
-            ""
-            if threshold.false_rejects is None
-            else f", {percent(threshold.false_rejects)} would be called unknown"
+            "" if threshold.false_rejects is None else f", {percent(threshold.false_rejects)} would be called unknown"
         )
-        lines.append(f"leaving one out: {percent(threshold.top1)} of {_count(threshold.genuine, 'image')} right{rejected}")
+        lines.append(
+            f"leaving one out: {percent(threshold.top1)} of {_count(threshold.genuine, 'image')} right{rejected}"
+        )
     return lines
 
 

@@ -105,6 +105,7 @@ def command(
     warnings.filterwarnings("ignore", category=PixelRangeWarning)  # printed at the end, with numbers
     check_parallel(threads, Workload())
     opened = Bundle.open(bundle)
+    predictor: Predictor
     if gallery is not None:
         predictor = recognizer(opened, gallery, variant, threads, max_pixels or MAX_PIXELS)
     else:

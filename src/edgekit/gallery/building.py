@@ -242,4 +242,3 @@ def _runs_here(variant: Variant) -> bool:
     """Whether a variant runs on this machine, and not in an emulator of a microcontroller, which takes long."""
     runtime = find_runtime(variant.runtime)
     return runtime is not None and runtime.timed and why_not(variant.runtime) is None
-

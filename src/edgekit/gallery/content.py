@@ -131,7 +131,10 @@ class Gallery:
         """
         for name in classes:
             if name not in self.classes:
-                hint = near(name, self.classes) or f"it has {', '.join(self.classes[:8])}{' …' if self.classes[8:] else ''}"
+                hint = (
+                    near(name, self.classes)
+                    or f"it has {', '.join(self.classes[:8])}{' …' if self.classes[8:] else ''}"
+                )
                 raise DataError(f"the gallery has no class {name}", hint)
         gone = set(classes)
         if len(gone) == len(self.classes):

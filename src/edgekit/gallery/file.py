@@ -110,7 +110,7 @@ def _mapped(
     begin = _data_offset(stream, entry)
     vectors = np.memmap(stream, np.float32, "r", begin + length, header[0]).view(np.ndarray)
     head = os.pread(stream.fileno(), length, begin)
-    if zlib.crc32(vectors.reshape(-1).view(np.uint8), zlib.crc32(head)) != entry.CRC:
+    if zlib.crc32(vectors.reshape(-1).view(np.uint8).data, zlib.crc32(head)) != entry.CRC:
         raise Unreadable(path, "not a gallery: damaged, the checksum of its vectors differs")
     if not np.isfinite(vectors.sum(dtype=np.float64)):
         raise Unreadable(path, "not a gallery: its vectors are not finite")

@@ -111,6 +111,9 @@ class Recognizer(Predictor):
         if self.doubt:
             warnings.warn(self.doubt, GalleryWarning, stacklevel=2)
 
+    def __enter__(self) -> Recognizer:
+        return self
+
     def answers(self, outputs: Outputs, top: int, threshold: float | None) -> list[Answer]:
         """The `top` nearest classes of each image.
 
@@ -197,5 +200,3 @@ def require_same_model(bundle: Bundle, gallery: Gallery, where: str) -> None:
             f"model {digest[:12]}",
             f"create a gallery for this bundle with `edgekit gallery create {bundle.path} FOLDER`",
         )
-
-

@@ -129,4 +129,3 @@ def _share(count: int, total: int) -> dict[str, Any]:
     share = count / total
     low, high = wilson(share, total)
     return {"share": round(share, 6), "low": round(low, 6), "high": round(high, 6)}
-

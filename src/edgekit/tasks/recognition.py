@@ -61,7 +61,11 @@ class Recognition(Task):
         """One vector an image, and no classes."""
         if classes:
             return "a recognition has no classes of its own"
-        return "" if len(shapes[EMBEDDING]) == 1 else f"its {EMBEDDING} has {len(shapes[EMBEDDING])} axes beside the images"
+        return (
+            ""
+            if len(shapes[EMBEDDING]) == 1
+            else f"its {EMBEDDING} has {len(shapes[EMBEDDING])} axes beside the images"
+        )
 
     def labels_fault(self, labels: NDArray[Any], images: int, classes: Sequence[str]) -> str:
         """Labels are int64 (n,); two images of a class or more, or nothing can be recognized."""
@@ -102,7 +106,9 @@ class Recognition(Task):
             powers = np.exp(logits - logits.max(1, keepdims=True))
             shares, each = powers / powers.sum(1, keepdims=True), np.arange(len(powers))
             lost += float(
-                (shares[each, np.searchsorted(rows, best[part])] - shares[each, np.searchsorted(rows, chosen[part])]).sum()
+                (
+                    shares[each, np.searchsorted(rows, best[part])] - shares[each, np.searchsorted(rows, chosen[part])]
+                ).sum()
             )
         return lost / len(own)
 
