@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +119,10 @@ def variant_of(bundle: Bundle, variant: str) -> Embed:
     return embed
 
 
-def representations(work: Path, data: Path, images: int, epochs: int) -> dict[str, Embed]:
+def representations(work: Path, data: Path, images: int, epochs: int) -> Iterator[tuple[str, Embed]]:
     """Everything that embeds, by name; trains and exports what is missing."""
     folder = link_known(data, work, images)
-    found: dict[str, Embed] = {"raw pixels": lambda pixels: pixels.reshape(len(pixels), -1) / np.float32(127.5) - 1}
+    yield "raw pixels", lambda pixels: pixels.reshape(len(pixels), -1) / np.float32(127.5) - 1
     run: Any = None
     for loss in ("kd", "feature"):
         recipe = Recipe.read(recipe_of(folder, loss, epochs))
@@ -133,16 +133,15 @@ def representations(work: Path, data: Path, images: int, epochs: int) -> dict[st
             random = TrainedNetwork(
                 build_encoder(architecture, 32, ""), Preprocessing(image_size=32, resize_to=32), 0.5, 0.25
             )
-            found["random encoder"] = network_of(random.eval())
-            found["encoder"] = network_of(run.encoder())
-            found["teacher"] = network_of(run.teacher())
-        found[f"student, {loss}"] = network_of(run.student())
+            yield "random encoder", network_of(random.eval())
+            yield "encoder", network_of(run.encoder())
+            yield "teacher", network_of(run.teacher())
+        yield f"student, {loss}", network_of(run.student())
         bundle = edgekit.export(
             run, target=["onnx", "openvino"], precision=["fp32", "int8"], embedding=True, gate=False, timing=False
         )
         for variant in bundle.manifest.variants:
-            found[f"student, {loss}: {variant.id}"] = variant_of(bundle, variant.id)
-    return found
+            yield f"student, {loss}: {variant.id}", variant_of(bundle, variant.id)
 
 
 def few_shot(
@@ -208,7 +207,7 @@ def main() -> None:
     known_queries = read(arguments.data, "test", KNOWN, QUERIES, QUERIES)
     assert arguments.images <= 4500
     rows, float_vectors = [], {}
-    for name, embed in representations(arguments.work, arguments.data, arguments.images, arguments.epochs).items():
+    for name, embed in representations(arguments.work, arguments.data, arguments.images, arguments.epochs):
         vectors = [unit(embed(pixels)) for pixels in (new[0], new_queries[0], known[0], known_queries[0])]
         row = {"representation": name, "features": vectors[0].shape[1]}
         row |= few_shot((vectors[0], new[1]), (vectors[1], new_queries[1]))

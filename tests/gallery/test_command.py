@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import warnings
 from collections.abc import Callable
@@ -354,6 +356,28 @@ def test_a_bundle_of_the_same_model_with_further_variants_still_fits(
     write_manifest(changed.path, changed.manifest.model_copy(update={"preprocessing": preprocessing}))
     with pytest.raises(DataError, match="made with another bundle"):
         package.load(changed.path, "onnx-fp32", gallery=made)
+
+
+def test_every_example_of_the_documentation(
+    bundle: Bundle, tmp_path: Path, edgekit: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/gallery.md, block by block as it stands, in a folder with what it names."""
+    shutil.make_archive(str(tmp_path / "bundle"), "zip", bundle.path)
+    write_photos(tmp_path / "shop", ["mug", "bowl", "red"], 2)
+    write_photos(tmp_path / "new-products", ["blue"], 1)
+    write_photos(tmp_path / "test-photos", ["red", "green"], 2, seed=1)
+    Image.new("RGB", (30, 20), (200, 20, 20)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))
+    text = (Path(__file__).parents[2] / "docs" / "gallery.md").read_text()
+    lines = "".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL)).splitlines()
+    assert len(lines) > 5
+    for line in lines:
+        code, _, err = edgekit(*shlex.split(line)[1:])
+        assert code == 0, f"{line}: {err}"
+    exec("".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL)), {})
+    assert "red" in capsys.readouterr().out
+    assert Gallery.open("smaller.gallery").classes == ["blue", "red"]
 
 
 @pytest.mark.parametrize("name", ["create", "add", "remove", "list", "test"])
