@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ from edgekit.bundle import MANIFEST, Bundle
 from edgekit.errors import BundleError, ExportError
 from edgekit.export.recognition import without_head
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, verify
+from edgekit.files import write_text
 from edgekit.gallery.building import create
 from edgekit.gallery.recognizer import LEAST_AGREEMENT
 from edgekit.models.pixels import PixelClassifier
 from edgekit.parity import TOLERANCE
+from edgekit.recipe import dump
 from edgekit.run import Run
 from edgekit.runtimes import open_session
 from edgekit.tasks import EMBEDDING, find
@@ -173,6 +176,22 @@ def test_an_encoder_is_exported_for_recognition_alone(run: Run, edgekit: Command
     assert (code, "add --task recognition" in err) == (2, True)
     code, _, err = edgekit("export", run.path, "--task", "recognition", "--embedding", *options)
     assert (code, "leave --embedding out" in err) == (2, True)
+
+
+def test_the_recipe_says_what_is_exported(run: Run, tmp_path: Path, edgekit: Command) -> None:
+    """`task: recognition`, and a run without labels, which has an encoder alone."""
+    folder = tmp_path / "run"
+    shutil.copytree(run.path, folder, ignore=shutil.ignore_patterns("export*", "distill", "finetune"))
+    write_text(folder / "recipe.yaml", dump(exported.RECIPE.model_copy(update={"task": "recognition"})))
+    options = ("--target", "onnx", "--precision", "fp32", "--no-timing", "--json")
+    code, _, err = edgekit("export", folder, *options)
+    assert code == 0, err
+    assert "there is no student, so that the pretrained encoder is exported" in err
+    assert Bundle.open(folder / "export-encoder-recognition").manifest.task == "recognition"
+    code, _, err = edgekit("export", folder, "--task", "classification", *options)
+    assert (code, "distill" in err) == (2, True)
+    with pytest.raises(ExportError, match=r"no such task to export: recogniton \(did you mean recognition\?\)"):
+        package.export(run, task="recogniton")
 
 
 class _TwoHeads(nn.Module):

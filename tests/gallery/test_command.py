@@ -359,7 +359,11 @@ def test_a_bundle_of_the_same_model_with_further_variants_still_fits(
 
 
 def test_every_example_of_the_documentation(
-    bundle: Bundle, tmp_path: Path, edgekit: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    bundle: Bundle,
+    tmp_path: Path,
+    edgekit: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """docs/gallery.md, block by block as it stands, in a folder with what it names."""
     shutil.make_archive(str(tmp_path / "bundle"), "zip", bundle.path)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgekit.export.importers.source import ModelSource
 
 ModelOfRun = Literal["student", "teacher", "supervised", "encoder"]
-_ENCODER = "encoder"  # it has no classes, so that it can only be exported for recognition
+_ENCODER: ModelOfRun = "encoder"  # it has no classes, so that it can only be exported for recognition
 _Statistics = str | float | Sequence[float] | None
 # Options for models that edgekit did not train; a run has its own values.
 _OF_OTHERS = (
@@ -56,7 +56,7 @@ def export(
     output_name: str | None = None,
     image_size: int | None = None,
     embedding: bool = False,
-    task: str = DEFAULT,
+    task: str | None = None,
     batch: int | None = None,
     calibration_images: int = 300,
     few_images: bool = False,
@@ -104,7 +104,7 @@ def export(
         image_size: resolution, if it differs from that of the model; the folder is then OUTPUT-PIXELS.
         embedding: add the embedding, the input of the last linear layer, as an output.
         task: what the bundle answers: classification; or recognition: the embedding alone, for galleries (the bundle has no classes, and
-            RUN/export-recognition is its default folder).
+            RUN/export-recognition is its default folder). None: what a run's recipe says, else classification.
         batch: fixed batch size; None: any.
         calibration_images: largest number of calibration images.
         few_images: allow calibration with fewer than 8 images.
@@ -134,13 +134,7 @@ def export(
     own = {name: arguments[name] for name in _OF_OTHERS}
     targets, precisions = chosen_targets(target, batch), _several(precision)
     devices = _for_gpus(compute_capabilities, targets) | _for_boards(max_ram, max_flash, ethos_u, targets)
-    if task not in (DEFAULT, RECOGNITION):
-        raise ExportError(
-            f"no such task to export: {task}",
-            near(task, (DEFAULT, RECOGNITION)) or "give classification or recognition",
-        )
-    if embedding and task == RECOGNITION:
-        raise ExportError("--embedding: the embedding is all that recognition gives", "leave --embedding out")
+    task, which = _chosen_task(model, which, task, embedding)
     require("onnx", "torch")
     from edgekit.export.catalog import check_batch
     from edgekit.export.pack import zipped
@@ -187,6 +181,38 @@ def export(
     if gate:
         require_passed(bundle, ids, options.bounds)
     return bundle
+
+
+def _chosen_task(
+    model: nn.Module | runs.Run | Path | str, which: ModelOfRun | None, task: str | None, embedding: bool
+) -> tuple[str, ModelOfRun | None]:
+    """Return what the bundle answers, and which model of a run that is; by its recipe, where the caller does not say.
+
+    Raises:
+        ExportError: there is no such task, or it has no further embedding to give.
+    """
+    if task not in (None, DEFAULT, RECOGNITION):
+        hint = near(task, (DEFAULT, RECOGNITION)) or f"give {DEFAULT} or {RECOGNITION}"
+        raise ExportError(f"no such task to export: {task}", hint)
+    run = _as_run(model)
+    task = task or (DEFAULT if run is None else run.recipe.task)
+    if task == RECOGNITION and embedding:
+        raise ExportError("--embedding: the embedding is all that recognition gives", "leave --embedding out")
+    if task == RECOGNITION and which is None and run is not None and run.record("distill") is None:
+        echo("there is no student, so that the pretrained encoder is exported", err=True)
+        which = _ENCODER
+    return task, which
+
+
+def _as_run(model: nn.Module | runs.Run | Path | str) -> runs.Run | None:
+    """Return the run that a model is given by; None where it is none."""
+    if isinstance(model, runs.Run):
+        return model
+    if isinstance(model, (str, Path)):
+        from edgekit.export.importers.kinds import kind_of
+
+        return opened(model) if kind_of(str(model)) == "run" else None
+    return None
 
 
 def zip_of(bundle: Bundle) -> Path:

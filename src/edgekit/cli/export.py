@@ -141,8 +141,8 @@ def _default_precisions() -> str:
     "--embedding", is_flag=True, help="Add the embedding (the input of the linear layer) as an output of the graph."
 )
 @click.option(
-    "--task", type=click.Choice(["classification", "recognition"]), default="classification", show_default=True,
-    help="recognition: the embedding alone, for galleries (see edgekit gallery), into DIR-recognition.",
+    "--task", type=click.Choice(["classification", "recognition"]),
+    help="recognition: the embedding alone, for galleries (see edgekit gallery), into DIR-recognition.  [default: the recipe's]",
 )  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Fix the graph's batch size.  [default: any]")
 @click.option(
@@ -164,7 +164,7 @@ def command(
     max_ram: str | None, max_flash: str | None, ethos_u: str | None,
     max_drop: float, min_agreement: float, recover: bool, search_minutes: float, calibration_images: int, few_images: bool,
     model_of_run: ModelOfRun | None, output: Path | None,
-    embedding: bool, task: str, batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, as_zip: bool, as_json: bool, **own: Any,
+    embedding: bool, task: str | None, batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
     """Convert a model, quantize it, verify it, and write it as a bundle.
 
