@@ -51,7 +51,7 @@ def test_it_is_what_its_definition_says(counts: list[int], rate: float) -> None:
     assert found.false_rejects == (None if rejects is None else pytest.approx(rejects, abs=1e-9))
     assert found.impostors == (0 if len(counts) == 1 else sum(counts))
     assert found.genuine == sum(count for count in counts if count > 1)
-    assert bool(found.note) == (found.value is None)
+    assert bool(found.note) == (found.value is None or len(counts) < fewest(rate))
 
 
 @pytest.mark.parametrize(("rate", "least"), [(0.5, 1), (0.1, 9), (0.05, 19), (0.01, 99), (0.001, 999)])
@@ -69,6 +69,13 @@ def test_two_images_give_no_threshold_and_say_why() -> None:
     found = calibrate(some_vectors(2), np.array([1, 1]))
     assert found.value is None
     assert "5% false accepts need 19 images of at least two classes to judge by, and there are 2" in found.note
+
+
+def test_few_classes_give_a_threshold_with_a_caution() -> None:
+    few, many = (calibrate(some_vectors(60), np.full(n, 60 // n), false_accepts=0.1) for n in (3, 30))
+    assert few.value is not None
+    assert "only 3 classes stood for unknown ones" in few.note
+    assert (many.value is not None, many.note) == (True, "")
 
 
 def test_a_given_threshold_is_kept_and_judged() -> None:

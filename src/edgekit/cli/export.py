@@ -164,7 +164,8 @@ def command(
     max_ram: str | None, max_flash: str | None, ethos_u: str | None,
     max_drop: float, min_agreement: float, recover: bool, search_minutes: float, calibration_images: int, few_images: bool,
     model_of_run: ModelOfRun | None, output: Path | None,
-    embedding: bool, task: str | None, batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, as_zip: bool, as_json: bool, **own: Any,
+    embedding: bool, task: str | None,
+    batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
     """Convert a model, quantize it, verify it, and write it as a bundle.
 

@@ -271,6 +271,7 @@ def _threshold_lines(threshold: Threshold) -> list[str]:
             "as if of unknown classes"
         )
         lines.append(f"unknown up to a similarity of {threshold.value:.3f}: {how}")
+        lines += [threshold.note] if threshold.note else []
     if threshold.top1 is not None:
         rejected = (
             "" if threshold.false_rejects is None else f", {percent(threshold.false_rejects)} would be called unknown"

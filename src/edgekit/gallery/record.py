@@ -34,7 +34,7 @@ class Threshold(RecordPart):
     top1: float | None = Field(
         None, ge=0, le=1, description="share of the genuine images whose nearest other image is of their class"
     )
-    note: str = Field("", description="why there is no value")
+    note: str = Field("", description="why there is no value, or how far to trust it")
 
 
 class Agreement(RecordPart):

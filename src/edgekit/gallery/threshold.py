@@ -3,7 +3,8 @@
 For each image, the *impostor* similarity is that to the nearest image of any other class: what an image of an unknown class would get. The
 threshold is the order statistic of split conformal prediction (Vovk, Gammerman & Shafer 2005; Lei et al. 2018): of n impostors the
 ⌈(1 - a)(n + 1)⌉-th smallest, above which a further one lies with a probability of at most a if it is like these n. That needs n ≥ 1/a - 1, and
-fewer give no threshold. The images of one class are alike, so the rate holds for classes like those of the gallery, not for any image at all.
+fewer give no threshold. The images of one class are alike, so the rate holds for classes like those of the gallery, not for any image at all; and
+few classes say little about others, however many images they have: then the threshold carries a note.
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ def calibrate(
             note = (
                 f"{percent(false_accepts, 0)} false accepts need {fewest(false_accepts):,} images of at least two classes "
                 f"to judge by, and there are {len(others):,}"
+            )
+        elif len(counts) < fewest(false_accepts):
+            note = (
+                f"only {len(counts):,} classes stood for unknown ones, and the images of a class are alike: the real share of false accepts "
+                "may be several times as large; measure it with `edgekit gallery test`"
             )
     known = genuine > -2
     count = int(known.sum())
