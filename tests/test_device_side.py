@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import edgekit.bench
+import edgekit.gallery
 import edgekit.report
 import edgekit.runtimes
 from tests.helpers.tiny_bundle import make_bundle, some_images
@@ -24,7 +25,7 @@ TRAINING = ("torch", "torchvision", "timm", "lightning", "onnx", "sklearn", "saf
 CONTRACTS = [
     "edgekit.archive", "edgekit.errors", "edgekit.files", "edgekit.machine", "edgekit.preprocess", "edgekit.progress", "edgekit.recipe",
     "edgekit.bundle", "edgekit.result", "edgekit.run", "edgekit.targets", "edgekit.cli.bench", "edgekit.cli.predict", "edgekit.cli.report",
-    "edgekit.cli.doctor",
+    "edgekit.cli.doctor", "edgekit.cli.gallery",
 ]  # fmt: skip
 
 
@@ -40,12 +41,13 @@ def loaded_by(code: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-@pytest.mark.parametrize("room", ["contracts", "runtimes", "bench", "report"])
+@pytest.mark.parametrize("room", ["contracts", "runtimes", "bench", "gallery", "report"])
 def test_no_module_of_the_device_side_loads_the_training_stack(room: str) -> None:
     names = {
         "contracts": CONTRACTS,
         "runtimes": modules_of(edgekit.runtimes),
         "bench": modules_of(edgekit.bench),
+        "gallery": modules_of(edgekit.gallery),
         "report": modules_of(edgekit.report),
     }[room]
     loaded = loaded_by("\n".join(f"import {name}" for name in names))
@@ -54,7 +56,15 @@ def test_no_module_of_the_device_side_loads_the_training_stack(room: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["bench", "--help"], ["export", "--help"], ["predict", "--help"], ["--version"]]
+    "arguments",
+    [
+        ["--help"],
+        ["bench", "--help"],
+        ["export", "--help"],
+        ["predict", "--help"],
+        ["gallery", "create", "--help"],
+        ["--version"],
+    ],
 )
 def test_help_loads_next_to_nothing(arguments: list[str]) -> None:
     code = f"import sys; sys.argv = ['edgekit', *{arguments}]\nfrom edgekit.cli.main import main\n"

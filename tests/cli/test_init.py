@@ -47,6 +47,15 @@ def test_class_folders_alone() -> None:
     assert len(splits.test) == 8
 
 
+def test_a_recipe_for_recognition_says_so_and_keeps_the_geometry() -> None:
+    class_folders(Path("photos"), {"cat": 20, "dog": 20})
+    recipe, usual = recipe_for("photos/", "--task", "recognition"), recipe_for("photos/")
+    assert (recipe.task, recipe.distill.loss) == ("recognition", "feature")
+    assert (usual.task, usual.distill.loss) == ("classification", "kd")
+    loss = recipe.distill.model_copy(update={"loss": "kd"})
+    assert recipe.model_copy(update={"task": "classification", "distill": loss}) == usual
+
+
 @pytest.mark.parametrize(
     ("train", "test", "pool"),
     [

@@ -11,9 +11,10 @@ from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
 from edgekit.api.extras import require
 from edgekit.api.runs import opened
 from edgekit.bundle import Bundle
-from edgekit.errors import ExportError
+from edgekit.errors import ExportError, near
 from edgekit.stages import TRAINED_BY
 from edgekit.targets import DEFAULT_TARGETS, every
+from edgekit.tasks import DEFAULT, RECOGNITION
 from edgekit.terminal import echo
 
 if TYPE_CHECKING:
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
     from edgekit.export.importers.source import ModelSource
 
-ModelOfRun = Literal["student", "teacher", "supervised"]
+ModelOfRun = Literal["student", "teacher", "supervised", "encoder"]
+_ENCODER: ModelOfRun = "encoder"  # it has no classes, so that it can only be exported for recognition
 _Statistics = str | float | Sequence[float] | None
 # Options for models that edgekit did not train; a run has its own values.
 _OF_OTHERS = (
@@ -55,6 +57,7 @@ def export(
     output_name: str | None = None,
     image_size: int | None = None,
     embedding: bool = False,
+    task: str | None = None,
     batch: int | None = None,
     calibration_images: int = 300,
     few_images: bool = False,
@@ -81,7 +84,7 @@ def export(
     Args:
         model: a run or its folder; a `torch.nn.Module` that maps normalized float32 images (n, 3, size, size) to logits (n, classes); or a name
             that the command takes: model.onnx, model.safetensors, timm:NAME, torchvision:NAME, package.module:factory.
-        which: model of a run: student, teacher or supervised; None: student.
+        which: model of a run: student, teacher or supervised; for recognition also its pretrained encoder; None: student.
         target: onnx, openvino, trt, trt-rtx, litert, micro, executorch; one or several. `all`: every target that can be built here; the others
             are named.
         precision: fp32, fp16, int8; none: each target's defaults.
@@ -104,6 +107,8 @@ def export(
         output_name: the output of an ONNX graph with the class scores.
         image_size: resolution, if it differs from that of the model; the folder is then OUTPUT-PIXELS.
         embedding: add the embedding, the input of the last linear layer, as an output.
+        task: what the bundle answers: classification; or recognition: the embedding alone, for galleries (the bundle has no classes, and
+            RUN/export-recognition is its default folder). None: what a run's recipe says, else classification.
         batch: fixed batch size; None: any.
         calibration_images: largest number of calibration images.
         few_images: allow calibration with fewer than 8 images.
@@ -141,6 +146,7 @@ def export(
         raise ExportError(
             f"false_abstain: {false_abstain:g} is not above 0 and at most 0.5", "0.05 is one image in twenty"
         )
+    task, which = _chosen_task(model, which, task, embedding)
     require("onnx", "torch")
     from edgekit.export.catalog import check_batch
     from edgekit.export.pack import zipped
@@ -154,7 +160,11 @@ def export(
         max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **devices
     )
     with scratch_folder("export") as scratch:
-        source = _source(model, which, calibration_images, own, image_size, Path(scratch))
+        source = _source(model, which, calibration_images, own, image_size, Path(scratch), task)
+        if task == RECOGNITION:
+            from edgekit.export.recognition import recognizer_of
+
+            source = recognizer_of(source, Path(scratch))
         if source.random:
             echo(f"{_name(model)}: {source.notes[0]}", err=True)
         folder = Path(output) if output is not None else source.output
@@ -177,12 +187,45 @@ def export(
             trained=source.trained,
             options=options,
             confidence=None if abstain == "never" else ConfidenceRequest(source.held_out, abstain, false_abstain),
+            task=task,
         )
     if archive:
         zipped(bundle, zip_of(bundle))
     if gate:
         require_passed(bundle, ids, options.bounds)
     return bundle
+
+
+def _chosen_task(
+    model: nn.Module | runs.Run | Path | str, which: ModelOfRun | None, task: str | None, embedding: bool
+) -> tuple[str, ModelOfRun | None]:
+    """Return what the bundle answers, and which model of a run that is; by its recipe, where the caller does not say.
+
+    Raises:
+        ExportError: there is no such task, or it has no further embedding to give.
+    """
+    if task not in (None, DEFAULT, RECOGNITION):
+        hint = near(task, (DEFAULT, RECOGNITION)) or f"give {DEFAULT} or {RECOGNITION}"
+        raise ExportError(f"no such task to export: {task}", hint)
+    run = _as_run(model)
+    task = task or (DEFAULT if run is None else run.recipe.task)
+    if task == RECOGNITION and embedding:
+        raise ExportError("--embedding: the embedding is all that recognition gives", "leave --embedding out")
+    if task == RECOGNITION and which is None and run is not None and run.record("distill") is None:
+        echo("there is no student, so that the pretrained encoder is exported", err=True)
+        which = _ENCODER
+    return task, which
+
+
+def _as_run(model: nn.Module | runs.Run | Path | str) -> runs.Run | None:
+    """Return the run that a model is given by; None where it is none."""
+    if isinstance(model, runs.Run):
+        return model
+    if isinstance(model, (str, Path)):
+        from edgekit.export.importers.kinds import kind_of
+
+        return opened(model) if kind_of(str(model)) == "run" else None
+    return None
 
 
 def zip_of(bundle: Bundle) -> Path:
@@ -269,16 +312,16 @@ def _several(names: str | Sequence[str]) -> tuple[str, ...]:
 
 def _source(
     model: nn.Module | runs.Run | Path | str, which: str | None, calibration_images: int, own: dict[str, Any],
-    image_size: int | None, scratch: Path,
+    image_size: int | None, scratch: Path, task: str = DEFAULT,
 ) -> ModelSource:  # fmt: skip
     """Return the model to export, at the resolution `image_size` if it is set; checks that do not need torch come first."""
     if isinstance(model, runs.Run):
-        return _of_run(model, which, calibration_images, own, image_size)
+        return _of_run(model, which, calibration_images, own, image_size, task)
     if isinstance(model, (str, Path)):
         from edgekit.export.importers.kinds import kind_of
 
         if kind_of(str(model)) == "run":
-            return _of_run(opened(model), which, calibration_images, own, image_size)
+            return _of_run(opened(model), which, calibration_images, own, image_size, task)
     if which is not None:
         raise ExportError(f"--model {which}: {_name(model)} is not a run", "leave --model out")
 
@@ -297,13 +340,15 @@ def _source(
 
 
 def _of_run(
-    run: runs.Run, which: str | None, calibration_images: int, own: dict[str, Any], image_size: int | None
+    run: runs.Run, which: str | None, calibration_images: int, own: dict[str, Any], image_size: int | None, task: str
 ) -> ModelSource:
     set_options = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
     run, which = opened(run), which or "student"
-    if which not in TRAINED_BY:
+    if which not in (*TRAINED_BY, _ENCODER):
         raise ExportError(f"{which!r} is not a model of a run", f"give one of {', '.join(TRAINED_BY)}")
-    run.require(TRAINED_BY[which])
+    if which == _ENCODER and task != RECOGNITION:
+        raise ExportError("the encoder of a run has no classes", "add --task recognition, or export another --model")
+    run.require(TRAINED_BY.get(which, "pretrain"))
     if set_options:
         raise ExportError(
             f"{set_options[0]}: {run.path} is a run, which has its own value", f"leave {', '.join(set_options)} out"

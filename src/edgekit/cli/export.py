@@ -130,8 +130,8 @@ def _default_precisions() -> str:
 @click.option(
     "--model",
     "model_of_run",
-    type=click.Choice(list(TRAINED_BY)),
-    help="The run's model to export.  [default: student]",
+    type=click.Choice([*TRAINED_BY, "encoder"]),
+    help="The run's model to export; encoder: with --task recognition alone.  [default: student]",
 )
 @click.option(
     "--output",
@@ -142,6 +142,10 @@ def _default_precisions() -> str:
 @click.option(
     "--embedding", is_flag=True, help="Add the embedding (the input of the linear layer) as an output of the graph."
 )
+@click.option(
+    "--task", type=click.Choice(["classification", "recognition"]),
+    help="recognition: the embedding alone, for galleries (see edgekit gallery), into DIR-recognition.  [default: the recipe's]",
+)  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Fix the graph's batch size.  [default: any]")
 @click.option(
     "--image-size", "sizes", multiple=True, type=click.IntRange(4, 4096), metavar="PIXELS",
@@ -170,7 +174,8 @@ def command(
     max_ram: str | None, max_flash: str | None, ethos_u: str | None,
     max_drop: float, min_agreement: float, recover: bool, search_minutes: float, calibration_images: int, few_images: bool,
     model_of_run: ModelOfRun | None, output: Path | None,
-    embedding: bool, batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, abstain: Literal[Rule, "never"],
+    embedding: bool, task: str | None,
+    batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, abstain: Literal[Rule, "never"],
     false_abstain: float, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
     """Convert a model, quantize it, verify it, and write it as a bundle.
@@ -193,6 +198,7 @@ def command(
       edgekit export timm:mobilenetv3_small_050 --weights mine.safetensors --classes names.txt --calibrate photos/
       edgekit export torchvision:resnet18 --calibrate photos/ --size 128
       edgekit export runs/photos --target micro --max-ram 256K --max-flash 1M
+      edgekit export runs/photos --task recognition --model encoder
       edgekit export --list
       edgekit export runs/photos --target trt --target trt-rtx --compute-capability 8.6,8.9
     """
@@ -208,7 +214,7 @@ def command(
     bundles: list[tuple[Bundle, Path | None]] = []
     for size in dict.fromkeys(sizes) or [None]:
         bundle = export(
-            model, model_of_run, target=targets, precision=precisions, output=output, image_size=size, embedding=embedding, batch=batch,
+            model, model_of_run, target=targets, precision=precisions, output=output, image_size=size, embedding=embedding, task=task, batch=batch,
             calibration_images=calibration_images, few_images=few_images, max_drop=max_drop, min_agreement=min_agreement,
             recover=recover, search_minutes=search_minutes, jobs=jobs, timing=timed, archive=as_zip, gate=False,
             compute_capabilities=capabilities, max_ram=max_ram, max_flash=max_flash, ethos_u=ethos_u, abstain=abstain,

@@ -54,6 +54,13 @@ class Time(click.ParamType[float]):
     metavar="TIME",
     help=f"Time that the whole training may take on this machine, for example 90s, 20m or 1h30m.  [default: {_DEFAULT_TIME}]",
 )
+@click.option(
+    "--task",
+    type=click.Choice(["classification", "recognition"]),
+    default="classification",
+    show_default=True,
+    help="recognition: a model whose embedding recognizes classes by a few images of each (see edgekit gallery).",
+)
 @click.option("--no-measure", is_flag=True, help="Measure nothing: choose by the numbers of images and labels.")
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to this file instead of standard output."
@@ -71,6 +78,7 @@ def command(
     name: str | None,
     labels: str | None,
     seconds: float | None,
+    task: str,
     no_measure: bool,
     output: Path | None,
     unlabeled: bool,
@@ -92,6 +100,7 @@ def command(
       edgekit init camera/ --unlabeled > camera.yaml
       edgekit init photos/ --teacher timm:vit_small_patch14_dinov2.lvd142m --output photos.yaml
       edgekit init digits > digits.yaml
+      edgekit init photos/ --task recognition > recipe.yaml
     """
     from edgekit.data.layout import inspect_folder
     from edgekit.data.teacher_template import with_teacher
@@ -111,9 +120,9 @@ def command(
         )
     layout = inspect_folder(folder, unlabeled=unlabeled)
     budget = _budget(labels, layout) if labels is not None else None
-    recipe_text(layout, name, labels=budget)  # refuses a wrong name or budget before anything is measured
+    recipe_text(layout, name, labels=budget, task=task)  # refuses a wrong name or budget before anything is measured
     plan = None if no_measure or teacher is not None else _measured(layout, budget, seconds)
-    text = recipe_text(layout, name, "recipe.yaml" if output is None else str(output), budget, plan)
+    text = recipe_text(layout, name, "recipe.yaml" if output is None else str(output), budget, plan, task)
     if teacher is not None:
         text = with_teacher(text, *teacher_source(teacher))
         parse(read_yaml(text))

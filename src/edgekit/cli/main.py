@@ -34,6 +34,7 @@ COMMANDS = {
     "export": "Convert a model, quantize it, verify it, and write it as a bundle.",
     "bench": "Measure the latency of a bundle on this machine.",
     "predict": "Classify images with a bundle.",
+    "gallery": "Recognize classes by a few images of each, without training.",
     "doctor": "Show what this machine can do, and check which variants of a bundle run on it.",
     "compare": "Compare two measurements; exit 1 if a condition fails.",
     "report": "Write a run's results as one self-contained HTML page.",

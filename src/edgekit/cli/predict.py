@@ -17,6 +17,8 @@ import click
 from edgekit.terminal import echo
 
 if TYPE_CHECKING:
+    from edgekit.bundle import Bundle
+    from edgekit.gallery import Recognizer
     from edgekit.runtimes.predictor import Predictor
     from edgekit.runtimes.sources import InputFrame
     from edgekit.tasks import Answer
@@ -37,9 +39,14 @@ _IN_JSON_LINES = "-"
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
-    default=0.0,
-    show_default=True,
-    help="Print only classes at least this probable.",
+    help="Print only classes at least this probable; with --gallery, call an image unknown up to this similarity.  "
+    "[default: 0; with --gallery, the gallery's own]",
+)
+@click.option(
+    "--gallery",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Name the nearest class of a gallery, or unknown, instead of the model's own answer (see edgekit gallery).",
 )
 @click.option(
     "--abstain/--no-abstain", default=True, show_default=True,
@@ -69,7 +76,8 @@ def command(
     video: str | None,
     variant: str | None,
     top: int,
-    threshold: float,
+    threshold: float | None,
+    gallery: Path | None,
     abstain: bool,
     abstain_below: float | None,
     batch: int,
@@ -93,8 +101,9 @@ def command(
       find photos -name '*.jpg' -print0 | edgekit predict bundle.zip - --json > classes.jsonl
       edgekit predict bundle.zip --video camera:0 --threshold 0.8
       edgekit predict bundle.zip photos/ --embedding photos.npz
+      edgekit predict bundle.zip --gallery shop.gallery photo.jpg
     """
-    _check_arguments(images, video, as_json, embedding, abstain, abstain_below)
+    _check_arguments(images, video, as_json, embedding, abstain, abstain_below, gallery)
     from edgekit.bench.workload import Workload, check_parallel
     from edgekit.bundle import Bundle
     from edgekit.errors import BundleError
@@ -108,9 +117,13 @@ def command(
     warnings.filterwarnings("ignore", category=PixelRangeWarning)  # printed at the end, with numbers
     check_parallel(threads, Workload())
     opened = Bundle.open(bundle)
-    predictor = Predictor(
-        opened, variant, threads=threads, max_pixels=max_pixels or MAX_PIXELS, abstain=abstain, abstain_below=abstain_below
-    )  # fmt: skip
+    predictor: Predictor
+    if gallery is not None:
+        predictor = recognizer(opened, gallery, variant, threads, max_pixels or MAX_PIXELS)
+    else:
+        predictor = Predictor(
+            opened, variant, threads=threads, max_pixels=max_pixels or MAX_PIXELS, abstain=abstain, abstain_below=abstain_below
+        )  # fmt: skip
     if predictor.variant.status != "verified":
         echo(f"warning: {predictor.variant.id} is {predictor.variant.status}, not verified", err=True)
     if embedding and not predictor.has_embedding:
@@ -134,6 +147,17 @@ def command(
         click.get_current_context().exit(1)
 
 
+def recognizer(bundle: Bundle, gallery: Path, variant: str | None, threads: int, max_pixels: int) -> Recognizer:
+    """Open a gallery; print a warning if the variant may name other classes than the one that made it."""
+    from edgekit.gallery import GalleryWarning, Recognizer
+
+    warnings.filterwarnings("ignore", category=GalleryWarning)  # printed here
+    found = Recognizer(bundle, gallery, variant, threads=threads, max_pixels=max_pixels)
+    if found.doubt:
+        echo(f"warning: {found.doubt}", err=True)
+    return found
+
+
 def _check_arguments(
     images: tuple[Path, ...],
     video: str | None,
@@ -141,6 +165,7 @@ def _check_arguments(
     embedding: str | None,
     abstain: bool,
     below: float | None,
+    gallery: Path | None,
 ) -> None:
     if video is None and not images:
         raise click.UsageError("no input: name images or folders, use - for a list on standard input, or --video")
@@ -154,6 +179,8 @@ def _check_arguments(
         raise click.UsageError(f"--embedding {embedding}: give a .npz or .npy file, or -")
     if not abstain and below is not None:
         raise click.UsageError("--abstain-below cannot be combined with --no-abstain: leave one out")
+    if gallery is not None and below is not None:
+        raise click.UsageError("--abstain-below cannot be combined with --gallery: --threshold changes the gallery's")
 
 
 class _PredictJob:
@@ -163,7 +190,7 @@ class _PredictJob:
         self,
         predictor: Predictor,
         top: int,
-        threshold: float,
+        threshold: float | None,
         batch: int,
         as_json: bool,
         embedding: str | None,

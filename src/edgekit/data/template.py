@@ -16,7 +16,7 @@ _TEMPLATE = """\
 # Train it with `edgekit train {file}`. Missing keys have their defaults, see `edgekit schema recipe`.
 {measured}
 name: {name}   # the run is written to runs/NAME
-seed: 0   # seed of the initial weights, batches and augmentation
+{task}seed: 0   # seed of the initial weights, batches and augmentation
 
 data:
 {data}
@@ -48,7 +48,7 @@ finetune:   # train the teacher on the label budget: start from a linear probe o
 
 distill:   # train the student on the predictions of the teacher for all images
   student: {{name: {student}, width: {student_width:g}{stem}}}   # the model for the device, of torchvision or timm, such as mobilenetv3_small_100
-  temperature: {distill_temperature:g}   # above 1, the student also learns which wrong classes the teacher finds likely
+{distill_loss}  temperature: {distill_temperature:g}   # above 1, the student also learns which wrong classes the teacher finds likely
   labeled_weight: 0.0   # share of the loss on the true labels; the rest is the loss on the predictions of the teacher
   epochs: {distill_epochs}
   batch_size: {distill_batch}
@@ -63,6 +63,13 @@ supervised:   # the baseline: the student's architecture, trained from scratch o
   augmentation: {{{plain}}}
 {hardware}"""
 
+# What `edgekit init --task recognition` adds.
+_RECOGNITION = """\
+task: recognition   # `edgekit export` gives the embedding alone; then `edgekit gallery create runs/NAME/export-recognition FOLDER`
+"""
+_KEEPS_GEOMETRY = """\
+  loss: feature   # the student also learns the teacher's embedding, by which a gallery recognizes classes without training
+"""
 
 # With fewer images, an epoch has few steps, and AdamW (tuned on digits) is better than SGD (tuned on CIFAR-10).
 _MANY = 10_000
@@ -212,6 +219,7 @@ def recipe_text(
     file: str = "recipe.yaml",
     labels: str | None = None,
     plan: RecipePlan | None = None,
+    task: str = "classification",
 ) -> str:
     """Return a commented, valid recipe for a folder.
 
@@ -221,6 +229,7 @@ def recipe_text(
         file: name of the recipe file.
         labels: the label budget as YAML; default: all labels, for the digits three per class.
         plan: the measured settings; None: `epochs` of every stage is auto.
+        task: classification or recognition.
 
     Raises:
         RecipeError: the name is not a valid name of a run, or the budget is invalid.
@@ -243,6 +252,8 @@ def recipe_text(
     text = _TEMPLATE.format(
         **vars(values),
         summary=_summary(layout),
+        task=_RECOGNITION if task == "recognition" else "",
+        distill_loss=_KEEPS_GEOMETRY if task == "recognition" else "",
         file=file,
         name=json.dumps(name if name is not None else _run_name(layout)),
         data="\n".join(_data_lines(layout)),

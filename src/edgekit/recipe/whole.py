@@ -25,6 +25,11 @@ class Recipe(RecipePart):
     name: str = Field(
         "digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200, description="the run folder is runs/NAME"
     )
+    task: Literal["classification", "recognition"] = Field(
+        "classification",
+        description="what `edgekit export` makes of the run: classification; recognition: the embedding alone, for galleries, of the student "
+        "or, where there are no labels, of the encoder. Training is the same",
+    )
     seed: int = Field(0, ge=0, description="seed of the initial weights, the batches and the augmentation")
     data: DataConfig = DataConfig()
     pretrain: Pretrain = SimCLRConfig()

@@ -24,7 +24,7 @@ from edgekit.processors import usable_cpus
 from edgekit.runtimes import load, why_not
 from edgekit.runtimes.session import check_images, run_in_batches
 from edgekit.targets import PRECISIONS, find_runtime, rank
-from edgekit.tasks import EMBEDDING
+from edgekit.tasks import EMBEDDING, Answer, Outputs
 from edgekit.tasks.task import is_finite
 from edgekit.tasks.unknown import Known, threshold_fault
 
@@ -98,22 +98,23 @@ class Predictor:
         self,
         source: list[_Image] | list[ImageInput] | tuple[ImageInput, ...],
         top: int = 3,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         *,
         batch: int = 1,
     ) -> list[Any]: ...
 
     @overload
-    def predict(self, source: ImageInput, top: int = 3, threshold: float = 0.0, *, batch: int = 1) -> Any: ...
+    def predict(self, source: ImageInput, top: int = 3, threshold: float | None = None, *, batch: int = 1) -> Any: ...
 
-    def predict(self, source: Any, top: int = 3, threshold: float = 0.0, *, batch: int = 1) -> Any:
+    def predict(self, source: Any, top: int = 3, threshold: float | None = None, *, batch: int = 1) -> Any:
         """What the model says of one image, or of each of a list.
 
         Args:
             source: a path; the bytes of an encoded image; a PIL image; or a NumPy array of RGB pixels, uint8 (height, width, 3), of any
                 size (OpenCV's arrays are BGR: pass `pixels[..., ::-1]`). Or a list or tuple of these, mixed as you like.
             top: how much to return per image: of a classification, the maximum number of classes.
-            threshold: leave out classes that are less probable than this.
+            threshold: leave out classes that are less probable than this; with a gallery, the similarity up to which an image is
+                unknown. None: leave nothing out; with a gallery, its own threshold.
             batch: images per run, for a list.
 
         Returns:
@@ -135,7 +136,7 @@ class Predictor:
             found.append(answer)
         return found
 
-    def predict_image(self, image: Image.Image, top: int = 3, threshold: float = 0.0) -> Any:
+    def predict_image(self, image: Image.Image, top: int = 3, threshold: float | None = None) -> Any:
         """What the model says of one PIL image, for instance a camera's frame. The same as `predict`, for one image only.
 
         Raises:
@@ -144,7 +145,7 @@ class Predictor:
         """
         return self.predict_pixels(self._pixels(as_image(image, self.max_pixels))[None], top, threshold)[0]
 
-    def predict_pixels(self, pixels: NDArray[np.uint8], top: int = 3, threshold: float = 0.0) -> list[Any]:
+    def predict_pixels(self, pixels: NDArray[np.uint8], top: int = 3, threshold: float | None = None) -> list[Any]:
         """Return answers for images that are already preprocessed as the bundle says.
 
         Args:
@@ -163,9 +164,14 @@ class Predictor:
                 f"{self.variant.id}: its outputs are not finite",
                 "use another variant on this machine; `edgekit doctor BUNDLE` checks all of them",
             )
+        return self.answers(outputs, top, threshold)
+
+    def answers(self, outputs: Outputs, top: int, threshold: float | None) -> list[Answer]:
+        """Return what outputs mean, image by image; `threshold` None leaves nothing out."""
+        least = threshold or 0.0
         if self.known is None:
-            return list(self.task.answers(outputs, self.classes, top, threshold))
-        return list(self.task.answers_knowing(outputs, self.classes, top, threshold, self.known))
+            return list(self.task.answers(outputs, self.classes, top, least))
+        return list(self.task.answers_knowing(outputs, self.classes, top, least, self.known))
 
     def predict_many(
         self,
@@ -173,7 +179,7 @@ class Predictor:
         *,
         batch: int = 1,
         top: int = 3,
-        threshold: float = 0.0,
+        threshold: float | None = None,
         read: Callable[[_Item], Image.Image] | None = None,
         ahead: bool = True,
     ) -> Iterator[tuple[_Item, Any]]:
@@ -206,7 +212,7 @@ class Predictor:
                 yield from self._finish(waiting.popleft(), top, threshold)
 
     def _finish(
-        self, chunk: list[tuple[_Item, Future[NDArray[np.uint8] | DataError]]], top: int, threshold: float
+        self, chunk: list[tuple[_Item, Future[NDArray[np.uint8] | DataError]]], top: int, threshold: float | None
     ) -> Iterator[tuple[_Item, Any]]:
         decoded = [(item, future.result()) for item, future in chunk]
         pixels = [result for _, result in decoded if not isinstance(result, DataError)]

@@ -6,18 +6,22 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from edgekit.data.splits import load_splits
 from edgekit.export.importers.source import ModelSource
 from edgekit.files import digest_of, sha256
+from edgekit.models.encoders import Encoder
 from edgekit.models.pixels import PixelClassifier
-from edgekit.models.store import load_classifier
+from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.quantize.selection import CalibrationPool
 from edgekit.run import Run
 from edgekit.stages import STAGES, TRAINED_BY
 
 # model -> the stages before its own stage
-_BEFORE = {"student": ["pretrain", "finetune"], "teacher": ["pretrain"], "supervised": []}
+_BEFORE: dict[str, list[str]] = {
+    "student": ["pretrain", "finetune"], "teacher": ["pretrain"], "supervised": [], "encoder": [],
+}  # fmt: skip
 
 
 def from_run(
@@ -27,7 +31,7 @@ def from_run(
 
     Args:
         run: the run.
-        which: a key of `edgekit.stages.TRAINED_BY`.
+        which: a key of `edgekit.stages.TRAINED_BY`, or `encoder`, whose output is the embedding.
         calibration_images: the largest number of calibration images from the pool.
         require_current: `edgekit.train.records.inputs.require_current`, which refuses stages that were not made from the current recipe
             and images. The caller passes it, because this room must not import training.
@@ -38,7 +42,7 @@ def from_run(
         RunError: the model's stage is incomplete or damaged, or was made from another recipe or other images.
         DataError: the recipe's images cannot be read.
     """
-    recipe, stage = run.recipe, TRAINED_BY[which]
+    recipe, stage = run.recipe, TRAINED_BY.get(which, "pretrain")
     record = run.require(stage)
     splits = load_splits(recipe.data, run)
     require_current(["data", *_BEFORE[which], stage], recipe, splits, run)
@@ -50,10 +54,16 @@ def from_run(
         preprocessing = data.preprocessing(splits.pixel_range)
     assert splits.test.labels is not None
     assert splits.probe.labels is not None
-    model = load_classifier(run.stage_path(stage), record.outputs)
+    network: nn.Module
+    encoder: Encoder
+    if which == "encoder":
+        network = encoder = load_pretrained(run.stage_path(stage), record.outputs).encoder
+    else:
+        network = load_classifier(run.stage_path(stage), record.outputs)
+        encoder = network.encoder
     return ModelSource(
         name=recipe.name,
-        model=PixelClassifier(model, *(model.encoder.without_conversion() or (recipe.data.mean, recipe.data.std))),
+        model=PixelClassifier(network, *(encoder.without_conversion() or (recipe.data.mean, recipe.data.std))),
         classes=splits.classes,
         preprocessing=preprocessing,
         calibration=CalibrationPool(
@@ -63,7 +73,8 @@ def from_run(
             count=calibration_images,
             classes=len(splits.classes),
         ),
-        evaluation=(np.asarray(splits.test.images), splits.test.labels),
+        # Without labels there is none for an encoder; a classifier has always seen some.
+        evaluation=(np.asarray(splits.test.images), splits.test.labels) if len(splits.test) else None,
         held_out=(np.asarray(splits.probe.images), splits.probe.labels),
         output=run.path / ("export" if which == "student" else f"export-{which}"),
         provenance=_provenance(run, which, record.outputs),

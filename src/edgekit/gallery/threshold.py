@@ -1,0 +1,112 @@
+"""The threshold below which an image is unknown, from the gallery alone: each class in turn is one that the gallery does not hold.
+
+For each image, the *impostor* similarity is that to the nearest image of any other class: what an image of an unknown class would get. The
+threshold is the order statistic of split conformal prediction (Vovk, Gammerman & Shafer 2005; Lei et al. 2018): of n impostors the
+⌈(1 - a)(n + 1)⌉-th smallest, above which a further one lies with a probability of at most a if it is like these n. That needs n ≥ 1/a - 1, and
+fewer give no threshold. The images of one class are alike, so the rate holds for classes like those of the gallery, not for any image at all; and
+few classes say little about others, however many images they have: then the threshold carries a note.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import DataError
+from edgekit.gallery.record import Threshold
+from edgekit.gallery.search import leave_one_out
+from edgekit.shares import percent
+
+FALSE_ACCEPTS = 0.05
+_MOST = 4096  # images that are left out in turn; of more, so many are taken at equal distances
+
+
+def fewest(false_accepts: float) -> int:
+    """Return the number of impostors that a rate of false accepts needs."""
+    return math.ceil(round(1 / false_accepts, 9) - 1)
+
+
+def calibrate(
+    vectors: NDArray[np.float32],
+    counts: NDArray[np.int64],
+    *,
+    false_accepts: float | None = FALSE_ACCEPTS,
+    value: float | None = None,
+) -> Threshold:
+    """Return the threshold of a gallery, and what leaving its images out one at a time says about it.
+
+    Args:
+        vectors: unit vectors (n, d), grouped by class.
+        counts: (classes,) rows of each class.
+        false_accepts: share of unknown images that may be taken for a class; None: `value` is the threshold.
+        value: a threshold that somebody has set; with neither, there is none.
+    """
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    labels = np.repeat(np.arange(len(counts)), counts)
+    chosen = spread(len(vectors), _MOST)
+    genuine, impostor = _left_out(vectors[chosen], chosen, vectors, labels, starts)
+    others = impostor[impostor > -2]
+    note = ""
+    if false_accepts is not None:
+        value = _order_statistic(others, false_accepts)
+        if value is None:
+            note = (
+                f"{percent(false_accepts, 0)} false accepts need {fewest(false_accepts):,} images of at least two classes "
+                f"to judge by, and there are {len(others):,}"
+            )
+        elif len(counts) < fewest(false_accepts):
+            note = (
+                f"only {len(counts):,} classes stood for unknown ones, and the images of a class are alike: the real share of false accepts "
+                "may be several times as large; measure it with `edgekit gallery test`"
+            )
+    known = genuine > -2
+    count = int(known.sum())
+    return Threshold(
+        value=value,
+        false_accepts=false_accepts,
+        impostors=len(others),
+        genuine=count,
+        false_rejects=None if value is None or not count else float((genuine[known] <= value).mean()),
+        top1=float((genuine > impostor)[known].mean()) if count else None,
+        note=note,
+    )
+
+
+def require_value(threshold: Threshold) -> None:
+    """Refuse a threshold that was asked for by its rate and cannot be had.
+
+    Raises:
+        DataError: there are too few images.
+    """
+    if threshold.value is None and threshold.note:
+        raise DataError(
+            f"no threshold: {threshold.note}",
+            "add images or classes, allow more with --false-accepts, or set the similarity yourself with --threshold",
+        )
+
+
+def spread(total: int, most: int) -> NDArray[np.int64]:
+    """Return at most `most` of `total` rows, at equal distances."""
+    return np.arange(total) if total <= most else np.linspace(0, total - 1, most).astype(np.int64)
+
+
+def _left_out(
+    queries: NDArray[np.float32], positions: NDArray[np.int64], rows: NDArray[np.float32], labels: NDArray[np.int64],
+    starts: NDArray[np.int64],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:  # fmt: skip
+    """For each query, the similarity to the nearest other image of its own class, and of any other class; -2 where there is none."""
+    genuine = np.empty(len(queries), np.float32)
+    impostor = np.empty(len(queries), np.float32)
+    for part, found in leave_one_out(queries, positions, rows, starts):
+        each, own = np.arange(len(found)), labels[positions[part]]
+        genuine[part] = found[each, own]
+        found[each, own] = -2
+        impostor[part] = found.max(1)
+    return genuine, impostor
+
+
+def _order_statistic(impostors: NDArray[np.float32], false_accepts: float) -> float | None:
+    rank = math.ceil(round((1 - false_accepts) * (len(impostors) + 1), 9))
+    return float(np.sort(impostors)[rank - 1]) if 0 < rank <= len(impostors) else None
