@@ -17,7 +17,6 @@ from edgekit.errors import DataError, EdgekitError
 from edgekit.gallery.content import Gallery, arranged, distinct
 from edgekit.gallery.photos import file_key, read_class_folder
 from edgekit.gallery.recognizer import (
-    UNKNOWN,
     doubt_about,
     require_embedding,
     require_same_model,
@@ -33,6 +32,7 @@ from edgekit.result import now
 from edgekit.runtimes import why_not
 from edgekit.runtimes.predictor import Predictor
 from edgekit.targets import find_runtime
+from edgekit.tasks import UNKNOWN
 
 BATCH = 8  # images per run
 _COMPARED = 64  # images that each other variant embeds
