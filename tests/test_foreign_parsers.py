@@ -20,7 +20,10 @@ PARSERS: dict[str, set[tuple[str, str | None]]] = {
     "yaml.safe_load": set(),
     "yaml.load_all": set(),
     "yaml.safe_load_all": set(),
-    "yaml.compose": {("recipe/plain_yaml.py", "read_yaml")},
+    "yaml.compose": {
+        ("recipe/plain_yaml.py", "read_yaml"),
+        ("search/recipe_text.py", "_with_value"),  # a recipe that read_yaml has read
+    },
     "yaml.parse": {("recipe/plain_yaml.py", "_bounded")},
     "zipfile.ZipFile": {
         ("foreign.py", "parse_npz"),
@@ -29,6 +32,8 @@ PARSERS: dict[str, set[tuple[str, str | None]]] = {
         ("models/weight_files.py", "read_checkpoint"),
         ("bench/remote/wheel.py", None),
         ("export/pack.py", "zipped"),  # writes one
+        ("gallery/file.py", "write"),  # writes one
+        ("gallery/file.py", "_parsed"),  # maps what may be large; under `understood`
     },
     "shutil.unpack_archive": set(),
     "tarfile.open": {("data/tar_index.py", "_members")},
@@ -37,11 +42,12 @@ PARSERS: dict[str, set[tuple[str, str | None]]] = {
         ("foreign.py", "parse_npz"),
         ("data/cache.py", "load_images"),  # the user's own cache, mapped
         ("export/jobs.py", None),  # of a process by its parent, in a folder of their own
+        ("train/pretrain/teacher_features.py", None),  # of the run itself, mapped
     },
     "np.fromfile": set(),
     "np.loadtxt": set(),
     "np.genfromtxt": set(),
-    "np.memmap": set(),
+    "np.memmap": {("gallery/file.py", "_mapped")},
     "torch.load": {("models/weight_files.py", "_torch")},
     "torch.jit.load": set(),
     "torch.export.load": set(),
@@ -74,6 +80,7 @@ PARSERS: dict[str, set[tuple[str, str | None]]] = {
         ("onnx_graph/simplify.py", None),
         ("export/half.py", None),
         ("export/litert/facts.py", None),
+        ("export/executorch/moves.py", "_weights"),
         ("export/litert/spatial.py", None),
         ("quantize/ranges.py", None),
         ("export/importers/onnx_reference.py", None),

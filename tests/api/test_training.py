@@ -355,6 +355,7 @@ def test_export_classifier_is_what_export_calls(student_run: edgekit.Run) -> Non
         "targets",
         "precisions",
         "task",  # a run's model classifies
+        "confidence",  # from `abstain` and `false_abstain`, and the run's own held-out images
     }
     named = {p for p in inspect.signature(export_classifier).parameters if p not in other}
     assert (named | set(ExportOptions.__dataclass_fields__)) <= taken

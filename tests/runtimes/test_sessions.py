@@ -281,7 +281,7 @@ def test_a_graph_that_is_not_edgekits_is_refused(
 
 def test_installed_tells_versions_without_importing() -> None:
     found = installed()
-    known = ["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "litert", "tflite-micro"]
+    known = ["onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "litert", "tflite-micro", "executorch"]
     assert list(found) == known
     assert found["onnxruntime"] == ort.__version__
 

@@ -99,7 +99,7 @@ def test_a_key_that_nobody_gave_leaves_older_records_as_they_are(here: Path) -> 
 def test_a_key_needs_a_file(part: str) -> None:
     stage, name = part.split(".")
     method = {"method": "simclr"} if stage == "pretrain" else {}
-    with pytest.raises(ValueError, match="weights_key is teacher, but weights is not set"):
+    with pytest.raises(ValueError, match="weights_key is teacher, but weights names no file"):
         Recipe.model_validate({stage: {**method, name: {"name": "resnet10", "weights_key": "teacher"}}})
     with pytest.raises(ValueError, match="weights_key is only for a network of your own"):
         TeacherSource(model="own", weights_key="teacher")

@@ -146,7 +146,6 @@ def export(
         raise ExportError(
             f"false_abstain: {false_abstain:g} is not above 0 and at most 0.5", "0.05 is one image in twenty"
         )
-    task, which = _chosen_task(model, which, task, embedding)
     require("onnx", "torch")
     from edgekit.export.catalog import check_batch
     from edgekit.export.pack import zipped
@@ -156,6 +155,7 @@ def export(
 
     ids = plan(targets, precisions)
     check_batch(targets, batch)
+    task, which = _chosen_task(model, which, task, embedding)
     options = ExportOptions(
         max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **devices
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -25,6 +24,7 @@ from edgekit.machine import this_machine
 from edgekit.result import Latency
 from edgekit.targets import extras_of
 from edgekit.temporary import scratch_folder
+from edgekit.terminal import echo
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def device_of(
     threads: int = 0,
     python: str | None = None,
     wheel: Path | None = None,
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    say: Callable[[str], None] | None = None,
 ) -> Device:
     """Return the device of the options `--device`, `--threads`, `--python` and `--wheel`.
 
@@ -208,4 +208,4 @@ def device_of(
             f"--device {', '.join(map(str, addresses))}: a search is for one device",
             "run one for each; candidates that were trained already are not trained again on the same --storage",
         )
-    return OverSsh(addresses[0], threads, python, wheel, say)
+    return OverSsh(addresses[0], threads, python, wheel, say or (lambda line: echo(line, err=True)))

@@ -299,7 +299,7 @@ def test_the_list_says_what_this_machine_can_do(edgekit: Run) -> None:
     assert rows["onnx", "fp32"]["not_built"] == rows["onnx", "int8"]["not_run"] == ""
     assert rows["openvino", "fp16"]["default"]
     assert not rows["openvino", "fp32"]["default"]
-    assert {target for target, _ in rows} == {"onnx", "openvino", "trt", "trt-rtx", "litert", "micro"}
+    assert {target for target, _ in rows} == {"onnx", "openvino", "trt", "trt-rtx", "litert", "micro", "executorch"}
     code, out, _ = edgekit("export", "--list")
     assert code == 0
     assert "the engine is built on the device" in out

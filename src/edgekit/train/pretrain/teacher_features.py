@@ -134,7 +134,7 @@ class TeacherFeatures:
         try:
             done = read_json(self.path.with_suffix(".json"))["done"]
             rows = np.load(self.path, mmap_mode="r")
-        except (Unreadable, OSError, ValueError, KeyError):
+        except (Unreadable, OSError, ValueError, KeyError, EOFError):
             return 0
         fits = rows.shape == self.shape and rows.dtype == np.float16
         return done if fits and isinstance(done, int) and 0 <= done <= len(self.images) else 0
