@@ -330,7 +330,7 @@ def test_wrong_words_are_one_line_each(
         (("gallery", "remove", gallery, "red", "green", "blue", "white"), "no class would be left"),
         (("gallery", "remove", gallery), "CLASS… is missing"),
         (("gallery", "list", tmp_path / "none.gallery"), "none.gallery: no such gallery"),
-        (("gallery", "lits", gallery), "no such command edgekit gallery lits (did you mean list?)"),
+        (("gallery", "lits", gallery), "no such command edgekit gallery lits (did you mean list?)"),  # codespell:ignore
         (("gallery", "list", gallery, "--jsno"), "did you mean --json?"),
     ]  # fmt: skip
     before = gallery.read_bytes()

@@ -59,7 +59,7 @@ def test_names_differ_wherever_candidates_do() -> None:
     ("given", "told"),
     [
         ("{name: resnet18, width: 99}", "width"),
-        ("{name: resnet18, widht: 1}", "widht"),
+        ("{name: resnet18, widht: 1}", "widht"),  # codespell:ignore
         ("{width: 1}", "not a candidate"),
         ("[resnet18]", "not a candidate"),
         ("{name: [", "not valid YAML"),
