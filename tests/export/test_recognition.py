@@ -143,7 +143,18 @@ def test_every_command_answers_in_the_tasks_words(bundle: Bundle, run: Run, tmp_
     code, out, err = edgekit("doctor", bundle.path, "--json")
     assert code == 0, err
     assert {row["outcome"] for row in json.loads(out)["variants"]} == {"proved"}
-    code, out, err = edgekit("bench", bundle.path, "--variant", "onnx-fp32", "--quick", "--seconds", 0.05, "--json")
+    code, out, err = edgekit(
+        "bench",
+        bundle.path,
+        "--variant",
+        "onnx-fp32",
+        "--quick",
+        "--seconds",
+        0.05,
+        "--output",
+        tmp_path / "out",
+        "--json",
+    )
     assert code == 0, err
     (row,) = json.loads(out)["results"]
     assert row["accuracy_metric"] == "recall1"
