@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgekit import __version__, tasks
+from edgekit import tasks
 from edgekit.files import write_text
 from edgekit.intervals import unpaired, wilson
 from edgekit.report import format as show
 from edgekit.report.figures import LegendEntry, ReportFigure
 from edgekit.report.grids import GridLine, HeatMap, heat, lines
-from edgekit.report.page import environment, require_jinja2, resource, script_hash
+from edgekit.report.page import filled, require_jinja2
 from edgekit.report.tables import MODELS, Column, Table, metric_title
 from edgekit.report.tables import TableCell as Entry
 from edgekit.result import Ablation, AblationCell, Result
@@ -45,26 +45,18 @@ def write_ablation(result: Result, path: Path) -> None:
     require_jinja2()
     ablation = result.measurement
     assert isinstance(ablation, Ablation)
-    script = resource("script.js").strip()
-    page = (
-        environment()
-        .get_template("ablation.html")
-        .render(
-            ablation=ablation,
-            result=result,
-            show=show,
-            lead=lead(ablation),
-            figures=figures(ablation),
-            table=table(ablation),
-            protocols=protocols(ablation),
-            failed=[(cell_name(ablation, cell), cell.error) for cell in ablation.cells if cell.error],
-            style=resource("style.css"),
-            script=script,
-            script_hash=script_hash(script),
-            version=__version__,
-        )
+    page = filled(
+        "ablation.html",
+        ablation=ablation,
+        result=result,
+        show=show,
+        lead=lead(ablation),
+        figures=figures(ablation),
+        table=table(ablation),
+        protocols=protocols(ablation),
+        failed=[(cell_name(ablation, cell), cell.error) for cell in ablation.cells if cell.error],
     )
-    write_text(path, f"{page.strip()}\n")
+    write_text(path, page)
 
 
 def metrics(ablation: Ablation) -> list[tuple[str, str]]:

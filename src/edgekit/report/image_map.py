@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from edgekit import __version__
 from edgekit.files import write_text
 from edgekit.report import format as show
-from edgekit.report.page import environment, json_in_html, require_jinja2, resource, script_hash
+from edgekit.report.page import filled, json_in_html, require_jinja2
 from edgekit.result import now
 
 THUMBNAIL = 64  # pixels of a thumbnail's side
@@ -80,25 +79,18 @@ def write_map(content: ImageMap, path: Path) -> None:
         EdgekitError: the file cannot be written.
     """
     require_jinja2()
-    script = f"{resource('script.js').strip()}\n{resource('map.js').strip()}"
     sprite, columns = _sprite(content.thumbnails)
-    page = (
-        environment()
-        .get_template("map.html")
-        .render(
-            content=content,
-            count=show.count(len(content.files)),
-            outliers=_outliers(content),
-            data=_data(content, columns),
-            sprite=sprite,
-            style=resource("style.css") + resource("map.css"),
-            script=script,
-            script_hash=script_hash(script),
-            made=now()[:10],
-            version=__version__,
-        )
+    page = filled(
+        "map.html",
+        "map",
+        content=content,
+        count=show.count(len(content.files)),
+        outliers=_outliers(content),
+        data=_data(content, columns),
+        sprite=sprite,
+        made=now()[:10],
     )
-    write_text(path, f"{page.strip()}\n".encode("utf-8", "replace").decode("utf-8"))
+    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _sprite(thumbnails: Sequence[Image.Image]) -> tuple[str, int]:

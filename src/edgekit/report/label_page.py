@@ -10,10 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from edgekit import __version__
 from edgekit.files import digest_of, write_text
 from edgekit.report import format as show
-from edgekit.report.page import environment, json_in_html, require_jinja2, resource, script_hash
+from edgekit.report.page import filled, json_in_html, require_jinja2
 from edgekit.result import now
 
 PICTURE = 320  # longer side of a picture, in pixels
@@ -50,22 +49,15 @@ def write_label_page(content: LabelPage, path: Path) -> None:
         EdgekitError: the file cannot be written.
     """
     require_jinja2()
-    script = f"{resource('script.js').strip()}\n{resource('label.js').strip()}"
-    page = (
-        environment()
-        .get_template("label.html")
-        .render(
-            content=content,
-            count=show.count(len(content.files)),
-            data=_data(content),
-            style=resource("style.css") + resource("label.css"),
-            script=script,
-            script_hash=script_hash(script),
-            made=now()[:10],
-            version=__version__,
-        )
+    page = filled(
+        "label.html",
+        "label",
+        content=content,
+        count=show.count(len(content.files)),
+        data=_data(content),
+        made=now()[:10],
     )
-    write_text(path, f"{page.strip()}\n".encode("utf-8", "replace").decode("utf-8"))
+    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
 
 
 def _data(content: LabelPage) -> str:

@@ -69,9 +69,9 @@ def render(facts: ReportFacts) -> str:
     from edgekit.report.quantization import accuracy_searches
     from edgekit.report.story import lead, steps, tiles
 
-    template, top = environment().get_template("template.html"), headline(facts)
-    script = resource("script.js").strip()
-    page = template.render(
+    top = headline(facts)
+    return filled(
+        "template.html",
         facts=facts,
         quality=tables.capital(facts.task.quality),
         top=top,
@@ -107,11 +107,25 @@ def render(facts: ReportFacts) -> str:
         accuracy_searches=accuracy_searches(facts),
         views=_embedded(facts.views) if facts.views else None,
         provenance=provenance(facts),
-        style=resource("style.css"),
-        script=script,
-        script_hash=script_hash(script),
         made=now(),
-        version=__version__,
+    )
+
+
+def filled(template: str, own: str = "", **content: Any) -> str:
+    """Return a page: a template with the report's style and script.
+
+    Args:
+        template: its file.
+        own: name of further files of the page, `NAME.css` and `NAME.js`.
+        content: what the template asks for besides.
+    """
+    style, script = resource("style.css"), resource("script.js").strip()
+    if own:
+        style, script = style + resource(f"{own}.css"), f"{script}\n{resource(f'{own}.js').strip()}"
+    page = (
+        environment()
+        .get_template(template)
+        .render(style=style, script=script, script_hash=script_hash(script), version=__version__, **content)
     )
     return f"{page.strip()}\n"
 

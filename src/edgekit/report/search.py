@@ -8,12 +8,12 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from edgekit import __version__, targets
+from edgekit import targets
 from edgekit.files import write_text
 from edgekit.report import format as show
 from edgekit.report.charts import WIDTH, Size, both
 from edgekit.report.figures import LegendEntry, ReportFigure
-from edgekit.report.page import environment, require_jinja2, resource, script_hash
+from edgekit.report.page import filled, require_jinja2
 from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 from edgekit.report.tables import Column, Table
 from edgekit.report.tables import TableCell as Entry
@@ -54,27 +54,19 @@ def write_search(result: Result, path: Path) -> None:
     require_jinja2()
     found = result.measurement
     assert isinstance(found, Search)
-    script = resource("script.js").strip()
-    page = (
-        environment()
-        .get_template("search.html")
-        .render(
-            search=found,
-            result=result,
-            show=show,
-            lead=lead(found),
-            figures=figures(found),
-            table=table(found),
-            full=full_table(found),
-            costs=costs(found),
-            protocol=protocol(found),
-            style=resource("style.css"),
-            script=script,
-            script_hash=script_hash(script),
-            version=__version__,
-        )
+    page = filled(
+        "search.html",
+        search=found,
+        result=result,
+        show=show,
+        lead=lead(found),
+        figures=figures(found),
+        table=table(found),
+        full=full_table(found),
+        costs=costs(found),
+        protocol=protocol(found),
     )
-    write_text(path, visible(f"{page.strip()}\n", keep="\n\t"))
+    write_text(path, visible(page, keep="\n\t"))
 
 
 def lead(found: Search) -> str:
