@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from edgekit.export import xnnpack
 from edgekit.export.inputs import ExportOptions, Sources
-from edgekit.export.litert import int8
 from edgekit.export.litert.int8 import LiteRtInt8
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs
 from edgekit.onnx_graph.build import export_onnx
@@ -45,7 +45,7 @@ def test_distillation_brings_litert_nearer_to_the_trained_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """About 12 s on one core. No other strategy is there to help, and no file passes, so that the best one is delivered."""
-    monkeypatch.setattr(int8, "METHODS", ("minmax",))
+    monkeypatch.setattr(xnnpack, "METHODS", ("minmax",))
     monkeypatch.setattr(search, "_equalize", lambda state: None)
     monkeypatch.setattr(search, "_keep_in_float", lambda state: None)
     model = imbalanced(exported.pixels())

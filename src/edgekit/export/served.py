@@ -9,11 +9,11 @@ from typing import Literal
 
 import onnx
 
-from edgekit.bundle import BundleFile, Precision, Variant
+from edgekit.bundle import Precision, Variant
 from edgekit.errors import ExportError
 from edgekit.export import openvino
 from edgekit.export.inputs import Sources
-from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, verify
+from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, unverified, verify
 from edgekit.machine import cpu_features
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.simplify import fix_batch
@@ -50,15 +50,7 @@ def make_openvino(precision: Precision, sources: Sources) -> Variant:
 
 
 def _float(target: str, precision: Precision, sources: Sources, files: list[str], settings: dict[str, str]) -> Variant:
-    variant = Variant(
-        id=f"{target}-{precision}",
-        runtime=find(target).runtime.name,
-        precision=precision,
-        files=[BundleFile.of(sources.folder, file) for file in files],
-        settings=settings,
-        executed=False,
-        status="unexecuted",
-    )
+    variant = unverified(target, find(target).runtime.name, precision, sources.folder, files, settings=settings)
     return verify(variant, sources.folder, sources.reference, sources.options.bounds)
 
 
@@ -137,17 +129,16 @@ class Served:
             graph = folder / "model.u8.onnx"
             quantization = self.quantizer.qdq(config, graph)
             openvino.write_ir(graph, folder / files[0])
-        return Variant(
-            id=f"{self.target}-int8",
-            runtime=self.runtime,
-            precision="int8",
-            files=[BundleFile.of(folder, file) for file in files],
+        return unverified(
+            self.target,
+            self.runtime,
+            "int8",
+            folder,
+            files,
             settings=openvino.SETTINGS if self.target == "openvino" else {},
             quantization=quantization.model_copy(
                 update={"configuration": config.name, "made_on": MadeOn(isa=cpu_features(), saturates=saturates())}
             ),
-            executed=False,
-            status="unexecuted",
             note=_X86_NOTE if config.scheme is FULL else _SLOW_NOTE if config.scheme is UNSIGNED else "",
         )
 

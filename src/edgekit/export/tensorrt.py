@@ -21,7 +21,7 @@ from edgekit.bundle import BundleFile, Precision, Variant
 from edgekit.errors import RuntimeMissing
 from edgekit.export.half import check_range, simulated, tensorrt_onnx
 from edgekit.export.inputs import Sources
-from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, class_spread, judge, verify
+from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, class_spread, judge, unverified, verify
 from edgekit.files import copy_file, sha256, write_text
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.progress import progress
@@ -179,15 +179,7 @@ def _variant(
     folder: Path, precision: Precision, files: tuple[str, ...], quantization: Quantization | None = None
 ) -> Variant:
     """The common start of both targets' variants of a precision."""
-    return Variant(
-        id=f"tensorrt-{precision}",
-        runtime="tensorrt",
-        precision=precision,
-        files=[BundleFile.of(folder, file) for file in files],
-        quantization=quantization,
-        executed=False,
-        status="unexecuted",
-    )
+    return unverified("tensorrt", "tensorrt", precision, folder, files, quantization=quantization)
 
 
 def _plan(strong: Path, weak: Path | None, precision: Precision, batch: BatchRange) -> list[Path]:

@@ -10,7 +10,7 @@ estimated from the trained model's own confidence (`Task.expected_drop`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgekit.bundle import Accuracy, Bundle, Parity, Variant
+from edgekit.bundle import Accuracy, Bundle, BundleFile, Parity, Precision, Variant
 from edgekit.errors import BundleError, ExportError
 from edgekit.export.batches import BatchCheck, compare_batches
 from edgekit.parity import finite_fault, shape_fault
@@ -41,6 +41,30 @@ _RACES = (
     "thread: run it with --threads 1, or one image at a time"
 )
 _ALIKE = 0.9  # below this agreement, a variant that passes gets a note
+
+
+def unverified(
+    target: str, runtime: str, precision: Precision, folder: Path, files: Iterable[str], **more: Any
+) -> Variant:
+    """Return the record of files that were just written, and that nothing has run yet.
+
+    Args:
+        target: its name, of which the variant's is made.
+        runtime: its name.
+        precision: of the files.
+        folder: the bundle's.
+        files: their names in it.
+        more: further fields of the variant.
+    """
+    return Variant(
+        id=f"{target}-{precision}",
+        runtime=runtime,
+        precision=precision,
+        files=[BundleFile.of(folder, file) for file in files],
+        executed=False,
+        status="unexecuted",
+        **more,
+    )
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from edgekit.bundle import BundleFile, Variant
 from edgekit.export.executorch.network import OnnxNetwork
 from edgekit.export.executorch.program import write_program
-from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, verify
+from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, unverified, verify
+from edgekit.export.xnnpack import XnnpackInt8
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.simplify import fix_batch
 from edgekit.quantize.fidelity import Fidelity, run
-from edgekit.quantize.qdq import FULL, saturates
+from edgekit.quantize.qdq import saturates
 from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
-from edgekit.quantize.ranges import METHODS
 from edgekit.targets import EXECUTORCH, ONNXRUNTIME
 
 _QDQ = "qdq.onnx"  # temporary
@@ -31,7 +31,7 @@ FILE = "model.int8.pte"
 
 
 @dataclass
-class ExecuTorchInt8:
+class ExecuTorchInt8(XnnpackInt8):
     """ExecuTorch's INT8 (a `quantize.backend.Backend`).
 
     Attributes:
@@ -45,14 +45,6 @@ class ExecuTorchInt8:
     bounds: AccuracyBounds
     target: str = "executorch"
 
-    def groups(self) -> list[list[QuantizationConfig]]:
-        """Every method with 8-bit weights: XNNPACK's products saturate on no CPU."""
-        return [[QuantizationConfig(FULL, method) for method in METHODS]]
-
-    def last(self, best: QuantizationConfig | None) -> QuantizationConfig | None:
-        """No fallback."""
-        return None
-
     def make(self, config: QuantizationConfig, folder: Path) -> Variant:
         """Write the Q/DQ graph of a configuration into a folder; `verify` lowers it.
 
@@ -65,15 +57,7 @@ class ExecuTorchInt8:
             "int8 asymmetric, per tensor",
             config.name,
         )
-        return Variant(
-            id=f"{self.target}-int8",
-            runtime=EXECUTORCH.name,
-            precision="int8",
-            files=[BundleFile.of(folder, _QDQ)],
-            quantization=record,
-            executed=False,
-            status="unexecuted",
-        )
+        return unverified(self.target, EXECUTORCH.name, "int8", folder, [_QDQ], quantization=record)
 
     def fidelity(self, variant: Variant, folder: Path) -> Fidelity | None:
         """Compare the Q/DQ graph of a variant with the trained model.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.bundle import BundleFile, Precision, Variant
+from edgekit.bundle import Precision, Variant
 from edgekit.export.executorch.int8 import ExecuTorchInt8
 from edgekit.export.executorch.program import float_program
 from edgekit.export.inputs import Sources
-from edgekit.export.verify import verify
+from edgekit.export.verify import unverified, verify
+from edgekit.export.xnnpack import with_partitions
 from edgekit.quantize.search import search_accuracy
-from edgekit.runtimes import open_session, why_not
+from edgekit.runtimes import why_not
 from edgekit.targets import EXECUTORCH
-from edgekit.tasks import Task
 
 
 def make(precision: Precision, sources: Sources) -> Variant:
@@ -27,19 +27,12 @@ def make(precision: Precision, sources: Sources) -> Variant:
     if precision == "int8":
         backend = ExecuTorchInt8(sources.quantizer, sources.reference, sources.options.bounds)
         made = search_accuracy(backend, sources.folder, recover=sources.options.recover, budget=sources.budget)
-        return with_partitions(made, sources.folder, sources.reference.task)
+        return with_partitions(made, sources.folder, sources.reference.task, cast_outside=True)
     name = f"model.{precision}.pte"
     float_program(sources.float_onnx, sources.folder / name)
-    variant = Variant(
-        id=f"executorch-{precision}",
-        runtime=EXECUTORCH.name,
-        precision=precision,
-        files=[BundleFile.of(sources.folder, name)],
-        executed=False,
-        status="unexecuted",
-    )
+    variant = unverified("executorch", EXECUTORCH.name, precision, sources.folder, [name])
     verified = verify(variant, sources.folder, sources.reference, sources.options.bounds)
-    return with_partitions(verified, sources.folder, sources.reference.task)
+    return with_partitions(verified, sources.folder, sources.reference.task, cast_outside=True)
 
 
 def float_model(source: Path, folder: Path) -> Path:
@@ -52,13 +45,3 @@ def float_model(source: Path, folder: Path) -> Path:
     path = folder / "model.fp32.pte"
     float_program(source, path)
     return path
-
-
-def with_partitions(variant: Variant, folder: Path, task: Task) -> Variant:
-    """Add a note to a variant that XNNPACK does not run as one part: each border between parts costs time."""
-    session = open_session(EXECUTORCH.name, folder / variant.files[0].path, task=task)
-    parts, outside = session.settings["xnnpack_partitions"], session.settings["outside_xnnpack"]
-    session.close()
-    if parts == "1":  # beside it only the pixels' cast to float
-        return variant
-    return variant.noted(f"XNNPACK runs it in {parts} parts; ExecuTorch's slower kernels run {outside}")

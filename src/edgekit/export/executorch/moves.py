@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
 from torch import Tensor
 from torch.nn import functional
 
 from edgekit.export.executorch.network import Compute, OnnxNetwork
 from edgekit.export.litert.lowering import Node
+from edgekit.onnx_graph.resizing import resize_matrix
 
 
 def _reshape(net: OnnxNetwork, node: Node) -> Tensor:
@@ -166,26 +166,7 @@ def _resized(net: OnnxNetwork, node: Node) -> list[int]:
 
 
 def _weights(net: OnnxNetwork, node: Node, axis: int, size: int, target: int) -> NDArray[np.float32]:
-    """The matrix (target, size) that resizes one axis, read off ONNX's own Resize of unit vectors."""
-    import onnxruntime as ort
-
-    from edgekit.runtimes.onnxruntime import session_options
-
-    shape = helper.make_tensor("sizes", TensorProto.INT64, [4], [size, 1, target, 1])
-    operands = ["x", "", "", "sizes"]
-    if scales := _scales(net, node):  # what is computed depends on the scales, which the sizes only round
-        shape = helper.make_tensor("sizes", TensorProto.FLOAT, [4], [1.0, 1.0, scales[axis], 1.0])
-        operands = ["x", "", "sizes"]
-    resize = helper.make_node("Resize", operands, ["y"], **{k: v for k, v in node.attributes.items() if k != "axes"})
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [size, 1, size, 1])]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
-    graph = helper.make_graph([resize], "resize", inputs, outputs, [shape])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    quiet = session_options()
-    quiet.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), quiet, providers=["CPUExecutionProvider"])
-    units = np.eye(size, dtype=np.float32).reshape(size, 1, size, 1)
-    return np.ascontiguousarray(session.run(["y"], {"x": units})[0].reshape(size, target).T)
+    return resize_matrix(node.attributes, size, target, _scales(net, node).get(axis))
 
 
 def _depth_to_space(net: OnnxNetwork, node: Node) -> Tensor:

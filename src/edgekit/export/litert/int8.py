@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from onnx import ModelProto, numpy_helper
 
-from edgekit.bundle import BundleFile, Variant
+from edgekit.bundle import Variant
 from edgekit.errors import ExportError
 from edgekit.export.litert.convert import lower
 from edgekit.export.litert.graph import Graph
@@ -18,20 +18,21 @@ from edgekit.export.litert.normalization import by_rows
 from edgekit.export.litert.output import with_batch, write
 from edgekit.export.litert.quantize import OperatorCounts, quantize
 from edgekit.export.litert.rewrites import Range
-from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, verify
+from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, unverified, verify
+from edgekit.export.xnnpack import XnnpackInt8
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.quantization import Quantization
 from edgekit.quantize.fidelity import Fidelity
-from edgekit.quantize.qdq import FULL, kept_in_float
+from edgekit.quantize.qdq import kept_in_float
 from edgekit.quantize.quantizer import QuantizationConfig, Quantizer
-from edgekit.quantize.ranges import METHODS, select
+from edgekit.quantize.ranges import select
 from edgekit.targets import LITERT
 
 _QDQ = "qdq.onnx"  # temporary
 
 
 @dataclass
-class LiteRtInt8:
+class LiteRtInt8(XnnpackInt8):
     """LiteRT's INT8 (a `quantize.backend.Backend`).
 
     Attributes:
@@ -53,14 +54,6 @@ class LiteRtInt8:
     batch: int | None = None
     target: str = "litert"
     _lowered: dict[Path, Graph] = field(default_factory=dict)
-
-    def groups(self) -> list[list[QuantizationConfig]]:
-        """Every method with 8-bit weights: XNNPACK's products saturate on no CPU."""
-        return [[QuantizationConfig(FULL, method) for method in METHODS]]
-
-    def last(self, best: QuantizationConfig | None) -> QuantizationConfig | None:
-        """No fallback."""
-        return None
 
     def make(self, config: QuantizationConfig, folder: Path) -> Variant:
         """Write the file of a configuration into a folder.
@@ -96,15 +89,7 @@ class LiteRtInt8:
             raise ExportError("nothing in the network can be quantized", "export it without --precision int8")
         write(quantized, folder / self.file, calibration.model, "int8")
         record.operations = [describe(counts)]
-        return Variant(
-            id=f"{self.target}-int8",
-            runtime=self.runtime,
-            precision="int8",
-            files=[BundleFile.of(folder, self.file)],
-            quantization=record,
-            executed=False,
-            status="unexecuted",
-        )
+        return unverified(self.target, self.runtime, "int8", folder, [self.file], quantization=record)
 
     def quantized(
         self, graph: Graph, ranges: Mapping[str, Range], kept: Collection[str], bits: int

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgekit.bundle import BundleFile, Precision, Variant
+from edgekit.bundle import Precision, Variant
 from edgekit.export.inputs import Sources
 from edgekit.export.litert.convert import lower
 from edgekit.export.litert.half import halve
 from edgekit.export.litert.normalization import by_rows
 from edgekit.export.litert.output import with_batch, write
-from edgekit.export.verify import verify
+from edgekit.export.verify import unverified, verify
+from edgekit.export.xnnpack import with_partitions
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.quantize.search import search_accuracy
-from edgekit.runtimes import open_session, why_not
+from edgekit.runtimes import why_not
 from edgekit.targets import LITERT
-from edgekit.tasks import Task
 
 
 def make(precision: Precision, sources: Sources) -> Variant:
@@ -32,22 +32,15 @@ def make(precision: Precision, sources: Sources) -> Variant:
 
         backend = LiteRtInt8(sources.quantizer, sources.reference, sources.options.bounds, sources.batch)
         made = search_accuracy(backend, sources.folder, recover=sources.options.recover, budget=sources.budget)
-        return with_partitions(made, sources.folder, sources.reference.task)
+        return with_partitions(made, sources.folder, sources.reference.task, cast_outside=False, threads=1)
     graph = by_rows(lower(with_batch(read_onnx(sources.float_onnx), sources.batch)))
     if precision == "fp16":
         halve(graph)
     name = f"model.{precision}.tflite"
     write(graph, sources.folder / name, sources.float_onnx, precision)
-    variant = Variant(
-        id=f"litert-{precision}",
-        runtime=LITERT.name,
-        precision=precision,
-        files=[BundleFile.of(sources.folder, name)],
-        executed=False,
-        status="unexecuted",
-    )
+    variant = unverified("litert", LITERT.name, precision, sources.folder, [name])
     verified = verify(variant, sources.folder, sources.reference, sources.options.bounds)
-    return with_partitions(verified, sources.folder, sources.reference.task)
+    return with_partitions(verified, sources.folder, sources.reference.task, cast_outside=False, threads=1)
 
 
 def float_model(source: Path, folder: Path) -> Path:
@@ -60,15 +53,3 @@ def float_model(source: Path, folder: Path) -> Path:
     path = folder / "model.fp32.tflite"
     write(by_rows(lower(read_onnx(source))), path, source, "fp32")
     return path
-
-
-def with_partitions(variant: Variant, folder: Path, task: Task) -> Variant:
-    """Add a note to a variant that XNNPACK does not run as one part: each border between parts costs time."""
-    if why_not(LITERT.name) is not None:
-        return variant
-    session = open_session(LITERT.name, folder / variant.files[0].path, threads=1, task=task)
-    parts, outside = session.settings["xnnpack_partitions"], session.settings["outside_xnnpack"]
-    session.close()
-    if parts == "1" and outside == "nothing":
-        return variant
-    return variant.noted(f"XNNPACK runs it in {parts} parts; LiteRT's slower kernels run {outside}")

@@ -13,6 +13,7 @@ from edgekit.export.litert.layout import NHWC, ordered
 from edgekit.export.litert.lowering import Lower, Lowering, Node, Value
 from edgekit.export.litert.matrices import linear
 from edgekit.export.litert.shapes import joined, picked, sliced
+from edgekit.onnx_graph.resizing import resize_matrix
 
 
 def _pad(state: Lowering, node: Node) -> None:
@@ -88,7 +89,16 @@ def _resize(state: Lowering, node: Node) -> None:
             )  # fmt: skip
             state.result(resized, NHWC)
             return
-    matrices = {axis: _weights(state, node, axis, sides[axis][0], target[axis][0]) for axis in changed}
+    scales = state.array(node.inputs[2]) if node.has(2) else None
+    matrices = {
+        axis: resize_matrix(
+            node.attributes,
+            sides[axis][0],
+            target[axis][0],
+            float(scales[axis]) if scales is not None and scales.size else None,
+        )
+        for axis in changed
+    }
     if mode == "nearest" and _nearest_is_plain(matrices):
         image = state.physical(name, NHWC)
         if (factor := _doubled(image.shape[1:3], [target[2][0], target[3][0]])) is not None:
@@ -105,34 +115,6 @@ def _resize(state: Lowering, node: Node) -> None:
             value = linear(state, value, sides, axis, matrix, None)
         sides = tuple(target[a] if a == axis else side for a, side in enumerate(sides))
     state.result(value.tensor, value.order)
-
-
-def _weights(state: Lowering, node: Node, axis: int, size: int, target: int) -> NDArray[np.float32]:
-    """The matrix (target, size) that resizes one axis, read off ONNX's own Resize of unit vectors."""
-    from onnx import TensorProto, helper
-
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [size, 1, size, 1])]
-    shape = helper.make_tensor("sizes", TensorProto.INT64, [4], [size, 1, target, 1])
-    scales = state.array(node.inputs[2]) if node.has(2) else None
-    operands = ["x", "", "", "sizes"]
-    if scales is not None and scales.size:  # what is computed depends on the scales, which the sizes only round
-        shape = helper.make_tensor("sizes", TensorProto.FLOAT, [4], [1.0, 1.0, float(scales[axis]), 1.0])
-        operands = ["x", "", "sizes"]
-    attributes = {name: v for name, v in node.attributes.items() if name != "axes"}
-    resize = helper.make_node("Resize", operands, ["y"], **attributes)
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    graph = helper.make_graph([resize], "resize", inputs, [output], [shape])
-    import onnxruntime as ort
-
-    from edgekit.runtimes.onnxruntime import session_options
-
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    quiet = session_options()
-    quiet.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), quiet, providers=["CPUExecutionProvider"])
-    units = np.eye(size, dtype=np.float32).reshape(size, 1, size, 1)
-    found: NDArray[np.float32] = session.run(["y"], {"x": units})[0].reshape(size, target).T
-    return np.ascontiguousarray(found)
 
 
 def _doubled(size: Sequence[int], target: Sequence[int]) -> int | None:
