@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pkgutil
-import shutil
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import edgekit.bench
 import edgekit.gallery
 import edgekit.report
 import edgekit.runtimes
+from tests.helpers.source_tree import source_tree
 from tests.helpers.tiny_bundle import make_bundle, some_images
 
 TRAINING = ("torch", "torchvision", "timm", "lightning", "onnx", "sklearn", "safetensors", "nncf", "scipy", "pandas")
@@ -90,11 +90,7 @@ def test_bench_and_predict_where_there_is_no_torch(
     """Build the wheel, install it with [ort] alone into a fresh environment, and do there what a device does."""
     uv = require_tool("uv", "builds the wheel and makes the environment without torch")
     root = Path(__file__).parents[1]
-    source = tmp_path / "source"  # a copy: building must not leave anything in the tree
-    source.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(root / name, source)
-    shutil.copytree(root / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    source = source_tree(tmp_path / "source")
     run(uv, "build", "--wheel", "--out-dir", str(tmp_path / "dist"), str(source))
     wheel = next((tmp_path / "dist").glob("*.whl"))
     run(uv, "venv", "--python", sys.executable, str(tmp_path / "device"))

@@ -15,6 +15,7 @@ import yaml
 
 import edgekit
 from edgekit.files import sha256
+from tests.helpers.source_tree import source_tree
 from tests.helpers.tiny_bundle import make_bundle
 
 ROOT = Path(__file__).parents[1]
@@ -100,21 +101,12 @@ def test_the_gate_ends_with_the_error_of_a_bundle_that_is_not_there(bundle: Path
     assert "none" in done.stderr
 
 
-def tree(folder: Path) -> Path:
-    """What a release is built from, without git."""
-    folder.mkdir(parents=True)
-    for name in ("pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder)
-    for name in ("src", "tests", "docs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder
-
-
 @pytest.mark.slow
 def test_the_sdist_builds_the_wheel_of_the_tree_to_the_same_bytes(
     tmp_path: Path, require_tool: Callable[[str, str], str]
 ) -> None:
     uv = require_tool("uv", "builds the packages")
+    more = ("CHANGELOG.md", "tests", "docs")
 
     def build(source: Path, *options: str) -> Path:
         out = source.parent / f"{source.name}-dist"
@@ -125,9 +117,9 @@ def test_the_sdist_builds_the_wheel_of_the_tree_to_the_same_bytes(
         assert done.returncode == 0, done.stderr
         return out
 
-    whole = build(tree(tmp_path / "tree"))  # an sdist, and the wheel that is built from it
+    whole = build(source_tree(tmp_path / "tree", *more))  # an sdist, and the wheel that is built from it
     [wheel] = whole.glob("*.whl")
-    [again] = build(tree(tmp_path / "other"), "--wheel").glob("*.whl")
+    [again] = build(source_tree(tmp_path / "other", *more), "--wheel").glob("*.whl")
     assert sha256(wheel) == sha256(again)
     names = zipfile.ZipFile(wheel).namelist()
     assert "edgekit/cli/main.py" in names

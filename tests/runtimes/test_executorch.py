@@ -18,18 +18,11 @@ from edgekit.errors import BundleError, DataError, RuntimeMissing
 from edgekit.runtimes import installed, open_session
 from edgekit.runtimes.executorch import devices, require_torch
 from edgekit.runtimes.session import Session, run_in_batches
-from tests.helpers.tiny_bundle import make_bundle, some_images, write_onnx
+from tests.helpers.tiny_bundle import make_bundle, some_images
 
 pytest.importorskip("executorch", reason="it has no wheels for every platform")
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    write_onnx(path, embedding=True)
-    return path
 
 
 @pytest.fixture(scope="module")

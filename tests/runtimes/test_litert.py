@@ -16,16 +16,9 @@ from edgekit.runtimes import installed, load, open_session, why_not
 from edgekit.runtimes.litert import devices
 from edgekit.runtimes.session import run_in_batches
 from edgekit.runtimes.streams import open_streams
-from tests.helpers.tiny_bundle import SIZE, make_bundle, some_images, with_tflite, write_onnx, write_tflite
+from tests.helpers.tiny_bundle import SIZE, make_bundle, some_images, with_tflite, write_tflite
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    write_onnx(path, embedding=True)
-    return path
 
 
 @pytest.fixture(scope="module")

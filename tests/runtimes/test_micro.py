@@ -15,7 +15,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import BundleError, DataError, RuntimeMissing
 from edgekit.runtimes import installed, open_session
 from edgekit.runtimes.session import run_in_batches
-from tests.helpers.tiny_bundle import make_bundle, some_images, with_tflite, write_onnx, write_tflite
+from tests.helpers.tiny_bundle import make_bundle, some_images, with_tflite, write_tflite
 
 pytest.importorskip("tflite_micro", reason="its wheels are for x86-64 alone")
 
@@ -23,13 +23,6 @@ from edgekit.runtimes.micro import MicroSession, devices
 from edgekit.runtimes.native_output import caught_stderr
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    write_onnx(path, embedding=True)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit import shares
+from edgekit.cli.choices import override_option
 from edgekit.processors import configure_openmp
 from edgekit.stages import STAGES
 from edgekit.terminal import echo, echo_json, new_console
@@ -22,9 +23,7 @@ _AUGMENTATIONS = "augmentations"
 @click.command(name="ablate")
 @click.argument("what", nargs=-1, required=True, metavar="augmentations|FIELD=V1,V2,…")
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe value; may be repeated."
-)
+@override_option
 @click.option(
     "--run", "folder", type=click.Path(path_type=Path), help="The ablation's folder.  [default: runs/NAME-ablate-…]"
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from edgekit.cli.choices import override_option
 from edgekit.processors import configure_openmp
 from edgekit.terminal import echo, echo_json
 
@@ -23,9 +24,7 @@ def command() -> None:
 
 @command.command(name="preview")
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe value; may be repeated."
-)
+@override_option
 @click.option(
     "--stage",
     type=click.Choice(["pretrain", "finetune", "distill", "supervised"]),

@@ -1,4 +1,4 @@
-"""Option choices that are read from a table only when they are needed."""
+"""Options that several commands have, and choices that are read from a table only when they are needed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     _Choice = click.Choice[str]
 else:  # click 8.1's is not generic
     _Choice = click.Choice
+
+
+override_option = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe value; may be repeated."
+)
 
 
 class TableChoice(_Choice):

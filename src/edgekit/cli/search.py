@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit import targets
-from edgekit.cli.choices import TableChoice
+from edgekit.cli.choices import TableChoice, override_option
 from edgekit.processors import configure_openmp
 from edgekit.shares import percent
 from edgekit.terminal import echo, echo_json, new_console
@@ -79,9 +79,7 @@ if TYPE_CHECKING:
 @click.option(
     "--max-drop", type=float, default=1.0, show_default=True, help="Largest loss of accuracy by the export, in points."
 )
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe value; may be repeated."
-)
+@override_option
 @click.option(
     "--run", "folder", type=click.Path(path_type=Path), help="The search's folder.  [default: runs/NAME-search]"
 )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.cli.choices import override_option
 from edgekit.processors import configure_openmp
 from edgekit.shares import percent
 from edgekit.stages import MODEL_OF, STAGES
@@ -24,9 +25,7 @@ if TYPE_CHECKING:
 
 @click.command(name="train")
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a recipe value; may be repeated."
-)
+@override_option
 @click.option(
     "--run", "folder", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/NAME of the recipe]"
 )
