@@ -96,7 +96,7 @@ def test_train_and_evaluate_write_what_the_commands_write(
     assert again == [(stage, "skipped") for stage in STAGES]
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_training_in_two_processes_from_python_leaves_this_one_as_it_was(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -205,14 +205,19 @@ def test_a_device_without_a_python_for_it(
     assert "lacks pillow, click, numpy, pydantic, rich, pyyaml" in one_line(err)
 
 
-def test_a_bench_that_fails_there_says_why_here(edgekit: Edgekit, known: SshServer, bundle: Path) -> None:
-    """Only the device knows its processors; its reason comes in a field of the reply, and is said once."""
+def test_a_bench_that_fails_there_says_why_here(
+    edgekit: Edgekit, known: SshServer, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the device knows its processors; its reason comes in a field of the reply, and is said once. No folder is left behind."""
+    (here := tmp_path / "here").mkdir()
+    monkeypatch.chdir(here)
     code, out, err = edgekit("bench", bundle, *QUICK, *THEIRS, "--device", known.url, "--cpus", "99999")
     assert code == 2
     assert one_line(err).startswith(
         f"error: {known.url}: --cpus: this process may not use processor 99999 (choose from "
     )
     assert (out + err).count("99999") == 1
+    assert not list(here.iterdir())
 
 
 @pytest.mark.parametrize("how", ["no room", "fills up"])

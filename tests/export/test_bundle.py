@@ -407,7 +407,7 @@ def test_wrong_images_are_refused(tmp_path: Path, changes: dict[str, Any]) -> No
     "name",
     [
         "mobilenet_v3_small",
-        "timm:vit_tiny_patch16_224",
+        pytest.param("timm:vit_tiny_patch16_224", marks=pytest.mark.extra),
         pytest.param("timm:tf_efficientnet_lite0", marks=pytest.mark.extra),
         pytest.param("resnet18", marks=pytest.mark.extra),
     ],

@@ -202,7 +202,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_several_at_a_time_interrupted_and_repeated_give_what_one_by_one_gives(tmp_path: Path) -> None:
     script, output = tmp_path / "several.py", tmp_path / "two" / "export"
     script.write_text(SEVERAL)

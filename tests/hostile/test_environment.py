@@ -230,7 +230,7 @@ def test_leftover_variables_do_not_stop_a_plain_training(environment: dict[str, 
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.extra
 def test_processes_without_local_rank_train_together(tmp_path: Path) -> None:
     command, port = _train(_written(tmp_path), "--devices", "2", "--until", "data"), _free_port()
     shared = {**CLEAN, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -36,7 +36,8 @@ class DeviceResults:
 
 
 class Inbox:
-    """The files of one bench during the transfer. A context manager: files that were not kept are removed at its end.
+    """The files of one bench during the transfer. A context manager: at its end it removes the files that were not kept, and the folders
+    that it made for them if nothing was kept.
 
     Args:
         output: the folder for the files.
@@ -54,6 +55,7 @@ class Inbox:
         self.names = [name for name in names if replies.file_to_fetch(name, source)]
         self.others = [name for name in names if name not in set(self.names)]
         self._sizes: dict[str, int] = {}
+        self._made = [folder for folder in (output, *output.parents) if not folder.exists()]  # the innermost first
         try:
             output.mkdir(parents=True, exist_ok=True)
             remove_debris(output)
@@ -69,6 +71,9 @@ class Inbox:
     ) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
         os.close(self._lock)
+        with suppress(OSError):  # not empty: a result was kept, or another device's bench has its folder there
+            for folder in self._made:
+                folder.rmdir()
 
     @contextmanager
     def receive(self, announced: FileEvent) -> Iterator[BinaryIO]:
