@@ -175,11 +175,10 @@ class Quantizer:
         was = read_onnx(self.first.model, external=False)
         classes = next(p.value for p in was.metadata_props if p.key == "classes")
         embedding = any(output.name == EMBEDDING for output in was.graph.output)
-        size = self.unlabeled.shape[1]
         export_onnx(
             learned,
             path,
-            image_size=size,
+            image_size=self.unlabeled.shape[1:3],
             classes=parse_json(classes, self.first.model, list),
             embedding=embedding,
             task=self.task,

@@ -12,6 +12,7 @@ from edgekit.models.encoders import Normalization, build_encoder
 from edgekit.models.heads import ProjectionHead
 from edgekit.models.store import Pretrained
 from edgekit.recipe.methods import MethodConfig
+from edgekit.sizes import SizeLike
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Method(nn.Module):
 
     Args:
         config: the method's part of the recipe.
-        image_size: side of the views, in pixels.
+        image_size: size of the views, in pixels.
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
         output: width of the projections; default: that of the recipe.
     """
@@ -61,7 +62,7 @@ class Method(nn.Module):
     def __init__(
         self,
         config: MethodConfig,
-        image_size: int,
+        image_size: SizeLike,
         normalization: Normalization | None = None,
         output: int | None = None,
     ) -> None:

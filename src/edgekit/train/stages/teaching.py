@@ -72,7 +72,7 @@ class Teaching:
         own: dict[str, Any] = {
             "title": self.teacher.title,
             "width": self.teacher.width,
-            "image_size": self.teacher.image_size,
+            "image_size": self.teacher.image_size.plain,
         }
         own["features"] = "in every step" if self.features is None else "kept"
         if self.teacher.loaded is not None:
