@@ -225,7 +225,8 @@ SIDES = st.one_of(st.integers(1, 40), st.integers(1, 400))
 
 @settings(max_examples=200)
 @given(
-    width=SIDES, height=SIDES, size=st.integers(4, 64), wide=st.none() | st.integers(4, 64), more=st.integers(0, 40), fit=st.sampled_from(["crop", "stretch", "border"]),
+    width=SIDES, height=SIDES, size=st.integers(4, 64), wide=st.none() | st.integers(4, 64), more=st.integers(0, 40),
+    fit=st.sampled_from(["crop", "stretch", "border"]),
     interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]), geometry=st.sampled_from(["edgekit", "torchvision"]),
     smaller=st.booleans(), seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip

@@ -154,8 +154,8 @@ def parse_image_size(text: str) -> ImageSize:
         ValueError: it is neither.
     """
     sides = [part.strip() for part in text.split(",")]
-    if len(sides) > 2 or not all(side.isascii() and side.isdigit() and int(side[:9]) > 0 for side in sides):
-        raise ValueError(f"{text!r} is not a size in pixels: write it like 96, or like 96,128 for height,width")
+    if len(sides) > 2 or not all(_is_digits(side) and int(side) > 0 for side in sides):
+        raise ValueError(f"{text[:40]!r} is not a size in pixels: write it like 96, or like 96,128 for height,width")
     return ImageSize(int(sides[0]), int(sides[-1]))
 
 
@@ -167,6 +167,10 @@ def _side(value: Any) -> int | None:
     """A whole number as pydantic reads it: 32, 32.0 or "32"; else None."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 10:
+    if isinstance(value, str) and _is_digits(value.strip()):
         return int(value)
     return value if _is_whole(value) else None
+
+
+def _is_digits(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 9

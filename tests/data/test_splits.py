@@ -23,6 +23,7 @@ from edgekit.data.splits import Splits, _chosen, load_splits, training_preproces
 from edgekit.errors import DataError
 from edgekit.preprocess import read_image
 from edgekit.recipe import DataConfig
+from edgekit.sizes import ImageSize
 from tests.helpers.image_folders import class_folders, picture, save
 
 COUNTS = {"cat": 20, "dog": 20, "eel": 20}
@@ -76,11 +77,11 @@ def test_every_row_has_the_pixels_and_the_label_of_its_name(photos: Path) -> Non
     data = DataConfig(labeled=str(photos), image_size=8, resize_to=9, labels=3)
     splits = load_splits(data)
     evaluation = data.preprocessing()
-    training = evaluation.model_copy(update={"image_size": 9})
+    training = evaluation.model_copy(update={"image_size": ImageSize(9, 9)})
     for images, preprocessing in (
         (splits.pool, training), (splits.labeled, training), (splits.probe, evaluation), (splits.test, evaluation),
     ):  # fmt: skip
-        assert images.side == preprocessing.image_size
+        assert images.size == preprocessing.image_size
         assert_pixels(images, photos, preprocessing)
         with pytest.raises((TypeError, ValueError)):
             images.images[0] = 0  # type: ignore[index]
@@ -124,7 +125,7 @@ def test_stretched_images_are_stored_at_the_models_size(photos: Path) -> None:
     data = DataConfig(labeled=str(photos), image_size=8, resize_to=12, fit="stretch", labels=3)
     splits = load_splits(data)
     for images in (splits.pool, splits.labeled, splits.probe, splits.test):
-        assert images.side == 8
+        assert images.size == 8
         assert_pixels(images, photos, data.preprocessing())
 
 

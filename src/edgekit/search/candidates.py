@@ -129,15 +129,15 @@ def chosen_candidates(
     Raises:
         RecipeError: one is not valid, or there are too many.
     """
-    sizes = [_size(size, "--image-size") for size in sizes] or [recipe.data.image_size]
+    wanted = [_size(size, "--image-size") for size in sizes] or [recipe.data.image_size]
     entries = [(entry, f"--candidate {entry}") for entry in given]
     parsed: list[tuple[Any, str]] = [(_read(text, where), where) for text, where in entries]
     if file is not None:
         parsed += _of_file(file)
-    found = [candidate for entry, where in parsed for size in sizes for candidate in _expanded(entry, where, size)]
+    found = [candidate for entry, where in parsed for size in wanted for candidate in _expanded(entry, where, size)]
     if not parsed:
         own = recipe.distill.student
-        found = [Candidate(own, size) for size in sizes] + [c for size in sizes for c in curated(size)]
+        found = [Candidate(own, size) for size in wanted] + [c for size in wanted for c in curated(size)]
     unique = list({candidate.name: candidate for candidate in found}.values())
     if len(unique) > MOST:
         raise RecipeError(

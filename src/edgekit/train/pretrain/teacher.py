@@ -125,8 +125,7 @@ def teacher_identity(source: EncoderTeacher, run: Run) -> dict[str, Any]:
         EdgekitError: it cannot be found.
     """
     assert source.model is not None
-    set_keys = source.model_dump(include={"weights_key", "image_size", "mean", "std"}, exclude_none=True)
-    keys = {key: set_keys[key] for key in ("weights_key", "image_size", "mean", "std") if key in set_keys}
+    keys: dict[str, Any] = source.model_dump(include={"weights_key", "image_size", "mean", "std"}, exclude_none=True)
     if source.weights not in {None, PRETRAINED}:
         assert source.weights is not None
         keys["weights"] = digest_of_weights(source.weights, f"{WHERE}.weights")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgekit.data.augment import Augment
+from edgekit.data.pixels import margins
 from edgekit.data.splits import Splits
 from edgekit.data.to_device import to_device
 from edgekit.files import digest_of, write_json
@@ -147,8 +148,9 @@ class DistilledTask(PretrainTask):
             return to_device(self.features(index, mirrored), pixels.device)
         if not self.of_images:
             return self.teacher(views)
-        margin = (pixels.shape[1] - self.plain.size) // 2
-        center = pixels[:, margin : margin + self.plain.size, margin : margin + self.plain.size]
+        size = self.plain.size
+        top, left = margins(tuple(pixels.shape), size)
+        center = pixels[:, top : top + size.height, left : left + size.width]
         return self.teacher(_flipped(normalize(center, self.plain.mean, self.plain.std), mirrored))
 
 
