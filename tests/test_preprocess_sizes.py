@@ -26,7 +26,9 @@ def noise(width: int, height: int) -> Image.Image:
 def smooth(width: int, height: int) -> Image.Image:
     """A picture without edges, of which parts can be resized alone with little difference."""
     x, y = np.meshgrid(np.linspace(0, 3, width), np.linspace(0, 2, height))
-    return Image.fromarray(np.stack([127 + 120 * np.sin(x), 127 + 120 * np.cos(y), 127 + 100 * np.sin(x + y)], 2).astype(np.uint8))
+    return Image.fromarray(
+        np.stack([127 + 120 * np.sin(x), 127 + 120 * np.cos(y), 127 + 100 * np.sin(x + y)], 2).astype(np.uint8)
+    )
 
 
 def two_steps(image: Image.Image, height: int, width: int, resize_to: int) -> np.ndarray:

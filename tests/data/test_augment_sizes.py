@@ -22,7 +22,9 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("size", [(24, 40), (40, 24), (80, 96), (8, 64)])
-@pytest.mark.parametrize("stored", [(40, 48), (110, 128)])  # from 64 rows on, they are gathered instead of multiplied with a matrix
+@pytest.mark.parametrize(
+    "stored", [(40, 48), (110, 128)]
+)  # from 64 rows on, they are gathered instead of multiplied with a matrix
 def test_crops_are_torchvision_s_image_by_image(size: tuple[int, int], stored: tuple[int, int]) -> None:
     height, width = stored
     pixels = images(5, height, width)

@@ -393,3 +393,36 @@ def test_what_cannot_be_is_one_clear_line(
         load(**{"labeled": "photos", "max_skipped": 0.5, **keys})
     assert caught.value.hint
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+def test_images_of_any_shape_are_stored_for_crops_and_evaluated_whole(tmp_path: Path, fit: Any) -> None:
+    for i in range(24):
+        save(tmp_path / "frames" / "ab"[i % 2] / f"{i}.png", picture(str(i), 40, 30))
+    data = DataConfig(labeled=str(tmp_path / "frames"), image_size=[12, 16], resize_to=15, labels=4, fit=fit)
+    splits, size = load_splits(data), ImageSize(12, 16)
+    stored = ImageSize(15, 20) if fit == "crop" else size
+    assert (splits.pool.size, splits.labeled.size) == (stored, stored)
+    assert (splits.probe.size, splits.test.size) == (size, size)
+    for images, preprocessing in (
+        (splits.pool, training_preprocessing(data)), (splits.test, data.preprocessing()),
+    ):  # fmt: skip
+        expected = [preprocessing(read_image(tmp_path / "frames" / name)) for name in images.names]
+        assert np.array_equal(images.images, np.stack(expected))
+    cropped = splits.pool.center_crop(size)
+    assert cropped.size == size
+    if fit == "crop":
+        assert np.array_equal(cropped.images, splits.pool.images[:, 1:13, 2:18])
+    streamed = load_splits(data.model_copy(update={"stream": True}))
+    assert np.array_equal(streamed.pool.center_crop(size).images, cropped.images)
+    twice = streamed.pool.center_crop((12, 20)).center_crop((10, 30)).images
+    top = (stored.height - 12) // 2 + 1
+    assert np.array_equal(twice[:2], splits.pool.images[:2, top : top + 10])
+    assert (streamed.pool.digest, streamed.test.digest) == (splits.pool.digest, splits.test.digest)
+
+
+def test_a_center_that_is_one_pixel_smaller_is_cut_out_too(photos: Path) -> None:
+    """Evaluation of training images must have the models' size: a ViT takes no other."""
+    splits = load_splits(DataConfig(labeled=str(photos), image_size=8, resize_to=9, labels=3))
+    assert splits.labeled.center_crop(8).size == 8
+    assert np.array_equal(splits.pool.center_crop(8).images, splits.pool.images[:, :8, :8])

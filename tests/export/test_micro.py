@@ -309,6 +309,8 @@ def test_memory_that_a_board_lacks_is_said_in_a_line() -> None:
     assert (
         ram == "its arena of 300,000 bytes exceeds --max-ram 200,000 by 100,000 (estimate: --image-size 64 would fit)"
     )
+    (frame,) = Limits(200_000, None).faults(needs, (96, 128))
+    assert frame.endswith("(estimate: --image-size 64,85 would fit)")
     (flash,) = Limits(None, 1_000_000).faults(needs, 96)
     assert flash.startswith(
         "its file of 2,000,000 bytes exceeds --max-flash 1,000,000 by 1,000,000 (a student with 50%"

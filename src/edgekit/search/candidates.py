@@ -37,6 +37,9 @@ class Candidate:
     architecture: Architecture
     image_size: ImageSize
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", ImageSize.of(self.image_size))
+
     @property
     def name(self) -> str:
         """A readable and unique name, which is also that of a folder."""
