@@ -76,12 +76,12 @@ def export_classifier(
     was rejected, call `gate` afterwards.
 
     Args:
-        model: uint8 images (n, s, s, 3) -> float32 logits (n, classes), s being the preprocessing's image size; or a float ONNX
+        model: uint8 images (n, h, w, 3) -> float32 logits (n, classes), h and w being the preprocessing's; or a float ONNX
             of that form (`image` in, `logits` out, a free batch axis). Of another task, its outputs instead.
         classes: names, in the order of the logits.
         preprocessing: how an image file becomes such pixels; written into the bundle.
-        calibration: unlabeled images for INT8, uint8 (m, s, s, 3), all of which are used; or a pool to draw them from.
-        evaluation: uint8 images (k, s, s, 3) and labels int64 (k,) for verification; the golden images are drawn from them. None:
+        calibration: unlabeled images for INT8, uint8 (m, h, w, 3), all of which are used; or a pool to draw them from.
+        evaluation: uint8 images (k, h, w, 3) and labels int64 (k,) for verification; the golden images are drawn from them. None:
             calibration images are held back instead (see `judged`), and the loss of accuracy is estimated (see `verify`).
         output: the bundle's folder.
         targets: names from the table `edgekit.targets`.

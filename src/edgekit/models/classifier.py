@@ -59,9 +59,9 @@ class Classifier(nn.Module):
         return cls(architecture, image_size, classes, encoder, kept_layers(encoder.feature_dim, kept_widths))
 
     def embed(self, images: Tensor) -> Tensor:
-        """The input of the linear layer, (n, d), for normalized float32 images (n, 3, s, s)."""
+        """The input of the linear layer, (n, d), for normalized float32 images (n, 3, h, w)."""
         return self.kept(self.encoder(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, classes) of normalized float32 images (n, 3, s, s)."""
+        """Logits (n, classes) of normalized float32 images (n, 3, h, w)."""
         return self.head(self.embed(images))

@@ -1,6 +1,6 @@
 """The float ONNX, opset 17: the source of every other variant.
 
-The graph takes `image`, uint8 (n, s, s, 3) with a free batch axis, and gives the outputs of its task, float32 with n rows, the main one
+The graph takes `image`, uint8 (n, h, w, 3) with a free batch axis, and gives the outputs of its task, float32 with n rows, the main one
 first: of a classification `logits` (n, classes).
 """
 
@@ -100,7 +100,7 @@ def save(
     """Write a graph that takes pixels as edgekit's float ONNX: simplified, its metadata filled, checked.
 
     Args:
-        model: uint8 image (n, s, s, 3) -> the task's outputs, opset 17; it is changed.
+        model: uint8 image (n, h, w, 3) -> the task's outputs, opset 17; it is changed.
         path: the file to write.
         classes: names, in the order of the outputs.
         embedding: whether what the linear layer sees becomes an output beside the main one.

@@ -71,7 +71,7 @@ class Quantizer:
     Args:
         calibration: the calibration of the float graph.
         scratch: the folder in which it creates its own.
-        unlabeled: images for comparison and distillation, uint8 (n, s, s, 3); None: the calibration images.
+        unlabeled: images for comparison and distillation, uint8 (n, h, w, 3); None: the calibration images.
         model: the trained network, from pixels to its outputs, as torch; None where it came as ONNX.
         task: what the network answers.
     """

@@ -36,7 +36,7 @@ class ChosenOutput(nn.Module):
     """A network whose output is converted to logits.
 
     Args:
-        network: normalized float32 images (n, 3, s, s) -> anything that holds one tensor of scores (n, k), (n,) or (n, k, 1, 1).
+        network: normalized float32 images (n, 3, h, w) -> anything that holds one tensor of scores (n, k), (n,) or (n, k, 1, 1).
         place: path to that tensor in the output, step by step; empty if it is the output.
         ending: the kind of the scores; `sigmoid` only with one score per image.
         classes: k.

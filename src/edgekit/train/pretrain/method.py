@@ -20,7 +20,7 @@ class Views:
     """The inputs of a method at a step.
 
     Args:
-        images: `Method.views` random views, each float32 (n, 3, s, s), normalized.
+        images: `Method.views` random views, each float32 (n, 3, h, w), normalized.
         index: int64 (n), each image's position in the pool.
         generator: a CPU generator in the same state on every process, for draws over the whole batch.
         targets: (n, d), the features of a teacher, for methods that have one.

@@ -54,7 +54,7 @@ class Siamese(Method):
         """Return the targets of the predictions of the other view.
 
         Args:
-            images: of each view, float32 (n, 3, s, s).
+            images: of each view, float32 (n, 3, h, w).
             projections: of each view, by the network in training, (n, d).
 
         Returns:

@@ -155,6 +155,6 @@ class DistilledTask(PretrainTask):
 
 
 def _flipped(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Images (n, 3, s, s), mirrored where `mirrored` (n), on the CPU, says so."""
+    """Images (n, 3, h, w), mirrored where `mirrored` (n), on the CPU, says so."""
     chosen = to_device(mirrored, images.device)[:, None, None, None]
     return torch.where(chosen, images.flip(3), images).contiguous(memory_format=torch.channels_last)
