@@ -107,10 +107,10 @@ def test_the_image_size_is_the_usual_one_that_is_nearest(side: int, image_size: 
 @pytest.mark.parametrize(
     ("width", "height", "size", "said"),
     [
-        (640, 480, [192, 256], "4:3: in that shape, about as many pixels as a square of 224"),
+        (640, 480, [192, 256], "nearly all are 4:3: this size keeps that shape"),
         (480, 640, [256, 192], "3:4"),
         (384, 216, [160, 288], "16:9"),
-        (160, 120, [112, 144], "4:3: in that shape, about as many pixels as a square of 128"),
+        (160, 120, [112, 144], "4:3: this size"),
         (64, 48, [56, 72], "4:3"),
         (200, 80, [64, 160], "2.51:1"),
         (

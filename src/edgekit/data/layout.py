@@ -25,12 +25,9 @@ _SAMPLED = 256  # images whose header is read for their size
 # When the proposed size is not square: nearly all images have nearly the same shape, and it is clearly not a square.
 _SAME_SHAPE = 0.05  # relative difference of an aspect ratio from the median
 _NEARLY_ALL = 0.9
-_ELONGATED = (
-    1.2,
-    4.0,
-)  # longer by shorter side: below, a square loses little; above, the shorter side would become tiny
+_ELONGATED = 1.2, 4.0  # longer by shorter side: below, a square loses little; above, the shorter side would become tiny
 _FEWEST, _TINY = 4, 32  # images; pixels of the shorter side
-_NAMED = {(4, 3): "4:3", (3, 2): "3:2", (16, 10): "16:10", (16, 9): "16:9", (5, 4): "5:4", (2, 1): "2:1"}
+_NAMED = ("5:4", "4:3", "3:2", "16:10", "16:9", "2:1")
 
 
 @dataclass(frozen=True)
@@ -93,9 +90,11 @@ def shaped(side: int, aspect: float) -> ImageSize:
 def ratio_name(aspect: float) -> str:
     """Return an aspect ratio, width by height, as people write it: 4:3, or 1:1.62."""
     longer = max(aspect, 1 / aspect)
-    (across, down) = min(_NAMED, key=lambda pair: abs(math.log(pair[0] / pair[1] / longer)))
-    named = abs(math.log(across / down / longer)) < 0.02
-    parts = _NAMED[across, down].split(":") if named else [f"{longer:.2f}", "1"]
+    parts = [f"{longer:.2f}", "1"]
+    for name in _NAMED:
+        across, down = name.split(":")
+        if abs(int(across) / int(down) / longer - 1) < 0.02:
+            parts = [across, down]
     return ":".join(parts if aspect > 1 else parts[::-1])
 
 

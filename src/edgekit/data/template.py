@@ -272,8 +272,7 @@ def _size_why(layout: Layout) -> str:
     median = f"the median of the shorter side of the images is {layout.side}"
     if layout.aspect == 1:
         return median
-    name = ratio_name(layout.aspect)
-    return f"{median}, and nearly all are {name}: in that shape, about as many pixels as a square of {layout.standard_side}"
+    return f"{median}, and nearly all are {ratio_name(layout.aspect)}: this size keeps that shape (docs/data.md has the rule)"
 
 
 def _planned(values: _TemplateValues, plan: RecipePlan) -> _TemplateValues:
