@@ -21,7 +21,7 @@ from edgekit.export.importers.ports import ImageInput, find_input
 from edgekit.export.importers.request import ImportedGraph, ModelRequest, Network, PixelFormat
 from edgekit.models.pixels import Channels, Statistics
 from edgekit.onnx_graph.build import save
-from edgekit.sizes import ImageSize
+from edgekit.sizes import ImageSize, SizeLike
 
 _CLOSE = 1e-3  # of the largest logit: float32 rounding stays below it; a wrong batch axis changes everything
 
@@ -104,13 +104,14 @@ class _Foreign:
         self.model, self.image, self.reference, self.file = model, image, reference, file
 
     def write(
-        self, path: Path, size: ImageSize, mean: Statistics, std: Statistics, channels: Channels, classes: list[str]
+        self, path: Path, size: SizeLike, mean: Statistics, std: Statistics, channels: Channels, classes: list[str]
     ) -> None:
         """Write the graph in edgekit's form; run it on three images to check that its outputs are the same.
 
         Raises:
             ExportError: the graph cannot be converted to opset 17, has control flow, or its batch axis cannot be freed.
         """
+        size = ImageSize.of(size)
         images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
         with _one_line(self.file):
             expected = self.reference.run(mean, std, channels)(images)

@@ -16,7 +16,7 @@ from edgekit.errors import ExportError
 from edgekit.export.importers.answers import sum_to_one
 from edgekit.export.importers.determinism import determinism_fault
 from edgekit.onnx_graph.build import slow_attention
-from edgekit.sizes import ImageSize
+from edgekit.sizes import ImageSize, SizeLike
 
 Ending = Literal["logits", "softmax", "sigmoid"]
 _DEEPEST = 4  # depth of nested lists and dictionaries that are searched
@@ -58,7 +58,7 @@ class ChosenOutput(nn.Module):
 
 
 def as_classifier(
-    network: nn.Module, size: ImageSize, model: str, classes: int | None = None
+    network: nn.Module, size: SizeLike, model: str, classes: int | None = None
 ) -> tuple[nn.Module, int, list[str]]:
     """Return a network that gives logits, whatever the form of its output.
 
@@ -79,6 +79,7 @@ def as_classifier(
         network = network.cpu().float().eval()
     except Exception as error:  # parameters without values (lazy, or on the meta device), or the user's own code
         raise ExportError(f"{model}: cannot be moved to the CPU: {reason(error)}", "load its weights first") from error
+    size = ImageSize.of(size)
     probes = torch.randn(_PROBES, 3, *size, generator=torch.Generator().manual_seed(0))
     output = _run(network, probes, model, size)
     place, notes = _choice(output, model, classes)

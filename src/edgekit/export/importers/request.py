@@ -49,6 +49,9 @@ class PixelFormat:
     pixel_range: PixelRange | Literal["auto"] | None = None
     channels: Channels | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", None if self.size is None else ImageSize.of(self.size))
+
 
 @dataclass(frozen=True)
 class ModelRequest:
@@ -117,7 +120,7 @@ class ImportedGraph:
             (n, h, w, 3) -> logits (n, classes).
     """
 
-    write: Callable[[Path, ImageSize, Statistics, Statistics, Channels, list[str]], None]
+    write: Callable[[Path, SizeLike, Statistics, Statistics, Channels, list[str]], None]
     run: Callable[[Statistics, Statistics, Channels], Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
 
 
