@@ -99,7 +99,7 @@ def main() -> None:
         "created": now(),
         "command": sys.argv,
         "architecture": classifier.architecture.model_dump(mode="json"),
-        "image_size": data.image_size,
+        "image_size": data.image_size.plain,
         "weights": record.outputs["model.safetensors"],
         "pool": len(splits.pool),
         "test_images": len(test),

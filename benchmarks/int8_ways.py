@@ -82,7 +82,7 @@ def main() -> None:
         "created": now(),
         "command": sys.argv,
         "architecture": classifier.architecture.model_dump(mode="json"),
-        "image_size": data.image_size,
+        "image_size": data.image_size.plain,
         "weights": record.outputs["model.safetensors"],
         "trained": reference.accuracy.model_dump(mode="json"),
         "calibration": calibration.describe().model_dump(mode="json"),

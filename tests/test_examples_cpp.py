@@ -225,7 +225,8 @@ SIDES = st.one_of(st.integers(1, 40), st.integers(1, 400))
 
 @settings(max_examples=200)
 @given(
-    width=SIDES, height=SIDES, size=st.integers(4, 64), more=st.integers(0, 40), fit=st.sampled_from(["crop", "stretch", "border"]),
+    width=SIDES, height=SIDES, size=st.integers(4, 64), wide=st.none() | st.integers(4, 64), more=st.integers(0, 40),
+    fit=st.sampled_from(["crop", "stretch", "border"]),
     interpolation=st.sampled_from(["bilinear", "bicubic", "lanczos"]), geometry=st.sampled_from(["edgekit", "torchvision"]),
     smaller=st.booleans(), seed=st.integers(0, 2**32 - 1),
 )  # fmt: skip
@@ -233,6 +234,7 @@ SIDES = st.one_of(st.integers(1, 40), st.integers(1, 400))
     width=4000,
     height=3,
     size=32,
+    wide=None,
     more=4,
     fit="crop",
     interpolation="bicubic",
@@ -244,6 +246,7 @@ SIDES = st.one_of(st.integers(1, 40), st.integers(1, 400))
     width=64,
     height=64,
     size=64,
+    wide=None,
     more=0,
     fit="crop",
     interpolation="bilinear",
@@ -255,6 +258,7 @@ SIDES = st.one_of(st.integers(1, 40), st.integers(1, 400))
     width=1,
     height=30_000,
     size=4,
+    wide=9,
     more=3000,
     fit="crop",
     interpolation="bilinear",
@@ -263,35 +267,41 @@ SIDES = st.one_of(st.integers(1, 40), st.integers(1, 400))
     seed=1,
 )
 def test_pixels_are_pillow_s_bit_for_bit(
-    to_pixels: Pixels, width: int, height: int, size: int, more: int, fit: Any,
+    to_pixels: Pixels, width: int, height: int, size: int, wide: int | None, more: int, fit: Any,
     interpolation: Any, geometry: Any, smaller: bool, seed: int,
 ) -> None:  # fmt: skip
     if geometry == "edgekit" and fit == "border":
         fit = "crop"
-    resize_to = max(4, size - more) if smaller and geometry == "torchvision" else size + more
+    wanted = (size, size if wide is None else wide)
+    resize_to = max(4, min(wanted) - more) if smaller and geometry == "torchvision" else min(wanted) + more
     how = Preprocessing(
-        image_size=size, resize_to=resize_to, fit=fit, interpolation=interpolation, geometry=geometry,
+        image_size=wanted, resize_to=resize_to, fit=fit, interpolation=interpolation, geometry=geometry,
         fill=(3, 200, 90) if geometry == "torchvision" else (0, 0, 0),
     )  # fmt: skip
     random = np.random.default_rng(seed)
     image = random.integers(0, 256, (height, width, 3), np.uint8)
     if seed % 2:  # black and white alone: filters with negative parts leave the range of 8 bits
         image = np.where(image > 127, 255, 0).astype(np.uint8)
-    side, found = to_pixels(image, json.dumps({"preprocessing": how.model_dump(mode="json")}), size * size * 3)
-    assert side == size
-    np.testing.assert_array_equal(found.reshape(size, size, 3), how(Image.fromarray(image)))
+    room = 3 * wanted[0] * wanted[1]
+    written, found = to_pixels(image, json.dumps({"preprocessing": how.model_dump(mode="json")}), room)
+    assert written == room
+    np.testing.assert_array_equal(found.reshape(*wanted, 3), how(Image.fromarray(image)))
 
 
 def test_what_the_interface_cannot_use_gives_0(to_pixels: Pixels) -> None:
     image = np.zeros((4, 5, 3), np.uint8)
     right = {"image_size": 8, "resize_to": 8, "fit": "crop", "interpolation": "bilinear"}
-    assert to_pixels(image, json.dumps({"preprocessing": right}), 192)[0] == 8
+    assert to_pixels(image, json.dumps({"preprocessing": right}), 192)[0] == 192
     assert to_pixels(image, json.dumps({"preprocessing": right}), 191)[0] == 0
     for change in (
         {"fit": "other"},
         {"interpolation": "box"},
         {"geometry": "other"},
         {"image_size": 0},
+        {"image_size": [8]},
+        {"image_size": [8, 0]},
+        {"image_size": ["8", 8]},
+        {"image_size": "8"},
         {"resize_to": "8"},
     ):
         assert to_pixels(image, json.dumps({"preprocessing": right | change}), 192)[0] == 0

@@ -200,7 +200,7 @@ def test_a_decompression_bomb_is_refused() -> None:
 
 def two_steps(preprocessing: Preprocessing, image: Image.Image) -> np.ndarray:
     """The definition: resize the whole image so that the shorter side is `resize_to`, then cut the center out."""
-    size = preprocessing.image_size
+    size = preprocessing.image_size.height
     scale = preprocessing.resize_to / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2

@@ -26,7 +26,12 @@ Variant variant_of(const Json& json) {
 
 Preprocessing preprocessing_of(const Json& json) {
   Preprocessing found;
-  found.image_size = static_cast<int>(json.at("image_size", Kind::number).number);
+  const bool square = json.has("image_size") && json.object.at("image_size").kind == Kind::number;  // else [height, width]
+  const std::vector<Json> sides = square ? std::vector<Json>(2, json.at("image_size", Kind::number)) : json.at("image_size", Kind::array).array;
+  bool usable = sides.size() == 2;
+  for (const Json& side : sides) usable = usable && side.kind == Kind::number && side.number >= 1 && side.number <= 4096;
+  if (!usable) throw Failure(1, "bundle.json: no usable \"image_size\"");
+  found.height = static_cast<int>(sides[0].number), found.width = static_cast<int>(sides[1].number);
   found.resize_to = static_cast<int>(json.at("resize_to", Kind::number).number);
   found.fit = json.at("fit", Kind::string).string;
   found.interpolation = json.at("interpolation", Kind::string).string;
@@ -34,7 +39,6 @@ Preprocessing preprocessing_of(const Json& json) {
   if (json.has("fill")) {
     for (int i = 0; i < 3; ++i) found.fill[i] = static_cast<int>(json.at("fill", Kind::array).array.at(i).number);
   }
-  if (found.image_size < 1 || found.image_size > 4096) throw Failure(1, "bundle.json: no usable \"image_size\"");
   return found;
 }
 
@@ -87,9 +91,9 @@ Bytes Bundle::read(const std::string& path) const {
 
 std::map<std::string, Array> Bundle::golden() const {
   auto arrays = read_npz(read(golden_), golden_);
-  const std::int64_t size = preprocessing_.image_size;
+  const std::int64_t bytes = std::int64_t{3} * preprocessing_.height * preprocessing_.width;
   const Array& images = arrays["images"];
-  if (images.type != "|u1" || images.shape.size() != 4 || images.shape[0] < 1 || images.count() != images.shape[0] * size * size * 3) {
+  if (images.type != "|u1" || images.shape.size() != 4 || images.shape[0] < 1 || images.count() != images.shape[0] * bytes) {
     throw Failure(1, golden_ + ": no images of this size");
   }
   for (const std::string& name : outputs_) {

@@ -30,7 +30,8 @@ std::int64_t count_of(const LiteRtLayout& layout) {
 
 class LiteRtModelOfOurs : public Model {
  public:
-  LiteRtModelOfOurs(Bytes content, int size, const std::vector<std::string>& outputs) : content_(std::move(content)), size_(size) {
+  LiteRtModelOfOurs(Bytes content, int height, int width, const std::vector<std::string>& outputs)
+      : content_(std::move(content)), height_(height), width_(width) {
     try {
       load(outputs);
     } catch (...) {
@@ -78,7 +79,7 @@ class LiteRtModelOfOurs : public Model {
   void bind_input() {
     LiteRtLayout layout{};
     check(LiteRtGetCompiledModelInputTensorLayout(compiled_, 0, 0, &layout), "the input");
-    const int sides[4] = {1, size_, size_, 3};
+    const int sides[4] = {1, height_, width_, 3};
     if (layout.rank != 4) throw Failure(1, "LiteRT: the input is not an image");
     for (int i = 1; i < 4; ++i) {
       if (layout.dimensions[i] != sides[i]) throw Failure(1, "LiteRT: the input is of another size");
@@ -127,7 +128,7 @@ class LiteRtModelOfOurs : public Model {
   }
 
   Bytes content_;  // LiteRT reads from it as long as the model lives
-  int size_;
+  int height_, width_;
   LiteRtEnvironment environment_ = nullptr;
   LiteRtModel model_ = nullptr;
   LiteRtCompiledModel compiled_ = nullptr;
@@ -139,8 +140,8 @@ class LiteRtModelOfOurs : public Model {
 
 }  // namespace
 
-std::unique_ptr<Model> open_litert(Bytes content, int size, const std::vector<std::string>& outputs) {
-  return std::make_unique<LiteRtModelOfOurs>(std::move(content), size, outputs);
+std::unique_ptr<Model> open_litert(Bytes content, int height, int width, const std::vector<std::string>& outputs) {
+  return std::make_unique<LiteRtModelOfOurs>(std::move(content), height, width, outputs);
 }
 
 }  // namespace edgekit

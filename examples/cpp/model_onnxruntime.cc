@@ -44,8 +44,8 @@ class Owned {
 
 class OnnxRuntimeModel : public Model {
  public:
-  OnnxRuntimeModel(const Bytes& content, int size, const std::vector<std::string>& outputs)
-      : size_(size), outputs_(outputs), env_(api().ReleaseEnv), options_(api().ReleaseSessionOptions), session_(api().ReleaseSession), memory_(api().ReleaseMemoryInfo) {
+  OnnxRuntimeModel(const Bytes& content, int height, int width, const std::vector<std::string>& outputs)
+      : height_(height), width_(width), outputs_(outputs), env_(api().ReleaseEnv), options_(api().ReleaseSessionOptions), session_(api().ReleaseSession), memory_(api().ReleaseMemoryInfo) {
     check(api().CreateEnv(ORT_LOGGING_LEVEL_ERROR, "edgekit", env_.out()));
     check(api().DisableTelemetryEvents(env_.get()));
     check(api().CreateSessionOptions(options_.out()));
@@ -55,7 +55,7 @@ class OnnxRuntimeModel : public Model {
   }
 
   Outputs run(const std::vector<std::uint8_t>& pixels) override {
-    const std::int64_t shape[4] = {1, size_, size_, 3};
+    const std::int64_t shape[4] = {1, height_, width_, 3};
     Owned<OrtValue> image(api().ReleaseValue);
     check(api().CreateTensorWithDataAsOrtValue(memory_.get(), const_cast<std::uint8_t*>(pixels.data()), pixels.size(), shape, 4,
                                                ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8, image.out()));
@@ -88,7 +88,7 @@ class OnnxRuntimeModel : public Model {
     return std::vector<float>(numbers, numbers + count);
   }
 
-  int size_;
+  int height_, width_;
   std::vector<std::string> outputs_;
   Owned<OrtEnv> env_;
   Owned<OrtSessionOptions> options_;
@@ -98,8 +98,8 @@ class OnnxRuntimeModel : public Model {
 
 }  // namespace
 
-std::unique_ptr<Model> open_onnxruntime(Bytes content, int size, const std::vector<std::string>& outputs) {
-  return std::make_unique<OnnxRuntimeModel>(content, size, outputs);
+std::unique_ptr<Model> open_onnxruntime(Bytes content, int height, int width, const std::vector<std::string>& outputs) {
+  return std::make_unique<OnnxRuntimeModel>(content, height, width, outputs);
 }
 
 }  // namespace edgekit

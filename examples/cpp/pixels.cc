@@ -130,14 +130,21 @@ Image resized(const Image& image, int width, int height, const Preprocessing& ho
 
 int rounded(double value) { return static_cast<int>(std::nearbyint(value)); }  // half to even, as Python's round
 
+// A side of the area of resize_to: the shape of height x width, not rounded.
+double area(const Preprocessing& how, int side) {
+  return static_cast<double>(static_cast<std::int64_t>(side) * how.resize_to) / std::min(how.height, how.width);
+}
+
 // Width and height of the whole resized image, rounded as torchvision and timm do.
 void torchvision_size(const Image& image, const Preprocessing& how, int* width, int* height) {
   const int shorter = std::min(image.width, image.height), longer = std::max(image.width, image.height);
+  const int across = static_cast<int>(area(how, how.width)), down = static_cast<int>(area(how, how.height));
   const double to = how.resize_to;
   if (how.fit == "stretch") {
-    *width = *height = how.resize_to;
-  } else if (how.fit == "border") {
-    const double ratio = std::max(image.height / to, image.width / to);
+    *width = across, *height = down;
+  } else if (how.fit == "border" || how.height != how.width) {
+    const double of_height = static_cast<double>(image.height) / down, of_width = static_cast<double>(image.width) / across;
+    const double ratio = how.fit == "border" ? std::max(of_height, of_width) : std::min(of_height, of_width);
     *width = std::max(1, rounded(image.width / ratio));
     *height = std::max(1, rounded(image.height / ratio));
   } else {
@@ -147,38 +154,37 @@ void torchvision_size(const Image& image, const Preprocessing& how, int* width, 
   }
 }
 
-// How far the square begins after the resized side does; below 0, the rest is filled.
+// How far the result begins after the resized side does; below 0, the rest is filled.
 int margin(int size, int side) {
   const int missing = size - side;
   return missing > 0 ? -(missing / 2) : rounded(-missing / 2.0);
 }
 
 std::vector<std::uint8_t> torchvision_pixels(const Image& image, const Preprocessing& how) {
-  const int size = how.image_size;
   int width = 0, height = 0;
   torchvision_size(image, how, &width, &height);
-  int left = margin(size, width), top = margin(size, height);
+  int left = margin(how.width, width), top = margin(how.height, height);
   Image whole;
   if (static_cast<double>(width) * height > kLongest) {
-    whole = resized_part(image, width, height, std::max(0, left), std::max(0, top), std::min(size, width), std::min(size, height), how);
+    whole = resized_part(image, width, height, std::max(0, left), std::max(0, top), std::min(how.width, width), std::min(how.height, height), how);
     left = std::min(0, left);
     top = std::min(0, top);
   } else {
     whole = resized(image, width, height, how);
   }
-  std::vector<std::uint8_t> square(static_cast<std::size_t>(size) * size * 3);
-  for (int y = 0; y < size; ++y) {
-    for (int x = 0; x < size; ++x) {
+  std::vector<std::uint8_t> result(static_cast<std::size_t>(how.height) * how.width * 3);
+  for (int y = 0; y < how.height; ++y) {
+    for (int x = 0; x < how.width; ++x) {
       const int from_x = x + left, from_y = y + top;
       const bool inside = from_x >= 0 && from_y >= 0 && from_x < whole.width && from_y < whole.height;
       for (int channel = 0; channel < 3; ++channel) {
         const std::size_t from = (static_cast<std::size_t>(from_y) * whole.width + from_x) * 3 + channel;
-        square[(static_cast<std::size_t>(y) * size + x) * 3 + channel] =
+        result[(static_cast<std::size_t>(y) * how.width + x) * 3 + channel] =
             inside ? whole.rgb[from] : static_cast<std::uint8_t>(how.fill[channel]);
       }
     }
   }
-  return square;
+  return result;
 }
 
 }  // namespace
@@ -200,12 +206,11 @@ std::vector<std::uint8_t> to_pixels(const Image& image, const Preprocessing& how
   if (image.width < 1 || image.height < 1) throw std::invalid_argument("an empty image");
   if (how.geometry == "torchvision") return torchvision_pixels(image, how);
   if (how.geometry != "edgekit") throw std::invalid_argument("unknown geometry " + how.geometry);
-  const int size = how.image_size;
-  if (how.fit == "stretch") return resized(image, size, size, how).rgb;
+  if (how.fit == "stretch") return resized(image, how.width, how.height, how).rgb;
   if (how.fit != "crop") throw std::invalid_argument("unknown fit " + how.fit);
-  const double scale = static_cast<double>(how.resize_to) / std::min(image.width, image.height);
-  const int width = std::max(size, rounded(image.width * scale)), height = std::max(size, rounded(image.height * scale));
-  return resized_part(image, width, height, (width - size) / 2, (height - size) / 2, size, size, how).rgb;
+  const double scale = std::max(area(how, how.width) / image.width, area(how, how.height) / image.height);
+  const int width = std::max(how.width, rounded(image.width * scale)), height = std::max(how.height, rounded(image.height * scale));
+  return resized_part(image, width, height, (width - how.width) / 2, (height - how.height) / 2, how.width, how.height, how).rgb;
 }
 
 }  // namespace edgekit

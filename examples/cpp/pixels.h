@@ -16,7 +16,7 @@ struct Image {
 
 // `preprocessing` of bundle.json. The strings have the values that docs/bundle.md lists.
 struct Preprocessing {
-  int image_size = 0;
+  int height = 0, width = 0;  // image_size: the side of a square, or [height, width]
   int resize_to = 0;
   std::string fit = "crop";
   std::string interpolation = "bilinear";
@@ -24,7 +24,7 @@ struct Preprocessing {
   int fill[3] = {0, 0, 0};
 };
 
-// Returns image_size x image_size x 3 bytes. Throws std::invalid_argument for an unknown value of a string, or an empty image.
+// Returns height x width x 3 bytes. Throws std::invalid_argument for an unknown value of a string, or an empty image.
 std::vector<std::uint8_t> to_pixels(const Image& image, const Preprocessing& preprocessing);
 
 // Resizes the part `box` (left, top, right, bottom, in pixels of `image`) to width x height, as Pillow's Image.resize(size, resample, box) does up to

@@ -13,7 +13,7 @@ int edgekit_pixels(const char* bundle_json, const uint8_t* rgb, int width, int h
     const std::vector<std::uint8_t> pixels = to_pixels({width, height, {rgb, rgb + std::size_t{3} * width * height}}, how);
     if (pixels.size() > out_bytes) return 0;
     std::memcpy(out, pixels.data(), pixels.size());
-    return how.image_size;
+    return static_cast<int>(pixels.size());
   } catch (const std::exception&) {  // no exception may leave a function of C
     return 0;
   }

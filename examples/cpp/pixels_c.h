@@ -8,13 +8,13 @@
 extern "C" {
 #endif
 
-/* Writes what the model takes of an upright 8-bit RGB image, side x side x 3 bytes.
+/* Writes what the model takes of an upright 8-bit RGB image: image_size, height x width x 3 bytes.
 
    bundle_json: the text of bundle.json.
    rgb:         width x height x 3 bytes.
    out:         room for out_bytes bytes.
 
-   Returns side, or 0 where bundle.json is not usable, the image is empty, or out is too small. */
+   Returns the number of bytes written, or 0 where bundle.json is not usable, the image is empty, or out is too small. */
 int edgekit_pixels(const char* bundle_json, const uint8_t* rgb, int width, int height, uint8_t* out, size_t out_bytes);
 
 #ifdef __cplusplus

@@ -44,12 +44,12 @@ struct Likeness {
 std::size_t decision(const float* logits, std::size_t count) { return std::max_element(logits, logits + count) - logits; }
 
 std::unique_ptr<Model> opened(const Bundle& bundle, const Variant& variant) {
-  const int size = bundle.preprocessing().image_size;
+  const Preprocessing& how = bundle.preprocessing();
 #ifdef WITH_LITERT
-  if (variant.runtime == "litert") return open_litert(bundle.read(variant.file), size, bundle.outputs());
+  if (variant.runtime == "litert") return open_litert(bundle.read(variant.file), how.height, how.width, bundle.outputs());
 #endif
 #ifdef WITH_ONNXRUNTIME
-  if (variant.runtime == "onnxruntime") return open_onnxruntime(bundle.read(variant.file), size, bundle.outputs());
+  if (variant.runtime == "onnxruntime") return open_onnxruntime(bundle.read(variant.file), how.height, how.width, bundle.outputs());
 #endif
   throw Failure(2, variant.id + ": this program was compiled without the runtime " + variant.runtime);
 }

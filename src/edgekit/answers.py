@@ -29,7 +29,7 @@ class Answers:
         predicted: for each model, (n,) int32, the most probable class.
         probability: for each model, (n,) float32, the softmax probability of that class.
         worst: (m,) int32, rows of the wrong images with the student's highest confidence.
-        thumbnails: (m, s, s, 3) uint8, thumbnails of these images.
+        thumbnails: (m, h, w, 3) uint8, thumbnails of these images.
     """
 
     truth: NDArray[np.int32]

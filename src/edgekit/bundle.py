@@ -481,14 +481,14 @@ class Bundle:
         """
         path = self.path / self.manifest.golden.path
         content = io.BytesIO(self.read(self.manifest.golden))
-        size = self.manifest.preprocessing.image_size
+        size = tuple(self.manifest.preprocessing.image_size)
         shapes = {output.name: output.shape[1:] for output in self.manifest.outputs}
         try:
             named = parse_npz(content, path, ["images", *shapes])
         except Unreadable as error:
             raise BundleError(f"{path}: not golden tensors: {error.reason}", "export the bundle again") from error
         images = named.pop("images")
-        right = images.dtype == np.uint8 and images.shape[1:] == (size, size, 3) and images.size > 0
+        right = images.dtype == np.uint8 and images.shape[1:] == (*size, 3) and images.size > 0
         for name, output in named.items():
             want = [len(images), *shapes[name]] if right else []
             fits = len(want) == output.ndim and all(a in (None, b) for a, b in zip(want, output.shape, strict=True))

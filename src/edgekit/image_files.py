@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     ImageInput: TypeAlias = Path | str | bytes | Image.Image | NDArray[np.uint8]
 
 MAX_PIXELS = 100_000_000  # 4 bytes per pixel in Pillow, and as much again for the results
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # the EXIF tag, and its values for images that are stored on their side
+_WITH_EXIF = {"JPEG", "MPO", "TIFF", "WEBP"}
 HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
 
 # Formats that Pillow recognizes but cannot decode: containers of other libraries, video, PostScript, metafiles.
@@ -87,7 +89,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _is_turned(image: Image.Image) -> bool:
     """Return whether EXIF says that the picture is stored rotated or mirrored (tag 0x0112 is not 1)."""
-    return image.getexif().get(0x0112, 1) != 1
+    return image.getexif().get(_ORIENTATION, 1) != 1
 
 
 def _not_pixels(source: Any) -> DataError | None:
@@ -183,10 +185,15 @@ def _opened(source: Path | str | bytes) -> Iterator[Image.Image]:
 
 
 def image_header(path: Path) -> tuple[str, tuple[int, int]]:
-    """Return Pillow's mode, and the stored width and height, from the header of a file. Raises what Pillow raises, or `Unreadable`."""
+    """Return Pillow's mode, and width and height of the upright image, from the header of a file.
+
+    Raises what Pillow raises, or `Unreadable`.
+    """
     _register_heif()
     with _opened(path) as image:
-        return image.mode, image.size
+        # Of other formats (PNG), Pillow would decode the whole image to look for EXIF; photographs are in these.
+        lies = image.format in _WITH_EXIF and image.getexif().get(_ORIENTATION) in _LYING
+        return image.mode, image.size[::-1] if lies else image.size
 
 
 def _reduce(image: Image.Image, max_pixels: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_serial
 
 from edgekit.image_files import MAX_PIXELS, as_image, bounded_decoding, open_image
 from edgekit.pixel_range import PixelRange, check_pixel_range, gray_image, is_deep
+from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, SizeBounds
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,26 +29,35 @@ _STRIP = 1 << 24  # pixels of a transparent picture to blend with white at a tim
 
 
 class Preprocessing(BaseModel):
-    """How an upright image becomes a square of `image_size` pixels.
+    """How an upright image becomes one of `image_size`, height H and width W.
 
-    With `fit="crop"`, the shorter side is resized to `resize_to` and the center is cut out; with `fit="stretch"`, the whole image is
-    resized to the square, whatever its aspect ratio. Resampling is that of Pillow (antialiased), the same with every version of it.
+    `resize_to` is the shorter side of an area of the shape of H x W, for a square the area's side. With `fit="crop"`, the image keeps its
+    aspect ratio and is resized so that it just covers that area: for a square, its shorter side becomes `resize_to`. The center of H x W
+    pixels is cut out. With `fit="stretch"`, the whole image is resized to H x W, whatever its aspect ratio. Resampling is that of Pillow
+    (antialiased), the same with every version of it.
 
     `geometry` defines how sides are rounded. "edgekit": sides to the nearest pixel, margins down, and only the center is resized.
     "torchvision": as `torchvision.transforms.Resize` and `CenterCrop`, and so timm's transforms, pixel by pixel (the longer side is
-    truncated, the margin is rounded half to even, missing pixels are filled); there, `fit="stretch"` resizes to a square of `resize_to`
-    and cuts out the center, and `fit="border"` resizes the longer side to `resize_to` and fills the rest.
+    truncated, the margin is rounded half to even, missing pixels are filled); there, `fit="stretch"` resizes to the area of `resize_to`
+    and cuts out the center, and `fit="border"` resizes the image so that it fits into the area, and fills the rest. Where H and W differ,
+    it is timm's `ResizeKeepRatio`, which rounds to the nearest pixel.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    image_size: int = Field(ge=4, le=4096, description="side of the square image that the model takes, in pixels")
+    image_size: Annotated[ImageSize, SizeBounds(LEAST_SIDE, MOST_SIDE)] = Field(
+        description="size of the image that the model takes, in pixels: the side of a square, or [height, width]"
+    )
     resize_to: int = Field(
-        ge=4, le=8192, description="length of the shorter side before the center is cut out, in pixels"
+        ge=4,
+        le=8192,
+        description="shorter side, in pixels, of the area of the shape of image_size that the image must cover before the center is cut out; "
+        "for a square: length of the image's shorter side",
     )
     fit: Literal["crop", "stretch", "border"] = Field(
         "crop",
-        description="side that becomes resize_to: crop: the shorter one; stretch: both, whatever the aspect ratio; border: the longer one",
+        description="crop: the image covers the area of resize_to (of a square, its shorter side becomes resize_to); stretch: it becomes the area, "
+        "whatever its aspect ratio; border: it fits into the area (of a square, its longer side becomes resize_to)",
     )
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
     geometry: Literal["edgekit", "torchvision"] = Field(
@@ -56,7 +66,7 @@ class Preprocessing(BaseModel):
     )
     fill: tuple[int, int, int] = Field(
         (0, 0, 0),
-        description="geometry torchvision: color, 0 to 255, of the part of the square that the resized image does not cover",
+        description="geometry torchvision: color, 0 to 255, of the part of the result that the resized image does not cover",
     )
     pixel_range: PixelRange | None = Field(
         None,
@@ -74,8 +84,9 @@ class Preprocessing(BaseModel):
     def _crop_fits(self) -> Preprocessing:
         if self.geometry == "torchvision":
             return self
-        if self.resize_to < self.image_size:
-            raise ValueError(f"resize_to ({self.resize_to}) must be at least image_size ({self.image_size})")
+        if self.resize_to < (shorter := self.image_size.shorter):
+            of = "" if self.image_size.is_square else "the shorter side of "
+            raise ValueError(f"resize_to ({self.resize_to}) must be at least {of}image_size ({shorter})")
         if self.fit == "border":
             raise ValueError("fit: border needs geometry: torchvision")
         return self
@@ -91,7 +102,7 @@ class Preprocessing(BaseModel):
         return content
 
     def read(self, source: Path | str | bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-        """Read the pixels (image_size, image_size, 3) of a file.
+        """Read the pixels (H, W, 3) of a file.
 
         Raises:
             DataError: it cannot be read, or has too many pixels.
@@ -100,7 +111,7 @@ class Preprocessing(BaseModel):
             return self(open_image(source, max_pixels))
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Convert an upright image to uint8 pixels (image_size, image_size, 3); it is converted to RGB first (see `to_rgb`)."""
+        """Convert an upright image to uint8 pixels (H, W, 3); it is converted to RGB first (see `to_rgb`)."""
         from PIL.Image import Resampling
 
         if image.mode != "RGB":
@@ -108,45 +119,52 @@ class Preprocessing(BaseModel):
         resampling = Resampling[self.interpolation.upper()]
         if self.geometry == "torchvision":
             return self._as_torchvision(image, resampling)
-        size = self.image_size
+        wanted = self.image_size.width, self.image_size.height
         if self.fit == "stretch":
-            return np.asarray(_resize(image, (size, size), resampling))
-        width, height = image.size
-        scale = self.resize_to / min(width, height)
-        width, height = max(size, round(width * scale)), max(size, round(height * scale))
-        left, top = (width - size) // 2, (height - size) // 2
-        return np.asarray(_resized_part(image, (width, height), (left, top), (size, size), resampling))
+            return np.asarray(_resize(image, wanted, resampling))
+        scale = max(area / side for area, side in zip(self._area(), image.size, strict=True))
+        width, height = (max(least, round(side * scale)) for least, side in zip(wanted, image.size, strict=True))
+        left, top = (width - wanted[0]) // 2, (height - wanted[1]) // 2
+        return np.asarray(_resized_part(image, (width, height), (left, top), wanted, resampling))
+
+    def _area(self) -> tuple[float, float]:
+        """Width and height of the area of `resize_to`: the shape of `image_size`, not rounded."""
+        height, width = self.image_size
+        # In this order: the area of a square is then `resize_to` exactly.
+        return width * self.resize_to / self.image_size.shorter, height * self.resize_to / self.image_size.shorter
 
     def _as_torchvision(self, image: Image.Image, resampling: Any) -> NDArray[np.uint8]:
         """torchvision.transforms.functional: `resize`, `center_crop`; timm.data.transforms: `ResizeKeepRatio`, `center_crop_or_pad`."""
         from PIL import Image
 
-        size = self.image_size
+        wanted = self.image_size.width, self.image_size.height
         width, height = self._resized(*image.size)
         margins = []
-        for side in (width, height):
+        for size, side in zip(wanted, (width, height), strict=True):
             missing = size - side
             # Pad first: an odd margin is one pixel smaller before the picture. Then cut out the center.
             margins.append(-(missing // 2) if missing > 0 else round(-missing / 2))
         left, top = margins
-        square = Image.new("RGB", (size, size), self.fill)
+        result = Image.new("RGB", wanted, self.fill)
         if width * height > _LONGEST:
-            part = (min(size, width), min(size, height))
+            part = (min(wanted[0], width), min(wanted[1], height))
             image = _resized_part(image, (width, height), (max(0, left), max(0, top)), part, resampling)
             left, top = min(0, left), min(0, top)
         elif (width, height) != image.size:
             image = _resize(image, (width, height), resampling)
-        square.paste(image, (-left, -top))
-        return np.asarray(square)
+        result.paste(image, (-left, -top))
+        return np.asarray(result)
 
     def _resized(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height of the whole resized image, rounded as in torchvision and timm."""
-        short, long = min(width, height), max(width, height)
+        across, down = (int(side) for side in self._area())
         if self.fit == "stretch":
-            return self.resize_to, self.resize_to
-        if self.fit == "border":
-            ratio = max(height / self.resize_to, width / self.resize_to)
+            return across, down
+        if self.fit == "border" or not self.image_size.is_square:
+            ratios = height / down, width / across
+            ratio = max(ratios) if self.fit == "border" else min(ratios)
             return max(1, round(width / ratio)), max(1, round(height / ratio))
+        short, long = min(width, height), max(width, height)
         longer = int(self.resize_to * long / short)
         return (self.resize_to, longer) if width <= height else (longer, self.resize_to)
 

@@ -14,6 +14,7 @@ from edgekit.files import write_text
 from edgekit.foreign import Unreadable, read_bytes, understood
 from edgekit.machine import Machine, this_machine
 from edgekit.shares import percent
+from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, SizeBounds
 from edgekit.text import visible
 from edgekit.validation import first_problem
 
@@ -462,7 +463,7 @@ class SearchCandidate(ResultPart):
 
     name: str
     student: dict[str, Any] = Field(description="its keys of `distill.student`")
-    image_size: int
+    image_size: Annotated[ImageSize, SizeBounds(LEAST_SIDE, MOST_SIDE)]
     variants: list[SearchVariant] = Field(default_factory=list)
     rounds: list[SearchRound] = Field(default_factory=list, description="short trainings, the shortest first")
     error: str = Field("", description="why it could not be exported or measured")

@@ -11,12 +11,14 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from edgekit import recipe as recipes
 from edgekit.cli.init import Time, command
 from edgekit.data.splits import load_splits
 from edgekit.errors import EdgekitError
 from edgekit.recipe import Architecture, LabelCount
+from edgekit.sizes import ImageSize
 from tests.helpers.image_folders import class_folders, picture, save
 
 
@@ -100,6 +102,52 @@ def test_the_image_size_is_the_usual_one_that_is_nearest(side: int, image_size: 
     recipe = recipe_for("set")
     assert recipe.data.image_size == image_size
     assert recipe.pretrain.temperature == temperature
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size", "said"),
+    [
+        (640, 480, [192, 256], "nearly all are 4:3: this size keeps that shape"),
+        (480, 640, [256, 192], "3:4"),
+        (384, 216, [160, 288], "16:9"),
+        (160, 120, [112, 144], "4:3: this size"),
+        (64, 48, [56, 72], "4:3"),
+        (200, 80, [64, 160], "2.51:1"),
+        (
+            230,
+            200,
+            224,
+            "a side, or [height, width]; the median of the shorter side of the images is 200\n",
+        ),  # nearly square
+        (900, 200, 224, "is 200\n"),  # too long
+        (24, 18, 32, "is 18\n"),  # too small to have a shape
+    ],
+)
+def test_images_of_one_shape_keep_it(width: int, height: int, size: Any, said: str) -> None:
+    for i in range(6):
+        save(Path("frames") / "ab"[i % 2] / f"{i}.png", picture(str(i), width + i % 3, height))
+    result = init("frames")
+    Path("recipe.yaml").write_text(result.stdout, encoding="utf-8")
+    assert recipes.load("recipe.yaml").data.image_size == ImageSize.of(size)
+    line = next(line for line in result.stdout.splitlines(keepends=True) if line.startswith("  image_size:"))
+    assert said in line
+
+
+def test_images_of_several_shapes_are_cropped_to_squares() -> None:
+    for i in range(8):
+        save(Path("photos") / "ab"[i % 2] / f"{i}.png", picture(str(i), *((160, 120) if i % 4 else (120, 160))))
+    assert recipe_for("photos").data.image_size == 128
+    for i in range(8, 40):  # two of 40: nearly all have one shape
+        save(Path("photos") / "ab"[i % 2] / f"{i}.png", picture(str(i), 160, 120))
+    assert recipe_for("photos").data.image_size == ImageSize(112, 144)
+
+
+def test_photographs_on_their_side_count_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    for i in range(6):
+        save(Path("phone") / "ab"[i % 2] / f"{i}.jpg", picture(str(i), 160, 120), exif=exif)
+    assert recipe_for("phone").data.image_size == ImageSize(144, 112)
 
 
 @pytest.mark.parametrize("count", [2, 5, 9, 40, 300])
@@ -285,7 +333,7 @@ def test_a_pile_is_measured_as_far_as_it_can_be(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(
         planning,
         "candidate_networks",
-        lambda size: [planning.PlannedNetwork(16, Architecture(name="resnet10", width=0.125))],
+        lambda side, aspect: [planning.PlannedNetwork(ImageSize(16, 16), Architecture(name="resnet10", width=0.125))],
     )
     Path("recipe.yaml").write_text(init("pile", "--time", "2h", measure=True).stdout, encoding="utf-8")
     recipe = recipes.load("recipe.yaml")
@@ -317,7 +365,7 @@ def test_a_measured_recipe_is_valid_and_says_what_was_measured(monkeypatch: pyte
     monkeypatch.setattr(
         planning,
         "candidate_networks",
-        lambda size: [planning.PlannedNetwork(16, Architecture(name="resnet10", width=0.125))],
+        lambda side, aspect: [planning.PlannedNetwork(ImageSize(16, 16), Architecture(name="resnet10", width=0.125))],
     )
     result = init("photos", "--labels", "2", "--time", "2h", measure=True)
     Path("recipe.yaml").write_text(result.stdout, encoding="utf-8")

@@ -23,6 +23,7 @@ from edgekit.data.splits import Splits, _chosen, load_splits, training_preproces
 from edgekit.errors import DataError
 from edgekit.preprocess import read_image
 from edgekit.recipe import DataConfig
+from edgekit.sizes import ImageSize
 from tests.helpers.image_folders import class_folders, picture, save
 
 COUNTS = {"cat": 20, "dog": 20, "eel": 20}
@@ -76,11 +77,11 @@ def test_every_row_has_the_pixels_and_the_label_of_its_name(photos: Path) -> Non
     data = DataConfig(labeled=str(photos), image_size=8, resize_to=9, labels=3)
     splits = load_splits(data)
     evaluation = data.preprocessing()
-    training = evaluation.model_copy(update={"image_size": 9})
+    training = evaluation.model_copy(update={"image_size": ImageSize(9, 9)})
     for images, preprocessing in (
         (splits.pool, training), (splits.labeled, training), (splits.probe, evaluation), (splits.test, evaluation),
     ):  # fmt: skip
-        assert images.side == preprocessing.image_size
+        assert images.size == preprocessing.image_size
         assert_pixels(images, photos, preprocessing)
         with pytest.raises((TypeError, ValueError)):
             images.images[0] = 0  # type: ignore[index]
@@ -124,7 +125,7 @@ def test_stretched_images_are_stored_at_the_models_size(photos: Path) -> None:
     data = DataConfig(labeled=str(photos), image_size=8, resize_to=12, fit="stretch", labels=3)
     splits = load_splits(data)
     for images in (splits.pool, splits.labeled, splits.probe, splits.test):
-        assert images.side == 8
+        assert images.size == 8
         assert_pixels(images, photos, data.preprocessing())
 
 
@@ -392,3 +393,36 @@ def test_what_cannot_be_is_one_clear_line(
         load(**{"labeled": "photos", "max_skipped": 0.5, **keys})
     assert caught.value.hint
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch"])
+def test_images_of_any_shape_are_stored_for_crops_and_evaluated_whole(tmp_path: Path, fit: Any) -> None:
+    for i in range(24):
+        save(tmp_path / "frames" / "ab"[i % 2] / f"{i}.png", picture(str(i), 40, 30))
+    data = DataConfig(labeled=str(tmp_path / "frames"), image_size=[12, 16], resize_to=15, labels=4, fit=fit)
+    splits, size = load_splits(data), ImageSize(12, 16)
+    stored = ImageSize(15, 20) if fit == "crop" else size
+    assert (splits.pool.size, splits.labeled.size) == (stored, stored)
+    assert (splits.probe.size, splits.test.size) == (size, size)
+    for images, preprocessing in (
+        (splits.pool, training_preprocessing(data)), (splits.test, data.preprocessing()),
+    ):  # fmt: skip
+        expected = [preprocessing(read_image(tmp_path / "frames" / name)) for name in images.names]
+        assert np.array_equal(images.images, np.stack(expected))
+    cropped = splits.pool.center_crop(size)
+    assert cropped.size == size
+    if fit == "crop":
+        assert np.array_equal(cropped.images, np.asarray(splits.pool.images)[:, 1:13, 2:18])
+    streamed = load_splits(data.model_copy(update={"stream": True}))
+    assert np.array_equal(streamed.pool.center_crop(size).images, cropped.images)
+    twice = streamed.pool.center_crop((12, 20)).center_crop((10, 30)).images
+    top = (stored.height - 12) // 2 + 1
+    assert np.array_equal(twice[:2], splits.pool.images[:2][:, top : top + 10])
+    assert (streamed.pool.digest, streamed.test.digest) == (splits.pool.digest, splits.test.digest)
+
+
+def test_a_center_that_is_one_pixel_smaller_is_cut_out_too(photos: Path) -> None:
+    """Evaluation of training images must have the models' size: a ViT takes no other."""
+    splits = load_splits(DataConfig(labeled=str(photos), image_size=8, resize_to=9, labels=3))
+    assert splits.labeled.center_crop(8).size == 8
+    assert np.array_equal(splits.pool.center_crop(8).images, np.asarray(splits.pool.images)[:, :8, :8])

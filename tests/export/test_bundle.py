@@ -30,6 +30,7 @@ from edgekit.quantize.qdq import FULL, REDUCED, UNSIGNED, quantize_onnx
 from edgekit.quantize.quantizer import QuantizationConfig
 from edgekit.quantize.sensitivity import quantizable
 from edgekit.runtimes import load
+from edgekit.sizes import ImageSize
 from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
 from tests.helpers.exported import export
@@ -422,7 +423,9 @@ def test_other_architectures_reach_every_runtime(name: str, tmp_path: Path) -> N
         tmp_path / "export",
         model=model,
         classes=[f"class {i}" for i in range(10)],
-        preprocessing=exported.RECIPE.data.preprocessing().model_copy(update={"image_size": 64, "resize_to": 64}),
+        preprocessing=exported.RECIPE.data.preprocessing().model_copy(
+            update={"image_size": ImageSize(64, 64), "resize_to": 64}
+        ),
         calibration=images[:20],
         evaluation=(images, labels),
         precisions=["fp32", "fp16", "int8"],

@@ -144,7 +144,7 @@ def test_several_resolutions_are_a_bundle_each(
     for size in (16, 24):
         manifest = Bundle.open(tmp_path / f"bundle-{size}").manifest
         assert manifest.preprocessing.image_size == size
-        assert manifest.preprocessing.resize_to == round(recipe.resize_to * size / recipe.image_size)
+        assert manifest.preprocessing.resize_to == round(recipe.resize_to * size / recipe.image_size.height)
         assert manifest.input.shape == [2, size, size, 3]
         assert [output.name for output in manifest.outputs] == ["logits", "embedding"]
         (variant,) = manifest.variants

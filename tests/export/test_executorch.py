@@ -86,7 +86,7 @@ def test_int8_has_the_record_of_the_search(bundle: Bundle) -> None:
 
 
 def test_int8_is_timed_against_the_float_of_the_bundle(bundle: Bundle, tmp_path: Path) -> None:
-    variants, size = bundle.manifest.variants, bundle.manifest.preprocessing.image_size
+    variants, size = bundle.manifest.variants, bundle.manifest.preprocessing.image_size.height
     path = tmp_path / "model.onnx"
     write_onnx(path, size=size)  # which is not converted
     image = np.zeros((1, size, size, 3), np.uint8)

@@ -108,7 +108,7 @@ def test_int8_is_int8_in_one_part(bundle: Bundle) -> None:
 def test_int8_is_timed_against_float_in_litert(bundle: Bundle, tmp_path: Path) -> None:
     variant = bundle.variant("litert-int8")
     path = tmp_path / "model.onnx"
-    size = bundle.manifest.preprocessing.image_size
+    size = bundle.manifest.preprocessing.image_size.height
     write_onnx(path, size=size)
     image = np.zeros((1, size, size, 3), np.uint8)
     (found,) = with_speed([variant], bundle.path, path, image, task=bundle.task, seconds=0)

@@ -41,6 +41,7 @@ from tests.helpers.litert_networks import ACTIVATIONS, LAYERS, Network, activati
 pytest.importorskip("tflite_micro", reason="its wheels are for x86-64 alone")
 
 from edgekit.runtimes.micro import MicroSession
+from edgekit.sizes import ImageSize
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +118,7 @@ def test_networks_agree_with_the_trained_model(
     pixels = random.integers(0, 256, (40, 4, 4, 3), dtype=np.uint8).repeat(size // 4, 1).repeat(size // 4, 2)
     made = exported.export(
         tmp_path / "bundle", model=model, classes=[f"class {i}" for i in range(10)], targets=["micro"], max_drop=30.0,
-        preprocessing=exported.RECIPE.data.preprocessing().model_copy(update={"image_size": size, "resize_to": size}),
+        preprocessing=exported.RECIPE.data.preprocessing().model_copy(update={"image_size": ImageSize(size, size), "resize_to": size}),
         calibration=pixels, evaluation=(pixels, exported_labels(model, pixels)),
     )  # fmt: skip
     variant, needs = micro(made)
@@ -308,6 +309,8 @@ def test_memory_that_a_board_lacks_is_said_in_a_line() -> None:
     assert (
         ram == "its arena of 300,000 bytes exceeds --max-ram 200,000 by 100,000 (estimate: --image-size 64 would fit)"
     )
+    (frame,) = Limits(200_000, None).faults(needs, (96, 128))
+    assert frame.endswith("(estimate: --image-size 64,85 would fit)")
     (flash,) = Limits(None, 1_000_000).faults(needs, 96)
     assert flash.startswith(
         "its file of 2,000,000 bytes exceeds --max-flash 1,000,000 by 1,000,000 (a student with 50%"
@@ -342,7 +345,7 @@ def test_the_resolution_that_is_said_to_fit_is_measured(tmp_path: Path) -> None:
     onnx.save(network(112), path)
     calibration = Calibration(path, images(network(112), 8), tmp_path)
     kept = kept_in_float(network(112))
-    fitting = Fitting(calibration, kept, CLASSIFICATION, 112)
+    fitting = Fitting(calibration, kept, CLASSIFICATION, ImageSize(112, 112))
     own = fitting.arena(112)
     ranges = select(calibration.histograms, "minmax")
     file = tmp_path / "own.tflite"
@@ -374,7 +377,9 @@ def test_a_network_of_one_resolution_has_an_estimate(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     model = simplify(net.model())
     onnx.save(model, path)
-    fitting = Fitting(Calibration(path, images(model, 8), tmp_path), kept_in_float(model), CLASSIFICATION, 64)
+    fitting = Fitting(
+        Calibration(path, images(model, 8), tmp_path), kept_in_float(model), CLASSIFICATION, ImageSize(64, 64)
+    )
     with pytest.raises(ValueError, match="cannot be converted for images of"):
         fitting.largest(100_000)
     needs = BoardNeeds(arena_bytes=300_000, activation_bytes=200_000, persistent_bytes=100_000, model_bytes=2_000_000)

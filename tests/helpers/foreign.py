@@ -13,6 +13,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from edgekit.export.importers.onnx_file import from_onnx
 from edgekit.export.importers.request import Network, model_request
 from edgekit.runtimes import open_session
+from edgekit.sizes import ImageSize, SizeLike
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NORMALIZED = {"mean": "0.485,0.456,0.406", "std": "0.229,0.224,0.225"}
@@ -20,8 +21,8 @@ FLOAT = TensorProto.FLOAT
 SIZE, CLASSES = 8, 5
 
 
-def images(count: int = 4, size: int = SIZE) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+def images(count: int = 4, size: SizeLike = SIZE) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (count, *ImageSize.of(size), 3), dtype=np.uint8)
 
 
 def weights(classes: int = CLASSES) -> np.ndarray:

@@ -92,8 +92,43 @@ def test_a_misspelled_key_is_named_with_the_nearest_that_there_are(text: str, me
         ("schema: 2", "schema: must be 1; got 2"),
         ("name: a b", "name: must be letters, digits, dots, dashes and underscores"),
         ("name: 3", "name: must be text; got 3"),
-        ("data: {image_size: 32.5}", "data.image_size: must be a whole number; got 32.5"),
-        ("data: {image_size: big}", "data.image_size: must be a whole number; got 'big'"),
+        (
+            "data: {image_size: 32.5}",
+            "data.image_size: must be a whole number, or [height, width], such as [96, 128]; got 32.5",
+        ),
+        (
+            "data: {image_size: big}",
+            "data.image_size: must be a whole number, or [height, width], such as [96, 128]; got 'big'",
+        ),
+        (
+            "data: {image_size: 96x128}",
+            "data.image_size: must be a whole number, or [height, width], such as [96, 128]; got '96x128'",
+        ),
+        (
+            "data: {image_size: [96]}",
+            "data.image_size: must be a whole number, or [height, width], such as [96, 128]; got [96]",
+        ),
+        (
+            "data: {image_size: [96, 96, 3]}",
+            "data.image_size: must be a whole number, or [height, width], such as [96, 128]; got [96, 96, 3]",
+        ),
+        (
+            "data: {image_size: [96, 12.5]}",
+            "data.image_size: must be a whole number, or [height, width], such as [96, 128]; got [96, 12.5]",
+        ),
+        (
+            "data: {image_size: [0, 5]}",
+            "data.image_size: must be [height, width], such as [96, 128]: both from 4 to 1024 pixels; got [0, 5]",
+        ),
+        (
+            "data: {image_size: [64, 2000]}",
+            "data.image_size: must be [height, width], such as [96, 128]: both from 4 to 1024 pixels; got [64, 2000]",
+        ),
+        ("data: {image_size: yes}", "data.image_size must not be true"),
+        (
+            "data: {image_size: [96, 128], resize_to: 90}",
+            "data.resize_to (90) must be at least the shorter side of image_size (96)",
+        ),
         ("data: {image_size: 2}", "data.image_size: must be greater than or equal to 4; got 2"),
         ("data: {fit: cropp}", "data.fit: must be 'crop' or 'stretch'; got 'cropp'"),
         ("data: {mean: .nan}", "data.mean: must be a finite number; got nan"),

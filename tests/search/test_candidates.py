@@ -10,6 +10,7 @@ from edgekit.errors import RecipeError
 from edgekit.models.encoders import build_encoder
 from edgekit.recipe import Architecture, Recipe, parse
 from edgekit.search.candidates import Candidate, chosen_candidates, curated
+from edgekit.sizes import ImageSize
 
 RECIPE: Recipe = parse({"data": {"image_size": 32, "resize_to": 40}})
 
@@ -48,6 +49,16 @@ def test_a_candidate_in_a_recipe_changes_the_student_and_the_resolution_alone() 
     assert back == RECIPE
 
 
+def test_resolutions_may_have_any_shape() -> None:
+    recipe = parse({"data": {"image_size": [48, 64], "resize_to": 60}})
+    assert {c.image_size for c in chosen_candidates(recipe)} == {ImageSize(48, 64)}
+    listed = chosen_candidates(recipe, ["{name: resnet10, image_size: [32, [24, 32]]}", "resnet14"])
+    assert [c.name for c in listed] == ["resnet10-32", "resnet10-24x32", "resnet14-48x64"]
+    smaller = listed[1].in_recipe(recipe).data
+    assert (smaller.image_size, smaller.resize_to) == (ImageSize(24, 32), 30)
+    assert len({c.family for c in listed}) == 3
+
+
 def test_names_differ_wherever_candidates_do() -> None:
     kinds = [{}, {"width": 0.5}, {"stem": "cifar"}, {"weights": "a"}, {"weights": "b"}]
     names = {Candidate(Architecture(name="resnet50", **kind), size).name for kind in kinds for size in (32, 64)}
@@ -65,6 +76,9 @@ def test_names_differ_wherever_candidates_do() -> None:
         ("{name: [", "not valid YAML"),
         ("{name: resnet18, image_size: 2}", "image_size 2 is not possible"),
         ("{name: resnet18, image_size: yes}", "image_size True"),
+        ("{name: resnet18, image_size: [[32]]}", "image_size [32] is not possible"),
+        ("{name: resnet18, image_size: [[32, 2]]}", "image_size [32, 2] is not possible"),
+        ("{name: resnet18, image_size: 32x48}", "image_size 32x48 is not possible"),
         ("{name: resnet18, width: [0.5, 0.5, x]}", "width"),
     ],
 )

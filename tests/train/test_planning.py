@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from edgekit.data.template import recipe_text
 from edgekit.errors import EdgekitError
 from edgekit.recipe import LabelCount, Recipe, epochs_of, settled
 from edgekit.run import Run
+from edgekit.sizes import ImageSize
 from edgekit.train import planning
 from edgekit.train.estimate import StageTime, expected, measure
 from edgekit.train.loop.timing import TimedTraining, timed_training
-from edgekit.train.planning import candidate_networks, label_count, plan, wanted_epochs
+from edgekit.train.planning import candidate_networks, label_count, plan, stand_in, wanted_epochs
 from edgekit.train.stages.scratch import tried_epochs
 from edgekit.train.time_division import MOST
 from tests.helpers.recipe_changes import TINY, changed
@@ -186,7 +188,25 @@ def test_the_choices_grow(size: int) -> None:
     networks = candidate_networks(size)
     assert [r.encoder.width for r in networks] == sorted(r.encoder.width for r in networks)
     assert networks[-1].image_size == size
-    assert all(r.image_size <= size for r in networks)
+    assert all(r.image_size.pixels <= size**2 for r in networks)
+
+
+@pytest.mark.parametrize("size", [32, 64, 96, 128, 224])
+def test_the_choices_of_another_shape_cost_as_much(size: int) -> None:
+    squares, frames = candidate_networks(size), candidate_networks(size, 4 / 3)
+    assert [n.encoder for n in squares] == [n.encoder for n in frames]
+    for square, frame in zip(squares, frames, strict=True):
+        assert frame.image_size.aspect == pytest.approx(4 / 3, rel=0.12)
+        assert frame.image_size.pixels == pytest.approx(square.image_size.pixels, rel=0.25)
+
+
+def test_stand_ins_have_the_size_that_is_trained() -> None:
+    """Measured steps see as many pixels as those of the training."""
+    layout = replace(LAYOUT, side=240, aspect=4 / 3)
+    recipe = recipes.parse(recipes.read_yaml(recipe_text(layout)))
+    splits = stand_in(recipe, layout)
+    assert splits.test.size == recipe.data.image_size == ImageSize(192, 256)
+    assert splits.pool.size == ImageSize(219, 292)  # 8/7 of it, from which crops are taken
 
 
 def test_real_steps_of_every_stage_are_measured_and_leave_nothing(

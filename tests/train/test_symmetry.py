@@ -14,6 +14,7 @@ from edgekit import recipe as recipes
 from edgekit.data.layout import inspect_folder
 from edgekit.data.template import RecipePlan, recipe_text
 from edgekit.recipe import Architecture
+from edgekit.sizes import ImageSize
 from edgekit.train import planning
 from edgekit.train.analysis.symmetry import CLEARLY, SIDE, mirrored_told_apart
 
@@ -61,7 +62,9 @@ def test_a_recipe_for_measured_images_flips_where_nothing_is_lost(
     assert planner.mirrored is not None
     assert planner.flip == (which == "tiles")
     network = Architecture(name="resnet10")
-    text = recipe_text(planner.layout, plan=RecipePlan(SIDE, network, network, 1, 1, flip=planner.flip))
+    text = recipe_text(
+        planner.layout, plan=RecipePlan(ImageSize(SIDE, SIDE), network, network, 1, 1, flip=planner.flip)
+    )
     recipe = recipes.parse(recipes.read_yaml(text))
     stages = (recipe.pretrain, recipe.finetune, recipe.distill, recipe.supervised)
     assert {stage.augmentation.flip for stage in stages} == {0.5 if planner.flip else 0.0}

@@ -12,6 +12,7 @@ from edgekit.api.extras import require
 from edgekit.api.runs import opened
 from edgekit.bundle import Bundle
 from edgekit.errors import ExportError, near
+from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, SizeLike
 from edgekit.stages import TRAINED_BY
 from edgekit.targets import DEFAULT_TARGETS, every
 from edgekit.tasks import DEFAULT, RECOGNITION
@@ -44,7 +45,7 @@ def export(
     classes: Path | str | Sequence[str] | None = None,
     weights: Path | str | None = None,
     weights_key: str | None = None,
-    size: int | None = None,
+    size: SizeLike | None = None,
     resize: int | None = None,
     interpolation: Literal["bilinear", "bicubic", "lanczos"] | None = None,
     fit: Literal["crop", "stretch"] | None = None,
@@ -55,7 +56,7 @@ def export(
     std: _Statistics = None,
     channels: Literal["rgb", "bgr"] | None = None,
     output_name: str | None = None,
-    image_size: int | None = None,
+    image_size: SizeLike | None = None,
     embedding: bool = False,
     task: str | None = None,
     batch: int | None = None,
@@ -82,7 +83,7 @@ def export(
         edgekit.export(network, classes=["cat", "dog"], calibrate="photos/", size=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 
     Args:
-        model: a run or its folder; a `torch.nn.Module` that maps normalized float32 images (n, 3, size, size) to logits (n, classes); or a name
+        model: a run or its folder; a `torch.nn.Module` that maps normalized float32 images (n, 3, h, w) to logits (n, classes); or a name
             that the command takes: model.onnx, model.safetensors, timm:NAME, torchvision:NAME, package.module:factory.
         which: model of a run: student, teacher or supervised; for recognition also its pretrained encoder; None: student.
         target: onnx, openvino, trt, trt-rtx, litert, micro, executorch; one or several. `all`: every target that can be built here; the others
@@ -94,7 +95,7 @@ def export(
         classes: the names in the order of the logits, or a file of them.
         weights: a file of weights for the model.
         weights_key: key of the weights in that file.
-        size: side of the images that the model takes, in pixels.
+        size: of the images that the model takes, in pixels: a side, or (height, width).
         resize: shorter side before the center is cut out, in pixels.
         interpolation: resampling filter.
         fit: crop: cut out the center; stretch: resize the whole image.
@@ -105,7 +106,7 @@ def export(
         std: see `mean`.
         channels: order of the input channels; None: rgb.
         output_name: the output of an ONNX graph with the class scores.
-        image_size: resolution, if it differs from that of the model; the folder is then OUTPUT-PIXELS.
+        image_size: resolution, a side or (height, width), if it differs from that of the model; the folder is then OUTPUT-PIXELS.
         embedding: add the embedding, the input of the last linear layer, as an output.
         task: what the bundle answers: classification; or recognition: the embedding alone, for galleries (the bundle has no classes, and
             RUN/export-recognition is its default folder). None: what a run's recipe says, else classification.
@@ -137,7 +138,8 @@ def export(
         RuntimeMissing: the extra [export] is not installed.
     """
     arguments = locals()
-    own = {name: arguments[name] for name in _OF_OTHERS}
+    own = {name: arguments[name] for name in _OF_OTHERS} | {"size": _checked_size(size, "--size")}
+    resolution = _checked_size(image_size, "--image-size")
     targets, precisions = chosen_targets(target, batch), _several(precision)
     devices = _for_gpus(compute_capabilities, targets) | _for_boards(max_ram, max_flash, ethos_u, targets)
     if abstain != "never" and abstain not in RULES:
@@ -160,7 +162,7 @@ def export(
         max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **devices
     )
     with scratch_folder("export") as scratch:
-        source = _source(model, which, calibration_images, own, image_size, Path(scratch), task)
+        source = _source(model, which, calibration_images, own, resolution, Path(scratch), task)
         if task == RECOGNITION:
             from edgekit.export.recognition import recognizer_of
 
@@ -174,7 +176,7 @@ def export(
             preprocessing=source.preprocessing,
             calibration=source.calibration,
             evaluation=source.evaluation,
-            output=folder if image_size is None else folder.with_name(f"{folder.name}-{image_size}"),
+            output=folder if resolution is None else folder.with_name(f"{folder.name}-{resolution}"),
             targets=targets,
             precisions=precisions,
             embedding=embedding,
@@ -306,13 +308,32 @@ def _check_taken(name: str, option: str, targets: Sequence[str], hint: str) -> N
         raise ExportError(f"{option} is of --target {' and '.join(takers)} alone", hint)
 
 
+def _checked_size(size: SizeLike | None, option: str) -> ImageSize | None:
+    """Return a size within the limits of a bundle.
+
+    Raises:
+        ExportError: it is none.
+    """
+    if size is None:
+        return None
+    try:
+        found = ImageSize.of(size)
+    except ValueError as error:
+        raise ExportError(f"{option}: {error}", "for example 96, or (96, 128)") from error
+    if not all(LEAST_SIDE <= side <= MOST_SIDE for side in found):
+        raise ExportError(
+            f"{option} {found.option}: is not possible", f"give sides from {LEAST_SIDE} to {MOST_SIDE} pixels"
+        )
+    return found
+
+
 def _several(names: str | Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _source(
     model: nn.Module | runs.Run | Path | str, which: str | None, calibration_images: int, own: dict[str, Any],
-    image_size: int | None, scratch: Path, task: str = DEFAULT,
+    image_size: ImageSize | None, scratch: Path, task: str = DEFAULT,
 ) -> ModelSource:  # fmt: skip
     """Return the model to export, at the resolution `image_size` if it is set; checks that do not need torch come first."""
     if isinstance(model, runs.Run):
@@ -340,7 +361,12 @@ def _source(
 
 
 def _of_run(
-    run: runs.Run, which: str | None, calibration_images: int, own: dict[str, Any], image_size: int | None, task: str
+    run: runs.Run,
+    which: str | None,
+    calibration_images: int,
+    own: dict[str, Any],
+    image_size: ImageSize | None,
+    task: str,
 ) -> ModelSource:
     set_options = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
     run, which = opened(run), which or "student"

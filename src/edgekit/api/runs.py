@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Run(runs.RunFolder):
     """A run's folder, and its networks in one line each: `edgekit.Run("runs/photos").student()`.
 
-    Every network is a `torch.nn.Module` in evaluation mode on the CPU that takes normalized float32 images (n, 3, s, s). It has
-    `classes`, `image_size`, `transform` (one image file, PIL image or array -> such a tensor), `normalize` (uint8 pixels (n, s, s, 3)
+    Every network is a `torch.nn.Module` in evaluation mode on the CPU that takes normalized float32 images (n, 3, h, w). It has
+    `classes`, `image_size`, `transform` (one image file, PIL image or array -> such a tensor), `normalize` (uint8 pixels (n, h, w, 3)
     -> such images) and `embed` (its features).
 
     Args:

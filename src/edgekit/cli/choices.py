@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, parse_image_size
+
 if TYPE_CHECKING:
     _Choice = click.Choice[str]
 else:  # click 8.1's is not generic
@@ -37,3 +39,28 @@ class TableChoice(_Choice):
     @choices.setter
     def choices(self, value: Any) -> None:
         """Ignore the empty list that click's constructor sets."""
+
+
+class SizeOption(click.ParamType[ImageSize]):
+    """The size of images in pixels: `96`, or `96,128` for height and width.
+
+    Args:
+        most: the largest side.
+    """
+
+    name = "pixels"
+
+    def __init__(self, most: int = MOST_SIDE) -> None:
+        self._most = most
+
+    def convert(self, value: str | ImageSize, param: click.Parameter | None, ctx: click.Context | None) -> ImageSize:
+        """See `click.ParamType`."""
+        if isinstance(value, ImageSize):
+            return value
+        try:
+            size = parse_image_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not all(LEAST_SIDE <= side <= self._most for side in size):
+            self.fail(f"{value!r} is not possible: sides are from {LEAST_SIDE} to {self._most} pixels", param, ctx)
+        return size

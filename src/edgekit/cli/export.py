@@ -9,9 +9,10 @@ import click
 
 from edgekit import targets as table
 from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
-from edgekit.cli.choices import TableChoice
+from edgekit.cli.choices import SizeOption, TableChoice
 from edgekit.cli.confidence_table import print_confidence
 from edgekit.shares import hundredths, percent
+from edgekit.sizes import ImageSize
 from edgekit.stages import TRAINED_BY
 from edgekit.terminal import echo, echo_json, new_console
 
@@ -49,7 +50,7 @@ def _default_precisions() -> str:
 )  # fmt: skip
 @click.option("--calibrate", metavar="IMAGES", help="Unlabeled images for INT8 calibration.")
 @click.option("--evaluate", metavar="IMAGES", help="Images in one subfolder per class, to measure accuracy on.")
-@click.option("--size", type=click.IntRange(4, 4096), help="Side of MODEL's input images, in pixels.")
+@click.option("--size", type=SizeOption(), help="Size of MODEL's input images: PIXELS, or HEIGHT,WIDTH.")
 @click.option(
     "--resize", type=click.IntRange(4, 8192), help="Shorter side after resizing, before the center crop, in pixels."
 )
@@ -148,8 +149,8 @@ def _default_precisions() -> str:
 )  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Fix the graph's batch size.  [default: any]")
 @click.option(
-    "--image-size", "sizes", multiple=True, type=click.IntRange(4, 4096), metavar="PIXELS",
-    help="Export at this resolution, into DIR-PIXELS; may be repeated.  [default: the training resolution, into DIR]",
+    "--image-size", "sizes", multiple=True, type=SizeOption(), metavar="PIXELS",
+    help="Export at this resolution, PIXELS or HEIGHT,WIDTH, into DIR-PIXELS; may be repeated.  [default: the training resolution, into DIR]",
 )  # fmt: skip
 @click.option(
     "--jobs", type=click.IntRange(1), metavar="N",
@@ -175,7 +176,7 @@ def command(
     max_drop: float, min_agreement: float, recover: bool, search_minutes: float, calibration_images: int, few_images: bool,
     model_of_run: ModelOfRun | None, output: Path | None,
     embedding: bool, task: str | None,
-    batch: int | None, sizes: tuple[int, ...], jobs: int | None, timed: bool, abstain: Literal[Rule, "never"],
+    batch: int | None, sizes: tuple[ImageSize, ...], jobs: int | None, timed: bool, abstain: Literal[Rule, "never"],
     false_abstain: float, as_zip: bool, as_json: bool, **own: Any,
 ) -> None:  # fmt: skip
     """Convert a model, quantize it, verify it, and write it as a bundle.

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit import targets
-from edgekit.cli.choices import TableChoice, override_option
+from edgekit.cli.choices import SizeOption, TableChoice, override_option
 from edgekit.processors import configure_openmp
 from edgekit.shares import percent
+from edgekit.sizes import MOST_TRAINED, ImageSize
 from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ if TYPE_CHECKING:
     "--image-size",
     "sizes",
     multiple=True,
-    type=int,
-    help="Resolution of the students; may be repeated.  [default: the recipe's]",
+    type=SizeOption(MOST_TRAINED),
+    metavar="PIXELS",
+    help="Resolution of the students, PIXELS or HEIGHT,WIDTH; may be repeated.  [default: the recipe's]",
 )
 @click.option(
     "--target",
@@ -104,7 +106,7 @@ def command(
     devices: tuple[str, ...],
     given: tuple[str, ...],
     file: Path | None,
-    sizes: tuple[int, ...],
+    sizes: tuple[ImageSize, ...],
     names: tuple[str, ...],
     precisions: tuple[str, ...],
     threads: int,

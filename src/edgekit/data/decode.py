@@ -35,7 +35,7 @@ class Decoded:
     """The decoded images of a source.
 
     Args:
-        images: (n, S, S, 3) uint8, row i for name i of the source; writing to it never reaches the cache's file. Rows of
+        images: (n, H, W, 3) uint8, row i for name i of the source; writing to it never reaches the cache's file. Rows of
             unreadable images are black. An array, or `LazyPixels`, which decode rows on access.
         digests: n content digests (see `content_digest`); empty for an unreadable image.
         skipped: the unreadable images.
@@ -60,7 +60,7 @@ def decode(
 
     Args:
         source: what to decode.
-        preprocessing: from the upright RGB image to the stored square.
+        preprocessing: from the upright RGB image to the stored one.
         max_skipped: the largest share of unreadable images; with more, the source is refused.
         stream: the recipe's `data.stream`, or None for a set that is never streamed. True: decode images on demand; "auto": only if
             they fit neither on the disk nor into memory.
@@ -72,7 +72,7 @@ def decode(
     if stream is True:
         return _on_demand(source, preprocessing, max_skipped, [])
     key = _key(source, preprocessing.model_dump()) if source.stamp is not None else None
-    shape = (len(source.names), preprocessing.image_size, preprocessing.image_size, 3)
+    shape = (len(source.names), *preprocessing.image_size, 3)
     decoded, problem = _from_cache(key, shape) if key else None, ""
     if decoded is None and key:
         decoded, problem = _into_cache(key, shape, source, preprocessing)
@@ -187,10 +187,9 @@ def _read(
 
 def _blocks(source: ImageSource, preprocessing: Preprocessing, index: _Index) -> Iterator[NDArray[np.uint8]]:
     """Yield decoded images in the order of the source, block by block, and fill `index`."""
-    side = preprocessing.image_size
 
     def work(start: int, stop: int) -> tuple[NDArray[np.uint8], _Index]:
-        block = np.zeros((stop - start, side, side, 3), dtype=np.uint8)
+        block = np.zeros((stop - start, *preprocessing.image_size, 3), dtype=np.uint8)
         return block, _read(source, start, stop, preprocessing, block)
 
     for block, part in in_order(len(source.names), work, "decode"):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from edgekit.data.pixels import OnDemand, Pixels, center_crop
+from edgekit.sizes import ImageSize, SizeLike
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,10 @@ def spread_rows(count: int, most: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Decoded square images.
+    """Decoded images of one size.
 
     Args:
-        images: (n, S, S, 3) uint8, read-only. An array is C-contiguous and may be a memory map. The pool, and a budget of all
+        images: (n, H, W, 3) uint8, read-only. An array is C-contiguous and may be a memory map. The pool, and a budget of all
             labels, may exceed the memory: then they are pixels on demand, and each access to rows collects or decodes them.
         names: n paths relative to the source's folder, with forward slashes.
         digests: n BLAKE2b-128 digests (32 hexadecimal digits) of the upright RGB pixels and size before resizing.
@@ -57,8 +58,8 @@ class ImageSet:
 
     def __post_init__(self) -> None:
         count, *shape = self.images.shape
-        if len(shape) != 3 or shape[0] != shape[1] or shape[2] != 3 or self.images.dtype != np.uint8:
-            raise ValueError(f"images must be (n, S, S, 3) uint8, not {self.images.shape} {self.images.dtype}")
+        if len(shape) != 3 or shape[2] != 3 or self.images.dtype != np.uint8:
+            raise ValueError(f"images must be (n, H, W, 3) uint8, not {self.images.shape} {self.images.dtype}")
         lengths = {count, len(self.names), len(self.digests)} | (
             {len(self.labels)} if self.labels is not None else set()
         )
@@ -69,9 +70,9 @@ class ImageSet:
         return len(self.names)
 
     @property
-    def side(self) -> int:
-        """S, in pixels."""
-        return int(self.images.shape[1])
+    def size(self) -> ImageSize:
+        """H and W, in pixels."""
+        return ImageSize(int(self.images.shape[1]), int(self.images.shape[2]))
 
     def subset(self, index: Sequence[int] | NDArray[Any]) -> ImageSet:
         """Return a copy of the images at `index` (integers, or a mask of n booleans), in that order."""
@@ -83,9 +84,9 @@ class ImageSet:
             labels=self.labels[rows] if self.labels is not None else None,
         )
 
-    def center_crop(self, size: int) -> ImageSet:
-        """Return the center squares of `size` pixels, for images that are stored larger than models take; of an array, a copy."""
-        if self.side - size < 2:
+    def center_crop(self, size: SizeLike) -> ImageSet:
+        """Return the centers of this size, for images that are stored larger than models take; of an array, a copy."""
+        if all(have <= wanted for have, wanted in zip(self.size, ImageSize.of(size), strict=True)):
             return self
         cropped = center_crop(self.images, size)
         images = cropped if isinstance(cropped, OnDemand) else np.ascontiguousarray(cropped)
@@ -93,8 +94,8 @@ class ImageSet:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the content digests in their order, the labels and S; it does not depend on the names."""
-        digest = hashlib.sha256(f"S={self.side}\n".encode())
+        """SHA-256 over the content digests in their order, the labels and the size; it does not depend on the names."""
+        digest = hashlib.sha256(f"S={self.size}\n".encode())  # of a square, its side, as in older stage records
         digest.update("\n".join(self.digests).encode())
         # The spelling of the digests in older stage records.
         digest.update(b"unlabelled" if self.labels is None else self.labels.astype("<i8").tobytes())

@@ -14,6 +14,7 @@ from edgekit.data.sources import DIGITS, ImageSource, check_same_classes, existi
 from edgekit.errors import DataError
 from edgekit.image_files import MAX_PIXELS, image_header
 from edgekit.pixel_range import DEEP
+from edgekit.sizes import ImageSize
 from edgekit.walk import is_system
 
 SIZES = (32, 64, 96, 128, 224)
@@ -21,6 +22,12 @@ _TRAIN = ("train", "training", "labelled", "labeled")  # codespell:ignore
 _TEST = ("test", "testing", "val", "valid", "validation")  # a test set before a validation set
 _POOL = ("unlabelled", "unlabeled", "pool", "unsup")  # codespell:ignore
 _SAMPLED = 256  # images whose header is read for their size
+# When the proposed size is not square: nearly all images have nearly the same shape, and it is clearly not a square.
+_SAME_SHAPE = 0.05  # relative difference of an aspect ratio from the median
+_NEARLY_ALL = 0.9
+_ELONGATED = 1.2, 4.0  # longer by shorter side: below, a square loses little; above, the shorter side would become tiny
+_FEWEST, _TINY = 4, 32  # images; pixels of the shorter side
+_NAMED = ("5:4", "4:3", "3:2", "16:10", "16:9", "2:1")
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Layout:
         test_images: number of images in `test`.
         pool_images: number of images in `pool`.
         side: median of the shorter side, in pixels, of a sample of the training images.
+        aspect: width by height that nearly all of the sample have, if it is clearly not a square, else 1.
         notes: notes for the user, one sentence each.
     """
 
@@ -52,11 +60,42 @@ class Layout:
     pool_images: int
     side: int
     notes: list[str] = field(default_factory=list)
+    aspect: float = 1.0
 
     @property
-    def image_size(self) -> int:
-        """The standard size that is nearest to the images' own size, by ratio."""
+    def standard_side(self) -> int:
+        """The standard side of a square that is nearest to the images' own shorter side, by ratio."""
         return min(SIZES, key=lambda size: abs(math.log(size / self.side)))
+
+    @property
+    def image_size(self) -> ImageSize:
+        """The proposed size: `standard_side`, or about as many pixels in the images' own shape."""
+        return shaped(self.standard_side, self.aspect)
+
+
+def shaped(side: int, aspect: float) -> ImageSize:
+    """Return a size of about side x side pixels and an aspect ratio, width by height.
+
+    Both sides are multiples of 16, of 8 for fewer than 128 x 128 pixels, so that networks halve them evenly. Among those, it is the size that is
+    nearest in its number of pixels and, four times as important, in its aspect ratio, both by the logarithm.
+    """
+    if aspect == 1:
+        return ImageSize(side, side)
+    step = 16 if side >= 128 else 8
+    heights = range(step, 4 * side, step)
+    sizes = [ImageSize(height, max(step, round(height * aspect / step) * step)) for height in heights]
+    return min(sizes, key=lambda s: abs(math.log(s.pixels / side**2)) + 4 * abs(math.log(s.aspect / aspect)))
+
+
+def ratio_name(aspect: float) -> str:
+    """Return an aspect ratio, width by height, as people write it: 4:3, or 1:1.62."""
+    longer = max(aspect, 1 / aspect)
+    parts = [f"{longer:.2f}", "1"]
+    for name in _NAMED:
+        across, down = name.split(":")
+        if abs(int(across) / int(down) / longer - 1) < 0.02:
+            parts = [across, down]
+    return ":".join(parts if aspect > 1 else parts[::-1])
 
 
 def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
@@ -113,6 +152,7 @@ def _pile(name: str, pool: ImageSource, test: ImageSource | None = None) -> Layo
         name=name, labeled=None, test=test.where if test is not None else None, pool=pool.where, classes=test.classes if test is not None else [],
         labeled_images=0, smallest_class=0, test_images=len(test.names) if test is not None else 0,
         pool_images=len(pool.names), side=sample.median_side(), notes=[*pool.notes, *sample.notes()],
+        aspect=sample.aspect(),
     )  # fmt: skip
 
 
@@ -133,6 +173,7 @@ def _layout(name: str, labeled: ImageSource, test: ImageSource | None, pool: Ima
         pool_images=len(pool.names) if pool is not None else 0,
         side=8 if labeled.where == DIGITS else sample.median_side(),
         notes=[*notes, *sample.notes()],
+        aspect=1.0 if labeled.where == DIGITS else sample.aspect(),
     )
 
 
@@ -153,7 +194,7 @@ class _HeaderSample:
     def __init__(self, source: ImageSource) -> None:
         self.source = source
         self.count = self.deep = self.large = 0
-        self.sides: list[int] = []
+        self.shapes: list[tuple[int, int]] = []
         for i in range(0, len(source.names), math.ceil(len(source.names) / _SAMPLED)):
             self.count += 1
             # Pillow's plugins raise many kinds of errors; training lists the files that it cannot read, with reasons.
@@ -164,7 +205,7 @@ class _HeaderSample:
         path = Path(self.source.path(i)).expanduser()
         # Only the header of a file in a folder; an image in a shard or a table is read as a whole.
         mode, (width, height) = image_header(path) if path.is_file() else _of(self.source.read(i))
-        self.sides.append(min(width, height))
+        self.shapes.append((width, height))
         self.deep += mode in DEEP
         self.large += width * height > MAX_PIXELS
 
@@ -174,9 +215,18 @@ class _HeaderSample:
         Raises:
             DataError: no image can be read.
         """
-        if not self.sides:
+        if not self.shapes:
             raise DataError(f"{self.source.where}: none of the {self.count} sampled images can be read", "replace them")
-        return round(float(statistics.median(self.sides)))
+        return round(float(statistics.median(min(shape) for shape in self.shapes)))
+
+    def aspect(self) -> float:
+        """Return width by height that nearly all images have, if it is clearly not a square, else 1."""
+        ratios = [width / height for width, height in self.shapes]
+        median = statistics.median(ratios)
+        alike = sum(abs(ratio / median - 1) <= _SAME_SHAPE for ratio in ratios)
+        clearly = _ELONGATED[0] <= max(median, 1 / median) <= _ELONGATED[1]
+        enough = len(ratios) >= _FEWEST and self.median_side() >= _TINY
+        return median if clearly and enough and alike >= _NEARLY_ALL * len(ratios) else 1.0
 
     def notes(self) -> list[str]:
         """Return notes for the user."""

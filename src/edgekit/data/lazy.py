@@ -10,26 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.data.images import content_digest
+from edgekit.data.pixels import margins
 from edgekit.data.source import ImageSource
 from edgekit.errors import DataError
 from edgekit.preprocess import Preprocessing, bounded_decoding
 from edgekit.processors import usable_cpus
+from edgekit.sizes import ImageSize, SizeLike
 
 _PART = 16  # images per task of a thread
 
 
 class LazyPixels:
-    """Reads like an array (n, S, S, 3) uint8: an index, a slice, a mask or an array of rows returns decoded pixels.
+    """Reads like an array (n, H, W, 3) uint8: an index, a slice, a mask or an array of rows returns decoded pixels.
 
     Every image is compared with the digest that it was indexed with. So a stage trains on exactly the images that its record lists,
     and test images stay out of the pool, whatever happens to the files meanwhile.
 
     Args:
         source: where the images are read.
-        preprocessing: from the upright RGB image to the square.
+        preprocessing: from the upright RGB image to the stored one.
         digests: content digests of the images of the source; an image with an empty one (unreadable) must not be accessed.
         rows: (n,) positions of these images in the source, in this order; default all.
-        margin: pixels to cut off at each side.
+        center: the part to keep: its first row, its first column and its size; None: all.
     """
 
     dtype = np.dtype(np.uint8)
@@ -41,15 +43,14 @@ class LazyPixels:
         preprocessing: Preprocessing,
         digests: Sequence[str],
         rows: NDArray[np.int64] | None = None,
-        margin: int = 0,
+        center: tuple[int, int, ImageSize] | None = None,
     ) -> None:
         self.source = source
         self.preprocessing = preprocessing
         self.digests = digests
         self.rows = np.arange(len(source.names)) if rows is None else rows
-        self.margin = margin
-        side = preprocessing.image_size - 2 * margin
-        self.shape = (len(self.rows), side, side, 3)
+        self.center = center or (0, 0, preprocessing.image_size)
+        self.shape = (len(self.rows), *self.center[2], 3)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -70,12 +71,15 @@ class LazyPixels:
 
     def subset(self, rows: NDArray[np.int64]) -> LazyPixels:
         """Return the images at `rows`, in that order, still undecoded."""
-        return LazyPixels(self.source, self.preprocessing, self.digests, self.rows[rows], self.margin)
+        return LazyPixels(self.source, self.preprocessing, self.digests, self.rows[rows], self.center)
 
-    def center_crop(self, size: int) -> LazyPixels:
-        """Return the center squares of `size` pixels."""
-        margin = self.margin + (self.shape[1] - size) // 2
-        return LazyPixels(self.source, self.preprocessing, self.digests, self.rows, margin)
+    def center_crop(self, size: SizeLike) -> LazyPixels:
+        """Return the centers of this size."""
+        top, left, whole = self.center
+        size = ImageSize.of(size)
+        down, right = margins(self.shape, size)
+        part = ImageSize(min(size.height, whole.height), min(size.width, whole.width))
+        return LazyPixels(self.source, self.preprocessing, self.digests, self.rows, (top + down, left + right, part))
 
     def decode_into(
         self, out: NDArray[np.uint8], rows: NDArray[np.int64], pool: ThreadPoolExecutor
@@ -93,8 +97,8 @@ class LazyPixels:
             with bounded_decoding():
                 image = self.source.rgb(row)
                 if content_digest(image) == self.digests[row]:
-                    pixels, margin = self.preprocessing(image), self.margin
-                    return pixels[margin:-margin, margin:-margin] if margin else pixels
+                    top, left, part = self.center
+                    return self.preprocessing(image)[top : top + part.height, left : left + part.width]
             reason = "its pixels are no longer those that were indexed"
         except DataError as error:
             reason = error.reason

@@ -7,13 +7,15 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.sizes import ImageSize, SizeLike
+
 
 class Pixels(Protocol):
-    """Images (n, S, S, 3) uint8 that are read by rows, such as a NumPy array; other classes decode or collect the rows on access."""
+    """Images (n, H, W, 3) uint8 that are read by rows, such as a NumPy array; other classes decode or collect the rows on access."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(n, S, S, 3)."""
+        """(n, H, W, 3)."""
         ...
 
     @property
@@ -24,7 +26,7 @@ class Pixels(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> NDArray[np.uint8]:
-        """Return the images at a slice, a mask or an array of rows; for one row number, its image (S, S, 3)."""
+        """Return the images at a slice, a mask or an array of rows; for one row number, its image (H, W, 3)."""
         ...
 
     def __array__(self) -> NDArray[Any]:
@@ -40,8 +42,8 @@ class OnDemand(Pixels, Protocol):
         """Return the images at `rows`, in that order."""
         ...
 
-    def center_crop(self, size: int) -> OnDemand:
-        """Return the center squares of `size` pixels."""
+    def center_crop(self, size: SizeLike) -> OnDemand:
+        """Return the centers of this size."""
         ...
 
 
@@ -49,7 +51,7 @@ class ChosenRows:
     """Rows of an array in any order, without copying it: it may be a memory map larger than the memory.
 
     Args:
-        array: (m, S, S, 3) uint8; not changed.
+        array: (m, H, W, 3) uint8; not changed.
         rows: (n,) positions in it.
     """
 
@@ -72,8 +74,8 @@ class ChosenRows:
         """Return the images at `rows`, in that order."""
         return ChosenRows(self.array, self.rows[rows])
 
-    def center_crop(self, size: int) -> ChosenRows:
-        """Return the center squares of `size` pixels."""
+    def center_crop(self, size: SizeLike) -> ChosenRows:
+        """Return the centers of this size."""
         return ChosenRows(_center(self.array, size), self.rows)
 
 
@@ -87,8 +89,8 @@ def choose(pixels: Pixels, rows: NDArray[np.int64]) -> Pixels:
     return ChosenRows(array, rows)
 
 
-def center_crop(pixels: Pixels, size: int) -> Pixels:
-    """Return the center squares of `size` pixels, without a copy."""
+def center_crop(pixels: Pixels, size: SizeLike) -> Pixels:
+    """Return the centers of this size, without a copy."""
     return pixels.center_crop(size) if isinstance(pixels, OnDemand) else _center(np.asarray(pixels), size)
 
 
@@ -99,6 +101,12 @@ def read_only(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return view
 
 
-def _center(array: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    margin = (array.shape[1] - size) // 2
-    return array[:, margin : margin + size, margin : margin + size]
+def margins(shape: tuple[int, ...], size: ImageSize) -> tuple[int, int]:
+    """Return the first row and the first column of the center of images (n, H, W, 3); a side that is too short stays whole."""
+    return max(0, (shape[1] - size.height) // 2), max(0, (shape[2] - size.width) // 2)
+
+
+def _center(array: NDArray[np.uint8], size: SizeLike) -> NDArray[np.uint8]:
+    size = ImageSize.of(size)
+    top, left = margins(array.shape, size)
+    return array[:, top : top + size.height, left : left + size.width]

@@ -34,7 +34,7 @@ class Splits:
 
     Args:
         classes: names of the classes; labels are indices into it. Empty if nothing is labeled yet: then all sets except the pool are empty.
-        pool: no labels; stored at side `resize_to` (`fit: crop`) or `image_size` (`stretch`), for augmentation.
+        pool: no labels; stored with the shorter side `resize_to` (`fit: crop`) or at `image_size` (`stretch`), for augmentation.
         labeled: the label budget, stored like the pool.
         probe: labeled, with evaluation preprocessing; empty if `probe` is 0.
         test: labeled, with evaluation preprocessing.
@@ -59,11 +59,11 @@ def set_sizes(splits: Splits) -> dict[str, int]:
 
 
 def training_preprocessing(data: DataConfig) -> Preprocessing:
-    """Return how training images are stored: the center square at the full shorter side, from which the augmentation crops."""
+    """Return how training images are stored: the center in the models' shape, with the shorter side `resize_to`; the augmentation crops from it."""
     evaluation = data.preprocessing()
     if evaluation.fit == "stretch":
         return evaluation
-    return evaluation.model_copy(update={"image_size": evaluation.resize_to})
+    return evaluation.model_copy(update={"image_size": evaluation.image_size.with_shorter(evaluation.resize_to)})
 
 
 def load_splits(data: DataConfig, run: Run | None = None) -> Splits:
@@ -174,7 +174,7 @@ def write_splits(splits: Splits, folder: Path) -> list[str]:
     _write_csv(folder / "skipped.csv", ("file", "reason"), ((s.path, s.reason) for s in splits.skipped))
     summary: dict[str, Any] = {"classes": splits.classes, "pixel_range": splits.pixel_range}
     for name, images in {"pool": splits.pool, **sets}.items():
-        summary[name] = {"images": len(images), "side": images.side, "digest": images.digest}
+        summary[name] = {"images": len(images), "side": images.size.plain, "digest": images.digest}
         if images.labels is not None:
             counts = np.bincount(images.labels, minlength=len(splits.classes)).tolist()
             summary[name]["per_class"] = dict(zip(splits.classes, counts, strict=True))
@@ -212,11 +212,11 @@ class _Store:
         return _whole(part, self.decode(part))
 
     def evaluation_set(self, source: ImageSource, decoded: Decoded, rows: Rows) -> ImageSet:
-        """Return labeled images with evaluation preprocessing; decoded again if training stores another square."""
+        """Return labeled images with evaluation preprocessing; decoded again if training stores another size."""
         if (self.training == self.evaluation and decoded.lazy is None) or not len(rows):
             images = _copy(source, decoded, rows)
-            side = self.evaluation.image_size
-            return images if len(rows) else ImageSet(np.zeros((0, side, side, 3), np.uint8), [], [], images.labels)
+            empty = np.zeros((0, *self.evaluation.image_size, 3), np.uint8)
+            return images if len(rows) else ImageSet(empty, [], [], images.labels)
         part = source.subset(rows)
         return _whole(part, self.decode(part, self.evaluation))
 

@@ -7,9 +7,10 @@ import re
 from dataclasses import dataclass, replace
 
 from edgekit import recipe as recipes
-from edgekit.data.layout import Layout
+from edgekit.data.layout import Layout, ratio_name
 from edgekit.data.sources import DIGITS
 from edgekit.recipe import SMALL_IMAGE, Architecture
+from edgekit.sizes import ImageSize
 
 _TEMPLATE = """\
 # A recipe for edgekit: {summary}
@@ -24,8 +25,8 @@ data:
   labels: {labels}   # {labels_why}
   label_seed: 0   # another seed draws other labels
   split_seed: 0   # another seed draws another probe set, and another test set if `test` is a share
-  image_size: {image_size}   # side of the square images that the models take, in pixels; {size_why}
-  fit: crop   # crop: keep the aspect ratio and cut out the center; stretch: resize to the square, so that nothing is cut off
+  image_size: {image_size}   # size of the images that the models take, in pixels: a side, or [height, width]; {size_why}
+  fit: crop   # crop: keep the aspect ratio and cut out the center; stretch: resize to image_size, so that nothing is cut off
   max_skipped: 0.01   # largest share of files that may be unreadable; with more, the data is refused
 
 pretrain:   # SimCLR on all images, without labels
@@ -83,7 +84,7 @@ class RecipePlan:
     """The settings that fit a machine and a time limit (see `edgekit.train.planning`).
 
     Args:
-        image_size: in pixels.
+        image_size: of the models' images, in pixels.
         encoder: architecture of the teacher.
         student: architecture of the student.
         pretrain_epochs: epochs that fit.
@@ -95,7 +96,7 @@ class RecipePlan:
         measured: comments for the recipe, one line each.
     """
 
-    image_size: int
+    image_size: ImageSize
     encoder: Architecture
     student: Architecture
     pretrain_epochs: int
@@ -198,9 +199,9 @@ def _for_digits() -> _TemplateValues:
     )
 
 
-def _for_images(images: int, image_size: int) -> _TemplateValues:
+def _for_images(images: int, image_size: ImageSize) -> _TemplateValues:
     """Choose batches that the images fill several times; nothing depends on the labels, so the recipe fits any label budget."""
-    small = image_size <= SMALL_IMAGE
+    small = image_size.shorter <= SMALL_IMAGE
     batch = _power_of_two(images // 4, 2, 256)
     labeled_batch = 256 if small else 64
     values = _TemplateValues(
@@ -236,7 +237,7 @@ def recipe_text(
     """
     digits = layout.labeled == DIGITS
     counts = LabelCounts.of(layout)
-    image_size = 16 if digits else layout.image_size
+    image_size = ImageSize(16, 16) if digits else layout.image_size
     labels_why = (
         "label budget: a share (0.1; 1.0: all labels), a count per class (20), or a CSV file with the column `file`"
     )
@@ -260,11 +261,18 @@ def recipe_text(
         probe=counts.probe_share,
         labels=labels or ("3" if digits else "1.0"),
         labels_why=labels_why,
-        image_size=image_size,
-        size_why=f"the median of the shorter side of the images is {layout.side}",
+        image_size=image_size.plain,
+        size_why=_size_why(layout),
     )
     recipes.parse(recipes.read_yaml(text), where="recipe")
     return text
+
+
+def _size_why(layout: Layout) -> str:
+    median = f"the median of the shorter side of the images is {layout.side}"
+    if layout.aspect == 1:
+        return median
+    return f"{median}, and nearly all are {ratio_name(layout.aspect)}: this size keeps that shape (docs/data.md has the rule)"
 
 
 def _planned(values: _TemplateValues, plan: RecipePlan) -> _TemplateValues:

@@ -72,7 +72,7 @@ def compare_batches(
 
     Args:
         session: the variant's session. Afterwards all further sizes share one graph. A fixed batch size is the only size that is run.
-        images: uint8 (n, s, s, 3).
+        images: uint8 (n, h, w, 3).
         trained: the trained model's outputs for them.
         task: theirs; the outputs that it requires are compared.
         also: the outputs for them that the session gave in other batch sizes, with a graph for that size.

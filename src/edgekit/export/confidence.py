@@ -45,7 +45,7 @@ class ConfidenceRequest:
     """What confidence a bundle shall have.
 
     Attributes:
-        held_out: labeled images from which no model learned, uint8 (n, s, s, 3) and labels (n,); None takes half of the evaluation images.
+        held_out: labeled images from which no model learned, uint8 (n, h, w, 3) and labels (n,); None takes half of the evaluation images.
         rule: what the answer unknown goes by.
         false_abstain: the share of known images that may be called unknown.
     """
@@ -215,7 +215,7 @@ def _calibrated(
 
 @contextmanager
 def _running(runtime: str, path: Path, settings: Mapping[str, str], task: Task, threads: int = 0) -> Iterator[Run]:
-    """Yield a function that runs a model file: uint8 images (n, s, s, 3) -> the task's outputs, and the embedding where the graph gives it."""
+    """Yield a function that runs a model file: uint8 images (n, h, w, 3) -> the task's outputs, and the embedding where the graph gives it."""
     session = open_session(runtime, path, threads=threads, settings=settings, task=task)
 
     def run(images: NDArray[np.uint8]) -> Outputs:

@@ -65,7 +65,7 @@ def to_half(model: ModelProto) -> ModelProto:
 
 
 def simulated(path: Path, outputs: Sequence[str]) -> Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]]:
-    """What such a file computes, by ONNX Runtime on the CPU, node by node: uint8 (n, s, s, 3) -> some outputs, float32 (n, …).
+    """What such a file computes, by ONNX Runtime on the CPU, node by node: uint8 (n, h, w, 3) -> some outputs, float32 (n, …).
 
     This is what the graph computes, not what TensorRT's kernels compute. FP16 Q/DQ, which opset 17 lacks, runs as ONNX Runtime's own
     operators of the same meaning. The graph is not optimized, so that each rounding happens where the graph has it.

@@ -90,7 +90,7 @@ class Sources:
         model: the trained network, from pixels to its outputs, as torch; None where the model came as ONNX.
         batch: the batch size of the bundle's graphs; None: free. Makers of ONNX or OpenVINO files always write a free
             batch axis: `make` fixes it afterwards.
-        unlabeled: images for comparison and distillation, uint8 (n, s, s, 3); None: the calibration images.
+        unlabeled: images for comparison and distillation, uint8 (n, h, w, 3); None: the calibration images.
         shared: objects that the variants of this process share.
         searches: number of INT8 variants of this export; they share the minutes of the search evenly.
 

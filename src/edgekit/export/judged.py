@@ -25,7 +25,7 @@ class Judged:
     """The images that variants are evaluated on, and the pool for INT8 calibration.
 
     Attributes:
-        images: uint8 (k, s, s, 3).
+        images: uint8 (k, h, w, 3).
         labels: in the task's form, k of them; None where there are none.
         calibration: the pool that calibration images are drawn from.
         held_back: whether `images` come from the same pool and are left out of calibration.
@@ -87,7 +87,7 @@ class Judged:
 
 
 def shared(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> int:
-    """The number of images in `one` (n, s, s, 3) that are also in `other`, pixel by pixel."""
+    """The number of images in `one` (n, h, w, 3) that are also in `other`, pixel by pixel."""
     digests = {_digest(image) for image in other}
     return sum(_digest(image) in digests for image in one)
 

@@ -38,6 +38,7 @@ from edgekit.quantize.fidelity import further
 from edgekit.quantize.selection import CalibrationPool, digest_of_arrays, draw
 from edgekit.result import now
 from edgekit.runtimes import installed
+from edgekit.sizes import ImageSize
 from edgekit.targets import DEFAULT_TARGETS, added_targets, built_in
 from edgekit.tasks import Task
 from edgekit.temporary import scratch_folder, temporary_files_in
@@ -75,12 +76,12 @@ def export_classifier(
     was rejected, call `gate` afterwards.
 
     Args:
-        model: uint8 images (n, s, s, 3) -> float32 logits (n, classes), s being the preprocessing's image size; or a float ONNX
+        model: uint8 images (n, h, w, 3) -> float32 logits (n, classes), h and w being the preprocessing's; or a float ONNX
             of that form (`image` in, `logits` out, a free batch axis). Of another task, its outputs instead.
         classes: names, in the order of the logits.
         preprocessing: how an image file becomes such pixels; written into the bundle.
-        calibration: unlabeled images for INT8, uint8 (m, s, s, 3), all of which are used; or a pool to draw them from.
-        evaluation: uint8 images (k, s, s, 3) and labels int64 (k,) for verification; the golden images are drawn from them. None:
+        calibration: unlabeled images for INT8, uint8 (m, h, w, 3), all of which are used; or a pool to draw them from.
+        evaluation: uint8 images (k, h, w, 3) and labels int64 (k,) for verification; the golden images are drawn from them. None:
             calibration images are held back instead (see `judged`), and the loss of accuracy is estimated (see `verify`).
         output: the bundle's folder.
         targets: names from the table `edgekit.targets`.
@@ -186,7 +187,7 @@ def export_classifier(
                 edgekit=__version__,
                 classes=list(classes),
                 preprocessing=preprocessing,
-                input=Tensor(name=INPUT, dtype="uint8", layout="NHWC", shape=[batch, size, size, 3]),
+                input=Tensor(name=INPUT, dtype="uint8", layout="NHWC", shape=[batch, *size, 3]),
                 outputs=[
                     Tensor(name=key, dtype="float32", layout=_LAYOUTS[value.ndim], shape=[batch, *value.shape[1:]])
                     for key, value in outputs.items()
@@ -269,7 +270,7 @@ def _remedies(rejected: list[Variant], bounds: AccuracyBounds) -> str:
 
 
 def _write_float(
-    model: nn.Module | Path, path: Path, size: int, classes: list[str], embedding: bool, task: Task
+    model: nn.Module | Path, path: Path, size: ImageSize, classes: list[str], embedding: bool, task: Task
 ) -> None:
     """The float ONNX: of a network, or the one that is there already, its outputs in the task's order."""
     if isinstance(model, nn.Module):
@@ -371,10 +372,10 @@ def _recorded(old: Bundle | None, id_: str) -> str | None:
     return recorded.get(id_) if isinstance(recorded, dict) else None
 
 
-def _check(images: NDArray[np.uint8], size: int, what: str = "evaluation") -> None:
-    if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3) or not len(images):
+def _check(images: NDArray[np.uint8], size: ImageSize, what: str = "evaluation") -> None:
+    if images.dtype != np.uint8 or images.shape[1:] != (*size, 3) or not len(images):
         raise ExportError(
-            f"the {what} images are {images.dtype} {images.shape}, not uint8 (n, {size}, {size}, 3) with n >= 1"
+            f"the {what} images are {images.dtype} {images.shape}, not uint8 (n, {size.height}, {size.width}, 3) with n >= 1"
         )
 
 

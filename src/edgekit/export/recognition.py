@@ -16,6 +16,7 @@ from edgekit.export.importers.source import ModelSource
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.prepare import copied
 from edgekit.onnx_graph.simplify import add_embedding, simplify
+from edgekit.sizes import ImageSize, SizeLike
 from edgekit.tasks import EMBEDDING, RECOGNITION
 from edgekit.tasks.classification import LOGITS
 
@@ -45,12 +46,12 @@ def recognizer_of(source: ModelSource, scratch: Path) -> ModelSource:
     return replace(source, model=model, classes=[], output=output, trained=None, evaluation=evaluation)
 
 
-def without_head(model: nn.Module, image_size: int) -> nn.Module:
+def without_head(model: nn.Module, image_size: SizeLike) -> nn.Module:
     """Return a copy of a classifier that gives what its last linear layer sees, float32 (n, d).
 
     Args:
-        model: uint8 images (n, image_size, image_size, 3) -> logits (n, classes); it is not changed.
-        image_size: side of the images, in pixels.
+        model: uint8 images (n, h, w, 3) -> logits (n, classes); it is not changed.
+        image_size: h and w, in pixels.
 
     Raises:
         ExportError: its logits do not come from a linear layer over one vector per image.
@@ -63,7 +64,7 @@ def without_head(model: nn.Module, image_size: int) -> nn.Module:
         if isinstance(module, nn.Linear)
     ]
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (2, image_size, image_size, 3), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 256, (2, *ImageSize.of(image_size), 3), generator=generator, dtype=torch.uint8)
     try:
         with torch.inference_mode():
             logits = headless(images)

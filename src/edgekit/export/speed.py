@@ -57,7 +57,7 @@ def with_speed(
         variants: the variants of one bundle.
         folder: the folder of their files.
         float_onnx: the float graph that they were made from, with a free batch axis.
-        images: one batch, uint8 (n, s, s, 3), of the size that the bundle's graphs take.
+        images: one batch, uint8 (n, h, w, 3), of the size that the bundle's graphs take.
         task: the task of the bundle.
         seconds: the time limit for each; the pairs of the first look are measured in any case.
     """

@@ -35,7 +35,7 @@ from edgekit.tasks.task import Likeness, rows
 GOLDEN = 16
 Run = Callable[
     [NDArray[np.uint8]], Outputs
-]  # images (n, s, s, 3) -> the required outputs of a task by name, and maybe others
+]  # images (n, h, w, 3) -> the required outputs of a task by name, and maybe others
 _RACES = (
     "on this CPU, OpenVINO's outputs vary from run to run with several threads and batches of several images; its figures are from one "
     "thread: run it with --threads 1, or one image at a time"
@@ -94,7 +94,7 @@ class ReferenceOutputs:
 
     Attributes:
         task: what it answers.
-        images: the evaluation set, uint8 (n, s, s, 3).
+        images: the evaluation set, uint8 (n, h, w, 3).
         labels: its labels in the task's form, of classification int64 (n,); None where there are none.
         outputs: those that the task requires, float32 with n rows, by name.
         golden: rows of the golden images, spread over the task's groups, such as classes.
@@ -116,7 +116,7 @@ class ReferenceOutputs:
 
         Args:
             task: what the model answers.
-            model: a network from uint8 images (n, s, s, 3) to the task's outputs, or a function that gives them.
+            model: a network from uint8 images (n, h, w, 3) to the task's outputs, or a function that gives them.
             images, labels: the evaluation set; labels may be None.
 
         Raises:
@@ -164,7 +164,7 @@ class ReferenceOutputs:
 
 
 def runner(model: nn.Module, task: Task, *, embedding: bool = False) -> Run:
-    """A function that runs a network on the CPU: uint8 images (n, s, s, 3) -> the task's outputs, float32 by name.
+    """A function that runs a network on the CPU: uint8 images (n, h, w, 3) -> the task's outputs, float32 by name.
 
     Args:
         model: the network; it is not changed. It gives the main output, or a tuple of all required ones in their order.

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from edgekit.models.encoders import Encoder, Normalization, build_encoder
 from edgekit.models.heads import KeptLayers, kept_layers
 from edgekit.recipe import Architecture
+from edgekit.sizes import ImageSize, SizeLike
 
 
 class Classifier(nn.Module):
@@ -14,7 +15,7 @@ class Classifier(nn.Module):
 
     Args:
         architecture: the encoder's architecture, stored with the model so that it can be built again.
-        image_size: side of the images, in pixels.
+        image_size: size of the images, in pixels.
         classes: names, in the order of the logits.
         encoder: maps images to features.
         kept: layers of the projection head that stay (none for students).
@@ -23,14 +24,14 @@ class Classifier(nn.Module):
     def __init__(
         self,
         architecture: Architecture,
-        image_size: int,
+        image_size: SizeLike,
         classes: list[str],
         encoder: Encoder,
         kept: KeptLayers | None = None,
     ) -> None:
         super().__init__()
         self.architecture = architecture
-        self.image_size = image_size
+        self.image_size = ImageSize.of(image_size)
         self.classes = list(classes)
         self.encoder = encoder
         self.kept = kept if kept is not None else KeptLayers([])
@@ -43,7 +44,7 @@ class Classifier(nn.Module):
     def build(
         cls,
         architecture: Architecture,
-        image_size: int,
+        image_size: SizeLike,
         classes: list[str],
         kept_widths: list[int],
         where: str = "encoder",
@@ -58,9 +59,9 @@ class Classifier(nn.Module):
         return cls(architecture, image_size, classes, encoder, kept_layers(encoder.feature_dim, kept_widths))
 
     def embed(self, images: Tensor) -> Tensor:
-        """The input of the linear layer, (n, d), for normalized float32 images (n, 3, s, s)."""
+        """The input of the linear layer, (n, d), for normalized float32 images (n, 3, h, w)."""
         return self.kept(self.encoder(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (n, classes) of normalized float32 images (n, 3, s, s)."""
+        """Logits (n, classes) of normalized float32 images (n, 3, h, w)."""
         return self.head(self.embed(images))

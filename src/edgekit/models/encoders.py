@@ -1,6 +1,6 @@
 """Encoders: any image network of torchvision or timm by name, without its classifier; ResNets by width and stem.
 
-An encoder maps normalized float32 images (n, 3, s, s) to features (n, d).
+An encoder maps normalized float32 images (n, 3, h, w) to features (n, d).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from edgekit.models.strided import pick_before_convolving
 from edgekit.models.weight_files import Content, read_weights
 from edgekit.models.weights import LoadedWeights, load_weights
 from edgekit.recipe import PRETRAINED, SMALL_IMAGE, Architecture
+from edgekit.sizes import ImageSize, SizeLike
 
 Normalization = tuple[Statistics, Statistics]  # mean and standard deviation
 
@@ -30,7 +31,7 @@ class Encoder(nn.Module):
     """An image network without its classifier.
 
     Args:
-        network: maps images (n, 3, s, s) to features (n, d).
+        network: maps images (n, 3, h, w) to features (n, d).
         feature_dim: d.
 
     `loaded` describes the weights that it started from, if they came from a file. `own` is the normalization that they were trained with,
@@ -49,7 +50,7 @@ class Encoder(nn.Module):
         self.given: Normalization | None = None
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (n, d) of normalized images (n, 3, s, s)."""
+        """Features (n, d) of normalized images (n, 3, h, w)."""
         return self.network(images if self.own is None else images * self.scale + self.shift)
 
     def convert(self, given: Normalization, own: Normalization) -> None:
@@ -69,13 +70,13 @@ class Encoder(nn.Module):
 
 
 def build_encoder(
-    architecture: Architecture, image_size: int, where: str = "encoder", normalization: Normalization | None = None
+    architecture: Architecture, image_size: SizeLike, where: str = "encoder", normalization: Normalization | None = None
 ) -> Encoder:
     """Build an encoder, with published weights or those of a file if it names them, else with new ones from the current random state.
 
     Args:
         architecture: its name, width, stem, weights and so on.
-        image_size: side of the images that it will see, in pixels; decides `stem: auto`.
+        image_size: size of the images that it will see, in pixels; its shorter side decides `stem: auto`.
         where: the recipe's key, for messages.
         normalization: mean and standard deviation of the images; needed if the weights were trained with others.
 
@@ -83,6 +84,7 @@ def build_encoder(
         RecipeError: the name is unknown, a key does not apply to it, the images are too small for the network, or the
             file's weights do not fit the network.
     """
+    image_size = ImageSize.of(image_size)
     library, _, name = architecture.name.rpartition(":")
     source = _published(architecture, image_size, where) if architecture.weights == PRETRAINED else None
     file = fetch(source, f"{where}.weights") if source is not None else None
@@ -115,7 +117,7 @@ def build_encoder(
     return encoder.to(memory_format=torch.channels_last)
 
 
-def _published(architecture: Architecture, image_size: int, where: str) -> Published:
+def _published(architecture: Architecture, image_size: ImageSize, where: str) -> Published:
     """Find the published weights that a recipe asks for.
 
     Raises:
@@ -123,7 +125,7 @@ def _published(architecture: Architecture, image_size: int, where: str) -> Publi
     """
     library, _, name = architecture.name.rpartition(":")
     if name in RESNETS and not library:
-        small = architecture.stem == "auto" and image_size <= SMALL_IMAGE
+        small = architecture.stem == "auto" and image_size.shorter <= SMALL_IMAGE
         if architecture.width != 1 or architecture.selective_kernels or name not in torchvision_names():
             raise RecipeError(
                 f"{where}.weights is pretrained, but nobody publishes weights for {name} of this width and kind",
@@ -164,7 +166,7 @@ def _described(network: nn.Module, source: Published, weights: Content) -> Loade
     return LoadedWeights(source.name, weights.sha256, len(state), sum(t.numel() for t in state.values()), "", {})
 
 
-def _resnet(architecture: Architecture, image_size: int, where: str) -> Encoder:
+def _resnet(architecture: Architecture, image_size: ImageSize, where: str) -> Encoder:
     name, stem = architecture.name, architecture.stem
     if architecture.selective_kernels and name not in SELECTIVE:
         raise RecipeError(
@@ -173,7 +175,7 @@ def _resnet(architecture: Architecture, image_size: int, where: str) -> Encoder:
     if architecture.patch_size is not None:
         no_patches(name, architecture.patch_size, where)
     if stem == "auto":
-        stem = "cifar" if image_size <= SMALL_IMAGE else "imagenet"
+        stem = "cifar" if image_size.shorter <= SMALL_IMAGE else "imagenet"
     resnet = ResNet(name, architecture.width, stem, architecture.selective_kernels)
     _fits(image_size, resnet.stride, name, where)
     return Encoder(resnet, resnet.feature_dim)
@@ -196,13 +198,13 @@ def _no_resnet_keys(architecture: Architecture, where: str) -> None:
         )
 
 
-def _probe(network: nn.Module, name: str, image_size: int, where: str) -> int:
+def _probe(network: nn.Module, name: str, image_size: ImageSize, where: str) -> int:
     """The feature dimension, found by running the network; refuses images smaller than the network's total stride."""
     was_training = network.training
     network.eval()
     try:
         with torch.no_grad():
-            features = network(torch.zeros(1, 3, image_size, image_size))
+            features = network(torch.zeros(1, 3, *image_size))
     except Exception as error:  # whatever the library's code raises
         reason = " ".join(str(error).split())[:120]
         raise RecipeError(
@@ -222,8 +224,8 @@ def _probe(network: nn.Module, name: str, image_size: int, where: str) -> int:
     return features.shape[1]
 
 
-def _fits(image_size: int, stride: int, name: str, where: str) -> None:
-    if image_size < stride:
+def _fits(image_size: ImageSize, stride: int, name: str, where: str) -> None:
+    if image_size.shorter < stride:
         raise RecipeError(
             f"data.image_size: {image_size} px is too small for {where} {name}, whose total stride is {stride}",
             f"use at least {stride} px or a network for small images (resnet18 has a stem for them)",

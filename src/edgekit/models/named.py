@@ -11,6 +11,7 @@ from edgekit.errors import RecipeError, near
 from edgekit.models.pretrained import check_tag
 from edgekit.models.resnet import RESNETS
 from edgekit.models.weight_files import Content
+from edgekit.sizes import ImageSize
 
 # Attributes that hold the classifier in torchvision's networks.
 _CLASSIFIERS = ("fc", "classifier", "heads", "head")
@@ -25,14 +26,14 @@ def no_patches(name: str, patch_size: int, where: str) -> None:
 
 
 def named_network(
-    library: str, name: str, image_size: int, patch_size: int | None, where: str, weights: Content | None = None
+    library: str, name: str, image_size: ImageSize, patch_size: int | None, where: str, weights: Content | None = None
 ) -> nn.Module:
     """Build a network without its classifier: with published weights of timm, or with new ones.
 
     Args:
         library: timm, torchvision, or empty for either.
         name: of the network; of timm also with a tag.
-        image_size: side of the images that it will see, in pixels.
+        image_size: size of the images that it will see, in pixels.
         patch_size: of a ViT of timm; None for its own.
         where: the recipe's key, for messages.
         weights: of timm, as published.
@@ -84,15 +85,20 @@ def timm_names() -> frozenset[str]:
     return frozenset(timm.list_models())
 
 
-def _torchvision(name: str, image_size: int, where: str) -> nn.Module:
+def _torchvision(name: str, image_size: ImageSize, where: str) -> nn.Module:
     import torchvision.models as zoo
 
     options: dict[str, Any] = {"weights": None}
     if name in {"googlenet", "inception_v3"}:
         options |= {"aux_logits": False, "init_weights": True}
     if name.startswith("vit_"):
+        if not image_size.is_square:
+            raise RecipeError(
+                f"data.image_size: {where} torchvision:{name} takes only square images, not {image_size} px",
+                "use a ViT of timm, for example timm:vit_tiny_patch16_224, or a square image_size",
+            )
         _divisible(image_size, int(name.rpartition("_")[2]), name, where)
-        options["image_size"] = image_size  # its positional embedding has one vector per patch
+        options["image_size"] = image_size.height  # its positional embedding has one vector per patch
     network = zoo.get_model(name, **options)
     for attribute in _CLASSIFIERS:
         classifier = getattr(network, attribute, None)
@@ -111,13 +117,17 @@ def _pool() -> nn.Module:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(1))
 
 
-def _timm(name: str, image_size: int, patch_size: int | None, where: str, weights: Content | None = None) -> nn.Module:
+def _timm(
+    name: str, image_size: ImageSize, patch_size: int | None, where: str, weights: Content | None = None
+) -> nn.Module:
     import timm
 
     options: dict[str, Any] = {"pretrained": False, "num_classes": 0}
     if weights is not None:  # timm converts names, and interpolates positional embeddings, as it loads
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": weights.value}}
-    sizes: dict[str, Any] = {"img_size": image_size} | ({} if patch_size is None else {"patch_size": patch_size})
+    sizes: dict[str, Any] = {"img_size": for_timm(image_size)} | (
+        {} if patch_size is None else {"patch_size": patch_size}
+    )
     try:
         try:
             network = timm.create_model(name, **options, **sizes)  # transformers need the image size
@@ -139,11 +149,21 @@ def _timm(name: str, image_size: int, patch_size: int | None, where: str, weight
     return network
 
 
-def _divisible(image_size: int, patch: int, name: str, where: str) -> None:
+def for_timm(size: ImageSize) -> int | tuple[int, int]:
+    """Return a size as timm's networks take it: a side for a square, their usual case, else (height, width)."""
+    return size.height if size.is_square else (size.height, size.width)
+
+
+def _divisible(image_size: ImageSize, patch: int, name: str, where: str) -> None:
     """Refuse images that do not divide into patches: the rest at two borders would never be seen."""
-    if image_size % patch:
-        fitting = [size for size in (image_size // patch * patch, (image_size // patch + 1) * patch) if size]
-        raise RecipeError(
-            f"data.image_size: {image_size} px is not a multiple of the {patch}-px patches of {where} {name}",
-            f"use {' or '.join(map(str, fitting))} px, or set {where}.patch_size for a ViT of timm",
-        )
+    if not any(side % patch for side in image_size):
+        return
+    around = [[side // patch * patch or patch, (side // patch + 1) * patch] for side in image_size]
+    if image_size.is_square:
+        fitting = " or ".join(str(side) for side in dict.fromkeys(around[0]))
+    else:
+        fitting = str([min(near, key=lambda n: abs(n - side)) for near, side in zip(around, image_size, strict=True)])
+    raise RecipeError(
+        f"data.image_size: {image_size} px is not a multiple of the {patch}-px patches of {where} {name}",
+        f"use {fitting} px, or set {where}.patch_size for a ViT of timm",
+    )

@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from edgekit.sizes import ImageSize, SizeLike
+
 # Mean or standard deviation of a normalization: one number, or one per channel.
 Statistics = float | tuple[float, float, float]
 # The order in which a network takes the channels of a pixel; images are RGB.
@@ -36,19 +38,20 @@ def in_reverse(values: Statistics) -> Statistics:
     return (values[2], values[1], values[0]) if isinstance(values, tuple) else values
 
 
-def resized(images: Tensor, side: int, mean: float, std: float) -> Tensor:
-    """Normalized images (n, 3, s, s), resized to a side in pixels: bicubic, antialiased, within the range of pixels.
+def resized(images: Tensor, size: SizeLike, mean: float, std: float) -> Tensor:
+    """Normalized images (n, 3, h, w), resized to a size in pixels, whatever their shape: bicubic, antialiased, within the range of pixels.
 
     Args:
         images: normalized with one mean and standard deviation for all channels.
-        side: of the result.
+        size: of the result.
         mean: of the normalization, for pixels in [0, 1].
         std: of the normalization.
     """
-    if images.shape[-1] == side:
+    height, width = ImageSize.of(size)
+    if images.shape[-2:] == (height, width):
         return images
     with torch.autocast(images.device.type, enabled=False):
-        larger = nn.functional.interpolate(images.float(), (side, side), mode="bicubic", antialias=True)
+        larger = nn.functional.interpolate(images.float(), (height, width), mode="bicubic", antialias=True)
     return larger.clamp_(-mean / std, (1 - mean) / std)
 
 
@@ -56,7 +59,7 @@ class PixelClassifier(nn.Module):
     """A model that takes pixels; this is what an export converts.
 
     Args:
-        model: maps normalized float32 images (n, 3, s, s) to logits (n, classes).
+        model: maps normalized float32 images (n, 3, h, w) to logits (n, classes).
         mean: of the normalization, for pixels in [0, 1]; one number, or one per channel in the model's order.
         std: of the normalization.
         channels: the model's order of channels.

@@ -20,7 +20,7 @@ def interpolated(network: nn.Module, found: dict[str, Tensor], wanted: Mapping[s
         wanted: the network's own tensors.
 
     Returns:
-        `found`, with embeddings of square grids resampled; what cannot be resampled stays as it is.
+        `found`, with embeddings of square grids resampled to the network's own grid; what cannot be resampled stays as it is.
     """
     from timm.layers.pos_embed import resample_abs_pos_embed
 
@@ -30,19 +30,31 @@ def interpolated(network: nn.Module, found: dict[str, Tensor], wanted: Mapping[s
             continue
         if tensor.ndim != 3 or tensor.shape[2] != wanted[name].shape[2]:
             continue
-        prefix = _prefix(network, tensor.shape[1], wanted[name].shape[1])
+        own = _grid(network)
+        prefix = _prefix(network, tensor.shape[1], wanted[name].shape[1], own)
         if prefix is not None:
             side = math.isqrt(wanted[name].shape[1] - prefix)
-            result[name] = resample_abs_pos_embed(tensor, [side, side], num_prefix_tokens=prefix)
+            result[name] = resample_abs_pos_embed(tensor, own or [side, side], num_prefix_tokens=prefix)
     return result
 
 
-def _prefix(network: nn.Module, old: int, new: int) -> int | None:
-    """The number of embeddings of tokens before the patches; None if the rest is no square grid."""
+def _grid(network: nn.Module) -> list[int] | None:
+    """Rows and columns of the patches of a ViT of timm; None where the network does not say."""
+    size = getattr(getattr(network, "patch_embed", None), "grid_size", None)
+    return [int(side) for side in size] if isinstance(size, tuple) and len(size) == 2 else None
+
+
+def _prefix(network: nn.Module, old: int, new: int, grid: list[int] | None) -> int | None:
+    """The number of embeddings of tokens before the patches; None if the rest is not a square grid, or for the network not its own grid."""
     own = getattr(network, "num_prefix_tokens", None)
     if own is not None:
         own = 0 if getattr(network, "no_embed_class", False) else int(own)
     for prefix in _PREFIXES if own is None else (own,):
-        if all(math.isqrt(n - prefix) ** 2 == n - prefix > 0 for n in (old, new)):
+        fits = _is_square(new - prefix) if grid is None else math.prod(grid) == new - prefix
+        if fits and _is_square(old - prefix):
             return prefix
     return None
+
+
+def _is_square(count: int) -> bool:
+    return count > 0 and math.isqrt(count) ** 2 == count

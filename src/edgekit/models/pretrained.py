@@ -19,6 +19,7 @@ import torch
 
 from edgekit.errors import RecipeError, near
 from edgekit.models.pixels import Statistics
+from edgekit.sizes import ImageSize
 
 _SECONDS = 10.0  # for a connection or a pause in a download
 _OFFLINE = "connect to the Internet once, or give the path of a file of weights"
@@ -33,7 +34,7 @@ class Published:
         name: `timm:NAME.TAG` or `torchvision:NAME`.
         mean: of the normalization that they were trained with, for pixels in [0, 1].
         std: likewise.
-        image_size: side of the images, in pixels.
+        image_size: size of the images, in pixels.
         repository: on the hub of timm's weights; empty for weights with a URL only.
         file: name in the repository; empty for the library's choice.
         url: of the file outside the hub.
@@ -44,7 +45,7 @@ class Published:
     name: str
     mean: Statistics
     std: Statistics
-    image_size: int
+    image_size: ImageSize
     repository: str = ""
     file: str = ""
     url: str = ""
@@ -111,7 +112,7 @@ def _of_timm(name: str, where: str) -> Published:
     url = config.url if isinstance(config.url, str) else ""
     full = f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
     return Published(
-        f"timm:{full}", three(config.mean), three(config.std), int(config.input_size[-1]),
+        f"timm:{full}", three(config.mean), three(config.std), ImageSize.of(tuple(config.input_size[1:])),
         config.hf_hub_id or "", config.hf_hub_filename or "", url, bool(config.fixed_input_size),
         int(config.num_classes or 0),
     )  # fmt: skip
@@ -126,7 +127,7 @@ def _of_torchvision(name: str, where: str) -> Published:
     weights = zoo.get_model_weights(name).DEFAULT
     transform = weights.transforms()
     return Published(
-        f"torchvision:{name}", three(transform.mean), three(transform.std), int(transform.crop_size[0]), url=weights.url,
+        f"torchvision:{name}", three(transform.mean), three(transform.std), ImageSize.of(int(transform.crop_size[0])), url=weights.url,
         fixed_size=name.startswith("vit_"), classes=len(weights.meta["categories"]),
     )  # fmt: skip
 
@@ -231,7 +232,7 @@ def published_source(name: str, where: str) -> str:
     return published(library, bare, where).source
 
 
-def check_size(weights: Published, image_size: int, interpolate: bool, where: str) -> None:
+def check_size(weights: Published, image_size: ImageSize, interpolate: bool, where: str) -> None:
     """Refuse images of another size than the positional embedding is for, unless it is to be interpolated.
 
     Raises:

@@ -72,7 +72,7 @@ class ResNet(nn.Module):
                 nn.init.zeros_(last.weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (n, d) of images (n, 3, s, s): the mean over the last map."""
+        """Features (n, d) of images (n, 3, h, w): the mean over the last map."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean((2, 3))

@@ -21,6 +21,7 @@ from edgekit.models.encoders import Encoder, Normalization, build_encoder
 from edgekit.models.heads import ProjectionHead
 from edgekit.models.weight_files import read_safetensors
 from edgekit.recipe import Architecture
+from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, SizeBounds, SizeLike
 from edgekit.spelling import translated_keys
 
 _Width = Annotated[int, Field(ge=1, le=1 << 16)]
@@ -33,7 +34,7 @@ def save_classifier(folder: Path, model: Classifier) -> list[str]:
     spec = {
         "kind": "classifier",
         **_described(model.architecture, model.encoder),
-        "image_size": model.image_size,
+        "image_size": model.image_size.plain,
         "classes": model.classes,
         "kept_widths": model.kept.widths(),
     }
@@ -75,7 +76,7 @@ class _Described(BaseModel):
     """The content of `model.json`, within limits: a foreign file could ask for any amount of memory."""
 
     architecture: Architecture
-    image_size: int = Field(ge=4, le=4096)
+    image_size: Annotated[ImageSize, SizeBounds(LEAST_SIDE, MOST_SIDE)]
     normalization: _Normalization | None = None
 
     @property
@@ -125,20 +126,22 @@ class Pretrained(nn.Module):
 
     Args:
         architecture: the encoder's architecture.
-        image_size: side of the images, in pixels.
+        image_size: size of the images, in pixels.
         encoder: maps images to features h.
         head: maps h to projections z.
     """
 
-    def __init__(self, architecture: Architecture, image_size: int, encoder: Encoder, head: ProjectionHead) -> None:
+    def __init__(
+        self, architecture: Architecture, image_size: SizeLike, encoder: Encoder, head: ProjectionHead
+    ) -> None:
         super().__init__()
         self.architecture = architecture
-        self.image_size = image_size
+        self.image_size = ImageSize.of(image_size)
         self.encoder = encoder
         self.head = head
 
     def forward(self, images: Tensor) -> Tensor:
-        """Projections z (n, output) of normalized images (n, 3, s, s)."""
+        """Projections z (n, output) of normalized images (n, 3, h, w)."""
         return self.head(self.encoder(images))
 
 
@@ -147,7 +150,7 @@ def save_pretrained(folder: Path, model: Pretrained) -> list[str]:
     spec = {
         "kind": "pretrained",
         **_described(model.architecture, model.encoder),
-        "image_size": model.image_size,
+        "image_size": model.image_size.plain,
         "head": model.head.spec,
     }
     return _save(folder, spec, model)

@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class TrainedNetwork(nn.Module):
-    """A classifier or an encoder of a run. It takes normalized images: float32 (n, 3, s, s), as `transform` and `normalize` make them.
+    """A classifier or an encoder of a run. It takes normalized images: float32 (n, 3, h, w), as `transform` and `normalize` make them.
 
     Args:
         network: maps such images to logits (n, classes), or features (n, d).
-        preprocessing: from an image file to uint8 pixels (s, s, 3).
+        preprocessing: from an image file to uint8 pixels (h, w, 3).
         mean: pixels in [0, 1] are normalized as (x - mean) / std.
         std: see `mean`.
 
     Attributes:
         network: the bare network.
         classes: names, in the order of the logits; empty for an encoder.
-        image_size: s, in pixels.
+        image_size: h and w, in pixels; a square equals its side.
         feature_dim: d, the width of the result of `embed`.
     """
 
@@ -48,7 +48,7 @@ class TrainedNetwork(nn.Module):
         """Logits (n, classes) of a classifier, features (n, d) of an encoder.
 
         Args:
-            images: normalized, floating point (n, 3, s, s), on the network's device.
+            images: normalized, floating point (n, 3, h, w), on the network's device.
 
         Raises:
             DataError: wrong dtype or shape; unnormalized pixels are recognized by their dtype, uint8.
@@ -75,7 +75,7 @@ class TrainedNetwork(nn.Module):
         return self.normalize(torch.from_numpy(pixels.copy())[None])[0].contiguous()
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """uint8 RGB pixels (n, s, s, 3) as normalized float32 (n, 3, s, s), on the same device.
+        """uint8 RGB pixels (n, h, w, 3) as normalized float32 (n, 3, h, w), on the same device.
 
         Raises:
             DataError: wrong dtype or shape.
@@ -86,15 +86,16 @@ class TrainedNetwork(nn.Module):
 
     def extra_repr(self) -> str:
         """The text that `print` shows for the module itself."""
+        height, width = self.image_size
         classes = f"{len(self.classes)} classes" if self.classes else f"{self.feature_dim} features"
-        return f"normalized float32 (n, 3, {self.image_size}, {self.image_size}) -> {classes}"
+        return f"normalized float32 (n, 3, {height}, {width}) -> {classes}"
 
 
 def _check(images: Tensor) -> None:
     if not images.is_floating_point() or images.ndim != 4 or images.shape[1] != 3:
         raise DataError(
-            f"the network takes normalized images, floating point (n, 3, s, s), not {_described(images)}",
-            "use model.transform for one image, or model.normalize for a batch of uint8 pixels (n, s, s, 3)",
+            f"the network takes normalized images, floating point (n, 3, h, w), not {_described(images)}",
+            "use model.transform for one image, or model.normalize for a batch of uint8 pixels (n, h, w, 3)",
         )
 
 

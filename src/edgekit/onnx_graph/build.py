@@ -1,6 +1,6 @@
 """The float ONNX, opset 17: the source of every other variant.
 
-The graph takes `image`, uint8 (n, s, s, 3) with a free batch axis, and gives the outputs of its task, float32 with n rows, the main one
+The graph takes `image`, uint8 (n, h, w, 3) with a free batch axis, and gives the outputs of its task, float32 with n rows, the main one
 first: of a classification `logits` (n, classes).
 """
 
@@ -27,6 +27,7 @@ from edgekit.onnx_graph.normalization import spread
 from edgekit.onnx_graph.padding import fold_pool_padding
 from edgekit.onnx_graph.prepare import exportable, pooling_by_matrices
 from edgekit.onnx_graph.simplify import add_embedding, refuse_huge, simplify
+from edgekit.sizes import ImageSize, SizeLike
 from edgekit.tasks import EMBEDDING, Task
 
 OPSET = 17  # the newest that TensorRT 8.6 reads; the oldest with LayerNormalization
@@ -38,7 +39,7 @@ def export_onnx(
     model: nn.Module,
     path: Path,
     *,
-    image_size: int,
+    image_size: SizeLike,
     classes: list[str],
     embedding: bool = False,
     task: Task | None = None,
@@ -46,9 +47,9 @@ def export_onnx(
     """Write a model as float ONNX.
 
     Args:
-        model: uint8 images (n, s, s, 3) -> the task's main output, float32 (n, …), or a tuple of all required ones; it is not changed.
+        model: uint8 images (n, h, w, 3) -> the task's main output, float32 (n, …), or a tuple of all required ones; it is not changed.
         path: the file to write.
-        image_size: s, in pixels.
+        image_size: h and w, in pixels.
         classes: names, in the order of the outputs; written into the file's metadata.
         embedding: whether the graph also gives what the linear layer sees, `embedding`, float32 (n, d).
         task: what the model answers; None: the usual one, classification.
@@ -59,7 +60,8 @@ def export_onnx(
     """
     task = task or tasks.find(tasks.DEFAULT)
     refuse_huge(sum(p.numel() * p.element_size() for p in (*model.parameters(), *model.buffers())))
-    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
+    image_size = ImageSize.of(image_size)
+    example = torch.zeros(2, *image_size, 3, dtype=torch.uint8)
     try:
         # The tracing exporter. The newer one silently writes opset 18 when asked for 17 (torch 2.15), and converting
         # down to 17 fails on ReduceMean.
@@ -98,7 +100,7 @@ def save(
     """Write a graph that takes pixels as edgekit's float ONNX: simplified, its metadata filled, checked.
 
     Args:
-        model: uint8 image (n, s, s, 3) -> the task's outputs, opset 17; it is changed.
+        model: uint8 image (n, h, w, 3) -> the task's outputs, opset 17; it is changed.
         path: the file to write.
         classes: names, in the order of the outputs.
         embedding: whether what the linear layer sees becomes an output beside the main one.

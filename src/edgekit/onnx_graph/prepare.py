@@ -14,11 +14,12 @@ from torch.nn import functional
 from torch.nn.utils.fusion import fuse_linear_bn_eval
 
 from edgekit.errors import ExportError
+from edgekit.sizes import ImageSize, SizeLike
 
 _FUSED_WITHIN = 1e-3  # of the largest logit: float32 rounding gives about 1e-6, a wrong fusion much more
 
 
-def exportable(model: nn.Module, image_size: int) -> nn.Module:
+def exportable(model: nn.Module, image_size: SizeLike) -> nn.Module:
     """Return a copy of a model on the CPU, in evaluation mode, with equivalent modules in place of those that export badly.
 
     - `AdaptiveAvgPool2d(1)` becomes a mean: torch 2.15 exports the pooling as `as_strided`. For a larger output it becomes
@@ -29,8 +30,8 @@ def exportable(model: nn.Module, image_size: int) -> nn.Module:
     - The branches of a reparameterizable network become one equivalent convolution (see `fused`).
 
     Args:
-        model: takes uint8 images (n, image_size, image_size, 3).
-        image_size: side of the images, in pixels.
+        model: takes uint8 images (n, h, w, 3).
+        image_size: h and w, in pixels.
     """
     from timm.layers.conv2d_same import Conv2dSame
 
@@ -64,7 +65,7 @@ def copied(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def fused(model: nn.Module, image_size: int) -> nn.Module:
+def fused(model: nn.Module, image_size: SizeLike) -> nn.Module:
     """Return a network with its parallel branches fused, if it can do so: MobileOne, RepVGG, FastViT, RepViT, …
 
     Such networks train with several convolutions and BatchNorms in parallel, whose sum is one convolution in evaluation mode (Ding et al.
@@ -74,8 +75,8 @@ def fused(model: nn.Module, image_size: int) -> nn.Module:
     so both networks are run on a few images, and if they differ the network is returned unchanged.
 
     Args:
-        model: takes uint8 images (n, image_size, image_size, 3); in evaluation mode. It is not changed.
-        image_size: side of the images, in pixels.
+        model: takes uint8 images (n, h, w, 3); in evaluation mode. It is not changed.
+        image_size: h and w, in pixels.
     """
     from timm.utils.model import reparameterize_model
 
@@ -90,10 +91,10 @@ def fused(model: nn.Module, image_size: int) -> nn.Module:
     return candidate if same else model
 
 
-def _computes_the_same(model: nn.Module, other: nn.Module, image_size: int) -> bool:
+def _computes_the_same(model: nn.Module, other: nn.Module, image_size: SizeLike) -> bool:
     """Whether two models give the same outputs for a few random images, up to float32 rounding."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (3, image_size, image_size, 3), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 256, (3, *ImageSize.of(image_size), 3), generator=generator, dtype=torch.uint8)
     with torch.no_grad():
         expected, found = model(images), other(images)
     return bool(
@@ -219,7 +220,7 @@ class _PaddedConvolution(torch.autograd.Function):
 
 
 def _input_sizes(
-    model: nn.Module, image_size: int, kinds: tuple[type[nn.Module], ...]
+    model: nn.Module, image_size: SizeLike, kinds: tuple[type[nn.Module], ...]
 ) -> dict[nn.Module, tuple[int, int]]:
     """Height and width of the input of every module of these kinds, found by running the model on one blank image."""
     sizes: dict[nn.Module, tuple[int, int]] = {}
@@ -230,7 +231,7 @@ def _input_sizes(
     hooks = [m.register_forward_pre_hook(record) for m in model.modules() if isinstance(m, kinds)]
     if hooks:
         with torch.no_grad():
-            model(torch.zeros(1, image_size, image_size, 3, dtype=torch.uint8))
+            model(torch.zeros(1, *ImageSize.of(image_size), 3, dtype=torch.uint8))
     for hook in hooks:
         hook.remove()
     return sizes

@@ -26,7 +26,7 @@ class Calibration:
 
     Args:
         model: the float ONNX.
-        images: uint8 (n, s, s, 3), without labels.
+        images: uint8 (n, h, w, 3), without labels.
         folder: cache of the collected distributions. Another object with the same model and images finds them there, also in another
             process.
         drawn: how the images were drawn, for the bundle (see `selection.draw`).

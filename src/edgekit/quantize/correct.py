@@ -47,7 +47,7 @@ def correct(float_model: ModelProto, quantized: ModelProto, images: NDArray[np.u
     Args:
         float_model: the graph that was quantized.
         quantized: the same graph, quantized; its layers have the same names.
-        images: calibration images, uint8 (n, s, s, 3).
+        images: calibration images, uint8 (n, h, w, 3).
         advance: called with the number of images done; `passes` times for each image.
     """
     copy = ModelProto()

@@ -51,7 +51,7 @@ def equalize(model: ModelProto, images: NDArray[np.uint8], by: By, advance: Adva
 
     Args:
         model: opset 17, BatchNorm folded.
-        images: calibration images, uint8 (n, s, s, 3).
+        images: calibration images, uint8 (n, h, w, 3).
         by: the method that chooses the factors.
         advance: called with the number of images done.
 

@@ -75,7 +75,7 @@ class Judge:
 
     Args:
         float_onnx: the float model that was trained.
-        images: uint8 (n, s, s, 3); `IMAGES` of them are used, spread over the whole.
+        images: uint8 (n, h, w, 3); `IMAGES` of them are used, spread over the whole.
         task: the model's.
     """
 
@@ -88,7 +88,7 @@ class Judge:
         """Compare a file with the float model.
 
         Args:
-            answer: runs the file: images uint8 (n, s, s, 3) -> the outputs that the task requires.
+            answer: runs the file: images uint8 (n, h, w, 3) -> the outputs that the task requires.
         """
         return compare(self.task, answer(self.images), self.trained)
 
@@ -111,7 +111,7 @@ def further(candidates: CalibrationPool, drawn: Drawn, recover: bool) -> NDArray
 def run(
     runtime: str, model: Path, images: NDArray[np.uint8], task: Task, settings: Mapping[str, str] | None = None
 ) -> Outputs:
-    """The outputs that a task requires, of images uint8 (n, s, s, 3).
+    """The outputs that a task requires, of images uint8 (n, h, w, 3).
 
     Raises:
         ExportError: the runtime cannot load or run the file.

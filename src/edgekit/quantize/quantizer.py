@@ -71,7 +71,7 @@ class Quantizer:
     Args:
         calibration: the calibration of the float graph.
         scratch: the folder in which it creates its own.
-        unlabeled: images for comparison and distillation, uint8 (n, s, s, 3); None: the calibration images.
+        unlabeled: images for comparison and distillation, uint8 (n, h, w, 3); None: the calibration images.
         model: the trained network, from pixels to its outputs, as torch; None where it came as ONNX.
         task: what the network answers.
     """
@@ -175,11 +175,10 @@ class Quantizer:
         was = read_onnx(self.first.model, external=False)
         classes = next(p.value for p in was.metadata_props if p.key == "classes")
         embedding = any(output.name == EMBEDDING for output in was.graph.output)
-        size = self.unlabeled.shape[1]
         export_onnx(
             learned,
             path,
-            image_size=size,
+            image_size=self.unlabeled.shape[1:3],
             classes=parse_json(classes, self.first.model, list),
             embedding=embedding,
             task=self.task,

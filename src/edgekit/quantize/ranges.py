@@ -150,8 +150,8 @@ def collect(model: Path, images: NDArray[np.uint8], advance: Advance) -> dict[st
     """Run a float ONNX over images and count the values of every activation.
 
     Args:
-        model: takes uint8 (n, s, s, 3) as its one input.
-        images: uint8 (n, s, s, 3); read and run batch by batch.
+        model: takes uint8 (n, h, w, 3) as its one input.
+        images: uint8 (n, h, w, 3); read and run batch by batch.
         advance: called with the number of images done.
 
     Returns:

@@ -50,8 +50,8 @@ def recover(
     where the main output holds no logits of one choice, the power of the difference over that of the output.
 
     Args:
-        model: uint8 images (n, s, s, 3) -> its main output, float32 (n, …), or a tuple that begins with it, on the CPU; it is not changed.
-        images: unlabeled, uint8 (n, s, s, 3).
+        model: uint8 images (n, h, w, 3) -> its main output, float32 (n, …), or a tuple that begins with it, on the CPU; it is not changed.
+        images: unlabeled, uint8 (n, h, w, 3).
         scheme: how weights and activations will be rounded.
         categorical: whether the main output holds logits of one choice among its axis 1.
         steps: of `BATCH` images each (fewer where there are fewer).

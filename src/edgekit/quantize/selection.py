@@ -39,7 +39,7 @@ class CalibrationPool:
 
     Attributes:
         total: number of images in the pool.
-        read: reads images: rows int64 (m,) -> uint8 (m, s, s, 3).
+        read: reads images: rows int64 (m,) -> uint8 (m, h, w, 3).
         digest: digest of the images' contents.
         count: number of images to draw; all of them if the pool is smaller.
         classes: number of the network's classes, if known: the least number of clusters.
@@ -55,7 +55,7 @@ class CalibrationPool:
 
     @classmethod
     def of_images(cls, images: NDArray[np.uint8]) -> CalibrationPool:
-        """A pool of these images, uint8 (n, s, s, 3), all of which are drawn."""
+        """A pool of these images, uint8 (n, h, w, 3), all of which are drawn."""
         return cls(len(images), lambda rows: images[rows], digest_of_arrays(images), len(images))
 
     @property
@@ -98,7 +98,7 @@ class Drawn:
     """Calibration images.
 
     Attributes:
-        images: uint8 (n, s, s, 3).
+        images: uint8 (n, h, w, 3).
         rows: their positions in the pool, int64 (n,), ascending.
         record: how they were drawn, for the bundle.
     """

@@ -13,6 +13,7 @@ from edgekit.pixel_range import PixelRange, check_pixel_range
 from edgekit.preprocess import MAX_PIXELS, Preprocessing
 from edgekit.recipe.bounds import BOUNDS
 from edgekit.recipe.names import PRETRAINED, check_std, factory_of, library_of
+from edgekit.sizes import LEAST_SIDE, MOST_TRAINED, ImageSize, SizeBounds, SizeLike
 from edgekit.spelling import KEYS, translated_keys
 
 TORCHVISION = "torchvision:"  # before the name of one of torchvision's sets
@@ -100,16 +101,21 @@ class DataConfig(RecipePart):
     )
     label_seed: int = Field(0, ge=0, description="seed that draws the label budget, and nothing else")
     split_seed: int = Field(0, ge=0, description="seed that draws the test and probe sets")
-    image_size: int = Field(32, ge=4, le=1024, description="side of the square images that the models take, in pixels")
+    image_size: Annotated[ImageSize, SizeBounds(LEAST_SIDE, MOST_TRAINED)] = Field(
+        ImageSize(32, 32),
+        description="size of the images that the models take, in pixels: the side of a square (96), or [height, width] ([96, 128])",
+        json_schema_extra={"default": 32},
+    )
     resize_to: int | None = Field(
         None,
         ge=4,
         le=2048,
-        description="shorter side before the center crop; default image_size up to 64 px, 8/7 of it above (256/224)",
+        description="shorter side of the area, of the shape of image_size, that an image must cover before the center crop; default the shorter "
+        "side of image_size up to 64 px, 8/7 of it above (256/224)",
     )
     fit: Literal["crop", "stretch"] = Field(
         "crop",
-        description="crop: keep the aspect ratio and cut out the center; stretch: resize to the square, whatever the aspect ratio",
+        description="crop: keep the aspect ratio and cut out the center; stretch: resize to image_size, whatever the aspect ratio",
     )
     interpolation: Literal["bilinear", "bicubic", "lanczos"] = "bilinear"
     mean: float = Field(
@@ -150,8 +156,9 @@ class DataConfig(RecipePart):
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
-        if self.resize_to is not None and self.resize_to < self.image_size:
-            raise ValueError(f"resize_to ({self.resize_to}) must be at least image_size ({self.image_size})")
+        if self.resize_to is not None and self.resize_to < (shorter := self.image_size.shorter):
+            of = "" if self.image_size.is_square else "the shorter side of "
+            raise ValueError(f"resize_to ({self.resize_to}) must be at least {of}image_size ({shorter})")
         check_pixel_range(self.pixel_range)
         if self.labeled is None and self.pool is None:
             raise ValueError("labeled is null, so pool must name the images")
@@ -168,14 +175,13 @@ class DataConfig(RecipePart):
         return self
 
     def preprocessing(self, measured_range: PixelRange | None = None) -> Preprocessing:
-        """Return how an image becomes the square that the models take, in evaluation and on the device.
+        """Return how an image becomes what the models take, in evaluation and on the device.
 
         Args:
             measured_range: the range measured on the data set, which is used if `pixel_range` is auto.
         """
-        resize_to = self.resize_to or (
-            self.image_size if self.image_size <= SMALL_IMAGE else round(self.image_size * 8 / 7)
-        )
+        side = self.image_size.shorter
+        resize_to = self.resize_to or (side if side <= SMALL_IMAGE else round(side * 8 / 7))
         return Preprocessing(
             image_size=self.image_size,
             resize_to=resize_to,
@@ -195,10 +201,12 @@ class Augmentation(RecipePart):
         1.0,
         ge=0,
         le=1,
-        description="probability of a random crop, resized to the image size; without it, the center square is taken",
+        description="probability of a random crop, resized to the image size; without it, the center is taken",
     )
     crop_scale: tuple[float, float] = Field((0.08, 1.0), description="area of the crop as a share of the image area")
-    crop_ratio: tuple[float, float] = Field((3 / 4, 4 / 3), description="aspect ratio of the crop")
+    crop_ratio: tuple[float, float] = Field(
+        (3 / 4, 4 / 3), description="aspect ratio of the crop, width by height, relative to that of image_size"
+    )
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     rotate: float = Field(0.0, ge=0, le=1, description="probability of a rotation by 90, 180 or 270 degrees")
     jitter: float = Field(0.8, ge=0, le=1, description="probability of the color jitter")
@@ -214,7 +222,7 @@ class Augmentation(RecipePart):
         None,
         ge=0,
         le=1,
-        description="probability of a Gaussian blur (kernel: 10 % of the side); default 0 up to 64 px, 0.5 above",
+        description="probability of a Gaussian blur (kernel: 10 % of the shorter side); default 0 up to 64 px, 0.5 above",
     )
     blur_sigma: tuple[float, float] = Field((0.1, 2.0), description="standard deviation of the blur, in pixels")
     sobel: float = Field(0.0, ge=0, le=1, description="probability of a Sobel filter (gradient magnitude)")
@@ -227,7 +235,7 @@ class Augmentation(RecipePart):
         0.5,
         gt=0,
         le=1,
-        description="side of the cutout as a share of the image side (DeVries & Taylor 2017: 16 of 32 px)",
+        description="side of the cutout as a share of the shorter side of the image (DeVries & Taylor 2017: 16 of 32 px)",
     )
 
     @model_validator(mode="after")
@@ -243,9 +251,9 @@ class Augmentation(RecipePart):
             raise ValueError(f"blur_sigma {list(self.blur_sigma)} must be two widths in pixels with 0 < low <= high")
         return self
 
-    def at(self, image_size: int) -> Augmentation:
-        """Return a copy in which the defaults that depend on the image size are filled in."""
-        small = image_size <= SMALL_IMAGE
+    def at(self, image_size: SizeLike) -> Augmentation:
+        """Return a copy in which the defaults that depend on the image size, its shorter side, are filled in."""
+        small = ImageSize.of(image_size).shorter <= SMALL_IMAGE
         return self.model_copy(
             update={
                 "strength": self.strength if self.strength is not None else (0.5 if small else 1.0),
@@ -461,11 +469,10 @@ class TeacherSource(RecipePart):
         None,
         description="of the same: standard deviation, one number or three, greater than 0",
     )
-    image_size: int | None = Field(
+    image_size: Annotated[ImageSize, SizeBounds(LEAST_SIDE, 2048)] | None = Field(
         None,
-        ge=4,
-        le=2048,
-        description="of the same: side of the images that it sees, in pixels, resized from those of data.image_size; default data.image_size",
+        description="of the same: size of the images that it sees, in pixels, a side or [height, width], resized from those of "
+        "data.image_size; default data.image_size",
     )
 
     @property

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from edgekit.recipe.names import PRETRAINED, check_std, factory_of, library_of
 from edgekit.recipe.parts import Normalization, RecipePart, Text
+from edgekit.sizes import ImageSize, SizeBounds
 
 
 class EncoderTeacher(RecipePart):
@@ -27,12 +28,11 @@ class EncoderTeacher(RecipePart):
         None,
         description="key of the weights in a file that holds several; default: those that fit, an average (EMA) first",
     )
-    image_size: int | None = Field(
+    image_size: Annotated[ImageSize, SizeBounds(16, 2048)] | None = Field(
         None,
-        ge=16,
-        le=2048,
-        description="side of the images that the teacher sees, in pixels, resized from those of data.image_size; default: the size that it was "
-        "trained with, of module:factory data.image_size",
+        description="size of the images that the teacher sees, in pixels, a side or [height, width], resized from those of data.image_size; "
+        "default: the size that it was trained with (a network that takes any size: as many pixels, in the shape of data.image_size), of "
+        "module:factory data.image_size",
     )
     interpolate_positions: bool = Field(
         False, description="interpolate the positional embedding of a ViT if image_size is not its own"

@@ -32,6 +32,8 @@ def provenance(facts: ReportFacts) -> list[ProvenanceGroup]:
         ("draw of the labels", str(recipe.data.label_seed)),
         ("draw of test and probe", str(recipe.data.split_seed)),
     ]
+    height, width = recipe.data.image_size
+    groups.append(ProvenanceGroup("Images", [("size for the models (height x width)", f"{height} x {width} px")]))
     groups.append(ProvenanceGroup("Seeds", seeds))
     if packages:
         groups.append(ProvenanceGroup("Packages", sorted(packages.items())))

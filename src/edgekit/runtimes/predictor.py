@@ -89,9 +89,9 @@ class Predictor:
         self.close()
 
     def __repr__(self) -> str:
-        size = self._preprocessing.image_size
+        height, width = self._preprocessing.image_size
         what = f"{len(self.classes)} classes" if self.classes else self.task.name
-        return f"<Predictor {self._name}: {self.variant.id}, {what}, {size} x {size} pixels>"
+        return f"<Predictor {self._name}: {self.variant.id}, {what}, {height} x {width} pixels>"
 
     @overload
     def predict(
@@ -156,8 +156,7 @@ class Predictor:
             DataError: another dtype or shape, or no image.
             BundleError: the model gives values that are not finite.
         """
-        size = self._preprocessing.image_size
-        check_images(pixels, (size, size, 3), None)
+        check_images(pixels, (*self._preprocessing.image_size, 3), None)
         outputs = run_in_batches(self._session, pixels, len(pixels))
         if not is_finite(outputs):
             raise BundleError(

@@ -16,12 +16,13 @@ from edgekit.files import digest_of
 from edgekit.foreign import Unreadable, read_text
 from edgekit.recipe import SMALL_IMAGE, Architecture, Recipe
 from edgekit.recipe.plain_yaml import read_yaml
+from edgekit.sizes import LEAST_SIDE, MOST_TRAINED, ImageSize, SizeLike
 from edgekit.validation import first_problem
 
 MOST = 1000  # candidates of one search
 _MOST_BYTES = 1 << 18
 _SIZE = "image_size"
-_FORM = "write it like resnet18, or {name: resnet18, width: [0.25, 0.5], image_size: [32, 64]}"
+_FORM = "write it like resnet18, or {name: resnet18, width: [0.25, 0.5], image_size: [32, 64, [48, 64]]}"
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,14 @@ class Candidate:
 
     Attributes:
         architecture: the network, as `distill.student` of a recipe.
-        image_size: side of its images, in pixels.
+        image_size: size of its images, in pixels.
     """
 
     architecture: Architecture
-    image_size: int
+    image_size: ImageSize
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image_size", ImageSize.of(self.image_size))
 
     @property
     def name(self) -> str:
@@ -56,7 +60,7 @@ class Candidate:
     @property
     def family(self) -> str:
         """What it has in common with candidates that differ in width alone."""
-        return digest_of([self.architecture.model_dump(mode="json", exclude={"width"}), self.image_size])
+        return digest_of([self.architecture.model_dump(mode="json", exclude={"width"}), self.image_size.plain])
 
     def student(self) -> dict[str, Any]:
         """Its keys in `distill.student`: those that differ from the defaults, and always name and width."""
@@ -73,7 +77,8 @@ class Candidate:
         if data.image_size != self.image_size:
             resize_to = data.resize_to
             if resize_to is not None:
-                resize_to = max(self.image_size, round(resize_to * self.image_size / data.image_size))
+                side = self.image_size.shorter
+                resize_to = max(side, round(resize_to * side / data.image_size.shorter))
             data = data.model_copy(update={_SIZE: self.image_size, "resize_to": resize_to})
         return recipe.model_copy(update={"distill": distill, "data": data})
 
@@ -94,14 +99,16 @@ _OTHERS = (
 )  # fmt: skip
 
 
-def curated(image_size: int) -> list[Candidate]:
+def curated(image_size: SizeLike) -> list[Candidate]:
     """Return the curated list for images of a size.
 
     Args:
-        image_size: in pixels; above `SMALL_IMAGE`, a stride of 2 in a ResNet's stem is usual, so there are no further ones for it.
+        image_size: in pixels; with a shorter side above `SMALL_IMAGE`, a stride of 2 in a ResNet's stem is usual, so there are no further
+            ones for it.
     """
+    image_size = ImageSize.of(image_size)
     networks = [Architecture(name=name, width=width) for name, widths in _WIDTHS.items() for width in widths]
-    if image_size <= SMALL_IMAGE:
+    if image_size.shorter <= SMALL_IMAGE:
         networks += [
             Architecture(name=name, width=width, stem="strided")
             for name, widths in _STRIDED.items()
@@ -112,7 +119,7 @@ def curated(image_size: int) -> list[Candidate]:
 
 
 def chosen_candidates(
-    recipe: Recipe, given: Sequence[str] = (), file: Path | None = None, sizes: Sequence[int] = ()
+    recipe: Recipe, given: Sequence[str] = (), file: Path | None = None, sizes: Sequence[SizeLike] = ()
 ) -> list[Candidate]:
     """Return the candidates of a search: the user's, or the curated list with the recipe's own student.
 
@@ -125,17 +132,15 @@ def chosen_candidates(
     Raises:
         RecipeError: one is not valid, or there are too many.
     """
-    sizes = sizes or [recipe.data.image_size]
-    for size in sizes:
-        _checked({"name": "resnet18", _SIZE: size}, "--image-size", recipe.data.image_size)
+    wanted = [_size(size, "--image-size") for size in sizes] or [recipe.data.image_size]
     entries = [(entry, f"--candidate {entry}") for entry in given]
     parsed: list[tuple[Any, str]] = [(_read(text, where), where) for text, where in entries]
     if file is not None:
         parsed += _of_file(file)
-    found = [candidate for entry, where in parsed for size in sizes for candidate in _expanded(entry, where, size)]
+    found = [candidate for entry, where in parsed for size in wanted for candidate in _expanded(entry, where, size)]
     if not parsed:
         own = recipe.distill.student
-        found = [Candidate(own, size) for size in sizes] + [c for size in sizes for c in curated(size)]
+        found = [Candidate(own, size) for size in wanted] + [c for size in wanted for c in curated(size)]
     unique = list({candidate.name: candidate for candidate in found}.values())
     if len(unique) > MOST:
         raise RecipeError(
@@ -163,8 +168,11 @@ def _read(text: str, where: str) -> Any:
         raise RecipeError(f"{where}: {error.message}", _FORM) from error
 
 
-def _expanded(entry: Any, where: str, size: int) -> Iterable[Candidate]:
-    """Yield the candidates of one entry: every combination of the values of its lists."""
+def _expanded(entry: Any, where: str, size: ImageSize) -> Iterable[Candidate]:
+    """Yield the candidates of one entry: every combination of the values of its lists.
+
+    A list in `image_size` holds resolutions, of which each is a side or a pair.
+    """
     if isinstance(entry, str):
         entry = {"name": entry}
     if not isinstance(entry, dict) or not entry.get("name"):
@@ -174,10 +182,21 @@ def _expanded(entry: Any, where: str, size: int) -> Iterable[Candidate]:
         yield _checked(dict(zip(entry, combination, strict=True)), where, size)
 
 
-def _checked(keys: dict[str, Any], where: str, default: int) -> Candidate:
-    size = keys.pop(_SIZE, default)
-    if isinstance(size, bool) or not isinstance(size, int) or not 4 <= size <= 1024:
-        raise RecipeError(f"{where}: {_SIZE} {size} is not possible", "give a whole number of pixels from 4 to 1024")
+def _size(value: Any, where: str) -> ImageSize:
+    try:
+        size = ImageSize.of(value)
+    except ValueError:
+        size = None
+    if size is None or not all(LEAST_SIDE <= side <= MOST_TRAINED for side in size):
+        raise RecipeError(
+            f"{where}: {_SIZE} {value} is not possible",
+            f"give a whole number of pixels from {LEAST_SIDE} to {MOST_TRAINED}, or [height, width]",
+        )
+    return size
+
+
+def _checked(keys: dict[str, Any], where: str, default: ImageSize) -> Candidate:
+    size = _size(keys.pop(_SIZE, default), where)
     try:
         return Candidate(Architecture.model_validate(keys), size)
     except ValidationError as error:

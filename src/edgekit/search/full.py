@@ -33,7 +33,7 @@ def winner_text(plan: SearchPlan, candidate: Candidate) -> str:
     changes = {**plan.overrides, "distill.student": candidate.student()}
     recipe = candidate.in_recipe(plan.recipe)
     if recipe.data != plan.recipe.data:
-        changes["data.image_size"] = candidate.image_size
+        changes["data.image_size"] = candidate.image_size.plain
         if recipe.data.resize_to is not None:
             changes["data.resize_to"] = recipe.data.resize_to
     return with_values(plan.text, changes, recipe)

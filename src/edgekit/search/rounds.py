@@ -24,6 +24,7 @@ from edgekit.recipe import Recipe, epochs_of, settled
 from edgekit.run import Run
 from edgekit.search.candidates import Candidate
 from edgekit.shares import share_of
+from edgekit.sizes import ImageSize
 from edgekit.train.evaluate import apply, device_of, labels_of
 from edgekit.train.loop.engine import Diverged, OutOfMemory
 from edgekit.train.loop.launch import joined
@@ -93,7 +94,7 @@ class Training:
         self,
         recipe: Recipe,
         folder: Path,
-        splits_of: Callable[[int], Splits],
+        splits_of: Callable[[ImageSize], Splits],
         reuse: Sequence[Run] = (),
         on_stage: Callable[[Report], None] = lambda report: None,
     ) -> None:
@@ -105,7 +106,7 @@ class Training:
         splits = self.splits_of(candidate.image_size)
         return epochs_of(settled(self.recipe, len(splits.pool), len(splits.labeled)).distill)
 
-    def teacher_run(self, image_size: int) -> Run:
+    def teacher_run(self, image_size: ImageSize) -> Run:
         """Return the run of the teacher for a resolution."""
         own = image_size == self.recipe.data.image_size
         return Run(self.folder / ("teacher" if own else f"teacher-{image_size}"))

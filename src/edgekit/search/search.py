@@ -30,6 +30,7 @@ from edgekit.search.plan import SearchPlan, claim_folder
 from edgekit.search.record import Record, in_epochs
 from edgekit.search.rounds import Scored, Training, check_trainable, not_faster, ranked
 from edgekit.search.untrained import export_untrained
+from edgekit.sizes import ImageSize
 from edgekit.train.stages.pipeline import Report
 
 WINNER = "winner.yaml"
@@ -87,7 +88,7 @@ class _Search:
     ) -> None:
         self.plan, self.device, self.folder = plan, device, folder
         self.say = say
-        self._splits: dict[int, Splits] = {}
+        self._splits: dict[ImageSize, Splits] = {}
         splits = self.splits(plan.recipe.data.image_size)
         check_trainable(plan.recipe, splits)
         self.training = Training(plan.recipe, folder, self.splits, reuse, self._say_stage)
@@ -117,13 +118,13 @@ class _Search:
         self._full(order)
         return self.record.search()
 
-    def splits(self, size: int) -> Splits:
+    def splits(self, size: ImageSize) -> Splits:
         """Return the images at a resolution."""
         if size not in self._splits:
             self._splits[size] = load_splits(self._at(size).in_recipe(self.plan.recipe).data)
         return self._splits[size]
 
-    def _at(self, size: int) -> Candidate:
+    def _at(self, size: ImageSize) -> Candidate:
         return Candidate(self.plan.recipe.distill.student, size)
 
     def _changed(self) -> None:

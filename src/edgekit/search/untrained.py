@@ -21,6 +21,7 @@ from edgekit.models.pixels import PixelClassifier, normalize
 from edgekit.quantize.selection import CalibrationPool
 from edgekit.recipe import Recipe
 from edgekit.search.candidates import Candidate
+from edgekit.sizes import ImageSize
 
 _IMAGES = 48  # of which a third is held back to compare the variants on
 _NOTE = "random weights: for its latency and size alone"
@@ -98,7 +99,7 @@ def export_untrained(
     )
 
 
-def _images(splits: Splits, size: int) -> np.ndarray:
+def _images(splits: Splits, size: ImageSize) -> np.ndarray:
     rows = spread_rows(len(splits.pool), min(_IMAGES, len(splits.pool)))
     return np.asarray(splits.pool.subset(rows).center_crop(size).images)
 

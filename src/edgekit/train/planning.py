@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgekit import recipe as recipes
 from edgekit.data.images import ImageSet
-from edgekit.data.layout import SIZES, Layout
+from edgekit.data.layout import SIZES, Layout, shaped
 from edgekit.data.source import ImageSource
 from edgekit.data.sources import DIGITS, open_labeled, open_pool
 from edgekit.data.splits import Splits, training_preprocessing
@@ -32,6 +32,7 @@ from edgekit.preprocess import Preprocessing
 from edgekit.processors import usable_cpus
 from edgekit.progress import duration
 from edgekit.recipe import SMALL_IMAGE, Architecture, LabelCount, Recipe, settled
+from edgekit.sizes import ImageSize
 from edgekit.train.analysis.symmetry import CLEARLY, FEWEST, SIDE, mirrored_told_apart
 from edgekit.train.estimate import StageTime, measure
 from edgekit.train.loop.devices import device_for
@@ -51,7 +52,7 @@ _MIRRORED_SECONDS = 10.0  # limit for reading them
 class PlannedNetwork:
     """A candidate: a network and an image size."""
 
-    image_size: int
+    image_size: ImageSize
     encoder: Architecture
 
     @property
@@ -64,19 +65,20 @@ class PlannedNetwork:
         return f"{self.encoder.name} x{self.encoder.width:g}{stem}, {self.image_size} px"
 
 
-def candidate_networks(image_size: int) -> list[PlannedNetwork]:
-    """Return the candidates for images of a size, from the cheapest to the most expensive."""
+def candidate_networks(side: int, aspect: float = 1.0) -> list[PlannedNetwork]:
+    """Return the candidates for images of a size, from the cheapest to the most expensive.
 
-    def candidate(size: int, width: float, stem: Any = "auto") -> PlannedNetwork:
-        return PlannedNetwork(size, Architecture(name="resnet18", width=width, stem=stem))
+    Args:
+        side: of the square with as many pixels (`Layout.standard_side`).
+        aspect: width by height of all sizes.
+    """
 
-    small = image_size <= SMALL_IMAGE
-    smaller = (
-        [candidate(image_size, 0.25, "strided")]
-        if small
-        else [candidate(s, 0.25) for s in SIZES if 64 < s < image_size]
-    )
-    return [*smaller, *(candidate(image_size, width) for width in (0.25, 0.5, 1.0))]
+    def candidate(side: int, width: float, stem: Any = "auto") -> PlannedNetwork:
+        return PlannedNetwork(shaped(side, aspect), Architecture(name="resnet18", width=width, stem=stem))
+
+    small = side <= SMALL_IMAGE
+    smaller = [candidate(side, 0.25, "strided")] if small else [candidate(s, 0.25) for s in SIZES if 64 < s < side]
+    return [*smaller, *(candidate(side, width) for width in (0.25, 0.5, 1.0))]
 
 
 def wanted_epochs(images: int) -> int:
@@ -137,7 +139,7 @@ class _Planner:
         """Return the largest network that gets the wanted epochs of pretraining, or else the cheapest."""
         wanted = wanted_epochs(self.counts.pool)
         chosen: PlannedNetwork | None = None
-        for network in candidate_networks(self.layout.image_size):
+        for network in candidate_networks(self.layout.standard_side, self.layout.aspect):
             self.say(f"measuring {network}")
             recipe, splits = self._recipe(network)
             times, _ = measure(recipe, splits, "pretrain", _QUICK)
@@ -267,12 +269,12 @@ def stand_in(recipe: Recipe, layout: Layout) -> Splits:
     """Return noise in place of the images of a folder, in the same numbers, without decoding anything."""
     counts, data = LabelCounts.of(layout), recipe.data
     classes = layout.classes
-    side = training_preprocessing(data).image_size
+    stored = training_preprocessing(data).image_size
     noise = np.random.default_rng(0)
 
-    def images(name: str, count: int, size: int, labeled: bool) -> ImageSet:
-        few: NDArray[np.uint8] = noise.integers(0, 256, (1, size, size, 3), dtype=np.uint8)
-        pixels = np.broadcast_to(few, (count, size, size, 3))  # takes the memory of one image
+    def images(name: str, count: int, size: ImageSize, labeled: bool) -> ImageSet:
+        few: NDArray[np.uint8] = noise.integers(0, 256, (1, *size, 3), dtype=np.uint8)
+        pixels = np.broadcast_to(few, (count, *size, 3))  # takes the memory of one image
         labels = np.arange(count, dtype=np.int64) % max(1, len(classes)) if labeled else None
         names = [f"{name}{i}" for i in range(count)]
         return ImageSet(pixels, names, names, labels)
@@ -280,8 +282,8 @@ def stand_in(recipe: Recipe, layout: Layout) -> Splits:
     budget = label_count(data.labels, layout)
     return Splits(
         classes,
-        images("pool", counts.pool, side, False),
-        images("labeled", budget if layout.labeled else 0, side, True),
+        images("pool", counts.pool, stored, False),
+        images("labeled", budget if layout.labeled else 0, stored, True),
         images("probe", counts.probe, data.image_size, True),
         images("test", max(1, counts.test) if layout.labeled else 0, data.image_size, True),
         [],

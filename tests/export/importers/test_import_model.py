@@ -160,7 +160,7 @@ def rewritten(path: Path, output: Path, **how: object) -> np.ndarray:
     assert network.graph is not None
     assert network.pixels.size is not None
     network.graph.write(output, network.pixels.size, MEAN, STD, "rgb", [f"c{i}" for i in range(network.classes)])
-    images = pixels(4, network.pixels.size)
+    images = pixels(4, network.pixels.size.height)
     one_by_one = np.concatenate([answers(output, images[i : i + 1]) for i in range(4)])
     np.testing.assert_allclose(one_by_one, answers(output, images), atol=1e-5)
     return one_by_one

@@ -14,6 +14,7 @@ from edgekit.export.importers.request import model_request
 from edgekit.export.importers.source import ModelSource
 from edgekit.onnx_graph.metadata import label
 from edgekit.preprocess import Preprocessing
+from edgekit.sizes import ImageSize
 from tests.helpers.image_folders import class_folders
 from tests.helpers.tiny_bundle import CLASSES, SIZE, write_onnx
 
@@ -78,7 +79,12 @@ def test_a_file_of_edgekit_s_own_brings_its_preprocessing_along(tmp_path: Path) 
     write_onnx(tmp_path / "model.onnx")
     label(tmp_path / "model.onnx", name="tiny", classes=CLASSES, preprocessing=own)
     assert opened(tmp_path / "model.onnx", photos, tmp_path).preprocessing == own
-    label(tmp_path / "model.onnx", name="tiny", classes=CLASSES, preprocessing=own.model_copy(update={"image_size": 8}))
+    label(
+        tmp_path / "model.onnx",
+        name="tiny",
+        classes=CLASSES,
+        preprocessing=own.model_copy(update={"image_size": ImageSize(8, 8)}),
+    )
     foreign = opened(tmp_path / "model.onnx", photos, tmp_path).preprocessing
     assert (foreign.geometry, foreign.resize_to, foreign.pixel_range) == ("torchvision", SIZE, None)
 

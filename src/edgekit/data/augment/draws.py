@@ -10,6 +10,7 @@ from torch import Tensor
 from edgekit.data.augment.geometry import central_box, random_boxes
 from edgekit.data.to_device import to_device
 from edgekit.recipe import Augmentation
+from edgekit.sizes import ImageSize
 
 _GROUPS = 4  # groups of images that share the order of the color operations
 
@@ -48,12 +49,12 @@ class Draws:
         return part[:, 0].long(), part[:, 1:]
 
 
-def draw(config: Augmentation, size: int, n: int, height: int, width: int, generator: torch.Generator) -> Draws:
+def draw(config: Augmentation, size: ImageSize, n: int, height: int, width: int, generator: torch.Generator) -> Draws:
     """Draw the parameters of n views.
 
     Args:
         config: with the defaults that depend on the size filled in (`Augmentation.at`).
-        size: side of the views.
+        size: of the views, in pixels.
         n: number of views.
         height: of the images, in pixels.
         width: of the images, in pixels.
@@ -104,8 +105,8 @@ def draw(config: Augmentation, size: int, n: int, height: int, width: int, gener
         apply("noise", chosen, torch.full((len(chosen),), config.noise_std))
     if config.cutout > 0:
         chosen = some(config.cutout)
-        side = max(1, round(config.cutout_side * size))
-        centers = (torch.rand(len(chosen), 2, generator=generator) * size).floor()
+        side = max(1, round(config.cutout_side * size.shorter))
+        centers = (torch.rand(len(chosen), 2, generator=generator) * torch.tensor([*size])).floor()
         apply("cutout", chosen, centers - side // 2, torch.full((len(chosen), 2), side))
     columns, start = {}, 0
     for operation, part in parts.items():
@@ -114,16 +115,29 @@ def draw(config: Augmentation, size: int, n: int, height: int, width: int, gener
     return Draws(torch.cat(list(parts.values()), dim=1), columns, counts, orders, noise_seed)
 
 
-def _geometry(config: Augmentation, size: int, n: int, height: int, width: int, generator: torch.Generator) -> Tensor:
+def _geometry(
+    config: Augmentation, size: ImageSize, n: int, height: int, width: int, generator: torch.Generator
+) -> Tensor:
     """Box, mirrored and quarter turns: float32 (n, 6)."""
-    boxes = torch.tensor([central_box(height, width, size)]).expand(n, 4)
-    if config.crop > 0:
-        drawn = random_boxes(n, height, width, config.crop_scale, config.crop_ratio, generator)
-        cropped = torch.rand(n, 1, generator=generator) < config.crop if config.crop < 1 else torch.tensor(True)
-        boxes = torch.where(cropped, drawn, boxes)
+    boxes = _boxes(config, size, n, height, width, generator)
     flips = torch.rand(n, 1, generator=generator) < config.flip
     turns = torch.zeros(n, 1)
     if config.rotate > 0:
         turns = torch.randint(1, 4, (n, 1), generator=generator)
         turns = torch.where(torch.rand(n, 1, generator=generator) < config.rotate, turns, 0)
+        if not size.is_square:  # before a quarter turn, a view is as high as it is wide afterwards
+            turned = _boxes(config, size.transposed, n, height, width, generator)
+            boxes = torch.where(turns % 2 == 1, turned, boxes)
     return torch.cat([boxes.float(), flips.float(), turns.float()], dim=1)
+
+
+def _boxes(
+    config: Augmentation, size: ImageSize, n: int, height: int, width: int, generator: torch.Generator
+) -> Tensor:
+    """The boxes that become views of this size before they are turned, int64 (n, 4)."""
+    boxes = torch.tensor([central_box(height, width, size)]).expand(n, 4)
+    if config.crop == 0:
+        return boxes
+    drawn = random_boxes(n, height, width, config.crop_scale, config.crop_ratio, generator, size.aspect)
+    cropped = torch.rand(n, 1, generator=generator) < config.crop if config.crop < 1 else torch.tensor(True)
+    return torch.where(cropped, drawn, boxes)

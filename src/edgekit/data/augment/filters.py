@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 
 def blur_kernel(size: int) -> int:
-    """Return the kernel size of SimCLR: a tenth of the side, made odd, at least 3 pixels."""
+    """Return the kernel size of SimCLR: a tenth of the shorter side, made odd, at least 3 pixels."""
     return max(3, size // 10 // 2 * 2 + 1)
 
 

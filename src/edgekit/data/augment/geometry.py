@@ -10,26 +10,35 @@ from torch import Tensor
 from torch.nn import functional
 
 from edgekit.data.augment.chunks import chunks
+from edgekit.sizes import ImageSize, SizeLike
 
 _SPARSE_FROM = 64  # rows of an image; from this number on, a CPU resizes the rows without a matrix
 _MOST_TAPS = 8
 
 
 def random_boxes(
-    n: int, height: int, width: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
+    n: int,
+    height: int,
+    width: int,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    generator: torch.Generator,
+    aspect: float = 1.0,
 ) -> Tensor:
     """Draw random crops as torchvision's RandomResizedCrop does (from Inception), without its loop.
 
     Area uniform in `scale`, log aspect ratio uniform in `ratio`; ten draws per image: the first that fits is taken, or else the
-    center of the image at the nearest allowed ratio.
+    center of the image at the nearest allowed ratio. Ratios are relative to `aspect`, width by height of the size that the boxes are
+    resized to: a ratio of 1 distorts nothing.
 
     Returns:
         int64 (n, 4): top, left, height, width.
     """
     tries = 10
+    ratio = (ratio[0] * aspect, ratio[1] * aspect)
     area = height * width * torch.empty(n, tries).uniform_(*scale, generator=generator)
-    aspect = torch.exp(torch.empty(n, tries).uniform_(math.log(ratio[0]), math.log(ratio[1]), generator=generator))
-    widths, heights = torch.sqrt(area * aspect).round().long(), torch.sqrt(area / aspect).round().long()
+    ratios = torch.exp(torch.empty(n, tries).uniform_(math.log(ratio[0]), math.log(ratio[1]), generator=generator))
+    widths, heights = torch.sqrt(area * ratios).round().long(), torch.sqrt(area / ratios).round().long()
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first = fits.int().argmax(dim=1, keepdim=True)
     any_fits = fits.any(dim=1)
@@ -43,14 +52,15 @@ def random_boxes(
     return torch.cat([corner, h[:, None], w[:, None]], dim=1)
 
 
-def central_box(height: int, width: int, size: int) -> tuple[int, int, int, int]:
-    """Return top, left, height and width of the center square of `size` pixels, or of the largest one if the image is smaller."""
-    side = min(height, width, size)
-    return (height - side) // 2, (width - side) // 2, side, side
+def central_box(height: int, width: int, size: ImageSize) -> tuple[int, int, int, int]:
+    """Return top, left, height and width of the center of this size, or of the largest one of its shape if the image is smaller."""
+    share = min(1.0, height / size.height, width / size.width)
+    h, w = min(height, round(size.height * share)), min(width, round(size.width * share))
+    return (height - h) // 2, (width - w) // 2, h, w
 
 
 def crop_resize_flip(
-    pixels: Tensor, boxes: Tensor, flips: Tensor, size: int, turns: Tensor | None = None, views: int = 1
+    pixels: Tensor, boxes: Tensor, flips: Tensor, size: SizeLike, turns: Tensor | None = None, views: int = 1
 ) -> Tensor:
     """Cut a box out of each image, resize it (bilinear, antialiased), and mirror and rotate some.
 
@@ -58,37 +68,54 @@ def crop_resize_flip(
         pixels: uint8 (n, h, w, 3), or float32 in [0, 1].
         boxes: (views * n, 4) top, left, height, width in pixels, whole numbers of any dtype: the first n of the first views.
         flips: bool (views * n), True where the view is mirrored left to right.
-        size: side of the result.
-        turns: (views * n), quarter turns counter-clockwise after the mirroring, 0 to 3; None for none.
+        size: of the result, H x W.
+        turns: (views * n), quarter turns counter-clockwise after the mirroring, 0 to 3; None for none. The box of a view with an odd number
+            of them has the shape of the view before the turn, W x H.
         views: number of views per image.
 
     Returns:
-        float32 (views * n, 3, size, size) in [0, 1].
+        float32 (views * n, 3, H, W) in [0, 1].
     """
+    size = ImageSize.of(size)
+    if turns is None or size.is_square:
+        images = _crop_resize_flip(pixels, boxes, flips, size, turns, views)
+        return images if turns is None else _transpose_some(images, turns)
+    # Both shapes for all views: which view is turned is known to the device alone.
+    upright = _crop_resize_flip(pixels, boxes, flips, size, turns, views)
+    turned = _crop_resize_flip(pixels, boxes, flips, size.transposed, turns, views)
+    return torch.where(_odd(turns), turned.transpose(2, 3), upright)
+
+
+def _crop_resize_flip(
+    pixels: Tensor, boxes: Tensor, flips: Tensor, size: ImageSize, turns: Tensor | None, views: int
+) -> Tensor:
+    """`crop_resize_flip` up to the transposition that ends an odd number of quarter turns."""
     n, height, width, _ = pixels.shape
     gain = 1.0 / 255.0 if pixels.dtype == torch.uint8 else 1.0
     upside = None if turns is None else turns >= 2
     if turns is not None:
         flips = flips ^ ((turns == 1) | (turns == 2))
-    out = torch.empty(views, n, 3, size, size, device=pixels.device)
+    out = torch.empty(views, n, 3, *size, device=pixels.device)
     boxes, flips = boxes.view(views, n, 4), flips.view(views, n)
-    for part in chunks(n, 12 * max(height * width, size * size) * views, pixels.device):
+    for part in chunks(n, 12 * max(height * width, size.pixels) * views, pixels.device):
         count = part.stop - part.start
         box, mirrored = boxes[:, part].to(torch.float32), flips[:, part]
         turned = None if upside is None else upside.view(views, n)[:, part]
-        columns = _resize_weights(box[..., 1], box[..., 3], width, size, mirrored)
+        columns = _resize_weights(box[..., 1], box[..., 3], width, size.width, mirrored)
         flat = pixels[part].to(torch.float32).reshape(count, height, width * 3)
         upside_down = None if turned is None else turned.T.contiguous()
-        strips = _resize_rows(flat, box[..., 0].T.contiguous(), box[..., 2].T.contiguous(), size, upside_down, gain)
-        strips = strips.view(count, views, size, width, 3).permute(1, 0, 4, 2, 3).reshape(views, count, 3 * size, width)
+        tops, heights = box[..., 0].T.contiguous(), box[..., 2].T.contiguous()
+        strips = _resize_rows(flat, tops, heights, size.height, upside_down, gain)
+        strips = strips.view(count, views, size.height, width, 3).permute(1, 0, 4, 2, 3)
+        strips = strips.reshape(views, count, 3 * size.height, width)
         for view in range(views):
-            torch.bmm(strips[view], columns[view].transpose(1, 2), out=out[view, part].view(count, 3 * size, size))
-    images = out.view(views * n, 3, size, size)
-    return images if turns is None else _transpose_some(images, turns)
+            resized = out[view, part].view(count, 3 * size.height, size.width)
+            torch.bmm(strips[view], columns[view].transpose(1, 2), out=resized)
+    return out.view(views * n, 3, *size)
 
 
 def mirror_and_turn(images: Tensor, flips: Tensor, turns: Tensor | None) -> Tensor:
-    """Mirror some of the images (n, c, s, s) left to right and rotate some: `crop_resize_flip` without the crop."""
+    """Mirror some of the square images (n, c, s, s) left to right and rotate some: `crop_resize_flip` without the crop."""
     images = torch.where(flips[:, None, None, None], images.flip(3), images)
     if turns is None:
         return images
@@ -99,8 +126,12 @@ def mirror_and_turn(images: Tensor, flips: Tensor, turns: Tensor | None) -> Tens
 
 def _transpose_some(images: Tensor, turns: Tensor) -> Tensor:
     """Transpose the images with an odd number of quarter turns: a quarter turn is a mirroring and a transposition."""
-    odd = (turns == 1) | (turns == 3)
-    return torch.where(odd[:, None, None, None], images.transpose(2, 3), images)
+    return torch.where(_odd(turns), images.transpose(2, 3), images)
+
+
+def _odd(turns: Tensor) -> Tensor:
+    """Whether each view has an odd number of quarter turns, (n, 1, 1, 1)."""
+    return ((turns == 1) | (turns == 3))[:, None, None, None]
 
 
 def _resize_rows(

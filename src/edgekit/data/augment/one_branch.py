@@ -9,6 +9,7 @@ from torch import Tensor
 
 from edgekit.data.augment.transform import Augment, normalized
 from edgekit.recipe import Augmentation, Transformation
+from edgekit.sizes import ImageSize, SizeLike
 
 _OFF = {
     "crop": 0.0,
@@ -43,15 +44,15 @@ class OneBranch:
     Args:
         config: the strengths; its probabilities are ignored.
         transformations: applied to the first view.
-        size: side of the views, in pixels.
+        size: of the views, in pixels.
         mean: of the normalization.
         std: of the normalization.
     """
 
     def __init__(
-        self, config: Augmentation, transformations: Sequence[Transformation], size: int, mean: float, std: float
+        self, config: Augmentation, transformations: Sequence[Transformation], size: SizeLike, mean: float, std: float
     ) -> None:
-        self.size = size
+        self.size = ImageSize.of(size)
         self.mean = mean
         self.std = std
         self.shared = Augment(alone(config, "crop"), size, mean, std)

@@ -11,6 +11,7 @@ from edgekit.data.augment.draws import Draws, draw
 from edgekit.data.augment.filters import add_noise, blur_kernel, cut_out, gaussian_blur, sobel
 from edgekit.data.augment.geometry import central_box, crop_resize_flip, mirror_and_turn
 from edgekit.recipe import Augmentation
+from edgekit.sizes import ImageSize, SizeLike
 
 
 class Augment:
@@ -20,14 +21,14 @@ class Augment:
 
     Args:
         config: the transformations, their probabilities and strengths.
-        size: side of the views, in pixels.
+        size: of the views, H x W, in pixels.
         mean: of the normalization (x / 255 - mean) / std, the last step.
         std: of the normalization.
     """
 
-    def __init__(self, config: Augmentation, size: int, mean: float, std: float) -> None:
+    def __init__(self, config: Augmentation, size: SizeLike, mean: float, std: float) -> None:
         self.config = config.at(size)
-        self.size = size
+        self.size = ImageSize.of(size)
         self.mean = mean
         self.std = std
 
@@ -40,13 +41,13 @@ class Augment:
             count: number of views per image.
 
         Returns:
-            float32 (count * n, 3, size, size) on the same device, channels last in memory, normalized; the first n rows are
+            float32 (count * n, 3, H, W) on the same device, channels last in memory, normalized; the first n rows are
             the first view of each image.
         """
         return normalized(self.views(pixels, generator, count), self.mean, self.std)
 
     def views(self, pixels: Tensor, generator: torch.Generator, count: int = 1) -> Tensor:
-        """Make random views without normalization: float32 (count * n, 3, size, size) in [0, 1], also under autocast."""
+        """Make random views without normalization: float32 (count * n, 3, H, W) in [0, 1], also under autocast."""
         n, height, width, _ = pixels.shape
         return self.apply(pixels, self.draw(count * n, height, width, generator).to(pixels.device))
 
@@ -62,7 +63,7 @@ class Augment:
             draws: of a multiple of n views, on the pixels' device.
 
         Returns:
-            float32 (views, 3, size, size) in [0, 1], also under autocast.
+            float32 (views, 3, H, W) in [0, 1], also under autocast.
         """
         with torch.autocast(pixels.device.type, enabled=False):
             images = self._geometry(pixels, draws)
@@ -78,10 +79,11 @@ class Augment:
         n, height, width, _ = pixels.shape
         views = len(boxes) // n
         quarter = turns if self.config.rotate > 0 else None
-        top, left, side, _ = central_box(height, width, self.size)
-        if self.config.crop > 0 or side != self.size:
+        top, left, *box = central_box(height, width, self.size)
+        turned_box = quarter is not None and not self.size.is_square  # a view that is turned shows another part
+        if self.config.crop > 0 or box != list(self.size) or turned_box:
             return crop_resize_flip(pixels, boxes, flips, self.size, quarter, views)
-        images = pixels[:, top : top + side, left : left + side].permute(0, 3, 1, 2).float()
+        images = pixels[:, top : top + box[0], left : left + box[1]].permute(0, 3, 1, 2).float()
         images = images / 255.0 if pixels.dtype == torch.uint8 else images
         images = images.repeat(views, 1, 1, 1).contiguous()
         return images if self.config.flip == 0 and quarter is None else mirror_and_turn(images, flips, quarter)
@@ -98,7 +100,7 @@ class Augment:
             if operation == "gray":
                 result = luma(chosen).expand_as(chosen)
             elif operation == "blur":
-                result = gaussian_blur(chosen, values[:, 0], blur_kernel(self.size))
+                result = gaussian_blur(chosen, values[:, 0], blur_kernel(self.size.shorter))
             elif operation == "sobel":
                 result = sobel(chosen)
             elif normals is not None:
@@ -109,7 +111,7 @@ class Augment:
 
 
 def normalized(views: Tensor, mean: float, std: float) -> Tensor:
-    """Return (views - mean) / std of views (n, 3, s, s), which are overwritten, channels last in memory."""
+    """Return (views - mean) / std of views (n, 3, H, W), which are overwritten, channels last in memory."""
     return views.sub_(mean).mul_(1.0 / std).contiguous(memory_format=torch.channels_last)
 
 

@@ -67,7 +67,7 @@ def calibration_pool(
 def pixels(
     source: ImageSource, preprocessing: Preprocessing
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64] | None, list[str]]:
-    """Decode all images: uint8 (n, s, s, 3), their labels, and notes on unreadable images, which are left out.
+    """Decode all images: uint8 (n, h, w, 3), their labels, and notes on unreadable images, which are left out.
 
     Raises:
         DataError: no image can be read.

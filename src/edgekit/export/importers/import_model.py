@@ -33,6 +33,7 @@ from edgekit.export.importers.statistics import in_unit_range
 from edgekit.models.pixels import Channels, PixelClassifier, Statistics
 from edgekit.preprocess import Preprocessing
 from edgekit.quantize.selection import MOST_EMBEDDED, CalibrationPool
+from edgekit.sizes import ImageSize
 from edgekit.tasks.classification import LOGITS
 
 _SMALL = 64  # px: up to this size the center crop cuts nothing off, as in a recipe
@@ -150,7 +151,7 @@ def _opener(request: ModelRequest) -> Callable[[ModelRequest, int | None], Netwo
     return {"timm": modules.from_timm, "torchvision": modules.from_torchvision, "factory": modules.from_factory}[kind]
 
 
-def _with_logits(network: Network, size: int, model: str, classes: int | None) -> Network:
+def _with_logits(network: Network, size: ImageSize, model: str, classes: int | None) -> Network:
     """Wrap a network so that it returns logits, whatever the form of its output."""
     from edgekit.export.importers.outputs import as_classifier
 
@@ -160,7 +161,7 @@ def _with_logits(network: Network, size: int, model: str, classes: int | None) -
 
 
 def _answers(network: Network, mean: Statistics, std: Statistics, channels: Channels) -> Answers:
-    """A function that runs the model: uint8 images (n, s, s, 3) -> logits (n, classes)."""
+    """A function that runs the model: uint8 images (n, h, w, 3) -> logits (n, classes)."""
     if network.graph is not None:
         return network.graph.run(mean, std, channels)
     assert network.module is not None
@@ -224,21 +225,22 @@ def _merged(requested: PixelFormat, network: PixelFormat) -> PixelFormat:
     if "resize" not in changes:
         size = changes.get("size", network.size)
         if "fit" in changes and changes["fit"] != network.fit:  # the network's `resize` belongs to its own fit
-            changes["resize"] = size if changes["fit"] == "stretch" else None
+            changes["resize"] = size.shorter if size is not None and changes["fit"] == "stretch" else None
         elif size is not None and "size" in changes and network.share:
-            changes["resize"] = math.floor(size / network.share)
+            changes["resize"] = math.floor(size.shorter / network.share)
         elif size is not None and "size" in changes and network.resize and network.size:
-            changes["resize"] = max(size, int(size * network.resize / network.size))
+            changes["resize"] = max(size.shorter, int(size.shorter * network.resize / network.size.shorter))
     return replace(network, **changes)
 
 
 def _preprocessing(pixel_format: PixelFormat, requested: PixelFormat, model: str) -> Preprocessing:
     if pixel_format.size is None:
         raise ExportError(f"{model}: its image size is unknown", "give it, for example --size 224")
-    uncropped = pixel_format.size <= _SMALL or pixel_format.fit == "stretch"
-    resize = pixel_format.resize or (pixel_format.size if uncropped else pixel_format.size * 8 // 7)
-    options = f"--size {pixel_format.size} --resize {resize}"
-    if resize < pixel_format.size and requested.resize is not None:
+    side = pixel_format.size.shorter
+    uncropped = side <= _SMALL or pixel_format.fit == "stretch"
+    resize = pixel_format.resize or (side if uncropped else side * 8 // 7)
+    options = f"--size {pixel_format.size.option} --resize {resize}"
+    if resize < side and requested.resize is not None:
         raise ExportError(f"{options}: would leave a border around the image", "give a --resize of at least --size")
     try:
         return Preprocessing(
@@ -270,7 +272,13 @@ def _statistics(pixel_format: PixelFormat, model: str) -> tuple[Statistics, Stat
 
 
 def _in_pixels(
-    network: Network, scratch: Path, size: int, mean: Statistics, std: Statistics, channels: Channels, names: list[str]
+    network: Network,
+    scratch: Path,
+    size: ImageSize,
+    mean: Statistics,
+    std: Statistics,
+    channels: Channels,
+    names: list[str],
 ) -> tuple[Any, Any]:
     """The model with pixels as its input: a module, or a graph file together with a function that runs the foreign graph."""
     if network.module is not None:
@@ -284,13 +292,15 @@ def _in_pixels(
 
 def _description(preprocessing: Preprocessing, mean: Statistics, std: Statistics, channels: Channels) -> str:
     p = preprocessing
-    center = "" if p.geometry == "torchvision" and p.resize_to == p.image_size else f", the center {p.image_size} px"
+    area = p.image_size.with_shorter(p.resize_to)
+    center = "" if p.geometry == "torchvision" and area == p.image_size else f", the center {p.image_size} px"
+    square = p.image_size.is_square
     resizings = {
-        "crop": f"shorter side to {p.resize_to} px, the center {p.image_size} px",
-        "stretch": f"stretched to {p.resize_to} px{center}"
+        "crop": f"{'shorter side to' if square else 'resized to cover'} {area} px, the center {p.image_size} px",
+        "stretch": f"stretched to {area} px{center}"
         if p.geometry == "torchvision"
         else f"stretched to {p.image_size} px",
-        "border": f"longer side to {p.resize_to} px{center}, bordered",
+        "border": f"{'longer side to' if square else 'resized to fit into'} {area} px{center}, bordered",
     }
     resizing = f"{resizings[p.fit]}, {p.interpolation}, rounded as {p.geometry} does (--resize-rule)"
     order = "; channels in BGR order, also in mean and std" if channels == "bgr" else ""

@@ -20,9 +20,10 @@ from edgekit.export.importers.request import Fit, Interpolation, ModelRequest, N
 from edgekit.files import sha256
 from edgekit.models.checkpoints import read_state_dicts
 from edgekit.models.factories import import_factory, source_file
-from edgekit.models.named import timm_names, torchvision_names
+from edgekit.models.named import for_timm, timm_names, torchvision_names
 from edgekit.models.trained import TrainedNetwork
 from edgekit.models.weights import best_match, load_weights
+from edgekit.sizes import ImageSize
 
 # torchvision's networks with auxiliary heads, which may transform their input.
 _INCEPTIONS = {"googlenet", "inception_v3"}
@@ -51,9 +52,9 @@ def from_timm(request: ModelRequest, classes: int | None) -> Network:
     if name.partition(".")[0] not in timm_names():
         raise _unknown(request.model, name, timm_names())
 
-    def build(classes: int | None, size: int | None) -> nn.Module:
+    def build(classes: int | None, size: ImageSize | None) -> nn.Module:
         options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
-        options |= {} if size is None else {"img_size": size}
+        options |= {} if size is None else {"img_size": for_timm(size)}
         return timm.create_model(name, pretrained=False, **options)
 
     network = _built(request, classes, build)
@@ -63,12 +64,7 @@ def from_timm(request: ModelRequest, classes: int | None) -> Network:
             "give the names of its classes (--classes FILE) and the weights of such a classifier (--weights FILE)",
         )
     config = getattr(network, "pretrained_cfg", {})
-    opened = _network(request, network, timm_pixels(config), {"library": f"timm {timm.__version__}"})
-    _, height, width = config.get("input_size", (3, 0, 0))
-    if height == width or request.pixels.size is not None:
-        return opened
-    note = f"{request.model}: timm runs it on {width} x {height} pixels; edgekit only on squares, here of {width}"
-    return replace(opened, notes=[*opened.notes, note])
+    return _network(request, network, timm_pixels(config), {"library": f"timm {timm.__version__}"})
 
 
 def from_torchvision(request: ModelRequest, classes: int | None) -> Network:
@@ -94,14 +90,17 @@ def from_torchvision(request: ModelRequest, classes: int | None) -> Network:
                 "need True: if yours are such, give a factory that sets it"
             )
 
-    def build(classes: int | None, size: int | None) -> nn.Module:
+    def build(classes: int | None, size: ImageSize | None) -> nn.Module:
         count = {} if classes is None else {"num_classes": classes}
-        return zoo.get_model(name, weights=None, **once, **count, **({} if size is None else {"image_size": size}))
+        if size is not None and not size.is_square and name.startswith("vit_"):
+            raise ExportError(f"{request.model}: takes only square images, not {size} px", "change --size")
+        sized = {} if size is None else {"image_size": size.height}
+        return zoo.get_model(name, weights=None, **once, **count, **sized)
 
     network = _built(request, classes, build)
     transform = zoo.get_model_weights(name).DEFAULT.transforms()
     pixels = PixelFormat(
-        size=transform.crop_size[0],
+        size=ImageSize.of(transform.crop_size[0]),
         resize=transform.resize_size[0],
         geometry="torchvision",
         interpolation=_interpolation(transform.interpolation.value),
@@ -192,7 +191,7 @@ def from_module(request: ModelRequest, classes: int | None) -> Network:
 
 
 def _built(
-    request: ModelRequest, classes: int | None, build: Callable[[int | None, int | None], nn.Module]
+    request: ModelRequest, classes: int | None, build: Callable[[int | None, ImageSize | None], nn.Module]
 ) -> nn.Module:
     """Build a library's network, with as many classes as the names or the weights have."""
     size = request.pixels.size
@@ -254,7 +253,7 @@ def _network(request: ModelRequest, network: nn.Module, pixels: PixelFormat, pro
 
 def timm_pixels(config: Mapping[str, Any]) -> PixelFormat:
     """The preprocessing in timm's configuration of a network (`pretrained_cfg`)."""
-    size = int(config.get("input_size", (3, 224, 224))[-1])
+    size = ImageSize.of(tuple(config.get("input_size", (3, 224, 224))[1:]))
     share = float(config.get("crop_pct") or _TIMM_SHARE)
     mean = _statistics(config.get("mean", (0.5, 0.5, 0.5)))
     fits: dict[Any, Fit] = {"squash": "stretch", "border": "border"}
@@ -262,7 +261,7 @@ def timm_pixels(config: Mapping[str, Any]) -> PixelFormat:
     red, green, blue = (round(255 * v) for v in mean)
     return PixelFormat(
         size=size,
-        resize=math.floor(size / share),
+        resize=math.floor(size.shorter / share),
         interpolation=_interpolation(config.get("interpolation", "bilinear")),
         fit=fit,
         mean=mean,

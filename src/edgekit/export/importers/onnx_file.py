@@ -21,6 +21,7 @@ from edgekit.export.importers.ports import ImageInput, find_input
 from edgekit.export.importers.request import ImportedGraph, ModelRequest, Network, PixelFormat
 from edgekit.models.pixels import Channels, Statistics
 from edgekit.onnx_graph.build import save
+from edgekit.sizes import ImageSize, SizeLike
 
 _CLOSE = 1e-3  # of the largest logit: float32 rounding stays below it; a wrong batch axis changes everything
 
@@ -76,12 +77,12 @@ def _opened(request: ModelRequest, path: Path, model: ModelProto, digest: str) -
     )
 
 
-def _size(request: ModelRequest, image: ImageInput) -> int:
+def _size(request: ModelRequest, image: ImageInput) -> ImageSize:
     requested = request.pixels.size
-    if image.size and requested not in {None, image.size}:
+    if image.size is not None and requested not in (None, image.size):
         raise ExportError(
             f"{request.model}: takes images of {image.size} px, but --size is {requested}",
-            f"leave out --size, or give {image.size}",
+            f"leave out --size, or give {image.size.option}",
         )
     size = image.size or requested
     if size is None:
@@ -103,14 +104,15 @@ class _Foreign:
         self.model, self.image, self.reference, self.file = model, image, reference, file
 
     def write(
-        self, path: Path, size: int, mean: Statistics, std: Statistics, channels: Channels, classes: list[str]
+        self, path: Path, size: SizeLike, mean: Statistics, std: Statistics, channels: Channels, classes: list[str]
     ) -> None:
         """Write the graph in edgekit's form; run it on three images to check that its outputs are the same.
 
         Raises:
             ExportError: the graph cannot be converted to opset 17, has control flow, or its batch axis cannot be freed.
         """
-        images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), dtype=np.uint8)
+        size = ImageSize.of(size)
+        images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), dtype=np.uint8)
         with _one_line(self.file):
             expected = self.reference.run(mean, std, channels)(images)
             model, image, source = self._converted(size)
@@ -157,7 +159,7 @@ class _Foreign:
             "export it with a free batch axis (torch: dynamic_axes or dynamic_shapes)",
         )
 
-    def _converted(self, size: int) -> tuple[ModelProto, ImageInput, str]:
+    def _converted(self, size: ImageSize) -> tuple[ModelProto, ImageInput, str]:
         """The graph in opset 17 without edgekit's reserved names, its input, and the tensor that its logits come from."""
         model = rewire.copy_of(self.model)
         if model.functions:

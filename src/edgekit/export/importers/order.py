@@ -26,7 +26,7 @@ def ordered(
 
     Args:
         folders: names in the order of the image source; as many as the network has classes.
-        images: uint8 (n, s, s, 3).
+        images: uint8 (n, h, w, 3).
         labels: (n,) positions in `folders`.
         answers: the network: images -> logits (n, classes).
         where: source of the labeled images, for notes.

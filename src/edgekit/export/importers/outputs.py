@@ -16,6 +16,7 @@ from edgekit.errors import ExportError
 from edgekit.export.importers.answers import sum_to_one
 from edgekit.export.importers.determinism import determinism_fault
 from edgekit.onnx_graph.build import slow_attention
+from edgekit.sizes import ImageSize, SizeLike
 
 Ending = Literal["logits", "softmax", "sigmoid"]
 _DEEPEST = 4  # depth of nested lists and dictionaries that are searched
@@ -35,7 +36,7 @@ class ChosenOutput(nn.Module):
     """A network whose output is converted to logits.
 
     Args:
-        network: normalized float32 images (n, 3, s, s) -> anything that holds one tensor of scores (n, k), (n,) or (n, k, 1, 1).
+        network: normalized float32 images (n, 3, h, w) -> anything that holds one tensor of scores (n, k), (n,) or (n, k, 1, 1).
         place: path to that tensor in the output, step by step; empty if it is the output.
         ending: the kind of the scores; `sigmoid` only with one score per image.
         classes: k.
@@ -57,13 +58,13 @@ class ChosenOutput(nn.Module):
 
 
 def as_classifier(
-    network: nn.Module, size: int, model: str, classes: int | None = None
+    network: nn.Module, size: SizeLike, model: str, classes: int | None = None
 ) -> tuple[nn.Module, int, list[str]]:
     """Return a network that gives logits, whatever the form of its output.
 
     Args:
-        network: maps normalized float32 images (n, 3, size, size) to its output.
-        size: side of the images, in pixels.
+        network: maps normalized float32 images (n, 3, h, w) to its output.
+        size: of the images, in pixels.
         model: the user's name for it, for messages.
         classes: number of named classes, which helps to choose between outputs; None: unknown.
 
@@ -78,7 +79,8 @@ def as_classifier(
         network = network.cpu().float().eval()
     except Exception as error:  # parameters without values (lazy, or on the meta device), or the user's own code
         raise ExportError(f"{model}: cannot be moved to the CPU: {reason(error)}", "load its weights first") from error
-    probes = torch.randn(_PROBES, 3, size, size, generator=torch.Generator().manual_seed(0))
+    size = ImageSize.of(size)
+    probes = torch.randn(_PROBES, 3, *size, generator=torch.Generator().manual_seed(0))
     output = _run(network, probes, model, size)
     place, notes = _choice(output, model, classes)
     scores = _at(output, place)
@@ -110,7 +112,7 @@ def as_classifier(
     return network, max(count, 2), notes
 
 
-def _run(network: nn.Module, probes: Tensor, model: str, size: int) -> Any:
+def _run(network: nn.Module, probes: Tensor, model: str, size: ImageSize) -> Any:
     try:
         with torch.no_grad(), slow_attention():
             return network(probes)
@@ -121,7 +123,7 @@ def _run(network: nn.Module, probes: Tensor, model: str, size: int) -> Any:
 
 
 def _refuse_nondeterministic(
-    network: nn.Module, probes: Tensor, place: tuple[str | int, ...], model: str, size: int
+    network: nn.Module, probes: Tensor, place: tuple[str | int, ...], model: str, size: ImageSize
 ) -> None:
     """Refuse a network whose output for an image is random or depends on the other images of the batch.
 
@@ -139,7 +141,7 @@ def _refuse_nondeterministic(
 
 
 def _determinism_fault(
-    network: nn.Module, probes: Tensor, place: tuple[str | int, ...], model: str, size: int
+    network: nn.Module, probes: Tensor, place: tuple[str | int, ...], model: str, size: ImageSize
 ) -> ExportError | None:
     def answer(images: Tensor) -> NDArray[Any]:
         scores: Tensor = _at(_run(network, images, model, size), place)

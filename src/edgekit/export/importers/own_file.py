@@ -8,14 +8,15 @@ from pydantic import ValidationError
 from edgekit.export.importers.request import PixelFormat
 from edgekit.foreign import Unreadable, parse_json
 from edgekit.preprocess import Preprocessing
+from edgekit.sizes import ImageSize
 
 
-def own_pixels(model: ModelProto, size: int) -> PixelFormat:
+def own_pixels(model: ModelProto, size: ImageSize) -> PixelFormat:
     """Read the preprocessing from the metadata of a graph that takes uint8 pixels and normalizes them itself.
 
     Args:
         model: the file's content.
-        size: side of the images that the graph takes, in pixels.
+        size: of the images that the graph takes, in pixels.
 
     Returns:
         The preprocessing if edgekit wrote it for this size; otherwise only the size.

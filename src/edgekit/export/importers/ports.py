@@ -12,6 +12,7 @@ from onnx import ModelProto, TensorProto
 from edgekit.errors import ExportError
 from edgekit.export.importers.onnx_checks import type_name
 from edgekit.models.pixels import Channels, Statistics
+from edgekit.sizes import ImageSize
 
 Layout = Literal["NCHW", "NHWC"]
 CHANNELS = 3
@@ -26,31 +27,31 @@ class ImageInput:
         layout: order of its axes.
         is_pixels: whether it takes uint8 pixels instead of normalized floats.
         batch: the fixed batch size; None: free.
-        size: the fixed side of the images, in pixels; None: free.
+        size: the fixed size of the images, in pixels; None: free.
     """
 
     name: str
     layout: Layout
     is_pixels: bool
     batch: int | None
-    size: int | None
+    size: ImageSize | None
 
     def of_pixels(
         self, images: NDArray[np.uint8], mean: Statistics, std: Statistics, channels: Channels
     ) -> NDArray[np.generic]:
-        """Convert RGB images, uint8 (n, s, s, 3), for this input: channels reordered, then normalized by NumPy in float64."""
+        """Convert RGB images, uint8 (n, h, w, 3), for this input: channels reordered, then normalized by NumPy in float64."""
         pixels: NDArray[np.generic] = images[..., ::-1] if channels == "bgr" else images
         if not self.is_pixels:
             pixels = ((pixels.astype(np.float64) / 255 - np.array(mean)) / np.array(std)).astype(np.float32)
         return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2) if self.layout == "NCHW" else pixels)
 
-    def probes(self, size: int) -> NDArray[np.generic]:
+    def probes(self, size: ImageSize) -> NDArray[np.generic]:
         """Seeded test inputs of very different magnitude, (6, ...): zeros, noise of several strengths, constant brightness.
 
         Args:
-            size: side of the images, in pixels.
+            size: of the images, in pixels.
         """
-        shape = (CHANNELS, size, size) if self.layout == "NCHW" else (size, size, CHANNELS)
+        shape = (CHANNELS, *size) if self.layout == "NCHW" else (*size, CHANNELS)
         rng = np.random.default_rng(0)
         if self.is_pixels:
             noise = rng.integers(0, 256, (4, *shape), dtype=np.uint8)
@@ -67,7 +68,7 @@ def find_input(model: ModelProto, file: str) -> ImageInput:
         file: its path, for messages.
 
     Raises:
-        ExportError: the graph has several inputs, or does not take square RGB images as float32 or uint8.
+        ExportError: the graph has several inputs, or does not take RGB images as float32 or uint8.
     """
     weights = {t.name for t in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
@@ -91,8 +92,7 @@ def find_input(model: ModelProto, file: str) -> ImageInput:
         raise ExportError(
             f"{described}: no axis of 3 channels", "export it for three channels: edgekit's images are RGB"
         )
-    if None not in sides and sides[0] != sides[1]:
-        raise ExportError(
-            f"{described}: {sides[0]}x{sides[1]} pixels", "export it for square images: edgekit takes no others"
-        )
-    return ImageInput(name, layout, kind == TensorProto.UINT8, shape[0], sides[0] or sides[1])
+    height, width = sides
+    known = height or width, width or height  # one free side: as the other
+    size = ImageSize.of((known[0], known[1])) if known[0] and known[1] else None
+    return ImageInput(name, layout, kind == TensorProto.UINT8, shape[0], size)

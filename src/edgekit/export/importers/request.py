@@ -15,6 +15,7 @@ from torch import nn
 from edgekit.errors import ExportError
 from edgekit.models.pixels import Channels, Statistics
 from edgekit.pixel_range import PixelRange, parse_pixel_range
+from edgekit.sizes import ImageSize, SizeLike
 
 Interpolation = Literal["bilinear", "bicubic", "lanczos"]
 Fit = Literal["crop", "stretch", "border"]
@@ -26,17 +27,17 @@ class PixelFormat:
     """The preprocessing from an image file to a network's input; None: not given.
 
     Attributes:
-        size: side of the square that the network takes, in pixels.
-        resize: length of the shorter side before the center crop, in pixels.
+        size: of the images that the network takes, in pixels.
+        resize: shorter side of the area that an image covers before the center crop, in pixels (see `Preprocessing`).
         interpolation, fit: see `edgekit.preprocess.Preprocessing`.
         mean, std: pixels in [0, 1] are normalized as (x - mean) / std; one number, or one per channel in the network's own order.
         geometry, fill: how sides are rounded, and the color of the border (see `Preprocessing`).
-        share: side of the square as a share of `resize` (timm's `crop_pct`); gives `resize` for another size.
+        share: shorter side of `size` as a share of `resize` (timm's `crop_pct`); gives `resize` for another size.
         pixel_range: range of images of more than 8 bits; auto: found from the calibration images.
         channels: the network's order of channels.
     """
 
-    size: int | None = None
+    size: ImageSize | None = None
     resize: int | None = None
     interpolation: Interpolation | None = None
     fit: Fit | None = None
@@ -47,6 +48,9 @@ class PixelFormat:
     share: float | None = None
     pixel_range: PixelRange | Literal["auto"] | None = None
     channels: Channels | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", None if self.size is None else ImageSize.of(self.size))
 
 
 @dataclass(frozen=True)
@@ -86,7 +90,7 @@ class Network:
     """An imported model.
 
     Attributes:
-        module: normalized float32 images (n, 3, s, s) -> logits (n, classes); None if the model is a graph.
+        module: normalized float32 images (n, 3, h, w) -> logits (n, classes); None if the model is a graph.
         graph: the float ONNX that edgekit makes from a foreign one; None if the model is a module.
         classes: number of logits; 0: not known yet.
         pixels: the model's own preprocessing.
@@ -113,15 +117,15 @@ class ImportedGraph:
     Attributes:
         write: writes it in edgekit's form; takes path, image size, mean, std, order of the channels and names of the classes.
         run: takes mean, std and order of the channels, and returns a function that runs the original file: RGB images, uint8
-            (n, s, s, 3) -> logits (n, classes).
+            (n, h, w, 3) -> logits (n, classes).
     """
 
-    write: Callable[[Path, int, Statistics, Statistics, Channels, list[str]], None]
+    write: Callable[[Path, SizeLike, Statistics, Statistics, Channels, list[str]], None]
     run: Callable[[Statistics, Statistics, Channels], Callable[[NDArray[np.uint8]], NDArray[np.float32]]]
 
 
 def model_request(
-    model: str, *, mean: str | None = None, std: str | None = None, size: int | None = None, resize: int | None = None,
+    model: str, *, mean: str | None = None, std: str | None = None, size: SizeLike | None = None, resize: int | None = None,
     interpolation: Interpolation | None = None, fit: Fit | None = None, resize_rule: Geometry | None = None,
     pixel_range: str | None = None, channels: Channels | None = None, **others: Any,
 ) -> ModelRequest:  # fmt: skip
@@ -131,7 +135,8 @@ def model_request(
         ExportError: --mean or --std is not one number or three; --pixel-range is not a range.
     """
     pixels = PixelFormat(
-        size, resize, interpolation, fit, parse_statistics(mean, "--mean"), parse_statistics(std, "--std"), resize_rule,
+        None if size is None else ImageSize.of(size), resize, interpolation, fit,
+        parse_statistics(mean, "--mean"), parse_statistics(std, "--std"), resize_rule,
         pixel_range=_range(pixel_range), channels=channels,
     )  # fmt: skip
     return ModelRequest(model, pixels=pixels, **others)

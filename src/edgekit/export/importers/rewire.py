@@ -20,6 +20,7 @@ from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.names import unique
 from edgekit.onnx_graph.operators import refused
 from edgekit.onnx_graph.simplify import replace_value
+from edgekit.sizes import ImageSize
 from edgekit.tasks import EMBEDDING
 from edgekit.tasks.classification import LOGITS as OUTPUT
 from edgekit.temporary import scratch_folder
@@ -39,13 +40,13 @@ def copy_of(model: ModelProto) -> ModelProto:
     return result
 
 
-def set_shape(model: ModelProto, image: ImageInput, batch: int | str, size: int) -> None:
+def set_shape(model: ModelProto, image: ImageInput, batch: int | str, size: ImageSize) -> None:
     """Set batch and image size of a graph's input, and clear all shapes derived from earlier ones; changes `model`."""
     graph = model.graph
     _drop_weights_from_inputs(graph)
-    square = [CHANNELS, size, size] if image.layout == "NCHW" else [size, size, CHANNELS]
+    sides = [CHANNELS, *size] if image.layout == "NCHW" else [*size, CHANNELS]
     kind = graph.input[0].type.tensor_type.elem_type
-    graph.input[0].CopyFrom(helper.make_tensor_value_info(image.name, kind, [batch, *square]))
+    graph.input[0].CopyFrom(helper.make_tensor_value_info(image.name, kind, [batch, *sides]))
     del graph.value_info[:]
     for output in graph.output:
         output.type.tensor_type.ClearField("shape")
@@ -119,7 +120,7 @@ def folded(model: ModelProto, target: str) -> ModelProto:
 
 
 def take_pixels(
-    model: ModelProto, image: ImageInput, size: int, mean: Statistics, std: Statistics, channels: Channels
+    model: ModelProto, image: ImageInput, size: ImageSize, mean: Statistics, std: Statistics, channels: Channels
 ) -> None:
     """Insert cast, layout, normalization and reordering of the channels, in this order, before the graph's input; changes `model`."""
     graph = model.graph
@@ -153,7 +154,7 @@ def take_pixels(
                 node.input[i] = value
     for i, node in enumerate(nodes):
         graph.node.insert(i, node)
-    graph.input[0].CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", size, size, CHANNELS]))
+    graph.input[0].CopyFrom(helper.make_tensor_value_info(INPUT, TensorProto.UINT8, ["batch", *size, CHANNELS]))
 
 
 def name_logits(model: ModelProto, output: Output, source: str, classes: int) -> None:

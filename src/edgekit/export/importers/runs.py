@@ -16,6 +16,7 @@ from edgekit.models.pixels import PixelClassifier
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.quantize.selection import CalibrationPool
 from edgekit.run import Run
+from edgekit.sizes import ImageSize
 from edgekit.stages import STAGES, TRAINED_BY
 
 # model -> the stages before its own stage
@@ -25,7 +26,11 @@ _BEFORE: dict[str, list[str]] = {
 
 
 def from_run(
-    run: Run, which: str, calibration_images: int, require_current: Callable[..., Any], image_size: int | None = None
+    run: Run,
+    which: str,
+    calibration_images: int,
+    require_current: Callable[..., Any],
+    image_size: ImageSize | None = None,
 ) -> ModelSource:
     """Import a model of a run.
 
@@ -35,7 +40,7 @@ def from_run(
         calibration_images: the largest number of calibration images from the pool.
         require_current: `edgekit.train.records.inputs.require_current`, which refuses stages that were not made from the current recipe
             and images. The caller passes it, because this room must not import training.
-        image_size: a side of the images other than in training. The side before the crop is scaled with it, and the same images are
+        image_size: a size of the images other than in training. The side before the crop is scaled with it, and the same images are
             decoded again.
 
     Raises:
@@ -48,7 +53,7 @@ def from_run(
     require_current(["data", *_BEFORE[which], stage], recipe, splits, run)
     preprocessing = recipe.data.preprocessing(splits.pixel_range)
     if image_size is not None and image_size != preprocessing.image_size:
-        resize_to = round(preprocessing.resize_to * image_size / preprocessing.image_size)
+        resize_to = round(preprocessing.resize_to * image_size.shorter / preprocessing.image_size.shorter)
         data = recipe.data.model_copy(update={"image_size": image_size, "resize_to": resize_to})
         splits = load_splits(data, run)
         preprocessing = data.preprocessing(splits.pixel_range)

@@ -21,12 +21,12 @@ class ModelSource:
 
     Attributes:
         name: name of the model, for the bundle.
-        model: uint8 images (n, s, s, 3) -> float32 logits (n, classes), where s is the preprocessing's image size; or a float ONNX
+        model: uint8 images (n, h, w, 3) -> float32 logits (n, classes), h and w being those of the preprocessing; or a float ONNX
             of this form.
         classes: names, in the order of the logits.
         preprocessing: how an image file becomes such pixels.
-        calibration: unlabeled images, uint8 (m, s, s, 3); or a pool to draw them from.
-        evaluation: uint8 (k, s, s, 3) and labels (k,) for verification; None: no labeled images.
+        calibration: unlabeled images, uint8 (m, h, w, 3); or a pool to draw them from.
+        evaluation: uint8 (k, h, w, 3) and labels (k,) for verification; None: no labeled images.
         held_out: labeled images from which no model learned, beside those for verification, to calibrate its confidence on; None: there is
             no such set, and half of the images for verification serve.
         output: default folder of the bundle.

@@ -18,6 +18,7 @@ from edgekit.onnx_graph.simplify import fix_batch
 from edgekit.progress import say
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.ranges import select
+from edgekit.sizes import ImageSize, SizeLike
 from edgekit.tasks import Task
 
 STEP = 16  # pixels: the resolutions that are tried
@@ -32,50 +33,51 @@ class Fitting:
         calibration: of the float network, with its file and its ranges.
         kept: names of the nodes that stay in float.
         task: of the network.
-        image_size: side of the images that it was exported for, in pixels.
+        image_size: size of the images that it was exported for, in pixels.
     """
 
     calibration: Calibration
     kept: Collection[str]
     task: Task
-    image_size: int
-    _measured: dict[int, int | None] = field(default_factory=dict)
+    image_size: ImageSize
+    _measured: dict[ImageSize, int | None] = field(default_factory=dict)
 
-    def largest(self, ram: int) -> tuple[int, int] | None:
-        """The largest resolution below the network's own whose arena has at most `ram` bytes, and those bytes; None where none has.
+    def largest(self, ram: int) -> tuple[ImageSize, int] | None:
+        """The largest resolution of the same shape below the network's own whose arena has at most `ram` bytes, and those bytes; None where none has.
 
         A larger image never needs a smaller arena, so that some four conversions find it.
 
         Raises:
             ValueError: the network cannot be converted for other resolutions.
         """
-        sides = list(range(LEAST, self.image_size, STEP))
-        found: tuple[int, int] | None = None
-        if sides:
-            say(f"measuring at which of {len(sides)} smaller resolutions the network fits {ram:,} bytes of RAM")
-        low, high = 0, len(sides) - 1
+        sizes = [self.image_size.with_shorter(side) for side in range(LEAST, self.image_size.shorter, STEP)]
+        found: tuple[ImageSize, int] | None = None
+        if sizes:
+            say(f"measuring at which of {len(sizes)} smaller resolutions the network fits {ram:,} bytes of RAM")
+        low, high = 0, len(sizes) - 1
         while low <= high:
             middle = (low + high) // 2
-            arena = self.arena(sides[middle])
+            arena = self.arena(sizes[middle])
             if arena is None:
-                raise ValueError(f"cannot be converted for images of {sides[middle]} pixels")
+                raise ValueError(f"cannot be converted for images of {sizes[middle]} pixels")
             if arena <= ram:
-                found, low = (sides[middle], arena), middle + 1
+                found, low = (sizes[middle], arena), middle + 1
             else:
                 high = middle - 1
         return found
 
-    def arena(self, side: int) -> int | None:
-        """The bytes of the arena for images of another side, measured; None where the network cannot be converted for them."""
-        if side not in self._measured:
-            self._measured[side] = self._measure(side)
-        return self._measured[side]
+    def arena(self, size: SizeLike) -> int | None:
+        """The bytes of the arena for images of another size, measured; None where the network cannot be converted for them."""
+        size = ImageSize.of(size)
+        if size not in self._measured:
+            self._measured[size] = self._measure(size)
+        return self._measured[size]
 
-    def _measure(self, side: int) -> int | None:
+    def _measure(self, size: ImageSize) -> int | None:
         with TemporaryDirectory(prefix="micro-") as folder:
             path = Path(folder) / "model.tflite"
             try:
-                graph = lower(fix_batch(with_side(read_onnx(self.calibration.model), side), 1))
+                graph = lower(fix_batch(with_size(read_onnx(self.calibration.model), size), 1))
                 ranges = select(self.calibration.histograms, "minmax")
                 path.write_bytes(serialize(quantize_for_micro(graph, ranges, self.kept, 8)[0]))
                 return measure(path, self.task).arena_bytes
@@ -85,10 +87,10 @@ class Fitting:
                 return None
 
 
-def with_side(model: ModelProto, side: int) -> ModelProto:
-    """A graph for square images of another side; what it knew of its values' shapes is dropped. Changes `model`."""
+def with_size(model: ModelProto, size: ImageSize) -> ModelProto:
+    """A graph for images of another size; what it knew of its values' shapes is dropped. Changes `model`."""
     shape = model.graph.input[0].type.tensor_type.shape
-    for i in (1, 2):
+    for i, side in enumerate(size, start=1):
         shape.dim[i].Clear()
         shape.dim[i].dim_value = side
     del model.graph.value_info[:]

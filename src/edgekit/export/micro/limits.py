@@ -15,10 +15,11 @@ from edgekit.errors import ExportError
 from edgekit.export.litert.flatbuffer import schema
 from edgekit.export.micro.rules import METHODS
 from edgekit.runtimes import open_session
+from edgekit.sizes import ImageSize, SizeLike
 from edgekit.targets import TFLITE_MICRO
 from edgekit.tasks import Task
 
-Smaller = Callable[[int], tuple[int, int] | None]
+Smaller = Callable[[int], tuple[SizeLike, int] | None]
 _GRID = 16  # pixels: the resolutions that are estimated
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KM]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1024, "M": 1024**2}
@@ -49,12 +50,12 @@ class Limits:
     ram: int | None = None
     flash: int | None = None
 
-    def faults(self, needs: BoardNeeds, image_size: int, smaller: Smaller | None = None) -> list[str]:
+    def faults(self, needs: BoardNeeds, image_size: SizeLike, smaller: Smaller | None = None) -> list[str]:
         """What exceeds, a clause each. Of a model that was compiled for an NPU, it is the compiled file that must fit.
 
         Args:
             needs: of the model.
-            image_size: side of its images, in pixels.
+            image_size: size of its images, in pixels.
             smaller: gives the largest resolution whose arena fits so many bytes, measured, with its arena, and None where none does; raises
                 ValueError where it cannot be measured. Without it, the resolution is estimated.
         """
@@ -64,7 +65,7 @@ class Limits:
             arena, stored, what = npu.arena_bytes, npu.file_bytes, f", compiled for {npu.accelerator},"
         if self.ram is not None and arena > self.ram:
             # What the compiler needs at another resolution is unknown.
-            advice = _fitting(needs, self.ram, image_size, None if what else smaller)
+            advice = _fitting(needs, self.ram, ImageSize.of(image_size), None if what else smaller)
             found.append(
                 f"its arena of {arena:,} bytes{what} exceeds --max-ram {self.ram:,} by {arena - self.ram:,} ({advice})"
             )
@@ -75,7 +76,7 @@ class Limits:
             )
         return found
 
-    def judge(self, variant: Variant, image_size: int, smaller: Smaller | None = None) -> Variant:
+    def judge(self, variant: Variant, image_size: SizeLike, smaller: Smaller | None = None) -> Variant:
         """The variant, rejected where it does not fit (see `faults`)."""
         assert variant.board is not None
         faults = self.faults(variant.board, image_size, smaller)
@@ -87,7 +88,7 @@ class Limits:
         )
 
 
-def _fitting(needs: BoardNeeds, ram: int, image_size: int, smaller: Smaller | None) -> str:
+def _fitting(needs: BoardNeeds, ram: int, image_size: ImageSize, smaller: Smaller | None) -> str:
     """Which resolution fits: measured, or estimated as if activations grew with the number of pixels."""
     room = ram - (needs.persistent_bytes or 0)
     if room <= 0 or not needs.activation_bytes:
@@ -96,11 +97,12 @@ def _fitting(needs: BoardNeeds, ram: int, image_size: int, smaller: Smaller | No
         with contextlib.suppress(ValueError):
             if (found := smaller(ram)) is None:
                 return "no smaller resolution fits: take a smaller student"
-            return f"--image-size {found[0]} fits: arena of {found[1]:,} bytes, measured; its accuracy is not known"
-    side = int(image_size * math.sqrt(room / needs.activation_bytes)) // _GRID * _GRID
+            fitting = ImageSize.of(found[0]).option
+            return f"--image-size {fitting} fits: arena of {found[1]:,} bytes, measured; its accuracy is not known"
+    side = int(image_size.shorter * math.sqrt(room / needs.activation_bytes)) // _GRID * _GRID
     if side < 2 * _GRID:
         return "take a smaller student"
-    return f"estimate: --image-size {side} would fit"
+    return f"estimate: --image-size {image_size.with_shorter(side).option} would fit"
 
 
 def measure(path: Path, task: Task) -> BoardNeeds:

@@ -11,6 +11,7 @@ from edgekit.export.micro.limits import Limits, measure
 from edgekit.export.micro.npu import compile_for_npu, require_compiler
 from edgekit.quantize.search import search_accuracy
 from edgekit.runtimes import why_not
+from edgekit.sizes import ImageSize
 from edgekit.targets import TFLITE_MICRO
 
 
@@ -40,7 +41,7 @@ def make(precision: Precision, sources: Sources) -> Variant:
     names = write_code(path, needs, reference, variant.parity)
     variant.files.extend(BundleFile.of(sources.folder, name) for name in names)
     variant = variant.model_copy(update={"board": needs})
-    side = reference.images.shape[1]
+    size = ImageSize.of(reference.images.shape[1:3])
     kept = variant.quantization.kept_in_float if variant.quantization is not None else []
-    fitting = Fitting(sources.calibration, kept, reference.task, side)
-    return Limits(options.max_ram, options.max_flash).judge(variant, side, fitting.largest)
+    fitting = Fitting(sources.calibration, kept, reference.task, size)
+    return Limits(options.max_ram, options.max_flash).judge(variant, size, fitting.largest)

@@ -47,7 +47,7 @@ class Both(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return features and logits of normalized images (n, 3, s, s)."""
+        """Return features and logits of normalized images (n, 3, h, w)."""
         features = self.model.embed(images)
         return torch.cat([features, self.model.head(features)], dim=1)
 
@@ -94,7 +94,7 @@ class Model:
         return cls(of, Both(classifier), *known, run.recipe, preprocessing)
 
     def __call__(self, images: Pixels, title: str = "") -> tuple[Tensor, Tensor]:
-        """Return features (n, d) and probabilities (n, classes) of uint8 images (n, s, s, 3), on the device they were computed on."""
+        """Return features (n, d) and probabilities (n, classes) of uint8 images (n, h, w, 3), on the device they were computed on."""
         data = self.recipe.data
         both = outputs(self.network, images, data.mean, data.std, device_of(self.recipe), title)
         width = both.shape[1] - len(self.classes)
@@ -109,7 +109,7 @@ class Embedding:
         source: where the images are.
         rows: (n) their positions in the source (without unreadable images).
         files: names, relative to the folder.
-        images: (n, s, s, 3) uint8, as the model sees them.
+        images: (n, h, w, 3) uint8, as the model sees them.
         labels: the first folder of each file's path, or None.
         features: (n, d) float32.
         predicted: the most probable class; None for an encoder.

@@ -26,7 +26,7 @@ def mirrored_told_apart(images: Pixels) -> float:
     """Return the share of held-out images that a classifier distinguishes from their mirror images; chance is 0.5.
 
     Args:
-        images: uint8 (n, s, s, 3), of any side s; n at least `FEWEST`. Their labels are not needed.
+        images: uint8 (n, h, w, 3), of any size; n at least `FEWEST`. Their labels are not needed.
 
     Returns:
         The mean over four folds. The classifier is a logistic regression on the difference of the two images' pixels and gradient

@@ -21,7 +21,7 @@ def thumbnails(embedding: Embedding) -> list[Image.Image]:
     If the model sees smaller images, the files are read again, because those images are too small for people.
     """
     images = []
-    again = embedding.images.shape[1] < SIDE
+    again = max(embedding.images.shape[1:3]) < SIDE
     with progress("thumbnails", len(embedding.drawn), unit="images") as advance:
         for i in embedding.drawn.tolist():
             picture = Image.fromarray(embedding.images[i])

@@ -8,22 +8,23 @@ from torch import nn
 
 from edgekit.errors import EdgekitError, RecipeError
 from edgekit.foreign import Unreadable
-from edgekit.models.named import refuse_unknown
+from edgekit.models.named import for_timm, refuse_unknown
 from edgekit.models.pretrained import Published, fetch, published
 from edgekit.models.weight_files import read_weights
 from edgekit.models.weights import LoadedWeights, load_weights
 from edgekit.recipe import PRETRAINED, TeacherSource
+from edgekit.sizes import ImageSize
 
 
 def named_classifier(
-    source: TeacherSource, classes: int, image_size: int, where: str
+    source: TeacherSource, classes: int, image_size: ImageSize, where: str
 ) -> tuple[nn.Module, LoadedWeights | None, Published | None]:
     """Build a classifier of a library.
 
     Args:
         source: with a library's name and weights.
         classes: number of logits that it must have.
-        image_size: side of the images that it gets, in pixels.
+        image_size: size of the images that it gets, in pixels.
         where: the recipe's key, for messages.
 
     Returns:
@@ -66,7 +67,7 @@ def _known(library: str, name: str, where: str) -> Published | None:
 
 
 def _build(
-    library: str, name: str, classes: int | None, image_size: int, where: str, more: dict[str, Any] | None = None
+    library: str, name: str, classes: int | None, image_size: ImageSize, where: str, more: dict[str, Any] | None = None
 ) -> nn.Module:
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     options |= more or {}
@@ -74,12 +75,19 @@ def _build(
         if library == "torchvision":
             import torchvision.models as zoo
 
-            sized = {"image_size": image_size} if name.startswith("vit_") else {}
+            sized = {}
+            if name.startswith("vit_"):
+                if not image_size.is_square:
+                    raise RecipeError(
+                        f"{where}: {library}:{name} takes only square images, not {image_size} px",
+                        "set its image_size to a square, or use a ViT of timm",
+                    )
+                sized = {"image_size": image_size.height}
             return zoo.get_model(name, weights=None, **options, **sized)
         import timm
 
         try:
-            return timm.create_model(name, **options, img_size=image_size)  # transformers need the image size
+            return timm.create_model(name, **options, img_size=for_timm(image_size))  # transformers need the image size
         except TypeError:
             return timm.create_model(name, **options)
     except EdgekitError:

@@ -22,6 +22,7 @@ from edgekit.models.store import load_classifier
 from edgekit.models.weights import LoadedWeights, load_weights
 from edgekit.recipe import PRETRAINED, DataConfig, TeacherSource
 from edgekit.run import Run
+from edgekit.sizes import ImageSize, SizeLike
 from edgekit.stages import MODEL_OF
 from edgekit.train.distill.named_teachers import named_classifier
 
@@ -32,28 +33,28 @@ class Teacher:
     """A frozen classifier: in evaluation mode, without gradients, and not part of the checkpoint.
 
     Args:
-        model: maps images (n, 3, s, s) with its own normalization to logits (n, classes).
-        image_size: s, in pixels.
+        model: maps images (n, 3, h, w) with its own normalization to logits (n, classes).
+        image_size: h and w, in pixels.
         scale: factor that converts the student's normalized images, one number or one per channel.
         shift: added after the factor, to get the normalization of the teacher.
-        given: mean and standard deviation of the student's images, which are resized to s if they have another size.
+        given: mean and standard deviation of the student's images, which are resized to h and w if they have another size.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        image_size: int,
+        image_size: SizeLike,
         scale: Statistics = 1.0,
         shift: Statistics = 0.0,
         given: tuple[float, float] = (0.5, 0.25),
     ) -> None:
-        self.image_size, self.given = image_size, given
+        self.image_size, self.given = ImageSize.of(image_size), given
         self.model = model.eval().requires_grad_(False)
         self.scale, self.shift = (torch.tensor(v, dtype=torch.float32).reshape(-1, 1, 1) for v in (scale, shift))
         self.as_it_is = scale == 1.0 and shift == 0.0
         self.device = torch.device("cpu")
         self._seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-        self._last = self._find_last(image_size)
+        self._last = self._find_last()
         self.loaded: LoadedWeights | None = None  # what came from a file of weights
 
     @property
@@ -73,7 +74,7 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits (n, classes) and embedding (n, d) of the student's images (n, 3, s, s); (n, 0) without an embedding."""
+        """Return logits (n, classes) and embedding (n, d) of the student's images (n, 3, h, w); (n, 0) without an embedding."""
         if images.device != self.device:
             self.device = images.device
             self.model = self.model.to(self.device)
@@ -83,12 +84,12 @@ class Teacher:
         embedding = self._seen.pop(self._last)[0] if self._last is not None else logits.new_zeros(len(logits), 0)
         return logits, embedding
 
-    def _find_last(self, image_size: int) -> nn.Linear | None:
+    def _find_last(self) -> nn.Linear | None:
         """Return the Linear layer whose outputs are the logits; from now on, its inputs are recorded."""
         linears = [m for m in self.model.modules() if isinstance(m, nn.Linear)]
         hooks = {m: m.register_forward_hook(self._note) for m in linears}
         with torch.no_grad():
-            logits = self.model(torch.rand(2, 3, image_size, image_size, generator=torch.Generator().manual_seed(0)))
+            logits = self.model(torch.rand(2, 3, *self.image_size, generator=torch.Generator().manual_seed(0)))
         last = next((m for m in self._seen if self._seen[m][1] is logits and self._seen[m][0].ndim == 2), None)
         for module, hook in hooks.items():
             if module is not last:
@@ -202,7 +203,8 @@ def identity(source: TeacherSource, run: Run) -> dict[str, Any]:
 
 def _set_keys(source: TeacherSource) -> dict[str, Any]:
     """Return the keys that older records lack, where they are set."""
-    keys = {"weights_key": source.weights_key, "image_size": source.image_size}
+    size = None if source.image_size is None else source.image_size.plain
+    keys = {"weights_key": source.weights_key, "image_size": size}
     return {key: value for key, value in keys.items() if value is not None}
 
 
@@ -235,7 +237,7 @@ def _of_stage(other: Run, stage: str, run: Run, data: DataConfig, classes: list[
     if model.image_size != data.image_size:
         raise RecipeError(
             f"{where}: takes images of {model.image_size} px, but data.image_size is {data.image_size}",
-            f"set data.image_size to {model.image_size}",
+            f"set data.image_size to {model.image_size.plain}",
         )
     its = data if other.path == run.path else other.recipe.data
     return Teacher(model, data.image_size, *_renormalized(data, its.mean, its.std), given=(data.mean, data.std))
@@ -252,7 +254,12 @@ def _of_library(source: TeacherSource, data: DataConfig, classes: list[str]) -> 
 
 
 def _tried(
-    model: nn.Module, where: str, size: int, own: tuple[Statistics, Statistics], data: DataConfig, classes: list[str]
+    model: nn.Module,
+    where: str,
+    size: ImageSize,
+    own: tuple[Statistics, Statistics],
+    data: DataConfig,
+    classes: list[str],
 ) -> Teacher:
     """Try a network on two images, and make it a teacher.
 
@@ -261,7 +268,7 @@ def _tried(
     """
     try:
         with torch.no_grad():
-            logits = model.eval()(torch.zeros(2, 3, size, size))
+            logits = model.eval()(torch.zeros(2, 3, *size))
         _check_logits(logits, classes, where)
         return Teacher(model, size, *_renormalized(data, *own), given=(data.mean, data.std))
     except EdgekitError:
@@ -269,7 +276,7 @@ def _tried(
     except Exception as error:  # code of the user may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise RecipeError(
-            f"{where}: fails on images (2, 3, {size}, {size}): {reason}",
+            f"{where}: fails on images {(2, 3, *size)}: {reason}",
             "a teacher must map images of three channels to logits; set its image_size to the size that it takes",
         ) from error
 
@@ -294,7 +301,7 @@ def _of_factory(source: TeacherSource, data: DataConfig, classes: list[str]) -> 
     except Exception as error:  # code of the user may raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise RecipeError(
-            f"{where}: fails on images (2, 3, {data.image_size}, {data.image_size}): {reason}",
+            f"{where}: fails on images {(2, 3, *(source.image_size or data.image_size))}: {reason}",
             "the function must take no arguments and return a network that maps such images to logits",
         ) from error
 

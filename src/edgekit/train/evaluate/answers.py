@@ -18,7 +18,7 @@ from edgekit.shares import share_of
 from edgekit.train.evaluate.features import apply
 
 WORST = 18
-_SIDE = 64  # side of a thumbnail, in pixels
+_SIDE = 64  # longer side of a thumbnail, in pixels
 
 
 def answers_of(logits: Mapping[str, Tensor], images: ImageSet) -> Answers:
@@ -56,9 +56,12 @@ def with_worst(answers: Answers, images: ImageSet, classes: Sequence[str]) -> tu
     wrong = np.flatnonzero(~answers.right("student"))
     certain = answers.probability["student"][wrong]
     rows = wrong[np.argsort(-certain, kind="stable")[:WORST]]
-    side = min(_SIDE, images.side)
-    pictures = [np.asarray(Image.fromarray(images.images[i]).resize((side, side), Image.Resampling.BOX)) for i in rows]
-    thumbnails = np.stack(pictures) if pictures else np.zeros((0, side, side, 3), np.uint8)
+    reduction = max(1.0, max(images.size) / _SIDE)
+    height, width = (max(1, round(side / reduction)) for side in images.size)
+    pictures = [
+        np.asarray(Image.fromarray(images.images[i]).resize((width, height), Image.Resampling.BOX)) for i in rows
+    ]
+    thumbnails = np.stack(pictures) if pictures else np.zeros((0, height, width, 3), np.uint8)
     worst = [
         WorstImage(
             file=images.names[i].encode("utf-8", "replace").decode(),  # a file name may not be valid Unicode

@@ -30,7 +30,7 @@ def outputs(
     device: torch.device,
     title: str = "",
 ) -> Tensor:
-    """Compute a model's outputs (n, d) for uint8 images (n, s, s, 3), in evaluation mode and float32, on `device`.
+    """Compute a model's outputs (n, d) for uint8 images (n, h, w, 3), in evaluation mode and float32, on `device`.
 
     The model stays on `device`; the mode of each module is restored. No random number is drawn.
 

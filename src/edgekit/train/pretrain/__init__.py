@@ -7,6 +7,7 @@ from typing import Any
 from edgekit.models.encoders import Normalization
 from edgekit.recipe import Pretrain
 from edgekit.recipe.from_teacher import DistillConfig
+from edgekit.sizes import SizeLike
 from edgekit.train.pretrain.byol import BYOL
 from edgekit.train.pretrain.compress import CompRess
 from edgekit.train.pretrain.distilled import Distilled
@@ -30,7 +31,7 @@ OBJECTIVES: dict[str, type[Distilled]] = {"cosine": Regression, "mse": Regressio
 
 def build_method(
     config: Pretrain,
-    image_size: int,
+    image_size: SizeLike,
     pool: int,
     normalization: Normalization | None = None,
     teacher_width: int | None = None,
@@ -39,7 +40,7 @@ def build_method(
 
     Args:
         config: the recipe's part; its class says which method.
-        image_size: side of the views, in pixels.
+        image_size: size of the views, in pixels.
         pool: number of images, for methods that remember each of them.
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
         teacher_width: of the teacher's features, for the method that has a teacher.

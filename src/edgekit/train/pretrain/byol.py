@@ -9,6 +9,7 @@ from torch import Tensor
 from edgekit.models.encoders import Normalization
 from edgekit.models.momentum import Momentum
 from edgekit.recipe.methods import BYOLConfig as Config
+from edgekit.sizes import SizeLike
 from edgekit.train.pretrain.siamese import Siamese
 
 
@@ -17,11 +18,11 @@ class BYOL(Siamese):
 
     Args:
         config: the recipe's part.
-        image_size: side of the views, in pixels.
+        image_size: size of the views, in pixels.
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
     """
 
-    def __init__(self, config: Config, image_size: int, normalization: Normalization | None = None) -> None:
+    def __init__(self, config: Config, image_size: SizeLike, normalization: Normalization | None = None) -> None:
         super().__init__(config, image_size, normalization)
         self.target = Momentum(self.model, config.momentum)
 

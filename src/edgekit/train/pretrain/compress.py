@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from edgekit.models.encoders import Normalization
 from edgekit.recipe.from_teacher import DistillConfig
+from edgekit.sizes import SizeLike
 from edgekit.train.loop.numerics import unit
 from edgekit.train.pretrain.distilled import Distilled, Queue
 
@@ -17,12 +18,14 @@ class CompRess(Distilled):
 
     Args:
         config: the recipe's part.
-        image_size: side of the views, in pixels.
+        image_size: size of the views, in pixels.
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
         width: of the teacher's features.
     """
 
-    def __init__(self, config: DistillConfig, image_size: int, normalization: Normalization | None, width: int) -> None:
+    def __init__(
+        self, config: DistillConfig, image_size: SizeLike, normalization: Normalization | None, width: int
+    ) -> None:
         super().__init__(config, image_size, normalization, width)
         self.teacher_queue = Queue(config.queue, width)
         self.student_queue = Queue(config.queue, width)

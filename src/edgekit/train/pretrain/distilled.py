@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from edgekit.models.encoders import Normalization
 from edgekit.recipe.from_teacher import DistillConfig
+from edgekit.sizes import SizeLike
 from edgekit.train.loop.distributed import gather
 from edgekit.train.pretrain.method import Loss, Method, Views
 
@@ -19,14 +20,16 @@ class Distilled(Method):
 
     Args:
         config: the recipe's part.
-        image_size: side of the views, in pixels.
+        image_size: size of the views, in pixels.
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
         width: of the teacher's features, and so of the student's projections.
     """
 
     views = 1
 
-    def __init__(self, config: DistillConfig, image_size: int, normalization: Normalization | None, width: int) -> None:
+    def __init__(
+        self, config: DistillConfig, image_size: SizeLike, normalization: Normalization | None, width: int
+    ) -> None:
         super().__init__(config, image_size, normalization, output=width)
         self.temperature, self.teacher_temperature = config.temperatures
 

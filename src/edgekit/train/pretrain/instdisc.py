@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from edgekit.data.to_device import to_device
 from edgekit.models.encoders import Normalization
 from edgekit.recipe.methods import InstDiscConfig as Config
+from edgekit.sizes import SizeLike
 from edgekit.train.loop.distributed import gather
 from edgekit.train.loop.numerics import unit
 from edgekit.train.pretrain.losses import info_nce, nce, nce_log_normalizer
@@ -25,7 +26,7 @@ class InstDisc(Method):
 
     Args:
         config: the recipe's part.
-        image_size: side of the views, in pixels.
+        image_size: size of the views, in pixels.
         pool: number of images: slots of the bank.
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
     """
@@ -35,7 +36,9 @@ class InstDisc(Method):
     bank: Tensor
     log_normalizer: Tensor
 
-    def __init__(self, config: Config, image_size: int, pool: int, normalization: Normalization | None = None) -> None:
+    def __init__(
+        self, config: Config, image_size: SizeLike, pool: int, normalization: Normalization | None = None
+    ) -> None:
         super().__init__(config, image_size, normalization)
         self.loss = config.loss
         self.temperature = config.temperature

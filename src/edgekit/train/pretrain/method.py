@@ -12,6 +12,7 @@ from edgekit.models.encoders import Normalization, build_encoder
 from edgekit.models.heads import ProjectionHead
 from edgekit.models.store import Pretrained
 from edgekit.recipe.methods import MethodConfig
+from edgekit.sizes import SizeLike
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Views:
     """The inputs of a method at a step.
 
     Args:
-        images: `Method.views` random views, each float32 (n, 3, s, s), normalized.
+        images: `Method.views` random views, each float32 (n, 3, h, w), normalized.
         index: int64 (n), each image's position in the pool.
         generator: a CPU generator in the same state on every process, for draws over the whole batch.
         targets: (n, d), the features of a teacher, for methods that have one.
@@ -51,7 +52,7 @@ class Method(nn.Module):
 
     Args:
         config: the method's part of the recipe.
-        image_size: side of the views, in pixels.
+        image_size: size of the views, in pixels.
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
         output: width of the projections; default: that of the recipe.
     """
@@ -61,7 +62,7 @@ class Method(nn.Module):
     def __init__(
         self,
         config: MethodConfig,
-        image_size: int,
+        image_size: SizeLike,
         normalization: Normalization | None = None,
         output: int | None = None,
     ) -> None:

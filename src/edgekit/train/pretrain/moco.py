@@ -10,6 +10,7 @@ from edgekit.data.to_device import to_device
 from edgekit.models.encoders import Normalization
 from edgekit.models.momentum import Momentum
 from edgekit.recipe.methods import MoCoConfig as Config
+from edgekit.sizes import SizeLike
 from edgekit.train.loop.distributed import gather, is_synchronized, rank, world_size
 from edgekit.train.loop.numerics import unit
 from edgekit.train.pretrain.losses import info_nce
@@ -21,14 +22,14 @@ class MoCo(Method):
 
     Args:
         config: the recipe's part.
-        image_size: side of the views, in pixels.
+        image_size: size of the views, in pixels.
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
     """
 
     queue: Tensor
     oldest: Tensor
 
-    def __init__(self, config: Config, image_size: int, normalization: Normalization | None = None) -> None:
+    def __init__(self, config: Config, image_size: SizeLike, normalization: Normalization | None = None) -> None:
         super().__init__(config, image_size, normalization)
         self.temperature = config.temperature
         self.symmetric = config.symmetric

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from edgekit.models.encoders import Normalization
 from edgekit.recipe.from_teacher import DistillConfig
+from edgekit.sizes import SizeLike
 from edgekit.train.loop.numerics import unit
 from edgekit.train.pretrain.distilled import Distilled, Queue, soft_cross_entropy
 
@@ -16,12 +17,14 @@ class SEED(Distilled):
 
     Args:
         config: the recipe's part.
-        image_size: side of the views, in pixels.
+        image_size: size of the views, in pixels.
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
         width: of the teacher's features.
     """
 
-    def __init__(self, config: DistillConfig, image_size: int, normalization: Normalization | None, width: int) -> None:
+    def __init__(
+        self, config: DistillConfig, image_size: SizeLike, normalization: Normalization | None, width: int
+    ) -> None:
         super().__init__(config, image_size, normalization, width)
         self.queue = Queue(config.queue, width)
 

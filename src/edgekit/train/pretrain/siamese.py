@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from edgekit.models.encoders import Normalization
 from edgekit.models.heads import PredictionHead
 from edgekit.recipe.methods import BYOLConfig, SimSiamConfig
+from edgekit.sizes import SizeLike
 from edgekit.train.loop.numerics import precise
 from edgekit.train.pretrain.method import Loss, Method, Views
 
@@ -22,14 +23,14 @@ class Siamese(Method):
 
     Args:
         config: the recipe's part.
-        image_size: side of the views, in pixels.
+        image_size: size of the views, in pixels.
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
     """
 
     predictor_bias = False  # of its last layer
 
     def __init__(
-        self, config: BYOLConfig | SimSiamConfig, image_size: int, normalization: Normalization | None = None
+        self, config: BYOLConfig | SimSiamConfig, image_size: SizeLike, normalization: Normalization | None = None
     ) -> None:
         super().__init__(config, image_size, normalization)
         predictor, dimension = config.predictor, config.projection.output
@@ -53,7 +54,7 @@ class Siamese(Method):
         """Return the targets of the predictions of the other view.
 
         Args:
-            images: of each view, float32 (n, 3, s, s).
+            images: of each view, float32 (n, 3, h, w).
             projections: of each view, by the network in training, (n, d).
 
         Returns:

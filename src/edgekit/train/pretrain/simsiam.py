@@ -6,6 +6,7 @@ from torch import Tensor
 
 from edgekit.models.encoders import Normalization
 from edgekit.recipe.methods import SimSiamConfig as Config
+from edgekit.sizes import SizeLike
 from edgekit.train.pretrain.siamese import Siamese
 
 
@@ -14,13 +15,13 @@ class SimSiam(Siamese):
 
     Args:
         config: the recipe's part.
-        image_size: side of the views, in pixels.
+        image_size: size of the views, in pixels.
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
     """
 
     predictor_bias = True
 
-    def __init__(self, config: Config, image_size: int, normalization: Normalization | None = None) -> None:
+    def __init__(self, config: Config, image_size: SizeLike, normalization: Normalization | None = None) -> None:
         super().__init__(config, image_size, normalization)
         self.stop_gradient = config.stop_gradient
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +16,24 @@ from edgekit.models.encoders import Normalization, build_encoder
 from edgekit.models.factories import import_factory, source_file
 from edgekit.models.pixels import Statistics, per_channel, resized
 from edgekit.models.positions import interpolated
-from edgekit.models.pretrained import published, three
+from edgekit.models.pretrained import Published, published, three
 from edgekit.models.store import load_classifier, load_pretrained
 from edgekit.models.weights import LoadedWeights, load_weights
 from edgekit.recipe import PRETRAINED, Architecture, DataConfig, EncoderTeacher
 from edgekit.run import Run
+from edgekit.sizes import ImageSize, SizeLike
 from edgekit.stages import MODEL_OF
 
 WHERE = "pretrain.teacher"
+_STRIDE = 32  # pixels: the total stride of most networks
 
 
 class FrozenEncoder:
     """A teacher: in evaluation mode, without gradients, and not part of the checkpoint.
 
     Args:
-        network: maps images (n, 3, s, s) with its own normalization to features (n, d), or maps (n, d, h, w), which are averaged.
-        image_size: s, in pixels; images of another size are resized (bicubic, antialiased).
+        network: maps images (n, 3, h, w) with its own normalization to features (n, d), or maps (n, d, h, w), which are averaged.
+        image_size: h and w, in pixels; images of another size are resized (bicubic, antialiased).
         own: mean and standard deviation of its normalization.
         data: image size and normalization of the images that it gets.
         title: its name, for the output.
@@ -40,24 +43,24 @@ class FrozenEncoder:
     def __init__(
         self,
         network: nn.Module,
-        image_size: int,
+        image_size: SizeLike,
         own: Normalization,
         data: DataConfig,
         title: str,
         loaded: LoadedWeights | None = None,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
-        self.image_size = image_size
+        self.image_size = ImageSize.of(image_size)
         self.own, self.given = own, (data.mean, data.std)
         self.title = title
         self.loaded = loaded
         self.device = torch.device("cpu")
         with torch.random.fork_rng(devices=[]):
-            self.width = int(self(torch.zeros(2, 3, data.image_size, data.image_size)).shape[1])
+            self.width = int(self(torch.zeros(2, 3, *data.image_size)).shape[1])
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Features (n, d) of images (n, 3, s, s) with the student's size and normalization."""
+        """Features (n, d) of images (n, 3, h, w) with the student's size and normalization."""
         if images.device != self.device:
             self.device, self.network = images.device, self.network.to(images.device)
         features = self.network(self._seen(images))
@@ -92,7 +95,7 @@ class AsEncoder(nn.Module):
         self.teacher = teacher
 
     def forward(self, images: Tensor) -> Tensor:
-        """Features (n, d) of images (n, 3, s, s) with the student's size and normalization."""
+        """Features (n, d) of images (n, 3, h, w) with the student's size and normalization."""
         return self.teacher(images)
 
 
@@ -122,11 +125,7 @@ def teacher_identity(source: EncoderTeacher, run: Run) -> dict[str, Any]:
         EdgekitError: it cannot be found.
     """
     assert source.model is not None
-    keys = {
-        key: getattr(source, key)
-        for key in ("weights_key", "image_size", "mean", "std")
-        if getattr(source, key) is not None
-    }
+    keys: dict[str, Any] = source.model_dump(include={"weights_key", "image_size", "mean", "std"}, exclude_none=True)
     if source.weights not in {None, PRETRAINED}:
         assert source.weights is not None
         keys["weights"] = digest_of_weights(source.weights, f"{WHERE}.weights")
@@ -170,7 +169,7 @@ def _of_library(source: EncoderTeacher, data: DataConfig) -> FrozenEncoder:
     library, name = source.library
     weights = source.weights or PRETRAINED
     known = published(library, name, f"{WHERE}.model") if weights == PRETRAINED else _known(library, name)
-    size = source.image_size or (known.image_size if known is not None else data.image_size)
+    size = source.image_size or (_in_shape(known, data.image_size) if known is not None else data.image_size)
     architecture = Architecture(
         name=f"{library}:{name}", weights=weights, weights_key=source.weights_key,
         interpolate_positions=source.interpolate_positions,
@@ -182,6 +181,18 @@ def _of_library(source: EncoderTeacher, data: DataConfig) -> FrozenEncoder:
     encoder = build_encoder(architecture, size, WHERE, own)
     encoder.without_conversion()
     return _checked(encoder, size, own, data, f"{library}:{name}", encoder.loaded)
+
+
+def _in_shape(known: Published, wanted: ImageSize) -> ImageSize:
+    """Return the default size of the teacher's images: as many pixels as it was trained with, in the shape of the student's.
+
+    A network that takes one size only keeps it, and sees the images stretched.
+    """
+    if known.fixed_size or wanted.is_square:
+        return known.image_size
+    shorter = math.sqrt(known.image_size.pixels * min(wanted) / max(wanted))
+    height, width = (max(_STRIDE, round(side * shorter / wanted.shorter / _STRIDE) * _STRIDE) for side in wanted)
+    return ImageSize(height, width)
 
 
 def _known(library: str, name: str) -> Any:
@@ -225,7 +236,7 @@ def _of_run(where: str, data: DataConfig, run: Run) -> FrozenEncoder:
 
 
 def _checked(
-    network: nn.Module, size: int, own: Normalization, data: DataConfig, title: str, loaded: LoadedWeights | None
+    network: nn.Module, size: ImageSize, own: Normalization, data: DataConfig, title: str, loaded: LoadedWeights | None
 ) -> FrozenEncoder:
     """Try the teacher on images.
 
@@ -238,7 +249,7 @@ def _checked(
         raise
     except Exception as error:  # whatever the network's code raises
         raise RecipeError(
-            f"{WHERE}: {title}: fails on images (2, 3, {size}, {size}): {_reason(error)}",
+            f"{WHERE}: {title}: fails on images {(2, 3, *size)}: {_reason(error)}",
             f"it must take three channels; set {WHERE}.image_size to the size that it takes",
         ) from error
 

@@ -29,6 +29,7 @@ from edgekit.foreign import Unreadable, read_json
 from edgekit.models.pixels import normalize
 from edgekit.progress import progress
 from edgekit.recipe import Augmentation
+from edgekit.sizes import ImageSize, SizeLike
 from edgekit.train.loop.timing import TimedTraining, timed_training
 from edgekit.train.pretrain.teacher import FrozenEncoder
 
@@ -38,7 +39,7 @@ _PART = 16  # batches between two notes of the progress
 _ONLY_FLIPS = ("crop", "rotate", "jitter", "gray", "blur", "sobel", "noise", "cutout")
 
 
-def only_flips(augmentation: Augmentation, image_size: int) -> bool:
+def only_flips(augmentation: Augmentation, image_size: SizeLike) -> bool:
     """Whether a view is the image itself or its mirror image, so that its features can be kept."""
     settled = augmentation.at(image_size)
     return not any(getattr(settled, name) for name in _ONLY_FLIPS)
@@ -50,7 +51,7 @@ class TeacherFeatures:
     Args:
         teacher: the frozen encoder.
         pool: the images; of those stored larger than the models take, the teacher sees the center.
-        image_size: side of the student's images, in pixels.
+        image_size: size of the student's images, in pixels.
         flips: whether mirror images are needed.
         identity: of the teacher, see `edgekit.train.pretrain.teacher.teacher_identity`.
         folder: of the run.
@@ -62,7 +63,7 @@ class TeacherFeatures:
         self,
         teacher: FrozenEncoder,
         pool: ImageSet,
-        image_size: int,
+        image_size: SizeLike,
         *,
         flips: bool,
         identity: dict[str, Any],
@@ -74,8 +75,8 @@ class TeacherFeatures:
         self.orientations = 2 if flips else 1
         self.images: Pixels = center_crop(pool.images, image_size)
         key = digest_of(
-            {"teacher": identity, "pool": pool.digest, "orientations": self.orientations, "size": teacher.image_size,
-             "given": [image_size, *teacher.given], "own": list(teacher.own), "bf16": bf16, "width": teacher.width}
+            {"teacher": identity, "pool": pool.digest, "orientations": self.orientations, "size": teacher.image_size.plain,
+             "given": [ImageSize.of(image_size).plain, *teacher.given], "own": list(teacher.own), "bf16": bf16, "width": teacher.width}
         )[:16]  # fmt: skip
         self.path = folder / FOLDER / f"{key}.npy"
         self.computed = 0  # images in this process

@@ -6,6 +6,7 @@ import torch
 
 from edgekit.models.encoders import Normalization
 from edgekit.recipe.methods import TripletConfig as Config
+from edgekit.sizes import SizeLike
 from edgekit.train.pretrain.losses import triplet
 from edgekit.train.pretrain.method import Loss, Method, Views
 
@@ -15,11 +16,11 @@ class Triplet(Method):
 
     Args:
         config: the recipe's part.
-        image_size: side of the views, in pixels.
+        image_size: size of the views, in pixels.
         normalization: of the views, see `edgekit.models.encoders.build_encoder`.
     """
 
-    def __init__(self, config: Config, image_size: int, normalization: Normalization | None = None) -> None:
+    def __init__(self, config: Config, image_size: SizeLike, normalization: Normalization | None = None) -> None:
         super().__init__(config, image_size, normalization)
         self.margin = config.margin
         self.mining = config.mining

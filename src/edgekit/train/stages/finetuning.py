@@ -189,7 +189,7 @@ class FinetuneTask(nn.Module):
         return strong, decided
 
     def _draw(self, images: ImageSet, generator: torch.Generator) -> Tensor:
-        """Return this process's part of the images of a step, uint8 (n, s, s, 3)."""
+        """Return this process's part of the images of a step, uint8 (n, h, w, 3)."""
         count = max(2, min(self.config.consistency.images, len(images)) // world_size())
         rows = np.sort(torch.randperm(len(images), generator=generator)[:count].numpy())
         return torch.from_numpy(np.ascontiguousarray(images.images[rows]))

@@ -64,5 +64,5 @@ class EmbeddingPart(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the inputs (n, d) of the last layer for normalized images (n, 3, s, s)."""
+        """Return the inputs (n, d) of the last layer for normalized images (n, 3, h, w)."""
         return self.model.embed(images)

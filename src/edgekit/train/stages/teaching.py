@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgekit.data.augment import Augment
+from edgekit.data.pixels import margins
 from edgekit.data.splits import Splits
 from edgekit.data.to_device import to_device
 from edgekit.files import digest_of, write_json
@@ -72,7 +73,7 @@ class Teaching:
         own: dict[str, Any] = {
             "title": self.teacher.title,
             "width": self.teacher.width,
-            "image_size": self.teacher.image_size,
+            "image_size": self.teacher.image_size.plain,
         }
         own["features"] = "in every step" if self.features is None else "kept"
         if self.teacher.loaded is not None:
@@ -147,12 +148,13 @@ class DistilledTask(PretrainTask):
             return to_device(self.features(index, mirrored), pixels.device)
         if not self.of_images:
             return self.teacher(views)
-        margin = (pixels.shape[1] - self.plain.size) // 2
-        center = pixels[:, margin : margin + self.plain.size, margin : margin + self.plain.size]
+        size = self.plain.size
+        top, left = margins(tuple(pixels.shape), size)
+        center = pixels[:, top : top + size.height, left : left + size.width]
         return self.teacher(_flipped(normalize(center, self.plain.mean, self.plain.std), mirrored))
 
 
 def _flipped(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Images (n, 3, s, s), mirrored where `mirrored` (n), on the CPU, says so."""
+    """Images (n, 3, h, w), mirrored where `mirrored` (n), on the CPU, says so."""
     chosen = to_device(mirrored, images.device)[:, None, None, None]
     return torch.where(chosen, images.flip(3), images).contiguous(memory_format=torch.channels_last)

@@ -15,7 +15,8 @@ from edgekit.files import write_bytes
 from edgekit.recipe import Recipe
 from edgekit.train.loop.loader import seed_for
 
-_IMAGES, _VIEWS, _TILE = 8, 7, 64
+_IMAGES, _VIEWS = 8, 7
+_TILE, _LARGEST = 64, 128  # pixels of the longer side of a tile, at least and at most
 
 
 def augmentation_of(recipe: Recipe, stage: str) -> Augment | OneBranch:
@@ -35,15 +36,18 @@ def draw_views(pool: ImageSet, augment: Augment | OneBranch, seed: int, path: Pa
         (augment.views(pixels, generator) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         for _ in range(_VIEWS)
     ]
-    tile, gap = max(_TILE, augment.size if augment.size <= 128 else 128), 2
-    sheet = Image.new("RGB", ((_VIEWS + 1) * (tile + gap) - gap, len(pixels) * (tile + gap) - gap), (255, 255, 255))
+    longer, gap = max(augment.size), 2
+    scale = min(max(_TILE, longer), _LARGEST) / longer
+    height, width = (max(1, round(side * scale)) for side in augment.size)
+    size = ((_VIEWS + 1) * (width + gap) - gap, len(pixels) * (height + gap) - gap)
+    sheet = Image.new("RGB", size, (255, 255, 255))
     for row in range(len(pixels)):
         for column, image in enumerate([pixels[row].numpy(), *(v[row] for v in views)]):
-            smaller = image.shape[0] < tile
+            smaller = image.shape[0] < height
             resized = Image.fromarray(image).resize(
-                (tile, tile), Image.Resampling.NEAREST if smaller else Image.Resampling.BILINEAR
+                (width, height), Image.Resampling.NEAREST if smaller else Image.Resampling.BILINEAR
             )
-            sheet.paste(resized, (column * (tile + gap), row * (tile + gap)))
+            sheet.paste(resized, (column * (width + gap), row * (height + gap)))
     stream = io.BytesIO()
     sheet.save(stream, format="PNG")
     write_bytes(path, stream.getvalue())
