@@ -364,7 +364,7 @@ def _drop(outputs: Outputs, reference: ReferenceOutputs, agreement: float) -> tu
         return reference.task.expected_drop(outputs, reference.outputs), None
     accuracy = _accuracy(reference.task, outputs, reference.labels)
     accuracy.agreement = agreement
-    return difference(reference.accuracy.value, accuracy.value), accuracy
+    return reference.task.dropped(reference.accuracy.figures, accuracy.figures), accuracy
 
 
 def _too_far(task: Task, drop: float, measured: bool, agreement: float, bounds: AccuracyBounds) -> tuple[str, str]:
