@@ -93,7 +93,7 @@ class Multilabel(Task):
     metrics = {MAP: "mAP", F1_MICRO: "micro F1", F1_MACRO: "macro F1"}  # noqa: RUF012
     kept = (MAP, F1_MICRO)
     of_class = "average precision"
-    counted = False  # a mean of average precisions has no binomial interval
+    counted = features_counted = False  # a mean of average precisions has no binomial interval
     smallest = 1.0
     # Two float variants may differ in the one or the other class whose probability is 0.5 up to rounding.
     least_agreement = 0.95
