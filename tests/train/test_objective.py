@@ -23,7 +23,7 @@ BCE, ASYMMETRIC = AnyClasses(Multilabel()), AnyClasses(Multilabel(loss="asymmetr
 
 def naive_bce(z: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     p = 1 / (1 + np.exp(-z))
-    return float(-(y * np.log(p) + (1 - y) * np.log(1 - p)).mean())
+    return float(-(y * np.log(p) + (1 - y) * np.log(1 - p)).sum(1).mean())
 
 
 @given(LOGITS, TRUTH, st.sampled_from([0.0, 0.1]))
@@ -42,7 +42,7 @@ def test_the_asymmetric_loss_is_that_of_the_paper(
     shifted = np.maximum(p - clip, 0)
     each = y * (1 - p) ** positive * np.log(p) + (1 - y) * shifted**negative * np.log(1 - shifted)
     found = asymmetric(torch.from_numpy(z), torch.from_numpy(y).double(), negative, positive, clip)
-    assert float(found) == pytest.approx(-each.mean(), rel=1e-5, abs=1e-8)
+    assert float(found) == pytest.approx(-each.sum(1).mean(), rel=1e-5, abs=1e-8)
 
 
 @given(LOGITS, TRUTH)
@@ -69,7 +69,7 @@ def test_distillation_is_the_cross_entropy_of_each_class(
 ) -> None:
     target = 1 / (1 + np.exp(-teacher / temperature))
     z = student / temperature
-    naive = float((np.logaddexp(0, z) - target * z).mean()) * temperature**2
+    naive = float((np.logaddexp(0, z) - target * z).sum(1).mean()) * temperature**2
     found = binary_distillation(torch.from_numpy(student), torch.from_numpy(teacher), temperature)
     assert float(found) == pytest.approx(naive, rel=1e-6, abs=1e-9)
     same = torch.from_numpy(teacher).requires_grad_()
@@ -86,6 +86,17 @@ def test_an_ensemble_has_the_mean_of_the_probabilities(
     mean = (1 / (1 + np.exp(-one / temperature)) + 1 / (1 + np.exp(-other / temperature))) / 2
     assert np.allclose(torch.sigmoid(together / temperature).numpy(), mean, atol=1e-9)
     assert torch.equal(BCE.ensemble([torch.from_numpy(one)], temperature), torch.from_numpy(one))
+
+
+def test_a_new_network_begins_with_the_shares_of_the_classes() -> None:
+    head = torch.nn.Linear(4, 3)
+    BCE.prepare(head, torch.tensor([[1, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]]))
+    assert torch.allclose(head.bias.sigmoid(), torch.tensor([0.25, 0.01, 0.99]))
+    before = head.bias.clone()
+    OneClass().prepare(head, torch.tensor([0, 1]))
+    assert torch.equal(head.bias, before)
+    BCE.prepare(head, torch.zeros(0, 3, dtype=torch.int64))
+    assert torch.equal(head.bias, torch.zeros(3))
 
 
 def test_scores_of_a_batch() -> None:
