@@ -181,7 +181,8 @@ class Multilabel(Task):
         shares with which the classes are there."""
         probabilities = sigmoid(trained[LOGITS])
         own, other = (weighted_precisions(outputs[LOGITS], probabilities) for outputs in (trained, got))
-        return float(np.nanmean(own - other))
+        lost = own - other
+        return float(lost[np.isfinite(lost)].mean()) if np.isfinite(lost).any() else 0.0
 
     def groups(self, outputs: Outputs, labels: NDArray[Any] | None) -> NDArray[np.int64]:
         """The rarest class of each image, those that the model finds where there are no labels; one group of its own for images without any."""
