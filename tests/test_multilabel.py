@@ -156,7 +156,7 @@ def test_answers_are_all_classes_from_their_threshold_on_the_likeliest_first() -
     found, none = MULTILABEL.answers({LOGITS: logits}, ["a", "b", "c"], top=1, threshold=0.0)
     assert isinstance(found, Labels)
     assert [name for name, _ in found.classes] == ["a", "c"], "top cuts nothing off"
-    assert found.line() == "a 88.1 %  c 62.2 %"
+    assert found.line() == "a 88.1%  c 62.2%"
     assert none.line() == "no class"
     assert none.as_json() == {"classes": []}
     (only,) = MULTILABEL.answers({LOGITS: logits[:1]}, ["a", "b", "c"], 3, 0.7)

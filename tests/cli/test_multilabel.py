@@ -171,7 +171,7 @@ def test_predictions_are_the_classes_over_their_thresholds(
     probabilities = sigmoid(logits / record.temperature)
     clear = np.abs(probabilities - record.thresholds) > 1e-4  # batches of one and of all may round differently
     assert np.array_equal(found[clear], (probabilities >= np.array(record.thresholds))[clear])
-    assert (found == labels).mean() > 0.6
+    assert (found == labels).mean() > 0.5
     code, out, _ = edgekit("predict", bundle.path, paths[1], "--variant", variant, "--json", "--top", "1")
     assert code == 0
     line = json.loads(out)

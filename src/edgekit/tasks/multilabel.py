@@ -65,7 +65,7 @@ class Labels(Answer):
         return [(one.name, one.probability) for one in self.found]
 
     def line(self) -> str:
-        """`cat 97.1 %  dog 61.0 %`, or `no class`."""
+        """`cat 97.1%  dog 61.0%`, or `no class`."""
         return "  ".join(f"{one.name} {percent(one.probability)}" for one in self.found) or "no class"
 
     def as_json(self) -> dict[str, Any]:
