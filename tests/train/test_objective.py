@@ -95,6 +95,8 @@ def test_a_new_network_begins_with_the_shares_of_the_classes() -> None:
     before = head.bias.clone()
     OneClass().prepare(head, torch.tensor([0, 1]))
     assert torch.equal(head.bias, before)
+    ASYMMETRIC.prepare(head, torch.ones(4, 3, dtype=torch.int64))
+    assert torch.equal(head.bias, before)
     BCE.prepare(head, torch.zeros(0, 3, dtype=torch.int64))
     assert torch.equal(head.bias, torch.zeros(3))
 

@@ -129,8 +129,11 @@ class AnyClasses(Objective):
     def prepare(self, head: nn.Linear, labels: Tensor) -> None:
         """The bias gives each class its share of the images as its probability (Lin et al. 2017, arXiv 1708.02002, section 3.3).
 
-        With 0.5, the first steps would do nothing but lower all probabilities, and the more the more classes there are.
+        With 0.5, the first steps would do nothing but lower all probabilities, and the more the more classes there are. Not so with the asymmetric
+        loss: it has hardly a gradient where classes that are not there are improbable.
         """
+        if self.config.loss == "asymmetric":
+            return
         shares = (labels.double().mean(0) if len(labels) else torch.full((head.out_features,), 0.5)).clamp(0.01, 0.99)
         head.bias.copy_(shares.logit())
 
