@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import nn
 
 import edgekit as package
 from edgekit.bench.golden import prove
@@ -30,7 +32,7 @@ from edgekit.tasks.multilabel import Labels
 from edgekit.tasks.multilabel_metrics import average_precisions, sigmoid
 from edgekit.train.assess import advice_for
 from tests.helpers.image_folders import class_folders
-from tests.helpers.shapes import CLASSES, SIDE, drawn, write_labels, write_set
+from tests.helpers.shapes import CLASSES, SIDE, drawn, random_labels, write_labels, write_set
 
 Command = Callable[..., tuple[int, str, str]]
 _PLAIN = {"crop": 0.0, "flip": 0.5, "jitter": 0.0, "gray": 0.0}
@@ -209,6 +211,31 @@ def test_a_run_is_exported_for_recognition_but_not_as_a_classification(
     code, out, _ = edgekit("evaluate", run.path)
     assert code == 0
     assert "average precision by class" in out
+
+
+@pytest.mark.slow
+def test_a_network_of_ones_own_is_exported_with_a_csv_file(file: Path, tmp_path: Path) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(
+            nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4)
+        )
+    classes = ["none", *reversed(CLASSES)]  # other classes and another order than in the file
+    bundle = package.export(
+        network, task="multilabel", classes=classes, calibrate=file.parent / "images", evaluate=file, size=SIDE, mean=0.5, std=0.25,
+        target="onnx", precision="fp32", output=tmp_path / "own", timing=False, jobs=1,
+    )  # fmt: skip
+    accuracy = bundle.manifest.accuracy
+    assert accuracy is not None
+    images = [Image.open(path) for path in sorted((file.parent / "images").glob("labels-*.png"))]
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2).float()
+    with torch.no_grad():
+        logits = network((pixels / 255 - 0.5) / 0.25).numpy()
+    each = average_precisions(logits[:, 1:], random_labels(300, 0)[:, ::-1])
+    assert accuracy.value == pytest.approx(each.mean(), abs=1e-4)
+    found = bundle.variant("onnx-fp32").confidence
+    assert isinstance(found, ClassThresholds)
+    assert found.are == "one half of the test images"
 
 
 def test_init_writes_a_recipe_for_a_file_of_labels(
