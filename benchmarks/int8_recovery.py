@@ -43,7 +43,7 @@ from edgekit.quantize.selection import CalibrationPool, digest_of_arrays
 from edgekit.recipe import Architecture
 from edgekit.result import now
 from edgekit.run import Run
-from edgekit.train.distill.distillation import distillation
+from edgekit.train.distill.losses import distillation
 
 HERE = Path(__file__).resolve().parent
 SPREAD = 3.0  # channels differ by up to e^6, four hundred times

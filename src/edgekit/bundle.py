@@ -32,7 +32,7 @@ from pydantic import (
 from edgekit import tasks
 from edgekit.abstention import DISTANCE
 from edgekit.board import BoardNeeds
-from edgekit.confidence import Confidence
+from edgekit.confidence import AnyConfidence, ClassThresholds, Confidence
 from edgekit.errors import BundleError, EdgekitError, near, shortened
 from edgekit.files import sha256, write_text
 from edgekit.foreign import MOST_JSON, Unreadable, open_regular, parse_json, parse_npz, private_copy, read_bytes
@@ -207,7 +207,10 @@ class Variant(ManifestPart):
     )
     note: str = Field("", description="what a user should know, for instance why it was rejected")
     board: BoardNeeds | None = Field(None, description="of the target micro: what a microcontroller needs to run it")
-    confidence: Confidence | None = Field(None, description="its temperature, and when it answers unknown")
+    confidence: AnyConfidence | None = Field(
+        None,
+        description="its temperature, and when it answers unknown; of the task multilabel, the thresholds of its classes",
+    )
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -246,7 +249,7 @@ class Manifest(ManifestPart):
         description=".npz with `images` (n, H, W, 3) uint8 and the trained model's outputs for them, float32, by their names"
     )
     accuracy: Accuracy | None = Field(None, description="of the trained model, in float, before any conversion")
-    confidence: Confidence | None = Field(
+    confidence: AnyConfidence | None = Field(
         None, description="of the trained model; a variant that could not run where it was exported has no other"
     )
     geometry: BundleFile | None = Field(
@@ -275,11 +278,13 @@ class Manifest(ManifestPart):
             raise ValueError(f"the bundle lists no output named {missing[0]}, which {self.task} needs")
         if fault := task.fault(self.classes, shapes):
             raise ValueError(fault)
-        of_distance = [
-            c for c in (self.confidence, *(v.confidence for v in self.variants)) if c is not None and c.rule == DISTANCE
-        ]
-        if of_distance and self.geometry is None:
-            raise ValueError("the rule for unknown is a distance, and the bundle lists no geometry")
+        for confidence in (self.confidence, *(v.confidence for v in self.variants)):
+            if isinstance(confidence, Confidence) != task.abstains and confidence is not None:
+                raise ValueError(f"it has a confidence that is not one of the task {self.task}")
+            if isinstance(confidence, ClassThresholds) and len(confidence.thresholds) != len(self.classes):
+                raise ValueError(f"it has {len(confidence.thresholds)} thresholds for {len(self.classes)} classes")
+            if isinstance(confidence, Confidence) and confidence.rule == DISTANCE and self.geometry is None:
+                raise ValueError("the rule for unknown is a distance, and the bundle lists no geometry")
         return self
 
     @field_validator("variants")
@@ -441,7 +446,8 @@ class Bundle:
         confidence = variant.confidence or self.manifest.confidence
         if confidence is None:
             return None
-        return Known(confidence, self._geometry() if confidence.rule == DISTANCE else None)
+        measures = isinstance(confidence, Confidence) and confidence.rule == DISTANCE
+        return Known(confidence, self._geometry() if measures else None)
 
     def _geometry(self) -> Geometry:
         listed = self.manifest.geometry

@@ -11,7 +11,8 @@ from torch import nn
 
 from edgekit.data.images import ImageSet
 from edgekit.recipe import Hardware, Optimizer
-from edgekit.train.distill.distillation import DistillTask, decoupled, distillation, regression, with_labels
+from edgekit.train.distill.distillation import DistillTask, with_labels
+from edgekit.train.distill.losses import decoupled, distillation, regression
 from edgekit.train.loop.engine import TrainingInterrupted, fit
 from edgekit.train.loop.loader import ShuffledImages
 from tests.helpers.distilled import NO_AUGMENTATION, Halting, images, outputs, step, task

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgekit.train.distill.distillation import decoupled, distillation, ensemble, regression
+from edgekit.train.distill.losses import decoupled, distillation, ensemble, regression
 
 Array = np.ndarray
 

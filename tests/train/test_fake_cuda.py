@@ -13,7 +13,8 @@ from edgekit import recipe as recipes
 from edgekit.data.augment import Augment, OneBranch
 from edgekit.data.to_device import to_device
 from edgekit.recipe import Augmentation
-from edgekit.train.distill.distillation import DistillTask, decoupled, distillation, ensemble, regression
+from edgekit.train.distill.distillation import DistillTask
+from edgekit.train.distill.losses import decoupled, distillation, ensemble, regression
 from edgekit.train.distill.teachers import Teacher
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from edgekit.train.pretrain import METHODS, build_method, losses

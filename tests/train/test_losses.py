@@ -12,7 +12,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from lightly.loss import NTXentLoss
 
-from edgekit.train.distill.distillation import distillation
+from edgekit.train.distill.losses import distillation
 from edgekit.train.loop.collapse import effective_rank, projection_std, verdict
 from edgekit.train.loop.numerics import unit
 from edgekit.train.pretrain.losses import Mining, info_nce, nce, nce_log_normalizer, nt_xent, triplet

@@ -15,7 +15,7 @@ from edgekit.errors import ExportError, near
 from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, SizeLike
 from edgekit.stages import TRAINED_BY
 from edgekit.targets import DEFAULT_TARGETS, every
-from edgekit.tasks import DEFAULT, RECOGNITION
+from edgekit.tasks import DEFAULT, MULTILABEL, RECOGNITION, find
 from edgekit.terminal import echo
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ModelOfRun = Literal["student", "teacher", "supervised", "encoder"]
 _ENCODER: ModelOfRun = "encoder"  # it has no classes, so that it can only be exported for recognition
+_TASKS = (DEFAULT, MULTILABEL, RECOGNITION)
 _Statistics = str | float | Sequence[float] | None
 # Options for models that edgekit did not train; a run has its own values.
 _OF_OTHERS = (
@@ -108,8 +109,9 @@ def export(
         output_name: the output of an ONNX graph with the class scores.
         image_size: resolution, a side or (height, width), if it differs from that of the model; the folder is then OUTPUT-PIXELS.
         embedding: add the embedding, the input of the last linear layer, as an output.
-        task: what the bundle answers: classification; or recognition: the embedding alone, for galleries (the bundle has no classes, and
-            RUN/export-recognition is its default folder). None: what a run's recipe says, else classification.
+        task: what the bundle answers: classification; multilabel: any number of classes for each image; or recognition: the embedding
+            alone, for galleries (the bundle has no classes, and RUN/export-recognition is its default folder). None: what a run's recipe
+            says, else classification.
         batch: fixed batch size; None: any.
         calibration_images: largest number of calibration images.
         few_images: allow calibration with fewer than 8 images.
@@ -158,6 +160,9 @@ def export(
     ids = plan(targets, precisions)
     check_batch(targets, batch)
     task, which = _chosen_task(model, which, task, embedding)
+    # Only an answer that may be unknown can be asked for without; thresholds of classes are always calibrated.
+    uncalibrated = abstain == "never" and find(task).abstains
+    rule: Rule = RULES[0] if abstain == "never" else abstain
     options = ExportOptions(
         max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **devices
     )
@@ -188,7 +193,7 @@ def export(
             provenance=source.provenance,
             trained=source.trained,
             options=options,
-            confidence=None if abstain == "never" else ConfidenceRequest(source.held_out, abstain, false_abstain),
+            confidence=None if uncalibrated else ConfidenceRequest(source.held_out, rule, false_abstain),
             task=task,
         )
     if archive:
@@ -206,10 +211,12 @@ def _chosen_task(
     Raises:
         ExportError: there is no such task, or it has no further embedding to give.
     """
-    if task not in (None, DEFAULT, RECOGNITION):
-        hint = near(task, (DEFAULT, RECOGNITION)) or f"give {DEFAULT} or {RECOGNITION}"
+    if task not in (None, *_TASKS):
+        hint = near(task, _TASKS) or f"give {', '.join(_TASKS[:-1])} or {_TASKS[-1]}"
         raise ExportError(f"no such task to export: {task}", hint)
     run = _as_run(model)
+    if run is not None and task not in (None, RECOGNITION) and (task == MULTILABEL) != (run.recipe.task == MULTILABEL):
+        raise ExportError(f"--task {task}: {run.path} was trained for {run.recipe.task}", "leave --task out")
     task = task or (DEFAULT if run is None else run.recipe.task)
     if task == RECOGNITION and embedding:
         raise ExportError("--embedding: the embedding is all that recognition gives", "leave --embedding out")
@@ -356,7 +363,14 @@ def _source(
             )
         own = {**own, "size": image_size}
     return import_model(
-        model_request(_name(model), calibration_images=calibration_images, **_as_text(own), **_module(model)), scratch
+        model_request(
+            _name(model),
+            calibration_images=calibration_images,
+            several=task == MULTILABEL,
+            **_as_text(own),
+            **_module(model),
+        ),
+        scratch,
     )
 
 

@@ -144,8 +144,9 @@ def _default_precisions() -> str:
     "--embedding", is_flag=True, help="Add the embedding (the input of the linear layer) as an output of the graph."
 )
 @click.option(
-    "--task", type=click.Choice(["classification", "recognition"]),
-    help="recognition: the embedding alone, for galleries (see edgekit gallery), into DIR-recognition.  [default: the recipe's]",
+    "--task", type=click.Choice(["classification", "multilabel", "recognition"]),
+    help="multilabel: any number of classes for each image; "
+    "recognition: the embedding alone, for galleries (see edgekit gallery), into DIR-recognition.  [default: the recipe's]",
 )  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), metavar="N", help="Fix the graph's batch size.  [default: any]")
 @click.option(

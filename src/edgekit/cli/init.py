@@ -56,10 +56,9 @@ class Time(click.ParamType[float]):
 )
 @click.option(
     "--task",
-    type=click.Choice(["classification", "recognition"]),
-    default="classification",
-    show_default=True,
-    help="recognition: a model whose embedding recognizes classes by a few images of each (see edgekit gallery).",
+    type=click.Choice(["classification", "multilabel", "recognition"]),
+    help="multilabel: any number of classes for each image, from a CSV file; recognition: a model whose embedding recognizes classes "
+    "by a few images of each (see edgekit gallery).  [default: by the images]",
 )
 @click.option("--no-measure", is_flag=True, help="Measure nothing: choose by the numbers of images and labels.")
 @click.option(
@@ -78,7 +77,7 @@ def command(
     name: str | None,
     labels: str | None,
     seconds: float | None,
-    task: str,
+    task: str | None,
     no_measure: bool,
     output: Path | None,
     unlabeled: bool,
@@ -88,7 +87,8 @@ def command(
     """Write a commented recipe for the images in FOLDER, or for the built-in `digits`.
 
     FOLDER has one subfolder per class; or train/ with such subfolders and, optionally, test/ (or val/) with the same classes
-    and unlabeled/ with any images; or only images, without labels. Paths in the recipe are relative to the current directory.
+    and unlabeled/ with any images; or a CSV file that lists images and their classes, one or several for each; or only images,
+    without labels. Paths in the recipe are relative to the current directory.
 
     The command runs real training steps for 10 to 60 seconds to choose the network, its size and its epochs, so that the
     whole training takes about --time on this machine.
@@ -101,6 +101,7 @@ def command(
       edgekit init photos/ --teacher timm:vit_small_patch14_dinov2.lvd142m --output photos.yaml
       edgekit init digits > digits.yaml
       edgekit init photos/ --task recognition > recipe.yaml
+      edgekit init photos/labels.csv > recipe.yaml
     """
     from edgekit.data.layout import inspect_folder
     from edgekit.data.teacher_template import with_teacher
@@ -119,6 +120,7 @@ def command(
             "leave out --time",
         )
     layout = inspect_folder(folder, unlabeled=unlabeled)
+    task = _task(task, layout)
     budget = _budget(labels, layout) if labels is not None else None
     recipe_text(layout, name, labels=budget, task=task)  # refuses a wrong name or budget before anything is measured
     plan = None if no_measure or teacher is not None else _measured(layout, budget, seconds)
@@ -133,6 +135,25 @@ def command(
         return
     write_text(output, text)
     echo(f"wrote {output}; train it with `edgekit train {output}`", err=True)
+
+
+def _task(task: str | None, layout: Layout) -> str:
+    """The task of the recipe: the user's, or that of the labels.
+
+    Raises:
+        EdgekitError: the labels are of another task.
+    """
+    if layout.several and task not in (None, "multilabel"):
+        raise EdgekitError(
+            f"--task {task}: {layout.labeled} has images with several classes, or without one",
+            "leave --task out; `edgekit export --task recognition` takes such a run, too",
+        )
+    if task == "multilabel" and not layout.several:
+        raise EdgekitError(
+            f"--task multilabel: {layout.name} has one class for each image, or none is labeled",
+            "give a CSV file of images with their classes, see docs/multilabel.md",
+        )
+    return task or ("multilabel" if layout.several else "classification")
 
 
 def _measured(layout: Layout, labels: str | None, seconds: float | None) -> RecipePlan | None:

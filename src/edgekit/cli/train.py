@@ -209,6 +209,8 @@ def teacher_lines(metrics: dict[str, Any]) -> list[str]:
 
 
 def _lines(report: Report) -> list[str]:
+    from edgekit import tasks
+
     metrics, seconds, notes = report.record.metrics, report.record.seconds, list[str]()
     minutes, rest = divmod(round(seconds), 60)
     how = {"done": f"in {minutes}:{rest:02}", "skipped": "up to date", "copied": "copied"}[report.outcome]
@@ -226,5 +228,7 @@ def _lines(report: Report) -> list[str]:
         what = "(its accuracy was measured on other test or probe images; see edgekit evaluate)"
     else:
         name = "student from scratch" if report.stage == "supervised" else MODEL_OF[report.stage]
-        what = f"{name}: test accuracy {percent(metrics['test_top1'])}"
+        metric = metrics.get("metric", "top1")
+        said = "accuracy" if metric == "top1" else tasks.find(tasks.MULTILABEL).metrics[metric]
+        what = f"{name}: test {said} {percent(metrics[f'test_{metric}'])}"
     return [f"{report.stage:<10} {how:<10} {what}", *notes]

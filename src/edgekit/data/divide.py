@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.data.labels import budget_counts, draw, read_label_file, share, shuffled
+from edgekit.data.labels import budget_counts, class_counts, draw, read_label_file, share, shuffled
 from edgekit.data.sources import ImageSource
+from edgekit.data.stratify import each_class, stratified
 from edgekit.errors import DataError
-from edgekit.recipe import DataConfig
+from edgekit.recipe import DataConfig, LabelCount
 
 Rows = NDArray[np.int64]
 NO_ROWS: Rows = np.zeros(0, dtype=np.int64)
@@ -64,7 +65,8 @@ class _Divider:
         self.labels = source.labels
         self.digests = digests
         self.open = np.array([bool(d) for d in digests], dtype=bool)
-        self.totals = self._count_open()
+        self.several = self.labels.ndim == 2  # classes of an image
+        self.totals, self.total = self._count_open(), int(self.open.sum())
         self.notes: list[str] = []
 
     def divide(self, test_digests: Sequence[str] | None) -> Division:
@@ -78,7 +80,7 @@ class _Divider:
             assert isinstance(self.data.test, float)
             test = self._draw_share("test", self.data.test, self.open)
             self._close(test, f"images of {where} are copies of test images")
-        base = self._count_open()
+        base, base_total = self._count_open(), int(self.open.sum())
 
         listed = self._listed() if isinstance(self.data.labels, str) else None
         probe = NO_ROWS
@@ -89,18 +91,32 @@ class _Divider:
             probe = self._draw_share("probe", self.data.probe, allowed)
             self._close(probe, f"images of {where} are copies of probe images")
         self._check_training_left()
-        budget = listed if listed is not None else self._draw_budget(base)
+        budget = listed if listed is not None else self._draw_budget(base, base_total)
         return Division(test, probe, budget, np.flatnonzero(self.open), self.notes)
 
     def _draw_share(self, purpose: str, fraction: float, allowed: NDArray[np.bool_]) -> Rows:
-        counts = [share(n, fraction) for n in self.totals]
         order = shuffled(self.source.names, self.digests, purpose, self.data.split_seed)
+        if self.several:
+            return self._stratified(order, allowed, share(self.total, fraction))
+        counts = [share(n, fraction) for n in self.totals]
         return draw(order, self.labels, counts, allowed)
 
-    def _draw_budget(self, base: list[int]) -> Rows:
-        assert not isinstance(self.data.labels, str)
-        counts = budget_counts(self.data.labels, base, self._count_open(), self.source.classes)
+    def _stratified(self, order: Sequence[int], allowed: NDArray[np.bool_], size: int) -> Rows:
+        free = [i for i in order if allowed[i]]
+        return np.array(stratified(free, self.labels, min(size, len(free))), dtype=np.int64)
+
+    def _draw_budget(self, base: list[int], base_total: int) -> Rows:
+        labels = self.data.labels
+        assert not isinstance(labels, str)
         order = shuffled(self.source.names, self.digests, "labels", self.data.label_seed)
+        if self.several and isinstance(labels, float):
+            size = int(self.open.sum()) if labels == 1.0 else share(base_total, labels)
+            return self._stratified(order, self.open, size)
+        counts = budget_counts(labels, base, self._count_open(), self.source.classes)
+        if self.several:
+            negatives = labels.per_class if isinstance(labels, LabelCount) else int(labels)
+            free = [i for i in order if self.open[i]]
+            return np.array(each_class(free, self.labels, counts, negatives), dtype=np.int64)
         return draw(order, self.labels, counts, self.open)
 
     def _listed(self) -> Rows:
@@ -150,13 +166,14 @@ class _Divider:
         first: dict[str, int] = {}
         second: dict[str, int] = {}
         for i, digest in enumerate(self.digests):
-            if digest and self.labels[first.setdefault(digest, i)] != self.labels[i]:
+            if digest and np.any(self.labels[first.setdefault(digest, i)] != self.labels[i]):
                 second.setdefault(digest, i)
         if second:
             names = self.source.names
             pairs = [f"{names[first[digest]]} = {names[i]}" for digest, i in second.items()]
             shown = "; ".join(pairs[:_SHOWN]) + ("; …" if len(pairs) > _SHOWN else "")
-            self.notes.append(f"{len(pairs)} pictures are in more than one class of {self.source.where}: {shown}")
+            have = "have different labels in" if self.several else "are in more than one class of"
+            self.notes.append(f"{len(pairs)} pictures {have} {self.source.where}: {shown}")
 
     def _count_open(self) -> list[int]:
-        return [int(n) for n in np.bincount(self.labels[self.open], minlength=len(self.source.classes))]
+        return class_counts(self.labels[self.open], len(self.source.classes))

@@ -45,7 +45,7 @@ class ImageSet:
             labels, may exceed the memory: then they are pixels on demand, and each access to rows collects or decodes them.
         names: n paths relative to the source's folder, with forward slashes.
         digests: n BLAKE2b-128 digests (32 hexadecimal digits) of the upright RGB pixels and size before resizing.
-        labels: (n,) int64 indices into the classes, or None where there are no labels.
+        labels: (n,) int64 indices into the classes; where images have several, (n, k) int64 of 0 and 1; None where there are no labels.
 
     Raises:
         ValueError: the lengths differ, or the images have another shape or dtype.

@@ -51,6 +51,12 @@ def draw(
     return np.array(sorted(drawn), dtype=np.int64)
 
 
+def class_counts(labels: NDArray[np.int64], classes: int) -> list[int]:
+    """Return the number of images of each class, of labels (n,) or, where images have several, (n, classes) of 0 and 1."""
+    counts = np.bincount(labels, minlength=classes) if labels.ndim == 1 else labels.sum(axis=0)
+    return [int(count) for count in counts]
+
+
 def budget_counts(
     labels: int | float | LabelCount, base: Sequence[int], available: Sequence[int], classes: Sequence[str]
 ) -> list[int]:
@@ -99,7 +105,7 @@ def read_label_file(
         path: UTF-8 CSV with a header; `file` is relative to the labeled folder; the optional column `class` must agree
             with the folder.
         names: all images of the labeled folder.
-        labels: the class indices of `names`.
+        labels: the class indices of `names`, (n,); or (n, classes) of 0 and 1, which need no column `class`.
         classes: the names of the classes.
 
     Raises:
@@ -118,12 +124,13 @@ def read_label_file(
             )
         i = known[name]
         class_name = row.get("class", "").strip()
-        if class_name and class_name != classes[labels[i]]:
+        if class_name and labels.ndim == 1 and class_name != classes[labels[i]]:
             raise DataError(
                 f"{where}: {text} is in the folder of {classes[labels[i]]}, not {class_name}", "correct one of the two"
             )
         listed_rows[i] = None
-    missing = sorted(set(range(len(classes))) - {int(labels[i]) for i in listed_rows})
+    counts = class_counts(labels[list(listed_rows)], len(classes))
+    missing = [c for c, count in enumerate(counts) if not count]
     if missing:
         listed = ", ".join(classes[c] for c in missing[:5]) + (", …" if len(missing) > 5 else "")
         raise DataError(f"data.labels: {path}: lists no image of {listed}", "add at least one image of every class")

@@ -10,16 +10,29 @@ from pathlib import Path
 
 from PIL import Image
 
-from edgekit.data.sources import DIGITS, ImageSource, check_same_classes, existing_folder, open_labeled, open_pool
+from edgekit.data.label_table import read_label_table
+from edgekit.data.labeled_csv import is_label_file, listing_in
+from edgekit.data.labels import class_counts
+from edgekit.data.sources import (
+    DIGITS,
+    ImageSource,
+    check_same_classes,
+    existing_folder,
+    in_classes_of,
+    open_labeled,
+    open_pool,
+)
 from edgekit.errors import DataError
 from edgekit.image_files import MAX_PIXELS, image_header
 from edgekit.pixel_range import DEEP
+from edgekit.recipe import DataConfig
 from edgekit.sizes import ImageSize
 from edgekit.walk import is_system
 
 SIZES = (32, 64, 96, 128, 224)
 _TRAIN = ("train", "training", "labelled", "labeled")  # codespell:ignore
 _TEST = ("test", "testing", "val", "valid", "validation")  # a test set before a validation set
+_FILES = ("labels", "train", "classes", "annotations", "data")  # names of label files that say nothing of their images
 _POOL = ("unlabelled", "unlabeled", "pool", "unsup")  # codespell:ignore
 _SAMPLED = 256  # images whose header is read for their size
 # When the proposed size is not square: nearly all images have nearly the same shape, and it is clearly not a square.
@@ -36,7 +49,7 @@ class Layout:
 
     Args:
         name: of the folder, without its path.
-        labeled: folder with one sub-folder per class, or `digits`; None if the images have no labels.
+        labeled: folder with one sub-folder per class, a CSV file of images and classes, or `digits`; None if the images have no labels.
         test: folder with one sub-folder per class for testing, or None.
         pool: folder of unlabeled images, or None.
         classes: names of the classes.
@@ -47,6 +60,7 @@ class Layout:
         side: median of the shorter side, in pixels, of a sample of the training images.
         aspect: width by height that nearly all of the sample have, if it is clearly not a square, else 1.
         notes: notes for the user, one sentence each.
+        several: whether images have any number of classes.
     """
 
     name: str
@@ -61,6 +75,7 @@ class Layout:
     side: int
     notes: list[str] = field(default_factory=list)
     aspect: float = 1.0
+    several: bool = False
 
     @property
     def standard_side(self) -> int:
@@ -99,7 +114,8 @@ def ratio_name(aspect: float) -> str:
 
 
 def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
-    """Recognize FOLDER/{train,test,val,unlabeled,pool}/ by name, or FOLDER/CLASS/, or images without class folders, or `digits`.
+    """Recognize FOLDER/{train,test,val,unlabeled,pool}/ by name, or FOLDER/CLASS/, a CSV file of images and classes in FOLDER, or that file itself,
+    or images without class folders, or `digits`.
 
     Args:
         folder: its path.
@@ -110,10 +126,18 @@ def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
     """
     if folder == DIGITS:
         return _layout(DIGITS, open_labeled(DIGITS), None, None)
+    if is_label_file(folder):
+        return _listed(Path(folder), [])
     root = existing_folder(folder)
     name = root.resolve().name
     if unlabeled:
         return _pile(name, open_pool(str(root)))
+    listing = listing_in(root)
+    return _in_folders(folder, root, name) if listing is None else _listed(listing.path, listing.others)
+
+
+def _in_folders(folder: str, root: Path, name: str) -> Layout:
+    """The layout of a folder without a CSV file of images and classes."""
     parts = {path.name.lower(): path for path in sorted(root.iterdir()) if _is_folder(path)}
     train, test, pool = (_first(parts, names) for names in (_TRAIN, _TEST, _POOL))
     if train is None:
@@ -159,8 +183,9 @@ def _pile(name: str, pool: ImageSource, test: ImageSource | None = None) -> Layo
 def _layout(name: str, labeled: ImageSource, test: ImageSource | None, pool: ImageSource | None) -> Layout:
     assert labeled.labels is not None
     sample = _HeaderSample(pool or labeled)
+    several = labeled.labels.ndim == 2
     notes = dict.fromkeys(note for source in (labeled, test, pool) if source is not None for note in source.notes)
-    counts = [int((labeled.labels == c).sum()) for c in range(len(labeled.classes))]
+    counts = class_counts(labeled.labels, len(labeled.classes))
     return Layout(
         name=name,
         labeled=labeled.where,
@@ -174,7 +199,22 @@ def _layout(name: str, labeled: ImageSource, test: ImageSource | None, pool: Ima
         side=8 if labeled.where == DIGITS else sample.median_side(),
         notes=[*notes, *sample.notes()],
         aspect=1.0 if labeled.where == DIGITS else sample.aspect(),
+        several=several,
     )
+
+
+def _listed(file: Path, others: list[Path]) -> Layout:
+    """The layout of a CSV file of images and classes; a second one, named like a test set, is the test set."""
+    table = read_label_table(file.expanduser(), str(file))
+    data = DataConfig(classes_per_image="one" if table.one_each else "any")
+    labeled = open_labeled(str(file), data=data)
+    test_file = next((path for name in _TEST for path in others if path.stem.lower() == name), None)
+    test = in_classes_of(open_labeled(str(test_file), data=data), labeled) if test_file is not None else None
+    everything = open_pool(str(file.parent))
+    known = len(labeled.names) + (len(test.names) if test is not None else 0)
+    pool = everything if len(everything.names) > known else None
+    name = file.expanduser().resolve()
+    return _layout(name.stem if name.stem not in _FILES else name.parent.name, labeled, test, pool)
 
 
 def _first(parts: dict[str, Path], names: tuple[str, ...]) -> Path | None:

@@ -35,7 +35,7 @@ class ImageSource:
         names: n names, with forward slashes: paths relative to the folder, `SHARD/MEMBER`, `TABLE/ROW`.
         read: from a position in `names` to an upright image of any mode; raises DataError if it cannot be decoded.
         stamp: changes when the files change (for the cache key), one value per name; None if nothing is to be cached.
-        labels: (n,) int64 indices into `classes`, or None.
+        labels: (n,) int64 indices into `classes`; where images have several, (n, k) int64 of 0 and 1; or None.
         classes: names of the classes; empty without labels.
         notes: notes for the user, one sentence each.
         base: prefix that `path` puts before a name; default `where`.

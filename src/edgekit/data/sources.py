@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from PIL import Image
 
 from edgekit.data.files import find_files
 from edgekit.data.image_folders import existing_folder, labeled_folder, unlabeled_folder
-from edgekit.data.source import ImageSource, extensions
-from edgekit.errors import DataError
+from edgekit.data.labeled_csv import images_of, is_label_file, labeled_csv
+from edgekit.data.source import ImageSource, at, extensions
+from edgekit.errors import DataError, near
 from edgekit.recipe import DataConfig
 from edgekit.recipe.parts import TORCHVISION
 
@@ -18,6 +21,7 @@ __all__ = [
     "check_same_classes",
     "existing_folder",
     "extensions",
+    "in_classes_of",
     "official_test",
     "open_labeled",
     "open_pool",
@@ -27,7 +31,7 @@ DIGITS = "digits"
 
 
 def open_labeled(where: str, key: str = "", data: DataConfig | None = None) -> ImageSource:
-    """Open labeled images: a folder with one sub-folder per class, shards, a table, a torchvision data set, or `digits`.
+    """Open labeled images: a folder with one sub-folder per class, a CSV file, shards, a table, a torchvision data set, or `digits`.
 
     Args:
         where: as the recipe names it.
@@ -78,7 +82,34 @@ def check_same_classes(test: ImageSource, labeled: ImageSource) -> None:
     )
 
 
+def in_classes_of(test: ImageSource, labeled: ImageSource) -> ImageSource:
+    """Return test images whose labels are those of the labeled images; where images have several classes, some may be in no test image.
+
+    Raises:
+        DataError: as `check_same_classes`.
+    """
+    several = test.labels is not None and test.labels.ndim == 2
+    if test.labels is None or not several or test.classes == labeled.classes:
+        check_same_classes(test, labeled)
+        return test
+    if unknown := [name for name in test.classes if name not in labeled.classes]:
+        raise DataError(
+            f"data.test: {test.where}: no image of {labeled.where} has the class {unknown[0]}",
+            near(unknown[0], labeled.classes) or "name the classes of the test images as there",
+        )
+    labels = np.zeros((len(test.labels), len(labeled.classes)), dtype=np.int64)
+    labels[:, [labeled.classes.index(name) for name in test.classes]] = test.labels
+    return replace(test, labels=labels, classes=labeled.classes)
+
+
 def _open(where: str, key: str, data: DataConfig, labeled: bool) -> ImageSource:
+    if is_label_file(where):
+        return labeled_csv(where, key, data) if labeled else images_of(where, key, data)
+    if labeled and data.classes_per_image == "any":
+        raise DataError(
+            f"{at(key, where)}: holds one class for each image, and task: multilabel takes a CSV file with the classes of the images",
+            "name such a file (file,classes with names separated by ;), or set task: classification",
+        )
     if where == DIGITS:
         return _digits(labeled)
     if where.startswith(TORCHVISION):

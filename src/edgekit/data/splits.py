@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.data.decode import Decoded, Stream, decode
 from edgekit.data.divide import NO_ROWS, Rows, copies_of, divide
 from edgekit.data.images import ImageSet, Skipped
+from edgekit.data.labels import class_counts
 from edgekit.data.pile import OwnTestSet, divide_pile
 from edgekit.data.pixels import Pixels, choose, read_only
 from edgekit.data.ranges import stated, with_range
-from edgekit.data.sources import ImageSource, check_same_classes, official_test, open_labeled, open_pool
+from edgekit.data.sources import ImageSource, in_classes_of, official_test, open_labeled, open_pool
 from edgekit.errors import DataError
 from edgekit.files import write_bytes, write_json
 from edgekit.pixel_range import PixelRange
@@ -85,7 +87,7 @@ def load_splits(data: DataConfig, run: Run | None = None) -> Splits:
     test_source = open_labeled(official_test(data.test), "data.test", data) if isinstance(data.test, str) else None
     pool_source = open_pool(data.pool, "data.pool", data) if data.pool is not None else None
     if test_source is not None:
-        check_same_classes(test_source, source)
+        test_source = in_classes_of(test_source, source)
     training = [source] if pool_source is None else [source, pool_source]
     splits, pixel_range = with_range(
         stated(data, run),
@@ -169,17 +171,24 @@ def write_splits(splits: Splits, folder: Path) -> list[str]:
     sets = {"labels": splits.labeled, "probe": splits.probe, "test": splits.test}
     for name, images in sets.items():
         assert images.labels is not None
-        rows = zip(images.names, (splits.classes[c] for c in images.labels), images.digests, strict=True)
+        rows = zip(images.names, class_names(images.labels, splits.classes), images.digests, strict=True)
         _write_csv(folder / f"{name}.csv", ("file", "class", "digest"), rows)
     _write_csv(folder / "skipped.csv", ("file", "reason"), ((s.path, s.reason) for s in splits.skipped))
     summary: dict[str, Any] = {"classes": splits.classes, "pixel_range": splits.pixel_range}
     for name, images in {"pool": splits.pool, **sets}.items():
         summary[name] = {"images": len(images), "side": images.size.plain, "digest": images.digest}
         if images.labels is not None:
-            counts = np.bincount(images.labels, minlength=len(splits.classes)).tolist()
+            counts = class_counts(images.labels, len(splits.classes))
             summary[name]["per_class"] = dict(zip(splits.classes, counts, strict=True))
     write_json(folder / "splits.json", summary | {"skipped": len(splits.skipped), "notes": splits.notes})
     return [*(f"{name}.csv" for name in sets), "skipped.csv", "splits.json"]
+
+
+def class_names(labels: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
+    """Return the class of each image; where images have several, their names with `;` between them."""
+    if labels.ndim == 1:
+        return [classes[c] for c in labels]
+    return [";".join(classes[c] for c in np.flatnonzero(row).tolist()) for row in labels]
 
 
 class _Store:

@@ -64,6 +64,16 @@ supervised:   # the baseline: the student's architecture, trained from scratch o
   augmentation: {{{plain}}}
 {hardware}"""
 
+# What a CSV file with several classes of an image adds.
+_MULTILABEL = """\
+task: multilabel   # any number of classes for each image; classification: one class for each image
+"""
+_CONSISTENCY = """\
+  consistency: {enabled: true}   # also learn from the pool: confident predictions for weak views are pseudo-labels for strong views
+"""
+_NO_CONSISTENCY = """\
+  consistency: {enabled: false}   # a pseudo-label is the one class of an image, and these have any number of classes
+"""
 # What `edgekit init --task recognition` adds.
 _RECOGNITION = """\
 task: recognition   # `edgekit export` gives the embedding alone; then `edgekit gallery create runs/NAME/export-recognition FOLDER`
@@ -230,7 +240,7 @@ def recipe_text(
         file: name of the recipe file.
         labels: the label budget as YAML; default: all labels, for the digits three per class.
         plan: the measured settings; None: `epochs` of every stage is auto.
-        task: classification or recognition.
+        task: classification or recognition; images with several classes are of the task multilabel.
 
     Raises:
         RecipeError: the name is not a valid name of a run, or the budget is invalid.
@@ -253,7 +263,7 @@ def recipe_text(
     text = _TEMPLATE.format(
         **vars(values),
         summary=_summary(layout),
-        task=_RECOGNITION if task == "recognition" else "",
+        task=_MULTILABEL if layout.several else _RECOGNITION if task == "recognition" else "",
         distill_loss=_KEEPS_GEOMETRY if task == "recognition" else "",
         file=file,
         name=json.dumps(name if name is not None else _run_name(layout)),
@@ -264,6 +274,8 @@ def recipe_text(
         image_size=image_size.plain,
         size_why=_size_why(layout),
     )
+    if layout.several:
+        text = text.replace(_CONSISTENCY, _NO_CONSISTENCY)
     recipes.parse(recipes.read_yaml(text), where="recipe")
     return text
 
@@ -323,7 +335,8 @@ def _data_lines(layout: Layout) -> list[str]:
             f"  labeled: {DIGITS}   # scikit-learn's handwritten digits: 1,797 gray images of 8x8 pixels, nothing to download"
         ]
     else:
-        lines = [f"  labeled: {_quoted(layout.labeled)}   # one sub-folder per class: {layout.labeled_images:,} images"]
+        kind = "images and their classes" if layout.labeled.lower().endswith(".csv") else "one sub-folder per class"
+        lines = [f"  labeled: {_quoted(layout.labeled)}   # {kind}: {layout.labeled_images:,} images"]
     if layout.pool is not None:
         lines.append(f"  pool: {_quoted(layout.pool)}   # unlabeled images: {layout.pool_images:,}")
     else:

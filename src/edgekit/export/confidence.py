@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgekit.abstention import DISTANCE, FALSE_ABSTAIN, Rule, fewest_images
 from edgekit.bundle import BundleFile, Variant
-from edgekit.confidence import Confidence
+from edgekit.confidence import AnyConfidence
 from edgekit.errors import EdgekitError
 from edgekit.export.judged import Evaluation, Judged
 from edgekit.export.verify import class_spread, exact_threads
@@ -70,7 +70,7 @@ class ConfidenceImages:
     unlabeled: NDArray[np.uint8]
 
     @classmethod
-    def of(cls, request: ConfidenceRequest, judged: Judged) -> ConfidenceImages | None:
+    def of(cls, request: ConfidenceRequest, judged: Judged, task: Task) -> ConfidenceImages | None:
         """Choose them; None where no image has a label."""
         if judged.labels is None:
             return None
@@ -79,7 +79,9 @@ class ConfidenceImages:
             setting = (*_some(*request.held_out), "probe images")
             testing = (*_some(images, labels), "test images")
         else:
-            spread = class_spread(labels, len(labels))  # neighbors are of different classes: each half has all of them
+            spread = class_spread(
+                task.groups({}, labels), len(labels)
+            )  # neighbors are of different classes: each half has all of them
             first, second = np.sort(spread[::2]), np.sort(spread[1::2])
             setting = (*_some(images[first], labels[first]), "one half of the test images")
             testing = (*_some(images[second], labels[second]), "the other half of the test images")
@@ -113,16 +115,18 @@ class Calibrated:
     """
 
     variants: list[Variant]
-    trained: Confidence | None = None
+    trained: AnyConfidence | None = None
     geometry: BundleFile | None = None
     notes: Sequence[str] = ()
 
 
-def images_for(request: ConfidenceRequest | None, judged: Judged) -> tuple[ConfidenceImages | None, str | None]:
+def images_for(
+    request: ConfidenceRequest | None, judged: Judged, task: Task
+) -> tuple[ConfidenceImages | None, str | None]:
     """The images for a confidence, None where none has a label; and a digest of all that it depends on, None where none is asked for."""
     if request is None:
         return None, None
-    images = ConfidenceImages.of(request, judged)
+    images = ConfidenceImages.of(request, judged, task)
     return images, "no labels" if images is None else images.digest(request)
 
 
@@ -150,12 +154,14 @@ def with_confidence(
     fewest = fewest_images(request.false_abstain)
     count, are = (0, "labeled images") if images is None else (len(images.setting[0]), images.setting[2])
     if images is None or count < fewest or not len(images.testing[0]):
-        return Calibrated(bare, notes=[_too_few(count, are, fewest)])
+        return Calibrated(bare, notes=[_too_few(task, count, are, fewest)])
     with _running("onnxruntime", float_onnx, {}, task) as run:
-        geometry = task.geometry(run(images.unlabeled)) if request.rule == DISTANCE else None
+        measures = task.abstains and request.rule == DISTANCE
+        geometry = task.geometry(run(images.unlabeled)) if measures else None
         trained, decided = _calibrated(run, images, request, geometry, task, None)
     if trained is None:
-        return Calibrated(bare, notes=["no answer unknown: the outputs are the same for all calibration images"])
+        why = "the outputs are the same for all calibration images" if task.abstains else f"no class is in the {are}"
+        return Calibrated(bare, notes=[f"{'no answer unknown' if task.abstains else task.uncalibrated}: {why}"])
     found = []
     with progress("confidence", len(bare), unit="variants") as advance:
         for variant in bare:
@@ -171,10 +177,10 @@ def write_geometry(folder: Path, geometry: Geometry) -> BundleFile:
     return BundleFile.of(folder, GEOMETRY_FILE)
 
 
-def _too_few(count: int, are: str, fewest: int) -> str:
+def _too_few(task: Task, count: int, are: str, fewest: int) -> str:
     what = f"only {count} {are}" if count else f"no {are}"
     return (
-        f"no calibrated probabilities and no answer unknown: {what}, and it takes {fewest} to set them (data.probe of a recipe, or "
+        f"{task.uncalibrated}: {what}, and it takes {fewest} to set them (data.probe of a recipe, or "
         "twice as many images in --evaluate)"
     )
 
@@ -202,7 +208,7 @@ Run = Callable[[NDArray[np.uint8]], Outputs]
 def _calibrated(
     run: Run, images: ConfidenceImages, request: ConfidenceRequest, geometry: Geometry | None, task: Task,
     trained: NDArray[np.int64] | None,
-) -> tuple[Confidence | None, NDArray[np.int64]]:  # fmt: skip
+) -> tuple[AnyConfidence | None, NDArray[np.int64]]:  # fmt: skip
     """The confidence of a model, and its decisions on the images that show what it does."""
     (setting, labels, are), (testing, truth, tested) = images.setting, images.testing
     confidence = task.calibrated(run(setting), labels, request.rule, request.false_abstain, geometry, are)

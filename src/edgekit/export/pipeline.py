@@ -137,8 +137,8 @@ def export_classifier(
         }
         keys = {id_: _key(id_, same, candidates, chosen) for id_ in wanted}
         reused = _reusable(old, digest_of(same), keys, chosen.search_minutes)
-        request = None if (provenance or {}).get("random_weights") or not answered.abstains else confidence
-        known, set_on = images_for(request, judged)
+        request = None if (provenance or {}).get("random_weights") or not answered.calibrates else confidence
+        known, set_on = images_for(request, judged, answered)
         if old is not None and set(keys) <= set(reused) and old.manifest.provenance.get("confidence") == set_on:
             return old
         # Embedding the pool is only worth it for calibration.

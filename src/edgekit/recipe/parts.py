@@ -72,7 +72,8 @@ class DataConfig(RecipePart):
 
     labeled: Text | None = Field(
         "digits",
-        description="labeled images: a folder with one sub-folder per class, WebDataset shards (`train-{000..099}.tar`, a glob or a folder of "
+        description="labeled images: a folder with one sub-folder per class, a CSV file of images and classes, WebDataset "
+        "shards (`train-{000..099}.tar`, a glob or a folder of "
         "them), Parquet tables (a file, a glob or a folder), a torchvision data set (`torchvision:CIFAR10`), or `digits` (shipped with "
         "scikit-learn); null: `pool` holds all images, and `labels` is a CSV file with the classes of some, or nothing is labeled yet",
     )
@@ -92,6 +93,10 @@ class DataConfig(RecipePart):
         ge=0,
         lt=1,
         description="share of `labeled` kept out of the pool and the label budget; kNN and the linear probe learn from it",
+    )
+    classes_per_image: Literal["one", "any"] = Field(
+        "one",
+        description="set by `task`: with multilabel any number, also none, from a CSV file in `labeled`; else one",
     )
     labels: int | float | Text | LabelCount = Field(
         0.1,
@@ -147,7 +152,8 @@ class DataConfig(RecipePart):
     )
     class_names: Text | None = Field(
         None,
-        description="shards and tables whose labels are numbers: text file whose line i (from 0) is the name of class i",
+        description="shards and tables whose labels are numbers: text file whose line i (from 0) is the name of class i; CSV files: text file "
+        "with the names of all classes",
     )
     torchvision_root: Text | None = Field(
         None, description="folder of the torchvision data sets; default torchvision/ in the cache"
@@ -439,6 +445,27 @@ class Finetune(RecipePart):
         True,
         description="store the frozen encoder with its linear probe as the teacher if it is better than the fine-tuned network: on the probe set; "
         "without a probe set, if the two disagree on more than twice the share of images that the linear probe gets wrong",
+    )
+
+
+class Multilabel(RecipePart):
+    """How classifiers with any number of classes an image learn from labels. Only with `task: multilabel`."""
+
+    loss: Literal["bce", "asymmetric"] = Field(
+        "bce",
+        description="bce: binary cross-entropy; asymmetric: it counts easy negatives less (ASL, Ridnik et al. 2021, equation 7)",
+    )
+    gamma_negative: float = Field(
+        4.0, ge=0, description="asymmetric: focusing of the classes that are not there; 4 in the paper"
+    )
+    gamma_positive: float = Field(
+        0.0, ge=0, description="asymmetric: focusing of those that are there; 0 in the authors' recipes"
+    )
+    clip: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="asymmetric: probability below which a class that is not there counts nothing; 0.05 in the paper",
     )
 
 

@@ -102,6 +102,8 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
     if isinstance(data := content.get("data"), dict) and data.get("labeled"):
         defaults["data"]["test"] = default_test(data["labeled"])
     merged = _merged(defaults, content)
+    if isinstance(merged["data"], dict):
+        merged["data"] = {**merged["data"], "classes_per_image": "any" if merged["task"] == "multilabel" else "one"}
     _set_full_width(merged, content)
     try:
         return Recipe.model_validate(merged)

@@ -12,7 +12,17 @@ from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.recipe.method_table import Pretrain
 from edgekit.recipe.methods import SimCLRConfig
 from edgekit.recipe.names import tag_of
-from edgekit.recipe.parts import Augmentation, DataConfig, Distill, Finetune, Hardware, Monitor, RecipePart, Supervised
+from edgekit.recipe.parts import (
+    Augmentation,
+    DataConfig,
+    Distill,
+    Finetune,
+    Hardware,
+    Monitor,
+    Multilabel,
+    RecipePart,
+    Supervised,
+)
 
 
 class Recipe(RecipePart):
@@ -25,10 +35,11 @@ class Recipe(RecipePart):
     name: str = Field(
         "digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200, description="the run folder is runs/NAME"
     )
-    task: Literal["classification", "recognition"] = Field(
+    task: Literal["classification", "recognition", "multilabel"] = Field(
         "classification",
-        description="what `edgekit export` makes of the run: classification; recognition: the embedding alone, for galleries, of the student "
-        "or, where there are no labels, of the encoder. Training is the same",
+        description="what the run answers: classification: one class for each image; multilabel: any number of classes for each image, from a "
+        "CSV file in data.labeled; recognition: the embedding alone, for galleries, of the student "
+        "or, where there are no labels, of the encoder. Training is that of a classification",
     )
     seed: int = Field(0, ge=0, description="seed of the initial weights, the batches and the augmentation")
     data: DataConfig = DataConfig()
@@ -36,6 +47,7 @@ class Recipe(RecipePart):
     finetune: Finetune = Finetune()
     distill: Distill = Distill()
     supervised: Supervised = Supervised()
+    multilabel: Multilabel = Field(Multilabel(), description="the loss on labels with `task: multilabel`; else unused")
     monitor: Monitor = Monitor()
     hardware: Hardware = Hardware()
 
@@ -56,6 +68,31 @@ class Recipe(RecipePart):
                 raise ValueError(
                     f"{name}.optimizer.warmup_epochs ({warmup:g}) must be less than {name}.epochs ({stage.epochs})"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_of_the_task(self) -> Recipe:
+        several = self.task == "multilabel"
+        if several != (self.data.classes_per_image == "any"):
+            wanted = "any" if several else "one"
+            raise ValueError(
+                f"data.classes_per_image is not {wanted}, but task is {self.task}: remove classes_per_image"
+            )
+        if not several:
+            return self
+        if self.data.labeled is None and isinstance(self.data.labels, str):
+            raise ValueError(
+                f"data.labeled is null, but task multilabel reads the classes of the images there: write labeled: {self.data.labels}, and in "
+                "data.labels how many of them to use (1.0: all)"
+            )
+        if self.data.labeled is not None and not self.data.labeled.lower().endswith(".csv"):
+            raise ValueError(
+                f"data.labeled is {self.data.labeled}, but task multilabel takes a CSV file with the classes of the images"
+            )
+        if self.distill.loss == "dkd":
+            raise ValueError(
+                "distill.loss is dkd, which is about one target class for each image: accepted with task multilabel: kd, feature"
+            )
         return self
 
     @model_validator(mode="after")

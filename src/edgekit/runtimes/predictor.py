@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bundle import Bundle, Variant
+from edgekit.confidence import Confidence
 from edgekit.errors import BundleError, DataError, EdgekitError
 from edgekit.image_files import as_image
 from edgekit.machine import cpu_features
@@ -279,7 +280,7 @@ def _known(bundle: Bundle, variant: Variant, *, abstain: bool, abstain_below: fl
         return known if known is None or abstain else replace(known, abstains=False)
     if not abstain:
         raise EdgekitError("a threshold for unknown, and no unknown: these exclude each other", "leave one of them out")
-    if known is None:
+    if known is None or not isinstance(known.confidence, Confidence):
         raise BundleError(
             f"{bundle.path}: has no rule for unknown, so there is no score to compare with {abstain_below:g}",
             "export it again from a run with at least 20 probe images, or with --evaluate IMAGES",

@@ -28,6 +28,7 @@ from edgekit.sizes import ImageSize
 from edgekit.train.evaluate import apply, device_of, labels_of
 from edgekit.train.loop.engine import Diverged, OutOfMemory
 from edgekit.train.loop.launch import joined
+from edgekit.train.objective import objective_of
 from edgekit.train.records.folders import complete, only_one
 from edgekit.train.records.inputs import stage_inputs
 from edgekit.train.stages.pipeline import Report, Stages, train
@@ -203,6 +204,12 @@ def check_trainable(recipe: Recipe, splits: Splits) -> None:
         raise RecipeError(
             "hardware: a search trains each candidate on one device; several machines share it by --storage",
             "set hardware.devices and hardware.nodes to 1",
+        )
+    if not objective_of(recipe).one_class:
+        raise RecipeError(
+            f"task: {recipe.task}: a search ranks its students by the share of images that they answer rightly, and here an image has any "
+            "number of answers",
+            "choose the student by hand (distill.student), and compare runs with `edgekit compare`",
         )
     if not len(splits.labeled):
         raise DataError(

@@ -14,7 +14,7 @@ from edgekit.confidence import Confidence, Quality
 from edgekit.shares import percent
 from edgekit.tasks.calibration import scaled_softmax
 from edgekit.tasks.task import EMBEDDING, UNKNOWN, Answer, Outputs, Task
-from edgekit.tasks.unknown import Geometry, Known, calibrate, measure, score_images
+from edgekit.tasks.unknown import Geometry, Known, calibrate, measure, rule_of, score_images
 
 LOGITS = "logits"
 _TOP5_FROM = 6  # classes; with fewer, a top-5 accuracy says nothing
@@ -72,18 +72,11 @@ class Classification(Task):
     metrics = {"top1": "top-1", "top5": "top-5"}  # noqa: RUF012
     categorical = True
     smallest = 1.0  # logits below 1 make no decision
-    abstains = True
+    abstains = calibrates = True
 
     def fault(self, classes: Sequence[str], shapes: Mapping[str, Sequence[int | None]]) -> str:
         """At least two classes, and a logit for each."""
-        if len(classes) < 2:
-            return "a classification needs two classes or more"
-        logits, embedding = tuple(shapes[LOGITS]), shapes.get(EMBEDDING)
-        if logits not in ((len(classes),), (None,)):
-            return f"its {LOGITS} have the shape {_shown(logits)} for {len(classes)} classes"
-        if embedding is not None and len(embedding) != 1:
-            return f"its {EMBEDDING} has the shape {_shown(embedding)}"
-        return ""
+        return logits_fault(classes, shapes) if len(classes) >= 2 else "a classification needs two classes or more"
 
     def labels_fault(self, labels: NDArray[Any], images: int, classes: Sequence[str]) -> str:
         """Labels are int64 (n,), indices of classes."""
@@ -121,7 +114,7 @@ class Classification(Task):
 
     def decisions(self, outputs: Outputs, known: Known) -> NDArray[np.int64]:
         """The index of the likeliest class, or -1."""
-        unknown = _scores(outputs, known) < known.confidence.threshold
+        unknown = _scores(outputs, known) < rule_of(known).threshold
         return np.where(unknown, -1, outputs[LOGITS].argmax(1)).astype(np.int64)
 
     def quality_of(
@@ -137,7 +130,7 @@ class Classification(Task):
     ) -> list[Answer]:
         """The likeliest classes with calibrated probabilities, and which images are unknown."""
         embeddings, scores = outputs.get(EMBEDDING), _scores(outputs, known)
-        below = known.confidence.threshold if known.abstains else None
+        below = rule_of(known).threshold if known.abstains else None
         return [
             Prediction(
                 _likeliest(row, classes, top, threshold, known.confidence.temperature),
@@ -199,6 +192,16 @@ class Classification(Task):
         return {name: float(right[labels == i].mean()) for i, name in enumerate(classes) if (labels == i).any()}
 
 
+def logits_fault(classes: Sequence[str], shapes: Mapping[str, Sequence[int | None]]) -> str:
+    """Why outputs are not a logit for each class and perhaps an embedding, in a clause; empty where they are. See `Task.fault`."""
+    logits, embedding = tuple(shapes[LOGITS]), shapes.get(EMBEDDING)
+    if logits not in ((len(classes),), (None,)):
+        return f"its {LOGITS} have the shape {_shown(logits)} for {len(classes)} classes"
+    if embedding is not None and len(embedding) != 1:
+        return f"its {EMBEDDING} has the shape {_shown(embedding)}"
+    return ""
+
+
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Probabilities over the last axis; see `calibration.scaled_softmax`."""
     return scaled_softmax(logits)
@@ -219,7 +222,7 @@ def _likeliest(
 
 def _scores(outputs: Outputs, known: Known) -> NDArray[np.float64]:
     values = None if known.geometry is None else outputs[known.geometry.output]
-    confidence = known.confidence
+    confidence = rule_of(known)
     return score_images(confidence.rule, outputs[LOGITS], confidence.temperature, known.geometry, values)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.abstention import Rule
-from edgekit.confidence import Confidence, Quality
+from edgekit.confidence import AnyConfidence, Quality, ThresholdQuality
 from edgekit.parity import (
     AGREEMENT_LOSS,
     COSINE_FLOOR,
@@ -84,11 +84,16 @@ class Task(ABC):
         metrics: what answers are scored by, with the name in tables; each a share, 1 being best. The first one decides whether a variant
             passes.
         counted: whether the metrics are shares of the images, so that chance gives them a binomial interval.
+        features_counted: likewise of the scores that are read from an encoder's features.
         categorical: whether the main output holds logits of one choice among its axis 1.
         smallest: where the main output's values are smaller, a float variant may differ from it as if they were this large.
         directions: outputs of which a quantized variant must keep the direction.
         least_agreement: that a float variant must have with the trained model on the golden images.
-        abstains: whether labeled images calibrate its answers, some of which are then unknown: `calibrated`, `decisions`, `quality_of`.
+        kept: the metrics of which a variant may lose no more than is allowed; none: the one that counts.
+        of_class: what the metric is called on one class; empty: as on all.
+        calibrates: whether labeled images calibrate its answers: `calibrated`, `decisions`, `quality_of`.
+        abstains: whether some of these answers are then unknown.
+        uncalibrated: what is missing where there are too few labeled images for that.
     """
 
     name: ClassVar[str]
@@ -100,11 +105,16 @@ class Task(ABC):
     quality: ClassVar[str] = "accuracy"
     metrics: ClassVar[Mapping[str, str]]
     counted: ClassVar[bool] = True
+    features_counted: ClassVar[bool] = True
     categorical: ClassVar[bool] = False
     smallest: ClassVar[float] = 0.0
     directions: ClassVar[frozenset[str]] = frozenset({EMBEDDING})
     least_agreement: ClassVar[float] = 1.0
+    kept: ClassVar[tuple[str, ...]] = ()
+    of_class: ClassVar[str] = ""
+    calibrates: ClassVar[bool] = False
     abstains: ClassVar[bool] = False
+    uncalibrated: ClassVar[str] = "no calibrated probabilities and no answer unknown"
 
     @property
     def required(self) -> tuple[str, ...]:
@@ -162,7 +172,7 @@ class Task(ABC):
         false_abstain: float,
         geometry: Geometry | None,
         are: str,
-    ) -> Confidence | None:
+    ) -> AnyConfidence | None:
         """Set the confidence of answers, and when they are unknown, on labeled images; None where the task has neither.
 
         Args:
@@ -176,12 +186,12 @@ class Task(ABC):
         return None
 
     def decisions(self, outputs: Outputs, known: Known) -> NDArray[np.int64]:
-        """The decision on each image, (n,), -1 being unknown. Asked only where `calibrated` gives something."""
+        """The decision on each image, (n,), -1 being unknown, or (n, k) where there are several. Asked only where `calibrated` gives something."""
         raise NotImplementedError
 
     def quality_of(
         self, outputs: Outputs, labels: NDArray[Any], known: Known, trained: NDArray[np.int64] | None, are: str
-    ) -> Quality:
+    ) -> Quality | ThresholdQuality:
         """What a confidence does to labeled images that it was not set on. Asked only where `calibrated` gives something.
 
         Args:
@@ -203,6 +213,10 @@ class Task(ABC):
     @abstractmethod
     def score(self, outputs: Outputs, labels: NDArray[Any]) -> dict[str, float]:
         """Those of `metrics` that can be said, the one that counts among them."""
+
+    def dropped(self, trained: Mapping[str, float], got: Mapping[str, float]) -> float:
+        """What scores lose against the trained model's, as a share: the largest loss of those in `kept`. A negative one is a gain."""
+        return max(difference(trained[name], got[name]) for name in self.kept or (self.metric,))
 
     # Without labels
 

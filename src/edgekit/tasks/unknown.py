@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.abstention import DISTANCE, ENERGY, PROBABILITY, Rule
-from edgekit.confidence import Confidence, Quality, ReliabilityBin
+from edgekit.confidence import AnyConfidence, Confidence, Quality, ReliabilityBin
 from edgekit.intervals import of_order_statistic, wilson
 from edgekit.tasks.calibration import (
     calibration_error,
@@ -86,17 +86,23 @@ def shrunk_covariance(centered: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """How one variant tells known images from unknown ones.
+    """How one variant tells known images from unknown ones, or which classes an image has.
 
     Attributes:
-        confidence: the temperature, the rule and its threshold.
+        confidence: the temperature, the rule and its threshold; of a multi-label classifier, the temperature and the thresholds of its classes.
         geometry: where known images lie, for the rule of the distance; else None.
         abstains: whether an image below the threshold is unknown; otherwise it is scored alone.
     """
 
-    confidence: Confidence
+    confidence: AnyConfidence
     geometry: Geometry | None = None
     abstains: bool = True
+
+
+def rule_of(known: Known) -> Confidence:
+    """The rule for unknown. Asked only where the task has one."""
+    assert isinstance(known.confidence, Confidence)  # the manifest has been checked
+    return known.confidence
 
 
 def score_images(

@@ -25,9 +25,10 @@ from edgekit.result import Ablation, AblationCell, Axis, Score
 from edgekit.run import Run
 from edgekit.spelling import earlier_key, earlier_value, todays_key, translated_value
 from edgekit.stages import MODEL_OF, STAGES
-from edgekit.train.evaluate import LAST, bank_name, bank_of, device_of, encoder_scores, top1
+from edgekit.train.evaluate import LAST, bank_name, bank_of, device_of, encoder_scores, quality_on
 from edgekit.train.evaluate.probes import LINEAR, knn_protocol
 from edgekit.train.loop.engine import Diverged, OutOfMemory
+from edgekit.train.objective import objective_of, of_test
 from edgekit.train.stages.pipeline import Report, check, train
 
 FIGURE_5: tuple[Transformation, ...] = ("crop", "cutout", "color", "sobel", "noise", "blur", "rotate")
@@ -343,16 +344,16 @@ class _Scored:
         scores = list(self.encoders[key])
         for report in reports:
             if report.stage in MODEL_OF:
-                value = report.record.metrics["test_top1"]
+                value = of_test(report.record.metrics)
                 if not report.current:  # copied from a run with other test images
-                    value = top1(
+                    value = quality_on(
                         load_classifier(run.stage_path(report.stage), report.record.outputs),
                         splits.test,
                         recipe,
                         device,
                     )
                 scores.append(
-                    Score(model=MODEL_OF[report.stage], metric="top1", value=value, samples=len(splits.test),
+                    Score(model=MODEL_OF[report.stage], metric=objective_of(recipe).metric, value=value, samples=len(splits.test),
                           protocol=f"single center view, {LAST}")
                 )  # fmt: skip
         return scores

@@ -17,6 +17,7 @@ from edgekit.train.draws import complete_draws
 from edgekit.train.evaluate import device_of, score_run
 from edgekit.train.evaluate.answers import answer, differences, with_worst
 from edgekit.train.evaluate.few_shot import DRAWS
+from edgekit.train.objective import objective_of, of_test
 
 
 def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int = DRAWS) -> Evaluation:
@@ -34,6 +35,8 @@ def evaluate(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int 
     """
     recipe, test = run.recipe, splits.test
     evaluation, own = score_run(run, splits, few_shot, draws)
+    if own is None:  # several classes an image: no answer is simply right or wrong
+        return evaluation.model_copy(update={"draws": _recorded_draws(run, recipe, splits)})
     own, worst = with_worst(own, test, splits.classes)
     of_draws = _draws(run, recipe, splits)
     answers = [own, *(answers for _, answers in of_draws)]
@@ -58,7 +61,18 @@ def advice_for(run: Run, splits: Splits) -> list[Advice]:
     Raises:
         EdgekitError: a model of the run cannot be read.
     """
-    return advise(gather(run, run.recipe, splits)) if len(splits.test) else []
+    recipe = run.recipe
+    return advise(gather(run, recipe, splits)) if len(splits.test) and objective_of(recipe).one_class else []
+
+
+def _recorded_draws(run: Run, recipe: Recipe, splits: Splits) -> list[Draw]:
+    """Return the metric of each draw's models as their stages recorded it; empty without further draws."""
+    draws = []
+    for number, other in [(0, run), *complete_draws(run, recipe, splits.test.digest)]:
+        values = {MODEL_OF[stage]: of_test(other.require(stage).metrics) for stage in classifier_stages(recipe)}
+        where = "." if other is run else str(other.path.relative_to(run.path))
+        draws.append(Draw(label_seed=recipe.data.label_seed + number, run=where, values=values))
+    return draws if len(draws) > 1 else []
 
 
 def _draws(run: Run, recipe: Recipe, splits: Splits) -> list[tuple[Draw, Answers]]:

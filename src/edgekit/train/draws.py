@@ -14,9 +14,10 @@ from edgekit.recipe import Recipe
 from edgekit.result import Draw
 from edgekit.run import Run, classifier_stages
 from edgekit.stages import MODEL_OF
+from edgekit.train.objective import of_test
 from edgekit.train.stages.pipeline import Report, train
 
-_PARTS = ("seed", "data", "pretrain", "finetune", "distill", "supervised")
+_PARTS = ("seed", "task", "multilabel", "data", "pretrain", "finetune", "distill", "supervised")
 
 
 def of_draw(recipe: Recipe, number: int) -> Recipe:
@@ -135,6 +136,6 @@ def accuracies(run: Run, draws: int) -> list[Draw]:
     for number in range(draws):
         other = run_of_draw(run, number)
         records = {model: other.record(stage) for stage, model in MODEL_OF.items()}
-        values = {model: float(record.metrics["test_top1"]) for model, record in records.items() if record is not None}
+        values = {model: of_test(record.metrics) for model, record in records.items() if record is not None}
         values_of_draws.append(Draw(label_seed=other.recipe.data.label_seed, run=str(other.path), values=values))
     return values_of_draws

@@ -31,7 +31,7 @@ from edgekit.machine import cpu_name, has_native_bf16
 from edgekit.preprocess import Preprocessing
 from edgekit.processors import usable_cpus
 from edgekit.progress import duration
-from edgekit.recipe import SMALL_IMAGE, Architecture, LabelCount, Recipe, settled
+from edgekit.recipe import SMALL_IMAGE, Architecture, DataConfig, LabelCount, Recipe, settled
 from edgekit.sizes import ImageSize
 from edgekit.train.analysis.symmetry import CLEARLY, FEWEST, SIDE, mirrored_told_apart
 from edgekit.train.estimate import StageTime, measure
@@ -218,8 +218,9 @@ class _Planner:
         """The sources: training images first, then the test images."""
         layout = self.layout
         sources = [open_pool(layout.pool)] if layout.pool else []
-        sources += [open_labeled(layout.labeled)] if layout.labeled else []
-        return [*sources, open_labeled(layout.test)] if layout.test else sources
+        data = DataConfig(classes_per_image="any" if layout.several else "one")
+        sources += [open_labeled(layout.labeled, data=data)] if layout.labeled else []
+        return [*sources, open_labeled(layout.test, data=data)] if layout.test else sources
 
     def _mirrored(self) -> float | None:
         """Return how well mirrored images are distinguished from those of the pool; None for too few images, or for digits."""
@@ -276,6 +277,8 @@ def stand_in(recipe: Recipe, layout: Layout) -> Splits:
         few: NDArray[np.uint8] = noise.integers(0, 256, (1, *size, 3), dtype=np.uint8)
         pixels = np.broadcast_to(few, (count, *size, 3))  # takes the memory of one image
         labels = np.arange(count, dtype=np.int64) % max(1, len(classes)) if labeled else None
+        if labels is not None and layout.several:
+            labels = np.eye(len(classes), dtype=np.int64)[labels]
         names = [f"{name}{i}" for i in range(count)]
         return ImageSet(pixels, names, names, labels)
 

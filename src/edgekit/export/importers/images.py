@@ -25,13 +25,14 @@ def open_calibration(where: str, max_pixels: int | None = None) -> ImageSource:
     return open_pool(where, "--calibrate", _data(max_pixels))
 
 
-def open_evaluation(where: str, max_pixels: int | None = None) -> ImageSource:
-    """Open labeled images.
+def open_evaluation(where: str, max_pixels: int | None = None, several: bool = False) -> ImageSource:
+    """Open labeled images; with `several`, a CSV file of images with any number of classes.
 
     Raises:
         DataError: there are no images, or only one class.
     """
-    return open_labeled(where, "--evaluate", _data(max_pixels))
+    data = _data(max_pixels)
+    return open_labeled(where, "--evaluate", data.model_copy(update={"classes_per_image": "any"}) if several else data)
 
 
 def _data(max_pixels: int | None) -> DataConfig:

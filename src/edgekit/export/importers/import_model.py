@@ -56,7 +56,9 @@ def import_model(request: ModelRequest, scratch: Path) -> ModelSource:
     if request.output_name is not None and kind_of(request.model) != "onnx":
         raise ExportError(f"--output-name: {request.model} is not an ONNX file", "leave out --output-name")
     calibration = open_calibration(request.calibrate, request.max_pixels)
-    evaluation = open_evaluation(request.evaluate, request.max_pixels) if request.evaluate is not None else None
+    evaluation = (
+        open_evaluation(request.evaluate, request.max_pixels, request.several) if request.evaluate is not None else None
+    )
     stated_names = _stated_names(request)
     listed = stated_names.names if stated_names is not None else evaluation.classes if evaluation is not None else None
     counted = len(listed) if listed is not None else None
@@ -209,11 +211,17 @@ def _in_models_order(
     images, labels = test
     if known is None:
         source = f"--evaluate {request.evaluate}"
+        if request.several:
+            return ClassNames(evaluation.classes, source), test
         names, notes = ordered(evaluation.classes, images, labels, answers, source)
         known = ClassNames(names, source, notes)
     found = known.places(evaluation.classes)
     assert found is not None
     places, numbers = found
+    if request.several:
+        there = np.zeros((len(labels), count), dtype=np.int64)
+        there[:, places] = labels
+        return replace(known, notes=[*known.notes, *numbers]), (images, there)
     return replace(known, notes=[*known.notes, *numbers]), (images, np.array(places, dtype=np.int64)[labels])
 
 

@@ -69,6 +69,7 @@ class ModelRequest:
         output_name: which of an ONNX graph's outputs holds the classes.
         module: the network itself, from Python; `model` is then the name of its class.
         names: names of the classes in the order of the logits, from Python; instead of the file `classes`.
+        several: whether an image may have any number of classes, so that `evaluate` is a CSV file.
     """
 
     model: str
@@ -83,6 +84,7 @@ class ModelRequest:
     output_name: str | None = None
     module: nn.Module | None = None
     names: Sequence[str] | None = None
+    several: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from edgekit.text import visible
 from edgekit.train.analysis.neighbors import distances, nearest
 from edgekit.train.analysis.projection import Projection, cluster, project
 from edgekit.train.evaluate import device_of, outputs
+from edgekit.train.objective import objective_of
 from edgekit.train.records.inputs import require_current
 
 Of = Literal["encoder", "teacher", "student", "supervised"]
@@ -98,7 +99,8 @@ class Model:
         data = self.recipe.data
         both = outputs(self.network, images, data.mean, data.std, device_of(self.recipe), title)
         width = both.shape[1] - len(self.classes)
-        return both[:, :width], both[:, width:].softmax(1)
+        logits = both[:, width:]
+        return both[:, :width], logits.softmax(1) if objective_of(self.recipe).one_class else logits.sigmoid()
 
 
 @dataclass(frozen=True, repr=False)

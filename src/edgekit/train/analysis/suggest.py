@@ -79,6 +79,11 @@ def suggest(run: Run, count: int, test_count: int) -> Suggestions:
             f"{run.path}: its images have labels: data.labeled is {data.labeled}",
             "use a run whose recipe has data.labeled: null; `edgekit init FOLDER` writes one for a folder without class folders",
         )
+    if data.classes_per_image == "any":
+        raise DataError(
+            f"{run.path}: label.html asks for one class of each image, and the run's task is multilabel",
+            "write the CSV file by hand or by another tool (docs/multilabel.md), and name it in data.labeled",
+        )
     assert data.pool is not None
     model = Model.load(run, "encoder")
     source = open_pool(data.pool, "data.pool", data).ranged(of_run(run) or data.pixel_range)

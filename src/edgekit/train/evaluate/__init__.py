@@ -6,6 +6,7 @@ from edgekit.train.evaluate.probes import (
     KNN_TEMPERATURE,
     knn,
     linear_model,
+    linear_models,
     linear_probe,
     neighbors_for,
 )
@@ -15,9 +16,9 @@ from edgekit.train.evaluate.scores import (
     encoder_knn,
     encoder_scores,
     per_class,
+    quality_on,
     score_run,
     share,
-    top1,
     with_earlier_few_shot,
 )
 
@@ -35,12 +36,13 @@ __all__ = [
     "knn",
     "labels_of",
     "linear_model",
+    "linear_models",
     "linear_probe",
     "neighbors_for",
     "outputs",
     "per_class",
+    "quality_on",
     "score_run",
     "share",
-    "top1",
     "with_earlier_few_shot",
 ]

@@ -14,6 +14,7 @@ from edgekit.train.evaluate.features import BATCH
 
 KNN_NEIGHBORS = 200
 KNN_TEMPERATURE = 0.1
+_CERTAIN = 10.0  # a logit, exp(-10) from certain
 LINEAR = "logistic regression on standardized features, L-BFGS, C = 1"
 
 
@@ -37,6 +38,24 @@ def knn(bank: Tensor, bank_labels: Tensor, queries: Tensor, classes: int, neighb
     return torch.cat(predictions)
 
 
+def knn_shares(bank: Tensor, bank_labels: Tensor, queries: Tensor, neighbors: int, temperature: float) -> Tensor:
+    """Return for images with several classes the weighted share (m, k) of the nearest neighbors that have each class; see `knn`.
+
+    Args:
+        bank: features (n, d).
+        bank_labels: (n, k) of 0 and 1, on the features' device.
+        queries: features (m, d), on the same device.
+        neighbors: at most n.
+        temperature: each neighbor votes with exp(cosine / temperature).
+    """
+    bank, labels, shares = F.normalize(bank.float(), dim=1), bank_labels.float(), []
+    for part in F.normalize(queries.float(), dim=1).split(BATCH):
+        similarities, indexes = (part @ bank.T).topk(neighbors, dim=1)
+        votes = (similarities / temperature).softmax(1)
+        shares.append(torch.einsum("mn,mnk->mk", votes, labels[indexes]))
+    return torch.cat(shares)
+
+
 def neighbors_for(bank: int, classes: int) -> int:
     """Return k: 200, or for a small bank half the images per class (with a larger k, other classes would outvote a class)."""
     return min(KNN_NEIGHBORS, max(1, bank // (2 * classes)))
@@ -58,6 +77,36 @@ def linear_probe(bank: Tensor, bank_labels: Tensor, queries: Tensor, c: float = 
     """
     scaler, regression = linear_model(bank, bank_labels, c)
     return torch.from_numpy(regression.predict(scaler.transform(queries.numpy())))
+
+
+def linear_logits(bank: Tensor, bank_labels: Tensor, queries: Tensor) -> Tensor:
+    """Return logits (m, k) of the linear probe for images with several classes: a logistic regression for each class (`linear_models`)."""
+    weight, bias = linear_models(bank, bank_labels)
+    return (queries.double() @ weight.T + bias).float()
+
+
+def linear_models(bank: Tensor, bank_labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight (k, d) and bias (k) of a logistic regression for each class, on features as they are; see `linear_model`.
+
+    A class that all images have, or none, gets no weight and a bias of +-`_CERTAIN`.
+
+    Args:
+        bank: features (n, d), on the CPU.
+        bank_labels: (n, k) of 0 and 1.
+
+    Returns:
+        float64 tensors.
+    """
+    classes, width = bank_labels.shape[1], bank.shape[1]
+    weight = torch.zeros(classes, width, dtype=torch.float64)
+    bias = torch.where(bank_labels.sum(0) > 0, _CERTAIN, -_CERTAIN).double()
+    for c in range(classes):
+        if len(bank_labels[:, c].unique()) < 2:
+            continue
+        scaler, regression = linear_model(bank, bank_labels[:, c])
+        weight[c] = torch.from_numpy(regression.coef_[0] / scaler.scale_)
+        bias[c] = float(regression.intercept_[0]) - float(weight[c] @ torch.from_numpy(scaler.mean_).double())
+    return weight, bias
 
 
 def linear_model(bank: Tensor, bank_labels: Tensor, c: float = 1.0) -> tuple[Any, Any]:

@@ -6,7 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgekit.abstention import FEWEST
@@ -20,21 +22,42 @@ from edgekit.result import Evaluation, ModelCalibration, Result, Score
 from edgekit.run import Run, classifier_stages
 from edgekit.shares import share_of
 from edgekit.stages import MODEL_OF
+from edgekit.tasks import Task
 from edgekit.tasks.calibration import calibration_error, fit_temperature, negative_log_likelihood, reliability
 from edgekit.tasks.classification import CLASSIFICATION, LOGITS
+from edgekit.tasks.multilabel import F1_MACRO, F1_MICRO
+from edgekit.tasks.multilabel_metrics import (
+    binary_cross_entropy,
+    class_thresholds,
+    class_wise_error,
+    f1_scores,
+    fit_sigmoid_temperature,
+    mean_average_precision,
+    sigmoid,
+)
 from edgekit.train.evaluate.answers import answers_of
 from edgekit.train.evaluate.features import apply, bank_name, bank_of, device_of, labels_of, outputs
 from edgekit.train.evaluate.few_shot import DRAWS, few_shot_scores
-from edgekit.train.evaluate.probes import KNN_TEMPERATURE, LINEAR, knn, knn_protocol, linear_probe, neighbors_for
+from edgekit.train.evaluate.probes import (
+    KNN_TEMPERATURE,
+    LINEAR,
+    knn,
+    knn_protocol,
+    knn_shares,
+    linear_logits,
+    linear_probe,
+    neighbors_for,
+)
+from edgekit.train.objective import objective_of
 from edgekit.train.records.inputs import require_current
 
 LAST = "weights of the last epoch"
 
 
-def top1(model: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device) -> float:
-    """Return the top-1 accuracy on labeled images."""
+def quality_on(model: nn.Module, images: ImageSet, recipe: Recipe, device: torch.device) -> float:
+    """Return the metric that counts in the recipe's task, on labeled images: of a classification the top-1 accuracy."""
     logits = apply(model, images.images, recipe.data.mean, recipe.data.std, device, "test")
-    return share(logits.argmax(1), labels_of(images))
+    return objective_of(recipe).quality(logits, labels_of(images))
 
 
 def encoder_scores(
@@ -48,6 +71,8 @@ def encoder_scores(
     title: str = "",
 ) -> dict[str, float]:
     """Return the accuracies of a frozen encoder on the test set, by `knn` and `linear`; features are computed once, on `device`.
+
+    Where images have several classes, these are mAP.
 
     `score_run` computes the scores of a run's encoder in the same way (`_probed`).
 
@@ -72,6 +97,15 @@ def _probed(
     """Return accuracies on the test set, from the features of the bank (n, d) and of the test set (m, d), on any device."""
     labels, truth, classes = labels_of(bank), labels_of(splits.test), len(splits.classes)
     accuracies = {}
+    if labels.ndim == 2:
+        k = neighbors_for(len(bank), 1)
+        if knn_too:
+            shares = knn_shares(known, labels.to(known.device), queries, k, KNN_TEMPERATURE)
+            accuracies["knn"] = mean_average_precision(shares.cpu().numpy(), truth.numpy())
+        if linear_too:
+            logits = linear_logits(known.cpu(), labels, queries.cpu())
+            accuracies["linear"] = mean_average_precision(logits.numpy(), truth.numpy())
+        return accuracies
     if knn_too:
         k = neighbors_for(len(bank), classes)
         predicted = knn(known, labels.to(known.device), queries, classes, k, KNN_TEMPERATURE)
@@ -96,8 +130,10 @@ def share_right(right: Tensor) -> float:
     return share_of(int(right.sum()), right.numel())
 
 
-def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int = DRAWS) -> tuple[Evaluation, Answers]:
-    """Return every score of a run's models on its test set, and the answers of its classifiers.
+def score_run(
+    run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int = DRAWS
+) -> tuple[Evaluation, Answers | None]:
+    """Return every score of a run's models on its test set, and the answers of its classifiers; None where images have several classes.
 
     Args:
         run: with complete stages.
@@ -115,6 +151,12 @@ def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int
     records = require_current(["data", "pretrain", *stages.values()], recipe, splits, run)
     if not len(test):
         raise DataError(f"{run.path}: the test set is empty", "label some held-out images, or set data.test")
+    objective = objective_of(recipe)
+    if few_shot and not objective.one_class:
+        raise DataError(
+            f"--few-shot: draws images of one class each, and this run is of the task {objective.task.name}",
+            "leave it out",
+        )
     mean, std = recipe.data.mean, recipe.data.std
     truth = labels_of(test)
 
@@ -123,6 +165,8 @@ def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int
     known, queries = (apply(encoder, s.images, mean, std, device, "features") for s in (bank, test))
     about = f"bank: {bank_name(splits)}, {len(bank)} images; {LAST}"
     protocols = {"knn": knn_protocol(len(bank), len(splits.classes)), "linear": LINEAR}
+    if not objective.one_class:
+        protocols = {"knn": f"mAP; {knn_protocol(len(bank), 1)}", "linear": f"mAP; for each class {LINEAR}"}
     scores = [
         Score(model="encoder", metric=metric, value=value, samples=len(test), protocol=f"frozen encoder, {protocols[metric]}; {about}")
         for metric, value in _probed(known, bank, queries, splits, knn_too=True, linear_too=True).items()
@@ -134,27 +178,70 @@ def score_run(run: Run, splits: Splits, few_shot: Sequence[int] = (), draws: int
         classifier = load_classifier(run.stage_path(stage), records[stage].outputs)
         logits[name] = apply(classifier, test.images, mean, std, device, name)
         how = f"single center view, {LAST}{_chosen(run, stage)}"
-        scores += classifier_scores(name, logits[name], truth, splits.classes, how)
+        probed = None
         if len(splits.probe) >= FEWEST:
-            probed = apply(classifier, splits.probe.images, mean, std, device, name)
-            calibrations.append(calibration_of(name, probed, labels_of(splits.probe), logits[name], truth))
+            probed = apply(classifier, splits.probe.images, mean, std, device, name), labels_of(splits.probe)
+            calibrations.append(calibration_of(name, *probed, logits[name], truth))
+        scores += classifier_scores(name, logits[name], truth, splits.classes, how, objective.task)
+        if not objective.one_class:
+            _with_thresholds(scores, name, logits[name], truth, probed)
     data = f"{recipe.data.labeled or recipe.data.pool}: test set of {len(test)} images"
     evaluation = Evaluation(
-        run=str(run.path), data=data, scores=scores, classes=splits.classes, calibrations=calibrations
-    )
-    return evaluation, answers_of(logits, test)
+        run=str(run.path), data=data, scores=scores, classes=splits.classes, calibrations=calibrations,
+        task=objective.task.name,
+    )  # fmt: skip
+    return evaluation, answers_of(logits, test) if objective.one_class else None
+
+
+def _with_thresholds(
+    scores: list[Score], name: str, logits: Tensor, truth: Tensor, probed: tuple[Tensor, Tensor] | None
+) -> None:
+    """Replace F1 with the threshold 0.5 by F1 with thresholds that were set on the probe set; the protocol says which one it is."""
+    found = None if probed is None else thresholds_of(*(values.numpy() for values in probed))
+    for score in scores:
+        if score.model != name or score.metric not in {F1_MICRO, F1_MACRO}:
+            continue
+        if found is None:
+            score.protocol = f"threshold 0.5 for every class; {score.protocol}"
+            continue
+        temperature, thresholds = found
+        decided = sigmoid(logits.numpy() / temperature) >= thresholds
+        micro, macro = f1_scores(decided, truth.numpy())
+        score.value = micro if score.metric == F1_MICRO else macro
+        score.protocol = f"thresholds of the highest F1 on the probe set; {score.protocol}"
+
+
+def thresholds_of(logits: NDArray[np.float32], truth: NDArray[np.int64]) -> tuple[float, NDArray[np.float64]] | None:
+    """Return the temperature and the thresholds (k) that logits (n, k) of the probe set and its labels give; None without a single class."""
+    if not truth.any():
+        return None
+    temperature = fit_sigmoid_temperature(logits, truth)
+    return temperature, np.array(class_thresholds(sigmoid(logits / temperature), truth)[0])
 
 
 def calibration_of(model: str, probed: Tensor, labels: Tensor, tested: Tensor, truth: Tensor) -> ModelCalibration:
     """Set a temperature on the probe set and measure it on the test set.
+
+    Where images have several classes, labels are (n, classes) of 0 and 1, the errors are those of the sigmoids: the class-wise calibration error,
+    and the binary cross-entropy.
 
     Args:
         model: its name.
         probed, labels: logits (n, classes) and classes (n) of the probe set.
         tested, truth: the same of the test set.
     """
-    temperature = fit_temperature(probed.numpy(), labels.numpy())
     logits, classes = tested.numpy(), truth.numpy()
+    if labels.ndim == 2:
+        temperature = fit_sigmoid_temperature(probed.numpy(), labels.numpy())
+        return ModelCalibration(
+            model=model,
+            temperature=temperature,
+            probe=len(labels),
+            samples=len(truth),
+            ece=(class_wise_error(sigmoid(logits), classes), class_wise_error(sigmoid(logits / temperature), classes)),
+            nll=(binary_cross_entropy(logits, classes), binary_cross_entropy(logits, classes, temperature)),
+        )
+    temperature = fit_temperature(probed.numpy(), labels.numpy())
     before, after = (calibration_error(reliability(logits, classes, t)) for t in (1.0, temperature))
     return ModelCalibration(
         model=model,
@@ -209,10 +296,13 @@ def per_class(predicted: Tensor, truth: Tensor, classes: Sequence[str]) -> dict[
     return {c: share_right(right[truth == i]) for i, c in enumerate(classes) if (truth == i).any()}
 
 
-def classifier_scores(name: str, logits: Tensor, truth: Tensor, classes: Sequence[str], protocol: str) -> list[Score]:
-    """Return top-1 with accuracies per class and, with more than five classes, top-5, of logits (n, classes)."""
+def classifier_scores(
+    name: str, logits: Tensor, truth: Tensor, classes: Sequence[str], protocol: str, task: Task = CLASSIFICATION
+) -> list[Score]:
+    """Return a task's metrics of logits (n, classes), the first with that of each class: of a classification top-1 and, with more than five
+    classes, top-5."""
     outputs, labels = {LOGITS: logits.numpy()}, truth.numpy()
-    values, each = CLASSIFICATION.score(outputs, labels), CLASSIFICATION.per_class(outputs, labels, classes)
+    values, each = task.score(outputs, labels), task.per_class(outputs, labels, classes)
     scores = [
         Score(model=name, metric=metric, value=value, samples=len(truth), protocol=protocol)
         for metric, value in values.items()

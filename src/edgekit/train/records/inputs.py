@@ -16,6 +16,7 @@ from edgekit.models.pretrained import published_source
 from edgekit.recipe import PRETRAINED, Consistency, Distill, Finetune, Recipe, settled
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.run import Run, StageRecord
+from edgekit.tasks import MULTILABEL
 from edgekit.train.distill.teachers import identity
 from edgekit.train.pretrain.teacher import teacher_identity
 
@@ -45,7 +46,7 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         sets = {name: getattr(splits, name) for name in ("pool", "labeled", "probe", "test")}
         return {
             # Without the keys that define how images are read: the digests cover the content.
-            "data": _json(recipe.data, without={"stream", "torchvision_root", "download", "pixel_range", "max_pixels"}),
+            "data": _data(recipe, {"stream", "torchvision_root", "download", "pixel_range", "max_pixels"}),
             "digests": {name: s.digest for name, s in sets.items()},
             "names": digest_of([*(s.names for s in sets.values()), [(s.path, s.reason) for s in splits.skipped]]),
             "classes": splits.classes,
@@ -64,6 +65,8 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         if isinstance(recipe.pretrain, DistillConfig):
             return {**pool, **common, "teacher": teacher_identity(recipe.pretrain.teacher, run)}
         return {**pool, **common}
+    if recipe.task == MULTILABEL:
+        common["multilabel"] = _json(recipe.multilabel)
     if stage in _EARLIER_DEFAULTS:
         common["defaults"] = _DEFAULTS
     if stage == "finetune":
@@ -80,6 +83,14 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     student = _json(recipe.distill.student, without={"weights", "weights_key"})
     _leave_out_newer({"student": student})
     return {"student": student, **labeled, **common}
+
+
+def _data(recipe: Recipe, without: set[str]) -> dict[str, Any]:
+    """Return the recipe's data, without what older records lack where it is at its default."""
+    content = _json(recipe.data, without=without)
+    if content["classes_per_image"] == "one":
+        del content["classes_per_image"]
+    return content
 
 
 _SET_OF = {"unlabeled": "pool", "labeled": "labeled"}  # of `distill.images`

@@ -9,7 +9,6 @@ from typing import Any, Literal, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edgekit.data.augment import Augment
 from edgekit.data.images import ImageSet
@@ -19,6 +18,7 @@ from edgekit.models.momentum import Momentum
 from edgekit.recipe import Finetune
 from edgekit.train.loop.distributed import world_size
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
+from edgekit.train.objective import Objective, OneClass
 from edgekit.train.stages.consistency import SETTLED, PseudoLabels, everywhere, pseudo_label_loss
 from edgekit.train.stages.freezing import freeze
 from edgekit.train.stages.held_out import HeldOutChecks, check_pseudo_labels, weak_generator
@@ -48,17 +48,26 @@ class Pool:
 
 
 class FinetuneTask(nn.Module):
-    """Cross-entropy on labeled images and, with a pool, on the pseudo-labels that the averaged model predicts for it.
+    """The loss on labeled images and, with a pool, on the pseudo-labels that the averaged model predicts for it.
 
     Args:
         model: the classifier, with the initial weights of its last layer.
         augment: augmentation of labeled images, and of the weak views of unlabeled ones.
         config: `finetune` of the recipe.
         pool: for consistency training; None for none.
+        objective: the loss on labels; None: that of a classification.
     """
 
-    def __init__(self, model: Classifier, augment: Augment, config: Finetune, pool: Pool | None = None) -> None:
+    def __init__(
+        self,
+        model: Classifier,
+        augment: Augment,
+        config: Finetune,
+        pool: Pool | None = None,
+        objective: Objective | None = None,
+    ) -> None:
         super().__init__()
+        self.objective = objective or OneClass()
         self.model = model
         self.frozen = freeze(model.encoder.network, config.train)
         self.augment = augment
@@ -93,7 +102,7 @@ class FinetuneTask(nn.Module):
         return self
 
     def forward(self, batch: Batch, draws: StepDraws, monitor: bool) -> StepOutcome:
-        """Return the loss and the training accuracy of a batch of uint8 images with labels."""
+        """Return the loss and the training score of a batch of uint8 images with labels."""
         images, labels = self.augment(batch["images"], draws.own), batch["labels"]
         logs: dict[str, Tensor] = {}
         if self.pool is not None and self.stopped_at is None:
@@ -104,8 +113,8 @@ class FinetuneTask(nn.Module):
             logs = {"pseudo_loss": unlabeled, "pseudo_counted": decided.counts.float().mean()}
         else:
             logits, unlabeled = self.model(images).float(), torch.zeros((), device=images.device)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        logs["train_top1"] = (logits.argmax(1) == labels).float().mean()
+        loss = self.objective.loss(logits, labels, self.config.label_smoothing)
+        logs[self.objective.logged] = self.objective.training_score(logits, labels)
         return {"loss": loss + self.config.consistency.weight * unlabeled, "logs": logs}
 
     def after_step(self, done: float) -> None:

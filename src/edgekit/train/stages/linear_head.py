@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.models.classifier import Classifier
-from edgekit.train.evaluate import linear_model
+from edgekit.train.evaluate import linear_model, linear_models
 
 _ABSENT = 10.0  # a class without labels gets a bias this far below all others: a factor of exp(-10)
 
@@ -20,12 +20,15 @@ def fit_linear(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, 
 
     Args:
         features: (n, d), on the CPU.
-        labels: int64 (n), at least two different ones.
+        labels: int64 (n), at least two different ones; where images have several classes, (n, classes) of 0 and 1.
         classes: number of classes.
 
     Returns:
         float32 tensors.
     """
+    if labels.ndim == 2:
+        of_each, biases = linear_models(features, labels)
+        return of_each.float(), biases.float()
     scaler, regression = linear_model(features, labels)
     coefficients, intercepts, mean, scale = (
         torch.from_numpy(values).double()
@@ -45,7 +48,7 @@ def fit_linear(features: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, 
 @torch.no_grad()
 def start_from_probe(model: Classifier, features: Tensor, labels: Tensor) -> None:
     """Set a classifier's last layer to the linear probe on `features` (n, d), its own embeddings of the labeled images."""
-    if len(labels.unique()) < 2:
+    if labels.ndim == 1 and len(labels.unique()) < 2:
         return
     weight, bias = fit_linear(features, labels, len(model.classes))
     model.head.weight.copy_(weight)

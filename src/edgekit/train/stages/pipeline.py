@@ -32,13 +32,14 @@ from edgekit.temporary import scratch_folder
 from edgekit.terminal import echo
 from edgekit.train.distill.distillation import DistillTask, with_labels
 from edgekit.train.distill.teachers import check_order, load_teachers
-from edgekit.train.evaluate import bank_of, device_of, encoder_knn, encoder_scores, top1
+from edgekit.train.evaluate import bank_of, device_of, encoder_knn, encoder_scores, labels_of, quality_on
 from edgekit.train.evaluate.online import monitor_every, online
 from edgekit.train.loop.distributed import barrier, broadcast, rank, world_size
 from edgekit.train.loop.engine import CHECKPOINT, Observe, fit
 from edgekit.train.loop.launch import joined
 from edgekit.train.loop.loader import seed_for
 from edgekit.train.loop.streaming import shuffled
+from edgekit.train.objective import objective_of
 from edgekit.train.pretrain import METHODS, build_method
 from edgekit.train.pretrain.teacher import load_encoder_teacher
 from edgekit.train.records.folders import Make, complete, only_one
@@ -167,6 +168,7 @@ class Stages:
         self.size = recipe.data.image_size
         self.normalization = recipe.data.mean, recipe.data.std
         self.device = device_of(recipe)
+        self.objective = objective_of(recipe)
         self.measured_on = {"test": splits.test.digest, "bank": bank_of(splits, recipe).digest}
 
     def data(self, folder: Path) -> StageFiles:
@@ -211,8 +213,7 @@ class Stages:
         for line in tuning.remarks(choice) if rank() == 0 else []:
             echo(f"finetune: {line}", err=True)
         files = save_classifier(folder, model)
-        accuracy = choice["test"][choice["left"]]
-        metrics = {**last, "test_top1": accuracy, "measured_on": self.measured_on, "choice": choice}
+        metrics = {**last, **self._tested(choice["test"][choice["left"]]), "choice": choice}
         if (consistency := tuning.consistency()) is not None:
             metrics["consistency"] = consistency
         return [*files, "history.csv"], metrics
@@ -227,7 +228,7 @@ class Stages:
                 echo(f"distill: weights of a teacher: {loaded}", err=True)
         student = self._student("distill", config.student)
         start = _start("distill", student.encoder)
-        task = DistillTask(student, teachers, self._augment(config.augmentation), config, labeled)
+        task = DistillTask(student, teachers, self._augment(config.augmentation), config, labeled, self.objective)
         images = labeled if config.images == "labeled" else self.splits.pool
         if config.images == "both":
             images = with_labels(images, labeled)
@@ -245,15 +246,15 @@ class Stages:
 
         def train_one(config: Supervised, folder: Path) -> tuple[Classifier, dict[str, Any], float]:
             model, last = self._from_scratch(config, folder)
-            return model, last, top1(model, splits.probe, self.recipe, self.device)
+            return model, last, quality_on(model, splits.probe, self.recipe, self.device)
 
         files, metrics = search(config, epochs_of(config), len(splits.labeled), seen, train_one, folder)
-        accuracy = top1(load_classifier(folder), splits.test, self.recipe, self.device)
-        return files, {**metrics, "test_top1": accuracy, "measured_on": self.measured_on}
+        accuracy = quality_on(load_classifier(folder), splits.test, self.recipe, self.device)
+        return files, {**metrics, **self._tested(accuracy)}
 
     def _from_scratch(self, config: Supervised, folder: Path) -> tuple[Classifier, dict[str, Any]]:
         model = self._student("supervised", self.recipe.distill.student.model_copy(update={"weights": None}))
-        task = ClassifyTask(model, self._augment(config.augmentation), config.label_smoothing)
+        task = ClassifyTask(model, self._augment(config.augmentation), config.label_smoothing, self.objective)
         return model, self._fit(task, "supervised", self.splits.labeled, folder, config=config)
 
     def _knn(self, encoder: Encoder) -> float | None:
@@ -264,7 +265,10 @@ class Stages:
 
     def _student(self, stage: str, architecture: Architecture) -> Classifier:
         torch.manual_seed(seed_for(self.recipe.seed, stage, "weights"))
-        return Classifier.build(architecture, self.size, self.splits.classes, [], "distill.student", self.normalization)
+        classes, normalization = self.splits.classes, self.normalization
+        student = Classifier.build(architecture, self.size, classes, [], "distill.student", normalization)
+        self.objective.prepare(student.head, labels_of(self.splits.labeled))
+        return student
 
     def _classifier(
         self, stage: str, task: ClassifyTask | DistillTask, model: Classifier, images: ImageSet, folder: Path
@@ -273,8 +277,14 @@ class Stages:
 
     def _scored(self, model: Classifier, last: dict[str, Any], folder: Path) -> StageFiles:
         files = save_classifier(folder, model)
-        accuracy = top1(model, self.splits.test, self.recipe, self.device)
-        return [*files, "history.csv"], {**last, "test_top1": accuracy, "measured_on": self.measured_on}
+        accuracy = quality_on(model, self.splits.test, self.recipe, self.device)
+        return [*files, "history.csv"], {**last, **self._tested(accuracy)}
+
+    def _tested(self, value: float) -> dict[str, Any]:
+        """Return the metric that counts on the test set, for a stage's record; `metric` names it where it is not top-1."""
+        metric = self.objective.metric
+        named = {} if self.objective.one_class else {"metric": metric}
+        return {f"test_{metric}": value, **named, "measured_on": self.measured_on}
 
     def _fit(
         self,

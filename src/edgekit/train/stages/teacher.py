@@ -23,6 +23,7 @@ from edgekit.models.store import Pretrained
 from edgekit.recipe import Augmentation, Recipe
 from edgekit.shares import share_of
 from edgekit.train.evaluate import apply, labels_of, linear_probe, share
+from edgekit.train.objective import objective_of
 from edgekit.train.stages.consistency import PseudoLabels
 from edgekit.train.stages.finetuning import FinetuneTask, Pool, label_shares, mean_probabilities
 from edgekit.train.stages.held_out import MAX_IMAGES, LabelCheck, check_labels
@@ -55,14 +56,19 @@ class Finetuning:
                 self._apply(EmbeddingPart(model), self.labeled) if config.keep_projection_layers else self.features
             )
             start_from_probe(model, features, labels_of(self.labeled))
+        self.objective = objective_of(recipe)
         # Without a probe set, only the label budget can say whether its labels teach anything.
-        self.error = None if len(splits.probe) else left_out_error(self.features, labels_of(self.labeled))
-        self.label_check: LabelCheck | None = (
-            None if len(splits.probe) else check_labels(self.error, labels_of(self.labeled))
-        )
+        checked = not len(splits.probe) and self.objective.one_class
+        self.error = left_out_error(self.features, labels_of(self.labeled)) if checked else None
+        self.label_check: LabelCheck | None = check_labels(self.error, labels_of(self.labeled)) if checked else None
         passed = self.label_check != "not better than guessing"
-        pool = self._pool(model) if config.consistency.enabled and passed else None
-        self.task = FinetuneTask(model, self._augment(config.augmentation), config, pool)
+        pool = self._pool(model) if self._consistent and passed else None
+        self.task = FinetuneTask(model, self._augment(config.augmentation), config, pool, self.objective)
+
+    @property
+    def _consistent(self) -> bool:
+        """Whether pseudo-labels are learned: FixMatch takes the most probable class of an image for its label."""
+        return self.recipe.finetune.consistency.enabled and self.objective.one_class
 
     def chosen(self) -> tuple[Classifier, dict[str, Any]]:
         """Return the classifier that the stage stores, and the evidence for its record."""
@@ -79,6 +85,11 @@ class Finetuning:
         """Return notes for the user, one sentence each: on the checks of the pseudo-labels, and on the fallback."""
         lines = []
         consistency = self.consistency()
+        if self.recipe.finetune.consistency.enabled and not self._consistent:
+            lines.append(
+                "note: consistency on pseudo-labels is off: its pseudo-label is the one class of an image, and these images have any number of "
+                "classes"
+            )
         if consistency is not None and consistency["stopped_at"] is not None:
             lines.append(
                 f"warning: consistency stopped at step {consistency['stopped_at']}: {consistency['why']}; the network was restored from the "
@@ -93,7 +104,7 @@ class Finetuning:
             lines.append(f"warning: {consistency['other_pool']}")
         if choice["left"] == "frozen":
             why = (
-                f"{choice['frozen']:.1%} accuracy on the probe set against {choice['finetuned']:.1%}"
+                f"{choice['frozen']:.1%} {self.objective.task.quality} on the probe set against {choice['finetuned']:.1%}"
                 if choice["on"] == "probe set"
                 else f"they disagree on {choice['disagreement']:.1%} of the pool, the linear probe errs on {choice['error']:.1%} (leave-one-out)"
             )
@@ -104,7 +115,7 @@ class Finetuning:
 
     def consistency(self) -> dict[str, Any] | None:
         """Return the outcome of consistency training, for the record of the stage; None if the recipe disables it."""
-        if not self.recipe.finetune.consistency.enabled:
+        if not self._consistent:
             return None
         task, last = self.task, self.task.checks.last
         stopped_at, why, reason = task.stopped_at, task.why, str(task.reason)
@@ -122,8 +133,8 @@ class Finetuning:
         }
 
     def accuracy(self, model: nn.Module, images: ImageSet) -> float:
-        """Return the accuracy of a classifier on labeled images."""
-        return share(self._apply(model, images).argmax(1), labels_of(images))
+        """Return the metric that counts, of a classifier on labeled images."""
+        return self.objective.quality(self._apply(model, images), labels_of(images))
 
     def _held_out(self, model: Classifier) -> dict[str, Any]:
         """Compare the two classifiers on the probe set."""
@@ -137,7 +148,12 @@ class Finetuning:
         }
 
     def _disagreement(self, model: Classifier) -> dict[str, Any]:
-        """Return whether the two classifiers disagree on more images than the errors of the probe can explain."""
+        """Return whether the two classifiers disagree on more images than the errors of the probe can explain.
+
+        Where images have several classes, nothing says so: the fine-tuned one is stored.
+        """
+        if not self.objective.one_class:
+            return {"falls_back": False, "on": "nothing", "images": 0}
         pool = self._some_of_the_pool()
         answers = [self._apply(one, pool).argmax(1) for one in (model, self.frozen)]
         disagreement = 1 - share(*answers)

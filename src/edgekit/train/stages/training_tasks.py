@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edgekit.data.augment import Augment, OneBranch
 from edgekit.models.classifier import Classifier
 from edgekit.train.loop.collapse import effective_rank, projection_std
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
+from edgekit.train.objective import Objective, OneClass
 from edgekit.train.pretrain.method import Loss, Method, Views
 
 
@@ -48,22 +48,26 @@ def monitored(loss: Loss) -> dict[str, Tensor]:
 
 
 class ClassifyTask(nn.Module):
-    """Cross-entropy on labeled images: fine-tuning, and the supervised student from scratch.
+    """The loss on labeled images: the supervised student from scratch.
 
     Args:
         model: a classifier.
         augment: makes a view.
-        label_smoothing: of the cross-entropy.
+        label_smoothing: of the labels.
+        objective: the loss; None: that of a classification.
     """
 
-    def __init__(self, model: Classifier, augment: Augment, label_smoothing: float) -> None:
+    def __init__(
+        self, model: Classifier, augment: Augment, label_smoothing: float, objective: Objective | None = None
+    ) -> None:
         super().__init__()
+        self.objective = objective or OneClass()
         self.model = model
         self.augment = augment
         self.label_smoothing = label_smoothing
 
     def forward(self, batch: Batch, draws: StepDraws, monitor: bool) -> StepOutcome:
-        """Return loss and training accuracy of a batch of uint8 images with labels."""
-        logits = self.model(self.augment(batch["images"], draws.own)).float()
-        loss = F.cross_entropy(logits, batch["labels"], label_smoothing=self.label_smoothing)
-        return {"loss": loss, "logs": {"train_top1": (logits.argmax(1) == batch["labels"]).float().mean()}}
+        """Return loss and training score of a batch of uint8 images with labels."""
+        logits, labels = self.model(self.augment(batch["images"], draws.own)).float(), batch["labels"]
+        loss = self.objective.loss(logits, labels, self.label_smoothing)
+        return {"loss": loss, "logs": {self.objective.logged: self.objective.training_score(logits, labels)}}
