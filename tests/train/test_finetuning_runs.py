@@ -145,7 +145,7 @@ def test_runs_of_an_older_edgekit_stay_complete_and_changed_ones_do_not(tmp_path
 def test_a_distillation_without_mixed_images_stays_complete_in_its_run(tmp_path: Path) -> None:
     """Where the record says that it has the defaults before the last ones."""
     run = Run(tmp_path / "run")
-    content = changed(TINY, supervised__enabled=False, finetune__epochs=1, distill__epochs=1)
+    content = changed(TINY, supervised__enabled=False, finetune__epochs=1, distill__epochs=2)
     train(recipes.parse(content), run)
     path = run.stage_path("distill") / "stage.json"
     record = json.loads(path.read_text())
