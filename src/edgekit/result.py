@@ -302,7 +302,10 @@ class WorstImage(ResultPart):
 
 
 class ModelCalibration(ResultPart):
-    """What a temperature, set on the probe set, does to a classifier's probabilities on the test set (Guo et al. 2017)."""
+    """What a temperature, set on the probe set, does to a classifier's probabilities on the test set (Guo et al. 2017).
+
+    Of a multi-label classifier the calibration error is the class-wise one, and `nll` the binary cross-entropy.
+    """
 
     model: str
     temperature: float = Field(gt=0)

@@ -19,6 +19,7 @@ from edgekit.intervals import of_order_statistic
 from edgekit.quantize.selection import CalibrationPool
 from edgekit.runtimes import load
 from edgekit.tasks.calibration import fit_temperature, negative_log_likelihood
+from edgekit.tasks.classification import CLASSIFICATION
 from tests.helpers import exported
 
 VARIANTS: dict[str, Any] = {
@@ -149,7 +150,7 @@ def test_a_model_from_elsewhere_takes_half_of_its_test_images() -> None:
     labels = np.repeat(np.arange(5), 20)
     images = np.arange(100, dtype=np.uint8)[:, None, None, None].repeat(2, 1).repeat(2, 2).repeat(3, 3)
     judged = Judged(images, labels, CalibrationPool.of_images(images[:30]), held_back=False)
-    chosen = ConfidenceImages.of(ConfidenceRequest(), judged)
+    chosen = ConfidenceImages.of(ConfidenceRequest(), judged, CLASSIFICATION)
     assert chosen is not None
     first, second = (set(part[0][:, 0, 0, 0].tolist()) for part in (chosen.setting, chosen.testing))
     assert first | second == set(range(100))
@@ -157,7 +158,12 @@ def test_a_model_from_elsewhere_takes_half_of_its_test_images() -> None:
     for part in (chosen.setting, chosen.testing):
         assert (np.bincount(part[1]) >= 9).all()  # of every class
         assert (labels[part[0][:, 0, 0, 0]] == part[1]).all()
-    assert ConfidenceImages.of(ConfidenceRequest(), Judged(images, None, judged.calibration, held_back=True)) is None
+    assert (
+        ConfidenceImages.of(
+            ConfidenceRequest(), Judged(images, None, judged.calibration, held_back=True), CLASSIFICATION
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize(

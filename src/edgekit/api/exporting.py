@@ -108,9 +108,9 @@ def export(
         output_name: the output of an ONNX graph with the class scores.
         image_size: resolution, if it differs from that of the model; the folder is then OUTPUT-PIXELS.
         embedding: add the embedding, the input of the last linear layer, as an output.
-        task: what the bundle answers: classification; multilabel: any number of classes for each image; or recognition: the
-            embedding alone, for galleries (the bundle has no classes, and
-            RUN/export-recognition is its default folder). None: what a run's recipe says, else classification.
+        task: what the bundle answers: classification; multilabel: any number of classes for each image; or recognition: the embedding
+            alone, for galleries (the bundle has no classes, and RUN/export-recognition is its default folder). None: what a run's recipe
+            says, else classification.
         batch: fixed batch size; None: any.
         calibration_images: largest number of calibration images.
         few_images: allow calibration with fewer than 8 images.

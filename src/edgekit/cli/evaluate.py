@@ -71,13 +71,15 @@ def _print(measured: Evaluation) -> None:
     from rich import box
     from rich.table import Table
 
+    from edgekit import tasks
     from edgekit.cli.findings import WIDTH, advice_lines, calibration_lines, difference_lines, draw_lines, paragraph
 
     protocols = list(dict.fromkeys(map(_protocol, measured.scores)))
     console = new_console()
     console.width = min(console.width, WIDTH)
     table = Table("model", "metric", box=box.SIMPLE_HEAD, title=measured.data, title_justify="left")
-    for name in ("accuracy", "images", "how"):
+    task = tasks.find(measured.task)
+    for name in (task.quality if task.of_class == "" else "score", "images", "how"):
         table.add_column(name, justify="right", no_wrap=True)
     for score in measured.scores:
         metric = score.metric if score.shots is None else f"{score.shots}-shot {score.metric}"
@@ -89,7 +91,9 @@ def _print(measured: Evaluation) -> None:
 
     per_class = {s.model: s.per_class for s in measured.scores if s.per_class}
     if per_class:
-        classes = Table("class", box=box.SIMPLE_HEAD, title="accuracy by class", title_justify="left")
+        classes = Table(
+            "class", box=box.SIMPLE_HEAD, title=f"{task.of_class or task.quality} by class", title_justify="left"
+        )
         for model in per_class:
             classes.add_column(model, justify="right", no_wrap=True)
         for name in next(iter(per_class.values())):

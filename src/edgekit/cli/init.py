@@ -57,7 +57,8 @@ class Time(click.ParamType[float]):
 @click.option(
     "--task",
     type=click.Choice(["classification", "multilabel", "recognition"]),
-    help="multilabel: any number of classes for each image, from a CSV file; recognition: a model whose embedding recognizes classes by a few images of each (see edgekit gallery).  [default: by the images]",
+    help="multilabel: any number of classes for each image, from a CSV file; recognition: a model whose embedding recognizes classes "
+    "by a few images of each (see edgekit gallery).  [default: by the images]",
 )
 @click.option("--no-measure", is_flag=True, help="Measure nothing: choose by the numbers of images and labels.")
 @click.option(

@@ -151,7 +151,7 @@ class _Collector:
         found = np.zeros((len(self.classes), len(classes)), dtype=bool)
         for i, names in enumerate(self.classes.values()):
             found[i, [index[name] for name in names]] = True
-        without = [name for name, there in zip(classes, found.any(axis=0), strict=True) if not there]
+        without = [classes[c] for c in np.flatnonzero(~found.any(axis=0)).tolist()]
         if without:
             more = f" and {len(without) - 1} more classes" if len(without) > 1 else ""
             raise DataError(

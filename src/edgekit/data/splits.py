@@ -188,7 +188,7 @@ def class_names(labels: NDArray[np.int64], classes: Sequence[str]) -> list[str]:
     """Return the class of each image; where images have several, their names with `;` between them."""
     if labels.ndim == 1:
         return [classes[c] for c in labels]
-    return [";".join(classes[c] for c in np.flatnonzero(row)) for row in labels]
+    return [";".join(classes[c] for c in np.flatnonzero(row).tolist()) for row in labels]
 
 
 class _Store:

@@ -372,7 +372,8 @@ def _too_far(task: Task, drop: float, measured: bool, agreement: float, bounds: 
     lost = alike = ""
     if bounds.loses(drop):
         loses = "loses" if measured else "is expected to lose"
-        lost = f"it {loses} {hundredths(drop, 2)} points of {task.quality}, more than {bounds.max_drop:g}"
+        of = " or ".join(task.metrics[name] for name in task.kept) if measured and task.kept else task.quality
+        lost = f"it {loses} {hundredths(drop, 2)} points of {of}, more than {bounds.max_drop:g}"
     if bounds.differs(agreement):
         alike = f"it decides as the trained model does on {percent(agreement)} of the images, fewer than {percent(bounds.min_agreement)}"
     return lost, alike

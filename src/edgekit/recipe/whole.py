@@ -47,7 +47,7 @@ class Recipe(RecipePart):
     finetune: Finetune = Finetune()
     distill: Distill = Distill()
     supervised: Supervised = Supervised()
-    multilabel: Multilabel = Multilabel()
+    multilabel: Multilabel = Field(Multilabel(), description="the loss on labels with `task: multilabel`; else unused")
     monitor: Monitor = Monitor()
     hardware: Hardware = Hardware()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
-from edgekit.confidence import Confidence, ReliabilityBin
+from edgekit.bundle import Manifest
+from edgekit.confidence import ClassThresholds, Confidence, ReliabilityBin, ThresholdQuality
 from edgekit.report import format as show
 from edgekit.report.charts import WIDTH, Size, both
 from edgekit.report.facts import ReportFacts
@@ -18,7 +19,7 @@ from edgekit.report.tables import Column, Table, TableCell
 def reliability(facts: ReportFacts) -> ReportFigure | None:
     """Draw accuracy over confidence, by bins, before and after the temperature; None where the bundle has no confidence."""
     trained = facts.bundle.manifest.confidence if facts.bundle else None
-    if trained is None or trained.quality is None or not trained.quality.bins:
+    if not isinstance(trained, Confidence) or trained.quality is None or not trained.quality.bins:
         return None
     quality = trained.quality
     series = [("before", "s2", quality.bins_before), (f"after T = {trained.temperature:.2f}", "s1", quality.bins)]
@@ -61,11 +62,14 @@ def _reliability(series: Sequence[tuple[str, list[ReliabilityBin]]], size: Size,
 
 def confidences(facts: ReportFacts) -> Table | None:
     """Return a table of what each variant's temperature does, and of what it calls unknown; None where the bundle has no confidence."""
-    if facts.bundle is None or facts.bundle.manifest.confidence is None:
+    if facts.bundle is None:
         return None
     manifest = facts.bundle.manifest
     trained = manifest.confidence
-    assert trained is not None
+    if isinstance(trained, ClassThresholds):
+        return _thresholds(manifest, trained)
+    if trained is None:
+        return None
     columns = [
         Column("Variant", number=False),
         Column("T", title="temperature: probabilities are softmax(logits / T)"),
@@ -78,9 +82,39 @@ def confidences(facts: ReportFacts) -> Table | None:
     ]
     rows = [_row("Trained model", trained, manifest.accuracy.value if manifest.accuracy else None)]
     for v in manifest.variants:
-        if v.confidence is not None:
+        if isinstance(v.confidence, Confidence):
             rows.append(_row(v.id, v.confidence, v.accuracy.value if v.accuracy else None))
     return Table("Confidence and unknown", columns, rows)
+
+
+def _thresholds(manifest: Manifest, trained: ClassThresholds) -> Table:
+    """Return a table of the thresholds of a multi-label model's classes, one column for the trained model and for each variant."""
+    found = {"Trained model": trained}
+    found |= {v.id: v.confidence for v in manifest.variants if isinstance(v.confidence, ClassThresholds)}
+    columns = [Column("Class", number=False)]
+    for name, one in found.items():
+        columns.append(Column(name, title=f"probabilities are sigmoid(logits / T), T = {one.temperature:.2f}"))
+    rows = [
+        [TableCell(name, i), *(TableCell(f"{one.thresholds[i]:.3f}", one.thresholds[i]) for one in found.values())]
+        for i, name in enumerate(manifest.classes)
+    ]
+    for title, pick in _MEASURED:
+        cells = [TableCell(title, title.lower())]
+        for one in found.values():
+            before, after = pick(one.quality) if one.quality is not None else (None, None)
+            cells.append(TableCell(show.percent(after), after, note=f"from {show.percent(before)}"))
+        rows.append(cells)
+    caption = (
+        f"Thresholds of the classes, set on {show.count(trained.images)} {trained.are}; a class is there from them on"
+    )
+    return Table(caption, columns, rows, tall=len(rows) > 24)
+
+
+_MEASURED: tuple[tuple[str, Callable[[ThresholdQuality], tuple[float, float]]], ...] = (
+    ("micro F1, from that with 0.5", lambda quality: quality.f1_micro),
+    ("macro F1, from that with 0.5", lambda quality: quality.f1_macro),
+    ("class-wise ECE, from that without T", lambda quality: quality.ece),
+)
 
 
 def _row(name: str, confidence: Confidence, top1: float | None) -> list[TableCell]:

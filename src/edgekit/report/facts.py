@@ -188,6 +188,8 @@ def _read_evaluation(run: Run, facts: ReportFacts) -> None:
 
 def _read_answers(path: Path, facts: ReportFacts, evaluation: Evaluation) -> None:
     command = facts.command("evaluate")
+    if not tasks.find(evaluation.task).categorical:
+        return  # no prediction for an image is simply right or wrong
     if evaluation.answers is None:
         facts.gaps.append(Gap("mistakes", "this evaluation has no predictions for single images", command))
         return

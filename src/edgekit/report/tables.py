@@ -33,7 +33,8 @@ def metric_title(task: Task, metric: str) -> str:
 
 def interval(task: Task, score: Score) -> tuple[float, float] | None:
     """95 % of a score: its own, or Wilson's where it counts images; None where nobody knows."""
-    if score.interval is None and (task.counted or score.metric not in task.metrics):
+    counted = task.counted if score.metric in task.metrics else task.features_counted
+    if score.interval is None and counted:
         return wilson(score.value, score.samples)
     return score.interval
 
@@ -128,7 +129,8 @@ def classes(facts: ReportFacts) -> Table | None:
             value = (s.per_class or {}).get(name)
             row.append(TableCell(show.percent(value), value, bar=value))
         rows.append(row)
-    return Table(f"{metric_name(facts.task)} by class", columns, rows, tall=len(rows) > 24)
+    name = capital(facts.task.of_class) or metric_name(facts.task)
+    return Table(f"{name} by class", columns, rows, tall=len(rows) > 24)
 
 
 def metric_name(task: Task) -> str:

@@ -65,7 +65,7 @@ class Labels(Answer):
         return [(one.name, one.probability) for one in self.found]
 
     def line(self) -> str:
-        """`cat 97.1 %  dog 61.0 %`, or `no class`."""
+        """`cat 97.1%  dog 61.0%`, or `no class`."""
         return "  ".join(f"{one.name} {percent(one.probability)}" for one in self.found) or "no class"
 
     def as_json(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Multilabel(Task):
     metrics = {MAP: "mAP", F1_MICRO: "micro F1", F1_MACRO: "macro F1"}  # noqa: RUF012
     kept = (MAP, F1_MICRO)
     of_class = "average precision"
-    counted = False  # a mean of average precisions has no binomial interval
+    counted = features_counted = False  # a mean of average precisions has no binomial interval
     smallest = 1.0
     # Two float variants may differ in the one or the other class whose probability is 0.5 up to rounding.
     least_agreement = 0.95
@@ -181,7 +181,8 @@ class Multilabel(Task):
         shares with which the classes are there."""
         probabilities = sigmoid(trained[LOGITS])
         own, other = (weighted_precisions(outputs[LOGITS], probabilities) for outputs in (trained, got))
-        return float(np.nanmean(own - other))
+        lost = own - other
+        return float(lost[np.isfinite(lost)].mean()) if np.isfinite(lost).any() else 0.0
 
     def groups(self, outputs: Outputs, labels: NDArray[Any] | None) -> NDArray[np.int64]:
         """The rarest class of each image, those that the model finds where there are no labels; one group of its own for images without any."""

@@ -84,6 +84,7 @@ class Task(ABC):
         metrics: what answers are scored by, with the name in tables; each a share, 1 being best. The first one decides whether a variant
             passes.
         counted: whether the metrics are shares of the images, so that chance gives them a binomial interval.
+        features_counted: likewise of the scores that are read from an encoder's features.
         categorical: whether the main output holds logits of one choice among its axis 1.
         smallest: where the main output's values are smaller, a float variant may differ from it as if they were this large.
         directions: outputs of which a quantized variant must keep the direction.
@@ -104,6 +105,7 @@ class Task(ABC):
     quality: ClassVar[str] = "accuracy"
     metrics: ClassVar[Mapping[str, str]]
     counted: ClassVar[bool] = True
+    features_counted: ClassVar[bool] = True
     categorical: ClassVar[bool] = False
     smallest: ClassVar[float] = 0.0
     directions: ClassVar[frozenset[str]] = frozenset({EMBEDDING})

@@ -17,7 +17,7 @@ from edgekit.stages import MODEL_OF
 from edgekit.train.objective import of_test
 from edgekit.train.stages.pipeline import Report, train
 
-_PARTS = ("seed", "data", "pretrain", "finetune", "distill", "supervised")
+_PARTS = ("seed", "task", "multilabel", "data", "pretrain", "finetune", "distill", "supervised")
 
 
 def of_draw(recipe: Recipe, number: int) -> Recipe:

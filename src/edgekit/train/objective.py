@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgekit import tasks
@@ -56,6 +56,10 @@ class Objective(ABC):
     @abstractmethod
     def agreement(self, student: Tensor, teacher: Tensor) -> Tensor:
         """How far both decide alike, a scalar from 0 to 1."""
+
+    def prepare(self, head: nn.Linear, labels: Tensor) -> None:
+        """Set the last layer of a new network, whose weights are 0; `labels` are those that it will be trained on."""
+        return
 
     @abstractmethod
     def training_score(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -109,14 +113,29 @@ class AnyClasses(Objective):
         self.config = config
 
     def loss(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Binary cross-entropy or the asymmetric loss, on labels (n, k) of 0 and 1, the mean over both axes."""
+        """Binary cross-entropy or the asymmetric loss, on labels (n, k) of 0 and 1: the sum over the classes, the mean over the images.
+
+        So it is the negative log-likelihood of the labels, as the cross-entropy of a classification, and learning rates fit both.
+        """
         config = self.config
         targets = precise(labels)
         if smoothing:
             targets = targets * (1 - smoothing) + smoothing / 2
         if config.loss == "bce":
-            return F.binary_cross_entropy_with_logits(precise(logits), targets)
+            return F.binary_cross_entropy_with_logits(precise(logits), targets, reduction="none").sum(1).mean()
         return asymmetric(logits, targets, config.gamma_negative, config.gamma_positive, config.clip)
+
+    @torch.no_grad()
+    def prepare(self, head: nn.Linear, labels: Tensor) -> None:
+        """The bias gives each class its share of the images as its probability (Lin et al. 2017, arXiv 1708.02002, section 3.3).
+
+        With 0.5, the first steps would do nothing but lower all probabilities, and the more the more classes there are. Not so with the asymmetric
+        loss: it has hardly a gradient where classes that are not there are improbable.
+        """
+        if self.config.loss == "asymmetric":
+            return
+        shares = (labels.double().mean(0) if len(labels) else torch.full((head.out_features,), 0.5)).clamp(0.01, 0.99)
+        head.bias.copy_(shares.logit())
 
     def soft_loss(self, student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
         """See `binary_distillation`."""
@@ -154,7 +173,7 @@ def asymmetric(logits: Tensor, targets: Tensor, gamma_negative: float, gamma_pos
     """The asymmetric loss (ASL; Ridnik et al. 2021, arXiv 2009.14119, equation 7).
 
     With p = sigmoid(z) and p_m = max(p - clip, 0): -y (1 - p)^gamma_positive log p - (1 - y) p_m^gamma_negative log(1 - p_m). Gradients flow through
-    the focusing factors, too. The authors sum over the classes; here it is the mean, so that the learning rate does not depend on their number.
+    the focusing factors, too.
 
     Args:
         logits: (n, k).
@@ -163,7 +182,7 @@ def asymmetric(logits: Tensor, targets: Tensor, gamma_negative: float, gamma_pos
         clip: the shift of the probability of those that are not there.
 
     Returns:
-        float32 scalar, the mean over n and k.
+        float32 scalar, the mean over n of the sum over k.
     """
     z = precise(logits)
     p = torch.sigmoid(z)
@@ -173,4 +192,4 @@ def asymmetric(logits: Tensor, targets: Tensor, gamma_negative: float, gamma_pos
         absent = -torch.log1p(-shifted) * shifted**gamma_negative  # 1 - p_m is at least the clip
     else:
         absent = -F.logsigmoid(-z) * p**gamma_negative
-    return (targets * there + (1 - targets) * absent).mean()
+    return (targets * there + (1 - targets) * absent).sum(1).mean()

@@ -102,7 +102,8 @@ def binary_distillation(student: Tensor, teacher: Tensor, temperature: float) ->
         temperature: T > 0, of both.
 
     Returns:
-        float32 scalar, the mean over n and k.
+        float32 scalar, the mean over n of the sum over k.
     """
     targets = torch.sigmoid(precise(teacher.detach()) / temperature)
-    return F.binary_cross_entropy_with_logits(precise(student) / temperature, targets) * temperature**2
+    each = F.binary_cross_entropy_with_logits(precise(student) / temperature, targets, reduction="none")
+    return each.sum(1).mean() * temperature**2

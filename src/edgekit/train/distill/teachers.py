@@ -150,7 +150,8 @@ def check_order(
         RecipeError: it is clearly more accurate in the other order.
     """
     by_number = natural(classes)
-    if by_number == classes or classes != sorted(classes):
+    several = labeled.labels is not None and labeled.labels.ndim == 2
+    if by_number == classes or classes != sorted(classes) or several:
         return
     images = labeled.subset(spread_rows(len(labeled), 512)).center_crop(data.image_size)
     assert images.labels is not None
@@ -238,6 +239,11 @@ def _of_stage(other: Run, stage: str, run: Run, data: DataConfig, classes: list[
             f"set data.image_size to {model.image_size}",
         )
     its = data if other.path == run.path else other.recipe.data
+    if its.classes_per_image != data.classes_per_image:
+        raise RecipeError(
+            f"{where}: was trained for the task {other.recipe.task}, which gives other probabilities than this recipe's",
+            "use a teacher of the same task",
+        )
     return Teacher(model, data.image_size, *_renormalized(data, its.mean, its.std), given=(data.mean, data.std))
 
 

@@ -32,7 +32,7 @@ from edgekit.temporary import scratch_folder
 from edgekit.terminal import echo
 from edgekit.train.distill.distillation import DistillTask, with_labels
 from edgekit.train.distill.teachers import check_order, load_teachers
-from edgekit.train.evaluate import bank_of, device_of, encoder_knn, encoder_scores, quality_on
+from edgekit.train.evaluate import bank_of, device_of, encoder_knn, encoder_scores, labels_of, quality_on
 from edgekit.train.evaluate.online import monitor_every, online
 from edgekit.train.loop.distributed import barrier, broadcast, rank, world_size
 from edgekit.train.loop.engine import CHECKPOINT, Observe, fit
@@ -271,7 +271,10 @@ class Stages:
 
     def _student(self, stage: str, architecture: Architecture) -> Classifier:
         torch.manual_seed(seed_for(self.recipe.seed, stage, "weights"))
-        return Classifier.build(architecture, self.size, self.splits.classes, [], "distill.student", self.normalization)
+        classes, normalization = self.splits.classes, self.normalization
+        student = Classifier.build(architecture, self.size, classes, [], "distill.student", normalization)
+        self.objective.prepare(student.head, labels_of(self.splits.labeled))
+        return student
 
     def _classifier(
         self, stage: str, task: ClassifyTask | DistillTask, model: Classifier, images: ImageSet, folder: Path
