@@ -43,7 +43,7 @@ NO_AUGMENTATION = Augment(
 def task(labeled: ImageSet | None = None, teachers: int = 1, **config: object) -> DistillTask:
     frozen = [Teacher(classifier(10 + i), SIZE) for i in range(teachers)]
     labeled = labeled if labeled is not None else images(9, 500, labeled=True)
-    return DistillTask(classifier(0), frozen, NO_AUGMENTATION, Distill(**config), labeled)  # type: ignore[arg-type]
+    return DistillTask(classifier(0), frozen, NO_AUGMENTATION, Distill(**{"mixup": 0.0, **config}), labeled)  # type: ignore[arg-type]
 
 
 def step(distill: DistillTask, of: ImageSet) -> torch.Tensor:

@@ -13,6 +13,7 @@ from edgekit.data.images import ImageSet
 from edgekit.recipe import Hardware, Optimizer
 from edgekit.train.distill.distillation import DistillTask, with_labels
 from edgekit.train.distill.losses import decoupled, distillation, regression
+from edgekit.train.distill.mixing import Mixed, mix
 from edgekit.train.loop.engine import TrainingInterrupted, fit
 from edgekit.train.loop.loader import ShuffledImages
 from tests.helpers.distilled import NO_AUGMENTATION, Halting, images, outputs, step, task
@@ -59,6 +60,52 @@ def test_the_labeled_share_of_an_unlabeled_batch_is_drawn_from_the_budget() -> N
     assert seen == [12, 6], "the student sees both in one batch, the teacher the unlabeled images alone"
 
 
+def test_mixed_images_are_between_two_of_the_batch() -> None:
+    view = torch.rand(5, 3, 4, 4)
+    mixed = mix(view, 0.5, torch.Generator().manual_seed(1))
+    assert sorted(mixed.other.tolist()) == list(range(5))
+    assert 0 <= float(mixed.share.min()) <= float(mixed.share.max()) <= 0.5
+    for i in range(5):
+        share = mixed.share[i]
+        torch.testing.assert_close(mixed.images[i], (1 - share) * view[i] + share * view[mixed.other[i]])
+    again = mix(view, 0.5, torch.Generator().manual_seed(1))
+    assert torch.equal(again.images, mixed.images)
+    torch.testing.assert_close(mix(view, 0.0, torch.Generator()).images, view)
+    shares = mix(torch.zeros(4000, 1, 1, 1), 0.3, torch.Generator().manual_seed(2)).share
+    assert float(shares.max()) <= 0.3
+    assert abs(float(shares.mean()) - 0.15) < 5 * 0.3 / 12**0.5 / 4000**0.5  # five standard errors of a uniform share
+
+
+def mixture(of: ImageSet) -> Mixed:
+    """What `step` mixes: the augmentation draws first, from the same generator."""
+    generator = torch.Generator().manual_seed(0)
+    return mix(NO_AUGMENTATION(torch.from_numpy(of.images), generator), 0.5, generator)
+
+
+def test_teacher_and_student_see_the_same_mixed_images() -> None:
+    some, distill = images(6), task(mixup=0.5, temperature=2.0)
+    seen: list[torch.Tensor] = []
+    for model in (distill.student.encoder, distill.teachers[0].model):
+        model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    loss = step(distill, some)
+    mixed = mixture(some)
+    assert len(seen) == 2
+    assert torch.equal(seen[0], mixed.images)
+    assert torch.equal(seen[1], mixed.images)
+    student, teacher = distill.student(mixed.images), distill.teachers[0].model(mixed.images)
+    torch.testing.assert_close(loss, distillation(student, teacher, 2.0))
+
+
+def test_the_labeled_share_of_mixed_images_is_of_both_labels() -> None:
+    some, distill = images(6, labeled=True), task(images="labeled", labeled_weight=1.0, mixup=0.5)
+    mixed = mixture(some)
+    chances, labels = distill.student(mixed.images).log_softmax(1), torch.from_numpy(some.labels)
+    expected = torch.stack([
+        -(1 - mixed.share[i]) * chances[i, labels[i]] - mixed.share[i] * chances[i, labels[mixed.other[i]]] for i in range(6)
+    ]).mean()  # fmt: skip
+    torch.testing.assert_close(step(distill, some), expected)
+
+
 def test_several_teachers_count_as_one() -> None:
     some, distill = images(6), task(teachers=3, temperature=2.0)
     student = outputs(distill, some)[0]
@@ -99,7 +146,9 @@ class Halted(Halting, DistillTask):
     """Stops after some steps."""
 
 
-@pytest.mark.parametrize("config", [{"ema": 0.95}, {"loss": "feature", "ema": 0.5, "labeled_weight": 0.3}])
+@pytest.mark.parametrize(
+    "config", [{"ema": 0.95, "mixup": 0.5}, {"loss": "feature", "ema": 0.5, "labeled_weight": 0.3}]
+)
 def test_an_interrupted_distillation_goes_on_to_the_same_bits(config: dict[str, object], tmp_path: Path) -> None:
     def train(folder: Path, stop_at: int) -> Halted:
         distill = task(**config)

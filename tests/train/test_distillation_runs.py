@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -199,3 +200,40 @@ def test_a_missing_file_of_weights_is_one_line_for_complete_runs_too(run: Path, 
     config = recipe(pretrain__encoder={**copy.deepcopy(NETWORK), "weights": str(weights.with_name("gone.pth"))})
     with pytest.raises(EdgekitError, match=r"pretrain\.encoder\.weights: .*gone\.pth: cannot be read"):
         stage_inputs("pretrain", config, load_splits(config.data), Run(run))
+
+
+def test_a_student_of_the_encoder_s_network_starts_from_its_weights(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a learning rate of nothing, the student's encoder is what it started from."""
+    still = {"name": "sgd", "lr": 1e-30, "weight_decay": 0.0, "warmup_epochs": 0}
+    outcomes(recipe(distill__optimizer=still), run)
+    assert "distill: starts from the pretrained encoder" in capsys.readouterr().err
+    pretrained, student = (
+        safetensors.torch.load_file(run / stage / "model.safetensors") for stage in ("pretrain", "distill")
+    )
+    names = [name for name in student if name.startswith("encoder.") and name.endswith("weight")]
+    assert names
+    assert all(torch.equal(student[name], pretrained[name]) for name in names)
+    record = json.loads((run / "distill" / "stage.json").read_text())
+    assert record["metrics"]["started_from"] == {"stage": "pretrain"}
+    outcomes(recipe(distill__optimizer=still, distill__start="new"), run)
+    new = safetensors.torch.load_file(run / "distill" / "model.safetensors")
+    assert not any(torch.equal(new[name], pretrained[name]) for name in names if new[name].ndim == 4)
+
+
+def test_a_student_of_another_network_starts_from_new_weights(run: Path) -> None:
+    outcomes(recipe(distill__student={**NETWORK, "width": 0.25}), run)
+    assert "started_from" not in json.loads((run / "distill" / "stage.json").read_text())["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("student", "said"),
+    [
+        ({**NETWORK, "width": 0.25}, "distill.student (resnet10) is not the network of pretrain.encoder"),
+        ({**NETWORK, "weights": "some.safetensors"}, "distill.student.weights gives other weights"),
+    ],
+)
+def test_start_encoder_is_refused_for_another_network(student: dict[str, object], said: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        recipe(distill__student=student, distill__start="encoder")

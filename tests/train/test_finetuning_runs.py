@@ -87,6 +87,10 @@ def as_older(run: Run, stage: str, config: dict[str, Any]) -> None:
     for key in ("linear_first", "layer_decay", "freeze_batchnorm", "ema", "consistency", "fallback"):
         if stage == "finetune":
             inputs["config"].pop(key)
+    if stage == "distill":
+        for key in ("mixup", "start"):
+            inputs["config"].pop(key)
+        inputs.pop("start")
     inputs.pop("defaults")
     if stage == "finetune":
         inputs.pop("probe")
@@ -136,6 +140,29 @@ def test_runs_of_an_older_edgekit_stay_complete_and_changed_ones_do_not(tmp_path
     assert [report.outcome for report in reports] == ["copied", "copied", "done"], (
         "what was trained otherwise is not copied"
     )
+
+
+def test_a_distillation_without_mixed_images_stays_complete_in_its_run(tmp_path: Path) -> None:
+    """Where the record says that it has the defaults before the last ones."""
+    run = Run(tmp_path / "run")
+    content = changed(TINY, supervised__enabled=False, finetune__epochs=1, distill__epochs=2)
+    train(recipes.parse(content), run)
+    path = run.stage_path("distill") / "stage.json"
+    record = json.loads(path.read_text())
+    for key in ("mixup", "start"):
+        record["inputs"]["config"].pop(key)
+    record["inputs"].pop("start")
+    record["inputs"]["defaults"] = 1
+    record["digest"] = digest_of(record["inputs"])
+    write_json(path, record)
+    reports: list[Report] = []
+    train(recipes.parse(content), run, on_stage=reports.append)
+    assert {report.outcome for report in reports} == {"skipped"}
+    for key, value in {"mixup": 0.25, "start": "new"}.items():
+        one = recipes.parse(changed(content, **{f"distill__{key}": value}))
+        splits = load_splits(one.data)
+        with pytest.raises(RunError, match="the stage distill was made from another recipe"):
+            require_current(["distill"], one, splits, run)
 
 
 def test_a_default_written_out_that_was_another_one_is_a_change_for_new_runs(tmp_path: Path, pretrained: Run) -> None:

@@ -50,6 +50,7 @@ finetune:   # train the teacher on the label budget: start from a linear probe o
 distill:   # train the student on the predictions of the teacher for all images
   student: {{name: {student}, width: {student_width:g}{stem}}}   # the model for the device, of torchvision or timm, such as mobilenetv3_small_100
 {distill_loss}  temperature: {distill_temperature:g}   # above 1, the student also learns which wrong classes the teacher finds likely
+  mixup: 0.5   # mix each image with another one, at most half; 0: off
   labeled_weight: 0.0   # share of the loss on the true labels; the rest is the loss on the predictions of the teacher
   epochs: {distill_epochs}
   batch_size: {distill_batch}

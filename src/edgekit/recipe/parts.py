@@ -352,6 +352,11 @@ class Architecture(RecipePart):
         description="interpolate the positional embedding of a ViT whose weights were trained on images of another size",
     )
 
+    def same_network(self, other: Architecture) -> bool:
+        """Whether weights of one fit the other: both differ at most in the weights that they start from and how images are normalized."""
+        without = {"weights", "weights_key", "mean", "std", "interpolate_positions"}
+        return self.model_dump(exclude=without) == other.model_dump(exclude=without)
+
     @model_validator(mode="after")
     def _key_of_a_file(self) -> Architecture:
         if self.weights_key is not None and self.weights in {None, PRETRAINED}:
@@ -534,6 +539,11 @@ class Distill(RecipePart):
     """Distillation of the teacher into the student on the unlabeled pool (SimCLR v2, equations 2 and 3)."""
 
     student: Architecture = Architecture(name="resnet18", width=0.5)
+    start: Literal["auto", "encoder", "new"] = Field(
+        "auto",
+        description="weights that the student starts from: encoder: those of the pretrained encoder, which must be the same network; new: random "
+        "ones, or those of student.weights; auto: encoder where the networks are the same and student.weights gives none, else new",
+    )
     teachers: list[TeacherSource] = Field(
         [TeacherSource()],
         description="list of {model: own, a run's folder or module:factory}; several are averaged: the mean of their softened probabilities",
@@ -562,6 +572,13 @@ class Distill(RecipePart):
         ge=0,
         le=1,
         description="share of the supervised loss on the label budget (1 - alpha in equation 3); 0: distillation alone (equation 2)",
+    )
+    mixup: float = Field(
+        0.5,
+        ge=0,
+        le=0.5,
+        description="each image is mixed with another one, whose share is random between 0 and this value; teacher and student see the same "
+        "mixture (Beyer et al. 2022); 0: no mixing",
     )
     ema: float = Field(
         0.0,

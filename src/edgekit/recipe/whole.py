@@ -96,6 +96,20 @@ class Recipe(RecipePart):
         return self
 
     @model_validator(mode="after")
+    def _student_starts(self) -> Recipe:
+        encoder, student = self.pretrain.encoder, self.distill.student
+        if self.distill.start == "encoder" and student.weights is not None:
+            raise ValueError(
+                "distill.start is encoder, but distill.student.weights gives other weights: remove one of them"
+            )
+        if self.distill.start == "encoder" and not student.same_network(encoder):
+            raise ValueError(
+                f"distill.start is encoder, but distill.student ({student.name}) is not the network of pretrain.encoder ({encoder.name}, with its "
+                "width and stem): give both the same keys, accepted otherwise: auto, new"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pretrained(self) -> Recipe:
         if isinstance(self.pretrain, DistillConfig):
             if self.pretrain.teacher.model is None:
@@ -111,6 +125,13 @@ class Recipe(RecipePart):
                     f"{key}.name is {network.name}, whose tag {tag} names published weights: add weights: pretrained, or remove .{tag}"
                 )
         return self
+
+    @property
+    def student_starts_as_encoder(self) -> bool:
+        """Whether distillation starts from the weights of the pretrained encoder."""
+        student = self.distill.student
+        same = student.weights is None and student.same_network(self.pretrain.encoder)
+        return self.distill.start == "encoder" or (self.distill.start == "auto" and same)
 
     @property
     def strong_augmentation(self) -> Augmentation:

@@ -159,7 +159,8 @@ class Training:
         optimizer = distill.optimizer.model_copy(update={"warmup_epochs": round(min(warmup, 0.9 * epochs), 6)})
         own = str(self.teacher_run(candidate.image_size).path.resolve())
         teachers = [t.model_copy(update={"model": own}) if t.model == "own" else t for t in distill.teachers]
-        changed = {"epochs": epochs, "steps": None, "optimizer": optimizer, "teachers": teachers}
+        # A round compares networks, each from new weights; and its run has no encoder of its own.
+        changed = {"epochs": epochs, "steps": None, "optimizer": optimizer, "teachers": teachers, "start": "new"}
         return recipe.model_copy(update={"distill": distill.model_copy(update=changed)})
 
     def score(self, candidate: Candidate, stage: Path, outputs: dict[str, str]) -> tuple[int, int]:

@@ -271,7 +271,9 @@ def student(facts: RunFacts) -> list[Advice]:
         return []
     if not shown_less(facts.right("student"), facts.right("teacher")):
         return []
-    agreement = f"; they agree on {percent(seen.top1)} of the training images" if seen.top1 is not None else ""
+    agreement = (
+        f"; they agree on {percent(seen.top1)} of the augmented training images" if seen.top1 is not None else ""
+    )
     finding = f"the student has {percent(facts.top1('student'))}, its teacher {percent(facts.top1('teacher'))} ({facts.held}{agreement})"
     change = f"set distill.epochs: {2 * seen.epochs}, or widen distill.student"
     if seen.top1 is not None and seen.top1 >= _LEARNED:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edgekit.data.augment import Augment
 from edgekit.data.images import ImageSet
@@ -18,6 +19,7 @@ from edgekit.models.classifier import Classifier
 from edgekit.models.momentum import Momentum
 from edgekit.recipe import Distill
 from edgekit.train.distill.losses import decoupled, regression
+from edgekit.train.distill.mixing import Mixed, mix
 from edgekit.train.distill.teachers import Teacher
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
 from edgekit.train.objective import Objective, OneClass
@@ -67,6 +69,10 @@ class DistillTask(nn.Module):
         """Return the loss of a batch of uint8 images, and the agreement of student and teachers."""
         images = self.augment(batch["images"], draws.own)
         share, labels = self.config.labeled_weight, batch.get("labels")
+        mixed: Mixed | None = None
+        if self.config.mixup:
+            mixed = mix(images, self.config.mixup, draws.own)
+            images = mixed.images
         seen = images
         extra: Tensor | None = None
         if share and self.config.images != "labeled":
@@ -84,8 +90,12 @@ class DistillTask(nn.Module):
             hints = torch.cat([hint for _, hint in answers], dim=1)
             loss = loss + self.config.feature_weight * regression(projected, hints)
         if share:
-            on_labeled = (logits[count:], extra) if extra is not None else (student, batch["labels"])
-            loss = (1 - share) * loss + share * self.objective.loss(*on_labeled)
+            of_labels = (
+                self.objective.loss(logits[count:], extra)
+                if extra is not None
+                else self._of_labels(student, batch["labels"], mixed)
+            )
+            loss = (1 - share) * loss + share * of_labels
         return {"loss": loss, "logs": {"agreement": self.objective.agreement(student, targets)}}
 
     def after_step(self, done: float) -> None:
@@ -110,6 +120,13 @@ class DistillTask(nn.Module):
         if labels is not None:
             target = torch.where(labels >= 0, labels, target)
         return decoupled(student, targets, target, config.temperature, config.dkd_alpha, config.dkd_beta)
+
+    def _of_labels(self, student: Tensor, labels: Tensor, mixed: Mixed | None) -> Tensor:
+        """The loss on the labels of the batch; of a mixed image, on both labels by their shares."""
+        if mixed is None:
+            return self.objective.loss(student, labels)
+        targets = (F.one_hot(labels, student.shape[1]) if labels.ndim == 1 else labels).float()
+        return self.objective.loss(student, torch.lerp(targets, targets[mixed.other], mixed.share[:, None]))
 
     def _draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw random labeled images, at most as many as unlabeled ones."""

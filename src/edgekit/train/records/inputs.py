@@ -22,8 +22,8 @@ from edgekit.train.pretrain.teacher import teacher_identity
 
 # Increase it when a change makes the same recipe train other weights, so that old stages do not count as new ones.
 _TRAINING_VERSION = 4
-# Increase it when a default changes: it distinguishes records with today's defaults from records with earlier ones.
-_DEFAULTS = 1
+# Increase it when a default of the stage changes: it distinguishes records with today's defaults from records with earlier ones.
+_DEFAULTS = {"finetune": 1, "distill": 2}
 
 
 def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[str, Any]:
@@ -67,8 +67,8 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         return {**pool, **common}
     if recipe.task == MULTILABEL:
         common["multilabel"] = _json(recipe.multilabel)
-    if stage in _EARLIER_DEFAULTS:
-        common["defaults"] = _DEFAULTS
+    if stage in _DEFAULTS:
+        common["defaults"] = _DEFAULTS[stage]
     if stage == "finetune":
         # The probe set chooses between two models. The digest of the pool is new: `from` covers it, except for two pools with equal weights.
         return {"from": _weights(run, "pretrain"), **labeled, **pool, "probe": splits.probe.digest, **common}
@@ -79,6 +79,8 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         own = [source for source in config.teachers if source.model == "own"]
         others = [identity(source, run) for source in config.teachers if source.model != "own"]
         start = {"from": _weights(run, "finetune"), "own": len(own)} if own else {}
+        if recipe.student_starts_as_encoder:
+            start["start"] = _weights(run, "pretrain")
         return {**start, "teachers": others, **images, **common}
     student = _json(recipe.distill.student, without={"weights", "weights_key"})
     _leave_out_newer({"student": student})
@@ -95,10 +97,13 @@ def _data(recipe: Recipe, without: set[str]) -> dict[str, Any]:
 
 _SET_OF = {"unlabeled": "pool", "labeled": "labeled"}  # of `distill.images`
 
-# What earlier versions did not record for fine-tuning: keys of its inputs, and keys of its part of the recipe.
-_NEW_INPUTS = {"pool", "probe"}
-_NEW_KEYS = {"linear_first", "layer_decay", "freeze_batchnorm", "ema", "consistency", "fallback"}
-# Earlier defaults: a recipe without these keys meant these values.
+# What earlier versions did not record: keys of a stage's inputs, and keys of its part of the recipe.
+_NEW_INPUTS = {"finetune": {"pool", "probe"}, "distill": {"start"}}
+_NEW_KEYS = {
+    "finetune": {"linear_first", "layer_decay", "freeze_batchnorm", "ema", "consistency", "fallback"},
+    "distill": {"mixup", "start"},
+}
+# Earlier defaults, before any record said which: a recipe without these keys meant these values.
 _STRONG_CROPS = {"crop_scale": [0.08, 1.0]}
 _EARLIER_DEFAULTS: dict[str, dict[str, Any]] = {
     "finetune": {"keep_projection_layers": 1, "augmentation": _STRONG_CROPS},
@@ -154,19 +159,21 @@ def differs(record: StageRecord, inputs: dict[str, Any], images: Mapping[str, in
 
 def _as_older(record: StageRecord, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the inputs of a stage as older versions recorded them, if the recipe has the defaults of new or changed keys."""
-    earlier = _EARLIER_DEFAULTS.get(record.stage)
-    if earlier is None or "defaults" in record.inputs or "defaults" not in inputs:
+    stage, recorded = record.stage, record.inputs.get("defaults", 0)
+    if stage not in _DEFAULTS or "defaults" not in inputs or recorded == inputs["defaults"]:
         return
-    finetune = record.stage == "finetune"
-    new_keys, new_inputs = (_NEW_KEYS, {"defaults", *_NEW_INPUTS}) if finetune else (set(), {"defaults"})
-    today, config = _json(Finetune() if finetune else Distill()), inputs["config"]
+    today, config = _json(Finetune() if stage == "finetune" else Distill()), inputs["config"]
     _leave_out_newer(today)
+    new_keys = _NEW_KEYS[stage]
     if any(config[key] != today[key] for key in new_keys):
         return
     config = {key: value for key, value in config.items() if key not in new_keys}
-    rest = {key: value for key, value in inputs.items() if key not in new_inputs}
+    rest = {key: value for key, value in inputs.items() if key not in {"defaults", *_NEW_INPUTS[stage]}}
+    if recorded:
+        yield {**rest, "config": config, "defaults": recorded}
+        return
     yield {**rest, "config": config}
-    yield {**rest, "config": _with_earlier(config, today, earlier)}
+    yield {**rest, "config": _with_earlier(config, today, _EARLIER_DEFAULTS[stage])}
 
 
 def _with_earlier(config: dict[str, Any], today: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:

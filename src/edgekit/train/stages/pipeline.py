@@ -228,6 +228,12 @@ class Stages:
                 echo(f"distill: weights of a teacher: {loaded}", err=True)
         student = self._student("distill", config.student)
         start = _start("distill", student.encoder)
+        if self.recipe.student_starts_as_encoder:
+            pretrained = load_pretrained(self.run.stage_path("pretrain"), self.run.require("pretrain").outputs)
+            student = Classifier(pretrained.architecture, self.size, self.splits.classes, pretrained.encoder)
+            start = {"started_from": {"stage": "pretrain"}}
+            if rank() == 0:
+                echo("distill: starts from the pretrained encoder, which is the same network", err=True)
         task = DistillTask(student, teachers, self._augment(config.augmentation), config, labeled, self.objective)
         images = labeled if config.images == "labeled" else self.splits.pool
         if config.images == "both":
