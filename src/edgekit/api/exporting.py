@@ -148,8 +148,9 @@ def export(
         )
     require("onnx", "torch")
     from edgekit.export.catalog import check_batch
+    from edgekit.export.from_source import export_source
     from edgekit.export.pack import zipped
-    from edgekit.export.pipeline import ConfidenceRequest, ExportOptions, export_classifier, plan
+    from edgekit.export.pipeline import ExportOptions, plan
     from edgekit.export.pipeline import gate as require_passed
     from edgekit.temporary import scratch_folder
 
@@ -168,13 +169,11 @@ def export(
         if source.random:
             echo(f"{_name(model)}: {source.notes[0]}", err=True)
         folder = Path(output) if output is not None else source.output
-        bundle = export_classifier(
-            source.model,
-            classes=source.classes,
-            preprocessing=source.preprocessing,
-            calibration=source.calibration,
-            evaluation=source.evaluation,
+        bundle = export_source(
+            source,
             output=folder if image_size is None else folder.with_name(f"{folder.name}-{image_size}"),
+            rule=None if abstain == "never" else abstain,
+            false_abstain=false_abstain,
             targets=targets,
             precisions=precisions,
             embedding=embedding,
@@ -182,11 +181,7 @@ def export(
             jobs=jobs,
             timed=timing,
             few_images=few_images,
-            name=source.name,
-            provenance=source.provenance,
-            trained=source.trained,
             options=options,
-            confidence=None if abstain == "never" else ConfidenceRequest(source.held_out, abstain, false_abstain),
             task=task,
         )
     if archive:
