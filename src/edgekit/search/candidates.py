@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,18 @@ class Candidate:
     Attributes:
         architecture: the network, as `distill.student` of a recipe.
         image_size: side of its images, in pixels.
+        label: its name, where the search gives one itself; empty: it follows from the architecture.
     """
 
     architecture: Architecture
     image_size: int
+    label: str = ""
 
     @property
     def name(self) -> str:
         """A readable and unique name, which is also that of a folder."""
+        if self.label:
+            return self.label
         own = self.architecture
         parts = [own.name.replace(":", "-")]
         parts += [f"w{own.width:g}"] if own.width != 1 else []
@@ -112,13 +116,13 @@ def curated(image_size: int) -> list[Candidate]:
 
 
 def chosen_candidates(
-    recipe: Recipe, given: Sequence[str] = (), file: Path | None = None, sizes: Sequence[int] = ()
+    recipe: Recipe, given: Sequence[str | Mapping[str, Any]] = (), file: Path | None = None, sizes: Sequence[int] = ()
 ) -> list[Candidate]:
     """Return the candidates of a search: the user's, or the curated list with the recipe's own student.
 
     Args:
         recipe: its student and resolution are the defaults.
-        given: names or mappings, as YAML; a list in a mapping stands for each of its values.
+        given: names or mappings, or their YAML; a list in a mapping stands for each of its values.
         file: a YAML file with a list of them.
         sizes: resolutions for every candidate that names none; empty: the recipe's.
 
@@ -129,7 +133,9 @@ def chosen_candidates(
     for size in sizes:
         _checked({"name": "resnet18", _SIZE: size}, "--image-size", recipe.data.image_size)
     entries = [(entry, f"--candidate {entry}") for entry in given]
-    parsed: list[tuple[Any, str]] = [(_read(text, where), where) for text, where in entries]
+    parsed: list[tuple[Any, str]] = [
+        (_read(entry, where) if isinstance(entry, str) else dict(entry), where) for entry, where in entries
+    ]
     if file is not None:
         parsed += _of_file(file)
     found = [candidate for entry, where in parsed for size in sizes for candidate in _expanded(entry, where, size)]

@@ -19,7 +19,7 @@ from torch import nn
 
 from edgekit.errors import EdgekitError
 from edgekit.files import write_bytes
-from edgekit.models.channels import channels_of, is_depthwise
+from edgekit.models.channels import channels_of, is_depthwise, outputs, prunable
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Normalization, build_encoder
 from edgekit.recipe import Architecture
@@ -39,7 +39,7 @@ class Pruned:
     Attributes:
         model: a classifier with fewer channels.
         channels: its description for `distill.student.channels`.
-        removed: share of the channels that were removed, of those that could be.
+        removed: share of the whole network's channels that are gone.
     """
 
     model: Classifier
@@ -78,7 +78,7 @@ def pruned(model: Classifier, share: float, whole: Classifier) -> Pruned:
                 for group in graph.get_all_groups(ignored_layers=[smaller.head])
                 if not _grouped(group)
             ]
-            removed = _remove(graph, groups, share)
+            _remove(graph, groups, share)
         with torch.no_grad():
             smaller(torch.zeros(1, 3, side, side))
         channels = channels_of(smaller.encoder.network, whole.encoder.network)
@@ -86,7 +86,26 @@ def pruned(model: Classifier, share: float, whole: Classifier) -> Pruned:
         reason = " ".join(str(error).split())[:120]
         raise NotPrunable(f"{model.architecture.name} cannot be pruned: {reason or type(error).__name__}") from error
     smaller.encoder.feature_dim = smaller.head.in_features
-    return Pruned(smaller, channels, removed)
+    left, all_of_them = (sum(map(outputs, prunable(one.encoder.network).values())) for one in (smaller, whole))
+    return Pruned(smaller, channels, 1 - left / all_of_them)
+
+
+def check_prunable(architecture: Architecture, image_size: int, classes: list[str]) -> None:
+    """Refuse a network whose channels cannot be removed; tried with random weights.
+
+    Raises:
+        NotPrunable: its graph is not understood, or it cannot be built again with fewer channels.
+    """
+    plain = architecture.model_copy(update={"weights": None, "weights_key": None, "mean": None, "std": None})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        whole = Classifier.build(plain, image_size, classes, [], "distill.student").eval()
+        found = pruned(whole, MOST, whole)
+        again = plain.model_copy(update={"channels": found.channels})
+        try:
+            build_encoder(again, image_size, "distill.student")
+        except EdgekitError as error:
+            raise NotPrunable(f"{architecture.name} cannot be pruned: {error.message}") from error
 
 
 def _grouped(group: Any) -> bool:
@@ -95,14 +114,13 @@ def _grouped(group: Any) -> bool:
     return any(isinstance(layer, nn.Conv2d) and layer.groups > 1 and not is_depthwise(layer) for layer in layers)
 
 
-def _remove(graph: Any, groups: list[tuple[Any, torch.Tensor]], share: float) -> float:
-    """Remove the share of the channels with the least importance, over all groups; return the share that was removed."""
+def _remove(graph: Any, groups: list[tuple[Any, torch.Tensor]], share: float) -> None:
+    """Remove the share of the channels with the least importance, over all groups."""
     if not groups:
         raise ValueError("it has no channels that can be removed")
     everything = torch.cat([importance for _, importance in groups])
     count = min(round(share * len(everything)), len(everything) - 1)
     limit = everything.sort().values[count]
-    gone = 0
     for group, importance in groups:
         own = len(importance)
         left = max(int((importance >= limit).sum()), math.ceil((1 - MOST) * own), 1)
@@ -112,8 +130,6 @@ def _remove(graph: Any, groups: list[tuple[Any, torch.Tensor]], share: float) ->
         indices = importance.argsort()[: own - left].tolist()
         root = group[0].dep
         graph.get_pruning_group(root.target.module, root.handler, indices).prune()
-        gone += own - left
-    return gone / len(everything)
 
 
 def write_student(

@@ -15,7 +15,6 @@ from edgekit.export.from_source import export_source
 from edgekit.export.importers.runs import from_run
 from edgekit.export.inputs import ExportOptions
 from edgekit.result import SearchTrained, TrainedVariant
-from edgekit.run import Run
 from edgekit.search.budget import broken
 from edgekit.search.candidates import Candidate
 from edgekit.search.devices import Device
@@ -63,7 +62,7 @@ def train_in_full(
     Raises:
         EdgekitError: the training, the export or the measurement failed.
     """
-    run = Run(training.folder / "full" / candidate.name)
+    run = training.full_run(candidate)
     splits = training.splits_of(candidate.image_size)
     began = time.monotonic()
     reuse = [training.teacher_run(candidate.image_size), *training.reuse]

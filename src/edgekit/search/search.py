@@ -20,16 +20,19 @@ from edgekit.errors import EdgekitError, RemoteError
 from edgekit.files import write_text
 from edgekit.locks import locked
 from edgekit.progress import progress, relayed
-from edgekit.result import Search, SearchTrained
+from edgekit.recipe import Architecture
+from edgekit.result import Pruning, Search, SearchTrained
 from edgekit.run import Run
 from edgekit.search.candidates import Candidate
 from edgekit.search.devices import Device
 from edgekit.search.full import bundle_folder, train_in_full, winner_text
 from edgekit.search.measure import TURNS, MeasuredBundle, Turns, in_turns
 from edgekit.search.plan import SearchPlan, claim_folder
+from edgekit.search.pruning import CLOSE, PruneToBudget, PruningOutcome, larger_neighbors, leaves
 from edgekit.search.record import Record, in_epochs
 from edgekit.search.rounds import Scored, Training, check_trainable, not_faster, ranked
 from edgekit.search.untrained import export_untrained
+from edgekit.shares import percent
 from edgekit.train.stages.pipeline import Report
 
 WINNER = "winner.yaml"
@@ -107,6 +110,7 @@ class _Search:
         self._changed()
         fitting = [c for c in self.plan.candidates if self.record.latency(c.name) is not None]
         if not fitting:
+            self._prune()
             return self.record.search()
         latency = {c.name: self.record.latency(c.name) or 0.0 for c in fitting}
         dominated = not_faster(fitting, latency)
@@ -115,6 +119,7 @@ class _Search:
         self._teach(names)
         order = self._rounds(names, latency)
         self._full(order)
+        self._prune()
         return self.record.search()
 
     def splits(self, size: int) -> Splits:
@@ -309,6 +314,43 @@ class _Search:
                 write_text(self.folder / WINNER, winner_text(self.plan, candidate))
                 return
             self.say(f"{name}: after the full training, no variant is within the budget")
+
+    def _prune(self) -> None:
+        """Prune a larger network to the budget where the winner leaves much of it, or where there is no winner."""
+        if not self.plan.prune:
+            return
+        winner = self.record.search().won()
+        of = self._by_name[winner.candidate] if winner is not None else None
+        if winner is not None and (taken := leaves(self.plan.limits, winner)) >= CLOSE:
+            outcome = f"nothing was pruned: {winner.candidate} takes {percent(taken)} of the budget"
+            self.record.prune(Pruning(outcome=outcome, against=winner.candidate), None, None, WINNER)
+            return
+        pruning = PruneToBudget(
+            self.plan, self.training, self.device, self._device_alone, self._bundle, self.record.scored_on, self._say_stage, self.say
+        )  # fmt: skip
+        neighbors = larger_neighbors(self.plan.candidates, self.record.measured, self.plan.limits, of)
+        larger, skipped = pruning.choose(neighbors)
+        if larger is None:
+            outcome = "nothing was pruned: no candidate outside the budget can be" + "".join(
+                f"; {why}" for why in skipped
+            )
+            self.record.prune(Pruning(outcome=outcome, skipped=skipped), None, None, WINNER)
+            return
+        self._teach([larger.name])
+
+        def make(key: str) -> tuple[dict[str, object], float | None]:
+            done = pruning.run(larger, winner, of, skipped)
+            return done.content(), done.pruning.score
+
+        kind = self.work.kind(f"edgekit prune {self._keys[2]}")
+        key = f"{larger.name} against {of.name if of else 'nothing'}"
+        done = PruningOutcome.from_content(claims.share(kind, [key], make, on_wait=self._say_waiting)[key])
+        self.record.prune(done.pruning, done.candidate, done.trained, WINNER)
+        if done.pruning.kept and done.candidate is not None:
+            student = Architecture.model_validate(done.candidate.student)
+            kept = Candidate(student, done.candidate.image_size, done.candidate.name)
+            write_text(self.folder / WINNER, winner_text(self.plan, kept))
+        self._changed()
 
     def _say_stage(self, report: Report) -> None:
         if report.outcome != "skipped":
