@@ -57,7 +57,7 @@ finetune:
   epochs: 20
 distill:
   student: {{name: resnet10, width: 0.25}}
-  epochs: 27
+  epochs: 9
   batch_size: 64
   labeled_weight: 0.2
   optimizer: {{name: adamw, lr: 0.002, scale_lr: false, weight_decay: 0.01}}

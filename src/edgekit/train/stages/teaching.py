@@ -26,6 +26,7 @@ from edgekit.train.pretrain.method import Method, Views
 from edgekit.train.pretrain.teacher import AsEncoder, FrozenEncoder, load_encoder_teacher, teacher_identity
 from edgekit.train.pretrain.teacher_features import FOLDER, TeacherFeatures, only_flips
 from edgekit.train.stages.training_tasks import PretrainTask, monitored
+from edgekit.train.stages.views import augment_for
 
 
 class Teaching:
@@ -63,7 +64,7 @@ class Teaching:
             self.features.complete()
         data = self.recipe.data
         plain = self.config.augmentation.model_copy(update={"flip": 0.0})
-        augment = Augment(plain, data.image_size, data.mean, data.std)
+        augment = augment_for(plain, data)
         of_images = self.config.target == "image"
         return DistilledTask(method, augment, self.flip, self.teacher, self.features, of_images)
 
