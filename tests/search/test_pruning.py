@@ -81,7 +81,7 @@ def test_the_channels_of_least_weight_go_and_the_others_stay(torch_pruning: None
             tensor[weak] *= 1e-3
         follower.weight[:, weak] *= 1e-3
     strong = [channel for channel in range(16) if channel not in weak]
-    found = pruned(model, 0.02, model)
+    found = pruned(model, 4 / 480, model)  # of the eight groups of channels that go together
     assert found.channels == {"layer1.0.conv1": 12}
     left = found.model.encoder.network.layer1[0]
     assert torch.equal(left.conv1.weight, layer.weight[strong])
