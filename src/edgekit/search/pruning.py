@@ -107,7 +107,7 @@ def _excess(limits: Sequence[Limit], values: Mapping[str, float | None]) -> floa
     return excess(known, values) if known else 0.0
 
 
-def leaves(limits: Sequence[Limit], trained: SearchTrained) -> float:
+def share_taken(limits: Sequence[Limit], trained: SearchTrained) -> float:
     """Return the share of the budget that the chosen variant of a full training takes: of the limit that it is nearest to."""
     variant = next(v for v in trained.variants if v.id == trained.variant)
     return _excess(limits, {**variant.percentiles_ms, "size": float(variant.bytes), "energy": variant.energy_mj})
@@ -332,4 +332,4 @@ def _since(began: float) -> float:
     return round(time.monotonic() - began, 1)
 
 
-__all__ = ["CLOSE", "PruneToBudget", "PruningOutcome", "larger_neighbors", "leaves"]
+__all__ = ["CLOSE", "PruneToBudget", "PruningOutcome", "larger_neighbors", "share_taken"]

@@ -26,7 +26,7 @@ from edgekit.search.devices import Device
 from edgekit.search.full import bundle_folder, train_in_full, winner_text
 from edgekit.search.measuring import Measuring
 from edgekit.search.plan import SearchPlan, claim_folder
-from edgekit.search.pruning import CLOSE, PruneToBudget, PruningOutcome, larger_neighbors, leaves
+from edgekit.search.pruning import CLOSE, PruneToBudget, PruningOutcome, larger_neighbors, share_taken
 from edgekit.search.record import Record, in_epochs
 from edgekit.search.rounds import Scored, Training, check_trainable, not_faster, ranked
 from edgekit.search.untrained import export_untrained
@@ -235,7 +235,7 @@ class _Search:
             return
         winner = self.record.search().won()
         of = self._by_name[winner.candidate] if winner is not None else None
-        if winner is not None and (taken := leaves(self.plan.limits, winner)) >= CLOSE:
+        if winner is not None and (taken := share_taken(self.plan.limits, winner)) >= CLOSE:
             outcome = f"nothing was pruned: {winner.candidate} takes {percent(taken)} of the budget"
             self.record.prune(Pruning(outcome=outcome, against=winner.candidate), None, None, WINNER)
             return
