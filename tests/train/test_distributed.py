@@ -222,7 +222,8 @@ def test_the_queues_of_a_distilled_encoder_stay_the_same_in_all_processes(proces
 
 @pytest.mark.parametrize("case", CASES)
 def test_every_trained_parameter_has_a_gradient(case: str) -> None:
-    gradients = alone(case)[0]["gradients"]
+    # A queue is empty in the first step, which teaches nothing then.
+    gradients = alone(case)[-1 if CASES[case]["method"] == "distill" else 0]["gradients"]
     assert set(gradients) == {name for name, p in build(case).named_parameters() if p.requires_grad}
     # A bias or a weight before BatchNorm may have none worth the name; whole networks without any would prove nothing above.
     assert sum(g.abs().max() > 1e-6 for g in gradients.values()) > 0.8 * len(gradients)
