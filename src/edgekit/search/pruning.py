@@ -59,8 +59,12 @@ class PruningOutcome:
     @classmethod
     def from_content(cls, content: Mapping[str, Any]) -> PruningOutcome:
         """Read the fields."""
-        kinds = {"pruning": Pruning, "candidate": SearchCandidate, "trained": SearchTrained}
-        return cls(**{name: content[name] and kind.model_validate(content[name]) for name, kind in kinds.items()})
+        candidate, trained = content["candidate"], content["trained"]
+        return cls(
+            Pruning.model_validate(content["pruning"]),
+            candidate and SearchCandidate.model_validate(candidate),
+            trained and SearchTrained.model_validate(trained),
+        )
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def maps_distance(student: Tensor, teacher: Tensor) -> Tensor:
         float32 scalar in [0, 2].
     """
     if student.shape[2:] != teacher.shape[2:]:
-        teacher = F.adaptive_avg_pool2d(teacher, student.shape[2:])
+        teacher = F.adaptive_avg_pool2d(teacher, (student.shape[2], student.shape[3]))
     s, t = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (student, teacher))
     return cosine_distance(s, t)
 
