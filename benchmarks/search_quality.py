@@ -7,7 +7,7 @@ list at 16 pixels (more than 30 students fit) is searched for this machine and, 
 user is started on a loopback address. Then five neighbors on the front are trained in full, and their test accuracies are held against the
 scores of the short rounds (Spearman's rank correlation). Written to results/search_quality.json.
 
-Interrupted, it goes on where it was. About half an hour of one idle core: `taskset -c 0 env OMP_NUM_THREADS=1 python …`.
+Interrupted, it goes on where it was. On one core: `taskset -c 0 env OMP_NUM_THREADS=1 python …`.
 """
 
 from __future__ import annotations
