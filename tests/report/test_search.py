@@ -182,8 +182,8 @@ def test_what_came_of_pruning_is_on_the_page_also_where_it_does_not_help(kept: b
         images=100, kept=kept, outcome=outcome,
     )  # fmt: skip
     text = text_of(written(search, tmp_path))
-    assert f"Pruned to the budget {outcome}. slow was pruned; whole, it scores 90.0%." in text
-    for shown in ("31.3%", "54,321", "1.00 ms", "81.3%"):
+    assert f"Pruned to the budget {outcome}. slow was pruned; whole, it scores 90.0 %." in text
+    for shown in ("31.3 %", "54,321", "1.00 ms", "81.3 %"):
         assert shown in text
     search.pruning = Pruning(outcome=f"nothing was pruned: large takes 95% of the budget {HOSTILE}")
     page = written(search, tmp_path)
