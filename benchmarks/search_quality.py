@@ -2,12 +2,12 @@
 
     python benchmarks/search_quality.py --data CIFAR10 [--work DIR] [--device ssh://user@host] [--budget "p50 < 0.4 ms"]
 
-CIFAR10 holds train/ and test/ with one folder a class; 300 images of each class of train/ and 100 of test/ are linked into --work. The curated
+CIFAR10 holds train/ and test/ with one folder a class; 120 images of each class of train/ and 100 of test/ are linked into --work. The curated
 list at 16 pixels (more than 30 students fit) is searched for this machine and, over SSH, for --device: without one, an OpenSSH server of this
 user is started on a loopback address. Then five neighbors on the front are trained in full, and their test accuracies are held against the
 scores of the short rounds (Spearman's rank correlation). Written to results/search_quality.json.
 
-Interrupted, it goes on where it was. About half an hour of one idle core: `taskset -c 0 env OMP_NUM_THREADS=1 python …`.
+Interrupted, it goes on where it was. On one core: `taskset -c 0 env OMP_NUM_THREADS=1 python …`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from edgekit.search.candidates import chosen_candidates
 from edgekit.search.rounds import Training
 from edgekit.train.stages.pipeline import train
 
-TRAIN, TEST = 300, 100  # images of each class
+TRAIN, TEST = 120, 100  # images of each class
 NEIGHBORS = 5
 RECIPE = """\
 # Written by benchmarks/search_quality.py
@@ -47,18 +47,18 @@ data:
   labeled: {folder}/train
   test: {folder}/test
   probe: 0.3
-  labels: 60  # per class
+  labels: 40  # per class
   image_size: 16
 pretrain:
   encoder: {{name: resnet10, width: 0.5}}
-  epochs: 15
-  batch_size: 256
+  epochs: 10
+  batch_size: 128
 finetune:
-  epochs: 30
+  epochs: 20
 distill:
   student: {{name: resnet10, width: 0.25}}
-  epochs: 27
-  batch_size: 128
+  epochs: 9
+  batch_size: 64
   labeled_weight: 0.2
   optimizer: {{name: adamw, lr: 0.002, scale_lr: false, weight_decay: 0.01}}
 supervised: {{enabled: false}}

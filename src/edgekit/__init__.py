@@ -13,7 +13,8 @@ privacy.switch_off()  # here, since whatever of edgekit imports a runtime import
 __version__ = "0.1.0"
 
 __all__ = [  # noqa: RUF022 - in the order of the job; all but the version are imported on first use
-    "Recipe", "Run", "train", "evaluate", "embed", "report", "export", "Bundle", "load", "Predictor", "Prediction", "bench", "Result",
+    "Recipe", "Run", "train", "evaluate", "embed", "report", "export", "Bundle", "load", "Predictor", "Prediction", "bench", "search",
+    "Result",
     "EdgekitError", "__version__",
 ]  # fmt: skip
 
@@ -35,6 +36,7 @@ _CALLABLE = {
     "bench": "edgekit.api.benching",
     "export": "edgekit.api.exporting",
     "report": "edgekit.api.reporting",
+    "search": "edgekit.api.searching",
     "train": "edgekit.api.training",
 }
 

@@ -6,6 +6,7 @@ from edgekit.api.exporting import export as export
 from edgekit.api.predicting import load as load
 from edgekit.api.reporting import report as report
 from edgekit.api.runs import Run as Run
+from edgekit.api.searching import search as search
 from edgekit.api.training import evaluate as evaluate
 from edgekit.api.training import train as train
 from edgekit.bundle import Bundle as Bundle

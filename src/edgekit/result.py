@@ -515,6 +515,34 @@ class SearchTrained(ResultPart):
     seconds: float
 
 
+class PrunedStep(ResultPart):
+    """One step of pruning: channels are removed, then the network is distilled and measured on the device."""
+
+    removed: float = Field(ge=0, le=1, description="share of the whole network's channels that are gone")
+    parameters: int = Field(description="of the encoder")
+    epochs: int = Field(description="of the distillation after it")
+    score: float | None = Field(None, ge=0, le=1, description="after the distillation; see `scored_on` of the search")
+    variants: list[SearchVariant] = Field(default_factory=list)
+    seconds: float = Field(0.0, description="of the distillation")
+
+
+class Pruning(ResultPart):
+    """A larger network than the winner, pruned to the budget."""
+
+    candidate: str | None = Field(None, description="the network that was pruned; null if none was")
+    against: str | None = Field(None, description="the winner before; null if nothing was within the budget")
+    name: str | None = Field(None, description="of the pruned network; null if it could not be made")
+    whole_score: float | None = Field(None, ge=0, le=1, description="of the network before pruning")
+    steps: list[PrunedStep] = Field(default_factory=list)
+    score: float | None = Field(None, ge=0, le=1, description="of the pruned network; see `scored_on` of the search")
+    against_score: float | None = Field(None, ge=0, le=1, description="of `against`, trained in full")
+    images: int = Field(0, description="that the scores count")
+    kept: bool = Field(False, description="whether it is the winner now")
+    outcome: str = Field(description="what came of it, in words")
+    skipped: list[str] = Field(default_factory=list, description="networks that cannot be pruned, with the reason")
+    seconds: float = 0.0
+
+
 class Search(ResultPart):
     """A search for the student that fits a budget on a device."""
 
@@ -530,12 +558,13 @@ class Search(ResultPart):
     trained: list[SearchTrained] = Field(
         default_factory=list, description="in full, in the order in which they were tried"
     )
+    pruning: Pruning | None = Field(None, description="with --prune: a larger network, pruned to the budget")
     winner: str | None = Field(None, description="the candidate's name; null if there is none, or not yet")
     winner_recipe: str | None = Field(None, description="file of its recipe, relative to the search's folder")
     nearest: str = Field("", description="if nothing is within the budget: what comes nearest, with its numbers")
     seconds: dict[str, float] = Field(
         default_factory=dict,
-        description="the cost by phase: measure, teacher, rounds, full; of all machines and sessions",
+        description="the cost by phase: measure, teacher, rounds, full, pruning; of all machines and sessions",
     )
 
     def candidate(self, name: str) -> SearchCandidate | None:

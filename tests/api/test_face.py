@@ -27,7 +27,7 @@ from edgekit.terminal import echo
 from tests.helpers.tiny_bundle import make_bundle, some_images
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS_OF = {"bench": "bench", "embed": "embed", "evaluate": "evaluate", "export": "export", "train": "train"}
+COMMANDS = {"bench", "embed", "evaluate", "export", "search", "train"}
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +87,13 @@ def option_names(command: str) -> set[str]:
 # What has another name in Python, where the command's is a word of Python or of this function, and what only prints or lists.
 OTHERWISE = {
     "train": {"set": "overrides"},
+    "search": {"set": "overrides"},
     "export": {"zip": "archive", "model": "which", "compute_capability": "compute_capabilities"},
 }
 NOT_IN_PYTHON = {"export": {"list"}}
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS_OF))
+@pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_a_function_takes_what_its_command_takes_with_the_same_words(name: str) -> None:
     taken = set(inspect.signature(getattr(edgekit, name)).parameters)
     renamed = OTHERWISE.get(name, {})

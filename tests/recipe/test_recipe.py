@@ -76,7 +76,7 @@ def test_a_student_without_width_multiplier_is_taken_whole(student: str, width: 
         (
             "pretrain: {encoder: {zzz: x}}",
             "unknown key pretrain.encoder.zzz (accepted: name, width, stem, selective_kernels, patch_size, weights, "
-            "weights_key, mean, std, interpolate_positions)",
+            "weights_key, mean, std, interpolate_positions, channels)",
         ),
         ("hardware: {presicion: fp32}", "unknown key hardware.presicion (did you mean precision?)"),  # codespell:ignore
     ],
@@ -153,7 +153,7 @@ def test_a_misspelled_key_is_named_with_the_nearest_that_there_are(text: str, me
         (
             "pretrain: {encoder: resnet18}",
             "pretrain.encoder: must be a group of keys (name, width, stem, selective_kernels, patch_size, weights, "
-            "weights_key, mean, std, interpolate_positions); got 'resnet18'",
+            "weights_key, mean, std, interpolate_positions, channels); got 'resnet18'",
         ),
         ("pretrain: {projection: {layers: 4}}", "pretrain.projection.layers is 4, accepted: 2 (SimCLR v1) or 3 (v2)"),
         ("pretrain: {method: bylo}", "pretrain.method: unknown 'bylo' (did you mean byol?)"),

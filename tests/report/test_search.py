@@ -8,7 +8,17 @@ from pathlib import Path
 import pytest
 
 from edgekit.report.search import SearchPoint, pareto, write_search
-from edgekit.result import Result, Search, SearchCandidate, SearchRound, SearchTrained, SearchVariant, TrainedVariant
+from edgekit.result import (
+    PrunedStep,
+    Pruning,
+    Result,
+    Search,
+    SearchCandidate,
+    SearchRound,
+    SearchTrained,
+    SearchVariant,
+    TrainedVariant,
+)
 
 NAMES = ["small", "middle", "large", "slow"]
 HOSTILE = "<script>alert(1)</script>{{ 7*7 }}\x1b[2J"
@@ -153,3 +163,30 @@ def test_a_result_of_another_kind_is_refused(tmp_path: Path, change: str) -> Non
     (tmp_path / "x.json").write_text(broken)
     with pytest.raises(EdgekitError):
         Result.read(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_came_of_pruning_is_on_the_page_also_where_it_does_not_help(kept: bool, tmp_path: Path) -> None:
+    search = complete()
+    step = PrunedStep(
+        removed=0.3125,
+        parameters=54_321,
+        epochs=6,
+        score=0.8125,
+        variants=[search.candidates[0].variants[0]],
+        seconds=3.0,
+    )
+    outcome = f"slow-pruned reaches 81.2%: {'pruning helps' if kept else 'pruning does not help, and large stays'}"
+    search.pruning = Pruning(
+        candidate="slow", against="large", name="slow-pruned", whole_score=0.9, steps=[step], score=0.8125, against_score=0.8,
+        images=100, kept=kept, outcome=outcome,
+    )  # fmt: skip
+    text = text_of(written(search, tmp_path))
+    assert f"Pruned to the budget {outcome}. slow was pruned; whole, it scores 90.0 %." in text
+    for shown in ("31.3 %", "54,321", "1.00 ms", "81.3 %"):
+        assert shown in text
+    search.pruning = Pruning(outcome=f"nothing was pruned: large takes 95% of the budget {HOSTILE}")
+    page = written(search, tmp_path)
+    assert "nothing was pruned: large takes 95% of the budget" in text_of(page)
+    assert "Pruned step by step" not in page
+    assert "<script>alert" not in page

@@ -44,7 +44,10 @@ CASES: dict[str, dict[str, Any]] = {
     "instdisc, nce": {"method": "instdisc", "loss": "nce"},
     "triplet, hard": {"method": "triplet", "mining": "hard"},
     "triplet, all": {"method": "triplet", "mining": "all"},
+    "distill, seed": {"method": "distill", "objective": "seed"},
+    "distill, compress": {"method": "distill", "objective": "compress"},
 }
+TEACHER_WIDTH = 8
 Outcome = dict[str, Any]
 
 
@@ -52,18 +55,19 @@ def build(case: str) -> Method:
     """A tiny method in float64. Nothing starts at zero: a residual branch that does would hide its gradients."""
     method, fields = CASES[case]["method"], CONFIGS[CASES[case]["method"]].model_fields
     default = CONFIGS[method]()
+    taught = method == "distill"
     small: dict[str, Any] = {
         "encoder": Architecture(name="resnet10", width=0.125),
-        "projection": default.projection.model_copy(update={"hidden": 8, "output": 8}),
+        "projection": default.projection.model_copy(update={"hidden": 8, **({} if taught else {"output": 8})}),
         "batch_size": BATCH,
-        "queue": 4 * BATCH,
+        "queue": BATCH + 4 if taught else 4 * BATCH,  # the former turns over in the second step
         "negatives": 12,
     }
     if "predictor" in fields:
         small["predictor"] = default.predictor.model_copy(update={"hidden": 8})  # type: ignore[attr-defined]
     torch.manual_seed(0)
     config = CONFIGS[method](**{k: v for k, v in small.items() if k in fields}, **CASES[case])
-    made = build_method(config, SIDE, POOL).double()  # type: ignore[arg-type]
+    made = build_method(config, SIDE, POOL, teacher_width=TEACHER_WIDTH if taught else None).double()  # type: ignore[arg-type]
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -74,13 +78,16 @@ def batch(step: int, views: int) -> Views:
     """A step's whole batch."""
     random = torch.Generator().manual_seed(100 + step)
     images = [torch.randn(BATCH, 3, SIDE, SIDE, dtype=torch.float64, generator=random) for _ in range(views)]
-    return Views(images, torch.randperm(POOL, generator=random)[:BATCH], torch.Generator().manual_seed(step))
+    index = torch.randperm(POOL, generator=random)[:BATCH]
+    targets = torch.randn(BATCH, TEACHER_WIDTH, dtype=torch.float64, generator=random)
+    return Views(images, index, torch.Generator().manual_seed(step), targets)
 
 
 def share(views: Views) -> Views:
     """This process's part of it."""
     mine = slice(rank() * BATCH // world_size(), (rank() + 1) * BATCH // world_size())
-    return Views([images[mine] for images in views.images], views.index[mine], views.generator)
+    assert views.targets is not None
+    return Views([images[mine] for images in views.images], views.index[mine], views.generator, views.targets[mine])
 
 
 def train(method: Method, steps: int = STEPS) -> list[Outcome]:
@@ -199,9 +206,24 @@ def test_loss_gradients_and_state_equal_one_process_with_the_whole_batch(process
                 )
 
 
+def test_the_queues_of_a_distilled_encoder_stay_the_same_in_all_processes(processes: list[Outcome]) -> None:
+    """They hold the features of the whole batch, in its order, and turn over alike; each process has its own share of the images."""
+    for case, queues in (("distill, seed", ["queue"]), ("distill, compress", ["teacher_queue", "student_queue"])):
+        for queue in queues:
+            for step in range(STEPS):
+                states = [process["methods"][case][step]["state"] for process in processes]
+                assert all(int(state[f"{queue}.count"]) == (step + 1) * BATCH for state in states)
+                assert all(torch.equal(state[f"{queue}.features"], states[0][f"{queue}.features"]) for state in states)
+                places = torch.arange(step * BATCH, (step + 1) * BATCH) % (BATCH + 4)
+                if queue != "student_queue":
+                    latest = states[0][f"{queue}.features"][places]
+                    assert_same(latest, unit(batch(step, 1).targets))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_trained_parameter_has_a_gradient(case: str) -> None:
-    gradients = alone(case)[0]["gradients"]
+    # A queue is empty in the first step, which teaches nothing then.
+    gradients = alone(case)[-1 if CASES[case]["method"] == "distill" else 0]["gradients"]
     assert set(gradients) == {name for name, p in build(case).named_parameters() if p.requires_grad}
     # A bias or a weight before BatchNorm may have none worth the name; whole networks without any would prove nothing above.
     assert sum(g.abs().max() > 1e-6 for g in gradients.values()) > 0.8 * len(gradients)

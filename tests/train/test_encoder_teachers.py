@@ -217,6 +217,25 @@ def test_a_run_learns_from_a_teacher_and_says_what_the_teacher_knows(tmp_path: P
     assert Run(tmp_path / "next").require("pretrain").metrics["teacher"]["title"] == "run/pretrain"
 
 
+def test_a_run_learns_the_places_of_a_map_where_both_networks_have_several(tmp_path: Path) -> None:
+    wider = {
+        "name": "resnet10",
+        "width": 0.125,
+    }  # its last map has 2 x 2 places, that of the strided one a single place
+    maps = changed(RECIPE, pretrain__objective="maps", pretrain__encoder=wider)
+    assert outcomes(recipes.parse(maps), tmp_path / "run") == {"data": "done", "pretrain": "done"}
+    metrics = Run(tmp_path / "run").require("pretrain").metrics
+    assert metrics["teacher"]["features"] == "in every step"
+    assert 0 < metrics["teacher"]["knn"] <= 1
+    refused = [
+        ({"pretrain__encoder": TINY}, r"^pretrain\.objective: maps: resnet10 has no map of its 64 features on images of 16 px"),
+        ({"hardware__compile": True}, r"^hardware\.compile: a compiled encoder"),
+    ]  # fmt: skip
+    for number, (keys, message) in enumerate(refused):
+        with pytest.raises(RecipeError, match=message):
+            outcomes(recipes.parse(changed(maps, **keys)), tmp_path / f"refused-{number}")
+
+
 def test_pseudo_labels_are_learned_on_strong_views_although_those_of_the_distillation_are_mild() -> None:
     config = recipes.parse(changed(RECIPE, pretrain__augmentation={"flip": 0.0}))
     assert config.pretrain.augmentation.jitter == 0
@@ -233,7 +252,7 @@ def test_the_inputs_of_other_methods_do_not_know_the_new_keys(tmp_path: Path) ->
     run = Run(tmp_path)
     inputs = stage_inputs("pretrain", config, load_splits(config.data), run)
     assert "teacher" not in inputs
-    assert not {"mean", "std", "interpolate_positions"} & set(inputs["config"]["encoder"])
+    assert not {"mean", "std", "interpolate_positions", "channels"} & set(inputs["config"]["encoder"])
 
 
 @pytest.mark.parametrize(

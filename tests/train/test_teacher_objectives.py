@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+from edgekit.errors import RecipeError
+from edgekit.models.encoders import build_encoder
+from edgekit.recipe import Architecture
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.train.pretrain import OBJECTIVES, build_method
 from edgekit.train.pretrain.compress import CompRess
 from edgekit.train.pretrain.distilled import Queue
+from edgekit.train.pretrain.maps import LastMap, Maps, maps_distance
 from edgekit.train.pretrain.method import Views
 from edgekit.train.pretrain.regression import cosine_distance, squared_distance
 from edgekit.train.pretrain.seed import SEED
@@ -105,7 +110,75 @@ def test_the_temperatures_are_those_of_the_objectives_paper_unless_given() -> No
     assert DistillConfig(objective="compress", temperature=0.3).temperatures == (0.3, 0.04)
 
 
-@pytest.mark.parametrize("objective", sorted(OBJECTIVES))
+def maps_naive(student: Array, teacher: Array) -> float:
+    """1 - cosine at each of the student's places, where the teacher's features are averaged over the place's area."""
+    count, _, height, width = student.shape
+    their_height, their_width = teacher.shape[2:]
+    total = 0.0
+    for n in range(count):
+        for i in range(height):
+            for j in range(width):
+                rows = range(i * their_height // height, -(-(i + 1) * their_height // height))
+                columns = range(j * their_width // width, -(-(j + 1) * their_width // width))
+                area = [teacher[n, :, a, b] for a in rows for b in columns]
+                s, t = student[n, :, i, j], sum(area) / len(area)
+                total += 1 - s @ t / np.sqrt((s @ s) * (t @ t))
+    return total / (count * height * width)
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 4), (8, 6), (5, 7), (2, 3)])
+def test_maps_are_compared_place_by_place_whatever_the_grids(height: int, width: int) -> None:
+    student, teacher = rows(3 * 5, 16, 0).view(3, 5, 4, 4), rows(3 * 5, height * width, 1).view(3, 5, height, width)
+    expected = maps_naive(student.numpy(), teacher.numpy())
+    assert float(maps_distance(student, teacher)) == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_head_is_a_convolution_on_the_students_last_map() -> None:
+    torch.manual_seed(0)
+    maps = method("maps")
+    assert isinstance(maps, Maps)
+    maps.eval()
+    images, targets = torch.randn(4, 3, 16, 16), torch.randn(4, 6, 3, 3, requires_grad=True)
+    loss = maps(Views([images], torch.arange(4), torch.Generator(), targets))
+    network = maps.model.encoder.network
+    with torch.no_grad():
+        layers = [
+            network.conv1,
+            network.bn1,
+            network.relu,
+            network.layer1,
+            network.layer2,
+            network.layer3,
+            network.layer4,
+        ]
+        last = nn.Sequential(*layers)(images)
+        [head] = maps.model.head.layers
+        projected = nn.functional.conv2d(last, head.weight[:, :, None, None])
+    assert last.shape[2:] == (2, 2)
+    expected = maps_naive(projected.double().numpy(), targets.detach().double().numpy())
+    assert float(loss.value) == pytest.approx(expected, rel=1e-4)
+    torch.testing.assert_close(loss.projections, maps.model.head(loss.features))  # a linear head commutes with the mean
+    loss.value.backward()
+    assert targets.grad is None
+    assert float(network.conv1.weight.grad.abs().sum()) > 0
+
+
+def test_the_patches_of_a_vit_are_its_map_and_a_network_without_one_is_refused() -> None:
+    vit = build_encoder(Architecture(name="timm:vit_tiny_patch16_224", patch_size=8), 32).eval()
+    last = LastMap(vit, vit.feature_dim, 32, "x")
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        vit(images)
+        found = last.take()
+        tokens = vit.network.forward_features(images)
+    assert found.shape == (2, vit.feature_dim, 4, 4)
+    torch.testing.assert_close(found[:, :, 1, 2], tokens[:, 1 + 4 + 2])
+    small = build_encoder(Architecture(name="resnet10", width=0.125, stem="strided"), 16)
+    with pytest.raises(RecipeError, match=r"^x has no map of its 64 features on images of 16 px"):
+        LastMap(small, small.feature_dim, 16, "x")
+
+
+@pytest.mark.parametrize("objective", sorted({*OBJECTIVES} - {"maps"}))
 def test_the_gradient_reaches_the_student_and_neither_the_teacher_nor_the_queue(objective: str) -> None:
     torch.manual_seed(0)
     built = method(objective)

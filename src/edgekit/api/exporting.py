@@ -152,8 +152,9 @@ def export(
         )
     require("onnx", "torch")
     from edgekit.export.catalog import check_batch
+    from edgekit.export.from_source import export_source
     from edgekit.export.pack import zipped
-    from edgekit.export.pipeline import ConfidenceRequest, ExportOptions, export_classifier, plan
+    from edgekit.export.pipeline import ExportOptions, plan
     from edgekit.export.pipeline import gate as require_passed
     from edgekit.temporary import scratch_folder
 
@@ -161,8 +162,8 @@ def export(
     check_batch(targets, batch)
     task, which = _chosen_task(model, which, task, embedding)
     # Only an answer that may be unknown can be asked for without; thresholds of classes are always calibrated.
-    uncalibrated = abstain == "never" and find(task).abstains
-    rule: Rule = RULES[0] if abstain == "never" else abstain
+    never: Rule | None = None if find(task).abstains else RULES[0]
+    rule = never if abstain == "never" else abstain
     options = ExportOptions(
         max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **devices
     )
@@ -175,13 +176,11 @@ def export(
         if source.random:
             echo(f"{_name(model)}: {source.notes[0]}", err=True)
         folder = Path(output) if output is not None else source.output
-        bundle = export_classifier(
-            source.model,
-            classes=source.classes,
-            preprocessing=source.preprocessing,
-            calibration=source.calibration,
-            evaluation=source.evaluation,
+        bundle = export_source(
+            source,
             output=folder if resolution is None else folder.with_name(f"{folder.name}-{resolution}"),
+            rule=rule,
+            false_abstain=false_abstain,
             targets=targets,
             precisions=precisions,
             embedding=embedding,
@@ -189,11 +188,7 @@ def export(
             jobs=jobs,
             timed=timing,
             few_images=few_images,
-            name=source.name,
-            provenance=source.provenance,
-            trained=source.trained,
             options=options,
-            confidence=None if uncalibrated else ConfidenceRequest(source.held_out, rule, false_abstain),
             task=task,
         )
     if archive:

@@ -13,6 +13,7 @@ EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "torchmetrics", "lightning", "timm", "safetensors", "sklearn"), "train"),
     **dict.fromkeys(("braceexpand", "pyarrow"), "train"),
     "optuna": "search",
+    "torch_pruning": "prune",
 }
 
 

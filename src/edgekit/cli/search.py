@@ -15,9 +15,7 @@ from edgekit.sizes import MOST_TRAINED, ImageSize
 from edgekit.terminal import echo, echo_json, new_console
 
 if TYPE_CHECKING:
-    from edgekit.result import Result, Search
-    from edgekit.search.devices import Device
-    from edgekit.search.plan import SearchPlan
+    from edgekit.result import Search
 
 
 @click.command(name="search")
@@ -81,6 +79,11 @@ if TYPE_CHECKING:
 @click.option(
     "--max-drop", type=float, default=1.0, show_default=True, help="Largest loss of accuracy by the export, in points."
 )
+@click.option(
+    "--prune",
+    is_flag=True,
+    help="Where the winner leaves much of the budget, also prune a larger network to it. Needs the extra [prune].",
+)
 @override_option
 @click.option(
     "--run", "folder", type=click.Path(path_type=Path), help="The search's folder.  [default: runs/NAME-search]"
@@ -114,6 +117,7 @@ def command(
     reduction: int,
     seconds: float | None,
     max_drop: float,
+    prune: bool,
     overrides: tuple[str, ...],
     folder: Path | None,
     storage: str | None,
@@ -135,89 +139,39 @@ def command(
       edgekit search recipe.yaml --budget "p50 < 5 ms" --device ssh://nano --storage postgresql://user@host/searches
     """
     configure_openmp()
-    from edgekit.api.extras import require
-    from edgekit.recipe import load, read_yaml
-    from edgekit.search.budget import parse_budgets
-
-    limits = parse_budgets(budgets)
-    loaded = load(recipe, overrides)
-    folder = folder or Path("runs") / f"{loaded.name}-search"
-    require("torch", "onnx", "optuna")
-    from edgekit.errors import GateFailed
+    from edgekit.api.searching import require_winner, search
     from edgekit.result import Search
-    from edgekit.search.candidates import chosen_candidates
-    from edgekit.search.devices import device_of
-    from edgekit.search.plan import SearchPlan
-    from edgekit.search.rounds import Halving
-    from edgekit.targets import DEFAULT_TARGETS
 
-    plan = SearchPlan(
-        recipe=loaded,
-        text=recipe.read_text(encoding="utf-8"),
-        overrides={key.strip(): read_yaml(value) for key, _, value in (text.partition("=") for text in overrides)},
-        limits=limits,
-        candidates=chosen_candidates(loaded, given, file, sizes),
-        targets=tuple(dict.fromkeys(names)) or DEFAULT_TARGETS,
-        precisions=tuple(dict.fromkeys(precisions)),
-        halving=Halving(rounds, reduction),
-        seconds=seconds,
+    result = search(
+        recipe,
+        budget=budgets,
+        device=devices,
+        candidate=given,
+        candidates=file,
+        image_size=sizes,
+        target=names,
+        precision=precisions,
         threads=threads,
+        rounds=rounds,
+        reduction=reduction,
+        seconds=seconds,
         max_drop=max_drop,
+        prune=prune,
+        overrides=overrides,
+        run=folder,
+        storage=storage,
+        reuse=reuse,
+        python=python,
+        wheel=wheel,
+        gate=False,
     )
-
-    result = _run(plan, device_of(devices, threads, python, wheel, _tell), folder, storage, reuse)
     found = result.measurement
     assert isinstance(found, Search)
     if as_json:
         echo_json(result.model_dump_json(by_alias=True))
     else:
-        _print(found, folder)
-    if found.winner is None:
-        what = f"the nearest is {found.nearest}" if found.nearest else _why_none(found)
-        raise GateFailed(
-            f"no candidate is within the budget ({', '.join(found.budgets)}) on {found.device}: {what}",
-            "allow more, or give smaller candidates with --candidate",
-        )
-
-
-def _run(plan: SearchPlan, device: Device, folder: Path, storage: str | None, reuse: Path | None) -> Result:
-    """Search, and write the results so far after each step."""
-    from edgekit.errors import RemoteError
-    from edgekit.report.page import require_jinja2
-    from edgekit.report.search import write_search
-    from edgekit.result import Result
-    from edgekit.run import Run
-    from edgekit.search.search import search
-    from edgekit.train.loop.engine import TrainingInterrupted
-
-    def keep(found: Search) -> Result:
-        result = Result.of(found, seed=plan.recipe.seed)
-        result.write(folder / "search.json")
-        write_search(result, folder / "search.html")
-        return result
-
-    require_jinja2()  # before minutes of measuring
-    others = [Run.open(reuse)] if reuse else []
-    try:
-        return keep(search(plan, device, folder, storage, reuse=others, on_change=keep, say=_tell))
-    except (TrainingInterrupted, KeyboardInterrupt):
-        _tell(f"{folder}: run the same command again to resume: what was measured and trained is kept")
-        raise KeyboardInterrupt from None
-    except RemoteError as error:
-        hint = (
-            f"{f'{error.hint}; ' if error.hint else ''}what was measured is kept: run the same command again to resume"
-        )
-        raise RemoteError(error.reason, hint, where=error.where) from error
-
-
-def _tell(line: str) -> None:
-    echo(line, err=True)
-
-
-def _why_none(found: Search) -> str:
-    reasons = [f"{t.candidate}, {v.id}: {', '.join(v.outside)}" for t in found.trained for v in t.variants]
-    errors = [f"{c.name}: {c.error}" for c in found.candidates if c.error]
-    return "; ".join((reasons or errors)[:3]) or "nothing could be measured"
+        _print(found, folder or Path("runs") / f"{found.recipe}-search")
+    require_winner(found)
 
 
 def _print(found: Search, folder: Path) -> None:
@@ -248,6 +202,8 @@ def _print(found: Search, folder: Path) -> None:
         change = f", {100 * (best.ratio - 1):+.1f} % against before the training" if best.ratio is not None else ""
         echo(f"winner: {won.candidate}, {best.id}: {accuracy} on the test set, {p50}{change}, {show.size(best.bytes)}")
         echo(f"  its run: {folder / won.run}, its recipe: {folder / (found.winner_recipe or '')}")
+    if found.pruning is not None:
+        echo(f"pruning: {found.pruning.outcome}")
     echo(
         f"cost: {sum(found.seconds.values()) / 60:.1f} minutes; written to {folder / 'search.json'} and {folder / 'search.html'}"
     )

@@ -8,7 +8,7 @@ _BLOCK = """\
 pretrain:   # a pretrained encoder teaches its representation on all images, without labels
   method: distill
   teacher: {teacher}   # {teacher_why}
-  objective: cosine   # or mse, seed, compress: what is learned of its features
+  objective: cosine   # or mse, seed, compress, maps: what is learned of its features
   target: image   # image: it sees each image and its mirror image once, and its features are kept; view: every augmented view, slower
   projection: {{layers: 1}}   # to the width of the teacher's features; fine-tuning starts from the encoder before it
   encoder: {encoder}   # the network that learns: any network of torchvision or timm

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import RecipeError
 from edgekit.foreign import Unreadable
+from edgekit.models.channels import cut
 from edgekit.models.named import named_network, no_patches, refuse_unknown, torchvision_names
 from edgekit.models.pixels import Statistics, per_channel
 from edgekit.models.positions import interpolated
@@ -95,6 +96,9 @@ def build_encoder(
         network = named_network(library, name, image_size, architecture.patch_size, where, weights)
         _no_resnet_keys(architecture, where)
         encoder = Encoder(network, _probe(network, architecture.name, image_size, where))
+    if architecture.channels is not None:
+        cut(encoder.network, architecture.channels, image_size, f"{where}.channels")
+        encoder.feature_dim = _probe(encoder.network, architecture.name, image_size, where)
     if source is not None and weights is not None:
         encoder.loaded = _described(encoder.network, source, weights)
     elif architecture.weights is not None:

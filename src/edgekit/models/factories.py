@@ -11,7 +11,9 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import Any
 
-from edgekit.errors import RecipeError, near
+from torch import nn
+
+from edgekit.errors import EdgekitError, RecipeError, near
 
 
 def import_factory(module: str, name: str, context: str) -> Any:
@@ -40,6 +42,44 @@ def import_factory(module: str, name: str, context: str) -> Any:
             raise RecipeError(f"{context}: {module} has no {name}", hint)
         found = getattr(found, part)
     return found
+
+
+def network_of(factory: tuple[str, str], context: str) -> nn.Module:
+    """Import a function without arguments, call it, and return its network.
+
+    Args:
+        factory: module and name, see `import_factory`.
+        context: the beginning of error messages.
+
+    Raises:
+        RecipeError: it cannot be imported, fails, or returns something else.
+    """
+    function = import_factory(*factory, context)
+    with users_code(f"{context}: fails", "the function must take no arguments and return the network"):
+        network = function()
+    if not isinstance(network, nn.Module):
+        raise RecipeError(f"{context}: returned a {type(network).__name__}, not an nn.Module", "return the network")
+    return network
+
+
+@contextmanager
+def users_code(what: str, hint: str) -> Iterator[None]:
+    """Turn whatever a user's network or function raises in this block into one line.
+
+    Args:
+        what: failed, the beginning of the message.
+        hint: what to do.
+
+    Raises:
+        RecipeError: with the type and text of the error.
+    """
+    try:
+        yield
+    except EdgekitError:
+        raise
+    except Exception as error:  # code of the user may raise anything
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise RecipeError(f"{what}: {reason}", hint) from error
 
 
 def source_file(module: str, context: str) -> Path:

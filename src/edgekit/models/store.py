@@ -43,9 +43,9 @@ def save_classifier(folder: Path, model: Classifier) -> list[str]:
 
 def _described(architecture: Architecture, encoder: Encoder) -> dict[str, Any]:
     """Describe an encoder; `normalization` is that of its images if the network has another one. Older files lack these keys."""
-    content = architecture.model_dump(
-        mode="json", exclude={"weights", "weights_key", "interpolate_positions", "mean", "std"}
-    )
+    left_out = {"weights", "weights_key", "interpolate_positions", "mean", "std"}
+    left_out |= {"channels"} if architecture.channels is None else set()
+    content = architecture.model_dump(mode="json", exclude=left_out)
     if encoder.own is None or encoder.given is None:
         return {"architecture": content}
     (mean, std), (given_mean, given_std) = encoder.own, encoder.given

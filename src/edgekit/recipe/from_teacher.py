@@ -36,7 +36,8 @@ class DistillConfig(MethodConfig):
         "cosine",
         description="what the projection learns of the teacher's features: cosine: their direction; mse: their values (FitNets, Romero et al. "
         "2015); seed: the distribution of their similarities to a queue of features of earlier images (SEED, Fang et al. 2021); compress: the "
-        "same with a queue of each network's own features (CompRess-2q, Abbasi Koohpayegani et al. 2020)",
+        "same with a queue of each network's own features (CompRess-2q, Abbasi Koohpayegani et al. 2020); maps: the direction of the teacher's "
+        "features at each place of the image, where both networks have a last feature map, or patches (after FitNets); computed in every step",
     )
     target: Literal["view", "image"] = Field(
         "view",

@@ -351,6 +351,11 @@ class Architecture(RecipePart):
         False,
         description="interpolate the positional embedding of a ViT whose weights were trained on images of another size",
     )
+    channels: dict[Text, Annotated[int, Field(ge=1)]] | None = Field(
+        None,
+        description="a pruned network: output channels of its layers, by name, where pruning left fewer than the network has; "
+        "`edgekit search --prune` writes them. The layers in between follow",
+    )
 
     def same_network(self, other: Architecture) -> bool:
         """Whether weights of one fit the other: both differ at most in the weights that they start from and how images are normalized."""
@@ -361,6 +366,8 @@ class Architecture(RecipePart):
     def _key_of_a_file(self) -> Architecture:
         if self.weights_key is not None and self.weights in {None, PRETRAINED}:
             raise ValueError(f"weights_key is {self.weights_key}, but weights names no file")
+        if self.channels is not None and self.weights == PRETRAINED:
+            raise ValueError("channels is of a pruned network, but published weights are of the whole one: name a file")
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std belong together: set both or neither")
         if any(

@@ -66,4 +66,4 @@ class EncoderTeacher(RecipePart):
         return self
 
 
-Objective = Literal["cosine", "mse", "seed", "compress"]
+Objective = Literal["cosine", "mse", "seed", "compress", "maps"]

@@ -17,7 +17,7 @@ from edgekit.report.page import filled, require_jinja2
 from edgekit.report.svg import PlotFrame, Scale, drawing, element, padded, path
 from edgekit.report.tables import Column, Table
 from edgekit.report.tables import TableCell as Entry
-from edgekit.result import Result, Search, SearchCandidate, SearchVariant
+from edgekit.result import Pruning, Result, Search, SearchCandidate, SearchVariant
 from edgekit.text import visible
 
 _LABELS = 14  # names in a chart; further ones are in the tooltips
@@ -26,6 +26,7 @@ PHASES = {
     "teacher": "pretraining and fine-tuning the teacher",
     "rounds": "short rounds",
     "full": "full training",
+    "pruning": "pruning to the budget",
 }
 
 
@@ -63,6 +64,7 @@ def write_search(result: Result, path: Path) -> None:
         figures=figures(found),
         table=table(found),
         full=full_table(found),
+        pruned=pruning_table(found.pruning),
         costs=costs(found),
         protocol=protocol(found),
     )
@@ -286,6 +288,38 @@ def full_table(found: Search) -> Table | None:
                 ]
             )
     return Table("Trained in full", columns, rows) if rows else None
+
+
+def pruning_table(pruning: Pruning | None) -> Table | None:
+    """Return a table of the steps of pruning, each measured on the device before its distillation; None where nothing was pruned."""
+    if pruning is None or not pruning.steps:
+        return None
+    columns = [
+        Column("step"),
+        Column("channels removed", title="share of the whole network's"),
+        Column("parameters", title="of the encoder"),
+        Column("p50", title="of the fastest variant, measured before the distillation"),
+        Column("size"),
+        Column("epochs", title="of the distillation after it"),
+        Column("score", title="after the distillation"),
+    ]
+    rows = []
+    for number, step in enumerate(pruning.steps, start=1):
+        usable = [v for v in step.variants if not v.error]
+        fastest = min(usable, key=lambda v: v.p50 if v.p50 is not None else float("inf"), default=None)
+        p50, size = (fastest.p50, fastest.bytes) if fastest else (None, None)
+        rows.append(
+            [
+                Entry(str(number), number),
+                Entry(show.percent(step.removed), step.removed),
+                Entry(show.count(step.parameters), step.parameters),
+                Entry(show.milliseconds(p50), p50),
+                Entry(show.size(size), size),
+                Entry(str(step.epochs), step.epochs),
+                Entry(show.percent(step.score), step.score),
+            ]
+        )
+    return Table("Pruned step by step", columns, rows)
 
 
 def costs(found: Search) -> list[tuple[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,12 @@ class Candidate:
     Attributes:
         architecture: the network, as `distill.student` of a recipe.
         image_size: size of its images, in pixels.
+        label: its name, where the search gives one itself; empty: it follows from the architecture.
     """
 
     architecture: Architecture
     image_size: ImageSize
+    label: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "image_size", ImageSize.of(self.image_size))
@@ -43,6 +45,8 @@ class Candidate:
     @property
     def name(self) -> str:
         """A readable and unique name, which is also that of a folder."""
+        if self.label:
+            return self.label
         own = self.architecture
         parts = [own.name.replace(":", "-")]
         parts += [f"w{own.width:g}"] if own.width != 1 else []
@@ -119,13 +123,16 @@ def curated(image_size: SizeLike) -> list[Candidate]:
 
 
 def chosen_candidates(
-    recipe: Recipe, given: Sequence[str] = (), file: Path | None = None, sizes: Sequence[SizeLike] = ()
+    recipe: Recipe,
+    given: Sequence[str | Mapping[str, Any]] = (),
+    file: Path | None = None,
+    sizes: Sequence[SizeLike] = (),
 ) -> list[Candidate]:
     """Return the candidates of a search: the user's, or the curated list with the recipe's own student.
 
     Args:
         recipe: its student and resolution are the defaults.
-        given: names or mappings, as YAML; a list in a mapping stands for each of its values.
+        given: names or mappings, or their YAML; a list in a mapping stands for each of its values.
         file: a YAML file with a list of them.
         sizes: resolutions for every candidate that names none; empty: the recipe's.
 
@@ -134,7 +141,9 @@ def chosen_candidates(
     """
     wanted = [_size(size, "--image-size") for size in sizes] or [recipe.data.image_size]
     entries = [(entry, f"--candidate {entry}") for entry in given]
-    parsed: list[tuple[Any, str]] = [(_read(text, where), where) for text, where in entries]
+    parsed: list[tuple[Any, str]] = [
+        (_read(entry, where) if isinstance(entry, str) else dict(entry), where) for entry, where in entries
+    ]
     if file is not None:
         parsed += _of_file(file)
     found = [candidate for entry, where in parsed for size in wanted for candidate in _expanded(entry, where, size)]

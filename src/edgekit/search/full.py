@@ -11,10 +11,10 @@ from statistics import median
 import numpy as np
 
 from edgekit.bundle import Bundle
+from edgekit.export.from_source import export_source
 from edgekit.export.importers.runs import from_run
-from edgekit.export.pipeline import ExportOptions, export_classifier
+from edgekit.export.inputs import ExportOptions
 from edgekit.result import SearchTrained, TrainedVariant
-from edgekit.run import Run
 from edgekit.search.budget import broken
 from edgekit.search.candidates import Candidate
 from edgekit.search.devices import Device
@@ -62,25 +62,15 @@ def train_in_full(
     Raises:
         EdgekitError: the training, the export or the measurement failed.
     """
-    run = Run(training.folder / "full" / candidate.name)
+    run = training.full_run(candidate)
     splits = training.splits_of(candidate.image_size)
     began = time.monotonic()
     reuse = [training.teacher_run(candidate.image_size), *training.reuse]
     recipe = candidate.in_recipe(plan.recipe)
     train(recipe, run, reuse=reuse, splits=splits, until="distill", on_stage=on_stage)
     source = from_run(run, "student", _CALIBRATION_IMAGES, require_current)
-    bundle = export_classifier(
-        source.model,
-        classes=source.classes,
-        preprocessing=source.preprocessing,
-        calibration=source.calibration,
-        evaluation=source.evaluation,
-        output=source.output,
-        targets=plan.targets,
-        precisions=plan.precisions,
-        name=source.name,
-        provenance=source.provenance,
-        options=ExportOptions(max_drop=plan.max_drop),
+    bundle = export_source(
+        source, targets=plan.targets, precisions=plan.precisions, options=ExportOptions(max_drop=plan.max_drop)
     )
     both = [
         Turns(one, run.path / "turns" / name, device, plan.limits, plan.turn_seconds, plan.threads, everything=True)

@@ -35,6 +35,7 @@ class SearchPlan:
         threads: of the inference; 0 leaves it to the runtime.
         max_drop: the largest loss of accuracy by the export, in percentage points.
         most_full: how many candidates are trained in full, at most, if those before turn out to be outside the budget.
+        prune: whether a larger network is pruned to the budget where the winner leaves much of it.
     """
 
     recipe: Recipe
@@ -49,6 +50,7 @@ class SearchPlan:
     threads: int = 0
     max_drop: float = 1.0
     most_full: int = 3
+    prune: bool = False
 
     @property
     def turn_seconds(self) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from edgekit.data.splits import Splits
-from edgekit.result import Search, SearchCandidate, SearchRound, SearchTrained, SearchVariant
+from edgekit.result import Pruning, Search, SearchCandidate, SearchRound, SearchTrained, SearchVariant
 from edgekit.search.budget import broken, excess
 from edgekit.search.candidates import Candidate
 from edgekit.search.measure import MeasuredBundle, MeasuredVariant
@@ -35,10 +35,17 @@ class Record:
         self.trained: list[SearchTrained] = []
         self.seconds: dict[str, float] = {}
         self.full_epochs: int | None = None
-        self._scored_on = scored_on(splits)
+        self.scored_on = scored_on(splits)
         self._rounds: dict[str, dict[int, Scored]] = {}
         self._left_out: dict[str, str] = {}
         self._winner: tuple[str, str] | None = None
+        self.pruning: Pruning | None = None
+        self._pruned: SearchCandidate | None = None
+
+    @property
+    def winner(self) -> str | None:
+        """The name of the winner until now."""
+        return self._winner[0] if self._winner else None
 
     def latency(self, name: str) -> float | None:
         """Return the median latency of a candidate's fastest variant within the budget, ms; None if there is none."""
@@ -91,6 +98,25 @@ class Record:
                     f"behind the winner after {in_epochs(epochs)} ({percent(rounds[epochs].score or 0.0)})"
                 )
 
+    def prune(
+        self, pruning: Pruning, candidate: SearchCandidate | None, trained: SearchTrained | None, recipe: str
+    ) -> None:
+        """Note what came of pruning a larger network.
+
+        Args:
+            pruning: the record.
+            candidate: the pruned network; None if there is none.
+            trained: its full training, likewise.
+            recipe: the file of the winner's recipe.
+        """
+        self.pruning, self._pruned = pruning, candidate
+        if trained is not None:
+            self.trained.append(trained)
+        if pruning.kept and candidate is not None:
+            if self._winner is not None:
+                self._left_out[self._winner[0]] = f"the winner before pruning: {pruning.outcome}"
+            self._winner = candidate.name, recipe
+
     def nearest(self) -> str:
         """Return the variant that comes nearest to the budget, with its numbers; empty if nothing was measured."""
         found: list[tuple[float, str, MeasuredVariant]] = []
@@ -111,6 +137,7 @@ class Record:
     def search(self) -> Search:
         """Return the results so far."""
         candidates = [self._candidate(candidate) for candidate in self.plan.candidates]
+        candidates += [self._pruned] if self._pruned is not None else []
         rounds = [scored.seconds for by_epochs in self._rounds.values() for scored in by_epochs.values()]
         seconds = {
             "measure": sum(measured.seconds for measured in self.measured.values()),
@@ -118,6 +145,9 @@ class Record:
             "rounds": sum(rounds),
             "full": sum(trained.seconds for trained in self.trained),
         }
+        if self.pruning is not None:  # whose full training is a part of it
+            seconds["pruning"] = self.pruning.seconds
+            seconds["full"] -= sum(t.seconds for t in self.trained if t.candidate == self.pruning.name)
         complete = len(self.measured) == len(self.plan.candidates)
         nothing = complete and all(self.latency(c.name) is None for c in self.plan.candidates)
         winner, recipe = self._winner or (None, None)
@@ -128,12 +158,13 @@ class Record:
             threads=self.plan.threads,
             budgets=[str(limit) for limit in self.plan.limits],
             candidates=candidates,
-            scored_on=self._scored_on,
+            scored_on=self.scored_on,
             full_epochs=self.full_epochs,
             trained=list(self.trained),
             winner=winner,
             winner_recipe=recipe,
-            nearest=self.nearest() if nothing else "",
+            pruning=self.pruning,
+            nearest=self.nearest() if nothing and winner is None else "",
             seconds={phase: round(spent, 1) for phase, spent in seconds.items()},
         )
 

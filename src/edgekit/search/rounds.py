@@ -107,6 +107,10 @@ class Training:
         splits = self.splits_of(candidate.image_size)
         return epochs_of(settled(self.recipe, len(splits.pool), len(splits.labeled)).distill)
 
+    def full_run(self, candidate: Candidate) -> Run:
+        """Return the run of a full training."""
+        return Run(self.folder / "full" / candidate.name)
+
     def teacher_run(self, image_size: ImageSize) -> Run:
         """Return the run of the teacher for a resolution."""
         own = image_size == self.recipe.data.image_size
@@ -128,6 +132,10 @@ class Training:
         run = self.teacher_run(candidate.image_size)
         return 0.0 if self.reuse else sum(run.require(stage).seconds for stage in ("pretrain", "finetune"))
 
+    def short_run(self, candidate: Candidate, epochs: int) -> Run:
+        """Return the run of a short training."""
+        return Run(self.folder / "rounds" / str(epochs) / candidate.name)
+
     def short(self, candidate: Candidate, epochs: int) -> Scored:
         """Distill a candidate for some epochs, and score it; resumes an interrupted training.
 
@@ -137,7 +145,7 @@ class Training:
             EdgekitError: as a training.
             TrainingInterrupted: a signal stopped it.
         """
-        run = Run(self.folder / "rounds" / str(epochs) / candidate.name)
+        run = self.short_run(candidate, epochs)
         splits, recipe = self.splits_of(candidate.image_size), self._short_recipe(candidate, epochs)
         began = time.monotonic()
         try:

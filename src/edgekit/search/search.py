@@ -7,29 +7,30 @@ What is done is recorded in a storage that several processes and machines may sh
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from edgekit import claims
 from edgekit.bundle import Bundle
 from edgekit.data.splits import Splits, load_splits
-from edgekit.errors import EdgekitError, RemoteError
+from edgekit.errors import EdgekitError
 from edgekit.files import write_text
 from edgekit.locks import locked
 from edgekit.progress import progress, relayed
-from edgekit.result import Search, SearchTrained
+from edgekit.recipe import Architecture
+from edgekit.result import Pruning, Search, SearchTrained
 from edgekit.run import Run
 from edgekit.search.candidates import Candidate
 from edgekit.search.devices import Device
 from edgekit.search.full import bundle_folder, train_in_full, winner_text
-from edgekit.search.measure import TURNS, MeasuredBundle, Turns, in_turns
+from edgekit.search.measuring import Measuring
 from edgekit.search.plan import SearchPlan, claim_folder
+from edgekit.search.pruning import CLOSE, PruneToBudget, PruningOutcome, larger_neighbors, share_taken
 from edgekit.search.record import Record, in_epochs
 from edgekit.search.rounds import Scored, Training, check_trainable, not_faster, ranked
 from edgekit.search.untrained import export_untrained
+from edgekit.shares import percent
 from edgekit.sizes import ImageSize
 from edgekit.train.stages.pipeline import Report
 
@@ -99,15 +100,17 @@ class _Search:
             plan.training_key(splits),
             plan.full_key(device.name, splits),
         )
+        self.measuring = Measuring(plan, device, self.work, self._keys[0], self.record, self._bundle, say)
         self._on_change = on_change
         self._by_name = {candidate.name: candidate for candidate in plan.candidates}
 
     def run(self) -> Search:
         """Do what is to be done, together with the other processes."""
-        self._measure()
+        self.measuring.run()
         self._changed()
         fitting = [c for c in self.plan.candidates if self.record.latency(c.name) is not None]
         if not fitting:
+            self._prune()
             return self.record.search()
         latency = {c.name: self.record.latency(c.name) or 0.0 for c in fitting}
         dominated = not_faster(fitting, latency)
@@ -116,6 +119,7 @@ class _Search:
         self._teach(names)
         order = self._rounds(names, latency)
         self._full(order)
+        self._prune()
         return self.record.search()
 
     def splits(self, size: ImageSize) -> Splits:
@@ -130,101 +134,10 @@ class _Search:
     def _changed(self) -> None:
         self._on_change(self.record.search())
 
-    # Measuring
-
-    def _measure(self) -> None:
-        """Measure all candidates; one process at a time uses the device, the others wait for its results."""
-        kind = self.work.kind(f"edgekit measure {self._keys[0]}")
-        told = False
-        while missing := self._read_measured(kind):
-            with self._device_if_free() as free:
-                if free:
-                    self._measure_here(kind, [self._by_name[name] for name in missing])
-                    continue
-            if not told:
-                self.say(f"another process measures on {self.device.name}: waiting for its results")
-                told = True
-            time.sleep(_POLL_SECONDS)
-
-    def _read_measured(self, kind: claims.Kind) -> list[str]:
-        """Read what has been measured; return the names of the others, without those that failed in this process."""
-        done = kind.done()
-        for name in self._by_name.keys() & done.keys():
-            self.record.measured[name] = MeasuredBundle.from_content(done[name])
-        return [name for name in self._by_name if name not in self.record.measured]
-
-    def _measure_here(self, kind: claims.Kind, candidates: Sequence[Candidate]) -> None:
-        plan = self.plan
-        steps = len(candidates) * (1 + TURNS)
-        measured: list[tuple[Candidate, Turns, float]] = []
-        with self.device, progress("measure", steps, unit="steps") as advance, relayed(lambda text: advance(0, text)):
-            for candidate in candidates:
-                began = time.monotonic()
-                try:
-                    bundle = self._bundle(candidate)
-                except RemoteError:
-                    raise
-                except EdgekitError as error:
-                    advance(1 + TURNS)
-                    self.say(f"{candidate.name}: cannot be exported: {error.message}")
-                    self._keep(kind, candidate, MeasuredBundle([], time.monotonic() - began, error.message))
-                    continue
-                advance(1, candidate.name)
-                turns = Turns(
-                    bundle, bundle.path.parent / "turns", self.device, plan.limits, plan.turn_seconds, plan.threads
-                )
-                measured.append((candidate, turns, time.monotonic() - began))
-
-            def tell(turns: Turns) -> None:
-                advance(1, turns.bundle.manifest.name)
-                self._require_energy(turns)
-
-            in_turns([turns for _, turns, _ in measured], advance=tell, further=TURNS)
-            for candidate, turns, seconds in measured:
-                self._keep(kind, candidate, turns.result(seconds))
-
     def _bundle(self, candidate: Candidate) -> Bundle:
         folder = bundle_folder(self.folder, candidate)
         splits = self.splits(candidate.image_size)
         return export_untrained(candidate, self.plan.recipe, splits, folder, self.plan.targets, self.plan.precisions)
-
-    def _keep(self, kind: claims.Kind, candidate: Candidate, measured: MeasuredBundle) -> None:
-        """Record what was measured; a failure for this process alone, because the next one may have what this one lacked."""
-        claim = None if measured.error else kind.claim([candidate.name])
-        if claim is not None:
-            with claim:
-                p50 = min((v.p50 for v in measured.variants if v.p50), default=None)
-                claim.finish(measured.content(), None if p50 is None else -p50)
-        self.record.measured[candidate.name] = measured
-
-    def _require_energy(self, turns: Turns) -> None:
-        """Refuse a budget of energy on a device that does not report it, before everything is measured."""
-        why = turns.why_no_energy()
-        if why and any(limit.metric == "energy" for limit in self.plan.limits):
-            raise EdgekitError(
-                f"--budget energy: {self.device.name} reports no energy: {why}",
-                "leave this budget out, or see `edgekit doctor` there",
-            )
-
-    @contextmanager
-    def _device_if_free(self) -> Iterator[bool]:
-        """Yield whether this process alone may measure on the device, until the block ends."""
-        claim = self.work.kind(f"edgekit device {self.device.name}").claim(["device"])
-        if claim is None:
-            yield False
-            return
-        with claim:
-            yield True
-
-    @contextmanager
-    def _device_alone(self) -> Iterator[None]:
-        """Wait until this process alone may measure on the device."""
-        while True:
-            with self._device_if_free() as free:
-                if free:
-                    yield
-                    return
-            time.sleep(_POLL_SECONDS)
 
     # Training
 
@@ -298,7 +211,13 @@ class _Search:
             def make(key: str, candidate: Candidate = candidate) -> tuple[dict[str, object], float | None]:
                 bundle = self._bundle(candidate)
                 trained = train_in_full(
-                    self.plan, candidate, self.training, self.device, self._device_alone, bundle, self._say_stage
+                    self.plan,
+                    candidate,
+                    self.training,
+                    self.device,
+                    self.measuring.device_alone,
+                    bundle,
+                    self._say_stage,
                 )
                 return trained.model_dump(mode="json"), trained.accuracy
 
@@ -310,6 +229,44 @@ class _Search:
                 write_text(self.folder / WINNER, winner_text(self.plan, candidate))
                 return
             self.say(f"{name}: after the full training, no variant is within the budget")
+
+    def _prune(self) -> None:
+        """Prune a larger network to the budget where the winner leaves much of it, or where there is no winner."""
+        if not self.plan.prune:
+            return
+        winner = self.record.search().won()
+        of = self._by_name[winner.candidate] if winner is not None else None
+        if winner is not None and (taken := share_taken(self.plan.limits, winner)) >= CLOSE:
+            outcome = f"nothing was pruned: {winner.candidate} takes {percent(taken)} of the budget"
+            self.record.prune(Pruning(outcome=outcome, against=winner.candidate), None, None, WINNER)
+            return
+        pruning = PruneToBudget(
+            self.plan, self.training, self.device, self.measuring.device_alone, self._bundle, self.record.scored_on, self._say_stage, self.say
+        )  # fmt: skip
+        neighbors = larger_neighbors(self.plan.candidates, self.record.measured, self.plan.limits, of)
+        larger, skipped = pruning.choose(neighbors)
+        if larger is None:
+            outcome = "nothing was pruned: no candidate outside the budget can be" + "".join(
+                f"; {why}" for why in skipped
+            )
+            self.record.prune(Pruning(outcome=outcome, skipped=skipped), None, None, WINNER)
+            return
+        self._teach([larger.name])
+        self.record.full_epochs = self.training.epochs(larger)
+
+        def make(key: str) -> tuple[dict[str, object], float | None]:
+            done = pruning.run(larger, winner, of, skipped)
+            return done.content(), done.pruning.score
+
+        kind = self.work.kind(f"edgekit prune {self._keys[2]}")
+        key = f"{larger.name} against {of.name if of else 'nothing'}"
+        done = PruningOutcome.from_content(claims.share(kind, [key], make, on_wait=self._say_waiting)[key])
+        self.record.prune(done.pruning, done.candidate, done.trained, WINNER)
+        if done.pruning.kept and done.candidate is not None:
+            student = Architecture.model_validate(done.candidate.student)
+            kept = Candidate(student, done.candidate.image_size, done.candidate.name)
+            write_text(self.folder / WINNER, winner_text(self.plan, kept))
+        self._changed()
 
     def _say_stage(self, report: Report) -> None:
         if report.outcome != "skipped":

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from edgekit.data.augment import Augment
 from edgekit.data.images import ImageSet, spread_rows
 from edgekit.models.classifier import Classifier
 from edgekit.recipe import Augmentation, Recipe
@@ -25,6 +24,7 @@ from edgekit.train.evaluate.features import labels_of
 from edgekit.train.evaluate.probes import linear_probe
 from edgekit.train.evaluate.scores import share
 from edgekit.train.loop.loader import seed_for
+from edgekit.train.stages.views import augment_for
 
 _PIXELS = 8  # side of the reduced image
 _VIEWS = 4  # of each image
@@ -114,7 +114,7 @@ class _Probe:
         """Return features (views * n, d) and labels (views * n), on the CPU. All calls use the same seed, to compare augmentations."""
         data = self.recipe.data
         plain = Augmentation(crop=0.0, flip=0.0, jitter=0.0, gray=0.0, blur=0.0)
-        augment = Augment(config or plain, data.image_size, data.mean, data.std)
+        augment = augment_for(config or plain, data)
         generator = torch.Generator().manual_seed(seed_for(self.recipe.seed, "advice", "views"))
         views = 1 if config is None else _VIEWS
         features, labels = [], []

@@ -16,7 +16,6 @@ import torch
 from pydantic import BaseModel, Field, ValidationError
 from torch import Tensor
 
-from edgekit.data.augment import Augment
 from edgekit.data.images import ImageSet
 from edgekit.data.labels import draw, share, shuffled
 from edgekit.data.layout import inspect_folder
@@ -38,6 +37,7 @@ from edgekit.train.loop.streaming import shuffled as batches_of
 from edgekit.train.records.folders import complete, only_one
 from edgekit.train.records.inputs import settled_content
 from edgekit.train.stages.training_tasks import ClassifyTask
+from edgekit.train.stages.views import augment_for
 
 _VALIDATION = 0.2
 _STRENGTHS = tuple(10.0**power for power in range(-4, 3))  # scikit-learn's C; the paper tries 45 values
@@ -292,9 +292,7 @@ def _train(
     """Train all weights with a linear classifier on the encoder's features."""
     images, data = target.splits.labeled, recipe.data
     model = Classifier(pretrained.architecture, pretrained.image_size, target.splits.classes, encoder)
-    task = ClassifyTask(
-        model, Augment(config.augmentation, data.image_size, data.mean, data.std), config.label_smoothing
-    )
+    task = ClassifyTask(model, augment_for(config.augmentation, data), config.label_smoothing)
     batches = batches_of(images, min(config.batch_size, len(images)), seed_for(recipe.seed, "transfer", "order"), True)
     assert config.epochs != "auto"  # it is settled
     last = fit(

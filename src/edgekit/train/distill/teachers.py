@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from edgekit.data.images import ImageSet, spread_rows
-from edgekit.errors import EdgekitError, RecipeError
+from edgekit.errors import RecipeError
 from edgekit.files import sha256
 from edgekit.models.checkpoints import digest_of_weights
 from edgekit.models.class_order import hits, natural
-from edgekit.models.factories import import_factory, source_file
+from edgekit.models.factories import network_of, source_file, users_code
 from edgekit.models.pixels import Statistics, normalize, resized
 from edgekit.models.pretrained import published
 from edgekit.models.store import load_classifier
@@ -272,44 +272,26 @@ def _tried(
     Raises:
         RecipeError: it fails, or does not return the logits of the classes.
     """
-    try:
+    what = f"{where}: fails on images {(2, 3, *size)}"
+    with users_code(
+        what, "a teacher must map images of three channels to logits; set its image_size to the size that it takes"
+    ):
         with torch.no_grad():
             logits = model.eval()(torch.zeros(2, 3, *size))
         _check_logits(logits, classes, where)
         return Teacher(model, size, *_renormalized(data, *own), given=(data.mean, data.std))
-    except EdgekitError:
-        raise
-    except Exception as error:  # code of the user may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise RecipeError(
-            f"{where}: fails on images {(2, 3, *size)}: {reason}",
-            "a teacher must map images of three channels to logits; set its image_size to the size that it takes",
-        ) from error
 
 
 def _of_factory(source: TeacherSource, data: DataConfig, classes: list[str]) -> Teacher:
     assert source.factory is not None
     assert source.weights is not None
-    module, name = source.factory
     where = f"{_WHERE}: {source.model}"
-    factory = import_factory(module, name, where)
     mean, std = (data.mean if source.mean is None else source.mean), (data.std if source.std is None else source.std)
-    try:
-        model = factory()
-        if not isinstance(model, nn.Module):
-            raise RecipeError(f"{where}: returned a {type(model).__name__}, not an nn.Module", "return the network")
-        loaded = load_weights(model, source.weights, _WHERE, weights_key=source.weights_key)
-        teacher = _tried(model, where, source.image_size or data.image_size, (mean, std), data, classes)
-        teacher.loaded = loaded
-        return teacher
-    except EdgekitError:
-        raise
-    except Exception as error:  # code of the user may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise RecipeError(
-            f"{where}: fails on images {(2, 3, *(source.image_size or data.image_size))}: {reason}",
-            "the function must take no arguments and return a network that maps such images to logits",
-        ) from error
+    model = network_of(source.factory, where)
+    loaded = load_weights(model, source.weights, _WHERE, weights_key=source.weights_key)
+    teacher = _tried(model, where, source.image_size or data.image_size, (mean, std), data, classes)
+    teacher.loaded = loaded
+    return teacher
 
 
 def _check_logits(logits: Any, classes: list[str], where: str) -> None:

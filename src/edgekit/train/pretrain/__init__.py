@@ -13,6 +13,7 @@ from edgekit.train.pretrain.compress import CompRess
 from edgekit.train.pretrain.distilled import Distilled
 from edgekit.train.pretrain.guided import BYOLGuided, SimSiamGuided
 from edgekit.train.pretrain.instdisc import InstDisc
+from edgekit.train.pretrain.maps import Maps
 from edgekit.train.pretrain.method import Method
 from edgekit.train.pretrain.moco import MoCo
 from edgekit.train.pretrain.regression import Regression
@@ -26,7 +27,13 @@ METHODS: dict[str, Any] = {
     "simsiam+gsg": SimSiamGuided, "triplet": Triplet,
 }  # fmt: skip
 # Those of `pretrain.method: distill`, which has a teacher.
-OBJECTIVES: dict[str, type[Distilled]] = {"cosine": Regression, "mse": Regression, "seed": SEED, "compress": CompRess}
+OBJECTIVES: dict[str, type[Distilled]] = {
+    "cosine": Regression,
+    "mse": Regression,
+    "seed": SEED,
+    "compress": CompRess,
+    "maps": Maps,
+}
 
 
 def build_method(

@@ -14,14 +14,7 @@ from edgekit.train.pretrain.distilled import Distilled, Queue
 
 
 class CompRess(Distilled):
-    """CompRess-2q: each network compares with a queue of its own features of the same earlier images.
-
-    Args:
-        config: the recipe's part.
-        image_size: size of the views, in pixels.
-        normalization: of the views, see `edgekit.models.encoders.build_encoder`.
-        width: of the teacher's features.
-    """
+    """CompRess-2q, with the arguments of `Distilled`: each network compares with a queue of its own features of the same earlier images."""
 
     def __init__(
         self, config: DistillConfig, image_size: SizeLike, normalization: Normalization | None, width: int

@@ -13,14 +13,7 @@ from edgekit.train.pretrain.distilled import Distilled
 
 
 class Regression(Distilled):
-    """The objectives `cosine` and `mse`; see `cosine_distance` and `squared_distance`.
-
-    Args:
-        config: the recipe's part.
-        image_size: size of the views, in pixels.
-        normalization: of the views, see `edgekit.models.encoders.build_encoder`.
-        width: of the teacher's features.
-    """
+    """The objectives `cosine` and `mse`, with the arguments of `Distilled`; see `cosine_distance` and `squared_distance`."""
 
     def __init__(
         self, config: DistillConfig, image_size: SizeLike, normalization: Normalization | None, width: int

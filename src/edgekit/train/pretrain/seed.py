@@ -13,14 +13,7 @@ from edgekit.train.pretrain.distilled import Distilled, Queue, soft_cross_entrop
 
 
 class SEED(Distilled):
-    """The method; the queue is part of its state.
-
-    Args:
-        config: the recipe's part.
-        image_size: size of the views, in pixels.
-        normalization: of the views, see `edgekit.models.encoders.build_encoder`.
-        width: of the teacher's features.
-    """
+    """The method, with the arguments of `Distilled`; the queue is part of its state."""
 
     def __init__(
         self, config: DistillConfig, image_size: SizeLike, normalization: Normalization | None, width: int

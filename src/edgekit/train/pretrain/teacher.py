@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekit.errors import EdgekitError, RecipeError
+from edgekit.errors import RecipeError
 from edgekit.files import sha256
 from edgekit.models.checkpoints import digest_of_weights
 from edgekit.models.encoders import Normalization, build_encoder
-from edgekit.models.factories import import_factory, source_file
+from edgekit.models.factories import network_of, source_file, users_code
 from edgekit.models.pixels import Statistics, per_channel, resized
 from edgekit.models.positions import interpolated
 from edgekit.models.pretrained import Published, published, three
@@ -206,15 +206,7 @@ def _known(library: str, name: str) -> Any:
 def _of_factory(source: EncoderTeacher, data: DataConfig) -> FrozenEncoder:
     assert source.factory is not None
     where = f"{WHERE}: {source.model}"
-    factory = import_factory(*source.factory, where)
-    try:
-        network = factory()
-    except EdgekitError:
-        raise
-    except Exception as error:  # code of the user may raise anything
-        raise RecipeError(f"{where}: fails: {_reason(error)}", "the function must take no arguments") from error
-    if not isinstance(network, nn.Module):
-        raise RecipeError(f"{where}: returned a {type(network).__name__}, not an nn.Module", "return the network")
+    network = network_of(source.factory, where)
     config = getattr(network, "pretrained_cfg", None) or {}  # of a network of timm
     mean: Statistics = (
         source.mean if source.mean is not None else three(config["mean"]) if "mean" in config else data.mean
@@ -243,16 +235,6 @@ def _checked(
     Raises:
         RecipeError: it does not take images of three channels and this size.
     """
-    try:
+    hint = f"it must take three channels; set {WHERE}.image_size to the size that it takes"
+    with users_code(f"{WHERE}: {title}: fails on images {(2, 3, *size)}", hint):
         return FrozenEncoder(network, size, own, data, title, loaded)
-    except EdgekitError:
-        raise
-    except Exception as error:  # whatever the network's code raises
-        raise RecipeError(
-            f"{WHERE}: {title}: fails on images {(2, 3, *size)}: {_reason(error)}",
-            f"it must take three channels; set {WHERE}.image_size to the size that it takes",
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]

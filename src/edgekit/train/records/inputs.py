@@ -232,7 +232,7 @@ def _leave_out_newer(content: dict[str, Any]) -> None:
     if content.get("train") == "all":
         del content["train"]
     for key in ("encoder", "student"):
-        for name, default in (("mean", None), ("std", None), ("interpolate_positions", False)):
+        for name, default in (("mean", None), ("std", None), ("interpolate_positions", False), ("channels", None)):
             if key in content and content[key].get(name, ...) == default:
                 del content[key][name]
     consistency = content.get("consistency", {})

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 
-from edgekit.data.augment import Augment
 from edgekit.data.images import ImageSet
 from edgekit.data.splits import Splits, load_splits, set_sizes, write_splits
 from edgekit.errors import DataError, RecipeError
@@ -24,7 +23,7 @@ from edgekit.files import write_text
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, build_encoder
 from edgekit.models.store import load_classifier, load_pretrained, save_classifier, save_pretrained
-from edgekit.recipe import Architecture, Augmentation, Recipe, Supervised, dump, epochs_of, settled
+from edgekit.recipe import Architecture, Recipe, Supervised, dump, epochs_of, settled
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.run import Run, StageRecord
 from edgekit.stages import STAGES
@@ -49,7 +48,7 @@ from edgekit.train.stages.scratch import search
 from edgekit.train.stages.teacher import Finetuning
 from edgekit.train.stages.teaching import Teaching
 from edgekit.train.stages.training_tasks import ClassifyTask, PretrainTask
-from edgekit.train.stages.views import augmentation_of, draw_views
+from edgekit.train.stages.views import augment_for, augmentation_of, draw_views
 
 StageFiles = tuple[list[str], dict[str, Any]]  # names of the files of a stage, and its metrics
 WITHOUT_LABELS = ("data", "pretrain")
@@ -234,7 +233,8 @@ class Stages:
             start = {"started_from": {"stage": "pretrain"}}
             if rank() == 0:
                 echo("distill: starts from the pretrained encoder, which is the same network", err=True)
-        task = DistillTask(student, teachers, self._augment(config.augmentation), config, labeled, self.objective)
+        augment = augment_for(config.augmentation, self.recipe.data)
+        task = DistillTask(student, teachers, augment, config, labeled, self.objective)
         images = labeled if config.images == "labeled" else self.splits.pool
         if config.images == "both":
             images = with_labels(images, labeled)
@@ -260,7 +260,8 @@ class Stages:
 
     def _from_scratch(self, config: Supervised, folder: Path) -> tuple[Classifier, dict[str, Any]]:
         model = self._student("supervised", self.recipe.distill.student.model_copy(update={"weights": None}))
-        task = ClassifyTask(model, self._augment(config.augmentation), config.label_smoothing, self.objective)
+        augment = augment_for(config.augmentation, self.recipe.data)
+        task = ClassifyTask(model, augment, config.label_smoothing, self.objective)
         return model, self._fit(task, "supervised", self.splits.labeled, folder, config=config)
 
     def _knn(self, encoder: Encoder) -> float | None:
@@ -315,9 +316,6 @@ class Stages:
             hardware=self.recipe.hardware, observe=observe, observe_every=monitor_every(self.recipe.monitor, epochs),
         )  # fmt: skip
         return {**last, "steps": epochs * batches.steps}
-
-    def _augment(self, config: Augmentation) -> Augment:
-        return Augment(config, self.size, self.recipe.data.mean, self.recipe.data.std)
 
 
 def _start(stage: str, encoder: Encoder) -> dict[str, Any]:

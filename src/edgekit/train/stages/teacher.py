@@ -15,12 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgekit.data.augment import Augment
 from edgekit.data.images import ImageSet, spread_rows
 from edgekit.data.splits import Splits
 from edgekit.models.classifier import Classifier
 from edgekit.models.store import Pretrained
-from edgekit.recipe import Augmentation, Recipe
+from edgekit.recipe import Recipe
 from edgekit.shares import share_of
 from edgekit.train.evaluate import apply, labels_of, linear_probe, share
 from edgekit.train.objective import objective_of
@@ -28,6 +27,7 @@ from edgekit.train.stages.consistency import PseudoLabels
 from edgekit.train.stages.finetuning import FinetuneTask, Pool, label_shares, mean_probabilities
 from edgekit.train.stages.held_out import MAX_IMAGES, LabelCheck, check_labels
 from edgekit.train.stages.linear_head import EmbeddingPart, start_from_probe
+from edgekit.train.stages.views import augment_for
 
 _SAMPLED = 2000  # images of the pool to measure shares and disagreement: a standard error of at most 1.1 points
 _LEFT_OUT = 200  # folds of the leave-one-out estimate, at most
@@ -63,7 +63,8 @@ class Finetuning:
         self.label_check: LabelCheck | None = check_labels(self.error, labels_of(self.labeled)) if checked else None
         passed = self.label_check != "not better than guessing"
         pool = self._pool(model) if self._consistent and passed else None
-        self.task = FinetuneTask(model, self._augment(config.augmentation), config, pool, self.objective)
+        augment = augment_for(config.augmentation, self.recipe.data)
+        self.task = FinetuneTask(model, augment, config, pool, self.objective)
 
     @property
     def _consistent(self) -> bool:
@@ -176,7 +177,7 @@ class Finetuning:
         pseudo = PseudoLabels(start, target, config.threshold, config.max_drift)
         probe = self.splits.probe
         held_out = probe.subset(spread_rows(len(probe), MAX_IMAGES)) if len(probe) else None
-        return Pool(self.splits.pool, self._augment(self.recipe.strong_augmentation), pseudo, held_out)
+        return Pool(self.splits.pool, augment_for(self.recipe.strong_augmentation, self.recipe.data), pseudo, held_out)
 
     def _some_of_the_pool(self) -> ImageSet:
         """Return at most 2,000 images of the pool, evenly spaced, with evaluation preprocessing."""
@@ -186,10 +187,6 @@ class Finetuning:
     def _classifier(self, pretrained: Pretrained, encoder: Any, keep: int) -> Classifier:
         size, classes = self.recipe.data.image_size, self.splits.classes
         return Classifier(pretrained.architecture, size, classes, encoder, pretrained.head.keep(keep))
-
-    def _augment(self, config: Augmentation) -> Augment:
-        data = self.recipe.data
-        return Augment(config, data.image_size, data.mean, data.std)
 
     def _apply(self, model: nn.Module, images: ImageSet) -> Tensor:
         return apply(model, images.images, self.recipe.data.mean, self.recipe.data.std, self.device)

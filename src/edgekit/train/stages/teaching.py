@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,7 @@ from edgekit.data.augment import Augment
 from edgekit.data.pixels import margins
 from edgekit.data.splits import Splits
 from edgekit.data.to_device import to_device
+from edgekit.errors import RecipeError
 from edgekit.files import digest_of, write_json
 from edgekit.foreign import Unreadable, read_json
 from edgekit.models.pixels import normalize
@@ -23,10 +25,12 @@ from edgekit.train.evaluate import bank_of, encoder_scores
 from edgekit.train.loop.devices import uses_bf16
 from edgekit.train.loop.distributed import barrier, rank, world_size
 from edgekit.train.loop.step import Batch, StepDraws, StepOutcome
+from edgekit.train.pretrain.maps import TeacherMaps
 from edgekit.train.pretrain.method import Method, Views
-from edgekit.train.pretrain.teacher import AsEncoder, FrozenEncoder, load_encoder_teacher, teacher_identity
+from edgekit.train.pretrain.teacher import AsEncoder, load_encoder_teacher, teacher_identity
 from edgekit.train.pretrain.teacher_features import FOLDER, TeacherFeatures, only_flips
 from edgekit.train.stages.training_tasks import PretrainTask, monitored
+from edgekit.train.stages.views import augment_for
 
 
 class Teaching:
@@ -48,7 +52,13 @@ class Teaching:
             echo(f"pretrain: weights of the teacher: {self.teacher.loaded}", err=True)
         augmentation, size = config.augmentation.at(recipe.data.image_size), recipe.data.image_size
         self.flip = augmentation.flip
-        keeps = world_size() == 1 and (config.target == "image" or only_flips(augmentation, size))
+        self.maps = TeacherMaps(self.teacher) if config.objective == "maps" else None
+        if self.maps is not None and recipe.hardware.compile:
+            raise RecipeError(
+                "hardware.compile: a compiled encoder does not give its feature map",
+                "set it to false, or pretrain.objective to cosine",
+            )
+        keeps = world_size() == 1 and self.maps is None and (config.target == "image" or only_flips(augmentation, size))
         self.features = (
             TeacherFeatures(
                 self.teacher, splits.pool, size, flips=self.flip > 0, identity=self.identity, folder=run.path,
@@ -64,9 +74,9 @@ class Teaching:
             self.features.complete()
         data = self.recipe.data
         plain = self.config.augmentation.model_copy(update={"flip": 0.0})
-        augment = Augment(plain, data.image_size, data.mean, data.std)
+        augment = augment_for(plain, data)
         of_images = self.config.target == "image"
-        return DistilledTask(method, augment, self.flip, self.teacher, self.features, of_images)
+        return DistilledTask(method, augment, self.flip, self.maps or self.teacher, self.features, of_images)
 
     def scores(self) -> dict[str, Any]:
         """Return the scores of the teacher beside those of the student, for the record; computed once for a run."""
@@ -115,7 +125,7 @@ class DistilledTask(PretrainTask):
         method: one of `edgekit.train.pretrain.OBJECTIVES`.
         augment: makes the views, without flips: they are drawn here, because features are kept for both orientations.
         flip: probability of a horizontal flip.
-        teacher: the frozen encoder.
+        teacher: gives the features, or the maps, of images.
         features: those that are kept; None: computed in every step.
         of_images: whether the teacher sees the whole image instead of the view.
     """
@@ -125,7 +135,7 @@ class DistilledTask(PretrainTask):
         method: Method,
         augment: Augment,
         flip: float,
-        teacher: FrozenEncoder,
+        teacher: Callable[[Tensor], Tensor],
         features: TeacherFeatures | None,
         of_images: bool,
     ) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from edgekit.data.augment import Augment, OneBranch
 from edgekit.data.images import ImageSet
 from edgekit.files import write_bytes
-from edgekit.recipe import Recipe
+from edgekit.recipe import Augmentation, DataConfig, Recipe
 from edgekit.train.loop.loader import seed_for
 
 _IMAGES, _VIEWS = 8, 7
@@ -24,6 +24,11 @@ def augmentation_of(recipe: Recipe, stage: str) -> Augment | OneBranch:
     config, data = getattr(recipe, stage).augmentation, recipe.data
     if stage == "pretrain" and recipe.pretrain.one_branch is not None:
         return OneBranch(config, recipe.pretrain.one_branch, data.image_size, data.mean, data.std)
+    return augment_for(config, data)
+
+
+def augment_for(config: Augmentation, data: DataConfig) -> Augment:
+    """Return an augmentation for the images of a recipe: with their size and normalization."""
     return Augment(config, data.image_size, data.mean, data.std)
 
 
