@@ -32,6 +32,7 @@ from pydantic import (
 from edgekit import tasks
 from edgekit.abstention import DISTANCE
 from edgekit.board import BoardNeeds
+from edgekit.alarms import Alarm
 from edgekit.confidence import Confidence
 from edgekit.errors import BundleError, EdgekitError, near, shortened
 from edgekit.files import sha256, write_text
@@ -208,6 +209,7 @@ class Variant(ManifestPart):
     note: str = Field("", description="what a user should know, for instance why it was rejected")
     board: BoardNeeds | None = Field(None, description="of the target micro: what a microcontroller needs to run it")
     confidence: Confidence | None = Field(None, description="its temperature, and when it answers unknown")
+    alarm: Alarm | None = Field(None, description="the score above which an image is anomalous")
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -226,8 +228,8 @@ class Variant(ManifestPart):
 
 
 def _written(content: dict[str, Any]) -> dict[str, Any]:
-    """The fields of schema 3 are written only where they say something: an older edgekit can then read the bundle."""
-    return {key: value for key, value in content.items() if value is not None or key not in ("confidence", "geometry")}
+    """Fields of some tasks are written only where they say something: an older edgekit can then read the bundle."""
+    return {key: value for key, value in content.items() if value is not None or key not in ("confidence", "geometry", "alarm")}
 
 
 class Manifest(ManifestPart):
@@ -252,6 +254,10 @@ class Manifest(ManifestPart):
     geometry: BundleFile | None = Field(
         None,
         description=".npz with `means` (k, d) and `whitening` (d, d), float32: where known images lie in the embedding or the logits",
+    )
+    alarm: Alarm | None = Field(
+        None,
+        description="of the trained model: the score above which an image is anomalous; a variant that could not run where it was exported has no other",
     )
     variants: list[Variant]
     provenance: dict[str, Any] = Field(description="run, digests of weights and stages, packages, machine, command")

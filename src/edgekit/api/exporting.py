@@ -14,7 +14,7 @@ from edgekit.bundle import Bundle
 from edgekit.errors import ExportError, near
 from edgekit.stages import TRAINED_BY
 from edgekit.targets import DEFAULT_TARGETS, every
-from edgekit.tasks import DEFAULT, RECOGNITION
+from edgekit.tasks import ANOMALY, DEFAULT, RECOGNITION
 from edgekit.terminal import echo
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgekit.export.importers.source import ModelSource
 
 ModelOfRun = Literal["student", "teacher", "supervised", "encoder"]
+_TASKS = (DEFAULT, RECOGNITION, ANOMALY)
 _ENCODER: ModelOfRun = "encoder"  # it has no classes, so that it can only be exported for recognition
 _Statistics = str | float | Sequence[float] | None
 # Options for models that edgekit did not train; a run has its own values.
@@ -108,7 +109,7 @@ def export(
         image_size: resolution, if it differs from that of the model; the folder is then OUTPUT-PIXELS.
         embedding: add the embedding, the input of the last linear layer, as an output.
         task: what the bundle answers: classification; or recognition: the embedding alone, for galleries (the bundle has no classes, and
-            RUN/export-recognition is its default folder). None: what a run's recipe says, else classification.
+            RUN/export-recognition is its default folder); or anomaly, of a run with that task. None: what a run's recipe says, else classification.
         batch: fixed batch size; None: any.
         calibration_images: largest number of calibration images.
         few_images: allow calibration with fewer than 8 images.
@@ -186,6 +187,7 @@ def export(
             provenance=source.provenance,
             trained=source.trained,
             options=options,
+            alarm=source.alarm,
             confidence=None if abstain == "never" else ConfidenceRequest(source.held_out, abstain, false_abstain),
             task=task,
         )
@@ -204,11 +206,20 @@ def _chosen_task(
     Raises:
         ExportError: there is no such task, or it has no further embedding to give.
     """
-    if task not in (None, DEFAULT, RECOGNITION):
-        hint = near(task, (DEFAULT, RECOGNITION)) or f"give {DEFAULT} or {RECOGNITION}"
+    if task not in (None, *_TASKS):
+        hint = near(task, _TASKS) or f"give one of {', '.join(_TASKS)}"
         raise ExportError(f"no such task to export: {task}", hint)
     run = _as_run(model)
-    task = task or (DEFAULT if run is None else run.recipe.task)
+    trained_for = DEFAULT if run is None else run.recipe.task
+    task = task or trained_for
+    if (task == ANOMALY) != (trained_for == ANOMALY):
+        what = f"{_name(model)}: its recipe has task: {trained_for}" if run is not None else f"{_name(model)} is no run"
+        raise ExportError(f"--task {task}: {what}", f"leave --task out, or train a run with task: {task}")
+    if task == ANOMALY and (which is not None or embedding):
+        raise ExportError(
+            f"--{'embedding' if embedding else f'model {which}'}: a run of task: {ANOMALY} has one model, its detector, and no embedding",
+            "leave it out",
+        )
     if task == RECOGNITION and embedding:
         raise ExportError("--embedding: the embedding is all that recognition gives", "leave --embedding out")
     if task == RECOGNITION and which is None and run is not None and run.record("distill") is None:
@@ -344,6 +355,8 @@ def _of_run(
 ) -> ModelSource:
     set_options = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
     run, which = opened(run), which or "student"
+    if task == ANOMALY:
+        return _of_detector(run, calibration_images, set_options, image_size)
     if which not in (*TRAINED_BY, _ENCODER):
         raise ExportError(f"{which!r} is not a model of a run", f"give one of {', '.join(TRAINED_BY)}")
     if which == _ENCODER and task != RECOGNITION:
@@ -358,6 +371,19 @@ def _of_run(
     from edgekit.train.records.inputs import require_current
 
     return from_run(run, which, calibration_images, require_current, image_size)
+
+
+def _of_detector(run: runs.Run, calibration_images: int, set_options: list[str], image_size: int | None) -> ModelSource:
+    run.require(ANOMALY)
+    if set_options or image_size is not None:
+        option = set_options[0] if set_options else "--image-size"
+        raise ExportError(
+            f"{option}: {run.path} has a detector, which was built for images of its own recipe", f"leave {option} out"
+        )
+    from edgekit.export.importers.detectors import detector_from_run
+    from edgekit.train.records.inputs import require_current
+
+    return detector_from_run(run, calibration_images, require_current)
 
 
 def _name(model: nn.Module | runs.Run | Path | str) -> str:

@@ -16,6 +16,7 @@ from edgekit import __version__, tasks
 from edgekit.bundle import BUNDLE_SCHEMA, Bundle, Manifest, Tensor, Variant, write_manifest
 from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
+from edgekit.export.alarms import AlarmRequest, with_alarms
 from edgekit.export.catalog import check_batch, in_order, plan, split
 from edgekit.export.confidence import ConfidenceRequest, images_for, with_confidence
 from edgekit.export.doubts import doubts
@@ -67,6 +68,7 @@ def export_classifier(
     options: ExportOptions | None = None,
     task: str = tasks.DEFAULT,
     confidence: ConfidenceRequest | None = None,
+    alarm: AlarmRequest | None = None,
 ) -> Bundle:
     """Convert, quantize, verify and bundle a classifier, or a model of another task.
 
@@ -97,6 +99,7 @@ def export_classifier(
         options: bounds, and how variants are made; None: the defaults.
         task: what the model answers, a name of `edgekit.tasks`.
         confidence: calibrate the probabilities, and answer unknown about images unlike the known ones; None: neither.
+        alarm: of a task whose output is a score: how the score above which an image is anomalous is set; None: it is not.
 
     Raises:
         ExportError: a target or precision is unknown, there are too few images to calibrate INT8 with, the network cannot be
@@ -138,7 +141,10 @@ def export_classifier(
         reused = _reusable(old, digest_of(same), keys, chosen.search_minutes)
         request = None if (provenance or {}).get("random_weights") or not answered.abstains else confidence
         known, set_on = images_for(request, judged)
-        if old is not None and set(keys) <= set(reused) and old.manifest.provenance.get("confidence") == set_on:
+        labeled = None if labels is None else (images, labels)
+        alarm_on = None if alarm is None else alarm.digest(labeled)
+        unchanged = {"confidence": set_on, "alarm": alarm_on}
+        if old is not None and set(keys) <= set(reused) and all(old.manifest.provenance.get(k) == v for k, v in unchanged.items()):
             return old
         # Embedding the pool is only worth it for calibration.
         calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused)
@@ -174,6 +180,7 @@ def export_classifier(
                 )
             origin = provenance or {}
             calibrated = with_confidence(variants, folder, float_onnx, known, request, answered)
+            alarms = with_alarms(calibrated.variants, folder, float_onnx, alarm, labeled, answered)
             outputs = reference.golden_outputs
             doubtful = (
                 [] if origin.get("random_weights") else doubts(reference, classes)
@@ -195,10 +202,11 @@ def export_classifier(
                 accuracy=reference.accuracy,
                 confidence=calibrated.trained,
                 geometry=calibrated.geometry,
-                variants=in_order(calibrated.variants),
+                alarm=alarms.trained,
+                variants=in_order(alarms.variants),
                 provenance={
                     **origin,
-                    "notes": merged(origin.get("notes", []), [*doubtful, *notes(variants), *calibrated.notes]),
+                    "notes": merged(origin.get("notes", []), [*doubtful, *notes(variants), *calibrated.notes, *alarms.notes]),
                     "judged_on": judged.describe(),
                     "machine": this_machine().model_dump(mode="json"),
                     "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -207,7 +215,7 @@ def export_classifier(
                     # The next export compares these with its own inputs, to decide which variants it can keep.
                     "graph": same["graph"],
                     "inputs": digest_of(same),
-                    **({} if set_on is None else {"confidence": set_on}),
+                    **{key: value for key, value in unchanged.items() if value is not None},
                     "variants": {v.id: keys.get(v.id) or _recorded(old, v.id) for v in variants},
                 },
             )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from edgekit.recipe.anomaly import Anomaly
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.recipe.method_table import Pretrain
 from edgekit.recipe.methods import SimCLRConfig
@@ -25,10 +26,11 @@ class Recipe(RecipePart):
     name: str = Field(
         "digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200, description="the run folder is runs/NAME"
     )
-    task: Literal["classification", "recognition"] = Field(
+    task: Literal["classification", "recognition", "anomaly"] = Field(
         "classification",
         description="what `edgekit export` makes of the run: classification; recognition: the embedding alone, for galleries, of the student "
-        "or, where there are no labels, of the encoder. Training is the same",
+        "or, where there are no labels, of the encoder; training is the same. anomaly: what is unlike the normal images of `data.normal`, and "
+        "where: pretraining, then the detector of `anomaly`",
     )
     seed: int = Field(0, ge=0, description="seed of the initial weights, the batches and the augmentation")
     data: DataConfig = DataConfig()
@@ -36,6 +38,7 @@ class Recipe(RecipePart):
     finetune: Finetune = Finetune()
     distill: Distill = Distill()
     supervised: Supervised = Supervised()
+    anomaly: Anomaly = Anomaly()
     monitor: Monitor = Monitor()
     hardware: Hardware = Hardware()
 
@@ -56,6 +59,14 @@ class Recipe(RecipePart):
                 raise ValueError(
                     f"{name}.optimizer.warmup_epochs ({warmup:g}) must be less than {name}.epochs ({stage.epochs})"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _normal_images(self) -> Recipe:
+        if (self.task == "anomaly") != (self.data.normal is not None):
+            raise ValueError(
+                "task anomaly and data.normal belong together: data.normal names the normal images that a detector is built from"
+            )
         return self
 
     @model_validator(mode="after")

@@ -74,6 +74,7 @@ class Predictor:
         self.variant = bundle.variant(variant) if variant else default_variant(bundle)
         self.task, self.classes = bundle.task, bundle.manifest.classes
         self.known = _known(bundle, self.variant, abstain=abstain, abstain_below=abstain_below)
+        self._least = _least(bundle, self.variant)
         self._of_trained = self.known is not None and self.variant.confidence is None
         self._name = bundle.manifest.name
         self._preprocessing = bundle.manifest.preprocessing
@@ -114,7 +115,8 @@ class Predictor:
                 size (OpenCV's arrays are BGR: pass `pixels[..., ::-1]`). Or a list or tuple of these, mixed as you like.
             top: how much to return per image: of a classification, the maximum number of classes.
             threshold: leave out classes that are less probable than this; with a gallery, the similarity up to which an image is
-                unknown. None: leave nothing out; with a gallery, its own threshold.
+                unknown; of anomaly detection, the score above which an image is anomalous. None: leave nothing out; with a gallery, its own
+                threshold; of anomaly detection, the bundle's.
             batch: images per run, for a list.
 
         Returns:
@@ -167,8 +169,8 @@ class Predictor:
         return self.answers(outputs, top, threshold)
 
     def answers(self, outputs: Outputs, top: int, threshold: float | None) -> list[Answer]:
-        """Return what outputs mean, image by image; `threshold` None leaves nothing out."""
-        least = threshold or 0.0
+        """Return what outputs mean, image by image; `threshold` None leaves nothing out, or is the bundle's own."""
+        least = self._least if threshold is None else threshold
         if self.known is None:
             return list(self.task.answers(outputs, self.classes, top, least))
         return list(self.task.answers_knowing(outputs, self.classes, top, least, self.known))
@@ -291,6 +293,14 @@ def _known(bundle: Bundle, variant: Variant, *, abstain: bool, abstain_below: fl
             f"the bundle's own is {known.confidence.threshold:g}; its score is the {known.confidence.rule}",
         )
     return replace(known, confidence=known.confidence.model_copy(update={"threshold": abstain_below}))
+
+
+def _least(bundle: Bundle, variant: Variant) -> float:
+    """The threshold of answers where the user gives none: of a task with alarms the bundle's, infinite where it has none; else 0."""
+    if not bundle.task.alarms:
+        return 0.0
+    alarm = variant.alarm or bundle.manifest.alarm
+    return math.inf if alarm is None else alarm.threshold
 
 
 def default_variant(bundle: Bundle) -> Variant:

@@ -16,9 +16,11 @@ from edgekit.tasks.task import EMBEDDING, UNKNOWN, Answer, Likeness, Outputs, Ta
 GROUP = "edgekit.tasks"  # of the entry points that add tasks
 DEFAULT = "classification"  # of whoever does not say, and of bundles older than the tasks
 RECOGNITION = "recognition"
+ANOMALY = "anomaly"
 _BUILT_IN = {
     DEFAULT: "edgekit.tasks.classification:CLASSIFICATION",
     RECOGNITION: "edgekit.tasks.recognition:RECOGNITION",
+    ANOMALY: "edgekit.tasks.anomaly:ANOMALY_DETECTION",
 }
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
@@ -60,4 +62,4 @@ def _added(name: str) -> Task:
     return task
 
 
-__all__ = ["DEFAULT", "EMBEDDING", "GROUP", "RECOGNITION", "UNKNOWN", "Answer", "Likeness", "Outputs", "Task", "find"]
+__all__ = ["ANOMALY", "DEFAULT", "EMBEDDING", "GROUP", "RECOGNITION", "UNKNOWN", "Answer", "Likeness", "Outputs", "Task", "find"]

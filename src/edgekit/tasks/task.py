@@ -89,6 +89,10 @@ class Task(ABC):
         directions: outputs of which a quantized variant must keep the direction.
         least_agreement: that a float variant must have with the trained model on the golden images.
         abstains: whether labeled images calibrate its answers, some of which are then unknown: `calibrated`, `decisions`, `quality_of`.
+        alarms: whether its main output is a score, one an image, above a threshold of which the image is anomalous. Scores of normal images
+            set it for each variant, and `answers` gets it as its `threshold`, infinite where there is none.
+        float_tail: whether everything behind the last convolution stays in float32 where the rest is quantized or in half precision.
+        batch: images that are run at once where nothing is timed, at most.
     """
 
     name: ClassVar[str]
@@ -105,6 +109,9 @@ class Task(ABC):
     directions: ClassVar[frozenset[str]] = frozenset({EMBEDDING})
     least_agreement: ClassVar[float] = 1.0
     abstains: ClassVar[bool] = False
+    alarms: ClassVar[bool] = False
+    float_tail: ClassVar[bool] = False
+    batch: ClassVar[int] = 256
 
     @property
     def required(self) -> tuple[str, ...]:

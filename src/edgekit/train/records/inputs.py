@@ -64,6 +64,9 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         if isinstance(recipe.pretrain, DistillConfig):
             return {**pool, **common, "teacher": teacher_identity(recipe.pretrain.teacher, run)}
         return {**pool, **common}
+    if stage == "anomaly":
+        start = {"from": _weights(run, "pretrain")} if recipe.anomaly.encoder is None else {}
+        return {**start, **pool, **common}
     if stage in _EARLIER_DEFAULTS:
         common["defaults"] = _DEFAULTS
     if stage == "finetune":
@@ -193,10 +196,16 @@ def _weights(run: Run, stage: str) -> str:
 def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
     """Return a stage's part of the recipe, with the digest of each file in place of its name."""
     content = settled_content(
-        getattr(recipe, stage), without={"distill": {"teachers"}, "pretrain": {"teacher"}}.get(stage)
+        getattr(recipe, stage), without={
+            "distill": {"teachers"},
+            "pretrain": {"teacher"},
+            "anomaly": {"threshold", "false_alarms"},  # of the export
+        }.get(stage),
     )
     _leave_out_newer(content)
     for key in ("encoder", "student"):
+        if key in content and content[key] is None:
+            continue
         if content.get(key, {}).get("weights_key", "") is None:  # as in records that are older than this key
             del content[key]["weights_key"]
         path = content.get(key, {}).pop("weights", None)
@@ -215,7 +224,7 @@ def _leave_out_newer(content: dict[str, Any]) -> None:
         del content["train"]
     for key in ("encoder", "student"):
         for name, default in (("mean", None), ("std", None), ("interpolate_positions", False)):
-            if key in content and content[key].get(name, ...) == default:
+            if content.get(key) is not None and content[key].get(name, ...) == default:
                 del content[key][name]
     consistency = content.get("consistency", {})
     if consistency.get("max_gap") == Consistency().max_gap:
