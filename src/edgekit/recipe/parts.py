@@ -83,8 +83,8 @@ class DataConfig(RecipePart):
     normal: Text | None = Field(
         None,
         description="(mostly) normal images, for anomaly detection, in place of `labeled` and `pool`: a folder in the layout of MVTec AD "
-        "(`train/good`, `test/DEFECT`, `ground_truth/DEFECT/*_mask.png`), a folder of normal images alone, a CSV file with the columns `file`, `label`, "
-        "`mask` and `split`, or `textures` (generated). `probe` is the share of them that is held out for the threshold",
+        "(`train/good`, `test/DEFECT`, `ground_truth/DEFECT/*_mask.png`), a folder of normal images alone, a CSV file with the columns "
+        "`file`, `label`, `mask` and `split`, or `textures` (generated). `probe` is the share of them that is held out for the threshold",
     )
     test: Text | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2,
