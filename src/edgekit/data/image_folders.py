@@ -63,7 +63,7 @@ def labeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> I
     if loose:
         notes.append(f"{loose} images of {where} are in no class folder and are left out")
     notes += walk.notes(where)
-    return _of_files(where, root, files, max_pixels, np.array(labels, dtype=np.int64), classes, notes)
+    return source_of_files(where, root, files, max_pixels, np.array(labels, dtype=np.int64), classes, notes)
 
 
 def unlabeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> ImageSource:
@@ -84,14 +84,14 @@ def unlabeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) ->
         raise DataError(
             f"{at(key, where)}: holds no images{_instead(walk, where)}", "give a folder of image files, flat or nested"
         )
-    return _of_files(where, root, files, max_pixels, notes=walk.notes(where))
+    return source_of_files(where, root, files, max_pixels, notes=walk.notes(where))
 
 
 def _instead(walk: Walk, where: str) -> str:
     return "".join(f" ({note})" for note in walk.notes(where))
 
 
-def _of_files(
+def source_of_files(
     where: str,
     root: Path,
     files: list[ImageFile],
@@ -100,6 +100,17 @@ def _of_files(
     classes: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> ImageSource:
+    """Return a source of image files.
+
+    Args:
+        where: the folder as the user named it.
+        root: its path, to which the names of the files are relative.
+        files: the images.
+        max_pixels: the largest number of pixels that is decoded.
+        labels: (n,) int64 indices into `classes`, or None.
+        classes: names of the classes.
+        notes: notes for the user.
+    """
     # The path of the folder is part of the stamp: an unpacked archive may have equal names, sizes and times in train/ and test/.
     home = os.fspath(root.resolve())
     names = [file.name for file in files]

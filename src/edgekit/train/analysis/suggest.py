@@ -79,7 +79,11 @@ def suggest(run: Run, count: int, test_count: int) -> Suggestions:
             f"{run.path}: its images have labels: data.labeled is {data.labeled}",
             "use a run whose recipe has data.labeled: null; `edgekit init FOLDER` writes one for a folder without class folders",
         )
-    assert data.pool is not None
+    if data.pool is None:
+        raise DataError(
+            f"{run.path}: its images are for anomaly detection (data.normal: {data.normal}), which needs no classes",
+            "use a run whose recipe has data.pool",
+        )
     model = Model.load(run, "encoder")
     source = open_pool(data.pool, "data.pool", data).ranged(of_run(run) or data.pixel_range)
     decoded = decode(source, model.preprocessing, data.max_skipped)
