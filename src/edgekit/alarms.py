@@ -50,6 +50,5 @@ class Alarm(_Part):
     images: int = Field(ge=1, description="images that it was set on")
     trimmed: int = Field(0, ge=0, description="images with the largest scores that were left out, as anomalous ones may be among them")
     are: str = Field(description="what these images are")
-    map_low: FiniteFloat = Field(description="the median of the heat maps of these images, where colors begin")
-    map_high: FiniteFloat = Field(description="the largest value of the heat maps of nearly all of them (95 %)")
+    map_threshold: FiniteFloat = Field(description="what the heat maps of 95 % of the normal ones among them stay below; drawings outline what is above")
     quality: AlarmQuality | None = None

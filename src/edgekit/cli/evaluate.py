@@ -38,7 +38,7 @@ def _shots(context: click.Context, parameter: click.Parameter, text: str) -> lis
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of tables.")
 def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
-    """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set.
+    """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set; of a run of task anomaly, its detector.
 
     Also prints how much better the student is than the same network trained from scratch, with a confidence interval (which
     includes label draws if `edgekit train --draws` trained several), and advice on the recipe.
@@ -71,13 +71,14 @@ def _print(measured: Evaluation) -> None:
     from rich import box
     from rich.table import Table
 
+    from edgekit.tasks import ANOMALY
     from edgekit.cli.findings import WIDTH, advice_lines, calibration_lines, difference_lines, draw_lines, paragraph
 
     protocols = list(dict.fromkeys(map(_protocol, measured.scores)))
     console = new_console()
     console.width = min(console.width, WIDTH)
     table = Table("model", "metric", box=box.SIMPLE_HEAD, title=measured.data, title_justify="left")
-    for name in ("accuracy", "images", "how"):
+    for name in ("score" if measured.task == ANOMALY else "accuracy", "images", "how"):
         table.add_column(name, justify="right", no_wrap=True)
     for score in measured.scores:
         metric = score.metric if score.shots is None else f"{score.shots}-shot {score.metric}"
@@ -89,7 +90,7 @@ def _print(measured: Evaluation) -> None:
 
     per_class = {s.model: s.per_class for s in measured.scores if s.per_class}
     if per_class:
-        classes = Table("class", box=box.SIMPLE_HEAD, title="accuracy by class", title_justify="left")
+        classes = Table("defect" if measured.task == ANOMALY else "class", box=box.SIMPLE_HEAD, title="decided rightly" if measured.task == ANOMALY else "accuracy by class", title_justify="left")
         for model in per_class:
             classes.add_column(model, justify="right", no_wrap=True)
         for name in next(iter(per_class.values())):

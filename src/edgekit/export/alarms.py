@@ -6,7 +6,6 @@ own, a variant keeps the share of false alarms.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +14,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgekit.alarms import Alarm, AlarmQuality, AlarmRule
+from edgekit.alarms import Alarm, AlarmRule
 from edgekit.bundle import Variant
 from edgekit.errors import EdgekitError
 from edgekit.export.verify import class_spread, exact_threads
-from edgekit.intervals import of_order_statistic, wilson
 from edgekit.progress import progress
 from edgekit.quantize.selection import digest_of_arrays
 from edgekit.runtimes import open_session, why_not
 from edgekit.runtimes.session import run_in_batches
 from edgekit.targets import find_runtime
 from edgekit.tasks import Outputs, Task
-from edgekit.tasks.anomaly import MAP, SCORE, image_labels
-from edgekit.tasks.anomaly_metrics import FEWEST_OF_EACH, best_threshold, f1_at, fewest_normal, quantile_threshold
+from edgekit.tasks.alarms import alarm_quality, set_alarm
+from edgekit.tasks.anomaly import SCORE, image_labels
+from edgekit.tasks.anomaly_metrics import FEWEST_OF_EACH, fewest_normal
 
-_SHOWN = 0.95  # share of normal images whose heat maps lie in the lower half of the colors
 Run = Callable[[NDArray[np.uint8]], Outputs]  # uint8 images (n, s, s, 3) -> score and map
 Images = NDArray[np.uint8]
 
@@ -171,76 +169,12 @@ def _alarm(
 ) -> tuple[Alarm, NDArray[np.bool_] | None]:
     """The threshold of a model, and its decisions on the images that show what it does."""
     outputs = run(setting.images)
-    alarm = set_alarm(outputs, setting.labels, request, setting.are)
+    alarm = set_alarm(outputs, setting.labels, request.rule, request.false_alarms, request.trim, setting.are)
     if testing is None:
         return alarm, None
     scores = run(testing.images)[SCORE]
     quality = alarm_quality(scores, testing.labels, alarm.threshold, testing.are, trained)
     return alarm.model_copy(update={"quality": quality}), scores > alarm.threshold
-
-
-def set_alarm(outputs: Outputs, labels: NDArray[np.bool_], request: AlarmRequest, are: str) -> Alarm:
-    """Set the threshold of a model on some images.
-
-    Args:
-        outputs: its score and map of them.
-        labels: whether each is anomalous; of the rule `normal` none is.
-        request: how.
-        are: what the images are, for the record.
-    """
-    scores, maps = outputs[SCORE].astype(np.float64), outputs[MAP][~labels]
-    colors = {
-        "map_low": float(np.median(maps)),
-        "map_high": float(np.quantile(maps.reshape(len(maps), -1).max(1), _SHOWN)),
-    }
-    if request.rule == "labeled":
-        best = best_threshold(scores, labels.astype(np.int64))
-        return Alarm(
-            threshold=best.threshold, rule="labeled", interval=best.interval, f1=best.f1, f1_interval=best.f1_interval,
-            images=len(scores), are=are, **colors,
-        )  # fmt: skip
-    trimmed = min(math.ceil(request.trim * len(scores)), len(scores) - 1) if request.trim else 0
-    kept = np.sort(scores)[: len(scores) - trimmed]
-    if len(kept) >= fewest_normal(request.false_alarms):
-        found = quantile_threshold(kept, request.false_alarms)
-        threshold, share, interval = found.threshold, found.false_alarms, found.interval
-    else:  # the largest: a further image is above it as often as any of them would be the largest
-        threshold, share, interval = float(kept[-1]), 1 / (len(kept) + 1), of_order_statistic(1, len(kept))
-    return Alarm(
-        threshold=threshold, rule="normal", false_alarms=share, interval=interval, images=len(kept), trimmed=trimmed, are=are, **colors
-    )  # fmt: skip
-
-
-def alarm_quality(
-    scores: NDArray[np.floating[Any]],
-    labels: NDArray[np.bool_],
-    threshold: float,
-    are: str,
-    trained: NDArray[np.bool_] | None = None,
-) -> AlarmQuality:
-    """What a threshold does to labeled images.
-
-    Args:
-        scores: (n,).
-        labels: whether each image is anomalous.
-        threshold: above which it is called so.
-        are: what the images are, for the record.
-        trained: what the trained model calls them by its own threshold; None for the trained model.
-    """
-    called = scores > threshold
-    good, bad = int((~labels).sum()), int(labels.sum())
-    wrong, missed = int(called[~labels].sum()), int((~called[labels]).sum())
-    return AlarmQuality(
-        are=are,
-        normal=good,
-        anomalous=bad,
-        false_alarms=wrong / good if good else None,
-        false_alarms_interval=wilson(wrong / good, good) if good else None,
-        missed=missed / bad if bad else None,
-        missed_interval=wilson(missed / bad, bad) if bad else None,
-        f1=f1_at(scores, labels, threshold) if bad else None,
-        agreement=None if trained is None else float((called == trained).mean()),
-    )
 
 
 def _notes(request: AlarmRequest, trained: Alarm) -> tuple[str, ...]:

@@ -53,6 +53,8 @@ class Predictor:
 
     Attributes:
         known: the bundle's rule for unknown, of this variant; None if it has none.
+        alarm: from which score on an image is anomalous, of this variant or else of the trained model; None if the bundle has none.
+        preprocessing: how an image becomes the pixels that the model takes.
         depth: statistics of images with more than 8 bits per color since the predictor was made.
 
     Raises:
@@ -74,10 +76,10 @@ class Predictor:
         self.variant = bundle.variant(variant) if variant else default_variant(bundle)
         self.task, self.classes = bundle.task, bundle.manifest.classes
         self.known = _known(bundle, self.variant, abstain=abstain, abstain_below=abstain_below)
-        self._least = _least(bundle, self.variant)
+        self.alarm = (self.variant.alarm or bundle.manifest.alarm) if self.task.alarms else None
         self._of_trained = self.known is not None and self.variant.confidence is None
         self._name = bundle.manifest.name
-        self._preprocessing = bundle.manifest.preprocessing
+        self.preprocessing = bundle.manifest.preprocessing
         self.max_pixels = max_pixels
         self.depth, self._counting, self._warned = Depth(), Lock(), False
         self._session = load(bundle, self.variant, threads=threads)
@@ -90,7 +92,7 @@ class Predictor:
         self.close()
 
     def __repr__(self) -> str:
-        size = self._preprocessing.image_size
+        size = self.preprocessing.image_size
         what = f"{len(self.classes)} classes" if self.classes else self.task.name
         return f"<Predictor {self._name}: {self.variant.id}, {what}, {size} x {size} pixels>"
 
@@ -158,7 +160,7 @@ class Predictor:
             DataError: another dtype or shape, or no image.
             BundleError: the model gives values that are not finite.
         """
-        size = self._preprocessing.image_size
+        size = self.preprocessing.image_size
         check_images(pixels, (size, size, 3), None)
         outputs = run_in_batches(self._session, pixels, len(pixels))
         if not is_finite(outputs):
@@ -174,6 +176,13 @@ class Predictor:
         if self.known is None:
             return list(self.task.answers(outputs, self.classes, top, least))
         return list(self.task.answers_knowing(outputs, self.classes, top, least, self.known))
+
+    @property
+    def _least(self) -> float:
+        """The threshold of answers where the user gives none: of a task with alarms the bundle's, infinite where it has none; else 0."""
+        if self.alarm is not None:
+            return self.alarm.threshold
+        return math.inf if self.task.alarms else 0.0
 
     def predict_many(
         self,
@@ -230,7 +239,7 @@ class Predictor:
             return error
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        deep, pixel_range = is_deep(image), self._preprocessing.pixel_range
+        deep, pixel_range = is_deep(image), self.preprocessing.pixel_range
         rgb = image if image.mode == "RGB" else to_rgb(image, pixel_range)
         depth = Depth()
         depth.add(image, rgb.getchannel(0) if deep else None, pixel_range)
@@ -245,7 +254,7 @@ class Predictor:
                 PixelRangeWarning,
                 stacklevel=2,
             )
-        return self._preprocessing(rgb)
+        return self.preprocessing(rgb)
 
     def notes(self, where: str) -> list[str]:
         """Return notes for the user about the images so far and their answers, one sentence each.
@@ -253,12 +262,16 @@ class Predictor:
         Args:
             where: name of the images in the notes.
         """
-        pixel_range = self._preprocessing.pixel_range
+        pixel_range = self.preprocessing.pixel_range
         if pixel_range is None:
             hint = "the bundle has no pixel_range: train or export it again with such images to set one"
         else:
             hint = "check that they are the same kind of images as those that set the bundle's range"
         notes = self.depth.notes(where, pixel_range, hint, always=False)
+        if self.alarm is not None and self.variant.alarm is None:
+            notes.append(
+                f"{self.variant.id} did not run where the bundle was exported: its threshold is the trained model's, not its own"
+            )
         if self._of_trained:
             notes.append(
                 f"{self.variant.id} did not run where the bundle was exported: probabilities and unknown are by the trained model's "
@@ -293,14 +306,6 @@ def _known(bundle: Bundle, variant: Variant, *, abstain: bool, abstain_below: fl
             f"the bundle's own is {known.confidence.threshold:g}; its score is the {known.confidence.rule}",
         )
     return replace(known, confidence=known.confidence.model_copy(update={"threshold": abstain_below}))
-
-
-def _least(bundle: Bundle, variant: Variant) -> float:
-    """The threshold of answers where the user gives none: of a task with alarms the bundle's, infinite where it has none; else 0."""
-    if not bundle.task.alarms:
-        return 0.0
-    alarm = variant.alarm or bundle.manifest.alarm
-    return math.inf if alarm is None else alarm.threshold
 
 
 def default_variant(bundle: Bundle) -> Variant:

@@ -40,6 +40,11 @@ class Verdict(Answer):
         return None if self.threshold is None else self.score > self.threshold
 
     @property
+    def heat(self) -> NDArray[np.float32]:
+        """The heat map."""
+        return self.heat_map
+
+    @property
     def answer(self) -> str | None:
         """`anomalous` or `normal`; None without a threshold."""
         return None if self.anomalous is None else ANOMALOUS if self.anomalous else NORMAL

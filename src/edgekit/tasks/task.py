@@ -41,10 +41,20 @@ class Answer(ABC):
     Attributes:
         embedding: float32 (features,), where the model gives one; else None.
         unknown: whether the image is unlike all that the model knows; False for a task that does not tell.
+        anomalous: whether the image is unlike normal ones; None for a task that does not tell, and without a threshold.
+        heat: float32 (height, width), how anomalous each place of the image is, as the model sees it; None for a task without one.
     """
 
     embedding: NDArray[np.float32] | None
     unknown: bool = False
+
+    @property
+    def anomalous(self) -> bool | None:
+        return None
+
+    @property
+    def heat(self) -> NDArray[np.float32] | None:
+        return None
 
     @abstractmethod
     def line(self) -> str:

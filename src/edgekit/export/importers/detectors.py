@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from edgekit.data.anomaly_sets import AnomalySets, load_anomaly_sets
+from edgekit.data.anomaly_labels import labels_of_test
+from edgekit.data.anomaly_sets import load_anomaly_sets
 from edgekit.data.splits import load_splits
 from edgekit.export.alarms import AlarmRequest
 from edgekit.export.importers.runs import provenance_of
@@ -17,7 +17,7 @@ from edgekit.models.anomaly.detector import PixelDetector
 from edgekit.models.store import load_detector
 from edgekit.quantize.selection import CalibrationPool
 from edgekit.run import Run
-from edgekit.tasks.anomaly import UNMASKED, image_labels
+from edgekit.tasks.anomaly import image_labels
 
 STAGE = "anomaly"
 
@@ -65,20 +65,3 @@ def detector_from_run(run: Run, calibration_images: int, require_current: Callab
             np.asarray(sets.held_out.images), recipe.anomaly.threshold, recipe.anomaly.false_alarms, recipe.anomaly.trim
         ),
     )
-
-
-def labels_of_test(sets: AnomalySets) -> NDArray[np.uint8]:
-    """The labels of the test images in the form of the task: masks (n, s, s) if any anomalous image has one, else (n,).
-
-    An anomalous image without a mask, or whose defect the model does not see (cut off, or less than half a pixel), is `UNMASKED` all over.
-    """
-    labels = sets.labels
-    masks = sets.seen_masks()
-    if not any(mask is not None and mask.any() for mask, label in zip(masks, labels, strict=True) if label):
-        return labels
-    side = sets.test.side
-    found = np.zeros((len(labels), side, side), np.uint8)
-    for i, (mask, label) in enumerate(zip(masks, labels, strict=True)):
-        if label:
-            found[i] = mask if mask is not None and mask.any() else UNMASKED
-    return found
