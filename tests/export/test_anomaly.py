@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,13 @@ from edgekit.bench.golden import prove
 from edgekit.bundle import MANIFEST, Bundle
 from edgekit.data.anomaly_sets import load_anomaly_sets
 from edgekit.errors import ExportError, RecipeError
+from edgekit.export.alarms import AlarmRequest, with_alarms
 from edgekit.export.half import to_half
 from edgekit.models.store import load_detector
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.tail import tail_of
 from edgekit.recipe import dump, parse
+from edgekit.run import Run
 from edgekit.runtimes import load
 from edgekit.tasks.anomaly import ANOMALY_DETECTION, MAP, SCORE, Verdict
 from tests.helpers import anomalies
@@ -160,6 +164,29 @@ def test_predict_says_anomalous_and_draws_where(
     assert shown[0] == 0, shown
 
 
+def test_the_device_side_answers_without_torch(bundles: Callable[[str], Bundle], images: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'torchvision', 'timm', 'lightning', 'onnx', 'sklearn', 'safetensors', 'nncf', 'scipy'):\n"
+        "    sys.modules[name] = None\n"
+        "from edgekit.cli.main import main\n"
+        "main()\n"
+    )
+    arguments = [
+        "predict",
+        str(bundles("patchcore").path),
+        str(images / "test/dark/000.png"),
+        "--heatmap",
+        str(tmp_path),
+        "--variant",
+        "onnx-int8",
+    ]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert "anomalous" in done.stdout
+    assert (tmp_path / "000.png").exists()
+
+
 def test_a_run_is_evaluated(bundles: Callable[[str], Bundle], edgekit: Command) -> None:
     run = bundles("patchcore").path.parent
     code, out, _ = edgekit("evaluate", run, "--json")
@@ -251,11 +278,8 @@ def test_wrong_inputs_are_one_line(
 def test_the_threshold_of_labeled_images_is_measured_on_the_other_half(
     bundles: Callable[[str], Bundle], tmp_path: Path
 ) -> None:
-    from edgekit.export.alarms import AlarmRequest, with_alarms
-
     bundle = bundles("patchcore")
-    recipe = package.open_run(bundle.path.parent).recipe if hasattr(package, "open_run") else None
-    sets = load_anomaly_sets((recipe or parse(yaml.safe_load((bundle.path.parent / "recipe.yaml").read_text()))).data)
+    sets = load_anomaly_sets(Run(bundle.path.parent).recipe.data)
     labeled = np.asarray(sets.test.images), sets.labels
     request = AlarmRequest(np.asarray(sets.held_out.images), "labeled")
     found = with_alarms(

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
 from edgekit.errors import RecipeError
+from edgekit.files import sha256
+from edgekit.recipe import dump
 from edgekit.train.detect import coreset
 from edgekit.train.detect.coreset import bank_size, greedy_coreset, nearest_of, projected
 from edgekit.train.detect.gaussians import draw_channels
 from edgekit.train.detect.trimming import kept_images, unusual
+from tests.helpers import anomalies
 
 
 def naive_coreset(patches: np.ndarray, count: int, first: int) -> list[int]:
@@ -85,3 +94,32 @@ def test_features_are_drawn_from_every_level() -> None:
     assert [len(channels) for channels in drawn] == pytest.approx([14, 29, 57], abs=1)
     assert [len(channels) for channels in draw_channels([4, 64], 6, 1)] == [1, 5]
     assert [channels.tolist() for channels in draw_channels([2, 3], 100, 0)] == [[0, 1], [0, 1, 2]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["stfpm", pytest.param("patchcore", marks=pytest.mark.extra)])
+def test_a_killed_detector_comes_out_with_the_same_bits(method: str, tmp_path: Path) -> None:
+    """SIGKILL in the middle of the stage, then the same command again, against a run that nobody disturbed."""
+    images = anomalies.write_set(tmp_path / "parts")
+    weights = anomalies.write_weights(tmp_path / "encoder.safetensors")
+    recipe = anomalies.recipe(images, weights, method=method, epochs=40, batch_size=4, trim=0.1)
+    recipe = recipe.model_copy(update={"hardware": recipe.hardware.model_copy(update={"checkpoint_seconds": 0})})
+    (tmp_path / "recipe.yaml").write_text(dump(recipe))
+
+    def command(run: str) -> list[str]:
+        return [sys.executable, "-m", "edgekit", "train", str(tmp_path / "recipe.yaml"), "--run", str(tmp_path / run)]
+
+    subprocess.run(command("whole"), check=True, capture_output=True)
+    process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    stage = tmp_path / "killed" / "anomaly"
+    mark = stage / ("last.ckpt" if method == "stfpm" else "started.json")
+    while process.poll() is None and not mark.exists():
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the stage ended before it could be killed"
+    assert not (stage / "stage.json").exists()
+    done = subprocess.run(command("killed"), check=True, capture_output=True, text=True)
+    if method == "stfpm":
+        assert "anomaly: resumes from step" in done.stderr
+    for name in ("model.safetensors", "model.json", "trimmed.csv"):
+        assert sha256(stage / name) == sha256(tmp_path / "whole" / "anomaly" / name), name
