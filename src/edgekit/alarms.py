@@ -24,12 +24,16 @@ class AlarmQuality(_Part):
     are: str = Field(description="what these images are")
     normal: int = Field(ge=0)
     anomalous: int = Field(ge=0)
-    false_alarms: float | None = Field(None, ge=0, le=1, description="share of the normal images that it calls anomalous")
+    false_alarms: float | None = Field(
+        None, ge=0, le=1, description="share of the normal images that it calls anomalous"
+    )
     false_alarms_interval: Share | None = Field(None, description="its 95 % interval")
     missed: float | None = Field(None, ge=0, le=1, description="share of the anomalous images that it calls normal")
     missed_interval: Share | None = Field(None, description="its 95 % interval")
     f1: float | None = Field(None, ge=0, le=1, description="of the anomalous images")
-    agreement: float | None = Field(None, ge=0, le=1, description="share of images that it decides as the trained model does")
+    agreement: float | None = Field(
+        None, ge=0, le=1, description="share of images that it decides as the trained model does"
+    )
 
 
 class Alarm(_Part):
@@ -48,7 +52,11 @@ class Alarm(_Part):
     f1: float | None = Field(None, ge=0, le=1, description="labeled: there")
     f1_interval: Share | None = Field(None, description="labeled: its 95 % interval")
     images: int = Field(ge=1, description="images that it was set on")
-    trimmed: int = Field(0, ge=0, description="images with the largest scores that were left out, as anomalous ones may be among them")
+    trimmed: int = Field(
+        0, ge=0, description="images with the largest scores that were left out, as anomalous ones may be among them"
+    )
     are: str = Field(description="what these images are")
-    map_threshold: FiniteFloat = Field(description="what the heat maps of 95 % of the normal ones among them stay below; drawings outline what is above")
+    map_threshold: FiniteFloat = Field(
+        description="what the heat maps of 95 % of the normal ones among them stay below; drawings outline what is above"
+    )
     quality: AlarmQuality | None = None

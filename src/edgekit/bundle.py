@@ -31,8 +31,8 @@ from pydantic import (
 
 from edgekit import tasks
 from edgekit.abstention import DISTANCE
-from edgekit.board import BoardNeeds
 from edgekit.alarms import Alarm
+from edgekit.board import BoardNeeds
 from edgekit.confidence import Confidence
 from edgekit.errors import BundleError, EdgekitError, near, shortened
 from edgekit.files import sha256, write_text
@@ -229,7 +229,11 @@ class Variant(ManifestPart):
 
 def _written(content: dict[str, Any]) -> dict[str, Any]:
     """Fields of some tasks are written only where they say something: an older edgekit can then read the bundle."""
-    return {key: value for key, value in content.items() if value is not None or key not in ("confidence", "geometry", "alarm")}
+    return {
+        key: value
+        for key, value in content.items()
+        if value is not None or key not in ("confidence", "geometry", "alarm")
+    }
 
 
 class Manifest(ManifestPart):
@@ -257,7 +261,7 @@ class Manifest(ManifestPart):
     )
     alarm: Alarm | None = Field(
         None,
-        description="of the trained model: the score above which an image is anomalous; a variant that could not run where it was exported has no other",
+        description="of the trained model, and of a variant that could not run where it was exported: the score above which an image is anomalous",
     )
     variants: list[Variant]
     provenance: dict[str, Any] = Field(description="run, digests of weights and stages, packages, machine, command")

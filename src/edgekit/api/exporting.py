@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 ModelOfRun = Literal["student", "teacher", "supervised", "encoder"]
 _TASKS = (DEFAULT, RECOGNITION, ANOMALY)
+_NOT_FOR_ANOMALIES = ("litert", "micro", "executorch")
 _ENCODER: ModelOfRun = "encoder"  # it has no classes, so that it can only be exported for recognition
 _Statistics = str | float | Sequence[float] | None
 # Options for models that edgekit did not train; a run has its own values.
@@ -154,9 +155,10 @@ def export(
     from edgekit.export.pipeline import gate as require_passed
     from edgekit.temporary import scratch_folder
 
+    task, which = _chosen_task(model, which, task, embedding)
+    targets = _of_task(task, targets, "all" in _several(target))
     ids = plan(targets, precisions)
     check_batch(targets, batch)
-    task, which = _chosen_task(model, which, task, embedding)
     options = ExportOptions(
         max_drop=max_drop, min_agreement=min_agreement, recover=recover, search_minutes=search_minutes, **devices
     )
@@ -226,6 +228,25 @@ def _chosen_task(
         echo("there is no student, so that the pretrained encoder is exported", err=True)
         which = _ENCODER
     return task, which
+
+
+def _of_task(task: str, targets: tuple[str, ...], every_target: bool) -> tuple[str, ...]:
+    """The targets that can serve a task; of `--target all`, the others are left out, and named.
+
+    Raises:
+        ExportError: another one is asked for.
+    """
+    if task != ANOMALY:
+        return targets
+    other = [name for name in targets if name in _NOT_FOR_ANOMALIES]
+    if other and not every_target:
+        raise ExportError(
+            f"--target {other[0]}: not supported for task {ANOMALY}, whose graphs search a bank, or whiten features",
+            f"take {', '.join(name for name in every() if name not in _NOT_FOR_ANOMALIES)}",
+        )
+    for name in other:
+        echo(f"{name} is left out: not supported for task {ANOMALY}", err=True)
+    return tuple(name for name in targets if name not in other)
 
 
 def _as_run(model: nn.Module | runs.Run | Path | str) -> runs.Run | None:

@@ -71,8 +71,8 @@ def _print(measured: Evaluation) -> None:
     from rich import box
     from rich.table import Table
 
-    from edgekit.tasks import ANOMALY
     from edgekit.cli.findings import WIDTH, advice_lines, calibration_lines, difference_lines, draw_lines, paragraph
+    from edgekit.tasks import ANOMALY
 
     protocols = list(dict.fromkeys(map(_protocol, measured.scores)))
     console = new_console()
@@ -90,7 +90,12 @@ def _print(measured: Evaluation) -> None:
 
     per_class = {s.model: s.per_class for s in measured.scores if s.per_class}
     if per_class:
-        classes = Table("defect" if measured.task == ANOMALY else "class", box=box.SIMPLE_HEAD, title="decided rightly" if measured.task == ANOMALY else "accuracy by class", title_justify="left")
+        classes = Table(
+            "defect" if measured.task == ANOMALY else "class",
+            box=box.SIMPLE_HEAD,
+            title="decided rightly" if measured.task == ANOMALY else "accuracy by class",
+            title_justify="left",
+        )
         for model in per_class:
             classes.add_column(model, justify="right", no_wrap=True)
         for name in next(iter(per_class.values())):

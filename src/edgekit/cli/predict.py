@@ -128,7 +128,8 @@ def command(
         raise click.UsageError(f"--threshold {threshold:g}: a probability or a similarity is at most 1")
     if heatmap is not None and not opened.task.alarms:
         raise BundleError(
-            f"{bundle}: a bundle of the task {opened.task.name} gives no heat maps", "leave --heatmap out, or use a bundle of task anomaly"
+            f"{bundle}: a bundle of the task {opened.task.name} gives no heat maps",
+            "leave --heatmap out, or use a bundle of task anomaly",
         )
     predictor: Predictor
     if gallery is not None:
@@ -146,7 +147,7 @@ def command(
         )
     job = _PredictJob(predictor, top, threshold, batch, as_json, embedding, video)
     if heatmap is not None:
-        job.heat_maps = HeatMaps(heatmap, predictor)
+        job.heat_maps = HeatMaps(heatmap, predictor, images)
     left_out: Counter[str] = Counter()
     if video is not None:
         with Video(video) as frames:
@@ -204,17 +205,25 @@ class HeatMaps:
     Args:
         folder: created if missing.
         predictor: that gives the answers.
+        roots: the files and folders that the user named.
     """
 
-    def __init__(self, folder: Path, predictor: Predictor) -> None:
-        self._folder, self._predictor = folder, predictor
+    def __init__(self, folder: Path, predictor: Predictor, roots: tuple[Path, ...]) -> None:
+        self._folder, self._predictor, self._roots = folder, predictor, roots
         self._taken: set[str] = set()
+
+    def name_of(self, item: Path | InputFrame) -> str:
+        """The name of an image's file without its suffix: as below the folder that the user named."""
+        if not isinstance(item, Path):
+            return f"frame-{item.number:06}"
+        inside = [item.relative_to(root) for root in self._roots if root != item and item.is_relative_to(root)]
+        return (inside[0] if inside else Path(item.name)).with_suffix("").as_posix()
 
     def write(self, name: str, image: Any, answer: Answer) -> Path:
         """Write one image; return the file, `NAME.png`, of further images of that name `NAME-2.png` and so on.
 
         Args:
-            name: of the image, without a folder.
+            name: see `name_of`.
             image: upright, of any mode.
             answer: about it.
         """
@@ -314,8 +323,7 @@ class _PredictJob:
             self.unknown += answer.unknown
             self.anomalous += answer.anomalous is True
             if self.heat_maps is not None:
-                name = item.stem if isinstance(item, Path) else f"frame-{item.number:06}"
-                self.heat_maps.write(name, self._read(item), answer)
+                self.heat_maps.write(self.heat_maps.name_of(item), self._read(item), answer)
             if self._embedding and self._embedding != _IN_JSON_LINES:
                 self._embeddings.append((self._name(item), answer.embedding))
             yield self._json_line(item, answer) if self._as_json else self._line(item, answer)

@@ -212,7 +212,11 @@ def _detector(metrics: dict[str, Any]) -> tuple[str, list[str]]:
     """What a detector was built from, and a note on the images that were left out."""
     size = f", a bank of {metrics['bank']:,} patches" if "bank" in metrics else ""
     levels = ", ".join(f"{name} {height} x {width}" for name, height, width in metrics["levels"])
-    notes = [f"           {metrics['trimmed']} of the most unusual images were left out (trimmed.csv)"] if metrics["trimmed"] else []
+    notes = (
+        [f"           {metrics['trimmed']} of the most unusual images were left out (trimmed.csv)"]
+        if metrics["trimmed"]
+        else []
+    )
     return f"{metrics['method']} from {metrics['images']} normal images{size}; {levels}", notes
 
 

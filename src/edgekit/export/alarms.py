@@ -109,25 +109,35 @@ class _Set:
     are: str
 
 
-def _chosen(
-    request: AlarmRequest, labeled: tuple[Images, NDArray[Any]] | None
-) -> tuple[_Set, _Set | None, str]:
+def _chosen(request: AlarmRequest, labeled: tuple[Images, NDArray[Any]] | None) -> tuple[_Set, _Set | None, str]:
     """The images that the threshold is set on, those that show what it does, and why there can be no threshold."""
     normal = _Set(request.normal, np.zeros(len(request.normal), bool), "held-out normal images")
     test = None if labeled is None else _Set(labeled[0], image_labels(labeled[1]), "test images")
     if request.rule == "normal":
-        fault = "" if len(normal.images) else "no threshold, so no image is called anomalous: no normal image was held out (data.probe)"
+        fault = (
+            ""
+            if len(normal.images)
+            else "no threshold, so no image is called anomalous: no normal image was held out (data.probe)"
+        )
         return normal, test, fault
     labels = np.zeros(0, bool) if test is None else test.labels
     if min(int(labels.sum()), int((~labels).sum())) < 2 * FEWEST_OF_EACH:
-        return normal, test, (
-            f"no threshold, so no image is called anomalous: anomaly.threshold labeled needs {2 * FEWEST_OF_EACH} normal and as many anomalous "
-            f"test images, and there are {int((~labels).sum())} and {int(labels.sum())}"
+        return (
+            normal,
+            test,
+            (
+                f"no threshold, so no image is called anomalous: anomaly.threshold labeled needs {2 * FEWEST_OF_EACH} normal and as many anomalous "
+                f"test images, and there are {int((~labels).sum())} and {int(labels.sum())}"
+            ),
         )
     assert test is not None
     spread = class_spread(labels.astype(np.int64), len(labels))
     halves = [
-        np.sort(np.concatenate([of_kind[start::2] for kind in (False, True) for of_kind in [spread[labels[spread] == kind]]]))
+        np.sort(
+            np.concatenate(
+                [of_kind[start::2] for kind in (False, True) for of_kind in [spread[labels[spread] == kind]]]
+            )
+        )
         for start in (0, 1)
     ]
     first, second = (

@@ -59,7 +59,11 @@ def to_half(model: ModelProto) -> ModelProto:
 
     copied = ModelProto()
     copied.CopyFrom(model)
-    half = ONNXModel(convert_float_to_float16(copied, keep_io_types=True, node_block_list=[node.name for node in tail_of(model)] or None))
+    half = ONNXModel(
+        convert_float_to_float16(
+            copied, keep_io_types=True, node_block_list=[node.name for node in tail_of(model)] or None
+        )
+    )
     half.topological_sort()  # it appends its casts at the end
     converted: ModelProto = half.model
     return converted

@@ -141,14 +141,15 @@ def export_classifier(
         reused = _reusable(old, digest_of(same), keys, chosen.search_minutes)
         request = None if (provenance or {}).get("random_weights") or not answered.abstains else confidence
         known, set_on = images_for(request, judged)
-        labeled = None if labels is None else (images, labels)
-        alarm_on = None if alarm is None else alarm.digest(labeled)
-        unchanged = {"confidence": set_on, "alarm": alarm_on}
-        if old is not None and set(keys) <= set(reused) and all(old.manifest.provenance.get(k) == v for k, v in unchanged.items()):
+        set_by = {"confidence": set_on, "alarm": None if alarm is None else alarm.digest(judged.labeled)}
+        if old is not None and set(keys) <= set(reused) and _set_by(old, set_by):
             return old
         # Embedding the pool is only worth it for calibration.
-        calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused)
-        drawn = draw(float_onnx, candidates, "clusters" if calibrates else "random")
+        drawn = draw(
+            float_onnx,
+            candidates,
+            "clusters" if any(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused) else "random",
+        )
         _check(drawn.images, size, "calibration")
         if overlap := shared(drawn.images, images):
             drawn.record["also_judged_on"] = overlap
@@ -180,8 +181,7 @@ def export_classifier(
                 )
             origin = provenance or {}
             calibrated = with_confidence(variants, folder, float_onnx, known, request, answered)
-            alarms = with_alarms(calibrated.variants, folder, float_onnx, alarm, labeled, answered)
-            outputs = reference.golden_outputs
+            alarms = with_alarms(calibrated.variants, folder, float_onnx, alarm, judged.labeled, answered)
             doubtful = (
                 [] if origin.get("random_weights") else doubts(reference, classes)
             )  # nothing is expected of random weights
@@ -196,9 +196,9 @@ def export_classifier(
                 input=Tensor(name=INPUT, dtype="uint8", layout="NHWC", shape=[batch, size, size, 3]),
                 outputs=[
                     Tensor(name=key, dtype="float32", layout=_LAYOUTS[value.ndim], shape=[batch, *value.shape[1:]])
-                    for key, value in outputs.items()
+                    for key, value in reference.golden_outputs.items()
                 ],
-                golden=pack.write_golden(folder, golden, outputs),
+                golden=pack.write_golden(folder, golden, reference.golden_outputs),
                 accuracy=reference.accuracy,
                 confidence=calibrated.trained,
                 geometry=calibrated.geometry,
@@ -206,7 +206,9 @@ def export_classifier(
                 variants=in_order(alarms.variants),
                 provenance={
                     **origin,
-                    "notes": merged(origin.get("notes", []), [*doubtful, *notes(variants), *calibrated.notes, *alarms.notes]),
+                    "notes": merged(
+                        origin.get("notes", []), [*doubtful, *notes(variants), *calibrated.notes, *alarms.notes]
+                    ),
                     "judged_on": judged.describe(),
                     "machine": this_machine().model_dump(mode="json"),
                     "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -215,12 +217,17 @@ def export_classifier(
                     # The next export compares these with its own inputs, to decide which variants it can keep.
                     "graph": same["graph"],
                     "inputs": digest_of(same),
-                    **{key: value for key, value in unchanged.items() if value is not None},
+                    **{key: value for key, value in set_by.items() if value is not None},
                     "variants": {v.id: keys.get(v.id) or _recorded(old, v.id) for v in variants},
                 },
             )
             write_manifest(folder, manifest)
     return Bundle.open(output)
+
+
+def _set_by(old: Bundle, set_by: dict[str, str | None]) -> bool:
+    """Whether the thresholds of a bundle depend on the same as those that are asked for."""
+    return all(old.manifest.provenance.get(key) == value for key, value in set_by.items())
 
 
 @contextmanager

@@ -156,7 +156,8 @@ def collect(model: Path, images: NDArray[np.uint8], advance: Advance) -> dict[st
         advance: called with the number of images done.
 
     Returns:
-        A histogram for each float32 tensor that a node computes, but none of a tail that stays in float32. The fill values of padding before a max pooling are not counted.
+        A histogram for each float32 tensor that a node computes, outside a tail that stays in float32. The fill values of
+        padding before a max pooling are not counted.
 
     Raises:
         ExportError: an activation is not finite, or ONNX Runtime cannot run the model.

@@ -62,4 +62,16 @@ def _added(name: str) -> Task:
     return task
 
 
-__all__ = ["ANOMALY", "DEFAULT", "EMBEDDING", "GROUP", "RECOGNITION", "UNKNOWN", "Answer", "Likeness", "Outputs", "Task", "find"]
+__all__ = [
+    "ANOMALY",
+    "DEFAULT",
+    "EMBEDDING",
+    "GROUP",
+    "RECOGNITION",
+    "UNKNOWN",
+    "Answer",
+    "Likeness",
+    "Outputs",
+    "Task",
+    "find",
+]

@@ -17,7 +17,9 @@ from edgekit.tasks.task import Outputs
 _SHOWN = 0.95  # share of normal images whose heat maps are not outlined anywhere
 
 
-def set_alarm(outputs: Outputs, labels: NDArray[np.bool_], rule: AlarmRule, false_alarms: float, trim: float, are: str) -> Alarm:
+def set_alarm(
+    outputs: Outputs, labels: NDArray[np.bool_], rule: AlarmRule, false_alarms: float, trim: float, are: str
+) -> Alarm:
     """Set the threshold of a model on some images.
 
     Args:

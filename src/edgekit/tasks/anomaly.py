@@ -102,7 +102,11 @@ class AnomalyDetection(Task):
         if classes:
             return "an anomaly detection has no classes"
         ranks = len(shapes[SCORE]), len(shapes[MAP])
-        return "" if ranks == (0, 2) else f"its {SCORE} and {MAP} have {ranks[0]} and {ranks[1]} axes beside the images, not 0 and 2"
+        return (
+            ""
+            if ranks == (0, 2)
+            else f"its {SCORE} and {MAP} have {ranks[0]} and {ranks[1]} axes beside the images, not 0 and 2"
+        )
 
     def labels_fault(self, labels: NDArray[Any], images: int, classes: Sequence[str]) -> str:
         """See the class; both kinds of images must be among them."""
@@ -165,7 +169,9 @@ def image_labels(labels: NDArray[Any]) -> NDArray[np.bool_]:
     return labels.astype(bool) if labels.ndim == 1 else (labels > 0).any((1, 2))
 
 
-def _kept_order(got: NDArray[np.float32], trained: NDArray[np.float32]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _kept_order(
+    got: NDArray[np.float32], trained: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of every image (rows) and the others (columns): whether both models order them alike, a tie counting half, and how much it counts."""
     rows = np.arange(len(got)) if len(got) <= _MOST else np.linspace(0, len(got) - 1, _MOST).astype(np.int64)
     one, other = (values.astype(np.float64)[:, None] - values.astype(np.float64)[rows] for values in (got, trained))

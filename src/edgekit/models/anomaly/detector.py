@@ -15,7 +15,9 @@ from edgekit.models.anomaly.levels import Level, feature_maps
 from edgekit.models.encoders import Encoder
 from edgekit.models.pixels import Statistics, normalize
 
-MOST_PLACES = 32  # at either side of the grid of patches; finer maps are averaged, as the work grows with the fourth power
+MOST_PLACES = (
+    32  # at either side of the grid of patches; finer maps are averaged, as the work grows with the fourth power
+)
 
 
 class LevelSpec(BaseModel):

@@ -54,7 +54,7 @@ def gaussian(size: int, sigma: float) -> Matrix:
 
 
 def resampling(size: int, count: int, *, aggregate: bool) -> Matrix:
-    """From a map's axis to the grid's, (count, size): neighbors averaged where `aggregate`, then interpolated, or averaged where the grid is coarser."""
+    """From a map's axis to the grid's, (count, size): neighbors averaged where `aggregate`, then interpolated, or averaged on a coarser grid."""
     first = neighborhood(size) if aggregate else np.eye(size)
     return (interpolation if count >= size else means)(size, count) @ first
 
@@ -75,7 +75,9 @@ class PatchGrid(nn.Module):
         self.count = len(sizes)
         self.chosen = channels is not None
         for i, (height, width) in enumerate(sizes):
-            self.register_buffer(f"rows_{i}", _tensor(resampling(height, grid[0], aggregate=aggregate)), persistent=False)
+            self.register_buffer(
+                f"rows_{i}", _tensor(resampling(height, grid[0], aggregate=aggregate)), persistent=False
+            )
             columns = resampling(width, grid[1], aggregate=aggregate).T
             self.register_buffer(f"columns_{i}", _tensor(columns), persistent=False)
             if channels is not None:
@@ -84,9 +86,8 @@ class PatchGrid(nn.Module):
     def forward(self, maps: list[Tensor]) -> Tensor:
         """Patches (n, places, features) of maps (n, c, h, w); the places row by row."""
         parts = []
-        for i, values in enumerate(maps):
-            if self.chosen:
-                values = values.index_select(1, getattr(self, f"channels_{i}"))
+        for i, every in enumerate(maps):
+            values = every.index_select(1, getattr(self, f"channels_{i}")) if self.chosen else every
             parts.append(getattr(self, f"rows_{i}") @ values @ getattr(self, f"columns_{i}"))
         together = torch.cat(parts, 1)
         return together.reshape(-1, together.shape[1], self.grid[0] * self.grid[1]).transpose(1, 2)

@@ -31,7 +31,8 @@ def levels_of(encoder: Encoder, image_size: int) -> list[Level]:
     """Find the last map of every resolution of an encoder, the finest first.
 
     A module that changes the resolution more than once, such as a `Sequential` of all blocks, is looked into; one that does so
-    once, such as the stage of a ResNet, is one level. The maps inside a block are none.
+    once, such as the stage of a ResNet, is one level. The maps inside a block are none, and what is not of the image's shape is no map: a
+    transformer's tokens.
 
     Args:
         encoder: any image network; it runs once, in evaluation mode.
@@ -40,9 +41,12 @@ def levels_of(encoder: Encoder, image_size: int) -> list[Level]:
     network = encoder.network
     shapes = _shapes(network, torch.zeros(1, 3, image_size, image_size))
     found: dict[tuple[int, int], Level] = {}
+    last = (image_size, image_size)
     for name, module in _in_order(network, shapes):
         _, (_, channels, height, width) = shapes[module]
-        found[height, width] = Level(name, channels, (height, width))
+        if abs(height - width) <= 1 and height <= last[0] and width <= last[1]:
+            last = (height, width)
+            found[last] = Level(name, channels, last)
     return sorted(found.values(), key=lambda level: -level.size[0] * level.size[1])
 
 

@@ -53,7 +53,9 @@ def evaluate_detector(run: Run) -> Evaluation:
             "add images to test/good and test/DEFECT",
         )
     detector = load_detector(run.stage_path(ANOMALY), records[ANOMALY].outputs)
-    held_out, tested = (_outputs(detector, s.images, recipe, title) for s, title in ((sets.held_out, "held out"), (sets.test, "test")))
+    held_out, tested = (
+        _outputs(detector, s.images, recipe, title) for s, title in ((sets.held_out, "held out"), (sets.test, "test"))
+    )
     scores = [
         Score(model=MODEL, metric=metric, value=value, samples=len(labels), protocol=_HOW[metric])
         for metric, value in ANOMALY_DETECTION.score(tested, labels).items()
@@ -62,12 +64,24 @@ def evaluate_detector(run: Run) -> Evaluation:
     if len(sets.held_out):
         config = recipe.anomaly
         alarm = set_alarm(
-            held_out, np.zeros(len(sets.held_out), bool), "normal", config.false_alarms, config.trim, "held-out normal images"
+            held_out,
+            np.zeros(len(sets.held_out), bool),
+            "normal",
+            config.false_alarms,
+            config.trim,
+            "held-out normal images",
         )
         threshold, map_threshold = alarm.threshold, alarm.map_threshold
         scores.append(_decided(tested[SCORE], anomalous, sets, threshold, alarm.images))
     answers = AnomalyAnswers.of(
-        sets.test.names, sets.defects, tested[SCORE], tested[MAP], np.asarray(sets.test.images), held_out[SCORE], threshold, map_threshold
+        sets.test.names,
+        sets.defects,
+        tested[SCORE],
+        tested[MAP],
+        np.asarray(sets.test.images),
+        held_out[SCORE],
+        threshold,
+        map_threshold,
     )
     answers.write(run.path / "evaluate" / FILE)
     return Evaluation(

@@ -60,13 +60,8 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         },
         "training_version": _TRAINING_VERSION,
     }
-    if stage == "pretrain":
-        if isinstance(recipe.pretrain, DistillConfig):
-            return {**pool, **common, "teacher": teacher_identity(recipe.pretrain.teacher, run)}
-        return {**pool, **common}
-    if stage == "anomaly":
-        start = {"from": _weights(run, "pretrain")} if recipe.anomaly.encoder is None else {}
-        return {**start, **pool, **common}
+    if stage in {"pretrain", "anomaly"}:
+        return {**pool, **common, **_encoder_inputs(stage, recipe, run)}
     if stage in _EARLIER_DEFAULTS:
         common["defaults"] = _DEFAULTS
     if stage == "finetune":
@@ -83,6 +78,15 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     student = _json(recipe.distill.student, without={"weights", "weights_key"})
     _leave_out_newer({"student": student})
     return {"student": student, **labeled, **common}
+
+
+def _encoder_inputs(stage: str, recipe: Recipe, run: Run) -> dict[str, Any]:
+    """The teacher that an encoder is distilled from, or the encoder that a detector is built on; empty where the recipe's part says all."""
+    if stage == "anomaly":
+        return {"from": _weights(run, "pretrain")} if recipe.anomaly.encoder is None else {}
+    if isinstance(recipe.pretrain, DistillConfig):
+        return {"teacher": teacher_identity(recipe.pretrain.teacher, run)}
+    return {}
 
 
 _SET_OF = {"unlabeled": "pool", "labeled": "labeled"}  # of `distill.images`
@@ -196,7 +200,8 @@ def _weights(run: Run, stage: str) -> str:
 def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
     """Return a stage's part of the recipe, with the digest of each file in place of its name."""
     content = settled_content(
-        getattr(recipe, stage), without={
+        getattr(recipe, stage),
+        without={
             "distill": {"teachers"},
             "pretrain": {"teacher"},
             "anomaly": {"threshold", "false_alarms"},  # of the export

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ class Detection:
         config, data = self.recipe.anomaly, self.recipe.data
         images = load_anomaly_sets(data, self.run).normal
         encoder, architecture = self._encoder()
-        start = {} if encoder.loaded is None else {"started_from": encoder.loaded.__dict__}
+        start = {} if encoder.loaded is None else {"started_from": asdict(encoder.loaded)}
         seed = seed_for(self.recipe.seed, STAGE, "draws")
         source = Source(encoder, images, data.mean, data.std, self.device, seed)
 
