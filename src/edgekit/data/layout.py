@@ -10,7 +10,15 @@ from pathlib import Path
 
 from PIL import Image
 
-from edgekit.data.sources import DIGITS, ImageSource, check_same_classes, existing_folder, open_labeled, open_pool
+from edgekit.data.sources import (
+    DIGITS,
+    ImageSource,
+    check_same_classes,
+    existing_folder,
+    is_digits,
+    open_labeled,
+    open_pool,
+)
 from edgekit.errors import DataError
 from edgekit.image_files import MAX_PIXELS, image_header
 from edgekit.pixel_range import DEEP
@@ -56,7 +64,12 @@ class Layout:
     @property
     def image_size(self) -> int:
         """The standard size that is nearest to the images' own size, by ratio."""
-        return min(SIZES, key=lambda size: abs(math.log(size / self.side)))
+        return standard_size(self.side)
+
+
+def standard_size(side: int) -> int:
+    """Return the size of `SIZES` that is nearest to a side, by ratio."""
+    return min(SIZES, key=lambda size: abs(math.log(size / side)))
 
 
 def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
@@ -69,8 +82,8 @@ def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
     Raises:
         DataError: it is missing, empty, or mixes classes with folders of other purpose.
     """
-    if folder == DIGITS:
-        return _layout(DIGITS, open_labeled(DIGITS), None, None)
+    if is_digits(folder):
+        return _layout(DIGITS, open_labeled(folder), None, None)
     root = existing_folder(folder)
     name = root.resolve().name
     if unlabeled:
@@ -108,7 +121,7 @@ def _check_classes_alone(folder: str, folders: list[Path], special: list[Path]) 
 
 
 def _pile(name: str, pool: ImageSource, test: ImageSource | None = None) -> Layout:
-    sample = _HeaderSample(pool)
+    sample = HeaderSample(pool)
     return Layout(
         name=name, labeled=None, test=test.where if test is not None else None, pool=pool.where, classes=test.classes if test is not None else [],
         labeled_images=0, smallest_class=0, test_images=len(test.names) if test is not None else 0,
@@ -118,7 +131,7 @@ def _pile(name: str, pool: ImageSource, test: ImageSource | None = None) -> Layo
 
 def _layout(name: str, labeled: ImageSource, test: ImageSource | None, pool: ImageSource | None) -> Layout:
     assert labeled.labels is not None
-    sample = _HeaderSample(pool or labeled)
+    sample = HeaderSample(pool or labeled)
     notes = dict.fromkeys(note for source in (labeled, test, pool) if source is not None for note in source.notes)
     counts = [int((labeled.labels == c).sum()) for c in range(len(labeled.classes))]
     return Layout(
@@ -131,7 +144,7 @@ def _layout(name: str, labeled: ImageSource, test: ImageSource | None, pool: Ima
         smallest_class=min(counts),
         test_images=len(test.names) if test is not None else 0,
         pool_images=len(pool.names) if pool is not None else 0,
-        side=8 if labeled.where == DIGITS else sample.median_side(),
+        side=8 if is_digits(labeled.where) else sample.median_side(),
         notes=[*notes, *sample.notes()],
     )
 
@@ -147,8 +160,8 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-class _HeaderSample:
-    """The headers of a sample of images."""
+class HeaderSample:
+    """The headers of a sample of images of a source: at most about 256, evenly spaced."""
 
     def __init__(self, source: ImageSource) -> None:
         self.source = source

@@ -21,7 +21,7 @@ from edgekit.foreign import Unreadable, read_npz
 FILE = "anomaly.npz"
 MOST = 10  # images with a picture
 _SIDE = 192  # pixels of the longer side of a picture
-_NAMES = ("names", "defects", "scores", "held_out", "threshold", "shown", "pictures", "maps")
+_NAMES = ("names", "defects", "scores", "held_out", "threshold", "map_threshold", "shown", "pictures", "maps")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +37,7 @@ class AnomalyAnswers:
         shown: int32 (k,), rows of the most anomalous images, the highest score first.
         pictures: uint8 (k, h, w, 3), what the model sees of them.
         maps: float32 (k, h, w), their heat maps.
+        map_threshold: what is above it is outlined in drawings of heat maps; None: nothing is.
     """
 
     names: list[str]
@@ -47,6 +48,7 @@ class AnomalyAnswers:
     shown: NDArray[np.int32]
     pictures: NDArray[np.uint8]
     maps: NDArray[np.float32]
+    map_threshold: float | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -66,6 +68,7 @@ class AnomalyAnswers:
         images: NDArray[np.uint8],
         held_out: NDArray[np.float32],
         threshold: float | None,
+        map_threshold: float | None = None,
     ) -> AnomalyAnswers:
         """Choose the most anomalous images and make their pictures.
 
@@ -74,7 +77,7 @@ class AnomalyAnswers:
             maps: float32 (n, h, w).
             images: uint8 (n, h, w, 3), as the model sees them; read by rows.
             held_out: float32 (m,).
-            threshold: see the class.
+            threshold, map_threshold: see the class.
         """
         shown = np.argsort(-scores, kind="stable")[:MOST].astype(np.int32)
         height, width = maps.shape[1:]
@@ -89,7 +92,7 @@ class AnomalyAnswers:
         return cls(
             list(names), list(defects), scores.astype(np.float32), held_out.astype(np.float32), threshold, shown,
             np.array(pictures, dtype=np.uint8) if pictures else np.stack([empty] * 3, axis=3).astype(np.uint8),
-            np.array(small, dtype=np.float32) if small else empty.astype(np.float32),
+            np.array(small, dtype=np.float32) if small else empty.astype(np.float32), map_threshold,
         )  # fmt: skip
 
     def write(self, path: Path) -> None:
@@ -98,7 +101,7 @@ class AnomalyAnswers:
         texts = {name: np.array([*values, ""]) for name, values in (("names", self.names), ("defects", self.defects))}
         np.savez_compressed(
             stream, **texts, scores=self.scores, held_out=self.held_out,
-            threshold=np.float64(math.nan if self.threshold is None else self.threshold),
+            threshold=_number(self.threshold), map_threshold=_number(self.map_threshold),
             shown=self.shown, pictures=self.pictures, maps=self.maps,
         )  # fmt: skip
         write_bytes(path, stream.getvalue())
@@ -113,13 +116,14 @@ def read_anomaly_answers(path: Path) -> AnomalyAnswers:
     arrays = read_npz(path, list(_NAMES))
     texts = {name: arrays[name] for name in ("names", "defects")}
     numbers = {name: arrays[name] for name in ("scores", "held_out", "maps")}
-    shown, pictures, threshold = arrays["shown"], arrays["pictures"], arrays["threshold"]
+    shown, pictures = arrays["shown"], arrays["pictures"]
+    limits = arrays["threshold"], arrays["map_threshold"]
     count = len(texts["names"]) - 1 if texts["names"].ndim == 1 else -1
     if count < 0 or any(array.shape != (count + 1,) or array.dtype.kind != "U" for array in texts.values()):
         raise Unreadable(path, "its names are invalid")
     if any(array.dtype != np.float32 or not np.isfinite(array).all() for array in numbers.values()):
         raise Unreadable(path, "its scores are invalid")
-    if numbers["scores"].shape != (count,) or numbers["held_out"].ndim != 1 or threshold.shape != ():
+    if numbers["scores"].shape != (count,) or numbers["held_out"].ndim != 1 or any(limit.shape for limit in limits):
         raise Unreadable(path, f"does not have scores of {count} images")
     maps = numbers["maps"]
     rows_fit = shown.ndim == 1 and shown.dtype == np.int32 and len(shown) <= MOST
@@ -127,8 +131,12 @@ def read_anomaly_answers(path: Path) -> AnomalyAnswers:
         raise Unreadable(path, "its pictures belong to other images")
     if pictures.shape != (*maps.shape, 3) or pictures.dtype != np.uint8 or maps.ndim != 3 or len(maps) != len(shown):
         raise Unreadable(path, "its pictures are invalid")
-    limit = float(threshold)
+    threshold, map_threshold = (value if math.isfinite(value := float(limit)) else None for limit in limits)
     return AnomalyAnswers(
         [str(name) for name in texts["names"][:-1]], [str(name) for name in texts["defects"][:-1]],
-        numbers["scores"], numbers["held_out"], limit if math.isfinite(limit) else None, shown, pictures, maps,
+        numbers["scores"], numbers["held_out"], threshold, shown, pictures, maps, map_threshold,
     )  # fmt: skip
+
+
+def _number(limit: float | None) -> np.float64:
+    return np.float64(math.nan if limit is None else limit)

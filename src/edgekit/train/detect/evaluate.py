@@ -60,7 +60,7 @@ def evaluate_detector(run: Run) -> Evaluation:
         Score(model=MODEL, metric=metric, value=value, samples=len(labels), protocol=_HOW[metric])
         for metric, value in ANOMALY_DETECTION.score(tested, labels).items()
     ]
-    threshold = None
+    threshold = map_threshold = None
     if len(sets.held_out):
         config = recipe.anomaly
         alarm = set_alarm(
@@ -71,7 +71,7 @@ def evaluate_detector(run: Run) -> Evaluation:
             config.trim,
             "held-out normal images",
         )
-        threshold = alarm.threshold
+        threshold, map_threshold = alarm.threshold, alarm.map_threshold
         scores.append(_decided(tested[SCORE], anomalous, sets, threshold, alarm.images))
     answers = AnomalyAnswers.of(
         sets.test.names,
@@ -81,6 +81,7 @@ def evaluate_detector(run: Run) -> Evaluation:
         np.asarray(sets.test.images),
         held_out[SCORE],
         threshold,
+        map_threshold,
     )
     answers.write(run.path / "evaluate" / FILE)
     return Evaluation(
