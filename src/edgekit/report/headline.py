@@ -34,7 +34,10 @@ def headline(facts: ReportFacts) -> Headline:
     bundle. The INT8 accuracy is that of the fastest verified INT8 variant, or of the most accurate one if none was measured.
     """
     metric = facts.task.metric
-    student, supervised = score(facts, "detector" if facts.detects else "student", metric), score(facts, "supervised", metric)
+    student, supervised = (
+        score(facts, "detector" if facts.detects else "student", metric),
+        score(facts, "supervised", metric),
+    )
     verified = [v for v in facts.bundle.manifest.variants if v.status == "verified"] if facts.bundle else []
     ids = {v.id: v for v in verified}
     ranked = sorted(

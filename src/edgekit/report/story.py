@@ -109,7 +109,11 @@ def _found(facts: ReportFacts, top: Headline) -> Tile:
         return Tile(name, show.NONE, "", why, hero=True)
     above, labels = answers.scores > answers.threshold, answers.labels.astype(bool)
     good = int((~labels).sum())
-    alarms = f"; {show.percent(float(above[~labels].mean()))} of {show.count(good)} normal ones are false alarms" if good else ""
+    alarms = (
+        f"; {show.percent(float(above[~labels].mean()))} of {show.count(good)} normal ones are false alarms"
+        if good
+        else ""
+    )
     note = f"of {show.count(int(labels.sum()))} anomalous test images, at the threshold{alarms}"
     return Tile(name, show.hundredths(float(above[labels].mean())), "%", note, hero=True)
 
