@@ -98,9 +98,10 @@ class AnomalyAnswers:
     def write(self, path: Path) -> None:
         """Write the file atomically; equal answers give equal bytes."""
         stream = io.BytesIO()
-        texts = {name: np.array([*values, ""]) for name, values in (("names", self.names), ("defects", self.defects))}
+        # With an empty text at the end, an empty list is an array of texts, too.
+        names, defects = (np.array([*values, ""]) for values in (self.names, self.defects))
         np.savez_compressed(
-            stream, **texts, scores=self.scores, held_out=self.held_out,
+            stream, names=names, defects=defects, scores=self.scores, held_out=self.held_out,
             threshold=_number(self.threshold), map_threshold=_number(self.map_threshold),
             shown=self.shown, pictures=self.pictures, maps=self.maps,
         )  # fmt: skip

@@ -138,8 +138,8 @@ def regions(mask: Mask) -> NDArray[np.int64]:
                 here += 1
     numbers = np.unique([root(run) for run in range(len(rows))], return_inverse=True)[1] + 1
     labels = np.zeros((height, width), dtype=np.int64)
-    for number, row, start, stop in zip(numbers, rows, starts, stops, strict=True):
-        labels[row, start:stop] = number
+    for number, at, start, stop in zip(numbers, rows, starts, stops, strict=True):
+        labels[at, start:stop] = number
     return labels
 
 
