@@ -26,6 +26,7 @@ from edgekit.export.half import to_half
 from edgekit.models.store import load_detector
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.tail import tail_of
+from edgekit.quantize.qdq_lint import lint
 from edgekit.recipe import dump, parse
 from edgekit.run import Run
 from edgekit.runtimes import load
@@ -117,18 +118,19 @@ def test_distances_stay_in_float_in_int8_and_in_half_precision(bundles: Callable
     assert all(node.op_type != "Conv" for node in tail)
     int8 = read_onnx(bundle.path / bundle.variant("onnx-int8").files[0].path)
     makers = {name: node for node in int8.graph.node for name in node.output}
+    inside = {node.name for node in tail}
+    assert inside <= {node.name for node in int8.graph.node}
     for node in int8.graph.node:
-        if node.op_type == "MatMul":  # a convolution's output may be quantized; nothing between the products is
-            assert not any(makers[name].op_type == "DequantizeLinear" for name in node.input[1:] if name in makers), (
-                node.name
-            )
+        if node.op_type == "QuantizeLinear" and node.input[0] in makers:
+            assert makers[node.input[0]].name not in inside, f"what {makers[node.input[0]].name} gives is quantized"
     assert sum(node.op_type == "QuantizeLinear" for node in int8.graph.node) > 3
     half = to_half(graph)
-    names = {node.name for node in tail}
+    assert not lint(graph)
+    assert not lint(half)
     types = {t.name: t.data_type for t in half.graph.initializer}
     for node in half.graph.node:
         for name in node.input:
-            if node.name in names and types.get(name) == onnx.TensorProto.FLOAT16:
+            if node.name in inside and types.get(name) == onnx.TensorProto.FLOAT16:
                 pytest.fail(f"{node.name} reads {name} in half precision")
     assert onnx.TensorProto.FLOAT16 in types.values()
 
