@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.data.source import ImageSource, at, refuse_same_but_case
 from edgekit.errors import DataError
+from edgekit.files import write_bytes
 from edgekit.preprocess import MAX_PIXELS, open_image
 from edgekit.walk import ImageFile, Walk, is_folder
 
@@ -123,6 +125,29 @@ def source_of_files(
         classes=list(classes),
         notes=list(notes),
     )
+
+
+def write_class_folders(source: ImageSource, folder: Path) -> None:
+    """Write the images of a labeled source as PNG files, in one sub-folder per class.
+
+    Args:
+        source: with labels.
+        folder: to write into; it must not exist, or be empty.
+
+    Raises:
+        DataError: the folder holds something, the source has no labels, or an image cannot be read.
+        EdgekitError: it cannot be written.
+    """
+    if source.labels is None:
+        raise DataError(f"{source.where}: has no labels", "open it with open_labeled")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: is not an empty folder", "name a new one")
+    for i, label in enumerate(source.labels):
+        path = folder / source.classes[label] / f"{i:06}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        source.rgb(i).save(content, "PNG")
+        write_bytes(path, content.getvalue())
 
 
 def existing_folder(where: str, key: str = "") -> Path:

@@ -311,7 +311,7 @@ def _data_lines(layout: Layout) -> list[str]:
             else f"  test: {quoted(layout.test)}   # {layout.test_images:,} images; their classes are those that `labels` may name",
         ]
     if is_digits(layout.labeled):
-        which = "" if layout.labeled == DIGITS else " of these; the other digits are new to a gallery (docs/gallery.md)"
+        which = "" if layout.labeled == DIGITS else " of these; the other digits are new to a gallery (docs/data.md)"
         lines = [
             f"  labeled: {layout.labeled}   # scikit-learn's handwritten digits: {layout.labeled_images:,} gray images of 8x8 pixels{which}"
             + (", nothing to download" if layout.labeled == DIGITS else "")
