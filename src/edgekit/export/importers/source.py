@@ -43,7 +43,7 @@ class ModelSource:
     classes: list[str]
     preprocessing: Preprocessing
     calibration: NDArray[np.uint8] | CalibrationPool
-    evaluation: tuple[NDArray[np.uint8], NDArray[np.int64]] | None
+    evaluation: tuple[NDArray[np.uint8], NDArray[Any]] | None
     output: Path
     provenance: dict[str, Any]
     notes: list[str] = field(default_factory=list)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from edgekit.data.anomaly_labels import labels_of_test
 from edgekit.data.anomaly_sets import AnomalySets, load_anomaly_sets
+from edgekit.data.pixels import Pixels
 from edgekit.data.splits import load_splits
 from edgekit.errors import DataError
 from edgekit.models.anomaly.detector import Detector
@@ -108,7 +109,7 @@ def _decided(
     )
 
 
-def _outputs(detector: Detector, images: NDArray[np.uint8], recipe: Recipe, title: str) -> Outputs:
+def _outputs(detector: Detector, images: Pixels, recipe: Recipe, title: str) -> Outputs:
     """Score (n,) and map (n, h, w) of uint8 images (n, h, w, 3), in float32."""
     device, size = device_of(recipe), ANOMALY_DETECTION.batch
     side = recipe.data.image_size
