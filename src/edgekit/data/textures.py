@@ -31,7 +31,7 @@ _CENTERS = ((36, 36), (36, 92), (92, 36), (92, 92))  # of the parts: row and col
 _MATERIALS = (0, 1, 1, 0)
 _RADIUS = 15.0
 # In pixels: as in a fixture. With textures from anywhere, normal patches are so various that a bank of them tells little.
-_PLATE_MOVES, _MATERIAL_MOVES = 4, 8
+_PLATE_MOVES, _MATERIAL_MOVES = 3, 3
 _PURPOSES = {"train": 0, "test": 1}
 
 Pixels = NDArray[np.float64]
