@@ -31,6 +31,7 @@ from pydantic import (
 
 from edgekit import tasks
 from edgekit.abstention import DISTANCE
+from edgekit.alarms import Alarm
 from edgekit.board import BoardNeeds
 from edgekit.confidence import AnyConfidence, ClassThresholds, Confidence
 from edgekit.errors import BundleError, EdgekitError, near, shortened
@@ -211,6 +212,7 @@ class Variant(ManifestPart):
         None,
         description="its temperature, and when it answers unknown; of the task multilabel, the thresholds of its classes",
     )
+    alarm: Alarm | None = Field(None, description="the score above which an image is anomalous")
 
     @model_serializer(mode="wrap")
     def _without_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -229,8 +231,12 @@ class Variant(ManifestPart):
 
 
 def _written(content: dict[str, Any]) -> dict[str, Any]:
-    """The fields of schema 3 are written only where they say something: an older edgekit can then read the bundle."""
-    return {key: value for key, value in content.items() if value is not None or key not in ("confidence", "geometry")}
+    """Fields of some tasks are written only where they say something: an older edgekit can then read the bundle."""
+    return {
+        key: value
+        for key, value in content.items()
+        if value is not None or key not in ("confidence", "geometry", "alarm")
+    }
 
 
 class Manifest(ManifestPart):
@@ -255,6 +261,10 @@ class Manifest(ManifestPart):
     geometry: BundleFile | None = Field(
         None,
         description=".npz with `means` (k, d) and `whitening` (d, d), float32: where known images lie in the embedding or the logits",
+    )
+    alarm: Alarm | None = Field(
+        None,
+        description="of the trained model, and of a variant that could not run where it was exported: the score above which an image is anomalous",
     )
     variants: list[Variant]
     provenance: dict[str, Any] = Field(description="run, digests of weights and stages, packages, machine, command")

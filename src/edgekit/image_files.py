@@ -29,6 +29,7 @@ HEIF = (".heic", ".heics", ".heif", ".heifs", ".hif")
 
 # Formats that Pillow recognizes but cannot decode: containers of other libraries, video, PostScript, metafiles.
 _NOT_DECODED = {".bufr", ".emf", ".eps", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".ps", ".wmf"}
+_ON_ITS_SIDE = {5, 6, 7, 8}  # EXIF orientations with width and height exchanged
 _HEIF_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 
 
@@ -194,6 +195,26 @@ def image_header(path: Path) -> tuple[str, tuple[int, int]]:
         # Of other formats (PNG), Pillow would decode the whole image to look for EXIF; photographs are in these.
         lies = image.format in _WITH_EXIF and image.getexif().get(_ORIENTATION) in _LYING
         return image.mode, image.size[::-1] if lies else image.size
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return the width and height that a file has once it is turned upright, from its header.
+
+    Raises:
+        DataError: the file is missing, or is not an image.
+    """
+    from PIL import UnidentifiedImageError
+
+    try:
+        _register_heif()
+        with _opened(path) as image:
+            width, height = image.size
+            return (height, width) if image.getexif().get(0x0112, 1) in _ON_ITS_SIDE else (width, height)
+    except Unreadable as error:
+        raise DataError(error.detail, where=path) from error
+    except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, … on bad files
+        unknown = isinstance(error, UnidentifiedImageError)
+        raise DataError("not an image that Pillow can read" if unknown else str(error), where=path) from error
 
 
 def _reduce(image: Image.Image, max_pixels: int) -> None:

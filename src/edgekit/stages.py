@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-StageName = Literal["data", "pretrain", "finetune", "distill", "supervised"]
-STAGES: tuple[StageName, ...] = ("data", "pretrain", "finetune", "distill", "supervised")
+StageName = Literal["data", "pretrain", "finetune", "distill", "supervised", "anomaly"]
+STAGES: tuple[StageName, ...] = ("data", "pretrain", "finetune", "distill", "supervised", "anomaly")
 
 # stage -> the classifier that it trains
 MODEL_OF = {"finetune": "teacher", "distill": "student", "supervised": "supervised"}

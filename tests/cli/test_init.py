@@ -383,3 +383,83 @@ def test_a_measured_recipe_is_valid_and_says_what_was_measured(monkeypatch: pyte
     assert "Measured steps: pretrain" in result.stdout
     assert "the whole training should take" in result.stderr
     assert not list(Path().glob("runs"))
+
+
+def test_a_recipe_for_recognition_of_digits_leaves_four_of_them_out() -> None:
+    recipe = recipe_for("digits", "--task", "recognition")
+    assert (recipe.name, recipe.task, recipe.data.labeled) == ("digits", "recognition", "digits:0-5")
+    splits = load_splits(recipe.data)
+    assert splits.classes == [*"012345"]
+    assert {name[0] for name in [*splits.pool.names, *splits.test.names]} == {*"012345"}
+
+
+@pytest.mark.parametrize("where", ["digits:", "digits:5", "digits:5-0", "digits:3-3", "digits:0-12"])
+def test_what_is_no_range_of_digits(where: str) -> None:
+    with pytest.raises(
+        EdgekitError, match=rf"{where}: is not a range of at least two digits \(write it like digits:0-5\)"
+    ):
+        init(where)
+
+
+def normal_images(root: Path, count: int, tests: bool = True) -> Path:
+    for i in range(count):
+        save(root / f"train/good/{i:03}.png", picture(f"n{i}", 70, 60))
+    if tests:
+        for kind in ("good", "dent"):
+            save(root / f"test/{kind}/0.png", picture(kind, 70, 60))
+    return root
+
+
+def test_a_recipe_for_anomalies_is_valid_and_trains_on_the_folder() -> None:
+    normal_images(Path("parts"), 100)
+    shown = init("parts/", "--task", "anomaly").stdout
+    recipe = recipe_for("parts/", "--task", "anomaly")
+    assert (recipe.name, recipe.task, recipe.data.normal, recipe.data.image_size) == ("parts", "anomaly", "parts", 64)
+    assert "test images: 1 normal, 1 anomalous (dent)" in shown
+    assert (recipe.data.probe, recipe.data.fit) == (0.2, "stretch")
+    splits = load_splits(recipe.data)
+    assert len(splits.pool) == 80
+    assert recipe.pretrain.batch_size <= 80
+    lines = [line for line in shown.splitlines() if ":" in line and not line.startswith("#")]
+    assert sum("#" in line for line in lines) >= 0.6 * len(lines)
+    assert all(len(line) < 170 for line in shown.splitlines())
+
+
+@pytest.mark.parametrize(("count", "probe"), [(10, 0.2), (64, 0.3), (190, 0.1), (1000, 0.1)])
+def test_enough_normal_images_are_held_out_for_the_threshold(count: int, probe: float) -> None:
+    normal_images(Path("parts"), count)
+    assert recipe_for("parts", "--task", "anomaly").data.probe == probe
+
+
+def test_textures_and_a_table_have_recipes_too() -> None:
+    recipe = recipe_for("textures", "--task", "anomaly")
+    assert (recipe.name, recipe.data.normal, recipe.data.image_size) == ("textures", "textures", 128)
+    normal_images(Path("parts"), 10, tests=False)
+    rows = "".join(f"parts/train/good/{i:03}.png,good\n" for i in range(10))
+    Path("my parts.csv").write_text(f"file,label\n{rows}", encoding="utf-8")
+    table = recipe_for("my parts.csv", "--task", "anomaly")
+    assert (table.name, table.data.normal, table.data.test) == ("my-parts", "my parts.csv", 0.2)
+    for i in range(3):
+        save(Path(f"parts/validation/good/{i}.png"))
+    assert recipe_for("parts", "--task", "anomaly").data.probe == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--labels", "3"), "--labels and --task anomaly cannot be combined"),
+        (("--unlabeled",), "--unlabeled and --task anomaly cannot be combined"),
+        (("--teacher", "timm:resnet18"), r"--teacher and --task anomaly cannot be combined \(name the encoder"),
+    ],
+)
+def test_options_that_say_nothing_about_normal_images(arguments: tuple[str, ...], message: str) -> None:
+    normal_images(Path("parts"), 3)
+    with pytest.raises(EdgekitError, match=message):
+        init("parts", "--task", "anomaly", *arguments)
+
+
+def test_a_folder_with_defects_among_the_training_images_gets_no_recipe() -> None:
+    save(normal_images(Path("parts"), 3) / "train/dent/1.png")
+    with pytest.raises(EdgekitError, match="must hold normal images alone"):
+        init("parts", "--task", "anomaly", "--output", "x.yaml")
+    assert not Path("x.yaml").exists()

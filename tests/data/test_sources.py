@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgekit.data.image_folders import write_class_folders
 from edgekit.data.sources import extensions, open_labeled, open_pool
 from edgekit.errors import DataError
 from tests.helpers.image_folders import class_folders, picture, save
@@ -164,3 +165,23 @@ def test_a_class_whose_name_is_no_utf8_is_refused_and_a_file_is_not(tmp_path: Pa
         picture("x").save(stream, format="PNG")
     with pytest.raises(DataError, match="is not UTF-8"):
         open_labeled(str(tmp_path / "folders"))
+
+
+def test_some_digits_and_their_folders(tmp_path: Path) -> None:
+    source = open_labeled("digits:6-9")
+    assert (source.classes, len(source.names)) == ([*"6789"], 714)
+    assert source.labels is not None
+    assert {int(name[0]) - 6 for name in source.names} == {0, 1, 2, 3}
+    assert [int(name[0]) - 6 for name in source.names] == source.labels.tolist()
+    few = source.subset([0, 1, 2, 3, 4])
+    write_class_folders(few, tmp_path / "new")
+    back = open_labeled(str(tmp_path / "new"))
+    assert back.labels is not None
+    assert few.labels is not None
+    assert sorted(back.classes[c] for c in back.labels) == sorted(few.classes[c] for c in few.labels)
+    pictures = {few.rgb(i).tobytes() for i in range(5)}
+    assert {back.rgb(i).tobytes() for i in range(5)} == pictures
+    with pytest.raises(DataError, match="is not an empty folder"):
+        write_class_folders(few, tmp_path / "new")
+    with pytest.raises(DataError, match="has no labels"):
+        write_class_folders(open_pool("digits:6-9"), tmp_path / "other")

@@ -149,7 +149,7 @@ def test_a_misspelled_key_is_named_with_the_nearest_that_there_are(text: str, me
             "data: {test: 1.5}",
             "data.test: accepted: test images: anything that `labeled` accepts, or the share of each class of `labeled` that is held out",
         ),
-        ("data: 3", "data: must be a group of keys (labeled, pool, test,"),
+        ("data: 3", "data: must be a group of keys (labeled, pool, normal, test,"),
         (
             "pretrain: {encoder: resnet18}",
             "pretrain.encoder: must be a group of keys (name, width, stem, selective_kernels, patch_size, weights, "
@@ -311,7 +311,7 @@ def test_the_report_names_each_method_as_its_paper_does() -> None:
 def test_every_key_has_a_description_or_speaks_for_itself() -> None:
     plain = {"interpolation", "std", "epochs", "batch_size", "optimizer", "augmentation", "encoder", "projection", "student",
              "label_smoothing", "enabled", "accelerator", "name", "warmup_epochs", "data", "pretrain", "finetune", "distill",
-             "supervised", "hardware", "monitor"}  # fmt: skip
+             "supervised", "anomaly", "hardware", "monitor"}  # fmt: skip
 
     def undescribed(model: type[BaseModel]) -> set[str]:
         found = set()

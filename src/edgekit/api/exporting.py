@@ -15,7 +15,7 @@ from edgekit.errors import ExportError, near
 from edgekit.sizes import LEAST_SIDE, MOST_SIDE, ImageSize, SizeLike
 from edgekit.stages import TRAINED_BY
 from edgekit.targets import DEFAULT_TARGETS, every
-from edgekit.tasks import DEFAULT, MULTILABEL, RECOGNITION, find
+from edgekit.tasks import ANOMALY, DEFAULT, MULTILABEL, RECOGNITION, find
 from edgekit.terminal import echo
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from edgekit.export.importers.source import ModelSource
 
 ModelOfRun = Literal["student", "teacher", "supervised", "encoder"]
+_NOT_FOR_ANOMALIES = ("litert", "micro", "executorch")
 _ENCODER: ModelOfRun = "encoder"  # it has no classes, so that it can only be exported for recognition
-_TASKS = (DEFAULT, MULTILABEL, RECOGNITION)
+_TASKS = (DEFAULT, MULTILABEL, RECOGNITION, ANOMALY)
 _Statistics = str | float | Sequence[float] | None
 # Options for models that edgekit did not train; a run has its own values.
 _OF_OTHERS = (
@@ -109,9 +110,9 @@ def export(
         output_name: the output of an ONNX graph with the class scores.
         image_size: resolution, a side or (height, width), if it differs from that of the model; the folder is then OUTPUT-PIXELS.
         embedding: add the embedding, the input of the last linear layer, as an output.
-        task: what the bundle answers: classification; multilabel: any number of classes for each image; or recognition: the embedding
-            alone, for galleries (the bundle has no classes, and RUN/export-recognition is its default folder). None: what a run's recipe
-            says, else classification.
+        task: what the bundle answers: classification; multilabel: any number of classes for each image; recognition: the embedding
+            alone, for galleries (the bundle has no classes, and RUN/export-recognition is its default folder); or anomaly, of a run with
+            that task. None: what a run's recipe says, else classification.
         batch: fixed batch size; None: any.
         calibration_images: largest number of calibration images.
         few_images: allow calibration with fewer than 8 images.
@@ -158,9 +159,10 @@ def export(
     from edgekit.export.pipeline import gate as require_passed
     from edgekit.temporary import scratch_folder
 
+    task, which = _chosen_task(model, which, task, embedding)
+    targets = _of_task(task, targets, "all" in _several(target))
     ids = plan(targets, precisions)
     check_batch(targets, batch)
-    task, which = _chosen_task(model, which, task, embedding)
     # Only an answer that may be unknown can be asked for without; thresholds of classes are always calibrated.
     never: Rule | None = None if find(task).abstains else RULES[0]
     rule = never if abstain == "never" else abstain
@@ -189,6 +191,7 @@ def export(
             timed=timing,
             few_images=few_images,
             options=options,
+            alarm=source.alarm,
             task=task,
         )
     if archive:
@@ -207,18 +210,46 @@ def _chosen_task(
         ExportError: there is no such task, or it has no further embedding to give.
     """
     if task not in (None, *_TASKS):
-        hint = near(task, _TASKS) or f"give {', '.join(_TASKS[:-1])} or {_TASKS[-1]}"
+        hint = near(task, _TASKS) or f"give one of {', '.join(_TASKS)}"
         raise ExportError(f"no such task to export: {task}", hint)
     run = _as_run(model)
-    if run is not None and task not in (None, RECOGNITION) and (task == MULTILABEL) != (run.recipe.task == MULTILABEL):
-        raise ExportError(f"--task {task}: {run.path} was trained for {run.recipe.task}", "leave --task out")
-    task = task or (DEFAULT if run is None else run.recipe.task)
+    trained_for = DEFAULT if run is None else run.recipe.task
+    if run is not None and task not in (None, RECOGNITION) and (task == MULTILABEL) != (trained_for == MULTILABEL):
+        raise ExportError(f"--task {task}: {run.path} was trained for {trained_for}", "leave --task out")
+    task = task or trained_for
+    if (task == ANOMALY) != (trained_for == ANOMALY):
+        what = f"{_name(model)}: its recipe has task: {trained_for}" if run is not None else f"{_name(model)} is no run"
+        raise ExportError(f"--task {task}: {what}", f"leave --task out, or train a run with task: {task}")
+    if task == ANOMALY and (which is not None or embedding):
+        raise ExportError(
+            f"--{'embedding' if embedding else f'model {which}'}: a run of task: {ANOMALY} has one model, its detector, and no embedding",
+            "leave it out",
+        )
     if task == RECOGNITION and embedding:
         raise ExportError("--embedding: the embedding is all that recognition gives", "leave --embedding out")
     if task == RECOGNITION and which is None and run is not None and run.record("distill") is None:
         echo("there is no student, so that the pretrained encoder is exported", err=True)
         which = _ENCODER
     return task, which
+
+
+def _of_task(task: str, targets: tuple[str, ...], every_target: bool) -> tuple[str, ...]:
+    """The targets that can serve a task; of `--target all`, the others are left out, and named.
+
+    Raises:
+        ExportError: another one is asked for.
+    """
+    if task != ANOMALY:
+        return targets
+    other = [name for name in targets if name in _NOT_FOR_ANOMALIES]
+    if other and not every_target:
+        raise ExportError(
+            f"--target {other[0]}: not supported for task {ANOMALY}, whose graphs search a bank, or whiten features",
+            f"take {', '.join(name for name in every() if name not in _NOT_FOR_ANOMALIES)}",
+        )
+    for name in other:
+        echo(f"{name} is left out: not supported for task {ANOMALY}", err=True)
+    return tuple(name for name in targets if name not in other)
 
 
 def _as_run(model: nn.Module | runs.Run | Path | str) -> runs.Run | None:
@@ -379,6 +410,8 @@ def _of_run(
 ) -> ModelSource:
     set_options = [f"--{name.replace('_', '-')}" for name, value in own.items() if value is not None]
     run, which = opened(run), which or "student"
+    if task == ANOMALY:
+        return _of_detector(run, calibration_images, set_options, image_size)
     if which not in (*TRAINED_BY, _ENCODER):
         raise ExportError(f"{which!r} is not a model of a run", f"give one of {', '.join(TRAINED_BY)}")
     if which == _ENCODER and task != RECOGNITION:
@@ -393,6 +426,19 @@ def _of_run(
     from edgekit.train.records.inputs import require_current
 
     return from_run(run, which, calibration_images, require_current, image_size)
+
+
+def _of_detector(run: runs.Run, calibration_images: int, set_options: list[str], image_size: int | None) -> ModelSource:
+    run.require(ANOMALY)
+    if set_options or image_size is not None:
+        option = set_options[0] if set_options else "--image-size"
+        raise ExportError(
+            f"{option}: {run.path} has a detector, which was built for images of its own recipe", f"leave {option} out"
+        )
+    from edgekit.export.importers.detectors import detector_from_run
+    from edgekit.train.records.inputs import require_current
+
+    return detector_from_run(run, calibration_images, require_current)
 
 
 def _name(model: nn.Module | runs.Run | Path | str) -> str:

@@ -13,6 +13,7 @@ from edgekit.errors import RecipeError
 from edgekit.processors import configure_openmp
 from edgekit.recipe import Overrides, Recipe, recipe_of
 from edgekit.stages import STAGES
+from edgekit.tasks import ANOMALY
 
 if TYPE_CHECKING:
     from edgekit.data.splits import Splits
@@ -123,7 +124,8 @@ def _train_here(
 
 
 def evaluate(run: runs.Run | Path | str, *, few_shot: Sequence[int] = (), draws: int = 100) -> Result:
-    """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set, like `edgekit evaluate`.
+    """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set, like `edgekit evaluate`; of a run of
+    task anomaly, its detector.
 
     The result is written to RUN/evaluate/evaluation.json; earlier few-shot accuracies of the same encoder are kept.
 
@@ -149,6 +151,10 @@ def evaluate(run: runs.Run | Path | str, *, few_shot: Sequence[int] = (), draws:
         raise RecipeError(
             f"evaluate: few_shot {shots} or draws {draws} is too small", "few_shot must be at least 1, draws at least 2"
         )
+    if recipe.task == ANOMALY:
+        if shots:
+            raise RecipeError(f"evaluate: few_shot {shots}: a detector learns from no labels", "leave few_shot out")
+        return _evaluate_detector(target)
     from edgekit.data.splits import load_splits
     from edgekit.result import Result
     from edgekit.train.assess import evaluate as evaluate_run
@@ -158,4 +164,13 @@ def evaluate(run: runs.Run | Path | str, *, few_shot: Sequence[int] = (), draws:
     measured = with_earlier_few_shot(evaluate_run(target, load_splits(recipe.data, target), shots, draws), path)
     result = Result.of(measured, seed=recipe.seed)
     result.write(path)
+    return result
+
+
+def _evaluate_detector(run: Run) -> Result:
+    from edgekit.result import Result
+    from edgekit.train.detect.evaluate import evaluate_detector
+
+    result = Result.of(evaluate_detector(run), seed=run.recipe.seed)
+    result.write(run.path / "evaluate" / "evaluation.json")
     return result

@@ -38,7 +38,7 @@ def _shots(context: click.Context, parameter: click.Parameter, text: str) -> lis
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result file's content instead of tables.")
 def command(run: Path, few_shot: list[int], draws: int, as_json: bool) -> None:
-    """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set.
+    """Score a run's encoder (kNN, linear probe), teacher, student and supervised student on its test set; of a run of task anomaly, its detector.
 
     Also prints how much better the student is than the same network trained from scratch, with a confidence interval (which
     includes label draws if `edgekit train --draws` trained several), and advice on the recipe.
@@ -79,7 +79,7 @@ def _print(measured: Evaluation) -> None:
     console.width = min(console.width, WIDTH)
     table = Table("model", "metric", box=box.SIMPLE_HEAD, title=measured.data, title_justify="left")
     task = tasks.find(measured.task)
-    for name in (task.quality if task.of_class == "" else "score", "images", "how"):
+    for name in ("score" if task.alarms or task.of_class else task.quality, "images", "how"):
         table.add_column(name, justify="right", no_wrap=True)
     for score in measured.scores:
         metric = score.metric if score.shots is None else f"{score.shots}-shot {score.metric}"
@@ -92,7 +92,10 @@ def _print(measured: Evaluation) -> None:
     per_class = {s.model: s.per_class for s in measured.scores if s.per_class}
     if per_class:
         classes = Table(
-            "class", box=box.SIMPLE_HEAD, title=f"{task.of_class or task.quality} by class", title_justify="left"
+            "defect" if task.alarms else "class",
+            box=box.SIMPLE_HEAD,
+            title="decided rightly" if task.alarms else f"{task.of_class or task.quality} by class",
+            title_justify="left",
         )
         for model in per_class:
             classes.add_column(model, justify="right", no_wrap=True)

@@ -9,6 +9,7 @@ import click
 
 from edgekit import targets as table
 from edgekit.abstention import FALSE_ABSTAIN, RULES, Rule
+from edgekit.cli.alarm_table import print_alarms
 from edgekit.cli.choices import SizeOption, TableChoice
 from edgekit.cli.confidence_table import print_confidence
 from edgekit.shares import hundredths, percent
@@ -281,6 +282,7 @@ def _print_table(bundle: Bundle, archive: Path | None) -> None:
         highlight=False,
     )
     print_confidence(manifest, console)
+    print_alarms(manifest, console)
     for v in manifest.variants:
         if v.note:
             console.print(f"{v.id}: {v.note}", style="yellow" if v.status != "rejected" else "red", highlight=False)
@@ -333,7 +335,7 @@ def _print_json(bundles: list[tuple[Bundle, Path | None]]) -> None:
     objects = []
     for bundle, archive in bundles:
         content = bundle.manifest.model_dump(
-            mode="json", by_alias=True, include={"name", "accuracy", "confidence", "variants"}
+            mode="json", by_alias=True, include={"name", "accuracy", "confidence", "alarm", "variants"}
         )
         notes = bundle.manifest.provenance.get("notes", [])
         where = {"bundle": str(bundle.path), "zip": str(archive) if archive else None}

@@ -56,9 +56,9 @@ class Time(click.ParamType[float]):
 )
 @click.option(
     "--task",
-    type=click.Choice(["classification", "multilabel", "recognition"]),
+    type=click.Choice(["classification", "multilabel", "recognition", "anomaly"]),
     help="multilabel: any number of classes for each image, from a CSV file; recognition: a model whose embedding recognizes classes "
-    "by a few images of each (see edgekit gallery).  [default: by the images]",
+    "by a few images of each (see edgekit gallery); anomaly: a detector of what is unlike normal images.  [default: by the images]",
 )
 @click.option("--no-measure", is_flag=True, help="Measure nothing: choose by the numbers of images and labels.")
 @click.option(
@@ -84,7 +84,7 @@ def command(
     teacher: str | None,
     force: bool,
 ) -> None:
-    """Write a commented recipe for the images in FOLDER, or for the built-in `digits`.
+    """Write a commented recipe for the images in FOLDER, or for the built-in `digits`; for the task anomaly also the built-in `textures`.
 
     FOLDER has one subfolder per class; or train/ with such subfolders and, optionally, test/ (or val/) with the same classes
     and unlabeled/ with any images; or a CSV file that lists images and their classes, one or several for each; or only images,
@@ -92,6 +92,9 @@ def command(
 
     The command runs real training steps for 10 to 60 seconds to choose the network, its size and its epochs, so that the
     whole training takes about --time on this machine.
+
+    With --task anomaly, FOLDER has train/good, test/good, test/DEFECT and ground_truth/DEFECT (as MVTec AD), or holds normal images alone, or is
+    a CSV file with the columns file, label, mask and split. Nothing is measured.
 
     \b
     For example:
@@ -102,11 +105,13 @@ def command(
       edgekit init digits > digits.yaml
       edgekit init photos/ --task recognition > recipe.yaml
       edgekit init photos/labels.csv > recipe.yaml
+      edgekit init bottles/ --task anomaly > bottles.yaml
+      edgekit init textures --task anomaly > textures.yaml
     """
     from edgekit.data.layout import inspect_folder
+    from edgekit.data.sources import DIGITS, DIGITS_TO_KNOW
     from edgekit.data.teacher_template import with_teacher
     from edgekit.data.template import recipe_text
-    from edgekit.files import write_text
     from edgekit.models.teacher_source import teacher_source
     from edgekit.recipe import parse, read_yaml
 
@@ -119,7 +124,13 @@ def command(
             "--time and --teacher cannot be combined: the measurement is of training without a teacher",
             "leave out --time",
         )
-    layout = inspect_folder(folder, unlabeled=unlabeled)
+    if task == "anomaly":
+        _refuse_for_anomalies({"--labels": labels, "--time": seconds, "--unlabeled": unlabeled, "--teacher": teacher})
+        _write_anomaly_recipe(folder, name, output)
+        return
+    layout = inspect_folder(
+        DIGITS_TO_KNOW if (folder, task) == (DIGITS, "recognition") else folder, unlabeled=unlabeled
+    )
     task = _task(task, layout)
     budget = _budget(labels, layout) if labels is not None else None
     recipe_text(layout, name, labels=budget, task=task)  # refuses a wrong name or budget before anything is measured
@@ -128,7 +139,29 @@ def command(
     if teacher is not None:
         text = with_teacher(text, *teacher_source(teacher))
         parse(read_yaml(text))
-    for note in layout.notes:
+    _write(text, layout.notes, output)
+
+
+def _refuse_for_anomalies(options: dict[str, object]) -> None:
+    """Refuse the options that say nothing where there are normal images alone."""
+    for option, value in options.items():
+        if value:
+            hint = "name the encoder in the recipe: anomaly.encoder" if option == "--teacher" else f"leave out {option}"
+            raise EdgekitError(f"{option} and --task anomaly cannot be combined", hint)
+
+
+def _write_anomaly_recipe(folder: str, name: str | None, output: Path | None) -> None:
+    from edgekit.data.anomaly_template import anomaly_recipe_text
+
+    text, notes = anomaly_recipe_text(folder, name, "recipe.yaml" if output is None else str(output))
+    _write(text, notes, output)
+
+
+def _write(text: str, notes: list[str], output: Path | None) -> None:
+    """Print the notes, and write the recipe into a file or print it."""
+    from edgekit.files import write_text
+
+    for note in notes:
         echo(f"note: {note}", err=True)
     if output is None:
         echo_file(text)
@@ -160,10 +193,10 @@ def _measured(layout: Layout, labels: str | None, seconds: float | None) -> Reci
     """Plan a training for this machine and time; None where no plan is needed, or PyTorch is not installed."""
     from importlib.util import find_spec
 
-    from edgekit.data.sources import DIGITS
+    from edgekit.data.sources import is_digits
     from edgekit.progress import duration, say
 
-    if layout.labeled == DIGITS and seconds is None:
+    if is_digits(layout.labeled) and seconds is None:
         return None  # its recipe is fixed and tested
     if find_spec("torch") is None or find_spec("lightning") is None:
         if seconds is not None:

@@ -9,6 +9,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,9 +39,9 @@ _IN_JSON_LINES = "-"
 @click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="Number of classes to print.")
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 1),
-    help="Print only classes at least this probable; with --gallery, call an image unknown up to this similarity.  "
-    "[default: 0; with --gallery, the gallery's own]",
+    type=click.FloatRange(0),
+    help="Print only classes at least this probable; with --gallery, call an image unknown up to this similarity; of anomaly "
+    "detection, call an image anomalous above this score.  [default: 0; with --gallery, the gallery's own; of anomaly detection, the bundle's]",
 )
 @click.option(
     "--gallery",
@@ -55,6 +56,10 @@ _IN_JSON_LINES = "-"
 @click.option(
     "--abstain-below", type=float, metavar="SCORE",
     help="Another threshold for unknown: images with a lower score.  [default: the bundle's]",
+)  # fmt: skip
+@click.option(
+    "--heatmap", type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
+    help="Of anomaly detection: write each image with its heat map on it, at its own size, into this folder.",
 )  # fmt: skip
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Images per run.")
 @click.option("--threads", type=click.IntRange(0), default=0, help="Inference threads; 0: the runtime decides.")
@@ -80,6 +85,7 @@ def command(
     gallery: Path | None,
     abstain: bool,
     abstain_below: float | None,
+    heatmap: Path | None,
     batch: int,
     threads: int,
     max_pixels: int | None,
@@ -102,6 +108,7 @@ def command(
       edgekit predict bundle.zip --video camera:0 --threshold 0.8
       edgekit predict bundle.zip photos/ --embedding photos.npz
       edgekit predict bundle.zip --gallery shop.gallery photo.jpg
+      edgekit predict bundle.zip parts/ --heatmap maps/
     """
     _check_arguments(images, video, as_json, embedding, abstain, abstain_below, gallery)
     from edgekit.bench.workload import Workload, check_parallel
@@ -117,6 +124,13 @@ def command(
     warnings.filterwarnings("ignore", category=PixelRangeWarning)  # printed at the end, with numbers
     check_parallel(threads, Workload())
     opened = Bundle.open(bundle)
+    if threshold is not None and threshold > 1 and not opened.task.alarms:
+        raise click.UsageError(f"--threshold {threshold:g}: a probability or a similarity is at most 1")
+    if heatmap is not None and not opened.task.alarms:
+        raise BundleError(
+            f"{bundle}: a bundle of the task {opened.task.name} gives no heat maps",
+            "leave --heatmap out, or use a bundle of task anomaly",
+        )
     predictor: Predictor
     if gallery is not None:
         predictor = recognizer(opened, gallery, variant, threads, max_pixels or MAX_PIXELS)
@@ -132,6 +146,8 @@ def command(
             "export the bundle again with `edgekit export RUN --embedding`",
         )
     job = _PredictJob(predictor, top, threshold, batch, as_json, embedding, video)
+    if heatmap is not None:
+        job.heat_maps = HeatMaps(heatmap, predictor, images)
     left_out: Counter[str] = Counter()
     if video is not None:
         with Video(video) as frames:
@@ -183,6 +199,57 @@ def _check_arguments(
         raise click.UsageError("--abstain-below cannot be combined with --gallery: --threshold changes the gallery's")
 
 
+class HeatMaps:
+    """Writes images with their heat maps on them into a folder.
+
+    Args:
+        folder: created if missing.
+        predictor: that gives the answers.
+        roots: the files and folders that the user named.
+    """
+
+    def __init__(self, folder: Path, predictor: Predictor, roots: tuple[Path, ...]) -> None:
+        self._folder, self._predictor, self._roots = folder, predictor, roots
+        self._taken: set[str] = set()
+
+    def name_of(self, item: Path | InputFrame) -> str:
+        """The name of an image's file without its suffix: as below the folder that the user named."""
+        if not isinstance(item, Path):
+            return f"frame-{item.number:06}"
+        inside = [item.relative_to(root) for root in self._roots if root != item and item.is_relative_to(root)]
+        return (inside[0] if inside else Path(item.name)).with_suffix("").as_posix()
+
+    def write(self, name: str, image: Any, answer: Answer) -> Path:
+        """Write one image; return the file, `NAME.png`, of further images of that name `NAME-2.png` and so on.
+
+        Args:
+            name: see `name_of`.
+            image: upright, of any mode.
+            answer: about it.
+        """
+        import io
+
+        import numpy as np
+        from PIL import Image
+
+        from edgekit.files import write_bytes
+        from edgekit.preprocess import to_rgb
+        from edgekit.tasks.heat_maps import overlay
+
+        free = next(free for n in count(1) if (free := name if n == 1 else f"{name}-{n}") not in self._taken)
+        self._taken.add(free)
+        preprocessing, alarm = self._predictor.preprocessing, self._predictor.alarm
+        rgb = image if image.mode == "RGB" else to_rgb(image, preprocessing.pixel_range)
+        assert answer.heat is not None
+        drawn = overlay(np.asarray(rgb), answer.heat, preprocessing, None if alarm is None else alarm.map_threshold)
+        stream = io.BytesIO()
+        Image.fromarray(drawn).save(stream, "PNG")
+        path = self._folder / f"{free}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, stream.getvalue())
+        return path
+
+
 class _PredictJob:
     """Classify images, print the answers, and count them."""
 
@@ -200,7 +267,8 @@ class _PredictJob:
         self._top, self._threshold, self._batch = top, threshold, batch
         self._as_json, self._embedding, self._video = as_json, embedding, video
         self._embeddings: list[tuple[str, Any]] = []
-        self.done = self.failed = self.unknown = 0
+        self.heat_maps: HeatMaps | None = None
+        self.done = self.failed = self.unknown = self.anomalous = 0
 
     def run(self, items: Iterable[Path | InputFrame], total: int | None, *, ahead: bool) -> None:
         """Classify all items, write the embeddings, and print the throughput. After Ctrl-C, which is how to stop a camera,
@@ -253,6 +321,9 @@ class _PredictJob:
                 continue
             self.done += 1
             self.unknown += answer.unknown
+            self.anomalous += answer.anomalous is True
+            if self.heat_maps is not None:
+                self.heat_maps.write(self.heat_maps.name_of(item), self._read(item), answer)
             if self._embedding and self._embedding != _IN_JSON_LINES:
                 self._embeddings.append((self._name(item), answer.embedding))
             yield self._json_line(item, answer) if self._as_json else self._line(item, answer)
@@ -290,6 +361,7 @@ class _PredictJob:
         what = "frames" if self._video else "images"
         unreadable = f", {self.failed} could not be read" if self.failed else ""
         unreadable += f", {self.unknown} {UNKNOWN}" if self.unknown else ""
+        unreadable += f", {self.anomalous} anomalous" if self.anomalous else ""
         rate = f"{self.done / seconds:.1f} {what}/s" if seconds > 0 else "n/a"
         how = f"{self._predictor.variant.id}, batch {self._batch}, from file to answer"
         echo(f"{self.done} {what}{unreadable}, {seconds:.1f} s: {rate} ({how})", err=True)

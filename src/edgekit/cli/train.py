@@ -141,7 +141,7 @@ def _say(report: Report, draw: int | None, as_json: bool) -> None:
 
 def _next(run: Run, trained: list[str]) -> None:
     """Print the commands that come after the training."""
-    if "finetune" in trained:
+    if "finetune" in trained or "anomaly" in trained:
         echo(
             "",
             f"{run.path} is complete. Next:",
@@ -208,6 +208,18 @@ def teacher_lines(metrics: dict[str, Any]) -> list[str]:
     ]
 
 
+def _detector(metrics: dict[str, Any]) -> tuple[str, list[str]]:
+    """What a detector was built from, and a note on the images that were left out."""
+    size = f", a bank of {metrics['bank']:,} patches" if "bank" in metrics else ""
+    levels = ", ".join(f"{name} {height} x {width}" for name, height, width in metrics["levels"])
+    notes = (
+        [f"           {metrics['trimmed']} of the most unusual images were left out (trimmed.csv)"]
+        if metrics["trimmed"]
+        else []
+    )
+    return f"{metrics['method']} from {metrics['images']} normal images{size}; {levels}", notes
+
+
 def _lines(report: Report) -> list[str]:
     from edgekit import tasks
 
@@ -224,6 +236,8 @@ def _lines(report: Report) -> list[str]:
         before = "starting" if "started_from" in metrics else "random"
         what = f"loss {metrics['loss']:.3f}, kNN {percent(metrics['knn'])} ({before} weights {percent(metrics[f'knn_{before}_weights'])})"
         notes = teacher_lines(metrics)
+    elif report.stage == "anomaly":
+        what, notes = _detector(metrics)
     elif not report.current:
         what = "(its accuracy was measured on other test or probe images; see edgekit evaluate)"
     else:

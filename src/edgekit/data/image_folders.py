@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgekit.data.source import ImageSource, at, refuse_same_but_case
 from edgekit.errors import DataError
+from edgekit.files import write_bytes
 from edgekit.preprocess import MAX_PIXELS, open_image
 from edgekit.walk import ImageFile, Walk, is_folder
 
@@ -63,7 +65,7 @@ def labeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> I
     if loose:
         notes.append(f"{loose} images of {where} are in no class folder and are left out")
     notes += walk.notes(where)
-    return _of_files(where, root, files, max_pixels, np.array(labels, dtype=np.int64), classes, notes)
+    return source_of_files(where, root, files, max_pixels, np.array(labels, dtype=np.int64), classes, notes)
 
 
 def unlabeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) -> ImageSource:
@@ -84,14 +86,14 @@ def unlabeled_folder(where: str, key: str = "", max_pixels: int = MAX_PIXELS) ->
         raise DataError(
             f"{at(key, where)}: holds no images{_instead(walk, where)}", "give a folder of image files, flat or nested"
         )
-    return _of_files(where, root, files, max_pixels, notes=walk.notes(where))
+    return source_of_files(where, root, files, max_pixels, notes=walk.notes(where))
 
 
 def _instead(walk: Walk, where: str) -> str:
     return "".join(f" ({note})" for note in walk.notes(where))
 
 
-def _of_files(
+def source_of_files(
     where: str,
     root: Path,
     files: list[ImageFile],
@@ -100,6 +102,17 @@ def _of_files(
     classes: Sequence[str] = (),
     notes: Sequence[str] = (),
 ) -> ImageSource:
+    """Return a source of image files.
+
+    Args:
+        where: the folder as the user named it.
+        root: its path, to which the names of the files are relative.
+        files: the images.
+        max_pixels: the largest number of pixels that is decoded.
+        labels: (n,) int64 indices into `classes`, or None.
+        classes: names of the classes.
+        notes: notes for the user.
+    """
     # The path of the folder is part of the stamp: an unpacked archive may have equal names, sizes and times in train/ and test/.
     home = os.fspath(root.resolve())
     names = [file.name for file in files]
@@ -112,6 +125,29 @@ def _of_files(
         classes=list(classes),
         notes=list(notes),
     )
+
+
+def write_class_folders(source: ImageSource, folder: Path) -> None:
+    """Write the images of a labeled source as PNG files, in one sub-folder per class.
+
+    Args:
+        source: with labels.
+        folder: to write into; it must not exist, or be empty.
+
+    Raises:
+        DataError: the folder holds something, the source has no labels, or an image cannot be read.
+        EdgekitError: it cannot be written.
+    """
+    if source.labels is None:
+        raise DataError(f"{source.where}: has no labels", "open it with open_labeled")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: is not an empty folder", "name a new one")
+    for i, label in enumerate(source.labels):
+        path = folder / source.classes[label] / f"{i:06}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()
+        source.rgb(i).save(content, "PNG")
+        write_bytes(path, content.getvalue())
 
 
 def existing_folder(where: str, key: str = "") -> Path:

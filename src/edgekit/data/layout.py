@@ -19,6 +19,7 @@ from edgekit.data.sources import (
     check_same_classes,
     existing_folder,
     in_classes_of,
+    is_digits,
     open_labeled,
     open_pool,
 )
@@ -80,12 +81,17 @@ class Layout:
     @property
     def standard_side(self) -> int:
         """The standard side of a square that is nearest to the images' own shorter side, by ratio."""
-        return min(SIZES, key=lambda size: abs(math.log(size / self.side)))
+        return standard_size(self.side)
 
     @property
     def image_size(self) -> ImageSize:
         """The proposed size: `standard_side`, or about as many pixels in the images' own shape."""
         return shaped(self.standard_side, self.aspect)
+
+
+def standard_size(side: int) -> int:
+    """Return the size of `SIZES` that is nearest to a side, by ratio."""
+    return min(SIZES, key=lambda size: abs(math.log(size / side)))
 
 
 def shaped(side: int, aspect: float) -> ImageSize:
@@ -124,8 +130,8 @@ def inspect_folder(folder: str, *, unlabeled: bool = False) -> Layout:
     Raises:
         DataError: it is missing, empty, or mixes classes with folders of other purpose.
     """
-    if folder == DIGITS:
-        return _layout(DIGITS, open_labeled(DIGITS), None, None)
+    if is_digits(folder):
+        return _layout(DIGITS, open_labeled(folder), None, None)
     if is_label_file(folder):
         return _listed(Path(folder), [])
     root = existing_folder(folder)
@@ -171,7 +177,7 @@ def _check_classes_alone(folder: str, folders: list[Path], special: list[Path]) 
 
 
 def _pile(name: str, pool: ImageSource, test: ImageSource | None = None) -> Layout:
-    sample = _HeaderSample(pool)
+    sample = HeaderSample(pool)
     return Layout(
         name=name, labeled=None, test=test.where if test is not None else None, pool=pool.where, classes=test.classes if test is not None else [],
         labeled_images=0, smallest_class=0, test_images=len(test.names) if test is not None else 0,
@@ -182,7 +188,7 @@ def _pile(name: str, pool: ImageSource, test: ImageSource | None = None) -> Layo
 
 def _layout(name: str, labeled: ImageSource, test: ImageSource | None, pool: ImageSource | None) -> Layout:
     assert labeled.labels is not None
-    sample = _HeaderSample(pool or labeled)
+    sample = HeaderSample(pool or labeled)
     several = labeled.labels.ndim == 2
     notes = dict.fromkeys(note for source in (labeled, test, pool) if source is not None for note in source.notes)
     counts = class_counts(labeled.labels, len(labeled.classes))
@@ -196,9 +202,9 @@ def _layout(name: str, labeled: ImageSource, test: ImageSource | None, pool: Ima
         smallest_class=min(counts),
         test_images=len(test.names) if test is not None else 0,
         pool_images=len(pool.names) if pool is not None else 0,
-        side=8 if labeled.where == DIGITS else sample.median_side(),
+        side=8 if is_digits(labeled.where) else sample.median_side(),
         notes=[*notes, *sample.notes()],
-        aspect=1.0 if labeled.where == DIGITS else sample.aspect(),
+        aspect=1.0 if is_digits(labeled.where) else sample.aspect(),
         several=several,
     )
 
@@ -228,8 +234,8 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-class _HeaderSample:
-    """The headers of a sample of images."""
+class HeaderSample:
+    """The headers of a sample of images of a source: at most about 256, evenly spaced."""
 
     def __init__(self, source: ImageSource) -> None:
         self.source = source

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -17,17 +18,21 @@ from edgekit.recipe.parts import TORCHVISION
 
 __all__ = [
     "DIGITS",
+    "DIGITS_TO_KNOW",
     "ImageSource",
     "check_same_classes",
     "existing_folder",
     "extensions",
     "in_classes_of",
+    "is_digits",
     "official_test",
     "open_labeled",
     "open_pool",
 ]
 
 DIGITS = "digits"
+DIGITS_TO_KNOW = "digits:0-5"  # for recognition: the others are in no training image, so that a gallery can show what it does with new classes
+_RANGE = re.compile(r"digits:([0-9])-([0-9])")
 
 
 def open_labeled(where: str, key: str = "", data: DataConfig | None = None) -> ImageSource:
@@ -56,6 +61,11 @@ def open_pool(where: str, key: str = "", data: DataConfig | None = None) -> Imag
         DataError: it is missing or damaged, or holds no images.
     """
     return _open(where, key, data or DataConfig(), labeled=False)
+
+
+def is_digits(where: str | None) -> bool:
+    """Return whether scikit-learn's digits are named: all (`digits`), or some (`digits:0-5`)."""
+    return where is not None and (where == DIGITS or where.startswith(f"{DIGITS}:"))
 
 
 def official_test(where: str) -> str:
@@ -110,8 +120,8 @@ def _open(where: str, key: str, data: DataConfig, labeled: bool) -> ImageSource:
             f"{at(key, where)}: holds one class for each image, and task: multilabel takes a CSV file with the classes of the images",
             "name such a file (file,classes with names separated by ;), or set task: classification",
         )
-    if where == DIGITS:
-        return _digits(labeled)
+    if is_digits(where):
+        return _digits(where, key, labeled)
     if where.startswith(TORCHVISION):
         from edgekit.data.torchvision_sets import open_set
 
@@ -128,16 +138,25 @@ def _open(where: str, key: str, data: DataConfig, labeled: bool) -> ImageSource:
     return open_tables(files, key, data, labeled)
 
 
-def _digits(labeled: bool) -> ImageSource:
-    """Open the 1,797 gray 8x8 images that ship with scikit-learn, with the values 0 to 16 scaled to 0 to 255."""
+def _digits(where: str, key: str, labeled: bool) -> ImageSource:
+    """Open the 1,797 gray 8x8 images that ship with scikit-learn, or those of a range; the values 0 to 16 are scaled to 0 to 255."""
     from sklearn.datasets import load_digits
 
+    first, last = 0, 9
+    if where != DIGITS:
+        match = _RANGE.fullmatch(where)
+        first, last = (int(match[1]), int(match[2])) if match else (1, 0)
+        if first >= last:
+            raise DataError(
+                f"{at(key, where)}: is not a range of at least two digits", f"write it like {DIGITS_TO_KNOW}"
+            )
     digits = load_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    rows = np.flatnonzero((digits.target >= first) & (digits.target <= last))
+    pixels = np.rint(digits.images[rows] * (255 / 16)).astype(np.uint8)
     return ImageSource(
-        where=DIGITS,
-        names=[f"{label}/{i:04}" for i, label in enumerate(digits.target)],
+        where=where,
+        names=[f"{digits.target[i]}/{i:04}" for i in rows],
         read=lambda i: Image.fromarray(pixels[i]).convert("RGB"),
-        labels=digits.target.astype(np.int64) if labeled else None,
-        classes=[str(name) for name in digits.target_names] if labeled else [],
+        labels=digits.target[rows].astype(np.int64) - first if labeled else None,
+        classes=[str(digit) for digit in range(first, last + 1)] if labeled else [],
     )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgekit.data.anomaly_sets import load_anomaly_sets, training_images
 from edgekit.data.decode import Decoded, Stream, decode
 from edgekit.data.divide import NO_ROWS, Rows, copies_of, divide
 from edgekit.data.images import ImageSet, Skipped
@@ -81,6 +82,8 @@ def load_splits(data: DataConfig, run: Run | None = None) -> Splits:
         DataError: a folder is missing, empty or not a folder, there are too few classes or they conflict, a class has too few images,
             the label file is invalid, or too many files cannot be decoded.
     """
+    if data.normal is not None:
+        return _normal_splits(data, run)
     if data.labeled is None:
         return _pile_splits(data, run)
     source = open_labeled(data.labeled, "data.labeled", data)
@@ -115,6 +118,17 @@ def _pile_splits(data: DataConfig, run: Run | None) -> Splits:
         ),
     )
     return replace(splits, pixel_range=pixel_range)
+
+
+def _normal_splits(data: DataConfig, run: Run | None) -> Splits:
+    """Return the images that anomaly detection trains on as the pool, and no labels: its test set has masks, see `load_anomaly_sets`."""
+    sets = load_anomaly_sets(data, run)
+    pool, stored = sets.normal, training_preprocessing(data)
+    if stored != sets.preprocessing:
+        pool = ImageSet(training_images(sets, data, stored).images, pool.names, pool.digests)
+    side = sets.preprocessing.image_size
+    none = ImageSet(np.zeros((0, side, side, 3), np.uint8), [], [], np.zeros(0, np.int64))
+    return Splits([], pool, none, none, none, sets.skipped, sets.notes, sets.pixel_range)
 
 
 def _divided_pile(data: DataConfig, source: ImageSource, test_source: ImageSource | None) -> Splits:

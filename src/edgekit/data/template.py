@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from edgekit import recipe as recipes
 from edgekit.data.layout import Layout, ratio_name
-from edgekit.data.sources import DIGITS
+from edgekit.data.sources import DIGITS, is_digits
 from edgekit.recipe import SMALL_IMAGE, Architecture
 from edgekit.sizes import ImageSize
 
@@ -147,7 +147,7 @@ class LabelCounts:
 
 @dataclass(frozen=True)
 class _TemplateValues:
-    """The values of the template; `_for_images` adapts them to the images, `_for_digits` returns those of the embedded digits."""
+    """The values of the template; `values_for_images` adapts them to the images, `_for_digits` returns those of the embedded digits."""
 
     encoder: str = "resnet18"
     encoder_width: float = 1.0
@@ -210,7 +210,7 @@ def _for_digits() -> _TemplateValues:
     )
 
 
-def _for_images(images: int, image_size: ImageSize) -> _TemplateValues:
+def values_for_images(images: int, image_size: ImageSize) -> _TemplateValues:
     """Choose batches that the images fill several times; nothing depends on the labels, so the recipe fits any label budget."""
     small = image_size.shorter <= SMALL_IMAGE
     batch = _power_of_two(images // 4, 2, 256)
@@ -246,7 +246,7 @@ def recipe_text(
     Raises:
         RecipeError: the name is not a valid name of a run, or the budget is invalid.
     """
-    digits = layout.labeled == DIGITS
+    digits = is_digits(layout.labeled)
     counts = LabelCounts.of(layout)
     image_size = ImageSize(16, 16) if digits else layout.image_size
     labels_why = (
@@ -258,7 +258,7 @@ def recipe_text(
             "no labels yet; later a CSV file with the columns file,class: labels.csv",
         )
     image_size = plan.image_size if plan is not None else image_size
-    values = _for_digits() if digits else _for_images(counts.pool, image_size)
+    values = _for_digits() if digits else values_for_images(counts.pool, image_size)
     if plan is not None:
         values = _planned(values, plan)
     text = _TEMPLATE.format(
@@ -267,7 +267,7 @@ def recipe_text(
         task=_MULTILABEL if layout.several else _RECOGNITION if task == "recognition" else "",
         distill_loss=_KEEPS_GEOMETRY if task == "recognition" else "",
         file=file,
-        name=json.dumps(name if name is not None else _run_name(layout)),
+        name=json.dumps(name if name is not None else run_name(layout.name)),
         data="\n".join(_data_lines(layout)),
         probe=counts.probe_share,
         labels=labels or ("3" if digits else "1.0"),
@@ -326,24 +326,26 @@ def _data_lines(layout: Layout) -> list[str]:
     if layout.labeled is None:
         return [
             "  labeled: null   # no class folders: `labels` is a CSV file with the columns file,class (see `edgekit label suggest`)",
-            f"  pool: {_quoted(layout.pool or '')}   # all images: {layout.pool_images:,}",
+            f"  pool: {quoted(layout.pool or '')}   # all images: {layout.pool_images:,}",
             "  test: 0.1   # share of the pool that training never sees: the labeled images in it are the test set"
             if layout.test is None
-            else f"  test: {_quoted(layout.test)}   # {layout.test_images:,} images; their classes are those that `labels` may name",
+            else f"  test: {quoted(layout.test)}   # {layout.test_images:,} images; their classes are those that `labels` may name",
         ]
-    if layout.labeled == DIGITS:
+    if is_digits(layout.labeled):
+        which = "" if layout.labeled == DIGITS else " of these; the other digits are new to a gallery (docs/data.md)"
         lines = [
-            f"  labeled: {DIGITS}   # scikit-learn's handwritten digits: 1,797 gray images of 8x8 pixels, nothing to download"
+            f"  labeled: {layout.labeled}   # scikit-learn's handwritten digits: {layout.labeled_images:,} gray images of 8x8 pixels{which}"
+            + (", nothing to download" if layout.labeled == DIGITS else "")
         ]
     else:
         kind = "images and their classes" if layout.labeled.lower().endswith(".csv") else "one sub-folder per class"
-        lines = [f"  labeled: {_quoted(layout.labeled)}   # {kind}: {layout.labeled_images:,} images"]
+        lines = [f"  labeled: {quoted(layout.labeled)}   # {kind}: {layout.labeled_images:,} images"]
     if layout.pool is not None:
-        lines.append(f"  pool: {_quoted(layout.pool)}   # unlabeled images: {layout.pool_images:,}")
+        lines.append(f"  pool: {quoted(layout.pool)}   # unlabeled images: {layout.pool_images:,}")
     else:
         lines.append("  pool: null   # folder of unlabeled images; null: the images of `labeled`, without their labels")
     if layout.test is not None:
-        lines.append(f"  test: {_quoted(layout.test)}   # {layout.test_images:,} images, of the same classes")
+        lines.append(f"  test: {quoted(layout.test)}   # {layout.test_images:,} images, of the same classes")
     else:
         lines.append(
             "  test: 0.2   # share of `labeled` that is held out for the final score, or a folder like `labeled`"
@@ -358,11 +360,13 @@ def _summary(layout: Layout) -> str:
     return f"{len(layout.classes)} classes ({shown})"
 
 
-def _run_name(layout: Layout) -> str:
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", layout.name).strip("-._") or "images"
+def run_name(folder: str) -> str:
+    """Return the default name of the run of a folder, which is given without its path."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", folder).strip("-._") or "images"
 
 
-def _quoted(path: str) -> str:
+def quoted(path: str) -> str:
+    """Return a path as YAML."""
     return json.dumps(path, ensure_ascii=False)
 
 

@@ -19,6 +19,7 @@ from edgekit.bundle import Precision
 from edgekit.errors import ExportError
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import set_precision
+from edgekit.onnx_graph.tail import tail_of
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.qdq_lint import QDQ_OPERATORS, lint
 
@@ -49,7 +50,7 @@ def tensorrt_onnx(source: Path, output: Path, precision: Precision, *, typed: bo
 
 
 def to_half(model: ModelProto) -> ModelProto:
-    """Convert a float model to FP16; its inputs and outputs keep their types, and its Q/DQ nodes get FP16 scales.
+    """Convert a float model to FP16; its inputs, its outputs and a marked tail keep their types, and its Q/DQ nodes get FP16 scales.
 
     Opset 17 does not define Q/DQ with FP16 scales (19 does), but TensorRT reads them, and `simulated` runs them.
     """
@@ -58,7 +59,11 @@ def to_half(model: ModelProto) -> ModelProto:
 
     copied = ModelProto()
     copied.CopyFrom(model)
-    half = ONNXModel(convert_float_to_float16(copied, keep_io_types=True))
+    half = ONNXModel(
+        convert_float_to_float16(
+            copied, keep_io_types=True, node_block_list=[node.name for node in tail_of(model)] or None
+        )
+    )
     half.topological_sort()  # it appends its casts at the end
     converted: ModelProto = half.model
     return converted

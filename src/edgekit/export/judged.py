@@ -70,6 +70,11 @@ class Judged:
         )
 
     @property
+    def labeled(self) -> Evaluation | None:
+        """The images with their labels; None where there are none."""
+        return None if self.labels is None else (self.images, self.labels)
+
+    @property
     def where(self) -> str:
         """What these images are, in words."""
         if self.labels is not None:

@@ -16,6 +16,7 @@ from edgekit import __version__, tasks
 from edgekit.bundle import BUNDLE_SCHEMA, Bundle, Manifest, Tensor, Variant, write_manifest
 from edgekit.errors import ExportError, GateFailed
 from edgekit.export import pack
+from edgekit.export.alarms import AlarmRequest, with_alarms
 from edgekit.export.catalog import check_batch, in_order, plan, split
 from edgekit.export.confidence import ConfidenceRequest, images_for, with_confidence
 from edgekit.export.doubts import doubts
@@ -68,6 +69,7 @@ def export_classifier(
     options: ExportOptions | None = None,
     task: str = tasks.DEFAULT,
     confidence: ConfidenceRequest | None = None,
+    alarm: AlarmRequest | None = None,
 ) -> Bundle:
     """Convert, quantize, verify and bundle a classifier, or a model of another task.
 
@@ -98,6 +100,7 @@ def export_classifier(
         options: bounds, and how variants are made; None: the defaults.
         task: what the model answers, a name of `edgekit.tasks`.
         confidence: calibrate the probabilities, and answer unknown about images unlike the known ones; None: neither.
+        alarm: of a task whose output is a score: how the score above which an image is anomalous is set; None: it is not.
 
     Raises:
         ExportError: a target or precision is unknown, there are too few images to calibrate INT8 with, the network cannot be
@@ -139,11 +142,15 @@ def export_classifier(
         reused = _reusable(old, digest_of(same), keys, chosen.search_minutes)
         request = None if (provenance or {}).get("random_weights") or not answered.calibrates else confidence
         known, set_on = images_for(request, judged, answered)
-        if old is not None and set(keys) <= set(reused) and old.manifest.provenance.get("confidence") == set_on:
+        set_by = {"confidence": set_on, "alarm": None if alarm is None else alarm.digest(judged.labeled)}
+        if old is not None and set(keys) <= set(reused) and _set_by(old, set_by):
             return old
         # Embedding the pool is only worth it for calibration.
-        calibrates = any(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused)
-        drawn = draw(float_onnx, candidates, "clusters" if calibrates else "random")
+        drawn = draw(
+            float_onnx,
+            candidates,
+            "clusters" if any(split(id_)[1] == "int8" for id_ in wanted if id_ not in reused) else "random",
+        )
         _check(drawn.images, size, "calibration")
         if overlap := shared(drawn.images, images):
             drawn.record["also_judged_on"] = overlap
@@ -175,7 +182,7 @@ def export_classifier(
                 )
             origin = provenance or {}
             calibrated = with_confidence(variants, folder, float_onnx, known, request, answered)
-            outputs = reference.golden_outputs
+            alarms = with_alarms(calibrated.variants, folder, float_onnx, alarm, judged.labeled, answered)
             doubtful = (
                 [] if origin.get("random_weights") else doubts(reference, classes)
             )  # nothing is expected of random weights
@@ -190,16 +197,19 @@ def export_classifier(
                 input=Tensor(name=INPUT, dtype="uint8", layout="NHWC", shape=[batch, *size, 3]),
                 outputs=[
                     Tensor(name=key, dtype="float32", layout=_LAYOUTS[value.ndim], shape=[batch, *value.shape[1:]])
-                    for key, value in outputs.items()
+                    for key, value in reference.golden_outputs.items()
                 ],
-                golden=pack.write_golden(folder, golden, outputs),
+                golden=pack.write_golden(folder, golden, reference.golden_outputs),
                 accuracy=reference.accuracy,
                 confidence=calibrated.trained,
                 geometry=calibrated.geometry,
-                variants=in_order(calibrated.variants),
+                alarm=alarms.trained,
+                variants=in_order(alarms.variants),
                 provenance={
                     **origin,
-                    "notes": merged(origin.get("notes", []), [*doubtful, *notes(variants), *calibrated.notes]),
+                    "notes": merged(
+                        origin.get("notes", []), [*doubtful, *notes(variants), *calibrated.notes, *alarms.notes]
+                    ),
                     "judged_on": judged.describe(),
                     "machine": this_machine().model_dump(mode="json"),
                     "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -208,12 +218,17 @@ def export_classifier(
                     # The next export compares these with its own inputs, to decide which variants it can keep.
                     "graph": same["graph"],
                     "inputs": digest_of(same),
-                    **({} if set_on is None else {"confidence": set_on}),
+                    **{key: value for key, value in set_by.items() if value is not None},
                     "variants": {v.id: keys.get(v.id) or _recorded(old, v.id) for v in variants},
                 },
             )
             write_manifest(folder, manifest)
     return Bundle.open(output)
+
+
+def _set_by(old: Bundle, set_by: dict[str, str | None]) -> bool:
+    """Whether the thresholds of a bundle depend on the same as those that are asked for."""
+    return all(old.manifest.provenance.get(key) == value for key, value in set_by.items())
 
 
 @contextmanager

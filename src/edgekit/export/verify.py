@@ -125,7 +125,7 @@ class ReferenceOutputs:
         run = runner(model, task) if isinstance(model, nn.Module) else model
         parts = []
         with progress("trained", len(images), unit="images") as advance:
-            for start in range(0, len(images), size := _batch_size(images)):
+            for start in range(0, len(images), size := _batch_size(images, task)):
                 found = run(np.ascontiguousarray(images[start : start + size]))
                 parts.append([found[name] for name in task.required])
                 advance(len(images[start : start + size]))
@@ -255,7 +255,7 @@ def _answers(
     variant: Variant, path: Path, settings: dict[str, str], reference: ReferenceOutputs
 ) -> tuple[Outputs, Outputs, BatchCheck]:
     """A variant's required outputs of the evaluation set, its further ones of the golden images, and how it depends on the batch size."""
-    task, images, size = reference.task, reference.images, _batch_size(reference.images)
+    task, images, size = reference.task, reference.images, _batch_size(reference.images, reference.task)
     golden = np.ascontiguousarray(images[reference.golden])
     session = open_session(variant.runtime, path, threads=exact_threads(variant), settings=settings, task=task)
     try:
@@ -423,6 +423,6 @@ def _accuracy(task: Task, outputs: Outputs, labels: NDArray[Any]) -> Accuracy:
     return Accuracy(metric=task.metric, samples=len(labels), **task.score(outputs, labels))
 
 
-def _batch_size(images: NDArray[np.uint8]) -> int:
-    """The batch size of a run: all images, or about 4 million pixels."""
-    return min(len(images), max(1, min(256, 2**22 // (images.shape[1] * images.shape[2]))))
+def _batch_size(images: NDArray[np.uint8], task: Task) -> int:
+    """The batch size of a run: all images, or about 4 million pixels, or as many as the task allows."""
+    return min(len(images), max(1, min(task.batch, 2**22 // (images.shape[1] * images.shape[2]))))

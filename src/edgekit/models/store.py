@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from edgekit.errors import EdgekitError, RunError, shortened
 from edgekit.files import write_bytes, write_json
 from edgekit.foreign import Unreadable, parse_json, read_bytes, understood
+from edgekit.models.anomaly.detector import Detector, HeadSpec
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Encoder, Normalization, build_encoder
 from edgekit.models.heads import ProjectionHead
@@ -99,7 +100,11 @@ class _Pretrained(_Described):
     head: _Head
 
 
-_Spec = TypeVar("_Spec", _Classifier, _Pretrained)
+class _Detector(_Described):
+    head: HeadSpec
+
+
+_Spec = TypeVar("_Spec", _Classifier, _Pretrained, _Detector)
 
 
 def load_classifier(folder: Path, digests: Mapping[str, str] = _NONE) -> Classifier:
@@ -167,6 +172,42 @@ def load_pretrained(folder: Path, digests: Mapping[str, str] = _NONE) -> Pretrai
         encoder = build_encoder(spec.architecture, spec.image_size, normalization=spec.given)
         head = ProjectionHead(encoder.feature_dim, **spec.head.model_dump())
         model = Pretrained(spec.architecture, spec.image_size, encoder, head)
+    _load(folder, model, digests)
+    return model.eval()
+
+
+def save_detector(folder: Path, model: Detector, architecture: Architecture, image_size: int) -> list[str]:
+    """Write an anomaly detector; return the names of its files.
+
+    Args:
+        folder: of the files.
+        model: the detector.
+        architecture: of its encoder, and of its student.
+        image_size: side of the images, in pixels.
+    """
+    spec = {
+        "kind": "detector",
+        **_described(architecture, model.encoder),
+        "image_size": image_size,
+        "head": model.spec.model_dump(mode="json"),
+    }
+    return _save(folder, spec, model)
+
+
+def load_detector(folder: Path, digests: Mapping[str, str] = _NONE) -> Detector:
+    """Read an anomaly detector, in evaluation mode; see `load_classifier`.
+
+    Raises:
+        RunError: a file is missing, damaged, changed, or holds other weights than the model has.
+    """
+    spec = _spec(folder, _Detector, digests)
+    with _building(folder):
+        encoder, student = (
+            build_encoder(spec.architecture, spec.image_size, normalization=spec.given) if wanted else None
+            for wanted in (True, spec.head.method == "stfpm")
+        )
+        assert encoder is not None
+        model = Detector(encoder, spec.head, spec.head.build(), student)
     _load(folder, model, digests)
     return model.eval()
 

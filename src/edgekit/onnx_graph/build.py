@@ -27,6 +27,7 @@ from edgekit.onnx_graph.normalization import spread
 from edgekit.onnx_graph.padding import fold_pool_padding
 from edgekit.onnx_graph.prepare import exportable, pooling_by_matrices
 from edgekit.onnx_graph.simplify import add_embedding, refuse_huge, simplify
+from edgekit.onnx_graph.tail import mark_tail
 from edgekit.sizes import ImageSize, SizeLike
 from edgekit.tasks import EMBEDDING, Task
 
@@ -115,6 +116,8 @@ def save(
         add_embedding(graph, task.main, EMBEDDING)
     graph.producer_name, graph.producer_version = "edgekit", __version__
     onnx.helper.set_model_props(graph, {"edgekit": __version__, "classes": json.dumps(classes, ensure_ascii=False)})
+    if task.float_tail:
+        mark_tail(graph)
     check(graph)
     onnx.save(graph, path)
 

@@ -23,6 +23,7 @@ from edgekit.errors import ExportError
 from edgekit.machine import has_int8_dot_product
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.metadata import set_precision
+from edgekit.onnx_graph.tail import tail_of
 from edgekit.quantization import Quantization
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.ranges import Method, select
@@ -143,10 +144,10 @@ def _by_onnxruntime(
 
 
 def kept_in_float(model: ModelProto) -> list[str]:
-    """Names of the nodes that stay in float: those before the first layer, the last layer, and those after it."""
+    """Names of the nodes that stay in float: those before the first layer, the last layer, and those after it; and a marked tail (see `tail`)."""
     nodes = list(model.graph.node)
     first = next((i for i, node in enumerate(nodes) if node.op_type in LAYERS), len(nodes))
-    return list(dict.fromkeys(node.name for node in (*nodes[:first], *_last_nodes(model))))
+    return list(dict.fromkeys(node.name for node in (*nodes[:first], *_last_nodes(model), *tail_of(model))))
 
 
 def last_layer(model: ModelProto) -> NodeProto | None:

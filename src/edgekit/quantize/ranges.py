@@ -22,6 +22,7 @@ from onnx import ModelProto, TensorProto
 from edgekit.errors import ExportError
 from edgekit.onnx_graph.files import read_onnx
 from edgekit.onnx_graph.padding import only_pooled
+from edgekit.onnx_graph.tail import tail_of
 from edgekit.progress import Advance
 
 Method = Literal["minmax", "percentile", "entropy"]
@@ -155,13 +156,15 @@ def collect(model: Path, images: NDArray[np.uint8], advance: Advance) -> dict[st
         advance: called with the number of images done.
 
     Returns:
-        A histogram for each float32 tensor that a node computes. The fill values of padding before a max pooling are not counted.
+        A histogram for each float32 tensor that a node computes, outside a tail that stays in float32. The fill values of
+        padding before a max pooling are not counted.
 
     Raises:
         ExportError: an activation is not finite, or ONNX Runtime cannot run the model.
     """
     graph = read_onnx(model)
-    names = activations(graph)
+    inside = {name for node in tail_of(graph) for name in node.output}
+    names = [name for name in activations(graph) if name not in inside]
     (image,) = (i.name for i in graph.graph.input)
     histograms = {name: Histogram() for name in names}
     padded = {name: source for name, source in only_pooled(graph).items() if source in histograms}

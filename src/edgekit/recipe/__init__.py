@@ -4,6 +4,7 @@
 its value and what would be accepted.
 """
 
+from edgekit.recipe.anomaly import Anomaly
 from edgekit.recipe.budget import auto_epochs, epochs_of, settled, settled_stage, warmup_steps
 from edgekit.recipe.method_table import METHODS, Pretrain
 from edgekit.recipe.names import PRETRAINED, factory_of, library_of
@@ -34,6 +35,7 @@ __all__ = [
     "METHODS",
     "PRETRAINED",
     "SMALL_IMAGE",
+    "Anomaly",
     "Architecture",
     "Augmentation",
     "Consistency",

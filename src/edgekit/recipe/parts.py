@@ -82,6 +82,12 @@ class DataConfig(RecipePart):
         description="unlabeled images: a folder, flat or nested, or anything that `labeled` accepts; "
         "default: the images of `labeled`, without their labels",
     )
+    normal: Text | None = Field(
+        None,
+        description="(mostly) normal images, for anomaly detection, in place of `labeled` and `pool`: a folder in the layout of MVTec AD "
+        "(`train/good`, `test/DEFECT`, `ground_truth/DEFECT/*_mask.png`), a folder of normal images alone, a CSV file with the columns "
+        "`file`, `label`, `mask` and `split`, or `textures` (generated). `probe` is the share of them that is held out for the threshold",
+    )
     test: Text | Annotated[float, Field(gt=0, lt=1)] = Field(
         0.2,
         description="test images: anything that `labeled` accepts, or the share of each class of `labeled` that is held out; "
@@ -160,13 +166,23 @@ class DataConfig(RecipePart):
     )
     download: bool = Field(False, description="let torchvision download a missing data set")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _normal_instead(cls, content: Any) -> Any:
+        """With `normal`, the default of `labeled` is null."""
+        if isinstance(content, dict) and content.get("normal") is not None:
+            return {"labeled": None} | content
+        return content
+
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         if self.resize_to is not None and self.resize_to < (shorter := self.image_size.shorter):
             of = "" if self.image_size.is_square else "the shorter side of "
             raise ValueError(f"resize_to ({self.resize_to}) must be at least {of}image_size ({shorter})")
         check_pixel_range(self.pixel_range)
-        if self.labeled is None and self.pool is None:
+        if self.normal is not None:
+            self._check_normal()
+        elif self.labeled is None and self.pool is None:
             raise ValueError("labeled is null, so pool must name the images")
         if isinstance(self.labels, float) and not 0 < self.labels <= 1:
             raise ValueError(
@@ -179,6 +195,15 @@ class DataConfig(RecipePart):
                 f"test ({self.test:g}) and probe ({self.probe:g}) leave no images to train on: their sum must be less than 1"
             )
         return self
+
+    def _check_normal(self) -> None:
+        for key, value in (("labeled", self.labeled), ("pool", self.pool)):
+            if value is not None:
+                raise ValueError(f"normal and {key} cannot be combined: normal names all images, so remove {key}")
+        if isinstance(self.test, str):
+            raise ValueError(
+                f"test ({self.test}) cannot name images beside normal: put the test images into {self.normal}/test/"
+            )
 
     def preprocessing(self, measured_range: PixelRange | None = None) -> Preprocessing:
         """Return how an image becomes what the models take, in evaluation and on the device.

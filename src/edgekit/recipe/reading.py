@@ -101,6 +101,8 @@ def parse(content: dict[str, Any], where: str = "recipe") -> Recipe:
         defaults["pretrain"] = method().model_dump(mode="json")
     if isinstance(data := content.get("data"), dict) and data.get("labeled"):
         defaults["data"]["test"] = default_test(data["labeled"])
+    elif isinstance(data, dict) and data.get("normal"):
+        defaults["data"]["labeled"] = None
     merged = _merged(defaults, content)
     if isinstance(merged["data"], dict):
         merged["data"] = {**merged["data"], "classes_per_image": "any" if merged["task"] == "multilabel" else "one"}

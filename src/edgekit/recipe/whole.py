@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from edgekit.recipe.anomaly import Anomaly
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.recipe.method_table import Pretrain
 from edgekit.recipe.methods import SimCLRConfig
@@ -35,11 +36,12 @@ class Recipe(RecipePart):
     name: str = Field(
         "digits", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200, description="the run folder is runs/NAME"
     )
-    task: Literal["classification", "recognition", "multilabel"] = Field(
+    task: Literal["classification", "recognition", "multilabel", "anomaly"] = Field(
         "classification",
         description="what the run answers: classification: one class for each image; multilabel: any number of classes for each image, from a "
         "CSV file in data.labeled; recognition: the embedding alone, for galleries, of the student "
-        "or, where there are no labels, of the encoder. Training is that of a classification",
+        "or, where there are no labels, of the encoder; training is that of a classification. anomaly: what is unlike the normal images of "
+        "data.normal, and where: pretraining, then the detector of `anomaly`",
     )
     seed: int = Field(0, ge=0, description="seed of the initial weights, the batches and the augmentation")
     data: DataConfig = DataConfig()
@@ -48,6 +50,7 @@ class Recipe(RecipePart):
     distill: Distill = Distill()
     supervised: Supervised = Supervised()
     multilabel: Multilabel = Field(Multilabel(), description="the loss on labels with `task: multilabel`; else unused")
+    anomaly: Anomaly = Anomaly()
     monitor: Monitor = Monitor()
     hardware: Hardware = Hardware()
 
@@ -106,6 +109,14 @@ class Recipe(RecipePart):
             raise ValueError(
                 f"distill.start is encoder, but distill.student ({student.name}) is not the network of pretrain.encoder ({encoder.name}, with its "
                 "width and stem): give both the same keys, accepted otherwise: auto, new"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _normal_images(self) -> Recipe:
+        if (self.task == "anomaly") != (self.data.normal is not None):
+            raise ValueError(
+                "task anomaly and data.normal belong together: data.normal names the normal images that a detector is built from"
             )
         return self
 

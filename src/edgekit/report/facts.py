@@ -18,6 +18,9 @@ from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, Latency, Profile, Result
 from edgekit.run import Run, StageRecord
 from edgekit.stages import STAGES
+from edgekit.tasks import ANOMALY
+from edgekit.tasks.anomaly_answers import FILE as ANOMALY_FILE
+from edgekit.tasks.anomaly_answers import AnomalyAnswers, read_anomaly_answers
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class ReportFacts:
     evaluation_result: Result | None = None
     evaluation: Evaluation | None = None
     answers: Answers | None = None
+    anomalies: AnomalyAnswers | None = None
     bundle: Bundle | None = None
     measured: list[LatencyFacts] = field(default_factory=list)  # single-stream
     scenarios: list[LatencyFacts] = field(default_factory=list)  # all others
@@ -98,8 +102,14 @@ class ReportFacts:
     def task(self) -> tasks.Task:
         """What its models answer."""
         return tasks.find(
-            self.evaluation.task if self.evaluation else self.bundle.manifest.task if self.bundle else tasks.DEFAULT
-        )
+            self.evaluation.task if self.evaluation else self.bundle.manifest.task if self.bundle
+            else ANOMALY if self.detects else tasks.DEFAULT
+        )  # fmt: skip
+
+    @property
+    def detects(self) -> bool:
+        """Whether the run builds a detector of anomalies, and no classifier."""
+        return self.recipe.task == ANOMALY
 
     def command(self, name: str) -> str:
         """Return the command line that makes a part of this run, ready to paste into a shell."""
@@ -137,9 +147,7 @@ def collect(path: Path | str) -> ReportFacts:
 
 def _read_stages(run: Run, facts: ReportFacts) -> None:
     train = facts.command("train")
-    for name in STAGES:
-        if name == "supervised" and not facts.recipe.supervised.enabled:
-            continue
+    for name in _stages(facts.recipe):
         folder = run.stage_path(name)
         try:
             record = run.record(name)
@@ -149,6 +157,8 @@ def _read_stages(run: Run, facts: ReportFacts) -> None:
             if name == "data":
                 facts.data = _read_data(folder)
                 history = None
+            elif name == ANOMALY and not (folder / "history.csv").exists():
+                history = None  # only one of its methods trains a network
             else:
                 try:
                     history = _read_history(folder / "history.csv")
@@ -162,6 +172,13 @@ def _read_stages(run: Run, facts: ReportFacts) -> None:
             facts.gaps.append(Gap(name, error.message, train))
             continue
         facts.stages[name] = Stage(name, record, history)
+
+
+def _stages(recipe: Recipe) -> list[str]:
+    """Return the stages of a recipe, in their order."""
+    if recipe.task == ANOMALY:
+        return ["data", *(["pretrain"] if recipe.anomaly.encoder is None else []), ANOMALY]
+    return [s for s in STAGES if s != ANOMALY and (s != "supervised" or recipe.supervised.enabled)]
 
 
 def _read_evaluation(run: Run, facts: ReportFacts) -> None:
@@ -181,7 +198,10 @@ def _read_evaluation(run: Run, facts: ReportFacts) -> None:
             facts.gaps.append(Gap("evaluate", f"{path}: {error}", command))
             return
         facts.evaluation_result, facts.evaluation = result, result.measurement
-        _read_answers(path.parent / FILE, facts, result.measurement)
+        if facts.detects:
+            _read_anomalies(path.parent / ANOMALY_FILE, facts)
+        else:
+            _read_answers(path.parent / FILE, facts, result.measurement)
     else:
         facts.gaps.append(Gap("evaluate", f"{path} is not an evaluation", command))
 
@@ -207,10 +227,18 @@ def _read_answers(path: Path, facts: ReportFacts, evaluation: Evaluation) -> Non
     facts.answers = answers
 
 
+def _read_anomalies(path: Path, facts: ReportFacts) -> None:
+    try:
+        facts.anomalies = read_anomaly_answers(path)
+    except Unreadable as error:
+        facts.gaps.append(Gap("anomalies", error.message, facts.command("evaluate")))
+
+
 def _read_bundle(run: Run, facts: ReportFacts) -> None:
     path, command = run.path / "export", facts.command("export")
     if not (path / "bundle.json").is_file():
-        facts.gaps.append(Gap("export", "the student has not been exported", command))
+        what = "detector" if facts.detects else "student"
+        facts.gaps.append(Gap("export", f"the {what} has not been exported", command))
         return
     try:
         facts.bundle = Bundle.open(path)

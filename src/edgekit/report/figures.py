@@ -20,6 +20,7 @@ TITLES = {
     "finetune": "Fine-tune",
     "distill": "Distill",
     "supervised": "Supervised from scratch",
+    "anomaly": "Student of the detector",
 }
 _COLUMNS = {
     "loss": "loss",

@@ -15,7 +15,7 @@ from edgekit.shares import difference
 class Headline:
     """The numbers at the top of the page; None if the run does not have them."""
 
-    student: Score | None
+    student: Score | None  # of anomaly detection: of the detector
     supervised: Score | None
     gain: float | None  # student minus supervised, as a share; with several label draws, their mean
     lead: Difference | None  # the gain with its interval
@@ -34,7 +34,10 @@ def headline(facts: ReportFacts) -> Headline:
     bundle. The INT8 accuracy is that of the fastest verified INT8 variant, or of the most accurate one if none was measured.
     """
     metric = facts.task.metric
-    student, supervised = score(facts, "student", metric), score(facts, "supervised", metric)
+    student, supervised = (
+        score(facts, "detector" if facts.detects else "student", metric),
+        score(facts, "supervised", metric),
+    )
     verified = [v for v in facts.bundle.manifest.variants if v.status == "verified"] if facts.bundle else []
     ids = {v.id: v for v in verified}
     ranked = sorted(

@@ -88,7 +88,7 @@ def worst(facts: ReportFacts) -> list[Mistake]:
     if facts.answers is None or facts.evaluation is None:
         return []
     return [
-        Mistake(_png(picture), w.file, w.truth, w.predicted, show.percent(w.probability, 0))
+        Mistake(png(picture), w.file, w.truth, w.predicted, show.percent(w.probability, 0))
         for picture, w in zip(facts.answers.thumbnails, facts.evaluation.worst, strict=False)
     ]
 
@@ -99,7 +99,8 @@ def _cells(facts: ReportFacts) -> NDArray[np.int64] | None:
     return facts.answers.confusion("student", len(facts.evaluation.classes))
 
 
-def _png(picture: NDArray[np.uint8]) -> str:
+def png(picture: NDArray[np.uint8]) -> str:
+    """Return a picture, uint8 (h, w, 3), as the URL of a PNG inside the page."""
     stream = io.BytesIO()
     Image.fromarray(picture).save(stream, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

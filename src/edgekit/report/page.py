@@ -61,6 +61,7 @@ def write_report(run: Path | str, output: Path | None = None) -> WrittenReport:
 def render(facts: ReportFacts) -> str:
     """Return the page as text."""
     from edgekit.report import differences, figures, latency, tables
+    from edgekit.report.anomaly import anomalies
     from edgekit.report.confidence import confidences, reliability
     from edgekit.report.mistakes import confusion, pairs, worst
     from edgekit.report.over_time import over_time
@@ -88,6 +89,7 @@ def render(facts: ReportFacts) -> str:
             "reliability": reliability(facts),
         },
         worst=worst(facts),
+        anomalies=anomalies(facts),
         over_time=over_time(facts),
         profiles=profiles(facts),
         curves=figures.curves(facts),

@@ -43,26 +43,30 @@ def lead(facts: ReportFacts, top: Headline) -> str:
     if facts.data is not None:
         pool, labels = facts.data.sets["pool"].images, facts.data.sets["labels"].images
         text = f"From {show.count(pool)} unlabeled images and {show.count(labels)} labels"
+        if facts.detects:
+            text = f"From {show.count(pool)} normal images"
     if top.shipped is not None and facts.bundle is not None:
         verified = sum(v.status == "verified" for v in facts.bundle.manifest.variants)
-        model = f"a model of {show.size(top.shipped.bytes)}, verified in {_many(verified, 'variant')}"
+        model = f"a {'detector' if facts.detects else 'model'} of {show.size(top.shipped.bytes)}, verified in {_many(verified, 'variant')}"
         return f"{text} to {model}." if text else f"{model[0].upper()}{model[1:]}."
     return f"{text}." if text else "This run is not complete yet."
 
 
 def tiles(facts: ReportFacts, top: Headline) -> list[Tile]:
     """Return the five main numbers; a missing one shows how to get it."""
-    return [_student(facts, top), _int8(facts, top), _fastest(facts, top), _size(facts, top), _gain(facts, top)]
+    last = _found if facts.detects else _gain
+    return [_student(facts, top), _int8(facts, top), _fastest(facts, top), _size(facts, top), last(facts, top)]
 
 
 def _student(facts: ReportFacts, top: Headline) -> Tile:
+    model = "Detector" if facts.detects else "Student"
     if top.student is None:
-        return Tile(f"Student {facts.task.quality}", show.NONE, "", f"run {facts.command('evaluate')}")
+        return Tile(f"{model} {facts.task.quality}", show.NONE, "", f"run {facts.command('evaluate')}")
     metric = facts.task.metrics[facts.task.metric]
     note = f"{metric} on {show.count(top.student.samples)} test images"
     if ends := interval(facts.task, top.student):
         note += f"; 95\u00a0% interval {show.hundredths(ends[0])} to {show.hundredths(ends[1])}"
-    return Tile(f"Student {facts.task.quality}", show.hundredths(top.student.value), "%", note)
+    return Tile(f"{model} {facts.task.quality}", show.hundredths(top.student.value), "%", note)
 
 
 def _int8(facts: ReportFacts, top: Headline) -> Tile:
@@ -95,6 +99,23 @@ def _size(facts: ReportFacts, top: Headline) -> Tile:
     if top.full and top.full.bytes > top.shipped.bytes:
         note += f", {top.full.bytes / top.shipped.bytes:.1f}× smaller than {top.full.id}"
     return Tile("Size", value, unit, note)
+
+
+def _found(facts: ReportFacts, top: Headline) -> Tile:
+    """Return the share of the anomalous test images that the threshold finds."""
+    name, answers = "Defects found", facts.anomalies
+    if answers is None or answers.threshold is None or not answers.labels.any():
+        why = f"run {facts.command('evaluate')}" if answers is None else "needs a threshold and anomalous test images"
+        return Tile(name, show.NONE, "", why, hero=True)
+    above, labels = answers.scores > answers.threshold, answers.labels.astype(bool)
+    good = int((~labels).sum())
+    alarms = (
+        f"; {show.percent(float(above[~labels].mean()))} of {show.count(good)} normal ones are false alarms"
+        if good
+        else ""
+    )
+    note = f"of {show.count(int(labels.sum()))} anomalous test images, at the threshold{alarms}"
+    return Tile(name, show.hundredths(float(above[labels].mean())), "%", note, hero=True)
 
 
 def _gain(facts: ReportFacts, top: Headline) -> Tile:
@@ -152,7 +173,9 @@ def steps(facts: ReportFacts) -> list[Step]:
     labels = f"{show.count(facts.data.sets['labels'].images)} labels" if facts.data else "labels"
     knn = score(facts, "encoder", "knn")
     seen = (
-        f"{len(facts.data.classes)} classes, {show.count(facts.data.sets['pool'].images)} images" if facts.data else ""
+        f"{'' if facts.detects else f'{len(facts.data.classes)} classes, '}{show.count(facts.data.sets['pool'].images)} images"
+        if facts.data
+        else ""
     )
     details = {
         "data": ("Data", seen),
@@ -165,6 +188,9 @@ def steps(facts: ReportFacts) -> list[Step]:
         "supervised": ("From scratch", f"for comparison, {_epochs(facts, 'supervised')}"),
     }
     listed = []
+    if facts.detects:
+        kept = ["data", *(["pretrain"] if recipe.anomaly.encoder is None else [])]
+        details = {stage: details[stage] for stage in kept} | {"anomaly": ("Detector", recipe.anomaly.method)}
     for stage, (name, detail) in details.items():
         if stage == "supervised" and not recipe.supervised.enabled:
             continue

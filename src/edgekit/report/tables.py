@@ -23,7 +23,13 @@ _OF_FEATURES = {
     "centroid": "nearest centroid",
     "logistic": "logistic regression",
 }
-MODELS = {"encoder": "Encoder", "teacher": "Teacher", "student": "Student", "supervised": "Supervised from scratch"}
+MODELS = {
+    "encoder": "Encoder",
+    "teacher": "Teacher",
+    "student": "Student",
+    "supervised": "Supervised from scratch",
+    "detector": "Detector",
+}
 
 
 def metric_title(task: Task, metric: str) -> str:

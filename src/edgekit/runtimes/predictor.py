@@ -54,6 +54,8 @@ class Predictor:
 
     Attributes:
         known: the bundle's rule for unknown, of this variant; None if it has none.
+        alarm: from which score on an image is anomalous, of this variant or else of the trained model; None if the bundle has none.
+        preprocessing: how an image becomes the pixels that the model takes.
         depth: statistics of images with more than 8 bits per color since the predictor was made.
 
     Raises:
@@ -75,9 +77,10 @@ class Predictor:
         self.variant = bundle.variant(variant) if variant else default_variant(bundle)
         self.task, self.classes = bundle.task, bundle.manifest.classes
         self.known = _known(bundle, self.variant, abstain=abstain, abstain_below=abstain_below)
+        self.alarm = (self.variant.alarm or bundle.manifest.alarm) if self.task.alarms else None
         self._of_trained = self.known is not None and self.variant.confidence is None
         self._name = bundle.manifest.name
-        self._preprocessing = bundle.manifest.preprocessing
+        self.preprocessing = bundle.manifest.preprocessing
         self.max_pixels = max_pixels
         self.depth, self._counting, self._warned = Depth(), Lock(), False
         self._session = load(bundle, self.variant, threads=threads)
@@ -90,7 +93,7 @@ class Predictor:
         self.close()
 
     def __repr__(self) -> str:
-        height, width = self._preprocessing.image_size
+        height, width = self.preprocessing.image_size
         what = f"{len(self.classes)} classes" if self.classes else self.task.name
         return f"<Predictor {self._name}: {self.variant.id}, {what}, {height} x {width} pixels>"
 
@@ -115,7 +118,8 @@ class Predictor:
                 size (OpenCV's arrays are BGR: pass `pixels[..., ::-1]`). Or a list or tuple of these, mixed as you like.
             top: how much to return per image: of a classification, the maximum number of classes.
             threshold: leave out classes that are less probable than this; with a gallery, the similarity up to which an image is
-                unknown. None: leave nothing out; with a gallery, its own threshold.
+                unknown; of anomaly detection, the score above which an image is anomalous. None: leave nothing out; with a gallery, its own
+                threshold; of anomaly detection, the bundle's.
             batch: images per run, for a list.
 
         Returns:
@@ -157,7 +161,7 @@ class Predictor:
             DataError: another dtype or shape, or no image.
             BundleError: the model gives values that are not finite.
         """
-        check_images(pixels, (*self._preprocessing.image_size, 3), None)
+        check_images(pixels, (*self.preprocessing.image_size, 3), None)
         outputs = run_in_batches(self._session, pixels, len(pixels))
         if not is_finite(outputs):
             raise BundleError(
@@ -167,11 +171,18 @@ class Predictor:
         return self.answers(outputs, top, threshold)
 
     def answers(self, outputs: Outputs, top: int, threshold: float | None) -> list[Answer]:
-        """Return what outputs mean, image by image; `threshold` None leaves nothing out."""
-        least = threshold or 0.0
+        """Return what outputs mean, image by image; `threshold` None leaves nothing out, or is the bundle's own."""
+        least = self._least if threshold is None else threshold
         if self.known is None:
             return list(self.task.answers(outputs, self.classes, top, least))
         return list(self.task.answers_knowing(outputs, self.classes, top, least, self.known))
+
+    @property
+    def _least(self) -> float:
+        """The threshold of answers where the user gives none: of a task with alarms the bundle's, infinite where it has none; else 0."""
+        if self.alarm is not None:
+            return self.alarm.threshold
+        return math.inf if self.task.alarms else 0.0
 
     def predict_many(
         self,
@@ -228,7 +239,7 @@ class Predictor:
             return error
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        deep, pixel_range = is_deep(image), self._preprocessing.pixel_range
+        deep, pixel_range = is_deep(image), self.preprocessing.pixel_range
         rgb = image if image.mode == "RGB" else to_rgb(image, pixel_range)
         depth = Depth()
         depth.add(image, rgb.getchannel(0) if deep else None, pixel_range)
@@ -243,7 +254,7 @@ class Predictor:
                 PixelRangeWarning,
                 stacklevel=2,
             )
-        return self._preprocessing(rgb)
+        return self.preprocessing(rgb)
 
     def notes(self, where: str) -> list[str]:
         """Return notes for the user about the images so far and their answers, one sentence each.
@@ -251,12 +262,16 @@ class Predictor:
         Args:
             where: name of the images in the notes.
         """
-        pixel_range = self._preprocessing.pixel_range
+        pixel_range = self.preprocessing.pixel_range
         if pixel_range is None:
             hint = "the bundle has no pixel_range: train or export it again with such images to set one"
         else:
             hint = "check that they are the same kind of images as those that set the bundle's range"
         notes = self.depth.notes(where, pixel_range, hint, always=False)
+        if self.alarm is not None and self.variant.alarm is None:
+            notes.append(
+                f"{self.variant.id} did not run where the bundle was exported: its threshold is the trained model's, not its own"
+            )
         if self._of_trained:
             notes.append(
                 f"{self.variant.id} did not run where the bundle was exported: probabilities and unknown are by the trained model's "

@@ -17,10 +17,12 @@ GROUP = "edgekit.tasks"  # of the entry points that add tasks
 DEFAULT = "classification"  # of whoever does not say, and of bundles older than the tasks
 RECOGNITION = "recognition"
 MULTILABEL = "multilabel"
+ANOMALY = "anomaly"
 _BUILT_IN = {
     DEFAULT: "edgekit.tasks.classification:CLASSIFICATION",
     RECOGNITION: "edgekit.tasks.recognition:RECOGNITION",
     MULTILABEL: "edgekit.tasks.multilabel:MULTILABEL",
+    ANOMALY: "edgekit.tasks.anomaly:ANOMALY_DETECTION",
 }
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,39}")
 
@@ -63,6 +65,7 @@ def _added(name: str) -> Task:
 
 
 __all__ = [
+    "ANOMALY",
     "DEFAULT",
     "EMBEDDING",
     "GROUP",

@@ -41,10 +41,20 @@ class Answer(ABC):
     Attributes:
         embedding: float32 (features,), where the model gives one; else None.
         unknown: whether the image is unlike all that the model knows; False for a task that does not tell.
+        anomalous: whether the image is unlike normal ones; None for a task that does not tell, and without a threshold.
+        heat: float32 (height, width), how anomalous each place of the image is, as the model sees it; None for a task without one.
     """
 
     embedding: NDArray[np.float32] | None
     unknown: bool = False
+
+    @property
+    def anomalous(self) -> bool | None:
+        return None
+
+    @property
+    def heat(self) -> NDArray[np.float32] | None:
+        return None
 
     @abstractmethod
     def line(self) -> str:
@@ -94,6 +104,10 @@ class Task(ABC):
         calibrates: whether labeled images calibrate its answers: `calibrated`, `decisions`, `quality_of`.
         abstains: whether some of these answers are then unknown.
         uncalibrated: what is missing where there are too few labeled images for that.
+        alarms: whether its main output is a score, one an image, above a threshold of which the image is anomalous. Scores of normal images
+            set it for each variant, and `answers` gets it as its `threshold`, infinite where there is none.
+        float_tail: whether everything behind the last convolution stays in float32 where the rest is quantized or in half precision.
+        batch: images that are run at once where nothing is timed, at most.
     """
 
     name: ClassVar[str]
@@ -115,6 +129,9 @@ class Task(ABC):
     calibrates: ClassVar[bool] = False
     abstains: ClassVar[bool] = False
     uncalibrated: ClassVar[str] = "no calibrated probabilities and no answer unknown"
+    alarms: ClassVar[bool] = False
+    float_tail: ClassVar[bool] = False
+    batch: ClassVar[int] = 256
 
     @property
     def required(self) -> tuple[str, ...]:

@@ -115,6 +115,8 @@ def expected(recipe: Recipe, splits: Splits, run: Run, until: str = STAGES[-1]) 
         return None  # all processes would have to measure; compilation takes longer than the steps
     recipe = settled(recipe, len(splits.pool), len(splits.labeled))
     missing = _missing(recipe, splits, run, until)
+    if recipe.anomaly.method != "stfpm":  # the others train nothing: measuring them is building them
+        missing = [stage for stage in missing if stage != "anomaly"]
     try:
         if not missing or _at_least(recipe, splits, missing) < _WORTH_IT:
             return None
@@ -151,7 +153,7 @@ def _source(stage: str) -> str:
 
 def _at_least(recipe: Recipe, splits: Splits, stages: list[str]) -> float:
     """Return a lower bound of the steps of the stages."""
-    sizes = {"pretrain": len(splits.pool), "distill": len(splits.pool)}
+    sizes = {"pretrain": len(splits.pool), "distill": len(splits.pool), "anomaly": len(splits.pool)}
     steps = 0.0
     for stage in stages:
         config = getattr(recipe, stage)

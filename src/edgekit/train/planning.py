@@ -23,7 +23,7 @@ from edgekit import recipe as recipes
 from edgekit.data.images import ImageSet
 from edgekit.data.layout import SIZES, Layout, shaped
 from edgekit.data.source import ImageSource
-from edgekit.data.sources import DIGITS, open_labeled, open_pool
+from edgekit.data.sources import is_digits, open_labeled, open_pool
 from edgekit.data.splits import Splits, training_preprocessing
 from edgekit.data.template import LabelCounts, RecipePlan, recipe_text
 from edgekit.errors import EdgekitError
@@ -224,7 +224,7 @@ class _Planner:
 
     def _mirrored(self) -> float | None:
         """Return how well mirrored images are distinguished from those of the pool; None for too few images, or for digits."""
-        if self.layout.labeled == DIGITS:
+        if is_digits(self.layout.labeled):
             return None
         self.say("comparing images with their mirror images")
         source, reduced = self.sources[0], Preprocessing(image_size=SIDE, resize_to=SIDE)

@@ -82,11 +82,12 @@ def from_run(
         evaluation=(np.asarray(splits.test.images), splits.test.labels) if len(splits.test) else None,
         held_out=(np.asarray(splits.probe.images), splits.probe.labels),
         output=run.path / ("export" if which == "student" else f"export-{which}"),
-        provenance=_provenance(run, which, record.outputs),
+        provenance=provenance_of(run, which, record.outputs),
     )
 
 
-def _provenance(run: Run, which: str, outputs: dict[str, str]) -> dict[str, Any]:
+def provenance_of(run: Run, which: str, outputs: dict[str, str]) -> dict[str, Any]:
+    """Where a model of a run came from, for the bundle; `outputs` are of its stage's record."""
     records = {stage: run.record(stage) for stage in STAGES}
     return {
         "run": str(run.path),

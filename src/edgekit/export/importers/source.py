@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from edgekit.export.alarms import AlarmRequest
 from edgekit.preprocess import Preprocessing
 from edgekit.quantize.selection import CalibrationPool
 
@@ -33,6 +34,7 @@ class ModelSource:
         provenance: where the model came from, for the bundle.
         notes: notes for the user, one sentence each.
         random: whether the weights are random.
+        alarm: of an anomaly detector: how the score above which an image is anomalous is set.
         trained: runs the trained model and returns its outputs by name, if that is not `model` itself.
     """
 
@@ -41,10 +43,11 @@ class ModelSource:
     classes: list[str]
     preprocessing: Preprocessing
     calibration: NDArray[np.uint8] | CalibrationPool
-    evaluation: tuple[NDArray[np.uint8], NDArray[np.int64]] | None
+    evaluation: tuple[NDArray[np.uint8], NDArray[Any]] | None
     output: Path
     provenance: dict[str, Any]
     notes: list[str] = field(default_factory=list)
     random: bool = False
     held_out: tuple[NDArray[np.uint8], NDArray[np.int64]] | None = None
+    alarm: AlarmRequest | None = None
     trained: Callable[[NDArray[np.uint8]], dict[str, NDArray[np.float32]]] | None = None

@@ -16,7 +16,7 @@ from edgekit.data.decode import decode
 from edgekit.data.images import Skipped
 from edgekit.data.pixels import Pixels, center_crop
 from edgekit.data.ranges import of_run
-from edgekit.data.sources import DIGITS, ImageSource, open_pool
+from edgekit.data.sources import ImageSource, is_digits, open_pool
 from edgekit.data.splits import load_splits
 from edgekit.errors import DataError
 from edgekit.foreign import Unreadable, read_json
@@ -273,7 +273,7 @@ def _against_pool(
 
 def _labels(source: ImageSource, rows: Sequence[int]) -> list[str | None]:
     """Return the first folder of each path, which is the class if there is one sub-folder per class."""
-    if source.where != DIGITS and not Path(source.where).expanduser().is_dir():
+    if not is_digits(source.where) and not Path(source.where).expanduser().is_dir():
         return [None] * len(rows)
     return [source.names[i].split("/")[0] if "/" in source.names[i] else None for i in rows]
 

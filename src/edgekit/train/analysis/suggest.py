@@ -84,7 +84,11 @@ def suggest(run: Run, count: int, test_count: int) -> Suggestions:
             f"{run.path}: label.html asks for one class of each image, and the run's task is multilabel",
             "write the CSV file by hand or by another tool (docs/multilabel.md), and name it in data.labeled",
         )
-    assert data.pool is not None
+    if data.pool is None:
+        raise DataError(
+            f"{run.path}: its images are for anomaly detection (data.normal: {data.normal}), which needs no classes",
+            "use a run whose recipe has data.pool",
+        )
     model = Model.load(run, "encoder")
     source = open_pool(data.pool, "data.pool", data).ranged(of_run(run) or data.pixel_range)
     decoded = decode(source, model.preprocessing, data.max_skipped)

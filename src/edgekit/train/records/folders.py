@@ -31,7 +31,7 @@ CURRENT = "candidate.json"  # the candidate in training
 # The files that a stage writes before its record.
 _WRITTEN = {
     STARTED, CHECKPOINT, "history.csv", "tensorboard", "views.png", "model.json", "model.safetensors", "labels.csv", "probe.csv",
-    "test.csv", "skipped.csv", "splits.json", CANDIDATES, CURRENT,
+    "test.csv", "skipped.csv", "splits.json", "trimmed.csv", CANDIDATES, CURRENT,
 }  # fmt: skip
 
 # Trains a stage in a folder; returns the names of its files and its metrics.

@@ -61,10 +61,8 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
         },
         "training_version": _TRAINING_VERSION,
     }
-    if stage == "pretrain":
-        if isinstance(recipe.pretrain, DistillConfig):
-            return {**pool, **common, "teacher": teacher_identity(recipe.pretrain.teacher, run)}
-        return {**pool, **common}
+    if stage in {"pretrain", "anomaly"}:
+        return {**pool, **common, **_encoder_inputs(stage, recipe, run)}
     if recipe.task == MULTILABEL:
         common["multilabel"] = _json(recipe.multilabel)
     if stage in _DEFAULTS:
@@ -90,9 +88,19 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
 def _data(recipe: Recipe, without: set[str]) -> dict[str, Any]:
     """Return the recipe's data, without what older records lack where it is at its default."""
     content = _json(recipe.data, without=without)
-    if content["classes_per_image"] == "one":
-        del content["classes_per_image"]
+    for key, default in (("classes_per_image", "one"), ("normal", None)):
+        if content[key] == default:
+            del content[key]
     return content
+
+
+def _encoder_inputs(stage: str, recipe: Recipe, run: Run) -> dict[str, Any]:
+    """The teacher that an encoder is distilled from, or the encoder that a detector is built on; empty where the recipe's part says all."""
+    if stage == "anomaly":
+        return {"from": _weights(run, "pretrain")} if recipe.anomaly.encoder is None else {}
+    if isinstance(recipe.pretrain, DistillConfig):
+        return {"teacher": teacher_identity(recipe.pretrain.teacher, run)}
+    return {}
 
 
 _SET_OF = {"unlabeled": "pool", "labeled": "labeled"}  # of `distill.images`
@@ -211,10 +219,17 @@ def _weights(run: Run, stage: str) -> str:
 def _config(stage: str, recipe: Recipe) -> dict[str, Any]:
     """Return a stage's part of the recipe, with the digest of each file in place of its name."""
     content = settled_content(
-        getattr(recipe, stage), without={"distill": {"teachers"}, "pretrain": {"teacher"}}.get(stage)
+        getattr(recipe, stage),
+        without={
+            "distill": {"teachers"},
+            "pretrain": {"teacher"},
+            "anomaly": {"threshold", "false_alarms"},  # of the export
+        }.get(stage),
     )
     _leave_out_newer(content)
     for key in ("encoder", "student"):
+        if key in content and content[key] is None:
+            continue
         if content.get(key, {}).get("weights_key", "") is None:  # as in records that are older than this key
             del content[key]["weights_key"]
         path = content.get(key, {}).pop("weights", None)
@@ -233,7 +248,7 @@ def _leave_out_newer(content: dict[str, Any]) -> None:
         del content["train"]
     for key in ("encoder", "student"):
         for name, default in (("mean", None), ("std", None), ("interpolate_positions", False), ("channels", None)):
-            if key in content and content[key].get(name, ...) == default:
+            if content.get(key) is not None and content[key].get(name, ...) == default:
                 del content[key][name]
     consistency = content.get("consistency", {})
     if consistency.get("max_gap") == Consistency().max_gap:

@@ -20,7 +20,7 @@ from edgekit.train.records.inputs import made_from
 # File beside the checkpoint while a stage trains: its inputs.
 STARTED = "started.json"
 # The stage whose weights a stage starts from.
-_STARTS_FROM = {"finetune": "pretrain", "distill": "finetune"}
+_STARTS_FROM = {"finetune": "pretrain", "distill": "finetune", "anomaly": "pretrain"}
 _SHOWN = 3
 _SENTENCES = {
     "from": "the weights of the earlier stage have changed",

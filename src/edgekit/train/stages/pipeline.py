@@ -3,6 +3,8 @@
     data -> pretrain -> finetune -> distill
                 \\-> (label budget) -> supervised
 
+    of task anomaly:  data -> pretrain -> anomaly
+
 `edgekit.train.records.inputs` defines the inputs of a stage, `edgekit.train.records.folders` manages its folder.
 """
 
@@ -27,6 +29,7 @@ from edgekit.recipe import Architecture, Recipe, Supervised, dump, epochs_of, se
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.run import Run, StageRecord
 from edgekit.stages import STAGES
+from edgekit.tasks import ANOMALY
 from edgekit.temporary import scratch_folder
 from edgekit.terminal import echo
 from edgekit.train.distill.distillation import DistillTask, with_labels
@@ -44,6 +47,7 @@ from edgekit.train.pretrain.teacher import load_encoder_teacher
 from edgekit.train.records.folders import Make, complete, only_one
 from edgekit.train.records.inputs import stage_inputs
 from edgekit.train.records.unfinished import check_unfinished
+from edgekit.train.stages.detection import Detection, check_detection
 from edgekit.train.stages.scratch import search
 from edgekit.train.stages.teacher import Finetuning
 from edgekit.train.stages.teaching import Teaching
@@ -117,8 +121,12 @@ def train(
 
 
 def wanted_stages(recipe: Recipe, splits: Splits, until: str = STAGES[-1]) -> list[str]:
-    """Return the stages of a recipe; without labels, only those that need none."""
-    wanted: list[str] = [s for s in STAGES[: STAGES.index(until) + 1] if s != "supervised" or recipe.supervised.enabled]
+    """Return the stages of a recipe; without labels, only those that need none; of the task anomaly, no pretraining of an encoder that it has not."""
+    stages: list[str] = list(STAGES[: STAGES.index(until) + 1])
+    if recipe.task == ANOMALY:
+        own = ("pretrain",) if recipe.anomaly.encoder is None else ()
+        return [s for s in stages if s in ("data", *own, "anomaly")]
+    wanted = [s for s in stages if s != "anomaly" and (s != "supervised" or recipe.supervised.enabled)]
     return wanted if len(splits.labeled) else [s for s in wanted if s in WITHOUT_LABELS]
 
 
@@ -264,6 +272,11 @@ class Stages:
         task = ClassifyTask(model, augment, config.label_smoothing, self.objective)
         return model, self._fit(task, "supervised", self.splits.labeled, folder, config=config)
 
+    def anomaly(self, folder: Path) -> StageFiles:
+        """Build the anomaly detector from the normal images."""
+        files, metrics = Detection(self.recipe, self.run, self.device).build(folder)
+        return files, {**metrics, "measured_on": self.measured_on}
+
     def _knn(self, encoder: Encoder) -> float | None:
         """Return the kNN accuracy of an encoder; None without labels."""
         if not len(self.splits.labeled):
@@ -345,7 +358,8 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
             f"pretrain.one_branch: {recipe.pretrain.method} uses one view per image, so there is no second branch",
             "choose a method with two views, for instance simclr",
         )
-    for stage in ("pretrain", "distill") if len(splits.labeled) else ("pretrain",):
+    trained = wanted_stages(recipe, splits)
+    for stage in (stage for stage in ("pretrain", "distill") if stage in trained):
         batch = getattr(recipe, stage).batch_size
         if batch > len(splits.pool) and not (stage == "distill" and recipe.distill.images == "labeled"):
             raise DataError(
@@ -358,6 +372,10 @@ def check(recipe: Recipe, splits: Splits, run: Run) -> None:
                 f"set it to a multiple of {world_size()}",
             )
     normalization = recipe.data.mean, recipe.data.std
+    if recipe.task == ANOMALY:
+        check_detection(recipe)
+    if "pretrain" not in trained:
+        return
     build_encoder(recipe.pretrain.encoder, recipe.data.image_size, "pretrain.encoder", normalization)
     build_encoder(recipe.distill.student, recipe.data.image_size, "distill.student", normalization)
     if isinstance(recipe.pretrain, DistillConfig):

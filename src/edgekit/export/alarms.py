@@ -1,0 +1,197 @@
+"""Set for each variant of a bundle the score above which an image is anomalous, and measure what that does.
+
+The scores of a variant differ from the trained model's: INT8 noise makes all patches a little farther from the bank. With a threshold of its
+own, a variant keeps the share of false alarms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.alarms import Alarm, AlarmRule
+from edgekit.bundle import Variant
+from edgekit.errors import EdgekitError
+from edgekit.export.verify import class_spread, exact_threads
+from edgekit.progress import progress
+from edgekit.quantize.selection import digest_of_arrays
+from edgekit.runtimes import open_session, why_not
+from edgekit.runtimes.session import run_in_batches
+from edgekit.targets import find_runtime
+from edgekit.tasks import Outputs, Task
+from edgekit.tasks.alarms import alarm_quality, set_alarm
+from edgekit.tasks.anomaly import SCORE, image_labels
+from edgekit.tasks.anomaly_metrics import FEWEST_OF_EACH, fewest_normal
+
+Run = Callable[[NDArray[np.uint8]], Outputs]  # uint8 images (n, s, s, 3) -> score and map
+Images = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class AlarmRequest:
+    """How thresholds are set.
+
+    Attributes:
+        normal: normal images that no model learned from, uint8 (n, s, s, 3); may be empty.
+        rule: on these images, or on one half of the labeled ones.
+        false_alarms: of the first rule, the share of normal images that may be called anomalous.
+        trim: share of the normal images that may be anomalous: so many with the largest scores do not count.
+    """
+
+    normal: Images
+    rule: AlarmRule = "normal"
+    false_alarms: float = 0.05
+    trim: float = 0.0
+
+    def digest(self, labeled: tuple[Images, NDArray[Any]] | None) -> str:
+        """A digest of everything beside the variants that the thresholds depend on."""
+        arrays = [self.normal, *(labeled or ())]
+        return f"{self.rule} {self.false_alarms!r} {self.trim!r} {digest_of_arrays(*arrays)}"
+
+
+@dataclass(frozen=True)
+class Alarms:
+    """What a bundle says of its thresholds.
+
+    Attributes:
+        variants: all of them; those that run here with a threshold of their own.
+        trained: the trained model's.
+        notes: for the user, one sentence each.
+    """
+
+    variants: list[Variant]
+    trained: Alarm | None = None
+    notes: tuple[str, ...] = ()
+
+
+def with_alarms(
+    variants: list[Variant],
+    folder: Path,
+    float_onnx: Path,
+    request: AlarmRequest | None,
+    labeled: tuple[Images, NDArray[Any]] | None,
+    task: Task,
+) -> Alarms:
+    """Give the variants of a bundle their thresholds.
+
+    Args:
+        variants: their files are in `folder`.
+        folder: of the bundle.
+        float_onnx: the float graph: the trained model.
+        request: how; None: there are none.
+        labeled: test images and their labels; None where there are none.
+        task: what the model answers.
+    """
+    bare = [v.model_copy(update={"alarm": None}) for v in variants]
+    if request is None or not task.alarms:
+        return Alarms(bare)
+    setting, testing, fault = _chosen(request, labeled)
+    if fault:
+        return Alarms(bare, notes=(fault,))
+    trained, decided = _alarm(_run("onnxruntime", float_onnx, {}, task), request, setting, testing, None)
+    found = []
+    with progress("thresholds", len(bare), unit="variants") as advance:
+        for variant in bare:
+            found.append(_of_variant(variant, folder, request, setting, testing, decided, task))
+            advance()
+    return Alarms(found, trained, _notes(request, trained))
+
+
+@dataclass(frozen=True)
+class _Set:
+    images: Images
+    labels: NDArray[np.bool_]
+    are: str
+
+
+def _chosen(request: AlarmRequest, labeled: tuple[Images, NDArray[Any]] | None) -> tuple[_Set, _Set | None, str]:
+    """The images that the threshold is set on, those that show what it does, and why there can be no threshold."""
+    normal = _Set(request.normal, np.zeros(len(request.normal), bool), "held-out normal images")
+    test = None if labeled is None else _Set(labeled[0], image_labels(labeled[1]), "test images")
+    if request.rule == "normal":
+        fault = (
+            ""
+            if len(normal.images)
+            else "no threshold, so no image is called anomalous: no normal image was held out (data.probe)"
+        )
+        return normal, test, fault
+    labels = np.zeros(0, bool) if test is None else test.labels
+    if min(int(labels.sum()), int((~labels).sum())) < 2 * FEWEST_OF_EACH:
+        return (
+            normal,
+            test,
+            (
+                f"no threshold, so no image is called anomalous: anomaly.threshold labeled needs {2 * FEWEST_OF_EACH} normal and as many anomalous "
+                f"test images, and there are {int((~labels).sum())} and {int(labels.sum())}"
+            ),
+        )
+    assert test is not None
+    spread = class_spread(labels.astype(np.int64), len(labels))
+    halves = [
+        np.sort(
+            np.concatenate(
+                [of_kind[start::2] for kind in (False, True) for of_kind in [spread[labels[spread] == kind]]]
+            )
+        )
+        for start in (0, 1)
+    ]
+    first, second = (
+        _Set(np.ascontiguousarray(test.images[rows]), labels[rows], f"{which} half of the test images")
+        for rows, which in zip(halves, ("one", "the other"), strict=True)
+    )
+    return first, second, ""
+
+
+def _run(runtime: str, path: Path, settings: dict[str, str], task: Task, threads: int = 0) -> Run:
+    def run(images: Images) -> Outputs:
+        session = open_session(runtime, path, threads=threads, settings=settings, task=task)
+        try:
+            return run_in_batches(session, images, min(task.batch, len(images)))
+        finally:
+            session.close()
+
+    return run
+
+
+def _of_variant(
+    variant: Variant, folder: Path, request: AlarmRequest, setting: _Set, testing: _Set | None,
+    decided: NDArray[np.bool_] | None, task: Task,
+) -> Variant:  # fmt: skip
+    if variant.parity is None or why_not(variant.runtime):
+        return variant
+    runtime = find_runtime(variant.runtime)
+    settings = {**variant.settings, **(runtime.checking if runtime else {})}
+    run = _run(variant.runtime, folder / variant.files[0].path, settings, task, exact_threads(variant))
+    try:
+        alarm, _ = _alarm(run, request, setting, testing, decided)
+    except (EdgekitError, ValueError) as error:  # of scores that are not finite, which the verification rejects
+        return variant.noted(f"no threshold of its own: {error}")
+    return variant.model_copy(update={"alarm": alarm})
+
+
+def _alarm(
+    run: Run, request: AlarmRequest, setting: _Set, testing: _Set | None, trained: NDArray[np.bool_] | None
+) -> tuple[Alarm, NDArray[np.bool_] | None]:
+    """The threshold of a model, and its decisions on the images that show what it does."""
+    outputs = run(setting.images)
+    alarm = set_alarm(outputs, setting.labels, request.rule, request.false_alarms, request.trim, setting.are)
+    if testing is None:
+        return alarm, None
+    scores = run(testing.images)[SCORE]
+    quality = alarm_quality(scores, testing.labels, alarm.threshold, testing.are, trained)
+    return alarm.model_copy(update={"quality": quality}), scores > alarm.threshold
+
+
+def _notes(request: AlarmRequest, trained: Alarm) -> tuple[str, ...]:
+    fewest = fewest_normal(request.false_alarms)
+    if request.rule != "normal" or trained.images >= fewest:
+        return ()
+    return (
+        f"the threshold is the largest score of only {trained.images} held-out normal images, so about {trained.false_alarms or 0:.0%} of further "
+        f"ones will be called anomalous; {request.false_alarms:g} needs {fewest} of them (data.probe)",
+    )
