@@ -1,7 +1,7 @@
 """Generated images of a product, with planted defects and their masks: a set for anomaly detection that needs no download.
 
 A product is a plate with a texture and four round parts of two materials, A B over B A. Texture and materials come from the two photographs
-that scikit-learn ships. Normal images differ in the place of the texture, the turn and place of each part, the light and the noise.
+that scikit-learn ships. Normal images differ by a few pixels in the place of the texture and of each part, and in the light and the noise.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ TRAIN, TEST_GOOD, TEST_EACH = (
 _CENTERS = ((36, 36), (36, 92), (92, 36), (92, 92))  # of the parts: row and column
 _MATERIALS = (0, 1, 1, 0)
 _RADIUS = 15.0
+# In pixels: as in a fixture. With textures from anywhere, normal patches are so various that a bank of them tells little.
+_PLATE_MOVES, _MATERIAL_MOVES = 3, 3
 _PURPOSES = {"train": 0, "test": 1}
 
 Pixels = NDArray[np.float64]
@@ -146,14 +148,14 @@ def _mirrored(square: Pixels) -> Pixels:
     return np.concatenate([wide, wide[::-1]], axis=0)
 
 
-def _cut(material: Pixels, random: np.random.Generator) -> Pixels:
-    """The material from a random place, (128, 128, 3)."""
-    down, right = (int(n) for n in random.integers(0, len(material), 2))
+def _cut(material: Pixels, random: np.random.Generator, reach: int) -> Pixels:
+    """The material, moved by up to `reach` pixels each way, (128, 128, 3)."""
+    down, right = (int(n) for n in random.integers(-reach, reach + 1, 2))
     return np.roll(material, (down, right), (0, 1))[:SIDE, :SIDE]
 
 
 def _plate(random: np.random.Generator) -> Pixels:
-    return _cut(_materials()[0], random)
+    return _cut(_materials()[0], random, _PLATE_MOVES)
 
 
 def _distance(row: float, column: float) -> Pixels:
@@ -169,7 +171,7 @@ def _with_part(image: Pixels, random: np.random.Generator, place: int, material:
     """Lay a part on its place, or none; also return the pixels where it is or should be."""
     row, column = np.array(_CENTERS[place]) + random.uniform(-1.5, 1.5, 2)
     distance = _distance(row, column)
-    surface = _cut(_materials()[1 + (material or 0)], random)
+    surface = _cut(_materials()[1 + (material or 0)], random, _MATERIAL_MOVES)
     if material is not None:
         shadow = np.clip((_RADIUS + 2.5 - distance) / 2.5, 0, 1) * 0.5
         image = _blend(image, shadow, 0.0)

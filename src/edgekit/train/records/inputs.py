@@ -43,9 +43,12 @@ def stage_inputs(stage: str, recipe: Recipe, splits: Splits, run: Run) -> dict[s
     pool: dict[str, Any] = {"pool": splits.pool.digest}
     if stage == "data":
         sets = {name: getattr(splits, name) for name in ("pool", "labeled", "probe", "test")}
+        newer = {"normal"} if recipe.data.normal is None else set[str]()  # older records do not have it
         return {
             # Without the keys that define how images are read: the digests cover the content.
-            "data": _json(recipe.data, without={"stream", "torchvision_root", "download", "pixel_range", "max_pixels"}),
+            "data": _json(
+                recipe.data, without={"stream", "torchvision_root", "download", "pixel_range", "max_pixels", *newer}
+            ),
             "digests": {name: s.digest for name, s in sets.items()},
             "names": digest_of([*(s.names for s in sets.values()), [(s.path, s.reason) for s in splits.skipped]]),
             "classes": splits.classes,
