@@ -246,6 +246,21 @@ def test_a_contaminated_pool_is_met_by_trimming(tmp_path: Path, weights: Path) -
     assert {Path(line.split(",")[0]).name for line in listed[1 : 1 + len(odd)]} == set(odd)
 
 
+def test_a_folder_of_good_images_alone_is_enough(images: Path, weights: Path, tmp_path: Path, edgekit: Command) -> None:
+    """No test set: nothing is scored, INT8 is judged by the order of the trained model's scores, and the threshold is set."""
+    run = package.train(anomalies.recipe(images / "train/good", weights), run=tmp_path / "run")
+    bundle = package.export(run, target="onnx", timing=False, jobs=1, calibration_images=20, max_drop=5)
+    assert bundle.manifest.accuracy is None
+    for variant in bundle.manifest.variants:
+        assert (variant.status, variant.drop_is) == ("verified", "expected")
+        assert variant.alarm is not None
+        assert variant.alarm.quality is None
+    code, out, _ = edgekit("predict", bundle.path, images / "test/dark/000.png", "--threads", 1)
+    assert (code, "anomalous" in out) == (0, True)
+    code, _, errors = edgekit("evaluate", run.path)
+    assert (code, "has 0 normal and 0 anomalous images" in errors) == (2, True)
+
+
 def test_wrong_inputs_are_one_line(
     bundles: Callable[[str], Bundle], images: Path, weights: Path, tmp_path: Path, edgekit: Command
 ) -> None:

@@ -18,6 +18,7 @@ from edgekit.errors import ExportError
 from edgekit.quantize.selection import ADVISED, FEWEST, CalibrationPool
 
 Evaluation = tuple[NDArray[np.uint8], NDArray[Any]]  # images and labels in the task's form
+Judging = tuple[NDArray[np.uint8], NDArray[Any] | None]  # the same, or without labels
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Judged:
         images: uint8 (k, h, w, 3).
         labels: in the task's form, k of them; None where there are none.
         calibration: the pool that calibration images are drawn from.
-        held_back: whether `images` come from the same pool and are left out of calibration.
+        held_back: whether `images` have no labels and are left out of calibration.
     """
 
     images: NDArray[np.uint8]
@@ -37,7 +38,7 @@ class Judged:
     held_back: bool
 
     @classmethod
-    def of(cls, evaluation: Evaluation | None, candidates: CalibrationPool) -> Judged:
+    def of(cls, evaluation: Judging | None, candidates: CalibrationPool) -> Judged:
         """Take the evaluation set, or hold images back.
 
         Raises:
@@ -46,7 +47,7 @@ class Judged:
         if not candidates.total:
             raise ExportError("no calibration images: INT8 needs images to find the ranges of the activations")
         if evaluation is not None:
-            return cls(*evaluation, candidates, False)
+            return cls(*evaluation, candidates, evaluation[1] is None)
         rest, held = candidates.held_back()
         images = candidates.read(held if len(held) else np.arange(candidates.total))
         return cls(np.ascontiguousarray(images), None, rest, len(held) > 0)

@@ -22,7 +22,7 @@ from edgekit.export.confidence import ConfidenceRequest, images_for, with_confid
 from edgekit.export.doubts import doubts
 from edgekit.export.inputs import ExportOptions, Sources
 from edgekit.export.jobs import default_jobs, make_all
-from edgekit.export.judged import Evaluation, Judged, merged, notes, shared
+from edgekit.export.judged import Judged, Judging, merged, notes, shared
 from edgekit.export.speed import with_speed
 from edgekit.export.staging import Staging, staged
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs, Run, runner
@@ -54,7 +54,7 @@ def export_classifier(
     classes: Sequence[str],
     preprocessing: Preprocessing,
     calibration: NDArray[np.uint8] | CalibrationPool,
-    evaluation: Evaluation | None,
+    evaluation: Judging | None,
     output: Path,
     targets: Sequence[str] = DEFAULT_TARGETS,
     precisions: Sequence[str] = (),
@@ -83,7 +83,7 @@ def export_classifier(
         classes: names, in the order of the logits.
         preprocessing: how an image file becomes such pixels; written into the bundle.
         calibration: unlabeled images for INT8, uint8 (m, h, w, 3), all of which are used; or a pool to draw them from.
-        evaluation: uint8 images (k, h, w, 3) and labels int64 (k,) for verification; the golden images are drawn from them. None:
+        evaluation: uint8 images (k, h, w, 3) and labels int64 (k,), or None, for verification; the golden images are drawn from them. None:
             calibration images are held back instead (see `judged`), and the loss of accuracy is estimated (see `verify`).
         output: the bundle's folder.
         targets: names from the table `edgekit.targets`.

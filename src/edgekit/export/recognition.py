@@ -41,7 +41,7 @@ def recognizer_of(source: ModelSource, scratch: Path) -> ModelSource:
     else:
         model = without_head(source.model, source.preprocessing.image_size)
     evaluation = source.evaluation
-    if evaluation is not None and not _can_be_scored(evaluation[1]):
+    if evaluation is not None and (evaluation[1] is None or not _can_be_scored(evaluation[1])):
         evaluation = None
     return replace(source, model=model, classes=[], output=output, trained=None, evaluation=evaluation)
 

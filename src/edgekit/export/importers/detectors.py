@@ -6,9 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgekit.data.anomaly_labels import labels_of_test
 from edgekit.data.anomaly_sets import load_anomaly_sets
+from edgekit.data.pasted import pasted
+from edgekit.data.pixels import Pixels
 from edgekit.data.splits import load_splits
 from edgekit.export.alarms import AlarmRequest
 from edgekit.export.importers.runs import provenance_of
@@ -20,6 +23,17 @@ from edgekit.run import Run
 from edgekit.tasks.anomaly import image_labels
 
 STAGE = "anomaly"
+
+
+def _standing_in(held_out: Pixels) -> tuple[NDArray[np.uint8], None] | None:
+    """Images without labels that variants are judged on: held-out normal ones, and the same with a foreign patch; None where there are none.
+
+    Normal images alone have nearly the same score, and their order says little about that of normal and anomalous ones.
+    """
+    if not len(held_out):
+        return None
+    images = np.asarray(held_out)
+    return np.concatenate([images, pasted(images, 0)]), None
 
 
 def detector_from_run(run: Run, calibration_images: int, require_current: Callable[..., Any]) -> ModelSource:
@@ -58,7 +72,7 @@ def detector_from_run(run: Run, calibration_images: int, require_current: Callab
             digest=sets.normal.digest,
             count=calibration_images,
         ),
-        evaluation=(images, labels) if both else None,
+        evaluation=(images, labels) if both else _standing_in(sets.held_out.images),
         output=run.path / "export",
         provenance={**provenance_of(run, "detector", record.outputs), "notes": notes, "method": detector.spec.method},
         alarm=AlarmRequest(

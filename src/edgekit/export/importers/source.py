@@ -27,7 +27,7 @@ class ModelSource:
         classes: names, in the order of the logits.
         preprocessing: how an image file becomes such pixels.
         calibration: unlabeled images, uint8 (m, h, w, 3); or a pool to draw them from.
-        evaluation: uint8 (k, h, w, 3) and labels (k,) for verification; None: no labeled images.
+        evaluation: uint8 (k, h, w, 3) and labels (k,) for verification, None where they have none; None: images of the pool are held back.
         held_out: labeled images from which no model learned, beside those for verification, to calibrate its confidence on; None: there is
             no such set, and half of the images for verification serve.
         output: default folder of the bundle.
@@ -43,7 +43,7 @@ class ModelSource:
     classes: list[str]
     preprocessing: Preprocessing
     calibration: NDArray[np.uint8] | CalibrationPool
-    evaluation: tuple[NDArray[np.uint8], NDArray[Any]] | None
+    evaluation: tuple[NDArray[np.uint8], NDArray[Any] | None] | None
     output: Path
     provenance: dict[str, Any]
     notes: list[str] = field(default_factory=list)

@@ -37,10 +37,13 @@ def means(size: int, count: int) -> Matrix:
 
 
 def neighborhood(size: int, reach: int = 1) -> Matrix:
-    """The mean over each value and its `reach` neighbors at either side, as far as there are any, (size, size)."""
+    """The mean over each value and its `reach` neighbors at either side, zeros beyond the border, (size, size).
+
+    As in the authors' code and in anomalib. A mean over fewer values at the border would be noisier there, and the largest distance of a
+    normal image would lie at its border.
+    """
     place = np.arange(size)
-    near = (np.abs(place[:, None] - place) <= reach).astype(float)
-    return near / near.sum(1, keepdims=True)
+    return (np.abs(place[:, None] - place) <= reach) / (2 * reach + 1)
 
 
 def gaussian(size: int, sigma: float) -> Matrix:
