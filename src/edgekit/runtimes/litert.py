@@ -155,6 +155,7 @@ def _interpreter(content: bytes, path: Path, threads: int) -> Any:
         try:
             interpreter = Interpreter(model_content=content, num_threads=threads)
             interpreter.allocate_tensors()
+            interpreter.get_input_details(), interpreter.get_output_details()  # which fail where a name is no text
         except (ValueError, RuntimeError) as error:  # what its own code raises for what it does not read
             raise BundleError(
                 f"{path}: LiteRT cannot load it: {one_line(str(error), 200)}", "export the bundle again"

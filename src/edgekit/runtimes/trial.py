@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import BundleError
 from edgekit.runtimes import load, why_not
 from edgekit.runtimes.isolation import ProcessDied, run_in_subprocess
+from edgekit.runtimes.session import run_in_batches
 from edgekit.targets import find_runtime
 
 
@@ -24,7 +23,7 @@ def try_first(bundle: Bundle, variant: Variant, threads: int) -> None:
 
     Raises:
         BundleError: the file ends the process that loads or runs it.
-        RuntimeMissing, BundleError, DataError: see `edgekit.runtimes.load` and `Session.run`.
+        RuntimeMissing, BundleError, DataError: see `edgekit.runtimes.load` and `run_in_batches`.
     """
     runtime = find_runtime(variant.runtime)
     if runtime is None or not runtime.aborts or why_not(variant.runtime) is not None:
@@ -44,4 +43,4 @@ def _run_once(path: str, digest: str, name: str, threads: int) -> None:
     bundle = Bundle.open(path, digest)
     session = load(bundle, bundle.variant(name), threads=threads)
     pixels = bundle.manifest.preprocessing(Image.new("RGB", (64, 64)))
-    session.run(np.repeat(pixels[None], session.batch or 1, axis=0))
+    run_in_batches(session, pixels[None], 1)
