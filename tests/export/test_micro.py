@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -395,6 +396,9 @@ def test_a_student_that_cannot_be_measured_has_an_estimate() -> None:
     students = Students(Architecture(name="resnet10"), 5, some_images(4)[:, :4, :4], CLASSIFICATION)
     with pytest.raises(ValueError, match="resnet10 of width"):
         students.largest(1_000_000, None)
+    for other in (replace(students, classes=0), replace(students, images=some_images(4)[:, :8])):
+        with pytest.raises(ValueError, match="classifiers of square images"):
+            other.largest(1_000_000, None)
     (fault,) = Limits(flash=1_000_000).faults(needs, 4, narrower=students.largest)
     assert "(estimate: a student with 50% of the weights would fit" in fault
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import BundleError
 from edgekit.runtimes import load, why_not
@@ -27,6 +29,10 @@ def try_first(bundle: Bundle, variant: Variant, threads: int) -> None:
     """
     runtime = find_runtime(variant.runtime)
     if runtime is None or not runtime.aborts or why_not(variant.runtime) is not None:
+        return
+    if (
+        multiprocessing.current_process().daemon
+    ):  # which may not start another; the process is not the user's own anyway
         return
     try:
         run_in_subprocess(_run_once, str(bundle.path.resolve()), bundle.digest, variant.id, threads)

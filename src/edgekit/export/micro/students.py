@@ -30,6 +30,7 @@ from edgekit.quantize.qdq import kept_in_float
 from edgekit.quantize.ranges import select
 from edgekit.recipe import Architecture
 from edgekit.tasks import Task
+from edgekit.tasks.classification import CLASSIFICATION
 
 WIDTHS = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0)  # of `distill.student.width`
 _USUAL = "resnet10"  # the student that is measured where the network is none of edgekit's ResNets
@@ -57,7 +58,7 @@ class Students:
 
     Attributes:
         architecture: of the exported network, if it is one of edgekit's ResNets; else that of the usual student.
-        classes: number of classes.
+        classes: number of classes; 0 where the network is no classifier, whose students cannot be built here.
         images: some of the calibration images, uint8 (n, s, s, 3).
         task: of the network.
     """
@@ -75,7 +76,8 @@ class Students:
         if not isinstance(architecture, Architecture) or architecture.name not in RESNETS:
             architecture = Architecture(name=_USUAL, width=WIDTHS[-1])
         outputs = sources.reference.outputs[sources.reference.task.main]
-        return cls(architecture, outputs.shape[-1], sources.calibration.images[:_IMAGES], sources.reference.task)
+        classes = outputs.shape[1] if sources.reference.task.name == CLASSIFICATION.name else 0
+        return cls(architecture, classes, sources.calibration.images[:_IMAGES], sources.reference.task)
 
     def largest(self, flash: int, ram: int | None) -> Student | None:
         """The widest student whose file has at most `flash` bytes and whose arena at most `ram`; None where none fits.
@@ -85,6 +87,8 @@ class Students:
         Raises:
             ValueError: students cannot be built or converted for these images.
         """
+        if not self.classes or self.images.shape[1] != self.images.shape[2]:
+            raise ValueError("students are measured as classifiers of square images")
         widths = [width for width in WIDTHS if width < self.architecture.width]
         found: Student | None = None
         if widths:
