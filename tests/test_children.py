@@ -135,7 +135,7 @@ def test_one_that_computes_in_foreign_code_ends_too(what: str) -> None:
     parent = in_python(
         f"""
         import sys
-        from edgekit.bench.isolation import run_in_subprocess
+        from edgekit.runtimes.isolation import run_in_subprocess
         from edgekit.children import start
         if __name__ == "__main__":
             {ways[what]}

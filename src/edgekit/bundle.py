@@ -48,6 +48,7 @@ BUNDLE_SCHEMA = 3
 MANIFEST = "bundle.json"
 
 Verdict = Literal["faster", "slower", "undecided"]
+SLOWER = "slower than float on this machine"  # how a variant's note begins that says so, and why
 
 
 class ManifestPart(BaseModel):

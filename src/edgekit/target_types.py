@@ -42,6 +42,7 @@ class Runtime:
         reads_onnx: whether it also runs the float ONNX of an export; its INT8 is then timed against that.
         checking: settings for runs that are not timed and share the machine with other programs.
         timed: whether its time on this machine means anything; False of one that stands in for another kind of machine.
+        aborts: whether a damaged file can end the process that loads it: `Predictor` then tries files in another process first.
         torch_free: whether it runs without PyTorch; another is not installed on a device that edgekit sets up.
         exact_threads: by precision, the number of threads with which its outputs are reproducible; for others it decides itself.
     """
@@ -62,6 +63,7 @@ class Runtime:
     exclusive: bool = False
     reads_onnx: bool = False
     timed: bool = True
+    aborts: bool = False
     torch_free: bool = True
     checking: Mapping[str, str] = field(default_factory=dict)
     exact_threads: Mapping[Precision, int] = field(default_factory=dict)

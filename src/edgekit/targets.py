@@ -110,6 +110,7 @@ EXECUTORCH = Runtime(
     requires="edgekit.runtimes.executorch:require_torch",
     marker="star",
     providers=("cpu",),
+    aborts=True,
     torch_free=False,
 )
 _BUILT_IN = {

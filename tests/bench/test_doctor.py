@@ -15,9 +15,9 @@ import pytest
 from edgekit.bench.doctor import DoctorAdvice, Findings, advice, as_json, examine, hardware, sensors
 from edgekit.bench.doctor.jetson import JetPack, jetpack
 from edgekit.bench.doctor.software import system_tensorrt
-from edgekit.bench.isolation import run_in_subprocess
 from edgekit.bundle import MANIFEST, Bundle, BundleFile, write_manifest
 from edgekit.errors import BundleError, EdgekitError
+from edgekit.runtimes.isolation import run_in_subprocess
 from tests.helpers.devices import JETSON, PI, TREES, X86, device, plant
 from tests.helpers.tiny_bundle import make_bundle
 

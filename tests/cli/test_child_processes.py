@@ -13,9 +13,9 @@ import pytest
 
 from edgekit.bench import process
 from edgekit.bench.device_memory import held_by
-from edgekit.bench.isolation import run_in_subprocess
 from edgekit.errors import BundleError, EdgekitError, ExportError, RuntimeMissing, error_named, signal_name
 from edgekit.foreign import Unreadable
+from edgekit.runtimes.isolation import run_in_subprocess
 from edgekit.runtimes.onnxruntime import node_times
 from edgekit.runtimes.tensorrt import launch, layers
 from edgekit.runtimes.tensorrt.options import BuildOptions

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,17 +27,20 @@ from edgekit.export.micro.fitting import Fitting
 from edgekit.export.micro.int8 import subset
 from edgekit.export.micro.limits import Limits, measure, operators, parse_size
 from edgekit.export.micro.rules import METHODS, check_kernels, check_operators, quantize_for_micro
+from edgekit.export.micro.students import Students
 from edgekit.export.pipeline import gate
 from edgekit.export.verify import AccuracyBounds, ReferenceOutputs
 from edgekit.onnx_graph.simplify import fix_batch, simplify
 from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.qdq import kept_in_float
 from edgekit.quantize.ranges import select
+from edgekit.recipe import Architecture
 from edgekit.runtimes import load, open_session
 from edgekit.tasks.classification import CLASSIFICATION
 from tests.export.test_litert import hard_network
 from tests.helpers import exported
 from tests.helpers.litert_networks import ACTIVATIONS, LAYERS, Network, activation, build, images, shuffle
+from tests.helpers.tiny_bundle import some_images
 
 pytest.importorskip("tflite_micro", reason="its wheels are for x86-64 alone")
 
@@ -313,7 +317,7 @@ def test_memory_that_a_board_lacks_is_said_in_a_line() -> None:
     assert frame.endswith("(estimate: --image-size 64,85 would fit)")
     (flash,) = Limits(None, 1_000_000).faults(needs, 96)
     assert flash.startswith(
-        "its file of 2,000,000 bytes exceeds --max-flash 1,000,000 by 1,000,000 (a student with 50%"
+        "its file of 2,000,000 bytes exceeds --max-flash 1,000,000 by 1,000,000 (estimate: a student with 50%"
     )
     assert "no resolution" in Limits(90_000, None).faults(needs, 96)[0]
     assert "smaller student" in Limits(101_000, None).faults(needs, 96)[0]
@@ -367,6 +371,39 @@ def test_the_resolution_that_is_said_to_fit_is_measured(tmp_path: Path) -> None:
         "no smaller resolution fits"
         in Limits((needs.persistent_bytes or 0) + 64).faults(needs, 112, fitting.largest)[0]
     )
+
+
+def test_the_student_that_is_said_to_fit_is_measured() -> None:
+    architecture = Architecture(name="resnet10", width=0.5, stem="strided")
+    students = Students(architecture, 5, some_images(4), CLASSIFICATION)
+    wide, narrow = students.student(0.375).needs, students.student(0.125).needs
+    assert wide.model_bytes
+    assert narrow.model_bytes
+    assert wide.arena_bytes
+    needs = wide.model_copy(update={"model_bytes": 2 * wide.model_bytes})
+    (fault,) = Limits(flash=wide.model_bytes).faults(needs, 16, narrower=students.largest)
+    assert f"(the student resnet10 of width 0.375 fits: file of {wide.model_bytes:,} bytes, measured untrained" in fault
+    (fault,) = Limits(flash=wide.model_bytes - 1).faults(needs, 16, narrower=students.largest)
+    assert "the student resnet10 of width 0.25 fits" in fault  # the widest below
+    # Both limits hold at the same time.
+    ram, flash = Limits(wide.arena_bytes - 1, wide.model_bytes).faults(needs, 16, narrower=students.largest)
+    assert "--max-ram" in ram
+    fitting = students.student(0.25).needs
+    assert f"of width 0.25 fits: file of {fitting.model_bytes:,} bytes and arena of {fitting.arena_bytes:,}," in flash
+    (fault,) = Limits(flash=narrow.model_bytes - 1).faults(needs, 16, narrower=students.largest)
+    assert "no width of this student fits" in fault
+
+
+def test_a_student_that_cannot_be_measured_has_an_estimate() -> None:
+    needs = BoardNeeds(arena_bytes=300_000, model_bytes=2_000_000)
+    students = Students(Architecture(name="resnet10"), 5, some_images(4)[:, :4, :4], CLASSIFICATION)
+    with pytest.raises(ValueError, match="resnet10 of width"):
+        students.largest(1_000_000, None)
+    for other in (replace(students, classes=0), replace(students, images=some_images(4)[:, :8])):
+        with pytest.raises(ValueError, match="classifiers of square images"):
+            other.largest(1_000_000, None)
+    (fault,) = Limits(flash=1_000_000).faults(needs, 4, narrower=students.largest)
+    assert "(estimate: a student with 50% of the weights would fit" in fault
 
 
 def test_a_network_of_one_resolution_has_an_estimate(tmp_path: Path) -> None:

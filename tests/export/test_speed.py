@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.bench.compare import compare as compare_bundles
 from edgekit.bench.paired import LOOKS, MARGIN
-from edgekit.bundle import Bundle, BundleFile, Speed, Variant, Verdict
+from edgekit.bundle import Bundle, BundleFile, Speed, Variant, Verdict, write_manifest
 from edgekit.cli.export import _times_float
 from edgekit.export import speed as speed_module
 from edgekit.export.speed import with_speed
@@ -171,3 +172,24 @@ def test_a_note_says_between_what_the_ratio_lies_or_why_it_is_slow(
     assert "so small" in slow
     monkeypatch.setattr(speed_module, "saturates", lambda: False)
     assert ":" not in speed_module.why_slow(timed(0.5, p50=40), model, fresh)  # no reason is made up
+    whole = {"xnnpack_partitions": "1", "outside_xnnpack": "1 to_dim_order_copy"}
+    assert ":" not in speed_module.why_slow(timed(0.5, p50=40), model, fresh, whole)
+    parts = {"xnnpack_partitions": "5", "outside_xnnpack": "4 PADV2"}
+    slow = speed_module.why_slow(timed(0.5, p50=40), model, fresh, parts)
+    assert slow.endswith(": XNNPACK runs it in 5 parts, because it has no INT8 for 4 PADV2")
+
+
+def test_a_comparison_of_bundles_says_why_int8_is_slower(tmp_path: Path) -> None:
+    bundle = make_bundle(tmp_path, openvino=False)
+    slower, faster = timed(0.5, verdict="slower"), timed(2.0, verdict="faster")
+    parts = {"xnnpack_partitions": "5", "outside_xnnpack": "4 PADV2"}
+    variant = int8(bundle, "litert", slower)
+    reason = speed_module.why_slow(slower, bundle.path / "model.onnx", variant, parts)
+    bundle.manifest.variants[-1] = variant.noted("kept").noted(reason)
+    int8(bundle, "executorch", faster)
+    write_manifest(bundle.path, bundle.manifest)
+    (pair,) = [pair for pair in compare_bundles(bundle.path, bundle.path).pairs if pair.name == "litert-int8"]
+    assert pair.after.warnings == [f"litert-int8 is {reason}"]
+    assert "XNNPACK runs it in 5 parts" in reason
+    (pair,) = [pair for pair in compare_bundles(bundle.path, bundle.path).pairs if pair.name == "executorch-int8"]
+    assert pair.after.warnings == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.bench.compare import compare
 from edgekit.bundle import Bundle, read_manifest, write_manifest
 from edgekit.errors import RecipeError, RunError
 from edgekit.intervals import wilson
@@ -21,6 +22,7 @@ from edgekit.report.page import render
 from edgekit.report.story import architecture, tiles
 from edgekit.report.svg import Scale, log_ticks, nice_ticks, padded
 from edgekit.report.tables import stages, variants
+from tests.helpers import report_sample
 from tests.helpers.report_sample import CREATED, make_latency, make_run, write_result
 
 
@@ -32,6 +34,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "digits"))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "title"), [("executorch", "ExecuTorch"), ("litert", "LiteRT"), ("tflite-micro", "TFLite Micro")]
+)
+def test_report_and_compare_take_every_runtime(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, title: str
+) -> None:
+    name = f"{runtime}-int8"
+    monkeypatch.setitem(report_sample.VARIANTS, name, (runtime, "int8", 190_000, 0.9583, 0.2, "verified", 0.2))
+    run = make_run(tmp_path / "digits", samples=700)
+    page = render(collect(run))
+    assert name in page
+    assert title in page
+    result = run / "bench" / f"{name}-b1.json"
+    (pair,) = compare(result, result).pairs
+    assert pair.name == f"{name}, threads 2"
+    assert {row.change for row in pair.rows if row.metric == "p50"} == {0}
+    bundles = {pair.name: pair for pair in compare(run / "export", run / "export").pairs}
+    assert {row.metric for row in bundles[name].rows} == {"accuracy", "size"}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from edgekit import runtimes
 from edgekit.bundle import Bundle, BundleFile, Variant, write_manifest
 from edgekit.errors import BundleError, DataError, RuntimeMissing
 from edgekit.runtimes import installed, open_session
 from edgekit.runtimes.executorch import devices, require_torch
+from edgekit.runtimes.predictor import Predictor
 from edgekit.runtimes.session import Session, run_in_batches
 from tests.helpers.tiny_bundle import make_bundle, some_images
 
@@ -139,6 +142,56 @@ def test_a_changed_file_of_a_bundle_does_not_reach_executorch(bundle: Bundle, ed
     assert code == 2
     assert "model.fp32.pte" in error
     assert "Traceback" not in error
+
+
+@pytest.fixture
+def aborting(bundle: Bundle) -> Bundle:
+    """A bundle that vouches for a damaged program: a name of weights in XNNPACK's part is another, at which ExecuTorch calls abort()."""
+    path = bundle.path / "model.fp32.pte"
+    content = path.read_bytes()
+    names = [
+        found.start() for found in re.finditer(rb"[0-9a-f]{64}", content)
+    ]  # of the program's table, then of XNNPACK's part
+    changed = names[len(names) // 2] + 55
+    path.write_bytes(content[:changed] + b"\xff" + content[changed + 1 :])
+    bundle.manifest.variants[-1].files = [BundleFile.of(bundle.path, path.name)]
+    write_manifest(bundle.path, bundle.manifest)
+    return Bundle.open(bundle.path)
+
+
+def test_a_damaged_program_that_a_bundle_vouches_for_ends_another_process(aborting: Bundle, edgekit: Command) -> None:
+    with pytest.raises(BundleError) as raised:
+        Predictor(aborting, "executorch-fp32")
+    message = str(raised.value)
+    assert message.startswith(f"{aborting.path / 'model.fp32.pte'}: ExecuTorch ended the process that ran it (SIGABRT)")
+    assert "\n" not in message
+
+
+@pytest.mark.slow
+def test_commands_say_in_a_line_that_a_program_ended_the_process(aborting: Bundle, edgekit: Command) -> None:
+    image = aborting.path.parent / "image.png"
+    Image.fromarray(some_images(1)[0]).save(image)
+    code, output, error = edgekit("predict", str(aborting.path), str(image), "--variant", "executorch-fp32")
+    assert (code, output) == (2, "")
+    assert "(SIGABRT)" in error
+    assert error.count("\n") == 1
+    code, output, _ = edgekit("doctor", str(aborting.path))
+    assert code == 1  # as for any variant that was verified and fails here
+    assert "SIGABRT" in output
+    assert "onnx-fp32" in output  # and the others are still proved
+    code, _, error = edgekit("bench", str(aborting.path), "--variant", "executorch-fp32", "--seconds", "0.1")
+    assert code == 2
+    assert "executorch-fp32: the measuring process died (killed by SIGABRT)" in error
+    assert "Traceback" not in error
+
+
+def test_a_sound_program_answers_as_its_session_does(bundle: Bundle, model: Path) -> None:
+    with Predictor(bundle, "executorch-fp32", threads=1) as predictor:
+        (answer,) = predictor.predict_pixels(some_images(1))
+    session = open_session("executorch", model, threads=1)
+    expected = bundle.manifest.classes[int(session.run(some_images(1)).argmax())]
+    session.close()
+    assert answer.answer == expected
 
 
 def test_a_setting_that_it_does_not_have_is_refused(model: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -111,6 +112,19 @@ def test_a_file_that_was_cut_is_one_line(model: Path, tmp_path: Path, share: flo
         open_session("litert", path)
     assert str(error.value).startswith(f"{path}: LiteRT cannot load it")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", [b"image", b"logits"])
+def test_a_name_that_is_no_text_is_one_line(model: Path, tmp_path: Path, name: bytes) -> None:
+    content = model.read_bytes()
+    places = [found.start() for found in re.finditer(name, content)]
+    assert len(places) > 1  # that of the tensor and that of the signature
+    path = tmp_path / "model.tflite"
+    for place in places:
+        path.write_bytes(content[:place] + b"\xff" + content[place + 1 :])  # which UTF-8 does not have
+        with pytest.raises(BundleError) as error:
+            open_session("litert", path)
+        assert str(error.value).startswith(f"{path}: LiteRT cannot load it")
 
 
 def test_another_file_is_one_line(onnx_file: Path) -> None:

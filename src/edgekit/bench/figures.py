@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgekit import tasks
 from edgekit.bench.statistics import SAMPLES_NEEDED
-from edgekit.bundle import MANIFEST, Bundle, Manifest, Variant
+from edgekit.bundle import MANIFEST, SLOWER, Bundle, Manifest, Variant
 from edgekit.errors import EdgekitError
 from edgekit.result import Evaluation, Latency, Result
 
@@ -172,9 +172,16 @@ def _of_variant(variant: Variant, manifest: Manifest, source: str) -> Measuremen
             "size": Metric(float(variant.bytes), "bytes"),
         },
         {"test set": f"{manifest.accuracy.samples if manifest.accuracy else 0} images"},
-        [f"{variant.id} was rejected at export"] if variant.status == "rejected" else [],
+        [f"{variant.id} was rejected at export"] if variant.status == "rejected" else _slower(variant),
         source,
     )
+
+
+def _slower(variant: Variant) -> list[str]:
+    """What the export says of INT8 that is slower than float, with the reason."""
+    if variant.speed is None or variant.speed.outcome != "slower":
+        return []
+    return [f"{variant.id} is {note}" for note in variant.note.split("; ") if note.startswith(SLOWER)]
 
 
 class _Resampled:

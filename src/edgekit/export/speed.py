@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.bench.paired import LOOKS, compare
-from edgekit.bundle import Speed, Variant
+from edgekit.bundle import SLOWER, Speed, Variant
 from edgekit.errors import ExportError
 from edgekit.export.catalog import split
 from edgekit.machine import this_machine
@@ -27,6 +28,7 @@ from edgekit.progress import progress
 from edgekit.quantization import FLOAT_LAYERS
 from edgekit.quantize.qdq import saturates
 from edgekit.runtimes import Session, open_session
+from edgekit.runtimes.session import OUTSIDE, PARTITIONS
 from edgekit.targets import Target, find_runtime, resolve
 from edgekit.tasks import Task
 from edgekit.temporary import scratch_folder
@@ -38,7 +40,8 @@ _WARMUP = 3  # runs
 # differed by up to 14 % for as long as both lived (OpenVINO, ResNet-18), because of where their memory was.
 _FRESH = (0, LOOKS[0] // 2, *LOOKS[:-1])
 _TINY_MS = 0.5  # below this, the fixed cost of a call is a large part of the time
-_SLOWER, _UNDECIDED = "slower than float on this machine", "not clearly faster than float on this machine"
+_NONE: Mapping[str, str] = MappingProxyType({})
+_UNDECIDED = "not clearly faster than float on this machine"
 
 
 def with_speed(
@@ -73,10 +76,10 @@ def with_speed(
     with progress("speed", len(wanted), unit="variants") as advance, scratch_folder("speed") as scratch:
         for variant in wanted:
             of_float = _float_of(variant, variants, folder) or _float_model(variant, float_onnx, scratch)
-            speed = _measured(variant, folder, of_float, images, task, seconds)
-            notes = [n for n in variant.note.split("; ") if n and not n.startswith((_SLOWER, _UNDECIDED))]
+            speed, settings = _measured(variant, folder, of_float, images, task, seconds)
+            notes = [n for n in variant.note.split("; ") if n and not n.startswith((SLOWER, _UNDECIDED))]
             found[variant.id] = variant.model_copy(
-                update={"speed": speed, "note": "; ".join([*notes, *_notes(speed, float_onnx, variant)])}
+                update={"speed": speed, "note": "; ".join([*notes, *_notes(speed, float_onnx, variant, settings)])}
             )
             advance()
     return [found.get(v.id, v) for v in variants]
@@ -114,16 +117,23 @@ def _target(variant: Variant) -> Target | None:
         return None
 
 
-def _notes(speed: Speed, float_onnx: Path, variant: Variant) -> list[str]:
+def _notes(speed: Speed, float_onnx: Path, variant: Variant, settings: Mapping[str, str] = _NONE) -> list[str]:
     if speed.outcome == "faster":
         return []
     if speed.outcome == "slower":
-        return [why_slow(speed, float_onnx, variant)]
+        return [why_slow(speed, float_onnx, variant, settings)]
     return [f"{_UNDECIDED} ({speed.low:.2f} to {speed.high:.2f} times its speed at export), so not the default here"]
 
 
-def why_slow(speed: Speed, float_onnx: Path, variant: Variant) -> str:
-    """A note for a variant that is slower than float: by how much, and the known reasons."""
+def why_slow(speed: Speed, float_onnx: Path, variant: Variant, settings: Mapping[str, str] = _NONE) -> str:
+    """A note for a variant that is slower than float: by how much, and the known reasons.
+
+    Args:
+        speed: of the variant.
+        float_onnx: the float graph that it was made from.
+        variant: it.
+        settings: of its session; XNNPACK's runtimes state there in how many parts they run the graph.
+    """
     operators = {node.op_type for node in read_onnx(float_onnx).graph.node}
     reasons = []
     if saturates():
@@ -132,6 +142,12 @@ def why_slow(speed: Speed, float_onnx: Path, variant: Variant) -> str:
     in_float = (
         runtime is not None and runtime.reads_onnx
     )  # LiteRT has these activations in INT8, and says what it has not
+    if settings.get(PARTITIONS, "1") not in {"1", "unknown"}:
+        reasons.append(
+            f"XNNPACK runs it in {settings[PARTITIONS]} parts, because it has no INT8 for {settings[OUTSIDE]}"
+        )
+    if PARTITIONS in settings and "Softmax" in operators:
+        reasons.append("between the layers, attention stays in float")
     if in_float and operators & {"HardSwish", "HardSigmoid", "Sigmoid", "Erf", "Softmax"}:
         reasons.append(
             "the network's activations (hard-swish, SiLU, GELU, squeeze-and-excitation, attention) stay in float"
@@ -142,23 +158,24 @@ def why_slow(speed: Speed, float_onnx: Path, variant: Variant) -> str:
         reasons.append("some of its layers stay in float")
     because = f": {', '.join(reasons)}" if reasons else ""
     return (
-        f"{_SLOWER} ({speed.p50_ms:.2f} against {speed.float_p50_ms:.2f} ms at export), so not the "
-        f"default here{because}"
+        f"{SLOWER} ({speed.p50_ms:.2f} against {speed.float_p50_ms:.2f} ms at export), so not the default here{because}"
     )
 
 
 def _measured(
     variant: Variant, folder: Path, float_model: Path, images: NDArray[np.uint8], task: Task, seconds: float
-) -> Speed:
+) -> tuple[Speed, dict[str, str]]:
+    """The speed of a variant, and the settings of its session."""
     pairs = _TimedPairs(variant, (float_model, folder / variant.files[0].path), images, task)
     began = time.monotonic()
     try:
         found = compare(pairs.measure, lambda: time.monotonic() - began > seconds)
+        settings = pairs.settings
     finally:
         pairs.close()
     of_float, of_variant = np.median(pairs.nanoseconds, axis=0) / 1e6
     machine = this_machine()
-    return Speed(
+    speed = Speed(
         p50_ms=of_variant,
         float_p50_ms=of_float,
         ratio=found.ratio,
@@ -173,6 +190,7 @@ def _measured(
         cpu=machine.cpu,
         isa=machine.isa,
     )
+    return speed, settings
 
 
 class _TimedPairs:
@@ -203,6 +221,11 @@ class _TimedPairs:
             self.runs[i] += runs
         self.nanoseconds.append((spent[0], spent[1]))
         return self.nanoseconds[-1]
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The settings of the variant's session, while it is open."""
+        return dict(self._sessions[1].settings)
 
     def _open(self) -> None:
         self.close()

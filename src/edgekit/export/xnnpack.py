@@ -9,6 +9,7 @@ from edgekit.quantize.qdq import FULL
 from edgekit.quantize.quantizer import QuantizationConfig
 from edgekit.quantize.ranges import METHODS
 from edgekit.runtimes import open_session
+from edgekit.runtimes.session import OUTSIDE, PARTITIONS
 from edgekit.targets import title
 from edgekit.tasks import Task
 
@@ -36,8 +37,10 @@ def with_partitions(variant: Variant, folder: Path, task: Task, *, cast_outside:
         threads: of the session that is asked.
     """
     session = open_session(variant.runtime, folder / variant.files[0].path, threads=threads, task=task)
-    parts, outside = session.settings["xnnpack_partitions"], session.settings["outside_xnnpack"]
+    parts, outside = session.settings[PARTITIONS], session.settings[OUTSIDE]
     session.close()
     if parts == "1" and (cast_outside or outside == "nothing"):
         return variant
-    return variant.noted(f"XNNPACK runs it in {parts} parts; {title(variant.runtime)}'s slower kernels run {outside}")
+    return variant.noted(
+        f"XNNPACK runs it in {parts} parts, and {title(variant.runtime)}'s slower kernels run {outside}"
+    )

@@ -24,7 +24,7 @@ from edgekit.foreign import parse_json
 from edgekit.processors import narrowed_threads, physical_cores, usable_cpus
 from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.native_output import Caught, caught_stderr
-from edgekit.runtimes.session import PROVIDER, check_cpu, check_graph, check_images
+from edgekit.runtimes.session import OUTSIDE, PARTITIONS, PROVIDER, check_cpu, check_graph, check_images
 
 FORWARD, FACTS = "forward", "edgekit"  # the methods of a program: the network, and what the file says of itself (JSON)
 _DTYPES = {0: "uint8", 1: "int8", 6: "float32"}  # torch's numbers of its types
@@ -86,8 +86,8 @@ class ExecuTorchSession:
         self.settings = {
             PROVIDER: "cpu",
             "num_threads": str(self._pool.threads),
-            "xnnpack_partitions": str(facts.get("xnnpack_partitions", "unknown")),
-            "outside_xnnpack": str(facts.get("outside_xnnpack", "unknown")),
+            PARTITIONS: str(facts.get("xnnpack_partitions", "unknown")),
+            OUTSIDE: str(facts.get("outside_xnnpack", "unknown")),
         }
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -210,7 +210,7 @@ def require_torch() -> None:
     """
     if util.find_spec("torch") is None:
         raise RuntimeMissing(
-            "its Python runtime needs PyTorch, which is not installed",
+            "its Python runtime needs PyTorch, which is not installed, so the file is not executed here",
             "install edgekit's wheel with the extra [executorch]; an app loads the .pte without PyTorch",
         )
 

@@ -19,7 +19,7 @@ from edgekit.errors import BundleError, one_line
 from edgekit.processors import narrowed_threads, physical_cores, usable_cpus
 from edgekit.runtimes.model_files import ModelFiles, files_of
 from edgekit.runtimes.native_output import caught_stderr
-from edgekit.runtimes.session import PROVIDER, check_cpu, check_graph, check_images
+from edgekit.runtimes.session import OUTSIDE, PARTITIONS, PROVIDER, check_cpu, check_graph, check_images
 from edgekit.runtimes.streams import Streams, ThreadStreams
 
 DELEGATE = "DELEGATE"  # what LiteRT calls a part of the graph that XNNPACK computes
@@ -69,8 +69,8 @@ class LiteRtSession:
         self.settings = {
             PROVIDER: "cpu",
             "num_threads": str(threads),
-            "xnnpack_partitions": str(partitions),
-            "outside_xnnpack": ", ".join(f"{count} {kind}" for kind, count in outside.items()) or "nothing",
+            PARTITIONS: str(partitions),
+            OUTSIDE: ", ".join(f"{count} {kind}" for kind, count in outside.items()) or "nothing",
         }
 
     def run(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -155,6 +155,7 @@ def _interpreter(content: bytes, path: Path, threads: int) -> Any:
         try:
             interpreter = Interpreter(model_content=content, num_threads=threads)
             interpreter.allocate_tensors()
+            interpreter.get_input_details(), interpreter.get_output_details()  # which fail where a name is no text
         except (ValueError, RuntimeError) as error:  # what its own code raises for what it does not read
             raise BundleError(
                 f"{path}: LiteRT cannot load it: {one_line(str(error), 200)}", "export the bundle again"

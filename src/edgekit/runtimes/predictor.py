@@ -24,6 +24,7 @@ from edgekit.preprocess import MAX_PIXELS, bounded_decoding, to_rgb
 from edgekit.processors import usable_cpus
 from edgekit.runtimes import load, why_not
 from edgekit.runtimes.session import check_images, run_in_batches
+from edgekit.runtimes.trial import try_first
 from edgekit.targets import PRECISIONS, find_runtime, rank
 from edgekit.tasks import EMBEDDING, Answer, Outputs
 from edgekit.tasks.task import is_finite
@@ -83,6 +84,7 @@ class Predictor:
         self.preprocessing = bundle.manifest.preprocessing
         self.max_pixels = max_pixels
         self.depth, self._counting, self._warned = Depth(), Lock(), False
+        try_first(bundle, self.variant, threads)
         self._session = load(bundle, self.variant, threads=threads)
         self.has_embedding = EMBEDDING in self._session.outputs
 

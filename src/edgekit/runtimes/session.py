@@ -16,6 +16,8 @@ from edgekit.tasks import Task
 # The setting for what a runtime computes with: ONNX Runtime calls it an execution provider, OpenVINO a device. `edgekit.targets` lists
 # its values.
 PROVIDER = "provider"
+# Settings that XNNPACK's runtimes report: in how many parts it runs the graph, and which operators run in slower kernels.
+PARTITIONS, OUTSIDE = "xnnpack_partitions", "outside_xnnpack"
 MOST_BATCH = 4096  # largest fixed batch of a graph; smaller batches are padded to it, which takes memory
 
 

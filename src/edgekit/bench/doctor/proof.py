@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from edgekit.bench.golden import Proof, prove
-from edgekit.bench.isolation import run_in_subprocess
 from edgekit.bundle import Bundle, Variant
 from edgekit.errors import BundleError, EdgekitError, RuntimeMissing
 from edgekit.runtimes import load, why_not
+from edgekit.runtimes.isolation import run_in_subprocess
 
 _BATCH = 16
 

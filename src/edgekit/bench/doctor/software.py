@@ -9,10 +9,10 @@ from importlib import metadata
 from pathlib import Path
 
 from edgekit import targets
-from edgekit.bench.isolation import run_in_subprocess
 from edgekit.bench.sensors.files import found
 from edgekit.errors import EdgekitError
 from edgekit.runtimes import installed, why_not
+from edgekit.runtimes.isolation import run_in_subprocess
 
 _PROBE_SECONDS = 60.0
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgekit.board import BoardNeeds
 from edgekit.bundle import Variant
@@ -19,7 +20,11 @@ from edgekit.sizes import ImageSize, SizeLike
 from edgekit.targets import TFLITE_MICRO
 from edgekit.tasks import Task
 
-Smaller = Callable[[int], tuple[SizeLike, int] | None]
+if TYPE_CHECKING:
+    from edgekit.export.micro.students import Student
+
+Smaller = Callable[[int], tuple[SizeLike, int] | None]  # bytes of RAM -> a resolution and its arena
+Narrower = Callable[[int, int | None], "Student | None"]  # bytes of flash, bytes of RAM -> a student
 _GRID = 16  # pixels: the resolutions that are estimated
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KM]?)i?B?", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1024, "M": 1024**2}
@@ -50,7 +55,9 @@ class Limits:
     ram: int | None = None
     flash: int | None = None
 
-    def faults(self, needs: BoardNeeds, image_size: SizeLike, smaller: Smaller | None = None) -> list[str]:
+    def faults(
+        self, needs: BoardNeeds, image_size: SizeLike, smaller: Smaller | None = None, narrower: Narrower | None = None
+    ) -> list[str]:
         """What exceeds, a clause each. Of a model that was compiled for an NPU, it is the compiled file that must fit.
 
         Args:
@@ -58,6 +65,8 @@ class Limits:
             image_size: size of its images, in pixels.
             smaller: gives the largest resolution whose arena fits so many bytes, measured, with its arena, and None where none does; raises
                 ValueError where it cannot be measured. Without it, the resolution is estimated.
+            narrower: gives the widest student that fits so many bytes of flash and of RAM, measured, and None where none does; raises
+                ValueError where it cannot be measured. Without it, the share of weights that would fit is estimated.
         """
         found = []
         arena, stored, what = needs.arena_bytes or 0, needs.model_bytes or 0, ""
@@ -70,16 +79,31 @@ class Limits:
                 f"its arena of {arena:,} bytes{what} exceeds --max-ram {self.ram:,} by {arena - self.ram:,} ({advice})"
             )
         if self.flash is not None and stored > self.flash:
+            advice = self._narrower(self.flash, stored, None if what else narrower)
             found.append(
-                f"its file of {stored:,} bytes{what} exceeds --max-flash {self.flash:,} by {stored - self.flash:,}"
-                f" (a student with {self.flash / stored:.0%} of the weights would fit; the resolution changes nothing)"
+                f"its file of {stored:,} bytes{what} exceeds --max-flash {self.flash:,} by {stored - self.flash:,} ({advice})"
             )
         return found
 
-    def judge(self, variant: Variant, image_size: SizeLike, smaller: Smaller | None = None) -> Variant:
+    def _narrower(self, flash: int, stored: int, narrower: Narrower | None) -> str:
+        """Which student fits: measured, or estimated as if a file were weights alone."""
+        if narrower is not None:
+            with contextlib.suppress(ValueError):
+                if (found := narrower(flash, self.ram)) is None:
+                    return "no width of this student fits: take one with fewer layers or another family"
+                arena = f" and arena of {found.needs.arena_bytes:,}" if self.ram is not None else ""
+                return (
+                    f"the student {found.name} of width {found.width:g} fits: file of {found.needs.model_bytes:,} bytes{arena}, "
+                    "measured untrained; its accuracy is not known"
+                )
+        return f"estimate: a student with {flash / stored:.0%} of the weights would fit; the resolution changes nothing"
+
+    def judge(
+        self, variant: Variant, image_size: SizeLike, smaller: Smaller | None = None, narrower: Narrower | None = None
+    ) -> Variant:
         """The variant, rejected where it does not fit (see `faults`)."""
         assert variant.board is not None
-        faults = self.faults(variant.board, image_size, smaller)
+        faults = self.faults(variant.board, image_size, smaller, narrower)
         if not faults:
             return variant
         board = variant.board.model_copy(update={"exceeds": faults})

@@ -9,6 +9,7 @@ from edgekit.export.micro.fitting import Fitting
 from edgekit.export.micro.int8 import MicroInt8, subset
 from edgekit.export.micro.limits import Limits, measure
 from edgekit.export.micro.npu import compile_for_npu, require_compiler
+from edgekit.export.micro.students import Students
 from edgekit.quantize.search import search_accuracy
 from edgekit.runtimes import why_not
 from edgekit.sizes import ImageSize
@@ -44,4 +45,5 @@ def make(precision: Precision, sources: Sources) -> Variant:
     size = ImageSize.of(reference.images.shape[1:3])
     kept = variant.quantization.kept_in_float if variant.quantization is not None else []
     fitting = Fitting(sources.calibration, kept, reference.task, size)
-    return Limits(options.max_ram, options.max_flash).judge(variant, size, fitting.largest)
+    students = Students.like(sources)
+    return Limits(options.max_ram, options.max_flash).judge(variant, size, fitting.largest, students.largest)

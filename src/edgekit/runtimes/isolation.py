@@ -13,6 +13,17 @@ from edgekit.children import end_with_parent, without_main
 from edgekit.errors import EdgekitError, error_named, signal_name
 
 
+class ProcessDied(EdgekitError):
+    """The process ended before it replied; `how` is the signal or the exit code."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__(
+            f"the process died ({how})",
+            "SIGILL: built for another processor; SIGKILL: out of memory; EDGEKIT_DEBUG=1 shows its output",
+        )
+        self.how = how
+
+
 def run_in_subprocess(function: Callable[..., Any], *arguments: Any, seconds: float | None = None) -> Any:
     """Call `function(*arguments)` in a new process and return its result.
 
@@ -22,7 +33,8 @@ def run_in_subprocess(function: Callable[..., Any], *arguments: Any, seconds: fl
         seconds: time limit; None for no limit.
 
     Raises:
-        EdgekitError: the function raised it, the process died (the message says how), or it took too long.
+        ProcessDied: it ended before it replied.
+        EdgekitError: the function raised it, or it took too long.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
@@ -38,10 +50,7 @@ def run_in_subprocess(function: Callable[..., Any], *arguments: Any, seconds: fl
         child.join()
         code = child.exitcode or 0
         how = signal_name(-code) if code < 0 else f"exit code {code}"
-        raise EdgekitError(
-            f"the process died ({how})",
-            "SIGILL: built for another processor; SIGKILL: out of memory; EDGEKIT_DEBUG=1 shows its output",
-        ) from None
+        raise ProcessDied(how) from None
     finally:
         ours.close()
         child.terminate()  # its reply is here; a runtime that hangs while it unloads must not block this process
