@@ -30,7 +30,11 @@ def draw_product(number: int, side: int = 160) -> Image.Image:
     """Return what product `number` looks like from above: RGBA, (side, side), transparent around it."""
     random = np.random.default_rng([7, number])
     corners = int(random.integers(3, 9))
-    radii = random.uniform(0.55, 1.0, corners) if random.random() < 0.6 else np.tile([1.0, random.uniform(0.4, 0.7)], corners)
+    radii = (
+        random.uniform(0.55, 1.0, corners)
+        if random.random() < 0.6
+        else np.tile([1.0, random.uniform(0.4, 0.7)], corners)
+    )
     angles = np.arange(len(radii)) * 2 * math.pi / len(radii)
     points = [
         (side / 2 * (1 + 0.95 * r * math.cos(a)), side / 2 * (1 + 0.95 * r * math.sin(a)))
@@ -62,7 +66,9 @@ def photograph(product: Image.Image, random: np.random.Generator) -> Image.Image
         x, y, w, h = random.uniform(0, SIDE, 4)
         ImageDraw.Draw(picture).rectangle([x, y, x + w / 6, y + h / 6], fill=color(random))
     size = round(SIDE * random.uniform(0.45, 0.75))
-    turned = product.rotate(random.uniform(0, 360), Image.Resampling.BICUBIC).resize((size, size), Image.Resampling.LANCZOS)
+    turned = product.rotate(random.uniform(0, 360), Image.Resampling.BICUBIC).resize(
+        (size, size), Image.Resampling.LANCZOS
+    )
     picture.paste(turned, tuple(int(v) for v in random.uniform(0, SIDE - size, 2)), turned)
     lit = np.asarray(picture, np.float64) * random.uniform(0.7, 1.2) + random.normal(0, 4, (SIDE, SIDE, 3))
     return Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))

@@ -19,9 +19,20 @@ def pages() -> dict[str, str]:
     missing = {*edgekit.__all__} - {*named, "__version__"}
     if missing:
         raise ValueError(f"tools/site/api.py does not say where these belong: {', '.join(sorted(missing))}")
-    lines = ["# Python interface", "", "[Python](../python.md) shows how they work together. Each name is imported on first use.", ""]
+    lines = [
+        "# Python interface",
+        "",
+        "[Python](../python.md) shows how they work together. Each name is imported on first use.",
+        "",
+    ]
     for title, names in _GROUPS.items():
         lines += [f"## {title}", ""]
         for name in names:
-            lines += [f"::: {modules[name]}.{name}", "    options:", f"      heading: edgekit.{name}", f"      toc_label: {name}", ""]
+            lines += [
+                f"::: {modules[name]}.{name}",
+                "    options:",
+                f"      heading: edgekit.{name}",
+                f"      toc_label: {name}",
+                "",
+            ]
     return {"reference/python-api.md": "\n".join(lines)}

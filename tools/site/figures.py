@@ -22,10 +22,16 @@ Bar = tuple[str, str, float]  # label, class, share
 def files() -> dict[str, str]:
     """Return every chart's SVG by its path in the repository. They are committed, so that GitHub shows them; a test compares."""
     return {
-        "docs/assets/gain.svg": bars("Test accuracy with 1, 10 and 50 labels a class: the student, and the same network from scratch", _gain()),
+        "docs/assets/gain.svg": bars(
+            "Test accuracy with 1, 10 and 50 labels a class: the student, and the same network from scratch", _gain()
+        ),
         "docs/assets/methods.svg": bars("kNN accuracy of each pretraining method on digits", _methods()),
-        "docs/assets/finetune.svg": bars("CIFAR-10, 1 % of the labels: the frozen encoder's probe, the teacher, the student, from scratch", _stages()),
-        "docs/assets/speed.svg": bars("How many times as fast as fp32 each student's INT8 is, one thread", _speed(), unit="×", scale=2.5),
+        "docs/assets/finetune.svg": bars(
+            "CIFAR-10, 1 % of the labels: the frozen encoder's probe, the teacher, the student, from scratch", _stages()
+        ),
+        "docs/assets/speed.svg": bars(
+            "How many times as fast as fp32 each student's INT8 is, one thread", _speed(), unit="×", scale=2.5
+        ),
     }
 
 
@@ -58,7 +64,12 @@ def _stages() -> list[Bar]:
 def _speed() -> list[Bar]:
     rows = [row for row in read("students")["rows"] if row["variant"].endswith("int8")]
     return [
-        (f"{row['student'].partition(',')[0]}, {row['variant'].partition('-')[0]}", "a", row["times_as_fast_as_fp32"]["1"]) for row in rows
+        (
+            f"{row['student'].partition(',')[0]}, {row['variant'].partition('-')[0]}",
+            "a",
+            row["times_as_fast_as_fp32"]["1"],
+        )
+        for row in rows
     ]
 
 
@@ -74,6 +85,8 @@ def bars(title: str, rows: Sequence[Bar], unit: str = "%", scale: float = 1.0) -
         y = 8 + step * i
         text = f"{hundredths(value)} %" if unit == "%" else f"{value:.2f}{unit}"
         lines.append(f'<text x="{left - 8}" y="{y + 13}" text-anchor="end">{escape(label)}</text>')
-        lines.append(f'<rect class="{kind}" x="{left}" y="{y}" width="{width * value / scale:.1f}" height="17" rx="2"/>')
+        lines.append(
+            f'<rect class="{kind}" x="{left}" y="{y}" width="{width * value / scale:.1f}" height="17" rx="2"/>'
+        )
         lines.append(f'<text x="{left + width * value / scale + 6:.1f}" y="{y + 13}">{text}</text>')
     return "\n".join([*lines, "</svg>", ""])

@@ -34,6 +34,7 @@ _PAGES = {
     "CODE_OF_CONDUCT.md": "project/code-of-conduct.md",
     "SECURITY.md": "project/security.md",
 }
+_FETCHED = '<script src="https://unpkg.com/iframe-worker/shim"></script>'
 _IMAGE = re.compile(r"!\[[^\]]*\]\((?P<target>[^)\s]*assets/[^)\s]+\.svg)\)")
 _LINK = re.compile(r"(?<=\]\()(?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?(?=\))")
 
@@ -87,7 +88,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     folders = {path: _files(ROOT / path) for path in outside if (ROOT / path).is_dir()}
     copied = {path for path in outside if (ROOT / path).is_file()}
     for path, names in folders.items():
-        lines = [f"# {path}", "", "The files of this folder of the repository:", "", *(f"- [{name}]({name})" for name in names), ""]
+        lines = [
+            f"# {path}",
+            "",
+            "The files of this folder of the repository:",
+            "",
+            *(f"- [{name}]({name})" for name in names),
+            "",
+        ]
         files.append(File.generated(config, f"files/{path}/index.md", content="\n".join(lines)))
         copied |= {f"{path}/{name}" for name in names}
     for path in sorted(copied):
@@ -115,6 +123,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return posixpath.relpath(there, posixpath.dirname(page.file.src_uri) or ".") + (found["anchor"] or "")
 
     return _LINK.sub(site_link, _IMAGE.sub(_chart, tables.filled(markdown)))
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Put our own script into the place of one that the theme would fetch, for the search of a site that is opened from a disk."""
+    script = (ROOT / "tools" / "site" / "offline.js").read_text()
+    return output.replace(_FETCHED, f"<script>\n{script}</script>")
+
+
+def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
+    """Do the same for the page of unknown addresses."""
+    return on_post_page(output_content, None, config) if template_name.endswith(".html") else output_content  # type: ignore[arg-type]
 
 
 def _chart(found: re.Match[str]) -> str:

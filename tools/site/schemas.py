@@ -25,7 +25,14 @@ def pages() -> dict[str, str]:
     found = {}
     for name, (model, title, text) in _FORMATS.items():
         schema = model.model_json_schema(by_alias=True)
-        lines = [f"# {title}", "", text, "", f"`edgekit schema {name}` prints the same as a JSON schema, for editors and programs.", ""]
+        lines = [
+            f"# {title}",
+            "",
+            text,
+            "",
+            f"`edgekit schema {name}` prints the same as a JSON schema, for editors and programs.",
+            "",
+        ]
         lines += _object(f"The {name}", schema, dict(schema.get("$defs", {})))
         for key, part in sorted(schema.get("$defs", {}).items()):
             if "properties" in part:
@@ -74,7 +81,9 @@ def _type(value: Schema, parts: dict[str, Schema]) -> str:
     if kind == "object":
         inner = value.get("additionalProperties")
         return f"map to {_type(inner, parts)}" if isinstance(inner, dict) and inner else "map"
-    return {"null": "null", "integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}.get(kind, kind) + _bounds(value)
+    return {"null": "null", "integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}.get(
+        kind, kind
+    ) + _bounds(value)
 
 
 def _bounds(value: Schema) -> str:

@@ -22,7 +22,9 @@ from typing import Any
 from edgekit.shares import difference, hundredths, percent
 
 ROOT = Path(__file__).resolve().parents[2]
-_MARKED = re.compile(r"(?P<start><!-- table: (?P<name>[\w-]+) -->\n)(?P<content>.*?)(?P<end><!-- /table -->)", re.DOTALL)
+_MARKED = re.compile(
+    r"(?P<start><!-- table: (?P<name>[\w-]+) -->\n)(?P<content>.*?)(?P<end><!-- /table -->)", re.DOTALL
+)
 
 
 def filled(markdown: str) -> str:
@@ -70,10 +72,14 @@ def cifar10() -> str:
     for labels in sorted({cell["labels"] for cell in cells}):
         same = [cell for cell in cells if cell["labels"] == labels]
         gains = [difference(cell["student"], cell["supervised"]) for cell in same]
-        values = [_percent(mean(cell[key] for cell in same)) for key in ("teacher", "student", "student_int8", "supervised")]
+        values = [
+            _percent(mean(cell[key] for cell in same)) for key in ("teacher", "student", "student_int8", "supervised")
+        ]
         gain = f"**{_points(mean(gains))} points** ({_points(min(gains))} to {_points(max(gains))})"
         rows.append([f"{100 * labels:g} % ({same[0]['labelled_images']:,})", *values, gain])
-    return table(["labels", "teacher", "student", "INT8 student", "student from scratch", "gain from unlabeled images"], rows)
+    return table(
+        ["labels", "teacher", "student", "INT8 student", "student from scratch", "gain from unlabeled images"], rows
+    )
 
 
 _SETS = {
@@ -88,7 +94,9 @@ def promise() -> str:
     """The recipe of `edgekit init`, unchanged, on four sets of images."""
     rows = []
     for name, title in _SETS.items():
-        cells = sorted((cell for cell in read("promise")["cells"] if cell["set"] == name), key=lambda cell: cell["labels"])
+        cells = sorted(
+            (cell for cell in read("promise")["cells"] if cell["set"] == name), key=lambda cell: cell["labels"]
+        )
         for i, cell in enumerate(cells):
             low, high = cell["interval"]
             gain = f"{_points(cell['gain'])}"
@@ -97,7 +105,15 @@ def promise() -> str:
             gain = f"**{gain}** {interval}" if significant else f"{gain} {interval}: no significant difference"
             values = [_percent(cell[key]) for key in ("student", "teacher", "frozen_probe", "scratch")]
             rows.append(["" if i else title, str(cell["labels"]), *values, gain])
-    head = ["images", "labels per class", "student", "teacher", "probe on the frozen encoder", "from scratch", "student minus scratch"]
+    head = [
+        "images",
+        "labels per class",
+        "student",
+        "teacher",
+        "probe on the frozen encoder",
+        "from scratch",
+        "student minus scratch",
+    ]
     return table(head, rows)
 
 
@@ -106,7 +122,9 @@ def methods() -> str:
     cells = read("methods_digits")["cells"]
     random = [cell for cell in cells if cell["row"] == "random weights"]
     trained = sorted((cell for cell in cells if cell["row"] != "random weights"), key=lambda cell: -cell["knn"])
-    rows = [[cell["row"], *(_percent(cell[key]) for key in ("knn", "linear", "teacher"))] for cell in [*random, *trained]]
+    rows = [
+        [cell["row"], *(_percent(cell[key]) for key in ("knn", "linear", "teacher"))] for cell in [*random, *trained]
+    ]
     return table(["method", "kNN", "linear probe", "teacher on 30 labels"], rows)
 
 
@@ -135,7 +153,12 @@ def students() -> str:
 
 def recognition() -> str:
     """A gallery of digits that training did not see."""
-    names = {"raw pixels": "raw pixels", "random encoder": "random encoder", "encoder": "pretrained encoder", "teacher": "teacher"}
+    names = {
+        "raw pixels": "raw pixels",
+        "random encoder": "random encoder",
+        "encoder": "pretrained encoder",
+        "teacher": "teacher",
+    }
     rows = []
     for row in read("recognition_digits")["rows"]:
         shots = [percent(row[f"{count}-shot"]["top1"]) for count in (1, 5, 20)]
@@ -151,10 +174,19 @@ def pretraining_speed() -> str:
         width = "" if row["width"] == 1 else f" ×{row['width']:g}"
         each = ", ".join(f"{ratio:.2f}" for ratio in row["ratios"])
         rows.append(
-            [f"ResNet-18{width}, {row['size']} px", row["precision"], str(row["batch"]), f"{speeds['edgekit']:.0f}", f"{speeds['lightly']:.0f}"]
+            [
+                f"ResNet-18{width}, {row['size']} px",
+                row["precision"],
+                str(row["batch"]),
+                f"{speeds['edgekit']:.0f}",
+                f"{speeds['lightly']:.0f}",
+            ]
             + [f"{row['ratio']:.2f} ({each})"]
         )
-    return table(["encoder, images", "precision", "batch", "edgekit, images/s", "LightlySSL, images/s", "ratio (each round)"], rows)
+    return table(
+        ["encoder, images", "precision", "batch", "edgekit, images/s", "LightlySSL, images/s", "ratio (each round)"],
+        rows,
+    )
 
 
 def session_overhead() -> str:
@@ -169,12 +201,21 @@ def session_overhead() -> str:
 def calibration_peers() -> str:
     """INT8 in ONNX Runtime beside Optimum's, of the same float file."""
     rows = []
-    for network, file in (("ResNet-10 ×0.25", "export_peers_resnet10"), ("MobileNetV3-small", "export_peers_mobilenetv3")):
+    for network, file in (
+        ("ResNet-10 ×0.25", "export_peers_resnet10"),
+        ("MobileNetV3-small", "export_peers_mobilenetv3"),
+    ):
         measured = read(file)["rows"]
         reference = next(row for row in measured if row["name"] == "float")
         for i, row in enumerate(measured):
-            drop = "" if row is reference else hundredths(difference(reference["accuracy"], row["accuracy"]), 2).replace("-", "−")
-            rows.append(["" if i else network, row["name"], f"{row['bytes'] / 1e3:,.0f} kB", f"{row['p50_ms']:.3f} ms", drop])
+            drop = (
+                ""
+                if row is reference
+                else hundredths(difference(reference["accuracy"], row["accuracy"]), 2).replace("-", "−")
+            )
+            rows.append(
+                ["" if i else network, row["name"], f"{row['bytes'] / 1e3:,.0f} kB", f"{row['p50_ms']:.3f} ms", drop]
+            )
     return table(["network", "file", "size", "p50", "drop, points"], rows)
 
 
