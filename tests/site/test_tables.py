@@ -47,6 +47,10 @@ def test_a_mean_is_that_of_all_draws() -> None:
     assert float(found[1]) == pytest.approx(teacher, abs=0.0501)
 
 
+def test_the_readme_quotes_the_measured_accuracies() -> None:
+    assert tables.cifar10() in (DOCS.parent / "README.md").read_text()
+
+
 @pytest.mark.parametrize("path", sorted(figures.files()))
 def test_a_chart_is_that_of_its_file(path: str) -> None:
     assert (DOCS.parent / path).read_text() == figures.files()[path], "`make docs-update` draws the charts anew"

@@ -43,7 +43,8 @@ def inline(svg: str) -> str:
 def _gain() -> list[Bar]:
     names = {"mnist": "MNIST", "photographs": "photographs", "digits": "digits", "textures": "textures"}
     rows: list[Bar] = []
-    for cell in read("promise")["cells"]:
+    cells = [cell for cell in read("promise")["cells"] if cell["set"] in names and cell["draw"] == 0]
+    for cell in sorted(cells, key=lambda cell: ([*names].index(cell["set"]), cell["labels"])):
         label = f"{names[cell['set']]}, {cell['labels']} a class"
         rows += [(label, "a", cell["student"]), ("from scratch", "b", cell["scratch"])]
     return rows

@@ -49,7 +49,7 @@ def read(name: str) -> Any:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" if line[0] != "---" else "|---" * len(line) + "|" for line in lines)
+    return "\n".join("|" + "|".join(cell if cell == "---" else f" {cell} " if cell else " " for cell in line) + "|" for line in lines)
 
 
 def _percent(share: float | None, digits: int = 1) -> str:
@@ -93,10 +93,11 @@ _SETS = {
 def promise() -> str:
     """The recipe of `edgekit init`, unchanged, on four sets of images."""
     rows = []
-    for name, title in _SETS.items():
-        cells = sorted(
-            (cell for cell in read("promise")["cells"] if cell["set"] == name), key=lambda cell: cell["labels"]
-        )
+    measured = read("promise")["cells"]
+    names = [*_SETS, *dict.fromkeys(cell["set"] for cell in measured if cell["set"] not in _SETS)]
+    for name in names:
+        cells = sorted((cell for cell in measured if cell["set"] == name), key=lambda cell: (cell["labels"], cell["draw"]))
+        budgets = [cell["labels"] for cell in cells]
         for i, cell in enumerate(cells):
             low, high = cell["interval"]
             gain = f"{_points(cell['gain'])}"
@@ -104,7 +105,8 @@ def promise() -> str:
             significant = low > 0 or high < 0
             gain = f"**{gain}** {interval}" if significant else f"{gain} {interval}: no significant difference"
             values = [_percent(cell[key]) for key in ("student", "teacher", "frozen_probe", "scratch")]
-            rows.append(["" if i else title, str(cell["labels"]), *values, gain])
+            labels = f"{cell['labels']:g}" + (f", draw {cell['draw']}" if budgets.count(cell["labels"]) > 1 else "")
+            rows.append(["" if i else _SETS.get(name, name), labels, *values, gain])
     head = [
         "images",
         "labels per class",
