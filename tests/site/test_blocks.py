@@ -72,7 +72,7 @@ TUTORIALS = sorted(path.stem for path in (DOCS / "tutorials").glob("*.md") if pa
 
 def small_photos(line: str) -> str:
     """A call of make_photos.py that draws fewer photographs, unless it says how many."""
-    return line if "--flat" in line else f"{line.rstrip()} --products 4 --unlabeled 80 --test 8"
+    return line if "--flat" in line else f"{line.rstrip()} --products 5 --unlabeled 80 --test 8"
 
 
 class Reader:
@@ -232,7 +232,7 @@ CHECKS = {
     "ten-labels": ["recipe.yaml", "runs/photos/export/bundle.json", "runs/photos/report.html"],
     "gallery": ["shop.gallery", "runs/photos/export-recognition/bundle.json"],
     "five-ms": ["runs/photos-search/search.html", "runs/photos-search/winner.yaml"],
-    "raspberry-pi": ["bench-bundle/*/onnx-fp32-b1-t0.json", "bench-bundle/*/onnx-int8-b1-t0.json"],
+    "raspberry-pi": ["bench/*/onnx-fp32-b1-t0.json", "bench/*/onnx-int8-b1-t0.json"],
     "jetson": ["bundle/bundle.json"],
     "latency-gate": ["bench-gate/comparison.md"],
     "proof-of-concept": [
