@@ -106,6 +106,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("svg", type=Path)
     parser.add_argument("--from", dest="folder", type=Path, help="captured outputs, instead of running the commands")
+    parser.add_argument(
+        "--outputs",
+        type=Path,
+        help="also write what each command printed here, for its page of the site: docs/recorded",
+    )
     options = parser.parse_args()
     folder = options.folder or Path("build/demo-recording")
     if options.folder is None:
@@ -116,6 +121,11 @@ def main() -> None:
     if not recordings:
         sys.exit(f"{folder}: no captured output (1-train.txt, …)")
     options.svg.write_text(draw(timeline(recordings)))
+    for recording in recordings if options.outputs else ():
+        command, *lines = recording.splitlines()
+        options.outputs.mkdir(parents=True, exist_ok=True)
+        shown = [f"$ {command}", *(line.partition("\t")[2].rstrip() for line in lines)]
+        (options.outputs / f"{command.split()[1]}.txt").write_text("\n".join(shown).rstrip() + "\n")
 
 
 if __name__ == "__main__":

@@ -50,8 +50,10 @@ def test_the_script_draws_captured_outputs(tmp_path: Path) -> None:
     for number, recording in enumerate(RECORDINGS, 1):
         (tmp_path / f"{number}-x.txt").write_text(recording)
     command = [sys.executable, str(ROOT / "tools/record_demo.py"), str(tmp_path / "a.svg"), "--from", str(tmp_path)]
+    command += ["--outputs", str(tmp_path / "recorded")]
     subprocess.run(command, check=True)
     assert (tmp_path / "a.svg").read_text() == record_demo.draw(record_demo.timeline(RECORDINGS))
+    assert (tmp_path / "recorded" / "train.txt").read_text() == "$ edgekit train r.yaml\ndata <1> & more\npretrain\n"
 
 
 def test_the_commands_are_those_of_make_demo() -> None:

@@ -49,7 +49,9 @@ def read(name: str) -> Any:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("|" + "|".join(cell if cell == "---" else f" {cell} " if cell else " " for cell in line) + "|" for line in lines)
+    return "\n".join(
+        "|" + "|".join(cell if cell == "---" else f" {cell} " if cell else " " for cell in line) + "|" for line in lines
+    )
 
 
 def _percent(share: float | None, digits: int = 1) -> str:
@@ -96,7 +98,9 @@ def promise() -> str:
     measured = read("promise")["cells"]
     names = [*_SETS, *dict.fromkeys(cell["set"] for cell in measured if cell["set"] not in _SETS)]
     for name in names:
-        cells = sorted((cell for cell in measured if cell["set"] == name), key=lambda cell: (cell["labels"], cell["draw"]))
+        cells = sorted(
+            (cell for cell in measured if cell["set"] == name), key=lambda cell: (cell["labels"], cell["draw"])
+        )
         budgets = [cell["labels"] for cell in cells]
         for i, cell in enumerate(cells):
             low, high = cell["interval"]
