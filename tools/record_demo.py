@@ -1,7 +1,7 @@
 """Record the commands of `make demo` as an SVG that plays once, like a terminal: `python tools/record_demo.py docs/images/demo.svg`.
 
-Every line is what a command printed on standard output, at the time (shortened) when it did. The animation is CSS alone, so GitHub plays it in an `<img>`;
-for readers who want no motion, and where CSS is not played, all lines are there. `--from FOLDER` uses outputs that were captured before: a
+Every line is what a command printed on standard output, at the time (shortened) when it did. The animation is CSS alone, so GitHub plays it in
+an `<img>`; for readers who want no motion, and where CSS is not played, all lines are there. `--from FOLDER` uses outputs that were captured before: a
 file `1-train.txt` a command, whose first line is the command itself and whose other lines begin with the seconds since its start and a tab.
 """
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-
 from tools import record_demo
 
 ROOT = Path(__file__).resolve().parents[2]

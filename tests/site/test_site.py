@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tools.site import api, check, commands, schemas
 
 from edgekit.cli.main import COMMANDS
-from tools.site import api, check, commands, schemas
 
 ROOT = Path(__file__).resolve().parents[2]
 MKDOCS = shutil.which("mkdocs", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from tools.site import figures, tables
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -57,10 +57,15 @@ def faults(site: Path) -> tuple[list[str], int]:
             target = target / "index.html" if target.is_dir() else target
             if not target.is_file():
                 found.append(f"{where}: no such file")
-            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
-                if not parts.fragment.startswith("__"):  # the theme's own, made by its script
-                    found.append(f"{where}: no such anchor")
+            elif target in pages and not _is_there(unquote(parts.fragment), pages[target]):
+                found.append(f"{where}: no such anchor")
     return found, followed
+
+
+def _is_there(anchor: str, page: _Page) -> bool:
+    return (
+        not anchor or anchor.startswith("__") or anchor in page.anchors
+    )  # the theme's script makes those that begin so
 
 
 def main() -> None:

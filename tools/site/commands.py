@@ -32,7 +32,7 @@ def _index() -> str:
         [
             "# Commands",
             "",
-            "`edgekit COMMAND --help` prints the same in a terminal. Exit codes: 0 success, 1 a check or a part failed, 2 bad input, 130 interrupted.",
+            "`edgekit COMMAND --help` prints the same in a terminal. Exit codes: 0 success, 1 a check failed, 2 bad input, 130 interrupted.",
             "",
             "| command | what it does |",
             "|---|---|",

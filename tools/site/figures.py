@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from html import escape
 from statistics import mean
 
-from edgekit.shares import hundredths
 from tools.site.tables import read
+
+from edgekit.shares import hundredths
 
 _STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #3c4043 }

@@ -15,7 +15,7 @@ from edgekit.result import Result
 Schema = dict[str, Any]
 _FORMATS: dict[str, tuple[type[BaseModel], str, str]] = {
     "recipe": (Recipe, "Recipe", "What to train: a YAML file. Every key but `name` and `data` has a default, so that a recipe can have ten lines."),
-    "bundle": (Manifest, "Bundle", "`bundle.json`, the manifest of what `edgekit export` writes and a device needs. [The bundle](../bundle.md) explains it."),
+    "bundle": (Manifest, "Bundle", "`bundle.json`, the manifest of what `edgekit export` writes. [The bundle](../bundle.md) explains it."),
     "result": (Result, "Result", "One measurement, with its raw samples. [Bench](../bench.md) explains how it is made."),
 }  # fmt: skip
 
@@ -61,29 +61,30 @@ def anchor(title: str) -> str:
 
 
 def _type(value: Schema, parts: dict[str, Schema]) -> str:
+    """Return what a value may be, in words."""
     if ref := value.get("$ref"):
         name = ref.rpartition("/")[2]
-        part = parts[name]
-        return f"[{name}](#{anchor(name)})" if "properties" in part else _type(part, parts)
-    for several in ("anyOf", "oneOf"):
-        if several in value:
-            return " or ".join(dict.fromkeys(_type(one, parts) for one in value[several]))
-    if "allOf" in value:
-        return " and ".join(_type(one, parts) for one in value["allOf"])
-    if "enum" in value:
-        return ", ".join(f"`{one}`" for one in value["enum"])
-    if "const" in value:
-        return f"`{value['const']}`"
+        return f"[{name}](#{anchor(name)})" if "properties" in parts[name] else _type(parts[name], parts)
+    for key, word in (("anyOf", " or "), ("oneOf", " or "), ("allOf", " and ")):
+        if key in value:
+            return word.join(dict.fromkeys(_type(one, parts) for one in value[key]))
+    if choices := value.get("enum", [value["const"]] if "const" in value else None):
+        return ", ".join(f"`{one}`" for one in choices)
     kind = value.get("type", "any")
+    inner = value.get({"array": "items", "object": "additionalProperties"}.get(kind, ""))
     if kind == "array":
-        items = value.get("items") or (value.get("prefixItems") or [{}])[0]
-        return f"list of {_type(items, parts)}" if items else "list"
-    if kind == "object":
-        inner = value.get("additionalProperties")
-        return f"map to {_type(inner, parts)}" if isinstance(inner, dict) and inner else "map"
-    return {"null": "null", "integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}.get(
-        kind, kind
-    ) + _bounds(value)
+        inner = inner or (value.get("prefixItems") or [None])[0]
+    if kind in {"array", "object"}:
+        word = "list" if kind == "array" else "map"
+        return (
+            f"{word} {'of' if kind == 'array' else 'to'} {_type(inner, parts)}"
+            if isinstance(inner, dict) and inner
+            else word
+        )
+    return _WORDS.get(kind, kind) + _bounds(value)
+
+
+_WORDS = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false"}
 
 
 def _bounds(value: Schema) -> str:

@@ -186,8 +186,8 @@ def pretraining_speed() -> str:
                 str(row["batch"]),
                 f"{speeds['edgekit']:.0f}",
                 f"{speeds['lightly']:.0f}",
+                f"{row['ratio']:.2f} ({each})",
             ]
-            + [f"{row['ratio']:.2f} ({each})"]
         )
     return table(
         ["encoder, images", "precision", "batch", "edgekit, images/s", "LightlySSL, images/s", "ratio (each round)"],
