@@ -1,8 +1,11 @@
-"""Record the commands of `make demo` as an SVG that plays once, like a terminal: `python tools/record_demo.py docs/images/demo.svg`.
+"""Record the commands of `make demo` as an SVG that plays once, like a terminal.
+
+    python tools/record_demo.py docs/images/demo.svg --outputs docs/recorded
 
 Every line is what a command printed on standard output, at the time (shortened) when it did. The animation is CSS alone, so GitHub plays it in
-an `<img>`; for readers who want no motion, and where CSS is not played, all lines are there. `--from FOLDER` uses outputs that were captured before: a
-file `1-train.txt` a command, whose first line is the command itself and whose other lines begin with the seconds since its start and a tab.
+an `<img>`; for readers who want no motion, and where CSS is not played, all lines are there. `--from FOLDER` uses outputs that were captured
+before: a file `1-train.txt` for each command. Its first line is the command; every other line begins with the seconds since the command's
+start, and a tab. Record on a machine that does nothing else: the picture shows the latencies of the bench.
 """
 
 from __future__ import annotations

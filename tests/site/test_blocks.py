@@ -143,7 +143,7 @@ def replacements(page: str, device: Callable[[], str]) -> dict[str, str]:
         )
         found |= {"timm:vit_small_patch14_dinov2.lvd142m": "runs/start", "pretrain.epochs=10": "pretrain.epochs=1"}
     if page == "proof-of-concept":
-        found |= {"data.labels=1,5,10": "data.labels=1,5", "batch_size=32,64": "batch_size=16,32"}
+        found |= {"data.labels=1,5,20": "data.labels=1,5", "batch_size=32,64": "batch_size=16,32"}
     return found
 
 
@@ -232,7 +232,7 @@ CHECKS = {
     "ten-labels": ["recipe.yaml", "runs/photos/export/bundle.json", "runs/photos/report.html"],
     "gallery": ["shop.gallery", "runs/photos/export-recognition/bundle.json"],
     "five-ms": ["runs/photos-search/search.html", "runs/photos-search/winner.yaml"],
-    "raspberry-pi": ["bench/*/onnx-fp32-b1-t0.json", "bench/*/onnx-int8-b1-t0.json"],
+    "raspberry-pi": ["bench/*/onnx-fp32-b1.json", "bench/*/onnx-int8-b1.json"],
     "jetson": ["bundle/bundle.json"],
     "latency-gate": ["bench-gate/comparison.md"],
     "proof-of-concept": [
