@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -143,6 +144,28 @@ def test_the_pages_of_the_formats_have_every_key_and_no_dead_anchor() -> None:
     for text in pages.values():
         anchors = {*re.findall(r"\{: #([\w-]+) \}", text)}
         assert {*re.findall(r"\]\(#([\w-]+)\)", text)} <= anchors
+
+
+def test_a_page_that_nobody_placed_is_in_the_navigation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("data.md", "new-task.md", "tutorials/index.md", "tutorials/new-story.md"):
+        (tmp_path / "docs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "docs" / name).touch()
+    monkeypatch.setattr(hooks, "ROOT", tmp_path)
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    parts = {name: value for part in hooks.on_config(SimpleNamespace(nav=nav)).nav for name, value in part.items()}
+    assert parts["How-to"][-1] == "new-task.md"
+    assert parts["Tutorials"][-1] == "tutorials/new-story.md"
+    assert parts["Tutorials"].count("tutorials/index.md") == 1
+    assert f"reference/cli/{[*COMMANDS][0]}.md" in [*hooks._paths(nav)]
+
+
+def test_links_to_files_of_the_repository_are_understood() -> None:
+    inside = hooks._in_repository
+    assert inside("tutorials/jetson.md", "../../examples/make_photos.py") == "examples/make_photos.py"
+    assert inside("tutorials/jetson.md", "../export.md") == "docs/export.md"
+    assert inside("project/changelog.md", "docs/export.md") == "docs/export.md"
+    assert inside("index.md", "https://example.org/a.md") is None
+    assert inside("index.md", "../../outside.md") is None
 
 
 def test_the_python_interface_is_whole() -> None:

@@ -82,12 +82,14 @@ def _options(command: click.Command, context: click.Context) -> Iterator[str]:
     yield "| option | |"
     yield "|---|---|"
     for names, text in records:
-        yield f"| `{_in_code(names)}` | {_cell(text)} |"
+        yield f"| {_names(names)} | {_cell(text)} |"
     yield ""
 
 
-def _in_code(text: str) -> str:
-    return text.replace("|", "\\|")
+def _names(text: str) -> str:
+    """Return an option's names as code, and the values to choose from after them, where a line may be broken."""
+    names, _, choices = text.removesuffix("]").partition(" [") if re.search(r" \[.*\|.*\]$", text) else (text, "", "")
+    return " ".join([f"`{names}`".replace("|", "\\|"), *(f"`{choice}`" for choice in choices.split("|") if choice)])
 
 
 def _cell(text: str) -> str:
