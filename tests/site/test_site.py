@@ -15,7 +15,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tools.site import api, check, commands, schemas
+import yaml
+from tools.site import api, check, commands, hooks, schemas
 
 from edgekit.cli.main import COMMANDS
 
@@ -156,7 +157,7 @@ def test_a_page_that_nobody_placed_is_in_the_navigation(tmp_path: Path, monkeypa
     assert parts["How-to"][-1] == "new-task.md"
     assert parts["Tutorials"][-1] == "tutorials/new-story.md"
     assert parts["Tutorials"].count("tutorials/index.md") == 1
-    assert f"reference/cli/{[*COMMANDS][0]}.md" in [*hooks._paths(nav)]
+    assert f"reference/cli/{next(iter(COMMANDS))}.md" in [*hooks._paths(nav)]
 
 
 def test_links_to_files_of_the_repository_are_understood() -> None:
