@@ -26,7 +26,7 @@ COMMANDS = (
     "edgekit bench runs/digits/export --quick",
     "edgekit report runs/digits",
 )
-COLUMNS, ROWS, CHARACTER, LINE, PAD = 100, 30, 8.4, 20, 16
+COLUMNS, ROWS, CHARACTER, LINE, PAD = 100, 30, 8.6, 20, 16
 LONGEST_WAIT = 1.2  # seconds; a training is not waited for
 PAUSE = 1.5  # seconds after a command, to read what it printed
 Line = tuple[float, str, bool]  # seconds, text, whether it is a command
