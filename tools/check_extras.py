@@ -36,7 +36,7 @@ COMMANDS = (
     "predict bundle photos",
     "predict bundle --video clip.avi",
     "bench bundle --quick --seconds 0.1",
-    "gallery create bundle photos",
+    "gallery create bundle photos --replace",
     "report runs/none",
 )
 _EXTRA = re.compile(r"\[[a-z-]+\]|\bextra\b|pip install")

@@ -14,7 +14,7 @@ from edgekit.result import Result
 
 Schema = dict[str, Any]
 _FORMATS: dict[str, tuple[type[BaseModel], str, str]] = {
-    "recipe": (Recipe, "Recipe", "What to train: a YAML file. Every key but `name` and `data` has a default, so that a recipe can have ten lines."),
+    "recipe": (Recipe, "Recipe", "What to train: a YAML file. Every key has a default, so that a recipe can have ten lines."),
     "bundle": (Manifest, "Bundle", "`bundle.json`, the manifest of what `edgekit export` writes. [The bundle](../bundle.md) explains it."),
     "result": (Result, "Result", "One measurement, with its raw samples. [Bench](../bench.md) explains how it is made."),
 }  # fmt: skip
@@ -47,11 +47,11 @@ def _object(title: str, schema: Schema, parts: dict[str, Schema]) -> Iterator[st
     if description := schema.get("description"):
         yield from (_cell(description.split("\n\n")[0]), "")
     required = set(schema.get("required", ()))
-    yield "| key | type | default | meaning |"
+    yield "| key | meaning | type | default |"
     yield "|---|---|---|---|"
     for key, value in schema.get("properties", {}).items():
         default = "**required**" if key in required else _default(value)
-        yield f"| `{key}` | {_type(value, parts)} | {default} | {_cell(value.get('description', ''))} |"
+        yield f"| `{key}` | {_cell(value.get('description', ''))} | {_type(value, parts)} | {default} |"
     yield ""
 
 

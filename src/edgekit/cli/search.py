@@ -140,7 +140,7 @@ def command(
     limits = parse_budgets(budgets)
     loaded = load(recipe, overrides)
     folder = folder or Path("runs") / f"{loaded.name}-search"
-    require("torch", "onnx", "optuna")
+    require("optuna", "torch", "onnx")  # the first that is missing names the extra, and [search] brings all of them
     from edgekit.errors import GateFailed
     from edgekit.result import Search
     from edgekit.search.candidates import chosen_candidates
