@@ -195,11 +195,9 @@ def test_the_commands_of_a_page_are_known(page: str) -> None:
                 assert value in kind.choices, f"{page}: {line}: {name} {value}"
 
 
-# `make test` runs the first tutorial, `make test-all` and the job that builds the site all of them.
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(name, marks=pytest.mark.slow if name == "ten-labels" else pytest.mark.extra) for name in TUTORIALS],
-)
+# `make test` runs the same chain elsewhere; `make test-all` and the job that builds the site run every tutorial.
+@pytest.mark.extra
+@pytest.mark.parametrize("page", TUTORIALS)
 def test_a_tutorial_from_top_to_bottom(
     page: str, tmp_path: Path, edgekit: Command, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
