@@ -16,8 +16,9 @@ UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo $(P
 # What a set-up installs: the job on two cores, or the job and everything that checks it.
 EXTRAS_demo := train,export,ort,openvino,report
 EXTRAS_dev := dev
+EXTRAS_docs := docs
 
-.PHONY: help setup demo test test-all test-lowest fuzz kill lint wheel clean
+.PHONY: help setup demo test test-all test-lowest fuzz kill lint docs docs-update wheel clean
 
 help: ## list what make can do
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
@@ -57,6 +58,14 @@ fuzz: $(VENV)/.installed-dev ## throw damaged files and hostile devices at the c
 
 kill: $(VENV)/.installed-dev ## kill every command at every change to the file system, and fill or break the disk there (over an hour; KILL_ARGS='--command train')
 	$(BIN)/python -m tests.kill --all $(KILL_ARGS)
+
+docs: $(VENV)/.installed-docs ## build the documentation site into build/site, and check its links
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	$(BIN)/python -m tools.site.check build/site
+	@echo "Open it in a browser: $(CURDIR)/build/site/index.html"
+
+docs-update: $(VENV)/.installed-docs ## write the measured tables and charts into docs/, after benchmarks/results/ has changed
+	$(BIN)/python -m tools.site
 
 wheel: | $(filter $(PRIVATE_UV),$(UV)) ## build the wheel into dist/
 	$(UV) build --quiet --wheel --out-dir dist

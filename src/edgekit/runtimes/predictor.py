@@ -157,7 +157,8 @@ class Predictor:
 
         Args:
             pixels: uint8 (n, H, W, 3) with n >= 1 and the model's H and W.
-            top, threshold: see `predict`.
+            top: see `predict`.
+            threshold: see `predict`.
 
         Raises:
             DataError: another dtype or shape, or no image.
@@ -201,7 +202,8 @@ class Predictor:
         Args:
             items: images as `predict` takes them; with `read`, anything.
             batch: images per run.
-            top, threshold: see `predict`.
+            top: see `predict`.
+            threshold: see `predict`.
             read: converts an item to an upright image.
             ahead: decode the next batch while this one runs. Without it, an item is read only after all items before it are
                 answered, as needed for a camera or a growing list.

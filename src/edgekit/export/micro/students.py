@@ -29,6 +29,7 @@ from edgekit.quantize.calibration import Calibration
 from edgekit.quantize.qdq import kept_in_float
 from edgekit.quantize.ranges import select
 from edgekit.recipe import Architecture
+from edgekit.sizes import ImageSize
 from edgekit.tasks import Task
 from edgekit.tasks.classification import CLASSIFICATION
 
@@ -117,7 +118,7 @@ class Students:
         return self._measured[width]
 
     def _measure(self, width: float) -> Student:
-        size, names = self.images.shape[1], [f"class {i}" for i in range(self.classes)]
+        size, names = ImageSize.of(self.images.shape[1:3]), [f"class {i}" for i in range(self.classes)]
         architecture = self.architecture.model_copy(update={"width": width, "weights": None, "weights_key": None})
         with torch.random.fork_rng():
             torch.manual_seed(0)

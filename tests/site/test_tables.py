@@ -1,0 +1,63 @@
+"""The tables and charts of the documentation are those of the result files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from tools.site import figures, tables
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = sorted(path for path in DOCS.rglob("*.md") if tables.marked(path.read_text()))
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(DOCS).as_posix())
+def test_the_numbers_of_a_page_are_those_of_its_files(path: Path) -> None:
+    text = path.read_text()
+    assert text == tables.filled(text), "`make docs-update` writes the tables of the result files into the pages"
+
+
+def test_every_table_is_shown_somewhere() -> None:
+    shown = {name for path in PAGES for name in tables.marked(path.read_text())}
+    assert shown == {*tables.TABLES}
+
+
+def test_a_changed_number_is_seen() -> None:
+    text = (DOCS / "results" / "accuracy.md").read_text()
+    student = next(cell for cell in tables.read("methods_digits")["cells"] if cell["row"] == "simclr")
+    shown = f"{100 * student['knn']:.1f}"
+    assert tables.filled(text.replace(shown, "99.9")) == text
+
+
+def test_a_table_that_does_not_exist_is_an_error() -> None:
+    with pytest.raises(KeyError, match="nonsense"):
+        tables.filled("<!-- table: nonsense -->\n<!-- /table -->")
+
+
+def test_a_mean_is_that_of_all_draws() -> None:
+    """The first cell of the table of CIFAR-10, computed from the file without the code of the tables."""
+    path = DOCS.parent / "benchmarks" / "results" / "cifar10.json"
+    cells = [cell for cell in json.loads(path.read_text())["cells"] if cell["labels"] == 0.01]
+    teacher = sum(round(10_000 * cell["teacher"]) for cell in cells) / len(cells) / 100
+    found = re.search(r"^\| 1 % \(500\) \| (\S+) \|", tables.cifar10(), re.MULTILINE)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(teacher, abs=0.0501)
+
+
+def test_the_readme_quotes_the_measured_accuracies() -> None:
+    assert tables.cifar10() in (DOCS.parent / "README.md").read_text()
+
+
+@pytest.mark.parametrize("path", sorted(figures.files()))
+def test_a_chart_is_that_of_its_file(path: str) -> None:
+    assert (DOCS.parent / path).read_text() == figures.files()[path], "`make docs-update` draws the charts anew"
+
+
+def test_a_bar_is_as_long_as_its_value() -> None:
+    svg = figures.bars("two values", [("half <b>", "a", 0.5), ("all", "b", 1.0)])
+    widths = [float(width) for width in re.findall(r'<rect[^>]* width="([\d.]+)"', svg)]
+    assert widths[1] == pytest.approx(2 * widths[0])
+    assert "half &lt;b&gt;" in svg
+    assert "50.0 %" in svg

@@ -1,0 +1,1 @@
+"""Build the documentation site: pages from the commands, the schemas and the measurements. See `hooks.py`."""

@@ -1,0 +1,237 @@
+"""Tables of the documentation, made from `benchmarks/results/*.json`, so that a number on a page cannot differ from its file.
+
+A page marks the place of a table:
+
+    <!-- table: NAME -->
+    …
+    <!-- /table -->
+
+`make docs-update` writes the tables into the pages, so that they are read on GitHub, too; the build of the site makes them again, and a test
+compares. A new table is a function in this file with a line in `TABLES`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from edgekit.shares import difference, hundredths, percent
+
+ROOT = Path(__file__).resolve().parents[2]
+_MARKED = re.compile(
+    r"(?P<start><!-- table: (?P<name>[\w-]+) -->\n)(?P<content>.*?)(?P<end><!-- /table -->)", re.DOTALL
+)
+
+
+def filled(markdown: str) -> str:
+    """Return a page with every marked table made anew.
+
+    Raises:
+        KeyError: a marker names a table that is not in `TABLES`.
+    """
+    return _MARKED.sub(lambda found: f"{found['start']}{TABLES[found['name']]()}\n{found['end']}", markdown)
+
+
+def marked(markdown: str) -> list[str]:
+    """Return the names of the tables that a page marks."""
+    return [found["name"] for found in _MARKED.finditer(markdown)]
+
+
+def read(name: str) -> Any:
+    """Return a result file of `benchmarks/results/`."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(
+        "|" + "|".join(cell if cell == "---" else f" {cell} " if cell else " " for cell in line) + "|" for line in lines
+    )
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else hundredths(share, digits)
+
+
+def _points(share: float) -> str:
+    return hundredths(share, signed=True)
+
+
+def _ms(value: float) -> str:
+    """Return milliseconds with three digits: `0.400`, `24.8`."""
+    return f"{value:#.3g}".removesuffix(".")
+
+
+def cifar10() -> str:
+    """Mean of the label draws: what the unlabeled images are worth on CIFAR-10."""
+    rows = []
+    cells = read("cifar10")["cells"]
+    for labels in sorted({cell["labels"] for cell in cells}):
+        same = [cell for cell in cells if cell["labels"] == labels]
+        gains = [difference(cell["student"], cell["supervised"]) for cell in same]
+        values = [
+            _percent(mean(cell[key] for cell in same)) for key in ("teacher", "student", "student_int8", "supervised")
+        ]
+        gain = f"**{_points(mean(gains))} points** ({_points(min(gains))} to {_points(max(gains))})"
+        rows.append([f"{100 * labels:g} % ({same[0]['labelled_images']:,})", *values, gain])
+    return table(
+        ["labels", "teacher", "student", "INT8 student", "student from scratch", "gain from unlabeled images"], rows
+    )
+
+
+_SETS = {
+    "mnist": "MNIST, 5,000",
+    "photographs": "tiles of 14 photographs, 4,889",
+    "digits": "scikit-learn's digits, 1,438",
+    "textures": "textures, 4,992: tiles of 12 parts of two photographs, of other places in the test set",
+}
+
+
+def promise() -> str:
+    """The recipe of `edgekit init`, unchanged, on four sets of images."""
+    rows = []
+    measured = read("promise")["cells"]
+    names = [*_SETS, *dict.fromkeys(cell["set"] for cell in measured if cell["set"] not in _SETS)]
+    for name in names:
+        cells = sorted(
+            (cell for cell in measured if cell["set"] == name), key=lambda cell: (cell["labels"], cell["draw"])
+        )
+        budgets = [cell["labels"] for cell in cells]
+        for i, cell in enumerate(cells):
+            low, high = cell["interval"]
+            gain = f"{_points(cell['gain'])}"
+            interval = f"({_points(low)} to {_points(high)})"
+            significant = low > 0 or high < 0
+            gain = f"**{gain}** {interval}" if significant else f"{gain} {interval}: no significant difference"
+            values = [_percent(cell[key]) for key in ("student", "teacher", "frozen_probe", "scratch")]
+            labels = f"{cell['labels']:g}" + (f", draw {cell['draw']}" if budgets.count(cell["labels"]) > 1 else "")
+            rows.append(["" if i else _SETS.get(name, name), labels, *values, gain])
+    head = [
+        "images",
+        "labels per class",
+        "student",
+        "teacher",
+        "probe on the frozen encoder",
+        "from scratch",
+        "student minus scratch",
+    ]
+    return table(head, rows)
+
+
+def methods() -> str:
+    """Pretraining methods on the embedded digits, the best kNN of the trained ones first."""
+    cells = read("methods_digits")["cells"]
+    random = [cell for cell in cells if cell["row"] == "random weights"]
+    trained = sorted((cell for cell in cells if cell["row"] != "random weights"), key=lambda cell: -cell["knn"])
+    rows = [
+        [cell["row"], *(_percent(cell[key]) for key in ("knn", "linear", "teacher"))] for cell in [*random, *trained]
+    ]
+    return table(["method", "kNN", "linear probe", "teacher on 30 labels"], rows)
+
+
+_NETWORKS = {
+    "MobileNetV3-small": "MobileNetV3-small, 32 px (hard-swish, SE)",
+    "ResNet-10": "ResNet-10 ×0.25, 32 px (ReLU)",
+    "ResNet-18, random weights": "ResNet-18, 224 px, random weights",
+    "EfficientNet-Lite0, random weights": "EfficientNet-Lite0, 224 px, random weights (ReLU6)",
+}
+
+
+def students() -> str:
+    """Accuracy, size and latency of students in every runtime."""
+    rows, last = [], ""
+    for row in read("students")["rows"]:
+        name = _NETWORKS.get(row["student"], row["student"])
+        times = []
+        for threads in ("1", "2"):
+            p50, gain = row["p50_ms"][threads], f"{row['times_as_fast_as_fp32'][threads]:.2f}×"
+            times.append(f"{_ms(p50)} ms, {f'**{gain}**' if row['variant'].endswith('int8') else gain}")
+        top1 = "–" if "random weights" in name or row["accuracy"] is None else percent(row["accuracy"], 2)
+        rows.append(["" if name == last else name, row["variant"], top1, f"{row['bytes'] / 1e6:.2f} MB", *times])
+        last = name
+    return table(["network", "variant", "top-1", "size", "p50, 1 thread", "p50, 2 threads"], rows)
+
+
+def recognition() -> str:
+    """A gallery of digits that training did not see."""
+    names = {
+        "raw pixels": "raw pixels",
+        "random encoder": "random encoder",
+        "encoder": "pretrained encoder",
+        "teacher": "teacher",
+    }
+    rows = []
+    for row in read("recognition_digits")["rows"]:
+        shots = [percent(row[f"{count}-shot"]["top1"]) for count in (1, 5, 20)]
+        rows.append([names.get(row["representation"], row["representation"]), *shots, f"{row['auroc']:.3f}"])
+    return table(["", "1 image", "5 images", "20 images", "AUROC"], rows)
+
+
+def pretraining_speed() -> str:
+    """Images a second of a whole SimCLR step, beside LightlySSL's example."""
+    rows = []
+    for row in read("pretrain_throughput")["rows"]:
+        speeds = {side: mean(r[side]["images_per_second"] for r in row["rounds"]) for side in ("edgekit", "lightly")}
+        width = "" if row["width"] == 1 else f" ×{row['width']:g}"
+        each = ", ".join(f"{ratio:.2f}" for ratio in row["ratios"])
+        rows.append(
+            [
+                f"ResNet-18{width}, {row['size']} px",
+                row["precision"],
+                str(row["batch"]),
+                f"{speeds['edgekit']:.0f}",
+                f"{speeds['lightly']:.0f}",
+                f"{row['ratio']:.2f} ({each})",
+            ]
+        )
+    return table(
+        ["encoder, images", "precision", "batch", "edgekit, images/s", "LightlySSL, images/s", "ratio (each round)"],
+        rows,
+    )
+
+
+def session_overhead() -> str:
+    """What `Session.run` costs over the runtime's own call."""
+    rows = [
+        [row["runtime"], f"{row['bare_ms']:.3f} ms", f"{row['session_ms']:.3f} ms", f"{100 * (row['ratio'] - 1):.2f} %"]
+        for row in read("session_overhead")["measurements"]
+    ]
+    return table(["runtime", "the runtime's own call", "`Session.run`", "cost"], rows)
+
+
+def calibration_peers() -> str:
+    """INT8 in ONNX Runtime beside Optimum's, of the same float file."""
+    rows = []
+    for network, file in (
+        ("ResNet-10 ×0.25", "export_peers_resnet10"),
+        ("MobileNetV3-small", "export_peers_mobilenetv3"),
+    ):
+        measured = read(file)["rows"]
+        reference = next(row for row in measured if row["name"] == "float")
+        for i, row in enumerate(measured):
+            drop = (
+                ""
+                if row is reference
+                else hundredths(difference(reference["accuracy"], row["accuracy"]), 2).replace("-", "−")
+            )
+            rows.append(
+                ["" if i else network, row["name"], f"{row['bytes'] / 1e3:,.0f} kB", f"{row['p50_ms']:.3f} ms", drop]
+            )
+    return table(["network", "file", "size", "p50", "drop, points"], rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "cifar10": cifar10,
+    "promise": promise,
+    "methods": methods,
+    "students": students,
+    "recognition": recognition,
+    "pretraining-speed": pretraining_speed,
+    "session-overhead": session_overhead,
+    "peers": calibration_peers,
+}
