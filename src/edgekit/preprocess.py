@@ -138,7 +138,7 @@ class Preprocessing(BaseModel):
         from PIL import Image
 
         wanted = self.image_size.width, self.image_size.height
-        width, height = self._resized(*image.size)
+        width, height = self.resized(*image.size)
         margins = []
         for size, side in zip(wanted, (width, height), strict=True):
             missing = size - side
@@ -155,7 +155,7 @@ class Preprocessing(BaseModel):
         result.paste(image, (-left, -top))
         return np.asarray(result)
 
-    def _resized(self, width: int, height: int) -> tuple[int, int]:
+    def resized(self, width: int, height: int) -> tuple[int, int]:
         """Return width and height of the whole resized image, rounded as in torchvision and timm."""
         across, down = (int(side) for side in self._area())
         if self.fit == "stretch":

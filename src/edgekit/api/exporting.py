@@ -428,7 +428,9 @@ def _of_run(
     return from_run(run, which, calibration_images, require_current, image_size)
 
 
-def _of_detector(run: runs.Run, calibration_images: int, set_options: list[str], image_size: int | None) -> ModelSource:
+def _of_detector(
+    run: runs.Run, calibration_images: int, set_options: list[str], image_size: ImageSize | None
+) -> ModelSource:
     run.require(ANOMALY)
     if set_options or image_size is not None:
         option = set_options[0] if set_options else "--image-size"

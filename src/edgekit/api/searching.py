@@ -11,6 +11,7 @@ from edgekit.api.extras import require
 from edgekit.errors import GateFailed, RecipeError
 from edgekit.processors import configure_openmp
 from edgekit.recipe import Overrides, Recipe, dump, read_yaml, recipe_of
+from edgekit.sizes import ImageSize, SizeLike
 from edgekit.terminal import echo
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def search(
     device: str | Sequence[str] = (),
     candidate: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] = (),
     candidates: Path | str | None = None,
-    image_size: int | Sequence[int] = (),
+    image_size: SizeLike | Sequence[SizeLike] = (),
     target: str | Sequence[str] = (),
     precision: str | Sequence[str] = (),
     threads: int = 0,
@@ -56,7 +57,8 @@ def search(
         device: measure there instead of here: `ssh://user@host:port`.
         candidate: students, each a name or keys of `distill.student`, in which a list stands for each of its values; none: a curated list.
         candidates: a YAML file with a list of them.
-        image_size: resolutions of the students, in pixels; none: the recipe's.
+        image_size: resolutions of the students, in pixels: a side, an `ImageSize`, or a list of sides and pairs [height, width]; none: the
+            recipe's.
         target: runtimes to export for; none: onnx and openvino.
         precision: fp32, fp16, int8; none: each target's defaults.
         threads: of the inference; 0 leaves it to the runtime.
@@ -102,7 +104,7 @@ def search(
     from edgekit.targets import DEFAULT_TARGETS
 
     given = [candidate] if isinstance(candidate, (str, Mapping)) else list(candidate)
-    sizes = [image_size] if isinstance(image_size, int) else list(image_size)
+    sizes = [image_size] if isinstance(image_size, int | ImageSize) else list(image_size)
     plan = SearchPlan(
         recipe=loaded,
         text=_text_of(recipe),

@@ -13,6 +13,7 @@ from edgekit.data.layout import HeaderSample, standard_size
 from edgekit.data.template import quoted, run_name, values_for_images
 from edgekit.data.textures import SIDE, TEXTURES
 from edgekit.recipe import DataConfig
+from edgekit.sizes import ImageSize
 
 _TEMPLATE = """\
 # A recipe for edgekit: anomaly detection, from {normal:,} normal images.
@@ -78,7 +79,7 @@ def anomaly_recipe_text(where: str, name: str | None = None, file: str = "recipe
         side, notes = sample.median_side(), [*listed.source.notes, *sample.notes()]
     image_size = standard_size(side)
     probe = 0.0 if held_out else next((p for p in _SHARES if share(normal, p) >= _FEWEST), 0.2)
-    values = values_for_images(round(normal * (1 - probe)), image_size)
+    values = values_for_images(round(normal * (1 - probe)), ImageSize.of(image_size))
     text = _TEMPLATE.format(
         normal=normal,
         file=file,

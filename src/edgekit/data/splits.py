@@ -126,8 +126,7 @@ def _normal_splits(data: DataConfig, run: Run | None) -> Splits:
     pool, stored = sets.normal, training_preprocessing(data)
     if stored != sets.preprocessing:
         pool = ImageSet(training_images(sets, data, stored).images, pool.names, pool.digests)
-    side = sets.preprocessing.image_size
-    none = ImageSet(np.zeros((0, side, side, 3), np.uint8), [], [], np.zeros(0, np.int64))
+    none = ImageSet(np.zeros((0, *sets.preprocessing.image_size, 3), np.uint8), [], [], np.zeros(0, np.int64))
     return Splits([], pool, none, none, none, sets.skipped, sets.notes, sets.pixel_range)
 
 

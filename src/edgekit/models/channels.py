@@ -15,15 +15,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgekit.errors import RecipeError, near
+from edgekit.sizes import ImageSize, SizeLike
 
 
-def cut(network: nn.Module, channels: Mapping[str, int], image_size: int, where: str) -> None:
+def cut(network: nn.Module, channels: Mapping[str, int], image_size: SizeLike, where: str) -> None:
     """Make the layers of a network smaller, in place; each keeps its first channels.
 
     Args:
-        network: maps images (n, 3, s, s) to features.
+        network: maps images (n, 3, h, w) to features.
         channels: layer -> its output channels: convolutions and linear layers, without depthwise ones.
-        image_size: s, in pixels.
+        image_size: h and w, in pixels.
         where: the recipe's key, for messages.
 
     Raises:
@@ -84,7 +85,7 @@ def _keep_outputs(layer: nn.Module, count: int) -> None:
     setattr(layer, "out_features" if isinstance(layer, nn.Linear) else "out_channels", count)
 
 
-def _follow(network: nn.Module, image_size: int, where: str) -> None:
+def _follow(network: nn.Module, image_size: SizeLike, where: str) -> None:
     """Run the network once; each layer takes as many channels as it is given."""
     depthwise = {module for module in network.modules() if isinstance(module, nn.Conv2d) and is_depthwise(module)}
 
@@ -114,7 +115,7 @@ def _follow(network: nn.Module, image_size: int, where: str) -> None:
     was_training = network.training
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, image_size, image_size))
+            network.eval()(torch.zeros(1, 3, *ImageSize.of(image_size)))
     except Exception as error:  # whatever the library's code raises
         reason = " ".join(str(error).split())[:120]
         raise RecipeError(

@@ -176,19 +176,19 @@ def load_pretrained(folder: Path, digests: Mapping[str, str] = _NONE) -> Pretrai
     return model.eval()
 
 
-def save_detector(folder: Path, model: Detector, architecture: Architecture, image_size: int) -> list[str]:
+def save_detector(folder: Path, model: Detector, architecture: Architecture, image_size: SizeLike) -> list[str]:
     """Write an anomaly detector; return the names of its files.
 
     Args:
         folder: of the files.
         model: the detector.
         architecture: of its encoder, and of its student.
-        image_size: side of the images, in pixels.
+        image_size: size of the images, in pixels.
     """
     spec = {
         "kind": "detector",
         **_described(architecture, model.encoder),
-        "image_size": image_size,
+        "image_size": ImageSize.of(image_size).plain,
         "head": model.spec.model_dump(mode="json"),
     }
     return _save(folder, spec, model)

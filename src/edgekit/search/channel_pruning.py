@@ -23,6 +23,7 @@ from edgekit.models.channels import channels_of, is_depthwise, outputs, prunable
 from edgekit.models.classifier import Classifier
 from edgekit.models.encoders import Normalization, build_encoder
 from edgekit.recipe import Architecture
+from edgekit.sizes import ImageSize, SizeLike
 
 MOST = 0.75  # of the channels of a group that may go
 _MULTIPLE = 4  # groups keep a multiple of so many channels, which kernels compute without a rest
@@ -67,11 +68,10 @@ def pruned(model: Classifier, share: float, whole: Classifier) -> Pruned:
     import torch_pruning
 
     smaller = deepcopy(model).cpu().eval().requires_grad_()
-    side = model.image_size
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = torch_pruning.DependencyGraph().build_dependency(smaller, torch.zeros(1, 3, side, side))
+            graph = torch_pruning.DependencyGraph().build_dependency(smaller, torch.zeros(1, 3, *model.image_size))
             importance = torch_pruning.importance.GroupMagnitudeImportance(p=2)
             groups = [
                 (group, importance(group))
@@ -80,7 +80,7 @@ def pruned(model: Classifier, share: float, whole: Classifier) -> Pruned:
             ]
             _remove(graph, groups, share)
         with torch.no_grad():
-            smaller(torch.zeros(1, 3, side, side))
+            smaller(torch.zeros(1, 3, *model.image_size))
         channels = channels_of(smaller.encoder.network, whole.encoder.network)
     except Exception as error:  # whatever the library raises about a graph that it does not understand
         reason = " ".join(str(error).split())[:120]
@@ -90,7 +90,7 @@ def pruned(model: Classifier, share: float, whole: Classifier) -> Pruned:
     return Pruned(smaller, channels, 1 - left / all_of_them)
 
 
-def check_prunable(architecture: Architecture, image_size: int, classes: list[str]) -> None:
+def check_prunable(architecture: Architecture, image_size: SizeLike, classes: list[str]) -> None:
     """Refuse a network whose channels cannot be removed; tried with random weights.
 
     Raises:
@@ -133,7 +133,7 @@ def _remove(graph: Any, groups: list[tuple[Any, torch.Tensor]], share: float) ->
 
 
 def write_student(
-    found: Pruned, base: Architecture, path: Path, image_size: int, normalization: Normalization
+    found: Pruned, base: Architecture, path: Path, image_size: SizeLike, normalization: Normalization
 ) -> Architecture:
     """Write the weights of a pruned network; return the architecture that starts from them, built and compared.
 
@@ -141,7 +141,7 @@ def write_student(
         found: the network.
         base: the architecture of the whole network.
         path: of the file with the weights of the encoder.
-        image_size: side of the images, in pixels.
+        image_size: size of the images, in pixels.
         normalization: mean and standard deviation of the images.
 
     Raises:
@@ -159,7 +159,7 @@ def write_student(
         again = build_encoder(architecture, image_size, "distill.student", normalization).eval()
     except EdgekitError as error:
         raise NotPrunable(f"{base.name} cannot be pruned: {error.message}") from error
-    images = torch.randn(4, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(4, 3, *ImageSize.of(image_size), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, given = found.model.encoder(images), again(images)
     if expected.shape != given.shape or not torch.allclose(expected, given, rtol=1e-3, atol=1e-4):

@@ -34,7 +34,7 @@ def seen_box(
     width, height = size
     across, down = seen[1], seen[0]
     if preprocessing.geometry == "torchvision":
-        resized = preprocessing._resized(width, height)
+        resized = preprocessing.resized(width, height)
         # As in `Preprocessing`: an odd margin is one pixel smaller before the picture, and half of what is cut off is rounded to even.
         left, top = (
             -((side - length) // 2) if side > length else round((length - side) / 2)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import RecipeError
 from edgekit.models.encoders import Encoder
+from edgekit.sizes import ImageSize, SizeLike
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Level:
     size: tuple[int, int]
 
 
-def levels_of(encoder: Encoder, image_size: int) -> list[Level]:
+def levels_of(encoder: Encoder, image_size: SizeLike) -> list[Level]:
     """Find the last map of every resolution of an encoder, the finest first.
 
     A module that changes the resolution more than once, such as a `Sequential` of all blocks, is looked into; one that does so
@@ -36,21 +37,22 @@ def levels_of(encoder: Encoder, image_size: int) -> list[Level]:
 
     Args:
         encoder: any image network; it runs once, in evaluation mode.
-        image_size: side of the images, in pixels.
+        image_size: size of the images, in pixels.
     """
-    network = encoder.network
-    shapes = _shapes(network, torch.zeros(1, 3, image_size, image_size))
+    size, network = ImageSize.of(image_size), encoder.network
+    shapes = _shapes(network, torch.zeros(1, 3, *size))
     found: dict[tuple[int, int], Level] = {}
-    last = (image_size, image_size)
+    last = (size.height, size.width)
     for name, module in _in_order(network, shapes):
         _, (_, channels, height, width) = shapes[module]
-        if abs(height - width) <= 1 and height <= last[0] and width <= last[1]:
+        same_shape = abs(height * size.width - width * size.height) <= max(size)  # to a row or a column
+        if same_shape and height <= last[0] and width <= last[1]:
             last = (height, width)
             found[last] = Level(name, channels, last)
     return sorted(found.values(), key=lambda level: -level.size[0] * level.size[1])
 
 
-def chosen_levels(encoder: Encoder, image_size: int, numbers: list[int], where: str) -> list[Level]:
+def chosen_levels(encoder: Encoder, image_size: SizeLike, numbers: list[int], where: str) -> list[Level]:
     """The levels that a recipe names, the finest first.
 
     Args:

@@ -20,6 +20,7 @@ from edgekit.models.anomaly.levels import chosen_levels, feature_maps
 from edgekit.models.encoders import Encoder
 from edgekit.progress import progress
 from edgekit.recipe import Anomaly
+from edgekit.sizes import ImageSize, SizeLike
 from edgekit.train.detect.coreset import bank_size, greedy_coreset, nearest_of, projected
 from edgekit.train.detect.gaussians import draw_channels, fit_gaussians
 from edgekit.train.detect.trimming import kept_images, unusual
@@ -67,20 +68,21 @@ class Built:
     kept: NDArray[np.int64]
 
 
-def head_spec(config: Anomaly, encoder: Encoder, image_size: int, where: str) -> HeadSpec:
+def head_spec(config: Anomaly, encoder: Encoder, image_size: SizeLike, where: str) -> HeadSpec:
     """Describe the head that a recipe asks for.
 
     Args:
         config: the recipe's part.
         encoder: whose maps it compares.
-        image_size: side of the images, in pixels.
+        image_size: size of the images, in pixels.
         where: the key of the encoder, for messages.
 
     Raises:
         RecipeError: the encoder does not have these levels.
     """
+    image_size = ImageSize.of(image_size)
     levels = chosen_levels(encoder, image_size, config.chosen_levels, where)
-    spec = HeadSpec.of(config.method, levels, (image_size, image_size), config.sigma(image_size))
+    spec = HeadSpec.of(config.method, levels, (image_size.height, image_size.width), config.sigma(image_size.shorter))
     if config.method != "padim":
         return spec
     widths = [level.channels for level in levels]
@@ -102,7 +104,7 @@ def build_detector(config: Anomaly, source: Source, train: Train) -> Built:
     images = source.images
     if len(images) < _FEWEST:
         raise DataError(f"data.normal: {len(images)} training image; a detector needs two or more", "add normal images")
-    spec = head_spec(config, source.encoder, images.side, "anomaly")
+    spec = head_spec(config, source.encoder, images.size, "anomaly")
     channels = _channels(config, spec, source.seed)
     grid = spec.patches(channels)
     patches = _patches(source, spec, grid) if config.method != "stfpm" or config.trim else None

@@ -112,8 +112,7 @@ def _decided(
 def _outputs(detector: Detector, images: Pixels, recipe: Recipe, title: str) -> Outputs:
     """Score (n,) and map (n, h, w) of uint8 images (n, h, w, 3), in float32."""
     device, size = device_of(recipe), ANOMALY_DETECTION.batch
-    side = recipe.data.image_size
-    found = [(np.zeros(0, np.float32), np.zeros((0, side, side), np.float32))]
+    found = [(np.zeros(0, np.float32), np.zeros((0, *recipe.data.image_size), np.float32))]
     model = detector.to(device)
     with full_float32(), torch.inference_mode(), progress(title, len(images), unit="images") as advance:
         for start in range(0, len(images), size):

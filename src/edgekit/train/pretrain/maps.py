@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from edgekit.errors import RecipeError
 from edgekit.models.encoders import Normalization
 from edgekit.recipe.from_teacher import DistillConfig
+from edgekit.sizes import ImageSize, SizeLike
 from edgekit.train.loop.numerics import precise
 from edgekit.train.pretrain.distilled import Distilled
 from edgekit.train.pretrain.method import Loss, Views
@@ -67,14 +68,14 @@ class LastMap:
     Args:
         network: an encoder.
         width: of its features.
-        image_size: side of its images, in pixels.
+        image_size: size of its images, in pixels.
         where: the network, for messages.
 
     Raises:
         RecipeError: it has no such map.
     """
 
-    def __init__(self, network: nn.Module, width: int, image_size: int, where: str) -> None:
+    def __init__(self, network: nn.Module, width: int, image_size: SizeLike, where: str) -> None:
         prefixes = [count for m in network.modules() if isinstance(count := getattr(m, "num_prefix_tokens", None), int)]
         self._width, self._prefix = width, prefixes[0] if prefixes else None
         self._kept: Tensor | None = None
@@ -88,7 +89,7 @@ class LastMap:
         was_training = network.training
         try:
             with torch.no_grad():
-                network.eval()(torch.zeros(2, 3, image_size, image_size, device=next(network.parameters()).device))
+                network.eval()(torch.zeros(2, 3, *ImageSize.of(image_size), device=next(network.parameters()).device))
         finally:
             for hook in hooks:
                 hook.remove()
