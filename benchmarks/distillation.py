@@ -25,8 +25,8 @@ CELLS = "textures-50,photographs-50,mnist-1,photographs-1"
 WAYS = {
     "neither": ("0", "new"),
     "mixed images": ("0.5", "new"),
-    "start from the encoder": ("0", "auto"),
-    "both": ("0.5", "auto"),
+    "start from the encoder": ("0", "encoder"),
+    "both": ("0.5", "encoder"),
 }
 
 

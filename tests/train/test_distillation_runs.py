@@ -207,7 +207,7 @@ def test_a_student_of_the_encoder_s_network_starts_from_its_weights(
 ) -> None:
     """With a learning rate of nothing, the student's encoder is what it started from."""
     still = {"name": "sgd", "lr": 1e-30, "weight_decay": 0.0, "warmup_epochs": 0}
-    outcomes(recipe(distill__optimizer=still), run)
+    outcomes(recipe(distill__optimizer=still, distill__start="encoder"), run)
     assert "distill: starts from the pretrained encoder" in capsys.readouterr().err
     pretrained, student = (
         safetensors.torch.load_file(run / stage / "model.safetensors") for stage in ("pretrain", "distill")
@@ -217,9 +217,18 @@ def test_a_student_of_the_encoder_s_network_starts_from_its_weights(
     assert all(torch.equal(student[name], pretrained[name]) for name in names)
     record = json.loads((run / "distill" / "stage.json").read_text())
     assert record["metrics"]["started_from"] == {"stage": "pretrain"}
-    outcomes(recipe(distill__optimizer=still, distill__start="new"), run)
+    outcomes(recipe(distill__optimizer=still), run)
     new = safetensors.torch.load_file(run / "distill" / "model.safetensors")
     assert not any(torch.equal(new[name], pretrained[name]) for name in names if new[name].ndim == 4)
+
+
+def test_an_encoder_that_knows_more_than_the_pool_is_the_student_s_start() -> None:
+    known = {**NETWORK, "weights": "some.safetensors"}
+    assert not recipe().student_starts_as_encoder
+    assert recipe(pretrain__encoder=known).student_starts_as_encoder
+    assert not recipe(pretrain__encoder=known, distill__student={**NETWORK, "width": 0.25}).student_starts_as_encoder
+    assert not recipe(pretrain__encoder=known, distill__student=known).student_starts_as_encoder
+    assert not recipe(pretrain__encoder=known, distill__start="new").student_starts_as_encoder
 
 
 def test_a_student_of_another_network_starts_from_new_weights(run: Path) -> None:

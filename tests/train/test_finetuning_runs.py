@@ -90,7 +90,6 @@ def as_older(run: Run, stage: str, config: dict[str, Any]) -> None:
     if stage == "distill":
         for key in ("mixup", "start"):
             inputs["config"].pop(key)
-        inputs.pop("start")
     inputs.pop("defaults")
     if stage == "finetune":
         inputs.pop("probe")
@@ -151,14 +150,13 @@ def test_a_distillation_without_mixed_images_stays_complete_in_its_run(tmp_path:
     record = json.loads(path.read_text())
     for key in ("mixup", "start"):
         record["inputs"]["config"].pop(key)
-    record["inputs"].pop("start")
     record["inputs"]["defaults"] = 1
     record["digest"] = digest_of(record["inputs"])
     write_json(path, record)
     reports: list[Report] = []
     train(recipes.parse(content), run, on_stage=reports.append)
     assert {report.outcome for report in reports} == {"skipped"}
-    for key, value in {"mixup": 0.25, "start": "new"}.items():
+    for key, value in {"mixup": 0.25, "start": "encoder"}.items():
         one = recipes.parse(changed(content, **{f"distill__{key}": value}))
         splits = load_splits(one.data)
         with pytest.raises(RunError, match="the stage distill was made from another recipe"):

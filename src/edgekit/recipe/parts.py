@@ -574,7 +574,8 @@ class Distill(RecipePart):
     start: Literal["auto", "encoder", "new"] = Field(
         "auto",
         description="weights that the student starts from: encoder: those of the pretrained encoder, which must be the same network; new: random "
-        "ones, or those of student.weights; auto: encoder where the networks are the same and student.weights gives none, else new",
+        "ones, or those of student.weights; auto: encoder where it is the same network and started from weights or was taught by another "
+        "encoder, else new",
     )
     teachers: list[TeacherSource] = Field(
         [TeacherSource()],

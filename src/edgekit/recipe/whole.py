@@ -139,10 +139,15 @@ class Recipe(RecipePart):
 
     @property
     def student_starts_as_encoder(self) -> bool:
-        """Whether distillation starts from the weights of the pretrained encoder."""
-        student = self.distill.student
-        same = student.weights is None and student.same_network(self.pretrain.encoder)
-        return self.distill.start == "encoder" or (self.distill.start == "auto" and same)
+        """Whether distillation starts from the weights of the pretrained encoder.
+
+        With `auto`, it does if the encoder knows more than the pool, from published weights or from an encoder that taught it, and is the same
+        network. A student with new weights is the better one where the encoder has learned from the pool alone (docs/training.md).
+        """
+        encoder, student = self.pretrain.encoder, self.distill.student
+        knows_more = encoder.weights is not None or isinstance(self.pretrain, DistillConfig)
+        same = student.weights is None and student.same_network(encoder)
+        return self.distill.start == "encoder" or (self.distill.start == "auto" and knows_more and same)
 
     @property
     def strong_augmentation(self) -> Augmentation:
