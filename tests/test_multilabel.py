@@ -37,10 +37,10 @@ Case = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 @st.composite
 def cases(draw: st.DrawFn, ties: bool = True) -> Case:
-    """Logits (n, k) and labels; with ties, many logits are equal."""
+    """Logits (n, k) and labels; with ties, many logits are equal, else none."""
     n, k = draw(st.integers(1, 30)), draw(st.integers(1, 5))
     values = st.integers(-3, 3) if ties else st.floats(-8, 8, width=32)
-    logits = draw(arrays(np.float32, (n, k), elements=values))
+    logits = draw(arrays(np.float32, (n, k), elements=values, unique=not ties))
     return logits, draw(arrays(np.int64, (n, k), elements=st.integers(0, 1)))
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 StageName = Literal["data", "pretrain", "finetune", "distill", "supervised", "anomaly"]
-STAGES: tuple[StageName, ...] = ("data", "pretrain", "finetune", "distill", "supervised", "anomaly")
+# A run has those of its task: `anomaly` takes the place of the three behind it.
+STAGES: tuple[StageName, ...] = ("data", "pretrain", "anomaly", "finetune", "distill", "supervised")
 
 # stage -> the classifier that it trains
 MODEL_OF = {"finetune": "teacher", "distill": "student", "supervised": "supervised"}

@@ -100,7 +100,7 @@ def refused(result: tuple[int, str], *parts: str) -> None:
          "--profile cannot be combined with --scenario or --loadgen: leave them out (see edgekit bench --help)"),
         (["evaluate", "R", "--few-shot", "0"],
          "--few-shot: '0' is not a list of positive whole numbers such as 1,5,10 (see edgekit evaluate --help)"),
-        (["export", "R", "--image-size", "3"], "--image-size: 3 is not a whole number of at least 4 and at most 4096 (see edgekit export --help)"),
+        (["export", "R", "--image-size", "3"], "--image-size: '3' is not possible: sides are from 4 to 4096 pixels (see edgekit export --help)"),
         (["compare", "A"], "AFTER is missing (usage: edgekit compare [OPTIONS] BEFORE AFTER)"),
         (["completion"], "SHELL is missing, one of bash, zsh, fish (usage: edgekit completion [OPTIONS] {bash|zsh|fish})"),
         (["report", "R", "S"], "got unexpected extra argument (S) (see edgekit report --help)"),

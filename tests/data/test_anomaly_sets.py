@@ -319,8 +319,8 @@ def test_a_table_without_normal_images_or_that_is_none(tmp_path: Path) -> None:
 def test_what_cannot_stand_beside_normal_in_a_recipe() -> None:
     for other in ({"labeled": "digits"}, {"pool": "photos"}, {"test": "photos"}):
         with pytest.raises(RecipeError, match=f"data.*{next(iter(other))}"):
-            parse({"data": {"normal": "textures", **other}})
-    recipe = parse({"data": {"normal": "textures"}})
+            parse({"task": "anomaly", "data": {"normal": "textures", **other}})
+    recipe = parse({"task": "anomaly", "data": {"normal": "textures"}})
     assert recipe.data.labeled is None
     assert Recipe.read(recipe.model_dump(mode="json", by_alias=True)) == recipe  # as a run stores it
 

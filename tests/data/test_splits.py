@@ -275,7 +275,7 @@ def test_a_set_whose_parts_do_not_fit_is_refused() -> None:
     pixels = np.zeros((2, 4, 4, 3), dtype=np.uint8)
     with pytest.raises(ValueError, match="differ in length"):
         ImageSet(pixels, ["a"], ["0", "1"])
-    for wrong in (pixels.astype(np.float32), pixels[..., :1], pixels[:, :3]):
+    for wrong in (pixels.astype(np.float32), pixels[..., :1], pixels[0]):
         with pytest.raises(ValueError, match="must be"):
             ImageSet(wrong, ["a", "b"], ["0", "1"])
 

@@ -91,7 +91,6 @@ DYNAMIC = (
         (graph(kind=TensorProto.FLOAT16), "input x is float16"),
         (graph(inputs=3), "has 3 inputs (x, x2, x3), not one image"),
         (graph(shape=("n", 1, 16, 16)), "no axis of 3 channels"),
-        (graph(shape=("n", 3, 16, 20)), "16x20 pixels"),
         (graph(shape=("n", 3)), "not a float32 or uint8 image of four axes"),
         (graph(*DYNAMIC), "If (node choose) is dynamic control flow"),
         (graph(helper.make_node("Fancy", ["x"], ["r"], name="odd", domain="my.ops")), "my.ops.Fancy (node odd) is not an ONNX operator"),

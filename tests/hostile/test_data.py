@@ -121,7 +121,7 @@ def test_a_list_of_labels_of_any_bytes(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"labels\.csv") as refused:
-        read_label_file(path, ["a.png", "b.png"], [0, 1], ["x", "y"])
+        read_label_file(path, ["a.png", "b.png"], np.array([0, 1]), ["x", "y"])
     _check(refused.value)
 
 

@@ -120,7 +120,7 @@ def test_an_interrupted_search_goes_on_to_the_same_bits(
 
     with monkeypatch.context() as patched:
         if where == "measuring":
-            patched.setattr(stages, "top1", ended(stages.top1))
+            patched.setattr(stages, "quality_on", ended(stages.quality_on))
         else:
             patched.setattr(scratch, "write_json", ended(scratch.write_json))
         with pytest.raises(TrainingInterrupted):

@@ -58,7 +58,7 @@ def test_a_recipe_for_measured_images_flips_where_nothing_is_lost(
         folder = tmp_path / "photos" / "ab"[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(folder / f"{number}.png")
-    planner = planning._Planner(inspect_folder(tmp_path / "photos"), None, 60.0, lambda text: None, 0.0)
+    planner = planning._Planner(inspect_folder(str(tmp_path / "photos")), None, 60.0, lambda text: None, 0.0)
     assert planner.mirrored is not None
     assert planner.flip == (which == "tiles")
     network = Architecture(name="resnet10")
@@ -75,6 +75,6 @@ def test_too_few_images_decide_nothing(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for number in range(12):
             Image.new("RGB", (SIDE, SIDE), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
-    planner = planning._Planner(inspect_folder(tmp_path), None, 60.0, lambda text: None, 0.0)
+    planner = planning._Planner(inspect_folder(str(tmp_path)), None, 60.0, lambda text: None, 0.0)
     assert planner.mirrored is None
     assert planner.flip

@@ -7,7 +7,7 @@ import edgekit
 _GROUPS = {
     "Train and judge": ("Recipe", "Run", "train", "evaluate", "embed", "report"),
     "Export and run": ("export", "Bundle", "load", "Predictor", "Prediction"),
-    "Measure": ("bench", "Result"),
+    "Measure and choose": ("bench", "search", "Result"),
     "Errors": ("EdgekitError",),
 }
 

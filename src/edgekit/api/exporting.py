@@ -159,10 +159,11 @@ def export(
     from edgekit.export.pipeline import gate as require_passed
     from edgekit.temporary import scratch_folder
 
+    plan(targets, precisions)  # refuses what does not fit before the model is looked at
+    check_batch(targets, batch)
     task, which = _chosen_task(model, which, task, embedding)
     targets = _of_task(task, targets, "all" in _several(target))
     ids = plan(targets, precisions)
-    check_batch(targets, batch)
     # Only an answer that may be unknown can be asked for without; thresholds of classes are always calibrated.
     never: Rule | None = None if find(task).abstains else RULES[0]
     rule = never if abstain == "never" else abstain

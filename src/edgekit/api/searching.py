@@ -47,7 +47,7 @@ def search(
     """Find the most accurate student within a budget on a device, and train it, like `edgekit search` with the options of the same names.
 
         found = edgekit.search("recipe.yaml", budget=["p50 < 5 ms", "size < 2 MB"], device="ssh://pi@raspberrypi.local").measurement
-        print(found.winner, found.won().accuracy)
+        found.winner, found.won().accuracy
 
     Its folder gets search.json, search.html, winner.yaml and the runs. The same call resumes what was interrupted.
 

@@ -84,7 +84,7 @@ def feature_maps(encoder: Encoder, modules: list[str], images: Tensor) -> list[T
     Args:
         encoder: in evaluation mode.
         modules: their paths in the network.
-        images: normalized float32 (n, 3, s, s).
+        images: normalized float32 (n, 3, h, w).
     """
     seen: dict[str, Tensor] = {}
 

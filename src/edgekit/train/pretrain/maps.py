@@ -147,6 +147,6 @@ class TeacherMaps:
         self.last = LastMap(teacher.network, teacher.width, teacher.image_size, where)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Maps of images (n, 3, s, s) with the student's size and normalization."""
+        """Maps of images (n, 3, h, w) with the student's size and normalization."""
         self.teacher(images)
         return self.last.take()
