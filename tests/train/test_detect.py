@@ -96,8 +96,8 @@ def test_features_are_drawn_from_every_level() -> None:
     assert [channels.tolist() for channels in draw_channels([2, 3], 100, 0)] == [[0, 1], [0, 1, 2]]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["stfpm", pytest.param("patchcore", marks=pytest.mark.extra)])
+@pytest.mark.extra
+@pytest.mark.parametrize("method", ["stfpm", "patchcore"])
 def test_a_killed_detector_comes_out_with_the_same_bits(method: str, tmp_path: Path) -> None:
     """SIGKILL in the middle of the stage, then the same command again, against a run that nobody disturbed."""
     images = anomalies.write_set(tmp_path / "parts")
