@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from edgekit.errors import RecipeError, near
+from edgekit.models.trial import run_once
 from edgekit.sizes import ImageSize, SizeLike
 
 
@@ -112,20 +113,14 @@ def _follow(network: nn.Module, image_size: SizeLike, where: str) -> None:
         for module in network.modules()
         if isinstance(module, (nn.Conv2d, nn.Linear, _BatchNorm))
     ]
-    was_training = network.training
     try:
-        with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, *ImageSize.of(image_size)))
+        run_once(network, torch.zeros(1, 3, *ImageSize.of(image_size)), hooks)
     except Exception as error:  # whatever the library's code raises
         reason = " ".join(str(error).split())[:120]
         raise RecipeError(
             f"{where}: these numbers of channels do not fit each other or the network: {reason}",
             "give the channels that `edgekit search --prune` wrote",
         ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-        network.train(was_training)
 
 
 def _at_most(given: int, own: int) -> int:

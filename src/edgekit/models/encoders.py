@@ -20,6 +20,7 @@ from edgekit.models.positions import interpolated
 from edgekit.models.pretrained import Published, check_size, fetch, published
 from edgekit.models.resnet import RESNETS, SELECTIVE, ResNet
 from edgekit.models.strided import pick_before_convolving
+from edgekit.models.trial import run_once
 from edgekit.models.weight_files import Content, read_weights
 from edgekit.models.weights import LoadedWeights, load_weights
 from edgekit.recipe import PRETRAINED, SMALL_IMAGE, Architecture
@@ -204,19 +205,14 @@ def _no_resnet_keys(architecture: Architecture, where: str) -> None:
 
 def _probe(network: nn.Module, name: str, image_size: ImageSize, where: str) -> int:
     """The feature dimension, found by running the network; refuses images smaller than the network's total stride."""
-    was_training = network.training
-    network.eval()
     try:
-        with torch.no_grad():
-            features = network(torch.zeros(1, 3, *image_size))
+        features = run_once(network, torch.zeros(1, 3, *image_size))
     except Exception as error:  # whatever the library's code raises
         reason = " ".join(str(error).split())[:120]
         raise RecipeError(
             f"data.image_size: {image_size} px is too small for {where} {name}, or does not fit it: {reason}",
             "raise data.image_size or choose a network for small images (resnet18 has a stem for them)",
         ) from error
-    finally:
-        network.train(was_training)
     if features.ndim != 2:
         raise RecipeError(
             f"{where}.name: {name} gives features of shape {tuple(features.shape)}, not one vector per image",
@@ -255,15 +251,8 @@ def _total_stride(network: nn.Module) -> int | None:
         for m in network.modules()
         if isinstance(m, (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d))
     ]
-    was_training = network.training
-    network.eval()
     try:
-        with torch.no_grad():
-            network(torch.zeros(1, 3, side, side))
+        run_once(network, torch.zeros(1, 3, side, side), hooks)
     except Exception:  # whatever the library's code raises
         return None
-    finally:
-        for hook in hooks:
-            hook.remove()
-        network.train(was_training)
     return side // smallest

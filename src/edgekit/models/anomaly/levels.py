@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgekit.errors import RecipeError
 from edgekit.models.encoders import Encoder
+from edgekit.models.trial import run_once
 from edgekit.sizes import ImageSize, SizeLike
 
 
@@ -115,15 +116,7 @@ def _shapes(network: nn.Module, images: Tensor) -> Shapes:
             shapes[module] = (tuple(inputs[0].shape), tuple(output.shape))
 
     handles = [module.register_forward_hook(note) for module in network.modules() if module is not network]
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            network(images.to(next(network.parameters()).device))
-    finally:
-        network.train(training)
-        for handle in handles:
-            handle.remove()
+    run_once(network, images.to(next(network.parameters()).device), handles)
     return {module: shape for module, shape in shapes.items() if len(shape[0]) == 4}
 
 

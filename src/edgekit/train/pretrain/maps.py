@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from edgekit.errors import RecipeError
 from edgekit.models.encoders import Normalization
+from edgekit.models.trial import run_once
 from edgekit.recipe.from_teacher import DistillConfig
 from edgekit.sizes import ImageSize, SizeLike
 from edgekit.train.loop.numerics import precise
@@ -86,14 +87,8 @@ class LastMap:
                 last[:] = [module]
 
         hooks = [module.register_forward_hook(note) for module in network.modules()]
-        was_training = network.training
-        try:
-            with torch.no_grad():
-                network.eval()(torch.zeros(2, 3, *ImageSize.of(image_size), device=next(network.parameters()).device))
-        finally:
-            for hook in hooks:
-                hook.remove()
-            network.train(was_training)
+        device = next(network.parameters()).device
+        run_once(network, torch.zeros(2, 3, *ImageSize.of(image_size), device=device), hooks)
         if not last:
             raise RecipeError(
                 f"{where} has no map of its {width} features on images of {image_size} px",
