@@ -24,6 +24,7 @@ from edgekit.recipe.parts import (
     RecipePart,
     Supervised,
 )
+from edgekit.stages import STAGES, StageName
 
 
 class Recipe(RecipePart):
@@ -136,6 +137,14 @@ class Recipe(RecipePart):
                     f"{key}.name is {network.name}, whose tag {tag} names published weights: add weights: pretrained, or remove .{tag}"
                 )
         return self
+
+    @property
+    def stages(self) -> list[StageName]:
+        """The stages of its runs, in their order. A pile without labels has the first two of a classification alone."""
+        if self.task == "anomaly":  # an encoder of its own is not pretrained
+            own = ("pretrain",) if self.anomaly.encoder is None else ()
+            return [stage for stage in STAGES if stage in ("data", *own, "anomaly")]
+        return [s for s in STAGES if s != "anomaly" and (s != "supervised" or self.supervised.enabled)]
 
     @property
     def student_starts_as_encoder(self) -> bool:

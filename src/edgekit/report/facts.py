@@ -17,7 +17,6 @@ from edgekit.foreign import Unreadable, read_csv, read_json, read_text, understo
 from edgekit.recipe import Recipe
 from edgekit.result import Evaluation, Latency, Profile, Result
 from edgekit.run import Run, StageRecord
-from edgekit.stages import STAGES
 from edgekit.tasks import ANOMALY
 from edgekit.tasks.anomaly_answers import FILE as ANOMALY_FILE
 from edgekit.tasks.anomaly_answers import AnomalyAnswers, read_anomaly_answers
@@ -147,7 +146,7 @@ def collect(path: Path | str) -> ReportFacts:
 
 def _read_stages(run: Run, facts: ReportFacts) -> None:
     train = facts.command("train")
-    for name in _stages(facts.recipe):
+    for name in facts.recipe.stages:
         folder = run.stage_path(name)
         try:
             record = run.record(name)
@@ -172,13 +171,6 @@ def _read_stages(run: Run, facts: ReportFacts) -> None:
             facts.gaps.append(Gap(name, error.message, train))
             continue
         facts.stages[name] = Stage(name, record, history)
-
-
-def _stages(recipe: Recipe) -> list[str]:
-    """Return the stages of a recipe, in their order."""
-    if recipe.task == ANOMALY:
-        return ["data", *(["pretrain"] if recipe.anomaly.encoder is None else []), ANOMALY]
-    return [s for s in STAGES if s != ANOMALY and (s != "supervised" or recipe.supervised.enabled)]
 
 
 def _read_evaluation(run: Run, facts: ReportFacts) -> None:

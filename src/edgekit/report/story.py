@@ -189,8 +189,8 @@ def steps(facts: ReportFacts) -> list[Step]:
     }
     listed = []
     if facts.detects:
-        kept = ["data", *(["pretrain"] if recipe.anomaly.encoder is None else [])]
-        details = {stage: details[stage] for stage in kept} | {"anomaly": ("Detector", recipe.anomaly.method)}
+        details = {**details, "anomaly": ("Detector", recipe.anomaly.method)}
+        details = {stage: details[stage] for stage in recipe.stages}
     for stage, (name, detail) in details.items():
         if stage == "supervised" and not recipe.supervised.enabled:
             continue

@@ -51,8 +51,7 @@ def detector_from_run(run: Run, calibration_images: int, require_current: Callab
     recipe = run.recipe
     record = run.require(STAGE)
     splits = load_splits(recipe.data, run)
-    stages = ["data", *(["pretrain"] if recipe.anomaly.encoder is None else []), STAGE]
-    require_current(stages, recipe, splits, run)
+    require_current(recipe.stages, recipe, splits, run)
     sets = load_anomaly_sets(recipe.data, run)
     detector = load_detector(run.stage_path(STAGE), record.outputs)
     own = detector.encoder.without_conversion()

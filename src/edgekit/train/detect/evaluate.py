@@ -43,8 +43,7 @@ def evaluate_detector(run: Run) -> Evaluation:
         DataError: the test set lacks normal or anomalous images.
     """
     recipe = run.recipe
-    stages = ["data", *(["pretrain"] if recipe.anomaly.encoder is None else []), ANOMALY]
-    records = require_current(stages, recipe, load_splits(recipe.data, run), run)
+    records = require_current(recipe.stages, recipe, load_splits(recipe.data, run), run)
     sets = load_anomaly_sets(recipe.data, run)
     labels = labels_of_test(sets)
     anomalous = image_labels(labels) if len(labels) else np.zeros(0, bool)

@@ -3,7 +3,7 @@ recipe rely on it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -195,7 +195,7 @@ def _with_earlier(config: dict[str, Any], today: dict[str, Any], earlier: dict[s
     return changed
 
 
-def require_current(stages: list[str], recipe: Recipe, splits: Splits, run: Run) -> dict[str, StageRecord]:
+def require_current(stages: Sequence[str], recipe: Recipe, splits: Splits, run: Run) -> dict[str, StageRecord]:
     """Return the records of complete stages that were made from this recipe and these images.
 
     Raises:

@@ -121,13 +121,10 @@ def train(
 
 
 def wanted_stages(recipe: Recipe, splits: Splits, until: str = STAGES[-1]) -> list[str]:
-    """Return the stages of a recipe; without labels, only those that need none; of the task anomaly, no pretraining of an encoder that it has not."""
-    stages: list[str] = list(STAGES[: STAGES.index(until) + 1])
-    if recipe.task == ANOMALY:
-        own = ("pretrain",) if recipe.anomaly.encoder is None else ()
-        return [s for s in stages if s in ("data", *own, "anomaly")]
-    wanted = [s for s in stages if s != "anomaly" and (s != "supervised" or recipe.supervised.enabled)]
-    return wanted if len(splits.labeled) else [s for s in wanted if s in WITHOUT_LABELS]
+    """Return the stages of a recipe until one; a classification without labels has only those that need none."""
+    wanted = [stage for stage in recipe.stages if stage in STAGES[: STAGES.index(until) + 1]]
+    labels = len(splits.labeled) or recipe.task == ANOMALY  # which needs none
+    return [stage for stage in wanted if labels or stage in WITHOUT_LABELS]
 
 
 def _load(recipe: Recipe, run: Run) -> Splits:
